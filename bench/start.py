@@ -1,0 +1,66 @@
+"""From process start to the first printed token, beside the SDK in its own process.
+
+python3 dev.py bench start
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import foundry_api
+
+ROUNDS = 10
+PROMPT = "Explain quantum computing"
+DEMO_MODEL = Path(foundry_api.__file__).parent / "service" / "demo_model"
+PEER = Path(__file__).parent / "peers" / "sdk_in_process.py"
+
+
+def seconds_to_first_byte(command: list[str], environment: dict[str, str]) -> float:
+    """How long a program takes from its start to its first output."""
+    started = time.perf_counter()
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    ) as process:
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        first = process.stdout.read(1)
+        took_s = time.perf_counter() - started
+        process.stdout.read()
+    if not first:
+        sys.exit(f"{command} printed nothing")
+    return took_s
+
+
+def main() -> None:
+    """Measure both in turn, so that both meet the same machine."""
+    with tempfile.TemporaryDirectory(prefix="foundry-api-bench-") as directory:
+        home = Path(directory)
+        environment = {**os.environ, "FOUNDRY_HOME": str(home / "ours")}
+        commands = {
+            "sdk in process": [
+                *(sys.executable, str(PEER), str(DEMO_MODEL), str(home / "sdk"), PROMPT)
+            ],
+            "foundry-api": [
+                *(sys.executable, "-m", "foundry_api", "chat", "--model", "demo", PROMPT)
+            ],
+        }
+        for command in commands.values():  # registers the model, fills the file cache
+            seconds_to_first_byte(command, environment)
+        took: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(ROUNDS):
+            for name, command in commands.items():
+                took[name].append(seconds_to_first_byte(command, environment))
+    floor = statistics.median(took["sdk in process"])
+    for name, seconds in took.items():
+        median = statistics.median(seconds)
+        spread = f"{min(seconds):.3f} to {max(seconds):.3f}"
+        print(f"{name:16} {median:.3f} s median of {ROUNDS} ({spread}), {median / floor:.2f}x")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,349 @@
+#!/usr/bin/env python3
+"""The developer's way in: `python3 dev.py VERB`, with nothing but Python.
+
+On first use it makes `.venv` beside this file and installs the pinned packages and the project
+itself; from then on it only hands over. `.venv/dev.stamp` says what was installed:
+
+- the whole recipe: .venv is what the pins say, and nothing is done;
+- another set of pins: pip brings .venv up to date in place;
+- another Python, another path (a copied checkout), or nothing at all, as an interrupted install
+  leaves it: .venv is made anew.
+
+A `.venv` without a stamp is somebody's own: it is installed into and never removed.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+# Whoever starts this with an old Python should read a sentence: all syntax here is Python 3.6's,
+# and nothing above needs more.
+if sys.version_info < (3, 11):  # noqa: UP036 - exactly the versions that pyproject.toml refuses
+    sys.exit(
+        "dev.py needs Python 3.11 or newer; this is {}.{} ({}).\n"
+        "Start it with another one, such as: python3.12 dev.py (Windows: py -3.12 dev.py)".format(
+            *sys.version_info[:2], sys.executable
+        )
+    )
+
+ROOT = Path(__file__).resolve().parent
+WINDOWS = sys.platform == "win32"
+MAX_TEST_WORKERS = 8
+INTERRUPTED = 130
+
+USAGE = """\
+usage: python3 dev.py VERB [ARGUMENT ...]
+
+Makes .venv and installs the pinned packages on first use; nothing else to set up.
+
+  test [ARGUMENT ...]   run the tests; the arguments go to pytest
+  lint                  run ruff, mypy and pyright
+  bench [NAME ...]      run every bench/*.py, or bench/NAME.py with further arguments
+  any other verb        goes to foundry-api as it is: chat, models, up, status, health, down
+
+examples:
+  python3 dev.py chat --model demo "Explain quantum computing"
+  python3 dev.py chat --help
+  python3 dev.py test
+  python3 dev.py test tests/unit -k sse
+  python3 dev.py bench start
+
+Paths given to test and bench count from the checkout's root.
+"""
+
+LINTERS = {
+    "ruff check": ("ruff", "check"),
+    "ruff format": ("ruff", "format", "--check"),
+    "mypy": ("mypy",),
+    "pyright": ("pyright", "--pythonpath", sys.executable),
+}
+
+
+class SetupError(Exception):
+    """The virtual environment could not be made; the message says why and what to do."""
+
+
+RunStep = Callable[[str, Sequence[str]], None]
+"""Runs one command of the installation under a short name; raises SetupError if it fails."""
+
+
+# The virtual environment
+
+
+class Venv:
+    """The virtual environment of one checkout."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.path = root / ".venv"
+        self.stamp = self.path / "dev.stamp"
+        self.python = self.path / ("Scripts/python.exe" if WINDOWS else "bin/python")
+
+    def foundation(self) -> str:
+        """What no installation in place can change."""
+        return f"{sys.version}\n{sys.base_prefix}\n{self.root}\n"
+
+    def recipe(self) -> str:
+        """Everything .venv is made from. Kept as it is: comparing costs no more than a digest."""
+        names = ("requirements.txt", "requirements-dev.txt", "pyproject.toml")
+        pins = [(self.root / name).read_text(encoding="utf-8") for name in names]
+        return "\n".join([self.foundation(), *pins])
+
+    def stamped(self) -> str | None:
+        """What the stamp says; None without one."""
+        try:
+            return self.stamp.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+    def write_stamp(self, text: str) -> None:
+        """Say what is in .venv from now on."""
+        self.stamp.write_text(text, encoding="utf-8")
+
+    def is_ready(self) -> bool:
+        """Whether nothing needs to be done."""
+        return self.stamped() == self.recipe() and self.python.exists()
+
+    def is_usable(self) -> bool:
+        """Whether packages can be installed into it as it is."""
+        stamped = self.stamped()
+        return self.python.exists() and (stamped is None or stamped.startswith(self.foundation()))
+
+
+def prepare(venv: Venv, run_step: RunStep) -> None:
+    """Make `venv` what the pins say. Of several at once, one works and the others wait for it."""
+    if venv.is_ready():
+        return
+    with locked(venv.root / "dev.py"):
+        if not venv.is_ready():
+            install(venv, run_step)
+
+
+def install(venv: Venv, run_step: RunStep) -> None:
+    """Install everything into `venv`, in place where that is possible."""
+    recipe = venv.recipe()
+    in_place = venv.is_usable()
+    if in_place:
+        say("dev.py: bringing .venv up to date")
+    else:
+        say("dev.py: making .venv; this takes about half a minute, once")
+        make_room(venv)
+    venv.write_stamp("")  # until the end, nobody knows what is in there
+    if not in_place:
+        run_step("virtual environment", [base_python(), "-m", "venv", str(venv.path)])
+    try:
+        install_packages(venv, run_step)
+    except SetupError:
+        # pip gave up in good order: what is there is sound, if not complete.
+        venv.write_stamp(venv.foundation())
+        raise
+    venv.write_stamp(recipe)
+
+
+def make_room(venv: Venv) -> None:
+    """Leave an empty directory where the virtual environment goes."""
+    import importlib.util
+    import shutil
+
+    if not all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")):
+        version = "{}.{}".format(*sys.version_info)
+        raise SetupError(
+            f"this Python ({sys.executable}) cannot make virtual environments: it lacks venv or "
+            f"ensurepip.\nOn Debian and Ubuntu: sudo apt install python{version}-venv\n"
+            "Then start the same command again."
+        )
+    try:
+        if venv.path.exists():
+            shutil.rmtree(venv.path)
+        venv.path.mkdir()
+    except OSError as error:
+        raise SetupError(
+            f"{venv.path} cannot be made anew: {error}\n"
+            "Close what uses it (a shell where it is active, an editor), delete it, and start "
+            "the same command again."
+        ) from error
+
+
+def base_python() -> str:
+    """The Python beneath any virtual environment; .venv itself may be what runs this."""
+    return getattr(sys, "_base_executable", sys.executable)
+
+
+def install_packages(venv: Venv, run_step: RunStep) -> None:
+    """The pinned packages, and the project as an editable install."""
+    # Isolated, so that a PYTHONPATH is not taken for what is installed. The user's own pip
+    # configuration holds, except that `user = true` would be refused in a virtual environment.
+    pip = [str(venv.python), "-I", "-X", "utf8", "-m", "pip", "install", "--no-user", "--no-input"]
+    pip += ["--quiet", "--disable-pip-version-check", "--no-warn-script-location"]
+    # Compiling on first import instead of ahead of time saves a third of the installation.
+    pins = ["--no-compile", "--requirement", str(venv.root / "requirements-dev.txt")]
+    project = ["--no-deps", "--no-build-isolation", "--editable", str(venv.root)]
+    run_step("pinned packages", [*pip, *pins])
+    run_step("foundry-api itself", [*pip, *project])
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes that lock `path` out; the file is not changed.
+
+    The lock is on a file that is always there, and goes with its process, however that ends.
+    """
+    import time
+
+    with path.open("rb") as file:
+        if not try_lock(file.fileno()):
+            say("dev.py: waiting for another dev.py that is making .venv")
+            while not try_lock(file.fileno()):
+                time.sleep(0.1)
+        yield
+
+
+if sys.platform == "win32":
+
+    def try_lock(descriptor: int) -> bool:
+        """Lock without waiting, far behind the file's end: Windows would keep readers out."""
+        import msvcrt
+
+        os.lseek(descriptor, 2**30, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+
+else:
+
+    def try_lock(descriptor: int) -> bool:
+        """Lock without waiting."""
+        import fcntl
+
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def run_step(name: str, command: Sequence[str]) -> None:
+    """Run one step in silence, and show its words only if it fails."""
+    import subprocess
+    import time
+
+    say(f"  {name} ...", end="")
+    start = time.monotonic()
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        say(f" failed\n{done.stdout}")
+        raise SetupError(
+            f"the step '{name}' failed (exit code {done.returncode}); what it said is above.\n"
+            "If it could not reach a package index: check the network, and `pip config list` for "
+            "the index in use.\nThen start the same command again; it goes on from there."
+        )
+    say(f" {time.monotonic() - start:.1f} s")
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Tell a person what is going on; stdout belongs to the verb."""
+    print(text, end=end, file=sys.stderr, flush=True)
+
+
+# Running programs
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Of the programs started here: this one's, with UTF-8 on every platform."""
+    return {**os.environ, "PYTHONUTF8": "1", **more}
+
+
+def hand_over(command: Sequence[str], env: dict[str, str]) -> int:
+    """Let `command` take this process's place: its signals, its terminal, its exit code."""
+    if WINDOWS:
+        # There, exec gives the terminal back to the shell while the program still runs.
+        return run_to_end(command, env)
+    os.execve(command[0], command, env)  # noqa: S606 - no shell is wanted
+
+
+def run_to_end(command: Sequence[str], env: dict[str, str]) -> int:
+    """The exit code of `command`. Ctrl-C reaches it by itself; what to do then is its affair."""
+    import subprocess
+
+    with subprocess.Popen(command, env=env) as process:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue
+
+
+# The verbs
+
+
+def run_foundry_api(venv: Venv, arguments: Sequence[str]) -> int:
+    """The project's own command line, from wherever the user is."""
+    return hand_over([str(venv.python), "-m", "foundry_api.cli", *arguments], environment())
+
+
+def run_tests(venv: Venv, arguments: Sequence[str]) -> int:
+    """Pytest, on every core that this process may use."""
+    os.chdir(venv.root)
+    # `auto` lets --pdb win. By itself it would count the machine's physical cores, which are
+    # neither those of a container nor all that a virtual machine has.
+    workers = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", str(test_workers()))
+    parallel = [] if chooses_workers(arguments) else ["-n", "auto", "--dist", "worksteal"]
+    return hand_over(
+        [str(venv.python), "-m", "pytest", *parallel, *arguments],
+        environment(PYTEST_XDIST_AUTO_NUM_WORKERS=workers),
+    )
+
+
+def test_workers() -> int:
+    """One for each usable core, with a bound for large machines: the tests share one engine."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(cores, MAX_TEST_WORKERS)
+
+
+def chooses_workers(arguments: Sequence[str]) -> bool:
+    """Whether the arguments say by themselves how pytest-xdist is to work, or name one test."""
+    own = ("-n", "--numprocesses", "--dist", "no:xdist", "-pno:xdist")
+    return any(argument.startswith(own) or "::" in argument for argument in arguments)
+
+
+def lint(venv: Venv, arguments: Sequence[str]) -> int:
+    """Every linter at once, and their reports one after the other."""
+    import subprocess
+
+    if arguments:
+        say("dev.py: lint takes no arguments; the tools themselves are in .venv")
+        return 2
+    os.chdir(venv.root)
+    env = linter_environment()
+    processes = {
+        name: subprocess.Popen(
+            [str(venv.python), "-m", *command],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for name, command in LINTERS.items()
+    }
+    failed = []
+    for name, process in processes.items():
+        report, _ = process.communicate()
+        print(f"--- {name}", flush=True)
+        sys.stdout.buffer.write(report)
+        if process.returncode:
+            failed.append(name)
+    print(f"--- lint: {summary(LINTERS, failed)}")
+    return 1 if failed else 0

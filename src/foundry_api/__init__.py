@@ -1,0 +1,80 @@
+"""Microsoft Foundry Local as an API in production: direct HTTP, without the OpenAI SDK.
+
+>>> from foundry_api import FoundryAPIClient
+>>> async with FoundryAPIClient() as client:
+...     response = await client.complete(prompt="Explain quantum computing", model="demo")
+...     print(response.content)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from foundry_api._version import __version__
+
+# `__init__.pyi` names the same for type checkers; a test compares the two.
+_HOMES = {
+    "client": ("ChatOptions", "FoundryAPIClient"),
+    "errors": (
+        "CallTimeout",
+        "CatalogUnavailable",
+        "ClientClosed",
+        "ConfigurationError",
+        "ContextOverflow",
+        "DownloadFailed",
+        "FoundryError",
+        "GrammarError",
+        "InvalidRequest",
+        "ModelError",
+        "ModelInUse",
+        "ModelLoadFailed",
+        "ModelNotCached",
+        "ModelNotFound",
+        "ModelNotLoaded",
+        "ModelRegistrationFailed",
+        "ProtocolError",
+        "RouteMissing",
+        "ServerError",
+        "ServiceCrashed",
+        "ServiceError",
+        "ServiceNotRunning",
+        "ServiceStartFailed",
+        "SilenceTimeout",
+        "StreamInterrupted",
+        "UnsupportedFeature",
+        "UnsupportedParameter",
+    ),
+    "health": ("HealthStatus",),
+    "health_monitor": ("HealthMonitor",),
+    "messages": (
+        "Attempt",
+        "Chunk",
+        "Completion",
+        "FinishReason",
+        "Generation",
+        "Message",
+        "Model",
+        "Role",
+        "Timings",
+        "Usage",
+    ),
+    "models": ("Models",),
+    "settings": ("Settings",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *_HOME_OF]  # noqa: PLE0604 - strings, all of them: the table's keys
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that importing the package costs nothing."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,130 @@
+from foundry_api._version import __version__ as __version__
+from foundry_api.client import (
+    ChatOptions as ChatOptions,
+)
+from foundry_api.client import (
+    FoundryAPIClient as FoundryAPIClient,
+)
+from foundry_api.errors import (
+    CallTimeout as CallTimeout,
+)
+from foundry_api.errors import (
+    CatalogUnavailable as CatalogUnavailable,
+)
+from foundry_api.errors import (
+    ClientClosed as ClientClosed,
+)
+from foundry_api.errors import (
+    ConfigurationError as ConfigurationError,
+)
+from foundry_api.errors import (
+    ContextOverflow as ContextOverflow,
+)
+from foundry_api.errors import (
+    DownloadFailed as DownloadFailed,
+)
+from foundry_api.errors import (
+    FoundryError as FoundryError,
+)
+from foundry_api.errors import (
+    GrammarError as GrammarError,
+)
+from foundry_api.errors import (
+    InvalidRequest as InvalidRequest,
+)
+from foundry_api.errors import (
+    ModelError as ModelError,
+)
+from foundry_api.errors import (
+    ModelInUse as ModelInUse,
+)
+from foundry_api.errors import (
+    ModelLoadFailed as ModelLoadFailed,
+)
+from foundry_api.errors import (
+    ModelNotCached as ModelNotCached,
+)
+from foundry_api.errors import (
+    ModelNotFound as ModelNotFound,
+)
+from foundry_api.errors import (
+    ModelNotLoaded as ModelNotLoaded,
+)
+from foundry_api.errors import (
+    ModelRegistrationFailed as ModelRegistrationFailed,
+)
+from foundry_api.errors import (
+    ProtocolError as ProtocolError,
+)
+from foundry_api.errors import (
+    RouteMissing as RouteMissing,
+)
+from foundry_api.errors import (
+    ServerError as ServerError,
+)
+from foundry_api.errors import (
+    ServiceCrashed as ServiceCrashed,
+)
+from foundry_api.errors import (
+    ServiceError as ServiceError,
+)
+from foundry_api.errors import (
+    ServiceNotRunning as ServiceNotRunning,
+)
+from foundry_api.errors import (
+    ServiceStartFailed as ServiceStartFailed,
+)
+from foundry_api.errors import (
+    SilenceTimeout as SilenceTimeout,
+)
+from foundry_api.errors import (
+    StreamInterrupted as StreamInterrupted,
+)
+from foundry_api.errors import (
+    UnsupportedFeature as UnsupportedFeature,
+)
+from foundry_api.errors import (
+    UnsupportedParameter as UnsupportedParameter,
+)
+from foundry_api.health import (
+    HealthStatus as HealthStatus,
+)
+from foundry_api.health_monitor import (
+    HealthMonitor as HealthMonitor,
+)
+from foundry_api.messages import (
+    Attempt as Attempt,
+)
+from foundry_api.messages import (
+    Chunk as Chunk,
+)
+from foundry_api.messages import (
+    Completion as Completion,
+)
+from foundry_api.messages import (
+    FinishReason as FinishReason,
+)
+from foundry_api.messages import (
+    Generation as Generation,
+)
+from foundry_api.messages import (
+    Message as Message,
+)
+from foundry_api.messages import (
+    Model as Model,
+)
+from foundry_api.messages import (
+    Role as Role,
+)
+from foundry_api.messages import (
+    Timings as Timings,
+)
+from foundry_api.messages import (
+    Usage as Usage,
+)
+from foundry_api.models import (
+    Models as Models,
+)
+from foundry_api.settings import (
+    Settings as Settings,
+)

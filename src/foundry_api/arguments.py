@@ -1,0 +1,121 @@
+"""Checks of what callers pass, before anything is sent, each naming the argument at fault."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from foundry_api.errors import InvalidRequest
+from foundry_api.messages import ChatRequest, Message
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+__all__ = ["chat_request", "check_timeout", "conversation"]
+
+MAX_STOP_STRINGS = 4
+MAX_TEMPERATURE = 2.0
+
+
+def chat_request(
+    messages: Iterable[Message | Mapping[str, Any]],
+    *,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: str | Sequence[str] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> ChatRequest:
+    """A request that the service can't refuse for its form.
+
+    Raises:
+        InvalidRequest: An argument is at fault; `.field` names it.
+    """
+    _check_range("max_tokens", max_tokens, 1, math.inf)
+    _check_range("temperature", temperature, 0, MAX_TEMPERATURE)
+    _check_range("top_p", top_p, 0, 1)
+    return ChatRequest(
+        messages=conversation(messages),
+        max_tokens=_whole("max_tokens", max_tokens),
+        temperature=temperature,
+        top_p=top_p,
+        seed=_whole("seed", seed),
+        stop=_stop_strings(stop),
+        extra=dict(extra or {}),
+    )
+
+
+def conversation(messages: Iterable[Message | Mapping[str, Any]]) -> tuple[Message, ...]:
+    """Checked messages.
+
+    Raises:
+        InvalidRequest: There are none, or one is empty or cannot be sent.
+    """
+    checked = tuple(_message(index, message) for index, message in enumerate(messages))
+    if not checked:
+        raise InvalidRequest("messages is empty", field="messages")
+    return checked
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Refuse a time-out that no call could meet."""
+    if timeout is not None and not timeout > 0:
+        raise InvalidRequest(f"timeout is {timeout}, but must be above 0 s", field="timeout")
+
+
+def _message(index: int, message: Message | Mapping[str, Any]) -> Message:
+    field = f"messages[{index}]"
+    if not isinstance(message, Message):
+        try:
+            message = msgspec.convert(dict(message), Message, strict=True)
+        except (msgspec.ValidationError, TypeError, ValueError) as error:
+            raise InvalidRequest(f"{field} is no message: {error}", field=field) from error
+    _check_text(f"{field}.content", message.content)
+    return message
+
+
+def _check_text(field: str, text: str) -> None:
+    if not text.strip():
+        raise InvalidRequest(f"{field} is empty", field=field)
+    if "\0" in text:
+        # Both engines end the prompt at a NUL without a word (foundry-local-service.md, 4.8).
+        raise InvalidRequest(f"{field} holds a NUL character", field=field)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"{field} holds a lone surrogate at position {error.start}", field=field
+        ) from error
+
+
+def _check_range(field: str, value: float | None, low: float, high: float) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidRequest(f"{field} is {value!r}, not a number", field=field)
+    if not low <= value <= high:
+        bounds = f"{low} or more" if high == math.inf else f"from {low} to {high:g}"
+        raise InvalidRequest(f"{field} is {value}, but must be {bounds}", field=field)
+
+
+def _whole(field: str, value: int | None) -> int | None:
+    # The 2.x service ignores 2.0 and "5" in silence, 1.x answers 500.
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise InvalidRequest(f"{field} is {value!r}, not a whole number", field=field)
+    return value
+
+
+def _stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    strings: tuple[Any, ...] = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if len(strings) > MAX_STOP_STRINGS:
+        raise InvalidRequest(
+            f"stop holds {len(strings)} strings, but the service takes {MAX_STOP_STRINGS} at most",
+            field="stop",
+        )
+    for index, text in enumerate(strings):
+        if not isinstance(text, str) or not text:
+            raise InvalidRequest(f"stop[{index}] is no text", field=f"stop[{index}]")
+    return strings

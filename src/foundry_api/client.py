@@ -1,0 +1,287 @@
+"""`FoundryAPIClient`: the parts of this package composed. No detail of the protocol lives here."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
+
+from foundry_api.arguments import chat_request, check_timeout
+from foundry_api.call import ChatCall, Order
+from foundry_api.connection import Connection
+from foundry_api.errors import ClientClosed, ServiceError
+from foundry_api.messages import Message
+from foundry_api.models import Models
+from foundry_api.resilience.flight import SingleFlight
+from foundry_api.resilience.retry import Backoff
+from foundry_api.service.control import ControlClient
+from foundry_api.service.locate import ServiceLocator
+from foundry_api.service.paths import Paths
+from foundry_api.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Unpack
+
+    from foundry_api.health import HealthStatus
+    from foundry_api.messages import Chunk, Completion, Model
+    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.wire.transport import Transport
+
+__all__ = ["ChatOptions", "FoundryAPIClient"]
+
+DEMO = "demo"
+"""The model that this package carries; only its own engine host serves it."""
+
+
+class ChatOptions(TypedDict, total=False):
+    """What every completion call takes besides its prompt or messages.
+
+    Attributes:
+        model: Alias, id, or id without version; default `FOUNDRY_MODEL`, else phi-4-mini.
+        max_tokens: Upper bound of the answer in tokens; default 2048, or what fits.
+        temperature: 0 to 2; default the model's own.
+        top_p: 0 to 1; default the model's own.
+        seed: Makes sampling repeatable where the engine allows it.
+        stop: Up to four strings that end the answer.
+        timeout: Seconds without a token before the call gives up; default `FOUNDRY_TIMEOUT`.
+        download: Download the model first if its files are not on this machine; default False.
+        extra: Further members of the JSON body, sent as they are.
+    """
+
+    model: str | None
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    timeout: float | None
+    download: bool
+    extra: Mapping[str, Any] | None
+
+
+class FoundryAPIClient:
+    """Microsoft Foundry Local as an API.
+
+    Creating a client does no I/O: its first call finds a running service or starts an engine of
+    its own, which leaves with the client. A client may serve many tasks at once. It belongs to
+    one event loop at a time; `asyncio.run` may be called again with the same client.
+
+    Args:
+        base_url: Address of a service, such as http://127.0.0.1:5273; default
+            `FOUNDRY_BASE_URL`, else a service is searched for or started.
+        api_key: Bearer token for `base_url`, for a gateway in front of a service; default
+            `FOUNDRY_API_KEY`. It is sent nowhere else, and no key of a cloud is ever read.
+        service: `auto` (default), or `embedded` for an engine of its own without a search.
+        model: Model of calls that name none; default `FOUNDRY_MODEL`, else phi-4-mini.
+        timeout: Seconds without a token before a call gives up; default `FOUNDRY_TIMEOUT`,
+            else 30.
+        retries: Further attempts after a failed one; default `FOUNDRY_RETRIES`, else 3.
+        headers: Sent with every request to the service.
+        home: Directory for the engine's data, logs and state; default `FOUNDRY_HOME`, else the
+            platform's own directories.
+        transport: Sends the requests; default one pooled aiohttp session.
+        settings: All settings at once; the arguments above win over it, and the environment is
+            then not read.
+
+    Raises:
+        ConfigurationError: A setting cannot be used.
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        *,
+        api_key: str | None = None,
+        service: Literal["auto", "embedded"] | None = None,
+        model: str | None = None,
+        timeout: float | None = None,
+        retries: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        home: Path | None = None,
+        transport: Transport | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        self.settings = Settings.resolve(
+            settings,
+            base_url=base_url,
+            api_key=api_key,
+            service=service,
+            model=model,
+            timeout_s=timeout,
+            retries=retries,
+            home=home,
+        )
+        logging.getLogger("foundry_api").setLevel(self.settings.log_level)
+        self._headers = dict(headers or {})
+        self._transport = transport
+        self._owns_transport = transport is None
+        self._locator = ServiceLocator(
+            self.settings, Paths.of(self.settings.home), self._open_transport
+        )
+        self._connections: dict[bool, Connection] = {}
+        self._connecting: SingleFlight[Connection] = SingleFlight()
+        self._backoff = Backoff(self.settings.retries)
+        self._closed = False
+        self.models = Models(self._connect, self.route)
+
+    async def complete(
+        self, prompt: str, *, system: str | None = None, **options: Unpack[ChatOptions]
+    ) -> Completion:
+        """The whole answer to a prompt.
+
+        Args:
+            prompt: What the user says.
+            system: Instructions ahead of it.
+            options: See `ChatOptions`.
+
+        Raises:
+            InvalidRequest: An argument is at fault; nothing was sent.
+            ModelError: The model is not known, not here, or can't be loaded.
+            CallTimeout: A time bound fell. The engine's work was stopped.
+            StreamInterrupted: The answer broke off; `.partial` has its beginning.
+            ServiceError: The service is at fault.
+        """
+        return await self.chat(_turns(prompt, system), **options)
+
+    def stream_complete(
+        self, prompt: str, *, system: str | None = None, **options: Unpack[ChatOptions]
+    ) -> AsyncGenerator[Chunk]:
+        """The answer to a prompt, piece by piece. Leaving the loop early frees the engine.
+
+        Args:
+            prompt: What the user says.
+            system: Instructions ahead of it.
+            options: See `ChatOptions`.
+
+        Raises:
+            FoundryError: As `complete`; bad arguments at once, the rest while iterating.
+        """
+        return self.stream_chat(_turns(prompt, system), **options)
+
+    async def chat(
+        self, messages: Iterable[Message | Mapping[str, Any]], **options: Unpack[ChatOptions]
+    ) -> Completion:
+        """The whole answer to a conversation. Raises as `complete`.
+
+        Args:
+            messages: The turns so far, oldest first: `Message`s or mappings with role and content.
+            options: See `ChatOptions`.
+        """
+        return await self._call(self._order(messages, options)).completion()
+
+    def stream_chat(
+        self, messages: Iterable[Message | Mapping[str, Any]], **options: Unpack[ChatOptions]
+    ) -> AsyncGenerator[Chunk]:
+        """The answer to a conversation, piece by piece. Raises as `stream_complete`.
+
+        Args:
+            messages: The turns so far, oldest first: `Message`s or mappings with role and content.
+            options: See `ChatOptions`.
+        """
+        return self._call(self._order(messages, options)).chunks()
+
+    async def health_check(self) -> HealthStatus:
+        """Look at the service once. It is not asked to generate anything.
+
+        A service that does not answer is `down` in the result, not an exception.
+
+        Raises:
+            ClientClosed: The client was closed.
+        """
+        # The look needs psutil, which calls do not.
+        from foundry_api import health  # noqa: PLC0415
+
+        try:
+            connection = await self._connect()
+            return await health.look(connection)
+        except ServiceError as error:
+            return health.down(error)
+
+    async def close(self) -> None:
+        """Close the connections and stop the engine, if this client started it."""
+        self._closed = True
+        self._connections.clear()
+        await self._locator.aclose()
+        if self._owns_transport and self._transport is not None:
+            await self._transport.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def route(self, name: str, *, download: bool = False) -> tuple[Connection, Model]:
+        """The service and the model there that a name means.
+
+        Raises:
+            ModelError: As `Connection.resolve`.
+            ServiceError: No service was found or could be started.
+        """
+        connection = await self._connect()
+        if name.lower() == DEMO and connection.endpoint.origin in {"cli", "port"}:
+            connection = await self._connect(embedded=True)
+        model = await connection.resolve(name, download=download)
+        if model.cached is False and download:
+            model = await self.models.download(model.id)
+        return connection, model
+
+    def lost(self, connection: Connection) -> None:
+        """Find or start the service anew for the next attempt."""
+        self._connections = {k: c for k, c in self._connections.items() if c is not connection}
+        self._locator.forget()
+
+    async def _connect(self, *, embedded: bool = False) -> Connection:
+        if self._closed:
+            raise ClientClosed("the client is closed")
+        if connection := self._connections.get(embedded):
+            return connection
+        return await self._connecting.run(embedded, lambda: self._open(embedded=embedded))
+
+    async def _open(self, *, embedded: bool) -> Connection:
+        locator = self._locator
+        endpoint = await (locator.embedded() if embedded else locator.endpoint())
+        transport = self._open_transport()
+        control = ControlClient(transport, endpoint.control) if endpoint.control else None
+        connection = Connection(endpoint, transport, self._headers_for(endpoint), control)
+        self._connections[embedded] = connection
+        return connection
+
+    def _headers_for(self, endpoint: Endpoint) -> dict[str, str]:
+        # A key meant for one address must not reach a service that was merely found.
+        if self.settings.api_key and endpoint.origin == "explicit":
+            return {"Authorization": f"Bearer {self.settings.api_key}", **self._headers}
+        return self._headers
+
+    def _open_transport(self) -> Transport:
+        if self._transport is None:
+            # aiohttp takes 0.2 s to import: only when something is there to talk to.
+            from foundry_api.wire.http import HttpTransport  # noqa: PLC0415
+
+            self._transport = HttpTransport()
+        return self._transport
+
+    def _order(
+        self, messages: Iterable[Message | Mapping[str, Any]], options: ChatOptions
+    ) -> Order:
+        model = options.pop("model", None) or self.settings.model
+        timeout = options.pop("timeout", None)
+        download = options.pop("download", False)
+        check_timeout(timeout)
+        request = chat_request(messages, **options)  # type: ignore[misc] # three members are popped
+        return Order(model, request, timeout or self.settings.timeout_s, download)
+
+    def _call(self, order: Order) -> ChatCall:
+        return ChatCall(self, order, self._backoff)
+
+
+def _turns(prompt: str, system: str | None) -> list[Message]:
+    turns = [Message("user", prompt)]
+    return turns if system is None else [Message("system", system), *turns]

@@ -1,0 +1,193 @@
+"""A service that answers, with the dialect it speaks and what is known of its models."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from foundry_api.errors import (
+    CatalogUnavailable,
+    ModelNotCached,
+    ModelNotFound,
+    UnsupportedFeature,
+)
+from foundry_api.resilience.flight import SingleFlight
+from foundry_api.wire.dialects.base import Wire
+from foundry_api.wire.dialects.sdk2 import Sdk21Dialect
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from foundry_api.messages import Model
+    from foundry_api.service.control import ControlClient
+    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.wire.dialects.base import Dialect
+    from foundry_api.wire.transport import Transport
+
+__all__ = ["Connection", "find_model"]
+
+
+class Connection:
+    """One service, as long as it lives.
+
+    Args:
+        endpoint: Where it is and who started it.
+        transport: Sends the requests.
+        headers: Sent with every request.
+        control: The control API of an engine host; None for foreign services.
+
+    Raises:
+        UnsupportedFeature: There is no dialect for the service's generation.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        transport: Transport,
+        headers: Mapping[str, str],
+        control: ControlClient | None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.transport = transport
+        self.control = control
+        self.wire = Wire(transport, endpoint.base_url, headers)
+        self.dialect = _dialect_of(endpoint, self.wire)
+        self._local: Sequence[Model] = ()
+        self._public: Sequence[Model] = ()
+        self._loaded: set[str] = set()
+        self._loads: SingleFlight[None] = SingleFlight()
+
+    async def resolve(self, name: str, *, download: bool = False) -> Model:
+        """The model that a caller means by an alias, an id, or an id without version, in any case.
+
+        The remote catalog is asked only for a name that is not known on this machine.
+
+        Args:
+            name: What the caller said.
+            download: Accept a model whose files are not here yet.
+
+        Raises:
+            ModelNotFound: No model has that name; the nearest names are told.
+            ModelNotCached: Its files are not on this machine.
+            CatalogUnavailable: It is not on this machine, and the catalog could not be reached.
+        """
+        if known := find_model(name, (*self._local, *self._public)):
+            return known
+        self._local = await self.dialect.local_models()
+        if local := find_model(name, self._local):
+            return local
+        model = find_model(name, await self.catalog_for(name))
+        if model is None:
+            raise self._not_found(name)
+        if model.cached is False and not download:
+            raise ModelNotCached(
+                f"{name} is known, but its files are not on this machine",
+                hint=f"Get it with `foundry-api models pull {name}` or download=True"
+                f"; {self._here()}.",
+                model=name,
+                service=self.endpoint.base_url,
+            )
+        return model
+
+    async def catalog_for(self, name: str) -> Sequence[Model]:
+        """The remote catalog, asked on behalf of a model.
+
+        Raises:
+            CatalogUnavailable: It could not be reached; what is here instead is told.
+        """
+        try:
+            self._public = await self.public_models()
+        except CatalogUnavailable as error:
+            raise CatalogUnavailable(
+                f"{name} is not on this machine, and the model catalog could not be reached",
+                hint=f"Go online once and get it with `foundry-api models pull {name}`"
+                f"; {self._here()}.",
+                model=name,
+                service=self.endpoint.base_url,
+            ) from error
+        return self._public
+
+    async def local_models(self) -> Sequence[Model]:
+        """Models on this machine, as the engine host tells them, or else the service."""
+        if self.control is not None:
+            return await self.control.catalog(public=False)
+        return await self.dialect.local_models()
+
+    async def public_models(self) -> Sequence[Model]:
+        """Models of the remote catalog, with alias and size where an engine host can tell."""
+        if self.control is not None:
+            return await self.control.catalog(public=True)
+        return await self.dialect.public_models()
+
+    async def ensure_loaded(self, model: Model) -> None:
+        """Load a model unless it is known to be loaded; concurrent loads are one."""
+        if model.id not in self._loaded:
+            await self._loads.run(model.id, lambda: self._load(model))
+
+    async def unload(self, model: Model) -> None:
+        """Take a model out of memory."""
+        self._loaded.discard(model.id)
+        await self.dialect.unload(model)
+
+    def forget(self, model: Model) -> None:
+        """Take nothing for granted of a model that was changed or that the service denied."""
+        self._loaded.discard(model.id)
+        self._local = ()
+        self._public = ()
+
+    async def _load(self, model: Model) -> None:
+        await self.dialect.load(model)
+        self._loaded.add(model.id)
+
+    def _not_found(self, name: str) -> ModelNotFound:
+        names = {n for m in (*self._local, *self._public) for n in (m.alias, m.id)}
+        nearest = difflib.get_close_matches(name.lower(), sorted(names), n=3, cutoff=0.5)
+        return ModelNotFound(
+            f"the service knows no model named {name!r}",
+            nearest=nearest,
+            model=name,
+            service=self.endpoint.base_url,
+        )
+
+    def _here(self) -> str:
+        aliases = sorted({model.alias for model in self._local})
+        if not aliases:
+            return "no model is on this machine yet"
+        works = "; `--model demo` works now" if "demo" in aliases else ""
+        return f"on this machine: {', '.join(aliases)}{works}"
+
+
+def find_model(name: str, models: Iterable[Model]) -> Model | None:
+    """The model that a name means: an id first, then an id without version, then an alias.
+
+    Of several versions the highest is meant, and of several variants the first that is cached,
+    else the first: catalogs list the best device first.
+    """
+    wanted = name.strip().lower()
+    models = tuple(models)
+    if exact := [model for model in models if model.id.lower() == wanted]:
+        return exact[0]
+    if versions := [model for model in models if _name(model.id).lower() == wanted]:
+        return max(versions, key=lambda model: _version(model.id))
+    variants = [model for model in models if model.alias.lower() == wanted]
+    cached = [model for model in variants if model.cached]
+    return next(iter(cached or variants), None)
+
+
+def _name(model_id: str) -> str:
+    name, _, version = model_id.rpartition(":")
+    return name if version.isdigit() else model_id
+
+
+def _version(model_id: str) -> int:
+    version = model_id.rpartition(":")[2]
+    return int(version) if version.isdigit() else 0
+
+
+def _dialect_of(endpoint: Endpoint, wire: Wire) -> Dialect:
+    if endpoint.generation == "sdk-2.1":
+        return Sdk21Dialect(wire)
+    raise UnsupportedFeature(
+        f"the service is of generation {endpoint.generation}, which has no dialect yet",
+        hint="Use service='embedded', or a service of Foundry Local SDK 2.1 or later.",
+    ).located(service=endpoint.base_url)

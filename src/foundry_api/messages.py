@@ -1,0 +1,183 @@
+"""What callers send and get: frozen value objects, without any protocol in them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from foundry_api.errors import FoundryError
+
+__all__ = [
+    "Attempt",
+    "ChatRequest",
+    "Chunk",
+    "Completion",
+    "FinishReason",
+    "Generation",
+    "Message",
+    "Model",
+    "Role",
+    "Timings",
+    "Usage",
+]
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+Generation = Literal["legacy", "cli-0.10", "sdk-1", "sdk-2.0", "sdk-2.1", "gateway"]
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One turn of a conversation.
+
+    Attributes:
+        role: Who speaks.
+        content: What is said.
+    """
+
+    role: Role
+    content: str
+
+
+class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A chat completion as the caller wants it, already checked. None means the service's default.
+
+    Attributes:
+        messages: The conversation so far, oldest first.
+        max_tokens: Upper bound of the answer in tokens. The service's default is 2048.
+        temperature: 0 (always the likeliest token) to 2.
+        top_p: Nucleus sampling, above 0 to 1.
+        seed: Makes sampling repeatable where the engine allows it.
+        stop: Up to four strings that end the answer; they are not part of it.
+        extra: Further members of the JSON body, sent as they are.
+    """
+
+    messages: tuple[Message, ...]
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    extra: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens as the service counted them.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt, with the model's chat template.
+        completion_tokens: Tokens of the answer, the end token included where the service counts it.
+        total_tokens: Their sum.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+class Timings(msgspec.Struct, frozen=True):
+    """Where the time of a call went, in seconds, measured by the client.
+
+    Attributes:
+        time_to_first_token_s: From the start of the last attempt to its first text; None without
+            any text.
+        total_s: From the call to its end, finding the service, loading and retries included.
+        tokens_per_second: Completion tokens after the first, over the time after the first; None
+            where the service did not count tokens or there were fewer than two.
+    """
+
+    time_to_first_token_s: float | None
+    total_s: float
+    tokens_per_second: float | None
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One HTTP request made for a call.
+
+    Attributes:
+        duration_s: From sending it to its end.
+        error: Why it failed; None for the one that succeeded.
+    """
+
+    duration_s: float
+    error: FoundryError | None = None
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """A piece of an answer.
+
+    Attributes:
+        content: The new text; empty in the last chunk.
+        model: The id of the model that answers.
+        finish_reason: Why the answer ended; set on the last chunk only.
+        usage: Tokens of the whole call; set on the last chunk only.
+        timings: Set on the last chunk only.
+        attempts: Set on the last chunk only.
+        raw: The event's data as the service sent it; on the last chunk, of all events without
+            text, a line each.
+    """
+
+    content: str
+    model: str
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    timings: Timings | None = None
+    attempts: tuple[Attempt, ...] = ()
+    raw: bytes = b""
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole answer.
+
+    Attributes:
+        content: The text.
+        model: The id of the model that answered.
+        service: The base URL of the service that answered.
+        generation: Which generation of Foundry Local that is.
+        finish_reason: `stop` for an answer that ended by itself, `length` for one cut at
+            max_tokens or at the end of the context.
+        usage: Tokens as the service counted them.
+        timings: Where the time went.
+        attempts: The HTTP requests made, the successful one last.
+        cached: Whether the answer came from a cache instead of the engine.
+        raw: The data of every event of the stream, as the service sent them.
+    """
+
+    content: str
+    model: str
+    service: str
+    generation: Generation
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    attempts: tuple[Attempt, ...]
+    cached: bool = False
+    raw: tuple[bytes, ...] = ()
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One variant of a model, as the service or its catalog describes it.
+
+    Attributes:
+        id: The full name with its version, such as `Phi-4-mini-instruct-generic-cpu:4`.
+        alias: The short name, such as `phi-4-mini`; several variants may share it.
+        catalog: `local` for directories registered on this machine, `public` for Microsoft's.
+        cached: Whether its files are on this machine; None where the service cannot tell.
+        loaded: Whether it is in memory.
+        task: Such as `chat-completion`; None if unknown.
+        device: CPU, GPU or NPU; None if unknown.
+        size_mb: Size of its files; None if unknown.
+        context_length: Prompt and answer together, in tokens; None if unknown.
+        license: Its licence; None if unknown.
+    """
+
+    id: str
+    alias: str
+    catalog: Literal["local", "public"]
+    cached: bool | None = None
+    loaded: bool = False
+    task: str | None = None
+    device: str | None = None
+    size_mb: int | None = None
+    context_length: int | None = None
+    license: str | None = None

@@ -1,0 +1,164 @@
+"""`client.models`: what models there are, and getting them in and out of memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from foundry_api.connection import find_model
+from foundry_api.errors import ModelNotFound, UnsupportedFeature
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
+
+    from foundry_api.connection import Connection
+    from foundry_api.messages import Model
+    from foundry_api.service.control import ControlClient
+
+    Progress = Callable[[float], object]
+    Connect = Callable[[], Awaitable[Connection]]
+    Route = Callable[..., Awaitable[tuple[Connection, Model]]]
+
+__all__ = ["Models"]
+
+
+class Models:
+    """The models of the service that the client talks to.
+
+    Every name may be an alias, an id, or an id without its version, in any case.
+    """
+
+    def __init__(self, connect: Connect, route: Route) -> None:
+        self._connect = connect
+        self._route = route
+
+    async def list(self, *, catalog: bool = False) -> Sequence[Model]:
+        """Models on this machine, and on request those that could be downloaded.
+
+        Args:
+            catalog: Ask Microsoft's catalog too. That takes 4 s when it can't be reached.
+
+        Raises:
+            CatalogUnavailable: The catalog was asked for and could not be reached.
+            ServiceError: The service does not answer.
+        """
+        connection = await self._connect()
+        local = list(await connection.local_models())
+        if catalog:
+            known = {model.id for model in local}
+            public = await connection.public_models()
+            local += [model for model in public if model.id not in known]
+        return local
+
+    async def cached(self) -> Sequence[Model]:
+        """Models whose files are on this machine."""
+        return [model for model in await self.list() if model.cached]
+
+    async def loaded(self) -> Sequence[Model]:
+        """Models in memory."""
+        return [model for model in await self.list() if model.loaded]
+
+    async def load(self, name: str, *, download: bool = False) -> Model:
+        """Load a model into memory, which may take minutes. Does nothing if it is there.
+
+        Args:
+            name: The model.
+            download: Download it first if its files are not here.
+
+        Raises:
+            ModelNotFound: No model has that name.
+            ModelNotCached: Its files are not here, and `download` was not said.
+            ModelLoadFailed: The engine could not load it.
+        """
+        connection, model = await self._route(name, download=download)
+        await connection.ensure_loaded(model)
+        return model
+
+    async def unload(self, name: str) -> Model:
+        """Take a model out of memory. Does nothing if it is not there.
+
+        Raises:
+            ModelNotFound: No model has that name.
+            ModelInUse: Calls still use it.
+        """
+        connection, model = await self._route(name, download=True)
+        await connection.unload(model)
+        return model
+
+    async def download(self, name: str, progress: Progress | None = None) -> Model:
+        """Download a model's files. Cancelling the call cancels the download.
+
+        Args:
+            name: The model.
+            progress: Called with the percentage done, 0 to 100.
+
+        Raises:
+            ModelNotFound: The catalog has no such model.
+            CatalogUnavailable: The catalog could not be reached.
+            DownloadFailed: The download broke off.
+            UnsupportedFeature: The service is not an engine host of this package.
+        """
+        connection, control = await self._controlled("download models")
+        local = find_model(name, await connection.local_models())
+        if local is not None and local.cached:
+            return local
+        model = find_model(name, await connection.catalog_for(name))
+        if model is None:
+            raise ModelNotFound(f"the catalog has no model named {name!r}", model=name)
+        if not model.cached:
+            async for percent in control.download(model.id):
+                if progress is not None:
+                    progress(percent)
+        connection.forget(model)
+        return await connection.resolve(model.id)
+
+    async def register(self, path: Path | str, alias: str) -> Model:
+        """Serve a directory with an ONNX model of the user's own under an alias.
+
+        The directory stays where it is, and it stays registered until `unregister`.
+
+        Args:
+            path: Holds genai_config.json, the ONNX graph and the tokenizer.
+            alias: The name to call it by.
+
+        Raises:
+            ModelRegistrationFailed: The directory is not such a model.
+            UnsupportedFeature: The service is not an engine host of this package.
+        """
+        connection, control = await self._controlled("register models")
+        model = await control.register(path, alias)
+        connection.forget(model)
+        return model
+
+    async def unregister(self, alias: str) -> None:
+        """Serve a registered directory no longer. Its files stay.
+
+        Raises:
+            ModelNotFound: Nothing is registered under that alias.
+            UnsupportedFeature: The service is not an engine host of this package.
+        """
+        connection, control = await self._controlled("unregister models")
+        model = await connection.resolve(alias)
+        await control.unregister(model.alias)
+        connection.forget(model)
+
+    async def remove(self, name: str) -> None:
+        """Delete a downloaded model's files.
+
+        Raises:
+            ModelNotFound: No downloaded model has that name.
+            UnsupportedFeature: The service is not an engine host of this package.
+        """
+        connection, control = await self._controlled("remove models")
+        model = await connection.resolve(name)
+        await control.remove(model.id)
+        connection.forget(model)
+
+    async def _controlled(self, what: str) -> tuple[Connection, ControlClient]:
+        connection = await self._connect()
+        if connection.control is None:
+            raise UnsupportedFeature(
+                f"the service at {connection.endpoint.base_url} has no route to {what}",
+                hint="Use its own command line (`foundry model …`), or service='embedded'.",
+            )
+        return connection, connection.control

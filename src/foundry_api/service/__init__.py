@@ -1,0 +1,1 @@
+"""Finding or running a service. Knows nothing of the client."""

@@ -1,0 +1,274 @@
+"""The control API of an engine host: what the engine can do but does not serve itself.
+
+Loopback only. Every request carries the host's bearer token, and the Host header must name the
+loopback, so that neither another user nor a web page that rebinds its name gets in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import psutil
+from aiohttp import web
+
+from foundry_api.errors import (
+    CatalogUnavailable,
+    DownloadFailed,
+    FoundryError,
+    InvalidRequest,
+    ModelInUse,
+    ModelNotFound,
+    ModelRegistrationFailed,
+)
+from foundry_api.wire.transport import is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from foundry_api.messages import Model
+    from foundry_api.service.engine import Engine
+
+__all__ = ["ControlAPI", "HostFacts"]
+
+MAX_BODY_BYTES = 64 * 1024
+MIN_PROGRESS_STEP = 0.1
+"""Percent between two progress lines; the engine reports many more."""
+
+_STATUSES: tuple[tuple[type[FoundryError], int], ...] = (
+    (ModelNotFound, 404),
+    (ModelRegistrationFailed, 422),
+    (ModelInUse, 409),
+    (CatalogUnavailable, 503),
+    (DownloadFailed, 502),
+    (InvalidRequest, 400),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HostFacts:
+    """What the host tells of itself.
+
+    Attributes:
+        url: The engine's address.
+        sdk_version: The version of foundry-local-sdk.
+        log_path: Its log.
+        started_at: In seconds since the epoch.
+        owner_pid: The process it lives for; None for a shared host.
+        idle_timeout_s: Seconds after which a shared host leaves; 0 never.
+        problems: Models that could not be registered at the start, and why.
+    """
+
+    url: str
+    sdk_version: str
+    log_path: str
+    started_at: float
+    owner_pid: int | None
+    idle_timeout_s: float
+    problems: tuple[str, ...] = ()
+
+
+class _Registration(msgspec.Struct, frozen=True):
+    path: str
+    alias: str
+
+
+class _Download(msgspec.Struct, frozen=True):
+    model: str
+
+
+_Body = TypeVar("_Body", _Registration, _Download)
+
+
+class ControlAPI:
+    """The routes.
+
+    Args:
+        engine: Does the work, in threads.
+        token: The bearer token to ask for.
+        facts: For `GET /host`.
+        leave: Ends the host; called once the answer to `POST /shutdown` is out.
+    """
+
+    def __init__(
+        self, engine: Engine, token: str, facts: HostFacts, leave: Callable[[], None]
+    ) -> None:
+        self._engine = engine
+        self._expected = f"Bearer {token}".encode()
+        self._facts = facts
+        self._leave = leave
+
+    def app(self) -> web.Application:
+        """The application to serve."""
+        app = web.Application(middlewares=[self._guard, _typed], client_max_size=MAX_BODY_BYTES)
+        app.add_routes(
+            [
+                web.get("/host", self._host),
+                web.get("/catalog", self._catalog),
+                web.post("/models", self._register),
+                web.delete("/models/{name}", self._unregister),
+                web.delete("/cache/{name}", self._remove),
+                web.post("/download", self._download),
+                web.get("/memory", self._memory),
+                web.post("/shutdown", self._shutdown),
+            ]
+        )
+        return app
+
+    @web.middleware
+    async def _guard(
+        self,
+        request: web.Request,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(given, self._expected):
+            return _told(401, "Unauthorized", "the control token is missing or wrong")
+        if not is_loopback(f"http://{request.host}"):
+            return _told(403, "Forbidden", "the Host header does not name the loopback")
+        return await handler(request)
+
+    async def _host(self, _: web.Request) -> web.Response:
+        process = psutil.Process()
+        facts = self._facts
+        return _json(
+            {
+                "pid": process.pid,
+                "url": facts.url,
+                "uptime_s": time.time() - facts.started_at,
+                "sdk_version": facts.sdk_version,
+                "log_path": facts.log_path,
+                "owner_pid": facts.owner_pid,
+                "idle_timeout_s": facts.idle_timeout_s,
+                "problems": facts.problems,
+            }
+        )
+
+    async def _catalog(self, request: web.Request) -> web.Response:
+        public = request.query.get("public") == "1"
+        models = await asyncio.to_thread(self._engine.catalog, public=public)
+        return _json({"models": models})
+
+    async def _register(self, request: web.Request) -> web.Response:
+        asked = await _body(request, _Registration)
+        model = await asyncio.to_thread(self._engine.register, Path(asked.path), asked.alias)
+        return _json({"model": model})
+
+    async def _unregister(self, request: web.Request) -> web.Response:
+        await asyncio.to_thread(self._engine.unregister, request.match_info["name"])
+        return _json({})
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        await asyncio.to_thread(self._engine.remove, request.match_info["name"])
+        return _json({})
+
+    async def _memory(self, _: web.Request) -> web.Response:
+        rss = await asyncio.to_thread(lambda: psutil.Process().memory_info().rss)
+        return _json({"rss_bytes": rss, "includes": ["engine", "loaded models", "host"]})
+
+    async def _shutdown(self, request: web.Request) -> web.StreamResponse:
+        response = _json({"status": "leaving"})
+        await response.prepare(request)
+        await response.write_eof()
+        self._leave()
+        return response
+
+    async def _download(self, request: web.Request) -> web.StreamResponse:
+        """Progress lines, then the model or the error.
+
+        The host cancels a handler whose client is gone; that sets `cancel`, which stops the
+        engine at its next progress report.
+        """
+        asked = await _body(request, _Download)
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        cancel = threading.Event()
+        try:
+            async for line in self._progress(asked.model, cancel):
+                await response.write(msgspec.json.encode(line) + b"\n")
+            await response.write_eof()
+        finally:
+            cancel.set()
+        return response
+
+    async def _progress(self, name: str, cancel: threading.Event) -> AsyncIterator[dict[str, Any]]:
+        lines: asyncio.Queue[float | None] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def tell(percent: float | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the host is leaving: the loop is closed
+                loop.call_soon_threadsafe(lines.put_nowait, percent)
+
+        def work() -> Model:
+            try:
+                return self._engine.download(name, _thinned(tell), cancel)
+            finally:
+                tell(None)
+
+        running = loop.run_in_executor(None, work)
+        running.add_done_callback(_retrieve)
+        while (percent := await lines.get()) is not None:
+            yield {"percent": percent}
+        try:
+            yield {"model": await running}
+        except FoundryError as error:
+            yield {"error": _named(error)}
+
+
+def _thinned(tell: Callable[[float], None]) -> Callable[[float], None]:
+    """Pass progress on in steps that somebody can see."""
+    last = float("-inf")
+
+    def progress(percent: float) -> None:
+        nonlocal last
+        if percent - last >= MIN_PROGRESS_STEP:
+            last = percent
+            tell(percent)
+
+    return progress
+
+
+def _retrieve(running: asyncio.Future[Model]) -> None:
+    """Look at the outcome, so that a download nobody waits for any more does not warn."""
+    if not running.cancelled():
+        running.exception()
+
+
+@web.middleware
+async def _typed(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except FoundryError as error:
+        status = next((code for kind, code in _STATUSES if isinstance(error, kind)), 500)
+        return _told(status, **_named(error))
+    except web.HTTPException as error:
+        return _told(error.status, "InvalidRequest", error.reason)
+
+
+def _named(error: FoundryError) -> dict[str, str]:
+    return {"kind": type(error).__name__, "message": error.message}
+
+
+def _told(status: int, kind: str, message: str) -> web.Response:
+    return _json({"kind": kind, "message": message}, status=status)
+
+
+def _json(content: object, *, status: int = 200) -> web.Response:
+    body = msgspec.json.encode(content)
+    return web.Response(body=body, status=status, content_type="application/json")
+
+
+async def _body(request: web.Request, kind: type[_Body]) -> _Body:
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except msgspec.MsgspecError as error:
+        raise InvalidRequest(f"the body is not what this route takes: {error}") from error

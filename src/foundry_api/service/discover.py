@@ -1,0 +1,173 @@
+"""Finding a service that runs already.
+
+Nothing is believed before it answered over HTTP with a known fingerprint. Nothing at all is sent
+before a TCP connection was accepted, so that on a machine without any service this takes a few
+milliseconds and imports no HTTP library.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from foundry_api.errors import (
+    FoundryError,
+    ServiceNotRunning,
+)
+from foundry_api.service import foundry_cli, shared
+from foundry_api.service.endpoint import Endpoint
+from foundry_api.wire.dialects.detect import identify
+from foundry_api.wire.transport import is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from foundry_api.service.endpoint import Origin
+    from foundry_api.service.paths import Paths
+    from foundry_api.settings import Settings
+    from foundry_api.wire.dialects.base import ServiceStatus
+    from foundry_api.wire.transport import Transport
+
+__all__ = ["KNOWN_PORTS", "explicit", "find", "find_shared"]
+
+KNOWN_PORTS = (5272, 5273, 39839)
+"""Of early Windows builds and AI Toolkit, of the examples, of the documentation of 0.10."""
+
+CONNECT_TIMEOUT_S = 0.2
+ANSWER_TIMEOUT_S = 0.6
+EXPLICIT_TIMEOUT_S = 5.0
+
+_CHECK_URL = "Check base_url or FOUNDRY_BASE_URL; without one, a service is found or started."
+
+
+async def find(
+    settings: Settings,
+    paths: Paths,
+    transport: Callable[[], Transport],
+    *,
+    ports: Sequence[int] = KNOWN_PORTS,
+) -> Endpoint | None:
+    """The first service that answers, or None.
+
+    An explicit address is the only one looked at. Otherwise in this order: the shared host, what
+    Foundry's own command names, the known ports.
+
+    Args:
+        settings: Says whether an address was given.
+        paths: Where the shared host's state lies.
+        transport: Gives the transport to ask with; called only when something accepts.
+        ports: The known ports.
+
+    Raises:
+        ServiceNotRunning: Nothing answers at the explicit address, or not in time.
+        ConfigurationError: The service at the explicit address refuses the credential.
+        ProtocolError: Something else answers at the explicit address.
+    """
+    if settings.base_url is not None:
+        return await explicit(settings, settings.base_url, transport)
+    if found := await find_shared(paths, transport):
+        return found
+    prober = _Prober(transport)
+    return await _first(
+        [
+            prober.any_of_cli(),
+            *(prober.at(f"http://127.0.0.1:{port}", "port") for port in ports),
+        ]
+    )
+
+
+async def explicit(
+    settings: Settings, base_url: str, transport: Callable[[], Transport]
+) -> Endpoint:
+    """The service at the address that the caller gave.
+
+    Raises:
+        ServiceNotRunning: Nothing answers there, or not in time.
+        ConfigurationError: The service refuses the credential.
+        ProtocolError: Something else answers there.
+    """
+    if is_loopback(base_url) and not await _accepts(base_url, EXPLICIT_TIMEOUT_S):
+        raise _refused(base_url)
+    headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
+    try:
+        status = await identify(transport(), base_url, headers, EXPLICIT_TIMEOUT_S)
+    except ServiceNotRunning as error:
+        if isinstance(error.__cause__, TimeoutError):
+            raise _silent(base_url) from error
+        raise _refused(base_url) from error
+    return _endpoint(base_url, status, "explicit")
+
+
+async def find_shared(paths: Paths, transport: Callable[[], Transport]) -> Endpoint | None:
+    """The shared host, if it answers and is the one that wrote the state."""
+    known = shared.status(paths)
+    if known is None:
+        return None
+    answered = await _Prober(transport).at(known.base_url, "shared")
+    return known if answered is not None and answered.pid == known.pid else None
+
+
+class _Prober:
+    """Looks at addresses that may be services; a failure only means that there is none."""
+
+    def __init__(self, transport: Callable[[], Transport]) -> None:
+        self._transport = transport
+
+    async def at(self, url: str, origin: Origin) -> Endpoint | None:
+        """The service at an address, or None."""
+        if not await _accepts(url, CONNECT_TIMEOUT_S):
+            return None
+        try:
+            status = await identify(self._transport(), url, {}, ANSWER_TIMEOUT_S)
+        except FoundryError:
+            return None
+        return _endpoint(url, status, origin)
+
+    async def any_of_cli(self) -> Endpoint | None:
+        """The first service of those that Foundry's own command names, or None."""
+        urls = await foundry_cli.announced_urls()
+        return await _first([self.at(url, "cli") for url in urls])
+
+
+async def _first(candidates: Iterable[Awaitable[Endpoint | None]]) -> Endpoint | None:
+    """The first candidate, by order, that is a service. All are looked at together."""
+    tasks = [asyncio.ensure_future(candidate) for candidate in candidates]
+    try:
+        for task in tasks:
+            if found := await task:
+                return found
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return None
+
+
+async def _accepts(url: str, timeout_s: float) -> bool:
+    """Whether anything accepts a connection at an address."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        async with asyncio.timeout(timeout_s):
+            _, writer = await asyncio.open_connection(parts.hostname, port)
+    except OSError:  # TimeoutError is one
+        return False
+    writer.transport.abort()
+    return True
+
+
+def _endpoint(url: str, status: ServiceStatus, origin: Origin) -> Endpoint:
+    return Endpoint(base_url=url, generation=status.generation, origin=origin, pid=status.pid)
+
+
+def _refused(url: str) -> ServiceNotRunning:
+    return ServiceNotRunning(f"nothing accepts connections at {url}", hint=_CHECK_URL, service=url)
+
+
+def _silent(url: str) -> ServiceNotRunning:
+    return ServiceNotRunning(
+        f"{url} accepts connections but did not answer within {EXPLICIT_TIMEOUT_S:g} s",
+        hint=f"Restart the service. {_CHECK_URL}",
+        service=url,
+    )

@@ -1,0 +1,120 @@
+"""What a host is told when it starts, and what it answers: one JSON text each way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from foundry_api.messages import Generation
+from foundry_api.service.endpoint import ControlAddress, Endpoint
+
+if TYPE_CHECKING:
+    from foundry_api.service.endpoint import Origin
+
+__all__ = ["Announcement", "Answer", "HostConfig", "ModelSource", "Refusal", "generation_of"]
+
+
+class ModelSource(msgspec.Struct, frozen=True):
+    """A model directory to register.
+
+    Attributes:
+        path: The directory.
+        alias: The name to serve it under.
+        license: Its licence, for listings.
+    """
+
+    path: str
+    alias: str
+    license: str | None = None
+
+
+class HostConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a host needs to know. It travels on the command line, so it holds no secret.
+
+    Attributes:
+        data_dir: The engine's own directory.
+        logs_dir: Where the engine writes its log.
+        log_path: The host's own log, already opened as its standard error.
+        models: Registered before the host announces itself.
+        catalog_url: Another public catalog than Microsoft's; for tests.
+        owner_pid: The process it lives for; None for a shared host.
+        state_path: Where a shared host leaves its address; None for a private one.
+        idle_timeout_s: A shared host leaves after so many seconds without a connection; 0 never.
+    """
+
+    data_dir: str
+    logs_dir: str
+    log_path: str
+    models: tuple[ModelSource, ...] = ()
+    catalog_url: str | None = None
+    owner_pid: int | None = None
+    state_path: str | None = None
+    idle_timeout_s: float = 0.0
+
+
+class Announcement(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
+    """A host that serves.
+
+    Attributes:
+        url: The engine's address.
+        pid: The host's process.
+        create_time: When that process began, in seconds since the epoch, which tells it from a
+            later one of the same pid; 0 in a private host, whose parent has its handle.
+        control_url: The control API's address.
+        token: The control API's bearer token.
+        generation: The engine's generation.
+        sdk_version: The version of foundry-local-sdk.
+        log_path: The host's log.
+        started_at: When it was ready, in seconds since the epoch.
+    """
+
+    url: str
+    pid: int
+    control_url: str
+    token: str
+    generation: Generation
+    sdk_version: str
+    log_path: str
+    started_at: float
+    create_time: float = 0.0
+
+    def __repr__(self) -> str:
+        """Without the token."""
+        return f"Announcement(url={self.url!r}, pid={self.pid})"
+
+    def endpoint(self, origin: Origin) -> Endpoint:
+        """The same as callers know it."""
+        return Endpoint(
+            base_url=self.url,
+            generation=self.generation,
+            origin=origin,
+            pid=self.pid,
+            control=ControlAddress(self.control_url, self.token),
+            sdk_version=self.sdk_version,
+            log_path=self.log_path,
+            started_at=self.started_at,
+        )
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+    """A host that could not start.
+
+    Attributes:
+        message: Why, in one sentence without a full stop.
+        hint: What to do; None where only the log can tell.
+    """
+
+    message: str
+    hint: str | None = None
+
+
+Answer = Announcement | Refusal
+
+
+def generation_of(sdk_version: str) -> Generation:
+    """The generation of the service in a version of foundry-local-sdk."""
+    major, _, rest = sdk_version.partition(".")
+    if major == "1":
+        return "sdk-1"
+    return "sdk-2.0" if (major, rest.partition(".")[0]) == ("2", "0") else "sdk-2.1"

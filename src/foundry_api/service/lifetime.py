@@ -1,0 +1,118 @@
+"""When a host leaves: with its parent, or after nobody used it for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+__all__ = ["IdleClock", "Usage", "alive", "leave_with_owner", "until_idle", "usage_of_self"]
+
+OWNER_POLL_S = 1.0
+BUSY_SHARE = 0.02
+"""CPU per second above which a host works. Requests shorter than a poll show in nothing else."""
+
+
+def leave_with_owner(owner: psutil.Process, leave: Callable[[], None]) -> None:
+    """Leave when the owner's process is gone.
+
+    The second line of defence behind the end of standard input: a process that the owner forked
+    may hold the pipe open after it.
+    """
+
+    def watch() -> None:
+        while alive(owner):
+            time.sleep(OWNER_POLL_S)
+        leave()
+
+    threading.Thread(target=watch, name="leave-with-owner", daemon=True).start()
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether this very process runs still: not another of the same pid, and no zombie."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What shows that somebody uses a host.
+
+    Attributes:
+        connections: Established connections on its ports.
+        cpu_s: Processor seconds that it has used so far.
+    """
+
+    connections: int
+    cpu_s: float
+
+
+def usage_of_self(ports: Iterable[int]) -> Usage:
+    """How this process is being used."""
+    process = psutil.Process()
+    watched = frozenset(ports)
+    established = [
+        connection
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_ESTABLISHED and _local_port(connection) in watched
+    ]
+    spent = process.cpu_times()
+    return Usage(len(established), spent.user + spent.system)
+
+
+def _local_port(connection: Any) -> int | None:
+    """The port; psutil has an empty tuple where there is no address."""
+    return connection.laddr.port if connection.laddr else None
+
+
+@dataclass(slots=True)
+class IdleClock:
+    """How long nobody used a host.
+
+    Attributes:
+        timeout_s: Idle seconds after which the host is due to leave; 0 never.
+        clock: Seconds of a clock that never goes back.
+    """
+
+    timeout_s: float
+    clock: Callable[[], float] = time.monotonic
+    _used_at: float = field(init=False)
+    _looked_at: float = field(init=False)
+    _cpu_s: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        """A host counts as used when it starts."""
+        self._used_at = self._looked_at = self.clock()
+
+    @property
+    def poll_s(self) -> float:
+        """How long to wait between looks: fine enough for the time-out, and rare."""
+        return min(5.0, max(0.05, self.timeout_s / 4))
+
+    def due(self, usage: Usage) -> bool:
+        """Take notice of a look; whether the host has been idle for too long."""
+        now = self.clock()
+        worked = usage.cpu_s - self._cpu_s > BUSY_SHARE * max(now - self._looked_at, 0.1)
+        self._cpu_s, self._looked_at = usage.cpu_s, now
+        if usage.connections or worked:
+            self._used_at = now
+        return self.timeout_s > 0 and now - self._used_at >= self.timeout_s
+
+
+async def until_idle(
+    idle: IdleClock,
+    usage: Callable[[], Usage],
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Return when a host has been idle for too long."""
+    while not idle.due(await asyncio.to_thread(usage)):
+        await sleep(idle.poll_s)

@@ -1,0 +1,64 @@
+"""The directories that an engine host works in."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Paths"]
+
+APP_NAME = "foundry-api"
+PRIVATE_DIRECTORY = 0o700
+"""State and logs name a port without authentication and a token: other users must not read them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where things lie. Nothing is created until it is used.
+
+    Attributes:
+        data: The engine's own: its model cache and the registrations of local models.
+        logs: One log file for each start of a host, and the engine's own.
+        state: The shared host's state file and its lock.
+    """
+
+    data: Path
+    logs: Path
+    state: Path
+
+    @classmethod
+    def of(cls, home: Path | None = None) -> Paths:
+        """The directories below `home`, or the user's own of the platform without one."""
+        if home is not None:
+            root = home.expanduser().absolute()
+            return cls(data=root / "engine", logs=root / "logs", state=root / "state")
+        import platformdirs  # noqa: PLC0415 - 10 ms that a caller with a home need not spend
+
+        own = platformdirs.PlatformDirs(APP_NAME, appauthor=False)
+        return cls(
+            data=own.user_data_path / "engine",
+            logs=own.user_log_path,
+            state=own.user_state_path / "state",
+        )
+
+    def create(self) -> Paths:
+        """Make the directories, for this user only, and return self."""
+        for directory in (self.data, self.logs, self.state):
+            directory.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
+            if os.name == "posix":  # on Windows a profile's directories are private by inheritance
+                directory.chmod(PRIVATE_DIRECTORY)
+        return self
+
+    @property
+    def state_file(self) -> Path:
+        """The shared host's state."""
+        return self.state / "host.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held while a shared host is started or stopped."""
+        return self.state / "host.lock"

@@ -1,0 +1,85 @@
+"""The shared host: started by `foundry-api up`, used by every program of this user."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import psutil
+
+from foundry_api.service import state
+from foundry_api.service.lock import FileLock
+from foundry_api.service.process import START_TIMEOUT_S, HostOptions, HostProcess
+
+if TYPE_CHECKING:
+    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.service.paths import Paths
+
+__all__ = ["IDLE_TIMEOUT_S", "down", "status", "up"]
+
+IDLE_TIMEOUT_S = 30 * 60.0
+LEAVE_TIMEOUT_S = 5.0
+
+
+def up(
+    paths: Paths, idle_timeout_s: float = IDLE_TIMEOUT_S, *, options: HostOptions | None = None
+) -> tuple[Endpoint, bool]:
+    """Have a shared host running. Blocks until it serves.
+
+    Args:
+        paths: Its directories.
+        idle_timeout_s: It leaves after so many seconds without use; 0 never.
+        options: What it serves; None for the defaults.
+
+    Returns:
+        Where it serves, and whether it did so before.
+
+    Raises:
+        ServiceStartFailed: It did not come up.
+    """
+    options = options or HostOptions(paths=paths)
+    with _lock(paths):
+        if running := state.read(paths.state_file):
+            return running.endpoint("shared"), True
+        paths.state_file.unlink(missing_ok=True)
+        host = HostProcess.shared(options, idle_timeout_s=idle_timeout_s)
+        announcement = host.announcement()
+        host.detach()
+        return announcement.endpoint("shared"), False
+
+
+def down(paths: Paths) -> bool:
+    """End the shared host. Blocks until it is gone.
+
+    Returns:
+        Whether there was one.
+    """
+    if not paths.state.is_dir():
+        return False
+    with _lock(paths):
+        running = state.read(paths.state_file)
+        if running is not None and (process := state.process_of(running)):
+            _end(process)
+        paths.state_file.unlink(missing_ok=True)
+        return running is not None
+
+
+def status(paths: Paths) -> Endpoint | None:
+    """Where the shared host serves, if its process lives. Whether it answers is for HTTP to say."""
+    running = state.read(paths.state_file)
+    return running.endpoint("shared") if running else None
+
+
+def _lock(paths: Paths) -> FileLock:
+    paths.create()
+    return FileLock(paths.lock_file, timeout_s=START_TIMEOUT_S + LEAVE_TIMEOUT_S)
+
+
+def _end(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):  # it left by itself meanwhile
+        process.terminate()
+        try:
+            process.wait(LEAVE_TIMEOUT_S)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait(LEAVE_TIMEOUT_S)

@@ -1,0 +1,152 @@
+"""Settings: what the environment says, what the arguments say, and the defaults beneath."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+
+from foundry_api.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["Settings"]
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+WILDCARD_HOSTS = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104 - rewritten, never bound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a client behaves. Immutable; make a changed copy with `dataclasses.replace`.
+
+    Attributes:
+        model: Model used when a call names none. `FOUNDRY_MODEL`, default phi-4-mini.
+        timeout_s: Seconds without a token before a call gives up. `FOUNDRY_TIMEOUT`, default 30.
+        retries: Further attempts after a failed one. `FOUNDRY_RETRIES`, default 3; 0 turns
+            them off.
+        log_level: Level of the `foundry_api` logger. `FOUNDRY_LOG_LEVEL`, default INFO.
+        base_url: Address of a service; None searches for one. `FOUNDRY_BASE_URL`.
+        api_key: Sent as a bearer token to `base_url` and to nothing else. `FOUNDRY_API_KEY`.
+            Foundry Local checks none; a gateway in front of it may.
+        service: `auto` finds a running service or starts an engine host; `embedded` always
+            starts one of its own.
+        home: Directory for the engine's data, logs and state; None takes the user's own
+            directories of the platform. `FOUNDRY_HOME`.
+    """
+
+    model: str = "phi-4-mini"
+    timeout_s: float = 30.0
+    retries: int = 3
+    log_level: str = "INFO"
+    base_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    service: Literal["auto", "embedded"] = "auto"
+    home: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, with the name of the setting."""
+        if not self.model.strip():
+            raise ConfigurationError("FOUNDRY_MODEL is empty", hint="Name a model, or unset it.")
+        if not 0 < self.timeout_s < float("inf"):
+            raise ConfigurationError(
+                f"FOUNDRY_TIMEOUT is {self.timeout_s}", hint="Give seconds above 0, such as 30."
+            )
+        if self.retries < 0:
+            raise ConfigurationError(
+                f"FOUNDRY_RETRIES is {self.retries}", hint="Give 0 or more; 0 turns retries off."
+            )
+        if self.log_level not in LOG_LEVELS:
+            raise ConfigurationError(
+                f"FOUNDRY_LOG_LEVEL is {self.log_level!r}", hint=f"One of {', '.join(LOG_LEVELS)}."
+            )
+        if self.service not in {"auto", "embedded"}:
+            raise ConfigurationError(
+                f"service is {self.service!r}", hint="Give 'auto', 'embedded', or a base_url."
+            )
+
+    @classmethod
+    def from_environment(
+        cls, environ: Mapping[str, str] | None = None, **arguments: object
+    ) -> Settings:
+        """Settings from arguments, then `FOUNDRY_*` variables, then defaults.
+
+        Args:
+            environ: The environment; None reads the process's own.
+            arguments: Settings by their names; None counts as not given.
+
+        Raises:
+            ConfigurationError: A value cannot be used; the message names the variable.
+        """
+        source = os.environ if environ is None else environ
+        values: dict[str, object] = {}
+        for name, (variable, parse) in _VARIABLES.items():
+            if text := source.get(variable, "").strip():
+                values[name] = _parsed(variable, text, parse)
+        values.update((name, value) for name, value in arguments.items() if value is not None)
+        if isinstance(url := values.get("base_url"), str):
+            values["base_url"] = normalised_url(url)
+        return cls(**values)  # type: ignore[arg-type] # each parser returns its field's type
+
+    @classmethod
+    def resolve(cls, settings: Settings | None, **arguments: object) -> Settings:
+        """Settings from arguments over given settings, or else over the environment."""
+        if settings is None:
+            return cls.from_environment(None, **arguments)
+        given = {name: value for name, value in arguments.items() if value is not None}
+        if isinstance(url := given.get("base_url"), str):
+            given["base_url"] = normalised_url(url)
+        return replace(settings, **given)  # type: ignore[arg-type] # as from_environment
+
+
+def _parsed(variable: str, text: str, parse: Callable[[str], object]) -> object:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{variable} is {text!r}", hint=f"It must be a {_KINDS.get(parse, 'text')}."
+        ) from error
+
+
+_VARIABLES: dict[str, tuple[str, Callable[[str], object]]] = {
+    "model": ("FOUNDRY_MODEL", str),
+    "timeout_s": ("FOUNDRY_TIMEOUT", float),
+    "retries": ("FOUNDRY_RETRIES", int),
+    "log_level": ("FOUNDRY_LOG_LEVEL", str.upper),
+    "base_url": ("FOUNDRY_BASE_URL", str),
+    "api_key": ("FOUNDRY_API_KEY", str),
+    "home": ("FOUNDRY_HOME", Path),
+}
+_KINDS: dict[Callable[[str], object], str] = {float: "number of seconds", int: "whole number"}
+
+
+def normalised_url(url: str) -> str:
+    """A service's address as `scheme://host:port`, with the path of a proxy in front of it, if any.
+
+    Services bound to a wildcard report it as their address, and a legacy service's address is
+    printed with `/openai/status` behind it; users paste both, and `/v1` from other clients.
+
+    Raises:
+        ConfigurationError: It is no http address, or it carries a credential.
+    """
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"the port of {parts.hostname!r} is not a number") from error
+    if parts.username or parts.password:
+        raise ConfigurationError(
+            "the base URL carries a credential", hint="Give it as api_key or FOUNDRY_API_KEY."
+        )
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ConfigurationError(
+            f"{url!r} is not a service's address", hint="Give one like http://127.0.0.1:5273."
+        )
+    host = WILDCARD_HOSTS.get(parts.hostname, parts.hostname)
+    host = f"[{host}]" if ":" in host else host
+    address = f"{host}:{port}" if port else host
+    path = parts.path.rstrip("/").removesuffix("/openai/status").removesuffix("/v1").rstrip("/")
+    return f"{parts.scheme}://{address}{path}"

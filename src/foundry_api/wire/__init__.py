@@ -1,0 +1,1 @@
+"""How bytes become answers: transport, event stream, and one dialect for each generation."""

@@ -1,0 +1,159 @@
+"""What a dialect is: the routes, names and corrections of one generation behind one face."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
+
+from foundry_api.errors import FoundryError, classify
+from foundry_api.wire.transport import Reply, Request, fetch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from foundry_api.messages import ChatRequest, Chunk, Generation, Model
+    from foundry_api.wire.transport import Transport
+
+__all__ = ["Catalog", "ChatDecoder", "Dialect", "ServiceStatus", "Wire", "error_of"]
+
+Catalog = Literal["local", "public"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """What a service says of itself.
+
+    Attributes:
+        generation: Which Foundry Local it is, by its fingerprint.
+        pid: Its process; None where the generation does not tell.
+        cache_dir: Where its models lie; None where it does not tell.
+    """
+
+    generation: Generation
+    pid: int | None = None
+    cache_dir: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How to reach one service.
+
+    Attributes:
+        transport: Sends the requests.
+        base_url: The service's address, without a slash at its end.
+        headers: Sent with every request, such as the credential of a gateway.
+    """
+
+    transport: Transport
+    base_url: str
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+
+    async def get(self, path: str, *, timeout_s: float) -> bytes:
+        """The body of a GET that succeeded.
+
+        Raises:
+            FoundryError: The typed error for any other answer, or for none.
+        """
+        request = Request("GET", f"{self.base_url}{path}", self.headers)
+        reply = await fetch(self.transport, request, timeout_s=timeout_s)
+        if reply.status != 200:  # noqa: PLR2004 - HTTP's own number
+            raise error_of(reply).located(service=self.base_url)
+        return reply.body
+
+    def post(self, path: str, body: bytes) -> Request:
+        """A POST of JSON."""
+        headers = {"Content-Type": "application/json", **self.headers}
+        return Request("POST", f"{self.base_url}{path}", headers, body)
+
+
+class ChatDecoder(Protocol):
+    """Turns the body of one streamed chat completion into chunks."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the stream said that it is complete."""
+        ...
+
+    def feed(self, block: bytes) -> list[Chunk]:
+        """The pieces of text that this block completes.
+
+        Raises:
+            FoundryError: The stream carries an error, classified by its message.
+            ProtocolError: The stream is not what the generation sends.
+        """
+        ...
+
+    def finish(self) -> Chunk:
+        """The last chunk, with finish reason and usage, once the body ended.
+
+        Raises:
+            StreamInterrupted: The stream ended before the answer did.
+        """
+        ...
+
+
+class Dialect(Protocol):
+    """One generation of the service. Every method raises the typed errors of `errors.py`."""
+
+    @property
+    def generation(self) -> Generation:
+        """The generation that it speaks."""
+        ...
+
+    async def status(self) -> ServiceStatus:
+        """Liveness: cheap, and never behind a running generation."""
+        ...
+
+    async def local_models(self) -> Sequence[Model]:
+        """Models that the service knows without asking a remote catalog, loaded ones marked."""
+        ...
+
+    async def public_models(self) -> Sequence[Model]:
+        """Models of the remote catalog, loaded ones marked.
+
+        Raises:
+            CatalogUnavailable: It could not be reached; finding that out may take seconds.
+        """
+        ...
+
+    async def load(self, model: Model) -> None:
+        """Load a model into memory; returns when it is there."""
+        ...
+
+    async def unload(self, model: Model) -> None:
+        """Take a model out of memory; returns when it is out."""
+        ...
+
+    def chat_request(self, model: Model, request: ChatRequest) -> Request:
+        """The HTTP request of a streamed chat completion."""
+        ...
+
+    def chat_decoder(self, model: Model) -> ChatDecoder:
+        """A decoder for the answer to `chat_request`."""
+        ...
+
+
+class _ErrorBody(msgspec.Struct):
+    message: str = ""
+
+
+class _ErrorReply(msgspec.Struct):
+    error: _ErrorBody
+
+
+_ERROR_REPLY = msgspec.json.Decoder(_ErrorReply)
+
+
+def error_of(reply: Reply) -> FoundryError:
+    """The typed error of an answer whose status is no success.
+
+    The handlers send `{"error":{"message":…}}`; a missing route is answered in plain text by the
+    HTTP library beneath, and 1.x sends nothing at all.
+    """
+    try:
+        return classify(reply.status, _ERROR_REPLY.decode(reply.body).error.message)
+    except msgspec.DecodeError:
+        lines = reply.body[:500].decode("utf-8", "replace").strip().splitlines()
+        return classify(reply.status, lines[-1].removeprefix("message=") if lines else "")

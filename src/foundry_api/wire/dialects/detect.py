@@ -1,0 +1,150 @@
+"""Which generation answers at an address. None of them says, so their routes are looked at."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from foundry_api.errors import ConfigurationError, ProtocolError, ServiceNotRunning, classify
+from foundry_api.wire.dialects.base import ServiceStatus
+from foundry_api.wire.transport import Request, fetch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from foundry_api.messages import Generation
+    from foundry_api.wire.transport import Reply, Transport
+
+__all__ = ["identify"]
+
+MAX_STATUS_BYTES = 64 * 1024
+MAX_LIST_BYTES = 16 * 2**20
+"""A service lists its whole catalog, which is too long for the other bound."""
+
+_OK = 200
+_REFUSED = frozenset({401, 403})
+_MISSING = frozenset({404, 405})
+
+
+async def identify(
+    transport: Transport, base_url: str, headers: Mapping[str, str], timeout_s: float
+) -> ServiceStatus:
+    """Look at a service's routes until its generation is known.
+
+    Args:
+        transport: Sends the requests.
+        base_url: The service's address, without a slash at its end.
+        headers: Sent with every request, such as a credential.
+        timeout_s: For all requests together, in seconds.
+
+    Raises:
+        ServiceNotRunning: Nothing answers there, or not in time.
+        ConfigurationError: The service wants another credential.
+        ProtocolError: What answers is not a Foundry Local service.
+    """
+    asked = _Asked(transport, base_url, headers, timeout_s)
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _identified(asked)
+    except TimeoutError as error:
+        raise ServiceNotRunning(
+            f"{base_url} did not answer within {timeout_s:g} s", service=base_url
+        ) from error
+
+
+class _List(msgspec.Struct, frozen=True):
+    data: list[dict[str, Any]]
+
+
+class _Asked:
+    """One service, asked route by route."""
+
+    def __init__(
+        self, transport: Transport, base_url: str, headers: Mapping[str, str], timeout_s: float
+    ) -> None:
+        self.base_url = base_url
+        self._transport = transport
+        self._headers = headers
+        self._timeout_s = timeout_s
+
+    async def get(self, path: str, *, max_bytes: int = MAX_STATUS_BYTES) -> Reply:
+        """The answer of one route.
+
+        Raises:
+            ConfigurationError: The service wants another credential.
+        """
+        request = Request("GET", f"{self.base_url}{path}", self._headers)
+        reply = await fetch(
+            self._transport, request, timeout_s=self._timeout_s, max_bytes=max_bytes
+        )
+        if reply.status in _REFUSED:
+            raise ConfigurationError(
+                f"{self.base_url} refuses the credential",
+                hint="Give its key as api_key or FOUNDRY_API_KEY.",
+                service=self.base_url,
+                status=reply.status,
+            )
+        return reply
+
+
+async def _identified(asked: _Asked) -> ServiceStatus:
+    reply = await asked.get("/status")
+    if reply.status == _OK:
+        return await _sdk(asked, _folded(reply))
+    if reply.status in _MISSING:
+        return await _cli(asked)
+    raise _foreign(asked)
+
+
+async def _sdk(asked: _Asked, told: Mapping[str, Any]) -> ServiceStatus:
+    """2.x says `modelCachePath` and `pid`, 1.x `modelDirPath`; only 2.1 has the local catalog."""
+    pid = told.get("pid")
+    if isinstance(cache := told.get("modelcachepath"), str) and isinstance(pid, int):
+        return ServiceStatus(await _sdk2(asked), pid, cache)
+    if isinstance(cache := told.get("modeldirpath"), str):
+        return ServiceStatus("sdk-1", cache_dir=cache)
+    raise _foreign(asked)
+
+
+async def _sdk2(asked: _Asked) -> Generation:
+    reply = await asked.get("/catalogs/local/v1/models", max_bytes=MAX_LIST_BYTES)
+    if reply.status in _MISSING:
+        return "sdk-2.0"
+    if reply.status == _OK:
+        return "sdk-2.1"
+    raise classify(reply.status, "").located(service=asked.base_url)
+
+
+async def _cli(asked: _Asked) -> ServiceStatus:
+    reply = await asked.get("/openai/status")
+    told = _folded(reply)
+    if reply.status == _OK and ("modeldirpath" in told or "endpoints" in told):
+        cache = told.get("modeldirpath")
+        return ServiceStatus("legacy", cache_dir=cache if isinstance(cache, str) else None)
+    listed = await asked.get("/v1/models", max_bytes=MAX_LIST_BYTES)
+    if "isdelta" in _folded(listed) or "isdelta" in _first_item(listed):
+        return ServiceStatus("cli-0.10")
+    raise _foreign(asked)
+
+
+def _folded(reply: Reply) -> dict[str, Any]:
+    """A JSON object with its keys in lower case, as the generations differ in it; else empty."""
+    try:
+        members = msgspec.json.decode(reply.body, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return {}
+    return {key.lower(): value for key, value in members.items()}
+
+
+def _first_item(reply: Reply) -> dict[str, Any]:
+    try:
+        items = msgspec.json.decode(reply.body, type=_List).data
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return {}
+    return {key.lower(): value for key, value in items[0].items()} if items else {}
+
+
+def _foreign(asked: _Asked) -> ProtocolError:
+    return ProtocolError(f"{asked.base_url} is not a Foundry Local service", service=asked.base_url)

@@ -1,0 +1,160 @@
+"""The transport over aiohttp: one pooled session, with bounds and without surprises."""
+
+from __future__ import annotations
+
+import contextlib
+import urllib.request
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from foundry_api.errors import (
+    ConfigurationError,
+    FoundryError,
+    ProtocolError,
+    ServiceCrashed,
+    ServiceNotRunning,
+    StreamInterrupted,
+)
+from foundry_api.wire.transport import is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+
+    from foundry_api.wire.transport import Request
+
+__all__ = ["HttpTransport"]
+
+CONNECT_TIMEOUT_S = 5.0
+"""A loopback connect takes microseconds; a remote one that takes longer is as good as dead."""
+
+IDLE_CONNECTION_S = 15.0
+"""The 2.x service spends a thread on each idle connection, so they are not kept for long."""
+
+MAX_HEADER_BYTES = 8190
+
+
+class HttpTransport:
+    """Requests over a pool of connections.
+
+    Proxies of the environment are used for remote services only: a proxy can't reach the caller's
+    loopback. Redirects are not followed, cookies not kept and bodies not decompressed, because no
+    service sends any.
+    """
+
+    def __init__(self) -> None:
+        self._sessions: AsyncGenerator[aiohttp.ClientSession] | None = None
+        self._session: aiohttp.ClientSession | None = None
+
+    async def send(self, request: Request) -> HttpResponse:
+        """Send a request and wait for the head of its answer. See `Transport.send`."""
+        session = await self._open_session()
+        try:
+            response = await session.request(
+                request.method,
+                request.url,
+                data=request.body,
+                headers=request.headers,
+                proxy=_proxy_for(request.url),
+                allow_redirects=False,
+            )
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _send_error(request, error) from error
+        return HttpResponse(response)
+
+    async def aclose(self) -> None:
+        """Close every connection. The transport opens new ones if it is used again."""
+        if self._sessions is not None:
+            sessions, self._sessions = self._sessions, None
+            await sessions.aclose()
+
+    async def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            self._sessions = _session_until_loop_ends()
+            self._session = await anext(self._sessions)
+        return self._session
+
+
+async def _session_until_loop_ends() -> AsyncGenerator[aiohttp.ClientSession]:
+    """One session. As a generator, because `asyncio.run` closes those that are left at its end.
+
+    So a client that was never closed leaves no open socket behind, and one client serves several
+    `asyncio.run` calls one after the other.
+    """
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+        headers={"Accept-Encoding": "identity"},
+        auto_decompress=False,
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+    )
+    try:
+        yield session
+    finally:
+        await session.close()
+
+
+class HttpResponse:
+    """An answer of aiohttp's behind the `Response` protocol."""
+
+    __slots__ = ("_response",)
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self._response.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers."""
+        return self._response.headers
+
+    async def blocks(self) -> AsyncGenerator[bytes]:
+        """The body as it arrives."""
+        content = self._response.content
+        try:
+            while block := await content.readany():
+                yield block
+        except (aiohttp.ClientError, OSError) as error:
+            raise StreamInterrupted(
+                "the connection broke before the answer ended",
+                service=str(self._response.url.origin()),
+            ) from error
+
+    def close(self) -> None:
+        """Free the connection, or close it if the body has not ended."""
+        self._response.close() if not self._response.content.at_eof() else self._response.release()
+
+
+def _send_error(request: Request, error: Exception) -> FoundryError:
+    parts = urlsplit(request.url)
+    service = f"{parts.scheme}://{parts.netloc}"
+    match error:
+        case aiohttp.InvalidURL():
+            return ConfigurationError(f"{request.url!r} is not a URL")
+        case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
+            return ServiceNotRunning(f"nothing accepts connections at {service}", service=service)
+        case aiohttp.ServerDisconnectedError() | ConnectionError() | aiohttp.ClientOSError():
+            return ServiceCrashed(
+                f"{service} closed the connection before it answered", service=service
+            )
+        case aiohttp.ClientPayloadError() | aiohttp.ClientResponseError() | ValueError():
+            return ProtocolError(f"{service} does not speak HTTP as it should", service=service)
+        case _:
+            return ServiceCrashed(f"the request to {service} failed: {error}", service=service)
+
+
+def _proxy_for(url: str) -> str | None:
+    if is_loopback(url):
+        return None
+    parts = urlsplit(url)
+    with contextlib.suppress(OSError):  # the Windows registry may refuse to say
+        if urllib.request.proxy_bypass(parts.hostname or ""):
+            return None
+    return urllib.request.getproxies().get(parts.scheme)

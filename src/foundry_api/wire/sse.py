@@ -1,0 +1,100 @@
+"""Decoder of event streams (WHATWG HTML, section 9.2.6), for any split of the bytes.
+
+The services send `data:` lines, comments as keep-alive (`: keep-alive`, every 250 ms from 2.1 on)
+and, rarely, `event:`; `id:` and `retry:` serve reconnecting browsers and are skipped.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from foundry_api.errors import ProtocolError
+
+__all__ = ["MAX_EVENT_BYTES", "Event", "EventDecoder"]
+
+MAX_EVENT_BYTES = 4 * 2**20
+"""Bound of one event. A chunk of a chat completion is below 1 kB; a tool call may be longer."""
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class Event(NamedTuple):
+    """One event of a stream."""
+
+    data: bytes
+    name: bytes = b"message"
+
+
+class EventDecoder:
+    """Turns blocks of bytes into events.
+
+    Lines end in CR, LF or CRLF, also when a block ends between the two. An event that the stream
+    leaves unfinished is dropped, as the standard wants; whether the answer is whole is for the
+    dialect to judge.
+
+    Args:
+        max_event_bytes: Bound of one event's bytes, line ends included.
+    """
+
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max = max_event_bytes
+        self._rest = bytearray()
+        self._data: list[bytes] = []
+        self._name = b""
+        self._size = 0
+        self._after_cr = False
+        self._first_line = True
+
+    def feed(self, block: bytes) -> list[Event]:
+        """The events that this block completes.
+
+        Raises:
+            ProtocolError: An event is larger than the bound.
+        """
+        lines = self._lines(block)
+        events = [event for line in lines if (event := self._line(line)) is not None]
+        if self._size + len(self._rest) > self._max:
+            raise self._too_large()
+        return events
+
+    def _lines(self, block: bytes) -> list[bytes]:
+        # The LF of a CRLF that the last block tore apart ends no second line.
+        if self._after_cr and block:
+            block = block.removeprefix(b"\n")
+            self._after_cr = False
+        if b"\r" in block:
+            self._after_cr = block.endswith(b"\r")
+            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if b"\n" not in block:
+            self._rest += block
+            return []
+        first, *others, rest = block.split(b"\n")
+        lines = [bytes(self._rest) + first, *others]
+        self._rest = bytearray(rest)
+        if self._first_line:
+            self._first_line = False
+            lines[0] = lines[0].removeprefix(_BOM)
+        return lines
+
+    def _line(self, line: bytes) -> Event | None:
+        if not line:
+            return self._dispatch()
+        self._size += len(line) + 1
+        if self._size > self._max:
+            raise self._too_large()
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            self._data.append(value.removeprefix(b" "))
+        elif field == b"event":
+            self._name = value.removeprefix(b" ")
+        return None
+
+    def _dispatch(self) -> Event | None:
+        data, name = self._data, self._name
+        self._data, self._name, self._size = [], b"", 0
+        if not data:
+            return None
+        return Event(b"\n".join(data), name or b"message")
+
+    def _too_large(self) -> ProtocolError:
+        return ProtocolError(f"an event of the stream is larger than {self._max} bytes")

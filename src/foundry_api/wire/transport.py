@@ -1,0 +1,136 @@
+"""The seam between protocol and network, so narrow that tests and users can put theirs in."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
+
+from foundry_api.errors import ProtocolError, ServiceNotRunning
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping
+
+__all__ = ["MAX_BODY_BYTES", "Reply", "Request", "Response", "Transport", "fetch", "is_loopback"]
+
+MAX_BODY_BYTES = 16 * 2**20
+"""Bound of a body that is read whole. The largest known, the whole catalog, is below 1 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request.
+
+    Attributes:
+        method: GET or POST.
+        url: The whole URL.
+        headers: Headers beside those that HTTP itself needs.
+        body: The body, already encoded.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    body: bytes | None = None
+
+
+class Response(Protocol):
+    """An answer whose status and headers are here and whose body is still to come."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers; names compare without case, of doubled ones the first counts."""
+        ...
+
+    def blocks(self) -> AsyncGenerator[bytes]:
+        """The body as it arrives, in blocks of any size.
+
+        Raises:
+            StreamInterrupted: The connection broke before the body ended.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the connection. Before the body's end this closes it, which frees a 2.1 engine."""
+        ...
+
+
+class Transport(Protocol):
+    """Sends requests."""
+
+    async def send(self, request: Request) -> Response:
+        """Send a request and wait for the head of its answer.
+
+        Raises:
+            ServiceNotRunning: Nothing accepts connections at the address.
+            ServiceCrashed: The connection broke before an answer came.
+            ProtocolError: What came is not HTTP, or larger than the bounds.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer read whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+async def fetch(
+    transport: Transport,
+    request: Request,
+    *,
+    timeout_s: float,
+    max_bytes: int = MAX_BODY_BYTES,
+) -> Reply:
+    """Send a request and read its whole answer, bounded in time and size.
+
+    Raises:
+        ServiceNotRunning: Nothing answers there, or not within `timeout_s` seconds.
+        ProtocolError: The answer is larger than `max_bytes`.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            response = await transport.send(request)
+            try:
+                return await _read(request, response, max_bytes)
+            finally:
+                response.close()
+    except TimeoutError as error:
+        raise ServiceNotRunning(
+            f"no answer to {request.method} {request.url} within {timeout_s:g} s",
+            hint="Something holds the port without answering: restart the service.",
+        ) from error
+
+
+async def _read(request: Request, response: Response, max_bytes: int) -> Reply:
+    body = bytearray()
+    async for block in response.blocks():
+        body += block
+        if len(body) > max_bytes:
+            raise ProtocolError(f"the answer to {request.url} is larger than {max_bytes} bytes")
+    return Reply(response.status, response.headers, bytes(body))
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL's host is this machine by its loopback interface."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

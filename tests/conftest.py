@@ -1,0 +1,78 @@
+"""What every suite shares: waiting for conditions, and one real engine for the whole run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api import FoundryAPIClient
+from foundry_api.service import shared
+from foundry_api.service.handshake import ModelSource
+from foundry_api.service.paths import Paths
+from foundry_api.service.process import HostOptions, demo_models
+from scripted_model import build
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from foundry_api.service.endpoint import Endpoint
+
+HOME = "FOUNDRY_TEST_HOME"
+"""Where the run's engine lives. Set by the process that starts the workers, read by them."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep the developer's own settings and service out of the tests."""
+    if _is_worker(config):
+        return
+    for name in [name for name in os.environ if name.startswith("FOUNDRY_")]:
+        del os.environ[name]
+    os.environ[HOME] = tempfile.mkdtemp(prefix="foundry-api-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop the run's engine, if any test started it, and leave nothing behind."""
+    if _is_worker(config) or HOME not in os.environ:
+        return
+    home = Path(os.environ.pop(HOME))
+    shared.down(Paths.of(home))
+    shutil.rmtree(home)
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test has a home of its own, so that none sees another's engine or the developer's."""
+    home = tmp_path / "foundry-home"
+    monkeypatch.setenv("FOUNDRY_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Endpoint:
+    """The run's one engine, with the demo model and the scripted one. The first worker starts it.
+
+    It leaves with the run, or after ten idle minutes if the run is killed.
+    """
+    directory = tmp_path_factory.mktemp("scripted")
+    build(directory)
+    paths = Paths.of(Path(os.environ[HOME]))
+    models = (*demo_models(), ModelSource(path=str(directory), alias="scripted"))
+    options = HostOptions(paths=paths, models=models)
+    endpoint, _ = shared.up(paths, idle_timeout_s=600, options=options)
+    return endpoint
+
+
+@pytest.fixture
+async def client(engine: Endpoint) -> AsyncIterator[FoundryAPIClient]:
+    """A client of the run's engine, which finds it as any program of the user would."""
+    async with FoundryAPIClient(home=Path(os.environ[HOME]), model="scripted", retries=0) as client:
+        yield client

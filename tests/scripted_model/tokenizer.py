@@ -1,0 +1,139 @@
+"""The model's tokenizer: a token is a byte, a marker of the chat template, or a keyword.
+
+One token a byte keeps the counts exact and splits every multi-byte character over tokens, which is
+what shakes out streaming decoders. A keyword is one token so that the graph can look it up.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import chain, count
+from typing import TYPE_CHECKING, Any, Final
+
+from .scripts import SCRIPTS, Script
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+MESSAGE_START: Final = "<|im_start|>"
+MESSAGE_END: Final = "<|im_end|>"
+
+BYTE_VALUES: Final = range(256)
+MARKERS: Final = {MESSAGE_START: 256, MESSAGE_END: 257}
+FIRST_KEYWORD: Final = 258
+END_OF_ANSWER: Final = MARKERS[MESSAGE_END]
+
+CHAT_TEMPLATE: Final = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""ChatML. `prompt_tokens` says the same in Python."""
+
+
+def keyword_tokens(scripts: Sequence[Script]) -> dict[str, int]:
+    """Number the keywords, and refuse a set in which one hides another."""
+    keywords = [script.keyword for script in scripts]
+    for keyword in keywords:
+        if sum(keyword in other for other in keywords) > 1:
+            raise ValueError(f"the keyword {keyword!r} is given twice, or is part of another")
+    return dict(zip(keywords, count(FIRST_KEYWORD)))
+
+
+def vocabulary_size(scripts: Sequence[Script]) -> int:
+    """Count the bytes, the markers and the keywords."""
+    return FIRST_KEYWORD + len(scripts)
+
+
+def completion_tokens(text: str) -> int:
+    """Return the completion tokens that the engine counts for `text`: one a byte."""
+    return len(text.encode())
+
+
+def prompt_tokens(
+    messages: Iterable[Mapping[str, str]], scripts: Sequence[Script] = SCRIPTS
+) -> int:
+    """Return the prompt tokens that the engine counts for `messages` under the chat template."""
+    turns = (
+        f"{MESSAGE_START}{message['role']}\n{message['content']}{MESSAGE_END}\n"
+        for message in messages
+    )
+    prompt = "".join(chain(turns, [f"{MESSAGE_START}assistant\n"]))
+    whole_tokens = re.compile("|".join(map(re.escape, [*MARKERS, *keyword_tokens(scripts)])))
+    remainder, tokens = whole_tokens.subn("", prompt)
+    return tokens + len(remainder.encode())
+
+
+def tokenizer_json(scripts: Sequence[Script]) -> dict[str, Any]:
+    """Describe the tokenizer in the format of the `tokenizers` library."""
+    added = [_added_token(token, text, special=True) for text, token in MARKERS.items()]
+    added += [
+        _added_token(token, text, special=False) for text, token in keyword_tokens(scripts).items()
+    ]
+    byte_level = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": False,
+        "use_regex": True,
+    }
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": {_printable(byte): byte for byte in BYTE_VALUES},
+            "merges": [],
+        },
+    }
+
+
+def tokenizer_config_json() -> dict[str, Any]:
+    """Describe what surrounds the tokenizer: its class, its markers and the chat template."""
+    return {
+        "tokenizer_class": "GPT2Tokenizer",
+        "add_bos_token": False,
+        "add_prefix_space": False,
+        "bos_token": MESSAGE_START,
+        "eos_token": MESSAGE_END,
+        "pad_token": MESSAGE_END,
+        "unk_token": MESSAGE_END,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
+    }
+
+
+def _added_token(token: int, text: str, *, special: bool) -> dict[str, Any]:
+    """Describe a token that is matched in the text before it is split into bytes."""
+    return {
+        "id": token,
+        "content": text,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": special,
+    }
+
+
+def _printable(byte: int) -> str:
+    """Return the character that stands for a byte in a byte-level vocabulary.
+
+    Bytes that print in Latin-1 stand for themselves; the others are numbered from U+0100, in order.
+    """
+    printing = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    if byte in printing:
+        return chr(byte)
+    return chr(0x100 + byte - sum(other < byte for other in printing))

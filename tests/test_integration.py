@@ -1,0 +1,138 @@
+"""The documented use, word for word, on the real engine with the demo model."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from foundry_api import CatalogUnavailable, FoundryAPIClient, SilenceTimeout
+from scripted_model import build
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+
+async def test_the_documented_example_works(own_home: Path) -> None:
+    """As DESIGN.md and the README show it: no service is running, so an engine is started."""
+    client = FoundryAPIClient()
+    try:
+        response = await client.complete(
+            prompt="Explain quantum computing", model="demo", max_tokens=500
+        )
+        assert "qubit" in response.content
+        assert response.finish_reason == "stop"
+
+        story = [
+            c.content async for c in client.stream_complete("Write a story about AI", model="demo")
+        ]
+        assert len(story) > 20
+
+        health = await client.health_check()
+        assert health.status == "healthy"
+        assert health.loaded_models == (response.model,)
+        assert health.memory_usage is not None
+        assert health.memory_usage > 10 * 2**20
+        assert health.uptime is not None
+        assert health.version == "2.2.1"
+        assert health.generation == "sdk-2.1"
+    finally:
+        await client.close()
+
+
+async def test_the_default_model_says_how_to_get_it_and_what_works_now(
+    client: FoundryAPIClient,
+) -> None:
+    with pytest.raises(CatalogUnavailable) as caught:
+        await client.complete(prompt="hello", model="phi-4-mini")
+
+    told = str(caught.value)
+    assert "foundry-api models pull phi-4-mini" in told
+    assert "--model demo` works now" in told
+
+
+async def leave_early(client: FoundryAPIClient) -> None:
+    """Close a stream after its first chunk."""
+    async with aclosing(client.stream_complete("say-at-a-crawl", model="scripted")) as chunks:
+        await anext(chunks)
+
+
+async def break_out(client: FoundryAPIClient) -> None:
+    """Leave the loop as most people do, without closing anything."""
+    async for _ in client.stream_complete("say-at-a-crawl", model="scripted"):
+        break
+
+
+async def cancel(client: FoundryAPIClient) -> None:
+    """Cancel the task that waits for a whole answer, when the engine is in the middle of it."""
+    call = asyncio.create_task(client.complete("say-at-a-crawl", model="scripted"))
+    await busy(client)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+
+
+async def time_out(client: FoundryAPIClient) -> None:
+    """Let the bound on silence fall between two tokens."""
+    with pytest.raises(SilenceTimeout):
+        await client.complete("say-at-a-crawl", model="scripted", timeout=0.04)
+
+
+async def engine_cpu_s(client: FoundryAPIClient) -> float:
+    """Processor time that the client's engine has used."""
+    connection, _ = await client.route("scripted")
+    times = psutil.Process(connection.endpoint.pid).cpu_times()
+    return times.user + times.system
+
+
+async def busy(client: FoundryAPIClient) -> None:
+    """Wait until the engine computes tokens."""
+    before = await engine_cpu_s(client)
+    while await engine_cpu_s(client) < before + 0.3:  # noqa: ASYNC110 - a process sets no event
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("leave", [leave_early, break_out, cancel, time_out])
+async def test_leaving_a_call_frees_the_engine_within_half_a_second(
+    leave: Callable[[FoundryAPIClient], Awaitable[None]], own_home: Path, tmp_path: Path
+) -> None:
+    """Seen by the processor time of an engine that serves nobody else."""
+    build(tmp_path / "scripted")
+    async with FoundryAPIClient(service="embedded", home=own_home) as client:
+        await client.models.register(tmp_path / "scripted", "scripted")
+        await client.complete("say-hello", model="scripted")
+
+        await leave(client)
+        await asyncio.sleep(0.5)
+        before = await engine_cpu_s(client)
+        await asyncio.sleep(0.5)
+
+        assert await engine_cpu_s(client) - before < 0.05, "one token costs three times as much"
+
+
+async def test_a_killed_engine_is_started_again_for_the_next_call(own_home: Path) -> None:
+    async with FoundryAPIClient(service="embedded", home=own_home) as client:
+        first = await client.complete("Say hello", model="demo")
+        connection, _ = await client.route("demo")
+        psutil.Process(connection.endpoint.pid).kill()
+
+        second = await client.complete("Say hello", model="demo")
+
+        assert second.content == first.content
+        assert second.service != first.service
+        assert (await client.health_check()).status == "healthy"
+
+
+def test_one_client_serves_several_event_loops_one_after_another(own_home: Path) -> None:
+    client = FoundryAPIClient(service="embedded", home=own_home)
+
+    first = asyncio.run(client.complete("Say hello", model="demo"))
+    second = asyncio.run(client.complete("Say hello", model="demo"))
+    asyncio.run(client.close())
+
+    assert first.content == second.content
+    assert first.service == second.service
