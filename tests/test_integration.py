@@ -116,11 +116,11 @@ async def test_leaving_a_call_frees_the_engine_within_half_a_second(
 
 async def test_a_killed_engine_is_started_again_for_the_next_call(own_home: Path) -> None:
     async with FoundryAPIClient(service="embedded", home=own_home) as client:
-        first = await client.complete("Say hello", model="demo")
+        first = await client.complete("Say hello", model="demo", temperature=0)
         connection, _ = await client.route("demo")
         psutil.Process(connection.endpoint.pid).kill()
 
-        second = await client.complete("Say hello", model="demo")
+        second = await client.complete("Say hello", model="demo", temperature=0)
 
         assert second.content == first.content
         assert second.service != first.service
@@ -130,8 +130,8 @@ async def test_a_killed_engine_is_started_again_for_the_next_call(own_home: Path
 def test_one_client_serves_several_event_loops_one_after_another(own_home: Path) -> None:
     client = FoundryAPIClient(service="embedded", home=own_home)
 
-    first = asyncio.run(client.complete("Say hello", model="demo"))
-    second = asyncio.run(client.complete("Say hello", model="demo"))
+    first = asyncio.run(client.complete("Say hello", model="demo", temperature=0))
+    second = asyncio.run(client.complete("Say hello", model="demo", temperature=0))
     asyncio.run(client.close())
 
     assert first.content == second.content

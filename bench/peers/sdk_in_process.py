@@ -18,7 +18,9 @@ from foundry_local_sdk import (
 def main(directory: str, home: str, prompt: str) -> None:
     """Print the first piece of the answer and leave as fast as can be."""
     FoundryLocalManager.initialize(
-        Configuration("bench", app_data_dir=home, logs_dir=home, disable_nonessential_telemetry=True)
+        Configuration(
+            "bench", app_data_dir=home, logs_dir=home, disable_nonessential_telemetry=True
+        )
     )
     catalog = FoundryLocalManager.instance.get_catalog(CatalogType.LOCAL)
     model = catalog.get_model("demo")

@@ -64,7 +64,10 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = ["__version__", *_HOME_OF]  # noqa: PLE0604 - strings, all of them: the table's keys
+__all__ = [  # noqa: PLE0604 # pyright: ignore[reportUnsupportedDunderAll] # the table's keys
+    "__version__",
+    *_HOME_OF,
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,12 +12,16 @@ from foundry_api.errors import InvalidRequest
 from foundry_api.messages import ChatRequest, Message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["chat_request", "check_timeout", "conversation"]
 
 MAX_STOP_STRINGS = 4
 MAX_TEMPERATURE = 2.0
+MAX_TOKENS = 2**31 - 1
+"""The engine keeps the bound in an int."""
+
+_UNENCODABLE = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 
 
 def chat_request(
@@ -34,9 +39,10 @@ def chat_request(
     Raises:
         InvalidRequest: An argument is at fault; `.field` names it.
     """
-    _check_range("max_tokens", max_tokens, 1, math.inf)
+    _check_range("max_tokens", max_tokens, 1, MAX_TOKENS)
     _check_range("temperature", temperature, 0, MAX_TEMPERATURE)
     _check_range("top_p", top_p, 0, 1)
+    _check_range("seed", seed, -(2**63), 2**63 - 1)
     return ChatRequest(
         messages=conversation(messages),
         max_tokens=_whole("max_tokens", max_tokens),
@@ -44,7 +50,7 @@ def chat_request(
         top_p=top_p,
         seed=_whole("seed", seed),
         stop=_stop_strings(stop),
-        extra=dict(extra or {}),
+        extra=_extra(extra),
     )
 
 
@@ -54,6 +60,7 @@ def conversation(messages: Iterable[Message | Mapping[str, Any]]) -> tuple[Messa
     Raises:
         InvalidRequest: There are none, or one is empty or cannot be sent.
     """
+    _check_several("messages", messages)
     checked = tuple(_message(index, message) for index, message in enumerate(messages))
     if not checked:
         raise InvalidRequest("messages is empty", field="messages")
@@ -62,17 +69,19 @@ def conversation(messages: Iterable[Message | Mapping[str, Any]]) -> tuple[Messa
 
 def check_timeout(timeout: float | None) -> None:
     """Refuse a time-out that no call could meet."""
-    if timeout is not None and not timeout > 0:
-        raise InvalidRequest(f"timeout is {timeout}, but must be above 0 s", field="timeout")
+    _check_range("timeout", timeout, 0, math.inf)
+    if timeout == 0:
+        raise InvalidRequest("timeout is 0, but must be above 0 s", field="timeout")
 
 
 def _message(index: int, message: Message | Mapping[str, Any]) -> Message:
     field = f"messages[{index}]"
-    if not isinstance(message, Message):
-        try:
-            message = msgspec.convert(dict(message), Message, strict=True)
-        except (msgspec.ValidationError, TypeError, ValueError) as error:
-            raise InvalidRequest(f"{field} is no message: {error}", field=field) from error
+    try:
+        # A Message may hold anything too: its constructor does not check.
+        told = msgspec.structs.asdict(message) if isinstance(message, Message) else dict(message)
+        message = msgspec.convert(told, Message, strict=True)
+    except (msgspec.ValidationError, TypeError, ValueError) as error:
+        raise InvalidRequest(f"{field} is no message: {error}", field=field) from error
     _check_text(f"{field}.content", message.content)
     return message
 
@@ -80,6 +89,10 @@ def _message(index: int, message: Message | Mapping[str, Any]) -> Message:
 def _check_text(field: str, text: str) -> None:
     if not text.strip():
         raise InvalidRequest(f"{field} is empty", field=field)
+    _check_characters(field, text)
+
+
+def _check_characters(field: str, text: str) -> None:
     if "\0" in text:
         # Both engines end the prompt at a NUL without a word (foundry-local-service.md, 4.8).
         raise InvalidRequest(f"{field} holds a NUL character", field=field)
@@ -91,17 +104,22 @@ def _check_text(field: str, text: str) -> None:
         ) from error
 
 
-def _check_range(field: str, value: float | None, low: float, high: float) -> None:
+def _check_several(field: str, value: object) -> None:
+    if not isinstance(value, Iterable):
+        raise InvalidRequest(f"{field} is {value!r}, not a list", field=field)
+
+
+def _check_range(field: str, value: object, low: float, high: float) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidRequest(f"{field} is {value!r}, not a number", field=field)
     if not low <= value <= high:
-        bounds = f"{low} or more" if high == math.inf else f"from {low} to {high:g}"
+        bounds = f"{low:g} or more" if high == math.inf else f"from {low} to {high}"
         raise InvalidRequest(f"{field} is {value}, but must be {bounds}", field=field)
 
 
-def _whole(field: str, value: int | None) -> int | None:
+def _whole(field: str, value: object) -> int | None:
     # The 2.x service ignores 2.0 and "5" in silence, 1.x answers 500.
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
         raise InvalidRequest(f"{field} is {value!r}, not a whole number", field=field)
@@ -109,7 +127,10 @@ def _whole(field: str, value: int | None) -> int | None:
 
 
 def _stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    strings: tuple[Any, ...] = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if stop is None:
+        return ()
+    _check_several("stop", stop)
+    strings: tuple[Any, ...] = (stop,) if isinstance(stop, str) else tuple(stop)
     if len(strings) > MAX_STOP_STRINGS:
         raise InvalidRequest(
             f"stop holds {len(strings)} strings, but the service takes {MAX_STOP_STRINGS} at most",
@@ -118,4 +139,16 @@ def _stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     for index, text in enumerate(strings):
         if not isinstance(text, str) or not text:
             raise InvalidRequest(f"stop[{index}] is no text", field=f"stop[{index}]")
+        _check_characters(f"stop[{index}]", text)
     return strings
+
+
+def _extra(extra: Mapping[str, Any] | None) -> dict[str, Any]:
+    if not extra:
+        return {}
+    try:
+        members = dict(extra)
+        msgspec.json.encode(members)
+    except _UNENCODABLE as error:
+        raise InvalidRequest(f"extra cannot be sent as JSON: {error}", field="extra") from error
+    return members

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from foundry_api.backoff import Backoff
 from foundry_api.errors import (
     CallTimeout,
     ContextOverflow,
     FoundryError,
-    ModelNotLoaded,
+    ModelError,
     ServiceCrashed,
     ServiceNotRunning,
     StreamInterrupted,
 )
-from foundry_api.messages import Attempt, Completion, Timings, Usage
+from foundry_api.messages import Attempt, Chunk, Completion, Timings
 from foundry_api.resilience.silence import SilenceBound
 from foundry_api.wire.dialects.base import error_of
 from foundry_api.wire.transport import Reply
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from foundry_api.connection import Connection
-    from foundry_api.messages import ChatRequest, Chunk, Model
-    from foundry_api.resilience.retry import Backoff
+    from foundry_api.messages import ChatRequest, Model, Usage
+    from foundry_api.wire.dialects.base import Ending
     from foundry_api.wire.transport import Response
 
     class Router(Protocol):
@@ -50,7 +51,12 @@ __all__ = ["ChatCall", "Order"]
 
 log = logging.getLogger("foundry_api")
 
+RETRY_BACKOFF = Backoff(base_s=0.1, cap_s=5.0)
+
+EVENT_STREAM = "text/event-stream"
 ERROR_BODY_BYTES = 64 * 2**10
+SHORTEST_RATED_S = 0.001
+"""An answer that came in one burst says nothing of the engine's speed."""
 DRAIN_S = 0.1
 """How long the end of a body that is complete may take, before its connection is given up."""
 
@@ -81,7 +87,8 @@ class ChatCall:
     Args:
         router: Finds the service.
         order: What the caller ordered.
-        backoff: How often and how soon to try again.
+        retries: Further attempts after the first; 0 means none.
+        backoff: How soon to try again.
         clock: Seconds of a monotonic clock.
         sleep: Waits for a number of seconds.
     """
@@ -90,14 +97,16 @@ class ChatCall:
         self,
         router: Router,
         order: Order,
-        backoff: Backoff,
         *,
+        retries: int,
+        backoff: Backoff = RETRY_BACKOFF,
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._router = router
         self._order = order
         self._request = order.request
+        self._retries = retries
         self._backoff = backoff
         self._clock = clock
         self._sleep = sleep
@@ -106,7 +115,7 @@ class ChatCall:
         self._started = clock()
         self._sent = self._started
         self._first_token: float | None = None
-        self.connection: Connection | None = None
+        self._outcome: Completion | None = None
 
     async def chunks(self) -> AsyncGenerator[Chunk]:
         """The answer in pieces; the last one carries finish reason, usage and timings."""
@@ -122,32 +131,16 @@ class ChatCall:
 
     async def completion(self) -> Completion:
         """The whole answer."""
-        raw: list[bytes] = []
-        async with aclosing(self.chunks()) as chunks:
-            async for chunk in chunks:
-                raw.append(chunk.raw)
-        connection, last = self.connection, chunk
-        assert connection is not None  # noqa: S101 - a chunk came, so there was a service
-        assert last.finish_reason is not None  # noqa: S101 - a decoder raises without one
-        assert last.timings is not None  # noqa: S101 - set beside it
-        return Completion(
-            content="".join(self._text),
-            model=last.model,
-            service=connection.endpoint.base_url,
-            generation=connection.endpoint.generation,
-            finish_reason=last.finish_reason,
-            usage=last.usage or Usage(),
-            timings=last.timings,
-            attempts=last.attempts,
-            raw=tuple(raw),
-        )
+        raw = tuple([chunk.raw async for chunk in self.chunks()])
+        if self._outcome is None:
+            raise StreamInterrupted("the stream ended before the answer did")
+        return msgspec.structs.replace(self._outcome, raw=raw)
 
     async def _attempt(self) -> AsyncGenerator[Chunk]:
         self._sent = self._clock()
         connection, model = await self._router.route(
             self._order.model, download=self._order.download
         )
-        self.connection = connection
         try:
             await connection.ensure_loaded(model)
             async with aclosing(self._stream(connection, model)) as stream:
@@ -157,7 +150,7 @@ class ChatCall:
             error.located(model=model.id, service=connection.endpoint.base_url)
             if isinstance(error, ServiceNotRunning | ServiceCrashed | StreamInterrupted):
                 self._router.lost(connection)
-            elif isinstance(error, ModelNotLoaded):
+            elif isinstance(error, ModelError):
                 connection.forget(model)
             raise
 
@@ -168,7 +161,7 @@ class ChatCall:
         self._sent = self._clock()
         response = await bound.wait(connection.transport.send(request))
         try:
-            if response.status != 200:  # noqa: PLR2004 - HTTP's own number
+            if not _is_stream(response):
                 raise error_of(await bound.wait(_read_error(response)))
             async with aclosing(response.blocks()) as blocks:
                 while not decoder.done and (block := await bound.wait(anext(blocks, b""))):
@@ -176,7 +169,7 @@ class ChatCall:
                         self._note(chunk)
                         bound.token()
                         yield chunk
-                last = self._last(decoder.finish())
+                last = self._end(connection, model, decoder.finish())
                 await _drain(blocks)
         finally:
             response.close()
@@ -187,22 +180,44 @@ class ChatCall:
             self._first_token = self._clock()
         self._text.append(chunk.content)
 
-    def _last(self, chunk: Chunk) -> Chunk:
+    def _end(self, connection: Connection, model: Model, ending: Ending) -> Chunk:
         now = self._clock()
         self._attempts.append(Attempt(now - self._sent))
-        timings = Timings(
-            time_to_first_token_s=self._first_token and self._first_token - self._sent,
-            total_s=now - self._started,
-            tokens_per_second=self._rate(chunk, now),
+        done = self._outcome = Completion(
+            content="".join(self._text),
+            model=model.id,
+            service=connection.endpoint.base_url,
+            generation=connection.endpoint.generation,
+            finish_reason=ending.finish_reason,
+            usage=ending.usage,
+            timings=self._timings(ending.usage, now),
+            attempts=tuple(self._attempts),
         )
-        log.info("%s answered in %.3f s: %s", chunk.model, timings.total_s, chunk.finish_reason)
-        return msgspec.structs.replace(chunk, timings=timings, attempts=tuple(self._attempts))
+        log.info("%s answered in %.3f s: %s", done.model, done.timings.total_s, done.finish_reason)
+        return Chunk(
+            content="",
+            model=done.model,
+            finish_reason=done.finish_reason,
+            usage=done.usage,
+            timings=done.timings,
+            attempts=done.attempts,
+            raw=ending.raw,
+        )
 
-    def _rate(self, chunk: Chunk, now: float) -> float | None:
-        tokens = chunk.usage.completion_tokens - 1 if chunk.usage else 0
-        if self._first_token is None or tokens < 1 or now <= self._first_token:
+    def _timings(self, usage: Usage, now: float) -> Timings:
+        first = self._first_token
+        return Timings(
+            time_to_first_token_s=None if first is None else first - self._sent,
+            total_s=now - self._started,
+            tokens_per_second=self._rate(usage, now),
+        )
+
+    def _rate(self, usage: Usage, now: float) -> float | None:
+        tokens = usage.completion_tokens - 1
+        if self._first_token is None or tokens < 1:
             return None
-        return tokens / (now - self._first_token)
+        took_s = now - self._first_token
+        return tokens / took_s if took_s >= SHORTEST_RATED_S else None
 
     async def _after(self, error: FoundryError) -> None:
         """Prepare the next attempt, or raise the error if there is none."""
@@ -210,10 +225,10 @@ class ChatCall:
         if isinstance(error, CallTimeout | StreamInterrupted):
             error.partial = "".join(self._text)
         failures = len(self._attempts)
-        if self._fit_into_context(error):
+        may_retry = self._first_token is None
+        if may_retry and self._fit_into_context(error):
             return
-        may_retry = error.retryable and self._first_token is None
-        if not may_retry or failures > self._backoff.retries:
+        if not (may_retry and error.retryable) or failures > self._retries:
             raise error.located(model=self._order.model, attempts=failures)
         delay_s = self._backoff.delay_s(failures)
         log.warning("attempt %d failed, the next in %.2f s: %s", failures, delay_s, error)
@@ -225,7 +240,7 @@ class ChatCall:
         The service adds 2048 output tokens to the prompt and refuses when that is more than the
         context, though the answer may be short (foundry-local-service.md, 4.5).
         """
-        if not isinstance(error, ContextOverflow) or self._request.max_tokens is not None:
+        if not isinstance(error, ContextOverflow) or self._is_bounded():
             return False
         if error.context_length is None or error.prompt_tokens is None:
             return False
@@ -235,13 +250,24 @@ class ChatCall:
         self._request = msgspec.structs.replace(self._request, max_tokens=room)
         return True
 
+    def _is_bounded(self) -> bool:
+        bounds = {"max_tokens", "max_completion_tokens"}
+        return self._request.max_tokens is not None or not bounds.isdisjoint(self._request.extra)
+
+
+def _is_stream(response: Response) -> bool:
+    kind = response.headers.get("Content-Type", EVENT_STREAM)
+    return response.status == 200 and kind.startswith(EVENT_STREAM)  # noqa: PLR2004 - HTTP's own
+
 
 async def _read_error(response: Response) -> Reply:
     body = bytearray()
-    async for block in response.blocks():
-        body += block
-        if len(body) > ERROR_BODY_BYTES:
-            break
+    async with aclosing(response.blocks()) as blocks:
+        with suppress(StreamInterrupted):  # the status tells enough
+            async for block in blocks:
+                body += block
+                if len(body) > ERROR_BODY_BYTES:
+                    break
     return Reply(response.status, response.headers, bytes(body))
 
 

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 from foundry_api.arguments import chat_request, check_timeout
 from foundry_api.call import ChatCall, Order
 from foundry_api.connection import Connection
-from foundry_api.errors import ClientClosed, ServiceError
+from foundry_api.errors import ClientClosed, ServiceCrashed, ServiceError, ServiceNotRunning
+from foundry_api.flight import SingleFlight
 from foundry_api.messages import Message
 from foundry_api.models import Models
-from foundry_api.resilience.flight import SingleFlight
-from foundry_api.resilience.retry import Backoff
 from foundry_api.service.control import ControlClient
 from foundry_api.service.locate import ServiceLocator
 from foundry_api.service.paths import Paths
@@ -30,6 +29,9 @@ if TYPE_CHECKING:
     from foundry_api.wire.transport import Transport
 
 __all__ = ["ChatOptions", "FoundryAPIClient"]
+
+# Without a handler of the user's own nothing is printed, instead of warnings on standard error.
+logging.getLogger("foundry_api").addHandler(logging.NullHandler())
 
 DEMO = "demo"
 """The model that this package carries; only its own engine host serves it."""
@@ -122,7 +124,6 @@ class FoundryAPIClient:
         )
         self._connections: dict[bool, Connection] = {}
         self._connecting: SingleFlight[Connection] = SingleFlight()
-        self._backoff = Backoff(self.settings.retries)
         self._closed = False
         self.models = Models(self._connect, self.route)
 
@@ -228,13 +229,19 @@ class FoundryAPIClient:
         connection = await self._connect()
         if name.lower() == DEMO and connection.endpoint.origin in {"cli", "port"}:
             connection = await self._connect(embedded=True)
-        model = await connection.resolve(name, download=download)
+        try:
+            model = await connection.resolve(name, download=download)
+        except (ServiceCrashed, ServiceNotRunning):
+            self.lost(connection)
+            raise
         if model.cached is False and download:
             model = await self.models.download(model.id)
         return connection, model
 
     def lost(self, connection: Connection) -> None:
-        """Find or start the service anew for the next attempt."""
+        """Find or start the service anew for the next attempt, unless another call already did."""
+        if connection not in self._connections.values():
+            return
         self._connections = {k: c for k, c in self._connections.items() if c is not connection}
         self._locator.forget()
 
@@ -271,15 +278,25 @@ class FoundryAPIClient:
     def _order(
         self, messages: Iterable[Message | Mapping[str, Any]], options: ChatOptions
     ) -> Order:
-        model = options.pop("model", None) or self.settings.model
-        timeout = options.pop("timeout", None)
-        download = options.pop("download", False)
+        timeout = options.get("timeout")
         check_timeout(timeout)
-        request = chat_request(messages, **options)  # type: ignore[misc] # three members are popped
-        return Order(model, request, timeout or self.settings.timeout_s, download)
+        return Order(
+            model=options.get("model") or self.settings.model,
+            request=chat_request(
+                messages,
+                max_tokens=options.get("max_tokens"),
+                temperature=options.get("temperature"),
+                top_p=options.get("top_p"),
+                seed=options.get("seed"),
+                stop=options.get("stop"),
+                extra=options.get("extra"),
+            ),
+            timeout_s=timeout or self.settings.timeout_s,
+            download=options.get("download", False),
+        )
 
     def _call(self, order: Order) -> ChatCall:
-        return ChatCall(self, order, self._backoff)
+        return ChatCall(self, order, retries=self.settings.retries)
 
 
 def _turns(prompt: str, system: str | None) -> list[Message]:

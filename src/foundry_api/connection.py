@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundry_api.errors import (
@@ -11,9 +13,10 @@ from foundry_api.errors import (
     ModelNotFound,
     UnsupportedFeature,
 )
-from foundry_api.resilience.flight import SingleFlight
+from foundry_api.flight import SingleFlight
 from foundry_api.wire.dialects.base import Wire
 from foundry_api.wire.dialects.sdk2 import Sdk21Dialect
+from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -71,7 +74,8 @@ class Connection:
             ModelNotCached: Its files are not on this machine.
             CatalogUnavailable: It is not on this machine, and the catalog could not be reached.
         """
-        if known := find_model(name, (*self._local, *self._public)):
+        known = find_model(name, (*self._local, *self._public))
+        if known and (known.cached is not False or download):
             return known
         self._local = await self.dialect.local_models()
         if local := find_model(name, self._local):
@@ -108,10 +112,21 @@ class Connection:
         return self._public
 
     async def local_models(self) -> Sequence[Model]:
-        """Models on this machine, as the engine host tells them, or else the service."""
+        """Models on this machine: registered directories, and what was downloaded.
+
+        Of downloads the service tells only after it asked the remote catalog, which takes seconds
+        offline; so it is asked only where there may be one.
+        """
         if self.control is not None:
-            return await self.control.catalog(public=False)
-        return await self.dialect.local_models()
+            here = list(await self.control.catalog(public=False))
+        else:
+            here = list(await self.dialect.local_models())
+        status = await self.dialect.status()
+        if _may_hold_downloads(self.endpoint.base_url, status.cache_dir):
+            with contextlib.suppress(CatalogUnavailable):
+                public = await self.public_models()
+                here += [model for model in public if model.cached or model.loaded]
+        return here
 
     async def public_models(self) -> Sequence[Model]:
         """Models of the remote catalog, with alias and size where an engine host can tell."""
@@ -182,6 +197,17 @@ def _name(model_id: str) -> str:
 def _version(model_id: str) -> int:
     version = model_id.rpartition(":")[2]
     return int(version) if version.isdigit() else 0
+
+
+def _may_hold_downloads(base_url: str, cache_dir: str | None) -> bool:
+    if cache_dir is None or not is_loopback(base_url):
+        return True
+    try:
+        return any(entry.is_dir() for entry in Path(cache_dir).iterdir())
+    except FileNotFoundError:
+        return False
+    except OSError:  # not ours to look into: the service may still hold some
+        return True
 
 
 def _dialect_of(endpoint: Endpoint, wire: Wire) -> Dialect:

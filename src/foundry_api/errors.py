@@ -132,7 +132,7 @@ class FoundryError(Exception):
             parts.append(f"model {self.model}")
         if self.service and self.service not in self.message:
             parts.append(f"service {self.service}")
-        if self.status:
+        if self.status and f"HTTP {self.status}" not in self.message:
             parts.append(f"HTTP {self.status}")
         if self.attempts > 1:
             parts.append(f"after {self.attempts} attempts")
@@ -302,6 +302,8 @@ class CallTimeout(FoundryError, TimeoutError):
         partial: The text received before it fell.
     """
 
+    default_hint = "Raise the bound, or ask for less: a shorter prompt, fewer max_tokens."
+
     def __init__(
         self,
         message: str,
@@ -386,6 +388,7 @@ class StreamInterrupted(ServiceError):
     """
 
     default_hint = "The text so far is in .partial; call again for a whole answer."
+    retryable = True
 
     def __init__(
         self,
@@ -400,7 +403,10 @@ class StreamInterrupted(ServiceError):
         self.partial = partial
 
 
-_SOURCE_PLACE = re.compile(r"[\w./\\-]+\.(?:cc|cpp|h|hpp):\d+ ")
+_SOURCE_PLACE = re.compile(r"(?<![\w./\\-])[\w./\\-]+\.(?:cc|cpp|h|hpp):\d+ ")
+
+MAX_MESSAGE_CHARS = 2000
+"""A longer one is no message; what lies behind is cut off before anything searches it."""
 
 
 def clean(message: str) -> str:
@@ -409,8 +415,11 @@ def clean(message: str) -> str:
     The 2.x engine writes `search_options.cc:108 int fl::Validate(const std::string&) request ...`;
     only what follows the signature is meant for people.
     """
+    message = message[:MAX_MESSAGE_CHARS]
     while place := _SOURCE_PLACE.search(message):
         end = _signature_end(message, place.end())
+        if not message[end:].strip():
+            end = place.end()  # the parentheses were the message's own
         message = message[: place.start()] + message[end:].lstrip()
     return message.strip().rstrip(".")
 
@@ -423,7 +432,8 @@ def _signature_end(text: str, start: int) -> int:
             depth += 1
         elif text[index] == ")":
             depth -= 1
-            if depth == 0:
+            # `(anonymous namespace)::f(int)` and `operator()(int)` go on behind the first pair.
+            if depth == 0 and not text.startswith((":", "("), index + 1):
                 end = index + 1
                 return end + len(" const") if text.startswith(" const ", end) else end
     return start
@@ -431,7 +441,7 @@ def _signature_end(text: str, start: int) -> int:
 
 _RULES: tuple[tuple[str, type[FoundryError]], ...] = (
     (r"session\(s\) still using", ModelInUse),
-    (r"must be downloaded|not cached", ModelNotCached),
+    (r"must be downloaded|not cached|no openaiservice provider", ModelNotCached),
     (r"must be loaded|is not loaded|not loaded:", ModelNotLoaded),
     (r"load failed:", ModelLoadFailed),
     (r"maximum context length|exceeds max length", ContextOverflow),
@@ -461,19 +471,19 @@ def classify(status: int, message: str) -> FoundryError:
     kind = next((error for pattern, error in _COMPILED if pattern.search(told)), None)
     if kind is ContextOverflow:
         return _context_overflow(told, status)
-    if kind is None:
-        kind = _by_status(status)
-    return kind(told, status=status)
+    return (kind or _by_status(status))(told, status=status)
 
 
 def _by_status(status: int) -> type[FoundryError]:
     if status in {404, 405}:
         return RouteMissing
-    return InvalidRequest if 400 <= status < 500 else ServerError  # noqa: PLR2004 - HTTP's classes
+    if status < 400:  # noqa: PLR2004 - HTTP's classes
+        return ProtocolError
+    return InvalidRequest if status < 500 else ServerError  # noqa: PLR2004 - as above
 
 
 _BUDGET = re.compile(
-    r"\((?P<prompt>\d+) input \+ (?P<output>\d+) output\).*?length of (?P<context>\d+)"
+    r"\((?P<prompt>\d{1,9}) input \+ (?P<output>\d{1,9}) output\).*?length of (?P<context>\d{1,9})"
 )
 
 

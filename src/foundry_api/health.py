@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -16,7 +15,6 @@ from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
     from foundry_api.connection import Connection
-    from foundry_api.messages import Model
     from foundry_api.wire.dialects.base import ServiceStatus
 
 __all__ = ["HealthStatus", "down", "look"]
@@ -79,7 +77,7 @@ async def look(connection: Connection) -> HealthStatus:
     started = time.perf_counter()
     status = await connection.dialect.status()
     latency_s = time.perf_counter() - started
-    loaded, detail = await _loaded_models(connection, status)
+    loaded, detail = await _loaded_models(connection)
     memory, uptime = await asyncio.to_thread(_process, connection, status)
     return HealthStatus(
         status="degraded" if detail else "healthy",
@@ -95,37 +93,12 @@ async def look(connection: Connection) -> HealthStatus:
     )
 
 
-async def _loaded_models(
-    connection: Connection, status: ServiceStatus
-) -> tuple[tuple[str, ...], str]:
-    models: list[Model] = []
+async def _loaded_models(connection: Connection) -> tuple[tuple[str, ...], str]:
     try:
-        models += await connection.dialect.local_models()
-        if may_hold_public_models(connection.endpoint.base_url, status.cache_dir):
-            models += await connection.dialect.public_models()
+        models = await connection.local_models()
     except FoundryError as error:
-        return _loaded(models), str(error)
-    return _loaded(models), ""
-
-
-def _loaded(models: list[Model]) -> tuple[str, ...]:
-    return tuple(model.id for model in models if model.loaded)
-
-
-def may_hold_public_models(base_url: str, cache_dir: str | None) -> bool:
-    """Whether models of the remote catalog may be loaded.
-
-    Asking the service makes it ask the catalog first, which takes seconds offline; an empty cache
-    directory answers at once. Registered models lie elsewhere.
-    """
-    if cache_dir is None or not is_loopback(base_url):
-        return True
-    try:
-        return any(entry.is_dir() for entry in Path(cache_dir).iterdir())
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+        return (), str(error)
+    return tuple(model.id for model in models if model.loaded), ""
 
 
 def _process(connection: Connection, status: ServiceStatus) -> tuple[int | None, float | None]:

@@ -10,9 +10,16 @@ from foundry_api.errors import InvalidRequest
 from foundry_api.health import HealthStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from typing import Protocol
 
-    from foundry_api.client import FoundryAPIClient
+    class Checked(Protocol):
+        """Whatever can tell its health, such as a client."""
+
+        async def health_check(self) -> HealthStatus:
+            """Look once."""
+            ...
+
 
 __all__ = ["HealthMonitor", "HealthStatus"]
 
@@ -32,7 +39,7 @@ class HealthMonitor:
 
     def __init__(
         self,
-        client: FoundryAPIClient,
+        client: Checked,
         *,
         interval: float = 5.0,
         history: int = 720,
@@ -56,7 +63,7 @@ class HealthMonitor:
         self._history.append(status)
         return status
 
-    async def samples(self) -> AsyncIterator[HealthStatus]:
+    async def samples(self) -> AsyncGenerator[HealthStatus]:
         """Look at the interval, for as long as the caller iterates."""
         loop = asyncio.get_running_loop()
         while True:

@@ -58,7 +58,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
-    extra: dict[str, Any] = msgspec.field(default_factory=dict)
+    extra: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -83,7 +83,8 @@ class Timings(msgspec.Struct, frozen=True):
             any text.
         total_s: From the call to its end, finding the service, loading and retries included.
         tokens_per_second: Completion tokens after the first, over the time after the first; None
-            where the service did not count tokens or there were fewer than two.
+            where the service did not count tokens, where there were fewer than two, and where
+            they came in one burst.
     """
 
     time_to_first_token_s: float | None

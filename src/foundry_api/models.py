@@ -79,9 +79,10 @@ class Models:
 
         Raises:
             ModelNotFound: No model has that name.
+            ModelNotCached: Its files are not even on this machine.
             ModelInUse: Calls still use it.
         """
-        connection, model = await self._route(name, download=True)
+        connection, model = await self._route(name, download=False)
         await connection.unload(model)
         return model
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from foundry_api.errors import ConfigurationError
@@ -49,6 +50,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, with the name of the setting."""
+        if self.base_url is not None:
+            object.__setattr__(self, "base_url", normalised_url(self.base_url))
         if not self.model.strip():
             raise ConfigurationError("FOUNDRY_MODEL is empty", hint="Name a model, or unset it.")
         if not 0 < self.timeout_s < float("inf"):
@@ -82,24 +85,20 @@ class Settings:
             ConfigurationError: A value cannot be used; the message names the variable.
         """
         source = os.environ if environ is None else environ
-        values: dict[str, object] = {}
+        values: dict[str, Any] = {}
         for name, (variable, parse) in _VARIABLES.items():
             if text := source.get(variable, "").strip():
                 values[name] = _parsed(variable, text, parse)
         values.update((name, value) for name, value in arguments.items() if value is not None)
-        if isinstance(url := values.get("base_url"), str):
-            values["base_url"] = normalised_url(url)
-        return cls(**values)  # type: ignore[arg-type] # each parser returns its field's type
+        return cls(**values)
 
     @classmethod
     def resolve(cls, settings: Settings | None, **arguments: object) -> Settings:
         """Settings from arguments over given settings, or else over the environment."""
         if settings is None:
             return cls.from_environment(None, **arguments)
-        given = {name: value for name, value in arguments.items() if value is not None}
-        if isinstance(url := given.get("base_url"), str):
-            given["base_url"] = normalised_url(url)
-        return replace(settings, **given)  # type: ignore[arg-type] # as from_environment
+        given: dict[str, Any] = {k: v for k, v in arguments.items() if v is not None}
+        return replace(settings, **given)
 
 
 def _parsed(variable: str, text: str, parse: Callable[[str], object]) -> object:
@@ -123,6 +122,10 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], object]]] = {
 _KINDS: dict[Callable[[str], object], str] = {float: "number of seconds", int: "whole number"}
 
 
+_URL_HINT = "Give one like http://127.0.0.1:5273."
+_OWN_PATHS = re.compile(r"(?:/|/openai/status|/v1)+$")
+
+
 def normalised_url(url: str) -> str:
     """A service's address as `scheme://host:port`, with the path of a proxy in front of it, if any.
 
@@ -132,21 +135,19 @@ def normalised_url(url: str) -> str:
     Raises:
         ConfigurationError: It is no http address, or it carries a credential.
     """
-    parts = urlsplit(url if "://" in url else f"http://{url}")
+    url = url.strip()
     try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
         port = parts.port
     except ValueError as error:
-        raise ConfigurationError(f"the port of {parts.hostname!r} is not a number") from error
+        raise ConfigurationError("the base URL is no URL", hint=_URL_HINT) from error
     if parts.username or parts.password:
         raise ConfigurationError(
             "the base URL carries a credential", hint="Give it as api_key or FOUNDRY_API_KEY."
         )
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ConfigurationError(
-            f"{url!r} is not a service's address", hint="Give one like http://127.0.0.1:5273."
-        )
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
+        raise ConfigurationError(f"{url!r} is not a service's address", hint=_URL_HINT)
     host = WILDCARD_HOSTS.get(parts.hostname, parts.hostname)
     host = f"[{host}]" if ":" in host else host
     address = f"{host}:{port}" if port else host
-    path = parts.path.rstrip("/").removesuffix("/openai/status").removesuffix("/v1").rstrip("/")
-    return f"{parts.scheme}://{address}{path}"
+    return f"{parts.scheme}://{address}{_OWN_PATHS.sub('', parts.path)}"

@@ -49,8 +49,9 @@ class SilenceBound:
         loop = asyncio.get_running_loop()
         started = loop.time()
         token_left_s = self._timeout_s * KEEP_ALIVE_CAP - self._waited_s
+        scope = asyncio.timeout(min(self._timeout_s, token_left_s))
         try:
-            async with asyncio.timeout(min(self._timeout_s, token_left_s)) as scope:
+            async with scope:
                 return await awaitable
         except TimeoutError as error:
             if not scope.expired():

@@ -11,7 +11,6 @@ import contextlib
 import hmac
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,8 +34,9 @@ if TYPE_CHECKING:
 
     from foundry_api.messages import Model
     from foundry_api.service.engine import Engine
+    from foundry_api.service.handshake import HostFacts
 
-__all__ = ["ControlAPI", "HostFacts"]
+__all__ = ["ControlAPI"]
 
 MAX_BODY_BYTES = 64 * 1024
 MIN_PROGRESS_STEP = 0.1
@@ -50,29 +50,6 @@ _STATUSES: tuple[tuple[type[FoundryError], int], ...] = (
     (DownloadFailed, 502),
     (InvalidRequest, 400),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class HostFacts:
-    """What the host tells of itself.
-
-    Attributes:
-        url: The engine's address.
-        sdk_version: The version of foundry-local-sdk.
-        log_path: Its log.
-        started_at: In seconds since the epoch.
-        owner_pid: The process it lives for; None for a shared host.
-        idle_timeout_s: Seconds after which a shared host leaves; 0 never.
-        problems: Models that could not be registered at the start, and why.
-    """
-
-    url: str
-    sdk_version: str
-    log_path: str
-    started_at: float
-    owner_pid: int | None
-    idle_timeout_s: float
-    problems: tuple[str, ...] = ()
 
 
 class _Registration(msgspec.Struct, frozen=True):

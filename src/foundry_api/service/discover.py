@@ -29,14 +29,19 @@ if TYPE_CHECKING:
     from foundry_api.wire.dialects.base import ServiceStatus
     from foundry_api.wire.transport import Transport
 
-__all__ = ["KNOWN_PORTS", "explicit", "find", "find_shared"]
+__all__ = ["KNOWN_PORTS", "accepts", "explicit", "find", "find_shared", "look"]
 
 KNOWN_PORTS = (5272, 5273, 39839)
 """Of early Windows builds and AI Toolkit, of the examples, of the documentation of 0.10."""
 
 CONNECT_TIMEOUT_S = 0.2
 ANSWER_TIMEOUT_S = 0.6
-EXPLICIT_TIMEOUT_S = 5.0
+KNOWN_TIMEOUT_S = 5.0
+"""For a service that is known to be there: by its address, or by a living process of ours.
+
+A busy machine may keep it from answering for a while, and to pass it over would start a second
+engine beside it.
+"""
 
 _CHECK_URL = "Check base_url or FOUNDRY_BASE_URL; without one, a service is found or started."
 
@@ -68,11 +73,10 @@ async def find(
         return await explicit(settings, settings.base_url, transport)
     if found := await find_shared(paths, transport):
         return found
-    prober = _Prober(transport)
     return await _first(
         [
-            prober.any_of_cli(),
-            *(prober.at(f"http://127.0.0.1:{port}", "port") for port in ports),
+            _of_cli(transport),
+            *(look(f"http://127.0.0.1:{port}", "port", transport) for port in ports),
         ]
     )
 
@@ -87,11 +91,11 @@ async def explicit(
         ConfigurationError: The service refuses the credential.
         ProtocolError: Something else answers there.
     """
-    if is_loopback(base_url) and not await _accepts(base_url, EXPLICIT_TIMEOUT_S):
+    if is_loopback(base_url) and not await accepts(base_url, KNOWN_TIMEOUT_S):
         raise _refused(base_url)
     headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     try:
-        status = await identify(transport(), base_url, headers, EXPLICIT_TIMEOUT_S)
+        status = await identify(transport(), base_url, headers, KNOWN_TIMEOUT_S)
     except ServiceNotRunning as error:
         if isinstance(error.__cause__, TimeoutError):
             raise _silent(base_url) from error
@@ -104,30 +108,44 @@ async def find_shared(paths: Paths, transport: Callable[[], Transport]) -> Endpo
     known = shared.status(paths)
     if known is None:
         return None
-    answered = await _Prober(transport).at(known.base_url, "shared")
+    answered = await look(known.base_url, "shared", transport, timeout_s=KNOWN_TIMEOUT_S)
     return known if answered is not None and answered.pid == known.pid else None
 
 
-class _Prober:
-    """Looks at addresses that may be services; a failure only means that there is none."""
+async def look(
+    url: str,
+    origin: Origin,
+    transport: Callable[[], Transport],
+    *,
+    timeout_s: float = ANSWER_TIMEOUT_S,
+) -> Endpoint | None:
+    """The service at an address that somebody named, or None: any failure means there is none."""
+    if not await accepts(url, timeout_s / 3):  # the kernel connects; only the answer takes time
+        return None
+    try:
+        status = await identify(transport(), url, {}, timeout_s)
+    except FoundryError:
+        return None
+    return _endpoint(url, status, origin)
 
-    def __init__(self, transport: Callable[[], Transport]) -> None:
-        self._transport = transport
 
-    async def at(self, url: str, origin: Origin) -> Endpoint | None:
-        """The service at an address, or None."""
-        if not await _accepts(url, CONNECT_TIMEOUT_S):
-            return None
-        try:
-            status = await identify(self._transport(), url, {}, ANSWER_TIMEOUT_S)
-        except FoundryError:
-            return None
-        return _endpoint(url, status, origin)
+async def accepts(url: str, timeout_s: float = CONNECT_TIMEOUT_S) -> bool:
+    """Whether anything accepts a connection at an address."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        async with asyncio.timeout(timeout_s):
+            _, writer = await asyncio.open_connection(parts.hostname, port)
+    except OSError:  # TimeoutError is one
+        return False
+    writer.transport.abort()
+    return True
 
-    async def any_of_cli(self) -> Endpoint | None:
-        """The first service of those that Foundry's own command names, or None."""
-        urls = await foundry_cli.announced_urls()
-        return await _first([self.at(url, "cli") for url in urls])
+
+async def _of_cli(transport: Callable[[], Transport]) -> Endpoint | None:
+    """The first service of those that Foundry's own command names, or None."""
+    urls = await foundry_cli.announced_urls()
+    return await _first([look(url, "cli", transport) for url in urls])
 
 
 async def _first(candidates: Iterable[Awaitable[Endpoint | None]]) -> Endpoint | None:
@@ -144,19 +162,6 @@ async def _first(candidates: Iterable[Awaitable[Endpoint | None]]) -> Endpoint |
     return None
 
 
-async def _accepts(url: str, timeout_s: float) -> bool:
-    """Whether anything accepts a connection at an address."""
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        async with asyncio.timeout(timeout_s):
-            _, writer = await asyncio.open_connection(parts.hostname, port)
-    except OSError:  # TimeoutError is one
-        return False
-    writer.transport.abort()
-    return True
-
-
 def _endpoint(url: str, status: ServiceStatus, origin: Origin) -> Endpoint:
     return Endpoint(base_url=url, generation=status.generation, origin=origin, pid=status.pid)
 
@@ -167,7 +172,7 @@ def _refused(url: str) -> ServiceNotRunning:
 
 def _silent(url: str) -> ServiceNotRunning:
     return ServiceNotRunning(
-        f"{url} accepts connections but did not answer within {EXPLICIT_TIMEOUT_S:g} s",
+        f"{url} accepts connections but did not answer within {KNOWN_TIMEOUT_S:g} s",
         hint=f"Restart the service. {_CHECK_URL}",
         service=url,
     )

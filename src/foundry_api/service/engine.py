@@ -7,40 +7,30 @@ type-checks and imports without it.
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from foundry_api.errors import (
     CatalogUnavailable,
     DownloadFailed,
-    FoundryError,
     InvalidRequest,
-    ModelInUse,
     ModelNotFound,
-    ModelRegistrationFailed,
     ServiceStartFailed,
-    classify,
     clean,
 )
-from foundry_api.messages import Model
-from foundry_api.service.model_files import ModelFiles, digest
+from foundry_api.service.registry import Registry
+from foundry_api.service.variants import described, matching, typed
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    from foundry_api.service.handshake import HostConfig, ModelSource
+    from foundry_api.messages import Model
+    from foundry_api.service.handshake import HostConfig
 
 __all__ = ["Engine", "NativeEngine"]
 
 APP_NAME = "foundry-api"
-DIGEST = "foundry_api_digest"
-DEVICE = "foundry_api_device"
-"""Properties of ours in a registration; the engine keeps names that it does not know."""
-
-MAX_RACES = 20
-"""How often another host may take the version that this one was about to register."""
 
 
 class Engine(Protocol):
@@ -103,10 +93,11 @@ class NativeEngine:
 
     def __init__(self, sdk: Any, manager: Any) -> None:
         self._manager = manager
-        self._local = manager.get_catalog(sdk.catalog.CatalogType.LOCAL)
         self._public = manager.get_catalog(sdk.catalog.CatalogType.PUBLIC)
-        self._builder: Callable[[], Any] = sdk.ModelInfoBuilder
         self._failure: type[Exception] = sdk.FoundryLocalException
+        self.registry = Registry(
+            manager.get_catalog(sdk.catalog.CatalogType.LOCAL), sdk.ModelInfoBuilder, self._failure
+        )
         self.version: str = sdk.version.__version__
         self.url: str = manager.urls[0]
 
@@ -126,142 +117,65 @@ class NativeEngine:
         except (sdk.FoundryLocalException, RuntimeError, OSError) as error:
             raise ServiceStartFailed(f"the engine did not start: {clean(str(error))}") from error
 
+    @property
+    def ended(self) -> bool:
+        """Whether somebody shut the engine down, which its own port lets anybody do."""
+        return bool(self._manager.is_shutdown_requested())
+
     def catalog(self, *, public: bool) -> Sequence[Model]:
         """See `Engine.catalog`."""
-        models = [_model(variant, public=public) for variant in self._variants(public=public)]
-        if public and not models:
-            raise _unavailable()
-        return models
+        variants = self._public_variants() if public else self.registry.variants()
+        return [described(variant, public=public) for variant in variants]
 
     def register(self, directory: Path, alias: str) -> Model:
         """See `Engine.register`."""
-        files = ModelFiles.read(directory)
-        return self._registered(files, alias, None, lambda path: path == files.directory)
-
-    def ensure(self, source: ModelSource) -> Model:
-        """Have a model served when a host starts, whichever host registered it.
-
-        Two installations may share a home, each with its own copy of the demo model: a version
-        with the same files serves both, wherever they lie.
-
-        Raises:
-            ModelRegistrationFailed: The directory is not a model, or the alias no name.
-        """
-        files = ModelFiles.read(Path(source.path))
-        return self._registered(
-            files, source.alias, source.license, lambda path: digest(path) == files.digest
-        )
+        return self.registry.register(directory, alias)
 
     def unregister(self, name: str) -> None:
         """See `Engine.unregister`."""
-        try:
-            self._local.unregister_model(name)
-        except self._failure as error:
-            raise _typed(error) from error
+        self.registry.unregister(name)
 
     def remove(self, name: str) -> None:
         """See `Engine.remove`."""
-        if _matching(self._variants(public=False), name):
+        if matching(self.registry.variants(), name):
             raise InvalidRequest(
                 f"{name} is a registered directory",
                 field="model",
                 hint="Unregister it; its files are yours to delete.",
             )
-        cached = _matching(self._public.get_cached_models(), name)
-        if not cached:
-            raise ModelNotFound("no such model is cached", model=name)
         try:
+            cached = matching(self._public.get_cached_models(), name)
+            if not cached:
+                raise ModelNotFound("no such model is cached", model=name)
             cached[0].remove_from_cache()
         except self._failure as error:
-            raise _typed(error) from error
+            raise typed(error) from error
 
     def download(
         self, name: str, progress: Callable[[float], None], cancel: threading.Event
     ) -> Model:
         """See `Engine.download`."""
-        found = _matching(variants := list(self._variants(public=True)), name)
+        found = matching(self._public_variants(), name)
         if not found:
-            raise (
-                ModelNotFound("the catalog has no such model", model=name)
-                if variants
-                else (_unavailable())
-            )
+            raise ModelNotFound("the catalog has no such model", model=name)
         try:
             found[0].download(progress, cancel)
         except self._failure as error:
             raise DownloadFailed(clean(str(error)), model=name) from error
         if not found[0].is_cached:
             raise DownloadFailed("the download was cancelled", model=name)
-        return _model(found[0], public=True)
+        return described(found[0], public=True)
 
-    def _registered(
-        self,
-        files: ModelFiles,
-        alias: str,
-        license_name: str | None,
-        same_place: Callable[[Path], bool],
-    ) -> Model:
-        """The newest version if it serves these files, else one more version."""
-        for _ in range(MAX_RACES):
-            versions = self._versions(alias)
-            newest = versions[0] if versions else None
-            if newest and _digest_of(newest) == files.digest and same_place(_path_of(newest)):
-                return _model(newest, public=False)
-            name, version = (newest.info.alias, newest.info.version + 1) if newest else (alias, 1)
-            if registered := self._add(files, f"{name}:{version}", license_name):
-                self._forget_stale(versions)
-                return _model(registered, public=False)
-        raise ModelRegistrationFailed(
-            "other hosts keep registering the same name", model=alias, hint="Try again."
-        )
-
-    def _add(self, files: ModelFiles, model_id: str, license_name: str | None) -> Any | None:
-        """Register a version; None if another host was faster."""
-        metadata = self._builder()
-        for key, value in (
-            ("task", "chat-completion"),
-            ("license", license_name),
-            (DIGEST, files.digest),
-            (DEVICE, files.device),
-        ):
-            if value is not None:
-                metadata.set_string_property(key, value)
-        metadata.set_int_property("filesize_mb", files.size_mb)
+    def _public_variants(self) -> list[Any]:
+        """Every variant of the public catalog; the SDK says nothing instead of failing offline."""
         try:
-            return self._local.register_model(files.directory, model_id, metadata)
+            models = self._public.list_models()
+            variants = [variant for model in models for variant in model.variants]
         except self._failure as error:
-            if "already registered" in str(error):
-                return None
-            raise ModelRegistrationFailed(clean(str(error)), model=model_id) from error
-        finally:
-            metadata.close()
-
-    def _forget_stale(self, versions: Iterable[Any]) -> None:
-        """Unregister versions whose files are gone or changed. Others may serve another host."""
-        for variant in versions:
-            if digest(_path_of(variant)) == _digest_of(variant):
-                continue
-            try:
-                self._local.unregister_model(variant.info.id)
-            except self._failure as error:  # loaded, or another host was faster: both are fine
-                print(f"kept {variant.info.id}: {clean(str(error))}", file=sys.stderr)  # noqa: T201 - the host's log
-
-    def _versions(self, alias: str) -> list[Any]:
-        """The registered versions of an alias, newest first, however the alias is spelt."""
-        versions = [
-            variant
-            for variant in self._variants(public=False)
-            if variant.info.alias.casefold() == alias.casefold()
-        ]
-        return sorted(versions, key=lambda variant: variant.info.version, reverse=True)
-
-    def _variants(self, *, public: bool) -> Iterator[Any]:
-        try:
-            models = (self._public if public else self._local).list_models()
-            for model in models:
-                yield from model.variants
-        except self._failure as error:
-            raise _typed(error) from error
+            raise typed(error) from error
+        if not variants:
+            raise CatalogUnavailable("the public catalog could not be reached")
+        return variants
 
 
 def _sdk() -> Any:
@@ -286,55 +200,3 @@ def _configuration(sdk: Any, config: HostConfig) -> Any:
         catalog_urls=[(config.catalog_url, None)] if config.catalog_url else None,
         disable_nonessential_telemetry=True,
     )
-
-
-def _model(variant: Any, *, public: bool) -> Model:
-    info = variant.info
-    runtime = info.runtime
-    device = runtime.device_type if runtime else None
-    return Model(
-        id=info.id,
-        alias=info.alias,
-        catalog="public" if public else "local",
-        cached=variant.is_cached,
-        loaded=variant.is_loaded,
-        task=info.task,
-        device=str(device) if device else info.get_string_property(DEVICE),
-        size_mb=info.file_size_mb,
-        context_length=info.context_length,
-        license=info.license,
-    )
-
-
-def _path_of(variant: Any) -> Path:
-    """Where a registered model lies; the engine says nothing once the directory is gone."""
-    return Path(variant.get_path() or "missing")
-
-
-def _digest_of(variant: Any) -> str | None:
-    found: str | None = variant.info.get_string_property(DIGEST)
-    return found
-
-
-def _matching(variants: Iterable[Any], name: str) -> list[Any]:
-    """The variants that a name means: an id, else an id without its version, else an alias."""
-    wanted = name.casefold()
-    ranked: list[tuple[int, Any]] = []
-    for variant in variants:
-        info = variant.info
-        names = (info.id, info.id.rpartition(":")[0], info.alias)
-        folded = [known.casefold() for known in names]
-        if wanted in folded:
-            ranked.append((folded.index(wanted), variant))
-    return [variant for _, variant in sorted(ranked, key=lambda pair: pair[0])]
-
-
-def _unavailable() -> CatalogUnavailable:
-    return CatalogUnavailable("the public catalog could not be reached")
-
-
-def _typed(error: Exception) -> FoundryError:
-    told = clean(str(error))
-    if "unload it first" in told:
-        return ModelInUse(told, hint="Unload it first.")
-    return classify(500, told)

@@ -7,12 +7,13 @@ the other way round.
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -45,15 +46,19 @@ async def announced_urls(timeout_s: float = TIMEOUT_S) -> tuple[str, ...]:
     return tuple(_normalised([*_server_urls(server), *_URL.findall(service)]))
 
 
+class _Server(msgspec.Struct, frozen=True, rename="camel"):
+    web_urls: list[Any]
+
+
 def _server_urls(output: str) -> list[str]:
-    """`webUrls` of the JSON, before which log lines may stand; of the table of 0.10.2 otherwise."""
-    _, brace, rest = output.partition("{")
+    """`webUrls` of the JSON, which log lines may surround; of the table of 0.10.2 otherwise."""
+    start = output.find("{")
     try:
-        told: Any = msgspec.json.decode(brace + rest)
-    except msgspec.DecodeError:
+        told, _ = json.JSONDecoder().raw_decode(output, max(start, 0))
+        urls = msgspec.convert(told, _Server).web_urls
+    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors too
         return re.findall(r"Web URLs\s+(https?://\S+)", output)
-    urls: Any = cast("dict[str, Any]", told).get("webUrls")
-    return [url for url in cast("list[Any]", urls or []) if isinstance(url, str)]
+    return [url for url in urls if isinstance(url, str) and url.startswith("http")]
 
 
 def _normalised(urls: Iterable[str]) -> Iterable[str]:

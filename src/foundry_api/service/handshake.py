@@ -12,7 +12,15 @@ from foundry_api.service.endpoint import ControlAddress, Endpoint
 if TYPE_CHECKING:
     from foundry_api.service.endpoint import Origin
 
-__all__ = ["Announcement", "Answer", "HostConfig", "ModelSource", "Refusal", "generation_of"]
+__all__ = [
+    "Announcement",
+    "Answer",
+    "HostConfig",
+    "HostFacts",
+    "ModelSource",
+    "Refusal",
+    "generation_of",
+]
 
 
 class ModelSource(msgspec.Struct, frozen=True):
@@ -51,6 +59,28 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     owner_pid: int | None = None
     state_path: str | None = None
     idle_timeout_s: float = 0.0
+
+
+class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a running host tells of itself.
+
+    Attributes:
+        url: The engine's address.
+        sdk_version: The version of foundry-local-sdk.
+        log_path: Its log.
+        started_at: When it was ready, in seconds since the epoch.
+        owner_pid: The process it lives for; None for a shared host.
+        idle_timeout_s: Seconds after which a shared host leaves; 0 never.
+        problems: Models that could not be registered at the start, and why.
+    """
+
+    url: str
+    sdk_version: str
+    log_path: str
+    started_at: float
+    owner_pid: int | None
+    idle_timeout_s: float
+    problems: tuple[str, ...] = ()
 
 
 class Announcement(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):

@@ -13,7 +13,6 @@ it leaves by `os._exit`.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import secrets
@@ -27,8 +26,15 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 
 from foundry_api.errors import FoundryError, ServiceStartFailed
+from foundry_api.service import host_log
 from foundry_api.service.engine import NativeEngine
-from foundry_api.service.handshake import Announcement, HostConfig, Refusal, generation_of
+from foundry_api.service.handshake import (
+    Announcement,
+    HostConfig,
+    HostFacts,
+    Refusal,
+    generation_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,8 +58,7 @@ def main() -> NoReturn:
         _tell(parent, Refusal(message=error.message, hint=error.hint or None))
         host.leave(1)
     _tell(parent, announcement)
-    asyncio.run(host.serve())
-    host.leave(1)
+    host.serve()
 
 
 class Host:
@@ -63,7 +68,7 @@ class Host:
         self._config = config
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
         self._token = secrets.token_urlsafe(32)
-        self._started_at = time.time()
+        self._started_at = 0.0
         self._problems: tuple[str, ...] = ()
         self._engine: NativeEngine
 
@@ -78,16 +83,15 @@ class Host:
             _leave_with_stdin(self)
         self._engine = NativeEngine.start(self._config)
         self._problems = tuple(self._register(self._config.models))
+        self._started_at = time.time()
         announcement = self._announcement()
         if self._config.state_path is not None:
             announcement = self._publish(announcement, self._config.state_path)
         return announcement
 
-    async def serve(self) -> None:
-        """Serve the control API for ever."""
-        from aiohttp import web  # noqa: PLC0415 - 190 ms, which the announcement must not wait for
-
-        from foundry_api.service.control_api import ControlAPI, HostFacts  # noqa: PLC0415 - aiohttp
+    def serve(self) -> NoReturn:
+        """Serve the control API until there is a reason to leave."""
+        from foundry_api.service import serving  # noqa: PLC0415 - 250 ms of imports, see above
 
         facts = HostFacts(
             url=self._engine.url,
@@ -98,11 +102,7 @@ class Host:
             idle_timeout_s=self._config.idle_timeout_s,
             problems=self._problems,
         )
-        app = ControlAPI(self._engine, self._token, facts, lambda: self.leave(0)).app()
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
-        await runner.setup()
-        await web.SockSite(runner, self._listener).start()
-        await self._watch()
+        serving.serve(self._engine, self._listener, self._token, facts, self.leave)
 
     def leave(self, code: int) -> NoReturn:
         """End the process at once."""
@@ -111,37 +111,13 @@ class Host:
         sys.stderr.flush()
         os._exit(code)
 
-    async def _watch(self) -> None:
-        """Wait for the reason to leave."""
-        import psutil  # noqa: PLC0415 - not before the announcement
-
-        from foundry_api.service.lifetime import (  # noqa: PLC0415 - psutil
-            IdleClock,
-            leave_with_owner,
-            until_idle,
-            usage_of_self,
-        )
-
-        if (owner_pid := self._config.owner_pid) is not None:
-            try:
-                leave_with_owner(psutil.Process(owner_pid), lambda: self.leave(0))
-            except psutil.NoSuchProcess:
-                self.leave(0)
-        if not self._config.idle_timeout_s:
-            await asyncio.Event().wait()
-        idle = IdleClock(self._config.idle_timeout_s)
-        ports = (self._listener.getsockname()[1], int(self._engine.url.rpartition(":")[2]))
-        await until_idle(idle, lambda: usage_of_self(ports))
-        _log(f"nobody used this host for {self._config.idle_timeout_s:g} s")
-        self.leave(0)
-
     def _register(self, sources: Iterable[ModelSource]) -> Iterable[str]:
         """Register models; those that cannot be are told of instead of stopping the others."""
         for source in sources:
             try:
-                self._engine.ensure(source)
+                self._engine.registry.ensure(source)
             except FoundryError as error:
-                _log(f"{source.alias}: {error}")
+                host_log.note(f"{source.alias}: {error}")
                 yield f"{source.alias}: {error.message}"
 
     def _announcement(self) -> Announcement:
@@ -192,10 +168,6 @@ def _tell(parent: BinaryIO, answer: Answer) -> None:
     """Announce. A parent that is gone already is no failure: a shared host has left its state."""
     with contextlib.suppress(BrokenPipeError), parent:
         parent.write(msgspec.json.encode(answer) + b"\n")
-
-
-def _log(line: str) -> None:
-    print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}", file=sys.stderr)  # noqa: T201 - the log
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from dataclasses import dataclass, field
@@ -13,14 +14,26 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-__all__ = ["IdleClock", "Usage", "alive", "leave_with_owner", "until_idle", "usage_of_self"]
+__all__ = [
+    "IdleClock",
+    "Usage",
+    "alive",
+    "leave_with_owner",
+    "until",
+    "until_idle",
+    "usage_of_self",
+]
 
 OWNER_POLL_S = 1.0
-BUSY_SHARE = 0.02
-"""CPU per second above which a host works. Requests shorter than a poll show in nothing else."""
+ENDED_POLL_S = 0.5
+WORK_CPU_S = 0.05
+"""Processor time between two looks that only work explains: a look itself costs a few milliseconds.
+
+Requests that come and go between two looks show in nothing else.
+"""
 
 
-def leave_with_owner(owner: psutil.Process, leave: Callable[[], None]) -> None:
+def leave_with_owner(pid: int, leave: Callable[[], None]) -> None:
     """Leave when the owner's process is gone.
 
     The second line of defence behind the end of standard input: a process that the owner forked
@@ -28,8 +41,10 @@ def leave_with_owner(owner: psutil.Process, leave: Callable[[], None]) -> None:
     """
 
     def watch() -> None:
-        while alive(owner):
-            time.sleep(OWNER_POLL_S)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            owner = psutil.Process(pid)
+            while alive(owner):
+                time.sleep(OWNER_POLL_S)
         leave()
 
     threading.Thread(target=watch, name="leave-with-owner", daemon=True).start()
@@ -86,12 +101,11 @@ class IdleClock:
     timeout_s: float
     clock: Callable[[], float] = time.monotonic
     _used_at: float = field(init=False)
-    _looked_at: float = field(init=False)
     _cpu_s: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         """A host counts as used when it starts."""
-        self._used_at = self._looked_at = self.clock()
+        self._used_at = self.clock()
 
     @property
     def poll_s(self) -> float:
@@ -101,11 +115,19 @@ class IdleClock:
     def due(self, usage: Usage) -> bool:
         """Take notice of a look; whether the host has been idle for too long."""
         now = self.clock()
-        worked = usage.cpu_s - self._cpu_s > BUSY_SHARE * max(now - self._looked_at, 0.1)
-        self._cpu_s, self._looked_at = usage.cpu_s, now
+        worked = usage.cpu_s - self._cpu_s > WORK_CPU_S
+        self._cpu_s = usage.cpu_s
         if usage.connections or worked:
             self._used_at = now
         return self.timeout_s > 0 and now - self._used_at >= self.timeout_s
+
+
+async def until(
+    ended: Callable[[], bool], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> None:
+    """Return when something has ended that nobody tells of. Anybody may shut an engine down."""
+    while not await asyncio.to_thread(ended):
+        await sleep(ENDED_POLL_S)
 
 
 async def until_idle(

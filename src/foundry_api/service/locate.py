@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from foundry_api.errors import ServiceNotRunning
+from foundry_api.flight import SingleFlight
 from foundry_api.service import discover
-from foundry_api.service.once import SingleFlight
 from foundry_api.service.supervisor import HostOptions, Supervisor
 
 if TYPE_CHECKING:
@@ -45,7 +44,6 @@ class ServiceLocator:
         self._supervisor = supervisor or Supervisor(HostOptions(paths=paths))
         self._found: Endpoint | None = None
         self._locating: SingleFlight[Endpoint] = SingleFlight()
-        self._locating_own: SingleFlight[Endpoint] = SingleFlight()
 
     @property
     def supervisor(self) -> Supervisor:
@@ -62,7 +60,7 @@ class ServiceLocator:
         """
         if self._found is not None and not self._own_host_died(self._found):
             return self._found
-        return await self._locating(self._locate)
+        return await self._locating.run("any", self._locate)
 
     async def embedded(self) -> Endpoint:
         """An engine host of ours, which has a control API: the shared one if it runs, else own.
@@ -70,7 +68,7 @@ class ServiceLocator:
         Raises:
             ServiceStartFailed: None was found and none could be started.
         """
-        return await self._locating_own(self._locate_own)
+        return await self._locating.run("own", self._locate_own)
 
     def forget(self) -> None:
         """Look again at the next `endpoint`: what was found does not answer any more."""
@@ -95,20 +93,25 @@ class ServiceLocator:
         return self._found
 
     async def _search(self) -> Endpoint:
-        if self._settings.base_url is None and self._settings.service == "embedded":
-            return await self._supervisor.endpoint()
-        if self._supervisor.host is not None:  # this program has its own since an earlier search
-            return await self._supervisor.endpoint()
-        found = await discover.find(self._settings, self._paths, self._transport)
-        if found is None and self._settings.base_url is None:
-            return await self._supervisor.endpoint()
-        if found is None:
-            raise ServiceNotRunning("nothing answers at the given address")
-        return found
+        settings = self._settings
+        if settings.base_url is not None:
+            return await discover.explicit(settings, settings.base_url, self._transport)
+        if settings.service == "embedded" or self._supervisor.host is not None:
+            return await self._own()
+        found = await discover.find(settings, self._paths, self._transport)
+        return found or await self._own()
+
+    async def _own(self) -> Endpoint:
+        """This process's own host. Its engine can be shut down over HTTP while the host lives."""
+        endpoint = await self._supervisor.endpoint()
+        if await discover.accepts(endpoint.base_url):
+            return endpoint
+        await self._supervisor.replace()
+        return await self._supervisor.endpoint()
 
     async def _locate_own(self) -> Endpoint:
         if self._supervisor.host is None and (
             found := await discover.find_shared(self._paths, self._transport)
         ):
             return found
-        return await self._supervisor.endpoint()
+        return await self._own()

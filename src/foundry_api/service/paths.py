@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from foundry_api.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -46,11 +48,19 @@ class Paths:
         )
 
     def create(self) -> Paths:
-        """Make the directories, for this user only, and return self."""
+        """Make the directories, for this user only, and return self.
+
+        Raises:
+            ConfigurationError: One of them cannot be made.
+        """
         for directory in (self.data, self.logs, self.state):
-            directory.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
-            if os.name == "posix":  # on Windows a profile's directories are private by inheritance
-                directory.chmod(PRIVATE_DIRECTORY)
+            try:
+                _make_private(directory)
+            except OSError as error:
+                raise ConfigurationError(
+                    f"{directory} cannot be used: {error.strerror}",
+                    hint="Set FOUNDRY_HOME to a directory that you can write to.",
+                ) from error
         return self
 
     @property
@@ -62,3 +72,9 @@ class Paths:
     def lock_file(self) -> Path:
         """Held while a shared host is started or stopped."""
         return self.state / "host.lock"
+
+
+def _make_private(directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
+    if os.name == "posix":  # on Windows a profile's directories are private by inheritance
+        directory.chmod(PRIVATE_DIRECTORY)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import subprocess
 import sys
 import threading
-import time
 import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api.errors import ServiceStartFailed
+from foundry_api.service import host_log
 from foundry_api.service.handshake import Answer, HostConfig, ModelSource, Refusal
 
 if TYPE_CHECKING:
@@ -29,9 +28,6 @@ __all__ = ["START_TIMEOUT_S", "HostOptions", "HostProcess", "demo_models"]
 
 START_TIMEOUT_S = 30.0
 GRACE_S = 1.0
-KEPT_LOGS = 10
-LOG_TAIL_LINES = 12
-LOG_TAIL_BYTES = 16 * 1024
 MAX_ANSWER_BYTES = 64 * 1024
 
 _ROOT = str(Path(__file__).resolve().parents[2])
@@ -182,7 +178,7 @@ class HostProcess:
             if late
             else f"ended with status {self._process.returncode} before it served"
         )
-        told = _tail(self._log_path)
+        told = host_log.tail(self._log_path)
         return ServiceStartFailed(
             f"the engine host {why}" + (f"; its log ends: {told}" if told else ""),
             log_path=str(self._log_path),
@@ -194,16 +190,11 @@ def _config(options: HostOptions, **kind: Any) -> HostConfig:
     return HostConfig(
         data_dir=str(paths.data),
         logs_dir=str(paths.logs),
-        log_path=str(_log_name(paths.logs)),
+        log_path=str(host_log.new_name(paths.logs)),
         models=tuple(options.models),
         catalog_url=options.catalog_url,
         **kind,
     )
-
-
-def _log_name(directory: Path) -> Path:
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    return directory / f"host-{stamp}-{secrets.token_hex(4)}.log"
 
 
 def _popen(options: HostOptions, config: HostConfig, *, private: bool) -> subprocess.Popen[bytes]:
@@ -213,7 +204,10 @@ def _popen(options: HostOptions, config: HostConfig, *, private: bool) -> subpro
             hint="Start a service with `foundry-api up` and use that.",
         )
     log_path = Path(config.log_path)
-    log = os.open(log_path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
+    try:
+        log = host_log.create(log_path)
+    except OSError as error:
+        raise ServiceStartFailed(f"{log_path} cannot be written: {error.strerror}") from error
     try:
         return subprocess.Popen(  # noqa: S603 - our own program, no shell
             [options.python, "-P", "-c", _BOOTSTRAP, _ROOT, msgspec.json.encode(config).decode()],
@@ -231,7 +225,7 @@ def _popen(options: HostOptions, config: HostConfig, *, private: bool) -> subpro
         ) from error
     finally:
         os.close(log)
-        _prune(log_path.parent)
+        host_log.prune(log_path.parent)
 
 
 def _own_group() -> int:
@@ -273,20 +267,3 @@ def _close_pipes(process: subprocess.Popen[bytes]) -> None:
         if stream:
             with contextlib.suppress(OSError):  # a pipe whose other end is gone
                 stream.close()
-
-
-def _prune(directory: Path) -> None:
-    """Keep the newest logs. Their names sort by time."""
-    for old in sorted(directory.glob("host-*.log"), reverse=True)[KEPT_LOGS:]:
-        with contextlib.suppress(OSError):  # on Windows a running host holds its log open
-            old.unlink()
-
-
-def _tail(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - LOG_TAIL_BYTES))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-    except OSError:
-        return ""
-    return " | ".join(line.strip() for line in lines[-LOG_TAIL_LINES:] if line.strip())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 import psutil
 
 from foundry_api.service import state
+from foundry_api.service.lifetime import alive
 from foundry_api.service.lock import FileLock
 from foundry_api.service.process import START_TIMEOUT_S, HostOptions, HostProcess
 
@@ -19,6 +21,7 @@ __all__ = ["IDLE_TIMEOUT_S", "down", "status", "up"]
 
 IDLE_TIMEOUT_S = 30 * 60.0
 LEAVE_TIMEOUT_S = 5.0
+POLL_S = 0.01
 
 
 def up(
@@ -78,8 +81,16 @@ def _lock(paths: Paths) -> FileLock:
 def _end(process: psutil.Process) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):  # it left by itself meanwhile
         process.terminate()
-        try:
-            process.wait(LEAVE_TIMEOUT_S)
-        except psutil.TimeoutExpired:
+        if not _gone(process):
             process.kill()
-            process.wait(LEAVE_TIMEOUT_S)
+            _gone(process)
+
+
+def _gone(process: psutil.Process) -> bool:
+    """Wait for the end of a process. One that its new parent has not reaped yet is gone."""
+    give_up_at = time.monotonic() + LEAVE_TIMEOUT_S
+    while alive(process):
+        if time.monotonic() >= give_up_at:
+            return False
+        time.sleep(POLL_S)
+    return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import time
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,8 @@ from foundry_api.service.lifetime import alive
 __all__ = ["own_create_time", "process_of", "read", "remove", "write"]
 
 MAX_BYTES = 64 * 1024
+REPLACE_ATTEMPTS = 20
+REPLACE_WAIT_S = 0.01
 CLOCK_SLACK_S = 2.0
 """A process's creation time is computed from the wall clock's, which may have been corrected."""
 
@@ -33,10 +36,20 @@ def write(path: Path | str, announcement: Announcement) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(msgspec.json.encode(announcement))
-        draft.replace(target)
+        _replace(draft, target)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def _replace(draft: Path, target: Path) -> None:
+    """On Windows a file that somebody is reading cannot be replaced at that moment."""
+    for _ in range(REPLACE_ATTEMPTS):
+        with contextlib.suppress(PermissionError):
+            draft.replace(target)
+            return
+        time.sleep(REPLACE_WAIT_S)
+    draft.replace(target)
 
 
 def read(path: Path) -> Announcement | None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from foundry_api.backoff import Backoff
 from foundry_api.errors import ServiceStartFailed
-from foundry_api.service.once import SingleFlight
+from foundry_api.flight import SingleFlight
 from foundry_api.service.process import HostOptions, HostProcess
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from foundry_api.service.endpoint import Endpoint
 
-__all__ = ["Backoff", "EngineHost", "HostOptions", "Supervisor"]
+__all__ = ["EngineHost", "HostOptions", "Supervisor"]
 
 
 class EngineHost:
@@ -90,27 +89,9 @@ class EngineHost:
         await asyncio.to_thread(self.stop)
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """Waiting before a host is started again: exponential, with full jitter below a cap.
-
-    Attributes:
-        base_s: Upper bound of the first wait, doubled with each further failure.
-        cap_s: Upper bound of any wait.
-        healthy_s: A host that lived so long starts the count anew.
-        random: A number from 0 to 1.
-    """
-
-    base_s: float = 0.2
-    cap_s: float = 10.0
-    healthy_s: float = 60.0
-    random: Callable[[], float] = random.random
-
-    def wait_s(self, failures: int) -> float:
-        """How long to wait after so many failures in a row."""
-        if not failures:
-            return 0.0
-        return self.random() * min(self.cap_s, self.base_s * 2.0 ** min(failures - 1, 30))
+RESTART_BACKOFF = Backoff(base_s=0.2, cap_s=10.0)
+HEALTHY_S = 60.0
+"""A host that lived so long is not part of a series of failures."""
 
 
 class Supervisor:
@@ -127,12 +108,12 @@ class Supervisor:
         self,
         options: HostOptions,
         *,
-        backoff: Backoff | None = None,
+        backoff: Backoff = RESTART_BACKOFF,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._options = options
-        self._backoff = backoff or Backoff()
+        self._backoff = backoff
         self._clock = clock
         self._sleep = sleep
         self._host: EngineHost | None = None
@@ -169,7 +150,7 @@ class Supervisor:
         host = self._host
         if host is not None and host.endpoint is not None and host.alive:
             return host.endpoint
-        return await self._starting(self._start)
+        return await self._starting.run("host", self._start)
 
     def stop(self) -> None:
         """End the host. A later `endpoint` starts another one."""
@@ -182,11 +163,16 @@ class Supervisor:
         """As `stop`, without blocking the event loop."""
         await asyncio.to_thread(self.stop)
 
+    async def replace(self) -> None:
+        """End a host whose engine does not serve any more; counts as its death."""
+        if self._host is not None:
+            await self._host.astop()
+
     async def _start(self) -> Endpoint:
         if self._host is not None and not self._host.alive:
             self._bury(self._host)
         if self._host is None:
-            await self._sleep(self._backoff.wait_s(self._failures))
+            await self._sleep(self._backoff.delay_s(self._failures))
             self._host = self._spawned()
         host = self._host
         try:
@@ -202,7 +188,7 @@ class Supervisor:
     def _bury(self, host: EngineHost) -> None:
         host.stop()  # frees its pipes
         lived_s = self._clock() - self._born_at
-        self._failures = 1 if lived_s >= self._backoff.healthy_s else self._failures + 1
+        self._failures = 1 if lived_s >= HEALTHY_S else self._failures + 1
         self._host = None
 
     def _spawned(self) -> EngineHost:

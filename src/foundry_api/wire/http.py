@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import contextlib
+import functools
 import urllib.request
+import weakref
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -20,7 +25,7 @@ from foundry_api.errors import (
 from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     from foundry_api.wire.transport import Request
 
@@ -46,34 +51,43 @@ class HttpTransport:
     def __init__(self) -> None:
         self._sessions: AsyncGenerator[aiohttp.ClientSession] | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._at_exit: Callable[[], None] | None = None
 
     async def send(self, request: Request) -> HttpResponse:
         """Send a request and wait for the head of its answer. See `Transport.send`."""
         session = await self._open_session()
         try:
-            response = await session.request(
-                request.method,
-                request.url,
-                data=request.body,
-                headers=request.headers,
-                proxy=_proxy_for(request.url),
-                allow_redirects=False,
-            )
+            return HttpResponse(await _sent(session, request))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise _send_error(request, error) from error
-        return HttpResponse(response)
 
     async def aclose(self) -> None:
         """Close every connection. The transport opens new ones if it is used again."""
+        if self._at_exit is not None:
+            atexit.unregister(self._at_exit)
         if self._sessions is not None:
             sessions, self._sessions = self._sessions, None
             await sessions.aclose()
 
     async def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
+            await self.aclose()
             self._sessions = _session_until_loop_ends()
             self._session = await anext(self._sessions)
+            loop = asyncio.get_running_loop()
+            self._at_exit = functools.partial(_close_at_exit, loop, weakref.ref(self._sessions))
+            atexit.register(self._at_exit)
         return self._session
+
+
+def _close_at_exit(
+    loop: asyncio.AbstractEventLoop,
+    sessions: Callable[[], AsyncGenerator[aiohttp.ClientSession] | None],
+) -> None:
+    """Close what the loop did not: `python -m asyncio` ends its own without closing anything."""
+    left = sessions()
+    if left is not None and not loop.is_closed() and not loop.is_running():
+        loop.run_until_complete(left.aclose())
 
 
 async def _session_until_loop_ends() -> AsyncGenerator[aiohttp.ClientSession]:
@@ -90,11 +104,44 @@ async def _session_until_loop_ends() -> AsyncGenerator[aiohttp.ClientSession]:
         auto_decompress=False,
         max_line_size=MAX_HEADER_BYTES,
         max_field_size=MAX_HEADER_BYTES,
+        trace_configs=[_noting_reuse()],
     )
     try:
         yield session
     finally:
         await session.close()
+
+
+async def _sent(session: aiohttp.ClientSession, request: Request) -> aiohttp.ClientResponse:
+    """The head of the answer. A pooled connection that turns out to be dead is replaced.
+
+    The service may close an idle connection at the moment it is used again. That is no failure of
+    the service, and nothing was done there yet.
+    """
+    while True:
+        connection = SimpleNamespace(reused=False)
+        try:
+            return await session.request(
+                request.method,
+                request.url,
+                data=request.body,
+                headers=request.headers,
+                proxy=_proxy_for(request.url),
+                allow_redirects=False,
+                trace_request_ctx=connection,
+            )
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if not connection.reused:
+                raise
+
+
+def _noting_reuse() -> aiohttp.TraceConfig:
+    async def note(_session: object, trace: SimpleNamespace, _params: object) -> None:
+        trace.trace_request_ctx.reused = True
+
+    config = aiohttp.TraceConfig()
+    config.on_connection_reuseconn.append(note)
+    return config
 
 
 class HttpResponse:
@@ -133,21 +180,32 @@ class HttpResponse:
 
 
 def _send_error(request: Request, error: Exception) -> FoundryError:
-    parts = urlsplit(request.url)
-    service = f"{parts.scheme}://{parts.netloc}"
+    service = "/".join(request.url.split("/", 3)[:3])
     match error:
-        case aiohttp.InvalidURL():
-            return ConfigurationError(f"{request.url!r} is not a URL")
+        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
+            return ConfigurationError(
+                f"{request.url!r} is not a URL", hint="Give one like http://127.0.0.1:5273."
+            )
+        case aiohttp.ClientSSLError():
+            return ProtocolError(
+                f"no secure connection to {service}: {error}",
+                hint="Check its certificate, and whether the address should begin with http://.",
+                service=service,
+            )
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
             return ServiceNotRunning(f"nothing accepts connections at {service}", service=service)
-        case aiohttp.ServerDisconnectedError() | ConnectionError() | aiohttp.ClientOSError():
+        case ValueError():  # before anything was sent: a line end in a header, above all
+            return ConfigurationError(
+                f"the request to {service} cannot be sent: {error}",
+                hint="Check the API key and the headers.",
+                service=service,
+            )
+        case aiohttp.ClientPayloadError() | aiohttp.ClientResponseError():
+            return ProtocolError(f"{service} does not speak HTTP as it should", service=service)
+        case _:
             return ServiceCrashed(
                 f"{service} closed the connection before it answered", service=service
             )
-        case aiohttp.ClientPayloadError() | aiohttp.ClientResponseError() | ValueError():
-            return ProtocolError(f"{service} does not speak HTTP as it should", service=service)
-        case _:
-            return ServiceCrashed(f"the request to {service} failed: {error}", service=service)
 
 
 def _proxy_for(url: str) -> str | None:

@@ -6,9 +6,12 @@ and, rarely, `event:`; `id:` and `retry:` serve reconnecting browsers and are sk
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from foundry_api.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["MAX_EVENT_BYTES", "Event", "EventDecoder"]
 
@@ -33,7 +36,8 @@ class EventDecoder:
     dialect to judge.
 
     Args:
-        max_event_bytes: Bound of one event's bytes, line ends included.
+        max_event_bytes: Bound of one event's data, and of one line. What is not kept, such as
+            comments between two events, does not count.
     """
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
@@ -45,17 +49,17 @@ class EventDecoder:
         self._after_cr = False
         self._first_line = True
 
-    def feed(self, block: bytes) -> list[Event]:
-        """The events that this block completes.
+    def feed(self, block: bytes) -> Iterator[Event]:
+        """The events that this block completes. They have to be taken before the next block.
 
         Raises:
-            ProtocolError: An event is larger than the bound.
+            ProtocolError: An event is larger than the bound; those before it came first.
         """
-        lines = self._lines(block)
-        events = [event for line in lines if (event := self._line(line)) is not None]
-        if self._size + len(self._rest) > self._max:
+        for line in self._lines(block):
+            if (event := self._line(line)) is not None:
+                yield event
+        if len(self._rest) > self._max:
             raise self._too_large()
-        return events
 
     def _lines(self, block: bytes) -> list[bytes]:
         # The LF of a CRLF that the last block tore apart ends no second line.
@@ -79,11 +83,13 @@ class EventDecoder:
     def _line(self, line: bytes) -> Event | None:
         if not line:
             return self._dispatch()
-        self._size += len(line) + 1
-        if self._size > self._max:
+        if len(line) > self._max:
             raise self._too_large()
         field, _, value = line.partition(b":")
         if field == b"data":
+            self._size += len(line) + 1
+            if self._size > self._max:
+                raise self._too_large()
             self._data.append(value.removeprefix(b" "))
         elif field == b"event":
             self._name = value.removeprefix(b" ")

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from foundry_api.errors import ProtocolError, ServiceNotRunning
+from foundry_api.errors import (
+    ProtocolError,
+    ServiceCrashed,
+    ServiceNotRunning,
+    StreamInterrupted,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -100,6 +106,7 @@ async def fetch(
 
     Raises:
         ServiceNotRunning: Nothing answers there, or not within `timeout_s` seconds.
+        ServiceCrashed: The connection broke before the answer ended.
         ProtocolError: The answer is larger than `max_bytes`.
     """
     try:
@@ -118,19 +125,25 @@ async def fetch(
 
 async def _read(request: Request, response: Response, max_bytes: int) -> Reply:
     body = bytearray()
-    async for block in response.blocks():
-        body += block
-        if len(body) > max_bytes:
-            raise ProtocolError(f"the answer to {request.url} is larger than {max_bytes} bytes")
+    async with aclosing(response.blocks()) as blocks:
+        try:
+            async for block in blocks:
+                body += block
+                if len(body) > max_bytes:
+                    raise ProtocolError(
+                        f"the answer to {request.url} is larger than {max_bytes} bytes"
+                    )
+        except StreamInterrupted as error:
+            raise ServiceCrashed(error.message, service=error.service) from error
     return Reply(response.status, response.headers, bytes(body))
 
 
 def is_loopback(url: str) -> bool:
     """Whether a URL's host is this machine by its loopback interface."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
     try:
+        host = urlsplit(url).hostname or ""
+        if host == "localhost" or host.endswith(".localhost"):
+            return True
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False

@@ -8,15 +8,25 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import msgspec
 
 from foundry_api.errors import FoundryError, classify
+from foundry_api.messages import FinishReason, Usage
 from foundry_api.wire.transport import Reply, Request, fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from foundry_api.messages import ChatRequest, Chunk, Generation, Model
     from foundry_api.wire.transport import Transport
 
-__all__ = ["Catalog", "ChatDecoder", "Dialect", "ServiceStatus", "Wire", "error_of"]
+__all__ = [
+    "BAD_JSON",
+    "Catalog",
+    "ChatDecoder",
+    "Dialect",
+    "Ending",
+    "ServiceStatus",
+    "Wire",
+    "error_of",
+]
 
 Catalog = Literal["local", "public"]
 
@@ -57,7 +67,11 @@ class Wire:
             FoundryError: The typed error for any other answer, or for none.
         """
         request = Request("GET", f"{self.base_url}{path}", self.headers)
-        reply = await fetch(self.transport, request, timeout_s=timeout_s)
+        try:
+            reply = await fetch(self.transport, request, timeout_s=timeout_s)
+        except FoundryError as error:
+            error.located(service=self.base_url)
+            raise
         if reply.status != 200:  # noqa: PLR2004 - HTTP's own number
             raise error_of(reply).located(service=self.base_url)
         return reply.body
@@ -68,6 +82,20 @@ class Wire:
         return Request("POST", f"{self.base_url}{path}", headers, body)
 
 
+class Ending(msgspec.Struct, frozen=True):
+    """How a streamed answer ended.
+
+    Attributes:
+        finish_reason: Why.
+        usage: Tokens, as the service counted them; zeros if it did not.
+        raw: The data of the events without text, a line each.
+    """
+
+    finish_reason: FinishReason
+    usage: Usage
+    raw: bytes = b""
+
+
 class ChatDecoder(Protocol):
     """Turns the body of one streamed chat completion into chunks."""
 
@@ -76,8 +104,8 @@ class ChatDecoder(Protocol):
         """Whether the stream said that it is complete."""
         ...
 
-    def feed(self, block: bytes) -> list[Chunk]:
-        """The pieces of text that this block completes.
+    def feed(self, block: bytes) -> Iterator[Chunk]:
+        """The pieces of text that this block completes, those ahead of an error too.
 
         Raises:
             FoundryError: The stream carries an error, classified by its message.
@@ -85,8 +113,8 @@ class ChatDecoder(Protocol):
         """
         ...
 
-    def finish(self) -> Chunk:
-        """The last chunk, with finish reason and usage, once the body ended.
+    def finish(self) -> Ending:
+        """Finish reason and usage, once the body ended.
 
         Raises:
             StreamInterrupted: The stream ended before the answer did.
@@ -145,6 +173,9 @@ class _ErrorReply(msgspec.Struct):
 
 _ERROR_REPLY = msgspec.json.Decoder(_ErrorReply)
 
+BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not the JSON that was expected."""
+
 
 def error_of(reply: Reply) -> FoundryError:
     """The typed error of an answer whose status is no success.
@@ -154,6 +185,7 @@ def error_of(reply: Reply) -> FoundryError:
     """
     try:
         return classify(reply.status, _ERROR_REPLY.decode(reply.body).error.message)
-    except msgspec.DecodeError:
+    except BAD_JSON:
         lines = reply.body[:500].decode("utf-8", "replace").strip().splitlines()
-        return classify(reply.status, lines[-1].removeprefix("message=") if lines else "")
+        told = lines[-1] if lines and not lines[0].startswith("<") else ""  # no HTML of a proxy
+        return classify(reply.status, told.removeprefix("message="))

@@ -7,6 +7,7 @@ full id; path variables are not percent-decoded; a stream that fails says so in 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -14,15 +15,18 @@ import msgspec
 from foundry_api.errors import (
     CatalogUnavailable,
     ModelLoadFailed,
+    ModelNotFound,
     ProtocolError,
     StreamInterrupted,
     classify,
 )
 from foundry_api.messages import Chunk, FinishReason, Model, Usage
-from foundry_api.wire.dialects.base import ServiceStatus
-from foundry_api.wire.sse import EventDecoder
+from foundry_api.wire.dialects.base import BAD_JSON, Ending, ServiceStatus
+from foundry_api.wire.sse import MAX_EVENT_BYTES, EventDecoder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from foundry_api.messages import ChatRequest, Generation
     from foundry_api.wire.dialects.base import Catalog, ChatDecoder, Wire
     from foundry_api.wire.transport import Request
@@ -116,23 +120,30 @@ class Sdk21Dialect:
         return models
 
     async def load(self, model: Model) -> None:
-        """Load a model. Of several versions the service takes the newest, whatever was asked."""
-        await self._wire.get(
-            f"{_PREFIX[model.catalog]}/models/load/{model.alias}", timeout_s=LOAD_TIMEOUT_S
-        )
-        if model.id not in await self._loaded(model.catalog, CATALOG_TIMEOUT_S):
+        """Load a model. The service takes an alias, and of its variants and versions its own pick.
+
+        Raises:
+            ModelLoadFailed: It could not be loaded, or another variant of the alias was.
+            ModelNotFound: The service does not know the alias.
+        """
+        await self._by_alias("load", model)
+        loaded = await self._loaded(model.catalog, CATALOG_TIMEOUT_S)
+        if model.id not in loaded:
             raise ModelLoadFailed(
-                f"the service loaded another version of {model.alias} than {model.id}",
-                hint="Name the newest version, or remove the newer ones.",
+                f"the service loaded another variant of {model.alias} than {model.id}",
+                hint=f"In memory are: {', '.join(sorted(loaded))}.",
                 model=model.id,
                 service=self._wire.base_url,
             )
 
     async def unload(self, model: Model) -> None:
-        """Unload a model; refused by the service while sessions use it."""
-        await self._wire.get(
-            f"{_PREFIX[model.catalog]}/models/unload/{model.alias}", timeout_s=LOAD_TIMEOUT_S
-        )
+        """Unload a model.
+
+        Raises:
+            ModelInUse: Sessions still use it.
+            ModelNotFound: The service does not know the alias.
+        """
+        await self._by_alias("unload", model)
 
     def chat_request(self, model: Model, request: ChatRequest) -> Request:
         """A streamed chat completion, with usage in its last event."""
@@ -155,6 +166,18 @@ class Sdk21Dialect:
         """A decoder for one answer."""
         return _ChatDecoder(model.id)
 
+    async def _by_alias(self, verb: str, model: Model) -> None:
+        aliases = list(dict.fromkeys((model.alias, *_aliases(model.id))))
+        for alias in aliases:
+            path = f"{_PREFIX[model.catalog]}/models/{verb}/{alias}"
+            try:
+                await self._wire.get(path, timeout_s=LOAD_TIMEOUT_S)
+            except ModelNotFound:
+                if alias == aliases[-1]:
+                    raise
+            else:
+                return
+
     async def _models(self, catalog: Catalog, timeout_s: float) -> list[Model]:
         body = await self._wire.get(f"{_PREFIX[catalog]}/v1/models", timeout_s=timeout_s)
         listed = self._decode(_LISTING, body).data
@@ -164,7 +187,7 @@ class Sdk21Dialect:
         return [
             Model(
                 id=item.id,
-                alias=_alias(item.id),
+                alias=_aliases(item.id)[0 if catalog == "public" else -1],
                 catalog=catalog,
                 cached=True if catalog == "local" or item.id in loaded else None,
                 loaded=item.id in loaded,
@@ -180,20 +203,24 @@ class Sdk21Dialect:
     def _decode(self, decoder: msgspec.json.Decoder[_T], body: bytes) -> _T:
         try:
             return decoder.decode(body)
-        except msgspec.DecodeError as error:
+        except BAD_JSON as error:
             raise ProtocolError(
                 f"the service's answer is not what SDK 2.x sends: {error}",
                 service=self._wire.base_url,
             ) from error
 
 
-def _alias(model_id: str) -> str:
-    """The alias of a registered model, which is its id without version.
+_VARIANT = re.compile(r"(?:-instruct|-chat)?(?:-[a-z0-9]+-(?:cpu|gpu|npu))?$", re.IGNORECASE)
 
-    For Microsoft's models that is the name of the variant: this generation's routes do not tell
-    the alias. The engine host's control API does.
+
+def _aliases(model_id: str) -> tuple[str, ...]:
+    """What a model's alias may be, the likeliest first: no route of this generation tells it.
+
+    A registered model's alias is its id without version. Microsoft's ids carry the variant as
+    well: `Phi-4-mini-instruct-generic-cpu:4` is one of `phi-4-mini`.
     """
-    return model_id.rpartition(":")[0] or model_id
+    name = model_id.rpartition(":")[0] or model_id
+    return _VARIANT.sub("", name).lower(), name
 
 
 class _ChatDecoder:
@@ -205,32 +232,37 @@ class _ChatDecoder:
         self._finish_reason: FinishReason | None = None
         self._usage: Usage | None = None
         self._without_text: list[bytes] = []
+        self._without_text_bytes = 0
         self.done = False
 
-    def feed(self, block: bytes) -> list[Chunk]:
+    def feed(self, block: bytes) -> Iterator[Chunk]:
         """The pieces of text that this block completes."""
-        chunks: list[Chunk] = []
         for data, _ in self._events.feed(block):
             if data == _DONE:
                 self.done = True
                 break
             if text := self._text(data):
-                chunks.append(Chunk(text, self._model, raw=data))
+                yield Chunk(text, self._model, raw=data)
             else:
-                self._without_text.append(data)
-        return chunks
+                self._keep(data)
 
-    def finish(self) -> Chunk:
-        """The last chunk."""
+    def finish(self) -> Ending:
+        """How the answer ended."""
         if self._finish_reason is None:
             raise StreamInterrupted("the stream ended before the answer did", model=self._model)
         raw = b"\n".join(self._without_text)
-        return Chunk("", self._model, self._finish_reason, self._usage or Usage(), raw=raw)
+        return Ending(self._finish_reason, self._usage or Usage(), raw)
+
+    def _keep(self, data: bytes) -> None:
+        self._without_text.append(data)
+        self._without_text_bytes += len(data)
+        if self._without_text_bytes > MAX_EVENT_BYTES:
+            raise ProtocolError(f"more than {MAX_EVENT_BYTES} bytes of events carry no text")
 
     def _text(self, data: bytes) -> str:
         try:
             event = _EVENT.decode(data)
-        except msgspec.DecodeError as error:
+        except BAD_JSON as error:
             raise ProtocolError(f"an event is not a chat completion chunk: {error}") from error
         if event.error is not None:
             status = 500 if event.error.type == "server_error" else 400

@@ -1,4 +1,4 @@
-"""When a failed attempt is made again, and how long that waits."""
+"""How long to wait before something that failed is tried again."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ class Backoff:
     the cap still come back at different times.
 
     Args:
-        retries: Further attempts after the first; 0 means none.
-        base_s: Upper bound of the first wait, in seconds.
+        base_s: Upper bound of the first wait, in seconds; it doubles with each further failure.
         cap_s: Upper bound of every wait, in seconds.
         uniform: Draws a number between two bounds.
     """
 
-    retries: int = 3
-    base_s: float = 0.1
-    cap_s: float = 5.0
+    base_s: float
+    cap_s: float
     uniform: Callable[[float, float], float] = field(default=random.uniform, repr=False)
 
     def delay_s(self, failures: int) -> float:
-        """Seconds to wait after `failures` attempts failed, 1 or more."""
+        """Seconds to wait after so many failures in a row; none after none."""
+        if not failures:
+            return 0.0
         # The exponent is bounded too: 2.0 ** 1024 overflows.
-        bound = min(self.cap_s, self.base_s * 2.0 ** min(failures - 1, 32))
-        return self.uniform(0.0, bound)
+        return self.uniform(0.0, min(self.cap_s, self.base_s * 2.0 ** min(failures - 1, 32)))

@@ -1,0 +1,131 @@
+"""Getting answers and saying them while they come."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
+
+from foundry_api.cli.downloads import run_with_download
+from foundry_api.cli.output import is_terminal, printable
+from foundry_api.cli.waiting import Waiting
+from foundry_api.client import ChatOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from foundry_api.cli.session import Session
+    from foundry_api.messages import Completion, FinishReason, Message, Model
+
+__all__ = ["Speaker", "Talker"]
+
+
+class Speaker:
+    """Says one answer, and knows what was said of it when it was interrupted.
+
+    Args:
+        stream: Where to say it; None is standard output.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._said: list[str] = []
+
+    @property
+    def said(self) -> str:
+        """The text so far."""
+        return "".join(self._said)
+
+    def say(self, text: str) -> None:
+        """Say a piece of the answer now; a terminal gets it without what it would obey."""
+        self._said.append(text)
+        self._stream.write(printable(text) if is_terminal(self._stream) else text)
+        self._stream.flush()
+
+    def end(self) -> None:
+        """End the last line, unless the answer did so or there was none."""
+        if self._said and not self._said[-1].endswith("\n"):
+            self._stream.write("\n")
+            self._stream.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Talker:
+    """Has answers said.
+
+    Attributes:
+        session: The client and its loop.
+        options: What calls take besides model and messages.
+        stream: Whether to say answers piece by piece.
+        yes: Whether to download a missing model without a question.
+        ask: Whether to ask for that on a terminal.
+    """
+
+    session: Session
+    options: ChatOptions = field(default_factory=ChatOptions)
+    stream: bool = True
+    yes: bool = False
+    ask: bool = True
+
+    def say(self, model: str, messages: Sequence[Message], speaker: Speaker) -> FinishReason | None:
+        """Say an answer, and end its last line, however it ends. Returns why it ended."""
+        saying = self._say_pieces if self.stream else self._say_whole
+        try:
+            return run_with_download(
+                self.session,
+                lambda: saying(model, messages, speaker),
+                yes=self.yes,
+                ask=self.ask,
+            )
+        finally:
+            speaker.end()
+
+    def complete(self, model: str, messages: Sequence[Message]) -> Completion:
+        """The whole answer, without saying it."""
+        return run_with_download(
+            self.session,
+            lambda: self._complete(model, messages),
+            yes=self.yes,
+            ask=self.ask,
+            waiting=f"Waiting for {model} ...",
+        )
+
+    def load(self, model: str) -> Model:
+        """Have a model ready to answer."""
+        return run_with_download(
+            self.session,
+            lambda: self.session.client.models.load(model),
+            yes=self.yes,
+            ask=self.ask,
+            waiting=f"Loading {model} ...",
+        )
+
+    async def _say_pieces(
+        self, model: str, messages: Sequence[Message], speaker: Speaker
+    ) -> FinishReason | None:
+        finish_reason: FinishReason | None = None
+        chunks = self.session.client.stream_chat(messages, **self._options(model))
+        # Closing the stream, however this ends, is what stops the engine's work.
+        async with aclosing(chunks):
+            with Waiting(f"Waiting for {model} ...") as waiting:
+                async for chunk in chunks:
+                    waiting.over()
+                    finish_reason = chunk.finish_reason
+                    if chunk.content:
+                        speaker.say(chunk.content)
+        return finish_reason
+
+    async def _say_whole(
+        self, model: str, messages: Sequence[Message], speaker: Speaker
+    ) -> FinishReason | None:
+        with Waiting(f"Waiting for {model} ..."):
+            completion = await self._complete(model, messages)
+        speaker.say(completion.content)
+        return completion.finish_reason
+
+    async def _complete(self, model: str, messages: Sequence[Message]) -> Completion:
+        return await self.session.client.chat(messages, **self._options(model))
+
+    def _options(self, model: str) -> ChatOptions:
+        return {**self.options, "model": model}

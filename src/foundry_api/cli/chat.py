@@ -1,0 +1,190 @@
+"""`foundry-api chat`: one prompt, or a conversation."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from foundry_api.cli import failure
+from foundry_api.cli.answers import Speaker, Talker
+from foundry_api.cli.conversation import Conversation
+from foundry_api.cli.options import Common, common_options, examples, pass_common
+from foundry_api.cli.output import is_terminal, print_json
+from foundry_api.cli.session import Session
+from foundry_api.client import ChatOptions
+from foundry_api.errors import InvalidRequest
+from foundry_api.messages import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from foundry_api.messages import Completion
+
+__all__ = ["command"]
+
+STANDARD_INPUT = "-"
+PROMPT = "> "
+
+EPILOG = examples(
+    'chat --model demo "What is the capital of France?"',
+    "chat Tell me a story               words need no quotes",
+    'chat "Sum this up:" - < notes.txt  - stands for standard input',
+    "chat < question.txt",
+    'chat --json --max-tokens 50 "Name a colour"',
+    "chat                               a conversation; /help lists its commands",
+)
+
+
+@click.command("chat", epilog=EPILOG)
+@click.argument("words", metavar="[PROMPT]...", nargs=-1)
+@click.option("-m", "--model", metavar="NAME", help="Alias or id. [FOUNDRY_MODEL, else phi-4-mini]")
+@click.option("-s", "--system", metavar="TEXT", help="Instructions ahead of the conversation.")
+@click.option("--temperature", type=float, help="0, always the likeliest token, to 2.")
+@click.option("--max-tokens", type=int, help="Upper bound of the answer's length.")
+@click.option("--seed", type=int, help="Repeats random choices where the engine allows it.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="End the answer here; repeatable.")
+@click.option("--no-stream", is_flag=True, help="Print the answer when it is whole.")
+@click.option("--timeout", type=float, help="Seconds without a token. [FOUNDRY_TIMEOUT, else 30]")
+@click.option("-y", "--yes", is_flag=True, help="Download a missing model without asking.")
+@common_options
+@pass_common
+def command(
+    common: Common,
+    *,
+    words: tuple[str, ...],
+    model: str | None,
+    system: str | None,
+    temperature: float | None,
+    max_tokens: int | None,
+    seed: int | None,
+    stop: tuple[str, ...],
+    no_stream: bool,
+    timeout: float | None,
+    yes: bool,
+) -> None:
+    """Ask a model: one prompt, or a conversation.
+
+    The prompt is the arguments, or else what comes from standard input. On a terminal and without
+    a prompt it is a conversation. Ctrl-C stops an answer, and the engine's work on it.
+    """
+    prompt = prompt_from(words)
+    if prompt is None and common.as_json:
+        raise click.UsageError("--json needs a prompt: a conversation is no JSON document.")
+    options = ChatOptions(temperature=temperature, max_tokens=max_tokens, seed=seed, stop=stop)
+    with Session(common, model=model, timeout_s=timeout) as session:
+        talker = Talker(session, options, stream=not no_stream, yes=yes, ask=not common.as_json)
+        if prompt is None:
+            converse(talker, system)
+        elif common.as_json:
+            print_json(described(talker.complete(session.settings.model, turns(prompt, system))))
+        else:
+            answer(talker, turns(prompt, system))
+
+
+def prompt_from(words: Sequence[str]) -> str | None:
+    """The prompt, or None for a conversation.
+
+    Standard input is read only when it is asked for or when nothing else can be meant: a program
+    that gives the prompt as argument may have left its own input open.
+
+    Raises:
+        InvalidRequest: It is empty, or standard input is not text.
+    """
+    if not words and is_terminal(sys.stdin):
+        return None
+    parts = [
+        _read_input() if word == STANDARD_INPUT else word for word in words or (STANDARD_INPUT,)
+    ]
+    prompt = " ".join(parts)
+    if not prompt.strip():
+        raise InvalidRequest(
+            "the prompt is empty", field="prompt", hint="Give it as arguments or on standard input."
+        )
+    return prompt
+
+
+def turns(prompt: str, system: str | None) -> list[Message]:
+    """A conversation of one prompt."""
+    question = Message("user", prompt)
+    return [Message("system", system), question] if system is not None else [question]
+
+
+def answer(talker: Talker, messages: Sequence[Message]) -> None:
+    """Say one answer."""
+    finish_reason = talker.say(talker.session.settings.model, messages, Speaker())
+    if finish_reason == "length" and talker.options.get("max_tokens") is None:
+        click.echo("The answer was cut at the greatest length that fits.", err=True)
+
+
+def converse(talker: Talker, system: str | None) -> None:
+    """Talk until the user leaves. The model is loaded first, so that trouble shows at once."""
+    name = talker.session.settings.model
+    model = talker.load(name)
+    _edit_lines()
+    _tell(f"Talking to {model.alias}. /help lists the commands; Ctrl-D leaves.")
+    Conversation(
+        model=name,
+        system=system,
+        answer=lambda model, messages: _answer_in_conversation(talker, model, messages),
+        choose=talker.load,
+        read=_read_line,
+        tell=_tell,
+        fail=failure.tell,
+    ).run()
+
+
+def described(completion: Completion) -> dict[str, object]:
+    """A whole answer as JSON."""
+    return {
+        "content": completion.content,
+        "model": completion.model,
+        "finish_reason": completion.finish_reason,
+        "usage": completion.usage,
+        "timings": completion.timings,
+        "attempts": len(completion.attempts),
+        "cached": completion.cached,
+        "service": completion.service,
+        "generation": completion.generation,
+    }
+
+
+def _answer_in_conversation(talker: Talker, model: str, messages: Sequence[Message]) -> str:
+    """Say an answer; Ctrl-C ends it, but not the conversation."""
+    speaker = Speaker()
+    with contextlib.suppress(KeyboardInterrupt, click.Abort):
+        talker.say(model, messages, speaker)
+    return speaker.said
+
+
+def _read_input() -> str:
+    """Standard input as a prompt, without the mark that Windows begins text with."""
+    if sys.stdin is None:
+        raise InvalidRequest("there is no prompt: standard input is closed", field="prompt")
+    try:
+        return sys.stdin.read().removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}").rstrip()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            "standard input is not text in UTF-8", field="prompt", hint="Convert it first."
+        ) from error
+
+
+def _read_line() -> str:
+    """A line from the terminal; the prompt goes where a person sees it."""
+    if is_terminal(sys.stdout):
+        return input(PROMPT)
+    click.echo(PROMPT, nl=False, err=True)
+    return input()
+
+
+def _edit_lines() -> None:
+    """Let the arrow keys edit lines and find earlier ones, where Python was built with that."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("readline")
+
+
+def _tell(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,0 +1,125 @@
+"""A conversation: its history, and the commands that steer it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from foundry_api.errors import FoundryError
+from foundry_api.messages import Message
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["Conversation"]
+
+HELP = """\
+/model NAME   go on with another model; without NAME, tell which it is
+/system TEXT  set the instructions; without TEXT, tell them
+/reset        forget the conversation so far
+/quit         leave, as Ctrl-D does
+Ctrl-C stops an answer."""
+
+
+class Conversation:
+    """Reads what the user says until they leave.
+
+    Args:
+        model: The model to begin with.
+        system: Instructions ahead of the conversation.
+        answer: Says a model's answer to messages, and returns what was said, also when the user
+            interrupted it. Raises FoundryError.
+        choose: Makes sure that a model can answer. Raises FoundryError.
+        read: The next line; EOFError or KeyboardInterrupt when the user leaves.
+        tell: Says something that is not part of an answer.
+        fail: Tells an error.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        system: str | None,
+        answer: Callable[[str, Sequence[Message]], str],
+        choose: Callable[[str], object],
+        read: Callable[[], str],
+        tell: Callable[[str], object],
+        fail: Callable[[FoundryError], object],
+    ) -> None:
+        self.model = model
+        self.system = system
+        self.turns: list[Message] = []
+        self._answer = answer
+        self._choose = choose
+        self._read = read
+        self._tell = tell
+        self._fail = fail
+        self._commands: dict[str, Callable[[str], None]] = {
+            "/help": self._help,
+            "/model": self._set_model,
+            "/system": self._set_system,
+            "/reset": self._reset,
+        }
+
+    def run(self) -> None:
+        """Talk until the user leaves, with /quit, Ctrl-D or Ctrl-C at the prompt."""
+        while True:
+            try:
+                line = self._read().strip()
+            except (EOFError, KeyboardInterrupt):
+                self._tell("")
+                return
+            if line == "/quit":
+                return
+            if line:
+                self._hear(line)
+
+    def _hear(self, line: str) -> None:
+        word, _, rest = line.partition(" ")
+        try:
+            if not _is_command(word):
+                self._turn(line)
+            elif command := self._commands.get(word):
+                command(rest.strip())
+            else:
+                self._tell(f"There is no {word}; /help lists what there is.")
+        except FoundryError as error:
+            self._fail(error)
+
+    def _turn(self, text: str) -> None:
+        """One exchange. What was said of a broken answer stays, so that the user can go on."""
+        question = Message("user", text)
+        said = ""
+        try:
+            said = self._answer(self.model, [*self._instructions(), *self.turns, question])
+        except FoundryError as error:
+            said = getattr(error, "partial", "")
+            raise
+        finally:
+            if said.strip():  # services refuse empty messages
+                self.turns += [question, Message("assistant", said)]
+
+    def _instructions(self) -> list[Message]:
+        return [Message("system", self.system)] if self.system else []
+
+    def _help(self, _: str) -> None:
+        self._tell(HELP)
+
+    def _set_model(self, name: str) -> None:
+        if name:
+            self._choose(name)
+            self.model = name
+        self._tell(f"The model is {self.model}.")
+
+    def _set_system(self, text: str) -> None:
+        if text:
+            self.system = text
+        self._tell(f"The instructions are: {self.system}" if self.system else "No instructions.")
+
+    def _reset(self, _: str) -> None:
+        self.turns.clear()
+        self._tell("The conversation starts anew.")
+
+
+def _is_command(word: str) -> bool:
+    """Whether a word is meant as a command: `/etc/hosts` is not."""
+    return word.startswith("/") and word[1:].isalpha()

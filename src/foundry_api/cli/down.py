@@ -1,0 +1,30 @@
+"""`foundry-api down`: the end of the shared engine."""
+
+from __future__ import annotations
+
+import click
+
+from foundry_api.cli.options import Common, examples, output_options, pass_common
+from foundry_api.cli.output import print_json
+from foundry_api.cli.session import settings_of
+from foundry_api.service import shared
+from foundry_api.service.paths import Paths
+
+__all__ = ["command"]
+
+
+@click.command("down", epilog=examples("down"))
+@output_options
+@pass_common
+def command(common: Common) -> None:
+    """Stop the shared engine.
+
+    Where none runs, nothing happens. Services that others started are left alone.
+    """
+    was_running = shared.down(Paths.of(settings_of(common).home))
+    if common.as_json:
+        print_json({"was_running": was_running})
+    elif was_running:
+        click.echo("The shared engine is stopped.")
+    else:
+        click.echo("No shared engine was running.")

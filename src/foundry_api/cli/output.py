@@ -1,0 +1,97 @@
+"""What verbs print: tables, fields and JSON, plain in a pipe and with colours on a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = [
+    "STATE_COLOURS",
+    "coloured",
+    "duration",
+    "is_terminal",
+    "megabytes",
+    "print_fields",
+    "print_json",
+    "print_table",
+    "printable",
+]
+
+_CONTROLS = {
+    **{code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))},
+    ord("\t"): "\t",
+    ord("\n"): "\n",
+    ord("\r"): "",
+}
+"""Control characters, escaped. A model's answer could otherwise steer the terminal: retitle it,
+recolour it, write into its clipboard. A carriage return is dropped: it ends lines, too."""
+
+GAP = "  "
+MB_PER_GB = 1024
+SECONDS_OF = {"d": 86_400, "h": 3_600, "min": 60}
+STATE_COLOURS = {"healthy": "green", "degraded": "yellow", "down": "red"}
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person is at the other end of a stream."""
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+def printable(text: str) -> str:
+    """Text without anything that a terminal would obey."""
+    return text.translate(_CONTROLS)
+
+
+def print_json(value: Any, *, indent: int = 2) -> None:
+    """One JSON document on standard output, on one line where `indent` is 0."""
+    encoded = msgspec.json.encode(value)
+    told = msgspec.json.format(encoded, indent=indent) if indent else encoded
+    click.echo(told.decode())
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Aligned columns, the last one ragged."""
+    cells = [[printable(cell) for cell in row] for row in (headers, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [GAP.join(map(str.ljust, row, widths)).rstrip() for row in cells]
+    click.secho(lines[0], bold=True)
+    for line in lines[1:]:
+        click.echo(line)
+
+
+def print_fields(title: str, state: str, fields: Iterable[tuple[str, str]]) -> None:
+    """A titled list of names and values; values that are not known are left out."""
+    known = [(name, value) for name, value in fields if value]
+    width = max((len(name) for name, _ in known), default=0)
+    click.echo(click.style(printable(title), bold=True) + GAP + coloured(state))
+    for name, value in known:
+        click.echo(f"{GAP}{name.ljust(width)}{GAP}{printable(value)}")
+
+
+def coloured(state: str) -> str:
+    """A health state in its colour."""
+    return click.style(state, fg=STATE_COLOURS[state])
+
+
+def megabytes(size_mb: float | None) -> str:
+    """A size for people: `310 MB`, `2.6 GB`."""
+    if size_mb is None:
+        return ""
+    return f"{size_mb:.0f} MB" if size_mb < MB_PER_GB else f"{size_mb / MB_PER_GB:.1f} GB"
+
+
+def duration(seconds: float | None) -> str:
+    """A time for people: `4 ms`, `12 s`, `3 min`, `2.5 h`."""
+    if seconds is None:
+        return ""
+    if seconds < 1:
+        return f"{seconds * 1000:.2g} ms"
+    for unit, size in SECONDS_OF.items():
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"

@@ -1,0 +1,96 @@
+"""What a verb works with: a client, and the event loop that it lives in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from foundry_api.cli.waiting import Waiting
+from foundry_api.client import FoundryAPIClient
+from foundry_api.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from foundry_api.cli.options import Common
+
+__all__ = ["Session", "settings_of"]
+
+_T = TypeVar("_T")
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+EVERY_DETAIL = 2
+
+
+class Session:
+    """A client with its event loop, for the length of one command.
+
+    The loop runs only while something is awaited. Questions to the user are asked between its
+    runs: while it runs, the first Ctrl-C cancels the task, which cannot end a blocking read.
+
+    Args:
+        common: The options that every verb takes.
+        model: Model of calls that name none.
+        timeout_s: Seconds without a token before a call gives up.
+    """
+
+    def __init__(
+        self, common: Common, *, model: str | None = None, timeout_s: float | None = None
+    ) -> None:
+        self.settings = settings_of(common, model=model, timeout_s=timeout_s)
+        self.client = FoundryAPIClient(settings=self.settings)
+        self._log_handler = _log_handler(common)
+        self._runner = asyncio.Runner()
+
+    def __enter__(self) -> Self:
+        logging.getLogger("foundry_api").addHandler(self._log_handler)
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        try:
+            with self._runner:
+                self._runner.run(self.client.close())
+        finally:
+            logging.getLogger("foundry_api").removeHandler(self._log_handler)
+
+    def run(self, coroutine: Coroutine[Any, Any, _T], waiting: str = "") -> _T:
+        """What a coroutine returns. Ctrl-C cancels it, and then raises KeyboardInterrupt.
+
+        Args:
+            coroutine: What to await.
+            waiting: What to tell on a terminal when it takes long.
+        """
+        return self._runner.run(_waited(coroutine, waiting) if waiting else coroutine)
+
+
+async def _waited(coroutine: Coroutine[Any, Any, _T], waiting: str) -> _T:
+    with Waiting(waiting):
+        return await coroutine
+
+
+def settings_of(
+    common: Common, *, model: str | None = None, timeout_s: float | None = None
+) -> Settings:
+    """Settings from the options, then the environment.
+
+    Raises:
+        ConfigurationError: One of them cannot be used.
+    """
+    return Settings.from_environment(
+        base_url=common.base_url,
+        service=common.service,
+        log_level="DEBUG" if common.verbose >= EVERY_DETAIL else None,
+        model=model,
+        timeout_s=timeout_s,
+    )
+
+
+def _log_handler(common: Common) -> logging.Handler:
+    """Logs go to standard error when they are asked for; otherwise what matters is told anyway."""
+    if not common.verbose and not os.environ.get("FOUNDRY_LOG_LEVEL"):
+        return logging.NullHandler()
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    return handler

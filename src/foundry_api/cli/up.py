@@ -1,0 +1,62 @@
+"""`foundry-api up`: the shared engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from foundry_api.cli.options import Common, examples, output_options, pass_common
+from foundry_api.cli.output import print_json
+from foundry_api.cli.session import settings_of
+from foundry_api.service import shared
+from foundry_api.service.paths import Paths
+
+if TYPE_CHECKING:
+    from foundry_api.service.endpoint import Endpoint
+
+__all__ = ["command"]
+
+SECONDS_PER_MINUTE = 60
+
+
+@click.command("up", epilog=examples("up", "up --idle-timeout 0      stays until `down`"))
+@click.option(
+    "--idle-timeout",
+    "idle_minutes",
+    type=click.FloatRange(min=0),
+    default=shared.IDLE_TIMEOUT_S / SECONDS_PER_MINUTE,
+    show_default=True,
+    metavar="MINUTES",
+    help="Leave after so many minutes without use; 0 never.",
+)
+@output_options
+@pass_common
+def command(common: Common, *, idle_minutes: float) -> None:
+    """Start an engine that all programs share.
+
+    It keeps its models in memory between commands. Every program of this user that uses
+    foundry-api finds it. Where one runs already, nothing happens.
+    """
+    paths = Paths.of(settings_of(common).home)
+    endpoint, already_running = shared.up(paths, idle_minutes * SECONDS_PER_MINUTE)
+    if common.as_json:
+        print_json(described(endpoint, already_running=already_running))
+        return
+    verb = "was already running" if already_running else "is running"
+    click.echo(f"The shared engine {verb} at {endpoint.base_url}")
+    if idle_minutes and not already_running:
+        click.echo(f"It leaves after {idle_minutes:g} minutes without use.")
+    click.echo("Stop it with: foundry-api down")
+
+
+def described(endpoint: Endpoint, *, already_running: bool) -> dict[str, object]:
+    """The shared engine as JSON, without its token."""
+    return {
+        "url": endpoint.base_url,
+        "already_running": already_running,
+        "generation": endpoint.generation,
+        "version": endpoint.sdk_version,
+        "pid": endpoint.pid,
+        "log_path": endpoint.log_path,
+    }

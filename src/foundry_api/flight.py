@@ -1,0 +1,59 @@
+"""Single flight: callers that want the same thing at the same time share one making of it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Hashable
+
+__all__ = ["SingleFlight"]
+
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class _Flight(Generic[_T]):
+    task: asyncio.Task[_T]
+    waiters: int = 0
+
+
+class SingleFlight(Generic[_T]):
+    """Runs one task for each key, however many callers wait for it.
+
+    A caller that is cancelled leaves the others waiting; with the last one the task is cancelled
+    too, and the cancellation waits for its cleaning up. A failure reaches every caller, and the
+    next one tries anew. Nothing of a finished event loop is kept, so the same object serves
+    several of them, one after another.
+    """
+
+    def __init__(self) -> None:
+        self._flights: dict[Hashable, _Flight[_T]] = {}
+
+    async def run(self, key: Hashable, make: Callable[[], Coroutine[None, None, _T]]) -> _T:
+        """The result of `make`, called only when no other caller's is under way."""
+        flight = self._join(key, make)
+        flight.waiters += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.waiters -= 1
+            if not flight.waiters and not flight.task.done():
+                self._land(key, flight)
+                flight.task.cancel()
+                await asyncio.wait((flight.task,))
+
+    def _join(self, key: Hashable, make: Callable[[], Coroutine[None, None, _T]]) -> _Flight[_T]:
+        flight = self._flights.get(key)
+        if flight is None or flight.task.get_loop() is not asyncio.get_running_loop():
+            started = flight = self._flights[key] = _Flight(asyncio.create_task(make()))
+            flight.task.add_done_callback(lambda _: self._land(key, started))
+        return flight
+
+    def _land(self, key: Hashable, flight: _Flight[_T]) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
+        if flight.task.done() and not flight.task.cancelled():
+            flight.task.exception()  # every waiter may have left: no "never retrieved" in the log

@@ -1,0 +1,322 @@
+"""A service that misbehaves on purpose: a raw socket server whose every byte a test scripts.
+
+    async def cut_after_the_head(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(head(content_type="text/event-stream"))
+
+    async with HostileServer(cut_after_the_head, answer("Hello")) as server:
+        ...                                 # the first connection is cut, every later one answered
+    assert server.requests[0].json["stream"] is True
+
+A script serves one connection; the last one serves all that follow. When a script returns, its
+connection is closed in the ordinary way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    Script = Callable[["Peer"], Awaitable[None]]
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+LAST_CHUNK = b"0\r\n\r\n"
+SOON_S = 0.5
+
+
+@dataclass(frozen=True)
+class Received:
+    """A request as it came."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    connection: int
+
+    @property
+    def json(self) -> dict[str, Any]:
+        members: dict[str, Any] = json.loads(self.body)
+        return members
+
+
+class Peer:
+    """The server's end of one connection.
+
+    Attributes:
+        number: Which connection it is, from 0.
+        left: Set when the client closed its end.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        note: Callable[[Received], None],
+    ) -> None:
+        self.number = number
+        self.left = asyncio.Event()
+        self._reader = reader
+        self._writer = writer
+        self._note = note
+
+    async def request(self) -> Received:
+        """The next whole request of the client.
+
+        Raises:
+            ConnectionError: The client left instead.
+        """
+        try:
+            head = await self._reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError as error:
+            raise ConnectionResetError from error
+        first, *lines = head.decode("latin-1").split("\r\n")[:-2]
+        method, path, _ = first.split(" ")
+        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+        body = await self._reader.readexactly(int(headers.get("content-length", 0)))
+        received = Received(method, path, headers, body, self.number)
+        self._note(received)
+        return received
+
+    async def send(self, *parts: bytes) -> None:
+        """Send bytes as they are."""
+        self._writer.write(b"".join(parts))
+        await self._writer.drain()
+
+    async def gone(self) -> None:
+        """Wait until the client closes the connection."""
+        with contextlib.suppress(ConnectionError):
+            while await self._reader.read(2**16):
+                pass
+        self.left.set()
+
+    def reset(self) -> None:
+        """Break the connection off with a RST, as a dying process does."""
+        linger_for_0_s = struct.pack("ii", 1, 0)
+        self._writer.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, linger_for_0_s
+        )
+        self._writer.transport.abort()
+
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
+
+
+class HostileServer:
+    """Listens on a loopback port of its own, from `async with` on.
+
+    Attributes:
+        requests: What was received, in order.
+        peers: The connections, in order.
+        asked: Set when the first request was received.
+    """
+
+    def __init__(self, *scripts: Script) -> None:
+        self._scripts = scripts
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.requests: list[Received] = []
+        self.peers: list[Peer] = []
+        self.asked = asyncio.Event()
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Stop listening and drop every connection."""
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def left(self, connection: int = 0) -> None:
+        """Wait until the client closed a connection. It has to happen soon."""
+        async with asyncio.timeout(SOON_S):
+            await self.peers[connection].left.wait()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = Peer(len(self.peers), reader, writer, self._note)
+        self.peers.append(peer)
+        task = asyncio.ensure_future(self._serve(peer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _note(self, request: Received) -> None:
+        self.requests.append(request)
+        self.asked.set()
+
+    async def _serve(self, peer: Peer) -> None:
+        try:
+            with contextlib.suppress(ConnectionError):
+                await self._scripts[min(peer.number, len(self._scripts) - 1)](peer)
+        finally:
+            await peer.close()
+
+
+async def refused() -> str:
+    """The URL of a port on which nobody listens."""
+    async with HostileServer() as server:
+        return server.base_url
+
+
+# --- bytes ----------------------------------------------------------------------------------
+
+
+def head(
+    status: int = 200, *, content_type: str | None = None, length: int | None = None, more: str = ""
+) -> bytes:
+    """The head of an answer; without a length the body is chunked."""
+    lines = [f"HTTP/1.1 {status} Whatever"]
+    if content_type:
+        lines.append(f"Content-Type: {content_type}")
+    lines.append("Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}")
+    return ("\r\n".join(lines) + "\r\n" + more + "\r\n").encode()
+
+
+def stream_head() -> bytes:
+    """As SDK 2.2.1 sends it, with its headers doubled."""
+    doubled = "Cache-Control: no-cache\r\nConnection: keep-alive\r\n"
+    return head(
+        content_type="text/event-stream",
+        more=f"Content-Type: text/event-stream\r\n{doubled}{doubled}Server: oatpp/1.3.0\r\n",
+    )
+
+
+def piece(data: bytes) -> bytes:
+    """One chunk of a chunked body."""
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+def whole(status: int, body: bytes, *, content_type: str | None = "application/json") -> bytes:
+    """An answer with its whole body."""
+    return head(status, content_type=content_type, length=len(body)) + body
+
+
+def error_json(message: str) -> bytes:
+    """An error as the handlers of SDK 2.x send it."""
+    error = {"code": None, "message": message, "param": None, "type": "invalid_request_error"}
+    return json.dumps({"error": error}).encode()
+
+
+def event(**members: Any) -> bytes:
+    """One event with these members as its data."""
+    return b"data: " + json.dumps(members).encode() + b"\n\n"
+
+
+def choice(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+    """An event with one choice."""
+    return event(choices=[{"delta": delta, "finish_reason": finish_reason, "index": 0}])
+
+
+def token(text: str) -> bytes:
+    """An event with text."""
+    return choice({"content": text})
+
+
+ROLE = choice({"role": "assistant", "content": ""})
+STOP = choice({}, "stop")
+USAGE = event(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5})
+
+
+def events(*texts: str) -> tuple[bytes, ...]:
+    """The events of a whole answer, in the order of SDK 2.2.1."""
+    return (ROLE, *map(token, texts), STOP, USAGE, DONE)
+
+
+# --- scripts --------------------------------------------------------------------------------
+
+
+def answer(*texts: str) -> Script:
+    """Answers every request of the connection as a healthy service does."""
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(stream_head(), *map(piece, events(*texts)), LAST_CHUNK)
+
+    return script
+
+
+def say(*parts: bytes, stay: bool = False) -> Script:
+    """Answers one request with these bytes, then closes, or stays until the client leaves."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(*parts)
+        if stay:
+            await peer.gone()
+
+    return script
+
+
+def say_stream(*pieces: bytes, stay: bool = False) -> Script:
+    """Answers with the head of a stream and these chunks, and without the body's end."""
+    return say(stream_head(), *map(piece, pieces), stay=stay)
+
+
+def say_for_ever(first: bytes, again: bytes, *, pause_s: float = 0) -> Script:
+    """Answers with `first`, then with `again` for as long as the client listens."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        listening = asyncio.ensure_future(peer.gone())
+        try:
+            await peer.send(first)
+            while not listening.done():
+                await peer.send(again)
+                await asyncio.sleep(pause_s)
+        finally:
+            listening.cancel()
+            peer.left.set()
+
+    return script
+
+
+def say_slowly(parts: Iterable[bytes]) -> Script:
+    """Answers with each part in a packet of its own."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        for part in parts:
+            await peer.send(part)
+            await asyncio.sleep(0)
+
+    return script
+
+
+async def silent(peer: Peer) -> None:
+    """Accepts the request and says nothing."""
+    await peer.request()
+    await peer.gone()
+
+
+async def hang_up(peer: Peer) -> None:
+    """Closes the connection instead of answering."""
+    await peer.request()
+
+
+async def break_off(peer: Peer) -> None:
+    """Resets the connection instead of answering."""
+    await peer.request()
+    peer.reset()

@@ -1,0 +1,276 @@
+"""What is tried again, how often and how soon, and what never is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api import errors
+from foundry_api.arguments import chat_request
+
+from .hostile import (
+    ROLE,
+    HostileServer,
+    answer,
+    break_off,
+    error_json,
+    event,
+    events,
+    hang_up,
+    piece,
+    refused,
+    say,
+    say_stream,
+    stream_head,
+    token,
+    whole,
+)
+
+if TYPE_CHECKING:
+    from .conftest import Caller
+    from .hostile import Peer, Script
+
+OVERFLOW = (
+    "Invalid request: search_options.cc:108 int fl::ValidateGeneratorRequestBudget(int64_t, int, "
+    "int) request requires {total} total tokens ({prompt} input + {output} output), which exceeds "
+    "the model's maximum context length of 2000 tokens"
+)
+NOT_LOADED = whole(400, error_json("Model not loaded: Model 'tiny:1' must be loaded first"))
+
+TEMPORARY: dict[str, tuple[Script, type[errors.FoundryError]]] = {
+    "closed": (hang_up, errors.ServiceCrashed),
+    "reset": (break_off, errors.ServiceCrashed),
+    "500": (say(whole(500, error_json("Inference failed: x"))), errors.ServerError),
+    "503": (say(whole(503, b"")), errors.ServerError),
+    "not loaded": (say(NOT_LOADED), errors.ModelNotLoaded),
+    "cut before the first token": (say_stream(ROLE), errors.StreamInterrupted),
+    "an error before the first token": (
+        say_stream(ROLE, event(error={"message": "boom", "type": "server_error"})),
+        errors.ServerError,
+    ),
+}
+FINAL: dict[str, Script] = {
+    "400": say(whole(400, error_json("Invalid request: stop supports at most 4 strings"))),
+    "404": say(whole(404, error_json("Model not found: No model matching 'tiny:1'"))),
+    "404 of the router": say(whole(404, b"No mapping for HTTP-method")),
+    "409": say(whole(409, b"")),
+    "413": say(whole(413, b"")),
+    "500 for a bad request": say(whole(500, error_json("Invalid OpenAI JSON request: x"))),
+    "500 for a bad grammar": say(whole(500, error_json("Error creating grammar: x"))),
+    "redirect": say(whole(302, b"")),
+    "garbage": say(b"SSH-2.0-OpenSSH_9.9\r\n", stay=True),
+    "an error of the caller in the stream": say_stream(
+        ROLE, event(error={"message": "no", "type": "invalid_request_error"})
+    ),
+}
+
+
+@pytest.mark.parametrize(("fault", "expected"), TEMPORARY.values(), ids=TEMPORARY)
+async def test_a_temporary_failure_is_tried_again(
+    caller: Caller, fault: Script, expected: type[errors.FoundryError]
+) -> None:
+    async with HostileServer(fault, fault, answer("Hello")) as server:
+        call = caller.call(server.base_url, retries=3)
+        caller.connection.dialect.load = _load  # type: ignore[method-assign]
+        completion = await call.completion()
+    assert completion.content == "Hello"
+    assert [type(attempt.error) for attempt in completion.attempts] == [
+        expected,
+        expected,
+        type(None),
+    ]
+    assert caller.slept == [0.1, 0.2]
+    assert len(server.requests) == 3
+
+
+async def _load(_model: object) -> None:
+    pass
+
+
+@pytest.mark.parametrize(("fault", "expected"), TEMPORARY.values(), ids=TEMPORARY)
+async def test_the_last_failure_is_raised_when_all_attempts_failed(
+    caller: Caller, fault: Script, expected: type[errors.FoundryError]
+) -> None:
+    async with HostileServer(fault) as server:
+        call = caller.call(server.base_url, retries=2)
+        caller.connection.dialect.load = _load  # type: ignore[method-assign]
+        with pytest.raises(expected, match="after 3 attempts") as caught:
+            await call.completion()
+    assert caught.value.attempts == 3
+    assert caller.slept == [0.1, 0.2]
+    assert len(server.requests) == 3
+
+
+async def test_a_refused_connection_is_tried_again(caller: Caller) -> None:
+    base_url = await refused()
+    with pytest.raises(errors.ServiceNotRunning) as caught:
+        await caller.call(base_url, retries=2).completion()
+    assert caught.value.attempts == 3
+    assert len(caller.lost_connections) == 3
+
+
+@pytest.mark.parametrize("fault", FINAL.values(), ids=FINAL)
+async def test_a_final_failure_is_never_tried_again(caller: Caller, fault: Script) -> None:
+    async with HostileServer(fault, answer("Hello")) as server:
+        with pytest.raises(errors.FoundryError) as caught:
+            await caller.call(server.base_url, retries=3).completion()
+    assert caught.value.attempts == 1
+    assert caller.slept == []
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        b"",
+        event(error={"message": "boom", "type": "server_error"}),
+        event(error={"message": OVERFLOW.format(total=9, prompt=1, output=8), "type": "x"}),
+    ],
+    ids=["cut", "server error", "context overflow"],
+)
+async def test_nothing_is_tried_again_after_the_first_token(caller: Caller, ending: bytes) -> None:
+    async with HostileServer(say_stream(ROLE, token("Hi") + ending), answer("Hello")) as server:
+        with pytest.raises(errors.FoundryError) as caught:
+            await caller.call(server.base_url, retries=3).completion()
+    assert caught.value.attempts == 1
+    assert len(server.requests) == 1
+
+
+async def test_no_retries_means_one_attempt(caller: Caller) -> None:
+    async with HostileServer(break_off, answer("Hello")) as server:
+        with pytest.raises(errors.ServiceCrashed):
+            await caller.call(server.base_url, retries=0).completion()
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("fault", [hang_up, break_off, say_stream(ROLE)])
+async def test_a_service_that_went_away_is_reported_lost(caller: Caller, fault: Script) -> None:
+    async with HostileServer(fault, answer("Hello")) as server:
+        await caller.call(server.base_url, retries=1).completion()
+    assert caller.lost_connections == [caller.connection]
+
+
+async def test_a_service_that_answers_an_error_is_not_lost(caller: Caller) -> None:
+    async with HostileServer(say(whole(500, b""))) as server:
+        with pytest.raises(errors.ServerError):
+            await caller.call(server.base_url).completion()
+    assert caller.lost_connections == []
+
+
+async def test_a_model_that_is_denied_is_loaded_again(caller: Caller) -> None:
+    async with HostileServer(say(NOT_LOADED), answer("Hello")) as server:
+        call = caller.call(server.base_url, retries=1)
+        loads: list[object] = []
+
+        async def load(model: object) -> None:
+            loads.append(model)
+
+        caller.connection.dialect.load = load  # type: ignore[method-assign]
+        await call.completion()
+    assert len(loads) == 1
+
+
+async def test_the_services_default_output_is_cut_to_what_fits_the_context(
+    caller: Caller,
+) -> None:
+    """The service adds 2048 output tokens of its own accord and then refuses what it added."""
+    refusal = OVERFLOW.format(total=2068, prompt=20, output=2048)
+    async with HostileServer(say(whole(400, error_json(refusal))), answer("Hello")) as server:
+        completion = await caller.call(server.base_url).completion()
+    assert completion.content == "Hello"
+    assert "max_tokens" not in server.requests[0].json
+    assert server.requests[1].json["max_tokens"] == 1980
+    assert type(completion.attempts[0].error) is errors.ContextOverflow
+    assert caller.slept == []
+
+
+async def test_what_still_does_not_fit_is_not_asked_for_a_third_time(caller: Caller) -> None:
+    refusal = OVERFLOW.format(total=2068, prompt=20, output=2048)
+    async with HostileServer(say(whole(400, error_json(refusal)))) as server:
+        with pytest.raises(errors.ContextOverflow) as caught:
+            await caller.call(server.base_url, retries=3).completion()
+    assert caught.value.attempts == 2
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        {"max_tokens": 9000},
+        {"extra": {"max_tokens": 9000}},
+        {"extra": {"max_completion_tokens": 9000}},
+    ],
+)
+async def test_the_callers_own_bound_is_never_changed(
+    caller: Caller, bound: dict[str, int]
+) -> None:
+    refusal = OVERFLOW.format(total=9020, prompt=20, output=9000)
+    request = chat_request([{"role": "user", "content": "Hi"}], **bound)
+    async with HostileServer(say(whole(400, error_json(refusal)))) as server:
+        with pytest.raises(errors.ContextOverflow) as caught:
+            await caller.call(server.base_url, request=request, retries=3).completion()
+    error = caught.value
+    assert (error.prompt_tokens, error.max_tokens, error.context_length) == (20, 9000, 2000)
+    assert len(server.requests) == 1
+
+
+async def test_a_prompt_that_fills_the_context_is_not_sent_again(caller: Caller) -> None:
+    refusal = OVERFLOW.format(total=4048, prompt=2000, output=2048)
+    async with HostileServer(say(whole(400, error_json(refusal)))) as server:
+        with pytest.raises(errors.ContextOverflow):
+            await caller.call(server.base_url, retries=3).completion()
+    assert len(server.requests) == 1
+
+
+async def test_a_connection_serves_one_call_after_the_other(caller: Caller) -> None:
+    async with HostileServer(answer("Hello")) as server:
+        for _ in range(3):
+            await caller.call(server.base_url).completion()
+    assert [request.connection for request in server.requests] == [0, 0, 0]
+
+
+async def test_a_pooled_connection_that_died_costs_the_caller_nothing(caller: Caller) -> None:
+    """The service may close an idle connection at the very moment it is used again."""
+
+    async def once(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(stream_head(), *map(piece, events("Hello")), b"0\r\n\r\n")
+        await peer.request()
+
+    async with HostileServer(once, answer("again")) as server:
+        await caller.call(server.base_url).completion()
+        completion = await caller.call(server.base_url).completion()
+    assert completion.content == "again"
+    assert [attempt.error for attempt in completion.attempts] == [None]
+    assert [request.connection for request in server.requests] == [0, 0, 1]
+
+
+async def test_a_pool_of_dead_connections_costs_the_caller_nothing(caller: Caller) -> None:
+    """As after a restart of the service on the same port."""
+
+    async def once(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(stream_head(), *map(piece, events("Hello")), b"0\r\n\r\n")
+        await peer.request()
+        peer.reset()
+
+    async with HostileServer(once, once, once, answer("again")) as server:
+        firsts = [caller.call(server.base_url).chunks() for _ in range(3)]
+        for chunks in firsts:
+            await anext(chunks)
+        for chunks in firsts:
+            assert [chunk.content async for chunk in chunks] == [""]
+        completion = await caller.call(server.base_url).completion()
+    assert completion.content == "again"
+    assert len(completion.attempts) == 1
+
+
+async def test_a_connection_that_ended_early_is_not_used_again(caller: Caller) -> None:
+    half = say_stream(*events("Hello"), stay=True)
+    async with HostileServer(half, answer("again")) as server:
+        await caller.call(server.base_url).completion()
+        await server.left()
+        completion = await caller.call(server.base_url).completion()
+    assert completion.content == "again"
+    assert [request.connection for request in server.requests] == [0, 1]

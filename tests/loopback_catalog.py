@@ -1,0 +1,86 @@
+"""A model catalog on loopback that speaks as Microsoft's does to SDK 2.x (probed on 2.2.1).
+
+The service asks `POST /` with `{filters, pageSize}` and takes `{"totalCount", "value": [entity]}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+from scripted_model import build
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+VARIANT = "Scripted-mini-instruct-generic-cpu"
+ALIAS = "scripted-mini"
+
+
+def entity(alias: str, name: str, version: int = 1) -> dict[str, Any]:
+    """One variant of a model, as the catalog describes it."""
+    return {
+        "assetId": f"azureml://registries/azureml/models/{name}/versions/{version}",
+        "entityId": f"{name}:{version}",
+        "annotations": {
+            "tags": {"alias": alias, "task": "chat-completion", "maxOutputTokens": "2048"},
+            "systemCatalogData": {"publisher": "tests", "displayName": name},
+        },
+        "properties": {
+            "id": f"{name}:{version}",
+            "name": name,
+            "version": version,
+            "variantInfo": {
+                "parents": [],
+                "variantMetadata": {
+                    "modelType": "ONNX",
+                    "device": "cpu",
+                    "executionProvider": "CPUExecutionProvider",
+                    "fileSizeBytes": 2**20,
+                },
+            },
+            "creationContext": {"createdTime": "2026-01-01T00:00:00Z"},
+        },
+    }
+
+
+def put_into_cache(cache: Path, name: str, version: int = 1) -> None:
+    """Lay a scripted model where the engine keeps what it downloaded."""
+    directory = cache / "tests" / f"{name}-{version}" / f"v{version}"
+    directory.mkdir(parents=True)
+    build(directory)
+    about = {"Name": f"{name}:{version}", "PromptTemplate": None}
+    (directory / "inference_model.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def catalog(entities: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """A catalog's URL, while it serves."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = json.dumps({"totalCount": len(entities), "value": entities}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,61 @@
+"""Homes, hosts and transports of the service tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api.service.paths import Paths
+from foundry_api.service.process import HostOptions
+from foundry_api.service.supervisor import EngineHost
+from foundry_api.wire.http import HttpTransport
+from service.helpers import hosts_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """An empty home. No host may be left on it when the test is over."""
+    home = tmp_path / "home"
+    yield home
+    left = hosts_of(home)
+    for process in left:
+        process.kill()
+    assert not left, "the test left engine hosts behind"
+
+
+@pytest.fixture
+def paths(home: Path) -> Paths:
+    return Paths.of(home)
+
+
+@pytest.fixture
+def options(paths: Paths) -> HostOptions:
+    return HostOptions(paths=paths, models=())
+
+
+@pytest.fixture
+def start(paths: Paths) -> Iterator[Callable[..., EngineHost]]:
+    """Starts hosts on the test's home, which end with the test."""
+    started: list[EngineHost] = []
+
+    def start(**options: object) -> EngineHost:
+        host = EngineHost(HostOptions(paths=paths, **{"models": (), **options}))  # type: ignore[arg-type]
+        started.append(host)
+        host.spawn()
+        return host
+
+    yield start
+    for host in started:
+        host.stop()
+
+
+@pytest.fixture
+async def transport() -> AsyncIterator[HttpTransport]:
+    transport = HttpTransport()
+    yield transport
+    await transport.aclose()

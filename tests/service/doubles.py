@@ -1,0 +1,103 @@
+"""Doubles of what discovery meets: other people's servers, and Foundry's own command line."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping
+    from pathlib import Path
+
+
+def free_port() -> int:
+    """A port on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.asynccontextmanager
+async def http_double(
+    routes: Mapping[str, object], delay_s: float = 0.0, *, missing: int = 404
+) -> AsyncIterator[str]:
+    """A server that answers these paths with JSON and all others with a status; its address."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        tasks.add(task)
+        try:
+            path = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+            await asyncio.sleep(delay_s)
+            found = path in routes
+            body = json.dumps(routes.get(path)).encode() if found else b"no such page"
+            head = f"HTTP/1.1 {200 if found else missing} X\r\nContent-Length: {len(body)}\r\n"
+            writer.write(head.encode() + b"Connection: close\r\n\r\n" + body)
+            await writer.drain()
+        finally:
+            writer.close()
+            tasks.discard(task)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def silent_double() -> Iterator[str]:
+    """A server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def service_double(generation: str, pid: int = 4711) -> dict[str, object]:
+    """The routes by which a generation is known."""
+    sdk_2 = {"endpoints": [], "modelCachePath": "/cache", "pid": pid}
+    listed = {"data": [], "object": "list"}
+    known: dict[str, dict[str, object]] = {
+        "sdk-2.1": {"/status": sdk_2, "/catalogs/local/v1/models": listed},
+        "sdk-2.0": {"/status": sdk_2},
+        "legacy": {"/openai/status": {"endpoints": [], "modelDirPath": "/m", "pipeName": None}},
+        "cli-0.10": {"/v1/models": {**listed, "IsDelta": False}},
+    }
+    return known[generation]
+
+
+def foundry_double(directory: Path, *, server: str = "", service: str = "") -> None:
+    """A `foundry` for PATH. Its answers are the bytes that the service's facts document.
+
+    Args:
+        directory: Where it goes.
+        server: Python that runs for `foundry server status -o json`.
+        service: Python that runs for `foundry service status`.
+    """
+    directory.mkdir(exist_ok=True)
+    program = directory / "foundry_double.py"
+    program.write_text(
+        "import sys, time\n"
+        "sys.stdout.reconfigure(encoding='utf-8')\n"
+        f"if sys.argv[1:] == ['server', 'status', '-o', 'json']:\n    {server or 'sys.exit(1)'}\n"
+        f"elif sys.argv[1:] == ['service', 'status']:\n    {service or 'sys.exit(1)'}\n"
+        "else:\n    sys.exit(2)\n",
+        encoding="utf-8",
+    )
+    if os.name == "posix":
+        script = directory / "foundry"
+        script.write_text(
+            f'#!/bin/sh\nexec "{sys.executable}" -S -E "{program}" "$@"\n', encoding="utf-8"
+        )
+        script.chmod(0o755)
+    else:
+        text = f'@"{sys.executable}" -S -E "{program}" %*\r\n'
+        (directory / "foundry.cmd").write_text(text, encoding="utf-8")

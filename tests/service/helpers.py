@@ -1,0 +1,76 @@
+"""What the service tests share: conditions with a deadline, model directories, other processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+import foundry_api
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEADLINE_S = 20.0
+ROOT = str(Path(foundry_api.__file__).resolve().parents[1])
+
+
+def eventually(condition: Callable[[], object], *, within_s: float = DEADLINE_S) -> None:
+    """Wait until a condition holds; fail when it does not in time."""
+    give_up_at = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < give_up_at, f"not within {within_s} s"
+        time.sleep(0.01)
+
+
+async def eventually_async(
+    condition: Callable[[], object], *, within_s: float = DEADLINE_S
+) -> None:
+    """As `eventually`, while the event loop runs on."""
+    await asyncio.to_thread(eventually, condition, within_s=within_s)
+
+
+def model_directory(path: Path, *, content: str = "weights", context_length: int = 512) -> Path:
+    """A directory that the engine registers, though it could not load it."""
+    path.mkdir(parents=True, exist_ok=True)
+    model = {"context_length": context_length, "decoder": {"filename": "model.onnx"}}
+    (path / "genai_config.json").write_text(json.dumps({"model": model}), encoding="utf-8")
+    (path / "model.onnx").write_text(content, encoding="utf-8")
+    (path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    return path
+
+
+def hosts_of(home: Path) -> list[psutil.Process]:
+    """The engine hosts that run on a home: its path is in their arguments."""
+    marker = json.dumps(str(home))[1:-1]
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        try:
+            arguments = process.cmdline()
+            zombie = process.status() == psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            continue
+        text = " ".join(arguments)
+        if not zombie and "foundry_api.service.host" in text and marker in text:
+            found.append(process)
+    return found
+
+
+def start_program(source: str, *arguments: str, **options: object) -> subprocess.Popen[str]:
+    """Run a Python program of a user, who has this package on the path."""
+    environ = {**os.environ, "PYTHONPATH": ROOT, "PYTHONWARNINGS": "error"}
+    return subprocess.Popen(  # type: ignore[call-overload,no-any-return] # options are Popen's own
+        [sys.executable, "-c", source, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environ,
+        **options,
+    )

@@ -1,0 +1,140 @@
+"""`foundry-api chat` as another process, against the real engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli_program import catalog_engine, command, environment, run
+from scripted_model import prompt_tokens, script
+from service.helpers import DEADLINE_S, eventually, hosts_of
+
+if TYPE_CHECKING:
+    from foundry_api.service.endpoint import Endpoint
+
+needs_sigint = pytest.mark.skipif(
+    sys.platform == "win32", reason="a process without a console cannot be sent Ctrl-C on Windows"
+)
+
+
+@pytest.fixture
+def shared_home(engine: Endpoint) -> Path:
+    """The home of the run's engine, which has the scripted model."""
+    del engine
+    return Path(os.environ["FOUNDRY_TEST_HOME"])
+
+
+def test_one_prompt_is_answered_and_nothing_else_is_printed(shared_home: Path) -> None:
+    finished = run("chat", "--model", "scripted", "say-hello", home=shared_home)
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "Hello, world!\n", "")
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-stream"]])
+def test_text_comes_through_pipes_unchanged(shared_home: Path, flags: list[str]) -> None:
+    finished = run(
+        "chat", "-m", "scripted", *flags, home=shared_home, stdin="crème say-multibyte\n"
+    )
+    assert (finished.stdout, finished.stderr) == (script("say-multibyte").text + "\n", "")
+
+
+def test_json_tells_all_about_an_answer(shared_home: Path) -> None:
+    finished = run(
+        *("chat", "--json", "--system", "Be brief.", "--stop", "STOP", "--seed", "1"),
+        *("--temperature", "0", "--max-tokens", "99", "-m", "scripted", "say-stop"),
+        home=shared_home,
+    )
+    answer = json.loads(finished.stdout)
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "say-stop"},
+    ]
+    assert answer["content"] == "one two "
+    assert answer["model"].startswith("scripted:")
+    assert answer["finish_reason"] == "stop"
+    assert answer["usage"]["prompt_tokens"] == prompt_tokens(messages)
+    assert answer["attempts"] == 1
+    assert answer["timings"]["total_s"] > 0
+    assert answer["service"].startswith("http://127.0.0.1:")
+    assert finished.stderr == ""
+
+
+def test_a_bad_option_is_wrong_usage(shared_home: Path) -> None:
+    finished = run("chat", "-m", "scripted", "--temperature", "9", "hello", home=shared_home)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert finished.stderr.startswith("Error: temperature is 9.0")
+
+
+def test_silence_is_an_error_with_a_hint(shared_home: Path) -> None:
+    finished = run(
+        "chat", "-m", "scripted", "--timeout", "0.2", "say-after-a-while", home=shared_home,
+        FOUNDRY_RETRIES="0",
+    )  # fmt: skip
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert "FOUNDRY_TIMEOUT" in finished.stderr
+
+
+def test_logs_go_to_standard_error_when_asked_for(shared_home: Path) -> None:
+    for flags, variables in ((["-v"], {}), ([], {"FOUNDRY_LOG_LEVEL": "info"})):
+        finished = run("chat", *flags, "-m", "scripted", "say-hello", home=shared_home, **variables)
+        assert finished.stdout == "Hello, world!\n"
+        assert "INFO foundry_api: scripted:" in finished.stderr
+
+
+def test_a_reader_that_leaves_ends_it_quietly(shared_home: Path) -> None:
+    with chatting("say-forever", home=shared_home) as chat:
+        assert chat.stdout is not None
+        assert chat.stdout.read(4) == b"tick"
+        chat.stdout.close()
+        assert chat.stderr is not None
+        assert chat.stderr.read() == b""
+        assert chat.wait(DEADLINE_S) == 1
+
+
+@needs_sigint
+def test_ctrl_c_stops_an_answer_and_the_engine_with_it(own_home: Path, tmp_path: Path) -> None:
+    """No service runs in this home, so the command has an engine of its own, which must leave."""
+    from scripted_model import build  # noqa: PLC0415 - onnx is slow to import
+
+    build(tmp_path / "scripted")
+    added = run("models", "add", str(tmp_path / "scripted"), "--alias", "scripted", home=own_home)
+    assert added.stdout == "scripted is added: scripted:1\n"
+    with chatting("say-slowly", home=own_home) as chat:
+        assert chat.stdout is not None
+        said = chat.stdout.read(len("tock tock"))
+        chat.send_signal(signal.SIGINT)
+        rest, told = chat.communicate(timeout=DEADLINE_S)
+        assert said + rest == ("tock " * 99).encode()[: len(said + rest) - 1] + b"\n"
+        assert (told.strip(), chat.returncode) == (b"", 130)
+    eventually(lambda: not hosts_of(own_home))
+
+
+def test_a_model_that_is_not_here_tells_how_to_get_it(own_home: Path) -> None:
+    with catalog_engine(own_home):
+        finished = run("chat", "hello", home=own_home)
+        assert (finished.returncode, finished.stdout) == (1, "")
+        assert finished.stderr.startswith("Error: phi-4-mini is known, but its files are not on")
+        assert "`foundry-api models pull phi-4-mini`" in finished.stderr
+        assert "`--model demo` works now" in finished.stderr
+
+        as_json = run("chat", "--json", "hello", home=own_home, FOUNDRY_MODEL="far-away")
+        error = json.loads(as_json.stdout)["error"]
+        assert (error["type"], error["model"]) == ("ModelNotCached", "far-away")
+        assert as_json.stderr == ""
+
+
+def chatting(prompt: str, *, home: Path) -> subprocess.Popen[bytes]:
+    """A chat that is still answering."""
+    return subprocess.Popen(
+        command("chat", "-m", "scripted", prompt),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(home),
+    )

@@ -1,0 +1,151 @@
+"""`up`, `down`, `status`, `health` and `models` against the real engine.
+
+The commands run in this process, which saves each the start of an interpreter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from subprocess import CompletedProcess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli_program import catalog_engine
+from foundry_api.cli import main
+from foundry_api.cli.services import all_services, find_running, health_of
+from foundry_api.errors import ServiceNotRunning
+from foundry_api.service import discover, shared
+from foundry_api.service.paths import Paths
+from foundry_api.settings import Settings
+from scripted_model import build
+from service.helpers import hosts_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from foundry_api.service.endpoint import Endpoint
+
+Run = Callable[..., CompletedProcess[str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command to its end."""
+
+    def run(*arguments: str) -> CompletedProcess[str]:
+        capsys.readouterr()
+        code = main(arguments)
+        told = capsys.readouterr()
+        return CompletedProcess(arguments, code, told.out, told.err)
+
+    return run
+
+
+def test_the_life_of_a_shared_engine(run: Run, own_home: Path) -> None:
+    started = run("up", "--idle-timeout", "1")
+    try:
+        running = shared.status(Paths.of(own_home))
+        assert running is not None
+        assert started.stdout == (
+            f"The shared engine is running at {running.base_url}\n"
+            "It leaves after 1 minutes without use.\n"
+            "Stop it with: foundry-api down\n"
+        )
+        again = json.loads(run("up", "--json").stdout)
+        assert (again["already_running"], again["url"]) == (True, running.base_url)
+        assert "token" not in json.dumps(again)
+
+        [service] = json.loads(run("status", "--json").stdout)["services"]
+        assert (service["origin"], service["service"]) == ("shared", running.base_url)
+        assert (service["pid"], service["status"]) == (running.pid, "healthy")
+        assert service["log_path"] == running.log_path
+        assert "stop with  foundry-api down" in run("status").stdout
+
+        health = run("health", "--json")
+        assert (health.returncode, json.loads(health.stdout)["status"]) == (0, "healthy")
+    finally:
+        stopped = run("down")
+    assert stopped.stdout == "The shared engine is stopped.\n"
+    assert not hosts_of(own_home)
+
+
+def test_where_nothing_runs_nothing_is_started(run: Run, own_home: Path) -> None:
+    assert json.loads(run("down", "--json").stdout) == {"was_running": False}
+
+    status = run("status")
+    assert (status.returncode, status.stderr) == (0, "")
+    assert status.stdout.startswith("No service is running.")
+    assert json.loads(run("status", "--json").stdout)["services"] == []
+
+    health = run("health")
+    assert health.returncode == 2
+    assert "foundry-api up" in health.stdout
+
+    load = run("models", "load", "demo")
+    assert (load.returncode, load.stdout) == (1, "")
+    assert "Start one with `foundry-api up`" in load.stderr
+    assert not hosts_of(own_home)
+
+
+def test_an_address_where_nothing_answers_is_down(run: Run) -> None:
+    health = run("health", "--base-url", "http://127.0.0.1:9", "--json")
+    assert health.returncode == 2
+    assert json.loads(health.stdout)["service"] == "http://127.0.0.1:9"
+
+
+def test_models_come_and_go(run: Run, own_home: Path, tmp_path: Path) -> None:
+    build(tmp_path / "model")
+    with catalog_engine(own_home):
+        added = run("models", "add", str(tmp_path / "model"), "--alias", "mine")
+        assert added.stdout == "mine is added: mine:1\n"
+
+        assert run("models", "load", "MINE").stdout == "mine is loaded: mine:1\n"
+        listed = run("models", "list").stdout.splitlines()
+        assert listed[0].split() == ["ALIAS", "STATE", "SIZE", "DEVICE", "CONTEXT", "ID"]
+        assert listed[-1].split() == ["mine", "loaded", "1", "MB", "CPU", "8192", "mine:1"]
+        in_use = run("models", "rm", "mine")
+        assert in_use.returncode == 1
+        assert run("models", "unload", "mine").stdout == "mine is no longer loaded: mine:1\n"
+
+        catalog = json.loads(run("models", "--catalog", "--json").stdout)["models"]
+        states = {model["alias"]: (model["cached"], model["loaded"]) for model in catalog}
+        assert states["phi-4-mini"] == (False, False)
+        assert states["mine"] == (True, False)
+
+        forgotten = run("models", "rm", "mine")
+        assert forgotten.stdout == "mine is forgotten; its files stay: mine:1\n"
+        gone = run("models", "rm", "mine", "--json")
+        assert gone.returncode == 1
+        assert json.loads(gone.stdout)["error"]["type"] == "ModelNotFound"
+        assert (tmp_path / "model" / "model.onnx").is_file()
+
+        refused = run("models", "add", str(tmp_path), "--alias", "empty")
+        assert "is not a model directory" in refused.stderr
+
+
+def test_a_download_that_breaks_off_is_told(run: Run, own_home: Path) -> None:
+    """The test's catalog lists models, but has no files to give."""
+    with catalog_engine(own_home):
+        for arguments in (["models", "pull", "far-away"], ["chat", "-y", "-m", "far-away", "hi"]):
+            pulled = run(*arguments)
+            assert (pulled.returncode, pulled.stdout) == (1, "")
+            assert pulled.stderr.startswith("Error: ")
+
+
+async def test_a_service_that_others_started_is_found_and_named(
+    engine: Endpoint, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = int(engine.base_url.rpartition(":")[2])
+    monkeypatch.setattr(discover, "KNOWN_PORTS", (port, 9))
+    settings = Settings(home=own_home, api_key="secret")
+    [found] = await all_services(settings)
+    assert (found.base_url, found.origin, found.control) == (engine.base_url, "port", None)
+    assert (await health_of(found, settings)).status == "healthy"
+
+
+async def test_looking_for_a_running_service_starts_none(own_home: Path) -> None:
+    with pytest.raises(ServiceNotRunning):
+        await find_running(Settings(home=own_home))
+    assert not hosts_of(own_home)

@@ -1,0 +1,71 @@
+"""The command line at a terminal: conversation, colours, spinner and questions."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli_program import Terminal, catalog_engine
+
+if TYPE_CHECKING:
+    from foundry_api.service.endpoint import Endpoint
+
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32", reason="the standard library opens no pseudo terminal on Windows"
+)
+
+
+@pytest.fixture
+def shared_home(engine: Endpoint) -> Path:
+    """The home of the run's engine, which has the scripted model."""
+    del engine
+    return Path(os.environ["FOUNDRY_TEST_HOME"])
+
+
+def test_a_conversation_goes_on_after_ctrl_c_and_ends_with_ctrl_d(shared_home: Path) -> None:
+    with Terminal("chat", "-m", "scripted", home=shared_home) as terminal:
+        terminal.expect("Talking to scripted. /help lists the commands; Ctrl-D leaves.")
+        terminal.say("say-hello", "Hello, world!")
+        terminal.say("say-slowly", "tock tock ")
+        terminal.interrupt()
+        terminal.expect("> ")
+        terminal.say("say-lines", "C:\\path")
+        terminal.say("/nonsense", "There is no /nonsense")
+        terminal.expect("> ")
+        terminal.end_of_input()
+        assert terminal.exit_code() == 0
+
+
+def test_ctrl_c_at_the_prompt_leaves(shared_home: Path) -> None:
+    with Terminal("chat", "-m", "scripted", home=shared_home) as terminal:
+        terminal.expect("> ")
+        time.sleep(0.2)  # readline loses a signal between its prompt and its wait for a key
+        terminal.interrupt()
+        assert terminal.exit_code() == 0
+
+
+def test_a_long_wait_shows_a_spinner_that_the_answer_replaces(shared_home: Path) -> None:
+    with Terminal("chat", "-m", "scripted", "say-after-a-while", home=shared_home) as terminal:
+        terminal.expect("Waiting for scripted ...")
+        terminal.expect("Sorry to be late.")
+        assert terminal.exit_code() == 0
+
+
+def test_a_model_that_is_not_here_is_offered(own_home: Path) -> None:
+    with catalog_engine(own_home), Terminal("chat", home=own_home) as terminal:
+        terminal.expect("phi-4-mini is known, but its files are not on this machine.")
+        terminal.say("n", "Download it now (1 MB)? [y/N]")
+        terminal.expect("`foundry-api models pull phi-4-mini`")
+        assert terminal.exit_code() == 1
+
+
+def test_watching_health_draws_a_table(shared_home: Path) -> None:
+    with Terminal("health", "--count", "2", "--interval", "0.1", home=shared_home) as terminal:
+        terminal.expect("latency")
+        terminal.expect("healthy")
+        assert terminal.exit_code() == 0

@@ -1,0 +1,198 @@
+"""Downloads through the control API. The engine is a double: a real download needs a network."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from aiohttp import web
+
+from foundry_api.errors import (
+    CatalogUnavailable,
+    DownloadFailed,
+    FoundryError,
+    ModelNotFound,
+    ProtocolError,
+    ServerError,
+)
+from foundry_api.messages import Model
+from foundry_api.service.control import ControlClient
+from foundry_api.service.control_api import ControlAPI
+from foundry_api.service.endpoint import ControlAddress
+from foundry_api.service.handshake import HostFacts
+from service.helpers import eventually_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
+
+    from foundry_api.wire.http import HttpTransport
+
+MODEL = Model(id="phi:1", alias="phi", catalog="public", cached=True)
+
+
+class EngineDouble:
+    """Does what the test says in place of the engine."""
+
+    def __init__(self) -> None:
+        self.steps: Sequence[float] = ()
+        self.failure: Exception | None = None
+        self.hang = False
+        self.cancelled = threading.Event()
+
+    def download(
+        self, name: str, progress: Callable[[float], None], cancel: threading.Event
+    ) -> Model:
+        for step in self.steps:
+            progress(step)
+        if self.hang:
+            cancel.wait(20)
+            self.cancelled.set()
+            raise DownloadFailed("the download was cancelled", model=name)
+        if self.failure:
+            raise self.failure
+        return MODEL
+
+    def catalog(self, *, public: bool) -> Sequence[Model]:
+        if public:
+            raise CatalogUnavailable("the public catalog could not be reached")
+        return [MODEL]
+
+    def register(self, directory: Path, alias: str) -> Model:
+        raise RuntimeError(f"a fault of the host's own: {directory} {alias}")
+
+    def unregister(self, name: str) -> None:
+        raise ModelNotFound("not registered", model=name)
+
+    def remove(self, name: str) -> None:
+        assert name
+
+
+@pytest.fixture
+def engine() -> EngineDouble:
+    return EngineDouble()
+
+
+@pytest.fixture
+async def control(engine: EngineDouble, transport: HttpTransport) -> AsyncIterator[ControlClient]:
+    facts = HostFacts(
+        url="http://127.0.0.1:1",
+        sdk_version="2.2.1",
+        log_path="log",
+        started_at=0.0,
+        owner_pid=None,
+        idle_timeout_s=0.0,
+    )
+    app = ControlAPI(engine, "secret", facts, lambda: None).app()
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = runner.addresses[0][1]
+    yield ControlClient(transport, ControlAddress(f"http://127.0.0.1:{port}", "secret"))
+    await runner.cleanup()
+
+
+async def test_a_download_tells_its_progress(control: ControlClient, engine: EngineDouble) -> None:
+    engine.steps = (0.0, 12.5, 12.51, 12.52, 50.0, 100.0)
+    assert [percent async for percent in control.download("phi")] == [0.0, 12.5, 50.0, 100.0]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        ModelNotFound("the catalog has no such model"),
+        CatalogUnavailable("the public catalog could not be reached"),
+        DownloadFailed("the disk is full"),
+    ],
+)
+async def test_a_failed_download_raises_what_the_engine_did(
+    control: ControlClient, engine: EngineDouble, failure: FoundryError
+) -> None:
+    engine.steps = (10.0,)
+    engine.failure = failure
+    download = control.download("phi")
+    assert await anext(download) == 10.0
+    with pytest.raises(type(failure), match=failure.message) as caught:
+        await anext(download)
+    assert caught.value.model == "phi"
+
+
+async def test_closing_the_download_cancels_it(
+    control: ControlClient, engine: EngineDouble
+) -> None:
+    engine.steps, engine.hang = (1.0,), True
+    download = control.download("phi")
+    assert await anext(download) == 1.0
+    await download.aclose()
+    await eventually_async(engine.cancelled.is_set)
+
+
+async def test_cancelling_the_caller_cancels_the_download(
+    control: ControlClient, engine: EngineDouble
+) -> None:
+    engine.steps, engine.hang = (1.0,), True
+
+    async def follow() -> None:
+        async for _ in control.download("phi"):
+            following.set()
+
+    following = asyncio.Event()
+    task = asyncio.create_task(follow())
+    await following.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    await eventually_async(engine.cancelled.is_set)
+
+
+async def test_other_calls_are_answered_during_a_download(
+    control: ControlClient, engine: EngineDouble
+) -> None:
+    engine.steps, engine.hang = (1.0,), True
+    download = control.download("phi")
+    await anext(download)
+    assert await control.catalog() == [MODEL]
+    await control.remove("phi")
+    await download.aclose()
+    await eventually_async(engine.cancelled.is_set)
+
+
+async def test_an_unreachable_catalog_is_told(control: ControlClient) -> None:
+    with pytest.raises(CatalogUnavailable, match="could not be reached"):
+        await control.catalog(public=True)
+
+
+async def test_a_fault_of_the_host_is_a_server_error(
+    control: ControlClient, tmp_path: Path
+) -> None:
+    with pytest.raises(ServerError):
+        await control.register(tmp_path, "x")
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b"", DownloadFailed),
+        (b'{"percent": 1}\n', DownloadFailed),
+        (b"nonsense\n", ProtocolError),
+        (b"x" * 100_000, ProtocolError),
+        (b'{"error": {"kind": "SystemExit", "message": "no"}}\n', ServerError),
+        (b'{"error": {"kind": "classify", "message": "no"}}\n', ServerError),
+    ],
+)
+async def test_what_is_no_control_api_is_told(
+    transport: HttpTransport, body: bytes, error: type[FoundryError]
+) -> None:
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        control = ControlClient(transport, ControlAddress(f"http://127.0.0.1:{port}", "secret"))
+        with pytest.raises(error):
+            [percent async for percent in control.download("phi")]

@@ -1,0 +1,296 @@
+"""Finding a service among what may listen on a machine."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from foundry_api.errors import ConfigurationError, ProtocolError, ServiceNotRunning
+from foundry_api.service import discover, foundry_cli, shared, state
+from foundry_api.service.handshake import Announcement
+from foundry_api.settings import Settings
+from service.doubles import (
+    foundry_double,
+    free_port,
+    http_double,
+    service_double,
+    silent_double,
+)
+from service.helpers import start_program
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.service.paths import Paths
+    from foundry_api.wire.http import HttpTransport
+    from foundry_api.wire.transport import Request, Response, Transport
+
+    Find = Callable[..., Awaitable[Endpoint | None]]
+
+
+@pytest.fixture(autouse=True)
+def bare_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """PATH holds one empty directory: the developer's own `foundry` is not asked."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    monkeypatch.setenv("PATH", str(directory))
+    return directory
+
+
+@pytest.fixture
+def find(paths: Paths, transport: HttpTransport) -> Find:
+    async def find(*urls: str, settings: Settings | None = None) -> Endpoint | None:
+        ports = [int(url.rpartition(":")[2]) for url in urls]
+        return await discover.find(settings or Settings(), paths, lambda: transport, ports=ports)
+
+    return find
+
+
+def never() -> Transport:
+    pytest.fail("nothing accepted a connection, so nothing is there to ask")
+
+
+def announced(url: str) -> str:
+    return f"print({json.dumps(json.dumps({'running': True, 'state': 'ready', 'webUrls': [url]}))})"
+
+
+def shared_state(paths: Paths, url: str, pid: int) -> None:
+    state.write(
+        paths.create().state_file,
+        Announcement(
+            url=url,
+            pid=pid,
+            control_url="http://127.0.0.1:1",
+            token="secret",  # noqa: S106 - not one
+            generation="sdk-2.1",
+            sdk_version="2.2.1",
+            log_path="log",
+            started_at=1.0,
+            create_time=state.own_create_time(),
+        ),
+    )
+
+
+async def test_nothing_there_takes_milliseconds_and_no_http(paths: Paths) -> None:
+    ports = [free_port() for _ in range(3)]
+    began_at = time.monotonic()
+    assert await discover.find(Settings(), paths, never, ports=ports) is None
+    assert time.monotonic() - began_at < 0.5
+
+
+def test_nothing_there_imports_no_http_library(home: Path) -> None:
+    source = (
+        "import asyncio, sys; from pathlib import Path\n"
+        "from foundry_api.service import discover; from foundry_api.service.paths import Paths\n"
+        "from foundry_api.settings import Settings\n"
+        "paths = Paths.of(Path(sys.argv[1]))\n"
+        "found = asyncio.run(discover.find(Settings(), paths, lambda: 1 / 0, ports=()))\n"
+        "print(found, 'aiohttp' in sys.modules)"
+    )
+    with start_program(source, str(home)) as program:
+        told, complaints = program.communicate(timeout=30)
+    assert (told.split(), complaints) == (["None", "False"], "")
+
+
+async def test_within_a_second_whatever_hangs(find: Find, bare_path: Path) -> None:
+    foundry_double(bare_path, server="time.sleep(60)", service="time.sleep(60)")
+    with silent_double() as silent, silent_double() as other:
+        began_at = time.monotonic()
+        assert await find(silent, other) is None
+        assert time.monotonic() - began_at < 1.3  # a second, and what the machine's load adds
+    assert not [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "foundry_double" in " ".join(process.cmdline())
+    ]
+
+
+@pytest.mark.parametrize("generation", ["sdk-2.1", "sdk-2.0", "legacy", "cli-0.10"])
+async def test_a_service_at_a_known_port_is_found(find: Find, generation: str) -> None:
+    async with http_double(service_double(generation)) as url:
+        found = await find(f"http://127.0.0.1:{free_port()}", url)
+    assert found
+    assert (found.base_url, found.generation, found.origin) == (url, generation, "port")
+    assert found.control is None
+
+
+async def test_foreign_and_silent_servers_are_passed_over(find: Find) -> None:
+    with silent_double() as silent:
+        async with (
+            http_double({"/": "hello"}) as foreign,
+            http_double(service_double("sdk-2.1")) as url,
+        ):
+            found = await find(foreign, silent, url)
+            assert found
+            assert found.base_url == url
+            assert await find(foreign) is None
+
+
+async def test_the_first_by_order_wins_not_the_fastest(find: Find) -> None:
+    async with AsyncExitStack() as stack:
+        slow = await stack.enter_async_context(http_double(service_double("sdk-2.0"), 0.05))
+        fast = await stack.enter_async_context(http_double(service_double("sdk-2.0")))
+        found = await find(slow, fast)
+        assert found
+        assert found.base_url == slow
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        '{"running":true,"state":"ready","webUrls":["@"],"port":1,"pid":2}',
+        '{"running":false,"state":"not_running","webUrls":["@"]}',
+        'warning: slow disk\\n| Connecting...\\n{"running":true,"webUrls":["http://127.0.0.1:9","@"]}',
+        '{"running":true,"webUrls":["@"]}\\nDone.',
+        "State    Ready\\nPID      29056\\nWeb URLs @\\n",
+    ],
+)
+async def test_the_address_of_foundry_server_status_is_verified(
+    find: Find, bare_path: Path, output: str
+) -> None:
+    async with http_double(service_double("cli-0.10")) as url:
+        foundry_double(bare_path, server=f"print('{output.replace('@', url)}')")
+        found = await find()
+    assert found
+    assert (found.base_url, found.generation, found.origin) == (url, "cli-0.10", "cli")
+
+
+async def test_the_address_of_foundry_service_status_is_verified(
+    find: Find, bare_path: Path
+) -> None:
+    async with http_double(service_double("legacy")) as url:
+        told = f"\\U0001f7e2 Model management service is running on {url}/openai/status"
+        foundry_double(bare_path, service=f"print('{told}')")
+        found = await find()
+    assert found
+    assert (found.base_url, found.generation, found.origin) == (url, "legacy", "cli")
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"webUrls": null}',
+        '{"webUrls": 7}',
+        '{"webUrls": ["nonsense", 7, "http://[", "ftp://127.0.0.1:1"]}',
+        "not running!\\nTo start the service, run the following command: foundry service start",
+    ],
+)
+async def test_strange_output_is_no_address(bare_path: Path, output: str) -> None:
+    foundry_double(bare_path, server=f"print('{output}')", service=f"print('{output}')")
+    assert await foundry_cli.announced_urls(timeout_s=5) == ()
+
+
+async def test_addresses_of_the_command_line_are_normalised(bare_path: Path) -> None:
+    server = 'print(\'{"webUrls": ["http://0.0.0.0:39123", "http://*:43515"]}\')'
+    service = "print('running on http://127.0.0.1:39123/openai/status')"
+    foundry_double(bare_path, server=server, service=service)
+    urls = await foundry_cli.announced_urls(timeout_s=5)
+    assert urls == ("http://127.0.0.1:39123", "http://127.0.0.1:43515")
+
+
+async def test_a_stale_address_of_the_command_line_is_not_believed(
+    find: Find, bare_path: Path
+) -> None:
+    foundry_double(bare_path, server=announced(f"http://127.0.0.1:{free_port()}"))
+    assert await find() is None
+
+
+async def test_the_order_is_shared_host_command_line_ports(
+    find: Find, paths: Paths, bare_path: Path
+) -> None:
+    pid = psutil.Process().pid
+    async with (
+        http_double(service_double("sdk-2.1", pid)) as own,
+        http_double(service_double("sdk-2.0")) as cli,
+        http_double(service_double("legacy")) as port,
+    ):
+        foundry_double(bare_path, server=announced(cli))
+        shared_state(paths, own, pid)
+        found = await find(port)
+        assert found
+        assert (found.base_url, found.origin) == (own, "shared")
+        assert found.control
+        shared.status(paths)
+        paths.state_file.unlink()
+        found = await find(port)
+        assert found
+        assert (found.base_url, found.origin) == (cli, "cli")
+        (bare_path / "foundry_double.py").unlink()
+        found = await find(port)
+        assert found
+        assert (found.base_url, found.origin) == (port, "port")
+
+
+async def test_a_state_whose_port_another_service_took_is_not_believed(
+    find: Find, paths: Paths
+) -> None:
+    async with http_double(service_double("sdk-2.1", pid=1)) as url:
+        shared_state(paths, url, psutil.Process().pid)
+        assert await find() is None
+
+
+async def test_an_explicit_address_is_the_only_one(find: Find) -> None:
+    async with (
+        http_double(service_double("sdk-2.1")) as url,
+        http_double(service_double("sdk-2.0")) as other,
+    ):
+        found = await find(other, settings=Settings(base_url=url))
+    assert found
+    assert (found.base_url, found.origin) == (url, "explicit")
+
+
+async def test_an_explicit_address_that_refuses_is_told(find: Find) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(ServiceNotRunning, match="nothing accepts connections") as caught:
+        await find(settings=Settings(base_url=url))
+    assert "FOUNDRY_BASE_URL" in caught.value.hint
+    assert caught.value.service == url
+
+
+async def test_an_explicit_address_of_something_else_is_told(find: Find) -> None:
+    async with http_double({"/": "hello"}) as url:
+        with pytest.raises(ProtocolError, match="is not a Foundry Local service"):
+            await find(settings=Settings(base_url=url))
+
+
+async def test_an_explicit_address_that_hangs_is_told_apart(
+    find: Find, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discover, "KNOWN_TIMEOUT_S", 0.2)
+    with silent_double() as url, pytest.raises(ServiceNotRunning, match="did not answer within"):
+        await find(settings=Settings(base_url=url))
+
+
+async def test_the_credential_goes_to_the_explicit_address_only(
+    paths: Paths, transport: HttpTransport
+) -> None:
+    sent: list[tuple[str, str | None]] = []
+
+    class Spy:
+        async def send(self, request: Request) -> Response:
+            sent.append((request.url, request.headers.get("Authorization")))
+            return await transport.send(request)
+
+    async with http_double(service_double("sdk-2.1")) as url:
+        ports = [int(url.rpartition(":")[2])]
+        for settings in (Settings(base_url=url, api_key="key"), Settings(api_key="key")):
+            assert await discover.find(settings, paths, Spy, ports=ports)
+    assert {credential for _, credential in sent[:2]} == {"Bearer key"}
+    assert {credential for _, credential in sent[2:]} == {None}
+
+
+async def test_a_refused_credential_is_not_taken_for_a_foreign_program(find: Find) -> None:
+    async with http_double({}, missing=401) as url:
+        with pytest.raises(ConfigurationError, match="refuses the credential"):
+            await find(settings=Settings(base_url=url, api_key="wrong"))

@@ -1,0 +1,223 @@
+"""A real host: what it announces, and what its control API does."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from foundry_api.errors import (
+    InvalidRequest,
+    ModelInUse,
+    ModelNotFound,
+    ModelRegistrationFailed,
+    ServiceCrashed,
+)
+from foundry_api.service.control import ControlClient
+from foundry_api.service.handshake import ModelSource, generation_of
+from foundry_api.wire.dialects.detect import identify
+from foundry_api.wire.transport import Request, fetch
+from scripted_model import build, script
+from service.helpers import eventually_async, model_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from foundry_api.service.endpoint import ControlAddress
+    from foundry_api.service.paths import Paths
+    from foundry_api.service.supervisor import EngineHost
+    from foundry_api.wire.http import HttpTransport
+
+posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+
+
+def control_of(host: EngineHost) -> ControlAddress:
+    assert host.endpoint
+    assert host.endpoint.control
+    return host.endpoint.control
+
+
+async def test_it_announces_a_service_of_generation_2_1(
+    start: Callable[..., EngineHost], transport: HttpTransport
+) -> None:
+    host = start()
+    endpoint = await host.ready()
+    status = await identify(transport, endpoint.base_url, {}, 10.0)
+    assert (status.generation, endpoint.generation) == ("sdk-2.1", "sdk-2.1")
+    assert status.pid == endpoint.pid == host.pid
+    assert endpoint.origin == "embedded"
+    assert endpoint.sdk_version == "2.2.1"
+    assert endpoint.started_at == pytest.approx(psutil.Process(endpoint.pid).create_time(), abs=20)
+
+
+@posix
+async def test_other_users_can_read_neither_its_log_nor_its_directories(
+    start: Callable[..., EngineHost], paths: Paths
+) -> None:
+    host = start()
+    await host.ready()
+    assert host.log_path
+    assert stat.S_IMODE(host.log_path.stat().st_mode) == 0o600
+    for directory in (paths.data, paths.logs, paths.state):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+async def test_the_token_is_in_no_argument_and_no_representation(
+    start: Callable[..., EngineHost],
+) -> None:
+    host = start()
+    endpoint = await host.ready()
+    token = control_of(host).token
+    assert len(token) >= 32
+    assert token not in repr(endpoint)
+    assert token not in " ".join(psutil.Process(endpoint.pid).cmdline())
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"Authorization": "Bearer wrong"}, 401),
+        ({"Authorization": "Bearer \u00fc"}, 401),
+        ({"Authorization": "Bearer TOKEN", "Host": "evil.example:80"}, 403),
+        ({"Authorization": "Bearer TOKEN"}, 200),
+        ({"Authorization": "Bearer TOKEN", "Host": "localhost"}, 200),
+    ],
+)
+async def test_only_the_token_from_the_loopback_gets_in(
+    start: Callable[..., EngineHost],
+    transport: HttpTransport,
+    headers: dict[str, str],
+    status: int,
+) -> None:
+    host = start()
+    await host.ready()
+    control = control_of(host)
+    given = {name: value.replace("TOKEN", control.token) for name, value in headers.items()}
+    reply = await fetch(transport, Request("GET", f"{control.url}/host", given), timeout_s=10)
+    assert reply.status == status
+    assert control.token.encode() not in reply.body
+
+
+async def test_it_tells_of_itself(
+    start: Callable[..., EngineHost], transport: HttpTransport, tmp_path: Path
+) -> None:
+    host = start(models=(ModelSource(str(tmp_path / "nothing"), "broken"),))
+    await host.ready()
+    control = ControlClient(transport, control_of(host))
+    told = await control.host()
+    assert (told.pid, told.owner_pid, told.sdk_version) == (host.pid, os.getpid(), "2.2.1")
+    assert 0 <= told.uptime_s < 60
+    assert told.log_path == str(host.log_path)
+    assert "there is no such directory" in told.problems[0]
+    assert (await control.memory()).rss_bytes > 10 * 2**20
+
+
+async def test_models_come_and_go(
+    start: Callable[..., EngineHost], transport: HttpTransport, tmp_path: Path
+) -> None:
+    host = start()
+    await host.ready()
+    control = ControlClient(transport, control_of(host))
+    assert await control.catalog() == []
+    directory = model_directory(tmp_path / "model")
+    registered = await control.register(directory, "mine")
+    assert (registered.id, registered.alias, registered.catalog) == ("mine:1", "mine", "local")
+    assert (registered.device, registered.context_length) == ("CPU", 512)
+    assert registered.cached
+    assert not registered.loaded
+    assert await control.catalog() == [registered]
+    with pytest.raises(InvalidRequest, match="registered directory"):
+        await control.remove("mine")
+    await control.unregister("mine")
+    assert await control.catalog() == []
+    assert directory.is_dir()
+
+
+async def test_mistakes_come_back_as_typed_errors(
+    start: Callable[..., EngineHost], transport: HttpTransport, tmp_path: Path
+) -> None:
+    host = start()
+    await host.ready()
+    control = ControlClient(transport, control_of(host))
+    with pytest.raises(ModelNotFound):
+        await control.unregister("nobody/../x")
+    with pytest.raises(ModelRegistrationFailed, match="there is no such directory"):
+        await control.register(tmp_path / "nothing", "mine")
+    with pytest.raises(ModelRegistrationFailed, match="name must match"):
+        await control.register(model_directory(tmp_path / "model"), "no name")
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"path": 1}', b"\xff", b"x" * 100_000])
+async def test_bodies_are_checked_and_bounded(
+    start: Callable[..., EngineHost], transport: HttpTransport, body: bytes
+) -> None:
+    host = start()
+    await host.ready()
+    control = control_of(host)
+    headers = {"Authorization": f"Bearer {control.token}"}
+    request = Request("POST", f"{control.url}/models", headers, body)
+    reply = await fetch(transport, request, timeout_s=10)
+    assert reply.status in {400, 413}
+    assert json.loads(reply.body)["kind"] == "InvalidRequest"
+
+
+async def test_it_leaves_when_asked(
+    start: Callable[..., EngineHost], transport: HttpTransport
+) -> None:
+    host = start()
+    await host.ready()
+    await ControlClient(transport, control_of(host)).shutdown()
+    await eventually_async(lambda: not host.alive)
+
+
+async def test_a_registered_model_answers_and_cannot_be_unregistered_while_loaded(
+    start: Callable[..., EngineHost], transport: HttpTransport, tmp_path: Path
+) -> None:
+    build(tmp_path / "scripted")
+    host = start(models=(ModelSource(str(tmp_path / "scripted"), "scripted"),))
+    endpoint = await host.ready()
+    control = ControlClient(transport, control_of(host))
+    local = f"{endpoint.base_url}/catalogs/local"
+    await fetch(transport, Request("GET", f"{local}/models/load/scripted"), timeout_s=30)
+    asked = {"model": "scripted:1", "messages": [{"role": "user", "content": "Please say-hello."}]}
+    request = Request(
+        "POST",
+        f"{local}/v1/chat/completions",
+        {"Content-Type": "application/json"},
+        json.dumps({**asked, "max_tokens": 50}).encode(),
+    )
+    answer = json.loads((await fetch(transport, request, timeout_s=30)).body)
+    assert answer["choices"][0]["message"]["content"] == script("say-hello").text
+    assert (await control.catalog())[0].loaded
+    with pytest.raises(ModelInUse, match="loaded"):
+        await control.unregister("scripted")
+
+
+@pytest.mark.parametrize(
+    ("version", "generation"),
+    [
+        ("1.2.4", "sdk-1"),
+        ("2.0.1", "sdk-2.0"),
+        ("2.1.0", "sdk-2.1"),
+        ("2.2.1", "sdk-2.1"),
+        ("3.0", "sdk-2.1"),
+    ],
+)
+def test_the_generation_follows_from_the_version(version: str, generation: str) -> None:
+    assert generation_of(version) == generation
+
+
+async def test_it_leaves_when_somebody_shuts_its_engine_down(
+    start: Callable[..., EngineHost], transport: HttpTransport
+) -> None:
+    host = start()
+    endpoint = await host.ready()
+    with pytest.raises(ServiceCrashed):  # the engine never answers this one
+        await fetch(transport, Request("POST", f"{endpoint.base_url}/shutdown"), timeout_s=10)
+    await eventually_async(lambda: not host.alive)

@@ -1,0 +1,82 @@
+"""When a host counts as idle; the clock is the test's."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from foundry_api.service.lifetime import IdleClock, Usage, until_idle, usage_of_self
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NOBODY = Usage(connections=0, cpu_s=0.0)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def due(idle: IdleClock, clock: Clock, looks: Sequence[tuple[float, Usage]]) -> list[bool]:
+    """Look after so many seconds each."""
+    seen: list[bool] = []
+    for seconds, usage in looks:
+        clock.now += seconds
+        seen.append(idle.due(usage))
+    return seen
+
+
+def test_it_is_due_after_the_timeout_without_connections() -> None:
+    clock = Clock()
+    idle = IdleClock(60.0, clock)
+    assert due(idle, clock, [(30, NOBODY), (29, NOBODY), (1, NOBODY)]) == [False, False, True]
+
+
+def test_a_connection_starts_the_time_anew() -> None:
+    clock = Clock()
+    idle = IdleClock(60.0, clock)
+    looks = [(59, Usage(1, 0.0)), (59, NOBODY), (1, NOBODY)]
+    assert due(idle, clock, looks) == [False, False, True]
+
+
+def test_work_between_two_looks_starts_the_time_anew() -> None:
+    clock = Clock()
+    idle = IdleClock(60.0, clock)
+    looks = [(59, Usage(0, 9.0)), (59, Usage(0, 9.04)), (1, Usage(0, 9.04))]
+    assert due(idle, clock, looks) == [False, False, True]
+
+
+def test_no_timeout_is_never_due() -> None:
+    clock = Clock()
+    assert due(IdleClock(0.0, clock), clock, [(1e9, NOBODY)]) == [False]
+
+
+def test_looks_are_rare_and_fine_enough() -> None:
+    assert [IdleClock(timeout_s).poll_s for timeout_s in (0.1, 2, 20, 1800)] == [0.05, 0.5, 5, 5]
+
+
+async def test_a_host_waits_until_it_is_idle() -> None:
+    clock = Clock()
+
+    async def sleep(seconds: float) -> None:
+        clock.now += seconds
+
+    await until_idle(IdleClock(60.0, clock), lambda: NOBODY, sleep)
+    assert clock.now == 1060.0
+
+
+def test_connections_are_counted_on_the_hosts_own_ports() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_server(("127.0.0.1", 0)) as other,
+        socket.create_connection(listener.getsockname()),
+        socket.create_connection(other.getsockname()),
+    ):
+        accepted = [server.accept()[0] for server in (listener, other)]
+        assert usage_of_self([listener.getsockname()[1]]).connections == 1
+        for connection in accepted:
+            connection.close()

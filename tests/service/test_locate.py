@@ -1,0 +1,178 @@
+"""Which service a program talks to, and what happens when it goes away."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from foundry_api.errors import ServiceCrashed, ServiceNotRunning
+from foundry_api.service import shared
+from foundry_api.service.locate import ServiceLocator
+from foundry_api.service.supervisor import Supervisor
+from foundry_api.settings import Settings
+from foundry_api.wire.dialects.detect import identify
+from foundry_api.wire.transport import Request, fetch
+from service.doubles import foundry_double, free_port, http_double, service_double
+from service.helpers import DEADLINE_S, eventually_async, hosts_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from foundry_api.service.paths import Paths
+    from foundry_api.service.process import HostOptions
+    from foundry_api.wire.http import HttpTransport
+
+
+@pytest.fixture(autouse=True)
+def bare_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """PATH holds one empty directory: the developer's own `foundry` is not asked."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    monkeypatch.setenv("PATH", str(directory))
+    monkeypatch.setattr("foundry_api.service.discover.KNOWN_PORTS", ())
+    return directory
+
+
+@pytest.fixture
+def locate(
+    paths: Paths, options: HostOptions, transport: HttpTransport
+) -> Iterator[Callable[..., ServiceLocator]]:
+    made: list[ServiceLocator] = []
+
+    def locate(**settings: object) -> ServiceLocator:
+        locator = ServiceLocator(
+            Settings(**settings),  # type: ignore[arg-type]
+            paths,
+            lambda: transport,
+            supervisor=Supervisor(options),
+        )
+        made.append(locator)
+        return locator
+
+    yield locate
+    for locator in made:
+        locator.close()
+    shared.down(paths)
+
+
+async def test_with_nothing_there_it_starts_one_host_for_all_who_ask(
+    locate: Callable[..., ServiceLocator], home: Path
+) -> None:
+    locator = locate()
+    found = await asyncio.gather(*(locator.endpoint() for _ in range(5)))
+    assert {endpoint.origin for endpoint in found} == {"embedded"}
+    assert len(hosts_of(home)) == 1
+    assert await locator.endpoint() == await locator.embedded() == found[0]
+    await locator.aclose()
+    assert not hosts_of(home)
+
+
+async def test_embedded_does_not_look_around(
+    locate: Callable[..., ServiceLocator], bare_path: Path
+) -> None:
+    async with http_double(service_double("cli-0.10")) as url:
+        foundry_double(bare_path, server=f"""print('{{"webUrls":["{url}"]}}')""")
+        assert (await locate(service="embedded").endpoint()).origin == "embedded"
+        locator = locate()
+        assert (await locator.endpoint()).base_url == url
+        assert (await locator.embedded()).origin == "embedded"
+
+
+async def test_the_shared_host_serves_as_the_embedded_one(
+    locate: Callable[..., ServiceLocator], paths: Paths, options: HostOptions, home: Path
+) -> None:
+    endpoint, _ = await asyncio.to_thread(shared.up, paths, options=options)
+    locator = locate()
+    assert await locator.endpoint() == await locator.embedded() == endpoint
+    assert len(hosts_of(home)) == 1
+
+
+async def test_an_explicit_address_is_never_replaced(
+    locate: Callable[..., ServiceLocator], home: Path
+) -> None:
+    locator = locate(base_url=f"http://127.0.0.1:{free_port()}", service="embedded")
+    with pytest.raises(ServiceNotRunning):
+        await locator.endpoint()
+    assert not hosts_of(home)
+
+
+async def test_what_was_found_is_remembered_until_it_is_forgotten(
+    locate: Callable[..., ServiceLocator], bare_path: Path
+) -> None:
+    locator = locate()
+    async with http_double(service_double("cli-0.10")) as url:
+        foundry_double(bare_path, server=f"""print('{{"webUrls":["{url}"]}}')""")
+        found = await locator.endpoint()
+    assert await locator.endpoint() == found
+    locator.forget()
+    assert (await locator.endpoint()).origin == "embedded"
+
+
+async def test_an_own_host_that_died_is_started_again(
+    locate: Callable[..., ServiceLocator],
+) -> None:
+    locator = locate()
+    before = await locator.endpoint()
+    psutil.Process(before.pid).kill()
+    host = locator.supervisor.host
+    assert host
+    await eventually_async(lambda: not host.alive)
+    after = await locator.endpoint()
+    assert after.pid != before.pid
+    assert locator.supervisor.restarts == 1
+
+
+async def test_a_shared_host_that_went_away_is_replaced_by_an_own_one(
+    locate: Callable[..., ServiceLocator], paths: Paths, options: HostOptions
+) -> None:
+    await asyncio.to_thread(shared.up, paths, options=options)
+    locator = locate()
+    assert (await locator.endpoint()).origin == "shared"
+    await asyncio.to_thread(shared.down, paths)
+    locator.forget()
+    assert (await locator.endpoint()).origin == "embedded"
+
+
+async def test_cancelling_the_search_leaves_nothing(
+    locate: Callable[..., ServiceLocator], home: Path
+) -> None:
+    locator = locate()
+    for after_s in (0.0, 0.05, 0.2):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(after_s):
+                await locator.endpoint()
+        assert not hosts_of(home)
+
+
+def test_it_serves_one_event_loop_after_another(locate: Callable[..., ServiceLocator]) -> None:
+    locator = locate(service="embedded")
+    assert asyncio.run(locator.endpoint()) == asyncio.run(locator.endpoint())
+
+
+async def test_an_own_host_whose_engine_was_shut_down_is_replaced(
+    locate: Callable[..., ServiceLocator], transport: HttpTransport
+) -> None:
+    locator = locate()
+    before = await locator.endpoint()
+    with pytest.raises(ServiceCrashed):
+        await fetch(transport, Request("POST", f"{before.base_url}/shutdown"), timeout_s=10)
+    after = before
+    async with asyncio.timeout(DEADLINE_S):
+        while after == before:  # the engine accepts connections for a moment after its end
+            locator.forget()
+            after = await locator.endpoint()
+    assert after.pid != before.pid
+    assert (await identify(transport, after.base_url, {}, 10)).pid == after.pid
+
+
+async def test_an_explicit_address_comes_before_an_own_host(
+    locate: Callable[..., ServiceLocator],
+) -> None:
+    async with http_double(service_double("sdk-2.0")) as url:
+        locator = locate(base_url=url)
+        assert (await locator.embedded()).origin == "embedded"
+        assert (await locator.endpoint()).base_url == url

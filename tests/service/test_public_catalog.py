@@ -1,0 +1,71 @@
+"""Models of the remote catalog, served on the plain routes. The catalog is ours, on loopback."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api import FoundryAPIClient, ModelNotCached, ModelNotFound
+from foundry_api.service import shared
+from foundry_api.service.paths import Paths
+from foundry_api.service.process import HostOptions
+from loopback_catalog import ALIAS, VARIANT, catalog, entity, put_into_cache
+from scripted_model import script
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def home(own_home: Path) -> Iterator[Path]:
+    """A shared engine whose catalog has one model that is cached and one that is not."""
+    paths = Paths.of(own_home).create()
+    put_into_cache(paths.data / "cache" / "models", VARIANT)
+    entities = [entity(ALIAS, VARIANT), entity("far-away", "Far-away-generic-cpu", 3)]
+    with catalog(entities) as url:
+        options = HostOptions(paths=paths, models=(), catalog_url=url)
+        shared.up(paths, idle_timeout_s=60, options=options)
+        try:
+            yield own_home
+        finally:
+            shared.down(paths)
+
+
+async def test_a_public_model_is_found_by_every_name_and_answers(home: Path) -> None:
+    async with FoundryAPIClient(home=home, retries=0) as client:
+        for name in (ALIAS, VARIANT.lower(), f"{VARIANT}:1"):
+            response = await client.complete("say-hello", model=name)
+            assert response.content == script("say-hello").text
+            assert response.model == f"{VARIANT}:1"
+
+        health = await client.health_check()
+        assert health.loaded_models == (f"{VARIANT}:1",)
+
+        assert [model.id for model in await client.models.loaded()] == [f"{VARIANT}:1"]
+        await client.models.unload(ALIAS)
+        assert await client.models.loaded() == []
+
+
+async def test_a_foreign_service_serves_public_models_by_id(home: Path) -> None:
+    """Without a control API the alias is not known, only what the service's own routes tell."""
+    running = shared.status(Paths.of(home))
+    assert running is not None
+    async with FoundryAPIClient(running.base_url, retries=0) as client:
+        response = await client.complete("say-hello", model=VARIANT)
+        assert response.content == script("say-hello").text
+
+
+async def test_a_model_that_is_not_here_says_how_to_get_it(home: Path) -> None:
+    async with FoundryAPIClient(home=home, retries=0) as client:
+        with pytest.raises(ModelNotCached, match="foundry-api models pull far-away"):
+            await client.complete("say-hello", model="far-away")
+
+
+async def test_a_misspelt_name_brings_the_nearest(home: Path) -> None:
+    async with FoundryAPIClient(home=home, retries=0) as client:
+        with pytest.raises(ModelNotFound) as caught:
+            await client.complete("say-hello", model="scripted-minni")
+
+    assert ALIAS in caught.value.nearest

@@ -1,0 +1,258 @@
+"""The shared host: one for all programs of a user, until it is stopped or idle."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from foundry_api.errors import ServiceStartFailed
+from foundry_api.service import shared, state
+from foundry_api.service.control import ControlClient
+from foundry_api.service.handshake import Announcement
+from foundry_api.service.lock import FileLock
+from foundry_api.service.process import HostOptions
+from foundry_api.wire.dialects.detect import identify
+from service.helpers import eventually, eventually_async, hosts_of, start_program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from foundry_api.service.paths import Paths
+    from foundry_api.wire.http import HttpTransport
+
+posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+
+UP = """
+import sys
+from pathlib import Path
+from foundry_api.service import shared
+from foundry_api.service.paths import Paths
+from foundry_api.service.process import HostOptions
+
+paths = Paths.of(Path(sys.argv[1]))
+endpoint, before = shared.up(paths, options=HostOptions(paths=paths, models=()))
+print(endpoint.pid, before)
+"""
+
+
+@pytest.fixture
+def stopped(paths: Paths) -> Iterator[None]:
+    yield
+    shared.down(paths)
+
+
+def announcement(**changes: object) -> Announcement:
+    told = {
+        "url": "http://127.0.0.1:1",
+        "pid": os.getpid(),
+        "control_url": "http://127.0.0.1:2",
+        "token": "secret",
+        "generation": "sdk-2.1",
+        "sdk_version": "2.2.1",
+        "log_path": "log",
+        "started_at": 1.0,
+        "create_time": state.own_create_time(),
+        **changes,
+    }
+    return Announcement(**told)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("stopped")
+async def test_up_status_down(
+    paths: Paths, home: Path, options: HostOptions, transport: HttpTransport
+) -> None:
+    assert shared.status(paths) is None
+    assert not shared.down(paths)
+    endpoint, before = await asyncio.to_thread(shared.up, paths, options=options)
+    assert not before
+    assert endpoint.origin == "shared"
+    assert (await identify(transport, endpoint.base_url, {}, 10)).pid == endpoint.pid
+    assert shared.status(paths) == endpoint
+    assert shared.up(paths, options=options) == (endpoint, True)
+    assert endpoint.control
+    told = await ControlClient(transport, endpoint.control).host()
+    assert (told.owner_pid, told.idle_timeout_s) == (None, 1800.0)
+    assert len(hosts_of(home)) == 1
+    assert shared.down(paths)
+    assert not hosts_of(home)
+    assert shared.status(paths) is None
+    assert not shared.down(paths)
+
+
+@pytest.mark.usefixtures("stopped")
+def test_it_outlives_the_program_that_started_it(home: Path, paths: Paths) -> None:
+    with start_program(UP, str(home)) as program:
+        told, complaints = program.communicate(timeout=60)
+    assert complaints == ""
+    running = shared.status(paths)
+    assert running
+    assert told.split() == [str(running.pid), "False"]
+    host = psutil.Process(running.pid)
+    assert shared.status(paths) == running
+    assert host.is_running()
+
+
+@pytest.mark.usefixtures("stopped")
+def test_programs_that_call_up_at_the_same_instant_share_one_host(home: Path) -> None:
+    programs = [start_program(UP, str(home)) for _ in range(3)]
+    told: list[list[str]] = []
+    for program in programs:
+        with program:
+            told.append(program.communicate(timeout=60)[0].split())
+    assert len({pid for pid, _ in told}) == 1
+    assert sorted(before for _, before in told) == ["False", "True", "True"]
+    assert len(hosts_of(home)) == 1
+
+
+@pytest.mark.usefixtures("stopped")
+@posix
+def test_its_state_is_for_this_user_only(paths: Paths, options: HostOptions) -> None:
+    shared.up(paths, options=options)
+    assert stat.S_IMODE(paths.state_file.stat().st_mode) == 0o600
+    assert "token" in json.loads(paths.state_file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.usefixtures("stopped")
+def test_it_leaves_when_nobody_used_it(home: Path, paths: Paths, options: HostOptions) -> None:
+    shared.up(paths, idle_timeout_s=0.5, options=options)
+    eventually(lambda: not hosts_of(home))
+    assert not paths.state_file.exists()
+
+
+@pytest.mark.usefixtures("stopped")
+async def test_a_connection_keeps_it(home: Path, paths: Paths, options: HostOptions) -> None:
+    endpoint, _ = await asyncio.to_thread(shared.up, paths, 0.5, options=options)
+    port = int(endpoint.base_url.rpartition(":")[2])
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    idle_since = time.monotonic()
+    await eventually_async(lambda: time.monotonic() - idle_since > 1.5)
+    assert hosts_of(home)
+    writer.close()
+    await eventually_async(lambda: not hosts_of(home))
+
+
+@pytest.mark.usefixtures("stopped")
+async def test_leaving_when_asked_removes_the_state(
+    paths: Paths, options: HostOptions, transport: HttpTransport
+) -> None:
+    endpoint, _ = await asyncio.to_thread(shared.up, paths, options=options)
+    assert endpoint.control
+    await ControlClient(transport, endpoint.control).shutdown()
+    await eventually_async(lambda: not paths.state_file.exists())
+
+
+@pytest.mark.usefixtures("stopped")
+def test_one_that_was_killed_is_replaced(paths: Paths, options: HostOptions) -> None:
+    first, _ = shared.up(paths, options=options)
+    psutil.Process(first.pid).kill()
+    eventually(lambda: shared.status(paths) is None)
+    second, before = shared.up(paths, options=options)
+    assert not before
+    assert second.pid != first.pid
+
+
+def test_a_failed_start_leaves_no_state(paths: Paths, tmp_path: Path) -> None:
+    with pytest.raises(ServiceStartFailed):
+        shared.up(paths, options=HostOptions(paths=paths, models=(), python=str(tmp_path / "no")))
+    assert shared.status(paths) is None
+    assert not paths.state_file.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[]",
+        b'{"type": "ready", "pid": "x"}',
+        b"null",
+        b'{"type":"failed","message":"x"}',
+    ],
+)
+def test_garbage_is_no_state(paths: Paths, content: bytes) -> None:
+    paths.create().state_file.write_bytes(content)
+    assert state.read(paths.state_file) is None
+    assert not shared.down(paths)
+    assert not paths.state_file.exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"pid": 2**22 + 1}, {"create_time": 1.0}, {"pid": -1}, {"pid": 2**70}]
+)
+def test_the_state_of_a_dead_host_is_no_state(paths: Paths, changes: dict[str, object]) -> None:
+    state.write(paths.create().state_file, announcement())
+    told = json.loads(paths.state_file.read_bytes())
+    paths.state_file.write_text(json.dumps({**told, **changes}), encoding="utf-8")
+    assert state.read(paths.state_file) is None
+
+
+def test_a_host_removes_only_its_own_state(paths: Paths) -> None:
+    state.write(paths.create().state_file, announcement())
+    assert state.read(paths.state_file) == announcement()
+    state.remove(paths.state_file, pid=1)
+    assert paths.state_file.exists()
+    state.remove(paths.state_file, pid=os.getpid())
+    assert not paths.state_file.exists()
+    state.remove(paths.state_file, pid=os.getpid())
+
+
+def test_a_state_that_cannot_be_written_leaves_no_draft(paths: Paths) -> None:
+    paths.create().state_file.mkdir()
+    with pytest.raises(OSError, match=r".+"):
+        state.write(paths.state_file, announcement())
+    assert [entry.name for entry in paths.state.iterdir()] == ["host.json"]
+
+
+def test_the_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
+    inside = threading.Semaphore(1)
+
+    def hold(_: int) -> bool:
+        with FileLock(tmp_path / "lock", timeout_s=20):
+            alone = inside.acquire(blocking=False)
+            time.sleep(0.01)  # long enough for the others to try
+            inside.release()
+            return alone
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(hold, range(16)))
+
+
+def test_waiting_for_the_lock_has_an_end(tmp_path: Path) -> None:
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    with FileLock(tmp_path / "lock", timeout_s=1):
+        waiting = FileLock(tmp_path / "lock", timeout_s=5, clock=lambda: now[0], sleep=sleep)
+        with pytest.raises(ServiceStartFailed, match="for 5 s"):
+            waiting.__enter__()
+    assert now[0] == pytest.approx(5.0, abs=0.1)
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    source = (
+        "import sys, time; from pathlib import Path\n"
+        "from foundry_api.service.lock import FileLock\n"
+        "with FileLock(Path(sys.argv[1]), timeout_s=5): print(1, flush=True); time.sleep(60)"
+    )
+    with start_program(source, str(tmp_path / "lock")) as holder:
+        assert holder.stdout
+        holder.stdout.readline()
+        with pytest.raises(ServiceStartFailed):
+            FileLock(tmp_path / "lock", timeout_s=0).__enter__()
+        holder.kill()
+        holder.communicate()
+    with FileLock(tmp_path / "lock", timeout_s=5):
+        assert (tmp_path / "lock").exists()

@@ -1,0 +1,99 @@
+"""Why a host did not start, in words that help.
+
+The broken installations are doubles: a package named `foundry_local_sdk` on PYTHONPATH, which
+comes before the installed one, so that the host imports it instead.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api.errors import ConfigurationError, ServiceStartFailed
+from service.helpers import hosts_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from foundry_api.service.supervisor import EngineHost
+
+
+@pytest.fixture
+def broken(tmp_path: Path, start: Callable[..., EngineHost]) -> Callable[..., EngineHost]:
+    """A host whose foundry_local_sdk is this source."""
+
+    def broken(source: str, **options: object) -> EngineHost:
+        shim = tmp_path / "shim"
+        shim.mkdir()
+        (shim / "foundry_local_sdk.py").write_text(source, encoding="utf-8")
+        return start(environ={**os.environ, "PYTHONPATH": str(shim)}, **options)
+
+    return broken
+
+
+async def failure(host: EngineHost) -> ServiceStartFailed:
+    with pytest.raises(ServiceStartFailed) as caught:
+        await host.ready()
+    assert not host.alive
+    assert caught.value.log_path == str(host.log_path)
+    return caught.value
+
+
+async def test_without_the_sdk_the_hint_says_how_to_install_it(
+    broken: Callable[..., EngineHost],
+) -> None:
+    error = await failure(
+        broken("raise ModuleNotFoundError(\"No module named 'foundry_local_sdk'\")")
+    )
+    assert "cannot be imported" in error.message
+    assert 'pip install "foundry-api[embedded]"' in error.hint
+
+
+async def test_a_crash_is_told_with_the_end_of_the_log(
+    broken: Callable[..., EngineHost],
+) -> None:
+    crash = "import os, sys; print('the engine says why'); sys.stdout.flush(); os.abort()"
+    error = await failure(broken(crash))
+    assert "before it served" in error.message
+    assert "the engine says why" in error.message
+    assert error.log_path
+    assert error.log_path in error.hint
+
+
+async def test_a_host_that_hangs_is_ended(broken: Callable[..., EngineHost], home: Path) -> None:
+    began_at = time.monotonic()
+    error = await failure(broken("import time; time.sleep(600)", start_timeout_s=0.5))
+    assert "within 0.5 s" in error.message
+    assert time.monotonic() - began_at < 5
+    assert not hosts_of(home)
+
+
+def test_a_home_that_cannot_be_used_is_told(start: Callable[..., EngineHost], home: Path) -> None:
+    home.parent.mkdir(exist_ok=True)
+    home.write_text("a file where a directory has to be", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="cannot be used") as caught:
+        start()
+    assert "FOUNDRY_HOME" in caught.value.hint
+
+
+async def test_an_interpreter_that_is_not_there_is_told(
+    start: Callable[..., EngineHost], tmp_path: Path
+) -> None:
+    with pytest.raises(ServiceStartFailed, match="cannot be started"):
+        start(python=str(tmp_path / "python"))
+    with pytest.raises(ServiceStartFailed, match="own executable"):
+        start(python="")
+
+
+async def test_modules_of_the_working_directory_do_not_get_in_the_way(
+    start: Callable[..., EngineHost], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("json", "socket", "msgspec", "aiohttp", "foundry_local_sdk"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not me')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert (await start(python=sys.executable).ready()).pid

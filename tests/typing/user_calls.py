@@ -1,0 +1,178 @@
+"""Programs as users write them. mypy and pyright read this file; nothing runs it.
+
+Where a line is marked `type: ignore`, the mark is the test: both checkers refuse one that nothing
+needs, so each proves that the misuse behind it is refused.
+"""
+
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, assert_type
+
+from foundry_api import (
+    Attempt,
+    CallTimeout,
+    ChatOptions,
+    Chunk,
+    Completion,
+    ConfigurationError,
+    ContextOverflow,
+    FinishReason,
+    FoundryAPIClient,
+    FoundryError,
+    Generation,
+    HealthMonitor,
+    InvalidRequest,
+    Message,
+    Model,
+    ModelError,
+    ModelNotFound,
+    Role,
+    ServiceError,
+    Settings,
+    SilenceTimeout,
+    StreamInterrupted,
+    Timings,
+    Usage,
+    __version__,
+)
+
+
+async def summarise(client: FoundryAPIClient, document: str) -> str:
+    """Options that several calls share are one typed dictionary."""
+    options: ChatOptions = {"model": "phi-4-mini", "max_tokens": 200, "temperature": 0.2}
+    response = await client.complete(f"Summarise:\n{document}", system="Be brief.", **options)
+    if response.finish_reason == "length":
+        return response.content + "…"
+    return response.content
+
+
+async def talk(client: FoundryAPIClient, questions: list[str]) -> list[Message]:
+    """A conversation grows by values of the package's own types."""
+    turns = [Message("system", "You are a patient teacher.")]
+    for question in questions:
+        turns.append(Message("user", question))
+        answer = await client.chat(turns, stop=["\n\n"], seed=7)
+        turns.append(Message("assistant", answer.content))
+    return turns
+
+
+async def show(client: FoundryAPIClient) -> float | None:
+    """The last chunk carries what is known of the whole answer."""
+    last: Chunk | None = None
+    async for chunk in client.stream_complete(prompt="Write a story about AI", timeout=5):
+        print(chunk.content, end="", flush=True)  # noqa: T201 - what such a program does
+        last = chunk
+    if last is None or last.timings is None:
+        return None
+    assert_type(last.timings, Timings)
+    return last.timings.tokens_per_second
+
+
+async def careful(client: FoundryAPIClient) -> str:
+    """Every branch of the error tree has its own fields."""
+    try:
+        return (await client.complete("Hello", download=True)).content
+    except ModelNotFound as error:
+        told = " or ".join(error.nearest)
+    except ContextOverflow as error:
+        assert_type(error.context_length, int | None)
+        told = error.message
+    except InvalidRequest as error:
+        assert_type(error.field, str | None)
+        told = error.hint
+    except (StreamInterrupted, SilenceTimeout) as error:
+        told = error.partial
+    except CallTimeout as error:
+        told = f"{error.limit_s:.1f}"
+    except (ModelError, ServiceError) as error:
+        told = f"{error.service} {error.status} {error.attempts}"
+    except FoundryError as error:
+        told = str(error) if error.retryable else ""
+    return told
+
+
+async def as_the_standard_library_has_it(client: FoundryAPIClient) -> str:
+    """Callers who know only built-in errors catch the right ones."""
+    try:
+        return (await client.complete("Hello")).content
+    except TimeoutError:
+        return "too slow"
+    except LookupError:
+        return "no such model"
+    except ValueError:
+        return "no such argument"
+
+
+async def many(client: FoundryAPIClient, prompts: list[str]) -> list[Completion]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(client.complete(prompt)) for prompt in prompts]
+    return [task.result() for task in tasks]
+
+
+async def watch(client: FoundryAPIClient) -> None:
+    monitor = HealthMonitor(client, interval=1.0, history=10)
+    async for status in monitor.samples():
+        if status.status == "down":
+            raise SystemExit(status.detail)
+        memory: int | None = status.memory_usage
+        print(memory, status.uptime, status.loaded_models)  # noqa: T201 - as above
+
+
+async def manage(client: FoundryAPIClient) -> list[str]:
+    await client.models.download("phi-4-mini", print)
+    model = await client.models.load("phi-4-mini")
+    assert_type(model, Model)
+    return [model.alias for model in await client.models.cached()]
+
+
+def facts(response: Completion) -> tuple[int, list[str], bytes]:
+    assert_type(response.usage, Usage)
+    assert_type(response.attempts, tuple[Attempt, ...])
+    reason: FinishReason = response.finish_reason
+    generation: Generation = response.generation
+    causes = [str(attempt.error) for attempt in response.attempts if attempt.error]
+    return response.usage.total_tokens, [reason, generation, *causes], b"\n".join(response.raw)
+
+
+def configured() -> FoundryAPIClient:
+    version: str = __version__
+    settings = Settings(model="demo", timeout_s=5.0, retries=0, service="embedded")
+    try:
+        return FoundryAPIClient(settings=settings)
+    except ConfigurationError:
+        return FoundryAPIClient(
+            "http://127.0.0.1:5273", api_key="secret", headers={"X-Team": version}
+        )
+
+
+def turn(role: Role, content: str) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+async def misuse(client: FoundryAPIClient, response: Completion, model: Model) -> None:
+    await client.complete()  # type: ignore[call-arg]
+    await client.complete(5)  # type: ignore[arg-type]
+    await client.complete("Hello", max_token=5)  # type: ignore[call-arg]
+    await client.complete("Hello", max_tokens=5.5)  # type: ignore[arg-type]
+    await client.complete("Hello", temperature="warm")  # type: ignore[arg-type]
+    await client.complete("Hello", stop=5)  # type: ignore[arg-type]
+    await client.complete("Hello", "phi-4-mini")  # type: ignore[call-arg]
+    await client.chat("Hello")  # type: ignore[arg-type]
+    await client.stream_complete("Hello")  # type: ignore[misc]
+    async for _ in client.complete("Hello"):  # type: ignore[attr-defined]
+        pass
+    with client:  # type: ignore[attr-defined]
+        pass
+    await client.models.load(model)  # type: ignore[arg-type]
+    FoundryAPIClient(service="cloud")  # type: ignore[arg-type]
+    FoundryAPIClient("http://127.0.0.1", "secret")  # type: ignore[call-arg]
+    Settings("demo")  # type: ignore[call-arg]
+    Message("robot", "Hello")  # type: ignore[arg-type]
+    response.content = "other"  # type: ignore[misc]
+    response.text  # type: ignore[attr-defined]  # noqa: B018 - looking is the misuse
+    len(response.usage)  # type: ignore[arg-type]
+    if response.finish_reason == "done":  # type: ignore[comparison-overlap]
+        pass

@@ -1,0 +1,196 @@
+"""What cannot be sent is refused before it is sent, and the refusal names the argument."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api.arguments import chat_request, check_timeout, conversation
+from foundry_api.errors import InvalidRequest
+from foundry_api.messages import ChatRequest, Message
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+def test_a_request_holds_what_was_asked_for() -> None:
+    request = chat_request(
+        [{"role": "system", "content": "Be brief"}, Message("user", "Hi")],
+        max_tokens=5,
+        temperature=0,
+        top_p=1,
+        seed=-7,
+        stop=["\n", "END"],
+        extra={"metadata": {"top_k": "5"}},
+    )
+    assert request == ChatRequest(
+        messages=(Message("system", "Be brief"), Message("user", "Hi")),
+        max_tokens=5,
+        temperature=0,
+        top_p=1,
+        seed=-7,
+        stop=("\n", "END"),
+        extra={"metadata": {"top_k": "5"}},
+    )
+
+
+def test_what_is_not_given_is_left_to_the_service() -> None:
+    assert chat_request(HI) == ChatRequest(messages=(Message("user", "Hi"),))
+
+
+def test_messages_may_come_from_any_iterable() -> None:
+    assert conversation(Message("user", text) for text in "ab") == (
+        Message("user", "a"),
+        Message("user", "b"),
+    )
+
+
+@pytest.mark.parametrize(("stop", "strings"), [(None, ()), ("END", ("END",)), ([], ())])
+def test_a_stop_string_may_stand_alone(stop: Any, strings: tuple[str, ...]) -> None:
+    assert chat_request(HI, stop=stop).stop == strings
+
+
+def test_changing_what_was_passed_does_not_change_the_request() -> None:
+    extra = {"user": "me"}
+    request = chat_request(HI, extra=extra)
+    extra["user"] = "you"
+    assert request.extra == {"user": "me"}
+
+
+LOOP: dict[str, Any] = {}
+LOOP["self"] = LOOP
+
+REFUSALS: list[tuple[str, dict[str, Any]]] = [
+    ("max_tokens", {"max_tokens": 0}),
+    ("max_tokens", {"max_tokens": -1}),
+    ("max_tokens", {"max_tokens": 5.0}),
+    ("max_tokens", {"max_tokens": "5"}),
+    ("max_tokens", {"max_tokens": True}),
+    ("max_tokens", {"max_tokens": math.nan}),
+    ("max_tokens", {"max_tokens": 2**31}),
+    ("temperature", {"temperature": -0.1}),
+    ("temperature", {"temperature": 2.1}),
+    ("temperature", {"temperature": math.nan}),
+    ("temperature", {"temperature": math.inf}),
+    ("temperature", {"temperature": "warm"}),
+    ("temperature", {"temperature": False}),
+    ("top_p", {"top_p": -1}),
+    ("top_p", {"top_p": 1.1}),
+    ("top_p", {"top_p": "all"}),
+    ("seed", {"seed": 1.5}),
+    ("seed", {"seed": "1"}),
+    ("seed", {"seed": True}),
+    ("seed", {"seed": 2**63}),
+    ("stop", {"stop": list("abcde")}),
+    ("stop", {"stop": 5}),
+    ("stop[0]", {"stop": ""}),
+    ("stop[0]", {"stop": [""]}),
+    ("stop[0]", {"stop": b"END"}),
+    ("stop[1]", {"stop": ["a", 5]}),
+    ("stop[0]", {"stop": "a\0b"}),
+    ("stop[1]", {"stop": ["a", "\ud800"]}),
+    ("extra", {"extra": {"x": object()}}),
+    ("extra", {"extra": {"x": "\ud800"}}),
+    ("extra", {"extra": {(1, 2): 3}}),
+    ("extra", {"extra": LOOP}),
+    ("extra", {"extra": "text"}),
+    ("extra", {"extra": 5}),
+]
+
+
+@pytest.mark.parametrize(("field", "arguments"), REFUSALS)
+def test_an_argument_that_cannot_be_sent_is_named(field: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        chat_request(HI, **arguments)
+    assert caught.value.field == field
+    assert str(caught.value).startswith(field)
+    assert str(caught.value).endswith(caught.value.hint)
+    assert caught.value.attempts == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "messages"),
+    [
+        ("messages", []),
+        ("messages", ()),
+        ("messages", None),
+        ("messages", 5),
+        ("messages[0]", "Hi"),
+        ("messages[0]", {"role": "user", "content": "Hi"}),
+        ("messages[0]", [None]),
+        ("messages[0]", [{}]),
+        ("messages[0]", [{"role": "user"}]),
+        ("messages[0]", [{"role": "robot", "content": "Hi"}]),
+        ("messages[0]", [{"role": "user", "content": None}]),
+        ("messages[0]", [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]),
+        ("messages[0]", [Message("robot", "Hi")]),  # type: ignore[arg-type]
+        ("messages[0]", [Message("user", None)]),  # type: ignore[arg-type]
+        ("messages[0].content", [{"role": "user", "content": ""}]),
+        ("messages[0].content", [Message("user", " \n")]),
+        ("messages[1].content", [*HI, {"role": "user", "content": "a\0b"}]),
+        ("messages[1].content", [*HI, Message("user", "a\ud800")]),
+    ],
+)
+def test_a_message_that_cannot_be_sent_is_named(field: str, messages: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        conversation(messages)
+    assert caught.value.field == field
+    assert str(caught.value).startswith(field)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.nan, True, "soon"])
+def test_a_timeout_that_no_call_can_meet_is_refused(timeout: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        check_timeout(timeout)
+    assert caught.value.field == "timeout"
+
+
+@pytest.mark.parametrize("timeout", [None, 0.001, 30, math.inf])
+def test_a_timeout_may_be_short_or_endless(timeout: float | None) -> None:
+    check_timeout(timeout)
+
+
+def request_or_field(messages: Any, **options: Any) -> ChatRequest | str | None:
+    """The request if it can be sent, else the argument at fault."""
+    try:
+        request = chat_request(messages, **options)
+    except InvalidRequest as error:
+        return error.field
+    msgspec.json.encode(request)
+    return request
+
+
+@given(text=st.text(alphabet=st.characters(), max_size=50))
+def test_any_text_is_refused_by_name_or_can_be_sent(text: str) -> None:
+    request = request_or_field([Message("user", text)], stop=text, extra={"user": text})
+    if isinstance(request, ChatRequest):
+        assert msgspec.json.decode(msgspec.json.encode(request))["messages"][0]["content"] == text
+    else:
+        assert request in {"messages[0].content", "stop[0]", "extra"}
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda values: st.lists(values) | st.dictionaries(st.text(), values),
+    max_leaves=5,
+)
+
+
+@given(
+    messages=ANYTHING,
+    options=st.fixed_dictionaries(
+        {},
+        optional=dict.fromkeys(
+            ("max_tokens", "temperature", "top_p", "seed", "stop", "extra"), ANYTHING
+        ),
+    ),
+)
+def test_no_argument_of_any_type_raises_anything_else(
+    messages: Any, options: dict[str, Any]
+) -> None:
+    for given_messages in (messages, HI):
+        assert request_or_field(given_messages, **options)

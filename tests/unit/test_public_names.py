@@ -1,0 +1,114 @@
+"""The names that users may import: these, and no others."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import foundry_api
+
+PUBLIC = [
+    "Attempt",
+    "CallTimeout",
+    "CatalogUnavailable",
+    "ChatOptions",
+    "Chunk",
+    "ClientClosed",
+    "Completion",
+    "ConfigurationError",
+    "ContextOverflow",
+    "DownloadFailed",
+    "FinishReason",
+    "FoundryAPIClient",
+    "FoundryError",
+    "Generation",
+    "GrammarError",
+    "HealthMonitor",
+    "HealthStatus",
+    "InvalidRequest",
+    "Message",
+    "Model",
+    "ModelError",
+    "ModelInUse",
+    "ModelLoadFailed",
+    "ModelNotCached",
+    "ModelNotFound",
+    "ModelNotLoaded",
+    "ModelRegistrationFailed",
+    "Models",
+    "ProtocolError",
+    "Role",
+    "RouteMissing",
+    "ServerError",
+    "ServiceCrashed",
+    "ServiceError",
+    "ServiceNotRunning",
+    "ServiceStartFailed",
+    "Settings",
+    "SilenceTimeout",
+    "StreamInterrupted",
+    "Timings",
+    "UnsupportedFeature",
+    "UnsupportedParameter",
+    "Usage",
+    "__version__",
+]
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(foundry_api.__all__) == PUBLIC
+    assert len(foundry_api.__all__) == len(set(foundry_api.__all__))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(foundry_api, name) is not None
+
+
+def test_dir_lists_the_public_names() -> None:
+    assert dir(foundry_api) == PUBLIC
+
+
+def test_another_name_is_an_attribute_error_that_names_it() -> None:
+    with pytest.raises(AttributeError, match=r"'foundry_api' has no attribute 'Nothing'"):
+        foundry_api.Nothing  # noqa: B018 - looking is the test
+
+
+def test_every_name_is_public_in_the_module_it_comes_from() -> None:
+    for module, names in foundry_api._HOMES.items():
+        exported = importlib.import_module(f"foundry_api.{module}").__all__
+        assert set(names) <= set(exported), module
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    stub = Path(foundry_api.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    seen = {
+        alias.asname: (node.module or "").removeprefix("foundry_api.")
+        for node in ast.parse(stub).body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == {**foundry_api._HOME_OF, "__version__": "_version"}
+
+
+def test_the_package_is_marked_as_typed() -> None:
+    assert Path(foundry_api.__file__).with_name("py.typed").is_file()
+
+
+@pytest.mark.parametrize("module", ["api_client", "health_monitor"])
+def test_the_facades_beside_the_checkout_give_the_same_objects(module: str) -> None:
+    """In a process of its own, because a facade puts the checkout in the path."""
+    root = Path(foundry_api.__file__).parents[2]
+    if not (root / f"{module}.py").is_file():
+        pytest.skip("not a checkout")
+    program = (
+        f"import {module}, foundry_api\n"
+        f"assert set({module}.__all__) <= set(foundry_api.__all__)\n"
+        f"assert all(getattr({module}, n) is getattr(foundry_api, n) for n in {module}.__all__)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=root, check=True)

@@ -1,0 +1,203 @@
+"""The bound on silence, on a clock that only moves when everybody waits: exact, and in no time."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api.errors import SilenceTimeout
+from foundry_api.resilience.silence import KEEP_ALIVE_CAP, SilenceBound
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+    from typing import Any
+
+    Run = Callable[[Coroutine[Any, Any, None]], None]
+
+
+class TimelessLoop(asyncio.SelectorEventLoop):
+    """Where others would wait, it moves its clock."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        selector = selectors.DefaultSelector()
+        select = selector.select
+
+        def skip(timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+            self._now += timeout or 0.0
+            return select(0)
+
+        selector.select = skip  # type: ignore[method-assign]
+        super().__init__(selector)
+
+    def time(self) -> float:
+        return self._now
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """Runs a coroutine without spending the time that it waits."""
+    with asyncio.Runner(loop_factory=TimelessLoop) as runner:
+        yield runner.run
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def after(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "life"
+
+
+async def ready() -> str:
+    return "life"
+
+
+def test_a_wait_below_the_bound_gives_its_value(run: Run) -> None:
+    async def body() -> None:
+        assert await SilenceBound(10).wait(after(9.9)) == "life"
+        assert now() == pytest.approx(9.9)
+
+    run(body())
+
+
+def test_a_wait_above_the_bound_ends_at_the_bound(run: Run) -> None:
+    async def body() -> None:
+        with pytest.raises(SilenceTimeout, match="nothing for 10 s") as caught:
+            await SilenceBound(10).wait(after(10.1))
+        assert now() == pytest.approx(10)
+        assert caught.value.limit_s == 10
+        assert isinstance(caught.value, TimeoutError)
+
+    run(body())
+
+
+def test_each_wait_has_the_whole_bound(run: Run) -> None:
+    async def body() -> None:
+        bound = SilenceBound(10)
+        for _ in range(100):
+            await bound.wait(after(9))
+            bound.token()
+        assert now() == pytest.approx(900)
+
+    run(body())
+
+
+def test_life_without_a_token_ends_at_the_cap(run: Run) -> None:
+    async def body() -> None:
+        bound = SilenceBound(10)
+
+        async def listen() -> None:
+            while True:
+                await bound.wait(after(0.25))
+
+        with pytest.raises(SilenceTimeout, match="only signs of life") as caught:
+            await listen()
+        assert now() == pytest.approx(10 * KEEP_ALIVE_CAP)
+        assert caught.value.limit_s == 10 * KEEP_ALIVE_CAP
+
+    run(body())
+
+
+def test_silence_ends_the_call_also_after_much_life(run: Run) -> None:
+    async def body() -> None:
+        bound = SilenceBound(10)
+        for _ in range(100):
+            await bound.wait(after(0.25))
+        with pytest.raises(SilenceTimeout, match="nothing for 10 s"):
+            await bound.wait(after(99))
+        assert now() == pytest.approx(35)
+
+    run(body())
+
+
+def test_a_token_starts_the_cap_anew(run: Run) -> None:
+    async def body() -> None:
+        bound = SilenceBound(10)
+        for _ in range(99):
+            await bound.wait(after(1))
+        bound.token()
+        for _ in range(99):
+            await bound.wait(after(1))
+        assert now() == pytest.approx(198)
+
+    run(body())
+
+
+def test_the_time_between_two_waits_is_the_callers_own(run: Run) -> None:
+    async def body() -> None:
+        bound = SilenceBound(10)
+        for _ in range(99):
+            await bound.wait(after(1))
+            await asyncio.sleep(1000)
+
+    run(body())
+
+
+def test_what_is_ready_is_never_too_late(run: Run) -> None:
+    """A chunk that lies here already is delivered, even if the cap was used up before it."""
+
+    async def body() -> None:
+        bound = SilenceBound(10)
+        bound._waited_s = 10.0 * KEEP_ALIVE_CAP + 1
+        assert await bound.wait(ready()) == "life"
+
+    run(body())
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), TimeoutError("the awaited one's own")])
+def test_errors_of_the_awaited_pass_through(run: Run, error: Exception) -> None:
+    async def fail() -> None:
+        await asyncio.sleep(1)
+        raise error
+
+    async def body() -> None:
+        with pytest.raises(type(error)) as caught:
+            await SilenceBound(10).wait(fail())
+        assert caught.value is error
+
+    run(body())
+
+
+def test_a_timeout_around_it_is_not_mistaken_for_its_own(run: Run) -> None:
+    async def body() -> None:
+        with pytest.raises(TimeoutError) as caught:
+            async with asyncio.timeout(3):
+                await SilenceBound(10).wait(after(99))
+        assert type(caught.value) is TimeoutError
+        assert now() == pytest.approx(3)
+
+    run(body())
+
+
+def test_cancelling_the_waiter_cancels_the_awaited(run: Run) -> None:
+    cancelled: list[bool] = []
+
+    async def awaited() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    async def body() -> None:
+        task = asyncio.ensure_future(SilenceBound(10).wait(awaited()))
+        await asyncio.sleep(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert cancelled == [True]
+
+    run(body())
+
+
+def test_an_endless_bound_waits_for_ever(run: Run) -> None:
+    async def body() -> None:
+        waiting: Awaitable[str] = SilenceBound(float("inf")).wait(after(10_000))
+        assert await waiting == "life"
+
+    run(body())
