@@ -30,6 +30,7 @@ def main(directory: str, home: str, prompt: str) -> None:
             model = catalog.register_model(directory, "demo:1", about)
     model.load()
     session = ChatSession(model)
+    session.set_streaming(enabled=True)
     request = Request()
     request.add_item(MessageItem(MessageRole.USER, prompt))
     for item in session.process_streaming_request(request):

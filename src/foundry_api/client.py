@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import logging
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 
@@ -20,7 +22,7 @@ from foundry_api.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
+    from types import ModuleType, TracebackType
     from typing import Unpack
 
     from foundry_api.health import HealthStatus
@@ -253,8 +255,12 @@ class FoundryAPIClient:
         return await self._connecting.run(embedded, lambda: self._open(embedded=embedded))
 
     async def _open(self, *, embedded: bool) -> Connection:
-        locator = self._locator
-        endpoint = await (locator.embedded() if embedded else locator.endpoint())
+        locating = self._locator.embedded() if embedded else self._locator.endpoint()
+        if self._transport is None:
+            # An engine takes as long to start as the HTTP library takes to import.
+            endpoint, _ = await asyncio.gather(locating, asyncio.to_thread(_import_http))
+        else:
+            endpoint = await locating
         transport = self._open_transport()
         control = ControlClient(transport, endpoint.control) if endpoint.control else None
         connection = Connection(endpoint, transport, self._headers_for(endpoint), control)
@@ -269,10 +275,7 @@ class FoundryAPIClient:
 
     def _open_transport(self) -> Transport:
         if self._transport is None:
-            # aiohttp takes 0.2 s to import: only when something is there to talk to.
-            from foundry_api.wire.http import HttpTransport  # noqa: PLC0415
-
-            self._transport = HttpTransport()
+            self._transport = _import_http().HttpTransport()
         return self._transport
 
     def _order(
@@ -297,6 +300,11 @@ class FoundryAPIClient:
 
     def _call(self, order: Order) -> ChatCall:
         return ChatCall(self, order, retries=self.settings.retries)
+
+
+def _import_http() -> ModuleType:
+    """The transport's module. Its aiohttp takes 0.2 s, which creating a client must not cost."""
+    return importlib.import_module("foundry_api.wire.http")
 
 
 def _turns(prompt: str, system: str | None) -> list[Message]:

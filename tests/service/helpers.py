@@ -16,7 +16,7 @@ import psutil
 import foundry_api
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 DEADLINE_S = 20.0
 ROOT = str(Path(foundry_api.__file__).resolve().parents[1])
@@ -35,6 +35,16 @@ async def eventually_async(
 ) -> None:
     """As `eventually`, while the event loop runs on."""
     await asyncio.to_thread(eventually, condition, within_s=within_s)
+
+
+async def gives_up(after_s: float, awaitable: Awaitable[object]) -> bool:
+    """Wait only so long; False when a fast machine was done by then. 0 never is."""
+    try:
+        async with asyncio.timeout(after_s):
+            await awaitable
+    except TimeoutError:
+        return True
+    return False
 
 
 def model_directory(path: Path, *, content: str = "weights", context_length: int = 512) -> Path:

@@ -199,6 +199,24 @@ def test_one_transport_serves_several_event_loops_and_leaks_no_socket() -> None:
     assert [asyncio.run(use_it()) for _ in range(3)] == [200] * 3
 
 
+def test_a_loop_that_was_left_without_closing_anything_does_not_spoil_the_next() -> None:
+    """As in programs that drive their loops by hand."""
+    transport = HttpTransport()
+
+    async def use_it() -> int:
+        async with HostileServer(say(whole(200, b""), stay=True)) as server:
+            return (await fetch(transport, get(server.base_url), timeout_s=5)).status
+
+    left, new = asyncio.new_event_loop(), asyncio.new_event_loop()
+    assert left.run_until_complete(use_it()) == 200
+    assert new.run_until_complete(use_it()) == 200
+    for loop in (left, new):
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        while left_over := asyncio.all_tasks(loop):
+            loop.run_until_complete(asyncio.wait(left_over))
+        loop.close()
+
+
 @pytest.mark.parametrize(
     ("url", "loopback"),
     [

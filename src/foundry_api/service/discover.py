@@ -15,7 +15,7 @@ from foundry_api.errors import (
     FoundryError,
     ServiceNotRunning,
 )
-from foundry_api.service import foundry_cli, shared
+from foundry_api.service import foundry_cli
 from foundry_api.service.endpoint import Endpoint
 from foundry_api.wire.dialects.detect import identify
 from foundry_api.wire.transport import is_loopback
@@ -105,6 +105,10 @@ async def explicit(
 
 async def find_shared(paths: Paths, transport: Callable[[], Transport]) -> Endpoint | None:
     """The shared host, if it answers and is the one that wrote the state."""
+    if not paths.state_file.exists():
+        return None
+    from foundry_api.service import shared  # noqa: PLC0415 - psutil, which most starts do without
+
     known = shared.status(paths)
     if known is None:
         return None

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import select
 import signal
 import socket
 import sys
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 BACKLOG = 128
+FIRST_ANSWER_S = 2.0
 
 
 def main() -> NoReturn:
@@ -91,6 +93,9 @@ class Host:
 
     def serve(self) -> NoReturn:
         """Serve the control API until there is a reason to leave."""
+        # Its imports would take a core from the caller, who now imports his HTTP library and then
+        # has his first answer computed. Most callers never use the control API.
+        select.select([self._listener], [], [], FIRST_ANSWER_S)
         from foundry_api.service import serving  # noqa: PLC0415 - 250 ms of imports, see above
 
         facts = HostFacts(

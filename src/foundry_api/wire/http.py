@@ -6,7 +6,6 @@ import asyncio
 import atexit
 import contextlib
 import functools
-import urllib.request
 import weakref
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -51,6 +50,7 @@ class HttpTransport:
     def __init__(self) -> None:
         self._sessions: AsyncGenerator[aiohttp.ClientSession] | None = None
         self._session: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._at_exit: Callable[[], None] | None = None
 
     async def send(self, request: Request) -> HttpResponse:
@@ -70,11 +70,13 @@ class HttpTransport:
             await sessions.aclose()
 
     async def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None or self._session.closed:
-            await self.aclose()
+        loop = asyncio.get_running_loop()
+        if self._session is None or self._session.closed or self._loop is not loop:
+            if self._loop is loop:  # another loop's session is left for that loop to close
+                await self.aclose()
+            self._loop = loop
             self._sessions = _session_until_loop_ends()
             self._session = await anext(self._sessions)
-            loop = asyncio.get_running_loop()
             self._at_exit = functools.partial(_close_at_exit, loop, weakref.ref(self._sessions))
             atexit.register(self._at_exit)
         return self._session
@@ -211,6 +213,8 @@ def _send_error(request: Request, error: Exception) -> FoundryError:
 def _proxy_for(url: str) -> str | None:
     if is_loopback(url):
         return None
+    import urllib.request  # noqa: PLC0415 - 10 ms that calls to this machine need not wait for
+
     parts = urlsplit(url)
     with contextlib.suppress(OSError):  # the Windows registry may refuse to say
         if urllib.request.proxy_bypass(parts.hostname or ""):
