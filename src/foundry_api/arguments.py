@@ -14,7 +14,7 @@ from foundry_api.messages import ChatRequest, Message
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["chat_request", "check_timeout", "conversation"]
+__all__ = ["chat_request", "check_timeout", "conversation", "prompt_turns"]
 
 MAX_STOP_STRINGS = 4
 MAX_TEMPERATURE = 2.0
@@ -67,6 +67,16 @@ def conversation(messages: Iterable[Message | Mapping[str, Any]]) -> tuple[Messa
     return checked
 
 
+def prompt_turns(prompt: str, system: str | None = None) -> list[Message]:
+    """The conversation of a single prompt, with instructions ahead of it.
+
+    Raises:
+        InvalidRequest: One of them is no text, empty, or cannot be sent.
+    """
+    turns = [] if system is None else [Message("system", _text("system", system))]
+    return [*turns, Message("user", _text("prompt", prompt))]
+
+
 def check_timeout(timeout: float | None) -> None:
     """Refuse a time-out that no call could meet."""
     _check_range("timeout", timeout, 0, math.inf)
@@ -82,14 +92,17 @@ def _message(index: int, message: Message | Mapping[str, Any]) -> Message:
         message = msgspec.convert(told, Message, strict=True)
     except (msgspec.ValidationError, TypeError, ValueError) as error:
         raise InvalidRequest(f"{field} is no message: {error}", field=field) from error
-    _check_text(f"{field}.content", message.content)
+    _text(f"{field}.content", message.content)
     return message
 
 
-def _check_text(field: str, text: str) -> None:
-    if not text.strip():
+def _text(field: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{field} is {value!r}, not a text", field=field)
+    if not value.strip():
         raise InvalidRequest(f"{field} is empty", field=field)
-    _check_characters(field, text)
+    _check_characters(field, value)
+    return value
 
 
 def _check_characters(field: str, text: str) -> None:
@@ -115,7 +128,7 @@ def _check_range(field: str, value: object, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidRequest(f"{field} is {value!r}, not a number", field=field)
     if not low <= value <= high:
-        bounds = f"{low:g} or more" if high == math.inf else f"from {low} to {high}"
+        bounds = f"{low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
         raise InvalidRequest(f"{field} is {value}, but must be {bounds}", field=field)
 
 

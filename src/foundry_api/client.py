@@ -7,12 +7,11 @@ import importlib
 import logging
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 
-from foundry_api.arguments import chat_request, check_timeout
+from foundry_api.arguments import chat_request, check_timeout, prompt_turns
 from foundry_api.call import ChatCall, Order
 from foundry_api.connection import Connection
 from foundry_api.errors import ClientClosed, ServiceCrashed, ServiceError, ServiceNotRunning
 from foundry_api.flight import SingleFlight
-from foundry_api.messages import Message
 from foundry_api.models import Models
 from foundry_api.service.control import ControlClient
 from foundry_api.service.locate import ServiceLocator
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from foundry_api.health import HealthStatus
-    from foundry_api.messages import Chunk, Completion, Model
+    from foundry_api.messages import Chunk, Completion, Message, Model
     from foundry_api.service.endpoint import Endpoint
     from foundry_api.wire.transport import Transport
 
@@ -146,7 +145,7 @@ class FoundryAPIClient:
             StreamInterrupted: The answer broke off; `.partial` has its beginning.
             ServiceError: The service is at fault.
         """
-        return await self.chat(_turns(prompt, system), **options)
+        return await self.chat(prompt_turns(prompt, system), **options)
 
     def stream_complete(
         self, prompt: str, *, system: str | None = None, **options: Unpack[ChatOptions]
@@ -161,7 +160,7 @@ class FoundryAPIClient:
         Raises:
             FoundryError: As `complete`; bad arguments at once, the rest while iterating.
         """
-        return self.stream_chat(_turns(prompt, system), **options)
+        return self.stream_chat(prompt_turns(prompt, system), **options)
 
     async def chat(
         self, messages: Iterable[Message | Mapping[str, Any]], **options: Unpack[ChatOptions]
@@ -305,8 +304,3 @@ class FoundryAPIClient:
 def _import_http() -> ModuleType:
     """The transport's module. Its aiohttp takes 0.2 s, which creating a client must not cost."""
     return importlib.import_module("foundry_api.wire.http")
-
-
-def _turns(prompt: str, system: str | None) -> list[Message]:
-    turns = [Message("user", prompt)]
-    return turns if system is None else [Message("system", system), *turns]

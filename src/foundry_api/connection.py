@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,7 @@ class Connection:
         self._public: Sequence[Model] = ()
         self._loaded: set[str] = set()
         self._loads: SingleFlight[None] = SingleFlight()
+        self._listings: SingleFlight[Sequence[Model]] = SingleFlight()
 
     async def resolve(self, name: str, *, download: bool = False) -> Model:
         """The model that a caller means by an alias, an id, or an id without version, in any case.
@@ -77,7 +79,7 @@ class Connection:
         known = find_model(name, (*self._local, *self._public))
         if known and (known.cached is not False or download):
             return known
-        self._local = await self.dialect.local_models()
+        self._local = await self._listings.run("local", self.dialect.local_models)
         if local := find_model(name, self._local):
             return local
         model = find_model(name, await self.catalog_for(name))
@@ -100,15 +102,10 @@ class Connection:
             CatalogUnavailable: It could not be reached; what is here instead is told.
         """
         try:
-            self._public = await self.public_models()
+            self._public = await self._listings.run("public", self.public_models)
         except CatalogUnavailable as error:
-            raise CatalogUnavailable(
-                f"{name} is not on this machine, and the model catalog could not be reached",
-                hint=f"Go online once and get it with `foundry-api models pull {name}`"
-                f"; {self._here()}.",
-                model=name,
-                service=self.endpoint.base_url,
-            ) from error
+            self._local = self._local or await self.dialect.local_models()
+            raise self._unavailable(name) from error
         return self._public
 
     async def local_models(self) -> Sequence[Model]:
@@ -155,14 +152,27 @@ class Connection:
         self._loaded.add(model.id)
 
     def _not_found(self, name: str) -> ModelNotFound:
-        names = {n for m in (*self._local, *self._public) for n in (m.alias, m.id)}
-        nearest = difflib.get_close_matches(name.lower(), sorted(names), n=3, cutoff=0.5)
         return ModelNotFound(
             f"the service knows no model named {name!r}",
-            nearest=nearest,
+            nearest=self._nearest(name),
             model=name,
             service=self.endpoint.base_url,
         )
+
+    def _unavailable(self, name: str) -> CatalogUnavailable:
+        nearest = self._nearest(name)
+        meant = f"Did you mean {' or '.join(nearest)}? Else go" if nearest else "Go"
+        return CatalogUnavailable(
+            f"{name} is not on this machine, and the model catalog could not be reached",
+            hint=f"{meant} online once and get it with `foundry-api models pull {name}`"
+            f"; {self._here()}.",
+            model=name,
+            service=self.endpoint.base_url,
+        )
+
+    def _nearest(self, name: str) -> list[str]:
+        names = {n for m in (*self._local, *self._public) for n in (m.alias, m.id)}
+        return difflib.get_close_matches(name.lower(), sorted(names), n=3, cutoff=0.5)
 
     def _here(self) -> str:
         aliases = sorted({model.alias for model in self._local})
@@ -189,14 +199,16 @@ def find_model(name: str, models: Iterable[Model]) -> Model | None:
     return next(iter(cached or variants), None)
 
 
+_VERSION = re.compile(r":([0-9]{1,9})$")
+
+
 def _name(model_id: str) -> str:
-    name, _, version = model_id.rpartition(":")
-    return name if version.isdigit() else model_id
+    return _VERSION.sub("", model_id)
 
 
 def _version(model_id: str) -> int:
-    version = model_id.rpartition(":")[2]
-    return int(version) if version.isdigit() else 0
+    found = _VERSION.search(model_id)
+    return int(found[1]) if found else 0
 
 
 def _may_hold_downloads(base_url: str, cache_dir: str | None) -> bool:

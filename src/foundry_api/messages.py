@@ -27,7 +27,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Generation = Literal["legacy", "cli-0.10", "sdk-1", "sdk-2.0", "sdk-2.1", "gateway"]
 
 
-class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+class Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One turn of a conversation.
 
     Attributes:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.arguments import chat_request, check_timeout, conversation
+from foundry_api.arguments import chat_request, check_timeout, conversation, prompt_turns
 from foundry_api.errors import InvalidRequest
 from foundry_api.messages import ChatRequest, Message
 
@@ -194,3 +194,29 @@ def test_no_argument_of_any_type_raises_anything_else(
 ) -> None:
     for given_messages in (messages, HI):
         assert request_or_field(given_messages, **options)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "system", "field"),
+    [
+        ("", None, "prompt"),
+        ("  \n", None, "prompt"),
+        ("a\0b", None, "prompt"),
+        ("\ud800", None, "prompt"),
+        (None, None, "prompt"),
+        ("hello", "", "system"),
+        ("hello", "\udfff", "system"),
+    ],
+)
+def test_a_prompt_that_cannot_be_sent_is_named_as_the_caller_named_it(
+    prompt: Any, system: str | None, field: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        prompt_turns(prompt, system)
+    assert caught.value.field == field
+
+
+def test_a_member_that_would_be_lost_is_refused() -> None:
+    """Tool messages come with a later version; until then their ids must not vanish in silence."""
+    with pytest.raises(InvalidRequest, match="tool_call_id"):
+        conversation([{"role": "tool", "content": "4", "tool_call_id": "call_1"}])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from foundry_api.arguments import prompt_turns
 from foundry_api.cli import failure
 from foundry_api.cli.answers import Speaker, Talker
 from foundry_api.cli.conversation import Conversation
@@ -17,12 +18,11 @@ from foundry_api.cli.output import is_terminal, print_json
 from foundry_api.cli.session import Session
 from foundry_api.client import ChatOptions
 from foundry_api.errors import InvalidRequest
-from foundry_api.messages import Message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from foundry_api.messages import Completion
+    from foundry_api.messages import Completion, Message
 
 __all__ = ["command"]
 
@@ -80,9 +80,11 @@ def command(
         if prompt is None:
             converse(talker, system)
         elif common.as_json:
-            print_json(described(talker.complete(session.settings.model, turns(prompt, system))))
+            print_json(
+                described(talker.complete(session.settings.model, prompt_turns(prompt, system)))
+            )
         else:
-            answer(talker, turns(prompt, system))
+            answer(talker, prompt_turns(prompt, system))
 
 
 def prompt_from(words: Sequence[str]) -> str | None:
@@ -105,12 +107,6 @@ def prompt_from(words: Sequence[str]) -> str | None:
             "the prompt is empty", field="prompt", hint="Give it as arguments or on standard input."
         )
     return prompt
-
-
-def turns(prompt: str, system: str | None) -> list[Message]:
-    """A conversation of one prompt."""
-    question = Message("user", prompt)
-    return [Message("system", system), question] if system is not None else [question]
 
 
 def answer(talker: Talker, messages: Sequence[Message]) -> None:

@@ -11,6 +11,7 @@ import msgspec
 from foundry_api import errors
 from foundry_api.errors import DownloadFailed, FoundryError, ProtocolError, ServerError
 from foundry_api.messages import Model
+from foundry_api.wire.dialects.base import BAD_JSON
 from foundry_api.wire.transport import Request, fetch
 
 if TYPE_CHECKING:
@@ -204,21 +205,21 @@ async def _lines(blocks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
 def _progress(line: bytes) -> _Progress:
     try:
         return msgspec.json.decode(line, type=_Progress)
-    except msgspec.MsgspecError as error:
+    except BAD_JSON as error:
         raise ProtocolError(f"the host sent what its protocol does not allow: {error}") from error
 
 
 def _decoded(reply: Reply, kind: type[_Decoded]) -> _Decoded:
     try:
         return msgspec.json.decode(reply.body, type=kind)
-    except msgspec.MsgspecError as error:
+    except BAD_JSON as error:
         raise ProtocolError(f"the host sent what its protocol does not allow: {error}") from error
 
 
 def _failure(body: bytes) -> FoundryError:
     try:
         return _error(msgspec.json.decode(body, type=_Failure))
-    except msgspec.MsgspecError:
+    except BAD_JSON:
         return ServerError("the host failed without saying why")
 
 

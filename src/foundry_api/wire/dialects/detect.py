@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api.errors import ConfigurationError, ProtocolError, ServiceNotRunning, classify
-from foundry_api.wire.dialects.base import ServiceStatus
+from foundry_api.wire.dialects.base import BAD_JSON, ServiceStatus
 from foundry_api.wire.transport import Request, fetch
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _folded(reply: Reply) -> dict[str, Any]:
     """A JSON object with its keys in lower case, as the generations differ in it; else empty."""
     try:
         members = msgspec.json.decode(reply.body, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except BAD_JSON:
         return {}
     return {key.lower(): value for key, value in members.items()}
 
@@ -141,7 +141,7 @@ def _folded(reply: Reply) -> dict[str, Any]:
 def _first_item(reply: Reply) -> dict[str, Any]:
     try:
         items = msgspec.json.decode(reply.body, type=_List).data
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except BAD_JSON:
         return {}
     return {key.lower(): value for key, value in items[0].items()} if items else {}
 

@@ -167,7 +167,8 @@ class Sdk21Dialect:
         return _ChatDecoder(model.id)
 
     async def _by_alias(self, verb: str, model: Model) -> None:
-        aliases = list(dict.fromkeys((model.alias, *_aliases(model.id))))
+        guesses = _aliases(model.id) if model.catalog == "public" else ()
+        aliases = list(dict.fromkeys((model.alias, *guesses)))
         for alias in aliases:
             path = f"{_PREFIX[model.catalog]}/models/{verb}/{alias}"
             try:
