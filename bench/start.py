@@ -41,6 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="foundry-api-bench-") as directory:
         home = Path(directory)
         environment = {**os.environ, "FOUNDRY_HOME": str(home / "ours")}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # both compiled, as after any first run
         commands = {
             "sdk in process": [
                 *(sys.executable, str(PEER), str(DEMO_MODEL), str(home / "sdk"), PROMPT)

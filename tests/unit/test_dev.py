@@ -231,7 +231,6 @@ class TestInstalling:
             "--disable-pip-version-check",
             "--editable",
             "--no-build-isolation",
-            "--no-compile",
             "--no-deps",
             "--no-input",
             "--no-user",
