@@ -18,9 +18,8 @@ import msgspec
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from scripted_model import build
-
 from foundry_api import FoundryAPIClient
+from scripted_model import build
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -64,8 +63,7 @@ async def by_hand(session: aiohttp.ClientSession, url: str, prompt: str) -> str:
             *events, rest = (rest + block).split(b"\n\n")
             for event in events:
                 if event.startswith(b"data: {"):
-                    for choice in decode(event[6:]).choices:
-                        text.append(choice.delta.content or "")
+                    text.extend(c.delta.content or "" for c in decode(event[6:]).choices)
     return "".join(text)
 
 
