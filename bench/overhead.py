@@ -19,6 +19,7 @@ import msgspec
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from foundry_api import FoundryAPIClient
+from foundry_api.wire.ack import acknowledge
 from scripted_model import build
 
 if TYPE_CHECKING:
@@ -59,7 +60,12 @@ async def by_hand(session: aiohttp.ClientSession, url: str, prompt: str) -> str:
     text: list[str] = []
     rest = b""
     async with session.post(url, json=body) as response:
+        # Without this the floor would wait 40 ms for a delayed acknowledgement, and then get all
+        # tokens in one piece, which no slower model would send.
+        acknowledge(response.connection and response.connection.transport)
         async for block in response.content.iter_any():
+            if not text:
+                acknowledge(response.connection and response.connection.transport)
             *events, rest = (rest + block).split(b"\n\n")
             for event in events:
                 if event.startswith(b"data: {"):

@@ -21,6 +21,7 @@ from foundry_api.errors import (
     ServiceNotRunning,
     StreamInterrupted,
 )
+from foundry_api.wire.ack import acknowledge
 from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ IDLE_CONNECTION_S = 15.0
 """The 2.x service spends a thread on each idle connection, so they are not kept for long."""
 
 MAX_HEADER_BYTES = 8190
+
+HURRIED_BLOCKS = 2
+"""The head and the first event. Later blocks are larger, the fewer acknowledgements there are."""
 
 
 class HttpTransport:
@@ -167,8 +171,16 @@ class HttpResponse:
     async def blocks(self) -> AsyncGenerator[bytes]:
         """The body as it arrives."""
         content = self._response.content
+        connection = self._response.connection
+        transport = connection.transport if connection else None
+        hurried = 0
         try:
-            while block := await content.readany():
+            while True:
+                if hurried < HURRIED_BLOCKS and not content.at_eof():
+                    acknowledge(transport)
+                    hurried += 1
+                if not (block := await content.readany()):
+                    return
                 yield block
         except (aiohttp.ClientError, OSError) as error:
             raise StreamInterrupted(
