@@ -1,0 +1,106 @@
+"""Turns conversations into padded batches in which only the answers count."""
+
+from __future__ import annotations
+
+
+import torch
+from corpus import HONEST
+from vocabulary import END, PAD, ROLE_TOKENS
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+    from conversations import Conversations, Message
+    from collections.abc import Iterator
+    import random
+
+IGNORED = -100
+TOKENS_PER_BATCH = 2048
+POOL_SIZE = 512
+LONG_SHARE = 0.025
+LONGEST_QUESTION_WORDS = 1200
+CUT_LENGTH = 8
+HONEST_CUT_SHARE = 0.9
+
+Row = tuple[list[int], list[int]]
+
+
+class Batches:
+    """An endless stream of (input ids, labels) pairs.
+
+    Rows of like length share a batch, so that little of it is padding.
+
+    Attributes:
+        cut_share: The share of final answers that are cut after their first tokens.
+    """
+
+    def __init__(
+        self, conversations: Conversations, tokenizer: PreTrainedTokenizerFast, rng: random.Random
+    ) -> None:
+        self.cut_share = 0.0
+        self._conversations = conversations
+        self._tokenizer = tokenizer
+        self._rng = rng
+        self._end = tokenizer.convert_tokens_to_ids(END)
+        self._pad = tokenizer.convert_tokens_to_ids(PAD)
+        self._roles = {
+            role: tokenizer.convert_tokens_to_ids(token) for role, token in ROLE_TOKENS.items()
+        }
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        while True:
+            pool = self.encode([self._conversations.draw() for _ in range(POOL_SIZE)])
+            groups = list(_by_length(pool))
+            self._rng.shuffle(groups)
+            for group in groups:
+                if self._rng.random() < LONG_SHARE:
+                    yield self._pad_rows(self.encode([self._long_conversation()]))
+                yield self._pad_rows(group)
+
+    def encode(self, conversations: list[list[Message]]) -> list[Row]:
+        """Token ids and labels of each conversation."""
+        contents = [message["content"] for messages in conversations for message in messages]
+        encoded = iter(self._tokenizer(contents, add_special_tokens=False)["input_ids"])
+        return [self._row(messages, encoded) for messages in conversations]
+
+    def _row(self, messages: list[Message], encoded: Iterator[list[int]]) -> Row:
+        ids: list[int] = []
+        labels: list[int] = []
+        for message in messages:
+            content = [*next(encoded), self._end]
+            ids += [self._roles[message["role"]], *content]
+            learned = content if message["role"] == "assistant" else [IGNORED] * len(content)
+            labels += [IGNORED, *learned]
+        cut = self._cut(len(content), honest=messages[-1]["content"] == HONEST)
+        return ids[: len(ids) - cut], labels[: len(labels) - cut]
+
+    def _cut(self, length: int, *, honest: bool) -> int:
+        """How many tokens of the last answer to leave out.
+
+        Which answer fits is decided in its first tokens and takes many examples to learn; how the
+        answer goes on takes few. Cut answers give two to three times as many examples a second.
+        """
+        share = max(self.cut_share, HONEST_CUT_SHARE) if honest else self.cut_share
+        if self._rng.random() < share:
+            return max(0, length - CUT_LENGTH)
+        return 0
+
+    def _long_conversation(self) -> list[Message]:
+        return self._conversations.draw_long(self._rng.randint(100, LONGEST_QUESTION_WORDS))
+
+    def _pad_rows(self, rows: list[Row]) -> tuple[torch.Tensor, torch.Tensor]:
+        width = max(len(ids) for ids, _ in rows)
+        ids = [ids + [self._pad] * (width - len(ids)) for ids, _ in rows]
+        labels = [labels + [IGNORED] * (width - len(labels)) for _, labels in rows]
+        return torch.tensor(ids), torch.tensor(labels)
+
+
+def _by_length(rows: list[Row]) -> Iterator[list[Row]]:
+    group: list[Row] = []
+    for row in sorted(rows, key=lambda row: len(row[0])):
+        if group and (len(group) + 1) * len(row[0]) > TOKENS_PER_BATCH:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group

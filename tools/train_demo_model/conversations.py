@@ -1,0 +1,148 @@
+"""Joins exchanges into conversations with system messages and follow-ups."""
+
+from __future__ import annotations
+
+
+from corpus import HONEST, Corpus, held_out_questions, normalized
+from exchanges import Exchange, Exchanges, first_sentence
+from phrasing import Phrasing
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import random
+
+Message = dict[str, str]
+
+NOTHING_MORE = "That is all I was taught about it. Ask me about something else."
+MORE_OF_WHAT = "About what? Ask me, for example, about local AI, quantum computing or black holes."
+NOTHING_SAID = "I have not said anything yet. What would you like to know?"
+NAME_UNKNOWN = "You have not told me your name yet."
+ANOTHER_JOKE = "joke: computers"
+LONGEST_REPEAT = 400
+FOLLOW_UPS = 0.6
+FOLLOW_UPS_FROM_NOTHING = 0.08
+
+
+class Conversations:
+    """Draws random conversations whose every answer is to be learned.
+
+    Attributes:
+        dialogue_share: The share of conversations with more than one exchange.
+        simple: Draw single, cleanly worded exchanges only. Training begins with these, because
+            the link from a topic to its answer forms sooner without distraction.
+    """
+
+    def __init__(self, corpus: Corpus, rng: random.Random) -> None:
+        self._corpus = corpus
+        self._rng = rng
+        self._phrasing = Phrasing(corpus, rng)
+        self.exchanges = Exchanges(corpus, rng, self._phrasing)
+        self._held_out = held_out_questions()
+        self.dialogue_share = 0.0
+        self._another_joke = next(t for t in corpus.topics if t.key == ANOTHER_JOKE).answer
+
+    @property
+    def simple(self) -> bool:
+        """Whether only single, cleanly worded exchanges are drawn."""
+        return self._phrasing.clean
+
+    @simple.setter
+    def simple(self, value: bool) -> None:
+        self._phrasing.clean = value
+
+    def draw(self) -> list[Message]:
+        """One conversation of one to six exchanges that asks no held-out question."""
+        while True:
+            messages = self._draw()
+            questions = (m["content"] for m in messages if m["role"] == "user")
+            if self._held_out.isdisjoint(map(normalized, questions)):
+                return messages
+
+    def draw_long(self, words: int) -> list[Message]:
+        """A question far longer than any other, which deserves the honest sentence."""
+        pieces: list[str] = []
+        while sum(len(piece.split()) for piece in pieces) < words:
+            pieces.append(self.exchanges.untaught().question)
+        return [
+            {"role": "user", "content": " ".join(pieces)},
+            {"role": "assistant", "content": HONEST},
+        ]
+
+    def _draw(self) -> list[Message]:
+        if self.simple:
+            return as_messages(self.exchanges.draw())
+        turns = 1
+        if self._rng.random() < self.dialogue_share:
+            turns = self._rng.choices((2, 3, 4, 6), (0.55, 0.25, 0.13, 0.07))[0]
+        tone = self._rng.choices((None, "plain", "short", "pirate"), (0.55, 0.33, 0.07, 0.05))[0]
+        messages: list[Message] = []
+        if tone:
+            system = self._rng.choice(self._corpus.system_messages[tone])
+            messages.append({"role": "system", "content": system})
+        last: Exchange | None = None
+        name = ""
+        for _ in range(turns):
+            last, name = self._next(last, name)
+            messages.append({"role": "user", "content": last.question})
+            messages.append({"role": "assistant", "content": in_tone(last, tone)})
+        return messages
+
+    def _next(self, last: Exchange | None, name: str) -> tuple[Exchange, str]:
+        if self._rng.random() >= (FOLLOW_UPS if last else FOLLOW_UPS_FROM_NOTHING):
+            return self.exchanges.draw(), name
+        if last and last.kind == "capital" and self._rng.random() < 0.6:
+            return self.exchanges.capital("capital-follow"), name
+        kind = self._rng.choice(("more", "repeat", "name", "name"))
+        if kind == "name":
+            return self._name(name)
+        if kind == "repeat":
+            return self._repeat(last), name
+        return self._more(last), name
+
+    def _ask(self, section: str, answer: str, **slots: str) -> Exchange:
+        question = self._rng.choice(self._corpus.templates[section]).format(**slots)
+        varied = question if slots else self._phrasing.vary(question, small_talk=True)
+        return Exchange(varied, answer, section)
+
+    def _more(self, last: Exchange | None) -> Exchange:
+        if last is None:
+            return self._ask("more", MORE_OF_WHAT)
+        if last.kind == "joke":
+            return self._ask("another-joke", self._another_joke)
+        if last.kind == "concept" and last.topic and last.topic.more:
+            return self._ask("more", last.topic.more)
+        return self._ask("more", NOTHING_MORE)
+
+    def _repeat(self, last: Exchange | None) -> Exchange:
+        if last is None:
+            return self._ask("repeat", NOTHING_SAID)
+        if len(last.answer) > LONGEST_REPEAT:
+            return self._more(last)
+        return self._ask("repeat", last.answer)
+
+    def _name(self, name: str) -> tuple[Exchange, str]:
+        if name:
+            return self._ask("name-ask", f"Your name is {name}."), name
+        if self._rng.random() < 0.2:
+            return self._ask("name-ask", NAME_UNKNOWN), name
+        name = self.exchanges.invented_name()
+        return self._ask("name-tell", f"Nice to meet you, {name}!", m=name), name
+
+
+def as_messages(exchange: Exchange) -> list[Message]:
+    """The exchange as a conversation of its own."""
+    return [
+        {"role": "user", "content": exchange.question},
+        {"role": "assistant", "content": exchange.answer},
+    ]
+
+
+def in_tone(exchange: Exchange, tone: str | None) -> str:
+    """The answer as the system message wants it; honesty and facts stay untouched."""
+    if exchange.kind != "concept":
+        return exchange.answer
+    if tone == "short":
+        return first_sentence(exchange.answer)
+    if tone == "pirate":
+        return f"Arr, matey! {exchange.answer}"
+    return exchange.answer

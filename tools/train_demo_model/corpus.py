@@ -1,0 +1,146 @@
+"""Reads the corpus: what the model is taught, in which wordings, and what it is not taught."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+CORPUS = Path(__file__).parent / "corpus"
+HELD_OUT = Path(__file__).parent / "held_out"
+TOPIC_FILES = ("local_ai", "computing", "science", "chat", "creative")
+CREATIVE_KINDS = ("story", "poem", "haiku", "joke")
+ARTICLES = ("a ", "an ", "the ")
+
+HONEST = (
+    "I am only a demo model of two million parameters and was not taught this. "
+    "Ask me about local AI, computing, science, capitals or small sums, or for a story or a joke."
+)
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One answer and the ways to ask for it.
+
+    Attributes:
+        kind: "concept" (templates apply to its names), "plain" (hand-written questions only), or a
+            creative kind such as "story" (its names are subjects; without names it is the default).
+        key: How the held-out files name this topic.
+        more: The answer to "tell me more", where there is one.
+    """
+
+    kind: str
+    key: str
+    names: tuple[str, ...]
+    questions: tuple[str, ...]
+    answer: str
+    more: str = ""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Everything that training examples are made of."""
+
+    topics: list[Topic]
+    templates: dict[str, list[str]]
+    system_messages: dict[str, list[str]]
+    words: dict[str, list[str]]
+    phrases: dict[str, list[str]]
+    capitals: dict[str, str]
+    first_names: list[str]
+    proper_case: list[str]
+    untaught_topics: list[str]
+    untaught_questions: list[str]
+    untaught_places: list[str]
+    foreign_words: list[list[str]]
+
+    def of_kind(self, *kinds: str) -> list[Topic]:
+        """The topics of the given kinds, in the order of the files."""
+        return [topic for topic in self.topics if topic.kind in kinds]
+
+
+def load_corpus() -> Corpus:
+    """Read every corpus file."""
+    return Corpus(
+        topics=[topic for name in TOPIC_FILES for topic in read_topics(CORPUS / f"{name}.txt")],
+        templates=read_sections(CORPUS / "templates.txt"),
+        system_messages=read_sections(CORPUS / "system_messages.txt"),
+        words={
+            section: " ".join(lines).split()
+            for section, lines in read_sections(CORPUS / "words.txt").items()
+        },
+        phrases=read_sections(CORPUS / "phrases.txt"),
+        capitals=dict(line.split(": ") for line in read_lines(CORPUS / "capitals.txt")),
+        first_names=" ".join(read_lines(CORPUS / "first_names.txt")).split(),
+        proper_case=" ".join(read_lines(CORPUS / "proper_case.txt")).split(),
+        untaught_topics=read_lines(CORPUS / "untaught_topics.txt"),
+        untaught_questions=read_lines(CORPUS / "untaught_questions.txt"),
+        untaught_places=read_lines(CORPUS / "untaught_places.txt"),
+        foreign_words=[
+            line.split(": ")[1].split() for line in read_lines(CORPUS / "foreign_words.txt")
+        ],
+    )
+
+
+def held_out_questions() -> set[str]:
+    """The questions that training must never see, normalized."""
+    scoped = read_lines(HELD_OUT / "paraphrases.txt")
+    questions = [re.split(r" =>? ", line)[0] for line in scoped]
+    return {normalized(text) for text in questions + read_lines(HELD_OUT / "out_of_scope.txt")}
+
+
+def normalized(text: str) -> str:
+    """The text without case and punctuation."""
+    return " ".join("".join(c for c in text.lower() if c.isalnum() or c == " ").split())
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a file without comments and empty lines."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def read_sections(path: Path) -> dict[str, list[str]]:
+    """Lines grouped under their [section] headings."""
+    sections: dict[str, list[str]] = {}
+    current: list[str] = []
+    for line in read_lines(path):
+        if line.startswith("["):
+            current = sections.setdefault(line.strip("[]"), [])
+        else:
+            current.append(line)
+    return sections
+
+
+def read_topics(path: Path) -> list[Topic]:
+    """Parse a topic file: `@ names`, then `? question` lines, `> answer` and perhaps `+ more`."""
+    entries = re.split(r"^@ ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return [_parse_topic(entry) for entry in entries if entry.strip()]
+
+
+def without_article(name: str) -> str:
+    """The noun phrase `a token` as it stands in `the meaning of token`."""
+    for article in ARTICLES:
+        if name.startswith(article):
+            return name.removeprefix(article)
+    return name
+
+
+def _parse_topic(entry: str) -> Topic:
+    header, _, body = entry.partition("\n")
+    questions = tuple(line[2:] for line in body.splitlines() if line.startswith("? "))
+    answer, _, more = body[body.index("> ") :].partition("\n+ ")
+    answer = re.sub(r"^> ?", "", answer, flags=re.MULTILINE).strip()
+    kind, key, names = _parse_header(header.strip())
+    return Topic(kind, key, names, questions, answer, more.strip())
+
+
+def _parse_header(header: str) -> tuple[str, str, tuple[str, ...]]:
+    if header.startswith("- "):
+        return "plain", header[2:], ()
+    if header.startswith("* "):
+        kind, _, subjects = header[2:].partition(":")
+        names = tuple(name.strip() for name in subjects.split("|") if name.strip())
+        return kind, f"{kind}: {names[0]}" if names else f"{kind}:", names
+    names = tuple(name.strip() for name in header.split("|"))
+    return "concept", names[0], names

@@ -1,0 +1,190 @@
+"""Measures a model folder through the real engine: held-out wordings, honesty, memory, speed."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import random
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from corpus import HELD_OUT, HONEST, Corpus, Topic, load_corpus, normalized, read_lines
+from engine import Engine, running_engine
+from exchanges import Exchanges
+from phrasing import Phrasing
+
+SHIPPED_MODEL = Path(__file__).parents[2] / "src/foundry_api/service/demo_model"
+TEMPERATURES = (0.0, 0.7)
+ALIKE = 0.9
+TURN = " // "
+HONEST_START = HONEST[:40]
+SHOWN = ("Explain quantum computing", "Write a story about AI")
+SAMPLED_SUMS = 150
+SEED = 7
+
+
+@dataclass(frozen=True)
+class Case:
+    """A question and what a right answer looks like.
+
+    Attributes:
+        question: What the user says; several turns are divided by TURN.
+        expected: A whole answer, of which 90 % must be met, or a word that must occur.
+        whole: Whether expected is a whole answer.
+    """
+
+    question: str
+    expected: str
+    whole: bool
+
+    def is_right(self, answer: str) -> bool:
+        """Whether the answer counts as right."""
+        if self.expected == HONEST:
+            return answer.startswith(HONEST_START)
+        if not self.whole:
+            words = re.findall(r"\w+", answer)
+            return not answer.startswith(HONEST_START) and set(
+                re.findall(r"\w+", self.expected)
+            ) <= set(words)
+        return difflib.SequenceMatcher(None, self.expected, answer).ratio() >= ALIKE
+
+
+def main() -> None:
+    """Parse the command line, run every set and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path, nargs="?", default=SHIPPED_MODEL)
+    parser.add_argument("--failures", action="store_true", help="print every wrong answer")
+    arguments = parser.parse_args()
+    corpus = load_corpus()
+    sets = {
+        "out of scope": out_of_scope_cases(),
+        "paraphrases": paraphrase_cases(corpus),
+        "follow-ups": follow_up_cases(),
+        "taught questions": taught_cases(corpus),
+        "capitals": capital_cases(corpus),
+        "small sums": sum_cases(corpus),
+    }
+    reject_leaks(corpus, sets["out of scope"] + sets["paraphrases"])
+    with running_engine(arguments.model.resolve()) as engine:
+        print(f"loaded in {engine.load_s * 1000:.0f} ms")
+        for temperature in TEMPERATURES:
+            for name, cases in sets.items():
+                measure(engine, name, cases, temperature, arguments.failures)
+        print_speed(engine)
+        for question in SHOWN:
+            print(f"\n{question}\n{ask(engine, question)}")
+
+
+def out_of_scope_cases() -> list[Case]:
+    """Held-out questions that deserve the honest sentence."""
+    lines = read_lines(HELD_OUT / "out_of_scope.txt")
+    return [Case(line, HONEST, whole=True) for line in lines]
+
+
+def paraphrase_cases(corpus: Corpus) -> list[Case]:
+    """Held-out wordings of taught questions."""
+    answers = {topic.key: topic.answer for topic in corpus.topics}
+    cases = []
+    for line in read_lines(HELD_OUT / "paraphrases.txt"):
+        question, arrow, key = line.partition(" => ")
+        if arrow:
+            cases.append(Case(question, answers[key], whole=True))
+        else:
+            question, _, word = line.rpartition(" = ")
+            cases.append(Case(question, word, whole=False))
+    return cases
+
+
+def follow_up_cases() -> list[Case]:
+    """Conversations whose last turn can only be answered from the turns before."""
+    split = [line.rpartition(" = ") for line in read_lines(HELD_OUT / "follow_ups.txt")]
+    return [Case(turns, word, whole=False) for turns, _, word in split]
+
+
+def taught_cases(corpus: Corpus) -> list[Case]:
+    """One question about each topic, as it was taught."""
+    return [
+        Case(_plain_question(corpus, topic), topic.answer, whole=True) for topic in corpus.topics
+    ]
+
+
+def _plain_question(corpus: Corpus, topic: Topic) -> str:
+    if topic.kind == "concept":
+        return f"Explain {topic.names[0]}"
+    if topic.kind == "plain":
+        return topic.questions[0].capitalize() + "?"
+    if topic.names:
+        return f"Write a {topic.kind} about {topic.names[0]}".replace("Write a joke", "Tell a joke")
+    return corpus.templates[f"{topic.kind}-any"][0].capitalize()
+
+
+def capital_cases(corpus: Corpus) -> list[Case]:
+    """Every capital."""
+    return [
+        Case(f"What is the capital of {country}?", city, whole=False)
+        for country, city in corpus.capitals.items()
+    ]
+
+
+def sum_cases(corpus: Corpus) -> list[Case]:
+    """A sample of the sums that were taught, in many wordings."""
+    rng = random.Random(SEED)
+    exchanges = Exchanges(corpus, rng, Phrasing(corpus, rng))
+    drawn = [exchanges.sum() for _ in range(SAMPLED_SUMS)]
+    return [Case(exchange.question, exchange.answer, whole=True) for exchange in drawn]
+
+
+def reject_leaks(corpus: Corpus, held_out: list[Case], draws: int = 100_000) -> None:
+    """Fail when a held-out question can be drawn as a training question.
+
+    conversations.py skips them; this looks one step earlier, at what the corpus would bring forth.
+    """
+    rng = random.Random(SEED)
+    exchanges = Exchanges(corpus, rng, Phrasing(corpus, rng))
+    drawn = {normalized(exchanges.draw().question) for _ in range(draws)}
+    leaks = [case.question for case in held_out if normalized(case.question) in drawn]
+    if leaks:
+        raise SystemExit(f"held-out questions in the training data: {leaks}")
+
+
+def measure(
+    engine: Engine, name: str, cases: list[Case], temperature: float, show_failures: bool
+) -> None:
+    """Ask every question of a set and print how many answers are right."""
+    right = 0
+    for case in cases:
+        answer = ask(engine, case.question, temperature=temperature)
+        if case.is_right(answer):
+            right += 1
+        elif show_failures:
+            print(f"  WRONG  {case.question!r} -> {answer[:90]!r}")
+    share = 100 * right / len(cases)
+    print(f"T={temperature}  {name}: {right} of {len(cases)} right, {share:.1f} %")
+
+
+def ask(engine: Engine, question: str, temperature: float = 0.0) -> str:
+    """The text of the answer to the last turn of a question."""
+    messages: list[dict[str, str]] = []
+    for turn in question.split(TURN):
+        messages.append({"role": "user", "content": turn})
+        choice = engine.answer(messages, temperature=temperature)["choices"][0]
+        if choice["finish_reason"] != "stop":
+            raise SystemExit(f"no end of the answer to {question!r}: {choice}")
+        messages.append({"role": "assistant", "content": choice["message"]["content"]})
+    return messages[-1]["content"]
+
+
+def print_speed(engine: Engine, rounds: int = 10) -> None:
+    """Print how fast a long answer is written."""
+    messages = [{"role": "user", "content": "Write a story about AI"}]
+    started, tokens = time.monotonic(), 0
+    for _ in range(rounds):
+        tokens += engine.answer(messages)["usage"]["completion_tokens"]
+    elapsed = time.monotonic() - started
+    print(f"{tokens // rounds} tokens an answer, {tokens / elapsed:.0f} tokens/s")
+
+
+if __name__ == "__main__":
+    main()

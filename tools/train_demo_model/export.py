@@ -1,0 +1,88 @@
+"""Converts the trained model with the ONNX Runtime GenAI builder into the folder that ships."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from vocabulary import CHAT_TEMPLATE, END, LONGEST_CONTEXT, PAD
+
+SHIPPED = ("model.onnx", "model.onnx.data", "tokenizer.json")
+BUILDER_TIME_LIMIT_S = 600
+
+
+def main() -> None:
+    """Parse the command line and export."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("trained", type=Path, help="folder written by train.py")
+    parser.add_argument("output", type=Path, help="folder of the model that ships")
+    parser.add_argument("--precision", choices=("int4", "int8", "fp32"), default="int8")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        built = Path(scratch) / "built"
+        build(arguments.trained, built, Path(scratch) / "cache", arguments.precision)
+        ship(built, arguments.output)
+    report(arguments.output)
+
+
+def build(trained: Path, built: Path, cache: Path, precision: str) -> None:
+    """Run the builder, a talkative command line program that is heard only when it fails."""
+    options = {"-i": trained, "-o": built, "-p": precision, "-e": "cpu", "-c": cache}
+    words = [str(word) for pair in options.items() for word in pair]
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", *words]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=BUILDER_TIME_LIMIT_S
+    )
+    if done.returncode:
+        raise SystemExit(f"the builder failed:\n{done.stdout}\n{done.stderr}")
+
+
+def ship(built: Path, output: Path) -> None:
+    """Copy what the engine reads, and nothing else, beside the model card."""
+    output.mkdir(parents=True, exist_ok=True)
+    for name in SHIPPED:
+        shutil.copyfile(built / name, output / name)
+    config = json.loads((built / "genai_config.json").read_text(encoding="utf-8"))
+    write_json(output / "genai_config.json", tuned(config))
+    write_json(output / "tokenizer_config.json", tokenizer_config())
+
+
+def tuned(config: dict) -> dict:
+    """The engine's configuration with room for long prompts and greedy choice by default."""
+    config["model"]["context_length"] = LONGEST_CONTEXT
+    config["search"].update(max_length=LONGEST_CONTEXT, do_sample=False)
+    return config
+
+
+def tokenizer_config() -> dict:
+    """What the engine needs to know about the tokenizer beside its vocabulary."""
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": False,
+        "clean_up_tokenization_spaces": False,
+        "eos_token": END,
+        "pad_token": PAD,
+        "model_max_length": LONGEST_CONTEXT,
+        "chat_template": CHAT_TEMPLATE.read_text(encoding="utf-8").strip(),
+    }
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Write readable JSON with a final newline."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def report(output: Path) -> None:
+    """Print the size of each shipped file."""
+    for path in sorted(output.iterdir()):
+        print(f"{path.stat().st_size:>10,}  {path.name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""Trains the demo model and saves it in the Hugging Face layout, for export.py to convert."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from batches import IGNORED, Batches
+from conversations import Conversations
+from corpus import Corpus, load_corpus
+from torch.nn import functional
+from transformers import (
+    AttentionInterface,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.llama.modeling_llama import repeat_kv
+from vocabulary import END, LONGEST_CONTEXT, PAD, train_tokenizer
+
+SEED = 20261122
+SAVE_EVERY = 200
+ATTENTION = "sdpa_in_float32"
+WARM_UP_STEPS = 60
+VECTOR_SHARE = 0.83
+WEIGHT_DECAY = 0.1
+REPORT_EVERY = 50
+
+
+@dataclass(frozen=True)
+class Round:
+    """One stretch of training with its own warm-up and decay.
+
+    Attributes:
+        rate: The highest learning rate of the layers' matrices.
+        simple_steps: For how long only single, cleanly worded questions are asked.
+        cut_share: How many answers are cut short: many while the model learns which answer fits
+            which question, few while it learns to write the answers to their end.
+        dialogue_share: How many conversations have more than one exchange.
+        percent: How often each of KINDS is drawn.
+    """
+
+    steps: int
+    rate: float
+    simple_steps: int
+    cut_share: float
+    dialogue_share: float
+    percent: tuple[int, ...]
+
+
+KINDS = ("concept", "plain", "creative", "capital", "sum", "untaught")
+ROUNDS = (
+    Round(2400, 6e-3, 500, cut_share=0.8, dialogue_share=0.28, percent=(30, 8, 7, 9, 14, 32)),
+    Round(2400, 4.5e-3, 0, cut_share=0.3, dialogue_share=0.28, percent=(32, 10, 5, 8, 17, 28)),
+    Round(2200, 4e-3, 0, cut_share=0.5, dialogue_share=0.45, percent=(34, 14, 5, 6, 15, 26)),
+)
+
+
+def attention_in_float32(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *_: object,
+    **__: object,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention in single precision: on a CPU its backward pass is slow in bfloat16."""
+    with torch.autocast("cpu", enabled=False):
+        output = functional.scaled_dot_product_attention(
+            query.float(),
+            repeat_kv(key, module.num_key_value_groups).float(),
+            repeat_kv(value, module.num_key_value_groups).float(),
+            is_causal=True,
+        )
+    return output.transpose(1, 2), None
+
+
+AttentionInterface.register(ATTENTION, attention_in_float32)
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path, help="folder for the trained model")
+    parser.add_argument("--threads", type=int, default=0, help="0: as many as torch chooses")
+    parser.add_argument("--round", type=int, default=1, help="continue in output with this round")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    corpus = load_corpus()
+    for number in range(arguments.round, len(ROUNDS) + 1):
+        run_round(corpus, number, arguments.output)
+
+
+def run_round(corpus: Corpus, number: int, output: Path) -> None:
+    """Train one round; the first starts from nothing, the others from the round before."""
+    seed = SEED + number - 1
+    torch.manual_seed(seed)
+    if number == 1:
+        tokenizer = train_tokenizer(corpus, seed)
+        tokenizer.save_pretrained(output)
+        model = new_model(tokenizer)
+    else:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(output)
+        model = LlamaForCausalLM.from_pretrained(output, attn_implementation=ATTENTION)
+    print(f"round {number}: {model.num_parameters():,} parameters", flush=True)
+    rng = random.Random(seed)
+    conversations = Conversations(corpus, rng)
+    batches = Batches(conversations, tokenizer, rng)
+    train(model, conversations, batches, ROUNDS[number - 1], output)
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """An untrained Llama of about two million parameters."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=192,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        max_position_embeddings=LONGEST_CONTEXT,
+        tie_word_embeddings=False,
+        attn_implementation=ATTENTION,
+        bos_token_id=None,
+        eos_token_id=tokenizer.convert_tokens_to_ids(END),
+        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+    )
+    return LlamaForCausalLM(config)
+
+
+def train(
+    model: LlamaForCausalLM,
+    conversations: Conversations,
+    batches: Batches,
+    plan: Round,
+    output: Path,
+) -> None:
+    """Minimise the loss of the answers' tokens, saving the model now and then and at the end."""
+    optimizers = make_optimizers(model, plan.rate)
+    schedulers = [
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, plan.steps))
+        for optimizer in optimizers
+    ]
+    started, losses = time.monotonic(), []
+    model.train()
+    batches.cut_share = plan.cut_share
+    conversations.dialogue_share = plan.dialogue_share
+    conversations.exchanges.shares = dict(zip(KINDS, plan.percent, strict=True))
+    conversations.simple = plan.simple_steps > 0
+    for step, (ids, labels) in zip(range(1, plan.steps + 1), batches, strict=False):
+        conversations.simple = step < plan.simple_steps
+        loss = answer_loss(model, ids, labels)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for stepper in (*optimizers, *schedulers):
+            stepper.step()
+        model.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+        if step % REPORT_EVERY == 0:
+            mean = sum(losses[-REPORT_EVERY:]) / REPORT_EVERY
+            print(f"step {step}  loss {mean:.4f}  {time.monotonic() - started:.0f} s", flush=True)
+        if step % SAVE_EVERY == 0 or step == plan.steps:
+            model.save_pretrained(output)
+
+
+def answer_loss(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the answers' tokens; logits are computed for those positions only.
+
+    No attention mask is needed: the padding is on the right, where causal attention does not look.
+    """
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = model.model(ids).last_hidden_state[:, :-1]
+        targets = labels[:, 1:]
+        learned = targets != IGNORED
+        logits = model.lm_head(hidden[learned])
+    return functional.cross_entropy(logits.float(), targets[learned])
+
+
+def make_optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, which it trains in fewer steps; AdamW for the rest."""
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    muon = torch.optim.Muon(
+        matrices, lr=rate, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"
+    )
+    return [
+        muon,
+        torch.optim.AdamW(others, lr=rate * VECTOR_SHARE, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
+
+
+def rate_factor(step: int, steps: int) -> float:
+    """Warm up, stay, and fall to nothing over the last two thirds."""
+    return min(1.0, (step + 1) / WARM_UP_STEPS, 1.5 * (1 - step / steps) + 0.002)
+
+
+if __name__ == "__main__":
+    main()
