@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
 import torch
 from corpus import HONEST
 from vocabulary import END, PAD, ROLE_TOKENS
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-    from conversations import Conversations, Message
-    from collections.abc import Iterator
     import random
+    from collections.abc import Iterator
+
+    from conversations import Conversations, Message
+    from transformers import PreTrainedTokenizerFast
 
 IGNORED = -100
 TOKENS_PER_BATCH = 2048

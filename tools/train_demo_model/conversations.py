@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
 from corpus import HONEST, Corpus, held_out_questions, normalized
 from exchanges import Exchange, Exchanges, first_sentence
 from phrasing import Phrasing
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import random

@@ -7,6 +7,7 @@ import tempfile
 import time
 import urllib.request
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from foundry_local_sdk import (
     CatalogType,
@@ -14,11 +15,10 @@ from foundry_local_sdk import (
     FoundryLocalManager,
     ModelInfoBuilder,
 )
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from collections.abc import Iterator
+    from pathlib import Path
 
 MODEL_NAME = "demo"
 MODEL_ID = f"{MODEL_NAME}:1"

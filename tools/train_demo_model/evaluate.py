@@ -71,7 +71,7 @@ def main() -> None:
         print(f"loaded in {engine.load_s * 1000:.0f} ms")
         for temperature in TEMPERATURES:
             for name, cases in sets.items():
-                measure(engine, name, cases, temperature, arguments.failures)
+                measure(engine, name, cases, temperature, show_failures=arguments.failures)
         print_speed(engine)
         for question in SHOWN:
             print(f"\n{question}\n{ask(engine, question)}")
@@ -150,7 +150,7 @@ def reject_leaks(corpus: Corpus, held_out: list[Case], draws: int = 100_000) -> 
 
 
 def measure(
-    engine: Engine, name: str, cases: list[Case], temperature: float, show_failures: bool
+    engine: Engine, name: str, cases: list[Case], temperature: float, *, show_failures: bool
 ) -> None:
     """Ask every question of a set and print how many answers are right."""
     right = 0

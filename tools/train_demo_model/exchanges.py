@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from corpus import CREATIVE_KINDS, HONEST, Corpus, Topic, without_article
 from typing import TYPE_CHECKING
 
+from corpus import CREATIVE_KINDS, HONEST, Corpus, Topic, without_article
+
 if TYPE_CHECKING:
-    from phrasing import Phrasing
-    from collections.abc import Callable
     import random
+    from collections.abc import Callable
+
+    from phrasing import Phrasing
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 LARGEST_TERM = 20
@@ -111,7 +112,7 @@ class Exchanges:
         template = self._rng.choice(self._corpus.templates[section])
         spelled = template.replace("{a}", "").replace("{b}", "").count(" ") > 1
         as_words = spelled and not set("+-*/=") & set(template) and self._rng.random() < 0.3
-        terms = {"a": self._number(a, as_words), "b": self._number(b, as_words)}
+        terms = {"a": self._number(a, as_word=as_words), "b": self._number(b, as_word=as_words)}
         question = self._phrasing.vary(template.format(**terms))
         return Exchange(question, f"{a} {sign} {b} is {result}.", "sum")
 
@@ -163,7 +164,7 @@ class Exchanges:
         b = max(b, 1)
         return a * b, b, "/", a
 
-    def _number(self, value: int, as_word: bool) -> str:
+    def _number(self, value: int, *, as_word: bool) -> str:
         return (
             self._corpus.words["numbers"][value]
             if as_word and value <= LARGEST_TERM

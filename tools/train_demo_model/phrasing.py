@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from corpus import Corpus
     import random
+
+    from corpus import Corpus
 
 STOP_WORDS = {"what", "is", "are", "the", "a", "an", "me", "to", "you", "do", "does", "can", "I"}
 CONTRACTIONS = (
@@ -45,6 +45,7 @@ class Phrasing:
         """Return the question in another wording, spelling, case and punctuation.
 
         Args:
+            question: As the corpus has it.
             small_talk: The question is a greeting or the like, which takes but one word before.
         """
         text = question.rstrip("?")
