@@ -55,7 +55,7 @@ class Batches:
             self._rng.shuffle(groups)
             for group in groups:
                 if self._rng.random() < LONG_SHARE:
-                    yield self._pad_rows(self.encode([self._long_conversation()]))
+                    yield self._long_batch()
                 yield self._pad_rows(group)
 
     def encode(self, conversations: list[list[Message]]) -> list[Row]:
@@ -81,13 +81,18 @@ class Batches:
         Which answer fits is decided in its first tokens and takes many examples to learn; how the
         answer goes on takes few. Cut answers give two to three times as many examples a second.
         """
-        share = max(self.cut_share, HONEST_CUT_SHARE) if honest else self.cut_share
+        share = HONEST_CUT_SHARE if honest and self.cut_share else self.cut_share
         if self._rng.random() < share:
             return max(0, length - CUT_LENGTH)
         return 0
 
-    def _long_conversation(self) -> list[Message]:
-        return self._conversations.draw_long(self._rng.randint(100, LONGEST_QUESTION_WORDS))
+    def _long_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """A very long question with its whole answer, so that such an answer ends too."""
+        words = self._rng.randint(100, LONGEST_QUESTION_WORDS)
+        share, self.cut_share = self.cut_share, 0.0
+        row = self.encode([self._conversations.draw_long(words)])
+        self.cut_share = share
+        return self._pad_rows(row)
 
     def _pad_rows(self, rows: list[Row]) -> tuple[torch.Tensor, torch.Tensor]:
         width = max(len(ids) for ids, _ in rows)

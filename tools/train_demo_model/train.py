@@ -57,7 +57,9 @@ ROUNDS = (
     Round(2400, 6e-3, 500, cut_share=0.8, dialogue_share=0.28, percent=(30, 8, 7, 9, 14, 32)),
     Round(2400, 4.5e-3, 0, cut_share=0.3, dialogue_share=0.28, percent=(32, 10, 5, 8, 17, 28)),
     Round(2200, 4e-3, 0, cut_share=0.5, dialogue_share=0.45, percent=(34, 14, 5, 6, 15, 26)),
+    Round(1800, 3e-3, 0, cut_share=0.5, dialogue_share=0.45, percent=(36, 13, 5, 7, 15, 24)),
 )
+FIRST_AVERAGED_ROUND = 3
 
 
 def attention_in_float32(
@@ -111,7 +113,17 @@ def run_round(corpus: Corpus, number: int, output: Path) -> None:
     rng = random.Random(seed)
     conversations = Conversations(corpus, rng)
     batches = Batches(conversations, tokenizer, rng)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
     train(model, conversations, batches, ROUNDS[number - 1], output)
+    if number >= FIRST_AVERAGED_ROUND:
+        average_with(model, before)
+        model.save_pretrained(output)
+
+
+def average_with(model: LlamaForCausalLM, before: dict[str, torch.Tensor]) -> None:
+    """Keep the mean of the weights before and after a round, which does better than either."""
+    after = model.state_dict()
+    model.load_state_dict({name: (before[name] + after[name]) / 2 for name in after})
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:

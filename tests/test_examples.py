@@ -1,0 +1,59 @@
+"""The examples and the facades at the checkout's root run as the README says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program from another directory, without this package installed for it."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONUTF8": "1", **environment},
+        cwd=os.environ["FOUNDRY_TEST_HOME"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("name", ["basic_usage.py", "streaming.py"])
+def test_an_example_works_with_the_demo_model_and_says_so(name: str) -> None:
+    done = run(str(ROOT / "examples" / name))
+
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert done.stdout.startswith("model: demo\n")
+    assert len(done.stdout) > 200
+
+
+@pytest.mark.parametrize("name", ["basic_usage.py", "streaming.py"])
+def test_an_example_tells_what_to_do_about_a_model_that_is_not_here(name: str) -> None:
+    """FOUNDRY_MODEL is taken when --model is not given; a traceback would help nobody."""
+    done = run(str(ROOT / "examples" / name), FOUNDRY_MODEL="phi-4-mini")
+
+    assert done.returncode == 1
+    assert done.stdout.startswith("model: phi-4-mini\n")
+    assert "--model demo` works now" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_facades_give_the_names_of_the_package() -> None:
+    script = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "import api_client, health_monitor, foundry_api\n"
+        "assert api_client.FoundryAPIClient is foundry_api.FoundryAPIClient\n"
+        "assert set(api_client.__all__) == set(foundry_api.__all__)\n"
+        "assert health_monitor.HealthMonitor is foundry_api.HealthMonitor\n"
+    )
+    done = run("-I", "-c", script)
+
+    assert (done.returncode, done.stderr) == (0, "")
