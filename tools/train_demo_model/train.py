@@ -58,8 +58,9 @@ ROUNDS = (
     Round(2400, 4.5e-3, 0, cut_share=0.3, dialogue_share=0.28, percent=(32, 10, 5, 8, 17, 28)),
     Round(2200, 4e-3, 0, cut_share=0.5, dialogue_share=0.45, percent=(34, 14, 5, 6, 15, 26)),
     Round(1800, 3e-3, 0, cut_share=0.5, dialogue_share=0.45, percent=(36, 13, 5, 7, 15, 24)),
+    Round(700, 2e-3, 0, cut_share=0.4, dialogue_share=0.45, percent=(36, 13, 5, 7, 15, 24)),
 )
-FIRST_AVERAGED_ROUND = 3
+AVERAGED_ROUNDS = (3, 4, 5)
 
 
 def attention_in_float32(
@@ -115,7 +116,7 @@ def run_round(corpus: Corpus, number: int, output: Path) -> None:
     batches = Batches(conversations, tokenizer, rng)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     train(model, conversations, batches, ROUNDS[number - 1], output)
-    if number >= FIRST_AVERAGED_ROUND:
+    if number in AVERAGED_ROUNDS:
         average_with(model, before)
         model.save_pretrained(output)
 
