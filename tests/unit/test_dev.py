@@ -186,11 +186,18 @@ class TestInstalling:
         assert prepared(dev, root) == []
 
     def test_of_two_at_once_one_installs_and_the_other_waits(
-        self, dev: Any, root: Path, capsys: pytest.CaptureFixture[str]
+        self, dev: Any, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         venv = dev.Venv(root)
         first = Steps(venv)
-        started, go_on = threading.Event(), threading.Event()
+        started, go_on, waiting = threading.Event(), threading.Event(), threading.Event()
+
+        def say(text: str, end: str = "\n") -> None:
+            del end
+            if "waiting for another dev.py" in text:
+                waiting.set()
+
+        monkeypatch.setattr(dev, "say", say)
 
         def slow(name: str, command: Sequence[str], env: dict[str, str]) -> None:
             first(name, command, env)
@@ -203,8 +210,7 @@ class TestInstalling:
         one.start()
         assert started.wait(10)
         two.start()
-        while "waiting for another dev.py" not in capsys.readouterr().err:
-            assert two.is_alive()
+        assert waiting.wait(10)
         go_on.set()
         one.join(10)
         two.join(10)
