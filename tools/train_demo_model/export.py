@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("trained", type=Path, help="folder written by train.py")
     parser.add_argument("output", type=Path, help="folder of the model that ships")
-    parser.add_argument("--precision", choices=("int4", "int8", "fp32"), default="int8")
+    parser.add_argument("--precision", choices=("int4", "int8", "fp32"), default="int4")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         built = Path(scratch) / "built"
