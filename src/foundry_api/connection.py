@@ -86,13 +86,7 @@ class Connection:
         if model is None:
             raise self._not_found(name)
         if model.cached is False and not download:
-            raise ModelNotCached(
-                f"{name} is known, but its files are not on this machine",
-                hint=f"Get it with `foundry-api models pull {name}` or download=True"
-                f"; {self._here()}.",
-                model=name,
-                service=self.endpoint.base_url,
-            )
+            raise self._not_cached(name)
         return model
 
     async def catalog_for(self, name: str) -> Sequence[Model]:
@@ -155,6 +149,14 @@ class Connection:
         return ModelNotFound(
             f"the service knows no model named {name!r}",
             nearest=self._nearest(name),
+            model=name,
+            service=self.endpoint.base_url,
+        )
+
+    def _not_cached(self, name: str) -> ModelNotCached:
+        return ModelNotCached(
+            f"{name} is known, but its files are not on this machine",
+            hint=f"Get it with `foundry-api models pull {name}` or download=True; {self._here()}.",
             model=name,
             service=self.endpoint.base_url,
         )

@@ -16,18 +16,16 @@ from foundry_api.errors import FoundryError, ServiceNotRunning
 from foundry_api.health import HealthStatus
 from foundry_api.service import discover, foundry_cli
 from foundry_api.service.paths import Paths
-from foundry_api.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from foundry_api.service.endpoint import Endpoint, Origin
+    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.settings import Settings
     from foundry_api.wire.transport import Transport
 
 __all__ = ["RunningService", "all_services", "find_running", "health_of"]
 
-_WITHOUT_KEY = Settings()
-"""For looking at services that merely were found: they must not see the user's key."""
+PATIENCE_S = discover.KNOWN_TIMEOUT_S
+"""A person who asks what is there waits longer than a call that could start an engine instead."""
 
 
 class _LazyTransport:
@@ -91,22 +89,14 @@ async def all_services(settings: Settings) -> list[Endpoint]:
     async with aclosing(_LazyTransport()) as transport:
         found = await asyncio.gather(
             discover.find_shared(paths, transport),
-            *(_look(url, "cli", transport) for url in announced),
+            *(discover.look(url, "cli", transport, timeout_s=PATIENCE_S) for url in announced),
             *(
-                _look(f"http://127.0.0.1:{port}", "port", transport)
+                discover.look(f"http://127.0.0.1:{port}", "port", transport, timeout_s=PATIENCE_S)
                 for port in discover.KNOWN_PORTS
             ),
         )
     distinct = {endpoint.base_url: endpoint for endpoint in reversed(found) if endpoint}
     return list(reversed(distinct.values()))
-
-
-async def _look(url: str, origin: Origin, transport: Callable[[], Transport]) -> Endpoint | None:
-    try:
-        found = await discover.explicit(_WITHOUT_KEY, url, transport)
-    except FoundryError:
-        return None
-    return replace(found, origin=origin)
 
 
 async def health_of(endpoint: Endpoint, settings: Settings) -> HealthStatus:
