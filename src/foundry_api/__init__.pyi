@@ -12,13 +12,22 @@ from foundry_api.errors import (
     CatalogUnavailable as CatalogUnavailable,
 )
 from foundry_api.errors import (
+    CircuitOpen as CircuitOpen,
+)
+from foundry_api.errors import (
     ClientClosed as ClientClosed,
 )
 from foundry_api.errors import (
     ConfigurationError as ConfigurationError,
 )
 from foundry_api.errors import (
+    ConnectTimeout as ConnectTimeout,
+)
+from foundry_api.errors import (
     ContextOverflow as ContextOverflow,
+)
+from foundry_api.errors import (
+    DeadlineExceeded as DeadlineExceeded,
 )
 from foundry_api.errors import (
     DownloadFailed as DownloadFailed,
@@ -57,6 +66,9 @@ from foundry_api.errors import (
     ProtocolError as ProtocolError,
 )
 from foundry_api.errors import (
+    QueueFull as QueueFull,
+)
+from foundry_api.errors import (
     RouteMissing as RouteMissing,
 )
 from foundry_api.errors import (
@@ -70,6 +82,9 @@ from foundry_api.errors import (
 )
 from foundry_api.errors import (
     ServiceNotRunning as ServiceNotRunning,
+)
+from foundry_api.errors import (
+    ServiceOverloaded as ServiceOverloaded,
 )
 from foundry_api.errors import (
     ServiceStartFailed as ServiceStartFailed,

@@ -1,4 +1,4 @@
-"""Every failure this package raises, and how the service's words become one of them.
+"""Every failure this package raises.
 
 The tree::
 
@@ -19,10 +19,15 @@ The tree::
     │   ├── ModelRegistrationFailed     the directory is not a model the engine can serve
     │   ├── DownloadFailed              the download broke off
     │   └── CatalogUnavailable          the catalog could not be reached, so names are unknown
+    ├── QueueFull                       too many calls wait for their turn in this client
     ├── CallTimeout (TimeoutError)      a time bound of the call fell
-    │   └── SilenceTimeout              no token for `timeout` seconds
+    │   ├── SilenceTimeout              no token for `timeout` seconds
+    │   ├── DeadlineExceeded            the call as a whole took longer than its deadline
+    │   └── ConnectTimeout (ServiceNotRunning)  no connection was made in time
     └── ServiceError
         ├── ServiceNotRunning           nothing answers at the address
+        ├── CircuitOpen                 it failed too often lately, so nothing was sent
+        ├── ServiceOverloaded           it answered 429 or 503: it has more than it can do
         ├── ServiceCrashed              the service went away during a call
         ├── ServiceStartFailed          the engine host could not be started
         ├── RouteMissing                the service has no such route: another generation?
@@ -36,7 +41,6 @@ the `model`, the `service`, the HTTP `status` and the number of `attempts`.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, ClassVar, Self
 
 if TYPE_CHECKING:
@@ -45,9 +49,12 @@ if TYPE_CHECKING:
 __all__ = [
     "CallTimeout",
     "CatalogUnavailable",
+    "CircuitOpen",
     "ClientClosed",
     "ConfigurationError",
+    "ConnectTimeout",
     "ContextOverflow",
+    "DeadlineExceeded",
     "DownloadFailed",
     "FoundryError",
     "GrammarError",
@@ -60,17 +67,18 @@ __all__ = [
     "ModelNotLoaded",
     "ModelRegistrationFailed",
     "ProtocolError",
+    "QueueFull",
     "RouteMissing",
     "ServerError",
     "ServiceCrashed",
     "ServiceError",
     "ServiceNotRunning",
+    "ServiceOverloaded",
     "ServiceStartFailed",
     "SilenceTimeout",
     "StreamInterrupted",
     "UnsupportedFeature",
     "UnsupportedParameter",
-    "classify",
 ]
 
 
@@ -84,6 +92,7 @@ class FoundryError(Exception):
         service: The base URL of the service, if one was involved.
         status: The HTTP status of the answer, if there was one.
         attempts: HTTP requests made for the call before this error was final; 0 if none was sent.
+        earlier: What ended the attempts before the one that this error ended, oldest first.
         retryable: Whether another attempt of the same call may succeed.
     """
 
@@ -107,6 +116,12 @@ class FoundryError(Exception):
         self.service = service
         self.status = status
         self.attempts = attempts
+        self.earlier: tuple[FoundryError, ...] = ()
+
+    @property
+    def causes(self) -> tuple[FoundryError, ...]:
+        """What ended each attempt, oldest first; the last one is this error."""
+        return (*self.earlier, self)
 
     def located(
         self,
@@ -294,11 +309,18 @@ class CatalogUnavailable(ModelError):
     default_hint = "Check the network; cached models and `demo` work without it."
 
 
+class QueueFull(FoundryError):
+    """Too many calls wait for their turn in this client; nothing was sent."""
+
+    default_hint = "Call again later, start fewer calls at once, or allow a longer queue."
+
+
 class CallTimeout(FoundryError, TimeoutError):
     """A time bound of the call fell; the engine's work was stopped.
 
     Attributes:
         limit_s: The bound that fell, in seconds.
+        stage: How far the call was, such as `waiting for the first token`.
         partial: The text received before it fell.
     """
 
@@ -309,11 +331,14 @@ class CallTimeout(FoundryError, TimeoutError):
         message: str,
         *,
         limit_s: float = 0.0,
+        stage: str = "",
         partial: str = "",
         hint: str | None = None,
+        service: str | None = None,
     ) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, hint=hint, service=service)
         self.limit_s = limit_s
+        self.stage = stage
         self.partial = partial
 
 
@@ -321,6 +346,12 @@ class SilenceTimeout(CallTimeout):
     """No token came for `timeout` seconds."""
 
     default_hint = "Raise timeout= or FOUNDRY_TIMEOUT, shorten the prompt, or use a smaller model."
+
+
+class DeadlineExceeded(CallTimeout):
+    """The call as a whole, with its queueing and retries, took longer than its deadline."""
+
+    default_hint = "Allow a later deadline, or ask for less: a shorter prompt, fewer max_tokens."
 
 
 class ServiceError(FoundryError):
@@ -334,6 +365,50 @@ class ServiceNotRunning(ServiceError):
         "Start one with `foundry-api up`, or see what is there with `foundry-api status`."
     )
     retryable = True
+
+
+class ConnectTimeout(CallTimeout, ServiceNotRunning):
+    """The service's address did not accept a connection in time."""
+
+    default_hint = "Check the address and whether a firewall drops packets to it."
+
+
+class CircuitOpen(ServiceError):
+    """The service failed too often lately, so the circuit breaker let nothing through to it.
+
+    Attributes:
+        retry_after_s: Seconds until the breaker will let a call through.
+    """
+
+    default_hint = "See the causes of its failures in the log, or use another service."
+
+    def __init__(
+        self, message: str, *, retry_after_s: float = 0.0, service: str | None = None
+    ) -> None:
+        super().__init__(message, service=service)
+        self.retry_after_s = retry_after_s
+
+
+class ServiceOverloaded(ServiceError):
+    """The service has more to do than it can: HTTP 429 or 503.
+
+    Attributes:
+        retry_after_s: Seconds after which it wants to be asked again; None if it did not say.
+    """
+
+    default_hint = "Call again later, or send fewer calls at once."
+    retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        service: str | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(message, service=service, status=status)
+        self.retry_after_s = retry_after_s
 
 
 class ServiceCrashed(ServiceError):
@@ -401,100 +476,3 @@ class StreamInterrupted(ServiceError):
     ) -> None:
         super().__init__(message, hint=hint, model=model, service=service)
         self.partial = partial
-
-
-_SOURCE_PLACE = re.compile(r"(?<![\w./\\-])[\w./\\-]+\.(?:cc|cpp|h|hpp):\d+ ")
-
-MAX_MESSAGE_CHARS = 2000
-"""A longer one is no message; what lies behind is cut off before anything searches it."""
-
-
-def clean(message: str) -> str:
-    """The service's message without the engine's C++ file, line and signature.
-
-    The 2.x engine writes `search_options.cc:108 int fl::Validate(const std::string&) request ...`;
-    only what follows the signature is meant for people.
-    """
-    message = message[:MAX_MESSAGE_CHARS]
-    while place := _SOURCE_PLACE.search(message):
-        end = _signature_end(message, place.end())
-        if not message[end:].strip():
-            end = place.end()  # the parentheses were the message's own
-        message = message[: place.start()] + message[end:].lstrip()
-    return message.strip().rstrip(".")
-
-
-def _signature_end(text: str, start: int) -> int:
-    """The index behind the balanced parentheses that open after `start`, or `start` without any."""
-    depth = 0
-    for index in range(start, len(text)):
-        if text[index] == "(":
-            depth += 1
-        elif text[index] == ")":
-            depth -= 1
-            # `(anonymous namespace)::f(int)` and `operator()(int)` go on behind the first pair.
-            if depth == 0 and not text.startswith((":", "("), index + 1):
-                end = index + 1
-                return end + len(" const") if text.startswith(" const ", end) else end
-    return start
-
-
-_RULES: tuple[tuple[str, type[FoundryError]], ...] = (
-    (r"session\(s\) still using", ModelInUse),
-    (r"must be downloaded|not cached|no openaiservice provider", ModelNotCached),
-    (r"must be loaded|is not loaded|not loaded:", ModelNotLoaded),
-    (r"load failed:", ModelLoadFailed),
-    (r"maximum context length|exceeds max length", ContextOverflow),
-    (r"error creating grammar|invalid grammar", GrammarError),
-    (r"unsupported parameter", UnsupportedParameter),
-    (r"no model matching|does not exist|model not found", ModelNotFound),
-    (r"catalog request failed|failed to retrieve model list", CatalogUnavailable),
-    (r"invalid (openai )?(json )?request|invalid json", InvalidRequest),
-)
-"""What the services say, first match first. Sources: foundry-local-service.md, sections 1 and 7."""
-
-_COMPILED = tuple((re.compile(pattern, re.IGNORECASE), error) for pattern, error in _RULES)
-
-
-def classify(status: int, message: str) -> FoundryError:
-    """The typed error for what a service said.
-
-    The message decides before the status: 1.x answers 500 to malformed JSON and 2.0.1 answers 500
-    to a context overflow, which are the caller's mistakes and must not be sent again.
-
-    Args:
-        status: HTTP status, or the one that the failure would have had (stream errors come in
-            a 200).
-        message: The service's own words.
-    """
-    told = clean(message) or f"the service answered HTTP {status} without a message"
-    kind = next((error for pattern, error in _COMPILED if pattern.search(told)), None)
-    if kind is ContextOverflow:
-        return _context_overflow(told, status)
-    return (kind or _by_status(status))(told, status=status)
-
-
-def _by_status(status: int) -> type[FoundryError]:
-    if status in {404, 405}:
-        return RouteMissing
-    if status < 400:  # noqa: PLR2004 - HTTP's classes
-        return ProtocolError
-    return InvalidRequest if status < 500 else ServerError  # noqa: PLR2004 - as above
-
-
-_BUDGET = re.compile(
-    r"\((?P<prompt>\d{1,9}) input \+ (?P<output>\d{1,9}) output\).*?length of (?P<context>\d{1,9})"
-)
-
-
-def _context_overflow(told: str, status: int) -> ContextOverflow:
-    found = _BUDGET.search(told)
-    if not found:
-        return ContextOverflow(told, status=status)
-    return ContextOverflow(
-        told,
-        status=status,
-        prompt_tokens=int(found["prompt"]),
-        max_tokens=int(found["output"]),
-        context_length=int(found["context"]),
-    )

@@ -85,11 +85,13 @@ class Timings(msgspec.Struct, frozen=True):
         tokens_per_second: Completion tokens after the first, over the time after the first; None
             where the service did not count tokens, where there were fewer than two, and where
             they came in one burst.
+        queued_s: Time spent waiting for its turn in the client, over all attempts.
     """
 
     time_to_first_token_s: float | None
     total_s: float
     tokens_per_second: float | None
+    queued_s: float = 0.0
 
 
 class Attempt(msgspec.Struct, frozen=True):

@@ -42,7 +42,7 @@ TEMPORARY: dict[str, tuple[Script, type[errors.FoundryError]]] = {
     "closed": (hang_up, errors.ServiceCrashed),
     "reset": (break_off, errors.ServiceCrashed),
     "500": (say(whole(500, error_json("Inference failed: x"))), errors.ServerError),
-    "503": (say(whole(503, b"")), errors.ServerError),
+    "503": (say(whole(503, b"")), errors.ServiceOverloaded),
     "not loaded": (say(NOT_LOADED), errors.ModelNotLoaded),
     "cut before the first token": (say_stream(ROLE), errors.StreamInterrupted),
     "an error before the first token": (

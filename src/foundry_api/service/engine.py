@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Protocol
 
+from foundry_api.classify import clean
 from foundry_api.errors import (
     CatalogUnavailable,
     DownloadFailed,
     InvalidRequest,
     ModelNotFound,
     ServiceStartFailed,
-    clean,
 )
 from foundry_api.service.registry import Registry
 from foundry_api.service.variants import described, matching, typed

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foundry_api.errors import ModelRegistrationFailed, clean
+from foundry_api.classify import clean
+from foundry_api.errors import ModelRegistrationFailed
 from foundry_api.service import host_log
 from foundry_api.service.model_files import ModelFiles, digest
 from foundry_api.service.variants import DEVICE, DIGEST, described, digest_of, path_of, typed

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foundry_api.errors import FoundryError, ModelInUse, classify, clean
+from foundry_api.classify import classify, clean
+from foundry_api.errors import FoundryError, ModelInUse
 from foundry_api.messages import Model
 
 if TYPE_CHECKING:

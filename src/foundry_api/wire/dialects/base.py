@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
-from foundry_api.errors import FoundryError, classify
+from foundry_api.classify import classify
+from foundry_api.errors import FoundryError
 from foundry_api.messages import FinishReason, Usage
 from foundry_api.wire.transport import Reply, Request, fetch
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.errors import ConfigurationError, ProtocolError, ServiceNotRunning, classify
+from foundry_api.classify import classify
+from foundry_api.errors import ConfigurationError, ProtocolError, ServiceNotRunning
 from foundry_api.wire.dialects.base import BAD_JSON, ServiceStatus
 from foundry_api.wire.transport import Request, fetch
 

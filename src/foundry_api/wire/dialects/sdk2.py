@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from foundry_api.classify import classify
 from foundry_api.errors import (
     CatalogUnavailable,
     ModelLoadFailed,
     ModelNotFound,
     ProtocolError,
     StreamInterrupted,
-    classify,
 )
 from foundry_api.messages import Chunk, FinishReason, Model, Usage
 from foundry_api.wire.dialects.base import BAD_JSON, Ending, ServiceStatus

@@ -1,0 +1,125 @@
+"""How the words of a service become one of the errors of `errors.py`."""
+
+from __future__ import annotations
+
+import re
+
+from foundry_api.errors import (
+    CatalogUnavailable,
+    ContextOverflow,
+    FoundryError,
+    GrammarError,
+    InvalidRequest,
+    ModelInUse,
+    ModelLoadFailed,
+    ModelNotCached,
+    ModelNotFound,
+    ModelNotLoaded,
+    ProtocolError,
+    RouteMissing,
+    ServerError,
+    ServiceOverloaded,
+    UnsupportedParameter,
+)
+
+__all__ = ["classify", "clean"]
+
+_SOURCE_PLACE = re.compile(r"(?<![\w./\\-])[\w./\\-]+\.(?:cc|cpp|h|hpp):\d+ ")
+
+MAX_MESSAGE_CHARS = 2000
+"""A longer one is no message; what lies behind is cut off before anything searches it."""
+
+
+def clean(message: str) -> str:
+    """The service's message without the engine's C++ file, line and signature.
+
+    The 2.x engine writes `search_options.cc:108 int fl::Validate(const std::string&) request ...`;
+    only what follows the signature is meant for people.
+    """
+    message = message[:MAX_MESSAGE_CHARS]
+    while place := _SOURCE_PLACE.search(message):
+        end = _signature_end(message, place.end())
+        if not message[end:].strip():
+            end = place.end()  # the parentheses were the message's own
+        message = message[: place.start()] + message[end:].lstrip()
+    return message.strip().rstrip(".")
+
+
+def _signature_end(text: str, start: int) -> int:
+    """The index behind the balanced parentheses that open after `start`, or `start` without any."""
+    depth = 0
+    for index in range(start, len(text)):
+        if text[index] == "(":
+            depth += 1
+        elif text[index] == ")":
+            depth -= 1
+            # `(anonymous namespace)::f(int)` and `operator()(int)` go on behind the first pair.
+            if depth == 0 and not text.startswith((":", "("), index + 1):
+                end = index + 1
+                return end + len(" const") if text.startswith(" const ", end) else end
+    return start
+
+
+_RULES: tuple[tuple[str, type[FoundryError]], ...] = (
+    (r"session\(s\) still using", ModelInUse),
+    (r"must be downloaded|not cached|no openaiservice provider", ModelNotCached),
+    (r"must be loaded|is not loaded|not loaded:", ModelNotLoaded),
+    (r"load failed:", ModelLoadFailed),
+    (r"maximum context length|exceeds max length", ContextOverflow),
+    (r"error creating grammar|invalid grammar", GrammarError),
+    (r"unsupported parameter", UnsupportedParameter),
+    (r"no model matching|does not exist|model not found", ModelNotFound),
+    (r"catalog request failed|failed to retrieve model list", CatalogUnavailable),
+    (r"invalid (openai )?(json )?request|invalid json", InvalidRequest),
+)
+"""What the services say, first match first. Sources: foundry-local-service.md, sections 1 and 7."""
+
+_COMPILED = tuple((re.compile(pattern, re.IGNORECASE), error) for pattern, error in _RULES)
+
+
+def classify(status: int, message: str) -> FoundryError:
+    """The typed error for what a service said.
+
+    The message decides before the status: 1.x answers 500 to malformed JSON and 2.0.1 answers 500
+    to a context overflow, which are the caller's mistakes and must not be sent again.
+
+    Args:
+        status: HTTP status, or the one that the failure would have had (stream errors come in
+            a 200).
+        message: The service's own words.
+    """
+    told = clean(message) or f"the service answered HTTP {status} without a message"
+    kind = next((error for pattern, error in _COMPILED if pattern.search(told)), None)
+    if kind is ContextOverflow:
+        return _context_overflow(told, status)
+    return (kind or _by_status(status))(told, status=status)
+
+
+def _by_status(status: int) -> type[FoundryError]:
+    if status in {404, 405}:
+        return RouteMissing
+    if status < 400:  # noqa: PLR2004 - HTTP's classes
+        return ProtocolError
+    if status in {429, 503}:
+        return ServiceOverloaded
+    if status == 408:  # noqa: PLR2004 - the service gave up reading the request in time
+        return ServerError
+    return InvalidRequest if status < 500 else ServerError  # noqa: PLR2004 - as above
+
+
+_BUDGET = re.compile(
+    r"\((?P<prompt>\d{1,9}) input \+ (?P<output>\d{1,9}) output\).*?length of (?P<context>\d{1,9})"
+)
+
+
+def _context_overflow(told: str, status: int) -> ContextOverflow:
+    found = _BUDGET.search(told)
+    if not found:
+        return ContextOverflow(told, status=status)
+    return ContextOverflow(
+        told,
+        status=status,
+        prompt_tokens=int(found["prompt"]),
+        max_tokens=int(found["output"]),
+        context_length=int(found["context"]),
+    )

@@ -1,0 +1,203 @@
+"""What happened, told as it happens: one frozen type for each kind, and one hook.
+
+A listener is called with every event, in the task that makes the call, so it must not block. Logs,
+metrics and traces are listeners (`foundry_api.observe`); so is any function of the user's own:
+
+    client.events.subscribe(print)
+
+Of one call the events come in this order: `CallStarted`; for each attempt `AttemptStarted`, perhaps
+`FirstToken`, and `RetryScheduled` if another one follows; `CallEnded`, always, however it ended.
+`BreakerChanged` belongs to a service, not to a call.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from foundry_api.errors import FoundryError
+from foundry_api.messages import Attempt, ChatRequest, FinishReason, Timings, Usage
+
+__all__ = [
+    "AttemptStarted",
+    "BreakerChanged",
+    "BreakerState",
+    "CallEnded",
+    "CallStarted",
+    "Event",
+    "Events",
+    "FirstToken",
+    "Listener",
+    "Outcome",
+    "RetryScheduled",
+]
+
+BreakerState = Literal["closed", "open", "half-open"]
+Outcome = Literal["answered", "failed", "cancelled"]
+
+log = logging.getLogger("foundry_api")
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """What every event is. Its text shows neither prompts nor answers."""
+
+    def __repr__(self) -> str:
+        told = (
+            f"{name}={value!r}"
+            for name in self.__struct_fields__
+            if name not in _PRIVATE and (value := getattr(self, name)) is not None
+        )
+        return f"{type(self).__name__}({', '.join(told)})"
+
+
+_PRIVATE = {"request", "content"}
+
+
+class CallStarted(Event, frozen=True, kw_only=True):
+    """A caller ordered a chat completion.
+
+    Attributes:
+        call: Number of the call, counted by its client from 1.
+        model: The model's name as the caller said it.
+        request: What was asked, the prompt included.
+    """
+
+    call: int
+    model: str
+    request: ChatRequest
+
+
+class AttemptStarted(Event, frozen=True, kw_only=True):
+    """An HTTP request is sent for a call.
+
+    Attributes:
+        call: Number of the call.
+        attempt: Number of the attempt, from 1.
+        model: Id of the model.
+        service: Base URL of the service.
+        queued_s: Seconds that this attempt waited for its turn.
+    """
+
+    call: int
+    attempt: int
+    model: str
+    service: str
+    queued_s: float
+
+
+class FirstToken(Event, frozen=True, kw_only=True):
+    """The first text of an answer came.
+
+    Attributes:
+        call: Number of the call.
+        attempt: Number of the attempt.
+        model: Id of the model.
+        service: Base URL of the service.
+        time_to_first_token_s: Seconds since the attempt's request was sent.
+    """
+
+    call: int
+    attempt: int
+    model: str
+    service: str
+    time_to_first_token_s: float
+
+
+class RetryScheduled(Event, frozen=True, kw_only=True):
+    """An attempt failed, and another one follows.
+
+    Attributes:
+        call: Number of the call.
+        attempt: Number of the attempt that failed.
+        model: The model's id, or its name as the caller said it where no id was found.
+        service: Base URL of the service; None if none was found.
+        error: Why it failed.
+        delay_s: Seconds until the next one.
+    """
+
+    call: int
+    attempt: int
+    model: str
+    service: str | None
+    error: FoundryError
+    delay_s: float
+
+
+class CallEnded(Event, frozen=True, kw_only=True):
+    """A call ended: with an answer, with an error, or because its caller left.
+
+    Attributes:
+        call: Number of the call.
+        outcome: How it ended.
+        model: The model's id, or its name as the caller said it where no id was found.
+        service: Base URL of the last service asked; None if none was found.
+        attempts: The attempts made, with what went wrong in those that failed.
+        timings: Where the time went.
+        usage: Tokens as the service counted them; None without a whole answer.
+        finish_reason: Why the answer ended; None without a whole answer.
+        error: What the caller was told; None unless the call failed.
+        chunks: Pieces of text that came.
+        content: The text, as far as it came.
+    """
+
+    call: int
+    outcome: Outcome
+    model: str
+    service: str | None
+    attempts: tuple[Attempt, ...]
+    timings: Timings
+    usage: Usage | None = None
+    finish_reason: FinishReason | None = None
+    error: FoundryError | None = None
+    chunks: int = 0
+    content: str = ""
+
+
+class BreakerChanged(Event, frozen=True, kw_only=True):
+    """The circuit breaker of a service changed its state.
+
+    Attributes:
+        service: The service's base URL, or what stands for it before it was found.
+        old: The state before.
+        new: The state now.
+        retry_after_s: Seconds until it lets a call through; 0 unless the new state is open.
+    """
+
+    service: str
+    old: BreakerState
+    new: BreakerState
+    retry_after_s: float = 0.0
+
+
+Listener = Callable[[Event], None]
+
+
+class Events:
+    """The hook: whoever subscribes hears every event of a client.
+
+    Args:
+        listeners: Subscribed from the beginning.
+    """
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` with every event from now on. The returned function ends that."""
+        self._listeners = (*self._listeners, listener)
+
+        def unsubscribe() -> None:
+            self._listeners = tuple(one for one in self._listeners if one is not listener)
+
+        return unsubscribe
+
+    def emit(self, event: Event) -> None:
+        """Tell every listener. One that fails is logged; the call it watches goes on."""
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:
+                log.exception("a listener failed on %s", type(event).__name__)
