@@ -1,0 +1,245 @@
+"""The circuit breaker: it keeps calls away from a service that fails, until a probe finds it back.
+
+Closed, it counts: when too many of the last calls failed or were slow, it opens. Open, it refuses
+every call for a while. Then it is half-open: one caller, however many come, asks whether the
+service is there, makes its call as a trial, and closes the breaker with it or opens it for longer.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Literal, NoReturn
+
+from foundry_api.backoff import Backoff
+from foundry_api.errors import CircuitOpen, FoundryError
+from foundry_api.events import BreakerChanged, Event, Events
+from foundry_api.resilience.window import BreakerSettings, BreakerStatistics, ResultWindow
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from foundry_api.events import BreakerState
+
+    Listener = Callable[[BreakerState, BreakerState, float], None]
+
+__all__ = ["BreakerSettings", "BreakerStatistics", "CircuitBreaker", "Permit"]
+
+DEFAULTS = BreakerSettings()
+
+_Outcome = Literal["succeeded", "failed", "released"]
+_SPENT = -1
+"""No breaker's epoch: what a permit tells with it counts nowhere."""
+
+
+class Permit:
+    """A call's leave to go. Its holder must say how the call ended; what is said first counts.
+
+    A trial whose end nobody tells would leave the breaker half-open for good.
+    """
+
+    __slots__ = ("_epoch", "_settle")
+
+    def __init__(self, settle: Callable[[int, _Outcome, float], None], epoch: int) -> None:
+        self._settle = settle
+        self._epoch = epoch
+
+    def succeeded(self, duration_s: float) -> None:
+        """The service answered; its first token took so many seconds."""
+        self._settle(self._epoch, "succeeded", duration_s)
+        self._epoch = _SPENT
+
+    def failed(self, duration_s: float) -> None:
+        """The service failed after so many seconds."""
+        self._settle(self._epoch, "failed", duration_s)
+        self._epoch = _SPENT
+
+    def released(self) -> None:
+        """The call says nothing of the service: the caller left, or it was the caller's mistake."""
+        self._settle(self._epoch, "released", 0.0)
+        self._epoch = _SPENT
+
+
+class CircuitBreaker:
+    """Guards the calls to one service, on one event loop.
+
+    Args:
+        settings: When it opens, and for how long.
+        clock: Seconds of a monotonic clock.
+        uniform: Draws a number between two bounds.
+        listener: Subscribed from the beginning.
+
+    Attributes:
+        service: The service's name in errors; its owner sets it.
+    """
+
+    def __init__(
+        self,
+        settings: BreakerSettings = DEFAULTS,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
+        listener: Listener | None = None,
+    ) -> None:
+        self.service = ""
+        self._settings = settings
+        self._clock = clock
+        # Many clients must not come back together, nor any of them at once.
+        self._backoff = Backoff(
+            settings.open_s, settings.open_cap_s, lambda _, whole: uniform(whole / 2, whole)
+        )
+        self._events = Events()
+        self._state: BreakerState = "closed"
+        self._window = ResultWindow(settings)
+        self._epoch = 0  # counts the changes of state: permits of before one do not count after it
+        self._opens = 0  # in a row, without a trial that succeeded between them
+        self._open_s = 0.0
+        self._due = 0.0
+        self._reason = ""
+        self._opened = 0
+        self._rejected = 0
+        if listener is not None:
+            self.subscribe(listener)
+
+    @property
+    def state(self) -> BreakerState:
+        """`open` until a caller comes to probe, however long its time is over."""
+        return self._state
+
+    def statistics(self) -> BreakerStatistics:
+        """What it has counted so far."""
+        now, window = self._clock(), self._window
+        window.forget(now)
+        calls = len(window.results)
+        return BreakerStatistics(
+            state=self._state,
+            calls=calls,
+            failures=window.failures,
+            slow=window.slow,
+            failure_rate=window.failures / calls if calls else 0.0,
+            slow_rate=window.slow / calls if calls else 0.0,
+            opened=self._opened,
+            rejected=self._rejected,
+            retry_after_s=max(0.0, self._due - now) if self._state == "open" else 0.0,
+        )
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` with old state, new state and the seconds until a call may go.
+
+        The returned function ends that. A listener that fails is logged.
+        """
+
+        def heard(event: Event) -> None:
+            if isinstance(event, BreakerChanged):
+                listener(event.old, event.new, event.retry_after_s)
+
+        return self._events.subscribe(heard)
+
+    def try_enter(self) -> Permit | None:
+        """A permit if the breaker is closed."""
+        return Permit(self._settle, self._epoch) if self._state == "closed" else None
+
+    def check(self) -> None:
+        """Refuse a call that `enter` would refuse now.
+
+        Raises:
+            CircuitOpen: The breaker is open, or another call is on trial.
+        """
+        left_s = self._due - self._clock()
+        if self._state == "half-open":
+            self._refuse("one call is finding out whether the service is back", self._open_s)
+        elif self._state == "open" and left_s > 0:
+            self._refuse(f"it lets one through again in {max(left_s, 0.1):.1f} s", left_s)
+
+    async def enter(self, probe: Callable[[], Awaitable[None]]) -> Permit:
+        """A permit; the one for the trial comes after a look at the service.
+
+        Args:
+            probe: Asks the service whether it is there.
+
+        Raises:
+            CircuitOpen: The breaker is open, or another call is on trial.
+            FoundryError: What the probe raised; the breaker is open for longer.
+        """
+        permit = self.try_enter()
+        if permit is not None:
+            return permit
+        self.check()
+        self._move("half-open")
+        trial = Permit(self._settle, self._epoch)
+        try:
+            await probe()
+        except FoundryError:
+            trial.failed(0.0)
+            raise
+        except BaseException:
+            trial.released()
+            raise
+        return trial
+
+    def reset(self) -> None:
+        """Begin anew, closed, as for a service that was replaced by a new one."""
+        self._window = ResultWindow(self._settings)
+        self._opens = 0
+        self._move("closed")
+
+    def _settle(self, epoch: int, outcome: _Outcome, duration_s: float) -> None:
+        if epoch != self._epoch:
+            return
+        if self._state == "half-open":
+            self._end_trial(outcome)
+        elif outcome != "released":
+            slow = duration_s >= self._settings.slow_s
+            self._window.add(self._clock(), failed=outcome == "failed", slow=slow)
+            self._trip_if_bad()
+
+    def _end_trial(self, outcome: _Outcome) -> None:
+        if outcome == "succeeded":
+            self.reset()
+        elif outcome == "failed":
+            self._open()
+        else:
+            self._move("open")  # its time is over already: the next caller may probe
+
+    def _trip_if_bad(self) -> None:
+        window, settings = self._window, self._settings
+        calls = len(window.results)
+        if calls < settings.minimum_calls:
+            return
+        if window.failures / calls >= settings.failure_rate:
+            self._trip(f"{window.failures} of the {self._lately(calls)} failed")
+        elif window.slow / calls >= settings.slow_rate:
+            bound = f"{settings.slow_s:g} s or longer to their first token"
+            self._trip(f"{window.slow} of the {self._lately(calls)} took {bound}")
+
+    def _lately(self, calls: int) -> str:
+        if self._settings.window_s is None:
+            return f"last {calls} calls"
+        return f"{calls} calls in the last {self._settings.window_s:g} s"
+
+    def _trip(self, reason: str) -> None:
+        self._reason = reason
+        self._opened += 1
+        self._open()
+
+    def _open(self) -> None:
+        self._opens += 1
+        self._open_s = self._backoff.delay_s(self._opens)
+        self._due = self._clock() + self._open_s
+        self._move("open", self._open_s)
+
+    def _move(self, new: BreakerState, retry_after_s: float = 0.0) -> None:
+        old, self._state = self._state, new
+        self._epoch += 1
+        if old != new:
+            self._events.emit(
+                BreakerChanged(service=self.service, old=old, new=new, retry_after_s=retry_after_s)
+            )
+
+    def _refuse(self, outlook: str, retry_after_s: float) -> NoReturn:
+        self._rejected += 1
+        raise CircuitOpen(
+            f"the circuit breaker is {self._state}: {self._reason}; {outlook}",
+            retry_after_s=retry_after_s,
+            service=self.service,
+        )
