@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -14,7 +14,7 @@ from foundry_api.messages import ChatRequest, Message
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["chat_request", "check_timeout", "conversation", "prompt_turns"]
+__all__ = ["chat_request", "check_timeout", "conversation", "model_names", "prompt_turns"]
 
 MAX_STOP_STRINGS = 4
 MAX_TEMPERATURE = 2.0
@@ -77,11 +77,34 @@ def prompt_turns(prompt: str, system: str | None = None) -> list[Message]:
     return [*turns, Message("user", _text("prompt", prompt))]
 
 
-def check_timeout(timeout: float | None) -> None:
-    """Refuse a time-out that no call could meet."""
+def check_timeout(timeout: float | Literal["auto"] | None) -> None:
+    """Refuse a time-out that no call could meet.
+
+    Raises:
+        InvalidRequest: It is neither `auto` nor above 0.
+    """
+    if timeout == "auto":
+        return
     _check_range("timeout", timeout, 0, math.inf)
     if timeout == 0:
         raise InvalidRequest("timeout is 0, but must be above 0 s", field="timeout")
+
+
+def model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The models to try, in order; none where the caller named none.
+
+    Raises:
+        InvalidRequest: A name is no text, or empty.
+    """
+    if model is None or model == "":
+        return ()
+    if isinstance(model, str):
+        return (model,)
+    _check_several("model", model)
+    names = tuple(_text(f"model[{index}]", name) for index, name in enumerate(model))
+    if not names:
+        raise InvalidRequest("model is an empty list", field="model")
+    return names
 
 
 def _message(index: int, message: Message | Mapping[str, Any]) -> Message:

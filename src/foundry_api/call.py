@@ -2,63 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
+import itertools
 import time
-from contextlib import aclosing, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from foundry_api.backoff import Backoff
-from foundry_api.errors import (
-    CallTimeout,
-    ContextOverflow,
-    FoundryError,
-    ModelError,
-    ServiceCrashed,
-    ServiceNotRunning,
-    StreamInterrupted,
-)
+from foundry_api.attempt import ChatAttempt
+from foundry_api.errors import ClientClosed, ContextOverflow, FoundryError, SilenceTimeout
+from foundry_api.events import AttemptStarted, CallEnded, CallStarted, FirstToken, RetryScheduled
 from foundry_api.messages import Attempt, Chunk, Completion, Timings
-from foundry_api.resilience.silence import SilenceBound
-from foundry_api.wire.dialects.base import error_of
-from foundry_api.wire.transport import Reply
+from foundry_api.recovery import Recovery
+from foundry_api.resilience.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
-    from typing import Protocol
+    from collections.abc import AsyncGenerator, Callable, Iterator
 
-    from foundry_api.connection import Connection
-    from foundry_api.messages import ChatRequest, Model, Usage
-    from foundry_api.wire.dialects.base import Ending
-    from foundry_api.wire.transport import Response
+    from foundry_api.events import Events
+    from foundry_api.messages import ChatRequest, Usage
+    from foundry_api.resilience.deadline import Deadline
+    from foundry_api.resilience.latency import Latencies
+    from foundry_api.resilience.retry import Retry
+    from foundry_api.services import Services
 
-    class Router(Protocol):
-        """Finds the service for a model, and hears when it is gone."""
+__all__ = ["CallTools", "ChatCall", "Order"]
 
-        async def route(self, name: str, *, download: bool) -> tuple[Connection, Model]:
-            """A connected service and the model there that the name means."""
-            ...
-
-        def lost(self, connection: Connection) -> None:
-            """The service behind this connection is gone: find or start it again."""
-            ...
-
-
-__all__ = ["ChatCall", "Order"]
-
-log = logging.getLogger("foundry_api")
-
-RETRY_BACKOFF = Backoff(base_s=0.1, cap_s=5.0)
-
-EVENT_STREAM = "text/event-stream"
-ERROR_BODY_BYTES = 64 * 2**10
 SHORTEST_RATED_S = 0.001
 """An answer that came in one burst says nothing of the engine's speed."""
-DRAIN_S = 0.1
-"""How long the end of a body that is complete may take, before its connection is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +37,41 @@ class Order:
     """What the caller ordered.
 
     Attributes:
-        model: The model's name as the caller said it.
+        models: The models' names as the caller said them; each is tried when the one before failed.
         request: The checked request.
-        timeout_s: Bound of the silence before and between tokens.
+        timeout_s: Bound of the silence before and between tokens, or `auto`.
+        deadline: By when the call has to be over.
         download: Whether a model that is not here may be downloaded first.
     """
 
-    model: str
+    models: tuple[str, ...]
     request: ChatRequest
-    timeout_s: float
+    timeout_s: float | Literal["auto"]
+    deadline: Deadline
     download: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallTools:
+    """What all the calls of a client share.
+
+    Attributes:
+        services: Whom to ask.
+        retry: How to try again.
+        events: Who wants to hear what happens.
+        latencies: What was seen of the models.
+        closed: Tells whether the client was closed.
+        clock: Seconds of a monotonic clock.
+        numbers: Numbers the calls.
+    """
+
+    services: Services
+    retry: Retry
+    events: Events
+    latencies: Latencies
+    closed: Callable[[], bool]
+    clock: Callable[[], float] = time.perf_counter
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
 
 class ChatCall:
@@ -85,154 +81,157 @@ class ChatCall:
     would contradict.
 
     Args:
-        router: Finds the service.
+        tools: What the client's calls share.
         order: What the caller ordered.
-        retries: Further attempts after the first; 0 means none.
-        backoff: How soon to try again.
-        clock: Seconds of a monotonic clock.
-        sleep: Waits for a number of seconds.
     """
 
-    def __init__(
-        self,
-        router: Router,
-        order: Order,
-        *,
-        retries: int,
-        backoff: Backoff = RETRY_BACKOFF,
-        clock: Callable[[], float] = time.perf_counter,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        self._router = router
+    def __init__(self, tools: CallTools, order: Order) -> None:
+        self._tools = tools
         self._order = order
         self._request = order.request
-        self._retries = retries
-        self._backoff = backoff
-        self._clock = clock
-        self._sleep = sleep
-        self._attempts: list[Attempt] = []
+        self._recovery = Recovery(tools.retry, tools.services, order.models)
+        self._number = next(tools.numbers)
+        self._started = self._attempt_started = tools.clock()
+        self._attempt: ChatAttempt | None = None
+        self._attempts: tuple[Attempt, ...] = ()
+        self._model = order.models[0]
+        self._service: str | None = None
+        self._queued_s = 0.0
         self._text: list[str] = []
-        self._started = clock()
-        self._sent = self._started
-        self._first_token: float | None = None
-        self._outcome: Completion | None = None
+        self._first_token_s: float | None = None
 
     async def chunks(self) -> AsyncGenerator[Chunk]:
         """The answer in pieces; the last one carries finish reason, usage and timings."""
-        while True:
-            try:
-                async with aclosing(self._attempt()) as attempt:
-                    async for chunk in attempt:
-                        yield chunk
-            except FoundryError as error:
-                await self._after(error)
-            else:
-                return
+        watch = self._begin()
+        try:
+            while isinstance(came := await self._next(watch), list):
+                for piece in came:
+                    yield piece
+        except BaseException as error:
+            self._tell_failure(watch, error)
+            raise
+        self._tell_answer(watch, came.whole)
+        yield came.last
 
     async def completion(self) -> Completion:
         """The whole answer."""
-        raw = tuple([chunk.raw async for chunk in self.chunks()])
-        if self._outcome is None:
-            raise StreamInterrupted("the stream ended before the answer did")
-        return msgspec.structs.replace(self._outcome, raw=raw)
-
-    async def _attempt(self) -> AsyncGenerator[Chunk]:
-        self._sent = self._clock()
-        connection, model = await self._router.route(
-            self._order.model, download=self._order.download
-        )
+        watch = self._begin()
+        raw: list[bytes] = []
         try:
-            await connection.ensure_loaded(model)
-            async with aclosing(self._stream(connection, model)) as stream:
-                async for chunk in stream:
-                    yield chunk
-        except FoundryError as error:
-            error.located(model=model.id, service=connection.endpoint.base_url)
-            if isinstance(error, ServiceNotRunning | ServiceCrashed | StreamInterrupted):
-                self._router.lost(connection)
-            elif isinstance(error, ModelError):
-                connection.forget(model)
+            while isinstance(came := await self._next(watch), list):
+                raw += [piece.raw for piece in came]
+        except BaseException as error:
+            self._tell_failure(watch, error)
             raise
+        self._tell_answer(watch, came.whole)
+        return msgspec.structs.replace(came.whole, raw=(*raw, came.raw))
 
-    async def _stream(self, connection: Connection, model: Model) -> AsyncGenerator[Chunk]:
-        bound = SilenceBound(self._order.timeout_s)
-        decoder = connection.dialect.chat_decoder(model)
-        request = connection.dialect.chat_request(model, self._request)
-        self._sent = self._clock()
-        response = await bound.wait(connection.transport.send(request))
-        try:
-            if not _is_stream(response):
-                raise error_of(await bound.wait(_read_error(response)))
-            async with aclosing(response.blocks()) as blocks:
-                while not decoder.done and (block := await bound.wait(anext(blocks, b""))):
-                    for chunk in decoder.feed(block):
-                        self._note(chunk)
-                        bound.token()
-                        yield chunk
-                last = self._end(connection, model, decoder.finish())
-                await _drain(blocks)
-        finally:
-            response.close()
-        yield last
+    async def _next(self, watch: Watch) -> list[Chunk] | _Answer:
+        """The next pieces of the answer, and at its end the whole of it."""
+        while True:
+            try:
+                attempt = self._attempt or await self._send(watch)
+                if pieces := await attempt.read():
+                    self._note(attempt, pieces)
+                    return pieces
+                return await self._finish(attempt, watch)
+            except FoundryError as error:
+                await self._after(error, watch)
 
-    def _note(self, chunk: Chunk) -> None:
-        if self._first_token is None:
-            self._first_token = self._clock()
-        self._text.append(chunk.content)
+    async def _send(self, watch: Watch) -> ChatAttempt:
+        tools, name = self._tools, self._recovery.model
+        self._model, self._service, self._attempt_started = name, None, tools.clock()
+        watch.ignore_silence("connecting")
+        with watch:
+            service = await tools.services.for_model(name, self._recovery.tried)
+        attempt = self._attempt = ChatAttempt(service, watch, tools.clock)
+        await attempt.prepare(name, download=self._order.download, again=bool(self._attempts))
+        connection, model = attempt.found
+        self._model, self._service = model.id, connection.endpoint.base_url
+        self._tell_attempt(attempt)
+        await attempt.send(self._request, *self._silence_bounds())
+        return attempt
 
-    def _end(self, connection: Connection, model: Model, ending: Ending) -> Chunk:
-        now = self._clock()
-        self._attempts.append(Attempt(now - self._sent))
-        done = self._outcome = Completion(
+    def _silence_bounds(self) -> tuple[float, float]:
+        timeout_s = self._order.timeout_s
+        if timeout_s == "auto":
+            return self._tools.latencies.of(self._model).bounds_s
+        return timeout_s, timeout_s
+
+    def _note(self, attempt: ChatAttempt, pieces: list[Chunk]) -> None:
+        if not self._text:
+            self._first_token_s = attempt.time_to_first_token_s
+            self._tell_first_token(self._first_token_s or 0.0)
+        self._text += [piece.content for piece in pieces]
+
+    async def _finish(self, attempt: ChatAttempt, watch: Watch) -> _Answer:
+        longest_gap_s = watch.longest_gap_s
+        ending = await attempt.finish()
+        now = self._close(attempt, None)
+        self._tools.retry.budget.succeeded()
+        if self._first_token_s is not None:
+            self._tools.latencies.of(self._model).answered(self._first_token_s, longest_gap_s)
+        connection, _ = attempt.found
+        whole = Completion(
             content="".join(self._text),
-            model=model.id,
+            model=self._model,
             service=connection.endpoint.base_url,
             generation=connection.endpoint.generation,
             finish_reason=ending.finish_reason,
             usage=ending.usage,
-            timings=self._timings(ending.usage, now),
-            attempts=tuple(self._attempts),
+            timings=Timings(
+                time_to_first_token_s=self._first_token_s,
+                total_s=now - self._started,
+                tokens_per_second=_rate(attempt.first_token_at, now, ending.usage),
+                queued_s=self._queued_s,
+            ),
+            attempts=self._attempts,
         )
-        log.info("%s answered in %.3f s: %s", done.model, done.timings.total_s, done.finish_reason)
-        return Chunk(
-            content="",
-            model=done.model,
-            finish_reason=done.finish_reason,
-            usage=done.usage,
-            timings=done.timings,
-            attempts=done.attempts,
-            raw=ending.raw,
-        )
+        return _Answer(whole, ending.raw)
 
-    def _timings(self, usage: Usage, now: float) -> Timings:
-        first = self._first_token
-        return Timings(
-            time_to_first_token_s=None if first is None else first - self._sent,
-            total_s=now - self._started,
-            tokens_per_second=self._rate(usage, now),
-        )
-
-    def _rate(self, usage: Usage, now: float) -> float | None:
-        tokens = usage.completion_tokens - 1
-        if self._first_token is None or tokens < 1:
-            return None
-        took_s = now - self._first_token
-        return tokens / took_s if took_s >= SHORTEST_RATED_S else None
-
-    async def _after(self, error: FoundryError) -> None:
+    async def _after(self, error: FoundryError, watch: Watch) -> None:
         """Prepare the next attempt, or raise the error if there is none."""
-        self._attempts.append(Attempt(self._clock() - self._sent, error))
-        if isinstance(error, CallTimeout | StreamInterrupted):
-            error.partial = "".join(self._text)
-        failures = len(self._attempts)
-        may_retry = self._first_token is None
-        if may_retry and self._fit_into_context(error):
+        attempt = self._attempt
+        self._close(attempt, error)
+        if self._tools.closed() and not isinstance(error, ClientClosed):
+            closed = ClientClosed("the client was closed during the call")
+            raise self._completed(closed) from error
+        self._completed(error)
+        self._learn(error)
+        if self._text:
+            raise error
+        if self._fit_into_context(error):
             return
-        if not (may_retry and error.retryable) or failures > self._retries:
-            raise error.located(model=self._order.model, attempts=failures)
-        delay_s = self._backoff.delay_s(failures)
-        log.warning("attempt %d failed, the next in %.2f s: %s", failures, delay_s, error)
-        await self._sleep(delay_s)
+        delay_s = self._recovery.after(error, attempt.service if attempt else None, watch.left_s)
+        if delay_s is None:
+            raise error
+        self._tell_retry(error, delay_s)
+        if delay_s:
+            await self._tools.retry.sleep(delay_s)
+
+    def _close(self, attempt: ChatAttempt | None, error: BaseException | None) -> float:
+        """The moment at which an attempt ended."""
+        self._attempt = None
+        if attempt is not None:
+            attempt.close(error)
+            self._queued_s += attempt.queued_s
+            self._attempt_started = attempt.sent_at
+        now = self._tools.clock()
+        if error is None or isinstance(error, FoundryError):
+            self._attempts = (*self._attempts, Attempt(now - self._attempt_started, error))
+        return now
+
+    def _completed(self, error: FoundryError) -> FoundryError:
+        """The error with what only the call knows."""
+        failures = [attempt.error for attempt in self._attempts]
+        error.earlier = tuple(failure for failure in failures[:-1] if failure is not None)
+        error.partial = "".join(self._text)
+        return error.located(model=self._model, attempts=len(failures))
+
+    def _learn(self, error: FoundryError) -> None:
+        if isinstance(error, SilenceTimeout):
+            latency = self._tools.latencies.of(self._model)
+            latency.fell(error.limit_s, streaming=bool(self._text))
 
     def _fit_into_context(self, error: FoundryError) -> bool:
         """Ask for what fits, when the caller set no bound and the service's default overflows.
@@ -254,27 +253,115 @@ class ChatCall:
         bounds = {"max_tokens", "max_completion_tokens"}
         return self._request.max_tokens is not None or not bounds.isdisjoint(self._request.extra)
 
+    def _begin(self) -> Watch:
+        self._started = self._tools.clock()
+        self._tools.events.emit(
+            CallStarted(call=self._number, model=self._model, request=self._request)
+        )
+        return Watch(self._order.deadline)
 
-def _is_stream(response: Response) -> bool:
-    kind = response.headers.get("Content-Type", EVENT_STREAM)
-    return response.status == 200 and kind.startswith(EVENT_STREAM)  # noqa: PLR2004 - HTTP's own
+    def _tell_attempt(self, attempt: ChatAttempt) -> None:
+        self._tools.events.emit(
+            AttemptStarted(
+                call=self._number,
+                attempt=len(self._attempts) + 1,
+                model=self._model,
+                service=self._service or "",
+                queued_s=attempt.queued_s,
+            )
+        )
+
+    def _tell_first_token(self, seconds: float) -> None:
+        self._tools.events.emit(
+            FirstToken(
+                call=self._number,
+                attempt=len(self._attempts) + 1,
+                model=self._model,
+                service=self._service or "",
+                time_to_first_token_s=seconds,
+            )
+        )
+
+    def _tell_retry(self, error: FoundryError, delay_s: float) -> None:
+        self._tools.events.emit(
+            RetryScheduled(
+                call=self._number,
+                attempt=len(self._attempts),
+                model=self._model,
+                service=self._service,
+                error=error,
+                delay_s=delay_s,
+            )
+        )
+
+    def _tell_answer(self, watch: Watch, whole: Completion) -> None:
+        watch.stop()
+        self._tools.events.emit(
+            CallEnded(
+                call=self._number,
+                outcome="answered",
+                model=whole.model,
+                service=whole.service,
+                attempts=whole.attempts,
+                timings=whole.timings,
+                usage=whole.usage,
+                finish_reason=whole.finish_reason,
+                chunks=len(self._text),
+                content=whole.content,
+            )
+        )
+
+    def _tell_failure(self, watch: Watch, error: BaseException) -> None:
+        watch.stop()
+        if self._attempt is not None:  # the caller left
+            self._close(self._attempt, error)
+        failure = error if isinstance(error, FoundryError) else None
+        timings = Timings(
+            time_to_first_token_s=self._first_token_s,
+            total_s=self._tools.clock() - self._started,
+            tokens_per_second=None,
+            queued_s=self._queued_s,
+        )
+        self._tools.events.emit(
+            CallEnded(
+                call=self._number,
+                outcome="failed" if failure else "cancelled",
+                model=self._model,
+                service=self._service,
+                attempts=self._attempts,
+                timings=timings,
+                error=failure,
+                chunks=len(self._text),
+                content="".join(self._text),
+            )
+        )
 
 
-async def _read_error(response: Response) -> Reply:
-    body = bytearray()
-    async with aclosing(response.blocks()) as blocks:
-        with suppress(StreamInterrupted):  # the status tells enough
-            async for block in blocks:
-                body += block
-                if len(body) > ERROR_BODY_BYTES:
-                    break
-    return Reply(response.status, response.headers, bytes(body))
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """The end of a call: the whole answer, and the raw events that carried no text."""
+
+    whole: Completion
+    raw: bytes
+
+    @property
+    def last(self) -> Chunk:
+        """The last chunk of the answer as a stream."""
+        whole = self.whole
+        return Chunk(
+            content="",
+            model=whole.model,
+            finish_reason=whole.finish_reason,
+            usage=whole.usage,
+            timings=whole.timings,
+            attempts=whole.attempts,
+            raw=self.raw,
+        )
 
 
-async def _drain(blocks: AsyncGenerator[bytes]) -> None:
-    """Read the end of a complete body, so that its connection can serve the next call."""
-    try:
-        async with asyncio.timeout(DRAIN_S):
-            await anext(blocks, b"")
-    except (TimeoutError, FoundryError):
-        log.debug("the service left the connection open after the end of its answer")
+def _rate(first_token_at: float | None, now: float, usage: Usage) -> float | None:
+    tokens = usage.completion_tokens - 1
+    if first_token_at is None or tokens < 1:
+        return None
+    took_s = now - first_token_at
+    return tokens / took_s if took_s >= SHORTEST_RATED_S else None

@@ -7,23 +7,34 @@ import importlib
 import logging
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 
-from foundry_api.arguments import chat_request, check_timeout, prompt_turns
-from foundry_api.call import ChatCall, Order
+from foundry_api.arguments import chat_request, check_timeout, model_names, prompt_turns
+from foundry_api.backoff import Backoff
+from foundry_api.call import CallTools, ChatCall, Order
 from foundry_api.connection import Connection
-from foundry_api.errors import ClientClosed, ServiceCrashed, ServiceError, ServiceNotRunning
-from foundry_api.flight import SingleFlight
+from foundry_api.errors import ClientClosed, ServiceError
+from foundry_api.events import Events
 from foundry_api.models import Models
+from foundry_api.observe.call_log import CallLog
+from foundry_api.observe.metrics import Metrics
+from foundry_api.resilience.breaker import CircuitBreaker
+from foundry_api.resilience.deadline import Deadline, bounded
+from foundry_api.resilience.latency import Latencies
+from foundry_api.resilience.limiter import Limiter, LimiterSettings
+from foundry_api.resilience.retry import Retry, RetryBudget
+from foundry_api.resilience.window import BreakerSettings
 from foundry_api.service.control import ControlClient
 from foundry_api.service.locate import ServiceLocator
 from foundry_api.service.paths import Paths
+from foundry_api.services import Service, Services
 from foundry_api.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
     from pathlib import Path
     from types import ModuleType, TracebackType
     from typing import Unpack
 
+    from foundry_api.events import Listener
     from foundry_api.health import HealthStatus
     from foundry_api.messages import Chunk, Completion, Message, Model
     from foundry_api.service.endpoint import Endpoint
@@ -34,32 +45,36 @@ __all__ = ["ChatOptions", "FoundryAPIClient"]
 # Without a handler of the user's own nothing is printed, instead of warnings on standard error.
 logging.getLogger("foundry_api").addHandler(logging.NullHandler())
 
-DEMO = "demo"
-"""The model that this package carries; only its own engine host serves it."""
+RETRY_BACKOFF = Backoff(base_s=0.1, cap_s=5.0)
 
 
 class ChatOptions(TypedDict, total=False):
     """What every completion call takes besides its prompt or messages.
 
     Attributes:
-        model: Alias, id, or id without version; default `FOUNDRY_MODEL`, else phi-4-mini.
+        model: Alias, id, or id without version; of several, each is tried when the one before it
+            failed; default `FOUNDRY_MODEL`, else phi-4-mini.
         max_tokens: Upper bound of the answer in tokens; default 2048, or what fits.
         temperature: 0 to 2; default the model's own.
         top_p: 0 to 1; default the model's own.
         seed: Makes sampling repeatable where the engine allows it.
         stop: Up to four strings that end the answer.
-        timeout: Seconds without a token before the call gives up; default `FOUNDRY_TIMEOUT`.
+        timeout: Seconds without a token before the call gives up, or `auto` for what the model was
+            seen to need; default `FOUNDRY_TIMEOUT`.
+        deadline: Seconds for the whole call, with its queueing, loading and retries; default
+            `FOUNDRY_DEADLINE`, else none.
         download: Download the model first if its files are not on this machine; default False.
         extra: Further members of the JSON body, sent as they are.
     """
 
-    model: str | None
+    model: str | Sequence[str] | None
     max_tokens: int | None
     temperature: float | None
     top_p: float | None
     seed: int | None
     stop: str | Sequence[str] | None
-    timeout: float | None
+    timeout: float | Literal["auto"] | None
+    deadline: float | None
     download: bool
     extra: Mapping[str, Any] | None
 
@@ -76,17 +91,33 @@ class FoundryAPIClient:
             `FOUNDRY_BASE_URL`, else a service is searched for or started.
         api_key: Bearer token for `base_url`, for a gateway in front of a service; default
             `FOUNDRY_API_KEY`. It is sent nowhere else, and no key of a cloud is ever read.
+        base_urls: Addresses of several services instead of one. Each call goes to the one with the
+            least in flight, and to another when that fails; default `FOUNDRY_BASE_URLS`.
         service: `auto` (default), or `embedded` for an engine of its own without a search.
         model: Model of calls that name none; default `FOUNDRY_MODEL`, else phi-4-mini.
-        timeout: Seconds without a token before a call gives up; default `FOUNDRY_TIMEOUT`,
-            else 30.
+        timeout: Seconds without a token before a call gives up, or `auto` for what each model was
+            seen to need; default `FOUNDRY_TIMEOUT`, else 30.
+        deadline: Seconds for a whole call, with its queueing, loading and retries; default
+            `FOUNDRY_DEADLINE`, else none.
+        connect_timeout: Seconds that making a connection may take; default
+            `FOUNDRY_CONNECT_TIMEOUT`, else 5.
         retries: Further attempts after a failed one; default `FOUNDRY_RETRIES`, else 3.
+        limiter: How many calls may be in flight at each service; default as many as gain
+            throughput, found while calls run.
+        breaker: When calls to a service that fails are refused, and for how long.
+        listeners: Called with every event of every call; see `foundry_api.events`.
         headers: Sent with every request to the service.
         home: Directory for the engine's data, logs and state; default `FOUNDRY_HOME`, else the
             platform's own directories.
         transport: Sends the requests; default one pooled aiohttp session.
         settings: All settings at once; the arguments above win over it, and the environment is
             then not read.
+
+    Attributes:
+        settings: As they were resolved.
+        models: The models of the service.
+        events: The hook for whoever wants to hear what happens.
+        metrics: What happened, counted: `client.metrics.snapshot()`.
 
     Raises:
         ConfigurationError: A setting cannot be used.
@@ -98,9 +129,15 @@ class FoundryAPIClient:
         *,
         api_key: str | None = None,
         service: Literal["auto", "embedded"] | None = None,
+        base_urls: Sequence[str] | None = None,
         model: str | None = None,
-        timeout: float | None = None,
+        timeout: float | Literal["auto"] | None = None,
+        deadline: float | None = None,
+        connect_timeout: float | None = None,
         retries: int | None = None,
+        limiter: LimiterSettings | None = None,
+        breaker: BreakerSettings | None = None,
+        listeners: Iterable[Listener] = (),
         headers: Mapping[str, str] | None = None,
         home: Path | None = None,
         transport: Transport | None = None,
@@ -111,22 +148,52 @@ class FoundryAPIClient:
             base_url=base_url,
             api_key=api_key,
             service=service,
+            base_urls=base_urls and tuple(base_urls),
             model=model,
             timeout_s=timeout,
+            deadline_s=deadline,
+            connect_timeout_s=connect_timeout,
             retries=retries,
             home=home,
         )
-        logging.getLogger("foundry_api").setLevel(self.settings.log_level)
+        log = logging.getLogger("foundry_api")
+        log.setLevel(self.settings.log_level)
         self._headers = dict(headers or {})
         self._transport = transport
         self._owns_transport = transport is None
-        self._locator = ServiceLocator(
-            self.settings, Paths.of(self.settings.home), self._open_transport
-        )
-        self._connections: dict[bool, Connection] = {}
-        self._connecting: SingleFlight[Connection] = SingleFlight()
         self._closed = False
+        self._limits = limiter or LimiterSettings()
+        self._breaking = breaker or BreakerSettings()
+        self.metrics = Metrics()
+        self.events = Events(self.metrics, CallLog(log), *listeners)
+        self._locators = [self._locator(each) for each in self.settings.each()]
+        self._services = Services(
+            [self._service(locator, locator.endpoint) for locator in self._locators],
+            lambda: self._service(self._locators[0], self._locators[0].embedded),
+        )
+        self._tools = CallTools(
+            services=self._services,
+            retry=Retry(self.settings.retries, RETRY_BACKOFF, RetryBudget()),
+            events=self.events,
+            latencies=Latencies(),
+            closed=lambda: self._closed,
+        )
         self.models = Models(self._connect, self.route)
+
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """The services that it calls, each with its breaker and its limiter."""
+        return tuple(self._services)
+
+    @property
+    def breaker(self) -> CircuitBreaker:
+        """The circuit breaker of the service, or of the first of several."""
+        return self._services.primary.breaker
+
+    @property
+    def limiter(self) -> Limiter:
+        """The limiter of the service, or of the first of several."""
+        return self._services.primary.limiter
 
     async def complete(
         self, prompt: str, *, system: str | None = None, **options: Unpack[ChatOptions]
@@ -184,13 +251,16 @@ class FoundryAPIClient:
         """
         return self._call(self._order(messages, options)).chunks()
 
+    @bounded
     async def health_check(self) -> HealthStatus:
         """Look at the service once. It is not asked to generate anything.
 
-        A service that does not answer is `down` in the result, not an exception.
+        A service that does not answer is `down` in the result, not an exception. Of several
+        services it is the first that is looked at.
 
         Raises:
             ClientClosed: The client was closed.
+            DeadlineExceeded: The deadline around the caller passed.
         """
         # The look needs psutil, which calls do not.
         from foundry_api import health  # noqa: PLC0415
@@ -202,10 +272,11 @@ class FoundryAPIClient:
             return health.down(error)
 
     async def close(self) -> None:
-        """Close the connections and stop the engine, if this client started it."""
+        """End the calls, close the connections, and stop the engine, if this client started it."""
         self._closed = True
-        self._connections.clear()
-        await self._locator.aclose()
+        await self._services.aclose()
+        for locator in self._locators:
+            await locator.aclose()
         if self._owns_transport and self._transport is not None:
             await self._transport.aclose()
 
@@ -227,44 +298,44 @@ class FoundryAPIClient:
             ModelError: As `Connection.resolve`.
             ServiceError: No service was found or could be started.
         """
-        connection = await self._connect()
-        if name.lower() == DEMO and connection.endpoint.origin in {"cli", "port"}:
-            connection = await self._connect(embedded=True)
-        try:
-            model = await connection.resolve(name, download=download)
-        except (ServiceCrashed, ServiceNotRunning):
-            self.lost(connection)
-            raise
-        if model.cached is False and download:
-            model = await self.models.download(model.id)
+        self._check_open()
+        service = await self._services.for_model(name)
+        connection = await service.connect()
+        model = await service.resolve(connection, name, download=download)
         return connection, model
 
-    def lost(self, connection: Connection) -> None:
-        """Find or start the service anew for the next attempt, unless another call already did."""
-        if connection not in self._connections.values():
-            return
-        self._connections = {k: c for k, c in self._connections.items() if c is not connection}
-        self._locator.forget()
+    async def _connect(self) -> Connection:
+        self._check_open()
+        return await self._services.primary.connect()
 
-    async def _connect(self, *, embedded: bool = False) -> Connection:
+    def _check_open(self) -> None:
         if self._closed:
             raise ClientClosed("the client is closed")
-        if connection := self._connections.get(embedded):
-            return connection
-        return await self._connecting.run(embedded, lambda: self._open(embedded=embedded))
 
-    async def _open(self, *, embedded: bool) -> Connection:
-        locating = self._locator.embedded() if embedded else self._locator.endpoint()
+    def _locator(self, settings: Settings) -> ServiceLocator:
+        return ServiceLocator(settings, Paths.of(settings.home), self._open_transport)
+
+    def _service(
+        self, locator: ServiceLocator, locate: Callable[[], Coroutine[None, None, Endpoint]]
+    ) -> Service:
+        return Service(
+            locator.name,
+            lambda: self._open(locate),
+            locator.forget,
+            CircuitBreaker(self._breaking, listener=self.events.emit),
+            Limiter(self._limits),
+        )
+
+    async def _open(self, locate: Callable[[], Coroutine[None, None, Endpoint]]) -> Connection:
+        self._check_open()
         if self._transport is None:
             # An engine takes as long to start as the HTTP library takes to import.
-            endpoint, _ = await asyncio.gather(locating, asyncio.to_thread(_import_http))
+            endpoint, _ = await asyncio.gather(locate(), asyncio.to_thread(_import_http))
         else:
-            endpoint = await locating
+            endpoint = await locate()
         transport = self._open_transport()
         control = ControlClient(transport, endpoint.control) if endpoint.control else None
-        connection = Connection(endpoint, transport, self._headers_for(endpoint), control)
-        self._connections[embedded] = connection
-        return connection
+        return Connection(endpoint, transport, self._headers_for(endpoint), control)
 
     def _headers_for(self, endpoint: Endpoint) -> dict[str, str]:
         # A key meant for one address must not reach a service that was merely found.
@@ -274,16 +345,17 @@ class FoundryAPIClient:
 
     def _open_transport(self) -> Transport:
         if self._transport is None:
-            self._transport = _import_http().HttpTransport()
+            self._transport = _import_http().HttpTransport(self.settings.connect_timeout_s)
         return self._transport
 
     def _order(
         self, messages: Iterable[Message | Mapping[str, Any]], options: ChatOptions
     ) -> Order:
+        self._check_open()
         timeout = options.get("timeout")
         check_timeout(timeout)
         return Order(
-            model=options.get("model") or self.settings.model,
+            models=model_names(options.get("model")) or (self.settings.model,),
             request=chat_request(
                 messages,
                 max_tokens=options.get("max_tokens"),
@@ -294,11 +366,12 @@ class FoundryAPIClient:
                 extra=options.get("extra"),
             ),
             timeout_s=timeout or self.settings.timeout_s,
+            deadline=Deadline.after(options.get("deadline") or self.settings.deadline_s),
             download=options.get("download", False),
         )
 
     def _call(self, order: Order) -> ChatCall:
-        return ChatCall(self, order, retries=self.settings.retries)
+        return ChatCall(self._tools, order)
 
 
 def _import_http() -> ModuleType:

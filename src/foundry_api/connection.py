@@ -125,6 +125,15 @@ class Connection:
             return await self.control.catalog(public=True)
         return await self.dialect.public_models()
 
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """Ids of the models that are known to be loaded."""
+        return tuple(self._loaded)
+
+    def has_loaded(self, model: Model) -> bool:
+        """Whether a model is known to be loaded."""
+        return model.id in self._loaded
+
     async def ensure_loaded(self, model: Model) -> None:
         """Load a model unless it is known to be loaded; concurrent loads are one."""
         if model.id not in self._loaded:

@@ -93,6 +93,7 @@ class FoundryError(Exception):
         status: The HTTP status of the answer, if there was one.
         attempts: HTTP requests made for the call before this error was final; 0 if none was sent.
         earlier: What ended the attempts before the one that this error ended, oldest first.
+        partial: The text of the answer that had come before.
         retryable: Whether another attempt of the same call may succeed.
     """
 
@@ -108,6 +109,7 @@ class FoundryError(Exception):
         service: str | None = None,
         status: int | None = None,
         attempts: int = 0,
+        partial: str = "",
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -117,6 +119,7 @@ class FoundryError(Exception):
         self.status = status
         self.attempts = attempts
         self.earlier: tuple[FoundryError, ...] = ()
+        self.partial = partial
 
     @property
     def causes(self) -> tuple[FoundryError, ...]:
@@ -321,7 +324,6 @@ class CallTimeout(FoundryError, TimeoutError):
     Attributes:
         limit_s: The bound that fell, in seconds.
         stage: How far the call was, such as `waiting for the first token`.
-        partial: The text received before it fell.
     """
 
     default_hint = "Raise the bound, or ask for less: a shorter prompt, fewer max_tokens."
@@ -332,14 +334,12 @@ class CallTimeout(FoundryError, TimeoutError):
         *,
         limit_s: float = 0.0,
         stage: str = "",
-        partial: str = "",
         hint: str | None = None,
         service: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint, service=service)
         self.limit_s = limit_s
         self.stage = stage
-        self.partial = partial
 
 
 class SilenceTimeout(CallTimeout):
@@ -456,23 +456,7 @@ class ServerError(ServiceError):
 
 
 class StreamInterrupted(ServiceError):
-    """A stream ended without finish reason or end mark: the answer is not whole.
-
-    Attributes:
-        partial: The text received before the stream broke off.
-    """
+    """A stream ended without finish reason or end mark: the answer is not whole."""
 
     default_hint = "The text so far is in .partial; call again for a whole answer."
     retryable = True
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        partial: str = "",
-        hint: str | None = None,
-        model: str | None = None,
-        service: str | None = None,
-    ) -> None:
-        super().__init__(message, hint=hint, model=model, service=service)
-        self.partial = partial

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from foundry_api.errors import FoundryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable
@@ -38,6 +42,8 @@ class SingleFlight(Generic[_T]):
         flight.waiters += 1
         try:
             return await asyncio.shield(flight.task)
+        except FoundryError as error:
+            raise _own_copy(error) from error.__cause__
         finally:
             flight.waiters -= 1
             if not flight.waiters and not flight.task.done():
@@ -48,7 +54,9 @@ class SingleFlight(Generic[_T]):
     def _join(self, key: Hashable, make: Callable[[], Coroutine[None, None, _T]]) -> _Flight[_T]:
         flight = self._flights.get(key)
         if flight is None or flight.task.get_loop() is not asyncio.get_running_loop():
-            started = flight = self._flights[key] = _Flight(asyncio.create_task(make()))
+            # Shared work is nobody's own: the first caller's deadline must not end it for the rest.
+            task = asyncio.create_task(make(), context=contextvars.Context())
+            started = flight = self._flights[key] = _Flight(task)
             flight.task.add_done_callback(lambda _: self._land(key, started))
         return flight
 
@@ -57,3 +65,8 @@ class SingleFlight(Generic[_T]):
             del self._flights[key]
         if flight.task.done() and not flight.task.cancelled():
             flight.task.exception()  # every waiter may have left: no "never retrieved" in the log
+
+
+def _own_copy(error: FoundryError) -> FoundryError:
+    """Every caller completes the error with what he alone knows, such as his attempts."""
+    return copy.copy(error).with_traceback(error.__traceback__)

@@ -10,13 +10,13 @@ from foundry_api.errors import InvalidRequest
 from foundry_api.health import HealthStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
-    from typing import Protocol
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+    from typing import Any, Protocol
 
     class Checked(Protocol):
         """Whatever can tell its health, such as a client."""
 
-        async def health_check(self) -> HealthStatus:
+        def health_check(self) -> Coroutine[Any, Any, HealthStatus]:
             """Look once."""
             ...
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["Settings"]
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+CONNECT_TIMEOUT_S = 5.0
+"""On loopback a connection takes microseconds; a remote service that needs longer is as good as
+dead."""
+
 WILDCARD_HOSTS = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104 - rewritten, never bound
 
 
@@ -26,11 +30,16 @@ class Settings:
 
     Attributes:
         model: Model used when a call names none. `FOUNDRY_MODEL`, default phi-4-mini.
-        timeout_s: Seconds without a token before a call gives up. `FOUNDRY_TIMEOUT`, default 30.
+        timeout_s: Seconds without a token before a call gives up, or `auto`. `FOUNDRY_TIMEOUT`,
+            default 30.
+        deadline_s: Seconds for a whole call; None for no bound. `FOUNDRY_DEADLINE`.
+        connect_timeout_s: Seconds that making a connection may take. `FOUNDRY_CONNECT_TIMEOUT`,
+            default 5.
         retries: Further attempts after a failed one. `FOUNDRY_RETRIES`, default 3; 0 turns
             them off.
         log_level: Level of the `foundry_api` logger. `FOUNDRY_LOG_LEVEL`, default INFO.
         base_url: Address of a service; None searches for one. `FOUNDRY_BASE_URL`.
+        base_urls: Addresses of several services instead. `FOUNDRY_BASE_URLS`, with commas between.
         api_key: Sent as a bearer token to `base_url` and to nothing else. `FOUNDRY_API_KEY`.
             Foundry Local checks none; a gateway in front of it may.
         service: `auto` finds a running service or starts an engine host; `embedded` always
@@ -40,10 +49,13 @@ class Settings:
     """
 
     model: str = "phi-4-mini"
-    timeout_s: float = 30.0
+    timeout_s: float | Literal["auto"] = 30.0
+    deadline_s: float | None = None
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
     retries: int = 3
     log_level: str = "INFO"
     base_url: str | None = None
+    base_urls: tuple[str, ...] = ()
     api_key: str | None = field(default=None, repr=False)
     service: Literal["auto", "embedded"] = "auto"
     home: Path | None = None
@@ -54,10 +66,15 @@ class Settings:
             object.__setattr__(self, "base_url", normalised_url(self.base_url))
         if not self.model.strip():
             raise ConfigurationError("FOUNDRY_MODEL is empty", hint="Name a model, or unset it.")
-        if not 0 < self.timeout_s < float("inf"):
+        object.__setattr__(self, "base_urls", tuple(map(normalised_url, self.base_urls)))
+        if self.base_url is not None and self.base_urls:
             raise ConfigurationError(
-                f"FOUNDRY_TIMEOUT is {self.timeout_s}", hint="Give seconds above 0, such as 30."
+                "base_url and base_urls are both given", hint="Give one of them."
             )
+        if self.timeout_s != "auto":
+            _check_seconds("FOUNDRY_TIMEOUT", self.timeout_s)
+        _check_seconds("FOUNDRY_DEADLINE", self.deadline_s)
+        _check_seconds("FOUNDRY_CONNECT_TIMEOUT", self.connect_timeout_s)
         if self.retries < 0:
             raise ConfigurationError(
                 f"FOUNDRY_RETRIES is {self.retries}", hint="Give 0 or more; 0 turns retries off."
@@ -70,6 +87,12 @@ class Settings:
             raise ConfigurationError(
                 f"service is {self.service!r}", hint="Give 'auto', 'embedded', or a base_url."
             )
+
+    def each(self) -> tuple[Settings, ...]:
+        """Settings with one service each."""
+        if not self.base_urls:
+            return (self,)
+        return tuple(replace(self, base_url=url, base_urls=()) for url in self.base_urls)
 
     @classmethod
     def from_environment(
@@ -101,6 +124,20 @@ class Settings:
         return replace(settings, **given)
 
 
+def _check_seconds(variable: str, value: object) -> None:
+    if value is None or (isinstance(value, int | float) and 0 < value < float("inf")):
+        return
+    raise ConfigurationError(f"{variable} is {value}", hint="Give seconds above 0, such as 30.")
+
+
+def _seconds_or_auto(text: str) -> float | str:
+    return "auto" if text.lower() == "auto" else float(text)
+
+
+def _urls(text: str) -> tuple[str, ...]:
+    return tuple(url.strip() for url in text.split(",") if url.strip())
+
+
 def _parsed(variable: str, text: str, parse: Callable[[str], object]) -> object:
     try:
         return parse(text)
@@ -112,14 +149,21 @@ def _parsed(variable: str, text: str, parse: Callable[[str], object]) -> object:
 
 _VARIABLES: dict[str, tuple[str, Callable[[str], object]]] = {
     "model": ("FOUNDRY_MODEL", str),
-    "timeout_s": ("FOUNDRY_TIMEOUT", float),
+    "timeout_s": ("FOUNDRY_TIMEOUT", _seconds_or_auto),
+    "deadline_s": ("FOUNDRY_DEADLINE", float),
+    "connect_timeout_s": ("FOUNDRY_CONNECT_TIMEOUT", float),
     "retries": ("FOUNDRY_RETRIES", int),
     "log_level": ("FOUNDRY_LOG_LEVEL", str.upper),
     "base_url": ("FOUNDRY_BASE_URL", str),
+    "base_urls": ("FOUNDRY_BASE_URLS", _urls),
     "api_key": ("FOUNDRY_API_KEY", str),
     "home": ("FOUNDRY_HOME", Path),
 }
-_KINDS: dict[Callable[[str], object], str] = {float: "number of seconds", int: "whole number"}
+_KINDS: dict[Callable[[str], object], str] = {
+    float: "number of seconds",
+    _seconds_or_auto: "number of seconds, or auto",
+    int: "whole number",
+}
 
 
 _URL_HINT = "Give one like http://127.0.0.1:5273."

@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from calls import service_of, tools_of
 from foundry_api.arguments import chat_request
-from foundry_api.backoff import Backoff
 from foundry_api.call import ChatCall, Order
 from foundry_api.connection import Connection
 from foundry_api.messages import Model
+from foundry_api.resilience.deadline import NEVER
 from foundry_api.service.endpoint import Endpoint
 from foundry_api.wire.http import HttpTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from foundry_api.events import Event
     from foundry_api.messages import ChatRequest
+    from foundry_api.services import Service
 
 MODEL = Model(id="tiny:1", alias="tiny", catalog="local", cached=True, loaded=True)
 REQUEST = chat_request([{"role": "user", "content": "Hi"}])
@@ -26,16 +29,23 @@ REQUEST = chat_request([{"role": "user", "content": "Hi"}])
 
 @dataclass
 class Caller:
-    """Makes calls to one address, and stands in for the client that would find the service.
+    """Makes calls to one address, of a model that is taken to be loaded there.
 
     Attributes:
+        transport: Sends the requests.
         slept: The waits before further attempts; none of them really happened.
-        lost: The connections that the calls gave up.
+        events: What the calls told.
+        services: The services that were called.
+        loads: The models that were loaded.
+        losses: How often one of them was given up.
     """
 
     transport: HttpTransport
     slept: list[float] = field(default_factory=list)
-    lost_connections: list[Connection] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    services: list[Service] = field(default_factory=list)
+    losses: int = 0
+    loads: list[Model] = field(default_factory=list)
 
     def call(
         self,
@@ -45,28 +55,43 @@ class Caller:
         timeout_s: float = 5.0,
         request: ChatRequest = REQUEST,
     ) -> ChatCall:
-        """A call of `tiny`, which is taken to be loaded."""
-        endpoint = Endpoint(base_url=base_url, generation="sdk-2.1", origin="explicit")
-        self.connection = Connection(endpoint, self.transport, {}, None)
-        self.connection._loaded.add(MODEL.id)
-        backoff = Backoff(0.1, 5.0, uniform=lambda _, high: high)
-        order = Order("tiny", request, timeout_s)
-        return ChatCall(self, order, retries=retries, backoff=backoff, sleep=self._sleep)
+        """A call of `tiny`."""
 
-    async def route(self, name: str, *, download: bool) -> tuple[Connection, Model]:
-        assert (name, download) == ("tiny", False)
-        return self.connection, MODEL
+        async def connect() -> Connection:
+            endpoint = Endpoint(base_url=base_url, generation="sdk-2.1", origin="explicit")
+            connection = Connection(endpoint, self.transport, {}, None)
+            connection._loaded.add(MODEL.id)
+            connection.dialect.local_models = self._models  # type: ignore[method-assign]
+            connection.dialect.load = self._load  # type: ignore[method-assign]
+            return connection
 
-    def lost(self, connection: Connection) -> None:
-        self.lost_connections.append(connection)
+        service = service_of(base_url, connect, self._lost)
+        self.services.append(service)
+        tools = tools_of(service, retries=retries, sleep=self.sleep, listener=self.events.append)
+        return ChatCall(tools, Order(("tiny",), request, timeout_s, NEVER))
 
-    async def _sleep(self, seconds: float) -> None:
+    async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
+
+    async def aclose(self) -> None:
+        for service in self.services:
+            await service.aclose()
+
+    async def _models(self) -> list[Model]:
+        return [MODEL]
+
+    async def _load(self, model: Model) -> None:
+        self.loads.append(model)
+
+    def _lost(self) -> None:
+        self.losses += 1
 
 
 @pytest.fixture
 async def caller() -> AsyncIterator[Caller]:
     """Makes calls over a real HTTP transport."""
     transport = HttpTransport()
-    yield Caller(transport)
+    caller = Caller(transport)
+    yield caller
+    await caller.aclose()
     await transport.aclose()

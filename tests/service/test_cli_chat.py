@@ -84,7 +84,7 @@ def test_logs_go_to_standard_error_when_asked_for(shared_home: Path) -> None:
     for flags, variables in ((["-v"], {}), ([], {"FOUNDRY_LOG_LEVEL": "info"})):
         finished = run("chat", *flags, "-m", "scripted", "say-hello", home=shared_home, **variables)
         assert finished.stdout == "Hello, world!\n"
-        assert "INFO foundry_api: scripted:" in finished.stderr
+        assert "INFO foundry_api: call 1 to scripted:1 answered" in finished.stderr
 
 
 def test_a_reader_that_leaves_ends_it_quietly(shared_home: Path) -> None:

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 )
 
 from foundry_api.errors import CircuitOpen, ConfigurationError, ServerError
+from foundry_api.events import BreakerChanged
 from foundry_api.resilience.breaker import (
     BreakerSettings,
     BreakerStatistics,
@@ -32,12 +33,17 @@ from foundry_api.resilience.window import MOST_TIMED_RESULTS
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
 
-    from foundry_api.events import BreakerState
+    from foundry_api.events import BreakerState, Event
 
     Change = tuple[BreakerState, BreakerState, float]
 
 SMALL = BreakerSettings(minimum_calls=2, open_s=2.0, open_cap_s=16.0, slow_s=3.0)
 """Opens at the second failed call, for 2, 4, 8 and at most 16 seconds where the dice show sixes."""
+
+
+def change_of(event: Event) -> Change:
+    assert isinstance(event, BreakerChanged)
+    return event.old, event.new, event.retry_after_s
 
 
 @dataclass
@@ -60,8 +66,8 @@ class Bench:
         self.drawn.append((low, high))
         return low + self.fraction * (high - low)
 
-    def _heard(self, old: BreakerState, new: BreakerState, retry_after_s: float) -> None:
-        self.changes.append((old, new, retry_after_s))
+    def _heard(self, event: Event) -> None:
+        self.changes.append(change_of(event))
 
     def permit(self) -> Permit:
         permit = self.breaker.try_enter()
@@ -545,7 +551,7 @@ async def test_a_listener_hears_every_change_and_how_long_it_will_be_open() -> N
 def test_further_listeners_may_come_and_go() -> None:
     bench = Bench()
     heard: list[Change] = []
-    unsubscribe = bench.breaker.subscribe(lambda *change: heard.append(change))
+    unsubscribe = bench.breaker.subscribe(lambda event: heard.append(change_of(event)))
     bench.report("FF")
     unsubscribe()
     bench.breaker.reset()
@@ -556,7 +562,7 @@ def test_further_listeners_may_come_and_go() -> None:
 def test_a_listener_sees_the_breaker_as_it_is_after_the_change() -> None:
     bench = Bench()
     seen: list[BreakerStatistics] = []
-    bench.breaker.subscribe(lambda *_: seen.append(bench.statistics()))
+    bench.breaker.subscribe(lambda _: seen.append(bench.statistics()))
     bench.report("FF")
     bench.breaker.reset()
     assert [(told.state, told.calls, told.opened, told.retry_after_s) for told in seen] == [
@@ -565,7 +571,7 @@ def test_a_listener_sees_the_breaker_as_it_is_after_the_change() -> None:
     ]
 
 
-def broken(*_: object) -> None:
+def broken(_: Event) -> None:
     raise ZeroDivisionError
 
 

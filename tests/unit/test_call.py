@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 
+from calls import service_of, tools_of
 from foundry_api import errors
 from foundry_api.arguments import chat_request
-from foundry_api.backoff import Backoff
 from foundry_api.call import ChatCall, Order
 from foundry_api.connection import Connection
+from foundry_api.events import (
+    AttemptStarted,
+    CallEnded,
+    CallStarted,
+    FirstToken,
+    RetryScheduled,
+)
 from foundry_api.messages import Model, Usage
+from foundry_api.resilience.deadline import NEVER
 from foundry_api.service.endpoint import Endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
+    from foundry_api.events import Event
     from foundry_api.wire.transport import Request
 
 MODEL = Model(id="tiny:1", alias="tiny", catalog="local", cached=True)
 ENDPOINT = Endpoint(base_url="http://service", generation="sdk-2.1", origin="explicit")
-ORDER = Order("tiny", chat_request([{"role": "user", "content": "Hi"}]), timeout_s=5)
+ORDER = Order(("tiny",), chat_request([{"role": "user", "content": "Hi"}]), 5.0, NEVER)
 STOP = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
 DONE = b"data: [DONE]\n\n"
 
@@ -53,32 +61,39 @@ class World:
     answers: list[errors.FoundryError | Sequence[tuple[float, bytes]]]
     now: float = 0.0
     closed: int = 0
-    lost_connections: list[Connection] = field(default_factory=list)
-    routed: list[str] = field(default_factory=list)
-    route_error: errors.FoundryError | None = None
+    events: list[Event] = field(default_factory=list)
+    connects: int = 0
+    losses: int = 0
+    connect_error: errors.FoundryError | None = None
 
     def __post_init__(self) -> None:
         self.connection = Connection(ENDPOINT, self, {}, None)
+        self.connection._local = (MODEL,)
         self.connection._loaded.add(MODEL.id)
 
     def call(self, *, retries: int = 0, order: Order = ORDER) -> ChatCall:
-        backoff = Backoff(0.1, 5.0, uniform=lambda _, high: high)
-        return ChatCall(
-            self, order, retries=retries, backoff=backoff, clock=lambda: self.now, sleep=self.sleep
+        service = service_of("http://service", self.connect, self.lost)
+        tools = tools_of(
+            service,
+            retries=retries,
+            clock=lambda: self.now,
+            sleep=self.sleep,
+            listener=self.events.append,
         )
+        return ChatCall(tools, order)
 
     async def sleep(self, seconds: float) -> None:
         self.now += seconds
 
-    async def route(self, name: str, *, download: bool) -> tuple[Connection, Model]:
-        self.routed.append(f"{name} {download}")
+    async def connect(self) -> Connection:
+        self.connects += 1
         self.now += 1.0
-        if self.route_error:
-            raise self.route_error
-        return self.connection, MODEL
+        if self.connect_error:
+            raise self.connect_error
+        return self.connection
 
-    def lost(self, connection: Connection) -> None:
-        self.lost_connections.append(connection)
+    def lost(self) -> None:
+        self.losses += 1
 
     async def send(self, _request: Request) -> Answer:
         answer = self.answers.pop(0)
@@ -98,10 +113,15 @@ class Answer:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
-    async def blocks(self) -> AsyncGenerator[bytes]:
-        for seconds, block in self.script:
-            self.world.now += seconds
-            yield block
+    def __post_init__(self) -> None:
+        self.left = list(self.script)
+
+    async def read(self) -> bytes:
+        if not self.left:
+            return b""
+        seconds, block = self.left.pop(0)
+        self.world.now += seconds
+        return block
 
     def close(self) -> None:
         self.world.closed += 1
@@ -120,7 +140,6 @@ async def test_a_completion_gathers_the_whole_answer() -> None:
     assert completion.usage == Usage(prompt_tokens=7, completion_tokens=11, total_tokens=18)
     assert completion.cached is False
     assert world.closed == 1
-    assert world.routed == ["tiny False"]
 
 
 async def test_the_raw_events_are_kept_a_line_each() -> None:
@@ -204,26 +223,26 @@ async def test_chunks_and_completion_tell_the_same() -> None:
 async def test_each_attempt_finds_the_service_anew() -> None:
     world = World([errors.ServiceCrashed("gone"), errors.ServiceNotRunning("gone"), WHOLE])
     await world.call(retries=2).completion()
-    assert len(world.routed) == 3
-    assert world.lost_connections == [world.connection] * 2
+    assert world.connects == 3
+    assert world.losses == 2
 
 
 async def test_a_service_that_cannot_be_found_is_looked_for_again() -> None:
     world = World([])
-    world.route_error = errors.ServiceNotRunning("nowhere")
+    world.connect_error = errors.ServiceNotRunning("nowhere")
     with pytest.raises(errors.ServiceNotRunning) as caught:
         await world.call(retries=2).completion()
     assert caught.value.attempts == 3
     assert caught.value.model == "tiny"
-    assert len(world.routed) == 3
+    assert world.connects == 3
 
 
 async def test_a_model_that_does_not_exist_is_looked_for_once() -> None:
     world = World([])
-    world.route_error = errors.ModelNotFound("no such model")
+    world.connect_error = errors.ModelNotFound("no such model")
     with pytest.raises(errors.ModelNotFound):
         await world.call(retries=2).completion()
-    assert len(world.routed) == 1
+    assert world.connects == 1
 
 
 async def test_what_the_engine_denies_is_not_taken_for_granted_again() -> None:
@@ -237,7 +256,7 @@ async def test_the_wait_between_attempts_grows() -> None:
     world = World([errors.ServerError("boom") for _ in range(4)])
     with pytest.raises(errors.ServerError, match="after 4 attempts"):
         await world.call(retries=3).completion()
-    waits = world.now - 4 * (1.0 + 0.25)
+    waits = world.now - 1.0 - 4 * 0.25
     assert waits == pytest.approx(0.1 + 0.2 + 0.4)
 
 
@@ -262,14 +281,18 @@ async def test_calls_do_not_disturb_each_other() -> None:
     assert {completion.content for completion in completions} == {"Hello"}
 
 
-async def test_the_log_tells_of_attempts_and_answers_without_the_prompt(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_the_events_tell_of_attempts_and_answers_without_the_prompt() -> None:
     world = World([errors.ServerError("boom"), WHOLE])
-    order = Order("tiny", chat_request([{"role": "user", "content": "my secret"}]), timeout_s=5)
-    with caplog.at_level(logging.DEBUG, "foundry_api"):
-        await world.call(retries=1, order=order).completion()
-    assert "attempt 1 failed, the next in 0.10 s: boom" in caplog.text
-    assert "tiny:1 answered in" in caplog.text
-    assert "my secret" not in caplog.text
-    assert "Hel" not in caplog.text
+    request = chat_request([{"role": "user", "content": "my secret"}])
+    await world.call(retries=1, order=Order(("tiny",), request, 5.0, NEVER)).completion()
+    told = [repr(event) for event in world.events]
+    assert [type(event) for event in world.events] == [
+        CallStarted,
+        AttemptStarted,
+        RetryScheduled,
+        AttemptStarted,
+        FirstToken,
+        CallEnded,
+    ]
+    assert "my secret" not in str(told)
+    assert "Hel" not in str(told)

@@ -19,7 +19,7 @@ from foundry_api.wire.dialects.base import ServiceStatus
 from foundry_api.wire.dialects.detect import identify
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import Mapping
 
     from foundry_api.wire.transport import Request
 
@@ -36,9 +36,9 @@ class Answer:
         self.headers: Mapping[str, str] = {}
         self._body = body
 
-    async def blocks(self) -> AsyncIterator[bytes]:
-        for start in range(0, len(self._body), 1000):
-            yield self._body[start : start + 1000]
+    async def read(self) -> bytes:
+        block, self._body = self._body[:1000], self._body[1000:]
+        return block
 
     def close(self) -> None:
         pass

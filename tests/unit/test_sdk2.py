@@ -19,7 +19,7 @@ from foundry_api.wire.sse import MAX_EVENT_BYTES
 from foundry_api.wire.transport import Request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import Mapping
 
 LOCAL = Model(id="demo:1", alias="demo", catalog="local")
 PUBLIC = Model(id="Phi-4-mini-instruct-generic-cpu:4", alias="phi-4-mini", catalog="public")
@@ -48,8 +48,9 @@ class RecordedResponse:
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
-    async def blocks(self) -> AsyncGenerator[bytes]:
-        yield self.body
+    async def read(self) -> bytes:
+        body, self.body = self.body, b""
+        return body
 
     def close(self) -> None:
         pass

@@ -19,9 +19,12 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert dataclasses.asdict(settings) == {
         "model": "phi-4-mini",
         "timeout_s": 30.0,
+        "deadline_s": None,
+        "connect_timeout_s": 5.0,
         "retries": 3,
         "log_level": "INFO",
         "base_url": None,
+        "base_urls": (),
         "api_key": None,
         "service": "auto",
         "home": None,

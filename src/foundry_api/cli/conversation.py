@@ -92,7 +92,7 @@ class Conversation:
         try:
             said = self._answer(self.model, [*self._instructions(), *self.turns, question])
         except FoundryError as error:
-            said = getattr(error, "partial", "")
+            said = error.partial
             raise
         finally:
             if said.strip():  # services refuse empty messages

@@ -39,7 +39,7 @@ def tell(error: Exception) -> None:
 def described(error: Exception) -> dict[str, Any]:
     """A failure as JSON: type, message, hint, and what else is known of it."""
     if isinstance(error, FoundryError):
-        extra = {"partial": partial} if (partial := getattr(error, "partial", "")) else {}
+        extra = {"partial": error.partial} if error.partial else {}
         return {
             "type": type(error).__name__,
             "message": error.message,

@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 from foundry_api.backoff import Backoff
 from foundry_api.errors import CircuitOpen, FoundryError
-from foundry_api.events import BreakerChanged, Event, Events
+from foundry_api.events import BreakerChanged, Events
 from foundry_api.resilience.window import BreakerSettings, BreakerStatistics, ResultWindow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from foundry_api.events import BreakerState
-
-    Listener = Callable[[BreakerState, BreakerState, float], None]
+    from foundry_api.events import BreakerState, Listener
 
 __all__ = ["BreakerSettings", "BreakerStatistics", "CircuitBreaker", "Permit"]
 
@@ -36,28 +34,35 @@ class Permit:
     """A call's leave to go. Its holder must say how the call ended; what is said first counts.
 
     A trial whose end nobody tells would leave the breaker half-open for good.
+
+    Attributes:
+        epoch: The breaker's when it was given; another one once its end was told.
+        trial: Whether the breaker waits for this call's result to close or to stay open.
     """
 
-    __slots__ = ("_epoch", "_settle")
+    __slots__ = ("_settle", "epoch", "trial")
 
-    def __init__(self, settle: Callable[[int, _Outcome, float], None], epoch: int) -> None:
+    def __init__(
+        self, settle: Callable[[int, _Outcome, float], None], epoch: int, *, trial: bool = False
+    ) -> None:
         self._settle = settle
-        self._epoch = epoch
+        self.epoch = epoch
+        self.trial = trial
 
     def succeeded(self, duration_s: float) -> None:
         """The service answered; its first token took so many seconds."""
-        self._settle(self._epoch, "succeeded", duration_s)
-        self._epoch = _SPENT
+        self._settle(self.epoch, "succeeded", duration_s)
+        self.epoch = _SPENT
 
     def failed(self, duration_s: float) -> None:
         """The service failed after so many seconds."""
-        self._settle(self._epoch, "failed", duration_s)
-        self._epoch = _SPENT
+        self._settle(self.epoch, "failed", duration_s)
+        self.epoch = _SPENT
 
     def released(self) -> None:
         """The call says nothing of the service: the caller left, or it was the caller's mistake."""
-        self._settle(self._epoch, "released", 0.0)
-        self._epoch = _SPENT
+        self._settle(self.epoch, "released", 0.0)
+        self.epoch = _SPENT
 
 
 class CircuitBreaker:
@@ -67,7 +72,7 @@ class CircuitBreaker:
         settings: When it opens, and for how long.
         clock: Seconds of a monotonic clock.
         uniform: Draws a number between two bounds.
-        listener: Subscribed from the beginning.
+        listener: Called with a `BreakerChanged` at every change of state.
 
     Attributes:
         service: The service's name in errors; its owner sets it.
@@ -88,7 +93,7 @@ class CircuitBreaker:
         self._backoff = Backoff(
             settings.open_s, settings.open_cap_s, lambda _, whole: uniform(whole / 2, whole)
         )
-        self._events = Events()
+        self._events = Events(*([listener] if listener else []))
         self._state: BreakerState = "closed"
         self._window = ResultWindow(settings)
         self._epoch = 0  # counts the changes of state: permits of before one do not count after it
@@ -98,13 +103,20 @@ class CircuitBreaker:
         self._reason = ""
         self._opened = 0
         self._rejected = 0
-        if listener is not None:
-            self.subscribe(listener)
 
     @property
     def state(self) -> BreakerState:
         """`open` until a caller comes to probe, however long its time is over."""
         return self._state
+
+    @property
+    def due(self) -> bool:
+        """Whether its open time is over, so that the next caller finds out how the service is."""
+        return self._state == "open" and self._clock() >= self._due
+
+    def current(self, permit: Permit) -> bool:
+        """Whether a permit is still good, which it is until the state changes."""
+        return permit.epoch == self._epoch
 
     def statistics(self) -> BreakerStatistics:
         """What it has counted so far."""
@@ -124,16 +136,11 @@ class CircuitBreaker:
         )
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` with old state, new state and the seconds until a call may go.
+        """Call `listener` with a `BreakerChanged` at every change of state.
 
         The returned function ends that. A listener that fails is logged.
         """
-
-        def heard(event: Event) -> None:
-            if isinstance(event, BreakerChanged):
-                listener(event.old, event.new, event.retry_after_s)
-
-        return self._events.subscribe(heard)
+        return self._events.subscribe(listener)
 
     def try_enter(self) -> Permit | None:
         """A permit if the breaker is closed."""
@@ -166,7 +173,7 @@ class CircuitBreaker:
             return permit
         self.check()
         self._move("half-open")
-        trial = Permit(self._settle, self._epoch)
+        trial = Permit(self._settle, self._epoch, trial=True)
         try:
             await probe()
         except FoundryError:

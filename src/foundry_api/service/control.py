@@ -15,11 +15,11 @@ from foundry_api.wire.dialects.base import BAD_JSON
 from foundry_api.wire.transport import Request, fetch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator
     from pathlib import Path
 
     from foundry_api.service.endpoint import ControlAddress
-    from foundry_api.wire.transport import Reply, Transport
+    from foundry_api.wire.transport import Reply, Response, Transport
 
 __all__ = ["ControlClient", "HostInfo", "HostMemory"]
 
@@ -161,8 +161,8 @@ class ControlClient:
         response = await self._transport.send(self._request("POST", "/download", {"model": name}))
         try:
             if response.status != _OK:
-                raise _failure(b"".join([block async for block in response.blocks()]))
-            async with contextlib.aclosing(_lines(response.blocks())) as lines:
+                raise _failure(await _body(response))
+            async with contextlib.aclosing(_lines(response)) as lines:
                 async for line in lines:
                     step = _progress(line)
                     if step.error is not None:
@@ -192,9 +192,16 @@ class ControlClient:
         return Request(method, f"{self._url}{path}", self._headers, encoded)
 
 
-async def _lines(blocks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+async def _body(response: Response) -> bytes:
+    body = b""
+    while block := await response.read():
+        body += block
+    return body
+
+
+async def _lines(response: Response) -> AsyncGenerator[bytes, None]:
     rest = b""
-    async for block in blocks:
+    while block := await response.read():
         *lines, rest = (rest + block).split(b"\n")
         if len(rest) > MAX_LINE_BYTES:
             raise ProtocolError(f"a line of the host is longer than {MAX_LINE_BYTES} bytes")

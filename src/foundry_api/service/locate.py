@@ -46,6 +46,11 @@ class ServiceLocator:
         self._locating: SingleFlight[Endpoint] = SingleFlight()
 
     @property
+    def name(self) -> str:
+        """What to call the service before it is found."""
+        return self._settings.base_url or "the service"
+
+    @property
     def supervisor(self) -> Supervisor:
         """Runs this process's own host."""
         return self._supervisor

@@ -7,7 +7,7 @@ import atexit
 import contextlib
 import functools
 import weakref
-from types import SimpleNamespace
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -15,24 +15,27 @@ import aiohttp
 
 from foundry_api.errors import (
     ConfigurationError,
+    ConnectTimeout,
     FoundryError,
     ProtocolError,
     ServiceCrashed,
     ServiceNotRunning,
     StreamInterrupted,
 )
+from foundry_api.settings import CONNECT_TIMEOUT_S
 from foundry_api.wire.ack import acknowledge
 from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
 
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.client_reqrep import ClientRequest
+    from aiohttp.tracing import Trace
+
     from foundry_api.wire.transport import Request
 
 __all__ = ["HttpTransport"]
-
-CONNECT_TIMEOUT_S = 5.0
-"""A loopback connect takes microseconds; a remote one that takes longer is as good as dead."""
 
 IDLE_CONNECTION_S = 15.0
 """The 2.x service spends a thread on each idle connection, so they are not kept for long."""
@@ -49,9 +52,14 @@ class HttpTransport:
     Proxies of the environment are used for remote services only: a proxy can't reach the caller's
     loopback. Redirects are not followed, cookies not kept and bodies not decompressed, because no
     service sends any.
+
+    Args:
+        connect_timeout_s: Bound of making a connection. On loopback it takes microseconds; a remote
+            service that takes longer than the default is as good as dead.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, connect_timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+        self._connect_timeout_s = connect_timeout_s
         self._sessions: AsyncGenerator[aiohttp.ClientSession] | None = None
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -63,7 +71,18 @@ class HttpTransport:
         try:
             return HttpResponse(await _sent(session, request))
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _send_error(request, error) from error
+            raise self._send_error(request, error) from error
+
+    def _send_error(self, request: Request, error: Exception) -> FoundryError:
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            service, limit_s = _origin(request.url), self._connect_timeout_s
+            return ConnectTimeout(
+                f"{service} accepted no connection within {limit_s:g} s",
+                limit_s=limit_s,
+                stage="connecting",
+                service=service,
+            )
+        return _send_error(request, error)
 
     async def aclose(self) -> None:
         """Close every connection. The transport opens new ones if it is used again."""
@@ -79,7 +98,7 @@ class HttpTransport:
             if self._loop is loop:  # another loop's session is left for that loop to close
                 await self.aclose()
             self._loop = loop
-            self._sessions = _session_until_loop_ends()
+            self._sessions = _session_until_loop_ends(self._connect_timeout_s)
             self._session = await anext(self._sessions)
             self._at_exit = functools.partial(_close_at_exit, loop, weakref.ref(self._sessions))
             atexit.register(self._at_exit)
@@ -96,21 +115,22 @@ def _close_at_exit(
         loop.run_until_complete(left.aclose())
 
 
-async def _session_until_loop_ends() -> AsyncGenerator[aiohttp.ClientSession]:
+async def _session_until_loop_ends(
+    connect_timeout_s: float,
+) -> AsyncGenerator[aiohttp.ClientSession]:
     """One session. As a generator, because `asyncio.run` closes those that are left at its end.
 
     So a client that was never closed leaves no open socket behind, and one client serves several
     `asyncio.run` calls one after the other.
     """
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_S),
+        connector=_Connector(limit=0, keepalive_timeout=IDLE_CONNECTION_S),
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s),
         headers={"Accept-Encoding": "identity"},
         auto_decompress=False,
         max_line_size=MAX_HEADER_BYTES,
         max_field_size=MAX_HEADER_BYTES,
-        trace_configs=[_noting_reuse()],
     )
     try:
         yield session
@@ -124,39 +144,50 @@ async def _sent(session: aiohttp.ClientSession, request: Request) -> aiohttp.Cli
     The service may close an idle connection at the moment it is used again. That is no failure of
     the service, and nothing was done there yet.
     """
+    proxy = None if is_loopback(request.url) else _proxy_for(request.url)
     while True:
-        connection = SimpleNamespace(reused=False)
+        made = _MADE.set(False)
         try:
             return await session.request(
                 request.method,
                 request.url,
                 data=request.body,
                 headers=request.headers,
-                proxy=_proxy_for(request.url),
+                proxy=proxy,
                 allow_redirects=False,
-                trace_request_ctx=connection,
             )
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            if not connection.reused:
+            if _MADE.get():
                 raise
+        finally:
+            _MADE.reset(made)
 
 
-def _noting_reuse() -> aiohttp.TraceConfig:
-    async def note(_session: object, trace: SimpleNamespace, _params: object) -> None:
-        trace.trace_request_ctx.reused = True
+_MADE: ContextVar[bool] = ContextVar("foundry_api_connection_made", default=False)
+"""Whether the request of this task made a connection, instead of taking one from the pool."""
 
-    config = aiohttp.TraceConfig()
-    config.on_connection_reuseconn.append(note)
-    return config
+
+class _Connector(aiohttp.TCPConnector):
+    """Notes that a connection is made. aiohttp's own hook for that costs 20 µs a request."""
+
+    async def _create_connection(
+        self,
+        req: ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own method
+    ) -> ResponseHandler:
+        _MADE.set(True)
+        return await super()._create_connection(req, traces, timeout)
 
 
 class HttpResponse:
     """An answer of aiohttp's behind the `Response` protocol."""
 
-    __slots__ = ("_response",)
+    __slots__ = ("_hurried", "_response")
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
+        self._hurried = 0
 
     @property
     def status(self) -> int:
@@ -168,33 +199,31 @@ class HttpResponse:
         """The headers."""
         return self._response.headers
 
-    async def blocks(self) -> AsyncGenerator[bytes]:
-        """The body as it arrives."""
+    async def read(self) -> bytes:
+        """What came of the body since the last time; nothing at its end."""
         content = self._response.content
-        connection = self._response.connection
-        transport = connection.transport if connection else None
-        hurried = 0
         try:
-            while True:
-                if hurried < HURRIED_BLOCKS and not content.at_eof():
-                    acknowledge(transport)
-                    hurried += 1
-                if not (block := await content.readany()):
-                    return
-                yield block
+            if self._hurried < HURRIED_BLOCKS and not content.at_eof():
+                self._hurried += 1
+                connection = self._response.connection
+                acknowledge(connection.transport if connection else None)
+            return await content.readany()
         except (aiohttp.ClientError, OSError) as error:
-            raise StreamInterrupted(
-                "the connection broke before the answer ended",
-                service=str(self._response.url.origin()),
-            ) from error
+            raise _broken(self._response) from error
 
     def close(self) -> None:
         """Free the connection, or close it if the body has not ended."""
         self._response.close() if not self._response.content.at_eof() else self._response.release()
 
 
+def _broken(response: aiohttp.ClientResponse) -> FoundryError:
+    return StreamInterrupted(
+        "the connection broke before the answer ended", service=str(response.url.origin())
+    )
+
+
 def _send_error(request: Request, error: Exception) -> FoundryError:
-    service = "/".join(request.url.split("/", 3)[:3])
+    service = _origin(request.url)
     match error:
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
             return ConfigurationError(
@@ -206,7 +235,7 @@ def _send_error(request: Request, error: Exception) -> FoundryError:
                 hint="Check its certificate, and whether the address should begin with http://.",
                 service=service,
             )
-        case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
+        case aiohttp.ClientConnectorError():
             return ServiceNotRunning(f"nothing accepts connections at {service}", service=service)
         case ValueError():  # before anything was sent: a line end in a header, above all
             return ConfigurationError(
@@ -222,9 +251,11 @@ def _send_error(request: Request, error: Exception) -> FoundryError:
             )
 
 
+def _origin(url: str) -> str:
+    return "/".join(url.split("/", 3)[:3])
+
+
 def _proxy_for(url: str) -> str | None:
-    if is_loopback(url):
-        return None
     import urllib.request  # noqa: PLC0415 - 10 ms that calls to this machine need not wait for
 
     parts = urlsplit(url)

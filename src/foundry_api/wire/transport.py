@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ from foundry_api.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import Mapping
 
 __all__ = ["MAX_BODY_BYTES", "Reply", "Request", "Response", "Transport", "fetch", "is_loopback"]
 
@@ -55,11 +55,12 @@ class Response(Protocol):
         """The headers; names compare without case, of doubled ones the first counts."""
         ...
 
-    def blocks(self) -> AsyncGenerator[bytes]:
-        """The body as it arrives, in blocks of any size.
+    async def read(self) -> bytes:
+        """What came of the body since the last time, at least a byte; nothing at its end.
 
         Raises:
             StreamInterrupted: The connection broke before the body ended.
+            ProtocolError: What came is not HTTP.
         """
         ...
 
@@ -76,6 +77,7 @@ class Transport(Protocol):
 
         Raises:
             ServiceNotRunning: Nothing accepts connections at the address.
+            ConnectTimeout: Nothing did so in time.
             ServiceCrashed: The connection broke before an answer came.
             ProtocolError: What came is not HTTP, or larger than the bounds.
         """
@@ -125,19 +127,17 @@ async def fetch(
 
 async def _read(request: Request, response: Response, max_bytes: int) -> Reply:
     body = bytearray()
-    async with aclosing(response.blocks()) as blocks:
-        try:
-            async for block in blocks:
-                body += block
-                if len(body) > max_bytes:
-                    raise ProtocolError(
-                        f"the answer to {request.url} is larger than {max_bytes} bytes"
-                    )
-        except StreamInterrupted as error:
-            raise ServiceCrashed(error.message, service=error.service) from error
+    try:
+        while block := await response.read():
+            body += block
+            if len(body) > max_bytes:
+                raise ProtocolError(f"the answer to {request.url} is larger than {max_bytes} bytes")
+    except StreamInterrupted as error:
+        raise ServiceCrashed(error.message, service=error.service) from error
     return Reply(response.status, response.headers, bytes(body))
 
 
+@functools.lru_cache(maxsize=64)
 def is_loopback(url: str) -> bool:
     """Whether a URL's host is this machine by its loopback interface."""
     try:

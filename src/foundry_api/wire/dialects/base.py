@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import msgspec
 
 from foundry_api.classify import classify
-from foundry_api.errors import FoundryError
+from foundry_api.errors import FoundryError, ServiceOverloaded
 from foundry_api.messages import FinishReason, Usage
+from foundry_api.wire.retry_after import retry_after_s
 from foundry_api.wire.transport import Reply, Request, fetch
 
 if TYPE_CHECKING:
@@ -184,9 +185,16 @@ def error_of(reply: Reply) -> FoundryError:
     The handlers send `{"error":{"message":…}}`; a missing route is answered in plain text by the
     HTTP library beneath, and 1.x sends nothing at all.
     """
+    error = classify(reply.status, _told(reply))
+    if isinstance(error, ServiceOverloaded):
+        error.retry_after_s = retry_after_s(reply.headers)
+    return error
+
+
+def _told(reply: Reply) -> str:
     try:
-        return classify(reply.status, _ERROR_REPLY.decode(reply.body).error.message)
+        return _ERROR_REPLY.decode(reply.body).error.message
     except BAD_JSON:
         lines = reply.body[:500].decode("utf-8", "replace").strip().splitlines()
         told = lines[-1] if lines and not lines[0].startswith("<") else ""  # no HTML of a proxy
-        return classify(reply.status, told.removeprefix("message="))
+        return told.removeprefix("message=")

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 from foundry_api.errors import SilenceTimeout
-from foundry_api.resilience.silence import KEEP_ALIVE_CAP, SilenceBound
+from foundry_api.resilience.deadline import NEVER, Deadline
+from foundry_api.resilience.watch import KEEP_ALIVE_CAP, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
     from typing import Any
 
     Run = Callable[[Coroutine[Any, Any, None]], None]
+
+
+_T = TypeVar("_T")
+
+
+class Bound:
+    """A watch over waits for a stream, without or with a deadline."""
+
+    def __init__(self, silence_s: float, deadline: Deadline = NEVER) -> None:
+        self.watch = Watch(deadline)
+        self.watch.listen(silence_s, silence_s)
+        self.token = self.watch.token
+
+    async def wait(self, awaitable: Awaitable[_T]) -> _T:
+        with self.watch:
+            return await awaitable
 
 
 class TimelessLoop(asyncio.SelectorEventLoop):
@@ -59,7 +76,7 @@ async def ready() -> str:
 
 def test_a_wait_below_the_bound_gives_its_value(run: Run) -> None:
     async def body() -> None:
-        assert await SilenceBound(10).wait(after(9.9)) == "life"
+        assert await Bound(10).wait(after(9.9)) == "life"
         assert now() == pytest.approx(9.9)
 
     run(body())
@@ -68,7 +85,7 @@ def test_a_wait_below_the_bound_gives_its_value(run: Run) -> None:
 def test_a_wait_above_the_bound_ends_at_the_bound(run: Run) -> None:
     async def body() -> None:
         with pytest.raises(SilenceTimeout, match="nothing for 10 s") as caught:
-            await SilenceBound(10).wait(after(10.1))
+            await Bound(10).wait(after(10.1))
         assert now() == pytest.approx(10)
         assert caught.value.limit_s == 10
         assert isinstance(caught.value, TimeoutError)
@@ -78,7 +95,7 @@ def test_a_wait_above_the_bound_ends_at_the_bound(run: Run) -> None:
 
 def test_each_wait_has_the_whole_bound(run: Run) -> None:
     async def body() -> None:
-        bound = SilenceBound(10)
+        bound = Bound(10)
         for _ in range(100):
             await bound.wait(after(9))
             bound.token()
@@ -89,7 +106,7 @@ def test_each_wait_has_the_whole_bound(run: Run) -> None:
 
 def test_life_without_a_token_ends_at_the_cap(run: Run) -> None:
     async def body() -> None:
-        bound = SilenceBound(10)
+        bound = Bound(10)
 
         async def listen() -> None:
             while True:
@@ -105,7 +122,7 @@ def test_life_without_a_token_ends_at_the_cap(run: Run) -> None:
 
 def test_silence_ends_the_call_also_after_much_life(run: Run) -> None:
     async def body() -> None:
-        bound = SilenceBound(10)
+        bound = Bound(10)
         for _ in range(100):
             await bound.wait(after(0.25))
         with pytest.raises(SilenceTimeout, match="nothing for 10 s"):
@@ -117,7 +134,7 @@ def test_silence_ends_the_call_also_after_much_life(run: Run) -> None:
 
 def test_a_token_starts_the_cap_anew(run: Run) -> None:
     async def body() -> None:
-        bound = SilenceBound(10)
+        bound = Bound(10)
         for _ in range(99):
             await bound.wait(after(1))
         bound.token()
@@ -130,7 +147,7 @@ def test_a_token_starts_the_cap_anew(run: Run) -> None:
 
 def test_the_time_between_two_waits_is_the_callers_own(run: Run) -> None:
     async def body() -> None:
-        bound = SilenceBound(10)
+        bound = Bound(10)
         for _ in range(99):
             await bound.wait(after(1))
             await asyncio.sleep(1000)
@@ -142,8 +159,8 @@ def test_what_is_ready_is_never_too_late(run: Run) -> None:
     """A chunk that lies here already is delivered, even if the cap was used up before it."""
 
     async def body() -> None:
-        bound = SilenceBound(10)
-        bound._waited_s = 10.0 * KEEP_ALIVE_CAP + 1
+        bound = Bound(10)
+        bound.watch._waited_s = 10.0 * KEEP_ALIVE_CAP + 1
         assert await bound.wait(ready()) == "life"
 
     run(body())
@@ -157,7 +174,7 @@ def test_errors_of_the_awaited_pass_through(run: Run, error: Exception) -> None:
 
     async def body() -> None:
         with pytest.raises(type(error)) as caught:
-            await SilenceBound(10).wait(fail())
+            await Bound(10).wait(fail())
         assert caught.value is error
 
     run(body())
@@ -167,7 +184,7 @@ def test_a_timeout_around_it_is_not_mistaken_for_its_own(run: Run) -> None:
     async def body() -> None:
         with pytest.raises(TimeoutError) as caught:
             async with asyncio.timeout(3):
-                await SilenceBound(10).wait(after(99))
+                await Bound(10).wait(after(99))
         assert type(caught.value) is TimeoutError
         assert now() == pytest.approx(3)
 
@@ -185,7 +202,7 @@ def test_cancelling_the_waiter_cancels_the_awaited(run: Run) -> None:
             raise
 
     async def body() -> None:
-        task = asyncio.ensure_future(SilenceBound(10).wait(awaited()))
+        task = asyncio.ensure_future(Bound(10).wait(awaited()))
         await asyncio.sleep(1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -197,7 +214,7 @@ def test_cancelling_the_waiter_cancels_the_awaited(run: Run) -> None:
 
 def test_an_endless_bound_waits_for_ever(run: Run) -> None:
     async def body() -> None:
-        waiting: Awaitable[str] = SilenceBound(float("inf")).wait(after(10_000))
+        waiting: Awaitable[str] = Bound(float("inf")).wait(after(10_000))
         assert await waiting == "life"
 
     run(body())

@@ -1,0 +1,1 @@
+"""Listeners on the events of a client: a log, metrics, traces."""

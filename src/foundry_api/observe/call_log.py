@@ -1,0 +1,135 @@
+"""The log: one line a call, without prompts and answers unless they are asked for."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from foundry_api.events import (
+    AttemptStarted,
+    BreakerChanged,
+    CallEnded,
+    CallStarted,
+    FirstToken,
+    RetryScheduled,
+)
+
+if TYPE_CHECKING:
+    from foundry_api.events import Event
+
+__all__ = ["CallLog"]
+
+
+class CallLog:
+    """A listener that writes to a standard logger.
+
+    A call that was answered is one line at INFO; one that failed is one at WARNING, and so are
+    retries and changes of a circuit breaker; the rest is DEBUG. Every record carries the facts as
+    `record.foundry`, a dict, for handlers that want them apart.
+
+    Args:
+        logger: Where to.
+        json: Make each message one JSON object.
+        content: Show prompts and answers too.
+    """
+
+    def __init__(
+        self, logger: logging.Logger, *, json: bool = False, content: bool = False
+    ) -> None:
+        self._logger = logger
+        self._json = json
+        self._content = content
+
+    def __call__(self, event: Event) -> None:
+        """Write an event, if anybody reads it."""
+        level = _level(event)
+        if self._logger.isEnabledFor(level) and _is_read(self._logger):
+            facts = _facts(event, content=self._content)
+            told = msgspec.json.encode(facts).decode() if self._json else _sentence(event, facts)
+            self._logger.log(level, "%s", told, extra={"foundry": facts})
+
+
+def _level(event: Event) -> int:
+    match event:
+        case RetryScheduled() | BreakerChanged():
+            return logging.WARNING
+        case CallEnded():
+            return logging.WARNING if event.outcome == "failed" else logging.INFO
+        case _:
+            return logging.DEBUG
+
+
+def _is_read(logger: logging.Logger | None) -> bool:
+    """Whether a record would reach more than a `NullHandler`: to make one costs 10 µs."""
+    while logger is not None:
+        if any(type(handler) is not logging.NullHandler for handler in logger.handlers):
+            return True
+        logger = logger.parent if logger.propagate else None
+    return False
+
+
+_PRIVATE = frozenset({"request", "content"})
+
+
+def _facts(event: Event, *, content: bool) -> dict[str, Any]:
+    facts: dict[str, Any] = {"event": type(event).__name__}
+    for name in event.__struct_fields__:
+        value = getattr(event, name)
+        if value is not None and (content or name not in _PRIVATE):
+            facts.update(_flat(name, value))
+    return facts
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    match name:
+        case "error":
+            return {"error": type(value).__name__, "message": str(value)}
+        case "attempts":
+            return {name: len(value)}
+        case "request" | "timings" | "usage":
+            told: dict[str, Any] = msgspec.to_builtins(value)
+            return {key: item for key, item in told.items() if item not in (None, (), [], {})}
+        case _:
+            return {name: value}
+
+
+def _sentence(event: Event, facts: dict[str, Any]) -> str:
+    match event:
+        case CallStarted():
+            told = f"call {event.call} to {event.model} began"
+        case AttemptStarted():
+            told = f"call {event.call}: attempt {event.attempt} sent to {event.service}"
+        case FirstToken():
+            seconds = event.time_to_first_token_s
+            told = f"call {event.call}: first token after {seconds:.3f} s"
+        case RetryScheduled():
+            delay = f"the next in {event.delay_s:.2f} s"
+            told = f"call {event.call}: attempt {event.attempt} failed, {delay}: {event.error}"
+        case BreakerChanged():
+            told = f"the circuit breaker of {event.service} is {event.new}; it was {event.old}"
+        case CallEnded():
+            told = _end(event)
+        case _:
+            told = type(event).__name__
+    private = {name: facts[name] for name in ("messages", "content") if name in facts}
+    return f"{told} {msgspec.json.encode(private).decode()}" if private else told
+
+
+def _end(event: CallEnded) -> str:
+    timings = event.timings
+    told = f"call {event.call} to {event.model} {event.outcome} after {timings.total_s:.3f} s"
+    parts = [told]
+    if event.finish_reason is not None:
+        parts.append(event.finish_reason)
+    if event.usage is not None:
+        parts.append(f"{event.usage.prompt_tokens}+{event.usage.completion_tokens} tokens")
+    if timings.time_to_first_token_s is not None:
+        parts.append(f"first token after {timings.time_to_first_token_s:.3f} s")
+    if timings.queued_s:
+        parts.append(f"queued {timings.queued_s:.3f} s")
+    if len(event.attempts) > 1:
+        parts.append(f"{len(event.attempts)} attempts")
+    told = ", ".join(parts)
+    return f"{told}: {event.error}" if event.error is not None else told

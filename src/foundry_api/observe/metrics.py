@@ -1,0 +1,157 @@
+"""Metrics: what the calls of a client came to, for each model and service."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from foundry_api.events import BreakerChanged, BreakerState, CallEnded, RetryScheduled
+from foundry_api.observe.histogram import RATES, SECONDS, Distribution, Histogram
+
+if TYPE_CHECKING:
+    from foundry_api.events import Event
+
+__all__ = ["Metrics", "MetricsSnapshot", "SeriesSnapshot"]
+
+MOST_SERIES = 200
+"""Pairs of model and service. A program that calls more is told of the rest as `other`."""
+
+OTHER = "other"
+NO_SERVICE = "none"
+
+
+class SeriesSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """The calls for one model at one service.
+
+    Attributes:
+        model: Id of the model; its name as the caller said it where no id was found.
+        service: Base URL of the service; `none` for calls that found none.
+        answered: Calls that were answered.
+        failed: Calls that failed.
+        cancelled: Calls whose callers left.
+        errors: Failed calls by the names of their errors.
+        attempts: Attempts of all the calls.
+        retries: Attempts that followed a failed one.
+        prompt_tokens: As the service counted them.
+        completion_tokens: As the service counted them.
+        queue_s: Seconds that calls waited for their turn.
+        time_to_first_token_s: Seconds from sending a request to its first text.
+        duration_s: Seconds from a call to its end.
+        tokens_per_second: Of the calls that had a rate.
+    """
+
+    model: str
+    service: str
+    answered: int
+    failed: int
+    cancelled: int
+    errors: dict[str, int]
+    attempts: int
+    retries: int
+    prompt_tokens: int
+    completion_tokens: int
+    queue_s: Distribution
+    time_to_first_token_s: Distribution
+    duration_s: Distribution
+    tokens_per_second: Distribution
+
+    @property
+    def calls(self) -> int:
+        """All the calls that ended."""
+        return self.answered + self.failed + self.cancelled
+
+
+class MetricsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """The metrics of a client at one moment.
+
+    Attributes:
+        series: One for each pair of model and service.
+        breakers: States of the circuit breakers that ever changed, by service.
+    """
+
+    series: tuple[SeriesSnapshot, ...]
+    breakers: dict[str, BreakerState]
+
+
+class _Series:
+    """What is counted for one model at one service."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.attempts = 0
+        self.retries = 0
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self.queue_s = Histogram(SECONDS)
+        self.first_token_s = Histogram(SECONDS)
+        self.duration_s = Histogram(SECONDS)
+        self.rate = Histogram(RATES)
+
+    def ended(self, event: CallEnded) -> None:
+        timings = event.timings
+        self.outcomes[event.outcome] += 1
+        self.attempts += len(event.attempts)
+        self.queue_s.add(timings.queued_s)
+        self.duration_s.add(timings.total_s)
+        if timings.time_to_first_token_s is not None:
+            self.first_token_s.add(timings.time_to_first_token_s)
+        if timings.tokens_per_second is not None:
+            self.rate.add(timings.tokens_per_second)
+        if event.usage is not None:
+            self.prompt_tokens += event.usage.prompt_tokens
+            self.completion_tokens += event.usage.completion_tokens
+        if event.error is not None:
+            self.errors[type(event.error).__name__] += 1
+
+    def told(self, model: str, service: str) -> SeriesSnapshot:
+        return SeriesSnapshot(
+            model=model,
+            service=service,
+            answered=self.outcomes["answered"],
+            failed=self.outcomes["failed"],
+            cancelled=self.outcomes["cancelled"],
+            errors=dict(self.errors),
+            attempts=self.attempts,
+            retries=self.retries,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            queue_s=self.queue_s.told(),
+            time_to_first_token_s=self.first_token_s.told(),
+            duration_s=self.duration_s.told(),
+            tokens_per_second=self.rate.told(),
+        )
+
+
+class Metrics:
+    """A listener that counts. It does nothing for a chunk, and microseconds for a call."""
+
+    def __init__(self) -> None:
+        self._series: dict[tuple[str, str], _Series] = {}
+        self._breakers: dict[str, BreakerState] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Count an event."""
+        if isinstance(event, CallEnded):
+            self._of(event.model, event.service).ended(event)
+        elif isinstance(event, RetryScheduled):
+            self._of(event.model, event.service).retries += 1
+        elif isinstance(event, BreakerChanged):
+            self._breakers[event.service] = event.new
+
+    def snapshot(self) -> MetricsSnapshot:
+        """What was counted so far."""
+        return MetricsSnapshot(
+            series=tuple(series.told(*names) for names, series in self._series.items()),
+            breakers=dict(self._breakers),
+        )
+
+    def _of(self, model: str, service: str | None) -> _Series:
+        names = (model, service or NO_SERVICE)
+        series = self._series.get(names)
+        if series is None:
+            names = names if len(self._series) < MOST_SERIES else (OTHER, OTHER)
+            series = self._series.setdefault(names, _Series())
+        return series

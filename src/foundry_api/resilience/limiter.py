@@ -1,0 +1,248 @@
+"""The limiter: as many calls in flight at a service as gain throughput, the others in line."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from foundry_api.errors import ConfigurationError, QueueFull
+from foundry_api.resilience.climb import Climb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Limiter", "LimiterSettings", "LimiterStatistics", "Slot"]
+
+WINDOW_S = 0.2
+WINDOW_TOKENS = 32
+TOKENS_PER_SLOT = 8
+"""A window is long enough for the clock, and for the tokens to come from all the calls."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimiterSettings:
+    """How many calls may be in flight at once, and how many may wait.
+
+    Attributes:
+        fixed: Exactly so many; None finds the number with the most tokens a second.
+        minimum: Lowest number to try.
+        initial: Number to begin with.
+        maximum: Highest number to try.
+        queue: Calls that may wait for their turn; one more is refused with `QueueFull`.
+    """
+
+    fixed: int | None = None
+    minimum: int = 1
+    initial: int = 2
+    maximum: int = 256
+    queue: int = 16_384
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, with the name of the setting."""
+        _check("fixed", 1 if self.fixed is None else self.fixed, 1)
+        _check("minimum", self.minimum, 1)
+        _check("initial", self.initial, self.minimum)
+        _check("maximum", self.maximum, self.initial)
+        _check("queue", self.queue, 0)
+
+
+def _check(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigurationError(
+            f"the limiter's {name} is {value!r}", hint=f"Give a whole number, {least} or more."
+        )
+
+
+DEFAULTS = LimiterSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class LimiterStatistics:
+    """A limiter at one moment.
+
+    Attributes:
+        limit: Calls that may be in flight now.
+        in_flight: Calls that are.
+        queued: Calls that wait for their turn.
+        refused: Calls that it refused in its life because too many waited.
+        tokens_per_second: Of the whole service at the best limit found; None until it was measured,
+            which needs calls that wait.
+    """
+
+    limit: int
+    in_flight: int
+    queued: int
+    refused: int
+    tokens_per_second: float | None
+
+
+class Slot:
+    """A call's turn.
+
+    Attributes:
+        queued_s: Seconds that the call waited for it.
+    """
+
+    __slots__ = ("_limiter", "queued_s")
+
+    def __init__(self, limiter: Limiter, queued_s: float) -> None:
+        self._limiter: Limiter | None = limiter
+        self.queued_s = queued_s
+
+    def progress(self, tokens: int) -> None:
+        """So many tokens came."""
+        if self._limiter is not None:
+            self._limiter.progress(tokens)
+
+    def release(self) -> None:
+        """The call is over; more than once does nothing."""
+        limiter, self._limiter = self._limiter, None
+        if limiter is not None:
+            limiter.released()
+
+
+class Limiter:
+    """Gives out turns, first in, first out, on one event loop at a time.
+
+    It judges the limit only while calls wait for their turn all along: without a queue the
+    throughput is the callers', not the service's.
+
+    Args:
+        settings: How many.
+        clock: Seconds of a monotonic clock.
+
+    Attributes:
+        service: The service's name in errors; its owner sets it.
+    """
+
+    def __init__(
+        self,
+        settings: LimiterSettings = DEFAULTS,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.service = ""
+        self._settings = settings
+        self._clock = clock
+        self._climb = Climb(settings.minimum, settings.initial, settings.maximum)
+        self._limit = settings.fixed or settings.initial
+        self._in_flight = 0
+        self._queue: OrderedDict[asyncio.Future[None], None] = OrderedDict()
+        self._refused = 0
+        self._tokens = 0
+        self._enough_tokens = 0
+        self._window_began: float | None = None
+
+    @property
+    def load(self) -> int:
+        """Calls in flight and calls that wait."""
+        return self._in_flight + len(self._queue)
+
+    def statistics(self) -> LimiterStatistics:
+        """What it does now."""
+        return LimiterStatistics(
+            limit=self._limit,
+            in_flight=self._in_flight,
+            queued=len(self._queue),
+            refused=self._refused,
+            tokens_per_second=self._climb.usual_rate,
+        )
+
+    def try_acquire(self) -> Slot | None:
+        """A turn, if one is free and nobody waits for it."""
+        if self._queue or self._in_flight >= self._limit:
+            return None
+        self._in_flight += 1
+        return Slot(self, 0.0)
+
+    async def acquire(self, *, again: bool = False) -> Slot:
+        """A turn, after waiting for it in line.
+
+        Args:
+            again: The call had waited before: it goes to the front, and is never refused.
+
+        Raises:
+            QueueFull: Too many wait already.
+        """
+        self._forget_the_dead()
+        if slot := self.try_acquire():
+            return slot
+        if not again and len(self._queue) >= self._settings.queue:
+            self._refuse()
+        return Slot(self, await self._wait(again=again))
+
+    def progress(self, tokens: int) -> None:
+        """So many tokens came for one of the calls in flight."""
+        self._tokens += tokens
+        if self._tokens >= self._enough_tokens and self._window_began is not None:
+            self._judge(self._window_began)
+
+    def released(self) -> None:
+        """One of the turns is over."""
+        self._in_flight -= 1
+        self._hand_over()
+        if not self._queue:
+            self._window_began = None
+        elif self._window_began is None:
+            self._begin_window()
+
+    async def _wait(self, *, again: bool) -> float:
+        began = self._clock()
+        turn = asyncio.get_running_loop().create_future()
+        self._queue[turn] = None
+        if again:
+            self._queue.move_to_end(turn, last=False)
+        if self._window_began is None:
+            self._begin_window()
+        try:
+            await turn
+        except BaseException:
+            self._leave(turn)
+            raise
+        return self._clock() - began
+
+    def _leave(self, turn: asyncio.Future[None]) -> None:
+        if turn.done() and not turn.cancelled():
+            self.released()  # the turn came in the same moment: it goes to the next one
+        else:
+            self._queue.pop(turn, None)
+
+    def _hand_over(self) -> None:
+        while self._queue and self._in_flight < self._limit:
+            turn, _ = self._queue.popitem(last=False)
+            if not turn.done():
+                self._in_flight += 1
+                turn.set_result(None)
+
+    def _forget_the_dead(self) -> None:
+        """Drop what waited on an event loop that has ended without cancelling it."""
+        if self._queue and next(iter(self._queue)).get_loop() is not asyncio.get_running_loop():
+            self._queue.clear()
+
+    def _refuse(self) -> None:
+        self._refused += 1
+        raise QueueFull(
+            f"{len(self._queue)} calls wait for their turn already", service=self.service
+        )
+
+    def _begin_window(self) -> None:
+        # While more are in flight than should be, what comes is not the limit's own throughput.
+        if self._settings.fixed is None and self._in_flight == self._limit:
+            self._window_began = self._clock()
+            self._tokens = 0
+            self._enough_tokens = WINDOW_TOKENS + TOKENS_PER_SLOT * self._limit
+
+    def _judge(self, began: float) -> None:
+        took_s = self._clock() - began
+        if took_s < WINDOW_S:
+            self._enough_tokens += WINDOW_TOKENS
+            return
+        self._climb.measured(self._tokens / took_s)
+        self._limit = self._climb.limit
+        self._window_began = None
+        self._hand_over()
+        if self._queue:
+            self._begin_window()
