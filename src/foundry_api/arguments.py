@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, get_args
 
 import msgspec
 
 from foundry_api.errors import InvalidRequest
-from foundry_api.messages import ChatRequest, Message
+from foundry_api.messages import ChatRequest, Message, Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,6 +21,7 @@ MAX_TEMPERATURE = 2.0
 MAX_TOKENS = 2**31 - 1
 """The engine keeps the bound in an int."""
 
+_ROLES = frozenset(get_args(Role))
 _UNENCODABLE = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 
 
@@ -109,14 +110,21 @@ def model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:
 
 def _message(index: int, message: Message | Mapping[str, Any]) -> Message:
     field = f"messages[{index}]"
+    if _is_sound(message):
+        _text(f"{field}.content", message.content)
+        return message
     try:
-        # A Message may hold anything too: its constructor does not check.
         told = msgspec.structs.asdict(message) if isinstance(message, Message) else dict(message)
         message = msgspec.convert(told, Message, strict=True)
     except (msgspec.ValidationError, TypeError, ValueError) as error:
         raise InvalidRequest(f"{field} is no message: {error}", field=field) from error
     _text(f"{field}.content", message.content)
     return message
+
+
+def _is_sound(message: object) -> TypeGuard[Message]:
+    """Whether it is a message of the right types; its constructor checks none of them."""
+    return isinstance(message, Message) and message.role in _ROLES and type(message.content) is str
 
 
 def _text(field: str, value: object) -> str:

@@ -84,13 +84,11 @@ class ChatAttempt:
         Raises:
             FoundryError: There is no service, no such model, no turn, or no time for it.
         """
-        await self._enter()
         await self._find(name, download=download)
         self._slot = self.service.limiter.try_acquire()
         if self._slot is None:
             await self._queue(again=again)
             # What was found before the wait may be gone since.
-            await self._enter()
             await self._find(name, download=download)
 
     async def send(self, request: ChatRequest, first_s: float, gap_s: float) -> None:
@@ -176,25 +174,25 @@ class ChatAttempt:
         """Seconds from sending the request to its first text; None without any."""
         return None if self.first_token_at is None else self.first_token_at - self.sent_at
 
-    async def _enter(self) -> None:
-        breaker = self.service.breaker
-        if self._permit is not None and breaker.current(self._permit):
-            return
-        self._permit = breaker.try_enter()
-        if self._permit is None:
-            with self._watch:
-                self._permit = await breaker.enter(self.service.probe)
-
     async def _find(self, name: str, *, download: bool) -> None:
-        service, connection = self.service, self.connection
-        if connection is not None and service.connection is connection:
-            return
+        breaker, service = self.service.breaker, self.service
+        if self._permit is None or not breaker.current(self._permit):
+            self._permit = breaker.try_enter() or await self._enter()
+        connection = self.connection = service.connection
+        self.model = connection.ready(name) if connection else None
+        if self.model is None:
+            await self._make_ready(name, download=download)
+
+    async def _enter(self) -> Permit:
         with self._watch:
-            connection = self.connection = await service.connect()
-            self.model = model = await service.resolve(connection, name, download=download)
-            if not connection.has_loaded(model):
-                self._watch.ignore_silence("loading the model")
-                await connection.ensure_loaded(model)
+            return await self.service.breaker.enter(self.service.probe)
+
+    async def _make_ready(self, name: str, *, download: bool) -> None:
+        with self._watch:
+            connection = self.connection = await self.service.connect()
+        self._watch.ignore_silence("loading the model")
+        with self._watch:
+            self.model = await connection.make_ready(name, download=download)
 
     async def _queue(self, *, again: bool) -> None:
         self._watch.ignore_silence("waiting for its turn")
@@ -240,6 +238,8 @@ class ChatAttempt:
 
     async def _drain(self, response: Response) -> None:
         """Read the end of a complete body, so that its connection can serve the next call."""
+        if response.ended:
+            return
         self._watch.listen(DRAIN_S, DRAIN_S)
         try:
             with self._watch:

@@ -12,16 +12,16 @@ import msgspec
 from foundry_api.attempt import ChatAttempt
 from foundry_api.errors import ClientClosed, ContextOverflow, FoundryError, SilenceTimeout
 from foundry_api.events import AttemptStarted, CallEnded, CallStarted, FirstToken, RetryScheduled
-from foundry_api.messages import Attempt, Chunk, Completion, Timings
+from foundry_api.messages import Attempt, ChatRequest, Chunk, Completion, Timings
 from foundry_api.recovery import Recovery
+from foundry_api.resilience.deadline import Deadline
 from foundry_api.resilience.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
 
     from foundry_api.events import Events
-    from foundry_api.messages import ChatRequest, Usage
-    from foundry_api.resilience.deadline import Deadline
+    from foundry_api.messages import Usage
     from foundry_api.resilience.latency import Latencies
     from foundry_api.resilience.retry import Retry
     from foundry_api.services import Services
@@ -32,8 +32,7 @@ SHORTEST_RATED_S = 0.001
 """An answer that came in one burst says nothing of the engine's speed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """What the caller ordered.
 
     Attributes:
@@ -98,6 +97,7 @@ class ChatCall:
         self._service: str | None = None
         self._queued_s = 0.0
         self._text: list[str] = []
+        self._raw: list[bytes] = []
         self._first_token_s: float | None = None
 
     async def chunks(self) -> AsyncGenerator[Chunk]:
@@ -116,15 +116,15 @@ class ChatCall:
     async def completion(self) -> Completion:
         """The whole answer."""
         watch = self._begin()
-        raw: list[bytes] = []
+        self._raw = []
         try:
             while isinstance(came := await self._next(watch), list):
-                raw += [piece.raw for piece in came]
+                self._raw += [piece.raw for piece in came]
         except BaseException as error:
             self._tell_failure(watch, error)
             raise
         self._tell_answer(watch, came.whole)
-        return msgspec.structs.replace(came.whole, raw=(*raw, came.raw))
+        return came.whole
 
     async def _next(self, watch: Watch) -> list[Chunk] | _Answer:
         """The next pieces of the answer, and at its end the whole of it."""
@@ -143,7 +143,7 @@ class ChatCall:
         self._model, self._service, self._attempt_started = name, None, tools.clock()
         watch.ignore_silence("connecting")
         with watch:
-            service = await tools.services.for_model(name, self._recovery.tried)
+            service = await tools.services.having(name, self._recovery.tried)
         attempt = self._attempt = ChatAttempt(service, watch, tools.clock)
         await attempt.prepare(name, download=self._order.download, again=bool(self._attempts))
         connection, model = attempt.found
@@ -186,8 +186,9 @@ class ChatCall:
                 queued_s=self._queued_s,
             ),
             attempts=self._attempts,
+            raw=(*self._raw, ending.raw),
         )
-        return _Answer(whole, ending.raw)
+        return _Answer(whole)
 
     async def _after(self, error: FoundryError, watch: Watch) -> None:
         """Prepare the next attempt, or raise the error if there is none."""
@@ -255,12 +256,15 @@ class ChatCall:
 
     def _begin(self) -> Watch:
         self._started = self._tools.clock()
-        self._tools.events.emit(
-            CallStarted(call=self._number, model=self._model, request=self._request)
-        )
+        if self._tools.events.hears(CallStarted):
+            self._tools.events.emit(
+                CallStarted(call=self._number, model=self._model, request=self._request)
+            )
         return Watch(self._order.deadline)
 
     def _tell_attempt(self, attempt: ChatAttempt) -> None:
+        if not self._tools.events.hears(AttemptStarted):
+            return
         self._tools.events.emit(
             AttemptStarted(
                 call=self._number,
@@ -272,6 +276,8 @@ class ChatCall:
         )
 
     def _tell_first_token(self, seconds: float) -> None:
+        if not self._tools.events.hears(FirstToken):
+            return
         self._tools.events.emit(
             FirstToken(
                 call=self._number,
@@ -339,10 +345,9 @@ class ChatCall:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """The end of a call: the whole answer, and the raw events that carried no text."""
+    """The end of a call."""
 
     whole: Completion
-    raw: bytes
 
     @property
     def last(self) -> Chunk:
@@ -355,7 +360,7 @@ class _Answer:
             usage=whole.usage,
             timings=whole.timings,
             attempts=whole.attempts,
-            raw=self.raw,
+            raw=whole.raw[-1],
         )
 
 

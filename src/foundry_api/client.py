@@ -11,7 +11,7 @@ from foundry_api.arguments import chat_request, check_timeout, model_names, prom
 from foundry_api.backoff import Backoff
 from foundry_api.call import CallTools, ChatCall, Order
 from foundry_api.connection import Connection
-from foundry_api.errors import ClientClosed, ServiceError
+from foundry_api.errors import ClientClosed, ServiceCrashed, ServiceError, ServiceNotRunning
 from foundry_api.events import Events
 from foundry_api.models import Models
 from foundry_api.observe.call_log import CallLog
@@ -165,7 +165,9 @@ class FoundryAPIClient:
         self._limits = limiter or LimiterSettings()
         self._breaking = breaker or BreakerSettings()
         self.metrics = Metrics()
-        self.events = Events(self.metrics, CallLog(log), *listeners)
+        self.events = Events(*listeners)
+        self.events.subscribe(self.metrics, *Metrics.HEARS)
+        self.events.subscribe(CallLog(log), *CallLog.hears(self.settings.log_level))
         self._locators = [self._locator(each) for each in self.settings.each()]
         self._services = Services(
             [self._service(locator, locator.endpoint) for locator in self._locators],
@@ -299,10 +301,13 @@ class FoundryAPIClient:
             ServiceError: No service was found or could be started.
         """
         self._check_open()
-        service = await self._services.for_model(name)
+        service = await self._services.having(name)
         connection = await service.connect()
-        model = await service.resolve(connection, name, download=download)
-        return connection, model
+        try:
+            return connection, await connection.resolve(name, download=download)
+        except (ServiceCrashed, ServiceNotRunning):
+            service.lost(connection)
+            raise
 
     async def _connect(self) -> Connection:
         self._check_open()

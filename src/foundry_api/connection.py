@@ -20,13 +20,15 @@ from foundry_api.wire.dialects.sdk2 import Sdk21Dialect
 from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from foundry_api.messages import Model
     from foundry_api.service.control import ControlClient
     from foundry_api.service.endpoint import Endpoint
     from foundry_api.wire.dialects.base import Dialect
     from foundry_api.wire.transport import Transport
+
+    Progress = Callable[[float], object]
 
 __all__ = ["Connection", "find_model"]
 
@@ -58,6 +60,7 @@ class Connection:
         self.dialect = _dialect_of(endpoint, self.wire)
         self._local: Sequence[Model] = ()
         self._public: Sequence[Model] = ()
+        self._meant: dict[str, Model] = {}
         self._loaded: set[str] = set()
         self._loads: SingleFlight[None] = SingleFlight()
         self._listings: SingleFlight[Sequence[Model]] = SingleFlight()
@@ -130,12 +133,63 @@ class Connection:
         """Ids of the models that are known to be loaded."""
         return tuple(self._loaded)
 
-    def has_loaded(self, model: Model) -> bool:
-        """Whether a model is known to be loaded."""
-        return model.id in self._loaded
+    def ready(self, name: str) -> Model | None:
+        """The model that a name means, if it was resolved before and is known to be loaded."""
+        model = self._meant.get(name)
+        return model if model is not None and model.id in self._loaded else None
+
+    async def make_ready(self, name: str, *, download: bool = False) -> Model:
+        """The model that a name means, downloaded if that was asked for, and loaded.
+
+        Raises:
+            ModelError: As `resolve`, `download` and `ensure_loaded`.
+        """
+        model = await self.resolve(name, download=download)
+        if model.cached is False:
+            model = await self.download(model)
+        await self.ensure_loaded(model)
+        self._meant[name] = model
+        return model
+
+    async def download(self, model: Model, progress: Progress | None = None) -> Model:
+        """Download a model's files. Cancelling the call cancels the download.
+
+        Args:
+            model: From the remote catalog.
+            progress: Called with the percentage done, 0 to 100.
+
+        Raises:
+            DownloadFailed: It broke off.
+            UnsupportedFeature: The service is not an engine host of this package.
+        """
+        async for percent in self.controlled("download models").download(model.id):
+            if progress is not None:
+                progress(percent)
+        self.forget(model)
+        return await self.resolve(model.id)
+
+    def controlled(self, what: str) -> ControlClient:
+        """The control API.
+
+        Args:
+            what: What it is wanted for.
+
+        Raises:
+            UnsupportedFeature: The service is not an engine host of this package.
+        """
+        if self.control is None:
+            raise UnsupportedFeature(
+                f"the service at {self.endpoint.base_url} has no route to {what}",
+                hint="Use its own command line (`foundry model …`), or service='embedded'.",
+            )
+        return self.control
 
     async def ensure_loaded(self, model: Model) -> None:
-        """Load a model unless it is known to be loaded; concurrent loads are one."""
+        """Load a model unless it is known to be loaded; concurrent loads are one.
+
+        Raises:
+            ModelLoadFailed: The engine could not load it.
+        """
         if model.id not in self._loaded:
             await self._loads.run(model.id, lambda: self._load(model))
 
@@ -147,6 +201,7 @@ class Connection:
     def forget(self, model: Model) -> None:
         """Take nothing for granted of a model that was changed or that the service denied."""
         self._loaded.discard(model.id)
+        self._meant.clear()
         self._local = ()
         self._public = ()
 

@@ -176,28 +176,53 @@ Listener = Callable[[Event], None]
 
 
 class Events:
-    """The hook: whoever subscribes hears every event of a client.
+    """The hook: whoever subscribes hears what happens to a client's calls.
 
     Args:
-        listeners: Subscribed from the beginning.
+        listeners: Subscribed to everything from the beginning.
     """
 
     def __init__(self, *listeners: Listener) -> None:
-        self._listeners = listeners
+        self._listeners: dict[type[Event], tuple[Listener, ...]] = {}
+        for listener in listeners:
+            self.subscribe(listener)
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` with every event from now on. The returned function ends that."""
-        self._listeners = (*self._listeners, listener)
+    def subscribe(self, listener: Listener, *kinds: type[Event]) -> Callable[[], None]:
+        """Call `listener` with every event from now on. The returned function ends that.
+
+        Args:
+            listener: Called in the task that makes the call, so it must not block.
+            kinds: Types of the events to hear; none means all.
+        """
+        kinds = kinds or KINDS
+        for kind in kinds:
+            self._listeners[kind] = (*self._listeners.get(kind, ()), listener)
 
         def unsubscribe() -> None:
-            self._listeners = tuple(one for one in self._listeners if one is not listener)
+            for kind in kinds:
+                heard = self._listeners[kind]
+                self._listeners[kind] = tuple(one for one in heard if one is not listener)
 
         return unsubscribe
 
+    def hears(self, kind: type[Event]) -> bool:
+        """Whether anybody listens to a type of events, so that making one is worth its time."""
+        return bool(self._listeners.get(kind))
+
     def emit(self, event: Event) -> None:
         """Tell every listener. One that fails is logged; the call it watches goes on."""
-        for listener in self._listeners:
+        for listener in self._listeners.get(type(event), ()):
             try:
                 listener(event)
             except Exception:
                 log.exception("a listener failed on %s", type(event).__name__)
+
+
+KINDS: tuple[type[Event], ...] = (
+    CallStarted,
+    AttemptStarted,
+    FirstToken,
+    RetryScheduled,
+    CallEnded,
+    BreakerChanged,
+)

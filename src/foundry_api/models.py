@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from foundry_api.connection import find_model
-from foundry_api.errors import ModelNotFound, UnsupportedFeature
+from foundry_api.errors import ModelNotFound
+from foundry_api.resilience.deadline import bounded
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -32,6 +33,7 @@ class Models:
         self._connect = connect
         self._route = route
 
+    @bounded
     async def list(self, *, catalog: bool = False) -> Sequence[Model]:
         """Models on this machine, and on request those that could be downloaded.
 
@@ -58,6 +60,7 @@ class Models:
         """Models in memory."""
         return [model for model in await self.list() if model.loaded]
 
+    @bounded
     async def load(self, name: str, *, download: bool = False) -> Model:
         """Load a model into memory, which may take minutes. Does nothing if it is there.
 
@@ -74,6 +77,7 @@ class Models:
         await connection.ensure_loaded(model)
         return model
 
+    @bounded
     async def unload(self, name: str) -> Model:
         """Take a model out of memory. Does nothing if it is not there.
 
@@ -86,6 +90,7 @@ class Models:
         await connection.unload(model)
         return model
 
+    @bounded
     async def download(self, name: str, progress: Progress | None = None) -> Model:
         """Download a model's files. Cancelling the call cancels the download.
 
@@ -99,20 +104,17 @@ class Models:
             DownloadFailed: The download broke off.
             UnsupportedFeature: The service is not an engine host of this package.
         """
-        connection, control = await self._controlled("download models")
+        connection = await self._connect()
+        connection.controlled("download models")  # before the catalog is asked for seconds
         local = find_model(name, await connection.local_models())
         if local is not None and local.cached:
             return local
         model = find_model(name, await connection.catalog_for(name))
         if model is None:
             raise ModelNotFound(f"the catalog has no model named {name!r}", model=name)
-        if not model.cached:
-            async for percent in control.download(model.id):
-                if progress is not None:
-                    progress(percent)
-        connection.forget(model)
-        return await connection.resolve(model.id)
+        return model if model.cached else await connection.download(model, progress)
 
+    @bounded
     async def register(self, path: Path | str, alias: str) -> Model:
         """Serve a directory with an ONNX model of the user's own under an alias.
 
@@ -131,6 +133,7 @@ class Models:
         connection.forget(model)
         return model
 
+    @bounded
     async def unregister(self, alias: str) -> None:
         """Serve a registered directory no longer. Its files stay.
 
@@ -143,6 +146,7 @@ class Models:
         await control.unregister(model.alias)
         connection.forget(model)
 
+    @bounded
     async def remove(self, name: str) -> None:
         """Delete a downloaded model's files.
 
@@ -157,9 +161,4 @@ class Models:
 
     async def _controlled(self, what: str) -> tuple[Connection, ControlClient]:
         connection = await self._connect()
-        if connection.control is None:
-            raise UnsupportedFeature(
-                f"the service at {connection.endpoint.base_url} has no route to {what}",
-                hint="Use its own command line (`foundry model …`), or service='embedded'.",
-            )
-        return connection, connection.control
+        return connection, connection.controlled(what)

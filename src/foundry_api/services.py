@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from foundry_api.connection import Connection
-    from foundry_api.messages import Model
     from foundry_api.resilience.breaker import CircuitBreaker
     from foundry_api.resilience.limiter import Limiter
 
@@ -76,18 +75,6 @@ class Service:
             ServiceError: It was not found, or could not be started.
         """
         return self._connection or await self._connecting.run("connection", self._open)
-
-    async def resolve(self, connection: Connection, name: str, *, download: bool) -> Model:
-        """The model that a name means there.
-
-        Raises:
-            ModelError: As `Connection.resolve`.
-        """
-        try:
-            return await connection.resolve(name, download=download)
-        except (ServiceCrashed, ServiceNotRunning):
-            self.lost(connection)
-            raise
 
     async def probe(self) -> None:
         """See whether it is there, without asking it to generate anything.
@@ -186,15 +173,15 @@ class Services:
         """Whether there is one that did not fail yet."""
         return any(service not in tried for service in self._usable)
 
-    async def for_model(self, name: str, tried: AbstractSet[Service] = frozenset()) -> Service:
-        """The one to call next for a model.
+    async def having(self, name: str, tried: AbstractSet[Service] = frozenset()) -> Service:
+        """The one to call next for a model: our own for the model that only it has.
 
         Raises:
-            ServiceError: No service was found for the model that only our own host has.
+            ServiceError: None was found.
         """
         service = self.pick(tried)
         if name.lower() == DEMO:
-            connection = await service.connect()
+            connection = service.connection or await service.connect()
             if connection.endpoint.origin in {"cli", "port"}:
                 self._own = self._own or self._make_own()
                 return self._own

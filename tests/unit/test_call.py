@@ -113,6 +113,8 @@ class Answer:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
+    ended: bool = False
+
     def __post_init__(self) -> None:
         self.left = list(self.script)
 

@@ -31,6 +31,8 @@ Routes = dict[str, tuple[int, bytes]]
 class Answer:
     """A `Response` that is there already."""
 
+    ended = False
+
     def __init__(self, status: int, body: bytes) -> None:
         self.status = status
         self.headers: Mapping[str, str] = {}

@@ -47,6 +47,7 @@ class RecordedResponse:
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    ended: bool = False
 
     async def read(self) -> bytes:
         body, self.body = self.body, b""

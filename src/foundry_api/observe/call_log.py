@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api.events import (
+    KINDS,
     AttemptStarted,
     BreakerChanged,
     CallEnded,
@@ -42,6 +43,15 @@ class CallLog:
         self._json = json
         self._content = content
 
+    @staticmethod
+    def hears(level: str) -> tuple[type[Event], ...]:
+        """The events that are written at a level, such as INFO.
+
+        Args:
+            level: Name of the level.
+        """
+        return KINDS if level == "DEBUG" else tuple(_LEVELS)
+
     def __call__(self, event: Event) -> None:
         """Write an event, if anybody reads it."""
         level = _level(event)
@@ -51,14 +61,17 @@ class CallLog:
             self._logger.log(level, "%s", told, extra={"foundry": facts})
 
 
+_LEVELS: dict[type[Event], int] = {
+    RetryScheduled: logging.WARNING,
+    BreakerChanged: logging.WARNING,
+    CallEnded: logging.INFO,
+}
+
+
 def _level(event: Event) -> int:
-    match event:
-        case RetryScheduled() | BreakerChanged():
-            return logging.WARNING
-        case CallEnded():
-            return logging.WARNING if event.outcome == "failed" else logging.INFO
-        case _:
-            return logging.DEBUG
+    if isinstance(event, CallEnded) and event.outcome == "failed":
+        return logging.WARNING
+    return _LEVELS.get(type(event), logging.DEBUG)
 
 
 def _is_read(logger: logging.Logger | None) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
@@ -127,6 +127,9 @@ class _Series:
 
 class Metrics:
     """A listener that counts. It does nothing for a chunk, and microseconds for a call."""
+
+    HEARS: ClassVar[tuple[type[Event], ...]] = (CallEnded, RetryScheduled, BreakerChanged)
+    """The events that it counts."""
 
     def __init__(self) -> None:
         self._series: dict[tuple[str, str], _Series] = {}

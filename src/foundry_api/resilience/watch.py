@@ -119,15 +119,17 @@ class Watch:
             DeadlineExceeded: The deadline has passed before.
         """
         self._since = now = self._loop.time()
-        if now >= self._deadline.at:
+        deadline_at = self._deadline.at
+        if now >= deadline_at:
             raise self._deadline.exceeded(self.stage)
         silence_s = self._silence_s
-        self._due = min(
-            now + silence_s, now + silence_s * KEEP_ALIVE_CAP - self._waited_s, self._deadline.at
-        )
-        self._task = task = asyncio.current_task()
+        if self._waited_s > silence_s * (KEEP_ALIVE_CAP - 1):
+            silence_s = silence_s * KEEP_ALIVE_CAP - self._waited_s
+        due = now + silence_s
+        self._due = due = min(due, deadline_at)
+        self._task = task = asyncio.current_task(self._loop)
         self._cancelling = task.cancelling() if task else 0
-        if self._due < self._timer_at:
+        if due < self._timer_at:
             self._arm()
 
     def __exit__(

@@ -199,6 +199,11 @@ class HttpResponse:
         """The headers."""
         return self._response.headers
 
+    @property
+    def ended(self) -> bool:
+        """Whether the end of the body has come, and all before it was read."""
+        return self._response.content.at_eof()
+
     async def read(self) -> bytes:
         """What came of the body since the last time; nothing at its end."""
         content = self._response.content

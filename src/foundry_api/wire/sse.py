@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from foundry_api.errors import ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["MAX_EVENT_BYTES", "Event", "EventDecoder"]
 
@@ -49,12 +49,33 @@ class EventDecoder:
         self._after_cr = False
         self._first_line = True
 
-    def feed(self, block: bytes) -> Iterator[Event]:
+    def feed(self, block: bytes) -> Iterable[Event]:
         """The events that this block completes. They have to be taken before the next block.
 
         Raises:
             ProtocolError: An event is larger than the bound; those before it came first.
         """
+        events = self._simple(block)
+        return self._feed(block) if events is None else events
+
+    def _simple(self, block: bytes) -> list[Event] | None:
+        """The events of a block that holds whole ones of one line each and nothing else, as most.
+
+        To read them line by line would take twice as long.
+        """
+        if self._rest or self._data or self._name or self._after_cr or len(block) > self._max:
+            return None
+        if b"\r" in block or not block.endswith(b"\n\n"):
+            return None
+        events: list[Event] = []
+        for event in block[:-2].split(b"\n\n"):
+            if not event.startswith(b"data: ") or b"\n" in event:
+                return None
+            events.append(Event(event[6:]))
+        self._first_line = False
+        return events
+
+    def _feed(self, block: bytes) -> Iterator[Event]:
         for line in self._lines(block):
             if (event := self._line(line)) is not None:
                 yield event

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import ipaddress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import urlsplit
+
+import msgspec
 
 from foundry_api.errors import (
     ProtocolError,
@@ -16,17 +19,13 @@ from foundry_api.errors import (
     StreamInterrupted,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 __all__ = ["MAX_BODY_BYTES", "Reply", "Request", "Response", "Transport", "fetch", "is_loopback"]
 
 MAX_BODY_BYTES = 16 * 2**20
 """Bound of a body that is read whole. The largest known, the whole catalog, is below 1 MB."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """One HTTP request.
 
     Attributes:
@@ -38,7 +37,7 @@ class Request:
 
     method: str
     url: str
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
     body: bytes | None = None
 
 
@@ -53,6 +52,11 @@ class Response(Protocol):
     @property
     def headers(self) -> Mapping[str, str]:
         """The headers; names compare without case, of doubled ones the first counts."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether the end of the body has come, and all before it was read."""
         ...
 
     async def read(self) -> bytes:
