@@ -9,6 +9,7 @@ from foundry_api.errors import (
     FoundryError,
     InvalidRequest,
     ModelError,
+    ProtocolError,
     ServiceCrashed,
     ServiceError,
     ServiceNotRunning,
@@ -36,6 +37,9 @@ log = logging.getLogger("foundry_api")
 
 EVENT_STREAM = "text/event-stream"
 ERROR_BODY_BYTES = 64 * 2**10
+MAX_STREAM_BYTES = 256 * 2**20
+"""Bound of one answer: a million tokens, with the 250 bytes that each takes on the wire."""
+
 DRAIN_S = 0.1
 """How long the end of a body that is complete may take, before its connection is given up."""
 
@@ -72,6 +76,7 @@ class ChatAttempt:
         self._decoder: ChatDecoder | None = None
         self._behind: FoundryError | None = None
         self._sent = False
+        self._bytes = 0
 
     async def prepare(self, name: str, *, download: bool, again: bool) -> None:
         """Find the service, have the model in memory, and wait for a turn.
@@ -129,6 +134,7 @@ class ChatAttempt:
                 block = await response.read()
             if not block:
                 break
+            self._count(len(block))
             if chunks := self._decoded(decoder, block):
                 self._note(len(chunks))
                 return chunks
@@ -143,7 +149,12 @@ class ChatAttempt:
         response, decoder = self._response, self._decoder
         if response is None or decoder is None:
             raise StreamInterrupted("the stream is closed")
-        ending = decoder.finish()
+        try:
+            ending = decoder.finish()
+        except StreamInterrupted as error:
+            if coding := response.headers.get("Content-Encoding", "").removeprefix("identity"):
+                raise ProtocolError(f"the answer is encoded as {coding}, unasked") from error
+            raise
         await self._drain(response)
         return ending
 
@@ -225,6 +236,11 @@ class ChatAttempt:
                 raise
             self._behind = error
         return chunks
+
+    def _count(self, size: int) -> None:
+        self._bytes += size
+        if self._bytes > MAX_STREAM_BYTES:
+            raise ProtocolError(f"the answer is larger than {MAX_STREAM_BYTES} bytes")
 
     def _note(self, tokens: int) -> None:
         self._watch.token()

@@ -12,7 +12,7 @@ from foundry_api.arguments import chat_request
 from foundry_api.call import ChatCall, Order
 from foundry_api.connection import Connection
 from foundry_api.messages import Model
-from foundry_api.resilience.deadline import NEVER
+from foundry_api.resilience.deadline import NEVER, Deadline
 from foundry_api.service.endpoint import Endpoint
 from foundry_api.wire.http import HttpTransport
 
@@ -54,6 +54,7 @@ class Caller:
         retries: int = 0,
         timeout_s: float = 5.0,
         request: ChatRequest = REQUEST,
+        deadline: Deadline = NEVER,
     ) -> ChatCall:
         """A call of `tiny`."""
 
@@ -68,7 +69,7 @@ class Caller:
         service = service_of(base_url, connect, self._lost)
         self.services.append(service)
         tools = tools_of(service, retries=retries, sleep=self.sleep, listener=self.events.append)
-        return ChatCall(tools, Order(("tiny",), request, timeout_s, NEVER))
+        return ChatCall(tools, Order(("tiny",), request, timeout_s, deadline))
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)

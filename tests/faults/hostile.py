@@ -69,6 +69,7 @@ class Peer:
         self._reader = reader
         self._writer = writer
         self._note = note
+        self._read_before: Received | None = None
 
     async def request(self) -> Received:
         """The next whole request of the client.
@@ -76,6 +77,9 @@ class Peer:
         Raises:
             ConnectionError: The client left instead.
         """
+        if self._read_before is not None:
+            received, self._read_before = self._read_before, None
+            return received
         try:
             head = await self._reader.readuntil(b"\r\n\r\n")
         except asyncio.IncompleteReadError as error:
@@ -87,6 +91,10 @@ class Peer:
         received = Received(method, path, headers, body, self.number)
         self._note(received)
         return received
+
+    def put_back(self, received: Received) -> None:
+        """Let the next `request` return this one."""
+        self._read_before = received
 
     async def send(self, *parts: bytes) -> None:
         """Send bytes as they are."""
@@ -320,3 +328,34 @@ async def break_off(peer: Peer) -> None:
     """Resets the connection instead of answering."""
     await peer.request()
     peer.reset()
+
+
+def dies_when_used_again(script: Script) -> Script:
+    """Answers the first request, and closes its connection at the second; then `script`."""
+
+    async def first(peer: Peer) -> None:
+        if peer.number:
+            await script(peer)
+        await peer.request()
+        await peer.send(stream_head(), *map(piece, events("Hello")), LAST_CHUNK)
+        await peer.request()
+
+    return first
+
+
+def on_route(route: str, fault: Script, healthy: Callable[[str], bytes]) -> Script:
+    """Does `fault` with the requests for one route, and answers those for others.
+
+    Args:
+        route: Part of the paths that the fault is for.
+        fault: What to do there.
+        healthy: The answer for a path.
+    """
+
+    async def script(peer: Peer) -> None:
+        while route not in (received := await peer.request()).path:
+            await peer.send(healthy(received.path))
+        peer.put_back(received)
+        await fault(peer)
+
+    return script

@@ -19,7 +19,16 @@ from foundry_api.errors import (
     StreamInterrupted,
 )
 
-__all__ = ["MAX_BODY_BYTES", "Reply", "Request", "Response", "Transport", "fetch", "is_loopback"]
+__all__ = [
+    "MAX_BODY_BYTES",
+    "Reply",
+    "Request",
+    "Response",
+    "Transport",
+    "fetch",
+    "is_loopback",
+    "origin",
+]
 
 MAX_BODY_BYTES = 16 * 2**20
 """Bound of a body that is read whole. The largest known, the whole catalog, is below 1 MB."""
@@ -135,10 +144,18 @@ async def _read(request: Request, response: Response, max_bytes: int) -> Reply:
         while block := await response.read():
             body += block
             if len(body) > max_bytes:
-                raise ProtocolError(f"the answer to {request.url} is larger than {max_bytes} bytes")
+                raise ProtocolError(
+                    f"the answer to {request.url} is larger than {max_bytes} bytes",
+                    service=origin(request.url),
+                )
     except StreamInterrupted as error:
         raise ServiceCrashed(error.message, service=error.service) from error
     return Reply(response.status, response.headers, bytes(body))
+
+
+def origin(url: str) -> str:
+    """Scheme, host and port of a URL."""
+    return "/".join(url.split("/", 3)[:3])
 
 
 @functools.lru_cache(maxsize=64)

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.classify import classify
 from foundry_api.errors import ConfigurationError, ProtocolError, ServiceNotRunning
-from foundry_api.wire.dialects.base import BAD_JSON, ServiceStatus
+from foundry_api.wire.dialects.base import BAD_JSON, ServiceStatus, error_of
 from foundry_api.wire.transport import Request, fetch
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ async def _sdk2(asked: _Asked) -> Generation:
         return "sdk-2.0"
     if reply.status == _OK:
         return "sdk-2.1"
-    raise classify(reply.status, "").located(service=asked.base_url)
+    raise error_of(reply).located(service=asked.base_url)
 
 
 async def _cli(asked: _Asked) -> ServiceStatus:

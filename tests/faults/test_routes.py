@@ -1,0 +1,86 @@
+"""The same faults on the routes that a call needs before it can be sent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api import FoundryAPIClient, errors
+from foundry_api.service import discover
+from foundry_api.wire.dialects import sdk2
+
+from .hostile import HostileServer, events, on_route, piece, stream_head, whole
+from .table import BEFORE_THE_ANSWER, BROKEN_STREAMS, OTHER_ANSWERS, TIMEOUT_S, Fault
+
+if TYPE_CHECKING:
+    from .hostile import Script
+
+HANG_S = 20.0
+FAULTS = BEFORE_THE_ANSWER | OTHER_ANSWERS | BROKEN_STREAMS
+ROUTES = ("/status", "/v1/models", "/models/loaded", "/models/load/")
+PLAIN = (errors.ServiceCrashed, errors.ServiceNotRunning, errors.ProtocolError)
+"""What becomes of a stream that breaks where a plain body was expected."""
+
+IDENTIFYING = (errors.ConfigurationError, errors.UnsupportedFeature)
+"""A service that refuses the credential, or that looks like another generation, is told apart."""
+
+
+def healthy(path: str) -> bytes:
+    """What SDK 2.2.1 answers, with a model that is not loaded yet."""
+    if path == "/status":
+        answer: object = {"endpoints": [], "modelDirPath": "x", "modelCachePath": "x", "pid": 1}
+    elif path.endswith("/v1/models"):
+        answer = {"object": "list", "data": [{"id": "tiny:1"}]}
+    elif path.endswith("/models/loaded"):
+        answer = ["tiny:1"]
+    elif path.endswith("/chat/completions"):
+        return stream_head() + b"".join(map(piece, events("Hello"))) + b"0\r\n\r\n"
+    else:
+        answer = {}
+    return whole(200, json.dumps(answer).encode())
+
+
+@pytest.fixture(autouse=True)
+def _short_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("QUICK_TIMEOUT_S", "CATALOG_TIMEOUT_S", "LOAD_TIMEOUT_S"):
+        monkeypatch.setattr(sdk2, name, TIMEOUT_S)
+    monkeypatch.setattr(discover, "KNOWN_TIMEOUT_S", TIMEOUT_S)
+
+
+async def test_the_routes_are_those_of_a_call() -> None:
+    script = on_route("nowhere", lambda _: asyncio.sleep(0), healthy)
+    async with HostileServer(script) as server:
+        async with FoundryAPIClient(server.base_url, model="tiny") as client:
+            assert (await client.complete("Hi")).content == "Hello"
+        asked = " ".join(request.path for request in server.requests)
+    assert all(route in asked for route in ROUTES)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+async def test_a_fault_on_any_route_is_one_typed_error(fault: Fault, route: str) -> None:
+    """None is foreign, none hangs, and each names the service and what to do next."""
+    script: Script = on_route(route, fault.script, healthy)
+    async with (
+        HostileServer(script) as server,
+        asyncio.timeout(HANG_S),
+        FoundryAPIClient(server.base_url, model="tiny", retries=0) as client,
+    ):
+        error = await failure_of(client)
+    if error is None:
+        assert route == "/models/load/"  # its answer has nothing in it that could be wrong
+        return
+    assert isinstance(error, (fault.error or errors.FoundryError, *PLAIN, *IDENTIFYING))
+    assert error.service == server.base_url
+    assert error.hint
+
+
+async def failure_of(client: FoundryAPIClient) -> errors.FoundryError | None:
+    try:
+        await client.complete("Hi", timeout=TIMEOUT_S)
+    except errors.FoundryError as error:
+        return error
+    return None

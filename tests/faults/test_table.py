@@ -1,0 +1,92 @@
+"""Every fault of the table, met in both ways of calling: the outcome is the one that it states."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api import errors
+from foundry_api.events import AttemptStarted, CallEnded
+from foundry_api.resilience import watch
+
+from .hostile import HostileServer
+from .table import FAULTS, RETRIES, TIMEOUT_S, Fault, markdown
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from foundry_api.call import ChatCall
+
+    from .conftest import Caller
+
+HANG_S = 20.0
+"""A call that is not over by then hangs; no bound of the table is a tenth of it."""
+
+CAP = 2
+
+
+async def whole(call: ChatCall) -> str:
+    return (await call.completion()).content
+
+
+async def streamed(call: ChatCall) -> str:
+    return "".join([chunk.content async for chunk in call.chunks()])
+
+
+@pytest.fixture(autouse=True)
+def _short_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "KEEP_ALIVE_CAP", CAP)
+
+
+@pytest.mark.parametrize("way", [whole, streamed])
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+async def test_the_outcome_of_a_fault(
+    caller: Caller, fault: Fault, way: Callable[[ChatCall], Awaitable[str]]
+) -> None:
+    async with HostileServer(fault.script) as server, asyncio.timeout(HANG_S):
+        if fault.pooled:
+            await caller.call(server.base_url).completion()
+            caller.events.clear()
+        call = caller.call(server.base_url, retries=RETRIES, timeout_s=TIMEOUT_S)
+        if fault.error is None:
+            assert await way(call) == fault.text
+        else:
+            with pytest.raises(errors.FoundryError) as caught:
+                await way(call)
+            check(caught.value, fault, server)
+        attempts = [event for event in caller.events if isinstance(event, AttemptStarted)]
+        assert len(attempts) == fault.attempts
+    check_events(caller, fault)
+
+
+def check(error: errors.FoundryError, fault: Fault, server: HostileServer) -> None:
+    assert type(error) is fault.error
+    assert type(error).__name__ in errors.__all__
+    assert error.partial == fault.text
+    assert (error.model, error.service) == ("tiny:1", server.base_url)
+    assert error.attempts == fault.attempts == len(error.causes) == len(server.requests)
+    assert error.hint
+    assert str(error).endswith(error.hint)
+    if isinstance(error, errors.CallTimeout):
+        assert error.limit_s == pytest.approx(TIMEOUT_S * (CAP if fault.bound == "cap" else 1))
+        assert error.stage == ("streaming" if fault.text else "waiting for the first token")
+    else:
+        assert fault.bound == "at once"
+
+
+def check_events(caller: Caller, fault: Fault) -> None:
+    """However a call ends, its end is told once, and last."""
+    *_, end = caller.events
+    assert isinstance(end, CallEnded)
+    assert sum(isinstance(event, CallEnded) for event in caller.events) == 1
+    assert end.outcome == ("answered" if fault.error is None else "failed")
+    assert end.content == fault.text
+    assert len(end.attempts) == fault.attempts
+
+
+def test_the_table_in_the_documentation_is_this_one() -> None:
+    written = Path(__file__).parents[2] / "docs" / "faults.md"
+    assert written.read_text(encoding="utf-8") == markdown()
