@@ -189,7 +189,7 @@ def test_no_record_is_made_that_nobody_reads(
 ) -> None:
     """The package's own handler, which keeps standard error quiet, is not a reader."""
     made: list[object] = []
-    logger.addHandler(logging.NullHandler())
+    monkeypatch.setattr(logger, "handlers", [logging.NullHandler()])
     monkeypatch.setattr(logger, "makeRecord", lambda *_args, **_more: made.append(1))
     CallLog(logger)(FAILED)
     assert made == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,9 @@ from foundry_api.events import BreakerChanged, CallEnded, RetryScheduled
 from foundry_api.messages import Attempt, Timings, Usage
 from foundry_api.observe.metrics import Metrics
 from foundry_api.observe.prometheus import CONTENT_TYPE, render
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 SERVICE = "http://127.0.0.1:5273"
 
