@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
@@ -13,10 +12,9 @@ from foundry_api.resilience.deadline import NEVER, Deadline
 from foundry_api.resilience.watch import KEEP_ALIVE_CAP, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator
-    from typing import Any
+    from collections.abc import Awaitable
 
-    Run = Callable[[Coroutine[Any, Any, None]], None]
+    from timeless import Run
 
 
 _T = TypeVar("_T")
@@ -33,32 +31,6 @@ class Bound:
     async def wait(self, awaitable: Awaitable[_T]) -> _T:
         with self.watch:
             return await awaitable
-
-
-class TimelessLoop(asyncio.SelectorEventLoop):
-    """Where others would wait, it moves its clock."""
-
-    def __init__(self) -> None:
-        self._now = 0.0
-        selector = selectors.DefaultSelector()
-        select = selector.select
-
-        def skip(timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-            self._now += timeout or 0.0
-            return select(0)
-
-        selector.select = skip  # type: ignore[method-assign]
-        super().__init__(selector)
-
-    def time(self) -> float:
-        return self._now
-
-
-@pytest.fixture
-def run() -> Iterator[Run]:
-    """Runs a coroutine without spending the time that it waits."""
-    with asyncio.Runner(loop_factory=TimelessLoop) as runner:
-        yield runner.run
 
 
 def now() -> float:

@@ -1,0 +1,22 @@
+"""What the unit tests share."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from timeless import TimelessLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from timeless import Run
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """Runs a coroutine without spending the time that it waits."""
+    with asyncio.Runner(loop_factory=TimelessLoop) as runner:
+        yield runner.run
