@@ -1,0 +1,65 @@
+"""512 calls at once on the real engine: the adaptive limiter beside every fixed concurrency.
+
+python3 dev.py bench rush
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from foundry_api import FoundryAPIClient
+from foundry_api.resilience.limiter import LimiterSettings
+from parts.results import keep
+
+CALLS = 512
+TOKENS = 16
+ROUNDS = 3
+FIXED = (1, 2, 4, 8, 16, 32)
+NAIVE = CALLS
+"""What `asyncio.gather` without a limiter has in flight."""
+
+
+async def tokens_per_second(base_url: str, limits: LimiterSettings) -> tuple[float, int]:
+    """The throughput of all calls together, and the limit in the end."""
+    async with FoundryAPIClient(base_url, model="demo", timeout=300, limiter=limits) as client:
+        await client.complete("Hello", max_tokens=2)
+        started = time.perf_counter()
+        answers = await asyncio.gather(
+            *(client.complete(f"Tell me fact {n}.", max_tokens=TOKENS) for n in range(CALLS))
+        )
+        took_s = time.perf_counter() - started
+        tokens = sum(answer.usage.completion_tokens for answer in answers)
+        return tokens / took_s, client.limiter.statistics().limit
+
+
+async def main() -> None:
+    """Measure them in turn, so that all meet the same machine."""
+    ways = {f"fixed at {n}": LimiterSettings(fixed=n, maximum=NAIVE) for n in (*FIXED, NAIVE)}
+    ways["adaptive"] = LimiterSettings()
+    seen: dict[str, list[float]] = {name: [] for name in ways}
+    with tempfile.TemporaryDirectory(prefix="foundry-api-bench-") as home:
+        async with FoundryAPIClient(service="embedded", home=Path(home)) as own:
+            service = (await own.complete("Hello", model="demo", max_tokens=2)).service
+            for _ in range(ROUNDS):
+                for name, limits in ways.items():
+                    rate, limit = await tokens_per_second(service, limits)
+                    seen[name].append(rate)
+                    print(f"{name:14} {rate:8.0f} tokens/s, limit {limit} in the end", flush=True)
+    rates = {name: statistics.median(values) for name, values in seen.items()}
+    best = max(rate for name, rate in rates.items() if name not in {"adaptive"})
+    keep(
+        "rush",
+        {
+            **{f"tokens/s, {name}": rate for name, rate in rates.items()},
+            "adaptive / best fixed": rates["adaptive"] / best,
+            "gather / best fixed": rates[f"fixed at {NAIVE}"] / best,
+        },
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
