@@ -50,7 +50,7 @@ async def main() -> None:
                     seen[name].append(rate)
                     print(f"{name:14} {rate:8.0f} tokens/s, limit {limit} in the end", flush=True)
     rates = {name: statistics.median(values) for name, values in seen.items()}
-    best = max(rate for name, rate in rates.items() if name not in {"adaptive"})
+    best = max(rate for name, rate in rates.items() if name != "adaptive")
     keep(
         "rush",
         {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 __all__ = ["Climb"]
 
-UP_GAIN = 1.05
+UP_GAIN = 1.03
 """More calls in flight have to bring so much more: every call pays for them with its latency."""
 
 DOWN_GAIN = 0.98
@@ -82,8 +84,8 @@ class Climb:
 
     def _neighbour(self) -> int:
         if self._up:
-            return min(self._maximum, max(self._best + 1, round(self._best * STEP)))
-        return max(self._minimum, min(self._best - 1, round(self._best / STEP)))
+            return min(self._maximum, math.ceil(self._best * STEP))
+        return max(self._minimum, math.floor(self._best / STEP))
 
     def _judge(self) -> None:
         gain = sum(self._seen) / len(self._seen) / (self._usual or 1.0)
