@@ -11,13 +11,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from parts.results import keep
+
 from foundry_api import FoundryAPIClient
 from foundry_api.resilience.limiter import LimiterSettings
-from parts.results import keep
 
 CALLS = 512
 TOKENS = 16
-ROUNDS = 3
+ROUNDS = 5
 FIXED = (1, 2, 4, 8, 16, 32)
 NAIVE = CALLS
 """What `asyncio.gather` without a limiter has in flight."""

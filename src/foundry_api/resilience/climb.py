@@ -6,18 +6,21 @@ import math
 
 __all__ = ["Climb"]
 
-UP_GAIN = 1.03
-"""More calls in flight have to bring so much more: every call pays for them with its latency."""
+UP_WORTH = 0.075
+"""Half as many calls again in flight have to bring 3 % more: every call pays with its latency."""
 
-DOWN_GAIN = 0.98
-"""Fewer calls in flight may bring a little less, within what measuring can tell."""
+DOWN_WORTH = 0.05
+"""A third less in flight may bring 2 % less, within what measuring can tell."""
 
 CLEAR_GAIN = 1.25
 CLEAR_LOSS = 0.85
 """Beyond these a single window decides."""
 
 TRIAL_WINDOWS = 2
-STEP = 1.5
+WIDEST_STEP = 1.5
+NARROWEST_STEP = 1.1
+"""Each time both neighbours were worse, it looks half as far."""
+
 LONGEST_REST = 64
 """Windows between two trials when nothing changes: below one window in thirty is a trial."""
 
@@ -51,6 +54,7 @@ class Climb:
         self._seen: list[float] = []
         self._up = True
         self._in_vain = 0
+        self._step = WIDEST_STEP
         self._rest = 1
         self._left = 1
 
@@ -70,7 +74,7 @@ class Climb:
     def _settle(self, rate: float) -> None:
         usual = self._usual or rate
         if not CHANGED <= rate / usual <= 1 / CHANGED:
-            usual, self._rest, self._left = rate, 1, 1
+            usual, self._rest, self._left, self._step = rate, 1, 1, WIDEST_STEP
         self._usual = MEMORY * usual + (1 - MEMORY) * rate
         self._left -= 1
         if self._left <= 0:
@@ -84,14 +88,14 @@ class Climb:
 
     def _neighbour(self) -> int:
         if self._up:
-            return min(self._maximum, math.ceil(self._best * STEP))
-        return max(self._minimum, math.floor(self._best / STEP))
+            return min(self._maximum, math.ceil(self._best * self._step))
+        return max(self._minimum, math.floor(self._best / self._step))
 
     def _judge(self) -> None:
         gain = sum(self._seen) / len(self._seen) / (self._usual or 1.0)
         if len(self._seen) < TRIAL_WINDOWS and CLEAR_LOSS < gain < CLEAR_GAIN:
             return
-        if gain >= (UP_GAIN if self._up else DOWN_GAIN):
+        if gain >= (self.limit / self._best) ** (UP_WORTH if self._up else DOWN_WORTH):
             self._best = self.limit
             self._usual = sum(self._seen) / len(self._seen)
             self._in_vain, self._rest, self._left = 0, 1, 1
@@ -99,10 +103,11 @@ class Climb:
             self._fail()
 
     def _fail(self) -> None:
-        """Go back, look the other way next, and rest longer once both ways were in vain."""
+        """Go back and look the other way next; once both were in vain, look nearer, and rest."""
         self.limit = self._best
         self._up = not self._up
         self._in_vain += 1
         if self._in_vain % 2 == 0:
             self._rest = min(LONGEST_REST, self._rest * 2)
+            self._step = max(NARROWEST_STEP, (1 + self._step) / 2)
         self._left = self._rest
