@@ -50,6 +50,15 @@ _HOMES = {
         "UnsupportedFeature",
         "UnsupportedParameter",
     ),
+    "events": (
+        "AttemptStarted",
+        "BreakerChanged",
+        "CallEnded",
+        "CallStarted",
+        "Event",
+        "FirstToken",
+        "RetryScheduled",
+    ),
     "health": ("HealthStatus",),
     "health_monitor": ("HealthMonitor",),
     "messages": (
@@ -65,6 +74,11 @@ _HOMES = {
         "Usage",
     ),
     "models": ("Models",),
+    "observe.call_log": ("CallLog",),
+    "observe.metrics": ("Metrics", "MetricsSnapshot", "SeriesSnapshot"),
+    "resilience.deadline": ("deadline",),
+    "resilience.limiter": ("LimiterSettings", "LimiterStatistics"),
+    "resilience.window": ("BreakerSettings", "BreakerStatistics"),
     "settings": ("Settings",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

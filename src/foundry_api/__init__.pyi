@@ -101,6 +101,27 @@ from foundry_api.errors import (
 from foundry_api.errors import (
     UnsupportedParameter as UnsupportedParameter,
 )
+from foundry_api.events import (
+    AttemptStarted as AttemptStarted,
+)
+from foundry_api.events import (
+    BreakerChanged as BreakerChanged,
+)
+from foundry_api.events import (
+    CallEnded as CallEnded,
+)
+from foundry_api.events import (
+    CallStarted as CallStarted,
+)
+from foundry_api.events import (
+    Event as Event,
+)
+from foundry_api.events import (
+    FirstToken as FirstToken,
+)
+from foundry_api.events import (
+    RetryScheduled as RetryScheduled,
+)
 from foundry_api.health import (
     HealthStatus as HealthStatus,
 )
@@ -139,6 +160,33 @@ from foundry_api.messages import (
 )
 from foundry_api.models import (
     Models as Models,
+)
+from foundry_api.observe.call_log import (
+    CallLog as CallLog,
+)
+from foundry_api.observe.metrics import (
+    Metrics as Metrics,
+)
+from foundry_api.observe.metrics import (
+    MetricsSnapshot as MetricsSnapshot,
+)
+from foundry_api.observe.metrics import (
+    SeriesSnapshot as SeriesSnapshot,
+)
+from foundry_api.resilience.deadline import (
+    deadline as deadline,
+)
+from foundry_api.resilience.limiter import (
+    LimiterSettings as LimiterSettings,
+)
+from foundry_api.resilience.limiter import (
+    LimiterStatistics as LimiterStatistics,
+)
+from foundry_api.resilience.window import (
+    BreakerSettings as BreakerSettings,
+)
+from foundry_api.resilience.window import (
+    BreakerStatistics as BreakerStatistics,
 )
 from foundry_api.settings import (
     Settings as Settings,

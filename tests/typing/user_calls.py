@@ -9,22 +9,29 @@ needs, so each proves that the misuse behind it is refused.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, assert_type
 
 from foundry_api import (
     Attempt,
+    BreakerChanged,
+    BreakerSettings,
+    CallEnded,
+    CallLog,
     CallTimeout,
     ChatOptions,
     Chunk,
     Completion,
     ConfigurationError,
     ContextOverflow,
+    Event,
     FinishReason,
     FoundryAPIClient,
     FoundryError,
     Generation,
     HealthMonitor,
     InvalidRequest,
+    LimiterSettings,
     Message,
     Model,
     ModelError,
@@ -37,7 +44,9 @@ from foundry_api import (
     Timings,
     Usage,
     __version__,
+    deadline,
 )
+from foundry_api.testing import Cut, Failure, FakeService, Silence, no_sleep
 
 
 async def summarise(client: FoundryAPIClient, document: str) -> str:
@@ -146,6 +155,39 @@ def configured() -> FoundryAPIClient:
         return FoundryAPIClient(
             "http://127.0.0.1:5273", api_key="secret", headers={"X-Team": version}
         )
+
+
+async def guarded(urls: list[str]) -> str:
+    def hear(event: Event) -> None:
+        if isinstance(event, CallEnded):
+            assert_type(event.error, FoundryError | None)
+
+    client = FoundryAPIClient(
+        base_urls=urls,
+        timeout="auto",
+        deadline=60,
+        limiter=LimiterSettings(fixed=4, queue=100),
+        breaker=BreakerSettings(failure_rate=0.3),
+        listeners=[hear, CallLog(logging.getLogger("calls"), json=True)],
+    )
+    with deadline(20):
+        await client.complete("Hello", model=["phi-4-mini", "demo"], deadline=5)
+    unsubscribe = client.events.subscribe(print, CallEnded, BreakerChanged)
+    unsubscribe()
+    state: str = client.breaker.statistics().state
+    limit: int = client.limiter.statistics().limit
+    for series in client.metrics.snapshot().series:
+        assert_type(series.time_to_first_token_s.quantile(0.95), float)
+    return f"{state} {limit} {client.metrics.prometheus()}"
+
+
+async def tested() -> None:
+    async with FakeService("Hello", Failure(503), Cut(after="Hel"), Silence()) as service:
+        client = FoundryAPIClient(service.base_url, model="fake")
+        with no_sleep() as waits:
+            await client.complete("Hi")
+        assert_type(waits, list[float])
+        assert_type(service.requests, list[dict[str, Any]])
 
 
 def turn(role: Role, content: str) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def project() -> dict[str, Any]:
 class TestPins:
     @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
     def test_every_line_is_one_exact_version(self, name: str) -> None:
-        exact = re.compile(r"[a-z0-9-]+==[0-9.]+( ; .+)?")
+        exact = re.compile(r"[a-z0-9-]+==[0-9.]+(b[0-9]+)?( ; .+)?")
         others = [line for line in lines(name) if not exact.fullmatch(line)]
         assert others == (["-r requirements.txt"] if name == "requirements-dev.txt" else [])
 

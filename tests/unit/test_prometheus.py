@@ -13,7 +13,7 @@ from foundry_api import errors
 from foundry_api.events import BreakerChanged, CallEnded, RetryScheduled
 from foundry_api.messages import Attempt, Timings, Usage
 from foundry_api.observe.metrics import Metrics
-from foundry_api.observe.prometheus import CONTENT_TYPE, render
+from foundry_api.observe.prometheus import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -53,7 +53,7 @@ def counted(model: str = "tiny:1") -> Metrics:
 
 
 def parsed(metrics: Metrics) -> dict[str, Metric]:
-    text = render(metrics.snapshot())
+    text = metrics.prometheus()
     return {family.name: family for family in text_string_to_metric_families(text)}
 
 

@@ -151,6 +151,13 @@ class Metrics:
             breakers=dict(self._breakers),
         )
 
+    def prometheus(self) -> str:
+        """The same in Prometheus' text format, for a `/metrics` route or a textfile collector."""
+        # Few programs ask for it, and importing it takes longer than a call.
+        from foundry_api.observe import prometheus  # noqa: PLC0415
+
+        return prometheus.render(self.snapshot())
+
     def _of(self, model: str, service: str | None) -> _Series:
         names = (model, service or NO_SERVICE)
         series = self._series.get(names)

@@ -1,0 +1,88 @@
+"""What this package gives to tests of programs that use it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api import (
+    FoundryAPIClient,
+    ServerError,
+    ServiceOverloaded,
+    SilenceTimeout,
+    StreamInterrupted,
+    Usage,
+)
+from foundry_api.testing import _PIECE, Answer, Cut, Failure, FakeService, Silence, no_sleep
+
+
+def client_of(service: FakeService) -> FoundryAPIClient:
+    return FoundryAPIClient(service.base_url, model="fake")
+
+
+async def test_the_answers_come_in_their_order_and_the_last_one_for_ever() -> None:
+    async with FakeService("One", "Two words") as service, client_of(service) as client:
+        told = [(await client.complete("Hi")).content for _ in range(3)]
+    assert told == ["One", "Two words", "Two words"]
+
+
+async def test_the_requests_are_there_to_look_at() -> None:
+    async with FakeService() as service, client_of(service) as client:
+        await client.complete("Greet me", system="Be kind", max_tokens=5)
+    (request,) = service.requests
+    assert request["messages"][-1] == {"role": "user", "content": "Greet me"}
+    assert (request["model"], request["max_tokens"]) == ("fake:1", 5)
+
+
+async def test_an_answer_streams_word_by_word() -> None:
+    async with FakeService("Two  words\n") as service, client_of(service) as client:
+        chunks = [chunk.content async for chunk in client.stream_complete("Hi")]
+    assert chunks == ["Two", "  words\n", ""]
+
+
+@given(st.text())
+def test_no_character_of_an_answer_is_lost_between_its_words(text: str) -> None:
+    assert "".join(_PIECE.findall(text)) == text
+
+
+async def test_how_an_answer_ends_can_be_told() -> None:
+    usage = Usage(7, 5, 12)
+    script = Answer("Half a sent", finish_reason="length", usage=usage)
+    async with FakeService(script) as service, client_of(service) as client:
+        completion = await client.complete("Hi")
+    assert (completion.finish_reason, completion.usage) == ("length", usage)
+
+
+async def test_retries_take_no_time_when_they_need_not() -> None:
+    script = (Failure(503, retry_after_s=20), Cut(), Failure(), "Hello")
+    async with FakeService(*script) as service, client_of(service) as client:
+        with no_sleep() as waits:
+            completion = await client.complete("Hi")
+    assert completion.content == "Hello"
+    causes = [type(attempt.error) for attempt in completion.attempts]
+    assert causes == [ServiceOverloaded, StreamInterrupted, ServerError, type(None)]
+    assert len(waits) == 3
+    assert 20 <= waits[0] <= 20.1
+
+
+async def test_a_cut_keeps_the_text_before_it() -> None:
+    async with FakeService(Cut(after="Half a")) as service, client_of(service) as client:
+        with pytest.raises(StreamInterrupted) as caught:
+            await client.complete("Hi")
+    assert caught.value.partial == "Half a"
+
+
+@pytest.mark.parametrize("text", ["", "Half a"])
+async def test_silence_lasts_until_the_client_gives_up(text: str) -> None:
+    async with FakeService(Silence(after=text)) as service, client_of(service) as client:
+        with pytest.raises(SilenceTimeout) as caught:
+            await client.complete("Hi", timeout=0.1)
+    assert caught.value.partial == text
+    assert len(service.requests) == 1
+
+
+async def test_its_model_may_have_any_name() -> None:
+    async with FakeService(model="phi-4-mini") as service, client_of(service) as client:
+        assert (await client.complete("Hi", model="phi-4-mini")).model == "phi-4-mini:1"
+        assert (await client.health_check()).loaded_models == ("phi-4-mini:1",)
