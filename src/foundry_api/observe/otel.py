@@ -1,0 +1,218 @@
+"""OpenTelemetry: a span and four histograms for each call, named after the GenAI conventions.
+
+    from foundry_api.observe.otel import OpenTelemetry
+
+    client.events.subscribe(OpenTelemetry())
+
+Needs `pip install foundry-api[otel]`. What to do with the spans and metrics is told to
+OpenTelemetry's SDK as for any other library. Prompts and answers are in them only on request.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import msgspec
+from opentelemetry import metrics, trace
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from foundry_api._version import __version__
+from foundry_api.events import CallEnded, CallStarted, FirstToken, RetryScheduled
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.trace import Span, TracerProvider
+    from opentelemetry.util.types import AttributeValue
+
+    from foundry_api.events import Event
+    from foundry_api.messages import ChatRequest
+
+    Attributes = dict[str, AttributeValue]
+
+__all__ = ["OpenTelemetry"]
+
+PROVIDER = "foundry_local"
+"""The conventions know no name for Foundry Local, and let a library choose its own."""
+
+SECONDS = tuple(0.01 * 2**power for power in range(14))
+"""The conventions' buckets for times: 10 ms to 81.92 s."""
+
+TOKENS = tuple(4**power for power in range(14))
+"""The conventions' buckets for tokens: 1 to 67,108,864."""
+
+
+class OpenTelemetry:
+    """A listener that makes a span of each call, under the span that its caller is in.
+
+    It belongs to one client, whose calls it knows by their numbers.
+
+    Args:
+        tracer_provider: Makes the spans; default the global one.
+        meter_provider: Takes the measurements; default the global one.
+        content: Put prompts and answers on the spans too.
+    """
+
+    def __init__(
+        self,
+        *,
+        tracer_provider: TracerProvider | None = None,
+        meter_provider: MeterProvider | None = None,
+        content: bool = False,
+    ) -> None:
+        self._tracer = trace.get_tracer("foundry_api", __version__, tracer_provider)
+        self._instruments = _Instruments(meter_provider)
+        self._content = content
+        self._open: dict[int, Span] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event."""
+        match event:
+            case CallStarted():
+                self._open[event.call] = self._begin(event)
+            case FirstToken() | RetryScheduled() if event.call in self._open:
+                self._open[event.call].add_event(type(event).__name__, _facts(event))
+            case CallEnded():
+                self._end(event)
+            case _:
+                pass  # the span tells the same
+
+    def _begin(self, event: CallStarted) -> Span:
+        attributes = {**_request(event.model, event.request), "gen_ai.request.stream": True}
+        if self._content:
+            attributes["gen_ai.input.messages"] = _messages(event.request)
+        return self._tracer.start_span(
+            f"chat {event.model}", kind=SpanKind.CLIENT, attributes=attributes
+        )
+
+    def _end(self, event: CallEnded) -> None:
+        self._instruments.measure(event)
+        span = self._open.pop(event.call, None)
+        if span is None:
+            return  # it began before the listener came
+        span.set_attributes(_response(event))
+        if self._content and event.content:
+            span.set_attribute("gen_ai.output.messages", _answer(event))
+        if event.error is not None:
+            span.set_status(Status(StatusCode.ERROR, event.error.message))
+        span.end()
+
+
+class _Instruments:
+    """The histograms."""
+
+    def __init__(self, provider: MeterProvider | None) -> None:
+        meter = metrics.get_meter("foundry_api", __version__, provider)
+        self._duration = meter.create_histogram(
+            "gen_ai.client.operation.duration",
+            unit="s",
+            description="GenAI operation duration.",
+            explicit_bucket_boundaries_advisory=SECONDS,
+        )
+        self._first = meter.create_histogram(
+            "gen_ai.client.operation.time_to_first_chunk",
+            unit="s",
+            description="Time from sending the request to the first chunk of the answer.",
+            explicit_bucket_boundaries_advisory=SECONDS,
+        )
+        self._gap = meter.create_histogram(
+            "gen_ai.client.operation.time_per_output_chunk",
+            unit="s",
+            description="Time per chunk after the first, on average over one answer.",
+            explicit_bucket_boundaries_advisory=SECONDS,
+        )
+        self._tokens = meter.create_histogram(
+            "gen_ai.client.token.usage",
+            unit="{token}",
+            description="Number of input and output tokens used.",
+            explicit_bucket_boundaries_advisory=TOKENS,
+        )
+
+    def measure(self, event: CallEnded) -> None:
+        attributes = {**_common(event.model), **_place(event.service), **_failure(event)}
+        timings = event.timings
+        self._duration.record(timings.total_s, attributes)
+        if timings.time_to_first_token_s is not None:
+            self._first.record(timings.time_to_first_token_s, attributes)
+        if timings.tokens_per_second and event.usage and event.chunks > 1:
+            streamed_s = (event.usage.completion_tokens - 1) / timings.tokens_per_second
+            self._gap.record(streamed_s / (event.chunks - 1), attributes)
+        if event.usage is not None:
+            counts = {"input": event.usage.prompt_tokens, "output": event.usage.completion_tokens}
+            for kind, count in counts.items():
+                self._tokens.record(count, {**attributes, "gen_ai.token.type": kind})
+
+
+def _common(model: str) -> Attributes:
+    return {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": PROVIDER,
+        "gen_ai.request.model": model,
+    }
+
+
+def _request(model: str, request: ChatRequest) -> Attributes:
+    told: dict[str, Any] = {
+        "gen_ai.request.max_tokens": request.max_tokens,
+        "gen_ai.request.temperature": request.temperature,
+        "gen_ai.request.top_p": request.top_p,
+        "gen_ai.request.seed": request.seed,
+        "gen_ai.request.stop_sequences": request.stop or None,
+    }
+    return {**_common(model), **{name: value for name, value in told.items() if value is not None}}
+
+
+def _response(event: CallEnded) -> Attributes:
+    told: Attributes = {
+        "gen_ai.response.model": event.model,
+        "foundry_api.outcome": event.outcome,
+        "foundry_api.attempts": len(event.attempts),
+        "foundry_api.queued_s": event.timings.queued_s,
+        **_place(event.service),
+        **_failure(event),
+    }
+    if event.finish_reason is not None:
+        told["gen_ai.response.finish_reasons"] = (event.finish_reason,)
+    if event.timings.time_to_first_token_s is not None:
+        told["gen_ai.response.time_to_first_chunk"] = event.timings.time_to_first_token_s
+    if event.usage is not None:
+        told["gen_ai.usage.input_tokens"] = event.usage.prompt_tokens
+        told["gen_ai.usage.output_tokens"] = event.usage.completion_tokens
+    return told
+
+
+def _place(service: str | None) -> Attributes:
+    if service is None:
+        return {}
+    parts = urlsplit(service)
+    told: Attributes = {"server.address": parts.hostname or service}
+    return told if parts.port is None else {**told, "server.port": parts.port}
+
+
+def _failure(event: CallEnded) -> Attributes:
+    return {} if event.error is None else {"error.type": type(event.error).__name__}
+
+
+def _facts(event: FirstToken | RetryScheduled) -> Attributes:
+    told: Attributes = {"foundry_api.attempt": event.attempt, **_place(event.service)}
+    if isinstance(event, FirstToken):
+        return told
+    error = type(event.error).__name__
+    return {**told, "error.type": error, "foundry_api.delay_s": event.delay_s}
+
+
+def _messages(request: ChatRequest) -> str:
+    turns = [
+        {"role": turn.role, "parts": [{"type": "text", "content": turn.content}]}
+        for turn in request.messages
+    ]
+    return msgspec.json.encode(turns).decode()
+
+
+def _answer(event: CallEnded) -> str:
+    turn = {
+        "role": "assistant",
+        "parts": [{"type": "text", "content": event.content}],
+        "finish_reason": event.finish_reason or "error",
+    }
+    return msgspec.json.encode([turn]).decode()
