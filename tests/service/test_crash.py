@@ -1,0 +1,130 @@
+"""The engine host dies under load, with SIGKILL, and every caller learns the truth."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from foundry_api import FoundryAPIClient, errors
+from foundry_api.resilience.limiter import LimiterSettings
+from service.helpers import eventually_async, hosts_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from foundry_api import Chunk, Completion
+
+PROMPT = "Tell me a long story about the sea."
+
+
+@pytest.fixture
+async def client(home: Path) -> AsyncIterator[FoundryAPIClient]:
+    """A client with an engine of its own."""
+    async with FoundryAPIClient(service="embedded", home=home, model="demo") as client:
+        yield client
+
+
+def kill(home: Path) -> None:
+    """What the kernel does when memory runs out, and a segmentation fault in effect."""
+    (host,) = hosts_of(home)
+    host.kill()
+    psutil.wait_procs([host], timeout=10)
+
+
+async def rest_of(stream: AsyncIterator[Chunk]) -> str:
+    return "".join([chunk.content async for chunk in stream])
+
+
+async def outcome(client: FoundryAPIClient) -> Completion | errors.FoundryError:
+    try:
+        return await client.complete(PROMPT, max_tokens=64)
+    except errors.FoundryError as error:
+        return error
+
+
+async def test_a_stream_that_had_begun_is_interrupted_and_keeps_its_text(
+    client: FoundryAPIClient, home: Path
+) -> None:
+    stream = client.stream_complete(PROMPT, max_tokens=500)
+    text = (await anext(stream)).content
+    kill(home)
+    with pytest.raises(errors.StreamInterrupted) as caught:
+        await rest_of(stream)
+    assert text
+    assert caught.value.partial.startswith(text)
+    assert caught.value.attempts == 1
+
+
+async def test_the_next_caller_finds_the_new_engine_at_its_new_port(
+    client: FoundryAPIClient, home: Path
+) -> None:
+    first = await client.complete("Hello", max_tokens=2)
+    kill(home)
+    second = await client.complete("Hello", max_tokens=2)
+    assert second.content == first.content
+    assert second.service != first.service
+
+
+async def test_what_was_loaded_is_loaded_again_before_anybody_asks(
+    client: FoundryAPIClient, home: Path
+) -> None:
+    stream = client.stream_complete(PROMPT, max_tokens=500)
+    await anext(stream)
+    kill(home)
+    with pytest.raises(errors.StreamInterrupted):
+        await rest_of(stream)
+    (service,) = client.services
+    await eventually_async(lambda: service.connection and service.connection.loaded)
+    assert (await client.health_check()).loaded_models == ("demo:1",)
+
+
+async def test_no_call_is_lost_in_silence_however_often_the_engine_dies(home: Path) -> None:
+    """Each is answered, or tells that it broke off and what it had said."""
+    limits = LimiterSettings(fixed=4)
+    async with FoundryAPIClient(
+        service="embedded", home=home, model="demo", retries=5, limiter=limits
+    ) as client:
+        await client.complete("Hello", max_tokens=2)
+        calls = [asyncio.create_task(outcome(client)) for _ in range(80)]
+        for done in (10, 30, 50):
+            await eventually_async(lambda n=done: sum(call.done() for call in calls) >= n)  # type: ignore[misc]
+            kill(home)
+        ends = await asyncio.gather(*calls)
+    answered = [end for end in ends if not isinstance(end, errors.FoundryError)]
+    failed = [end for end in ends if isinstance(end, errors.FoundryError)]
+    assert all(isinstance(end, errors.StreamInterrupted) and end.partial for end in failed)
+    assert len(failed) <= 3 * 4
+    assert len(answered) >= 80 - 3 * 4
+    assert {answer.content for answer in answered} == {answered[0].content}
+    assert len({answer.service for answer in answered}) == 4
+
+
+async def test_the_deadline_bounds_the_restart_too(client: FoundryAPIClient, home: Path) -> None:
+    await client.complete("Hello", max_tokens=2)
+    kill(home)
+    with pytest.raises(errors.FoundryError, match="deadline") as caught:
+        await client.complete("Hello", deadline=0.05)
+    assert isinstance(caught.value, errors.DeadlineExceeded | errors.ServiceError)
+    assert (await client.complete("Hello", max_tokens=2)).content
+
+
+async def test_of_two_services_the_one_that_lives_takes_the_calls(tmp_path: Path) -> None:
+    homes = [tmp_path / name for name in ("a", "b")]
+    owners = [FoundryAPIClient(service="embedded", home=home, model="demo") for home in homes]
+    try:
+        urls = [(await owner.complete("Hello", max_tokens=2)).service for owner in owners]
+        async with FoundryAPIClient(base_urls=urls, model="demo") as client:
+            assert {(await client.complete("Hello", max_tokens=2)).service for _ in range(4)}
+            kill(homes[0])
+            answers = await asyncio.gather(
+                *(client.complete("Hello", max_tokens=2) for _ in range(8))
+            )
+            assert {answer.service for answer in answers} == {urls[1]}
+    finally:
+        for owner in owners:
+            await owner.close()
+    assert not [host for home in homes for host in hosts_of(home)]
