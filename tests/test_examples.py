@@ -46,6 +46,16 @@ def test_an_example_tells_what_to_do_about_a_model_that_is_not_here(name: str) -
     assert "Traceback" not in done.stderr
 
 
+def test_the_production_example_survives_the_death_of_its_engine() -> None:
+    done = run(str(ROOT / "examples" / "production.py"), "--seconds", "6", "--kill-every", "1.5")
+
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert "engine killed, for the 2. time" in done.stdout
+    assert "; 0 lost in silence\n" in done.stdout
+    assert " answered" in done.stdout.splitlines()[-1]
+
+
 def test_the_facades_give_the_names_of_the_package() -> None:
     script = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"

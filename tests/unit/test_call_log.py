@@ -130,10 +130,11 @@ def test_a_call_that_went_well_is_one_line_at_info(logger: logging.Logger, lines
 
 def test_on_request_each_line_is_one_json_object(logger: logging.Logger, lines: Lines) -> None:
     for event in ALL:
-        CallLog(logger, json=True)(event)
+        CallLog(logger, json=True, now=lambda: 1.5)(event)
     told = [json.loads(line) for line in lines.text()]
     assert [one["event"] for one in told] == [type(event).__name__ for event in ALL]
     assert told[4] == {
+        "time": "1970-01-01T00:00:01.500000Z",
         "event": "CallEnded",
         "call": 1,
         "outcome": "answered",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +20,8 @@ from foundry_api.events import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from foundry_api.events import Event
 
 __all__ = ["CallLog"]
@@ -32,16 +36,23 @@ class CallLog:
 
     Args:
         logger: Where to.
-        json: Make each message one JSON object.
+        json: Make each message one JSON object, with the time.
         content: Show prompts and answers too.
+        now: Seconds since the epoch.
     """
 
     def __init__(
-        self, logger: logging.Logger, *, json: bool = False, content: bool = False
+        self,
+        logger: logging.Logger,
+        *,
+        json: bool = False,
+        content: bool = False,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._logger = logger
         self._json = json
         self._content = content
+        self._now = now
 
     @staticmethod
     def hears(level: str) -> tuple[type[Event], ...]:
@@ -57,8 +68,12 @@ class CallLog:
         level = _level(event)
         if self._logger.isEnabledFor(level) and _is_read(self._logger):
             facts = _facts(event, content=self._content)
-            told = msgspec.json.encode(facts).decode() if self._json else _sentence(event, facts)
+            told = self._object(facts) if self._json else _sentence(event, facts)
             self._logger.log(level, "%s", told, extra={"foundry": facts})
+
+    def _object(self, facts: dict[str, Any]) -> str:
+        moment = datetime.fromtimestamp(self._now(), UTC)
+        return msgspec.json.encode({"time": moment, **facts}).decode()
 
 
 _LEVELS: dict[type[Event], int] = {
