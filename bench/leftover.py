@@ -1,0 +1,66 @@
+"""Engine work that is left half a second after 50 time-outs and 50 cancellations.
+
+python3 dev.py bench leftover
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+import psutil
+from parts.results import keep
+
+from foundry_api import FoundryAPIClient, FoundryError, LimiterSettings
+
+CALLS = 50
+AFTER_S = 0.5
+LOOK_S = 2.0
+PROMPT = "Tell me a very long story about the sea, the wind and the stars."
+
+
+async def engine_cpu(engine: psutil.Process, seconds: float) -> float:
+    """Processor seconds that the engine uses per second."""
+    before = engine.cpu_times()
+    await asyncio.sleep(seconds)
+    after = engine.cpu_times()
+    return (after.user + after.system - before.user - before.system) / seconds
+
+
+async def timed_out(client: FoundryAPIClient) -> None:
+    """A call that has too little time."""
+    try:
+        await client.complete(PROMPT, max_tokens=2000, deadline=0.5)
+    except FoundryError:
+        return
+
+
+async def main() -> None:
+    """On an engine of its own, all calls in flight at once."""
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="foundry-api-bench-") as home:
+        async with FoundryAPIClient(
+            service="embedded", home=Path(home), model="demo", limiter=LimiterSettings(fixed=CALLS)
+        ) as client:
+            await client.complete("Hello", max_tokens=2)
+            (engine,) = psutil.Process().children()
+            await asyncio.sleep(1)
+            figures["engine at rest, processor s/s"] = await engine_cpu(engine, LOOK_S)
+            calls = [asyncio.create_task(timed_out(client)) for _ in range(CALLS)]
+            figures["engine at work, processor s/s"] = await engine_cpu(engine, 0.3)
+            await asyncio.gather(*calls)
+            await asyncio.sleep(AFTER_S)
+            figures[f"{AFTER_S} s after {CALLS} time-outs"] = await engine_cpu(engine, LOOK_S)
+            calls = [asyncio.create_task(timed_out(client)) for _ in range(CALLS)]
+            await asyncio.sleep(0.3)
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            await asyncio.sleep(AFTER_S)
+            figures[f"{AFTER_S} s after {CALLS} cancellations"] = await engine_cpu(engine, LOOK_S)
+    keep("leftover", figures)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,220 @@
+"""A service that costs far less than any client: rendered bytes, in a process of its own.
+
+It speaks as SDK 2.2.1, as OpenAI's API and as Ollama's. The prompt says what it answers:
+
+- `short`: two tokens, each in a packet of its own;
+- `long`: 500 tokens, five to a packet;
+- `slow`: a token a second, until the client leaves.
+
+`GET /bench/down`, `/bench/up` and `/bench/counts` begin an outage, end it, and tell how many
+requests came while it was up and down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+MODEL = "tiny:1"
+LONG = 500
+PER_PACKET = 5
+
+
+def piece(data: bytes) -> bytes:
+    """One chunk of a chunked body."""
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+def event(told: dict[str, Any]) -> bytes:
+    """One server-sent event."""
+    return b"data: " + json.dumps(told).encode() + b"\n\n"
+
+
+def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+    """One token as OpenAI's API and Foundry Local send it."""
+    choice = {"delta": delta, "finish_reason": finish_reason, "index": 0}
+    return event(
+        {
+            "choices": [choice],
+            "created": 1764000000,
+            "id": "chatcmpl-1234567890",
+            "model": MODEL,
+            "object": "chat.completion.chunk",
+        }
+    )
+
+
+def line(text: str, *, done: bool) -> bytes:
+    """One token as Ollama sends it."""
+    told: dict[str, Any] = {
+        "model": MODEL,
+        "created_at": "2026-11-24T00:00:00.000000Z",
+        "message": {"role": "assistant", "content": text},
+        "done": done,
+    }
+    if done:
+        told |= {"done_reason": "stop", "prompt_eval_count": 3, "eval_count": 2}
+    return json.dumps(told).encode() + b"\n"
+
+
+def sse(tokens: int) -> list[bytes]:
+    """An answer's packets, as events."""
+    total = {"prompt_tokens": 3, "completion_tokens": tokens, "total_tokens": tokens + 3}
+    usage = event(
+        {
+            "choices": [],
+            "created": 1764000000,
+            "id": "chatcmpl-1234567890",
+            "model": MODEL,
+            "object": "chat.completion.chunk",
+            "usage": total,
+        }
+    )
+    end = [chunk({}, "stop"), usage, b"data: [DONE]\n\n"]
+    start = chunk({"role": "assistant", "content": ""})
+    return [piece(e) for e in [start, *[chunk({"content": " tok"})] * tokens, *end]]
+
+
+def ndjson(tokens: int) -> list[bytes]:
+    """An answer's packets, as lines."""
+    return [piece(p) for p in [*[line(" tok", done=False)] * tokens, line("", done=True)]]
+
+
+def packets(pieces: list[bytes], size: int) -> list[bytes]:
+    """So many pieces in each packet, and the end of the body in the last one."""
+    groups = [b"".join(pieces[i : i + size]) for i in range(0, len(pieces), size)]
+    return [*groups[:-1], groups[-1] + b"0\r\n\r\n"]
+
+
+def whole(told: object, status: str = "200 OK") -> bytes:
+    """An answer in one piece of JSON."""
+    body = json.dumps(told).encode()
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    return f"{head}\r\nServer: oatpp/1.3.0\r\n\r\n".encode() + body
+
+
+def stream_head(kind: str) -> bytes:
+    """The head of a streamed answer."""
+    fields = ("Transfer-Encoding: chunked", "Cache-Control: no-cache", "Connection: keep-alive")
+    return "\r\n".join(["HTTP/1.1 200 OK", f"Content-Type: {kind}", *fields, "", ""]).encode()
+
+
+HEADS = {"sse": stream_head("text/event-stream"), "ndjson": stream_head("application/x-ndjson")}
+TOKEN = {"sse": piece(chunk({"content": " tok"})), "ndjson": piece(line(" tok", done=False))}
+ANSWERS = {
+    (form, length): packets(render(tokens), size)
+    for form, render in (("sse", sse), ("ndjson", ndjson))
+    for length, tokens, size in (("short", 2, 1), ("long", LONG, PER_PACKET))
+}
+STATUS = {"endpoints": [], "modelDirPath": "/x", "modelCachePath": "/x", "pid": 1}
+PLAIN = {
+    "/status": whole(STATUS),
+    "/catalogs/local/v1/models": whole({"object": "list", "data": [{"id": MODEL}]}),
+    "/catalogs/local/models/loaded": whole([MODEL]),
+}
+DOWN = whole({"error": {"message": "Service Unavailable"}}, "503 Service Unavailable")
+
+
+class State:
+    """Whether it is up, and what came."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.counts = {"up": 0, "down": 0}
+
+
+class Service(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._received = b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take note of the connection."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - asyncio says no more
+        self._transport = transport
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """The client left."""
+        self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        """Answer each whole request."""
+        self._received += data
+        while (end := self._received.find(b"\r\n\r\n")) >= 0:
+            size = length_of(self._received[:end])
+            if len(self._received) < end + 4 + size:
+                return
+            path = self._received.split(b" ", 2)[1].decode()
+            body = self._received[end + 4 : end + 4 + size]
+            self._received = self._received[end + 4 + size :]
+            self._answer(path, body)
+
+    def _answer(self, path: str, body: bytes) -> None:
+        if path.startswith("/bench/"):
+            self._state.up = {"down": False, "up": True}.get(path[7:], self._state.up)
+            self._write(whole(self._state.counts))
+            return
+        self._state.counts["up" if self._state.up else "down"] += 1
+        if not self._state.up:
+            self._write(DOWN)
+        elif path.endswith(("/chat/completions", "/api/chat")):
+            form = "ndjson" if path.endswith("/api/chat") else "sse"
+            asyncio.get_running_loop().create_task(self._stream(form, body))
+        else:
+            self._write(PLAIN.get(path) or whole({}))
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    async def _stream(self, form: str, body: bytes) -> None:
+        self._write(HEADS[form])
+        while b"slow" in body and self._transport is not None:
+            self._write(TOKEN[form])
+            await asyncio.sleep(1)
+        for packet in ANSWERS[form, "long" if b"long" in body else "short"]:
+            self._write(packet)
+            await asyncio.sleep(0)
+
+
+def length_of(head: bytes) -> int:
+    """The length of a request's body."""
+    for field in head.lower().split(b"\r\n"):
+        if field.startswith(b"content-length:"):
+            return int(field[15:])
+    return 0
+
+
+@contextmanager
+def started() -> Generator[str]:
+    """The service in a process of its own; gives its base URL."""
+    with subprocess.Popen(
+        [sys.executable, __file__], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.kill()
+
+
+async def main() -> None:
+    """Serve, until killed."""
+    state = State()
+    server = await asyncio.get_running_loop().create_server(lambda: Service(state), "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
