@@ -14,6 +14,7 @@ from foundry_api.connection import Connection
 from foundry_api.messages import Model
 from foundry_api.resilience.deadline import NEVER, Deadline
 from foundry_api.service.endpoint import Endpoint
+from foundry_api.wire.direct import is_direct
 from foundry_api.wire.http import HttpTransport
 
 if TYPE_CHECKING:
@@ -89,9 +90,9 @@ class Caller:
 
 
 @pytest.fixture
-async def caller() -> AsyncIterator[Caller]:
-    """Makes calls over a real HTTP transport."""
-    transport = HttpTransport()
+async def caller(request: pytest.FixtureRequest) -> AsyncIterator[Caller]:
+    """Makes calls over a real HTTP transport; a parameter says what it reaches directly."""
+    transport = HttpTransport(is_direct=getattr(request, "param", is_direct))
     caller = Caller(transport)
     yield caller
     await caller.aclose()

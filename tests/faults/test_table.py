@@ -11,6 +11,7 @@ import pytest
 from foundry_api import errors
 from foundry_api.events import AttemptStarted, CallEnded
 from foundry_api.resilience import watch
+from foundry_api.wire.direct import is_direct
 
 from .hostile import HostileServer
 from .table import FAULTS, RETRIES, TIMEOUT_S, Fault, markdown
@@ -41,6 +42,12 @@ def _short_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "KEEP_ALIVE_CAP", CAP)
 
 
+def over_a_session(_url: str) -> bool:
+    """As services on other machines are reached."""
+    return False
+
+
+@pytest.mark.parametrize("caller", [is_direct, over_a_session], indirect=True)
 @pytest.mark.parametrize("way", [whole, streamed])
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 async def test_the_outcome_of_a_fault(

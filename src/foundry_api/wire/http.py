@@ -1,4 +1,4 @@
-"""The transport over aiohttp: one pooled session, with bounds and without surprises."""
+"""The transport: pools of connections, with bounds and without surprises."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ from foundry_api.errors import (
 )
 from foundry_api.settings import CONNECT_TIMEOUT_S
 from foundry_api.wire.ack import acknowledge
+from foundry_api.wire.direct import (
+    IDLE_CONNECTION_S,
+    MAX_HEADER_BYTES,
+    DirectConnections,
+    is_direct,
+)
 from foundry_api.wire.transport import is_loopback, origin
 
 if TYPE_CHECKING:
@@ -33,43 +39,49 @@ if TYPE_CHECKING:
     from aiohttp.client_reqrep import ClientRequest
     from aiohttp.tracing import Trace
 
+    from foundry_api.wire.direct import Exchange
     from foundry_api.wire.transport import Request
 
 __all__ = ["HttpTransport"]
-
-IDLE_CONNECTION_S = 15.0
-"""The 2.x service spends a thread on each idle connection, so they are not kept for long."""
-
-MAX_HEADER_BYTES = 8190
 
 HURRIED_BLOCKS = 2
 """The head and the first event. Later blocks are larger, the fewer acknowledgements there are."""
 
 
 class HttpTransport:
-    """Requests over a pool of connections.
+    """Requests over pools of connections.
 
-    Proxies of the environment are used for remote services only: a proxy can't reach the caller's
-    loopback. Redirects are not followed, cookies not kept and bodies not decompressed, because no
-    service sends any.
+    Services on this machine are reached directly, and others over aiohttp's session: it speaks TLS
+    and knows the proxies of the environment, which can't reach the caller's loopback. Redirects
+    are not followed, cookies not kept and bodies not decompressed, because no service sends any.
 
     Args:
         connect_timeout_s: Bound of making a connection. On loopback it takes microseconds; a remote
             service that takes longer than the default is as good as dead.
+        is_direct: Whether a URL is reached directly.
     """
 
-    def __init__(self, connect_timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        is_direct: Callable[[str], bool] = is_direct,
+    ) -> None:
         self._connect_timeout_s = connect_timeout_s
-        self._sessions: AsyncGenerator[aiohttp.ClientSession] | None = None
-        self._session: aiohttp.ClientSession | None = None
+        self._is_direct = is_direct
+        self._pools: AsyncGenerator[_Pools] | None = None
+        self._present: _Pools | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._at_exit: Callable[[], None] | None = None
 
     async def send(self, request: Request) -> HttpResponse:
         """Send a request and wait for the head of its answer. See `Transport.send`."""
-        session = await self._open_session()
+        pools = self._present
+        if pools is None or self._loop is not asyncio.get_running_loop():
+            pools = await self._open_pools()
         try:
-            return HttpResponse(await _sent(session, request))
+            if self._is_direct(request.url):
+                return _direct_response(pools.direct, await pools.direct.send(request), request)
+            return _session_response(await _sent(pools.session(), request))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._send_error(request, error) from error
 
@@ -86,57 +98,72 @@ class HttpTransport:
 
     async def aclose(self) -> None:
         """Close every connection. The transport opens new ones if it is used again."""
+        self._present = None
         if self._at_exit is not None:
             atexit.unregister(self._at_exit)
-        if self._sessions is not None:
-            sessions, self._sessions = self._sessions, None
-            await sessions.aclose()
+        if self._pools is not None:
+            pools, self._pools = self._pools, None
+            await pools.aclose()
 
-    async def _open_session(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
-        if self._session is None or self._session.closed or self._loop is not loop:
-            if self._loop is loop:  # another loop's session is left for that loop to close
-                await self.aclose()
-            self._loop = loop
-            self._sessions = _session_until_loop_ends(self._connect_timeout_s)
-            self._session = await anext(self._sessions)
-            self._at_exit = functools.partial(_close_at_exit, loop, weakref.ref(self._sessions))
-            atexit.register(self._at_exit)
+    async def _open_pools(self) -> _Pools:
+        # The pools of another loop are left for that loop to close.
+        self._loop = asyncio.get_running_loop()
+        self._pools = _until_loop_ends(self._connect_timeout_s)
+        self._present = await anext(self._pools)
+        self._at_exit = functools.partial(_close_at_exit, self._loop, weakref.ref(self._pools))
+        atexit.register(self._at_exit)
+        return self._present
+
+
+class _Pools:
+    """The connections of one event loop."""
+
+    def __init__(self, connect_timeout_s: float) -> None:
+        self.direct = DirectConnections(connect_timeout_s)
+        self._connect_timeout_s = connect_timeout_s
+        self._session: aiohttp.ClientSession | None = None
+
+    def session(self) -> aiohttp.ClientSession:
+        """The session for services that are not reached directly."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=_Connector(),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
+                headers={"Accept-Encoding": "identity"},
+                auto_decompress=False,
+                max_line_size=MAX_HEADER_BYTES,
+                max_field_size=MAX_HEADER_BYTES,
+            )
         return self._session
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self.direct.aclose()
+        if self._session is not None:
+            await self._session.close()
 
 
 def _close_at_exit(
-    loop: asyncio.AbstractEventLoop,
-    sessions: Callable[[], AsyncGenerator[aiohttp.ClientSession] | None],
+    loop: asyncio.AbstractEventLoop, pools: Callable[[], AsyncGenerator[_Pools] | None]
 ) -> None:
     """Close what the loop did not: `python -m asyncio` ends its own without closing anything."""
-    left = sessions()
+    left = pools()
     if left is not None and not loop.is_closed() and not loop.is_running():
         loop.run_until_complete(left.aclose())
 
 
-async def _session_until_loop_ends(
-    connect_timeout_s: float,
-) -> AsyncGenerator[aiohttp.ClientSession]:
-    """One session. As a generator, because `asyncio.run` closes those that are left at its end.
+async def _until_loop_ends(connect_timeout_s: float) -> AsyncGenerator[_Pools]:
+    """Pools. As a generator, because `asyncio.run` closes those that are left at its end.
 
     So a client that was never closed leaves no open socket behind, and one client serves several
     `asyncio.run` calls one after the other.
     """
-    connector = _Connector()
-    session = aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s),
-        headers={"Accept-Encoding": "identity"},
-        auto_decompress=False,
-        max_line_size=MAX_HEADER_BYTES,
-        max_field_size=MAX_HEADER_BYTES,
-    )
+    pools = _Pools(connect_timeout_s)
     try:
-        yield session
+        yield pools
     finally:
-        await session.close()
+        await pools.aclose()
 
 
 async def _sent(session: aiohttp.ClientSession, request: Request) -> aiohttp.ClientResponse:
@@ -213,49 +240,86 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class HttpResponse:
-    """An answer of aiohttp's behind the `Response` protocol."""
+    """An answer whose head has come.
 
-    __slots__ = ("_hurried", "_response")
+    Attributes:
+        status: The HTTP status.
+        headers: The headers.
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
+    Args:
+        head: The HTTP status, and the headers.
+        content: The body.
+        socket: The connection, while it is open.
+        service: Base URL of who answers.
+        release: Called at the end, whether or not the body was read to its end.
+    """
+
+    __slots__ = ("_content", "_hurried", "_release", "_service", "_socket", "headers", "status")
+
+    def __init__(
+        self,
+        head: tuple[int, Mapping[str, str]],
+        content: aiohttp.StreamReader,
+        *,
+        socket: asyncio.BaseTransport | None,
+        service: str,
+        release: Callable[[], object],
+    ) -> None:
+        self.status, self.headers = head
+        self._content = content
+        self._socket = socket
+        self._service = service
+        self._release: Callable[[], object] | None = release
         self._hurried = 0
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-        return self._response.status
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The headers."""
-        return self._response.headers
 
     @property
     def ended(self) -> bool:
         """Whether the end of the body has come, and all before it was read."""
-        return self._response.content.at_eof()
+        return self._content.at_eof()
 
     async def read(self) -> bytes:
         """What came of the body since the last time; nothing at its end."""
-        content = self._response.content
+        content = self._content
         try:
             if self._hurried < HURRIED_BLOCKS and not content.at_eof():
                 self._hurried += 1
-                connection = self._response.connection
-                acknowledge(connection.transport if connection else None)
+                acknowledge(self._socket)
             return await content.readany()
         except (aiohttp.ClientError, OSError) as error:
-            raise _broken(self._response) from error
+            raise StreamInterrupted(
+                "the connection broke before the answer ended", service=self._service
+            ) from error
 
     def close(self) -> None:
-        """Free the connection, or close it if the body has not ended."""
-        self._response.close() if not self._response.content.at_eof() else self._response.release()
+        """Free the connection, or close it if the body has not ended. Once more does nothing."""
+        release, self._release = self._release, None
+        if release is not None:
+            release()
 
 
-def _broken(response: aiohttp.ClientResponse) -> FoundryError:
-    return StreamInterrupted(
-        "the connection broke before the answer ended", service=str(response.url.origin())
+def _direct_response(
+    connections: DirectConnections, exchange: Exchange, request: Request
+) -> HttpResponse:
+    return HttpResponse(
+        (exchange.status, exchange.headers),
+        exchange.body,
+        socket=exchange.connection.transport,
+        service=origin(request.url),
+        release=functools.partial(connections.release, exchange, request.url),
+    )
+
+
+def _session_response(response: aiohttp.ClientResponse) -> HttpResponse:
+    def release() -> None:
+        response.release() if response.content.at_eof() else response.close()
+
+    connection = response.connection
+    return HttpResponse(
+        (response.status, response.headers),
+        response.content,
+        socket=connection.transport if connection else None,
+        service=str(response.url.origin()),
+        release=release,
     )
 
 

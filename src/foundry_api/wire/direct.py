@@ -1,0 +1,236 @@
+"""HTTP/1.1 to a service on this machine, without what a client of the whole web needs.
+
+aiohttp's parser reads the answers. Its session, which minds redirects, cookies, proxies and
+encryption, takes more time than all else in a short call, and has nothing to do here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
+
+from foundry_api.errors import ServiceNotRunning
+from foundry_api.wire.transport import is_loopback, origin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from foundry_api.wire.transport import Request
+
+__all__ = ["Connection", "DirectConnections", "Exchange", "is_direct"]
+
+IDLE_CONNECTION_S = 15.0
+"""The 2.x service spends a thread on each idle connection, so they are not kept for long."""
+
+MAX_HEADER_BYTES = 8190
+
+_ALWAYS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "foundry-api"}
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FORBIDDEN = re.compile(r"[\r\n\0]")
+
+
+def is_direct(url: str) -> bool:
+    """Whether a request needs neither encryption nor, ever, a proxy."""
+    return url.startswith("http://") and is_loopback(url)
+
+
+class Connection(ResponseHandler):
+    """One connection, which serves one request at a time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.body: aiohttp.StreamReader | None = None
+        self.idle_since = 0.0
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Tell whoever reads the body.
+
+        aiohttp 3.14 closes a connection whose bytes are not HTTP, and tells nobody who waits for
+        more of its body.
+        """
+        super().connection_lost(exc)
+        body = self.body
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request that was sent, and the head of its answer.
+
+    Attributes:
+        status: The HTTP status.
+        headers: Of the answer.
+        body: Of the answer.
+        connection: Where it comes from.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: aiohttp.StreamReader
+    connection: Connection
+
+
+class DirectConnections:
+    """A pool of connections, on one event loop.
+
+    Args:
+        connect_timeout_s: Bound of making a connection.
+    """
+
+    def __init__(self, connect_timeout_s: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._connect_timeout_s = connect_timeout_s
+        self._open: set[Connection] = set()
+        self._idle: dict[tuple[str, int], list[Connection]] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+
+    async def send(self, request: Request) -> Exchange:
+        """Send a request and wait for the head of its answer.
+
+        A pooled connection that turns out to be dead is replaced. The service may close an idle
+        connection at the moment it is used again: that is no failure of the service, and nothing
+        was done there yet.
+
+        Raises:
+            ServiceNotRunning: Nothing accepts connections there.
+            ConnectionTimeoutError: Nothing did so in time.
+            ClientError: The connection broke, or what came is not HTTP.
+            ValueError: The request cannot be sent.
+        """
+        address, head = _head(request.method, request.url, tuple(request.headers.items()))
+        while True:
+            pooled = self._pooled(address)
+            connection = await self._connect(address, request.url) if pooled is None else pooled
+            try:
+                return await _exchange(connection, head, request.body)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                connection.close()
+                if pooled is None:
+                    raise
+            except BaseException:
+                connection.close()
+                raise
+
+    def release(self, exchange: Exchange, url: str) -> None:
+        """The answer was read, as far as it was wanted: its connection is kept if it was whole."""
+        connection = exchange.connection
+        connection.body = None
+        if not exchange.body.at_eof() or connection.should_close:
+            connection.close()
+            return
+        address, _ = _head("", url, ())
+        connection.idle_since = self._loop.time()
+        self._idle.setdefault(address, []).append(connection)
+        if self._sweep is None:
+            self._sweep = self._loop.call_later(IDLE_CONNECTION_S, self._close_old)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+        self._idle.clear()
+        closing = [connection.closed for connection in self._open]
+        for connection in self._open:
+            connection.close()
+        await asyncio.gather(*filter(None, closing), return_exceptions=True)
+
+    def _pooled(self, address: tuple[str, int]) -> Connection | None:
+        idle = self._idle.get(address)
+        while idle:
+            connection = idle.pop()
+            if connection.is_connected() and not connection.should_close:
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self, address: tuple[str, int], url: str) -> Connection:
+        host, port = address
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                _, connection = await self._loop.create_connection(self._made, host, port)
+        except TimeoutError as error:
+            raise aiohttp.ConnectionTimeoutError from error
+        except OSError as error:
+            raise _not_connected(origin(url), error) from error
+        self._open.add(connection)
+        if connection.closed is not None:
+            connection.closed.add_done_callback(functools.partial(self._lost, connection))
+        return connection
+
+    def _made(self) -> Connection:
+        return Connection(self._loop)
+
+    def _lost(self, connection: Connection, closed: asyncio.Future[None]) -> None:
+        closed.exception()  # taken, so that the event loop does not complain of it
+        self._open.discard(connection)
+
+    def _close_old(self) -> None:
+        """Close what was idle for too long, and look again when the next one will have been."""
+        too_old = self._loop.time() - IDLE_CONNECTION_S
+        self._sweep = None
+        for address, idle in list(self._idle.items()):
+            for connection in idle:
+                if connection.idle_since <= too_old:
+                    connection.close()
+            self._idle[address] = [one for one in idle if one.idle_since > too_old]
+            if not self._idle[address]:
+                del self._idle[address]
+        if self._idle:
+            oldest = min(one.idle_since for idle in self._idle.values() for one in idle)
+            self._sweep = self._loop.call_at(oldest + IDLE_CONNECTION_S, self._close_old)
+
+
+def _not_connected(service: str, error: OSError) -> ServiceNotRunning:
+    if isinstance(error, ConnectionRefusedError):
+        return ServiceNotRunning(f"nothing accepts connections at {service}", service=service)
+    return ServiceNotRunning(f"no connection to {service}: {error.strerror}", service=service)
+
+
+async def _exchange(connection: Connection, head: bytes, body: bytes | None) -> Exchange:
+    transport = connection.transport
+    if transport is None:
+        raise aiohttp.ServerDisconnectedError
+    connection.set_response_params(
+        read_until_eof=True,
+        auto_decompress=False,
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+    )
+    if body is None:
+        transport.write(head + b"\r\n")
+    else:
+        transport.write(b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body))
+    try:
+        message, content = await connection.read()
+        while 100 <= message.code < 200 and message.code != 101:  # noqa: PLR2004 - not yet it
+            message, content = await connection.read()
+    except HttpProcessingError as error:
+        raise aiohttp.ClientPayloadError(error.message) from error
+    connection.body = content
+    return Exchange(message.code, message.headers, content, connection)
+
+
+@functools.lru_cache(maxsize=256)
+def _head(
+    method: str, url: str, headers: tuple[tuple[str, str], ...]
+) -> tuple[tuple[str, int], bytes]:
+    """Where a request goes, and its head without the length of its body and without its end."""
+    parts = URL(url)
+    if parts.host is None or parts.port is None:
+        raise aiohttp.InvalidURL(url)
+    fields = {"Host": parts.host_port_subcomponent or "", **_ALWAYS, **dict(headers)}
+    lines = [f"{method} {parts.raw_path_qs} HTTP/1.1"]
+    for name, value in fields.items():
+        if not _TOKEN.fullmatch(name) or _FORBIDDEN.search(value):
+            raise ValueError(f"the header {name!r} holds a character that no header may hold")
+        lines.append(f"{name}: {value}")
+    return (parts.host, parts.port), ("\r\n".join(lines) + "\r\n").encode()
