@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from foundry_api.wire.direct import Exchange
     from foundry_api.wire.transport import Request
 
-__all__ = ["HttpTransport"]
+__all__ = ["HttpResponse", "HttpTransport"]
 
 HURRIED_BLOCKS = 2
 """The head and the first event. Later blocks are larger, the fewer acknowledgements there are."""
