@@ -64,6 +64,11 @@ def line(text: str, *, done: bool) -> bytes:
     return json.dumps(told).encode() + b"\n"
 
 
+def word(number: int) -> str:
+    """A token. No two are the same: litellm takes repetition for a fault of the model."""
+    return f" tok{number % 100:02}"
+
+
 def sse(tokens: int) -> list[bytes]:
     """An answer's packets, as events."""
     total = {"prompt_tokens": 3, "completion_tokens": tokens, "total_tokens": tokens + 3}
@@ -79,12 +84,13 @@ def sse(tokens: int) -> list[bytes]:
     )
     end = [chunk({}, "stop"), usage, b"data: [DONE]\n\n"]
     start = chunk({"role": "assistant", "content": ""})
-    return [piece(e) for e in [start, *[chunk({"content": " tok"})] * tokens, *end]]
+    return [piece(e) for e in [start, *(chunk({"content": word(n)}) for n in range(tokens)), *end]]
 
 
 def ndjson(tokens: int) -> list[bytes]:
     """An answer's packets, as lines."""
-    return [piece(p) for p in [*[line(" tok", done=False)] * tokens, line("", done=True)]]
+    lines = [*(line(word(n), done=False) for n in range(tokens)), line("", done=True)]
+    return [piece(told) for told in lines]
 
 
 def packets(pieces: list[bytes], size: int) -> list[bytes]:
@@ -107,7 +113,7 @@ def stream_head(kind: str) -> bytes:
 
 
 HEADS = {"sse": stream_head("text/event-stream"), "ndjson": stream_head("application/x-ndjson")}
-TOKEN = {"sse": piece(chunk({"content": " tok"})), "ndjson": piece(line(" tok", done=False))}
+TOKEN = {"sse": piece(chunk({"content": word(0)})), "ndjson": piece(line(word(0), done=False))}
 ANSWERS = {
     (form, length): packets(render(tokens), size)
     for form, render in (("sse", sse), ("ndjson", ndjson))
