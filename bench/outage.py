@@ -1,18 +1,20 @@
 """An outage of 30 s under 200 callers a second: what is sent in it, and how long until all is well.
 
 python3 dev.py bench outage
+python3 dev.py bench outage foundry-api
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 import urllib.request
 from typing import Any
 
 from parts import peers, server
-from parts.results import keep
+from parts.results import keep, kept
 
 EACH_SECOND = 200
 BEFORE_S = 5
@@ -65,9 +67,9 @@ def full_speed_s(answered: list[float], ended_s: float) -> float:
 
 
 def main() -> None:
-    """One client after the other."""
-    figures: dict[str, Any] = {}
-    for peer in ("foundry-api", *peers.PEERS):
+    """One client after the other; those of the arguments only, if there are any."""
+    figures: dict[str, Any] = kept("outage")
+    for peer in sys.argv[1:] or ("foundry-api", *peers.PEERS):
         sent, full_s = through(peer)
         figures[f"requests sent in the outage, {peer}"] = sent
         figures[f"s to full speed, {peer}"] = full_s

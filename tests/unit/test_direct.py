@@ -20,7 +20,7 @@ from faults.hostile import (
     stream_head,
     whole,
 )
-from foundry_api import errors
+from foundry_api import FoundryAPIClient, errors
 from foundry_api.wire import direct
 from foundry_api.wire.direct import is_direct
 from foundry_api.wire.http import HttpResponse, HttpTransport
@@ -191,6 +191,15 @@ async def test_a_connection_that_is_not_accepted_in_time_is_an_error_of_its_own(
         await transport.send(Request("GET", f"http://127.0.0.1:{full_backlog}/", {}))
     assert (caught.value.limit_s, caught.value.stage) == (0.2, "connecting")
     assert caught.value.service == f"http://127.0.0.1:{full_backlog}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse, or take any number")
+async def test_the_bound_holds_for_the_first_look_at_a_service_too(full_backlog: int) -> None:
+    address = f"http://127.0.0.1:{full_backlog}"
+    async with FoundryAPIClient(address, connect_timeout=0.1, retries=0) as client:
+        with pytest.raises(errors.ConnectTimeout) as caught:
+            await client.complete("Hi")
+    assert (caught.value.limit_s, caught.value.service) == (0.1, address)
 
 
 async def test_a_connection_that_fails_otherwise_says_how(

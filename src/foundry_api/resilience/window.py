@@ -32,7 +32,8 @@ class BreakerSettings:
         window_s: If given, the window is the results of the last so many seconds instead.
         minimum_calls: Fewer results than this never open it.
         open_s: Seconds that it stays open at first; they double each time a trial fails.
-        open_cap_s: Upper bound of the seconds that it stays open.
+        open_cap_s: Upper bound of the seconds that it stays open. A probe of a local service costs
+            next to nothing, so it is short.
     """
 
     failure_rate: float = 0.5
@@ -42,7 +43,7 @@ class BreakerSettings:
     window_s: float | None = None
     minimum_calls: int = 10
     open_s: float = 1.0
-    open_cap_s: float = 30.0
+    open_cap_s: float = 5.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, with the name of the setting."""

@@ -11,10 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from foundry_api.errors import (
-    FoundryError,
-    ServiceNotRunning,
-)
+from foundry_api.errors import ConnectTimeout, FoundryError, ServiceNotRunning
 from foundry_api.service import foundry_cli
 from foundry_api.service.endpoint import Endpoint
 from foundry_api.wire.dialects.detect import identify
@@ -88,14 +85,17 @@ async def explicit(
 
     Raises:
         ServiceNotRunning: Nothing answers there, or not in time.
+        ConnectTimeout: Nothing accepts a connection there in time.
         ConfigurationError: The service refuses the credential.
         ProtocolError: Something else answers there.
     """
-    if is_loopback(base_url) and not await accepts(base_url, KNOWN_TIMEOUT_S):
-        raise _refused(base_url)
+    if is_loopback(base_url):  # a look that needs no HTTP library, whose import takes a while
+        await _must_accept(base_url, settings.connect_timeout_s)
     headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     try:
         status = await identify(transport(), base_url, headers, KNOWN_TIMEOUT_S)
+    except ConnectTimeout:
+        raise
     except ServiceNotRunning as error:
         if isinstance(error.__cause__, TimeoutError):
             raise _silent(base_url) from error
@@ -135,15 +135,33 @@ async def look(
 
 async def accepts(url: str, timeout_s: float = CONNECT_TIMEOUT_S) -> bool:
     """Whether anything accepts a connection at an address."""
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
-        async with asyncio.timeout(timeout_s):
-            _, writer = await asyncio.open_connection(parts.hostname, port)
+        await _touch(url, timeout_s)
     except OSError:  # TimeoutError is one
         return False
-    writer.transport.abort()
     return True
+
+
+async def _must_accept(url: str, timeout_s: float) -> None:
+    try:
+        await _touch(url, timeout_s)
+    except TimeoutError as error:
+        raise ConnectTimeout(
+            f"{url} accepted no connection within {timeout_s:g} s",
+            limit_s=timeout_s,
+            stage="connecting",
+            service=url,
+        ) from error
+    except OSError as error:
+        raise _refused(url) from error
+
+
+async def _touch(url: str, timeout_s: float) -> None:
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    async with asyncio.timeout(timeout_s):
+        _, writer = await asyncio.open_connection(parts.hostname, port)
+    writer.transport.abort()
 
 
 async def _of_cli(transport: Callable[[], Transport]) -> Endpoint | None:
