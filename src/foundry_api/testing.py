@@ -149,6 +149,7 @@ class FakeService:
         application.add_routes(
             [
                 web.get("/status", self._status),
+                web.get("/v1/models", self._no_catalog),
                 web.get(f"{_PREFIX}/v1/models", self._models),
                 web.get(f"{_PREFIX}/models/loaded", self._loaded),
                 web.get(f"{_PREFIX}/models/{{verb:load|unload}}/{{alias}}", self._done),
@@ -159,6 +160,9 @@ class FakeService:
 
     async def _status(self, _request: web.Request) -> web.Response:
         return _json({"endpoints": [self.base_url], "modelCachePath": "fake", "pid": 0})
+
+    async def _no_catalog(self, _request: web.Request) -> web.Response:
+        return _json({"object": "list", "data": []})  # what 2.x answers offline
 
     async def _models(self, _request: web.Request) -> web.Response:
         return _json({"object": "list", "data": [{"id": self._model_id}]})

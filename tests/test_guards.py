@@ -1,0 +1,216 @@
+"""The guards around a call, as a program meets them: a real client and a service on a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from faults.hostile import HostileServer, refused
+from faults.test_routes import healthy
+from foundry_api import (
+    BreakerChanged,
+    BreakerSettings,
+    CallEnded,
+    FoundryAPIClient,
+    LimiterSettings,
+    deadline,
+    errors,
+)
+from foundry_api.testing import Answer, Cut, Failure, FakeService, Silence, no_sleep
+
+if TYPE_CHECKING:
+    from faults.hostile import Peer
+    from foundry_api import Event
+
+OPEN_S = 0.05
+QUICK = BreakerSettings(minimum_calls=2, window_calls=4, open_s=OPEN_S, open_cap_s=OPEN_S)
+
+
+async def outcome(client: FoundryAPIClient, prompt: str = "Hi") -> str:
+    try:
+        return (await client.complete(prompt)).content
+    except errors.FoundryError as error:
+        return type(error).__name__
+
+
+async def test_a_service_that_fails_is_left_alone_and_one_caller_finds_it_back() -> None:
+    script = [Failure(), Failure(), "Hello"]
+    changes: list[Event] = []
+    async with (
+        FakeService(*script) as service,
+        FoundryAPIClient(service.base_url, model="fake", retries=0, breaker=QUICK) as client,
+    ):
+        client.events.subscribe(changes.append, BreakerChanged)
+        assert [await outcome(client) for _ in range(2)] == ["ServerError"] * 2
+        with pytest.raises(errors.CircuitOpen, match="2 of the last 2 calls failed") as caught:
+            await client.complete("Hi")
+        assert 0 < caught.value.retry_after_s <= OPEN_S
+        assert len(service.requests) == 2
+        await asyncio.sleep(2 * OPEN_S)
+        told = await asyncio.gather(*(outcome(client) for _ in range(50)))
+        assert sorted(told) == ["CircuitOpen"] * 49 + ["Hello"]
+        assert len(service.requests) == 3
+        assert await outcome(client) == "Hello"
+    states = [change.new for change in changes if isinstance(change, BreakerChanged)]
+    assert states == ["open", "half-open", "closed"]
+
+
+async def test_a_half_open_breaker_asks_for_the_status_before_a_user_pays() -> None:
+    """While the service does not even tell its status, no call is sent."""
+
+    async def dies(peer: Peer) -> None:
+        request = await peer.request()
+        while "chat" not in request.path:
+            await peer.send(healthy(request.path))
+            request = await peer.request()
+
+    async with (
+        HostileServer(dies) as server,
+        FoundryAPIClient(server.base_url, model="tiny", retries=0, breaker=QUICK) as client,
+    ):
+        assert [await outcome(client) for _ in range(2)] == ["ServiceCrashed"] * 2
+        sent = len(server.requests)
+        await server.stop()
+        await asyncio.sleep(2 * OPEN_S)
+        assert await outcome(client) == "ServiceNotRunning"
+        assert client.breaker.state == "open"
+        assert len(server.requests) == sent
+
+
+async def test_an_outage_costs_each_caller_one_request_once_the_budget_is_spent() -> None:
+    never = BreakerSettings(minimum_calls=1000, window_calls=1000)
+    async with (
+        FakeService(Failure()) as service,
+        FoundryAPIClient(service.base_url, model="fake", breaker=never) as client,
+    ):
+        with no_sleep():
+            for _ in range(100):
+                await outcome(client)
+            with pytest.raises(errors.ServerError, match="retry budget is spent"):
+                await client.complete("Hi")
+    assert len(service.requests) == 101 + 100  # the callers, and the budget
+
+
+async def test_the_final_error_holds_the_cause_of_every_attempt() -> None:
+    script = (Failure(503, retry_after_s=0), Cut(), Failure(message="boom"))
+    async with (
+        FakeService(*script) as service,
+        FoundryAPIClient(service.base_url, model="fake", retries=2) as client,
+    ):
+        with no_sleep(), pytest.raises(errors.ServerError, match="after 3 attempts") as caught:
+            await client.complete("Hi")
+    causes = [type(cause) for cause in caught.value.causes]
+    assert causes == [errors.ServiceOverloaded, errors.StreamInterrupted, errors.ServerError]
+
+
+async def test_the_next_model_answers_when_the_one_before_is_not_there() -> None:
+    async with FakeService("Hello") as service, FoundryAPIClient(service.base_url) as client:
+        answer = await client.complete("Hi", model=["fake-but-better", "fake"])
+    assert (answer.content, answer.model) == ("Hello", "fake:1")
+
+
+async def test_the_next_service_answers_when_one_fails_and_nobody_waits() -> None:
+    nobody = await refused()
+    async with FakeService(Failure()) as failing, FakeService("Hello") as working:
+        urls = [nobody, failing.base_url, working.base_url]
+        async with FoundryAPIClient(base_urls=urls, model="fake", retries=0) as client:
+            with no_sleep() as waits:
+                answers = [await client.complete("Hi") for _ in range(3)]
+    assert [answer.service for answer in answers] == [working.base_url] * 3
+    assert waits == []
+
+
+async def test_calls_go_to_the_service_with_the_least_in_flight() -> None:
+    async with FakeService(Silence(after="a")) as first, FakeService(Silence(after="b")) as second:
+        urls = [first.base_url, second.base_url]
+        async with FoundryAPIClient(base_urls=urls, model="fake") as client:
+            streams = [client.stream_complete("Hi") for _ in range(4)]
+            texts = [(await anext(stream)).content for stream in streams]
+            for stream in streams:
+                await stream.aclose()
+    assert sorted(texts) == ["a", "a", "b", "b"]
+
+
+async def test_a_call_tells_how_long_it_waited_for_its_turn() -> None:
+    async with FakeService("Hello") as service:
+        limits = LimiterSettings(fixed=1)
+        async with FoundryAPIClient(service.base_url, model="fake", limiter=limits) as client:
+            answers = await asyncio.gather(*(client.complete("Hi") for _ in range(3)))
+    waits = [answer.timings.queued_s for answer in answers]
+    assert waits[0] == 0
+    assert 0 < waits[1] < waits[2]
+    assert all(answer.timings.total_s >= answer.timings.queued_s for answer in answers)
+
+
+async def test_one_call_too_many_is_refused_at_once() -> None:
+    limits = LimiterSettings(fixed=1, queue=0)
+    async with (
+        FakeService(Silence(after="a")) as service,
+        FoundryAPIClient(service.base_url, model="fake", limiter=limits) as client,
+    ):
+        busy = client.stream_complete("Hi")
+        await anext(busy)
+        with pytest.raises(errors.QueueFull) as caught:
+            await client.complete("Hi")
+        await busy.aclose()
+    assert caught.value.service == service.base_url
+    assert len(service.requests) == 1
+
+
+async def test_a_deadline_bounds_the_wait_for_a_turn() -> None:
+    limits = LimiterSettings(fixed=1)
+    async with (
+        FakeService(Silence(after="a")) as service,
+        FoundryAPIClient(service.base_url, model="fake", limiter=limits) as client,
+    ):
+        busy = client.stream_complete("Hi")
+        await anext(busy)
+        with deadline(0.05), pytest.raises(errors.DeadlineExceeded) as caught:
+            await client.complete("Hi")
+        await busy.aclose()
+    assert (caught.value.stage, caught.value.limit_s) == ("waiting for its turn", 0.05)
+    assert len(service.requests) == 1
+
+
+async def test_a_timeout_of_auto_takes_the_default_until_enough_was_seen() -> None:
+    script = ["Hello"] * 10
+    async with (
+        FakeService(*script, Answer("Bye")) as service,
+        FoundryAPIClient(service.base_url, model="fake", timeout="auto") as client,
+    ):
+        answers = [await client.complete("Hi") for _ in range(11)]
+        first_s, gap_s = client._tools.latencies.of("fake:1").bounds_s
+    assert answers[-1].content == "Bye"
+    assert (first_s, gap_s) == (2.0, 2.0)
+
+
+async def test_closing_the_client_ends_a_stream_with_the_reason() -> None:
+    async with FakeService(Silence(after="Some text")) as service:
+        client = FoundryAPIClient(service.base_url, model="fake")
+        stream = client.stream_complete("Hi")
+        text = [(await anext(stream)).content, (await anext(stream)).content]
+        await client.close()
+        with pytest.raises(errors.ClientClosed) as caught:
+            await anext(stream)
+    assert caught.value.partial == "".join(text) == "Some text"
+
+
+async def test_every_call_is_counted_however_it_ended() -> None:
+    ends: list[Event] = []
+    script = ("Hello", Failure(400, "Invalid request: x"), Cut(after="Half"), Silence(after="A"))
+    async with (
+        FakeService(*script) as service,
+        FoundryAPIClient(service.base_url, model="fake", retries=0) as client,
+    ):
+        client.events.subscribe(ends.append, CallEnded)
+        told = [await outcome(client) for _ in range(3)]
+        stream = client.stream_complete("Hi")
+        await anext(stream)
+        await stream.aclose()
+        (series,) = client.metrics.snapshot().series
+    assert told == ["Hello", "InvalidRequest", "StreamInterrupted"]
+    assert (series.answered, series.failed, series.cancelled) == (1, 2, 1)
+    assert series.errors == {"InvalidRequest": 1, "StreamInterrupted": 1}
+    assert len(ends) == series.calls == 4
