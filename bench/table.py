@@ -5,6 +5,7 @@ python3 dev.py bench table
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -23,6 +24,11 @@ def row(what: str, cells: list[str]) -> str:
 def ratios(figures: dict[str, float], what: str) -> list[str]:
     """A row of ratios to the floor."""
     return [f"{figures[f'{what}, {client} / raw aiohttp']:.2f}" for client in CLIENTS]
+
+
+def seconds(value: float) -> str:
+    """A time, or that it never comes: litellm cannot answer 200 callers a second."""
+    return f"{value:.1f}" if math.isfinite(value) else "never"
 
 
 def table() -> list[str]:
@@ -51,7 +57,7 @@ def table() -> list[str]:
         ),
         row(
             "seconds from its end to full speed",
-            [f"{outage[f's to full speed, {client}']:.1f}" for client in CLIENTS],
+            [seconds(outage[f"s to full speed, {client}"]) for client in CLIENTS],
         ),
         *(
             row(name, [f"{footprint[f'{what}, {client}']:.{digits}f}" for client in CLIENTS])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -112,16 +112,23 @@ class Settings:
         for name, (variable, parse) in _VARIABLES.items():
             if text := source.get(variable, "").strip():
                 values[name] = _parsed(variable, text, parse)
-        values.update((name, value) for name, value in arguments.items() if value is not None)
-        return cls(**values)
+        return cls(**_over(values, arguments))
 
     @classmethod
     def resolve(cls, settings: Settings | None, **arguments: object) -> Settings:
         """Settings from arguments over given settings, or else over the environment."""
         if settings is None:
             return cls.from_environment(None, **arguments)
-        given: dict[str, Any] = {k: v for k, v in arguments.items() if v is not None}
-        return replace(settings, **given)
+        values = {each.name: getattr(settings, each.name) for each in fields(cls)}
+        return cls(**_over(values, arguments))
+
+
+def _over(values: dict[str, Any], arguments: dict[str, object]) -> dict[str, Any]:
+    """Values with arguments over them. One address takes the place of several, and the reverse."""
+    given = {name: value for name, value in arguments.items() if value is not None}
+    replaced = {"base_url": "base_urls", "base_urls": "base_url"}
+    hidden = {replaced[name] for name in given if name in replaced} - given.keys()
+    return {**{name: value for name, value in values.items() if name not in hidden}, **given}
 
 
 def _check_seconds(variable: str, value: object) -> None:

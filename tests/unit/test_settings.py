@@ -55,6 +55,38 @@ def test_the_environment_is_read() -> None:
     )
 
 
+def test_the_bounds_and_the_services_are_read() -> None:
+    settings = Settings.from_environment(
+        {
+            "FOUNDRY_TIMEOUT": "Auto",
+            "FOUNDRY_DEADLINE": "60",
+            "FOUNDRY_CONNECT_TIMEOUT": "0.5",
+            "FOUNDRY_BASE_URLS": "localhost:1, http://localhost:2/v1,",
+        }
+    )
+    assert settings == Settings(
+        timeout_s="auto",
+        deadline_s=60.0,
+        connect_timeout_s=0.5,
+        base_urls=("http://localhost:1", "http://localhost:2"),
+    )
+    assert [each.base_url for each in settings.each()] == list(settings.base_urls)
+    assert Settings(model="x").each() == (Settings(model="x"),)
+
+
+def test_one_address_takes_the_place_of_several_and_the_reverse() -> None:
+    several = {"FOUNDRY_BASE_URLS": "localhost:1,localhost:2"}
+    settings = Settings.from_environment(several, base_url="localhost:3")
+    assert (settings.base_url, settings.base_urls) == ("http://localhost:3", ())
+    settings = Settings.resolve(settings, base_urls=("localhost:1",))
+    assert (settings.base_url, settings.base_urls) == (None, ("http://localhost:1",))
+
+
+def test_one_address_and_several_at_once_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="both"):
+        Settings(base_url="localhost:1", base_urls=("localhost:2",))
+
+
 def test_the_processes_own_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOUNDRY_MODEL", "mine")
     assert Settings.from_environment().model == "mine"
@@ -80,7 +112,7 @@ def test_arguments_win_over_given_settings_and_the_environment_is_not_read(
 
 @pytest.mark.parametrize("blank", ["", "  ", "\t\n"])
 def test_a_blank_variable_counts_as_not_set(blank: str) -> None:
-    names = ("MODEL", "TIMEOUT", "RETRIES", "LOG_LEVEL", "BASE_URL", "API_KEY", "HOME")
+    names = ("MODEL", "TIMEOUT", "RETRIES", "LOG_LEVEL", "BASE_URL", "BASE_URLS", "API_KEY", "HOME")
     assert Settings.from_environment({f"FOUNDRY_{name}": blank for name in names}) == Settings()
 
 
@@ -92,6 +124,8 @@ def test_a_blank_variable_counts_as_not_set(blank: str) -> None:
         ("FOUNDRY_TIMEOUT", "-1"),
         ("FOUNDRY_TIMEOUT", "nan"),
         ("FOUNDRY_TIMEOUT", "inf"),
+        ("FOUNDRY_DEADLINE", "0"),
+        ("FOUNDRY_CONNECT_TIMEOUT", "-1"),
         ("FOUNDRY_RETRIES", "-1"),
         ("FOUNDRY_RETRIES", "1.5"),
         ("FOUNDRY_RETRIES", "many"),

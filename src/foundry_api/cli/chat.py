@@ -49,6 +49,7 @@ EPILOG = examples(
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the answer here; repeatable.")
 @click.option("--no-stream", is_flag=True, help="Print the answer when it is whole.")
 @click.option("--timeout", type=float, help="Seconds without a token. [FOUNDRY_TIMEOUT, else 30]")
+@click.option("--deadline", type=float, help="Seconds for all of an answer. [FOUNDRY_DEADLINE]")
 @click.option("-y", "--yes", is_flag=True, help="Download a missing model without asking.")
 @common_options
 @pass_common
@@ -64,6 +65,7 @@ def command(
     stop: tuple[str, ...],
     no_stream: bool,
     timeout: float | None,
+    deadline: float | None,
     yes: bool,
 ) -> None:
     """Ask a model: one prompt, or a conversation.
@@ -75,7 +77,7 @@ def command(
     if prompt is None and common.as_json:
         raise click.UsageError("--json needs a prompt: a conversation is no JSON document.")
     options = ChatOptions(temperature=temperature, max_tokens=max_tokens, seed=seed, stop=stop)
-    with Session(common, model=model, timeout_s=timeout) as session:
+    with Session(common, model=model, timeout_s=timeout, deadline_s=deadline) as session:
         talker = Talker(session, options, stream=not no_stream, yes=yes, ask=not common.as_json)
         if prompt is None:
             converse(talker, system)

@@ -33,13 +33,11 @@ class Session:
     Args:
         common: The options that every verb takes.
         model: Model of calls that name none.
-        timeout_s: Seconds without a token before a call gives up.
+        bounds: The time bounds of calls, by the names of `Settings`.
     """
 
-    def __init__(
-        self, common: Common, *, model: str | None = None, timeout_s: float | None = None
-    ) -> None:
-        self.settings = settings_of(common, model=model, timeout_s=timeout_s)
+    def __init__(self, common: Common, *, model: str | None = None, **bounds: float | None) -> None:
+        self.settings = settings_of(common, model=model, **bounds)
         self.client = FoundryAPIClient(settings=self.settings)
         self._log_handler = _log_handler(common)
         self._runner = asyncio.Runner()
@@ -70,20 +68,19 @@ async def _waited(coroutine: Coroutine[Any, Any, _T], waiting: str) -> _T:
         return await coroutine
 
 
-def settings_of(
-    common: Common, *, model: str | None = None, timeout_s: float | None = None
-) -> Settings:
+def settings_of(common: Common, *, model: str | None = None, **bounds: float | None) -> Settings:
     """Settings from the options, then the environment.
 
     Raises:
         ConfigurationError: One of them cannot be used.
     """
     return Settings.from_environment(
+        None,
         base_url=common.base_url,
         service=common.service,
         log_level="DEBUG" if common.verbose >= EVERY_DETAIL else None,
         model=model,
-        timeout_s=timeout_s,
+        **bounds,
     )
 
 
