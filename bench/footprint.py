@@ -16,7 +16,7 @@ from parts.results import keep
 if TYPE_CHECKING:
     from pathlib import Path
 
-ROUNDS = 7
+ROUNDS = 5
 STREAMS = 1000
 IMPORTS = {
     "aiohttp": "import aiohttp, msgspec",

@@ -39,8 +39,9 @@ def python_of(peer: str) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Of the workers: litellm asks the internet for prices otherwise."""
-    return {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    """Of the workers: litellm would ask the internet for prices, and allow 500 connections."""
+    litellm = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "AIOHTTP_CONNECTOR_LIMIT_PER_HOST": "2000"}
+    return {**os.environ, **litellm}
 
 
 def work(job: str, peer: str, base_url: str, *more: str) -> Any:

@@ -122,10 +122,12 @@ class OpenAI(Streaming):
 class Ollama(Streaming):
     """`ollama`."""
 
-    def __init__(self, base_url: str, _most: int) -> None:
+    def __init__(self, base_url: str, most: int) -> None:
+        import httpx
         import ollama
 
-        self._client = ollama.AsyncClient(host=base_url)
+        limits = httpx.Limits(max_connections=most, max_keepalive_connections=most)
+        self._client = ollama.AsyncClient(host=base_url, limits=limits)
 
     async def stream(self, prompt: str) -> AsyncGenerator[str]:
         """An answer, piece by piece."""

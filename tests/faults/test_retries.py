@@ -27,6 +27,7 @@ from .hostile import (
     token,
     whole,
 )
+from .table import FAULTS, Fault
 
 if TYPE_CHECKING:
     from .conftest import Caller
@@ -39,62 +40,26 @@ OVERFLOW = (
 )
 NOT_LOADED = whole(400, error_json("Model not loaded: Model 'tiny:1' must be loaded first"))
 
-TEMPORARY: dict[str, tuple[Script, type[errors.FoundryError]]] = {
-    "closed": (hang_up, errors.ServiceCrashed),
-    "reset": (break_off, errors.ServiceCrashed),
-    "500": (say(whole(500, error_json("Inference failed: x"))), errors.ServerError),
-    "503": (say(whole(503, b"")), errors.ServiceOverloaded),
-    "not loaded": (say(NOT_LOADED), errors.ModelNotLoaded),
-    "cut before the first token": (say_stream(ROLE), errors.StreamInterrupted),
-    "an error before the first token": (
-        say_stream(ROLE, event(error={"message": "boom", "type": "server_error"})),
-        errors.ServerError,
-    ),
-}
-FINAL: dict[str, Script] = {
-    "400": say(whole(400, error_json("Invalid request: stop supports at most 4 strings"))),
-    "404": say(whole(404, error_json("Model not found: No model matching 'tiny:1'"))),
-    "404 of the router": say(whole(404, b"No mapping for HTTP-method")),
-    "409": say(whole(409, b"")),
-    "413": say(whole(413, b"")),
-    "500 for a bad request": say(whole(500, error_json("Invalid OpenAI JSON request: x"))),
-    "500 for a bad grammar": say(whole(500, error_json("Error creating grammar: x"))),
-    "redirect": say(whole(302, b"")),
-    "garbage": say(b"SSH-2.0-OpenSSH_9.9\r\n", stay=True),
-    "an error of the caller in the stream": say_stream(
-        ROLE, event(error={"message": "no", "type": "invalid_request_error"})
-    ),
-}
+TEMPORARY = {name: fault for name, fault in FAULTS.items() if fault.attempts > 1}
 
 
-@pytest.mark.parametrize(("fault", "expected"), TEMPORARY.values(), ids=TEMPORARY)
-async def test_a_temporary_failure_is_tried_again(
-    caller: Caller, fault: Script, expected: type[errors.FoundryError]
-) -> None:
-    async with HostileServer(fault, fault, answer("Hello")) as server:
-        call = caller.call(server.base_url, retries=3)
-        completion = await call.completion()
+@pytest.mark.parametrize("fault", TEMPORARY.values(), ids=TEMPORARY)
+async def test_after_a_temporary_failure_the_answer_comes(caller: Caller, fault: Fault) -> None:
+    """What the table says of the failure that stays holds of one that passes, too."""
+    async with HostileServer(fault.script, fault.script, answer("Hello")) as server:
+        completion = await caller.call(server.base_url, retries=3).completion()
     assert completion.content == "Hello"
-    assert [type(attempt.error) for attempt in completion.attempts] == [
-        expected,
-        expected,
-        type(None),
-    ]
-    assert caller.slept == [0.1, 0.2]
+    causes = [type(attempt.error) for attempt in completion.attempts]
+    assert causes == [fault.error, fault.error, type(None)]
+    asked_s = 1.0 if fault is FAULTS["503 with Retry-After"] else 0.0
+    assert caller.slept == [asked_s + 0.1, asked_s + 0.2]
     assert len(server.requests) == 3
 
 
-@pytest.mark.parametrize(("fault", "expected"), TEMPORARY.values(), ids=TEMPORARY)
-async def test_the_last_failure_is_raised_when_all_attempts_failed(
-    caller: Caller, fault: Script, expected: type[errors.FoundryError]
-) -> None:
-    async with HostileServer(fault) as server:
-        call = caller.call(server.base_url, retries=2)
-        with pytest.raises(expected, match="after 3 attempts") as caught:
-            await call.completion()
-    assert caught.value.attempts == 3
-    assert caller.slept == [0.1, 0.2]
-    assert len(server.requests) == 3
+async def test_a_model_that_was_denied_is_an_error_when_it_is_denied_again(caller: Caller) -> None:
+    async with HostileServer(say(NOT_LOADED)) as server:
+        with pytest.raises(errors.ModelNotLoaded, match="after 3 attempts"):
+            await caller.call(server.base_url, retries=2).completion()
 
 
 async def test_a_refused_connection_is_tried_again(caller: Caller) -> None:
@@ -103,16 +68,6 @@ async def test_a_refused_connection_is_tried_again(caller: Caller) -> None:
         await caller.call(base_url, retries=2).completion()
     assert caught.value.attempts == 3
     assert caller.losses == 3
-
-
-@pytest.mark.parametrize("fault", FINAL.values(), ids=FINAL)
-async def test_a_final_failure_is_never_tried_again(caller: Caller, fault: Script) -> None:
-    async with HostileServer(fault, answer("Hello")) as server:
-        with pytest.raises(errors.FoundryError) as caught:
-            await caller.call(server.base_url, retries=3).completion()
-    assert caught.value.attempts == 1
-    assert caller.slept == []
-    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ async def test_both_ways_send_the_same_request(is_direct_: object) -> None:
         (request,) = server.requests
     await transport.aclose()
     assert (request.method, request.path, request.body) == ("POST", "/a:1?b=c", b"{}")
-    assert request.headers.pop("user-agent")
+    assert request.headers.pop("user-agent").startswith("foundry-api/")
     assert request.headers == {
         "host": server.base_url.removeprefix("http://"),
         "accept": "text/x",

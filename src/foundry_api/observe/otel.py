@@ -21,7 +21,7 @@ from foundry_api._version import __version__
 from foundry_api.events import CallEnded, CallStarted, FirstToken, RetryScheduled
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.metrics import Histogram, MeterProvider
     from opentelemetry.trace import Span, TracerProvider
     from opentelemetry.util.types import AttributeValue
 
@@ -103,29 +103,24 @@ class _Instruments:
 
     def __init__(self, provider: MeterProvider | None) -> None:
         meter = metrics.get_meter("foundry_api", __version__, provider)
-        self._duration = meter.create_histogram(
-            "gen_ai.client.operation.duration",
-            unit="s",
-            description="GenAI operation duration.",
-            explicit_bucket_boundaries_advisory=SECONDS,
+
+        def histogram(name: str, unit: str, told: str, bounds: tuple[float, ...]) -> Histogram:
+            return meter.create_histogram(
+                f"gen_ai.client.{name}", unit, told, explicit_bucket_boundaries_advisory=bounds
+            )
+
+        self._duration = histogram("operation.duration", "s", "GenAI operation duration.", SECONDS)
+        self._first = histogram(
+            "operation.time_to_first_chunk", "s", "Time from the request to a chunk.", SECONDS
         )
-        self._first = meter.create_histogram(
-            "gen_ai.client.operation.time_to_first_chunk",
-            unit="s",
-            description="Time from sending the request to the first chunk of the answer.",
-            explicit_bucket_boundaries_advisory=SECONDS,
+        self._gap = histogram(
+            "operation.time_per_output_chunk",
+            "s",
+            "Time per chunk after the first, on average over one answer.",
+            SECONDS,
         )
-        self._gap = meter.create_histogram(
-            "gen_ai.client.operation.time_per_output_chunk",
-            unit="s",
-            description="Time per chunk after the first, on average over one answer.",
-            explicit_bucket_boundaries_advisory=SECONDS,
-        )
-        self._tokens = meter.create_histogram(
-            "gen_ai.client.token.usage",
-            unit="{token}",
-            description="Number of input and output tokens used.",
-            explicit_bucket_boundaries_advisory=TOKENS,
+        self._tokens = histogram(
+            "token.usage", "{token}", "Number of input and output tokens used.", TOKENS
         )
 
     def measure(self, event: CallEnded) -> None:

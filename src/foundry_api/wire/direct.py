@@ -17,6 +17,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
+from foundry_api._version import __version__
 from foundry_api.errors import ServiceNotRunning
 from foundry_api.wire.transport import is_loopback, origin
 
@@ -32,7 +33,13 @@ IDLE_CONNECTION_S = 15.0
 
 MAX_HEADER_BYTES = 8190
 
-_ALWAYS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "foundry-api"}
+ALWAYS = {
+    "Accept": "*/*",
+    "Accept-Encoding": "identity",
+    "User-Agent": f"foundry-api/{__version__}",
+}
+"""Headers of every request. No service compresses; an answer that claims to be is a fault."""
+
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FORBIDDEN = re.compile(r"[\r\n\0]")
 
@@ -43,10 +50,21 @@ def is_direct(url: str) -> bool:
 
 
 class Connection(ResponseHandler):
-    """One connection, which serves one request at a time."""
+    """One connection, which serves one request at a time.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    Args:
+        loop: The event loop.
+        address: Host and port at its other end.
+
+    Attributes:
+        address: As above.
+        body: Of the answer that is being read.
+        idle_since: When it was last used, on the loop's clock.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, address: tuple[str, int]) -> None:
         super().__init__(loop)
+        self.address = address
         self.body: aiohttp.StreamReader | None = None
         self.idle_since = 0.0
 
@@ -120,16 +138,15 @@ class DirectConnections:
                 connection.close()
                 raise
 
-    def release(self, exchange: Exchange, url: str) -> None:
+    def release(self, exchange: Exchange) -> None:
         """The answer was read, as far as it was wanted: its connection is kept if it was whole."""
         connection = exchange.connection
         connection.body = None
         if not exchange.body.at_eof() or connection.should_close:
             connection.close()
             return
-        address, _ = _head("", url, ())
         connection.idle_since = self._loop.time()
-        self._idle.setdefault(address, []).append(connection)
+        self._idle.setdefault(connection.address, []).append(connection)
         if self._sweep is None:
             self._sweep = self._loop.call_later(IDLE_CONNECTION_S, self._close_old)
 
@@ -153,21 +170,19 @@ class DirectConnections:
         return None
 
     async def _connect(self, address: tuple[str, int], url: str) -> Connection:
-        host, port = address
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                _, connection = await self._loop.create_connection(self._made, host, port)
+                _, connection = await self._loop.create_connection(
+                    lambda: Connection(self._loop, address), *address
+                )
         except TimeoutError as error:
             raise aiohttp.ConnectionTimeoutError from error
         except OSError as error:
             raise _not_connected(origin(url), error) from error
-        self._open.add(connection)
         if connection.closed is not None:
+            self._open.add(connection)
             connection.closed.add_done_callback(functools.partial(self._lost, connection))
         return connection
-
-    def _made(self) -> Connection:
-        return Connection(self._loop)
 
     def _lost(self, connection: Connection, closed: asyncio.Future[None]) -> None:
         closed.exception()  # taken, so that the event loop does not complain of it
@@ -227,7 +242,7 @@ def _head(
     parts = URL(url)
     if parts.host is None or parts.port is None:
         raise aiohttp.InvalidURL(url)
-    fields = {"Host": parts.host_port_subcomponent or "", **_ALWAYS, **dict(headers)}
+    fields = {"Host": parts.host_port_subcomponent or "", **ALWAYS, **dict(headers)}
     lines = [f"{method} {parts.raw_path_qs} HTTP/1.1"]
     for name, value in fields.items():
         if not _TOKEN.fullmatch(name) or _FORBIDDEN.search(value):

@@ -25,6 +25,7 @@ from foundry_api.errors import (
 from foundry_api.settings import CONNECT_TIMEOUT_S
 from foundry_api.wire.ack import acknowledge
 from foundry_api.wire.direct import (
+    ALWAYS,
     IDLE_CONNECTION_S,
     MAX_HEADER_BYTES,
     DirectConnections,
@@ -130,7 +131,7 @@ class _Pools:
                 connector=_Connector(),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
-                headers={"Accept-Encoding": "identity"},
+                headers=ALWAYS,
                 auto_decompress=False,
                 max_line_size=MAX_HEADER_BYTES,
                 max_field_size=MAX_HEADER_BYTES,
@@ -305,7 +306,7 @@ def _direct_response(
         exchange.body,
         socket=exchange.connection.transport,
         service=origin(request.url),
-        release=functools.partial(connections.release, exchange, request.url),
+        release=functools.partial(connections.release, exchange),
     )
 
 
