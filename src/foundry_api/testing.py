@@ -12,6 +12,7 @@ The client is the real one, and so is the socket; only the engine behind it is n
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -159,7 +160,7 @@ class FakeService:
         return application
 
     async def _status(self, _request: web.Request) -> web.Response:
-        return _json({"endpoints": [self.base_url], "modelCachePath": "fake", "pid": 0})
+        return _json({"endpoints": [self.base_url], "modelCachePath": "fake", "pid": os.getpid()})
 
     async def _no_catalog(self, _request: web.Request) -> web.Response:
         return _json({"object": "list", "data": []})  # what 2.x answers offline

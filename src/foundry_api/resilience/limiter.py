@@ -122,7 +122,7 @@ class Limiter:
         self,
         settings: LimiterSettings = DEFAULTS,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.service = ""
         self._settings = settings
