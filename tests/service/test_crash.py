@@ -10,6 +10,7 @@ import pytest
 
 from foundry_api import FoundryAPIClient, errors
 from foundry_api.resilience.limiter import LimiterSettings
+from scripted_model import build
 from service.helpers import eventually_async, hosts_of
 
 if TYPE_CHECKING:
@@ -22,10 +23,19 @@ PROMPT = "Tell me a long story about the sea."
 
 
 @pytest.fixture
-async def client(home: Path) -> AsyncIterator[FoundryAPIClient]:
-    """A client with an engine of its own."""
+async def client(home: Path, tmp_path: Path) -> AsyncIterator[FoundryAPIClient]:
+    """A client with an engine of its own, which has a model that takes its time."""
+    scripted = tmp_path / "scripted"
+    scripted.mkdir()
+    build(scripted)
     async with FoundryAPIClient(service="embedded", home=home, model="demo") as client:
+        await client.models.register(scripted, "scripted")
         yield client
+
+
+def slow_stream(client: FoundryAPIClient) -> AsyncIterator[Chunk]:
+    """An answer of several seconds, so that the engine dies in the middle of it."""
+    return client.stream_complete("say-slowly", model="scripted", max_tokens=500)
 
 
 def kill(home: Path) -> None:
@@ -49,7 +59,7 @@ async def outcome(client: FoundryAPIClient) -> Completion | errors.FoundryError:
 async def test_a_stream_that_had_begun_is_interrupted_and_keeps_its_text(
     client: FoundryAPIClient, home: Path
 ) -> None:
-    stream = client.stream_complete(PROMPT, max_tokens=500)
+    stream = slow_stream(client)
     text = (await anext(stream)).content
     kill(home)
     with pytest.raises(errors.StreamInterrupted) as caught:
@@ -72,14 +82,16 @@ async def test_the_next_caller_finds_the_new_engine_at_its_new_port(
 async def test_what_was_loaded_is_loaded_again_before_anybody_asks(
     client: FoundryAPIClient, home: Path
 ) -> None:
-    stream = client.stream_complete(PROMPT, max_tokens=500)
+    stream = slow_stream(client)
     await anext(stream)
+    loaded = (await client.health_check()).loaded_models
     kill(home)
     with pytest.raises(errors.StreamInterrupted):
         await rest_of(stream)
     (service,) = client.services
     await eventually_async(lambda: service.connection and service.connection.loaded)
-    assert (await client.health_check()).loaded_models == ("demo:1",)
+    assert (await client.health_check()).loaded_models == loaded
+    assert len(loaded) == 1
 
 
 async def test_no_call_is_lost_in_silence_however_often_the_engine_dies(home: Path) -> None:
