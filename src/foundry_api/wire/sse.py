@@ -6,7 +6,9 @@ and, rarely, `event:`; `id:` and `retry:` serve reconnecting browsers and are sk
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from foundry_api.errors import ProtocolError
 
@@ -21,7 +23,7 @@ MAX_EVENT_BYTES = 4 * 2**20
 _BOM = b"\xef\xbb\xbf"
 
 
-class Event(NamedTuple):
+class Event(msgspec.Struct, frozen=True):
     """One event of a stream."""
 
     data: bytes
@@ -65,15 +67,13 @@ class EventDecoder:
         """
         if self._rest or self._data or self._name or self._after_cr or len(block) > self._max:
             return None
-        if b"\r" in block or not block.endswith(b"\n\n"):
+        if b"\r" in block or not (block.startswith(b"data: ") and block.endswith(b"\n\n")):
             return None
-        events: list[Event] = []
-        for event in block[:-2].split(b"\n\n"):
-            if not event.startswith(b"data: ") or b"\n" in event:
-                return None
-            events.append(Event(event[6:]))
+        lines = block[6:-2].split(b"\n\ndata: ")
+        if block.count(b"\n") != 2 * len(lines):
+            return None
         self._first_line = False
-        return events
+        return [Event(data) for data in lines]
 
     def _feed(self, block: bytes) -> Iterator[Event]:
         for line in self._lines(block):

@@ -238,7 +238,8 @@ class _ChatDecoder:
 
     def feed(self, block: bytes) -> Iterator[Chunk]:
         """The pieces of text that this block completes."""
-        for data, _ in self._events.feed(block):
+        for event in self._events.feed(block):
+            data = event.data
             if data == _DONE:
                 self.done = True
                 break
