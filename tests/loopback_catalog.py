@@ -35,7 +35,7 @@ def entity(alias: str, name: str, version: int = 1) -> dict[str, Any]:
             "name": name,
             "version": version,
             "variantInfo": {
-                "parents": [],
+                "parents": [{"assetId": f"azureml://registries/azureml/models/{alias}/versions/1"}],
                 "variantMetadata": {
                     "modelType": "ONNX",
                     "device": "cpu",

@@ -15,6 +15,7 @@ from foundry_api._version import __version__
 
 # `__init__.pyi` names the same for type checkers; a test compares the two.
 _HOMES = {
+    "capabilities": ("Capabilities", "Support"),
     "client": ("ChatOptions", "FoundryAPIClient"),
     "errors": (
         "CallTimeout",

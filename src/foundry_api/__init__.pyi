@@ -1,4 +1,10 @@
 from foundry_api._version import __version__ as __version__
+from foundry_api.capabilities import (
+    Capabilities as Capabilities,
+)
+from foundry_api.capabilities import (
+    Support as Support,
+)
 from foundry_api.client import (
     ChatOptions as ChatOptions,
 )

@@ -10,6 +10,7 @@ from foundry_api.errors import (
     InvalidRequest,
     ModelError,
     ProtocolError,
+    RouteMissing,
     ServiceCrashed,
     ServiceError,
     ServiceNotRunning,
@@ -36,6 +37,7 @@ __all__ = ["ChatAttempt"]
 log = logging.getLogger("foundry_api")
 
 EVENT_STREAM = "text/event-stream"
+OK = 200
 ERROR_BODY_BYTES = 64 * 2**10
 MAX_STREAM_BYTES = 256 * 2**20
 """Bound of one answer: a million tokens, with the 250 bytes that each takes on the wire."""
@@ -49,6 +51,7 @@ class ChatAttempt:
 
     Args:
         service: Whom to ask.
+        request: What the caller wants.
         watch: Bounds its waiting.
         clock: Seconds of a monotonic clock.
 
@@ -61,13 +64,20 @@ class ChatAttempt:
         first_token_at: When the first text came, on the clock.
     """
 
-    def __init__(self, service: Service, watch: Watch, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        service: Service,
+        request: ChatRequest,
+        watch: Watch,
+        clock: Callable[[], float],
+    ) -> None:
         self.service = service
         self.connection: Connection | None = None
         self.model: Model | None = None
         self.queued_s = 0.0
         self.sent_at = clock()
         self.first_token_at: float | None = None
+        self._request = request
         self._watch = watch
         self._clock = clock
         self._permit: Permit | None = None
@@ -87,6 +97,7 @@ class ChatAttempt:
             again: Whether the call waited for its turn before, so that it need not line up again.
 
         Raises:
+            UnsupportedFeature: The service cannot do what the caller wants.
             FoundryError: There is no service, no such model, no turn, or no time for it.
         """
         await self._find(name, download=download)
@@ -96,11 +107,10 @@ class ChatAttempt:
             # What was found before the wait may be gone since.
             await self._find(name, download=download)
 
-    async def send(self, request: ChatRequest, first_s: float, gap_s: float) -> None:
+    async def send(self, first_s: float, gap_s: float) -> None:
         """Send the request and wait for the head of its answer.
 
         Args:
-            request: What the caller wants.
             first_s: Bound of the silence before the first token.
             gap_s: Bound of the silence between two tokens.
 
@@ -108,15 +118,17 @@ class ChatAttempt:
             FoundryError: The service refused it, failed, or said nothing.
         """
         connection, model = self.found
-        self._decoder = connection.dialect.chat_decoder(model)
-        message = connection.dialect.chat_request(model, request)
+        self._decoder = connection.dialect.chat_decoder(model, self._request)
+        message = connection.dialect.chat_request(model, self._request)
         self._watch.listen(first_s, gap_s)
         self.sent_at = self._clock()
         self._sent = True
         with self._watch:
             self._response = response = await connection.transport.send(message)
         if not _is_stream(response):
-            raise error_of(await self._error_reply(response))
+            error = error_of(await self._error_reply(response))
+            await self._check_identity(connection, error)
+            raise error
 
     async def read(self) -> list[Chunk]:
         """The next pieces of text, at least one; none at the end of the answer.
@@ -130,8 +142,11 @@ class ChatAttempt:
         if response is None or decoder is None:
             raise StreamInterrupted("the stream is closed")
         while not decoder.done:
-            with self._watch:
-                block = await response.read()
+            try:
+                with self._watch:
+                    block = await response.read()
+            except StreamInterrupted as error:
+                raise await self._explained(error) from error
             if not block:
                 break
             self._count(len(block))
@@ -155,7 +170,8 @@ class ChatAttempt:
             if coding := response.headers.get("Content-Encoding", "").removeprefix("identity"):
                 raise ProtocolError(f"the answer is encoded as {coding}, unasked") from error
             raise
-        await self._drain(response)
+        if not ending.early:
+            await self._drain(response)
         return ending
 
     def close(self, error: BaseException | None = None) -> None:
@@ -164,9 +180,7 @@ class ChatAttempt:
         Args:
             error: Why it ended early; None if it was answered.
         """
-        if self._response is not None:
-            self._response.close()
-            self._response = None
+        self._drop_response()
         self._tell_breaker(error)
         self._blame(error)
         if self._slot is not None:
@@ -191,19 +205,22 @@ class ChatAttempt:
             self._permit = breaker.try_enter() or await self._enter()
         connection = self.connection = service.connection
         self.model = connection.ready(name) if connection else None
-        if self.model is None:
-            await self._make_ready(name, download=download)
+        if connection is None or self.model is None:
+            connection = await self._make_ready(name, download=download)
+        connection.dialect.capabilities.check(self._request)
 
     async def _enter(self) -> Permit:
         with self._watch:
             return await self.service.breaker.enter(self.service.probe)
 
-    async def _make_ready(self, name: str, *, download: bool) -> None:
+    async def _make_ready(self, name: str, *, download: bool) -> Connection:
         with self._watch:
             connection = self.connection = await self.service.connect()
+        connection.dialect.capabilities.check(self._request)  # before a model is loaded for it
         self._watch.ignore_silence("loading the model")
         with self._watch:
             self.model = await connection.make_ready(name, download=download)
+        return connection
 
     async def _queue(self, *, again: bool) -> None:
         self._watch.ignore_silence("waiting for its turn")
@@ -224,6 +241,37 @@ class ChatAttempt:
         except StreamInterrupted:
             log.debug("an error's text broke off; its status tells enough")
         return Reply(response.status, response.headers, bytes(body))
+
+    async def _explained(self, error: StreamInterrupted) -> FoundryError:
+        """Why a stream broke off ahead of its first byte, where the generation does not say so."""
+        connection, model = self.found
+        plain = None if self._bytes else connection.dialect.plain_request(model, self._request)
+        if plain is None:
+            return error
+        self._drop_response()
+        with self._watch:
+            self._response = response = await connection.transport.send(plain)
+        if response.status == OK:
+            return error  # it broke off for another reason, and another attempt may succeed
+        return error_of(await self._error_reply(response))
+
+    async def _check_identity(self, connection: Connection, error: FoundryError) -> None:
+        """A service that denies what it offered before may be another one by now.
+
+        Raises:
+            ServiceCrashed: It is.
+        """
+        if not isinstance(error, ModelError | RouteMissing):
+            return
+        with self._watch:
+            replaced = await connection.replaced()
+        if replaced:
+            raise ServiceCrashed("another service has taken the place of this one") from error
+
+    def _drop_response(self) -> None:
+        if self._response is not None:
+            self._response.close()
+            self._response = None
 
     def _decoded(self, decoder: ChatDecoder, block: bytes) -> list[Chunk]:
         """The pieces of a block. An error behind them is raised when they have been taken."""
@@ -304,4 +352,4 @@ FAILURES = (ServiceError, SilenceTimeout)
 
 def _is_stream(response: Response) -> bool:
     kind = response.headers.get("Content-Type", EVENT_STREAM)
-    return response.status == 200 and kind.startswith(EVENT_STREAM)  # noqa: PLR2004 - HTTP's own
+    return response.status == OK and kind.startswith(EVENT_STREAM)

@@ -144,12 +144,12 @@ class ChatCall:
         watch.ignore_silence("connecting")
         with watch:
             service = await tools.services.having(name, self._recovery.tried)
-        attempt = self._attempt = ChatAttempt(service, watch, tools.clock)
+        attempt = self._attempt = ChatAttempt(service, self._request, watch, tools.clock)
         await attempt.prepare(name, download=self._order.download, again=bool(self._attempts))
         connection, model = attempt.found
         self._model, self._service = model.id, connection.endpoint.base_url
         self._tell_attempt(attempt)
-        await attempt.send(self._request, *self._silence_bounds())
+        await attempt.send(*self._silence_bounds())
         return attempt
 
     def _silence_bounds(self) -> tuple[float, float]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from types import ModuleType, TracebackType
     from typing import Unpack
 
+    from foundry_api.capabilities import Capabilities
     from foundry_api.events import Listener
     from foundry_api.health import HealthStatus
     from foundry_api.messages import Chunk, Completion, Message, Model
@@ -252,6 +253,16 @@ class FoundryAPIClient:
             options: See `ChatOptions`.
         """
         return self._call(self._order(messages, options)).chunks()
+
+    @bounded
+    async def capabilities(self) -> Capabilities:
+        """What the generation of the service can do; of several services, the first one's.
+
+        Raises:
+            ClientClosed: The client was closed.
+            ServiceError: No service was found or could be started.
+        """
+        return (await self._connect()).dialect.capabilities
 
     @bounded
     async def health_check(self) -> HealthStatus:

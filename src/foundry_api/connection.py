@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 from foundry_api.errors import (
     CatalogUnavailable,
+    FoundryError,
     ModelNotCached,
     ModelNotFound,
     UnsupportedFeature,
 )
 from foundry_api.flight import SingleFlight
 from foundry_api.wire.dialects.base import Wire
-from foundry_api.wire.dialects.sdk2 import Sdk21Dialect
+from foundry_api.wire.dialects.choose import dialect_of
+from foundry_api.wire.dialects.detect import identify
 from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
@@ -25,12 +27,13 @@ if TYPE_CHECKING:
     from foundry_api.messages import Model
     from foundry_api.service.control import ControlClient
     from foundry_api.service.endpoint import Endpoint
-    from foundry_api.wire.dialects.base import Dialect
     from foundry_api.wire.transport import Transport
 
     Progress = Callable[[float], object]
 
 __all__ = ["Connection", "find_model"]
+
+IDENTIFY_TIMEOUT_S = 5.0
 
 
 class Connection:
@@ -57,7 +60,7 @@ class Connection:
         self.transport = transport
         self.control = control
         self.wire = Wire(transport, endpoint.base_url, headers)
-        self.dialect = _dialect_of(endpoint, self.wire)
+        self.dialect = dialect_of(endpoint.generation, self.wire)
         self._local: Sequence[Model] = ()
         self._public: Sequence[Model] = ()
         self._meant: dict[str, Model] = {}
@@ -184,6 +187,16 @@ class Connection:
             )
         return self.control
 
+    async def replaced(self) -> bool:
+        """Whether another service answers at this address by now."""
+        base_url, headers = self.endpoint.base_url, self.wire.headers
+        try:
+            now = await identify(self.transport, base_url, headers, IDENTIFY_TIMEOUT_S)
+        except FoundryError:
+            return False  # the next request will tell what is there
+        known = self.endpoint
+        return (now.generation, now.pid) != (known.generation, known.pid or now.pid)
+
     async def ensure_loaded(self, model: Model) -> None:
         """Load a model unless it is known to be loaded; concurrent loads are one.
 
@@ -260,6 +273,8 @@ def find_model(name: str, models: Iterable[Model]) -> Model | None:
         return exact[0]
     if versions := [model for model in models if _name(model.id).lower() == wanted]:
         return max(versions, key=lambda model: _version(model.id))
+    if unversioned := [model for model in models if model.id.lower() == _name(wanted)]:
+        return unversioned[0]  # 1.x lists its ids without their version
     variants = [model for model in models if model.alias.lower() == wanted]
     cached = [model for model in variants if model.cached]
     return next(iter(cached or variants), None)
@@ -286,12 +301,3 @@ def _may_hold_downloads(base_url: str, cache_dir: str | None) -> bool:
         return False
     except OSError:  # not ours to look into: the service may still hold some
         return True
-
-
-def _dialect_of(endpoint: Endpoint, wire: Wire) -> Dialect:
-    if endpoint.generation == "sdk-2.1":
-        return Sdk21Dialect(wire)
-    raise UnsupportedFeature(
-        f"the service is of generation {endpoint.generation}, which has no dialect yet",
-        hint="Use service='embedded', or a service of Foundry Local SDK 2.1 or later.",
-    ).located(service=endpoint.base_url)

@@ -65,6 +65,7 @@ class Caller:
             connection._loaded.add(MODEL.id)
             connection.dialect.local_models = self._models  # type: ignore[method-assign]
             connection.dialect.load = self._load  # type: ignore[method-assign]
+            connection.replaced = self._never  # type: ignore[method-assign]
             return connection
 
         service = service_of(base_url, connect, self._lost)
@@ -84,6 +85,9 @@ class Caller:
 
     async def _load(self, model: Model) -> None:
         self.loads.append(model)
+
+    async def _never(self) -> bool:
+        return False
 
     def _lost(self) -> None:
         self.losses += 1

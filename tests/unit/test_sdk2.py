@@ -156,7 +156,7 @@ def test_credentials_travel_with_every_request() -> None:
 
 
 def read(blocks: list[bytes]) -> tuple[list[Chunk], Ending]:
-    decoder = dialect().chat_decoder(LOCAL)
+    decoder = dialect().chat_decoder(LOCAL, HI)
     chunks = [chunk for block in blocks for chunk in decoder.feed(block)]
     assert decoder.done == (DONE in b"".join(blocks))
     return chunks, decoder.finish()
@@ -224,7 +224,7 @@ def test_an_error_without_a_known_message_goes_by_its_type(
 
 
 def test_text_ahead_of_an_error_is_given_out_first() -> None:
-    chunks = dialect().chat_decoder(LOCAL).feed(ROLE + PIECES[0] + OVERFLOW)
+    chunks = dialect().chat_decoder(LOCAL, HI).feed(ROLE + PIECES[0] + OVERFLOW)
     assert next(chunks).content == "I"
     with pytest.raises(errors.ContextOverflow):
         next(chunks)
@@ -232,7 +232,7 @@ def test_text_ahead_of_an_error_is_given_out_first() -> None:
 
 @given(data=st.binary() | st.text().map(str.encode) | st.just(b"[" * 5000))
 def test_an_event_of_any_bytes_is_a_chunk_or_a_typed_error(data: bytes) -> None:
-    decoder = dialect().chat_decoder(LOCAL)
+    decoder = dialect().chat_decoder(LOCAL, HI)
     try:
         for _ in decoder.feed(b"data: " + data + b"\n\n"):
             pass
@@ -241,7 +241,7 @@ def test_an_event_of_any_bytes_is_a_chunk_or_a_typed_error(data: bytes) -> None:
 
 
 def test_events_without_text_are_kept_up_to_a_bound() -> None:
-    decoder = dialect().chat_decoder(LOCAL)
+    decoder = dialect().chat_decoder(LOCAL, HI)
     padded = recorded(b"", b',"padding":"' + b"a" * 2**18 + b'"')
     for _ in range(MAX_EVENT_BYTES // len(padded)):
         assert list(decoder.feed(padded)) == []
@@ -366,7 +366,7 @@ async def test_an_answer_of_another_shape_is_a_protocol_error(path: str, body: b
         "/catalogs/local/models/loaded": (200, b'{"not":"a list"}'),
         f"/catalogs/local{path}": (200, body),
     }
-    with pytest.raises(errors.ProtocolError, match=r"not what SDK 2\.x sends") as caught:
+    with pytest.raises(errors.ProtocolError, match="is not what this generation sends") as caught:
         await dialect(answers).local_models()
     assert caught.value.service == "http://service"
 

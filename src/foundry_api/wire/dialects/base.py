@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import msgspec
 
 from foundry_api.classify import classify
-from foundry_api.errors import FoundryError, ServiceOverloaded
+from foundry_api.errors import FoundryError, ProtocolError, ServiceOverloaded
 from foundry_api.messages import FinishReason, Usage
 from foundry_api.wire.retry_after import retry_after_s
 from foundry_api.wire.transport import Reply, Request, fetch
@@ -16,11 +16,15 @@ from foundry_api.wire.transport import Reply, Request, fetch
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from foundry_api.capabilities import Capabilities
     from foundry_api.messages import ChatRequest, Chunk, Generation, Model
     from foundry_api.wire.transport import Transport
 
 __all__ = [
     "BAD_JSON",
+    "CATALOG_TIMEOUT_S",
+    "LOAD_TIMEOUT_S",
+    "QUICK_TIMEOUT_S",
     "Catalog",
     "ChatDecoder",
     "Dialect",
@@ -31,6 +35,16 @@ __all__ = [
 ]
 
 Catalog = Literal["local", "public"]
+_T = TypeVar("_T")
+
+QUICK_TIMEOUT_S = 10.0
+"""For routes that answer in milliseconds, also while the engine generates."""
+
+CATALOG_TIMEOUT_S = 60.0
+"""The first call that touches the public catalog waits for it: 4 s offline, more behind proxies."""
+
+LOAD_TIMEOUT_S = 900.0
+"""Large models take minutes to load from a cold disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +92,24 @@ class Wire:
             raise error_of(reply).located(service=self.base_url)
         return reply.body
 
+    async def get_json(
+        self, path: str, decoder: msgspec.json.Decoder[_T], *, timeout_s: float
+    ) -> _T:
+        """As `get`, decoded.
+
+        Raises:
+            FoundryError: As `get`.
+            ProtocolError: The body is not what the decoder takes.
+        """
+        body = await self.get(path, timeout_s=timeout_s)
+        try:
+            return decoder.decode(body)
+        except BAD_JSON as error:
+            raise ProtocolError(
+                f"the answer to {path} is not what this generation sends: {error}",
+                service=self.base_url,
+            ) from error
+
     def post(self, path: str, body: bytes) -> Request:
         """A POST of JSON."""
         headers = {"Content-Type": "application/json", **self.headers}
@@ -91,11 +123,13 @@ class Ending(msgspec.Struct, frozen=True):
         finish_reason: Why.
         usage: Tokens, as the service counted them; zeros if it did not.
         raw: The data of the events without text, a line each.
+        early: Whether the answer was ended here, while the service would have gone on.
     """
 
     finish_reason: FinishReason
     usage: Usage
     raw: bytes = b""
+    early: bool = False
 
 
 class ChatDecoder(Protocol):
@@ -132,6 +166,11 @@ class Dialect(Protocol):
         """The generation that it speaks."""
         ...
 
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the generation can do."""
+        ...
+
     async def status(self) -> ServiceStatus:
         """Liveness: cheap, and never behind a running generation."""
         ...
@@ -148,6 +187,10 @@ class Dialect(Protocol):
         """
         ...
 
+    async def loaded(self) -> frozenset[str]:
+        """Ids of the models in memory, without asking a remote catalog."""
+        ...
+
     async def load(self, model: Model) -> None:
         """Load a model into memory; returns when it is there."""
         ...
@@ -160,8 +203,12 @@ class Dialect(Protocol):
         """The HTTP request of a streamed chat completion."""
         ...
 
-    def chat_decoder(self, model: Model) -> ChatDecoder:
-        """A decoder for the answer to `chat_request`."""
+    def chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
+        """A decoder for the answer to `chat_request`, which puts right what it says wrongly."""
+        ...
+
+    def plain_request(self, model: Model, request: ChatRequest) -> Request | None:
+        """The same without streaming, where a stream that fails does not say why; else None."""
         ...
 
 

@@ -1,76 +1,41 @@
-"""The dialect of SDK 2.1 and later: a C++ core behind oatpp, probed on 2.2.1.
+"""The dialects of SDK 2.x: a C++ core behind oatpp, probed on 2.0.1 and 2.2.1.
 
-What is peculiar to it: two catalogs with routes of their own (plain for Microsoft's, a prefix for
-directories registered on this machine); load and unload take the alias while inference takes the
-full id; path variables are not percent-decoded; a stream that fails says so in a 200.
+What is peculiar to it: load and unload take the alias while inference takes the full id; path
+variables are not percent-decoded; a stream that fails says so in a 200. From 2.1 on there are two
+catalogs with routes of their own: plain for Microsoft's, a prefix for directories registered on
+this machine.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from foundry_api.classify import classify
-from foundry_api.errors import (
-    CatalogUnavailable,
-    ModelLoadFailed,
-    ModelNotFound,
-    ProtocolError,
-    StreamInterrupted,
+from foundry_api.capabilities import CAPABILITIES
+from foundry_api.errors import CatalogUnavailable, ModelLoadFailed, ModelNotFound
+from foundry_api.messages import Model
+from foundry_api.wire.dialects.base import (
+    CATALOG_TIMEOUT_S,
+    LOAD_TIMEOUT_S,
+    QUICK_TIMEOUT_S,
+    ServiceStatus,
 )
-from foundry_api.messages import Chunk, FinishReason, Model, Usage
-from foundry_api.wire.dialects.base import BAD_JSON, Ending, ServiceStatus
-from foundry_api.wire.sse import MAX_EVENT_BYTES, EventDecoder
+from foundry_api.wire.dialects.openai import ChatStream, chat_body, encode, output_limit
+from foundry_api.wire.dialects.stops import Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from foundry_api.messages import ChatRequest, Generation
     from foundry_api.wire.dialects.base import Catalog, ChatDecoder, Wire
     from foundry_api.wire.transport import Request
 
-__all__ = ["Sdk21Dialect"]
-
-_PREFIX: dict[Catalog, str] = {"local": "/catalogs/local", "public": ""}
-
-QUICK_TIMEOUT_S = 10.0
-"""For routes that answer in milliseconds, also while the engine generates."""
-
-CATALOG_TIMEOUT_S = 60.0
-"""The first call that touches the public catalog waits for it: 4 s offline, more behind proxies."""
-
-LOAD_TIMEOUT_S = 900.0
-"""Large models take minutes to load from a cold disk."""
-
-_T = TypeVar("_T")
-_DONE = b"[DONE]"
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    delta: _Delta
-    finish_reason: FinishReason | None = None
-
-
-class _Error(msgspec.Struct):
-    message: str = ""
-    type: str = "server_error"
-
-
-class _Event(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: Usage | None = None
-    error: _Error | None = None
+__all__ = ["Sdk20Dialect", "Sdk21Dialect"]
 
 
 class _Status(msgspec.Struct):
-    pid: int | None = None
-    cache_dir: str | None = msgspec.field(default=None, name="modelCachePath")
+    pid: int
+    cache_dir: str = msgspec.field(name="modelCachePath")
 
 
 class _Listed(msgspec.Struct):
@@ -82,10 +47,8 @@ class _Listing(msgspec.Struct):
 
 
 _STATUS = msgspec.json.Decoder(_Status)
-_EVENT = msgspec.json.Decoder(_Event)
 _LISTING = msgspec.json.Decoder(_Listing)
 _IDS: msgspec.json.Decoder[list[str]] = msgspec.json.Decoder(list[str])
-_ENCODER = msgspec.json.Encoder()
 
 
 class Sdk21Dialect:
@@ -96,14 +59,15 @@ class Sdk21Dialect:
     """
 
     generation: Generation = "sdk-2.1"
+    _prefixes: ClassVar[dict[Catalog, str]] = {"local": "/catalogs/local", "public": ""}
 
     def __init__(self, wire: Wire) -> None:
+        self.capabilities = CAPABILITIES[self.generation]
         self._wire = wire
 
     async def status(self) -> ServiceStatus:
         """Liveness; answered in under a millisecond, also while the engine generates."""
-        body = await self._wire.get("/status", timeout_s=QUICK_TIMEOUT_S)
-        status = self._decode(_STATUS, body)
+        status = await self._wire.get_json("/status", _STATUS, timeout_s=QUICK_TIMEOUT_S)
         return ServiceStatus(self.generation, status.pid, status.cache_dir)
 
     async def local_models(self) -> list[Model]:
@@ -118,6 +82,11 @@ class Sdk21Dialect:
                 "the model catalog could not be reached", service=self._wire.base_url
             )
         return models
+
+    async def loaded(self) -> frozenset[str]:
+        """Ids of the models in memory, of every catalog."""
+        ids = [await self._loaded(catalog, QUICK_TIMEOUT_S) for catalog in self._prefixes]
+        return frozenset().union(*ids)
 
     async def load(self, model: Model) -> None:
         """Load a model. The service takes an alias, and of its variants and versions its own pick.
@@ -147,30 +116,24 @@ class Sdk21Dialect:
 
     def chat_request(self, model: Model, request: ChatRequest) -> Request:
         """A streamed chat completion, with usage in its last event."""
-        body: dict[str, Any] = {
-            **request.extra,
-            "model": model.id,
-            "messages": request.messages,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        for name in ("max_tokens", "temperature", "top_p", "seed"):
-            if (value := getattr(request, name)) is not None:
-                body[name] = value
-        if request.stop:
-            body["stop"] = request.stop
-        path = f"{_PREFIX[model.catalog]}/v1/chat/completions"
-        return self._wire.post(path, _ENCODER.encode(body))
+        body = _shaped(chat_body(request, model.id))
+        return self._wire.post(f"{self._prefixes[model.catalog]}{_CHAT}", encode(body))
 
-    def chat_decoder(self, model: Model) -> ChatDecoder:
+    def chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
         """A decoder for one answer."""
-        return _ChatDecoder(model.id)
+        del request  # what this generation says is right
+        return ChatStream(model.id)
+
+    def plain_request(self, model: Model, request: ChatRequest) -> Request | None:
+        """None: a stream that fails says why."""
+        del model, request
+        return None
 
     async def _by_alias(self, verb: str, model: Model) -> None:
         guesses = _aliases(model.id) if model.catalog == "public" else ()
         aliases = list(dict.fromkeys((model.alias, *guesses)))
         for alias in aliases:
-            path = f"{_PREFIX[model.catalog]}/models/{verb}/{alias}"
+            path = f"{self._prefixes[model.catalog]}/models/{verb}/{alias}"
             try:
                 await self._wire.get(path, timeout_s=LOAD_TIMEOUT_S)
             except ModelNotFound:
@@ -180,8 +143,8 @@ class Sdk21Dialect:
                 return
 
     async def _models(self, catalog: Catalog, timeout_s: float) -> list[Model]:
-        body = await self._wire.get(f"{_PREFIX[catalog]}/v1/models", timeout_s=timeout_s)
-        listed = self._decode(_LISTING, body).data
+        path = f"{self._prefixes[catalog]}/v1/models"
+        listed = (await self._wire.get_json(path, _LISTING, timeout_s=timeout_s)).data
         if not listed:
             return []
         loaded = await self._loaded(catalog, timeout_s)
@@ -197,18 +160,54 @@ class Sdk21Dialect:
         ]
 
     async def _loaded(self, catalog: Catalog, timeout_s: float) -> frozenset[str]:
-        body = await self._wire.get(f"{_PREFIX[catalog]}/models/loaded", timeout_s=timeout_s)
-        ids = self._decode(_IDS, body)
+        path = f"{self._prefixes[catalog]}/models/loaded"
+        ids = await self._wire.get_json(path, _IDS, timeout_s=timeout_s)
         return frozenset(ids)
 
-    def _decode(self, decoder: msgspec.json.Decoder[_T], body: bytes) -> _T:
-        try:
-            return decoder.decode(body)
-        except BAD_JSON as error:
-            raise ProtocolError(
-                f"the service's answer is not what SDK 2.x sends: {error}",
-                service=self._wire.base_url,
-            ) from error
+
+class Sdk20Dialect(Sdk21Dialect):
+    """Speaks to one service of SDK 2.0, which has Microsoft's catalog alone.
+
+    It ignores stop strings, calls an answer `stop` that it cut at its own default, and goes on
+    generating whatever its caller does.
+
+    Args:
+        wire: How to reach it.
+    """
+
+    generation: Generation = "sdk-2.0"
+    _prefixes: ClassVar[dict[Catalog, str]] = {"public": ""}
+
+    async def local_models(self) -> list[Model]:
+        """None: there is no local catalog."""
+        return []
+
+    def chat_request(self, model: Model, request: ChatRequest) -> Request:
+        """A streamed chat completion. Stop strings are left out, as they mean something else."""
+        body = chat_body(request, model.id)
+        body.pop("stop", None)
+        return self._wire.post(_CHAT, encode(body))
+
+    def chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
+        """A decoder that ends the answer at a stop string, and tells a cut answer from a whole."""
+        stream = ChatStream(model.id, limit=output_limit(request))
+        return Stopped(stream, request.stop) if request.stop else stream
+
+
+_CHAT = "/v1/chat/completions"
+
+
+def _shaped(body: dict[str, Any]) -> dict[str, Any]:
+    """A body whose JSON schema the engine will keep to.
+
+    It takes the schema itself where OpenAI's form wraps it, and takes a wrapper for a schema that
+    allows anything (foundry-local-service.md, 4.3).
+    """
+    match body.get("response_format"):
+        case {"type": "json_schema", "json_schema": {"schema": dict() as schema}}:
+            return {**body, "response_format": {"type": "json_schema", "json_schema": schema}}
+        case _:
+            return body
 
 
 _VARIANT = re.compile(r"(?:-instruct|-chat)?(?:-[a-z0-9]+-(?:cpu|gpu|npu))?$", re.IGNORECASE)
@@ -222,57 +221,3 @@ def _aliases(model_id: str) -> tuple[str, ...]:
     """
     name = model_id.rpartition(":")[0] or model_id
     return _VARIANT.sub("", name).lower(), name
-
-
-class _ChatDecoder:
-    """Events of one stream: role, text, finish reason, usage, `[DONE]`."""
-
-    def __init__(self, model_id: str) -> None:
-        self._model = model_id
-        self._events = EventDecoder()
-        self._finish_reason: FinishReason | None = None
-        self._usage: Usage | None = None
-        self._without_text: list[bytes] = []
-        self._without_text_bytes = 0
-        self.done = False
-
-    def feed(self, block: bytes) -> Iterator[Chunk]:
-        """The pieces of text that this block completes."""
-        for event in self._events.feed(block):
-            data = event.data
-            if data == _DONE:
-                self.done = True
-                break
-            if text := self._text(data):
-                yield Chunk(text, self._model, raw=data)
-            else:
-                self._keep(data)
-
-    def finish(self) -> Ending:
-        """How the answer ended."""
-        if self._finish_reason is None:
-            raise StreamInterrupted("the stream ended before the answer did", model=self._model)
-        raw = b"\n".join(self._without_text)
-        return Ending(self._finish_reason, self._usage or Usage(), raw)
-
-    def _keep(self, data: bytes) -> None:
-        self._without_text.append(data)
-        self._without_text_bytes += len(data)
-        if self._without_text_bytes > MAX_EVENT_BYTES:
-            raise ProtocolError(f"more than {MAX_EVENT_BYTES} bytes of events carry no text")
-
-    def _text(self, data: bytes) -> str:
-        try:
-            event = _EVENT.decode(data)
-        except BAD_JSON as error:
-            raise ProtocolError(f"an event is not a chat completion chunk: {error}") from error
-        if event.error is not None:
-            status = 500 if event.error.type == "server_error" else 400
-            raise classify(status, event.error.message)
-        if event.usage is not None:
-            self._usage = event.usage
-        if not event.choices:
-            return ""
-        choice = event.choices[0]
-        self._finish_reason = choice.finish_reason or self._finish_reason
-        return choice.delta.content or ""

@@ -1,0 +1,162 @@
+"""What each generation of the service can do, what this package makes up for, and what is left."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from foundry_api.errors import InvalidRequest, UnsupportedFeature
+from foundry_api.messages import Generation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from foundry_api.messages import ChatRequest
+
+__all__ = ["CAPABILITIES", "Capabilities", "Support"]
+
+Support = Literal["native", "corrected", "unsupported"]
+"""`native`: the service does it; `corrected`: it does not, or wrongly, and this package makes up
+for it; `unsupported`: it cannot be done."""
+
+INT32 = 2**31 - 1
+INT64 = 2**63 - 1
+
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "frequency_penalty": (None, 0),
+    "logit_bias": (None, {}),
+    "logprobs": (None, False),
+    "n": (None, 1),
+    "presence_penalty": (None, 0),
+    "response_format": (None, {"type": "text"}),
+    "top_logprobs": (None, 0),
+}
+"""Values with which a parameter asks for nothing, so that a service may ignore it."""
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What one generation of the service can do. Sources: foundry-local-service.md.
+
+    Attributes:
+        generation: Which one.
+        chat: Chat completions, whole and streamed.
+        stop: Strings that end an answer.
+        finish_reason: Whether an answer that was cut at its bound says so.
+        usage: Counts of tokens.
+        stream_errors: Whether a stream that fails says why.
+        cancellation: Whether the engine stops working when its caller leaves.
+        parallel_calls: Whether calls of one model run side by side.
+        keep_alive: Whether a stream shows life while the engine reads the prompt.
+        json_schema: Whether the engine keeps an answer to a schema.
+        tools: Whether tool calls come apart from the text.
+        tool_history: Whether the turns of earlier tool calls reach the model.
+        names: Whether an alias, an id, and an id without its version all mean a model.
+        load: Loading models.
+        unload: Unloading models.
+        download: Downloading models over HTTP.
+        cached: Whether it tells which models' files are on its machine.
+        responses: The Responses API.
+        embeddings: Embeddings.
+        audio: Transcription.
+        images: Images in chat completions.
+        max_seed: Largest seed that it takes.
+        ignored: Parameters that it ignores without a word; asking for one is refused here.
+    """
+
+    generation: Generation
+    chat: Support = "native"
+    stop: Support
+    finish_reason: Support
+    usage: Support = "native"
+    stream_errors: Support
+    cancellation: Support
+    parallel_calls: Support
+    keep_alive: Support
+    json_schema: Support
+    tools: Support
+    tool_history: Support
+    names: Support = "corrected"
+    load: Support
+    unload: Support
+    download: Support
+    cached: Support
+    responses: Support
+    embeddings: Support
+    audio: Support
+    images: Support = "unsupported"
+    max_seed: int = INT64
+    ignored: frozenset[str] = frozenset({"logit_bias", "logprobs", "n", "top_logprobs"})
+
+    def check(self, request: ChatRequest) -> None:
+        """Refuse what the service would ignore or cannot take, before anything is sent.
+
+        Raises:
+            InvalidRequest: A value is outside what this generation takes; `.field` names it.
+            UnsupportedFeature: This generation cannot do it.
+        """
+        seed = request.seed
+        if seed is not None and not -self.max_seed - 1 <= seed <= self.max_seed:
+            raise InvalidRequest(
+                f"seed is {seed}, but {self.generation} takes {self.max_seed} at most",
+                field="seed",
+            )
+        for name in self.ignored & request.extra.keys():
+            if request.extra[name] not in _NEUTRAL.get(name, (None,)):
+                raise UnsupportedFeature(
+                    f"a service of generation {self.generation} has no {name}",
+                    hint=f"Leave {name} out, or use a service that has it.",
+                )
+
+
+_SDK_2_1 = Capabilities(
+    generation="sdk-2.1",
+    stop="native",
+    finish_reason="native",
+    stream_errors="native",
+    cancellation="native",
+    parallel_calls="native",
+    keep_alive="native",
+    json_schema="corrected",
+    tools="native",
+    tool_history="native",
+    load="native",
+    unload="native",
+    download="unsupported",
+    cached="unsupported",
+    responses="native",
+    embeddings="native",
+    audio="native",
+    ignored=frozenset(
+        {"frequency_penalty", "logit_bias", "logprobs", "n", "presence_penalty", "top_logprobs"}
+    ),
+)
+
+_SDK_2_0 = msgspec.structs.replace(
+    _SDK_2_1,
+    generation="sdk-2.0",
+    stop="corrected",
+    finish_reason="corrected",
+    cancellation="unsupported",
+    keep_alive="unsupported",
+    json_schema="unsupported",
+    tool_history="corrected",
+    ignored=frozenset({"logit_bias", "logprobs", "n", "response_format", "top_logprobs"}),
+)
+
+_SDK_1 = msgspec.structs.replace(
+    _SDK_2_0,
+    generation="sdk-1",
+    stream_errors="corrected",
+    cancellation="native",
+    parallel_calls="unsupported",
+    tool_history="native",
+    cached="native",
+    audio="unsupported",
+    max_seed=INT32,
+)
+
+CAPABILITIES: Mapping[Generation, Capabilities] = {
+    each.generation: each for each in (_SDK_1, _SDK_2_0, _SDK_2_1)
+}
+"""By generation."""

@@ -1,0 +1,155 @@
+"""The dialect of SDK 1.x: a C# core behind Kestrel, probed on 1.2.4.
+
+What is peculiar to it: `/v1/models` lists what is cached, by ids without their version, each with
+its alias as `parent`; a failed load is a 500 without a body; a stream that fails is a 200 that
+breaks off without a byte, so the same request is made once more without streaming to learn why.
+Unloading a model that generates kills the service: callers drain first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from foundry_api.capabilities import CAPABILITIES
+from foundry_api.errors import CatalogUnavailable, ModelLoadFailed, ModelNotFound, ServerError
+from foundry_api.messages import Model
+from foundry_api.wire.dialects.base import (
+    CATALOG_TIMEOUT_S,
+    LOAD_TIMEOUT_S,
+    QUICK_TIMEOUT_S,
+    ServiceStatus,
+)
+from foundry_api.wire.dialects.openai import ChatStream, chat_body, encode, output_limit
+from foundry_api.wire.dialects.stops import Stopped
+
+if TYPE_CHECKING:
+    from foundry_api.messages import ChatRequest, Generation
+    from foundry_api.wire.dialects.base import ChatDecoder, Wire
+    from foundry_api.wire.transport import Request
+
+__all__ = ["Sdk1Dialect"]
+
+
+class _Status(msgspec.Struct):
+    cache_dir: str = msgspec.field(name="modelDirPath")
+
+
+class _Listed(msgspec.Struct):
+    id: str
+    parent: str | None = None
+
+
+class _Listing(msgspec.Struct):
+    data: list[_Listed]
+
+
+_STATUS = msgspec.json.Decoder(_Status)
+_LISTING = msgspec.json.Decoder(_Listing)
+_IDS: msgspec.json.Decoder[list[str]] = msgspec.json.Decoder(list[str])
+_CHAT = "/v1/chat/completions"
+
+
+class Sdk1Dialect:
+    """Speaks to one service of SDK 1.x.
+
+    Args:
+        wire: How to reach it.
+    """
+
+    generation: Generation = "sdk-1"
+
+    def __init__(self, wire: Wire) -> None:
+        self.capabilities = CAPABILITIES[self.generation]
+        self._wire = wire
+
+    async def status(self) -> ServiceStatus:
+        """Liveness. The service does not tell its process."""
+        status = await self._wire.get_json("/status", _STATUS, timeout_s=QUICK_TIMEOUT_S)
+        return ServiceStatus(self.generation, cache_dir=status.cache_dir)
+
+    async def local_models(self) -> list[Model]:
+        """Models whose files are there; without the remote catalog, those in memory alone."""
+        loaded = await self.loaded()
+        try:
+            return await self._cached(loaded)
+        except CatalogUnavailable:
+            return [_model(_Listed(model_id), loaded) for model_id in sorted(loaded)]
+
+    async def public_models(self) -> list[Model]:
+        """Models whose files are there: the service tells of no others.
+
+        Raises:
+            CatalogUnavailable: It could not reach its catalog, without which it lists nothing.
+        """
+        return await self._cached(await self.loaded())
+
+    async def loaded(self) -> frozenset[str]:
+        """Ids of the models in memory, without their version, as they are listed."""
+        ids = await self._wire.get_json("/models/loaded", _IDS, timeout_s=QUICK_TIMEOUT_S)
+        return frozenset(_without_version(model_id) for model_id in ids)
+
+    async def load(self, model: Model) -> None:
+        """Load a model. Of a failure the service says nothing, so its list tells the kinds apart.
+
+        Raises:
+            ModelLoadFailed: It could not be loaded.
+            ModelNotFound: The service does not know it.
+        """
+        try:
+            await self._wire.get(f"/models/load/{model.id}", timeout_s=LOAD_TIMEOUT_S)
+        except ServerError as error:
+            raise await self._why_not(model) from error
+
+    async def unload(self, model: Model) -> None:
+        """Unload a model. While it generates, that kills the service: callers drain it first."""
+        await self._wire.get(f"/models/unload/{model.id}", timeout_s=LOAD_TIMEOUT_S)
+
+    def chat_request(self, model: Model, request: ChatRequest) -> Request:
+        """A streamed chat completion; stop strings are left out, as they are ignored."""
+        body = chat_body(request, model.id)
+        body.pop("stop", None)
+        return self._wire.post(_CHAT, encode(body))
+
+    def chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
+        """A decoder that ends the answer at a stop string, and tells a cut answer from a whole."""
+        stream = ChatStream(model.id, limit=output_limit(request))
+        return Stopped(stream, request.stop) if request.stop else stream
+
+    def plain_request(self, model: Model, request: ChatRequest) -> Request | None:
+        """The same without streaming, whose errors have a message."""
+        body = chat_body(request, model.id)
+        for name in ("stop", "stream", "stream_options"):
+            body.pop(name, None)
+        return self._wire.post(_CHAT, encode(body))
+
+    async def _cached(self, loaded: frozenset[str]) -> list[Model]:
+        listing = await self._wire.get_json("/v1/models", _LISTING, timeout_s=CATALOG_TIMEOUT_S)
+        return [_model(item, loaded) for item in listing.data]
+
+    async def _why_not(self, model: Model) -> ModelLoadFailed | ModelNotFound | CatalogUnavailable:
+        try:
+            known = {each.id for each in await self.public_models()}
+        except CatalogUnavailable as error:
+            return error
+        if model.id not in known:
+            return ModelNotFound(
+                "the service knows no such model", model=model.id, service=self._wire.base_url
+            )
+        return ModelLoadFailed(
+            "the service could not load it, and its generation does not say why",
+            model=model.id,
+            service=self._wire.base_url,
+        )
+
+
+def _model(item: _Listed, loaded: frozenset[str]) -> Model:
+    name = _without_version(item.id)
+    alias = item.parent or name
+    return Model(id=name, alias=alias, catalog="public", cached=True, loaded=name in loaded)
+
+
+def _without_version(model_id: str) -> str:
+    name, _, version = model_id.rpartition(":")
+    return name if name and version.isdecimal() else model_id

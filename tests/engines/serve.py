@@ -1,0 +1,56 @@
+"""Runs the web service of whichever foundry-local-sdk is installed beside this interpreter.
+
+    python serve.py '{"home": …, "catalog_url": …}'
+
+It writes one line, `{"url": …, "version": …}`, to its standard output, and leaves at the end of its
+standard input. It runs in environments without foundry_api, so it imports nothing of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import foundry_local_sdk as sdk
+
+
+def configuration(home: Path, catalog_url: str, major: int) -> Any:
+    """Settings of a service on an ephemeral port, with a catalog on loopback."""
+    options: dict[str, Any] = (
+        {"additional_settings": {"AzureCatalogUri": catalog_url}}
+        if major == 1
+        else {"catalog_urls": [(catalog_url, None)], "disable_nonessential_telemetry": True}
+    )
+    return sdk.Configuration(
+        "foundry-api-tests",
+        app_data_dir=str(home),
+        model_cache_dir=str(home / "cache"),
+        logs_dir=str(home / "logs"),
+        web=sdk.Configuration.WebService(urls="http://127.0.0.1:0"),
+        **options,
+    )
+
+
+def main() -> None:
+    """Serve until nobody wants it any more."""
+    told = json.loads(sys.argv[1])
+    parent = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what the engine prints goes to the log
+    installed = version("foundry-local-sdk")
+    settings = configuration(Path(told["home"]), told["catalog_url"], int(installed[0]))
+    sdk.FoundryLocalManager.initialize(settings)
+    manager = sdk.FoundryLocalManager.instance
+    manager.start_web_service()
+    parent.write(json.dumps({"url": manager.urls[0], "version": installed}) + "\n")
+    parent.close()
+    while os.read(0, 4096):
+        continue
+    os._exit(0)  # the engine's own end takes seconds, and nothing is to be saved
+
+
+if __name__ == "__main__":
+    main()
