@@ -2,7 +2,9 @@
 """The developer's way in: `python3 dev.py VERB`, with nothing but Python.
 
 On first use it makes `.venv` beside this file and installs the pinned packages and the project
-itself; from then on it only hands over. `.venv/dev.stamp` says what was installed:
+itself; from then on it only hands over. `test` makes `.engines/VERSION` too, for every older
+version of the engine that `tests/engines/sdk-VERSION.txt` pins: two of them cannot live in one
+environment. `dev.stamp` in each says what was installed:
 
 - the whole recipe: .venv is what the pins say, and nothing is done;
 - another set of pins: pip brings .venv up to date in place;
@@ -90,11 +92,29 @@ SetupError if it fails."""
 
 
 class Venv:
-    """The virtual environment of one checkout."""
+    """A virtual environment of one checkout.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: The checkout.
+        name: Where the environment lies in it.
+        pins: Names of the files that pin its packages; the last one is installed, and names the
+            others.
+        project: Whether the project itself is installed, editable.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        name: str = ".venv",
+        pins: Sequence[str] = ("requirements.txt", "requirements-dev.txt"),
+        *,
+        project: bool = True,
+    ) -> None:
         self.root = root
-        self.path = root / ".venv"
+        self.name = name
+        self.pins = tuple(pins)
+        self.project = project
+        self.path = root / name
         self.stamp = self.path / "dev.stamp"
         self.scratch = self.path / "tmp"
         self.python = self.path / ("Scripts/python.exe" if WINDOWS else "bin/python")
@@ -104,8 +124,8 @@ class Venv:
         return f"{sys.version}\n{sys.base_prefix}\n{self.root}\n"
 
     def recipe(self) -> str:
-        """Everything .venv is made from. Kept as it is: comparing costs no more than a digest."""
-        names = ("requirements.txt", "requirements-dev.txt", "pyproject.toml")
+        """Everything it is made from. Kept as it is: comparing costs no more than a digest."""
+        names = (*self.pins, "pyproject.toml") if self.project else self.pins
         pins = [(self.root / name).read_text(encoding="utf-8") for name in names]
         return "\n".join([self.foundation(), *pins])
 
@@ -144,9 +164,9 @@ def install(venv: Venv, run_step: RunStep) -> None:
     recipe = venv.recipe()
     in_place = venv.is_usable()
     if in_place:
-        say("dev.py: bringing .venv up to date")
+        say(f"dev.py: bringing {venv.name} up to date")
     else:
-        say("dev.py: making .venv; this takes about half a minute, once")
+        say(f"dev.py: making {venv.name}; this takes about half a minute, once")
         make_room(venv)
     venv.write_stamp("")  # until the end, nobody knows what is in there
     env = installation_environment(venv)
@@ -177,7 +197,7 @@ def make_room(venv: Venv) -> None:
             # it is also what Windows keeps as long as something runs it.
             venv.python.unlink(missing_ok=True)
             shutil.rmtree(venv.path)
-        venv.path.mkdir()
+        venv.path.mkdir(parents=True)
     except OSError as error:
         raise SetupError(
             f"{venv.path} cannot be made anew: {error}\n"
@@ -198,17 +218,31 @@ def base_python() -> str:
 
 
 def install_packages(venv: Venv, run_step: RunStep, env: dict[str, str]) -> None:
-    """The pinned packages, and the project as an editable install."""
+    """The pinned packages, and where it is wanted the project as an editable install."""
     # Isolated, so that a PYTHONPATH is not taken for what is installed. The user's own pip
     # configuration holds, except that `user = true` would be refused in a virtual environment.
     pip = [str(venv.python), "-I", "-X", "utf8", "-m", "pip", "install", "--no-user", "--no-input"]
     pip += ["--quiet", "--disable-pip-version-check", "--no-warn-script-location"]
     # pip compiles what it installs: where PYTHONDONTWRITEBYTECODE is set, as in many containers,
     # Python would compile aiohttp at every start, which doubles the time to the first token.
-    pins = ["--requirement", str(venv.root / "requirements-dev.txt")]
-    project = ["--no-deps", "--no-build-isolation", "--editable", str(venv.root)]
+    pins = ["--requirement", str(venv.root / venv.pins[-1])]
     run_step("pinned packages", [*pip, *pins], env)
-    run_step("foundry-api itself", [*pip, *project], env)
+    if venv.project:
+        project = ["--no-deps", "--no-build-isolation", "--editable", str(venv.root)]
+        run_step("foundry-api itself", [*pip, *project], env)
+
+
+def engines(root: Path) -> list[Venv]:
+    """The environments of older engines, which the tests run beside the newest one."""
+    pins = sorted((root / "tests" / "engines").glob("sdk-*.txt"))
+    return [engine(root, file.name) for file in pins]
+
+
+def engine(root: Path, pins: str) -> Venv:
+    """The environment of the engine that a file pins."""
+    version = pins[len("sdk-") : -len(".txt")]
+    files = ["tests/engines/" + name for name in ("common.txt", pins)]
+    return Venv(root, f".engines/{version}", files, project=False)
 
 
 @contextlib.contextmanager
@@ -219,7 +253,7 @@ def locked(path: Path) -> Generator[None]:
     """
     with path.open("rb") as file:
         if not try_lock(file.fileno()):
-            say("dev.py: waiting for another dev.py that is making .venv")
+            say("dev.py: waiting for another dev.py that is installing")
             while not try_lock(file.fileno()):
                 time.sleep(0.1)
         yield
@@ -269,7 +303,7 @@ def run_step(name: str, command: Sequence[str], env: dict[str, str]) -> None:
             f"the step '{name}' failed (exit code {done.returncode}); what it said is above.\n"
             "If it could not reach a package index: check the network, and `pip config list` for "
             "the index in use.\nThen start the same command again; if that does not help, delete "
-            ".venv first."
+            ".venv and .engines first."
         )
     say(f" {time.monotonic() - start:.1f} s")
 
@@ -315,6 +349,8 @@ def run_foundry_api(venv: Venv, arguments: Sequence[str]) -> int:
 def run_tests(venv: Venv, arguments: Sequence[str]) -> int:
     """pytest, on every core that this process may use."""
     os.chdir(venv.root)
+    for each in engines(venv.root):
+        prepare(each, run_step)
     parallel = [] if chooses_workers(arguments) else ["-n", "auto", "--dist", "worksteal"]
     # By itself, `auto` would count the machine's physical cores, which are neither those of a
     # container nor all that a virtual machine has.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keep the developer's own settings and service out of the tests."""
     if _is_worker(config):
         return
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell's background job; so would be all programs that the tests interrupt with Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in [name for name in os.environ if name.startswith("FOUNDRY_")]:
         del os.environ[name]
     os.environ[HOME] = tempfile.mkdtemp(prefix="foundry-api-tests-")

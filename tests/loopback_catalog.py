@@ -1,6 +1,8 @@
-"""A model catalog on loopback that speaks as Microsoft's does to SDK 2.x (probed on 2.2.1).
+"""A model catalog on loopback that speaks as Microsoft's does to each SDK (probed on all three).
 
-The service asks `POST /` with `{filters, pageSize}` and takes `{"totalCount", "value": [entity]}`.
+SDK 2.2.1 asks `POST /` with `{filters, pageSize}` and takes `{"totalCount", "value": [entity]}`;
+2.0.1 and 1.2.4 ask `POST /entities/crossRegion` and take that within `indexEntitiesResponse`. 1.2.4
+drops entities without a parent.
 """
 
 from __future__ import annotations
@@ -66,7 +68,10 @@ def catalog(entities: Sequence[dict[str, Any]]) -> Iterator[str]:
 
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            body = json.dumps({"totalCount": len(entities), "value": entities}).encode()
+            listing = {"totalCount": len(entities), "value": entities}
+            older = self.path.endswith("/entities/crossRegion")
+            told = {"indexEntitiesResponse": listing} if older else listing
+            body = json.dumps(told).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))

@@ -18,8 +18,8 @@ from typing import Any
 import foundry_local_sdk as sdk
 
 
-def configuration(home: Path, catalog_url: str, major: int) -> Any:
-    """Settings of a service on an ephemeral port, with a catalog on loopback."""
+def configuration(home: Path, catalog_url: str, port: int, major: int) -> Any:
+    """Settings of a service on a port, 0 for any, with a catalog on loopback."""
     options: dict[str, Any] = (
         {"additional_settings": {"AzureCatalogUri": catalog_url}}
         if major == 1
@@ -30,7 +30,7 @@ def configuration(home: Path, catalog_url: str, major: int) -> Any:
         app_data_dir=str(home),
         model_cache_dir=str(home / "cache"),
         logs_dir=str(home / "logs"),
-        web=sdk.Configuration.WebService(urls="http://127.0.0.1:0"),
+        web=sdk.Configuration.WebService(urls=f"http://127.0.0.1:{port}"),
         **options,
     )
 
@@ -41,7 +41,9 @@ def main() -> None:
     parent = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what the engine prints goes to the log
     installed = version("foundry-local-sdk")
-    settings = configuration(Path(told["home"]), told["catalog_url"], int(installed[0]))
+    settings = configuration(
+        Path(told["home"]), told["catalog_url"], told["port"], int(installed[0])
+    )
     sdk.FoundryLocalManager.initialize(settings)
     manager = sdk.FoundryLocalManager.instance
     manager.start_web_service()

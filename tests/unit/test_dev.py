@@ -109,6 +109,22 @@ class TestInstalling:
         assert prepared(dev, root) == IN_PLACE
         assert prepared(dev, root) == []
 
+    def test_each_older_engine_has_an_environment_of_its_own(self, dev: Any, root: Path) -> None:
+        pins = root / "tests" / "engines"
+        pins.mkdir(parents=True)
+        for name in ("common", "sdk-1.2.4", "sdk-2.0.1"):
+            (pins / f"{name}.txt").write_text("# pins")
+        engines = dev.engines(root)
+        assert [engine.name for engine in engines] == [".engines/1.2.4", ".engines/2.0.1"]
+        steps = Steps(engines[0])
+        dev.prepare(engines[0], steps)
+        dev.prepare(engines[0], steps)
+        assert steps.names == ["virtual environment", "pinned packages"]
+        assert str(pins / "sdk-1.2.4.txt") in steps.commands[-1]
+        (pins / "common.txt").write_text("# other pins")
+        dev.prepare(engines[0], steps)
+        assert steps.names[2:] == ["pinned packages"]
+
     def test_another_python_needs_another_environment(
         self, dev: Any, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
