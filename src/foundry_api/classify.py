@@ -26,12 +26,15 @@ __all__ = ["classify", "clean"]
 
 _SOURCE_PLACE = re.compile(r"(?<![\w./\\-])[\w./\\-]+\.(?:cc|cpp|h|hpp):\d+ ")
 
+_WRAPPING = re.compile(r"^Failed to handle OpenAI completion: |\s*\(Parameter '\w+'\)$")
+"""What 1.x puts around its messages: the name of its handler, and .NET's of an argument."""
+
 MAX_MESSAGE_CHARS = 2000
 """A longer one is no message; what lies behind is cut off before anything searches it."""
 
 
 def clean(message: str) -> str:
-    """The service's message without the engine's C++ file, line and signature.
+    """The service's message without what names places in its source.
 
     The 2.x engine writes `search_options.cc:108 int fl::Validate(const std::string&) request ...`;
     only what follows the signature is meant for people.
@@ -42,7 +45,7 @@ def clean(message: str) -> str:
         if not message[end:].strip():
             end = place.end()  # the parentheses were the message's own
         message = message[: place.start()] + message[end:].lstrip()
-    return message.strip().rstrip(".")
+    return _WRAPPING.sub("", message.strip()).rstrip(".")
 
 
 def _signature_end(text: str, start: int) -> int:
@@ -110,16 +113,19 @@ def _by_status(status: int) -> type[FoundryError]:
 _BUDGET = re.compile(
     r"\((?P<prompt>\d{1,9}) input \+ (?P<output>\d{1,9}) output\).*?length of (?P<context>\d{1,9})"
 )
+_PROMPT = re.compile(
+    r"input_ids size \((?P<prompt>\d{1,9})\).*?exceeds max length \((?P<context>\d{1,9})\)"
+)
+"""ONNX Runtime GenAI's own words, for a prompt that is too long by itself."""
 
 
 def _context_overflow(told: str, status: int) -> ContextOverflow:
-    found = _BUDGET.search(told)
-    if not found:
-        return ContextOverflow(told, status=status)
+    found = _BUDGET.search(told) or _PROMPT.search(told)
+    counts = {name: int(count) for name, count in found.groupdict().items()} if found else {}
     return ContextOverflow(
         told,
         status=status,
-        prompt_tokens=int(found["prompt"]),
-        max_tokens=int(found["output"]),
-        context_length=int(found["context"]),
+        prompt_tokens=counts.get("prompt"),
+        max_tokens=counts.get("output"),
+        context_length=counts.get("context"),
     )

@@ -88,7 +88,8 @@ class Connection:
         self._local = await self._listings.run("local", self.dialect.local_models)
         if local := find_model(name, self._local):
             return local
-        model = find_model(name, await self.catalog_for(name))
+        catalog = await self.catalog_for(name)
+        model = find_model(name, catalog) or await self.dialect.by_alias(name)
         if model is None:
             raise self._not_found(name)
         if model.cached is False and not download:
@@ -121,7 +122,8 @@ class Connection:
         status = await self.dialect.status()
         if _may_hold_downloads(self.endpoint.base_url, status.cache_dir):
             with contextlib.suppress(CatalogUnavailable):
-                public = await self.public_models()
+                known = {model.id for model in here}
+                public = [each for each in await self.public_models() if each.id not in known]
                 here += [model for model in public if model.cached or model.loaded]
         return here
 

@@ -114,6 +114,10 @@ class Service:
             raise errors.CatalogUnavailable("the model catalog could not be reached")
         return self.catalog
 
+    async def by_alias(self, name: str) -> Model | None:
+        self._ask(f"alias {name}")
+        return None
+
     async def load(self, model: Model) -> None:
         self._ask(f"load {model.id}")
         await asyncio.sleep(0)

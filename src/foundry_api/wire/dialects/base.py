@@ -187,6 +187,13 @@ class Dialect(Protocol):
         """
         ...
 
+    async def by_alias(self, name: str) -> Model | None:
+        """The model of an alias that no listing tells; None where the service knows none either.
+
+        Only loading it shows which one it is.
+        """
+        ...
+
     async def loaded(self) -> frozenset[str]:
         """Ids of the models in memory, without asking a remote catalog."""
         ...

@@ -85,6 +85,11 @@ class Sdk1Dialect:
         """
         return await self._cached(await self.loaded())
 
+    async def by_alias(self, name: str) -> Model | None:
+        """None: every alias is listed."""
+        del name
+        return None
+
     async def loaded(self) -> frozenset[str]:
         """Ids of the models in memory, without their version, as they are listed."""
         ids = await self._wire.get_json("/models/loaded", _IDS, timeout_s=QUICK_TIMEOUT_S)

@@ -8,6 +8,7 @@ this machine.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -64,6 +65,7 @@ class Sdk21Dialect:
     def __init__(self, wire: Wire) -> None:
         self.capabilities = CAPABILITIES[self.generation]
         self._wire = wire
+        self._aliases: dict[str, str] = {}
 
     async def status(self) -> ServiceStatus:
         """Liveness; answered in under a millisecond, also while the engine generates."""
@@ -82,6 +84,24 @@ class Sdk21Dialect:
                 "the model catalog could not be reached", service=self._wire.base_url
             )
         return models
+
+    async def by_alias(self, name: str) -> Model | None:
+        """The model that the service loads for an alias of its catalog, which it tells nobody.
+
+        Where it was in memory before, it is found only if it is the only one there.
+        """
+        before = await self._loaded("public", QUICK_TIMEOUT_S)
+        try:
+            await self._wire.get(f"/models/load/{name}", timeout_s=LOAD_TIMEOUT_S)
+        except ModelNotFound:
+            return None
+        after = await self._loaded("public", QUICK_TIMEOUT_S)
+        found = after - before or after
+        if len(found) != 1:
+            return None
+        (model_id,) = found
+        self._aliases[model_id] = name
+        return Model(id=model_id, alias=name, catalog="public", cached=True, loaded=True)
 
     async def loaded(self) -> frozenset[str]:
         """Ids of the models in memory, of every catalog."""
@@ -130,17 +150,22 @@ class Sdk21Dialect:
         return None
 
     async def _by_alias(self, verb: str, model: Model) -> None:
-        guesses = _aliases(model.id) if model.catalog == "public" else ()
-        aliases = list(dict.fromkeys((model.alias, *guesses)))
-        for alias in aliases:
-            path = f"{self._prefixes[model.catalog]}/models/{verb}/{alias}"
-            try:
-                await self._wire.get(path, timeout_s=LOAD_TIMEOUT_S)
-            except ModelNotFound:
-                if alias == aliases[-1]:
-                    raise
-            else:
+        route = f"{self._prefixes[model.catalog]}/models/{verb}/"
+        if model.catalog == "local" or model.id in self._aliases:
+            await self._wire.get(route + model.alias, timeout_s=LOAD_TIMEOUT_S)
+            return
+        tried = dict.fromkeys((model.alias, *_aliases(model.id)))
+        for alias in tried:
+            with contextlib.suppress(ModelNotFound):
+                await self._wire.get(route + alias, timeout_s=LOAD_TIMEOUT_S)
                 return
+        raise ModelNotFound(
+            f"the service wants an alias to {verb} {model.id}, and tells of none; "
+            f"tried: {', '.join(tried)}",
+            hint="Call the model by its alias.",
+            model=model.id,
+            service=self._wire.base_url,
+        )
 
     async def _models(self, catalog: Catalog, timeout_s: float) -> list[Model]:
         path = f"{self._prefixes[catalog]}/v1/models"
@@ -151,13 +176,17 @@ class Sdk21Dialect:
         return [
             Model(
                 id=item.id,
-                alias=_aliases(item.id)[0 if catalog == "public" else -1],
+                alias=self._alias(item.id, catalog),
                 catalog=catalog,
                 cached=True if catalog == "local" or item.id in loaded else None,
                 loaded=item.id in loaded,
             )
             for item in listed
         ]
+
+    def _alias(self, model_id: str, catalog: Catalog) -> str:
+        guess, name = _aliases(model_id)
+        return name if catalog == "local" else self._aliases.get(model_id, guess)
 
     async def _loaded(self, catalog: Catalog, timeout_s: float) -> frozenset[str]:
         path = f"{self._prefixes[catalog]}/models/loaded"
@@ -213,7 +242,7 @@ def _shaped(body: dict[str, Any]) -> dict[str, Any]:
 _VARIANT = re.compile(r"(?:-instruct|-chat)?(?:-[a-z0-9]+-(?:cpu|gpu|npu))?$", re.IGNORECASE)
 
 
-def _aliases(model_id: str) -> tuple[str, ...]:
+def _aliases(model_id: str) -> tuple[str, str]:
     """What a model's alias may be, the likeliest first: no route of this generation tells it.
 
     A registered model's alias is its id without version. Microsoft's ids carry the variant as
