@@ -147,6 +147,9 @@ from foundry_api.messages import (
     FinishReason as FinishReason,
 )
 from foundry_api.messages import (
+    FunctionCall as FunctionCall,
+)
+from foundry_api.messages import (
     Generation as Generation,
 )
 from foundry_api.messages import (
@@ -160,6 +163,9 @@ from foundry_api.messages import (
 )
 from foundry_api.messages import (
     Timings as Timings,
+)
+from foundry_api.messages import (
+    ToolCall as ToolCall,
 )
 from foundry_api.messages import (
     Usage as Usage,

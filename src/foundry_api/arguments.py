@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard, get_args
 
 import msgspec
 
-from foundry_api.errors import InvalidRequest
+from foundry_api.errors import InvalidRequest, UnsupportedFeature
 from foundry_api.messages import ChatRequest, Message, Role
 
 if TYPE_CHECKING:
@@ -110,21 +110,53 @@ def model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:
 
 def _message(index: int, message: Message | Mapping[str, Any]) -> Message:
     field = f"messages[{index}]"
-    if _is_sound(message):
+    if not _is_sound(message):
+        message = _converted(field, message)
+    if message.content or not message.tool_calls:
         _text(f"{field}.content", message.content)
-        return message
+    return message
+
+
+def _converted(field: str, message: Message | Mapping[str, Any]) -> Message:
     try:
         told = msgspec.structs.asdict(message) if isinstance(message, Message) else dict(message)
-        message = msgspec.convert(told, Message, strict=True)
+        told["content"] = _flat(f"{field}.content", told.get("content"))
+        return msgspec.convert(told, Message, strict=True)
     except (msgspec.ValidationError, TypeError, ValueError) as error:
+        if isinstance(error, InvalidRequest):
+            raise
         raise InvalidRequest(f"{field} is no message: {error}", field=field) from error
-    _text(f"{field}.content", message.content)
-    return message
+
+
+def _flat(field: str, content: object) -> object:
+    """Parts of text as one text: 1.x would paste their JSON into the prompt."""
+    if content is None:
+        return ""
+    if not isinstance(content, list):
+        return content
+    parts: list[Any] = content  # pyright: ignore[reportUnknownVariableType] # a caller's own
+    return "".join(_part(f"{field}[{index}]", part) for index, part in enumerate(parts))
+
+
+def _part(field: str, part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind != "text":
+        raise UnsupportedFeature(
+            f"{field} is of type {kind!r}; chat completions read text alone, in every generation",
+            hint="Leave it out: the service would drop it without a word.",
+        )
+    return _text(f"{field}.text", part.get("text"))
 
 
 def _is_sound(message: object) -> TypeGuard[Message]:
     """Whether it is a message of the right types; its constructor checks none of them."""
-    return isinstance(message, Message) and message.role in _ROLES and type(message.content) is str
+    return (
+        isinstance(message, Message)
+        and message.role in _ROLES
+        and type(message.content) is str
+        and not message.tool_calls
+        and message.tool_call_id is None
+    )
 
 
 def _text(field: str, value: object) -> str:

@@ -14,11 +14,13 @@ __all__ = [
     "Chunk",
     "Completion",
     "FinishReason",
+    "FunctionCall",
     "Generation",
     "Message",
     "Model",
     "Role",
     "Timings",
+    "ToolCall",
     "Usage",
 ]
 
@@ -27,16 +29,46 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Generation = Literal["legacy", "cli-0.10", "sdk-1", "sdk-2.0", "sdk-2.1", "gateway"]
 
 
+class FunctionCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which function a model wants called.
+
+    Attributes:
+        name: Its name.
+        arguments: A JSON object, as text.
+    """
+
+    name: str
+    arguments: str
+
+
+class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A call of a tool that a model wants.
+
+    Attributes:
+        id: Names it; the message with its result has the same.
+        function: What to call.
+        type: Of functions there are only calls.
+    """
+
+    id: str
+    function: FunctionCall
+    type: Literal["function"] = "function"
+
+
 class Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One turn of a conversation.
 
     Attributes:
         role: Who speaks.
-        content: What is said.
+        content: What is said; may be empty beside tool calls.
+        tool_calls: The calls that the assistant wanted in this turn.
+        tool_call_id: Of a turn of role `tool`, the call whose result it is.
     """
 
     role: Role
-    content: str
+    content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundry_api.arguments import chat_request, check_timeout, conversation, prompt_turns
-from foundry_api.errors import InvalidRequest
-from foundry_api.messages import ChatRequest, Message
+from foundry_api.errors import InvalidRequest, UnsupportedFeature
+from foundry_api.messages import ChatRequest, FunctionCall, Message, ToolCall
 
 HI = [{"role": "user", "content": "Hi"}]
 
@@ -123,12 +123,14 @@ def test_an_argument_that_cannot_be_sent_is_named(field: str, arguments: dict[st
         ("messages[0]", {"role": "user", "content": "Hi"}),
         ("messages[0]", [None]),
         ("messages[0]", [{}]),
-        ("messages[0]", [{"role": "user"}]),
+        ("messages[0].content", [{"role": "user"}]),
         ("messages[0]", [{"role": "robot", "content": "Hi"}]),
-        ("messages[0]", [{"role": "user", "content": None}]),
-        ("messages[0]", [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]),
+        ("messages[0].content", [{"role": "user", "content": None}]),
+        ("messages[0].content", [{"role": "user", "content": []}]),
+        ("messages[0].content[0].text", [{"role": "user", "content": [{"type": "text"}]}]),
+        ("messages[0]", [{"role": "assistant", "tool_calls": [{"id": "1", "function": {}}]}]),
         ("messages[0]", [Message("robot", "Hi")]),  # type: ignore[arg-type]
-        ("messages[0]", [Message("user", None)]),  # type: ignore[arg-type]
+        ("messages[0].content", [Message("user", None)]),  # type: ignore[arg-type]
         ("messages[0].content", [{"role": "user", "content": ""}]),
         ("messages[0].content", [Message("user", " \n")]),
         ("messages[1].content", [*HI, {"role": "user", "content": "a\0b"}]),
@@ -217,6 +219,31 @@ def test_a_prompt_that_cannot_be_sent_is_named_as_the_caller_named_it(
 
 
 def test_a_member_that_would_be_lost_is_refused() -> None:
-    """Tool messages come with a later version; until then their ids must not vanish in silence."""
-    with pytest.raises(InvalidRequest, match="tool_call_id"):
-        conversation([{"role": "tool", "content": "4", "tool_call_id": "call_1"}])
+    with pytest.raises(InvalidRequest, match="audio"):
+        conversation([{"role": "user", "content": "4", "audio": {"id": "1"}}])
+
+
+def test_the_turns_of_a_tool_call_are_kept() -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    asked, answered = conversation(
+        [
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "4", "tool_call_id": "call_1"},
+        ]
+    )
+    assert asked == Message(
+        "assistant", tool_calls=(ToolCall("call_1", FunctionCall("add", "{}")),)
+    )
+    assert answered == Message("tool", "4", tool_call_id="call_1")
+    assert conversation([asked, answered]) == (asked, answered)
+
+
+def test_parts_of_text_become_one_text() -> None:
+    parts = [{"type": "text", "text": "Hello, "}, {"type": "text", "text": "world"}]
+    assert conversation([{"role": "user", "content": parts}]) == (Message("user", "Hello, world"),)
+
+
+def test_a_part_that_no_generation_reads_is_refused_by_its_place() -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    with pytest.raises(UnsupportedFeature, match=r"messages\[0\]\.content\[1\]"):
+        conversation([{"role": "user", "content": [{"type": "text", "text": "See:"}, image]}])

@@ -25,6 +25,7 @@ from foundry_api.wire.dialects.base import (
 )
 from foundry_api.wire.dialects.openai import ChatStream, chat_body, encode, output_limit
 from foundry_api.wire.dialects.stops import Stopped
+from foundry_api.wire.dialects.tool_history import inlined
 
 if TYPE_CHECKING:
     from foundry_api.messages import ChatRequest, Generation
@@ -212,8 +213,8 @@ class Sdk20Dialect(Sdk21Dialect):
         return []
 
     def chat_request(self, model: Model, request: ChatRequest) -> Request:
-        """A streamed chat completion. Stop strings are left out, as they mean something else."""
-        body = chat_body(request, model.id)
+        """A streamed chat completion, without what this generation drops or mistakes."""
+        body = {**chat_body(request, model.id), "messages": inlined(request.messages)}
         body.pop("stop", None)
         return self._wire.post(_CHAT, encode(body))
 

@@ -1,0 +1,109 @@
+"""One service of each generation for a whole run, and clients of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from conformance.services import VERSIONS, Service, real
+from foundry_api import FoundryAPIClient, ModelInUse
+from foundry_api.wire.http import HttpTransport
+from foundry_api.wire.transport import Request, fetch
+from loopback_catalog import ALIAS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from foundry_api.messages import Generation
+    from foundry_api.wire.transport import Reply
+
+
+@pytest.fixture(scope="session")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Generation], Service]]:
+    """Starts the service of a generation when a test first wants it."""
+    started: dict[Generation, Service] = {}
+    with contextlib.ExitStack() as stack:
+
+        def start(generation: Generation) -> Service:
+            if generation not in started:
+                home = tmp_path_factory.mktemp("conformance") / "home"
+                started[generation] = stack.enter_context(real(generation, home))
+            return started[generation]
+
+        yield start
+
+
+@pytest.fixture(params=VERSIONS)
+def service(request: pytest.FixtureRequest, start: Callable[[Generation], Service]) -> Service:
+    return start(request.param)
+
+
+@pytest.fixture
+async def client(service: Service) -> AsyncIterator[FoundryAPIClient]:
+    async with FoundryAPIClient(service.base_url, model=ALIAS, retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+async def settled(service: Service, client: FoundryAPIClient) -> AsyncIterator[None]:
+    """For a test that leaves work to an engine that goes on with it: waits until that is done."""
+    yield
+    if service.generation == "sdk-1":  # it answers one call after the other
+        await client.complete("say-hello", max_tokens=1)
+        return
+    async with asyncio.timeout(60):
+        while not await _unloaded(client):  # noqa: ASYNC110 - no event tells of it
+            await asyncio.sleep(0.05)
+
+
+async def _unloaded(client: FoundryAPIClient) -> bool:
+    """Whether the service lets go of the model, which it does once no call uses it."""
+    try:
+        await client.models.unload(ALIAS)
+    except ModelInUse:
+        return False
+    return True
+
+
+class Raw:
+    """Asks the service without anything of ours in between."""
+
+    def __init__(self, service: Service, transport: HttpTransport) -> None:
+        self.transport = transport
+        self._service = service
+
+    def request(self, method: str, path: str, **members: Any) -> Request:
+        body = msgspec.json.encode(members) if members else None
+        headers = {"Content-Type": "application/json"} if members else {}
+        return Request(method, f"{self._service.base_url}{path}", headers, body)
+
+    def chat_request(self, prompt: str, **members: Any) -> Request:
+        messages = [{"role": "user", "content": prompt}]
+        members = {"model": self._service.model, "messages": messages, **members}
+        return self.request("POST", "/v1/chat/completions", **members)
+
+    async def ask(self, method: str, path: str, **members: Any) -> Reply:
+        return await fetch(self.transport, self.request(method, path, **members), timeout_s=60)
+
+    async def chat(self, prompt: str, **members: Any) -> Reply:
+        return await fetch(self.transport, self.chat_request(prompt, **members), timeout_s=60)
+
+    async def choice(self, prompt: str, **members: Any) -> dict[str, Any]:
+        """The choice of a chat completion that is not streamed."""
+        reply = await self.chat(prompt, **members)
+        assert reply.status == 200, reply.body
+        choice: dict[str, Any] = msgspec.json.decode(reply.body)["choices"][0]
+        return choice
+
+
+@pytest.fixture
+async def raw(service: Service, client: FoundryAPIClient) -> AsyncIterator[Raw]:
+    """The service with its model in memory."""
+    await client.models.load(ALIAS)
+    transport = HttpTransport()
+    yield Raw(service, transport)
+    await transport.aclose()

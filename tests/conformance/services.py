@@ -1,0 +1,86 @@
+"""The services of the suite: every generation that runs here, for real."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+
+from engines import running
+from loopback_catalog import ALIAS, VARIANT, catalog, entity, put_into_cache
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from foundry_api.messages import Generation
+
+BROKEN = "broken"
+FAR_AWAY = "far-away"
+
+VERSIONS: Mapping[Generation, str] = {"sdk-1": "1.2.4", "sdk-2.0": "2.0.1", "sdk-2.1": "2.2.1"}
+"""Which version stands for a generation."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service under test.
+
+    Attributes:
+        generation: What it is.
+        base_url: Where it answers.
+        model: The id by which it takes the scripted model in a chat completion.
+        process: What runs it; None for a double, which runs in this process.
+    """
+
+    generation: Generation
+    base_url: str
+    model: str
+    process: psutil.Process | None = None
+
+    @property
+    def is_double(self) -> bool:
+        return self.process is None
+
+    def cpu_s(self) -> float:
+        """Processor seconds that it has used so far."""
+        assert self.process
+        spent = self.process.cpu_times()
+        return spent.user + spent.system
+
+
+def prepare(home: Path) -> None:
+    """A cache with a model that works and one that cannot be loaded."""
+    put_into_cache(home / "cache", VARIANT)
+    directory = home / "cache" / "tests" / "Broken-generic-cpu-1" / "v1"
+    directory.mkdir(parents=True)
+    (directory / "inference_model.json").write_text('{"Name": "Broken-generic-cpu:1"}', "utf-8")
+    (directory / "genai_config.json").write_text("{}", "utf-8")
+
+
+@contextlib.contextmanager
+def catalog_of_the_suite() -> Iterator[str]:
+    """The scripted model, one that cannot be loaded, and one whose files are not here."""
+    entities = [
+        entity(ALIAS, VARIANT),
+        entity(BROKEN, "Broken-generic-cpu"),
+        entity(FAR_AWAY, "Far-away-generic-cpu", 3),
+    ]
+    with catalog(entities) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def real(generation: Generation, home: Path, *, port: int = 0) -> Iterator[Service]:
+    """Run the real service of a generation."""
+    if not home.exists():
+        prepare(home)
+    model = VARIANT if generation == "sdk-1" else f"{VARIANT}:1"
+    with (
+        catalog_of_the_suite() as catalog_url,
+        running(VERSIONS[generation], home, catalog_url, port=port) as engine,
+    ):
+        process = psutil.Process(engine.process.pid)
+        yield Service(generation, engine.base_url, model, process)

@@ -1,0 +1,208 @@
+"""What every generation does alike, because a dialect makes it so."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from conformance.services import BROKEN, FAR_AWAY
+from foundry_api import errors
+from loopback_catalog import ALIAS, VARIANT
+from scripted_model import SCRIPTS, completion_tokens, prompt_tokens, script
+
+if TYPE_CHECKING:
+    from conformance.services import Service
+    from foundry_api import FoundryAPIClient
+    from scripted_model.scripts import Script
+
+ENDING = [each for each in SCRIPTS if not each.repeats]
+SAID = [each for each in ENDING if each.text]
+
+
+def asked(prompt: str) -> int:
+    return prompt_tokens([{"role": "user", "content": prompt}])
+
+
+@pytest.mark.parametrize("name", [ALIAS, ALIAS.upper(), VARIANT, VARIANT.lower(), f"{VARIANT}:1"])
+async def test_a_model_is_called_by_any_of_its_names(
+    client: FoundryAPIClient, service: Service, name: str
+) -> None:
+    response = await client.complete("say-hello", model=name)
+    assert (response.content, response.model) == (script("say-hello").text, service.model)
+    assert response.generation == service.generation
+
+
+@pytest.mark.parametrize("expected", ENDING, ids=lambda each: each.keyword)
+async def test_a_whole_answer_is_exact(client: FoundryAPIClient, expected: Script) -> None:
+    response = await client.complete(f"Please {expected.keyword}.")
+    assert response.content == expected.text
+    assert response.finish_reason == "stop"
+    assert response.usage.prompt_tokens == asked(f"Please {expected.keyword}.")
+    assert response.usage.completion_tokens == completion_tokens(expected.text)
+
+
+@pytest.mark.parametrize("expected", SAID, ids=lambda each: each.keyword)
+async def test_a_streamed_answer_is_the_same(client: FoundryAPIClient, expected: Script) -> None:
+    pieces = [chunk async for chunk in client.stream_complete(expected.keyword)]
+    assert "".join(piece.content for piece in pieces) == expected.text
+    assert pieces[-1].finish_reason == "stop"
+    assert len(pieces) > 2
+
+
+@pytest.mark.parametrize("bound", [{"max_tokens": 5}, {"extra": {"max_completion_tokens": 5}}])
+async def test_an_answer_cut_at_its_bound_says_so(
+    client: FoundryAPIClient, bound: dict[str, Any]
+) -> None:
+    response = await client.complete("say-long", **bound)
+    assert (response.content, response.finish_reason) == ("w0 w1", "length")
+    assert response.usage.completion_tokens == 5
+
+
+async def test_an_answer_cut_at_the_services_own_bound_says_so(client: FoundryAPIClient) -> None:
+    response = await client.complete("say-forever")
+    assert response.finish_reason == "length"
+    assert response.content.startswith("tick tick ")
+    assert response.usage.completion_tokens == 2048
+
+
+@pytest.mark.usefixtures("settled")
+@pytest.mark.parametrize("stop", ["STOP", "TOP", ["never", "STOP thr"], ["e t", "STOP"], "x"])
+async def test_an_answer_ends_at_a_stop_string(
+    client: FoundryAPIClient, stop: str | list[str]
+) -> None:
+    """Its tokens are single characters, so that every stop string is spread over several."""
+    text = script("say-stop").text
+    found = [text.find(each) for each in ([stop] if isinstance(stop, str) else stop)]
+    expected = text[: min((at for at in found if at >= 0), default=len(text))]
+    response = await client.complete("say-stop", stop=stop)
+    assert (response.content, response.finish_reason) == (expected, "stop")
+    pieces = [chunk.content async for chunk in client.stream_complete("say-stop", stop=stop)]
+    assert "".join(pieces) == expected
+
+
+@pytest.mark.usefixtures("settled")
+async def test_an_endless_answer_ends_at_a_stop_string(client: FoundryAPIClient) -> None:
+    response = await client.complete("say-forever", stop="k tick t")
+    assert response.content == "tic"
+
+
+async def test_parts_of_text_are_one_text(client: FoundryAPIClient) -> None:
+    """1.x would paste the JSON of the parts into the prompt."""
+    parts = [{"type": "text", "text": "Please say-"}, {"type": "text", "text": "hello."}]
+    response = await client.chat([{"role": "user", "content": parts}])
+    assert response.content == script("say-hello").text
+    assert response.usage.prompt_tokens == asked("Please say-hello.")
+
+
+async def test_an_image_is_refused_ahead_of_it(client: FoundryAPIClient) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    with pytest.raises(errors.UnsupportedFeature, match=r"messages\[0\]\.content\[0\]"):
+        await client.chat([{"role": "user", "content": [image]}])
+
+
+async def test_the_result_of_a_tool_reaches_the_model(client: FoundryAPIClient) -> None:
+    """2.0 drops such turns from the prompt."""
+    call = {"id": "call_1", "function": {"name": "look", "arguments": '{"at": "it"}'}}
+    response = await client.chat(
+        [
+            {"role": "user", "content": "What is it?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "call_1", "content": "say-hello"},
+        ]
+    )
+    assert response.content == script("say-hello").text
+
+
+async def test_an_unknown_model_is_not_found(client: FoundryAPIClient, service: Service) -> None:
+    with pytest.raises(errors.ModelNotFound) as caught:
+        await client.complete("say-hello", model="scripted-minni")
+    assert ALIAS in caught.value.nearest
+    assert caught.value.service == service.base_url
+
+
+async def test_a_model_that_is_not_here_is_told_from_one_that_is(client: FoundryAPIClient) -> None:
+    """1.x lists nothing but what is here, so there it is unknown."""
+    known = (await client.capabilities()).cached == "unsupported"
+    with pytest.raises(errors.ModelNotCached if known else errors.ModelNotFound):
+        await client.complete("say-hello", model=FAR_AWAY)
+
+
+async def test_a_model_that_cannot_be_loaded_says_so(client: FoundryAPIClient) -> None:
+    with pytest.raises(errors.ModelLoadFailed) as caught:
+        await client.models.load(BROKEN)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("max_tokens", [9000, None])
+async def test_what_does_not_fit_says_so_with_its_numbers(
+    client: FoundryAPIClient, max_tokens: int | None
+) -> None:
+    """Streams of 1.x break off without a word; the message is fetched by a plain request."""
+    prompt = "say-hello" if max_tokens else "x" * 9000
+    with pytest.raises(errors.ContextOverflow) as caught:
+        await client.complete(prompt, max_tokens=max_tokens)
+    assert caught.value.context_length == 8192
+    assert caught.value.prompt_tokens == asked(prompt)
+
+
+async def test_a_prompt_that_leaves_less_room_than_the_default_is_answered(
+    client: FoundryAPIClient,
+) -> None:
+    response = await client.complete("x" * 7000 + " say-hello")
+    assert response.content == script("say-hello").text
+
+
+@pytest.mark.usefixtures("settled")
+async def test_a_silent_engine_is_a_timeout(client: FoundryAPIClient) -> None:
+    """2.1 tells of its life while it reads a prompt, up to ten times the bound."""
+    await client.models.load(ALIAS)
+    with pytest.raises(errors.SilenceTimeout):
+        await client.complete("say-after-a-while", timeout=0.05, max_tokens=1)
+
+
+@pytest.mark.usefixtures("settled")
+async def test_a_deadline_holds_while_text_flows(client: FoundryAPIClient) -> None:
+    await client.models.load(ALIAS)
+    with pytest.raises(errors.DeadlineExceeded) as caught:
+        await client.complete("say-slowly", deadline=1, max_tokens=60)
+    partial = caught.value.partial
+    assert partial
+    assert ("tock " * 12).startswith(partial)
+
+
+async def test_many_calls_at_once_are_all_answered(client: FoundryAPIClient) -> None:
+    responses = await asyncio.gather(*(client.complete("say-hello") for _ in range(40)))
+    assert {response.content for response in responses} == {script("say-hello").text}
+
+
+async def test_loading_and_unloading(client: FoundryAPIClient, service: Service) -> None:
+    await client.models.load(ALIAS)
+    assert service.model in [model.id for model in await client.models.loaded()]
+    assert service.model in (await client.health_check()).loaded_models
+    await client.models.unload(ALIAS)
+    assert service.model not in [model.id for model in await client.models.loaded()]
+    assert (await client.complete("say-hello")).content == script("say-hello").text
+
+
+async def test_its_health(client: FoundryAPIClient, service: Service) -> None:
+    await client.models.load(ALIAS)
+    health = await client.health_check()
+    assert (health.status, health.detail) == ("healthy", "")
+    assert health.generation == service.generation
+    assert health.loaded_models == (service.model,)
+
+
+async def test_a_listed_model_is_listed_once(client: FoundryAPIClient) -> None:
+    ids = [model.id for model in await client.models.list(catalog=True)]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("name", ["n", "logit_bias", "logprobs", "top_logprobs"])
+async def test_what_it_would_ignore_is_refused_ahead_of_it(
+    client: FoundryAPIClient, name: str
+) -> None:
+    with pytest.raises(errors.UnsupportedFeature, match=name) as caught:
+        await client.complete("say-hello", extra={name: 2})
+    assert caught.value.attempts == 0 or not caught.value.status
