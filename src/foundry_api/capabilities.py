@@ -149,7 +149,6 @@ _SDK_1 = msgspec.structs.replace(
     generation="sdk-1",
     stream_errors="corrected",
     cancellation="native",
-    parallel_calls="unsupported",
     tool_history="native",
     cached="native",
     audio="unsupported",

@@ -1,0 +1,269 @@
+"""Every word of `CAPABILITIES`, held against what the real services do.
+
+A service is asked without anything of ours in between: what it does by itself is `native`. What it
+does not, and a client of ours does all the same, is `corrected`; the rest is `unsupported`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from foundry_api import errors
+from foundry_api.capabilities import CAPABILITIES, Capabilities, Support
+from foundry_api.wire.sse import EventDecoder
+from loopback_catalog import ALIAS
+from scripted_model import completion_tokens, script
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from conformance.conftest import Raw
+    from conformance.services import Service
+    from foundry_api import FoundryAPIClient
+    from foundry_api.wire.transport import Response
+
+    Measure = Callable[["Subject"], Awaitable[Support]]
+
+pytestmark = pytest.mark.usefixtures("settled")
+
+OVERFLOW = 9000
+NUMBER = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]}
+
+
+class Subject:
+    """A service, asked directly and through a client."""
+
+    def __init__(self, service: Service, raw: Raw, client: FoundryAPIClient) -> None:
+        self.service = service
+        self.raw = raw
+        self.client = client
+
+    async def events(self, prompt: str, **members: Any) -> list[dict[str, Any]]:
+        """The events of a stream, as they come from the service."""
+        reply = await self.raw.chat(prompt, stream=True, **members)
+        data = [event.data for event in EventDecoder().feed(reply.body)]
+        return [msgspec.json.decode(each) for each in data if each != b"[DONE]"]
+
+    async def has_route(self, path: str, **members: Any) -> Support:
+        """Whether a route is there: an unknown model is refused by its handler in JSON."""
+        reply = await self.raw.ask("POST", path, model="nobody", **members)
+        return "native" if reply.body.startswith(b"{") else "unsupported"
+
+
+@pytest.fixture
+def subject(service: Service, raw: Raw, client: FoundryAPIClient) -> Subject:
+    return Subject(service, raw, client)
+
+
+def judged(*, by_itself: bool, with_ours: bool) -> Support:
+    if by_itself:
+        return "native"
+    return "corrected" if with_ours else "unsupported"
+
+
+async def chat(subject: Subject) -> Support:
+    choice = await subject.raw.choice("say-hello")
+    return judged(by_itself=choice["message"]["content"] == "Hello, world!", with_ours=False)
+
+
+async def stop(subject: Subject) -> Support:
+    choice = await subject.raw.choice("say-stop", stop=["STOP"])
+    ours = await subject.client.complete("say-stop", stop="STOP")
+    return judged(
+        by_itself=choice["message"]["content"] == "one two ",
+        with_ours=ours.content == "one two ",
+    )
+
+
+async def finish_reason(subject: Subject) -> Support:
+    """With the bound that it is given, and with its own."""
+    given = await subject.raw.choice("say-long", max_completion_tokens=5)
+    own = await subject.raw.choice("say-forever")
+    ours = await subject.client.complete("say-forever")
+    return judged(
+        by_itself=given["finish_reason"] == own["finish_reason"] == "length",
+        with_ours=ours.finish_reason == "length",
+    )
+
+
+async def usage(subject: Subject) -> Support:
+    events = await subject.events("say-hello", stream_options={"include_usage": True})
+    counted = [each["usage"]["completion_tokens"] for each in events if each.get("usage")]
+    expected = completion_tokens(script("say-hello").text)
+    return judged(by_itself=counted[-1:] == [expected], with_ours=False)
+
+
+async def stream_errors(subject: Subject) -> Support:
+    try:
+        told = bool(await subject.events("say-hello", max_tokens=OVERFLOW))
+    except errors.ServiceCrashed:  # the body broke off
+        told = False
+    with pytest.raises(errors.ContextOverflow):
+        await subject.client.complete("say-hello", max_tokens=OVERFLOW)
+    return judged(by_itself=told, with_ours=True)
+
+
+async def cancellation(subject: Subject) -> Support:
+    """Whether it still works, half a second after its caller left."""
+    request = subject.raw.chat_request("say-slowly", stream=True, max_tokens=100)
+    response = await subject.raw.transport.send(request)
+    await response.read()
+    response.close()
+    await asyncio.sleep(0.5)
+    before = subject.service.cpu_s()
+    await asyncio.sleep(0.5)
+    return judged(by_itself=subject.service.cpu_s() - before < 0.05, with_ours=False)
+
+
+async def parallel_calls(subject: Subject) -> Support:
+    """Whether a short answer overtakes a long one that has begun."""
+    request = subject.raw.chat_request("say-slowly", stream=True, max_tokens=100)
+    response = await subject.raw.transport.send(request)
+    await response.read()
+    long = asyncio.ensure_future(_rest(response))
+    await subject.raw.choice("say-hello")
+    overtook = not long.done()
+    await long
+    return judged(by_itself=overtook, with_ours=False)
+
+
+async def _rest(response: Response) -> None:
+    while await response.read():
+        continue
+    response.close()
+
+
+async def keep_alive(subject: Subject) -> Support:
+    reply = await subject.raw.chat("say-after-a-while", stream=True)
+    return judged(by_itself=reply.body.startswith(b": "), with_ours=False)
+
+
+async def json_schema(subject: Subject) -> Support:
+    """In OpenAI's form, which is what callers write."""
+    schema = {"name": "number", "schema": NUMBER, "strict": True}
+    wanted = {"type": "json_schema", "json_schema": schema}
+    choice = await subject.raw.choice("say-hello", max_tokens=4, response_format=wanted)
+    try:
+        options = {"response_format": wanted}
+        ours = await subject.client.complete("say-hello", max_tokens=4, extra=options)
+    except errors.UnsupportedFeature:
+        return "unsupported"
+    return judged(
+        by_itself=_is_object(choice["message"]["content"]), with_ours=_is_object(ours.content)
+    )
+
+
+def _is_object(text: str) -> bool:
+    return text.lstrip().startswith("{")
+
+
+async def tool_history(subject: Subject) -> Support:
+    """Whether the model sees what a tool returned: it names the script to recite."""
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "What is it?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "say-hello"},
+    ]
+    choice = await subject.raw.choice("", messages=messages)
+    ours = await subject.client.chat(messages)
+    hello = script("say-hello").text
+    return judged(by_itself=choice["message"]["content"] == hello, with_ours=ours.content == hello)
+
+
+async def names(subject: Subject) -> Support:
+    replies = [await subject.raw.chat("say-hello", model=each) for each in _names(subject)]
+    ours = [await subject.client.complete("say-hello", model=each) for each in _names(subject)]
+    return judged(
+        by_itself=all(reply.status == 200 for reply in replies),
+        with_ours=all(answer.model == subject.service.model for answer in ours),
+    )
+
+
+def _names(subject: Subject) -> tuple[str, ...]:
+    model = subject.service.model
+    return ALIAS, model, model.partition(":")[0], model.upper()
+
+
+async def load(subject: Subject) -> Support:
+    await subject.client.models.unload(ALIAS)
+    await subject.client.models.load(ALIAS)
+    loaded = [model.id for model in await subject.client.models.loaded()]
+    return judged(by_itself=subject.service.model in loaded, with_ours=False)
+
+
+async def unload(subject: Subject) -> Support:
+    await subject.client.models.unload(ALIAS)
+    return judged(by_itself=not await subject.client.models.loaded(), with_ours=False)
+
+
+async def download(subject: Subject) -> Support:
+    try:
+        await subject.client.models.download(ALIAS)
+    except errors.UnsupportedFeature:
+        return "unsupported"
+    return "native"
+
+
+async def cached(subject: Subject) -> Support:
+    """Whether what is here and not in memory is told from what is not here."""
+    await subject.client.models.unload(ALIAS)
+    reply = await subject.raw.ask("GET", "/v1/models")
+    listed = reply.body
+    return judged(by_itself=b"Far-away" not in listed, with_ours=False)
+
+
+async def responses(subject: Subject) -> Support:
+    return await subject.has_route("/v1/responses", input="Hi")
+
+
+async def embeddings(subject: Subject) -> Support:
+    return await subject.has_route("/v1/embeddings", input="Hi")
+
+
+async def audio(subject: Subject) -> Support:
+    return await subject.has_route("/v1/audio/transcriptions", filename="/nowhere.wav")
+
+
+async def images(subject: Subject) -> Support:
+    """An image in a chat completion: accepted by all, and read by none."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    with pytest.raises(errors.UnsupportedFeature):
+        await subject.client.chat([{"role": "user", "content": [image]}])
+    return "unsupported"
+
+
+MEASURES: tuple[Measure, ...] = (
+    chat, stop, finish_reason, usage, stream_errors, cancellation, parallel_calls, keep_alive,
+    json_schema, tool_history, names, load, unload, download, cached, responses, embeddings, audio,
+    images,
+)  # fmt: skip
+
+UNMEASURED = {"tools": "the scripted model has no markers of tool calls; from the service's facts"}
+
+
+@pytest.mark.parametrize("measure", MEASURES, ids=lambda each: each.__name__)
+async def test_a_capability_is_what_it_is_said_to_be(subject: Subject, measure: Measure) -> None:
+    said = CAPABILITIES[subject.service.generation]
+    assert await measure(subject) == getattr(said, measure.__name__)
+
+
+async def test_the_largest_seed_is_taken_and_no_larger_one(subject: Subject) -> None:
+    largest = CAPABILITIES[subject.service.generation].max_seed
+    reply = await subject.raw.chat("say-hello", seed=largest)
+    assert reply.status == 200
+    with pytest.raises(errors.InvalidRequest, match="seed"):
+        await subject.client.complete("say-hello", seed=largest + 1)
+
+
+async def test_what_a_client_says_of_its_service_is_the_table(subject: Subject) -> None:
+    assert await subject.client.capabilities() == CAPABILITIES[subject.service.generation]
+
+
+def test_every_capability_is_measured_or_said_not_to_be() -> None:
+    levels = {name for name, kind in Capabilities.__annotations__.items() if kind == "Support"}
+    assert {each.__name__ for each in MEASURES} | UNMEASURED.keys() == levels
