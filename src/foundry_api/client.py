@@ -279,8 +279,7 @@ class FoundryAPIClient:
         from foundry_api import health  # noqa: PLC0415
 
         try:
-            connection = await self._connect()
-            return await health.look(connection)
+            return await health.look(await self._connect())
         except ServiceError as error:
             return health.down(error)
 
@@ -313,7 +312,7 @@ class FoundryAPIClient:
         """
         self._check_open()
         service = await self._services.having(name)
-        connection = await service.connect()
+        connection = await service.current()
         try:
             return connection, await connection.resolve(name, download=download)
         except (ServiceCrashed, ServiceNotRunning):
@@ -322,7 +321,7 @@ class FoundryAPIClient:
 
     async def _connect(self) -> Connection:
         self._check_open()
-        return await self._services.primary.connect()
+        return await self._services.primary.current()
 
     def _check_open(self) -> None:
         if self._closed:

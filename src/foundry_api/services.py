@@ -7,7 +7,7 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from foundry_api.errors import FoundryError, ServiceCrashed, ServiceNotRunning
+from foundry_api.errors import FoundryError, ServiceError
 from foundry_api.flight import SingleFlight
 
 if TYPE_CHECKING:
@@ -76,6 +76,18 @@ class Service:
         """
         return self._connection or await self._connecting.run("connection", self._open)
 
+    async def current(self) -> Connection:
+        """As `connect`, but found anew if another service has taken its place meanwhile.
+
+        Raises:
+            ServiceError: It was not found, or could not be started.
+        """
+        connection = await self.connect()
+        if await connection.replaced():
+            self.lost(connection)
+            connection = await self.connect()
+        return connection
+
     async def probe(self) -> None:
         """See whether it is there, without asking it to generate anything.
 
@@ -86,7 +98,7 @@ class Service:
         if connection is not None:
             try:
                 await connection.dialect.status()
-            except (ServiceCrashed, ServiceNotRunning):
+            except ServiceError:  # it is gone, or another generation has taken its place
                 self.lost(connection)
             else:
                 return

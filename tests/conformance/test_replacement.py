@@ -1,0 +1,71 @@
+"""Another service at the same address: its generation is detected again, and calls go on."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from conformance.services import real
+from foundry_api import FoundryAPIClient, deadline
+from loopback_catalog import ALIAS
+from scripted_model import script
+from service.doubles import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from foundry_api.messages import Generation
+
+REPLACEMENTS: list[tuple[Generation, Generation]] = [
+    ("sdk-1", "sdk-2.1"),
+    ("sdk-2.0", "sdk-2.1"),
+    ("sdk-2.1", "sdk-1"),
+    ("sdk-2.1", "sdk-2.0"),
+    ("sdk-2.1", "sdk-2.1"),
+]
+HELLO = script("say-hello").text
+
+
+@pytest.fixture(params=REPLACEMENTS, ids=lambda pair: f"{pair[0]} by {pair[1]}")
+async def replaced(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[tuple[FoundryAPIClient, Generation]]:
+    """A client that has called one service, and the generation of the one that is there now."""
+    before, after = request.param
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(contextlib.ExitStack())
+        service = first.enter_context(real(before, tmp_path / "first", port=port))
+        async with FoundryAPIClient(service.base_url, model=ALIAS) as client:
+            response = await client.complete("say-hello")
+            assert (response.content, response.generation) == (HELLO, before)
+            first.close()
+            stack.enter_context(real(after, tmp_path / "second", port=port))
+            yield client, after
+
+
+async def test_the_next_call_is_answered(replaced: tuple[FoundryAPIClient, Generation]) -> None:
+    client, generation = replaced
+    with deadline(60):
+        response = await client.complete("say-hello")
+    assert (response.content, response.generation) == (HELLO, generation)
+    assert (await client.capabilities()).generation == generation
+
+
+async def test_the_next_look_is_at_the_new_one(
+    replaced: tuple[FoundryAPIClient, Generation],
+) -> None:
+    client, generation = replaced
+    health = await client.health_check()
+    assert (health.status, health.generation) == ("healthy", generation)
+
+
+async def test_its_models_are_the_new_ones(replaced: tuple[FoundryAPIClient, Generation]) -> None:
+    client, generation = replaced
+    await client.models.load(ALIAS)
+    (loaded,) = await client.models.loaded()
+    assert loaded.alias == ALIAS
+    assert (await client.complete("say-hello")).generation == generation
