@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from conformance.table import PAGE, ROWS, page
 from foundry_api import errors
 from foundry_api.capabilities import CAPABILITIES, Capabilities, Support
 from foundry_api.wire.sse import EventDecoder
@@ -267,3 +268,8 @@ async def test_what_a_client_says_of_its_service_is_the_table(subject: Subject) 
 def test_every_capability_is_measured_or_said_not_to_be() -> None:
     levels = {name for name, kind in Capabilities.__annotations__.items() if kind == "Support"}
     assert {each.__name__ for each in MEASURES} | UNMEASURED.keys() == levels
+
+
+def test_the_table_in_the_documentation_is_this_one() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page()
+    assert ROWS.keys() == {each.__name__ for each in MEASURES} | UNMEASURED.keys()
