@@ -101,8 +101,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
                 f"seed is {seed}, but {self.generation} takes {self.max_seed} at most",
                 field="seed",
             )
-        for name in self.ignored & request.extra.keys():
-            if request.extra[name] not in _NEUTRAL.get(name, (None,)):
+        for name, value in request.extra.items():
+            if name in self.ignored and value not in _NEUTRAL.get(name, (None,)):
                 raise UnsupportedFeature(
                     f"a service of generation {self.generation} has no {name}",
                     hint=f"Leave {name} out, or use a service that has it.",

@@ -243,8 +243,9 @@ class Connection:
     def _unavailable(self, name: str) -> CatalogUnavailable:
         nearest = self._nearest(name)
         meant = f"Did you mean {' or '.join(nearest)}? Else go" if nearest else "Go"
+        where = "is not on this machine" if self.control else "is not known to the service"
         return CatalogUnavailable(
-            f"{name} is not on this machine, and the model catalog could not be reached",
+            f"{name} {where}, and the model catalog could not be reached",
             hint=f"{meant} online once and get it with `foundry-api models pull {name}`"
             f"; {self._here()}.",
             model=name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +16,7 @@ from foundry_api.wire.dialects.base import Ending, ServiceStatus, Wire
 from foundry_api.wire.dialects.sdk2 import Sdk21Dialect
 from foundry_api.wire.sse import MAX_EVENT_BYTES
 from foundry_api.wire.transport import Request
+from recorded import Recorded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,37 +24,6 @@ if TYPE_CHECKING:
 LOCAL = Model(id="demo:1", alias="demo", catalog="local")
 PUBLIC = Model(id="Phi-4-mini-instruct-generic-cpu:4", alias="phi-4-mini", catalog="public")
 HI = chat_request([{"role": "user", "content": "Hi"}])
-
-
-@dataclass
-class Recorded:
-    """Answers each path with recorded bytes, and notes what was asked."""
-
-    answers: Mapping[str, tuple[int, bytes]]
-    asked: list[str] = field(default_factory=list)
-
-    async def send(self, request: Request) -> RecordedResponse:
-        path = request.url.removeprefix("http://service")
-        self.asked.append(f"{request.method} {path}")
-        return RecordedResponse(*self.answers[path])
-
-    async def aclose(self) -> None:
-        raise NotImplementedError
-
-
-@dataclass
-class RecordedResponse:
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    ended: bool = False
-
-    async def read(self) -> bytes:
-        body, self.body = self.body, b""
-        return body
-
-    def close(self) -> None:
-        pass
 
 
 def dialect(answers: Mapping[str, tuple[int, bytes]] | None = None) -> Sdk21Dialect:

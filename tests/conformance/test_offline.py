@@ -1,0 +1,65 @@
+"""A catalog out of reach is told from one without the model, and what is in memory goes on."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from conformance.services import VERSIONS, catalog_of_the_suite, prepare
+from engines import running
+from foundry_api import CatalogUnavailable, FoundryAPIClient
+from loopback_catalog import ALIAS
+from scripted_model import script
+from service.doubles import free_port
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from foundry_api.messages import Generation
+
+HELLO = script("say-hello").text
+
+
+@pytest.mark.parametrize("generation", ["sdk-1", "sdk-2.1"])
+async def test_without_its_catalog_a_service_knows_no_model(
+    generation: Generation, tmp_path: Path
+) -> None:
+    """Not even those whose files are there."""
+    prepare(tmp_path / "home")
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    with running(VERSIONS[generation], tmp_path / "home", nowhere) as engine:
+        async with FoundryAPIClient(engine.base_url, model=ALIAS, retries=0) as client:
+            with pytest.raises(CatalogUnavailable, match="not known to the service") as caught:
+                await client.complete("say-hello")
+            assert caught.value.service == engine.base_url
+            with pytest.raises(CatalogUnavailable):
+                await client.models.list(catalog=True)
+            assert await client.models.list() == []
+            assert (await client.health_check()).status == "healthy"
+
+
+async def test_sdk_2_0_answers_with_what_is_on_its_disk(tmp_path: Path) -> None:
+    prepare(tmp_path / "home")
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    with running(VERSIONS["sdk-2.0"], tmp_path / "home", nowhere) as engine:
+        async with FoundryAPIClient(engine.base_url, model=ALIAS, retries=0) as client:
+            assert (await client.complete("say-hello")).content == HELLO
+
+
+@pytest.mark.parametrize("generation", VERSIONS)
+async def test_a_model_in_memory_answers_after_the_catalog_went_away(
+    generation: Generation, tmp_path: Path
+) -> None:
+    prepare(tmp_path / "home")
+    with contextlib.ExitStack() as stack:
+        online = stack.enter_context(contextlib.ExitStack())
+        catalog_url = online.enter_context(catalog_of_the_suite())
+        home = tmp_path / "home"
+        engine = stack.enter_context(running(VERSIONS[generation], home, catalog_url))
+        async with FoundryAPIClient(engine.base_url, model=ALIAS, retries=0) as client:
+            await client.models.load(ALIAS)
+        online.close()
+        async with FoundryAPIClient(engine.base_url, model=ALIAS, retries=0) as client:
+            assert (await client.complete("say-hello")).content == HELLO
