@@ -45,16 +45,19 @@ def dialect(answers: Mapping[str, tuple[int, bytes]] | None = None) -> Sdk1Diale
     return Sdk1Dialect(Wire(Recorded(answers or {}), "http://service"))
 
 
-def event(text: bytes, tokens: int, finish: bytes = b"") -> bytes:
+EVENT = (
+    b'data: {"model":"phi","choices":[{"delta":%(piece)b,"message":%(piece)b,"index":0%(end)b}],'
+    b'"usage":{"prompt_tokens":20,"completion_tokens":%(tokens)d,"total_tokens":%(total)d},'
+    b'"created":1795560426,"CreatedAt":"2026-11-24T22:47:06+00:00","id":"chat.id.1",'
+    b'"IsDelta":false,"Successful":true,"HttpStatusCode":0,"object":"chat.completion.chunk"}\n\n'
+)
+
+
+def event(text: bytes, tokens: int, end: bytes = b"") -> bytes:
     """One event: the piece twice, and a running count."""
-    piece = b'{"role":"assistant","content":"' + text + b'","tool_calls":[]}'
-    return (
-        b'data: {"model":"phi","choices":[{"delta":' + piece
-        + b',"message":' + piece + b',"index":0' + finish + b'}],"usage":{"prompt_tokens":20,"completion_tokens":' + str(tokens).encode()
-        + b',"total_tokens":' + str(20 + tokens).encode() + b'},"created":1795560426,'
-        b'"CreatedAt":"2026-11-24T22:47:06+00:00","id":"chat.id.1","IsDelta":false,'
-        b'"Successful":true,"HttpStatusCode":0,"object":"chat.completion.chunk"}\n\n'
-    )  # fmt: skip
+    piece = b'{"role":"assistant","content":"%b","tool_calls":[]}' % text
+    total = 20 + tokens
+    return EVENT % {b"piece": piece, b"end": end, b"tokens": tokens, b"total": total}
 
 
 async def test_its_status_tells_no_process() -> None:
