@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from foundry_api.events import Event
-    from foundry_api.messages import ChatRequest
+    from foundry_api.messages import ChatRequest, Generation
     from foundry_api.services import Service
 
 MODEL = Model(id="tiny:1", alias="tiny", catalog="local", cached=True, loaded=True)
@@ -39,6 +39,7 @@ class Caller:
         services: The services that were called.
         loads: The models that were loaded.
         losses: How often one of them was given up.
+        generation: What the service is taken for.
     """
 
     transport: HttpTransport
@@ -47,6 +48,7 @@ class Caller:
     services: list[Service] = field(default_factory=list)
     losses: int = 0
     loads: list[Model] = field(default_factory=list)
+    generation: Generation = "sdk-2.1"
 
     def call(
         self,
@@ -60,7 +62,7 @@ class Caller:
         """A call of `tiny`."""
 
         async def connect() -> Connection:
-            endpoint = Endpoint(base_url=base_url, generation="sdk-2.1", origin="explicit")
+            endpoint = Endpoint(base_url=base_url, generation=self.generation, origin="explicit")
             connection = Connection(endpoint, self.transport, {}, None)
             connection._loaded.add(MODEL.id)
             connection.dialect.local_models = self._models  # type: ignore[method-assign]

@@ -343,6 +343,23 @@ def dies_when_used_again(script: Script) -> Script:
     return first
 
 
+def on_request(wanted: Callable[[Received], bool], then: Script, otherwise: Script) -> Script:
+    """Serves the first request of a connection by one of two scripts.
+
+    Args:
+        wanted: Chooses, by the request.
+        then: Serves those that are wanted.
+        otherwise: Serves the others.
+    """
+
+    async def script(peer: Peer) -> None:
+        received = await peer.request()
+        peer.put_back(received)
+        await (then if wanted(received) else otherwise)(peer)
+
+    return script
+
+
 def on_route(route: str, fault: Script, healthy: Callable[[str], bytes]) -> Script:
     """Does `fault` with the requests for one route, and answers those for others.
 

@@ -1,0 +1,114 @@
+"""Streams of SDK 1.x that break off without a byte: a plain request learns why."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api import errors
+from foundry_api.arguments import chat_request
+from foundry_api.events import AttemptStarted
+
+from .hostile import (
+    HostileServer,
+    answer,
+    error_json,
+    hang_up,
+    head,
+    on_request,
+    piece,
+    say,
+    silent,
+    stream_head,
+    token,
+    whole,
+)
+
+if TYPE_CHECKING:
+    from .conftest import Caller
+    from .hostile import Script
+
+MUTE = say(head(content_type="text/event-stream"))
+"""The head of a stream, and then the connection closes: as 1.2.4 tells of every failure."""
+
+TOO_LONG = error_json(
+    "Failed to handle OpenAI completion: This request requires 100020 total tokens (20 input + "
+    "100000 output), which exceeds the model's maximum context length of 8192 tokens. Please "
+    "reduce 'max_tokens'or shorten your input. (Parameter 'chatRequest')"
+)
+TOO_MUCH = chat_request([{"role": "user", "content": "Hi"}], max_tokens=100_000)
+
+
+@pytest.fixture(autouse=True)
+def _sdk_1(caller: Caller) -> None:
+    caller.generation = "sdk-1"
+
+
+def mute_then(plain: Script) -> Script:
+    """Breaks streams off without a byte, and answers plain requests by a script."""
+    return on_request(lambda received: bool(received.json.get("stream")), MUTE, plain)
+
+
+async def test_the_error_of_the_plain_request_is_the_calls(caller: Caller) -> None:
+    async with HostileServer(mute_then(say(whole(400, TOO_LONG)))) as server:
+        with pytest.raises(errors.ContextOverflow) as caught:
+            await caller.call(server.base_url, retries=2, request=TOO_MUCH).completion()
+        assert caught.value.message.startswith("This request requires 100020 total tokens")
+        assert not caught.value.message.endswith("(Parameter 'chatRequest')")
+        assert (caught.value.prompt_tokens, caught.value.context_length) == (20, 8192)
+        assert caught.value.attempts == 1
+        assert [bool(each.json.get("stream")) for each in server.requests] == [True, False]
+        assert server.requests[1].json["messages"] == server.requests[0].json["messages"]
+
+
+async def test_a_mistake_that_comes_as_a_500_is_not_made_again(caller: Caller) -> None:
+    told = json.dumps(
+        {"error": {"message": "Invalid OpenAI JSON request: no", "type": "server_error"}}
+    )
+    async with HostileServer(mute_then(say(whole(500, told.encode())))) as server:
+        with pytest.raises(errors.InvalidRequest):
+            await caller.call(server.base_url, retries=2).completion()
+        assert len(server.requests) == 2
+
+
+async def test_where_the_plain_request_succeeds_the_stream_is_tried_again(caller: Caller) -> None:
+    """It broke off for another reason than the request."""
+    plain = say(whole(200, b'{"choices":[]}'))
+    async with HostileServer(mute_then(plain), mute_then(plain), answer("Hello")) as server:
+        answered = await caller.call(server.base_url, retries=2).completion()
+        assert answered.content == "Hello"
+        attempts = [each for each in caller.events if isinstance(each, AttemptStarted)]
+        assert len(attempts) == 2
+        assert isinstance(answered.attempts[0].error, errors.StreamInterrupted)
+
+
+async def test_a_service_that_dies_meanwhile_is_told_as_such(caller: Caller) -> None:
+    async with HostileServer(mute_then(hang_up)) as server:
+        with pytest.raises(errors.ServiceCrashed):
+            await caller.call(server.base_url).completion()
+
+
+async def test_the_plain_request_is_bounded_as_the_stream_is(caller: Caller) -> None:
+    async with HostileServer(mute_then(silent)) as server:
+        with pytest.raises(errors.SilenceTimeout):
+            await caller.call(server.base_url, timeout_s=0.2).completion()
+        await server.left(1)
+
+
+async def test_a_stream_with_text_is_not_asked_for_again(caller: Caller) -> None:
+    cut = say(stream_head() + piece(token("Hel")))
+    async with HostileServer(cut) as server:
+        with pytest.raises(errors.StreamInterrupted) as caught:
+            await caller.call(server.base_url).completion()
+        assert caught.value.partial == "Hel"
+        assert len(server.requests) == 1
+
+
+async def test_other_generations_are_not_asked_twice(caller: Caller) -> None:
+    caller.generation = "sdk-2.1"
+    async with HostileServer(MUTE) as server:
+        with pytest.raises(errors.StreamInterrupted):
+            await caller.call(server.base_url).completion()
+        assert len(server.requests) == 1
