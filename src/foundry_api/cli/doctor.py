@@ -1,0 +1,154 @@
+"""`foundry-api doctor`: what is wrong on this machine, and how to mend it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from foundry_api.cli.options import Common, common_options, examples, pass_common
+from foundry_api.cli.output import is_terminal, print_json, printable
+from foundry_api.doctor.environment import usable_settings
+from foundry_api.doctor.examination import examine
+from foundry_api.doctor.finding import LEVELS
+from foundry_api.doctor.machine import Machine
+from foundry_api.doctor.report import markdown, this_person
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from foundry_api.doctor.finding import Finding
+
+__all__ = ["command"]
+
+COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "problem": "red"}
+FOUND = 1
+STANDARD_OUTPUT = "-"
+
+EPILOG = (
+    examples(
+        "doctor",
+        "doctor --quick                     start no engine",
+        "doctor --model phi-4-mini --online does it fit, and can it be had?",
+        "doctor --base-url http://127.0.0.1:5273",
+        "doctor --report                    for an issue, without secrets",
+        "doctor --json",
+    )
+    + """
+
+\b
+Exit codes:
+  0  no problem was found; there may be warnings
+  1  problems were found
+  2  wrong usage"""
+)
+
+
+@click.command("doctor", epilog=EPILOG)
+@click.option("-m", "--model", metavar="NAME", help="Look whether this model can be used.")
+@click.option("-q", "--quick", is_flag=True, help="Start no engine to prove that it starts.")
+@click.option("--online", is_flag=True, help="Ask the model catalog, which is on the network.")
+@click.option(
+    "--report",
+    is_flag=False,
+    flag_value=STANDARD_OUTPUT,
+    metavar="[FILE]",
+    help="Write a report for an issue, without secrets; without FILE, print it.",
+)
+@common_options
+@pass_common
+def command(
+    common: Common, *, model: str | None, quick: bool, online: bool, report: str | None
+) -> int:
+    """Find what is wrong here, and tell how to mend it.
+
+    Looks at versions, settings, the network, space, Foundry Local's own command, services, what
+    earlier runs left, the engine and models. Nothing is changed, and nothing is sent to another
+    machine but to the address that is set, and, with --online, to the model catalog.
+    """
+    environ = dict(os.environ)
+    settings = usable_settings(environ, base_url=common.base_url, service=common.service)
+    machine = Machine(settings, environ, model=model, quick=quick, online=online)
+    findings = asyncio.run(_examined(machine))
+    if report is not None:
+        _write(report, markdown(findings, environ, this_person()))
+    if common.as_json:
+        print_json({"findings": findings, "summary": _counts(findings)})
+    elif report != STANDARD_OUTPUT:
+        _tell(findings)
+    return FOUND if any(finding.level == "problem" for finding in findings) else 0
+
+
+async def _examined(machine: Machine) -> list[Finding]:
+    async with machine:
+        if not is_terminal(sys.stderr):
+            return await examine(machine)
+        from rich.console import Console  # noqa: PLC0415 - only terminals have a progress bar
+        from rich.progress import Progress  # noqa: PLC0415 - as above
+
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("Looking around", total=None)
+            return await examine(
+                machine,
+                progress=lambda done, total: progress.update(task, completed=done, total=total),
+            )
+
+
+def _write(file: str, text: str) -> None:
+    if file == STANDARD_OUTPUT:
+        click.echo(text, nl=False)
+        return
+    try:
+        Path(file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise click.FileError(file, error.strerror or str(error)) from error
+    click.echo(f"The report is in {file}. Read it before you send it.", err=True)
+
+
+def _tell(findings: Sequence[Finding]) -> None:
+    """The harmless first, by its groups; the problems last, where the eye is."""
+    fine = [finding for finding in findings if finding.level in {"ok", "note"}]
+    for group in dict.fromkeys(finding.group for finding in fine):
+        click.secho(group, bold=True)
+        for finding in fine:
+            if finding.group == group:
+                _tell_one(finding)
+    for level in ("warning", "problem"):
+        of_level = [finding for finding in findings if finding.level == level]
+        for finding in of_level:
+            click.echo()
+            _tell_one(finding)
+    click.echo()
+    click.echo(_summary(findings))
+
+
+def _tell_one(finding: Finding) -> None:
+    serious = finding.level in {"warning", "problem"}
+    mark = click.style(finding.level.ljust(7), fg=COLOURS[finding.level], bold=serious)
+    title = f"{finding.group}: {finding.title} [{finding.id}]" if serious else finding.title
+    click.echo(f"  {mark}  {click.style(title, bold=serious)}")
+    click.echo(f"           {printable(finding.evidence)}")
+    if finding.remedy and (serious or finding.level == "note"):
+        arrow = click.style("->", fg="cyan")
+        click.echo(f"           {arrow} {printable(finding.remedy)}")
+
+
+def _summary(findings: Sequence[Finding]) -> str:
+    counts = _counts(findings)
+    if not (counts["problem"] or counts["warning"]):
+        return click.style("Nothing is wrong.", fg="green", bold=True)
+    told = [
+        f"{counts[level]} {level}{'s' if counts[level] > 1 else ''}"
+        for level in ("problem", "warning")
+        if counts[level]
+    ]
+    colour = COLOURS["problem" if counts["problem"] else "warning"]
+    return click.style(f"{' and '.join(told)} found.", fg=colour, bold=True)
+
+
+def _counts(findings: Sequence[Finding]) -> dict[str, int]:
+    return {level: sum(finding.level == level for finding in findings) for level in LEVELS}
