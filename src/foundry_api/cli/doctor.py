@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,14 +30,16 @@ __all__ = ["command"]
 COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "problem": "red"}
 FOUND = 1
 STANDARD_OUTPUT = "-"
+INDENT = " " * 11
+MIN_WIDTH = 50
 
 EPILOG = (
     examples(
         "doctor",
-        "doctor --quick                     start no engine",
-        "doctor --model phi-4-mini --online does it fit, and can it be had?",
+        "doctor --quick                      start no engine, ask no catalog",
+        "doctor --online --model phi-4-mini  does it fit, and can it be had?",
         "doctor --base-url http://127.0.0.1:5273",
-        "doctor --report                    for an issue, without secrets",
+        "doctor --report                     for an issue, without secrets",
         "doctor --json",
     )
     + """
@@ -50,7 +54,7 @@ Exit codes:
 
 @click.command("doctor", epilog=EPILOG)
 @click.option("-m", "--model", metavar="NAME", help="Look whether this model can be used.")
-@click.option("-q", "--quick", is_flag=True, help="Start no engine to prove that it starts.")
+@click.option("-q", "--quick", is_flag=True, help="Start no engine, ask no catalog.")
 @click.option("--online", is_flag=True, help="Ask the model catalog, which is on the network.")
 @click.option(
     "--report",
@@ -67,8 +71,9 @@ def command(
     """Find what is wrong here, and tell how to mend it.
 
     Looks at versions, settings, the network, space, Foundry Local's own command, services, what
-    earlier runs left, the engine and models. Nothing is changed, and nothing is sent to another
-    machine but to the address that is set, and, with --online, to the model catalog.
+    earlier runs left, the engine and models. Nothing is changed. Other machines are left alone, but
+    for the service whose address is set, and for the model catalog, which is asked with --online,
+    or when a shared engine runs.
     """
     environ = dict(os.environ)
     settings = usable_settings(environ, base_url=common.base_url, service=common.service)
@@ -131,10 +136,25 @@ def _tell_one(finding: Finding) -> None:
     mark = click.style(finding.level.ljust(7), fg=COLOURS[finding.level], bold=serious)
     title = f"{finding.group}: {finding.title} [{finding.id}]" if serious else finding.title
     click.echo(f"  {mark}  {click.style(title, bold=serious)}")
-    click.echo(f"           {printable(finding.evidence)}")
-    if finding.remedy and (serious or finding.level == "note"):
-        arrow = click.style("->", fg="cyan")
-        click.echo(f"           {arrow} {printable(finding.remedy)}")
+    click.echo(_indented(finding.evidence, "seen: " if serious else ""))
+    if finding.remedy:
+        click.echo(_indented(finding.remedy, "do:   "))
+
+
+def _indented(text: str, label: str) -> str:
+    """A paragraph, wrapped on a terminal; a pipe gets it on one line, for grep."""
+    text = " ".join(printable(text).split())
+    if not is_terminal(sys.stdout):
+        return f"{INDENT}{label}{text}"
+    width = max(shutil.get_terminal_size().columns, MIN_WIDTH)
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=INDENT + label,
+        subsequent_indent=INDENT + " " * len(label),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _summary(findings: Sequence[Finding]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,24 +24,22 @@ async def in_thread(work: Callable[[], _T]) -> _T:
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[_T] = loop.create_future()
 
+    def settle(result: _T | None, failure: BaseException | None) -> None:
+        if outcome.done():
+            return  # the check ran out of time
+        if failure is not None:
+            outcome.set_exception(failure)
+        else:
+            outcome.set_result(cast("_T", result))
+
     def run() -> None:
+        result, failure = None, None
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001 - it is the waiting check's
-            _tell(loop, lambda failure=error: outcome.set_exception(failure), outcome)
-        else:
-            _tell(loop, lambda: outcome.set_result(result), outcome)
+        except Exception as error:  # noqa: BLE001 - it is raised where the work is waited for
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, failure)
 
     threading.Thread(target=run, name="doctor", daemon=True).start()
     return await outcome
-
-
-def _tell(
-    loop: asyncio.AbstractEventLoop, settle: Callable[[], None], outcome: asyncio.Future[_T]
-) -> None:
-    def unless_late() -> None:
-        if not outcome.done():
-            settle()
-
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-        loop.call_soon_threadsafe(unless_late)

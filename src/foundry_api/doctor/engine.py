@@ -13,6 +13,7 @@ from foundry_api.errors import ConfigurationError, FoundryError, ServiceStartFai
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from foundry_api.doctor.finding import Level
     from foundry_api.doctor.machine import Machine
     from foundry_api.service.endpoint import Endpoint
 
@@ -61,7 +62,7 @@ async def examine(machine: Machine) -> Iterable[Finding]:
     version = installed_version(SDK)
     if version is None:
         elsewhere = machine.settings.base_url or machine.settings.base_urls
-        level = "note" if elsewhere else None
+        level: Level = "note" if elsewhere else MISSING.level
         return [MISSING.seen(f"this Python has no distribution {SDK}", level=level)]
     if not machine.starts_engine:
         return [INSTALLED.seen(f"{SDK} {version}; not started, as that was not asked for")]

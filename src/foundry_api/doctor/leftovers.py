@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from foundry_api.doctor.machine import Machine
+    from foundry_api.doctor.processes import RunningHost
     from foundry_api.service.paths import Paths
 
 __all__ = ["GROUP"]
@@ -53,17 +55,38 @@ LEFT_HOST = Kind(
     "leftover-host", "warning", "An engine runs that nobody can use", "End it: `{command}`."
 )
 
+GRACE_S = 2.0
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 async def examine(machine: Machine) -> Iterable[Finding]:
     """Look at the state directory and at the processes."""
-    return await in_thread(lambda: _seen(machine.paths))
+    paths = machine.paths
+    found, left = await asyncio.gather(in_thread(lambda: _files(paths)), _left_hosts())
+    return [*found, *left] or [CLEAN.seen(f"{paths.state}, and the processes")]
 
 
-def _seen(paths: Paths) -> list[Finding]:
-    found = [*_state(paths.state_file), *_readable(paths), *_lock(paths.lock_file), *_hosts()]
-    return found or [CLEAN.seen(f"{paths.state}, and the processes")]
+def _files(paths: Paths) -> list[Finding]:
+    return [*_state(paths.state_file), *_readable(paths), *_lock(paths.lock_file)]
+
+
+async def _left_hosts() -> list[Finding]:
+    """One that is starting has no state yet, and one that is leaving no owner: both are brief."""
+    suspects = await in_thread(_without_user)
+    if suspects:
+        await asyncio.sleep(GRACE_S)
+        now = await in_thread(_without_user)
+        suspects = {pid: host for pid, host in now.items() if pid in suspects}
+    return [_left(host) for host in suspects.values()]
+
+
+def _without_user() -> dict[int, RunningHost]:
+    return {host.pid: host for host in hosts() if host.left_over}
+
+
+def _left(host: RunningHost) -> Finding:
+    seen = f"process {host.pid} ({host.status}), data in {host.config.data_dir}: {host.left_over}"
+    return LEFT_HOST.seen(seen, command=end_command(host.pid))
 
 
 def _state(path: Path) -> Iterable[Finding]:
@@ -103,13 +126,6 @@ def _lock(path: Path) -> Iterable[Finding]:
         yield LOCK_HELD.seen(f"{path} is held {by}", command=end_command(holder))
     except OSError as error:
         yield LOCK_HELD.seen(f"{path}: {error.strerror}", command=end_command(None))
-
-
-def _hosts() -> Iterable[Finding]:
-    for host in hosts():
-        if why := host.left_over:
-            seen = f"process {host.pid} ({host.status}), data in {host.config.data_dir}: {why}"
-            yield LEFT_HOST.seen(seen, command=end_command(host.pid))
 
 
 GROUP = Group("Leftovers", (examine,), (CLEAN, STALE, CORRUPT, READABLE, LOCK_HELD, LEFT_HOST))

@@ -100,8 +100,8 @@ class Machine:
         settings: Those that can be used.
         environ: The environment as it is.
         model: A model that the user wants to use; None for no particular one.
-        quick: Start no engine.
-        online: Ask the remote catalog through an engine started for it.
+        quick: Start no engine, and leave the remote catalog alone.
+        online: Ask the remote catalog even if an engine has to be started for it.
         senses: How to look.
     """
 
@@ -118,6 +118,7 @@ class Machine:
         self.settings = settings
         self.environ = environ
         self.model = model
+        self.quick = quick
         self.online = online
         self.senses = senses or Senses()
         self.paths = Paths.of(settings.home)
@@ -190,6 +191,7 @@ class Machine:
     async def _ask_catalog(self) -> list[Model] | None:
         """The remote catalog, which takes seconds offline; None if nobody wanted it asked."""
         control = await self.control()
-        if control is None or not (self.online or await self.shared.get()):
+        wanted = self.online or (not self.quick and await self.shared.get() is not None)
+        if control is None or not wanted:
             return None
         return await control.catalog(public=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from foundry_api.classify import clean
 from foundry_api.connection import find_model
 from foundry_api.doctor.blocking import in_thread
 from foundry_api.doctor.engine import DEMO
@@ -117,7 +118,7 @@ def _registered(paths: Paths) -> list[Finding]:
     try:
         with path.open("rb") as file:
             entries = msgspec.json.decode(file.read(MAX_REGISTRY_BYTES), type=_Registry).models
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         return [REGISTRY_DAMAGED.seen(f"{path}: {error}", path=path)]
@@ -166,7 +167,7 @@ def _offline(error: FoundryError, log_path: str | None) -> Finding:
     failures = [line for line in host_log.tail(Path(log_path)).split(" | ") if FAILED_FETCH in line]
     if not failures:
         return CATALOG_EMPTY.seen(f"no failure is in the engine's log, {log_path}")
-    return CATALOG_OFFLINE.seen(failures[-1][:SHOWN])
+    return CATALOG_OFFLINE.seen(clean(failures[-1])[:SHOWN])
 
 
 async def wanted(machine: Machine) -> Model | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from urllib.parse import quote, urlsplit
 from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Mapping
 
 __all__ = ["Person", "Redaction", "without_credential"]
 
@@ -27,11 +26,17 @@ SHORTEST_SECRET = 4
 """Of a variable whose name says that it holds one."""
 SHORTEST_NAME = 3
 
+REDACTED = "<redacted>"
+
+_OPEN, _CLOSE = "\ue000", "\ue001"
+_NO_BRACKETS = str.maketrans("", "", _OPEN + _CLOSE)
+_HIDDEN = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
+"""Characters for private use, which no text has."""
+
 _SECRET_NAME = re.compile(
     r"key|token|secret|passw|credential|auth|cookie|sas|signature", re.IGNORECASE
 )
-_HARMLESS = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
-_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"`<>|,;)]+", re.IGNORECASE)
+_URL = re.compile(rf"\b[a-z][a-z0-9+.-]*://(?:{REDACTED}|[^\s'\"`<>|,;)])+", re.IGNORECASE)
 _BEARER = re.compile(r"\b(Bearer|Basic)\s+\S+", re.IGNORECASE)
 _ASSIGNED = re.compile(
     r"((?:key|token|secret|password|passwd|credential|authorization|signature)"
@@ -71,20 +76,33 @@ class Redaction:
     spoken: str = ""
 
     def __call__(self, text: str) -> str:
-        """A text without secrets, and without the names of its user and machine."""
+        """A text without secrets, and without the names of its user and machine.
+
+        What replaces a value stands in brackets until the end, because the patterns that follow
+        have to see an address or a token as one still, whatever was replaced in it.
+        """
+        text, replacements = text.translate(_NO_BRACKETS), list[str]()
+
+        def hide(match: re.Match[str]) -> str:
+            known = self._replacements
+            replacements.append(known.get(match[0]) or known.get(match[0].lower(), REDACTED))
+            return f"{_OPEN}{len(replacements) - 1}{_CLOSE}"
+
         if self._masks is not None:
-            text = self._masks.sub(self._mask, text)
+            text = self._masks.sub(hide, text)
         text = _URL.sub(_redacted_url, text)
-        text = _BEARER.sub(r"\1 <redacted>", text)
-        text = _ASSIGNED.sub(r"\1<redacted>", text)
-        return _TOKEN.sub("<redacted>", text)
+        text = _BEARER.sub(rf"\1 {REDACTED}", text)
+        text = _ASSIGNED.sub(rf"\1{REDACTED}", text)
+        text = _TOKEN.sub(REDACTED, text)
+        return _HIDDEN.sub(lambda hidden: replacements[int(hidden[1])], text)
 
     @cached_property
     def _replacements(self) -> dict[str, str]:
-        """What replaces what, in lower case; of what is replaced twice, the first counts."""
+        """What replaces what; of what is replaced twice, the first counts."""
         found: dict[str, str] = {}
         for value, replacement in self._secrets():
             for form in _forms(value):
+                found.setdefault(form, replacement)
                 found.setdefault(form.lower(), replacement)
         return found
 
@@ -98,10 +116,7 @@ class Redaction:
         """Names stand as words: a user `al` is not in `calls`."""
         names = {self.person.user.lower(), *(host.lower() for host in self.person.hosts)}
         escaped = re.escape(form)
-        return rf"(?<!\w){escaped}(?!\w)" if form in names else escaped
-
-    def _mask(self, match: re.Match[str]) -> str:
-        return self._replacements.get(match[0].lower(), "<redacted>")
+        return rf"(?<!\w){escaped}(?!\w)" if form.lower() in names else escaped
 
     def _secrets(self) -> Iterator[tuple[str, str]]:
         if len(self.person.home) >= SHORTEST_NAME:
@@ -120,7 +135,7 @@ class Redaction:
     def _is_secret(self, name: str, value: str) -> bool:
         if _SECRET_NAME.search(name):
             return len(value) >= SHORTEST_SECRET
-        if len(value) < SHORTEST_VALUE or _HARMLESS.fullmatch(value):
+        if len(value) < SHORTEST_VALUE:
             return False
         return value.lower() not in self.spoken.lower() and not _plain_loopback(value)
 
@@ -129,23 +144,19 @@ def without_credential(url: str) -> str:
     """An address without what may be a name and a password in it."""
     scheme, separator, rest = url.rpartition("://")
     credential, at, place = rest.rpartition("@")
-    return f"{scheme}{separator}<redacted>@{place}" if at and credential else url
+    return f"{scheme}{separator}{REDACTED}@{place}" if at and credential else url
 
 
 def _parts(value: str) -> Iterable[str]:
     """A value, and each of several in it."""
-    return dict.fromkeys(
-        part for part in (value.strip(), *re.split(r"[\s,;]+", value.strip())) if part
-    )
+    value = value.translate(_NO_BRACKETS).strip()
+    return dict.fromkeys(part for part in (value, *re.split(r"[\s,;]+", value)) if part)
 
 
 def _forms(value: str) -> Iterable[str]:
     """A value as it is, and as it may be written in a text."""
-    escaped = (
-        repr(value)[1:-1],
-        json.dumps(value)[1:-1],
-        json.dumps(value, ensure_ascii=False)[1:-1],
-    )
+    quoted = (repr(value), json.dumps(value), json.dumps(value, ensure_ascii=False))
+    escaped = (text[1:-1] for text in quoted)
     return dict.fromkeys((value, *escaped, quote(value), quote(value, safe="")))
 
 
@@ -155,14 +166,14 @@ def _plain_loopback(value: str) -> bool:
 
 
 def _redacted_url(match: re.Match[str]) -> str:
-    """Of a loopback address, what is behind its path goes; of others, all but the scheme."""
+    """Of an address, only that of a local service stays, and not what it was asked for."""
     url = match[0]
     scheme = url.partition("://")[0]
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
-        return f"{scheme}://<redacted>"
+        return f"{scheme}://{REDACTED}"
     if not is_loopback(url):
-        return f"{scheme}://<redacted>"
-    return f"{scheme}://{parts.hostname}{port}{parts.path}"
+        return f"{scheme}://{REDACTED}"
+    return f"{scheme}://{parts.hostname}{port}"

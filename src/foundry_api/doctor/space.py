@@ -86,7 +86,7 @@ def _directories(directories: Iterable[Path]) -> list[Finding]:
 
 
 def _trouble(directory: Path) -> str:
-    """Why a directory cannot be used. What is not there is not made, but its parent is looked at."""
+    """Why a directory cannot be used. Of what is not there, the parent is looked at."""
     there = _existing(directory)
     if not there.is_dir():
         return f"{there} is not a directory"

@@ -81,7 +81,7 @@ def process_of(state: Announcement) -> psutil.Process | None:
 
 
 def parsed(path: Path) -> Announcement | None:
-    """The state as it was written, by whichever host; None without a file, or with a damaged one."""
+    """The state as some host wrote it; None without a file, or with a damaged one."""
     try:
         with path.open("rb") as file:
             return msgspec.json.decode(file.read(MAX_BYTES), type=Announcement)
