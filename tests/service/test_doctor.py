@@ -153,15 +153,12 @@ async def test_a_healthy_machine_with_a_shared_engine_and_foundrys_command(
     bin_directory: Path,
     tmp_path: Path,
     paths: Paths,
-    transport: HttpTransport,
 ) -> None:
+    mine = ModelSource(str(model_directory(tmp_path / "mine")), "mine")
     with catalog([entity("phi-4-mini", "Phi-4-mini-instruct-generic-cpu", 4)]) as url:
-        shared_host(catalog_url=url)
+        shared_host(catalog_url=url, models=(mine,))
         running = shared.status(paths)
         assert running
-        assert running.control
-        control = ControlClient(transport, running.control)
-        await control.register(model_directory(tmp_path / "mine"), "mine")
         told = {"running": True, "webUrls": [running.base_url]}
         foundry_double(bin_directory, server=f"print('{json.dumps(told)}')", version="0.10.3")
         found = await examined(quick=False)
@@ -494,9 +491,15 @@ async def test_a_proxy_that_is_not_there(examined: Examined) -> None:
 # Space
 
 
-async def test_a_home_that_cannot_be_used(examined: Examined, home: Path) -> None:
-    """Permissions do not bind root; a file where a directory has to be stops everybody."""
+@pytest.fixture
+def file_as_home(home: Path) -> Path:
     home.write_text("a file", encoding="utf-8")
+    return home
+
+
+async def test_a_home_that_cannot_be_used(examined: Examined, file_as_home: Path) -> None:
+    """Permissions do not bind root; a file where a directory has to be stops everybody."""
+    home = file_as_home
     found = await examined(quick=False)
     assert wrong(found) == {"home-unusable"}
     assert found["home-unusable"].evidence == f"{home} is not a directory"
@@ -550,6 +553,16 @@ async def test_a_catalog_that_is_empty_is_told_from_one_that_is_not_there(
         shared_host(catalog_url=url)
         found = await examined(quick=False)
     assert wrong(found) == {"catalog-empty"}
+
+
+async def test_a_model_that_nobody_can_look_up(
+    examined: Examined, shared_host: Callable[..., psutil.Process]
+) -> None:
+    shared_host(catalog_url=f"http://127.0.0.1:{free_port()}")
+    unasked = await examined(model="no-such")
+    assert "was not asked" in unasked["model-not-known"].evidence
+    unreachable = await examined(quick=False, model="no-such")
+    assert "cannot be reached" in unreachable["model-not-known"].evidence
 
 
 async def test_the_catalog_is_asked_through_an_own_engine_when_that_is_wanted(

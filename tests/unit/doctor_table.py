@@ -17,10 +17,10 @@ INTRODUCTION = """\
 # What the doctor finds
 
 Written by `python -m tests.unit.doctor_table` from the kinds of findings that the checks of
-`foundry-api doctor` declare. A finding has an id that stays the same in every version, a level, what
-was seen, and a remedy. A `problem` keeps something from working, and makes the command end with 1; a
-`warning` will, or does so for other programs; a `note` is worth knowing. Words in capitals stand for
-what was found.
+`foundry-api doctor` declare. A finding has an id that stays the same in every version, a level,
+what was seen, and a remedy. A `problem` keeps something from working, and makes the command end
+with 1; a `warning` will, or does so for other programs; a `note` is worth knowing. Words in
+capitals stand for what was found.
 """
 
 WORDS = {"hint": "It depends on what was seen, and is told with it."}

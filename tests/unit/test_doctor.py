@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api.doctor import foundry_command, network, versions
+from foundry_api.doctor import foundry_command, network, services, versions
 from foundry_api.doctor.blocking import in_thread
 from foundry_api.doctor.environment import usable_settings
 from foundry_api.doctor.examination import examine
@@ -287,6 +287,18 @@ def test_links_to_one_command_are_one(tmp_path: Path) -> None:
     (second / "foundry").symlink_to(first / "foundry")
     path = os.pathsep.join(map(str, (second, first, tmp_path / "none", "")))
     assert foundry_command.programs(path) == [second / "foundry"]
+
+
+# Services
+
+
+def test_what_has_a_loopback_of_its_own(tmp_path: Path) -> None:
+    assert services.walled_in("6.6.87.2-microsoft-standard-WSL2") == (
+        "the Windows Subsystem for Linux"
+    )
+    assert services.walled_in("6.1.0-amd64", tmp_path) == ""
+    (tmp_path / ".dockerenv").touch()
+    assert services.walled_in("6.1.0-amd64", tmp_path) == "a container"
 
 
 # Versions

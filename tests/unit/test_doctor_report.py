@@ -37,44 +37,44 @@ def written(text: str, environ: dict[str, str], *, remedy: str = "") -> str:
 
 @given(
     name=st.sampled_from([*variables(), "HTTP_PROXY", "OPENAI_API_KEY", "EDITOR", "X"]),
-    secret=secrets,
+    planted=secrets,
     around=st.sampled_from(
         ["{}", "'{}'", "a {} b", "http://127.0.0.1:9/{}", "x={}&y", "C:\\{}\\x"]
     ),
 )
-@example(name="FOUNDRY_TIMEOUT", secret="a\\b'\"c d\ue000", around="{}")
-@example(name="FOUNDRY_TIMEOUT", secret="12345678", around="{}")
-def test_the_value_of_a_variable_is_not_in_the_report(name: str, secret: str, around: str) -> None:
-    assume(secret.lower() not in SPOKEN.lower())
-    assume(secret not in written("", {}))
-    for text in (secret, repr(secret), secret.upper(), secret.lower()):
+@example(name="FOUNDRY_TIMEOUT", planted="a\\b'\"c d\ue000", around="{}")
+@example(name="FOUNDRY_TIMEOUT", planted="12345678", around="{}")
+def test_the_value_of_a_variable_is_not_in_the_report(name: str, planted: str, around: str) -> None:
+    assume(planted.lower() not in SPOKEN.lower())
+    assume(planted not in written("", {}))
+    for text in (planted, repr(planted), planted.upper(), planted.lower()):
         told = around.format(text)
-        assert secret not in written(told, {name: secret}, remedy=told)
+        assert planted not in written(told, {name: planted}, remedy=told)
 
 
-@given(secret=words, other=words)
-@example(secret="aaaaaaaa", other="aaaaaaaab")
-def test_a_secret_inside_another_hides_neither(secret: str, other: str) -> None:
-    assume(not any(value.lower() in SPOKEN.lower() for value in (secret, other)))
-    environ = {"A": secret, "B": secret + other}
-    told = written(f"{secret} {secret + other} {other + secret}", environ)
-    assume(secret not in written("", {}))
-    assert secret not in told
-    assert secret + other not in told
+@given(planted=words, other=words)
+@example(planted="aaaaaaaa", other="aaaaaaaab")
+def test_a_secret_inside_another_hides_neither(planted: str, other: str) -> None:
+    assume(not any(value.lower() in SPOKEN.lower() for value in (planted, other)))
+    environ = {"A": planted, "B": planted + other}
+    told = written(f"{planted} {planted + other} {other + planted}", environ)
+    assume(planted not in written("", {}))
+    assert planted not in told
+    assert planted + other not in told
 
 
-@given(name=st.sampled_from(variables()), secret=words)
+@given(name=st.sampled_from(variables()), planted=words)
 async def test_a_secret_in_the_wrong_setting_is_not_in_a_real_report(
-    name: str, secret: str
+    name: str, planted: str
 ) -> None:
     """Somebody pastes a key into the wrong line, and a check tells what is in that line."""
-    assume(secret.lower() not in SPOKEN.lower())
-    environ = {name: secret, "FOUNDRY_BASE_URLS": f"http://u:{secret}@127.0.0.1:9"}
+    assume(planted.lower() not in SPOKEN.lower())
+    environ = {name: planted, "FOUNDRY_BASE_URLS": f"http://u:{planted}@127.0.0.1:9"}
     async with Machine(usable_settings(environ), environ, quick=True) as machine:
         findings = await examine(machine, NETWORK_FREE)
     report = markdown(findings, environ, PERSON)
-    assume(secret not in written("", {}))
-    assert secret.lower() not in report.lower()
+    assume(planted not in written("", {}))
+    assert planted.lower() not in report.lower()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import shutil
 import sys
@@ -14,6 +16,7 @@ import click
 
 from foundry_api.cli.options import Common, common_options, examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json, printable
+from foundry_api.cli.session import EVERY_DETAIL, log_handler
 from foundry_api.doctor.environment import usable_settings
 from foundry_api.doctor.examination import examine
 from foundry_api.doctor.finding import LEVELS
@@ -21,7 +24,7 @@ from foundry_api.doctor.machine import Machine
 from foundry_api.doctor.report import markdown, this_person
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from foundry_api.doctor.finding import Finding
 
@@ -30,7 +33,8 @@ __all__ = ["command"]
 COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "problem": "red"}
 FOUND = 1
 STANDARD_OUTPUT = "-"
-INDENT = " " * 11
+MARK_WIDTH = max(map(len, LEVELS))
+INDENT = " " * (MARK_WIDTH + 4)
 MIN_WIDTH = 50
 
 EPILOG = (
@@ -76,9 +80,15 @@ def command(
     or when a shared engine runs.
     """
     environ = dict(os.environ)
-    settings = usable_settings(environ, base_url=common.base_url, service=common.service)
+    settings = usable_settings(
+        environ,
+        base_url=common.base_url,
+        service=common.service,
+        log_level="DEBUG" if common.verbose >= EVERY_DETAIL else None,
+    )
     machine = Machine(settings, environ, model=model, quick=quick, online=online)
-    findings = asyncio.run(_examined(machine))
+    with _logged(common, settings.log_level):
+        findings = asyncio.run(_examined(machine))
     if report is not None:
         _write(report, markdown(findings, environ, this_person()))
     if common.as_json:
@@ -86,6 +96,18 @@ def command(
     elif report != STANDARD_OUTPUT:
         _tell(findings)
     return FOUND if any(finding.level == "problem" for finding in findings) else 0
+
+
+@contextlib.contextmanager
+def _logged(common: Common, level: str) -> Iterator[None]:
+    """Show the log, where it was asked for: it tells why a check failed."""
+    logger, handler = logging.getLogger("foundry_api"), log_handler(common)
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 async def _examined(machine: Machine) -> list[Finding]:
@@ -132,16 +154,21 @@ def _tell(findings: Sequence[Finding]) -> None:
 
 
 def _tell_one(finding: Finding) -> None:
+    """What is as it should be takes one line; what is wrong says what was seen and what to do."""
+    mark = click.style(finding.level.ljust(MARK_WIDTH), fg=COLOURS[finding.level])
+    if finding.level == "ok":
+        told = _wrapped(f"{finding.title}: {finding.evidence}")
+        click.echo(f"  {mark}  {told.removeprefix(INDENT)}")
+        return
     serious = finding.level in {"warning", "problem"}
-    mark = click.style(finding.level.ljust(7), fg=COLOURS[finding.level], bold=serious)
-    title = f"{finding.group}: {finding.title} [{finding.id}]" if serious else finding.title
-    click.echo(f"  {mark}  {click.style(title, bold=serious)}")
-    click.echo(_indented(finding.evidence, "seen: " if serious else ""))
+    title = f"{finding.title} [{finding.id}]"
+    click.echo(f"  {mark}  {click.style(title, bold=True) if serious else finding.title}")
+    click.echo(_wrapped(finding.evidence, "seen: " if serious else ""))
     if finding.remedy:
-        click.echo(_indented(finding.remedy, "do:   "))
+        click.echo(_wrapped(finding.remedy, "do:   " if serious else ""))
 
 
-def _indented(text: str, label: str) -> str:
+def _wrapped(text: str, label: str = "") -> str:
     """A paragraph, wrapped on a terminal; a pipe gets it on one line, for grep."""
     text = " ".join(printable(text).split())
     if not is_terminal(sys.stdout):

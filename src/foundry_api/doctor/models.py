@@ -80,10 +80,10 @@ WANTED_UNKNOWN = Kind(
     "See the names: `foundry-api models list --catalog`.",
 )
 WANTED_UNSEEN = Kind(
-    "model-not-looked-up",
+    "model-not-known",
     "note",
-    "Whether the model exists was not looked up",
-    "Ask the catalog, too: `foundry-api doctor --online --model {name}`.",
+    "Whether the model exists is not known",
+    "`foundry-api doctor --online --model {name}` tells, once the catalog can be reached.",
 )
 
 REGISTRY = Path("cache", "models", "foundry.local.modelinfo.json")
@@ -167,7 +167,8 @@ def _offline(error: FoundryError, log_path: str | None) -> Finding:
     failures = [line for line in host_log.tail(Path(log_path)).split(" | ") if FAILED_FETCH in line]
     if not failures:
         return CATALOG_EMPTY.seen(f"no failure is in the engine's log, {log_path}")
-    return CATALOG_OFFLINE.seen(clean(failures[-1])[:SHOWN])
+    told = failures[-1]
+    return CATALOG_OFFLINE.seen(clean(told[told.index(FAILED_FETCH) :])[:SHOWN])
 
 
 async def wanted(machine: Machine) -> Model | None:
@@ -194,16 +195,17 @@ async def examine_wanted(machine: Machine) -> Iterable[Finding]:
         return [WANTED_HERE.seen(known)]
     if machine.model is None:
         return []  # nobody asked, and the default need not be here
-    if await _catalog_told(machine):
-        return [WANTED_UNKNOWN.seen(f"neither this machine nor the catalog has {name!r}")]
-    return [WANTED_UNSEEN.seen(f"{name} is not registered; the catalog was not asked", name=name)]
-
-
-async def _catalog_told(machine: Machine) -> bool:
     try:
-        return await machine.catalog.get() is not None
+        asked = await machine.catalog.get() is not None
     except CatalogUnavailable:
-        return False
+        return [_not_known(name, "cannot be reached")]
+    if not asked:
+        return [_not_known(name, "was not asked")]
+    return [WANTED_UNKNOWN.seen(f"neither this machine nor the catalog has {name!r}")]
+
+
+def _not_known(name: str, why: str) -> Finding:
+    return WANTED_UNSEEN.seen(f"{name} is not registered here, and the catalog {why}", name=name)
 
 
 GROUP = Group(

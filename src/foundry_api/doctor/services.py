@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import platform
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from foundry_api.doctor.sight import Sight
     from foundry_api.service.endpoint import Endpoint
 
-__all__ = ["GROUP"]
+__all__ = ["GROUP", "walled_in"]
 
 FOUND = Kind("service-found", "ok", "A service answers")
 NONE_RUNS = Kind(
@@ -31,6 +33,14 @@ NONE_RUNS = Kind(
     "No service runs",
     "Nothing has to be done: calls start an engine of their own. `foundry-api up` starts one that"
     " stays, which makes their start faster.",
+)
+WALLED = Kind(
+    "walled-in",
+    "note",
+    "127.0.0.1 is not the address of the computer itself in here",
+    "To use a service that runs outside, set FOUNDRY_BASE_URL to the address at which the outside"
+    " is reached, such as http://host.docker.internal:PORT; in WSL, `networkingMode=mirrored` makes"
+    " 127.0.0.1 work.",
 )
 DEAD = Kind(
     "dead-port",
@@ -101,7 +111,22 @@ async def examine(machine: Machine) -> Iterable[Finding]:
     if not given and not any(finding.id in {FOUND.id, SHARED_SILENT.id} for finding in found):
         ports = ", ".join(map(str, machine.senses.ports))
         found.append(NONE_RUNS.seen(f"no shared engine, and nothing at ports {ports}"))
+    if not any(finding.id == FOUND.id for finding in found) and (walls := walled_in()):
+        found.append(WALLED.seen(f"this program runs in {walls}"))
     return found
+
+
+def walled_in(release: str | None = None, root: Path = Path("/")) -> str:
+    """What this program runs in that has a loopback of its own; empty on a plain machine.
+
+    Args:
+        release: The kernel's release; None asks the system.
+        root: Where the file system begins.
+    """
+    if "microsoft" in (platform.release() if release is None else release).lower():
+        return "the Windows Subsystem for Linux"
+    marks = (root / ".dockerenv", root / "run" / ".containerenv")
+    return "a container" if any(mark.exists() for mark in marks) else ""
 
 
 async def _given(machine: Machine, url: str) -> list[Finding]:
@@ -164,6 +189,7 @@ GROUP = Group(
     (
         FOUND,
         NONE_RUNS,
+        WALLED,
         DEAD,
         UNREACHABLE,
         SILENT,

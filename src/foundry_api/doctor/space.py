@@ -114,6 +114,8 @@ def _is_there(path: Path) -> bool:
 async def examine_disk(machine: Machine) -> Iterable[Finding]:
     """Look how much a disk can take, and whether the wanted model fits."""
     directory = await in_thread(lambda: _existing(machine.paths.data))
+    if not directory.is_dir():
+        return []  # see the directories
     free = await in_thread(lambda: machine.senses.disk_free(directory))
     seen = f"{size(free)} free in {directory}"
     model = await wanted(machine)
