@@ -189,6 +189,17 @@ async def test_each_of_several_addresses(examined: Examined) -> None:
     assert alive in found["service-found"].evidence
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a full backlog is refused elsewhere")
+async def test_an_address_that_drops_packets(examined: Examined) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
+        address = server.getsockname()
+        with socket.create_connection(address):  # nobody accepts it, and there is no second place
+            url = f"http://127.0.0.1:{address[1]}"
+            found = await examined(FOUNDRY_BASE_URL=url, FOUNDRY_CONNECT_TIMEOUT="0.3")
+    assert wrong(found) == {"unreachable-address"}
+    assert "0.3 s" in found["unreachable-address"].evidence
+
+
 async def test_a_silent_port(examined: Examined, short_patience: None) -> None:
     with silent_double() as url:
         found = await examined(FOUNDRY_BASE_URL=url)

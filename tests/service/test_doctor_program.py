@@ -18,7 +18,7 @@ import pytest
 import foundry_api
 from cli_program import Terminal, environment, run
 from foundry_api import __version__
-from foundry_api.service import shared
+from foundry_api.service import shared, state
 from foundry_api.service.paths import Paths
 from service.doubles import free_port
 
@@ -79,6 +79,20 @@ def test_json_counts_the_levels(own_home: Path) -> None:
     assert told["summary"] == {
         level: levels.count(level) for level in ("ok", "note", "warning", "problem")
     }
+
+
+def test_the_token_of_the_shared_engine_is_told_nowhere(own_home: Path) -> None:
+    paths = Paths.of(own_home)
+    shared.up(paths, idle_timeout_s=60)
+    try:
+        known = state.parsed(paths.state_file)
+        assert known
+        for arguments in (["--json"], ["--report"], ["-vv"]):
+            told = run("doctor", "--quick", *arguments, home=own_home)
+            assert known.url in told.stdout
+            assert known.token not in told.stdout + told.stderr
+    finally:
+        shared.down(paths)
 
 
 @pytest.mark.parametrize("to_file", [True, False])

@@ -104,6 +104,13 @@ def test_the_user_and_the_machine_are_not_named() -> None:
     assert "~/.foundry" in told
 
 
+def test_a_home_of_windows_is_known_however_it_is_written() -> None:
+    redacted = Redaction({}, Person(home="C:\\Users\\Anna B", user="anna"))
+    for text in ("C:\\Users\\Anna B\\x", r"'C:\\Users\\Anna B\\x'", "c:/users/anna b/x"):
+        assert "Anna" not in redacted(text)
+        assert "~" in redacted(text)
+
+
 def test_a_short_name_is_replaced_where_it_is_a_word() -> None:
     redacted = Redaction({}, Person(user="eva", hosts=("pc1",)))
     assert redacted("eva evaluates on pc1, not pc12") == "<user> evaluates on <host>, not pc12"

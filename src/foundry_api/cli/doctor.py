@@ -24,7 +24,7 @@ from foundry_api.doctor.machine import Machine
 from foundry_api.doctor.report import markdown, this_person
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from foundry_api.doctor.finding import Finding
 
@@ -99,7 +99,7 @@ def command(
 
 
 @contextlib.contextmanager
-def _logged(common: Common, level: str) -> Iterator[None]:
+def _logged(common: Common, level: str) -> Generator[None]:
     """Show the log, where it was asked for: it tells why a check failed."""
     logger, handler = logging.getLogger("foundry_api"), log_handler(common)
     logger.addHandler(handler)

@@ -157,7 +157,8 @@ def _forms(value: str) -> Iterable[str]:
     """A value as it is, and as it may be written in a text."""
     quoted = (repr(value), json.dumps(value), json.dumps(value, ensure_ascii=False))
     escaped = (text[1:-1] for text in quoted)
-    return dict.fromkeys((value, *escaped, quote(value), quote(value, safe="")))
+    slashes = value.replace("\\", "/")  # a path of Windows, as URLs and some libraries write it
+    return dict.fromkeys((value, *escaped, slashes, quote(value), quote(value, safe="")))
 
 
 def _plain_loopback(value: str) -> bool:

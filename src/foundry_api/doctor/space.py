@@ -11,7 +11,7 @@ from foundry_api.doctor.finding import Finding, Group, Kind
 from foundry_api.doctor.models import wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from foundry_api.doctor.machine import Machine
@@ -78,11 +78,10 @@ async def examine_directories(machine: Machine) -> Iterable[Finding]:
     return await in_thread(lambda: _directories((paths.data, paths.logs, paths.state)))
 
 
-def _directories(directories: Iterable[Path]) -> list[Finding]:
-    told = dict.fromkeys(filter(None, map(_trouble, directories)))
-    if told:
-        return [UNUSABLE.seen(trouble) for trouble in told]
-    return [WRITABLE.seen(", ".join(map(str, directories)))]
+def _directories(directories: Sequence[Path]) -> list[Finding]:
+    troubles = dict.fromkeys(_trouble(directory) for directory in directories)
+    told = [UNUSABLE.seen(trouble) for trouble in troubles if trouble]
+    return told or [WRITABLE.seen(", ".join(map(str, directories)))]
 
 
 def _trouble(directory: Path) -> str:
