@@ -257,6 +257,7 @@ async def test_a_shared_engine_that_hangs(
 ) -> None:
     process = shared_host(models=())
     process.suspend()
+    await eventually_async(lambda: process.status() == psutil.STATUS_STOPPED)
     found = await examined()
     assert wrong(found) == {"shared-host-silent"}
     assert str(process.pid) in found["shared-host-silent"].evidence
@@ -428,6 +429,7 @@ async def test_an_engine_that_outlives_its_owner(examined: Examined, home: Path)
         assert owner.stdout
         host = psutil.Process(int(owner.stdout.readline()))
         host.send_signal(signal.SIGSTOP)
+        await eventually_async(lambda: host.status() == psutil.STATUS_STOPPED)
         owner.kill()
         owner.wait()
         try:

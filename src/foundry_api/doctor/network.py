@@ -54,7 +54,7 @@ PROXY_IN_USE = Kind(
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 FOR_LOOPBACK = ("HTTP_PROXY", "ALL_PROXY")
 """Local services speak plain http."""
-CONNECT_TIMEOUT_S = 2.0
+CONNECT_TIMEOUT_S = 5.0
 LOOPBACK_NAMES = ("localhost", "127.0.0.1")
 
 
