@@ -173,6 +173,11 @@ _KINDS: dict[Callable[[str], object], str] = {
 }
 
 
+def variables() -> tuple[str, ...]:
+    """The environment variables that are read."""
+    return tuple(variable for variable, _ in _VARIABLES.values())
+
+
 _URL_HINT = "Give one like http://127.0.0.1:5273."
 _OWN_PATHS = re.compile(r"(?:/|/openai/status|/v1)+$")
 

@@ -74,13 +74,16 @@ def service_double(generation: str, pid: int = 4711) -> dict[str, object]:
     return known[generation]
 
 
-def foundry_double(directory: Path, *, server: str = "", service: str = "") -> None:
+def foundry_double(
+    directory: Path, *, server: str = "", service: str = "", version: str = ""
+) -> None:
     """A `foundry` for PATH. Its answers are the bytes that the service's facts document.
 
     Args:
         directory: Where it goes.
         server: Python that runs for `foundry server status -o json`.
         service: Python that runs for `foundry service status`.
+        version: What `foundry --version` prints.
     """
     directory.mkdir(exist_ok=True)
     program = directory / "foundry_double.py"
@@ -89,6 +92,7 @@ def foundry_double(directory: Path, *, server: str = "", service: str = "") -> N
         "sys.stdout.reconfigure(encoding='utf-8')\n"
         f"if sys.argv[1:] == ['server', 'status', '-o', 'json']:\n    {server or 'sys.exit(1)'}\n"
         f"elif sys.argv[1:] == ['service', 'status']:\n    {service or 'sys.exit(1)'}\n"
+        f"elif sys.argv[1:] == ['--version'] and {bool(version)}:\n    print({version!r})\n"
         "else:\n    sys.exit(2)\n",
         encoding="utf-8",
     )

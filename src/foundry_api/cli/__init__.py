@@ -25,6 +25,7 @@ VERBS = {
     "models": "See, get and remove models.",
     "status": "Tell which services are running.",
     "health": "Look at a service's health, once or again and again.",
+    "doctor": "Find what is wrong here, and tell how to mend it.",
     "up": "Start an engine that all programs share.",
     "down": "Stop the shared engine.",
 }

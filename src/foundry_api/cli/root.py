@@ -38,7 +38,7 @@ Exit codes:
   1    failed; what and why is on standard error, or on standard output with --json
   2    wrong usage: an option, an argument, a setting
   130  interrupted with Ctrl-C
-`health` has its own: 0 healthy, 1 degraded, 2 down.
+`health` has its own: 0 healthy, 1 degraded, 2 down. `doctor`: 1 problems were found.
 
 \b
 Environment:

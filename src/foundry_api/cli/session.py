@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from foundry_api.cli.options import Common
 
-__all__ = ["Session", "settings_of"]
+__all__ = ["EVERY_DETAIL", "Session", "log_handler", "settings_of"]
 
 _T = TypeVar("_T")
 
@@ -39,7 +39,7 @@ class Session:
     def __init__(self, common: Common, *, model: str | None = None, **bounds: float | None) -> None:
         self.settings = settings_of(common, model=model, **bounds)
         self.client = FoundryAPIClient(settings=self.settings)
-        self._log_handler = _log_handler(common)
+        self._log_handler = log_handler(common)
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Self:
@@ -84,7 +84,7 @@ def settings_of(common: Common, *, model: str | None = None, **bounds: float | N
     )
 
 
-def _log_handler(common: Common) -> logging.Handler:
+def log_handler(common: Common) -> logging.Handler:
     """Logs go to standard error when they are asked for; otherwise what matters is told anyway."""
     if not common.verbose and not os.environ.get("FOUNDRY_LOG_LEVEL"):
         return logging.NullHandler()

@@ -13,6 +13,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -23,12 +25,32 @@ from foundry_api.settings import normalised_url
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["announced_urls"]
+__all__ = ["SERVER_STATUS", "SERVICE_STATUS", "Answer", "announced_urls", "ask", "urls_of"]
 
 TIMEOUT_S = 0.8
 MAX_OUTPUT_BYTES = 64 * 1024
+SERVER_STATUS = ("server", "status", "-o", "json")
+SERVICE_STATUS = ("service", "status")
+"""The same question to 0.10, and to 0.3 to 0.9."""
 
 _URL = re.compile(r"https?://[^\s/\"']+:\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command said.
+
+    Attributes:
+        text: Its output; empty if it hung.
+        code: Its exit code; None if it hung or could not be started.
+        took_s: Seconds until it was over.
+        hung: Whether it had to be killed.
+    """
+
+    text: str
+    code: int | None
+    took_s: float
+    hung: bool = False
 
 
 async def announced_urls(timeout_s: float = TIMEOUT_S) -> tuple[str, ...]:
@@ -40,9 +62,13 @@ async def announced_urls(timeout_s: float = TIMEOUT_S) -> tuple[str, ...]:
     if program is None:
         return ()
     server, service = await asyncio.gather(
-        _output([program, "server", "status", "-o", "json"], timeout_s),
-        _output([program, "service", "status"], timeout_s),
+        ask([program, *SERVER_STATUS], timeout_s), ask([program, *SERVICE_STATUS], timeout_s)
     )
+    return urls_of(server.text, service.text)
+
+
+def urls_of(server: str, service: str) -> tuple[str, ...]:
+    """The addresses in what the two dialects print, best first."""
     return tuple(_normalised([*_server_urls(server), *_URL.findall(service)]))
 
 
@@ -79,12 +105,13 @@ def _no_window() -> int:
     return 0
 
 
-async def _output(command: list[str], timeout_s: float) -> str:
+async def ask(command: list[str], timeout_s: float) -> Answer:
     """What a command prints; nothing of one that hangs, which is killed.
 
     Its output goes to a file, because a pipe would stay open as long as any process that the
     command left behind.
     """
+    began_at = time.monotonic()
     with tempfile.TemporaryFile() as file:
         try:
             process = subprocess.Popen(  # noqa: S603, ASYNC220 - the user's own program; it returns at once
@@ -95,14 +122,15 @@ async def _output(command: list[str], timeout_s: float) -> str:
                 creationflags=_no_window(),
             )
         except OSError:
-            return ""
+            return Answer("", None, time.monotonic() - began_at)
         try:
-            await asyncio.to_thread(process.wait, timeout_s)
+            code = await asyncio.to_thread(process.wait, timeout_s)
         except subprocess.TimeoutExpired:
-            return ""
+            return Answer("", None, time.monotonic() - began_at, hung=True)
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
         file.seek(0)
-        return file.read(MAX_OUTPUT_BYTES).decode("utf-8", "replace")
+        text = file.read(MAX_OUTPUT_BYTES).decode("utf-8", "replace")
+        return Answer(text, code, time.monotonic() - began_at)

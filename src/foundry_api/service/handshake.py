@@ -97,6 +97,7 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
         sdk_version: The version of foundry-local-sdk.
         log_path: The host's log.
         started_at: When it was ready, in seconds since the epoch.
+        package_version: The version of foundry-api that runs it; empty before 0.1.0 told it.
     """
 
     url: str
@@ -108,6 +109,7 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     log_path: str
     started_at: float
     create_time: float = 0.0
+    package_version: str = ""
 
     def __repr__(self) -> str:
         """Without the token."""

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
+from foundry_api._version import __version__
 from foundry_api.errors import FoundryError, ServiceStartFailed
 from foundry_api.service import host_log
 from foundry_api.service.engine import NativeEngine
@@ -135,6 +136,7 @@ class Host:
             sdk_version=self._engine.version,
             log_path=self._config.log_path,
             started_at=self._started_at,
+            package_version=__version__,
         )
 
     def _publish(self, announcement: Announcement, path: str) -> Announcement:

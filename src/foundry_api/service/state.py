@@ -14,7 +14,7 @@ import psutil
 from foundry_api.service.handshake import Announcement
 from foundry_api.service.lifetime import alive
 
-__all__ = ["own_create_time", "process_of", "read", "remove", "write"]
+__all__ = ["own_create_time", "parsed", "process_of", "read", "remove", "write"]
 
 MAX_BYTES = 64 * 1024
 REPLACE_ATTEMPTS = 20
@@ -58,13 +58,13 @@ def read(path: Path) -> Announcement | None:
     What a dead host left is not removed here: between the look and the removal a new host may
     have put its own in place. Who holds the lock may remove it.
     """
-    state = _parsed(path)
+    state = parsed(path)
     return state if state is not None and process_of(state) is not None else None
 
 
 def remove(path: Path | str, *, pid: int) -> None:
     """Remove the state, if it is still that of this process."""
-    state = _parsed(Path(path))
+    state = parsed(Path(path))
     if state is not None and state.pid == pid:
         with contextlib.suppress(OSError):  # open in a reader on Windows; it is stale from now on
             Path(path).unlink(missing_ok=True)
@@ -80,7 +80,8 @@ def process_of(state: Announcement) -> psutil.Process | None:
     return process if same and alive(process) else None
 
 
-def _parsed(path: Path) -> Announcement | None:
+def parsed(path: Path) -> Announcement | None:
+    """The state as some host wrote it; None without a file, or with a damaged one."""
     try:
         with path.open("rb") as file:
             return msgspec.json.decode(file.read(MAX_BYTES), type=Announcement)
