@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from foundry_api.flight import SingleFlight
 from foundry_api.wire.dialects.base import Wire
 from foundry_api.wire.dialects.choose import dialect_of
 from foundry_api.wire.dialects.detect import identify
+from foundry_api.wire.dialects.names import version_of, without_version
 from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
@@ -274,25 +274,13 @@ def find_model(name: str, models: Iterable[Model]) -> Model | None:
     models = tuple(models)
     if exact := [model for model in models if model.id.lower() == wanted]:
         return exact[0]
-    if versions := [model for model in models if _name(model.id).lower() == wanted]:
-        return max(versions, key=lambda model: _version(model.id))
-    if unversioned := [model for model in models if model.id.lower() == _name(wanted)]:
+    if versions := [model for model in models if without_version(model.id).lower() == wanted]:
+        return max(versions, key=lambda model: version_of(model.id))
+    if unversioned := [model for model in models if model.id.lower() == without_version(wanted)]:
         return unversioned[0]  # 1.x lists its ids without their version
     variants = [model for model in models if model.alias.lower() == wanted]
     cached = [model for model in variants if model.cached]
     return next(iter(cached or variants), None)
-
-
-_VERSION = re.compile(r":([0-9]{1,9})$")
-
-
-def _name(model_id: str) -> str:
-    return _VERSION.sub("", model_id)
-
-
-def _version(model_id: str) -> int:
-    found = _VERSION.search(model_id)
-    return int(found[1]) if found else 0
 
 
 def _may_hold_downloads(base_url: str, cache_dir: str | None) -> bool:
