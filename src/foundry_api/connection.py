@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from foundry_api.messages import Model
     from foundry_api.service.control import ControlClient
     from foundry_api.service.endpoint import Endpoint
+    from foundry_api.wire.dialects.base import ModelCommand
     from foundry_api.wire.transport import Transport
 
     Progress = Callable[[float], object]
@@ -59,7 +60,7 @@ class Connection:
         self.endpoint = endpoint
         self.transport = transport
         self.control = control
-        self.wire = Wire(transport, endpoint.base_url, headers)
+        self.wire = Wire(transport, endpoint.base_url, headers, _command_of(endpoint))
         self.dialect = dialect_of(endpoint.generation, self.wire)
         self._local: Sequence[Model] = ()
         self._public: Sequence[Model] = ()
@@ -119,6 +120,8 @@ class Connection:
             here = list(await self.control.catalog(public=False))
         else:
             here = list(await self.dialect.local_models())
+        if self.dialect.capabilities.cached == "native":
+            return here
         status = await self.dialect.status()
         if _may_hold_downloads(self.endpoint.base_url, status.cache_dir):
             with contextlib.suppress(CatalogUnavailable):
@@ -165,13 +168,26 @@ class Connection:
 
         Raises:
             DownloadFailed: It broke off.
-            UnsupportedFeature: The service is not an engine host of this package.
+            UnsupportedFeature: The service can't be told to download.
         """
-        async for percent in self.controlled("download models").download(model.id):
-            if progress is not None:
-                progress(percent)
+        self.check_download()
+        control, dialect = self.control, self.dialect
+        steps = control.download(model.id) if control else dialect.download(model)
+        async with contextlib.aclosing(steps):
+            async for percent in steps:
+                if progress is not None:
+                    progress(percent)
         self.forget(model)
         return await self.resolve(model.id)
+
+    def check_download(self) -> None:
+        """Refuse at once what cannot be done at all.
+
+        Raises:
+            UnsupportedFeature: The service can't be told to download.
+        """
+        if self.dialect.capabilities.download == "unsupported":
+            self.controlled("download models")
 
     def controlled(self, what: str) -> ControlClient:
         """The control API.
@@ -262,6 +278,15 @@ class Connection:
             return "no model is on this machine yet"
         works = "; `--model demo` works now" if "demo" in aliases else ""
         return f"on this machine: {', '.join(aliases)}{works}"
+
+
+def _command_of(endpoint: Endpoint) -> ModelCommand | None:
+    """What manages the models of the one generation that has no routes for it."""
+    if endpoint.generation != "cli-0.10":
+        return None
+    from foundry_api.service.foundry_models import FoundryModels  # noqa: PLC0415 - for it alone
+
+    return FoundryModels(endpoint.base_url)
 
 
 def find_model(name: str, models: Iterable[Model]) -> Model | None:

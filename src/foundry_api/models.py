@@ -102,10 +102,10 @@ class Models:
             ModelNotFound: The catalog has no such model.
             CatalogUnavailable: The catalog could not be reached.
             DownloadFailed: The download broke off.
-            UnsupportedFeature: The service is not an engine host of this package.
+            UnsupportedFeature: The service can't be told to download.
         """
         connection = await self._connect()
-        connection.controlled("download models")  # before the catalog is asked for seconds
+        connection.check_download()  # before the catalog is asked for seconds
         local = find_model(name, await connection.local_models())
         if local is not None and local.cached:
             return local

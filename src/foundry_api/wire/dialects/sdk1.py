@@ -1,9 +1,8 @@
 """The dialect of SDK 1.x: a C# core behind Kestrel, probed on 1.2.4.
 
 What is peculiar to it: `/v1/models` lists what is cached, by ids without their version, each with
-its alias as `parent`; a failed load is a 500 without a body; a stream that fails is a 200 that
-breaks off without a byte.
-Unloading a model that generates kills the service: callers drain first.
+its alias as `parent`, and a failed load is a 500 without a body. Unloading a model that generates
+kills the service: callers drain first.
 """
 
 from __future__ import annotations
