@@ -170,9 +170,8 @@ class Connection:
             DownloadFailed: It broke off.
             UnsupportedFeature: The service can't be told to download.
         """
-        self.check_download()
-        control, dialect = self.control, self.dialect
-        steps = control.download(model.id) if control else dialect.download(model)
+        control = self.control
+        steps = control.download(model.id) if control else self.dialect.download(model)
         async with contextlib.aclosing(steps):
             async for percent in steps:
                 if progress is not None:
@@ -180,14 +179,22 @@ class Connection:
         self.forget(model)
         return await self.resolve(model.id)
 
-    def check_download(self) -> None:
-        """Refuse at once what cannot be done at all.
+    async def check_download(self, name: str) -> None:
+        """Refuse what cannot be done at all, before a catalog is asked for it.
 
         Raises:
             UnsupportedFeature: The service can't be told to download.
         """
         if self.dialect.capabilities.download == "unsupported":
             self.controlled("download models")
+        command = self.wire.command
+        if command is not None and not await command.available():
+            raise UnsupportedFeature(
+                "the service has no route to download a model, and no `foundry` here manages it",
+                hint=f"Run `foundry model download {name}` on its machine.",
+                model=name,
+                service=self.endpoint.base_url,
+            )
 
     def controlled(self, what: str) -> ControlClient:
         """The control API.

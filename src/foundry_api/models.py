@@ -105,7 +105,7 @@ class Models:
             UnsupportedFeature: The service can't be told to download.
         """
         connection = await self._connect()
-        connection.check_download()  # before the catalog is asked for seconds
+        await connection.check_download(name)
         local = find_model(name, await connection.local_models())
         if local is not None and local.cached:
             return local

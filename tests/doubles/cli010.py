@@ -56,6 +56,7 @@ class Cli010ServiceDouble(KestrelDouble):
         mute_streams: Whether a stream that fails breaks off without a byte [probed 1.2.4].
         knows_variants: Whether `foundry model list` has `--variants`.
         lingering_load: Whether `foundry model load` runs on after the model is there [3p].
+        held_load: Whether it runs on and the model never comes.
         failing: What `foundry model …` complains of, instead of doing anything.
         held_download: Whether a download stops half way.
 
@@ -74,6 +75,7 @@ class Cli010ServiceDouble(KestrelDouble):
         mute_streams: bool = False,
         knows_variants: bool = True,
         lingering_load: bool = False,
+        held_load: bool = False,
         failing: str | None = None,
         held_download: bool = False,
     ) -> None:
@@ -87,6 +89,7 @@ class Cli010ServiceDouble(KestrelDouble):
         self._mute_streams = mute_streams
         self._knows_variants = knows_variants
         self._lingering_load = lingering_load
+        self._held_load = held_load
         self._held_download = held_download
         self._daemon_tasks: set[asyncio.Task[None]] = set()
 
@@ -283,6 +286,8 @@ class Cli010ServiceDouble(KestrelDouble):
         elif verb == "load" and not model.cached:
             yield "err", f"Model {name} is not cached\n"
         else:
+            if verb == "load" and self._held_load:
+                await asyncio.Event().wait()
             model.loaded = verb == "load"
             self.loads += model.loaded
             if model.loaded and self._lingering_load:

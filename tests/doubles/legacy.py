@@ -97,7 +97,7 @@ class LegacyServiceDouble(KestrelDouble):
     def _told(self, route: str) -> bytes:
         if route == "foundry/list" and self.catalog == "failing":
             return whole(500, exception_page("System.Exception", NO_CATALOG), text=True)
-        cached = [model.id for model in self.models if model.cached]
+        cached = self._cached()
         routes: dict[str, Any] = {
             "openai/status": self._status(),
             "foundry/list": self._list(),
@@ -106,6 +106,9 @@ class LegacyServiceDouble(KestrelDouble):
             "v1/models": {"data": [{"id": name, "object": "model"} for name in cached], **LIST},
         }
         return whole(200, routes[route]) if route in routes else whole(404)
+
+    def _cached(self) -> list[str]:
+        return [model.id for model in self.models if model.cached]
 
     def _list(self) -> Any:
         listed = [] if self.catalog == "empty" else list(map(_listed, self.models))

@@ -68,8 +68,6 @@ def service_double(generation: str, pid: int = 4711) -> dict[str, object]:
     known: dict[str, dict[str, object]] = {
         "sdk-2.1": {"/status": sdk_2, "/catalogs/local/v1/models": listed},
         "sdk-2.0": {"/status": sdk_2},
-        "legacy": {"/openai/status": {"endpoints": [], "modelDirPath": "/m", "pipeName": None}},
-        "cli-0.10": {"/v1/models": {**listed, "IsDelta": False}},
     }
     return known[generation]
 

@@ -32,7 +32,7 @@ from foundry_api.wire.dialects.base import (
     error_of,
 )
 from foundry_api.wire.dialects.csharp import CSharpChat
-from foundry_api.wire.dialects.names import without_version
+from foundry_api.wire.dialects.names import aliases_of, without_version
 from foundry_api.wire.transport import fetch
 
 if TYPE_CHECKING:
@@ -82,10 +82,25 @@ class Cli010Dialect(CSharpChat):
         return ServiceStatus(self.generation)
 
     async def local_models(self) -> list[Model]:
-        """Models whose files are there, as `foundry` tells them, else as `/v1/models` does."""
+        """Models whose files are there, as `foundry` tells them, else as `/v1/models` does.
+
+        Where that fails without the remote catalog, as in SDK 1.x, those in memory alone.
+        """
         if command := await self._command():
             return [model for model in await command.models() if model.cached or model.loaded]
-        return await self._models()
+        try:
+            return await self._models()
+        except CatalogUnavailable:
+            return [
+                Model(
+                    id=model_id,
+                    alias=aliases_of(model_id)[0],
+                    catalog="public",
+                    cached=True,
+                    loaded=True,
+                )
+                for model_id in sorted(await self.loaded())
+            ]
 
     async def public_models(self) -> Sequence[Model]:
         """Models of the catalog, as `foundry` tells them; the service tells of no others.

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.errors import ConfigurationError, ProtocolError, ServiceNotRunning
+from foundry_api.errors import (
+    CatalogUnavailable,
+    ConfigurationError,
+    ProtocolError,
+    ServiceNotRunning,
+)
 from foundry_api.wire.dialects.base import BAD_JSON, ServiceStatus, error_of, folded
 from foundry_api.wire.transport import Request, fetch
 
@@ -126,6 +131,8 @@ async def _cli(asked: _Asked) -> ServiceStatus:
     listed = await asked.get("/v1/models", max_bytes=MAX_LIST_BYTES)
     if "isdelta" in folded(listed.body) or "isdelta" in _first_item(listed):
         return ServiceStatus("cli-0.10")
+    if listed.status != _OK and isinstance(error_of(listed), CatalogUnavailable):
+        return ServiceStatus("cli-0.10")  # as its core, SDK 1.x, answers without network
     raise _foreign(asked)
 
 
