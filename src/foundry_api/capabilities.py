@@ -159,6 +159,7 @@ _CLI_0_10 = msgspec.structs.replace(
     _SDK_1,
     generation="cli-0.10",
     cancellation="unsupported",  # unknown, as are parallel calls, tool turns and audio
+    parallel_calls="unsupported",
     tools="unsupported",  # they stay text
     tool_history="unsupported",
     load="corrected",  # by the user's own `foundry`, as are unloading and downloads
@@ -175,7 +176,6 @@ _LEGACY = msgspec.structs.replace(
     unload="native",
     download="native",
     embeddings="unsupported",
-    max_seed=INT32,
 )
 
 CAPABILITIES: Mapping[Generation, Capabilities] = {

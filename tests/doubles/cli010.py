@@ -26,6 +26,7 @@ from doubles.kestrel import (
     usage_of,
     whole,
 )
+from scripted_model import prompt_tokens
 from service.doubles import install_foundry
 
 if TYPE_CHECKING:
@@ -37,6 +38,16 @@ if TYPE_CHECKING:
 FLAGS = {"IsDelta": False, "Successful": True, "HttpStatusCode": 0}
 NOT_LOADED = "Model '{}' is not loaded. Please load the model before getting a ChatClient."
 """[probed 1.2.4]"""
+
+OVERFLOW = (
+    "Failed to handle OpenAI completion: This request requires {} total tokens ({} input + {} "
+    "output), which exceeds the model's maximum context length of 8192 tokens. Please reduce "
+    "'max_tokens'or shorten your input. (Parameter 'chatRequest')"
+)
+"""[probed 1.2.4]"""
+
+CONTEXT_LENGTH = 8192
+"""The scripted model's."""
 
 SPINNER = "| Connecting to Foundry Local...\n"
 """That there may be lines before the JSON is known, their text is not [3p]."""
@@ -72,7 +83,7 @@ class Cli010ServiceDouble(KestrelDouble):
         lists: Literal["cached", "loaded"] = "cached",
         versioned: bool = True,
         model_routes: bool = False,
-        mute_streams: bool = False,
+        mute_streams: bool = True,
         knows_variants: bool = True,
         lingering_load: bool = False,
         held_load: bool = False,
@@ -148,7 +159,7 @@ class Cli010ServiceDouble(KestrelDouble):
             return whole(200, [model.id for model in self.models if model.loaded])
         verb, name = route
         model = self.find(name)
-        if verb == "load" and (model is None or not model.cached):
+        if verb == "load" and (model is None or not model.cached or model.broken):
             return whole(500)
         if model is not None:
             model.loaded = verb == "load"
@@ -157,14 +168,19 @@ class Cli010ServiceDouble(KestrelDouble):
 
     async def _complete(self, peer: Peer, asked: dict[str, Any]) -> None:
         model = self.find(asked["model"])
-        if model is not None and model.loaded:
+        if model is None or not model.loaded:
+            await self._refuse(peer, asked, NOT_LOADED.format(asked["model"]))
+        elif sum(tokens := _tokens(asked)) > CONTEXT_LENGTH:
+            await self._refuse(peer, asked, OVERFLOW.format(sum(tokens), *tokens))
+        else:
             await self._chat(peer, asked)
-        elif self._mute_streams and asked.get("stream"):
+
+    async def _refuse(self, peer: Peer, asked: dict[str, Any], message: str) -> None:
+        if self._mute_streams and asked.get("stream"):
             await peer.send(STREAM_HEAD)
             raise ConnectionAbortedError
-        else:
-            told = {"message": NOT_LOADED.format(asked["model"]), "type": "invalid_request_error"}
-            await peer.send(whole(400, {"error": {**told, "code": None}}))
+        told = {"message": message, "type": "invalid_request_error", "code": None}
+        await peer.send(whole(400, {"error": told}))
 
     def _chunk(self, asked: dict[str, Any], answer: str, text: str) -> dict[str, Any]:
         """A chunk with what was counted so far [probed 1.2.4]."""
@@ -283,8 +299,9 @@ class Cli010ServiceDouble(KestrelDouble):
                 if percent and self._held_download:
                     await asyncio.Event().wait()
             model.cached = True
-        elif verb == "load" and not model.cached:
-            yield "err", f"Model {name} is not cached\n"
+        elif verb == "load" and (model.broken or not model.cached):
+            what = "cannot be loaded" if model.broken else "is not cached"
+            yield "err", f"Model {name} {what}\n"  # its text is not known
         else:
             if verb == "load" and self._held_load:
                 await asyncio.Event().wait()
@@ -315,6 +332,11 @@ def foundry_cli_double(directory: Path, double: Cli010ServiceDouble) -> None:
         "    if 'exit' in said:\n"
         "        sys.exit(said['exit'])\n",
     )
+
+
+def _tokens(asked: dict[str, Any]) -> tuple[int, int]:
+    """Those of the prompt, and those that were asked for."""
+    return prompt_tokens(asked["messages"]), limit_of(asked) or 0
 
 
 def _reason(asked: dict[str, Any], answer: str) -> str:

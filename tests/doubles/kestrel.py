@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from faults.hostile import LAST_CHUNK, HostileServer, Peer, piece
+from loopback_catalog import ALIAS, VARIANT
 from scripted_model import SCRIPTS, prompt_tokens
 from scripted_model.scripts import COST_OF_A_MILLISECOND
 
@@ -43,6 +44,7 @@ class DoubledModel:
         provider: The execution provider.
         cached: Whether its files are there.
         loaded: Whether it is in memory.
+        broken: Whether it cannot be loaded.
     """
 
     id: str
@@ -51,13 +53,15 @@ class DoubledModel:
     provider: str = "CPUExecutionProvider"
     cached: bool = True
     loaded: bool = False
+    broken: bool = False
 
 
 def scripted() -> tuple[DoubledModel, ...]:
-    """One model of two versions that is there, and one that can be downloaded."""
+    """What the real services of the tests have: the scripted model, one broken, one not here."""
     return (
-        DoubledModel("scripted-mini-instruct-generic-cpu:1", "scripted-mini"),
-        DoubledModel("scripted-large-instruct-generic-cpu:1", "scripted-large", cached=False),
+        DoubledModel(f"{VARIANT}:1", ALIAS),
+        DoubledModel("Broken-generic-cpu:1", "broken", broken=True),
+        DoubledModel("Far-away-generic-cpu:3", "far-away", cached=False),
     )
 
 

@@ -131,6 +131,9 @@ class LegacyServiceDouble(KestrelDouble):
         model = self.find(name)
         if model is None or not model.cached or not query["ttl"][0].isdecimal():
             return _no_provider(400, name)
+        if model.broken:
+            page = exception_page("System.Exception", f"Failed to load model {name}")
+            return whole(500, page, text=True)  # its text is unknown
         model.loaded = True
         self.loads += 1
         return whole(200)

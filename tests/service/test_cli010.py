@@ -11,6 +11,7 @@ import pytest
 from doubles.cli010 import Cli010ServiceDouble, foundry_cli_double
 from doubles.kestrel import DoubledModel
 from foundry_api import (
+    ContextOverflow,
     DeadlineExceeded,
     DownloadFailed,
     FoundryAPIClient,
@@ -24,6 +25,7 @@ from foundry_api import (
 )
 from foundry_api.service import foundry_models
 from foundry_api.service.foundry_models import FoundryModels
+from loopback_catalog import VARIANT
 from scripted_model import completion_tokens, script
 from service.helpers import eventually_async
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-MINI, LARGE = "scripted-mini-instruct-generic-cpu:1", "scripted-large-instruct-generic-cpu:1"
+MINI, BROKEN, FAR = f"{VARIANT}:1", "Broken-generic-cpu:1", "Far-away-generic-cpu:3"
 
 pytestmark = pytest.mark.usefixtures("bare_path")
 
@@ -112,6 +114,30 @@ async def test_a_load_that_fails_has_the_commands_last_word(bare_path: Path) -> 
     assert f"foundry model load {MINI}" in caught.value.message
 
 
+@pytest.mark.parametrize("model_routes", [False, True])
+async def test_a_model_that_cannot_be_loaded_is_told(bare_path: Path, model_routes: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    async with (
+        Cli010ServiceDouble(model_routes=model_routes) as double,
+        client_of(double) as client,
+    ):
+        foundry_cli_double(bare_path, double)
+        with pytest.raises(ModelLoadFailed) as caught:
+            await client.complete("say-hello", model="broken")
+    assert caught.value.model == BROKEN
+
+
+@pytest.mark.parametrize("mute_streams", [False, True])
+async def test_a_prompt_that_does_not_fit_is_told_however_streams_fail(mute_streams: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    async with (
+        Cli010ServiceDouble(mute_streams=mute_streams) as double,
+        client_of(double) as client,
+    ):
+        double.models[0].loaded = True
+        with pytest.raises(ContextOverflow) as caught:
+            await client.complete("say-hello", max_tokens=9000)
+    assert caught.value.context_length == 8192
+
+
 async def test_a_load_that_takes_too_long_is_given_up(
     bare_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +166,8 @@ async def test_models_are_listed_loaded_and_unloaded(bare_path: Path) -> None:
         every = await client.models.list(catalog=True)
         assert [(each.id, each.cached, each.device, each.size_mb) for each in every] == [
             (MINI, True, "CPU", 29),
-            (LARGE, False, "CPU", 29),
+            (BROKEN, True, "CPU", 29),
+            (FAR, False, "CPU", 29),
         ]
         await client.models.load("scripted-mini")
         assert (await client.health_check()).loaded_models == (MINI,)
@@ -153,9 +180,9 @@ async def test_a_download_is_the_commands(bare_path: Path) -> None:
     async with Cli010ServiceDouble() as double, client_of(double) as client:
         foundry_cli_double(bare_path, double)
         with pytest.raises(ModelNotCached):
-            await client.complete("say-hello", model="scripted-large")
-        model = await client.models.download("scripted-large", told.append)
-    assert (model.id, model.cached) == (LARGE, True)
+            await client.complete("say-hello", model="far-away")
+        model = await client.models.download("far-away", told.append)
+    assert (model.id, model.cached) == (FAR, True)
     assert told[-1] == 100.0
     assert told == sorted(told)
 
@@ -164,14 +191,14 @@ async def test_a_failed_download_has_the_commands_last_word(bare_path: Path) -> 
     async with Cli010ServiceDouble(failing="No space left") as double, client_of(double) as client:
         foundry_cli_double(bare_path, double)
         with pytest.raises(DownloadFailed, match="No space left"):
-            await client.models.download("scripted-large")
+            await client.models.download("far-away")
 
 
 async def test_cancelling_a_download_ends_the_command(bare_path: Path) -> None:
     told: list[float] = []
     async with Cli010ServiceDouble(held_download=True) as double, client_of(double) as client:
         foundry_cli_double(bare_path, double)
-        download = asyncio.ensure_future(client.models.download("scripted-large", told.append))
+        download = asyncio.ensure_future(client.models.download("far-away", told.append))
         await eventually_async(lambda: 12.5 in told)
         download.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -193,9 +220,9 @@ async def test_without_the_command_the_error_names_it() -> None:
         with pytest.raises(UnsupportedFeature) as load:
             await client.complete("say-hello")
         with pytest.raises(UnsupportedFeature) as download:
-            await client.models.download("scripted-large")
+            await client.models.download("far-away")
     assert f"Run `foundry model load {MINI}` on its machine" in str(load.value)
-    assert "Run `foundry model download scripted-large` on its machine" in str(download.value)
+    assert "Run `foundry model download far-away` on its machine" in str(download.value)
 
 
 async def test_a_command_that_manages_another_service_is_left_alone(bare_path: Path) -> None:

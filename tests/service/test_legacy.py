@@ -13,18 +13,20 @@ from foundry_api import (
     CatalogUnavailable,
     DownloadFailed,
     FoundryAPIClient,
+    ModelLoadFailed,
     ModelNotCached,
     ModelNotFound,
     UnsupportedFeature,
 )
 from foundry_api.wire.transport import is_loopback
+from loopback_catalog import VARIANT
 from scripted_model import script
 from service.helpers import eventually_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-MINI, LARGE = "scripted-mini-instruct-generic-cpu:1", "scripted-large-instruct-generic-cpu:1"
+MINI, BROKEN, FAR = f"{VARIANT}:1", "Broken-generic-cpu:1", "Far-away-generic-cpu:3"
 
 
 def client_of(double: LegacyServiceDouble) -> FoundryAPIClient:
@@ -62,9 +64,7 @@ async def test_leaving_a_stream_frees_the_engine() -> None:
         await eventually_async(lambda: not double.generating)
 
 
-@pytest.mark.parametrize(
-    "name", ["scripted-mini", MINI, MINI.upper(), "scripted-mini-instruct-generic-cpu"]
-)
+@pytest.mark.parametrize("name", ["scripted-mini", MINI, MINI.upper(), VARIANT])
 async def test_a_model_is_known_by_all_its_names(name: str) -> None:
     async with LegacyServiceDouble() as double, client_of(double) as client:
         assert (await client.complete("say-hello", model=name)).model == MINI
@@ -74,12 +74,16 @@ async def test_a_model_is_known_by_all_its_names(name: str) -> None:
 async def test_models_are_listed_with_what_the_catalog_tells(wrapped_list: bool) -> None:  # noqa: FBT001 - a parameter of the test
     double = LegacyServiceDouble(wrapped_list=wrapped_list)
     async with double, client_of(double) as client:
-        (here,) = await client.models.list()
+        here, *_ = await client.models.list()
         every = await client.models.list(catalog=True)
         await client.models.load("scripted-mini")
         (loaded,) = await client.models.loaded()
     assert (here.id, here.device, here.task, here.size_mb) == (MINI, "CPU", "chat-completion", 29)
-    assert [(model.id, model.cached) for model in every] == [(MINI, True), (LARGE, False)]
+    assert [(model.id, model.cached) for model in every] == [
+        (MINI, True),
+        (BROKEN, True),
+        (FAR, False),
+    ]
     assert loaded.id == MINI
 
 
@@ -131,28 +135,28 @@ async def test_a_model_of_the_users_own_is_served_though_no_catalog_has_it() -> 
 async def test_a_download_tells_how_far_it_is(make: Callable[[], LegacyServiceDouble]) -> None:
     told: list[float] = []
     async with make() as double, client_of(double) as client:
-        model = await client.models.download("scripted-large", told.append)
-        again = await client.models.download("scripted-large", told.append)
+        model = await client.models.download("far-away", told.append)
+        again = await client.models.download("far-away", told.append)
     assert told == [0.0, 12.5, 50.0, 100.0]
     assert model == again
-    assert (model.id, model.cached) == (LARGE, True)
+    assert (model.id, model.cached) == (FAR, True)
 
 
 async def test_a_call_may_order_the_download() -> None:
     async with LegacyServiceDouble() as double, client_of(double) as client:
         with pytest.raises(ModelNotCached) as caught:
-            await client.complete("say-hello", model="scripted-large")
-        answer = await client.complete("say-hello", model="scripted-large", download=True)
-    assert caught.value.model == "scripted-large"
-    assert answer.model == LARGE
+            await client.complete("say-hello", model="far-away")
+        answer = await client.complete("say-hello", model="far-away", download=True)
+    assert caught.value.model == "far-away"
+    assert answer.model == FAR
 
 
 async def test_a_failed_download_has_the_services_message() -> None:
     double = LegacyServiceDouble(failing_download="No space left on device")
     async with double, client_of(double) as client:
         with pytest.raises(DownloadFailed, match="No space left on device") as caught:
-            await client.models.download("scripted-large")
-    assert (caught.value.model, caught.value.service) == (LARGE, double.base_url)
+            await client.models.download("far-away")
+    assert (caught.value.model, caught.value.service) == (FAR, double.base_url)
 
 
 async def test_a_download_is_believed_when_the_model_is_listed(
@@ -162,15 +166,15 @@ async def test_a_download_is_believed_when_the_model_is_listed(
     async with LegacyServiceDouble() as double, client_of(double) as client:
         monkeypatch.setattr(type(double), "_cached", lambda _: [])
         with pytest.raises(DownloadFailed, match="does not list it") as caught:
-            await client.models.download("scripted-large")
-    assert f"foundry model download {LARGE}" in caught.value.hint
+            await client.models.download("far-away")
+    assert f"foundry model download {FAR}" in caught.value.hint
 
 
 async def test_cancelling_a_download_leaves_it() -> None:
     double = LegacyServiceDouble(held_download=True)
     async with double, client_of(double) as client:
         told: list[float] = []
-        download = asyncio.ensure_future(client.models.download("scripted-large", told.append))
+        download = asyncio.ensure_future(client.models.download("far-away", told.append))
         await eventually_async(lambda: 12.5 in told)
         download.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -182,7 +186,7 @@ async def test_a_service_that_goes_away_breaks_a_download_off() -> None:
     double = LegacyServiceDouble(held_download=True)
     async with double, client_of(double) as client:
         told: list[float] = []
-        download = asyncio.ensure_future(client.models.download("scripted-large", told.append))
+        download = asyncio.ensure_future(client.models.download("far-away", told.append))
         await eventually_async(lambda: 12.5 in told)
         await double.stop()
         with pytest.raises(DownloadFailed, match="broke off"):
@@ -205,10 +209,10 @@ async def test_a_catalog_out_of_reach_is_told_from_one_without_the_model(catalog
     async with double, client_of(double) as client:
         double.catalog = catalog  # type: ignore[assignment] # of the parameters above
         assert (await client.complete("say-hello")).content == "Hello, world!"
-        (model,) = await client.models.list()
-        assert (model.id, model.alias) == (MINI, "scripted-mini")
+        here = [(model.id, model.alias) for model in await client.models.list()]
+        assert here == [(BROKEN, "broken"), (MINI, "scripted-mini")]
         with pytest.raises(CatalogUnavailable):
-            await client.complete("Hi", model="scripted-large")
+            await client.complete("Hi", model="far-away")
         with pytest.raises(CatalogUnavailable):
             await client.models.list(catalog=True)
 
@@ -221,6 +225,15 @@ async def test_a_model_whose_files_vanished_is_a_typed_error() -> None:
             await client.complete("say-hello")
     assert caught.value.status == 400
     assert "   at " not in str(caught.value)
+
+
+async def test_a_model_that_cannot_be_loaded_is_told_and_not_tried_again() -> None:
+    async with LegacyServiceDouble() as double:
+        async with FoundryAPIClient(base_url=double.base_url, model="broken") as client:
+            with pytest.raises(ModelLoadFailed, match="Failed to load model") as caught:
+                await client.complete("say-hello")
+        assert (caught.value.model, caught.value.status) == (BROKEN, 500)
+        assert len(double.asked("/openai/load/")) == 1
 
 
 async def test_a_schema_is_refused_before_anything_is_sent() -> None:
