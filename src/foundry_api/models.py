@@ -92,7 +92,9 @@ class Models:
 
     @bounded
     async def download(self, name: str, progress: Progress | None = None) -> Model:
-        """Download a model's files. Cancelling the call cancels the download.
+        """Download a model's files.
+
+        Cancelling the call cancels the download; a command line's service may go on with it.
 
         Args:
             name: The model.

@@ -23,10 +23,10 @@ from doubles.kestrel import (
     encoded,
     event,
     limit_of,
+    prompt_tokens_of,
     usage_of,
     whole,
 )
-from scripted_model import prompt_tokens
 from service.doubles import install_foundry
 
 if TYPE_CHECKING:
@@ -130,6 +130,9 @@ class Cli010ServiceDouble(KestrelDouble):
                 await peer.send(whole(200, self._listing()))
             case "POST", ["v1", "chat", "completions"]:
                 await self._complete(peer, received.json)
+            case "POST", ["v1", "embeddings"]:  # that it is there, others say [3p]
+                message = NOT_LOADED.format(received.json["model"])
+                await self._refuse(peer, received.json, message)
             case "GET", ["models", *route] if self._model_routes:
                 await peer.send(self._manage(route))
             case _:  # `/openai/loadedmodels` among them [3p, 0.10.3]
@@ -336,7 +339,7 @@ def foundry_cli_double(directory: Path, double: Cli010ServiceDouble) -> None:
 
 def _tokens(asked: dict[str, Any]) -> tuple[int, int]:
     """Those of the prompt, and those that were asked for."""
-    return prompt_tokens(asked["messages"]), limit_of(asked) or 0
+    return prompt_tokens_of(asked), limit_of(asked) or 0
 
 
 def _reason(asked: dict[str, Any], answer: str) -> str:

@@ -204,6 +204,12 @@ def limit_of(asked: dict[str, Any]) -> int | None:
     return limit
 
 
+def prompt_tokens_of(asked: dict[str, Any]) -> int:
+    """Tokens of the prompt; a turn that only calls tools has no content."""
+    turns = [{**turn, "content": turn.get("content") or ""} for turn in asked["messages"]]
+    return prompt_tokens(turns)
+
+
 def script_for(asked: dict[str, Any]) -> Script:
     """The script whose keyword is in the prompt; of several the one that comes last."""
     prompt = " ".join(str(turn.get("content")) for turn in asked["messages"])
@@ -215,7 +221,7 @@ def script_for(asked: dict[str, Any]) -> Script:
 def usage_of(asked: dict[str, Any], answer: str) -> dict[str, int]:
     """Tokens as the scripted model counts them."""
     counts = {
-        "prompt_tokens": prompt_tokens(asked["messages"]),
+        "prompt_tokens": prompt_tokens_of(asked),
         "completion_tokens": len(answer.encode()),
     }
     return {**counts, "total_tokens": sum(counts.values())}
