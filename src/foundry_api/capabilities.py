@@ -158,10 +158,10 @@ _SDK_1 = msgspec.structs.replace(
 _CLI_0_10 = msgspec.structs.replace(
     _SDK_1,
     generation="cli-0.10",
-    cancellation="unsupported",  # unknown, as are parallel calls, tool turns and audio
+    cancellation="unsupported",  # unknown, as are parallel calls and audio
     parallel_calls="unsupported",
     tools="unsupported",  # they stay text
-    tool_history="unsupported",
+    tool_history="corrected",
     load="corrected",  # by the user's own `foundry`, as are unloading and downloads
     unload="corrected",
     download="corrected",

@@ -140,6 +140,19 @@ def test_a_request_has_no_stop_strings_and_the_documented_name_of_the_seed() -> 
     }
 
 
+def test_turns_of_tools_are_plain_turns() -> None:
+    """Whether the service would put them into the prompt is not known."""
+    call = {"id": "c", "function": {"name": "look", "arguments": "{}"}}
+    turns = [
+        {"role": "user", "content": "What is it?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "a cat"},
+    ]
+    told = body_of(DIALECT.chat_request(MODEL, chat_request(turns)))
+    assert [turn["role"] for turn in told["messages"]] == ["user", "assistant", "user"]
+    assert told["messages"][2]["content"] == "look returned:\na cat"
+
+
 @pytest.mark.parametrize(
     ("status", "body", "kind", "message"),
     [

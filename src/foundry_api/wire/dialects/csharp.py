@@ -17,6 +17,7 @@ from foundry_api.wire.dialects.openai import (
     output_limit,
 )
 from foundry_api.wire.dialects.stops import Stopped
+from foundry_api.wire.dialects.tool_history import inlined
 
 if TYPE_CHECKING:
     from foundry_api.messages import ChatRequest, Model
@@ -37,6 +38,7 @@ class CSharpChat:
 
     _says_why: ClassVar[bool] = True
     _default_limit: ClassVar[int] = DEFAULT_MAX_TOKENS
+    _sees_tool_turns: ClassVar[bool] = True
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
@@ -61,4 +63,6 @@ class CSharpChat:
     def _body(self, model: Model, request: ChatRequest) -> dict[str, Any]:
         body = chat_body(request, model.id)
         body.pop("stop", None)
+        if not self._sees_tool_turns:
+            body["messages"] = inlined(request.messages)
         return body
