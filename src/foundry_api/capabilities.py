@@ -54,7 +54,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         names: Whether an alias, an id, and an id without its version all mean a model.
         load: Loading models.
         unload: Unloading models.
-        download: Downloading models over HTTP.
+        download: Downloading models.
         cached: Whether it tells which models' files are on its machine.
         responses: The Responses API.
         embeddings: Embeddings.
@@ -155,7 +155,30 @@ _SDK_1 = msgspec.structs.replace(
     max_seed=INT32,
 )
 
+_CLI_0_10 = msgspec.structs.replace(
+    _SDK_1,
+    generation="cli-0.10",
+    cancellation="unsupported",  # unknown, as are parallel calls and audio
+    parallel_calls="unsupported",
+    tools="unsupported",  # they stay text
+    tool_history="corrected",
+    load="corrected",  # by the user's own `foundry`, as are unloading and downloads
+    unload="corrected",
+    download="corrected",
+    responses="unsupported",
+)
+
+_LEGACY = msgspec.structs.replace(
+    _CLI_0_10,
+    generation="legacy",
+    usage="unsupported",
+    load="native",
+    unload="native",
+    download="native",
+    embeddings="unsupported",
+)
+
 CAPABILITIES: Mapping[Generation, Capabilities] = {
-    each.generation: each for each in (_SDK_1, _SDK_2_0, _SDK_2_1)
+    each.generation: each for each in (_LEGACY, _CLI_0_10, _SDK_1, _SDK_2_0, _SDK_2_1)
 }
 """By generation."""

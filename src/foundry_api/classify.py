@@ -72,7 +72,10 @@ _RULES: tuple[tuple[str, type[FoundryError]], ...] = (
     (r"error creating grammar|invalid grammar", GrammarError),
     (r"unsupported parameter", UnsupportedParameter),
     (r"no model matching|does not exist|model not found", ModelNotFound),
-    (r"catalog request failed|failed to retrieve model list", CatalogUnavailable),
+    (
+        r"catalog request failed|failed to retrieve model list|no models were returned",
+        CatalogUnavailable,
+    ),
     (r"invalid (openai )?(json )?request|invalid json", InvalidRequest),
 )
 """What the services say, first match first. Sources: foundry-local-service.md, sections 1 and 7."""

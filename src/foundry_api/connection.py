@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from foundry_api.flight import SingleFlight
 from foundry_api.wire.dialects.base import Wire
 from foundry_api.wire.dialects.choose import dialect_of
 from foundry_api.wire.dialects.detect import identify
+from foundry_api.wire.dialects.names import version_of, without_version
 from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from foundry_api.messages import Model
     from foundry_api.service.control import ControlClient
     from foundry_api.service.endpoint import Endpoint
+    from foundry_api.wire.dialects.base import ModelCommand
     from foundry_api.wire.transport import Transport
 
     Progress = Callable[[float], object]
@@ -59,7 +60,7 @@ class Connection:
         self.endpoint = endpoint
         self.transport = transport
         self.control = control
-        self.wire = Wire(transport, endpoint.base_url, headers)
+        self.wire = Wire(transport, endpoint.base_url, headers, _command_of(endpoint))
         self.dialect = dialect_of(endpoint.generation, self.wire)
         self._local: Sequence[Model] = ()
         self._public: Sequence[Model] = ()
@@ -119,6 +120,8 @@ class Connection:
             here = list(await self.control.catalog(public=False))
         else:
             here = list(await self.dialect.local_models())
+        if self.dialect.capabilities.cached == "native":
+            return here
         status = await self.dialect.status()
         if _may_hold_downloads(self.endpoint.base_url, status.cache_dir):
             with contextlib.suppress(CatalogUnavailable):
@@ -165,13 +168,33 @@ class Connection:
 
         Raises:
             DownloadFailed: It broke off.
-            UnsupportedFeature: The service is not an engine host of this package.
+            UnsupportedFeature: The service can't be told to download.
         """
-        async for percent in self.controlled("download models").download(model.id):
-            if progress is not None:
-                progress(percent)
+        control = self.control
+        steps = control.download(model.id) if control else self.dialect.download(model)
+        async with contextlib.aclosing(steps):
+            async for percent in steps:
+                if progress is not None:
+                    progress(percent)
         self.forget(model)
         return await self.resolve(model.id)
+
+    async def check_download(self, name: str) -> None:
+        """Refuse what cannot be done at all, before a catalog is asked for it.
+
+        Raises:
+            UnsupportedFeature: The service can't be told to download.
+        """
+        if self.dialect.capabilities.download == "unsupported":
+            self.controlled("download models")
+        command = self.wire.command
+        if command is not None and not await command.available():
+            raise UnsupportedFeature(
+                "the service has no route to download a model, and no `foundry` here manages it",
+                hint=f"Run `foundry model download {name}` on its machine.",
+                model=name,
+                service=self.endpoint.base_url,
+            )
 
     def controlled(self, what: str) -> ControlClient:
         """The control API.
@@ -264,6 +287,15 @@ class Connection:
         return f"on this machine: {', '.join(aliases)}{works}"
 
 
+def _command_of(endpoint: Endpoint) -> ModelCommand | None:
+    """What manages the models of the one generation that has no routes for it."""
+    if endpoint.generation != "cli-0.10":
+        return None
+    from foundry_api.service.foundry_models import FoundryModels  # noqa: PLC0415 - for it alone
+
+    return FoundryModels(endpoint.base_url)
+
+
 def find_model(name: str, models: Iterable[Model]) -> Model | None:
     """The model that a name means: an id first, then an id without version, then an alias.
 
@@ -274,25 +306,13 @@ def find_model(name: str, models: Iterable[Model]) -> Model | None:
     models = tuple(models)
     if exact := [model for model in models if model.id.lower() == wanted]:
         return exact[0]
-    if versions := [model for model in models if _name(model.id).lower() == wanted]:
-        return max(versions, key=lambda model: _version(model.id))
-    if unversioned := [model for model in models if model.id.lower() == _name(wanted)]:
+    if versions := [model for model in models if without_version(model.id).lower() == wanted]:
+        return max(versions, key=lambda model: version_of(model.id))
+    if unversioned := [model for model in models if model.id.lower() == without_version(wanted)]:
         return unversioned[0]  # 1.x lists its ids without their version
     variants = [model for model in models if model.alias.lower() == wanted]
     cached = [model for model in variants if model.cached]
     return next(iter(cached or variants), None)
-
-
-_VERSION = re.compile(r":([0-9]{1,9})$")
-
-
-def _name(model_id: str) -> str:
-    return _VERSION.sub("", model_id)
-
-
-def _version(model_id: str) -> int:
-    found = _VERSION.search(model_id)
-    return int(found[1]) if found else 0
 
 
 def _may_hold_downloads(base_url: str, cache_dir: str | None) -> bool:

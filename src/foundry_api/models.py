@@ -92,7 +92,9 @@ class Models:
 
     @bounded
     async def download(self, name: str, progress: Progress | None = None) -> Model:
-        """Download a model's files. Cancelling the call cancels the download.
+        """Download a model's files.
+
+        Cancelling the call cancels the download; a command line's service may go on with it.
 
         Args:
             name: The model.
@@ -102,10 +104,10 @@ class Models:
             ModelNotFound: The catalog has no such model.
             CatalogUnavailable: The catalog could not be reached.
             DownloadFailed: The download broke off.
-            UnsupportedFeature: The service is not an engine host of this package.
+            UnsupportedFeature: The service can't be told to download.
         """
         connection = await self._connect()
-        connection.controlled("download models")  # before the catalog is asked for seconds
+        await connection.check_download(name)
         local = find_model(name, await connection.local_models())
         if local is not None and local.cached:
             return local

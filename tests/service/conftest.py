@@ -29,6 +29,15 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
+def bare_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """PATH holds one empty directory: the developer's own `foundry` is not asked."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    monkeypatch.setenv("PATH", str(directory))
+    return directory
+
+
+@pytest.fixture
 def paths(home: Path) -> Paths:
     return Paths.of(home)
 

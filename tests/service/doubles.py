@@ -68,8 +68,6 @@ def service_double(generation: str, pid: int = 4711) -> dict[str, object]:
     known: dict[str, dict[str, object]] = {
         "sdk-2.1": {"/status": sdk_2, "/catalogs/local/v1/models": listed},
         "sdk-2.0": {"/status": sdk_2},
-        "legacy": {"/openai/status": {"endpoints": [], "modelDirPath": "/m", "pipeName": None}},
-        "cli-0.10": {"/v1/models": {**listed, "IsDelta": False}},
     }
     return known[generation]
 
@@ -85,17 +83,22 @@ def foundry_double(
         service: Python that runs for `foundry service status`.
         version: What `foundry --version` prints.
     """
-    directory.mkdir(exist_ok=True)
-    program = directory / "foundry_double.py"
-    program.write_text(
+    install_foundry(
+        directory,
         "import sys, time\n"
         "sys.stdout.reconfigure(encoding='utf-8')\n"
         f"if sys.argv[1:] == ['server', 'status', '-o', 'json']:\n    {server or 'sys.exit(1)'}\n"
         f"elif sys.argv[1:] == ['service', 'status']:\n    {service or 'sys.exit(1)'}\n"
         f"elif sys.argv[1:] == ['--version'] and {bool(version)}:\n    print({version!r})\n"
         "else:\n    sys.exit(2)\n",
-        encoding="utf-8",
     )
+
+
+def install_foundry(directory: Path, source: str) -> None:
+    """Make a Python program the `foundry` of a directory for PATH."""
+    directory.mkdir(exist_ok=True)
+    program = directory / "foundry_double.py"
+    program.write_text(source, encoding="utf-8")
     if os.name == "posix":
         script = directory / "foundry"
         script.write_text(

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from doubles.cli010 import Cli010ServiceDouble
+from doubles.legacy import LegacyServiceDouble
 from foundry_api.errors import ConfigurationError, ProtocolError, ServiceNotRunning
 from foundry_api.service import discover, foundry_cli, shared, state
 from foundry_api.service.handshake import Announcement
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
+    from doubles.kestrel import KestrelDouble
     from foundry_api.service.endpoint import Endpoint
     from foundry_api.service.paths import Paths
     from foundry_api.wire.http import HttpTransport
@@ -35,13 +38,7 @@ if TYPE_CHECKING:
     Find = Callable[..., Awaitable[Endpoint | None]]
 
 
-@pytest.fixture(autouse=True)
-def bare_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """PATH holds one empty directory: the developer's own `foundry` is not asked."""
-    directory = tmp_path / "bin"
-    directory.mkdir()
-    monkeypatch.setenv("PATH", str(directory))
-    return directory
+pytestmark = pytest.mark.usefixtures("bare_path")
 
 
 @pytest.fixture
@@ -112,13 +109,26 @@ async def test_within_a_second_whatever_hangs(find: Find, bare_path: Path) -> No
     ]
 
 
-@pytest.mark.parametrize("generation", ["sdk-2.1", "sdk-2.0", "legacy", "cli-0.10"])
+@pytest.mark.parametrize("generation", ["sdk-2.1", "sdk-2.0"])
 async def test_a_service_at_a_known_port_is_found(find: Find, generation: str) -> None:
     async with http_double(service_double(generation)) as url:
         found = await find(f"http://127.0.0.1:{free_port()}", url)
     assert found
     assert (found.base_url, found.generation, found.origin) == (url, generation, "port")
     assert found.control is None
+
+
+@pytest.mark.parametrize(
+    ("double", "generation"),
+    [(LegacyServiceDouble, "legacy"), (Cli010ServiceDouble, "cli-0.10")],
+)
+async def test_a_command_lines_service_at_a_known_port_is_found(
+    find: Find, double: type[KestrelDouble], generation: str
+) -> None:
+    async with double() as service:
+        found = await find(service.base_url)
+    assert found
+    assert (found.generation, found.origin) == (generation, "port")
 
 
 async def test_foreign_and_silent_servers_are_passed_over(find: Find) -> None:
@@ -155,7 +165,8 @@ async def test_the_first_by_order_wins_not_the_fastest(find: Find) -> None:
 async def test_the_address_of_foundry_server_status_is_verified(
     find: Find, bare_path: Path, output: str
 ) -> None:
-    async with http_double(service_double("cli-0.10")) as url:
+    async with Cli010ServiceDouble() as double:
+        url = double.base_url
         foundry_double(bare_path, server=f"print('{output.replace('@', url)}')")
         found = await find()
     assert found
@@ -165,7 +176,8 @@ async def test_the_address_of_foundry_server_status_is_verified(
 async def test_the_address_of_foundry_service_status_is_verified(
     find: Find, bare_path: Path
 ) -> None:
-    async with http_double(service_double("legacy")) as url:
+    async with LegacyServiceDouble() as double:
+        url = double.base_url
         told = f"\\U0001f7e2 Model management service is running on {url}/openai/status"
         foundry_double(bare_path, service=f"print('{told}')")
         found = await find()
@@ -213,7 +225,7 @@ async def test_the_order_is_shared_host_command_line_ports(
     async with (
         http_double(service_double("sdk-2.1", pid)) as own,
         http_double(service_double("sdk-2.0")) as cli,
-        http_double(service_double("legacy")) as port,
+        http_double(service_double("sdk-2.0")) as port,
     ):
         foundry_double(bare_path, server=announced(cli))
         shared_state(paths, own, pid)

@@ -6,6 +6,7 @@ free. Everything else is looked at as it is.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from doubles.cli010 import Cli010ServiceDouble
+from doubles.legacy import LegacyServiceDouble
 from foundry_api import FoundryAPIClient
 from foundry_api.doctor import foundry_command
 from foundry_api.doctor.environment import usable_settings
@@ -46,13 +49,14 @@ from service.helpers import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     from foundry_api.service.paths import Paths
     from foundry_api.wire.http import HttpTransport
 
 GB = 2**30
+COMMAND_LINES = {"legacy": LegacyServiceDouble, "cli-0.10": Cli010ServiceDouble}
 Examined = Callable[..., Awaitable[dict[str, Finding]]]
 
 
@@ -226,12 +230,23 @@ async def test_a_generation_that_the_client_does_not_speak(
     examined: Examined, generation: str
 ) -> None:
     """The doctor says of a generation what the client says of it."""
-    async with http_double(service_double(generation)) as url:
+    async with doubled(generation) as url:
         found = await examined(FOUNDRY_BASE_URL=url)
         spoken = await is_spoken(url)
     assert ("unsupported-generation" in found) is not spoken
     told = found["service-found" if spoken else "unsupported-generation"]
     assert generation in told.evidence
+
+
+@contextlib.asynccontextmanager
+async def doubled(generation: str) -> AsyncIterator[str]:
+    """The address of a double of a generation."""
+    if generation in COMMAND_LINES:
+        async with COMMAND_LINES[generation]() as double:
+            yield double.base_url
+    else:
+        async with http_double(service_double(generation)) as url:
+            yield url
 
 
 async def is_spoken(url: str) -> bool:
@@ -292,7 +307,7 @@ async def test_a_command_that_names_a_dead_address(
 
 
 async def test_a_command_that_denies_its_service(examined: Examined, bin_directory: Path) -> None:
-    async with http_double(service_double("cli-0.10")) as url:
+    async with doubled("cli-0.10") as url:
         told = json.dumps({"running": False, "state": "not_running", "webUrls": [url]})
         foundry_double(bin_directory, server=f"print('{told}')")
         found = await examined()
@@ -305,7 +320,7 @@ async def test_a_command_that_denies_the_service_at_a_known_port(
 ) -> None:
     stopped = "Model management service is not running!"
     foundry_double(bin_directory, service=f"print('{stopped}')", version="0.8.101")
-    async with http_double(service_double("legacy")) as url:
+    async with doubled("legacy") as url:
         found = await examined(senses={"ports": (int(url.rpartition(":")[2]),)})
     assert url in found["cli-denies-running"].evidence
 

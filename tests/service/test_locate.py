@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from doubles.cli010 import Cli010ServiceDouble
 from foundry_api.errors import ServiceCrashed, ServiceNotRunning
 from foundry_api.service import shared
 from foundry_api.service.locate import ServiceLocator
@@ -28,13 +29,8 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(autouse=True)
-def bare_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """PATH holds one empty directory: the developer's own `foundry` is not asked."""
-    directory = tmp_path / "bin"
-    directory.mkdir()
-    monkeypatch.setenv("PATH", str(directory))
+def nothing_at_known_ports(bare_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("foundry_api.service.discover.KNOWN_PORTS", ())
-    return directory
 
 
 @pytest.fixture
@@ -74,7 +70,8 @@ async def test_with_nothing_there_it_starts_one_host_for_all_who_ask(
 async def test_embedded_does_not_look_around(
     locate: Callable[..., ServiceLocator], bare_path: Path
 ) -> None:
-    async with http_double(service_double("cli-0.10")) as url:
+    async with Cli010ServiceDouble() as double:
+        url = double.base_url
         foundry_double(bare_path, server=f"""print('{{"webUrls":["{url}"]}}')""")
         assert (await locate(service="embedded").endpoint()).origin == "embedded"
         locator = locate()
@@ -104,7 +101,8 @@ async def test_what_was_found_is_remembered_until_it_is_forgotten(
     locate: Callable[..., ServiceLocator], bare_path: Path
 ) -> None:
     locator = locate()
-    async with http_double(service_double("cli-0.10")) as url:
+    async with Cli010ServiceDouble() as double:
+        url = double.base_url
         foundry_double(bare_path, server=f"""print('{{"webUrls":["{url}"]}}')""")
         found = await locator.endpoint()
     assert await locator.endpoint() == found

@@ -257,7 +257,7 @@ async def test_what_was_forgotten_is_asked_for_again() -> None:
     assert service.asked == ["local", "local"]
 
 
-@pytest.mark.parametrize("generation", ["legacy", "cli-0.10", "gateway"])
+@pytest.mark.parametrize("generation", ["gateway"])
 def test_a_generation_without_a_dialect_is_refused_with_a_way_out(generation: Generation) -> None:
     endpoint = Endpoint(base_url="http://127.0.0.1:1", generation=generation, origin="port")
     with pytest.raises(errors.UnsupportedFeature, match=generation) as caught:

@@ -66,6 +66,7 @@ SDK_2 = told(endpoints=[URL], modelCachePath="/cache", pid=6230)
 SDK_1 = told(endpoints=[URL], modelDirPath="/cache", pipeName=None)
 LEGACY = told(endpoints=[URL], modelDirPath="C:\\models", pipeName=None)
 LISTED = told(data=[], object="list")
+NO_CATALOG = b'{"error":{"message":"Failed to retrieve model list: Catalog request failed"}}'
 LOCAL = "/catalogs/local/v1/models"
 
 
@@ -86,6 +87,7 @@ LOCAL = "/catalogs/local/v1/models"
             {"/v1/models": told(data=[{"id": "x", "parent": "y", "IsDelta": False}])},
             ServiceStatus("cli-0.10"),
         ),
+        ({"/v1/models": (500, NO_CATALOG)}, ServiceStatus("cli-0.10")),
         (
             {"/status": (405, b""), "/openai/status": LEGACY},
             ServiceStatus("legacy", None, "C:\\models"),
@@ -114,6 +116,7 @@ async def test_a_generation_is_known_by_its_routes(routes: Routes, status: Servi
         {"/v1/models": LISTED},
         {"/v1/models": told(data=[1])},
         {"/v1/models": (200, b"[]")},
+        {"/v1/models": (500, b"oops")},
     ],
 )
 async def test_anything_else_is_not_a_service(routes: Routes) -> None:

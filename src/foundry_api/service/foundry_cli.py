@@ -10,9 +10,6 @@ import asyncio
 import json
 import re
 import shutil
-import subprocess
-import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,15 +17,23 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api.errors import ConfigurationError
+from foundry_api.service.program import running
 from foundry_api.settings import normalised_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["SERVER_STATUS", "SERVICE_STATUS", "Answer", "announced_urls", "ask", "urls_of"]
+__all__ = [
+    "SERVER_STATUS",
+    "SERVICE_STATUS",
+    "Answer",
+    "announced_urls",
+    "ask",
+    "json_in",
+    "urls_of",
+]
 
 TIMEOUT_S = 0.8
-MAX_OUTPUT_BYTES = 64 * 1024
 SERVER_STATUS = ("server", "status", "-o", "json")
 SERVICE_STATUS = ("service", "status")
 """The same question to 0.10, and to 0.3 to 0.9."""
@@ -78,10 +83,8 @@ class _Server(msgspec.Struct, frozen=True, rename="camel"):
 
 def _server_urls(output: str) -> list[str]:
     """`webUrls` of the JSON, which log lines may surround; of the table of 0.10.2 otherwise."""
-    start = output.find("{")
     try:
-        told, _ = json.JSONDecoder().raw_decode(output, max(start, 0))
-        urls = msgspec.convert(told, _Server).web_urls
+        urls = msgspec.convert(json_in(output), _Server).web_urls
     except (ValueError, RecursionError):  # msgspec's errors are ValueErrors too
         return re.findall(r"Web URLs\s+(https?://\S+)", output)
     return [url for url in urls if isinstance(url, str) and url.startswith("http")]
@@ -99,38 +102,24 @@ def _normalised(urls: Iterable[str]) -> Iterable[str]:
             yield address
 
 
-def _no_window() -> int:
-    if sys.platform == "win32":
-        return subprocess.CREATE_NO_WINDOW
-    return 0
-
-
 async def ask(command: list[str], timeout_s: float) -> Answer:
-    """What a command prints; nothing of one that hangs, which is killed.
-
-    Its output goes to a file, because a pipe would stay open as long as any process that the
-    command left behind.
-    """
+    """What a command prints; nothing of one that hangs, which is killed."""
     began_at = time.monotonic()
-    with tempfile.TemporaryFile() as file:
-        try:
-            process = subprocess.Popen(  # noqa: S603, ASYNC220 - the user's own program; it returns at once
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.DEVNULL,
-                creationflags=_no_window(),
-            )
-        except OSError:
-            return Answer("", None, time.monotonic() - began_at)
-        try:
-            code = await asyncio.to_thread(process.wait, timeout_s)
-        except subprocess.TimeoutExpired:
-            return Answer("", None, time.monotonic() - began_at, hung=True)
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        file.seek(0)
-        text = file.read(MAX_OUTPUT_BYTES).decode("utf-8", "replace")
-        return Answer(text, code, time.monotonic() - began_at)
+    try:
+        with running(command) as program:
+            if not await program.ended(timeout_s):
+                return Answer("", None, time.monotonic() - began_at, hung=True)
+            return Answer(program.output(), program.code, time.monotonic() - began_at)
+    except OSError:
+        return Answer("", None, time.monotonic() - began_at)
+
+
+def json_in(output: str) -> Any:
+    """The JSON object in an output, which log lines may surround.
+
+    Raises:
+        ValueError: There is none.
+        RecursionError: It is nested too deeply.
+    """
+    told, _ = json.JSONDecoder().raw_decode(output, max(output.find("{"), 0))
+    return told

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import msgspec
 
 from foundry_api.classify import classify
-from foundry_api.errors import FoundryError, ProtocolError, ServiceOverloaded
+from foundry_api.errors import (
+    FoundryError,
+    ProtocolError,
+    ServiceOverloaded,
+    UnsupportedFeature,
+)
 from foundry_api.messages import FinishReason, Usage
 from foundry_api.wire.retry_after import retry_after_s
 from foundry_api.wire.transport import Reply, Request, fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 
     from foundry_api.capabilities import Capabilities
     from foundry_api.messages import ChatRequest, Chunk, Generation, Model
@@ -29,9 +35,12 @@ __all__ = [
     "ChatDecoder",
     "Dialect",
     "Ending",
+    "ModelCommand",
     "ServiceStatus",
     "Wire",
     "error_of",
+    "folded",
+    "no_download",
 ]
 
 Catalog = Literal["local", "public"]
@@ -62,6 +71,34 @@ class ServiceStatus:
     cache_dir: str | None = None
 
 
+class ModelCommand(Protocol):
+    """A program of the user's that manages a service's models where its HTTP routes do not."""
+
+    async def available(self) -> bool:
+        """Whether it is installed, and the service that it manages is this one."""
+        ...
+
+    async def models(self) -> Sequence[Model]:
+        """Every variant that it lists, with what is on this machine and what is in memory."""
+        ...
+
+    async def loaded(self) -> frozenset[str]:
+        """Ids of the models in memory."""
+        ...
+
+    async def load(self, model_id: str) -> None:
+        """Have a model loaded; returns when it is listed as loaded."""
+        ...
+
+    async def unload(self, model_id: str) -> None:
+        """Have a model unloaded; returns when it is no longer listed as loaded."""
+        ...
+
+    def download(self, model_id: str) -> AsyncGenerator[float, None]:
+        """Have a model downloaded: percent as it comes. Closing the generator ends the program."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Wire:
     """How to reach one service.
@@ -70,11 +107,13 @@ class Wire:
         transport: Sends the requests.
         base_url: The service's address, without a slash at its end.
         headers: Sent with every request, such as the credential of a gateway.
+        command: For a service that has no routes to manage its models; None without such a program.
     """
 
     transport: Transport
     base_url: str
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    command: ModelCommand | None = None
 
     async def get(self, path: str, *, timeout_s: float) -> bytes:
         """The body of a GET that succeeded.
@@ -206,6 +245,15 @@ class Dialect(Protocol):
         """Take a model out of memory; returns when it is out."""
         ...
 
+    def download(self, model: Model) -> AsyncGenerator[float, None]:
+        """Download a model's files: percent as it comes. Closing the generator gives it up.
+
+        Raises:
+            UnsupportedFeature: The generation cannot be told to, when this is called.
+            DownloadFailed: It broke off, or the service does not have the model after it.
+        """
+        ...
+
     def chat_request(self, model: Model, request: ChatRequest) -> Request:
         """The HTTP request of a streamed chat completion."""
         ...
@@ -237,18 +285,53 @@ def error_of(reply: Reply) -> FoundryError:
     """The typed error of an answer whose status is no success.
 
     The handlers send `{"error":{"message":…}}`; a missing route is answered in plain text by the
-    HTTP library beneath, and 1.x sends nothing at all.
+    HTTP library beneath; a C# service passes on its exception with the stack below it, or as
+    problem details, and 1.x sends nothing at all.
     """
-    error = classify(reply.status, _told(reply))
+    error = classify(reply.status, _told(reply.body))
     if isinstance(error, ServiceOverloaded):
         error.retry_after_s = retry_after_s(reply.headers)
     return error
 
 
-def _told(reply: Reply) -> str:
+def folded(body: bytes) -> dict[str, Any]:
+    """A JSON object with its keys in lower case, as the generations differ in it; else empty."""
     try:
-        return _ERROR_REPLY.decode(reply.body).error.message
+        members = msgspec.json.decode(body, type=dict[str, Any])
     except BAD_JSON:
-        lines = reply.body[:500].decode("utf-8", "replace").strip().splitlines()
-        told = lines[-1] if lines and not lines[0].startswith("<") else ""  # no HTML of a proxy
-        return told.removeprefix("message=")
+        return {}
+    return {key.lower(): value for key, value in members.items()}
+
+
+def no_download(wire: Wire) -> AsyncGenerator[float, None]:
+    """What `Dialect.download` does where the service has no route for it.
+
+    Raises:
+        UnsupportedFeature: Always.
+    """
+    raise UnsupportedFeature(
+        f"the service at {wire.base_url} has no route to download models",
+        hint="Use its own command line (`foundry model …`), or service='embedded'.",
+    )
+
+
+def _told(body: bytes) -> str:
+    try:
+        return _ERROR_REPLY.decode(body).error.message
+    except BAD_JSON:
+        problem = folded(body)
+        told = problem.get("detail") or problem.get("title")
+        return told if isinstance(told, str) else _told_in_text(body)
+
+
+_EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*\w*Exception: ")
+_STACK = "   at "
+
+
+def _told_in_text(body: bytes) -> str:
+    lines = body[:500].decode("utf-8", "replace").rstrip().lstrip("\r\n").splitlines()
+    if not lines or lines[0].startswith("<"):  # no HTML of a proxy
+        return ""
+    if len(lines) > 1 and lines[1].startswith(_STACK):
+        return _EXCEPTION.sub("", lines[0])
+    return lines[-1].strip().removeprefix("message=")

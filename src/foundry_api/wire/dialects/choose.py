@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from foundry_api.errors import UnsupportedFeature
+from foundry_api.wire.dialects.cli010 import Cli010Dialect
+from foundry_api.wire.dialects.legacy import LegacyDialect
 from foundry_api.wire.dialects.sdk1 import Sdk1Dialect
 from foundry_api.wire.dialects.sdk2 import Sdk20Dialect, Sdk21Dialect
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["dialect_of"]
 
 _DIALECTS: Mapping[Generation, Callable[[Wire], Dialect]] = {
+    "legacy": LegacyDialect,
+    "cli-0.10": Cli010Dialect,
     "sdk-1": Sdk1Dialect,
     "sdk-2.0": Sdk20Dialect,
     "sdk-2.1": Sdk21Dialect,

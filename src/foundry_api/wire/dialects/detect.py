@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.errors import ConfigurationError, ProtocolError, ServiceNotRunning
-from foundry_api.wire.dialects.base import BAD_JSON, ServiceStatus, error_of
+from foundry_api.errors import (
+    CatalogUnavailable,
+    ConfigurationError,
+    ProtocolError,
+    ServiceNotRunning,
+)
+from foundry_api.wire.dialects.base import BAD_JSON, ServiceStatus, error_of, folded
 from foundry_api.wire.transport import Request, fetch
 
 if TYPE_CHECKING:
@@ -92,7 +97,7 @@ class _Asked:
 async def _identified(asked: _Asked) -> ServiceStatus:
     reply = await asked.get("/status")
     if reply.status == _OK:
-        return await _sdk(asked, _folded(reply))
+        return await _sdk(asked, folded(reply.body))
     if reply.status in _MISSING:
         return await _cli(asked)
     raise _foreign(asked)
@@ -119,23 +124,16 @@ async def _sdk2(asked: _Asked) -> Generation:
 
 async def _cli(asked: _Asked) -> ServiceStatus:
     reply = await asked.get("/openai/status")
-    told = _folded(reply)
+    told = folded(reply.body)
     if reply.status == _OK and ("modeldirpath" in told or "endpoints" in told):
         cache = told.get("modeldirpath")
         return ServiceStatus("legacy", cache_dir=cache if isinstance(cache, str) else None)
     listed = await asked.get("/v1/models", max_bytes=MAX_LIST_BYTES)
-    if "isdelta" in _folded(listed) or "isdelta" in _first_item(listed):
+    if "isdelta" in folded(listed.body) or "isdelta" in _first_item(listed):
         return ServiceStatus("cli-0.10")
+    if listed.status != _OK and isinstance(error_of(listed), CatalogUnavailable):
+        return ServiceStatus("cli-0.10")  # as its core, SDK 1.x, answers without network
     raise _foreign(asked)
-
-
-def _folded(reply: Reply) -> dict[str, Any]:
-    """A JSON object with its keys in lower case, as the generations differ in it; else empty."""
-    try:
-        members = msgspec.json.decode(reply.body, type=dict[str, Any])
-    except BAD_JSON:
-        return {}
-    return {key.lower(): value for key, value in members.items()}
 
 
 def _first_item(reply: Reply) -> dict[str, Any]:

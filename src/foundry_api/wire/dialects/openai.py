@@ -91,6 +91,8 @@ class ChatStream:
     Args:
         model_id: The model that answers.
         limit: For a service that calls an answer `stop` that it cut: at how many tokens it cuts.
+            Where it does not count tokens, pieces of text are counted, of which there is at most
+            one a token: a cut answer may be called `stop` then, but never the other way round.
         says_why: Whether the service sends finish reasons at all.
 
     Attributes:
@@ -106,6 +108,7 @@ class ChatStream:
         self._events = EventDecoder()
         self._finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
+        self._pieces = 0
         self._without_text: list[bytes] = []
         self._without_text_bytes = 0
         self.done = False
@@ -118,6 +121,7 @@ class ChatStream:
                 self.done = True
                 break
             if text := self._text(data):
+                self._pieces += 1
                 yield Chunk(text, self.model_id, raw=data)
             else:
                 self._keep(data)
@@ -129,10 +133,12 @@ class ChatStream:
             reason = "stop"
         if reason is None:
             raise StreamInterrupted("the stream ended before the answer did", model=self.model_id)
-        usage = self.usage or Usage()
-        if reason == "stop" and self._limit and usage.completion_tokens >= self._limit:
+        if reason == "stop" and self._limit and self._counted() >= self._limit:
             reason = "length"
-        return Ending(reason, usage, b"\n".join(self._without_text))
+        return Ending(reason, self.usage or Usage(), b"\n".join(self._without_text))
+
+    def _counted(self) -> int:
+        return self._pieces if self.usage is None else self.usage.completion_tokens
 
     def _keep(self, data: bytes) -> None:
         self._without_text.append(data)

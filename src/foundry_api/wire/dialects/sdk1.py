@@ -1,9 +1,8 @@
 """The dialect of SDK 1.x: a C# core behind Kestrel, probed on 1.2.4.
 
 What is peculiar to it: `/v1/models` lists what is cached, by ids without their version, each with
-its alias as `parent`; a failed load is a 500 without a body; a stream that fails is a 200 that
-breaks off without a byte, so the same request is made once more without streaming to learn why.
-Unloading a model that generates kills the service: callers drain first.
+its alias as `parent`, and a failed load is a 500 without a body. Unloading a model that generates
+kills the service: callers drain first.
 """
 
 from __future__ import annotations
@@ -20,14 +19,16 @@ from foundry_api.wire.dialects.base import (
     LOAD_TIMEOUT_S,
     QUICK_TIMEOUT_S,
     ServiceStatus,
+    no_download,
 )
-from foundry_api.wire.dialects.openai import ChatStream, chat_body, encode, output_limit
-from foundry_api.wire.dialects.stops import Stopped
+from foundry_api.wire.dialects.csharp import CSharpChat
+from foundry_api.wire.dialects.names import without_version
 
 if TYPE_CHECKING:
-    from foundry_api.messages import ChatRequest, Generation
-    from foundry_api.wire.dialects.base import ChatDecoder, Wire
-    from foundry_api.wire.transport import Request
+    from collections.abc import AsyncGenerator
+
+    from foundry_api.messages import Generation
+    from foundry_api.wire.dialects.base import Wire
 
 __all__ = ["Sdk1Dialect"]
 
@@ -48,10 +49,9 @@ class _Listing(msgspec.Struct):
 _STATUS = msgspec.json.Decoder(_Status)
 _LISTING = msgspec.json.Decoder(_Listing)
 _IDS: msgspec.json.Decoder[list[str]] = msgspec.json.Decoder(list[str])
-_CHAT = "/v1/chat/completions"
 
 
-class Sdk1Dialect:
+class Sdk1Dialect(CSharpChat):
     """Speaks to one service of SDK 1.x.
 
     Args:
@@ -61,8 +61,8 @@ class Sdk1Dialect:
     generation: Generation = "sdk-1"
 
     def __init__(self, wire: Wire) -> None:
+        super().__init__(wire)
         self.capabilities = CAPABILITIES[self.generation]
-        self._wire = wire
 
     async def status(self) -> ServiceStatus:
         """Liveness. The service does not tell its process."""
@@ -93,7 +93,7 @@ class Sdk1Dialect:
     async def loaded(self) -> frozenset[str]:
         """Ids of the models in memory, without their version, as they are listed."""
         ids = await self._wire.get_json("/models/loaded", _IDS, timeout_s=QUICK_TIMEOUT_S)
-        return frozenset(_without_version(model_id) for model_id in ids)
+        return frozenset(without_version(model_id) for model_id in ids)
 
     async def load(self, model: Model) -> None:
         """Load a model. Of a failure the service says nothing, so its list tells the kinds apart.
@@ -111,23 +111,14 @@ class Sdk1Dialect:
         """Unload a model. While it generates, that kills the service: callers drain it first."""
         await self._wire.get(f"/models/unload/{model.id}", timeout_s=LOAD_TIMEOUT_S)
 
-    def chat_request(self, model: Model, request: ChatRequest) -> Request:
-        """A streamed chat completion; stop strings are left out, as they are ignored."""
-        body = chat_body(request, model.id)
-        body.pop("stop", None)
-        return self._wire.post(_CHAT, encode(body))
+    def download(self, model: Model) -> AsyncGenerator[float, None]:
+        """There is no route for it.
 
-    def chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
-        """A decoder that ends the answer at a stop string, and tells a cut answer from a whole."""
-        stream = ChatStream(model.id, limit=output_limit(request))
-        return Stopped(stream, request.stop) if request.stop else stream
-
-    def plain_request(self, model: Model, request: ChatRequest) -> Request | None:
-        """The same without streaming, whose errors have a message."""
-        body = chat_body(request, model.id)
-        for name in ("stop", "stream", "stream_options"):
-            body.pop(name, None)
-        return self._wire.post(_CHAT, encode(body))
+        Raises:
+            UnsupportedFeature: Always.
+        """
+        del model
+        return no_download(self._wire)
 
     async def _cached(self, loaded: frozenset[str]) -> list[Model]:
         listing = await self._wire.get_json("/v1/models", _LISTING, timeout_s=CATALOG_TIMEOUT_S)
@@ -150,11 +141,6 @@ class Sdk1Dialect:
 
 
 def _model(item: _Listed, loaded: frozenset[str]) -> Model:
-    name = _without_version(item.id)
+    name = without_version(item.id)
     alias = item.parent or name
     return Model(id=name, alias=alias, catalog="public", cached=True, loaded=name in loaded)
-
-
-def _without_version(model_id: str) -> str:
-    name, _, version = model_id.rpartition(":")
-    return name if name and version.isdecimal() else model_id

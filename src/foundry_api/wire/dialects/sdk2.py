@@ -9,7 +9,6 @@ this machine.
 from __future__ import annotations
 
 import contextlib
-import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -22,12 +21,16 @@ from foundry_api.wire.dialects.base import (
     LOAD_TIMEOUT_S,
     QUICK_TIMEOUT_S,
     ServiceStatus,
+    no_download,
 )
+from foundry_api.wire.dialects.names import aliases_of
 from foundry_api.wire.dialects.openai import ChatStream, chat_body, encode, output_limit
 from foundry_api.wire.dialects.stops import Stopped
 from foundry_api.wire.dialects.tool_history import inlined
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from foundry_api.messages import ChatRequest, Generation
     from foundry_api.wire.dialects.base import Catalog, ChatDecoder, Wire
     from foundry_api.wire.transport import Request
@@ -135,6 +138,15 @@ class Sdk21Dialect:
         """
         await self._by_alias("unload", model)
 
+    def download(self, model: Model) -> AsyncGenerator[float, None]:
+        """There is no route for it.
+
+        Raises:
+            UnsupportedFeature: Always.
+        """
+        del model
+        return no_download(self._wire)
+
     def chat_request(self, model: Model, request: ChatRequest) -> Request:
         """A streamed chat completion, with usage in its last event."""
         body = _shaped(chat_body(request, model.id))
@@ -155,7 +167,7 @@ class Sdk21Dialect:
         if model.catalog == "local" or model.id in self._aliases:
             await self._wire.get(route + model.alias, timeout_s=LOAD_TIMEOUT_S)
             return
-        tried = dict.fromkeys((model.alias, *_aliases(model.id)))
+        tried = dict.fromkeys((model.alias, *aliases_of(model.id)))
         for alias in tried:
             with contextlib.suppress(ModelNotFound):
                 await self._wire.get(route + alias, timeout_s=LOAD_TIMEOUT_S)
@@ -186,7 +198,7 @@ class Sdk21Dialect:
         ]
 
     def _alias(self, model_id: str, catalog: Catalog) -> str:
-        guess, name = _aliases(model_id)
+        guess, name = aliases_of(model_id)
         return name if catalog == "local" else self._aliases.get(model_id, guess)
 
     async def _loaded(self, catalog: Catalog, timeout_s: float) -> frozenset[str]:
@@ -238,16 +250,3 @@ def _shaped(body: dict[str, Any]) -> dict[str, Any]:
             return {**body, "response_format": {"type": "json_schema", "json_schema": schema}}
         case _:
             return body
-
-
-_VARIANT = re.compile(r"(?:-instruct|-chat)?(?:-[a-z0-9]+-(?:cpu|gpu|npu))?$", re.IGNORECASE)
-
-
-def _aliases(model_id: str) -> tuple[str, str]:
-    """What a model's alias may be, the likeliest first: no route of this generation tells it.
-
-    A registered model's alias is its id without version. Microsoft's ids carry the variant as
-    well: `Phi-4-mini-instruct-generic-cpu:4` is one of `phi-4-mini`.
-    """
-    name = model_id.rpartition(":")[0] or model_id
-    return _VARIANT.sub("", name).lower(), name

@@ -1,6 +1,6 @@
 """Earlier tool calls as plain turns, for SDK 2.0, which drops them from the prompt without a word.
 
-(foundry-local-service.md, 4.4)
+(foundry-local-service.md, 4.4) For the command line's services too, of which it is not known.
 """
 
 from __future__ import annotations

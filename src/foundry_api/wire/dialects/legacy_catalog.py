@@ -1,0 +1,139 @@
+"""The catalog of a legacy service: `GET /foundry/list`, and what its SDK made of it.
+
+The documentation shows `{"models": […]}`, the SDK iterates a bare array. Its order says which
+variant of an alias is meant: NPU, then the vendor's GPU, generic GPU, the vendor's CPU, CPU
+(foundry-local-service.md, 1A; foundry-local-sdk 0.5.1, `api.py` and `models.py`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from foundry_api.messages import Model
+from foundry_api.wire.dialects.names import aliases_of, version_of, without_version
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Sequence
+
+__all__ = ["LISTING", "Listed", "download_body", "ep_of", "id_of", "items_of", "model_of"]
+
+
+class _Runtime(msgspec.Struct, rename="camel"):
+    device_type: str | None = None
+    execution_provider: str | None = None
+
+
+class Listed(msgspec.Struct, rename="camel"):
+    """One variant of a model, as the catalog describes it."""
+
+    name: str
+    alias: str | None = None
+    uri: str | None = None
+    publisher: str | None = None
+    provider_type: str | None = None
+    prompt_template: Any = None
+    task: str | None = None
+    runtime: _Runtime | None = None
+    file_size_mb: float | None = None
+    license: str | None = None
+
+
+class _Wrapped(msgspec.Struct):
+    models: list[Listed]
+
+
+LISTING: msgspec.json.Decoder[list[Listed] | _Wrapped] = msgspec.json.Decoder(
+    list[Listed] | _Wrapped
+)
+
+
+def items_of(listing: list[Listed] | _Wrapped, *, windows: bool) -> list[Listed]:
+    """The variants, those first that an alias means.
+
+    On Windows the SDK prefers the CPU to a generic GPU, unless there is CUDA.
+
+    Args:
+        listing: As decoded.
+        windows: Whether this machine runs Windows.
+    """
+    items = list(listing.models if isinstance(listing, _Wrapped) else listing)
+    if not windows or _has_cuda(items):
+        return items
+    for first in {item.alias: item for item in reversed(items)}.values():
+        siblings = (item for item in items if item.alias == first.alias)
+        cpu = next((item for item in siblings if _device(item) == "CPU"), None)
+        if _is_generic_gpu(first.name) and cpu is not None:
+            items.remove(cpu)
+            items.insert(items.index(first), cpu)
+    return items
+
+
+def ep_of(model_id: str, items: Sequence[Listed]) -> str | None:
+    """The execution provider to load a model with; None for the model's own.
+
+    A generic GPU variant runs on CUDA where the catalog shows that there is CUDA.
+    """
+    return "cuda" if _is_generic_gpu(model_id) and _has_cuda(items) else None
+
+
+def id_of(name: str, items: Iterable[Listed]) -> str:
+    """The id that a service means by a name in its lists, which may lack the version.
+
+    As the SDK resolves names: an id, an id without version of which the highest is meant, an alias.
+    """
+    wanted = name.lower()
+    items = list(items)
+    if exact := [item.name for item in items if item.name.lower() == wanted]:
+        return exact[0]
+    if versions := [item.name for item in items if without_version(item.name).lower() == wanted]:
+        return max(versions, key=version_of)
+    return next((item.name for item in items if (item.alias or "").lower() == wanted), name)
+
+
+def model_of(item: Listed, *, cached: Container[str], loaded: Container[str]) -> Model:
+    """A variant as a model."""
+    return Model(
+        id=item.name,
+        alias=item.alias or aliases_of(item.name)[0],
+        catalog="public",
+        cached=item.name in cached or item.name in loaded,
+        loaded=item.name in loaded,
+        task=item.task,
+        device=_device(item),
+        size_mb=None if item.file_size_mb is None else round(item.file_size_mb),
+        license=item.license,
+    )
+
+
+def download_body(item: Listed) -> dict[str, Any]:
+    """The body of `POST /openai/download`, as the SDK sends it."""
+    provider = item.provider_type
+    return {
+        "model": {
+            "Name": item.name,
+            "Uri": item.uri,
+            "Publisher": item.publisher,
+            "ProviderType": "AzureFoundryLocal" if provider == "AzureFoundry" else provider,
+            "PromptTemplate": item.prompt_template,
+        },
+        "token": None,
+        "IgnorePipeReport": True,
+    }
+
+
+def _device(item: Listed) -> str | None:
+    device = item.runtime.device_type if item.runtime else None
+    return device.upper() if device else None
+
+
+def _has_cuda(items: Iterable[Listed]) -> bool:
+    return any(
+        item.runtime is not None and item.runtime.execution_provider == "CUDAExecutionProvider"
+        for item in items
+    )
+
+
+def _is_generic_gpu(model_id: str) -> bool:
+    return without_version(model_id).lower().endswith("-generic-gpu")

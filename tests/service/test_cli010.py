@@ -1,0 +1,290 @@
+"""A client of the 0.10 command line's server, which doubles of it and of `foundry` stand in for."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from doubles.cli010 import Cli010ServiceDouble, foundry_cli_double
+from doubles.kestrel import DoubledModel
+from foundry_api import (
+    ContextOverflow,
+    DeadlineExceeded,
+    DownloadFailed,
+    FoundryAPIClient,
+    ModelError,
+    ModelLoadFailed,
+    ModelNotCached,
+    ModelNotFound,
+    ModelNotLoaded,
+    ProtocolError,
+    UnsupportedFeature,
+)
+from foundry_api.service import foundry_models
+from foundry_api.service.foundry_models import FoundryModels
+from loopback_catalog import VARIANT
+from scripted_model import completion_tokens, script
+from service.helpers import eventually_async
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MINI, BROKEN, FAR = f"{VARIANT}:1", "Broken-generic-cpu:1", "Far-away-generic-cpu:3"
+
+pytestmark = pytest.mark.usefixtures("bare_path")
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    yield
+    children = psutil.Process().children(recursive=True)
+    assert not [each for each in children if "foundry_double" in " ".join(each.cmdline())]
+
+
+def client_of(double: Cli010ServiceDouble) -> FoundryAPIClient:
+    return FoundryAPIClient(base_url=double.base_url, model="scripted-mini", retries=0)
+
+
+def models_of(double: Cli010ServiceDouble, verb: str) -> list[str]:
+    """What `foundry model VERB` was run for."""
+    return [each[2] for each in double.commands if each[:2] == ["model", verb]]
+
+
+@pytest.mark.parametrize("knows_variants", [False, True])
+@pytest.mark.parametrize("versioned", [False, True])
+async def test_the_users_own_command_loads_a_model_on_first_use(
+    bare_path: Path,
+    versioned: bool,  # noqa: FBT001 - a parameter of the test
+    knows_variants: bool,  # noqa: FBT001 - as above
+) -> None:
+    double = Cli010ServiceDouble(versioned=versioned, knows_variants=knows_variants)
+    async with double, client_of(double) as client:
+        foundry_cli_double(bare_path, double)
+        answers = [await client.complete("say-hello") for _ in range(2)]
+        streamed = [chunk async for chunk in client.stream_complete("say-multibyte")]
+    assert {answer.content for answer in answers} == {"Hello, world!"}
+    assert (answers[0].model, answers[0].generation) == (MINI, "cli-0.10")
+    assert answers[0].usage.completion_tokens == completion_tokens("Hello, world!")
+    assert "".join(chunk.content for chunk in streamed) == script("say-multibyte").text
+    assert models_of(double, "load") == [MINI]
+
+
+async def test_an_answer_ends_at_its_bound_at_the_services_own_and_at_a_stop_string() -> None:
+    async with Cli010ServiceDouble() as double, client_of(double) as client:
+        double.models[0].loaded = True
+        bound = {"max_completion_tokens": 5}
+        cut = [
+            await client.complete("say-hello", max_tokens=5),
+            await client.complete("say-hello", extra=bound),
+        ]
+        endless = await client.complete("say-forever")
+        stopped = await client.complete("say-stop", stop=["STOP"])
+    assert {(each.content, each.finish_reason) for each in cut} == {("Hello", "length")}
+    assert (len(endless.content), endless.finish_reason) == (2048, "length")
+    assert (stopped.content, stopped.finish_reason) == ("one two ", "stop")
+
+
+async def test_leaving_a_stream_frees_the_engine() -> None:
+    async with Cli010ServiceDouble() as double, client_of(double) as client:
+        double.models[0].loaded = True
+        async for _ in client.stream_complete("say-slowly"):
+            break
+        await eventually_async(lambda: not double.generating)
+
+
+async def test_a_load_command_that_runs_on_is_not_waited_for(bare_path: Path) -> None:
+    double = Cli010ServiceDouble(lingering_load=True)
+    async with double, client_of(double) as client:
+        foundry_cli_double(bare_path, double)
+        assert (await client.models.load("scripted-mini")).id == MINI
+        await eventually_async(lambda: not double.running)
+        assert double.models[0].loaded
+
+
+async def test_a_load_that_fails_has_the_commands_last_word(bare_path: Path) -> None:
+    async with Cli010ServiceDouble(failing="Not enough memory") as double:
+        foundry_cli_double(bare_path, double)
+        async with client_of(double) as client:
+            with pytest.raises(ModelLoadFailed, match="Not enough memory") as caught:
+                await client.complete("say-hello")
+    assert f"foundry model load {MINI}" in caught.value.message
+
+
+@pytest.mark.parametrize("model_routes", [False, True])
+async def test_a_model_that_cannot_be_loaded_is_told(bare_path: Path, model_routes: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    async with (
+        Cli010ServiceDouble(model_routes=model_routes) as double,
+        client_of(double) as client,
+    ):
+        foundry_cli_double(bare_path, double)
+        with pytest.raises(ModelLoadFailed) as caught:
+            await client.complete("say-hello", model="broken")
+    assert caught.value.model == BROKEN
+
+
+@pytest.mark.parametrize("mute_streams", [False, True])
+async def test_a_prompt_that_does_not_fit_is_told_however_streams_fail(mute_streams: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    async with (
+        Cli010ServiceDouble(mute_streams=mute_streams) as double,
+        client_of(double) as client,
+    ):
+        double.models[0].loaded = True
+        with pytest.raises(ContextOverflow) as caught:
+            await client.complete("say-hello", max_tokens=9000)
+    assert caught.value.context_length == 8192
+
+
+async def test_a_load_that_takes_too_long_is_given_up(
+    bare_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foundry_models, "LOAD_TIMEOUT_S", 1.0)
+    double = Cli010ServiceDouble(held_load=True)
+    async with double, client_of(double) as client:
+        foundry_cli_double(bare_path, double)
+        with pytest.raises(ModelLoadFailed, match="not done after 1 s"):
+            await client.models.load("scripted-mini")
+        await eventually_async(lambda: not double.running)
+
+
+async def test_the_deadline_of_a_call_ends_the_load_command(bare_path: Path) -> None:
+    double = Cli010ServiceDouble(held_load=True)
+    async with double, client_of(double) as client:
+        foundry_cli_double(bare_path, double)
+        with pytest.raises(DeadlineExceeded, match="loading the model"):
+            await client.complete("say-hello", deadline=2)
+        await eventually_async(lambda: not double.running)
+    assert models_of(double, "load") == [MINI]
+
+
+async def test_models_are_listed_loaded_and_unloaded(bare_path: Path) -> None:
+    async with Cli010ServiceDouble() as double, client_of(double) as client:
+        foundry_cli_double(bare_path, double)
+        every = await client.models.list(catalog=True)
+        assert [(each.id, each.cached, each.device, each.size_mb) for each in every] == [
+            (MINI, True, "CPU", 29),
+            (BROKEN, True, "CPU", 29),
+            (FAR, False, "CPU", 29),
+        ]
+        await client.models.load("scripted-mini")
+        assert (await client.health_check()).loaded_models == (MINI,)
+        await client.models.unload("scripted-mini")
+        assert not await client.models.loaded()
+
+
+async def test_a_download_is_the_commands(bare_path: Path) -> None:
+    told: list[float] = []
+    async with Cli010ServiceDouble() as double, client_of(double) as client:
+        foundry_cli_double(bare_path, double)
+        with pytest.raises(ModelNotCached):
+            await client.complete("say-hello", model="far-away")
+        model = await client.models.download("far-away", told.append)
+    assert (model.id, model.cached) == (FAR, True)
+    assert told[-1] == 100.0
+    assert told == sorted(told)
+
+
+async def test_a_failed_download_has_the_commands_last_word(bare_path: Path) -> None:
+    async with Cli010ServiceDouble(failing="No space left") as double, client_of(double) as client:
+        foundry_cli_double(bare_path, double)
+        with pytest.raises(DownloadFailed, match="No space left"):
+            await client.models.download("far-away")
+
+
+async def test_cancelling_a_download_ends_the_command(bare_path: Path) -> None:
+    told: list[float] = []
+    async with Cli010ServiceDouble(held_download=True) as double, client_of(double) as client:
+        foundry_cli_double(bare_path, double)
+        download = asyncio.ensure_future(client.models.download("far-away", told.append))
+        await eventually_async(lambda: 12.5 in told)
+        download.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await download
+        await eventually_async(lambda: not double.running)
+
+
+@pytest.mark.parametrize("lists", ["cached", "loaded"])
+async def test_without_the_command_what_is_loaded_answers(lists: str) -> None:
+    double = Cli010ServiceDouble(lists=lists)  # type: ignore[arg-type] # of the parameters above
+    async with double, client_of(double) as client:
+        double.models[0].loaded = True
+        assert (await client.complete("say-hello")).content == "Hello, world!"
+        assert (await client.health_check()).loaded_models == (MINI,)
+
+
+async def test_without_the_command_the_error_names_it() -> None:
+    async with Cli010ServiceDouble() as double, client_of(double) as client:
+        with pytest.raises(UnsupportedFeature) as load:
+            await client.complete("say-hello")
+        with pytest.raises(UnsupportedFeature) as download:
+            await client.models.download("far-away")
+    assert f"Run `foundry model load {MINI}` on its machine" in str(load.value)
+    assert "Run `foundry model download far-away` on its machine" in str(download.value)
+
+
+async def test_a_command_that_manages_another_service_is_left_alone(bare_path: Path) -> None:
+    async with (
+        Cli010ServiceDouble() as double,
+        Cli010ServiceDouble() as other,
+        client_of(double) as client,
+    ):
+        foundry_cli_double(bare_path, other)
+        with pytest.raises(UnsupportedFeature):
+            await client.complete("say-hello")
+        assert not models_of(other, "load")
+        assert not await FoundryModels("http://192.0.2.1:5273").available()
+
+
+async def test_routes_for_models_are_used_where_they_are() -> None:
+    double = Cli010ServiceDouble(model_routes=True, versioned=True)
+    async with double, client_of(double) as client:
+        assert (await client.complete("say-hello")).content == "Hello, world!"
+        await client.models.unload("scripted-mini")
+        assert not await client.models.loaded()
+    assert not double.commands
+
+
+@pytest.mark.parametrize("mute_streams", [False, True])
+async def test_a_model_that_left_memory_is_told_however_streams_fail(mute_streams: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    double = Cli010ServiceDouble(model_routes=True, mute_streams=mute_streams)
+    async with double, client_of(double) as client:
+        await client.complete("say-hello")
+        double.models[0].loaded = False
+        with pytest.raises(ModelNotLoaded, match="is not loaded"):
+            await client.complete("say-hello")
+        assert (await client.complete("say-hello")).content == "Hello, world!"
+    assert double.loads == 2
+
+
+async def test_an_unknown_model_is_told_with_the_nearest(bare_path: Path) -> None:
+    async with Cli010ServiceDouble() as double, client_of(double) as client:
+        foundry_cli_double(bare_path, double)
+        with pytest.raises(ModelNotFound) as caught:
+            await client.complete("Hi", model="scripted-mono")
+    assert "scripted-mini" in caught.value.nearest
+
+
+@pytest.mark.parametrize("name", ["--help", "a & calc", "a b", 'a"b', "a%PATH%", ""])
+async def test_no_name_of_a_model_is_an_option_or_a_second_command(
+    bare_path: Path, name: str
+) -> None:
+    """On Windows `foundry` may be a batch file, for which the shell reads its arguments again."""
+    async with Cli010ServiceDouble((DoubledModel(name, "odd"),)) as double:
+        foundry_cli_double(bare_path, double)
+        with pytest.raises(ModelError, match="no name for a command line"):
+            await FoundryModels(double.base_url).load(name)
+    assert not models_of(double, "load")
+
+
+async def test_a_command_that_prints_no_list_is_a_protocol_error(bare_path: Path) -> None:
+    async with Cli010ServiceDouble(knows_variants=False) as double:
+        foundry_cli_double(bare_path, double)
+        (bare_path / "foundry_double.py").write_text("print('oops {')", encoding="utf-8")
+        models = FoundryModels(double.base_url)
+        with pytest.raises(ProtocolError, match="prints no list of models"):
+            await models.loaded()
+        with pytest.raises(ProtocolError, match="prints no list of models"):
+            await models.models()
