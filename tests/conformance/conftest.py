@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from conformance.services import VERSIONS, Service, real
+from conformance.expectations import EXPECTED, Expected
+from conformance.services import DOUBLES, VERSIONS, Service, doubled, real
 from foundry_api import FoundryAPIClient, ModelInUse
 from foundry_api.wire.http import HttpTransport
 from foundry_api.wire.transport import Request, fetch
@@ -17,6 +18,7 @@ from loopback_catalog import ALIAS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
 
     from foundry_api.messages import Generation
     from foundry_api.wire.transport import Reply
@@ -37,9 +39,25 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Genera
         yield start
 
 
-@pytest.fixture(params=VERSIONS)
-def service(request: pytest.FixtureRequest, start: Callable[[Generation], Service]) -> Service:
-    return start(request.param)
+@pytest.fixture(params=[*VERSIONS, *DOUBLES])
+async def service(
+    request: pytest.FixtureRequest,
+    start: Callable[[Generation], Service],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Service]:
+    if request.param in VERSIONS:
+        yield start(request.param)
+        return
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    async with doubled(request.param, tmp_path / "bin") as service:
+        yield service
+
+
+@pytest.fixture
+def expected(service: Service) -> Expected:
+    """What is peculiar to the service."""
+    return EXPECTED[service.generation]
 
 
 @pytest.fixture
@@ -52,6 +70,8 @@ async def client(service: Service) -> AsyncIterator[FoundryAPIClient]:
 async def settled(service: Service, client: FoundryAPIClient) -> AsyncIterator[None]:
     """For a test that leaves work to an engine that goes on with it: waits until that is done."""
     yield
+    if service.is_double:
+        return
     async with asyncio.timeout(60):
         while not await _at_rest(service, client):  # noqa: ASYNC110 - no event tells of it
             await asyncio.sleep(0.05)

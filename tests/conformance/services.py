@@ -1,4 +1,4 @@
-"""The services of the suite: every generation that runs here, for real."""
+"""The services of the suite: real ones of each generation that runs here, doubles of the rest."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from doubles.cli010 import Cli010ServiceDouble, foundry_cli_double
+from doubles.legacy import LegacyServiceDouble
 from engines import running
 from loopback_catalog import ALIAS, VARIANT, catalog, entity, put_into_cache
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping
     from pathlib import Path
 
     from foundry_api.messages import Generation
@@ -22,6 +24,9 @@ FAR_AWAY = "far-away"
 
 VERSIONS: Mapping[Generation, str] = {"sdk-1": "1.2.4", "sdk-2.0": "2.0.1", "sdk-2.1": "2.2.1"}
 """Which version stands for a generation."""
+
+DOUBLES: tuple[Generation, ...] = ("legacy", "cli-0.10")
+"""Generations of the command line, which runs on Windows and macOS alone."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,24 @@ def prepare(home: Path) -> None:
     directory.mkdir(parents=True)
     (directory / "inference_model.json").write_text('{"Name": "Broken-generic-cpu:1"}', "utf-8")
     (directory / "genai_config.json").write_text("{}", "utf-8")
+
+
+@contextlib.asynccontextmanager
+async def doubled(generation: Generation, directory: Path) -> AsyncIterator[Service]:
+    """A double of a service that cannot run here.
+
+    Args:
+        generation: Which one.
+        directory: Where the double of its `foundry` goes, which has to be on PATH.
+    """
+    model = f"{VARIANT}:1"
+    if generation == "legacy":
+        async with LegacyServiceDouble() as legacy:
+            yield Service(generation, legacy.base_url, model)
+        return
+    async with Cli010ServiceDouble() as server:
+        foundry_cli_double(directory, server)
+        yield Service(generation, server.base_url, model)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from conformance.services import VERSIONS
 from conformance.table import PAGE, ROWS, page
 from foundry_api import errors
 from foundry_api.capabilities import CAPABILITIES, Capabilities, Support
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
 
     Measure = Callable[["Subject"], Awaitable[Support]]
 
-pytestmark = pytest.mark.usefixtures("settled")
+pytestmark = [
+    pytest.mark.usefixtures("settled"),
+    pytest.mark.parametrize("service", VERSIONS, indirect=True),  # a double proves nothing
+]
 
 OVERFLOW = 9000
 NUMBER = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]}
