@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast, get_args
 
 import msgspec
 
@@ -139,13 +139,14 @@ def _flat(field: str, content: object) -> object:
 
 
 def _part(field: str, part: Any) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind != "text":
+    told = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
+    if told.get("type") != "text":
         raise UnsupportedFeature(
-            f"{field} is of type {kind!r}; chat completions read text alone, in every generation",
+            f"{field} is of type {told.get('type')!r}; chat completions read text alone, "
+            "in every generation",
             hint="Leave it out: the service would drop it without a word.",
         )
-    return _text(f"{field}.text", part.get("text"))
+    return _text(f"{field}.text", told.get("text"))
 
 
 def _is_sound(message: object) -> TypeGuard[Message]:

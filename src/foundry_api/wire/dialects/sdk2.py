@@ -109,8 +109,8 @@ class Sdk21Dialect:
 
     async def loaded(self) -> frozenset[str]:
         """Ids of the models in memory, of every catalog."""
-        ids = [await self._loaded(catalog, QUICK_TIMEOUT_S) for catalog in self._prefixes]
-        return frozenset().union(*ids)
+        each = [await self._loaded(catalog, QUICK_TIMEOUT_S) for catalog in self._prefixes]
+        return frozenset(model_id for ids in each for model_id in ids)
 
     async def load(self, model: Model) -> None:
         """Load a model. The service takes an alias, and of its variants and versions its own pick.
@@ -246,7 +246,7 @@ def _shaped(body: dict[str, Any]) -> dict[str, Any]:
     allows anything (foundry-local-service.md, 4.3).
     """
     match body.get("response_format"):
-        case {"type": "json_schema", "json_schema": {"schema": dict() as schema}}:
+        case {"type": "json_schema", "json_schema": {"schema": schema}}:
             return {**body, "response_format": {"type": "json_schema", "json_schema": schema}}
         case _:
             return body
