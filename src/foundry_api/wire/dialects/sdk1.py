@@ -26,7 +26,7 @@ from foundry_api.wire.dialects.stops import Stopped
 
 if TYPE_CHECKING:
     from foundry_api.messages import ChatRequest, Generation
-    from foundry_api.wire.dialects.base import ChatDecoder, Wire
+    from foundry_api.wire.dialects.base import Catalog, ChatDecoder, Wire
     from foundry_api.wire.transport import Request
 
 __all__ = ["Sdk1Dialect"]
@@ -85,8 +85,9 @@ class Sdk1Dialect:
         """
         return await self._cached(await self.loaded())
 
-    async def loaded(self) -> frozenset[str]:
+    async def loaded(self, catalog: Catalog | None = None) -> frozenset[str]:
         """Ids of the models in memory, without their version, as they are listed."""
+        del catalog  # there is one
         ids = await self._wire.get_json("/models/loaded", _IDS, timeout_s=QUICK_TIMEOUT_S)
         return frozenset(_without_version(model_id) for model_id in ids)
 

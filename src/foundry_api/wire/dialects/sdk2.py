@@ -83,10 +83,13 @@ class Sdk21Dialect:
             )
         return models
 
-    async def loaded(self) -> frozenset[str]:
-        """Ids of the models in memory, of every catalog."""
-        ids = [await self._loaded(catalog, QUICK_TIMEOUT_S) for catalog in self._prefixes]
-        return frozenset().union(*ids)
+    async def loaded(self, catalog: Catalog | None = None) -> frozenset[str]:
+        """Ids of the models in memory, of every catalog or of one."""
+        # Whoever asks for all wants to know how it is now, such as a health check.
+        timeout_s = QUICK_TIMEOUT_S if catalog is None else CATALOG_TIMEOUT_S
+        catalogs: list[Catalog] = [each for each in self._prefixes if catalog in (None, each)]
+        ids = [await self._loaded(each, timeout_s) for each in catalogs]
+        return frozenset[str]().union(*ids)
 
     async def load(self, model: Model) -> None:
         """Load a model. The service takes an alias, and of its variants and versions its own pick.
