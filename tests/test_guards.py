@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from faults.hostile import HostileServer, refused
-from faults.test_routes import healthy
+from faults.test_routes import Healthy
 from foundry_api import (
     BreakerChanged,
     BreakerSettings,
@@ -59,6 +59,8 @@ async def test_a_service_that_fails_is_left_alone_and_one_caller_finds_it_back()
 
 async def test_a_half_open_breaker_asks_for_the_status_before_a_user_pays() -> None:
     """While the service does not even tell its status, no call is sent."""
+
+    healthy = Healthy()
 
     async def dies(peer: Peer) -> None:
         request = await peer.request()

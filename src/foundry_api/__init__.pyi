@@ -48,6 +48,9 @@ from foundry_api.errors import (
     InvalidRequest as InvalidRequest,
 )
 from foundry_api.errors import (
+    MemoryBudgetExceeded as MemoryBudgetExceeded,
+)
+from foundry_api.errors import (
     ModelError as ModelError,
 )
 from foundry_api.errors import (
@@ -126,6 +129,12 @@ from foundry_api.events import (
     FirstToken as FirstToken,
 )
 from foundry_api.events import (
+    ModelLoaded as ModelLoaded,
+)
+from foundry_api.events import (
+    ModelUnloaded as ModelUnloaded,
+)
+from foundry_api.events import (
     RetryScheduled as RetryScheduled,
 )
 from foundry_api.health import (
@@ -159,6 +168,9 @@ from foundry_api.messages import (
     Model as Model,
 )
 from foundry_api.messages import (
+    ModelUser as ModelUser,
+)
+from foundry_api.messages import (
     Role as Role,
 )
 from foundry_api.messages import (
@@ -184,6 +196,9 @@ from foundry_api.observe.metrics import (
 )
 from foundry_api.observe.metrics import (
     SeriesSnapshot as SeriesSnapshot,
+)
+from foundry_api.residency import (
+    ModelResidency as ModelResidency,
 )
 from foundry_api.resilience.deadline import (
     deadline as deadline,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from foundry_api.resilience.limiter import Slot
     from foundry_api.resilience.watch import Watch
     from foundry_api.services import Service
+    from foundry_api.uses import ModelUses
     from foundry_api.wire.dialects.base import ChatDecoder, Ending
     from foundry_api.wire.transport import Response
 
@@ -82,6 +83,7 @@ class ChatAttempt:
         self._clock = clock
         self._permit: Permit | None = None
         self._slot: Slot | None = None
+        self._uses: ModelUses | None = None
         self._response: Response | None = None
         self._decoder: ChatDecoder | None = None
         self._behind: FoundryError | None = None
@@ -106,6 +108,8 @@ class ChatAttempt:
             await self._queue(again=again)
             # What was found before the wait may be gone since.
             await self._find(name, download=download)
+        connection, model = self.found
+        self._uses = connection.memory.begin(model.id)
 
     async def send(self, first_s: float, gap_s: float) -> None:
         """Send the request and wait for the head of its answer.
@@ -183,6 +187,9 @@ class ChatAttempt:
         self._drop_response()
         self._tell_breaker(error)
         self._blame(error)
+        if self._uses is not None and self.connection is not None:
+            self.connection.memory.end(self._uses)
+            self._uses = None
         if self._slot is not None:
             self._slot.release()
             self._slot = None
@@ -205,8 +212,9 @@ class ChatAttempt:
             self._permit = breaker.try_enter() or await self._enter()
         connection = self.connection = service.connection
         self.model = connection.ready(name) if connection else None
-        if connection is None or self.model is None:
+        while connection is None or self.model is None:
             connection = await self._make_ready(name, download=download)
+            self.model = connection.ready(name)  # unless somebody unloaded it meanwhile
         connection.dialect.capabilities.check(self._request)
 
     async def _enter(self) -> Permit:
@@ -219,7 +227,7 @@ class ChatAttempt:
         connection.dialect.capabilities.check(self._request)  # before a model is loaded for it
         self._watch.ignore_silence("loading the model")
         with self._watch:
-            self.model = await connection.make_ready(name, download=download)
+            await connection.make_ready(name, download=download)
         return connection
 
     async def _queue(self, *, again: bool) -> None:

@@ -54,6 +54,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         names: Whether an alias, an id, and an id without its version all mean a model.
         load: Loading models.
         unload: Unloading models.
+        unload_while_generating: Whether it survives being asked to unload a model that generates.
+            2.x refuses; 1.x dies, so it is asked only when no known call is left.
+        parallel_loads: Whether it may be asked to load several models at once.
         download: Downloading models.
         cached: Whether it tells which models' files are on its machine.
         responses: The Responses API.
@@ -79,6 +82,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     names: Support = "corrected"
     load: Support
     unload: Support
+    unload_while_generating: Support = "unsupported"
+    parallel_loads: Support = "unsupported"
     download: Support
     cached: Support
     responses: Support
@@ -122,6 +127,8 @@ _SDK_2_1 = Capabilities(
     tool_history="native",
     load="native",
     unload="native",
+    unload_while_generating="native",
+    parallel_loads="native",
     download="unsupported",
     cached="unsupported",
     responses="native",
@@ -149,6 +156,8 @@ _SDK_1 = msgspec.structs.replace(
     generation="sdk-1",
     stream_errors="corrected",
     cancellation="native",
+    unload_while_generating="unsupported",
+    parallel_loads="unsupported",
     tool_history="native",
     cached="native",
     audio="unsupported",

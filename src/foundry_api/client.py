@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import time
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 
 from foundry_api.arguments import chat_request, check_timeout, model_names, prompt_turns
@@ -13,9 +14,13 @@ from foundry_api.call import CallTools, ChatCall, Order
 from foundry_api.connection import Connection
 from foundry_api.errors import ClientClosed, ServiceCrashed, ServiceError, ServiceNotRunning
 from foundry_api.events import Events
+from foundry_api.keeper import Keeper
+from foundry_api.memory import Keeping
 from foundry_api.models import Models
+from foundry_api.neighbours import Home, Nobody
 from foundry_api.observe.call_log import CallLog
 from foundry_api.observe.metrics import Metrics
+from foundry_api.residency import ModelResidency
 from foundry_api.resilience.breaker import CircuitBreaker
 from foundry_api.resilience.deadline import Deadline, bounded
 from foundry_api.resilience.latency import Latencies
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
     from foundry_api.capabilities import Capabilities
     from foundry_api.events import Listener
     from foundry_api.health import HealthStatus
+    from foundry_api.memory import Memory
     from foundry_api.messages import Chunk, Completion, Message, Model
     from foundry_api.service.endpoint import Endpoint
     from foundry_api.wire.transport import Transport
@@ -106,6 +112,8 @@ class FoundryAPIClient:
         limiter: How many calls may be in flight at each service; default as many as gain
             throughput, found while calls run.
         breaker: When calls to a service that fails are refused, and for how long.
+        residency: Which models stay in the services' memory, and for how long; default
+            `FOUNDRY_MODEL_IDLE` and `FOUNDRY_MEMORY_BUDGET`, else all.
         listeners: Called with every event of every call; see `foundry_api.events`.
         headers: Sent with every request to the service.
         home: Directory for the engine's data, logs and state; default `FOUNDRY_HOME`, else the
@@ -138,6 +146,7 @@ class FoundryAPIClient:
         retries: int | None = None,
         limiter: LimiterSettings | None = None,
         breaker: BreakerSettings | None = None,
+        residency: ModelResidency | None = None,
         listeners: Iterable[Listener] = (),
         headers: Mapping[str, str] | None = None,
         home: Path | None = None,
@@ -169,6 +178,10 @@ class FoundryAPIClient:
         self.events = Events(*listeners)
         self.events.subscribe(self.metrics, *Metrics.HEARS)
         self.events.subscribe(CallLog(log), *CallLog.hears(self.settings.log_level))
+        policy = residency or ModelResidency.of(self.settings)
+        self._home = Home(Paths.of(self.settings.home).uses_file, policy.hold_s)
+        self._keeper = Keeper(self._memories, policy, time.monotonic)
+        self._keeping = Keeping(policy=policy, events=self.events, wake=self._keeper.wake)
         self._locators = [self._locator(each) for each in self.settings.each()]
         self._services = Services(
             [self._service(locator, locator.endpoint) for locator in self._locators],
@@ -286,7 +299,9 @@ class FoundryAPIClient:
     async def close(self) -> None:
         """End the calls, close the connections, and stop the engine, if this client started it."""
         self._closed = True
+        await self._keeper.aclose()
         await self._services.aclose()
+        await self._home.leave()
         for locator in self._locators:
             await locator.aclose()
         if self._owns_transport and self._transport is not None:
@@ -350,7 +365,16 @@ class FoundryAPIClient:
             endpoint = await locate()
         transport = self._open_transport()
         control = ControlClient(transport, endpoint.control) if endpoint.control else None
-        return Connection(endpoint, transport, self._headers_for(endpoint), control)
+        private = endpoint.origin == "embedded"
+        others = Nobody() if private else self._home.at(endpoint.base_url)
+        headers = self._headers_for(endpoint)
+        return Connection(
+            endpoint, transport, headers, control, others=others, keeping=self._keeping
+        )
+
+    def _memories(self) -> list[Memory]:
+        connections = [service.connection for service in self._services]
+        return [each.memory for each in connections if each is not None]
 
     def _headers_for(self, endpoint: Endpoint) -> dict[str, str]:
         # A key meant for one address must not reach a service that was merely found.

@@ -15,6 +15,8 @@ from foundry_api.errors import (
     UnsupportedFeature,
 )
 from foundry_api.flight import SingleFlight
+from foundry_api.memory import Keeping, Memory
+from foundry_api.neighbours import Nobody
 from foundry_api.wire.dialects.base import Wire
 from foundry_api.wire.dialects.choose import dialect_of
 from foundry_api.wire.dialects.detect import identify
@@ -45,6 +47,8 @@ class Connection:
         transport: Sends the requests.
         headers: Sent with every request.
         control: The control API of an engine host; None for foreign services.
+        others: Who else may load and unload its models.
+        keeping: Which models may stay in memory, and who hears of it.
 
     Raises:
         UnsupportedFeature: There is no dialect for the service's generation.
@@ -56,6 +60,9 @@ class Connection:
         transport: Transport,
         headers: Mapping[str, str],
         control: ControlClient | None,
+        *,
+        others: Nobody | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.transport = transport
@@ -65,9 +72,13 @@ class Connection:
         self._local: Sequence[Model] = ()
         self._public: Sequence[Model] = ()
         self._meant: dict[str, Model] = {}
-        self._loaded: set[str] = set()
-        self._loads: SingleFlight[None] = SingleFlight()
+        self.memory = Memory(self, others or Nobody(), keeping or Keeping())
         self._listings: SingleFlight[Sequence[Model]] = SingleFlight()
+
+    @property
+    def base_url(self) -> str:
+        """Its address."""
+        return self.endpoint.base_url
 
     async def resolve(self, name: str, *, download: bool = False) -> Model:
         """The model that a caller means by an alias, an id, or an id without version, in any case.
@@ -139,12 +150,12 @@ class Connection:
     @property
     def loaded(self) -> tuple[str, ...]:
         """Ids of the models that are known to be loaded."""
-        return tuple(self._loaded)
+        return tuple(self.memory.loaded)
 
     def ready(self, name: str) -> Model | None:
-        """The model that a name means, if it was resolved before and is known to be loaded."""
+        """The model that a name means, if it was resolved before and a call of it may begin."""
         model = self._meant.get(name)
-        return model if model is not None and model.id in self._loaded else None
+        return model if model is not None and self.memory.has(model.id) else None
 
     async def make_ready(self, name: str, *, download: bool = False) -> Model:
         """The model that a name means, downloaded if that was asked for, and loaded.
@@ -227,25 +238,38 @@ class Connection:
 
         Raises:
             ModelLoadFailed: The engine could not load it.
+            MemoryBudgetExceeded: There is no room, and none can be made.
         """
-        if model.id not in self._loaded:
-            await self._loads.run(model.id, lambda: self._load(model))
+        await self.memory.ensure(model)
 
-    async def unload(self, model: Model) -> None:
-        """Take a model out of memory."""
-        self._loaded.discard(model.id)
-        await self.dialect.unload(model)
+    async def in_memory(self) -> frozenset[str]:
+        """Ids of the models in memory.
+
+        Of downloads the service tells only after it asked the remote catalog, so it is asked only
+        where there may be one.
+        """
+        ids = await self.dialect.loaded("local")
+        status = await self.dialect.status()
+        if _may_hold_downloads(self.endpoint.base_url, status.cache_dir):
+            ids |= await self.dialect.loaded("public")
+        return ids
+
+    async def described(self, model: Model) -> Model:
+        """A model on this machine with its size, where that is known."""
+        if model.size_mb is not None:
+            return model
+        known: Sequence[Model] = (*self._local, *self._public)
+        if self.control is not None:
+            known = (*await self.control.catalog(public=False), *known)
+        same = [each for each in known if each.id == model.id]
+        return next((each for each in same if each.size_mb is not None), (*same, model)[0])
 
     def forget(self, model: Model) -> None:
         """Take nothing for granted of a model that was changed or that the service denied."""
-        self._loaded.discard(model.id)
+        self.memory.loaded.discard(model.id)
         self._meant.clear()
         self._local = ()
         self._public = ()
-
-    async def _load(self, model: Model) -> None:
-        await self.dialect.load(model)
-        self._loaded.add(model.id)
 
     def _not_found(self, name: str) -> ModelNotFound:
         return ModelNotFound(

@@ -14,7 +14,8 @@ The tree::
     │   ├── ModelNotFound (LookupError) no model of that name is known
     │   ├── ModelNotCached              known, but its files are not on this machine
     │   ├── ModelNotLoaded              its files are here, but it is not in memory
-    │   ├── ModelInUse                  it cannot be unloaded while sessions use it
+    │   ├── ModelInUse                  it cannot be unloaded while somebody uses it
+    │   ├── MemoryBudgetExceeded        it does not fit beside the models that are used
     │   ├── ModelLoadFailed             the engine could not load its files
     │   ├── ModelRegistrationFailed     the directory is not a model the engine can serve
     │   ├── DownloadFailed              the download broke off
@@ -44,7 +45,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from foundry_api.messages import ModelUser
 
 __all__ = [
     "CallTimeout",
@@ -59,6 +62,7 @@ __all__ = [
     "FoundryError",
     "GrammarError",
     "InvalidRequest",
+    "MemoryBudgetExceeded",
     "ModelError",
     "ModelInUse",
     "ModelLoadFailed",
@@ -237,7 +241,18 @@ class UnsupportedFeature(FoundryError):
 
 
 class ModelError(FoundryError):
-    """A model is not in the state that the call needs."""
+    """A model is not in the state that the call needs.
+
+    Attributes:
+        users: Who uses the models in the way, where that is why.
+    """
+
+    users: tuple[ModelUser, ...] = ()
+
+    def used_by(self, users: Iterable[ModelUser]) -> Self:
+        """Fill in who uses the models in the way."""
+        self.users = tuple(users)
+        return self
 
 
 class ModelNotFound(ModelError, LookupError):
@@ -281,9 +296,15 @@ class ModelNotLoaded(ModelError):
 
 
 class ModelInUse(ModelError):
-    """The model cannot be unloaded while sessions still use it."""
+    """The model cannot be unloaded while somebody still uses it; `users` tells who, if known."""
 
     default_hint = "Wait for the running calls to end, then unload again."
+
+
+class MemoryBudgetExceeded(ModelError):
+    """The model does not fit into memory beside those that have to stay, for their `users`."""
+
+    default_hint = "Unload a model, or raise FOUNDRY_MEMORY_BUDGET or residency=."
 
 
 class ModelLoadFailed(ModelError):

@@ -7,7 +7,7 @@ metrics and traces are listeners (`foundry_api.observe`); so is any function of 
 
 Of one call the events come in this order: `CallStarted`; for each attempt `AttemptStarted`, perhaps
 `FirstToken`, and `RetryScheduled` if another one follows; `CallEnded`, always, however it ended.
-`BreakerChanged` belongs to a service, not to a call.
+`BreakerChanged`, `ModelLoaded` and `ModelUnloaded` belong to a service, not to a call.
 """
 
 from __future__ import annotations
@@ -31,12 +31,16 @@ __all__ = [
     "Events",
     "FirstToken",
     "Listener",
+    "ModelLoaded",
+    "ModelUnloaded",
     "Outcome",
     "RetryScheduled",
+    "UnloadReason",
 ]
 
 BreakerState = Literal["closed", "open", "half-open"]
 Outcome = Literal["answered", "failed", "cancelled"]
+UnloadReason = Literal["asked", "idle", "budget", "swap"]
 
 log = logging.getLogger("foundry_api")
 
@@ -172,6 +176,37 @@ class BreakerChanged(Event, frozen=True, kw_only=True):
     retry_after_s: float = 0.0
 
 
+class ModelLoaded(Event, frozen=True, kw_only=True):
+    """This client had a model loaded into memory.
+
+    Attributes:
+        model: Id of the model.
+        service: Base URL of the service.
+        duration_s: Seconds that it took.
+        size_mb: Size of its files; None if unknown.
+    """
+
+    model: str
+    service: str
+    duration_s: float
+    size_mb: float | None = None
+
+
+class ModelUnloaded(Event, frozen=True, kw_only=True):
+    """This client had a model taken out of memory. The system may not get the memory back.
+
+    Attributes:
+        model: Id of the model.
+        service: Base URL of the service.
+        reason: `asked` for by the caller, `idle` for too long, in the way of another model in the
+            `budget`, or `swap`ped for another one.
+    """
+
+    model: str
+    service: str
+    reason: UnloadReason
+
+
 Listener = Callable[[Event], None]
 
 
@@ -225,4 +260,6 @@ KINDS: tuple[type[Event], ...] = (
     RetryScheduled,
     CallEnded,
     BreakerChanged,
+    ModelLoaded,
+    ModelUnloaded,
 )

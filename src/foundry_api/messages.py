@@ -18,6 +18,7 @@ __all__ = [
     "Generation",
     "Message",
     "Model",
+    "ModelUser",
     "Role",
     "Timings",
     "ToolCall",
@@ -216,3 +217,25 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     size_mb: int | None = None
     context_length: int | None = None
     license: str | None = None
+
+
+class ModelUser(msgspec.Struct, frozen=True, kw_only=True):
+    """A client that uses a model.
+
+    Attributes:
+        program: The program that it is part of.
+        pid: Its process.
+        last_used_s: Seconds since it last called the model, or said that it still does.
+        calls: Its calls in flight; None for clients other than the one that tells.
+    """
+
+    program: str
+    pid: int
+    last_used_s: float
+    calls: int | None = None
+
+    def __str__(self) -> str:
+        who = f"{self.program} (pid {self.pid})"
+        if self.calls:
+            return f"{self.calls} call{'s' if self.calls > 1 else ''} of {who}"
+        return f"{who}, last {max(self.last_used_s, 0.0):.0f} s ago"

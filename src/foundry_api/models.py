@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from foundry_api.connection import find_model
 from foundry_api.errors import ModelNotFound
+from foundry_api.loading import check_drain, load_all, swap
+from foundry_api.memory import DRAIN_S
 from foundry_api.resilience.deadline import bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
     from pathlib import Path
 
     from foundry_api.connection import Connection
-    from foundry_api.messages import Model
+    from foundry_api.messages import Model, ModelUser
     from foundry_api.service.control import ControlClient
 
     Progress = Callable[[float], object]
@@ -72,23 +75,89 @@ class Models:
             ModelNotFound: No model has that name.
             ModelNotCached: Its files are not here, and `download` was not said.
             ModelLoadFailed: The engine could not load it.
+            MemoryBudgetExceeded: There is no room for it, and none can be made.
         """
         connection, model = await self._route(name, download=download)
         await connection.ensure_loaded(model)
         return model
 
     @bounded
-    async def unload(self, name: str) -> Model:
+    async def unload(self, name: str, *, drain: float = DRAIN_S, force: bool = False) -> Model:
         """Take a model out of memory. Does nothing if it is not there.
+
+        Calls in flight are answered first. Calls that begin meanwhile wait, and load it again.
+        The system may not get the memory back: engines keep some of it for the next model.
+
+        Args:
+            name: The model.
+            drain: Seconds that this client's calls in flight may take to end; default 30.
+            force: Neither wait for them nor heed other clients that use it; the service may still
+                refuse. A service of SDK 1.x would not survive it, so it is asked as without.
 
         Raises:
             ModelNotFound: No model has that name.
             ModelNotCached: Its files are not even on this machine.
-            ModelInUse: Calls still use it.
+            ModelInUse: Calls of this client, or other clients, still use it; `.users` tells who.
+            InvalidRequest: `drain` is below 0.
         """
+        check_drain(drain)
         connection, model = await self._route(name, download=False)
-        await connection.unload(model)
+        await connection.memory.unload(model, drain_s=drain, force=force)
         return model
+
+    @bounded
+    async def swap(self, old: str, new: str, *, drain: float = DRAIN_S) -> Model:
+        """Take one model out of memory, and load another in its place.
+
+        If the new one can't be loaded, the old one is loaded again, and the error says so.
+
+        Args:
+            old: The model to unload, as by `unload`.
+            new: The model to load.
+            drain: Seconds that calls of the old one may take to end; default 30.
+
+        Returns:
+            The new model.
+
+        Raises:
+            InvalidRequest: Both are the same model, or `drain` is below 0.
+            ModelInUse: The old one is still used; nothing was changed.
+            ModelLoadFailed: The new one could not be loaded.
+            ModelError: As `load`, before anything was changed.
+        """
+        check_drain(drain)
+        return await swap(await self._route(old), await self._route(new), drain_s=drain)
+
+    @bounded
+    async def ensure_loaded(
+        self, names: Iterable[str], *, download: bool = False
+    ) -> Sequence[Model]:
+        """Load several models, at once where the service allows it.
+
+        Args:
+            names: The models.
+            download: Download those whose files are not here.
+
+        Returns:
+            The models, in the order of their names.
+
+        Raises:
+            ModelError: As `load`. All were tried before the first failure is raised.
+        """
+        return await load_all(tuple(names), partial(self._route, download=download))
+
+    @bounded
+    async def users(self, name: str) -> Sequence[ModelUser]:
+        """Who uses a model: this client, and others of the same home.
+
+        A client uses a model from its first call until a minute after its last, or until it is
+        closed. Programs that do not use this package are not seen.
+
+        Raises:
+            ModelNotFound: No model has that name.
+        """
+        connection, model = await self._route(name)
+        return await connection.memory.users(model.id)
 
     @bounded
     async def download(self, name: str, progress: Progress | None = None) -> Model:

@@ -44,6 +44,10 @@ class Settings:
             Foundry Local checks none; a gateway in front of it may.
         service: `auto` finds a running service or starts an engine host; `embedded` always
             starts one of its own.
+        model_idle_s: Seconds after which a model that this client used is taken out of memory when
+            nobody used it; None for never. `FOUNDRY_MODEL_IDLE`.
+        memory_budget_mb: Bound of the models in a service's memory, in MB of their files; None for
+            none. `FOUNDRY_MEMORY_BUDGET`.
         home: Directory for the engine's data, logs and state; None takes the user's own
             directories of the platform. `FOUNDRY_HOME`.
     """
@@ -58,6 +62,8 @@ class Settings:
     base_urls: tuple[str, ...] = ()
     api_key: str | None = field(default=None, repr=False)
     service: Literal["auto", "embedded"] = "auto"
+    model_idle_s: float | None = None
+    memory_budget_mb: float | None = None
     home: Path | None = None
 
     def __post_init__(self) -> None:
@@ -75,6 +81,10 @@ class Settings:
             _check_seconds("FOUNDRY_TIMEOUT", self.timeout_s)
         _check_seconds("FOUNDRY_DEADLINE", self.deadline_s)
         _check_seconds("FOUNDRY_CONNECT_TIMEOUT", self.connect_timeout_s)
+        _check_seconds("FOUNDRY_MODEL_IDLE", self.model_idle_s)
+        _check_positive(
+            "FOUNDRY_MEMORY_BUDGET", self.memory_budget_mb, "Give MB above 0, such as 8000."
+        )
         if self.retries < 0:
             raise ConfigurationError(
                 f"FOUNDRY_RETRIES is {self.retries}", hint="Give 0 or more; 0 turns retries off."
@@ -132,13 +142,21 @@ def _over(values: dict[str, Any], arguments: dict[str, object]) -> dict[str, Any
 
 
 def _check_seconds(variable: str, value: object) -> None:
+    _check_positive(variable, value, "Give seconds above 0, such as 30.")
+
+
+def _check_positive(variable: str, value: object, hint: str) -> None:
     if value is None or (isinstance(value, int | float) and 0 < value < float("inf")):
         return
-    raise ConfigurationError(f"{variable} is {value}", hint="Give seconds above 0, such as 30.")
+    raise ConfigurationError(f"{variable} is {value}", hint=hint)
 
 
 def _seconds_or_auto(text: str) -> float | str:
     return "auto" if text.lower() == "auto" else float(text)
+
+
+def _megabytes(text: str) -> float:
+    return float(text)
 
 
 def _urls(text: str) -> tuple[str, ...]:
@@ -164,10 +182,13 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], object]]] = {
     "base_url": ("FOUNDRY_BASE_URL", str),
     "base_urls": ("FOUNDRY_BASE_URLS", _urls),
     "api_key": ("FOUNDRY_API_KEY", str),
+    "model_idle_s": ("FOUNDRY_MODEL_IDLE", float),
+    "memory_budget_mb": ("FOUNDRY_MEMORY_BUDGET", _megabytes),
     "home": ("FOUNDRY_HOME", Path),
 }
 _KINDS: dict[Callable[[str], object], str] = {
     float: "number of seconds",
+    _megabytes: "number of MB",
     _seconds_or_auto: "number of seconds, or auto",
     int: "whole number",
 }

@@ -64,7 +64,7 @@ class Caller:
         async def connect() -> Connection:
             endpoint = Endpoint(base_url=base_url, generation=self.generation, origin="explicit")
             connection = Connection(endpoint, self.transport, {}, None)
-            connection._loaded.add(MODEL.id)
+            connection.memory.loaded.add(MODEL.id)
             connection.dialect.local_models = self._models  # type: ignore[method-assign]
             connection.dialect.load = self._load  # type: ignore[method-assign]
             connection.replaced = self._never  # type: ignore[method-assign]

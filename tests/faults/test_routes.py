@@ -28,14 +28,29 @@ IDENTIFYING = (errors.ConfigurationError, errors.UnsupportedFeature)
 """A service that refuses the credential, or that looks like another generation, is told apart."""
 
 
-def healthy(path: str) -> bytes:
+LOOKS_BEFORE_THE_LOAD = 3
+"""With the listing, with the claim, and when it is this client's turn to load."""
+
+
+class Healthy:
     """What SDK 2.2.1 answers, with a model that is not loaded yet."""
+
+    def __init__(self) -> None:
+        self._looks = 0
+
+    def __call__(self, path: str) -> bytes:
+        """The answer to a request."""
+        self._looks += path.endswith("/models/loaded")
+        return answer_to(path, loaded=self._looks > LOOKS_BEFORE_THE_LOAD)
+
+
+def answer_to(path: str, *, loaded: bool) -> bytes:
     if path == "/status":
         answer: object = {"endpoints": [], "modelDirPath": "x", "modelCachePath": "x", "pid": 1}
     elif path.endswith("/v1/models"):
         answer = {"object": "list", "data": [{"id": "tiny:1"}]}
     elif path.endswith("/models/loaded"):
-        answer = ["tiny:1"]
+        answer = ["tiny:1"] if loaded else []
     elif path.endswith("/chat/completions"):
         return stream_head() + b"".join(map(piece, events("Hello"))) + b"0\r\n\r\n"
     else:
@@ -51,7 +66,7 @@ def _short_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_the_routes_are_those_of_a_call() -> None:
-    script = on_route("nowhere", lambda _: asyncio.sleep(0), healthy)
+    script = on_route("nowhere", lambda _: asyncio.sleep(0), Healthy())
     async with HostileServer(script) as server:
         async with FoundryAPIClient(server.base_url, model="tiny") as client:
             assert (await client.complete("Hi")).content == "Hello"
@@ -63,7 +78,7 @@ async def test_the_routes_are_those_of_a_call() -> None:
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 async def test_a_fault_on_any_route_is_one_typed_error(fault: Fault, route: str) -> None:
     """None is foreign, none hangs, and each names the service and what to do next."""
-    script: Script = on_route(route, fault.script, healthy)
+    script: Script = on_route(route, fault.script, Healthy())
     async with (
         HostileServer(script) as server,
         asyncio.timeout(HANG_S),

@@ -32,10 +32,16 @@ from foundry_api import (
     HealthMonitor,
     InvalidRequest,
     LimiterSettings,
+    MemoryBudgetExceeded,
     Message,
     Model,
     ModelError,
+    ModelInUse,
+    ModelLoaded,
     ModelNotFound,
+    ModelResidency,
+    ModelUnloaded,
+    ModelUser,
     Role,
     ServiceError,
     Settings,
@@ -181,6 +187,23 @@ async def guarded(urls: list[str]) -> str:
     return f"{state} {limit} {client.metrics.prometheus()}"
 
 
+async def kept(client: FoundryAPIClient) -> Model:
+    """Which models are in memory, and who uses them."""
+    FoundryAPIClient(residency=ModelResidency(idle_timeout_s=600, memory_budget_mb=8000))
+    client.events.subscribe(print, ModelLoaded, ModelUnloaded)
+    await client.models.ensure_loaded(["phi-4-mini", "demo"])
+    for user in await client.models.users("demo"):
+        assert_type(user, ModelUser)
+    try:
+        await client.models.unload("phi-4-mini", drain=5.0)
+    except ModelInUse as error:
+        assert_type(error.users, tuple[ModelUser, ...])
+        await client.models.unload("phi-4-mini", force=True)
+    except MemoryBudgetExceeded as error:
+        assert_type(error.users, tuple[ModelUser, ...])
+    return await client.models.swap("demo", "phi-4-mini")
+
+
 async def tested() -> None:
     async with FakeService("Hello", Failure(503), Cut(after="Hel"), Silence()) as service:
         client = FoundryAPIClient(service.base_url, model="fake")
@@ -209,6 +232,9 @@ async def misuse(client: FoundryAPIClient, response: Completion, model: Model) -
     with client:  # type: ignore[attr-defined]
         pass
     await client.models.load(model)  # type: ignore[arg-type]
+    await client.models.unload("demo", 5)  # type: ignore[call-arg]
+    await client.models.swap("demo")  # type: ignore[call-arg]
+    ModelResidency(60)  # type: ignore[call-arg]
     FoundryAPIClient(service="cloud")  # type: ignore[arg-type]
     FoundryAPIClient("http://127.0.0.1", "secret")  # type: ignore[call-arg]
     Settings("demo")  # type: ignore[call-arg]

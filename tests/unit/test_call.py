@@ -69,7 +69,7 @@ class World:
     def __post_init__(self) -> None:
         self.connection = Connection(ENDPOINT, self, {}, None)
         self.connection._local = (MODEL,)
-        self.connection._loaded.add(MODEL.id)
+        self.connection.memory.loaded.add(MODEL.id)
 
     def call(self, *, retries: int = 0, order: Order = ORDER) -> ChatCall:
         service = service_of("http://service", self.connect, self.lost)
@@ -251,7 +251,7 @@ async def test_what_the_engine_denies_is_not_taken_for_granted_again() -> None:
     world = World([errors.ModelNotFound("no such model")])
     with pytest.raises(errors.ModelNotFound):
         await world.call(retries=2).completion()
-    assert MODEL.id not in world.connection._loaded
+    assert MODEL.id not in world.connection.memory.loaded
 
 
 async def test_the_wait_between_attempts_grows() -> None:

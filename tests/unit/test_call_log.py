@@ -18,6 +18,8 @@ from foundry_api.events import (
     CallStarted,
     Event,
     FirstToken,
+    ModelLoaded,
+    ModelUnloaded,
     RetryScheduled,
 )
 from foundry_api.messages import Attempt, Timings, Usage
@@ -60,7 +62,12 @@ LEFT = CallEnded(
     call=3, outcome="cancelled", model="tiny", service=None, attempts=(), timings=Timings(0, 1, 0)
 )
 OPENED = BreakerChanged(service=SERVICE, old="closed", new="open", retry_after_s=5)
-ALL: tuple[Event, ...] = (STARTED, SENT, FIRST, RETRY, ANSWERED, FAILED, LEFT, OPENED)
+LOADED = ModelLoaded(model="tiny:1", service=SERVICE, duration_s=0.5, size_mb=3)
+IDLE = ModelUnloaded(model="tiny:1", service=SERVICE, reason="idle")
+ALL: tuple[Event, ...] = (
+    *(STARTED, SENT, FIRST, RETRY, ANSWERED, FAILED, LEFT, OPENED),
+    *(LOADED, IDLE),
+)
 
 SENTENCES: tuple[tuple[Event, int, str], ...] = (
     (STARTED, logging.DEBUG, "call 1 to tiny began"),
@@ -78,6 +85,8 @@ SENTENCES: tuple[tuple[Event, int, str], ...] = (
     (FAILED, logging.WARNING, f"call 2 to tiny:1 failed after 0.100 s: {ERROR}"),
     (LEFT, logging.INFO, "call 3 to tiny cancelled after 1.000 s, first token after 0.000 s"),
     (OPENED, logging.WARNING, f"the circuit breaker of {SERVICE} is open; it was closed"),
+    (LOADED, logging.INFO, f"tiny:1 was loaded at {SERVICE} in 0.500 s"),
+    (IDLE, logging.INFO, f"tiny:1 was unloaded at {SERVICE}: nobody used it"),
 )
 
 
@@ -197,5 +206,11 @@ def test_no_record_is_made_that_nobody_reads(
 
 
 def test_only_the_events_of_a_level_need_to_be_heard() -> None:
-    assert set(CallLog.hears("INFO")) == {CallEnded, RetryScheduled, BreakerChanged}
+    assert set(CallLog.hears("INFO")) == {
+        CallEnded,
+        RetryScheduled,
+        BreakerChanged,
+        ModelLoaded,
+        ModelUnloaded,
+    }
     assert CallLog.hears("DEBUG") == KINDS

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundry_api import errors
+from foundry_api.capabilities import CAPABILITIES
 from foundry_api.connection import Connection, find_model
 from foundry_api.messages import Model
 from foundry_api.service.endpoint import Endpoint
@@ -19,6 +20,7 @@ from foundry_api.service.endpoint import Endpoint
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from foundry_api.capabilities import Capabilities
     from foundry_api.messages import Generation
 
 
@@ -101,6 +103,7 @@ class Service:
     here: Sequence[Model] = ()
     catalog: Sequence[Model] | None = None
     generation: Generation = "sdk-2.1"
+    capabilities: Capabilities = CAPABILITIES["sdk-2.1"]
     asked: list[str] = field(default_factory=list)
     failures: list[errors.FoundryError] = field(default_factory=list)
 
@@ -241,7 +244,7 @@ async def test_a_model_is_loaded_again_after_it_was_unloaded_or_denied() -> None
     service = Service()
     connection = connected(service)
     await connection.ensure_loaded(DEMO)
-    await connection.unload(DEMO)
+    await connection.memory.unload(DEMO)
     await connection.ensure_loaded(DEMO)
     connection.forget(DEMO)
     await connection.ensure_loaded(DEMO)

@@ -27,6 +27,8 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "base_urls": (),
         "api_key": None,
         "service": "auto",
+        "model_idle_s": None,
+        "memory_budget_mb": None,
         "home": None,
     }
 
@@ -61,6 +63,8 @@ def test_the_bounds_and_the_services_are_read() -> None:
             "FOUNDRY_TIMEOUT": "Auto",
             "FOUNDRY_DEADLINE": "60",
             "FOUNDRY_CONNECT_TIMEOUT": "0.5",
+            "FOUNDRY_MODEL_IDLE": "600",
+            "FOUNDRY_MEMORY_BUDGET": "8000",
             "FOUNDRY_BASE_URLS": "localhost:1, http://localhost:2/v1,",
         }
     )
@@ -68,6 +72,8 @@ def test_the_bounds_and_the_services_are_read() -> None:
         timeout_s="auto",
         deadline_s=60.0,
         connect_timeout_s=0.5,
+        model_idle_s=600.0,
+        memory_budget_mb=8000.0,
         base_urls=("http://localhost:1", "http://localhost:2"),
     )
     assert [each.base_url for each in settings.each()] == list(settings.base_urls)
@@ -126,6 +132,9 @@ def test_a_blank_variable_counts_as_not_set(blank: str) -> None:
         ("FOUNDRY_TIMEOUT", "inf"),
         ("FOUNDRY_DEADLINE", "0"),
         ("FOUNDRY_CONNECT_TIMEOUT", "-1"),
+        ("FOUNDRY_MODEL_IDLE", "0"),
+        ("FOUNDRY_MEMORY_BUDGET", "-8000"),
+        ("FOUNDRY_MEMORY_BUDGET", "8 GB"),
         ("FOUNDRY_RETRIES", "-1"),
         ("FOUNDRY_RETRIES", "1.5"),
         ("FOUNDRY_RETRIES", "many"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 NAME = click.argument("name")
+DRAIN = click.option(
+    "--drain",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long answers under way may take to end.",
+)
 COLUMNS = ("ALIAS", "STATE", "SIZE", "DEVICE", "CONTEXT", "ID")
 CATALOG = click.option(
     "--catalog", is_flag=True, help="Also those that can be downloaded; needs the network."
@@ -73,36 +82,72 @@ def pull_command(common: Common, name: str) -> None:
     _tell(common, model, f"{model.alias} is on this machine: {model.id}")
 
 
-@command.command("load", epilog=examples("up", "models load phi-4-mini"))
-@NAME
-@click.option("-y", "--yes", is_flag=True, help="Download it without asking.")
+@command.command("load", epilog=examples("up", "models load phi-4-mini", "models load demo mine"))
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("-y", "--yes", is_flag=True, help="Download them without asking.")
 @common_options
 @pass_common
-def load_command(common: Common, name: str, *, yes: bool) -> None:
-    """Load a model into the memory of a running service."""
+def load_command(common: Common, names: tuple[str, ...], *, yes: bool) -> None:
+    """Load models into the memory of a running service, one after the other."""
+    loaded: list[Model] = []
     with Session(common) as session:
         _require_running(session)
-        models = session.client.models
-        model = run_with_download(
-            session,
-            lambda: models.load(name),
-            yes=yes,
-            ask=not common.as_json,
-            waiting=f"Loading {name} ...",
+        for name in names:
+            model = run_with_download(
+                session,
+                partial(session.client.models.load, name),
+                yes=yes,
+                ask=not common.as_json,
+                waiting=f"Loading {name} ...",
+            )
+            loaded.append(model)
+            if not common.as_json:
+                click.echo(f"{model.alias} is loaded: {model.id}")
+    if common.as_json:
+        described = [_described(model) for model in loaded]
+        print_json({"model": described[0]} if len(names) == 1 else {"models": described})
+
+
+@command.command(
+    "unload", epilog=examples("models unload phi-4-mini", "models unload mine --force")
+)
+@NAME
+@DRAIN
+@click.option("--force", is_flag=True, help="Heed no other program that uses it.")
+@common_options
+@pass_common
+def unload_command(common: Common, name: str, drain: float, *, force: bool) -> None:
+    """Take a model out of a running service's memory.
+
+    Fails while another program uses it, and says which one.
+    """
+    with Session(common) as session:
+        _require_running(session)
+        model = session.run(
+            session.client.models.unload(name, drain=drain, force=force),
+            waiting=f"Unloading {name} ...",
         )
-    _tell(common, model, f"{model.alias} is loaded: {model.id}")
+    _tell(common, model, f"{model.alias} is no longer loaded: {model.id}")
 
 
-@command.command("unload", epilog=examples("models unload phi-4-mini"))
-@NAME
+@command.command("swap", epilog=examples("models swap phi-4-mini qwen2.5-0.5b"))
+@click.argument("old")
+@click.argument("new")
+@DRAIN
 @common_options
 @pass_common
-def unload_command(common: Common, name: str) -> None:
-    """Take a model out of a running service's memory."""
+def swap_command(common: Common, old: str, new: str, drain: float) -> None:
+    """Unload the model OLD, and load NEW in its place.
+
+    If NEW can't be loaded, OLD is loaded again.
+    """
     with Session(common) as session:
         _require_running(session)
-        model = session.run(session.client.models.unload(name))
-    _tell(common, model, f"{model.alias} is no longer loaded: {model.id}")
+        model = session.run(
+            session.client.models.swap(old, new, drain=drain),
+            waiting=f"Loading {new} in the place of {old} ...",
+        )
+    _tell(common, model, f"{model.alias} is loaded in the place of {old}: {model.id}")
 
 
 @command.command("add", epilog=examples("models add ./my-model --alias mine"))

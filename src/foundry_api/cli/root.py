@@ -42,13 +42,15 @@ Exit codes:
 
 \b
 Environment:
-  FOUNDRY_MODEL      model of calls that name none; phi-4-mini
-  FOUNDRY_BASE_URL   service to use instead of searching for one
-  FOUNDRY_API_KEY    sent to that service, and to no other
-  FOUNDRY_TIMEOUT    seconds without a token before a call gives up; 30
-  FOUNDRY_RETRIES    further attempts after a failed one; 3
-  FOUNDRY_LOG_LEVEL  set, it turns on logs, to standard error
-  FOUNDRY_HOME       directory for models, state and logs instead of the user's own
+  FOUNDRY_MODEL          model of calls that name none; phi-4-mini
+  FOUNDRY_BASE_URL       service to use instead of searching for one
+  FOUNDRY_API_KEY        sent to that service, and to no other
+  FOUNDRY_TIMEOUT        seconds without a token before a call gives up; 30
+  FOUNDRY_RETRIES        further attempts after a failed one; 3
+  FOUNDRY_MODEL_IDLE     seconds after which an unused model leaves memory; never
+  FOUNDRY_MEMORY_BUDGET  MB that the models in memory may take; no bound
+  FOUNDRY_LOG_LEVEL      set, it turns on logs, to standard error
+  FOUNDRY_HOME           directory for models, state and logs instead of the user's own
 """
 
 

@@ -16,13 +16,15 @@ from foundry_api.events import (
     CallEnded,
     CallStarted,
     FirstToken,
+    ModelLoaded,
+    ModelUnloaded,
     RetryScheduled,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from foundry_api.events import Event
+    from foundry_api.events import Event, UnloadReason
 
 __all__ = ["CallLog"]
 
@@ -30,9 +32,10 @@ __all__ = ["CallLog"]
 class CallLog:
     """A listener that writes to a standard logger.
 
-    A call that was answered is one line at INFO; one that failed is one at WARNING, and so are
-    retries and changes of a circuit breaker; the rest is DEBUG. Every record carries the facts as
-    `record.foundry`, a dict, for handlers that want them apart.
+    A call that was answered is one line at INFO, and so is a model that was loaded or unloaded;
+    a call that failed is one at WARNING, and so are retries and changes of a circuit breaker; the
+    rest is DEBUG. Every record carries the facts as `record.foundry`, a dict, for handlers that
+    want them apart.
 
     Args:
         logger: Where to.
@@ -80,6 +83,8 @@ _LEVELS: dict[type[Event], int] = {
     RetryScheduled: logging.WARNING,
     BreakerChanged: logging.WARNING,
     CallEnded: logging.INFO,
+    ModelLoaded: logging.INFO,
+    ModelUnloaded: logging.INFO,
 }
 
 
@@ -137,12 +142,24 @@ def _sentence(event: Event, facts: dict[str, Any]) -> str:
             told = f"call {event.call}: attempt {event.attempt} failed, {delay}: {event.error}"
         case BreakerChanged():
             told = f"the circuit breaker of {event.service} is {event.new}; it was {event.old}"
+        case ModelLoaded():
+            told = f"{event.model} was loaded at {event.service} in {event.duration_s:.3f} s"
+        case ModelUnloaded():
+            told = f"{event.model} was unloaded at {event.service}: {_REASONS[event.reason]}"
         case CallEnded():
             told = _end(event)
         case _:
             told = type(event).__name__
     private = {name: facts[name] for name in ("messages", "content") if name in facts}
     return f"{told} {msgspec.json.encode(private).decode()}" if private else told
+
+
+_REASONS: dict[UnloadReason, str] = {
+    "asked": "somebody asked for it",
+    "idle": "nobody used it",
+    "budget": "another model needs its memory",
+    "swap": "another model takes its place",
+}
 
 
 def _end(event: CallEnded) -> str:

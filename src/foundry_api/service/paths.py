@@ -25,7 +25,7 @@ class Paths:
     Attributes:
         data: The engine's own: its model cache and the registrations of local models.
         logs: One log file for each start of a host, and the engine's own.
-        state: The shared host's state file and its lock.
+        state: The shared host's state file and its lock, and who uses which model.
     """
 
     data: Path
@@ -67,6 +67,11 @@ class Paths:
     def state_file(self) -> Path:
         """The shared host's state."""
         return self.state / "host.json"
+
+    @property
+    def uses_file(self) -> Path:
+        """Who uses which model of which service."""
+        return self.state / "uses.db"
 
     @property
     def lock_file(self) -> Path:

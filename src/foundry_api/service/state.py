@@ -14,7 +14,7 @@ import psutil
 from foundry_api.service.handshake import Announcement
 from foundry_api.service.lifetime import alive
 
-__all__ = ["own_create_time", "parsed", "process_of", "read", "remove", "write"]
+__all__ = ["own_create_time", "parsed", "process_of", "read", "remove", "running", "write"]
 
 MAX_BYTES = 64 * 1024
 REPLACE_ATTEMPTS = 20
@@ -72,9 +72,14 @@ def remove(path: Path | str, *, pid: int) -> None:
 
 def process_of(state: Announcement) -> psutil.Process | None:
     """The process that wrote a state, if it is still running."""
+    return running(state.pid, state.create_time)
+
+
+def running(pid: int, create_time: float) -> psutil.Process | None:
+    """The process of that number, if it still is the one that began at that time."""
     try:
-        process = psutil.Process(state.pid)
-        same = abs(process.create_time() - state.create_time) <= CLOCK_SLACK_S
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - create_time) <= CLOCK_SLACK_S
     except (psutil.Error, ValueError, OverflowError):  # a pid from a damaged file may be anything
         return None
     return process if same and alive(process) else None

@@ -233,8 +233,13 @@ class Dialect(Protocol):
         """
         ...
 
-    async def loaded(self) -> frozenset[str]:
-        """Ids of the models in memory, without asking a remote catalog."""
+    async def loaded(self, catalog: Catalog | None = None) -> frozenset[str]:
+        """Ids of the models in memory.
+
+        Args:
+            catalog: Only of this one, where the generation tells them apart. The first question
+                about the public one makes 2.x ask the remote catalog, which takes 4 s offline.
+        """
         ...
 
     async def load(self, model: Model) -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from foundry_api.messages import Generation
-    from foundry_api.wire.dialects.base import ModelCommand, Wire
+    from foundry_api.wire.dialects.base import Catalog, ModelCommand, Wire
 
 __all__ = ["Cli010Dialect"]
 
@@ -124,8 +124,9 @@ class Cli010Dialect(CSharpChat):
         del name
         return None
 
-    async def loaded(self) -> frozenset[str]:
+    async def loaded(self, catalog: Catalog | None = None) -> frozenset[str]:
         """Ids of the models in memory; where nobody tells, of those that answered here."""
+        del catalog  # there is one
         if await self._routes():
             ids = await self._wire.get_json("/models/loaded", _IDS, timeout_s=QUICK_TIMEOUT_S)
             return frozenset(ids)

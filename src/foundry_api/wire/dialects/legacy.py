@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from foundry_api.messages import ChatRequest, Generation
-    from foundry_api.wire.dialects.base import Wire
+    from foundry_api.wire.dialects.base import Catalog, Wire
     from foundry_api.wire.transport import Response
 
 __all__ = ["LegacyDialect"]
@@ -128,8 +128,9 @@ class LegacyDialect(CSharpChat):
         del name
         return None
 
-    async def loaded(self) -> frozenset[str]:
+    async def loaded(self, catalog: Catalog | None = None) -> frozenset[str]:
         """Ids of the models in memory."""
+        del catalog  # there is one
         return await self._ids("/openai/loadedmodels")
 
     async def load(self, model: Model) -> None:

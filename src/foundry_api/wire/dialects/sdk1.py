@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from foundry_api.messages import Generation
-    from foundry_api.wire.dialects.base import Wire
+    from foundry_api.wire.dialects.base import Catalog, Wire
 
 __all__ = ["Sdk1Dialect"]
 
@@ -90,8 +90,9 @@ class Sdk1Dialect(CSharpChat):
         del name
         return None
 
-    async def loaded(self) -> frozenset[str]:
+    async def loaded(self, catalog: Catalog | None = None) -> frozenset[str]:
         """Ids of the models in memory, without their version, as they are listed."""
+        del catalog  # there is one
         ids = await self._wire.get_json("/models/loaded", _IDS, timeout_s=QUICK_TIMEOUT_S)
         return frozenset(without_version(model_id) for model_id in ids)
 

@@ -107,10 +107,13 @@ class Sdk21Dialect:
         self._aliases[model_id] = name
         return Model(id=model_id, alias=name, catalog="public", cached=True, loaded=True)
 
-    async def loaded(self) -> frozenset[str]:
-        """Ids of the models in memory, of every catalog."""
-        each = [await self._loaded(catalog, QUICK_TIMEOUT_S) for catalog in self._prefixes]
-        return frozenset(model_id for ids in each for model_id in ids)
+    async def loaded(self, catalog: Catalog | None = None) -> frozenset[str]:
+        """Ids of the models in memory, of every catalog or of one."""
+        # Whoever asks for all wants to know how it is now, such as a health check.
+        timeout_s = QUICK_TIMEOUT_S if catalog is None else CATALOG_TIMEOUT_S
+        catalogs: list[Catalog] = [each for each in self._prefixes if catalog in (None, each)]
+        ids = [await self._loaded(each, timeout_s) for each in catalogs]
+        return frozenset(model_id for each in ids for model_id in each)
 
     async def load(self, model: Model) -> None:
         """Load a model. The service takes an alias, and of its variants and versions its own pick.

@@ -1,0 +1,355 @@
+"""The models in the memory of one service: loaded and unloaded so that no call is in the way."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from foundry_api.errors import ModelInUse
+from foundry_api.events import Events, ModelLoaded, ModelUnloaded
+from foundry_api.flight import SingleFlight
+from foundry_api.messages import ModelUser
+from foundry_api.neighbours import program_name
+from foundry_api.residency import ModelResidency
+from foundry_api.room import make_room
+from foundry_api.uses import ModelUses, Turns
+from foundry_api.wire.dialects.base import LOAD_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from foundry_api.events import Event, UnloadReason
+    from foundry_api.messages import Model
+    from foundry_api.neighbours import Nobody
+    from foundry_api.wire.dialects.base import Dialect
+
+__all__ = ["DRAIN_S", "Keeping", "Memory"]
+
+DRAIN_S = 30.0
+"""How long calls in flight may take to end before their model is unloaded."""
+
+SETTLE_S = 0.25
+"""An engine lets go of a model some 20 ms after the last byte of its last answer."""
+
+SETTLE_POLL_S = 0.01
+LOAD_LEASE_S = LOAD_TIMEOUT_S + 60.0
+WHOLE = "*"
+"""Stands for all of a service's memory among the names of models."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keeping:
+    """What the memories of a client's services share.
+
+    Attributes:
+        policy: Which models may stay.
+        events: Who wants to hear of models that come and go.
+        wake: Called when there is something to look after.
+        uses: What the client does with the models of each service, by its address. It outlives the
+            connections: one may be given up while calls over it are still answered.
+        clock: Seconds of `time.monotonic`, or of a test's own.
+        sleep: Waits for so many seconds.
+    """
+
+    policy: ModelResidency = field(default_factory=ModelResidency)
+    events: Events = field(default_factory=Events)
+    wake: Callable[[], None] = lambda: None
+    uses: dict[str, dict[str, ModelUses]] = field(default_factory=dict[str, dict[str, ModelUses]])
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+class Store(Protocol):
+    """Where the models are."""
+
+    @property
+    def dialect(self) -> Dialect:
+        """How to talk to it."""
+        ...
+
+    @property
+    def base_url(self) -> str:
+        """Its address."""
+        ...
+
+    async def in_memory(self) -> frozenset[str]:
+        """Ids of the models in memory, without waiting for a remote catalog."""
+        ...
+
+    async def described(self, model: Model) -> Model:
+        """A model with its size, where that is known."""
+        ...
+
+
+class Memory:
+    """The models in memory of one service.
+
+    Args:
+        store: Where they are.
+        others: Who else uses it.
+        keeping: What all memories of a client share.
+
+    Attributes:
+        loaded: Ids of the models that are known to be in memory.
+        uses: What this client does with each model, by id.
+        others: As above.
+        policy: Which models may stay.
+    """
+
+    def __init__(self, store: Store, others: Nobody, keeping: Keeping) -> None:
+        self.loaded: set[str] = set()
+        self.uses = keeping.uses.setdefault(store.base_url, {})
+        self.others = others
+        self.policy = keeping.policy
+        self._store = store
+        self._keeping = keeping
+        self._clock = keeping.clock
+        self._turns = Turns()
+        self._loads: SingleFlight[None] = SingleFlight()
+
+    def has(self, model_id: str) -> bool:
+        """Whether a call of the model may begin now: it is loaded, and nobody will unload it."""
+        if model_id not in self.loaded:
+            return False
+        return not self.others.exist or self.uses_of(model_id).held_until > self._clock()
+
+    def uses_of(self, model_id: str) -> ModelUses:
+        """What this client does with a model."""
+        uses = self.uses.get(model_id)
+        return self.uses.setdefault(model_id, ModelUses()) if uses is None else uses
+
+    def begin(self, model_id: str) -> ModelUses:
+        """A call begins. Whoever says so has to say `end`, too."""
+        uses = self.uses_of(model_id)
+        uses.calls += 1
+        return uses
+
+    def end(self, uses: ModelUses) -> None:
+        """A call is over."""
+        uses.ended(self._clock())
+
+    async def users(self, model_id: str) -> tuple[ModelUser, ...]:
+        """Who uses a model, this client first."""
+        return (*self.own_users(model_id), *await self.others.users(model_id))
+
+    def own_users(self, model_id: str) -> tuple[ModelUser, ...]:
+        """This client, if it uses a model."""
+        uses, now = self.uses.get(model_id), self._clock()
+        if uses is None or not (uses.calls or now < uses.last_used + self.policy.hold_s):
+            return ()
+        return (
+            ModelUser(
+                program=program_name(sys.argv),
+                pid=os.getpid(),
+                last_used_s=0.0 if uses.calls else now - uses.last_used,
+                calls=uses.calls,
+            ),
+        )
+
+    async def ensure(self, model: Model) -> None:
+        """Load a model unless it is known to be loaded; concurrent loads are one.
+
+        Raises:
+            ModelLoadFailed: The engine could not load it.
+            MemoryBudgetExceeded: There is no room, and none can be made.
+        """
+        if self.has(model.id):
+            return
+        uses = self.uses_of(model.id)
+        uses.waiting += 1
+        try:
+            await self._loads.run(model.id, lambda: self._ensure(model))
+        finally:
+            uses.arrived()
+
+    async def unload(
+        self,
+        model: Model,
+        *,
+        drain_s: float = DRAIN_S,
+        force: bool = False,
+        reason: UnloadReason = "asked",
+    ) -> None:
+        """Take a model out of memory, once its calls have ended; new ones wait and load it again.
+
+        Args:
+            model: The model.
+            drain_s: Seconds that calls in flight may take to end.
+            force: Neither wait for them nor heed who else uses it. A service that would not
+                survive that is asked as without.
+            reason: Why.
+
+        Raises:
+            ModelInUse: Somebody still uses it.
+        """
+        force = force and self._store.dialect.capabilities.unload_while_generating != "unsupported"
+        async with self._turns.turn(model.id):
+            await self._unload(model, reason, drain_s, None if force else 0.0)
+
+    def idle(self, uses: ModelUses) -> bool:
+        """Whether a model was not used for too long."""
+        idle_s = self.policy.idle_timeout_s
+        if idle_s is None or uses.calls or uses.model is None or uses.model.id not in self.loaded:
+            return False
+        return self._clock() >= uses.idle_from(idle_s)
+
+    async def unload_idle(self, uses: ModelUses) -> None:
+        """Unload a model, if nobody used it for too long. If others did, look again later."""
+        model, idle_s = uses.model, self.policy.idle_timeout_s
+        if model is None or idle_s is None:
+            return
+        async with self._turns.turn(model.id):
+            if self.idle(uses) and await self._is_ours(model, uses):
+                uses.idle_at = self._clock() + min(self.policy.renew_s, idle_s)
+                with suppress(ModelInUse):
+                    await self._unload(model, "idle", 0.0, idle_s)
+
+    async def evict(self, model: Model) -> None:
+        """Unload a model for another one.
+
+        Raises:
+            ModelInUse: Somebody uses it after all.
+        """
+        async with self._turns.turn(model.id):
+            await self._unload(model, "budget", DRAIN_S, 0.0)
+
+    async def _ensure(self, model: Model) -> None:
+        if self.policy.bounded:
+            async with self._turns.turn(model.id):
+                if await self._claimed(model):
+                    return
+        async with self._whole(), self._turns.turn(model.id):
+            if not await self._claimed(model):
+                await self._brought(model)
+
+    async def _claimed(self, model: Model) -> bool:
+        """Have other clients leave a model alone. Whether it is in memory."""
+        uses = self.uses_of(model.id)
+        if not self.has(model.id):
+            await self.others.claim(model.id)
+            self._hold(uses)
+            self._keeping.wake()
+            if self.others.exist and not await self._is_in(model):
+                self.loaded.discard(model.id)
+                return False
+            if not self.others.exist and model.id not in self.loaded:
+                return False
+        self._found(model, uses)
+        return True
+
+    async def _brought(self, model: Model) -> None:
+        """Load a model, unless another client just did."""
+        uses = self.uses_of(model.id)
+        async with self.others.lease(model.id, "load", for_s=LOAD_LEASE_S):
+            if not (self.others.exist and await self._is_in(model)):
+                await self._load(model, uses)
+            self._found(model, uses)
+        self._keeping.wake()
+
+    def _found(self, model: Model, uses: ModelUses) -> None:
+        self.loaded.add(model.id)
+        uses.model = uses.model or model
+        uses.arriving = uses.waiting
+
+    @asynccontextmanager
+    async def _whole(self) -> AsyncGenerator[None]:
+        """Where room may have to be made, one model is loaded at a time."""
+        if not self.policy.bounded:
+            yield
+            return
+        async with (
+            self._turns.turn(WHOLE),
+            self.others.lease(WHOLE, "budget", for_s=LOAD_LEASE_S),
+        ):
+            yield
+
+    async def _load(self, model: Model, uses: ModelUses) -> None:
+        if self.policy.bounded:
+            model = await self._store.described(model)
+            await make_room(self, self._store, model)
+        started = self._clock()
+        await self._store.dialect.load(model)
+        await self.others.loaded(model)
+        self._hold(uses)
+        uses.model, uses.loaded_here = model, True
+        self._emit(
+            ModelLoaded(
+                model=model.id,
+                service=self._store.base_url,
+                duration_s=self._clock() - started,
+                size_mb=model.size_mb,
+            )
+        )
+
+    async def _is_ours(self, model: Model, uses: ModelUses) -> bool:
+        """Whether a client of this home loaded a model. What others did is not looked at again."""
+        known = await self.others.known()
+        ours = uses.loaded_here or known is None or model.id in known
+        if not ours:
+            uses.idle_at = float("inf")
+        return ours
+
+    async def _is_in(self, model: Model) -> bool:
+        return model.id in await self._store.dialect.loaded(model.catalog)
+
+    async def _unload(
+        self, model: Model, reason: UnloadReason, drain_s: float, quiet_s: float | None
+    ) -> None:
+        """Unload a model in its turn.
+
+        Args:
+            model: The model.
+            reason: Why.
+            drain_s: Seconds that calls in flight may take to end.
+            quiet_s: Refuse it if others used it in so many seconds, or say that they still do;
+                None neither asks them nor waits.
+        """
+        lease_s = drain_s + LOAD_LEASE_S
+        async with self.others.lease(model.id, "unload", for_s=lease_s, quiet_s=quiet_s):
+            await self.uses_of(model.id).taken(SETTLE_S)
+            was_known = model.id in self.loaded
+            self.loaded.discard(model.id)  # calls that begin from now on line up for a load
+            was_in = was_known or await self._is_in(model)
+            try:
+                await self._drained(model, drain_s, asked=quiet_s is not None)
+            except ModelInUse:
+                if was_known:
+                    self.loaded.add(model.id)
+                raise
+            await self.others.unloaded(model.id)
+        uses = self.uses_of(model.id)
+        uses.held_until, uses.loaded_here = 0.0, False
+        if was_in:
+            self._emit(ModelUnloaded(model=model.id, service=self._store.base_url, reason=reason))
+
+    async def _drained(self, model: Model, drain_s: float, *, asked: bool) -> None:
+        """Unload a model when its calls have ended."""
+        give_up_at = self._clock() + max(drain_s, SETTLE_S)
+        if asked and not await self.uses_of(model.id).drain(drain_s):
+            users = self.own_users(model.id)
+            raise ModelInUse(
+                f"{model.id} is still used after {drain_s:g} s: {'; '.join(map(str, users))}",
+                hint="End these calls, or allow them more time.",
+                model=model.id,
+                service=self._store.base_url,
+            ).used_by(users)
+        while True:
+            try:
+                return await self._store.dialect.unload(model)
+            except ModelInUse as error:
+                if not asked or self._clock() >= give_up_at:
+                    raise error.located(model=model.id) from None
+            await self._keeping.sleep(SETTLE_POLL_S)
+
+    def _hold(self, uses: ModelUses) -> None:
+        now = self._clock()
+        uses.told_at = uses.last_used = now
+        uses.held_until = now + self.policy.sure_s
+
+    def _emit(self, event: Event) -> None:
+        self._keeping.events.emit(event)

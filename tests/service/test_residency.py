@@ -1,0 +1,306 @@
+"""Several programs and one engine: they load, unload and call, and no call is harmed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli_program import run as run_command
+from foundry_api import (
+    CallEnded,
+    Event,
+    FoundryAPIClient,
+    LimiterSettings,
+    ModelLoaded,
+    ModelResidency,
+    ModelUnloaded,
+    errors,
+)
+from foundry_api.service import shared
+from foundry_api.service.handshake import ModelSource
+from foundry_api.service.paths import Paths
+from foundry_api.service.process import HostOptions
+from scripted_model import build, script
+from service.helpers import ROOT, eventually_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+NAMES = ("one", "two", "three")
+
+STREAMING = """
+import asyncio, sys
+from foundry_api import FoundryAPIClient
+
+async def main():
+    async with FoundryAPIClient(model="one", retries=0) as client:
+        chunks = client.stream_complete("say-slowly", max_tokens=int(sys.argv[1]), timeout=60)
+        print((await anext(chunks)).content, flush=True)
+        async for chunk in chunks:
+            last = chunk
+        print(last.finish_reason, last.usage.completion_tokens, flush=True)
+
+asyncio.run(main())
+"""
+
+LOADING_AND_UNLOADING = """
+import asyncio, sys, time
+from foundry_api import FoundryAPIClient, ModelInUse, ModelResidency
+
+async def main():
+    until, unloaded = time.monotonic() + float(sys.argv[1]), 0
+    async with FoundryAPIClient(model="one", residency=ModelResidency(hold_s=0.3)) as client:
+        while time.monotonic() < until:
+            await client.models.load("one")
+            while time.monotonic() < until:
+                try:
+                    await client.models.unload("one", drain=0.2)
+                    unloaded += 1
+                    break
+                except ModelInUse:
+                    await asyncio.sleep(0.01)
+    print(unloaded, flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def engine_home(home: Path, tmp_path: Path) -> Iterator[Path]:
+    """A home with a shared engine that has three models of 1 MB."""
+    directory = tmp_path / "scripted"
+    directory.mkdir()
+    build(directory)
+    models = tuple(ModelSource(path=str(directory), alias=name) for name in NAMES)
+    paths = Paths.of(home)
+    shared.up(paths, idle_timeout_s=120, options=HostOptions(paths=paths, models=models))
+    yield home
+    shared.down(paths)
+
+
+@contextlib.contextmanager
+def program(
+    path: Path, source: str, *arguments: str, home: Path
+) -> Iterator[subprocess.Popen[str]]:
+    """A user's program in a file of that name, which does not outlive the test."""
+    path.write_text(source, encoding="utf-8")
+    variables = {"FOUNDRY_HOME": str(home), "PYTHONPATH": ROOT, "PYTHONWARNINGS": "error"}
+    with subprocess.Popen(
+        [sys.executable, str(path), *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **variables},
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+async def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout
+    return (await asyncio.to_thread(process.stdout.readline)).strip()
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    home: Path, events: list[Event] | None = None, **options: object
+) -> AsyncIterator[FoundryAPIClient]:
+    heard = [] if events is None else events
+    async with FoundryAPIClient(
+        home=home,
+        model="one",
+        retries=0,
+        listeners=[heard.append],
+        **options,  # type: ignore[arg-type]
+    ) as client:
+        yield client
+
+
+async def inside(client: FoundryAPIClient) -> set[str]:
+    """What the engine itself says is in memory."""
+    connection, _ = await client.route("one")
+    return {each.partition(":")[0] for each in await connection.dialect.loaded("local")}
+
+
+async def test_a_model_is_not_taken_from_a_program_that_streams(
+    engine_home: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "assistant.py"
+    async with opened(engine_home) as client:
+        with program(path, STREAMING, "120", home=engine_home) as assistant:
+            assert await line(assistant) == "t"
+            with pytest.raises(errors.ModelInUse) as caught:
+                await client.models.unload("one")
+            assert f"assistant.py (pid {assistant.pid}), last" in caught.value.message
+            (user,) = await client.models.users("one")
+            assert (user.program, user.pid) == ("assistant.py", assistant.pid)
+            assert await line(assistant) == "length 120"
+            await asyncio.to_thread(assistant.wait, 20)
+        await client.models.unload("one")
+        assert await inside(client) == set()
+
+
+async def test_fifty_calls_are_answered_whole_before_their_model_leaves(engine_home: Path) -> None:
+    events: list[Event] = []
+    limits = LimiterSettings(initial=64, maximum=64)
+    async with opened(engine_home, events, limiter=limits) as client:
+        await client.models.load("one")
+        calls = [asyncio.create_task(client.complete("say-long", timeout=60)) for _ in range(50)]
+        uses = (await client.route("one"))[0].memory.uses_of("one:1")
+        await eventually_async(lambda: uses.calls == 50)
+        unloading = asyncio.create_task(client.models.unload("one", drain=60))
+        await eventually_async(lambda: not client.services[0].connection.loaded)  # type: ignore[union-attr]
+        later = [asyncio.create_task(client.complete("say-hello")) for _ in range(5)]
+        await unloading
+        answers = [answer.content for answer in await asyncio.gather(*calls, *later)]
+    assert answers == [script("say-long").text] * 50 + [script("say-hello").text] * 5
+    order = [type(event) for event in events if not isinstance(event, CallEnded)]
+    assert [kind for kind in order if kind in {ModelLoaded, ModelUnloaded}] == [
+        ModelLoaded,
+        ModelUnloaded,
+        ModelLoaded,
+    ]
+    unloaded = next(n for n, event in enumerate(events) if isinstance(event, ModelUnloaded))
+    assert sum(isinstance(event, CallEnded) for event in events[:unloaded]) == 50
+
+
+async def test_programs_that_load_and_unload_all_the_time_harm_no_call(
+    engine_home: Path, tmp_path: Path
+) -> None:
+    """Without retries: it is the agreement that keeps them apart, not luck."""
+    hold = ModelResidency(hold_s=1.0)
+    answered = 0
+    async with opened(engine_home, residency=hold) as client:
+        with contextlib.ExitStack() as stack:
+            loops = [
+                stack.enter_context(
+                    program(
+                        tmp_path / f"loop{number}.py", LOADING_AND_UNLOADING, "9", home=engine_home
+                    )
+                )
+                for number in range(2)
+            ]
+            give_up_at = time.monotonic() + 60
+            while any(loop.poll() is None for loop in loops):
+                assert time.monotonic() < give_up_at
+                for _ in range(8):
+                    answer = await client.complete("say-hello")
+                    assert answer.content == script("say-hello").text
+                    answered += 1
+                await asyncio.sleep(1.5)
+            unloaded = [int(await line(loop)) for loop in loops]
+    assert answered >= 40
+    assert sum(unloaded) >= 3, "the loops have to get at the model now and then"
+
+
+async def test_a_program_that_was_killed_keeps_no_model(engine_home: Path, tmp_path: Path) -> None:
+    async with opened(engine_home) as client:
+        with program(tmp_path / "killed.py", STREAMING, "2000", home=engine_home) as killed:
+            assert await line(killed) == "t"
+            with pytest.raises(errors.ModelInUse):
+                await client.models.unload("one")
+            killed.kill()
+            await asyncio.to_thread(killed.wait, 20)
+            began = time.monotonic()
+            await client.models.unload("one")
+        assert time.monotonic() - began < 5
+        assert await inside(client) == set()
+
+
+async def test_the_least_recently_used_of_three_leaves_a_budget_for_two(engine_home: Path) -> None:
+    events: list[Event] = []
+    async with opened(engine_home, events, residency=ModelResidency(memory_budget_mb=2)) as client:
+        for name in ("one", "two", "one", "three"):
+            await client.complete("say-hello", model=name)
+        assert await inside(client) == {"one", "three"}
+        (unloaded,) = [event for event in events if isinstance(event, ModelUnloaded)]
+        assert (unloaded.model, unloaded.reason) == ("two:1", "budget")
+        answers = await asyncio.gather(
+            *(client.complete("say-hello", model=NAMES[n % 3], deadline=60) for n in range(30))
+        )
+        assert {answer.content for answer in answers} == {script("say-hello").text}
+        assert len(await inside(client)) == 2
+
+
+async def test_a_budget_heeds_what_another_program_uses(engine_home: Path, tmp_path: Path) -> None:
+    policy = ModelResidency(max_loaded=1)
+    async with opened(engine_home, residency=policy) as client:
+        with program(tmp_path / "assistant.py", STREAMING, "2000", home=engine_home) as assistant:
+            assert await line(assistant) == "t"
+            with pytest.raises(errors.MemoryBudgetExceeded) as caught:
+                await client.complete("say-hello", model="two")
+            assert f"one:1 (1 MB, used by assistant.py (pid {assistant.pid})" in str(caught.value)
+
+
+async def test_an_idle_model_leaves_and_comes_back(engine_home: Path) -> None:
+    events: list[Event] = []
+    async with opened(engine_home, events, residency=ModelResidency(idle_timeout_s=0.3)) as client:
+        await client.complete("say-hello")
+        await eventually_async(lambda: any(isinstance(event, ModelUnloaded) for event in events))
+        assert await inside(client) == set()
+        assert (await client.complete("say-hello")).content == script("say-hello").text
+
+
+async def test_several_are_loaded_and_one_is_swapped(engine_home: Path) -> None:
+    async with opened(engine_home) as client:
+        models = await client.models.ensure_loaded(["two", "one"])
+        assert [model.alias for model in models] == ["two", "one"]
+        assert (await client.models.swap("one", "three")).alias == "three"
+        assert await inside(client) == {"two", "three"}
+        with pytest.raises(errors.CatalogUnavailable):  # offline, nobody knows
+            await client.models.swap("two", "nobody")
+        assert await inside(client) == {"two", "three"}
+
+
+@pytest.mark.parametrize("damage", ["garbage", "a directory"])
+async def test_a_damaged_file_of_uses_is_never_what_a_call_fails_of(
+    engine_home: Path, damage: str
+) -> None:
+    path = Paths.of(engine_home).uses_file
+    if damage == "garbage":
+        path.write_bytes(b"no database " * 400)
+    else:
+        path.mkdir()
+    async with opened(engine_home) as client:
+        assert (await client.complete("say-hello")).content == script("say-hello").text
+        await client.models.unload("one")
+        assert await inside(client) == set()
+
+
+async def test_an_engine_of_ones_own_is_agreed_on_with_nobody(home: Path) -> None:
+    async with FoundryAPIClient(home=home, service="embedded") as client:
+        await client.models.load("demo")
+        await client.models.unload("demo")
+        assert not Paths.of(home).uses_file.exists()
+
+
+def test_the_command_line_loads_swaps_and_unloads(engine_home: Path, tmp_path: Path) -> None:
+    loaded = run_command("models", "load", "one", "two", home=engine_home)
+    assert loaded.stdout.splitlines() == ["one is loaded: one:1", "two is loaded: two:1"]
+    told = run_command("models", "load", "one", "two", "--json", home=engine_home).stdout
+    assert [model["id"] for model in json.loads(told)["models"]] == ["one:1", "two:1"]
+    swapped = run_command("models", "swap", "one", "three", home=engine_home)
+    assert swapped.stdout == "three is loaded in the place of one: three:1\n"
+    with program(tmp_path / "assistant.py", STREAMING, "2000", home=engine_home) as assistant:
+        assert assistant.stdout
+        assistant.stdout.readline()
+        refused = run_command("models", "unload", "one", home=engine_home)
+        assert refused.returncode == 1
+        assert f"one:1 is used by assistant.py (pid {assistant.pid}), last" in refused.stderr
+        forced = run_command("models", "unload", "one", "--force", home=engine_home)
+        assert forced.returncode == 1
+        assert "1 session(s) still using it" in forced.stderr, "the engine has the last word"
+    unloaded = run_command("models", "unload", "one", "--drain", "1", home=engine_home)
+    assert unloaded.stdout == "one is no longer loaded: one:1\n"
+    wrong = run_command("models", "unload", "one", "--drain", "-1", home=engine_home)
+    assert wrong.returncode == 2
