@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 BROKEN = "broken"
 FAR_AWAY = "far-away"
+OTHER, OTHER_VARIANT = "scripted-other", "Scripted-other-instruct-generic-cpu"
 
 VERSIONS: Mapping[Generation, str] = {"sdk-1": "1.2.4", "sdk-2.0": "2.0.1", "sdk-2.1": "2.2.1"}
 """Which version stands for a generation."""
@@ -57,8 +58,9 @@ class Service:
 
 
 def prepare(home: Path) -> None:
-    """A cache with a model that works and one that cannot be loaded."""
+    """A cache with two models that work and one that cannot be loaded."""
     put_into_cache(home / "cache", VARIANT)
+    put_into_cache(home / "cache", OTHER_VARIANT)
     directory = home / "cache" / "tests" / "Broken-generic-cpu-1" / "v1"
     directory.mkdir(parents=True)
     (directory / "inference_model.json").write_text('{"Name": "Broken-generic-cpu:1"}', "utf-8")
@@ -85,9 +87,10 @@ async def doubled(generation: Generation, directory: Path) -> AsyncIterator[Serv
 
 @contextlib.contextmanager
 def catalog_of_the_suite() -> Iterator[str]:
-    """The scripted model, one that cannot be loaded, and one whose files are not here."""
+    """The scripted model twice, one that cannot be loaded, and one whose files are not here."""
     entities = [
         entity(ALIAS, VARIANT),
+        entity(OTHER, OTHER_VARIANT),
         entity(BROKEN, "Broken-generic-cpu"),
         entity(FAR_AWAY, "Far-away-generic-cpu", 3),
     ]

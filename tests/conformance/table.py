@@ -34,6 +34,8 @@ ROWS = {
     "tool_history": "results of tools reach the model",
     "load": "load a model",
     "unload": "unload a model",
+    "unload_while_generating": "survives being told to unload a model that generates",
+    "parallel_loads": "several models loaded at once",
     "download": "download a model from a service that is not ours",
     "cached": "tells which models are on its machine",
     "responses": "Responses API",

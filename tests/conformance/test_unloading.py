@@ -1,0 +1,80 @@
+"""Unloading a model that generates: what the real services make of it, and what ours does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from conformance.conftest import Raw
+from conformance.services import VERSIONS, real
+from foundry_api import FoundryAPIClient, FoundryError, LimiterSettings
+from foundry_api.capabilities import CAPABILITIES
+from foundry_api.wire.http import HttpTransport
+from loopback_catalog import ALIAS
+from scripted_model import script
+from service.helpers import eventually_async
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from conformance.services import Service
+
+CALLS = 8
+
+
+@pytest.fixture(params=VERSIONS)
+def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
+    """A service that may die."""
+    with real(request.param, tmp_path / "home") as service:
+        yield service
+
+
+def lives(service: Service) -> bool:
+    assert service.process
+    return service.process.is_running() and service.process.status() != psutil.STATUS_ZOMBIE
+
+
+async def test_whether_it_survives_being_asked_is_as_it_is_said_to_be(service: Service) -> None:
+    said = CAPABILITIES[service.generation].unload_while_generating
+    async with FoundryAPIClient(service.base_url, retries=0) as client:
+        await client.models.load(ALIAS)
+    name = service.model if service.generation == "sdk-1" else ALIAS
+    async with contextlib.aclosing(HttpTransport()) as transport:
+        raw = Raw(service, transport)
+        stream = await transport.send(raw.chat_request("say-slowly", stream=True, max_tokens=100))
+        await stream.read()
+        with contextlib.suppress(FoundryError):
+            await raw.ask("GET", f"/models/unload/{name}")
+        with contextlib.suppress(FoundryError):
+            while await stream.read():
+                continue
+        stream.close()
+    if said == "unsupported":
+        await eventually_async(lambda: not lives(service))
+    else:
+        assert lives(service)
+
+
+async def test_a_client_unloads_once_its_calls_have_ended(service: Service) -> None:
+    all_at_once = LimiterSettings(fixed=CALLS)
+    async with FoundryAPIClient(
+        service.base_url, model=ALIAS, retries=0, limiter=all_at_once
+    ) as client:
+        await client.models.load(ALIAS)
+        calls = [asyncio.ensure_future(streamed(client)) for _ in range(CALLS)]
+        await asyncio.sleep(0.2)  # into the middle of the answers
+        await client.models.unload(ALIAS)
+        assert [await call for call in calls] == ["tock " * 4] * CALLS
+        assert lives(service)
+        assert await client.models.loaded() == []
+        assert (await client.complete("say-hello")).content == script("say-hello").text
+
+
+async def streamed(client: FoundryAPIClient) -> str:
+    chunks = client.stream_complete("say-slowly", max_tokens=20)
+    return "".join([chunk.content async for chunk in chunks])
