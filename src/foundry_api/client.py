@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 from foundry_api.arguments import chat_request, check_timeout, model_names, prompt_turns
 from foundry_api.backoff import Backoff
 from foundry_api.call import CallTools, ChatCall, Order
+from foundry_api.catalog_store import CatalogStore
 from foundry_api.connection import Connection
 from foundry_api.errors import ClientClosed, ServiceCrashed, ServiceError, ServiceNotRunning
 from foundry_api.events import Events
@@ -351,7 +352,13 @@ class FoundryAPIClient:
             endpoint = await locate()
         transport = self._open_transport()
         control = ControlClient(transport, endpoint.control) if endpoint.control else None
-        return Connection(endpoint, transport, self._headers_for(endpoint), control)
+        return Connection(
+            endpoint,
+            transport,
+            self._headers_for(endpoint),
+            control,
+            CatalogStore(self.settings.home),
+        )
 
     def _headers_for(self, endpoint: Endpoint) -> dict[str, str]:
         # A key meant for one address must not reach a service that was merely found.

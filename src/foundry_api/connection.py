@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import re
-from pathlib import Path
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from foundry_api.catalog import Catalog
+from foundry_api.downloads import STALL_S, unless_stalled
 from foundry_api.errors import (
     CatalogUnavailable,
+    DownloadFailed,
     FoundryError,
     ModelNotCached,
     ModelNotFound,
@@ -19,11 +21,12 @@ from foundry_api.flight import SingleFlight
 from foundry_api.wire.dialects.base import Wire
 from foundry_api.wire.dialects.choose import dialect_of
 from foundry_api.wire.dialects.detect import identify
-from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from foundry_api.catalog import CatalogListing
+    from foundry_api.catalog_store import CatalogStore
     from foundry_api.messages import Model
     from foundry_api.service.control import ControlClient
     from foundry_api.service.endpoint import Endpoint
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[float], object]
 
-__all__ = ["Connection", "find_model"]
+__all__ = ["Connection", "find_model", "find_variants"]
 
 IDENTIFY_TIMEOUT_S = 5.0
 
@@ -44,6 +47,10 @@ class Connection:
         transport: Sends the requests.
         headers: Sent with every request.
         control: The control API of an engine host; None for foreign services.
+        store: Keeps the last good catalog; None keeps nothing.
+
+    Attributes:
+        catalog: What could be downloaded, and what was.
 
     Raises:
         UnsupportedFeature: There is no dialect for the service's generation.
@@ -55,18 +62,21 @@ class Connection:
         transport: Transport,
         headers: Mapping[str, str],
         control: ControlClient | None,
+        store: CatalogStore | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.transport = transport
         self.control = control
         self.wire = Wire(transport, endpoint.base_url, headers)
         self.dialect = dialect_of(endpoint.generation, self.wire)
+        self.catalog = Catalog(self, store)
         self._local: Sequence[Model] = ()
         self._public: Sequence[Model] = ()
         self._meant: dict[str, Model] = {}
         self._loaded: set[str] = set()
         self._loads: SingleFlight[None] = SingleFlight()
         self._listings: SingleFlight[Sequence[Model]] = SingleFlight()
+        self._catalogs: SingleFlight[CatalogListing] = SingleFlight()
 
     async def resolve(self, name: str, *, download: bool = False) -> Model:
         """The model that a caller means by an alias, an id, or an id without version, in any case.
@@ -92,44 +102,29 @@ class Connection:
         if model is None:
             raise self._not_found(name)
         if model.cached is False and not download:
-            raise self._not_cached(name)
+            raise self._not_cached(name, model)
         return model
 
     async def catalog_for(self, name: str) -> Sequence[Model]:
         """The remote catalog, asked on behalf of a model.
 
         Raises:
-            CatalogUnavailable: It could not be reached; what is here instead is told.
+            CatalogUnavailable: It could not be reached, and the last good one does not have the
+                model; what is here instead is told.
         """
         try:
-            self._public = await self._listings.run("public", self.public_models)
+            listing = await self._catalogs.run("public", self.catalog.listing)
         except CatalogUnavailable as error:
             self._local = self._local or await self.dialect.local_models()
             raise self._unavailable(name) from error
+        self._public = listing.models
+        if listing.unreachable is not None and find_model(name, self._public) is None:
+            raise self._unavailable(name)
         return self._public
 
     async def local_models(self) -> Sequence[Model]:
-        """Models on this machine: registered directories, and what was downloaded.
-
-        Of downloads the service tells only after it asked the remote catalog, which takes seconds
-        offline; so it is asked only where there may be one.
-        """
-        if self.control is not None:
-            here = list(await self.control.catalog(public=False))
-        else:
-            here = list(await self.dialect.local_models())
-        status = await self.dialect.status()
-        if _may_hold_downloads(self.endpoint.base_url, status.cache_dir):
-            with contextlib.suppress(CatalogUnavailable):
-                public = await self.public_models()
-                here += [model for model in public if model.cached or model.loaded]
-        return here
-
-    async def public_models(self) -> Sequence[Model]:
-        """Models of the remote catalog, with alias and size where an engine host can tell."""
-        if self.control is not None:
-            return await self.control.catalog(public=True)
-        return await self.dialect.public_models()
+        """Models on this machine: registered directories, and what was downloaded."""
+        return await self.catalog.here()
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -154,22 +149,29 @@ class Connection:
         self._meant[name] = model
         return model
 
-    async def download(self, model: Model, progress: Progress | None = None) -> Model:
+    async def download(
+        self, model: Model, progress: Progress | None = None, *, stall_s: float = STALL_S
+    ) -> Model:
         """Download a model's files. Cancelling the call cancels the download.
 
         Args:
             model: From the remote catalog.
-            progress: Called with the percentage done, 0 to 100.
+            progress: Called with the percentage done, 0 to 100; with the same again while only
+                parts of the next step come.
+            stall_s: Seconds without anything after which it counts as failed.
 
         Raises:
-            DownloadFailed: It broke off.
+            DownloadFailed: It broke off or stood still, or the service does not have the model
+                after it.
             UnsupportedFeature: The service is not an engine host of this package.
         """
-        async for percent in self.controlled("download models").download(model.id):
-            if progress is not None:
-                progress(percent)
+        steps = self.controlled("download models").download(model.id)
+        async with aclosing(unless_stalled(steps, model=model.id, stall_s=stall_s)) as alive:
+            async for percent in alive:
+                if progress is not None:
+                    progress(percent)
         self.forget(model)
-        return await self.resolve(model.id)
+        return await self._downloaded(model)
 
     def controlled(self, what: str) -> ControlClient:
         """The control API.
@@ -218,6 +220,21 @@ class Connection:
         self._local = ()
         self._public = ()
 
+    async def _downloaded(self, model: Model) -> Model:
+        """The model as the service has it after a download."""
+        known = await self.dialect.local_models()
+        if find_model(model.id, known) is None:
+            known = (await self.catalog.listing(refresh=True)).models
+        found = find_model(model.id, known)
+        if found is None or not found.cached:
+            raise DownloadFailed(
+                "the download ended, but the service does not have the model's files",
+                hint="Pull it again: that goes on where it stopped.",
+                model=model.id,
+                service=self.endpoint.base_url,
+            )
+        return found
+
     async def _load(self, model: Model) -> None:
         await self.dialect.load(model)
         self._loaded.add(model.id)
@@ -230,9 +247,10 @@ class Connection:
             service=self.endpoint.base_url,
         )
 
-    def _not_cached(self, name: str) -> ModelNotCached:
+    def _not_cached(self, name: str, model: Model) -> ModelNotCached:
+        size = f" ({model.size_mb} MB)" if model.size_mb else ""
         return ModelNotCached(
-            f"{name} is known, but its files are not on this machine",
+            f"{name} is known, but its files{size} are not on this machine",
             hint=f"Get it with `foundry-api models pull {name}` or download=True; {self._here()}.",
             model=name,
             service=self.endpoint.base_url,
@@ -275,9 +293,22 @@ def find_model(name: str, models: Iterable[Model]) -> Model | None:
         return max(versions, key=lambda model: _version(model.id))
     if unversioned := [model for model in models if model.id.lower() == _name(wanted)]:
         return unversioned[0]  # 1.x lists its ids without their version
-    variants = [model for model in models if model.alias.lower() == wanted]
+    variants = _of_alias(wanted, models)
     cached = [model for model in variants if model.cached]
     return next(iter(cached or variants), None)
+
+
+def find_variants(name: str, models: Iterable[Model]) -> list[Model]:
+    """All the variants of an alias, or the one that an id means."""
+    models = tuple(models)
+    if variants := _of_alias(name.strip().lower(), models):
+        return variants
+    found = find_model(name, models)
+    return [found] if found else []
+
+
+def _of_alias(alias: str, models: Iterable[Model]) -> list[Model]:
+    return [model for model in models if model.alias.lower() == alias]
 
 
 _VERSION = re.compile(r":([0-9]{1,9})$")
@@ -290,14 +321,3 @@ def _name(model_id: str) -> str:
 def _version(model_id: str) -> int:
     found = _VERSION.search(model_id)
     return int(found[1]) if found else 0
-
-
-def _may_hold_downloads(base_url: str, cache_dir: str | None) -> bool:
-    if cache_dir is None or not is_loopback(base_url):
-        return True
-    try:
-        return any(entry.is_dir() for entry in Path(cache_dir).iterdir())
-    except FileNotFoundError:
-        return False
-    except OSError:  # not ours to look into: the service may still hold some
-        return True
