@@ -12,7 +12,9 @@ import contextlib
 import json
 import ssl
 import threading
+import time
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +52,7 @@ class Site:
         asked: The ranges that were asked for, in order; a test may empty it.
         breaks: Break the connection of a range that may not be served, instead of holding it.
         missing: Bytes that a file has fewer than the listing and its head say.
+        pause_s: Between two pieces of 64 KiB.
         refused: The registry's status; 200 for a container.
     """
 
@@ -58,6 +61,7 @@ class Site:
     asked: list[Range] = field(default_factory=list)
     breaks: bool = False
     missing: int = 0
+    pause_s: float = 0.0
     refused: int = 200
     _left: int = 10**9
     _change: threading.Condition = field(default_factory=threading.Condition)
@@ -156,8 +160,9 @@ class _Registry(_Handler):
         self.wfile = self.connection.makefile("wb", 0)
 
     def do_GET(self) -> None:
-        body = json.dumps({"blobSasUri": self.server.container}).encode()
-        self.answer(self.server.site.refused, body, "application/json")
+        status = self.server.site.refused
+        told = {"blobSasUri": self.server.container} if status == HTTPStatus.OK else {"error": {}}
+        self.answer(status, json.dumps(told).encode(), "application/json")
         self.close_connection = True
 
     def finish(self) -> None:
@@ -191,6 +196,7 @@ class _Blobs(_Handler):
         self.head(206, size, "application/octet-stream", Content_Range=there, **_facts())
         for start in range(0, size, _PIECE_BYTES):
             self.wfile.write(part[start : min(start + _PIECE_BYTES, size)])
+            time.sleep(held.pause_s)
 
     def _listing(self) -> str:
         blobs = "".join(

@@ -21,14 +21,22 @@ VARIANT = "Scripted-mini-instruct-generic-cpu"
 ALIAS = "scripted-mini"
 
 
-def entity(alias: str, name: str, version: int = 1) -> dict[str, Any]:
+def entity(alias: str, name: str, version: int = 1, *, size_mb: int = 1) -> dict[str, Any]:
     """One variant of a model, as the catalog describes it."""
     return {
         "assetId": f"azureml://registries/azureml/models/{name}/versions/{version}",
         "entityId": f"{name}:{version}",
         "annotations": {
-            "tags": {"alias": alias, "task": "chat-completion", "maxOutputTokens": "2048"},
-            "systemCatalogData": {"publisher": "tests", "displayName": name},
+            "tags": {"alias": alias},
+            "systemCatalogData": {
+                "publisher": "tests",
+                "displayName": name,
+                "inferenceTasks": ["chat-completion"],
+                "license": "MIT",
+                "maxOutputTokens": 2048,
+                "textContextWindow": 8192,
+                "supportsToolCalling": True,
+            },
         },
         "properties": {
             "id": f"{name}:{version}",
@@ -40,7 +48,7 @@ def entity(alias: str, name: str, version: int = 1) -> dict[str, Any]:
                     "modelType": "ONNX",
                     "device": "cpu",
                     "executionProvider": "CPUExecutionProvider",
-                    "fileSizeBytes": 2**20,
+                    "fileSizeBytes": size_mb * 2**20,
                 },
             },
             "creationContext": {"createdTime": "2026-01-01T00:00:00Z"},

@@ -259,10 +259,13 @@ class Connection:
     def _unavailable(self, name: str) -> CatalogUnavailable:
         nearest = self._nearest(name)
         meant = f"Did you mean {' or '.join(nearest)}? Else go" if nearest else "Go"
+        # An engine asks the catalog when it is first needed, and then only after hours.
+        shared = self.control is not None and self.endpoint.origin == "shared"
+        again = ", after `foundry-api down` if you are online again" if shared else ""
         return CatalogUnavailable(
             f"{name} is not on this machine, and the model catalog could not be reached",
             hint=f"{meant} online once and get it with `foundry-api models pull {name}`"
-            f"; {self._here()}.",
+            f"{again}; {self._here()}.",
             model=name,
             service=self.endpoint.base_url,
         )
