@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -65,15 +66,36 @@ def put_into_cache(cache: Path, name: str, version: int = 1) -> None:
     (directory / "inference_model.json").write_text(json.dumps(about), encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class Served:
+    """A catalog that serves.
+
+    Attributes:
+        url: Where.
+        asked: The bodies of the requests.
+    """
+
+    url: str
+    asked: list[bytes] = field(default_factory=list)
+
+
 @contextlib.contextmanager
 def catalog(entities: Sequence[dict[str, Any]]) -> Iterator[str]:
     """A catalog's URL, while it serves."""
+    with serving(entities) as served:
+        yield served.url
+
+
+@contextlib.contextmanager
+def serving(entities: Sequence[dict[str, Any]], *, port: int = 0) -> Iterator[Served]:
+    """A catalog, while it serves, on a port of its own choice without one."""
+    asked: list[bytes] = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            asked.append(self.rfile.read(int(self.headers.get("Content-Length", 0))))
             body = json.dumps({"totalCount": len(entities), "value": entities}).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
@@ -84,11 +106,11 @@ def catalog(entities: Sequence[dict[str, Any]]) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Quiet."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield Served(f"http://127.0.0.1:{server.server_port}", asked)
         finally:
             server.shutdown()
             thread.join()

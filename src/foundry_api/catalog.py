@@ -57,6 +57,11 @@ class Source(Protocol):
     dialect: Dialect
     control: ControlClient | None
 
+    @property
+    def loaded(self) -> Sequence[str]:
+        """Ids of the models that were loaded through this connection."""
+        ...
+
 
 class Catalog:
     """The catalog of one service.
@@ -90,11 +95,10 @@ class Catalog:
         Raises:
             CatalogUnavailable: It cannot be reached, and never was.
         """
+        if not refresh and (known := await self.remembered(max_age_s)):
+            return known
         look = await self._look() if self._store else _Look("", None)
         stored = self._store.read(look.source) if self._store else None
-        age = self._clock() - stored.asked_at if stored else -1.0
-        if stored and look.held is not None and not refresh and 0 <= age < max_age_s:
-            return await self._again(stored, look)
         try:
             told = await self._ask()
         except CatalogUnavailable as error:
@@ -102,6 +106,17 @@ class Catalog:
                 raise
             return await self._again(stored, look, unreachable=error.message)
         return self._told(told, look)
+
+    async def remembered(self, max_age_s: float = MAX_AGE_S) -> CatalogListing | None:
+        """What the service said lately, where what is cached can be told without asking it."""
+        if self._store is None:
+            return None
+        look = await self._look()
+        stored = self._store.read(look.source)
+        age = self._clock() - stored.asked_at if stored else -1.0
+        if stored is None or look.held is None or not 0 <= age < max_age_s:
+            return None
+        return await self._again(stored, look)
 
     async def here(self) -> Sequence[Model]:
         """Models on this machine: registered directories, and what was downloaded.
@@ -154,7 +169,7 @@ class Catalog:
         self, stored: StoredCatalog, look: _Look, *, unreachable: str | None = None
     ) -> CatalogListing:
         """What is remembered, with what is cached and loaded now."""
-        loaded = await self._service.dialect.loaded()
+        loaded = await self._loaded()
         held = look.held
         elsewhere = None if held is None else False
         if held is None:
@@ -166,6 +181,16 @@ class Catalog:
             fresh=unreachable is None,
             unreachable=unreachable,
         )
+
+    async def _loaded(self) -> frozenset[str]:
+        """Ids of the models in memory.
+
+        An engine asks the catalog before it tells, which is what should not be waited for. One of
+        our own has nothing in memory but what we loaded.
+        """
+        if self._service.endpoint.origin == "embedded":
+            return frozenset(self._service.loaded)
+        return await self._service.dialect.loaded()
 
     async def _look(self) -> _Look:
         """What the service says of itself, and which downloads lie where it keeps them."""

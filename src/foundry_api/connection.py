@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING
 
 from foundry_api.catalog import Catalog
@@ -76,7 +77,7 @@ class Connection:
         self._loaded: set[str] = set()
         self._loads: SingleFlight[None] = SingleFlight()
         self._listings: SingleFlight[Sequence[Model]] = SingleFlight()
-        self._catalogs: SingleFlight[CatalogListing] = SingleFlight()
+        self._asking: SingleFlight[CatalogListing] = SingleFlight()
 
     async def resolve(self, name: str, *, download: bool = False) -> Model:
         """The model that a caller means by an alias, an id, or an id without version, in any case.
@@ -106,14 +107,14 @@ class Connection:
         return model
 
     async def catalog_for(self, name: str) -> Sequence[Model]:
-        """The remote catalog, asked on behalf of a model.
+        """The remote catalog, asked on behalf of a model that is not in what is remembered of it.
 
         Raises:
             CatalogUnavailable: It could not be reached, and the last good one does not have the
                 model; what is here instead is told.
         """
         try:
-            listing = await self._catalogs.run("public", self.catalog.listing)
+            listing = await self._catalog_with(name)
         except CatalogUnavailable as error:
             self._local = self._local or await self.dialect.local_models()
             raise self._unavailable(name) from error
@@ -121,6 +122,12 @@ class Connection:
         if listing.unreachable is not None and find_model(name, self._public) is None:
             raise self._unavailable(name)
         return self._public
+
+    async def _catalog_with(self, name: str) -> CatalogListing:
+        known = await self.catalog.remembered()
+        if known is not None and find_model(name, known.models) is not None:
+            return known
+        return await self._asking.run("catalog", partial(self.catalog.listing, refresh=True))
 
     async def local_models(self) -> Sequence[Model]:
         """Models on this machine: registered directories, and what was downloaded."""

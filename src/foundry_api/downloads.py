@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections import deque
 from typing import TYPE_CHECKING
@@ -23,10 +22,16 @@ STALL_S = 120.0
 WINDOW_S = 20.0
 """Over so long the speed is averaged."""
 
+MIN_WINDOW_S = 0.1
+MIN_SPEED = 1e-9
+"""Percent a second: three thousand years are no time to tell."""
+
 SETTLE_S = 1.0
 """What is reported before that was there already: a download that goes on starts with a jump."""
 
 COMPLETE = 100.0
+MAX_MB = 1e12
+"""What is larger is no size."""
 
 
 class DownloadProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +63,7 @@ class DownloadMeter:
     def __init__(
         self, total_mb: float | None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._total_mb = total_mb if total_mb and math.isfinite(total_mb) else None
+        self._total_mb = total_mb if total_mb and 0 < total_mb < MAX_MB else None
         self._clock = clock
         self._started = clock()
         self._percent = 0.0
@@ -74,13 +79,12 @@ class DownloadMeter:
             self._percent = min(percent, COMPLETE)
         self._remember(self._clock())
         speed = self._speed()
-        left_s = (COMPLETE - self._percent) / speed if speed else None
         return DownloadProgress(
             percent=self._percent,
             done_mb=self._megabytes(self._percent),
             total_mb=self._total_mb,
             mb_per_s=None if speed is None else self._megabytes(speed),
-            left_s=left_s if left_s is not None and math.isfinite(left_s) else None,
+            left_s=(COMPLETE - self._percent) / speed if speed else None,
         )
 
     def _remember(self, now: float) -> None:
@@ -91,9 +95,12 @@ class DownloadMeter:
             self._seen.popleft()
 
     def _speed(self) -> float | None:
-        """Percent a second over the window; None before there is one."""
+        """Percent a second over the window; None before there is one, and for one too short."""
         (begin, before), (end, percent) = self._seen[0], self._seen[-1]
-        return (percent - before) / (end - begin) if end > begin else None
+        if end - begin < MIN_WINDOW_S:
+            return None
+        speed = (percent - before) / (end - begin)
+        return speed if speed > MIN_SPEED else 0.0
 
     def _megabytes(self, percent: float) -> float | None:
         return None if self._total_mb is None else self._total_mb * percent / COMPLETE

@@ -7,6 +7,7 @@ does tell: for each failure a line in the engine's log, and for the last success
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,6 +25,8 @@ __all__ = ["PublicCatalog", "PublicListing"]
 SAVED = "foundry.modelinfo.json"
 FAILED = b"failed to fetch catalog from "
 MAX_LOG_BYTES = 2**20
+LOG_DELAY_S = 1.0
+POLL_S = 0.01
 
 
 class PublicListing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -56,6 +59,8 @@ class PublicCatalog:
         self._saved = models / SAVED
         self._log = log
         self._read_to = 0
+        self._known = self._fetched_at()
+        self._reached = False
         self._unreachable: str | None = None
 
     def variants(self) -> list[Any]:
@@ -64,13 +69,12 @@ class PublicCatalog:
         Raises:
             CatalogUnavailable: It cannot be reached, and never was.
         """
-        before = self._fetched_at()
         try:
             models = self._catalog.list_models()
             variants = [variant for model in models for variant in model.variants]
         except self._failure as error:
             raise typed(error) from error
-        self._notice(before)
+        self._notice(served=bool(variants))
         if self._unreachable and not variants:
             raise CatalogUnavailable(f"the model catalog could not be reached: {self._unreachable}")
         return variants
@@ -94,11 +98,20 @@ class PublicCatalog:
             raise typed(error) from error
         return cached
 
-    def _notice(self, fetched_before: float | None) -> None:
-        if failure := self._failure_since_the_last_look():
+    def _notice(self, *, served: bool) -> None:
+        """See whether what was told came from the catalog.
+
+        A success is saved at once, unless there was nothing to save. The line of a failure is
+        written a little later than the answer is given, so that one is waited for.
+        """
+        fetched_at = self._fetched_at()
+        if fetched_at != self._known:
+            self._known, self._reached, self._unreachable = fetched_at, True, None
+        if failure := self._failure_since_the_last_look(wait=not self._reached):
             self._unreachable = failure
-        elif self._fetched_at() != fetched_before:
-            self._unreachable = None
+        elif not self._reached and self._unreachable is None:
+            self._reached = not served
+            self._unreachable = "the engine gave no reason" if served else None
 
     def _fetched_at(self) -> float | None:
         try:
@@ -106,15 +119,23 @@ class PublicCatalog:
         except OSError:
             return None
 
-    def _failure_since_the_last_look(self) -> str | None:
+    def _failure_since_the_last_look(self, *, wait: bool) -> str | None:
+        give_up_at = time.monotonic() + (LOG_DELAY_S if wait and self._unreachable is None else 0)
+        while (failure := self._new_failure()) is None and time.monotonic() < give_up_at:
+            time.sleep(POLL_S)
+        return failure
+
+    def _new_failure(self) -> str | None:
         try:
             with self._log.open("rb") as file:
-                file.seek(max(self._read_to, self._log.stat().st_size - MAX_LOG_BYTES))
+                self._read_to = max(self._read_to, self._log.stat().st_size - MAX_LOG_BYTES)
+                file.seek(self._read_to)
                 new = file.read(MAX_LOG_BYTES)
-                self._read_to = file.tell()
         except OSError:
             return None
-        lines = [line for line in new.splitlines() if FAILED in line]
+        whole = new[: new.rfind(b"\n") + 1]
+        self._read_to += len(whole)
+        lines = [line for line in whole.splitlines() if FAILED in line]
         return _reason(lines[-1]) if lines else None
 
 
