@@ -2,7 +2,8 @@
 
 The engine asks the catalog once and keeps the answer for hours. It saves it in a file, which its
 next start serves when the catalog cannot be reached, without saying so (probed on 2.2.1). What
-does tell: for each failure a line in the engine's log, and for the last success the file's time.
+does tell: for each failure a line in the engine's log, and the time of the file, which is written
+anew when there is something new.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ __all__ = ["PublicCatalog", "PublicListing"]
 SAVED = "foundry.modelinfo.json"
 FAILED = b"failed to fetch catalog from "
 MAX_LOG_BYTES = 2**20
+QUICK_S = 1.0
+"""A catalog that cannot be reached is tried four times, which takes three seconds and more."""
+
 LOG_DELAY_S = 1.0
 POLL_S = 0.01
 
@@ -59,8 +63,8 @@ class PublicCatalog:
         self._saved = models / SAVED
         self._log = log
         self._read_to = 0
-        self._known = self._fetched_at()
-        self._reached = False
+        self._known = self._saved_at()
+        self._reached_at: float | None = None
         self._unreachable: str | None = None
 
     def variants(self) -> list[Any]:
@@ -69,12 +73,13 @@ class PublicCatalog:
         Raises:
             CatalogUnavailable: It cannot be reached, and never was.
         """
+        asked_at = time.monotonic()
         try:
             models = self._catalog.list_models()
             variants = [variant for model in models for variant in model.variants]
         except self._failure as error:
             raise typed(error) from error
-        self._notice(served=bool(variants))
+        self._notice(took_s=time.monotonic() - asked_at)
         if self._unreachable and not variants:
             raise CatalogUnavailable(f"the model catalog could not be reached: {self._unreachable}")
         return variants
@@ -98,29 +103,31 @@ class PublicCatalog:
             raise typed(error) from error
         return cached
 
-    def _notice(self, *, served: bool) -> None:
-        """See whether what was told came from the catalog.
-
-        A success is saved at once, unless there was nothing to save. The line of a failure is
-        written a little later than the answer is given, so that one is waited for.
-        """
-        fetched_at = self._fetched_at()
-        if fetched_at != self._known:
-            self._known, self._reached, self._unreachable = fetched_at, True, None
-        if failure := self._failure_since_the_last_look(wait=not self._reached):
+    def _notice(self, *, took_s: float) -> None:
+        """See whether what was told came from the catalog."""
+        failure = self._logged_failure(wait_s=LOG_DELAY_S if took_s > QUICK_S else 0.0)
+        saved_at = self._saved_at()
+        if failure is not None:
             self._unreachable = failure
-        elif not self._reached and self._unreachable is None:
-            self._reached = not served
-            self._unreachable = "the engine gave no reason" if served else None
+        elif saved_at != self._known or self._unreachable is None:
+            self._unreachable = None
+            self._reached_at = self._reached_at or time.time()
+        self._known = saved_at
 
     def _fetched_at(self) -> float | None:
+        """The last success: saved where it brought something new, else seen by us."""
+        times = [at for at in (self._saved_at(), self._reached_at) if at is not None]
+        return max(times, default=None)
+
+    def _saved_at(self) -> float | None:
         try:
             return self._saved.stat().st_mtime
         except OSError:
             return None
 
-    def _failure_since_the_last_look(self, *, wait: bool) -> str | None:
-        give_up_at = time.monotonic() + (LOG_DELAY_S if wait and self._unreachable is None else 0)
+    def _logged_failure(self, *, wait_s: float) -> str | None:
+        """The line of a failure since the last look. It comes a little later than the answer."""
+        give_up_at = time.monotonic() + wait_s
         while (failure := self._new_failure()) is None and time.monotonic() < give_up_at:
             time.sleep(POLL_S)
         return failure
