@@ -101,7 +101,7 @@ class Connection:
             return local
         model = find_model(name, await self.catalog_for(name))
         if model is None:
-            raise self._not_found(name)
+            raise self.not_found(name)
         if model.cached is False and not download:
             raise self._not_cached(name, model)
         return model
@@ -246,7 +246,8 @@ class Connection:
         await self.dialect.load(model)
         self._loaded.add(model.id)
 
-    def _not_found(self, name: str) -> ModelNotFound:
+    def not_found(self, name: str) -> ModelNotFound:
+        """The error for a name that no model has, with the nearest that are known."""
         return ModelNotFound(
             f"the service knows no model named {name!r}",
             nearest=self._nearest(name),

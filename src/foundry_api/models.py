@@ -105,7 +105,7 @@ class Models:
             known = here
         found = find_variants(name, known)
         if not found:
-            raise ModelNotFound(f"the service knows no model named {name!r}", model=name)
+            raise connection.not_found(name)
         return sorted(found, key=lambda model: not model.cached)
 
     async def cached(self) -> Sequence[Model]:
@@ -176,7 +176,7 @@ class Models:
             return local
         model = find_model(name, await connection.catalog_for(name))
         if model is None:
-            raise ModelNotFound(f"the catalog has no model named {name!r}", model=name)
+            raise connection.not_found(name)
         if model.cached:
             return model
         meter = DownloadMeter(model.size_mb)
