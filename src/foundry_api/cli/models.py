@@ -63,10 +63,10 @@ def command(context: click.Context, common: Common, *, catalog: bool) -> None:
 @common_options
 @pass_common
 def list_command(common: Common, *, catalog: bool) -> None:
-    """List the models on this machine, the variants of each alias together.
+    """List the models on this machine.
 
-    What was asked of the catalog lately is not asked again; a catalog that cannot be reached is
-    shown as it was.
+    Variants of one alias stand together. What was asked of the catalog in the last 10 minutes is
+    not asked again, and a catalog that cannot be reached is shown as it was.
     """
     show(common, catalog=catalog)
 
@@ -76,7 +76,10 @@ def list_command(common: Common, *, catalog: bool) -> None:
 @common_options
 @pass_common
 def show_command(common: Common, name: str) -> None:
-    """Tell all that is known of a model: each of its variants, and where its files are."""
+    """Tell all that is known of a model.
+
+    That is each of its variants, and for those on this machine where their files are.
+    """
     with Session(common) as session:
         models = session.run(session.client.models.show(name), f"Asking for {name} ...")
     show_models(common, models)
@@ -160,7 +163,10 @@ def add_command(common: Common, directory: str, alias: str | None, *, check: boo
 @common_options
 @pass_common
 def rm_command(common: Common, name: str, *, yes: bool) -> None:
-    """Delete a downloaded model, or forget an added directory, whose files stay."""
+    """Delete a downloaded model, or forget an added one.
+
+    The files of an added directory stay. A loaded model has to be unloaded first.
+    """
     with Session(common) as session:
         model = session.run(_removable(session.client, name))
         if model.catalog == "local":

@@ -36,7 +36,7 @@ def described(variant: Any, *, public: bool) -> Model:
         size_mb=info.file_size_mb,
         context_length=info.context_length,
         license=info.license,
-        publisher=info.publisher,
+        publisher=info.publisher if public else None,  # the engine says `local`
         max_output_tokens=info.max_output_tokens,
         supports_tools=info.supports_tool_calling,
         execution_provider=(runtime.execution_provider or None) if runtime else None,
