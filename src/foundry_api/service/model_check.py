@@ -7,7 +7,7 @@ a message from deep inside. What makes it fail most often is looked for here, be
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from foundry_api.errors import ModelRegistrationFailed
 from foundry_api.service.model_files import (
@@ -130,4 +130,6 @@ def _json(path: Path) -> Mapping[str, Any] | str:
         return f"its {path.name} cannot be read ({error.strerror})"
     except (ValueError, RecursionError) as error:
         return f"its {path.name} is not JSON ({error})"
-    return told if isinstance(told, dict) else f"its {path.name} is not a JSON object"
+    if not isinstance(told, dict):
+        return f"its {path.name} is not a JSON object"
+    return cast("dict[str, Any]", told)
