@@ -14,7 +14,6 @@ import ssl
 import threading
 import time
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -160,9 +159,8 @@ class _Registry(_Handler):
         self.wfile = self.connection.makefile("wb", 0)
 
     def do_GET(self) -> None:
-        status = self.server.site.refused
-        told = {"blobSasUri": self.server.container} if status == HTTPStatus.OK else {"error": {}}
-        self.answer(status, json.dumps(told).encode(), "application/json")
+        body = json.dumps({"blobSasUri": self.server.container}).encode()
+        self.answer(self.server.site.refused, body, "application/json")
         self.close_connection = True
 
     def finish(self) -> None:

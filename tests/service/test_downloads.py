@@ -19,6 +19,7 @@ from foundry_api import (
     ModelNotFound,
 )
 from foundry_api.service import shared
+from foundry_api.service.control import ControlClient
 from foundry_api.service.paths import Paths
 from foundry_api.service.process import HostOptions
 from loopback_blobs import RANGE_BYTES, Site, site
@@ -27,8 +28,11 @@ from scripted_model import build, script
 from service.helpers import eventually_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
+
+    from foundry_api.service.supervisor import EngineHost
+    from foundry_api.wire.http import HttpTransport
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="elsewhere the engine may not trust SSL_CERT_FILE"
@@ -170,8 +174,33 @@ async def test_a_registry_that_refuses_is_told(
     client: FoundryAPIClient, blobs: Site, status: int, told: str
 ) -> None:
     blobs.refused = status
-    with pytest.raises(DownloadFailed, match=told):
+    with pytest.raises(DownloadFailed, match=told) as caught:
         await client.models.download(ALIAS)
+    assert "sig=tests" not in str(caught.value)
+
+
+async def test_engines_on_one_home_share_one_download(
+    start: Callable[..., EngineHost],
+    transport: HttpTransport,
+    blobs: Site,
+    files: dict[str, bytes],
+) -> None:
+    """The engine's own lock sees to that; the second one sees the first one's bytes come."""
+
+    async def pull(url: str) -> list[float]:
+        host = start(catalog_url=url, environ={**os.environ, **blobs.environ})
+        control = (await host.ready()).control
+        assert control
+        return [percent async for percent in ControlClient(transport, control).download(MODEL)]
+
+    blobs.serve_only(6)
+    with catalog([entity(ALIAS, VARIANT)]) as url:
+        first = asyncio.create_task(pull(url))
+        await eventually_async(lambda: len(blobs.asked) > 6)
+        second = asyncio.create_task(pull(url))
+        blobs.serve_all()
+        assert (await first)[-1] == (await second)[-1] == 100.0
+    assert len(blobs.asked) == len(files) - 1 + RANGES
 
 
 async def test_two_clients_share_one_download(

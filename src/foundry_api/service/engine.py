@@ -7,6 +7,7 @@ type-checks and imports without it.
 from __future__ import annotations
 
 import importlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "NativeEngine"]
 
 APP_NAME = "foundry-api"
+_SIGNATURE = re.compile(r"sig=[^&\s\"']*")
 
 
 class Engine(Protocol):
@@ -195,7 +197,7 @@ class NativeEngine:
         try:
             found[0].download(progress, cancel)
         except self._failure as error:
-            raise DownloadFailed(clean(str(error)), model=name) from error
+            raise DownloadFailed(_without_signature(clean(str(error))), model=name) from None
         if not found[0].is_cached:
             raise DownloadFailed("the download was cancelled", model=name)
         return described(found[0], public=True)
@@ -203,6 +205,11 @@ class NativeEngine:
     def received(self, model_id: str) -> int:
         """See `Engine.received`."""
         return model_cache.last_change(self._cache, model_id)
+
+
+def _without_signature(message: str) -> str:
+    """A message without what allows its reader to download: the engine quotes whole answers."""
+    return _SIGNATURE.sub("sig=...", message)
 
 
 def _sdk() -> Any:
