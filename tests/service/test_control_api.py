@@ -197,6 +197,7 @@ async def test_who_comes_while_a_cancelled_download_ends_gets_a_new_run(
     first = control.download("phi")
     assert [await anext(first), await anext(first)] == [0.0, 25.0]
     await first.aclose()
+    await eventually_async(engine.cancelled.is_set)
     second = control.download("phi")
     assert await anext(second) == 25.0
     engine.steps, engine.hang = (25.0, 100.0), False
