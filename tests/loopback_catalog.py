@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +24,22 @@ VARIANT = "Scripted-mini-instruct-generic-cpu"
 ALIAS = "scripted-mini"
 
 
-def entity(alias: str, name: str, version: int = 1) -> dict[str, Any]:
+def entity(alias: str, name: str, version: int = 1, *, size_mb: int = 1) -> dict[str, Any]:
     """One variant of a model, as the catalog describes it."""
     return {
         "assetId": f"azureml://registries/azureml/models/{name}/versions/{version}",
         "entityId": f"{name}:{version}",
         "annotations": {
-            "tags": {"alias": alias, "task": "chat-completion", "maxOutputTokens": "2048"},
-            "systemCatalogData": {"publisher": "tests", "displayName": name},
+            "tags": {"alias": alias},
+            "systemCatalogData": {
+                "publisher": "tests",
+                "displayName": name,
+                "inferenceTasks": ["chat-completion"],
+                "license": "MIT",
+                "maxOutputTokens": 2048,
+                "textContextWindow": 8192,
+                "supportsToolCalling": True,
+            },
         },
         "properties": {
             "id": f"{name}:{version}",
@@ -42,7 +51,7 @@ def entity(alias: str, name: str, version: int = 1) -> dict[str, Any]:
                     "modelType": "ONNX",
                     "device": "cpu",
                     "executionProvider": "CPUExecutionProvider",
-                    "fileSizeBytes": 2**20,
+                    "fileSizeBytes": size_mb * 2**20,
                 },
             },
             "creationContext": {"createdTime": "2026-01-01T00:00:00Z"},
@@ -59,15 +68,36 @@ def put_into_cache(cache: Path, name: str, version: int = 1) -> None:
     (directory / "inference_model.json").write_text(json.dumps(about), encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class Served:
+    """A catalog that serves.
+
+    Attributes:
+        url: Where.
+        asked: The bodies of the requests.
+    """
+
+    url: str
+    asked: list[bytes] = field(default_factory=list)
+
+
 @contextlib.contextmanager
 def catalog(entities: Sequence[dict[str, Any]]) -> Iterator[str]:
     """A catalog's URL, while it serves."""
+    with serving(entities) as served:
+        yield served.url
+
+
+@contextlib.contextmanager
+def serving(entities: Sequence[dict[str, Any]], *, port: int = 0) -> Iterator[Served]:
+    """A catalog, while it serves, on a port of its own choice without one."""
+    asked: list[bytes] = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            asked.append(self.rfile.read(int(self.headers.get("Content-Length", 0))))
             listing = {"totalCount": len(entities), "value": entities}
             older = self.path.endswith("/entities/crossRegion")
             told = {"indexEntitiesResponse": listing} if older else listing
@@ -81,11 +111,11 @@ def catalog(entities: Sequence[dict[str, Any]]) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Quiet."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield Served(f"http://127.0.0.1:{server.server_port}", asked)
         finally:
             server.shutdown()
             thread.join()

@@ -17,6 +17,8 @@ from foundry_api._version import __version__
 _HOMES = {
     "capabilities": ("Capabilities", "Support"),
     "client": ("ChatOptions", "FoundryAPIClient"),
+    "catalog": ("CatalogListing",),
+    "downloads": ("DownloadProgress",),
     "errors": (
         "CallTimeout",
         "CatalogUnavailable",

@@ -5,11 +5,17 @@ from foundry_api.capabilities import (
 from foundry_api.capabilities import (
     Support as Support,
 )
+from foundry_api.catalog import (
+    CatalogListing as CatalogListing,
+)
 from foundry_api.client import (
     ChatOptions as ChatOptions,
 )
 from foundry_api.client import (
     FoundryAPIClient as FoundryAPIClient,
+)
+from foundry_api.downloads import (
+    DownloadProgress as DownloadProgress,
 )
 from foundry_api.errors import (
     CallTimeout as CallTimeout,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 from foundry_api.arguments import chat_request, check_timeout, model_names, prompt_turns
 from foundry_api.backoff import Backoff
 from foundry_api.call import CallTools, ChatCall, Order
+from foundry_api.catalog_store import CatalogStore
 from foundry_api.connection import Connection
 from foundry_api.errors import ClientClosed, ServiceCrashed, ServiceError, ServiceNotRunning
 from foundry_api.events import Events
@@ -369,7 +370,13 @@ class FoundryAPIClient:
         others = Nobody() if private else self._home.at(endpoint.base_url)
         headers = self._headers_for(endpoint)
         return Connection(
-            endpoint, transport, headers, control, others=others, keeping=self._keeping
+            endpoint,
+            transport,
+            headers,
+            control,
+            store=CatalogStore(self.settings.home),
+            others=others,
+            keeping=self._keeping,
         )
 
     def _memories(self) -> list[Memory]:

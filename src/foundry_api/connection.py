@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-from pathlib import Path
+from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING
 
+from foundry_api.catalog import Catalog
+from foundry_api.downloads import STALL_S, unless_stalled
 from foundry_api.errors import (
     CatalogUnavailable,
+    DownloadFailed,
     FoundryError,
     ModelNotCached,
     ModelNotFound,
@@ -17,15 +20,17 @@ from foundry_api.errors import (
 from foundry_api.flight import SingleFlight
 from foundry_api.memory import Keeping, Memory
 from foundry_api.neighbours import Nobody
+from foundry_api.service.model_cache import may_hold_downloads
 from foundry_api.wire.dialects.base import Wire
 from foundry_api.wire.dialects.choose import dialect_of
 from foundry_api.wire.dialects.detect import identify
 from foundry_api.wire.dialects.names import version_of, without_version
-from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from foundry_api.catalog import CatalogListing
+    from foundry_api.catalog_store import CatalogStore
     from foundry_api.messages import Model
     from foundry_api.service.control import ControlClient
     from foundry_api.service.endpoint import Endpoint
@@ -34,7 +39,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[float], object]
 
-__all__ = ["Connection", "find_model"]
+__all__ = ["Connection", "find_model", "find_variants"]
 
 IDENTIFY_TIMEOUT_S = 5.0
 
@@ -47,8 +52,12 @@ class Connection:
         transport: Sends the requests.
         headers: Sent with every request.
         control: The control API of an engine host; None for foreign services.
+        store: Keeps the last good catalog; None keeps nothing.
         others: Who else may load and unload its models.
         keeping: Which models may stay in memory, and who hears of it.
+
+    Attributes:
+        catalog: What could be downloaded, and what was.
 
     Raises:
         UnsupportedFeature: There is no dialect for the service's generation.
@@ -61,6 +70,7 @@ class Connection:
         headers: Mapping[str, str],
         control: ControlClient | None,
         *,
+        store: CatalogStore | None = None,
         others: Nobody | None = None,
         keeping: Keeping | None = None,
     ) -> None:
@@ -69,11 +79,13 @@ class Connection:
         self.control = control
         self.wire = Wire(transport, endpoint.base_url, headers, _command_of(endpoint))
         self.dialect = dialect_of(endpoint.generation, self.wire)
+        self.catalog = Catalog(self, store)
         self._local: Sequence[Model] = ()
         self._public: Sequence[Model] = ()
         self._meant: dict[str, Model] = {}
         self.memory = Memory(self, others or Nobody(), keeping or Keeping())
         self._listings: SingleFlight[Sequence[Model]] = SingleFlight()
+        self._asking: SingleFlight[CatalogListing] = SingleFlight()
 
     @property
     def base_url(self) -> str:
@@ -103,49 +115,37 @@ class Connection:
         catalog = await self.catalog_for(name)
         model = find_model(name, catalog) or await self.dialect.by_alias(name)
         if model is None:
-            raise self._not_found(name)
+            raise self.not_found(name)
         if model.cached is False and not download:
-            raise self._not_cached(name)
+            raise self._not_cached(name, model)
         return model
 
     async def catalog_for(self, name: str) -> Sequence[Model]:
-        """The remote catalog, asked on behalf of a model.
+        """The remote catalog, asked on behalf of a model that is not in what is remembered of it.
 
         Raises:
-            CatalogUnavailable: It could not be reached; what is here instead is told.
+            CatalogUnavailable: It could not be reached, and the last good one does not have the
+                model; what is here instead is told.
         """
         try:
-            self._public = await self._listings.run("public", self.public_models)
+            listing = await self._catalog_with(name)
         except CatalogUnavailable as error:
             self._local = self._local or await self.dialect.local_models()
             raise self._unavailable(name) from error
+        self._public = listing.models
+        if listing.unreachable is not None and find_model(name, self._public) is None:
+            raise self._unavailable(name)
         return self._public
 
+    async def _catalog_with(self, name: str) -> CatalogListing:
+        known = await self.catalog.remembered()
+        if known is not None and find_model(name, known.models) is not None:
+            return known
+        return await self._asking.run("catalog", partial(self.catalog.listing, refresh=True))
+
     async def local_models(self) -> Sequence[Model]:
-        """Models on this machine: registered directories, and what was downloaded.
-
-        Of downloads the service tells only after it asked the remote catalog, which takes seconds
-        offline; so it is asked only where there may be one.
-        """
-        if self.control is not None:
-            here = list(await self.control.catalog(public=False))
-        else:
-            here = list(await self.dialect.local_models())
-        if self.dialect.capabilities.cached == "native":
-            return here
-        status = await self.dialect.status()
-        if _may_hold_downloads(self.endpoint.base_url, status.cache_dir):
-            with contextlib.suppress(CatalogUnavailable):
-                known = {model.id for model in here}
-                public = [each for each in await self.public_models() if each.id not in known]
-                here += [model for model in public if model.cached or model.loaded]
-        return here
-
-    async def public_models(self) -> Sequence[Model]:
-        """Models of the remote catalog, with alias and size where an engine host can tell."""
-        if self.control is not None:
-            return await self.control.catalog(public=True)
-        return await self.dialect.public_models()
+        """Models on this machine: registered directories, and what was downloaded."""
+        return await self.catalog.here()
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -170,25 +170,30 @@ class Connection:
         self._meant[name] = model
         return model
 
-    async def download(self, model: Model, progress: Progress | None = None) -> Model:
+    async def download(
+        self, model: Model, progress: Progress | None = None, *, stall_s: float = STALL_S
+    ) -> Model:
         """Download a model's files. Cancelling the call cancels the download.
 
         Args:
             model: From the remote catalog.
-            progress: Called with the percentage done, 0 to 100.
+            progress: Called with the percentage done, 0 to 100; with the same again while only
+                parts of the next step come.
+            stall_s: Seconds without anything after which it counts as failed.
 
         Raises:
-            DownloadFailed: It broke off.
+            DownloadFailed: It broke off or stood still, or the service does not have the model
+                after it.
             UnsupportedFeature: The service can't be told to download.
         """
         control = self.control
         steps = control.download(model.id) if control else self.dialect.download(model)
-        async with contextlib.aclosing(steps):
-            async for percent in steps:
+        async with aclosing(unless_stalled(steps, model=model.id, stall_s=stall_s)) as alive:
+            async for percent in alive:
                 if progress is not None:
                     progress(percent)
         self.forget(model)
-        return await self.resolve(model.id)
+        return await self._downloaded(model)
 
     async def check_download(self, name: str) -> None:
         """Refuse what cannot be done at all, before a catalog is asked for it.
@@ -250,7 +255,7 @@ class Connection:
         """
         ids = await self.dialect.loaded("local")
         status = await self.dialect.status()
-        if _may_hold_downloads(self.endpoint.base_url, status.cache_dir):
+        if may_hold_downloads(self.endpoint.base_url, status.cache_dir):
             ids |= await self.dialect.loaded("public")
         return ids
 
@@ -260,7 +265,7 @@ class Connection:
             return model
         known: Sequence[Model] = (*self._local, *self._public)
         if self.control is not None:
-            known = (*await self.control.catalog(public=False), *known)
+            known = (*await self.control.local_models(), *known)
         same = [each for each in known if each.id == model.id]
         return next((each for each in same if each.size_mb is not None), (*same, model)[0])
 
@@ -271,7 +276,23 @@ class Connection:
         self._local = ()
         self._public = ()
 
-    def _not_found(self, name: str) -> ModelNotFound:
+    async def _downloaded(self, model: Model) -> Model:
+        """The model as the service has it after a download."""
+        known = await self.dialect.local_models()
+        if find_model(model.id, known) is None:
+            known = (await self.catalog.listing(refresh=True)).models
+        found = find_model(model.id, known)
+        if found is None or not found.cached:
+            raise DownloadFailed(
+                "the download ended, but the service does not have the model's files",
+                hint="Pull it again: that goes on where it stopped.",
+                model=model.id,
+                service=self.endpoint.base_url,
+            )
+        return found
+
+    def not_found(self, name: str) -> ModelNotFound:
+        """The error for a name that no model has, with the nearest that are known."""
         return ModelNotFound(
             f"the service knows no model named {name!r}",
             nearest=self._nearest(name),
@@ -279,9 +300,10 @@ class Connection:
             service=self.endpoint.base_url,
         )
 
-    def _not_cached(self, name: str) -> ModelNotCached:
+    def _not_cached(self, name: str, model: Model) -> ModelNotCached:
+        size = f" ({model.size_mb} MB)" if model.size_mb else ""
         return ModelNotCached(
-            f"{name} is known, but its files are not on this machine",
+            f"{name} is known, but its files{size} are not on this machine",
             hint=f"Get it with `foundry-api models pull {name}` or download=True; {self._here()}.",
             model=name,
             service=self.endpoint.base_url,
@@ -291,10 +313,13 @@ class Connection:
         nearest = self._nearest(name)
         meant = f"Did you mean {' or '.join(nearest)}? Else go" if nearest else "Go"
         where = "is not on this machine" if self.control else "is not known to the service"
+        # An engine asks the catalog when it is first needed, and then only after hours.
+        shared = self.control is not None and self.endpoint.origin == "shared"
+        again = ", after `foundry-api down` if you are online again" if shared else ""
         return CatalogUnavailable(
             f"{name} {where}, and the model catalog could not be reached",
             hint=f"{meant} online once and get it with `foundry-api models pull {name}`"
-            f"; {self._here()}.",
+            f"{again}; {self._here()}.",
             model=name,
             service=self.endpoint.base_url,
         )
@@ -334,17 +359,19 @@ def find_model(name: str, models: Iterable[Model]) -> Model | None:
         return max(versions, key=lambda model: version_of(model.id))
     if unversioned := [model for model in models if model.id.lower() == without_version(wanted)]:
         return unversioned[0]  # 1.x lists its ids without their version
-    variants = [model for model in models if model.alias.lower() == wanted]
+    variants = _of_alias(wanted, models)
     cached = [model for model in variants if model.cached]
     return next(iter(cached or variants), None)
 
 
-def _may_hold_downloads(base_url: str, cache_dir: str | None) -> bool:
-    if cache_dir is None or not is_loopback(base_url):
-        return True
-    try:
-        return any(entry.is_dir() for entry in Path(cache_dir).iterdir())
-    except FileNotFoundError:
-        return False
-    except OSError:  # not ours to look into: the service may still hold some
-        return True
+def find_variants(name: str, models: Iterable[Model]) -> list[Model]:
+    """All the variants of an alias, or the one that an id means."""
+    models = tuple(models)
+    if variants := _of_alias(name.strip().lower(), models):
+        return variants
+    found = find_model(name, models)
+    return [found] if found else []
+
+
+def _of_alias(alias: str, models: Iterable[Model]) -> list[Model]:
+    return [model for model in models if model.alias.lower() == alias]

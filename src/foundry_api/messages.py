@@ -205,6 +205,12 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         size_mb: Size of its files; None if unknown.
         context_length: Prompt and answer together, in tokens; None if unknown.
         license: Its licence; None if unknown.
+        publisher: Who published it; None if unknown.
+        max_output_tokens: The longest answer that it is made for; None if unknown.
+        supports_tools: Whether it was made to call tools; None if unknown.
+        execution_provider: What runs it, such as `CUDAExecutionProvider`; None if unknown.
+        parent: The asset that it was made from; None if unknown.
+        path: Where its files lie on the service's machine; None if they don't, or it doesn't tell.
     """
 
     id: str
@@ -217,6 +223,12 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     size_mb: int | None = None
     context_length: int | None = None
     license: str | None = None
+    publisher: str | None = None
+    max_output_tokens: int | None = None
+    supports_tools: bool | None = None
+    execution_provider: str | None = None
+    parent: str | None = None
+    path: str | None = None
 
 
 class ModelUser(msgspec.Struct, frozen=True, kw_only=True):

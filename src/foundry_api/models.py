@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from foundry_api.connection import find_model
-from foundry_api.errors import ModelNotFound
+from foundry_api.catalog import MAX_AGE_S
+from foundry_api.connection import find_model, find_variants
+from foundry_api.downloads import STALL_S, DownloadMeter
+from foundry_api.errors import CatalogUnavailable, InvalidRequest, ModelInUse, ModelNotFound
 from foundry_api.loading import check_drain, load_all, swap
 from foundry_api.memory import DRAIN_S
 from foundry_api.resilience.deadline import bounded
@@ -15,11 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
     from pathlib import Path
 
+    from foundry_api.catalog import CatalogListing
     from foundry_api.connection import Connection
+    from foundry_api.downloads import DownloadProgress
     from foundry_api.messages import Model, ModelUser
     from foundry_api.service.control import ControlClient
 
-    Progress = Callable[[float], object]
+    Progress = Callable[[DownloadProgress], object]
     Connect = Callable[[], Awaitable[Connection]]
     Route = Callable[..., Awaitable[tuple[Connection, Model]]]
 
@@ -41,19 +45,71 @@ class Models:
         """Models on this machine, and on request those that could be downloaded.
 
         Args:
-            catalog: Ask Microsoft's catalog too. That takes 4 s when it can't be reached.
+            catalog: Those of Microsoft's catalog too; see `catalog`.
 
         Raises:
-            CatalogUnavailable: The catalog was asked for and could not be reached.
+            CatalogUnavailable: The catalog was asked for, cannot be reached, and never was.
             ServiceError: The service does not answer.
         """
         connection = await self._connect()
-        local = list(await connection.local_models())
-        if catalog:
-            known = {model.id for model in local}
-            public = await connection.public_models()
-            local += [model for model in public if model.id not in known]
-        return local
+        local = await connection.local_models()
+        if not catalog:
+            return local
+        known = {model.id for model in local}
+        listing = await connection.catalog.listing()
+        return [*local, *(model for model in listing.models if model.id not in known)]
+
+    @bounded
+    async def catalog(
+        self, *, refresh: bool = False, max_age_s: float = MAX_AGE_S
+    ) -> CatalogListing:
+        """What could be downloaded, and how old that knowledge is.
+
+        A catalog that cannot be reached, which takes 4 s to find out, is answered with the last
+        one that could, `unreachable` saying why. One that is reached and empty has no models.
+
+        Args:
+            refresh: Ask the service even if it was asked lately. An engine of SDK 2.x itself asks
+                the catalog when it starts and then every few hours, so that a service that
+                started offline knows nothing new until it is restarted.
+            max_age_s: Seconds for which the answer of the service holds.
+
+        Raises:
+            CatalogUnavailable: It cannot be reached, and never was.
+            ServiceError: The service does not answer.
+        """
+        if max_age_s < 0:
+            raise InvalidRequest(f"max_age_s is {max_age_s:g}, below 0", field="max_age_s")
+        connection = await self._connect()
+        return await connection.catalog.listing(refresh=refresh, max_age_s=max_age_s)
+
+    @bounded
+    async def show(self, name: str) -> Sequence[Model]:
+        """Every variant that a name means, those on this machine first.
+
+        Args:
+            name: An alias means all its variants, an id that one. The catalog is not asked for a
+                registered directory.
+
+        Raises:
+            ModelNotFound: No model has that name.
+            CatalogUnavailable: It is not on this machine, and the catalog cannot be reached.
+            ServiceError: The service does not answer.
+        """
+        connection = await self._connect()
+        here = find_variants(name, await connection.local_models())
+        if any(model.catalog == "local" for model in here):
+            return here
+        try:
+            known = await connection.catalog_for(name)
+        except CatalogUnavailable:
+            if not here:
+                raise
+            known = here
+        found = find_variants(name, known)
+        if not found:
+            raise connection.not_found(name)
+        return sorted(found, key=lambda model: not model.cached)
 
     async def cached(self) -> Sequence[Model]:
         """Models whose files are on this machine."""
@@ -160,21 +216,29 @@ class Models:
         return await connection.memory.users(model.id)
 
     @bounded
-    async def download(self, name: str, progress: Progress | None = None) -> Model:
-        """Download a model's files.
+    async def download(
+        self, name: str, progress: Progress | None = None, *, stall_s: float = STALL_S
+    ) -> Model:
+        """Download a model's files. Downloading it again goes on where it stopped.
 
-        Cancelling the call cancels the download; a command line's service may go on with it.
+        Cancelling the call stops the download at its next step, unless another client waits for
+        the same model: they share one download; a command line's service may go on with it. It is
+        over when the service has the model.
 
         Args:
             name: The model.
-            progress: Called with the percentage done, 0 to 100.
+            progress: Called with a `DownloadProgress` for each step, and every 2 s while only
+                parts of the next step come.
+            stall_s: Seconds without anything after which it counts as failed.
 
         Raises:
             ModelNotFound: The catalog has no such model.
             CatalogUnavailable: The catalog could not be reached.
-            DownloadFailed: The download broke off.
+            DownloadFailed: The download broke off or stood still.
             UnsupportedFeature: The service can't be told to download.
         """
+        if not stall_s > 0:
+            raise InvalidRequest(f"stall_s is {stall_s:g}, not above 0", field="stall_s")
         connection = await self._connect()
         await connection.check_download(name)
         local = find_model(name, await connection.local_models())
@@ -182,8 +246,13 @@ class Models:
             return local
         model = find_model(name, await connection.catalog_for(name))
         if model is None:
-            raise ModelNotFound(f"the catalog has no model named {name!r}", model=name)
-        return model if model.cached else await connection.download(model, progress)
+            raise connection.not_found(name)
+        if model.cached:
+            return model
+        meter = DownloadMeter(model.size_mb)
+        return await connection.download(
+            model, lambda percent: progress and progress(meter.report(percent)), stall_s=stall_s
+        )
 
     @bounded
     async def register(self, path: Path | str, alias: str) -> Model:
@@ -218,17 +287,25 @@ class Models:
         connection.forget(model)
 
     @bounded
-    async def remove(self, name: str) -> None:
-        """Delete a downloaded model's files.
+    async def remove(self, name: str) -> int:
+        """Delete a downloaded model's files, and return how many bytes that freed.
 
         Raises:
             ModelNotFound: No downloaded model has that name.
+            ModelInUse: It is loaded.
             UnsupportedFeature: The service is not an engine host of this package.
         """
         connection, control = await self._controlled("remove models")
-        model = await connection.resolve(name)
-        await control.remove(model.id)
+        model = find_model(name, await connection.local_models())
+        if model is None:
+            raise ModelNotFound(f"no model on this machine is named {name!r}", model=name)
+        try:
+            freed = await control.remove(model.id)
+        except ModelInUse as error:
+            error.hint = f"Unload it first: `foundry-api models unload {model.alias}`."
+            raise
         connection.forget(model)
+        return freed
 
     async def _controlled(self, what: str) -> tuple[Connection, ControlClient]:
         connection = await self._connect()

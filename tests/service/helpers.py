@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import onnx
 import psutil
 
 import foundry_api
@@ -48,13 +49,21 @@ async def gives_up(after_s: float, awaitable: Awaitable[object]) -> bool:
 
 
 def model_directory(path: Path, *, content: str = "weights", context_length: int = 512) -> Path:
-    """A directory that the engine registers, though it could not load it."""
+    """A directory that passes the checks and that the engine registers, but could not load."""
     path.mkdir(parents=True, exist_ok=True)
     model = {"context_length": context_length, "decoder": {"filename": "model.onnx"}}
     (path / "genai_config.json").write_text(json.dumps({"model": model}), encoding="utf-8")
-    (path / "model.onnx").write_text(content, encoding="utf-8")
-    (path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    (path / "model.onnx").write_bytes(onnx_graph(content))
+    (path / "tokenizer.json").write_text('{"model": {}}', encoding="utf-8")
+    (path / "tokenizer_config.json").write_text('{"chat_template": "x"}', encoding="utf-8")
     return path
+
+
+def onnx_graph(name: str) -> bytes:
+    """An ONNX model whose graph has a name and nothing else."""
+    return bytes(
+        onnx.helper.make_model(onnx.helper.make_graph([], name, [], [])).SerializeToString()
+    )
 
 
 def hosts_of(home: Path) -> list[psutil.Process]:

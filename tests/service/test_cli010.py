@@ -181,7 +181,7 @@ async def test_a_download_is_the_commands(bare_path: Path) -> None:
         foundry_cli_double(bare_path, double)
         with pytest.raises(ModelNotCached):
             await client.complete("say-hello", model="far-away")
-        model = await client.models.download("far-away", told.append)
+        model = await client.models.download("far-away", lambda step: told.append(step.percent))
     assert (model.id, model.cached) == (FAR, True)
     assert told[-1] == 100.0
     assert told == sorted(told)
@@ -198,7 +198,9 @@ async def test_cancelling_a_download_ends_the_command(bare_path: Path) -> None:
     told: list[float] = []
     async with Cli010ServiceDouble(held_download=True) as double, client_of(double) as client:
         foundry_cli_double(bare_path, double)
-        download = asyncio.ensure_future(client.models.download("far-away", told.append))
+        download = asyncio.ensure_future(
+            client.models.download("far-away", lambda step: told.append(step.percent))
+        )
         await eventually_async(lambda: 12.5 in told)
         download.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -127,7 +127,9 @@ def test_a_model_that_is_not_here_tells_how_to_get_it(own_home: Path) -> None:
     with catalog_engine(own_home):
         finished = run("chat", "hello", home=own_home)
         assert (finished.returncode, finished.stdout) == (1, "")
-        assert finished.stderr.startswith("Error: phi-4-mini is known, but its files are not on")
+        assert finished.stderr.startswith(
+            "Error: phi-4-mini is known, but its files (1 MB) are not on"
+        )
         assert "`foundry-api models pull phi-4-mini`" in finished.stderr
         assert "`--model demo` works now" in finished.stderr
 

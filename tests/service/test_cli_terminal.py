@@ -58,7 +58,7 @@ def test_a_long_wait_shows_a_spinner_that_the_answer_replaces(shared_home: Path)
 
 def test_a_model_that_is_not_here_is_offered(own_home: Path) -> None:
     with catalog_engine(own_home), Terminal("chat", home=own_home) as terminal:
-        terminal.expect("phi-4-mini is known, but its files are not on this machine.")
+        terminal.expect("phi-4-mini is known, but its files (1 MB) are not on this machine.")
         terminal.say("n", "Download it now (1 MB)? [y/N]")
         terminal.expect("`foundry-api models pull phi-4-mini`")
         assert terminal.exit_code() == 1

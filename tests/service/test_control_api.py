@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from typing import TYPE_CHECKING
 
@@ -20,14 +21,16 @@ from foundry_api.errors import (
 from foundry_api.messages import Model
 from foundry_api.service.control import ControlClient
 from foundry_api.service.control_api import ControlAPI
+from foundry_api.service.downloads import Downloads
 from foundry_api.service.endpoint import ControlAddress
 from foundry_api.service.handshake import HostFacts
 from service.helpers import eventually_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
+    from foundry_api.service.public_catalog import PublicListing
     from foundry_api.wire.http import HttpTransport
 
 MODEL = Model(id="phi:1", alias="phi", catalog="public", cached=True)
@@ -40,25 +43,32 @@ class EngineDouble:
         self.steps: Sequence[float] = ()
         self.failure: Exception | None = None
         self.hang = False
+        self.deaf = threading.Event()
+        self.deaf.set()
         self.cancelled = threading.Event()
+        self.runs = 0
+        self.bytes: Iterator[int] = itertools.repeat(0)
 
     def download(
         self, name: str, progress: Callable[[float], None], cancel: threading.Event
     ) -> Model:
+        self.runs += 1
         for step in self.steps:
             progress(step)
         if self.hang:
             cancel.wait(20)
             self.cancelled.set()
+            assert self.deaf.wait(20)
             raise DownloadFailed("the download was cancelled", model=name)
         if self.failure:
             raise self.failure
         return MODEL
 
-    def catalog(self, *, public: bool) -> Sequence[Model]:
-        if public:
-            raise CatalogUnavailable("the public catalog could not be reached")
+    def local_models(self) -> Sequence[Model]:
         return [MODEL]
+
+    def public_models(self) -> PublicListing:
+        raise CatalogUnavailable("the public catalog could not be reached")
 
     def register(self, directory: Path, alias: str) -> Model:
         raise RuntimeError(f"a fault of the host's own: {directory} {alias}")
@@ -66,8 +76,12 @@ class EngineDouble:
     def unregister(self, name: str) -> None:
         raise ModelNotFound("not registered", model=name)
 
-    def remove(self, name: str) -> None:
-        assert name
+    def remove(self, name: str) -> int:
+        return len(name)
+
+    def received(self, model_id: str) -> int:
+        assert model_id
+        return next(self.bytes)
 
 
 @pytest.fixture
@@ -85,7 +99,8 @@ async def control(engine: EngineDouble, transport: HttpTransport) -> AsyncIterat
         owner_pid=None,
         idle_timeout_s=0.0,
     )
-    app = ControlAPI(engine, "secret", facts, lambda: None).app()
+    downloads = Downloads(engine, heartbeat_s=0.01)
+    app = ControlAPI(engine, "secret", facts, lambda: None, downloads=downloads).app()
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -114,7 +129,7 @@ async def test_a_failed_download_raises_what_the_engine_did(
     engine.steps = (10.0,)
     engine.failure = failure
     download = control.download("phi")
-    assert await anext(download) == 10.0
+    assert [await anext(download), await anext(download)] == [0.0, 10.0]
     with pytest.raises(type(failure), match=failure.message) as caught:
         await anext(download)
     assert caught.value.model == "phi"
@@ -125,7 +140,7 @@ async def test_closing_the_download_cancels_it(
 ) -> None:
     engine.steps, engine.hang = (1.0,), True
     download = control.download("phi")
-    assert await anext(download) == 1.0
+    assert [await anext(download), await anext(download)] == [0.0, 1.0]
     await download.aclose()
     await eventually_async(engine.cancelled.is_set)
 
@@ -153,15 +168,65 @@ async def test_other_calls_are_answered_during_a_download(
     engine.steps, engine.hang = (1.0,), True
     download = control.download("phi")
     await anext(download)
-    assert await control.catalog() == [MODEL]
-    await control.remove("phi")
+    assert await control.local_models() == [MODEL]
+    assert await control.remove("phi") == len("phi")
     await download.aclose()
     await eventually_async(engine.cancelled.is_set)
 
 
+async def test_clients_share_a_download_until_the_last_one_goes(
+    control: ControlClient, engine: EngineDouble
+) -> None:
+    engine.steps, engine.hang = (25.0,), True
+    first, second = control.download("phi"), control.download("PHI")
+    assert [await anext(first), await anext(first)] == [0.0, 25.0]
+    assert await anext(second) == 25.0
+    await first.aclose()
+    assert not engine.cancelled.is_set()
+    await second.aclose()
+    await eventually_async(engine.cancelled.is_set)
+    assert engine.runs == 1
+
+
+async def test_who_comes_while_a_cancelled_download_ends_gets_a_new_run(
+    control: ControlClient, engine: EngineDouble
+) -> None:
+    """An engine notices at its next report only that it was told to stop."""
+    engine.steps, engine.hang = (25.0,), True
+    engine.deaf = threading.Event()
+    first = control.download("phi")
+    assert [await anext(first), await anext(first)] == [0.0, 25.0]
+    await first.aclose()
+    await eventually_async(engine.cancelled.is_set)
+    second = control.download("phi")
+    assert await anext(second) == 25.0
+    engine.steps, engine.hang = (25.0, 100.0), False
+    engine.deaf.set()
+    assert [percent async for percent in second] == [100.0]
+    assert engine.runs == 2
+
+
+async def test_bytes_without_progress_are_told_by_the_same_percent_again(
+    control: ControlClient, engine: EngineDouble
+) -> None:
+    engine.steps, engine.hang, engine.bytes = (25.0,), True, itertools.count(1)
+    download = control.download("phi")
+    assert [await anext(download) for _ in range(5)] == [0.0, *[25.0] * 4]
+    await download.aclose()
+    await eventually_async(engine.cancelled.is_set)
+
+
+async def test_a_fault_of_the_engine_ends_the_download(
+    control: ControlClient, engine: EngineDouble
+) -> None:
+    engine.failure = OSError("no such device")
+    with pytest.raises(ServerError, match="OSError: no such device"):
+        [percent async for percent in control.download("phi")]
+
+
 async def test_an_unreachable_catalog_is_told(control: ControlClient) -> None:
     with pytest.raises(CatalogUnavailable, match="could not be reached"):
-        await control.catalog(public=True)
+        await control.public_models()
 
 
 async def test_a_fault_of_the_host_is_a_server_error(

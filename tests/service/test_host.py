@@ -124,18 +124,18 @@ async def test_models_come_and_go(
     host = start()
     await host.ready()
     control = ControlClient(transport, control_of(host))
-    assert await control.catalog() == []
+    assert await control.local_models() == []
     directory = model_directory(tmp_path / "model")
     registered = await control.register(directory, "mine")
     assert (registered.id, registered.alias, registered.catalog) == ("mine:1", "mine", "local")
     assert (registered.device, registered.context_length) == ("CPU", 512)
     assert registered.cached
     assert not registered.loaded
-    assert await control.catalog() == [registered]
+    assert await control.local_models() == [registered]
     with pytest.raises(InvalidRequest, match="registered directory"):
         await control.remove("mine")
     await control.unregister("mine")
-    assert await control.catalog() == []
+    assert await control.local_models() == []
     assert directory.is_dir()
 
 
@@ -194,7 +194,7 @@ async def test_a_registered_model_answers_and_cannot_be_unregistered_while_loade
     )
     answer = json.loads((await fetch(transport, request, timeout_s=30)).body)
     assert answer["choices"][0]["message"]["content"] == script("say-hello").text
-    assert (await control.catalog())[0].loaded
+    assert (await control.local_models())[0].loaded
     with pytest.raises(ModelInUse, match="loaded"):
         await control.unregister("scripted")
 

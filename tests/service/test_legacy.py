@@ -135,8 +135,8 @@ async def test_a_model_of_the_users_own_is_served_though_no_catalog_has_it() -> 
 async def test_a_download_tells_how_far_it_is(make: Callable[[], LegacyServiceDouble]) -> None:
     told: list[float] = []
     async with make() as double, client_of(double) as client:
-        model = await client.models.download("far-away", told.append)
-        again = await client.models.download("far-away", told.append)
+        model = await client.models.download("far-away", lambda step: told.append(step.percent))
+        again = await client.models.download("far-away", lambda step: told.append(step.percent))
     assert told == [0.0, 12.5, 50.0, 100.0]
     assert model == again
     assert (model.id, model.cached) == (FAR, True)
@@ -174,7 +174,9 @@ async def test_cancelling_a_download_leaves_it() -> None:
     double = LegacyServiceDouble(held_download=True)
     async with double, client_of(double) as client:
         told: list[float] = []
-        download = asyncio.ensure_future(client.models.download("far-away", told.append))
+        download = asyncio.ensure_future(
+            client.models.download("far-away", lambda step: told.append(step.percent))
+        )
         await eventually_async(lambda: 12.5 in told)
         download.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -186,7 +188,9 @@ async def test_a_service_that_goes_away_breaks_a_download_off() -> None:
     double = LegacyServiceDouble(held_download=True)
     async with double, client_of(double) as client:
         told: list[float] = []
-        download = asyncio.ensure_future(client.models.download("far-away", told.append))
+        download = asyncio.ensure_future(
+            client.models.download("far-away", lambda step: told.append(step.percent))
+        )
         await eventually_async(lambda: 12.5 in told)
         await double.stop()
         with pytest.raises(DownloadFailed, match="broke off"):

@@ -30,7 +30,7 @@ async def control_of(host: EngineHost, transport: HttpTransport) -> ControlClien
 
 
 async def ids(control: ControlClient) -> list[str]:
-    return sorted(model.id for model in await control.catalog())
+    return sorted(model.id for model in await control.local_models())
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ async def test_changed_files_are_a_new_version_and_the_old_one_goes(
     model_directory(directory, content="other weights", context_length=1024)
     control = await control_of(start(models=sources), transport)
     assert await ids(control) == ["demo:2"]
-    assert (await control.catalog())[0].context_length == 1024
+    assert (await control.local_models())[0].context_length == 1024
 
 
 async def test_a_directory_registered_anew_elsewhere_is_a_new_version(

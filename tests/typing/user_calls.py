@@ -19,6 +19,7 @@ from foundry_api import (
     CallEnded,
     CallLog,
     CallTimeout,
+    CatalogListing,
     ChatOptions,
     Chunk,
     Completion,
@@ -138,6 +139,11 @@ async def watch(client: FoundryAPIClient) -> None:
 
 async def manage(client: FoundryAPIClient) -> list[str]:
     await client.models.download("phi-4-mini", print)
+    await client.models.download("phi-4-mini", lambda now: print(now.left_s), stall_s=60)  # noqa: T201 - as above
+    listing: CatalogListing = await client.models.catalog(refresh=True)
+    assert_type(listing.models, tuple[Model, ...])
+    freed: int = await client.models.remove("phi-4-mini")
+    print(freed, [variant.publisher for variant in await client.models.show("phi")])  # noqa: T201 - as above
     model = await client.models.load("phi-4-mini")
     assert_type(model, Model)
     return [model.alias for model in await client.models.cached()]

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from foundry_api.cli import downloads
 from foundry_api.cli.chat import described, prompt_from
 from foundry_api.cli.options import Common, common_options, pass_common
+from foundry_api.downloads import DownloadProgress
 from foundry_api.errors import CatalogUnavailable, InvalidRequest, ModelNotCached
 from foundry_api.messages import Attempt, Completion, Model, Timings, Usage
 
@@ -105,11 +106,13 @@ class FakeModels:
             raise CatalogUnavailable("offline")
         return [MODEL]
 
-    async def download(self, name: str, progress: Callable[[float], None] | None = None) -> Model:
+    async def download(
+        self, name: str, progress: Callable[[DownloadProgress], None] | None = None
+    ) -> Model:
         assert name == MODEL.alias
         for percent in (50.0, 100.0):
             if progress:
-                progress(percent)
+                progress(DownloadProgress(percent=percent))
         self.here = True
         return MODEL
 

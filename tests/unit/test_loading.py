@@ -65,12 +65,12 @@ async def test_several_models_are_loaded_at_once_and_told_in_order() -> None:
 
 async def test_where_that_is_not_known_to_be_safe_they_are_loaded_one_by_one() -> None:
     service = Service()
-    service.capabilities = CAPABILITIES["sdk-1"]
+    service.capabilities = CAPABILITIES["legacy"]
     await load_all(("a", "b", "c"), service.route)
     assert (service.most_at_once, service.inside) == (1, {"a", "b", "c"})
 
 
-@pytest.mark.parametrize("generation", ["sdk-1", "sdk-2.1"])
+@pytest.mark.parametrize("generation", ["legacy", "sdk-2.1"])
 async def test_the_first_failure_is_raised_after_all_were_tried(
     generation: str, caplog: pytest.LogCaptureFixture
 ) -> None:

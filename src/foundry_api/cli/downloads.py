@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import msgspec
 
-from foundry_api.cli.output import is_terminal, megabytes
+from foundry_api.cli.output import duration, is_terminal, megabytes, printable
 from foundry_api.connection import find_model
 from foundry_api.errors import FoundryError, ModelNotCached
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Generator
 
     from foundry_api.cli.session import Session
     from foundry_api.client import FoundryAPIClient
+    from foundry_api.downloads import DownloadProgress
     from foundry_api.messages import Model
 
-__all__ = ["pull", "run_with_download"]
+    Tell = Callable[[DownloadProgress], object]
+
+__all__ = ["in_words", "pull", "run_with_download"]
+
+COMPLETE = 100.0
+LINE_EVERY_S = 10.0
+JSON_EVERY_S = 2.0
 
 _T = TypeVar("_T")
 
@@ -52,20 +62,76 @@ def run_with_download(
     return session.run(attempt(), waiting)
 
 
-def pull(session: Session, name: str) -> Model:
-    """Download a model, with a progress bar on a terminal. Ctrl-C stops it."""
-    if not is_terminal(sys.stderr):
-        return session.run(session.client.models.download(name))
-    from rich.console import Console  # noqa: PLC0415 - only terminals have a progress bar
-    from rich.progress import Progress  # noqa: PLC0415 - as above
+def pull(session: Session, name: str, *, as_json: bool = False) -> Model:
+    """Download a model and tell how far it is. Ctrl-C stops it.
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(name, total=100)
-        return session.run(
-            session.client.models.download(
-                name, lambda percent: progress.update(task, completed=percent)
+    On a terminal a bar shows it, elsewhere lines on standard error do.
+
+    Args:
+        session: The client and its loop.
+        name: The model.
+        as_json: Whether the lines are JSON.
+    """
+    with _bar(name) if is_terminal(sys.stderr) else _lines(name, as_json=as_json) as tell:
+        last = [0.0]
+
+        def progress(now: DownloadProgress) -> None:
+            last[0] = now.percent
+            tell(now)
+
+        try:
+            return session.run(session.client.models.download(name, progress))
+        except KeyboardInterrupt:
+            told = (
+                f"{name} is stopped, with {last[0]:.0f}% here. Pulling it again goes on from there."
             )
-        )
+    click.echo(told, err=True)
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _bar(name: str) -> Generator[Tell]:
+    from rich.console import Console  # noqa: PLC0415 - only terminals have a progress bar
+    from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415 - as above
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(printable(name), total=100, told="asking for it ...")
+        yield lambda now: bar.update(task, completed=now.percent, told=in_words(now))
+
+
+@contextlib.contextmanager
+def _lines(name: str, *, as_json: bool) -> Generator[Tell]:
+    """Lines now and then, for a log or a program; none for what is over before the first is due."""
+    every_s = JSON_EVERY_S if as_json else LINE_EVERY_S
+    due = time.monotonic() + every_s
+
+    def tell(now: DownloadProgress) -> None:
+        nonlocal due
+        if time.monotonic() < due:
+            return
+        due = time.monotonic() + every_s
+        told = _json_line(name, now) if as_json else f"{printable(name)}: {in_words(now)}"
+        click.echo(told, err=True)
+
+    yield tell
+
+
+def in_words(progress: DownloadProgress) -> str:
+    """`41%, 1.1 GB of 2.6 GB, 12 MB/s, 2 min left`, of which what is not known is left out."""
+    parts = [f"{progress.percent:.0f}%"]
+    if progress.done_mb is not None:
+        parts.append(f"{megabytes(progress.done_mb)} of {megabytes(progress.total_mb)}")
+    if progress.mb_per_s is not None:
+        parts.append(f"{progress.mb_per_s:.3g} MB/s")
+    if progress.left_s is not None and progress.percent < COMPLETE:
+        parts.append(f"{duration(max(1.0, round(progress.left_s)))} left")
+    return ", ".join(parts)
+
+
+def _json_line(name: str, progress: DownloadProgress) -> str:
+    told = {"model": name, **msgspec.structs.asdict(progress)}
+    return msgspec.json.encode({"progress": told}).decode()
 
 
 def _wanted(session: Session, error: ModelNotCached) -> bool:

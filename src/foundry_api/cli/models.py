@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from foundry_api.cli.downloads import pull, run_with_download
+from foundry_api.cli.model_view import described, list_models, show_models
 from foundry_api.cli.options import Common, common_options, examples, pass_common
-from foundry_api.cli.output import megabytes, print_json, print_table
+from foundry_api.cli.output import is_terminal, megabytes, print_json
 from foundry_api.cli.services import find_running
 from foundry_api.cli.session import Session
 from foundry_api.connection import find_model
-from foundry_api.errors import ModelNotFound
+from foundry_api.errors import ModelInUse, ModelNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
+    from foundry_api.catalog import CatalogListing
     from foundry_api.client import FoundryAPIClient
     from foundry_api.messages import Model
 
@@ -33,7 +36,7 @@ DRAIN = click.option(
     metavar="SECONDS",
     help="How long answers under way may take to end.",
 )
-COLUMNS = ("ALIAS", "STATE", "SIZE", "DEVICE", "CONTEXT", "ID")
+CANNOT_BE_SERVED = 1
 CATALOG = click.option(
     "--catalog", is_flag=True, help="Also those that can be downloaded; needs the network."
 )
@@ -41,8 +44,10 @@ CATALOG = click.option(
 EPILOG = examples(
     "models list",
     "models list --catalog",
+    "models show phi-4-mini",
     "models pull phi-4-mini",
     "models add ./my-model --alias mine",
+    "models rm phi-4-mini",
     "models list --json",
 )
 
@@ -67,18 +72,40 @@ def command(context: click.Context, common: Common, *, catalog: bool) -> None:
 @common_options
 @pass_common
 def list_command(common: Common, *, catalog: bool) -> None:
-    """List the models on this machine."""
+    """List the models on this machine.
+
+    Variants of one alias stand together. What was asked of the catalog in the last 10 minutes is
+    not asked again, and a catalog that cannot be reached is shown as it was.
+    """
     show(common, catalog=catalog)
 
 
-@command.command("pull", epilog=examples("models pull phi-4-mini"))
+@command.command("show", epilog=examples("models show phi-4-mini", "models show demo --json"))
+@NAME
+@common_options
+@pass_common
+def show_command(common: Common, name: str) -> None:
+    """Tell all that is known of a model.
+
+    That is each of its variants, and for those on this machine where their files are.
+    """
+    with Session(common) as session:
+        models = session.run(session.client.models.show(name), f"Asking for {name} ...")
+    show_models(common, models)
+
+
+@command.command("pull", epilog=examples("models pull phi-4-mini", "models pull phi-4-mini --json"))
 @NAME
 @common_options
 @pass_common
 def pull_command(common: Common, name: str) -> None:
-    """Download a model. Ctrl-C stops it; pulling again goes on."""
+    """Download a model. Ctrl-C stops it; pulling again goes on where it stopped.
+
+    Where nobody looks, progress goes to standard error: a line every 10 s, with --json one of JSON
+    every 2 s.
+    """
     with Session(common) as session:
-        model = pull(session, name)
+        model = pull(session, name, as_json=common.as_json)
     _tell(common, model, f"{model.alias} is on this machine: {model.id}")
 
 
@@ -104,8 +131,8 @@ def load_command(common: Common, names: tuple[str, ...], *, yes: bool) -> None:
             if not common.as_json:
                 click.echo(f"{model.alias} is loaded: {model.id}")
     if common.as_json:
-        described = [_described(model) for model in loaded]
-        print_json({"model": described[0]} if len(names) == 1 else {"models": described})
+        told = [described(model) for model in loaded]
+        print_json({"model": told[0]} if len(names) == 1 else {"models": told})
 
 
 @command.command(
@@ -150,60 +177,101 @@ def swap_command(common: Common, old: str, new: str, drain: float) -> None:
     _tell(common, model, f"{model.alias} is loaded in the place of {old}: {model.id}")
 
 
-@command.command("add", epilog=examples("models add ./my-model --alias mine"))
+@command.command(
+    "add", epilog=examples("models add ./my-model --check", "models add ./my-model --alias mine")
+)
 @click.argument("directory", type=click.Path())
-@click.option("--alias", required=True, help="The name to call it by.")
+@click.option("--alias", help="The name to call it by.")
+@click.option("--check", is_flag=True, help="Only look whether it can be served.")
 @common_options
 @pass_common
-def add_command(common: Common, directory: str, alias: str) -> None:
+def add_command(common: Common, directory: str, alias: str | None, *, check: bool) -> None:
     """Serve a directory with an ONNX model of your own.
 
-    It must hold genai_config.json, the ONNX graph and the tokenizer, and it stays where it is.
+    It must hold genai_config.json, the ONNX graph with its weights, the tokenizer and a chat
+    template, all of which are looked at first. It stays where it is. The exit code of --check is
+    1 for a directory that cannot be served.
     """
+    if check:
+        _check(common, directory)
+        return
+    if alias is None:
+        raise click.UsageError("Give it a name with --alias NAME.")
     with Session(common) as session:
         model = session.run(session.client.models.register(directory, alias))
     _tell(common, model, f"{model.alias} is added: {model.id}")
 
 
-@command.command("rm", epilog=examples("models rm phi-4-mini", "models rm mine"))
+@command.command("rm", epilog=examples("models rm phi-4-mini", "models rm -y phi-4-mini"))
 @NAME
+@click.option("-y", "--yes", is_flag=True, help="Delete it without asking.")
 @common_options
 @pass_common
-def rm_command(common: Common, name: str) -> None:
-    """Delete a downloaded model, or forget an added directory."""
+def rm_command(common: Common, name: str, *, yes: bool) -> None:
+    """Delete a downloaded model, or forget an added one.
+
+    The files of an added directory stay. A loaded model has to be unloaded first.
+    """
     with Session(common) as session:
-        model = session.run(_remove(session.client, name))
-    what = "is forgotten; its files stay" if model.catalog == "local" else "is deleted"
-    _tell(common, model, f"{model.alias} {what}: {model.id}")
+        model = session.run(_removable(session.client, name))
+        if model.catalog == "local":
+            session.run(session.client.models.unregister(model.id))
+            _tell(common, model, f"{model.alias} is forgotten; its files stay: {model.id}")
+            return
+        _confirm(common, model, yes=yes)
+        freed = session.run(session.client.models.remove(model.id))
+    sentence = f"{model.alias} is deleted, which freed {megabytes(freed / 2**20)}: {model.id}"
+    _tell(common, model, sentence, freed_bytes=freed)
 
 
 def show(common: Common, *, catalog: bool) -> None:
     """Print the models."""
     with Session(common) as session:
-        models = session.run(
-            session.client.models.list(catalog=catalog), waiting="Asking for the models ..."
+        models, listing = session.run(
+            _listed(session.client, catalog=catalog), waiting="Asking for the models ..."
         )
+    list_models(common, models, listing)
+
+
+async def _listed(
+    client: FoundryAPIClient, *, catalog: bool
+) -> tuple[Sequence[Model], CatalogListing | None]:
+    models = await client.models.list()
+    if not catalog:
+        return models, None
+    listing = await client.models.catalog()
+    known = {model.id for model in models}
+    return [*models, *(each for each in listing.models if each.id not in known)], listing
+
+
+def _check(common: Common, directory: str) -> None:
+    """Tell what keeps a directory from being served; no service is asked."""
+    from foundry_api.service.model_check import findings  # noqa: PLC0415 - for this verb alone
+
+    found = findings(Path(directory))
     if common.as_json:
-        print_json({"models": [_described(model) for model in models]})
-    elif models:
-        print_table(COLUMNS, rows(models))
+        print_json({"directory": directory, "findings": found})
+    elif found:
+        click.echo(f"{directory} cannot be served as a model:")
+        for finding in found:
+            click.echo(f"  {finding}")
     else:
-        click.echo("No model is on this machine. Get one with `foundry-api models pull NAME`.")
+        click.echo(f"{directory} can be served. Add it with --alias NAME.")
+    if found:
+        raise click.exceptions.Exit(CANNOT_BE_SERVED)
 
 
-def rows(models: Iterable[Model]) -> list[tuple[str, ...]]:
-    """Models as rows of the table."""
-    return [
-        (
-            model.alias,
-            _state(model),
-            megabytes(model.size_mb),
-            model.device or "",
-            str(model.context_length or ""),
-            model.id,
-        )
-        for model in models
-    ]
+def _confirm(common: Common, model: Model, *, yes: bool) -> None:
+    """Ask before files are deleted, where there is somebody to ask.
+
+    Raises:
+        Abort: The answer was no.
+    """
+    if yes or common.as_json or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+        return
+    size = f" ({megabytes(model.size_mb)})" if model.size_mb else ""
+    if not click.confirm(f"Delete {model.id}{size}?", err=True):
+        raise click.exceptions.Exit(CANNOT_BE_SERVED)
 
 
 def _require_running(session: Session) -> None:
@@ -216,30 +284,21 @@ def _require_running(session: Session) -> None:
         session.run(find_running(session.settings))
 
 
-async def _remove(client: FoundryAPIClient, name: str) -> Model:
+async def _removable(client: FoundryAPIClient, name: str) -> Model:
     model = find_model(name, await client.models.list())
     if model is None:
         raise ModelNotFound(f"no model on this machine is named {name!r}", model=name)
-    if model.catalog == "local":
-        await client.models.unregister(model.id)
-    else:
-        await client.models.remove(model.id)
+    if model.loaded:
+        raise ModelInUse(
+            f"{model.id} is loaded",
+            hint=f"Unload it first: `foundry-api models unload {model.alias}`.",
+            model=model.id,
+        )
     return model
 
 
-def _state(model: Model) -> str:
-    if model.loaded:
-        return "loaded"
-    return {True: "cached", False: "catalog", None: "unknown"}[model.cached]
-
-
-def _described(model: Model) -> dict[str, Any]:
-    """A model with every member: its own encoding leaves out what is not known."""
-    return msgspec.structs.asdict(model)
-
-
-def _tell(common: Common, model: Model, sentence: str) -> None:
+def _tell(common: Common, model: Model, sentence: str, **further: object) -> None:
     if common.as_json:
-        print_json({"model": _described(model)})
+        print_json({"model": described(model), **further})
     else:
         click.echo(sentence)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STATE_COLOURS",
+    "ago",
     "coloured",
     "duration",
     "is_terminal",
@@ -34,6 +35,7 @@ recolour it, write into its clipboard. A carriage return is dropped: it ends lin
 GAP = "  "
 MB_PER_GB = 1024
 SECONDS_OF = {"d": 86_400, "h": 3_600, "min": 60}
+PAST_UNITS = {"day": 86_400, "hour": 3_600, "minute": 60}
 STATE_COLOURS = {"healthy": "green", "degraded": "yellow", "down": "red"}
 
 
@@ -74,8 +76,8 @@ def print_fields(title: str, state: str, fields: Iterable[tuple[str, str]]) -> N
 
 
 def coloured(state: str) -> str:
-    """A health state in its colour."""
-    return click.style(state, fg=STATE_COLOURS[state])
+    """A state, in its colour if it has one."""
+    return click.style(state, fg=STATE_COLOURS.get(state))
 
 
 def megabytes(size_mb: float | None) -> str:
@@ -95,3 +97,12 @@ def duration(seconds: float | None) -> str:
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.3g} s"
+
+
+def ago(seconds: float) -> str:
+    """How long something is past, for people: `just now`, `5 minutes ago`, `3 days ago`."""
+    for unit, size in PAST_UNITS.items():
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return "just now"

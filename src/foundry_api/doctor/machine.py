@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 import psutil
 
-from foundry_api.errors import FoundryError
+from foundry_api.errors import CatalogUnavailable, FoundryError
 from foundry_api.service import discover, foundry_cli
 from foundry_api.service.control import ControlClient
 from foundry_api.service.paths import Paths
@@ -194,4 +194,7 @@ class Machine:
         wanted = self.online or (not self.quick and await self.shared.get() is not None)
         if control is None or not wanted:
             return None
-        return await control.catalog(public=True)
+        listing = await control.public_models()
+        if listing.unreachable is not None:
+            raise CatalogUnavailable(listing.unreachable)
+        return list(listing.models)

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.classify import clean
 from foundry_api.connection import find_model
 from foundry_api.doctor.blocking import in_thread
 from foundry_api.doctor.engine import DEMO
 from foundry_api.doctor.finding import Finding, Group, Kind
-from foundry_api.errors import CatalogUnavailable, FoundryError
-from foundry_api.service import host_log
+from foundry_api.errors import CatalogUnavailable
 from foundry_api.service.model_files import digest
 from foundry_api.service.variants import DIGEST
 
@@ -89,8 +87,6 @@ WANTED_UNSEEN = Kind(
 REGISTRY = Path("cache", "models", "foundry.local.modelinfo.json")
 """Where the engine keeps its local catalog (seen in 2.2.1; it is not documented)."""
 MAX_REGISTRY_BYTES = 16 * 2**20
-FAILED_FETCH = "failed to fetch catalog"
-SHOWN = 300
 
 
 class _Info(msgspec.Struct, frozen=True, rename="camel"):
@@ -155,20 +151,12 @@ async def examine_catalog(machine: Machine) -> Iterable[Finding]:
     try:
         catalog = await machine.catalog.get()
     except CatalogUnavailable as error:
-        host = await machine.host()
-        return [_offline(error, host.log_path if host else None)]
-    return [] if catalog is None else [CATALOG_ANSWERS.seen(f"it lists {len(catalog)} variants")]
-
-
-def _offline(error: FoundryError, log_path: str | None) -> Finding:
-    """The engine tells an empty catalog from one that failed in its log alone."""
-    if log_path is None:
-        return CATALOG_OFFLINE.seen(error.message)
-    failures = [line for line in host_log.tail(Path(log_path)).split(" | ") if FAILED_FETCH in line]
-    if not failures:
-        return CATALOG_EMPTY.seen(f"no failure is in the engine's log, {log_path}")
-    told = failures[-1]
-    return CATALOG_OFFLINE.seen(clean(told[told.index(FAILED_FETCH) :])[:SHOWN])
+        return [CATALOG_OFFLINE.seen(error.message)]
+    if catalog is None:
+        return []
+    if not catalog:
+        return [CATALOG_EMPTY.seen("the engine reached it, and it lists no model")]
+    return [CATALOG_ANSWERS.seen(f"it lists {len(catalog)} variants")]
 
 
 async def wanted(machine: Machine) -> Model | None:
@@ -176,7 +164,7 @@ async def wanted(machine: Machine) -> Model | None:
     name, control = machine.model or machine.settings.model, await machine.control()
     if control is None:
         return None
-    here = find_model(name, await control.catalog(public=False))
+    here = find_model(name, await control.local_models())
     if here is not None:
         return here
     try:

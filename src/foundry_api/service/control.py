@@ -11,6 +11,7 @@ import msgspec
 from foundry_api import errors
 from foundry_api.errors import DownloadFailed, FoundryError, ProtocolError, ServerError
 from foundry_api.messages import Model
+from foundry_api.service.public_catalog import PublicListing
 from foundry_api.wire.dialects.base import BAD_JSON
 from foundry_api.wire.transport import Request, fetch
 
@@ -43,6 +44,7 @@ class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
         owner_pid: The process it lives for; None for a shared host.
         idle_timeout_s: Seconds without use after which a shared host leaves; 0 never.
         problems: Models that could not be registered at its start, and why.
+        catalog_url: Another public catalog than Microsoft's; for tests.
     """
 
     pid: int
@@ -53,6 +55,7 @@ class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
     owner_pid: int | None
     idle_timeout_s: float
     problems: tuple[str, ...] = ()
+    catalog_url: str | None = None
 
 
 class HostMemory(msgspec.Struct, frozen=True):
@@ -78,6 +81,10 @@ class _OneModel(msgspec.Struct, frozen=True):
     model: Model
 
 
+class _Removed(msgspec.Struct, frozen=True):
+    freed_bytes: int
+
+
 class _Failure(msgspec.Struct, frozen=True):
     kind: str
     message: str
@@ -85,7 +92,7 @@ class _Failure(msgspec.Struct, frozen=True):
 
 class _Progress(msgspec.Struct, frozen=True):
     percent: float | None = None
-    model: Model | None = None
+    done: bool = False
     error: _Failure | None = None
 
 
@@ -113,14 +120,18 @@ class ControlClient:
         """How much memory the host uses."""
         return _decoded(await self._call("GET", "/memory"), HostMemory)
 
-    async def catalog(self, *, public: bool = False) -> list[Model]:
-        """Every variant of the local or of the public catalog.
+    async def local_models(self) -> list[Model]:
+        """Every registered model directory."""
+        return _decoded(await self._call("GET", "/catalog"), _Models).models
+
+    async def public_models(self) -> PublicListing:
+        """Every variant of the public catalog, and how old that knowledge is.
 
         Raises:
-            CatalogUnavailable: The public catalog cannot be reached; that takes seconds.
+            CatalogUnavailable: It cannot be reached, and never was; that takes seconds.
         """
-        path = f"/catalog?public={int(public)}"
-        return _decoded(await self._call("GET", path, timeout_s=CATALOG_TIMEOUT_S), _Models).models
+        reply = await self._call("GET", "/catalog?public=1", timeout_s=CATALOG_TIMEOUT_S)
+        return _decoded(reply, PublicListing)
 
     async def register(self, path: Path | str, alias: str) -> Model:
         """Serve a model directory under an alias, as a new version if it changed or moved.
@@ -140,18 +151,22 @@ class ControlClient:
         """
         await self._call("DELETE", f"/models/{quote(name, safe='')}")
 
-    async def remove(self, name: str) -> None:
-        """Delete the files of a downloaded model.
+    async def remove(self, name: str) -> int:
+        """Delete the files of a downloaded model, and return how many bytes that freed.
 
         Raises:
             ModelNotFound: No such model is cached.
+            ModelInUse: It is loaded.
             InvalidRequest: It is a registered directory.
         """
         path = f"/cache/{quote(name, safe='')}"
-        await self._call("DELETE", path, timeout_s=CATALOG_TIMEOUT_S)
+        reply = await self._call("DELETE", path, timeout_s=CATALOG_TIMEOUT_S)
+        return _decoded(reply, _Removed).freed_bytes
 
     async def download(self, name: str) -> AsyncGenerator[float, None]:
-        """Download a model: percent as it comes. Closing the generator cancels the download.
+        """Download a model: percent as it comes, the same again while only bytes come.
+
+        Closing the generator cancels the download, unless other clients wait for it too.
 
         Raises:
             ModelNotFound: The catalog has no such model.
@@ -167,7 +182,7 @@ class ControlClient:
                     step = _progress(line)
                     if step.error is not None:
                         raise _error(step.error).located(model=name)
-                    if step.model is not None:
+                    if step.done:
                         return
                     if step.percent is not None:
                         yield step.percent

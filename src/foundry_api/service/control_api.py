@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,21 +26,18 @@ from foundry_api.errors import (
     ModelNotFound,
     ModelRegistrationFailed,
 )
+from foundry_api.service.downloads import Downloads
 from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    from foundry_api.messages import Model
     from foundry_api.service.engine import Engine
     from foundry_api.service.handshake import HostFacts
 
 __all__ = ["ControlAPI"]
 
 MAX_BODY_BYTES = 64 * 1024
-MIN_PROGRESS_STEP = 0.1
-"""Percent between two progress lines; the engine reports many more."""
-
 _STATUSES: tuple[tuple[type[FoundryError], int], ...] = (
     (ModelNotFound, 404),
     (ModelRegistrationFailed, 422),
@@ -72,12 +68,20 @@ class ControlAPI:
         token: The bearer token to ask for.
         facts: For `GET /host`.
         leave: Ends the host; called once the answer to `POST /shutdown` is out.
+        downloads: Shared by all clients; default the engine's.
     """
 
     def __init__(
-        self, engine: Engine, token: str, facts: HostFacts, leave: Callable[[], None]
+        self,
+        engine: Engine,
+        token: str,
+        facts: HostFacts,
+        leave: Callable[[], None],
+        *,
+        downloads: Downloads | None = None,
     ) -> None:
         self._engine = engine
+        self._downloads = downloads or Downloads(engine)
         self._expected = f"Bearer {token}".encode()
         self._facts = facts
         self._leave = leave
@@ -125,13 +129,14 @@ class ControlAPI:
                 "owner_pid": facts.owner_pid,
                 "idle_timeout_s": facts.idle_timeout_s,
                 "problems": facts.problems,
+                "catalog_url": facts.catalog_url,
             }
         )
 
     async def _catalog(self, request: web.Request) -> web.Response:
-        public = request.query.get("public") == "1"
-        models = await asyncio.to_thread(self._engine.catalog, public=public)
-        return _json({"models": models})
+        if request.query.get("public") == "1":
+            return _json(await asyncio.to_thread(self._engine.public_models))
+        return _json({"models": await asyncio.to_thread(self._engine.local_models)})
 
     async def _register(self, request: web.Request) -> web.Response:
         asked = await _body(request, _Registration)
@@ -143,8 +148,8 @@ class ControlAPI:
         return _json({})
 
     async def _remove(self, request: web.Request) -> web.Response:
-        await asyncio.to_thread(self._engine.remove, request.match_info["name"])
-        return _json({})
+        freed = await asyncio.to_thread(self._engine.remove, request.match_info["name"])
+        return _json({"freed_bytes": freed})
 
     async def _memory(self, _: web.Request) -> web.Response:
         rss = await asyncio.to_thread(lambda: psutil.Process().memory_info().rss)
@@ -158,64 +163,28 @@ class ControlAPI:
         return response
 
     async def _download(self, request: web.Request) -> web.StreamResponse:
-        """Progress lines, then the model or the error.
+        """Progress lines, then `done` or the error.
 
-        The host cancels a handler whose client is gone; that sets `cancel`, which stops the
-        engine at its next progress report.
+        The host cancels a handler whose client is gone, which ends its following.
         """
         asked = await _body(request, _Download)
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
-        cancel = threading.Event()
-        try:
-            async for line in self._progress(asked.model, cancel):
+        async with contextlib.aclosing(self._lines(asked.model)) as lines:
+            async for line in lines:
                 await response.write(msgspec.json.encode(line) + b"\n")
-            await response.write_eof()
-        finally:
-            cancel.set()
+        await response.write_eof()
         return response
 
-    async def _progress(self, name: str, cancel: threading.Event) -> AsyncIterator[dict[str, Any]]:
-        lines: asyncio.Queue[float | None] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-
-        def tell(percent: float | None) -> None:
-            with contextlib.suppress(RuntimeError):  # the host is leaving: the loop is closed
-                loop.call_soon_threadsafe(lines.put_nowait, percent)
-
-        def work() -> Model:
-            try:
-                return self._engine.download(name, _thinned(tell), cancel)
-            finally:
-                tell(None)
-
-        running = loop.run_in_executor(None, work)
-        running.add_done_callback(_retrieve)
-        while (percent := await lines.get()) is not None:
-            yield {"percent": percent}
+    async def _lines(self, name: str) -> AsyncGenerator[dict[str, Any], None]:
         try:
-            yield {"model": await running}
+            async with contextlib.aclosing(self._downloads.follow(name)) as steps:
+                async for percent in steps:
+                    yield {"percent": percent}
         except FoundryError as error:
             yield {"error": _named(error)}
-
-
-def _thinned(tell: Callable[[float], None]) -> Callable[[float], None]:
-    """Pass progress on in steps that somebody can see."""
-    last = float("-inf")
-
-    def progress(percent: float) -> None:
-        nonlocal last
-        if percent - last >= MIN_PROGRESS_STEP:
-            last = percent
-            tell(percent)
-
-    return progress
-
-
-def _retrieve(running: asyncio.Future[Model]) -> None:
-    """Look at the outcome, so that a download nobody waits for any more does not warn."""
-    if not running.cancelled():
-        running.exception()
+        else:
+            yield {"done": True}
 
 
 @web.middleware

@@ -7,40 +7,49 @@ type-checks and imports without it.
 from __future__ import annotations
 
 import importlib
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from foundry_api.classify import clean
 from foundry_api.errors import (
-    CatalogUnavailable,
     DownloadFailed,
     InvalidRequest,
+    ModelInUse,
     ModelNotFound,
     ServiceStartFailed,
 )
+from foundry_api.service import model_cache
+from foundry_api.service.public_catalog import PublicCatalog
 from foundry_api.service.registry import Registry
 from foundry_api.service.variants import described, matching, typed
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from foundry_api.messages import Model
     from foundry_api.service.handshake import HostConfig
+    from foundry_api.service.public_catalog import PublicListing
 
 __all__ = ["Engine", "NativeEngine"]
 
 APP_NAME = "foundry-api"
+_SIGNATURE = re.compile(r"sig=[^&\s\"']*")
 
 
 class Engine(Protocol):
     """What the control API needs of an engine. Every method blocks; call it in a thread."""
 
-    def catalog(self, *, public: bool) -> Sequence[Model]:
-        """Every variant of the public or of the local catalog.
+    def local_models(self) -> Sequence[Model]:
+        """Every registered model directory."""
+        ...
+
+    def public_models(self) -> PublicListing:
+        """Every variant of the public catalog, and how old that knowledge is.
 
         Raises:
-            CatalogUnavailable: The public catalog cannot be reached. Takes seconds to find out.
+            CatalogUnavailable: It cannot be reached, and never was. Takes seconds to find out.
         """
         ...
 
@@ -61,11 +70,12 @@ class Engine(Protocol):
         """
         ...
 
-    def remove(self, name: str) -> None:
-        """Delete the files of a downloaded model.
+    def remove(self, name: str) -> int:
+        """Delete the files of a downloaded model, and return how many bytes that freed.
 
         Raises:
             ModelNotFound: No such model is cached.
+            ModelInUse: It is loaded.
             InvalidRequest: It is a registered directory, which is not ours to delete.
         """
         ...
@@ -87,14 +97,33 @@ class Engine(Protocol):
         """
         ...
 
+    def received(self, model_id: str) -> int:
+        """A number that changes while bytes of a model's download arrive.
+
+        The engine itself reports only whole parts of 2 MB, and asks for 64 of them at once.
+        """
+        ...
+
 
 class NativeEngine:
-    """FoundryLocalManager, which there can be only one of in a process."""
+    """FoundryLocalManager, which there can be only one of in a process.
 
-    def __init__(self, sdk: Any, manager: Any) -> None:
+    Args:
+        sdk: The module `foundry_local_sdk`.
+        manager: Its manager, which serves.
+        config: What the host was started with.
+    """
+
+    def __init__(self, sdk: Any, manager: Any, config: HostConfig) -> None:
         self._manager = manager
-        self._public = manager.get_catalog(sdk.catalog.CatalogType.PUBLIC)
         self._failure: type[Exception] = sdk.FoundryLocalException
+        self._cache = Path(config.data_dir) / model_cache.BELOW_DATA
+        self._public = PublicCatalog(
+            manager.get_catalog(sdk.catalog.CatalogType.PUBLIC),
+            self._failure,
+            models=self._cache,
+            log=Path(config.log_path),
+        )
         self.registry = Registry(
             manager.get_catalog(sdk.catalog.CatalogType.LOCAL), sdk.ModelInfoBuilder, self._failure
         )
@@ -113,7 +142,7 @@ class NativeEngine:
             sdk.FoundryLocalManager.initialize(_configuration(sdk, config))
             manager = sdk.FoundryLocalManager.instance
             manager.start_web_service()
-            return cls(sdk, manager)
+            return cls(sdk, manager, config)
         except (sdk.FoundryLocalException, RuntimeError, OSError) as error:
             raise ServiceStartFailed(f"the engine did not start: {clean(str(error))}") from error
 
@@ -122,10 +151,13 @@ class NativeEngine:
         """Whether somebody shut the engine down, which its own port lets anybody do."""
         return bool(self._manager.is_shutdown_requested())
 
-    def catalog(self, *, public: bool) -> Sequence[Model]:
-        """See `Engine.catalog`."""
-        variants = self._public_variants() if public else self.registry.variants()
-        return [described(variant, public=public) for variant in variants]
+    def local_models(self) -> Sequence[Model]:
+        """See `Engine.local_models`."""
+        return [described(variant, public=False) for variant in self.registry.variants()]
+
+    def public_models(self) -> PublicListing:
+        """See `Engine.public_models`."""
+        return self._public.listing()
 
     def register(self, directory: Path, alias: str) -> Model:
         """See `Engine.register`."""
@@ -135,7 +167,7 @@ class NativeEngine:
         """See `Engine.unregister`."""
         self.registry.unregister(name)
 
-    def remove(self, name: str) -> None:
+    def remove(self, name: str) -> int:
         """See `Engine.remove`."""
         if matching(self.registry.variants(), name):
             raise InvalidRequest(
@@ -143,39 +175,41 @@ class NativeEngine:
                 field="model",
                 hint="Unregister it; its files are yours to delete.",
             )
+        cached = matching(self._public.cached(), name)
+        if not cached:
+            raise ModelNotFound("no such model is cached", model=name)
         try:
-            cached = matching(self._public.get_cached_models(), name)
-            if not cached:
-                raise ModelNotFound("no such model is cached", model=name)
+            if cached[0].is_loaded:
+                raise ModelInUse(f"{cached[0].info.id} is loaded", model=cached[0].info.id)
+            size = model_cache.size_bytes(Path(cached[0].get_path()))
             cached[0].remove_from_cache()
         except self._failure as error:
             raise typed(error) from error
+        return size
 
     def download(
         self, name: str, progress: Callable[[float], None], cancel: threading.Event
     ) -> Model:
         """See `Engine.download`."""
-        found = matching(self._public_variants(), name)
+        found = matching(self._public.variants(), name)
         if not found:
             raise ModelNotFound("the catalog has no such model", model=name)
         try:
             found[0].download(progress, cancel)
         except self._failure as error:
-            raise DownloadFailed(clean(str(error)), model=name) from error
+            raise DownloadFailed(_without_signature(clean(str(error))), model=name) from None
         if not found[0].is_cached:
             raise DownloadFailed("the download was cancelled", model=name)
         return described(found[0], public=True)
 
-    def _public_variants(self) -> list[Any]:
-        """Every variant of the public catalog; the SDK says nothing instead of failing offline."""
-        try:
-            models = self._public.list_models()
-            variants = [variant for model in models for variant in model.variants]
-        except self._failure as error:
-            raise typed(error) from error
-        if not variants:
-            raise CatalogUnavailable("the public catalog could not be reached")
-        return variants
+    def received(self, model_id: str) -> int:
+        """See `Engine.received`."""
+        return model_cache.last_change(self._cache, model_id)
+
+
+def _without_signature(message: str) -> str:
+    """A message without what allows its reader to download: the engine quotes whole answers."""
+    return _SIGNATURE.sub("sig=...", message)
 
 
 def _sdk() -> Any:

@@ -72,6 +72,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
         owner_pid: The process it lives for; None for a shared host.
         idle_timeout_s: Seconds after which a shared host leaves; 0 never.
         problems: Models that could not be registered at the start, and why.
+        catalog_url: Another public catalog than Microsoft's; for tests.
     """
 
     url: str
@@ -81,6 +82,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     owner_pid: int | None
     idle_timeout_s: float
     problems: tuple[str, ...] = ()
+    catalog_url: str | None = None
 
 
 class Announcement(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):

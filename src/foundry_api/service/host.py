@@ -107,6 +107,7 @@ class Host:
             owner_pid=self._config.owner_pid,
             idle_timeout_s=self._config.idle_timeout_s,
             problems=self._problems,
+            catalog_url=self._config.catalog_url,
         )
         serving.serve(self._engine, self._listener, self._token, facts, self.leave)
 

@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["ModelFiles", "digest"]
+__all__ = [
+    "CONFIG",
+    "TOKENIZER",
+    "Configuration",
+    "ModelFiles",
+    "configuration",
+    "digest",
+    "graphs",
+    "is_inside",
+]
 
 CONFIG = "genai_config.json"
 TOKENIZER = "tokenizer.json"
@@ -48,12 +57,12 @@ class ModelFiles:
             ModelRegistrationFailed: It lacks something; the message says what.
         """
         directory = directory.expanduser().absolute()
-        config = _config(directory)
-        missing = [name for name in (*_graphs(config), TOKENIZER) if not _has(directory, name)]
+        model = configuration(directory).model
+        missing = [name for name in (*graphs(model), TOKENIZER) if not is_inside(directory, name)]
         if missing:
             raise _failed(directory, f"it has no {' and no '.join(missing)}")
         size = sum(entry.stat().st_size for entry in directory.iterdir() if entry.is_file())
-        return cls(directory, digest(directory) or "", max(1, round(size / 2**20)), _device(config))
+        return cls(directory, digest(directory) or "", max(1, round(size / 2**20)), _device(model))
 
 
 def digest(directory: Path) -> str | None:
@@ -73,7 +82,20 @@ def digest(directory: Path) -> str | None:
     return told.hexdigest()[:32]
 
 
-def _config(directory: Path) -> Mapping[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The sections of genai_config.json that matter here."""
+
+    model: Mapping[str, Any]
+    search: Mapping[str, Any]
+
+
+def configuration(directory: Path) -> Configuration:
+    """What genai_config.json says.
+
+    Raises:
+        ModelRegistrationFailed: It is not there, or not what the engine takes.
+    """
     path = directory / CONFIG
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
@@ -86,13 +108,18 @@ def _config(directory: Path) -> Mapping[str, Any]:
         raise _failed(directory, f"its {CONFIG} cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise _failed(directory, f"its {CONFIG} is not JSON ({error})") from error
-    model: Any = cast("dict[str, Any]", config).get("model") if isinstance(config, dict) else None
-    if not isinstance(model, dict):
+    model, search = (_section(config, name) for name in ("model", "search"))
+    if model is None:
         raise _failed(directory, f"its {CONFIG} has no model section")
-    return cast("Mapping[str, Any]", model)
+    return Configuration(model, search or {})
 
 
-def _graphs(model: Mapping[str, Any]) -> list[str]:
+def _section(config: Any, name: str) -> Mapping[str, Any] | None:
+    section: Any = cast("dict[str, Any]", config).get(name) if isinstance(config, dict) else None
+    return cast("dict[str, Any]", section) if isinstance(section, dict) else None
+
+
+def graphs(model: Mapping[str, Any]) -> list[str]:
     """The ONNX files that a model's parts name: decoder, encoder, vision…, in their order."""
     parts = _objects(model.values())
     stages = [stage for part in parts for stage in _stages(part)]
@@ -122,7 +149,7 @@ def _device(model: Mapping[str, Any]) -> str:
     return "GPU" if any(f'"{name}"' in text for name in _GPU) else "CPU"
 
 
-def _has(directory: Path, name: str) -> bool:
+def is_inside(directory: Path, name: str) -> bool:
     """Whether a file is there. Links may lead anywhere, as in a Hugging Face cache; names not."""
     relative = PurePath(name)
     inside = not relative.is_absolute() and ".." not in relative.parts

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from foundry_api.classify import clean
 from foundry_api.errors import ModelRegistrationFailed
 from foundry_api.service import host_log
+from foundry_api.service.model_check import checked
 from foundry_api.service.model_files import ModelFiles, digest
 from foundry_api.service.variants import DEVICE, DIGEST, described, digest_of, path_of, typed
 
@@ -45,9 +46,9 @@ class Registry:
         """Serve a directory, as a new version if its files changed or lay elsewhere.
 
         Raises:
-            ModelRegistrationFailed: The directory is not a model, or the alias no name.
+            ModelRegistrationFailed: The directory cannot be served, or the alias is no name.
         """
-        files = ModelFiles.read(directory)
+        files = checked(directory)
         return self._newest(files, alias, None, lambda path: path == files.directory)
 
     def ensure(self, source: ModelSource) -> Model:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
-import time
 from pathlib import Path
 
 import msgspec
@@ -13,12 +10,11 @@ import psutil
 
 from foundry_api.service.handshake import Announcement
 from foundry_api.service.lifetime import alive
+from foundry_api.service.private_file import replace_file
 
 __all__ = ["own_create_time", "parsed", "process_of", "read", "remove", "running", "write"]
 
 MAX_BYTES = 64 * 1024
-REPLACE_ATTEMPTS = 20
-REPLACE_WAIT_S = 0.01
 CLOCK_SLACK_S = 2.0
 """A process's creation time is computed from the wall clock's, which may have been corrected."""
 
@@ -30,26 +26,7 @@ def own_create_time() -> float:
 
 def write(path: Path | str, announcement: Announcement) -> None:
     """Put the state in place, whole or not at all, readable by this user only."""
-    target = Path(path)
-    draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(announcement))
-        _replace(draft, target)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-
-
-def _replace(draft: Path, target: Path) -> None:
-    """On Windows a file that somebody is reading cannot be replaced at that moment."""
-    for _ in range(REPLACE_ATTEMPTS):
-        with contextlib.suppress(PermissionError):
-            draft.replace(target)
-            return
-        time.sleep(REPLACE_WAIT_S)
-    draft.replace(target)
+    replace_file(path, msgspec.json.encode(announcement))
 
 
 def read(path: Path) -> Announcement | None:

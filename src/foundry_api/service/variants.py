@@ -24,17 +24,24 @@ def described(variant: Any, *, public: bool) -> Model:
     info = variant.info
     runtime = info.runtime
     device = runtime.device_type if runtime else None
+    cached = variant.is_cached
     return Model(
         id=info.id,
         alias=info.alias,
         catalog="public" if public else "local",
-        cached=variant.is_cached,
+        cached=cached,
         loaded=variant.is_loaded,
         task=info.task,
         device=str(device) if device else info.get_string_property(DEVICE),
         size_mb=info.file_size_mb,
         context_length=info.context_length,
         license=info.license,
+        publisher=info.publisher if public else None,  # the engine says `local`
+        max_output_tokens=info.max_output_tokens,
+        supports_tools=info.supports_tool_calling,
+        execution_provider=(runtime.execution_provider or None) if runtime else None,
+        parent=info.get_string_property("parent_uri"),
+        path=(variant.get_path() or None) if cached else None,
     )
 
 

@@ -1,0 +1,121 @@
+"""What an ONNX file names outside of itself, read without the onnx package.
+
+Weights are usually kept beside the graph, in files that its initializers name. Of the protobuf
+only the way there is read, and what lies between is passed over: a file of 2 GB costs a few reads.
+The field numbers are those of onnx.proto.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import BinaryIO
+
+    Field = tuple[int, int, int]
+    """Its number, where its content begins, and where that ends."""
+
+__all__ = ["NotOnnx", "external_data"]
+
+MODEL_GRAPH = 7
+GRAPH_INITIALIZER = 5
+TENSOR_EXTERNAL = 13
+ENTRY_KEY, ENTRY_VALUE = 1, 2
+
+_VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
+_MAX_VARINT_BYTES = 10
+_MAX_TEXT_BYTES = 4096
+MAX_INITIALIZERS = 1_000_000
+
+
+class NotOnnx(Exception):
+    """The file is no ONNX graph."""
+
+
+def external_data(path: Path) -> dict[str, int]:
+    """The files that a graph's initializers lie in, with the bytes that each needs to have.
+
+    Raises:
+        NotOnnx: The file is no ONNX graph, or only a part of one.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        end = file.seek(0, 2)
+        graphs = [field for field in _fields(file, 0, end) if field[0] == MODEL_GRAPH]
+        if not graphs:
+            raise NotOnnx("it holds no graph")
+        needed: dict[str, int] = {}
+        for _, start, stop in graphs:
+            for name, size in _tensors(file, start, stop):
+                needed[name] = max(size, needed.get(name, 0))
+        return needed
+
+
+def _tensors(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[str, int]]:
+    """File and end of each initializer that lies in another file."""
+    initializers = [each for each in _fields(file, start, stop) if each[0] == GRAPH_INITIALIZER]
+    for _, begin, end in initializers[:MAX_INITIALIZERS]:
+        entries = [each for each in _fields(file, begin, end) if each[0] == TENSOR_EXTERNAL]
+        told = dict(_entry(file, *place) for _, *place in entries)
+        if "location" in told:
+            yield told["location"], _number(told.get("offset")) + _number(told.get("length"))
+
+
+def _entry(file: BinaryIO, start: int, stop: int) -> tuple[str, str]:
+    texts = {number: _text(file, begin, end) for number, begin, end in _fields(file, start, stop)}
+    return texts.get(ENTRY_KEY, ""), texts.get(ENTRY_VALUE, "")
+
+
+def _text(file: BinaryIO, start: int, stop: int) -> str:
+    if stop - start > _MAX_TEXT_BYTES:
+        raise NotOnnx(f"a name in it is longer than {_MAX_TEXT_BYTES} bytes")
+    file.seek(start)
+    return file.read(stop - start).decode("utf-8", "replace")
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdecimal() else 0
+
+
+def _fields(file: BinaryIO, start: int, stop: int) -> Iterator[Field]:
+    """The fields of a message. Those without a length are told as empty.
+
+    Raises:
+        NotOnnx: The bytes are no message, or end within one.
+    """
+    at = start
+    while at < stop:
+        file.seek(at)
+        key = _varint(file)
+        number, kind = key >> 3, key & 7
+        length = _length(file, kind)
+        begin = file.tell()
+        at = begin + length
+        if not number or at > stop:
+            raise NotOnnx("its bytes are no protobuf, or end too early")
+        yield number, begin, at
+
+
+def _length(file: BinaryIO, kind: int) -> int:
+    if kind == _BYTES:
+        return _varint(file)
+    if kind == _VARINT:
+        _varint(file)
+        return 0
+    if kind in {_FIXED_32, _FIXED_64}:
+        return 4 if kind == _FIXED_32 else 8
+    raise NotOnnx("its bytes are no protobuf")
+
+
+def _varint(file: BinaryIO) -> int:
+    value = 0
+    for index in range(_MAX_VARINT_BYTES):
+        byte = file.read(1)
+        if not byte:
+            raise NotOnnx("it ends too early")
+        value |= (byte[0] & 0x7F) << (7 * index)
+        if not byte[0] & 0x80:
+            return value
+    raise NotOnnx("its bytes are no protobuf")

@@ -1,0 +1,42 @@
+"""Small files for this user only, replaced whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import time
+from pathlib import Path
+
+__all__ = ["replace_file"]
+
+REPLACE_ATTEMPTS = 20
+REPLACE_WAIT_S = 0.01
+
+
+def replace_file(path: Path | str, content: bytes) -> None:
+    """Put a file in place, readable by this user only.
+
+    Raises:
+        OSError: It cannot be written; what was there before still is.
+    """
+    target = Path(path)
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        _replace(draft, target)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def _replace(draft: Path, target: Path) -> None:
+    """On Windows a file that somebody is reading cannot be replaced at that moment."""
+    for _ in range(REPLACE_ATTEMPTS):
+        with contextlib.suppress(PermissionError):
+            draft.replace(target)
+            return
+        time.sleep(REPLACE_WAIT_S)
+    draft.replace(target)

@@ -1,0 +1,170 @@
+"""The catalog as the real engine knows it: fresh, old, empty, and never reached."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli_program import run
+from foundry_api import CatalogUnavailable, FoundryAPIClient, ModelNotCached
+from foundry_api.service import shared
+from foundry_api.service.paths import Paths
+from foundry_api.service.process import HostOptions
+from loopback_catalog import ALIAS, VARIANT, entity, put_into_cache, serving
+from service.doubles import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FAR = "Far-away-generic-cpu:3"
+FAR_AWAY = entity("far-away", "Far-away-generic-cpu", 3, size_mb=2662)
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@contextlib.contextmanager
+def engine(home: Path, port: int) -> Iterator[None]:
+    """A shared engine that has asked nobody yet."""
+    options = HostOptions(paths=Paths.of(home), models=(), catalog_url=f"http://127.0.0.1:{port}")
+    shared.up(options.paths, idle_timeout_s=60, options=options)
+    try:
+        yield
+    finally:
+        shared.down(options.paths)
+
+
+def kept(home: Path) -> list[Path]:
+    return sorted(Paths.of(home).state.glob("catalog-*.json"))
+
+
+async def test_a_catalog_is_asked_once_and_remembered_for_the_next_engine(
+    own_home: Path, port: int
+) -> None:
+    before = time.time()
+    with serving([FAR_AWAY], port=port) as served, engine(own_home, port):
+        async with FoundryAPIClient(home=own_home, retries=0) as client:
+            listing = await client.models.catalog()
+    assert (listing.fresh, listing.unreachable) == (True, None)
+    assert before - 1 <= listing.fetched_at <= time.time()
+    assert [model.id for model in listing.models] == [FAR]
+    assert len(served.asked) == 1
+
+    with engine(own_home, port):
+        async with FoundryAPIClient(home=own_home, retries=0) as client:
+            again = await client.models.catalog()
+            assert again == listing
+            with pytest.raises(ModelNotCached, match=r"\(2662 MB\)"):
+                await client.complete("hi", model="far-away")
+
+
+async def test_a_catalog_with_nothing_new_is_fresh(own_home: Path, port: int) -> None:
+    """The engine does not save what it has saved already."""
+    with serving([FAR_AWAY], port=port) as served:
+        for times in (1, 2):
+            started = time.time()
+            with engine(own_home, port):
+                async with FoundryAPIClient(home=own_home, retries=0) as client:
+                    listing = await client.models.catalog(refresh=True)
+            assert (listing.fresh, len(served.asked)) == (True, times)
+            assert started - 1 <= listing.fetched_at <= time.time()
+
+
+async def test_a_catalog_that_cannot_be_reached_any_more_is_shown_as_it_was(
+    own_home: Path, port: int
+) -> None:
+    with serving([FAR_AWAY], port=port), engine(own_home, port):
+        async with FoundryAPIClient(home=own_home, retries=0) as client:
+            good = await client.models.catalog()
+    with engine(own_home, port):
+        async with FoundryAPIClient(home=own_home, retries=0) as client:
+            old = await client.models.catalog(refresh=True)
+            assert old.models == good.models
+            assert not old.fresh
+            assert old.fetched_at == pytest.approx(good.fetched_at, abs=2)
+            assert old.unreachable is not None
+            assert f"127.0.0.1:{port}" in old.unreachable
+            assert "http_client.cc" not in old.unreachable
+            with pytest.raises(ModelNotCached):
+                await client.models.load("far-away")
+            with pytest.raises(CatalogUnavailable, match="foundry-api down"):
+                await client.models.load("nobody-knows-this")
+
+
+async def test_a_catalog_that_was_never_reached_is_told_from_an_empty_one(
+    own_home: Path, port: int, tmp_path: Path
+) -> None:
+    with engine(own_home, port):
+        async with FoundryAPIClient(home=own_home, retries=0) as client:
+            with pytest.raises(CatalogUnavailable, match=f"127.0.0.1:{port}"):
+                await client.models.catalog()
+            assert await client.models.list() == []
+    assert kept(own_home) == []
+    empty = tmp_path / "empty"
+    with serving([], port=port), engine(empty, port):
+        async with FoundryAPIClient(home=empty, retries=0) as client:
+            listing = await client.models.catalog()
+    assert (listing.models, listing.fresh, listing.unreachable) == ((), True, None)
+
+
+async def test_what_is_cached_and_loaded_is_of_now_and_asks_no_catalog(
+    own_home: Path, port: int
+) -> None:
+    ours = entity(ALIAS, VARIANT)
+    with serving([FAR_AWAY, ours], port=port), engine(own_home, port):
+        async with FoundryAPIClient(home=own_home, retries=0) as client:
+            assert not any(model.cached for model in (await client.models.catalog()).models)
+    put_into_cache(Paths.of(own_home).data / "cache" / "models", VARIANT)
+    with engine(own_home, port):
+        async with FoundryAPIClient(home=own_home, retries=0) as client:
+            [here] = await client.models.list()
+            assert (here.id, here.cached, here.loaded) == (f"{VARIANT}:1", True, False)
+            assert here.path is not None
+            assert VARIANT in here.path
+            await client.models.load(ALIAS)
+            states = {
+                model.id: (model.cached, model.loaded)
+                for model in (await client.models.catalog()).models
+            }
+            assert states == {FAR: (False, False), f"{VARIANT}:1": (True, True)}
+            shown = await client.models.show(ALIAS)
+            assert [(model.publisher, model.supports_tools) for model in shown] == [("tests", True)]
+
+
+async def test_a_damaged_file_is_ignored_and_written_anew(own_home: Path, port: int) -> None:
+    with serving([FAR_AWAY], port=port), engine(own_home, port):
+        async with FoundryAPIClient(home=own_home, retries=0) as client:
+            await client.models.catalog()
+            [file] = kept(own_home)
+            assert file.stat().st_mode & 0o077 == 0
+            good = file.read_bytes()
+            for damage in (b"", b"{", good[:-10], good.replace(b"source", b"whence"), b"\xff\xfe"):
+                file.write_bytes(damage)
+                assert [model.id for model in (await client.models.catalog()).models] == [FAR]
+                assert json.loads(file.read_bytes())["models"] == json.loads(good)["models"]
+
+
+def test_the_command_line_says_of_when_a_catalog_is(own_home: Path, port: int) -> None:
+    with serving([FAR_AWAY], port=port), engine(own_home, port):
+        fresh = run("models", "list", "--catalog", home=own_home)
+        assert (fresh.returncode, fresh.stderr) == (0, "")
+        assert "2.6 GB" in fresh.stdout
+    [file] = kept(own_home)
+    stored = json.loads(file.read_bytes())
+    stored |= {"asked_at": stored["asked_at"] - 3600}
+    file.write_text(json.dumps(stored), encoding="utf-8")
+    with engine(own_home, port):
+        old = run("models", "list", "--catalog", home=own_home)
+        assert old.returncode == 0
+        assert old.stdout == fresh.stdout
+        assert "The catalog cannot be reached; this is the one of just now." in old.stderr
+        told = json.loads(run("models", "--catalog", "--json", home=own_home).stdout)
+        assert not told["catalog"]["fresh"]
+        assert f"127.0.0.1:{port}" in told["catalog"]["unreachable"]

@@ -1,0 +1,155 @@
+"""`foundry-api models` with the real engine, its catalog and its downloads on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import urllib.request
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli_program import Terminal, run
+from foundry_api.service import shared
+from foundry_api.service.paths import Paths
+from foundry_api.service.process import HostOptions
+from loopback_blobs import RANGE_BYTES, Site, site
+from loopback_catalog import ALIAS, VARIANT, catalog, entity
+from scripted_model import build, script
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MODEL = f"{VARIANT}:1"
+OTHER = "Scripted-mini-instruct-older-generic-cpu"
+linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere the engine may not trust SSL_CERT_FILE"
+)
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Iterator[Site]:
+    build(tmp_path / "blobs")
+    files = {f"v1/{path.name}": path.read_bytes() for path in (tmp_path / "blobs").iterdir()}
+    with site({**files, "v1/more.bin": os.urandom(3 * RANGE_BYTES)}) as served:
+        yield served
+
+
+@pytest.fixture
+def home(own_home: Path, blobs: Site) -> Iterator[Path]:
+    entities = [
+        entity(ALIAS, OTHER, size_mb=7),
+        entity("far-away", "Far-away-generic-cpu", 3, size_mb=2662),
+        entity(ALIAS, VARIANT, size_mb=6),
+    ]
+    with catalog(entities) as url:
+        paths = Paths.of(own_home)
+        environ = {**os.environ, **blobs.environ}
+        options = HostOptions(paths=paths, models=(), catalog_url=url, environ=environ)
+        shared.up(paths, idle_timeout_s=60, options=options)
+        try:
+            yield own_home
+        finally:
+            shared.down(paths)
+
+
+@linux
+def test_a_model_is_pulled_shown_and_deleted(home: Path) -> None:
+    pulled = run("models", "pull", MODEL, home=home)
+    assert (pulled.returncode, pulled.stderr) == (0, "")
+    assert pulled.stdout == f"{ALIAS} is on this machine: {MODEL}\n"
+
+    listed = run("models", "list", "--catalog", home=home).stdout.splitlines()
+    assert [" ".join(line.split()) for line in listed] == [
+        "ALIAS STATE SIZE DEVICE TASK CONTEXT LICENCE ID",
+        f"{ALIAS} cached 6 MB CPU chat 8192 MIT {MODEL}",
+        f"catalog 7 MB CPU chat 8192 MIT {OTHER}:1",
+        "far-away catalog 2.6 GB CPU chat 8192 MIT Far-away-generic-cpu:3",
+    ]
+
+    shown = run("models", "show", ALIAS, home=home).stdout
+    assert shown.splitlines()[0].split() == [MODEL, "cached"]
+    assert "publisher       tests" in shown
+    assert "calls tools     yes" in shown
+    assert str(Paths.of(home).data) in shown
+    assert f"{OTHER}:1  catalog" in shown
+    described = json.loads(run("models", "show", MODEL, "--json", home=home).stdout)["models"]
+    assert [(each["id"], each["max_output_tokens"]) for each in described] == [(MODEL, 2048)]
+
+    assert run("models", "load", ALIAS, home=home).returncode == 0
+    in_use = run("models", "rm", "-y", ALIAS, home=home)
+    assert (in_use.returncode, in_use.stdout) == (1, "")
+    assert f"`foundry-api models unload {ALIAS}`" in in_use.stderr
+    run("models", "unload", ALIAS, home=home)
+    removed = run("models", "rm", ALIAS, home=home)
+    assert removed.stdout == f"{ALIAS} is deleted, which freed 6 MB: {MODEL}\n"
+    assert run("models", "list", home=home).stdout.startswith("No model is on this machine.")
+
+
+@linux
+def test_a_terminal_sees_how_far_it_is_and_ctrl_c_stops_it(home: Path, blobs: Site) -> None:
+    blobs.serve_only(6)
+    with Terminal("models", "pull", MODEL, home=home) as terminal:
+        terminal.expect("of 6 MB")
+        terminal.interrupt()
+        terminal.expect("here. Pulling it again goes on from there.")
+        assert terminal.exit_code() == 130
+    blobs.serve_all()
+    with Terminal("models", "pull", MODEL, home=home) as terminal:
+        terminal.expect(f"is on this machine: {MODEL}")
+        assert terminal.exit_code() == 0
+
+
+@linux
+def test_a_program_reads_how_far_it_is(home: Path, blobs: Site) -> None:
+    blobs.pause_s = 0.05
+    pulled = run("models", "pull", MODEL, "--json", home=home)
+    assert json.loads(pulled.stdout)["model"]["id"] == MODEL
+    lines = [json.loads(line)["progress"] for line in pulled.stderr.splitlines()]
+    assert lines
+    assert {"model", "percent", "done_mb", "total_mb", "mb_per_s", "left_s"} == lines[0].keys()
+
+
+@linux
+def test_a_terminal_is_asked_before_files_are_deleted(home: Path) -> None:
+    run("models", "pull", MODEL, home=home)
+    for answer, there in (("n", True), ("y", False)):
+        with Terminal("models", "rm", ALIAS, home=home) as terminal:
+            terminal.say(answer, f"Delete {MODEL} (6 MB)? [y/N]")
+            assert terminal.exit_code() == int(there)
+        assert (ALIAS in run("models", "list", home=home).stdout) is there
+
+
+def test_an_added_directory_is_served_over_rest_like_any_other(home: Path, tmp_path: Path) -> None:
+    directory = str(tmp_path / "blobs")
+    added = run("models", "add", directory, "--alias", "mine", home=home)
+    assert added.stdout == "mine is added: mine:1\n"
+    shown = run("models", "show", "mine", home=home).stdout
+    assert "local: a directory of your own" in shown
+    assert directory in shown
+    run("models", "load", "mine", home=home)
+
+    service = shared.status(Paths.of(home))
+    assert service is not None
+    body = {"model": "mine:1", "messages": [{"role": "user", "content": "say-hello"}]}
+    request = urllib.request.Request(  # noqa: S310 - our own engine
+        f"{service.base_url}/catalogs/local/v1/chat/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as reply:  # noqa: S310 - as above
+        answer = json.load(reply)
+    assert answer["choices"][0]["message"]["content"] == script("say-hello").text
+
+    run("models", "unload", "mine", home=home)
+    forgotten = run("models", "rm", "mine", home=home)
+    assert forgotten.stdout == "mine is forgotten; its files stay: mine:1\n"
+    assert (tmp_path / "blobs" / "model.onnx").is_file()
+
+
+def test_an_unknown_name_is_told_with_the_nearest(home: Path) -> None:
+    shown = run("models", "show", "far-awya", home=home)
+    assert shown.returncode == 1
+    assert "far-away" in shown.stderr

@@ -1,0 +1,245 @@
+"""Downloads by the real 2.2.1 engine, from a catalog, a registry and a blob store on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api import (
+    DownloadFailed,
+    DownloadProgress,
+    FoundryAPIClient,
+    InvalidRequest,
+    ModelInUse,
+    ModelNotFound,
+)
+from foundry_api.service import shared
+from foundry_api.service.control import ControlClient
+from foundry_api.service.paths import Paths
+from foundry_api.service.process import HostOptions
+from loopback_blobs import RANGE_BYTES, Site, site
+from loopback_catalog import ALIAS, VARIANT, catalog, entity
+from scripted_model import build, script
+from service.helpers import eventually_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+    from foundry_api.service.supervisor import EngineHost
+    from foundry_api.wire.http import HttpTransport
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere the engine may not trust SSL_CERT_FILE"
+)
+
+MODEL = f"{VARIANT}:1"
+RANGES = 5
+"""Of the large file that lies beside the model's own."""
+
+LARGE = "v1/more.bin"
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The container of a model that answers, and that is large enough to stop in the middle."""
+    directory = tmp_path_factory.mktemp("blobs")
+    build(directory)
+    small = {f"v1/{path.name}": path.read_bytes() for path in directory.iterdir()}
+    return {**small, LARGE: os.urandom(RANGES * RANGE_BYTES - 1)}
+
+
+@pytest.fixture
+def blobs(files: dict[str, bytes]) -> Iterator[Site]:
+    with site(files) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def engine(home: Path, blobs: Site) -> Iterator[None]:
+    """A shared engine that downloads from there."""
+    with catalog([entity(ALIAS, VARIANT, size_mb=10)]) as url:
+        paths = Paths.of(home)
+        environ = {**os.environ, **blobs.environ}
+        options = HostOptions(paths=paths, models=(), catalog_url=url, environ=environ)
+        shared.up(paths, idle_timeout_s=60, options=options)
+        try:
+            yield
+        finally:
+            shared.down(paths)
+
+
+@pytest.fixture
+async def client(own_home: Path, blobs: Site) -> AsyncIterator[FoundryAPIClient]:
+    with engine(own_home, blobs):
+        async with FoundryAPIClient(home=own_home, retries=0) as client:
+            yield client
+
+
+def cached(home: Path) -> set[str]:
+    """The files below the model's directory."""
+    root = Paths.of(home).data / "cache" / "models" / "tests" / f"{VARIANT}-1"
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+
+
+async def test_a_download_tells_its_progress_and_the_model_answers(
+    client: FoundryAPIClient, own_home: Path, files: dict[str, bytes]
+) -> None:
+    seen: list[DownloadProgress] = []
+    model = await client.models.download(ALIAS, seen.append)
+
+    assert (model.id, model.cached, model.size_mb) == (MODEL, True, 10)
+    assert cached(own_home) == {*files, "v1/inference_model.json"}
+    percents = [progress.percent for progress in seen]
+    assert percents == sorted(percents)
+    assert (percents[0], percents[-1]) == (0.0, 100.0)
+    assert (seen[-1].done_mb, seen[-1].total_mb) == (10.0, 10.0)
+    response = await client.complete("say-hello", model=ALIAS)
+    assert response.content == script("say-hello").text
+
+
+async def test_what_is_here_is_not_downloaded_again(client: FoundryAPIClient, blobs: Site) -> None:
+    await client.models.download(ALIAS)
+    blobs.asked.clear()
+    assert (await client.models.download(ALIAS)).cached
+    assert blobs.asked == []
+
+
+async def test_a_cancelled_download_stops_and_the_next_asks_only_for_what_is_missing(
+    client: FoundryAPIClient, blobs: Site, own_home: Path
+) -> None:
+    blobs.serve_only(7)  # the four small files and three parts of the large one
+    here: list[float] = []
+    task = asyncio.create_task(client.models.download(ALIAS, lambda now: here.append(now.percent)))
+    await eventually_async(lambda: here and here[-1] > 50)
+    await eventually_async(lambda: len([each for each in blobs.asked if each.blob == LARGE]) == 5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not (await client.models.list(catalog=True))[0].cached
+
+    blobs.serve_only(1)  # the engine notices at its next report
+    await eventually_async(lambda: ".download.lock" not in cached(own_home))
+    held = {each for each in blobs.asked if each.blob == LARGE}
+    blobs.asked.clear()
+    blobs.serve_all()
+    assert (await client.models.download(ALIAS)).cached
+    again = set(blobs.asked)
+    assert again < held
+    assert len(again) <= 2
+
+
+async def test_a_server_that_sends_too_little_is_told(
+    client: FoundryAPIClient, blobs: Site
+) -> None:
+    blobs.missing = 1
+    with pytest.raises(DownloadFailed, match="short read from blob stream") as caught:
+        await client.models.download(ALIAS)
+    assert "blob_downloader.cc" not in str(caught.value)
+    assert caught.value.model == MODEL
+    blobs.missing = 0
+    assert (await client.models.download(ALIAS)).cached
+
+
+async def test_a_server_that_breaks_off_is_given_up_when_nothing_came_for_long(
+    client: FoundryAPIClient, blobs: Site
+) -> None:
+    """The engine itself tries again for minutes, and says nothing."""
+    blobs.breaks = True
+    blobs.serve_only(6)
+    with pytest.raises(DownloadFailed, match=r"nothing came for 3 s, with [1-9]\d% here"):
+        await client.models.download(ALIAS, stall_s=3)
+    blobs.serve_all()
+    assert (await client.models.download(ALIAS)).cached
+
+
+async def test_a_slow_server_is_not_taken_for_one_that_stands_still(
+    client: FoundryAPIClient, blobs: Site
+) -> None:
+    """Its bytes come in parts that the engine does not report."""
+    blobs.pause_s = 0.12
+    seen: list[DownloadProgress] = []
+    assert (await client.models.download(ALIAS, seen.append, stall_s=3)).cached
+    percents = [progress.percent for progress in seen]
+    assert len(percents) > len(set(percents))
+
+
+@pytest.mark.parametrize(("status", "told"), [(404, "HTTP 404"), (500, "candidate region")])
+async def test_a_registry_that_refuses_is_told(
+    client: FoundryAPIClient, blobs: Site, status: int, told: str
+) -> None:
+    blobs.refused = status
+    with pytest.raises(DownloadFailed, match=told) as caught:
+        await client.models.download(ALIAS)
+    assert "sig=tests" not in str(caught.value)
+
+
+async def test_engines_on_one_home_share_one_download(
+    start: Callable[..., EngineHost],
+    transport: HttpTransport,
+    blobs: Site,
+    files: dict[str, bytes],
+) -> None:
+    """The engine's own lock sees to that; the second one sees the first one's bytes come."""
+
+    async def pull(url: str) -> list[float]:
+        host = start(catalog_url=url, environ={**os.environ, **blobs.environ})
+        control = (await host.ready()).control
+        assert control
+        return [percent async for percent in ControlClient(transport, control).download(MODEL)]
+
+    blobs.serve_only(6)
+    with catalog([entity(ALIAS, VARIANT)]) as url:
+        first = asyncio.create_task(pull(url))
+        await eventually_async(lambda: len(blobs.asked) > 6)
+        second = asyncio.create_task(pull(url))
+        blobs.serve_all()
+        assert (await first)[-1] == (await second)[-1] == 100.0
+    assert len(blobs.asked) == len(files) - 1 + RANGES
+
+
+async def test_two_clients_share_one_download(
+    client: FoundryAPIClient, blobs: Site, own_home: Path, files: dict[str, bytes]
+) -> None:
+    blobs.serve_only(6)
+    progress: dict[str, float] = {}
+
+    def pull(who: FoundryAPIClient, name: str) -> asyncio.Task[object]:
+        return asyncio.create_task(
+            who.models.download(ALIAS, lambda now: progress.update({name: now.percent}))
+        )
+
+    async with FoundryAPIClient(home=own_home, retries=0) as other:
+        first = pull(client, "first")
+        await eventually_async(lambda: progress.get("first", 0) > 0)
+        second = pull(other, "second")
+        await eventually_async(lambda: progress.get("second") == progress["first"])
+        first.cancel()  # the second one still wants it
+        blobs.serve_all()
+        await second
+    assert len(blobs.asked) == len(files) - 1 + RANGES
+
+
+async def test_what_was_downloaded_is_deleted_unless_it_is_loaded(
+    client: FoundryAPIClient, own_home: Path, files: dict[str, bytes]
+) -> None:
+    await client.models.download(ALIAS)
+    await client.models.load(ALIAS)
+    with pytest.raises(ModelInUse, match=f"models unload {ALIAS}"):
+        await client.models.remove(ALIAS)
+    await client.models.unload(ALIAS)
+    freed = await client.models.remove(ALIAS)
+    assert freed >= sum(map(len, files.values()))
+    assert cached(own_home) == set()
+    with pytest.raises(ModelNotFound):
+        await client.models.remove(ALIAS)
+
+
+async def test_nonsense_is_refused_before_anything_is_asked(client: FoundryAPIClient) -> None:
+    with pytest.raises(InvalidRequest, match="stall_s"):
+        await client.models.download(ALIAS, stall_s=0)

@@ -1,0 +1,132 @@
+"""What keeps a directory from being served is told before it is registered, all at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import onnx
+import pytest
+
+from cli_program import run
+from foundry_api.errors import ModelRegistrationFailed
+from foundry_api.service.model_check import checked, findings
+from foundry_api.service.process import demo_models
+from scripted_model import build
+from service.helpers import model_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return model_directory(tmp_path / "model")
+
+
+def write(name: str, content: str) -> Callable[[Path], object]:
+    return lambda path: (path / name).write_text(content, encoding="utf-8")
+
+
+def with_weights(length: int, there: int | None) -> Callable[[Path], object]:
+    """Weights that lie beside the graph, of which so many bytes are there."""
+
+    def spoil(path: Path) -> None:
+        tensor = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[length // 4])
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in {"location": "model.onnx.data", "length": length}.items():
+            tensor.external_data.add(key=key, value=str(value))
+        graph = onnx.helper.make_graph([], "graph", [], [], initializer=[tensor])
+        (path / "model.onnx").write_bytes(onnx.helper.make_model(graph).SerializeToString())
+        if there is not None:
+            (path / "model.onnx.data").write_bytes(bytes(there))
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (shutil.rmtree, "there is no such directory"),
+        (write("genai_config.json", "{"), "its genai_config.json is not JSON"),
+        (
+            write("genai_config.json", '{"model": {"context_length": 0}}'),
+            "its genai_config.json has no model.context_length above 0",
+        ),
+        (lambda path: (path / "model.onnx").unlink(), "it has no model.onnx"),
+        (write("model.onnx", ""), "its model.onnx is not an ONNX graph: it holds no graph"),
+        (
+            write("model.onnx", "version https://git-lfs.github.com/spec/v1\n"),
+            "get the file itself with `git lfs pull`",
+        ),
+        (with_weights(800, None), "it has no model.onnx.data, where the weights of model.onnx are"),
+        (with_weights(800, 799), "its model.onnx.data has 799 bytes, and model.onnx needs 800"),
+        (lambda path: (path / "tokenizer.json").unlink(), "it has no tokenizer.json"),
+        (write("tokenizer.json", "[]"), "its tokenizer.json is not a JSON object"),
+        (write("tokenizer.json", "{}"), "its tokenizer.json has no model section"),
+        (write("tokenizer.json", "nonsense"), "its tokenizer.json is not JSON"),
+        (
+            lambda path: (path / "tokenizer_config.json").unlink(),
+            "it has no tokenizer_config.json",
+        ),
+        (write("tokenizer_config.json", "{}"), "it has no chat template"),
+    ],
+)
+def test_what_is_wrong_is_told(directory: Path, spoil: Callable[[Path], object], told: str) -> None:
+    assert findings(directory) == ()
+    spoil(directory)
+    [found] = findings(directory)
+    assert told in found
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        write("genai_config.json", '{"model": {}, "search": {"max_length": 512}}'),
+        lambda path: [
+            write("tokenizer_config.json", "{}")(path),
+            write("chat_template.jinja", "x")(path),
+        ],
+        with_weights(800, 800),
+    ],
+)
+def test_what_the_engine_takes_too_is_not_held_against_it(
+    directory: Path, spoil: Callable[[Path], object]
+) -> None:
+    spoil(directory)
+    assert findings(directory) == ()
+
+
+def test_everything_is_told_at_once(directory: Path) -> None:
+    (directory / "tokenizer.json").write_text("{}", encoding="utf-8")
+    (directory / "model.onnx").unlink()
+    with pytest.raises(ModelRegistrationFailed) as caught:
+        checked(directory)
+    assert "it has no model.onnx; its tokenizer.json has no model section" in str(caught.value)
+    assert f"models add {directory} --check" in caught.value.hint
+
+
+def test_models_that_are_served_have_nothing_wrong(tmp_path: Path) -> None:
+    build(tmp_path / "scripted")
+    [demo] = demo_models()
+    assert findings(tmp_path / "scripted") == ()
+    assert findings(type(tmp_path)(demo.path)) == ()
+
+
+def test_the_command_line_only_looks_when_it_is_told_to(directory: Path, own_home: Path) -> None:
+    good = run("models", "add", str(directory), "--check", home=own_home)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert good.stdout == f"{directory} can be served. Add it with --alias NAME.\n"
+
+    (directory / "tokenizer.json").write_text("{}", encoding="utf-8")
+    bad = run("models", "add", str(directory), "--check", home=own_home)
+    assert bad.returncode == 1
+    assert bad.stdout.splitlines()[1:] == ["  its tokenizer.json has no model section"]
+    told = json.loads(run("models", "add", str(directory), "--check", "--json").stdout)
+    assert told["findings"] == ["its tokenizer.json has no model section"]
+
+    nameless = run("models", "add", str(directory), home=own_home)
+    assert (nameless.returncode, "--alias NAME" in nameless.stderr) == (2, True)
+    assert not own_home.exists()
