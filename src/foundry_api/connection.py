@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[float], object]
 
-__all__ = ["Connection", "find_model"]
+__all__ = ["Connection", "find_model", "may_hold_downloads"]
 
 
 class Connection:
@@ -116,7 +116,7 @@ class Connection:
         else:
             here = list(await self.dialect.local_models())
         status = await self.dialect.status()
-        if _may_hold_downloads(self.endpoint.base_url, status.cache_dir):
+        if may_hold_downloads(self.endpoint.base_url, status.cache_dir):
             with contextlib.suppress(CatalogUnavailable):
                 public = await self.public_models()
                 here += [model for model in public if model.cached or model.loaded]
@@ -277,7 +277,8 @@ def _version(model_id: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _may_hold_downloads(base_url: str, cache_dir: str | None) -> bool:
+def may_hold_downloads(base_url: str, cache_dir: str | None) -> bool:
+    """Whether a service may have downloaded models, of which only slow routes tell."""
     if cache_dir is None or not is_loopback(base_url):
         return True
     try:

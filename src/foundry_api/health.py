@@ -7,17 +7,19 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
-import psutil
 
-from foundry_api.errors import FoundryError
+from foundry_api.connection import may_hold_downloads
+from foundry_api.errors import FoundryError, ProtocolError
 from foundry_api.messages import Generation
+from foundry_api.monitor.process import ProcessGauge
+from foundry_api.wire.dialects.base import BAD_JSON
 from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
     from foundry_api.connection import Connection
     from foundry_api.wire.dialects.base import ServiceStatus
 
-__all__ = ["HealthStatus", "down", "look"]
+__all__ = ["HealthStatus", "down", "loaded_models", "local_pid", "look", "version_of"]
 
 _VERSIONS: dict[Generation, str] = {
     "legacy": "0.3 to 0.9",
@@ -77,14 +79,15 @@ async def look(connection: Connection) -> HealthStatus:
     started = time.perf_counter()
     status = await connection.dialect.status()
     latency_s = time.perf_counter() - started
-    loaded, detail = await _loaded_models(connection)
-    memory, uptime = await asyncio.to_thread(_process, connection, status)
+    loaded, detail = await _loaded_or_why_not(connection, status)
+    pid = local_pid(connection, status)
+    process = None if pid is None else await asyncio.to_thread(ProcessGauge().read, pid)
     return HealthStatus(
         status="degraded" if detail else "healthy",
-        loaded_models=loaded,
-        memory_usage=memory,
-        uptime=uptime,
-        version=connection.endpoint.sdk_version or _VERSIONS.get(status.generation),
+        loaded_models=tuple(sorted(loaded)),
+        memory_usage=process.memory_bytes if process else None,
+        uptime=time.time() - process.started_at if process else None,
+        version=version_of(connection, status),
         generation=status.generation,
         service=connection.endpoint.base_url,
         latency_s=latency_s,
@@ -93,19 +96,50 @@ async def look(connection: Connection) -> HealthStatus:
     )
 
 
-async def _loaded_models(connection: Connection) -> tuple[tuple[str, ...], str]:
+async def loaded_models(connection: Connection, status: ServiceStatus) -> frozenset[str]:
+    """Ids of the models in memory.
+
+    Of downloaded models the service tells only after it filled its catalog, which takes it 4 s
+    offline, the first time (probed on 2.2.1); so it is asked only where there may be some.
+
+    Raises:
+        FoundryError: The service does not tell.
+    """
+    loaded = await _ids(connection, "/catalogs/local/models/loaded")
+    if may_hold_downloads(connection.endpoint.base_url, status.cache_dir):
+        loaded |= await _ids(connection, "/models/loaded")
+    return loaded
+
+
+def local_pid(connection: Connection, status: ServiceStatus) -> int | None:
+    """The service's process, if it is one of this machine."""
+    return status.pid if is_loopback(connection.endpoint.base_url) else None
+
+
+def version_of(connection: Connection, status: ServiceStatus) -> str | None:
+    """The engine's version, or what its fingerprint tells of it."""
+    return connection.endpoint.sdk_version or _VERSIONS.get(status.generation)
+
+
+LOADED_TIMEOUT_S = 60.0
+_IDS: msgspec.json.Decoder[list[str]] = msgspec.json.Decoder(list[str])
+
+
+async def _ids(connection: Connection, path: str) -> frozenset[str]:
+    body = await connection.wire.get(path, timeout_s=LOADED_TIMEOUT_S)
     try:
-        models = await connection.local_models()
+        return frozenset(_IDS.decode(body))
+    except BAD_JSON as error:
+        raise ProtocolError(
+            f"the list of loaded models is not what SDK 2.x sends: {error}",
+            service=connection.endpoint.base_url,
+        ) from error
+
+
+async def _loaded_or_why_not(
+    connection: Connection, status: ServiceStatus
+) -> tuple[frozenset[str], str]:
+    try:
+        return await loaded_models(connection, status), ""
     except FoundryError as error:
-        return (), str(error)
-    return tuple(model.id for model in models if model.loaded), ""
-
-
-def _process(connection: Connection, status: ServiceStatus) -> tuple[int | None, float | None]:
-    if status.pid is None or not is_loopback(connection.endpoint.base_url):
-        return None, None
-    try:
-        process = psutil.Process(status.pid)
-        return process.memory_info().rss, time.time() - process.create_time()
-    except psutil.Error:
-        return None, None
+        return frozenset(), str(error)
