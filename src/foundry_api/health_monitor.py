@@ -53,6 +53,7 @@ QUEUE = 1_000
 """Samples kept for an iterating caller who is slow; beyond that he misses the oldest."""
 
 SECONDS_A_DAY = 86_400
+CLOSED = "the client was closed, so its service is looked at no longer"
 
 
 class HealthMonitor:
@@ -193,7 +194,7 @@ class HealthMonitor:
                     yield sample
             finally:
                 self._queues.discard(queue)
-            raise ClientClosed("the client was closed, so its service is looked at no longer")
+            raise ClientClosed(CLOSED)
 
     async def wait_until_ready(self, timeout: float = 30.0) -> HealthSample:  # noqa: ASYNC109 - the public name
         """Wait until the service answers, has the wanted models in memory, and passed its canary.
@@ -212,13 +213,16 @@ class HealthMonitor:
         self._wake.set()
         try:
             async with scope, aclosing(self.samples()) as samples:
-                return await anext(sample async for sample in samples if sample.ready)
+                async for sample in samples:
+                    if sample.ready:
+                        return sample
         except TimeoutError as error:
             if not scope.expired():
                 raise
             raise self._not_ready(timeout) from error
         finally:
             self._waiting -= 1
+        raise ClientClosed(CLOSED)
 
     async def __aenter__(self) -> Self:
         """Start to look, in the background.
@@ -322,9 +326,8 @@ class HealthMonitor:
 
     def _not_ready(self, timeout_s: float) -> CallTimeout:
         last = self.status
-        seen = "nothing was seen of it" if last is None else f"it was {last.status} in the end"
         return CallTimeout(
-            f"the service was not ready within {timeout_s:g} s: {seen}",
+            f"the service was not ready within {timeout_s:g} s: {_seen(last)}",
             limit_s=timeout_s,
             stage="waiting for the service to be ready",
             hint=last.detail if last else "",
@@ -333,6 +336,16 @@ class HealthMonitor:
 
     def _is_elsewhere(self, service: str | None) -> bool:
         return service in {other.name for other in self._client.services[1:]}
+
+
+def _seen(last: HealthSample | None) -> str:
+    """What a look saw, for somebody who waits for more."""
+    if last is None:
+        return "nothing was seen of it"
+    seen = f"it was {last.status} in the end"
+    if last.canary is not None and last.canary.outcome == "skipped":
+        return f"{seen}, and no canary was made, because {last.canary.detail}"
+    return seen
 
 
 def _check(name: str, value: float, *, at_most: float = float("inf")) -> None:

@@ -13,6 +13,8 @@ import pytest
 import foundry_api
 
 PUBLIC = [
+    "AlertCommand",
+    "AlertWebhook",
     "Attempt",
     "AttemptStarted",
     "BreakerChanged",
@@ -22,6 +24,7 @@ PUBLIC = [
     "CallLog",
     "CallStarted",
     "CallTimeout",
+    "Canary",
     "CatalogUnavailable",
     "ChatOptions",
     "Chunk",
@@ -40,8 +43,12 @@ PUBLIC = [
     "FoundryError",
     "Generation",
     "GrammarError",
+    "HealthChanged",
     "HealthMonitor",
+    "HealthSample",
     "HealthStatus",
+    "HealthSummary",
+    "Hysteresis",
     "InvalidRequest",
     "LimiterSettings",
     "LimiterStatistics",
@@ -73,6 +80,7 @@ PUBLIC = [
     "SilenceTimeout",
     "StreamInterrupted",
     "Timings",
+    "Traffic",
     "UnsupportedFeature",
     "UnsupportedParameter",
     "Usage",
