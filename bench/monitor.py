@@ -14,6 +14,7 @@ import itertools
 import random
 import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -130,6 +131,27 @@ async def callers(client: FoundryAPIClient, count: int) -> AsyncGenerator[Counte
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def call(base_url: str) -> None:
+    """As many callers in this process, until it is killed."""
+    limits = LimiterSettings(fixed=FULL)
+    async with (
+        FoundryAPIClient(base_url, model="demo", limiter=limits, timeout=120) as client,
+        callers(client, FULL),
+    ):
+        await asyncio.Event().wait()
+
+
+@contextlib.asynccontextmanager
+async def elsewhere(base_url: str) -> AsyncGenerator[None]:
+    """As many callers in a process of their own, so that no core is idle."""
+    process = await asyncio.create_subprocess_exec(sys.executable, __file__, "--call", base_url)
+    try:
+        yield
+    finally:
+        process.kill()
+        await process.wait()
+
+
 async def until(condition: Callable[[], object]) -> None:
     """Wait until a condition holds."""
     async with asyncio.timeout(PATIENCE_S):
@@ -222,7 +244,7 @@ async def load(minutes: float, home: Path) -> dict[str, float]:
         engine = psutil.Process(monitor.history[-1].pid)
         before = sum(engine.cpu_times()[:2])
         began = time.monotonic()
-        async with callers(client, FULL) as ends:
+        async with callers(client, FULL) as ends, elsewhere(monitor.history[-1].service or ""):
             while (left_s := began + 60 * minutes - time.monotonic()) > 0:
                 await asyncio.sleep(min(60.0, left_s))
                 told = f"{(time.monotonic() - began) / 60:5.1f} min, {dict(ends)}"
@@ -238,8 +260,8 @@ async def load(minutes: float, home: Path) -> dict[str, float]:
     assert latency is not None  # noqa: S101 - there were looks that were answered
     return {
         "minutes under load": took_s / 60,
-        "callers at once": FULL,
-        "calls answered under load": ends["answered"],
+        "callers at once, of two processes": 2 * FULL,
+        "calls answered under load, of one process": ends["answered"],
         "calls failed under load": sum(ends.values()) - ends["answered"],
         "processor s/s of the engine under load": used_s / took_s,
         "looks under load": len(looks),
@@ -274,7 +296,10 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--outages", type=int, default=100)
     parser.add_argument("--load-minutes", type=float, default=30.0)
+    parser.add_argument("--call", metavar="URL", help="only call a service, until killed")
     arguments = parser.parse_args()
+    if arguments.call:
+        await call(arguments.call)
     figures = kept("monitor")
     with tempfile.TemporaryDirectory(prefix="foundry-api-bench-") as home:
         figures |= await cost(Path(home))
