@@ -341,7 +341,7 @@ class HealthMonitor:
 def _seen(last: HealthSample | None) -> str:
     """What a look saw, for somebody who waits for more."""
     if last is None:
-        return "nothing was seen of it"
+        return "it is still being looked for or started"
     seen = f"it was {last.status} in the end"
     if last.canary is not None and last.canary.outcome == "skipped":
         return f"{seen}, and no canary was made, because {last.canary.detail}"

@@ -25,6 +25,9 @@ MOST_REPEATS = 3
 """A bound that this process itself noticed late says nothing of the service, so the look is made
 again. A machine that was asleep, or a task that blocks the event loop, would be an outage else."""
 
+FIRST_S = 5.0
+"""What the first look of all waits for the service to be found or started, if it has to be."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
@@ -79,6 +82,7 @@ class Looker:
         self._gauge = ProcessGauge()
         self._thread: ThreadPoolExecutor | None = None
         self._seen: Connection | None = None
+        self._looked = False
 
     @property
     def connection(self) -> Connection | None:
@@ -96,7 +100,7 @@ class Looker:
             connection = await self._connected(due)
         except FoundryError as error:
             return Look(
-                service=error.service or self._service.name,
+                service=error.service,
                 error=error,
                 pending=self._connecting.pending,
             )
@@ -133,13 +137,13 @@ class Looker:
         if self._service.connection is not None:
             return self._service.connection
         wait_s = due - asyncio.get_running_loop().time()
+        if not self._looked:
+            self._looked, wait_s = True, max(wait_s, FIRST_S)
         if await self._connecting.refresh(self._service.connect, wait_s):
             connection, self._connecting.value = self._connecting.value, None
             if connection is not None:
                 return connection
-        raise ServiceNotRunning(
-            "the service is still being looked for or started", service=self._service.name, hint=""
-        )
+        raise ServiceNotRunning("the service is still being looked for or started", hint="")
 
     async def _status(self, connection: Connection) -> tuple[ServiceStatus, float]:
         loop, timeout_s = asyncio.get_running_loop(), self._timeout_s

@@ -51,9 +51,9 @@ class HealthSummary(msgspec.Struct, frozen=True, kw_only=True):
         restarts: How often another process was found in the place of the one before.
         latency_s: Of the status route; None if it never answered.
         time_to_first_token_s: Of the medians between two looks, each as often as answers began
-            there; None without any.
-        tokens_per_second: Of the medians between two looks, each as often as calls were answered;
-            None without any.
+            there, and of the canaries; None without any.
+        tokens_per_second: Of the medians between two looks, each as often as calls were answered,
+            and of the canaries; None without any.
         memory_highest: The most resident bytes; None where the process is not ours to see.
         answered: Calls of the client that were answered.
         failed: Calls of the client that failed.
@@ -92,6 +92,7 @@ def summarise(samples: Iterable[HealthSample]) -> HealthSummary:
     down_s = sum(span for sample, span in _zip(seen, spans) if sample.status == "down")
     outages = list(_outages(seen, spans))
     traffic = [sample.traffic for sample in seen]
+    canaries = {sample.canary.at: sample.canary for sample in seen if sample.canary}.values()
     return HealthSummary(
         first_at=seen[0].checked_at,
         last_at=seen[-1].checked_at,
@@ -104,9 +105,17 @@ def summarise(samples: Iterable[HealthSample]) -> HealthSummary:
         restarts=_restarts(seen),
         latency_s=quantiles((one.latency_s, 1) for one in seen),
         time_to_first_token_s=quantiles(
-            (one.time_to_first_token_s, one.first_tokens) for one in traffic
+            [
+                *((one.time_to_first_token_s, one.first_tokens) for one in traffic),
+                *((one.time_to_first_token_s, 1) for one in canaries),
+            ]
         ),
-        tokens_per_second=quantiles((one.tokens_per_second, one.answered) for one in traffic),
+        tokens_per_second=quantiles(
+            [
+                *((one.tokens_per_second, one.answered) for one in traffic),
+                *((one.tokens_per_second, 1) for one in canaries),
+            ]
+        ),
         memory_highest=max((one.memory_usage for one in seen if one.memory_usage), default=None),
         answered=sum(one.answered for one in traffic),
         failed=sum(one.failed for one in traffic),
