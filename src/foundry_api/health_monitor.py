@@ -114,6 +114,8 @@ class HealthMonitor:
             raise InvalidRequest(
                 f"canary_every is {canary_every}, but must be 0 or more", field="canary_every"
             )
+        if isinstance(history, int):
+            _check("history", history)
         if isinstance(models, str):
             raise InvalidRequest("models is a text, but must be a list of names", field="models")
         self._client = client
@@ -280,20 +282,20 @@ class HealthMonitor:
             except Exception:
                 # A monitor that ended in silence would be taken for a service that is well.
                 log.exception("a look failed")
-            await self._pause(started)
-            started = max(started + self._interval_s, loop.time())
+            started = await self._pause(started)
 
-    async def _pause(self, started: float) -> None:
+    async def _pause(self, started: float) -> float:
         """Wait for the time of the next look, which is sooner while somebody waits for it."""
         loop = asyncio.get_running_loop()
         while True:
             step_s = min(HURRY_S, self._interval_s) if self._waiting else self._interval_s
+            due = max(started + step_s, loop.time())
             self._wake.clear()
             try:
-                async with asyncio.timeout_at(max(started + step_s, loop.time())):
+                async with asyncio.timeout_at(due):
                     await self._wake.wait()
             except TimeoutError:
-                return
+                return due
 
     async def _look(self, *, waits: bool) -> HealthSample:
         sample, turn = await self._sampler.sample(waits=waits)

@@ -67,18 +67,7 @@ class AlertWebhook:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = WEBHOOK_TIMEOUT_S,
     ) -> None:
-        parts = urlsplit(url)
-        if not parts.hostname or not (
-            parts.scheme == "https" or (parts.scheme == "http" and is_loopback(url))
-        ):
-            raise InvalidRequest(
-                "a webhook's address has to begin with https://, or be of this machine",
-                field="webhook",
-            )
-        if parts.username is not None:
-            raise InvalidRequest(
-                "a webhook's address must not hold a user or a password", field="webhook"
-            )
+        _check(url)
         self._url = url
         self._headers = {"Content-Type": "application/json", **(headers or {})}
         self._timeout_s = timeout_s
@@ -107,6 +96,24 @@ class AlertWebhook:
             log.warning("the webhook at %s failed: %s", origin(self._url), type(error).__name__)
         finally:
             await transport.aclose()
+
+
+def _check(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:  # such as a bracket that is not closed; the text may hold a secret
+        host = parts = None
+    local = parts is not None and parts.scheme == "http" and is_loopback(url)
+    if parts is None or not host or not (parts.scheme == "https" or local):
+        raise InvalidRequest(
+            "a webhook's address has to begin with https://, or be of this machine",
+            field="webhook",
+        )
+    if parts.username is not None:
+        raise InvalidRequest(
+            "a webhook's address must not hold a user or a password", field="webhook"
+        )
 
 
 class AlertCommand:

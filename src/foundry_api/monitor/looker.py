@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foundry_api import health
-from foundry_api.errors import FoundryError, ServiceCrashed, ServiceNotRunning
+from foundry_api.errors import ClientClosed, FoundryError, ServiceCrashed, ServiceNotRunning
 from foundry_api.monitor.latest import Latest
 from foundry_api.monitor.process import ProcessFacts, ProcessGauge
 
@@ -98,6 +98,8 @@ class Looker:
         due = asyncio.get_running_loop().time() + self._timeout_s
         try:
             connection = await self._connected(due)
+        except ClientClosed:
+            raise
         except FoundryError as error:
             return Look(
                 service=error.service,

@@ -26,7 +26,8 @@ class Hysteresis:
 
     Attributes:
         down_after: Looks without an answer until it is down.
-        degraded_after: Looks that are not healthy until it is degraded.
+        degraded_after: Looks that are not healthy, though not all without an answer, until it is
+            degraded.
         recover_after: Better looks until the state is better. The first look of all that is healthy
             counts at once.
     """
@@ -95,7 +96,7 @@ class StateMachine:
         needs, rank = self._needs, _RANK[self.state]
         if self._last(needs.down_after, _is_down):
             return "down", _is_down
-        if self.state in {"unknown", "healthy"} and self._last(needs.degraded_after, _is_bad):
+        if self.state in {"unknown", "healthy"} and self._is_degraded():
             return "degraded", _is_bad
         if self.state == "unknown":
             return ("healthy" if self._last(1, _is_healthy) else "unknown"), _is_healthy
@@ -107,6 +108,11 @@ class StateMachine:
             seen = [verdict for verdict, _ in self._looks][-needs.recover_after :]
             return max(seen, key=_RANK.__getitem__), is_better
         return self.state, is_better
+
+    def _is_degraded(self) -> bool:
+        """Without an answer at all it is on its way down, which may take more looks."""
+        count = self._needs.degraded_after
+        return self._last(count, _is_bad) and not self._last(count, _is_down)
 
     def _last(self, count: int, belongs: Callable[[Verdict], bool]) -> bool:
         looks = [verdict for verdict, _ in self._looks][-count:]
