@@ -95,9 +95,8 @@ class Looker:
         Raises:
             ClientClosed: The client was closed.
         """
-        due = asyncio.get_running_loop().time() + self._timeout_s
         try:
-            connection = await self._connected(due)
+            connection = await self._connected()
         except ClientClosed:
             raise
         except FoundryError as error:
@@ -112,6 +111,7 @@ class Looker:
             self._lost(connection, error)
             return Look(service=connection.endpoint.base_url, error=error)
         await self._keep(connection)
+        due = asyncio.get_running_loop().time() + self._timeout_s - latency_s
         loaded_error, process = await asyncio.gather(
             self._refresh_loaded(connection, status, due),
             self._refresh_process(connection, status, due),
@@ -135,12 +135,11 @@ class Looker:
         if thread is not None:
             thread.shutdown(wait=False)
 
-    async def _connected(self, due: float) -> Connection:
+    async def _connected(self) -> Connection:
         if self._service.connection is not None:
             return self._service.connection
-        wait_s = due - asyncio.get_running_loop().time()
-        if not self._looked:
-            self._looked, wait_s = True, max(wait_s, FIRST_S)
+        wait_s = self._timeout_s if self._looked else max(self._timeout_s, FIRST_S)
+        self._looked = True
         if await self._connecting.refresh(self._service.connect, wait_s):
             connection, self._connecting.value = self._connecting.value, None
             if connection is not None:
