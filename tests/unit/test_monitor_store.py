@@ -102,10 +102,11 @@ def test_a_file_that_is_something_else_is_left_alone(path: Path, reads: bool) ->
     assert path.read_text(encoding="utf-8").startswith("my notes")
 
 
-def test_another_programs_database_is_left_alone(path: Path) -> None:
+@pytest.mark.parametrize("number", [0, 7])
+def test_another_programs_database_is_left_alone(path: Path, number: int) -> None:
     path.parent.mkdir()
     with closing(sqlite3.connect(path)) as database:
-        database.execute("PRAGMA application_id = 7")
+        database.execute(f"PRAGMA application_id = {number}")
         database.execute("CREATE TABLE theirs (x)")
     before = path.read_bytes()
     with pytest.raises(ConfigurationError, match="is not a history"):

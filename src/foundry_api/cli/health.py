@@ -169,8 +169,8 @@ async def _once(session: Session, wishes: _Wishes) -> HealthSample:
         monitor = wishes.monitor(watched, timeout=ONE_LOOK_S)
         if wishes.store is None:
             return await monitor.check()
-        async with aclosing(monitor.samples()) as samples:
-            return await anext(samples)
+        async with monitor:
+            return await monitor.check()
 
 
 def _until_ready(session: Session, wishes: _Wishes, seconds: float, common: Common) -> int:

@@ -44,6 +44,7 @@ class Latest(Generic[_T]):
         if task is None:
             # What is made is nobody's own: a deadline around the first who asks must not end it.
             task = self._task = asyncio.create_task(make(), context=contextvars.Context())
+            task.add_done_callback(_take_note)
         await asyncio.wait({task}, timeout=max(0.0, wait_s))
         if not task.done():
             return False
@@ -59,5 +60,9 @@ class Latest(Generic[_T]):
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
-            if not task.cancelled():
-                task.exception()  # nobody waits for it any more: no "never retrieved" in the log
+
+
+def _take_note(task: asyncio.Task[_T]) -> None:
+    """Everybody may have given up waiting: no "never retrieved" in the log."""
+    if not task.cancelled():
+        task.exception()

@@ -105,8 +105,7 @@ class StateMachine:
             return _RANK[verdict] < rank
 
         if self._last(needs.recover_after, is_better):
-            seen = [verdict for verdict, _ in self._looks][-needs.recover_after :]
-            return max(seen, key=_RANK.__getitem__), is_better
+            return max(self._newest(needs.recover_after), key=_RANK.__getitem__), is_better
         return self.state, is_better
 
     def _is_degraded(self) -> bool:
@@ -115,8 +114,12 @@ class StateMachine:
         return self._last(count, _is_bad) and not self._last(count, _is_down)
 
     def _last(self, count: int, belongs: Callable[[Verdict], bool]) -> bool:
-        looks = [verdict for verdict, _ in self._looks][-count:]
+        looks = self._newest(count)
         return len(looks) == count and all(map(belongs, looks))
+
+    def _newest(self, count: int) -> list[Verdict]:
+        verdicts: list[Verdict] = [verdict for verdict, _ in self._looks]
+        return verdicts[-count:]
 
     def _first(self, belongs: Callable[[Verdict], bool]) -> float:
         since = self._looks[-1][1]

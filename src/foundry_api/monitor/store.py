@@ -28,7 +28,8 @@ APPLICATION_ID = 0x666F756E
 """`foun`: tells this package's files from other SQLite databases."""
 
 HEADER = b"SQLite format 3\0"
-SCHEMA = """
+SCHEMA = f"""
+PRAGMA application_id = {APPLICATION_ID};
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
 CREATE TABLE IF NOT EXISTS samples (at REAL NOT NULL, service TEXT, sample TEXT NOT NULL);
@@ -103,7 +104,6 @@ class SampleStore:
         database = sqlite3.connect(self._path, timeout=BUSY_S)
         try:
             database.executescript(SCHEMA)
-            database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)  # noqa: TRY301 - as SQLite tells of it itself
@@ -170,7 +170,7 @@ def _refuse_foreign(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(100)
     number = int.from_bytes(head[68:72], "big")  # where SQLite keeps the application's number
-    if head and (not head.startswith(HEADER) or number not in {0, APPLICATION_ID}):
+    if head and (not head.startswith(HEADER) or number != APPLICATION_ID):
         raise ConfigurationError(
             f"{path} is not a history of this program", hint="Name another file."
         )
