@@ -28,8 +28,7 @@ APPLICATION_ID = 0x666F756E
 """`foun`: tells this package's files from other SQLite databases."""
 
 HEADER = b"SQLite format 3\0"
-SCHEMA = f"""
-PRAGMA application_id = {APPLICATION_ID};
+SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
 CREATE TABLE IF NOT EXISTS samples (at REAL NOT NULL, service TEXT, sample TEXT NOT NULL);
@@ -103,6 +102,8 @@ class SampleStore:
     def _prepared(self) -> sqlite3.Connection:
         database = sqlite3.connect(self._path, timeout=BUSY_S)
         try:
+            if self._path.stat().st_size == 0:  # first of all, so that no file is without it
+                database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             database.executescript(SCHEMA)
             (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
