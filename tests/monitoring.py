@@ -120,6 +120,6 @@ class WatchedService:
 
         await asyncio.sleep(self.connect_s)
         if not self.transport.up:
-            raise ServiceNotRunning("nothing is there", service=URL)
+            raise ServiceNotRunning("nothing is there")
         endpoint = Endpoint(base_url=URL, generation="sdk-2.1", origin="explicit")
         return Connection(endpoint, self.transport, {}, None)

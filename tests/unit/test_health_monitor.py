@@ -87,6 +87,7 @@ def test_an_outage_of_two_seconds_is_seen_whenever_it_begins(
 
     run(main())
     assert changes[1].reason
+    assert changes[1].sample.service == URL
     assert changes[1].at >= changes[1].since
 
 
@@ -170,7 +171,7 @@ def test_one_that_cannot_be_started_is(run: Run) -> None:
             await asyncio.sleep(1.5)
             assert monitor.state == "down"
             assert monitor.status is not None
-            assert monitor.status.service == URL
+            assert monitor.status.service is None  # none was ever found
 
     run(main())
 
@@ -240,7 +241,7 @@ def test_waiting_in_vain_tells_what_was_seen_last(run: Run) -> None:
         watched.transport.up = False
         with pytest.raises(CallTimeout, match=r"not ready within 2 s: it was down") as caught:
             await HealthMonitor(watched).wait_until_ready(timeout=2)
-        assert (caught.value.limit_s, caught.value.service) == (2, URL)
+        assert caught.value.limit_s == 2
         assert "nothing is there" in caught.value.hint
         assert len(asyncio.all_tasks()) == 1
 

@@ -59,6 +59,8 @@ class Canary(msgspec.Struct, frozen=True, kw_only=True):
 class HealthSample(HealthStatus, frozen=True, kw_only=True):
     """One look of a monitor: a `HealthStatus`, and what else it measured.
 
+    Of a service that is gone, `service` is the address that it had last.
+
     Attributes:
         state: The state after this look. It changes only after several looks that agree, while
             `status` is this look alone.

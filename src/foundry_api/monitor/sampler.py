@@ -76,6 +76,7 @@ class Sampler:
         self._wanted = WantedModels(models)
         self._restarts = Restarts()
         self._states = StateMachine(hysteresis)
+        self._address: str | None = None  # whoever is told that it is gone wants to know what
         self._canaries: CanaryKeeper | None = None
         if canary_every:
             self._canaries = CanaryKeeper(
@@ -134,6 +135,7 @@ class Sampler:
         )
         verdict = judge(look, missing, canaries.failure if canaries else None, breaker)
         now = self._clock()
+        self._address = look.service or self._address
         # A service that this program only starts is not down, as long as it never was up.
         unborn = look.pending and self.state == "unknown"
         turn = None if unborn else self._states.saw(verdict.status, now)
@@ -142,7 +144,7 @@ class Sampler:
             state=self._states.state,
             ready=verdict.ready and (canaries is None or canaries.proven),
             detail=verdict.detail,
-            service=look.service,
+            service=self._address,
             generation=look.generation,
             version=look.version,
             latency_s=look.latency_s,
