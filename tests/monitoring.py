@@ -121,5 +121,7 @@ class WatchedService:
         await asyncio.sleep(self.connect_s)
         if not self.transport.up:
             raise ServiceNotRunning("nothing is there")
-        endpoint = Endpoint(base_url=URL, generation="sdk-2.1", origin="explicit")
+        endpoint = Endpoint(
+            base_url=URL, generation="sdk-2.1", origin="explicit", pid=self.transport.pid
+        )
         return Connection(endpoint, self.transport, {}, None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foundry_api import health
-from foundry_api.errors import ClientClosed, FoundryError, ServiceCrashed, ServiceNotRunning
+from foundry_api.errors import ClientClosed, FoundryError, ServiceError, ServiceNotRunning
 from foundry_api.monitor.latest import Latest
 from foundry_api.monitor.process import ProcessFacts, ProcessGauge
 
@@ -110,7 +110,7 @@ class Looker:
         except FoundryError as error:
             self._lost(connection, error)
             return Look(service=connection.endpoint.base_url, error=error)
-        await self._keep(connection)
+        await self._keep(connection, status)
         due = asyncio.get_running_loop().time() + self._timeout_s - latency_s
         loaded_error, process = await asyncio.gather(
             self._refresh_loaded(connection, status, due),
@@ -166,12 +166,13 @@ class Looker:
 
     def _lost(self, connection: Connection, error: FoundryError) -> None:
         """Have the service found again, as a caller who met this error would."""
-        gone = isinstance(error, ServiceNotRunning | ServiceCrashed)
-        if gone and not isinstance(error, _Stalled):
+        if isinstance(error, ServiceError) and not isinstance(error, _Stalled):
             self._service.lost(connection)
 
-    async def _keep(self, connection: Connection) -> None:
-        """What was known of another connection says nothing of this one."""
+    async def _keep(self, connection: Connection, status: ServiceStatus) -> None:
+        """What was known of another connection, or of another process, says nothing of this one."""
+        if None not in (pids := {connection.endpoint.pid, status.pid}) and len(pids) > 1:
+            self._service.lost(connection)
         if connection is not self._seen:
             self._seen = connection
             await self._loaded.forget()
