@@ -88,6 +88,8 @@ class ScriptedTransport:
             return msgspec.json.encode(status), 200
         if path == "/catalogs/local/models/loaded":
             return msgspec.json.encode(self.loaded), 200
+        if path == "/models/loaded":
+            return b"[]", 200
         if path == "/catalogs/local/v1/models":
             listing = {"data": [{"id": id_} for id_ in self.loaded]}
             return msgspec.json.encode(listing), 200
