@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import logging
 from collections import deque
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -53,7 +53,6 @@ QUEUE = 1_000
 """Samples kept for an iterating caller who is slow; beyond that he misses the oldest."""
 
 SECONDS_A_DAY = 86_400
-CLOSED = "the client was closed, so its service is looked at no longer"
 
 
 class HealthMonitor:
@@ -140,10 +139,11 @@ class HealthMonitor:
         self._queues: set[asyncio.Queue[HealthSample | None]] = set()
         self._users = 0
         self._waiting = 0
+        self._closed = False
         self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._doors: tuple[asyncio.AbstractEventLoop | None, asyncio.Lock] = None, asyncio.Lock()
+        self._running = AsyncExitStack()
         self._store: StoreWriter | None = None
-        self._unsubscribe: Callable[[], None] = lambda: None
 
     @property
     def status(self) -> HealthSample | None:
@@ -192,11 +192,11 @@ class HealthMonitor:
             queue: asyncio.Queue[HealthSample | None] = asyncio.Queue()
             self._queues.add(queue)
             try:
-                while (sample := await queue.get()) is not None:
+                while not self._closed and (sample := await queue.get()) is not None:
                     yield sample
             finally:
                 self._queues.discard(queue)
-            raise ClientClosed(CLOSED)
+            raise ClientClosed("the client was closed, so its service is looked at no longer")
 
     async def wait_until_ready(self, timeout: float = 30.0) -> HealthSample:  # noqa: ASYNC109 - the public name
         """Wait until the service answers, has the wanted models in memory, and passed its canary.
@@ -215,16 +215,15 @@ class HealthMonitor:
         self._wake.set()
         try:
             async with scope, aclosing(self.samples()) as samples:
-                async for sample in samples:
-                    if sample.ready:
-                        return sample
+                while not (sample := await anext(samples)).ready:
+                    pass
         except TimeoutError as error:
             if not scope.expired():
                 raise
             raise self._not_ready(timeout) from error
         finally:
             self._waiting -= 1
-        raise ClientClosed(CLOSED)
+        return sample
 
     async def __aenter__(self) -> Self:
         """Start to look, in the background.
@@ -232,43 +231,53 @@ class HealthMonitor:
         Raises:
             ConfigurationError: The file for the history cannot be used.
         """
-        self._users += 1
-        if self._users == 1:
-            try:
-                await self._begin()
-            except BaseException:
-                self._users -= 1
-                raise
+        async with self._door():
+            if not self._users:
+                self._running = await self._begun()
+            self._users += 1
         return self
 
     async def __aexit__(self, *failure: object) -> None:
-        self._users -= 1
-        if self._users == 0:
-            await self._stop()
+        async with self._door():
+            self._users -= 1
+            if not self._users:
+                await self._running.aclose()
 
-    async def _begin(self) -> None:
-        if self._path is not None:
-            # SQLite is for those who asked for it.
-            from foundry_api.monitor.store import StoreWriter  # noqa: PLC0415
+    def _door(self) -> asyncio.Lock:
+        """Lets one in or out at a time; on one event loop after another it is another door."""
+        loop = asyncio.get_running_loop()
+        if self._doors[0] is not loop:
+            self._doors = loop, asyncio.Lock()
+        return self._doors[1]
 
-            self._store = StoreWriter(self._path, keep_s=self._keep_s)
-            await asyncio.wrap_future(self._store.open())
-        self._wake = asyncio.Event()
-        self._unsubscribe = self._client.events.subscribe(self._traffic, FirstToken, CallEnded)
-        # A deadline around whoever starts the monitor is not the monitor's.
-        self._task = asyncio.create_task(self._run(), context=contextvars.Context())
+    async def _begun(self) -> AsyncExitStack:
+        """What runs in the background, which ends in the reverse order."""
+        async with AsyncExitStack() as stack:
+            self._closed, self._wake = False, asyncio.Event()
+            if self._path is not None:
+                await self._open_store(self._path, stack)
+            stack.push_async_callback(self._listeners.aclose)
+            stack.push_async_callback(self._sampler.aclose)
+            stack.callback(self._client.events.subscribe(self._traffic, FirstToken, CallEnded))
+            # A deadline around whoever starts the monitor is not the monitor's.
+            task = asyncio.create_task(self._run(), context=contextvars.Context())
+            stack.push_async_callback(asyncio.wait, {task})
+            stack.callback(task.cancel)
+            return stack.pop_all()
 
-    async def _stop(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait({task})
-        self._unsubscribe()
-        await self._sampler.aclose()
-        await self._listeners.aclose()
-        store, self._store = self._store, None
-        if store is not None:
+    async def _open_store(self, path: Path, stack: AsyncExitStack) -> None:
+        # SQLite is for those who asked for it.
+        from foundry_api.monitor.store import StoreWriter  # noqa: PLC0415
+
+        store = StoreWriter(path, keep_s=self._keep_s)
+
+        async def close() -> None:
+            self._store = None
             await asyncio.wrap_future(store.close())
+
+        stack.push_async_callback(close)
+        await asyncio.wrap_future(store.open())
+        self._store = store
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -277,6 +286,7 @@ class HealthMonitor:
             try:
                 await self._look(waits=False)
             except ClientClosed:
+                self._closed = True
                 self._tell_all(None)
                 return
             except Exception:

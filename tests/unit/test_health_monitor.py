@@ -12,6 +12,7 @@ import pytest
 from foundry_api import (
     CallTimeout,
     ClientClosed,
+    ConfigurationError,
     HealthChanged,
     HealthMonitor,
     HealthSample,
@@ -331,7 +332,7 @@ async def test_no_canary_is_made_where_callers_have_every_turn() -> None:
     assert look.canary.outcome == "failed"  # the script has no chat route
     assert look.status == "degraded"
     assert "The canary failed" in look.detail
-    await monitor._stop()
+    await monitor._sampler.aclose()
 
 
 def test_a_callers_answer_stands_for_a_canary(run: Run) -> None:
@@ -412,6 +413,10 @@ def test_when_the_client_is_closed_whoever_waits_is_told(
             await monitor.wait_until_ready(timeout=5)
         with pytest.raises(ClientClosed):
             await monitor.check()
+        async with monitor:
+            await asyncio.sleep(1)
+            with pytest.raises(ClientClosed):
+                await first(monitor, 1)
 
     run(main())
 
@@ -439,6 +444,36 @@ def test_the_ring_keeps_the_newest(run: Run) -> None:
     run(main())
 
 
+def test_whoever_comes_while_the_last_one_leaves_finds_it_running(run: Run) -> None:
+    async def main() -> None:
+        watched = WatchedService()
+        monitor = HealthMonitor(watched, interval=1)
+
+        async def hang(_: HealthChanged) -> None:
+            await asyncio.sleep(2)
+
+        monitor.on_change(hang)
+        leaving = asyncio.create_task(first(monitor, 1))
+        await asyncio.sleep(0.5)
+        assert len(await first(monitor, 2)) == 2
+        await leaving
+        assert len(asyncio.all_tasks()) == 1
+
+    run(main())
+
+
+async def test_a_history_file_that_cannot_be_used_is_told_and_nothing_runs(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("mine", encoding="utf-8")
+    watched = WatchedService()
+    monitor = HealthMonitor(watched, history=path)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="is not a history"):
+            await monitor.wait_until_ready(timeout=5)
+    assert len(asyncio.all_tasks()) == 1
+    assert not watched.events.hears(CallEnded)
+
+
 async def test_a_history_file_is_written_while_it_runs(tmp_path: Path) -> None:
     from foundry_api.monitor.store import read  # noqa: PLC0415 - only here
 
@@ -448,11 +483,20 @@ async def test_a_history_file_is_written_while_it_runs(tmp_path: Path) -> None:
     assert read(path)[:3] == looks
 
 
-async def test_the_same_monitor_serves_again() -> None:
-    monitor = HealthMonitor(WatchedService(), interval=0.01)
+def test_the_same_monitor_serves_one_event_loop_after_another() -> None:
+    watched = WatchedService()
+    monitor = HealthMonitor(watched, interval=0.01)
+
+    async def main() -> None:
+        watched.transport.slow[LOADED] = 60
+        await monitor.check()  # leaves a request behind, which ends with the loop
+        watched.transport.slow.clear()
+        both = await asyncio.gather(first(monitor, 2), first(monitor, 2))
+        assert [len(looks) for looks in both] == [2, 2]
+
     for _ in range(2):
-        assert len(await first(monitor, 2)) == 2
-    assert len(asyncio.all_tasks()) == 1
+        asyncio.run(main())
+    assert {look.status for look in monitor.history} == {"healthy"}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ _T = TypeVar("_T")
 class Latest(Generic[_T]):
     """Makes one value at a time, in a task of its own that outlives whoever gives up waiting.
 
+    Nothing of a finished event loop is kept, so the same object serves several, one after another.
+
     Attributes:
         value: What the last making that ended gave; None before the first.
     """
@@ -41,7 +43,7 @@ class Latest(Generic[_T]):
             FoundryError: What `make` raised.
         """
         task = self._task
-        if task is None:
+        if task is None or task.get_loop() is not asyncio.get_running_loop():
             # What is made is nobody's own: a deadline around the first who asks must not end it.
             task = self._task = asyncio.create_task(make(), context=contextvars.Context())
             task.add_done_callback(_take_note)
