@@ -5,6 +5,28 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
-from foundry_api import HealthMonitor, HealthStatus
+from foundry_api import (
+    AlertCommand,
+    AlertWebhook,
+    Canary,
+    HealthChanged,
+    HealthMonitor,
+    HealthSample,
+    HealthStatus,
+    HealthSummary,
+    Hysteresis,
+    Traffic,
+)
 
-__all__ = ["HealthMonitor", "HealthStatus"]
+__all__ = [
+    "AlertCommand",
+    "AlertWebhook",
+    "Canary",
+    "HealthChanged",
+    "HealthMonitor",
+    "HealthSample",
+    "HealthStatus",
+    "HealthSummary",
+    "Hysteresis",
+    "Traffic",
+]

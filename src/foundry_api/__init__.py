@@ -66,7 +66,17 @@ _HOMES = {
         "RetryScheduled",
     ),
     "health": ("HealthStatus",),
-    "health_monitor": ("HealthMonitor",),
+    "health_monitor": (
+        "AlertCommand",
+        "AlertWebhook",
+        "Canary",
+        "HealthChanged",
+        "HealthMonitor",
+        "HealthSample",
+        "HealthSummary",
+        "Hysteresis",
+        "Traffic",
+    ),
     "messages": (
         "Attempt",
         "Chunk",

@@ -147,7 +147,31 @@ from foundry_api.health import (
     HealthStatus as HealthStatus,
 )
 from foundry_api.health_monitor import (
+    AlertCommand as AlertCommand,
+)
+from foundry_api.health_monitor import (
+    AlertWebhook as AlertWebhook,
+)
+from foundry_api.health_monitor import (
+    Canary as Canary,
+)
+from foundry_api.health_monitor import (
+    HealthChanged as HealthChanged,
+)
+from foundry_api.health_monitor import (
     HealthMonitor as HealthMonitor,
+)
+from foundry_api.health_monitor import (
+    HealthSample as HealthSample,
+)
+from foundry_api.health_monitor import (
+    HealthSummary as HealthSummary,
+)
+from foundry_api.health_monitor import (
+    Hysteresis as Hysteresis,
+)
+from foundry_api.health_monitor import (
+    Traffic as Traffic,
 )
 from foundry_api.messages import (
     Attempt as Attempt,

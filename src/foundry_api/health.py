@@ -7,17 +7,17 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
-import psutil
 
 from foundry_api.errors import FoundryError
 from foundry_api.messages import Generation
+from foundry_api.monitor.process import ProcessGauge
 from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
     from foundry_api.connection import Connection
     from foundry_api.wire.dialects.base import ServiceStatus
 
-__all__ = ["HealthStatus", "down", "look"]
+__all__ = ["HealthStatus", "down", "local_pid", "look", "version_of"]
 
 _VERSIONS: dict[Generation, str] = {
     "legacy": "0.3 to 0.9",
@@ -77,14 +77,15 @@ async def look(connection: Connection) -> HealthStatus:
     started = time.perf_counter()
     status = await connection.dialect.status()
     latency_s = time.perf_counter() - started
-    loaded, detail = await _loaded_models(connection)
-    memory, uptime = await asyncio.to_thread(_process, connection, status)
+    loaded, detail = await _loaded_or_why_not(connection, status)
+    pid = local_pid(connection, status)
+    process = None if pid is None else await asyncio.to_thread(ProcessGauge().read, pid)
     return HealthStatus(
         status="degraded" if detail else "healthy",
-        loaded_models=loaded,
-        memory_usage=memory,
-        uptime=uptime,
-        version=connection.endpoint.sdk_version or _VERSIONS.get(status.generation),
+        loaded_models=tuple(sorted(loaded)),
+        memory_usage=process.memory_bytes if process else None,
+        uptime=time.time() - process.started_at if process else None,
+        version=version_of(connection, status),
         generation=status.generation,
         service=connection.endpoint.base_url,
         latency_s=latency_s,
@@ -93,19 +94,20 @@ async def look(connection: Connection) -> HealthStatus:
     )
 
 
-async def _loaded_models(connection: Connection) -> tuple[tuple[str, ...], str]:
+def local_pid(connection: Connection, status: ServiceStatus) -> int | None:
+    """The service's process, if it is one of this machine."""
+    return status.pid if is_loopback(connection.endpoint.base_url) else None
+
+
+def version_of(connection: Connection, status: ServiceStatus) -> str | None:
+    """The engine's version, or what its fingerprint tells of it."""
+    return connection.endpoint.sdk_version or _VERSIONS.get(status.generation)
+
+
+async def _loaded_or_why_not(
+    connection: Connection, status: ServiceStatus
+) -> tuple[frozenset[str], str]:
     try:
-        models = await connection.local_models()
+        return await connection.in_memory(status), ""
     except FoundryError as error:
-        return (), str(error)
-    return tuple(model.id for model in models if model.loaded), ""
-
-
-def _process(connection: Connection, status: ServiceStatus) -> tuple[int | None, float | None]:
-    if status.pid is None or not is_loopback(connection.endpoint.base_url):
-        return None, None
-    try:
-        process = psutil.Process(status.pid)
-        return process.memory_info().rss, time.time() - process.create_time()
-    except psutil.Error:
-        return None, None
+        return frozenset(), str(error)

@@ -6,13 +6,14 @@ The commands run in this process, which saves each the start of an interpreter.
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from subprocess import CompletedProcess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from cli_program import catalog_engine
+from cli_program import catalog_engine, command, environment
 from foundry_api.cli import main
 from foundry_api.cli.services import all_services, find_running, health_of
 from foundry_api.errors import ServiceNotRunning
@@ -93,6 +94,22 @@ def test_an_address_where_nothing_answers_is_down(run: Run) -> None:
     health = run("health", "--base-url", "http://127.0.0.1:9", "--json")
     assert health.returncode == 2
     assert json.loads(health.stdout)["service"] == "http://127.0.0.1:9"
+
+
+def test_a_program_can_wait_for_a_service_that_is_yet_to_start(run: Run, own_home: Path) -> None:
+    waiting = subprocess.Popen(
+        command("health", "--until-ready", "30", "--json"),
+        stdout=subprocess.PIPE,
+        env=environment(own_home),
+    )
+    try:
+        run("up", "--idle-timeout", "1")
+        told, _ = waiting.communicate(timeout=30)
+    finally:
+        waiting.kill()
+        run("down")
+    assert waiting.returncode == 0
+    assert json.loads(told)["ready"] is True
 
 
 def test_models_come_and_go(run: Run, own_home: Path, tmp_path: Path) -> None:

@@ -64,8 +64,18 @@ def test_a_model_that_is_not_here_is_offered(own_home: Path) -> None:
         assert terminal.exit_code() == 1
 
 
-def test_watching_health_draws_a_table(shared_home: Path) -> None:
+def test_watching_health_draws_graphs_and_ends_with_a_summary(shared_home: Path) -> None:
     with Terminal("health", "--count", "2", "--interval", "0.1", home=shared_home) as terminal:
-        terminal.expect("latency")
         terminal.expect("healthy")
+        terminal.expect("answers in")
+        terminal.expect("In all")
+        terminal.expect("available")
         assert terminal.exit_code() == 0
+
+
+def test_ctrl_c_ends_watching_with_the_summary(shared_home: Path) -> None:
+    with Terminal("health", "--watch", "--interval", "0.1", home=shared_home) as terminal:
+        terminal.expect("answers in")
+        terminal.interrupt()
+        terminal.expect("In all")
+        assert terminal.exit_code() == 130

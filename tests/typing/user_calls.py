@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 from typing import Any, assert_type
 
 from foundry_api import (
+    AlertCommand,
+    AlertWebhook,
     Attempt,
     BreakerChanged,
     BreakerSettings,
     CallEnded,
     CallLog,
     CallTimeout,
+    Canary,
     CatalogListing,
     ChatOptions,
     Chunk,
@@ -30,7 +34,11 @@ from foundry_api import (
     FoundryAPIClient,
     FoundryError,
     Generation,
+    HealthChanged,
     HealthMonitor,
+    HealthSample,
+    HealthSummary,
+    Hysteresis,
     InvalidRequest,
     LimiterSettings,
     MemoryBudgetExceeded,
@@ -137,6 +145,34 @@ async def watch(client: FoundryAPIClient) -> None:
         print(memory, status.uptime, status.loaded_models)  # noqa: T201 - as above
 
 
+async def watched(client: FoundryAPIClient, webhook: str) -> str:
+    """A monitor in the background, with alerts and a history in a file."""
+
+    async def page(change: HealthChanged) -> None:
+        assert_type(change.sample, HealthSample)
+        print(change.old, change.new, change.reason, change.at - change.since)  # noqa: T201 - as above
+
+    async with HealthMonitor(
+        client,
+        interval=0.5,
+        timeout=0.4,
+        models=["phi-4-mini"],
+        canary_every=20,
+        hysteresis=Hysteresis(down_after=3),
+        history=Path("health.db"),
+        alerts=[page, AlertWebhook(webhook), AlertCommand(["logger", "-t", "foundry"])],
+    ) as monitor:
+        ready = await monitor.wait_until_ready(timeout=60)
+        unsubscribe = monitor.on_change(print)
+        unsubscribe()
+        canary: Canary | None = ready.canary
+        speed: float | None = ready.traffic.tokens_per_second
+        summary: HealthSummary = monitor.summary()
+    first = summary.time_to_first_token_s
+    told = f"{summary.availability} {summary.outages} {first.p95 if first else None}"
+    return f"{monitor.state} {canary} {speed} {told}"
+
+
 async def manage(client: FoundryAPIClient) -> list[str]:
     await client.models.download("phi-4-mini", print)
     await client.models.download("phi-4-mini", lambda now: print(now.left_s), stall_s=60)  # noqa: T201 - as above
@@ -241,6 +277,8 @@ async def misuse(client: FoundryAPIClient, response: Completion, model: Model) -
     await client.models.unload("demo", 5)  # type: ignore[call-arg]
     await client.models.swap("demo")  # type: ignore[call-arg]
     ModelResidency(60)  # type: ignore[call-arg]
+    HealthMonitor(client, 5)  # type: ignore[call-arg]
+    AlertCommand(5)  # type: ignore[arg-type]
     FoundryAPIClient(service="cloud")  # type: ignore[arg-type]
     FoundryAPIClient("http://127.0.0.1", "secret")  # type: ignore[call-arg]
     Settings("demo")  # type: ignore[call-arg]

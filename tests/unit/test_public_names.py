@@ -13,6 +13,8 @@ import pytest
 import foundry_api
 
 PUBLIC = [
+    "AlertCommand",
+    "AlertWebhook",
     "Attempt",
     "AttemptStarted",
     "BreakerChanged",
@@ -22,6 +24,7 @@ PUBLIC = [
     "CallLog",
     "CallStarted",
     "CallTimeout",
+    "Canary",
     "Capabilities",
     "CatalogListing",
     "CatalogUnavailable",
@@ -44,8 +47,12 @@ PUBLIC = [
     "FunctionCall",
     "Generation",
     "GrammarError",
+    "HealthChanged",
     "HealthMonitor",
+    "HealthSample",
     "HealthStatus",
+    "HealthSummary",
+    "Hysteresis",
     "InvalidRequest",
     "LimiterSettings",
     "LimiterStatistics",
@@ -84,6 +91,7 @@ PUBLIC = [
     "Support",
     "Timings",
     "ToolCall",
+    "Traffic",
     "UnsupportedFeature",
     "UnsupportedParameter",
     "Usage",

@@ -1,39 +1,80 @@
-"""`foundry-api health`: a service's health, once or again and again."""
+"""`foundry-api health`: a service's health, once, again and again, or until it is ready."""
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
-from datetime import datetime
-from typing import TYPE_CHECKING, cast
+from contextlib import ExitStack, aclosing, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from foundry_api.cli.failure import tell
 from foundry_api.cli.options import Common, common_options, examples, pass_common
-from foundry_api.cli.output import duration, is_terminal, print_fields, print_json
+from foundry_api.cli.output import is_terminal, print_fields, print_json
+from foundry_api.cli.samples import line, sample_fields, summary_fields
 from foundry_api.cli.services import RunningService
 from foundry_api.cli.session import Session
-from foundry_api.cli.status import health_fields, memory
-from foundry_api.health_monitor import HealthMonitor
+from foundry_api.errors import CallTimeout
+from foundry_api.health_monitor import AlertCommand, AlertWebhook, HealthMonitor
+from foundry_api.monitor.summary import summarise
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
 
-    from foundry_api.client import FoundryAPIClient
-    from foundry_api.health import HealthStatus
+    from foundry_api.health_monitor import HealthChanged, HealthSample, HealthSummary
+    from foundry_api.monitor.sampler import Watched
 
 __all__ = ["EXIT_CODES", "command"]
 
 EXIT_CODES = {"healthy": 0, "degraded": 1, "down": 2}
+NOT_READY = 1
+ONE_LOOK_S = 15.0
+"""Finding a service may take a while, which a person waits for when he looks once."""
+
+CANARY_EVERY = 10
 
 EPILOG = (
     examples(
         "health",
         "health --json",
+        "health --model phi-4-mini --canary         is it in memory, and does it answer",
+        "health --until-ready 60 && start-my-program",
         "health --watch --interval 1",
-        "health --count 3              three lines, then the end",
+        "health --watch --json --count 3            three lines, then the end",
+        "health --watch --store health.db           keeps what it sees",
+        "health --summary --store health.db         what it came to",
+        'health --watch --alert-command "notify-send Foundry"',
     )
-    + "\n\n\b\nExit codes, of the last look:\n  0 healthy, 1 degraded, 2 down"
+    + "\n\n\b\nExit codes, of the last look:\n  0 healthy, 1 degraded or not ready, 2 down"
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wishes:
+    """What the options said of the monitor."""
+
+    interval: float
+    models: tuple[str, ...]
+    canary: int | None
+    store: Path | None
+    alerts: tuple[Callable[[HealthChanged], object], ...]
+
+    def monitor(self, watched: Watched, *, timeout: float | None = None) -> HealthMonitor:
+        """A monitor as it was wished for."""
+        return HealthMonitor(
+            watched,
+            interval=max(self.interval, timeout or 0.0),
+            timeout=timeout,
+            models=self.models,
+            canary_every=self.canary or 0,
+            history=self.store or 720,
+            alerts=self.alerts,
+        )
 
 
 @click.command("health", epilog=EPILOG)
@@ -48,79 +89,209 @@ EPILOG = (
     help="Time between two looks.",
 )
 @click.option("-n", "--count", type=click.IntRange(min=1), help="Watch, and stop after so many.")
+@click.option(
+    "--until-ready",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Wait until it is ready, at most so long.",
+)
+@click.option(
+    "-m",
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME",
+    help="A model that has to be in memory; may be given again.",
+)
+@click.option(
+    "--canary",
+    type=click.IntRange(min=1),
+    is_flag=False,
+    flag_value=CANARY_EVERY,
+    metavar="[N]",
+    help=f"Ask for a few tokens, at every {CANARY_EVERY}th or Nth look.",
+)
+@click.option(
+    "--store",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Keep what is seen in a SQLite file, for a week.",
+)
+@click.option("--summary", is_flag=True, help="Tell what the looks in --store came to; look not.")
+@click.option(
+    "--alert-command",
+    metavar="COMMAND",
+    help="Run it when the state changes; the facts are in FOUNDRY_HEALTH_TEXT and its like.",
+)
+@click.option(
+    "--webhook",
+    metavar="URL",
+    envvar="FOUNDRY_HEALTH_WEBHOOK",
+    help="Post changes of the state there, as JSON. [FOUNDRY_HEALTH_WEBHOOK]",
+)
 @common_options
 @pass_common
-def command(common: Common, *, watch: bool, interval: float, count: int | None) -> int:
+def command(
+    common: Common,
+    *,
+    watch: bool,
+    interval: float,
+    count: int | None,
+    until_ready: float | None,
+    models: tuple[str, ...],
+    canary: int | None,
+    store: Path | None,
+    summary: bool,
+    alert_command: str | None,
+    webhook: str | None,
+) -> int:
     """Look at a service's health, once or again and again.
 
-    The model is asked nothing and nothing is started: without a running service the answer is
-    down. Watching prints a line for each look, in JSON with --json, and a table on a terminal.
+    Nothing is started: without a running service the answer is down. A model is asked only with
+    --canary. Watching prints a line for each look, in JSON with --json, and graphs on a terminal.
     """
+    if summary:
+        return _tell_summary(store, as_json=common.as_json)
+    if until_ready is not None and (watch or count):
+        raise click.UsageError("--until-ready looks by itself: leave out --watch and --count.")
+    alerts = _alerts(alert_command, webhook)
+    wishes = _Wishes(interval=interval, models=models, canary=canary, store=store, alerts=alerts)
     with Session(common) as session:
-        monitor = HealthMonitor(_observed(session), interval=interval)
-        if not (watch or count):
-            return _tell(session.run(monitor.check()), as_json=common.as_json)
-        if is_terminal(sys.stdout) and not common.as_json:
-            from foundry_api.cli.live import LiveTable  # noqa: PLC0415 - it imports rich
-
-            with LiveTable() as table:
-                return session.run(_watch(monitor.samples(), table.show, count))
-        show = _print_json_line if common.as_json else _print_line
-        return session.run(_watch(monitor.samples(), show, count))
+        if until_ready is not None:
+            return _until_ready(session, wishes, until_ready, common)
+        if watch or count:
+            return _follow(session, wishes, count, common)
+        return _tell(session.run(_once(session, wishes)), common)
 
 
-def line(health: HealthStatus) -> str:
-    """One look in a line."""
-    parts = (
-        datetime.fromtimestamp(health.checked_at).astimezone().isoformat(timespec="seconds"),
-        health.status,
-        health.service or "-",
-        duration(health.latency_s),
-        memory(health),
-        ",".join(health.loaded_models),
-        health.detail,
-    )
-    return "  ".join(part for part in parts if part)
+async def _once(session: Session, wishes: _Wishes) -> HealthSample:
+    async with _watched(session) as watched:
+        monitor = wishes.monitor(watched, timeout=ONE_LOOK_S)
+        if wishes.store is None:
+            return await monitor.check()
+        async with monitor:
+            return await monitor.check()
+
+
+def _until_ready(session: Session, wishes: _Wishes, seconds: float, common: Common) -> int:
+    async def wait() -> tuple[HealthSample | None, CallTimeout | None]:
+        async with _watched(session) as watched:
+            monitor = wishes.monitor(watched)
+            try:
+                return await monitor.wait_until_ready(seconds), None
+            except CallTimeout as error:
+                return monitor.status, error
+
+    waiting = "" if common.as_json else "Waiting for the service to be ready ..."
+    sample, late = session.run(wait(), waiting=waiting)
+    code = EXIT_CODES["down"] if sample is None else _tell(sample, common)
+    if late is None:
+        return code
+    tell(late)
+    return max(code, NOT_READY)
+
+
+def _follow(session: Session, wishes: _Wishes, count: int | None, common: Common) -> int:
+    monitors: list[HealthMonitor] = []
+    with ExitStack() as stack:
+        if common.as_json:
+            show, changed = _print_json_line, None
+        elif is_terminal(sys.stdout):
+            from foundry_api.cli.live import LiveScreen  # noqa: PLC0415 - it imports rich
+
+            stack.callback(lambda: _tell_end(monitors))
+            screen = stack.enter_context(LiveScreen())
+            show, changed = screen.show, screen.changed
+        else:
+            show, changed = _print_line, None
+
+        async def follow() -> int:
+            async with _watched(session) as watched:
+                monitor = wishes.monitor(watched)
+                monitors.append(monitor)
+                if changed is not None:
+                    monitor.on_change(changed)
+                return await _watch(monitor, show, count)
+
+        return session.run(follow())
 
 
 async def _watch(
-    samples: AsyncIterator[HealthStatus],
-    show: Callable[[HealthStatus], object],
-    count: int | None,
+    monitor: HealthMonitor, show: Callable[[HealthSample], object], count: int | None
 ) -> int:
     """Show samples until there were so many; the last one's exit code."""
     seen = 0
-    code = 0
-    async for health in samples:
-        show(health)
-        seen += 1
-        code = EXIT_CODES[health.status]
-        if seen == count:
-            break
-    return code
+    async with aclosing(monitor.samples()) as samples:
+        async for sample in samples:
+            show(sample)
+            seen += 1
+            if seen == count:
+                break
+    return EXIT_CODES[monitor.history[-1].status]
 
 
-def _observed(session: Session) -> FoundryAPIClient:
+def _watched(session: Session) -> AbstractAsyncContextManager[Watched]:
     """What to look at: the client's own engine if that is what the user asked for."""
     if session.settings.service == "embedded":
-        return session.client
-    # The monitor needs nothing of a client but health_check.
-    return cast("FoundryAPIClient", RunningService(session.settings))
+        return nullcontext(session.client)
+    return RunningService(session.settings)
 
 
-def _tell(health: HealthStatus, *, as_json: bool) -> int:
-    if as_json:
-        print_json(health)
+def _alerts(command: str | None, webhook: str | None) -> tuple[Callable[..., object], ...]:
+    alerts: list[Callable[..., object]] = []
+    if command is not None:
+        try:
+            # Windows' own paths have the backslashes that POSIX takes for an escape.
+            alerts.append(AlertCommand(shlex.split(command, posix=os.name != "nt")))
+        except ValueError as error:
+            raise click.UsageError(f"--alert-command cannot be understood: {error}") from error
+    if webhook is not None:
+        alerts.append(AlertWebhook(webhook))
+    return tuple(alerts)
+
+
+def _tell(sample: HealthSample, common: Common) -> int:
+    if common.as_json:
+        print_json(sample)
     else:
-        print_fields(health.service or "No service", health.status, health_fields(health))
-    return EXIT_CODES[health.status]
+        print_fields(sample.service or "No service", sample.status, sample_fields(sample))
+    return EXIT_CODES[sample.status]
 
 
-def _print_line(health: HealthStatus) -> None:
-    click.echo(line(health))
+def _tell_summary(store: Path | None, *, as_json: bool) -> int:
+    if store is None:
+        raise click.UsageError("--summary tells of a file: give --store FILE.")
+    # SQLite is for those who keep a history.
+    from foundry_api.monitor.store import read  # noqa: PLC0415
+
+    samples = read(store)
+    summary = summarise(samples)
+    if as_json:
+        print_json(summary)
+    elif samples:
+        _print_summary(str(store), samples[-1].status, summary)
+    else:
+        click.echo(f"There are no looks in {store}.")
+    return 0
+
+
+def _tell_end(monitors: list[HealthMonitor]) -> None:
+    """What was seen in all, below the screen."""
+    for monitor in monitors:
+        if monitor.status is not None:
+            click.echo()
+            _print_summary("In all", monitor.status.status, monitor.summary())
+
+
+def _print_summary(title: str, status: str, summary: HealthSummary) -> None:
+    print_fields(title, status, summary_fields(summary))
+
+
+def _print_line(sample: HealthSample) -> None:
+    click.echo(line(sample))
     sys.stdout.flush()
 
 
-def _print_json_line(health: HealthStatus) -> None:
-    print_json(health, indent=0)
+def _print_json_line(sample: HealthSample) -> None:
+    print_json(sample, indent=0)
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""A table on the terminal that follows a service's health."""
+"""A screen that follows a service's health."""
 
 from __future__ import annotations
 
@@ -6,63 +6,153 @@ from collections import deque
 from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
-from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from foundry_api.cli.output import STATE_COLOURS, duration, printable
-from foundry_api.cli.status import memory
+from foundry_api.cli.samples import (
+    canary_in_words,
+    first_token_s,
+    guards_in_words,
+    memory,
+    percent,
+    rate,
+    tokens_per_second,
+)
+from foundry_api.cli.sparkline import bars_for, sparkline
 
 if TYPE_CHECKING:
-    from foundry_api.health import HealthStatus
+    from collections.abc import Callable, Iterable
 
-__all__ = ["LiveTable"]
+    from rich.console import ConsoleOptions, RenderResult
 
-ROWS = 12
+    from foundry_api.health_monitor import HealthChanged, HealthSample
+
+__all__ = ["LiveScreen"]
+
+MOST_SAMPLES = 500
+"""More than any terminal is wide."""
+
+CHANGES = 5
+LABEL, NOW = 11, 12
+GAP = 2
 
 
-class LiveTable:
-    """The newest looks, the last one at the bottom."""
+class LiveScreen:
+    """The newest look, how its figures went, and what changed last."""
 
     def __init__(self) -> None:
-        self._seen: deque[HealthStatus] = deque(maxlen=ROWS)
-        self._live = Live(auto_refresh=False)
+        self._seen: deque[HealthSample] = deque(maxlen=MOST_SAMPLES)
+        self._changes: deque[HealthChanged] = deque(maxlen=CHANGES)
+        self._live = Live(Text("Looking ..."), console=Console(), auto_refresh=False)
 
     def __enter__(self) -> Self:
-        self._live.start()
+        self._live.start(refresh=True)
         return self
 
     def __exit__(self, *failure: object) -> None:
         self._live.stop()
 
-    def show(self, health: HealthStatus) -> None:
+    def show(self, sample: HealthSample) -> None:
         """Add a look."""
-        self._seen.append(health)
-        self._live.update(self._table(health), refresh=True)
+        self._seen.append(sample)
+        self._live.update(_Screen(list(self._seen), list(self._changes)), refresh=True)
 
-    def _table(self, newest: HealthStatus) -> Table:
-        told = (newest.service or "no service", newest.version or "", duration(newest.uptime))
-        table = Table(
-            title=printable("  ".join(part for part in told if part)),
-            caption=Text(printable(newest.detail)),
-            title_justify="left",
-            caption_justify="left",
-            box=SIMPLE_HEAD,
-        )
-        for header in ("time", "status", "latency", "memory", "loaded"):
-            table.add_column(header, justify="right" if header in {"latency", "memory"} else "left")
-        for health in self._seen:
-            table.add_row(*_cells(health))
+    def changed(self, change: HealthChanged) -> None:
+        """Add a change; it is shown with the next look."""
+        self._changes.append(change)
+
+
+class _Screen:
+    """What is on the screen after a look, at whatever width the terminal then has."""
+
+    def __init__(self, seen: list[HealthSample], changes: list[HealthChanged]) -> None:
+        self._seen = seen
+        self._newest = seen[-1]
+        self._changes = changes
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = max(8, options.max_width - LABEL - NOW - 2 * GAP)
+        figures = self._figures(width, bars_for(console.encoding))
+        yield Group(self._title(), figures, *self._words(), *self._history())
+
+    def _title(self) -> Text:
+        sample = self._newest
+        state = sample.status if sample.state == "unknown" else sample.state
+        told = [sample.service or "no service", sample.version or ""]
+        told += [f"up {duration(sample.uptime)}"] if sample.uptime is not None else []
+        told += [f"restarts {sample.restarts}"] if sample.restarts else []
+        title = Text()
+        title.append(f" {state} ", style=f"bold reverse {STATE_COLOURS[state]}")
+        title.append(f"  {printable('  '.join(filter(None, told)))}")
+        return _one_line(title)
+
+    def _figures(self, width: int, bars: str) -> Table:
+        table = Table.grid(padding=(0, GAP, 0, 0))
+        table.add_column(width=LABEL)
+        table.add_column(width=NOW, justify="right", no_wrap=True)
+        table.add_column(width=width, no_wrap=True)
+        table.add_row("looks", self._span(width), self._looks(width, bars))
+        for name, now, values, floor in self._rows():
+            line = sparkline(values, width, floor=floor, bars=bars)
+            table.add_row(Text(name), Text(now), Text(line, style="cyan"))
         return table
 
+    def _rows(self) -> Iterable[tuple[str, str, list[float | None], float | None]]:
+        newest = self._newest
+        ttft, rates = self._values(first_token_s), self._values(tokens_per_second)
+        yield "answers in", duration(newest.latency_s), self._values(lambda s: s.latency_s), 0.0
+        if any(ttft):
+            yield "first token", duration(_last(ttft)), ttft, 0.0
+            yield "tokens/s", rate(_last(rates)), rates, 0.0
+        yield "memory", memory(newest), self._values(lambda s: s.memory_usage), None
+        yield "CPU", percent(newest.cpu_percent), self._values(lambda s: s.cpu_percent), 0.0
+        threads = "" if newest.threads is None else str(newest.threads)
+        yield "threads", threads, self._values(lambda s: s.threads), 0.0
 
-def _cells(health: HealthStatus) -> tuple[Text, ...]:
-    """A row. `Text`, because a model's name may look like rich's markup."""
-    return (
-        Text(f"{datetime.fromtimestamp(health.checked_at).astimezone():%H:%M:%S}"),
-        Text(health.status, style=STATE_COLOURS[health.status]),
-        Text(duration(health.latency_s)),
-        Text(memory(health)),
-        Text(printable(", ".join(health.loaded_models))),
-    )
+    def _values(self, of: Callable[[HealthSample], float | None]) -> list[float | None]:
+        return [of(sample) for sample in self._seen]
+
+    def _span(self, width: int) -> str:
+        shown = self._seen[-width:]
+        return f"last {duration(shown[-1].checked_at - shown[0].checked_at) or '0 s'}"
+
+    def _looks(self, width: int, bars: str) -> Text:
+        shown = self._seen[-width:]
+        line = Text(" " * (width - len(shown)))
+        for sample in shown:
+            line.append(bars[-1], style=STATE_COLOURS[sample.status])
+        return line
+
+    def _words(self) -> Iterable[Text]:
+        """One fact a line; what is wrong may take several."""
+        newest = self._newest
+        facts = {
+            "models": ", ".join(newest.loaded_models) or "none in memory",
+            "callers": guards_in_words(newest),
+            "canary": canary_in_words(newest),
+        }
+        for name, told in facts.items():
+            if told and newest.generation is not None:
+                yield _one_line(Text(f"{name.ljust(LABEL + GAP)}{printable(told)}"))
+        if newest.detail:
+            yield Text(printable(newest.detail), style=STATE_COLOURS[newest.status])
+
+    def _history(self) -> Iterable[Text]:
+        for change in self._changes:
+            at = f"{datetime.fromtimestamp(change.at).astimezone():%H:%M:%S}"
+            line = Text(f"{at}  ", style="dim")
+            line.append(change.new, style=STATE_COLOURS[change.new])
+            line.append(f"  {printable(change.reason)}" if change.reason else "")
+            yield _one_line(line)
+
+
+def _last(values: list[float | None]) -> float | None:
+    return next((value for value in reversed(values) if value is not None), None)
+
+
+def _one_line(text: Text) -> Text:
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text

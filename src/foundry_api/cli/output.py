@@ -34,6 +34,7 @@ recolour it, write into its clipboard. A carriage return is dropped: it ends lin
 
 GAP = "  "
 MB_PER_GB = 1024
+TWO_DIGITS = 10
 SECONDS_OF = {"d": 86_400, "h": 3_600, "min": 60}
 PAST_UNITS = {"day": 86_400, "hour": 3_600, "minute": 60}
 STATE_COLOURS = {"healthy": "green", "degraded": "yellow", "down": "red"}
@@ -92,7 +93,8 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return ""
     if seconds < 1:
-        return f"{seconds * 1000:.2g} ms"
+        thousandths = seconds * 1000
+        return f"{thousandths:.0f} ms" if thousandths >= TWO_DIGITS else f"{thousandths:.2g} ms"
     for unit, size in SECONDS_OF.items():
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"

@@ -6,18 +6,24 @@ import asyncio
 import time
 from contextlib import aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from foundry_api import health
 from foundry_api.client import FoundryAPIClient
+from foundry_api.connection import Connection
 from foundry_api.errors import FoundryError, ServiceNotRunning
+from foundry_api.events import Events
 from foundry_api.health import HealthStatus
+from foundry_api.resilience.breaker import CircuitBreaker
+from foundry_api.resilience.limiter import Limiter
 from foundry_api.service import discover, foundry_cli
 from foundry_api.service.paths import Paths
+from foundry_api.services import Service
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from foundry_api.service.endpoint import Endpoint
     from foundry_api.settings import Settings
     from foundry_api.wire.transport import Transport
@@ -48,29 +54,49 @@ class _LazyTransport:
 
 
 class RunningService:
-    """The health of whichever service is running now; another one may come and go."""
+    """Whichever service is running now, for a monitor. Nothing is started; another may come."""
 
     def __init__(self, settings: Settings) -> None:
+        self.events = Events()
         self._settings = settings
+        self._transport = _LazyTransport()
+        name = settings.base_url or "the service"
+        self._service = Service(name, self._connect, lambda: None, CircuitBreaker(), Limiter())
 
-    async def health_check(self) -> HealthStatus:
-        """Look once. Where nothing runs, nothing is started, and the service is down."""
-        try:
-            endpoint = await find_running(self._settings)
-        except FoundryError as error:
-            return health.down(error)
-        return await health_of(endpoint, self._settings)
+    @property
+    def services(self) -> tuple[Service, ...]:
+        """The one service."""
+        return (self._service,)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        await self._service.aclose()
+        await self._transport.aclose()
+
+    async def _connect(self) -> Connection:
+        endpoint = await find_running(self._settings, self._transport)
+        key = self._settings.api_key if endpoint.origin == "explicit" else None
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return Connection(endpoint, self._transport(), headers, None)
 
 
-async def find_running(settings: Settings) -> Endpoint:
+async def find_running(
+    settings: Settings, transport: Callable[[], Transport] | None = None
+) -> Endpoint:
     """The service that calls would use.
+
+    Args:
+        settings: Say whether an address was given.
+        transport: Gives the transport to ask with; default one of its own.
 
     Raises:
         ServiceNotRunning: There is none; calls would start an engine of their own.
         FoundryError: What is at the given address cannot be used.
     """
-    async with aclosing(_LazyTransport()) as transport:
-        found = await discover.find(settings, Paths.of(settings.home), transport)
+    async with aclosing(_LazyTransport()) as own:
+        found = await discover.find(settings, Paths.of(settings.home), transport or own)
     if found is None:
         raise ServiceNotRunning("no service is running")
     return found

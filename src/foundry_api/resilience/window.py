@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
 from foundry_api.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from foundry_api.events import BreakerState
+from foundry_api.events import BreakerState  # noqa: TC001 - msgspec reads it in BreakerStatistics
 
 __all__ = ["BreakerSettings", "BreakerStatistics", "ResultWindow"]
 

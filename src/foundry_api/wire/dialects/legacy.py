@@ -130,7 +130,8 @@ class LegacyDialect(CSharpChat):
 
     async def loaded(self, catalog: Catalog | None = None) -> frozenset[str]:
         """Ids of the models in memory."""
-        del catalog  # there is one
+        if catalog == "local":  # there is none
+            return frozenset()
         return await self._ids("/openai/loadedmodels")
 
     async def load(self, model: Model) -> None:

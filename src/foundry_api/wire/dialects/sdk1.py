@@ -92,7 +92,8 @@ class Sdk1Dialect(CSharpChat):
 
     async def loaded(self, catalog: Catalog | None = None) -> frozenset[str]:
         """Ids of the models in memory, without their version, as they are listed."""
-        del catalog  # there is one
+        if catalog == "local":  # there is none
+            return frozenset()
         ids = await self._wire.get_json("/models/loaded", _IDS, timeout_s=QUICK_TIMEOUT_S)
         return frozenset(without_version(model_id) for model_id in ids)
 

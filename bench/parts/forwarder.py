@@ -1,0 +1,115 @@
+"""A TCP forwarder in front of a service, which can have outages of several kinds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Literal, Self
+
+__all__ = ["Forwarder", "Outage"]
+
+Outage = Literal["refuse", "drop", "stall"]
+
+BLOCK = 64 * 1024
+
+
+class Forwarder:
+    """Listens on a port of its own and passes everything on to another one.
+
+    Args:
+        target: The port of the service on this machine.
+
+    Attributes:
+        target: As above; may be changed at any time, for the connections to come.
+        port: Its own port, once it is entered.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.port = 0
+        self._outage: Outage | None = None
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None]] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+
+    async def __aenter__(self) -> Self:
+        await self._listen()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._deaf()
+        self._cut()
+        self._flowing.set()
+        if self._serving:
+            await asyncio.wait(self._serving)
+
+    async def begin(self, outage: Outage) -> None:
+        """Refuse connections, cut those that are there, or let nothing through."""
+        self._outage = outage
+        if outage == "stall":
+            self._flowing.clear()
+            return
+        if outage == "refuse":
+            await self._deaf()
+        self._cut()
+
+    async def end(self) -> None:
+        """Pass everything on again."""
+        outage, self._outage = self._outage, None
+        self._flowing.set()
+        if outage == "refuse":
+            await self._listen()
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _deaf(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+
+    def _cut(self) -> None:
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a task runs this
+        self._serving.add(task)
+        self._writers.add(writer)
+        try:
+            # A target that is gone, and connections that are cut, are what outages are made of.
+            with contextlib.suppress(OSError):
+                if self._outage != "drop":
+                    await self._join(reader, writer)
+        finally:
+            self._close(writer)
+            self._serving.discard(task)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self.target)
+        self._writers.add(back)
+        ways = [
+            asyncio.create_task(self._pass(reader, back)),
+            asyncio.create_task(self._pass(there, writer)),
+        ]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._close(back)
+            for way in ways:
+                way.cancel()
+            await asyncio.gather(*ways, return_exceptions=True)
+
+    def _close(self, writer: asyncio.StreamWriter) -> None:
+        self._writers.discard(writer)
+        writer.transport.abort()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while block := await reader.read(BLOCK):
+            await self._flowing.wait()
+            writer.write(block)
+            await writer.drain()

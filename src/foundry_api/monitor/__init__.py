@@ -1,0 +1,1 @@
+"""The parts of `HealthMonitor`, which `foundry_api.health_monitor` puts together."""

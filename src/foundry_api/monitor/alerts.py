@@ -1,0 +1,196 @@
+"""Telling people and programs that the state of a service changed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from typing import IO, TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import msgspec
+
+from foundry_api.errors import FoundryError, InvalidRequest
+from foundry_api.wire.transport import Request, fetch, is_loopback, origin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from foundry_api.monitor.sample import HealthChanged
+
+__all__ = ["AlertCommand", "AlertWebhook", "told"]
+
+log = logging.getLogger("foundry_api")
+
+WEBHOOK_TIMEOUT_S = 10.0
+COMMAND_TIMEOUT_S = 30.0
+MAX_ANSWER_BYTES = 64 * 1024
+HTTP_ERROR = 300
+_ENCODER = msgspec.json.Encoder()
+
+
+def told(change: HealthChanged) -> str:
+    """A change in a sentence, for people."""
+    where = change.sample.service or "the service"
+    was = "" if change.old == "unknown" else f" (was {change.old})"
+    why = f": {change.reason}" if change.reason else ""
+    return f"{where} is {change.new}{was}{why}"
+
+
+def _is_news(change: HealthChanged) -> bool:
+    """Nobody wants to be woken because a service is well when its monitor starts."""
+    return not (change.old == "unknown" and change.new == "healthy")
+
+
+class AlertWebhook:
+    """Posts every change as JSON: the members of `HealthChanged`, and `text`, a sentence.
+
+    The sentence is what chat services show. A failure is logged; of an address only its origin,
+    because the rest may be a secret.
+
+    Args:
+        url: Of https, or of http on this machine.
+        headers: Sent along, such as a credential.
+        timeout_s: Bound of the whole in seconds.
+
+    Raises:
+        InvalidRequest: The address is of another kind, or has a credential in it.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = WEBHOOK_TIMEOUT_S,
+    ) -> None:
+        _check(url)
+        self._url = url
+        self._headers = {"Content-Type": "application/json", **(headers or {})}
+        self._timeout_s = timeout_s
+
+    def __repr__(self) -> str:
+        return f"AlertWebhook({origin(self._url)}/…)"
+
+    async def __call__(self, change: HealthChanged) -> None:
+        """Post a change."""
+        if not _is_news(change):
+            return
+        # aiohttp takes 0.2 s to import, which a monitor without a webhook need not wait for.
+        from foundry_api.wire.http import HttpTransport  # noqa: PLC0415
+
+        body = _ENCODER.encode({**msgspec.structs.asdict(change), "text": told(change)})
+        request = Request("POST", self._url, self._headers, body)
+        transport = HttpTransport(self._timeout_s)
+        try:
+            reply = await fetch(
+                transport, request, timeout_s=self._timeout_s, max_bytes=MAX_ANSWER_BYTES
+            )
+            if reply.status >= HTTP_ERROR:
+                log.warning("the webhook at %s answered %d", origin(self._url), reply.status)
+        except FoundryError as error:
+            # Its text may hold the whole address.
+            log.warning("the webhook at %s failed: %s", origin(self._url), type(error).__name__)
+        finally:
+            await transport.aclose()
+
+
+def _check(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:  # such as a bracket that is not closed; the text may hold a secret
+        host = parts = None
+    local = parts is not None and parts.scheme == "http" and is_loopback(url)
+    if parts is None or not host or not (parts.scheme == "https" or local):
+        raise InvalidRequest(
+            "a webhook's address has to begin with https://, or be of this machine",
+            field="webhook",
+        )
+    if parts.username is not None:
+        raise InvalidRequest(
+            "a webhook's address must not hold a user or a password", field="webhook"
+        )
+
+
+class AlertCommand:
+    """Runs a program at every change, without a shell.
+
+    It is given the change as JSON on its standard input, and in its environment
+    `FOUNDRY_HEALTH_OLD`, `_NEW`, `_REASON`, `_SERVICE` and `_TEXT`, a sentence. A failure is
+    logged.
+
+    Args:
+        command: The program and its arguments.
+        timeout_s: Seconds after which it is killed.
+
+    Raises:
+        InvalidRequest: The command is empty.
+    """
+
+    def __init__(self, command: Sequence[str], *, timeout_s: float = COMMAND_TIMEOUT_S) -> None:
+        if isinstance(command, str) or not command:
+            raise InvalidRequest(
+                "an alert's command has to be a list: the program and its arguments",
+                field="command",
+            )
+        self._command = list(command)
+        self._timeout_s = timeout_s
+
+    def __repr__(self) -> str:
+        return f"AlertCommand({self._command[0]!r}, …)"
+
+    async def __call__(self, change: HealthChanged) -> None:
+        """Run it for a change."""
+        if not _is_news(change):
+            return
+        name = self._command[0]
+        with tempfile.TemporaryFile() as facts:
+            facts.write(_ENCODER.encode(change))
+            facts.seek(0)
+            try:
+                process = self._started(facts, change)
+            except (OSError, ValueError) as error:
+                log.warning("the alert command %s cannot be run: %s", name, error)
+                return
+        try:
+            status = await asyncio.to_thread(process.wait, self._timeout_s)
+        except subprocess.TimeoutExpired:
+            log.warning("the alert command %s was killed after %g s", name, self._timeout_s)
+        else:
+            if status:
+                log.warning("the alert command %s ended with status %d", name, status)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    def _started(self, facts: IO[bytes], change: HealthChanged) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603 - the user's own program, without a shell
+            self._command,
+            stdin=facts,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **_facts(change)},
+            creationflags=_no_window(),
+        )
+
+
+def _facts(change: HealthChanged) -> dict[str, str]:
+    facts = {
+        "OLD": change.old,
+        "NEW": change.new,
+        "REASON": change.reason,
+        "SERVICE": change.sample.service or "",
+        "TEXT": told(change),
+    }
+    return {f"FOUNDRY_HEALTH_{name}": value.replace("\0", "") for name, value in facts.items()}
+
+
+def _no_window() -> int:
+    if sys.platform == "win32":
+        return subprocess.CREATE_NO_WINDOW
+    return 0

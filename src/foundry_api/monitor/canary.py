@@ -1,0 +1,195 @@
+"""A completion of a few tokens, to see whether the service can. Callers come first."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from typing import TYPE_CHECKING
+
+from foundry_api.backoff import Backoff
+from foundry_api.call import CallTools, ChatCall, Order
+from foundry_api.errors import FoundryError
+from foundry_api.events import CallStarted, Events
+from foundry_api.messages import ChatRequest, Message
+from foundry_api.monitor.sample import Canary
+from foundry_api.resilience.breaker import CircuitBreaker
+from foundry_api.resilience.deadline import Deadline
+from foundry_api.resilience.latency import Latencies
+from foundry_api.resilience.limiter import Limiter
+from foundry_api.resilience.retry import Retry, RetryBudget
+from foundry_api.services import Service, Services
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from foundry_api.connection import Connection
+    from foundry_api.messages import Completion
+    from foundry_api.monitor.sample import Traffic
+
+__all__ = ["CanaryKeeper", "completion"]
+
+TOKENS = 4
+PROMPT = "Say yes."
+
+
+class CanaryKeeper:
+    """Decides when a canary is due, makes it beside everything else, and remembers how it went.
+
+    It takes no turn of the limiter's, and is made only while a turn is free and nobody waits. A
+    call that begins meanwhile ends it: that call's answer shows the same.
+
+    Args:
+        service: Whom to ask.
+        events: The events of the client's calls.
+        every: Looks from one canary to the next, 1 or more; one that was skipped or that failed is
+            made again at the next look.
+        timeout_s: Bound of a canary.
+        clock: Seconds since the epoch.
+
+    Attributes:
+        last: The last one; None before the first.
+        failure: The last one that was made or had a caller's answer in its place, if it failed.
+        proven: Whether that one did not fail.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        events: Events,
+        *,
+        every: int,
+        timeout_s: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.last: Canary | None = None
+        self.failure: Canary | None = None
+        self.proven = False
+        self._service = service
+        self._events = events
+        self._every = every
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._looks_left = 0
+        self._task: asyncio.Task[None] | None = None
+
+    def looked(self, connection: Connection, model: str, traffic: Traffic) -> None:
+        """Make one if it is due, now that a look was answered. It goes on in a task of its own.
+
+        Args:
+            connection: What answered.
+            model: Id of a model in memory; empty if there is none.
+            traffic: What the client's own calls came to since the look before.
+        """
+        self._looks_left -= 1
+        if traffic.answered:
+            self._tell(Canary(outcome="traffic", at=self._clock()))
+        elif self._looks_left <= 0 and self._task is None:
+            if hindrance := self._hindrance(model):
+                self._tell(Canary(outcome="skipped", detail=hindrance, at=self._clock()))
+            else:
+                making = self._make(connection, model)
+                # A deadline around whoever started the monitor is not the canary's.
+                self._task = asyncio.create_task(making, context=contextvars.Context())
+
+    def forget(self) -> None:
+        """What was proven was another process."""
+        self.last = self.failure = None
+        self.proven = False
+        self._looks_left = 0
+
+    async def done(self) -> None:
+        """Wait for the one that is under way, if any."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    async def aclose(self) -> None:
+        """End the one that is under way."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait({task})
+
+    def _hindrance(self, model: str) -> str:
+        limiter = self._service.limiter.statistics()
+        if limiter.queued or limiter.in_flight >= limiter.limit:
+            return "callers have every turn"
+        return "" if model else "no model is in memory"
+
+    async def _make(self, connection: Connection, model: str) -> None:
+        gave_way = asyncio.Event()
+        unsubscribe = self._events.subscribe(lambda _: gave_way.set(), CallStarted)
+        call = asyncio.create_task(completion(connection, model, self._timeout_s))
+        caller = asyncio.create_task(gave_way.wait())
+        try:
+            await asyncio.wait({call, caller}, return_when=asyncio.FIRST_COMPLETED)
+            if call.done():
+                self._tell(_told(call, model, self._clock()))
+            else:
+                detail = "a call began, which goes first"
+                self._tell(Canary(outcome="skipped", detail=detail, at=self._clock()))
+        finally:
+            unsubscribe()
+            self._task = None
+            for task in (call, caller):
+                task.cancel()
+            await asyncio.wait({call, caller})
+
+    def _tell(self, canary: Canary) -> None:
+        self.last = canary
+        passed = canary.outcome in {"answered", "traffic"}
+        self._looks_left = self._every if passed else 1
+        if canary.outcome != "skipped":
+            self.proven = passed
+            self.failure = None if passed else canary
+
+
+def _told(call: asyncio.Task[Completion], model: str, at: float) -> Canary:
+    try:
+        timings = call.result().timings
+    except FoundryError as error:
+        return Canary(outcome="failed", model=model, detail=str(error), at=at)
+    return Canary(
+        outcome="answered",
+        model=model,
+        time_to_first_token_s=timings.time_to_first_token_s,
+        tokens_per_second=timings.tokens_per_second,
+        at=at,
+    )
+
+
+async def completion(connection: Connection, model: str, timeout_s: float) -> Completion:
+    """A few tokens from a service, past the guards of the client, and unseen by its metrics.
+
+    Args:
+        connection: Whom to ask.
+        model: Id of a model in memory.
+        timeout_s: Bound of the whole.
+
+    Raises:
+        FoundryError: There was no answer, or not in time.
+    """
+
+    async def connected() -> Connection:
+        return connection
+
+    service = Service(
+        connection.endpoint.base_url, connected, lambda: None, CircuitBreaker(), Limiter()
+    )
+    tools = CallTools(
+        services=Services([service], lambda: service),
+        retry=Retry(0, Backoff(base_s=0.1, cap_s=1.0), RetryBudget()),
+        events=Events(),
+        latencies=Latencies(),
+        closed=lambda: False,
+    )
+    order = Order(
+        models=(model,),
+        request=ChatRequest(messages=(Message("user", PROMPT),), max_tokens=TOKENS, temperature=0),
+        timeout_s=timeout_s,
+        deadline=Deadline.after(timeout_s),
+    )
+    try:
+        return await ChatCall(tools, order).completion()
+    finally:
+        await service.aclose()
