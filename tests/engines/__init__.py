@@ -66,6 +66,8 @@ def running(engine: str, home: Path, catalog_url: str, *, port: int = 0) -> Iter
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
+            # 2.0 leaves an empty log of its telemetry in the directory of temporary files.
+            env={**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(home))},
             start_new_session=True,
         )
     assert process.stdin
