@@ -95,7 +95,7 @@ _HOMES = {
     "models": ("Models",),
     "observe.call_log": ("CallLog",),
     "observe.metrics": ("Metrics", "MetricsSnapshot", "SeriesSnapshot"),
-    "residency": ("ModelResidency",),
+    "residency.policy": ("ModelResidency",),
     "resilience.deadline": ("deadline",),
     "resilience.limiter": ("LimiterSettings", "LimiterStatistics"),
     "resilience.window": ("BreakerSettings", "BreakerStatistics"),

@@ -227,7 +227,7 @@ from foundry_api.observe.metrics import (
 from foundry_api.observe.metrics import (
     SeriesSnapshot as SeriesSnapshot,
 )
-from foundry_api.residency import (
+from foundry_api.residency.policy import (
     ModelResidency as ModelResidency,
 )
 from foundry_api.resilience.deadline import (

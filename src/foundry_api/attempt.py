@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
     from foundry_api.connection import Connection
     from foundry_api.messages import ChatRequest, Chunk, Model
+    from foundry_api.residency.uses import ModelUses
     from foundry_api.resilience.breaker import Permit
     from foundry_api.resilience.limiter import Slot
     from foundry_api.resilience.watch import Watch
     from foundry_api.services import Service
-    from foundry_api.uses import ModelUses
     from foundry_api.wire.dialects.base import ChatDecoder, Ending
     from foundry_api.wire.transport import Response
 

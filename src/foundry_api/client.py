@@ -15,13 +15,13 @@ from foundry_api.catalog_store import CatalogStore
 from foundry_api.connection import Connection
 from foundry_api.errors import ClientClosed, ServiceCrashed, ServiceError, ServiceNotRunning
 from foundry_api.events import Events
-from foundry_api.keeper import Keeper
-from foundry_api.memory import Keeping
 from foundry_api.models import Models
-from foundry_api.neighbours import Home, Nobody
 from foundry_api.observe.call_log import CallLog
 from foundry_api.observe.metrics import Metrics
-from foundry_api.residency import ModelResidency
+from foundry_api.residency.keeper import Keeper
+from foundry_api.residency.memory import Keeping
+from foundry_api.residency.neighbours import Home, Nobody
+from foundry_api.residency.policy import ModelResidency
 from foundry_api.resilience.breaker import CircuitBreaker
 from foundry_api.resilience.deadline import Deadline, bounded
 from foundry_api.resilience.latency import Latencies
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from foundry_api.capabilities import Capabilities
     from foundry_api.events import Listener
     from foundry_api.health import HealthStatus
-    from foundry_api.memory import Memory
     from foundry_api.messages import Chunk, Completion, Message, Model
+    from foundry_api.residency.memory import Memory
     from foundry_api.service.endpoint import Endpoint
     from foundry_api.wire.transport import Transport
 

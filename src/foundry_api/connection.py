@@ -18,8 +18,8 @@ from foundry_api.errors import (
     UnsupportedFeature,
 )
 from foundry_api.flight import SingleFlight
-from foundry_api.memory import Keeping, Memory
-from foundry_api.neighbours import Nobody
+from foundry_api.residency.memory import Keeping, Memory
+from foundry_api.residency.neighbours import Nobody
 from foundry_api.service.model_cache import may_hold_downloads
 from foundry_api.wire.dialects.base import Wire
 from foundry_api.wire.dialects.choose import dialect_of

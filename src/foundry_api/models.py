@@ -9,8 +9,8 @@ from foundry_api.catalog import MAX_AGE_S
 from foundry_api.connection import find_model, find_variants
 from foundry_api.downloads import STALL_S, DownloadMeter
 from foundry_api.errors import CatalogUnavailable, InvalidRequest, ModelInUse, ModelNotFound
-from foundry_api.loading import check_drain, load_all, swap
-from foundry_api.memory import DRAIN_S
+from foundry_api.residency.loading import check_drain, load_all, swap
+from foundry_api.residency.memory import DRAIN_S
 from foundry_api.resilience.deadline import bounded
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import pytest
 from foundry_api import errors
 from foundry_api.capabilities import CAPABILITIES
 from foundry_api.connection import Connection
-from foundry_api.loading import check_drain, load_all, swap
 from foundry_api.messages import Model
+from foundry_api.residency.loading import check_drain, load_all, swap
 from foundry_api.service.endpoint import Endpoint
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ import pytest
 from foundry_api import errors
 from foundry_api.capabilities import CAPABILITIES
 from foundry_api.events import Event, Events, ModelLoaded, ModelUnloaded
-from foundry_api.keeper import Keeper
-from foundry_api.memory import Keeping, Memory
 from foundry_api.messages import Model, ModelUser
-from foundry_api.neighbours import Nobody
-from foundry_api.residency import ModelResidency
+from foundry_api.residency.keeper import Keeper
+from foundry_api.residency.memory import Keeping, Memory
+from foundry_api.residency.neighbours import Nobody
+from foundry_api.residency.policy import ModelResidency
 from foundry_api.service.uses_db import Known
 
 if TYPE_CHECKING:

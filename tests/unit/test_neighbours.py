@@ -12,7 +12,7 @@ import pytest
 
 from foundry_api.errors import ModelInUse
 from foundry_api.messages import Model
-from foundry_api.neighbours import Home, Nobody, program_name, service_name
+from foundry_api.residency.neighbours import Home, Nobody, program_name, service_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from foundry_api.errors import ConfigurationError, MemoryBudgetExceeded
 from foundry_api.messages import Model, ModelUser
-from foundry_api.residency import ModelResidency, Resident, victims
+from foundry_api.residency.policy import ModelResidency, Resident, victims
 from foundry_api.settings import Settings
 
 SOMEBODY = ModelUser(program="chat.py", pid=7, last_used_s=4.0)

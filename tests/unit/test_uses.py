@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api.uses import ModelUses, Turns
+from foundry_api.residency.uses import ModelUses, Turns
 
 if TYPE_CHECKING:
     from timeless import Run

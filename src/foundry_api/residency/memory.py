@@ -14,10 +14,10 @@ from foundry_api.errors import ModelInUse
 from foundry_api.events import Events, ModelLoaded, ModelUnloaded
 from foundry_api.flight import SingleFlight
 from foundry_api.messages import ModelUser
-from foundry_api.neighbours import program_name
-from foundry_api.residency import ModelResidency
-from foundry_api.room import make_room
-from foundry_api.uses import ModelUses, Turns
+from foundry_api.residency.neighbours import program_name
+from foundry_api.residency.policy import ModelResidency
+from foundry_api.residency.room import make_room
+from foundry_api.residency.uses import ModelUses, Turns
 from foundry_api.wire.dialects.base import LOAD_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from foundry_api.events import Event, UnloadReason
     from foundry_api.messages import Model
-    from foundry_api.neighbours import Nobody
+    from foundry_api.residency.neighbours import Nobody
     from foundry_api.wire.dialects.base import Dialect
 
 __all__ = ["DRAIN_S", "Keeping", "Memory"]

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from foundry_api.errors import ModelInUse
 from foundry_api.messages import Model
-from foundry_api.residency import Resident, victims
+from foundry_api.residency.policy import Resident, victims
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from foundry_api.memory import Memory, Store
+    from foundry_api.residency.memory import Memory, Store
     from foundry_api.service.uses_db import Known
 
 __all__ = ["make_room"]

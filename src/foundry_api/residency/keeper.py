@@ -13,9 +13,9 @@ from foundry_api.errors import FoundryError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from foundry_api.memory import Memory
-    from foundry_api.residency import ModelResidency
-    from foundry_api.uses import ModelUses
+    from foundry_api.residency.memory import Memory
+    from foundry_api.residency.policy import ModelResidency
+    from foundry_api.residency.uses import ModelUses
 
 __all__ = ["Keeper"]
 
