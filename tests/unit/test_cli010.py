@@ -13,6 +13,7 @@ from foundry_api.arguments import chat_request
 from foundry_api.messages import Model
 from foundry_api.wire.dialects.base import ServiceStatus, Wire
 from foundry_api.wire.dialects.cli010 import Cli010Dialect
+from recorded import RecordedResponse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -33,31 +34,16 @@ NOT_LOADED = b'{"error":{"message":"Model \'x\' is not loaded. Please load the m
 
 
 @dataclass
-class Answer:
-    status: int
-    body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    ended: bool = False
-
-    async def read(self) -> bytes:
-        body, self.body = self.body, b""
-        return body
-
-    def close(self) -> None:
-        pass
-
-
-@dataclass
 class Server:
     """A `Transport` with routes in place of a network; what is not among them is a 404."""
 
     routes: Mapping[str, tuple[int, bytes]]
     asked: list[str] = field(default_factory=list)
 
-    async def send(self, request: Request) -> Answer:
+    async def send(self, request: Request) -> RecordedResponse:
         path = request.url.removeprefix("http://service")
         self.asked.append(path)
-        return Answer(*self.routes.get(path, (404, b"")))
+        return RecordedResponse(*self.routes.get(path, (404, b"")))
 
     async def aclose(self) -> None:
         raise NotImplementedError

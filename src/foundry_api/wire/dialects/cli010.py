@@ -11,8 +11,6 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, NoReturn
 
-import msgspec
-
 from foundry_api.capabilities import CAPABILITIES
 from foundry_api.errors import (
     CatalogUnavailable,
@@ -31,7 +29,7 @@ from foundry_api.wire.dialects.base import (
     ServiceStatus,
     error_of,
 )
-from foundry_api.wire.dialects.csharp import CSharpChat
+from foundry_api.wire.dialects.csharp import IDS, LISTING, CSharpDialect
 from foundry_api.wire.dialects.names import aliases_of, without_version
 from foundry_api.wire.transport import fetch
 
@@ -44,21 +42,10 @@ if TYPE_CHECKING:
 __all__ = ["Cli010Dialect"]
 
 
-class _Listed(msgspec.Struct):
-    id: str
-    parent: str | None = None
-
-
-class _Listing(msgspec.Struct):
-    data: list[_Listed]
-
-
-_LISTING = msgspec.json.Decoder(_Listing)
-_IDS: msgspec.json.Decoder[list[str]] = msgspec.json.Decoder(list[str])
 _OK = 200
 
 
-class Cli010Dialect(CSharpChat):
+class Cli010Dialect(CSharpDialect):
     """Speaks to one server of the 0.10 command line.
 
     Args:
@@ -119,17 +106,12 @@ class Cli010Dialect(CSharpChat):
             )
         return models
 
-    async def by_alias(self, name: str) -> Model | None:
-        """None: every alias is listed."""
-        del name
-        return None
-
     async def loaded(self, catalog: Catalog | None = None) -> frozenset[str]:
         """Ids of the models in memory; where nobody tells, of those that answered here."""
         if catalog == "local":  # there is none
             return frozenset()
         if await self._routes():
-            ids = await self._wire.get_json("/models/loaded", _IDS, timeout_s=QUICK_TIMEOUT_S)
+            ids = await self._wire.get_json("/models/loaded", IDS, timeout_s=QUICK_TIMEOUT_S)
             return frozenset(ids)
         if command := await self._command():
             return await command.loaded()
@@ -180,7 +162,7 @@ class Cli010Dialect(CSharpChat):
         """Whether the SDK's routes for models are there. It is asked once."""
         if self._has_routes is None:
             try:
-                await self._wire.get_json("/models/loaded", _IDS, timeout_s=QUICK_TIMEOUT_S)
+                await self._wire.get_json("/models/loaded", IDS, timeout_s=QUICK_TIMEOUT_S)
                 self._has_routes = True
             except (RouteMissing, ProtocolError):
                 self._has_routes = False
@@ -194,7 +176,7 @@ class Cli010Dialect(CSharpChat):
 
     async def _models(self) -> list[Model]:
         loaded = await self.loaded()
-        listing = await self._wire.get_json("/v1/models", _LISTING, timeout_s=CATALOG_TIMEOUT_S)
+        listing = await self._wire.get_json("/v1/models", LISTING, timeout_s=CATALOG_TIMEOUT_S)
         full = {without_version(model_id): model_id for model_id in loaded}
         return [
             Model(

@@ -1,4 +1,4 @@
-"""Chat completions of the C# services: the CLI's up to 0.10, and SDK 1.x, probed on 1.2.4.
+"""What the C# services share: the CLI's up to 0.10, and SDK 1.x, probed on 1.2.4.
 
 They share one core (foundry-local-service.md, 1A to 1C): stop strings are ignored, a cut answer is
 called `stop`, and a stream that fails is a 200 that breaks off without a byte, so the same request
@@ -8,6 +8,8 @@ is made once more without streaming to learn why.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
 
 from foundry_api.wire.dialects.openai import (
     DEFAULT_MAX_TOKENS,
@@ -24,13 +26,30 @@ if TYPE_CHECKING:
     from foundry_api.wire.dialects.base import ChatDecoder, Wire
     from foundry_api.wire.transport import Request
 
-__all__ = ["CSharpChat"]
+__all__ = ["IDS", "LISTING", "CSharpDialect", "Listed"]
 
 _ROUTE = "/v1/chat/completions"
 
 
-class CSharpChat:
-    """The part of a C# service's dialect that is about chat completions.
+class Listed(msgspec.Struct):
+    """A model as `/v1/models` lists it; `parent` is its alias."""
+
+    id: str
+    parent: str | None = None
+
+
+class Listing(msgspec.Struct):
+    """The answer of `/v1/models`."""
+
+    data: list[Listed]
+
+
+LISTING = msgspec.json.Decoder(Listing)
+IDS: msgspec.json.Decoder[list[str]] = msgspec.json.Decoder(list[str])
+
+
+class CSharpDialect:
+    """What the dialects of the C# services share.
 
     Args:
         wire: How to reach it.
@@ -42,6 +61,11 @@ class CSharpChat:
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
+
+    async def by_alias(self, name: str) -> Model | None:
+        """None: every alias is listed."""
+        del name
+        return None
 
     def chat_request(self, model: Model, request: ChatRequest) -> Request:
         """A streamed chat completion; stop strings are left out, as they are ignored."""

@@ -13,8 +13,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import msgspec
-
 from foundry_api.capabilities import CAPABILITIES
 from foundry_api.errors import (
     CatalogUnavailable,
@@ -35,7 +33,7 @@ from foundry_api.wire.dialects.base import (
     error_of,
     folded,
 )
-from foundry_api.wire.dialects.csharp import CSharpChat
+from foundry_api.wire.dialects.csharp import IDS, CSharpDialect
 from foundry_api.wire.dialects.legacy_catalog import (
     LISTING,
     Listed,
@@ -70,10 +68,9 @@ STALL_TIMEOUT_S = 300.0
 
 ERROR_BODY_BYTES = 64 * 1024
 _OK = 200
-_IDS: msgspec.json.Decoder[list[str]] = msgspec.json.Decoder(list[str])
 
 
-class LegacyDialect(CSharpChat):
+class LegacyDialect(CSharpDialect):
     """Speaks to one service of the CLI up to 0.9.
 
     Args:
@@ -122,11 +119,6 @@ class LegacyDialect(CSharpChat):
         items = await self._listed(CATALOG_TIMEOUT_S)
         cached, loaded = await asyncio.gather(self._ids("/openai/models"), self.loaded())
         return [model_of(item, cached=cached, loaded=loaded) for item in items]
-
-    async def by_alias(self, name: str) -> Model | None:
-        """None: every alias is listed."""
-        del name
-        return None
 
     async def loaded(self, catalog: Catalog | None = None) -> frozenset[str]:
         """Ids of the models in memory."""
@@ -195,7 +187,7 @@ class LegacyDialect(CSharpChat):
         return body
 
     async def _ids(self, path: str) -> frozenset[str]:
-        names = await self._wire.get_json(path, _IDS, timeout_s=QUICK_TIMEOUT_S)
+        names = await self._wire.get_json(path, IDS, timeout_s=QUICK_TIMEOUT_S)
         return frozenset(id_of(name, self._catalog or ()) for name in names)
 
     async def _listed(self, timeout_s: float) -> Sequence[Listed]:

@@ -21,7 +21,7 @@ from foundry_api.wire.dialects.base import (
     ServiceStatus,
     no_download,
 )
-from foundry_api.wire.dialects.csharp import CSharpChat
+from foundry_api.wire.dialects.csharp import IDS, LISTING, CSharpDialect, Listed
 from foundry_api.wire.dialects.names import without_version
 
 if TYPE_CHECKING:
@@ -37,21 +37,10 @@ class _Status(msgspec.Struct):
     cache_dir: str = msgspec.field(name="modelDirPath")
 
 
-class _Listed(msgspec.Struct):
-    id: str
-    parent: str | None = None
-
-
-class _Listing(msgspec.Struct):
-    data: list[_Listed]
-
-
 _STATUS = msgspec.json.Decoder(_Status)
-_LISTING = msgspec.json.Decoder(_Listing)
-_IDS: msgspec.json.Decoder[list[str]] = msgspec.json.Decoder(list[str])
 
 
-class Sdk1Dialect(CSharpChat):
+class Sdk1Dialect(CSharpDialect):
     """Speaks to one service of SDK 1.x.
 
     Args:
@@ -75,7 +64,7 @@ class Sdk1Dialect(CSharpChat):
         try:
             return await self._cached(loaded)
         except CatalogUnavailable:
-            return [_model(_Listed(model_id), loaded) for model_id in sorted(loaded)]
+            return [_model(Listed(model_id), loaded) for model_id in sorted(loaded)]
 
     async def public_models(self) -> list[Model]:
         """Models whose files are there: the service tells of no others.
@@ -85,16 +74,11 @@ class Sdk1Dialect(CSharpChat):
         """
         return await self._cached(await self.loaded())
 
-    async def by_alias(self, name: str) -> Model | None:
-        """None: every alias is listed."""
-        del name
-        return None
-
     async def loaded(self, catalog: Catalog | None = None) -> frozenset[str]:
         """Ids of the models in memory, without their version, as they are listed."""
         if catalog == "local":  # there is none
             return frozenset()
-        ids = await self._wire.get_json("/models/loaded", _IDS, timeout_s=QUICK_TIMEOUT_S)
+        ids = await self._wire.get_json("/models/loaded", IDS, timeout_s=QUICK_TIMEOUT_S)
         return frozenset(without_version(model_id) for model_id in ids)
 
     async def load(self, model: Model) -> None:
@@ -123,7 +107,7 @@ class Sdk1Dialect(CSharpChat):
         return no_download(self._wire)
 
     async def _cached(self, loaded: frozenset[str]) -> list[Model]:
-        listing = await self._wire.get_json("/v1/models", _LISTING, timeout_s=CATALOG_TIMEOUT_S)
+        listing = await self._wire.get_json("/v1/models", LISTING, timeout_s=CATALOG_TIMEOUT_S)
         return [_model(item, loaded) for item in listing.data]
 
     async def _why_not(self, model: Model) -> ModelLoadFailed | ModelNotFound | CatalogUnavailable:
@@ -142,7 +126,7 @@ class Sdk1Dialect(CSharpChat):
         )
 
 
-def _model(item: _Listed, loaded: frozenset[str]) -> Model:
+def _model(item: Listed, loaded: frozenset[str]) -> Model:
     name = without_version(item.id)
     alias = item.parent or name
     return Model(id=name, alias=alias, catalog="public", cached=True, loaded=name in loaded)
