@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 BROKEN = "broken"
 FAR_AWAY = "far-away"
-OTHER, OTHER_VARIANT = "scripted-other", "Scripted-other-instruct-generic-cpu"
+OTHER, OTHER_VARIANT = "nickname", "Scripted-other-instruct-generic-cpu"
+"""A model whose alias nobody could guess from its id."""
 
 VERSIONS: Mapping[Generation, str] = {"sdk-1": "1.2.4", "sdk-2.0": "2.0.1", "sdk-2.1": "2.2.1"}
 """Which version stands for a generation."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from conformance.services import BROKEN, FAR_AWAY
+from conformance.services import BROKEN, FAR_AWAY, OTHER, OTHER_VARIANT, VERSIONS
 from foundry_api import errors
 from foundry_api.messages import Usage
 from loopback_catalog import ALIAS, VARIANT
@@ -37,6 +37,19 @@ async def test_a_model_is_called_by_any_of_its_names(
     response = await client.complete("say-hello", model=name)
     assert (response.content, response.model) == (script("say-hello").text, service.model)
     assert response.generation == service.generation
+
+
+@pytest.mark.parametrize("service", VERSIONS, indirect=True)
+async def test_an_alias_that_cannot_be_guessed_is_found(
+    client: FoundryAPIClient, service: Service
+) -> None:
+    """2.x lists ids alone; which one an alias means shows when it is loaded."""
+    response = await client.complete("say-hello", model=OTHER)
+    assert response.content == script("say-hello").text
+    assert response.model.startswith(OTHER_VARIANT)
+    assert (await client.complete("say-hello", model=response.model)).content == response.content
+    await client.models.unload(OTHER)
+    assert response.model not in (await client.health_check()).loaded_models
 
 
 @pytest.mark.parametrize("told", ENDING, ids=lambda each: each.keyword)
