@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["OLDER", "RunningEngine", "running"]
+__all__ = ["RunningEngine", "running"]
 
 ROOT = Path(__file__).resolve().parents[2]
-OLDER = ("1.2.4", "2.0.1")
+LITTERED = ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP")
+"""Where engines leave what they do not clear away: empty logs, databases of their telemetry."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,7 @@ def running(engine: str, home: Path, catalog_url: str, *, port: int = 0) -> Iter
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            # 2.0 leaves an empty log of its telemetry in the directory of temporary files.
-            env={**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(home))},
+            env={**os.environ, **dict.fromkeys(LITTERED, str(home))},
             start_new_session=True,
         )
     assert process.stdin

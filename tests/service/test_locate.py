@@ -10,7 +10,7 @@ import pytest
 
 from doubles.cli010 import Cli010ServiceDouble
 from foundry_api.errors import ServiceCrashed, ServiceNotRunning
-from foundry_api.service import shared
+from foundry_api.service import discover, shared
 from foundry_api.service.locate import ServiceLocator
 from foundry_api.service.supervisor import Supervisor
 from foundry_api.settings import Settings
@@ -138,11 +138,36 @@ async def test_a_shared_host_that_went_away_is_replaced_by_an_own_one(
 async def test_cancelling_the_search_leaves_nothing(
     locate: Callable[..., ServiceLocator], home: Path
 ) -> None:
+    """But for a host that served already when the search was given up: it is kept for the next."""
     locator = locate()
     for after_s in (0.0, 0.05, 0.1, 0.2):
-        if not await gives_up(after_s, locator.endpoint()):
-            await locator.aclose()
+        await gives_up(after_s, locator.endpoint())
+        kept = locator.supervisor.host
+        assert [each.pid for each in hosts_of(home)] == ([kept.pid] if kept else [])
+        await locator.aclose()
         assert not hosts_of(home)
+
+
+async def test_a_host_that_serves_already_is_kept_by_a_search_that_is_given_up(
+    locate: Callable[..., ServiceLocator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locator = locate(service="embedded")
+    looked = asyncio.Event()
+
+    async def accepts(_: str) -> bool:
+        looked.set()
+        await asyncio.Event().wait()
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(discover, "accepts", accepts)
+        search = asyncio.ensure_future(locator.endpoint())
+        await looked.wait()
+        search.cancel()
+        await asyncio.wait((search,))
+    kept = locator.supervisor.host
+    assert kept
+    assert (await locator.endpoint()).pid == kept.pid
 
 
 def test_it_serves_one_event_loop_after_another(locate: Callable[..., ServiceLocator]) -> None:
