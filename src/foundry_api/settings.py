@@ -222,7 +222,8 @@ def normalised_url(url: str) -> str:
         raise ConfigurationError(
             "the base URL carries a credential", hint="Give it as api_key or FOUNDRY_API_KEY."
         )
-    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
+    spaced = any(character.isspace() for character in parts.netloc + parts.path)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or spaced:
         raise ConfigurationError(f"{url!r} is not a service's address", hint=_URL_HINT)
     host = WILDCARD_HOSTS.get(parts.hostname, parts.hostname)
     host = f"[{host}]" if ":" in host else host

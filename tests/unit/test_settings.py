@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from foundry_api.errors import ConfigurationError
@@ -211,6 +211,8 @@ def test_what_is_no_address_is_refused(url: str) -> None:
     assert caught.value.hint
 
 
+@example(url="0 ?")
+@example(url="http://0/ ?")
 @given(url=st.text() | st.from_regex(r"(https?://)?[\w.:@\[\]]*(:\d+)?(/v1|/openai/status|/)*"))
 def test_any_text_is_a_normal_url_or_a_configuration_error(url: str) -> None:
     try:
