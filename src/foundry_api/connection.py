@@ -20,6 +20,7 @@ from foundry_api.errors import (
 from foundry_api.flight import SingleFlight
 from foundry_api.residency.memory import Keeping, Memory
 from foundry_api.residency.neighbours import Nobody
+from foundry_api.service.discover import KNOWN_TIMEOUT_S
 from foundry_api.service.model_cache import may_hold_downloads
 from foundry_api.wire.dialects.base import Wire
 from foundry_api.wire.dialects.choose import dialect_of
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     Progress = Callable[[float], object]
 
 __all__ = ["Connection", "find_model", "find_variants"]
-
-IDENTIFY_TIMEOUT_S = 5.0
 
 
 class Connection:
@@ -232,7 +231,7 @@ class Connection:
         """Whether another service answers at this address by now."""
         base_url, headers = self.endpoint.base_url, self.wire.headers
         try:
-            now = await identify(self.transport, base_url, headers, IDENTIFY_TIMEOUT_S)
+            now = await identify(self.transport, base_url, headers, KNOWN_TIMEOUT_S)
         except FoundryError:
             return False  # the next request will tell what is there
         known = self.endpoint

@@ -458,9 +458,9 @@ class ServiceStartFailed(ServiceError):
 
 
 class RouteMissing(ServiceError):
-    """The service has no such route: it is another generation than was taken for granted."""
+    """The service has no such route, though its generation does: a version nobody has met yet?"""
 
-    default_hint = "Create a new client, so that the service's generation is detected again."
+    default_hint = "See what answers there with `foundry-api status`, or use service='embedded'."
 
 
 class ProtocolError(ServiceError):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from foundry_api.wire.dialects.base import ServiceStatus
     from foundry_api.wire.transport import Transport
 
-__all__ = ["KNOWN_PORTS", "accepts", "explicit", "find", "find_shared", "look"]
+__all__ = ["KNOWN_PORTS", "KNOWN_TIMEOUT_S", "accepts", "explicit", "find", "find_shared", "look"]
 
 KNOWN_PORTS = (5272, 5273, 39839)
 """Of early Windows builds and AI Toolkit, of the examples, of the documentation of 0.10."""

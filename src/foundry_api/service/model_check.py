@@ -98,10 +98,7 @@ def _why(path: Path, error: NotOnnx) -> str:
 
 
 def _of_tokenizer(directory: Path) -> Iterator[str]:
-    if not is_inside(directory, TOKENIZER):
-        yield f"it has no {TOKENIZER}"
-        return
-    told = _json(directory / TOKENIZER)
+    told = _json(directory, TOKENIZER)
     if isinstance(told, str):
         yield told
     elif not isinstance(told.get("model"), dict):
@@ -110,18 +107,18 @@ def _of_tokenizer(directory: Path) -> Iterator[str]:
 
 def _of_template(directory: Path) -> Iterator[str]:
     """Every registered model is served for chats, which need a template."""
-    if not is_inside(directory, TOKENIZER_CONFIG):
-        yield f"it has no {TOKENIZER_CONFIG}"
-        return
-    told = _json(directory / TOKENIZER_CONFIG)
+    told = _json(directory, TOKENIZER_CONFIG)
     if isinstance(told, str):
         yield told
     elif not told.get("chat_template") and not is_inside(directory, TEMPLATE):
         yield f"it has no chat template, neither in {TOKENIZER_CONFIG} nor as {TEMPLATE}"
 
 
-def _json(path: Path) -> Mapping[str, Any] | str:
+def _json(directory: Path, name: str) -> Mapping[str, Any] | str:
     """The object that a file holds, or what is wrong with it."""
+    if not is_inside(directory, name):
+        return f"it has no {name}"
+    path = directory / name
     try:
         if path.stat().st_size > MAX_TOKENIZER_BYTES:
             return f"its {path.name} is larger than {MAX_TOKENIZER_BYTES} bytes"
