@@ -97,7 +97,7 @@ class GuardedCall(ABC, Generic[_R, _A]):
         self._model = order.models[0]
         self._service: str | None = None
         self._queued_s = 0.0
-        self._pieces = 0
+        self._pieces: int = 0
         self._first_token_s: float | None = None
 
     @abstractmethod
