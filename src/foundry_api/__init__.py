@@ -51,6 +51,7 @@ _HOMES = {
         "ServiceStartFailed",
         "SilenceTimeout",
         "StreamInterrupted",
+        "StructuredOutputError",
         "UnsupportedFeature",
         "UnsupportedParameter",
     ),

@@ -111,6 +111,9 @@ from foundry_api.errors import (
     StreamInterrupted as StreamInterrupted,
 )
 from foundry_api.errors import (
+    StructuredOutputError as StructuredOutputError,
+)
+from foundry_api.errors import (
     UnsupportedFeature as UnsupportedFeature,
 )
 from foundry_api.errors import (

@@ -14,7 +14,7 @@ from foundry_api.messages import ChatRequest, Message, Role
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["chat_request", "check_timeout", "conversation", "model_names", "prompt_turns"]
+__all__ = ["chat_request", "check_text", "check_timeout", "conversation", "model_names", "prompt_turns"]
 
 MAX_STOP_STRINGS = 4
 MAX_TEMPERATURE = 2.0
@@ -74,8 +74,8 @@ def prompt_turns(prompt: str, system: str | None = None) -> list[Message]:
     Raises:
         InvalidRequest: One of them is no text, empty, or cannot be sent.
     """
-    turns = [] if system is None else [Message("system", _text("system", system))]
-    return [*turns, Message("user", _text("prompt", prompt))]
+    turns = [] if system is None else [Message("system", check_text("system", system))]
+    return [*turns, Message("user", check_text("prompt", prompt))]
 
 
 def check_timeout(timeout: float | Literal["auto"] | None) -> None:
@@ -102,7 +102,7 @@ def model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:
     if isinstance(model, str):
         return (model,)
     _check_several("model", model)
-    names = tuple(_text(f"model[{index}]", name) for index, name in enumerate(model))
+    names = tuple(check_text(f"model[{index}]", name) for index, name in enumerate(model))
     if not names:
         raise InvalidRequest("model is an empty list", field="model")
     return names
@@ -113,7 +113,7 @@ def _message(index: int, message: Message | Mapping[str, Any]) -> Message:
     if not _is_sound(message):
         message = _converted(field, message)
     if message.content or not message.tool_calls:
-        _text(f"{field}.content", message.content)
+        check_text(f"{field}.content", message.content)
     return message
 
 
@@ -146,7 +146,7 @@ def _part(field: str, part: Any) -> str:
             "in every generation",
             hint="Leave it out: the service would drop it without a word.",
         )
-    return _text(f"{field}.text", told.get("text"))
+    return check_text(f"{field}.text", told.get("text"))
 
 
 def _is_sound(message: object) -> TypeGuard[Message]:
@@ -160,7 +160,12 @@ def _is_sound(message: object) -> TypeGuard[Message]:
     )
 
 
-def _text(field: str, value: object) -> str:
+def check_text(field: str, value: object) -> str:
+    """A text that can be sent.
+
+    Raises:
+        InvalidRequest: It is no text, empty, or holds characters that the service can't take.
+    """
     if not isinstance(value, str):
         raise InvalidRequest(f"{field} is {value!r}, not a text", field=field)
     if not value.strip():

@@ -5,38 +5,36 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from foundry_api.structured.refusal import Refused
 
-__all__ = ["found_json", "json_value"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["json_texts", "json_value"]
 
 _FENCE = re.compile(r"```[\w+-]*[^\S\n]*\n?(.*?)```", re.DOTALL)
 _OPENING = re.compile(r"[{\[]")
-MAX_STARTS = 64
-"""In how many places of a chatty answer JSON is looked for."""
 
 
-def found_json(text: str) -> str:
-    """The JSON text in an answer.
+def json_texts(text: str) -> Iterator[str]:
+    """The texts in an answer that may be the JSON, likeliest first; at least one.
 
-    An engine that enforces a schema answers with JSON alone; other models like to put it into a
-    code fence, with a sentence ahead of it.
+    An engine that enforces a schema answers with JSON alone. Other models put it into a code fence
+    or between sentences, which are looked through then. Of an object that is not whole, no part is
+    taken for one.
 
     Raises:
-        Refused: There is none.
+        Refused: The answer is empty.
     """
     bare = text.strip()
     if not bare:
         raise Refused("the answer is empty")
-    error = _flaw(bare)
-    if error is None:
-        return bare
-    fenced = (match.strip() for match in _FENCE.findall(bare))
-    for candidate in fenced:
-        if _flaw(candidate) is None:
-            return candidate
-    return _embedded(bare, error)
+    yield bare
+    for fenced in _FENCE.findall(bare):
+        yield fenced.strip()
+    yield from _embedded(bare)
 
 
 def json_value(text: str) -> Any:
@@ -53,22 +51,18 @@ def json_value(text: str) -> Any:
         raise Refused(f"the answer cannot be read: {error}") from error
 
 
-def _embedded(text: str, error: Refused) -> str:
-    for opening, _ in zip(_OPENING.finditer(text), range(MAX_STARTS), strict=False):
+def _embedded(text: str) -> Iterator[str]:
+    at = 0
+    while opening := _OPENING.search(text, at):
+        start = opening.start()
         try:
-            _, end = _DECODER.raw_decode(text, opening.start())
+            _, at = _DECODER.raw_decode(text, start)
+        except json.JSONDecodeError as error:
+            at = max(error.pos, start + 1)  # not within it: half an object is none
         except (ValueError, RecursionError):
-            continue
-        return text[opening.start() : end]
-    raise error
-
-
-def _flaw(text: str) -> Refused | None:
-    try:
-        json_value(text)
-    except Refused as error:
-        return error
-    return None
+            return
+        else:
+            yield text[start:at]
 
 
 def _no_constant(name: str) -> NoReturn:
