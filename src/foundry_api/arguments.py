@@ -14,7 +14,18 @@ from foundry_api.messages import ChatRequest, Message, Role
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["chat_request", "check_text", "check_timeout", "conversation", "model_names", "prompt_turns"]
+    from foundry_api.messages import Constraint
+
+__all__ = [
+    "chat_request",
+    "check_known",
+    "check_repairs",
+    "check_text",
+    "check_timeout",
+    "conversation",
+    "model_names",
+    "prompt_turns",
+]
 
 MAX_STOP_STRINGS = 4
 MAX_TEMPERATURE = 2.0
@@ -33,6 +44,7 @@ def chat_request(
     top_p: float | None = None,
     seed: int | None = None,
     stop: str | Sequence[str] | None = None,
+    constraint: Constraint | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> ChatRequest:
     """A request that the service can't refuse for its form.
@@ -44,6 +56,10 @@ def chat_request(
     _check_range("temperature", temperature, 0, MAX_TEMPERATURE)
     _check_range("top_p", top_p, 0, 1)
     _check_range("seed", seed, -(2**63), 2**63 - 1)
+    if constraint is not None and extra and "response_format" in extra:
+        raise InvalidRequest(
+            "extra has a response_format, beside another description of the answer", field="extra"
+        )
     return ChatRequest(
         messages=conversation(messages),
         max_tokens=_whole("max_tokens", max_tokens),
@@ -51,6 +67,7 @@ def chat_request(
         top_p=top_p,
         seed=_whole("seed", seed),
         stop=_stop_strings(stop),
+        constraint=constraint,
         extra=_extra(extra),
     )
 
@@ -89,6 +106,26 @@ def check_timeout(timeout: float | Literal["auto"] | None) -> None:
     _check_range("timeout", timeout, 0, math.inf)
     if timeout == 0:
         raise InvalidRequest("timeout is 0, but must be above 0 s", field="timeout")
+
+
+def check_repairs(repairs: int) -> None:
+    """Refuse a number of repairs that is none.
+
+    Raises:
+        InvalidRequest: It is no whole number from 0 on.
+    """
+    _whole("repairs", repairs)
+    _check_range("repairs", repairs, 0, math.inf)
+
+
+def check_known(options: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse an option that would be ignored.
+
+    Raises:
+        TypeError: There is no such option, as Python itself says of an unknown argument.
+    """
+    for name in options.keys() - set(known):
+        raise TypeError(f"a completion takes no argument {name!r}; further members go into extra=")
 
 
 def model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -280,13 +280,13 @@ def turn(role: Role, content: str) -> dict[str, Any]:
 
 
 async def misuse(client: FoundryAPIClient, response: Completion, model: Model) -> None:
-    await client.complete()  # type: ignore[call-arg]
-    await client.complete(5)  # type: ignore[arg-type]
-    await client.complete("Hello", max_token=5)  # type: ignore[call-arg]
-    await client.complete("Hello", max_tokens=5.5)  # type: ignore[arg-type]
-    await client.complete("Hello", temperature="warm")  # type: ignore[arg-type]
-    await client.complete("Hello", stop=5)  # type: ignore[arg-type]
-    await client.complete("Hello", "phi-4-mini")  # type: ignore[call-arg]
+    await client.complete()  # type: ignore[call-overload]
+    await client.complete(5)  # type: ignore[call-overload]
+    await client.complete("Hello", max_token=5)  # type: ignore[call-overload]
+    await client.complete("Hello", max_tokens=5.5)  # type: ignore[call-overload]
+    await client.complete("Hello", temperature="warm")  # type: ignore[call-overload]
+    await client.complete("Hello", stop=5)  # type: ignore[call-overload]
+    await client.complete("Hello", "phi-4-mini")  # type: ignore[call-overload]
     await client.chat("Hello")  # type: ignore[arg-type]
     await client.stream_complete("Hello")  # type: ignore[misc]
     async for _ in client.complete("Hello"):  # type: ignore[attr-defined]

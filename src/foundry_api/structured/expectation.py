@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -20,12 +20,11 @@ from foundry_api.structured.schema import response_model
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from foundry_api.messages import Constraint
+    from foundry_api.messages import Chunk, Constraint
 
 __all__ = ["Expectation"]
 
-_KINDS = ("response_model", "choice", "grammar", "parser")
-_TOGETHER = ({"grammar", "parser"},)
+_TOGETHER = {"grammar", "parser"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +37,14 @@ class Expectation:
         validators: Look at what was parsed, or at the text; each raises ValueError, or answers
             False, to refuse it.
         is_json: Whether the text is JSON, so that a stream has partial values.
+        chunk_parser: Makes each chunk of a stream into its partial value instead.
     """
 
     constraint: Constraint | None = None
     parse: Callable[[str], Any] | None = None
     validators: tuple[Callable[[Any], object], ...] = ()
     is_json: bool = False
+    chunk_parser: Callable[[Chunk], Any] | None = None
 
     @classmethod
     def of(
@@ -54,49 +55,27 @@ class Expectation:
         grammar: str | None = None,
         parser: Callable[[str], Any] | None = None,
         validators: Iterable[Callable[[Any], object]] = (),
+        chunk_parser: Callable[[Chunk], Any] | None = None,
     ) -> Expectation:
         """What a caller's arguments say.
 
         Raises:
             InvalidRequest: One is at fault, or two say different things.
         """
-        given = (response_model, choice, grammar, parser)
-        names = {name for name, value in zip(_KINDS, given, strict=True) if value is not None}
-        if len(names) > 1 and names not in _TOGETHER:
-            told = [name for name in _KINDS if name in names]
-            raise InvalidRequest(f"{' and '.join(told)} exclude each other", field=told[-1])
+        _check_exclusive(
+            response_model=response_model, choice=choice, grammar=grammar, parser=parser
+        )
+        _check_exclusive(response_model=response_model, chunk_parser=chunk_parser)
         checks = tuple(validators)
-        for index, check in enumerate(checks):
-            _check_callable(f"validators[{index}]", check)
-        if response_model is not None:
-            return cls._of_model(response_model, checks)
-        if choice is not None:
-            return cls._of_choice(choice, checks)
-        if parser is not None:
-            _check_callable("parser", parser)
-        constraint = None if grammar is None else Grammar(check_text("grammar", grammar))
-        parse = str if grammar is not None and parser is None else parser
-        return cls(constraint=constraint, parse=parse, validators=checks)
-
-    @classmethod
-    def _of_model(cls, model: Any, checks: tuple[Callable[[Any], object], ...]) -> Expectation:
-        wanted = response_model(model)
-
-        def parse(text: str) -> Any:
-            return _first(wanted.decode, text)
-
-        constraint = JsonSchema(wanted.schema)
-        return cls(constraint=constraint, parse=parse, validators=checks, is_json=True)
-
-    @classmethod
-    def _of_choice(
-        cls, choice: Sequence[str], checks: tuple[Callable[[Any], object], ...]
-    ) -> Expectation:
-        choices = _checked_choices(choice)
+        numbered = {f"validators[{index}]": each for index, each in enumerate(checks)}
+        _check_callables({"parser": parser, "chunk_parser": chunk_parser, **numbered})
+        constraint, parse = _wanted(response_model, choice, grammar)
         return cls(
-            constraint=Choice(choices),
-            parse=lambda text: chosen(text, choices),
+            constraint=constraint,
+            parse=parser or parse,
             validators=checks,
+            is_json=isinstance(constraint, JsonSchema),
+            chunk_parser=chunk_parser,
         )
 
     def check(self, text: str) -> Any:
@@ -148,6 +127,21 @@ class Expectation:
                 raise Refused(f"{_name(validator)} refuses the answer")
 
 
+def _wanted(
+    model: Any, choice: Sequence[str] | None, grammar: str | None
+) -> tuple[Constraint | None, Callable[[str], Any] | None]:
+    """What the engine keeps the answer to, and what is made of its text."""
+    if model is not None:
+        wanted = response_model(model)
+        return JsonSchema(wanted.schema), lambda text: _first(wanted.decode, text)
+    if choice is not None:
+        choices = _checked_choices(choice)
+        return Choice(choices), lambda text: chosen(text, choices)
+    if grammar is not None:
+        return Grammar(check_text("grammar", grammar)), str
+    return None, None
+
+
 def _first(decode: Callable[[str], Any], text: str) -> Any:
     """The first JSON of an answer that is of the type; if none is, what is wrong with the answer.
 
@@ -162,10 +156,11 @@ def _first(decode: Callable[[str], Any], text: str) -> Any:
     raise wrong or Refused("the answer holds no JSON")
 
 
-def _checked_choices(choice: object) -> tuple[str, ...]:
+def _checked_choices(choice: Any) -> tuple[str, ...]:
     if isinstance(choice, str | Mapping) or not isinstance(choice, Iterable):
         raise InvalidRequest(f"choice is {choice!r}, not a list of texts", field="choice")
-    choices = tuple(check_text(f"choice[{index}]", each) for index, each in enumerate(choice))
+    told = cast("Sequence[Any]", choice)
+    choices = tuple(check_text(f"choice[{index}]", each) for index, each in enumerate(told))
     if not choices:
         raise InvalidRequest("choice is empty", field="choice")
     for index, each in enumerate(choices):
@@ -176,9 +171,16 @@ def _checked_choices(choice: object) -> tuple[str, ...]:
     return choices
 
 
-def _check_callable(field: str, value: object) -> None:
-    if not callable(value):
-        raise InvalidRequest(f"{field} is {value!r}, which cannot be called", field=field)
+def _check_exclusive(**arguments: object) -> None:
+    given = [name for name, value in arguments.items() if value is not None]
+    if len(given) > 1 and set(given) != _TOGETHER:
+        raise InvalidRequest(f"{' and '.join(given)} exclude each other", field=given[-1])
+
+
+def _check_callables(arguments: Mapping[str, object]) -> None:
+    for field, value in arguments.items():
+        if value is not None and not callable(value):
+            raise InvalidRequest(f"{field} is {value!r}, which cannot be called", field=field)
 
 
 def _name(validator: Callable[[Any], object]) -> str:

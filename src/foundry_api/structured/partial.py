@@ -13,7 +13,7 @@ __all__ = ["NOTHING", "PartialJson"]
 
 
 class _Nothing:
-    """No value has begun yet. (`None` is a value.)"""
+    """No value has begun yet: `None` would be one."""
 
 
 NOTHING = _Nothing()
@@ -34,7 +34,7 @@ _LOW = range(0xDC00, 0xE000)
 _Expected = Literal["value", "value or ]", "key", "key or }", ":", ", or end"]
 
 
-class _Broken(Exception):  # noqa: N818 - a signal within this module
+class _Broken(Exception):
     """The text is no JSON from here on."""
 
 
@@ -198,7 +198,7 @@ class PartialJson:
         kind = dict if character == "}" else list
         if self._expected not in ends[character] or not self._open:
             raise _Broken
-        if not isinstance(self._open[-1], kind):
+        if type(self._open[-1]) is not kind:
             raise _Broken
         if kind is dict:
             self._keys.pop()

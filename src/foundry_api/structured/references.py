@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from foundry_api.errors import GrammarError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["Schema", "target"]
 
@@ -26,7 +26,7 @@ def target(root: dict[str, Any], reference: object, path: str) -> Schema:
     Raises:
         GrammarError: It leads out of the schema, nowhere, or only to itself.
     """
-    seen: list[str] = []
+    seen: list[object] = []
     while True:
         found = _found(root, reference, path)
         if not isinstance(found, dict) or set(found) != {"$ref"}:
@@ -52,15 +52,12 @@ def _found(root: dict[str, Any], reference: object, path: str) -> Schema:
 
 
 def _at(root: dict[str, Any], pointer: str) -> object:
-    value: object = root
+    value: Any = root
     for step in pointer.split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(value, dict):
-            value = cast("dict[str, Any]", value).get(name)
-        elif isinstance(value, list) and name.isdecimal():
-            items = cast("list[Any]", value)
-            value = items[int(name)] if int(name) < len(items) else None
-        else:
+        try:
+            value = value[int(name) if isinstance(value, list) else name]
+        except (KeyError, IndexError, TypeError, ValueError):
             return None
     return value
 
@@ -70,14 +67,14 @@ def _anchored(root: dict[str, Any], name: str) -> object:
     return next((each for each in _objects(root) if name in map(each.get, names)), None)
 
 
-def _objects(value: object) -> Iterator[dict[str, Any]]:
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
     if isinstance(value, dict):
         members = cast("dict[str, Any]", value)
         yield members
         for member in members.values():
             yield from _objects(member)
     elif isinstance(value, list):
-        for item in cast("list[Any]", value):
+        for item in cast("Iterable[Any]", value):
             yield from _objects(item)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 __all__ = ["Refused"]
 
 
-class Refused(ValueError):  # noqa: N818 - never leaves the package; what does is StructuredOutputError
-    """An answer does not pass.
+class Refused(ValueError):
+    """An answer does not pass. What leaves the package is `StructuredOutputError`.
 
     Args:
         errors: What is wrong with it, a sentence each; a path such as `$.age` says where.

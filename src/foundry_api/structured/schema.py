@@ -1,19 +1,16 @@
-"""What callers may give as `response_model`: its JSON schema, and how an answer becomes its type."""
+"""What callers may give as `response_model`: its JSON schema, and how text becomes its type."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar, cast, get_args
 
 import msgspec
 
 from foundry_api.errors import InvalidRequest
 from foundry_api.structured.finding import json_value
 from foundry_api.structured.refusal import Refused
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["ResponseModel", "response_model"]
 
@@ -96,8 +93,9 @@ def _of_pydantic(model: Any) -> ResponseModel[Any]:
     # It is imported already: the caller's type is made of it.
     from pydantic import PydanticUserError, TypeAdapter, ValidationError  # noqa: PLC0415
 
+    is_one = isinstance(model, cast("Any", TypeAdapter))
     try:
-        adapter = model if isinstance(model, TypeAdapter) else TypeAdapter(model)
+        adapter: TypeAdapter[Any] = model if is_one else TypeAdapter(model)
         schema = adapter.json_schema()
     except PydanticUserError as error:
         raise _not_a_model(model, error) from error

@@ -180,7 +180,7 @@ def _is_within(number: float, low: float, high: float) -> bool:
 
 
 def _may_close(schema: dict[str, Any]) -> bool:
-    properties = schema.get("properties")
+    properties: dict[str, Any] = schema.get("properties", {})
     if not properties or _RELATIONS & schema.keys():
         return False
     return set(schema.get("required", ())) <= properties.keys()

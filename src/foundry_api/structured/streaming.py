@@ -16,7 +16,7 @@ from foundry_api.structured.refusal import Refused
 from foundry_api.structured.repair import checked, cut_or_refused
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator
 
     from foundry_api.messages import Chunk
     from foundry_api.structured.expectation import Expectation
@@ -25,21 +25,18 @@ __all__ = ["parsed_chunks"]
 
 
 async def parsed_chunks(
-    chunks: AsyncGenerator[Chunk],
-    expectation: Expectation,
-    chunk_parser: Callable[[Chunk], Any] | None = None,
+    chunks: AsyncGenerator[Chunk], expectation: Expectation
 ) -> AsyncGenerator[Chunk]:
     """The same chunks, with `partial` and on the last one `parsed`.
 
     Args:
         chunks: As they come from the service.
         expectation: What the answer has to be.
-        chunk_parser: Makes each chunk with text into its `partial`.
 
     Raises:
         StructuredOutputError: The answer does not pass, or was cut; in place of the last chunk.
     """
-    reader = _Reader(expectation, chunk_parser)
+    reader = _Reader(expectation)
     async with aclosing(chunks):
         async for chunk in chunks:
             try:
@@ -54,14 +51,10 @@ class _Reader:
 
     Args:
         expectation: What the answer has to be.
-        chunk_parser: The caller's own.
     """
 
-    def __init__(
-        self, expectation: Expectation, chunk_parser: Callable[[Chunk], Any] | None
-    ) -> None:
+    def __init__(self, expectation: Expectation) -> None:
         self._expectation = expectation
-        self._chunk_parser = chunk_parser
         self._json = expectation.reader()
         self._text: list[str] = []
         self._partial: Any = None
@@ -96,9 +89,9 @@ class _Reader:
         )
 
     def _value(self, chunk: Chunk) -> Any:
-        if self._chunk_parser is not None:
+        if (parse := self._expectation.chunk_parser) is not None:
             try:
-                return self._chunk_parser(chunk)
+                return parse(chunk)
             except (ValueError, msgspec.MsgspecError) as error:
                 raise Refused(f"a chunk cannot be parsed: {error}") from error
         return None if self._json is None else _or_none(self._json.feed(chunk.content))

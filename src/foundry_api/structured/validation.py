@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import ipaddress
 import itertools
 import re
@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
 import jsonschema
-from jsonschema.validators import extend, validator_for
+from jsonschema import validators
 from referencing.jsonschema import EMPTY_REGISTRY
 
 from foundry_api.errors import GrammarError, InvalidRequest
@@ -19,6 +19,8 @@ from foundry_api.structured.refusal import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from jsonschema.protocols import Validator
 
 __all__ = ["SchemaValidator"]
 
@@ -45,8 +47,8 @@ class SchemaValidator:
         InvalidRequest: It is no JSON schema, or one of its patterns cannot be read.
     """
 
-    def __init__(self, schema: Mapping[str, Any]) -> None:
-        draft = validator_for(schema, default=jsonschema.Draft202012Validator)
+    def __init__(self, schema: dict[str, Any]) -> None:
+        draft = validators.validator_for(schema, default=jsonschema.Draft202012Validator)
         try:
             draft.check_schema(schema)
         except jsonschema.SchemaError as error:
@@ -54,12 +56,12 @@ class SchemaValidator:
                 f"response_model is no JSON schema: at {error.json_path}: {error.message}",
                 field="response_model",
             ) from error
-        checking = extend(draft, {"multipleOf": _multiple_of})
-        self._validator = checking(
-            cast("Any", schema), format_checker=_FORMATS, registry=EMPTY_REGISTRY
+        checking = cast("Any", validators).extend(draft, {"multipleOf": _multiple_of})
+        self._validator: Validator = checking(
+            schema, format_checker=_FORMATS, registry=EMPTY_REGISTRY
         )
 
-    def check(self, value: object) -> None:
+    def check(self, value: Any) -> None:
         """Refuse a value that the schema does not allow.
 
         Raises:
@@ -92,7 +94,7 @@ def _multiple_of(
 
 
 def _is_time(text: str) -> bool:
-    return bool(_TIME.fullmatch(text)) and bool(datetime.time.fromisoformat(text.upper()))
+    return bool(_TIME.fullmatch(text)) and bool(dt.time.fromisoformat(text.upper()))
 
 
 def _is_date_time(text: str) -> bool:
@@ -101,7 +103,7 @@ def _is_date_time(text: str) -> bool:
 
 
 def _is_date(text: str) -> bool:
-    return len(text) == len("2000-01-31") and bool(datetime.date.fromisoformat(text))
+    return len(text) == len("2000-01-31") and bool(dt.date.fromisoformat(text))
 
 
 def _is_hostname(text: str) -> bool:
