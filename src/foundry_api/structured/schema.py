@@ -83,10 +83,8 @@ def _of_type(model: type[T]) -> ResponseModel[T]:
 
 def _with_path_first(message: str) -> str:
     """As all other errors have it: `$.age: Expected int, got str`."""
-    what, at, path = message.rpartition(" - at `")
-    if not at:
-        return f"$: {message}"
-    return f"{path.removesuffix('`')}: {what.replace('`', '')}"
+    what, at, path = message.replace("`", "").rpartition(" - at ")
+    return f"{path}: {what}" if at else f"$: {path}"
 
 
 def _of_pydantic(model: Any) -> ResponseModel[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from typing import Any
@@ -33,7 +34,7 @@ layouts = st.sampled_from(
 
 def pieces(text: str, cuts: list[int]) -> list[str]:
     bounds = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
-    return [text[low:high] for low, high in zip(bounds, bounds[1:], strict=False)]
+    return [text[low:high] for low, high in itertools.pairwise(bounds)]
 
 
 def begins(before: Any, after: Any) -> bool:
@@ -57,7 +58,7 @@ def test_every_value_begins_the_next_and_the_last_is_the_whole(
     text = json.dumps(value, **layout)
     reader = PartialJson()
     seen = [reader.feed(piece) for piece in pieces(text, cuts)] + [reader.finish()]
-    assert all(begins(before, after) for before, after in zip(seen, seen[1:], strict=False))
+    assert all(begins(before, after) for before, after in itertools.pairwise(seen))
     assert seen[-1] == json.loads(text)
     assert json.dumps(seen[-1]) == json.dumps(json.loads(text))
 
