@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import zlib
+from typing import TYPE_CHECKING
 
 import msgspec
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +13,9 @@ from foundry_api.cache import entry
 from foundry_api.cache.entry import Entry, Piece
 from foundry_api.errors import ServerError
 from foundry_api.messages import Attempt, Chunk, Completion, Timings, Usage
+
+if TYPE_CHECKING:
+    import pytest
 
 TIMINGS = Timings(0.1, 0.2, 30.0, 0.4)
 OF_THE_CALL = {"model", "finish_reason", "usage", "timings", "attempts"}

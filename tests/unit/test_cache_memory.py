@@ -105,7 +105,10 @@ def test_threads_may_share_one() -> None:
 
     def use() -> None:
         for number in range(2000):
-            for step in (cache.put(str(number % 90), b"x" * 8, model="m"), cache.get(str(number % 7))):
+            for step in (
+                cache.put(str(number % 90), b"x" * 8, model="m"),
+                cache.get(str(number % 7)),
+            ):
                 with pytest.raises(StopIteration):
                     step.send(None)  # type: ignore[attr-defined] # neither ever waits
 

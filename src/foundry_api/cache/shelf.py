@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from foundry_api.cache.database import AnswersDb
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from foundry_api.cache.database import Bounds
     from foundry_api.service.uses_db import Owner
 
-__all__ = ["Shelf"]
+__all__ = ["Past", "Shelf"]
 
 MOST_SET_ASIDE = 3
 """A disk that damages every new file, or a program of another version beside this one."""
@@ -29,6 +30,19 @@ log = logging.getLogger("foundry_api")
 _T = TypeVar("_T")
 
 
+@dataclass(slots=True)
+class Past:
+    """What a cache went through, however often it was closed meanwhile.
+
+    Attributes:
+        set_aside: Files that were set aside.
+        told: Kinds of problems that were told.
+    """
+
+    set_aside: int = 0
+    told: set[str] = field(default_factory=set[str])
+
+
 class Shelf:
     """The file as calls use it. Belongs to one thread.
 
@@ -36,19 +50,24 @@ class Shelf:
         path: Where it is.
         bounds: What may be kept.
         owner: This client, for its claims.
+        past: What the cache went through.
         tell: Wants to hear what goes wrong.
     """
 
     def __init__(
-        self, path: Path, bounds: Bounds, owner: Owner, tell: Callable[[CacheTrouble], None]
+        self,
+        path: Path,
+        bounds: Bounds,
+        owner: Owner,
+        past: Past,
+        tell: Callable[[CacheTrouble], None],
     ) -> None:
         self._tell = tell
         self._file = AnswersFile(path)
         self._bounds = bounds
         self._owner = owner
         self._db: AnswersDb | None = None
-        self._set_aside_count = 0
-        self._told: set[str] = set()
+        self._past = past
 
     def ask(self, question: Callable[[AnswersDb], _T], otherwise: _T) -> _T:
         """What the file says, or something else if it cannot be used."""
@@ -93,7 +112,7 @@ class Shelf:
         except (sqlite3.DatabaseError, OtherFormat) as error:
             other = isinstance(error, OtherFormat)
             can_be_replaced = other or is_damage(error)
-            if not can_be_replaced or self._set_aside_count >= MOST_SET_ASIDE:
+            if not can_be_replaced or self._past.set_aside >= MOST_SET_ASIDE:
                 raise
             self._set_aside("format" if other else "corrupt", error)
         return question(self._current())
@@ -107,7 +126,7 @@ class Shelf:
 
     def _set_aside(self, why: str, error: Exception) -> None:
         self._drop()
-        self._set_aside_count += 1
+        self._past.set_aside += 1
         aside = self._file.set_aside(why)
         if aside is not None:
             path = self._file.path
@@ -119,10 +138,10 @@ class Shelf:
         if not _is_busy(error):
             self._drop()
         kind = f"{type(error).__name__} {getattr(error, 'sqlite_errorcode', '')}"
-        if kind in self._told:
+        if kind in self._past.told:
             log.debug("the cache %s: %s", self._file.path, error)
             return
-        self._told.add(kind)
+        self._past.told.add(kind)
         log.warning("calls go on without the cache %s: %s", self._file.path, error)
         self._tell(CacheTrouble(path=str(self._file.path), problem=str(error)))
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from foundry_api.cache.database import AnswersDb
-    from foundry_api.cache.shelf import Shelf
+    from foundry_api.cache.shelf import Past, Shelf
     from foundry_api.events import CacheTrouble, Event
 
 __all__ = ["SqliteCache"]
@@ -87,6 +87,7 @@ class SqliteCache(ResponseCache):
         self._client = secrets.token_hex(8)
         self._lock = threading.Lock()
         self._worker: Worker | None = None
+        self._past: Past | None = None
         self._lacks_sqlite = False
 
     @property
@@ -219,7 +220,7 @@ class SqliteCache(ResponseCache):
         try:
             # SQLite and psutil, which a client without such a cache does without.
             from foundry_api.cache.database import Bounds  # noqa: PLC0415
-            from foundry_api.cache.shelf import Shelf  # noqa: PLC0415
+            from foundry_api.cache.shelf import Past, Shelf  # noqa: PLC0415
             from foundry_api.service.uses_db import Owner  # noqa: PLC0415
         except ImportError as error:
             raise ConfigurationError(
@@ -227,4 +228,5 @@ class SqliteCache(ResponseCache):
             ) from error
         owner = Owner.here(self._client, program_name(sys.argv))
         bounds = Bounds(self._max_bytes, self._max_age_s)
-        return Shelf(self.path, bounds, owner, troubles.append)
+        past = self._past = self._past or Past()
+        return Shelf(self.path, bounds, owner, past, troubles.append)

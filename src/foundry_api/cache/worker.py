@@ -36,7 +36,17 @@ class Worker:
 
     async def run(self, question: Callable[[Shelf], _T]) -> _T:
         """The answer to a question. A caller who is cancelled waits until it is done: ms."""
-        asked = asyncio.wrap_future(self._thread.submit(self._asked, question))
+        return await self._run(lambda: question(self._shelf_of_mine()))
+
+    async def close(self) -> None:
+        """Close the file, and end the thread."""
+        try:
+            await self._run(self._close)
+        finally:
+            self._thread.shutdown()  # its last work is done: this takes microseconds
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        asked = asyncio.wrap_future(self._thread.submit(work))
         try:
             return await asyncio.shield(asked)
         except asyncio.CancelledError:
@@ -45,14 +55,11 @@ class Worker:
                 asked.exception()  # nobody wants to know any more
             raise
 
-    async def close(self) -> None:
-        """Close the file, and end the thread."""
-        try:
-            await self.run(lambda shelf: shelf.close())
-        finally:
-            self._thread.shutdown()  # its last work is done: this takes microseconds
-
-    def _asked(self, question: Callable[[Shelf], _T]) -> _T:
+    def _shelf_of_mine(self) -> Shelf:
         if self._shelf is None:
             self._shelf = self._open_shelf(self.troubles)
-        return question(self._shelf)
+        return self._shelf
+
+    def _close(self) -> None:
+        if self._shelf is not None:
+            self._shelf.close()
