@@ -14,7 +14,14 @@ from foundry_api.messages import ChatRequest, Message, Role
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["chat_request", "check_timeout", "conversation", "model_names", "prompt_turns"]
+__all__ = [
+    "chat_request",
+    "check_cache",
+    "check_timeout",
+    "conversation",
+    "model_names",
+    "prompt_turns",
+]
 
 MAX_STOP_STRINGS = 4
 MAX_TEMPERATURE = 2.0
@@ -89,6 +96,18 @@ def check_timeout(timeout: float | Literal["auto"] | None) -> None:
     _check_range("timeout", timeout, 0, math.inf)
     if timeout == 0:
         raise InvalidRequest("timeout is 0, but must be above 0 s", field="timeout")
+
+
+def check_cache(cache: object) -> None:
+    """Refuse a use of the cache that there is not.
+
+    Raises:
+        InvalidRequest: It is none of `auto`, `always` and `never`.
+    """
+    if cache not in {"auto", "always", "never"}:
+        raise InvalidRequest(
+            f"cache is {cache!r}, but must be 'auto', 'always' or 'never'", field="cache"
+        )
 
 
 def model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -154,6 +154,7 @@ class CallEnded(Event, frozen=True, kw_only=True):
         error: What the caller was told; None unless the call failed.
         chunks: Pieces of text that came.
         content: The text, as far as it came.
+        cached: Whether the answer was made by another call, before or at the same time.
     """
 
     call: int
@@ -167,6 +168,7 @@ class CallEnded(Event, frozen=True, kw_only=True):
     error: FoundryError | None = None
     chunks: int = 0
     content: str = ""
+    cached: bool = False
 
 
 class BreakerChanged(Event, frozen=True, kw_only=True):

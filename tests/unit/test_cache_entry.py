@@ -12,22 +12,27 @@ from hypothesis import strategies as st
 from foundry_api.cache import entry
 from foundry_api.cache.entry import Entry, Piece
 from foundry_api.errors import ServerError
-from foundry_api.messages import Attempt, Chunk, Completion, Timings, Usage
+from foundry_api.messages import Attempt, Chunk, Completion, FunctionCall, Timings, ToolCall, Usage
 
 if TYPE_CHECKING:
     import pytest
 
 TIMINGS = Timings(0.1, 0.2, 30.0, 0.4)
-OF_THE_CALL = {"model", "finish_reason", "usage", "timings", "attempts"}
+OF_THE_CALL = {"model", "finish_reason", "usage", "timings", "attempts", "cached"}
+OF_THE_CALLER = {"partial", "parsed"}
 
 
 def chunk_of(content: str, raw: bytes) -> Chunk:
-    return Chunk(content, "demo:1", raw=raw)
+    calls = (ToolCall("1", FunctionCall("f", "{}")),) if content == "f" else ()
+    return Chunk(content, "demo:1", raw=raw, reasoning=content[1:], tool_calls=calls)
 
 
-def whole_of(chunks: list[Chunk]) -> Completion:
+def whole_of(chunks: list[Chunk]) -> Completion[None]:
     return Completion(
         content="".join(chunk.content for chunk in chunks),
+        reasoning="".join(chunk.reasoning for chunk in chunks),
+        tool_calls=tuple(call for chunk in chunks for call in chunk.tool_calls),
+        parsed=None,
         model="demo:1",
         service="http://127.0.0.1:1",
         generation="sdk-2.1",
@@ -40,7 +45,11 @@ def whole_of(chunks: list[Chunk]) -> Completion:
 
 
 CHUNKS = st.lists(
-    st.builds(chunk_of, st.text(st.characters(exclude_categories=["Cs"])), st.binary(max_size=20))
+    st.builds(
+        chunk_of,
+        st.just("f") | st.text(st.characters(exclude_categories=["Cs"])),
+        st.binary(max_size=20),
+    )
 )
 
 
@@ -51,14 +60,18 @@ def test_an_answer_comes_back_as_it_was_cut_and_as_a_whole(chunks: list[Chunk]) 
     found = Entry.decoded(data)
     assert found is not None
     assert found.at == 7.0
-    assert found.chunks() == chunks
+    assert found.chunks() == [msgspec.structs.replace(chunk, cached=True) for chunk in chunks]
     again = found.completion(TIMINGS)
     assert again == msgspec.structs.replace(whole, cached=True, attempts=())
 
 
 def test_every_member_of_a_chunk_is_kept_but_those_of_the_call() -> None:
     """A member that this test does not know fails it: keep it in Piece, or name it here."""
-    assert set(Chunk.__struct_fields__) == {*Piece.__struct_fields__, *OF_THE_CALL}
+    assert set(Chunk.__struct_fields__) == {
+        *Piece.__struct_fields__,
+        *OF_THE_CALL,
+        *OF_THE_CALLER,
+    }
 
 
 def test_what_is_damaged_is_no_entry() -> None:

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from foundry_api.arguments import chat_request
 from foundry_api.cache.eligibility import is_deterministic, is_kept, is_served
 from foundry_api.cache.key import answer_key
-from foundry_api.messages import ChatRequest, FunctionCall, Message, ToolCall
+from foundry_api.messages import (
+    ChatRequest,
+    Choice,
+    FunctionCall,
+    Grammar,
+    JsonSchema,
+    Message,
+    ToolCall,
+    ToolDefinition,
+)
 
 TEXT = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1
@@ -55,6 +64,19 @@ OTHERS: dict[str, tuple[Any, ...]] = {
     "top_p": (0.1, 0.2),
     "seed": (0, 1),
     "stop": (("a",), ("a", "b")),
+    "tools": (
+        (ToolDefinition(name="f"),),
+        (ToolDefinition(name="f", description="g"),),
+        (ToolDefinition(name="f", parameters={"a": 1, "b": 2}),),
+        (ToolDefinition(name="f", parameters={"b": 2, "a": 1}),),
+    ),
+    "tool_choice": ("none", "required", "f"),
+    "constraint": (
+        JsonSchema({"a": 1, "b": 2}),
+        JsonSchema({"b": 2, "a": 1}),
+        Choice(("a", "b")),
+        Grammar("a"),
+    ),
     "extra": ({"a": 1}, {"a": 1.0}, {"a": {"x": 1, "y": 2}}, {"a": {"y": 2, "x": 1}}),
 }
 
@@ -107,20 +129,24 @@ def test_every_member_of_a_request_is_in_its_key(name: str) -> None:
 
 
 def test_a_member_that_is_new_is_in_the_key_by_itself_and_leaves_the_old_keys_alone() -> None:
-    class Schema(msgspec.Struct, frozen=True):
+    class One(msgspec.Struct, frozen=True):
         value: str
 
-    class Grammar(msgspec.Struct, frozen=True):
+    class Other(msgspec.Struct, frozen=True):
         value: str
 
     class Later(ChatRequest, frozen=True, kw_only=True):
-        constraint: Schema | Grammar | None = None
+        later: One | Other | None = None
 
     messages = HELLO.messages
     assert key(Later(messages=messages)) == key(HELLO)
-    constraints = (None, Schema("x"), Schema("y"), Grammar("x"))
-    keys = {key(Later(messages=messages, constraint=each)) for each in constraints}
+    values = (None, One("x"), One("y"), Other("x"))
+    keys = {key(Later(messages=messages, later=each)) for each in values}
     assert len(keys) == 4
+
+
+def test_to_leave_the_choice_of_a_tool_open_is_what_none_means() -> None:
+    assert key(msgspec.structs.replace(HELLO, tool_choice="auto")) == key(HELLO)
 
 
 def test_the_model_and_the_generation_are_in_the_key() -> None:

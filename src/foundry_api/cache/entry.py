@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.messages import Attempt, Chunk, Completion, FinishReason, Generation, Usage
+from foundry_api.messages import Chunk, Completion, FinishReason, Generation, ToolCall, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,19 +30,30 @@ class Piece(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     Attributes:
         content: Its text.
         raw: The event's data as the service sent it.
+        reasoning: Its reasoning.
+        tool_calls: Its calls of tools.
     """
 
     content: str
     raw: bytes = b""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
     @classmethod
     def of(cls, chunk: Chunk) -> Piece:
         """What is kept of a chunk."""
-        return cls(chunk.content, chunk.raw)
+        return cls(chunk.content, chunk.raw, chunk.reasoning, chunk.tool_calls)
 
     def chunk(self, model: str) -> Chunk:
         """The chunk again."""
-        return Chunk(self.content, model, raw=self.raw)
+        return Chunk(
+            self.content,
+            model,
+            raw=self.raw,
+            reasoning=self.reasoning,
+            tool_calls=self.tool_calls,
+            cached=True,
+        )
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
@@ -56,8 +67,8 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
         generation: Which generation of Foundry Local that is.
         finish_reason: Why the answer ended.
         usage: Tokens as the service counted them.
-        pieces: All chunks with text.
-        ending: The data of the events without text.
+        pieces: All chunks but the last.
+        ending: The data of the events that are in no other chunk.
     """
 
     format: int = FORMAT
@@ -71,11 +82,11 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     ending: bytes
 
     @classmethod
-    def of(cls, chunks: Iterable[Chunk], whole: Completion, *, at: float) -> Entry:
+    def of(cls, chunks: Iterable[Chunk], whole: Completion[Any], *, at: float) -> Entry:
         """What is kept of an answer.
 
         Args:
-            chunks: Those with text.
+            chunks: All but the last.
             whole: All of it.
             at: Now, in seconds since the epoch.
         """
@@ -104,25 +115,27 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
         return zlib.compress(_ENCODER.encode(self), LEVEL)
 
     def chunks(self) -> list[Chunk]:
-        """The chunks with text, cut as they came."""
+        """All chunks but the last, cut as they came."""
         return [piece.chunk(self.model) for piece in self.pieces]
 
-    def completion(self, timings: Timings, attempts: tuple[Attempt, ...] = ()) -> Completion:
+    def completion(self, timings: Timings) -> Completion[None]:
         """The whole answer.
 
         Args:
             timings: Of the call that is answered with it.
-            attempts: Of the call that is answered with it.
         """
         return Completion(
             content="".join(piece.content for piece in self.pieces),
+            reasoning="".join(piece.reasoning for piece in self.pieces),
+            tool_calls=tuple(call for piece in self.pieces for call in piece.tool_calls),
+            parsed=None,
             model=self.model,
             service=self.service,
             generation=self.generation,
             finish_reason=self.finish_reason,
             usage=self.usage,
             timings=timings,
-            attempts=attempts,
+            attempts=(),
             cached=True,
             raw=(*(piece.raw for piece in self.pieces), self.ending),
         )

@@ -30,14 +30,16 @@ def answer_key(model_id: str, generation: Generation, request: ChatRequest) -> s
         request: What is asked.
     """
     members = {name: getattr(request, name) for name in request.__struct_fields__}
-    told = {name: _canonical(name, value) for name, value in members.items() if _is_said(value)}
+    told = {
+        name: _canonical(name, value) for name, value in members.items() if _is_said(name, value)
+    }
     identity = (FORMAT, model_id, generation, sorted(told.items()))
     return hashlib.sha256(_ENCODER.encode(identity)).hexdigest()
 
 
-def _is_said(value: object) -> bool:
+def _is_said(name: str, value: object) -> bool:
     """Whether a member is more than its default, so that new members leave the old keys alone."""
-    return value is not None and value not in ((), {})
+    return value is not None and value not in ((), {}) and (name, value) != ("tool_choice", "auto")
 
 
 def _canonical(name: str, value: Any) -> Any:

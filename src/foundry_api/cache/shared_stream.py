@@ -23,6 +23,7 @@ class _Flight(Generic[_T]):
 
     def __init__(self, make: Callable[[], AsyncGenerator[_T]]) -> None:
         self.waiters = 0
+        self._why: FoundryError | None = None
         self._came: list[_T] = []
         self._news = asyncio.Event()
         self.task = asyncio.create_task(self._run(make), context=unbounded())
@@ -37,13 +38,20 @@ class _Flight(Generic[_T]):
             if self.task.done():
                 break
             await self._news.wait()
+        if self._why is not None:
+            raise own_copy(self._why)
         try:
             await self.task
         except FoundryError as error:
             raise own_copy(error) from error.__cause__
 
-    async def end(self) -> None:
-        """End it early, with its cleaning up."""
+    async def end(self, why: FoundryError | None = None) -> None:
+        """End it early, with its cleaning up.
+
+        Args:
+            why: What those who still follow are told.
+        """
+        self._why = why
         self.task.cancel()
         await asyncio.wait((self.task,))
 
@@ -90,6 +98,17 @@ class SharedStreams(Generic[_T]):
             if not flight.waiters and not flight.task.done():
                 self._forget(key, flight)
                 await flight.end()
+
+    async def end(self, why: FoundryError) -> None:
+        """End all that is under way.
+
+        Args:
+            why: What those who follow are told.
+        """
+        here = asyncio.get_running_loop()
+        for flight in list(self._flights.values()):
+            if flight.task.get_loop() is here and not flight.task.done():
+                await flight.end(why)
 
     def _of(self, key: Hashable) -> _Flight[_T] | None:
         flight = self._flights.get(key)
