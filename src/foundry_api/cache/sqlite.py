@@ -15,6 +15,7 @@ from foundry_api.cache.bounds import check_bounds
 from foundry_api.cache.store import CacheStats, ResponseCache
 from foundry_api.cache.worker import Worker
 from foundry_api.errors import ConfigurationError
+from foundry_api.flight import SingleFlight
 from foundry_api.residency.neighbours import program_name
 from foundry_api.service.paths import Paths
 
@@ -83,6 +84,7 @@ class SqliteCache(ResponseCache):
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s
         self._sleep = sleep
+        self._lookups: SingleFlight[bytes | None] = SingleFlight()
         self._listeners: list[Callable[[Event], None]] = []
         self._client = secrets.token_hex(8)
         self._lock = threading.Lock()
@@ -96,8 +98,8 @@ class SqliteCache(ResponseCache):
         return Path(self._path).expanduser() if self._path else Paths.of(self._home).answers_file
 
     async def get(self, key: str) -> bytes | None:
-        """The answer kept under a key, if there is one."""
-        return await self._ask(lambda db: db.get(key), None)
+        """The answer kept under a key, if there is one. Who asks at the same time asks once."""
+        return await self._lookups.run(key, lambda: self._ask(lambda db: db.get(key), None))
 
     async def put(self, key: str, answer: bytes, *, model: str) -> bool:
         """Keep an answer; whether it was."""
