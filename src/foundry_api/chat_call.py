@@ -15,7 +15,7 @@ from foundry_api.messages import ChatRequest, Chunk, Completion
 from foundry_api.resilience.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from foundry_api.messages import ToolCall, Usage
     from foundry_api.resilience.deadline import Deadline
@@ -56,35 +56,29 @@ class ChatCall(GuardedCall[ChatRequest, ChatAttempt]):
         self._tell_answer(watch, came.whole)
         yield came.last
 
-    async def completion(self) -> Completion[None]:
-        """The whole answer."""
-        watch = self._begin()
+    async def completion(
+        self, receive: Callable[[list[Chunk]], None] | None = None
+    ) -> Completion[None]:
+        """The whole answer.
+
+        Args:
+            receive: Called with its pieces as they come.
+        """
+        self._watch = watch = self._begin()
         self._raw = []
         try:
             while isinstance(came := await self._next(watch), list):
                 self._raw += [piece.raw for piece in came]
+                if receive is not None:
+                    receive(came)
         except BaseException as error:
             self._tell_failure(watch, error)
             raise
         self._tell_answer(watch, came.whole)
         return came.whole
 
-    async def answer(self) -> AsyncGenerator[Chunk | Completion[None]]:
-        """The answer in pieces, and at its end the whole of it instead of a last chunk."""
-        self._watch = watch = self._begin()
-        try:
-            while isinstance(came := await self._next(watch), list):
-                self._raw += [piece.raw for piece in came]
-                for piece in came:
-                    yield piece
-        except BaseException as error:
-            self._tell_failure(watch, error)
-            raise
-        self._tell_answer(watch, came.whole)
-        yield came.whole
-
     def allow(self, deadline: Deadline) -> None:
-        """Somebody waits for `answer` who has more time than who asked for it."""
+        """Somebody waits for the completion who may have more time than who asked for it."""
         if self._watch is not None:
             self._watch.extend(deadline)
 

@@ -3,42 +3,44 @@
 from __future__ import annotations
 
 import time
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
-
-import msgspec
 
 from foundry_api.cache.eligibility import is_served
 from foundry_api.cache.entry import Entry
 from foundry_api.cache.key import answer_key
-from foundry_api.cache.making import Identity, Item, Making, Means
+from foundry_api.cache.making import Identity, Making, Means
 from foundry_api.cache.reports import Report
-from foundry_api.cache.shared_stream import SharedStreams
+from foundry_api.cache.ride import Ride
+from foundry_api.cache.shared_work import SharedWork
 from foundry_api.chat_call import ChatCall, last_chunk
-from foundry_api.errors import (
-    CallTimeout,
-    ClientClosed,
-    DeadlineExceeded,
-    FoundryError,
-    ServiceError,
-    StreamInterrupted,
-)
+from foundry_api.errors import CallTimeout, ClientClosed, FoundryError, ServiceError
 from foundry_api.messages import ChatRequest, Chunk, Completion, Timings
-from foundry_api.resilience.deadline import Deadline
 from foundry_api.resilience.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Hashable
 
     from foundry_api.cache.store import ResponseCache
     from foundry_api.call import CallTools, Order
-    from foundry_api.events import CacheSource
 
 __all__ = ["CachedCall", "CachedCalls"]
 
-GRACE_S = 0.1
-"""The call of the engine ends at the deadline by itself and tells more; for so long it may."""
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a call before it is made.
+
+    Attributes:
+        identity: Who will answer.
+        key: The answer's.
+        flight: The same for all calls that may share one making.
+    """
+
+    identity: Identity
+    key: str
+    flight: Hashable
 
 
 class CachedCalls:
@@ -53,8 +55,7 @@ class CachedCalls:
 
     Attributes:
         means: What answers are made with.
-        streams: Answers in the making.
-        makings: What makes them.
+        work: Answers in the making.
     """
 
     def __init__(
@@ -66,8 +67,7 @@ class CachedCalls:
         now: Callable[[], float] = time.time,
     ) -> None:
         self.means = Means(tools, cache, now)
-        self.streams: SharedStreams[Item] = SharedStreams()
-        self.makings: WeakValueDictionary[object, Making] = WeakValueDictionary()
+        self.work: SharedWork[Chunk, Completion[None]] = SharedWork()
         self._hooked = hooked
         self._known: dict[str, Identity] = {}
 
@@ -101,7 +101,7 @@ class CachedCalls:
 
     async def end(self) -> None:
         """The client is closed: end what is in the making."""
-        await self.streams.end(ClientClosed("the client was closed during the call"))
+        await self.work.end(ClientClosed("the client was closed during the call"))
 
     async def _identified(self, name: str, *, download: bool) -> Identity:
         service = await self.means.tools.services.having(name)
@@ -123,118 +123,77 @@ class CachedCall:
         self._order = order
         self._tools = calls.means.tools
         self._started = self._tools.clock()
-        self._report = Report(self._tools, order)
 
     async def completion(self) -> Completion[None]:
         """The whole answer."""
-        async with aclosing(self._answer()) as items:
-            async for item in items:
-                if isinstance(item, Completion):
-                    return item
-        raise StreamInterrupted("the answer has no end")  # none of ours is without
+        known = await self._identified()
+        if known is None:
+            return await ChatCall(self._tools, self._order).completion()
+        if (entry := await self._found(known)) is not None:
+            return self._again(entry)
+        async with self._joined(known) as ride:
+            return await ride.whole()
 
     async def chunks(self) -> AsyncGenerator[Chunk]:
         """The answer in pieces, cut as they once came."""
-        async with aclosing(self._answer()) as items:
-            async for item in items:
-                yield last_chunk(item) if isinstance(item, Completion) else item
-
-    async def _answer(self) -> AsyncGenerator[Item]:
-        identity = await self._identity()
-        if identity is None:
-            source = ChatCall(self._tools, self._order).answer()
+        known = await self._identified()
+        if known is None:
+            source = ChatCall(self._tools, self._order).chunks()
+        elif (entry := await self._found(known)) is not None:
+            source = _replayed(entry, self._again(entry))
         else:
-            request = self._order.request
-            source = self._known(identity, answer_key(identity.model, identity.generation, request))
+            source = self._followed(known)
         async with aclosing(source):
-            async for item in source:
-                yield item
+            async for chunk in source:
+                yield chunk
 
-    async def _identity(self) -> Identity | None:
-        watch = Watch(self._order.deadline)
+    async def _followed(self, known: Known) -> AsyncGenerator[Chunk]:
+        async with self._joined(known) as ride:
+            position = 0
+            while came := await ride.more(position):
+                position += len(came)
+                for chunk in came:
+                    yield chunk
+            whole = await ride.whole()
+        yield last_chunk(whole)
+
+    async def _identified(self) -> Known | None:
+        watch, order = Watch(self._order.deadline), self._order
         try:
             with watch:
-                return await self._calls.identify(self._order)
+                identity = await self._calls.identify(order)
         finally:
             watch.stop()
-
-    async def _known(self, identity: Identity, key: str) -> AsyncGenerator[Item]:
-        """The answer of somebody who is known."""
-        order, streams = self._order, self._calls.streams
+        if identity is None:
+            return None
+        key = answer_key(identity.model, identity.generation, order.request)
         # Those share one making that would make it in the same way.
-        flight = (key, order.timeout_s, order.models[1:], order.download)
-        if not streams.running(flight) and (entry := await self._found(key)) is not None:
-            for item in self._again(entry):
-                yield item
-            return
-        making = self._calls.makings.get(flight) if streams.running(flight) else None
-        leads = making is None
-        if making is None:
-            making = self._calls.makings[flight] = Making(self._calls.means, key, identity, order)
-        making.allow(order.deadline)
-        async with aclosing(self._shared(flight, making, leads=leads)) as items:
-            async for item in items:
-                yield item
+        return Known(identity, key, (key, order.timeout_s, order.models[1:], order.download))
 
-    async def _found(self, key: str) -> Entry | None:
-        kept = await self._calls.means.cache.get(key)
+    async def _found(self, known: Known) -> Entry | None:
+        """The answer, if it is in the cache, and is not being made right now."""
+        if self._tools.closed() or self._calls.work.running(known.flight):
+            return None
+        kept = await self._calls.means.cache.get(known.key)
         return Entry.decoded(kept) if kept is not None else None
 
-    def _again(self, entry: Entry) -> list[Item]:
-        whole = entry.completion(self._timings())
-        self._report.hit(whole, len(entry.pieces), "cache", self._calls.means.now() - entry.at)
-        return [*entry.chunks(), whole]
-
-    async def _shared(self, flight: object, making: Making, *, leads: bool) -> AsyncGenerator[Item]:
-        """The answer that is being made, for this call first of all or for another."""
-        pieces = 0
-        if not leads:
-            self._report.began()
-        try:
-            async with aclosing(self._awaited(flight, making)) as items:
-                async for item in items:
-                    if isinstance(item, Completion):
-                        yield self._ended(item, pieces, leads=leads)
-                    else:
-                        pieces += 1
-                        yield item if leads else msgspec.structs.replace(item, cached=True)
-        except BaseException as error:
-            if not leads or making.call is None:
-                self._report.failed(error, self._timings())
-            raise
-
-    async def _awaited(self, flight: object, making: Making) -> AsyncGenerator[Item]:
-        """What comes of a making, within this call's own deadline."""
-        bound, text = self._order.deadline, list[str]()
-        watch = Watch(Deadline(bound.at + GRACE_S, bound.limit_s))
-        watch.ignore_silence("waiting for the first token")
-        try:
-            async with aclosing(self._calls.streams.follow(flight, making)) as items:
-                while True:
-                    with watch:
-                        item = await anext(items, None)
-                    if item is None:
-                        return
-                    text += [item.content] if isinstance(item, Chunk) else []
-                    yield item
-                    watch.ignore_silence("streaming")
-        except DeadlineExceeded as error:
-            error.partial = error.partial or "".join(text)
-            raise
-        finally:
-            watch.stop()
-
-    def _ended(self, whole: Completion[None], pieces: int, *, leads: bool) -> Completion[None]:
-        timings = self._timings()
-        if leads and not whole.cached:
-            timings = msgspec.structs.replace(whole.timings, total_s=timings.total_s)
-            return msgspec.structs.replace(whole, timings=timings)
-        source: CacheSource = "cache" if whole.cached else "flight"
-        whole = msgspec.structs.replace(
-            whole, cached=True, attempts=(), headers=(), timings=timings
-        )
-        self._report.hit(whole, pieces, source, 0.0)
+    def _again(self, entry: Entry) -> Completion[None]:
+        whole = entry.completion(Timings(None, self._tools.clock() - self._started, None))
+        age_s = self._calls.means.now() - entry.at
+        Report(self._tools, self._order).hit(whole, len(entry.pieces), "cache", age_s)
         return whole
 
-    def _timings(self) -> Timings:
-        return Timings(None, self._tools.clock() - self._started, None)
+    @asynccontextmanager
+    async def _joined(self, known: Known) -> AsyncGenerator[Ride]:
+        """The making of the answer, begun for this call or before."""
+        mine = Making(self._calls.means, known.key, known.identity, self._order)
+        async with self._calls.work.join(known.flight, lambda: mine) as flight:
+            flight.work.allow(self._order.deadline)
+            with Ride(self._tools, self._order, self._started, flight, mine) as ride:
+                yield ride
+
+
+async def _replayed(entry: Entry, whole: Completion[None]) -> AsyncGenerator[Chunk]:
+    for chunk in entry.chunks():
+        yield chunk
+    yield last_chunk(whole)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,22 +9,20 @@ import msgspec
 
 from foundry_api.cache.eligibility import is_kept
 from foundry_api.cache.entry import Entry
+from foundry_api.cache.shared_work import Work
 from foundry_api.chat_call import ChatCall
 from foundry_api.events import CacheMiss, CacheStored
 from foundry_api.messages import ChatRequest, Chunk, Completion, Timings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import Callable
 
     from foundry_api.cache.store import ResponseCache
     from foundry_api.call import CallTools, Order
     from foundry_api.messages import Generation
     from foundry_api.resilience.deadline import Deadline
 
-__all__ = ["Identity", "Item", "Making", "Means"]
-
-Item = Chunk | Completion[None]
-"""What comes of an answer: its pieces, and at the end the whole of it."""
+__all__ = ["Identity", "Making", "Means"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +55,7 @@ class Means:
     now: Callable[[], float]
 
 
-class Making:
+class Making(Work[Chunk, Completion[None]]):
     """Makes an answer and keeps it, unless another program just did.
 
     Args:
@@ -81,32 +78,33 @@ class Making:
         self._order = order
 
     def allow(self, deadline: Deadline) -> None:
-        """Somebody waits for it who may have more time than the first caller."""
+        """See `Work.allow`."""
         if deadline.at > self._order.deadline.at:
             self._order = msgspec.structs.replace(self._order, deadline=deadline)
         if self.call is not None:
             self.call.allow(deadline)
 
-    async def __call__(self) -> AsyncGenerator[Item]:
-        """The answer, piece by piece, and at its end the whole of it."""
+    async def run(self, receive: Callable[[list[Chunk]], None]) -> Completion[None]:
+        """See `Work.run`. The whole answer comes of it."""
         async with self._means.cache.turn(self._key) as kept:
             entry = Entry.decoded(kept) if kept is not None else None
-            items = self._called() if entry is None else _again(entry)
-            async with aclosing(items):
-                async for item in items:
-                    yield item
+            if entry is None:
+                return await self._called(receive)
+            receive(entry.chunks())
+            return entry.completion(Timings(None, 0.0, None))  # every caller has his own
 
-    async def _called(self) -> AsyncGenerator[Item]:
+    async def _called(self, receive: Callable[[list[Chunk]], None]) -> Completion[None]:
         means, identity, pieces = self._means, self._identity, list[Chunk]()
+
+        def note(came: list[Chunk]) -> None:
+            pieces.extend(came)
+            receive(came)
+
         means.tools.events.emit(CacheMiss(model=identity.model, service=identity.service))
         self.call = ChatCall(means.tools, self._order)
-        async with aclosing(self.call.answer()) as items:
-            async for item in items:
-                if isinstance(item, Chunk):
-                    pieces.append(item)
-                else:
-                    await self._keep(pieces, item)
-                yield item
+        whole = await self.call.completion(note)
+        await self._keep(pieces, whole)
+        return whole
 
     async def _keep(self, pieces: list[Chunk], whole: Completion[None]) -> None:
         means, identity = self._means, self._identity
@@ -118,9 +116,3 @@ class Making:
         if await means.cache.put(self._key, answer, model=whole.model):
             stored = CacheStored(model=whole.model, service=whole.service, bytes=len(answer))
             means.tools.events.emit(stored)
-
-
-async def _again(entry: Entry) -> AsyncGenerator[Item]:
-    for chunk in entry.chunks():
-        yield chunk
-    yield entry.completion(Timings(None, 0.0, None))  # every caller has his own
