@@ -121,7 +121,10 @@ class AnswersDb:
         return answer
 
     def put(self, key: str, answer: bytes, model: str) -> bool:
-        """Keep an answer; whether it was. One that is larger than all the room is not."""
+        """Keep an answer; whether it was. One that is larger than all the room is not.
+
+        A claim of this client on it has served its purpose, and ends.
+        """
         size = len(key) + len(answer)
         if size > self._bounds.max_bytes:
             return False
@@ -136,6 +139,9 @@ class AnswersDb:
                 (key, model, answer, size, now, now),
             )
             self._count(database, "stores", 1)
+            database.execute(
+                "delete from claims where key = ? and client = ?", (key, self._owner.client)
+            )
         self._forget_notes()
         return True
 

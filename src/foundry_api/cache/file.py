@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["AnswersFile", "ForeignFile", "OtherFormat", "is_damage"]
 
 LOCK_S = 5.0
+CHECKPOINT_PAGES = 4000
 MOST_ASIDE = 3
 """Files to keep that were put aside: each may be as large as the cache."""
 
@@ -69,6 +70,8 @@ class AnswersFile:
             self._lay_out(database)
             # After a crash of the machine the last answers may be missing, but the file is whole.
             database.execute("pragma synchronous = normal")
+            # Each checkpoint waits for the disk: milliseconds, for whoever keeps an answer then.
+            database.execute(f"pragma wal_autocheckpoint = {CHECKPOINT_PAGES}")
         except BaseException:
             database.close()
             raise

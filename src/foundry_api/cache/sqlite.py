@@ -85,6 +85,7 @@ class SqliteCache(ResponseCache):
         self._max_age_s = max_age_s
         self._sleep = sleep
         self._lookups: SingleFlight[bytes | None] = SingleFlight()
+        self._claims: dict[str, str] = {}
         self._listeners: list[Callable[[Event], None]] = []
         self._client = secrets.token_hex(8)
         self._lock = threading.Lock()
@@ -103,7 +104,10 @@ class SqliteCache(ResponseCache):
 
     async def put(self, key: str, answer: bytes, *, model: str) -> bool:
         """Keep an answer; whether it was."""
-        return await self._ask(lambda db: db.put(key, answer, model), otherwise=False)
+        kept = await self._ask(lambda db: db.put(key, answer, model), otherwise=False)
+        if kept:
+            self._end_claims(key)
+        return kept
 
     async def clear(self) -> int:
         """Forget every answer, those in files that were set aside too; how many there were.
@@ -133,16 +137,17 @@ class SqliteCache(ResponseCache):
     async def turn(self, key: str) -> AsyncGenerator[bytes | None]:
         """See `ResponseCache.turn`. Waits for another program's answer, as long as that lives."""
         token = secrets.token_hex(8)
-        made: bytes | None = None
+        self._claims[token] = key
         try:
             made = await self._wait_for(key, token)
             if made is not None:
+                self._end_claims(key)
                 yield made
                 return
             async with self._renewed(token):
                 yield None
         finally:
-            if made is None:
+            if self._claims.pop(token, None) is not None:
                 await self._ask(lambda db: db.release(token), None)
 
     def attach(self, home: Path | None, tell: Callable[[Event], None]) -> None:
@@ -163,6 +168,11 @@ class SqliteCache(ResponseCache):
         if worker is not None:
             await worker.close()
             self._pass_on(worker)
+
+    def _end_claims(self, key: str) -> None:
+        """The answer is here: the claims on it have ended."""
+        for token in [token for token, claimed in self._claims.items() if claimed == key]:
+            del self._claims[token]
 
     async def _wait_for(self, key: str, token: str) -> bytes | None:
         """The answer that another program makes; None if it is this one's turn."""
