@@ -16,8 +16,8 @@ class Script:
     """One answer of the model.
 
     Args:
-        keyword: The word that, anywhere in the prompt, asks for this answer: eight bytes or more, and
-            no `t` ahead, over which SDK 1.2.4's tokenizer loses the end of a prompt in "assistant".
+        keyword: The word that, anywhere in the prompt, asks for this answer: eight bytes or more,
+            and no `t` ahead, over which SDK 1.2.4's tokenizer loses the end of a prompt.
         text: The answer, emitted one UTF-8 byte a token.
         marked: Whether `<tool_call>`, `<think>` and their like are the model's own tokens in this
             text, by which an engine knows calls and reasoning; else they are spelt like any text.
