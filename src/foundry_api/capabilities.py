@@ -34,6 +34,8 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 """Values with which a parameter asks for nothing, so that a service may ignore it."""
 
+_FREE_CHOICES = (None, "auto", "none")
+
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What one generation of the service can do. Sources: foundry-local-service.md.
@@ -50,6 +52,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         keep_alive: Whether a stream shows life while the engine reads the prompt.
         json_schema: Whether the engine keeps an answer to a schema.
         tools: Whether tool calls come apart from the text.
+        tool_choice: Whether the model can be made to call a tool, or a certain one.
         tool_history: Whether the turns of earlier tool calls reach the model.
         names: Whether an alias, an id, and an id without its version all mean a model.
         load: Loading models.
@@ -78,6 +81,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive: Support
     json_schema: Support
     tools: Support
+    tool_choice: Support
     tool_history: Support
     names: Support = "corrected"
     load: Support
@@ -106,6 +110,11 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
                 f"seed is {seed}, but {self.generation} takes {self.max_seed} at most",
                 field="seed",
             )
+        if self.tool_choice == "unsupported" and request.tool_choice not in _FREE_CHOICES:
+            raise UnsupportedFeature(
+                f"a service of generation {self.generation} cannot make a model call a tool",
+                hint="Leave tool_choice out, and ask for the call in the prompt.",
+            )
         for name, value in request.extra.items():
             if name in self.ignored and value not in _NEUTRAL.get(name, (None,)):
                 raise UnsupportedFeature(
@@ -124,6 +133,7 @@ _SDK_2_1 = Capabilities(
     keep_alive="native",
     json_schema="corrected",
     tools="native",
+    tool_choice="native",
     tool_history="native",
     load="native",
     unload="native",
@@ -155,6 +165,7 @@ _SDK_1 = msgspec.structs.replace(
     _SDK_2_0,
     generation="sdk-1",
     stream_errors="corrected",
+    tools="corrected",
     cancellation="native",
     unload_while_generating="unsupported",
     tool_history="native",
@@ -169,7 +180,8 @@ _CLI_0_10 = msgspec.structs.replace(
     cancellation="unsupported",  # unknown, as are parallel calls and loads, and audio
     parallel_calls="unsupported",
     parallel_loads="unsupported",
-    tools="unsupported",  # they stay text
+    tools="corrected",  # by the prompt, and out of the text
+    tool_choice="unsupported",
     tool_history="corrected",
     load="corrected",  # by the user's own `foundry`, as are unloading and downloads
     unload="corrected",

@@ -40,6 +40,13 @@ class ChatCall(GuardedCall[ChatRequest, ChatAttempt]):
         self._reasoning: list[str] = []
         self._tool_calls: list[ToolCall] = []
         self._raw: list[bytes] = []
+        self._whole: Completion[None] | None = None
+
+    @property
+    def whole(self) -> Completion[None]:
+        """The whole answer, once all of its pieces were taken."""
+        assert self._whole is not None  # noqa: S101 - a mistake of ours
+        return self._whole
 
     async def chunks(self) -> AsyncGenerator[Chunk]:
         """The answer in pieces; the last one carries finish reason, usage and timings."""
@@ -129,6 +136,7 @@ class ChatCall(GuardedCall[ChatRequest, ChatAttempt]):
             headers=headers,
             raw=(*self._raw, ending.raw),
         )
+        self._whole = whole
         return _Answer(whole)
 
     def _amended(self, error: FoundryError) -> bool:

@@ -19,6 +19,8 @@ from foundry_api.errors import (
     RouteMissing,
     ServerError,
     ServiceOverloaded,
+    ToolCallError,
+    UnsupportedFeature,
     UnsupportedParameter,
 )
 
@@ -63,12 +65,20 @@ def _signature_end(text: str, start: int) -> int:
     return start
 
 
+_TOOL_CALL = (
+    r"^(inference failed: )?(model emitted an? (malformed|invalid) tool call"
+    r"|model emitted unframed|tool '[^']*': instance |incomplete tool-call)"
+)
+"""What 2.2.1 says of calls that do not have the form or the arguments that it asks for."""
+
 _RULES: tuple[tuple[str, type[FoundryError]], ...] = (
     (r"session\(s\) still using", ModelInUse),
     (r"must be downloaded|not cached|no openaiservice provider", ModelNotCached),
     (r"must be loaded|is not loaded|not loaded:", ModelNotLoaded),
     (r"load failed:", ModelLoadFailed),
     (r"maximum context length|exceeds max length", ContextOverflow),
+    (_TOOL_CALL, ToolCallError),
+    (r"model-published .*(markers|tokens)|unknown special token[^?]*toolcall", UnsupportedFeature),
     (r"error creating grammar|invalid grammar", GrammarError),
     (r"unsupported parameter", UnsupportedParameter),
     (r"no model matching|does not exist|model not found", ModelNotFound),
@@ -79,6 +89,8 @@ _RULES: tuple[tuple[str, type[FoundryError]], ...] = (
     (r"invalid (openai )?(json )?request|invalid json", InvalidRequest),
 )
 """What the services say, first match first. Sources: foundry-local-service.md, sections 1 and 7."""
+
+_NO_MARKERS = "The model does not name the markers of tool calls; use one that was made for tools."
 
 _COMPILED = tuple((re.compile(pattern, re.IGNORECASE), error) for pattern, error in _RULES)
 
@@ -96,6 +108,8 @@ def classify(status: int, message: str) -> FoundryError:
     """
     told = clean(message) or f"the service answered HTTP {status} without a message"
     kind = next((error for pattern, error in _COMPILED if pattern.search(told)), None)
+    if kind is UnsupportedFeature:
+        return UnsupportedFeature(told, hint=_NO_MARKERS, status=status)
     if kind is ContextOverflow:
         return _context_overflow(told, status)
     return (kind or _by_status(status))(told, status=status)

@@ -30,14 +30,18 @@ if TYPE_CHECKING:
     from foundry_api.resilience.limiter import Limiter, LimiterSettings
     from foundry_api.resilience.window import BreakerSettings
     from foundry_api.services import Service
+    from foundry_api.tools.definition import ToolLike
+    from foundry_api.tools.limits import OnError
+    from foundry_api.tools.outcome import ToolResult, ToolRun
+    from foundry_api.tools.run import ToolLoop
     from foundry_api.wire.hooks import Auth, RequestHook, ResponseHook
     from foundry_api.wire.transport import Transport
 
-__all__ = ["ChatOptions", "FoundryAPIClient"]
+__all__ = ["ChatOptions", "FoundryAPIClient", "RunOptions"]
 
 
-class ChatOptions(TypedDict, total=False):
-    """What every completion call takes besides its prompt or messages.
+class RunOptions(TypedDict, total=False):
+    """What every completion call takes besides its prompt or messages, and its tools.
 
     Attributes:
         model: Alias, id, or id without version; of several, each is tried when the one before it
@@ -47,6 +51,8 @@ class ChatOptions(TypedDict, total=False):
         top_p: 0 to 1; default the model's own.
         seed: Makes sampling repeatable where the engine allows it.
         stop: Up to four strings that end the answer.
+        tool_choice: `auto` (default), `none`, `required` for at least one call, or the name of the
+            tool to call.
         timeout: Seconds without a token before the call gives up, or `auto` for what the model was
             seen to need; default `FOUNDRY_TIMEOUT`.
         deadline: Seconds for the whole call, with its queueing, loading and retries; default
@@ -61,10 +67,22 @@ class ChatOptions(TypedDict, total=False):
     top_p: float | None
     seed: int | None
     stop: str | Sequence[str] | None
+    tool_choice: str | None
     timeout: float | Literal["auto"] | None
     deadline: float | None
     download: bool
     extra: Mapping[str, Any] | None
+
+
+class ChatOptions(RunOptions, total=False):
+    """What every completion call takes besides its prompt or messages.
+
+    Attributes:
+        tools: Functions that the model may call: typed functions, `Tool`s, `ToolDefinition`s or
+            OpenAI's form of one. The calls that it wants are in `tool_calls`; `run` makes them.
+    """
+
+    tools: Sequence[ToolLike] | None
 
 
 class FoundryAPIClient:
@@ -244,6 +262,77 @@ class FoundryAPIClient:
         """
         return self._call(self._order(messages, options)).chunks()
 
+    async def run(
+        self,
+        messages: str | Iterable[Message | Mapping[str, Any]],
+        tools: Sequence[ToolLike],
+        *,
+        max_rounds: int = 8,
+        parallel: int = 4,
+        tool_timeout: float = 30.0,
+        on_error: OnError = "tell",
+        **options: Unpack[RunOptions],
+    ) -> ToolRun:
+        """The answer of a model that may call tools: they are called, and it is asked again.
+
+            def clock(city: str) -> str:
+                ...
+
+            run = await client.run("How late is it in Bern?", [clock])
+            run.content, run.calls
+
+        A call that cannot be made or fails is told to the model, which may do better: wrong
+        arguments, a tool that there is not, an exception, a call that took too long. A plain
+        function runs in a thread, a coroutine function on the event loop. `tool_choice` holds for
+        the first round, and `deadline` for all of it.
+
+        Args:
+            messages: A prompt, or the turns so far, oldest first.
+            tools: Typed functions, or `Tool`s.
+            max_rounds: How often the model is asked at most.
+            parallel: How many calls of a round run at once.
+            tool_timeout: Seconds that one call may take.
+            on_error: `tell` (default), or `raise` for a call that fails.
+            options: See `RunOptions`.
+
+        Raises:
+            ToolDefinitionError: A function cannot be described; nothing was sent.
+            ToolRoundsExceeded: The model did not come to an end; `.run` has what it did.
+            ToolFailed: A call failed, and `on_error` is `raise`.
+            ToolCallError: The model called a tool in a way that cannot be read.
+            FoundryError: As `complete`.
+        """
+        limits = (max_rounds, parallel, tool_timeout, on_error)
+        return await self._tool_loop(messages, tools, limits, options).whole()
+
+    def stream_run(
+        self,
+        messages: str | Iterable[Message | Mapping[str, Any]],
+        tools: Sequence[ToolLike],
+        *,
+        max_rounds: int = 8,
+        parallel: int = 4,
+        tool_timeout: float = 30.0,
+        on_error: OnError = "tell",
+        **options: Unpack[RunOptions],
+    ) -> AsyncGenerator[Chunk | ToolResult | ToolRun]:
+        """As `run`, piece by piece: the chunks of every answer, each tool's result, the run.
+
+        Args:
+            messages: A prompt, or the turns so far, oldest first.
+            tools: Typed functions, or `Tool`s.
+            max_rounds: How often the model is asked at most.
+            parallel: How many calls of a round run at once.
+            tool_timeout: Seconds that one call may take.
+            on_error: `tell` (default), or `raise` for a call that fails.
+            options: See `RunOptions`.
+
+        Raises:
+            FoundryError: As `run`; bad arguments at once, the rest while iterating.
+        """
+        limits = (max_rounds, parallel, tool_timeout, on_error)
+        return self._tool_loop(messages, tools, limits, options).pieces()
+
     @bounded
     async def capabilities(self) -> Capabilities:
         """What the generation of the service can do; of several services, the first one's.
@@ -303,11 +392,28 @@ class FoundryAPIClient:
                 top_p=options.get("top_p"),
                 seed=options.get("seed"),
                 stop=options.get("stop"),
+                tools=options.get("tools"),
+                tool_choice=options.get("tool_choice"),
                 extra=options.get("extra"),
             ),
             timeout_s=timeout or self.settings.timeout_s,
             deadline=Deadline.after(options.get("deadline") or self.settings.deadline_s),
             download=options.get("download", False),
+        )
+
+    def _tool_loop(
+        self,
+        messages: str | Iterable[Message | Mapping[str, Any]],
+        tools: Sequence[ToolLike],
+        limits: tuple[int, int, float, OnError],
+        options: RunOptions,
+    ) -> ToolLoop:
+        # Most programs call no tools.
+        from foundry_api.tools.run import tool_loop  # noqa: PLC0415
+
+        turns = prompt_turns(messages) if isinstance(messages, str) else messages
+        return tool_loop(
+            self._call, lambda known: self._order(turns, {**options, "tools": known}), tools, limits
         )
 
     def _call(self, order: Order[ChatRequest]) -> ChatCall:

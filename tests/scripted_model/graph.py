@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 OPSET: Final = 17
 IR_VERSION: Final = 8
 
-WEIGHTS: Final = tuple(0x9E3779B97F4A7C15 * place % 2**40 for place in range(1, SPELT + 1))
-"""What the bytes of a window are multiplied by, so that their sum tells one window from another."""
+WEIGHTS: Final = tuple(pow(0x9E3779B97F4A7C15, place, 2**44) for place in range(1, SPELT + 1))
+"""What the bytes of a window are multiplied by, so that their sum tells it from all others."""
 
 HEAT_SIDE: Final = 256
 """Side of the square matrix that the busy loop multiplies by itself.

@@ -27,7 +27,7 @@ SPEECH_MARKERS: Final = {
     "<think>": BEGIN_REASONING,
     "</think>": END_REASONING,
 }
-"""What marks calls and reasoning off in an answer, and is printed with it."""
+"""What marks calls and reasoning off in an answer."""
 FIRST_KEYWORD: Final = 262
 SPELT: Final = 8
 """How many bytes tell a keyword from all others where it is spelt instead of one token."""
@@ -110,9 +110,11 @@ def _turn(message: Mapping[str, Any]) -> str:
 
 def tokenizer_json(scripts: Sequence[Script]) -> dict[str, Any]:
     """Describe the tokenizer in the format of the `tokenizers` library."""
-    added = [_added_token(token, text, special=True) for text, token in MARKERS.items()]
-    printed = {**SPEECH_MARKERS, **keyword_tokens(scripts)}
-    added += [_added_token(token, text, special=False) for text, token in printed.items()]
+    markers = {**MARKERS, **SPEECH_MARKERS}
+    added = [_added_token(token, text, special=True) for text, token in markers.items()]
+    added += [
+        _added_token(token, text, special=False) for text, token in keyword_tokens(scripts).items()
+    ]
     byte_level = {
         "type": "ByteLevel",
         "add_prefix_space": False,

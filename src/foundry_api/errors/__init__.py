@@ -9,7 +9,8 @@ The tree::
     ├── InvalidRequest (ValueError)     the caller's mistake; sending it again changes nothing
     │   ├── UnsupportedParameter        this generation of the service refuses the parameter
     │   ├── ContextOverflow             prompt plus max_tokens is larger than the context
-    │   └── GrammarError                the schema or grammar does not compile
+    │   ├── GrammarError                the schema or grammar does not compile
+    │   └── ToolDefinitionError         a function cannot be described as a tool
     ├── UnsupportedFeature              this generation of the service cannot do it at all
     ├── ModelError
     │   ├── ModelNotFound (LookupError) no model of that name is known
@@ -21,6 +22,10 @@ The tree::
     │   ├── ModelRegistrationFailed     the directory is not a model the engine can serve
     │   ├── DownloadFailed              the download broke off
     │   └── CatalogUnavailable          the catalog could not be reached, so names are unknown
+    ├── ToolError
+    │   ├── ToolCallError               the model's call of a tool cannot be read
+    │   ├── ToolFailed                  a tool failed, and the model was not to be told
+    │   └── ToolRoundsExceeded          the model did not come to an end of calling tools
     ├── QueueFull                       too many calls wait for their turn in this client
     ├── CallTimeout (TimeoutError)      a time bound of the call fell
     │   ├── SilenceTimeout              no token for `timeout` seconds
@@ -82,6 +87,13 @@ from foundry_api.errors.timeouts import (
     DeadlineExceeded,
     SilenceTimeout,
 )
+from foundry_api.errors.tools import (
+    ToolCallError,
+    ToolDefinitionError,
+    ToolError,
+    ToolFailed,
+    ToolRoundsExceeded,
+)
 
 __all__ = [
     "CallTimeout",
@@ -116,6 +128,11 @@ __all__ = [
     "ServiceStartFailed",
     "SilenceTimeout",
     "StreamInterrupted",
+    "ToolCallError",
+    "ToolDefinitionError",
+    "ToolError",
+    "ToolFailed",
+    "ToolRoundsExceeded",
     "UnsupportedFeature",
     "UnsupportedParameter",
 ]

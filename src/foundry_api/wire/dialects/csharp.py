@@ -16,10 +16,13 @@ from foundry_api.wire.dialects.openai import (
     ChatStream,
     chat_body,
     encode,
+    offers_tools,
     output_limit,
 )
+from foundry_api.wire.dialects.recovered import recovering
 from foundry_api.wire.dialects.stops import Stopped
 from foundry_api.wire.dialects.tool_history import inlined
+from foundry_api.wire.dialects.tool_prompt import with_tools
 
 if TYPE_CHECKING:
     from foundry_api.messages import ChatRequest, Model
@@ -57,7 +60,7 @@ class CSharpDialect:
 
     _says_why: ClassVar[bool] = True
     _default_limit: ClassVar[int] = DEFAULT_MAX_TOKENS
-    _sees_tool_turns: ClassVar[bool] = True
+    _knows_tools: ClassVar[bool] = True
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
@@ -75,7 +78,8 @@ class CSharpDialect:
         """A decoder that ends the answer at a stop string, and tells a cut answer from a whole."""
         limit = output_limit(request, self._default_limit)
         stream = ChatStream(model.id, limit=limit, says_why=self._says_why)
-        return Stopped(stream, request.stop) if request.stop else stream
+        stopped = Stopped(stream, request.stop) if request.stop else stream
+        return recovering(stopped, model.id, request)
 
     def plain_request(self, model: Model, request: ChatRequest) -> Request:
         """The same without streaming, whose errors have a message."""
@@ -87,6 +91,10 @@ class CSharpDialect:
     def _body(self, model: Model, request: ChatRequest) -> dict[str, Any]:
         body = chat_body(request, model.id)
         body.pop("stop", None)
-        if not self._sees_tool_turns:
+        if not self._knows_tools:
             body["messages"] = inlined(request.messages)
+            if offers_tools(request):
+                for name in ("tools", "tool_choice"):
+                    body.pop(name, None)
+                body["messages"] = with_tools(body["messages"], request.tools)
         return body

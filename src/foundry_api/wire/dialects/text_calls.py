@@ -110,9 +110,10 @@ class CallFinder:
         return ToolCall(written.id or self._new_id(), FunctionCall(written.name, arguments))
 
     def _text(self, length: int) -> Iterator[str]:
-        """Let go of the first characters. White space between calls says nothing."""
+        """Let go of the first characters. White space behind a call says nothing."""
         text, self._held = self._held[:length], self._held[length:]
-        if not text or (self._after_call and not text.strip()):
+        text = text.lstrip() if self._after_call else text
+        if not text:
             return
         self._line_is_blank = _blank_line(text, self._line_is_blank)
         self._after_call = False
