@@ -16,7 +16,7 @@ from foundry_api._version import __version__
 # `__init__.pyi` names the same for type checkers; a test compares the two.
 _HOMES = {
     "capabilities": ("Capabilities", "Support"),
-    "client": ("ChatOptions", "FoundryAPIClient"),
+    "client": ("ChatOptions", "FoundryAPIClient", "RunOptions"),
     "catalog": ("CatalogListing",),
     "downloads": ("DownloadProgress",),
     "errors": (
@@ -52,6 +52,12 @@ _HOMES = {
         "ServiceStartFailed",
         "SilenceTimeout",
         "StreamInterrupted",
+        "ToolCallError",
+        "ToolDefinitionError",
+        "ToolError",
+        "ToolFailed",
+        "ToolMarkersMissing",
+        "ToolRoundsExceeded",
         "UnsupportedFeature",
         "UnsupportedParameter",
     ),
@@ -91,6 +97,7 @@ _HOMES = {
         "Role",
         "Timings",
         "ToolCall",
+        "ToolDefinition",
         "Usage",
     ),
     "models": ("Models",),
@@ -101,6 +108,8 @@ _HOMES = {
     "resilience.limiter": ("LimiterSettings", "LimiterStatistics"),
     "resilience.window": ("BreakerSettings", "BreakerStatistics"),
     "settings": ("Settings",),
+    "tools.definition": ("Tool", "tool"),
+    "tools.outcome": ("ToolResult", "ToolRun"),
     "wire.hooks": ("Auth", "RequestHook", "ResponseHook"),
     "wire.transport": ("Request", "ResponseHead"),
 }

@@ -9,7 +9,7 @@ import msgspec
 
 from foundry_api.call import CallTools, GuardedCall, Order
 from foundry_api.chat_attempt import ChatAttempt
-from foundry_api.errors import ContextOverflow, FoundryError
+from foundry_api.errors import ContextOverflow, FoundryError, ToolMarkersMissing
 from foundry_api.events import CallEnded, CallStarted, FirstToken
 from foundry_api.messages import ChatRequest, Chunk, Completion
 from foundry_api.resilience.watch import Watch
@@ -140,6 +140,19 @@ class ChatCall(GuardedCall[ChatRequest, ChatAttempt]):
         return _Answer(whole)
 
     def _amended(self, error: FoundryError) -> bool:
+        return self._told_of_tools(error) or self._bounded_to_fit(error)
+
+    def _told_of_tools(self, error: FoundryError) -> bool:
+        """Tell a model of its tools in the prompt, when the service would not tell this one."""
+        request = self._request
+        if not isinstance(error, ToolMarkersMissing) or request.tools_in_prompt:
+            return False
+        if request.tool_choice not in {None, "auto"}:
+            return False
+        self._request = msgspec.structs.replace(request, tools_in_prompt=True)
+        return True
+
+    def _bounded_to_fit(self, error: FoundryError) -> bool:
         """Ask for what fits, when the caller set no bound and the service's default overflows.
 
         The service adds 2048 output tokens to the prompt and refuses when that is more than the

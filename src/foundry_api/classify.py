@@ -20,7 +20,7 @@ from foundry_api.errors import (
     ServerError,
     ServiceOverloaded,
     ToolCallError,
-    UnsupportedFeature,
+    ToolMarkersMissing,
     UnsupportedParameter,
 )
 
@@ -78,7 +78,7 @@ _RULES: tuple[tuple[str, type[FoundryError]], ...] = (
     (r"load failed:", ModelLoadFailed),
     (r"maximum context length|exceeds max length", ContextOverflow),
     (_TOOL_CALL, ToolCallError),
-    (r"model-published .*(markers|tokens)|unknown special token[^?]*toolcall", UnsupportedFeature),
+    (r"model-published .*(markers|tokens)|unknown special token[^?]*toolcall", ToolMarkersMissing),
     (r"error creating grammar|invalid grammar", GrammarError),
     (r"unsupported parameter", UnsupportedParameter),
     (r"no model matching|does not exist|model not found", ModelNotFound),
@@ -89,8 +89,6 @@ _RULES: tuple[tuple[str, type[FoundryError]], ...] = (
     (r"invalid (openai )?(json )?request|invalid json", InvalidRequest),
 )
 """What the services say, first match first. Sources: foundry-local-service.md, sections 1 and 7."""
-
-_NO_MARKERS = "The model does not name the markers of tool calls; use one that was made for tools."
 
 _COMPILED = tuple((re.compile(pattern, re.IGNORECASE), error) for pattern, error in _RULES)
 
@@ -108,8 +106,6 @@ def classify(status: int, message: str) -> FoundryError:
     """
     told = clean(message) or f"the service answered HTTP {status} without a message"
     kind = next((error for pattern, error in _COMPILED if pattern.search(told)), None)
-    if kind is UnsupportedFeature:
-        return UnsupportedFeature(told, hint=_NO_MARKERS, status=status)
     if kind is ContextOverflow:
         return _context_overflow(told, status)
     return (kind or _by_status(status))(told, status=status)

@@ -12,6 +12,7 @@ The tree::
     │   ├── GrammarError                the schema or grammar does not compile
     │   └── ToolDefinitionError         a function cannot be described as a tool
     ├── UnsupportedFeature              this generation of the service cannot do it at all
+    │   └── ToolMarkersMissing          the model does not name what marks its calls of tools
     ├── ModelError
     │   ├── ModelNotFound (LookupError) no model of that name is known
     │   ├── ModelNotCached              known, but its files are not on this machine
@@ -92,6 +93,7 @@ from foundry_api.errors.tools import (
     ToolDefinitionError,
     ToolError,
     ToolFailed,
+    ToolMarkersMissing,
     ToolRoundsExceeded,
 )
 
@@ -132,6 +134,7 @@ __all__ = [
     "ToolDefinitionError",
     "ToolError",
     "ToolFailed",
+    "ToolMarkersMissing",
     "ToolRoundsExceeded",
     "UnsupportedFeature",
     "UnsupportedParameter",

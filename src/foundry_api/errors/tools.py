@@ -5,19 +5,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from foundry_api.errors.base import FoundryError
-from foundry_api.errors.request import InvalidRequest
+from foundry_api.errors.request import InvalidRequest, UnsupportedFeature
 
 if TYPE_CHECKING:
     from foundry_api.messages import ToolCall
     from foundry_api.tools.outcome import ToolRun
 
-__all__ = ["ToolCallError", "ToolDefinitionError", "ToolError", "ToolFailed", "ToolRoundsExceeded"]
+__all__ = [
+    "ToolCallError",
+    "ToolDefinitionError",
+    "ToolError",
+    "ToolFailed",
+    "ToolMarkersMissing",
+    "ToolRoundsExceeded",
+]
 
 
 class ToolDefinitionError(InvalidRequest):
     """A function cannot be described to a model as a tool. `field` names the parameter at fault."""
 
     default_hint = "Give every parameter a type that JSON has, and the function a plain name."
+
+
+class ToolMarkersMissing(UnsupportedFeature):
+    """The model does not name the markers of tool calls, which the service needs to find them."""
+
+    default_hint = "Use a model that was made to call tools, or leave tool_choice out."
 
 
 class ToolError(FoundryError):

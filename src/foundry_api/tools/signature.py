@@ -150,7 +150,7 @@ def _taken_out(schema: Any) -> dict[str, Any]:
 
 
 def _add_default(schema: dict[str, Any], default: Any) -> None:
-    if default is inspect.Parameter.empty or "$ref" in schema:
+    if default is inspect.Parameter.empty:
         return
     try:
         schema["default"] = msgspec.to_builtins(default)

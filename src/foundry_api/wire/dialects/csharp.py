@@ -16,13 +16,11 @@ from foundry_api.wire.dialects.openai import (
     ChatStream,
     chat_body,
     encode,
-    offers_tools,
     output_limit,
 )
 from foundry_api.wire.dialects.recovered import recovering
 from foundry_api.wire.dialects.stops import Stopped
 from foundry_api.wire.dialects.tool_history import inlined
-from foundry_api.wire.dialects.tool_prompt import with_tools
 
 if TYPE_CHECKING:
     from foundry_api.messages import ChatRequest, Model
@@ -89,12 +87,10 @@ class CSharpDialect:
         return self._wire.post(_ROUTE, encode(body))
 
     def _body(self, model: Model, request: ChatRequest) -> dict[str, Any]:
+        if not self._knows_tools:
+            request = msgspec.structs.replace(
+                request, messages=inlined(request.messages), tools_in_prompt=True
+            )
         body = chat_body(request, model.id)
         body.pop("stop", None)
-        if not self._knows_tools:
-            body["messages"] = inlined(request.messages)
-            if offers_tools(request):
-                for name in ("tools", "tool_choice"):
-                    body.pop(name, None)
-                body["messages"] = with_tools(body["messages"], request.tools)
         return body

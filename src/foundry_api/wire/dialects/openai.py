@@ -15,6 +15,8 @@ from foundry_api.messages import Chunk, FinishReason, Usage
 from foundry_api.wire.dialects.base import BAD_JSON, Ending
 from foundry_api.wire.dialects.reasoning import ThinkSplitter
 from foundry_api.wire.dialects.tool_deltas import ToolCallDelta, ToolCallsInPieces
+from foundry_api.wire.dialects.tool_history import inlined
+from foundry_api.wire.dialects.tool_prompt import with_tools
 from foundry_api.wire.sse import MAX_EVENT_BYTES, EventDecoder
 
 if TYPE_CHECKING:
@@ -85,7 +87,9 @@ def chat_body(request: ChatRequest, model: str) -> dict[str, Any]:
             body[name] = value
     if request.stop:
         body["stop"] = request.stop
-    if offers_tools(request):
+    if offers_tools(request) and request.tools_in_prompt:
+        body["messages"] = with_tools(inlined(request.messages), request.tools)
+    elif offers_tools(request):
         body["tools"] = [{"type": "function", "function": tool} for tool in request.tools]
         if request.tool_choice is not None:
             body["tool_choice"] = _tool_choice(request.tool_choice)

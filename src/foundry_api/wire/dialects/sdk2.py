@@ -230,7 +230,8 @@ class Sdk20Dialect(Sdk21Dialect):
 
     def chat_request(self, model: Model, request: ChatRequest) -> Request:
         """A streamed chat completion, without what this generation drops or mistakes."""
-        body = {**chat_body(request, model.id), "messages": inlined(request.messages)}
+        request = msgspec.structs.replace(request, messages=inlined(request.messages))
+        body = chat_body(request, model.id)
         body.pop("stop", None)
         return self._wire.post(_CHAT, encode(body))
 
