@@ -31,6 +31,7 @@ ROWS = {
     "keep_alive": "signs of life while it reads a prompt",
     "json_schema": "answers kept to a JSON schema",
     "tools": "tool calls apart from the text",
+    "tool_choice": "a model made to call a tool",
     "tool_history": "results of tools reach the model",
     "load": "load a model",
     "unload": "unload a model",
