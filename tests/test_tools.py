@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,10 @@ from foundry_api import (
     Chunk,
     DeadlineExceeded,
     FoundryAPIClient,
+    FunctionCall,
     InvalidRequest,
     Message,
+    ToolCall,
     ToolCallError,
     ToolDefinition,
     ToolDefinitionError,
@@ -28,6 +31,9 @@ from foundry_api import (
     tool,
 )
 from foundry_api.testing import Answer, Failure, FakeService, ToolCalls
+from foundry_api.tools.calling import ToolCaller
+from foundry_api.tools.definition import runnable
+from foundry_api.tools.limits import ToolLimits
 
 NO_MARKERS = Failure(
     500, "structured tool calling requires model-published opening and closing tool markers"
@@ -405,3 +411,18 @@ async def test_a_function_that_cannot_be_described_is_refused_before_anything_is
 async def test_a_run_with_a_cut_answer_ends_with_it() -> None:
     run = await run_of(Answer("Half a sent", finish_reason="length"))
     assert (run.content, run.completion.finish_reason) == ("Half a sent", "length")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [("{oops", "are not JSON"), ("[1]", "are not a JSON object"), ("3", "are not a JSON object")],
+)
+async def test_arguments_that_are_no_object_are_told(arguments: str, told: str) -> None:
+    """A service passes on what the model wrote, whatever that is."""
+    limits = ToolLimits(max_rounds=1, parallel=1, tool_timeout=1, on_error="tell")
+    caller = ToolCaller(runnable([clock]), limits, time.monotonic)
+    call = ToolCall("call_1", FunctionCall("clock", arguments))
+    (result,) = await caller.answered([call], 1)
+    assert told in result.content
+    assert result.arguments is None
+    assert isinstance(result.error, ValueError)

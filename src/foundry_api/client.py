@@ -3,89 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from foundry_api.arguments import chat_request, check_timeout, model_names, prompt_turns
+from foundry_api.arguments import chat_request, check_known, check_timeout, model_names
 from foundry_api.backend import Backend
 from foundry_api.call import Order
 from foundry_api.chat_call import ChatCall
+from foundry_api.chat_methods import ChatMethods
 from foundry_api.errors import ConfigurationError, ServiceError
 from foundry_api.models import Models
+from foundry_api.options import ChatOptions
 from foundry_api.resilience.deadline import Deadline, bounded
 from foundry_api.settings import Settings
+from foundry_api.tool_methods import ToolMethods
 from foundry_api.wire.hooks import BearerKey, Hooks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
-    from typing import Unpack
 
     from foundry_api.capabilities import Capabilities
     from foundry_api.events import Listener
     from foundry_api.health import HealthStatus
-    from foundry_api.messages import ChatRequest, Chunk, Completion, Message
+    from foundry_api.messages import ChatRequest, Constraint, Message
     from foundry_api.residency.policy import ModelResidency
     from foundry_api.resilience.breaker import CircuitBreaker
     from foundry_api.resilience.limiter import Limiter, LimiterSettings
     from foundry_api.resilience.window import BreakerSettings
     from foundry_api.services import Service
-    from foundry_api.tools.definition import ToolLike
-    from foundry_api.tools.limits import OnError
-    from foundry_api.tools.outcome import ToolResult, ToolRun
-    from foundry_api.tools.run import ToolLoop
     from foundry_api.wire.hooks import Auth, RequestHook, ResponseHook
     from foundry_api.wire.transport import Transport
 
-__all__ = ["ChatOptions", "FoundryAPIClient", "RunOptions"]
+__all__ = ["FoundryAPIClient"]
 
 
-class RunOptions(TypedDict, total=False):
-    """What every completion call takes besides its prompt or messages, and its tools.
-
-    Attributes:
-        model: Alias, id, or id without version; of several, each is tried when the one before it
-            failed; default `FOUNDRY_MODEL`, else phi-4-mini.
-        max_tokens: Upper bound of the answer in tokens; default 2048, or what fits.
-        temperature: 0 to 2; default the model's own.
-        top_p: 0 to 1; default the model's own.
-        seed: Makes sampling repeatable where the engine allows it.
-        stop: Up to four strings that end the answer.
-        tool_choice: `auto` (default), `none`, `required` for at least one call, or the name of the
-            tool to call.
-        timeout: Seconds without a token before the call gives up, or `auto` for what the model was
-            seen to need; default `FOUNDRY_TIMEOUT`.
-        deadline: Seconds for the whole call, with its queueing, loading and retries; default
-            `FOUNDRY_DEADLINE`, else none.
-        download: Download the model first if its files are not on this machine; default False.
-        extra: Further members of the JSON body, sent as they are.
-    """
-
-    model: str | Sequence[str] | None
-    max_tokens: int | None
-    temperature: float | None
-    top_p: float | None
-    seed: int | None
-    stop: str | Sequence[str] | None
-    tool_choice: str | None
-    timeout: float | Literal["auto"] | None
-    deadline: float | None
-    download: bool
-    extra: Mapping[str, Any] | None
-
-
-class ChatOptions(RunOptions, total=False):
-    """What every completion call takes besides its prompt or messages.
-
-    Attributes:
-        tools: Functions that the model may call: typed functions, `Tool`s, `ToolDefinition`s or
-            OpenAI's form of one. The calls that it wants are in `tool_calls`; `run` makes them.
-    """
-
-    tools: Sequence[ToolLike] | None
-
-
-class FoundryAPIClient:
+class FoundryAPIClient(ChatMethods, ToolMethods):
     """Microsoft Foundry Local as an API.
 
     Creating a client does no I/O: its first call finds a running service or starts an engine of
@@ -206,133 +159,6 @@ class FoundryAPIClient:
         """The limiter of the service, or of the first of several."""
         return self._backend.services.primary.limiter
 
-    async def complete(
-        self, prompt: str, *, system: str | None = None, **options: Unpack[ChatOptions]
-    ) -> Completion[None]:
-        """The whole answer to a prompt.
-
-        Args:
-            prompt: What the user says.
-            system: Instructions ahead of it.
-            options: See `ChatOptions`.
-
-        Raises:
-            InvalidRequest: An argument is at fault; nothing was sent.
-            ModelError: The model is not known, not here, or can't be loaded.
-            CallTimeout: A time bound fell. The engine's work was stopped.
-            StreamInterrupted: The answer broke off; `.partial` has its beginning.
-            ServiceError: The service is at fault.
-        """
-        return await self.chat(prompt_turns(prompt, system), **options)
-
-    def stream_complete(
-        self, prompt: str, *, system: str | None = None, **options: Unpack[ChatOptions]
-    ) -> AsyncGenerator[Chunk]:
-        """The answer to a prompt, piece by piece. Leaving the loop early frees the engine.
-
-        Args:
-            prompt: What the user says.
-            system: Instructions ahead of it.
-            options: See `ChatOptions`.
-
-        Raises:
-            FoundryError: As `complete`; bad arguments at once, the rest while iterating.
-        """
-        return self.stream_chat(prompt_turns(prompt, system), **options)
-
-    async def chat(
-        self, messages: Iterable[Message | Mapping[str, Any]], **options: Unpack[ChatOptions]
-    ) -> Completion[None]:
-        """The whole answer to a conversation. Raises as `complete`.
-
-        Args:
-            messages: The turns so far, oldest first: `Message`s or mappings with role and content.
-            options: See `ChatOptions`.
-        """
-        return await self._call(self._order(messages, options)).completion()
-
-    def stream_chat(
-        self, messages: Iterable[Message | Mapping[str, Any]], **options: Unpack[ChatOptions]
-    ) -> AsyncGenerator[Chunk]:
-        """The answer to a conversation, piece by piece. Raises as `stream_complete`.
-
-        Args:
-            messages: The turns so far, oldest first: `Message`s or mappings with role and content.
-            options: See `ChatOptions`.
-        """
-        return self._call(self._order(messages, options)).chunks()
-
-    async def run(
-        self,
-        messages: str | Iterable[Message | Mapping[str, Any]],
-        tools: Sequence[ToolLike],
-        *,
-        max_rounds: int = 8,
-        parallel: int = 4,
-        tool_timeout: float = 30.0,
-        on_error: OnError = "tell",
-        **options: Unpack[RunOptions],
-    ) -> ToolRun:
-        """The answer of a model that may call tools: they are called, and it is asked again.
-
-            def clock(city: str) -> str:
-                ...
-
-            run = await client.run("How late is it in Bern?", [clock])
-            run.content, run.calls
-
-        A call that cannot be made or fails is told to the model, which may do better: wrong
-        arguments, a tool that there is not, an exception, a call that took too long. A plain
-        function runs in a thread, a coroutine function on the event loop. `tool_choice` holds for
-        the first round, and `deadline` for all of it.
-
-        Args:
-            messages: A prompt, or the turns so far, oldest first.
-            tools: Typed functions, or `Tool`s.
-            max_rounds: How often the model is asked at most.
-            parallel: How many calls of a round run at once.
-            tool_timeout: Seconds that one call may take.
-            on_error: `tell` (default), or `raise` for a call that fails.
-            options: See `RunOptions`.
-
-        Raises:
-            ToolDefinitionError: A function cannot be described; nothing was sent.
-            ToolRoundsExceeded: The model did not come to an end; `.run` has what it did.
-            ToolFailed: A call failed, and `on_error` is `raise`.
-            ToolCallError: The model called a tool in a way that cannot be read.
-            FoundryError: As `complete`.
-        """
-        limits = (max_rounds, parallel, tool_timeout, on_error)
-        return await self._tool_loop(messages, tools, limits, options).whole()
-
-    def stream_run(
-        self,
-        messages: str | Iterable[Message | Mapping[str, Any]],
-        tools: Sequence[ToolLike],
-        *,
-        max_rounds: int = 8,
-        parallel: int = 4,
-        tool_timeout: float = 30.0,
-        on_error: OnError = "tell",
-        **options: Unpack[RunOptions],
-    ) -> AsyncGenerator[Chunk | ToolResult | ToolRun]:
-        """As `run`, piece by piece: the chunks of every answer, each tool's result, the run.
-
-        Args:
-            messages: A prompt, or the turns so far, oldest first.
-            tools: Typed functions, or `Tool`s.
-            max_rounds: How often the model is asked at most.
-            parallel: How many calls of a round run at once.
-            tool_timeout: Seconds that one call may take.
-            on_error: `tell` (default), or `raise` for a call that fails.
-            options: See `RunOptions`.
-
-        Raises:
-            FoundryError: As `run`; bad arguments at once, the rest while iterating.
-        """
-        limits = (max_rounds, parallel, tool_timeout, on_error)
-        return self._tool_loop(messages, tools, limits, options).pieces()
-
     @bounded
     async def capabilities(self) -> Capabilities:
         """What the generation of the service can do; of several services, the first one's.
@@ -378,9 +204,13 @@ class FoundryAPIClient:
         await self.close()
 
     def _order(
-        self, messages: Iterable[Message | Mapping[str, Any]], options: ChatOptions
+        self,
+        messages: Iterable[Message | Mapping[str, Any]],
+        options: ChatOptions,
+        constraint: Constraint | None = None,
     ) -> Order[ChatRequest]:
         self._backend.check_open()
+        check_known(options, ChatOptions.__annotations__)
         timeout = options.get("timeout")
         check_timeout(timeout)
         return Order(
@@ -394,26 +224,12 @@ class FoundryAPIClient:
                 stop=options.get("stop"),
                 tools=options.get("tools"),
                 tool_choice=options.get("tool_choice"),
+                constraint=constraint,
                 extra=options.get("extra"),
             ),
             timeout_s=timeout or self.settings.timeout_s,
             deadline=Deadline.after(options.get("deadline") or self.settings.deadline_s),
             download=options.get("download", False),
-        )
-
-    def _tool_loop(
-        self,
-        messages: str | Iterable[Message | Mapping[str, Any]],
-        tools: Sequence[ToolLike],
-        limits: tuple[int, int, float, OnError],
-        options: RunOptions,
-    ) -> ToolLoop:
-        # Most programs call no tools.
-        from foundry_api.tools.run import tool_loop  # noqa: PLC0415
-
-        turns = prompt_turns(messages) if isinstance(messages, str) else messages
-        return tool_loop(
-            self._call, lambda known: self._order(turns, {**options, "tools": known}), tools, limits
         )
 
     def _call(self, order: Order[ChatRequest]) -> ChatCall:

@@ -23,6 +23,7 @@ The tree::
     │   ├── ModelRegistrationFailed     the directory is not a model the engine can serve
     │   ├── DownloadFailed              the download broke off
     │   └── CatalogUnavailable          the catalog could not be reached, so names are unknown
+    ├── StructuredOutputError           the answer is not what it has to be, asked again or not
     ├── ToolError
     │   ├── ToolCallError               the model's call of a tool cannot be read
     │   ├── ToolFailed                  a tool failed, and the model was not to be told
@@ -49,6 +50,7 @@ the `model`, the `service`, the HTTP `status` and the number of `attempts`.
 
 from __future__ import annotations
 
+from foundry_api.errors.answers import StructuredOutputError
 from foundry_api.errors.base import FoundryError
 from foundry_api.errors.client import ClientClosed, ConfigurationError, HookFailed, QueueFull
 from foundry_api.errors.model import (
@@ -130,6 +132,7 @@ __all__ = [
     "ServiceStartFailed",
     "SilenceTimeout",
     "StreamInterrupted",
+    "StructuredOutputError",
     "ToolCallError",
     "ToolDefinitionError",
     "ToolError",

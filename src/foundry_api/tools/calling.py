@@ -119,15 +119,14 @@ def _given(call: ToolCall) -> dict[str, Any]:
     """The arguments as JSON has them."""
     text = call.function.arguments.strip() or "{}"
     try:
-        given = msgspec.json.decode(text)
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.ValidationError as error:
+        told = f"the arguments of {call.function.name} are not a JSON object."
+        raise _Refused(error, told) from error
     except msgspec.DecodeError as error:
         raise _Refused(
             error, f"the arguments of {call.function.name} are not JSON: {error}"
         ) from error
-    if not isinstance(given, dict):
-        wrong = ValueError("the arguments are not a JSON object")
-        raise _Refused(wrong, f"the arguments of {call.function.name} are not a JSON object.")
-    return {str(name): value for name, value in given.items()}
 
 
 def _fitting(tool: Tool, given: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, overload
 
 import msgspec
 
@@ -137,7 +137,7 @@ def as_tool(field_name: str, given: ToolLike) -> Tool | ToolDefinition:
         return given
     if isinstance(given, ToolDefinition):
         return _checked(field_name, given)
-    if isinstance(given, Mapping):
+    if _is_mapping(given):
         return _checked(field_name, _from_mapping(field_name, given))
     if callable(given):
         return tool(given)
@@ -173,8 +173,16 @@ def runnable(tools: Iterable[ToolLike]) -> dict[str, Tool]:
     return {each.name: each for each in offered if isinstance(each, Tool)}
 
 
+def _is_mapping(given: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(given, Mapping)
+
+
+def _is_several(given: object) -> bool:
+    return isinstance(given, Iterable) and not isinstance(given, str | Mapping)
+
+
 def _offered(tools: Iterable[ToolLike]) -> list[Tool | ToolDefinition]:
-    if isinstance(tools, str | Mapping) or not isinstance(tools, Iterable):
+    if not _is_several(tools):
         raise InvalidRequest(f"tools is {tools!r}, not a list", field="tools")
     offered = [as_tool(f"tools[{index}]", each) for index, each in enumerate(tools)]
     names = [each.name for each in offered]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeGuard
 
 import msgspec
 
@@ -134,19 +134,25 @@ def _schema_of(struct: type[msgspec.Struct]) -> dict[str, Any]:
     return {**told, "$defs": definitions} if definitions else told
 
 
-def _taken_out(schema: Any) -> dict[str, Any]:
+def _taken_out(schema: object) -> dict[str, Any]:
     """The definitions within a schema that pydantic made, which belong to its top."""
-    if isinstance(schema, list):
-        listed: list[Any] = schema
-        parts = [_taken_out(each) for each in listed]
-        return {name: told for part in parts for name, told in part.items()}
-    if not isinstance(schema, dict):
-        return {}
-    members: dict[str, Any] = schema
-    found: dict[str, Any] = members.pop("$defs", {})
-    for each in list(members.values()):
-        found.update(_taken_out(each))
+    found: dict[str, Any] = {}
+    if _is_object(schema):
+        found |= schema.pop("$defs", {})
+        parts = list(schema.values())
+    else:
+        parts = schema if _is_list(schema) else []
+    for each in parts:
+        found |= _taken_out(each)
     return found
+
+
+def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
+def _is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
 
 
 def _add_default(schema: dict[str, Any], default: Any) -> None:
@@ -177,5 +183,5 @@ def _converted(kind: type, value: Any) -> Any:
     Raises:
         ValueError: The type refuses it; msgspec adds the place.
     """
-    validate: Callable[[Any], Any] = kind.model_validate  # type: ignore[attr-defined]
+    validate: Callable[[Any], Any] = getattr(kind, "model_validate")  # noqa: B009 - unknown to types
     return validate(value)

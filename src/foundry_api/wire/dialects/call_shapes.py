@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -242,9 +242,10 @@ def _unmarked(seen: Seen, at: int, names: Collection[str]) -> Found | NotYet | N
 
 
 def _is_nothing_but_a_call(item: Any) -> bool:
-    if not isinstance(item, dict) or not item.keys() <= _KEYS:
+    if not _is_object(item) or not item.keys() <= _KEYS:
         return False
-    inner = item["function"] if isinstance(item.get("function"), dict) else item
+    function = item.get("function")
+    inner = function if _is_object(function) else item
     return "arguments" in inner or "parameters" in inner
 
 
@@ -264,25 +265,33 @@ def _marked(seen: Seen, at: int, end: int | None) -> Iterator[WrittenCall]:
 
 
 def _items(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+    return value if _is_list(value) else [value]
+
+
+def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
+def _is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
 
 
 def _call_of(item: Any) -> WrittenCall | None:
     """The call that a JSON value is; None if it is none."""
-    if not isinstance(item, dict):
+    if not _is_object(item):
         return None
-    function = item.get("function", item)
-    inner = {**item, "name": function} if isinstance(function, str) else function
-    if not isinstance(inner, dict):
+    function: Any = item.get("function", item)
+    inner: Any = {**item, "name": function} if isinstance(function, str) else function
+    if not _is_object(inner):
         return None
     name, call_id = inner.get("name"), item.get("id")
-    arguments = inner.get("arguments", inner.get("parameters")) or {}
+    arguments: Any = inner.get("arguments", inner.get("parameters")) or {}
     if isinstance(arguments, str):
         try:
             arguments = _decoded(arguments, "")
         except MalformedCall:
             return None
-    if not (name and isinstance(name, str) and isinstance(arguments, dict)):
+    if not (name and isinstance(name, str) and _is_object(arguments)):
         return None
     return WrittenCall(name, arguments, call_id if isinstance(call_id, str) and call_id else None)
 

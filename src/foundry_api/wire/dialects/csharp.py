@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
+from foundry_api.wire.dialects.constraints import told
 from foundry_api.wire.dialects.openai import (
     DEFAULT_MAX_TOKENS,
     ChatStream,
@@ -87,10 +88,14 @@ class CSharpDialect:
         return self._wire.post(_ROUTE, encode(body))
 
     def _body(self, model: Model, request: ChatRequest) -> dict[str, Any]:
+        messages = told(request)
         if not self._knows_tools:
-            request = msgspec.structs.replace(
-                request, messages=inlined(request.messages), tools_in_prompt=True
-            )
+            messages = inlined(messages)
+        request = msgspec.structs.replace(
+            request,
+            messages=messages,
+            tools_in_prompt=request.tools_in_prompt or not self._knows_tools,
+        )
         body = chat_body(request, model.id)
         body.pop("stop", None)
         return body
