@@ -123,6 +123,13 @@ class CachedCall:
         self._order = order
         self._tools = calls.means.tools
         self._started = self._tools.clock()
+        self._whole: Completion[None] | None = None
+
+    @property
+    def whole(self) -> Completion[None]:
+        """The whole answer, once all of its pieces were taken."""
+        assert self._whole is not None  # noqa: S101 - a mistake of ours
+        return self._whole
 
     async def completion(self) -> Completion[None]:
         """The whole answer."""
@@ -138,14 +145,22 @@ class CachedCall:
         """The answer in pieces, cut as they once came."""
         known = await self._identified()
         if known is None:
-            source = ChatCall(self._tools, self._order).chunks()
+            source = self._unserved()
         elif (entry := await self._found(known)) is not None:
-            source = _replayed(entry, self._again(entry))
+            self._whole = self._again(entry)
+            source = _replayed(entry, self._whole)
         else:
             source = self._followed(known)
         async with aclosing(source):
             async for chunk in source:
                 yield chunk
+
+    async def _unserved(self) -> AsyncGenerator[Chunk]:
+        call = ChatCall(self._tools, self._order)
+        async with aclosing(call.chunks()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+        self._whole = call.whole
 
     async def _followed(self, known: Known) -> AsyncGenerator[Chunk]:
         async with self._joined(known) as ride:
@@ -154,7 +169,7 @@ class CachedCall:
                 position += len(came)
                 for chunk in came:
                     yield chunk
-            whole = await ride.whole()
+            self._whole = whole = await ride.whole()
         yield last_chunk(whole)
 
     async def _identified(self) -> Known | None:
