@@ -101,6 +101,7 @@ PROBES = {
     "uuid": Probe({**TEXT, "format": "uuid"}, '"123e4567-e89b-12d3-a456-426614174000"', '"xyz"'),
     "minimum": Probe({**INTEGER, "minimum": 5}, "5", "4"),
     "maximum": Probe({**NUMBER, "maximum": 0.5}, "0.25", "0.75"),
+    "bounds": Probe({**NUMBER, "minimum": 0, "maximum": 1}, "0.123456789", "1.5"),
     "exclusiveMinimum": Probe({**NUMBER, "exclusiveMinimum": 0}, "0.1", "0.0"),
     "exclusiveMaximum": Probe({**INTEGER, "exclusiveMaximum": 5}, "4", "5"),
     "draft-4": Probe(

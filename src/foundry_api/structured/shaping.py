@@ -52,7 +52,8 @@ _SAID_ASIDE = frozenset(
 MAX_BOUND = 1e15
 MIN_BOUND = 1e-15
 MAX_FACTOR = 1e9
-MIN_FACTOR = 1e-9
+MIN_FACTOR = SMALLEST_STEP = 1e-9
+MAX_FACTOR_DIGITS = 9
 
 
 def lark_schema(schema: Mapping[str, Any]) -> str:
@@ -75,8 +76,9 @@ def lark_choice(choices: tuple[str, ...]) -> str:
 def engine_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     """A schema as the engine takes it; it allows every answer that the given one does.
 
-    The one exception: an object that names properties, and says nothing of others, gets no
-    others. Without that a small model invents members until max_tokens.
+    With two exceptions, without which a small model goes on until max_tokens: an object that names
+    properties, and says nothing of others, gets no others; and a number between two bounds gets
+    at most nine decimals.
 
     Raises:
         GrammarError: A `$ref` leads nowhere.
@@ -131,6 +133,8 @@ class _Shaper:
             shaped.pop("additionalProperties", None)
         if closing and _may_close(schema):
             shaped["additionalProperties"] = False
+        if _may_go_on(shaped):
+            shaped["multipleOf"] = SMALLEST_STEP
         return shaped
 
     def _member(self, name: str, value: Any, path: str, *, closing: bool) -> Any:
@@ -171,7 +175,8 @@ def _is_enforced(name: str, value: Any) -> bool:
     if name in _BOUNDS:
         return isinstance(value, bool) or _is_within(value, MIN_BOUND, MAX_BOUND)
     if name == "multipleOf":
-        return _is_within(value, MIN_FACTOR, MAX_FACTOR)
+        digits = str(value).partition("e")[0].replace(".", "").strip("0")
+        return _is_within(value, MIN_FACTOR, MAX_FACTOR) and len(digits) <= MAX_FACTOR_DIGITS
     return name == "$ref" or name in _COPIED | _MAPS | _LISTS | _SINGLE
 
 
@@ -184,3 +189,17 @@ def _may_close(schema: dict[str, Any]) -> bool:
     if not properties or _RELATIONS & schema.keys():
         return False
     return set(schema.get("required", ())) <= properties.keys()
+
+
+def _may_go_on(shaped: dict[str, Any]) -> bool:
+    """Whether decimals without end would still be a number of the schema.
+
+    Between bounds the engine writes no exponents, so that nothing else is lost.
+    """
+    if shaped.get("type") != "number" or "multipleOf" in shaped:
+        return False
+    low = shaped.get("minimum", shaped.get("exclusiveMinimum"))
+    high = shaped.get("maximum", shaped.get("exclusiveMaximum"))
+    if low is None or high is None:
+        return False
+    return not isinstance(low, bool) and not isinstance(high, bool) and high - low >= 1

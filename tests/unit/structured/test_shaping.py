@@ -53,6 +53,7 @@ def test_what_the_engine_enforces_is_left_as_it_is(schema: dict[str, Any]) -> No
         {"exclusiveMaximum": 1e300},
         {"minimum": 5e-324},
         {"multipleOf": 1e10},
+        {"multipleOf": 0.1234567891},
         {"title": "T", "description": "D", "default": 3, "examples": [3], "x-order": 1},
     ],
 )
@@ -68,6 +69,25 @@ def test_additional_members_depend_on_patterns_that_the_engine_reads() -> None:
 def test_an_object_that_names_its_members_gets_no_others() -> None:
     person = {"type": "object", "properties": {"age": INTEGER}}
     assert shaped({"items": person}) == {"items": {**person, "additionalProperties": False}}
+
+
+@pytest.mark.parametrize(
+    ("bounds", "stepped"),
+    [
+        ({"minimum": 0, "maximum": 1}, True),
+        ({"exclusiveMinimum": -1.5, "maximum": 1e6}, True),
+        ({"minimum": 0, "maximum": 1e-6}, False),
+        ({"minimum": 0}, False),
+        ({"minimum": 0, "maximum": 1, "multipleOf": 0.5}, False),
+        ({}, False),
+    ],
+)
+def test_a_number_between_bounds_does_not_go_on_for_ever(
+    bounds: dict[str, Any], *, stepped: bool
+) -> None:
+    told = shaped({"type": "number", **bounds})
+    assert (told.get("multipleOf") == 1e-9) is stepped
+    assert "multipleOf" not in shaped({"type": "integer", "minimum": 0, "maximum": 9})
 
 
 @pytest.mark.parametrize(
