@@ -128,7 +128,17 @@ PROBES = {
         '{"kids": [{"v": 1}], "v": 2}',
     ),
     "boolean": Probe({"properties": {"a": True}, "required": ["a"]}, '{"a": [1]}', '{"b": 1}'),
+    "dependentRequired": Probe(
+        members(dependentRequired={"a": ["b"]}), '{"b": 1, "a": 2}', '{"a": 1}'
+    ),
+    "year": Probe({**TEXT, "format": "date"}, '"0001-01-01"', '"0000-01-01"'),
+    "second": Probe({**TEXT, "format": "time"}, '"10:20:30.5+01:00"', '"10:20:60Z"'),
+    "multipleOf_negative": Probe(
+        {**INTEGER, "minimum": -20, "maximum": -5, "multipleOf": 5}, "-15", "-4"
+    ),
+    "multipleOf_both": Probe({**INTEGER, "minimum": -20, "multipleOf": 5}, "-15", "4"),
     # From here on, the validation.
+    "multipleOf_any_negative": Probe({**INTEGER, "multipleOf": 5}, "-15", "-4", enforced=False),
     "oneOf_overlapping": Probe(
         {"oneOf": [{**INTEGER, "minimum": 0}, {**INTEGER, "maximum": 10}]},
         "11",
@@ -148,9 +158,6 @@ PROBES = {
         '{"xa": 1}',
         '{"ya": 1}',
         enforced=False,
-    ),
-    "dependentRequired": Probe(
-        members(dependentRequired={"a": ["b"]}), '{"b": 1, "a": 2}', '{"a": 1}', enforced=False
     ),
     "unevaluatedProperties": Probe(
         members(unevaluatedProperties=False), '{"a": 1}', '{"a": 1, "z": 1}', enforced=False
