@@ -1,5 +1,9 @@
 """Answers to 500 random schemas on the real engine: ours beside `openai`'s parse.
 
+A call ends in an answer that is returned, or in an error: the answer was cut at max_tokens, it was
+given up after the repairs, or the engine refused the schema. Of those that are returned it is
+counted how many are JSON and valid, by the same validator for both.
+
 python3 dev.py bench structured
 python3 dev.py bench structured 50
 """
@@ -25,37 +29,39 @@ from foundry_api.structured.validation import SchemaValidator
 SCHEMAS = 500
 PROMPT = "Give an example."
 MAX_TOKENS = 512
-REPAIRS = 2
+
+Schema = dict[str, Any]
+Told = dict[str, Any]
 
 
-async def ours(client: FoundryAPIClient, schemas: list[dict[str, Any]]) -> list[dict[str, Any]]:
+async def ours(client: FoundryAPIClient, schemas: list[Schema]) -> list[Told]:
     """What became of each schema: how the answer ended, its text, and the repairs it took."""
     return [await answer(client, schema) for schema in schemas]
 
 
-async def answer(client: FoundryAPIClient, schema: dict[str, Any]) -> dict[str, Any]:
+async def answer(client: FoundryAPIClient, schema: Schema) -> Told:
     """One of them."""
     try:
         told = await client.complete(
-            PROMPT, response_model=schema, repairs=REPAIRS, max_tokens=MAX_TOKENS, temperature=0
+            PROMPT, response_model=schema, max_tokens=MAX_TOKENS, temperature=0
         )
     except StructuredOutputError as error:
-        return {"end": error.finish_reason, "text": error.partial, "repairs": error.repairs}
+        end = "cut" if error.finish_reason == "length" else "given up"
+        return {"end": end, "text": error.partial, "repairs": error.repairs}
     except GrammarError as error:
         return {"end": "refused", "text": error.message, "repairs": 0}
-    return {"end": told.finish_reason, "text": told.content, "repairs": told.repairs}
+    return {"end": "returned", "text": told.content, "repairs": told.repairs}
 
 
-def counted(schemas: list[dict[str, Any]], answers: list[dict[str, Any]]) -> Counter[str]:
-    """How many finished, parse, and are valid."""
+def counted(schemas: list[Schema], answers: list[Told]) -> Counter[str]:
+    """How the calls ended, and how many of the answers that were returned are as asked for."""
     counts: Counter[str] = Counter()
     for schema, told in zip(schemas, answers, strict=True):
-        counts["refused"] += told["end"] == "refused"
-        counts["cut"] += told["end"] == "length"
-        counts["repairs"] += told.get("repairs", 0)
-        counts["repaired"] += bool(told.get("repairs", 0)) and told["end"] == "stop"
-        if told["end"] == "stop":
-            counts["finished"] += 1
+        repairs = told.get("repairs", 0)
+        counts[told["end"]] += 1
+        counts["repairs"] += repairs
+        if told["end"] == "returned":
+            counts["returned after repairs"] += bool(repairs)
             counts["parse"] += parses(told["text"])
             counts["valid"] += parses(told["text"]) and is_valid(schema, json.loads(told["text"]))
     return counts
@@ -94,10 +100,10 @@ async def main(count: int) -> None:
             theirs = counted(schemas, told)
     figures = {"schemas": float(len(schemas))}
     for name, counts in (("foundry-api", mine), ("openai", theirs)):
-        for what in ("refused", "cut", "finished", "parse", "valid"):
+        for what in ("returned", "parse", "valid", "cut", "given up", "refused"):
             figures[f"{what}, {name}"] = counts[what]
-        figures[f"share of finished that is valid, {name}"] = counts["valid"] / counts["finished"]
-    figures["answers asked for again, foundry-api"] = mine["repaired"]
+        figures[f"valid / returned, {name}"] = counts["valid"] / counts["returned"]
+    figures["returned after repairs, foundry-api"] = mine["returned after repairs"]
     figures["repairs, foundry-api"] = mine["repairs"]
     keep("structured", figures)
 
