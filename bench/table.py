@@ -77,19 +77,28 @@ def sentences() -> list[str]:
     adaptive, naive = rush["adaptive / best fixed"], rush["gather / best fixed"]
     rest = leftover["engine at rest, processor s/s"]
     timed_out, cancelled = (leftover[f"0.5 s after 50 {name}"] for name in LEAVING)
-    asked = kept("structured")
-    valid, returned = asked["valid, foundry-api"], asked["returned, foundry-api"]
-    theirs = f"{asked['valid, openai']:.0f} of {asked['returned, openai']:.0f}"
     return [
         "- 512 calls at once on the real engine, beside the throughput of the best fixed",
         f"  concurrency: the limiter {adaptive:.2f}, `asyncio.gather` without one {naive:.2f}.",
         "- Processor seconds a second that the engine uses half a second after 50 time-outs:",
         f"  {timed_out:.2f}; after 50 cancellations: {cancelled:.2f}; at rest: {rest:.2f}.",
-        f"- {asked['schemas']:.0f} random JSON schemas, demo model: of the answers that were returned,",
-        f"  valid are {valid:.0f} of {returned:.0f}, with `openai`'s parse {theirs}. Errors instead of",
-        f"  an answer: {asked['cut, foundry-api']:.0f} cut at max_tokens, of which there is no end in",
-        f"  a schema without bounds, and {asked['given up, foundry-api']:.0f} that did not pass after",
-        f"  two repairs; {asked['returned after repairs, foundry-api']:.0f} passed after one or two.",
+        *structured(),
+    ]
+
+
+def structured() -> list[str]:
+    """How answers to random schemas fare."""
+    asked = {
+        what.removesuffix(", foundry-api"): value for what, value in kept("structured").items()
+    }
+    cut, given_up = asked["cut"], asked["given up"]
+    return [
+        f"- {asked['schemas']:.0f} random JSON schemas, demo model: of the answers that were",
+        f"  returned, {asked['valid']:.0f} of {asked['returned']:.0f} are valid, with `openai`'s",
+        f"  parse {asked['valid, openai']:.0f} of {asked['returned, openai']:.0f}. Instead of an",
+        f"  answer, {cut:.0f} calls raised that it was cut at max_tokens, for want of bounds in the",
+        f"  schema, and {given_up:.0f} that it did not pass after two repairs; repairs helped",
+        f"  {asked['returned after repairs']:.0f} answers.",
     ]
 
 
