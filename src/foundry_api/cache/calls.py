@@ -90,21 +90,25 @@ class CachedCalls:
         """
         name = order.models[0]
         try:
-            self._known[name] = await self._identified(name, download=order.download)
+            found = await self._identified(name, download=order.download)
         except ServiceError:
             return self._known.get(name)
         except CallTimeout:
             raise
         except FoundryError:
             return None
-        return self._known[name]
+        if found is not None:
+            self._known[name] = found
+        return self._known.get(name)
 
     async def end(self) -> None:
         """The client is closed: end what is in the making."""
         await self.work.end(ClientClosed("the client was closed during the call"))
 
-    async def _identified(self, name: str, *, download: bool) -> Identity:
+    async def _identified(self, name: str, *, download: bool) -> Identity | None:
         service = await self.means.tools.services.having(name)
+        if service.connection is None and service.breaker.state != "closed":
+            return None  # whether it is back is for the breaker's probe to find out
         connection = service.connection or await service.connect()
         model = await connection.meaning(name, download=download)
         return Identity(model.id, connection.endpoint.generation, connection.endpoint.base_url)
