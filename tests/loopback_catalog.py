@@ -17,24 +17,26 @@ from typing import TYPE_CHECKING, Any
 from scripted_model import build
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 VARIANT = "Scripted-mini-instruct-generic-cpu"
 ALIAS = "scripted-mini"
 
 
-def entity(alias: str, name: str, version: int = 1, *, size_mb: int = 1) -> dict[str, Any]:
+def entity(
+    alias: str, name: str, version: int = 1, *, size_mb: int = 1, task: str = "chat-completion"
+) -> dict[str, Any]:
     """One variant of a model, as the catalog describes it."""
     return {
         "assetId": f"azureml://registries/azureml/models/{name}/versions/{version}",
         "entityId": f"{name}:{version}",
         "annotations": {
-            "tags": {"alias": alias},
+            "tags": {"alias": alias, "task": task},
             "systemCatalogData": {
                 "publisher": "tests",
                 "displayName": name,
-                "inferenceTasks": ["chat-completion"],
+                "inferenceTasks": [task],
                 "license": "MIT",
                 "maxOutputTokens": 2048,
                 "textContextWindow": 8192,
@@ -59,7 +61,9 @@ def entity(alias: str, name: str, version: int = 1, *, size_mb: int = 1) -> dict
     }
 
 
-def put_into_cache(cache: Path, name: str, version: int = 1) -> None:
+def put_into_cache(
+    cache: Path, name: str, version: int = 1, *, build: Callable[[Path], None] = build
+) -> None:
     """Lay a scripted model where the engine keeps what it downloaded."""
     directory = cache / "tests" / f"{name}-{version}" / f"v{version}"
     directory.mkdir(parents=True)

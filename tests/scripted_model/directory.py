@@ -34,7 +34,7 @@ def build(
     directory.mkdir(parents=True, exist_ok=True)
     onnx.save_model(scripted_model(scripts), directory / "model.onnx")
     files = {
-        "genai_config.json": _genai_config(scripts, context_length),
+        "genai_config.json": genai_config(scripts, context_length),
         "tokenizer.json": tokenizer_json(scripts),
         "tokenizer_config.json": tokenizer_config_json(),
     }
@@ -42,7 +42,7 @@ def build(
         (directory / name).write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
-def _genai_config(scripts: Sequence[Script], context_length: int) -> dict[str, Any]:
+def genai_config(scripts: Sequence[Script], context_length: int) -> dict[str, Any]:
     """Describe the graph to ONNX Runtime GenAI, with no field that an old version would refuse.
 
     One thread, so that the costs of the scripts do not depend on the number of cores.
