@@ -25,7 +25,7 @@ from onnx import TensorProto, checker, helper, numpy_helper
 
 from .graph import IR_VERSION, OPSET, node, scripted_model
 from .scripts import Script
-from .tokenizer import END_OF_ANSWER, tokenizer_config_json, tokenizer_json, vocabulary_size
+from .tokenizer import END_OF_ANSWER, tokenizer_json, vocabulary_size, without_template
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +57,7 @@ def build_transcriber(directory: Path) -> None:
         "genai_config.json": _genai_config(),
         "audio_processor_config.json": _processor(),
         "tokenizer.json": tokenizer_json(SCRIPTS),
-        "tokenizer_config.json": tokenizer_config_json(),
+        "tokenizer_config.json": without_template(),
     }
     for name, content in files.items():
         (directory / name).write_text(json.dumps(content, indent=2), encoding="utf-8")

@@ -22,7 +22,7 @@ from onnx import TensorProto, checker, helper, numpy_helper
 from .directory import genai_config
 from .graph import node, scripted_model
 from .scripts import Script
-from .tokenizer import BYTE_VALUES, tokenizer_config_json, tokenizer_json, vocabulary_size
+from .tokenizer import BYTE_VALUES, tokenizer_json, vocabulary_size, without_template
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +46,7 @@ def build_embedder(directory: Path) -> None:
     files = {
         "genai_config.json": config,
         "tokenizer.json": tokenizer_json(SCRIPTS),
-        "tokenizer_config.json": tokenizer_config_json(),
+        "tokenizer_config.json": without_template(),
     }
     for name, content in files.items():
         (directory / name).write_text(json.dumps(content, indent=2), encoding="utf-8")

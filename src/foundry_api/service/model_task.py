@@ -1,0 +1,88 @@
+"""What a model is for, by its files: to chat, to see, to transcribe or to embed.
+
+The engine goes by the task of a catalog's entry: it refuses images and sounds to models of other
+tasks, and embeds with whatever graph has an output `hidden_states` (probed on 1.2.4, 2.0.1 and
+2.2.1).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from foundry_api.errors import ModelRegistrationFailed
+from foundry_api.service.model_files import configuration, is_inside
+from foundry_api.service.onnx_file import NotOnnx, outputs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = [
+    "CHAT",
+    "EMBEDDINGS",
+    "SPEECH",
+    "TEMPLATE",
+    "TOKENIZER_CONFIG",
+    "VISION",
+    "embeds",
+    "has_template",
+    "task_of",
+]
+
+CHAT: Final = "chat-completion"
+VISION: Final = "vision-language-chat"
+SPEECH: Final = "automatic-speech-recognition"
+EMBEDDINGS: Final = "embeddings"
+"""The tasks that the engine knows (session.cc, sdk_v2)."""
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TEMPLATE = "chat_template.jinja"
+STATES: Final = "hidden_states"
+
+_SPEECH_TYPES = frozenset({"whisper", "nemotron_speech"})
+"""`model.type` of those that ONNX Runtime GenAI transcribes with."""
+
+
+def task_of(directory: Path) -> str:
+    """The task under which a directory is to be registered.
+
+    A model that has both hidden states and a chat template is registered for chats: it embeds all
+    the same.
+    """
+    try:
+        model = configuration(directory).model
+    except ModelRegistrationFailed:
+        return CHAT
+    if model.get("type") in _SPEECH_TYPES:
+        return SPEECH
+    if isinstance(model.get("vision"), dict):
+        return VISION
+    return EMBEDDINGS if embeds(directory) and not has_template(directory) else CHAT
+
+
+def embeds(directory: Path) -> bool:
+    """Whether the engine can embed with the model in a directory."""
+    try:
+        model = configuration(directory).model
+        graph = _decoder(model)
+        return is_inside(directory, graph) and STATES in outputs(directory / graph)
+    except (ModelRegistrationFailed, NotOnnx, OSError):
+        return False
+
+
+def has_template(directory: Path) -> bool:
+    """Whether a directory has a chat template."""
+    if is_inside(directory, TEMPLATE):
+        return True
+    try:
+        told: Any = json.loads((directory / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(told, dict) and bool(told.get("chat_template"))  # pyright: ignore[reportUnknownMemberType] # JSON
+
+
+def _decoder(model: Mapping[str, Any]) -> str:
+    decoder: Any = model.get("decoder")
+    named: Any = decoder.get("filename") if isinstance(decoder, dict) else None  # pyright: ignore[reportUnknownMemberType] # JSON
+    return named if isinstance(named, str) else "model.onnx"
