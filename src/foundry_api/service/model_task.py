@@ -7,15 +7,16 @@ tasks, and embeds with whatever graph has an output `hidden_states` (probed on 1
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from foundry_api.errors import ModelRegistrationFailed
-from foundry_api.service.model_files import configuration, is_inside
+from foundry_api.service.model_files import configuration, graphs, is_inside
 from foundry_api.service.onnx_file import NotOnnx, outputs
+from foundry_api.wire.dialects.base import BAD_JSON
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 __all__ = [
@@ -44,6 +45,13 @@ _SPEECH_TYPES = frozenset({"whisper", "nemotron_speech"})
 """`model.type` of those that ONNX Runtime GenAI transcribes with."""
 
 
+class _Tokenizer(msgspec.Struct):
+    chat_template: Any = None
+
+
+_TOKENIZER = msgspec.json.Decoder(_Tokenizer)
+
+
 def task_of(directory: Path) -> str:
     """The task under which a directory is to be registered.
 
@@ -65,7 +73,7 @@ def embeds(directory: Path) -> bool:
     """Whether the engine can embed with the model in a directory."""
     try:
         model = configuration(directory).model
-        graph = _decoder(model)
+        (graph, *_) = graphs({"decoder": model.get("decoder")})
         return is_inside(directory, graph) and STATES in outputs(directory / graph)
     except (ModelRegistrationFailed, NotOnnx, OSError):
         return False
@@ -76,13 +84,7 @@ def has_template(directory: Path) -> bool:
     if is_inside(directory, TEMPLATE):
         return True
     try:
-        told: Any = json.loads((directory / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        told = _TOKENIZER.decode((directory / TOKENIZER_CONFIG).read_bytes())
+    except (OSError, *BAD_JSON):
         return False
-    return isinstance(told, dict) and bool(told.get("chat_template"))  # pyright: ignore[reportUnknownMemberType] # JSON
-
-
-def _decoder(model: Mapping[str, Any]) -> str:
-    decoder: Any = model.get("decoder")
-    named: Any = decoder.get("filename") if isinstance(decoder, dict) else None  # pyright: ignore[reportUnknownMemberType] # JSON
-    return named if isinstance(named, str) else "model.onnx"
+    return bool(told.chat_template)
