@@ -14,7 +14,15 @@ from foundry_api.messages import ChatRequest, Message, Role
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["chat_request", "check_timeout", "conversation", "model_names", "prompt_turns"]
+__all__ = [
+    "chat_request",
+    "check_range",
+    "check_timeout",
+    "checked_text",
+    "conversation",
+    "model_names",
+    "prompt_turns",
+]
 
 MAX_STOP_STRINGS = 4
 MAX_TEMPERATURE = 2.0
@@ -40,10 +48,10 @@ def chat_request(
     Raises:
         InvalidRequest: An argument is at fault; `.field` names it.
     """
-    _check_range("max_tokens", max_tokens, 1, MAX_TOKENS)
-    _check_range("temperature", temperature, 0, MAX_TEMPERATURE)
-    _check_range("top_p", top_p, 0, 1)
-    _check_range("seed", seed, -(2**63), 2**63 - 1)
+    check_range("max_tokens", max_tokens, 1, MAX_TOKENS)
+    check_range("temperature", temperature, 0, MAX_TEMPERATURE)
+    check_range("top_p", top_p, 0, 1)
+    check_range("seed", seed, -(2**63), 2**63 - 1)
     return ChatRequest(
         messages=conversation(messages),
         max_tokens=_whole("max_tokens", max_tokens),
@@ -74,8 +82,8 @@ def prompt_turns(prompt: str, system: str | None = None) -> list[Message]:
     Raises:
         InvalidRequest: One of them is no text, empty, or cannot be sent.
     """
-    turns = [] if system is None else [Message("system", _text("system", system))]
-    return [*turns, Message("user", _text("prompt", prompt))]
+    turns = [] if system is None else [Message("system", checked_text("system", system))]
+    return [*turns, Message("user", checked_text("prompt", prompt))]
 
 
 def check_timeout(timeout: float | Literal["auto"] | None) -> None:
@@ -86,7 +94,7 @@ def check_timeout(timeout: float | Literal["auto"] | None) -> None:
     """
     if timeout == "auto":
         return
-    _check_range("timeout", timeout, 0, math.inf)
+    check_range("timeout", timeout, 0, math.inf)
     if timeout == 0:
         raise InvalidRequest("timeout is 0, but must be above 0 s", field="timeout")
 
@@ -102,7 +110,7 @@ def model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:
     if isinstance(model, str):
         return (model,)
     _check_several("model", model)
-    names = tuple(_text(f"model[{index}]", name) for index, name in enumerate(model))
+    names = tuple(checked_text(f"model[{index}]", name) for index, name in enumerate(model))
     if not names:
         raise InvalidRequest("model is an empty list", field="model")
     return names
@@ -113,7 +121,7 @@ def _message(index: int, message: Message | Mapping[str, Any]) -> Message:
     if not _is_sound(message):
         message = _converted(field, message)
     if message.content or not message.tool_calls:
-        _text(f"{field}.content", message.content)
+        checked_text(f"{field}.content", message.content)
     return message
 
 
@@ -146,7 +154,7 @@ def _part(field: str, part: Any) -> str:
             "in every generation",
             hint="Leave it out: the service would drop it without a word.",
         )
-    return _text(f"{field}.text", told.get("text"))
+    return checked_text(f"{field}.text", told.get("text"))
 
 
 def _is_sound(message: object) -> TypeGuard[Message]:
@@ -160,7 +168,12 @@ def _is_sound(message: object) -> TypeGuard[Message]:
     )
 
 
-def _text(field: str, value: object) -> str:
+def checked_text(field: str, value: object) -> str:
+    """A text that every service takes as it is.
+
+    Raises:
+        InvalidRequest: It is no text, empty, or cannot be sent.
+    """
     if not isinstance(value, str):
         raise InvalidRequest(f"{field} is {value!r}, not a text", field=field)
     if not value.strip():
@@ -186,7 +199,12 @@ def _check_several(field: str, value: object) -> None:
         raise InvalidRequest(f"{field} is {value!r}, not a list", field=field)
 
 
-def _check_range(field: str, value: object, low: float, high: float) -> None:
+def check_range(field: str, value: object, low: float, high: float) -> None:
+    """Refuse what is no number between two others; None is fine.
+
+    Raises:
+        InvalidRequest: It is out of bounds, or no number.
+    """
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -60,8 +60,13 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         download: Downloading models.
         cached: Whether it tells which models' files are on its machine.
         responses: The Responses API.
+        chained_responses: Whether it refuses to go on from a response that it does not keep.
         embeddings: Embeddings.
+        embed_with_chat_model: Whether it survives being asked to embed with a model that can't.
+            2.x says so; 1.x dies, so it is asked only for models that are known to embed.
         audio: Transcription.
+        audio_form: How it takes a recording: by its `path` on the service's machine, or as an
+            `upload`; None if not at all.
         images: Images in chat completions.
         max_seed: Largest seed that it takes.
         ignored: Parameters that it ignores without a word; asking for one is refused here.
@@ -87,8 +92,11 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     download: Support
     cached: Support
     responses: Support
+    chained_responses: Support
     embeddings: Support
+    embed_with_chat_model: Support
     audio: Support
+    audio_form: Literal["path", "upload"] | None = None
     images: Support = "unsupported"
     max_seed: int = INT64
     ignored: frozenset[str] = frozenset({"logit_bias", "logprobs", "n", "top_logprobs"})
@@ -132,8 +140,11 @@ _SDK_2_1 = Capabilities(
     download="unsupported",
     cached="unsupported",
     responses="native",
+    chained_responses="native",
     embeddings="native",
+    embed_with_chat_model="native",
     audio="native",
+    audio_form="path",
     ignored=frozenset(
         {"frequency_penalty", "logit_bias", "logprobs", "n", "presence_penalty", "top_logprobs"}
     ),
@@ -148,6 +159,8 @@ _SDK_2_0 = msgspec.structs.replace(
     keep_alive="unsupported",
     json_schema="unsupported",
     tool_history="corrected",
+    responses="corrected",
+    chained_responses="corrected",
     ignored=frozenset({"logit_bias", "logprobs", "n", "response_format", "top_logprobs"}),
 )
 
@@ -157,9 +170,11 @@ _SDK_1 = msgspec.structs.replace(
     stream_errors="corrected",
     cancellation="native",
     unload_while_generating="unsupported",
+    embed_with_chat_model="unsupported",
     tool_history="native",
     cached="native",
     audio="unsupported",
+    audio_form=None,
     max_seed=INT32,
 )
 
@@ -175,6 +190,7 @@ _CLI_0_10 = msgspec.structs.replace(
     unload="corrected",
     download="corrected",
     responses="unsupported",
+    chained_responses="unsupported",
 )
 
 _LEGACY = msgspec.structs.replace(
@@ -185,6 +201,8 @@ _LEGACY = msgspec.structs.replace(
     unload="native",
     download="native",
     embeddings="unsupported",
+    audio="native",  # as documented; 0.8.101 is said to lack it (foundry-local-service.md, 1A)
+    audio_form="upload",
 )
 
 CAPABILITIES: Mapping[Generation, Capabilities] = {

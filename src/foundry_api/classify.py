@@ -15,7 +15,9 @@ from foundry_api.errors import (
     ModelNotCached,
     ModelNotFound,
     ModelNotLoaded,
+    ModelTaskMismatch,
     ProtocolError,
+    ResponseNotFound,
     RouteMissing,
     ServerError,
     ServiceOverloaded,
@@ -65,6 +67,10 @@ def _signature_end(text: str, start: int) -> int:
 
 _RULES: tuple[tuple[str, type[FoundryError]], ...] = (
     (r"session\(s\) still using", ModelInUse),
+    (r"previous response not found|the response '[^']*' does not exist", ResponseNotFound),
+    (r"input is not supported by model task|does not support audio", ModelTaskMismatch),
+    (r"'hidden_states' was not found|audio_features must be provided", ModelTaskMismatch),
+    (r"\[audiodecoder\]|image_url local file not found|audio file not found", InvalidRequest),
     (r"must be downloaded|not cached|no openaiservice provider", ModelNotCached),
     (r"must be loaded|is not loaded|not loaded:", ModelNotLoaded),
     (r"load failed:", ModelLoadFailed),

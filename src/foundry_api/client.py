@@ -8,6 +8,7 @@ from foundry_api.arguments import chat_request, check_timeout, model_names, prom
 from foundry_api.backend import Backend
 from foundry_api.call import Order
 from foundry_api.chat_call import ChatCall
+from foundry_api.endpoints.calls import EndpointCalls
 from foundry_api.errors import ServiceError
 from foundry_api.models import Models
 from foundry_api.resilience.deadline import Deadline, bounded
@@ -64,7 +65,7 @@ class ChatOptions(TypedDict, total=False):
     extra: Mapping[str, Any] | None
 
 
-class FoundryAPIClient:
+class FoundryAPIClient(EndpointCalls):
     """Microsoft Foundry Local as an API.
 
     Creating a client does no I/O: its first call finds a running service or starts an engine of

@@ -57,6 +57,7 @@ class Connection:
 
     Attributes:
         catalog: What could be downloaded, and what was.
+        embeds: Which models make embeddings, as far as that was found out, by id.
 
     Raises:
         UnsupportedFeature: There is no dialect for the service's generation.
@@ -79,6 +80,7 @@ class Connection:
         self.wire = Wire(transport, endpoint.base_url, headers, _command_of(endpoint))
         self.dialect = dialect_of(endpoint.generation, self.wire)
         self.catalog = Catalog(self, store)
+        self.embeds: dict[str, bool] = {}
         self._local: Sequence[Model] = ()
         self._public: Sequence[Model] = ()
         self._meant: dict[str, Model] = {}
@@ -278,6 +280,7 @@ class Connection:
     def forget(self, model: Model) -> None:
         """Take nothing for granted of a model that was changed or that the service denied."""
         self.memory.loaded.discard(model.id)
+        self.embeds.pop(model.id, None)
         self._meant.clear()
         self._local = ()
         self._public = ()

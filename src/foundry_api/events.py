@@ -33,12 +33,14 @@ __all__ = [
     "Listener",
     "ModelLoaded",
     "ModelUnloaded",
+    "Operation",
     "Outcome",
     "RetryScheduled",
     "UnloadReason",
 ]
 
 BreakerState = Literal["closed", "open", "half-open"]
+Operation = Literal["chat", "embeddings", "transcription", "response", "request"]
 Outcome = Literal["answered", "failed", "cancelled"]
 UnloadReason = Literal["asked", "idle", "budget", "swap"]
 
@@ -61,17 +63,19 @@ _PRIVATE = {"request", "content"}
 
 
 class CallStarted(Event, frozen=True, kw_only=True):
-    """A caller ordered a chat completion.
+    """A caller ordered something of a model.
 
     Attributes:
         call: Number of the call, counted by its client from 1.
-        model: The model's name as the caller said it.
-        request: What was asked, the prompt included.
+        model: The model's name as the caller said it; for a plain request, its method and path.
+        request: What a chat was asked, the prompt included; None for other operations.
+        operation: What was ordered.
     """
 
     call: int
     model: str
-    request: ChatRequest
+    request: ChatRequest | None
+    operation: Operation = "chat"
 
 
 class AttemptStarted(Event, frozen=True, kw_only=True):
@@ -145,6 +149,7 @@ class CallEnded(Event, frozen=True, kw_only=True):
         error: What the caller was told; None unless the call failed.
         chunks: Pieces of text that came.
         content: The text, as far as it came.
+        operation: What was ordered.
     """
 
     call: int
@@ -158,6 +163,7 @@ class CallEnded(Event, frozen=True, kw_only=True):
     error: FoundryError | None = None
     chunks: int = 0
     content: str = ""
+    operation: Operation = "chat"
 
 
 class BreakerChanged(Event, frozen=True, kw_only=True):

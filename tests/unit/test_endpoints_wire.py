@@ -14,7 +14,7 @@ from foundry_api import errors
 from foundry_api.messages import Usage
 from foundry_api.wire.endpoints.embeddings import decoded
 from foundry_api.wire.endpoints.responses import ResponseReader, ResponseStream, item_of
-from foundry_api.wire.endpoints.transcriptions import TranscriptionStream, multipart, text_of
+from foundry_api.wire.endpoints.transcriptions import TranscriptionStream, heard, multipart
 
 SERVICE = "http://127.0.0.1:5273"
 NEW = ResponseReader(SERVICE, "sdk-2.1")
@@ -57,15 +57,15 @@ class TestTranscriptions:
 
     def test_pieces_come_as_they_are_sent(self) -> None:
         stream = TranscriptionStream("m")
-        assert [text for text, _ in stream.feed(self.EVENTS)] == ["Grü", "n."]
-        stream.finish()
+        assert [chunk.text for chunk in stream.feed(self.EVENTS)] == ["Grü", "n."]
+        assert stream.finish()[0] == "Grün."
 
     @given(st.integers(0, len(EVENTS)))
     def test_wherever_the_bytes_are_torn(self, at: int) -> None:
         stream = TranscriptionStream("m")
         parts = (self.EVENTS[:at], self.EVENTS[at:])
-        assert "".join(text for part in parts for text, _ in stream.feed(part)) == "Grün."
-        assert stream.done
+        assert "".join(each.text for part in parts for each in stream.feed(part)) == "Grün."
+        assert stream.finish()[0] == "Grün."
 
     def test_one_that_breaks_off_is_no_transcription(self) -> None:
         stream = TranscriptionStream("m")
@@ -77,7 +77,7 @@ class TestTranscriptions:
         stream = TranscriptionStream("m")
         failure = b'data: {"error":{"message":"out of memory"}}\n\n'
         pieces = stream.feed(b'data: {"text":"a"}\n\n' + failure)
-        assert next(pieces)[0] == "a"
+        assert next(pieces).text == "a"
         with pytest.raises(errors.ServerError, match="out of memory"):
             next(pieces)
 
@@ -100,9 +100,9 @@ class TestTranscriptions:
         assert parts["file"].get_filename() == "a %22b%22.wav"
 
     def test_a_whole_answer_has_a_text(self) -> None:
-        assert text_of(b'{"text":"Hi"}') == "Hi"
+        assert heard(b'{"text":"Hi"}') == ("Hi", (b'{"text":"Hi"}',))
         with pytest.raises(errors.ProtocolError):
-            text_of(b"{}")
+            heard(b"{}")
 
 
 def response(**members: object) -> dict[str, object]:

@@ -63,8 +63,8 @@ def test_who_does_not_chat_needs_no_template(
 
 def test_what_is_no_model_is_taken_for_one_that_chats(tmp_path: Path) -> None:
     """It cannot be registered anyway, and the error of that tells more."""
-    assert (task_of(tmp_path), embeds(tmp_path)) == (CHAT, False)
+    assert (task_of(tmp_path), embeds(tmp_path)) == (CHAT, None)
     model_directory(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     (tmp_path / "tokenizer_config.json").write_text("[]", encoding="utf-8")
-    assert (task_of(tmp_path), embeds(tmp_path)) == (CHAT, False)
+    assert (task_of(tmp_path), embeds(tmp_path)) == (CHAT, None)

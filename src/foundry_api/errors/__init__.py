@@ -8,7 +8,8 @@ The tree::
     ├── InvalidRequest (ValueError)     the caller's mistake; sending it again changes nothing
     │   ├── UnsupportedParameter        this generation of the service refuses the parameter
     │   ├── ContextOverflow             prompt plus max_tokens is larger than the context
-    │   └── GrammarError                the schema or grammar does not compile
+    │   ├── GrammarError                the schema or grammar does not compile
+    │   └── ResponseNotFound (LookupError)  the service keeps no such response
     ├── UnsupportedFeature              this generation of the service cannot do it at all
     ├── ModelError
     │   ├── ModelNotFound (LookupError) no model of that name is known
@@ -16,6 +17,7 @@ The tree::
     │   ├── ModelNotLoaded              its files are here, but it is not in memory
     │   ├── ModelInUse                  it cannot be unloaded while somebody uses it
     │   ├── MemoryBudgetExceeded        it does not fit beside the models that are used
+    │   ├── ModelTaskMismatch           it is made for something else
     │   ├── ModelLoadFailed             the engine could not load its files
     │   ├── ModelRegistrationFailed     the directory is not a model the engine can serve
     │   ├── DownloadFailed              the download broke off
@@ -55,11 +57,13 @@ from foundry_api.errors.model import (
     ModelNotFound,
     ModelNotLoaded,
     ModelRegistrationFailed,
+    ModelTaskMismatch,
 )
 from foundry_api.errors.request import (
     ContextOverflow,
     GrammarError,
     InvalidRequest,
+    ResponseNotFound,
     UnsupportedFeature,
     UnsupportedParameter,
 )
@@ -103,8 +107,10 @@ __all__ = [
     "ModelNotFound",
     "ModelNotLoaded",
     "ModelRegistrationFailed",
+    "ModelTaskMismatch",
     "ProtocolError",
     "QueueFull",
+    "ResponseNotFound",
     "RouteMissing",
     "ServerError",
     "ServiceCrashed",

@@ -8,6 +8,7 @@ __all__ = [
     "ContextOverflow",
     "GrammarError",
     "InvalidRequest",
+    "ResponseNotFound",
     "UnsupportedFeature",
     "UnsupportedParameter",
 ]
@@ -74,6 +75,16 @@ class GrammarError(InvalidRequest):
     """The schema or grammar of the request does not compile."""
 
     default_hint = "Correct the schema or grammar; the message names the place."
+
+
+class ResponseNotFound(InvalidRequest, LookupError):
+    """The service keeps no such response.
+
+    It was not stored, or deleted, or newer ones pushed it out: a service keeps 20, in memory
+    (foundry-local-service.md, 1D).
+    """
+
+    default_hint = "Store it with store=True; to go on without it, send the whole conversation."
 
 
 class UnsupportedFeature(FoundryError):

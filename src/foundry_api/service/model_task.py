@@ -69,14 +69,13 @@ def task_of(directory: Path) -> str:
     return EMBEDDINGS if embeds(directory) and not has_template(directory) else CHAT
 
 
-def embeds(directory: Path) -> bool:
-    """Whether the engine can embed with the model in a directory."""
+def embeds(directory: Path) -> bool | None:
+    """Whether the engine can embed with the model in a directory; None if nothing tells."""
     try:
-        model = configuration(directory).model
-        (graph, *_) = graphs({"decoder": model.get("decoder")})
-        return is_inside(directory, graph) and STATES in outputs(directory / graph)
+        decoder = {"decoder": configuration(directory).model.get("decoder")}
+        return any(STATES in outputs(directory / graph) for graph in graphs(decoder))
     except (ModelRegistrationFailed, NotOnnx, OSError):
-        return False
+        return None
 
 
 def has_template(directory: Path) -> bool:

@@ -13,6 +13,7 @@ import msgspec
 
 from foundry_api.classify import classify
 from foundry_api.errors import ProtocolError, StreamInterrupted
+from foundry_api.replies.transcription import TranscriptionChunk
 from foundry_api.wire.dialects.base import BAD_JSON
 from foundry_api.wire.sse import EventDecoder
 
@@ -21,13 +22,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TRANSCRIPTIONS_ROUTE",
+    "Heard",
     "TranscriptionStream",
+    "heard",
     "multipart",
-    "text_of",
     "transcription_body",
 ]
 
 TRANSCRIPTIONS_ROUTE = "/v1/audio/transcriptions"
+Heard = tuple[str, tuple[bytes, ...]]
+"""What was said, and the bytes that said so."""
+
 _DONE = b"[DONE]"
 
 
@@ -86,14 +91,14 @@ def multipart(
     return f"multipart/form-data; boundary={boundary}", body
 
 
-def text_of(body: bytes) -> str:
-    """The text of an answer that is not streamed.
+def heard(body: bytes) -> Heard:
+    """What an answer that is not streamed says.
 
     Raises:
         ProtocolError: It holds none.
     """
     try:
-        return _REPLY.decode(body).text
+        return _REPLY.decode(body).text, (body,)
     except BAD_JSON as error:
         raise ProtocolError(f"the answer holds no transcription: {error}") from error
 
@@ -112,9 +117,10 @@ class TranscriptionStream:
         self.done = False
         self._model_id = model_id
         self._events = EventDecoder()
+        self._pieces: list[TranscriptionChunk] = []
 
-    def feed(self, block: bytes) -> Iterator[tuple[str, bytes]]:
-        """The pieces of text that this block completes, each with its event's data.
+    def feed(self, block: bytes) -> Iterator[TranscriptionChunk]:
+        """The pieces of text that this block completes.
 
         Raises:
             FoundryError: The stream carries an error, classified by its message.
@@ -124,10 +130,12 @@ class TranscriptionStream:
             if event.data == _DONE:
                 self.done = True
                 break
-            yield self._text(event.data), event.data
+            piece = TranscriptionChunk(_text(event.data), self._model_id, raw=event.data)
+            self._pieces.append(piece)
+            yield piece
 
-    def finish(self) -> None:
-        """Check that the transcription is whole, once the body ended.
+    def finish(self) -> Heard:
+        """All that was said, once the body ended.
 
         Raises:
             StreamInterrupted: It ended before its end mark.
@@ -136,12 +144,15 @@ class TranscriptionStream:
             raise StreamInterrupted(
                 "the stream ended before the transcription did", model=self._model_id
             )
+        text = "".join(piece.text for piece in self._pieces)
+        return text, tuple(piece.raw for piece in self._pieces)
 
-    def _text(self, data: bytes) -> str:
-        try:
-            event = _EVENT.decode(data)
-        except BAD_JSON as error:
-            raise ProtocolError(f"an event is not a transcription's: {error}") from error
-        if event.error is not None:
-            raise classify(500, event.error.message)
-        return event.text
+
+def _text(data: bytes) -> str:
+    try:
+        event = _EVENT.decode(data)
+    except BAD_JSON as error:
+        raise ProtocolError(f"an event is not a transcription's: {error}") from error
+    if event.error is not None:
+        raise classify(500, event.error.message)
+    return event.text
