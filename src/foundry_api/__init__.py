@@ -31,6 +31,7 @@ _HOMES = {
         "DownloadFailed",
         "FoundryError",
         "GrammarError",
+        "HookFailed",
         "InvalidRequest",
         "MemoryBudgetExceeded",
         "ModelError",
@@ -100,6 +101,8 @@ _HOMES = {
     "resilience.limiter": ("LimiterSettings", "LimiterStatistics"),
     "resilience.window": ("BreakerSettings", "BreakerStatistics"),
     "settings": ("Settings",),
+    "wire.hooks": ("Auth", "RequestHook", "ResponseHook"),
+    "wire.transport": ("Request", "ResponseHead"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
