@@ -152,12 +152,20 @@ class Backend:
         """End the calls, close the connections, and stop the engine, if this client started it."""
         self._closed = True
         await self._keeper.aclose()
+        await self._release()
         await self.services.aclose()
         await self._home.leave()
         for locator in self._locators:
             await locator.aclose()
         if self._owns_transport and self._transport is not None:
             await self._transport.aclose()
+
+    async def _release(self) -> None:
+        """Have stored responses deleted, unless the engine ends with this client anyway."""
+        connections = [service.connection for service in self.services]
+        for connection in connections:
+            if connection is not None and connection.endpoint.origin != "embedded":
+                await connection.stored.release_all()
 
     def _listen(self) -> None:
         log = logging.getLogger("foundry_api")

@@ -68,6 +68,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         audio_form: How it takes a recording: by its `path` on the service's machine, or as an
             `upload`; None if not at all.
         images: Images in chat completions.
+        refuses_images: Whether it refuses an image in a response whose model sees none.
         max_seed: Largest seed that it takes.
         ignored: Parameters that it ignores without a word; asking for one is refused here.
     """
@@ -98,6 +99,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     audio: Support
     audio_form: Literal["path", "upload"] | None = None
     images: Support = "unsupported"
+    refuses_images: Support
     max_seed: int = INT64
     ignored: frozenset[str] = frozenset({"logit_bias", "logprobs", "n", "top_logprobs"})
 
@@ -145,6 +147,7 @@ _SDK_2_1 = Capabilities(
     embed_with_chat_model="native",
     audio="native",
     audio_form="path",
+    refuses_images="native",
     ignored=frozenset(
         {"frequency_penalty", "logit_bias", "logprobs", "n", "presence_penalty", "top_logprobs"}
     ),
@@ -175,6 +178,7 @@ _SDK_1 = msgspec.structs.replace(
     cached="native",
     audio="unsupported",
     audio_form=None,
+    refuses_images="corrected",
     max_seed=INT32,
 )
 
@@ -191,6 +195,7 @@ _CLI_0_10 = msgspec.structs.replace(
     download="corrected",
     responses="unsupported",
     chained_responses="unsupported",
+    refuses_images="unsupported",
 )
 
 _LEGACY = msgspec.structs.replace(

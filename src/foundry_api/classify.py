@@ -28,6 +28,7 @@ __all__ = ["classify", "clean"]
 
 _SOURCE_PLACE = re.compile(r"(?<![\w./\\-])[\w./\\-]+\.(?:cc|cpp|h|hpp):\d+ ")
 
+_LAMBDA = re.compile(r"(?: const)?::<lambda\([^()<>]{0,200}\)>")
 _WRAPPING = re.compile(r"^Failed to handle OpenAI completion: |\s*\(Parameter '\w+'\)$")
 """What 1.x puts around its messages: the name of its handler, and .NET's of an argument."""
 
@@ -61,6 +62,8 @@ def _signature_end(text: str, start: int) -> int:
             # `(anonymous namespace)::f(int)` and `operator()(int)` go on behind the first pair.
             if depth == 0 and not text.startswith((":", "("), index + 1):
                 end = index + 1
+                if inner := _LAMBDA.match(text, end):
+                    return inner.end()
                 return end + len(" const") if text.startswith(" const ", end) else end
     return start
 

@@ -10,6 +10,7 @@ from foundry_api.backend import Backend
 from foundry_api.call import Order
 from foundry_api.chat_call import ChatCall
 from foundry_api.endpoints.calls import EndpointCalls
+from foundry_api.endpoints.responses import Responses
 from foundry_api.errors import ConfigurationError, ServiceError
 from foundry_api.models import Models
 from foundry_api.resilience.deadline import Deadline, bounded
@@ -113,6 +114,7 @@ class FoundryAPIClient(EndpointCalls):
     Attributes:
         settings: As they were resolved.
         models: The models of the service.
+        responses: The Responses API: `await client.responses.create("…")`.
         events: The hook for whoever wants to hear what happens.
         metrics: What happened, counted: `client.metrics.snapshot()`.
 
@@ -173,6 +175,7 @@ class FoundryAPIClient(EndpointCalls):
         self.events = self._backend.events
         self.metrics = self._backend.metrics
         self.models = Models(self._backend.connect, self._backend.route)
+        self.responses = Responses(self._backend)
 
     @property
     def services(self) -> tuple[Service, ...]:

@@ -151,6 +151,17 @@ class TestResponses:
         assert told(OLD, usage=usage).status == "incomplete"
         assert told(NEW, max_output_tokens=2).status == "completed"
 
+    def test_what_2_0_counts_of_a_chained_one_is_not_believed(self) -> None:
+        """It counts the earlier turns as part of the answer."""
+        reader = ResponseReader(SERVICE, "sdk-2.0", cuts_at=2048)
+        usage = {"input_tokens": 23, "output_tokens": 86, "total_tokens": 109}
+        chained = response(usage=usage, previous_response_id="resp_0", max_output_tokens=50)
+        whole = reader.response(json.dumps(chained).encode(), pieces=35)
+        assert (whole.status, whole.usage) == ("completed", None)
+        cut = reader.response(json.dumps(chained).encode(), pieces=50)
+        assert (cut.status, cut.incomplete_reason) == ("incomplete", "max_output_tokens")
+        assert reader.response(json.dumps(chained).encode()).status == "completed"
+
     def test_tokens_that_were_not_counted_are_none(self) -> None:
         assert told(usage=None).usage is None
         zeros = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any
 
-from foundry_api.arguments import check_timeout, checked_text
+from foundry_api.arguments import checked_text
 from foundry_api.call import Order
 from foundry_api.endpoints.embed import BATCH_SIZE, check_batch_size, checked_texts, embed
 from foundry_api.endpoints.exchange import EndpointCall, Outcome, ordered
+from foundry_api.endpoints.options import ModelOptions, TimeOptions, bounds
 from foundry_api.endpoints.recording import Recording
 from foundry_api.endpoints.request import RawCall, raw_request
 from foundry_api.endpoints.transcribe import (
@@ -17,7 +18,6 @@ from foundry_api.endpoints.transcribe import (
     speech_options,
     transcription_of,
 )
-from foundry_api.resilience.deadline import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -32,33 +32,7 @@ if TYPE_CHECKING:
     from foundry_api.settings import Settings
     from foundry_api.wire.endpoints.transcriptions import Heard
 
-__all__ = ["EndpointCalls", "ModelOptions", "TimeOptions"]
-
-Timeout = float | Literal["auto"]
-
-
-class TimeOptions(TypedDict, total=False):
-    """How long a call may take.
-
-    Attributes:
-        timeout: Seconds without a sign of the answer before the call gives up, or `auto` for what
-            the model was seen to need; default `FOUNDRY_TIMEOUT`.
-        deadline: Seconds for the whole call, with its queueing, loading and retries; default
-            `FOUNDRY_DEADLINE`, else none.
-    """
-
-    timeout: Timeout | None
-    deadline: float | None
-
-
-class ModelOptions(TimeOptions, total=False):
-    """How long a call of a model may take, and what may be done for it.
-
-    Attributes:
-        download: Download the model first if its files are not on this machine; default False.
-    """
-
-    download: bool
+__all__ = ["EndpointCalls"]
 
 
 class EndpointCalls:
@@ -101,7 +75,7 @@ class EndpointCalls:
         """
         check_batch_size(batch_size)
         checked = checked_texts(texts)
-        timeout_s, deadline = self._bounds(options)
+        timeout_s, deadline = bounds(self._backend, options)
         return await embed(
             self._backend.tools,
             checked,
@@ -207,7 +181,7 @@ class EndpointCalls:
             ServiceError: The service is at fault.
         """
         asked = raw_request(method, path, json=json, params=params, headers=headers)
-        timeout_s, deadline = self._bounds(options)
+        timeout_s, deadline = bounds(self._backend, options)
         order = Order((asked.name,), asked, timeout_s, deadline)
         return await RawCall(self._backend.tools, order).reply()
 
@@ -227,15 +201,7 @@ class EndpointCalls:
         return EndpointCall(self._backend.tools, order, lambda piece: piece.text)
 
     def _ordered(self, asking: Hearing, model: str, options: ModelOptions) -> Order[Hearing]:
-        timeout_s, deadline = self._bounds(options)
+        timeout_s, deadline = bounds(self._backend, options)
         download = options.get("download", False)
         name = checked_text("model", model)
         return ordered(asking, name, timeout_s, deadline, download=download)
-
-    def _bounds(self, options: TimeOptions) -> tuple[Timeout, Deadline]:
-        """The time bounds of a call that begins now."""
-        self._backend.check_open()
-        timeout = options.get("timeout")
-        check_timeout(timeout)
-        deadline = Deadline.after(options.get("deadline") or self.settings.deadline_s)
-        return timeout or self.settings.timeout_s, deadline

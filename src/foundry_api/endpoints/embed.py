@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from foundry_api.capabilities import Capabilities
     from foundry_api.connection import Connection
     from foundry_api.endpoints.exchange import Asking, Outcome
+    from foundry_api.errors import FoundryError
     from foundry_api.events import Operation
     from foundry_api.messages import Model
     from foundry_api.replies.embeddings import Vector
@@ -67,6 +68,10 @@ class Batch:
         """None: nothing is streamed."""
         del connection, model
         return None
+
+    def amended(self, error: FoundryError) -> None:
+        """None: nothing can be put right."""
+        del error
 
     def decoder(self, connection: Connection, model: Model) -> WholeBody[_Told]:
         """Reads the vectors."""

@@ -127,6 +127,10 @@ class Asking(Protocol[_P_co, _R_co]):
         """Who decodes the answer."""
         ...
 
+    def amended(self, error: FoundryError) -> Asking[_P_co, _R_co] | None:
+        """The same put right after a refusal, to be sent at once; None where nothing helps."""
+        ...
+
 
 def ordered(
     asking: Asking[_P, _R],
@@ -318,6 +322,12 @@ class EndpointCall(GuardedCall[Asking[_P, _R], EndpointAttempt[_P, _R]], Generic
 
     async def _pick(self, name: str) -> Service:
         return self._only or await super()._pick(name)
+
+    def _amended(self, error: FoundryError) -> bool:
+        amended = self._request.amended(error)
+        if amended is not None:
+            self._request = amended
+        return amended is not None
 
     @property
     def _partial(self) -> str:

@@ -1,4 +1,8 @@
-"""Whether a model embeds, found out before it is asked: a chat model kills a service of SDK 1.x."""
+"""What a model is made for, found out before it is asked.
+
+A chat model that is asked to embed kills a service of SDK 1.x, and one that is shown an image there
+drops it without a word (probed on 1.2.4). 2.x refuses both by itself.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from foundry_api.errors import FoundryError, ModelTaskMismatch
 from foundry_api.service.model_cache import downloaded
-from foundry_api.service.model_task import embeds
+from foundry_api.service.model_task import VISION, embeds, task_of
 from foundry_api.wire.dialects.names import without_version
 from foundry_api.wire.transport import is_loopback
 
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
     from foundry_api.connection import Connection
     from foundry_api.messages import Model
 
-__all__ = ["check_embeds"]
+__all__ = ["check_embeds", "check_sees"]
 
 EMBEDDING_TASKS = frozenset({"embeddings", "embedding", "text-embedding", "feature-extraction"})
 """`embeddings` is the engine's own word, `embedding` the public catalog's."""
@@ -55,14 +59,40 @@ async def check_embeds(connection: Connection, model: Model) -> None:
         )
 
 
+async def check_sees(connection: Connection, model: Model) -> None:
+    """Refuse an image that the service would drop.
+
+    Raises:
+        ModelTaskMismatch: It would, or nobody can tell.
+    """
+    if connection.dialect.capabilities.refuses_images == "native":
+        return
+    tasks, directory = await _known(connection, model)
+    if VISION in tasks or (directory and await asyncio.to_thread(task_of, directory) == VISION):
+        return
+    raise ModelTaskMismatch(
+        f"{model.id} is not known to see images, and a service of generation "
+        f"{connection.endpoint.generation} drops those that a model does not see",
+        hint="Name a model with a vision part, such as phi-3.5-vision, or leave the image out.",
+        model=model.id,
+        service=connection.base_url,
+    )
+
+
 async def _told(connection: Connection, model: Model) -> bool | None:
     """Whether it embeds; None where nothing tells."""
-    described = [model, *await _descriptions(connection, model)]
-    if any((each.task or "").lower() in EMBEDDING_TASKS for each in described):
+    tasks, directory = await _known(connection, model)
+    if not tasks.isdisjoint(EMBEDDING_TASKS):
         return True
-    paths = [Path(each.path) for each in described if each.path is not None]
-    directory = paths[0] if paths else await _directory(connection, model)
     return None if directory is None else await asyncio.to_thread(embeds, directory)
+
+
+async def _known(connection: Connection, model: Model) -> tuple[frozenset[str], Path | None]:
+    """The tasks that it is said to have, and where its files lie, if that is on this machine."""
+    described = [model, *await _descriptions(connection, model)]
+    tasks = frozenset(each.task.lower() for each in described if each.task)
+    paths = [Path(each.path) for each in described if each.path is not None]
+    return tasks, paths[0] if paths else await _directory(connection, model)
 
 
 async def _descriptions(connection: Connection, model: Model) -> list[Model]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from foundry_api.connection import Connection
     from foundry_api.endpoints.exchange import Asking, Decoder, Outcome
     from foundry_api.endpoints.recording import Recording
+    from foundry_api.errors import FoundryError
     from foundry_api.events import Operation
     from foundry_api.messages import Model
     from foundry_api.wire.endpoints.transcriptions import Heard
@@ -97,6 +98,10 @@ class Listening:
         """None: a stream that fails says why."""
         del connection, model
         return None
+
+    def amended(self, error: FoundryError) -> None:
+        """None: nothing can be put right."""
+        del error
 
     def decoder(self, connection: Connection, model: Model) -> Decoder[TranscriptionChunk, Heard]:
         """Reads the text."""

@@ -70,6 +70,14 @@ class ContextOverflow(InvalidRequest):
         self.max_tokens = max_tokens
         self.context_length = context_length
 
+    @property
+    def room(self) -> int | None:
+        """Tokens that an answer could have; None where there is no room, or nobody counted."""
+        if self.context_length is None or self.prompt_tokens is None:
+            return None
+        left = self.context_length - self.prompt_tokens
+        return left if left > 0 else None
+
 
 class GrammarError(InvalidRequest):
     """The schema or grammar of the request does not compile."""

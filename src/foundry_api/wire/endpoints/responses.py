@@ -25,7 +25,7 @@ from foundry_api.wire.dialects.base import BAD_JSON
 from foundry_api.wire.sse import EventDecoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["RESPONSES_ROUTE", "ResponseReader", "ResponseStream"]
 
@@ -115,8 +115,12 @@ class ResponseReader:
         self._generation: Generation = generation
         self._cuts_at = cuts_at
 
-    def response(self, data: bytes) -> Response:
+    def response(self, data: bytes, pieces: int | None = None) -> Response:
         """One response.
+
+        Args:
+            data: As it came.
+            pieces: How many deltas came ahead of it, where it was streamed.
 
         Raises:
             ProtocolError: It is none.
@@ -127,7 +131,9 @@ class ResponseReader:
             raise ProtocolError(f"this is no response: {error}", service=self._service) from error
         reason = told.incomplete_details.reason if told.incomplete_details else None
         status = told.status
-        if status == "completed" and self._was_cut(told):
+        usage = None if self._miscounts(told) else _usage(told.usage)
+        written = pieces if usage is None else usage.completion_tokens
+        if status == "completed" and self._was_cut(told, written):
             status, reason = "incomplete", "max_output_tokens"
         return Response(
             id=told.id,
@@ -136,7 +142,7 @@ class ResponseReader:
             service=self._service,
             generation=self._generation,
             output=tuple(map(item_of, told.output)),
-            usage=_usage(told.usage),
+            usage=usage,
             error=told.error.message if told.error else None,
             incomplete_reason=reason,
             instructions=told.instructions,
@@ -171,10 +177,14 @@ class ResponseReader:
         except BAD_JSON as error:
             raise ProtocolError(f"this is no list: {error}", service=self._service) from error
 
-    def _was_cut(self, told: _Response) -> bool:
-        if self._cuts_at is None or told.usage is None:
+    def _miscounts(self, told: _Response) -> bool:
+        """2.0.1 counts the earlier turns of a chained response as part of its answer."""
+        return self._generation == "sdk-2.0" and told.previous_response_id is not None
+
+    def _was_cut(self, told: _Response, written: int | None) -> bool:
+        if self._cuts_at is None or written is None:
             return False
-        return told.usage.output_tokens >= (told.max_output_tokens or self._cuts_at)
+        return written >= (told.max_output_tokens or self._cuts_at)
 
 
 class ResponseStream:
@@ -182,16 +192,22 @@ class ResponseStream:
 
     Args:
         reader: Reads what the events say of the response.
+        begun: Told the response's id, once that is known.
 
     Attributes:
         done: Whether the stream said that it is complete.
         response: The whole response, once it came.
     """
 
-    def __init__(self, reader: ResponseReader) -> None:
+    def __init__(
+        self, reader: ResponseReader, begun: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.done = False
         self.response: Response | None = None
         self._reader = reader
+        self._begun = begun
+        self._id = ""
+        self._pieces = 0
         self._events = EventDecoder(MAX_RESPONSE_BYTES)
 
     def feed(self, block: bytes) -> Iterator[ResponseEvent]:
@@ -222,8 +238,12 @@ class ResponseStream:
             told = _EVENT.decode(data)
         except BAD_JSON as error:
             raise ProtocolError(f"an event is not a response's: {error}") from error
+        self._pieces += told.type == _TEXT
         about = bytes(told.response)
-        response = self._reader.response(about) if about not in _NOTHING else None
+        response = None if about in _NOTHING else self._reader.response(about, self._pieces)
+        if response is not None and not self._id:
+            self._id = response.id
+            self._begun(response.id)
         if told.type == _FAILED or told.error is not None:
             raise classify(500, _why(told, response))
         kind = told.type
