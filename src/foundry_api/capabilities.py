@@ -63,7 +63,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         chained_responses: Whether it refuses to go on from a response that it does not keep.
         embeddings: Embeddings.
         embed_with_chat_model: Whether it survives being asked to embed with a model that can't.
-            2.x says so; 1.x dies, so it is asked only for models that are known to embed.
+            From 2.1 on it says so; 1.2.4 and 2.0.1 die, so they are asked only for models that are
+            known to embed.
         audio: Transcription.
         audio_form: How it takes a recording: by its `path` on the service's machine, or as an
             `upload`; None if not at all.
@@ -164,6 +165,7 @@ _SDK_2_0 = msgspec.structs.replace(
     tool_history="corrected",
     responses="corrected",
     chained_responses="corrected",
+    embed_with_chat_model="unsupported",
     ignored=frozenset({"logit_bias", "logprobs", "n", "response_format", "top_logprobs"}),
 )
 
@@ -173,7 +175,6 @@ _SDK_1 = msgspec.structs.replace(
     stream_errors="corrected",
     cancellation="native",
     unload_while_generating="unsupported",
-    embed_with_chat_model="unsupported",
     tool_history="native",
     cached="native",
     audio="unsupported",

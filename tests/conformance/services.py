@@ -12,6 +12,8 @@ from doubles.cli010 import Cli010ServiceDouble, foundry_cli_double
 from doubles.legacy import LegacyServiceDouble
 from engines import running
 from loopback_catalog import ALIAS, VARIANT, catalog, entity, put_into_cache
+from scripted_model.audio import build_transcriber
+from scripted_model.embeddings import build_embedder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -23,6 +25,9 @@ BROKEN = "broken"
 FAR_AWAY = "far-away"
 OTHER, OTHER_VARIANT = "nickname", "Scripted-other-instruct-generic-cpu"
 """A model whose alias nobody could guess from its id."""
+
+EMBEDDER, EMBEDDER_VARIANT = "scripted-embed", "Scripted-embed-generic-cpu"
+LISTENER, LISTENER_VARIANT = "scripted-whisper", "Scripted-whisper-generic-cpu"
 
 VERSIONS: Mapping[Generation, str] = {"sdk-1": "1.2.4", "sdk-2.0": "2.0.1", "sdk-2.1": "2.2.1"}
 """Which version stands for a generation."""
@@ -59,9 +64,11 @@ class Service:
 
 
 def prepare(home: Path) -> None:
-    """A cache with two models that work and one that cannot be loaded."""
+    """A cache with models that chat, embed and transcribe, and one that cannot be loaded."""
     put_into_cache(home / "cache", VARIANT)
     put_into_cache(home / "cache", OTHER_VARIANT)
+    put_into_cache(home / "cache", EMBEDDER_VARIANT, build=build_embedder)
+    put_into_cache(home / "cache", LISTENER_VARIANT, build=build_transcriber)
     directory = home / "cache" / "tests" / "Broken-generic-cpu-1" / "v1"
     directory.mkdir(parents=True)
     (directory / "inference_model.json").write_text('{"Name": "Broken-generic-cpu:1"}', "utf-8")
@@ -88,10 +95,12 @@ async def doubled(generation: Generation, directory: Path) -> AsyncIterator[Serv
 
 @contextlib.contextmanager
 def catalog_of_the_suite() -> Iterator[str]:
-    """The scripted model twice, one that cannot be loaded, and one whose files are not here."""
+    """The scripted models, one that cannot be loaded, and one whose files are not here."""
     entities = [
         entity(ALIAS, VARIANT),
         entity(OTHER, OTHER_VARIANT),
+        entity(EMBEDDER, EMBEDDER_VARIANT, task="embeddings"),
+        entity(LISTENER, LISTENER_VARIANT, task="automatic-speech-recognition"),
         entity(BROKEN, "Broken-generic-cpu"),
         entity(FAR_AWAY, "Far-away-generic-cpu", 3),
     ]

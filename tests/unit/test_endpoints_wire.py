@@ -204,6 +204,7 @@ def event(kind: str, **members: object) -> bytes:
 
 
 BEGUN = event("response.created", response=response(status="in_progress", output=[], usage=None))
+TEXT = "response.output_text.delta"
 DELTAS = event("response.output_text.delta", delta="w") + event(
     "response.output_text.delta", delta="0"
 )
@@ -231,10 +232,24 @@ class TestStreamedResponses:
     def test_a_failure_is_raised_as_what_it_is(self) -> None:
         why = "it requires 11067 total tokens, which exceeds the model's maximum context length"
         failed = response(status="failed", error={"code": "server_error", "message": why})
-        came = ResponseStream(NEW).feed(BEGUN + event("response.failed", response=failed))
-        assert next(iter(came)).type == "response.created"
+        came = ResponseStream(NEW).feed(BEGUN + DELTAS + event("response.failed", response=failed))
+        assert [next(came).type for _ in range(2)] == ["response.created", TEXT]
         with pytest.raises(errors.ContextOverflow, match="11067"):
             list(came)
+
+    def test_that_it_began_is_told_with_its_first_words(self) -> None:
+        """What fails before them can be tried again."""
+        failed = response(status="failed", error={"code": "x", "message": "no"})
+        stream = ResponseStream(NEW)
+        assert list(stream.feed(BEGUN)) == []
+        with pytest.raises(errors.ServerError):
+            list(stream.feed(event("response.failed", response=failed)))
+
+    def test_its_id_is_told_at_once(self) -> None:
+        told: list[str] = []
+        stream = ResponseStream(NEW, told.append)
+        list(stream.feed(BEGUN + DELTAS))
+        assert told == ["resp_1"]
 
     def test_thoughts_are_apart(self) -> None:
         stream = ResponseStream(NEW)

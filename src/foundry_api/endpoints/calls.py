@@ -56,7 +56,7 @@ class EndpointCalls:
         """Texts as vectors, in their order.
 
         Whether the model embeds at all is found out before it is asked: by its task, else by its
-        files. A chat model would answer with an error, and kill a service of SDK 1.x.
+        files. A chat model would answer with an error, and kill a service before SDK 2.1.
 
         Args:
             texts: One or several.

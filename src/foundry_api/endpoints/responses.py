@@ -146,7 +146,7 @@ class Responses:
 
         Args:
             limit: How many, 1 to 100.
-            order: `desc` for the newest first.
+            order: `desc` for the newest first; of one second, 1.x has them in no order.
             after: Only those that come after this one in the order.
             options: See `TimeOptions`.
 

@@ -1,7 +1,7 @@
 """What a model is made for, found out before it is asked.
 
-A chat model that is asked to embed kills a service of SDK 1.x, and one that is shown an image there
-drops it without a word (probed on 1.2.4). 2.x refuses both by itself.
+A chat model that is asked to embed kills a service of SDK 1.x or 2.0, and 1.x drops an image for one
+without a word (probed on 1.2.4 and 2.0.1). From 2.1 on both are refused.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ async def check_embeds(connection: Connection, model: Model) -> None:
         raise ModelTaskMismatch(
             f"nobody can tell whether {model.id} makes embeddings, and a service of generation "
             f"{connection.endpoint.generation} dies of being asked for those of a model without",
-            hint="Use a service of SDK 2.x, or call this one from its own machine.",
+            hint="Use a service of SDK 2.1 or later, or call this one from its own machine.",
             model=model.id,
             service=connection.base_url,
         )

@@ -43,6 +43,7 @@ _REASONING = frozenset(
         "response.reasoning_summary_text.delta",
     }
 )
+_PRELUDE = frozenset({"response.queued", "response.created", "response.in_progress"})
 _TERMINAL = frozenset({"response.completed", "response.incomplete"})
 _FAILED = "response.failed"
 
@@ -208,10 +209,14 @@ class ResponseStream:
         self._begun = begun
         self._id = ""
         self._pieces = 0
+        self._held: list[ResponseEvent] = []
         self._events = EventDecoder(MAX_RESPONSE_BYTES)
 
     def feed(self, block: bytes) -> Iterator[ResponseEvent]:
         """The events that this block completes, those ahead of a failure too.
+
+        Those that only say that it began are held back until there is more: one that fails at once
+        can then be tried again.
 
         Raises:
             FoundryError: The response failed, classified by its message.
@@ -221,7 +226,13 @@ class ResponseStream:
             if event.data == _DONE:
                 self.done = True
                 break
-            yield self._event(event.data)
+            told = self._event(event.data)
+            if told.type in _PRELUDE:
+                self._held.append(told)
+                continue
+            yield from self._held
+            self._held.clear()
+            yield told
 
     def finish(self) -> Response:
         """The whole response, once the body ended.
