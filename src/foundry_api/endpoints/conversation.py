@@ -52,7 +52,7 @@ class Conversation:
         told = self._told(options)
         return self._said(await self._responses.respond(self._turn(input, told), told))
 
-    async def stream(
+    def stream(
         self,
         input: Input,  # noqa: A002 - OpenAI's own name
         **options: Unpack[ResponseOptions],
@@ -64,7 +64,9 @@ class Conversation:
             options: Of this turn, before those of the conversation; see `ResponseOptions`.
         """
         told = self._told(options)
-        events = self._responses.events(self._turn(input, told), told)
+        return self._heard(self._responses.events(self._turn(input, told), told))
+
+    async def _heard(self, events: AsyncGenerator[ResponseEvent]) -> AsyncGenerator[ResponseEvent]:
         async with aclosing(events):
             async for event in events:
                 if event.response is not None and event.response.timings is not None:

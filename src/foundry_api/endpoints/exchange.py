@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from foundry_api.attempt import GuardedAttempt
 from foundry_api.call import GuardedCall, Order
-from foundry_api.errors import FoundryError, StreamInterrupted
+from foundry_api.errors import (
+    FoundryError,
+    RouteMissing,
+    StreamInterrupted,
+    UnsupportedFeature,
+)
 from foundry_api.events import CallEnded, CallStarted, FirstToken
 from foundry_api.resilience.watch import Watch
 from foundry_api.wire.dialects.base import error_of
@@ -192,7 +197,8 @@ class EndpointAttempt(GuardedAttempt, Generic[_P, _R]):
         self._decoder = self._asking.decoder(connection, model)
         response = await self._open(self._asking.request(connection, model), first_s, gap_s)
         if not OK <= response.status <= LAST_SUCCESS:
-            raise await self._refusal(response)
+            error = await self._refusal(response)
+            raise _lacking(error) if isinstance(error, RouteMissing) else error
 
     async def read(self) -> list[_P]:
         """The next pieces of the answer, at least one; none at its end.
@@ -253,6 +259,13 @@ class EndpointAttempt(GuardedAttempt, Generic[_P, _R]):
                 raise
             self._behind = error
         return pieces
+
+
+def _lacking(error: RouteMissing) -> UnsupportedFeature:
+    """A version that lacks a route, though others of its generation have it."""
+    lacking = UnsupportedFeature(f"the service has no such route: {error.message}")
+    lacking.status = error.status
+    return lacking
 
 
 class EndpointCall(GuardedCall[Asking[_P, _R], EndpointAttempt[_P, _R]], Generic[_P, _R]):

@@ -172,20 +172,9 @@ class Responses:
         """A response that was checked. `create` is for callers."""
         return _completed(await self._call(asking, options).whole())
 
-    async def events(
-        self, asking: Responding, options: ResponseOptions
-    ) -> AsyncGenerator[ResponseEvent]:
+    def events(self, asking: Responding, options: ResponseOptions) -> AsyncGenerator[ResponseEvent]:
         """The events of a response that was checked. `stream` is for callers."""
-        last: ResponseEvent | None = None
-        async with aclosing(self._call(asking, options).pieces()) as pieces:
-            async for piece in pieces:
-                if isinstance(piece, Outcome):
-                    if last is not None:
-                        yield msgspec.structs.replace(last, response=_completed(piece))
-                elif piece.type in _TERMINAL:
-                    last = piece  # the times and attempts of the whole call are told with it
-                else:
-                    yield piece
+        return _told(self._call(asking, options))
 
     def _call(
         self, asking: Responding, options: ResponseOptions
@@ -245,6 +234,20 @@ class Responses:
         request = raw_request(method, connection.dialect.path(catalog, route))
         order = Order((request.name,), request, timeout_s, deadline)
         return connection, await RawCall(self._backend.tools, order, service).reply()
+
+
+async def _told(call: EndpointCall[ResponseEvent, Response]) -> AsyncGenerator[ResponseEvent]:
+    """The events of a call; the last one has its times and attempts."""
+    last: ResponseEvent | None = None
+    async with aclosing(call.pieces()) as pieces:
+        async for piece in pieces:
+            if isinstance(piece, Outcome):
+                if last is not None:
+                    yield msgspec.structs.replace(last, response=_completed(piece))
+            elif piece.type in _TERMINAL:
+                last = piece
+            else:
+                yield piece
 
 
 def _completed(outcome: Outcome[Response]) -> Response:

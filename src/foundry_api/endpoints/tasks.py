@@ -1,6 +1,6 @@
 """What a model is made for, found out before it is asked.
 
-A chat model that is asked to embed kills a service of SDK 1.x or 2.0, and 1.x drops an image for one
+A chat model that is asked to embed kills a service of SDK 1.x or 2.0, and 1.x drops images for one
 without a word (probed on 1.2.4 and 2.0.1). From 2.1 on both are refused.
 """
 
