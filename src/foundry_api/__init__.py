@@ -15,8 +15,11 @@ from foundry_api._version import __version__
 
 # `__init__.pyi` names the same for type checkers; a test compares the two.
 _HOMES = {
+    "cache.memory": ("MemoryCache",),
+    "cache.sqlite": ("SqliteCache",),
+    "cache.store": ("CacheStats", "ResponseCache"),
     "capabilities": ("Capabilities", "Support"),
-    "client": ("ChatOptions", "FoundryAPIClient"),
+    "client": ("FoundryAPIClient",),
     "catalog": ("CatalogListing",),
     "downloads": ("DownloadProgress",),
     "errors": (
@@ -52,12 +55,17 @@ _HOMES = {
         "ServiceStartFailed",
         "SilenceTimeout",
         "StreamInterrupted",
+        "StructuredOutputError",
         "UnsupportedFeature",
         "UnsupportedParameter",
     ),
     "events": (
         "AttemptStarted",
         "BreakerChanged",
+        "CacheHit",
+        "CacheMiss",
+        "CacheStored",
+        "CacheTrouble",
         "CallEnded",
         "CallStarted",
         "Event",
@@ -94,6 +102,7 @@ _HOMES = {
         "Usage",
     ),
     "models": ("Models",),
+    "options": ("ChatOptions", "CheckedOptions"),
     "observe.call_log": ("CallLog",),
     "observe.metrics": ("Metrics", "MetricsSnapshot", "SeriesSnapshot"),
     "residency.policy": ("ModelResidency",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from foundry_api.arguments import checked_text
+from foundry_api.arguments import check_text
 from foundry_api.call import Order
 from foundry_api.endpoints.embed import BATCH_SIZE, check_batch_size, checked_texts, embed
 from foundry_api.endpoints.exchange import EndpointCall, Outcome, ordered
@@ -79,7 +79,7 @@ class EndpointCalls:
         return await embed(
             self._backend.tools,
             checked,
-            model=checked_text("model", model),
+            model=check_text("model", model),
             timeout_s=timeout_s,
             deadline=deadline,
             batch_size=batch_size,
@@ -203,5 +203,5 @@ class EndpointCalls:
     def _ordered(self, asking: Hearing, model: str, options: ModelOptions) -> Order[Hearing]:
         timeout_s, deadline = bounds(self._backend, options)
         download = options.get("download", False)
-        name = checked_text("model", model)
+        name = check_text("model", model)
         return ordered(asking, name, timeout_s, deadline, download=download)

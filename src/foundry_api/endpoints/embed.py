@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Never, cast
 
-from foundry_api.arguments import checked_text
+from foundry_api.arguments import check_text
 from foundry_api.endpoints.exchange import EndpointCall, WholeBody, ordered
 from foundry_api.endpoints.tasks import check_embeds
 from foundry_api.errors import InvalidRequest, ProtocolError, UnsupportedFeature
@@ -144,11 +144,11 @@ def checked_texts(texts: object) -> tuple[str, ...]:
         InvalidRequest: There are none, or one is no text, empty, or cannot be sent.
     """
     if isinstance(texts, str):
-        return (checked_text("texts", texts),)
+        return (check_text("texts", texts),)
     if not isinstance(texts, Iterable):
         raise InvalidRequest(f"texts is {texts!r}, not a list", field="texts")
     several = cast("Iterable[object]", texts)
-    checked = tuple(checked_text(f"texts[{index}]", text) for index, text in enumerate(several))
+    checked = tuple(check_text(f"texts[{index}]", text) for index, text in enumerate(several))
     if not checked:
         raise InvalidRequest("texts is empty", field="texts")
     return checked

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from foundry_api.arguments import checked_text
+from foundry_api.arguments import check_text
 from foundry_api.endpoints.response_input import has_images, input_items, json_members, numbers
 from foundry_api.endpoints.tasks import check_sees
 from foundry_api.errors import ContextOverflow, InvalidRequest, ResponseNotFound, UnsupportedFeature
@@ -181,7 +181,7 @@ def _told(options: ResponseOptions) -> dict[str, Any]:
     told: dict[str, Any] = {}
     instructions, metadata = options.get("instructions"), options.get("metadata")
     if instructions is not None:
-        told["instructions"] = checked_text("instructions", instructions)
+        told["instructions"] = check_text("instructions", instructions)
     if metadata is not None:
         told["metadata"] = _labels(metadata)
     if (tools := options.get("tools")) is not None:

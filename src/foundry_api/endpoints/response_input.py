@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from foundry_api.arguments import check_range, checked_text
+from foundry_api.arguments import check_range, check_text
 from foundry_api.errors import InvalidRequest
 from foundry_api.messages import Message
 from foundry_api.replies.responses import ResponseItem
@@ -43,7 +43,7 @@ def input_items(value: object) -> str | list[dict[str, Any]]:
         InvalidRequest: It is neither, or a part of it cannot be sent; `.field` names that part.
     """
     if isinstance(value, str):
-        return checked_text("input", value)
+        return check_text("input", value)
     if not isinstance(value, Iterable) or isinstance(value, Mapping | bytes):
         raise InvalidRequest(f"input is {value!r}, neither a text nor a list", field="input")
     several = cast("Iterable[object]", value)
@@ -101,7 +101,7 @@ def _item(field: str, value: object) -> dict[str, Any]:
 
 def _content(field: str, content: object) -> object:
     if isinstance(content, str):
-        return checked_text(f"{field}.content", content)
+        return check_text(f"{field}.content", content)
     if not isinstance(content, list) or not content:
         raise InvalidRequest(f"{field}.content is {content!r}", field=f"{field}.content")
     parts: list[Any] = content  # pyright: ignore[reportUnknownVariableType] # a caller's own
@@ -112,7 +112,7 @@ def _part(field: str, part: Any) -> dict[str, Any]:
     told = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
     kind = told.get("type")
     if kind in _TEXTS:
-        checked_text(f"{field}.text", told.get("text"))
+        check_text(f"{field}.text", told.get("text"))
         return told if kind != "text" else {**told, "type": "input_text"}
     if kind == "input_image":
         return _image(f"{field}.image_url", told)

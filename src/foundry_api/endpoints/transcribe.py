@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from foundry_api.arguments import check_range, checked_text
+from foundry_api.arguments import check_range, check_text
 from foundry_api.endpoints.exchange import WholeBody
 from foundry_api.errors import InvalidRequest, UnsupportedFeature
 from foundry_api.replies.transcription import Transcription, TranscriptionChunk
@@ -123,12 +123,12 @@ def speech_options(language: object, temperature: object, prompt: object) -> dic
         check_range("temperature", temperature, 0, 1)
         options["temperature"] = temperature
     if prompt is not None:
-        options["prompt"] = checked_text("prompt", prompt)
+        options["prompt"] = check_text("prompt", prompt)
     return options
 
 
 def _language(language: object) -> str:
-    known = checked_text("language", language)
+    known = check_text("language", language)
     if known.lower().partition("-")[0] not in LANGUAGES and known.lower() != "auto":
         raise InvalidRequest(
             f"language is {known!r}, which no engine knows; it would listen for English instead",
