@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from service.helpers import eventually_async
 
 if TYPE_CHECKING:
     from foundry_api import Event
+    from foundry_api.replies.embeddings import Vector
     from foundry_api.service.endpoint import Endpoint
     from foundry_api.wire.transport import Request
 
@@ -32,6 +34,10 @@ def events(client: FoundryAPIClient) -> list[Event]:
     told: list[Event] = []
     client.events.subscribe(told.append)
     return told
+
+
+def likeness(one: Vector, other: Vector) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True))
 
 
 def recordings() -> set[Path]:
@@ -66,6 +72,13 @@ class TestEmbed:
         """The host tells where the files lie."""
         with pytest.raises(errors.ModelTaskMismatch, match="no output hidden_states"):
             await client.embed("Hello", model="scripted")
+
+    async def test_the_demo_model_embeds(self, client: FoundryAPIClient) -> None:
+        """If it does not after an export: tools/train_demo_model/hidden_states.py."""
+        texts = ["What is the capital of France?", "Paris is the capital of France.", "A poem"]
+        asked, answer, other = await client.embed(texts, model="demo")
+        assert math.isclose(sum(number * number for number in asked), 1, rel_tol=1e-4)
+        assert likeness(asked, answer) > likeness(asked, other)
 
     @pytest.mark.parametrize(
         ("texts", "field"),
