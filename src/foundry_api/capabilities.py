@@ -72,6 +72,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         audio_form: How it takes a recording: by its `path` on the service's machine, or as an
             `upload`; None if not at all.
         images: Images in chat completions.
+        response_images: Images in responses, for a model that sees.
         refuses_images: Whether it refuses an image in a response whose model sees none.
         max_seed: Largest seed that it takes.
         ignored: Parameters that it ignores without a word; asking for one is refused here.
@@ -105,6 +106,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     audio: Support
     audio_form: Literal["path", "upload"] | None = None
     images: Support = "unsupported"
+    response_images: Support
     refuses_images: Support
     max_seed: int = INT64
     ignored: frozenset[str] = frozenset({"logit_bias", "logprobs", "n", "top_logprobs"})
@@ -161,6 +163,7 @@ _SDK_2_1 = Capabilities(
     embed_with_chat_model="native",
     audio="native",
     audio_form="path",
+    response_images="native",
     refuses_images="native",
     ignored=frozenset(
         {"frequency_penalty", "logit_bias", "logprobs", "n", "presence_penalty", "top_logprobs"}
@@ -211,6 +214,7 @@ _CLI_0_10 = msgspec.structs.replace(
     download="corrected",
     responses="unsupported",
     chained_responses="unsupported",
+    response_images="unsupported",
     refuses_images="unsupported",
 )
 

@@ -75,6 +75,7 @@ _RULES: tuple[tuple[str, type[FoundryError]], ...] = (
     (r"session\(s\) still using", ModelInUse),
     (r"previous response not found|the response '[^']*' does not exist", ResponseNotFound),
     (r"input is not supported by model task|does not support audio", ModelTaskMismatch),
+    (r"requires a multimodal model", ModelTaskMismatch),
     (r"'hidden_states' was not found|audio_features must be provided", ModelTaskMismatch),
     (r"\[audiodecoder\]|image_url local file not found|audio file not found", InvalidRequest),
     (r"must be downloaded|not cached|no openaiservice provider", ModelNotCached),

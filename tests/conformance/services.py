@@ -14,6 +14,7 @@ from engines import running
 from loopback_catalog import ALIAS, VARIANT, catalog, entity, put_into_cache
 from scripted_model.audio import build_transcriber
 from scripted_model.embeddings import build_embedder
+from scripted_model.vision import build_seer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -28,6 +29,7 @@ OTHER, OTHER_VARIANT = "nickname", "Scripted-other-instruct-generic-cpu"
 
 EMBEDDER, EMBEDDER_VARIANT = "scripted-embed", "Scripted-embed-generic-cpu"
 LISTENER, LISTENER_VARIANT = "scripted-whisper", "Scripted-whisper-generic-cpu"
+SEER, SEER_VARIANT = "scripted-vision", "Scripted-vision-generic-cpu"
 
 VERSIONS: Mapping[Generation, str] = {"sdk-1": "1.2.4", "sdk-2.0": "2.0.1", "sdk-2.1": "2.2.1"}
 """Which version stands for a generation."""
@@ -64,11 +66,12 @@ class Service:
 
 
 def prepare(home: Path) -> None:
-    """A cache with models that chat, embed and transcribe, and one that cannot be loaded."""
+    """A cache with models that chat, embed, hear and see, and one that cannot be loaded."""
     put_into_cache(home / "cache", VARIANT)
     put_into_cache(home / "cache", OTHER_VARIANT)
     put_into_cache(home / "cache", EMBEDDER_VARIANT, build=build_embedder)
     put_into_cache(home / "cache", LISTENER_VARIANT, build=build_transcriber)
+    put_into_cache(home / "cache", SEER_VARIANT, build=build_seer)
     directory = home / "cache" / "tests" / "Broken-generic-cpu-1" / "v1"
     directory.mkdir(parents=True)
     (directory / "inference_model.json").write_text('{"Name": "Broken-generic-cpu:1"}', "utf-8")
@@ -101,6 +104,7 @@ def catalog_of_the_suite() -> Iterator[str]:
         entity(OTHER, OTHER_VARIANT),
         entity(EMBEDDER, EMBEDDER_VARIANT, task="embeddings"),
         entity(LISTENER, LISTENER_VARIANT, task="automatic-speech-recognition"),
+        entity(SEER, SEER_VARIANT, task="vision-language-chat"),
         entity(BROKEN, "Broken-generic-cpu"),
         entity(FAR_AWAY, "Far-away-generic-cpu", 3),
     ]

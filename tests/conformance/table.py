@@ -46,6 +46,7 @@ ROWS = {
     "embed_with_chat_model": "survives being asked to embed with a model that cannot",
     "audio": "transcription",
     "images": "images in chat completions",
+    "response_images": "images in Responses, for a model that sees",
     "refuses_images": "in Responses, refuses images for a model that sees none",
 }
 

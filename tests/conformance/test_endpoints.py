@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from conformance.services import EMBEDDER, EMBEDDER_VARIANT, LISTENER, VERSIONS
+from conformance.services import EMBEDDER, EMBEDDER_VARIANT, LISTENER, SEER, VERSIONS
 from foundry_api import FoundryAPIClient, errors
 from loopback_catalog import ALIAS
 from scripted_model import prompt_tokens, script
 from scripted_model.audio import SILENCE, heard, write_tone
 from scripted_model.embeddings import DIMENSIONS, embedding
+from scripted_model.vision import DARK, LIGHT, write_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -238,6 +239,17 @@ class TestResponses:
         parts = [{"type": "input_text", "text": "say-hello"}, image]
         with pytest.raises(errors.ModelTaskMismatch):
             await client.responses.create([{"role": "user", "content": parts}])
+
+    @real_ones
+    @pytest.mark.parametrize(("level", "told"), [(255, LIGHT), (0, DARK)])
+    async def test_a_model_that_sees_is_shown_the_image(
+        self, client: FoundryAPIClient, tmp_path: Path, level: int, told: str
+    ) -> None:
+        path = write_image(tmp_path / "image.png", level=level)
+        image = {"type": "input_image", "image_url": str(path)}
+        parts = [{"type": "input_text", "text": "What do you see?"}, image]
+        made = await client.responses.create([{"role": "user", "content": parts}], model=SEER)
+        assert made.output_text == told
 
     @real_ones
     async def test_a_schema_is_kept_to_or_refused(

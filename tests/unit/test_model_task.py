@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from foundry_api.service.process import demo_models
 from scripted_model import build
 from scripted_model.audio import build_transcriber
 from scripted_model.embeddings import build_embedder
+from scripted_model.vision import build_seer
 from service.helpers import model_directory
 
 if TYPE_CHECKING:
@@ -46,11 +46,8 @@ def test_whisper_transcribes(tmp_path: Path) -> None:
 
 
 def test_a_model_with_a_vision_part_sees(tmp_path: Path) -> None:
-    model_directory(tmp_path)
-    config = json.loads((tmp_path / "genai_config.json").read_text(encoding="utf-8"))
-    config["model"]["vision"] = {"filename": "model.onnx"}
-    (tmp_path / "genai_config.json").write_text(json.dumps(config), encoding="utf-8")
-    assert task_of(tmp_path) == VISION
+    build_seer(tmp_path)
+    assert (task_of(tmp_path), findings(tmp_path)) == (VISION, ())
 
 
 @pytest.mark.parametrize("builder", [build_embedder, build_transcriber])
