@@ -62,11 +62,11 @@ class Caller:
         deadline: Deadline = NEVER,
     ) -> ChatCall:
         """A call of `tiny`."""
-        order = Order(("tiny",), request, timeout_s, deadline)
-        return ChatCall(self.tools(base_url, retries=retries), order)
+        tools = self.tools(base_url, retries=retries)
+        return ChatCall(tools, Order(("tiny",), request, timeout_s, deadline))
 
     def tools(self, base_url: str, *, retries: int = 0) -> CallTools:
-        """What the calls to an address share."""
+        """What the calls of a client of that address share."""
 
         async def connect() -> Connection:
             endpoint = Endpoint(base_url=base_url, generation=self.generation, origin="explicit")

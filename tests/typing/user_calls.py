@@ -20,6 +20,7 @@ from foundry_api import (
     Attempt,
     BreakerChanged,
     BreakerSettings,
+    CacheStats,
     CallEnded,
     CallLog,
     CallTimeout,
@@ -45,6 +46,7 @@ from foundry_api import (
     InvalidRequest,
     LimiterSettings,
     MemoryBudgetExceeded,
+    MemoryCache,
     Message,
     Model,
     ModelError,
@@ -56,6 +58,7 @@ from foundry_api import (
     ModelUser,
     Request,
     Response,
+    ResponseCache,
     ResponseEvent,
     ResponseHead,
     ResponseItem,
@@ -63,6 +66,7 @@ from foundry_api import (
     ServiceError,
     Settings,
     SilenceTimeout,
+    SqliteCache,
     StreamInterrupted,
     StructuredOutputError,
     Timings,
@@ -364,6 +368,19 @@ async def misused_endpoints(client: FoundryAPIClient) -> None:
     await client.responses.create("Hello", stop="x")  # type: ignore[call-arg]
     await client.responses.list(order="up")  # type: ignore[arg-type]
     await client.request("GET")  # type: ignore[call-arg]
+
+
+async def keep(path: Path) -> None:
+    client = FoundryAPIClient(cache=SqliteCache(path, max_bytes=2**30, max_age_s=86400))
+    FoundryAPIClient(cache=MemoryCache(max_bytes=2**20, only_deterministic=False))
+    answer = await client.complete("Hello", temperature=0, cache="always")
+    assert_type(answer.cached, bool)
+    assert_type(client.cache, ResponseCache)
+    assert_type(await client.cache.stats(), CacheStats)
+    assert_type(await client.cache.clear(), int)
+    FoundryAPIClient(cache="memory")  # type: ignore[arg-type]
+    await client.complete("Hello", cache="sometimes")  # type: ignore[call-overload]
+    SqliteCache(path, 5)  # type: ignore[call-arg]
 
 
 def turn(role: Role, content: str) -> dict[str, Any]:
