@@ -15,6 +15,9 @@ from foundry_api._version import __version__
 
 # `__init__.pyi` names the same for type checkers; a test compares the two.
 _HOMES = {
+    "cache.memory": ("MemoryCache",),
+    "cache.sqlite": ("SqliteCache",),
+    "cache.store": ("CacheStats", "ResponseCache"),
     "capabilities": ("Capabilities", "Support"),
     "client": ("FoundryAPIClient",),
     "catalog": ("CatalogListing",),
@@ -65,6 +68,10 @@ _HOMES = {
     "events": (
         "AttemptStarted",
         "BreakerChanged",
+        "CacheHit",
+        "CacheMiss",
+        "CacheStored",
+        "CacheTrouble",
         "CallEnded",
         "CallStarted",
         "Event",

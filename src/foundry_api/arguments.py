@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "chat_request",
+    "check_cache",
     "check_known",
     "check_repairs",
     "check_text",
@@ -112,6 +113,18 @@ def check_timeout(timeout: float | Literal["auto"] | None) -> None:
     _check_range("timeout", timeout, 0, math.inf)
     if timeout == 0:
         raise InvalidRequest("timeout is 0, but must be above 0 s", field="timeout")
+
+
+def check_cache(cache: object) -> None:
+    """Refuse a use of the cache that there is not.
+
+    Raises:
+        InvalidRequest: It is none of `auto`, `always` and `never`.
+    """
+    if cache not in {"auto", "always", "never"}:
+        raise InvalidRequest(
+            f"cache is {cache!r}, but must be 'auto', 'always' or 'never'", field="cache"
+        )
 
 
 def check_repairs(repairs: int) -> None:

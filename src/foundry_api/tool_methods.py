@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
     from typing import Unpack
 
+    from foundry_api.cache.calls import CachedCall
     from foundry_api.call import Order
     from foundry_api.chat_call import ChatCall
     from foundry_api.messages import ChatRequest, Chunk, Message
@@ -119,5 +120,5 @@ class ToolMethods(ABC):
         """What the caller ordered, checked."""
 
     @abstractmethod
-    def _call(self, order: Order[ChatRequest]) -> ChatCall:
+    def _call(self, order: Order[ChatRequest]) -> ChatCall | CachedCall:
         """A call for it."""

@@ -157,4 +157,5 @@ async def test_a_model_without_markers_calls_tools_by_its_prompt(tmp_path: Path)
             await client.complete(
                 "write-hermes", model="plain", tools=[calculate], tool_choice="required"
             )
+        await client.models.unload("plain")
         await client.models.unregister("plain")

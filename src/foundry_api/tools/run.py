@@ -20,6 +20,7 @@ from foundry_api.tools.outcome import ToolResult, ToolRun
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
+    from foundry_api.cache.calls import CachedCall
     from foundry_api.call import Order
     from foundry_api.chat_call import ChatCall
     from foundry_api.messages import ChatRequest, Chunk, Completion
@@ -32,7 +33,7 @@ _UNREADABLE = "Your call of a tool could not be read: {reason}. Write it again, 
 
 
 def tool_loop(
-    call: Callable[[Order[ChatRequest]], ChatCall],
+    call: Callable[[Order[ChatRequest]], ChatCall | CachedCall],
     order: Callable[[Sequence[Tool]], Order[ChatRequest]],
     tools: Sequence[ToolLike],
     limits: tuple[int, int, float, OnError],
@@ -70,7 +71,7 @@ class ToolLoop:
 
     def __init__(
         self,
-        call: Callable[[Order[ChatRequest]], ChatCall],
+        call: Callable[[Order[ChatRequest]], ChatCall | CachedCall],
         order: Order[ChatRequest],
         caller: ToolCaller,
     ) -> None:
@@ -114,7 +115,7 @@ class ToolLoop:
             for result in results:
                 yield result
 
-    def _next(self) -> ChatCall:
+    def _next(self) -> ChatCall | CachedCall:
         self._rounds += 1
         request = msgspec.structs.replace(self._order.request, messages=self._messages)
         if self._rounds > 1 and request.tool_choice != "none":
