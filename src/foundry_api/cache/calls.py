@@ -90,21 +90,25 @@ class CachedCalls:
         """
         name = order.models[0]
         try:
-            self._known[name] = await self._identified(name, download=order.download)
+            found = await self._identified(name, download=order.download)
         except ServiceError:
             return self._known.get(name)
         except CallTimeout:
             raise
         except FoundryError:
             return None
-        return self._known[name]
+        if found is not None:
+            self._known[name] = found
+        return self._known.get(name)
 
     async def end(self) -> None:
         """The client is closed: end what is in the making."""
         await self.work.end(ClientClosed("the client was closed during the call"))
 
-    async def _identified(self, name: str, *, download: bool) -> Identity:
+    async def _identified(self, name: str, *, download: bool) -> Identity | None:
         service = await self.means.tools.services.having(name)
+        if service.connection is None and service.breaker.state != "closed":
+            return None  # whether it is back is for the breaker's probe to find out
         connection = service.connection or await service.connect()
         model = await connection.meaning(name, download=download)
         return Identity(model.id, connection.endpoint.generation, connection.endpoint.base_url)
@@ -145,7 +149,7 @@ class CachedCall:
         """The answer in pieces, cut as they once came."""
         known = await self._identified()
         if known is None:
-            source = self._made()
+            source = self._unserved()
         elif (entry := await self._found(known)) is not None:
             self._whole = self._again(entry)
             source = _replayed(entry, self._whole)
@@ -155,6 +159,13 @@ class CachedCall:
             async for chunk in source:
                 yield chunk
 
+    async def _unserved(self) -> AsyncGenerator[Chunk]:
+        call = ChatCall(self._tools, self._order)
+        async with aclosing(call.chunks()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+        self._whole = call.whole
+
     async def _followed(self, known: Known) -> AsyncGenerator[Chunk]:
         async with self._joined(known) as ride:
             position = 0
@@ -162,16 +173,8 @@ class CachedCall:
                 position += len(came)
                 for chunk in came:
                     yield chunk
-            self._whole = await ride.whole()
-        yield last_chunk(self._whole)
-
-    async def _made(self) -> AsyncGenerator[Chunk]:
-        """As without a cache."""
-        call = ChatCall(self._tools, self._order)
-        async with aclosing(call.chunks()) as chunks:
-            async for chunk in chunks:
-                yield chunk
-        self._whole = call.whole
+            self._whole = whole = await ride.whole()
+        yield last_chunk(whole)
 
     async def _identified(self) -> Known | None:
         watch, order = Watch(self._order.deadline), self._order
