@@ -14,25 +14,46 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-from scripted_model import build
+from scripted_model import build as build_chatter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 VARIANT = "Scripted-mini-instruct-generic-cpu"
 ALIAS = "scripted-mini"
 
 
+CALLS_TOOLS = {
+    "supportsToolCalling": "true",
+    "toolCallStart": "<tool_call>",
+    "toolCallEnd": "</tool_call>",
+}
+"""The tags by which SDK 1.2.4 and 2.0.1 find tool calls in what a model says."""
+
+REASONS = {
+    "supportsReasoning": "true",
+    "reasoningStart": "<think>",
+    "reasoningEnd": "</think>",
+}
+"""The tags by which SDK 2.2.1 tells reasoning from the answer."""
+
+
 def entity(
-    alias: str, name: str, version: int = 1, *, size_mb: int = 1, task: str = "chat-completion"
+    alias: str,
+    name: str,
+    version: int = 1,
+    *,
+    size_mb: int = 1,
+    task: str = "chat-completion",
+    tags: Mapping[str, str] = CALLS_TOOLS,
 ) -> dict[str, Any]:
     """One variant of a model, as the catalog describes it."""
     return {
         "assetId": f"azureml://registries/azureml/models/{name}/versions/{version}",
         "entityId": f"{name}:{version}",
         "annotations": {
-            "tags": {"alias": alias, "task": task},
+            "tags": {"alias": alias, "task": task, **tags},
             "systemCatalogData": {
                 "publisher": "tests",
                 "displayName": name,
@@ -62,12 +83,28 @@ def entity(
 
 
 def put_into_cache(
-    cache: Path, name: str, version: int = 1, *, build: Callable[[Path], None] = build
+    cache: Path,
+    name: str,
+    version: int = 1,
+    *,
+    markers: bool = True,
+    build: Callable[[Path], None] | None = None,
 ) -> None:
-    """Lay a scripted model where the engine keeps what it downloaded."""
+    """Lay a scripted model where the engine keeps what it downloaded.
+
+    Args:
+        cache: The engine's directory of models.
+        name: Of the variant.
+        version: Of the variant.
+        markers: Whether its configuration names its markers, which SDK 1.2.4 cannot read.
+        build: Writes its files; None writes the model that chats.
+    """
     directory = cache / "tests" / f"{name}-{version}" / f"v{version}"
     directory.mkdir(parents=True)
-    build(directory)
+    if build is None:
+        build_chatter(directory, markers=markers)
+    else:
+        build(directory)
     about = {"Name": f"{name}:{version}", "PromptTemplate": None}
     (directory / "inference_model.json").write_text(json.dumps(about), encoding="utf-8")
 

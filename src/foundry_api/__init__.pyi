@@ -147,6 +147,24 @@ from foundry_api.errors import (
     StructuredOutputError as StructuredOutputError,
 )
 from foundry_api.errors import (
+    ToolCallError as ToolCallError,
+)
+from foundry_api.errors import (
+    ToolDefinitionError as ToolDefinitionError,
+)
+from foundry_api.errors import (
+    ToolError as ToolError,
+)
+from foundry_api.errors import (
+    ToolFailed as ToolFailed,
+)
+from foundry_api.errors import (
+    ToolMarkersMissing as ToolMarkersMissing,
+)
+from foundry_api.errors import (
+    ToolRoundsExceeded as ToolRoundsExceeded,
+)
+from foundry_api.errors import (
     UnsupportedFeature as UnsupportedFeature,
 )
 from foundry_api.errors import (
@@ -258,6 +276,9 @@ from foundry_api.messages import (
     ToolCall as ToolCall,
 )
 from foundry_api.messages import (
+    ToolDefinition as ToolDefinition,
+)
+from foundry_api.messages import (
     Usage as Usage,
 )
 from foundry_api.models import (
@@ -280,6 +301,9 @@ from foundry_api.options import (
 )
 from foundry_api.options import (
     CheckedOptions as CheckedOptions,
+)
+from foundry_api.options import (
+    RunOptions as RunOptions,
 )
 from foundry_api.replies.embeddings import (
     Embeddings as Embeddings,
@@ -325,6 +349,18 @@ from foundry_api.resilience.window import (
 )
 from foundry_api.settings import (
     Settings as Settings,
+)
+from foundry_api.tools.definition import (
+    Tool as Tool,
+)
+from foundry_api.tools.definition import (
+    tool as tool,
+)
+from foundry_api.tools.outcome import (
+    ToolResult as ToolResult,
+)
+from foundry_api.tools.outcome import (
+    ToolRun as ToolRun,
 )
 from foundry_api.wire.hooks import (
     Auth as Auth,

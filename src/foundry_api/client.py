@@ -17,6 +17,7 @@ from foundry_api.models import Models
 from foundry_api.options import ChatOptions
 from foundry_api.resilience.deadline import Deadline, bounded
 from foundry_api.settings import Settings
+from foundry_api.tool_methods import ToolMethods
 from foundry_api.wire.hooks import BearerKey, Hooks
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["FoundryAPIClient"]
 
 
-class FoundryAPIClient(ChatMethods, EndpointCalls):
+class FoundryAPIClient(ChatMethods, ToolMethods, EndpointCalls):
     """Microsoft Foundry Local as an API.
 
     Creating a client does no I/O: its first call finds a running service or starts an engine of
@@ -237,6 +238,8 @@ class FoundryAPIClient(ChatMethods, EndpointCalls):
                 top_p=options.get("top_p"),
                 seed=options.get("seed"),
                 stop=options.get("stop"),
+                tools=options.get("tools"),
+                tool_choice=options.get("tool_choice"),
                 constraint=constraint,
                 extra=options.get("extra"),
             ),

@@ -11,7 +11,15 @@ import psutil
 from doubles.cli010 import Cli010ServiceDouble, foundry_cli_double
 from doubles.legacy import LegacyServiceDouble
 from engines import running
-from loopback_catalog import ALIAS, VARIANT, catalog, entity, put_into_cache
+from loopback_catalog import (
+    ALIAS,
+    CALLS_TOOLS,
+    REASONS,
+    VARIANT,
+    catalog,
+    entity,
+    put_into_cache,
+)
 from scripted_model.audio import build_transcriber
 from scripted_model.embeddings import build_embedder
 from scripted_model.vision import build_seer
@@ -25,7 +33,10 @@ if TYPE_CHECKING:
 BROKEN = "broken"
 FAR_AWAY = "far-away"
 OTHER, OTHER_VARIANT = "nickname", "Scripted-other-instruct-generic-cpu"
-"""A model whose alias nobody could guess from its id."""
+"""A model whose alias nobody could guess from its id, nor that it calls tools."""
+
+THINKER, THINKER_VARIANT = "scripted-thinker", "Scripted-thinker-instruct-generic-cpu"
+"""A model that is known to reason."""
 
 EMBEDDER, EMBEDDER_VARIANT = "scripted-embed", "Scripted-embed-generic-cpu"
 LISTENER, LISTENER_VARIANT = "scripted-whisper", "Scripted-whisper-generic-cpu"
@@ -65,10 +76,10 @@ class Service:
         return spent.user + spent.system
 
 
-def prepare(home: Path) -> None:
+def prepare(home: Path, generation: Generation) -> None:
     """A cache with models that chat, embed, hear and see, and one that cannot be loaded."""
-    put_into_cache(home / "cache", VARIANT)
-    put_into_cache(home / "cache", OTHER_VARIANT)
+    for variant in (VARIANT, OTHER_VARIANT, THINKER_VARIANT):
+        put_into_cache(home / "cache", variant, markers=generation != "sdk-1")
     put_into_cache(home / "cache", EMBEDDER_VARIANT, build=build_embedder)
     put_into_cache(home / "cache", LISTENER_VARIANT, build=build_transcriber)
     put_into_cache(home / "cache", SEER_VARIANT, build=build_seer)
@@ -101,10 +112,11 @@ def catalog_of_the_suite() -> Iterator[str]:
     """The scripted models, one that cannot be loaded, and one whose files are not here."""
     entities = [
         entity(ALIAS, VARIANT),
-        entity(OTHER, OTHER_VARIANT),
-        entity(EMBEDDER, EMBEDDER_VARIANT, task="embeddings"),
-        entity(LISTENER, LISTENER_VARIANT, task="automatic-speech-recognition"),
-        entity(SEER, SEER_VARIANT, task="vision-language-chat"),
+        entity(OTHER, OTHER_VARIANT, tags={}),
+        entity(THINKER, THINKER_VARIANT, tags=CALLS_TOOLS | REASONS),
+        entity(EMBEDDER, EMBEDDER_VARIANT, tags={}, task="embeddings"),
+        entity(LISTENER, LISTENER_VARIANT, tags={}, task="automatic-speech-recognition"),
+        entity(SEER, SEER_VARIANT, tags={}, task="vision-language-chat"),
         entity(BROKEN, "Broken-generic-cpu"),
         entity(FAR_AWAY, "Far-away-generic-cpu", 3),
     ]
@@ -116,7 +128,7 @@ def catalog_of_the_suite() -> Iterator[str]:
 def real(generation: Generation, home: Path, *, port: int = 0) -> Iterator[Service]:
     """Run the real service of a generation."""
     if not home.exists():
-        prepare(home)
+        prepare(home, generation)
     model = VARIANT if generation == "sdk-1" else f"{VARIANT}:1"
     with (
         catalog_of_the_suite() as catalog_url,

@@ -104,6 +104,7 @@ PUBLIC = [
     "RetryScheduled",
     "Role",
     "RouteMissing",
+    "RunOptions",
     "SeriesSnapshot",
     "ServerError",
     "ServiceCrashed",
@@ -119,7 +120,17 @@ PUBLIC = [
     "Support",
     "TimeOptions",
     "Timings",
+    "Tool",
     "ToolCall",
+    "ToolCallError",
+    "ToolDefinition",
+    "ToolDefinitionError",
+    "ToolError",
+    "ToolFailed",
+    "ToolMarkersMissing",
+    "ToolResult",
+    "ToolRoundsExceeded",
+    "ToolRun",
     "Traffic",
     "Transcription",
     "TranscriptionChunk",
@@ -128,6 +139,7 @@ PUBLIC = [
     "Usage",
     "__version__",
     "deadline",
+    "tool",
 ]
 
 

@@ -71,7 +71,7 @@ class Responding:
                 field="seed",
             )
         kind = _format_of(self.members.get("text"))
-        if kind != "text" and capabilities.json_schema == "unsupported":
+        if kind != "text" and capabilities.json_schema != "native":
             raise UnsupportedFeature(
                 f"a service of generation {generation} ignores a text format of type {kind!r}",
                 hint="Leave text out and check the answer, or use a service of SDK 2.1 or later.",
