@@ -13,6 +13,7 @@ from foundry_api.errors import (
     FoundryError,
     InvalidRequest,
     ModelError,
+    ModelTaskMismatch,
     ProtocolError,
     RouteMissing,
     ServiceCrashed,
@@ -262,6 +263,8 @@ class GuardedAttempt:
         error.located(model=model.id if model else None, service=connection.endpoint.base_url)
         if isinstance(error, GONE):
             self.service.lost(connection)
+        elif isinstance(error, ModelTaskMismatch):
+            return  # it is what it was taken for, and asked for something else
         elif isinstance(error, ModelError) and model is not None:
             connection.forget(model)
 
