@@ -100,6 +100,7 @@ _HOMES = {
     "resilience.limiter": ("LimiterSettings", "LimiterStatistics"),
     "resilience.window": ("BreakerSettings", "BreakerStatistics"),
     "settings": ("Settings",),
+    "sync": ("FoundryClient", "SyncModels"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -248,3 +248,9 @@ from foundry_api.resilience.window import (
 from foundry_api.settings import (
     Settings as Settings,
 )
+from foundry_api.sync import (
+    FoundryClient as FoundryClient,
+)
+from foundry_api.sync import (
+    SyncModels as SyncModels,
+)

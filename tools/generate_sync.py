@@ -1,0 +1,318 @@
+#!/usr/bin/env python3
+"""Write the blocking twins of the client's classes into `src/foundry_api/sync/`.
+
+python3 dev.py generate            after a change of a public call
+python3 dev.py generate --check    only tell which files are not what would be written
+
+Signatures, overloads and docstrings are copied from the async classes, and each body is one
+delegation to the background loop: nothing is known here of any single call.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGE = Path(__file__).resolve().parent.parent / "src" / "foundry_api"
+STREAMS = {"AsyncGenerator": "Generator", "AsyncIterator": "Iterator"}
+LIFE = {"close", "__aenter__", "__aexit__"}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class Face:
+    """A class and its blocking twin.
+
+    Attributes:
+        module: Of the async class, below foundry_api.
+        name: The async class.
+        twin: The blocking class.
+        file: Where it is written, below src/foundry_api/sync.
+    """
+
+    module: str
+    name: str
+    twin: str
+    file: str
+
+
+CLIENT = Face("client", "FoundryAPIClient", "FoundryClient", "client.py")
+FACES = (
+    CLIENT,
+    Face("models", "Models", "SyncModels", "models.py"),
+)
+TWINS = {face.name: face.twin for face in FACES}
+MODULES = {face.twin: f"foundry_api.sync.{face.file.removesuffix('.py')}" for face in FACES}
+
+ABOUT_CLIENT = """Microsoft Foundry Local as an API, for code without asyncio.
+
+    Every call of `FoundryAPIClient`, blocking. Creating a client does no I/O: its first call
+    finds a running service or starts an engine of its own, which leaves with the client, at the
+    latest when the program ends. Many threads may use one client at once, also those that run an
+    event loop, such as a notebook's. Streams are plain iterators: leaving one early frees the
+    engine, and so does Ctrl-C during any call.
+
+    The calls run on a thread of the client's own. Listeners, hooks and other callbacks are called
+    there, and can't call the client themselves.
+"""
+END_OF_CLIENT = '''
+def close(self) -> None:
+    """End the calls, close the connections, and stop the engine, if this client started it."""
+    self._loop.close()
+
+def __enter__(self) -> Self:
+    return self
+
+def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+) -> None:
+    self.close()
+'''
+
+
+class Source:
+    """The module of an async class."""
+
+    def __init__(self, face: Face) -> None:
+        path = PACKAGE.joinpath(*face.module.split(".")).with_suffix(".py")
+        self.face = face
+        self.tree = ast.parse(path.read_text(encoding="utf-8"))
+        self.node = next(
+            node
+            for node in self.tree.body
+            if isinstance(node, ast.ClassDef) and node.name == face.name
+        )
+
+    def functions(self) -> list[Function]:
+        """Its public methods."""
+        methods = [node for node in self.node.body if isinstance(node, Function)]
+        return [node for node in methods if not node.name.startswith("_")]
+
+    def init(self) -> Function:
+        """What makes it."""
+        return next(
+            node
+            for node in self.node.body
+            if isinstance(node, Function) and node.name == "__init__"
+        )
+
+    def attributes(self) -> Iterator[tuple[str, str]]:
+        """What `__init__` sets that is public, and what is called to make it."""
+        for node in ast.walk(self.init()):
+            match node:
+                case ast.Assign(targets=[ast.Attribute(ast.Name("self"), name)], value=value):
+                    maker = value.func if isinstance(value, ast.Call) else None
+                    if not name.startswith("_"):
+                        yield name, maker.id if isinstance(maker, ast.Name) else ""
+                case _:
+                    pass
+
+    def homes(self) -> dict[str, str]:
+        """From where each of the module's names is imported."""
+        found: dict[str, str] = {}
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.ImportFrom) and node.module != "__future__":
+                found |= {alias.name: str(node.module) for alias in node.names}
+        own = f"foundry_api.{self.face.module}"
+        return found | dict.fromkeys(_defined(self.tree.body), own)
+
+
+def _defined(body: list[ast.stmt]) -> Iterator[str]:
+    for node in body:
+        match node:
+            case ast.ClassDef(name=name) | ast.Assign(targets=[ast.Name(name)]):
+                yield name
+            case ast.If(body=inner):
+                yield from _defined(inner)
+            case _:
+                pass
+
+
+def written(face: Face) -> str:
+    """The module of a blocking class."""
+    source = Source(face)
+    node = ast.ClassDef(face.twin, [], [], [_docstring(source), _init(source)], [])
+    node.body += [_method(each) for each in source.functions() if not _is_life(each, face)]
+    if face is CLIENT:
+        node.body += ast.parse(END_OF_CLIENT).body
+    about = f"`{face.twin}`. Written by `python3 dev.py generate`: change {face.module}.py instead."
+    parts = [ast.Expr(ast.Constant(about)), *_imports(source, node), *_all(face), node]
+    return _formatted("\n\n".join(_text(part) for part in parts))
+
+
+def _is_life(node: Function, face: Face) -> bool:
+    return face is CLIENT and node.name in LIFE
+
+
+def _docstring(source: Source) -> ast.Expr:
+    text = ast.get_docstring(source.node, clean=False) or ""
+    if source.face is CLIENT:
+        text = ABOUT_CLIENT + text[text.index("\n    Args:") :]
+    return ast.Expr(ast.Constant(text))
+
+
+def _init(source: Source) -> Function:
+    face = source.face
+    if face is not CLIENT:
+        return _function(
+            f"def __init__(self, loop: BackgroundLoop, calls: {face.name}) -> None:\n"
+            "    self._loop = loop\n"
+            "    self._async = calls\n"
+        )
+    init = source.init()
+    made = f"def __init__(self) -> None:\n    self._async = {face.name}({_passed_on(init)})\n"
+    made += "    self._loop = BackgroundLoop(self._async.close)\n"
+    for name, maker in source.attributes():
+        value = f"self._async.{name}"
+        made += f"    self.{name} = {_faced(maker, value)}\n"
+    function = _function(made)
+    function.args = init.args
+    return function
+
+
+def _faced(made_of: str, value: str) -> str:
+    return f"{TWINS[made_of]}(self._loop, {value})" if made_of in TWINS else value
+
+
+def _method(node: Function) -> Function:
+    """A method that has the async one called."""
+    returns = Blocking().visit(copy.deepcopy(node.returns)) if node.returns else None
+    decorators = [each for each in node.decorator_list if ast.unparse(each) in DECORATORS]
+    body = [each for each in node.body[:1] if ast.get_docstring(node) is not None]
+    names = {ast.unparse(each) for each in decorators}
+    if "overload" in names:
+        body += ast.parse("...").body
+    else:
+        body += ast.parse(f"return {_delegation(node, is_property='property' in names)}").body
+    return ast.FunctionDef(node.name, node.args, body, decorators, returns)
+
+
+DECORATORS = {"overload", "property"}
+
+
+def _delegation(node: Function, *, is_property: bool) -> str:
+    value = f"self._async.{node.name}"
+    returned = ast.unparse(node.returns) if node.returns else ""
+    if is_property:
+        return _faced(returned, value)
+    passed = _passed_on(node)
+    function = f"lambda: {value}({passed})" if passed else value
+    if returned.startswith(tuple(STREAMS)):
+        return f"self._loop.iterate({function})"
+    if isinstance(node, ast.AsyncFunctionDef):
+        return f"self._loop.run({function})"
+    return f"{value}({passed})"
+
+
+def _passed_on(node: Function) -> str:
+    """The arguments of a function, as it passes them on to one with the same parameters."""
+    given = node.args
+    positional = [each.arg for each in (*given.posonlyargs, *given.args)][1:]
+    passed = [*positional, *([f"*{given.vararg.arg}"] if given.vararg else [])]
+    passed += [f"{each.arg}={each.arg}" for each in given.kwonlyargs]
+    passed += [f"**{given.kwarg.arg}"] if given.kwarg else []
+    return ", ".join(passed)
+
+
+def _function(text: str) -> ast.FunctionDef:
+    function = ast.parse(text).body[0]
+    assert isinstance(function, ast.FunctionDef)  # noqa: S101 - what all texts here are
+    return function
+
+
+class Blocking(ast.NodeTransformer):
+    """What a blocking call returns, where an async one returns something else."""
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        """Replace a name that has a twin."""
+        return ast.Name({**STREAMS, **TWINS}.get(node.id, node.id))
+
+
+def _imports(source: Source, node: ast.ClassDef) -> list[ast.stmt]:
+    """What the class needs when it runs, and what only its annotations need."""
+    face = source.face
+    homes = source.homes() | MODULES | dict.fromkeys(STREAMS.values(), "collections.abc")
+    homes |= {"BackgroundLoop": "foundry_api.sync.background", face.twin: ""}
+    homes |= {face.name: f"foundry_api.{face.module}", "Self": "typing", "TracebackType": "types"}
+    inside = {id(name) for annotation in _annotations(node) for name in _names(annotation)}
+    runtime = {name.id for name in _names(node) if id(name) not in inside}
+    checked = {name.id for name in _names(node) if id(name) in inside} - runtime
+    future = ast.ImportFrom("__future__", [ast.alias("annotations")], 0)
+    guard = ast.If(ast.Name("TYPE_CHECKING"), _from(checked, homes), [])
+    at_runtime = _from(runtime | {"TYPE_CHECKING"}, homes | {"TYPE_CHECKING": "typing"})
+    return [future, *at_runtime, guard]
+
+
+def _all(face: Face) -> list[ast.stmt]:
+    return ast.parse(f"__all__ = ['{face.twin}']").body
+
+
+def _from(names: set[str], homes: dict[str, str]) -> list[ast.stmt]:
+    modules: dict[str, list[ast.alias]] = {}
+    for name in sorted(names):
+        if homes.get(name):
+            modules.setdefault(homes[name], []).append(ast.alias(name))
+    return [ast.ImportFrom(module, found, 0) for module, found in sorted(modules.items())]
+
+
+def _names(node: ast.AST) -> list[ast.Name]:
+    return [each for each in ast.walk(node) if isinstance(each, ast.Name)]
+
+
+def _annotations(node: ast.AST) -> Iterator[ast.expr]:
+    for each in ast.walk(node):
+        match each:
+            case ast.arg(annotation=ast.expr() as annotation):
+                yield annotation
+            case ast.FunctionDef(returns=ast.expr() as returns):
+                yield returns
+            case _:
+                pass
+
+
+def _text(node: ast.stmt) -> str:
+    return ast.unparse(ast.fix_missing_locations(ast.Module([node], [])))
+
+
+def _formatted(text: str) -> str:
+    """As the linters want it."""
+    for verb in (["check", "--select", "I,UP", "--fix", "--quiet"], ["format"]):
+        command = [sys.executable, "-m", "ruff", *verb, "--stdin-filename", str(STDIN), "-"]
+        text = subprocess.run(
+            command, input=text, capture_output=True, encoding="utf-8", check=True
+        ).stdout
+    return text
+
+
+STDIN = PACKAGE / "sync" / "generated.py"
+
+
+def main(arguments: list[str]) -> int:
+    """Write the files, or look at them. The exit code."""
+    stale = 0
+    for face in FACES:
+        path = PACKAGE / "sync" / face.file
+        text = written(face)
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale += 1
+        print(f"{path.relative_to(PACKAGE.parent.parent)} {'is stale' if arguments else 'written'}")
+        if not arguments:
+            path.write_text(text, encoding="utf-8", newline="\n")
+    return min(stale, 1) if arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
