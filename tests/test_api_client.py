@@ -143,7 +143,7 @@ async def test_bad_arguments_are_refused_before_anything_is_looked_for() -> None
 
 async def test_fifty_callers_of_an_unloaded_model_load_it_once(client: FoundryAPIClient) -> None:
     """Counted at the transport: the service would answer a second load all the same."""
-    connection, _ = await client.route("scripted")
+    connection, _ = await client._backend.route("scripted")
     sent: list[str] = []
     send = connection.transport.send
 

@@ -84,7 +84,7 @@ async def time_out(client: FoundryAPIClient) -> None:
 
 async def engine_cpu_s(client: FoundryAPIClient) -> float:
     """Processor time that the client's engine has used."""
-    connection, _ = await client.route("scripted")
+    connection, _ = await client._backend.route("scripted")
     times = psutil.Process(connection.endpoint.pid).cpu_times()
     return times.user + times.system
 
@@ -117,7 +117,7 @@ async def test_leaving_a_call_frees_the_engine_within_half_a_second(
 async def test_a_killed_engine_is_started_again_for_the_next_call(own_home: Path) -> None:
     async with FoundryAPIClient(service="embedded", home=own_home) as client:
         first = await client.complete("Say hello", model="demo", temperature=0)
-        connection, _ = await client.route("demo")
+        connection, _ = await client._backend.route("demo")
         psutil.Process(connection.endpoint.pid).kill()
 
         second = await client.complete("Say hello", model="demo", temperature=0)

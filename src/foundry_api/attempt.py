@@ -1,4 +1,8 @@
-"""One HTTP request for a chat completion, from its turn in the queue to the end of its stream."""
+"""One HTTP request for a call, from its turn in the queue to the end of its answer.
+
+What every kind of call has in common: finding the service, having the model in memory, waiting for
+a turn, and telling the guards how it ended.
+"""
 
 from __future__ import annotations
 
@@ -23,36 +27,32 @@ from foundry_api.wire.transport import Reply
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from foundry_api.capabilities import Capabilities
     from foundry_api.connection import Connection
-    from foundry_api.messages import ChatRequest, Chunk, Model
+    from foundry_api.messages import Model
     from foundry_api.residency.uses import ModelUses
     from foundry_api.resilience.breaker import Permit
     from foundry_api.resilience.limiter import Slot
     from foundry_api.resilience.watch import Watch
     from foundry_api.services import Service
-    from foundry_api.wire.dialects.base import ChatDecoder, Ending
-    from foundry_api.wire.transport import Response
+    from foundry_api.wire.transport import Request, Response
 
-__all__ = ["ChatAttempt"]
+__all__ = ["GuardedAttempt"]
 
 log = logging.getLogger("foundry_api")
 
-EVENT_STREAM = "text/event-stream"
-OK = 200
 ERROR_BODY_BYTES = 64 * 2**10
-MAX_STREAM_BYTES = 256 * 2**20
+MAX_ANSWER_BYTES = 256 * 2**20
 """Bound of one answer: a million tokens, with the 250 bytes that each takes on the wire."""
 
-DRAIN_S = 0.1
-"""How long the end of a body that is complete may take, before its connection is given up."""
 
+class GuardedAttempt:
+    """Has what one request needs, and sends it. `close` has to be called, however it ends.
 
-class ChatAttempt:
-    """Sends one request and reads its answer. `close` has to be called, however it ends.
+    What it sends and how its answer is read is for the kinds of calls to say.
 
     Args:
         service: Whom to ask.
-        request: What the caller wants.
         watch: Bounds its waiting.
         clock: Seconds of a monotonic clock.
 
@@ -68,7 +68,6 @@ class ChatAttempt:
     def __init__(
         self,
         service: Service,
-        request: ChatRequest,
         watch: Watch,
         clock: Callable[[], float],
     ) -> None:
@@ -78,15 +77,12 @@ class ChatAttempt:
         self.queued_s = 0.0
         self.sent_at = clock()
         self.first_token_at: float | None = None
-        self._request = request
         self._watch = watch
         self._clock = clock
         self._permit: Permit | None = None
         self._slot: Slot | None = None
         self._uses: ModelUses | None = None
         self._response: Response | None = None
-        self._decoder: ChatDecoder | None = None
-        self._behind: FoundryError | None = None
         self._sent = False
         self._bytes = 0
 
@@ -110,73 +106,6 @@ class ChatAttempt:
             await self._find(name, download=download)
         connection, model = self.found
         self._uses = connection.memory.begin(model.id)
-
-    async def send(self, first_s: float, gap_s: float) -> None:
-        """Send the request and wait for the head of its answer.
-
-        Args:
-            first_s: Bound of the silence before the first token.
-            gap_s: Bound of the silence between two tokens.
-
-        Raises:
-            FoundryError: The service refused it, failed, or said nothing.
-        """
-        connection, model = self.found
-        self._decoder = connection.dialect.chat_decoder(model, self._request)
-        message = connection.dialect.chat_request(model, self._request)
-        self._watch.listen(first_s, gap_s)
-        self.sent_at = self._clock()
-        self._sent = True
-        with self._watch:
-            self._response = response = await connection.transport.send(message)
-        if not _is_stream(response):
-            error = error_of(await self._error_reply(response))
-            await self._check_identity(connection, error)
-            raise error
-
-    async def read(self) -> list[Chunk]:
-        """The next pieces of text, at least one; none at the end of the answer.
-
-        Raises:
-            FoundryError: The stream broke, or says that it failed.
-        """
-        if self._behind is not None:
-            raise self._behind
-        response, decoder = self._response, self._decoder
-        if response is None or decoder is None:
-            raise StreamInterrupted("the stream is closed")
-        while not decoder.done:
-            try:
-                with self._watch:
-                    block = await response.read()
-            except StreamInterrupted as error:
-                raise await self._explained(error) from error
-            if not block:
-                break
-            self._count(len(block))
-            if chunks := self._decoded(decoder, block):
-                self._note(len(chunks))
-                return chunks
-        return []
-
-    async def finish(self) -> Ending:
-        """How the answer ended, once all of it was read.
-
-        Raises:
-            StreamInterrupted: The stream ended before the answer did.
-        """
-        response, decoder = self._response, self._decoder
-        if response is None or decoder is None:
-            raise StreamInterrupted("the stream is closed")
-        try:
-            ending = decoder.finish()
-        except StreamInterrupted as error:
-            if coding := response.headers.get("Content-Encoding", "").removeprefix("identity"):
-                raise ProtocolError(f"the answer is encoded as {coding}, unasked") from error
-            raise
-        if not ending.early:
-            await self._drain(response)
-        return ending
 
     def close(self, error: BaseException | None = None) -> None:
         """Free what the attempt held, and tell the guards of the service how it ended.
@@ -206,6 +135,41 @@ class ChatAttempt:
         """Seconds from sending the request to its first text; None without any."""
         return None if self.first_token_at is None else self.first_token_at - self.sent_at
 
+    def _check(self, capabilities: Capabilities) -> None:
+        """Refuse what the service cannot do, before anything is sent or loaded for it.
+
+        Raises:
+            InvalidRequest: The caller asks for what this generation does not take.
+            UnsupportedFeature: This generation cannot do it.
+        """
+        raise NotImplementedError
+
+    async def _open(self, message: Request, first_s: float, gap_s: float) -> Response:
+        """Send a request and wait for the head of its answer."""
+        connection, _ = self.found
+        self._watch.listen(first_s, gap_s)
+        self.sent_at = self._clock()
+        self._sent = True
+        with self._watch:
+            self._response = response = await connection.transport.send(message)
+        return response
+
+    async def _refusal(self, response: Response) -> FoundryError:
+        """Why an answer is no success."""
+        connection, _ = self.found
+        error = error_of(await self._error_reply(response))
+        await self._check_identity(connection, error)
+        return error
+
+    async def _block(self, response: Response) -> bytes:
+        """What came of the body, bounded in time and size; nothing at its end."""
+        with self._watch:
+            block = await response.read()
+        self._bytes += len(block)
+        if self._bytes > MAX_ANSWER_BYTES:
+            raise ProtocolError(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
+        return block
+
     async def _find(self, name: str, *, download: bool) -> None:
         breaker, service = self.service.breaker, self.service
         if self._permit is None or not breaker.current(self._permit):
@@ -215,7 +179,7 @@ class ChatAttempt:
         while connection is None or self.model is None:
             connection = await self._make_ready(name, download=download)
             self.model = connection.ready(name)  # unless somebody unloaded it meanwhile
-        connection.dialect.capabilities.check(self._request)
+        self._check(connection.dialect.capabilities)
 
     async def _enter(self) -> Permit:
         with self._watch:
@@ -224,7 +188,7 @@ class ChatAttempt:
     async def _make_ready(self, name: str, *, download: bool) -> Connection:
         with self._watch:
             connection = self.connection = await self.service.connect()
-        connection.dialect.capabilities.check(self._request)  # before a model is loaded for it
+        self._check(connection.dialect.capabilities)  # before a model is loaded for it
         self._watch.ignore_silence("loading the model")
         with self._watch:
             await connection.make_ready(name, download=download)
@@ -250,19 +214,6 @@ class ChatAttempt:
             log.debug("an error's text broke off; its status tells enough")
         return Reply(response.status, response.headers, bytes(body))
 
-    async def _explained(self, error: StreamInterrupted) -> FoundryError:
-        """Why a stream broke off ahead of its first byte, where the generation does not say so."""
-        connection, model = self.found
-        plain = None if self._bytes else connection.dialect.plain_request(model, self._request)
-        if plain is None:
-            return error
-        self._drop_response()
-        with self._watch:
-            self._response = response = await connection.transport.send(plain)
-        if response.status == OK:
-            return error  # it broke off for another reason, and another attempt may succeed
-        return error_of(await self._error_reply(response))
-
     async def _check_identity(self, connection: Connection, error: FoundryError) -> None:
         """A service that denies what it offered before may be another one by now.
 
@@ -281,23 +232,6 @@ class ChatAttempt:
             self._response.close()
             self._response = None
 
-    def _decoded(self, decoder: ChatDecoder, block: bytes) -> list[Chunk]:
-        """The pieces of a block. An error behind them is raised when they have been taken."""
-        chunks: list[Chunk] = []
-        try:
-            for chunk in decoder.feed(block):
-                chunks.append(chunk)  # noqa: PERF402 - those before an error have to be kept
-        except FoundryError as error:
-            if not chunks:
-                raise
-            self._behind = error
-        return chunks
-
-    def _count(self, size: int) -> None:
-        self._bytes += size
-        if self._bytes > MAX_STREAM_BYTES:
-            raise ProtocolError(f"the answer is larger than {MAX_STREAM_BYTES} bytes")
-
     def _note(self, tokens: int) -> None:
         self._watch.token()
         if self._slot is not None:
@@ -307,17 +241,6 @@ class ChatAttempt:
             if self._permit is not None and self._permit.trial:
                 # The rest of a long answer must not keep all other callers out.
                 self._permit.succeeded(now - self.sent_at)
-
-    async def _drain(self, response: Response) -> None:
-        """Read the end of a complete body, so that its connection can serve the next call."""
-        if response.ended:
-            return
-        self._watch.listen(DRAIN_S, DRAIN_S)
-        try:
-            with self._watch:
-                await response.read()
-        except FoundryError:
-            log.debug("the service left the connection open after the end of its answer")
 
     def _blame(self, error: BaseException | None) -> None:
         """Complete an error, and pass it on to those who took the opposite for granted."""
@@ -356,8 +279,3 @@ GONE = (ServiceNotRunning, ServiceCrashed, StreamInterrupted)
 
 FAILURES = (ServiceError, SilenceTimeout)
 """Of these the service is guilty; of the others nobody, or the caller."""
-
-
-def _is_stream(response: Response) -> bool:
-    kind = response.headers.get("Content-Type", EVENT_STREAM)
-    return response.status == OK and kind.startswith(EVENT_STREAM)

@@ -1,38 +1,42 @@
-"""One chat completion from its first attempt to its last token."""
+"""One call from its first attempt to its end: what every kind of call has in common.
+
+Attempts are made until one brings a piece of the answer. After that nothing is tried again: the
+caller has something in hand that another attempt would contradict.
+"""
 
 from __future__ import annotations
 
 import itertools
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import msgspec
 
-from foundry_api.attempt import ChatAttempt
-from foundry_api.errors import ClientClosed, ContextOverflow, FoundryError, SilenceTimeout
-from foundry_api.events import AttemptStarted, CallEnded, CallStarted, FirstToken, RetryScheduled
-from foundry_api.messages import Attempt, ChatRequest, Chunk, Completion, Timings
+from foundry_api.attempt import GuardedAttempt
+from foundry_api.errors import ClientClosed, FoundryError, SilenceTimeout
+from foundry_api.events import AttemptStarted, CallEnded, RetryScheduled
+from foundry_api.messages import Attempt, Timings
 from foundry_api.recovery import Recovery
 from foundry_api.resilience.deadline import Deadline
-from foundry_api.resilience.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import Callable, Iterator
 
     from foundry_api.events import Events
-    from foundry_api.messages import Usage
     from foundry_api.resilience.latency import Latencies
     from foundry_api.resilience.retry import Retry
-    from foundry_api.services import Services
+    from foundry_api.resilience.watch import Watch
+    from foundry_api.services import Service, Services
 
-__all__ = ["CallTools", "ChatCall", "Order"]
+__all__ = ["CallTools", "GuardedCall", "Order"]
 
-SHORTEST_RATED_S = 0.001
-"""An answer that came in one burst says nothing of the engine's speed."""
+_R = TypeVar("_R")
+_A = TypeVar("_A", bound=GuardedAttempt)
 
 
-class Order(msgspec.Struct, frozen=True):
+class Order(msgspec.Struct, Generic[_R], frozen=True):
     """What the caller ordered.
 
     Attributes:
@@ -44,7 +48,7 @@ class Order(msgspec.Struct, frozen=True):
     """
 
     models: tuple[str, ...]
-    request: ChatRequest
+    request: _R
     timeout_s: float | Literal["auto"]
     deadline: Deadline
     download: bool = False
@@ -73,83 +77,55 @@ class CallTools:
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
 
-class ChatCall:
-    """Makes attempts until one brings a token, and measures them.
-
-    After the first token nothing is tried again: the caller has text in hand that another attempt
-    would contradict.
+class GuardedCall(ABC, Generic[_R, _A]):
+    """Makes attempts, and reports them.
 
     Args:
         tools: What the client's calls share.
         order: What the caller ordered.
     """
 
-    def __init__(self, tools: CallTools, order: Order) -> None:
+    def __init__(self, tools: CallTools, order: Order[_R]) -> None:
         self._tools = tools
         self._order = order
         self._request = order.request
         self._recovery = Recovery(tools.retry, tools.services, order.models)
         self._number = next(tools.numbers)
         self._started = self._attempt_started = tools.clock()
-        self._attempt: ChatAttempt | None = None
+        self._attempt: _A | None = None
         self._attempts: tuple[Attempt, ...] = ()
         self._model = order.models[0]
         self._service: str | None = None
         self._queued_s = 0.0
-        self._text: list[str] = []
-        self._raw: list[bytes] = []
+        self._pieces: int = 0
         self._first_token_s: float | None = None
 
-    async def chunks(self) -> AsyncGenerator[Chunk]:
-        """The answer in pieces; the last one carries finish reason, usage and timings."""
-        watch = self._begin()
-        try:
-            while isinstance(came := await self._next(watch), list):
-                for piece in came:
-                    yield piece
-        except BaseException as error:
-            self._tell_failure(watch, error)
-            raise
-        self._tell_answer(watch, came.whole)
-        yield came.last
+    @abstractmethod
+    def _new_attempt(self, service: Service, watch: Watch) -> _A:
+        """One request for this call."""
 
-    async def completion(self) -> Completion:
-        """The whole answer."""
-        watch = self._begin()
-        self._raw = []
-        try:
-            while isinstance(came := await self._next(watch), list):
-                self._raw += [piece.raw for piece in came]
-        except BaseException as error:
-            self._tell_failure(watch, error)
-            raise
-        self._tell_answer(watch, came.whole)
-        return came.whole
+    @property
+    def _partial(self) -> str:
+        """The text of the answer so far."""
+        return ""
 
-    async def _next(self, watch: Watch) -> list[Chunk] | _Answer:
-        """The next pieces of the answer, and at its end the whole of it."""
-        while True:
-            try:
-                attempt = self._attempt or await self._send(watch)
-                if pieces := await attempt.read():
-                    self._note(attempt, pieces)
-                    return pieces
-                return await self._finish(attempt, watch)
-            except FoundryError as error:
-                await self._after(error, watch)
+    def _amended(self, error: FoundryError) -> bool:
+        """Whether the request was put right, so that it can be sent again at once."""
+        del error
+        return False
 
-    async def _send(self, watch: Watch) -> ChatAttempt:
+    async def _prepare(self, watch: Watch) -> _A:
+        """An attempt that has its turn."""
         tools, name = self._tools, self._recovery.model
         self._model, self._service, self._attempt_started = name, None, tools.clock()
         watch.ignore_silence("connecting")
         with watch:
             service = await tools.services.having(name, self._recovery.tried)
-        attempt = self._attempt = ChatAttempt(service, self._request, watch, tools.clock)
+        attempt = self._attempt = self._new_attempt(service, watch)
         await attempt.prepare(name, download=self._order.download, again=bool(self._attempts))
         connection, model = attempt.found
         self._model, self._service = model.id, connection.endpoint.base_url
         self._tell_attempt(attempt)
-        await attempt.send(*self._silence_bounds())
         return attempt
 
     def _silence_bounds(self) -> tuple[float, float]:
@@ -157,38 +133,6 @@ class ChatCall:
         if timeout_s == "auto":
             return self._tools.latencies.of(self._model).bounds_s
         return timeout_s, timeout_s
-
-    def _note(self, attempt: ChatAttempt, pieces: list[Chunk]) -> None:
-        if not self._text:
-            self._first_token_s = attempt.time_to_first_token_s
-            self._tell_first_token(self._first_token_s or 0.0)
-        self._text += [piece.content for piece in pieces]
-
-    async def _finish(self, attempt: ChatAttempt, watch: Watch) -> _Answer:
-        longest_gap_s = watch.longest_gap_s
-        ending = await attempt.finish()
-        now = self._close(attempt, None)
-        self._tools.retry.budget.succeeded()
-        if self._first_token_s is not None:
-            self._tools.latencies.of(self._model).answered(self._first_token_s, longest_gap_s)
-        connection, _ = attempt.found
-        whole = Completion(
-            content="".join(self._text),
-            model=self._model,
-            service=connection.endpoint.base_url,
-            generation=connection.endpoint.generation,
-            finish_reason=ending.finish_reason,
-            usage=ending.usage,
-            timings=Timings(
-                time_to_first_token_s=self._first_token_s,
-                total_s=now - self._started,
-                tokens_per_second=_rate(attempt.first_token_at, now, ending.usage),
-                queued_s=self._queued_s,
-            ),
-            attempts=self._attempts,
-            raw=(*self._raw, ending.raw),
-        )
-        return _Answer(whole)
 
     async def _after(self, error: FoundryError, watch: Watch) -> None:
         """Prepare the next attempt, or raise the error if there is none."""
@@ -199,9 +143,9 @@ class ChatCall:
             raise self._completed(closed) from error
         self._completed(error)
         self._learn(error)
-        if self._text:
+        if self._pieces:
             raise error
-        if self._fit_into_context(error):
+        if self._amended(error):
             return
         delay_s = self._recovery.after(error, attempt.service if attempt else None, watch.left_s)
         if delay_s is None:
@@ -210,7 +154,7 @@ class ChatCall:
         if delay_s:
             await self._tools.retry.sleep(delay_s)
 
-    def _close(self, attempt: ChatAttempt | None, error: BaseException | None) -> float:
+    def _close(self, attempt: _A | None, error: BaseException | None) -> float:
         """The moment at which an attempt ended."""
         self._attempt = None
         if attempt is not None:
@@ -226,43 +170,23 @@ class ChatCall:
         """The error with what only the call knows."""
         failures = [attempt.error for attempt in self._attempts]
         error.earlier = tuple(failure for failure in failures[:-1] if failure is not None)
-        error.partial = "".join(self._text)
+        error.partial = self._partial
         return error.located(model=self._model, attempts=len(failures))
 
     def _learn(self, error: FoundryError) -> None:
         if isinstance(error, SilenceTimeout):
             latency = self._tools.latencies.of(self._model)
-            latency.fell(error.limit_s, streaming=bool(self._text))
+            latency.fell(error.limit_s, streaming=bool(self._pieces))
 
-    def _fit_into_context(self, error: FoundryError) -> bool:
-        """Ask for what fits, when the caller set no bound and the service's default overflows.
+    def _timings(self, total_s: float, tokens_per_second: float | None = None) -> Timings:
+        return Timings(
+            time_to_first_token_s=self._first_token_s,
+            total_s=total_s,
+            tokens_per_second=tokens_per_second,
+            queued_s=self._queued_s,
+        )
 
-        The service adds 2048 output tokens to the prompt and refuses when that is more than the
-        context, though the answer may be short (foundry-local-service.md, 4.5).
-        """
-        if not isinstance(error, ContextOverflow) or self._is_bounded():
-            return False
-        if error.context_length is None or error.prompt_tokens is None:
-            return False
-        room = error.context_length - error.prompt_tokens
-        if room < 1:
-            return False
-        self._request = msgspec.structs.replace(self._request, max_tokens=room)
-        return True
-
-    def _is_bounded(self) -> bool:
-        bounds = {"max_tokens", "max_completion_tokens"}
-        return self._request.max_tokens is not None or not bounds.isdisjoint(self._request.extra)
-
-    def _begin(self) -> Watch:
-        self._started = self._tools.clock()
-        if self._tools.events.hears(CallStarted):
-            self._tools.events.emit(
-                CallStarted(call=self._number, model=self._model, request=self._request)
-            )
-        return Watch(self._order.deadline)
-
-    def _tell_attempt(self, attempt: ChatAttempt) -> None:
+    def _tell_attempt(self, attempt: _A) -> None:
         if not self._tools.events.hears(AttemptStarted):
             return
         self._tools.events.emit(
@@ -272,19 +196,6 @@ class ChatCall:
                 model=self._model,
                 service=self._service or "",
                 queued_s=attempt.queued_s,
-            )
-        )
-
-    def _tell_first_token(self, seconds: float) -> None:
-        if not self._tools.events.hears(FirstToken):
-            return
-        self._tools.events.emit(
-            FirstToken(
-                call=self._number,
-                attempt=len(self._attempts) + 1,
-                model=self._model,
-                service=self._service or "",
-                time_to_first_token_s=seconds,
             )
         )
 
@@ -300,34 +211,11 @@ class ChatCall:
             )
         )
 
-    def _tell_answer(self, watch: Watch, whole: Completion) -> None:
-        watch.stop()
-        self._tools.events.emit(
-            CallEnded(
-                call=self._number,
-                outcome="answered",
-                model=whole.model,
-                service=whole.service,
-                attempts=whole.attempts,
-                timings=whole.timings,
-                usage=whole.usage,
-                finish_reason=whole.finish_reason,
-                chunks=len(self._text),
-                content=whole.content,
-            )
-        )
-
     def _tell_failure(self, watch: Watch, error: BaseException) -> None:
         watch.stop()
         if self._attempt is not None:  # the caller left
             self._close(self._attempt, error)
         failure = error if isinstance(error, FoundryError) else None
-        timings = Timings(
-            time_to_first_token_s=self._first_token_s,
-            total_s=self._tools.clock() - self._started,
-            tokens_per_second=None,
-            queued_s=self._queued_s,
-        )
         self._tools.events.emit(
             CallEnded(
                 call=self._number,
@@ -335,38 +223,9 @@ class ChatCall:
                 model=self._model,
                 service=self._service,
                 attempts=self._attempts,
-                timings=timings,
+                timings=self._timings(self._tools.clock() - self._started),
                 error=failure,
-                chunks=len(self._text),
-                content="".join(self._text),
+                chunks=self._pieces,
+                content=self._partial,
             )
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """The end of a call."""
-
-    whole: Completion
-
-    @property
-    def last(self) -> Chunk:
-        """The last chunk of the answer as a stream."""
-        whole = self.whole
-        return Chunk(
-            content="",
-            model=whole.model,
-            finish_reason=whole.finish_reason,
-            usage=whole.usage,
-            timings=whole.timings,
-            attempts=whole.attempts,
-            raw=whole.raw[-1],
-        )
-
-
-def _rate(first_token_at: float | None, now: float, usage: Usage) -> float | None:
-    tokens = usage.completion_tokens - 1
-    if first_token_at is None or tokens < 1:
-        return None
-    took_s = now - first_token_at
-    return tokens / took_s if took_s >= SHORTEST_RATED_S else None

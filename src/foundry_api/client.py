@@ -2,58 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
-import importlib
-import logging
-import time
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 
 from foundry_api.arguments import chat_request, check_timeout, model_names, prompt_turns
-from foundry_api.backoff import Backoff
-from foundry_api.call import CallTools, ChatCall, Order
-from foundry_api.catalog_store import CatalogStore
-from foundry_api.connection import Connection
-from foundry_api.errors import ClientClosed, ServiceCrashed, ServiceError, ServiceNotRunning
-from foundry_api.events import Events
+from foundry_api.backend import Backend
+from foundry_api.call import Order
+from foundry_api.chat_call import ChatCall
+from foundry_api.errors import ServiceError
 from foundry_api.models import Models
-from foundry_api.observe.call_log import CallLog
-from foundry_api.observe.metrics import Metrics
-from foundry_api.residency.keeper import Keeper
-from foundry_api.residency.memory import Keeping
-from foundry_api.residency.neighbours import Home, Nobody
-from foundry_api.residency.policy import ModelResidency
-from foundry_api.resilience.breaker import CircuitBreaker
 from foundry_api.resilience.deadline import Deadline, bounded
-from foundry_api.resilience.latency import Latencies
-from foundry_api.resilience.limiter import Limiter, LimiterSettings
-from foundry_api.resilience.retry import Retry, RetryBudget
-from foundry_api.resilience.window import BreakerSettings
-from foundry_api.service.control import ControlClient
-from foundry_api.service.locate import ServiceLocator
-from foundry_api.service.paths import Paths
-from foundry_api.services import Service, Services
 from foundry_api.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
     from pathlib import Path
-    from types import ModuleType, TracebackType
+    from types import TracebackType
     from typing import Unpack
 
     from foundry_api.capabilities import Capabilities
     from foundry_api.events import Listener
     from foundry_api.health import HealthStatus
-    from foundry_api.messages import Chunk, Completion, Message, Model
-    from foundry_api.residency.memory import Memory
-    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.messages import ChatRequest, Chunk, Completion, Message
+    from foundry_api.residency.policy import ModelResidency
+    from foundry_api.resilience.breaker import CircuitBreaker
+    from foundry_api.resilience.limiter import Limiter, LimiterSettings
+    from foundry_api.resilience.window import BreakerSettings
+    from foundry_api.services import Service
     from foundry_api.wire.transport import Transport
 
 __all__ = ["ChatOptions", "FoundryAPIClient"]
-
-# Without a handler of the user's own nothing is printed, instead of warnings on standard error.
-logging.getLogger("foundry_api").addHandler(logging.NullHandler())
-
-RETRY_BACKOFF = Backoff(base_s=0.1, cap_s=5.0)
 
 
 class ChatOptions(TypedDict, total=False):
@@ -167,54 +144,37 @@ class FoundryAPIClient:
             retries=retries,
             home=home,
         )
-        log = logging.getLogger("foundry_api")
-        log.setLevel(self.settings.log_level)
-        self._headers = dict(headers or {})
-        self._transport = transport
-        self._owns_transport = transport is None
-        self._closed = False
-        self._limits = limiter or LimiterSettings()
-        self._breaking = breaker or BreakerSettings()
-        self.metrics = Metrics()
-        self.events = Events(*listeners)
-        self.events.subscribe(self.metrics, *Metrics.HEARS)
-        self.events.subscribe(CallLog(log), *CallLog.hears(self.settings.log_level))
-        policy = residency or ModelResidency.of(self.settings)
-        self._home = Home(Paths.of(self.settings.home).uses_file, policy.hold_s)
-        self._keeper = Keeper(self._memories, policy, time.monotonic)
-        self._keeping = Keeping(policy=policy, events=self.events, wake=self._keeper.wake)
-        self._locators = [self._locator(each) for each in self.settings.each()]
-        self._services = Services(
-            [self._service(locator, locator.endpoint) for locator in self._locators],
-            lambda: self._service(self._locators[0], self._locators[0].embedded),
+        self._backend = Backend(
+            self.settings,
+            headers=headers,
+            limiter=limiter,
+            breaker=breaker,
+            residency=residency,
+            listeners=listeners,
+            transport=transport,
         )
-        self._tools = CallTools(
-            services=self._services,
-            retry=Retry(self.settings.retries, RETRY_BACKOFF, RetryBudget()),
-            events=self.events,
-            latencies=Latencies(),
-            closed=lambda: self._closed,
-        )
-        self.models = Models(self._connect, self.route)
+        self.events = self._backend.events
+        self.metrics = self._backend.metrics
+        self.models = Models(self._backend.connect, self._backend.route)
 
     @property
     def services(self) -> tuple[Service, ...]:
         """The services that it calls, each with its breaker and its limiter."""
-        return tuple(self._services)
+        return tuple(self._backend.services)
 
     @property
     def breaker(self) -> CircuitBreaker:
         """The circuit breaker of the service, or of the first of several."""
-        return self._services.primary.breaker
+        return self._backend.services.primary.breaker
 
     @property
     def limiter(self) -> Limiter:
         """The limiter of the service, or of the first of several."""
-        return self._services.primary.limiter
+        return self._backend.services.primary.limiter
 
     async def complete(
         self, prompt: str, *, system: str | None = None, **options: Unpack[ChatOptions]
-    ) -> Completion:
+    ) -> Completion[None]:
         """The whole answer to a prompt.
 
         Args:
@@ -248,7 +208,7 @@ class FoundryAPIClient:
 
     async def chat(
         self, messages: Iterable[Message | Mapping[str, Any]], **options: Unpack[ChatOptions]
-    ) -> Completion:
+    ) -> Completion[None]:
         """The whole answer to a conversation. Raises as `complete`.
 
         Args:
@@ -276,7 +236,7 @@ class FoundryAPIClient:
             ClientClosed: The client was closed.
             ServiceError: No service was found or could be started.
         """
-        return (await self._connect()).dialect.capabilities
+        return (await self._backend.connect()).dialect.capabilities
 
     @bounded
     async def health_check(self) -> HealthStatus:
@@ -293,20 +253,13 @@ class FoundryAPIClient:
         from foundry_api import health  # noqa: PLC0415
 
         try:
-            return await health.look(await self._connect())
+            return await health.look(await self._backend.connect())
         except ServiceError as error:
             return health.down(error)
 
     async def close(self) -> None:
         """End the calls, close the connections, and stop the engine, if this client started it."""
-        self._closed = True
-        await self._keeper.aclose()
-        await self._services.aclose()
-        await self._home.leave()
-        for locator in self._locators:
-            await locator.aclose()
-        if self._owns_transport and self._transport is not None:
-            await self._transport.aclose()
+        await self._backend.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -319,85 +272,10 @@ class FoundryAPIClient:
     ) -> None:
         await self.close()
 
-    async def route(self, name: str, *, download: bool = False) -> tuple[Connection, Model]:
-        """The service and the model there that a name means.
-
-        Raises:
-            ModelError: As `Connection.resolve`.
-            ServiceError: No service was found or could be started.
-        """
-        self._check_open()
-        service = await self._services.having(name)
-        connection = await service.current()
-        try:
-            return connection, await connection.resolve(name, download=download)
-        except (ServiceCrashed, ServiceNotRunning):
-            service.lost(connection)
-            raise
-
-    async def _connect(self) -> Connection:
-        self._check_open()
-        return await self._services.primary.current()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClientClosed("the client is closed")
-
-    def _locator(self, settings: Settings) -> ServiceLocator:
-        return ServiceLocator(settings, Paths.of(settings.home), self._open_transport)
-
-    def _service(
-        self, locator: ServiceLocator, locate: Callable[[], Coroutine[None, None, Endpoint]]
-    ) -> Service:
-        return Service(
-            locator.name,
-            lambda: self._open(locate),
-            locator.forget,
-            CircuitBreaker(self._breaking, listener=self.events.emit),
-            Limiter(self._limits),
-        )
-
-    async def _open(self, locate: Callable[[], Coroutine[None, None, Endpoint]]) -> Connection:
-        self._check_open()
-        if self._transport is None:
-            # An engine takes as long to start as the HTTP library takes to import.
-            endpoint, _ = await asyncio.gather(locate(), asyncio.to_thread(_import_http))
-        else:
-            endpoint = await locate()
-        transport = self._open_transport()
-        control = ControlClient(transport, endpoint.control) if endpoint.control else None
-        private = endpoint.origin == "embedded"
-        others = Nobody() if private else self._home.at(endpoint.base_url)
-        headers = self._headers_for(endpoint)
-        return Connection(
-            endpoint,
-            transport,
-            headers,
-            control,
-            store=CatalogStore(self.settings.home),
-            others=others,
-            keeping=self._keeping,
-        )
-
-    def _memories(self) -> list[Memory]:
-        connections = [service.connection for service in self._services]
-        return [each.memory for each in connections if each is not None]
-
-    def _headers_for(self, endpoint: Endpoint) -> dict[str, str]:
-        # A key meant for one address must not reach a service that was merely found.
-        if self.settings.api_key and endpoint.origin == "explicit":
-            return {"Authorization": f"Bearer {self.settings.api_key}", **self._headers}
-        return self._headers
-
-    def _open_transport(self) -> Transport:
-        if self._transport is None:
-            self._transport = _import_http().HttpTransport(self.settings.connect_timeout_s)
-        return self._transport
-
     def _order(
         self, messages: Iterable[Message | Mapping[str, Any]], options: ChatOptions
-    ) -> Order:
-        self._check_open()
+    ) -> Order[ChatRequest]:
+        self._backend.check_open()
         timeout = options.get("timeout")
         check_timeout(timeout)
         return Order(
@@ -416,10 +294,5 @@ class FoundryAPIClient:
             download=options.get("download", False),
         )
 
-    def _call(self, order: Order) -> ChatCall:
-        return ChatCall(self._tools, order)
-
-
-def _import_http() -> ModuleType:
-    """The transport's module. Its aiohttp takes 0.2 s, which creating a client must not cost."""
-    return importlib.import_module("foundry_api.wire.http")
+    def _call(self, order: Order[ChatRequest]) -> ChatCall:
+        return ChatCall(self._backend.tools, order)

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import msgspec
 
 from foundry_api.errors import FoundryError
 
+if TYPE_CHECKING:
+    import typing_extensions
+
+    _T = typing_extensions.TypeVar("_T", default=Any)
+else:
+    # Python 3.13 is the first that knows defaults of its own.
+    _T = TypeVar("_T")
+
 __all__ = [
     "Attempt",
     "ChatRequest",
+    "Choice",
     "Chunk",
     "Completion",
+    "Constraint",
     "FinishReason",
     "FunctionCall",
     "Generation",
+    "Grammar",
+    "JsonSchema",
     "Message",
     "Model",
     "ModelUser",
     "Role",
     "Timings",
     "ToolCall",
+    "ToolDefinition",
     "Usage",
 ]
 
@@ -72,6 +85,54 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     tool_call_id: str | None = None
 
 
+class ToolDefinition(msgspec.Struct, frozen=True, kw_only=True):
+    """A function that a model may call.
+
+    Attributes:
+        name: Its name.
+        description: What it does, for the model.
+        parameters: The JSON schema of its arguments, an object.
+    """
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+
+
+class JsonSchema(msgspec.Struct, frozen=True):
+    """An answer has to be JSON of this schema.
+
+    Attributes:
+        schema: The schema itself, without a wrapper.
+    """
+
+    schema: dict[str, Any]
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """An answer has to be one of these texts.
+
+    Attributes:
+        choices: The texts.
+    """
+
+    choices: tuple[str, ...]
+
+
+class Grammar(msgspec.Struct, frozen=True):
+    """An answer has to follow a grammar.
+
+    Attributes:
+        lark: The grammar, in Lark's notation.
+    """
+
+    lark: str
+
+
+Constraint = JsonSchema | Choice | Grammar
+"""What an answer has to look like."""
+
+
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A chat completion as the caller wants it, already checked. None means the service's default.
 
@@ -82,6 +143,9 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         top_p: Nucleus sampling, above 0 to 1.
         seed: Makes sampling repeatable where the engine allows it.
         stop: Up to four strings that end the answer; they are not part of it.
+        tools: The functions that the model may call.
+        tool_choice: `auto`, `none`, `required`, or the name of the tool to call; None is `auto`.
+        constraint: What the answer has to look like, where the engine keeps it to that.
         extra: Further members of the JSON body, sent as they are.
     """
 
@@ -91,6 +155,9 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    tools: tuple[ToolDefinition, ...] = ()
+    tool_choice: str | None = None
+    constraint: Constraint | None = None
     extra: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
 
 
@@ -145,6 +212,12 @@ class Chunk(msgspec.Struct, frozen=True):
     Attributes:
         content: The new text; empty in the last chunk.
         model: The id of the model that answers.
+        reasoning: New text of the model's reasoning, which comes before the answer; a chunk has
+            one of the two.
+        tool_calls: Calls of tools that are complete now; in a chunk without text.
+        partial: Of an answer that is parsed, the value so far.
+        parsed: Of an answer that is parsed, the whole value; set on the last chunk only.
+        cached: Whether it comes from a cache instead of the engine.
         finish_reason: Why the answer ended; set on the last chunk only.
         usage: Tokens of the whole call; set on the last chunk only.
         timings: Set on the last chunk only.
@@ -160,18 +233,27 @@ class Chunk(msgspec.Struct, frozen=True):
     timings: Timings | None = None
     attempts: tuple[Attempt, ...] = ()
     raw: bytes = b""
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    partial: Any = None
+    parsed: Any = None
+    cached: bool = False
 
 
-class Completion(msgspec.Struct, frozen=True, kw_only=True):
+class Completion(msgspec.Struct, Generic[_T], frozen=True, kw_only=True):
     """A whole answer.
 
     Attributes:
         content: The text.
+        reasoning: What the model thought before, where it shows that; not part of the text.
+        tool_calls: The tools that the model wants called.
+        parsed: The answer as the type that the caller asked for; None without one.
+        repairs: How often the model had to be asked again until its answer passed.
         model: The id of the model that answered.
         service: The base URL of the service that answered.
         generation: Which generation of Foundry Local that is.
         finish_reason: `stop` for an answer that ended by itself, `length` for one cut at
-            max_tokens or at the end of the context.
+            max_tokens or at the end of the context, `tool_calls` for one that waits for tools.
         usage: Tokens as the service counted them.
         timings: Where the time went.
         attempts: The HTTP requests made, the successful one last.
@@ -180,6 +262,10 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     content: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    parsed: _T
+    repairs: int = 0
     model: str
     service: str
     generation: Generation

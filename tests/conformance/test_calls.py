@@ -57,7 +57,7 @@ async def test_a_whole_answer_is_exact(
     client: FoundryAPIClient, told: Script, expected: Expected
 ) -> None:
     response = await client.complete(f"Please {told.keyword}.", max_tokens=ENOUGH)
-    assert response.content == told.text
+    assert (response.reasoning, response.content) == (told.reasoning, told.content)
     assert response.finish_reason == "stop"
     prompt, answer = asked(f"Please {told.keyword}."), completion_tokens(told.text)
     counted = Usage(prompt, answer, prompt + answer)
@@ -68,7 +68,8 @@ async def test_a_whole_answer_is_exact(
 async def test_a_streamed_answer_is_the_same(client: FoundryAPIClient, told: Script) -> None:
     stream = client.stream_complete(told.keyword, max_tokens=ENOUGH)
     pieces = [chunk async for chunk in stream]
-    assert "".join(piece.content for piece in pieces) == told.text
+    assert "".join(piece.reasoning for piece in pieces) == told.reasoning
+    assert "".join(piece.content for piece in pieces) == told.content
     assert pieces[-1].finish_reason == "stop"
     assert len(pieces) > 2
 

@@ -9,7 +9,8 @@ import pytest
 
 from calls import service_of, tools_of
 from foundry_api.arguments import chat_request
-from foundry_api.call import ChatCall, Order
+from foundry_api.call import Order
+from foundry_api.chat_call import ChatCall
 from foundry_api.connection import Connection
 from foundry_api.messages import Model
 from foundry_api.resilience.deadline import NEVER, Deadline

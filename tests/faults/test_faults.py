@@ -46,7 +46,7 @@ async def test_an_answer_without_end_is_bounded(
     caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model in a loop streams tokens for ever; none of the bounds on silence falls."""
-    monkeypatch.setattr(attempt, "MAX_STREAM_BYTES", 2**20)
+    monkeypatch.setattr(attempt, "MAX_ANSWER_BYTES", 2**20)
     async with HostileServer(say_for_ever(stream_head(), piece(token("again ")))) as server:
         with pytest.raises(errors.ProtocolError, match=str(2**20)) as caught:
             await caller.call(server.base_url).completion()

@@ -19,7 +19,7 @@ from .table import FAULTS, RETRIES, TIMEOUT_S, Fault, markdown
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from foundry_api.call import ChatCall
+    from foundry_api.chat_call import ChatCall
 
     from .conftest import Caller
 

@@ -10,6 +10,8 @@ COST_OF_A_MILLISECOND = 3
 Measured on one idle core of a server; a slow or busy machine takes several times as long.
 """
 
+THINK, THOUGHT = "<think>", "</think>"
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -35,6 +37,20 @@ class Script:
             raise ValueError("a script needs a keyword")
         if self.repeats and not self.text:
             raise ValueError(f"{self.keyword}: an empty text cannot repeat")
+
+    @property
+    def reasoning(self) -> str:
+        """What stands between the markers of reasoning, ahead of the answer."""
+        return self.text.removeprefix(THINK).partition(THOUGHT)[0] if self._thinks else ""
+
+    @property
+    def content(self) -> str:
+        """The answer without its reasoning."""
+        return self.text.partition(THOUGHT)[2] if self._thinks else self.text
+
+    @property
+    def _thinks(self) -> bool:
+        return self.text.startswith(THINK)
 
 
 SORTED_JSON = '{"born": 1815, "languages": ["en", "fr"], "name": "Ada"}'

@@ -128,7 +128,7 @@ async def opened(
 
 async def inside(client: FoundryAPIClient) -> set[str]:
     """What the engine itself says is in memory."""
-    connection, _ = await client.route("one")
+    connection, _ = await client._backend.route("one")
     return {each.partition(":")[0] for each in await connection.dialect.loaded("local")}
 
 
@@ -156,7 +156,7 @@ async def test_fifty_calls_are_answered_whole_before_their_model_leaves(engine_h
     async with opened(engine_home, events, limiter=limits) as client:
         await client.models.load("one")
         calls = [asyncio.create_task(client.complete("say-long", timeout=60)) for _ in range(50)]
-        uses = (await client.route("one"))[0].memory.uses_of("one:1")
+        uses = (await client._backend.route("one"))[0].memory.uses_of("one:1")
         await eventually_async(lambda: uses.calls == 50)
         unloading = asyncio.create_task(client.models.unload("one", drain=60))
         await eventually_async(lambda: not client.services[0].connection.loaded)  # type: ignore[union-attr]

@@ -71,6 +71,7 @@ def test_no_prompt_at_all_is_refused(
 def test_the_shape_of_an_answer_as_json() -> None:
     completion = Completion(
         content="Hello",
+        parsed=None,
         model="m:1",
         service="http://127.0.0.1:1",
         generation="sdk-2.1",

@@ -21,6 +21,7 @@ USAGE = Usage(prompt_tokens=3, completion_tokens=2, total_tokens=5)
 TIMINGS = Timings(time_to_first_token_s=0.1, total_s=0.3, tokens_per_second=5.0)
 COMPLETION = Completion(
     content="Hi",
+    parsed=None,
     model="tiny:1",
     service="http://127.0.0.1:1",
     generation="sdk-2.1",

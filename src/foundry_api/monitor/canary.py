@@ -8,7 +8,8 @@ import time
 from typing import TYPE_CHECKING
 
 from foundry_api.backoff import Backoff
-from foundry_api.call import CallTools, ChatCall, Order
+from foundry_api.call import CallTools, Order
+from foundry_api.chat_call import ChatCall
 from foundry_api.errors import FoundryError
 from foundry_api.events import CallStarted, Events
 from foundry_api.messages import ChatRequest, Message

@@ -175,6 +175,11 @@ class ChatDecoder(Protocol):
     """Turns the body of one streamed chat completion into chunks."""
 
     @property
+    def pieces(self) -> int:
+        """Pieces of the answer that came, those that are held back included."""
+        ...
+
+    @property
     def done(self) -> bool:
         """Whether the stream said that it is complete."""
         ...

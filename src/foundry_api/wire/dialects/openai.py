@@ -13,6 +13,8 @@ from foundry_api.classify import classify
 from foundry_api.errors import ProtocolError, StreamInterrupted
 from foundry_api.messages import Chunk, FinishReason, Usage
 from foundry_api.wire.dialects.base import BAD_JSON, Ending
+from foundry_api.wire.dialects.reasoning import ThinkSplitter
+from foundry_api.wire.dialects.tool_deltas import ToolCallDelta, ToolCallsInPieces
 from foundry_api.wire.sse import MAX_EVENT_BYTES, EventDecoder
 
 if TYPE_CHECKING:
@@ -30,6 +32,11 @@ _DONE = b"[DONE]"
 
 class _Delta(msgspec.Struct):
     content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
+
+
+_NOTHING = _Delta()
 
 
 class _Choice(msgspec.Struct):
@@ -71,7 +78,17 @@ def chat_body(request: ChatRequest, model: str) -> dict[str, Any]:
             body[name] = value
     if request.stop:
         body["stop"] = request.stop
+    if request.tools:
+        body["tools"] = [{"type": "function", "function": tool} for tool in request.tools]
+    if request.tool_choice is not None:
+        body["tool_choice"] = _tool_choice(request.tool_choice)
     return body
+
+
+def _tool_choice(choice: str) -> str | dict[str, Any]:
+    if choice in {"auto", "none", "required"}:
+        return choice
+    return {"type": "function", "function": {"name": choice}}
 
 
 def encode(body: dict[str, Any]) -> bytes:
@@ -88,6 +105,9 @@ def output_limit(request: ChatRequest, default: int = DEFAULT_MAX_TOKENS) -> int
 class ChatStream:
     """Decodes the events of one stream: role, text, finish reason, usage, `[DONE]`.
 
+    Reasoning comes apart from the text, whether the service tells them apart or not, and calls of
+    tools come whole.
+
     Args:
         model_id: The model that answers.
         limit: For a service that calls an answer `stop` that it cut: at how many tokens it cuts.
@@ -98,6 +118,7 @@ class ChatStream:
     Attributes:
         model_id: As above.
         usage: Tokens as they were counted last; some generations count along, others at the end.
+        pieces: Pieces of the answer that came, those that are held back included.
         done: Whether the stream said that it is complete.
     """
 
@@ -108,23 +129,37 @@ class ChatStream:
         self._events = EventDecoder()
         self._finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
-        self._pieces = 0
+        self.pieces = 0
+        self._thinking: ThinkSplitter | None = ThinkSplitter()
+        self._tool_calls = ToolCallsInPieces()
+        self._held: list[bytes] = []
+        self._held_bytes = 0
         self._without_text: list[bytes] = []
         self._without_text_bytes = 0
         self.done = False
 
     def feed(self, block: bytes) -> Iterator[Chunk]:
-        """The pieces of text that this block completes."""
+        """The pieces of the answer that this block completes."""
         for event in self._events.feed(block):
             data = event.data
             if data == _DONE:
+                yield from self._flush()
                 self.done = True
                 break
-            if text := self._text(data):
-                self._pieces += 1
-                yield Chunk(text, self.model_id, raw=data)
-            else:
+            try:
+                delta = self._delta(data)
+            except Exception:
+                yield from self._flush()  # the text ahead of an error is the caller's
+                raise
+            if delta.content and self._thinking is None:
+                self.pieces += 1
+                yield Chunk(delta.content, self.model_id, raw=data)
+            elif delta is _NOTHING:
                 self._keep(data)
+            else:
+                yield from self._pieces(delta, data)
+            if self._finish_reason is not None:
+                yield from self._flush()
 
     def finish(self) -> Ending:
         """How the answer ended."""
@@ -138,7 +173,56 @@ class ChatStream:
         return Ending(reason, self.usage or Usage(), b"\n".join(self._without_text))
 
     def _counted(self) -> int:
-        return self._pieces if self.usage is None else self.usage.completion_tokens
+        return self.pieces if self.usage is None else self.usage.completion_tokens
+
+    def _pieces(self, delta: _Delta, data: bytes) -> Iterator[Chunk]:
+        """The pieces of an event that is more than text of the answer."""
+        self.pieces += 1
+        self._hold(data)
+        for call in delta.tool_calls or ():
+            self._tool_calls.add(call)
+        if delta.reasoning_content:
+            yield Chunk("", self.model_id, raw=self._raw(), reasoning=delta.reasoning_content)
+        if delta.content:
+            yield from self._told_apart(delta.content)
+
+    def _told_apart(self, text: str) -> Iterator[Chunk]:
+        """Text of which it is not clear yet whether it is reasoning."""
+        if self._thinking is None:
+            yield Chunk(text, self.model_id, raw=self._raw())
+            return
+        reasoning, content = self._thinking.feed(text)
+        if self._thinking.decided:
+            self._thinking = None
+        yield from self._split(reasoning, content)
+
+    def _split(self, reasoning: str, content: str) -> Iterator[Chunk]:
+        if reasoning:
+            yield Chunk("", self.model_id, raw=self._raw(), reasoning=reasoning)
+        if content:
+            yield Chunk(content, self.model_id, raw=self._raw())
+
+    def _flush(self) -> Iterator[Chunk]:
+        """What was held back until the end of the answer."""
+        if self._thinking is not None:
+            yield from self._split(*self._thinking.flush())
+        if calls := self._tool_calls.take():
+            yield Chunk("", self.model_id, raw=self._raw(), tool_calls=calls)
+        if self._held:
+            self._keep(self._raw())
+
+    def _hold(self, data: bytes) -> None:
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes > MAX_EVENT_BYTES:
+            raise ProtocolError(f"a part of the answer is larger than {MAX_EVENT_BYTES} bytes")
+
+    def _raw(self) -> bytes:
+        """The data of the events that the next chunk is made of."""
+        raw = b"\n".join(self._held)
+        self._held.clear()
+        self._held_bytes = 0
+        return raw
 
     def _keep(self, data: bytes) -> None:
         self._without_text.append(data)
@@ -146,7 +230,8 @@ class ChatStream:
         if self._without_text_bytes > MAX_EVENT_BYTES:
             raise ProtocolError(f"more than {MAX_EVENT_BYTES} bytes of events carry no text")
 
-    def _text(self, data: bytes) -> str:
+    def _delta(self, data: bytes) -> _Delta:
+        """What an event adds to the answer; `_NOTHING` if it adds nothing."""
         try:
             event = _EVENT.decode(data)
         except BAD_JSON as error:
@@ -157,7 +242,10 @@ class ChatStream:
         if event.usage is not None:
             self.usage = event.usage
         if not event.choices:
-            return ""
+            return _NOTHING
         choice = event.choices[0]
         self._finish_reason = choice.finish_reason or self._finish_reason
-        return choice.delta.content or ""
+        delta = choice.delta
+        if delta.content or delta.reasoning_content or delta.tool_calls:
+            return delta
+        return _NOTHING

@@ -9,7 +9,7 @@ this machine.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
@@ -23,6 +23,7 @@ from foundry_api.wire.dialects.base import (
     ServiceStatus,
     no_download,
 )
+from foundry_api.wire.dialects.constraints import constrained
 from foundry_api.wire.dialects.names import aliases_of
 from foundry_api.wire.dialects.openai import ChatStream, chat_body, encode, output_limit
 from foundry_api.wire.dialects.stops import Stopped
@@ -152,7 +153,7 @@ class Sdk21Dialect:
 
     def chat_request(self, model: Model, request: ChatRequest) -> Request:
         """A streamed chat completion, with usage in its last event."""
-        body = _shaped(chat_body(request, model.id))
+        body = constrained(chat_body(request, model.id), request.constraint)
         return self._wire.post(f"{self._prefixes[model.catalog]}{_CHAT}", encode(body))
 
     def chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
@@ -240,16 +241,3 @@ class Sdk20Dialect(Sdk21Dialect):
 
 
 _CHAT = "/v1/chat/completions"
-
-
-def _shaped(body: dict[str, Any]) -> dict[str, Any]:
-    """A body whose JSON schema the engine will keep to.
-
-    It takes the schema itself where OpenAI's form wraps it, and takes a wrapper for a schema that
-    allows anything (foundry-local-service.md, 4.3).
-    """
-    match body.get("response_format"):
-        case {"type": "json_schema", "json_schema": {"schema": schema}}:
-            return {**body, "response_format": {"type": "json_schema", "json_schema": schema}}
-        case _:
-            return body

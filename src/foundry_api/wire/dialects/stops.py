@@ -34,6 +34,11 @@ class Stopped:
         self._hit = False
         self.done = False
 
+    @property
+    def pieces(self) -> int:
+        """Pieces of the answer that came, those that are held back included."""
+        return self._stream.pieces
+
     def feed(self, block: bytes) -> Iterator[Chunk]:
         """The pieces of text that this block completes, without what may yet be a stop string."""
         try:
@@ -57,6 +62,9 @@ class Stopped:
         return Ending("stop", self._stream.usage or Usage(), early=True)
 
     def _passed(self, chunk: Chunk) -> Iterator[Chunk]:
+        if not chunk.content:  # reasoning and tool calls are no part of the text
+            yield chunk
+            return
         self._held += chunk.content
         self._raw.append(chunk.raw)
         hits = [at for stop in self._stop if (at := self._held.find(stop)) >= 0]

@@ -1,0 +1,217 @@
+"""What stands behind a client: its services, how each is found and guarded, and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from foundry_api.backoff import Backoff
+from foundry_api.call import CallTools
+from foundry_api.catalog_store import CatalogStore
+from foundry_api.connection import Connection
+from foundry_api.errors import ClientClosed, ServiceCrashed, ServiceNotRunning
+from foundry_api.events import Events
+from foundry_api.observe.call_log import CallLog
+from foundry_api.observe.metrics import Metrics
+from foundry_api.residency.keeper import Keeper
+from foundry_api.residency.memory import Keeping
+from foundry_api.residency.neighbours import Home, Nobody
+from foundry_api.residency.policy import ModelResidency
+from foundry_api.resilience.breaker import CircuitBreaker
+from foundry_api.resilience.latency import Latencies
+from foundry_api.resilience.limiter import Limiter, LimiterSettings
+from foundry_api.resilience.retry import Retry, RetryBudget
+from foundry_api.resilience.window import BreakerSettings
+from foundry_api.service.control import ControlClient
+from foundry_api.service.locate import ServiceLocator
+from foundry_api.service.paths import Paths
+from foundry_api.services import Service, Services
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from types import ModuleType
+
+    from foundry_api.events import Listener
+    from foundry_api.messages import Model
+    from foundry_api.residency.memory import Memory
+    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.settings import Settings
+    from foundry_api.wire.transport import Transport
+
+__all__ = ["Backend"]
+
+# Without a handler of the user's own nothing is printed, instead of warnings on standard error.
+logging.getLogger("foundry_api").addHandler(logging.NullHandler())
+
+RETRY_BACKOFF = Backoff(base_s=0.1, cap_s=5.0)
+
+
+class Backend:
+    """The services of a client, and what its calls share. Creating one does no I/O.
+
+    Args:
+        settings: As they were resolved.
+        headers: Sent with every request to a service.
+        limiter: How many calls may be in flight at each service; default as many as gain
+            throughput.
+        breaker: When calls to a service that fails are refused, and for how long.
+        residency: Which models stay in memory; default as the settings say.
+        listeners: Called with every event.
+        transport: Sends the requests; default one pooled session.
+
+    Attributes:
+        settings: As above.
+        events: The hook for whoever wants to hear what happens.
+        metrics: What happened, counted.
+        services: Those that are called.
+        tools: What the calls share.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        headers: Mapping[str, str] | None = None,
+        limiter: LimiterSettings | None = None,
+        breaker: BreakerSettings | None = None,
+        residency: ModelResidency | None = None,
+        listeners: Iterable[Listener] = (),
+        transport: Transport | None = None,
+    ) -> None:
+        self.settings = settings
+        self._headers = dict(headers or {})
+        self._transport = transport
+        self._owns_transport = transport is None
+        self._closed = False
+        self._limits = limiter or LimiterSettings()
+        self._breaking = breaker or BreakerSettings()
+        self.metrics = Metrics()
+        self.events = Events(*listeners)
+        self._listen()
+        policy = residency or ModelResidency.of(settings)
+        self._home = Home(Paths.of(settings.home).uses_file, policy.hold_s)
+        self._keeper = Keeper(self._memories, policy, time.monotonic)
+        self._keeping = Keeping(policy=policy, events=self.events, wake=self._keeper.wake)
+        self._locators = [self._locator(each) for each in settings.each()]
+        self.services = Services(
+            [self._service(locator, locator.endpoint) for locator in self._locators],
+            lambda: self._service(self._locators[0], self._locators[0].embedded),
+        )
+        self.tools = CallTools(
+            services=self.services,
+            retry=Retry(settings.retries, RETRY_BACKOFF, RetryBudget()),
+            events=self.events,
+            latencies=Latencies(),
+            closed=lambda: self._closed,
+        )
+
+    async def route(self, name: str, *, download: bool = False) -> tuple[Connection, Model]:
+        """The service and the model there that a name means.
+
+        Raises:
+            ModelError: As `Connection.resolve`.
+            ServiceError: No service was found or could be started.
+        """
+        self.check_open()
+        service = await self.services.having(name)
+        connection = await service.current()
+        try:
+            return connection, await connection.resolve(name, download=download)
+        except (ServiceCrashed, ServiceNotRunning):
+            service.lost(connection)
+            raise
+
+    async def connect(self) -> Connection:
+        """The connection to the service, or to the first of several.
+
+        Raises:
+            ClientClosed: The client was closed.
+            ServiceError: No service was found or could be started.
+        """
+        self.check_open()
+        return await self.services.primary.current()
+
+    def check_open(self) -> None:
+        """Refuse to go on after `close`.
+
+        Raises:
+            ClientClosed: The client was closed.
+        """
+        if self._closed:
+            raise ClientClosed("the client is closed")
+
+    async def close(self) -> None:
+        """End the calls, close the connections, and stop the engine, if this client started it."""
+        self._closed = True
+        await self._keeper.aclose()
+        await self.services.aclose()
+        await self._home.leave()
+        for locator in self._locators:
+            await locator.aclose()
+        if self._owns_transport and self._transport is not None:
+            await self._transport.aclose()
+
+    def _listen(self) -> None:
+        log = logging.getLogger("foundry_api")
+        log.setLevel(self.settings.log_level)
+        self.events.subscribe(self.metrics, *Metrics.HEARS)
+        self.events.subscribe(CallLog(log), *CallLog.hears(self.settings.log_level))
+
+    def _locator(self, settings: Settings) -> ServiceLocator:
+        return ServiceLocator(settings, Paths.of(settings.home), self._open_transport)
+
+    def _service(
+        self, locator: ServiceLocator, locate: Callable[[], Coroutine[None, None, Endpoint]]
+    ) -> Service:
+        return Service(
+            locator.name,
+            lambda: self._open(locate),
+            locator.forget,
+            CircuitBreaker(self._breaking, listener=self.events.emit),
+            Limiter(self._limits),
+        )
+
+    async def _open(self, locate: Callable[[], Coroutine[None, None, Endpoint]]) -> Connection:
+        self.check_open()
+        if self._transport is None:
+            # An engine takes as long to start as the HTTP library takes to import.
+            endpoint, _ = await asyncio.gather(locate(), asyncio.to_thread(_import_http))
+        else:
+            endpoint = await locate()
+        transport = self._open_transport()
+        control = ControlClient(transport, endpoint.control) if endpoint.control else None
+        private = endpoint.origin == "embedded"
+        others = Nobody() if private else self._home.at(endpoint.base_url)
+        headers = self._headers_for(endpoint)
+        return Connection(
+            endpoint,
+            transport,
+            headers,
+            control,
+            store=CatalogStore(self.settings.home),
+            others=others,
+            keeping=self._keeping,
+        )
+
+    def _memories(self) -> list[Memory]:
+        connections = [service.connection for service in self.services]
+        return [each.memory for each in connections if each is not None]
+
+    def _headers_for(self, endpoint: Endpoint) -> dict[str, str]:
+        # A key meant for one address must not reach a service that was merely found.
+        if self.settings.api_key and endpoint.origin == "explicit":
+            return {"Authorization": f"Bearer {self.settings.api_key}", **self._headers}
+        return self._headers
+
+    def _open_transport(self) -> Transport:
+        if self._transport is None:
+            self._transport = _import_http().HttpTransport(self.settings.connect_timeout_s)
+        return self._transport
+
+
+def _import_http() -> ModuleType:
+    """The transport's module. Its aiohttp takes 0.2 s, which creating a client must not cost."""
+    return importlib.import_module("foundry_api.wire.http")

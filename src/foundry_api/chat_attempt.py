@@ -1,0 +1,159 @@
+"""One HTTP request for a streamed chat completion, read to the end of its stream."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from foundry_api.attempt import GuardedAttempt
+from foundry_api.errors import FoundryError, ProtocolError, StreamInterrupted
+from foundry_api.wire.dialects.base import error_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from foundry_api.capabilities import Capabilities
+    from foundry_api.messages import ChatRequest, Chunk
+    from foundry_api.resilience.watch import Watch
+    from foundry_api.services import Service
+    from foundry_api.wire.dialects.base import ChatDecoder, Ending
+    from foundry_api.wire.transport import Response
+
+__all__ = ["ChatAttempt"]
+
+log = logging.getLogger("foundry_api")
+
+EVENT_STREAM = "text/event-stream"
+OK = 200
+
+DRAIN_S = 0.1
+"""How long the end of a body that is complete may take, before its connection is given up."""
+
+
+class ChatAttempt(GuardedAttempt):
+    """Sends one request and reads its answer. `close` has to be called, however it ends.
+
+    Args:
+        service: Whom to ask.
+        request: What the caller wants.
+        watch: Bounds its waiting.
+        clock: Seconds of a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        request: ChatRequest,
+        watch: Watch,
+        clock: Callable[[], float],
+    ) -> None:
+        super().__init__(service, watch, clock)
+        self._request = request
+        self._decoder: ChatDecoder | None = None
+        self._behind: FoundryError | None = None
+
+    async def send(self, first_s: float, gap_s: float) -> None:
+        """Send the request and wait for the head of its answer.
+
+        Args:
+            first_s: Bound of the silence before the first token.
+            gap_s: Bound of the silence between two tokens.
+
+        Raises:
+            FoundryError: The service refused it, failed, or said nothing.
+        """
+        connection, model = self.found
+        self._decoder = connection.dialect.chat_decoder(model, self._request)
+        message = connection.dialect.chat_request(model, self._request)
+        response = await self._open(message, first_s, gap_s)
+        if not _is_stream(response):
+            raise await self._refusal(response)
+
+    async def read(self) -> list[Chunk]:
+        """The next pieces of the answer, at least one; none at its end.
+
+        Raises:
+            FoundryError: The stream broke, or says that it failed.
+        """
+        if self._behind is not None:
+            raise self._behind
+        response, decoder = self._response, self._decoder
+        if response is None or decoder is None:
+            raise StreamInterrupted("the stream is closed")
+        while not decoder.done:
+            try:
+                block = await self._block(response)
+            except StreamInterrupted as error:
+                raise await self._explained(error) from error
+            if not block:
+                break
+            before = decoder.pieces
+            chunks = self._decoded(decoder, block)
+            if came := decoder.pieces - before:
+                self._note(came)
+            if chunks:
+                return chunks
+        return []
+
+    async def finish(self) -> Ending:
+        """How the answer ended, once all of it was read.
+
+        Raises:
+            StreamInterrupted: The stream ended before the answer did.
+        """
+        response, decoder = self._response, self._decoder
+        if response is None or decoder is None:
+            raise StreamInterrupted("the stream is closed")
+        try:
+            ending = decoder.finish()
+        except StreamInterrupted as error:
+            if coding := response.headers.get("Content-Encoding", "").removeprefix("identity"):
+                raise ProtocolError(f"the answer is encoded as {coding}, unasked") from error
+            raise
+        if not ending.early:
+            await self._drain(response)
+        return ending
+
+    def _check(self, capabilities: Capabilities) -> None:
+        capabilities.check(self._request)
+
+    async def _explained(self, error: StreamInterrupted) -> FoundryError:
+        """Why a stream broke off ahead of its first byte, where the generation does not say so."""
+        connection, model = self.found
+        plain = None if self._bytes else connection.dialect.plain_request(model, self._request)
+        if plain is None:
+            return error
+        self._drop_response()
+        with self._watch:
+            self._response = response = await connection.transport.send(plain)
+        if response.status == OK:
+            return error  # it broke off for another reason, and another attempt may succeed
+        return error_of(await self._error_reply(response))
+
+    def _decoded(self, decoder: ChatDecoder, block: bytes) -> list[Chunk]:
+        """The pieces of a block. An error behind them is raised when they have been taken."""
+        chunks: list[Chunk] = []
+        try:
+            for chunk in decoder.feed(block):
+                chunks.append(chunk)  # noqa: PERF402 - those before an error have to be kept
+        except FoundryError as error:
+            if not chunks:
+                raise
+            self._behind = error
+        return chunks
+
+    async def _drain(self, response: Response) -> None:
+        """Read the end of a complete body, so that its connection can serve the next call."""
+        if response.ended:
+            return
+        self._watch.listen(DRAIN_S, DRAIN_S)
+        try:
+            with self._watch:
+                await response.read()
+        except FoundryError:
+            log.debug("the service left the connection open after the end of its answer")
+
+
+def _is_stream(response: Response) -> bool:
+    kind = response.headers.get("Content-Type", EVENT_STREAM)
+    return response.status == OK and kind.startswith(EVENT_STREAM)

@@ -1,0 +1,217 @@
+"""One chat completion from its first attempt to its last token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from foundry_api.call import CallTools, GuardedCall, Order
+from foundry_api.chat_attempt import ChatAttempt
+from foundry_api.errors import ContextOverflow, FoundryError
+from foundry_api.events import CallEnded, CallStarted, FirstToken
+from foundry_api.messages import ChatRequest, Chunk, Completion
+from foundry_api.resilience.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from foundry_api.messages import ToolCall, Usage
+    from foundry_api.services import Service
+
+__all__ = ["ChatCall"]
+
+SHORTEST_RATED_S = 0.001
+"""An answer that came in one burst says nothing of the engine's speed."""
+
+
+class ChatCall(GuardedCall[ChatRequest, ChatAttempt]):
+    """A chat completion, whole or as a stream, and its measurements.
+
+    Args:
+        tools: What the client's calls share.
+        order: What the caller ordered.
+    """
+
+    def __init__(self, tools: CallTools, order: Order[ChatRequest]) -> None:
+        super().__init__(tools, order)
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._tool_calls: list[ToolCall] = []
+        self._raw: list[bytes] = []
+
+    async def chunks(self) -> AsyncGenerator[Chunk]:
+        """The answer in pieces; the last one carries finish reason, usage and timings."""
+        watch = self._begin()
+        try:
+            while isinstance(came := await self._next(watch), list):
+                for piece in came:
+                    yield piece
+        except BaseException as error:
+            self._tell_failure(watch, error)
+            raise
+        self._tell_answer(watch, came.whole)
+        yield came.last
+
+    async def completion(self) -> Completion[None]:
+        """The whole answer."""
+        watch = self._begin()
+        self._raw = []
+        try:
+            while isinstance(came := await self._next(watch), list):
+                self._raw += [piece.raw for piece in came]
+        except BaseException as error:
+            self._tell_failure(watch, error)
+            raise
+        self._tell_answer(watch, came.whole)
+        return came.whole
+
+    async def _next(self, watch: Watch) -> list[Chunk] | _Answer:
+        """The next pieces of the answer, and at its end the whole of it."""
+        while True:
+            try:
+                attempt = self._attempt or await self._send(watch)
+                if pieces := await attempt.read():
+                    self._note(attempt, pieces)
+                    return pieces
+                return await self._finish(attempt, watch)
+            except FoundryError as error:
+                await self._after(error, watch)
+
+    async def _send(self, watch: Watch) -> ChatAttempt:
+        attempt = await self._prepare(watch)
+        await attempt.send(*self._silence_bounds())
+        return attempt
+
+    def _new_attempt(self, service: Service, watch: Watch) -> ChatAttempt:
+        return ChatAttempt(service, self._request, watch, self._tools.clock)
+
+    @property
+    def _partial(self) -> str:
+        return "".join(self._text)
+
+    def _note(self, attempt: ChatAttempt, pieces: list[Chunk]) -> None:
+        if not self._pieces:
+            self._first_token_s = attempt.time_to_first_token_s
+            self._tell_first_token(self._first_token_s or 0.0)
+        self._pieces += len(pieces)
+        for piece in pieces:
+            if piece.content:
+                self._text.append(piece.content)
+            else:
+                self._reasoning.append(piece.reasoning)
+                self._tool_calls += piece.tool_calls
+
+    async def _finish(self, attempt: ChatAttempt, watch: Watch) -> _Answer:
+        longest_gap_s = watch.longest_gap_s
+        ending = await attempt.finish()
+        now = self._close(attempt, None)
+        self._tools.retry.budget.succeeded()
+        if self._first_token_s is not None:
+            self._tools.latencies.of(self._model).answered(self._first_token_s, longest_gap_s)
+        connection, _ = attempt.found
+        whole = Completion(
+            content="".join(self._text),
+            reasoning="".join(self._reasoning),
+            tool_calls=tuple(self._tool_calls),
+            parsed=None,
+            model=self._model,
+            service=connection.endpoint.base_url,
+            generation=connection.endpoint.generation,
+            finish_reason=ending.finish_reason,
+            usage=ending.usage,
+            timings=self._timings(
+                now - self._started, _rate(attempt.first_token_at, now, ending.usage)
+            ),
+            attempts=self._attempts,
+            raw=(*self._raw, ending.raw),
+        )
+        return _Answer(whole)
+
+    def _amended(self, error: FoundryError) -> bool:
+        """Ask for what fits, when the caller set no bound and the service's default overflows.
+
+        The service adds 2048 output tokens to the prompt and refuses when that is more than the
+        context, though the answer may be short (foundry-local-service.md, 4.5).
+        """
+        if not isinstance(error, ContextOverflow) or self._is_bounded():
+            return False
+        if error.context_length is None or error.prompt_tokens is None:
+            return False
+        room = error.context_length - error.prompt_tokens
+        if room < 1:
+            return False
+        self._request = msgspec.structs.replace(self._request, max_tokens=room)
+        return True
+
+    def _is_bounded(self) -> bool:
+        bounds = {"max_tokens", "max_completion_tokens"}
+        return self._request.max_tokens is not None or not bounds.isdisjoint(self._request.extra)
+
+    def _begin(self) -> Watch:
+        self._started = self._tools.clock()
+        if self._tools.events.hears(CallStarted):
+            self._tools.events.emit(
+                CallStarted(call=self._number, model=self._model, request=self._request)
+            )
+        return Watch(self._order.deadline)
+
+    def _tell_first_token(self, seconds: float) -> None:
+        if not self._tools.events.hears(FirstToken):
+            return
+        self._tools.events.emit(
+            FirstToken(
+                call=self._number,
+                attempt=len(self._attempts) + 1,
+                model=self._model,
+                service=self._service or "",
+                time_to_first_token_s=seconds,
+            )
+        )
+
+    def _tell_answer(self, watch: Watch, whole: Completion[None]) -> None:
+        watch.stop()
+        self._tools.events.emit(
+            CallEnded(
+                call=self._number,
+                outcome="answered",
+                model=whole.model,
+                service=whole.service,
+                attempts=whole.attempts,
+                timings=whole.timings,
+                usage=whole.usage,
+                finish_reason=whole.finish_reason,
+                chunks=self._pieces,
+                content=whole.content,
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """The end of a call."""
+
+    whole: Completion[None]
+
+    @property
+    def last(self) -> Chunk:
+        """The last chunk of the answer as a stream."""
+        whole = self.whole
+        return Chunk(
+            content="",
+            model=whole.model,
+            finish_reason=whole.finish_reason,
+            usage=whole.usage,
+            timings=whole.timings,
+            attempts=whole.attempts,
+            raw=whole.raw[-1],
+        )
+
+
+def _rate(first_token_at: float | None, now: float, usage: Usage) -> float | None:
+    tokens = usage.completion_tokens - 1
+    if first_token_at is None or tokens < 1:
+        return None
+    took_s = now - first_token_at
+    return tokens / took_s if took_s >= SHORTEST_RATED_S else None

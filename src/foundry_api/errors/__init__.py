@@ -1,0 +1,119 @@
+"""Every failure this package raises.
+
+The tree::
+
+    FoundryError
+    ├── ConfigurationError              a setting or environment variable cannot be used
+    ├── ClientClosed                    the client was closed before or during the call
+    ├── InvalidRequest (ValueError)     the caller's mistake; sending it again changes nothing
+    │   ├── UnsupportedParameter        this generation of the service refuses the parameter
+    │   ├── ContextOverflow             prompt plus max_tokens is larger than the context
+    │   └── GrammarError                the schema or grammar does not compile
+    ├── UnsupportedFeature              this generation of the service cannot do it at all
+    ├── ModelError
+    │   ├── ModelNotFound (LookupError) no model of that name is known
+    │   ├── ModelNotCached              known, but its files are not on this machine
+    │   ├── ModelNotLoaded              its files are here, but it is not in memory
+    │   ├── ModelInUse                  it cannot be unloaded while somebody uses it
+    │   ├── MemoryBudgetExceeded        it does not fit beside the models that are used
+    │   ├── ModelLoadFailed             the engine could not load its files
+    │   ├── ModelRegistrationFailed     the directory is not a model the engine can serve
+    │   ├── DownloadFailed              the download broke off
+    │   └── CatalogUnavailable          the catalog could not be reached, so names are unknown
+    ├── QueueFull                       too many calls wait for their turn in this client
+    ├── CallTimeout (TimeoutError)      a time bound of the call fell
+    │   ├── SilenceTimeout              no token for `timeout` seconds
+    │   ├── DeadlineExceeded            the call as a whole took longer than its deadline
+    │   └── ConnectTimeout (ServiceNotRunning)  no connection was made in time
+    └── ServiceError
+        ├── ServiceNotRunning           nothing answers at the address
+        ├── CircuitOpen                 it failed too often lately, so nothing was sent
+        ├── ServiceOverloaded           it answered 429 or 503: it has more than it can do
+        ├── ServiceCrashed              the service went away during a call
+        ├── ServiceStartFailed          the engine host could not be started
+        ├── RouteMissing                the service has no such route: another generation?
+        ├── ProtocolError               the service sent what its protocol does not allow
+        ├── ServerError                 the service failed and says it is its own fault
+        └── StreamInterrupted           a stream ended before its answer did
+
+Every error tells what happened (`message`), what to do next (`hint`), and, where they are known,
+the `model`, the `service`, the HTTP `status` and the number of `attempts`.
+"""
+
+from __future__ import annotations
+
+from foundry_api.errors.base import FoundryError
+from foundry_api.errors.client import ClientClosed, ConfigurationError, QueueFull
+from foundry_api.errors.model import (
+    CatalogUnavailable,
+    DownloadFailed,
+    MemoryBudgetExceeded,
+    ModelError,
+    ModelInUse,
+    ModelLoadFailed,
+    ModelNotCached,
+    ModelNotFound,
+    ModelNotLoaded,
+    ModelRegistrationFailed,
+)
+from foundry_api.errors.request import (
+    ContextOverflow,
+    GrammarError,
+    InvalidRequest,
+    UnsupportedFeature,
+    UnsupportedParameter,
+)
+from foundry_api.errors.service import (
+    CircuitOpen,
+    ProtocolError,
+    RouteMissing,
+    ServerError,
+    ServiceCrashed,
+    ServiceError,
+    ServiceNotRunning,
+    ServiceOverloaded,
+    ServiceStartFailed,
+    StreamInterrupted,
+)
+from foundry_api.errors.timeouts import (
+    CallTimeout,
+    ConnectTimeout,
+    DeadlineExceeded,
+    SilenceTimeout,
+)
+
+__all__ = [
+    "CallTimeout",
+    "CatalogUnavailable",
+    "CircuitOpen",
+    "ClientClosed",
+    "ConfigurationError",
+    "ConnectTimeout",
+    "ContextOverflow",
+    "DeadlineExceeded",
+    "DownloadFailed",
+    "FoundryError",
+    "GrammarError",
+    "InvalidRequest",
+    "MemoryBudgetExceeded",
+    "ModelError",
+    "ModelInUse",
+    "ModelLoadFailed",
+    "ModelNotCached",
+    "ModelNotFound",
+    "ModelNotLoaded",
+    "ModelRegistrationFailed",
+    "ProtocolError",
+    "QueueFull",
+    "RouteMissing",
+    "ServerError",
+    "ServiceCrashed",
+    "ServiceError",
+    "ServiceNotRunning",
+    "ServiceOverloaded",
+    "ServiceStartFailed",
+    "SilenceTimeout",
+    "StreamInterrupted",
+    "UnsupportedFeature",
+    "UnsupportedParameter",
+]

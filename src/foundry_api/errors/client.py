@@ -1,0 +1,23 @@
+"""The client itself refuses."""
+
+from __future__ import annotations
+
+from foundry_api.errors.base import FoundryError
+
+__all__ = ["ClientClosed", "ConfigurationError", "QueueFull"]
+
+
+class ConfigurationError(FoundryError):
+    """A setting or an environment variable cannot be used."""
+
+
+class ClientClosed(FoundryError):
+    """The client was closed before or during the call."""
+
+    default_hint = "Create a new FoundryAPIClient, or keep this one open until its calls are done."
+
+
+class QueueFull(FoundryError):
+    """Too many calls wait for their turn in this client; nothing was sent."""
+
+    default_hint = "Call again later, start fewer calls at once, or allow a longer queue."

@@ -1,0 +1,111 @@
+"""Text, reasoning and tool calls come out of a stream apart from each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from foundry_api.errors import ServerError, StreamInterrupted
+from foundry_api.messages import Chunk, FunctionCall, ToolCall
+from foundry_api.wire.dialects.openai import ChatStream
+from foundry_api.wire.dialects.stops import Stopped
+
+STOP = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+def event(**delta: Any) -> bytes:
+    return b"data: " + msgspec.json.encode({"choices": [{"delta": delta}]}) + b"\n\n"
+
+
+def piece(index: int, arguments: str, call_id: str | None = None, name: str | None = None) -> Any:
+    return {"index": index, "id": call_id, "function": {"name": name, "arguments": arguments}}
+
+
+def fed(*blocks: bytes) -> list[Chunk]:
+    stream = ChatStream("tiny:1")
+    return [chunk for block in blocks for chunk in stream.feed(block)]
+
+
+def test_reasoning_that_the_service_tells_apart_stays_apart() -> None:
+    chunks = fed(event(reasoning_content="Hm. "), event(content="Yes"), event(content="!"), STOP)
+    assert [(chunk.reasoning, chunk.content) for chunk in chunks] == [
+        ("Hm. ", ""),
+        ("", "Yes"),
+        ("", "!"),
+    ]
+
+
+def test_a_marker_that_is_split_over_events_is_no_text() -> None:
+    texts = ["<th", "ink>", "Hm", ".</", "think>", "\n", "Yes", " <think>"]
+    chunks = fed(*(event(content=text) for text in texts), STOP, DONE)
+    assert "".join(chunk.reasoning for chunk in chunks) == "Hm."
+    assert "".join(chunk.content for chunk in chunks) == "Yes <think>"
+
+
+def test_no_event_is_lost_from_the_raw_data() -> None:
+    blocks = [event(content=text) for text in ("<thi", "nk>a", "</think>", "b")]
+    stream = ChatStream("tiny:1")
+    chunks = [chunk for block in (*blocks, STOP, DONE) for chunk in stream.feed(block)]
+    raw = b"\n".join([*(chunk.raw for chunk in chunks), stream.finish().raw])
+    assert raw.count(b'"delta"') == 5
+
+
+def test_what_looked_like_a_marker_is_text_at_the_end_of_the_answer() -> None:
+    assert [chunk.content for chunk in fed(event(content="<thi"), STOP)] == ["<thi"]
+
+
+def test_what_was_held_back_comes_before_the_error_that_ends_the_stream() -> None:
+    stream = ChatStream("tiny:1")
+    list(stream.feed(event(content="<thi")))
+    came = stream.feed(b'data: {"error":{"message":"it broke"}}\n\n')
+    assert next(came).content == "<thi"
+    with pytest.raises(ServerError):
+        next(came)
+
+
+def test_tool_calls_are_assembled_by_their_index_where_the_id_comes_once() -> None:
+    (chunk,) = fed(
+        event(tool_calls=[piece(0, "", "a", "add")]),
+        event(tool_calls=[piece(0, '{"x":'), piece(1, "{}", "b", "now")]),
+        event(tool_calls=[piece(0, "1}")]),
+        STOP,
+        DONE,
+    )
+    assert chunk.content == ""
+    assert chunk.tool_calls == (
+        ToolCall("a", FunctionCall("add", '{"x":1}')),
+        ToolCall("b", FunctionCall("now", "{}")),
+    )
+
+
+def test_tool_calls_are_told_apart_by_id_where_every_chunk_counts_from_0() -> None:
+    (chunk,) = fed(
+        event(tool_calls=[piece(0, '{"x":1}', "a", "add")]),
+        event(tool_calls=[piece(0, '{"x":2}', "b", "add")]),
+        STOP,
+    )
+    assert [call.function.arguments for call in chunk.tool_calls] == ['{"x":1}', '{"x":2}']
+
+
+def test_tool_calls_of_an_answer_that_broke_off_are_not_passed_on() -> None:
+    stream = ChatStream("tiny:1")
+    assert list(stream.feed(event(tool_calls=[piece(0, '{"x":', "a", "add")]))) == []
+    with pytest.raises(StreamInterrupted):
+        stream.finish()
+
+
+def test_pieces_that_are_held_back_count_as_life() -> None:
+    stream = ChatStream("tiny:1")
+    list(stream.feed(event(tool_calls=[piece(0, '{"x":', "a", "add")])))
+    assert stream.pieces == 1
+
+
+def test_a_stop_string_is_looked_for_in_the_answer_alone() -> None:
+    stopped = Stopped(ChatStream("tiny:1"), ["END"])
+    blocks = [event(reasoning_content="END"), event(content="yes EN"), event(content="D no")]
+    chunks = [chunk for block in blocks for chunk in stopped.feed(block)]
+    assert [(chunk.reasoning, chunk.content) for chunk in chunks] == [("END", ""), ("", "yes ")]
+    assert stopped.done

@@ -1,0 +1,58 @@
+"""Reasoning comes apart from the answer, however its markers are split over pieces."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api.wire.dialects.reasoning import ThinkSplitter
+
+CASES = [
+    ("<think>Six times seven.</think>42", "Six times seven.", "42"),
+    ("<think>\nSix times\nseven.\n</think>\n\n42", "Six times\nseven.", "42"),
+    ("  <think>so</think> it is", "so", "it is"),
+    ("<think></think>\n42", "", "42"),
+    ("<think>one</think>\n<think>two</think>both", "one\n\ntwo", "both"),
+    ("no thought at all", "", "no thought at all"),
+    ("  white space stays", "", "  white space stays"),
+    ("the <think> tag </think> of HTML", "", "the <think> tag </think> of HTML"),
+    ("<thinking>is another tag", "", "<thinking>is another tag"),
+    ("<thi", "", "<thi"),
+    ("   ", "", "   "),
+    ("", "", ""),
+    ("<think>cut while it thou", "cut while it thou", ""),
+    ("<think>a < b and </thin air>", "a < b and </thin air>", ""),
+    ("<think>done</think>  ", "done", ""),
+]
+
+
+def told_apart(pieces: list[str]) -> tuple[str, str]:
+    splitter, reasoning, content = ThinkSplitter(), "", ""
+    for piece in pieces:
+        if splitter.decided:
+            content += piece
+            continue
+        split = splitter.feed(piece)
+        reasoning, content = reasoning + split.reasoning, content + split.content
+    if not splitter.decided:
+        split = splitter.flush()
+        reasoning, content = reasoning + split.reasoning, content + split.content
+    return reasoning, content
+
+
+@pytest.mark.parametrize(("text", "reasoning", "content"), CASES)
+def test_a_text_is_told_apart(text: str, reasoning: str, content: str) -> None:
+    assert told_apart([text]) == (reasoning, content)
+    assert told_apart(list(text)) == (reasoning, content)
+
+
+@given(st.lists(st.sampled_from(["<think>", "</think>", "<", "thi", " ", "\n", "a"])), st.data())
+def test_how_a_text_is_split_changes_nothing(parts: list[str], data: st.DataObject) -> None:
+    text = "".join(parts)
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(text)))))
+    bounds = [0, *cuts, len(text)]
+    pieces = [text[a:b] for a, b in pairwise(bounds)]
+    assert told_apart(pieces) == told_apart([text])
