@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
     from foundry_api.capabilities import Capabilities
     from foundry_api.client import ChatOptions
-    from foundry_api.connection import Connection
     from foundry_api.events import Listener
     from foundry_api.health import HealthStatus
-    from foundry_api.messages import Chunk, Completion, Message, Model
+    from foundry_api.messages import Chunk, Completion, Message
     from foundry_api.residency.policy import ModelResidency
     from foundry_api.resilience.breaker import CircuitBreaker
     from foundry_api.resilience.limiter import Limiter, LimiterSettings
@@ -124,8 +123,8 @@ class FoundryClient:
         )
         self._loop = BackgroundLoop(self._async.close)
         self.settings = self._async.settings
-        self.metrics = self._async.metrics
         self.events = self._async.events
+        self.metrics = self._async.metrics
         self.models = SyncModels(self._loop, self._async.models)
 
     @property
@@ -145,7 +144,7 @@ class FoundryClient:
 
     def complete(
         self, prompt: str, *, system: str | None = None, **options: Unpack[ChatOptions]
-    ) -> Completion:
+    ) -> Completion[None]:
         """The whole answer to a prompt.
 
         Args:
@@ -181,7 +180,7 @@ class FoundryClient:
 
     def chat(
         self, messages: Iterable[Message | Mapping[str, Any]], **options: Unpack[ChatOptions]
-    ) -> Completion:
+    ) -> Completion[None]:
         """The whole answer to a conversation. Raises as `complete`.
 
         Args:
@@ -221,15 +220,6 @@ class FoundryClient:
             DeadlineExceeded: The deadline around the caller passed.
         """
         return self._loop.run(self._async.health_check)
-
-    def route(self, name: str, *, download: bool = False) -> tuple[Connection, Model]:
-        """The service and the model there that a name means.
-
-        Raises:
-            ModelError: As `Connection.resolve`.
-            ServiceError: No service was found or could be started.
-        """
-        return self._loop.run(lambda: self._async.route(name, download=download))
 
     def close(self) -> None:
         """End the calls, close the connections, and stop the engine, if this client started it."""
