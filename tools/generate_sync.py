@@ -126,14 +126,19 @@ class Source:
             if isinstance(node, ast.ImportFrom) and node.module != "__future__":
                 found |= {alias.name: str(node.module) for alias in node.names}
         own = f"foundry_api.{self.face.module}"
-        return found | dict.fromkeys(_defined(self.tree.body), own)
+        return found | dict.fromkeys(dict(_defined(self.tree.body)), own)
+
+    def private(self, names: set[str]) -> list[ast.stmt]:
+        """Definitions that no other module may import, such as type variables, of these names."""
+        defined = dict(_defined(self.tree.body))
+        return [node for name, node in defined.items() if name in names and name.startswith("_")]
 
 
-def _defined(body: list[ast.stmt]) -> Iterator[str]:
+def _defined(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
     for node in body:
         match node:
             case ast.ClassDef(name=name) | ast.Assign(targets=[ast.Name(name)]):
-                yield name
+                yield name, node
             case ast.If(body=inner):
                 yield from _defined(inner)
             case _:
@@ -144,11 +149,18 @@ def written(face: Face) -> str:
     """The module of a blocking class."""
     source = Source(face)
     node = ast.ClassDef(face.twin, [], [], [_docstring(source), _init(source)], [])
-    node.body += [_method(each) for each in source.functions() if not _is_life(each, face)]
+    overloaded = {each.name for each in source.functions() if "overload" in _decorators(each)}
+    node.body += [
+        _method(each, is_overloaded=each.name in overloaded)
+        for each in source.functions()
+        if not _is_life(each, face)
+    ]
     if face is CLIENT:
         node.body += ast.parse(END_OF_CLIENT).body
     about = f"`{face.twin}`. Written by `python3 dev.py generate`: change {face.module}.py instead."
-    parts = [ast.Expr(ast.Constant(about)), *_imports(source, node), *_all(face), node]
+    private = source.private({name.id for name in _names(node)})
+    imports = _imports(source, ast.Module([*private, node], []))
+    parts = [ast.Expr(ast.Constant(about)), *imports, *_all(face), *private, node]
     return _formatted("\n\n".join(_text(part) for part in parts))
 
 
@@ -186,34 +198,37 @@ def _faced(made_of: str, value: str) -> str:
     return f"{TWINS[made_of]}(self._loop, {value})" if made_of in TWINS else value
 
 
-def _method(node: Function) -> Function:
+def _method(node: Function, *, is_overloaded: bool) -> Function:
     """A method that has the async one called."""
     returns = Blocking().visit(copy.deepcopy(node.returns)) if node.returns else None
-    decorators = [each for each in node.decorator_list if ast.unparse(each) in DECORATORS]
+    kept = [each for each in node.decorator_list if ast.unparse(each) in {"overload", "property"}]
     body = [each for each in node.body[:1] if ast.get_docstring(node) is not None]
-    names = {ast.unparse(each) for each in decorators}
-    if "overload" in names:
+    if "overload" in _decorators(node):
         body += ast.parse("...").body
+    elif is_overloaded:
+        # What the implementation allows is more than any of its variants takes.
+        body += ast.parse("calls: Any = self._async\n" + _delegation(node, "calls")).body
     else:
-        body += ast.parse(f"return {_delegation(node, is_property='property' in names)}").body
-    return ast.FunctionDef(node.name, node.args, body, decorators, returns)
+        body += ast.parse(_delegation(node, "self._async")).body
+    return ast.FunctionDef(node.name, node.args, body, kept, returns)
 
 
-DECORATORS = {"overload", "property"}
+def _decorators(node: Function) -> set[str]:
+    return {ast.unparse(each) for each in node.decorator_list}
 
 
-def _delegation(node: Function, *, is_property: bool) -> str:
-    value = f"self._async.{node.name}"
+def _delegation(node: Function, target: str) -> str:
+    value = f"{target}.{node.name}"
     returned = ast.unparse(node.returns) if node.returns else ""
-    if is_property:
-        return _faced(returned, value)
+    if "property" in _decorators(node):
+        return f"return {_faced(returned, value)}"
     passed = _passed_on(node)
     function = f"lambda: {value}({passed})" if passed else value
     if returned.startswith(tuple(STREAMS)):
-        return f"self._loop.iterate({function})"
+        return f"return self._loop.iterate({function})"
     if isinstance(node, ast.AsyncFunctionDef):
-        return f"self._loop.run({function})"
-    return f"{value}({passed})"
+        return f"return self._loop.run({function})"
+    return f"return {value}({passed})"
 
 
 def _passed_on(node: Function) -> str:
@@ -240,12 +255,13 @@ class Blocking(ast.NodeTransformer):
         return ast.Name({**STREAMS, **TWINS}.get(node.id, node.id))
 
 
-def _imports(source: Source, node: ast.ClassDef) -> list[ast.stmt]:
+def _imports(source: Source, node: ast.Module) -> list[ast.stmt]:
     """What the class needs when it runs, and what only its annotations need."""
     face = source.face
     homes = source.homes() | MODULES | dict.fromkeys(STREAMS.values(), "collections.abc")
     homes |= {"BackgroundLoop": "foundry_api.sync.background", face.twin: ""}
-    homes |= {face.name: f"foundry_api.{face.module}", "Self": "typing", "TracebackType": "types"}
+    homes |= {face.name: f"foundry_api.{face.module}", "TracebackType": "types"}
+    homes |= dict.fromkeys(("Any", "Self"), "typing")
     inside = {id(name) for annotation in _annotations(node) for name in _names(annotation)}
     runtime = {name.id for name in _names(node) if id(name) not in inside}
     checked = {name.id for name in _names(node) if id(name) in inside} - runtime
@@ -262,7 +278,7 @@ def _all(face: Face) -> list[ast.stmt]:
 def _from(names: set[str], homes: dict[str, str]) -> list[ast.stmt]:
     modules: dict[str, list[ast.alias]] = {}
     for name in sorted(names):
-        if homes.get(name):
+        if homes.get(name) and not name.startswith("_"):
             modules.setdefault(homes[name], []).append(ast.alias(name))
     return [ast.ImportFrom(module, found, 0) for module, found in sorted(modules.items())]
 
@@ -278,6 +294,8 @@ def _annotations(node: ast.AST) -> Iterator[ast.expr]:
                 yield annotation
             case ast.FunctionDef(returns=ast.expr() as returns):
                 yield returns
+            case ast.AnnAssign(annotation=annotation):
+                yield annotation
             case _:
                 pass
 

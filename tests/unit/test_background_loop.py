@@ -448,11 +448,11 @@ print(loop.run(call), flush=True)
 stream = loop.iterate(endless)
 next(stream)
 if os.fork() == 0:
-    try:
-        loop.run(call)
-    except FoundryError as error:
-        print(error, flush=True)
-    del stream
+    for use in (lambda: loop.run(call), lambda: list(stream), loop.close):
+        try:
+            use()
+        except FoundryError as error:
+            print(error, flush=True)
     sys.exit()
 os.wait()
 print(loop.run(call), flush=True)
@@ -461,7 +461,7 @@ print(loop.run(call), flush=True)
         out, complaints = program.communicate(timeout=30)
     assert out.splitlines() == [
         "called",
-        LEFT_BEHIND,
+        *[LEFT_BEHIND] * 3,
         "called",
         "closed",
     ]

@@ -43,15 +43,13 @@ class BackgroundLoop:
             ClientClosed: It is closed, was closed meanwhile, or belongs to another process.
             InvalidRequest: The caller is the loop's own thread.
         """
-        work: Work[_T] = Work()
         thread = self._started()
+        work: Work[_T] = Work(thread.check_caller)
         try:
             thread.start(work, call)
             work.wait()
         except BaseException:  # Ctrl-C
-            if work.begun:
-                thread.post(work.cancel)
-                work.wait()
+            thread.end(work)
             raise
         return work.outcome()
 
@@ -81,15 +79,18 @@ class BackgroundLoop:
             thread.join()
 
     def _pieces(self, source: AsyncGenerator[_T]) -> Generator[_T]:
-        stream = Stream(source)
         thread = self._started()
-        thread.start(stream, stream.pump)
+        stream = Stream(thread.check_caller, source)
         try:
+            thread.start(stream, stream.pump)
             yield from stream.pieces(thread.post)
-        finally:
+        except GeneratorExit:
             # Without waiting: who drops a stream may be the garbage collector, in any thread.
-            if not stream.over:
-                thread.post(stream.cancel)
+            thread.post(stream.cancel)
+            raise
+        except BaseException:
+            thread.end(stream)
+            raise
 
     def _started(self) -> LoopThread:
         thread = self._thread

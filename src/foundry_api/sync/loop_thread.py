@@ -66,6 +66,12 @@ class LoopThread:
             self._loop.call_soon_threadsafe(self._begin, work, call)
             work.begun = True
 
+    def end(self, work: Work[Any]) -> None:
+        """Cancel some work, and wait until it is over."""
+        if work.begun and not self._is_left_behind():
+            self.post(work.cancel)
+            work.wait()
+
     def post(self, function: Callable[[], object]) -> None:
         """Call a function on the loop soon, if that still runs."""
         if self._is_left_behind():

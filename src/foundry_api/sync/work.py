@@ -29,13 +29,17 @@ _U = TypeVar("_U")
 class Work(Generic[_T]):
     """A task of the loop, and the mail by which another thread hears of it.
 
+    Args:
+        check: Raises when that thread would wait in vain.
+
     Attributes:
         begun: Whether the loop was told of it.
         over: Whether the task has ended.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, check: Callable[[], None]) -> None:
         self.begun = self.over = False
+        self._check = check
         self._mail: SimpleQueue[Any] = SimpleQueue()
         self._task: asyncio.Task[_T] | None = None
 
@@ -47,6 +51,8 @@ class Work(Generic[_T]):
 
     def end(self, task: asyncio.Task[_T] | None) -> None:
         """Tell that the task is over, or never was; on the loop."""
+        if task is not None and not task.cancelled():
+            task.exception()  # nobody has to ask for it: who waited may have left
         self.over = True
         self._mail.put(task)
 
@@ -75,14 +81,19 @@ class Work(Generic[_T]):
             try:
                 return self._mail.get(timeout=SLICE_S)
             except Empty:
-                continue
+                self._check()
 
 
 class Stream(Work[None], Generic[_U]):
-    """A task that reads a generator to its end: as in `async for`, all of it in one task."""
+    """A task that reads a generator to its end: as in `async for`, all of it in one task.
 
-    def __init__(self, source: AsyncGenerator[_U]) -> None:
-        super().__init__()
+    Args:
+        check: As above.
+        source: What to read.
+    """
+
+    def __init__(self, check: Callable[[], None], source: AsyncGenerator[_U]) -> None:
+        super().__init__(check)
         self._source = source
         self._go_on = asyncio.Event()
 
