@@ -31,6 +31,7 @@ _HOMES = {
         "DownloadFailed",
         "FoundryError",
         "GrammarError",
+        "HookFailed",
         "InvalidRequest",
         "MemoryBudgetExceeded",
         "ModelError",
@@ -101,6 +102,8 @@ _HOMES = {
     "resilience.window": ("BreakerSettings", "BreakerStatistics"),
     "settings": ("Settings",),
     "sync": ("FoundryClient", "SyncModels"),
+    "wire.hooks": ("Auth", "RequestHook", "ResponseHook"),
+    "wire.transport": ("Request", "ResponseHead"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

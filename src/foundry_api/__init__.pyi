@@ -51,6 +51,9 @@ from foundry_api.errors import (
     GrammarError as GrammarError,
 )
 from foundry_api.errors import (
+    HookFailed as HookFailed,
+)
+from foundry_api.errors import (
     InvalidRequest as InvalidRequest,
 )
 from foundry_api.errors import (
@@ -253,4 +256,19 @@ from foundry_api.sync import (
 )
 from foundry_api.sync import (
     SyncModels as SyncModels,
+)
+from foundry_api.wire.hooks import (
+    Auth as Auth,
+)
+from foundry_api.wire.hooks import (
+    RequestHook as RequestHook,
+)
+from foundry_api.wire.hooks import (
+    ResponseHook as ResponseHook,
+)
+from foundry_api.wire.transport import (
+    Request as Request,
+)
+from foundry_api.wire.transport import (
+    ResponseHead as ResponseHead,
 )

@@ -131,6 +131,11 @@ class GuardedAttempt:
         return self.connection, self.model
 
     @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """The headers of its answer, once that came."""
+        return tuple(self._response.headers.items()) if self._response else ()
+
+    @property
     def time_to_first_token_s(self) -> float | None:
         """Seconds from sending the request to its first text; None without any."""
         return None if self.first_token_at is None else self.first_token_at - self.sent_at

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from foundry_api.backoff import Backoff
@@ -29,6 +30,7 @@ from foundry_api.service.control import ControlClient
 from foundry_api.service.locate import ServiceLocator
 from foundry_api.service.paths import Paths
 from foundry_api.services import Service, Services
+from foundry_api.wire.hooks import Hooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -60,6 +62,7 @@ class Backend:
         breaker: When calls to a service that fails are refused, and for how long.
         residency: Which models stay in memory; default as the settings say.
         listeners: Called with every event.
+        hooks: What requests and answers pass, and the credential for an explicit address.
         transport: Sends the requests; default one pooled session.
 
     Attributes:
@@ -79,10 +82,12 @@ class Backend:
         breaker: BreakerSettings | None = None,
         residency: ModelResidency | None = None,
         listeners: Iterable[Listener] = (),
+        hooks: Hooks | None = None,
         transport: Transport | None = None,
     ) -> None:
         self.settings = settings
         self._headers = dict(headers or {})
+        self._hooks = hooks or Hooks()
         self._transport = transport
         self._owns_transport = transport is None
         self._closed = False
@@ -161,7 +166,16 @@ class Backend:
         self.events.subscribe(CallLog(log), *CallLog.hears(self.settings.log_level))
 
     def _locator(self, settings: Settings) -> ServiceLocator:
-        return ServiceLocator(settings, Paths.of(settings.home), self._open_transport)
+        return ServiceLocator(
+            settings, Paths.of(settings.home), partial(self._locating, settings.base_url)
+        )
+
+    def _locating(self, base_url: str | None) -> Transport:
+        """What a service is looked for with: at an address of the caller's, as he wants it."""
+        transport = self._open_transport()
+        if base_url is None:
+            return transport
+        return self._hooks.around(transport, named=True, headers=self._headers)
 
     def _service(
         self, locator: ServiceLocator, locate: Callable[[], Coroutine[None, None, Endpoint]]
@@ -185,11 +199,10 @@ class Backend:
         control = ControlClient(transport, endpoint.control) if endpoint.control else None
         private = endpoint.origin == "embedded"
         others = Nobody() if private else self._home.at(endpoint.base_url)
-        headers = self._headers_for(endpoint)
         return Connection(
             endpoint,
-            transport,
-            headers,
+            self._hooks.around(transport, named=endpoint.origin == "explicit"),
+            self._headers_for(endpoint),
             control,
             store=CatalogStore(self.settings.home),
             others=others,

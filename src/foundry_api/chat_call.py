@@ -106,6 +106,7 @@ class ChatCall(GuardedCall[ChatRequest, ChatAttempt]):
     async def _finish(self, attempt: ChatAttempt, watch: Watch) -> _Answer:
         longest_gap_s = watch.longest_gap_s
         ending = await attempt.finish()
+        headers = attempt.headers
         now = self._close(attempt, None)
         self._tools.retry.budget.succeeded()
         if self._first_token_s is not None:
@@ -125,6 +126,7 @@ class ChatCall(GuardedCall[ChatRequest, ChatAttempt]):
                 now - self._started, _rate(attempt.first_token_at, now, ending.usage)
             ),
             attempts=self._attempts,
+            headers=headers,
             raw=(*self._raw, ending.raw),
         )
         return _Answer(whole)

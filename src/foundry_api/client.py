@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
 
 from foundry_api.arguments import chat_request, check_timeout, model_names, prompt_turns
 from foundry_api.backend import Backend
 from foundry_api.call import Order
 from foundry_api.chat_call import ChatCall
-from foundry_api.errors import ServiceError
+from foundry_api.errors import ConfigurationError, ServiceError
 from foundry_api.models import Models
 from foundry_api.resilience.deadline import Deadline, bounded
 from foundry_api.settings import Settings
+from foundry_api.wire.hooks import BearerKey, Hooks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Unpack
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from foundry_api.resilience.limiter import Limiter, LimiterSettings
     from foundry_api.resilience.window import BreakerSettings
     from foundry_api.services import Service
+    from foundry_api.wire.hooks import Auth, RequestHook, ResponseHook
     from foundry_api.wire.transport import Transport
 
 __all__ = ["ChatOptions", "FoundryAPIClient"]
@@ -75,7 +78,8 @@ class FoundryAPIClient:
         base_url: Address of a service, such as http://127.0.0.1:5273; default
             `FOUNDRY_BASE_URL`, else a service is searched for or started.
         api_key: Bearer token for `base_url`, for a gateway in front of a service; default
-            `FOUNDRY_API_KEY`. It is sent nowhere else, and no key of a cloud is ever read.
+            `FOUNDRY_API_KEY`. It is sent nowhere else, and no key of a cloud is ever read. A
+            callable gives it anew for each request, so that it may change.
         base_urls: Addresses of several services instead of one. Each call goes to the one with the
             least in flight, and to another when that fails; default `FOUNDRY_BASE_URLS`.
         service: `auto` (default), or `embedded` for an engine of its own without a search.
@@ -94,6 +98,11 @@ class FoundryAPIClient:
             `FOUNDRY_MODEL_IDLE` and `FOUNDRY_MEMORY_BUDGET`, else all.
         listeners: Called with every event of every call; see `foundry_api.events`.
         headers: Sent with every request to the service.
+        auth: Puts the credential on every request for `base_url`, instead of `api_key`: gets a
+            `Request`, gives the one to send. Called once more when a credential was refused.
+        request_hooks: Called with every request to a service; each gives the one to send instead,
+            and may change headers and body.
+        response_hooks: Called with every request to a service and the head of its answer.
         home: Directory for the engine's data, logs and state; default `FOUNDRY_HOME`, else the
             platform's own directories.
         transport: Sends the requests; default one pooled aiohttp session.
@@ -114,7 +123,7 @@ class FoundryAPIClient:
         self,
         base_url: str | None = None,
         *,
-        api_key: str | None = None,
+        api_key: str | Callable[[], str | Awaitable[str]] | None = None,
         service: Literal["auto", "embedded"] | None = None,
         base_urls: Sequence[str] | None = None,
         model: str | None = None,
@@ -127,14 +136,18 @@ class FoundryAPIClient:
         residency: ModelResidency | None = None,
         listeners: Iterable[Listener] = (),
         headers: Mapping[str, str] | None = None,
+        auth: Auth | None = None,
+        request_hooks: Iterable[RequestHook] = (),
+        response_hooks: Iterable[ResponseHook] = (),
         home: Path | None = None,
         transport: Transport | None = None,
         settings: Settings | None = None,
     ) -> None:
+        key, auth = _credential(api_key, auth)
         self.settings = Settings.resolve(
             settings,
             base_url=base_url,
-            api_key=api_key,
+            api_key=key,
             service=service,
             base_urls=base_urls and tuple(base_urls),
             model=model,
@@ -144,6 +157,8 @@ class FoundryAPIClient:
             retries=retries,
             home=home,
         )
+        if auth is not None:
+            self.settings = replace(self.settings, api_key=None)
         self._backend = Backend(
             self.settings,
             headers=headers,
@@ -151,6 +166,7 @@ class FoundryAPIClient:
             breaker=breaker,
             residency=residency,
             listeners=listeners,
+            hooks=Hooks(auth, tuple(request_hooks), tuple(response_hooks)),
             transport=transport,
         )
         self.events = self._backend.events
@@ -296,3 +312,18 @@ class FoundryAPIClient:
 
     def _call(self, order: Order[ChatRequest]) -> ChatCall:
         return ChatCall(self._backend.tools, order)
+
+
+def _credential(
+    api_key: str | Callable[[], str | Awaitable[str]] | None, auth: Auth | None
+) -> tuple[str | None, Auth | None]:
+    """A key that stays, or what puts one on that may change.
+
+    Raises:
+        ConfigurationError: Both were given.
+    """
+    if api_key is not None and auth is not None:
+        raise ConfigurationError("api_key and auth were both given", hint="Give one of them.")
+    if api_key is None or isinstance(api_key, str):
+        return api_key, auth
+    return None, BearerKey(api_key)

@@ -258,6 +258,7 @@ class Completion(msgspec.Struct, Generic[_T], frozen=True, kw_only=True):
         timings: Where the time went.
         attempts: The HTTP requests made, the successful one last.
         cached: Whether the answer came from a cache instead of the engine.
+        headers: The headers of the answer that succeeded, as the service sent them.
         raw: The data of every event of the stream, as the service sent them.
     """
 
@@ -274,6 +275,7 @@ class Completion(msgspec.Struct, Generic[_T], frozen=True, kw_only=True):
     timings: Timings
     attempts: tuple[Attempt, ...]
     cached: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
     raw: tuple[bytes, ...] = ()
 
 

@@ -7,7 +7,7 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from foundry_api.errors import FoundryError, ServiceError
+from foundry_api.errors import FoundryError, ServiceCrashed, ServiceError, ServiceNotRunning
 from foundry_api.flight import SingleFlight
 
 if TYPE_CHECKING:
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["DEMO", "Service", "Services"]
 
 log = logging.getLogger("foundry_api")
+
+MORE_DEATHS = 2
+"""How often a service may die again while what it had in memory is loaded, before that is given up:
+what kills it may be the loading."""
+
+GONE = (ServiceCrashed, ServiceNotRunning)
 
 DEMO = "demo"
 """The model that this package carries; only its own engine host serves it."""
@@ -134,12 +140,27 @@ class Service:
         return connection
 
     async def _recover(self, models: Sequence[str]) -> None:
+        failure = await self._load_again(models)
+        for _ in range(MORE_DEATHS):
+            if not isinstance(failure, GONE):
+                break
+            failure = await self._load_again(models)
+        if failure is not None:
+            log.warning("what %s had in memory could not be loaded again: %s", self.name, failure)
+
+    async def _load_again(self, models: Sequence[str]) -> FoundryError | None:
+        """Find the service, and have the models loaded. What went wrong is returned."""
+        connection: Connection | None = None
         try:
             connection = await self.connect()
             for model in models:
                 await connection.ensure_loaded(await connection.resolve(model))
         except FoundryError as error:
-            log.warning("what %s had in memory could not be loaded again: %s", self.name, error)
+            if isinstance(error, GONE) and connection is self._connection:
+                self._connection = None
+                self._forget()
+            return error
+        return None
 
     def _name(self, name: str) -> bool:
         changed = name != self.breaker.service

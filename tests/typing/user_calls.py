@@ -51,6 +51,8 @@ from foundry_api import (
     ModelResidency,
     ModelUnloaded,
     ModelUser,
+    Request,
+    ResponseHead,
     Role,
     ServiceError,
     Settings,
@@ -253,6 +255,24 @@ async def tested() -> None:
             await client.complete("Hi")
         assert_type(waits, list[float])
         assert_type(service.requests, list[dict[str, Any]])
+
+
+async def hooks(response: Completion) -> None:
+    async def key() -> str:
+        return "secret"
+
+    def trace(request: Request) -> Request:
+        assert_type(request.json(), Any)
+        return request.with_headers({"X-Trace": "7"})
+
+    async def heard(request: Request, head: ResponseHead) -> None:
+        assert_type(head.duration_s, float)
+
+    FoundryAPIClient("http://127.0.0.1", api_key=key, request_hooks=[trace], response_hooks=[heard])
+    FoundryAPIClient("http://127.0.0.1", auth=trace)
+    assert_type(response.headers, tuple[tuple[str, str], ...])
+    assert_type(response.reasoning, str)
+    FoundryAPIClient(auth=heard)  # type: ignore[arg-type]
 
 
 def turn(role: Role, content: str) -> dict[str, Any]:

@@ -82,6 +82,7 @@ def test_the_shape_of_an_answer_as_json() -> None:
     )
     assert described(completion) == {
         "content": "Hello",
+        "reasoning": "",
         "model": "m:1",
         "finish_reason": "stop",
         "usage": Usage(1, 2, 3),

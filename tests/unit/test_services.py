@@ -38,6 +38,7 @@ class World:
     loaded: asyncio.Event = field(default_factory=asyncio.Event)
     forgotten: int = 0
     gate: asyncio.Event = field(default_factory=asyncio.Event)
+    deaths_while_loading: int = 0
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -64,6 +65,9 @@ class World:
 
     async def load(self, model: Model) -> None:
         self.loads.append(model.id)
+        if self.deaths_while_loading:
+            self.deaths_while_loading -= 1
+            raise errors.ServiceCrashed("it died again")
         self.loaded.set()
 
     async def status(self) -> ServiceStatus:
@@ -168,6 +172,31 @@ async def test_what_was_in_memory_is_loaded_again_before_the_next_caller_comes()
     assert world.loads == ["tiny:1", "tiny:1"]
     assert world.opened == ["http://a", "http://a"]
     await world.service.aclose()
+
+
+async def test_a_service_that_dies_again_meanwhile_is_found_again() -> None:
+    world = World()
+    connection = await world.service.connect()
+    await connection.make_ready("tiny")
+    world.loaded.clear()
+    world.deaths_while_loading = 2
+    world.service.lost(connection)
+    await world.loaded.wait()
+    assert len(world.opened) == 4
+    await world.service.aclose()
+
+
+async def test_a_model_that_kills_its_service_is_not_loaded_for_ever(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World()
+    connection = await world.service.connect()
+    await connection.make_ready("tiny")
+    world.deaths_while_loading = 99
+    world.service.lost(connection)
+    await others()
+    assert len(world.loads) == 4
+    assert "it died again" in caplog.text
 
 
 async def test_a_service_that_had_nothing_in_memory_is_not_looked_for_unasked() -> None:

@@ -7,6 +7,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
 
+import click
+
 from foundry_api.cli.downloads import run_with_download
 from foundry_api.cli.output import is_terminal, printable
 from foundry_api.cli.waiting import Waiting
@@ -31,23 +33,37 @@ class Speaker:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._said: list[str] = []
+        self._thinking = False
 
     @property
     def said(self) -> str:
         """The text so far."""
         return "".join(self._said)
 
+    def think(self, text: str) -> None:
+        """Say a piece of the model's reasoning: dimly, and only to a person who looks."""
+        if text and is_terminal(sys.stderr) and is_terminal(self._stream):
+            self._thinking = True
+            click.secho(printable(text), dim=True, nl=False, err=True)
+
     def say(self, text: str) -> None:
         """Say a piece of the answer now; a terminal gets it without what it would obey."""
+        self._end_thinking()
         self._said.append(text)
         self._stream.write(printable(text) if is_terminal(self._stream) else text)
         self._stream.flush()
 
     def end(self) -> None:
         """End the last line, unless the answer did so or there was none."""
+        self._end_thinking()
         if self._said and not self._said[-1].endswith("\n"):
             self._stream.write("\n")
             self._stream.flush()
+
+    def _end_thinking(self) -> None:
+        if self._thinking:
+            self._thinking = False
+            click.echo("\n", err=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +128,7 @@ class Talker:
                 async for chunk in chunks:
                     waiting.over()
                     finish_reason = chunk.finish_reason
+                    speaker.think(chunk.reasoning)
                     if chunk.content:
                         speaker.say(chunk.content)
         return finish_reason
@@ -121,6 +138,7 @@ class Talker:
     ) -> FinishReason | None:
         with Waiting(f"Waiting for {model} ..."):
             completion = await self._complete(model, messages)
+        speaker.think(completion.reasoning)
         speaker.say(completion.content)
         return completion.finish_reason
 

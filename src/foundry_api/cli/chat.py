@@ -139,6 +139,7 @@ def described(completion: Completion) -> dict[str, object]:
     """A whole answer as JSON."""
     return {
         "content": completion.content,
+        "reasoning": completion.reasoning,
         "model": completion.model,
         "finish_reason": completion.finish_reason,
         "usage": completion.usage,

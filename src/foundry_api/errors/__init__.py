@@ -5,6 +5,7 @@ The tree::
     FoundryError
     ├── ConfigurationError              a setting or environment variable cannot be used
     ├── ClientClosed                    the client was closed before or during the call
+    ├── HookFailed                      a hook of the caller's failed
     ├── InvalidRequest (ValueError)     the caller's mistake; sending it again changes nothing
     │   ├── UnsupportedParameter        this generation of the service refuses the parameter
     │   ├── ContextOverflow             prompt plus max_tokens is larger than the context
@@ -43,7 +44,7 @@ the `model`, the `service`, the HTTP `status` and the number of `attempts`.
 from __future__ import annotations
 
 from foundry_api.errors.base import FoundryError
-from foundry_api.errors.client import ClientClosed, ConfigurationError, QueueFull
+from foundry_api.errors.client import ClientClosed, ConfigurationError, HookFailed, QueueFull
 from foundry_api.errors.model import (
     CatalogUnavailable,
     DownloadFailed,
@@ -94,6 +95,7 @@ __all__ = [
     "DownloadFailed",
     "FoundryError",
     "GrammarError",
+    "HookFailed",
     "InvalidRequest",
     "MemoryBudgetExceeded",
     "ModelError",

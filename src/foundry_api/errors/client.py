@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from foundry_api.errors.base import FoundryError
 
-__all__ = ["ClientClosed", "ConfigurationError", "QueueFull"]
+__all__ = ["ClientClosed", "ConfigurationError", "HookFailed", "QueueFull"]
 
 
 class ConfigurationError(FoundryError):
@@ -21,3 +21,9 @@ class QueueFull(FoundryError):
     """Too many calls wait for their turn in this client; nothing was sent."""
 
     default_hint = "Call again later, start fewer calls at once, or allow a longer queue."
+
+
+class HookFailed(FoundryError):
+    """A hook, or the callable that gives the credential, failed; it is the caller's own code."""
+
+    default_hint = "See the exception that it was raised from, and correct the hook."

@@ -9,7 +9,7 @@ from foundry_api.sync.background import BackgroundLoop
 from foundry_api.sync.models import SyncModels
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Any, Literal, Self, Unpack
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from foundry_api.resilience.window import BreakerSettings
     from foundry_api.services import Service
     from foundry_api.settings import Settings
+    from foundry_api.wire.hooks import Auth, RequestHook, ResponseHook
     from foundry_api.wire.transport import Transport
 
 __all__ = ["FoundryClient"]
@@ -46,7 +47,8 @@ class FoundryClient:
         base_url: Address of a service, such as http://127.0.0.1:5273; default
             `FOUNDRY_BASE_URL`, else a service is searched for or started.
         api_key: Bearer token for `base_url`, for a gateway in front of a service; default
-            `FOUNDRY_API_KEY`. It is sent nowhere else, and no key of a cloud is ever read.
+            `FOUNDRY_API_KEY`. It is sent nowhere else, and no key of a cloud is ever read. A
+            callable gives it anew for each request, so that it may change.
         base_urls: Addresses of several services instead of one. Each call goes to the one with the
             least in flight, and to another when that fails; default `FOUNDRY_BASE_URLS`.
         service: `auto` (default), or `embedded` for an engine of its own without a search.
@@ -65,6 +67,11 @@ class FoundryClient:
             `FOUNDRY_MODEL_IDLE` and `FOUNDRY_MEMORY_BUDGET`, else all.
         listeners: Called with every event of every call; see `foundry_api.events`.
         headers: Sent with every request to the service.
+        auth: Puts the credential on every request for `base_url`, instead of `api_key`: gets a
+            `Request`, gives the one to send. Called once more when a credential was refused.
+        request_hooks: Called with every request to a service; each gives the one to send instead,
+            and may change headers and body.
+        response_hooks: Called with every request to a service and the head of its answer.
         home: Directory for the engine's data, logs and state; default `FOUNDRY_HOME`, else the
             platform's own directories.
         transport: Sends the requests; default one pooled aiohttp session.
@@ -85,7 +92,7 @@ class FoundryClient:
         self,
         base_url: str | None = None,
         *,
-        api_key: str | None = None,
+        api_key: str | Callable[[], str | Awaitable[str]] | None = None,
         service: Literal["auto", "embedded"] | None = None,
         base_urls: Sequence[str] | None = None,
         model: str | None = None,
@@ -98,6 +105,9 @@ class FoundryClient:
         residency: ModelResidency | None = None,
         listeners: Iterable[Listener] = (),
         headers: Mapping[str, str] | None = None,
+        auth: Auth | None = None,
+        request_hooks: Iterable[RequestHook] = (),
+        response_hooks: Iterable[ResponseHook] = (),
         home: Path | None = None,
         transport: Transport | None = None,
         settings: Settings | None = None,
@@ -117,6 +127,9 @@ class FoundryClient:
             residency=residency,
             listeners=listeners,
             headers=headers,
+            auth=auth,
+            request_hooks=request_hooks,
+            response_hooks=response_hooks,
             home=home,
             transport=transport,
             settings=settings,
@@ -126,6 +139,7 @@ class FoundryClient:
         self.events = self._async.events
         self.metrics = self._async.metrics
         self.models = SyncModels(self._loop, self._async.models)
+        self.settings = self._async.settings
 
     @property
     def services(self) -> tuple[Service, ...]:

@@ -7,7 +7,7 @@ import functools
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -24,6 +24,7 @@ __all__ = [
     "Reply",
     "Request",
     "Response",
+    "ResponseHead",
     "Transport",
     "fetch",
     "is_loopback",
@@ -48,6 +49,38 @@ class Request(msgspec.Struct, frozen=True):
     url: str
     headers: Mapping[str, str] = msgspec.field(default_factory=dict[str, str])
     body: bytes | None = None
+
+    def with_headers(self, headers: Mapping[str, str]) -> Request:
+        """The same request with these headers beside its own, or in their place."""
+        named = {name.lower() for name in headers}
+        kept = {name: value for name, value in self.headers.items() if name.lower() not in named}
+        return msgspec.structs.replace(self, headers={**kept, **headers})
+
+    def with_json(self, body: object) -> Request:
+        """The same request with this value as its JSON body."""
+        return msgspec.structs.replace(self, body=msgspec.json.encode(body))
+
+    def json(self) -> Any:
+        """The body as a JSON value; None without a body."""
+        return None if self.body is None else msgspec.json.decode(self.body)
+
+    def __repr__(self) -> str:
+        # Headers hold credentials, and bodies prompts.
+        return f"Request({self.method} {self.url})"
+
+
+class ResponseHead(msgspec.Struct, frozen=True):
+    """What comes of an answer ahead of its body.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The headers; names compare without case.
+        duration_s: Seconds from sending the request to this.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    duration_s: float
 
 
 class Response(Protocol):
