@@ -36,22 +36,30 @@ class Face:
         module: Of the async class, below foundry_api.
         name: The async class.
         twin: The blocking class.
-        file: Where it is written, below src/foundry_api/sync.
+        derived: Of a class that another one only inherits from, the name of that one.
     """
 
     module: str
     name: str
     twin: str
-    file: str
+    derived: str | None = None
+
+    @property
+    def home(self) -> str:
+        """The module of the blocking class."""
+        return f"sync.{self.module.rpartition('.')[2]}"
+
+    @property
+    def path(self) -> Path:
+        """Where that is written."""
+        return _path(self.home)
 
 
-CLIENT = Face("client", "FoundryAPIClient", "FoundryClient", "client.py")
-FACES = (
+CLIENT = Face("client", "FoundryAPIClient", "FoundryClient")
+NAMED = (
     CLIENT,
-    Face("models", "Models", "SyncModels", "models.py"),
+    Face("models", "Models", "SyncModels"),
 )
-TWINS = {face.name: face.twin for face in FACES}
-MODULES = {face.twin: f"foundry_api.sync.{face.file.removesuffix('.py')}" for face in FACES}
 
 ABOUT_CLIENT = """Microsoft Foundry Local as an API, for code without asyncio.
 
@@ -86,14 +94,24 @@ class Source:
     """The module of an async class."""
 
     def __init__(self, face: Face) -> None:
-        path = PACKAGE.joinpath(*face.module.split(".")).with_suffix(".py")
         self.face = face
-        self.tree = ast.parse(path.read_text(encoding="utf-8"))
+        self.tree = ast.parse(_path(face.module).read_text(encoding="utf-8"))
         self.node = next(
             node
             for node in self.tree.body
             if isinstance(node, ast.ClassDef) and node.name == face.name
         )
+
+    def bases(self) -> list[Face]:
+        """The classes of this package that it inherits from."""
+        homes = self.homes()
+        names = [base.id for base in self.node.bases if isinstance(base, ast.Name)]
+        modules = {name: homes.get(name, "").partition("foundry_api.")[2] for name in names}
+        return [
+            Face(module, name, f"Sync{name}", self.face.name)
+            for name, module in modules.items()
+            if module
+        ]
 
     def functions(self) -> list[Function]:
         """Its public methods."""
@@ -134,6 +152,10 @@ class Source:
         return [node for name, node in defined.items() if name in names and name.startswith("_")]
 
 
+def _path(module: str) -> Path:
+    return PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+
+
 def _defined(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
     for node in body:
         match node:
@@ -145,10 +167,20 @@ def _defined(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
                 pass
 
 
+FACES = tuple(each for face in NAMED for each in (*Source(face).bases(), face))
+TWINS = {face.name: face.twin for face in FACES}
+HOMES = {face.twin: f"foundry_api.{face.home}" for face in FACES}
+HOMES |= {face.name: f"foundry_api.{face.module}" for face in FACES}
+HOMES |= dict.fromkeys(STREAMS.values(), "collections.abc")
+HOMES |= {"BackgroundLoop": "foundry_api.sync.background", "TracebackType": "types"}
+HOMES |= dict.fromkeys(("Any", "Self", "TYPE_CHECKING"), "typing")
+
+
 def written(face: Face) -> str:
     """The module of a blocking class."""
     source = Source(face)
-    node = ast.ClassDef(face.twin, [], [], [_docstring(source), _init(source)], [])
+    bases: list[ast.expr] = [ast.Name(base.twin) for base in source.bases()]
+    node = ast.ClassDef(face.twin, bases, [], [_docstring(source), *_init(source)], [])
     overloaded = {each.name for each in source.functions() if "overload" in _decorators(each)}
     node.body += [
         _method(each, is_overloaded=each.name in overloaded)
@@ -175,23 +207,24 @@ def _docstring(source: Source) -> ast.Expr:
     return ast.Expr(ast.Constant(text))
 
 
-def _init(source: Source) -> Function:
+def _init(source: Source) -> list[ast.stmt]:
     face = source.face
-    if face is not CLIENT:
-        return _function(
-            f"def __init__(self, loop: BackgroundLoop, calls: {face.name}) -> None:\n"
-            "    self._loop = loop\n"
-            "    self._async = calls\n"
-        )
-    init = source.init()
-    made = f"def __init__(self) -> None:\n    self._async = {face.name}({_passed_on(init)})\n"
-    made += "    self._loop = BackgroundLoop(self._async.close)\n"
-    for name, maker in source.attributes():
-        value = f"self._async.{name}"
-        made += f"    self.{name} = {_faced(maker, value)}\n"
-    function = _function(made)
-    function.args = init.args
-    return function
+    if face.derived is not None:
+        return ast.parse(f"_loop: BackgroundLoop\n_async: {face.derived}").body
+    init = _function("def __init__(self, loop: BackgroundLoop, calls: object) -> None: ...")
+    made = ["self._loop = loop", "self._async = calls"]
+    if face is CLIENT:
+        init.args = source.init().args
+        made = [f"self._async = {face.name}({_passed_on(init)})"]
+        made += ["self._loop = BackgroundLoop(self._async.close)"]
+        made += [
+            f"self.{name} = {_faced(maker, f'self._async.{name}')}"
+            for name, maker in source.attributes()
+        ]
+    else:
+        init.args.args[-1].annotation = ast.Name(face.name)
+    init.body = ast.parse("\n".join(made)).body
+    return [init]
 
 
 def _faced(made_of: str, value: str) -> str:
@@ -257,18 +290,13 @@ class Blocking(ast.NodeTransformer):
 
 def _imports(source: Source, node: ast.Module) -> list[ast.stmt]:
     """What the class needs when it runs, and what only its annotations need."""
-    face = source.face
-    homes = source.homes() | MODULES | dict.fromkeys(STREAMS.values(), "collections.abc")
-    homes |= {"BackgroundLoop": "foundry_api.sync.background", face.twin: ""}
-    homes |= {face.name: f"foundry_api.{face.module}", "TracebackType": "types"}
-    homes |= dict.fromkeys(("Any", "Self"), "typing")
+    homes = source.homes() | HOMES | {source.face.twin: ""}
     inside = {id(name) for annotation in _annotations(node) for name in _names(annotation)}
     runtime = {name.id for name in _names(node) if id(name) not in inside}
     checked = {name.id for name in _names(node) if id(name) in inside} - runtime
     future = ast.ImportFrom("__future__", [ast.alias("annotations")], 0)
     guard = ast.If(ast.Name("TYPE_CHECKING"), _from(checked, homes), [])
-    at_runtime = _from(runtime | {"TYPE_CHECKING"}, homes | {"TYPE_CHECKING": "typing"})
-    return [future, *at_runtime, guard]
+    return [future, *_from(runtime | {"TYPE_CHECKING"}, homes), guard]
 
 
 def _all(face: Face) -> list[ast.stmt]:
@@ -321,8 +349,7 @@ def main(arguments: list[str]) -> int:
     """Write the files, or look at them. The exit code."""
     stale = 0
     for face in FACES:
-        path = PACKAGE / "sync" / face.file
-        text = written(face)
+        path, text = face.path, written(face)
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         stale += 1

@@ -33,7 +33,8 @@ ROOT = Path(foundry_api.__file__).parents[2]
 
 
 def public(kind: type[Any]) -> dict[str, Any]:
-    return {name: value for name, value in vars(kind).items() if not name.startswith("_")}
+    names = [name for name in dir(kind) if not name.startswith("_")]
+    return {name: inspect.getattr_static(kind, name) for name in names}
 
 
 def blocking(annotation: str) -> str:
