@@ -1,0 +1,199 @@
+"""The chat model for LangChain, in the real langchain-core, on the real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+
+from conftest import HOME
+from foundry_api import (
+    FoundryAPIClient,
+    FoundryClient,
+    FunctionCall,
+    InvalidRequest,
+    Message,
+    ToolCall,
+)
+from foundry_api.integrations.langchain import ChatFoundryLocal
+from foundry_api.integrations.langchain_messages import turns
+from scripted_model import prompt_tokens, script
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from foundry_api.service.endpoint import Endpoint
+
+HELLO = script("say-hello").text
+
+
+@pytest.fixture
+async def model(engine: Endpoint) -> AsyncIterator[ChatFoundryLocal]:
+    home = Path(os.environ[HOME])
+    with FoundryClient(home=home) as client:
+        async with FoundryAPIClient(home=home) as async_client:
+            yield ChatFoundryLocal(model="scripted", client=client, async_client=async_client)
+
+
+class Tokens(BaseCallbackHandler):
+    """Hears what LangChain tells of every token."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def on_llm_new_token(self, token: str, **_: object) -> None:
+        self.heard.append(token)
+
+
+def check(answer: BaseMessage, prompt: list[dict[str, str]]) -> None:
+    assert isinstance(answer, AIMessage)
+    tokens = prompt_tokens(prompt)
+    assert answer.text == HELLO
+    assert answer.usage_metadata == {
+        "input_tokens": tokens,
+        "output_tokens": len(HELLO),
+        "total_tokens": tokens + len(HELLO),
+    }
+    assert answer.response_metadata["finish_reason"] == "stop"
+    assert answer.response_metadata["model_name"] == "scripted:1"
+
+
+PROMPT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "say-hello"}]
+
+
+async def test_an_answer_has_its_usage_and_why_it_ended(model: ChatFoundryLocal) -> None:
+    asked = [SystemMessage("Be brief."), HumanMessage("say-hello")]
+    check(model.invoke(asked), PROMPT)
+    check(await model.ainvoke(asked), PROMPT)
+
+
+async def test_a_stream_adds_up_to_the_same(model: ChatFoundryLocal) -> None:
+    blocking, asynchronous = Tokens(), Tokens()
+    asked = [SystemMessage("Be brief."), HumanMessage("say-hello")]
+    pieces = list(model.stream(asked, config={"callbacks": [blocking]}))
+    apieces = [piece async for piece in model.astream(asked, config={"callbacks": [asynchronous]})]
+
+    for parts, heard in ((pieces, blocking.heard), (apieces, asynchronous.heard)):
+        assert [part.text for part in parts][: len(HELLO)] == list(HELLO)
+        assert "".join(heard) == HELLO
+        whole = AIMessageChunk("")
+        for part in parts:
+            whole += part  # type: ignore[assignment] # chunks add up to a chunk
+        check(whole, PROMPT)
+
+
+async def test_options_of_the_model_and_of_the_call_reach_the_engine(
+    model: ChatFoundryLocal,
+) -> None:
+    assert model.invoke("say-stop", stop=["STOP"]).text == "one two "
+    assert model.bind(max_tokens=5).invoke("say-hello").text == HELLO[:5]
+    own = ChatFoundryLocal(
+        model="scripted", client=model.client, stop_sequences=["STOP"], max_tokens=3, seed=7
+    )
+    cut = own.invoke("say-stop")
+    assert (cut.text, cut.response_metadata["finish_reason"]) == ("one", "length")
+    with pytest.raises(InvalidRequest) as caught:
+        own.invoke("Hello", temperature=3)
+    assert caught.value.field == "temperature"
+
+
+async def test_reasoning_is_a_block_of_its_own(model: ChatFoundryLocal) -> None:
+    thought = {"type": "reasoning", "reasoning": "Six times seven."}
+    answer = model.invoke("say-think")
+    assert answer.text == "42"
+    assert thought in answer.content_blocks
+
+    whole = AIMessageChunk("")
+    for piece in model.stream("say-think"):
+        whole += piece  # type: ignore[assignment] # as above
+    assert whole.text == "42"
+    assert thought in whole.content_blocks
+
+
+async def test_a_chain_of_langchains_own_parts_runs(model: ChatFoundryLocal) -> None:
+    prompt = ChatPromptTemplate([("system", "Be {how}."), ("user", "{what}")])
+    chain = prompt | model | StrOutputParser()
+
+    assert chain.invoke({"how": "brief", "what": "say-hello"}) == HELLO
+    asked = [{"how": "brief", "what": keyword} for keyword in ("say-hello", "say-json")]
+    assert chain.batch(asked) == [HELLO, script("say-json").text]
+    assert await chain.abatch(asked) == [HELLO, script("say-json").text]
+
+
+async def test_leaving_an_async_stream_frees_the_engine(model: ChatFoundryLocal) -> None:
+    async for _ in model.astream("say-slowly"):
+        break
+    assert model.async_client is not None
+    while model.async_client.limiter.statistics().in_flight:  # noqa: ASYNC110 - it sets no event
+        await asyncio.sleep(0.01)
+
+
+def test_messages_are_translated() -> None:
+    call = {"name": "add", "args": {"a": 1}, "id": "c1", "type": "tool_call"}
+    told: list[BaseMessage] = [
+        SystemMessage("Be brief."),
+        HumanMessage([{"type": "text", "text": "1 + "}, {"type": "text", "text": "1?"}]),
+        AIMessage("", tool_calls=[call]),
+        ToolMessage("2", tool_call_id="c1"),
+        ChatMessage(role="assistant", content="2"),
+    ]
+    assert turns(told) == [
+        Message("system", "Be brief."),
+        Message("user", "1 + 1?"),
+        Message("assistant", tool_calls=(ToolCall("c1", FunctionCall("add", '{"a": 1}')),)),
+        Message("tool", "2", tool_call_id="c1"),
+        Message("assistant", "2"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (HumanMessage([{"type": "image_url", "image_url": {"url": "data:"}}]), "'image_url'"),
+        (FunctionMessage(name="f", content=""), "'function'"),
+    ],
+)
+def test_what_no_model_here_reads_is_refused_by_name(message: BaseMessage, told: str) -> None:
+    with pytest.raises(InvalidRequest, match=told):
+        turns([message])
+
+
+def test_a_key_is_not_shown() -> None:
+    model = ChatFoundryLocal(base_url="http://127.0.0.1:1", api_key="secret")
+    assert "secret" not in repr(model) + str(model.model_dump())
+    with pytest.raises(ValueError, match="extra"):
+        ChatFoundryLocal(modle="demo")
+
+
+def test_a_program_needs_nothing_but_the_model(own_home: Path) -> None:
+    source = """
+from foundry_api.integrations.langchain import ChatFoundryLocal
+print(ChatFoundryLocal(model="demo", temperature=0).invoke("What is the capital of France?").text)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", source],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert "Paris" in done.stdout
