@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ["basic_usage.py", "streaming.py", "structured_output.py"]
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -25,7 +26,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.mark.parametrize("name", ["basic_usage.py", "streaming.py"])
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_works_with_the_demo_model_and_says_so(name: str) -> None:
     done = run(str(ROOT / "examples" / name))
 
@@ -35,7 +36,7 @@ def test_an_example_works_with_the_demo_model_and_says_so(name: str) -> None:
     assert len(done.stdout) > 200
 
 
-@pytest.mark.parametrize("name", ["basic_usage.py", "streaming.py"])
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_tells_what_to_do_about_a_model_that_is_not_here(name: str) -> None:
     """FOUNDRY_MODEL is taken when --model is not given; a traceback would help nobody."""
     done = run(str(ROOT / "examples" / name), FOUNDRY_MODEL="phi-4-mini")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,8 @@ from scripted_model import build
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
+
+    from foundry_api.service.endpoint import Endpoint
 
 
 async def test_the_documented_example_works(own_home: Path) -> None:
@@ -136,3 +140,20 @@ def test_one_client_serves_several_event_loops_one_after_another(own_home: Path)
 
     assert first.content == second.content
     assert first.service == second.service
+
+
+def test_a_program_in_developers_mode_gets_the_same_answers(engine: Endpoint) -> None:
+    """There aiohttp is strict by itself, and 2.x names the type of its streams twice."""
+    program = (
+        "import asyncio, sys\n"
+        "from foundry_api import FoundryAPIClient\n"
+        "async def main():\n"
+        "    async with FoundryAPIClient(sys.argv[1], model='scripted') as client:\n"
+        "        for _ in range(2):\n"
+        "            print((await client.complete('say-hello')).content)\n"
+        "asyncio.run(main())\n"
+    )
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", program, engine.base_url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "Hello, world!\nHello, world!\n"
+    assert (done.returncode, "Warning" in done.stderr) == (0, False)

@@ -16,7 +16,7 @@ from foundry_api._version import __version__
 # `__init__.pyi` names the same for type checkers; a test compares the two.
 _HOMES = {
     "capabilities": ("Capabilities", "Support"),
-    "client": ("ChatOptions", "FoundryAPIClient"),
+    "client": ("FoundryAPIClient",),
     "catalog": ("CatalogListing",),
     "downloads": ("DownloadProgress",),
     "errors": (
@@ -52,6 +52,7 @@ _HOMES = {
         "ServiceStartFailed",
         "SilenceTimeout",
         "StreamInterrupted",
+        "StructuredOutputError",
         "UnsupportedFeature",
         "UnsupportedParameter",
     ),
@@ -94,6 +95,7 @@ _HOMES = {
         "Usage",
     ),
     "models": ("Models",),
+    "options": ("ChatOptions", "CheckedOptions"),
     "observe.call_log": ("CallLog",),
     "observe.metrics": ("Metrics", "MetricsSnapshot", "SeriesSnapshot"),
     "residency.policy": ("ModelResidency",),

@@ -9,9 +9,6 @@ from foundry_api.catalog import (
     CatalogListing as CatalogListing,
 )
 from foundry_api.client import (
-    ChatOptions as ChatOptions,
-)
-from foundry_api.client import (
     FoundryAPIClient as FoundryAPIClient,
 )
 from foundry_api.downloads import (
@@ -112,6 +109,9 @@ from foundry_api.errors import (
 )
 from foundry_api.errors import (
     StreamInterrupted as StreamInterrupted,
+)
+from foundry_api.errors import (
+    StructuredOutputError as StructuredOutputError,
 )
 from foundry_api.errors import (
     UnsupportedFeature as UnsupportedFeature,
@@ -229,6 +229,12 @@ from foundry_api.observe.metrics import (
 )
 from foundry_api.observe.metrics import (
     SeriesSnapshot as SeriesSnapshot,
+)
+from foundry_api.options import (
+    ChatOptions as ChatOptions,
+)
+from foundry_api.options import (
+    CheckedOptions as CheckedOptions,
 )
 from foundry_api.residency.policy import (
     ModelResidency as ModelResidency,

@@ -37,6 +37,7 @@ pytestmark = [
 
 OVERFLOW = 9000
 NUMBER = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]}
+YES_OR_NO = {"type": "lark_grammar", "lark_grammar": 'start: "yes" | "no"'}
 
 
 class Subject:
@@ -148,22 +149,35 @@ async def keep_alive(subject: Subject) -> Support:
 
 
 async def json_schema(subject: Subject) -> Support:
-    """In OpenAI's form, which is what callers write."""
-    schema = {"name": "number", "schema": NUMBER, "strict": True}
-    wanted = {"type": "json_schema", "json_schema": schema}
+    """In the form that 2.1 takes."""
+    wanted = {"type": "json_schema", "json_schema": NUMBER}
     choice = await subject.raw.choice("say-hello", max_tokens=4, response_format=wanted)
-    try:
-        options = {"response_format": wanted}
-        ours = await subject.client.complete("say-hello", max_tokens=4, extra=options)
-    except errors.UnsupportedFeature:
-        return "unsupported"
+    ours = await subject.client.complete("say-json", response_model={"required": ["born"]})
     return judged(
-        by_itself=_is_object(choice["message"]["content"]), with_ours=_is_object(ours.content)
+        by_itself=_is_object(choice["message"]["content"]), with_ours=ours.parsed["born"] == 1815
     )
 
 
 def _is_object(text: str) -> bool:
     return text.lstrip().startswith("{")
+
+
+async def choice(subject: Subject) -> Support:
+    asked = await subject.raw.choice("say-stop", max_tokens=4, response_format=YES_OR_NO)
+    ours = await subject.client.complete("say-hello", choice=["no", "Hello, world!"])
+    return judged(
+        by_itself=asked["message"]["content"] in {"yes", "no"},
+        with_ours=ours.parsed in {"no", "Hello, world!"},
+    )
+
+
+async def grammar(subject: Subject) -> Support:
+    asked = await subject.raw.choice("say-stop", max_tokens=4, response_format=YES_OR_NO)
+    try:
+        await subject.client.complete("say-hello", grammar=YES_OR_NO["lark_grammar"])
+    except errors.UnsupportedFeature:
+        return "unsupported"
+    return judged(by_itself=asked["message"]["content"] in {"yes", "no"}, with_ours=False)
 
 
 async def tool_history(subject: Subject) -> Support:
@@ -257,8 +271,8 @@ async def images(subject: Subject) -> Support:
 
 MEASURES: tuple[Measure, ...] = (
     chat, stop, finish_reason, usage, stream_errors, cancellation, parallel_calls, keep_alive,
-    json_schema, tool_history, names, load, unload, parallel_loads, download, cached, responses,
-    embeddings, audio, images,
+    json_schema, choice, grammar, tool_history, names, load, unload, parallel_loads, download,
+    cached, responses, embeddings, audio, images,
 )  # fmt: skip
 
 MEASURED_ELSEWHERE = {"unload_while_generating"}

@@ -79,3 +79,10 @@ def test_ctrl_c_ends_watching_with_the_summary(shared_home: Path) -> None:
         terminal.interrupt()
         terminal.expect("In all")
         assert terminal.exit_code() == 130
+
+
+def test_reasoning_is_shown_to_whoever_looks_and_stays_out_of_the_answer(shared_home: Path) -> None:
+    with Terminal("chat", "-m", "scripted", "say-think", home=shared_home) as terminal:
+        terminal.expect("Six times seven.")
+        terminal.expect("42")
+        assert terminal.exit_code() == 0

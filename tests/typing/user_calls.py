@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -25,6 +26,7 @@ from foundry_api import (
     Canary,
     CatalogListing,
     ChatOptions,
+    CheckedOptions,
     Chunk,
     Completion,
     ConfigurationError,
@@ -58,6 +60,7 @@ from foundry_api import (
     Settings,
     SilenceTimeout,
     StreamInterrupted,
+    StructuredOutputError,
     Timings,
     Usage,
     __version__,
@@ -95,6 +98,50 @@ async def show(client: FoundryAPIClient) -> float | None:
         return None
     assert_type(last.timings, Timings)
     return last.timings.tokens_per_second
+
+
+@dataclass
+class Person:
+    """A type of answers."""
+
+    name: str
+    age: int
+
+
+async def extract(client: FoundryAPIClient, letter: str) -> str:
+    """What an answer is made into has its type."""
+    person = await client.complete(letter, response_model=Person, repairs=1)
+    assert_type(person.parsed, Person)
+    people = await client.complete(letter, response_model=list[Person], validators=[len])
+    assert_type(people.parsed, list[Person])
+    plain = await client.chat(
+        [Message("user", letter)], response_model={"type": "integer"}, max_tokens=20
+    )
+    assert_type(plain.parsed, Any)
+    mood = await client.complete(letter, choice=["glad", "sad"], system="Judge.")
+    assert_type(mood.parsed, str)
+    number = await client.complete(letter, grammar="start: /[0-9]+/", parser=int)
+    assert_type(number.parsed, int)
+    text = await client.complete(letter, grammar="start: /[0-9]+/")
+    assert_type(text.parsed, str)
+    options: CheckedOptions[Person] = {"validators": [lambda each: each.age < 150], "repairs": 3}
+    checked = await client.chat([Message("user", letter)], response_model=Person, **options)
+    nothing = await client.complete(letter, validators=[str.isascii])
+    assert_type(nothing.parsed, None)
+    return f"{person.parsed.name} {person.repairs} {mood.parsed} {checked.parsed}"
+
+
+async def watch_it_grow(client: FoundryAPIClient, letter: str) -> Person | None:
+    """A stream has the value so far, and at its end the whole."""
+    try:
+        async for chunk in client.stream_complete(letter, response_model=Person):
+            assert_type(chunk.partial, Any)
+            if isinstance(chunk.parsed, Person):
+                return chunk.parsed
+    except StructuredOutputError as error:
+        assert_type(error.errors, tuple[str, ...])
+        assert_type(error.repairs, int)
+    return None
 
 
 async def careful(client: FoundryAPIClient) -> str:
@@ -280,13 +327,15 @@ def turn(role: Role, content: str) -> dict[str, Any]:
 
 
 async def misuse(client: FoundryAPIClient, response: Completion, model: Model) -> None:
-    await client.complete()  # type: ignore[call-arg]
-    await client.complete(5)  # type: ignore[arg-type]
-    await client.complete("Hello", max_token=5)  # type: ignore[call-arg]
-    await client.complete("Hello", max_tokens=5.5)  # type: ignore[arg-type]
-    await client.complete("Hello", temperature="warm")  # type: ignore[arg-type]
-    await client.complete("Hello", stop=5)  # type: ignore[arg-type]
-    await client.complete("Hello", "phi-4-mini")  # type: ignore[call-arg]
+    await client.complete()  # type: ignore[call-overload]
+    await client.complete(5)  # type: ignore[call-overload]
+    await client.complete("Hello", max_token=5)  # type: ignore[call-overload]
+    await client.complete("Hello", max_tokens=5.5)  # type: ignore[call-overload]
+    await client.complete("Hello", temperature="warm")  # type: ignore[call-overload]
+    await client.complete("Hello", choice=5)  # type: ignore[call-overload]
+    await client.complete("Hello", response_model=Person, validators=5)  # type: ignore[call-overload]
+    await client.complete("Hello", stop=5)  # type: ignore[call-overload]
+    await client.complete("Hello", "phi-4-mini")  # type: ignore[call-overload]
     await client.chat("Hello")  # type: ignore[arg-type]
     await client.stream_complete("Hello")  # type: ignore[misc]
     async for _ in client.complete("Hello"):  # type: ignore[attr-defined]

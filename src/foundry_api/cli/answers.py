@@ -12,7 +12,7 @@ import click
 from foundry_api.cli.downloads import run_with_download
 from foundry_api.cli.output import is_terminal, printable
 from foundry_api.cli.waiting import Waiting
-from foundry_api.client import ChatOptions
+from foundry_api.options import ChatOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,8 +43,10 @@ class Speaker:
     def think(self, text: str) -> None:
         """Say a piece of the model's reasoning: dimly, and only to a person who looks."""
         if text and is_terminal(sys.stderr) and is_terminal(self._stream):
-            self._thinking = True
-            click.secho(printable(text), dim=True, nl=False, err=True)
+            if not self._thinking:
+                self._thinking = True
+                click.secho("", dim=True, reset=False, nl=False, err=True)
+            click.echo(printable(text), nl=False, err=True)
 
     def say(self, text: str) -> None:
         """Say a piece of the answer now; a terminal gets it without what it would obey."""
@@ -63,7 +65,7 @@ class Speaker:
     def _end_thinking(self) -> None:
         if self._thinking:
             self._thinking = False
-            click.echo("\n", err=True)
+            click.secho("\n", reset=True, err=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ The tree::
     │   ├── ModelRegistrationFailed     the directory is not a model the engine can serve
     │   ├── DownloadFailed              the download broke off
     │   └── CatalogUnavailable          the catalog could not be reached, so names are unknown
+    ├── StructuredOutputError           the answer is not what it has to be, asked again or not
     ├── QueueFull                       too many calls wait for their turn in this client
     ├── CallTimeout (TimeoutError)      a time bound of the call fell
     │   ├── SilenceTimeout              no token for `timeout` seconds
@@ -43,6 +44,7 @@ the `model`, the `service`, the HTTP `status` and the number of `attempts`.
 
 from __future__ import annotations
 
+from foundry_api.errors.answers import StructuredOutputError
 from foundry_api.errors.base import FoundryError
 from foundry_api.errors.client import ClientClosed, ConfigurationError, HookFailed, QueueFull
 from foundry_api.errors.model import (
@@ -116,6 +118,7 @@ __all__ = [
     "ServiceStartFailed",
     "SilenceTimeout",
     "StreamInterrupted",
+    "StructuredOutputError",
     "UnsupportedFeature",
     "UnsupportedParameter",
 ]

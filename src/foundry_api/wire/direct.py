@@ -10,11 +10,13 @@ import asyncio
 import functools
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
+from aiohttp import helpers
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import HttpResponseParserPy
 from yarl import URL
 
 from foundry_api._version import __version__
@@ -49,6 +51,15 @@ def is_direct(url: str) -> bool:
     return url.startswith("http://") and is_loopback(url)
 
 
+class _LenientParser(HttpResponseParserPy):
+    """aiohttp's parser as it is outside of Python's development mode."""
+
+    lax = True
+
+    def feed_data(self, data: bytes, *_: Any, **__: Any) -> Any:
+        return super().feed_data(data, b"\n")
+
+
 class Connection(ResponseHandler):
     """One connection, which serves one request at a time.
 
@@ -67,6 +78,22 @@ class Connection(ResponseHandler):
         self.address = address
         self.body: aiohttp.StreamReader | None = None
         self.idle_since = 0.0
+
+    def set_response_params(self, **options: Any) -> None:
+        """Prepare for the next answer, and read it as leniently in Python's development mode too.
+
+        There aiohttp refuses an answer that names its type twice, as every stream of 2.x does
+        (foundry-local-service.md, 1D).
+        """
+        super().set_response_params(**options)
+        if helpers.DEBUG:
+            self._parser = _LenientParser(
+                self,
+                self._loop,
+                self._read_bufsize,
+                payload_exception=aiohttp.ClientPayloadError,
+                **options,
+            )
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell whoever reads the body.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
+from foundry_api.wire.dialects.constraints import told
 from foundry_api.wire.dialects.openai import (
     DEFAULT_MAX_TOKENS,
     ChatStream,
@@ -87,6 +88,6 @@ class CSharpDialect:
     def _body(self, model: Model, request: ChatRequest) -> dict[str, Any]:
         body = chat_body(request, model.id)
         body.pop("stop", None)
-        if not self._sees_tool_turns:
-            body["messages"] = inlined(request.messages)
+        messages = told(request)
+        body["messages"] = messages if self._sees_tool_turns else inlined(messages)
         return body

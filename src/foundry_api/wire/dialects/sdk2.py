@@ -23,7 +23,7 @@ from foundry_api.wire.dialects.base import (
     ServiceStatus,
     no_download,
 )
-from foundry_api.wire.dialects.constraints import constrained
+from foundry_api.wire.dialects.constraints import constrained, told
 from foundry_api.wire.dialects.names import aliases_of
 from foundry_api.wire.dialects.openai import ChatStream, chat_body, encode, output_limit
 from foundry_api.wire.dialects.stops import Stopped
@@ -230,7 +230,7 @@ class Sdk20Dialect(Sdk21Dialect):
 
     def chat_request(self, model: Model, request: ChatRequest) -> Request:
         """A streamed chat completion, without what this generation drops or mistakes."""
-        body = {**chat_body(request, model.id), "messages": inlined(request.messages)}
+        body = {**chat_body(request, model.id), "messages": inlined(told(request))}
         body.pop("stop", None)
         return self._wire.post(_CHAT, encode(body))
 
