@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
@@ -23,6 +23,7 @@ from langchain_core.messages import (
 )
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from pydantic import BaseModel
 
 from conftest import HOME
 from foundry_api import (
@@ -31,6 +32,7 @@ from foundry_api import (
     FunctionCall,
     InvalidRequest,
     Message,
+    StructuredOutputError,
     ToolCall,
 )
 from foundry_api.integrations.langchain import ChatFoundryLocal
@@ -136,6 +138,46 @@ async def test_a_chain_of_langchains_own_parts_runs(model: ChatFoundryLocal) -> 
     asked = [{"how": "brief", "what": keyword} for keyword in ("say-hello", "say-json")]
     assert chain.batch(asked) == [HELLO, script("say-json").text]
     assert await chain.abatch(asked) == [HELLO, script("say-json").text]
+
+
+class City(BaseModel):
+    """What is wanted of an answer."""
+
+    name: Literal["Rome", "Paris"]
+
+
+async def test_an_answer_is_a_value_of_a_type(model: ChatFoundryLocal) -> None:
+    typed = model.with_structured_output(City)
+    for city in (typed.invoke("say-json"), await typed.ainvoke("say-json")):
+        assert isinstance(city, City)
+    *_, last = typed.stream("say-json")
+    assert isinstance(last, City)
+
+    schema = City.model_json_schema()
+    function = {"type": "function", "function": {"name": "tell", "parameters": schema}}
+    for description in (schema, function, function["function"]):
+        named = model.with_structured_output(description, method="json_schema", strict=True)
+        assert named.invoke("say-json")["name"] in {"Rome", "Paris"}
+    with pytest.raises(InvalidRequest, match="temprature"):
+        model.with_structured_output(City, temprature=0)
+
+
+async def test_an_answer_that_does_not_pass_is_an_error_or_stands_beside_it(
+    model: ChatFoundryLocal,
+) -> None:
+    short = ChatFoundryLocal(
+        model="scripted", max_tokens=2, client=model.client, async_client=model.async_client
+    )
+    with pytest.raises(StructuredOutputError):
+        short.with_structured_output(City).invoke("say-json")
+    raw = short.with_structured_output(City, include_raw=True)
+    for told in (raw.invoke("say-json"), await raw.ainvoke("say-json")):
+        assert (told["raw"].text, told["parsed"]) == ('{"', None)
+        assert isinstance(told["parsing_error"], StructuredOutputError)
+
+    told = model.with_structured_output(City, include_raw=True).invoke("say-json")
+    assert City.model_validate_json(told["raw"].text) == told["parsed"]
+    assert told["parsing_error"] is None
 
 
 async def test_leaving_an_async_stream_frees_the_engine(model: ChatFoundryLocal) -> None:

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import llm
 import pytest
+from pydantic import BaseModel
 
 from conftest import HOME
+from foundry_api import StructuredOutputError
 from foundry_api.integrations import llm_plugin
 from scripted_model import prompt_tokens, script
 
@@ -102,6 +104,18 @@ def test_reasoning_is_apart_from_the_answer(model: llm.Model) -> None:
     assert "".join(reasoned) == "Six times seven."
 
 
+def test_an_answer_is_kept_to_a_schema(model: llm.Model) -> None:
+    class City(BaseModel):
+        name: Literal["Rome", "Paris"]
+
+    answer = model.prompt("say-json", schema=City)
+    assert City.model_validate_json(answer.text())
+    assert answer.usage().output
+
+    with pytest.raises(StructuredOutputError):
+        model.prompt("say-json", schema=City, max_tokens=2).text()
+
+
 async def test_there_is_an_async_model(shared: None) -> None:
     model = llm.get_async_model("foundry/scripted")
     assert isinstance(model, llm_plugin.AsyncFoundryModel)
@@ -111,6 +125,8 @@ async def test_there_is_an_async_model(shared: None) -> None:
     assert pieces == list(HELLO)
     assert await response.text() == script("say-json").text
     assert (await response.usage()).output == len(script("say-json").text)
+    city = await model.prompt("say-json", schema={"enum": ["Rome"]})
+    assert await city.text() == '"Rome"'
     await model._clients.asynchronous.close()
 
 
@@ -154,6 +170,11 @@ def test_the_program_answers_and_goes_on_with_the_conversation(own_home: Path) -
     )
     assert (first.returncode, first.stderr) == (0, "")
     assert "Paris" in first.stdout
+
+    schema = '{"type": "object", "properties": {"city": {"enum": ["Rome"]}}, "required": ["city"]}'
+    city = program("-m", "foundry/demo", "--schema", schema, "The capital of Italy?", "--no-log")
+    assert (city.returncode, city.stderr) == (0, "")
+    assert json.loads(city.stdout) == {"city": "Rome"}
 
     second = program("-c", "And of Italy?", "-o", "max_tokens", "5")
     assert (second.returncode, second.stderr) == (0, "")

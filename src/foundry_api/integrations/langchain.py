@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.language_models import BaseChatModel, LangSmithParams
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import RunnableLambda
 from pydantic import ConfigDict, Field, SecretStr
 
 from foundry_api.client import FoundryAPIClient
+from foundry_api.errors import InvalidRequest
 from foundry_api.integrations.langchain_messages import chunk_message, turns, whole_message
+from foundry_api.integrations.langchain_structured import parsed, response_model, with_raw
 from foundry_api.sync import FoundryClient
 
 if TYPE_CHECKING:
@@ -27,9 +30,11 @@ if TYPE_CHECKING:
         AsyncCallbackManagerForLLMRun,
         CallbackManagerForLLMRun,
     )
+    from langchain_core.language_models import LanguageModelInput
     from langchain_core.messages import BaseMessage
+    from langchain_core.runnables import Runnable
 
-    from foundry_api.client import ChatOptions
+    from foundry_api.options import ChatOptions
 
 __all__ = ["ChatFoundryLocal"]
 
@@ -84,6 +89,26 @@ class ChatFoundryLocal(BaseChatModel):
         """Close the async client, if it is the model's own."""
         if self.async_client is None:
             await self._asynchronous.close()
+
+    def with_structured_output(
+        self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, Any]:
+        """A model whose answers are values of a type; see `foundry_api`'s `response_model`.
+
+        Args:
+            schema: A pydantic model, a TypedDict, a dataclass, a msgspec Struct, a JSON schema, or
+                a function's description in OpenAI's form.
+            include_raw: Give a dict with `raw`, `parsed` and `parsing_error` instead.
+            kwargs: `method` and `strict` are allowed, and change nothing: every answer is kept to
+                the schema where the service can do that, and validated everywhere.
+
+        Raises:
+            StructuredOutputError: While it runs and without `include_raw`: no answer passed.
+        """
+        if unknown := sorted(kwargs.keys() - {"method", "strict"}):
+            raise InvalidRequest(f"{unknown[0]} is not an argument here", field=unknown[0])
+        model = self.bind(response_model=response_model(schema))
+        return with_raw(model) if include_raw else model | RunnableLambda(parsed)
 
     @property
     def _llm_type(self) -> str:

@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 
     from foundry_api.messages import Chunk, Completion, FinishReason, Usage
 
-__all__ = ["chunk_message", "turns", "whole_message"]
+__all__ = ["PARSED", "chunk_message", "turns", "whole_message"]
 
 PROVIDER = "foundry-local"
+PARSED = "parsed"
+"""Under that name an answer's value stands beside its text, as with LangChain's other models."""
+
 READABLE = {"text", "reasoning", "thinking", "tool_call", "tool_use"}
 """Blocks that are text, or that stand elsewhere in a message too."""
 
@@ -90,7 +93,7 @@ def whole_message(answer: Completion[Any]) -> AIMessage:
             invalid.append(invalid_tool_call(name=name, args=text, id=call.id, error=str(error)))
     return AIMessage(
         content=answer.content,
-        additional_kwargs=_reasoning(answer.reasoning),
+        additional_kwargs=_besides(answer.reasoning, answer.parsed),
         tool_calls=calls,
         invalid_tool_calls=invalid,
         usage_metadata=_usage(answer.usage),
@@ -113,7 +116,7 @@ def chunk_message(chunk: Chunk, index: int) -> AIMessageChunk:
     ]
     message = AIMessageChunk(
         content=chunk.content,
-        additional_kwargs=_reasoning(chunk.reasoning),
+        additional_kwargs=_besides(chunk.reasoning, chunk.parsed),
         tool_call_chunks=calls,
     )
     if chunk.finish_reason is not None and chunk.usage is not None:
@@ -123,8 +126,9 @@ def chunk_message(chunk: Chunk, index: int) -> AIMessageChunk:
     return message
 
 
-def _reasoning(text: str) -> dict[str, Any]:
-    return {"reasoning_content": text} if text else {}
+def _besides(reasoning: str, parsed: Any) -> dict[str, Any]:
+    told = {"reasoning_content": reasoning or None, PARSED: parsed}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _usage(usage: Usage) -> UsageMetadata:

@@ -24,7 +24,14 @@ from foundry_api.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
 
-    from foundry_api import ChatOptions, Chunk, FoundryAPIClient, FoundryClient, Message
+    from foundry_api import (
+        ChatOptions,
+        Chunk,
+        Completion,
+        FoundryAPIClient,
+        FoundryClient,
+        Message,
+    )
 
 __all__ = ["AsyncFoundryModel", "FoundryModel", "register_models"]
 
@@ -60,6 +67,7 @@ class FoundryModel(llm.Model):
     """
 
     can_stream = True
+    supports_schema = True
 
     class Options(llm.Model.Options):
         """What `llm -o NAME VALUE` takes."""
@@ -86,10 +94,14 @@ class FoundryModel(llm.Model):
         response: llm.Response,
         conversation: llm.Conversation | None,
     ) -> Iterator[str | StreamEvent]:
-        """The answer, as `llm` wants it: in pieces, or in one."""
-        del stream, conversation  # every answer is streamed, and the prompt has the history
-        client = self._clients.blocking
-        for chunk in client.stream_chat(turns(prompt), **options(self._name, prompt)):
+        """The answer as it comes, and one of a schema when it has passed."""
+        del stream, conversation  # `llm` puts pieces together, and the prompt has the history
+        client, chosen = self._clients.blocking, options(self._name, prompt)
+        if (schema := schema_of(prompt)) is not None:
+            answer = client.chat(turns(prompt), response_model=schema, **chosen)
+            yield from told(answer, response)
+            return
+        for chunk in client.stream_chat(turns(prompt), **chosen):
             yield from told(chunk, response)
 
 
@@ -97,6 +109,7 @@ class AsyncFoundryModel(llm.AsyncModel):
     """A model of Foundry Local, for programs with asyncio. Arguments as `FoundryModel`."""
 
     can_stream = True
+    supports_schema = True
 
     class Options(FoundryModel.Options):
         """As there."""
@@ -115,8 +128,13 @@ class AsyncFoundryModel(llm.AsyncModel):
     ) -> AsyncGenerator[str | StreamEvent, None]:
         """As the other one."""
         del stream, conversation
-        client = self._clients.asynchronous
-        async for chunk in client.stream_chat(turns(prompt), **options(self._name, prompt)):
+        client, chosen = self._clients.asynchronous, options(self._name, prompt)
+        if (schema := schema_of(prompt)) is not None:
+            answer = await client.chat(turns(prompt), response_model=schema, **chosen)
+            for event in told(answer, response):
+                yield event
+            return
+        async for chunk in client.stream_chat(turns(prompt), **chosen):
             for event in told(chunk, response):
                 yield event
 
@@ -156,6 +174,11 @@ def options(name: str, prompt: llm.Prompt) -> ChatOptions:
     return chosen
 
 
+def schema_of(prompt: Any) -> Any:
+    """The JSON schema that the answer has to follow; None for any answer."""
+    return prompt.schema
+
+
 def turns(prompt: llm.Prompt) -> list[Message]:
     """The conversation, with its history."""
     return [turn for message in prompt.messages for turn in _turns(message)]
@@ -179,15 +202,17 @@ def _turns(message: llm.Message) -> Iterator[Message]:
     yield Message(role, text, tool_calls=calls)
 
 
-def told(chunk: Chunk, response: llm.Response | llm.AsyncResponse) -> Iterator[StreamEvent]:
-    """What a piece of the answer is to `llm`; the last one is noted on its response."""
-    if chunk.reasoning:
-        yield StreamEvent(type="reasoning", chunk=chunk.reasoning)
-    if chunk.content:
-        yield StreamEvent(type="text", chunk=chunk.content)
-    if chunk.usage is None:
+def told(
+    answer: Chunk | Completion[Any], response: llm.Response | llm.AsyncResponse
+) -> Iterator[StreamEvent]:
+    """What an answer or a piece of it is to `llm`; its end is noted on the response."""
+    if answer.reasoning:
+        yield StreamEvent(type="reasoning", chunk=answer.reasoning)
+    if answer.content:
+        yield StreamEvent(type="text", chunk=answer.content)
+    if answer.usage is None:
         return
-    response.input_tokens = chunk.usage.prompt_tokens
-    response.output_tokens = chunk.usage.completion_tokens
-    response.set_resolved_model(chunk.model)
-    response.response_json = {"model": chunk.model, "finish_reason": chunk.finish_reason}
+    response.input_tokens = answer.usage.prompt_tokens
+    response.output_tokens = answer.usage.completion_tokens
+    response.set_resolved_model(answer.model)
+    response.response_json = {"model": answer.model, "finish_reason": answer.finish_reason}

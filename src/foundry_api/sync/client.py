@@ -6,19 +6,18 @@ from typing import TYPE_CHECKING
 
 from foundry_api.client import FoundryAPIClient
 from foundry_api.sync.background import BackgroundLoop
+from foundry_api.sync.chat_methods import SyncChatMethods
 from foundry_api.sync.models import SyncModels
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
-    from typing import Any, Literal, Self, Unpack
+    from typing import Literal, Self
 
     from foundry_api.capabilities import Capabilities
-    from foundry_api.client import ChatOptions
     from foundry_api.events import Listener
     from foundry_api.health import HealthStatus
-    from foundry_api.messages import Chunk, Completion, Message
     from foundry_api.residency.policy import ModelResidency
     from foundry_api.resilience.breaker import CircuitBreaker
     from foundry_api.resilience.limiter import Limiter, LimiterSettings
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["FoundryClient"]
 
 
-class FoundryClient:
+class FoundryClient(SyncChatMethods):
     """Microsoft Foundry Local as an API, for code without asyncio.
 
     Every call of `FoundryAPIClient`, blocking. Creating a client does no I/O: its first call
@@ -155,64 +154,6 @@ class FoundryClient:
     def limiter(self) -> Limiter:
         """The limiter of the service, or of the first of several."""
         return self._async.limiter
-
-    def complete(
-        self, prompt: str, *, system: str | None = None, **options: Unpack[ChatOptions]
-    ) -> Completion[None]:
-        """The whole answer to a prompt.
-
-        Args:
-            prompt: What the user says.
-            system: Instructions ahead of it.
-            options: See `ChatOptions`.
-
-        Raises:
-            InvalidRequest: An argument is at fault; nothing was sent.
-            ModelError: The model is not known, not here, or can't be loaded.
-            CallTimeout: A time bound fell. The engine's work was stopped.
-            StreamInterrupted: The answer broke off; `.partial` has its beginning.
-            ServiceError: The service is at fault.
-        """
-        return self._loop.run(lambda: self._async.complete(prompt, system=system, **options))
-
-    def stream_complete(
-        self, prompt: str, *, system: str | None = None, **options: Unpack[ChatOptions]
-    ) -> Generator[Chunk]:
-        """The answer to a prompt, piece by piece. Leaving the loop early frees the engine.
-
-        Args:
-            prompt: What the user says.
-            system: Instructions ahead of it.
-            options: See `ChatOptions`.
-
-        Raises:
-            FoundryError: As `complete`; bad arguments at once, the rest while iterating.
-        """
-        return self._loop.iterate(
-            lambda: self._async.stream_complete(prompt, system=system, **options)
-        )
-
-    def chat(
-        self, messages: Iterable[Message | Mapping[str, Any]], **options: Unpack[ChatOptions]
-    ) -> Completion[None]:
-        """The whole answer to a conversation. Raises as `complete`.
-
-        Args:
-            messages: The turns so far, oldest first: `Message`s or mappings with role and content.
-            options: See `ChatOptions`.
-        """
-        return self._loop.run(lambda: self._async.chat(messages, **options))
-
-    def stream_chat(
-        self, messages: Iterable[Message | Mapping[str, Any]], **options: Unpack[ChatOptions]
-    ) -> Generator[Chunk]:
-        """The answer to a conversation, piece by piece. Raises as `stream_complete`.
-
-        Args:
-            messages: The turns so far, oldest first: `Message`s or mappings with role and content.
-            options: See `ChatOptions`.
-        """
-        return self._loop.iterate(lambda: self._async.stream_chat(messages, **options))
 
     def capabilities(self) -> Capabilities:
         """What the generation of the service can do; of several services, the first one's.
