@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLES = ["basic_usage.py", "streaming.py", "structured_output.py"]
+EXAMPLES = ["basic_usage.py", "streaming.py", "structured_output.py", "sync_use.py"]
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
