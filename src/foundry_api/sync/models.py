@@ -9,10 +9,11 @@ from foundry_api.downloads import STALL_S
 from foundry_api.residency.memory import DRAIN_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Generator, Iterable, Sequence
     from pathlib import Path
 
     from foundry_api.catalog import CatalogListing
+    from foundry_api.downloads import DownloadProgress
     from foundry_api.messages import Model, ModelUser
     from foundry_api.models import Models, Progress
     from foundry_api.sync.background import BackgroundLoop
@@ -186,6 +187,22 @@ class SyncModels:
             UnsupportedFeature: The service can't be told to download.
         """
         return self._loop.run(lambda: self._async.download(name, progress, stall_s=stall_s))
+
+    def stream_download(
+        self, name: str, *, stall_s: float = STALL_S
+    ) -> Generator[DownloadProgress]:
+        """Download a model's files, and tell each step. Leaving the loop early stops it.
+
+        Nothing is told of a model that is here. Otherwise as `download`.
+
+        Args:
+            name: The model.
+            stall_s: Seconds without anything after which it counts as failed.
+
+        Raises:
+            FoundryError: As `download`, while iterating.
+        """
+        return self._loop.iterate(lambda: self._async.stream_download(name, stall_s=stall_s))
 
     def register(self, path: Path | str, alias: str) -> Model:
         """Serve a directory with an ONNX model of the user's own under an alias.
