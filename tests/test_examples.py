@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLES = ["basic_usage.py", "streaming.py", "structured_output.py", "sync_use.py"]
+EXAMPLES = ["basic_usage.py", "cache.py", "streaming.py", "structured_output.py", "sync_use.py"]
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -45,6 +45,18 @@ def test_an_example_tells_what_to_do_about_a_model_that_is_not_here(name: str) -
     assert done.stdout.startswith("model: phi-4-mini\n")
     assert "--model demo` works now" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_cache_example_asks_the_engine_once_for_each_answer() -> None:
+    done = run(str(ROOT / "examples" / "cache.py"))
+
+    lines = done.stdout.splitlines()
+    assert lines[2].startswith("answered by the engine in ")
+    assert lines[3].startswith("answered from the cache in ")
+    assert "of 10 calls at once, 1 went to the engine" in lines
+    again = run(str(ROOT / "examples" / "cache.py"))
+    assert again.stdout.splitlines()[2].startswith("answered from the cache in ")
+    assert "of 10 calls at once, 0 went to the engine" in again.stdout
 
 
 def test_the_production_example_survives_the_death_of_its_engine() -> None:

@@ -17,6 +17,7 @@ from foundry_api import (
     FirstToken,
     FoundryClient,
     InvalidRequest,
+    MemoryCache,
     Message,
     deadline,
 )
@@ -89,6 +90,19 @@ def test_bad_arguments_of_a_stream_are_refused_at_once(client: FoundryClient) ->
     with pytest.raises(InvalidRequest) as caught:
         client.stream_complete("Hello", temperature=3)
     assert caught.value.field == "temperature"
+
+
+def test_an_answer_may_come_from_the_cache(engine: Endpoint) -> None:
+    home = Path(os.environ[HOME])
+    with FoundryClient(home=home, model="scripted", cache=MemoryCache()) as client:
+        first, second = (client.complete("say-hello", temperature=0) for _ in range(2))
+        assert (first.cached, second.cached) == (False, True)
+        assert (client.cache.stats().hits, client.cache.clear()) == (1, 1)
+
+
+def test_an_answer_may_be_a_value(client: FoundryClient) -> None:
+    answer = client.complete("say-json", choice=["yes", "no"])
+    assert answer.parsed in {"yes", "no"}
 
 
 def test_the_deadline_of_the_thread_holds(client: FoundryClient) -> None:

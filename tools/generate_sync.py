@@ -36,30 +36,30 @@ class Face:
         module: Of the async class, below foundry_api.
         name: The async class.
         twin: The blocking class.
+        attribute: What the client calls it.
+        calls: Which of its methods users call; None for all.
+        about: Begins its docstring, in the place of the async class's prose.
         derived: Of a class that another one only inherits from, the name of that one.
     """
 
     module: str
     name: str
     twin: str
+    attribute: str | None = None
+    calls: frozenset[str] | None = None
+    about: str = ""
     derived: str | None = None
 
     @property
     def home(self) -> str:
         """The module of the blocking class."""
-        return f"sync.{self.module.rpartition('.')[2]}"
+        return f"sync.{self.attribute or self.module.rpartition('.')[2]}"
 
     @property
     def path(self) -> Path:
         """Where that is written."""
         return _path(self.home)
 
-
-CLIENT = Face("client", "FoundryAPIClient", "FoundryClient")
-NAMED = (
-    CLIENT,
-    Face("models", "Models", "SyncModels"),
-)
 
 ABOUT_CLIENT = """Microsoft Foundry Local as an API, for code without asyncio.
 
@@ -72,6 +72,20 @@ ABOUT_CLIENT = """Microsoft Foundry Local as an API, for code without asyncio.
     The calls run on a thread of the client's own. Listeners, hooks and other callbacks are called
     there, and can't call the client themselves.
 """
+CLIENT = Face("client", "FoundryAPIClient", "FoundryClient", about=ABOUT_CLIENT)
+NAMED = (
+    CLIENT,
+    Face("models", "Models", "SyncModels", "models"),
+    Face(
+        "cache.store",
+        "ResponseCache",
+        "SyncCache",
+        "cache",
+        frozenset({"clear", "stats"}),
+        "Where a client's answers are kept.",
+    ),
+)
+
 END_OF_CLIENT = '''
 def close(self) -> None:
     """End the calls, close the connections, and stop the engine, if this client started it."""
@@ -108,7 +122,7 @@ class Source:
         names = [base.id for base in self.node.bases if isinstance(base, ast.Name)]
         modules = {name: homes.get(name, "").partition("foundry_api.")[2] for name in names}
         return [
-            Face(module, name, f"Sync{name}", self.face.name)
+            Face(module, name, f"Sync{name}", derived=self.face.name)
             for name, module in modules.items()
             if module
         ]
@@ -116,7 +130,11 @@ class Source:
     def functions(self) -> list[Function]:
         """Its public methods."""
         methods = [node for node in self.node.body if isinstance(node, Function)]
-        return [node for node in methods if not node.name.startswith("_")]
+        return [node for node in methods if self._is_public(node.name)]
+
+    def _is_public(self, name: str) -> bool:
+        calls = self.face.calls
+        return not name.startswith("_") if calls is None else name in calls
 
     def init(self) -> Function:
         """What makes it."""
@@ -126,16 +144,11 @@ class Source:
             if isinstance(node, Function) and node.name == "__init__"
         )
 
-    def attributes(self) -> Iterator[tuple[str, str]]:
-        """What `__init__` sets that is public, and what is called to make it."""
-        for node in ast.walk(self.init()):
-            match node:
-                case ast.Assign(targets=[ast.Attribute(ast.Name("self"), name)], value=value):
-                    maker = value.func if isinstance(value, ast.Call) else None
-                    if not name.startswith("_"):
-                        yield name, maker.id if isinstance(maker, ast.Name) else ""
-                case _:
-                    pass
+    def attributes(self) -> list[str]:
+        """What `__init__` sets that is public."""
+        targets = [node.targets for node in ast.walk(self.init()) if isinstance(node, ast.Assign)]
+        names = [target.attr for (target,) in targets if isinstance(target, ast.Attribute)]
+        return [name for name in dict.fromkeys(names) if not name.startswith("_")]
 
     def homes(self) -> dict[str, str]:
         """From where each of the module's names is imported."""
@@ -169,6 +182,7 @@ def _defined(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
 
 FACES = tuple(each for face in NAMED for each in (*Source(face).bases(), face))
 TWINS = {face.name: face.twin for face in FACES}
+ATTRIBUTES = {face.attribute: face.twin for face in FACES if face.attribute}
 HOMES = {face.twin: f"foundry_api.{face.home}" for face in FACES}
 HOMES |= {face.name: f"foundry_api.{face.module}" for face in FACES}
 HOMES |= dict.fromkeys(STREAMS.values(), "collections.abc")
@@ -201,10 +215,17 @@ def _is_life(node: Function, face: Face) -> bool:
 
 
 def _docstring(source: Source) -> ast.Expr:
-    text = ast.get_docstring(source.node, clean=False) or ""
-    if source.face is CLIENT:
-        text = ABOUT_CLIENT + text[text.index("\n    Args:") :]
-    return ast.Expr(ast.Constant(text))
+    face, text = source.face, ast.get_docstring(source.node, clean=False) or ""
+    if face is CLIENT:
+        text = face.about + text[text.index("\n    Args:") :]
+    return ast.Expr(ast.Constant(_blocking(text) if face is CLIENT else face.about or text))
+
+
+def _blocking(text: str) -> str:
+    """A docstring, of calls that are not awaited."""
+    for word in ("await ", "async "):
+        text = text.replace(f"`{word}", "`")
+    return text
 
 
 def _init(source: Source) -> list[ast.stmt]:
@@ -217,25 +238,25 @@ def _init(source: Source) -> list[ast.stmt]:
         init.args = source.init().args
         made = [f"self._async = {face.name}({_passed_on(init)})"]
         made += ["self._loop = BackgroundLoop(self._async.close)"]
-        made += [
-            f"self.{name} = {_faced(maker, f'self._async.{name}')}"
-            for name, maker in source.attributes()
-        ]
+        made += [f"self.{name} = {_faced(name)}" for name in source.attributes()]
     else:
         init.args.args[-1].annotation = ast.Name(face.name)
     init.body = ast.parse("\n".join(made)).body
     return [init]
 
 
-def _faced(made_of: str, value: str) -> str:
-    return f"{TWINS[made_of]}(self._loop, {value})" if made_of in TWINS else value
+def _faced(attribute: str) -> str:
+    value = f"self._async.{attribute}"
+    twin = ATTRIBUTES.get(attribute)
+    return f"{twin}(self._loop, {value})" if twin else value
 
 
 def _method(node: Function, *, is_overloaded: bool) -> Function:
     """A method that has the async one called."""
     returns = Blocking().visit(copy.deepcopy(node.returns)) if node.returns else None
     kept = [each for each in node.decorator_list if ast.unparse(each) in {"overload", "property"}]
-    body = [each for each in node.body[:1] if ast.get_docstring(node) is not None]
+    told = ast.get_docstring(node, clean=False)
+    body: list[ast.stmt] = [] if told is None else [ast.Expr(ast.Constant(_blocking(told)))]
     if "overload" in _decorators(node):
         body += ast.parse("...").body
     elif is_overloaded:
@@ -254,7 +275,7 @@ def _delegation(node: Function, target: str) -> str:
     value = f"{target}.{node.name}"
     returned = ast.unparse(node.returns) if node.returns else ""
     if "property" in _decorators(node):
-        return f"return {_faced(returned, value)}"
+        return f"return {_faced(node.name)}"
     passed = _passed_on(node)
     function = f"lambda: {value}({passed})" if passed else value
     if returned.startswith(tuple(STREAMS)):

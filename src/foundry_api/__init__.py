@@ -15,6 +15,9 @@ from foundry_api._version import __version__
 
 # `__init__.pyi` names the same for type checkers; a test compares the two.
 _HOMES = {
+    "cache.memory": ("MemoryCache",),
+    "cache.sqlite": ("SqliteCache",),
+    "cache.store": ("CacheStats", "ResponseCache"),
     "capabilities": ("Capabilities", "Support"),
     "client": ("FoundryAPIClient",),
     "catalog": ("CatalogListing",),
@@ -59,6 +62,10 @@ _HOMES = {
     "events": (
         "AttemptStarted",
         "BreakerChanged",
+        "CacheHit",
+        "CacheMiss",
+        "CacheStored",
+        "CacheTrouble",
         "CallEnded",
         "CallStarted",
         "Event",
@@ -103,7 +110,7 @@ _HOMES = {
     "resilience.limiter": ("LimiterSettings", "LimiterStatistics"),
     "resilience.window": ("BreakerSettings", "BreakerStatistics"),
     "settings": ("Settings",),
-    "sync": ("FoundryClient", "SyncModels"),
+    "sync": ("FoundryClient", "SyncCache", "SyncModels"),
     "wire.hooks": ("Auth", "RequestHook", "ResponseHook"),
     "wire.transport": ("Request", "ResponseHead"),
 }

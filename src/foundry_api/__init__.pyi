@@ -1,4 +1,16 @@
 from foundry_api._version import __version__ as __version__
+from foundry_api.cache.memory import (
+    MemoryCache as MemoryCache,
+)
+from foundry_api.cache.sqlite import (
+    SqliteCache as SqliteCache,
+)
+from foundry_api.cache.store import (
+    CacheStats as CacheStats,
+)
+from foundry_api.cache.store import (
+    ResponseCache as ResponseCache,
+)
 from foundry_api.capabilities import (
     Capabilities as Capabilities,
 )
@@ -124,6 +136,18 @@ from foundry_api.events import (
 )
 from foundry_api.events import (
     BreakerChanged as BreakerChanged,
+)
+from foundry_api.events import (
+    CacheHit as CacheHit,
+)
+from foundry_api.events import (
+    CacheMiss as CacheMiss,
+)
+from foundry_api.events import (
+    CacheStored as CacheStored,
+)
+from foundry_api.events import (
+    CacheTrouble as CacheTrouble,
 )
 from foundry_api.events import (
     CallEnded as CallEnded,
@@ -259,6 +283,9 @@ from foundry_api.settings import (
 )
 from foundry_api.sync import (
     FoundryClient as FoundryClient,
+)
+from foundry_api.sync import (
+    SyncCache as SyncCache,
 )
 from foundry_api.sync import (
     SyncModels as SyncModels,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
     from typing import Unpack
 
+    from foundry_api.cache.calls import CachedCall
     from foundry_api.call import Order
     from foundry_api.chat_call import ChatCall
     from foundry_api.messages import ChatRequest, Chunk, Completion, Constraint, Message
@@ -346,7 +347,7 @@ class ChatMethods(ABC):
         """What the caller ordered, checked."""
 
     @abstractmethod
-    def _call(self, order: Order[ChatRequest]) -> ChatCall:
+    def _call(self, order: Order[ChatRequest]) -> ChatCall | CachedCall:
         """A call for it."""
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from foundry_api.arguments import chat_request, check_known, check_timeout, model_names
+from foundry_api.arguments import (
+    chat_request,
+    check_cache,
+    check_known,
+    check_timeout,
+    model_names,
+)
 from foundry_api.backend import Backend
 from foundry_api.call import Order
 from foundry_api.chat_call import ChatCall
@@ -22,6 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from foundry_api.cache.calls import CachedCall
+    from foundry_api.cache.store import ResponseCache
     from foundry_api.capabilities import Capabilities
     from foundry_api.events import Listener
     from foundry_api.health import HealthStatus
@@ -73,6 +81,9 @@ class FoundryAPIClient(ChatMethods):
         request_hooks: Called with every request to a service; each gives the one to send instead,
             and may change headers and body.
         response_hooks: Called with every request to a service and the head of its answer.
+        cache: Where answers are kept, so that who asks the same again gets the same without the
+            engine: a `MemoryCache` or a `SqliteCache`. It is closed with the client, and opens
+            again where it is used on. Default `FOUNDRY_CACHE`, else none.
         home: Directory for the engine's data, logs and state; default `FOUNDRY_HOME`, else the
             platform's own directories.
         transport: Sends the requests; default one pooled aiohttp session.
@@ -84,6 +95,8 @@ class FoundryAPIClient(ChatMethods):
         models: The models of the service.
         events: The hook for whoever wants to hear what happens.
         metrics: What happened, counted: `client.metrics.snapshot()`.
+        cache: Where answers are kept: `await client.cache.stats()`, `await client.cache.clear()`.
+            One that keeps nothing where there is none.
 
     Raises:
         ConfigurationError: A setting cannot be used.
@@ -109,6 +122,7 @@ class FoundryAPIClient(ChatMethods):
         auth: Auth | None = None,
         request_hooks: Iterable[RequestHook] = (),
         response_hooks: Iterable[ResponseHook] = (),
+        cache: ResponseCache | None = None,
         home: Path | None = None,
         transport: Transport | None = None,
         settings: Settings | None = None,
@@ -137,10 +151,12 @@ class FoundryAPIClient(ChatMethods):
             residency=residency,
             listeners=listeners,
             hooks=Hooks(auth, tuple(request_hooks), tuple(response_hooks)),
+            cache=cache,
             transport=transport,
         )
         self.events = self._backend.events
         self.metrics = self._backend.metrics
+        self.cache = self._backend.cache
         self.models = Models(self._backend.connect, self._backend.route)
 
     @property
@@ -212,6 +228,8 @@ class FoundryAPIClient(ChatMethods):
         check_known(options, ChatOptions.__annotations__)
         timeout = options.get("timeout")
         check_timeout(timeout)
+        cache = options.get("cache", "auto")
+        check_cache(cache)
         return Order(
             models=model_names(options.get("model")) or (self.settings.model,),
             request=chat_request(
@@ -227,9 +245,13 @@ class FoundryAPIClient(ChatMethods):
             timeout_s=timeout or self.settings.timeout_s,
             deadline=Deadline.after(options.get("deadline") or self.settings.deadline_s),
             download=options.get("download", False),
+            cache=cache,
         )
 
-    def _call(self, order: Order[ChatRequest]) -> ChatCall:
+    def _call(self, order: Order[ChatRequest]) -> ChatCall | CachedCall:
+        cached = self._backend.cached
+        if cached is not None and cached.serves(order):
+            return cached.call(order)
         return ChatCall(self._backend.tools, order)
 
 

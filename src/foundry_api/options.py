@@ -28,6 +28,8 @@ class ChatOptions(TypedDict, total=False):
         deadline: Seconds for the whole call, with its queueing, loading and retries; default
             `FOUNDRY_DEADLINE`, else none.
         download: Download the model first if its files are not on this machine; default False.
+        cache: `auto` (default) lets the client's cache serve calls that have one answer:
+            temperature 0, or a seed; `always` this one whatever it is, `never` not this one.
         extra: Further members of the JSON body, sent as they are.
     """
 
@@ -40,6 +42,7 @@ class ChatOptions(TypedDict, total=False):
     timeout: float | Literal["auto"] | None
     deadline: float | None
     download: bool
+    cache: Literal["auto", "always", "never"]
     extra: Mapping[str, Any] | None
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from foundry_api.client import FoundryAPIClient
 from foundry_api.sync.background import BackgroundLoop
+from foundry_api.sync.cache import SyncCache
 from foundry_api.sync.chat_methods import SyncChatMethods
 from foundry_api.sync.models import SyncModels
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Literal, Self
 
+    from foundry_api.cache.store import ResponseCache
     from foundry_api.capabilities import Capabilities
     from foundry_api.events import Listener
     from foundry_api.health import HealthStatus
@@ -71,6 +73,9 @@ class FoundryClient(SyncChatMethods):
         request_hooks: Called with every request to a service; each gives the one to send instead,
             and may change headers and body.
         response_hooks: Called with every request to a service and the head of its answer.
+        cache: Where answers are kept, so that who asks the same again gets the same without the
+            engine: a `MemoryCache` or a `SqliteCache`. It is closed with the client, and opens
+            again where it is used on. Default `FOUNDRY_CACHE`, else none.
         home: Directory for the engine's data, logs and state; default `FOUNDRY_HOME`, else the
             platform's own directories.
         transport: Sends the requests; default one pooled aiohttp session.
@@ -82,6 +87,8 @@ class FoundryClient(SyncChatMethods):
         models: The models of the service.
         events: The hook for whoever wants to hear what happens.
         metrics: What happened, counted: `client.metrics.snapshot()`.
+        cache: Where answers are kept: `client.cache.stats()`, `client.cache.clear()`.
+            One that keeps nothing where there is none.
 
     Raises:
         ConfigurationError: A setting cannot be used.
@@ -107,6 +114,7 @@ class FoundryClient(SyncChatMethods):
         auth: Auth | None = None,
         request_hooks: Iterable[RequestHook] = (),
         response_hooks: Iterable[ResponseHook] = (),
+        cache: ResponseCache | None = None,
         home: Path | None = None,
         transport: Transport | None = None,
         settings: Settings | None = None,
@@ -129,6 +137,7 @@ class FoundryClient(SyncChatMethods):
             auth=auth,
             request_hooks=request_hooks,
             response_hooks=response_hooks,
+            cache=cache,
             home=home,
             transport=transport,
             settings=settings,
@@ -137,8 +146,8 @@ class FoundryClient(SyncChatMethods):
         self.settings = self._async.settings
         self.events = self._async.events
         self.metrics = self._async.metrics
+        self.cache = SyncCache(self._loop, self._async.cache)
         self.models = SyncModels(self._loop, self._async.models)
-        self.settings = self._async.settings
 
     @property
     def services(self) -> tuple[Service, ...]:
