@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -146,6 +147,13 @@ class City(BaseModel):
     name: Literal["Rome", "Paris"]
 
 
+@dataclass
+class Native:
+    """A type that LangChain itself does not know."""
+
+    name: Literal["Rome", "Paris"]
+
+
 async def test_an_answer_is_a_value_of_a_type(model: ChatFoundryLocal) -> None:
     typed = model.with_structured_output(City)
     for city in (typed.invoke("say-json"), await typed.ainvoke("say-json")):
@@ -158,6 +166,8 @@ async def test_an_answer_is_a_value_of_a_type(model: ChatFoundryLocal) -> None:
     for description in (schema, function, function["function"]):
         named = model.with_structured_output(description, method="json_schema", strict=True)
         assert named.invoke("say-json")["name"] in {"Rome", "Paris"}
+    native = model.with_structured_output(Native).invoke("say-json")
+    assert isinstance(native, Native)
     with pytest.raises(InvalidRequest, match="temprature"):
         model.with_structured_output(City, temprature=0)
 

@@ -20,7 +20,12 @@ from pydantic import ConfigDict, Field, SecretStr
 from foundry_api.client import FoundryAPIClient
 from foundry_api.errors import InvalidRequest
 from foundry_api.integrations.langchain_messages import chunk_message, turns, whole_message
-from foundry_api.integrations.langchain_structured import parsed, response_model, with_raw
+from foundry_api.integrations.langchain_structured import (
+    parsed,
+    response_model,
+    traced,
+    with_raw,
+)
 from foundry_api.sync import FoundryClient
 
 if TYPE_CHECKING:
@@ -57,6 +62,7 @@ class ChatFoundryLocal(BaseChatModel):
         timeout: Seconds without a token before a call gives up, or `auto`; default
             `FOUNDRY_TIMEOUT`, else 30.
         deadline: Seconds for a whole call; default `FOUNDRY_DEADLINE`, else none.
+        streaming: Tell callbacks every token, also of `invoke`.
         max_retries: Further attempts after a failed one; default `FOUNDRY_RETRIES`, else 3.
         base_url: Address of a service; default `FOUNDRY_BASE_URL`, else one is found or started.
         api_key: Bearer token for `base_url`; default `FOUNDRY_API_KEY`.
@@ -74,6 +80,7 @@ class ChatFoundryLocal(BaseChatModel):
     stop: list[str] | None = Field(default=None, alias="stop_sequences")
     timeout: float | Literal["auto"] | None = None
     deadline: float | None = None
+    streaming: bool = False
     max_retries: int | None = None
     base_url: str | None = None
     api_key: SecretStr | None = None
@@ -107,7 +114,9 @@ class ChatFoundryLocal(BaseChatModel):
         """
         if unknown := sorted(kwargs.keys() - {"method", "strict"}):
             raise InvalidRequest(f"{unknown[0]} is not an argument here", field=unknown[0])
-        model = self.bind(response_model=response_model(schema))
+        model = self.bind(
+            response_model=response_model(schema), ls_structured_output_format=traced(schema)
+        )
         return with_raw(model) if include_raw else model | RunnableLambda(parsed)
 
     @property

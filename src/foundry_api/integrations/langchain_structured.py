@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.utils.function_calling import convert_to_json_schema
 
 from foundry_api.errors import StructuredOutputError
 from foundry_api.integrations.langchain_messages import PARSED
@@ -13,7 +14,7 @@ from foundry_api.integrations.langchain_messages import PARSED
 if TYPE_CHECKING:
     from langchain_core.language_models import LanguageModelInput
 
-__all__ = ["parsed", "response_model", "with_raw"]
+__all__ = ["parsed", "response_model", "traced", "with_raw"]
 
 
 def response_model(schema: Any) -> Any:
@@ -21,6 +22,15 @@ def response_model(schema: Any) -> Any:
     if isinstance(schema, type) or not hasattr(schema, "get"):
         return schema
     return schema.get("function", schema).get("parameters", schema)
+
+
+def traced(schema: Any) -> dict[str, Any]:
+    """What LangChain's tracers are told of a schema."""
+    try:
+        told: Any = convert_to_json_schema(schema)
+    except (ValueError, TypeError):  # of a type that LangChain does not know
+        told = repr(schema)
+    return {"kwargs": {"method": "json_schema"}, "schema": told}
 
 
 def parsed(message: BaseMessage) -> Any:
