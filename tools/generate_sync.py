@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ class Face:
     @property
     def home(self) -> str:
         """The module of the blocking class."""
-        return f"sync.{self.attribute or self.module.rpartition('.')[2]}"
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.name).lower()
+        return f"sync.{self.attribute or ('client' if self.derived is None else words)}"
 
     @property
     def path(self) -> Path:
@@ -222,10 +224,8 @@ def _docstring(source: Source) -> ast.Expr:
 
 
 def _blocking(text: str) -> str:
-    """A docstring, of calls that are not awaited."""
-    for word in ("await ", "async "):
-        text = text.replace(f"`{word}", "`")
-    return text
+    """A docstring, whose code neither awaits nor is asynchronous."""
+    return re.sub(r"\b(await (?=client\.)|async (?=for |with ))", "", text)
 
 
 def _init(source: Source) -> list[ast.stmt]:

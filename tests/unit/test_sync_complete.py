@@ -60,8 +60,12 @@ def seen(function: Callable[..., Any], translate: Callable[[str], str] = str) ->
         (each.name, each.kind, each.default, each.annotation)
         for each in list(signature.parameters.values())[1:]
     ]
-    told = str(function.__doc__).replace("`await ", "`").replace("`async ", "`")
-    return parameters, translate(str(signature.return_annotation)), told
+    return parameters, translate(str(signature.return_annotation)), without_await(function)
+
+
+def without_await(documented: object) -> str:
+    text = str(documented.__doc__).replace("await client.", "client.")
+    return text.replace("async for ", "for ").replace("async with ", "with ")
 
 
 PAIRS = [
