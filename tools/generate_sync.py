@@ -37,7 +37,7 @@ class Face:
         module: Of the async class, below foundry_api.
         name: The async class.
         twin: The blocking class.
-        attribute: What the client calls it.
+        attribute: What the client calls it; None for what a call gives.
         calls: Which of its methods users call; None for all.
         about: Begins its docstring, in the place of the async class's prose.
         derived: Of a class that another one only inherits from, the name of that one.
@@ -54,8 +54,8 @@ class Face:
     @property
     def home(self) -> str:
         """The module of the blocking class."""
-        words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.name).lower()
-        return f"sync.{self.attribute or ('client' if self.derived is None else words)}"
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.name.removeprefix("FoundryAPI"))
+        return f"sync.{self.attribute or words.lower()}"
 
     @property
     def path(self) -> Path:
@@ -106,6 +106,22 @@ def __exit__(
 '''
 
 
+CONTEXT = """
+def __enter__(self) -> Self:
+    self._loop.run(self._async.__aenter__)
+    return self
+
+def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+) -> None:
+    leave = self._async.__aexit__
+    self._loop.run(lambda: leave(kind, error, traceback))
+"""
+
+
 class Source:
     """The module of an async class."""
 
@@ -151,6 +167,28 @@ class Source:
         targets = [node.targets for node in ast.walk(self.init()) if isinstance(node, ast.Assign)]
         names = [target.attr for (target,) in targets if isinstance(target, ast.Attribute)]
         return [name for name in dict.fromkeys(names) if not name.startswith("_")]
+
+    def typed_attributes(self) -> Iterator[tuple[str, ast.expr]]:
+        """Those of the attributes whose types `__init__` says."""
+        for node in ast.walk(self.init()):
+            match node:
+                case ast.AnnAssign(target=ast.Attribute(attr=name), annotation=annotation):
+                    if not name.startswith("_"):
+                        yield name, annotation
+                case _:
+                    pass
+
+    def about(self, attribute: str) -> str:
+        """What the docstring says of an attribute."""
+        told = re.search(
+            rf"^ +{attribute}: (.*)$", ast.get_docstring(self.node) or "", re.MULTILINE
+        )
+        return told[1] if told else ""
+
+    def is_context(self) -> bool:
+        """Whether it is a context manager."""
+        names = {node.name for node in self.node.body if isinstance(node, Function)}
+        return "__aexit__" in names
 
     def homes(self) -> dict[str, str]:
         """From where each of the module's names is imported."""
@@ -205,7 +243,10 @@ def written(face: Face) -> str:
     ]
     if face is CLIENT:
         node.body += ast.parse(END_OF_CLIENT).body
-    about = f"`{face.twin}`. Written by `python3 dev.py generate`: change {face.module}.py instead."
+    elif source.is_context():
+        node.body += ast.parse(CONTEXT).body
+    origin = _path(face.module).relative_to(PACKAGE).as_posix()
+    about = f"`{face.twin}`, written by `python3 dev.py generate` from {origin}."
     private = source.private({name.id for name in _names(node)})
     imports = _imports(source, ast.Module([*private, node], []))
     parts = [ast.Expr(ast.Constant(about)), *imports, *_all(face), *private, node]
@@ -218,14 +259,18 @@ def _is_life(node: Function, face: Face) -> bool:
 
 def _docstring(source: Source) -> ast.Expr:
     face, text = source.face, ast.get_docstring(source.node, clean=False) or ""
+    prose, _, sections = text.partition("\n    Args:\n")
     if face is CLIENT:
-        text = face.about + text[text.index("\n    Args:") :]
-    return ast.Expr(ast.Constant(_blocking(text) if face is CLIENT else face.about or text))
+        text = f"{face.about}\n    Args:\n{sections}"
+    else:  # its own arguments are of no interest
+        _, attributes, told = sections.partition("\n    Attributes:\n")
+        text = face.about or prose + attributes + told
+    return ast.Expr(ast.Constant(_blocking(text)))
 
 
 def _blocking(text: str) -> str:
     """A docstring, whose code neither awaits nor is asynchronous."""
-    return re.sub(r"\b(await (?=client\.)|async (?=for |with ))", "", text)
+    return re.sub(r"\b(await (?=\w+\.)|async (?=for |with ))", "", text)
 
 
 def _init(source: Source) -> list[ast.stmt]:
@@ -239,10 +284,19 @@ def _init(source: Source) -> list[ast.stmt]:
         made = [f"self._async = {face.name}({_passed_on(init)})"]
         made += ["self._loop = BackgroundLoop(self._async.close)"]
         made += [f"self.{name} = {_faced(name)}" for name in source.attributes()]
-    else:
-        init.args.args[-1].annotation = ast.Name(face.name)
     init.body = ast.parse("\n".join(made)).body
-    return [init]
+    if face is CLIENT:
+        return [init]
+    init.args.args[-1].annotation = ast.Name(face.name)
+    return [init, *(_property(source, *each) for each in source.typed_attributes())]
+
+
+def _property(source: Source, name: str, annotation: ast.expr) -> Function:
+    """An attribute that may change, as it is now."""
+    text = f'@property\ndef {name}(self) -> None:\n    """{source.about(name)}"""\n'
+    function = _function(f"{text}    return self._async.{name}")
+    function.returns = annotation
+    return function
 
 
 def _faced(attribute: str) -> str:
@@ -280,9 +334,11 @@ def _delegation(node: Function, target: str) -> str:
     function = f"lambda: {value}({passed})" if passed else value
     if returned.startswith(tuple(STREAMS)):
         return f"return self._loop.iterate({function})"
-    if isinstance(node, ast.AsyncFunctionDef):
-        return f"return self._loop.run({function})"
-    return f"return {value}({passed})"
+    is_async = isinstance(node, ast.AsyncFunctionDef)
+    call = f"self._loop.run({function})" if is_async else f"{value}({passed})"
+    return (
+        f"return {TWINS[returned]}(self._loop, {call})" if returned in TWINS else f"return {call}"
+    )
 
 
 def _passed_on(node: Function) -> str:

@@ -6,6 +6,7 @@ Compared by what Python itself sees of the classes, not by what the generator th
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 import typing
@@ -64,7 +65,7 @@ def seen(function: Callable[..., Any], translate: Callable[[str], str] = str) ->
 
 
 def without_await(documented: object) -> str:
-    text = str(documented.__doc__).replace("await client.", "client.")
+    text = re.sub(r"await (?=\w+\.)", "", str(documented.__doc__))
     return text.replace("async for ", "for ").replace("async with ", "with ")
 
 
@@ -77,8 +78,11 @@ PAIRS = [
 
 @pytest.mark.parametrize(("theirs", "ours", "name"), PAIRS)
 def test_every_call_has_its_twin(theirs: type[Any], ours: type[Any], name: str) -> None:
-    assert name in public(theirs), "only FoundryClient has it"
     assert name in public(ours), "run `python3 dev.py generate`"
+    if f"        {name}: " in str(theirs.__doc__):  # an attribute, which may change
+        assert isinstance(public(ours)[name], property)
+        return
+    assert name in public(theirs), "only FoundryClient has it"
     origin, twin = public(theirs)[name], public(ours)[name]
     assert type(origin) is type(twin)
     if isinstance(origin, property):

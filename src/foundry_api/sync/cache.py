@@ -1,4 +1,4 @@
-"""`SyncCache`. Written by `python3 dev.py generate`: change cache.store.py instead."""
+"""`SyncCache`, written by `python3 dev.py generate` from cache/store.py."""
 
 from __future__ import annotations
 

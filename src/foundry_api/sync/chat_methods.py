@@ -1,4 +1,4 @@
-"""`SyncChatMethods`. Written by `python3 dev.py generate`: change chat_methods.py instead."""
+"""`SyncChatMethods`, written by `python3 dev.py generate` from chat_methods.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`FoundryClient`. Written by `python3 dev.py generate`: change client.py instead."""
+"""`FoundryClient`, written by `python3 dev.py generate` from client.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`SyncModels`. Written by `python3 dev.py generate`: change models.py instead."""
+"""`SyncModels`, written by `python3 dev.py generate` from models.py."""
 
 from __future__ import annotations
 
