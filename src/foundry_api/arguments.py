@@ -109,6 +109,18 @@ def check_timeout(timeout: float | Literal["auto"] | None) -> None:
         raise InvalidRequest("timeout is 0, but must be above 0 s", field="timeout")
 
 
+def check_cache(cache: object) -> None:
+    """Refuse a use of the cache that there is not.
+
+    Raises:
+        InvalidRequest: It is none of `auto`, `always` and `never`.
+    """
+    if cache not in {"auto", "always", "never"}:
+        raise InvalidRequest(
+            f"cache is {cache!r}, but must be 'auto', 'always' or 'never'", field="cache"
+        )
+
+
 def check_repairs(repairs: int) -> None:
     """Refuse a number of repairs that is none.
 
@@ -127,18 +139,6 @@ def check_known(options: Mapping[str, Any], known: Iterable[str]) -> None:
     """
     for name in options.keys() - set(known):
         raise TypeError(f"a completion takes no argument {name!r}; further members go into extra=")
-
-
-def check_cache(cache: object) -> None:
-    """Refuse a use of the cache that there is not.
-
-    Raises:
-        InvalidRequest: It is none of `auto`, `always` and `never`.
-    """
-    if cache not in {"auto", "always", "never"}:
-        raise InvalidRequest(
-            f"cache is {cache!r}, but must be 'auto', 'always' or 'never'", field="cache"
-        )
 
 
 def model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:

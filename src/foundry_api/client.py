@@ -5,13 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from foundry_api.arguments import (
-    chat_request,
-    check_cache,
-    check_known,
-    check_timeout,
-    model_names,
-)
+from foundry_api.arguments import chat_request, check_cache, check_known, check_timeout, model_names
 from foundry_api.backend import Backend
 from foundry_api.call import Order
 from foundry_api.chat_call import ChatCall

@@ -348,6 +348,20 @@ async def test_hooks_that_may_change_what_is_asked_turn_it_off_unless_it_is_aske
     assert clients.generations == 3
 
 
+async def test_what_was_made_of_an_answer_is_made_again_of_the_kept_one(clients: Clients) -> None:
+    client = clients.one(MemoryCache())
+    first, again = [
+        await client.complete("say-json", response_model=dict[str, Any], temperature=0)
+        for _ in range(2)
+    ]
+    assert first.parsed == again.parsed
+    assert (first.cached, again.cached) == (False, True)
+    chunks = client.stream_complete("say-json", response_model=dict[str, Any], temperature=0)
+    *_, last = [chunk async for chunk in chunks]
+    assert (last.parsed, last.cached) == (first.parsed, True)
+    assert clients.generations == 1
+
+
 async def test_a_use_that_there_is_not_is_refused(clients: Clients) -> None:
     with pytest.raises(InvalidRequest, match="cache is 'sometimes'") as caught:
         await clients.one(None).complete("say-hello", cache="sometimes")  # type: ignore[arg-type] # refused

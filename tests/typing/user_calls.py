@@ -20,6 +20,7 @@ from foundry_api import (
     Attempt,
     BreakerChanged,
     BreakerSettings,
+    CacheStats,
     CallEnded,
     CallLog,
     CallTimeout,
@@ -47,6 +48,7 @@ from foundry_api import (
     InvalidRequest,
     LimiterSettings,
     MemoryBudgetExceeded,
+    MemoryCache,
     Message,
     Model,
     ModelError,
@@ -57,11 +59,13 @@ from foundry_api import (
     ModelUnloaded,
     ModelUser,
     Request,
+    ResponseCache,
     ResponseHead,
     Role,
     ServiceError,
     Settings,
     SilenceTimeout,
+    SqliteCache,
     StreamInterrupted,
     StructuredOutputError,
     SyncModels,
@@ -347,6 +351,19 @@ async def hooks(response: Completion) -> None:
     assert_type(response.headers, tuple[tuple[str, str], ...])
     assert_type(response.reasoning, str)
     FoundryAPIClient(auth=heard)  # type: ignore[arg-type]
+
+
+async def keep(path: Path) -> None:
+    client = FoundryAPIClient(cache=SqliteCache(path, max_bytes=2**30, max_age_s=86400))
+    FoundryAPIClient(cache=MemoryCache(max_bytes=2**20, only_deterministic=False))
+    answer = await client.complete("Hello", temperature=0, cache="always")
+    assert_type(answer.cached, bool)
+    assert_type(client.cache, ResponseCache)
+    assert_type(await client.cache.stats(), CacheStats)
+    assert_type(await client.cache.clear(), int)
+    FoundryAPIClient(cache="memory")  # type: ignore[arg-type]
+    await client.complete("Hello", cache="sometimes")  # type: ignore[call-overload]
+    SqliteCache(path, 5)  # type: ignore[call-arg]
 
 
 def turn(role: Role, content: str) -> dict[str, Any]:
