@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -235,17 +236,19 @@ def test_a_key_is_not_shown() -> None:
         ChatFoundryLocal(modle="demo")
 
 
-def test_a_program_needs_nothing_but_the_model(own_home: Path) -> None:
-    source = """
-from foundry_api.integrations.langchain import ChatFoundryLocal
-print(ChatFoundryLocal(model="demo", temperature=0).invoke("What is the capital of France?").text)
-"""
+def test_the_program_of_the_documentation_runs(own_home: Path) -> None:
+    """On a machine where nothing runs."""
+    page = Path(__file__).parents[1] / "docs" / "integrations.md"
+    (source,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     done = subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", "-c", source],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=60,
         check=False,
     )
     assert (done.stderr, done.returncode) == ("", 0)
-    assert "Paris" in done.stdout
+    france, italy, japan = done.stdout.splitlines()
+    assert "Paris" in france
+    assert "Rome" in italy
+    assert japan.startswith("City(name='")
