@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLES = ["basic_usage.py", "cache.py", "streaming.py", "structured_output.py", "sync_use.py"]
+EXAMPLES = [
+    "basic_usage.py",
+    "cache.py",
+    "streaming.py",
+    "structured_output.py",
+    "sync_use.py",
+    "tools.py",
+]
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -25,6 +25,7 @@ from langchain_core.messages import (
 )
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.tools import tool as lc_tool
 from pydantic import BaseModel
 
 from conftest import HOME
@@ -39,6 +40,7 @@ from foundry_api import (
 )
 from foundry_api.integrations.langchain import ChatFoundryLocal
 from foundry_api.integrations.langchain_messages import turns
+from foundry_api.integrations.langchain_tools import choice
 from scripted_model import prompt_tokens, script
 
 if TYPE_CHECKING:
@@ -189,6 +191,67 @@ async def test_an_answer_that_does_not_pass_is_an_error_or_stands_beside_it(
     told = model.with_structured_output(City, include_raw=True).invoke("say-json")
     assert City.model_validate_json(told["raw"].text) == told["parsed"]
     assert told["parsing_error"] is None
+
+
+@lc_tool
+def calculate(expression: str) -> str:
+    """Work out a sum."""
+    return f"{expression} is 42, say-hello"
+
+
+CALLED = {
+    "name": "calculate",
+    "args": {"expression": "6 * 7"},
+    "type": "tool_call",
+}
+
+
+async def test_tools_are_called_and_their_results_are_read(model: ChatFoundryLocal) -> None:
+    bound = model.bind_tools([calculate], max_tokens=200)
+    asked = HumanMessage("call-calculator")
+    for answer in (bound.invoke([asked]), await bound.ainvoke([asked])):
+        (call,) = answer.tool_calls
+        assert {**call, "id": None} == {**CALLED, "id": None}
+        assert answer.response_metadata["finish_reason"] == "tool_calls"
+
+    told = calculate.invoke(answer.tool_calls[0])
+    assert isinstance(told, ToolMessage)
+    assert bound.invoke([asked, answer, told]).text == HELLO
+
+
+async def test_tool_calls_of_a_stream_add_up(model: ChatFoundryLocal) -> None:
+    bound = model.bind_tools([calculate, clock], tool_choice="any", max_tokens=200)
+    whole = AIMessageChunk("")
+    for piece in bound.stream("call-two-tools"):
+        whole += piece  # type: ignore[assignment] # as above
+    assert [call["name"] for call in whole.tool_calls] == ["calculate", "clock"]
+    assert whole.tool_calls[1]["args"] == {"city": "Zürich"}
+
+
+def clock(city: str) -> str:
+    """Tell the time.
+
+    Args:
+        city: Where.
+    """
+    return city
+
+
+@pytest.mark.parametrize(
+    ("said", "ours"),
+    [
+        (None, None),
+        (False, None),
+        (True, "required"),
+        ("any", "required"),
+        ("required", "required"),
+        ("none", "none"),
+        ("calculate", "calculate"),
+        ({"type": "function", "function": {"name": "calculate"}}, "calculate"),
+    ],
+)
+def test_a_choice_of_tools_is_translated(said: object, ours: str | None) -> None:
+    assert choice(said) == ours  # type: ignore[arg-type] # each is one that it takes
 
 
 async def test_leaving_an_async_stream_frees_the_engine(model: ChatFoundryLocal) -> None:

@@ -116,6 +116,25 @@ def test_an_answer_is_kept_to_a_schema(model: llm.Model) -> None:
         model.prompt("say-json", schema=City, max_tokens=2).text()
 
 
+def calculate(expression: str) -> str:
+    """Work out a sum."""
+    return f"{expression} is 42, say-hello"
+
+
+async def test_tools_are_called_by_llm(model: llm.Model, shared: None) -> None:
+    chain = model.chain("call-calculator", tools=[calculate], options={"max_tokens": 200})
+    assert chain.text() == HELLO
+    asking, _ = chain._responses
+    (call,) = asking.tool_calls()
+    assert (call.name, call.arguments) == ("calculate", {"expression": "6 * 7"})
+
+    other = llm.get_async_model("foundry/scripted")
+    assert isinstance(other, llm_plugin.AsyncFoundryModel)
+    achain = other.chain("call-calculator", tools=[calculate], options={"max_tokens": 200})
+    assert await achain.text() == HELLO
+    await other._clients.asynchronous.close()
+
+
 async def test_there_is_an_async_model(shared: None) -> None:
     model = llm.get_async_model("foundry/scripted")
     assert isinstance(model, llm_plugin.AsyncFoundryModel)

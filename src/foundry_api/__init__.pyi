@@ -126,6 +126,24 @@ from foundry_api.errors import (
     StructuredOutputError as StructuredOutputError,
 )
 from foundry_api.errors import (
+    ToolCallError as ToolCallError,
+)
+from foundry_api.errors import (
+    ToolDefinitionError as ToolDefinitionError,
+)
+from foundry_api.errors import (
+    ToolError as ToolError,
+)
+from foundry_api.errors import (
+    ToolFailed as ToolFailed,
+)
+from foundry_api.errors import (
+    ToolMarkersMissing as ToolMarkersMissing,
+)
+from foundry_api.errors import (
+    ToolRoundsExceeded as ToolRoundsExceeded,
+)
+from foundry_api.errors import (
     UnsupportedFeature as UnsupportedFeature,
 )
 from foundry_api.errors import (
@@ -237,6 +255,9 @@ from foundry_api.messages import (
     ToolCall as ToolCall,
 )
 from foundry_api.messages import (
+    ToolDefinition as ToolDefinition,
+)
+from foundry_api.messages import (
     Usage as Usage,
 )
 from foundry_api.models import (
@@ -259,6 +280,9 @@ from foundry_api.options import (
 )
 from foundry_api.options import (
     CheckedOptions as CheckedOptions,
+)
+from foundry_api.options import (
+    RunOptions as RunOptions,
 )
 from foundry_api.residency.policy import (
     ModelResidency as ModelResidency,
@@ -289,6 +313,18 @@ from foundry_api.sync import (
 )
 from foundry_api.sync import (
     SyncModels as SyncModels,
+)
+from foundry_api.tools.definition import (
+    Tool as Tool,
+)
+from foundry_api.tools.definition import (
+    tool as tool,
+)
+from foundry_api.tools.outcome import (
+    ToolResult as ToolResult,
+)
+from foundry_api.tools.outcome import (
+    ToolRun as ToolRun,
 )
 from foundry_api.wire.hooks import (
     Auth as Auth,

@@ -14,7 +14,8 @@ from foundry_api.messages import ChatRequest, Message, Role
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from foundry_api.messages import Constraint
+    from foundry_api.messages import Constraint, ToolDefinition
+    from foundry_api.tools.definition import ToolLike
 
 __all__ = [
     "chat_request",
@@ -45,6 +46,8 @@ def chat_request(
     top_p: float | None = None,
     seed: int | None = None,
     stop: str | Sequence[str] | None = None,
+    tools: Sequence[ToolLike] | None = None,
+    tool_choice: str | None = None,
     constraint: Constraint | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> ChatRequest:
@@ -53,6 +56,7 @@ def chat_request(
     Raises:
         InvalidRequest: An argument is at fault; `.field` names it.
     """
+    offered = _tools(tools)
     _check_range("max_tokens", max_tokens, 1, MAX_TOKENS)
     _check_range("temperature", temperature, 0, MAX_TEMPERATURE)
     _check_range("top_p", top_p, 0, 1)
@@ -68,6 +72,8 @@ def chat_request(
         top_p=top_p,
         seed=_whole("seed", seed),
         stop=_stop_strings(stop),
+        tools=offered,
+        tool_choice=_tool_choice(tool_choice, offered),
         constraint=constraint,
         extra=_extra(extra),
     )
@@ -273,6 +279,32 @@ def _stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
             raise InvalidRequest(f"stop[{index}] is no text", field=f"stop[{index}]")
         _check_characters(f"stop[{index}]", text)
     return strings
+
+
+def _tools(tools: Sequence[ToolLike] | None) -> tuple[ToolDefinition, ...]:
+    if tools is None or tools == []:
+        return ()
+    # Describing functions is of no use to those who offer none.
+    from foundry_api.tools.definition import definitions  # noqa: PLC0415
+
+    return definitions(tools)
+
+
+def _tool_choice(choice: str | None, tools: tuple[ToolDefinition, ...]) -> str | None:
+    if choice in {None, "auto", "none"}:
+        return choice
+    names = [tool.name for tool in tools]
+    if not names:
+        raise InvalidRequest(
+            f"tool_choice is {choice!r}, but there are no tools", field="tool_choice"
+        )
+    if choice != "required" and choice not in names:
+        raise InvalidRequest(
+            f"tool_choice is {choice!r}, but must be auto, none, required or the name of a tool: "
+            f"{', '.join(names)}",
+            field="tool_choice",
+        )
+    return choice
 
 
 def _extra(extra: Mapping[str, Any] | None) -> dict[str, Any]:

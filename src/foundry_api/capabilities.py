@@ -34,6 +34,8 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 """Values with which a parameter asks for nothing, so that a service may ignore it."""
 
+_FREE_CHOICES = (None, "auto", "none")
+
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What one generation of the service can do. Sources: foundry-local-service.md.
@@ -53,6 +55,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         choice: Whether the engine keeps an answer to one of several texts. Elsewhere as above.
         grammar: Whether the engine keeps an answer to a grammar in Lark's notation.
         tools: Whether tool calls come apart from the text.
+        tool_choice: Whether the model can be made to call a tool, or a certain one.
         tool_history: Whether the turns of earlier tool calls reach the model.
         names: Whether an alias, an id, and an id without its version all mean a model.
         load: Loading models.
@@ -83,6 +86,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     choice: Support
     grammar: Support
     tools: Support
+    tool_choice: Support
     tool_history: Support
     names: Support = "corrected"
     load: Support
@@ -111,6 +115,11 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
                 f"seed is {seed}, but {self.generation} takes {self.max_seed} at most",
                 field="seed",
             )
+        if self.tool_choice == "unsupported" and request.tool_choice not in _FREE_CHOICES:
+            raise UnsupportedFeature(
+                f"a service of generation {self.generation} cannot make a model call a tool",
+                hint="Leave tool_choice out, and ask for the call in the prompt.",
+            )
         if self.grammar == "unsupported" and isinstance(request.constraint, Grammar):
             raise UnsupportedFeature(
                 f"a service of generation {self.generation} keeps no answer to a grammar",
@@ -137,6 +146,7 @@ _SDK_2_1 = Capabilities(
     choice="native",
     grammar="native",
     tools="native",
+    tool_choice="native",
     tool_history="native",
     load="native",
     unload="native",
@@ -170,6 +180,7 @@ _SDK_1 = msgspec.structs.replace(
     _SDK_2_0,
     generation="sdk-1",
     stream_errors="corrected",
+    tools="corrected",
     cancellation="native",
     unload_while_generating="unsupported",
     tool_history="native",
@@ -184,7 +195,8 @@ _CLI_0_10 = msgspec.structs.replace(
     cancellation="unsupported",  # unknown, as are parallel calls and loads, and audio
     parallel_calls="unsupported",
     parallel_loads="unsupported",
-    tools="unsupported",  # they stay text
+    tools="corrected",  # by the prompt, and out of the text
+    tool_choice="unsupported",
     tool_history="corrected",
     load="corrected",  # by the user's own `foundry`, as are unloading and downloads
     unload="corrected",

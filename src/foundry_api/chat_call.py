@@ -9,7 +9,7 @@ import msgspec
 
 from foundry_api.call import CallTools, GuardedCall, Order
 from foundry_api.chat_attempt import ChatAttempt
-from foundry_api.errors import ContextOverflow, FoundryError
+from foundry_api.errors import ContextOverflow, FoundryError, ToolMarkersMissing
 from foundry_api.events import CallEnded, CallStarted, FirstToken
 from foundry_api.messages import ChatRequest, Chunk, Completion
 from foundry_api.resilience.watch import Watch
@@ -42,6 +42,13 @@ class ChatCall(GuardedCall[ChatRequest, ChatAttempt]):
         self._tool_calls: list[ToolCall] = []
         self._raw: list[bytes] = []
         self._watch: Watch | None = None
+        self._whole: Completion[None] | None = None
+
+    @property
+    def whole(self) -> Completion[None]:
+        """The whole answer, once all of its pieces were taken."""
+        assert self._whole is not None  # noqa: S101 - a mistake of ours
+        return self._whole
 
     async def chunks(self) -> AsyncGenerator[Chunk]:
         """The answer in pieces; the last one carries finish reason, usage and timings."""
@@ -144,9 +151,23 @@ class ChatCall(GuardedCall[ChatRequest, ChatAttempt]):
             headers=headers,
             raw=(*self._raw, ending.raw),
         )
+        self._whole = whole
         return _Answer(whole)
 
     def _amended(self, error: FoundryError) -> bool:
+        return self._told_of_tools(error) or self._bounded_to_fit(error)
+
+    def _told_of_tools(self, error: FoundryError) -> bool:
+        """Tell a model of its tools in the prompt, when the service would not tell this one."""
+        request = self._request
+        if not isinstance(error, ToolMarkersMissing) or request.tools_in_prompt:
+            return False
+        if request.tool_choice not in {None, "auto"}:
+            return False
+        self._request = msgspec.structs.replace(request, tools_in_prompt=True)
+        return True
+
+    def _bounded_to_fit(self, error: FoundryError) -> bool:
         """Ask for what fits, when the caller set no bound and the service's default overflows.
 
         The service adds 2048 output tokens to the prompt and refuses when that is more than the

@@ -26,6 +26,9 @@ __all__ = ["ChatMethods"]
 
 _T = TypeVar("_T")
 
+SAMPLING_TEMPERATURE = 1.0
+"""Of a model that was asked to correct its answer and repeated it."""
+
 
 class ChatMethods(ABC):
     """What a client says to models."""
@@ -116,7 +119,8 @@ class ChatMethods(ABC):
             parser: Makes the answer's text into a value, or raises ValueError to refuse it.
             validators: Called with what was made of the answer, or with its text where nothing
                 was; each refuses it by raising ValueError or answering False.
-            repairs: How often the model may be asked again.
+            repairs: How often the model may be asked again. One that only repeats its answer is
+                asked afresh, at a temperature of 1 at least and with a seed.
             options: See `ChatOptions`.
 
         Raises:
@@ -319,9 +323,11 @@ class ChatMethods(ABC):
         order = self._order(messages, options, expectation.constraint)
 
         async def ask(
-            turns: tuple[Message, ...], constraint: Constraint | None
+            turns: tuple[Message, ...], constraint: Constraint | None, repetitions: int
         ) -> Completion[None]:
-            request = structs.replace(order.request, messages=turns, constraint=constraint)
+            request = structs.replace(
+                _sampled(order.request, repetitions), messages=turns, constraint=constraint
+            )
             return await self._call(structs.replace(order, request=request)).completion()
 
         return await answered(ask, order.request.messages, expectation, repairs=repairs)
@@ -349,6 +355,17 @@ class ChatMethods(ABC):
     @abstractmethod
     def _call(self, order: Order[ChatRequest]) -> ChatCall | CachedCall:
         """A call for it."""
+
+
+def _sampled(request: ChatRequest, repetitions: int) -> ChatRequest:
+    """The request in such a way that a model that repeats itself may say something else."""
+    if not repetitions:
+        return request
+    return structs.replace(
+        request,
+        temperature=max(request.temperature or 0.0, SAMPLING_TEMPERATURE),
+        seed=((request.seed or 0) + repetitions) % 2**31,
+    )
 
 
 def _expectation(**given: Any) -> Expectation | None:

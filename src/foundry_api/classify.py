@@ -19,6 +19,8 @@ from foundry_api.errors import (
     RouteMissing,
     ServerError,
     ServiceOverloaded,
+    ToolCallError,
+    ToolMarkersMissing,
     UnsupportedParameter,
 )
 
@@ -66,12 +68,20 @@ def _signature_end(text: str, start: int) -> int:
     return start
 
 
+_TOOL_CALL = (
+    r"^(inference failed: )?(model emitted an? (malformed|invalid) tool call"
+    r"|model emitted unframed|tool '[^']*': instance |incomplete tool-call)"
+)
+"""What 2.2.1 says of calls that do not have the form or the arguments that it asks for."""
+
 _RULES: tuple[tuple[str, type[FoundryError]], ...] = (
     (r"session\(s\) still using", ModelInUse),
     (r"must be downloaded|not cached|no openaiservice provider", ModelNotCached),
     (r"must be loaded|is not loaded|not loaded:", ModelNotLoaded),
     (r"load failed:", ModelLoadFailed),
     (r"maximum context length|exceeds max length", ContextOverflow),
+    (_TOOL_CALL, ToolCallError),
+    (r"model-published .*(markers|tokens)|unknown special token[^?]*toolcall", ToolMarkersMissing),
     (r"error (creating grammar|committing tokens)|invalid grammar", GrammarError),
     (r"unsupported parameter", UnsupportedParameter),
     (r"no model matching|does not exist|model not found", ModelNotFound),

@@ -15,6 +15,7 @@ from foundry_api.models import Models
 from foundry_api.options import ChatOptions
 from foundry_api.resilience.deadline import Deadline, bounded
 from foundry_api.settings import Settings
+from foundry_api.tool_methods import ToolMethods
 from foundry_api.wire.hooks import BearerKey, Hooks
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["FoundryAPIClient"]
 
 
-class FoundryAPIClient(ChatMethods):
+class FoundryAPIClient(ChatMethods, ToolMethods):
     """Microsoft Foundry Local as an API.
 
     Creating a client does no I/O: its first call finds a running service or starts an engine of
@@ -233,6 +234,8 @@ class FoundryAPIClient(ChatMethods):
                 top_p=options.get("top_p"),
                 seed=options.get("seed"),
                 stop=options.get("stop"),
+                tools=options.get("tools"),
+                tool_choice=options.get("tool_choice"),
                 constraint=constraint,
                 extra=options.get("extra"),
             ),

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["ChatOptions", "CheckedOptions"]
+    from foundry_api.tools.definition import ToolLike
+
+__all__ = ["ChatOptions", "CheckedOptions", "RunOptions"]
 
 _T = TypeVar("_T")
 
 
-class ChatOptions(TypedDict, total=False):
-    """What every completion call takes besides its prompt or messages.
+class RunOptions(TypedDict, total=False):
+    """What every completion call takes besides its prompt or messages, and its tools.
 
     Attributes:
         model: Alias, id, or id without version; of several, each is tried when the one before it
@@ -23,6 +25,8 @@ class ChatOptions(TypedDict, total=False):
         top_p: 0 to 1; default the model's own.
         seed: Makes sampling repeatable where the engine allows it.
         stop: Up to four strings that end the answer.
+        tool_choice: `auto` (default), `none`, `required` for at least one call, or the name of the
+            tool to call.
         timeout: Seconds without a token before the call gives up, or `auto` for what the model was
             seen to need; default `FOUNDRY_TIMEOUT`.
         deadline: Seconds for the whole call, with its queueing, loading and retries; default
@@ -39,11 +43,23 @@ class ChatOptions(TypedDict, total=False):
     top_p: float | None
     seed: int | None
     stop: str | Sequence[str] | None
+    tool_choice: str | None
     timeout: float | Literal["auto"] | None
     deadline: float | None
     download: bool
     cache: Literal["auto", "always", "never"]
     extra: Mapping[str, Any] | None
+
+
+class ChatOptions(RunOptions, total=False):
+    """What every completion call takes besides its prompt or messages.
+
+    Attributes:
+        tools: Functions that the model may call: typed functions, `Tool`s, `ToolDefinition`s or
+            OpenAI's form of one. The calls that it wants are in `tool_calls`; `run` makes them.
+    """
+
+    tools: Sequence[ToolLike] | None
 
 
 class CheckedOptions(ChatOptions, Generic[_T], total=False):

@@ -33,6 +33,7 @@ ROWS = {
     "choice": "answers kept to one of several texts (else as above)",
     "grammar": "answers kept to a grammar",
     "tools": "tool calls apart from the text",
+    "tool_choice": "a model made to call a tool",
     "tool_history": "results of tools reach the model",
     "load": "load a model",
     "unload": "unload a model",

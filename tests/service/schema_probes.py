@@ -101,6 +101,7 @@ PROBES = {
     "uuid": Probe({**TEXT, "format": "uuid"}, '"123e4567-e89b-12d3-a456-426614174000"', '"xyz"'),
     "minimum": Probe({**INTEGER, "minimum": 5}, "5", "4"),
     "maximum": Probe({**NUMBER, "maximum": 0.5}, "0.25", "0.75"),
+    "bounds": Probe({**NUMBER, "minimum": 0, "maximum": 1}, "0.123456789", "1.5"),
     "exclusiveMinimum": Probe({**NUMBER, "exclusiveMinimum": 0}, "0.1", "0.0"),
     "exclusiveMaximum": Probe({**INTEGER, "exclusiveMaximum": 5}, "4", "5"),
     "draft-4": Probe(
@@ -127,7 +128,17 @@ PROBES = {
         '{"kids": [{"v": 1}], "v": 2}',
     ),
     "boolean": Probe({"properties": {"a": True}, "required": ["a"]}, '{"a": [1]}', '{"b": 1}'),
+    "dependentRequired": Probe(
+        members(dependentRequired={"a": ["b"]}), '{"b": 1, "a": 2}', '{"a": 1}'
+    ),
+    "year": Probe({**TEXT, "format": "date"}, '"0001-01-01"', '"0000-01-01"'),
+    "second": Probe({**TEXT, "format": "time"}, '"10:20:30.5+01:00"', '"10:20:60Z"'),
+    "multipleOf_negative": Probe(
+        {**INTEGER, "minimum": -20, "maximum": -5, "multipleOf": 5}, "-15", "-4"
+    ),
+    "multipleOf_both": Probe({**INTEGER, "minimum": -20, "multipleOf": 5}, "-15", "4"),
     # From here on, the validation.
+    "multipleOf_any_negative": Probe({**INTEGER, "multipleOf": 5}, "-15", "-4", enforced=False),
     "oneOf_overlapping": Probe(
         {"oneOf": [{**INTEGER, "minimum": 0}, {**INTEGER, "maximum": 10}]},
         "11",
@@ -147,9 +158,6 @@ PROBES = {
         '{"xa": 1}',
         '{"ya": 1}',
         enforced=False,
-    ),
-    "dependentRequired": Probe(
-        members(dependentRequired={"a": ["b"]}), '{"b": 1, "a": 2}', '{"a": 1}', enforced=False
     ),
     "unevaluatedProperties": Probe(
         members(unevaluatedProperties=False), '{"a": 1}', '{"a": 1, "z": 1}', enforced=False

@@ -151,6 +151,19 @@ async def test_no_more_repairs_are_made_than_were_allowed(client: FoundryAPIClie
     assert caught.value.partial == script("say-hello").text
 
 
+async def test_a_model_that_repeats_a_refused_answer_is_made_to_sample(
+    client: FoundryAPIClient,
+) -> None:
+    """Although the caller wants the likeliest token always; and it comes to the same each time."""
+    wanted = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 99}}
+    wanted |= {"minItems": 2, "maxItems": 2, "uniqueItems": True}
+    options: dict[str, Any] = {"model": "demo", "temperature": 0, "repairs": 9, "max_tokens": 60}
+    first = await client.complete("Two numbers?", response_model=wanted, **options)
+    again = await client.complete("Two numbers?", response_model=wanted, **options)
+    assert first.parsed == again.parsed
+    assert len(set(first.parsed)) == 2
+
+
 @pytest.mark.parametrize("choices", [["yes", "no"], ['say "no"', "a\nb"], ["café", "thé"]])
 async def test_a_choice_is_one_of_the_texts(client: FoundryAPIClient, choices: list[str]) -> None:
     answer = await client.complete("say-hello", choice=choices)

@@ -62,6 +62,7 @@ from foundry_api import (
     ResponseCache,
     ResponseHead,
     Role,
+    RunOptions,
     ServiceError,
     Settings,
     SilenceTimeout,
@@ -70,11 +71,21 @@ from foundry_api import (
     StructuredOutputError,
     SyncModels,
     Timings,
+    Tool,
+    ToolCall,
+    ToolCallError,
+    ToolDefinition,
+    ToolDefinitionError,
+    ToolFailed,
+    ToolResult,
+    ToolRoundsExceeded,
+    ToolRun,
     Usage,
     __version__,
     deadline,
+    tool,
 )
-from foundry_api.testing import Cut, Failure, FakeService, Silence, no_sleep
+from foundry_api.testing import Cut, Failure, FakeService, Silence, ToolCalls, no_sleep
 
 
 async def summarise(client: FoundryAPIClient, document: str) -> str:
@@ -185,6 +196,59 @@ async def as_the_standard_library_has_it(client: FoundryAPIClient) -> str:
         return "no such model"
     except ValueError:
         return "no such argument"
+
+
+def calculate(expression: str, digits: int = 2) -> float:
+    """A function as users have it."""
+    return round(len(expression), digits)
+
+
+@tool(name="time_of_day", description="Tell the time in a city.")
+async def clock(city: str) -> str:
+    return f"noon in {city}"
+
+
+async def with_tools(client: FoundryAPIClient) -> ToolRun:
+    """Plain functions, coroutine functions, definitions and OpenAI's form are tools."""
+    assert_type(clock, Tool)
+    options: RunOptions = {"model": "phi-4-mini", "tool_choice": "required", "deadline": 20}
+    try:
+        run = await client.run("How late is it?", [calculate, clock], max_rounds=4, **options)
+    except ToolRoundsExceeded as error:
+        if error.run is None:
+            raise
+        run = error.run
+    except ToolFailed as error:
+        assert_type(error.call, ToolCall | None)
+        raise
+    except (ToolCallError, ToolDefinitionError) as error:
+        raise SystemExit(error.hint) from error
+    assert_type(run.completion, Completion[None])
+    told = [(each.name, each.arguments, each.value, each.error, each.round) for each in run.calls]
+    return await client.run([*run.messages, Message("user", f"{told}?")], [calculate])
+
+
+async def with_tools_as_a_stream(client: FoundryAPIClient) -> str:
+    async for piece in client.stream_run("How late is it?", [clock], on_error="raise"):
+        if isinstance(piece, ToolRun):
+            return piece.content
+        if isinstance(piece, ToolResult):
+            print(piece.content)  # noqa: T201 - what such a program does
+        else:
+            assert_type(piece, Chunk)
+    return ""
+
+
+async def with_calls_by_hand(client: FoundryAPIClient) -> tuple[ToolCall, ...]:
+    definition = ToolDefinition(name="clock", parameters={"type": "object", "properties": {}})
+    wanted = await client.complete("How late?", tools=[definition, calculate], tool_choice="auto")
+    assert_type(wanted, Completion[None])
+    return wanted.tool_calls
+
+
+async def misused_tools(client: FoundryAPIClient) -> None:
+    await client.run("How late is it?", [clock], on_error="ignore")  # type: ignore[arg-type]
+    await client.run("How late is it?", [clock], tools=[clock])  # type: ignore[misc]
 
 
 async def many(client: FoundryAPIClient, prompts: list[str]) -> list[Completion]:
@@ -327,7 +391,9 @@ def blocking(urls: list[str], letter: str) -> list[str]:
 
 
 async def tested() -> None:
-    async with FakeService("Hello", Failure(503), Cut(after="Hel"), Silence()) as service:
+    async with FakeService(
+        "Hello", ToolCalls([("clock", {"city": "Bern"})]), Failure(503), Cut(after="Hel"), Silence()
+    ) as service:
         client = FoundryAPIClient(service.base_url, model="fake")
         with no_sleep() as waits:
             await client.complete("Hi")

@@ -71,6 +71,7 @@ OTHERS: dict[str, tuple[Any, ...]] = {
         (ToolDefinition(name="f", parameters={"b": 2, "a": 1}),),
     ),
     "tool_choice": ("none", "required", "f"),
+    "tools_in_prompt": (True,),
     "constraint": (
         JsonSchema({"a": 1, "b": 2}),
         JsonSchema({"b": 2, "a": 1}),

@@ -90,21 +90,25 @@ class CachedCalls:
         """
         name = order.models[0]
         try:
-            self._known[name] = await self._identified(name, download=order.download)
+            found = await self._identified(name, download=order.download)
         except ServiceError:
             return self._known.get(name)
         except CallTimeout:
             raise
         except FoundryError:
             return None
-        return self._known[name]
+        if found is not None:
+            self._known[name] = found
+        return self._known.get(name)
 
     async def end(self) -> None:
         """The client is closed: end what is in the making."""
         await self.work.end(ClientClosed("the client was closed during the call"))
 
-    async def _identified(self, name: str, *, download: bool) -> Identity:
+    async def _identified(self, name: str, *, download: bool) -> Identity | None:
         service = await self.means.tools.services.having(name)
+        if service.connection is None and service.breaker.state != "closed":
+            return None  # whether it is back is for the breaker's probe to find out
         connection = service.connection or await service.connect()
         model = await connection.meaning(name, download=download)
         return Identity(model.id, connection.endpoint.generation, connection.endpoint.base_url)
@@ -123,6 +127,13 @@ class CachedCall:
         self._order = order
         self._tools = calls.means.tools
         self._started = self._tools.clock()
+        self._whole: Completion[None] | None = None
+
+    @property
+    def whole(self) -> Completion[None]:
+        """The whole answer, once all of its pieces were taken."""
+        assert self._whole is not None  # noqa: S101 - a mistake of ours
+        return self._whole
 
     async def completion(self) -> Completion[None]:
         """The whole answer."""
@@ -138,14 +149,22 @@ class CachedCall:
         """The answer in pieces, cut as they once came."""
         known = await self._identified()
         if known is None:
-            source = ChatCall(self._tools, self._order).chunks()
+            source = self._unserved()
         elif (entry := await self._found(known)) is not None:
-            source = _replayed(entry, self._again(entry))
+            self._whole = self._again(entry)
+            source = _replayed(entry, self._whole)
         else:
             source = self._followed(known)
         async with aclosing(source):
             async for chunk in source:
                 yield chunk
+
+    async def _unserved(self) -> AsyncGenerator[Chunk]:
+        call = ChatCall(self._tools, self._order)
+        async with aclosing(call.chunks()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+        self._whole = call.whole
 
     async def _followed(self, known: Known) -> AsyncGenerator[Chunk]:
         async with self._joined(known) as ride:
@@ -154,7 +173,7 @@ class CachedCall:
                 position += len(came)
                 for chunk in came:
                     yield chunk
-            whole = await ride.whole()
+            self._whole = whole = await ride.whole()
         yield last_chunk(whole)
 
     async def _identified(self) -> Known | None:

@@ -39,7 +39,9 @@ def answer_key(model_id: str, generation: Generation, request: ChatRequest) -> s
 
 def _is_said(name: str, value: object) -> bool:
     """Whether a member is more than its default, so that new members leave the old keys alone."""
-    return value is not None and value not in ((), {}) and (name, value) != ("tool_choice", "auto")
+    if value is None or value is False or value in ((), {}):
+        return False
+    return (name, value) != ("tool_choice", "auto")
 
 
 def _canonical(name: str, value: Any) -> Any:

@@ -9,8 +9,10 @@ The tree::
     ├── InvalidRequest (ValueError)     the caller's mistake; sending it again changes nothing
     │   ├── UnsupportedParameter        this generation of the service refuses the parameter
     │   ├── ContextOverflow             prompt plus max_tokens is larger than the context
-    │   └── GrammarError                the schema or grammar does not compile
+    │   ├── GrammarError                the schema or grammar does not compile
+    │   └── ToolDefinitionError         a function cannot be described as a tool
     ├── UnsupportedFeature              this generation of the service cannot do it at all
+    │   └── ToolMarkersMissing          the model does not name what marks its calls of tools
     ├── ModelError
     │   ├── ModelNotFound (LookupError) no model of that name is known
     │   ├── ModelNotCached              known, but its files are not on this machine
@@ -22,6 +24,10 @@ The tree::
     │   ├── DownloadFailed              the download broke off
     │   └── CatalogUnavailable          the catalog could not be reached, so names are unknown
     ├── StructuredOutputError           the answer is not what it has to be, asked again or not
+    ├── ToolError
+    │   ├── ToolCallError               the model's call of a tool cannot be read
+    │   ├── ToolFailed                  a tool failed, and the model was not to be told
+    │   └── ToolRoundsExceeded          the model did not come to an end of calling tools
     ├── QueueFull                       too many calls wait for their turn in this client
     ├── CallTimeout (TimeoutError)      a time bound of the call fell
     │   ├── SilenceTimeout              no token for `timeout` seconds
@@ -84,6 +90,14 @@ from foundry_api.errors.timeouts import (
     DeadlineExceeded,
     SilenceTimeout,
 )
+from foundry_api.errors.tools import (
+    ToolCallError,
+    ToolDefinitionError,
+    ToolError,
+    ToolFailed,
+    ToolMarkersMissing,
+    ToolRoundsExceeded,
+)
 
 __all__ = [
     "CallTimeout",
@@ -119,6 +133,12 @@ __all__ = [
     "SilenceTimeout",
     "StreamInterrupted",
     "StructuredOutputError",
+    "ToolCallError",
+    "ToolDefinitionError",
+    "ToolError",
+    "ToolFailed",
+    "ToolMarkersMissing",
+    "ToolRoundsExceeded",
     "UnsupportedFeature",
     "UnsupportedParameter",
 ]

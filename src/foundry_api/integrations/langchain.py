@@ -26,18 +26,20 @@ from foundry_api.integrations.langchain_structured import (
     traced,
     with_raw,
 )
+from foundry_api.integrations.langchain_tools import choice, definition
 from foundry_api.sync import FoundryClient
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from langchain_core.callbacks import (
         AsyncCallbackManagerForLLMRun,
         CallbackManagerForLLMRun,
     )
     from langchain_core.language_models import LanguageModelInput
-    from langchain_core.messages import BaseMessage
+    from langchain_core.messages import AIMessage, BaseMessage
     from langchain_core.runnables import Runnable
+    from langchain_core.tools import BaseTool
 
     from foundry_api.options import ChatOptions
 
@@ -96,6 +98,24 @@ class ChatFoundryLocal(BaseChatModel):
         """Close the async client, if it is the model's own."""
         if self.async_client is None:
             await self._asynchronous.close()
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """A model that may call tools.
+
+        Args:
+            tools: Whatever LangChain takes for a tool.
+            tool_choice: `auto` (default), `none`, `any`, `required` or True for at least one call,
+                or the name of the tool to call, also in OpenAI's form.
+            kwargs: Further options of every call.
+        """
+        offered = [definition(each) for each in tools]
+        return self.bind(tools=offered, tool_choice=choice(tool_choice), **kwargs)
 
     def with_structured_output(
         self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any

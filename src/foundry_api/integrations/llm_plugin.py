@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         FoundryAPIClient,
         FoundryClient,
         Message,
+        ToolDefinition,
     )
 
 __all__ = ["AsyncFoundryModel", "FoundryModel", "register_models"]
@@ -68,6 +69,7 @@ class FoundryModel(llm.Model):
 
     can_stream = True
     supports_schema = True
+    supports_tools = True
 
     class Options(llm.Model.Options):
         """What `llm -o NAME VALUE` takes."""
@@ -110,6 +112,7 @@ class AsyncFoundryModel(llm.AsyncModel):
 
     can_stream = True
     supports_schema = True
+    supports_tools = True
 
     class Options(FoundryModel.Options):
         """As there."""
@@ -171,7 +174,18 @@ def options(name: str, prompt: llm.Prompt) -> ChatOptions:
     """The options of a call."""
     given: Any = {"model": name, **prompt.options.model_dump(exclude_none=True)}
     chosen: ChatOptions = given
+    if prompt.tools:
+        chosen["tools"] = [tool_of(each) for each in prompt.tools]
     return chosen
+
+
+def tool_of(tool: Any) -> ToolDefinition:
+    """A tool of `llm`, which calls it by itself."""
+    from foundry_api import ToolDefinition  # noqa: PLC0415 - as above
+
+    return ToolDefinition(
+        name=tool.name, description=tool.description or "", parameters=tool.input_schema
+    )
 
 
 def schema_of(prompt: Any) -> Any:
@@ -210,6 +224,11 @@ def told(
         yield StreamEvent(type="reasoning", chunk=answer.reasoning)
     if answer.content:
         yield StreamEvent(type="text", chunk=answer.content)
+    for call in answer.tool_calls:
+        name, arguments = call.function.name, call.function.arguments
+        response.add_tool_call(llm.ToolCall(name, json.loads(arguments), tool_call_id=call.id))
+        yield StreamEvent(type="tool_call_name", chunk=name, tool_call_id=call.id)
+        yield StreamEvent(type="tool_call_args", chunk=arguments, tool_call_id=call.id)
     if answer.usage is None:
         return
     response.input_tokens = answer.usage.prompt_tokens

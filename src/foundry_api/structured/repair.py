@@ -1,6 +1,8 @@
 """Asking until an answer passes: once more with what was wrong with it, a bounded number of times.
 
-An answer that was cut is not asked for again: it would be cut at the same place.
+An answer that was cut is not asked for again: it would be cut at the same place. A model that
+repeats itself is asked afresh and made to sample, with seeds that are the same in every run: the
+sight of its answer makes it say that again.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from foundry_api.messages import Completion, Constraint, FinishReason, Message, Timings
     from foundry_api.structured.expectation import Expectation
 
-    Ask = Callable[[tuple[Message, ...], Constraint | None], Awaitable[Completion[None]]]
+    Ask = Callable[[tuple[Message, ...], Constraint | None, int], Awaitable[Completion[None]]]
+    """Takes the turns, what the answer is kept to, and how often the model has repeated itself."""
 
 __all__ = ["answered", "checked", "cut_or_refused"]
 
@@ -50,7 +53,7 @@ async def answered(
     turns = messages
     while True:
         try:
-            completion = await _asked(ask, turns, expectation.constraint)
+            completion = await _asked(ask, turns, expectation.constraint, _repetitions(refused))
         except ContextOverflow as error:
             if not refused:
                 raise
@@ -62,7 +65,9 @@ async def answered(
             message, is_final = cut_or_refused(completion.finish_reason, error)
             if is_final or len(refused) > repairs:
                 raise _failure(refused, message, error.errors) from error
-            turns = (*messages, *asking_again(completion.content, error.errors))
+            turns = messages
+            if not _repeats(refused):
+                turns = (*messages, *asking_again(completion.content, error.errors))
         else:
             return _merged(completion, refused, parsed)
 
@@ -89,14 +94,24 @@ def cut_or_refused(finish_reason: FinishReason | None, error: Refused) -> tuple[
 
 
 async def _asked(
-    ask: Ask, turns: tuple[Message, ...], constraint: Constraint | None
+    ask: Ask, turns: tuple[Message, ...], constraint: Constraint | None, repetitions: int
 ) -> Completion[None]:
     try:
-        return await ask(turns, constraint)
+        return await ask(turns, constraint, repetitions)
     except GrammarError as error:
         if _STUMBLED not in error.message or not isinstance(constraint, JsonSchema | Choice):
             raise
-    return await ask(instructed(turns, constraint), None)
+    return await ask(instructed(turns, constraint), None, repetitions)
+
+
+def _repeats(refused: Sequence[Completion[None]]) -> bool:
+    """Whether the last answer is one that was refused before."""
+    return refused[-1].content in {each.content for each in refused[:-1]}
+
+
+def _repetitions(refused: Sequence[Completion[None]]) -> int:
+    """How many of the answers are no other than one before."""
+    return len(refused) - len({each.content for each in refused})
 
 
 def _parsed(completion: Completion[None], expectation: Expectation) -> Any:

@@ -7,11 +7,12 @@ against the whole schema in any case. Probed keyword by keyword on 2.2.1.
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Any, cast
 
+from foundry_api.structured.keywords import LISTS, MAPS, SINGLE, is_enforced
 from foundry_api.structured.patterns import engine_reads
 from foundry_api.structured.references import Schema, target
+from foundry_api.structured.rewrites import COMBINERS, SAID_ASIDE, added
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,34 +26,6 @@ GUIDANCE = {
     "coerce_one_of": True,
 }
 """Left to itself, a small model fills its answer with white space up to max_tokens."""
-
-_COPIED = frozenset(
-    {"const", "enum", "maxItems", "maxLength", "maxProperties", "minItems"}
-    | {"minLength", "minProperties", "required", "type"}
-)
-_MAPS = frozenset({"patternProperties", "properties"})
-_LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
-_SINGLE = frozenset({"additionalItems", "additionalProperties", "items"})
-_BOUNDS = frozenset({"exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum"})
-_FORMATS = frozenset(
-    {"date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uuid"}
-)
-_COMBINERS = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
-_RELATIONS = _COMBINERS | {
-    *("additionalProperties", "dependencies", "dependentRequired", "dependentSchemas", "else"),
-    *("if", "minProperties", "not", "patternProperties", "propertyNames", "then"),
-    *("unevaluatedProperties", "$dynamicRef", "$recursiveRef"),
-}
-"""With these beside its properties, an object may need members that it does not name itself."""
-
-_SAID_ASIDE = frozenset(
-    {"$anchor", "$comment", "$defs", "$id", "$schema", "default", "definitions", "deprecated"}
-    | {"description", "examples", "readOnly", "title", "writeOnly"}
-)
-MAX_BOUND = 1e15
-MIN_BOUND = 1e-15
-MAX_FACTOR = 1e9
-MIN_FACTOR = 1e-9
 
 
 def lark_schema(schema: Mapping[str, Any]) -> str:
@@ -75,8 +48,9 @@ def lark_choice(choices: tuple[str, ...]) -> str:
 def engine_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     """A schema as the engine takes it; it allows every answer that the given one does.
 
-    The one exception: an object that names properties, and says nothing of others, gets no
-    others. Without that a small model invents members until max_tokens.
+    With these exceptions, for answers that end: an object that names properties, and says nothing
+    of others, gets no others; a number from 0 on and between bounds gets at most nine decimals,
+    and a time six.
 
     Raises:
         GrammarError: A `$ref` leads nowhere.
@@ -117,38 +91,36 @@ class _Shaper:
         """
         if isinstance(schema, bool):
             return schema
-        combined = _COMBINERS & schema.keys()
-        alone = closing and (not combined or len(schema.keys() - _SAID_ASIDE) == 1)
+        combined = COMBINERS & schema.keys()
+        alone = closing and (not combined or len(schema.keys() - SAID_ASIDE) == 1)
         alone = alone and len(schema.get("allOf", ())) <= 1
         shaped = {
             name: self._member(name, value, f"{path}.{name}", closing=alone)
             for name, value in schema.items()
-            if _is_enforced(name, value)
+            if is_enforced(schema, name)
         }
         if not all(map(engine_reads, schema.get("patternProperties", ()))):
             # Which members are additional depends on the patterns.
             shaped.pop("patternProperties")
             shaped.pop("additionalProperties", None)
-        if closing and _may_close(schema):
-            shaped["additionalProperties"] = False
-        return shaped
+        return {**shaped, **added(schema, shaped, closing=closing)}
 
     def _member(self, name: str, value: Any, path: str, *, closing: bool) -> Any:
         if name == "$ref":
             return self._reference(value, path, closing=closing)
-        if name in _MAPS:
+        if name in MAPS:
             members = cast("dict[str, Schema]", value)
             return {
                 key: self.shaped(each, f"{path}.{key}", closing=closing)
                 for key, each in members.items()
             }
-        if name in _LISTS or (name in _SINGLE and isinstance(value, list)):
+        if name in LISTS or (name in SINGLE and isinstance(value, list)):
             items = cast("list[Schema]", value)
             return [
                 self.shaped(each, f"{path}[{index}]", closing=closing)
                 for index, each in enumerate(items)
             ]
-        return self.shaped(value, path, closing=closing) if name in _SINGLE else value
+        return self.shaped(value, path, closing=closing) if name in SINGLE else value
 
     def _reference(self, reference: object, path: str, *, closing: bool) -> str:
         found = target(self._root, reference, path)
@@ -160,27 +132,3 @@ class _Shaper:
             self.definitions[number] = True  # holds the place while it refers to itself
             self.definitions[number] = self.shaped(found, str(reference), closing=closing)
         return f"#/$defs/{self._numbers[key]}"
-
-
-def _is_enforced(name: str, value: Any) -> bool:
-    """Whether the engine keeps to a keyword; of the others some would make it refuse the schema."""
-    if name == "format":
-        return value in _FORMATS
-    if name == "pattern":
-        return engine_reads(value)
-    if name in _BOUNDS:
-        return isinstance(value, bool) or _is_within(value, MIN_BOUND, MAX_BOUND)
-    if name == "multipleOf":
-        return _is_within(value, MIN_FACTOR, MAX_FACTOR)
-    return name == "$ref" or name in _COPIED | _MAPS | _LISTS | _SINGLE
-
-
-def _is_within(number: float, low: float, high: float) -> bool:
-    return number == 0 or (math.isfinite(number) and low <= abs(number) <= high)
-
-
-def _may_close(schema: dict[str, Any]) -> bool:
-    properties: dict[str, Any] = schema.get("properties", {})
-    if not properties or _RELATIONS & schema.keys():
-        return False
-    return set(schema.get("required", ())) <= properties.keys()

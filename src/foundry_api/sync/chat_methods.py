@@ -111,7 +111,8 @@ class SyncChatMethods:
             parser: Makes the answer's text into a value, or raises ValueError to refuse it.
             validators: Called with what was made of the answer, or with its text where nothing
                 was; each refuses it by raising ValueError or answering False.
-            repairs: How often the model may be asked again.
+            repairs: How often the model may be asked again. One that only repeats its answer is
+                asked afresh, at a temperature of 1 at least and with a seed.
             options: See `ChatOptions`.
 
         Raises:

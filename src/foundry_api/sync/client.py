@@ -9,6 +9,7 @@ from foundry_api.sync.background import BackgroundLoop
 from foundry_api.sync.cache import SyncCache
 from foundry_api.sync.chat_methods import SyncChatMethods
 from foundry_api.sync.models import SyncModels
+from foundry_api.sync.tool_methods import SyncToolMethods
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["FoundryClient"]
 
 
-class FoundryClient(SyncChatMethods):
+class FoundryClient(SyncChatMethods, SyncToolMethods):
     """Microsoft Foundry Local as an API, for code without asyncio.
 
     Every call of `FoundryAPIClient`, blocking. Creating a client does no I/O: its first call

@@ -52,11 +52,13 @@ class Model:
     def __init__(self, *answers: Completion[None] | FoundryError) -> None:
         self._answers = list(answers)
         self.asked: list[tuple[tuple[Message, ...], Constraint | None]] = []
+        self.repetitions: list[int] = []
 
     async def ask(
-        self, turns: tuple[Message, ...], constraint: Constraint | None
+        self, turns: tuple[Message, ...], constraint: Constraint | None, repetitions: int
     ) -> Completion[None]:
         self.asked.append((turns, constraint))
+        self.repetitions.append(repetitions)
         answer = self._answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -93,6 +95,13 @@ def test_one_that_does_not_is_asked_for_with_what_is_wrong(run: Run) -> None:
     assert turns[:3] == (*ASKED, Message("assistant", "twelve"))
     assert turns[3].role == "user"
     assert "- the answer cannot be parsed: invalid literal for int()" in turns[3].content
+
+
+def test_a_model_that_repeats_itself_is_asked_afresh_and_in_another_way(run: Run) -> None:
+    model = Model(*map(said, ("a", "a", "b", "a", "12")))
+    answer(run, model, repairs=4)
+    assert model.repetitions == [0, 0, 1, 1, 2]
+    assert [turns == ASKED for turns, _ in model.asked] == [True, False, True, False, True]
 
 
 def test_what_all_the_answers_took_is_added_up(run: Run) -> None:

@@ -29,7 +29,7 @@ def shaped(schema: dict[str, Any]) -> dict[str, Any]:
         {"anyOf": [INTEGER, {"enum": ["a", None]}]},
         {"type": "object", "additionalProperties": INTEGER, "minProperties": 1},
         {"type": "object", "patternProperties": {"^x": INTEGER}, "additionalProperties": False},
-        {"type": "string", "format": "date"},
+        {"type": "string", "format": "uuid"},
     ],
 )
 def test_what_the_engine_enforces_is_left_as_it_is(schema: dict[str, Any]) -> None:
@@ -44,7 +44,6 @@ def test_what_the_engine_enforces_is_left_as_it_is(schema: dict[str, Any]) -> No
         {"not": {"const": 3}},
         {"if": INTEGER, "then": {"minimum": 1}, "else": {"maxLength": 2}},
         {"propertyNames": {"pattern": "^x"}},
-        {"dependentRequired": {"a": ["b"]}},
         {"unevaluatedProperties": False},
         {"$dynamicRef": "#node"},
         {"format": "uri"},
@@ -53,6 +52,7 @@ def test_what_the_engine_enforces_is_left_as_it_is(schema: dict[str, Any]) -> No
         {"exclusiveMaximum": 1e300},
         {"minimum": 5e-324},
         {"multipleOf": 1e10},
+        {"multipleOf": 0.1234567891},
         {"title": "T", "description": "D", "default": 3, "examples": [3], "x-order": 1},
     ],
 )
@@ -71,6 +71,61 @@ def test_an_object_that_names_its_members_gets_no_others() -> None:
 
 
 @pytest.mark.parametrize(
+    ("bounds", "stepped"),
+    [
+        ({"minimum": 0, "maximum": 1}, True),
+        ({"exclusiveMinimum": 1.5, "maximum": 1e6}, True),
+        ({"minimum": -1, "maximum": 1}, False),
+        ({"minimum": 0, "maximum": 1e-6}, False),
+        ({"minimum": 0}, False),
+        ({"minimum": 0, "maximum": 1, "multipleOf": 0.5}, False),
+        ({}, False),
+    ],
+)
+def test_a_number_between_bounds_does_not_go_on_for_ever(
+    bounds: dict[str, Any], *, stepped: bool
+) -> None:
+    told = shaped({"type": "number", **bounds})
+    assert (told.get("multipleOf") == 1e-9) is stepped
+    assert "multipleOf" not in shaped({"type": "integer", "minimum": 0, "maximum": 9})
+
+
+def test_members_that_need_others_are_put_in_words_that_the_engine_knows() -> None:
+    told = shaped({"properties": {"a": {}, "b": {}}, "dependentRequired": {"a": ["b"]}})
+    assert told["allOf"] == [{"anyOf": [{"properties": {"a": False}}, {"required": ["b"]}]}]
+    assert told["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("bounds", "told"),
+    [
+        ({"minimum": 0}, {"minimum": 0, "multipleOf": 5}),
+        ({"maximum": -1}, {"maximum": -1}),
+        (
+            {"minimum": -9},
+            {
+                "minimum": -9,
+                "allOf": [{"anyOf": [{"minimum": 0, "multipleOf": 5}, {"exclusiveMaximum": 0}]}],
+            },
+        ),
+    ],
+)
+def test_of_multiples_the_engine_gets_those_from_0_on(
+    bounds: dict[str, Any], told: dict[str, Any]
+) -> None:
+    """It lets no negative one through, and ends the answer where there are only those."""
+    schema = {"type": "integer", "multipleOf": 5, **bounds}
+    assert shaped(schema) == {"type": "integer", **told}
+
+
+@pytest.mark.parametrize("name", ["date", "time", "date-time"])
+def test_dates_and_times_end_and_can_be_read(name: str) -> None:
+    assert shaped({"type": "string", "format": name})["pattern"].startswith("^")
+    own = {"type": "string", "format": name, "pattern": "^2"}
+    assert shaped(own) == own
+
+
+@pytest.mark.parametrize(
     "open_one",
     [
         {"additionalProperties": True},
@@ -78,6 +133,7 @@ def test_an_object_that_names_its_members_gets_no_others() -> None:
         {"patternProperties": {"^x": INTEGER}},
         {"minProperties": 2},
         {"dependentRequired": {"age": ["name"]}},
+        {"dependentSchemas": {"age": {"required": ["name"]}}},
         {"anyOf": [{"required": ["name"]}]},
     ],
 )
