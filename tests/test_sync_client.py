@@ -105,6 +105,18 @@ def test_an_answer_may_be_a_value(client: FoundryClient) -> None:
     assert answer.parsed in {"yes", "no"}
 
 
+def test_a_tool_may_ask_the_client_itself(client: FoundryClient) -> None:
+    """Plain functions run in threads of their own, not on the client's."""
+
+    def calculate(expression: str) -> str:
+        """Work out a sum."""
+        return f"{expression}: {client.complete('say-hello').content}"
+
+    run = client.run("call-calculator", [calculate], max_tokens=200, on_error="raise")
+
+    assert [call.content for call in run.calls] == [f"6 * 7: {HELLO}"]
+
+
 def test_the_deadline_of_the_thread_holds(client: FoundryClient) -> None:
     with deadline(0.3), pytest.raises(DeadlineExceeded):
         client.complete("say-slowly")
