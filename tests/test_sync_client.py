@@ -262,15 +262,17 @@ def test_a_program_that_forgets_to_close_leaves_no_process_and_no_word(
 
 
 def test_threads_that_outlive_the_main_thread_are_served(own_home: Path) -> None:
-    """Even the first call, which starts the engine: asyncio's own threads refuse work by then."""
+    """Also by what needs a thread: asyncio's own refuse work by then."""
     source = """
 import threading
+client.complete("Hello", max_tokens=5)
 def late():
     threading.main_thread().join()
     print(client.complete("Hello", max_tokens=5).usage.completion_tokens)
+    print(client.health_check().status)
 threading.Thread(target=late).start()
 """
     with start_program(PROGRAM + source, str(own_home), "demo") as program:
         out, complaints = program.communicate(timeout=30)
-    assert (out, complaints, program.returncode) == ("5\n", "", 0)
+    assert (out, complaints, program.returncode) == ("5\nhealthy\n", "", 0)
     assert not hosts_of(own_home)

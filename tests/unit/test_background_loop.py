@@ -19,7 +19,7 @@ from foundry_api.sync.work import AHEAD
 from service.helpers import eventually, start_program
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 
 WHO: ContextVar[str] = ContextVar("who", default="nobody")
 
@@ -98,6 +98,14 @@ def test_a_call_raises_its_error_with_the_place_it_came_from(loop: BackgroundLoo
         loop.run(fail)
 
     assert [entry.name for entry in caught.traceback][-1] == "fail"
+
+
+def test_what_is_refused_before_there_is_a_coroutine_is_raised_too(loop: BackgroundLoop) -> None:
+    def refuse() -> Coroutine[None, None, None]:
+        raise KeyError("lost")
+
+    with pytest.raises(KeyError, match="lost"):
+        loop.run(refuse)
 
 
 def test_an_error_is_no_part_of_a_cycle(loop: BackgroundLoop) -> None:
@@ -393,7 +401,7 @@ def test_a_stream_keeps_the_loop_of_a_client_that_is_gone() -> None:
 
 
 PROGRAM = """
-import asyncio, os, sys, threading, time
+import asyncio, atexit, os, sys, threading
 from foundry_api.errors import FoundryError
 from foundry_api.sync.background import BackgroundLoop
 
@@ -410,6 +418,11 @@ async def endless():
 
 loop = BackgroundLoop(close)
 
+def no_more_threads():
+    def start(self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+    threading.Thread.start = start
+
 def late():
     threading.main_thread().join()
     print(loop.run(call))
@@ -425,8 +438,17 @@ def late():
         ("loop.run(call); loop.close(); loop.close()", "closed", 0),
         ("pass", "", 0),
         ("threading.Thread(target=late).start()", "called closed", 0),
+        ("loop.run(call); atexit.register(no_more_threads)", "closed", 0),
     ],
-    ids=["call", "stream", "exit", "closed", "unused", "thread that outlives the main thread"],
+    ids=[
+        "call",
+        "stream",
+        "exit",
+        "closed",
+        "unused",
+        "thread that outlives the main thread",
+        "as from Python 3.12 on",
+    ],
 )
 def test_a_program_that_ends_closes_what_it_forgot(ending: str, told: str, code: int) -> None:
     with start_program(PROGRAM + ending) as program:
@@ -448,11 +470,12 @@ print(loop.run(call), flush=True)
 stream = loop.iterate(endless)
 next(stream)
 if os.fork() == 0:
-    for use in (lambda: loop.run(call), lambda: list(stream), loop.close):
+    for use in (lambda: loop.run(call), lambda: list(stream)):
         try:
             use()
         except FoundryError as error:
             print(error, flush=True)
+    loop.close()
     sys.exit()
 os.wait()
 print(loop.run(call), flush=True)
@@ -461,7 +484,7 @@ print(loop.run(call), flush=True)
         out, complaints = program.communicate(timeout=30)
     assert out.splitlines() == [
         "called",
-        *[LEFT_BEHIND] * 3,
+        *[LEFT_BEHIND] * 2,
         "called",
         "closed",
     ]

@@ -74,9 +74,7 @@ class BackgroundLoop:
             self._closed = True
             thread = self._thread
         if thread is not None:
-            thread.check_caller()
-            thread.stop()
-            thread.join()
+            thread.close()
 
     def _pieces(self, source: AsyncGenerator[_T]) -> Generator[_T]:
         thread = self._started()

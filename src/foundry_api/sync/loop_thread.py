@@ -37,8 +37,9 @@ class LoopThread:
         self._failure: BaseException | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pid = os.getpid()
-        self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
-        self._loop = self._runner.get_loop()
+        self._loop = asyncio.new_event_loop()
+        self._workers = _Workers()
+        self._loop.set_default_executor(self._workers)
         self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=self._main, name="foundry-api", daemon=True)
         self._thread.start()
@@ -89,8 +90,12 @@ class LoopThread:
                 self._open = False
                 self._loop.call_soon_threadsafe(self._stopping.set)
 
-    def join(self) -> None:
-        """Wait for the thread's end, and raise what went wrong there."""
+    def close(self) -> None:
+        """End the loop, wait for that, and raise what went wrong. A forked process has none."""
+        if self._is_left_behind():
+            return
+        self.check_caller()
+        self.stop()
         while self._thread.is_alive():
             self._thread.join(SLICE_S)
         failure, self._failure = self._failure, None
@@ -109,19 +114,29 @@ class LoopThread:
         task.add_done_callback(self._tasks.discard)
 
     def _main(self) -> None:
-        with self._runner:
-            try:
-                self._runner.run(self._live())
-            except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-                self._failure = error
-            with self._lock:
-                self._open = False
+        try:
+            self._loop.run_until_complete(self._live())
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            self._failure = error
+        with self._lock:
+            self._open = False
+        # As asyncio's own runner ends, but for its way to wait for the workers: that needs another
+        # thread, and from Python 3.12 on none can be started while the interpreter leaves.
+        self._loop.run_until_complete(self._wind_up())
+        self._workers.shutdown()
+        self._loop.close()
         atexit.unregister(self._at_exit)
 
     async def _live(self) -> None:
-        self._loop.set_default_executor(_Threads())
         await self._stopping.wait()
         await self._close()
+
+    async def _wind_up(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._loop.shutdown_asyncgens()
 
     def _at_exit(self) -> None:
         self.stop()
@@ -129,20 +144,23 @@ class LoopThread:
             self._thread.join(EXIT_S)
 
 
-class _Threads(ThreadPoolExecutor):
-    """Works while the interpreter leaves, when the standard one refuses.
+class _Workers(ThreadPoolExecutor):
+    """Works on while the interpreter leaves, when the standard one refuses.
 
     An engine that was forgotten is stopped then, and threads that are not daemons still call.
     """
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        """As the standard one, or in a thread of its own."""
+        """As the standard one; then in a thread of its own, or where there is none, at once."""
         try:
             return super().submit(fn, *args, **kwargs)
         except RuntimeError:
             future: Future[_T] = Future()
             work = partial(_fulfil, future, partial(fn, *args, **kwargs))
-            threading.Thread(target=work, daemon=True).start()
+            try:
+                threading.Thread(target=work, daemon=True).start()
+            except RuntimeError:
+                work()
             return future
 
 

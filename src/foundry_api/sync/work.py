@@ -45,7 +45,7 @@ class Work(Generic[_T]):
 
     def begin(self, call: Callable[[], Coroutine[Any, Any, _T]]) -> asyncio.Task[_T]:
         """Start the task; on the loop."""
-        self._task = task = asyncio.get_running_loop().create_task(call())
+        self._task = task = asyncio.get_running_loop().create_task(_called(call))
         task.add_done_callback(self.end)
         return task
 
@@ -82,6 +82,11 @@ class Work(Generic[_T]):
                 return self._mail.get(timeout=SLICE_S)
             except Empty:
                 self._check()
+
+
+async def _called(call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    """Call it where what it refuses at once is an error of the task, too."""
+    return await call()
 
 
 class Stream(Work[None], Generic[_U]):
