@@ -105,6 +105,17 @@ def test_an_answer_may_be_a_value(client: FoundryClient) -> None:
     assert answer.parsed in {"yes", "no"}
 
 
+def test_the_other_endpoints_are_there_too(client: FoundryClient) -> None:
+    assert len(client.embed(["one", "two"], model="demo").vectors) == 2
+    assert client.request("GET", "/status").status == 200
+    with client.responses.conversation(model="demo") as talk:
+        first = talk.say("Hello", max_output_tokens=5)
+        assert talk.last == first
+        *_, last = talk.stream("And then?", max_output_tokens=5)
+    assert last.response
+    assert last.response.previous_response_id == first.id
+
+
 def test_a_tool_may_ask_the_client_itself(client: FoundryClient) -> None:
     """Plain functions run in threads of their own, not on the client's."""
 

@@ -79,6 +79,14 @@ NAMED = (
     CLIENT,
     Face("models", "Models", "SyncModels", "models"),
     Face(
+        "endpoints.responses",
+        "Responses",
+        "SyncResponses",
+        "responses",
+        frozenset({"conversation", "create", "delete", "get", "input_items", "list", "stream"}),
+    ),
+    Face("endpoints.conversation", "Conversation", "SyncConversation"),
+    Face(
         "cache.store",
         "ResponseCache",
         "SyncCache",

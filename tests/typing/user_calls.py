@@ -33,6 +33,7 @@ from foundry_api import (
     ConfigurationError,
     ContextOverflow,
     DownloadProgress,
+    Embeddings,
     Event,
     FinishReason,
     FoundryAPIClient,
@@ -59,8 +60,11 @@ from foundry_api import (
     ModelUnloaded,
     ModelUser,
     Request,
+    Response,
     ResponseCache,
+    ResponseEvent,
     ResponseHead,
+    ResponseItem,
     Role,
     RunOptions,
     ServiceError,
@@ -69,6 +73,7 @@ from foundry_api import (
     SqliteCache,
     StreamInterrupted,
     StructuredOutputError,
+    SyncConversation,
     SyncModels,
     Timings,
     Tool,
@@ -80,6 +85,7 @@ from foundry_api import (
     ToolResult,
     ToolRoundsExceeded,
     ToolRun,
+    TranscriptionChunk,
     Usage,
     __version__,
     deadline,
@@ -383,6 +389,11 @@ def blocking(urls: list[str], letter: str) -> list[str]:
         for step in client.models.stream_download("phi-4-mini"):
             assert_type(step, DownloadProgress)
         assert_type(client.models, SyncModels)
+        assert_type(client.embed(["one"], model="demo"), Embeddings)
+        with client.responses.conversation(model="demo") as talk:
+            assert_type(talk, SyncConversation)
+            assert_type(talk.say(letter), Response)
+            assert_type(talk.last, Response | None)
         assert_type(client.models.load("demo"), Model)
         assert_type(client.health_check(), HealthStatus)
         with deadline(20):
@@ -417,6 +428,44 @@ async def hooks(response: Completion) -> None:
     assert_type(response.headers, tuple[tuple[str, str], ...])
     assert_type(response.reasoning, str)
     FoundryAPIClient(auth=heard)  # type: ignore[arg-type]
+
+
+async def endpoints(client: FoundryAPIClient) -> None:
+    vectors = await client.embed(["one", "two"], model="demo", batch_size=1, deadline=5)
+    assert_type(vectors, Embeddings)
+    assert_type(vectors[0], tuple[float, ...])
+    assert_type([vector for vector in vectors], list[tuple[float, ...]])  # noqa: C416 - its type
+    assert_type(vectors.usage, Usage | None)
+    heard = await client.transcribe(Path("talk.wav"), model="whisper-tiny", language="de")
+    assert_type(heard.text, str)
+    async for piece in client.stream_transcribe(b"RIFF", model="whisper-tiny", timeout="auto"):
+        assert_type(piece, TranscriptionChunk)
+    made = await client.responses.create("Hello", store=True, metadata={"who": "me"})
+    assert_type(made, Response)
+    assert_type(made.output_text, str)
+    assert_type(made.function_calls, tuple[ToolCall, ...])
+    await client.responses.create([{"role": "user", "content": "Hello"}, *made.output])
+    await client.responses.create([Message("user", "Hello")], previous_response_id=made.id)
+    async for event in client.responses.stream("Hello", max_output_tokens=5):
+        assert_type(event, ResponseEvent)
+    assert_type((await client.responses.list(order="asc", limit=5)).has_more, bool)
+    assert_type(await client.responses.input_items(made.id), tuple[ResponseItem, ...])
+    async with client.responses.conversation(model="demo") as talk:
+        assert_type(await talk.say("Hello"), Response)
+    reply = await client.request("GET", "/v1/models", params={"limit": 3}, timeout=5)
+    assert_type(reply.status, int)
+    assert_type(reply.json(), Any)
+
+
+async def misused_endpoints(client: FoundryAPIClient) -> None:
+    await client.embed("Hello")  # type: ignore[call-arg]
+    await client.embed([1], model="demo")  # type: ignore[list-item]
+    await client.embed("Hello", model="demo", max_tokens=5)  # type: ignore[call-arg]
+    await client.transcribe(5, model="demo")  # type: ignore[arg-type]
+    await client.responses.create(5)  # type: ignore[arg-type]
+    await client.responses.create("Hello", stop="x")  # type: ignore[call-arg]
+    await client.responses.list(order="up")  # type: ignore[arg-type]
+    await client.request("GET")  # type: ignore[call-arg]
 
 
 async def keep(path: Path) -> None:

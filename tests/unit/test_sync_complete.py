@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import foundry_api
-from foundry_api import FoundryAPIClient, FoundryClient, Models, SyncCache, SyncModels, sync
+from foundry_api import (
+    Conversation,
+    FoundryAPIClient,
+    FoundryClient,
+    Models,
+    Responses,
+    SyncCache,
+    SyncConversation,
+    SyncModels,
+    SyncResponses,
+    sync,
+)
 from foundry_api.cache.store import ResponseCache
 
 if TYPE_CHECKING:
@@ -26,9 +37,12 @@ TWINS: dict[type[Any], type[Any]] = {
     FoundryAPIClient: FoundryClient,
     Models: SyncModels,
     ResponseCache: SyncCache,
+    Responses: SyncResponses,
+    Conversation: SyncConversation,
 }
 OF_CALLS = {
     ResponseCache: {"active", "attach", "close", "detach", "get", "put", "turn"},
+    Responses: {"events", "respond"},
 }
 """What calls use, and users do not."""
 

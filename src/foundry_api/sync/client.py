@@ -8,7 +8,9 @@ from foundry_api.client import FoundryAPIClient
 from foundry_api.sync.background import BackgroundLoop
 from foundry_api.sync.cache import SyncCache
 from foundry_api.sync.chat_methods import SyncChatMethods
+from foundry_api.sync.endpoint_calls import SyncEndpointCalls
 from foundry_api.sync.models import SyncModels
+from foundry_api.sync.responses import SyncResponses
 from foundry_api.sync.tool_methods import SyncToolMethods
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["FoundryClient"]
 
 
-class FoundryClient(SyncChatMethods, SyncToolMethods):
+class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointCalls):
     """Microsoft Foundry Local as an API, for code without asyncio.
 
     Every call of `FoundryAPIClient`, blocking. Creating a client does no I/O: its first call
@@ -86,6 +88,7 @@ class FoundryClient(SyncChatMethods, SyncToolMethods):
     Attributes:
         settings: As they were resolved.
         models: The models of the service.
+        responses: The Responses API: `client.responses.create("…")`.
         events: The hook for whoever wants to hear what happens.
         metrics: What happened, counted: `client.metrics.snapshot()`.
         cache: Where answers are kept: `client.cache.stats()`, `client.cache.clear()`.
@@ -149,6 +152,7 @@ class FoundryClient(SyncChatMethods, SyncToolMethods):
         self.metrics = self._async.metrics
         self.cache = SyncCache(self._loop, self._async.cache)
         self.models = SyncModels(self._loop, self._async.models)
+        self.responses = SyncResponses(self._loop, self._async.responses)
 
     @property
     def services(self) -> tuple[Service, ...]:

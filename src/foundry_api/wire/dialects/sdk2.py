@@ -152,10 +152,19 @@ class Sdk21Dialect:
         del model
         return no_download(self._wire)
 
+    @property
+    def catalogs(self) -> tuple[Catalog, ...]:
+        """That of this machine, and Microsoft's."""
+        return tuple(self._prefixes)
+
+    def path(self, catalog: Catalog, route: str) -> str:
+        """The route behind the catalog's prefix."""
+        return f"{self._prefixes[catalog]}{route}"
+
     def chat_request(self, model: Model, request: ChatRequest) -> Request:
         """A streamed chat completion, with usage in its last event."""
         body = constrained(chat_body(request, model.id), request.constraint)
-        return self._wire.post(f"{self._prefixes[model.catalog]}{_CHAT}", encode(body))
+        return self._wire.post(self.path(model.catalog, _CHAT), encode(body))
 
     def chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
         """A decoder for one answer."""
