@@ -51,6 +51,13 @@ if TYPE_CHECKING:
 HELLO = script("say-hello").text
 
 
+@pytest.fixture(autouse=True)
+def no_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own settings would have LangChain tell a cloud of every call."""
+    for name in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2"):
+        monkeypatch.setenv(name, "false")
+
+
 @pytest.fixture
 async def model(engine: Endpoint) -> AsyncIterator[ChatFoundryLocal]:
     home = Path(os.environ[HOME])
