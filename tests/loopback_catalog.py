@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-from scripted_model import build as build_chatter
+from scripted_model import build as build_scripted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -90,19 +90,19 @@ def put_into_cache(
     markers: bool = True,
     build: Callable[[Path], None] | None = None,
 ) -> None:
-    """Lay a scripted model where the engine keeps what it downloaded.
+    """Lay a model where the engine keeps what it downloaded.
 
     Args:
         cache: The engine's directory of models.
         name: Of the variant.
         version: Of the variant.
         markers: Whether its configuration names its markers, which SDK 1.2.4 cannot read.
-        build: Writes its files; None writes the model that chats.
+        build: Writes another model than the one that chats.
     """
     directory = cache / "tests" / f"{name}-{version}" / f"v{version}"
     directory.mkdir(parents=True)
     if build is None:
-        build_chatter(directory, markers=markers)
+        build_scripted(directory, markers=markers)
     else:
         build(directory)
     about = {"Name": f"{name}:{version}", "PromptTemplate": None}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast, get_args
 import msgspec
 
 from foundry_api.errors import InvalidRequest, UnsupportedFeature
-from foundry_api.messages import ChatRequest, Message, Role
+from foundry_api.messages import ChatRequest, Grammar, Message, Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,6 +58,11 @@ def chat_request(
         InvalidRequest: An argument is at fault; `.field` names it.
     """
     offered = _tools(tools)
+    if isinstance(constraint, Grammar) and offered and tool_choice != "none":
+        raise InvalidRequest(
+            "grammar and tools were both given, but a model that is kept to a grammar calls none",
+            field="grammar",
+        )
     check_range("max_tokens", max_tokens, 1, MAX_TOKENS)
     check_range("temperature", temperature, 0, MAX_TEMPERATURE)
     check_range("top_p", top_p, 0, 1)

@@ -114,9 +114,9 @@ def catalog_of_the_suite() -> Iterator[str]:
         entity(ALIAS, VARIANT),
         entity(OTHER, OTHER_VARIANT, tags={}),
         entity(THINKER, THINKER_VARIANT, tags=CALLS_TOOLS | REASONS),
-        entity(EMBEDDER, EMBEDDER_VARIANT, tags={}, task="embeddings"),
-        entity(LISTENER, LISTENER_VARIANT, tags={}, task="automatic-speech-recognition"),
-        entity(SEER, SEER_VARIANT, tags={}, task="vision-language-chat"),
+        entity(EMBEDDER, EMBEDDER_VARIANT, task="embeddings", tags={}),
+        entity(LISTENER, LISTENER_VARIANT, task="automatic-speech-recognition", tags={}),
+        entity(SEER, SEER_VARIANT, task="vision-language-chat", tags={}),
         entity(BROKEN, "Broken-generic-cpu"),
         entity(FAR_AWAY, "Far-away-generic-cpu", 3),
     ]

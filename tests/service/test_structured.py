@@ -36,7 +36,7 @@ class Person:
 
 ADA = Person(1815, ["en", "fr"], "Ada")
 TEXTS = sorted({text for probe in PROBES.values() for text in (probe.right, probe.wrong)})
-KEYWORDS = {text: f"probe-{index:03d}" for index, text in enumerate(TEXTS)}
+KEYWORDS = {text: f"{index:03d}-probe" for index, text in enumerate(TEXTS)}
 
 
 @pytest.fixture(scope="module")

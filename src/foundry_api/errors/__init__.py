@@ -10,8 +10,8 @@ The tree::
     │   ├── UnsupportedParameter        this generation of the service refuses the parameter
     │   ├── ContextOverflow             prompt plus max_tokens is larger than the context
     │   ├── GrammarError                the schema or grammar does not compile
-    │   ├── ResponseNotFound (LookupError)  the service keeps no such response
-    │   └── ToolDefinitionError         a function cannot be described as a tool
+    │   ├── ToolDefinitionError         a function cannot be described as a tool
+    │   └── ResponseNotFound (LookupError)  the service keeps no such response
     ├── UnsupportedFeature              this generation of the service cannot do it at all
     │   └── ToolMarkersMissing          the model does not name what marks its calls of tools
     ├── ModelError
