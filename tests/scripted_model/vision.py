@@ -37,8 +37,8 @@ DARK: Final = "It is dark."
 LIGHT: Final = "It is light."
 SCRIPTS: Final = (
     Script("say-what-you-see", NOTHING),
-    Script("say-dark-image", DARK),
-    Script("say-light-image", LIGHT),
+    Script("<dark>", DARK),
+    Script("<light>", LIGHT),
 )
 CROP: Final = 336
 SIDE: Final = 8
