@@ -9,7 +9,7 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -302,6 +302,48 @@ def test_ctrl_c_ends_the_call_before_it_is_raised(loop: BackgroundLoop) -> None:
     thread.join()
 
     assert call.over
+
+
+@posix
+def test_ctrl_c_between_a_call_and_its_beginning_ends_it_all_the_same(
+    loop: BackgroundLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The moment is too short to be hit on purpose, so the loop's own hand-over brings Ctrl-C."""
+    loop.run(nothing)
+    call = Endless()
+    thread = loop._thread
+    assert thread is not None
+    hand_over = thread._loop.call_soon_threadsafe
+
+    def interrupted(*arguments: Any) -> None:
+        monkeypatch.undo()
+        hand_over(*arguments)
+        call.began.wait()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(thread._loop, "call_soon_threadsafe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(call)
+    assert call.over
+
+
+@posix
+def test_ctrl_c_ahead_of_the_beginning_leaves_nothing_to_wait_for(
+    loop: BackgroundLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop.run(nothing)
+    call = Endless()
+    thread = loop._thread
+    assert thread is not None
+
+    def interrupted(*_: Any) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(thread._loop, "call_soon_threadsafe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(call)
+    assert not call.began.is_set()
 
 
 @posix

@@ -84,7 +84,7 @@ class BackgroundLoop:
             yield from stream.pieces(thread.post)
         except GeneratorExit:
             # Without waiting: who drops a stream may be the garbage collector, in any thread.
-            thread.post(stream.cancel)
+            thread.post(stream.give_up)
             raise
         except BaseException:
             thread.end(stream)

@@ -64,14 +64,14 @@ class LoopThread:
         with self._lock:
             if not self._open:
                 raise ClientClosed("the client is closed")
+            work.begun = True  # before it is: Ctrl-C may come between the two
             self._loop.call_soon_threadsafe(self._begin, work, call)
-            work.begun = True
 
     def end(self, work: Work[Any]) -> None:
         """Cancel some work, and wait until it is over."""
         if work.begun and not self._is_left_behind():
-            self.post(work.cancel)
-            work.wait()
+            self.post(work.give_up)
+            work.wait_for_end(self._thread.is_alive)
 
     def post(self, function: Callable[[], object]) -> None:
         """Call a function on the loop soon, if that still runs."""
@@ -106,6 +106,8 @@ class LoopThread:
         return self._pid != os.getpid()
 
     def _begin(self, work: Work[_T], call: Callable[[], Coroutine[Any, Any, _T]]) -> None:
+        if work.over:
+            return
         if not self._open:
             work.end(None)
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -33,7 +33,7 @@ class Work(Generic[_T]):
         check: Raises when that thread would wait in vain.
 
     Attributes:
-        begun: Whether the loop was told of it.
+        begun: Whether the loop was told of it, or just about to be.
         over: Whether the task has ended.
     """
 
@@ -56,15 +56,23 @@ class Work(Generic[_T]):
         self.over = True
         self._mail.put(task)
 
-    def cancel(self) -> None:
-        """End the task; on the loop."""
+    def give_up(self) -> None:
+        """End the task, or see to it that it never begins; on the loop."""
         if self._task is not None:
             self._task.cancel()
+        elif not self.over:
+            self.end(None)
 
     def wait(self) -> None:
         """Wait until it is over."""
         while not self.over:
             self._receive()
+
+    def wait_for_end(self, going_on: Callable[[], bool]) -> None:
+        """Wait until it is over, while there is a loop that could end it."""
+        while not self.over and going_on():
+            with suppress(Empty):
+                self._mail.get(timeout=SLICE_S)
 
     def outcome(self) -> _T:
         """Of a task that is over, what it returned or raised."""
