@@ -16,6 +16,7 @@ EXAMPLES = [
     "embeddings.py",
     "streaming.py",
     "structured_output.py",
+    "sync_use.py",
     "tools.py",
 ]
 

@@ -126,6 +126,7 @@ _HOMES = {
     "resilience.limiter": ("LimiterSettings", "LimiterStatistics"),
     "resilience.window": ("BreakerSettings", "BreakerStatistics"),
     "settings": ("Settings",),
+    "sync": ("FoundryClient", "SyncCache", "SyncConversation", "SyncModels", "SyncResponses"),
     "tools.definition": ("Tool", "tool"),
     "tools.outcome": ("ToolResult", "ToolRun"),
     "wire.hooks": ("Auth", "RequestHook", "ResponseHook"),

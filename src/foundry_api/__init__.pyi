@@ -350,6 +350,21 @@ from foundry_api.resilience.window import (
 from foundry_api.settings import (
     Settings as Settings,
 )
+from foundry_api.sync import (
+    FoundryClient as FoundryClient,
+)
+from foundry_api.sync import (
+    SyncCache as SyncCache,
+)
+from foundry_api.sync import (
+    SyncConversation as SyncConversation,
+)
+from foundry_api.sync import (
+    SyncModels as SyncModels,
+)
+from foundry_api.sync import (
+    SyncResponses as SyncResponses,
+)
 from foundry_api.tools.definition import (
     Tool as Tool,
 )

@@ -25,18 +25,24 @@ from onnx import TensorProto, checker, helper, numpy_helper
 
 from .graph import IR_VERSION, OPSET, node, scripted_model
 from .scripts import Script
-from .tokenizer import END_OF_ANSWER, tokenizer_json, vocabulary_size, without_template
+from .tokenizer import (
+    END_OF_ANSWER,
+    FIRST_KEYWORD,
+    tokenizer_json,
+    vocabulary_size,
+    without_template,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto
 
 SILENCE: Final = "(silence)"
 SCRIPTS: Final = (
-    Script("<|none|>", SILENCE),
-    Script("<|en|>", "Good morning."),
-    Script("<|de|>", "Schönen guten Morgen."),
+    Script("<|nothing|>", SILENCE),
+    Script("<|en|><|transcribe|>", "Good morning."),
+    Script("<|de|><|transcribe|>", "Schönen guten Morgen."),
 )
 SAMPLE_RATE: Final = 16_000
 MELS: Final = 80
@@ -98,33 +104,33 @@ def _checked(graph: Any) -> ModelProto:
 
 
 def decoder_model() -> ModelProto:
-    """The scripted model, with a beginning that depends on what the encoder heard."""
+    """The scripted model, which takes the first script's keyword for a language's in silence."""
     model = scripted_model(SCRIPTS)
     graph = model.graph
+    graph.input[0].name = "told_ids"
     graph.input.extend(
         [
             _floats("past_key_cross_0", [1, 1, HOPS, 1]),
             _floats("past_value_cross_0", [1, 1, HOPS, 1]),
         ]
     )
-    for each in graph.node:
-        if "read" in each.output:
-            each.output[0] = "read_of_language"
-            break
-    at = next(i for i, each in enumerate(graph.node) if "read_of_language" in each.output) + 1
-    for offset, each in enumerate(_listen()):
-        graph.node.insert(at + offset, each)
-    graph.initializer.append(numpy_helper.from_array(np.array([0.5], np.float32), "half"))
+    front = [
+        node("ReduceMax", ["past_value_cross_0"], ["heard"], keepdims=0),
+        node("Less", ["heard", "half"], ["is_silent"]),
+        node("Greater", ["told_ids", "silence"], ["is_language"]),
+        node("And", ["is_silent", "is_language"], ["is_unheard"]),
+        node("Where", ["is_unheard", "silence", "told_ids"], ["input_ids"]),
+    ]
+    for at, each in enumerate(front):
+        graph.node.insert(at, each)
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array(0.5, np.float32), "half"),
+            numpy_helper.from_array(np.array(FIRST_KEYWORD, np.int64), "silence"),
+        ]
+    )
     checker.check_model(model, full_check=True)
     return model
-
-
-def _listen() -> list[NodeProto]:
-    return [
-        node("ReduceMax", ["past_value_cross_0"], ["heard"], keepdims=0),
-        node("Greater", ["heard", "half"], ["is_heard"]),
-        node("Where", ["is_heard", "read_of_language", "zero"], ["read"]),
-    ]
 
 
 def write_tone(path: Path, *, seconds: float = 0.5, volume: float = 0.5) -> Path:
@@ -144,7 +150,7 @@ def write_tone(path: Path, *, seconds: float = 0.5, volume: float = 0.5) -> Path
 
 def heard(language: str = "en") -> str:
     """What the model makes of a sound in a language."""
-    return next(each.text for each in SCRIPTS if each.keyword == f"<|{language}|>")
+    return next(each.text for each in SCRIPTS if each.keyword.startswith(f"<|{language}|>"))
 
 
 def _floats(name: str, shape: list[int | str]) -> Any:
@@ -179,7 +185,7 @@ def _genai_config() -> dict[str, Any]:
                 **shape,
                 "num_key_value_heads": 1,
                 "inputs": {
-                    "input_ids": "input_ids",
+                    "input_ids": "told_ids",
                     "past_key_names": "past_key_values.%d.key",
                     "past_value_names": "past_key_values.%d.value",
                     "cross_past_key_names": "past_key_cross_%d",

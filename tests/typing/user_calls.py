@@ -32,15 +32,18 @@ from foundry_api import (
     Completion,
     ConfigurationError,
     ContextOverflow,
+    DownloadProgress,
     Embeddings,
     Event,
     FinishReason,
     FoundryAPIClient,
+    FoundryClient,
     FoundryError,
     Generation,
     HealthChanged,
     HealthMonitor,
     HealthSample,
+    HealthStatus,
     HealthSummary,
     Hysteresis,
     InvalidRequest,
@@ -70,6 +73,8 @@ from foundry_api import (
     SqliteCache,
     StreamInterrupted,
     StructuredOutputError,
+    SyncConversation,
+    SyncModels,
     Timings,
     Tool,
     ToolCall,
@@ -368,6 +373,34 @@ async def kept(client: FoundryAPIClient) -> Model:
     return await client.models.swap("demo", "phi-4-mini")
 
 
+def blocking(urls: list[str], letter: str) -> list[str]:
+    """The same calls without asyncio."""
+    with FoundryClient(base_urls=urls, timeout="auto", deadline=60) as client:
+        answer = client.complete("Hello", model=["phi-4-mini", "demo"], max_tokens=5)
+        assert_type(answer, Completion[None])
+        person = client.complete(letter, response_model=Person, repairs=1)
+        assert_type(person.parsed, Person)
+        verdict = client.chat([{"role": "user", "content": letter}], choice=["yes", "no"])
+        assert_type(verdict.parsed, str)
+        for chunk in client.stream_complete("Hello", stop="."):
+            assert_type(chunk, Chunk)
+        stream = client.stream_chat([Message("user", "Hello")])
+        stream.close()
+        for step in client.models.stream_download("phi-4-mini"):
+            assert_type(step, DownloadProgress)
+        assert_type(client.models, SyncModels)
+        assert_type(client.embed(["one"], model="demo"), Embeddings)
+        with client.responses.conversation(model="demo") as talk:
+            assert_type(talk, SyncConversation)
+            assert_type(talk.say(letter), Response)
+            assert_type(talk.last, Response | None)
+        assert_type(client.models.load("demo"), Model)
+        assert_type(client.health_check(), HealthStatus)
+        with deadline(20):
+            client.models.swap("demo", "phi-4-mini", drain=5)
+        return [answer.content, client.breaker.statistics().state]
+
+
 async def tested() -> None:
     async with FakeService(
         "Hello", ToolCalls([("clock", {"city": "Bern"})]), Failure(503), Cut(after="Hel"), Silence()
@@ -450,6 +483,24 @@ async def keep(path: Path) -> None:
 
 def turn(role: Role, content: str) -> dict[str, Any]:
     return {"role": role, "content": content}
+
+
+def misuse_blocking(client: FoundryClient) -> None:
+    client.complete()  # type: ignore[call-overload]
+    client.complete("Hello", max_token=5)  # type: ignore[call-overload]
+    client.complete("Hello", temperature="warm")  # type: ignore[call-overload]
+    client.complete("Hello").text  # type: ignore[attr-defined]  # noqa: B018 - looking is the misuse
+    client.stream_complete(5)  # type: ignore[arg-type]
+    client.models.unload("demo", 5)  # type: ignore[call-arg]
+    FoundryClient(service="cloud")  # type: ignore[arg-type]
+
+
+async def misuse_of_awaits(client: FoundryClient) -> None:
+    await client.complete("Hello")  # type: ignore[misc]
+    async with client:  # type: ignore[attr-defined]
+        pass
+    async for _ in client.stream_complete("Hello"):  # type: ignore[attr-defined]
+        pass
 
 
 async def misuse(client: FoundryAPIClient, response: Completion, model: Model) -> None:
