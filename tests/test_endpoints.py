@@ -70,7 +70,7 @@ class TestEmbed:
             with pytest.raises(errors.ModelTaskMismatch, match="no output hidden_states"):
                 await client.embed("Hello", model="scripted")
             await client.complete("say-hello", model="scripted")
-        assert sent == ["chat/completions"]
+        assert [route for route in sent if route] == ["chat/completions"]
 
     async def test_a_foreign_service_of_2_1_tells_by_itself(self, engine: Endpoint) -> None:
         async with FoundryAPIClient(engine.base_url, retries=0) as client:
