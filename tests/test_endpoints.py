@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,26 +53,29 @@ class TestEmbed:
         assert made.model == "embedder:1"
         assert made.generation == "sdk-2.1"
 
-    async def test_a_chat_model_is_not_even_asked(self, engine: Endpoint) -> None:
+    async def test_a_chat_model_of_our_own_engine_is_not_even_asked(self, engine: Endpoint) -> None:
+        """The host tells where the files lie; and nothing is forgotten of the model for it."""
+        assert engine
         sent: list[str] = []
 
         def watch(request: Request) -> Request:
             sent.append(request.url.partition("/v1/")[2])
             return request
 
-        async with FoundryAPIClient(engine.base_url, retries=0, request_hooks=[watch]) as client:
+        home = Path(os.environ["FOUNDRY_TEST_HOME"])
+        async with FoundryAPIClient(home=home, retries=0, request_hooks=[watch]) as client:
             await client.embed("Hello", model="embedder")
-            assert "embeddings" in sent
+            await client.complete("say-hello", model="scripted")
             sent.clear()
-            with pytest.raises(errors.ModelTaskMismatch):
+            with pytest.raises(errors.ModelTaskMismatch, match="no output hidden_states"):
                 await client.embed("Hello", model="scripted")
+            await client.complete("say-hello", model="scripted")
+        assert [route for route in sent if route] == ["chat/completions"]
 
-    async def test_of_our_own_engine_it_is_known_without_asking(
-        self, client: FoundryAPIClient
-    ) -> None:
-        """The host tells where the files lie."""
-        with pytest.raises(errors.ModelTaskMismatch, match="no output hidden_states"):
-            await client.embed("Hello", model="scripted")
+    async def test_a_foreign_service_of_2_1_tells_by_itself(self, engine: Endpoint) -> None:
+        async with FoundryAPIClient(engine.base_url, retries=0) as client:
+            with pytest.raises(errors.ModelTaskMismatch, match="'hidden_states' was not found"):
+                await client.embed("Hello", model="scripted")
 
     async def test_the_demo_model_embeds(self, client: FoundryAPIClient) -> None:
         """If it does not after an export: tools/train_demo_model/hidden_states.py."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Never, cast
 
 from foundry_api.arguments import check_text
-from foundry_api.endpoints.exchange import EndpointCall, WholeBody, ordered
+from foundry_api.endpoints.asking import WholeBody
+from foundry_api.endpoints.exchange import EndpointCall, ordered
 from foundry_api.endpoints.tasks import check_embeds
 from foundry_api.errors import InvalidRequest, ProtocolError, UnsupportedFeature
 from foundry_api.messages import Timings, Usage
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from foundry_api.call import CallTools
     from foundry_api.capabilities import Capabilities
     from foundry_api.connection import Connection
-    from foundry_api.endpoints.exchange import Asking, Outcome
+    from foundry_api.endpoints.asking import Asking
+    from foundry_api.endpoints.exchange import Outcome
     from foundry_api.errors import FoundryError
     from foundry_api.events import Operation
     from foundry_api.messages import Model

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from foundry_api.capabilities import Capabilities
     from foundry_api.connection import Connection
-    from foundry_api.endpoints.exchange import Asking
+    from foundry_api.endpoints.asking import Asking
     from foundry_api.endpoints.options import ResponseOptions
     from foundry_api.errors import FoundryError
     from foundry_api.events import Operation

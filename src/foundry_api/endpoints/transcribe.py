@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from foundry_api.arguments import check_range, check_text
-from foundry_api.endpoints.exchange import WholeBody
+from foundry_api.endpoints.asking import WholeBody
 from foundry_api.errors import InvalidRequest, UnsupportedFeature
 from foundry_api.replies.transcription import Transcription, TranscriptionChunk
 from foundry_api.wire.endpoints.transcriptions import (
@@ -21,7 +21,8 @@ from foundry_api.wire.transport import is_loopback
 if TYPE_CHECKING:
     from foundry_api.capabilities import Capabilities
     from foundry_api.connection import Connection
-    from foundry_api.endpoints.exchange import Asking, Decoder, Outcome
+    from foundry_api.endpoints.asking import Asking, Decoder
+    from foundry_api.endpoints.exchange import Outcome
     from foundry_api.endpoints.recording import Recording
     from foundry_api.errors import FoundryError
     from foundry_api.events import Operation
