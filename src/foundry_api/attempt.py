@@ -7,7 +7,7 @@ a turn, and telling the guards how it ended.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from foundry_api.errors import (
     FoundryError,
@@ -26,7 +26,7 @@ from foundry_api.wire.dialects.base import error_of
 from foundry_api.wire.transport import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from foundry_api.capabilities import Capabilities
     from foundry_api.connection import Connection
@@ -42,6 +42,9 @@ __all__ = ["GuardedAttempt"]
 
 log = logging.getLogger("foundry_api")
 
+_T = TypeVar("_T")
+
+OK = 200
 ERROR_BODY_BYTES = 64 * 2**10
 MAX_ANSWER_BYTES = 256 * 2**20
 """Bound of one answer: a million tokens, with the 250 bytes that each takes on the wire."""
@@ -84,6 +87,7 @@ class GuardedAttempt:
         self._slot: Slot | None = None
         self._uses: ModelUses | None = None
         self._response: Response | None = None
+        self._behind: FoundryError | None = None
         self._sent = False
         self._bytes = 0
 
@@ -182,6 +186,35 @@ class GuardedAttempt:
         if self._bytes > MAX_ANSWER_BYTES:
             raise ProtocolError(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
         return block
+
+    async def _explained(self, error: StreamInterrupted, plain: Request | None) -> FoundryError:
+        """Why an answer broke off ahead of its first byte, where the generation does not say so.
+
+        Args:
+            error: How it broke off.
+            plain: The same request without streaming, which is told why; None where none is needed.
+        """
+        if plain is None or self._bytes:
+            return error
+        connection, _ = self.found
+        self._drop_response()
+        with self._watch:
+            self._response = response = await connection.transport.send(plain)
+        if response.status == OK:
+            return error  # it broke off for another reason, and another attempt may succeed
+        return error_of(await self._error_reply(response))
+
+    def _taken(self, pieces: Iterable[_T]) -> list[_T]:
+        """The pieces of a block. An error behind them is raised when they have been taken."""
+        taken: list[_T] = []
+        try:
+            for piece in pieces:
+                taken.append(piece)  # noqa: PERF402 - those before an error have to be kept
+        except FoundryError as error:
+            if not taken:
+                raise
+            self._behind = error
+        return taken
 
     async def _find(self, name: str, *, download: bool) -> None:
         breaker, service = self.service.breaker, self.service

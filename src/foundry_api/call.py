@@ -16,18 +16,25 @@ import msgspec
 
 from foundry_api.attempt import GuardedAttempt
 from foundry_api.errors import ClientClosed, FoundryError, SilenceTimeout
-from foundry_api.events import AttemptStarted, CallEnded, RetryScheduled
+from foundry_api.events import (
+    AttemptStarted,
+    CallEnded,
+    CallStarted,
+    FirstToken,
+    RetryScheduled,
+)
 from foundry_api.messages import Attempt, Timings
 from foundry_api.recovery import Recovery
 from foundry_api.resilience.deadline import Deadline
+from foundry_api.resilience.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from foundry_api.events import Events, Operation
+    from foundry_api.messages import ChatRequest
     from foundry_api.resilience.latency import Latencies
     from foundry_api.resilience.retry import Retry
-    from foundry_api.resilience.watch import Watch
     from foundry_api.services import Service, Services
 
 __all__ = ["CallTools", "GuardedCall", "Order"]
@@ -113,6 +120,11 @@ class GuardedCall(ABC, Generic[_R, _A]):
         return await self._tools.services.having(name, self._recovery.tried)
 
     @property
+    def _told(self) -> ChatRequest | None:
+        """What was asked, for events, where it is a chat completion."""
+        return None
+
+    @property
     def _partial(self) -> str:
         """The text of the answer so far."""
         return ""
@@ -121,6 +133,19 @@ class GuardedCall(ABC, Generic[_R, _A]):
         """Whether the request was put right, so that it can be sent again at once."""
         del error
         return False
+
+    def _begin(self) -> Watch:
+        self._started = self._tools.clock()
+        if self._tools.events.hears(CallStarted):
+            self._tools.events.emit(
+                CallStarted(
+                    call=self._number,
+                    model=self._model,
+                    request=self._told,
+                    operation=self._operation,
+                )
+            )
+        return Watch(self._order.deadline)
 
     async def _prepare(self, watch: Watch) -> _A:
         """An attempt that has its turn."""
@@ -204,6 +229,19 @@ class GuardedCall(ABC, Generic[_R, _A]):
                 model=self._model,
                 service=self._service or "",
                 queued_s=attempt.queued_s,
+            )
+        )
+
+    def _tell_first_token(self, seconds: float) -> None:
+        if not self._tools.events.hears(FirstToken):
+            return
+        self._tools.events.emit(
+            FirstToken(
+                call=self._number,
+                attempt=len(self._attempts) + 1,
+                model=self._model,
+                service=self._service or "",
+                time_to_first_token_s=seconds,
             )
         )
 

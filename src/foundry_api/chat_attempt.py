@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from foundry_api.attempt import GuardedAttempt
 from foundry_api.errors import FoundryError, ProtocolError, StreamInterrupted
-from foundry_api.wire.dialects.base import error_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +49,6 @@ class ChatAttempt(GuardedAttempt):
         super().__init__(service, watch, clock)
         self._request = request
         self._decoder: ChatDecoder | None = None
-        self._behind: FoundryError | None = None
 
     async def send(self, first_s: float, gap_s: float) -> None:
         """Send the request and wait for the head of its answer.
@@ -84,11 +82,13 @@ class ChatAttempt(GuardedAttempt):
             try:
                 block = await self._block(response)
             except StreamInterrupted as error:
-                raise await self._explained(error) from error
+                connection, model = self.found
+                plain = connection.dialect.plain_request(model, self._request)
+                raise await self._explained(error, plain) from error
             if not block:
                 break
             before = decoder.pieces
-            chunks = self._decoded(decoder, block)
+            chunks = self._taken(decoder.feed(block))
             if came := decoder.pieces - before:
                 self._note(came)
             if chunks:
@@ -116,31 +116,6 @@ class ChatAttempt(GuardedAttempt):
 
     def _check(self, capabilities: Capabilities) -> None:
         capabilities.check(self._request)
-
-    async def _explained(self, error: StreamInterrupted) -> FoundryError:
-        """Why a stream broke off ahead of its first byte, where the generation does not say so."""
-        connection, model = self.found
-        plain = None if self._bytes else connection.dialect.plain_request(model, self._request)
-        if plain is None:
-            return error
-        self._drop_response()
-        with self._watch:
-            self._response = response = await connection.transport.send(plain)
-        if response.status == OK:
-            return error  # it broke off for another reason, and another attempt may succeed
-        return error_of(await self._error_reply(response))
-
-    def _decoded(self, decoder: ChatDecoder, block: bytes) -> list[Chunk]:
-        """The pieces of a block. An error behind them is raised when they have been taken."""
-        chunks: list[Chunk] = []
-        try:
-            for chunk in decoder.feed(block):
-                chunks.append(chunk)  # noqa: PERF402 - those before an error have to be kept
-        except FoundryError as error:
-            if not chunks:
-                raise
-            self._behind = error
-        return chunks
 
     async def _drain(self, response: Response) -> None:
         """Read the end of a complete body, so that its connection can serve the next call."""

@@ -10,15 +10,15 @@ import msgspec
 from foundry_api.call import CallTools, GuardedCall, Order
 from foundry_api.chat_attempt import ChatAttempt
 from foundry_api.errors import ContextOverflow, FoundryError, ToolMarkersMissing
-from foundry_api.events import CallEnded, CallStarted, FirstToken
+from foundry_api.events import CallEnded
 from foundry_api.messages import ChatRequest, Chunk, Completion
-from foundry_api.resilience.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
     from foundry_api.messages import ToolCall, Usage
     from foundry_api.resilience.deadline import Deadline
+    from foundry_api.resilience.watch import Watch
     from foundry_api.services import Service
 
 __all__ = ["ChatCall", "last_chunk"]
@@ -110,6 +110,10 @@ class ChatCall(GuardedCall[ChatRequest, ChatAttempt]):
         return ChatAttempt(service, self._request, watch, self._tools.clock)
 
     @property
+    def _told(self) -> ChatRequest:
+        return self._request
+
+    @property
     def _partial(self) -> str:
         return "".join(self._text)
 
@@ -184,27 +188,6 @@ class ChatCall(GuardedCall[ChatRequest, ChatAttempt]):
     def _is_bounded(self) -> bool:
         bounds = {"max_tokens", "max_completion_tokens"}
         return self._request.max_tokens is not None or not bounds.isdisjoint(self._request.extra)
-
-    def _begin(self) -> Watch:
-        self._started = self._tools.clock()
-        if self._tools.events.hears(CallStarted):
-            self._tools.events.emit(
-                CallStarted(call=self._number, model=self._model, request=self._request)
-            )
-        return Watch(self._order.deadline)
-
-    def _tell_first_token(self, seconds: float) -> None:
-        if not self._tools.events.hears(FirstToken):
-            return
-        self._tools.events.emit(
-            FirstToken(
-                call=self._number,
-                attempt=len(self._attempts) + 1,
-                model=self._model,
-                service=self._service or "",
-                time_to_first_token_s=seconds,
-            )
-        )
 
     def _tell_answer(self, watch: Watch, whole: Completion[None]) -> None:
         watch.stop()

@@ -18,9 +18,7 @@ from foundry_api.errors import (
     StreamInterrupted,
     UnsupportedFeature,
 )
-from foundry_api.events import CallEnded, CallStarted, FirstToken
-from foundry_api.resilience.watch import Watch
-from foundry_api.wire.dialects.base import error_of
+from foundry_api.events import CallEnded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
     from foundry_api.endpoints.asking import Decoder
     from foundry_api.messages import Attempt, Generation, Model, Timings
     from foundry_api.resilience.deadline import Deadline
+    from foundry_api.resilience.watch import Watch
     from foundry_api.services import Service
     from foundry_api.wire.transport import Response
 
@@ -89,7 +88,6 @@ class EndpointAttempt(GuardedAttempt, Generic[_P, _R]):
         super().__init__(service, watch, clock)
         self._asking = asking
         self._decoder: Decoder[_P, _R] | None = None
-        self._behind: FoundryError | None = None
 
     async def send(self, first_s: float, gap_s: float) -> None:
         """Send the request and wait for the head of its answer.
@@ -119,10 +117,11 @@ class EndpointAttempt(GuardedAttempt, Generic[_P, _R]):
             try:
                 block = await self._block(response)
             except StreamInterrupted as error:
-                raise await self._explained(error) from error
+                plain = self._asking.plain(*self.found)
+                raise await self._explained(error, plain) from error
             if not block:
                 break
-            if pieces := self._decoded(decoder, block):
+            if pieces := self._taken(decoder.feed(block)):
                 self._note(len(pieces))
                 return pieces
         return []
@@ -140,31 +139,6 @@ class EndpointAttempt(GuardedAttempt, Generic[_P, _R]):
         if self._response is None or self._decoder is None:
             raise StreamInterrupted("the answer is closed")
         return self._response, self._decoder
-
-    async def _explained(self, error: StreamInterrupted) -> FoundryError:
-        """Why an answer broke off ahead of its first byte, where the service does not say so."""
-        connection, model = self.found
-        plain = None if self._bytes else self._asking.plain(connection, model)
-        if plain is None:
-            return error
-        self._drop_response()
-        with self._watch:
-            self._response = response = await connection.transport.send(plain)
-        if response.status == OK:
-            return error  # it broke off for another reason, and another attempt may succeed
-        return error_of(await self._error_reply(response))
-
-    def _decoded(self, decoder: Decoder[_P, _R], block: bytes) -> list[_P]:
-        """The pieces of a block. An error behind them is raised when they have been taken."""
-        pieces: list[_P] = []
-        try:
-            for piece in decoder.feed(block):
-                pieces.append(piece)  # noqa: PERF402 - those before an error have to be kept
-        except FoundryError as error:
-            if not pieces:
-                raise
-            self._behind = error
-        return pieces
 
 
 def _lacking(error: RouteMissing) -> UnsupportedFeature:
@@ -270,32 +244,6 @@ class EndpointCall(GuardedCall[Asking[_P, _R], EndpointAttempt[_P, _R]], Generic
             connection=connection,
             timings=self._timings(now - self._started),
             attempts=self._attempts,
-        )
-
-    def _begin(self) -> Watch:
-        self._started = self._tools.clock()
-        if self._tools.events.hears(CallStarted):
-            self._tools.events.emit(
-                CallStarted(
-                    call=self._number,
-                    model=self._model,
-                    request=None,
-                    operation=self._operation,
-                )
-            )
-        return Watch(self._order.deadline)
-
-    def _tell_first_token(self, seconds: float) -> None:
-        if not self._tools.events.hears(FirstToken):
-            return
-        self._tools.events.emit(
-            FirstToken(
-                call=self._number,
-                attempt=len(self._attempts) + 1,
-                model=self._model,
-                service=self._service or "",
-                time_to_first_token_s=seconds,
-            )
         )
 
     def _tell_answer(self, watch: Watch, outcome: Outcome[_R]) -> None:

@@ -11,15 +11,15 @@ import msgspec
 from foundry_api.attempt import GuardedAttempt
 from foundry_api.call import GuardedCall
 from foundry_api.errors import FoundryError, InvalidRequest, RouteMissing, ServiceNotRunning
-from foundry_api.events import CallEnded, CallStarted
+from foundry_api.events import CallEnded
 from foundry_api.replies.raw import RawReply
-from foundry_api.resilience.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from foundry_api.call import CallTools, Order
     from foundry_api.events import Operation
+    from foundry_api.resilience.watch import Watch
     from foundry_api.services import Service
     from foundry_api.wire.transport import Response
 
@@ -195,19 +195,6 @@ class RawCall(GuardedCall[RawRequest, RawAttempt]):
         completed = super()._completed(error)
         completed.model = model
         return completed
-
-    def _begin(self) -> Watch:
-        self._started = self._tools.clock()
-        if self._tools.events.hears(CallStarted):
-            self._tools.events.emit(
-                CallStarted(
-                    call=self._number,
-                    model=self._model,
-                    request=None,
-                    operation=self._operation,
-                )
-            )
-        return Watch(self._order.deadline)
 
     def _tell_answer(self, reply: RawReply) -> None:
         self._tools.events.emit(
