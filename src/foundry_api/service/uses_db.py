@@ -31,6 +31,10 @@ __all__ = ["Known", "Lease", "Owner", "Unusable", "UsesDb"]
 Change = Literal["load", "unload", "budget"]
 
 VERSION = 1
+
+MOVES = 3
+"""How often a file may be set aside by others while it is opened, before that is a failure."""
+
 BUSY_S = 5.0
 """How long one process waits for another's write, which takes a millisecond."""
 
@@ -364,10 +368,28 @@ class UsesDb:
         return self._prepared()
 
     def _prepared(self) -> sqlite3.Connection:
-        if not self._path.exists():
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
-            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, PRIVATE_FILE))
-        db = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None)
+        for _ in range(MOVES):
+            if not self._path.exists():
+                self._create()
+            try:
+                return self._laid_out()
+            except sqlite3.OperationalError:
+                if self._path.exists():
+                    raise  # else it was set aside meanwhile
+        return self._laid_out()
+
+    def _create(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
+        with self._lock():
+            self._create_locked()
+
+    def _create_locked(self) -> None:
+        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, PRIVATE_FILE))
+
+    def _laid_out(self) -> sqlite3.Connection:
+        """The file, which has to be there: SQLite itself must not make it anew beside a lock."""
+        there = f"{self._path.absolute().as_uri()}?mode=rw"
+        db = sqlite3.connect(there, timeout=BUSY_S, isolation_level=None, uri=True)
         try:
             # What a crash of the machine would lose is about processes that it ended as well.
             db.execute("pragma synchronous = off")
@@ -379,7 +401,7 @@ class UsesDb:
 
     def _is_whole(self) -> bool:
         try:
-            with contextlib.closing(self._prepared()) as db:
+            with contextlib.closing(self._laid_out()) as db:
                 return bool(db.execute("pragma quick_check").fetchone() == ("ok",))
         except sqlite3.DatabaseError as error:
             if _is_damage(error):
@@ -387,15 +409,25 @@ class UsesDb:
             raise
 
     def _set_aside(self) -> None:
-        """Begin anew beside a damaged file. Of processes that find it, one does that."""
-        with FileLock(self._path.with_suffix(".lock"), timeout_s=BUSY_S):
+        """Begin anew beside a damaged file. Of processes that find it, one does that.
+
+        Until what belonged to the old file is gone, nobody makes a new one: its first words could
+        be taken for those of the old.
+        """
+        with self._lock():
+            if not self._path.exists():
+                self._create_locked()
             if self._is_whole():
                 return
             damaged = self._path.with_suffix(".damaged")
             self._path.replace(damaged)
             for suffix in ("-wal", "-shm"):
                 self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            self._create_locked()
         log.warning("%s was damaged; it is now %s", self._path, damaged)
+
+    def _lock(self) -> FileLock:
+        return FileLock(self._path.with_suffix(".lock"), timeout_s=BUSY_S)
 
 
 def _is_damage(error: BaseException) -> bool:
