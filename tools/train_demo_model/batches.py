@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from corpus import HONEST
+from protocol import CALL_START
 from vocabulary import END, PAD, ROLE_TOKENS
 
 if TYPE_CHECKING:
@@ -68,11 +69,16 @@ class Batches:
         ids: list[int] = []
         labels: list[int] = []
         for message in messages:
+            text = message["content"]
             content = [*next(encoded), self._end]
             ids += [self._roles[message["role"]], *content]
-            learned = content if message["role"] == "assistant" else [IGNORED] * len(content)
+            learned = (
+                content if message["role"] == "assistant" and text else [IGNORED] * len(content)
+            )
             labels += [IGNORED, *learned]
-        cut = self._cut(len(content), honest=messages[-1]["content"] == HONEST)
+        if any(message["role"] == "tool" for message in messages) or CALL_START in text:
+            return ids, labels
+        cut = self._cut(len(content), honest=text.endswith(HONEST))
         return ids[: len(ids) - cut], labels[: len(labels) - cut]
 
     def _cut(self, length: int, *, honest: bool) -> int:

@@ -23,7 +23,7 @@ from transformers.models.llama.modeling_llama import repeat_kv
 from vocabulary import END, LONGEST_CONTEXT, PAD, train_tokenizer
 
 SEED = 20261122
-SAVE_EVERY = 200
+SAVE_EVERY = 100
 ATTENTION = "sdpa_in_float32"
 WARM_UP_STEPS = 60
 VECTOR_SHARE = 0.83
@@ -42,6 +42,7 @@ class Round:
             which question, few while it learns to write the answers to their end.
         dialogue_share: How many conversations have more than one exchange.
         percent: How often each of KINDS is drawn.
+        tool_share: How many conversations offer tools.
     """
 
     steps: int
@@ -50,6 +51,7 @@ class Round:
     cut_share: float
     dialogue_share: float
     percent: tuple[int, ...]
+    tool_share: float = 0.0
 
 
 KINDS = ("concept", "plain", "creative", "capital", "sum", "untaught")
@@ -59,8 +61,11 @@ ROUNDS = (
     Round(2200, 4e-3, 0, cut_share=0.5, dialogue_share=0.45, percent=(34, 14, 5, 6, 15, 26)),
     Round(1800, 3e-3, 0, cut_share=0.5, dialogue_share=0.45, percent=(36, 13, 5, 7, 15, 24)),
     Round(700, 2e-3, 0, cut_share=0.4, dialogue_share=0.45, percent=(36, 13, 5, 7, 15, 24)),
+    Round(1000, 4e-3, 0, 0.5, 0.4, (36, 13, 5, 8, 13, 25), tool_share=0.6),
+    Round(2400, 4e-3, 0, 0.5, 0.4, (38, 13, 5, 8, 12, 24), tool_share=0.3),
+    Round(800, 2e-3, 0, 0.4, 0.4, (36, 13, 5, 6, 16, 24), tool_share=0.25),
 )
-AVERAGED_ROUNDS = (3, 4, 5)
+AVERAGED_ROUNDS = (3, 4, 5, 8)
 
 
 def attention_in_float32(
@@ -163,6 +168,7 @@ def train(
     model.train()
     batches.cut_share = plan.cut_share
     conversations.dialogue_share = plan.dialogue_share
+    conversations.tool_share = plan.tool_share
     conversations.exchanges.shares = dict(zip(KINDS, plan.percent, strict=True))
     conversations.simple = plan.simple_steps > 0
     for step, (ids, labels) in zip(range(1, plan.steps + 1), batches, strict=False):
