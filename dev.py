@@ -49,7 +49,7 @@ Makes .venv and installs the pinned packages on first use; nothing else to set u
   test [ARGUMENT ...]   run the tests; the arguments go to pytest
   lint                  run ruff, mypy and pyright
   bench [NAME ...]      run every bench/*.py, or bench/NAME.py with further arguments
-  any other verb        goes to foundry-api as it is: chat, models, status, health, doctor, up, down
+  any other verb        goes to foundry-api: chat, models, status, health, doctor, cache, up, down
 
 examples:
   python3 dev.py chat --model demo "Explain quantum computing"

@@ -17,20 +17,42 @@ from typing import TYPE_CHECKING, Any
 from scripted_model import build
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 VARIANT = "Scripted-mini-instruct-generic-cpu"
 ALIAS = "scripted-mini"
 
 
-def entity(alias: str, name: str, version: int = 1, *, size_mb: int = 1) -> dict[str, Any]:
+CALLS_TOOLS = {
+    "supportsToolCalling": "true",
+    "toolCallStart": "<tool_call>",
+    "toolCallEnd": "</tool_call>",
+}
+"""The tags by which SDK 1.2.4 and 2.0.1 find tool calls in what a model says."""
+
+REASONS = {
+    "supportsReasoning": "true",
+    "reasoningStart": "<think>",
+    "reasoningEnd": "</think>",
+}
+"""The tags by which SDK 2.2.1 tells reasoning from the answer."""
+
+
+def entity(
+    alias: str,
+    name: str,
+    version: int = 1,
+    *,
+    size_mb: int = 1,
+    tags: Mapping[str, str] = CALLS_TOOLS,
+) -> dict[str, Any]:
     """One variant of a model, as the catalog describes it."""
     return {
         "assetId": f"azureml://registries/azureml/models/{name}/versions/{version}",
         "entityId": f"{name}:{version}",
         "annotations": {
-            "tags": {"alias": alias},
+            "tags": {"alias": alias, **tags},
             "systemCatalogData": {
                 "publisher": "tests",
                 "displayName": name,
@@ -59,11 +81,18 @@ def entity(alias: str, name: str, version: int = 1, *, size_mb: int = 1) -> dict
     }
 
 
-def put_into_cache(cache: Path, name: str, version: int = 1) -> None:
-    """Lay a scripted model where the engine keeps what it downloaded."""
+def put_into_cache(cache: Path, name: str, version: int = 1, *, markers: bool = True) -> None:
+    """Lay a scripted model where the engine keeps what it downloaded.
+
+    Args:
+        cache: The engine's directory of models.
+        name: Of the variant.
+        version: Of the variant.
+        markers: Whether its configuration names its markers, which SDK 1.2.4 cannot read.
+    """
     directory = cache / "tests" / f"{name}-{version}" / f"v{version}"
     directory.mkdir(parents=True)
-    build(directory)
+    build(directory, markers=markers)
     about = {"Name": f"{name}:{version}", "PromptTemplate": None}
     (directory / "inference_model.json").write_text(json.dumps(about), encoding="utf-8")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ["basic_usage.py", "cache.py", "streaming.py", "structured_output.py", "tools.py"]
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -25,7 +26,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-@pytest.mark.parametrize("name", ["basic_usage.py", "streaming.py"])
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_works_with_the_demo_model_and_says_so(name: str) -> None:
     done = run(str(ROOT / "examples" / name))
 
@@ -35,7 +36,7 @@ def test_an_example_works_with_the_demo_model_and_says_so(name: str) -> None:
     assert len(done.stdout) > 200
 
 
-@pytest.mark.parametrize("name", ["basic_usage.py", "streaming.py"])
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_tells_what_to_do_about_a_model_that_is_not_here(name: str) -> None:
     """FOUNDRY_MODEL is taken when --model is not given; a traceback would help nobody."""
     done = run(str(ROOT / "examples" / name), FOUNDRY_MODEL="phi-4-mini")
@@ -44,6 +45,18 @@ def test_an_example_tells_what_to_do_about_a_model_that_is_not_here(name: str) -
     assert done.stdout.startswith("model: phi-4-mini\n")
     assert "--model demo` works now" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_cache_example_asks_the_engine_once_for_each_answer() -> None:
+    done = run(str(ROOT / "examples" / "cache.py"))
+
+    lines = done.stdout.splitlines()
+    assert lines[2].startswith("answered by the engine in ")
+    assert lines[3].startswith("answered from the cache in ")
+    assert "of 10 calls at once, 1 went to the engine" in lines
+    again = run(str(ROOT / "examples" / "cache.py"))
+    assert again.stdout.splitlines()[2].startswith("answered from the cache in ")
+    assert "of 10 calls at once, 0 went to the engine" in again.stdout
 
 
 def test_the_production_example_survives_the_death_of_its_engine() -> None:

@@ -131,11 +131,40 @@ async def callers(peer: str, base_url: str, each_second: str, for_s: str) -> lis
     return answered
 
 
+async def parse(_: str, base_url: str, path: str) -> list[dict[str, str]]:
+    """How `openai`'s parse fares with each schema of a file: how the answer ended, and its text."""
+    import openai
+
+    asked = json.loads(Path(path).read_text(encoding="utf-8"))  # noqa: ASYNC240 - nothing else runs
+    told: list[dict[str, str]] = []
+    async with openai.AsyncOpenAI(base_url=f"{base_url}/catalogs/local/v1", api_key="none") as it:
+        for schema in asked["schemas"]:
+            wanted = {"name": "answer", "schema": schema, "strict": True}
+            form: Any = {"type": "json_schema", "json_schema": wanted}
+            try:
+                answer = await it.chat.completions.parse(
+                    model="demo:1",
+                    messages=[{"role": "user", "content": asked["prompt"]}],
+                    response_format=form,
+                    max_tokens=asked["max_tokens"],
+                    temperature=0,
+                )
+            except openai.LengthFinishReasonError:
+                told.append({"end": "cut", "text": ""})
+            except openai.APIStatusError as error:
+                told.append({"end": "refused", "text": str(error)})
+            else:
+                (choice,) = answer.choices
+                told.append({"end": "returned", "text": choice.message.content or ""})
+    return told
+
+
 JOBS: dict[str, Callable[..., Any]] = {
     "cpu": cpu,
     "once": once,
     "memory": memory,
     "callers": callers,
+    "parse": parse,
 }
 
 if __name__ == "__main__":

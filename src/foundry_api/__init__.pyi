@@ -1,4 +1,16 @@
 from foundry_api._version import __version__ as __version__
+from foundry_api.cache.memory import (
+    MemoryCache as MemoryCache,
+)
+from foundry_api.cache.sqlite import (
+    SqliteCache as SqliteCache,
+)
+from foundry_api.cache.store import (
+    CacheStats as CacheStats,
+)
+from foundry_api.cache.store import (
+    ResponseCache as ResponseCache,
+)
 from foundry_api.capabilities import (
     Capabilities as Capabilities,
 )
@@ -7,9 +19,6 @@ from foundry_api.capabilities import (
 )
 from foundry_api.catalog import (
     CatalogListing as CatalogListing,
-)
-from foundry_api.client import (
-    ChatOptions as ChatOptions,
 )
 from foundry_api.client import (
     FoundryAPIClient as FoundryAPIClient,
@@ -114,6 +123,27 @@ from foundry_api.errors import (
     StreamInterrupted as StreamInterrupted,
 )
 from foundry_api.errors import (
+    StructuredOutputError as StructuredOutputError,
+)
+from foundry_api.errors import (
+    ToolCallError as ToolCallError,
+)
+from foundry_api.errors import (
+    ToolDefinitionError as ToolDefinitionError,
+)
+from foundry_api.errors import (
+    ToolError as ToolError,
+)
+from foundry_api.errors import (
+    ToolFailed as ToolFailed,
+)
+from foundry_api.errors import (
+    ToolMarkersMissing as ToolMarkersMissing,
+)
+from foundry_api.errors import (
+    ToolRoundsExceeded as ToolRoundsExceeded,
+)
+from foundry_api.errors import (
     UnsupportedFeature as UnsupportedFeature,
 )
 from foundry_api.errors import (
@@ -124,6 +154,18 @@ from foundry_api.events import (
 )
 from foundry_api.events import (
     BreakerChanged as BreakerChanged,
+)
+from foundry_api.events import (
+    CacheHit as CacheHit,
+)
+from foundry_api.events import (
+    CacheMiss as CacheMiss,
+)
+from foundry_api.events import (
+    CacheStored as CacheStored,
+)
+from foundry_api.events import (
+    CacheTrouble as CacheTrouble,
 )
 from foundry_api.events import (
     CallEnded as CallEnded,
@@ -213,6 +255,9 @@ from foundry_api.messages import (
     ToolCall as ToolCall,
 )
 from foundry_api.messages import (
+    ToolDefinition as ToolDefinition,
+)
+from foundry_api.messages import (
     Usage as Usage,
 )
 from foundry_api.models import (
@@ -229,6 +274,15 @@ from foundry_api.observe.metrics import (
 )
 from foundry_api.observe.metrics import (
     SeriesSnapshot as SeriesSnapshot,
+)
+from foundry_api.options import (
+    ChatOptions as ChatOptions,
+)
+from foundry_api.options import (
+    CheckedOptions as CheckedOptions,
+)
+from foundry_api.options import (
+    RunOptions as RunOptions,
 )
 from foundry_api.residency.policy import (
     ModelResidency as ModelResidency,
@@ -250,6 +304,18 @@ from foundry_api.resilience.window import (
 )
 from foundry_api.settings import (
     Settings as Settings,
+)
+from foundry_api.tools.definition import (
+    Tool as Tool,
+)
+from foundry_api.tools.definition import (
+    tool as tool,
+)
+from foundry_api.tools.outcome import (
+    ToolResult as ToolResult,
+)
+from foundry_api.tools.outcome import (
+    ToolRun as ToolRun,
 )
 from foundry_api.wire.hooks import (
     Auth as Auth,

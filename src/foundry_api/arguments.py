@@ -14,7 +14,20 @@ from foundry_api.messages import ChatRequest, Message, Role
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["chat_request", "check_timeout", "conversation", "model_names", "prompt_turns"]
+    from foundry_api.messages import Constraint, ToolDefinition
+    from foundry_api.tools.definition import ToolLike
+
+__all__ = [
+    "chat_request",
+    "check_cache",
+    "check_known",
+    "check_repairs",
+    "check_text",
+    "check_timeout",
+    "conversation",
+    "model_names",
+    "prompt_turns",
+]
 
 MAX_STOP_STRINGS = 4
 MAX_TEMPERATURE = 2.0
@@ -33,6 +46,9 @@ def chat_request(
     top_p: float | None = None,
     seed: int | None = None,
     stop: str | Sequence[str] | None = None,
+    tools: Sequence[ToolLike] | None = None,
+    tool_choice: str | None = None,
+    constraint: Constraint | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> ChatRequest:
     """A request that the service can't refuse for its form.
@@ -40,10 +56,15 @@ def chat_request(
     Raises:
         InvalidRequest: An argument is at fault; `.field` names it.
     """
+    offered = _tools(tools)
     _check_range("max_tokens", max_tokens, 1, MAX_TOKENS)
     _check_range("temperature", temperature, 0, MAX_TEMPERATURE)
     _check_range("top_p", top_p, 0, 1)
     _check_range("seed", seed, -(2**63), 2**63 - 1)
+    if constraint is not None and extra and "response_format" in extra:
+        raise InvalidRequest(
+            "extra has a response_format, beside another description of the answer", field="extra"
+        )
     return ChatRequest(
         messages=conversation(messages),
         max_tokens=_whole("max_tokens", max_tokens),
@@ -51,6 +72,9 @@ def chat_request(
         top_p=top_p,
         seed=_whole("seed", seed),
         stop=_stop_strings(stop),
+        tools=offered,
+        tool_choice=_tool_choice(tool_choice, offered),
+        constraint=constraint,
         extra=_extra(extra),
     )
 
@@ -74,8 +98,8 @@ def prompt_turns(prompt: str, system: str | None = None) -> list[Message]:
     Raises:
         InvalidRequest: One of them is no text, empty, or cannot be sent.
     """
-    turns = [] if system is None else [Message("system", _text("system", system))]
-    return [*turns, Message("user", _text("prompt", prompt))]
+    turns = [] if system is None else [Message("system", check_text("system", system))]
+    return [*turns, Message("user", check_text("prompt", prompt))]
 
 
 def check_timeout(timeout: float | Literal["auto"] | None) -> None:
@@ -91,6 +115,38 @@ def check_timeout(timeout: float | Literal["auto"] | None) -> None:
         raise InvalidRequest("timeout is 0, but must be above 0 s", field="timeout")
 
 
+def check_cache(cache: object) -> None:
+    """Refuse a use of the cache that there is not.
+
+    Raises:
+        InvalidRequest: It is none of `auto`, `always` and `never`.
+    """
+    if cache not in {"auto", "always", "never"}:
+        raise InvalidRequest(
+            f"cache is {cache!r}, but must be 'auto', 'always' or 'never'", field="cache"
+        )
+
+
+def check_repairs(repairs: int) -> None:
+    """Refuse a number of repairs that is none.
+
+    Raises:
+        InvalidRequest: It is no whole number from 0 on.
+    """
+    _whole("repairs", repairs)
+    _check_range("repairs", repairs, 0, math.inf)
+
+
+def check_known(options: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse an option that would be ignored.
+
+    Raises:
+        TypeError: There is no such option, as Python itself says of an unknown argument.
+    """
+    for name in options.keys() - set(known):
+        raise TypeError(f"a completion takes no argument {name!r}; further members go into extra=")
+
+
 def model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:
     """The models to try, in order; none where the caller named none.
 
@@ -102,7 +158,7 @@ def model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:
     if isinstance(model, str):
         return (model,)
     _check_several("model", model)
-    names = tuple(_text(f"model[{index}]", name) for index, name in enumerate(model))
+    names = tuple(check_text(f"model[{index}]", name) for index, name in enumerate(model))
     if not names:
         raise InvalidRequest("model is an empty list", field="model")
     return names
@@ -113,7 +169,7 @@ def _message(index: int, message: Message | Mapping[str, Any]) -> Message:
     if not _is_sound(message):
         message = _converted(field, message)
     if message.content or not message.tool_calls:
-        _text(f"{field}.content", message.content)
+        check_text(f"{field}.content", message.content)
     return message
 
 
@@ -146,7 +202,7 @@ def _part(field: str, part: Any) -> str:
             "in every generation",
             hint="Leave it out: the service would drop it without a word.",
         )
-    return _text(f"{field}.text", told.get("text"))
+    return check_text(f"{field}.text", told.get("text"))
 
 
 def _is_sound(message: object) -> TypeGuard[Message]:
@@ -160,7 +216,12 @@ def _is_sound(message: object) -> TypeGuard[Message]:
     )
 
 
-def _text(field: str, value: object) -> str:
+def check_text(field: str, value: object) -> str:
+    """A text that can be sent.
+
+    Raises:
+        InvalidRequest: It is no text, empty, or holds characters that the service can't take.
+    """
     if not isinstance(value, str):
         raise InvalidRequest(f"{field} is {value!r}, not a text", field=field)
     if not value.strip():
@@ -218,6 +279,32 @@ def _stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
             raise InvalidRequest(f"stop[{index}] is no text", field=f"stop[{index}]")
         _check_characters(f"stop[{index}]", text)
     return strings
+
+
+def _tools(tools: Sequence[ToolLike] | None) -> tuple[ToolDefinition, ...]:
+    if tools is None or tools == []:
+        return ()
+    # Describing functions is of no use to those who offer none.
+    from foundry_api.tools.definition import definitions  # noqa: PLC0415
+
+    return definitions(tools)
+
+
+def _tool_choice(choice: str | None, tools: tuple[ToolDefinition, ...]) -> str | None:
+    if choice in {None, "auto", "none"}:
+        return choice
+    names = [tool.name for tool in tools]
+    if not names:
+        raise InvalidRequest(
+            f"tool_choice is {choice!r}, but there are no tools", field="tool_choice"
+        )
+    if choice != "required" and choice not in names:
+        raise InvalidRequest(
+            f"tool_choice is {choice!r}, but must be auto, none, required or the name of a tool: "
+            f"{', '.join(names)}",
+            field="tool_choice",
+        )
+    return choice
 
 
 def _extra(extra: Mapping[str, Any] | None) -> dict[str, Any]:

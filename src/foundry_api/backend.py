@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from foundry_api.backoff import Backoff
+from foundry_api.cache.choose import cache_of
 from foundry_api.call import CallTools
 from foundry_api.catalog_store import CatalogStore
 from foundry_api.connection import Connection
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
     from types import ModuleType
 
+    from foundry_api.cache.calls import CachedCalls
+    from foundry_api.cache.store import ResponseCache
     from foundry_api.events import Listener
     from foundry_api.messages import Model
     from foundry_api.residency.memory import Memory
@@ -63,6 +66,7 @@ class Backend:
         residency: Which models stay in memory; default as the settings say.
         listeners: Called with every event.
         hooks: What requests and answers pass, and the credential for an explicit address.
+        cache: Where answers are kept; default as the settings say.
         transport: Sends the requests; default one pooled session.
 
     Attributes:
@@ -71,6 +75,8 @@ class Backend:
         metrics: What happened, counted.
         services: Those that are called.
         tools: What the calls share.
+        cache: Where answers are kept.
+        cached: The calls that the cache serves; None without one.
     """
 
     def __init__(
@@ -83,6 +89,7 @@ class Backend:
         residency: ModelResidency | None = None,
         listeners: Iterable[Listener] = (),
         hooks: Hooks | None = None,
+        cache: ResponseCache | None = None,
         transport: Transport | None = None,
     ) -> None:
         self.settings = settings
@@ -112,6 +119,8 @@ class Backend:
             latencies=Latencies(),
             closed=lambda: self._closed,
         )
+        self.cache = cache or cache_of(settings.cache)
+        self.cached = self._cached()
 
     async def route(self, name: str, *, download: bool = False) -> tuple[Connection, Model]:
         """The service and the model there that a name means.
@@ -151,6 +160,10 @@ class Backend:
     async def close(self) -> None:
         """End the calls, close the connections, and stop the engine, if this client started it."""
         self._closed = True
+        if self.cached is not None:
+            await self.cached.end()
+            self.cache.detach(self.events.emit)
+            await self.cache.close()
         await self._keeper.aclose()
         await self.services.aclose()
         await self._home.leave()
@@ -158,6 +171,14 @@ class Backend:
             await locator.aclose()
         if self._owns_transport and self._transport is not None:
             await self._transport.aclose()
+
+    def _cached(self) -> CachedCalls | None:
+        if not self.cache.active:
+            return None
+        from foundry_api.cache.calls import CachedCalls  # noqa: PLC0415 - few clients have one
+
+        self.cache.attach(self.settings.home, self.events.emit)
+        return CachedCalls(self.tools, self.cache, hooked=bool(self._hooks.requests))
 
     def _listen(self) -> None:
         log = logging.getLogger("foundry_api")

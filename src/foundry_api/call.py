@@ -45,6 +45,7 @@ class Order(msgspec.Struct, Generic[_R], frozen=True):
         timeout_s: Bound of the silence before and between tokens, or `auto`.
         deadline: By when the call has to be over.
         download: Whether a model that is not here may be downloaded first.
+        cache: Whether the answer may come from the cache, and be kept there.
     """
 
     models: tuple[str, ...]
@@ -52,6 +53,7 @@ class Order(msgspec.Struct, Generic[_R], frozen=True):
     timeout_s: float | Literal["auto"]
     deadline: Deadline
     download: bool = False
+    cache: Literal["auto", "always", "never"] = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

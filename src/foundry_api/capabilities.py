@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from foundry_api.errors import InvalidRequest, UnsupportedFeature
-from foundry_api.messages import Generation
+from foundry_api.messages import Generation, Grammar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +34,8 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 """Values with which a parameter asks for nothing, so that a service may ignore it."""
 
+_FREE_CHOICES = (None, "auto", "none")
+
 
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What one generation of the service can do. Sources: foundry-local-service.md.
@@ -48,8 +50,12 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         cancellation: Whether the engine stops working when its caller leaves.
         parallel_calls: Whether calls of one model run side by side.
         keep_alive: Whether a stream shows life while the engine reads the prompt.
-        json_schema: Whether the engine keeps an answer to a schema.
+        json_schema: Whether the engine keeps an answer to a schema. Elsewhere the prompt asks for
+            it; every answer is validated.
+        choice: Whether the engine keeps an answer to one of several texts. Elsewhere as above.
+        grammar: Whether the engine keeps an answer to a grammar in Lark's notation.
         tools: Whether tool calls come apart from the text.
+        tool_choice: Whether the model can be made to call a tool, or a certain one.
         tool_history: Whether the turns of earlier tool calls reach the model.
         names: Whether an alias, an id, and an id without its version all mean a model.
         load: Loading models.
@@ -77,7 +83,10 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     parallel_calls: Support
     keep_alive: Support
     json_schema: Support
+    choice: Support
+    grammar: Support
     tools: Support
+    tool_choice: Support
     tool_history: Support
     names: Support = "corrected"
     load: Support
@@ -106,6 +115,17 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
                 f"seed is {seed}, but {self.generation} takes {self.max_seed} at most",
                 field="seed",
             )
+        if self.tool_choice == "unsupported" and request.tool_choice not in _FREE_CHOICES:
+            raise UnsupportedFeature(
+                f"a service of generation {self.generation} cannot make a model call a tool",
+                hint="Leave tool_choice out, and ask for the call in the prompt.",
+            )
+        if self.grammar == "unsupported" and isinstance(request.constraint, Grammar):
+            raise UnsupportedFeature(
+                f"a service of generation {self.generation} keeps no answer to a grammar",
+                hint="Use response_model= or choice=, which are checked everywhere, "
+                "or a service of SDK 2.1 or later.",
+            )
         for name, value in request.extra.items():
             if name in self.ignored and value not in _NEUTRAL.get(name, (None,)):
                 raise UnsupportedFeature(
@@ -122,8 +142,11 @@ _SDK_2_1 = Capabilities(
     cancellation="native",
     parallel_calls="native",
     keep_alive="native",
-    json_schema="corrected",
+    json_schema="native",
+    choice="native",
+    grammar="native",
     tools="native",
+    tool_choice="native",
     tool_history="native",
     load="native",
     unload="native",
@@ -146,7 +169,9 @@ _SDK_2_0 = msgspec.structs.replace(
     finish_reason="corrected",
     cancellation="unsupported",
     keep_alive="unsupported",
-    json_schema="unsupported",
+    json_schema="corrected",
+    choice="corrected",
+    grammar="unsupported",
     tool_history="corrected",
     ignored=frozenset({"logit_bias", "logprobs", "n", "response_format", "top_logprobs"}),
 )
@@ -155,6 +180,7 @@ _SDK_1 = msgspec.structs.replace(
     _SDK_2_0,
     generation="sdk-1",
     stream_errors="corrected",
+    tools="corrected",
     cancellation="native",
     unload_while_generating="unsupported",
     tool_history="native",
@@ -169,7 +195,8 @@ _CLI_0_10 = msgspec.structs.replace(
     cancellation="unsupported",  # unknown, as are parallel calls and loads, and audio
     parallel_calls="unsupported",
     parallel_loads="unsupported",
-    tools="unsupported",  # they stay text
+    tools="corrected",  # by the prompt, and out of the text
+    tool_choice="unsupported",
     tool_history="corrected",
     load="corrected",  # by the user's own `foundry`, as are unloading and downloads
     unload="corrected",

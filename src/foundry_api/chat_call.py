@@ -9,18 +9,19 @@ import msgspec
 
 from foundry_api.call import CallTools, GuardedCall, Order
 from foundry_api.chat_attempt import ChatAttempt
-from foundry_api.errors import ContextOverflow, FoundryError
+from foundry_api.errors import ContextOverflow, FoundryError, ToolMarkersMissing
 from foundry_api.events import CallEnded, CallStarted, FirstToken
 from foundry_api.messages import ChatRequest, Chunk, Completion
 from foundry_api.resilience.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from foundry_api.messages import ToolCall, Usage
+    from foundry_api.resilience.deadline import Deadline
     from foundry_api.services import Service
 
-__all__ = ["ChatCall"]
+__all__ = ["ChatCall", "last_chunk"]
 
 SHORTEST_RATED_S = 0.001
 """An answer that came in one burst says nothing of the engine's speed."""
@@ -40,6 +41,14 @@ class ChatCall(GuardedCall[ChatRequest, ChatAttempt]):
         self._reasoning: list[str] = []
         self._tool_calls: list[ToolCall] = []
         self._raw: list[bytes] = []
+        self._watch: Watch | None = None
+        self._whole: Completion[None] | None = None
+
+    @property
+    def whole(self) -> Completion[None]:
+        """The whole answer, once all of its pieces were taken."""
+        assert self._whole is not None  # noqa: S101 - a mistake of ours
+        return self._whole
 
     async def chunks(self) -> AsyncGenerator[Chunk]:
         """The answer in pieces; the last one carries finish reason, usage and timings."""
@@ -54,18 +63,31 @@ class ChatCall(GuardedCall[ChatRequest, ChatAttempt]):
         self._tell_answer(watch, came.whole)
         yield came.last
 
-    async def completion(self) -> Completion[None]:
-        """The whole answer."""
-        watch = self._begin()
+    async def completion(
+        self, receive: Callable[[list[Chunk]], None] | None = None
+    ) -> Completion[None]:
+        """The whole answer.
+
+        Args:
+            receive: Called with its pieces as they come.
+        """
+        self._watch = watch = self._begin()
         self._raw = []
         try:
             while isinstance(came := await self._next(watch), list):
                 self._raw += [piece.raw for piece in came]
+                if receive is not None:
+                    receive(came)
         except BaseException as error:
             self._tell_failure(watch, error)
             raise
         self._tell_answer(watch, came.whole)
         return came.whole
+
+    def allow(self, deadline: Deadline) -> None:
+        """Somebody waits for the completion who may have more time than who asked for it."""
+        if self._watch is not None:
+            self._watch.extend(deadline)
 
     async def _next(self, watch: Watch) -> list[Chunk] | _Answer:
         """The next pieces of the answer, and at its end the whole of it."""
@@ -129,9 +151,23 @@ class ChatCall(GuardedCall[ChatRequest, ChatAttempt]):
             headers=headers,
             raw=(*self._raw, ending.raw),
         )
+        self._whole = whole
         return _Answer(whole)
 
     def _amended(self, error: FoundryError) -> bool:
+        return self._told_of_tools(error) or self._bounded_to_fit(error)
+
+    def _told_of_tools(self, error: FoundryError) -> bool:
+        """Tell a model of its tools in the prompt, when the service would not tell this one."""
+        request = self._request
+        if not isinstance(error, ToolMarkersMissing) or request.tools_in_prompt:
+            return False
+        if request.tool_choice not in {None, "auto"}:
+            return False
+        self._request = msgspec.structs.replace(request, tools_in_prompt=True)
+        return True
+
+    def _bounded_to_fit(self, error: FoundryError) -> bool:
         """Ask for what fits, when the caller set no bound and the service's default overflows.
 
         The service adds 2048 output tokens to the prompt and refuses when that is more than the
@@ -199,16 +235,21 @@ class _Answer:
     @property
     def last(self) -> Chunk:
         """The last chunk of the answer as a stream."""
-        whole = self.whole
-        return Chunk(
-            content="",
-            model=whole.model,
-            finish_reason=whole.finish_reason,
-            usage=whole.usage,
-            timings=whole.timings,
-            attempts=whole.attempts,
-            raw=whole.raw[-1],
-        )
+        return last_chunk(self.whole)
+
+
+def last_chunk(whole: Completion[None]) -> Chunk:
+    """The last chunk of an answer as a stream."""
+    return Chunk(
+        content="",
+        model=whole.model,
+        finish_reason=whole.finish_reason,
+        usage=whole.usage,
+        timings=whole.timings,
+        attempts=whole.attempts,
+        raw=whole.raw[-1],
+        cached=whole.cached,
+    )
 
 
 def _rate(first_token_at: float | None, now: float, usage: Usage) -> float | None:

@@ -19,6 +19,8 @@ from foundry_api.errors import (
     RouteMissing,
     ServerError,
     ServiceOverloaded,
+    ToolCallError,
+    ToolMarkersMissing,
     UnsupportedParameter,
 )
 
@@ -28,6 +30,9 @@ _SOURCE_PLACE = re.compile(r"(?<![\w./\\-])[\w./\\-]+\.(?:cc|cpp|h|hpp):\d+ ")
 
 _WRAPPING = re.compile(r"^Failed to handle OpenAI completion: |\s*\(Parameter '\w+'\)$")
 """What 1.x puts around its messages: the name of its handler, and .NET's of an argument."""
+
+_PARSER_STATE = "\n<state>"
+"""Ahead of pages of what the engine's grammar parser has in mind."""
 
 MAX_MESSAGE_CHARS = 2000
 """A longer one is no message; what lies behind is cut off before anything searches it."""
@@ -39,7 +44,7 @@ def clean(message: str) -> str:
     The 2.x engine writes `search_options.cc:108 int fl::Validate(const std::string&) request ...`;
     only what follows the signature is meant for people.
     """
-    message = message[:MAX_MESSAGE_CHARS]
+    message = message[:MAX_MESSAGE_CHARS].partition(_PARSER_STATE)[0]
     while place := _SOURCE_PLACE.search(message):
         end = _signature_end(message, place.end())
         if not message[end:].strip():
@@ -63,13 +68,21 @@ def _signature_end(text: str, start: int) -> int:
     return start
 
 
+_TOOL_CALL = (
+    r"^(inference failed: )?(model emitted an? (malformed|invalid) tool call"
+    r"|model emitted unframed|tool '[^']*': instance |incomplete tool-call)"
+)
+"""What 2.2.1 says of calls that do not have the form or the arguments that it asks for."""
+
 _RULES: tuple[tuple[str, type[FoundryError]], ...] = (
     (r"session\(s\) still using", ModelInUse),
     (r"must be downloaded|not cached|no openaiservice provider", ModelNotCached),
     (r"must be loaded|is not loaded|not loaded:", ModelNotLoaded),
     (r"load failed:", ModelLoadFailed),
     (r"maximum context length|exceeds max length", ContextOverflow),
-    (r"error creating grammar|invalid grammar", GrammarError),
+    (_TOOL_CALL, ToolCallError),
+    (r"model-published .*(markers|tokens)|unknown special token[^?]*toolcall", ToolMarkersMissing),
+    (r"error (creating grammar|committing tokens)|invalid grammar", GrammarError),
     (r"unsupported parameter", UnsupportedParameter),
     (r"no model matching|does not exist|model not found", ModelNotFound),
     (

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from foundry_api.arguments import chat_request, check_timeout, model_names, prompt_turns
+from foundry_api.arguments import chat_request, check_cache, check_known, check_timeout, model_names
 from foundry_api.backend import Backend
 from foundry_api.call import Order
 from foundry_api.chat_call import ChatCall
+from foundry_api.chat_methods import ChatMethods
 from foundry_api.errors import ConfigurationError, ServiceError
 from foundry_api.models import Models
+from foundry_api.options import ChatOptions
 from foundry_api.resilience.deadline import Deadline, bounded
 from foundry_api.settings import Settings
+from foundry_api.tool_methods import ToolMethods
 from foundry_api.wire.hooks import BearerKey, Hooks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
-    from typing import Unpack
 
+    from foundry_api.cache.calls import CachedCall
+    from foundry_api.cache.store import ResponseCache
     from foundry_api.capabilities import Capabilities
     from foundry_api.events import Listener
     from foundry_api.health import HealthStatus
-    from foundry_api.messages import ChatRequest, Chunk, Completion, Message
+    from foundry_api.messages import ChatRequest, Constraint, Message
     from foundry_api.residency.policy import ModelResidency
     from foundry_api.resilience.breaker import CircuitBreaker
     from foundry_api.resilience.limiter import Limiter, LimiterSettings
@@ -33,41 +37,10 @@ if TYPE_CHECKING:
     from foundry_api.wire.hooks import Auth, RequestHook, ResponseHook
     from foundry_api.wire.transport import Transport
 
-__all__ = ["ChatOptions", "FoundryAPIClient"]
+__all__ = ["FoundryAPIClient"]
 
 
-class ChatOptions(TypedDict, total=False):
-    """What every completion call takes besides its prompt or messages.
-
-    Attributes:
-        model: Alias, id, or id without version; of several, each is tried when the one before it
-            failed; default `FOUNDRY_MODEL`, else phi-4-mini.
-        max_tokens: Upper bound of the answer in tokens; default 2048, or what fits.
-        temperature: 0 to 2; default the model's own.
-        top_p: 0 to 1; default the model's own.
-        seed: Makes sampling repeatable where the engine allows it.
-        stop: Up to four strings that end the answer.
-        timeout: Seconds without a token before the call gives up, or `auto` for what the model was
-            seen to need; default `FOUNDRY_TIMEOUT`.
-        deadline: Seconds for the whole call, with its queueing, loading and retries; default
-            `FOUNDRY_DEADLINE`, else none.
-        download: Download the model first if its files are not on this machine; default False.
-        extra: Further members of the JSON body, sent as they are.
-    """
-
-    model: str | Sequence[str] | None
-    max_tokens: int | None
-    temperature: float | None
-    top_p: float | None
-    seed: int | None
-    stop: str | Sequence[str] | None
-    timeout: float | Literal["auto"] | None
-    deadline: float | None
-    download: bool
-    extra: Mapping[str, Any] | None
-
-
-class FoundryAPIClient:
+class FoundryAPIClient(ChatMethods, ToolMethods):
     """Microsoft Foundry Local as an API.
 
     Creating a client does no I/O: its first call finds a running service or starts an engine of
@@ -103,6 +76,9 @@ class FoundryAPIClient:
         request_hooks: Called with every request to a service; each gives the one to send instead,
             and may change headers and body.
         response_hooks: Called with every request to a service and the head of its answer.
+        cache: Where answers are kept, so that who asks the same again gets the same without the
+            engine: a `MemoryCache` or a `SqliteCache`. It is closed with the client, and opens
+            again where it is used on. Default `FOUNDRY_CACHE`, else none.
         home: Directory for the engine's data, logs and state; default `FOUNDRY_HOME`, else the
             platform's own directories.
         transport: Sends the requests; default one pooled aiohttp session.
@@ -114,6 +90,8 @@ class FoundryAPIClient:
         models: The models of the service.
         events: The hook for whoever wants to hear what happens.
         metrics: What happened, counted: `client.metrics.snapshot()`.
+        cache: Where answers are kept: `await client.cache.stats()`, `await client.cache.clear()`.
+            One that keeps nothing where there is none.
 
     Raises:
         ConfigurationError: A setting cannot be used.
@@ -139,6 +117,7 @@ class FoundryAPIClient:
         auth: Auth | None = None,
         request_hooks: Iterable[RequestHook] = (),
         response_hooks: Iterable[ResponseHook] = (),
+        cache: ResponseCache | None = None,
         home: Path | None = None,
         transport: Transport | None = None,
         settings: Settings | None = None,
@@ -167,10 +146,12 @@ class FoundryAPIClient:
             residency=residency,
             listeners=listeners,
             hooks=Hooks(auth, tuple(request_hooks), tuple(response_hooks)),
+            cache=cache,
             transport=transport,
         )
         self.events = self._backend.events
         self.metrics = self._backend.metrics
+        self.cache = self._backend.cache
         self.models = Models(self._backend.connect, self._backend.route)
 
     @property
@@ -187,62 +168,6 @@ class FoundryAPIClient:
     def limiter(self) -> Limiter:
         """The limiter of the service, or of the first of several."""
         return self._backend.services.primary.limiter
-
-    async def complete(
-        self, prompt: str, *, system: str | None = None, **options: Unpack[ChatOptions]
-    ) -> Completion[None]:
-        """The whole answer to a prompt.
-
-        Args:
-            prompt: What the user says.
-            system: Instructions ahead of it.
-            options: See `ChatOptions`.
-
-        Raises:
-            InvalidRequest: An argument is at fault; nothing was sent.
-            ModelError: The model is not known, not here, or can't be loaded.
-            CallTimeout: A time bound fell. The engine's work was stopped.
-            StreamInterrupted: The answer broke off; `.partial` has its beginning.
-            ServiceError: The service is at fault.
-        """
-        return await self.chat(prompt_turns(prompt, system), **options)
-
-    def stream_complete(
-        self, prompt: str, *, system: str | None = None, **options: Unpack[ChatOptions]
-    ) -> AsyncGenerator[Chunk]:
-        """The answer to a prompt, piece by piece. Leaving the loop early frees the engine.
-
-        Args:
-            prompt: What the user says.
-            system: Instructions ahead of it.
-            options: See `ChatOptions`.
-
-        Raises:
-            FoundryError: As `complete`; bad arguments at once, the rest while iterating.
-        """
-        return self.stream_chat(prompt_turns(prompt, system), **options)
-
-    async def chat(
-        self, messages: Iterable[Message | Mapping[str, Any]], **options: Unpack[ChatOptions]
-    ) -> Completion[None]:
-        """The whole answer to a conversation. Raises as `complete`.
-
-        Args:
-            messages: The turns so far, oldest first: `Message`s or mappings with role and content.
-            options: See `ChatOptions`.
-        """
-        return await self._call(self._order(messages, options)).completion()
-
-    def stream_chat(
-        self, messages: Iterable[Message | Mapping[str, Any]], **options: Unpack[ChatOptions]
-    ) -> AsyncGenerator[Chunk]:
-        """The answer to a conversation, piece by piece. Raises as `stream_complete`.
-
-        Args:
-            messages: The turns so far, oldest first: `Message`s or mappings with role and content.
-            options: See `ChatOptions`.
-        """
-        return self._call(self._order(messages, options)).chunks()
 
     @bounded
     async def capabilities(self) -> Capabilities:
@@ -289,11 +214,17 @@ class FoundryAPIClient:
         await self.close()
 
     def _order(
-        self, messages: Iterable[Message | Mapping[str, Any]], options: ChatOptions
+        self,
+        messages: Iterable[Message | Mapping[str, Any]],
+        options: ChatOptions,
+        constraint: Constraint | None = None,
     ) -> Order[ChatRequest]:
         self._backend.check_open()
+        check_known(options, ChatOptions.__annotations__)
         timeout = options.get("timeout")
         check_timeout(timeout)
+        cache = options.get("cache", "auto")
+        check_cache(cache)
         return Order(
             models=model_names(options.get("model")) or (self.settings.model,),
             request=chat_request(
@@ -303,14 +234,21 @@ class FoundryAPIClient:
                 top_p=options.get("top_p"),
                 seed=options.get("seed"),
                 stop=options.get("stop"),
+                tools=options.get("tools"),
+                tool_choice=options.get("tool_choice"),
+                constraint=constraint,
                 extra=options.get("extra"),
             ),
             timeout_s=timeout or self.settings.timeout_s,
             deadline=Deadline.after(options.get("deadline") or self.settings.deadline_s),
             download=options.get("download", False),
+            cache=cache,
         )
 
-    def _call(self, order: Order[ChatRequest]) -> ChatCall:
+    def _call(self, order: Order[ChatRequest]) -> ChatCall | CachedCall:
+        cached = self._backend.cached
+        if cached is not None and cached.serves(order):
+            return cached.call(order)
         return ChatCall(self._backend.tools, order)
 
 

@@ -156,6 +156,13 @@ class Connection:
         model = self._meant.get(name)
         return model if model is not None and self.memory.has(model.id) else None
 
+    async def meaning(self, name: str, *, download: bool = False) -> Model:
+        """As `resolve`, but remembered until something changes: nothing is asked twice."""
+        model = self._meant.get(name)
+        if model is None:
+            model = self._meant[name] = await self.resolve(name, download=download)
+        return model
+
     async def make_ready(self, name: str, *, download: bool = False) -> Model:
         """The model that a name means, downloaded if that was asked for, and loaded.
 

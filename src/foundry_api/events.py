@@ -8,6 +8,9 @@ metrics and traces are listeners (`foundry_api.observe`); so is any function of 
 Of one call the events come in this order: `CallStarted`; for each attempt `AttemptStarted`, perhaps
 `FirstToken`, and `RetryScheduled` if another one follows; `CallEnded`, always, however it ended.
 `BreakerChanged`, `ModelLoaded` and `ModelUnloaded` belong to a service, not to a call.
+
+Where there is a cache, `CacheMiss` comes ahead of such a call and `CacheStored` behind it. A call
+that is answered without the engine has `CallStarted`, `CacheHit` and `CallEnded`.
 """
 
 from __future__ import annotations
@@ -25,6 +28,11 @@ __all__ = [
     "AttemptStarted",
     "BreakerChanged",
     "BreakerState",
+    "CacheHit",
+    "CacheMiss",
+    "CacheSource",
+    "CacheStored",
+    "CacheTrouble",
     "CallEnded",
     "CallStarted",
     "Event",
@@ -40,6 +48,7 @@ __all__ = [
 
 BreakerState = Literal["closed", "open", "half-open"]
 Outcome = Literal["answered", "failed", "cancelled"]
+CacheSource = Literal["cache", "flight"]
 UnloadReason = Literal["asked", "idle", "budget", "swap"]
 
 log = logging.getLogger("foundry_api")
@@ -145,6 +154,7 @@ class CallEnded(Event, frozen=True, kw_only=True):
         error: What the caller was told; None unless the call failed.
         chunks: Pieces of text that came.
         content: The text, as far as it came.
+        cached: Whether the answer was made by another call, before or at the same time.
     """
 
     call: int
@@ -158,6 +168,7 @@ class CallEnded(Event, frozen=True, kw_only=True):
     error: FoundryError | None = None
     chunks: int = 0
     content: str = ""
+    cached: bool = False
 
 
 class BreakerChanged(Event, frozen=True, kw_only=True):
@@ -205,6 +216,64 @@ class ModelUnloaded(Event, frozen=True, kw_only=True):
     model: str
     service: str
     reason: UnloadReason
+
+
+class CacheHit(Event, frozen=True, kw_only=True):
+    """A call was answered without the engine.
+
+    Attributes:
+        call: Number of the call.
+        model: Id of the model that gave the answer.
+        service: Base URL of the service that gave it.
+        source: The `cache`, or a `flight`: an identical call that was being answered.
+        age_s: Seconds since the answer was made; 0 for one in flight.
+    """
+
+    call: int
+    model: str
+    service: str
+    source: CacheSource
+    age_s: float = 0.0
+
+
+class CacheMiss(Event, frozen=True, kw_only=True):
+    """The cache had no answer to a call, so the engine is asked.
+
+    Attributes:
+        model: Id of the model.
+        service: Base URL of the service.
+    """
+
+    model: str
+    service: str
+
+
+class CacheStored(Event, frozen=True, kw_only=True):
+    """An answer was kept for the next who asks the same.
+
+    Attributes:
+        model: Id of the model.
+        service: Base URL of the service.
+        bytes: Its size in the cache.
+    """
+
+    model: str
+    service: str
+    bytes: int
+
+
+class CacheTrouble(Event, frozen=True, kw_only=True):
+    """The cache's file could not be used. Calls go on.
+
+    Attributes:
+        path: The file.
+        problem: What is the matter with it.
+        aside: Where it was set aside, so that a new one was begun; None if calls go on without.
+    """
+
+    path: str
+    problem: str
+    aside: str | None = None
 
 
 Listener = Callable[[Event], None]
@@ -262,4 +331,8 @@ KINDS: tuple[type[Event], ...] = (
     BreakerChanged,
     ModelLoaded,
     ModelUnloaded,
+    CacheHit,
+    CacheMiss,
+    CacheStored,
+    CacheTrouble,
 )

@@ -13,7 +13,7 @@ from foundry_api.errors import FoundryError
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable
 
-__all__ = ["SingleFlight"]
+__all__ = ["SingleFlight", "own_copy"]
 
 _T = TypeVar("_T")
 
@@ -43,7 +43,7 @@ class SingleFlight(Generic[_T]):
         try:
             return await asyncio.shield(flight.task)
         except FoundryError as error:
-            raise _own_copy(error) from error.__cause__
+            raise own_copy(error) from error.__cause__
         finally:
             flight.waiters -= 1
             if not flight.waiters and not flight.task.done():
@@ -67,6 +67,6 @@ class SingleFlight(Generic[_T]):
             flight.task.exception()  # every waiter may have left: no "never retrieved" in the log
 
 
-def _own_copy(error: FoundryError) -> FoundryError:
+def own_copy(error: FoundryError) -> FoundryError:
     """Every caller completes the error with what he alone knows, such as his attempts."""
     return copy.copy(error).with_traceback(error.__traceback__)

@@ -145,6 +145,8 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
         stop: Up to four strings that end the answer; they are not part of it.
         tools: The functions that the model may call.
         tool_choice: `auto`, `none`, `required`, or the name of the tool to call; None is `auto`.
+        tools_in_prompt: Whether the tools are told in the prompt, for a model or a service that
+            knows no other way.
         constraint: What the answer has to look like, where the engine keeps it to that.
         extra: Further members of the JSON body, sent as they are.
     """
@@ -157,6 +159,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...] = ()
     tools: tuple[ToolDefinition, ...] = ()
     tool_choice: str | None = None
+    tools_in_prompt: bool = False
     constraint: Constraint | None = None
     extra: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
 

@@ -48,6 +48,8 @@ class Settings:
             nobody used it; None for never. `FOUNDRY_MODEL_IDLE`.
         memory_budget_mb: Bound of the models in a service's memory, in MB of their files; None for
             none. `FOUNDRY_MEMORY_BUDGET`.
+        cache: Where answers are kept: `off`, in `memory`, in a `sqlite` file in the home, or in one
+            at this path. `FOUNDRY_CACHE`, default off.
         home: Directory for the engine's data, logs and state; None takes the user's own
             directories of the platform. `FOUNDRY_HOME`.
     """
@@ -64,6 +66,7 @@ class Settings:
     service: Literal["auto", "embedded"] = "auto"
     model_idle_s: float | None = None
     memory_budget_mb: float | None = None
+    cache: Literal["off", "memory", "sqlite"] | Path = "off"
     home: Path | None = None
 
     def __post_init__(self) -> None:
@@ -159,6 +162,14 @@ def _megabytes(text: str) -> float:
     return float(text)
 
 
+def _cache(text: str) -> str | Path:
+    if text.lower() in {"off", "memory", "sqlite"}:
+        return text.lower()
+    if not any(mark in text for mark in "./\\"):
+        raise ValueError(text)  # mistyped, rather than a file of that name
+    return Path(text)
+
+
 def _urls(text: str) -> tuple[str, ...]:
     return tuple(url.strip() for url in text.split(",") if url.strip())
 
@@ -184,12 +195,14 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], object]]] = {
     "api_key": ("FOUNDRY_API_KEY", str),
     "model_idle_s": ("FOUNDRY_MODEL_IDLE", float),
     "memory_budget_mb": ("FOUNDRY_MEMORY_BUDGET", _megabytes),
+    "cache": ("FOUNDRY_CACHE", _cache),
     "home": ("FOUNDRY_HOME", Path),
 }
 _KINDS: dict[Callable[[str], object], str] = {
     float: "number of seconds",
     _megabytes: "number of MB",
     _seconds_or_auto: "number of seconds, or auto",
+    _cache: "word out of off, memory and sqlite, or the path of a file such as ./answers.db",
     int: "whole number",
 }
 

@@ -12,6 +12,7 @@ The client is the real one, and so is the socket; only the engine behind it is n
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 from contextlib import contextmanager
@@ -25,9 +26,9 @@ from foundry_api.messages import FinishReason, Usage
 from foundry_api.resilience.retry import PAUSE
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping, Sequence
 
-__all__ = ["Answer", "Cut", "Failure", "FakeService", "Silence", "no_sleep"]
+__all__ = ["Answer", "Cut", "Failure", "FakeService", "Silence", "ToolCalls", "no_sleep"]
 
 _PREFIX = "/catalogs/local"
 _PIECE = re.compile(r"\s*\S+\s*$|\s*\S+|\s+")
@@ -68,6 +69,21 @@ class Answer:
 
     text: str
     finish_reason: FinishReason = "stop"
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalls:
+    """Calls of tools instead of an answer.
+
+    Attributes:
+        calls: Names of tools, each with its arguments.
+        text: What is said before.
+        usage: Tokens to tell; None counts words and calls.
+    """
+
+    calls: Sequence[tuple[str, Mapping[str, Any]]]
+    text: str = ""
     usage: Usage | None = None
 
 
@@ -114,7 +130,8 @@ class FakeService:
     Each chat completion takes the next answer of the script; the last one is given for ever.
 
     Args:
-        script: Texts, or any of `Answer`, `Failure`, `Cut` and `Silence`; default "Hello".
+        script: Texts, or any of `Answer`, `ToolCalls`, `Failure`, `Cut` and `Silence`; default
+            "Hello".
         model: Alias of the one model that it has.
 
     Attributes:
@@ -123,7 +140,7 @@ class FakeService:
     """
 
     def __init__(
-        self, *script: str | Answer | Failure | Cut | Silence, model: str = "fake"
+        self, *script: str | Answer | ToolCalls | Failure | Cut | Silence, model: str = "fake"
     ) -> None:
         self._script = [
             Answer(one) if isinstance(one, str) else one for one in script or ("Hello",)
@@ -134,6 +151,7 @@ class FakeService:
         )
         self.base_url = ""
         self.requests: list[dict[str, Any]] = []
+        self._calls = itertools.count(1)
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
@@ -186,6 +204,9 @@ class FakeService:
             await _send(stream, turn.text)
             await stream.write(_end(turn))
             return stream
+        if isinstance(turn, ToolCalls):
+            await self._call_tools(stream, turn)
+            return stream
         await _send(stream, turn.after)
         if isinstance(turn, Silence):
             await asyncio.Event().wait()  # aiohttp cancels it when the client gives up
@@ -193,6 +214,17 @@ class FakeService:
             # A close, unlike an abort, delivers what was sent before.
             request.transport.close()
         return stream
+
+    async def _call_tools(self, stream: web.StreamResponse, turn: ToolCalls) -> None:
+        await _send(stream, turn.text)
+        for index, (name, arguments) in enumerate(turn.calls):
+            function = {"name": name, "arguments": msgspec.json.encode(arguments).decode()}
+            call = {"index": index, "id": f"call_{next(self._calls)}", "function": function}
+            delta = {"tool_calls": [{**call, "type": "function"}]}
+            await stream.write(_event({"choices": [{"index": 0, "delta": delta}]}))
+        words = len(_PIECE.findall(turn.text)) + len(turn.calls)
+        usage = turn.usage or Usage(0, words, words)
+        await stream.write(_end(Answer(turn.text, "tool_calls", usage)))
 
 
 def _json(told: object) -> web.Response:

@@ -11,7 +11,15 @@ import psutil
 from doubles.cli010 import Cli010ServiceDouble, foundry_cli_double
 from doubles.legacy import LegacyServiceDouble
 from engines import running
-from loopback_catalog import ALIAS, VARIANT, catalog, entity, put_into_cache
+from loopback_catalog import (
+    ALIAS,
+    CALLS_TOOLS,
+    REASONS,
+    VARIANT,
+    catalog,
+    entity,
+    put_into_cache,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -22,7 +30,10 @@ if TYPE_CHECKING:
 BROKEN = "broken"
 FAR_AWAY = "far-away"
 OTHER, OTHER_VARIANT = "nickname", "Scripted-other-instruct-generic-cpu"
-"""A model whose alias nobody could guess from its id."""
+"""A model whose alias nobody could guess from its id, nor that it calls tools."""
+
+THINKER, THINKER_VARIANT = "scripted-thinker", "Scripted-thinker-instruct-generic-cpu"
+"""A model that is known to reason."""
 
 VERSIONS: Mapping[Generation, str] = {"sdk-1": "1.2.4", "sdk-2.0": "2.0.1", "sdk-2.1": "2.2.1"}
 """Which version stands for a generation."""
@@ -58,10 +69,10 @@ class Service:
         return spent.user + spent.system
 
 
-def prepare(home: Path) -> None:
-    """A cache with two models that work and one that cannot be loaded."""
-    put_into_cache(home / "cache", VARIANT)
-    put_into_cache(home / "cache", OTHER_VARIANT)
+def prepare(home: Path, generation: Generation) -> None:
+    """A cache with models that work and one that cannot be loaded."""
+    for variant in (VARIANT, OTHER_VARIANT, THINKER_VARIANT):
+        put_into_cache(home / "cache", variant, markers=generation != "sdk-1")
     directory = home / "cache" / "tests" / "Broken-generic-cpu-1" / "v1"
     directory.mkdir(parents=True)
     (directory / "inference_model.json").write_text('{"Name": "Broken-generic-cpu:1"}', "utf-8")
@@ -88,10 +99,11 @@ async def doubled(generation: Generation, directory: Path) -> AsyncIterator[Serv
 
 @contextlib.contextmanager
 def catalog_of_the_suite() -> Iterator[str]:
-    """The scripted model twice, one that cannot be loaded, and one whose files are not here."""
+    """The scripted model thrice, one that cannot be loaded, and one whose files are not here."""
     entities = [
         entity(ALIAS, VARIANT),
-        entity(OTHER, OTHER_VARIANT),
+        entity(OTHER, OTHER_VARIANT, tags={}),
+        entity(THINKER, THINKER_VARIANT, tags=CALLS_TOOLS | REASONS),
         entity(BROKEN, "Broken-generic-cpu"),
         entity(FAR_AWAY, "Far-away-generic-cpu", 3),
     ]
@@ -103,7 +115,7 @@ def catalog_of_the_suite() -> Iterator[str]:
 def real(generation: Generation, home: Path, *, port: int = 0) -> Iterator[Service]:
     """Run the real service of a generation."""
     if not home.exists():
-        prepare(home)
+        prepare(home, generation)
     model = VARIANT if generation == "sdk-1" else f"{VARIANT}:1"
     with (
         catalog_of_the_suite() as catalog_url,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from conformance.services import BROKEN, FAR_AWAY, OTHER, OTHER_VARIANT, VERSIONS
-from foundry_api import errors
+from foundry_api import FoundryAPIClient, MemoryCache, errors
 from foundry_api.messages import Usage
 from loopback_catalog import ALIAS, VARIANT
 from scripted_model import SCRIPTS, completion_tokens, prompt_tokens, script
@@ -16,7 +16,6 @@ from scripted_model import SCRIPTS, completion_tokens, prompt_tokens, script
 if TYPE_CHECKING:
     from conformance.expectations import Expected
     from conformance.services import Service
-    from foundry_api import FoundryAPIClient
     from scripted_model.scripts import Script
 
 ENDING = [each for each in SCRIPTS if not each.repeats]
@@ -50,6 +49,22 @@ async def test_an_alias_that_cannot_be_guessed_is_found(
     assert (await client.complete("say-hello", model=response.model)).content == response.content
     await client.models.unload(OTHER)
     assert response.model not in (await client.health_check()).loaded_models
+
+
+async def test_an_answer_that_was_kept_comes_again_as_it_was_cut(
+    client: FoundryAPIClient, service: Service
+) -> None:
+    cached = FoundryAPIClient(service.base_url, model=service.model, cache=MemoryCache())
+    async with cached:
+        first, again = [
+            [chunk async for chunk in cached.stream_complete("say-lines", temperature=0)]
+            for _ in range(2)
+        ]
+        whole = await cached.complete("say-lines", temperature=0)
+    assert [chunk.content for chunk in again] == [chunk.content for chunk in first]
+    assert {chunk.cached for chunk in again} == {whole.cached} == {True}
+    assert (whole.content, whole.generation) == (script("say-lines").text, service.generation)
+    assert again[-1].usage == whole.usage == first[-1].usage
 
 
 @pytest.mark.parametrize("told", ENDING, ids=lambda each: each.keyword)

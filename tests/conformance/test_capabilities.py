@@ -37,6 +37,7 @@ pytestmark = [
 
 OVERFLOW = 9000
 NUMBER = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]}
+YES_OR_NO = {"type": "lark_grammar", "lark_grammar": 'start: "yes" | "no"'}
 
 
 class Subject:
@@ -148,22 +149,79 @@ async def keep_alive(subject: Subject) -> Support:
 
 
 async def json_schema(subject: Subject) -> Support:
-    """In OpenAI's form, which is what callers write."""
-    schema = {"name": "number", "schema": NUMBER, "strict": True}
-    wanted = {"type": "json_schema", "json_schema": schema}
+    """In the form that 2.1 takes."""
+    wanted = {"type": "json_schema", "json_schema": NUMBER}
     choice = await subject.raw.choice("say-hello", max_tokens=4, response_format=wanted)
-    try:
-        options = {"response_format": wanted}
-        ours = await subject.client.complete("say-hello", max_tokens=4, extra=options)
-    except errors.UnsupportedFeature:
-        return "unsupported"
+    ours = await subject.client.complete("say-json", response_model={"required": ["born"]})
     return judged(
-        by_itself=_is_object(choice["message"]["content"]), with_ours=_is_object(ours.content)
+        by_itself=_is_object(choice["message"]["content"]), with_ours=ours.parsed["born"] == 1815
     )
 
 
 def _is_object(text: str) -> bool:
     return text.lstrip().startswith("{")
+
+
+async def choice(subject: Subject) -> Support:
+    asked = await subject.raw.choice("say-stop", max_tokens=4, response_format=YES_OR_NO)
+    ours = await subject.client.complete("say-hello", choice=["no", "Hello, world!"])
+    return judged(
+        by_itself=asked["message"]["content"] in {"yes", "no"},
+        with_ours=ours.parsed in {"no", "Hello, world!"},
+    )
+
+
+async def grammar(subject: Subject) -> Support:
+    asked = await subject.raw.choice("say-stop", max_tokens=4, response_format=YES_OR_NO)
+    try:
+        await subject.client.complete("say-hello", grammar=YES_OR_NO["lark_grammar"])
+    except errors.UnsupportedFeature:
+        return "unsupported"
+    return judged(by_itself=asked["message"]["content"] in {"yes", "no"}, with_ours=False)
+
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": "",
+            "parameters": {"type": "object", "properties": {parameter: {"type": "string"}}},
+        },
+    }
+    for name, parameter in (("calculate", "expression"), ("clock", "city"))
+]
+
+
+async def tools(subject: Subject) -> Support:
+    """Whether a stream has the calls apart from the text, and says what it ends for."""
+    asked: dict[str, Any] = {"tools": TOOLS, "temperature": 0, "max_tokens": 300}
+    events = await subject.events("call-two-tools", **asked)
+    choices = [each["choices"][0] for each in events if each["choices"]]
+    content = "".join(each["delta"].get("content") or "" for each in choices)
+    ends = [each["finish_reason"] for each in choices if each.get("finish_reason")]
+    asked["tools"] = [each["function"] for each in TOOLS]
+    ours = await subject.client.complete("call-two-tools", **asked)
+    return judged(
+        by_itself=(_called(choices), content, ends) == (["calculate", "clock"], "", ["tool_calls"]),
+        with_ours=[call.function.name for call in ours.tool_calls] == ["calculate", "clock"],
+    )
+
+
+def _called(choices: list[dict[str, Any]]) -> list[str]:
+    calls = [call for each in choices for call in each["delta"].get("tool_calls") or ()]
+    return [call["function"]["name"] for call in calls]
+
+
+async def tool_choice(subject: Subject) -> Support:
+    choice = {"type": "function", "function": {"name": "calculate"}}
+    asked: dict[str, Any] = {"tools": TOOLS, "temperature": 0, "max_tokens": 300}
+    replies = [
+        await subject.raw.choice("call-calculator", tool_choice=each, **asked)
+        for each in ("required", choice)
+    ]
+    names = [call["function"]["name"] for each in replies for call in each["message"]["tool_calls"]]
+    return judged(by_itself=names == ["calculate", "calculate"], with_ours=False)
 
 
 async def tool_history(subject: Subject) -> Support:
@@ -257,15 +315,13 @@ async def images(subject: Subject) -> Support:
 
 MEASURES: tuple[Measure, ...] = (
     chat, stop, finish_reason, usage, stream_errors, cancellation, parallel_calls, keep_alive,
-    json_schema, tool_history, names, load, unload, parallel_loads, download, cached, responses,
-    embeddings, audio, images,
+    json_schema, choice, grammar, tools, tool_choice, tool_history, names, load, unload,
+    parallel_loads, download,
+    cached, responses, embeddings, audio, images,
 )  # fmt: skip
 
 MEASURED_ELSEWHERE = {"unload_while_generating"}
 """It may kill the service; see test_unloading.py."""
-
-UNMEASURED = {"tools"}
-"""The scripted model has no markers of tool calls. Taken from the service's facts."""
 
 
 @pytest.mark.parametrize("measure", MEASURES, ids=lambda each: each.__name__)
@@ -288,7 +344,7 @@ async def test_what_a_client_says_of_its_service_is_the_table(subject: Subject) 
 
 def test_every_capability_is_measured_or_said_not_to_be() -> None:
     levels = {name for name, kind in Capabilities.__annotations__.items() if kind == "Support"}
-    assert {each.__name__ for each in MEASURES} | UNMEASURED | MEASURED_ELSEWHERE == levels
+    assert {each.__name__ for each in MEASURES} | MEASURED_ELSEWHERE == levels
 
 
 def test_the_table_in_the_documentation_is_this_one() -> None:

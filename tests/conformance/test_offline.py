@@ -27,7 +27,7 @@ async def test_without_its_catalog_a_service_knows_no_model(
     generation: Generation, tmp_path: Path
 ) -> None:
     """Not even those whose files are there."""
-    prepare(tmp_path / "home")
+    prepare(tmp_path / "home", generation)
     nowhere = f"http://127.0.0.1:{free_port()}"
     with running(VERSIONS[generation], tmp_path / "home", nowhere) as engine:
         async with FoundryAPIClient(engine.base_url, model=ALIAS, retries=0) as client:
@@ -41,7 +41,7 @@ async def test_without_its_catalog_a_service_knows_no_model(
 
 
 async def test_sdk_2_0_answers_with_what_is_on_its_disk(tmp_path: Path) -> None:
-    prepare(tmp_path / "home")
+    prepare(tmp_path / "home", "sdk-2.0")
     nowhere = f"http://127.0.0.1:{free_port()}"
     with running(VERSIONS["sdk-2.0"], tmp_path / "home", nowhere) as engine:
         async with FoundryAPIClient(engine.base_url, model=ALIAS, retries=0) as client:
@@ -52,7 +52,7 @@ async def test_sdk_2_0_answers_with_what_is_on_its_disk(tmp_path: Path) -> None:
 async def test_a_model_in_memory_answers_after_the_catalog_went_away(
     generation: Generation, tmp_path: Path
 ) -> None:
-    prepare(tmp_path / "home")
+    prepare(tmp_path / "home", generation)
     with contextlib.ExitStack() as stack:
         online = stack.enter_context(contextlib.ExitStack())
         catalog_url = online.enter_context(catalog_of_the_suite())

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from faults.hostile import LAST_CHUNK, HostileServer, Peer, piece
 from loopback_catalog import ALIAS, VARIANT
-from scripted_model import SCRIPTS, prompt_tokens
+from scripted_model import ALL_SCRIPTS, prompt_tokens
 from scripted_model.scripts import COST_OF_A_MILLISECOND
 
 if TYPE_CHECKING:
@@ -213,9 +213,9 @@ def prompt_tokens_of(asked: dict[str, Any]) -> int:
 def script_for(asked: dict[str, Any]) -> Script:
     """The script whose keyword is in the prompt; of several the one that comes last."""
     prompt = " ".join(str(turn.get("content")) for turn in asked["messages"])
-    found = [(prompt.rfind(script.keyword), script) for script in SCRIPTS]
+    found = [(prompt.rfind(script.keyword), script) for script in ALL_SCRIPTS]
     at, script = max(found, key=lambda each: each[0])
-    return script if at >= 0 else SCRIPTS[0]
+    return script if at >= 0 else ALL_SCRIPTS[0]
 
 
 def usage_of(asked: dict[str, Any], answer: str) -> dict[str, int]:

@@ -21,6 +21,7 @@ from foundry_api.wire.http import HttpTransport
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from foundry_api.call import CallTools
     from foundry_api.events import Event
     from foundry_api.messages import ChatRequest, Generation
     from foundry_api.services import Service
@@ -61,6 +62,11 @@ class Caller:
         deadline: Deadline = NEVER,
     ) -> ChatCall:
         """A call of `tiny`."""
+        tools = self.tools(base_url, retries=retries)
+        return ChatCall(tools, Order(("tiny",), request, timeout_s, deadline))
+
+    def tools(self, base_url: str, *, retries: int = 0) -> CallTools:
+        """What the calls of a client of that address share."""
 
         async def connect() -> Connection:
             endpoint = Endpoint(base_url=base_url, generation=self.generation, origin="explicit")
@@ -73,8 +79,7 @@ class Caller:
 
         service = service_of(base_url, connect, self._lost)
         self.services.append(service)
-        tools = tools_of(service, retries=retries, sleep=self.sleep, listener=self.events.append)
-        return ChatCall(tools, Order(("tiny",), request, timeout_s, deadline))
+        return tools_of(service, retries=retries, sleep=self.sleep, listener=self.events.append)
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from .graph import PAST_KEY, PAST_VALUE, PRESENT_KEY, PRESENT_VALUE, scripted_model
-from .scripts import SCRIPTS, Script
+from .scripts import ALL_SCRIPTS, Script
 from .tokenizer import (
+    BEGIN_CALL,
+    BEGIN_REASONING,
+    END_CALL,
     END_OF_ANSWER,
+    END_REASONING,
     tokenizer_config_json,
     tokenizer_json,
     vocabulary_size,
@@ -21,8 +25,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+MARKER_IDS = {
+    "bot_token_id": BEGIN_CALL,
+    "eot_token_id": END_CALL,
+    "bor_token_id": BEGIN_REASONING,
+    "eor_token_id": END_REASONING,
+}
+
+
 def build(
-    directory: Path, scripts: Sequence[Script] = SCRIPTS, *, context_length: int = 8192
+    directory: Path,
+    scripts: Sequence[Script] = ALL_SCRIPTS,
+    *,
+    context_length: int = 8192,
+    markers: bool = True,
 ) -> None:
     """Write the model that recites `scripts` into `directory`, which is made if need be.
 
@@ -30,11 +46,13 @@ def build(
         directory: Where the files go.
         scripts: What the model can say; the first one answers a prompt without keyword.
         context_length: How many tokens a prompt and its answer may have together.
+        markers: Whether the configuration names the markers of calls and reasoning, without which
+            SDK 2.2.1 refuses tools, and with which ONNX Runtime GenAI below 0.16 the model.
     """
     directory.mkdir(parents=True, exist_ok=True)
     onnx.save_model(scripted_model(scripts), directory / "model.onnx")
     files = {
-        "genai_config.json": _genai_config(scripts, context_length),
+        "genai_config.json": _genai_config(scripts, context_length, markers=markers),
         "tokenizer.json": tokenizer_json(scripts),
         "tokenizer_config.json": tokenizer_config_json(),
     }
@@ -42,8 +60,10 @@ def build(
         (directory / name).write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
-def _genai_config(scripts: Sequence[Script], context_length: int) -> dict[str, Any]:
-    """Describe the graph to ONNX Runtime GenAI, with no field that an old version would refuse.
+def _genai_config(
+    scripts: Sequence[Script], context_length: int, *, markers: bool
+) -> dict[str, Any]:
+    """Describe the graph to ONNX Runtime GenAI, with no other field that it would ever refuse.
 
     One thread, so that the costs of the scripts do not depend on the number of cores.
     """
@@ -53,6 +73,7 @@ def _genai_config(scripts: Sequence[Script], context_length: int) -> dict[str, A
             "bos_token_id": END_OF_ANSWER,
             "eos_token_id": END_OF_ANSWER,
             "pad_token_id": END_OF_ANSWER,
+            **(MARKER_IDS if markers else {}),
             "vocab_size": vocabulary_size(scripts),
             "context_length": context_length,
             "decoder": {

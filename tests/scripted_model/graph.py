@@ -2,7 +2,9 @@
 
 Every byte of every script is a state. The state that emitted a token is written into the key cache
 in place of an attention key, so each request carries its own, however many run at once. A prompt
-starts the machine at the script of its last keyword; each decoding step moves it on by one.
+starts the machine at the script of its last keyword; each decoding step moves it on by one. While
+a prompt is read, which SDK 2.2.1 does in pieces if it is long, the script is kept instead, as a
+negative number: another piece may bring a later keyword.
 """
 
 from __future__ import annotations
@@ -12,7 +14,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 from onnx import TensorProto, checker, helper, numpy_helper
 
-from .tokenizer import END_OF_ANSWER, FIRST_KEYWORD, vocabulary_size
+from .tokenizer import (
+    BYTE_VALUES,
+    END_OF_ANSWER,
+    FRAME,
+    FRAMING,
+    SPELT,
+    keyword_tokens,
+    tokens_of,
+    vocabulary_size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +35,9 @@ if TYPE_CHECKING:
 
 OPSET: Final = 17
 IR_VERSION: Final = 8
+
+WEIGHTS: Final = tuple(pow(0x9E3779B97F4A7C15, place, 2**44) for place in range(1, SPELT + 1))
+"""What the bytes of a window are multiplied by, so that their sum tells it from all others."""
 
 HEAT_SIDE: Final = 256
 """Side of the square matrix that the busy loop multiplies by itself.
@@ -51,24 +65,41 @@ class State(NamedTuple):
 
 
 def states_of(script: Script, first: int) -> list[State]:
-    """Lay out `script` from the state numbered `first`; the end token stays where it is."""
-    tokens = [*script.text.encode(), *([] if script.repeats else [END_OF_ANSWER])]
+    """Lay out `script` from the state numbered `first`; the end token stays where it is.
+
+    Ahead of a text stands the frame that SDK 2.2.1 asks for, behind it the way without.
+    """
+    spoken = tokens_of(script)
+    frame = [*FRAME] if _framed(spoken) else []
+    tokens = [*frame, *spoken, *([] if script.repeats else [END_OF_ANSWER])]
     last = first + len(tokens) - 1
-    successors = [*range(first + 1, last + 1), first if script.repeats else last]
+    again = first + len(frame) if script.repeats else last
+    successors = [*range(first + 1, last + 1), again]
     return [
         State(token, successor, script.prefill_cost, script.cost_per_token)
         for token, successor in zip(tokens, successors, strict=True)
     ]
 
 
+def _framed(tokens: Sequence[int]) -> bool:
+    """Whether an answer begins with text; one that begins with a marker has no frame."""
+    return bool(tokens) and tokens[0] in BYTE_VALUES
+
+
 def compile_scripts(scripts: Sequence[Script]) -> tuple[list[State], list[int]]:
-    """Return all the states, and where each script starts among them."""
+    """Return all the states, and where each script starts: without its frame, and with it."""
     states: list[State] = []
     starts: list[int] = []
     for script in scripts:
-        starts.append(len(states))
-        states += states_of(script, first=starts[-1])
+        first = len(states)
+        starts += [first + len(FRAME) if _framed(tokens_of(script)) else first, first]
+        states += states_of(script, first)
     return states, starts
+
+
+def code(window: bytes) -> int:
+    """Number a window of bytes, as the graph does."""
+    return sum(byte * weight for byte, weight in zip(window, WEIGHTS, strict=True))
 
 
 def scripted_model(scripts: Sequence[Script]) -> ModelProto:
@@ -105,22 +136,32 @@ def _cache_info(name: str, length: str) -> ValueInfoProto:
 def _constants(scripts: Sequence[Script]) -> dict[str, NDArray[Any]]:
     """Collect the tables and the small constants that the nodes name."""
     states, starts = compile_scripts(scripts)
+    keywords = keyword_tokens(scripts)
     integers = {
-        "start_of_token": [starts[0]] * FIRST_KEYWORD + starts,
+        "starts": starts,
+        "keyword_tokens": list(keywords.values()),
+        "keyword_codes": [code(keyword.encode()[:SPELT]) for keyword in keywords],
+        "framing_code": [code(FRAMING)],
+        "window": list(range(SPELT)),
+        "weights": list(WEIGHTS),
+        "padding": [0] * (SPELT - 1),
         "token_of_state": [state.token for state in states],
         "successor_of_state": [state.successor for state in states],
         "prefill_cost_of_state": [state.prefill_cost for state in states],
         "step_cost_of_state": [state.step_cost for state in states],
-        "first_keyword": [FIRST_KEYWORD],
         "vocabulary": [vocabulary_size(scripts)],
         "zero": [0],
         "one": [1],
+        "two": [2],
         "minus_one": [-1],
+        "nothing_read": [-1],
         "last_of_axis": [np.iinfo(np.int64).max],
         "cache_axis": [2],
         "unit_axes_of_cache": [0, 1, 3],
     }
     return {
+        "zeroth": np.array(0, np.int64),
+        "first": np.array(1, np.int64),
         "cold": np.full((HEAT_SIDE, HEAT_SIDE), 1 / HEAT_SIDE, np.float32),
         "other_logits": np.zeros(1, np.float32),
         **{name: np.array(values, np.int64) for name, values in integers.items()},
@@ -128,19 +169,44 @@ def _constants(scripts: Sequence[Script]) -> dict[str, NDArray[Any]]:
 
 
 def _read_prompt() -> list[NodeProto]:
-    """Find the state at which the last keyword starts.
+    """Find the last keyword, and whether the answer has to be framed.
 
-    Among equals `ArgMax` takes the last, so without any keyword it takes an ordinary token, and
-    those start the first script.
+    A keyword is one token, except where SDK 2.2.1 offers tools: it spells what users say in bytes
+    then, so that nobody forges a marker. Among equals `ArgMax` takes the last.
     """
     return [
         node("Squeeze", ["input_ids", "zero"], ["ids"]),
         node("Shape", ["ids"], ["length"]),
-        node("GreaterOrEqual", ["ids", "first_keyword"], ["is_keyword"]),
+        node("Squeeze", ["length", "zero"], ["end"]),
+        *_number_windows(),
+        node("Unsqueeze", ["codes", "one"], ["code_column"]),
+        node("Equal", ["code_column", "keyword_codes"], ["is_spelt"]),
+        node("Unsqueeze", ["ids", "one"], ["id_column"]),
+        node("Equal", ["id_column", "keyword_tokens"], ["is_token"]),
+        node("Or", ["is_spelt", "is_token"], ["is_keyword"]),
         node("Cast", ["is_keyword"], ["keyword_marks"], to=TensorProto.INT64),
-        node("ArgMax", ["keyword_marks"], ["last_keyword"], axis=0, select_last_index=1),
-        node("Gather", ["ids", "last_keyword"], ["deciding_token"]),
-        node("Gather", ["start_of_token", "deciding_token"], ["start"]),
+        node("ReduceMax", ["keyword_marks"], ["marks"], axes=[1], keepdims=0),
+        node("ArgMax", ["marks"], ["last_keyword"], axis=0, select_last_index=1),
+        node("Gather", ["marks", "last_keyword"], ["mark"]),
+        node("Greater", ["mark", "zero"], ["has_keyword"]),
+        node("Gather", ["keyword_marks", "last_keyword"], ["deciding_marks"]),
+        node("ArgMax", ["deciding_marks"], ["keyword"], axis=1, keepdims=0),
+        node("Equal", ["codes", "framing_code"], ["is_framing"]),
+        node("Cast", ["is_framing"], ["framing_marks"], to=TensorProto.INT64),
+        node("ReduceMax", ["framing_marks"], ["framed_here"], axes=[0]),
+    ]
+
+
+def _number_windows() -> list[NodeProto]:
+    """Number the window of tokens that begins at each."""
+    return [
+        node("Range", ["zeroth", "end", "first"], ["positions"]),
+        node("Unsqueeze", ["positions", "one"], ["position_column"]),
+        node("Add", ["position_column", "window"], ["places"]),
+        node("Concat", ["ids", "padding"], ["padded_ids"], axis=0),
+        node("Gather", ["padded_ids", "places"], ["windows"]),
+        node("Mul", ["windows", "weights"], ["weighted"]),
+        node("ReduceSum", ["weighted", "one"], ["codes"], keepdims=0),
     ]
 
 
@@ -148,17 +214,36 @@ def _find_state() -> list[NodeProto]:
     """Start afresh on a prompt, or move on from the newest entry of the cache when decoding.
 
     The template gives every prompt several tokens, so a single token is the model's own. Before the
-    first prompt the cache is empty: hence the list of candidates, which then holds only the start.
+    first prompt the cache is empty: hence the entry that says that nothing was read.
     """
     return [
         node("Greater", ["length", "one"], ["prefilling"]),
         node("Slice", [PAST_KEY, "minus_one", "last_of_axis", "cache_axis"], ["newest_entry"]),
-        node("Squeeze", ["newest_entry", "unit_axes_of_cache"], ["previous_as_float"]),
-        node("Cast", ["previous_as_float"], ["previous"], to=TensorProto.INT64),
-        node("Gather", ["successor_of_state", "previous"], ["successor"]),
-        node("Concat", ["start", "successor"], ["candidates"], axis=0),
-        node("Where", ["prefilling", "zero", "minus_one"], ["choice"]),
-        node("Gather", ["candidates", "choice"], ["state"]),
+        node("Squeeze", ["newest_entry", "unit_axes_of_cache"], ["newest_as_float"]),
+        node("Cast", ["newest_as_float"], ["newest"], to=TensorProto.INT64),
+        node("Concat", ["nothing_read", "newest"], ["entries_so_far"], axis=0),
+        node("Gather", ["entries_so_far", "minus_one"], ["previous"]),
+        node("Less", ["previous", "zero"], ["was_reading"]),
+        node("Sub", ["minus_one", "previous"], ["previous_as_read"]),
+        node("Where", ["was_reading", "previous_as_read", "zero"], ["read_so_far"]),
+        *_read_on(),
+        node("Gather", ["starts", "read"], ["start"]),
+        node("Gather", ["starts", "read_so_far"], ["start_so_far"]),
+        node("Where", ["was_reading", "start_so_far", "previous"], ["previous_state"]),
+        node("Gather", ["successor_of_state", "previous_state"], ["successor"]),
+        node("Where", ["prefilling", "start", "successor"], ["state"]),
+    ]
+
+
+def _read_on() -> list[NodeProto]:
+    """Join what was read before, a script and its frame as one number, and what was read now."""
+    return [
+        node("Div", ["read_so_far", "two"], ["script_so_far"]),
+        node("Mod", ["read_so_far", "two"], ["framed_so_far"]),
+        node("Where", ["has_keyword", "keyword", "script_so_far"], ["script"]),
+        node("Max", ["framed_here", "framed_so_far"], ["framed"]),
+        node("Mul", ["script", "two"], ["doubled_script"]),
+        node("Add", ["doubled_script", "framed"], ["read"]),
     ]
 
 
@@ -207,9 +292,11 @@ def _emit_token() -> list[NodeProto]:
 
 
 def _remember_state() -> list[NodeProto]:
-    """Append the state to the key cache, once for every token of the input."""
+    """Append the state, or what was read, to the key cache, once for every token of the input."""
     return [
-        node("Cast", ["state"], ["state_as_float"], to=TensorProto.FLOAT),
+        node("Sub", ["minus_one", "read"], ["entry_of_reading"]),
+        node("Where", ["prefilling", "entry_of_reading", "state"], ["entry"]),
+        node("Cast", ["entry"], ["state_as_float"], to=TensorProto.FLOAT),
         node("Concat", ["one", "one", "length", "one"], ["entries_shape"], axis=0),
         node("Expand", ["state_as_float", "entries_shape"], ["entries"]),
         node("Concat", [PAST_KEY, "entries"], [PRESENT_KEY], axis=2),

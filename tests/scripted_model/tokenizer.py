@@ -1,4 +1,4 @@
-"""The model's tokenizer: a token is a byte, a marker of the chat template, or a keyword.
+"""The model's tokenizer: a token is a byte, a marker, or a keyword.
 
 One token a byte keeps the counts exact and splits every multi-byte character over tokens, which is
 what shakes out streaming decoders. A keyword is one token so that the graph can look it up.
@@ -10,7 +10,7 @@ import re
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any, Final
 
-from .scripts import SCRIPTS, Script
+from .scripts import ALL_SCRIPTS, Script
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,12 +20,35 @@ MESSAGE_END: Final = "<|im_end|>"
 
 BYTE_VALUES: Final = range(256)
 MARKERS: Final = {MESSAGE_START: 256, MESSAGE_END: 257}
-FIRST_KEYWORD: Final = 258
+BEGIN_CALL, END_CALL, BEGIN_REASONING, END_REASONING = range(258, 262)
+SPEECH_MARKERS: Final = {
+    "<tool_call>": BEGIN_CALL,
+    "</tool_call>": END_CALL,
+    "<think>": BEGIN_REASONING,
+    "</think>": END_REASONING,
+}
+"""What marks calls and reasoning off in an answer."""
+FIRST_KEYWORD: Final = 262
+SPELT: Final = 8
+"""How many bytes tell a keyword from all others where it is spelt instead of one token."""
+
+FRAME: Final = b"MESSAGE\n"
+FRAMING: Final = b"MESSAGE "
+"""Where SDK 2.2.1 offers tools, it asks for the frame ahead of text, and cuts it off again."""
+
 END_OF_ANSWER: Final = MARKERS[MESSAGE_END]
 
 CHAT_TEMPLATE: Final = (
     "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% if message['role'] == 'tool' %}{{ '<tool_response>' }}{% endif %}"
+    "{% if message['content'] %}{{ message['content'] }}{% endif %}"
+    "{% if message['tool_calls'] %}"
+    "{% for call in message['tool_calls'] %}"
+    "{{ '<tool_call>' + call['function']['name'] + '</tool_call>' }}"
+    "{% endfor %}"
+    "{% endif %}"
+    "{{ '<|im_end|>\\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
@@ -38,6 +61,8 @@ def keyword_tokens(scripts: Sequence[Script]) -> dict[str, int]:
     for keyword in keywords:
         if sum(keyword in other for other in keywords) > 1:
             raise ValueError(f"the keyword {keyword!r} is given twice, or is part of another")
+    if len({keyword.encode()[:SPELT] for keyword in keywords}) < len(keywords):
+        raise ValueError(f"two keywords begin with the same {SPELT} bytes")
     return dict(zip(keywords, count(FIRST_KEYWORD)))
 
 
@@ -46,28 +71,47 @@ def vocabulary_size(scripts: Sequence[Script]) -> int:
     return FIRST_KEYWORD + len(scripts)
 
 
+def tokens_of(script: Script) -> list[int]:
+    """Spell a script: in bytes, with the markers as tokens of their own where it is marked."""
+    if not script.marked:
+        return [*script.text.encode()]
+    pieces = re.split(f"({'|'.join(SPEECH_MARKERS)})", script.text)
+    return [
+        token
+        for piece in pieces
+        for token in ([SPEECH_MARKERS[piece]] if piece in SPEECH_MARKERS else piece.encode())
+    ]
+
+
 def completion_tokens(text: str) -> int:
     """Return the completion tokens that the engine counts for `text`: one a byte."""
     return len(text.encode())
 
 
 def prompt_tokens(
-    messages: Iterable[Mapping[str, str]], scripts: Sequence[Script] = SCRIPTS
+    messages: Iterable[Mapping[str, Any]], scripts: Sequence[Script] = ALL_SCRIPTS
 ) -> int:
     """Return the prompt tokens that the engine counts for `messages` under the chat template."""
-    turns = (
-        f"{MESSAGE_START}{message['role']}\n{message['content']}{MESSAGE_END}\n"
-        for message in messages
-    )
-    prompt = "".join(chain(turns, [f"{MESSAGE_START}assistant\n"]))
-    whole_tokens = re.compile("|".join(map(re.escape, [*MARKERS, *keyword_tokens(scripts)])))
-    remainder, tokens = whole_tokens.subn("", prompt)
+    prompt = "".join(chain(map(_turn, messages), [f"{MESSAGE_START}assistant\n"]))
+    whole = [*MARKERS, *SPEECH_MARKERS, *keyword_tokens(scripts)]
+    remainder, tokens = re.subn("|".join(map(re.escape, whole)), "", prompt)
     return tokens + len(remainder.encode())
+
+
+def _turn(message: Mapping[str, Any]) -> str:
+    response = "<tool_response>" if message["role"] == "tool" else ""
+    calls = "".join(
+        f"<tool_call>{call['function']['name']}</tool_call>"
+        for call in message.get("tool_calls", ())
+    )
+    said = f"{response}{message['content']}{calls}"
+    return f"{MESSAGE_START}{message['role']}\n{said}{MESSAGE_END}\n"
 
 
 def tokenizer_json(scripts: Sequence[Script]) -> dict[str, Any]:
     """Describe the tokenizer in the format of the `tokenizers` library."""
-    added = [_added_token(token, text, special=True) for text, token in MARKERS.items()]
+    markers = {**MARKERS, **SPEECH_MARKERS}
+    added = [_added_token(token, text, special=True) for text, token in markers.items()]
     added += [
         _added_token(token, text, special=False) for text, token in keyword_tokens(scripts).items()
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -19,12 +20,14 @@ from foundry_api import (
     Attempt,
     BreakerChanged,
     BreakerSettings,
+    CacheStats,
     CallEnded,
     CallLog,
     CallTimeout,
     Canary,
     CatalogListing,
     ChatOptions,
+    CheckedOptions,
     Chunk,
     Completion,
     ConfigurationError,
@@ -42,6 +45,7 @@ from foundry_api import (
     InvalidRequest,
     LimiterSettings,
     MemoryBudgetExceeded,
+    MemoryCache,
     Message,
     Model,
     ModelError,
@@ -52,18 +56,32 @@ from foundry_api import (
     ModelUnloaded,
     ModelUser,
     Request,
+    ResponseCache,
     ResponseHead,
     Role,
+    RunOptions,
     ServiceError,
     Settings,
     SilenceTimeout,
+    SqliteCache,
     StreamInterrupted,
+    StructuredOutputError,
     Timings,
+    Tool,
+    ToolCall,
+    ToolCallError,
+    ToolDefinition,
+    ToolDefinitionError,
+    ToolFailed,
+    ToolResult,
+    ToolRoundsExceeded,
+    ToolRun,
     Usage,
     __version__,
     deadline,
+    tool,
 )
-from foundry_api.testing import Cut, Failure, FakeService, Silence, no_sleep
+from foundry_api.testing import Cut, Failure, FakeService, Silence, ToolCalls, no_sleep
 
 
 async def summarise(client: FoundryAPIClient, document: str) -> str:
@@ -95,6 +113,50 @@ async def show(client: FoundryAPIClient) -> float | None:
         return None
     assert_type(last.timings, Timings)
     return last.timings.tokens_per_second
+
+
+@dataclass
+class Person:
+    """A type of answers."""
+
+    name: str
+    age: int
+
+
+async def extract(client: FoundryAPIClient, letter: str) -> str:
+    """What an answer is made into has its type."""
+    person = await client.complete(letter, response_model=Person, repairs=1)
+    assert_type(person.parsed, Person)
+    people = await client.complete(letter, response_model=list[Person], validators=[len])
+    assert_type(people.parsed, list[Person])
+    plain = await client.chat(
+        [Message("user", letter)], response_model={"type": "integer"}, max_tokens=20
+    )
+    assert_type(plain.parsed, Any)
+    mood = await client.complete(letter, choice=["glad", "sad"], system="Judge.")
+    assert_type(mood.parsed, str)
+    number = await client.complete(letter, grammar="start: /[0-9]+/", parser=int)
+    assert_type(number.parsed, int)
+    text = await client.complete(letter, grammar="start: /[0-9]+/")
+    assert_type(text.parsed, str)
+    options: CheckedOptions[Person] = {"validators": [lambda each: each.age < 150], "repairs": 3}
+    checked = await client.chat([Message("user", letter)], response_model=Person, **options)
+    nothing = await client.complete(letter, validators=[str.isascii])
+    assert_type(nothing.parsed, None)
+    return f"{person.parsed.name} {person.repairs} {mood.parsed} {checked.parsed}"
+
+
+async def watch_it_grow(client: FoundryAPIClient, letter: str) -> Person | None:
+    """A stream has the value so far, and at its end the whole."""
+    try:
+        async for chunk in client.stream_complete(letter, response_model=Person):
+            assert_type(chunk.partial, Any)
+            if isinstance(chunk.parsed, Person):
+                return chunk.parsed
+    except StructuredOutputError as error:
+        assert_type(error.errors, tuple[str, ...])
+        assert_type(error.repairs, int)
+    return None
 
 
 async def careful(client: FoundryAPIClient) -> str:
@@ -130,6 +192,59 @@ async def as_the_standard_library_has_it(client: FoundryAPIClient) -> str:
         return "no such model"
     except ValueError:
         return "no such argument"
+
+
+def calculate(expression: str, digits: int = 2) -> float:
+    """A function as users have it."""
+    return round(len(expression), digits)
+
+
+@tool(name="time_of_day", description="Tell the time in a city.")
+async def clock(city: str) -> str:
+    return f"noon in {city}"
+
+
+async def with_tools(client: FoundryAPIClient) -> ToolRun:
+    """Plain functions, coroutine functions, definitions and OpenAI's form are tools."""
+    assert_type(clock, Tool)
+    options: RunOptions = {"model": "phi-4-mini", "tool_choice": "required", "deadline": 20}
+    try:
+        run = await client.run("How late is it?", [calculate, clock], max_rounds=4, **options)
+    except ToolRoundsExceeded as error:
+        if error.run is None:
+            raise
+        run = error.run
+    except ToolFailed as error:
+        assert_type(error.call, ToolCall | None)
+        raise
+    except (ToolCallError, ToolDefinitionError) as error:
+        raise SystemExit(error.hint) from error
+    assert_type(run.completion, Completion[None])
+    told = [(each.name, each.arguments, each.value, each.error, each.round) for each in run.calls]
+    return await client.run([*run.messages, Message("user", f"{told}?")], [calculate])
+
+
+async def with_tools_as_a_stream(client: FoundryAPIClient) -> str:
+    async for piece in client.stream_run("How late is it?", [clock], on_error="raise"):
+        if isinstance(piece, ToolRun):
+            return piece.content
+        if isinstance(piece, ToolResult):
+            print(piece.content)  # noqa: T201 - what such a program does
+        else:
+            assert_type(piece, Chunk)
+    return ""
+
+
+async def with_calls_by_hand(client: FoundryAPIClient) -> tuple[ToolCall, ...]:
+    definition = ToolDefinition(name="clock", parameters={"type": "object", "properties": {}})
+    wanted = await client.complete("How late?", tools=[definition, calculate], tool_choice="auto")
+    assert_type(wanted, Completion[None])
+    return wanted.tool_calls
+
+
+async def misused_tools(client: FoundryAPIClient) -> None:
+    await client.run("How late is it?", [clock], on_error="ignore")  # type: ignore[arg-type]
+    await client.run("How late is it?", [clock], tools=[clock])  # type: ignore[misc]
 
 
 async def many(client: FoundryAPIClient, prompts: list[str]) -> list[Completion]:
@@ -249,7 +364,9 @@ async def kept(client: FoundryAPIClient) -> Model:
 
 
 async def tested() -> None:
-    async with FakeService("Hello", Failure(503), Cut(after="Hel"), Silence()) as service:
+    async with FakeService(
+        "Hello", ToolCalls([("clock", {"city": "Bern"})]), Failure(503), Cut(after="Hel"), Silence()
+    ) as service:
         client = FoundryAPIClient(service.base_url, model="fake")
         with no_sleep() as waits:
             await client.complete("Hi")
@@ -275,18 +392,33 @@ async def hooks(response: Completion) -> None:
     FoundryAPIClient(auth=heard)  # type: ignore[arg-type]
 
 
+async def keep(path: Path) -> None:
+    client = FoundryAPIClient(cache=SqliteCache(path, max_bytes=2**30, max_age_s=86400))
+    FoundryAPIClient(cache=MemoryCache(max_bytes=2**20, only_deterministic=False))
+    answer = await client.complete("Hello", temperature=0, cache="always")
+    assert_type(answer.cached, bool)
+    assert_type(client.cache, ResponseCache)
+    assert_type(await client.cache.stats(), CacheStats)
+    assert_type(await client.cache.clear(), int)
+    FoundryAPIClient(cache="memory")  # type: ignore[arg-type]
+    await client.complete("Hello", cache="sometimes")  # type: ignore[call-overload]
+    SqliteCache(path, 5)  # type: ignore[call-arg]
+
+
 def turn(role: Role, content: str) -> dict[str, Any]:
     return {"role": role, "content": content}
 
 
 async def misuse(client: FoundryAPIClient, response: Completion, model: Model) -> None:
-    await client.complete()  # type: ignore[call-arg]
-    await client.complete(5)  # type: ignore[arg-type]
-    await client.complete("Hello", max_token=5)  # type: ignore[call-arg]
-    await client.complete("Hello", max_tokens=5.5)  # type: ignore[arg-type]
-    await client.complete("Hello", temperature="warm")  # type: ignore[arg-type]
-    await client.complete("Hello", stop=5)  # type: ignore[arg-type]
-    await client.complete("Hello", "phi-4-mini")  # type: ignore[call-arg]
+    await client.complete()  # type: ignore[call-overload]
+    await client.complete(5)  # type: ignore[call-overload]
+    await client.complete("Hello", max_token=5)  # type: ignore[call-overload]
+    await client.complete("Hello", max_tokens=5.5)  # type: ignore[call-overload]
+    await client.complete("Hello", temperature="warm")  # type: ignore[call-overload]
+    await client.complete("Hello", choice=5)  # type: ignore[call-overload]
+    await client.complete("Hello", response_model=Person, validators=5)  # type: ignore[call-overload]
+    await client.complete("Hello", stop=5)  # type: ignore[call-overload]
+    await client.complete("Hello", "phi-4-mini")  # type: ignore[call-overload]
     await client.chat("Hello")  # type: ignore[arg-type]
     await client.stream_complete("Hello")  # type: ignore[misc]
     async for _ in client.complete("Hello"):  # type: ignore[attr-defined]

@@ -14,6 +14,10 @@ from foundry_api.events import (
     KINDS,
     AttemptStarted,
     BreakerChanged,
+    CacheHit,
+    CacheMiss,
+    CacheStored,
+    CacheTrouble,
     CallEnded,
     CallStarted,
     Event,
@@ -64,9 +68,24 @@ LEFT = CallEnded(
 OPENED = BreakerChanged(service=SERVICE, old="closed", new="open", retry_after_s=5)
 LOADED = ModelLoaded(model="tiny:1", service=SERVICE, duration_s=0.5, size_mb=3)
 IDLE = ModelUnloaded(model="tiny:1", service=SERVICE, reason="idle")
+HIT = CacheHit(call=4, model="tiny:1", service=SERVICE, source="cache", age_s=60)
+SHARED = CacheHit(call=5, model="tiny:1", service=SERVICE, source="flight")
+MISS = CacheMiss(model="tiny:1", service=SERVICE)
+STORED = CacheStored(model="tiny:1", service=SERVICE, bytes=400)
+TROUBLE = CacheTrouble(path="a.db", problem="disk is full")
+AGAIN = CallEnded(
+    call=4,
+    outcome="answered",
+    model="tiny:1",
+    service=SERVICE,
+    attempts=(),
+    timings=Timings(None, 0.001, None),
+    usage=Usage(7, 5, 12),
+    cached=True,
+)
 ALL: tuple[Event, ...] = (
     *(STARTED, SENT, FIRST, RETRY, ANSWERED, FAILED, LEFT, OPENED),
-    *(LOADED, IDLE),
+    *(LOADED, IDLE, HIT, SHARED, MISS, STORED, TROUBLE, AGAIN),
 )
 
 SENTENCES: tuple[tuple[Event, int, str], ...] = (
@@ -87,6 +106,16 @@ SENTENCES: tuple[tuple[Event, int, str], ...] = (
     (OPENED, logging.WARNING, f"the circuit breaker of {SERVICE} is open; it was closed"),
     (LOADED, logging.INFO, f"tiny:1 was loaded at {SERVICE} in 0.500 s"),
     (IDLE, logging.INFO, f"tiny:1 was unloaded at {SERVICE}: nobody used it"),
+    (HIT, logging.DEBUG, "call 4: an answer that was kept 60 s ago"),
+    (SHARED, logging.DEBUG, "call 5: shared with an identical one in flight"),
+    (MISS, logging.DEBUG, "the cache has no answer of tiny:1"),
+    (STORED, logging.DEBUG, "an answer of tiny:1 is kept: 400 bytes"),
+    (TROUBLE, logging.DEBUG, "the cache a.db: disk is full"),
+    (
+        AGAIN,
+        logging.INFO,
+        "call 4 to tiny:1 answered after 0.001 s, without the engine, 7+5 tokens",
+    ),
 )
 
 

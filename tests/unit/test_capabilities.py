@@ -9,6 +9,7 @@ import pytest
 from foundry_api.arguments import chat_request
 from foundry_api.capabilities import CAPABILITIES
 from foundry_api.errors import InvalidRequest, UnsupportedFeature
+from foundry_api.messages import Choice, Grammar, JsonSchema
 
 HI = [{"role": "user", "content": "Hi"}]
 
@@ -45,3 +46,16 @@ def test_a_seed_beyond_the_engines_integers_is_refused() -> None:
     assert caught.value.field == "seed"
     CAPABILITIES["sdk-1"].check(chat_request(HI, seed=-(2**31)))
     CAPABILITIES["sdk-2.1"].check(chat_request(HI, seed=2**31))
+
+
+@pytest.mark.parametrize("generation", CAPABILITIES)
+def test_a_grammar_is_refused_where_it_would_be_ignored(generation: Any) -> None:
+    said = CAPABILITIES[generation]
+    for constraint in (JsonSchema({"type": "integer"}), Choice(("yes", "no"))):
+        said.check(chat_request(HI, constraint=constraint))
+    request = chat_request(HI, constraint=Grammar("start: /a+/"))
+    if said.grammar == "native":
+        said.check(request)
+        return
+    with pytest.raises(UnsupportedFeature, match=f"generation {generation} keeps no answer"):
+        said.check(request)

@@ -98,7 +98,11 @@ def test_every_command_has_examples_and_the_common_options(
     assert f"  foundry-api {name.split(maxsplit=1)[0]}" in (command.epilog or "")
     options = {option for parameter in command.params for option in parameter.opts}
     assert {"--json", "--verbose"} <= options
-    assert ("--base-url" in options) == ("--service" in options) == (name not in {"up", "down"})
+    assert (
+        ("--base-url" in options)
+        == ("--service" in options)
+        == (name.split(maxsplit=1)[0] not in {"up", "down", "cache"})
+    )
     undescribed = [
         parameter.name
         for parameter in command.params

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from foundry_api import errors
-from foundry_api.events import BreakerChanged, CallEnded, Event, RetryScheduled
+from foundry_api.events import (
+    BreakerChanged,
+    CacheHit,
+    CacheMiss,
+    CacheStored,
+    CallEnded,
+    Event,
+    RetryScheduled,
+)
 from foundry_api.messages import Attempt, Timings, Usage
 from foundry_api.observe.metrics import MOST_SERIES, OTHER, Metrics, SeriesSnapshot
 
@@ -99,3 +108,21 @@ def test_a_snapshot_does_not_change_any_more() -> None:
     metrics(ended("tiny:1"))
     assert before.series[0].answered == 1
     assert metrics.snapshot().series[0].answered == 2
+
+
+def test_what_the_cache_did_is_counted_and_its_tokens_are_not_counted_again() -> None:
+    names = {"model": "a", "service": "x"}
+    again = msgspec.structs.replace(ended("a"), usage=Usage(3, 5, 8), cached=True)
+    events: list[Event] = [
+        CacheMiss(**names),
+        msgspec.structs.replace(ended("a"), usage=Usage(3, 5, 8)),
+        CacheStored(**names, bytes=9),
+        CacheHit(call=2, source="cache", **names),
+        again,
+        CacheHit(call=3, source="flight", **names),
+        again,
+    ]
+    one = told(events)["a", "x"]
+    assert (one.answered, one.cached, one.shared) == (3, 1, 1)
+    assert (one.cache_misses, one.cache_stores) == (1, 1)
+    assert (one.prompt_tokens, one.completion_tokens) == (3, 5)

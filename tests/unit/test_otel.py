@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from foundry_api import FoundryAPIClient, ServerError, Usage
+from foundry_api import FoundryAPIClient, MemoryCache, ServerError, Usage
 from foundry_api.observe.otel import SECONDS, TOKENS, OpenTelemetry
 from foundry_api.testing import Answer, Failure, FakeService, Silence, no_sleep
 
@@ -185,3 +185,26 @@ async def test_no_span_stays_open(telemetry: Telemetry) -> None:
                 await client.complete("Hi")
     assert telemetry.listener._open == {}
     assert len(telemetry.spans) == 3
+
+
+async def test_an_answer_that_was_kept_has_its_span_and_its_tokens_are_not_measured_again(
+    telemetry: Telemetry,
+) -> None:
+    tracer = telemetry.tracers.get_tracer("program")
+    async with FakeService(ANSWER) as service:
+        client = FoundryAPIClient(
+            service.base_url, model="fake", listeners=[telemetry.listener], cache=MemoryCache()
+        )
+        async with client:
+            with tracer.start_as_current_span("outer") as outer:
+                for _ in range(2):
+                    await client.complete("Hi", temperature=0)
+    made, kept = (span for span in telemetry.spans if span.name == "chat fake")
+    assert "foundry_api.cached" not in (made.attributes or {})
+    assert (kept.attributes or {})["foundry_api.cached"] is True
+    for span in (made, kept):
+        assert span.parent is not None
+        assert span.parent.span_id == outer.get_span_context().span_id
+    points = telemetry.points()
+    assert [point.count for point in points["gen_ai.client.token.usage"]] == [1, 1]
+    assert points["gen_ai.client.operation.duration"][0].count == 2

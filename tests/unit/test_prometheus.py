@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from foundry_api import errors
-from foundry_api.events import BreakerChanged, CallEnded, RetryScheduled
+from foundry_api.events import (
+    BreakerChanged,
+    CacheHit,
+    CacheMiss,
+    CacheSource,
+    CacheStored,
+    CallEnded,
+    RetryScheduled,
+)
 from foundry_api.messages import Attempt, Timings, Usage
 from foundry_api.observe.metrics import Metrics
 from foundry_api.observe.prometheus import CONTENT_TYPE
@@ -124,3 +132,21 @@ def test_without_any_call_there_is_nothing_to_parse() -> None:
 
 def test_the_content_type_is_the_formats_own() -> None:
     assert CONTENT_TYPE.startswith("text/plain; version=0.0.4")
+
+
+def test_what_the_cache_did_is_there_once_there_is_a_cache() -> None:
+    metrics = counted()
+    assert parsed(metrics)["foundry_cache_lookups"].samples == []
+    names = {"model": "tiny:1", "service": SERVICE}
+    metrics(CacheMiss(**names))
+    metrics(CacheStored(**names, bytes=9))
+    sources: tuple[CacheSource, ...] = ("cache", "cache", "flight")
+    for source in sources:
+        metrics(CacheHit(call=1, source=source, **names))
+    families = parsed(metrics)
+    assert values(families["foundry_cache_lookups"]) == {
+        (("result", "hit"),): 2,
+        (("result", "shared"),): 1,
+        (("result", "miss"),): 1,
+    }
+    assert values(families["foundry_cache_stores"]) == {(): 1}

@@ -29,6 +29,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "service": "auto",
         "model_idle_s": None,
         "memory_budget_mb": None,
+        "cache": "off",
         "home": None,
     }
 
@@ -65,6 +66,7 @@ def test_the_bounds_and_the_services_are_read() -> None:
             "FOUNDRY_CONNECT_TIMEOUT": "0.5",
             "FOUNDRY_MODEL_IDLE": "600",
             "FOUNDRY_MEMORY_BUDGET": "8000",
+            "FOUNDRY_CACHE": "./answers.db",
             "FOUNDRY_BASE_URLS": "localhost:1, http://localhost:2/v1,",
         }
     )
@@ -74,6 +76,7 @@ def test_the_bounds_and_the_services_are_read() -> None:
         connect_timeout_s=0.5,
         model_idle_s=600.0,
         memory_budget_mb=8000.0,
+        cache=Path("answers.db"),
         base_urls=("http://localhost:1", "http://localhost:2"),
     )
     assert [each.base_url for each in settings.each()] == list(settings.base_urls)
@@ -135,6 +138,7 @@ def test_a_blank_variable_counts_as_not_set(blank: str) -> None:
         ("FOUNDRY_MODEL_IDLE", "0"),
         ("FOUNDRY_MEMORY_BUDGET", "-8000"),
         ("FOUNDRY_MEMORY_BUDGET", "8 GB"),
+        ("FOUNDRY_CACHE", "memroy"),
         ("FOUNDRY_RETRIES", "-1"),
         ("FOUNDRY_RETRIES", "1.5"),
         ("FOUNDRY_RETRIES", "many"),

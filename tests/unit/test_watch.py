@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from foundry_api.errors import SilenceTimeout
+from foundry_api.errors import DeadlineExceeded, SilenceTimeout
 from foundry_api.resilience.deadline import NEVER, Deadline
 from foundry_api.resilience.watch import KEEP_ALIVE_CAP, Watch
 
@@ -180,6 +180,37 @@ def test_cancelling_the_waiter_cancels_the_awaited(run: Run) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert cancelled == [True]
+
+    run(body())
+
+
+def test_a_deadline_may_be_moved_while_somebody_waits(run: Run) -> None:
+    """For work that others join who have more time. What is earlier changes nothing."""
+
+    async def body() -> None:
+        bound = Bound(100, Deadline(5, 5))
+        waiting = asyncio.create_task(bound.wait(after(50)))
+        await asyncio.sleep(1)
+        for deadline in (Deadline(3, 3), Deadline(20, 20)):
+            bound.watch.extend(deadline)
+        with pytest.raises(DeadlineExceeded, match="20 s"):
+            await waiting
+        assert now() == pytest.approx(20)
+        bound.watch.extend(Deadline(30, 30))
+        assert await bound.wait(after(9)) == "life"
+
+    run(body())
+
+
+def test_more_time_does_not_excuse_silence(run: Run) -> None:
+    async def body() -> None:
+        bound = Bound(10, Deadline(5, 5))
+        waiting = asyncio.create_task(bound.wait(after(50)))
+        await asyncio.sleep(1)
+        bound.watch.extend(Deadline(40, 40))
+        with pytest.raises(SilenceTimeout):
+            await waiting
+        assert now() == pytest.approx(10)
 
     run(body())
 

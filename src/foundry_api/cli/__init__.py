@@ -26,6 +26,7 @@ VERBS = {
     "status": "Tell which services are running.",
     "health": "Look at a service's health, once or again and again.",
     "doctor": "Find what is wrong here, and tell how to mend it.",
+    "cache": "See and clear the answers that are kept.",
     "up": "Start an engine that all programs share.",
     "down": "Stop the shared engine.",
 }

@@ -12,7 +12,7 @@ import click
 from foundry_api.cli.downloads import run_with_download
 from foundry_api.cli.output import is_terminal, printable
 from foundry_api.cli.waiting import Waiting
-from foundry_api.client import ChatOptions
+from foundry_api.options import ChatOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,8 +16,8 @@ from foundry_api.cli.conversation import Conversation
 from foundry_api.cli.options import Common, common_options, examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json
 from foundry_api.cli.session import Session
-from foundry_api.client import ChatOptions
 from foundry_api.errors import InvalidRequest
+from foundry_api.options import ChatOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -49,6 +49,7 @@ Environment:
   FOUNDRY_RETRIES        further attempts after a failed one; 3
   FOUNDRY_MODEL_IDLE     seconds after which an unused model leaves memory; never
   FOUNDRY_MEMORY_BUDGET  MB that the models in memory may take; no bound
+  FOUNDRY_CACHE          keep answers: memory, sqlite, or the path of a file; off
   FOUNDRY_LOG_LEVEL      set, it turns on logs, to standard error
   FOUNDRY_HOME           directory for models, state and logs instead of the user's own
 """

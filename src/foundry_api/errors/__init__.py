@@ -9,8 +9,10 @@ The tree::
     ├── InvalidRequest (ValueError)     the caller's mistake; sending it again changes nothing
     │   ├── UnsupportedParameter        this generation of the service refuses the parameter
     │   ├── ContextOverflow             prompt plus max_tokens is larger than the context
-    │   └── GrammarError                the schema or grammar does not compile
+    │   ├── GrammarError                the schema or grammar does not compile
+    │   └── ToolDefinitionError         a function cannot be described as a tool
     ├── UnsupportedFeature              this generation of the service cannot do it at all
+    │   └── ToolMarkersMissing          the model does not name what marks its calls of tools
     ├── ModelError
     │   ├── ModelNotFound (LookupError) no model of that name is known
     │   ├── ModelNotCached              known, but its files are not on this machine
@@ -21,6 +23,11 @@ The tree::
     │   ├── ModelRegistrationFailed     the directory is not a model the engine can serve
     │   ├── DownloadFailed              the download broke off
     │   └── CatalogUnavailable          the catalog could not be reached, so names are unknown
+    ├── StructuredOutputError           the answer is not what it has to be, asked again or not
+    ├── ToolError
+    │   ├── ToolCallError               the model's call of a tool cannot be read
+    │   ├── ToolFailed                  a tool failed, and the model was not to be told
+    │   └── ToolRoundsExceeded          the model did not come to an end of calling tools
     ├── QueueFull                       too many calls wait for their turn in this client
     ├── CallTimeout (TimeoutError)      a time bound of the call fell
     │   ├── SilenceTimeout              no token for `timeout` seconds
@@ -43,6 +50,7 @@ the `model`, the `service`, the HTTP `status` and the number of `attempts`.
 
 from __future__ import annotations
 
+from foundry_api.errors.answers import StructuredOutputError
 from foundry_api.errors.base import FoundryError
 from foundry_api.errors.client import ClientClosed, ConfigurationError, HookFailed, QueueFull
 from foundry_api.errors.model import (
@@ -82,6 +90,14 @@ from foundry_api.errors.timeouts import (
     DeadlineExceeded,
     SilenceTimeout,
 )
+from foundry_api.errors.tools import (
+    ToolCallError,
+    ToolDefinitionError,
+    ToolError,
+    ToolFailed,
+    ToolMarkersMissing,
+    ToolRoundsExceeded,
+)
 
 __all__ = [
     "CallTimeout",
@@ -116,6 +132,13 @@ __all__ = [
     "ServiceStartFailed",
     "SilenceTimeout",
     "StreamInterrupted",
+    "StructuredOutputError",
+    "ToolCallError",
+    "ToolDefinitionError",
+    "ToolError",
+    "ToolFailed",
+    "ToolMarkersMissing",
+    "ToolRoundsExceeded",
     "UnsupportedFeature",
     "UnsupportedParameter",
 ]

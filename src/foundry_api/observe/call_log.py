@@ -13,6 +13,10 @@ from foundry_api.events import (
     KINDS,
     AttemptStarted,
     BreakerChanged,
+    CacheHit,
+    CacheMiss,
+    CacheStored,
+    CacheTrouble,
     CallEnded,
     CallStarted,
     FirstToken,
@@ -119,6 +123,8 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
     match name:
         case "error":
             return {"error": type(value).__name__, "message": str(value)}
+        case "cached":
+            return {name: value} if value else {}
         case "attempts":
             return {name: len(value)}
         case "request" | "timings" | "usage":
@@ -149,9 +155,25 @@ def _sentence(event: Event, facts: dict[str, Any]) -> str:
         case CallEnded():
             told = _end(event)
         case _:
-            told = type(event).__name__
+            told = _of_cache(event)
     private = {name: facts[name] for name in ("messages", "content") if name in facts}
     return f"{told} {msgspec.json.encode(private).decode()}" if private else told
+
+
+def _of_cache(event: Event) -> str:
+    match event:
+        case CacheHit() if event.source == "cache":
+            return f"call {event.call}: an answer that was kept {event.age_s:.0f} s ago"
+        case CacheHit():
+            return f"call {event.call}: shared with an identical one in flight"
+        case CacheMiss():
+            return f"the cache has no answer of {event.model}"
+        case CacheStored():
+            return f"an answer of {event.model} is kept: {event.bytes} bytes"
+        case CacheTrouble():
+            return f"the cache {event.path}: {event.problem}"
+        case _:
+            return type(event).__name__
 
 
 _REASONS: dict[UnloadReason, str] = {
@@ -168,6 +190,8 @@ def _end(event: CallEnded) -> str:
     parts = [told]
     if event.finish_reason is not None:
         parts.append(event.finish_reason)
+    if event.cached:
+        parts.append("without the engine")
     if event.usage is not None:
         parts.append(f"{event.usage.prompt_tokens}+{event.usage.completion_tokens} tokens")
     if timings.time_to_first_token_s is not None:

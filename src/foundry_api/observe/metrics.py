@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
-from foundry_api.events import BreakerChanged, BreakerState, CallEnded, RetryScheduled
+from foundry_api.events import (
+    BreakerChanged,
+    BreakerState,
+    CacheHit,
+    CacheMiss,
+    CacheStored,
+    CallEnded,
+    RetryScheduled,
+)
 from foundry_api.observe.histogram import RATES, SECONDS, Distribution, Histogram
 
 if TYPE_CHECKING:
@@ -34,8 +42,12 @@ class SeriesSnapshot(msgspec.Struct, frozen=True, kw_only=True):
         errors: Failed calls by the names of their errors.
         attempts: Attempts of all the calls.
         retries: Attempts that followed a failed one.
-        prompt_tokens: As the service counted them.
-        completion_tokens: As the service counted them.
+        cached: Calls that were answered from the cache; they are among those answered.
+        shared: Calls that were answered with an identical one in flight; among those answered.
+        cache_misses: Calls to which the cache had no answer.
+        cache_stores: Answers that were kept.
+        prompt_tokens: As the service counted them; not again for answers that were kept.
+        completion_tokens: As the service counted them; not again for answers that were kept.
         queue_s: Seconds that calls waited for their turn.
         time_to_first_token_s: Seconds from sending a request to its first text.
         duration_s: Seconds from a call to its end.
@@ -50,6 +62,10 @@ class SeriesSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     errors: dict[str, int]
     attempts: int
     retries: int
+    cached: int = 0
+    shared: int = 0
+    cache_misses: int = 0
+    cache_stores: int = 0
     prompt_tokens: int
     completion_tokens: int
     queue_s: Distribution
@@ -83,6 +99,7 @@ class _Series:
         self.errors: Counter[str] = Counter()
         self.attempts = 0
         self.retries = 0
+        self.cache: Counter[str] = Counter()
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.queue_s = Histogram(SECONDS)
@@ -100,7 +117,7 @@ class _Series:
             self.first_token_s.add(timings.time_to_first_token_s)
         if timings.tokens_per_second is not None:
             self.rate.add(timings.tokens_per_second)
-        if event.usage is not None:
+        if event.usage is not None and not event.cached:
             self.prompt_tokens += event.usage.prompt_tokens
             self.completion_tokens += event.usage.completion_tokens
         if event.error is not None:
@@ -116,6 +133,10 @@ class _Series:
             errors=dict(self.errors),
             attempts=self.attempts,
             retries=self.retries,
+            cached=self.cache["cache"],
+            shared=self.cache["flight"],
+            cache_misses=self.cache["misses"],
+            cache_stores=self.cache["stores"],
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
             queue_s=self.queue_s.told(),
@@ -128,7 +149,14 @@ class _Series:
 class Metrics:
     """A listener that counts. It does nothing for a chunk, and microseconds for a call."""
 
-    HEARS: ClassVar[tuple[type[Event], ...]] = (CallEnded, RetryScheduled, BreakerChanged)
+    HEARS: ClassVar[tuple[type[Event], ...]] = (
+        CallEnded,
+        RetryScheduled,
+        BreakerChanged,
+        CacheHit,
+        CacheMiss,
+        CacheStored,
+    )
     """The events that it counts."""
 
     def __init__(self) -> None:
@@ -143,6 +171,12 @@ class Metrics:
             self._of(event.model, event.service).retries += 1
         elif isinstance(event, BreakerChanged):
             self._breakers[event.service] = event.new
+        elif isinstance(event, CacheHit):
+            self._of(event.model, event.service).cache[event.source] += 1
+        elif isinstance(event, CacheMiss):
+            self._of(event.model, event.service).cache["misses"] += 1
+        elif isinstance(event, CacheStored):
+            self._of(event.model, event.service).cache["stores"] += 1
 
     def snapshot(self) -> MetricsSnapshot:
         """What was counted so far."""

@@ -132,7 +132,7 @@ class _Instruments:
         if timings.tokens_per_second and event.usage and event.chunks > 1:
             streamed_s = (event.usage.completion_tokens - 1) / timings.tokens_per_second
             self._gap.record(streamed_s / (event.chunks - 1), attributes)
-        if event.usage is not None:
+        if event.usage is not None and not event.cached:
             counts = {"input": event.usage.prompt_tokens, "output": event.usage.completion_tokens}
             for kind, count in counts.items():
                 self._tokens.record(count, {**attributes, "gen_ai.token.type": kind})
@@ -166,6 +166,8 @@ def _response(event: CallEnded) -> Attributes:
         **_place(event.service),
         **_failure(event),
     }
+    if event.cached:
+        told["foundry_api.cached"] = True
     if event.finish_reason is not None:
         told["gen_ai.response.finish_reasons"] = (event.finish_reason,)
     if event.timings.time_to_first_token_s is not None:

@@ -66,6 +66,15 @@ def _tokens(one: SeriesSnapshot) -> list[tuple[dict[str, str], float]]:
     ]
 
 
+def _cache(one: SeriesSnapshot) -> list[tuple[dict[str, str], float]]:
+    counts = {"hit": one.cached, "shared": one.shared, "miss": one.cache_misses}
+    return [({"result": result}, count) for result, count in counts.items() if count]
+
+
+def _stores(one: SeriesSnapshot) -> list[tuple[dict[str, str], float]]:
+    return [({}, one.cache_stores)] if one.cache_stores else []
+
+
 _COUNTERS: tuple[
     tuple[str, str, Callable[[SeriesSnapshot], list[tuple[dict[str, str], float]]]], ...
 ] = (
@@ -74,6 +83,8 @@ _COUNTERS: tuple[
     ("foundry_attempts_total", "Attempts of all calls.", lambda one: [({}, one.attempts)]),
     ("foundry_retries_total", "Attempts after a failed one.", lambda one: [({}, one.retries)]),
     ("foundry_tokens_total", "Tokens as the service counted them.", _tokens),
+    ("foundry_cache_lookups_total", "Calls that the cache may serve, by what it had.", _cache),
+    ("foundry_cache_stores_total", "Answers that the cache kept.", _stores),
 )
 _HISTOGRAMS: tuple[tuple[str, str, Callable[[SeriesSnapshot], Distribution]], ...] = (
     ("foundry_queue_seconds", "Time that calls waited for their turn.", lambda one: one.queue_s),

@@ -7,7 +7,7 @@ import functools
 import math
 import time
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -16,7 +16,7 @@ from foundry_api.errors import DeadlineExceeded, InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
-__all__ = ["NEVER", "Deadline", "bounded", "current", "deadline"]
+__all__ = ["NEVER", "Deadline", "bounded", "current", "deadline", "unbounded"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -113,6 +113,13 @@ def bounded(
             raise bound.exceeded() from error
 
     return inside
+
+
+def unbounded() -> Context:
+    """The caller's context without his deadline, for work that others share."""
+    context = copy_context()
+    context.run(_CURRENT.set, NEVER)
+    return context
 
 
 def _now() -> float:

@@ -52,6 +52,7 @@ class Watch:
         "_gap_s",
         "_loop",
         "_silence_s",
+        "_silent_at",
         "_since",
         "_task",
         "_timer",
@@ -68,7 +69,7 @@ class Watch:
         self._silence_s = self._gap_s = math.inf
         self._waited_s = 0.0
         self._since = 0.0
-        self._due = math.inf
+        self._due = self._silent_at = math.inf
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
         self._fallen = False
@@ -106,6 +107,13 @@ class Watch:
         """Seconds until the deadline."""
         return self._deadline.at - self._loop.time()
 
+    def extend(self, deadline: Deadline) -> None:
+        """Allow more time, also in a wait that has begun. An earlier deadline is ignored."""
+        if deadline.at <= self._deadline.at:
+            return
+        self._deadline = deadline
+        self._due = min(self._silent_at, deadline.at)  # the timer rings too early, and looks again
+
     def stop(self) -> None:
         """The call is over."""
         if self._timer is not None:
@@ -125,7 +133,7 @@ class Watch:
         silence_s = self._silence_s
         if self._waited_s > silence_s * (KEEP_ALIVE_CAP - 1):
             silence_s = silence_s * KEEP_ALIVE_CAP - self._waited_s
-        due = now + silence_s
+        self._silent_at = due = now + silence_s
         self._due = due = min(due, deadline_at)
         self._task = task = asyncio.current_task(self._loop)
         self._cancelling = task.cancelling() if task else 0

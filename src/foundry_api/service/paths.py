@@ -26,18 +26,25 @@ class Paths:
         data: The engine's own: its model cache and the registrations of local models.
         logs: One log file for each start of a host, and the engine's own.
         state: The shared host's state file and its lock, and who uses which model.
+        cache: Answers that were kept.
     """
 
     data: Path
     logs: Path
     state: Path
+    cache: Path
 
     @classmethod
     def of(cls, home: Path | None = None) -> Paths:
         """The directories below `home`, or the user's own of the platform without one."""
         if home is not None:
             root = home.expanduser().absolute()
-            return cls(data=root / "engine", logs=root / "logs", state=root / "state")
+            return cls(
+                data=root / "engine",
+                logs=root / "logs",
+                state=root / "state",
+                cache=root / "cache",
+            )
         import platformdirs  # noqa: PLC0415 - 10 ms that a caller with a home need not spend
 
         own = platformdirs.PlatformDirs(APP_NAME, appauthor=False)
@@ -45,6 +52,7 @@ class Paths:
             data=own.user_data_path / "engine",
             logs=own.user_log_path,
             state=own.user_state_path / "state",
+            cache=own.user_cache_path,
         )
 
     def create(self) -> Paths:
@@ -72,6 +80,11 @@ class Paths:
     def uses_file(self) -> Path:
         """Who uses which model of which service."""
         return self.state / "uses.db"
+
+    @property
+    def answers_file(self) -> Path:
+        """Answers that were kept."""
+        return self.cache / "answers.db"
 
     @property
     def lock_file(self) -> Path:

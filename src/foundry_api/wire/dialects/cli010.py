@@ -54,7 +54,7 @@ class Cli010Dialect(CSharpDialect):
 
     generation: Generation = "cli-0.10"
     _says_why = False  # 0.8 did not, SDK 1.0 does; of 0.10 it is not known
-    _sees_tool_turns = False  # as little known
+    _knows_tools = False  # as little known
 
     def __init__(self, wire: Wire) -> None:
         super().__init__(wire)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
+from foundry_api.wire.dialects.constraints import told
 from foundry_api.wire.dialects.openai import (
     DEFAULT_MAX_TOKENS,
     ChatStream,
@@ -18,6 +19,7 @@ from foundry_api.wire.dialects.openai import (
     encode,
     output_limit,
 )
+from foundry_api.wire.dialects.recovered import recovering
 from foundry_api.wire.dialects.stops import Stopped
 from foundry_api.wire.dialects.tool_history import inlined
 
@@ -57,7 +59,7 @@ class CSharpDialect:
 
     _says_why: ClassVar[bool] = True
     _default_limit: ClassVar[int] = DEFAULT_MAX_TOKENS
-    _sees_tool_turns: ClassVar[bool] = True
+    _knows_tools: ClassVar[bool] = True
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
@@ -75,7 +77,8 @@ class CSharpDialect:
         """A decoder that ends the answer at a stop string, and tells a cut answer from a whole."""
         limit = output_limit(request, self._default_limit)
         stream = ChatStream(model.id, limit=limit, says_why=self._says_why)
-        return Stopped(stream, request.stop) if request.stop else stream
+        stopped = Stopped(stream, request.stop) if request.stop else stream
+        return recovering(stopped, model.id, request)
 
     def plain_request(self, model: Model, request: ChatRequest) -> Request:
         """The same without streaming, whose errors have a message."""
@@ -85,8 +88,14 @@ class CSharpDialect:
         return self._wire.post(_ROUTE, encode(body))
 
     def _body(self, model: Model, request: ChatRequest) -> dict[str, Any]:
+        messages = told(request)
+        if not self._knows_tools:
+            messages = inlined(messages)
+        request = msgspec.structs.replace(
+            request,
+            messages=messages,
+            tools_in_prompt=request.tools_in_prompt or not self._knows_tools,
+        )
         body = chat_body(request, model.id)
         body.pop("stop", None)
-        if not self._sees_tool_turns:
-            body["messages"] = inlined(request.messages)
         return body

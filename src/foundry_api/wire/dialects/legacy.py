@@ -81,7 +81,7 @@ class LegacyDialect(CSharpDialect):
     generation: Generation = "legacy"
     _says_why = False
     _default_limit = 512
-    _sees_tool_turns = False  # whether it does is not known
+    _knows_tools = False  # whether it does is not known
 
     def __init__(self, wire: Wire, *, windows: bool = sys.platform == "win32") -> None:
         super().__init__(wire)

@@ -15,6 +15,8 @@ from foundry_api.messages import Chunk, FinishReason, Usage
 from foundry_api.wire.dialects.base import BAD_JSON, Ending
 from foundry_api.wire.dialects.reasoning import ThinkSplitter
 from foundry_api.wire.dialects.tool_deltas import ToolCallDelta, ToolCallsInPieces
+from foundry_api.wire.dialects.tool_history import inlined
+from foundry_api.wire.dialects.tool_prompt import with_tools
 from foundry_api.wire.sse import MAX_EVENT_BYTES, EventDecoder
 
 if TYPE_CHECKING:
@@ -22,7 +24,14 @@ if TYPE_CHECKING:
 
     from foundry_api.messages import ChatRequest
 
-__all__ = ["DEFAULT_MAX_TOKENS", "ChatStream", "chat_body", "encode", "output_limit"]
+__all__ = [
+    "DEFAULT_MAX_TOKENS",
+    "ChatStream",
+    "chat_body",
+    "encode",
+    "offers_tools",
+    "output_limit",
+]
 
 DEFAULT_MAX_TOKENS = 2048
 """Where the SDK's services cut an answer without a bound (foundry-local-service.md, 4.5)."""
@@ -78,15 +87,22 @@ def chat_body(request: ChatRequest, model: str) -> dict[str, Any]:
             body[name] = value
     if request.stop:
         body["stop"] = request.stop
-    if request.tools:
+    if offers_tools(request) and request.tools_in_prompt:
+        body["messages"] = with_tools(inlined(request.messages), request.tools)
+    elif offers_tools(request):
         body["tools"] = [{"type": "function", "function": tool} for tool in request.tools]
-    if request.tool_choice is not None:
-        body["tool_choice"] = _tool_choice(request.tool_choice)
+        if request.tool_choice is not None:
+            body["tool_choice"] = _tool_choice(request.tool_choice)
     return body
 
 
+def offers_tools(request: ChatRequest) -> bool:
+    """Whether the model may call tools. Where it may not, it is told of none, as 2.2.1 does."""
+    return bool(request.tools) and request.tool_choice != "none"
+
+
 def _tool_choice(choice: str) -> str | dict[str, Any]:
-    if choice in {"auto", "none", "required"}:
+    if choice in {"auto", "required"}:
         return choice
     return {"type": "function", "function": {"name": choice}}
 

@@ -23,9 +23,10 @@ from foundry_api.wire.dialects.base import (
     ServiceStatus,
     no_download,
 )
-from foundry_api.wire.dialects.constraints import constrained
+from foundry_api.wire.dialects.constraints import constrained, told
 from foundry_api.wire.dialects.names import aliases_of
 from foundry_api.wire.dialects.openai import ChatStream, chat_body, encode, output_limit
+from foundry_api.wire.dialects.recovered import recovering
 from foundry_api.wire.dialects.stops import Stopped
 from foundry_api.wire.dialects.tool_history import inlined
 
@@ -158,8 +159,7 @@ class Sdk21Dialect:
 
     def chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
         """A decoder for one answer."""
-        del request  # what this generation says is right
-        return ChatStream(model.id)
+        return recovering(ChatStream(model.id), model.id, request)
 
     def plain_request(self, model: Model, request: ChatRequest) -> Request | None:
         """None: a stream that fails says why."""
@@ -230,14 +230,16 @@ class Sdk20Dialect(Sdk21Dialect):
 
     def chat_request(self, model: Model, request: ChatRequest) -> Request:
         """A streamed chat completion, without what this generation drops or mistakes."""
-        body = {**chat_body(request, model.id), "messages": inlined(request.messages)}
+        request = msgspec.structs.replace(request, messages=inlined(told(request)))
+        body = chat_body(request, model.id)
         body.pop("stop", None)
         return self._wire.post(_CHAT, encode(body))
 
     def chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
         """A decoder that ends the answer at a stop string, and tells a cut answer from a whole."""
         stream = ChatStream(model.id, limit=output_limit(request))
-        return Stopped(stream, request.stop) if request.stop else stream
+        stopped = Stopped(stream, request.stop) if request.stop else stream
+        return recovering(stopped, model.id, request)
 
 
 _CHAT = "/v1/chat/completions"

@@ -1,0 +1,155 @@
+"""A file of answers that never fails its user: what is wrong with it is told, and gone around."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from foundry_api.cache.database import AnswersDb
+from foundry_api.cache.file import AnswersFile, ForeignFile, OtherFormat, is_damage
+from foundry_api.errors import ConfigurationError, ServiceStartFailed
+from foundry_api.events import CacheTrouble
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from foundry_api.cache.database import Bounds
+    from foundry_api.service.uses_db import Owner
+
+__all__ = ["Past", "Shelf"]
+
+MOST_SET_ASIDE = 3
+"""A disk that damages every new file, or a program of another version beside this one."""
+
+UNUSABLE = (sqlite3.Error, OSError, ForeignFile, OtherFormat, ServiceStartFailed)
+
+log = logging.getLogger("foundry_api")
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class Past:
+    """What a cache went through, however often it was closed meanwhile.
+
+    Attributes:
+        set_aside: Files that were set aside.
+        told: Kinds of problems that were told.
+    """
+
+    set_aside: int = 0
+    told: set[str] = field(default_factory=set[str])
+
+
+class Shelf:
+    """The file as calls use it. Belongs to one thread.
+
+    Args:
+        path: Where it is.
+        bounds: What may be kept.
+        owner: This client, for its claims.
+        past: What the cache went through.
+        tell: Wants to hear what goes wrong.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        bounds: Bounds,
+        owner: Owner,
+        past: Past,
+        tell: Callable[[CacheTrouble], None],
+    ) -> None:
+        self._tell = tell
+        self._file = AnswersFile(path)
+        self._bounds = bounds
+        self._owner = owner
+        self._db: AnswersDb | None = None
+        self._past = past
+
+    def ask(self, question: Callable[[AnswersDb], _T], otherwise: _T) -> _T:
+        """What the file says, or something else if it cannot be used."""
+        try:
+            return self._asked(question)
+        except UNUSABLE as error:
+            self._go_without(error)
+            return otherwise
+
+    def demand(self, question: Callable[[AnswersDb], _T]) -> _T:
+        """What the file says.
+
+        Raises:
+            ConfigurationError: It cannot be used.
+        """
+        try:
+            return self._asked(question)
+        except UNUSABLE as error:
+            self._drop()
+            raise ConfigurationError(
+                f"the cache {self._file.path} cannot be used: {error}",
+                hint="Name another file, or see who uses this one.",
+            ) from error
+
+    def clear(self) -> int:
+        """Forget every answer, those in files that were put aside too; how many there were.
+
+        Raises:
+            ConfigurationError: The file cannot be used.
+        """
+        count = self.demand(AnswersDb.clear)
+        self.demand(lambda _: self._file.remove_asides())
+        return count
+
+    def close(self) -> None:
+        """Close the file. The next question opens it again."""
+        self._drop()
+
+    def _asked(self, question: Callable[[AnswersDb], _T]) -> _T:
+        try:
+            return question(self._current())
+        except (sqlite3.DatabaseError, OtherFormat) as error:
+            other = isinstance(error, OtherFormat)
+            can_be_replaced = other or is_damage(error)
+            if not can_be_replaced or self._past.set_aside >= MOST_SET_ASIDE:
+                raise
+            self._set_aside("format" if other else "corrupt", error)
+        return question(self._current())
+
+    def _current(self) -> AnswersDb:
+        if self._db is not None and self._file.replaced:
+            self._drop()  # somebody put it aside, or removed it
+        if self._db is None:
+            self._db = AnswersDb(self._file.open(), self._bounds, self._owner)
+        return self._db
+
+    def _set_aside(self, why: str, error: Exception) -> None:
+        self._drop()
+        self._past.set_aside += 1
+        aside = self._file.set_aside(why)
+        if aside is not None:
+            path = self._file.path
+            log.warning("the cache %s cannot be used (%s); it is now %s", path, error, aside)
+            self._tell(CacheTrouble(path=str(path), problem=str(error), aside=str(aside)))
+
+    def _go_without(self, error: Exception) -> None:
+        """Tell of a problem, each kind of it once."""
+        if not _is_busy(error):
+            self._drop()
+        kind = f"{type(error).__name__} {getattr(error, 'sqlite_errorcode', '')}"
+        if kind in self._past.told:
+            log.debug("the cache %s: %s", self._file.path, error)
+            return
+        self._past.told.add(kind)
+        log.warning("calls go on without the cache %s: %s", self._file.path, error)
+        self._tell(CacheTrouble(path=str(self._file.path), problem=str(error)))
+
+    def _drop(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            db.close()
+
+
+def _is_busy(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", None) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}

@@ -1,0 +1,187 @@
+"""What an answer has to be: what the engine keeps it to, and what is checked when it is here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from foundry_api.arguments import check_text
+from foundry_api.errors import InvalidRequest
+from foundry_api.messages import Choice, Grammar, JsonSchema
+from foundry_api.structured.choosing import chosen
+from foundry_api.structured.finding import json_texts
+from foundry_api.structured.partial import PartialJson
+from foundry_api.structured.refusal import Refused
+from foundry_api.structured.schema import response_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from foundry_api.messages import Chunk, Constraint
+
+__all__ = ["Expectation"]
+
+_TOGETHER = {"grammar", "parser"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """What one answer has to be.
+
+    Attributes:
+        constraint: What the engine keeps it to, where its generation does that.
+        parse: Makes the text into what the caller wants; None to leave it a text.
+        validators: Look at what was parsed, or at the text; each raises ValueError, or answers
+            False, to refuse it.
+        is_json: Whether the text is JSON, so that a stream has partial values.
+        chunk_parser: Makes each chunk of a stream into its partial value instead.
+    """
+
+    constraint: Constraint | None = None
+    parse: Callable[[str], Any] | None = None
+    validators: tuple[Callable[[Any], object], ...] = ()
+    is_json: bool = False
+    chunk_parser: Callable[[Chunk], Any] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        response_model: Any = None,
+        choice: Sequence[str] | None = None,
+        grammar: str | None = None,
+        parser: Callable[[str], Any] | None = None,
+        validators: Iterable[Callable[[Any], object]] = (),
+        chunk_parser: Callable[[Chunk], Any] | None = None,
+    ) -> Expectation:
+        """What a caller's arguments say.
+
+        Raises:
+            InvalidRequest: One is at fault, or two say different things.
+        """
+        _check_exclusive(
+            response_model=response_model, choice=choice, grammar=grammar, parser=parser
+        )
+        _check_exclusive(response_model=response_model, chunk_parser=chunk_parser)
+        checks = tuple(validators)
+        numbered = {f"validators[{index}]": each for index, each in enumerate(checks)}
+        _check_callables({"parser": parser, "chunk_parser": chunk_parser, **numbered})
+        constraint, parse = _wanted(response_model, choice, grammar)
+        return cls(
+            constraint=constraint,
+            parse=parser or parse,
+            validators=checks,
+            is_json=isinstance(constraint, JsonSchema),
+            chunk_parser=chunk_parser,
+        )
+
+    def check(self, text: str) -> Any:
+        """What an answer is, once it has passed; None where nothing was to be made of it.
+
+        Raises:
+            Refused: It does not pass.
+        """
+        if self.parse is None:
+            self._validate(text)
+            return None
+        parsed = self._parsed(self.parse, text)
+        self._validate(parsed)
+        return parsed
+
+    def may_be_cut(self, text: str) -> bool:
+        """Whether an answer that was cut at max_tokens can be whole all the same.
+
+        A choice can that no other one begins with: a bound of one token is usual for those.
+        """
+        match self.constraint:
+            case Choice(choices):
+                said = text.strip()
+                return [each for each in choices if each.startswith(said)] == [said]
+            case None:
+                return True
+            case _:
+                return False
+
+    def reader(self) -> PartialJson | None:
+        """Reads the value of a stream so far."""
+        return PartialJson() if self.is_json else None
+
+    def _parsed(self, parse: Callable[[str], Any], text: str) -> Any:
+        try:
+            return parse(text)
+        except Refused:
+            raise
+        except (ValueError, msgspec.MsgspecError) as error:
+            raise Refused(f"the answer cannot be parsed: {error}") from error
+
+    def _validate(self, value: Any) -> None:
+        for validator in self.validators:
+            try:
+                verdict = validator(value)
+            except (ValueError, msgspec.MsgspecError) as error:
+                raise Refused(str(error) or f"{_name(validator)} refuses the answer") from error
+            if verdict is False:
+                raise Refused(f"{_name(validator)} refuses the answer")
+
+
+def _wanted(
+    model: Any, choice: Sequence[str] | None, grammar: str | None
+) -> tuple[Constraint | None, Callable[[str], Any] | None]:
+    """What the engine keeps the answer to, and what is made of its text."""
+    if model is not None:
+        wanted = response_model(model)
+        return JsonSchema(wanted.schema), lambda text: _first(wanted.decode, text)
+    if choice is not None:
+        choices = _checked_choices(choice)
+        return Choice(choices), lambda text: chosen(text, choices)
+    if grammar is not None:
+        return Grammar(check_text("grammar", grammar)), str
+    return None, None
+
+
+def _first(decode: Callable[[str], Any], text: str) -> Any:
+    """The first JSON of an answer that is of the type; if none is, what is wrong with the answer.
+
+    That is told of the JSON within a text, rather than of the text, which is none.
+    """
+    wrong: Refused | None = None
+    for index, candidate in enumerate(json_texts(text)):
+        try:
+            return decode(candidate)
+        except Refused as error:
+            wrong = error if wrong is None or index == 1 else wrong
+    raise wrong or Refused("the answer holds no JSON")
+
+
+def _checked_choices(choice: Any) -> tuple[str, ...]:
+    if isinstance(choice, str | Mapping) or not isinstance(choice, Iterable):
+        raise InvalidRequest(f"choice is {choice!r}, not a list of texts", field="choice")
+    told = cast("Sequence[Any]", choice)
+    choices = tuple(check_text(f"choice[{index}]", each) for index, each in enumerate(told))
+    if not choices:
+        raise InvalidRequest("choice is empty", field="choice")
+    for index, each in enumerate(choices):
+        if each != each.strip():
+            raise InvalidRequest(f"choice[{index}] has white space around it", field="choice")
+    if len(set(choices)) < len(choices):
+        raise InvalidRequest("choice names the same text twice", field="choice")
+    return choices
+
+
+def _check_exclusive(**arguments: object) -> None:
+    given = [name for name, value in arguments.items() if value is not None]
+    if len(given) > 1 and set(given) != _TOGETHER:
+        raise InvalidRequest(f"{' and '.join(given)} exclude each other", field=given[-1])
+
+
+def _check_callables(arguments: Mapping[str, object]) -> None:
+    for field, value in arguments.items():
+        if value is not None and not callable(value):
+            raise InvalidRequest(f"{field} is {value!r}, which cannot be called", field=field)
+
+
+def _name(validator: Callable[[Any], object]) -> str:
+    return getattr(validator, "__name__", type(validator).__name__)

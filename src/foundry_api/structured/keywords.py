@@ -1,0 +1,87 @@
+"""Which keywords of a JSON schema the engine keeps answers to. Probed one by one on 2.2.1.
+
+Of the others it ignores some and refuses a schema for the rest.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from foundry_api.structured.patterns import engine_reads
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["LISTS", "MAPS", "SINGLE", "is_enforced", "is_factor", "lower_bound", "upper_bound"]
+
+MAPS = frozenset({"patternProperties", "properties"})
+"""Their value is an object of schemas."""
+
+LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+"""Their value is a list of schemas."""
+
+SINGLE = frozenset({"additionalItems", "additionalProperties", "items"})
+"""Their value is a schema; up to draft 2019-09 that of `items` may be a list."""
+
+_COPIED = frozenset(
+    {"$ref", "const", "enum", "maxItems", "maxLength", "maxProperties", "minItems", "minLength"}
+    | {"minProperties", "required", "type"}
+)
+_BOUNDS = frozenset({"exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum"})
+_FORMATS = frozenset(
+    {"date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uuid"}
+)
+_KEPT = _COPIED | MAPS | LISTS | SINGLE
+
+MAX_BOUND = 1e15
+MIN_BOUND = 1e-15
+MAX_FACTOR = 1e9
+MIN_FACTOR = 1e-9
+MAX_FACTOR_DIGITS = 9
+
+
+def is_enforced(schema: Mapping[str, Any], name: str) -> bool:
+    """Whether the engine keeps answers to a keyword of a schema, and to nothing more than it says.
+
+    Args:
+        schema: The schema that has it.
+        name: The keyword.
+    """
+    value = schema[name]
+    if name == "format":
+        return value in _FORMATS
+    if name == "pattern":
+        return engine_reads(value)
+    if name in _BOUNDS:
+        return isinstance(value, bool) or _is_within(value, MIN_BOUND, MAX_BOUND)
+    if name == "multipleOf":
+        # Of the multiples it lets no negative one through, and ends the answer where all are.
+        low = lower_bound(schema)
+        return is_factor(value) and low is not None and low >= 0
+    return name in _KEPT
+
+
+def lower_bound(schema: Mapping[str, Any]) -> float | None:
+    """Below which no number is allowed; None without one."""
+    return _bound(schema, "minimum", "exclusiveMinimum")
+
+
+def upper_bound(schema: Mapping[str, Any]) -> float | None:
+    """Above which no number is allowed; None without one."""
+    return _bound(schema, "maximum", "exclusiveMaximum")
+
+
+def _bound(schema: Mapping[str, Any], *names: str) -> float | None:
+    values = (schema.get(name) for name in names)
+    return next((each for each in values if each is not None and not isinstance(each, bool)), None)
+
+
+def _is_within(number: float, low: float, high: float) -> bool:
+    return number == 0 or (math.isfinite(number) and low <= abs(number) <= high)
+
+
+def is_factor(value: float) -> bool:
+    """Whether the engine takes a value of `multipleOf`."""
+    digits = str(value).partition("e")[0].replace(".", "").strip("0")
+    return _is_within(value, MIN_FACTOR, MAX_FACTOR) and len(digits) <= MAX_FACTOR_DIGITS

@@ -1,0 +1,167 @@
+"""Asking until an answer passes: once more with what was wrong with it, a bounded number of times.
+
+An answer that was cut is not asked for again: it would be cut at the same place. A model that
+repeats itself is asked afresh and made to sample, with seeds that are the same in every run: the
+sight of its answer makes it say that again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from foundry_api.errors import ContextOverflow, GrammarError, StructuredOutputError
+from foundry_api.messages import Choice, JsonSchema, Usage
+from foundry_api.structured.prompting import asking_again, instructed
+from foundry_api.structured.refusal import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from foundry_api.messages import Completion, Constraint, FinishReason, Message, Timings
+    from foundry_api.structured.expectation import Expectation
+
+    Ask = Callable[[tuple[Message, ...], Constraint | None, int], Awaitable[Completion[None]]]
+    """Takes the turns, what the answer is kept to, and how often the model has repeated itself."""
+
+__all__ = ["answered", "checked", "cut_or_refused"]
+
+_CUT = "the answer was cut before its end"
+_WITHHELD = "the answer was withheld by a content filter"
+_STUMBLED = "committing tokens"
+"""In the engine's words when it lost its own grammar: at a character that it has to write and that
+its tokenizer holds as several tokens (probed on 2.2.1)."""
+
+
+async def answered(
+    ask: Ask, messages: tuple[Message, ...], expectation: Expectation, *, repairs: int
+) -> Completion[Any]:
+    """The first answer that passes.
+
+    Args:
+        ask: Asks the model, and keeps its answer to a constraint.
+        messages: The conversation as the caller gave it.
+        expectation: What the answer has to be.
+        repairs: How often the model may be asked again.
+
+    Raises:
+        StructuredOutputError: No answer passes, or one was cut.
+        FoundryError: The model could not be asked.
+    """
+    refused: list[Completion[None]] = []
+    turns = messages
+    while True:
+        try:
+            completion = await _asked(ask, turns, expectation.constraint, _repetitions(refused))
+        except ContextOverflow as error:
+            if not refused:
+                raise
+            raise _failure(refused, "there is no room in the context to ask again") from error
+        try:
+            parsed = _parsed(completion, expectation)
+        except Refused as error:
+            refused.append(completion)
+            message, is_final = cut_or_refused(completion.finish_reason, error)
+            if is_final or len(refused) > repairs:
+                raise _failure(refused, message, error.errors) from error
+            turns = messages
+            if not _repeats(refused):
+                turns = (*messages, *asking_again(completion.content, error.errors))
+        else:
+            return _merged(completion, refused, parsed)
+
+
+def checked(text: str, finish_reason: FinishReason | None, expectation: Expectation) -> Any:
+    """What an answer is.
+
+    Raises:
+        Refused: It does not pass, or was cut where that leaves no more than half of it.
+    """
+    whole = finish_reason == "stop" or expectation.may_be_cut(text)
+    if not whole:
+        raise Refused(_WITHHELD if finish_reason == "content_filter" else _CUT)
+    return expectation.check(text)
+
+
+def cut_or_refused(finish_reason: FinishReason | None, error: Refused) -> tuple[str, bool]:
+    """Why an answer cannot be taken, and whether asking again is of no use."""
+    if finish_reason == "length":
+        return _CUT, True
+    if finish_reason == "content_filter":
+        return _WITHHELD, True
+    return f"the answer does not pass: {'; '.join(error.errors)}", False
+
+
+async def _asked(
+    ask: Ask, turns: tuple[Message, ...], constraint: Constraint | None, repetitions: int
+) -> Completion[None]:
+    try:
+        return await ask(turns, constraint, repetitions)
+    except GrammarError as error:
+        if _STUMBLED not in error.message or not isinstance(constraint, JsonSchema | Choice):
+            raise
+    return await ask(instructed(turns, constraint), None, repetitions)
+
+
+def _repeats(refused: Sequence[Completion[None]]) -> bool:
+    """Whether the last answer is one that was refused before."""
+    return refused[-1].content in {each.content for each in refused[:-1]}
+
+
+def _repetitions(refused: Sequence[Completion[None]]) -> int:
+    """How many of the answers are no other than one before."""
+    return len(refused) - len({each.content for each in refused})
+
+
+def _parsed(completion: Completion[None], expectation: Expectation) -> Any:
+    if completion.tool_calls:  # the answer comes when they have been made
+        return None
+    return checked(completion.content, completion.finish_reason, expectation)
+
+
+def _failure(
+    refused: Sequence[Completion[None]], message: str, errors: tuple[str, ...] = ()
+) -> StructuredOutputError:
+    last = refused[-1]
+    return StructuredOutputError(
+        message,
+        errors=errors,
+        repairs=len(refused) - 1,
+        finish_reason=last.finish_reason,
+        model=last.model,
+        service=last.service,
+        attempts=sum(len(each.attempts) for each in refused),
+        partial=last.content,
+    )
+
+
+def _merged(
+    last: Completion[None], refused: Sequence[Completion[None]], parsed: Any
+) -> Completion[Any]:
+    """The answer that passes, with what all of them took."""
+    answers = (*refused, last)
+    return msgspec.structs.replace(
+        last,
+        parsed=parsed,
+        repairs=len(refused),
+        usage=_total([each.usage for each in answers]),
+        timings=_summed([each.timings for each in answers]),
+        attempts=tuple(attempt for each in answers for attempt in each.attempts),
+    )
+
+
+def _total(usages: Sequence[Usage]) -> Usage:
+    return Usage(
+        prompt_tokens=sum(each.prompt_tokens for each in usages),
+        completion_tokens=sum(each.completion_tokens for each in usages),
+        total_tokens=sum(each.total_tokens for each in usages),
+    )
+
+
+def _summed(timings: Sequence[Timings]) -> Timings:
+    return msgspec.structs.replace(
+        timings[-1],
+        total_s=sum(each.total_s for each in timings),
+        queued_s=sum(each.queued_s for each in timings),
+    )

@@ -1,0 +1,138 @@
+"""Whether a value is what a plain JSON schema describes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import itertools
+import re
+import uuid
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, cast
+
+import jsonschema
+from jsonschema import validators
+from referencing.jsonschema import EMPTY_REGISTRY
+
+from foundry_api.errors import GrammarError, InvalidRequest
+from foundry_api.structured.refusal import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from jsonschema.protocols import Validator
+
+__all__ = ["SchemaValidator"]
+
+MAX_ERRORS = 8
+"""More would not help a model to correct its answer."""
+
+_EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
+_TIME = re.compile(r"\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+_DURATION = re.compile(
+    r"P(?!$)(\d+W|(\d+Y)?(\d+M)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+S)?)?)", re.ASCII
+)
+_HOST_LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)", re.IGNORECASE | re.ASCII)
+
+
+class SchemaValidator:
+    """Compares values with one JSON schema, of any draft from 3 to 2020-12.
+
+    `format` is asserted for dates, times, durations, addresses, host names and UUIDs.
+
+    Args:
+        schema: The schema.
+
+    Raises:
+        InvalidRequest: It is no JSON schema, or one of its patterns cannot be read.
+    """
+
+    def __init__(self, schema: dict[str, Any]) -> None:
+        draft = validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+        try:
+            draft.check_schema(schema)
+        except jsonschema.SchemaError as error:
+            raise InvalidRequest(
+                f"response_model is no JSON schema: at {error.json_path}: {error.message}",
+                field="response_model",
+            ) from error
+        checking = cast("Any", validators).extend(draft, {"multipleOf": _multiple_of})
+        self._validator: Validator = checking(
+            schema, format_checker=_FORMATS, registry=EMPTY_REGISTRY
+        )
+
+    def check(self, value: Any) -> None:
+        """Refuse a value that the schema does not allow.
+
+        Raises:
+            Refused: It is not as the schema has it.
+            GrammarError: The schema refers to itself without end.
+        """
+        try:
+            errors = list(itertools.islice(self._validator.iter_errors(value), MAX_ERRORS))
+        except RecursionError as error:
+            raise GrammarError(
+                "response_model refers to itself without end", field="response_model"
+            ) from error
+        if errors:
+            raise Refused(*(f"{each.json_path}: {_shortened(each.message)}" for each in errors))
+
+
+def _shortened(message: str, limit: int = 300) -> str:
+    return message if len(message) <= limit else f"{message[:limit]}…"
+
+
+def _multiple_of(
+    validator: object, factor: float, instance: object, schema: object
+) -> Iterator[jsonschema.ValidationError]:
+    """As people count: 0.3 is a multiple of 0.1, which the quotient of two floats denies."""
+    del validator, schema
+    if isinstance(instance, bool) or not isinstance(instance, int | float):
+        return
+    if Fraction(str(instance)) % Fraction(str(factor)):
+        yield jsonschema.ValidationError(f"{instance} is not a multiple of {factor}")
+
+
+def _is_time(text: str) -> bool:
+    return bool(_TIME.fullmatch(text)) and bool(dt.time.fromisoformat(text.upper()))
+
+
+def _is_date_time(text: str) -> bool:
+    date, time = text[:10], text[11:]
+    return text[10:11] in {"T", "t", " "} and _is_date(date) and _is_time(time)
+
+
+def _is_date(text: str) -> bool:
+    return len(text) == len("2000-01-31") and bool(dt.date.fromisoformat(text))
+
+
+def _is_hostname(text: str) -> bool:
+    return all(_HOST_LABEL.fullmatch(label) for label in text.split("."))
+
+
+_CHECKS: Mapping[str, Callable[[str], object]] = {
+    "date": _is_date,
+    "date-time": _is_date_time,
+    "duration": _DURATION.fullmatch,
+    "email": _EMAIL.fullmatch,
+    "hostname": _is_hostname,
+    "ipv4": ipaddress.IPv4Address,
+    "ipv6": ipaddress.IPv6Address,
+    "time": _is_time,
+    "uuid": uuid.UUID,
+}
+
+
+def _formats() -> jsonschema.FormatChecker:
+    checker = jsonschema.FormatChecker(formats=())
+    for name, check in _CHECKS.items():
+        checker.checks(name, raises=ValueError)(_of_texts(check))
+    return checker
+
+
+def _of_texts(check: Callable[[str], object]) -> Callable[[object], bool]:
+    """A format says nothing of values that are no text."""
+    return lambda value: not isinstance(value, str) or bool(check(value))
+
+
+_FORMATS = _formats()

@@ -1,0 +1,222 @@
+"""Functions as tools: what a model is told of them."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, overload
+
+import msgspec
+
+from foundry_api.errors import InvalidRequest, ToolDefinitionError
+from foundry_api.messages import ToolDefinition
+from foundry_api.tools.docstring import described
+from foundry_api.tools.signature import arguments_of
+
+if TYPE_CHECKING:
+    from foundry_api.tools.signature import Arguments
+
+__all__ = ["Tool", "ToolLike", "as_tool", "definitions", "runnable", "tool"]
+
+_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,63}")
+_ANYTHING: Final[dict[str, Any]] = {"type": "object", "properties": {}}
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function that a model may call. It can still be called as before.
+
+    Attributes:
+        definition: What the model is told.
+        function: What is called; may be a coroutine function.
+        arguments: Checks and converts what the model gives; None where the schema was given, and
+            the function gets the arguments as they are in JSON.
+    """
+
+    definition: ToolDefinition
+    function: Callable[..., Any]
+    arguments: Arguments | None = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.definition.name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        return self.function(*args, **kwargs)
+
+
+ToolLike = Tool | ToolDefinition | Callable[..., Any] | Mapping[str, Any]
+"""What may be offered: a typed function, a `Tool`, a definition, or OpenAI's form of one."""
+
+
+@overload
+def tool(function: Callable[..., Any], /) -> Tool: ...
+
+
+@overload
+def tool(
+    function: Callable[..., Any],
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> Tool: ...
+
+
+@overload
+def tool(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> Callable[[Callable[..., Any]], Tool]: ...
+
+
+def tool(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> Tool | Callable[[Callable[..., Any]], Tool]:
+    """A function as a tool; a decorator, too. Plain functions need it only for another name.
+
+        @tool(name="time_of_day", description="Tell the time of a city.")
+        def clock(city: str = "Zürich") -> str: ...
+
+    Args:
+        function: With types on all of its parameters; may be a coroutine function.
+        name: Default the function's own.
+        description: Default the docstring, up to its sections.
+        parameters: The JSON schema of the arguments, an object; default what the signature says.
+            With one, the function gets the arguments as they are in JSON.
+
+    Raises:
+        ToolDefinitionError: It cannot be described; `.field` names the parameter at fault.
+    """
+    if function is None:
+        return functools.partial(_tool, name=name, description=description, parameters=parameters)
+    return _tool(function, name, description, parameters)
+
+
+def _tool(
+    function: Callable[..., Any],
+    name: str | None,
+    description: str | None,
+    parameters: Mapping[str, Any] | None,
+) -> Tool:
+    if not callable(function):
+        raise ToolDefinitionError(f"{function!r} is no function", field="function")
+    name = name or str(getattr(function, "__name__", type(function).__name__))
+    if not _NAME.fullmatch(name):
+        raise ToolDefinitionError(
+            f"{name!r} is no name for a tool: letters, digits, _ and -, 64 at most",
+            field="name",
+            hint="Give it another one: tool(function, name=…).",
+        )
+    told = described(function).summary if description is None else description
+    arguments = arguments_of(name, function) if parameters is None else None
+    schema = arguments.schema if arguments else dict(parameters or _ANYTHING)
+    definition = ToolDefinition(name=name, description=told, parameters=schema)
+    return Tool(definition, function, arguments)
+
+
+def as_tool(field_name: str, given: ToolLike) -> Tool | ToolDefinition:
+    """Whatever was offered as a tool, or its definition where it is no more.
+
+    Raises:
+        InvalidRequest: It is none; `.field` names it.
+    """
+    if isinstance(given, Tool):
+        return given
+    if isinstance(given, ToolDefinition):
+        return _checked(field_name, given)
+    if _is_mapping(given):
+        return _checked(field_name, _from_mapping(field_name, given))
+    if callable(given):
+        return tool(given)
+    raise InvalidRequest(f"{field_name} is {given!r}, not a function", field=field_name)
+
+
+def definitions(tools: Iterable[ToolLike]) -> tuple[ToolDefinition, ...]:
+    """What the model is told of these tools.
+
+    Raises:
+        InvalidRequest: One is no tool, or two have the same name.
+        ToolDefinitionError: A function cannot be described.
+    """
+    offered = _offered(tools)
+    return tuple(each.definition if isinstance(each, Tool) else each for each in offered)
+
+
+def runnable(tools: Iterable[ToolLike]) -> dict[str, Tool]:
+    """Tools that can be called, by name.
+
+    Raises:
+        InvalidRequest: One is no tool, cannot be called, or has another's name.
+        ToolDefinitionError: A function cannot be described.
+    """
+    offered = _offered(tools)
+    for index, each in enumerate(offered):
+        if not isinstance(each, Tool):
+            raise InvalidRequest(
+                f"tools[{index}] describes {each.name}, but cannot be called",
+                field=f"tools[{index}]",
+                hint="Give the function: tool(function, parameters=…).",
+            )
+    return {each.name: each for each in offered if isinstance(each, Tool)}
+
+
+def _is_mapping(given: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(given, Mapping)
+
+
+def _is_several(given: object) -> bool:
+    return isinstance(given, Iterable) and not isinstance(given, str | Mapping)
+
+
+def _offered(tools: Iterable[ToolLike]) -> list[Tool | ToolDefinition]:
+    if not _is_several(tools):
+        raise InvalidRequest(f"tools is {tools!r}, not a list", field="tools")
+    offered = [as_tool(f"tools[{index}]", each) for index, each in enumerate(tools)]
+    names = [each.name for each in offered]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise InvalidRequest(
+                f"tools[{index}] is named {name}, as another one", field=f"tools[{index}]"
+            )
+    return offered
+
+
+def _from_mapping(field_name: str, given: Mapping[str, Any]) -> ToolDefinition:
+    """OpenAI's form. `strict` is left out: 2.2.1 refuses it, and keeps to the schema anyway."""
+    told = given["function"] if given.get("type") == "function" and "function" in given else given
+    try:
+        members = {
+            each: told[each] for each in ("name", "description", "parameters") if each in told
+        }
+        return msgspec.convert(members, ToolDefinition, strict=True)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise InvalidRequest(f"{field_name} is no tool: {error}", field=field_name) from error
+
+
+def _checked(field_name: str, definition: ToolDefinition) -> ToolDefinition:
+    if not _NAME.fullmatch(definition.name):
+        raise InvalidRequest(
+            f"{field_name} is named {definition.name!r}, which is no name for a tool: letters, "
+            "digits, _ and -, 64 at most",
+            field=field_name,
+        )
+    try:
+        msgspec.json.encode(definition)
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+        raise InvalidRequest(
+            f"{field_name} cannot be sent as JSON: {error}", field=field_name
+        ) from error
+    return msgspec.structs.replace(definition, parameters=definition.parameters or _ANYTHING)

@@ -1,0 +1,187 @@
+"""The parameters of a function as JSON schema, and arguments of a model's as their types.
+
+msgspec describes and converts what it knows: numbers, texts, lists, mappings, literals, enums,
+optional values, dataclasses, `TypedDict`s and its own Structs. pydantic's models describe and
+convert themselves.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeGuard
+
+import msgspec
+
+from foundry_api.errors import ToolDefinitionError
+from foundry_api.tools.docstring import described
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Arguments", "arguments_of"]
+
+_NAMED: Final = frozenset({inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY})
+
+
+class Arguments:
+    """The parameters of one function.
+
+    Args:
+        name: The tool's.
+        fields: The type of each parameter, and the parameter.
+
+    Attributes:
+        schema: What a model may give for them.
+    """
+
+    def __init__(self, name: str, fields: dict[str, tuple[Any, inspect.Parameter]]) -> None:
+        # A parameter that was left out stays so, whatever its default: the function knows it.
+        members: list[Any] = [
+            (each, kind)
+            if parameter.default is parameter.empty
+            else (each, kind | msgspec.UnsetType, msgspec.UNSET)
+            for each, (kind, parameter) in fields.items()
+        ]
+        self._struct = msgspec.defstruct(
+            name, members, kw_only=True, forbid_unknown_fields=True, frozen=True
+        )
+        self.schema = _schema_of(self._struct)
+        for each, (_, parameter) in fields.items():
+            _add_default(self.schema["properties"][each], parameter.default)
+
+    def converted(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What the function is called with.
+
+        Raises:
+            msgspec.ValidationError: They do not fit; the message names the place.
+        """
+        values = msgspec.convert(arguments, self._struct, dec_hook=_converted)
+        given = {each: getattr(values, each) for each in self._struct.__struct_fields__}
+        return {each: value for each, value in given.items() if value is not msgspec.UNSET}
+
+
+def arguments_of(name: str, function: Callable[..., object]) -> Arguments:
+    """The parameters of a function.
+
+    Raises:
+        ToolDefinitionError: One cannot be described; `.field` names it.
+    """
+    said = described(function).parameters
+    kinds = _types_of(name, function)
+    fields: dict[str, tuple[Any, inspect.Parameter]] = {}
+    for each, parameter in inspect.signature(function).parameters.items():
+        kind = _type_of(name, parameter, kinds)
+        if text := said.get(each):
+            kind = Annotated[kind, msgspec.Meta(description=text)]
+        kind = _with_meta(kind)
+        _check(name, each, kind)
+        fields[each] = (kind, parameter)
+    return Arguments(name, fields)
+
+
+def _types_of(name: str, function: Callable[..., object]) -> dict[str, Any]:
+    target = function if inspect.isroutine(function) else getattr(function, "func", function)
+    target = target if inspect.isroutine(target) else type(target).__call__
+    try:
+        return typing.get_type_hints(target, include_extras=True)
+    except Exception as error:
+        raise ToolDefinitionError(
+            f"a type in the signature of {name} is not known where it is defined: {error}",
+            hint="Import it for more than type checking, or define it outside of the function.",
+        ) from error
+
+
+def _type_of(name: str, parameter: inspect.Parameter, kinds: dict[str, Any]) -> Any:
+    if parameter.kind not in _NAMED:
+        raise ToolDefinitionError(
+            f"{name} takes {parameter}, but a model gives every argument by name",
+            field=parameter.name,
+        )
+    if parameter.name not in kinds:
+        raise ToolDefinitionError(f"{parameter.name} of {name} has no type", field=parameter.name)
+    return kinds[parameter.name]
+
+
+def _with_meta(kind: Any) -> Any:
+    """`Annotated[int, "what it means"]` as msgspec writes it."""
+    if typing.get_origin(kind) is not Annotated:
+        return kind
+    inner, *notes = typing.get_args(kind)
+    told = [msgspec.Meta(description=note) if isinstance(note, str) else note for note in notes]
+    kept = [note for note in told if isinstance(note, msgspec.Meta)]
+    return Annotated[inner, *kept] if kept else inner
+
+
+def _check(name: str, parameter: str, kind: Any) -> None:
+    try:
+        msgspec.json.schema(kind, schema_hook=_described)
+    except Exception as error:
+        raise ToolDefinitionError(
+            f"the type of {parameter} of {name} cannot be described: {error}", field=parameter
+        ) from error
+
+
+def _schema_of(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """The schema of an object, with the types that it names beside it."""
+    (schema,), named = msgspec.json.schema_components(
+        [struct], schema_hook=_described, ref_template="#/$defs/{name}"
+    )
+    own = schema["$ref"].removeprefix("#/$defs/")
+    told: dict[str, Any] = named.pop(own)
+    told.pop("title", None)
+    definitions = {**named, **_taken_out(told), **_taken_out(named)}
+    return {**told, "$defs": definitions} if definitions else told
+
+
+def _taken_out(schema: object) -> dict[str, Any]:
+    """The definitions within a schema that pydantic made, which belong to its top."""
+    found: dict[str, Any] = {}
+    if _is_object(schema):
+        found |= schema.pop("$defs", {})
+        parts = list(schema.values())
+    else:
+        parts = schema if _is_list(schema) else []
+    for each in parts:
+        found |= _taken_out(each)
+    return found
+
+
+def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
+def _is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
+def _add_default(schema: dict[str, Any], default: Any) -> None:
+    if default is inspect.Parameter.empty:
+        return
+    try:
+        schema["default"] = msgspec.to_builtins(default)
+    except (TypeError, ValueError):
+        return  # the function knows it, and JSON has no word for it
+
+
+def _described(kind: type) -> dict[str, Any]:
+    """The schema of a type that msgspec does not know.
+
+    Raises:
+        NotImplementedError: It does not describe itself.
+    """
+    describe = getattr(kind, "model_json_schema", None)
+    if describe is None:
+        raise NotImplementedError
+    told: dict[str, Any] = describe()
+    return told
+
+
+def _converted(kind: type, value: Any) -> Any:
+    """A value of a type that msgspec does not know.
+
+    Raises:
+        ValueError: The type refuses it; msgspec adds the place.
+    """
+    validate: Callable[[Any], Any] = getattr(kind, "model_validate")  # noqa: B009 - unknown to types
+    return validate(value)

@@ -1,0 +1,126 @@
+"""Tool calls that a model wrote as text, found while the text arrives.
+
+    finder = CallFinder(("calculate", "clock"))
+    for piece in pieces:
+        for found in finder.feed(piece):        # text, or a ToolCall
+            ...
+    for found in finder.finish():
+        ...
+
+Engines without tool calls of their own leave them in the text, and so do the others where a model
+writes them in another shape than they look for (foundry-local-service.md, 6: #874, #346, #142).
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from foundry_api.messages import FunctionCall, ToolCall
+from foundry_api.wire.dialects.call_shapes import NOT_YET, Found, MalformedCall, NotYet, Seen, look
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from foundry_api.wire.dialects.call_shapes import WrittenCall
+
+__all__ = ["CallFinder", "MalformedCall", "new_call_id"]
+
+MAX_HELD: Final = 256 * 1024
+"""Characters of one call; no text is held back for longer than that."""
+
+_SUSPICIOUS: Final = re.compile(r"[<\[{`f]")
+"""What a call can begin with."""
+
+
+def new_call_id() -> str:
+    """A name for a call that has none; unique, since engines refuse one that is used twice."""
+    return f"call_{secrets.token_hex(8)}"
+
+
+class CallFinder:
+    """Tells tool calls from text, and holds text back that may be the beginning of a call.
+
+    Args:
+        names: The tools that were offered.
+        new_id: Names a call.
+    """
+
+    def __init__(self, names: Collection[str], *, new_id: Callable[[], str] = new_call_id) -> None:
+        self._names = frozenset(names)
+        self._new_id = new_id
+        self._held = ""
+        self._line_is_blank = True
+        self._after_call = False
+
+    def feed(self, text: str) -> Iterator[str | ToolCall]:
+        """The text and the calls that are complete with this piece.
+
+        Raises:
+            MalformedCall: A marked call cannot be read. The text ahead of it was yielded.
+        """
+        self._held += text
+        yield from self._found(final=False)
+
+    def finish(self) -> Iterator[str | ToolCall]:
+        """What is left when no more comes.
+
+        Raises:
+            MalformedCall: A marked call is not complete.
+        """
+        yield from self._found(final=True)
+
+    def release(self) -> str:
+        """The text that is held back, as it is."""
+        held, self._held = self._held, ""
+        return held
+
+    def _found(self, *, final: bool) -> Iterator[str | ToolCall]:
+        at = 0
+        while match := _SUSPICIOUS.search(self._held, at):
+            at = match.start()
+            try:
+                found = self._look(at, final=final)
+            except MalformedCall:
+                yield from self._text(at)
+                raise
+            if isinstance(found, Found):
+                yield from self._text(at)
+                yield from map(self._call, found.calls)
+                self._held = self._held[found.end - at :]
+                self._line_is_blank = self._after_call = True
+                at = 0
+            elif found is NOT_YET:
+                yield from self._text(at)
+                return
+            else:
+                at += 1
+        yield from self._text(len(self._held))
+
+    def _look(self, at: int, *, final: bool) -> Found | NotYet | None:
+        final = final or len(self._held) - at > MAX_HELD
+        starts_line = _blank_line(self._held[:at], self._line_is_blank)
+        return look(Seen(self._held, at, final, starts_line), self._names)
+
+    def _call(self, written: WrittenCall) -> ToolCall:
+        arguments = msgspec.json.encode(written.arguments).decode()
+        return ToolCall(written.id or self._new_id(), FunctionCall(written.name, arguments))
+
+    def _text(self, length: int) -> Iterator[str]:
+        """Let go of the first characters. White space behind a call says nothing."""
+        text, self._held = self._held[:length], self._held[length:]
+        text = text.lstrip() if self._after_call else text
+        if not text:
+            return
+        self._line_is_blank = _blank_line(text, self._line_is_blank)
+        self._after_call = False
+        yield text
+
+
+def _blank_line(text: str, was_blank: bool) -> bool:  # noqa: FBT001 - a state, not an option
+    """Whether the line at the end of the text is blank so far."""
+    _, line_break, line = text.rpartition("\n")
+    return not line.strip() and (bool(line_break) or was_blank)

@@ -1,0 +1,109 @@
+"""Structured output on every generation: kept to by the engine, or asked for and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from foundry_api import StructuredOutputError, UnsupportedFeature
+from foundry_api.messages import Usage
+from scripted_model import completion_tokens, prompt_tokens, script
+
+if TYPE_CHECKING:
+    from conformance.expectations import Expected
+    from conformance.services import Service
+    from foundry_api import FoundryAPIClient
+
+HELLO, JSON = script("say-hello").text, script("say-json").text
+PROMPT = [{"role": "user", "content": "say-json"}]
+
+
+@dataclass
+class Person:
+    born: int
+    languages: list[str]
+    name: str
+
+
+ADA = Person(1815, ["en", "fr"], "Ada")
+
+
+def enforces(service: Service) -> bool:
+    return service.generation == "sdk-2.1"
+
+
+def is_json(text: str) -> None:
+    """Refuses with the keyword of the script that is JSON."""
+    if text != JSON:
+        raise ValueError("say-json instead")
+
+
+async def test_an_answer_becomes_an_object(client: FoundryAPIClient) -> None:
+    answer = await client.complete("say-json", response_model=Person)
+    assert (answer.parsed, answer.content, answer.repairs) == (ADA, JSON, 0)
+
+
+async def test_the_schema_is_in_the_prompt_where_the_engine_does_not_enforce_it(
+    client: FoundryAPIClient, service: Service, expected: Expected
+) -> None:
+    answer = await client.complete("say-json", response_model=Person)
+    if expected.counts_tokens:
+        grew = answer.usage.prompt_tokens > prompt_tokens(PROMPT)
+        assert grew is not enforces(service)
+
+
+async def test_a_stream_has_the_value_so_far(client: FoundryAPIClient) -> None:
+    chunks = [each async for each in client.stream_complete("say-json", response_model=Person)]
+    assert chunks[-1].parsed == ADA
+    assert {"born": 1815, "languages": []} in [each.partial for each in chunks]
+
+
+async def test_a_refused_answer_is_asked_for_again(
+    client: FoundryAPIClient, expected: Expected
+) -> None:
+    answer = await client.complete("say-hello", parser=str, validators=[is_json])
+    assert (answer.parsed, answer.repairs) == (JSON, 1)
+    said = completion_tokens(HELLO) + completion_tokens(JSON)
+    assert answer.usage.completion_tokens == (said if expected.counts_tokens else 0)
+    assert expected.counts_tokens or answer.usage == Usage()
+
+
+async def test_an_answer_of_another_shape_is_never_taken(
+    client: FoundryAPIClient, service: Service
+) -> None:
+    """Where the engine enforces the schema, the same model has to say something else."""
+    wanted: dict[str, Any] = {"enum": ["Hello", 5]}
+    if enforces(service):
+        assert (await client.complete("say-hello", response_model=wanted)).parsed in {"Hello", 5}
+        return
+    with pytest.raises(StructuredOutputError) as caught:
+        await client.complete("say-hello", response_model=wanted, repairs=1)
+    assert caught.value.partial == HELLO
+    assert caught.value.repairs == 1
+    assert caught.value.model == service.model
+    assert caught.value.service == service.base_url
+
+
+async def test_an_answer_that_was_cut_is_none(client: FoundryAPIClient) -> None:
+    with pytest.raises(StructuredOutputError, match="cut before its end") as caught:
+        await client.complete("say-json", response_model=Person, max_tokens=20)
+    assert caught.value.partial == JSON[:20]
+
+
+async def test_a_choice_is_one_of_the_texts(client: FoundryAPIClient, service: Service) -> None:
+    answer = await client.complete("say-hello", choice=["hello, world", "goodbye"])
+    assert answer.parsed in {"hello, world", "goodbye"}
+    assert enforces(service) or answer.parsed == "hello, world"
+
+
+async def test_a_grammar_is_kept_or_refused_before_anything_is_sent(
+    client: FoundryAPIClient, service: Service
+) -> None:
+    asking = client.complete("say-hello", grammar="start: /[0-9]{2}/", parser=int)
+    if enforces(service):
+        assert 0 <= (await asking).parsed < 100
+        return
+    with pytest.raises(UnsupportedFeature, match=f"generation {service.generation} keeps no"):
+        await asking

@@ -1,0 +1,64 @@
+"""Every fault of the table, met by calls with a cache in front: they fail in the same way."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from foundry_api import errors
+from foundry_api.cache.calls import CachedCall, CachedCalls
+from foundry_api.cache.memory import MemoryCache
+from foundry_api.call import Order
+from foundry_api.events import CacheHit, CacheStored, CallEnded
+from foundry_api.resilience import watch
+from foundry_api.resilience.deadline import NEVER
+
+from .conftest import REQUEST
+from .hostile import HostileServer
+from .table import FAULTS, RETRIES, TIMEOUT_S, Fault
+from .test_table import CAP, HANG_S, check, streamed, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from .conftest import Caller
+
+GREEDY = msgspec.structs.replace(REQUEST, temperature=0.0)
+
+
+@pytest.fixture(autouse=True)
+def _short_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "KEEP_ALIVE_CAP", CAP)
+
+
+@pytest.mark.parametrize("way", [whole, streamed])
+@pytest.mark.parametrize(
+    "fault",
+    [fault for fault in FAULTS.values() if not fault.pooled],
+    ids=[name for name, fault in FAULTS.items() if not fault.pooled],
+)
+async def test_the_outcome_of_a_fault(
+    caller: Caller, fault: Fault, way: Callable[[CachedCall], Awaitable[str]]
+) -> None:
+    """Whole answers are kept, and given again without the service; nothing else is."""
+    cache = MemoryCache()
+    async with HostileServer(fault.script) as server, asyncio.timeout(HANG_S):
+        calls = CachedCalls(caller.tools(server.base_url, retries=RETRIES), cache)
+        order = Order(("tiny",), GREEDY, TIMEOUT_S, NEVER)
+        if fault.error is None:
+            assert [await way(calls.call(order)) for _ in range(2)] == [fault.text] * 2
+        else:
+            with pytest.raises(errors.FoundryError) as caught:
+                await way(calls.call(order))
+            check(caught.value, fault, server)
+        assert len(server.requests) == fault.attempts
+    kept = 1 if fault.error is None else 0
+    assert (await cache.stats()).entries == kept
+    ends = [event for event in caller.events if isinstance(event, CallEnded)]
+    assert [end.cached for end in ends] == [False] + [True] * kept
+    assert {end.content for end in ends} == {fault.text}
+    for kind in (CacheStored, CacheHit):
+        assert sum(isinstance(event, kind) for event in caller.events) == kept

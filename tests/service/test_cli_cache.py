@@ -1,0 +1,94 @@
+"""`foundry-api cache` as a user sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from cli_program import run
+from foundry_api import SqliteCache
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def fill(path: Path) -> None:
+    cache = SqliteCache(path)
+    for key in ("a", "b"):
+        await cache.put(key, b"x" * 3000, model="demo:1")
+    await cache.put("c", b"x" * 30, model="other:1")
+    await cache.get("a")
+    await cache.get("d")
+    await cache.close()
+
+
+def test_what_is_kept_is_told_and_cleared(own_home: Path) -> None:
+    path = own_home / "cache" / "answers.db"
+    asyncio.run(fill(path))
+    told = run("cache", "stats", home=own_home)
+    assert told.returncode == 0
+    assert told.stdout.splitlines() == [
+        f"{path}  in use",
+        "  answers  3, 6 KB",
+        "  lookups  1 of 2 found (50%)",
+        "  kept     3 so far, 0 had to go",
+        "",
+        "MODEL    ANSWERS  SIZE",
+        "demo:1   2        6 KB",
+        "other:1  1        1 KB",
+    ]
+    facts = json.loads(run("cache", "stats", "--json", home=own_home).stdout)
+    assert facts == {
+        "file": str(path),
+        "exists": True,
+        "entries": 3,
+        "bytes": 6033,
+        "hits": 1,
+        "misses": 1,
+        "stores": 3,
+        "evictions": 0,
+        "models": [
+            {"model": "demo:1", "entries": 2, "bytes": 6002},
+            {"model": "other:1", "entries": 1, "bytes": 31},
+        ],
+    }
+    assert run("cache", "clear", home=own_home).stdout == f"3 answers deleted from {path}.\n"
+    cleared = run("cache", "clear", "--json", home=own_home)
+    assert json.loads(cleared.stdout) == {"file": str(path), "cleared": 0}
+    assert run("cache", home=own_home).stdout.startswith(f"{path}  empty\n")
+
+
+def test_where_nothing_is_kept_it_says_how_to_begin_and_makes_no_file(own_home: Path) -> None:
+    path = own_home / "cache" / "answers.db"
+    told = run("cache", home=own_home)
+    assert told.returncode == 0
+    assert told.stdout.startswith(f"{path}  not there\n")
+    assert "FOUNDRY_CACHE=sqlite" in told.stdout
+    assert run("cache", "clear", home=own_home).stdout == f"No answers were kept in {path}.\n"
+    assert not path.exists()
+
+
+def test_the_file_is_the_one_that_the_setting_or_the_option_names(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.db", tmp_path / "other.db"
+    for variables, arguments, expected in (
+        ({"FOUNDRY_CACHE": str(one)}, (), one),
+        ({"FOUNDRY_CACHE": str(one)}, ("--file", str(other)), other),
+    ):
+        told = run("cache", "stats", "--json", *arguments, **variables)
+        assert json.loads(told.stdout)["file"] == str(expected)
+
+
+def test_another_programs_database_is_neither_read_nor_cleared(tmp_path: Path) -> None:
+    path = tmp_path / "mine.db"
+    with closing(sqlite3.connect(path)) as mine:
+        mine.execute("create table precious (x)")
+    before = path.read_bytes()
+    for verb in ("stats", "clear"):
+        refused = run("cache", verb, "--file", str(path))
+        assert refused.returncode == 2
+        assert "it is a database of another program" in refused.stderr
+        assert "Name another file" in refused.stderr
+    assert path.read_bytes() == before

@@ -1,0 +1,273 @@
+"""Structured output on the real engine: what it enforces, and what is checked behind it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from foundry_api import (
+    FoundryAPIClient,
+    GrammarError,
+    InvalidRequest,
+    StructuredOutputError,
+)
+from foundry_api.service import shared
+from foundry_api.service.handshake import ModelSource
+from foundry_api.service.paths import Paths
+from foundry_api.service.process import HostOptions
+from scripted_model import Script, build, completion_tokens, prompt_tokens, script
+from service.schema_probes import PROBES, Probe
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from foundry_api.service.endpoint import Endpoint
+
+
+@dataclass
+class Person:
+    born: int
+    languages: list[str]
+    name: str
+
+
+ADA = Person(1815, ["en", "fr"], "Ada")
+TEXTS = sorted({text for probe in PROBES.values() for text in (probe.right, probe.wrong)})
+KEYWORDS = {text: f"probe-{index:03d}" for index, text in enumerate(TEXTS)}
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    """An engine whose model would like to say each of the texts."""
+    home = tmp_path_factory.mktemp("probed")
+    scripts = [Script("say-default", ""), *(Script(word, text) for text, word in KEYWORDS.items())]
+    build(home / "model", scripts)
+    paths = Paths.of(home / "home")
+    source = ModelSource(path=str(home / "model"), alias="probed")
+    endpoint, _ = shared.up(
+        paths, idle_timeout_s=600, options=HostOptions(paths=paths, models=(source,))
+    )
+    yield endpoint
+    shared.down(paths)
+
+
+@pytest.fixture
+async def prober(probed: Endpoint) -> AsyncIterator[FoundryAPIClient]:
+    async with FoundryAPIClient(probed.base_url, model="probed", retries=0) as client:
+        yield client
+
+
+async def said(client: FoundryAPIClient, probe: Probe, text: str) -> tuple[str, bool]:
+    """What the model says when it wants to say a text, and whether that passes."""
+    bound = completion_tokens(text) + 30
+    try:
+        answer = await client.complete(
+            KEYWORDS[text], response_model=probe.schema, repairs=0, max_tokens=bound
+        )
+    except StructuredOutputError as error:
+        return error.partial, False
+    return answer.content, True
+
+
+@pytest.mark.parametrize("about", PROBES)
+async def test_every_keyword_is_kept_by_the_engine_or_checked_behind_it(
+    prober: FoundryAPIClient, about: str
+) -> None:
+    probe = PROBES[about]
+    assert await said(prober, probe, probe.right) == (probe.right, True)
+    content, passes = await said(prober, probe, probe.wrong)
+    assert (content != probe.wrong) == probe.enforced
+    assert not (passes and content == probe.wrong)
+
+
+async def test_the_parsed_answer_has_the_callers_type(client: FoundryAPIClient) -> None:
+    answer = await client.complete("say-json", response_model=Person)
+    assert answer.parsed == ADA
+    assert answer.content == script("say-json").text
+    assert answer.repairs == 0
+    assert answer.finish_reason == "stop"
+
+
+async def test_the_prompt_stays_the_callers_where_the_engine_enforces(
+    client: FoundryAPIClient,
+) -> None:
+    answer = await client.complete("say-json", response_model=Person)
+    expected = prompt_tokens([{"role": "user", "content": "say-json"}])
+    assert answer.usage.prompt_tokens == expected
+
+
+async def test_the_demo_model_answers_in_a_shape_it_never_saw(client: FoundryAPIClient) -> None:
+    """In the order of its members, and without the white space that would fill its bound."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "verdict": {"enum": ["good", "bad"]},
+            "marks": {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 2},
+            "age": {"type": "integer", "minimum": 0, "maximum": 120},
+        },
+        "required": ["verdict", "marks", "age"],
+    }
+    answer = await client.complete("How is it?", model="demo", response_model=schema)
+    assert list(answer.parsed) == ["verdict", "marks", "age"]
+    assert answer.content == json.dumps(answer.parsed)
+
+
+async def test_an_answer_that_runs_on_to_the_bound_is_an_error(client: FoundryAPIClient) -> None:
+    schema = {"type": "string", "minLength": 100}
+    with pytest.raises(StructuredOutputError, match="cut before its end") as caught:
+        await client.complete("say-long", response_model=schema, max_tokens=20)
+    assert caught.value.finish_reason == "length"
+    assert caught.value.repairs == 0
+    assert len(caught.value.partial) == 20
+    assert caught.value.model == "scripted:1"
+
+
+async def test_a_refused_answer_is_asked_for_again_with_the_reason(
+    client: FoundryAPIClient,
+) -> None:
+    """The reason names the script that the model recites then."""
+
+    def is_json(text: str) -> None:
+        if not text.startswith("{"):
+            raise ValueError("say-json instead")
+
+    answer = await client.complete("say-hello", parser=str, validators=[is_json])
+    assert answer.parsed == script("say-json").text
+    assert answer.repairs == 1
+    assert len(answer.attempts) == 2
+    spoken = [script("say-hello").text, script("say-json").text]
+    assert answer.usage.completion_tokens == sum(map(completion_tokens, spoken))
+
+
+async def test_no_more_repairs_are_made_than_were_allowed(client: FoundryAPIClient) -> None:
+    asked: list[str] = []
+    with pytest.raises(StructuredOutputError) as caught:
+        await client.complete("say-hello", parser=asked.append, validators=[bool], repairs=1)
+    assert asked == [script("say-hello").text] * 2
+    assert caught.value.repairs == 1
+    assert caught.value.partial == script("say-hello").text
+
+
+async def test_a_model_that_repeats_a_refused_answer_is_made_to_sample(
+    client: FoundryAPIClient,
+) -> None:
+    """Although the caller wants the likeliest token always; and it comes to the same each time."""
+    wanted = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 99}}
+    wanted |= {"minItems": 2, "maxItems": 2, "uniqueItems": True}
+    options: dict[str, Any] = {"model": "demo", "temperature": 0, "repairs": 9, "max_tokens": 60}
+    first = await client.complete("Two numbers?", response_model=wanted, **options)
+    again = await client.complete("Two numbers?", response_model=wanted, **options)
+    assert first.parsed == again.parsed
+    assert len(set(first.parsed)) == 2
+
+
+@pytest.mark.parametrize("choices", [["yes", "no"], ['say "no"', "a\nb"], ["café", "thé"]])
+async def test_a_choice_is_one_of_the_texts(client: FoundryAPIClient, choices: list[str]) -> None:
+    answer = await client.complete("say-hello", choice=choices)
+    assert answer.content in choices
+    assert answer.parsed == answer.content
+
+
+async def test_a_choice_may_be_cut_where_no_other_begins_like_it(client: FoundryAPIClient) -> None:
+    answer = await client.complete("say-hello", choice=["y", "n"], max_tokens=1)
+    assert answer.parsed in {"y", "n"}
+
+
+async def test_a_text_that_the_engine_stumbles_over_is_asked_for_in_the_prompt(
+    client: FoundryAPIClient,
+) -> None:
+    """It cannot be made to write characters that its tokenizer holds as several tokens."""
+    with pytest.raises(GrammarError, match="committing tokens") as caught:
+        await client.complete("say-hello", grammar='start: "日本"')
+    assert "<state>" not in caught.value.message
+    with pytest.raises(StructuredOutputError, match="has to be one of '日本'"):
+        await client.complete("say-hello", choice=["日本"], repairs=0)
+
+
+async def test_a_grammar_is_kept_and_its_text_parsed(client: FoundryAPIClient) -> None:
+    grammar = 'start: day "-" /[0-9]{2}/\nday: "mon" | "tue"'
+    answer = await client.complete("say-hello", grammar=grammar)
+    assert answer.parsed == answer.content
+    day, _, number = answer.content.partition("-")
+    assert day in {"mon", "tue"}
+    assert number.isdigit()
+    again = await client.complete("say-hello", grammar="start: /[0-9]{3}/", parser=int)
+    assert 0 <= again.parsed < 1000
+
+
+async def test_a_grammar_that_does_not_compile_names_the_place(client: FoundryAPIClient) -> None:
+    with pytest.raises(GrammarError, match='unknown name: "nowhere"'):
+        await client.complete("say-hello", grammar="start: nowhere")
+
+
+async def test_a_schema_that_nothing_can_satisfy_is_refused_by_the_engine(
+    client: FoundryAPIClient,
+) -> None:
+    schema = {"type": "integer", "minimum": 5, "maximum": 4}
+    with pytest.raises(GrammarError, match="Unsatisfiable"):
+        await client.complete("say-hello", response_model=schema)
+
+
+async def test_a_stream_has_the_value_so_far_and_at_its_end_the_callers_type(
+    client: FoundryAPIClient,
+) -> None:
+    chunks = [chunk async for chunk in client.stream_complete("say-json", response_model=Person)]
+    assert chunks[-1].parsed == ADA
+    assert all(chunk.parsed is None for chunk in chunks[:-1])
+    seen = [chunk.partial for chunk in chunks]
+    assert {"born": 1815, "languages": ["en"]} in seen
+    assert {"born": 1815, "languages": ["en", "fr"], "name": "A"} in seen
+    assert seen[-1] == {"born": 1815, "languages": ["en", "fr"], "name": "Ada"}
+
+
+async def test_a_stream_that_is_cut_ends_in_an_error(client: FoundryAPIClient) -> None:
+    turns = [{"role": "user", "content": "say-json"}]
+    stream = client.stream_chat(turns, response_model=Person, max_tokens=30)
+    chunks = [await anext(stream) for _ in range(30)]
+    assert chunks[-1].partial == {"born": 1815, "languages": [""]}
+    with pytest.raises(StructuredOutputError, match="cut before its end") as caught:
+        await anext(stream)
+    assert caught.value.partial == script("say-json").text[:30]
+
+
+async def test_a_stream_may_be_parsed_piece_by_piece(client: FoundryAPIClient) -> None:
+    stream = client.stream_complete("say-hello", chunk_parser=lambda chunk: chunk.content.upper())
+    pieces = [chunk.partial async for chunk in stream]
+    assert "".join(pieces[:-1]) == script("say-hello").text.upper()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"response_model": Person, "choice": ["a"]},
+        {"choice": []},
+        {"repairs": -1},
+        {"repairs": 1.5},
+        {"validators": [5]},
+        {"response_model": Person, "extra": {"response_format": {"type": "text"}}},
+    ],
+)
+async def test_arguments_at_fault_send_nothing(
+    client: FoundryAPIClient, arguments: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidRequest):
+        await client.complete("say-hello", **arguments)
+    assert not client.metrics.snapshot().series
+
+
+async def test_an_unknown_argument_is_refused(client: FoundryAPIClient) -> None:
+    """Not ignored, as a misspelled bound would be."""
+    with pytest.raises(TypeError, match="no argument 'max_token'"):
+        await client.complete("say-hello", max_token=5)  # type: ignore[call-overload]
+
+
+async def test_openais_form_of_a_schema_still_reaches_the_engine_bare(
+    client: FoundryAPIClient,
+) -> None:
+    schema = {"name": "s", "schema": {"type": "array", "items": {"enum": ["a"]}}, "strict": True}
+    wanted = {"type": "json_schema", "json_schema": schema}
+    answer = await client.complete("say-hello", extra={"response_format": wanted}, max_tokens=4)
+    assert answer.content.startswith("[")

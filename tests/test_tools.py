@@ -1,0 +1,428 @@
+"""Tools that a model calls: `run` and what bounds it; the service answers from a script."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pytest
+
+from foundry_api import (
+    Chunk,
+    DeadlineExceeded,
+    FoundryAPIClient,
+    FunctionCall,
+    InvalidRequest,
+    Message,
+    ToolCall,
+    ToolCallError,
+    ToolDefinition,
+    ToolDefinitionError,
+    ToolFailed,
+    ToolMarkersMissing,
+    ToolResult,
+    ToolRoundsExceeded,
+    ToolRun,
+    Usage,
+    tool,
+)
+from foundry_api.testing import Answer, Failure, FakeService, ToolCalls
+from foundry_api.tools.calling import ToolCaller
+from foundry_api.tools.definition import runnable
+from foundry_api.tools.limits import ToolLimits
+
+NO_MARKERS = Failure(
+    500, "structured tool calling requires model-published opening and closing tool markers"
+)
+
+
+@dataclass
+class Place:
+    city: str
+
+
+def calculate(expression: str) -> float:
+    """Work out a sum.
+
+    Args:
+        expression: Such as 6 * 7.
+    """
+    left, _, right = expression.partition("*")
+    return float(left) * float(right)
+
+
+async def clock(place: Place) -> str:
+    """Tell the time of a place."""
+    return f"Noon in {place.city}"
+
+
+SUM = ToolCalls([("calculate", {"expression": "6 * 7"})])
+BOTH = ToolCalls(
+    [("calculate", {"expression": "6 * 7"}), ("clock", {"place": {"city": "Bern"}})], "Let me see. "
+)
+
+
+def client_of(service: FakeService, **options: Any) -> FoundryAPIClient:
+    return FoundryAPIClient(service.base_url, model="fake", retries=0, **options)
+
+
+async def run_of(*script: Any, tools: Any = (calculate, clock), **options: Any) -> ToolRun:
+    """What comes of a question to a service with this script."""
+    async with FakeService(*script) as service, client_of(service) as client:
+        return await client.run("What?", tools, **options)
+
+
+async def test_the_model_is_told_what_its_tools_said_and_answers() -> None:
+    async with FakeService(BOTH, "It is 42 at noon.") as service, client_of(service) as client:
+        run = await client.run("What?", [calculate, clock])
+    assert run.content == run.completion.content == "It is 42 at noon."
+    assert [(call.name, call.arguments, call.value) for call in run.calls] == [
+        ("calculate", {"expression": "6 * 7"}, 42.0),
+        ("clock", {"place": {"city": "Bern"}}, "Noon in Bern"),
+    ]
+    assert [call.content for call in run.calls] == ["42.0", "Noon in Bern"]
+    assert all(call.error is None and call.duration_s >= 0 for call in run.calls)
+    assert (run.rounds, {call.round for call in run.calls}) == (2, {1})
+    assert run.usage == Usage(0, 10, 10)
+    assert [message.role for message in run.messages] == [
+        "user",
+        "assistant",
+        "tool",
+        "tool",
+        "assistant",
+    ]
+    first, second = service.requests
+    assert [each["function"]["name"] for each in first["tools"]] == ["calculate", "clock"]
+    assert second["messages"][1]["content"] == "Let me see. "
+    assert [each.get("tool_call_id") for each in second["messages"]] == [
+        None,
+        None,
+        "call_1",
+        "call_2",
+    ]
+
+
+async def test_a_run_can_be_gone_on_with() -> None:
+    async with FakeService(SUM, "42.", "Yes.") as service, client_of(service) as client:
+        run = await client.run([{"role": "user", "content": "What?"}], [calculate])
+        run = await client.run([*run.messages, Message("user", "Sure?")], [calculate])
+    assert run.content == "Yes."
+    assert len(service.requests[-1]["messages"]) == 5
+
+
+async def test_without_a_call_there_is_one_round() -> None:
+    run = await run_of("Hello")
+    assert (run.content, run.rounds, run.calls) == ("Hello", 1, ())
+
+
+async def test_the_chunks_of_all_rounds_come_with_the_results_between() -> None:
+    async with FakeService(BOTH, "All done.") as service, client_of(service) as client:
+        pieces = [piece async for piece in client.stream_run("What?", [calculate, clock])]
+    said = "".join(piece.content for piece in pieces if isinstance(piece, Chunk))
+    assert said == "Let me see. All done."
+    kinds = [type(piece).__name__ for piece in pieces]
+    assert kinds[-1] == "ToolRun"
+    first = kinds.index("ToolResult")
+    assert kinds[first : first + 3] == ["ToolResult", "ToolResult", "Chunk"]
+    assert [piece.name for piece in pieces if isinstance(piece, ToolResult)] == [
+        "calculate",
+        "clock",
+    ]
+    run = pieces[-1]
+    assert isinstance(run, ToolRun)
+    assert (run.content, run.rounds, run.completion.generation) == ("All done.", 2, "sdk-2.1")
+
+
+async def test_a_stream_that_is_left_early_stops_at_once() -> None:
+    async with FakeService(BOTH, "All done.") as service, client_of(service) as client:
+        stream = client.stream_run("What?", [calculate, clock])
+        async for _ in stream:
+            break
+        await stream.aclose()
+    assert len(service.requests) == 1
+
+
+async def test_calls_of_a_round_run_side_by_side_as_far_as_allowed() -> None:
+    running, most = 0, 0
+
+    async def work(number: int) -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        return number
+
+    wanted = ToolCalls([("work", {"number": number}) for number in range(9)])
+    run = await run_of(wanted, "Done.", tools=[work], parallel=3)
+    assert [call.value for call in run.calls] == list(range(9))
+    assert most == 3
+
+
+async def test_a_plain_function_does_not_block_the_event_loop() -> None:
+    """It waits for what only the loop can do."""
+    loop = asyncio.get_running_loop()
+
+    def wait() -> str:
+        done = threading.Event()
+        loop.call_soon_threadsafe(done.set)
+        return "free" if done.wait(10) else "blocked"
+
+    run = await run_of(ToolCalls([("wait", {})]), "Done.", tools=[wait])
+    assert run.calls[0].value == "free"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error", "told"),
+    [
+        (("launch_rocket", {}), LookupError, "no tool launch_rocket. There are: calculate, clock."),
+        (("calculate", {}), ValueError, "missing required field `expression`"),
+        (("calculate", {"expression": 6}), ValueError, "Expected `str`, got `int`"),
+        (("calculate", {"expression": "a * b"}), ValueError, "calculate failed: ValueError: "),
+        (("clock", {"place": {}}), ValueError, r"missing required field `city` - at `$.place`"),
+    ],
+)
+async def test_what_goes_wrong_is_told_to_the_model(
+    wanted: tuple[str, dict[str, Any]], error: type[Exception], told: str
+) -> None:
+    async with FakeService(ToolCalls([wanted]), "Sorry.") as service, client_of(service) as client:
+        run = await client.run("What?", [calculate, clock])
+    assert run.content == "Sorry."
+    assert isinstance(run.calls[0].error, error)
+    content = service.requests[1]["messages"][-1]["content"]
+    assert content == run.calls[0].content
+    assert content.startswith("Error: ")
+    assert told in content
+
+
+async def test_arguments_that_do_not_fit_are_told_with_their_schema() -> None:
+    run = await run_of(ToolCalls([("calculate", {"sum": "1"})]), "Sorry.")
+    assert '"required":["expression"]' in run.calls[0].content
+
+
+async def test_a_call_that_takes_too_long_is_given_up_and_told() -> None:
+    cancelled = asyncio.Event()
+
+    async def sleep() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    run = await run_of(ToolCalls([("sleep", {})]), "Sorry.", tools=[sleep], tool_timeout=0.01)
+    assert run.calls[0].content == "Error: sleep took longer than 0.01 s."
+    assert isinstance(run.calls[0].error, TimeoutError)
+    assert cancelled.is_set()
+
+
+async def test_a_time_out_of_the_tools_own_is_an_error_like_any_other() -> None:
+    def fetch() -> None:
+        raise TimeoutError("the database sleeps")
+
+    run = await run_of(ToolCalls([("fetch", {})]), "Sorry.", tools=[fetch])
+    assert run.calls[0].content == "Error: fetch failed: TimeoutError: the database sleeps"
+
+
+async def test_a_failure_is_raised_where_that_was_asked_for() -> None:
+    def divide() -> float:
+        return 1 / 0
+
+    with pytest.raises(ToolFailed, match="divide failed: ZeroDivisionError") as caught:
+        await run_of(ToolCalls([("divide", {})]), "No.", tools=[divide], on_error="raise")
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert caught.value.call
+    assert caught.value.call.function.name == "divide"
+    assert caught.value.run
+    assert len(caught.value.run.calls) == 1
+    assert caught.value.model == "fake:1"
+
+
+async def test_rounds_are_bounded_and_the_run_so_far_is_there() -> None:
+    with pytest.raises(ToolRoundsExceeded, match=r"asked 3 times .* call calculate") as caught:
+        await run_of(SUM, max_rounds=3)
+    run = caught.value.run
+    assert run
+    assert (run.rounds, len(run.calls), run.messages[-1].role) == (3, 2, "assistant")
+    assert run.messages[-1].tool_calls == run.completion.tool_calls
+
+
+async def test_the_deadline_bounds_all_of_it() -> None:
+    async def forever() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(DeadlineExceeded, match="calling tools"):
+        await run_of(ToolCalls([("forever", {})]), tools=[forever], deadline=0.3)
+
+
+async def test_a_cancelled_run_cancels_its_tools() -> None:
+    started, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def forever() -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    task = asyncio.create_task(run_of(ToolCalls([("forever", {})]), tools=[forever]))
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert cancelled.is_set()
+
+
+@pytest.mark.parametrize(
+    ("choice", "sent"),
+    [
+        (None, [None, None]),
+        ("auto", ["auto", None]),
+        ("required", ["required", None]),
+        ("calculate", [{"type": "function", "function": {"name": "calculate"}}, None]),
+    ],
+)
+async def test_a_forced_choice_holds_for_the_first_round(choice: str | None, sent: Any) -> None:
+    async with FakeService(SUM, "42.") as service, client_of(service) as client:
+        await client.run("What?", [calculate], tool_choice=choice)
+    assert [request.get("tool_choice") for request in service.requests] == sent
+
+
+async def test_the_choice_none_tells_the_model_of_no_tools() -> None:
+    async with FakeService("42.") as service, client_of(service) as client:
+        await client.complete("What?", tools=[calculate], tool_choice="none")
+    assert service.requests[0].keys().isdisjoint({"tools", "tool_choice"})
+
+
+async def test_a_call_in_the_text_that_cannot_be_read_is_written_again() -> None:
+    wrong = 'Hm. <tool_call>{"name": "calculate", "arguments": {</tool_call>'
+    async with FakeService(wrong, SUM, "42.") as service, client_of(service) as client:
+        run = await client.run("What?", [calculate])
+    assert (run.content, run.rounds) == ("42.", 3)
+    _, said, told = service.requests[1]["messages"]
+    assert wrong.startswith(said["content"])
+    assert told["role"] == "user"
+    assert "could not be read" in told["content"]
+
+
+@pytest.mark.parametrize("options", [{"on_error": "raise"}, {"max_rounds": 1}])
+async def test_a_call_that_cannot_be_read_is_an_error_in_the_end(options: dict[str, Any]) -> None:
+    with pytest.raises(ToolCallError) as caught:
+        await run_of('<tool_call>{"name"}</tool_call>', **options)
+    assert caught.value.text.startswith("<tool_call>")
+
+
+async def test_without_run_a_malformed_call_is_an_error_and_others_are_there() -> None:
+    script = ('Hm. {"name": "x"} <tool_call>{"name"}</tool_call>', SUM)
+    async with FakeService(*script) as service, client_of(service) as client:
+        with pytest.raises(ToolCallError) as caught:
+            await client.complete("What?", tools=[calculate])
+        assert caught.value.partial == 'Hm. {"name": "x"} '
+        completion = await client.complete("What?", tools=[calculate])
+    assert completion.finish_reason == "tool_calls"
+    (call,) = completion.tool_calls
+    assert call.function.name == "calculate"
+    assert msgspec.json.decode(call.function.arguments) == {"expression": "6 * 7"}
+
+
+async def test_a_model_without_markers_is_told_of_its_tools_in_the_prompt() -> None:
+    said = '<tool_call>{"name": "calculate", "arguments": {"expression": "2*3"}}</tool_call>'
+    script = (NO_MARKERS, said, NO_MARKERS, "6.")
+    async with FakeService(*script) as service, client_of(service) as client:
+        run = await client.run("What?", [calculate])
+    assert (run.content, run.calls[0].value) == ("6.", 6.0)
+    native, prompted, *_, last = service.requests
+    assert native["tools"]
+    assert "tools" not in prompted
+    assert '"calculate"' in prompted["messages"][0]["content"]
+    assert last["messages"][-1] == {"role": "user", "content": "calculate returned:\n6.0"}
+
+
+async def test_a_model_without_markers_cannot_be_made_to_call_a_tool() -> None:
+    with pytest.raises(ToolMarkersMissing):
+        await run_of(NO_MARKERS, tool_choice="required")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("text", "text"),
+        ("", '""'),
+        (None, "null"),
+        ({"a": [1, 2.5]}, '{"a":[1,2.5]}'),
+        (Place("Bern"), '{"city":"Bern"}'),
+        ("a\0b\ud800", "a\N{REPLACEMENT CHARACTER}b?"),
+        (1 + 2j, '"(1+2j)"'),
+    ],
+)
+async def test_any_value_of_a_tool_can_be_told(value: Any, told: str) -> None:
+    @tool(name="give", parameters={"type": "object", "properties": {}})
+    def give() -> Any:
+        return value
+
+    run = await run_of(ToolCalls([("give", {})]), "Done.", tools=[give])
+    assert run.calls[0].content == told
+
+
+@pytest.mark.parametrize(
+    ("field", "options"),
+    [
+        ("max_rounds", {"max_rounds": 0}),
+        ("max_rounds", {"max_rounds": 1.5}),
+        ("parallel", {"parallel": True}),
+        ("tool_timeout", {"tool_timeout": 0}),
+        ("tool_timeout", {"tool_timeout": "x"}),
+        ("on_error", {"on_error": "ignore"}),
+        ("tool_choice", {"tool_choice": "clocks"}),
+        ("tool_choice", {"tools": [], "tool_choice": "required"}),
+        ("tools", {"tools": calculate}),
+        ("tools[1]", {"tools": [calculate, ToolDefinition(name="x")]}),
+        ("temperature", {"temperature": 9}),
+    ],
+)
+async def test_bad_arguments_are_refused_before_anything_is_sent(
+    field: str, options: dict[str, Any]
+) -> None:
+    async with FakeService("No.") as service, client_of(service) as client:
+        tools = options.pop("tools", [calculate])
+        with pytest.raises(InvalidRequest) as caught:
+            await client.run("What?", tools, **options)
+        with pytest.raises(InvalidRequest):
+            client.stream_run("What?", tools, **options)
+    assert caught.value.field == field
+    assert not service.requests
+
+
+async def test_a_function_that_cannot_be_described_is_refused_before_anything_is_sent() -> None:
+    def wrong(*numbers: int) -> None: ...
+
+    async with FakeService("No.") as service, client_of(service) as client:
+        with pytest.raises(ToolDefinitionError) as caught:
+            await client.complete("What?", tools=[wrong])
+    assert caught.value.field == "numbers"
+    assert not service.requests
+
+
+async def test_a_run_with_a_cut_answer_ends_with_it() -> None:
+    run = await run_of(Answer("Half a sent", finish_reason="length"))
+    assert (run.content, run.completion.finish_reason) == ("Half a sent", "length")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [("{oops", "are not JSON"), ("[1]", "are not a JSON object"), ("3", "are not a JSON object")],
+)
+async def test_arguments_that_are_no_object_are_told(arguments: str, told: str) -> None:
+    """A service passes on what the model wrote, whatever that is."""
+    limits = ToolLimits(max_rounds=1, parallel=1, tool_timeout=1, on_error="tell")
+    caller = ToolCaller(runnable([clock]), limits, time.monotonic)
+    call = ToolCall("call_1", FunctionCall("clock", arguments))
+    (result,) = await caller.answered([call], 1)
+    assert told in result.content
+    assert result.arguments is None
+    assert isinstance(result.error, ValueError)

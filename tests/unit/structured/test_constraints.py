@@ -1,0 +1,83 @@
+"""How a constraint reaches each generation: natively, or in words ahead of the conversation."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from foundry_api.arguments import chat_request
+from foundry_api.messages import Choice, Grammar, JsonSchema, Message, Model
+from foundry_api.structured.prompting import instructed
+from foundry_api.wire.dialects.base import Wire
+from foundry_api.wire.dialects.cli010 import Cli010Dialect
+from foundry_api.wire.dialects.legacy import LegacyDialect
+from foundry_api.wire.dialects.sdk1 import Sdk1Dialect
+from foundry_api.wire.dialects.sdk2 import Sdk20Dialect, Sdk21Dialect
+from recorded import Recorded
+
+if TYPE_CHECKING:
+    from foundry_api.messages import Constraint
+
+MODEL = Model(id="tiny:1", alias="tiny", catalog="public")
+ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
+PERSON = JsonSchema({"type": "object", "properties": {"b": {"const": "é"}, "a": {}}})
+WORDS = (
+    "Be brief.\n\nAnswer with JSON and nothing else: no explanation, no code fence. "
+    "It has to be valid against this JSON schema:\n"
+    '{"type": "object", "properties": {"b": {"const": "é"}, "a": {}}}'
+)
+OLDER = [LegacyDialect, Cli010Dialect, Sdk1Dialect, Sdk20Dialect]
+
+
+def body(kind: Any, constraint: Constraint | None, **more: Any) -> dict[str, Any]:
+    request = chat_request(ASKED, constraint=constraint, **more)
+    sent = kind(Wire(Recorded({}), "http://service")).chat_request(MODEL, request)
+    members: dict[str, Any] = json.loads(sent.body)
+    return members
+
+
+@pytest.mark.parametrize(
+    ("constraint", "lark"),
+    [
+        (Grammar("start: /a+/"), "start: /a+/"),
+        (Choice(("yes", "no")), 'start: "yes" | "no"'),
+    ],
+)
+def test_the_newest_gets_a_grammar(constraint: Constraint, lark: str) -> None:
+    told = body(Sdk21Dialect, constraint)
+    assert told["response_format"] == {"type": "lark_grammar", "lark_grammar": lark}
+    assert told["messages"] == ASKED
+
+
+def test_the_newest_gets_a_schema_with_its_members_in_order() -> None:
+    lark = body(Sdk21Dialect, PERSON)["response_format"]["lark_grammar"]
+    schema = json.loads(lark.removeprefix("start: %json "))
+    assert list(schema["properties"]) == ["b", "a"]
+    assert schema["x-guidance"]["whitespace_flexible"] is False
+
+
+@pytest.mark.parametrize("kind", OLDER)
+def test_the_older_ones_read_the_schema_in_the_system_turn(kind: Any) -> None:
+    told = body(kind, PERSON)
+    assert "response_format" not in told
+    assert told["messages"] == [{"role": "system", "content": WORDS}, ASKED[1]]
+    assert body(kind, PERSON) == told  # nothing random, so that prompts can be cached
+
+
+@pytest.mark.parametrize("kind", OLDER)
+def test_the_older_ones_read_the_choices(kind: Any) -> None:
+    system = body(kind, Choice(("yes", "no")))["messages"][0]["content"]
+    assert system == "Be brief.\n\nAnswer with one of these, and nothing else:\n- yes\n- no"
+
+
+def test_the_request_that_explains_an_error_says_the_same() -> None:
+    dialect = Sdk1Dialect(Wire(Recorded({}), "http://service"))
+    plain = dialect.plain_request(MODEL, chat_request(ASKED, constraint=PERSON))
+    assert json.loads(plain.body or b"")["messages"][0]["content"] == WORDS
+
+
+def test_a_conversation_without_a_system_turn_gets_one() -> None:
+    turns = instructed((Message("user", "Who?"),), Choice(("yes", "no")))
+    assert [each.role for each in turns] == ["system", "user"]
