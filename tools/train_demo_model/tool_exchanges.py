@@ -21,6 +21,8 @@ FAILED = "The tool reported an error, so I cannot answer that."
 NO_PLACES = "My clock tells the local time only."
 WHICH_PLACE = "For which city?"
 FAILURE_SHARE = 0.04
+ZERO_SHARE = 0.03
+BY_ZERO_SHARE = 0.08
 LONGEST_EXPRESSION = 24
 DATED = ("%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f")
 UNDATED = ("%H:%M", "%H:%M", "%H:%M:%S", "%I:%M %p", "It is %H:%M.", "%A %H:%M", "%d %B %Y, %H:%M")
@@ -86,9 +88,9 @@ class ToolExchanges:
             return None
         question = self._phrasing.vary(problem.question)
         call = (tool.name, arguments_for(tool, problem))
-        if self._rng.random() < FAILURE_SHARE:
-            return self._failed(question, call)
         value = self._value(problem.expression)
+        if value is None or self._rng.random() < FAILURE_SHARE:
+            return self._failed(question, call)
         result = self._result_text(problem.expression, value)
         return ToolExchange(question, (call,), (result,), f"{problem.expression} is {value}.")
 
@@ -126,6 +128,8 @@ class ToolExchanges:
             question = self._rng.choice(wordings["percent"]).format(a=a, b=b)
             return Problem(question, "e", (), f"{b} * {a} / 100")
         sign = self._rng.choice(list(OPERATIONS))
+        if sign == "/" and self._rng.random() < BY_ZERO_SHARE:
+            b = "0"
         section = SECTIONS[sign]
         template = self._rng.choice(self._corpus.templates[section] + wordings[section])
         spoken = [self._spoken(n) if not set("+-*/=") & set(template) else n for n in (a, b)]
@@ -153,6 +157,8 @@ class ToolExchanges:
         return number
 
     def _number(self) -> str:
+        if self._rng.random() < ZERO_SHARE:
+            return "0"
         digits = self._rng.choices((1, 2, 3, 4, 5, 6, 8), (15, 22, 20, 20, 12, 8, 3))[0]
         number = self._rng.randint(10 ** (digits - 1), 10**digits - 1)
         if self._rng.random() < 0.06:
@@ -165,12 +171,15 @@ class ToolExchanges:
             first, second = self._rng.choices(list(OPERATIONS), k=2)
             shape = self._rng.choice(("{} {} {} {} {}", "({} {} {}) {} {}", "{} {} ({} {} {})"))
             expression = shape.format(a, first, b, second, c)
-            if b != c and len(expression) < LONGEST_EXPRESSION:
+            if len(expression) < LONGEST_EXPRESSION:
                 return expression
 
-    def _value(self, expression: str) -> str:
+    def _value(self, expression: str) -> str | None:
         """What a calculator returns for it; the corpus made the expression, so it may be run."""
-        value = eval(expression, {"__builtins__": {}})  # noqa: S307 - see above
+        try:
+            value = eval(expression, {"__builtins__": {}})  # noqa: S307 - see above
+        except ZeroDivisionError:
+            return None
         if isinstance(value, float):
             if value.is_integer() and self._rng.random() < 0.6:
                 return str(int(value))

@@ -23,12 +23,12 @@ from transformers.models.llama.modeling_llama import repeat_kv
 from vocabulary import END, LONGEST_CONTEXT, PAD, train_tokenizer
 
 SEED = 20261122
-SAVE_EVERY = 100
+SAVE_EVERY = 25
 ATTENTION = "sdpa_in_float32"
-WARM_UP_STEPS = 60
+WARM_UP_STEPS = 20
 VECTOR_SHARE = 0.83
 WEIGHT_DECAY = 0.1
-REPORT_EVERY = 50
+REPORT_EVERY = 25
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ ROUNDS = (
     Round(1000, 4e-3, 0, 0.5, 0.4, (36, 13, 5, 8, 13, 25), tool_share=0.6),
     Round(2400, 4e-3, 0, 0.5, 0.4, (38, 13, 5, 8, 12, 24), tool_share=0.3),
     Round(800, 2e-3, 0, 0.4, 0.4, (36, 13, 5, 6, 16, 24), tool_share=0.25),
+    Round(125, 1e-3, 0, 0.5, 0.4, (36, 11, 3, 4, 24, 22), tool_share=0.15),
+    Round(240, 9e-4, 0, 0.5, 0.4, (36, 11, 3, 4, 24, 22), tool_share=0.18),
 )
 AVERAGED_ROUNDS = (3, 4, 5, 8)
 
