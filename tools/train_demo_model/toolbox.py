@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from corpus import Corpus
 
+USUAL_SHARE = 0.65
 OPERATIONS = {"+": "addition", "-": "subtraction", "*": "multiplication", "/": "division"}
 VERBS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
 OPERATION_WORDS = (
@@ -102,10 +103,14 @@ class Toolboxes:
         return self._rng.random() < probability
 
     def _pick(self, section: str) -> str:
-        return self._rng.choice(self._words[section])
+        """A name or a description; of the names, mostly the first of its section."""
+        words = self._words[section]
+        if section.endswith("-names") and self._chance(USUAL_SHARE):
+            return words[0]
+        return self._rng.choice(words)
 
     def _calculators(self) -> list[Tool]:
-        kind = self._rng.choices(("expression", "operands", "binary"), (0.6, 0.12, 0.28))[0]
+        kind = self._rng.choices(("expression", "operands", "binary"), (0.8, 0.05, 0.15))[0]
         if kind == "expression":
             name = self._pick("expression-names")
             schema = {name: self._described("string", "expression-descriptions")}
@@ -140,7 +145,7 @@ class Toolboxes:
         return Tool("binary", definition, names, sign=sign)
 
     def _clock(self) -> Tool:
-        kind = self._rng.choices(("clock", "zone", "place"), (0.3, 0.5, 0.2))[0]
+        kind = self._rng.choices(("clock", "zone", "place"), (0.2, 0.65, 0.15))[0]
         if kind == "clock":
             return Tool("clock", self._declared("clock", {}, []))
         name = self._pick(f"{kind}-names")

@@ -63,11 +63,13 @@ ROUNDS = (
     Round(700, 2e-3, 0, cut_share=0.4, dialogue_share=0.45, percent=(36, 13, 5, 7, 15, 24)),
     Round(1000, 4e-3, 0, 0.5, 0.4, (36, 13, 5, 8, 13, 25), tool_share=0.6),
     Round(2400, 4e-3, 0, 0.5, 0.4, (38, 13, 5, 8, 12, 24), tool_share=0.3),
-    Round(800, 2e-3, 0, 0.4, 0.4, (36, 13, 5, 6, 16, 24), tool_share=0.25),
+    Round(600, 2e-3, 0, 0.4, 0.4, (36, 13, 5, 6, 16, 24), tool_share=0.25),
     Round(125, 1e-3, 0, 0.5, 0.4, (36, 11, 3, 4, 24, 22), tool_share=0.15),
     Round(240, 9e-4, 0, 0.5, 0.4, (36, 11, 3, 4, 24, 22), tool_share=0.18),
+    Round(400, 1.2e-3, 0, 0.5, 0.4, (38, 12, 4, 4, 20, 22), tool_share=0.22),
+    Round(200, 1e-3, 0, 0.5, 0.4, (38, 12, 4, 4, 20, 22), tool_share=0.25),
 )
-AVERAGED_ROUNDS = (3, 4, 5, 8)
+AVERAGED_ROUNDS = (3, 4, 5)
 
 
 def attention_in_float32(
