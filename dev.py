@@ -49,7 +49,9 @@ Makes .venv and installs the pinned packages on first use; nothing else to set u
   test [ARGUMENT ...]   run the tests; the arguments go to pytest
   lint                  run ruff, mypy and pyright
   bench [NAME ...]      run every bench/*.py, or bench/NAME.py with further arguments
-  any other verb        goes to foundry-api: chat, models, status, health, doctor, cache, up, down
+  generate [--check]    write FoundryClient anew, after a call of FoundryAPIClient changed
+  any other verb        goes to foundry-api: chat, embed, transcribe, models, status, health,
+                        doctor, cache, request, up, down
 
 examples:
   python3 dev.py chat --model demo "Explain quantum computing"
@@ -398,6 +400,12 @@ def bench(venv: Venv, arguments: Sequence[str]) -> int:
     return hand_over([*commands[name], *rest], environment())
 
 
+def generate(venv: Venv, arguments: Sequence[str]) -> int:
+    """The code that is written from other code."""
+    script = venv.root / "tools" / "generate_sync.py"
+    return hand_over([str(venv.python), str(script), *arguments], environment())
+
+
 def run_each(verb: str, commands: dict[str, list[str]], env: dict[str, str]) -> int:
     """Every command in turn, with its output as it comes, and which ones failed."""
     failed: list[str] = []
@@ -410,7 +418,7 @@ def run_each(verb: str, commands: dict[str, list[str]], env: dict[str, str]) -> 
     return 1 if failed else 0
 
 
-VERBS = {"test": run_tests, "lint": lint, "bench": bench}
+VERBS = {"test": run_tests, "lint": lint, "bench": bench, "generate": generate}
 
 
 def stop(signum: int, frame: object) -> None:

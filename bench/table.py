@@ -96,8 +96,8 @@ def structured() -> list[str]:
         f"- {asked['schemas']:.0f} random JSON schemas, demo model: of the answers that were",
         f"  returned, {asked['valid']:.0f} of {asked['returned']:.0f} are valid, with `openai`'s",
         f"  parse {asked['valid, openai']:.0f} of {asked['returned, openai']:.0f}. Instead of an",
-        f"  answer, {cut:.0f} calls raised that it was cut at max_tokens, for want of bounds in the",
-        f"  schema, and {given_up:.0f} that it did not pass after two repairs; repairs helped",
+        f"  answer, {cut:.0f} calls raised that it was cut at max_tokens, for want of bounds in",
+        f"  the schema, and {given_up:.0f} that it did not pass after two repairs; repairs helped",
         f"  {asked['returned after repairs']:.0f} answers.",
     ]
 

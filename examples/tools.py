@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from api_client import Chunk, FoundryAPIClient, FoundryError, ToolResult, ToolRun
 
-QUESTIONS = ("What is 12 * 34?", "What time is it?", "What is 1 / 0?")
+QUESTIONS = ("What is 12 * 34?", "What time is it?", "How late is it in Asia/Tokyo?")
 
 OPERATIONS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,

@@ -17,6 +17,8 @@ from foundry_api.service.handshake import ModelSource
 from foundry_api.service.paths import Paths
 from foundry_api.service.process import HostOptions, demo_models
 from scripted_model import build
+from scripted_model.audio import build_transcriber
+from scripted_model.embeddings import build_embedder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -62,15 +64,18 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Endpoint:
-    """The run's one engine, with the demo model and the scripted one. The first worker starts it.
+    """The run's one engine, with the demo model and the scripted ones. The first worker starts it.
 
     It leaves with the run, or after ten idle minutes if the run is killed.
     """
-    directory = tmp_path_factory.mktemp("scripted")
-    build(directory)
+    builders = {"scripted": build, "embedder": build_embedder, "transcriber": build_transcriber}
+    models = list(demo_models())
+    for alias, builder in builders.items():
+        directory = tmp_path_factory.mktemp(alias)
+        builder(directory)
+        models.append(ModelSource(path=str(directory), alias=alias))
     paths = Paths.of(Path(os.environ[HOME]))
-    models = (*demo_models(), ModelSource(path=str(directory), alias="scripted"))
-    options = HostOptions(paths=paths, models=models)
+    options = HostOptions(paths=paths, models=tuple(models))
     endpoint, _ = shared.up(paths, idle_timeout_s=600, options=options)
     return endpoint
 

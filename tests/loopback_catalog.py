@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-from scripted_model import build
+from scripted_model import build as build_scripted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 VARIANT = "Scripted-mini-instruct-generic-cpu"
@@ -45,6 +45,7 @@ def entity(
     version: int = 1,
     *,
     size_mb: int = 1,
+    task: str = "chat-completion",
     tags: Mapping[str, str] = CALLS_TOOLS,
 ) -> dict[str, Any]:
     """One variant of a model, as the catalog describes it."""
@@ -52,11 +53,11 @@ def entity(
         "assetId": f"azureml://registries/azureml/models/{name}/versions/{version}",
         "entityId": f"{name}:{version}",
         "annotations": {
-            "tags": {"alias": alias, **tags},
+            "tags": {"alias": alias, "task": task, **tags},
             "systemCatalogData": {
                 "publisher": "tests",
                 "displayName": name,
-                "inferenceTasks": ["chat-completion"],
+                "inferenceTasks": [task],
                 "license": "MIT",
                 "maxOutputTokens": 2048,
                 "textContextWindow": 8192,
@@ -81,18 +82,29 @@ def entity(
     }
 
 
-def put_into_cache(cache: Path, name: str, version: int = 1, *, markers: bool = True) -> None:
-    """Lay a scripted model where the engine keeps what it downloaded.
+def put_into_cache(
+    cache: Path,
+    name: str,
+    version: int = 1,
+    *,
+    markers: bool = True,
+    build: Callable[[Path], None] | None = None,
+) -> None:
+    """Lay a model where the engine keeps what it downloaded.
 
     Args:
         cache: The engine's directory of models.
         name: Of the variant.
         version: Of the variant.
         markers: Whether its configuration names its markers, which SDK 1.2.4 cannot read.
+        build: Writes another model than the one that chats.
     """
     directory = cache / "tests" / f"{name}-{version}" / f"v{version}"
     directory.mkdir(parents=True)
-    build(directory, markers=markers)
+    if build is None:
+        build_scripted(directory, markers=markers)
+    else:
+        build(directory)
     about = {"Name": f"{name}:{version}", "PromptTemplate": None}
     (directory / "inference_model.json").write_text(json.dumps(about), encoding="utf-8")
 

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLES = ["basic_usage.py", "cache.py", "streaming.py", "structured_output.py", "tools.py"]
+EXAMPLES = [
+    "basic_usage.py",
+    "cache.py",
+    "embeddings.py",
+    "streaming.py",
+    "structured_output.py",
+    "sync_use.py",
+    "tools.py",
+]
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -57,6 +65,13 @@ def test_the_cache_example_asks_the_engine_once_for_each_answer() -> None:
     again = run(str(ROOT / "examples" / "cache.py"))
     assert again.stdout.splitlines()[2].startswith("answered from the cache in ")
     assert "of 10 calls at once, 0 went to the engine" in again.stdout
+
+
+def test_the_embeddings_example_finds_the_note_that_answers() -> None:
+    done = run(str(ROOT / "examples" / "embeddings.py"))
+
+    first = done.stdout.splitlines()[3]
+    assert first.endswith("Paris is the capital of France.")
 
 
 def test_the_production_example_survives_the_death_of_its_engine() -> None:

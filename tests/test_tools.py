@@ -17,6 +17,7 @@ from foundry_api import (
     FoundryAPIClient,
     FunctionCall,
     InvalidRequest,
+    MemoryCache,
     Message,
     ToolCall,
     ToolCallError,
@@ -426,3 +427,20 @@ async def test_arguments_that_are_no_object_are_told(arguments: str, told: str) 
     assert told in result.content
     assert result.arguments is None
     assert isinstance(result.error, ValueError)
+
+
+async def test_a_run_is_answered_from_a_cache_round_by_round() -> None:
+    """Each round is a call like any other; the tools are called anew."""
+    async with (
+        FakeService(BOTH, "All done.") as service,
+        client_of(service, cache=MemoryCache()) as client,
+    ):
+        runs = [await client.run("What?", [calculate, clock], temperature=0) for _ in range(2)]
+        stream = client.stream_run("What?", [calculate, clock], temperature=0)
+        pieces = [piece async for piece in stream]
+    assert len(service.requests) == 2
+    assert [run.content for run in runs] == ["All done."] * 2
+    assert [len(run.calls) for run in runs] == [2, 2]
+    last = pieces[-1]
+    assert isinstance(last, ToolRun)
+    assert (last.content, last.completion.cached, len(last.calls)) == ("All done.", True, 2)

@@ -26,6 +26,21 @@ from foundry_api.client import (
 from foundry_api.downloads import (
     DownloadProgress as DownloadProgress,
 )
+from foundry_api.endpoints.conversation import (
+    Conversation as Conversation,
+)
+from foundry_api.endpoints.options import (
+    ModelOptions as ModelOptions,
+)
+from foundry_api.endpoints.options import (
+    ResponseOptions as ResponseOptions,
+)
+from foundry_api.endpoints.options import (
+    TimeOptions as TimeOptions,
+)
+from foundry_api.endpoints.responses import (
+    Responses as Responses,
+)
 from foundry_api.errors import (
     CallTimeout as CallTimeout,
 )
@@ -90,10 +105,16 @@ from foundry_api.errors import (
     ModelRegistrationFailed as ModelRegistrationFailed,
 )
 from foundry_api.errors import (
+    ModelTaskMismatch as ModelTaskMismatch,
+)
+from foundry_api.errors import (
     ProtocolError as ProtocolError,
 )
 from foundry_api.errors import (
     QueueFull as QueueFull,
+)
+from foundry_api.errors import (
+    ResponseNotFound as ResponseNotFound,
 )
 from foundry_api.errors import (
     RouteMissing as RouteMissing,
@@ -284,6 +305,30 @@ from foundry_api.options import (
 from foundry_api.options import (
     RunOptions as RunOptions,
 )
+from foundry_api.replies.embeddings import (
+    Embeddings as Embeddings,
+)
+from foundry_api.replies.raw import (
+    RawReply as RawReply,
+)
+from foundry_api.replies.responses import (
+    Response as Response,
+)
+from foundry_api.replies.responses import (
+    ResponseEvent as ResponseEvent,
+)
+from foundry_api.replies.responses import (
+    ResponseItem as ResponseItem,
+)
+from foundry_api.replies.responses import (
+    ResponsePage as ResponsePage,
+)
+from foundry_api.replies.transcription import (
+    Transcription as Transcription,
+)
+from foundry_api.replies.transcription import (
+    TranscriptionChunk as TranscriptionChunk,
+)
 from foundry_api.residency.policy import (
     ModelResidency as ModelResidency,
 )
@@ -304,6 +349,21 @@ from foundry_api.resilience.window import (
 )
 from foundry_api.settings import (
     Settings as Settings,
+)
+from foundry_api.sync import (
+    FoundryClient as FoundryClient,
+)
+from foundry_api.sync import (
+    SyncCache as SyncCache,
+)
+from foundry_api.sync import (
+    SyncConversation as SyncConversation,
+)
+from foundry_api.sync import (
+    SyncModels as SyncModels,
+)
+from foundry_api.sync import (
+    SyncResponses as SyncResponses,
 )
 from foundry_api.tools.definition import (
     Tool as Tool,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast, get_args
 import msgspec
 
 from foundry_api.errors import InvalidRequest, UnsupportedFeature
-from foundry_api.messages import ChatRequest, Message, Role
+from foundry_api.messages import ChatRequest, Grammar, Message, Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,6 +21,7 @@ __all__ = [
     "chat_request",
     "check_cache",
     "check_known",
+    "check_range",
     "check_repairs",
     "check_text",
     "check_timeout",
@@ -57,10 +58,15 @@ def chat_request(
         InvalidRequest: An argument is at fault; `.field` names it.
     """
     offered = _tools(tools)
-    _check_range("max_tokens", max_tokens, 1, MAX_TOKENS)
-    _check_range("temperature", temperature, 0, MAX_TEMPERATURE)
-    _check_range("top_p", top_p, 0, 1)
-    _check_range("seed", seed, -(2**63), 2**63 - 1)
+    if isinstance(constraint, Grammar) and offered and tool_choice != "none":
+        raise InvalidRequest(
+            "grammar and tools were both given, but a model that is kept to a grammar calls none",
+            field="grammar",
+        )
+    check_range("max_tokens", max_tokens, 1, MAX_TOKENS)
+    check_range("temperature", temperature, 0, MAX_TEMPERATURE)
+    check_range("top_p", top_p, 0, 1)
+    check_range("seed", seed, -(2**63), 2**63 - 1)
     if constraint is not None and extra and "response_format" in extra:
         raise InvalidRequest(
             "extra has a response_format, beside another description of the answer", field="extra"
@@ -110,7 +116,7 @@ def check_timeout(timeout: float | Literal["auto"] | None) -> None:
     """
     if timeout == "auto":
         return
-    _check_range("timeout", timeout, 0, math.inf)
+    check_range("timeout", timeout, 0, math.inf)
     if timeout == 0:
         raise InvalidRequest("timeout is 0, but must be above 0 s", field="timeout")
 
@@ -134,7 +140,7 @@ def check_repairs(repairs: int) -> None:
         InvalidRequest: It is no whole number from 0 on.
     """
     _whole("repairs", repairs)
-    _check_range("repairs", repairs, 0, math.inf)
+    check_range("repairs", repairs, 0, math.inf)
 
 
 def check_known(options: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -247,7 +253,12 @@ def _check_several(field: str, value: object) -> None:
         raise InvalidRequest(f"{field} is {value!r}, not a list", field=field)
 
 
-def _check_range(field: str, value: object, low: float, high: float) -> None:
+def check_range(field: str, value: object, low: float, high: float) -> None:
+    """Refuse what is no number between two others; None is fine.
+
+    Raises:
+        InvalidRequest: It is out of bounds, or no number.
+    """
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float):

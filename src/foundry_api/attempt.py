@@ -13,6 +13,7 @@ from foundry_api.errors import (
     FoundryError,
     InvalidRequest,
     ModelError,
+    ModelTaskMismatch,
     ProtocolError,
     RouteMissing,
     ServiceCrashed,
@@ -124,6 +125,13 @@ class GuardedAttempt:
             self._slot = None
 
     @property
+    def reached(self) -> Connection:
+        """The service, once it was found."""
+        if self.connection is None:
+            raise ServiceNotRunning("the service has not been looked for yet")
+        return self.connection
+
+    @property
     def found(self) -> tuple[Connection, Model]:
         """The service and the model there, once they were found."""
         if self.connection is None or self.model is None:
@@ -151,7 +159,7 @@ class GuardedAttempt:
 
     async def _open(self, message: Request, first_s: float, gap_s: float) -> Response:
         """Send a request and wait for the head of its answer."""
-        connection, _ = self.found
+        connection = self.reached
         self._watch.listen(first_s, gap_s)
         self.sent_at = self._clock()
         self._sent = True
@@ -161,7 +169,7 @@ class GuardedAttempt:
 
     async def _refusal(self, response: Response) -> FoundryError:
         """Why an answer is no success."""
-        connection, _ = self.found
+        connection = self.reached
         error = error_of(await self._error_reply(response))
         await self._check_identity(connection, error)
         return error
@@ -255,6 +263,8 @@ class GuardedAttempt:
         error.located(model=model.id if model else None, service=connection.endpoint.base_url)
         if isinstance(error, GONE):
             self.service.lost(connection)
+        elif isinstance(error, ModelTaskMismatch):
+            return  # it is what it was taken for, and asked for something else
         elif isinstance(error, ModelError) and model is not None:
             connection.forget(model)
 

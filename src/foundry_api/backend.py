@@ -165,12 +165,20 @@ class Backend:
             self.cache.detach(self.events.emit)
             await self.cache.close()
         await self._keeper.aclose()
+        await self._release()
         await self.services.aclose()
         await self._home.leave()
         for locator in self._locators:
             await locator.aclose()
         if self._owns_transport and self._transport is not None:
             await self._transport.aclose()
+
+    async def _release(self) -> None:
+        """Have stored responses deleted, unless the engine ends with this client anyway."""
+        connections = [service.connection for service in self.services]
+        for connection in connections:
+            if connection is not None and connection.endpoint.origin != "embedded":
+                await connection.stored.release_all()
 
     def _cached(self) -> CachedCalls | None:
         if not self.cache.active:

@@ -24,7 +24,7 @@ from foundry_api.resilience.deadline import Deadline
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from foundry_api.events import Events
+    from foundry_api.events import Events, Operation
     from foundry_api.resilience.latency import Latencies
     from foundry_api.resilience.retry import Retry
     from foundry_api.resilience.watch import Watch
@@ -87,6 +87,8 @@ class GuardedCall(ABC, Generic[_R, _A]):
         order: What the caller ordered.
     """
 
+    _operation: Operation = "chat"
+
     def __init__(self, tools: CallTools, order: Order[_R]) -> None:
         self._tools = tools
         self._order = order
@@ -106,6 +108,10 @@ class GuardedCall(ABC, Generic[_R, _A]):
     def _new_attempt(self, service: Service, watch: Watch) -> _A:
         """One request for this call."""
 
+    async def _pick(self, name: str) -> Service:
+        """The service to ask next."""
+        return await self._tools.services.having(name, self._recovery.tried)
+
     @property
     def _partial(self) -> str:
         """The text of the answer so far."""
@@ -122,7 +128,7 @@ class GuardedCall(ABC, Generic[_R, _A]):
         self._model, self._service, self._attempt_started = name, None, tools.clock()
         watch.ignore_silence("connecting")
         with watch:
-            service = await tools.services.having(name, self._recovery.tried)
+            service = await self._pick(name)
         attempt = self._attempt = self._new_attempt(service, watch)
         await attempt.prepare(name, download=self._order.download, again=bool(self._attempts))
         connection, model = attempt.found
@@ -229,5 +235,6 @@ class GuardedCall(ABC, Generic[_R, _A]):
                 error=failure,
                 chunks=self._pieces,
                 content=self._partial,
+                operation=self._operation,
             )
         )

@@ -66,9 +66,17 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
         download: Downloading models.
         cached: Whether it tells which models' files are on its machine.
         responses: The Responses API.
+        chained_responses: Whether it refuses to go on from a response that it does not keep.
         embeddings: Embeddings.
+        embed_with_chat_model: Whether it survives being asked to embed with a model that can't.
+            From 2.1 on it says so; 1.2.4 and 2.0.1 die, so they are asked only for models that are
+            known to embed.
         audio: Transcription.
+        audio_form: How it takes a recording: by its `path` on the service's machine, or as an
+            `upload`; None if not at all.
         images: Images in chat completions.
+        response_images: Images in responses, for a model that sees.
+        refuses_images: Whether it refuses an image in a response whose model sees none.
         max_seed: Largest seed that it takes.
         ignored: Parameters that it ignores without a word; asking for one is refused here.
     """
@@ -96,9 +104,14 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     download: Support
     cached: Support
     responses: Support
+    chained_responses: Support
     embeddings: Support
+    embed_with_chat_model: Support
     audio: Support
+    audio_form: Literal["path", "upload"] | None = None
     images: Support = "unsupported"
+    response_images: Support
+    refuses_images: Support
     max_seed: int = INT64
     ignored: frozenset[str] = frozenset({"logit_bias", "logprobs", "n", "top_logprobs"})
 
@@ -155,8 +168,13 @@ _SDK_2_1 = Capabilities(
     download="unsupported",
     cached="unsupported",
     responses="native",
+    chained_responses="native",
     embeddings="native",
+    embed_with_chat_model="native",
     audio="native",
+    audio_form="path",
+    response_images="native",
+    refuses_images="native",
     ignored=frozenset(
         {"frequency_penalty", "logit_bias", "logprobs", "n", "presence_penalty", "top_logprobs"}
     ),
@@ -173,6 +191,9 @@ _SDK_2_0 = msgspec.structs.replace(
     choice="corrected",
     grammar="unsupported",
     tool_history="corrected",
+    responses="corrected",
+    chained_responses="corrected",
+    embed_with_chat_model="unsupported",
     ignored=frozenset({"logit_bias", "logprobs", "n", "response_format", "top_logprobs"}),
 )
 
@@ -186,6 +207,8 @@ _SDK_1 = msgspec.structs.replace(
     tool_history="native",
     cached="native",
     audio="unsupported",
+    audio_form=None,
+    refuses_images="corrected",
     max_seed=INT32,
 )
 
@@ -202,6 +225,9 @@ _CLI_0_10 = msgspec.structs.replace(
     unload="corrected",
     download="corrected",
     responses="unsupported",
+    chained_responses="unsupported",
+    response_images="unsupported",
+    refuses_images="unsupported",
 )
 
 _LEGACY = msgspec.structs.replace(
@@ -212,6 +238,8 @@ _LEGACY = msgspec.structs.replace(
     unload="native",
     download="native",
     embeddings="unsupported",
+    audio="native",  # as documented; 0.8.101 is said to lack it (foundry-local-service.md, 1A)
+    audio_form="upload",
 )
 
 CAPABILITIES: Mapping[Generation, Capabilities] = {

@@ -175,10 +175,8 @@ class ChatCall(GuardedCall[ChatRequest, ChatAttempt]):
         """
         if not isinstance(error, ContextOverflow) or self._is_bounded():
             return False
-        if error.context_length is None or error.prompt_tokens is None:
-            return False
-        room = error.context_length - error.prompt_tokens
-        if room < 1:
+        room = error.room
+        if room is None:
             return False
         self._request = msgspec.structs.replace(self._request, max_tokens=room)
         return True

@@ -15,7 +15,9 @@ from foundry_api.errors import (
     ModelNotCached,
     ModelNotFound,
     ModelNotLoaded,
+    ModelTaskMismatch,
     ProtocolError,
+    ResponseNotFound,
     RouteMissing,
     ServerError,
     ServiceOverloaded,
@@ -28,6 +30,7 @@ __all__ = ["classify", "clean"]
 
 _SOURCE_PLACE = re.compile(r"(?<![\w./\\-])[\w./\\-]+\.(?:cc|cpp|h|hpp):\d+ ")
 
+_LAMBDA = re.compile(r"(?: const)?::<lambda\([^()<>]{0,200}\)>")
 _WRAPPING = re.compile(r"^Failed to handle OpenAI completion: |\s*\(Parameter '\w+'\)$")
 """What 1.x puts around its messages: the name of its handler, and .NET's of an argument."""
 
@@ -64,6 +67,8 @@ def _signature_end(text: str, start: int) -> int:
             # `(anonymous namespace)::f(int)` and `operator()(int)` go on behind the first pair.
             if depth == 0 and not text.startswith((":", "("), index + 1):
                 end = index + 1
+                if inner := _LAMBDA.match(text, end):
+                    return inner.end()
                 return end + len(" const") if text.startswith(" const ", end) else end
     return start
 
@@ -76,6 +81,11 @@ _TOOL_CALL = (
 
 _RULES: tuple[tuple[str, type[FoundryError]], ...] = (
     (r"session\(s\) still using", ModelInUse),
+    (r"previous response not found|the response '[^']*' does not exist", ResponseNotFound),
+    (r"input is not supported by model task|does not support audio", ModelTaskMismatch),
+    (r"requires a multimodal model", ModelTaskMismatch),
+    (r"'hidden_states' was not found|audio_features must be provided", ModelTaskMismatch),
+    (r"\[audiodecoder\]|image_url local file not found|audio file not found", InvalidRequest),
     (r"must be downloaded|not cached|no openaiservice provider", ModelNotCached),
     (r"must be loaded|is not loaded|not loaded:", ModelNotLoaded),
     (r"load failed:", ModelLoadFailed),

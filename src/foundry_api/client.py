@@ -10,6 +10,8 @@ from foundry_api.backend import Backend
 from foundry_api.call import Order
 from foundry_api.chat_call import ChatCall
 from foundry_api.chat_methods import ChatMethods
+from foundry_api.endpoints.calls import EndpointCalls
+from foundry_api.endpoints.responses import Responses
 from foundry_api.errors import ConfigurationError, ServiceError
 from foundry_api.models import Models
 from foundry_api.options import ChatOptions
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["FoundryAPIClient"]
 
 
-class FoundryAPIClient(ChatMethods, ToolMethods):
+class FoundryAPIClient(ChatMethods, ToolMethods, EndpointCalls):
     """Microsoft Foundry Local as an API.
 
     Creating a client does no I/O: its first call finds a running service or starts an engine of
@@ -88,6 +90,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods):
     Attributes:
         settings: As they were resolved.
         models: The models of the service.
+        responses: The Responses API: `await client.responses.create("…")`.
         events: The hook for whoever wants to hear what happens.
         metrics: What happened, counted: `client.metrics.snapshot()`.
         cache: Where answers are kept: `await client.cache.stats()`, `await client.cache.clear()`.
@@ -153,6 +156,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods):
         self.metrics = self._backend.metrics
         self.cache = self._backend.cache
         self.models = Models(self._backend.connect, self._backend.route)
+        self.responses = Responses(self._backend)
 
     @property
     def services(self) -> tuple[Service, ...]:

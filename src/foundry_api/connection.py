@@ -20,6 +20,7 @@ from foundry_api.errors import (
 from foundry_api.flight import SingleFlight
 from foundry_api.residency.memory import Keeping, Memory
 from foundry_api.residency.neighbours import Nobody
+from foundry_api.residency.stored import StoredResponses
 from foundry_api.service.discover import KNOWN_TIMEOUT_S
 from foundry_api.service.model_cache import may_hold_downloads
 from foundry_api.wire.dialects.base import Wire
@@ -57,6 +58,8 @@ class Connection:
 
     Attributes:
         catalog: What could be downloaded, and what was.
+        embeds: Which models make embeddings, as far as that was found out, by id.
+        stored: The responses that this client had it store.
 
     Raises:
         UnsupportedFeature: There is no dialect for the service's generation.
@@ -79,6 +82,8 @@ class Connection:
         self.wire = Wire(transport, endpoint.base_url, headers, _command_of(endpoint))
         self.dialect = dialect_of(endpoint.generation, self.wire)
         self.catalog = Catalog(self, store)
+        self.embeds: dict[str, bool] = {}
+        self.stored = StoredResponses(self.wire, self.dialect)
         self._local: Sequence[Model] = ()
         self._public: Sequence[Model] = ()
         self._meant: dict[str, Model] = {}
@@ -285,6 +290,7 @@ class Connection:
     def forget(self, model: Model) -> None:
         """Take nothing for granted of a model that was changed or that the service denied."""
         self.memory.loaded.discard(model.id)
+        self.embeds.pop(model.id, None)
         self._meant.clear()
         self._local = ()
         self._public = ()

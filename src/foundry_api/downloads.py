@@ -12,9 +12,9 @@ import msgspec
 from foundry_api.errors import DownloadFailed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Coroutine
 
-__all__ = ["STALL_S", "DownloadMeter", "DownloadProgress", "unless_stalled"]
+__all__ = ["STALL_S", "DownloadMeter", "DownloadProgress", "steps_of", "unless_stalled"]
 
 STALL_S = 120.0
 """So long a download may bring nothing. Before its first part it waits for several servers."""
@@ -139,3 +139,24 @@ async def unless_stalled(
             yield percent
     finally:
         await steps.aclose()
+
+
+async def steps_of(
+    download: Callable[[Callable[[DownloadProgress], object]], Coroutine[None, None, object]],
+) -> AsyncGenerator[DownloadProgress]:
+    """The progress of a download that tells it to a callback. Leaving early cancels the download.
+
+    Args:
+        download: Downloads, and calls what it is given at each step.
+    """
+    steps: asyncio.Queue[DownloadProgress | None] = asyncio.Queue()
+    task = asyncio.create_task(download(steps.put_nowait))
+    task.add_done_callback(lambda _: steps.put_nowait(None))
+    try:
+        while (step := await steps.get()) is not None:
+            yield step
+        await task
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])

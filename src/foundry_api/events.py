@@ -41,12 +41,14 @@ __all__ = [
     "Listener",
     "ModelLoaded",
     "ModelUnloaded",
+    "Operation",
     "Outcome",
     "RetryScheduled",
     "UnloadReason",
 ]
 
 BreakerState = Literal["closed", "open", "half-open"]
+Operation = Literal["chat", "embeddings", "transcription", "response", "request"]
 Outcome = Literal["answered", "failed", "cancelled"]
 CacheSource = Literal["cache", "flight"]
 UnloadReason = Literal["asked", "idle", "budget", "swap"]
@@ -70,17 +72,19 @@ _PRIVATE = {"request", "content"}
 
 
 class CallStarted(Event, frozen=True, kw_only=True):
-    """A caller ordered a chat completion.
+    """A caller ordered something of a model.
 
     Attributes:
         call: Number of the call, counted by its client from 1.
-        model: The model's name as the caller said it.
-        request: What was asked, the prompt included.
+        model: The model's name as the caller said it; for a plain request, its method and path.
+        request: What a chat was asked, the prompt included; None for other operations.
+        operation: What was ordered.
     """
 
     call: int
     model: str
-    request: ChatRequest
+    request: ChatRequest | None
+    operation: Operation = "chat"
 
 
 class AttemptStarted(Event, frozen=True, kw_only=True):
@@ -154,6 +158,7 @@ class CallEnded(Event, frozen=True, kw_only=True):
         error: What the caller was told; None unless the call failed.
         chunks: Pieces of text that came.
         content: The text, as far as it came.
+        operation: What was ordered.
         cached: Whether the answer was made by another call, before or at the same time.
     """
 
@@ -168,6 +173,7 @@ class CallEnded(Event, frozen=True, kw_only=True):
     error: FoundryError | None = None
     chunks: int = 0
     content: str = ""
+    operation: Operation = "chat"
     cached: bool = False
 
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from foundry_api.catalog import MAX_AGE_S
 from foundry_api.connection import find_model, find_variants
-from foundry_api.downloads import STALL_S, DownloadMeter
+from foundry_api.downloads import STALL_S, DownloadMeter, steps_of
 from foundry_api.errors import CatalogUnavailable, InvalidRequest, ModelInUse, ModelNotFound
 from foundry_api.residency.loading import check_drain, load_all, swap
 from foundry_api.residency.memory import DRAIN_S
 from foundry_api.resilience.deadline import bounded
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
     from pathlib import Path
 
     from foundry_api.catalog import CatalogListing
@@ -253,6 +253,22 @@ class Models:
         return await connection.download(
             model, lambda percent: progress and progress(meter.report(percent)), stall_s=stall_s
         )
+
+    def stream_download(
+        self, name: str, *, stall_s: float = STALL_S
+    ) -> AsyncGenerator[DownloadProgress]:
+        """Download a model's files, and tell each step. Leaving the loop early stops it.
+
+        Nothing is told of a model that is here. Otherwise as `download`.
+
+        Args:
+            name: The model.
+            stall_s: Seconds without anything after which it counts as failed.
+
+        Raises:
+            FoundryError: As `download`, while iterating.
+        """
+        return steps_of(partial(self.download, name, stall_s=stall_s))
 
     @bounded
     async def register(self, path: Path | str, alias: str) -> Model:

@@ -20,6 +20,9 @@ from loopback_catalog import (
     entity,
     put_into_cache,
 )
+from scripted_model.audio import build_transcriber
+from scripted_model.embeddings import build_embedder
+from scripted_model.vision import build_seer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -34,6 +37,10 @@ OTHER, OTHER_VARIANT = "nickname", "Scripted-other-instruct-generic-cpu"
 
 THINKER, THINKER_VARIANT = "scripted-thinker", "Scripted-thinker-instruct-generic-cpu"
 """A model that is known to reason."""
+
+EMBEDDER, EMBEDDER_VARIANT = "scripted-embed", "Scripted-embed-generic-cpu"
+LISTENER, LISTENER_VARIANT = "scripted-whisper", "Scripted-whisper-generic-cpu"
+SEER, SEER_VARIANT = "scripted-vision", "Scripted-vision-generic-cpu"
 
 VERSIONS: Mapping[Generation, str] = {"sdk-1": "1.2.4", "sdk-2.0": "2.0.1", "sdk-2.1": "2.2.1"}
 """Which version stands for a generation."""
@@ -70,9 +77,12 @@ class Service:
 
 
 def prepare(home: Path, generation: Generation) -> None:
-    """A cache with models that work and one that cannot be loaded."""
+    """A cache with models that chat, embed, hear and see, and one that cannot be loaded."""
     for variant in (VARIANT, OTHER_VARIANT, THINKER_VARIANT):
         put_into_cache(home / "cache", variant, markers=generation != "sdk-1")
+    put_into_cache(home / "cache", EMBEDDER_VARIANT, build=build_embedder)
+    put_into_cache(home / "cache", LISTENER_VARIANT, build=build_transcriber)
+    put_into_cache(home / "cache", SEER_VARIANT, build=build_seer)
     directory = home / "cache" / "tests" / "Broken-generic-cpu-1" / "v1"
     directory.mkdir(parents=True)
     (directory / "inference_model.json").write_text('{"Name": "Broken-generic-cpu:1"}', "utf-8")
@@ -99,11 +109,14 @@ async def doubled(generation: Generation, directory: Path) -> AsyncIterator[Serv
 
 @contextlib.contextmanager
 def catalog_of_the_suite() -> Iterator[str]:
-    """The scripted model thrice, one that cannot be loaded, and one whose files are not here."""
+    """The scripted models, one that cannot be loaded, and one whose files are not here."""
     entities = [
         entity(ALIAS, VARIANT),
         entity(OTHER, OTHER_VARIANT, tags={}),
         entity(THINKER, THINKER_VARIANT, tags=CALLS_TOOLS | REASONS),
+        entity(EMBEDDER, EMBEDDER_VARIANT, task="embeddings", tags={}),
+        entity(LISTENER, LISTENER_VARIANT, task="automatic-speech-recognition", tags={}),
+        entity(SEER, SEER_VARIANT, task="vision-language-chat", tags={}),
         entity(BROKEN, "Broken-generic-cpu"),
         entity(FAR_AWAY, "Far-away-generic-cpu", 3),
     ]

@@ -41,10 +41,14 @@ ROWS = {
     "parallel_loads": "several models loaded at once",
     "download": "download a model from a service that is not ours",
     "cached": "tells which models are on its machine",
-    "responses": "Responses API",
+    "responses": "Responses API, cut answers told from whole ones",
+    "chained_responses": "refuses to go on from a response that it does not keep",
     "embeddings": "embeddings",
+    "embed_with_chat_model": "survives being asked to embed with a model that cannot",
     "audio": "transcription",
     "images": "images in chat completions",
+    "response_images": "images in Responses, for a model that sees",
+    "refuses_images": "in Responses, refuses images for a model that sees none",
 }
 
 PAGE = Path(__file__).parents[2] / "docs" / "generations.md"

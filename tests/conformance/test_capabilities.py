@@ -7,18 +7,21 @@ does not, and a client of ours does all the same, is `corrected`; the rest is `u
 from __future__ import annotations
 
 import asyncio
+import base64
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
-from conformance.services import OTHER, VERSIONS
+from conformance.services import EMBEDDER, OTHER, SEER, VERSIONS
 from conformance.table import PAGE, ROWS, page
 from foundry_api import errors
 from foundry_api.capabilities import CAPABILITIES, Capabilities, Support
 from foundry_api.wire.sse import EventDecoder
 from loopback_catalog import ALIAS
 from scripted_model import completion_tokens, script
+from scripted_model.embeddings import embedding
+from scripted_model.vision import LIGHT, png
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -36,6 +39,7 @@ pytestmark = [
 ]
 
 OVERFLOW = 9000
+DOT = "data:image/png;base64," + base64.b64encode(png(level=255)).decode()
 NUMBER = {"type": "object", "properties": {"number": {"type": "integer"}}, "required": ["number"]}
 YES_OR_NO = {"type": "lark_grammar", "lark_grammar": 'start: "yes" | "no"'}
 
@@ -294,15 +298,58 @@ async def cached(subject: Subject) -> Support:
 
 
 async def responses(subject: Subject) -> Support:
-    return await subject.has_route("/v1/responses", input="Hi")
+    """Whether one that was cut says so."""
+    asked = {"model": subject.service.model, "input": "say-long", "max_output_tokens": 5}
+    reply = await subject.raw.ask("POST", "/v1/responses", **asked)
+    ours = await subject.client.responses.create("say-long", max_output_tokens=5)
+    return judged(
+        by_itself=msgspec.json.decode(reply.body)["status"] == "incomplete",
+        with_ours=ours.status == "incomplete",
+    )
+
+
+async def chained_responses(subject: Subject) -> Support:
+    asked = {"model": subject.service.model, "input": "Hi", "previous_response_id": "resp_none"}
+    reply = await subject.raw.ask("POST", "/v1/responses", **asked)
+    with pytest.raises(errors.ResponseNotFound):
+        await subject.client.responses.create("Hi", previous_response_id="resp_none")
+    return judged(by_itself=reply.status == 404, with_ours=True)
 
 
 async def embeddings(subject: Subject) -> Support:
-    return await subject.has_route("/v1/embeddings", input="Hi")
+    ours = await subject.client.embed("Hello", model=EMBEDDER)
+    reply = await subject.raw.ask("POST", "/v1/embeddings", model=ours.model, input="Hello")
+    (made,) = msgspec.json.decode(reply.body)["data"]
+    return judged(
+        by_itself=made["embedding"] == embedding("Hello") == list(ours[0]), with_ours=True
+    )
 
 
 async def audio(subject: Subject) -> Support:
     return await subject.has_route("/v1/audio/transcriptions", filename="/nowhere.wav")
+
+
+async def response_images(subject: Subject) -> Support:
+    """1.2.4 wants the kind of the image beside it."""
+    image = {"type": "input_image", "image_url": DOT, "media_type": "image/png"}
+    said = [{"type": "message", "role": "user", "content": [image]}]
+    ours = await subject.client.responses.create(said, model=SEER)
+    asked = {"model": ours.model, "input": said}
+    reply = await subject.raw.ask("POST", "/v1/responses", **asked)
+    (item,) = msgspec.json.decode(reply.body)["output"]
+    seen = item["content"][0]["text"]
+    return judged(by_itself=seen == LIGHT, with_ours=ours.output_text == LIGHT)
+
+
+async def refuses_images(subject: Subject) -> Support:
+    """Whether a model that sees none is not shown one, or the image is lost without a word."""
+    image = {"type": "input_image", "image_url": DOT, "media_type": "image/png"}
+    parts = [{"type": "input_text", "text": "say-hello"}, image]
+    said = [{"type": "message", "role": "user", "content": parts}]
+    reply = await subject.raw.ask("POST", "/v1/responses", model=subject.service.model, input=said)
+    with pytest.raises(errors.ModelTaskMismatch):
+        await subject.client.responses.create(said)
+    return judged(by_itself=reply.status != 200, with_ours=True)
 
 
 async def images(subject: Subject) -> Support:
@@ -316,12 +363,12 @@ async def images(subject: Subject) -> Support:
 MEASURES: tuple[Measure, ...] = (
     chat, stop, finish_reason, usage, stream_errors, cancellation, parallel_calls, keep_alive,
     json_schema, choice, grammar, tools, tool_choice, tool_history, names, load, unload,
-    parallel_loads, download,
-    cached, responses, embeddings, audio, images,
+    parallel_loads, download, cached, responses, chained_responses, embeddings, audio, images,
+    response_images, refuses_images,
 )  # fmt: skip
 
-MEASURED_ELSEWHERE = {"unload_while_generating"}
-"""It may kill the service; see test_unloading.py."""
+MEASURED_ELSEWHERE = {"unload_while_generating", "embed_with_chat_model"}
+"""They may kill the service; see test_unloading.py and test_embedding_a_chat_model.py."""
 
 
 @pytest.mark.parametrize("measure", MEASURES, ids=lambda each: each.__name__)

@@ -10,6 +10,7 @@ Sources, beside those of `kestrel`: the REST reference [docs-rest], foundry-loca
 from __future__ import annotations
 
 import asyncio
+from email import message_from_bytes
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -51,9 +52,11 @@ class LegacyServiceDouble(KestrelDouble):
             that was captured.
         failing_download: The message of a download that fails.
         held_download: Whether downloads stop half way, until the client leaves.
+        transcribes: Whether it has the route that is documented, which 0.8.101 lacks [gh #388].
 
     Attributes:
         downloads_left: How many downloads were left by their client.
+        uploads: The fields of the recordings that came.
     """
 
     default_max_tokens = 512  # [gh #243]: "about"
@@ -68,6 +71,7 @@ class LegacyServiceDouble(KestrelDouble):
         pascal_case: bool = False,
         failing_download: str | None = None,
         held_download: bool = False,
+        transcribes: bool = True,
     ) -> None:
         super().__init__(models)
         self.catalog = catalog
@@ -77,6 +81,8 @@ class LegacyServiceDouble(KestrelDouble):
         self._wrapped_list = wrapped_list
         self._pascal_case = pascal_case
         self._held_download = held_download
+        self._transcribes = transcribes
+        self.uploads: list[dict[str, bytes]] = []
 
     async def _answer(self, peer: Peer, received: Received) -> None:
         url = urlsplit(received.path)
@@ -89,6 +95,8 @@ class LegacyServiceDouble(KestrelDouble):
                 await self._download(peer, received.json)
             case "POST", ["v1", "chat", "completions"]:
                 await self._complete(peer, received.json)
+            case "POST", ["v1", "audio", "transcriptions"] if self._transcribes:
+                await peer.send(self._transcribe(received))
             case "GET", route:
                 await peer.send(self._told("/".join(route)))
             case _:
@@ -156,6 +164,17 @@ class LegacyServiceDouble(KestrelDouble):
         else:
             model.loaded = True  # a request loads what was unloaded for want of use [gh #284]
             await self._chat(peer, asked)
+
+    def _transcribe(self, received: Received) -> bytes:
+        """A form of file, model, language, temperature and response_format [docs-rest]."""
+        kind = received.headers["content-type"].encode()
+        form: Any = message_from_bytes(b"Content-Type: " + kind + b"\r\n\r\n" + received.body)
+        fields = {
+            str(part.get_param("name", header="content-disposition")): part.get_payload(decode=True)
+            for part in form.get_payload()
+        }
+        self.uploads.append(fields)
+        return whole(200, {"text": f"{len(fields['file'])} bytes"})
 
     async def _download(self, peer: Peer, asked: dict[str, Any]) -> None:
         """Only what is named with its version and its source can be had [docs-rest]."""

@@ -52,7 +52,7 @@ def build(
     directory.mkdir(parents=True, exist_ok=True)
     onnx.save_model(scripted_model(scripts), directory / "model.onnx")
     files = {
-        "genai_config.json": _genai_config(scripts, context_length, markers=markers),
+        "genai_config.json": genai_config(scripts, context_length, markers=markers),
         "tokenizer.json": tokenizer_json(scripts),
         "tokenizer_config.json": tokenizer_config_json(),
     }
@@ -60,8 +60,8 @@ def build(
         (directory / name).write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
-def _genai_config(
-    scripts: Sequence[Script], context_length: int, *, markers: bool
+def genai_config(
+    scripts: Sequence[Script], context_length: int, *, markers: bool = False
 ) -> dict[str, Any]:
     """Describe the graph to ONNX Runtime GenAI, with no other field that it would ever refuse.
 

@@ -102,6 +102,12 @@ def code(window: bytes) -> int:
     return sum(byte * weight for byte, weight in zip(window, WEIGHTS, strict=True))
 
 
+def _code_of(keyword: str) -> int:
+    """The number of a keyword that is spelt; one that is too short for a window has none."""
+    spelt = keyword.encode()[:SPELT]
+    return code(spelt) if len(spelt) == SPELT else -1
+
+
 def scripted_model(scripts: Sequence[Script]) -> ModelProto:
     """Build the graph that recites `scripts`; it takes one sequence at a time."""
     vocabulary = vocabulary_size(scripts)
@@ -140,7 +146,7 @@ def _constants(scripts: Sequence[Script]) -> dict[str, NDArray[Any]]:
     integers = {
         "starts": starts,
         "keyword_tokens": list(keywords.values()),
-        "keyword_codes": [code(keyword.encode()[:SPELT]) for keyword in keywords],
+        "keyword_codes": [_code_of(keyword) for keyword in keywords],
         "framing_code": [code(FRAMING)],
         "window": list(range(SPELT)),
         "weights": list(WEIGHTS),

@@ -18,8 +18,9 @@ class Script:
     """One answer of the model.
 
     Args:
-        keyword: The word that, anywhere in the prompt, asks for this answer: eight bytes or more,
-            and no `t` ahead, over which SDK 1.2.4's tokenizer loses the end of a prompt.
+        keyword: The word that, anywhere in the prompt, asks for this answer: no `t` ahead, over
+            which SDK 1.2.4's tokenizer loses the end of a prompt, and eight bytes or more, if
+            it is to be found beside tools too.
         text: The answer, emitted one UTF-8 byte a token.
         marked: Whether `<tool_call>`, `<think>` and their like are the model's own tokens in this
             text, by which an engine knows calls and reasoning; else they are spelt like any text.
@@ -37,8 +38,8 @@ class Script:
 
     def __post_init__(self) -> None:
         """Refuse what the graph could not express."""
-        if len(self.keyword.encode()) < 8:
-            raise ValueError("a script needs a keyword of eight bytes")
+        if not self.keyword:
+            raise ValueError("a script needs a keyword")
         if self.keyword.startswith("t"):
             raise ValueError(f"{self.keyword}: a keyword may not begin with t")
         if self.repeats and not self.text:

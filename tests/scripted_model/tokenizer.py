@@ -159,6 +159,11 @@ def tokenizer_config_json() -> dict[str, Any]:
     }
 
 
+def without_template() -> dict[str, Any]:
+    """The same for a model that nobody chats with."""
+    return {key: value for key, value in tokenizer_config_json().items() if key != "chat_template"}
+
+
 def _added_token(token: int, text: str, *, special: bool) -> dict[str, Any]:
     """Describe a token that is matched in the text before it is split into bytes."""
     return {

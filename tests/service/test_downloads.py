@@ -14,6 +14,7 @@ from foundry_api import (
     DownloadFailed,
     DownloadProgress,
     FoundryAPIClient,
+    FoundryClient,
     InvalidRequest,
     ModelInUse,
     ModelNotFound,
@@ -101,6 +102,39 @@ async def test_a_download_tells_its_progress_and_the_model_answers(
     assert (seen[-1].done_mb, seen[-1].total_mb) == (10.0, 10.0)
     response = await client.complete("say-hello", model=ALIAS)
     assert response.content == script("say-hello").text
+
+
+async def test_a_download_is_a_stream_of_its_steps(client: FoundryAPIClient, blobs: Site) -> None:
+    percents = [step.percent async for step in client.models.stream_download(ALIAS)]
+
+    assert percents == sorted(percents)
+    assert percents[-1] == 100.0
+    assert (await client.models.cached())[0].id == MODEL
+    assert [step async for step in client.models.stream_download(ALIAS)] == []
+    with pytest.raises(ModelNotFound):
+        await anext(client.models.stream_download("nowhere"))
+
+
+async def test_leaving_the_stream_stops_the_download(
+    client: FoundryAPIClient, blobs: Site, own_home: Path
+) -> None:
+    blobs.serve_only(7)  # the four small files and three parts of the large one
+    async with contextlib.aclosing(client.models.stream_download(ALIAS)) as steps:
+        async for step in steps:
+            if step.percent > 50:
+                break
+    blobs.serve_only(1)  # the engine notices at its next report
+    await eventually_async(lambda: ".download.lock" not in cached(own_home))
+
+    assert not (await client.models.list(catalog=True))[0].cached
+
+
+def test_a_download_is_a_plain_iterator_of_the_blocking_client(own_home: Path, blobs: Site) -> None:
+    with engine(own_home, blobs), FoundryClient(home=own_home, retries=0) as client:
+        percents = [step.percent for step in client.models.stream_download(ALIAS)]
+
+        assert percents[-1] == 100.0
+        assert client.complete("say-hello", model=ALIAS).content == script("say-hello").text
 
 
 async def test_what_is_here_is_not_downloaded_again(client: FoundryAPIClient, blobs: Site) -> None:

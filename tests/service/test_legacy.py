@@ -245,7 +245,7 @@ async def test_a_schema_is_refused_before_anything_is_sent() -> None:
     async with LegacyServiceDouble() as double, client_of(double) as client:
         with pytest.raises(UnsupportedFeature, match="response_format"):
             await client.complete("Hi", extra={"response_format": form})
-        assert (await client.capabilities()).json_schema == "unsupported"
+        assert (await client.capabilities()).json_schema == "corrected"
     assert not double.asked("/v1/chat")
     assert not double.asked("/openai/load")
 

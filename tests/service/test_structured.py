@@ -6,8 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import pytest
 
+from bench.parts.schemas import random_schemas
 from foundry_api import (
     FoundryAPIClient,
     GrammarError,
@@ -36,7 +38,7 @@ class Person:
 
 ADA = Person(1815, ["en", "fr"], "Ada")
 TEXTS = sorted({text for probe in PROBES.values() for text in (probe.right, probe.wrong)})
-KEYWORDS = {text: f"probe-{index:03d}" for index, text in enumerate(TEXTS)}
+KEYWORDS = {text: f"{index:03d}-probe" for index, text in enumerate(TEXTS)}
 
 
 @pytest.fixture(scope="module")
@@ -271,3 +273,22 @@ async def test_openais_form_of_a_schema_still_reaches_the_engine_bare(
     wanted = {"type": "json_schema", "json_schema": schema}
     answer = await client.complete("say-hello", extra={"response_format": wanted}, max_tokens=4)
     assert answer.content.startswith("[")
+
+
+async def test_of_random_schemas_every_answer_that_is_returned_is_valid(
+    client: FoundryAPIClient,
+) -> None:
+    """`dev.py bench structured` asks for 500 of them; here are the first."""
+    returned = 0
+    for schema in random_schemas(25):
+        try:
+            answer = await client.complete(
+                "Give an example.", model="demo", response_model=schema, max_tokens=256
+            )
+        except StructuredOutputError as error:
+            assert error.finish_reason == "length" or error.errors  # noqa: PT017 - either is told
+            continue
+        jsonschema.validate(json.loads(answer.content), schema)
+        assert answer.parsed == json.loads(answer.content)
+        returned += 1
+    assert returned > 12

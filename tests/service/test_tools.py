@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from foundry_api import (
     Chunk,
     FoundryAPIClient,
+    InvalidRequest,
     ToolCallError,
     ToolMarkersMissing,
     ToolResult,
@@ -124,6 +125,21 @@ async def test_a_model_that_never_ends_to_call_is_stopped(client: FoundryAPIClie
         await client.run("call-calculator", [calculate, again], max_rounds=3, max_tokens=ENOUGH)
     assert caught.value.run
     assert len(caught.value.run.calls) == 2
+
+
+async def test_an_answer_with_a_form_may_be_a_call_instead(client: FoundryAPIClient) -> None:
+    """The engine would let the model call no tool, were it kept to the form."""
+    options: dict[str, Any] = {"response_model": dict[str, Any], "tools": [calculate]}
+    called = await client.complete("call-calculator", max_tokens=ENOUGH, **options)
+    assert [call.function.name for call in called.tool_calls] == ["calculate"]
+    assert called.parsed is None
+    answered = await client.complete("say-json", max_tokens=ENOUGH, **options)
+    assert answered.parsed["name"] == "Ada"
+
+
+async def test_a_grammar_leaves_no_room_for_tools(client: FoundryAPIClient) -> None:
+    with pytest.raises(InvalidRequest, match="grammar and tools"):
+        await client.complete("say-hello", grammar='start: "yes"', tools=[calculate])
 
 
 async def test_a_cancelled_run_leaves_nothing_behind(client: FoundryAPIClient) -> None:

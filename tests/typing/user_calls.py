@@ -32,14 +32,18 @@ from foundry_api import (
     Completion,
     ConfigurationError,
     ContextOverflow,
+    DownloadProgress,
+    Embeddings,
     Event,
     FinishReason,
     FoundryAPIClient,
+    FoundryClient,
     FoundryError,
     Generation,
     HealthChanged,
     HealthMonitor,
     HealthSample,
+    HealthStatus,
     HealthSummary,
     Hysteresis,
     InvalidRequest,
@@ -56,8 +60,11 @@ from foundry_api import (
     ModelUnloaded,
     ModelUser,
     Request,
+    Response,
     ResponseCache,
+    ResponseEvent,
     ResponseHead,
+    ResponseItem,
     Role,
     RunOptions,
     ServiceError,
@@ -66,6 +73,8 @@ from foundry_api import (
     SqliteCache,
     StreamInterrupted,
     StructuredOutputError,
+    SyncConversation,
+    SyncModels,
     Timings,
     Tool,
     ToolCall,
@@ -76,6 +85,7 @@ from foundry_api import (
     ToolResult,
     ToolRoundsExceeded,
     ToolRun,
+    TranscriptionChunk,
     Usage,
     __version__,
     deadline,
@@ -363,6 +373,34 @@ async def kept(client: FoundryAPIClient) -> Model:
     return await client.models.swap("demo", "phi-4-mini")
 
 
+def blocking(urls: list[str], letter: str) -> list[str]:
+    """The same calls without asyncio."""
+    with FoundryClient(base_urls=urls, timeout="auto", deadline=60) as client:
+        answer = client.complete("Hello", model=["phi-4-mini", "demo"], max_tokens=5)
+        assert_type(answer, Completion[None])
+        person = client.complete(letter, response_model=Person, repairs=1)
+        assert_type(person.parsed, Person)
+        verdict = client.chat([{"role": "user", "content": letter}], choice=["yes", "no"])
+        assert_type(verdict.parsed, str)
+        for chunk in client.stream_complete("Hello", stop="."):
+            assert_type(chunk, Chunk)
+        stream = client.stream_chat([Message("user", "Hello")])
+        stream.close()
+        for step in client.models.stream_download("phi-4-mini"):
+            assert_type(step, DownloadProgress)
+        assert_type(client.models, SyncModels)
+        assert_type(client.embed(["one"], model="demo"), Embeddings)
+        with client.responses.conversation(model="demo") as talk:
+            assert_type(talk, SyncConversation)
+            assert_type(talk.say(letter), Response)
+            assert_type(talk.last, Response | None)
+        assert_type(client.models.load("demo"), Model)
+        assert_type(client.health_check(), HealthStatus)
+        with deadline(20):
+            client.models.swap("demo", "phi-4-mini", drain=5)
+        return [answer.content, client.breaker.statistics().state]
+
+
 async def tested() -> None:
     async with FakeService(
         "Hello", ToolCalls([("clock", {"city": "Bern"})]), Failure(503), Cut(after="Hel"), Silence()
@@ -392,6 +430,44 @@ async def hooks(response: Completion) -> None:
     FoundryAPIClient(auth=heard)  # type: ignore[arg-type]
 
 
+async def endpoints(client: FoundryAPIClient) -> None:
+    vectors = await client.embed(["one", "two"], model="demo", batch_size=1, deadline=5)
+    assert_type(vectors, Embeddings)
+    assert_type(vectors[0], tuple[float, ...])
+    assert_type([vector for vector in vectors], list[tuple[float, ...]])  # noqa: C416 - its type
+    assert_type(vectors.usage, Usage | None)
+    heard = await client.transcribe(Path("talk.wav"), model="whisper-tiny", language="de")
+    assert_type(heard.text, str)
+    async for piece in client.stream_transcribe(b"RIFF", model="whisper-tiny", timeout="auto"):
+        assert_type(piece, TranscriptionChunk)
+    made = await client.responses.create("Hello", store=True, metadata={"who": "me"})
+    assert_type(made, Response)
+    assert_type(made.output_text, str)
+    assert_type(made.function_calls, tuple[ToolCall, ...])
+    await client.responses.create([{"role": "user", "content": "Hello"}, *made.output])
+    await client.responses.create([Message("user", "Hello")], previous_response_id=made.id)
+    async for event in client.responses.stream("Hello", max_output_tokens=5):
+        assert_type(event, ResponseEvent)
+    assert_type((await client.responses.list(order="asc", limit=5)).has_more, bool)
+    assert_type(await client.responses.input_items(made.id), tuple[ResponseItem, ...])
+    async with client.responses.conversation(model="demo") as talk:
+        assert_type(await talk.say("Hello"), Response)
+    reply = await client.request("GET", "/v1/models", params={"limit": 3}, timeout=5)
+    assert_type(reply.status, int)
+    assert_type(reply.json(), Any)
+
+
+async def misused_endpoints(client: FoundryAPIClient) -> None:
+    await client.embed("Hello")  # type: ignore[call-arg]
+    await client.embed([1], model="demo")  # type: ignore[list-item]
+    await client.embed("Hello", model="demo", max_tokens=5)  # type: ignore[call-arg]
+    await client.transcribe(5, model="demo")  # type: ignore[arg-type]
+    await client.responses.create(5)  # type: ignore[arg-type]
+    await client.responses.create("Hello", stop="x")  # type: ignore[call-arg]
+    await client.responses.list(order="up")  # type: ignore[arg-type]
+    await client.request("GET")  # type: ignore[call-arg]
+
+
 async def keep(path: Path) -> None:
     client = FoundryAPIClient(cache=SqliteCache(path, max_bytes=2**30, max_age_s=86400))
     FoundryAPIClient(cache=MemoryCache(max_bytes=2**20, only_deterministic=False))
@@ -407,6 +483,24 @@ async def keep(path: Path) -> None:
 
 def turn(role: Role, content: str) -> dict[str, Any]:
     return {"role": role, "content": content}
+
+
+def misuse_blocking(client: FoundryClient) -> None:
+    client.complete()  # type: ignore[call-overload]
+    client.complete("Hello", max_token=5)  # type: ignore[call-overload]
+    client.complete("Hello", temperature="warm")  # type: ignore[call-overload]
+    client.complete("Hello").text  # type: ignore[attr-defined]  # noqa: B018 - looking is the misuse
+    client.stream_complete(5)  # type: ignore[arg-type]
+    client.models.unload("demo", 5)  # type: ignore[call-arg]
+    FoundryClient(service="cloud")  # type: ignore[arg-type]
+
+
+async def misuse_of_awaits(client: FoundryClient) -> None:
+    await client.complete("Hello")  # type: ignore[misc]
+    async with client:  # type: ignore[attr-defined]
+        pass
+    async for _ in client.stream_complete("Hello"):  # type: ignore[attr-defined]
+        pass
 
 
 async def misuse(client: FoundryAPIClient, response: Completion, model: Model) -> None:

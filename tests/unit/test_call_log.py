@@ -188,6 +188,7 @@ def test_on_request_each_line_is_one_json_object(logger: logging.Logger, lines: 
         "total_tokens": 12,
         "finish_reason": "stop",
         "chunks": 5,
+        "operation": "chat",
     }
     assert (told[5]["error"], told[5]["message"]) == ("ServerError", str(ERROR))
 

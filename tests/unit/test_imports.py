@@ -20,10 +20,14 @@ HEAVY = {
     "asyncio",
     "click",
     "foundry_local_sdk",
+    "langchain_core",
+    "llm",
     "msgspec",
     "onnxruntime",
+    "openai",
     "platformdirs",
     "psutil",
+    "pydantic",
     "rich",
 }
 
@@ -63,9 +67,12 @@ def test_an_error_type_loads_nothing_heavy() -> None:
     assert heavy(modules_after("from foundry_api import FoundryError")) == set()
 
 
-def test_the_client_loads_neither_the_http_library_nor_the_engine_nor_the_command_line() -> None:
+@pytest.mark.parametrize("client", ["FoundryAPIClient", "FoundryClient"])
+def test_the_client_loads_neither_the_http_library_nor_the_engine_nor_the_command_line(
+    client: str,
+) -> None:
     """They come with the first call, with the engine host and with the command."""
-    modules = modules_after("from foundry_api import FoundryAPIClient; FoundryAPIClient()")
+    modules = modules_after(f"from foundry_api import {client}; {client}()")
     assert heavy(modules) <= {"asyncio", "msgspec", "platformdirs", "psutil"}
 
 

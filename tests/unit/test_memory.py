@@ -39,6 +39,26 @@ THEM = ModelUser(program="chat.py", pid=7, last_used_s=4.0)
 
 
 @dataclass
+class Stored:
+    """The responses that keep a model in memory; a double of `StoredResponses`.
+
+    Attributes:
+        free: How many may be deleted.
+        kept: The ids of those that stay.
+    """
+
+    free: int = 0
+    kept: tuple[str, ...] = ()
+
+    async def release(self, _model: Model) -> bool:
+        free, self.free = self.free, 0
+        return bool(free)
+
+    def of(self, _model: Model) -> tuple[str, ...]:
+        return self.kept
+
+
+@dataclass
 class Engine:
     """What a service does with its memory; a double of dialect and connection."""
 
@@ -53,6 +73,7 @@ class Engine:
     def __post_init__(self) -> None:
         self.dialect = self
         self.capabilities = CAPABILITIES[self.generation]
+        self.stored = Stored()
 
     async def load(self, model: Model) -> None:
         self.asked.append(f"load {model.alias}")
@@ -216,6 +237,30 @@ def test_an_engine_that_lets_go_a_moment_later_is_asked_again(run: Run) -> None:
         await world.memory.ensure(A)
         await world.memory.unload(A, drain_s=0)
         assert world.engine.asked == ["load a", *["unload a"] * 4]
+
+    run(scene())
+
+
+def test_stored_responses_of_ours_are_released_for_an_unloading(run: Run) -> None:
+    async def scene() -> None:
+        world = World(Engine(sessions=1))
+        world.engine.stored.free = 2
+        await world.memory.ensure(A)
+        await world.memory.unload(A, drain_s=0, force=True)
+        assert world.engine.asked == ["load a", *["unload a"] * 2]
+        assert world.engine.stored.free == 0
+
+    run(scene())
+
+
+def test_stored_responses_that_somebody_keeps_are_named(run: Run) -> None:
+    async def scene() -> None:
+        world = World(Engine(sessions=10**6))
+        world.engine.stored.kept = ("resp_1", "resp_2")
+        await world.memory.ensure(A)
+        with pytest.raises(errors.ModelInUse) as caught:
+            await world.memory.unload(A, drain_s=0)
+        assert "resp_1, resp_2" in caught.value.hint
 
     run(scene())
 

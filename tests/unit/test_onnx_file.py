@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from foundry_api.service.onnx_file import NotOnnx, external_data
+from foundry_api.service.onnx_file import NotOnnx, external_data, outputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,3 +86,19 @@ def test_no_bytes_raise_anything_else(path: Path, noise: bytes, at: int) -> None
             told(path, content)
         except NotOnnx:
             continue
+
+
+def test_the_outputs_of_a_graph_are_told(path: Path) -> None:
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, "n"])
+        for name in ("logits", "hidden_states")
+    ]
+    graph = onnx.helper.make_graph([], "graph", values[:1], values, initializer=[weights("w")])
+    path.write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    assert outputs(path) == {"logits", "hidden_states"}
+
+
+def test_what_is_no_graph_has_no_outputs(path: Path) -> None:
+    path.write_bytes(b"")
+    with pytest.raises(NotOnnx):
+        outputs(path)

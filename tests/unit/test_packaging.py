@@ -109,12 +109,15 @@ class TestPins:
 
 
 def needs(package: str, where: dict[str, str]) -> list[Requirement]:
-    """What an installed package needs there, without its extras; nothing if it is not installed."""
+    """What an installed package needs there, without its extras; nothing if it is not installed.
+
+    Nor is pip told of, which every environment brings with it.
+    """
     try:
         given = metadata.requires(package) or []
     except metadata.PackageNotFoundError:
         return []
-    found = map(Requirement, given)
+    found = [need for need in map(Requirement, given) if need.name != "pip"]
     return [need for need in found if need.marker is None or need.marker.evaluate(where)]
 
 

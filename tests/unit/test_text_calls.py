@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from typing import Any
 
 import pytest
@@ -208,3 +209,13 @@ def test_a_text_that_never_becomes_a_call_is_not_held_for_ever() -> None:
     begun = '{"name": "clock", "arguments": {"city": "'
     assert list(finder.feed(begun)) == []
     assert "".join(map(str, finder.feed("x" * MAX_HELD))).startswith(begun)
+
+
+def test_a_long_call_in_small_pieces_takes_no_time_to_speak_of() -> None:
+    """Looked at with every piece, this would take minutes."""
+    expression = "1 + " * 20_000
+    call = f'<tool_call>{{"name": "calculate", "arguments": {{"expression": "{expression}"}}}}'
+    started = time.process_time()
+    said, calls, _ = found_in(*f"{call}</tool_call> Done.")
+    assert time.process_time() - started < 5
+    assert (said, calls) == ("Done.", [("calculate", {"expression": expression})])

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import hidden_states
 from protocol import CALL_END, CALL_START
 from tokenizers import Tokenizer
 from vocabulary import CHAT_TEMPLATE, END, LONGEST_CONTEXT, PAD
@@ -53,6 +54,7 @@ def ship(built: Path, output: Path) -> None:
     tokenizer = Tokenizer.from_file(str(built / "tokenizer.json"))
     write_json(output / "genai_config.json", tuned(config, tokenizer))
     write_json(output / "tokenizer_config.json", tokenizer_config())
+    hidden_states.add(output)
 
 
 def tuned(config: dict, tokenizer: Tokenizer) -> dict:

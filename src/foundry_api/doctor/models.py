@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from foundry_api.connection import find_model
 from foundry_api.doctor.blocking import in_thread
@@ -13,6 +11,7 @@ from foundry_api.doctor.engine import DEMO
 from foundry_api.doctor.finding import Finding, Group, Kind
 from foundry_api.errors import CatalogUnavailable
 from foundry_api.service.model_files import digest
+from foundry_api.service.registry_file import registered, registry_file
 from foundry_api.service.variants import DIGEST
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from foundry_api.doctor.machine import Machine
     from foundry_api.messages import Model
     from foundry_api.service.paths import Paths
+    from foundry_api.service.registry_file import Registered
 
 __all__ = ["GROUP", "wanted"]
 
@@ -84,25 +84,6 @@ WANTED_UNSEEN = Kind(
     "`foundry-api doctor --online --model {name}` tells, once the catalog can be reached.",
 )
 
-REGISTRY = Path("cache", "models", "foundry.local.modelinfo.json")
-"""Where the engine keeps its local catalog (seen in 2.2.1; it is not documented)."""
-MAX_REGISTRY_BYTES = 16 * 2**20
-
-
-class _Info(msgspec.Struct, frozen=True, rename="camel"):
-    id: str
-    alias: str = ""
-    string_properties: dict[str, Any] = {}
-
-
-class _Entry(msgspec.Struct, frozen=True):
-    model_info: _Info
-    model_path: str = ""
-
-
-class _Registry(msgspec.Struct, frozen=True):
-    models: list[_Entry]
-
 
 async def examine_registered(machine: Machine) -> Iterable[Finding]:
     """Look at the directories of registered models, without an engine."""
@@ -110,13 +91,10 @@ async def examine_registered(machine: Machine) -> Iterable[Finding]:
 
 
 def _registered(paths: Paths) -> list[Finding]:
-    path = paths.data / REGISTRY
     try:
-        with path.open("rb") as file:
-            entries = msgspec.json.decode(file.read(MAX_REGISTRY_BYTES), type=_Registry).models
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        entries = registered(paths)
+    except (OSError, ValueError) as error:
+        path = registry_file(paths)
         return [REGISTRY_DAMAGED.seen(f"{path}: {error}", path=path)]
     own = [entry for entry in entries if entry.model_info.alias != DEMO]  # kept up by every start
     found = [finding for entry in own for finding in _looked_up(entry)]
@@ -125,7 +103,7 @@ def _registered(paths: Paths) -> list[Finding]:
     return [REGISTERED.seen(", ".join(entry.model_info.id for entry in own))]
 
 
-def _looked_up(entry: _Entry) -> Iterator[Finding]:
+def _looked_up(entry: Registered) -> Iterator[Finding]:
     info, directory = entry.model_info, Path(entry.model_path)
     now, then = digest(directory), info.string_properties.get(DIGEST)
     if now is None:

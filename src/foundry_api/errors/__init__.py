@@ -10,7 +10,8 @@ The tree::
     │   ├── UnsupportedParameter        this generation of the service refuses the parameter
     │   ├── ContextOverflow             prompt plus max_tokens is larger than the context
     │   ├── GrammarError                the schema or grammar does not compile
-    │   └── ToolDefinitionError         a function cannot be described as a tool
+    │   ├── ToolDefinitionError         a function cannot be described as a tool
+    │   └── ResponseNotFound (LookupError)  the service keeps no such response
     ├── UnsupportedFeature              this generation of the service cannot do it at all
     │   └── ToolMarkersMissing          the model does not name what marks its calls of tools
     ├── ModelError
@@ -19,6 +20,7 @@ The tree::
     │   ├── ModelNotLoaded              its files are here, but it is not in memory
     │   ├── ModelInUse                  it cannot be unloaded while somebody uses it
     │   ├── MemoryBudgetExceeded        it does not fit beside the models that are used
+    │   ├── ModelTaskMismatch           it is made for something else
     │   ├── ModelLoadFailed             the engine could not load its files
     │   ├── ModelRegistrationFailed     the directory is not a model the engine can serve
     │   ├── DownloadFailed              the download broke off
@@ -64,11 +66,13 @@ from foundry_api.errors.model import (
     ModelNotFound,
     ModelNotLoaded,
     ModelRegistrationFailed,
+    ModelTaskMismatch,
 )
 from foundry_api.errors.request import (
     ContextOverflow,
     GrammarError,
     InvalidRequest,
+    ResponseNotFound,
     UnsupportedFeature,
     UnsupportedParameter,
 )
@@ -121,8 +125,10 @@ __all__ = [
     "ModelNotFound",
     "ModelNotLoaded",
     "ModelRegistrationFailed",
+    "ModelTaskMismatch",
     "ProtocolError",
     "QueueFull",
+    "ResponseNotFound",
     "RouteMissing",
     "ServerError",
     "ServiceCrashed",

@@ -14,7 +14,7 @@ class ConfigurationError(FoundryError):
 class ClientClosed(FoundryError):
     """The client was closed before or during the call."""
 
-    default_hint = "Create a new FoundryAPIClient, or keep this one open until its calls are done."
+    default_hint = "Create a new client, or keep this one open until its calls are done."
 
 
 class QueueFull(FoundryError):

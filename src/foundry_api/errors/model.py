@@ -22,6 +22,7 @@ __all__ = [
     "ModelNotFound",
     "ModelNotLoaded",
     "ModelRegistrationFailed",
+    "ModelTaskMismatch",
 ]
 
 
@@ -90,6 +91,12 @@ class MemoryBudgetExceeded(ModelError):
     """The model does not fit into memory beside those that have to stay, for their `users`."""
 
     default_hint = "Unload a model, or raise FOUNDRY_MEMORY_BUDGET or residency=."
+
+
+class ModelTaskMismatch(ModelError):
+    """The model is made for something else: a chat model cannot embed or transcribe."""
+
+    default_hint = "See what each model is for with `foundry-api models list`, and name another."
 
 
 class ModelLoadFailed(ModelError):

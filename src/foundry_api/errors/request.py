@@ -8,6 +8,7 @@ __all__ = [
     "ContextOverflow",
     "GrammarError",
     "InvalidRequest",
+    "ResponseNotFound",
     "UnsupportedFeature",
     "UnsupportedParameter",
 ]
@@ -69,11 +70,29 @@ class ContextOverflow(InvalidRequest):
         self.max_tokens = max_tokens
         self.context_length = context_length
 
+    @property
+    def room(self) -> int | None:
+        """Tokens that an answer could have; None where there is no room, or nobody counted."""
+        if self.context_length is None or self.prompt_tokens is None:
+            return None
+        left = self.context_length - self.prompt_tokens
+        return left if left > 0 else None
+
 
 class GrammarError(InvalidRequest):
     """The schema or grammar of the request does not compile."""
 
     default_hint = "Correct the schema or grammar; the message names the place."
+
+
+class ResponseNotFound(InvalidRequest, LookupError):
+    """The service keeps no such response.
+
+    It was not stored, or deleted, or newer ones pushed it out: a service keeps 20, in memory
+    (foundry-local-service.md, 1D).
+    """
+
+    default_hint = "Store it with store=True; to go on without it, send the whole conversation."
 
 
 class UnsupportedFeature(FoundryError):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
     from opentelemetry.util.types import AttributeValue
 
-    from foundry_api.events import Event
+    from foundry_api.events import Event, Operation
     from foundry_api.messages import ChatRequest
 
     Attributes = dict[str, AttributeValue]
@@ -78,11 +78,13 @@ class OpenTelemetry:
                 pass  # the span tells the same
 
     def _begin(self, event: CallStarted) -> Span:
-        attributes = {**_request(event.model, event.request), "gen_ai.request.stream": True}
-        if self._content:
-            attributes["gen_ai.input.messages"] = _messages(event.request)
+        attributes = _common(event.model, event.operation)
+        if event.request is not None:
+            attributes.update(_request(event.request))
+            if self._content:
+                attributes["gen_ai.input.messages"] = _messages(event.request)
         return self._tracer.start_span(
-            f"chat {event.model}", kind=SpanKind.CLIENT, attributes=attributes
+            f"{event.operation} {event.model}", kind=SpanKind.CLIENT, attributes=attributes
         )
 
     def _end(self, event: CallEnded) -> None:
@@ -124,7 +126,8 @@ class _Instruments:
         )
 
     def measure(self, event: CallEnded) -> None:
-        attributes = {**_common(event.model), **_place(event.service), **_failure(event)}
+        common = _common(event.model, event.operation)
+        attributes = {**common, **_place(event.service), **_failure(event)}
         timings = event.timings
         self._duration.record(timings.total_s, attributes)
         if timings.time_to_first_token_s is not None:
@@ -138,23 +141,24 @@ class _Instruments:
                 self._tokens.record(count, {**attributes, "gen_ai.token.type": kind})
 
 
-def _common(model: str) -> Attributes:
+def _common(model: str, operation: Operation) -> Attributes:
     return {
-        "gen_ai.operation.name": "chat",
+        "gen_ai.operation.name": operation,
         "gen_ai.provider.name": PROVIDER,
         "gen_ai.request.model": model,
     }
 
 
-def _request(model: str, request: ChatRequest) -> Attributes:
+def _request(request: ChatRequest) -> Attributes:
     told: dict[str, Any] = {
         "gen_ai.request.max_tokens": request.max_tokens,
         "gen_ai.request.temperature": request.temperature,
         "gen_ai.request.top_p": request.top_p,
         "gen_ai.request.seed": request.seed,
         "gen_ai.request.stop_sequences": request.stop or None,
+        "gen_ai.request.stream": True,
     }
-    return {**_common(model), **{name: value for name, value in told.items() if value is not None}}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _response(event: CallEnded) -> Attributes:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from foundry_api.events import Event, UnloadReason
     from foundry_api.messages import Model
     from foundry_api.residency.neighbours import Nobody
+    from foundry_api.residency.stored import StoredResponses
     from foundry_api.wire.dialects.base import Dialect
 
 __all__ = ["DRAIN_S", "Keeping", "Memory"]
@@ -75,6 +76,11 @@ class Store(Protocol):
     @property
     def base_url(self) -> str:
         """Its address."""
+        ...
+
+    @property
+    def stored(self) -> StoredResponses:
+        """The responses that this client had it store."""
         ...
 
     async def in_memory(self) -> frozenset[str]:
@@ -316,7 +322,7 @@ class Memory:
             self.loaded.discard(model.id)  # calls that begin from now on line up for a load
             was_in = was_known or await self._is_in(model)
             try:
-                await self._drained(model, drain_s, asked=quiet_s is not None)
+                await self._drained(model, drain_s, reason, asked=quiet_s is not None)
             except ModelInUse:
                 if was_known:
                     self.loaded.add(model.id)
@@ -327,7 +333,9 @@ class Memory:
         if was_in:
             self._emit(ModelUnloaded(model=model.id, service=self._store.base_url, reason=reason))
 
-    async def _drained(self, model: Model, drain_s: float, *, asked: bool) -> None:
+    async def _drained(
+        self, model: Model, drain_s: float, reason: UnloadReason, *, asked: bool
+    ) -> None:
         """Unload a model when its calls have ended."""
         give_up_at = self._clock() + max(drain_s, SETTLE_S)
         if asked and not await self.uses_of(model.id).drain(drain_s):
@@ -342,9 +350,20 @@ class Memory:
             try:
                 return await self._store.dialect.unload(model)
             except ModelInUse as error:
+                if reason in {"asked", "swap"} and await self._store.stored.release(model):
+                    continue
                 if not asked or self._clock() >= give_up_at:
-                    raise error.located(model=model.id) from None
+                    raise self._held(model, error) from None
             await self._keeping.sleep(SETTLE_POLL_S)
+
+    def _held(self, model: Model, error: ModelInUse) -> ModelInUse:
+        """The error with what keeps a model in memory, where that is known."""
+        if stored := self._store.stored.of(model):
+            error.hint = (
+                f"Stored responses keep it: {', '.join(stored)}. Delete them with "
+                "client.responses.delete(), or end their conversation."
+            )
+        return error.located(model=model.id)
 
     def _hold(self, uses: ModelUses) -> None:
         now = self._clock()

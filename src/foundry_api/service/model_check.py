@@ -19,6 +19,14 @@ from foundry_api.service.model_files import (
     graphs,
     is_inside,
 )
+from foundry_api.service.model_task import (
+    EMBEDDINGS,
+    SPEECH,
+    TEMPLATE,
+    TOKENIZER_CONFIG,
+    has_template,
+    task_of,
+)
 from foundry_api.service.onnx_file import NotOnnx, external_data
 
 if TYPE_CHECKING:
@@ -27,8 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["checked", "findings"]
 
-TOKENIZER_CONFIG = "tokenizer_config.json"
-TEMPLATE = "chat_template.jinja"
 MAX_TOKENIZER_BYTES = 256 * 2**20
 LFS = b"version https://git-lfs.github.com/spec/"
 
@@ -59,7 +65,7 @@ def findings(directory: Path) -> tuple[str, ...]:
         *_of_context(config),
         *(found for graph in graphs(config.model) for found in _of_graph(directory, graph)),
         *_of_tokenizer(directory),
-        *_of_template(directory),
+        *_of_template(directory, needed=task_of(directory) not in {SPEECH, EMBEDDINGS}),
     )
 
 
@@ -105,12 +111,12 @@ def _of_tokenizer(directory: Path) -> Iterator[str]:
         yield f"its {TOKENIZER} has no model section"
 
 
-def _of_template(directory: Path) -> Iterator[str]:
-    """Every registered model is served for chats, which need a template."""
+def _of_template(directory: Path, *, needed: bool) -> Iterator[str]:
+    """A model that is served for chats needs a template."""
     told = _json(directory, TOKENIZER_CONFIG)
     if isinstance(told, str):
         yield told
-    elif not told.get("chat_template") and not is_inside(directory, TEMPLATE):
+    elif needed and not has_template(directory):
         yield f"it has no chat template, neither in {TOKENIZER_CONFIG} nor as {TEMPLATE}"
 
 

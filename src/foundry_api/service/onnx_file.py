@@ -1,4 +1,4 @@
-"""What an ONNX file names outside of itself, read without the onnx package.
+"""What an ONNX file names: the files of its weights, and its outputs. Read without onnx.
 
 Weights are usually kept beside the graph, in files that its initializers name. Of the protobuf
 only the way there is read, and what lies between is passed over: a file of 2 GB costs a few reads.
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     Field = tuple[int, int, int]
     """Its number, where its content begins, and where that ends."""
 
-__all__ = ["NotOnnx", "external_data"]
+__all__ = ["NotOnnx", "external_data", "outputs"]
 
 MODEL_GRAPH = 7
-GRAPH_INITIALIZER = 5
+GRAPH_INITIALIZER, GRAPH_OUTPUT = 5, 12
+VALUE_NAME = 1
 TENSOR_EXTERNAL = 13
 ENTRY_KEY, ENTRY_VALUE = 1, 2
 
@@ -42,15 +43,40 @@ def external_data(path: Path) -> dict[str, int]:
         OSError: It cannot be read.
     """
     with path.open("rb") as file:
-        end = file.seek(0, 2)
-        graphs = [field for field in _fields(file, 0, end) if field[0] == MODEL_GRAPH]
-        if not graphs:
-            raise NotOnnx("it holds no graph")
         needed: dict[str, int] = {}
-        for _, start, stop in graphs:
+        for _, start, stop in _graphs(file):
             for name, size in _tensors(file, start, stop):
                 needed[name] = max(size, needed.get(name, 0))
         return needed
+
+
+def outputs(path: Path) -> frozenset[str]:
+    """The names of what a graph puts out.
+
+    Raises:
+        NotOnnx: The file is no ONNX graph, or only a part of one.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        values = [
+            value
+            for _, start, stop in _graphs(file)
+            for value in _fields(file, start, stop)
+            if value[0] == GRAPH_OUTPUT
+        ]
+        return frozenset(
+            _text(file, *place)
+            for _, start, stop in values
+            for number, *place in _fields(file, start, stop)
+            if number == VALUE_NAME
+        )
+
+
+def _graphs(file: BinaryIO) -> list[Field]:
+    graphs = [each for each in _fields(file, 0, file.seek(0, 2)) if each[0] == MODEL_GRAPH]
+    if not graphs:
+        raise NotOnnx("it holds no graph")
+    return graphs
 
 
 def _tensors(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[str, int]]:

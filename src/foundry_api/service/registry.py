@@ -14,6 +14,7 @@ from foundry_api.errors import ModelRegistrationFailed
 from foundry_api.service import host_log
 from foundry_api.service.model_check import checked
 from foundry_api.service.model_files import ModelFiles, digest
+from foundry_api.service.model_task import task_of
 from foundry_api.service.variants import DEVICE, DIGEST, described, digest_of, path_of, typed
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Registry:
 
     def _metadata(self, files: ModelFiles, license_name: str | None) -> Any:
         metadata = self._builder()
-        metadata.set_string_property("task", "chat-completion")
+        metadata.set_string_property("task", task_of(files.directory))
         metadata.set_int_property("filesize_mb", files.size_mb)
         metadata.set_string_property(DIGEST, files.digest)
         metadata.set_string_property(DEVICE, files.device)

@@ -151,8 +151,18 @@ class Wire:
 
     def post(self, path: str, body: bytes) -> Request:
         """A POST of JSON."""
-        headers = {"Content-Type": "application/json", **self.headers}
-        return Request("POST", f"{self.base_url}{path}", headers, body)
+        return self.request("POST", path, body, {"Content-Type": "application/json"})
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Request:
+        """Any request; the service's own headers win over those that are given."""
+        told = {**headers, **self.headers} if headers else self.headers
+        return Request(method, f"{self.base_url}{path}", told, body)
 
 
 class Ending(msgspec.Struct, frozen=True):
@@ -262,6 +272,15 @@ class Dialect(Protocol):
             UnsupportedFeature: The generation cannot be told to, when this is called.
             DownloadFailed: It broke off, or the service does not have the model after it.
         """
+        ...
+
+    @property
+    def catalogs(self) -> tuple[Catalog, ...]:
+        """Those that have routes of their own. Stored responses are kept apart by them."""
+        ...
+
+    def path(self, catalog: Catalog, route: str) -> str:
+        """Where a route such as /v1/embeddings is for the models of a catalog."""
         ...
 
     def chat_request(self, model: Model, request: ChatRequest) -> Request:

@@ -25,7 +25,7 @@ from foundry_api.wire.dialects.tool_history import inlined
 
 if TYPE_CHECKING:
     from foundry_api.messages import ChatRequest, Model
-    from foundry_api.wire.dialects.base import ChatDecoder, Wire
+    from foundry_api.wire.dialects.base import Catalog, ChatDecoder, Wire
     from foundry_api.wire.transport import Request
 
 __all__ = ["IDS", "LISTING", "CSharpDialect", "Listed"]
@@ -68,6 +68,16 @@ class CSharpDialect:
         """None: every alias is listed."""
         del name
         return None
+
+    @property
+    def catalogs(self) -> tuple[Catalog, ...]:
+        """Its only one."""
+        return ("public",)
+
+    def path(self, catalog: Catalog, route: str) -> str:
+        """The route itself."""
+        del catalog
+        return route
 
     def chat_request(self, model: Model, request: ChatRequest) -> Request:
         """A streamed chat completion; stop strings are left out, as they are ignored."""

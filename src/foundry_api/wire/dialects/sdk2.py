@@ -25,7 +25,13 @@ from foundry_api.wire.dialects.base import (
 )
 from foundry_api.wire.dialects.constraints import constrained, told
 from foundry_api.wire.dialects.names import aliases_of
-from foundry_api.wire.dialects.openai import ChatStream, chat_body, encode, output_limit
+from foundry_api.wire.dialects.openai import (
+    ChatStream,
+    chat_body,
+    encode,
+    offers_tools,
+    output_limit,
+)
 from foundry_api.wire.dialects.recovered import recovering
 from foundry_api.wire.dialects.stops import Stopped
 from foundry_api.wire.dialects.tool_history import inlined
@@ -152,10 +158,25 @@ class Sdk21Dialect:
         del model
         return no_download(self._wire)
 
+    @property
+    def catalogs(self) -> tuple[Catalog, ...]:
+        """That of this machine, and Microsoft's."""
+        return tuple(self._prefixes)
+
+    def path(self, catalog: Catalog, route: str) -> str:
+        """The route behind the catalog's prefix."""
+        return f"{self._prefixes[catalog]}{route}"
+
     def chat_request(self, model: Model, request: ChatRequest) -> Request:
-        """A streamed chat completion, with usage in its last event."""
+        """A streamed chat completion, with usage in its last event.
+
+        An engine that keeps the answer to a form lets the model call no tools; where there are
+        some, the prompt asks for the form.
+        """
+        if offers_tools(request):
+            request = msgspec.structs.replace(request, messages=told(request), constraint=None)
         body = constrained(chat_body(request, model.id), request.constraint)
-        return self._wire.post(f"{self._prefixes[model.catalog]}{_CHAT}", encode(body))
+        return self._wire.post(self.path(model.catalog, _CHAT), encode(body))
 
     def chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
         """A decoder for one answer."""

@@ -32,6 +32,10 @@ __all__ = ["CallFinder", "MalformedCall", "new_call_id"]
 MAX_HELD: Final = 256 * 1024
 """Characters of one call; no text is held back for longer than that."""
 
+PATIENT_FROM: Final = 4096
+"""Characters from which on a call is not looked at again with every piece, but when it has grown by
+a sixteenth: it is read from its beginning each time."""
+
 _SUSPICIOUS: Final = re.compile(r"[<\[{`f]")
 """What a call can begin with."""
 
@@ -55,6 +59,8 @@ class CallFinder:
         self._held = ""
         self._line_is_blank = True
         self._after_call = False
+        self._more: list[str] = []
+        self._waits_for = 0
 
     def feed(self, text: str) -> Iterator[str | ToolCall]:
         """The text and the calls that are complete with this piece.
@@ -62,8 +68,10 @@ class CallFinder:
         Raises:
             MalformedCall: A marked call cannot be read. The text ahead of it was yielded.
         """
-        self._held += text
-        yield from self._found(final=False)
+        self._more.append(text)
+        self._waits_for -= len(text)
+        if self._waits_for <= 0:
+            yield from self._found(final=False)
 
     def finish(self) -> Iterator[str | ToolCall]:
         """What is left when no more comes.
@@ -75,10 +83,13 @@ class CallFinder:
 
     def release(self) -> str:
         """The text that is held back, as it is."""
-        held, self._held = self._held, ""
+        held, self._held = self._held + "".join(self._more), ""
+        self._more.clear()
         return held
 
     def _found(self, *, final: bool) -> Iterator[str | ToolCall]:
+        self._held += "".join(self._more)
+        self._more.clear()
         at = 0
         while match := _SUSPICIOUS.search(self._held, at):
             at = match.start()
@@ -95,6 +106,7 @@ class CallFinder:
                 at = 0
             elif found is NOT_YET:
                 yield from self._text(at)
+                self._waits_for = max(0, len(self._held) - PATIENT_FROM) // 16
                 return
             else:
                 at += 1

@@ -1,0 +1,90 @@
+"""`foundry-api transcribe`: what is said in a recording."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from foundry_api.cli.answers import Speaker
+from foundry_api.cli.options import Common, common_options, examples, pass_common
+from foundry_api.cli.output import print_json
+from foundry_api.cli.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from foundry_api.endpoints.options import ModelOptions
+    from foundry_api.replies.transcription import Transcription, TranscriptionChunk
+
+__all__ = ["command"]
+
+EPILOG = examples(
+    "transcribe --model whisper-tiny talk.wav",
+    "transcribe --model whisper-tiny --language de talk.wav > talk.txt",
+    "transcribe --json --model whisper-tiny talk.wav",
+)
+
+
+@click.command("transcribe", epilog=EPILOG)
+@click.argument("recording", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("-m", "--model", metavar="NAME", required=True, help="Alias or id of a transcriber.")
+@click.option("--language", metavar="CODE", help="Such as de. [en]")
+@click.option("--temperature", type=float, help="0, always the likeliest word, to 1.")
+@click.option("--timeout", type=float, help="Seconds without a word. [FOUNDRY_TIMEOUT, else 30]")
+@click.option("--deadline", type=float, help="Seconds for all of it. [FOUNDRY_DEADLINE]")
+@click.option("-y", "--yes", is_flag=True, help="Download a missing model.")
+@common_options
+@pass_common
+def command(
+    common: Common,
+    *,
+    recording: Path,
+    model: str,
+    language: str | None,
+    temperature: float | None,
+    timeout: float | None,
+    deadline: float | None,
+    yes: bool,
+) -> None:
+    """Tell what is said in a recording, as it is heard."""
+    options: ModelOptions = {"download": yes}
+    with Session(common, timeout_s=timeout, deadline_s=deadline) as session:
+        client = session.client
+        if common.as_json:
+            told = session.run(
+                client.transcribe(
+                    recording, model=model, language=language, temperature=temperature, **options
+                ),
+                waiting="Listening",
+            )
+            print_json(_described(told))
+            return
+        pieces = client.stream_transcribe(
+            recording, model=model, language=language, temperature=temperature, **options
+        )
+        session.run(_said(pieces))
+
+
+async def _said(pieces: AsyncGenerator[TranscriptionChunk]) -> None:
+    speaker = Speaker()
+    async with aclosing(pieces):
+        try:
+            async for piece in pieces:
+                speaker.say(piece.text)
+        finally:
+            speaker.end()
+
+
+def _described(told: Transcription) -> dict[str, object]:
+    """A transcription as JSON."""
+    return {
+        "text": told.text,
+        "model": told.model,
+        "timings": told.timings,
+        "attempts": len(told.attempts),
+        "service": told.service,
+        "generation": told.generation,
+    }

@@ -1,0 +1,207 @@
+"""The calls of a client beside chat completions."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from foundry_api.arguments import check_text
+from foundry_api.call import Order
+from foundry_api.endpoints.embed import BATCH_SIZE, check_batch_size, checked_texts, embed
+from foundry_api.endpoints.exchange import EndpointCall, Outcome, ordered
+from foundry_api.endpoints.options import ModelOptions, TimeOptions, bounds
+from foundry_api.endpoints.recording import Recording
+from foundry_api.endpoints.request import RawCall, raw_request
+from foundry_api.endpoints.transcribe import (
+    Listening,
+    last_of,
+    speech_options,
+    transcription_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable, Mapping
+    from os import PathLike
+    from typing import Unpack
+
+    from foundry_api.backend import Backend
+    from foundry_api.endpoints.transcribe import Hearing
+    from foundry_api.replies.embeddings import Embeddings
+    from foundry_api.replies.raw import RawReply
+    from foundry_api.replies.transcription import Transcription, TranscriptionChunk
+    from foundry_api.settings import Settings
+    from foundry_api.wire.endpoints.transcriptions import Heard
+
+__all__ = ["EndpointCalls"]
+
+
+class EndpointCalls:
+    """What a client can do beside chat completions; `FoundryAPIClient` inherits it.
+
+    Attributes:
+        settings: The client's.
+    """
+
+    settings: Settings
+    _backend: Backend
+
+    async def embed(
+        self,
+        texts: str | Iterable[str],
+        *,
+        model: str,
+        batch_size: int = BATCH_SIZE,
+        **options: Unpack[ModelOptions],
+    ) -> Embeddings:
+        """Texts as vectors, in their order.
+
+        Whether the model embeds at all is found out before it is asked: by its task, else by its
+        files. A chat model would answer with an error, and kill a service before SDK 2.1.
+
+        Args:
+            texts: One or several.
+            model: Alias, id, or id without version, of a model that embeds.
+            batch_size: Texts of one request; default 32. Several requests are made at once, as
+                many as gain throughput.
+            options: See `ModelOptions`; the timeout is each request's, the deadline that of all.
+
+        Raises:
+            InvalidRequest: A text is empty or cannot be sent: `.field` names it, as `texts[3]`.
+            ModelTaskMismatch: The model makes no embeddings.
+            UnsupportedFeature: The generation of the service has none.
+            ModelError: The model is not known, not here, or can't be loaded.
+            CallTimeout: A time bound fell.
+            ServiceError: The service is at fault.
+        """
+        check_batch_size(batch_size)
+        checked = checked_texts(texts)
+        timeout_s, deadline = bounds(self._backend, options)
+        return await embed(
+            self._backend.tools,
+            checked,
+            model=check_text("model", model),
+            timeout_s=timeout_s,
+            deadline=deadline,
+            batch_size=batch_size,
+            download=options.get("download", False),
+        )
+
+    async def transcribe(
+        self,
+        audio: str | PathLike[str] | bytes,
+        *,
+        model: str,
+        language: str | None = None,
+        temperature: float | None = None,
+        prompt: str | None = None,
+        **options: Unpack[ModelOptions],
+    ) -> Transcription:
+        """What is said in a recording.
+
+        SDK 2.x reads the recording itself, from a path on its own machine; bytes are written to a
+        private file for that, which is removed again.
+
+        Args:
+            audio: A file, or the bytes of one. Which formats can be read is the engine's matter;
+                WAV always can.
+            model: Alias, id, or id without version, of a model that transcribes.
+            language: Code of ISO 639, such as de; default English.
+            temperature: 0 to 1; default the model's own.
+            prompt: Words to expect, where the generation heeds that; SDK 2.x does not.
+            options: See `ModelOptions`; the timeout bounds the silence before and between words.
+
+        Raises:
+            InvalidRequest: There is no such file, it cannot be read as audio, or an option is at
+                fault; `.field` names it.
+            ModelTaskMismatch: The model does not transcribe.
+            UnsupportedFeature: The generation of the service does not, or ignores an option, or
+                the service is on another machine and wants a path.
+            ModelError: The model is not known, not here, or can't be loaded.
+            CallTimeout: A time bound fell. The engine's work was stopped.
+            ServiceError: The service is at fault.
+        """
+        listening = Listening(Recording(audio), speech_options(language, temperature, prompt))
+        order = self._ordered(listening, model, options)
+        async with listening.recording:
+            return transcription_of(await self._heard(order).whole())
+
+    def stream_transcribe(
+        self,
+        audio: str | PathLike[str] | bytes,
+        *,
+        model: str,
+        language: str | None = None,
+        temperature: float | None = None,
+        prompt: str | None = None,
+        **options: Unpack[ModelOptions],
+    ) -> AsyncGenerator[TranscriptionChunk]:
+        """As `transcribe`, piece by piece. Leaving the loop early frees the engine.
+
+        A service that takes uploads sends all of it at once.
+
+        Raises:
+            FoundryError: As `transcribe`; bad arguments at once, the rest while iterating.
+        """
+        listening = Listening(Recording(audio), speech_options(language, temperature, prompt))
+        return self._pieces(listening, self._ordered(listening, model, options))
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        params: Mapping[str, str | int | float | bool] | None = None,
+        headers: Mapping[str, str] | None = None,
+        **options: Unpack[TimeOptions],
+    ) -> RawReply:
+        """Any request to the service, for what there is no method for.
+
+        The breaker, time bounds, retries and credentials are those of every call. It is tried
+        again only where that cannot do the same thing twice: GET, HEAD, OPTIONS, PUT and DELETE.
+        Methods other than GET, HEAD and OPTIONS wait for their turn. What the request does to the
+        service is not looked at: it may be told to shut down, and 1.x dies of some requests.
+
+        Args:
+            method: Such as GET.
+            path: On the service, such as /v1/models. From 2.1 on the models of this machine are
+                behind /catalogs/local.
+            json: The body, encoded as JSON.
+            params: The query.
+            headers: Beside the client's own, which win.
+            options: See `TimeOptions`.
+
+        Returns:
+            An answer whose status is a success.
+
+        Raises:
+            InvalidRequest: An argument is at fault, or the service says so.
+            RouteMissing: The service has no such route.
+            CallTimeout: A time bound fell.
+            ServiceError: The service is at fault.
+        """
+        asked = raw_request(method, path, json=json, params=params, headers=headers)
+        timeout_s, deadline = bounds(self._backend, options)
+        order = Order((asked.name,), asked, timeout_s, deadline)
+        return await RawCall(self._backend.tools, order).reply()
+
+    async def _pieces(
+        self, listening: Listening, order: Order[Hearing]
+    ) -> AsyncGenerator[TranscriptionChunk]:
+        streamed = False
+        async with listening.recording, aclosing(self._heard(order).pieces()) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Outcome):
+                    yield last_of(piece, streamed=streamed)
+                else:
+                    streamed = True
+                    yield piece
+
+    def _heard(self, order: Order[Hearing]) -> EndpointCall[TranscriptionChunk, Heard]:
+        return EndpointCall(self._backend.tools, order, lambda piece: piece.text)
+
+    def _ordered(self, asking: Hearing, model: str, options: ModelOptions) -> Order[Hearing]:
+        timeout_s, deadline = bounds(self._backend, options)
+        download = options.get("download", False)
+        name = check_text("model", model)
+        return ordered(asking, name, timeout_s, deadline, download=download)

@@ -1,0 +1,103 @@
+"""What the calls beside chat completions take besides what is asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+from foundry_api.arguments import check_timeout
+from foundry_api.resilience.deadline import Deadline
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from foundry_api.backend import Backend
+
+__all__ = ["ModelOptions", "ResponseOptions", "TimeOptions", "Timeout", "bounds"]
+
+Timeout = float | Literal["auto"]
+
+
+class TimeOptions(TypedDict, total=False):
+    """How long a call may take.
+
+    Attributes:
+        timeout: Seconds without a sign of the answer before the call gives up, or `auto` for what
+            the model was seen to need; default `FOUNDRY_TIMEOUT`.
+        deadline: Seconds for the whole call, with its queueing, loading and retries; default
+            `FOUNDRY_DEADLINE`, else none.
+    """
+
+    timeout: Timeout | None
+    deadline: float | None
+
+
+class ModelOptions(TimeOptions, total=False):
+    """How long a call of a model may take, and what may be done for it.
+
+    Attributes:
+        timeout: As in `TimeOptions`.
+        deadline: As in `TimeOptions`.
+        download: Download the model first if its files are not on this machine; default False.
+    """
+
+    download: bool
+
+
+class ResponseOptions(ModelOptions, total=False):
+    """What a response takes besides its input.
+
+    Attributes:
+        timeout: As in `TimeOptions`.
+        deadline: As in `TimeOptions`.
+        download: As in `ModelOptions`.
+        model: Alias, id, or id without version; default `FOUNDRY_MODEL`, else phi-4-mini.
+        instructions: What the model is told ahead of the input.
+        previous_response_id: The stored response to go on from.
+        max_output_tokens: Upper bound of the answer in tokens; default 2048.
+        temperature: 0 to 2; default the model's own.
+        top_p: 0 to 1; default the model's own.
+        seed: Makes sampling repeatable where the engine allows it.
+        text: `{"format": {"type": "json_schema", "name": …, "schema": …}}` keeps the answer to a
+            schema, from SDK 2.1 on.
+        tools: Functions that the model may want called, in OpenAI's flat or nested form.
+        tool_choice: `auto`, `none`, `required`, or the form of OpenAI.
+        parallel_tool_calls: Whether several may be wanted at once.
+        reasoning: Such as `{"effort": "low"}`.
+        metadata: Labels of the caller's own; texts.
+        store: Whether the service keeps the response, so that others can go on from it; default
+            False. This client has it deleted when it closes, and when it unloads the model.
+        keep: Leave a stored one in the service until somebody deletes it; default False.
+        extra: Further members of the JSON body, sent as they are.
+    """
+
+    model: str | None
+    instructions: str | None
+    previous_response_id: str | None
+    max_output_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    seed: int | None
+    text: Mapping[str, Any] | None
+    tools: Sequence[Mapping[str, Any]] | None
+    tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
+    reasoning: Mapping[str, Any] | None
+    metadata: Mapping[str, str] | None
+    store: bool
+    keep: bool
+    extra: Mapping[str, Any] | None
+
+
+def bounds(backend: Backend, options: TimeOptions) -> tuple[Timeout, Deadline]:
+    """The time bounds of a call that begins now.
+
+    Raises:
+        ClientClosed: The client was closed.
+        InvalidRequest: A bound is not above 0.
+    """
+    backend.check_open()
+    timeout = options.get("timeout")
+    check_timeout(timeout)
+    deadline = Deadline.after(options.get("deadline") or backend.settings.deadline_s)
+    return timeout or backend.settings.timeout_s, deadline

@@ -1,0 +1,236 @@
+"""LangChain's chat model: `pip install foundry-api[langchain]`.
+
+from foundry_api.integrations.langchain import ChatFoundryLocal
+
+model = ChatFoundryLocal(model="demo", temperature=0)
+print(model.invoke("What is the capital of France?").text)
+"""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from langchain_core.language_models import BaseChatModel, LangSmithParams
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import RunnableLambda
+from pydantic import ConfigDict, Field, SecretStr
+
+from foundry_api.client import FoundryAPIClient
+from foundry_api.errors import InvalidRequest
+from foundry_api.integrations.langchain_messages import chunk_message, turns, whole_message
+from foundry_api.integrations.langchain_structured import (
+    parsed,
+    response_model,
+    traced,
+    with_raw,
+)
+from foundry_api.integrations.langchain_tools import choice, definition
+from foundry_api.sync import FoundryClient
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+
+    from langchain_core.callbacks import (
+        AsyncCallbackManagerForLLMRun,
+        CallbackManagerForLLMRun,
+    )
+    from langchain_core.language_models import LanguageModelInput
+    from langchain_core.messages import AIMessage, BaseMessage
+    from langchain_core.runnables import Runnable
+    from langchain_core.tools import BaseTool
+
+    from foundry_api.options import ChatOptions
+
+__all__ = ["ChatFoundryLocal"]
+
+
+class ChatFoundryLocal(BaseChatModel):
+    """A model of Microsoft Foundry Local, for LangChain.
+
+    The first call finds a running service or starts an engine, as `FoundryClient` and
+    `FoundryAPIClient` do: blocking calls use the one, async calls the other. Programs that use
+    both should start the service with `foundry-api up`, so that both find the same one. Failures
+    are the errors of this package.
+
+    Attributes:
+        model: Alias, id, or id without version; default `FOUNDRY_MODEL`, else phi-4-mini.
+        temperature: 0 to 2; default the model's own.
+        max_tokens: Upper bound of the answer in tokens; default 2048, or what fits.
+        top_p: 0 to 1; default the model's own.
+        seed: Makes sampling repeatable where the engine allows it.
+        stop: Up to four strings that end the answer.
+        timeout: Seconds without a token before a call gives up, or `auto`; default
+            `FOUNDRY_TIMEOUT`, else 30.
+        deadline: Seconds for a whole call; default `FOUNDRY_DEADLINE`, else none.
+        streaming: Tell callbacks every token, also of `invoke`.
+        max_retries: Further attempts after a failed one; default `FOUNDRY_RETRIES`, else 3.
+        base_url: Address of a service; default `FOUNDRY_BASE_URL`, else one is found or started.
+        api_key: Bearer token for `base_url`; default `FOUNDRY_API_KEY`.
+        client: Makes the blocking calls; default one of its own, which ends with the model.
+        async_client: Makes the async calls; default one of its own.
+    """
+
+    model_config = ConfigDict(populate_by_name=True, extra="forbid")
+
+    model: str | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: list[str] | None = Field(default=None, alias="stop_sequences")
+    timeout: float | Literal["auto"] | None = None
+    deadline: float | None = None
+    streaming: bool = False
+    max_retries: int | None = None
+    base_url: str | None = None
+    api_key: SecretStr | None = None
+    client: FoundryClient | None = Field(default=None, exclude=True)
+    async_client: FoundryAPIClient | None = Field(default=None, exclude=True)
+
+    def close(self) -> None:
+        """Close the blocking client, if it is the model's own."""
+        if self.client is None:
+            self._blocking.close()
+
+    async def aclose(self) -> None:
+        """Close the async client, if it is the model's own."""
+        if self.async_client is None:
+            await self._asynchronous.close()
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """A model that may call tools.
+
+        Args:
+            tools: Whatever LangChain takes for a tool.
+            tool_choice: `auto` (default), `none`, `any`, `required` or True for at least one call,
+                or the name of the tool to call, also in OpenAI's form.
+            kwargs: Further options of every call.
+        """
+        offered = [definition(each) for each in tools]
+        return self.bind(tools=offered, tool_choice=choice(tool_choice), **kwargs)
+
+    def with_structured_output(
+        self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, Any]:
+        """A model whose answers are values of a type; see `foundry_api`'s `response_model`.
+
+        Args:
+            schema: A pydantic model, a TypedDict, a dataclass, a msgspec Struct, a JSON schema, or
+                a function's description in OpenAI's form.
+            include_raw: Give a dict with `raw`, `parsed` and `parsing_error` instead.
+            kwargs: `method` and `strict` are allowed, and change nothing: every answer is kept to
+                the schema where the service can do that, and validated everywhere.
+
+        Raises:
+            StructuredOutputError: While it runs and without `include_raw`: no answer passed.
+        """
+        if unknown := sorted(kwargs.keys() - {"method", "strict"}):
+            raise InvalidRequest(f"{unknown[0]} is not an argument here", field=unknown[0])
+        model = self.bind(
+            response_model=response_model(schema), ls_structured_output_format=traced(schema)
+        )
+        return with_raw(model) if include_raw else model | RunnableLambda(parsed)
+
+    @property
+    def _llm_type(self) -> str:
+        return "foundry-local"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"model": self._model_name, **self._chosen, "base_url": self.base_url}
+
+    @property
+    def _model_name(self) -> str:
+        return self.model or self._blocking.settings.model
+
+    @property
+    def _chosen(self) -> dict[str, Any]:
+        names = ("temperature", "max_tokens", "top_p", "seed", "stop", "timeout", "deadline")
+        given = {name: getattr(self, name) for name in ("model", *names)}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @cached_property
+    def _blocking(self) -> FoundryClient:
+        return self.client or FoundryClient(self.base_url, **self._connection)
+
+    @cached_property
+    def _asynchronous(self) -> FoundryAPIClient:
+        return self.async_client or FoundryAPIClient(self.base_url, **self._connection)
+
+    @property
+    def _connection(self) -> dict[str, Any]:
+        key = None if self.api_key is None else self.api_key.get_secret_value()
+        return {"api_key": key, "retries": self.max_retries}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        params["ls_provider"] = "foundry-local"
+        params.setdefault("ls_model_name", self._model_name)
+        return params
+
+    def _options(self, stop: list[str] | None, more: dict[str, Any]) -> ChatOptions:
+        given: Any = {**self._chosen, **more, **({"stop": stop} if stop else {})}
+        options: ChatOptions = given
+        return options
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        del run_manager
+        answer = self._blocking.chat(turns(messages), **self._options(stop, kwargs))
+        return ChatResult(generations=[ChatGeneration(message=whole_message(answer))])
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        del run_manager
+        answer = await self._asynchronous.chat(turns(messages), **self._options(stop, kwargs))
+        return ChatResult(generations=[ChatGeneration(message=whole_message(answer))])
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        calls = 0
+        for chunk in self._blocking.stream_chat(turns(messages), **self._options(stop, kwargs)):
+            piece = ChatGenerationChunk(message=chunk_message(chunk, calls))
+            calls += len(chunk.tool_calls)
+            if run_manager is not None:
+                run_manager.on_llm_new_token(chunk.content, chunk=piece)
+            yield piece
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        calls = 0
+        chunks = self._asynchronous.stream_chat(turns(messages), **self._options(stop, kwargs))
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                piece = ChatGenerationChunk(message=chunk_message(chunk, calls))
+                calls += len(chunk.tool_calls)
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(chunk.content, chunk=piece)
+                yield piece

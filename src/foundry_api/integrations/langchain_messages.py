@@ -1,0 +1,143 @@
+"""LangChain's messages from ours, and ours from LangChain's."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    ChatMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
+
+from foundry_api.errors import InvalidRequest
+from foundry_api.messages import FunctionCall, Message, ToolCall
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from langchain_core.messages import BaseMessage, InvalidToolCall
+    from langchain_core.messages.ai import UsageMetadata
+    from langchain_core.messages.tool import ToolCall as LangChainToolCall
+
+    from foundry_api.messages import Chunk, Completion, FinishReason, Usage
+
+__all__ = ["PARSED", "chunk_message", "turns", "whole_message"]
+
+PROVIDER = "foundry-local"
+PARSED = "parsed"
+"""Under that name an answer's value stands beside its text, as with LangChain's other models."""
+
+READABLE = {"text", "reasoning", "thinking", "tool_call", "tool_use"}
+"""Blocks that are text, or that stand elsewhere in a message too."""
+
+
+def turns(messages: Iterable[BaseMessage]) -> list[Message]:
+    """A conversation as the client takes it.
+
+    Raises:
+        InvalidRequest: A message is of a kind that models here do not read.
+    """
+    return [_turn(message) for message in messages]
+
+
+def _turn(message: BaseMessage) -> Message:
+    text = _text(message)
+    match message:
+        case HumanMessage():
+            return Message("user", text)
+        case SystemMessage():
+            return Message("system", text)
+        case AIMessage():
+            return Message("assistant", text, tool_calls=tuple(map(_call, message.tool_calls)))
+        case ToolMessage():
+            return Message("tool", text, tool_call_id=message.tool_call_id)
+        case ChatMessage(role=("system" | "user" | "assistant") as role):
+            return Message(role, text)
+        case _:
+            raise InvalidRequest(
+                f"a message of the type {message.type!r} cannot be sent", field="messages"
+            )
+
+
+def _text(message: BaseMessage) -> str:
+    content: Any = message.content
+    blocks: list[Any] = [] if isinstance(content, str) else content
+    kinds = {str(block.get("type")) for block in blocks if not isinstance(block, str)}
+    if unreadable := sorted(kinds - READABLE):
+        raise InvalidRequest(
+            f"a message has content of the type {unreadable[0]!r}, and only text can be sent",
+            field="messages",
+        )
+    return str(message.text)
+
+
+def _call(call: LangChainToolCall) -> ToolCall:
+    return ToolCall(call["id"] or "", FunctionCall(call["name"], json.dumps(call["args"])))
+
+
+def whole_message(answer: Completion[Any]) -> AIMessage:
+    """A whole answer."""
+    calls: list[LangChainToolCall] = []
+    invalid: list[InvalidToolCall] = []
+    for call in answer.tool_calls:
+        name, text = call.function.name, call.function.arguments
+        try:
+            calls.append(tool_call(name=name, args=json.loads(text), id=call.id))
+        except ValueError as error:
+            invalid.append(invalid_tool_call(name=name, args=text, id=call.id, error=str(error)))
+    return AIMessage(
+        content=answer.content,
+        additional_kwargs=_besides(answer.reasoning, answer.parsed),
+        tool_calls=calls,
+        invalid_tool_calls=invalid,
+        usage_metadata=_usage(answer.usage),
+        response_metadata=_metadata(answer.model, answer.finish_reason),
+    )
+
+
+def chunk_message(chunk: Chunk, index: int) -> AIMessageChunk:
+    """A piece of an answer.
+
+    Args:
+        chunk: The piece.
+        index: How many calls of tools came before it: LangChain tells them apart by that.
+    """
+    calls = [
+        tool_call_chunk(
+            name=call.function.name, args=call.function.arguments, id=call.id, index=number
+        )
+        for number, call in enumerate(chunk.tool_calls, start=index)
+    ]
+    message = AIMessageChunk(
+        content=chunk.content,
+        additional_kwargs=_besides(chunk.reasoning, chunk.parsed),
+        tool_call_chunks=calls,
+    )
+    if chunk.finish_reason is not None and chunk.usage is not None:
+        message.usage_metadata = _usage(chunk.usage)
+        message.response_metadata = _metadata(chunk.model, chunk.finish_reason)
+        message.chunk_position = "last"
+    return message
+
+
+def _besides(reasoning: str, parsed: Any) -> dict[str, Any]:
+    told = {"reasoning_content": reasoning or None, PARSED: parsed}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _usage(usage: Usage) -> UsageMetadata:
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "output_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+    }
+
+
+def _metadata(model: str, finish_reason: FinishReason) -> dict[str, Any]:
+    return {"model_name": model, "finish_reason": finish_reason, "model_provider": PROVIDER}

@@ -1,0 +1,237 @@
+"""The plugin for `llm`: `pip install foundry-api[llm]`, then `llm -m foundry/demo "…"`.
+
+It registers `demo`, the model of `FOUNDRY_MODEL`, and what was registered or downloaded here, each
+as `foundry/NAME`. To know their names, no engine is started and no service is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import llm
+from llm.parts import StreamEvent, TextPart, ToolCallPart, ToolResultPart
+from pydantic import Field
+
+from foundry_api.errors import FoundryError
+from foundry_api.service.model_cache import BELOW_DATA, downloaded
+from foundry_api.service.paths import Paths
+from foundry_api.service.registry_file import registered
+from foundry_api.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterator
+
+    from foundry_api import (
+        ChatOptions,
+        Chunk,
+        Completion,
+        FoundryAPIClient,
+        FoundryClient,
+        Message,
+        ToolDefinition,
+    )
+
+__all__ = ["AsyncFoundryModel", "FoundryModel", "register_models"]
+
+log = logging.getLogger("foundry_api")
+
+DEMO = "demo"
+
+
+class Clients:
+    """The clients of the registered models, each made when the first of them is used."""
+
+    @cached_property
+    def blocking(self) -> FoundryClient:
+        """For the models."""
+        from foundry_api import FoundryClient  # noqa: PLC0415 - `llm` imports all plugins always
+
+        return FoundryClient()
+
+    @cached_property
+    def asynchronous(self) -> FoundryAPIClient:
+        """For the async models."""
+        from foundry_api import FoundryAPIClient  # noqa: PLC0415 - as above
+
+        return FoundryAPIClient()
+
+
+class FoundryModel(llm.Model):
+    """A model of Foundry Local.
+
+    Args:
+        name: What the service calls it.
+        clients: Who asks the service.
+    """
+
+    can_stream = True
+    supports_schema = True
+    supports_tools = True
+
+    class Options(llm.Model.Options):
+        """What `llm -o NAME VALUE` takes."""
+
+        max_tokens: int | None = Field(default=None, ge=1, description="Longest answer, in tokens")
+        temperature: float | None = Field(
+            default=None, ge=0, le=2, description="0 (always the likeliest token) to 2"
+        )
+        top_p: float | None = Field(
+            default=None, gt=0, le=1, description="Sample only from this much of the probability"
+        )
+        seed: int | None = Field(default=None, description="Makes sampling repeatable")
+        stop: str | list[str] | None = Field(default=None, description="Text that ends the answer")
+
+    def __init__(self, name: str, clients: Clients) -> None:
+        self.model_id = f"foundry/{name}"
+        self._name = name
+        self._clients = clients
+
+    def execute(
+        self,
+        prompt: llm.Prompt,
+        stream: bool,  # noqa: FBT001 - the signature is llm's
+        response: llm.Response,
+        conversation: llm.Conversation | None,
+    ) -> Iterator[str | StreamEvent]:
+        """The answer as it comes, and one of a schema when it has passed."""
+        del stream, conversation  # `llm` puts pieces together, and the prompt has the history
+        client, chosen = self._clients.blocking, options(self._name, prompt)
+        if (schema := schema_of(prompt)) is not None:
+            answer = client.chat(turns(prompt), response_model=schema, **chosen)
+            yield from told(answer, response)
+            return
+        for chunk in client.stream_chat(turns(prompt), **chosen):
+            yield from told(chunk, response)
+
+
+class AsyncFoundryModel(llm.AsyncModel):
+    """A model of Foundry Local, for programs with asyncio. Arguments as `FoundryModel`."""
+
+    can_stream = True
+    supports_schema = True
+    supports_tools = True
+
+    class Options(FoundryModel.Options):
+        """As there."""
+
+    def __init__(self, name: str, clients: Clients) -> None:
+        self.model_id = f"foundry/{name}"
+        self._name = name
+        self._clients = clients
+
+    async def execute(
+        self,
+        prompt: llm.Prompt,
+        stream: bool,  # noqa: FBT001 - the signature is llm's
+        response: llm.AsyncResponse,
+        conversation: llm.AsyncConversation | None,
+    ) -> AsyncGenerator[str | StreamEvent, None]:
+        """As the other one."""
+        del stream, conversation
+        client, chosen = self._clients.asynchronous, options(self._name, prompt)
+        if (schema := schema_of(prompt)) is not None:
+            answer = await client.chat(turns(prompt), response_model=schema, **chosen)
+            for event in told(answer, response):
+                yield event
+            return
+        async for chunk in client.stream_chat(turns(prompt), **chosen):
+            for event in told(chunk, response):
+                yield event
+
+
+@llm.hookimpl
+def register_models(register: Callable[..., None]) -> None:
+    """Tell `llm` of the models that are here."""
+    clients = Clients()
+    for name in names():
+        register(FoundryModel(name, clients), AsyncFoundryModel(name, clients))
+
+
+def names() -> list[str]:
+    """The models that may be asked for, the most likely first.
+
+    What is wrong with settings or files is told, and no reason for `llm` to fail: it asks for the
+    names at every start, whatever model is wanted.
+    """
+    found = [DEMO]
+    try:
+        settings = Settings.from_environment()
+        paths = Paths.of(settings.home)
+        found.append(settings.model)
+        found += [each.model_info.alias or each.model_info.id for each in registered(paths)]
+        found += [name.rpartition(":")[0] for name in downloaded(paths.data / BELOW_DATA)]
+    except FileNotFoundError:
+        pass  # no engine has run yet
+    except (FoundryError, OSError, ValueError) as error:
+        log.warning("the models of Foundry Local cannot all be listed: %s", error)
+    return list(dict.fromkeys(found))
+
+
+def options(name: str, prompt: llm.Prompt) -> ChatOptions:
+    """The options of a call."""
+    given: Any = {"model": name, **prompt.options.model_dump(exclude_none=True)}
+    chosen: ChatOptions = given
+    if prompt.tools:
+        chosen["tools"] = [tool_of(each) for each in prompt.tools]
+    return chosen
+
+
+def tool_of(tool: Any) -> ToolDefinition:
+    """A tool of `llm`, which calls it by itself."""
+    from foundry_api import ToolDefinition  # noqa: PLC0415 - as above
+
+    return ToolDefinition(
+        name=tool.name, description=tool.description or "", parameters=tool.input_schema
+    )
+
+
+def schema_of(prompt: Any) -> Any:
+    """The JSON schema that the answer has to follow; None for any answer."""
+    return prompt.schema
+
+
+def turns(prompt: llm.Prompt) -> list[Message]:
+    """The conversation, with its history."""
+    return [turn for message in prompt.messages for turn in _turns(message)]
+
+
+def _turns(message: llm.Message) -> Iterator[Message]:
+    from foundry_api import FunctionCall, Message, ToolCall  # noqa: PLC0415 - as above
+
+    results = [part for part in message.parts if isinstance(part, ToolResultPart)]
+    for result in results:
+        yield Message("tool", result.output, tool_call_id=result.tool_call_id)
+    if results:
+        return
+    calls = tuple(
+        ToolCall(part.tool_call_id or "", FunctionCall(part.name, json.dumps(part.arguments)))
+        for part in message.parts
+        if isinstance(part, ToolCallPart)
+    )
+    text = "".join(part.text for part in message.parts if isinstance(part, TextPart))
+    role: Any = message.role
+    yield Message(role, text, tool_calls=calls)
+
+
+def told(
+    answer: Chunk | Completion[Any], response: llm.Response | llm.AsyncResponse
+) -> Iterator[StreamEvent]:
+    """What an answer or a piece of it is to `llm`; its end is noted on the response."""
+    if answer.reasoning:
+        yield StreamEvent(type="reasoning", chunk=answer.reasoning)
+    if answer.content:
+        yield StreamEvent(type="text", chunk=answer.content)
+    for call in answer.tool_calls:
+        name, arguments = call.function.name, call.function.arguments
+        response.add_tool_call(llm.ToolCall(name, json.loads(arguments), tool_call_id=call.id))
+        yield StreamEvent(type="tool_call_name", chunk=name, tool_call_id=call.id)
+        yield StreamEvent(type="tool_call_args", chunk=arguments, tool_call_id=call.id)
+    if answer.usage is None:
+        return
+    response.input_tokens = answer.usage.prompt_tokens
+    response.output_tokens = answer.usage.completion_tokens
+    response.set_resolved_model(answer.model)
+    response.response_json = {"model": answer.model, "finish_reason": answer.finish_reason}

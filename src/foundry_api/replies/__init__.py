@@ -1,0 +1,1 @@
+"""What the endpoints beside chat completions answer, as callers see it."""

@@ -1,0 +1,89 @@
+"""What a model is for, by its files: to chat, to see, to transcribe or to embed.
+
+The engine goes by the task of a catalog's entry: it refuses images and sounds to models of other
+tasks, and embeds with whatever graph has an output `hidden_states` (probed on 1.2.4, 2.0.1 and
+2.2.1).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from foundry_api.errors import ModelRegistrationFailed
+from foundry_api.service.model_files import configuration, graphs, is_inside
+from foundry_api.service.onnx_file import NotOnnx, outputs
+from foundry_api.wire.dialects.base import BAD_JSON
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "CHAT",
+    "EMBEDDINGS",
+    "SPEECH",
+    "TEMPLATE",
+    "TOKENIZER_CONFIG",
+    "VISION",
+    "embeds",
+    "has_template",
+    "task_of",
+]
+
+CHAT: Final = "chat-completion"
+VISION: Final = "vision-language-chat"
+SPEECH: Final = "automatic-speech-recognition"
+EMBEDDINGS: Final = "embeddings"
+"""The tasks that the engine knows (session.cc, sdk_v2)."""
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TEMPLATE = "chat_template.jinja"
+STATES: Final = "hidden_states"
+
+_SPEECH_TYPES = frozenset({"whisper", "nemotron_speech"})
+"""`model.type` of those that ONNX Runtime GenAI transcribes with."""
+
+
+class _Tokenizer(msgspec.Struct):
+    chat_template: Any = None
+
+
+_TOKENIZER = msgspec.json.Decoder(_Tokenizer)
+
+
+def task_of(directory: Path) -> str:
+    """The task under which a directory is to be registered.
+
+    A model that has both hidden states and a chat template is registered for chats: it embeds all
+    the same.
+    """
+    try:
+        model = configuration(directory).model
+    except ModelRegistrationFailed:
+        return CHAT
+    if model.get("type") in _SPEECH_TYPES:
+        return SPEECH
+    if isinstance(model.get("vision"), dict):
+        return VISION
+    return EMBEDDINGS if embeds(directory) and not has_template(directory) else CHAT
+
+
+def embeds(directory: Path) -> bool | None:
+    """Whether the engine can embed with the model in a directory; None if nothing tells."""
+    try:
+        decoder = {"decoder": configuration(directory).model.get("decoder")}
+        return any(STATES in outputs(directory / graph) for graph in graphs(decoder))
+    except (ModelRegistrationFailed, NotOnnx, OSError):
+        return None
+
+
+def has_template(directory: Path) -> bool:
+    """Whether a directory has a chat template."""
+    if is_inside(directory, TEMPLATE):
+        return True
+    try:
+        told = _TOKENIZER.decode((directory / TOKENIZER_CONFIG).read_bytes())
+    except (OSError, *BAD_JSON):
+        return False
+    return bool(told.chat_template)

@@ -1,0 +1,1 @@
+"""How the endpoints beside chat completions are spoken to, and what the generations differ in."""

@@ -1,0 +1,158 @@
+"""Transcriptions on the wire: `POST /v1/audio/transcriptions`, in its two forms.
+
+SDK 2.x takes JSON with the path of a file on its own machine (probed on 2.0.1 and 2.2.1); the
+documentation of the command line's service describes an upload as a multipart form.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from foundry_api.classify import classify
+from foundry_api.errors import ProtocolError, StreamInterrupted
+from foundry_api.replies.transcription import TranscriptionChunk
+from foundry_api.wire.dialects.base import BAD_JSON
+from foundry_api.wire.sse import EventDecoder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = [
+    "TRANSCRIPTIONS_ROUTE",
+    "Heard",
+    "TranscriptionStream",
+    "heard",
+    "multipart",
+    "transcription_body",
+]
+
+TRANSCRIPTIONS_ROUTE = "/v1/audio/transcriptions"
+Heard = tuple[str, tuple[bytes, ...]]
+"""What was said, and the bytes that said so."""
+
+_DONE = b"[DONE]"
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+
+
+class _Event(msgspec.Struct):
+    text: str = ""
+    error: _Error | None = None
+
+
+class _Reply(msgspec.Struct):
+    text: str
+
+
+_EVENT = msgspec.json.Decoder(_Event)
+_REPLY = msgspec.json.Decoder(_Reply)
+
+
+def transcription_body(model_id: str, filename: str, options: Mapping[str, object]) -> bytes:
+    """The JSON body that asks for a streamed transcription.
+
+    Args:
+        model_id: The model's name as the service takes it.
+        filename: An absolute path on the service's machine.
+        options: Language, temperature and prompt, those that the caller gave.
+    """
+    body = {"model": model_id, "filename": filename, **options, "stream": True}
+    return msgspec.json.encode(body)
+
+
+def multipart(
+    model_id: str, filename: str, content: bytes, options: Mapping[str, object]
+) -> tuple[str, bytes]:
+    """The content type and the body of an upload.
+
+    Args:
+        model_id: The model's name as the service takes it.
+        filename: What the file is called; its ending tells its format.
+        content: The file.
+        options: Language, temperature and prompt, those that the caller gave.
+    """
+    boundary = secrets.token_hex(16)
+    fields = {"model": model_id, **options, "response_format": "json"}
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    ]
+    quoted = filename.translate({ord('"'): "%22", ord("\r"): "%0D", ord("\n"): "%0A"})
+    head = (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{quoted}"\r\n'
+        "Content-Type: application/octet-stream\r\n\r\n"
+    )
+    body = "".join((*parts, head)).encode() + content + f"\r\n--{boundary}--\r\n".encode()
+    return f"multipart/form-data; boundary={boundary}", body
+
+
+def heard(body: bytes) -> Heard:
+    """What an answer that is not streamed says.
+
+    Raises:
+        ProtocolError: It holds none.
+    """
+    try:
+        return _REPLY.decode(body).text, (body,)
+    except BAD_JSON as error:
+        raise ProtocolError(f"the answer holds no transcription: {error}") from error
+
+
+class TranscriptionStream:
+    """Decodes the events of one streamed transcription: `{"id", "text"}`, then `[DONE]`.
+
+    Args:
+        model_id: The model that listens.
+
+    Attributes:
+        done: Whether the stream said that it is complete.
+    """
+
+    def __init__(self, model_id: str) -> None:
+        self.done = False
+        self._model_id = model_id
+        self._events = EventDecoder()
+        self._pieces: list[TranscriptionChunk] = []
+
+    def feed(self, block: bytes) -> Iterator[TranscriptionChunk]:
+        """The pieces of text that this block completes.
+
+        Raises:
+            FoundryError: The stream carries an error, classified by its message.
+            ProtocolError: The stream is not what the generation sends.
+        """
+        for event in self._events.feed(block):
+            if event.data == _DONE:
+                self.done = True
+                break
+            piece = TranscriptionChunk(_text(event.data), self._model_id, raw=event.data)
+            self._pieces.append(piece)
+            yield piece
+
+    def finish(self) -> Heard:
+        """All that was said, once the body ended.
+
+        Raises:
+            StreamInterrupted: It ended before its end mark.
+        """
+        if not self.done:
+            raise StreamInterrupted(
+                "the stream ended before the transcription did", model=self._model_id
+            )
+        text = "".join(piece.text for piece in self._pieces)
+        return text, tuple(piece.raw for piece in self._pieces)
+
+
+def _text(data: bytes) -> str:
+    try:
+        event = _EVENT.decode(data)
+    except BAD_JSON as error:
+        raise ProtocolError(f"an event is not a transcription's: {error}") from error
+    if event.error is not None:
+        raise classify(500, event.error.message)
+    return event.text

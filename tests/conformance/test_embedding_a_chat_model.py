@@ -1,0 +1,44 @@
+"""Asking a chat model for embeddings: what the real services make of it, and what ours does."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from conformance.conftest import Raw
+from conformance.services import VERSIONS, real
+from conformance.test_unloading import lives
+from foundry_api import FoundryAPIClient, FoundryError
+from foundry_api.capabilities import CAPABILITIES
+from foundry_api.wire.http import HttpTransport
+from loopback_catalog import ALIAS
+from service.helpers import eventually_async
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from conformance.services import Service
+
+
+@pytest.fixture(params=VERSIONS)
+def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
+    """A service that may die."""
+    with real(request.param, tmp_path / "home") as service:
+        yield service
+
+
+async def test_whether_it_survives_being_asked_is_as_it_is_said_to_be(service: Service) -> None:
+    said = CAPABILITIES[service.generation].embed_with_chat_model
+    async with FoundryAPIClient(service.base_url, retries=0) as client:
+        await client.models.load(ALIAS)
+    async with contextlib.aclosing(HttpTransport()) as transport:
+        raw = Raw(service, transport)
+        with contextlib.suppress(FoundryError):
+            await raw.ask("POST", "/v1/embeddings", model=service.model, input="Hello")
+    if said == "unsupported":
+        await eventually_async(lambda: not lives(service))
+    else:
+        assert lives(service)

@@ -1,0 +1,295 @@
+"""The endpoints beside chat completions, alike on every generation that has them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from conformance.services import EMBEDDER, EMBEDDER_VARIANT, LISTENER, SEER, VERSIONS
+from foundry_api import FoundryAPIClient, errors
+from loopback_catalog import ALIAS
+from scripted_model import prompt_tokens, script
+from scripted_model.audio import SILENCE, heard, write_tone
+from scripted_model.embeddings import DIMENSIONS, embedding
+from scripted_model.vision import DARK, LIGHT, write_image
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from conformance.conftest import Raw
+    from conformance.services import Service
+
+real_ones = pytest.mark.parametrize("service", VERSIONS, indirect=True)
+of_sdk_2 = pytest.mark.parametrize("service", ["sdk-2.0", "sdk-2.1"], indirect=True)
+HELLO = script("say-hello").text
+TEXTS = ["Hello", "the quick brown fox", "Crème brûlée \N{GRINNING FACE}", *map(str, range(40))]
+
+
+class TestEmbeddings:
+    @real_ones
+    async def test_vectors_are_exact_and_in_order(self, client: FoundryAPIClient) -> None:
+        made = await client.embed(TEXTS, model=EMBEDDER, batch_size=7)
+        assert [list(vector) for vector in made] == [embedding(text) for text in TEXTS]
+        assert made.dimensions == DIMENSIONS
+        assert made.usage is None
+        assert made.model.startswith(EMBEDDER_VARIANT)
+        assert len(made.attempts) == 7
+
+    @real_ones
+    @pytest.mark.parametrize("name", [EMBEDDER.upper(), EMBEDDER_VARIANT, f"{EMBEDDER_VARIANT}:1"])
+    async def test_the_model_has_any_of_its_names(
+        self, client: FoundryAPIClient, name: str
+    ) -> None:
+        assert list((await client.embed("Hello", model=name))[0]) == embedding("Hello")
+
+    @real_ones
+    async def test_a_chat_model_is_refused_and_the_service_lives(
+        self, client: FoundryAPIClient, service: Service
+    ) -> None:
+        """A service of SDK 1.x would die of being asked."""
+        with pytest.raises(errors.ModelTaskMismatch, match="no embeddings") as caught:
+            await client.embed("Hello", model=ALIAS)
+        assert caught.value.attempts == 1
+        assert service.process
+        assert service.process.is_running()
+        assert (await client.complete("say-hello")).content == HELLO
+
+    @pytest.mark.parametrize("service", ["legacy", "cli-0.10"], indirect=True)
+    async def test_elsewhere_nothing_is_sent(self, client: FoundryAPIClient) -> None:
+        refusals = (errors.UnsupportedFeature, errors.ModelTaskMismatch)
+        with pytest.raises(refusals, match="generation"):
+            await client.embed("Hello", model=ALIAS)
+
+
+class TestTranscription:
+    @of_sdk_2
+    @pytest.mark.parametrize("language", ["en", "de"])
+    async def test_it_is_exact(
+        self, client: FoundryAPIClient, tmp_path: Path, language: str
+    ) -> None:
+        tone = write_tone(tmp_path / "tone.wav")
+        told = await client.transcribe(tone, model=LISTENER, language=language)
+        assert told.text == heard(language)
+        assert told.raw
+
+    @of_sdk_2
+    async def test_it_comes_in_pieces(self, client: FoundryAPIClient, tmp_path: Path) -> None:
+        quiet = write_tone(tmp_path / "quiet.wav", volume=0)
+        pieces = [piece async for piece in client.stream_transcribe(quiet, model=LISTENER)]
+        assert [piece.text for piece in pieces] == [*SILENCE, ""]
+        assert pieces[-1].timings
+        assert pieces[-1].attempts
+
+    @of_sdk_2
+    async def test_what_is_no_recording_is_the_callers_mistake(
+        self, client: FoundryAPIClient
+    ) -> None:
+        with pytest.raises(errors.InvalidRequest, match="AudioDecoder"):
+            await client.transcribe(b"This is a text, and no sound at all.", model=LISTENER)
+
+    @of_sdk_2
+    async def test_a_chat_model_does_not_listen(
+        self, client: FoundryAPIClient, tmp_path: Path
+    ) -> None:
+        with pytest.raises(errors.ModelTaskMismatch, match="audio transcription"):
+            await client.transcribe(write_tone(tmp_path / "tone.wav"), model=ALIAS)
+
+    @pytest.mark.parametrize("service", ["sdk-1", "cli-0.10"], indirect=True)
+    async def test_elsewhere_nothing_is_sent(
+        self, client: FoundryAPIClient, tmp_path: Path
+    ) -> None:
+        with pytest.raises(errors.UnsupportedFeature, match="does not transcribe"):
+            await client.transcribe(write_tone(tmp_path / "tone.wav"), model=LISTENER)
+
+
+class TestResponses:
+    @real_ones
+    async def test_a_response_is_exact(self, client: FoundryAPIClient, service: Service) -> None:
+        made = await client.responses.create("Please say-hello.", metadata={"who": "tests"})
+        assert (made.output_text, made.status) == (HELLO, "completed")
+        assert (made.model, made.generation) == (service.model, service.generation)
+        asked = prompt_tokens([{"role": "user", "content": "Please say-hello."}])
+        assert made.usage
+        assert made.usage.prompt_tokens == asked
+        assert made.metadata == {"who": "tests"}
+        assert not made.stored
+        assert made.timings
+
+    @real_ones
+    async def test_messages_are_an_input_too(self, client: FoundryAPIClient) -> None:
+        """1.2.4 wants them to say that they are messages."""
+        made = await client.responses.create([{"role": "user", "content": "say-hello"}])
+        assert made.output_text == HELLO
+
+    @real_ones
+    async def test_one_that_was_cut_says_so(self, client: FoundryAPIClient) -> None:
+        made = await client.responses.create("say-long", max_output_tokens=6)
+        assert (made.output_text, made.status) == (script("say-long").text[:6], "incomplete")
+        assert made.incomplete_reason == "max_output_tokens"
+
+    @real_ones
+    async def test_its_events_end_with_the_whole(self, client: FoundryAPIClient) -> None:
+        events = [each async for each in client.responses.stream("say-hello")]
+        assert "".join(each.text for each in events) == HELLO
+        assert events[0].type == "response.created"
+        last = events[-1]
+        assert last.type == "response.completed"
+        assert last.response
+        assert last.response.output_text == HELLO
+        assert last.response.timings
+
+    @real_ones
+    async def test_one_that_fails_is_raised_as_what_it_is(self, client: FoundryAPIClient) -> None:
+        with pytest.raises(errors.ContextOverflow):
+            await client.responses.create("x" * 9000)
+        with pytest.raises(errors.ContextOverflow):
+            async for _ in client.responses.stream("x" * 9000):
+                pass
+
+    @real_ones
+    async def test_a_model_that_is_not_known_is_not_found(self, client: FoundryAPIClient) -> None:
+        with pytest.raises(errors.ModelNotFound):
+            await client.responses.create("Hi", model="nobody-knows:7")
+
+    @pytest.mark.parametrize("service", ["sdk-2.1"], indirect=True)
+    async def test_a_prompt_that_fits_without_the_default_bound_is_answered(
+        self, client: FoundryAPIClient
+    ) -> None:
+        """The service adds 2048 tokens to it and refuses the sum; see `chat`."""
+        made = await client.responses.create("x" * 7000)
+        assert made.status == "completed"
+        assert len(made.attempts) == 2
+
+    @real_ones
+    async def test_a_stored_one_is_kept_until_it_is_deleted(self, client: FoundryAPIClient) -> None:
+        responses = client.responses
+        made = await responses.create("say-hello", store=True)
+        assert made.stored
+        assert (await responses.get(made.id)).output_text == HELLO
+        (said,) = await responses.input_items(made.id)
+        assert (said.role, said.text) == ("user", "say-hello")
+        assert made.id in [each.id for each in (await responses.list()).responses]
+        await responses.delete(made.id)
+        for look in (responses.get, responses.input_items, responses.delete):
+            with pytest.raises(errors.ResponseNotFound):
+                await look(made.id)
+
+    @real_ones
+    async def test_the_list_is_paged_alike(self, client: FoundryAPIClient) -> None:
+        """Left to themselves they take any order and any bound, and begin anew after nobody."""
+        responses = client.responses
+        ids = [await stored_in_a_second_of_its_own(client) for _ in range(3)]
+        page = await responses.list(limit=2, order="asc")
+        assert ([each.id for each in page.responses], page.has_more) == (ids[:2], True)
+        rest = await responses.list(order="asc", after=ids[1])
+        assert ([each.id for each in rest.responses], rest.has_more) == (ids[2:], False)
+        newest = await responses.list(limit=1)
+        assert newest.responses[0].id == ids[2]
+        with pytest.raises(errors.ResponseNotFound):
+            await responses.list(after="resp_of_nobody")
+        for name in reversed(ids):
+            await responses.delete(name)
+
+    @real_ones
+    async def test_one_goes_on_from_another(self, client: FoundryAPIClient) -> None:
+        async with client.responses.conversation() as talk:
+            await talk.say("say-hello")
+            again = await talk.say("And what was that?")
+            assert again.previous_response_id
+            assert again.output_text in {HELLO, script("say-default").text}
+        assert (await client.responses.list()).responses == ()
+
+    @real_ones
+    async def test_from_one_that_is_not_kept_none_goes_on(self, client: FoundryAPIClient) -> None:
+        """1.2.4 and 2.0.1 would answer as if there had been nothing before."""
+        made = await client.responses.create("say-hello")
+        with pytest.raises(errors.ResponseNotFound):
+            await client.responses.create("And?", previous_response_id=made.id)
+
+    @real_ones
+    async def test_what_a_client_had_stored_goes_with_it(
+        self, client: FoundryAPIClient, service: Service
+    ) -> None:
+        async with FoundryAPIClient(service.base_url, model=ALIAS, retries=0) as other:
+            await other.responses.create("say-hello", store=True)
+            kept = await other.responses.create("say-hello", store=True, keep=True)
+        left = (await client.responses.list()).responses
+        assert [each.id for each in left] == [kept.id]
+        await client.responses.delete(kept.id)
+
+    @real_ones
+    async def test_a_stored_one_is_not_in_the_way_of_unloading(
+        self, client: FoundryAPIClient
+    ) -> None:
+        await client.responses.create("say-hello", store=True)
+        await client.models.unload(ALIAS)
+        assert (await client.responses.create("say-hello")).output_text == HELLO
+
+    @real_ones
+    async def test_an_image_for_a_model_that_sees_none_is_refused(
+        self, client: FoundryAPIClient, tmp_path: Path
+    ) -> None:
+        """1.2.4 would drop it without a word."""
+        (tmp_path / "dot.gif").write_bytes(b"GIF89a\1\0\1\0\0\0\0;")
+        image = {"type": "input_image", "image_url": str(tmp_path / "dot.gif")}
+        parts = [{"type": "input_text", "text": "say-hello"}, image]
+        with pytest.raises(errors.ModelTaskMismatch):
+            await client.responses.create([{"role": "user", "content": parts}])
+
+    @real_ones
+    @pytest.mark.parametrize(("level", "told"), [(255, LIGHT), (0, DARK)])
+    async def test_a_model_that_sees_is_shown_the_image(
+        self, client: FoundryAPIClient, tmp_path: Path, level: int, told: str
+    ) -> None:
+        path = write_image(tmp_path / "image.png", level=level)
+        image = {"type": "input_image", "image_url": str(path)}
+        parts = [{"type": "input_text", "text": "What do you see?"}, image]
+        made = await client.responses.create([{"role": "user", "content": parts}], model=SEER)
+        assert made.output_text == told
+
+    @real_ones
+    async def test_a_schema_is_kept_to_or_refused(
+        self, client: FoundryAPIClient, service: Service
+    ) -> None:
+        schema = {"type": "object", "properties": {}, "additionalProperties": False}
+        wanted = {"format": {"type": "json_schema", "name": "nothing", "schema": schema}}
+        if service.generation == "sdk-2.1":
+            made = await client.responses.create("say-hello", text=wanted, max_output_tokens=20)
+            assert made.output_text.lstrip().startswith("{")
+        else:
+            with pytest.raises(errors.UnsupportedFeature, match="json_schema"):
+                await client.responses.create("say-hello", text=wanted)
+
+    @pytest.mark.parametrize("service", ["legacy", "cli-0.10"], indirect=True)
+    async def test_elsewhere_there_are_none(self, client: FoundryAPIClient) -> None:
+        with pytest.raises(errors.UnsupportedFeature, match="no Responses API"):
+            await client.responses.create("Hi")
+        with pytest.raises(errors.UnsupportedFeature, match="no Responses API"):
+            await client.responses.list()
+
+
+async def stored_in_a_second_of_its_own(client: FoundryAPIClient) -> str:
+    """1.2.4 sorts them by seconds, and those of one at will."""
+    made = await client.responses.create("say-hello", store=True)
+    while time.time() < made.created_at + 1:  # noqa: ASYNC110 - no event tells of it
+        await asyncio.sleep(0.02)
+    return made.id
+
+
+@pytest.mark.parametrize("service", ["sdk-2.1", "sdk-1"], indirect=True)
+async def test_leaving_the_events_early_frees_the_engine(
+    client: FoundryAPIClient, raw: Raw, service: Service
+) -> None:
+    """An answer that nobody wants any more would take most of a minute."""
+    async with aclosing(client.responses.stream("say-slowly")) as events:
+        async for event in events:
+            if event.text:
+                break
+    before = service.cpu_s()
+    await asyncio.sleep(0.5)
+    assert service.cpu_s() - before < 0.3
+    assert (await raw.choice("say-hello"))["message"]["content"] == HELLO

@@ -1,0 +1,221 @@
+"""The endpoints beside chat completions, at a server that misbehaves."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from foundry_api import errors
+from foundry_api.call import Order
+from foundry_api.endpoints.embed import embed
+from foundry_api.endpoints.exchange import EndpointCall, ordered
+from foundry_api.endpoints.recording import Recording
+from foundry_api.endpoints.request import RawCall, raw_request
+from foundry_api.endpoints.responding import responding
+from foundry_api.endpoints.transcribe import Listening
+from foundry_api.events import CallEnded
+from foundry_api.resilience.deadline import NEVER
+
+from .hostile import (
+    DONE,
+    LAST_CHUNK,
+    HostileServer,
+    break_off,
+    error_json,
+    event,
+    hang_up,
+    piece,
+    refused,
+    say,
+    say_stream,
+    silent,
+    stream_head,
+    whole,
+)
+
+if TYPE_CHECKING:
+    from foundry_api.endpoints.responding import Answering
+    from foundry_api.endpoints.transcribe import Hearing
+    from foundry_api.replies.responses import Response, ResponseEvent
+    from foundry_api.replies.transcription import TranscriptionChunk
+    from foundry_api.wire.endpoints.transcriptions import Heard
+
+    from .conftest import Caller
+    from .hostile import Script
+
+BUSY = whole(503, error_json("try again later"))
+
+
+def response(status: str = "completed", **members: Any) -> dict[str, Any]:
+    return {"id": "resp_1", "status": status, "model": "tiny:1", "output": [], **members}
+
+
+CREATED = event(type="response.created", response=response("in_progress"))
+HEL, LO = (event(type="response.output_text.delta", delta=text) for text in ("Hel", "lo"))
+COMPLETED = event(type="response.completed", response=response())
+
+
+def responds(
+    caller: Caller, base_url: str, **options: Any
+) -> EndpointCall[ResponseEvent, Response]:
+    asking: Answering = responding("Hi", {})
+    timeout_s = options.pop("timeout_s", 5.0)
+    order = ordered(asking, "tiny", timeout_s, NEVER)
+    return EndpointCall(caller.tools(base_url, **options), order, lambda told: told.text)
+
+
+def raw(caller: Caller, base_url: str, method: str, *, retries: int = 3) -> RawCall:
+    order = Order(("x",), raw_request(method, "/v1/x"), 5.0, NEVER)
+    return RawCall(caller.tools(base_url, retries=retries), order)
+
+
+class TestResponses:
+    async def test_one_that_breaks_off_is_not_whole(self, caller: Caller) -> None:
+        """Nor is it asked for again: the caller has its beginning in hand."""
+        async with HostileServer(say_stream(CREATED, HEL, LO)) as server:
+            with pytest.raises(errors.StreamInterrupted) as caught:
+                await responds(caller, server.base_url, retries=3).whole()
+        assert (caught.value.partial, caught.value.attempts) == ("Hello", 1)
+
+    async def test_one_that_ends_without_its_last_event_is_not_whole(self, caller: Caller) -> None:
+        body = map(piece, (CREATED, HEL, DONE))
+        async with HostileServer(say(stream_head(), *body, LAST_CHUNK)) as server:
+            with pytest.raises(errors.StreamInterrupted, match="before the response did"):
+                await responds(caller, server.base_url).whole()
+
+    @pytest.mark.parametrize("script", [hang_up, break_off, say_stream(CREATED), say(BUSY)])
+    async def test_one_that_fails_before_its_first_words_is_asked_for_again(
+        self, caller: Caller, script: Script
+    ) -> None:
+        good = say_stream(CREATED, HEL, LO, COMPLETED, DONE)
+        async with HostileServer(script, good) as server:
+            outcome = await responds(caller, server.base_url, retries=1).whole()
+        assert outcome.result.status == "completed"
+        assert len(outcome.attempts) == 2
+
+    async def test_a_failure_after_the_first_words_has_them(self, caller: Caller) -> None:
+        error = {"code": "server_error", "message": "out of memory"}
+        failed = event(type="response.failed", response=response("failed", error=error))
+        async with HostileServer(say_stream(CREATED, HEL, failed, DONE)) as server:
+            with pytest.raises(errors.ServerError, match="out of memory") as caught:
+                await responds(caller, server.base_url, retries=3).whole()
+        assert caught.value.partial == "Hel"
+
+    async def test_silence_ends_the_wait_and_the_connection(self, caller: Caller) -> None:
+        async with HostileServer(silent) as server:
+            with pytest.raises(errors.SilenceTimeout):
+                await responds(caller, server.base_url, timeout_s=0.05).whole()
+            await server.left()
+
+    async def test_its_end_is_told_once(self, caller: Caller) -> None:
+        async with HostileServer(say_stream(CREATED, HEL)) as server:
+            with pytest.raises(errors.StreamInterrupted):
+                await responds(caller, server.base_url).whole()
+        (ended,) = [each for each in caller.events if isinstance(each, CallEnded)]
+        assert (ended.operation, ended.outcome, ended.content) == ("response", "failed", "Hel")
+
+
+class TestEmbeddings:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"[]",
+            b'{"data":[]}',
+            b'{"data":[{"embedding":[1],"index":0},{"embedding":[1,2],"index":1}]}',
+        ],
+    )
+    async def test_an_answer_that_is_not_for_the_texts_is_refused(
+        self, caller: Caller, body: bytes
+    ) -> None:
+        async with HostileServer(say(whole(200, body))) as server:
+            with pytest.raises(errors.ProtocolError):
+                await embed(
+                    caller.tools(server.base_url),
+                    ["a", "b"],
+                    model="tiny",
+                    timeout_s=5,
+                    deadline=NEVER,
+                )
+
+    async def test_vectors_of_two_lengths_are_of_two_models(self, caller: Caller) -> None:
+        def vector(*numbers: int) -> Script:
+            item = {"embedding": numbers, "index": 0}
+            return say(whole(200, json.dumps({"data": [item]}).encode()))
+
+        async with HostileServer(vector(1), vector(1, 2)) as server:
+            with pytest.raises(errors.ProtocolError, match="embedded differently"):
+                await embed(
+                    caller.tools(server.base_url),
+                    ["a", "b"],
+                    model="tiny",
+                    timeout_s=5,
+                    deadline=NEVER,
+                    batch_size=1,
+                )
+
+    async def test_a_batch_that_fails_for_a_while_is_sent_again(self, caller: Caller) -> None:
+        body = b'{"data":[{"embedding":[1],"index":0}]}'
+        async with HostileServer(say(BUSY), say(whole(200, body))) as server:
+            tools = caller.tools(server.base_url, retries=1)
+            made = await embed(tools, ["a"], model="tiny", timeout_s=5, deadline=NEVER)
+        assert made.vectors == ((1.0,),)
+        assert [type(each.error) for each in made.attempts] == [
+            errors.ServiceOverloaded,
+            type(None),
+        ]
+
+
+class TestTranscription:
+    def listens(self, caller: Caller, base_url: str) -> EndpointCall[TranscriptionChunk, Heard]:
+        asking: Hearing = Listening(Recording(__file__), {})
+        order = ordered(asking, "tiny", 5.0, NEVER)
+        return EndpointCall(caller.tools(base_url, retries=3), order, lambda told: told.text)
+
+    async def test_one_that_breaks_off_is_not_whole(self, caller: Caller) -> None:
+        async with HostileServer(say_stream(event(text="Good mor"))) as server:
+            with pytest.raises(errors.StreamInterrupted) as caught:
+                await self.listens(caller, server.base_url).whole()
+        assert (caught.value.partial, caught.value.attempts) == ("Good mor", 1)
+
+    async def test_a_failure_in_the_stream_is_raised(self, caller: Caller) -> None:
+        failed = event(error={"message": "[AudioDecoder]: Cannot detect audio stream format"})
+        async with HostileServer(say_stream(failed)) as server:
+            with pytest.raises(errors.InvalidRequest, match="AudioDecoder"):
+                await self.listens(caller, server.base_url).whole()
+            assert len(server.requests) == 1
+
+
+class TestRequest:
+    @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
+    @pytest.mark.parametrize("script", [say(BUSY), break_off])
+    async def test_what_may_be_done_twice_is_tried_again(
+        self, caller: Caller, method: str, script: Script
+    ) -> None:
+        async with HostileServer(script, say(whole(200, b"{}"))) as server:
+            reply = await raw(caller, server.base_url, method).reply()
+        assert (reply.status, len(reply.attempts)) == (200, 2)
+
+    @pytest.mark.parametrize("method", ["POST", "PATCH"])
+    @pytest.mark.parametrize("script", [say(BUSY), break_off, hang_up])
+    async def test_what_may_not_is_not(self, caller: Caller, method: str, script: Script) -> None:
+        async with HostileServer(script, say(whole(200, b"{}"))) as server:
+            with pytest.raises(errors.ServiceError) as caught:
+                await raw(caller, server.base_url, method).reply()
+            assert len(server.requests) == 1
+        assert caught.value.attempts == 1
+
+    async def test_unless_nobody_was_there_to_do_it(self, caller: Caller) -> None:
+        with pytest.raises(errors.ServiceNotRunning) as caught:
+            await raw(caller, await refused(), "POST", retries=2).reply()
+        assert caught.value.attempts == 3
+
+    async def test_a_credential_is_never_in_an_error(self, caller: Caller) -> None:
+        order = Order(("x",), raw_request("GET", "/v1/x", params={"key": "s3cret"}), 5.0, NEVER)
+        async with HostileServer(say(whole(500, b"{}"))) as server:
+            call = RawCall(caller.tools(server.base_url), order)
+            with pytest.raises(errors.ServerError) as caught:
+                await call.reply()
+        assert "s3cret" not in str(caught.value)
+        assert "s3cret" not in str(caller.events)

@@ -1,0 +1,121 @@
+"""`foundry-api embed`, `transcribe` and `request`, as users run them on a real engine."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli_program import run
+from scripted_model import script
+from scripted_model.audio import heard, write_tone
+from scripted_model.embeddings import embedding
+
+if TYPE_CHECKING:
+    from foundry_api.service.endpoint import Endpoint
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+
+@pytest.fixture
+def home(engine: Endpoint) -> Path:
+    assert engine
+    return Path(os.environ["FOUNDRY_TEST_HOME"])
+
+
+class TestEmbed:
+    def test_each_text_is_a_line(self, home: Path) -> None:
+        done = run("embed", "--model", "embedder", "Hello", "you", home=home)
+        assert (done.returncode, done.stderr) == (0, "")
+        vectors = [json.loads(line) for line in done.stdout.splitlines()]
+        assert vectors == [embedding("Hello"), embedding("you")]
+
+    def test_lines_of_standard_input_are_texts(self, home: Path) -> None:
+        done = run("embed", "-m", "embedder", home=home, stdin="Hello\n\nyou\n")
+        assert len(done.stdout.splitlines()) == 2
+
+    def test_as_one_document(self, home: Path) -> None:
+        done = run("embed", "--json", "-m", "embedder", "Hello", home=home)
+        told = json.loads(done.stdout)
+        assert (told["model"], told["dimensions"]) == ("embedder:1", 32)
+        assert told["vectors"] == [embedding("Hello")]
+
+    def test_a_chat_model_is_refused_with_what_to_do(self, home: Path) -> None:
+        done = run("embed", "-m", "scripted", "Hello", home=home)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "makes no embeddings" in done.stderr
+        assert "models list" in done.stderr
+
+    def test_nothing_to_embed_is_told(self, home: Path) -> None:
+        done = run("embed", "-m", "embedder", home=home, stdin="\n")
+        assert done.returncode == 2
+        assert "texts is empty" in done.stderr
+
+
+class TestTranscribe:
+    def test_what_is_heard_is_said(self, home: Path, tmp_path: Path) -> None:
+        tone = str(write_tone(tmp_path / "tone.wav"))
+        done = run("transcribe", "-m", "transcriber", "--language", "de", tone, home=home)
+        assert (done.returncode, done.stdout) == (0, heard("de") + "\n")
+
+    def test_as_json(self, home: Path, tmp_path: Path) -> None:
+        tone = str(write_tone(tmp_path / "tone.wav"))
+        done = run("transcribe", "--json", "-m", "transcriber", tone, home=home)
+        assert json.loads(done.stdout)["text"] == heard()
+
+    def test_what_is_no_recording_is_told(self, home: Path, tmp_path: Path) -> None:
+        (tmp_path / "notes.txt").write_text("no sound", encoding="utf-8")
+        done = run("transcribe", "-m", "transcriber", str(tmp_path / "notes.txt"), home=home)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "AudioDecoder" in done.stderr
+        assert run("transcribe", "-m", "x", str(tmp_path / "nowhere"), home=home).returncode == 2
+
+
+class TestRequest:
+    def test_the_body_is_printed(self, home: Path) -> None:
+        done = run("request", "GET", "/status", home=home)
+        assert done.returncode == 0
+        assert "endpoints" in json.loads(done.stdout)
+
+    def test_with_status_and_headers(self, home: Path) -> None:
+        done = run("request", "--json", "get", "/status", home=home)
+        told = json.loads(done.stdout)
+        assert told["status"] == 200
+        assert told["headers"]["content-type"].startswith("application/json")
+        assert "pid" in told["body"]
+
+    def test_a_body_may_come_from_standard_input(self, home: Path) -> None:
+        assert run("chat", "-m", "scripted", "Hi", home=home).returncode == 0  # it is loaded
+        asked = {
+            "model": "scripted:1",
+            "messages": [{"role": "user", "content": "say-hello"}],
+        }
+        path = "/catalogs/local/v1/chat/completions"
+        done = run("request", "POST", path, "-d", "-", home=home, stdin=json.dumps(asked))
+        content = json.loads(done.stdout)["choices"][0]["message"]["content"]
+        assert content == script("say-hello").text
+
+    def test_a_query_and_headers_are_sent(self, home: Path) -> None:
+        path = "/catalogs/local/v1/responses"
+        done = run("request", "GET", path, "--param", "limit=1", "-H", "X-A: b", home=home)
+        assert json.loads(done.stdout)["object"] == "list"
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "told"),
+        [
+            (("GET", "/nothing"), 1, "Check the method and the path"),
+            (("GET", "nothing"), 2, "not a path on the service"),
+            (("POST", "/x", "-d", "{"), 2, "the body is not JSON"),
+            (("GET", "/x", "--param", "a"), 2, "NAME=VALUE"),
+            (("GET", "/x", "-H", "a"), 2, "NAME:VALUE"),
+        ],
+    )
+    def test_what_is_wrong_is_told(
+        self, home: Path, arguments: tuple[str, ...], code: int, told: str
+    ) -> None:
+        done = run("request", *arguments, home=home)
+        assert (done.returncode, done.stdout) == (code, "")
+        assert told in done.stderr

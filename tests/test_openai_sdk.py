@@ -1,0 +1,104 @@
+"""docs/openai-sdk.md: its code runs, with the real `openai` on the real engine; what it warns of
+is so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from openai import BadRequestError, NotFoundError, OpenAI
+
+from conftest import HOME
+from foundry_api import FoundryClient
+from scripted_model import script
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from foundry_api.service.endpoint import Endpoint
+
+PAGE = Path(__file__).parents[1] / "docs" / "openai-sdk.md"
+
+
+def blocks(language: str) -> list[str]:
+    text = PAGE.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def run(*command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", *command],
+        env={**os.environ, "FOUNDRY_HOME": os.environ[HOME]},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+    assert (done.stderr, done.returncode) == ("", 0)
+    return done.stdout
+
+
+def test_the_pages_program_answers(engine: Endpoint) -> None:
+    capital, *story, city = run("-c", "\n".join(blocks("python"))).splitlines()
+
+    assert "Paris" in capital
+    assert re.fullmatch(r"\d+ tokens", story[-1])
+    assert len(" ".join(story)) > 100
+    assert city in {"Berlin", "Paris", "Rome"}
+
+
+def test_the_pages_commands_run(engine: Endpoint) -> None:
+    (told,) = blocks("console")
+    commands = [line.removeprefix("$ foundry-api ").split() for line in told.splitlines()]
+    assert commands[0] == ["up"]
+    for command in commands[1:]:
+        assert run("-m", "foundry_api", *command)
+
+
+@pytest.fixture
+def openai(engine: Endpoint) -> Iterator[OpenAI]:
+    with FoundryClient(home=Path(os.environ[HOME])) as foundry:
+        foundry.models.load("scripted")
+        service = foundry.health_check().service
+        with OpenAI(base_url=f"{service}/catalogs/local/v1", api_key="none", max_retries=0) as sdk:
+            yield sdk
+
+
+SAID: Any = [{"role": "user", "content": "say-stop"}]
+
+
+def test_an_alias_is_not_found_and_a_full_id_is(openai: OpenAI) -> None:
+    with pytest.raises(NotFoundError):
+        openai.chat.completions.create(model="scripted", messages=SAID)
+    answer = openai.chat.completions.create(model="scripted:1", messages=SAID, stop=["STOP"])
+    assert answer.choices[0].message.content == "one two "
+
+
+def test_the_sdks_own_form_of_a_schema_allows_any_json(openai: OpenAI) -> None:
+    """What the scripted model says is JSON, and no number."""
+    said: Any = [{"role": "user", "content": "say-json"}]
+    schema = {"type": "number"}
+    wrapped: Any = {"name": "answer", "schema": schema, "strict": True}
+
+    def answer(form: Any) -> str | None:
+        told = openai.chat.completions.create(
+            model="scripted:1",
+            messages=said,
+            response_format={"type": "json_schema", "json_schema": form},
+            max_tokens=100,
+        )
+        return told.choices[0].message.content
+
+    assert answer(wrapped) == script("say-json").text
+    assert answer({**schema, **wrapped}) != script("say-json").text
+
+
+def test_prompt_and_max_tokens_beyond_the_context_are_refused(openai: OpenAI) -> None:
+    with pytest.raises(BadRequestError):
+        openai.chat.completions.create(model="scripted:1", messages=SAID, max_tokens=9000)

@@ -1,0 +1,289 @@
+"""What `FoundryClient` promises, on the real engine: the same calls, for code without asyncio."""
+
+from __future__ import annotations
+
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from conftest import HOME
+from foundry_api import (
+    ClientClosed,
+    DeadlineExceeded,
+    FirstToken,
+    FoundryClient,
+    InvalidRequest,
+    MemoryCache,
+    Message,
+    deadline,
+)
+from scripted_model import build, script
+from service.helpers import eventually, hosts_of, start_program
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import psutil
+
+    from foundry_api.service.endpoint import Endpoint
+
+HELLO = script("say-hello").text
+
+posix = pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as POSIX has it")
+
+
+@pytest.fixture
+def client(engine: Endpoint) -> Iterator[FoundryClient]:
+    """A client of the run's engine."""
+    with FoundryClient(home=Path(os.environ[HOME]), model="scripted", retries=0) as client:
+        yield client
+
+
+def test_a_completion_is_the_async_clients(client: FoundryClient) -> None:
+    response = client.complete("say-hello", system="Be brief.")
+
+    assert response.content == HELLO
+    assert response.model == "scripted:1"
+    assert response.usage.completion_tokens == len(HELLO)
+
+
+def test_a_stream_is_a_plain_iterator(client: FoundryClient) -> None:
+    *pieces, last = client.stream_chat([Message("user", "say-multibyte")])
+
+    assert "".join(piece.content for piece in pieces) == script("say-multibyte").text
+    assert last.finish_reason == "stop"
+
+
+def test_many_threads_use_one_client(client: FoundryClient) -> None:
+    keywords = ["say-hello", "say-json", "say-lines", "say-long"] * 10
+
+    def stream(keyword: str) -> str:
+        return "".join(chunk.content for chunk in client.stream_complete(keyword))
+
+    def complete(keyword: str) -> str:
+        return client.complete(keyword).content
+
+    with ThreadPoolExecutor(40) as pool:
+        whole, streamed = pool.map(complete, keywords), pool.map(stream, keywords)
+        texts = [script(keyword).text for keyword in keywords]
+        assert list(whole) == list(streamed) == texts
+
+
+async def test_it_works_inside_a_running_loop(client: FoundryClient) -> None:
+    """As in a notebook, whose cells all run in one."""
+    assert client.complete("say-hello").content == HELLO
+    assert "".join(chunk.content for chunk in client.stream_complete("say-hello")) == HELLO
+
+
+def test_the_models_are_there_too(client: FoundryClient) -> None:
+    assert {"demo", "scripted"} <= {model.alias for model in client.models.list()}
+    assert client.models.load("scripted").id == "scripted:1"
+    assert client.capabilities().generation == "sdk-2.1"
+    assert client.health_check().status == "healthy"
+
+
+def test_bad_arguments_of_a_stream_are_refused_at_once(client: FoundryClient) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        client.stream_complete("Hello", temperature=3)
+    assert caught.value.field == "temperature"
+
+
+def test_an_answer_may_come_from_the_cache(engine: Endpoint) -> None:
+    home = Path(os.environ[HOME])
+    with FoundryClient(home=home, model="scripted", cache=MemoryCache()) as client:
+        first, second = (client.complete("say-hello", temperature=0) for _ in range(2))
+        assert (first.cached, second.cached) == (False, True)
+        assert (client.cache.stats().hits, client.cache.clear()) == (1, 1)
+
+
+def test_an_answer_may_be_a_value(client: FoundryClient) -> None:
+    answer = client.complete("say-json", choice=["yes", "no"])
+    assert answer.parsed in {"yes", "no"}
+
+
+def test_the_other_endpoints_are_there_too(client: FoundryClient) -> None:
+    assert len(client.embed(["one", "two"], model="demo").vectors) == 2
+    assert client.request("GET", "/status").status == 200
+    with client.responses.conversation(model="demo") as talk:
+        first = talk.say("Hello", max_output_tokens=5)
+        assert talk.last == first
+        *_, last = talk.stream("And then?", max_output_tokens=5)
+    assert last.response
+    assert last.response.previous_response_id == first.id
+
+
+def test_a_tool_may_ask_the_client_itself(client: FoundryClient) -> None:
+    """Plain functions run in threads of their own, not on the client's."""
+
+    def calculate(expression: str) -> str:
+        """Work out a sum."""
+        return f"{expression}: {client.complete('say-hello').content}"
+
+    run = client.run("call-calculator", [calculate], max_tokens=200, on_error="raise")
+
+    assert [call.content for call in run.calls] == [f"6 * 7: {HELLO}"]
+
+
+def test_the_deadline_of_the_thread_holds(client: FoundryClient) -> None:
+    with deadline(0.3), pytest.raises(DeadlineExceeded):
+        client.complete("say-slowly")
+    with deadline(0.3), pytest.raises(DeadlineExceeded):
+        list(client.stream_complete("say-slowly"))
+    assert client.complete("say-hello").content == HELLO
+
+
+def test_a_listener_that_calls_the_client_is_told_that_it_would_wait_for_itself(
+    client: FoundryClient,
+) -> None:
+    told: list[str] = []
+
+    def listener(_event: FirstToken) -> None:
+        with pytest.raises(InvalidRequest) as caught:
+            client.complete("say-hello")
+        told.append(str(caught.value))
+
+    client.events.subscribe(listener, FirstToken)
+
+    assert client.complete("say-hello").content == HELLO
+    assert told[0].startswith("a callback of a FoundryClient called that client")
+
+
+def test_a_closed_client_says_so(client: FoundryClient) -> None:
+    client.close()
+    for call in (client.complete, client.stream_complete, client.models.show):
+        with pytest.raises(ClientClosed):
+            call("say-hello")  # type: ignore[operator] # each takes a text
+
+
+# An engine of its own
+
+
+@pytest.fixture
+def own(own_home: Path, tmp_path: Path) -> Iterator[FoundryClient]:
+    """A client whose engine serves nobody else, with the scripted model loaded."""
+    build(tmp_path / "scripted")
+    with FoundryClient(service="embedded", home=own_home, model="scripted") as client:
+        client.models.register(tmp_path / "scripted", "scripted")
+        client.complete("say-hello")
+        yield client
+    assert not hosts_of(own_home)
+
+
+def break_out(client: FoundryClient) -> None:
+    for _ in client.stream_complete("say-at-a-crawl"):
+        break
+
+
+def close(client: FoundryClient) -> None:
+    stream = client.stream_complete("say-at-a-crawl")
+    next(stream)
+    stream.close()
+
+
+def abandon(client: FoundryClient) -> None:
+    next(client.stream_complete("say-at-a-crawl"))
+
+
+def cpu_s(engine: psutil.Process) -> float:
+    times = engine.cpu_times()
+    return times.user + times.system
+
+
+@pytest.mark.parametrize("leave", [break_out, close, abandon])
+def test_leaving_a_stream_frees_the_engine(
+    own: FoundryClient, own_home: Path, leave: Callable[[FoundryClient], None]
+) -> None:
+    """Its processor rests, where one token would cost 150 ms."""
+    (engine,) = hosts_of(own_home)
+    leave(own)
+
+    def rests() -> bool:
+        before = cpu_s(engine)
+        own.models.cached()
+        return cpu_s(engine) - before < 0.05 and own.limiter.statistics().in_flight == 0
+
+    eventually(rests)
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from foundry_api import FoundryClient
+
+client = FoundryClient(service="embedded", home=Path(sys.argv[1]), model=sys.argv[2])
+"""
+
+
+@posix
+@pytest.mark.parametrize(
+    "call", ["client.complete('say-slowly')", "list(client.stream_complete('say-slowly'))"]
+)
+def test_ctrl_c_ends_the_call_and_frees_the_engine(
+    own_home: Path, tmp_path: Path, call: str
+) -> None:
+    build(tmp_path / "scripted")
+    source = f"""
+import signal
+client.models.register(sys.argv[3], "scripted")
+client.complete("say-hello")
+print("ready", flush=True)
+try:
+    {call}
+except KeyboardInterrupt:
+    print(client.limiter.statistics().in_flight, client.complete("say-hello").content)
+    raise
+"""
+    arguments = (str(own_home), "scripted", str(tmp_path / "scripted"))
+    with start_program(PROGRAM + source, *arguments) as program:
+        assert program.stdout
+        assert program.stdout.readline() == "ready\n"
+        (engine,) = hosts_of(own_home)
+        before = cpu_s(engine)
+        eventually(lambda: cpu_s(engine) > before + 0.3)
+        program.send_signal(signal.SIGINT)
+        out, complaints = program.communicate(timeout=30)
+    assert out == f"0 {HELLO}\n"
+    assert complaints.splitlines()[-1] == "KeyboardInterrupt"
+    assert "Warning" not in complaints
+    assert not hosts_of(own_home)
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [
+        ("", 0),
+        ("stream = client.stream_complete('Write a story'); next(stream)", 0),
+        ("sys.exit(3)", 3),
+        ("del client", 0),
+    ],
+    ids=["open client", "open stream", "exit", "dropped client"],
+)
+def test_a_program_that_forgets_to_close_leaves_no_process_and_no_word(
+    own_home: Path, ending: str, code: int
+) -> None:
+    source = f"client.complete('Hello', max_tokens=5)\n{ending}\n"
+    with start_program(PROGRAM + source, str(own_home), "demo") as program:
+        out, complaints = program.communicate(timeout=30)
+    assert (out, complaints, program.returncode) == ("", "", code)
+    assert not hosts_of(own_home)
+
+
+def test_threads_that_outlive_the_main_thread_are_served(own_home: Path) -> None:
+    """Also by what needs a thread: asyncio's own refuse work by then."""
+    source = """
+import threading
+client.complete("Hello", max_tokens=5)
+def late():
+    threading.main_thread().join()
+    print(client.complete("Hello", max_tokens=5).usage.completion_tokens)
+    print(client.health_check().status)
+threading.Thread(target=late).start()
+"""
+    with start_program(PROGRAM + source, str(own_home), "demo") as program:
+        out, complaints = program.communicate(timeout=30)
+    assert (out, complaints, program.returncode) == ("5\nhealthy\n", "", 0)
+    assert not hosts_of(own_home)

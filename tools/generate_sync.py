@@ -1,0 +1,448 @@
+#!/usr/bin/env python3
+"""Write the blocking twins of the client's classes into `src/foundry_api/sync/`.
+
+python3 dev.py generate            after a change of a public call
+python3 dev.py generate --check    only tell which files are not what would be written
+
+Signatures, overloads and docstrings are copied from the async classes, and each body is one
+delegation to the background loop: nothing is known here of any single call.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGE = Path(__file__).resolve().parent.parent / "src" / "foundry_api"
+STREAMS = {"AsyncGenerator": "Generator", "AsyncIterator": "Iterator"}
+LIFE = {"close", "__aenter__", "__aexit__"}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class Face:
+    """A class and its blocking twin.
+
+    Attributes:
+        module: Of the async class, below foundry_api.
+        name: The async class.
+        twin: The blocking class.
+        attribute: What the client calls it; None for what a call gives.
+        calls: Which of its methods users call; None for all.
+        about: Begins its docstring, in the place of the async class's prose.
+        derived: Of a class that another one only inherits from, the name of that one.
+    """
+
+    module: str
+    name: str
+    twin: str
+    attribute: str | None = None
+    calls: frozenset[str] | None = None
+    about: str = ""
+    derived: str | None = None
+
+    @property
+    def home(self) -> str:
+        """The module of the blocking class."""
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.name.removeprefix("FoundryAPI"))
+        return f"sync.{self.attribute or words.lower()}"
+
+    @property
+    def path(self) -> Path:
+        """Where that is written."""
+        return _path(self.home)
+
+
+ABOUT_CLIENT = """Microsoft Foundry Local as an API, for code without asyncio.
+
+    Every call of `FoundryAPIClient`, blocking. Creating a client does no I/O: its first call
+    finds a running service or starts an engine of its own, which leaves with the client, at the
+    latest when the program ends. Many threads may use one client at once, also those that run an
+    event loop, such as a notebook's. Streams are plain iterators: leaving one early frees the
+    engine, and so does Ctrl-C during any call.
+
+    The calls run on a thread of the client's own. Listeners, hooks and other callbacks are called
+    there, and can't call the client themselves.
+"""
+CLIENT = Face("client", "FoundryAPIClient", "FoundryClient", about=ABOUT_CLIENT)
+NAMED = (
+    CLIENT,
+    Face("models", "Models", "SyncModels", "models"),
+    Face(
+        "endpoints.responses",
+        "Responses",
+        "SyncResponses",
+        "responses",
+        frozenset({"conversation", "create", "delete", "get", "input_items", "list", "stream"}),
+    ),
+    Face("endpoints.conversation", "Conversation", "SyncConversation"),
+    Face(
+        "cache.store",
+        "ResponseCache",
+        "SyncCache",
+        "cache",
+        frozenset({"clear", "stats"}),
+        "Where a client's answers are kept.",
+    ),
+)
+
+END_OF_CLIENT = '''
+def close(self) -> None:
+    """End the calls, close the connections, and stop the engine, if this client started it."""
+    self._loop.close()
+
+def __enter__(self) -> Self:
+    return self
+
+def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+) -> None:
+    self.close()
+'''
+
+
+CONTEXT = """
+def __enter__(self) -> Self:
+    self._loop.run(self._async.__aenter__)
+    return self
+
+def __exit__(
+    self,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+) -> None:
+    leave = self._async.__aexit__
+    self._loop.run(lambda: leave(kind, error, traceback))
+"""
+
+
+class Source:
+    """The module of an async class."""
+
+    def __init__(self, face: Face) -> None:
+        self.face = face
+        self.tree = ast.parse(_path(face.module).read_text(encoding="utf-8"))
+        self.node = next(
+            node
+            for node in self.tree.body
+            if isinstance(node, ast.ClassDef) and node.name == face.name
+        )
+
+    def bases(self) -> list[Face]:
+        """The classes of this package that it inherits from."""
+        homes = self.homes()
+        names = [base.id for base in self.node.bases if isinstance(base, ast.Name)]
+        modules = {name: homes.get(name, "").partition("foundry_api.")[2] for name in names}
+        return [
+            Face(module, name, f"Sync{name}", derived=self.face.name)
+            for name, module in modules.items()
+            if module
+        ]
+
+    def functions(self) -> list[Function]:
+        """Its public methods."""
+        methods = [node for node in self.node.body if isinstance(node, Function)]
+        return [node for node in methods if self._is_public(node.name)]
+
+    def _is_public(self, name: str) -> bool:
+        calls = self.face.calls
+        return not name.startswith("_") if calls is None else name in calls
+
+    def init(self) -> Function:
+        """What makes it."""
+        return next(
+            node
+            for node in self.node.body
+            if isinstance(node, Function) and node.name == "__init__"
+        )
+
+    def attributes(self) -> list[str]:
+        """What `__init__` sets that is public."""
+        targets = [node.targets for node in ast.walk(self.init()) if isinstance(node, ast.Assign)]
+        names = [target.attr for (target,) in targets if isinstance(target, ast.Attribute)]
+        return [name for name in dict.fromkeys(names) if not name.startswith("_")]
+
+    def typed_attributes(self) -> Iterator[tuple[str, ast.expr]]:
+        """Those of the attributes whose types `__init__` says."""
+        for node in ast.walk(self.init()):
+            match node:
+                case ast.AnnAssign(target=ast.Attribute(attr=name), annotation=annotation):
+                    if not name.startswith("_"):
+                        yield name, annotation
+                case _:
+                    pass
+
+    def about(self, attribute: str) -> str:
+        """What the docstring says of an attribute."""
+        told = re.search(
+            rf"^ +{attribute}: (.*)$", ast.get_docstring(self.node) or "", re.MULTILINE
+        )
+        return told[1] if told else ""
+
+    def is_context(self) -> bool:
+        """Whether it is a context manager."""
+        names = {node.name for node in self.node.body if isinstance(node, Function)}
+        return "__aexit__" in names
+
+    def homes(self) -> dict[str, str]:
+        """From where each of the module's names is imported."""
+        found: dict[str, str] = {}
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.ImportFrom) and node.module != "__future__":
+                found |= {alias.name: str(node.module) for alias in node.names}
+        own = f"foundry_api.{self.face.module}"
+        return found | dict.fromkeys(dict(_defined(self.tree.body)), own)
+
+    def private(self, names: set[str]) -> list[ast.stmt]:
+        """Definitions that no other module may import, such as type variables, of these names."""
+        defined = dict(_defined(self.tree.body))
+        return [node for name, node in defined.items() if name in names and name.startswith("_")]
+
+
+def _path(module: str) -> Path:
+    return PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+
+
+def _defined(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
+    for node in body:
+        match node:
+            case ast.ClassDef(name=name) | ast.Assign(targets=[ast.Name(name)]):
+                yield name, node
+            case ast.If(body=inner):
+                yield from _defined(inner)
+            case _:
+                pass
+
+
+FACES = tuple(each for face in NAMED for each in (*Source(face).bases(), face))
+TWINS = {face.name: face.twin for face in FACES}
+ATTRIBUTES = {face.attribute: face.twin for face in FACES if face.attribute}
+HOMES = {face.twin: f"foundry_api.{face.home}" for face in FACES}
+HOMES |= {face.name: f"foundry_api.{face.module}" for face in FACES}
+HOMES |= dict.fromkeys(STREAMS.values(), "collections.abc")
+HOMES |= {"BackgroundLoop": "foundry_api.sync.background", "TracebackType": "types"}
+HOMES |= dict.fromkeys(("Any", "Self", "TYPE_CHECKING"), "typing")
+
+
+def written(face: Face) -> str:
+    """The module of a blocking class."""
+    source = Source(face)
+    bases: list[ast.expr] = [ast.Name(base.twin) for base in source.bases()]
+    node = ast.ClassDef(face.twin, bases, [], [_docstring(source), *_init(source)], [])
+    overloaded = {each.name for each in source.functions() if "overload" in _decorators(each)}
+    node.body += [
+        _method(each, is_overloaded=each.name in overloaded)
+        for each in source.functions()
+        if not _is_life(each, face)
+    ]
+    if face is CLIENT:
+        node.body += ast.parse(END_OF_CLIENT).body
+    elif source.is_context():
+        node.body += ast.parse(CONTEXT).body
+    origin = _path(face.module).relative_to(PACKAGE).as_posix()
+    about = f"`{face.twin}`, written by `python3 dev.py generate` from {origin}."
+    private = source.private({name.id for name in _names(node)})
+    imports = _imports(source, ast.Module([*private, node], []))
+    parts = [ast.Expr(ast.Constant(about)), *imports, *_all(face), *private, node]
+    return _formatted("\n\n".join(_text(part) for part in parts))
+
+
+def _is_life(node: Function, face: Face) -> bool:
+    return face is CLIENT and node.name in LIFE
+
+
+def _docstring(source: Source) -> ast.Expr:
+    face, text = source.face, ast.get_docstring(source.node, clean=False) or ""
+    prose, _, sections = text.partition("\n    Args:\n")
+    if face is CLIENT:
+        text = f"{face.about}\n    Args:\n{sections}"
+    else:  # its own arguments are of no interest
+        _, attributes, told = sections.partition("\n    Attributes:\n")
+        text = face.about or prose + attributes + told
+    return ast.Expr(ast.Constant(_blocking(text)))
+
+
+def _blocking(text: str) -> str:
+    """A docstring, whose code neither awaits nor is asynchronous."""
+    return re.sub(r"\b(await (?=\w+\.)|async (?=for |with ))", "", text)
+
+
+def _init(source: Source) -> list[ast.stmt]:
+    face = source.face
+    if face.derived is not None:
+        return ast.parse(f"_loop: BackgroundLoop\n_async: {face.derived}").body
+    init = _function("def __init__(self, loop: BackgroundLoop, calls: object) -> None: ...")
+    made = ["self._loop = loop", "self._async = calls"]
+    if face is CLIENT:
+        init.args = source.init().args
+        made = [f"self._async = {face.name}({_passed_on(init)})"]
+        made += ["self._loop = BackgroundLoop(self._async.close)"]
+        made += [f"self.{name} = {_faced(name)}" for name in source.attributes()]
+    init.body = ast.parse("\n".join(made)).body
+    if face is CLIENT:
+        return [init]
+    init.args.args[-1].annotation = ast.Name(face.name)
+    return [init, *(_property(source, *each) for each in source.typed_attributes())]
+
+
+def _property(source: Source, name: str, annotation: ast.expr) -> Function:
+    """An attribute that may change, as it is now."""
+    text = f'@property\ndef {name}(self) -> None:\n    """{source.about(name)}"""\n'
+    function = _function(f"{text}    return self._async.{name}")
+    function.returns = annotation
+    return function
+
+
+def _faced(attribute: str) -> str:
+    value = f"self._async.{attribute}"
+    twin = ATTRIBUTES.get(attribute)
+    return f"{twin}(self._loop, {value})" if twin else value
+
+
+def _method(node: Function, *, is_overloaded: bool) -> Function:
+    """A method that has the async one called."""
+    returns = Blocking().visit(copy.deepcopy(node.returns)) if node.returns else None
+    kept = [each for each in node.decorator_list if ast.unparse(each) in {"overload", "property"}]
+    told = ast.get_docstring(node, clean=False)
+    body: list[ast.stmt] = [] if told is None else [ast.Expr(ast.Constant(_blocking(told)))]
+    if "overload" in _decorators(node):
+        body += ast.parse("...").body
+    elif is_overloaded:
+        # What the implementation allows is more than any of its variants takes.
+        body += ast.parse("calls: Any = self._async\n" + _delegation(node, "calls")).body
+    else:
+        body += ast.parse(_delegation(node, "self._async")).body
+    return ast.FunctionDef(node.name, node.args, body, kept, returns)
+
+
+def _decorators(node: Function) -> set[str]:
+    return {ast.unparse(each) for each in node.decorator_list}
+
+
+def _delegation(node: Function, target: str) -> str:
+    value = f"{target}.{node.name}"
+    returned = ast.unparse(node.returns) if node.returns else ""
+    if "property" in _decorators(node):
+        return f"return {_faced(node.name)}"
+    passed = _passed_on(node)
+    function = f"lambda: {value}({passed})" if passed else value
+    if returned.startswith(tuple(STREAMS)):
+        return f"return self._loop.iterate({function})"
+    is_async = isinstance(node, ast.AsyncFunctionDef)
+    call = f"self._loop.run({function})" if is_async else f"{value}({passed})"
+    return (
+        f"return {TWINS[returned]}(self._loop, {call})" if returned in TWINS else f"return {call}"
+    )
+
+
+def _passed_on(node: Function) -> str:
+    """The arguments of a function, as it passes them on to one with the same parameters."""
+    given = node.args
+    positional = [each.arg for each in (*given.posonlyargs, *given.args)][1:]
+    passed = [*positional, *([f"*{given.vararg.arg}"] if given.vararg else [])]
+    passed += [f"{each.arg}={each.arg}" for each in given.kwonlyargs]
+    passed += [f"**{given.kwarg.arg}"] if given.kwarg else []
+    return ", ".join(passed)
+
+
+def _function(text: str) -> ast.FunctionDef:
+    function = ast.parse(text).body[0]
+    assert isinstance(function, ast.FunctionDef)  # noqa: S101 - what all texts here are
+    return function
+
+
+class Blocking(ast.NodeTransformer):
+    """What a blocking call returns, where an async one returns something else."""
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        """Replace a name that has a twin."""
+        return ast.Name({**STREAMS, **TWINS}.get(node.id, node.id))
+
+
+def _imports(source: Source, node: ast.Module) -> list[ast.stmt]:
+    """What the class needs when it runs, and what only its annotations need."""
+    homes = source.homes() | HOMES | {source.face.twin: ""}
+    inside = {id(name) for annotation in _annotations(node) for name in _names(annotation)}
+    runtime = {name.id for name in _names(node) if id(name) not in inside}
+    checked = {name.id for name in _names(node) if id(name) in inside} - runtime
+    future = ast.ImportFrom("__future__", [ast.alias("annotations")], 0)
+    guard = ast.If(ast.Name("TYPE_CHECKING"), _from(checked, homes), [])
+    return [future, *_from(runtime | {"TYPE_CHECKING"}, homes), guard]
+
+
+def _all(face: Face) -> list[ast.stmt]:
+    return ast.parse(f"__all__ = ['{face.twin}']").body
+
+
+def _from(names: set[str], homes: dict[str, str]) -> list[ast.stmt]:
+    modules: dict[str, list[ast.alias]] = {}
+    for name in sorted(names):
+        if homes.get(name) and not name.startswith("_"):
+            modules.setdefault(homes[name], []).append(ast.alias(name))
+    return [ast.ImportFrom(module, found, 0) for module, found in sorted(modules.items())]
+
+
+def _names(node: ast.AST) -> list[ast.Name]:
+    return [each for each in ast.walk(node) if isinstance(each, ast.Name)]
+
+
+def _annotations(node: ast.AST) -> Iterator[ast.expr]:
+    for each in ast.walk(node):
+        match each:
+            case ast.arg(annotation=ast.expr() as annotation):
+                yield annotation
+            case ast.FunctionDef(returns=ast.expr() as returns):
+                yield returns
+            case ast.AnnAssign(annotation=annotation):
+                yield annotation
+            case _:
+                pass
+
+
+def _text(node: ast.stmt) -> str:
+    return ast.unparse(ast.fix_missing_locations(ast.Module([node], [])))
+
+
+def _formatted(text: str) -> str:
+    """As the linters want it."""
+    for verb in (["check", "--select", "I,UP", "--fix", "--quiet"], ["format"]):
+        command = [sys.executable, "-m", "ruff", *verb, "--stdin-filename", str(STDIN), "-"]
+        text = subprocess.run(
+            command, input=text, capture_output=True, encoding="utf-8", check=True
+        ).stdout
+    return text
+
+
+STDIN = PACKAGE / "sync" / "generated.py"
+
+
+def main(arguments: list[str]) -> int:
+    """Write the files, or look at them. The exit code."""
+    stale = 0
+    for face in FACES:
+        path, text = face.path, written(face)
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale += 1
+        print(f"{path.relative_to(PACKAGE.parent.parent)} {'is stale' if arguments else 'written'}")
+        if not arguments:
+            path.write_text(text, encoding="utf-8", newline="\n")
+    return min(stale, 1) if arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
