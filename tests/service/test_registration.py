@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -152,6 +152,23 @@ def test_the_device_follows_from_the_execution_provider(
     decoder = {"filename": "model.onnx", "session_options": {"provider_options": providers}}
     configure(directory, json.dumps({"model": {"decoder": decoder}}))
     assert ModelFiles.read(directory).device == device
+
+
+@pytest.mark.parametrize(
+    ("markers", "told"),
+    [({"bot_token_id": 5, "eot_token_id": 6}, True), ({"bot_token_id": 5}, None), ({}, None)],
+)
+async def test_a_model_whose_configuration_names_tool_markers_is_listed_as_calling_tools(
+    start: Callable[..., EngineHost],
+    transport: HttpTransport,
+    directory: Path,
+    markers: dict[str, int],
+    told: Literal[True] | None,
+) -> None:
+    model = {"context_length": 512, "decoder": {"filename": "model.onnx"}, **markers}
+    configure(directory, json.dumps({"model": model}))
+    control = await control_of(start(), transport)
+    assert (await control.register(directory, "mine")).supports_tools is told
 
 
 def test_the_digest_follows_the_files(directory: Path, tmp_path: Path) -> None:

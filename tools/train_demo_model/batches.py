@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from corpus import HONEST
+from protocol import CALL_START
 from vocabulary import END, PAD, ROLE_TOKENS
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ POOL_SIZE = 512
 LONG_SHARE = 0.06
 LONGEST_QUESTION_WORDS = 1200
 CUT_LENGTH = 8
+LONGEST_UNCUT = 16
 HONEST_CUT_SHARE = 0.9
 
 Row = tuple[list[int], list[int]]
@@ -68,11 +70,16 @@ class Batches:
         ids: list[int] = []
         labels: list[int] = []
         for message in messages:
+            text = message["content"]
             content = [*next(encoded), self._end]
             ids += [self._roles[message["role"]], *content]
-            learned = content if message["role"] == "assistant" else [IGNORED] * len(content)
+            learned = (
+                content if message["role"] == "assistant" and text else [IGNORED] * len(content)
+            )
             labels += [IGNORED, *learned]
-        cut = self._cut(len(content), honest=messages[-1]["content"] == HONEST)
+        if any(message["role"] == "tool" for message in messages) or CALL_START in text:
+            return ids, labels
+        cut = self._cut(len(content), honest=text.endswith(HONEST))
         return ids[: len(ids) - cut], labels[: len(labels) - cut]
 
     def _cut(self, length: int, *, honest: bool) -> int:
@@ -80,10 +87,11 @@ class Batches:
 
         Which answer fits is decided in its first tokens and takes many examples to learn; how the
         answer goes on takes few. Cut answers give two to three times as many examples a second.
+        A short one, such as that to a sum, has what matters at its end and stays whole.
         """
         share = HONEST_CUT_SHARE if honest and self.cut_share else self.cut_share
-        if self._rng.random() < share:
-            return max(0, length - CUT_LENGTH)
+        if length > LONGEST_UNCUT and self._rng.random() < share:
+            return length - CUT_LENGTH
         return 0
 
     def _long_batch(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from corpus import HONEST, Corpus, held_out_questions, normalized
 from exchanges import Exchange, Exchanges, first_sentence
 from phrasing import Phrasing
+from protocol import FRAME, call_text, protocol
+from tool_exchanges import ToolExchange, ToolExchanges
 
 if TYPE_CHECKING:
     import random
+
+    from toolbox import Toolbox
 
 Message = dict[str, str]
 
@@ -21,6 +26,11 @@ ANOTHER_JOKE = "joke: computers"
 LONGEST_REPEAT = 400
 FOLLOW_UPS = 0.6
 FOLLOW_UPS_FROM_NOTHING = 0.08
+TOOL_QUESTIONS = 0.62
+TOOL_TURNS = ((1, 2, 3, 4), (0.45, 0.3, 0.15, 0.1))
+REQUIRED_SHARE = 0.05
+FORGOTTEN_SHARE = 0.04
+ABOUT_TIME = re.compile(r"\b(time|clock|date|day|today|hour|late)\b", re.IGNORECASE)
 
 
 class Conversations:
@@ -28,6 +38,7 @@ class Conversations:
 
     Attributes:
         dialogue_share: The share of conversations with more than one exchange.
+        tool_share: The share of conversations in which tools are offered.
         simple: Draw single, cleanly worded exchanges only. Training begins with these, because
             the link from a topic to its answer forms sooner without distraction.
     """
@@ -37,8 +48,10 @@ class Conversations:
         self._rng = rng
         self._phrasing = Phrasing(corpus, rng)
         self.exchanges = Exchanges(corpus, rng, self._phrasing)
+        self.tool_exchanges = ToolExchanges(corpus, rng, self._phrasing)
         self._held_out = held_out_questions()
         self.dialogue_share = 0.0
+        self.tool_share = 0.0
         self._another_joke = next(t for t in corpus.topics if t.key == ANOTHER_JOKE).answer
 
     @property
@@ -71,9 +84,9 @@ class Conversations:
     def _draw(self) -> list[Message]:
         if self.simple:
             return as_messages(self.exchanges.draw())
-        turns = 1
-        if self._rng.random() < self.dialogue_share:
-            turns = self._rng.choices((2, 3, 4, 6), (0.55, 0.25, 0.13, 0.07))[0]
+        if self._rng.random() < self.tool_share:
+            return self._with_tools()
+        turns = self._turns()
         tone = self._rng.choices((None, "plain", "short", "pirate"), (0.55, 0.33, 0.07, 0.05))[0]
         messages: list[Message] = []
         if tone:
@@ -86,6 +99,58 @@ class Conversations:
             messages.append({"role": "user", "content": last.question})
             messages.append({"role": "assistant", "content": in_tone(last, tone)})
         return messages
+
+    def _turns(self) -> int:
+        if self._rng.random() < self.dialogue_share:
+            return self._rng.choices((2, 3, 4, 6), (0.55, 0.25, 0.13, 0.07))[0]
+        return 1
+
+    def _with_tools(self) -> list[Message]:
+        """A conversation in which tools are offered, and used where they help."""
+        if (special := self._rng.random()) < FORGOTTEN_SHARE:
+            return forgotten(self._used()[1])
+        if special < FORGOTTEN_SHARE + REQUIRED_SHARE:
+            toolbox, used = self._used()
+            offer = self._offer(toolbox, required=True)
+            return [offer, *tool_messages(used)[:2]]
+        toolbox = self.tool_exchanges.toolboxes.draw()
+        messages = [self._offer(toolbox)]
+        last: Exchange | None = None
+        name = ""
+        for _ in range(self._rng.choices(*TOOL_TURNS)[0]):
+            wanted = self._rng.random() < TOOL_QUESTIONS
+            if wanted and (used := self.tool_exchanges.draw(toolbox)):
+                messages += tool_messages(used)
+                last = Exchange(used.question, used.answer, "tool")
+            else:
+                last, name = self._next_without(toolbox, last, name)
+                messages.append({"role": "user", "content": last.question})
+                messages.append({"role": "assistant", "content": FRAME + last.answer})
+        return messages
+
+    def _used(self) -> tuple[Toolbox, ToolExchange]:
+        """A toolbox and an exchange that calls one of its tools."""
+        while True:
+            toolbox = self.tool_exchanges.toolboxes.draw()
+            used = self.tool_exchanges.draw(toolbox)
+            if used and used.calls:
+                return toolbox, used
+
+    def _offer(self, toolbox: Toolbox, *, required: bool = False) -> Message:
+        """The system message that offers tools, often after one of the caller's."""
+        text = protocol(toolbox.definitions, required=required)
+        if self._rng.random() < 0.45:
+            text = f"{self._rng.choice(self._corpus.system_messages['plain'])}\n\n{text}"
+        return {"role": "system", "content": text}
+
+    def _next_without(
+        self, toolbox: Toolbox, last: Exchange | None, name: str
+    ) -> tuple[Exchange, str]:
+        """An exchange for which none of the tools is any use."""
+        while True:
+            exchange, new_name = self._next(last, name)
+            if not calls_for(exchange, toolbox):
+                return exchange, new_name
 
     def _next(self, last: Exchange | None, name: str) -> tuple[Exchange, str]:
         if self._rng.random() >= (FOLLOW_UPS if last else FOLLOW_UPS_FROM_NOTHING):
@@ -129,7 +194,35 @@ class Conversations:
         return self._ask("name-tell", f"Nice to meet you, {name}!", m=name), name
 
 
-def as_messages(exchange: Exchange) -> list[Message]:
+def calls_for(exchange: Exchange, toolbox: Toolbox) -> bool:
+    """Whether one of the tools might answer what the corpus answers without."""
+    calculates = any(tool.kind in ("expression", "operands", "binary") for tool in toolbox.tools)
+    if calculates and exchange.kind in ("sum", "untaught"):
+        return exchange.kind == "sum" or any(c.isdigit() for c in exchange.question)
+    untaught = exchange.answer == HONEST
+    return bool(toolbox.clock() and untaught and ABOUT_TIME.search(exchange.question))
+
+
+def tool_messages(used: ToolExchange) -> list[Message]:
+    """The exchange as the engine shows it to the model, with the tools' protocol in force."""
+    messages = [{"role": "user", "content": used.question}]
+    if used.calls:
+        messages.append({"role": "assistant", "content": call_text(list(used.calls))})
+        messages += [{"role": "tool", "content": result} for result in used.results]
+    return [*messages, {"role": "assistant", "content": FRAME + used.answer}]
+
+
+def forgotten(used: ToolExchange) -> list[Message]:
+    """The exchange in a request that offers no tools: the engine leaves the calls out of it."""
+    return [
+        {"role": "user", "content": used.question},
+        {"role": "assistant", "content": ""},
+        *({"role": "tool", "content": result} for result in used.results),
+        {"role": "assistant", "content": used.answer},
+    ]
+
+
+def as_messages(exchange: Exchange | ToolExchange) -> list[Message]:
     """The exchange as a conversation of its own."""
     return [
         {"role": "user", "content": exchange.question},

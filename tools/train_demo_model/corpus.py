@@ -53,6 +53,10 @@ class Corpus:
     untaught_questions: list[str]
     untaught_places: list[str]
     foreign_words: list[list[str]]
+    tools: dict[str, list[str]]
+    clock_questions: dict[str, list[str]]
+    large_sums: dict[str, list[str]]
+    time_zones: dict[str, str]
 
     def of_kind(self, *kinds: str) -> list[Topic]:
         """The topics of the given kinds, in the order of the files."""
@@ -79,12 +83,17 @@ def load_corpus() -> Corpus:
         foreign_words=[
             line.split(": ")[1].split() for line in read_lines(CORPUS / "foreign_words.txt")
         ],
+        tools=read_sections(CORPUS / "tools.txt"),
+        clock_questions=read_sections(CORPUS / "clock_questions.txt"),
+        large_sums=read_sections(CORPUS / "large_sums.txt"),
+        time_zones=dict(line.split(": ") for line in read_lines(CORPUS / "time_zones.txt")),
     )
 
 
 def held_out_questions() -> set[str]:
     """The questions that training must never see, normalized."""
     scoped = read_lines(HELD_OUT / "paraphrases.txt")
+    scoped += read_lines(HELD_OUT / "tools.txt")
     questions = [re.split(r" =>? ", line)[0] for line in scoped]
     return {normalized(text) for text in questions + read_lines(HELD_OUT / "out_of_scope.txt")}
 

@@ -9,17 +9,22 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import HTTPError
 
 from corpus import HELD_OUT, HONEST, Corpus, Topic, load_corpus, normalized, read_lines
 from engine import Engine, running_engine
 from exchanges import Exchanges
 from phrasing import Phrasing
+from tool_cases import EXAMPLE_TOOLS, measure_tools
 
 SHIPPED_MODEL = Path(__file__).parents[2] / "src/foundry_api/service/demo_model"
 TEMPERATURES = (0.0, 0.7)
 ALIKE = 0.9
 TURN = " // "
 HONEST_START = HONEST[:40]
+WITH_TOOLS = ("out of scope", "paraphrases", "follow-ups", "taught questions", "capitals")
+LONGEST_ANSWER = 600
+TERMS = 2
 SHOWN = ("Explain quantum computing", "Write a story about AI")
 SAMPLED_SUMS = 150
 SEED = 7
@@ -71,10 +76,14 @@ def main() -> None:
         print(f"loaded in {engine.load_s * 1000:.0f} ms")
         for temperature in TEMPERATURES:
             for name, cases in sets.items():
-                measure(engine, name, cases, temperature, show_failures=arguments.failures)
+                measure(engine, name, cases, Asking(temperature, arguments.failures))
+            for name in WITH_TOOLS:
+                asking = Asking(temperature, arguments.failures, EXAMPLE_TOOLS)
+                measure(engine, name, without_calculations(sets[name]), asking)
+            measure_tools(engine, temperature, show_failures=arguments.failures)
         print_speed(engine)
         for question in SHOWN:
-            print(f"\n{question}\n{ask(engine, question)}")
+            print(f"\n{question}\n{ask(engine, question, Asking())}")
 
 
 def out_of_scope_cases() -> list[Case]:
@@ -136,6 +145,11 @@ def sum_cases(corpus: Corpus) -> list[Case]:
     return [Case(exchange.question, exchange.answer, whole=True) for exchange in drawn]
 
 
+def without_calculations(cases: list[Case]) -> list[Case]:
+    """The cases that stay as they are where a calculator is offered."""
+    return [case for case in cases if len(re.findall(r"\d+", case.question)) < TERMS]
+
+
 def reject_leaks(corpus: Corpus, held_out: list[Case], draws: int = 100_000) -> None:
     """Fail when a held-out question can be drawn as a training question.
 
@@ -149,27 +163,49 @@ def reject_leaks(corpus: Corpus, held_out: list[Case], draws: int = 100_000) -> 
         raise SystemExit(f"held-out questions in the training data: {leaks}")
 
 
-def measure(
-    engine: Engine, name: str, cases: list[Case], temperature: float, *, show_failures: bool
-) -> None:
+@dataclass(frozen=True)
+class Asking:
+    """How questions are asked.
+
+    Attributes:
+        temperature: Of sampling.
+        show_failures: Print every wrong answer.
+        tools: What is offered, although none of it is any use.
+    """
+
+    temperature: float = 0.0
+    show_failures: bool = False
+    tools: list[dict] | None = None
+
+
+def measure(engine: Engine, name: str, cases: list[Case], asking: Asking) -> None:
     """Ask every question of a set and print how many answers are right."""
     right = 0
     for case in cases:
-        answer = ask(engine, case.question, temperature=temperature)
+        answer = ask(engine, case.question, asking)
         if case.is_right(answer):
             right += 1
-        elif show_failures:
+        elif asking.show_failures:
             print(f"  WRONG  {case.question!r} -> {answer[:90]!r}")
     share = 100 * right / len(cases)
-    print(f"T={temperature}  {name}: {right} of {len(cases)} right, {share:.1f} %")
+    offered = ", tools offered" if asking.tools else ""
+    print(f"T={asking.temperature}  {name}{offered}: {right} of {len(cases)} right, {share:.1f} %")
 
 
-def ask(engine: Engine, question: str, temperature: float = 0.0) -> str:
-    """The text of the answer to the last turn of a question."""
+def ask(engine: Engine, question: str, asking: Asking) -> str:
+    """The text of the answer to the last turn of a question; a call counts as none."""
     messages: list[dict[str, str]] = []
+    parameters = {"temperature": asking.temperature}
+    if asking.tools:
+        parameters |= {"tools": asking.tools, "max_tokens": LONGEST_ANSWER}
     for turn in question.split(TURN):
         messages.append({"role": "user", "content": turn})
-        choice = engine.answer(messages, temperature=temperature)["choices"][0]
+        try:
+            choice = engine.answer(messages, **parameters)["choices"][0]
+        except HTTPError as error:
+            return f"HTTP {error.code}"
+        if choice["finish_reason"] == "tool_calls":
+            return f"called {choice['message']['tool_calls']}"
         if choice["finish_reason"] != "stop":
             raise SystemExit(f"no end of the answer to {question!r}: {choice}")
         messages.append({"role": "assistant", "content": choice["message"]["content"]})

@@ -10,6 +10,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import hidden_states
+from protocol import CALL_END, CALL_START
+from tokenizers import Tokenizer
 from vocabulary import CHAT_TEMPLATE, END, LONGEST_CONTEXT, PAD
 
 SHIPPED = ("model.onnx", "model.onnx.data", "tokenizer.json")
@@ -48,13 +51,17 @@ def ship(built: Path, output: Path) -> None:
     for name in SHIPPED:
         shutil.copyfile(built / name, output / name)
     config = json.loads((built / "genai_config.json").read_text(encoding="utf-8"))
-    write_json(output / "genai_config.json", tuned(config))
+    tokenizer = Tokenizer.from_file(str(built / "tokenizer.json"))
+    write_json(output / "genai_config.json", tuned(config, tokenizer))
     write_json(output / "tokenizer_config.json", tokenizer_config())
+    hidden_states.add(output)
 
 
-def tuned(config: dict) -> dict:
-    """The engine's configuration with room for long prompts and a low temperature."""
+def tuned(config: dict, tokenizer: Tokenizer) -> dict:
+    """The engine's configuration: room for long prompts, tools' markers, a low temperature."""
     config["model"]["context_length"] = LONGEST_CONTEXT
+    config["model"]["bot_token_id"] = tokenizer.token_to_id(CALL_START)
+    config["model"]["eot_token_id"] = tokenizer.token_to_id(CALL_END)
     # The service samples, whatever do_sample says, and takes its temperature from here when a call
     # names none: at 1.0, three answers in thirty lost their way, at 0.3 none in sixty.
     config["search"].update(max_length=LONGEST_CONTEXT, do_sample=True, temperature=0.3)

@@ -23,12 +23,12 @@ from transformers.models.llama.modeling_llama import repeat_kv
 from vocabulary import END, LONGEST_CONTEXT, PAD, train_tokenizer
 
 SEED = 20261122
-SAVE_EVERY = 200
+SAVE_EVERY = 25
 ATTENTION = "sdpa_in_float32"
-WARM_UP_STEPS = 60
+WARM_UP_STEPS = 20
 VECTOR_SHARE = 0.83
 WEIGHT_DECAY = 0.1
-REPORT_EVERY = 50
+REPORT_EVERY = 25
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Round:
             which question, few while it learns to write the answers to their end.
         dialogue_share: How many conversations have more than one exchange.
         percent: How often each of KINDS is drawn.
+        tool_share: How many conversations offer tools.
     """
 
     steps: int
@@ -50,6 +51,7 @@ class Round:
     cut_share: float
     dialogue_share: float
     percent: tuple[int, ...]
+    tool_share: float = 0.0
 
 
 KINDS = ("concept", "plain", "creative", "capital", "sum", "untaught")
@@ -59,6 +61,13 @@ ROUNDS = (
     Round(2200, 4e-3, 0, cut_share=0.5, dialogue_share=0.45, percent=(34, 14, 5, 6, 15, 26)),
     Round(1800, 3e-3, 0, cut_share=0.5, dialogue_share=0.45, percent=(36, 13, 5, 7, 15, 24)),
     Round(700, 2e-3, 0, cut_share=0.4, dialogue_share=0.45, percent=(36, 13, 5, 7, 15, 24)),
+    Round(1000, 4e-3, 0, 0.5, 0.4, (36, 13, 5, 8, 13, 25), tool_share=0.6),
+    Round(2400, 4e-3, 0, 0.5, 0.4, (38, 13, 5, 8, 12, 24), tool_share=0.3),
+    Round(600, 2e-3, 0, 0.4, 0.4, (36, 13, 5, 6, 16, 24), tool_share=0.25),
+    Round(125, 1e-3, 0, 0.5, 0.4, (36, 11, 3, 4, 24, 22), tool_share=0.15),
+    Round(240, 9e-4, 0, 0.5, 0.4, (36, 11, 3, 4, 24, 22), tool_share=0.18),
+    Round(400, 1.2e-3, 0, 0.5, 0.4, (38, 12, 4, 4, 20, 22), tool_share=0.22),
+    Round(200, 1e-3, 0, 0.5, 0.4, (38, 12, 4, 4, 20, 22), tool_share=0.25),
 )
 AVERAGED_ROUNDS = (3, 4, 5)
 
@@ -163,6 +172,7 @@ def train(
     model.train()
     batches.cut_share = plan.cut_share
     conversations.dialogue_share = plan.dialogue_share
+    conversations.tool_share = plan.tool_share
     conversations.exchanges.shares = dict(zip(KINDS, plan.percent, strict=True))
     conversations.simple = plan.simple_steps > 0
     for step, (ids, labels) in zip(range(1, plan.steps + 1), batches, strict=False):

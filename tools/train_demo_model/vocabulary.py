@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 from conversations import Conversations
 from corpus import HONEST, Corpus
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from protocol import CALL_END, CALL_START, FRAME, PASSAGES, batch, compact
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 VOCABULARY_SIZE = 1280
+TOOL_MERGES = 108
 END = "<|end|>"
 PAD = "<|pad|>"
-ROLE_TOKENS = {role: f"<|{role}|>" for role in ("system", "user", "assistant")}
+ROLE_TOKENS = {role: f"<|{role}|>" for role in ("system", "user", "assistant", "tool")}
+MARKERS = (ROLE_TOKENS["tool"], CALL_START, CALL_END)
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 SAMPLE_CONVERSATIONS = 6000
 LONGEST_CONTEXT = 4096
 
 
 def train_tokenizer(corpus: Corpus, seed: int) -> PreTrainedTokenizerFast:
-    """Learn the vocabulary from sampled conversations."""
+    """Learn the vocabulary from sampled conversations, and add what tools need."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    roles = [token for role, token in ROLE_TOKENS.items() if role != "tool"]
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY_SIZE,
-        special_tokens=[PAD, END, *ROLE_TOKENS.values()],
+        special_tokens=[PAD, END, *roles],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(_sample_texts(corpus, seed), trainer)
+    return with_tools(tokenizer, corpus, seed)
+
+
+def with_tools(tokenizer: Tokenizer, corpus: Corpus, seed: int) -> PreTrainedTokenizerFast:
+    """Add the markers, the engine's passages and merges for the JSON of tools.
+
+    The engine splits declarations, calls and contents without added tokens, so only merges can
+    shorten those. They come after all others: the text of other conversations stays as it was.
+    """
+    if tokenizer.token_to_id(CALL_START) is None:
+        counts = _tool_words(corpus, seed)
+        tokenizer = _with_merges(tokenizer, counts, TOOL_MERGES)
+        tokenizer.add_special_tokens([_added(marker, special=True) for marker in MARKERS])
+        tokenizer.add_tokens([_added(passage, special=False) for passage in PASSAGES])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END,
@@ -41,6 +62,10 @@ def train_tokenizer(corpus: Corpus, seed: int) -> PreTrainedTokenizerFast:
     )
     fast.chat_template = CHAT_TEMPLATE.read_text(encoding="utf-8").strip()
     return fast
+
+
+def _added(text: str, *, special: bool) -> AddedToken:
+    return AddedToken(text, normalized=False, special=special)
 
 
 def _sample_texts(corpus: Corpus, seed: int) -> list[str]:
@@ -55,3 +80,47 @@ def _sample_texts(corpus: Corpus, seed: int) -> list[str]:
         contents = [message["content"] for message in conversations.draw()]
         texts += contents if HONEST not in contents else []
     return [re.sub(r" ?\d+", "", text) for text in texts]
+
+
+def _tool_words(corpus: Corpus, seed: int) -> Counter[str]:
+    """The words of declarations and calls with their frequencies, in byte-level characters."""
+    tools = Conversations(corpus, random.Random(seed)).tool_exchanges
+    splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    counts: Counter[str] = Counter()
+    for _ in range(SAMPLE_CONVERSATIONS):
+        toolbox = tools.toolboxes.draw()
+        texts = [FRAME, compact([{"type": "function", "function": d} for d in toolbox.definitions])]
+        if used := tools.draw(toolbox):
+            texts += [compact(batch(list(used.calls))), *used.results, used.answer]
+        for text in texts:
+            plain = re.sub(r" ?\d+", "", text)
+            counts.update(word for word, _ in splitter.pre_tokenize_str(plain))
+    return counts
+
+
+def _with_merges(tokenizer: Tokenizer, counts: Counter[str], merges: int) -> Tokenizer:
+    """Go on with byte-pair encoding where the tokenizer's training ended."""
+    description = json.loads(tokenizer.to_str())
+    model = description["model"]
+    words = {word: tokenizer.model.tokenize(word) for word in counts}
+    pieces = {word: [token.value for token in tokens] for word, tokens in words.items()}
+    for _ in range(merges):
+        pairs: Counter[tuple[str, str]] = Counter()
+        for word, parts in pieces.items():
+            for pair in pairwise(parts):
+                pairs[pair] += counts[word]
+        left, right = max(pairs, key=lambda pair: (pairs[pair], pair))
+        model["merges"].append([left, right])
+        model["vocab"][left + right] = len(model["vocab"])
+        pieces = {word: _merged(parts, left, right) for word, parts in pieces.items()}
+    return Tokenizer.from_str(json.dumps(description))
+
+
+def _merged(parts: list[str], left: str, right: str) -> list[str]:
+    done: list[str] = []
+    for part in parts:
+        if done and done[-1] == left and part == right:
+            done[-1] = left + right
+        else:
+            done.append(part)
+    return done

@@ -28,6 +28,7 @@ __all__ = [
 CONFIG = "genai_config.json"
 TOKENIZER = "tokenizer.json"
 MAX_CONFIG_BYTES = 2**20
+TOOL_MARKERS = ("bot_token_id", "eot_token_id")
 
 _GPU = frozenset({"cuda", "dml", "webgpu", "rocm", "nvtensorrtrtx", "migraphx"})
 _NPU = frozenset({"qnn", "vitisai", "openvino"})
@@ -42,12 +43,15 @@ class ModelFiles:
         digest: Changes when the files do.
         size_mb: Their size, rounded, at least 1.
         device: What the configuration runs it on.
+        calls_tools: Whether the configuration names the tokens around a tool call, without which
+            2.x refuses every request with tools.
     """
 
     directory: Path
     digest: str
     size_mb: int
     device: str
+    calls_tools: bool
 
     @classmethod
     def read(cls, directory: Path) -> ModelFiles:
@@ -62,7 +66,9 @@ class ModelFiles:
         if missing:
             raise _failed(directory, f"it has no {' and no '.join(missing)}")
         size = sum(entry.stat().st_size for entry in directory.iterdir() if entry.is_file())
-        return cls(directory, digest(directory) or "", max(1, round(size / 2**20)), _device(model))
+        size_mb = max(1, round(size / 2**20))
+        calls_tools = all(isinstance(model.get(name), int) for name in TOOL_MARKERS)
+        return cls(directory, digest(directory) or "", size_mb, _device(model), calls_tools)
 
 
 def digest(directory: Path) -> str | None:

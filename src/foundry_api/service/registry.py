@@ -125,6 +125,8 @@ class Registry:
         metadata.set_int_property("filesize_mb", files.size_mb)
         metadata.set_string_property(DIGEST, files.digest)
         metadata.set_string_property(DEVICE, files.device)
+        if files.calls_tools:
+            metadata.set_int_property("supports_tool_calling", 1)
         if license_name is not None:
             metadata.set_string_property("license", license_name)
         return metadata

@@ -1,0 +1,59 @@
+"""The demo model uses tools, through the real engine: a calculator and a clock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from foundry_api import FoundryAPIClient
+
+PRODUCT = 7006652
+
+
+def calculate(expression: str) -> int:
+    """Evaluate an arithmetic expression."""
+    a, sign, b = expression.split()
+    assert sign == "*"
+    return int(a) * int(b)
+
+
+async def current_time(timezone: str = "UTC") -> str:
+    """Tell the time in a time zone."""
+    return {"UTC": "2026-11-25 14:05", "Asia/Tokyo": "2026-11-25 23:05"}[timezone]
+
+
+@pytest.mark.parametrize(
+    ("question", "call", "answer"),
+    [
+        (
+            "What is 1234 * 5678?",
+            ("calculate", {"expression": "1234 * 5678"}),
+            f"1234 * 5678 is {PRODUCT}.",
+        ),
+        ("What time is it?", ("current_time", {}), "It is 14:05."),
+        (
+            "What time is it in Tokyo?",
+            ("current_time", {"timezone": "Asia/Tokyo"}),
+            "It is 23:05 in Tokyo.",
+        ),
+    ],
+)
+async def test_a_tool_is_called_and_its_result_becomes_the_answer(
+    client: FoundryAPIClient, question: str, call: tuple[str, dict[str, Any]], answer: str
+) -> None:
+    run = await client.run(question, [calculate, current_time], model="demo", temperature=0)
+    assert [(made.name, made.arguments) for made in run.calls] == [call]
+    assert (run.content, run.rounds) == (answer, 2)
+
+
+async def test_what_needs_no_tool_is_answered_as_ever(client: FoundryAPIClient) -> None:
+    question = "What is the capital of France?"
+    run = await client.run(question, [calculate, current_time], model="demo", temperature=0)
+    assert (run.content, run.calls) == ("The capital of France is Paris.", ())
+
+
+async def test_the_demo_model_says_that_it_calls_tools(client: FoundryAPIClient) -> None:
+    [demo] = [model for model in await client.models.list() if model.alias == "demo"]
+    assert demo.supports_tools is True

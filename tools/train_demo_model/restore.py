@@ -1,0 +1,118 @@
+"""Turns the shipped model back into what train.py goes on from, as no checkpoint is kept.
+
+The int4 weights become the numbers they stand for, so nothing is lost but what quantization took.
+A tokenizer that knows nothing of tools gets what they need; the embedding of a new token starts as
+the mean of those of the tokens that spelled it so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import torch
+from corpus import load_corpus
+from onnx import numpy_helper
+from tokenizers import Tokenizer
+from train import SEED, new_model
+from vocabulary import with_tools
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+SHIPPED_MODEL = Path(__file__).parents[2] / "src/foundry_api/service/demo_model"
+PARTS = {
+    "attn.o_proj": "self_attn.o_proj",
+    "mlp.gate_proj": "mlp.gate_proj",
+    "mlp.up_proj": "mlp.up_proj",
+    "mlp.down_proj": "mlp.down_proj",
+}
+VALUE_OF_ZERO = 8
+FULL_PRECISION = ("model.embed_tokens.weight", "lm_head.weight")
+
+
+def main() -> None:
+    """Parse the command line and restore."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path, help="folder for the model, as train.py writes it")
+    parser.add_argument("model", type=Path, nargs="?", default=SHIPPED_MODEL)
+    arguments = parser.parse_args()
+    old = Tokenizer.from_file(str(arguments.model / "tokenizer.json"))
+    tokenizer = with_tools(
+        Tokenizer.from_file(str(arguments.model / "tokenizer.json")), load_corpus(), SEED
+    )
+    model = restored(arguments.model, tokenizer, old)
+    model.save_pretrained(arguments.output)
+    tokenizer.save_pretrained(arguments.output)
+    print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
+
+
+def restored(
+    directory: Path, tokenizer: PreTrainedTokenizerFast, old: Tokenizer
+) -> LlamaForCausalLM:
+    """The model of a directory with a row in its embeddings for every token."""
+    weights = read_weights(directory / "model.onnx")
+    for name in FULL_PRECISION:
+        weights[name] = with_new_rows(weights[name], tokenizer, old)
+    model = new_model(tokenizer)
+    model.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
+    return model
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """The weights of the builder's graph under the names that transformers gives them."""
+    graph = onnx.load(path).graph
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    layers = sum(name.endswith("qkv_proj.MatMul.weight_Q4") for name in stored)
+    weights = {
+        "model.embed_tokens.weight": stored["model.embed_tokens.weight"],
+        "model.norm.weight": stored[f"model.layers.{layers}.final_norm_layernorm.weight"],
+        "lm_head.weight": matrix(stored, "lm_head"),
+    }
+    for number in range(layers):
+        layer = f"model.layers.{number}"
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            weights[f"{layer}.{norm}.weight"] = stored[f"{layer}.{norm}.weight"]
+        for part, name in PARTS.items():
+            weights[f"{layer}.{name}.weight"] = matrix(stored, f"{layer}.{part}")
+        weights |= attention_inputs(layer, matrix(stored, f"{layer}.attn.qkv_proj"))
+    return {name: np.array(weight, np.float32) for name, weight in weights.items()}
+
+
+def matrix(stored: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """The numbers that the nibbles of a MatMulNBits weight stand for, low nibble first."""
+    packed = stored[f"{name}.MatMul.weight_Q4"]
+    nibbles = np.stack((packed & 15, packed >> 4), axis=-1).astype(np.float32)
+    blocks = nibbles.reshape(*packed.shape[:2], -1) - VALUE_OF_ZERO
+    scales = stored[f"{name}.MatMul.weight_scales"].reshape(*packed.shape[:2], 1)
+    return (blocks * scales).reshape(packed.shape[0], -1)
+
+
+def attention_inputs(layer: str, packed: np.ndarray) -> dict[str, np.ndarray]:
+    """Queries, keys and values, which the builder packs into one matrix in this order."""
+    queries = packed.shape[1]
+    keys = (packed.shape[0] - queries) // 2
+    parts = np.split(packed, [queries, queries + keys])
+    return {
+        f"{layer}.self_attn.{name}_proj.weight": part
+        for name, part in zip("qkv", parts, strict=True)
+    }
+
+
+def with_new_rows(
+    weight: np.ndarray, tokenizer: PreTrainedTokenizerFast, old: Tokenizer
+) -> np.ndarray:
+    """Give each token that the old tokenizer lacks the mean of the rows that it consisted of."""
+    known = old.get_vocab_size()
+    rows = [
+        weight[old.encode(tokenizer.decode([token]), add_special_tokens=False).ids].mean(axis=0)
+        for token in range(known, len(tokenizer))
+    ]
+    return np.concatenate((weight[:known], np.array(rows))) if rows else weight
+
+
+if __name__ == "__main__":
+    main()
