@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from foundry_api.structured.keywords import LISTS, MAPS, SINGLE, is_enforced
 from foundry_api.structured.patterns import engine_reads
+from foundry_api.structured.ranges import told_apart
 from foundry_api.structured.references import Schema, target
 from foundry_api.structured.rewrites import COMBINERS, SAID_ASIDE, added
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["engine_schema", "lark_choice", "lark_schema"]
 
@@ -115,7 +116,9 @@ class _Shaper:
                 for key, each in members.items()
             }
         if name in LISTS or (name in SINGLE and isinstance(value, list)):
-            items = cast("list[Schema]", value)
+            items: Sequence[Schema] = cast("list[Schema]", value)
+            if name == "oneOf":
+                items = told_apart(items)
             return [
                 self.shaped(each, f"{path}[{index}]", closing=closing)
                 for index, each in enumerate(items)

@@ -1,0 +1,46 @@
+"""What exactly one of several ranges allows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api.structured.ranges import told_apart
+
+
+def between(first: int, last: int) -> dict[str, Any]:
+    return {"type": "integer", "minimum": first, "maximum": last}
+
+
+@given(st.lists(st.tuples(st.integers(-9, 9), st.integers(0, 9)), min_size=1, max_size=4))
+def test_what_is_left_is_in_exactly_one_range(drawn: list[tuple[int, int]]) -> None:
+    ranges = [between(first, first + size) for first, size in drawn]
+    left = told_apart(ranges)
+    for number in range(-10, 20):
+        held = [each for each in ranges if each["minimum"] <= number <= each["maximum"]]
+        kept = [each for each in left if each["minimum"] <= number <= each["maximum"]]  # type: ignore[index, operator]
+        if left is not ranges:
+            assert (len(kept) == 1) == (len(held) == 1)
+            assert len(kept) <= 1
+
+
+def test_an_overlap_is_left_out_of_both() -> None:
+    assert told_apart([between(0, 20), between(10, 99)]) == [between(0, 9), between(21, 99)]
+
+
+@pytest.mark.parametrize(
+    "branches",
+    [
+        [between(0, 9), between(10, 99)],
+        [between(0, 9), {"type": "string"}],
+        [between(0, 9), {"type": "integer", "minimum": 5}],
+        [between(0, 9), {**between(5, 7), "multipleOf": 2}],
+        [between(0, 9), between(0, 9)],
+        [between(0, 9), True],
+    ],
+)
+def test_other_branches_are_left_as_they_are(branches: list[Any]) -> None:
+    assert told_apart(branches) is branches
