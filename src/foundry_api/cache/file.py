@@ -155,9 +155,7 @@ def is_damage(error: BaseException) -> bool:
 
 def _is_laid_out(database: sqlite3.Connection) -> bool:
     """Whether it is a file of ours; if not, it is empty."""
-    (application,) = database.execute("pragma application_id").fetchone()
-    (version,) = database.execute("pragma user_version").fetchone()
-    (parts,) = database.execute("select count(*) from sqlite_master").fetchone()
+    application, version, parts = _marks(database)
     if (application, version, parts) == (0, 0, 0):
         return False
     if application != APPLICATION_ID:
@@ -165,6 +163,22 @@ def _is_laid_out(database: sqlite3.Connection) -> bool:
     if version != VERSION:
         raise OtherFormat(f"it is of format {version}, not {VERSION}")
     return True
+
+
+def _marks(database: sqlite3.Connection) -> tuple[int, int, int]:
+    """What tells whose file it is, and how many parts it has: all as of one moment.
+
+    Between two questions another program may lay the file out.
+    """
+    database.execute("begin")
+    try:
+        (parts,) = database.execute("select count(*) from sqlite_master").fetchone()
+        (application,) = database.execute("pragma application_id").fetchone()
+        (version,) = database.execute("pragma user_version").fetchone()
+    finally:
+        if database.in_transaction:  # some failures end it by themselves
+            database.execute("rollback")
+    return application, version, parts
 
 
 def _number(aside: Path) -> int:
