@@ -13,6 +13,7 @@ from foundry_api.messages import ChatRequest, Grammar, Message, Role
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from foundry_api.messages import Constraint, ToolDefinition
     from foundry_api.tools.definition import ToolLike
@@ -143,13 +144,13 @@ def check_repairs(repairs: int) -> None:
     check_range("repairs", repairs, 0, math.inf)
 
 
-def check_known(options: Mapping[str, Any], known: Iterable[str]) -> None:
+def check_known(options: Mapping[str, Any], known: AbstractSet[str]) -> None:
     """Refuse an option that would be ignored.
 
     Raises:
         TypeError: There is no such option, as Python itself says of an unknown argument.
     """
-    for name in options.keys() - set(known):
+    for name in options.keys() - known:
         raise TypeError(f"a completion takes no argument {name!r}; further members go into extra=")
 
 

@@ -224,7 +224,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointCalls):
         constraint: Constraint | None = None,
     ) -> Order[ChatRequest]:
         self._backend.check_open()
-        check_known(options, ChatOptions.__annotations__)
+        check_known(options, ChatOptions.__annotations__.keys())
         timeout = options.get("timeout")
         check_timeout(timeout)
         cache = options.get("cache", "auto")

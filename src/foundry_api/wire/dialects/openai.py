@@ -159,7 +159,8 @@ class ChatStream:
         for event in self._events.feed(block):
             data = event.data
             if data == _DONE:
-                yield from self._flush()
+                if self._holds:
+                    yield from self._flush()
                 self.done = True
                 break
             try:
@@ -174,7 +175,7 @@ class ChatStream:
                 self._keep(data)
             else:
                 yield from self._pieces(delta, data)
-            if self._finish_reason is not None:
+            if self._finish_reason is not None and self._holds:
                 yield from self._flush()
 
     def finish(self) -> Ending:
@@ -187,6 +188,10 @@ class ChatStream:
         if reason == "stop" and self._limit and self._counted() >= self._limit:
             reason = "length"
         return Ending(reason, self.usage or Usage(), b"\n".join(self._without_text))
+
+    @property
+    def _holds(self) -> bool:
+        return bool(self._held or self._tool_calls or self._thinking is not None)
 
     def _counted(self) -> int:
         return self.pieces if self.usage is None else self.usage.completion_tokens
@@ -220,8 +225,9 @@ class ChatStream:
 
     def _flush(self) -> Iterator[Chunk]:
         """What was held back until the end of the answer."""
-        if self._thinking is not None:
-            yield from self._split(*self._thinking.flush())
+        thinking, self._thinking = self._thinking, None
+        if thinking is not None:
+            yield from self._split(*thinking.flush())
         if calls := self._tool_calls.take():
             yield Chunk("", self.model_id, raw=self._raw(), tool_calls=calls)
         if self._held:

@@ -35,6 +35,10 @@ class ToolCallsInPieces:
         self._calls: dict[str, FunctionDelta] = {}
         self._ids: dict[int, str] = {}
 
+    def __len__(self) -> int:
+        """How many calls have begun, and were not taken."""
+        return len(self._calls)
+
     def add(self, delta: ToolCallDelta) -> None:
         """One more piece."""
         if delta.id:
