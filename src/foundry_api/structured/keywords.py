@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from foundry_api.structured.patterns import engine_reads
+from foundry_api.structured.patterns import loosened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +52,7 @@ def is_enforced(schema: Mapping[str, Any], name: str) -> bool:
     if name == "format":
         return value in _FORMATS
     if name == "pattern":
-        return engine_reads(value)
+        return loosened(value) is not None
     if name in _BOUNDS:
         return isinstance(value, bool) or _is_within(value, MIN_BOUND, MAX_BOUND)
     if name == "multipleOf":

@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any, cast
 
 from foundry_api.structured.keywords import LISTS, MAPS, SINGLE, is_enforced
-from foundry_api.structured.patterns import engine_reads
+from foundry_api.structured.patterns import engine_reads, loosened
 from foundry_api.structured.ranges import told_apart
 from foundry_api.structured.references import Schema, target
 from foundry_api.structured.rewrites import COMBINERS, SAID_ASIDE, added
@@ -109,6 +109,8 @@ class _Shaper:
     def _member(self, name: str, value: Any, path: str, *, closing: bool) -> Any:
         if name == "$ref":
             return self._reference(value, path, closing=closing)
+        if name == "pattern":
+            return loosened(value)
         if name in MAPS:
             members = cast("dict[str, Schema]", value)
             return {

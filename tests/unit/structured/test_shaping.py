@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from foundry_api.structured.patterns import engine_reads
+from foundry_api.structured.patterns import engine_reads, loosened
 from foundry_api.structured.shaping import GUIDANCE, engine_schema, lark_choice, lark_schema
 
 INTEGER = {"type": "integer"}
@@ -249,3 +249,21 @@ def test_patterns_that_the_engine_reads(pattern: str) -> None:
 )
 def test_patterns_that_the_engine_refuses_or_reads_otherwise(pattern: str) -> None:
     assert not engine_reads(pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "rest"),
+    [
+        ("^[a-z]+$", "^[a-z]+$"),
+        ("^(?!x)[a-z]+$", "^[a-z]+$"),
+        ("^(?=.b)a.(?<!c)$", "^a.$"),
+        ("^(?!x)", None),
+        ("(?!(a|b))c", None),
+        (r"(?![\])x])c", None),
+        (r"\(?!x\)c", r"\(?!x\)c"),
+        (r"^(?!x)a\b", None),
+        ("(?!x)*a", None),
+    ],
+)
+def test_look_around_only_narrows_a_pattern(pattern: str, rest: str | None) -> None:
+    assert loosened(pattern) == rest
