@@ -23,7 +23,7 @@ from foundry_api.errors import (
     StreamInterrupted,
 )
 from foundry_api.wire.dialects.base import error_of
-from foundry_api.wire.transport import Reply
+from foundry_api.wire.transport import OK, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,7 +44,6 @@ log = logging.getLogger("foundry_api")
 
 _T = TypeVar("_T")
 
-OK = 200
 ERROR_BODY_BYTES = 64 * 2**10
 MAX_ANSWER_BYTES = 256 * 2**20
 """Bound of one answer: a million tokens, with the 250 bytes that each takes on the wire."""

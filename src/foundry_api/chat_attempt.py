@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from foundry_api.attempt import GuardedAttempt
 from foundry_api.errors import FoundryError, ProtocolError, StreamInterrupted
+from foundry_api.wire.transport import OK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,6 @@ __all__ = ["ChatAttempt"]
 log = logging.getLogger("foundry_api")
 
 EVENT_STREAM = "text/event-stream"
-OK = 200
 
 DRAIN_S = 0.1
 """How long the end of a body that is complete may take, before its connection is given up."""

@@ -19,6 +19,7 @@ from foundry_api.errors import (
     UnsupportedFeature,
 )
 from foundry_api.events import CallEnded
+from foundry_api.wire.transport import LAST_SUCCESS, OK
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -37,9 +38,6 @@ __all__ = ["EndpointCall", "Outcome", "ordered"]
 
 _P = TypeVar("_P")
 _R = TypeVar("_R")
-
-OK = 200
-LAST_SUCCESS = 299
 
 
 def ordered(

@@ -13,6 +13,7 @@ from foundry_api.call import GuardedCall
 from foundry_api.errors import FoundryError, InvalidRequest, RouteMissing, ServiceNotRunning
 from foundry_api.events import CallEnded
 from foundry_api.replies.raw import RawReply
+from foundry_api.wire.transport import LAST_SUCCESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_TIMEOUT_S", "RawCall", "RawRequest", "raw_request"]
 
 DEFAULT_TIMEOUT_S = 30.0
-LAST_SUCCESS = 299
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that make no work for the engine, so that they wait for no turn."""

@@ -15,7 +15,7 @@ from foundry_api.errors import ContextOverflow, InvalidRequest, ResponseNotFound
 from foundry_api.wire.dialects.base import QUICK_TIMEOUT_S, error_of
 from foundry_api.wire.dialects.openai import DEFAULT_MAX_TOKENS
 from foundry_api.wire.endpoints.responses import RESPONSES_ROUTE, ResponseReader, ResponseStream
-from foundry_api.wire.transport import fetch
+from foundry_api.wire.transport import OK, fetch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Responding", "checked_id", "reader_of", "responding"]
 
-OK = 200
 _ID = re.compile(r"[\w.-]{1,200}", re.ASCII)
 
 

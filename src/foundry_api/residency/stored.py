@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from foundry_api.errors import FoundryError, ResponseNotFound
 from foundry_api.wire.dialects.base import QUICK_TIMEOUT_S, error_of
 from foundry_api.wire.endpoints.responses import RESPONSES_ROUTE
-from foundry_api.wire.transport import fetch
+from foundry_api.wire.transport import LAST_SUCCESS, fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,7 +31,6 @@ Hold = Literal["free", "talking", "kept"]
 it is part of, or until somebody deletes it. The client's own end ends the first two."""
 
 RELEASE_S = 5.0
-LAST_SUCCESS = 299
 
 
 @dataclass(slots=True)

@@ -20,7 +20,9 @@ from foundry_api.errors import (
 )
 
 __all__ = [
+    "LAST_SUCCESS",
     "MAX_BODY_BYTES",
+    "OK",
     "Reply",
     "Request",
     "Response",
@@ -30,6 +32,10 @@ __all__ = [
     "is_loopback",
     "origin",
 ]
+
+OK = 200
+LAST_SUCCESS = 299
+"""The last status that HTTP counts as a success."""
 
 MAX_BODY_BYTES = 16 * 2**20
 """Bound of a body that is read whole. The largest known, the whole catalog, is below 1 MB."""
