@@ -15,6 +15,8 @@ from foundry_api._version import __version__
 
 # `__init__.pyi` names the same for type checkers; a test compares the two.
 _HOMES = {
+    "batch.lines": ("BatchRequest",),
+    "batch.options": ("BatchOptions", "InputOptions"),
     "cache.memory": ("MemoryCache",),
     "cache.sqlite": ("SqliteCache",),
     "cache.store": ("CacheStats", "ResponseCache"),
@@ -23,6 +25,12 @@ _HOMES = {
     "catalog": ("CatalogListing",),
     "downloads": ("DownloadProgress",),
     "errors": (
+        "BatchCancelled",
+        "BatchChanged",
+        "BatchError",
+        "BatchInUse",
+        "BatchInputInvalid",
+        "BatchStorageFailed",
         "CallTimeout",
         "CatalogUnavailable",
         "CircuitOpen",

@@ -1,4 +1,13 @@
 from foundry_api._version import __version__ as __version__
+from foundry_api.batch.lines import (
+    BatchRequest as BatchRequest,
+)
+from foundry_api.batch.options import (
+    BatchOptions as BatchOptions,
+)
+from foundry_api.batch.options import (
+    InputOptions as InputOptions,
+)
 from foundry_api.cache.memory import (
     MemoryCache as MemoryCache,
 )
@@ -40,6 +49,24 @@ from foundry_api.endpoints.options import (
 )
 from foundry_api.endpoints.responses import (
     Responses as Responses,
+)
+from foundry_api.errors import (
+    BatchCancelled as BatchCancelled,
+)
+from foundry_api.errors import (
+    BatchChanged as BatchChanged,
+)
+from foundry_api.errors import (
+    BatchError as BatchError,
+)
+from foundry_api.errors import (
+    BatchInputInvalid as BatchInputInvalid,
+)
+from foundry_api.errors import (
+    BatchInUse as BatchInUse,
+)
+from foundry_api.errors import (
+    BatchStorageFailed as BatchStorageFailed,
 )
 from foundry_api.errors import (
     CallTimeout as CallTimeout,

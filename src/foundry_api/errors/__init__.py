@@ -30,6 +30,12 @@ The tree::
     │   ├── ToolCallError               the model's call of a tool cannot be read
     │   ├── ToolFailed                  a tool failed, and the model was not to be told
     │   └── ToolRoundsExceeded          the model did not come to an end of calling tools
+    ├── BatchError                      a batch over files cannot begin or go on
+    │   ├── BatchInputInvalid (InvalidRequest)  the input cannot be read, or has bad lines
+    │   ├── BatchChanged                the input is not what the journal was begun with
+    │   ├── BatchInUse                  another process works on the same batch
+    │   ├── BatchStorageFailed          the journal or the output cannot be written
+    │   └── BatchCancelled              it was cancelled
     ├── QueueFull                       too many calls wait for their turn in this client
     ├── CallTimeout (TimeoutError)      a time bound of the call fell
     │   ├── SilenceTimeout              no token for `timeout` seconds
@@ -54,6 +60,14 @@ from __future__ import annotations
 
 from foundry_api.errors.answers import StructuredOutputError
 from foundry_api.errors.base import FoundryError
+from foundry_api.errors.batch import (
+    BatchCancelled,
+    BatchChanged,
+    BatchError,
+    BatchInputInvalid,
+    BatchInUse,
+    BatchStorageFailed,
+)
 from foundry_api.errors.client import ClientClosed, ConfigurationError, HookFailed, QueueFull
 from foundry_api.errors.model import (
     CatalogUnavailable,
@@ -104,6 +118,12 @@ from foundry_api.errors.tools import (
 )
 
 __all__ = [
+    "BatchCancelled",
+    "BatchChanged",
+    "BatchError",
+    "BatchInUse",
+    "BatchInputInvalid",
+    "BatchStorageFailed",
     "CallTimeout",
     "CatalogUnavailable",
     "CircuitOpen",

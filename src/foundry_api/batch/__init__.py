@@ -1,0 +1,1 @@
+"""Batches: many requests, each answered exactly once, whatever dies meanwhile."""

@@ -1,0 +1,92 @@
+"""What a batch over files is told: what to read, how to ask, where to write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+__all__ = ["STANDARD_STREAM", "BatchOptions", "InputOptions"]
+
+STANDARD_STREAM = "-"
+"""Stands for standard input, and for standard output."""
+
+InputFormat = Literal["auto", "openai", "text", "csv", "parquet"]
+
+
+class InputOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What is read, and how a line becomes a request.
+
+    Attributes:
+        path: The file; `-` is standard input.
+        format: `auto` goes by the file's name, compression aside (.jsonl, .txt, .csv, .parquet),
+            and for standard input by its first line.
+        column: Of CSV and Parquet, the column with the prompt; default `prompt`. With a template
+            none is needed.
+        template: The prompt, with `{column}` for each column's value; of plain text the line is
+            `{prompt}`, or `{line}`.
+        system: Instructions ahead of each prompt.
+        model: Model of requests that name none.
+        members: Members of the JSON body of requests that do not have them, such as max_tokens.
+    """
+
+    path: str
+    format: InputFormat = "auto"
+    column: str | None = None
+    template: str | None = None
+    system: str | None = None
+    model: str | None = None
+    members: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+
+
+class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch over files. The journal keeps it, so that `batch retry` need not be told again.
+
+    Attributes:
+        input: What is read.
+        output: Where the answers go; `-` is standard output, without a journal.
+        errors: Where the lines go that failed; default beside the output, as `NAME.errors.jsonl`.
+        output_format: `auto` goes by the output's name.
+        ordered: Whether the output keeps the order of the input.
+        dedupe: Whether identical requests run once.
+        strict: Whether one bad line refuses the whole input.
+        check: Whether the whole input is checked before anything runs.
+        attempts: How often a line that failed for a passing reason is begun before it counts as
+            failed; default 3. Each of them is a call with retries of its own.
+        patience_s: Seconds that all services may be away before the run is given up; default 600.
+            Nothing is lost by that: the same command goes on.
+        report: Where to write a page about the run; None for none.
+    """
+
+    input: InputOptions
+    output: str
+    errors: str | None = None
+    output_format: Literal["auto", "jsonl", "parquet"] = "auto"
+    ordered: bool = False
+    dedupe: bool = False
+    strict: bool = False
+    check: bool = True
+    attempts: int = 3
+    patience_s: float = 600.0
+    report: str | None = None
+
+    @property
+    def to_stream(self) -> bool:
+        """Whether the answers go to standard output."""
+        return self.output == STANDARD_STREAM
+
+    @property
+    def directory(self) -> Path:
+        """Where the journal lies: beside the output, as `NAME.batch`."""
+        output = Path(self.output)
+        return output.with_name(f"{output.name}.batch")
+
+    @property
+    def errors_path(self) -> Path:
+        """Where the lines go that failed."""
+        if self.errors is not None:
+            return Path(self.errors)
+        output = Path(self.output)
+        stem = output.name.split(".")[0] or output.name
+        return output.with_name(f"{stem}.errors.jsonl")
