@@ -20,7 +20,7 @@ CLASSES: list[type[FoundryError]] = [
     for value in vars(errors).values()
     if inspect.isclass(value) and issubclass(value, FoundryError)
 ]
-BASES = {"ToolError", "FoundryError", "ModelError", "ServiceError"}
+BASES = {"BatchError", "ToolError", "FoundryError", "ModelError", "ServiceError"}
 
 
 def drawn_tree() -> dict[str, tuple[str, ...]]:
