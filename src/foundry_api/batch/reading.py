@@ -11,7 +11,7 @@ from foundry_api.batch.lines import Line, Work
 from foundry_api.errors import BatchChanged, InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
     from collections.abc import Set as AbstractSet
 
     from foundry_api.batch.ledger import Ledger
@@ -53,7 +53,7 @@ class Reading:
     refused: set[int] = field(default_factory=set[int])
     lines: int = 0
 
-    def blocks(self) -> Iterator[list[Work | BadLine]]:
+    def blocks(self) -> Generator[list[Work | BadLine]]:
         """What is to be answered, block by block; a block may have nothing.
 
         Raises:
