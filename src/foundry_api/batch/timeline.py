@@ -71,7 +71,7 @@ class Timeline:
         count = max(1, int(-(-self.elapsed_s // span)))
         sums = [[0, 0, 0, 0] for _ in range(count)]
         for second in seconds:
-            place = min(count - 1, int(self._worked_at(second.at + 0.5) / span))
+            place = min(count - 1, int(self.worked_at(second.at + 0.5) / span))
             told = (second.lines, second.failed, second.prompt_tokens, second.completion_tokens)
             sums[place] = [old + new for old, new in zip(sums[place], told, strict=True)]
         return tuple(self._moment(place * span, *each) for place, each in enumerate(sums))
@@ -88,7 +88,7 @@ class Timeline:
             completion_tokens=completion_tokens,
         )
 
-    def _worked_at(self, at: float) -> float:
+    def worked_at(self, at: float) -> float:
         """The seconds of work before a moment; one between two runs counts to the one before."""
         for (begin, end), before in zip(self._stretches, self._before, strict=False):
             if at <= end:
