@@ -185,8 +185,11 @@ class BatchJob:
         options = self._options
         if options.input.path != STANDARD_STREAM or options.to_stream or not options.check:
             return open_source(options.input)
-        how = "kept" if self._kept else "new" if self._restart else "same"
-        return open_source(options.input, spool=options.directory / SPOOL, standard_input=how)
+        return open_source(
+            options.input,
+            spool=options.directory / SPOOL,
+            standard_input="kept" if self._kept else "new" if self._restart else "same",
+        )
 
     def _open_journal(self, source: Source) -> Journal:
         whole = self._options.check and source.rereadable

@@ -65,10 +65,9 @@ class Task:
     def passes(self) -> tuple[str | None, ...]:
         """The model of each pass over the input, so that each is loaded once."""
         several = 1 < len(self.models) <= MOST_PASSES and not self.ordered
-        return tuple(sorted(self.models, key=self._lines, reverse=True)) if several else (None,)
-
-    def _lines(self, model: str) -> int:
-        return self.models[model]
+        if not several:
+            return (None,)
+        return tuple(sorted(self.models, key=lambda model: self.models[model], reverse=True))
 
 
 class Run:
