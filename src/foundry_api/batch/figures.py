@@ -63,12 +63,14 @@ class ErrorFigures:
         count: Lines that failed so.
         custom_id: The first of them.
         message: What that one was told.
+        hint: What it was told to do about it.
     """
 
     code: str
     count: int
     custom_id: str
     message: str
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
