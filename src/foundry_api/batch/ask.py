@@ -98,7 +98,8 @@ async def _chat(client: FoundryAPIClient, body: dict[str, Any], bounds: Bounds) 
     options["tool_choice"] = _tool_choice(body.pop("tool_choice", None))
     options |= _wanted(body)
     messages = turns(body.pop("messages", None))
-    return await client.chat(messages, **options, extra=_rest(body, _CHAT))
+    answer: BatchAnswer = await client.chat(messages, **options, extra=_rest(body, _CHAT))
+    return answer
 
 
 async def _respond(client: FoundryAPIClient, body: dict[str, Any], bounds: Bounds) -> BatchAnswer:

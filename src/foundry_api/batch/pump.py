@@ -11,7 +11,7 @@ import logging
 from collections import Counter, deque
 from contextlib import aclosing, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from foundry_api.batch.doubt import Doubt
 from foundry_api.batch.outlet import Outlet
@@ -109,7 +109,11 @@ class Pump(Generic[_R]):
             await self._end(feeder)
 
     async def _feed(self, tasks: AsyncIterable[BatchTask[_R]]) -> None:
-        closing: Any = aclosing(tasks) if hasattr(tasks, "aclose") else nullcontext()
+        closing: Any = (
+            aclosing(cast("AsyncGenerator[Any]", tasks))
+            if hasattr(tasks, "aclose")
+            else nullcontext()
+        )
         async with closing:
             async for task in tasks:
                 while not self._admits(task):

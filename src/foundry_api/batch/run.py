@@ -6,6 +6,7 @@ import asyncio
 import time
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -67,7 +68,8 @@ class Task:
         several = 1 < len(self.models) <= MOST_PASSES and not self.ordered
         if not several:
             return (None,)
-        return tuple(sorted(self.models, key=lambda model: self.models[model], reverse=True))
+        busiest_first = sorted(self.models.items(), key=itemgetter(1), reverse=True)
+        return tuple(model for model, _ in busiest_first)
 
 
 class Run:

@@ -99,7 +99,7 @@ def _enter(ray: Any, address: str | None, directory: str | None) -> None:
             )
         else:
             ray.init(address, **quiet)
-    except Exception as error:  # noqa: BLE001 - Ray raises what it likes
+    except Exception as error:
         raise _refused(address, error) from error
 
 

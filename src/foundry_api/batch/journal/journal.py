@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -13,7 +12,7 @@ from foundry_api.batch.journal.database import ROW, connected, row_of, storage, 
 from foundry_api.batch.journal.figuring import counted, figured
 from foundry_api.batch.journal.keeping import identity, locked, meta, put, umask
 from foundry_api.batch.journal.publishing import gathered, lines_of, write_errors, write_parquet
-from foundry_api.batch.journal.runners import Runner, known_runners
+from foundry_api.batch.journal.runners import Runner, added_runner, known_runners
 from foundry_api.batch.journal.segments import Segment, synced_directory
 from foundry_api.batch.journal.told import Checked, Published
 from foundry_api.errors import BatchChanged, BatchInUse, BatchStorageFailed
@@ -457,13 +456,8 @@ class Journal:
         synced_directory(output.resolve().parent)
 
     def _number(self) -> int:
-        """A number that no runner and no segment has."""
-        cursor = self._database.execute(
-            "insert into runner (pid, shared, since, seen, ended, progress)"
-            " values (?, 1, ?, ?, ?, ?)",
-            (os.getpid(), self._clock(), self._clock(), self._clock(), b""),
-        )
-        return cursor.lastrowid or 0
+        """A number that no runner and no segment has: that of a runner that did nothing."""
+        return added_runner(self._database, shared=True, now=self._clock(), ended=self._clock())
 
     def _remove_superseded(self) -> None:
         """Remove the segments that no row names any more."""

@@ -7,6 +7,7 @@ say where each answer lies, and the next `publish` goes on from there.
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -127,22 +128,24 @@ def write_parquet(lines: Iterable[tuple[int, bytes]], path: Path) -> None:
         BatchStorageFailed: pyarrow is not installed.
     """
     try:
-        import pyarrow as pa  # type: ignore[import-untyped]  # noqa: PLC0415 - an extra
-        from pyarrow import parquet  # noqa: PLC0415 - an extra
+        arrow: Any = importlib.import_module("pyarrow")
+        parquet: Any = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
         raise BatchStorageFailed(
             "Parquet needs pyarrow", hint="pip install 'foundry-api[batch]'"
         ) from error
-    schema: Any = pa.schema([(name, pa.string()) for name in ("custom_id", "content", "response")])
+    schema: Any = arrow.schema(
+        [(name, arrow.string()) for name in ("custom_id", "content", "response")]
+    )
     draft = path.with_name(f".{path.name}.draft")
     group: list[dict[str, str | None]] = []
     with parquet.ParquetWriter(draft, schema) as writer:
         for _, line in lines:
             group.append(_row(line))
             if len(group) >= ROW_GROUP:
-                writer.write_table(pa.Table.from_pylist(group, schema=schema))
+                writer.write_table(arrow.Table.from_pylist(group, schema=schema))
                 group = []
-        writer.write_table(pa.Table.from_pylist(group, schema=schema))
+        writer.write_table(arrow.Table.from_pylist(group, schema=schema))
     with draft.open("rb+") as file:
         os.fsync(file.fileno())
     move_into_place(draft, path)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import sqlite3
     from pathlib import Path
 
-__all__ = ["Runner", "is_alive", "known_runners"]
+__all__ = ["Runner", "added_runner", "known_runners"]
 
 COLUMNS = "number, pid, shared, since, seen, ended, cancel, progress"
 
@@ -47,11 +47,7 @@ class Runner:
             if not other.alive:
                 database.execute("delete from claim where runner = ?", (other.number,))
                 lock_file(directory, other.number).unlink(missing_ok=True)
-        cursor = database.execute(
-            "insert into runner (pid, shared, since, seen, progress) values (?, ?, ?, ?, ?)",
-            (os.getpid(), shared, now, now, b""),
-        )
-        self.number = cursor.lastrowid or 0
+        self.number = added_runner(database, shared=shared, now=now)
         self._lock = FileLock(lock_file(directory, self.number), timeout_s=0)
         self._lock.__enter__()
 
@@ -66,6 +62,17 @@ class Runner:
             self._lock.__exit__()
             with suppress(OSError):
                 lock_file(self._directory, self.number).unlink()
+
+
+def added_runner(
+    database: sqlite3.Connection, *, shared: bool, now: float, ended: float | None = None
+) -> int:
+    """The number of a new runner, which no segment has either."""
+    cursor = database.execute(
+        "insert into runner (pid, shared, since, seen, ended, progress) values (?, ?, ?, ?, ?, ?)",
+        (os.getpid(), shared, now, now, ended, b""),
+    )
+    return cursor.lastrowid or 0
 
 
 def known_runners(directory: Path, database: sqlite3.Connection) -> list[RunnerStatus]:
