@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import warnings
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -97,7 +95,7 @@ def kill_node(cluster: Any) -> None:
     (raylet,) = node.all_processes["raylet"]
     family = psutil.Process(raylet.process.pid)
     for process in [family, *family.children(recursive=True)]:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
 
 
 async def test_each_line_comes_once_though_an_engine_and_a_node_are_killed(

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RayEngine"]
 
+log = logging.getLogger("foundry_api")
+
 
 class RayEngine:
     """Implements `BatchEngine`. One run at a time.
@@ -47,7 +49,7 @@ class RayEngine:
         attempts: int = 3,
         patience_s: float = 600.0,
         dedupe: bool = False,
-        tell: Callable[[str], None] = logging.getLogger("foundry_api").info,
+        tell: Callable[[str], None] = log.info,
     ) -> None:
         self._address = address
         self._settings = settings or Settings.from_environment()

@@ -129,7 +129,7 @@ class Desk:
     # The reader
 
     async def issued(self, known: int) -> tuple[int, bool]:
-        """Wait until more than `known` blocks were ever issued; how many, and whether it is over."""
+        """Wait until more than `known` blocks were issued; how many, and whether it is over."""
         await self._change.until(lambda: self._over or self._next > known)
         return self._next, self._over
 

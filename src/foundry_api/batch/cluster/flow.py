@@ -5,13 +5,12 @@ from __future__ import annotations
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import ray
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from foundry_api.batch.cluster.pace import BLOCKS_AT_ONCE
+from foundry_api.batch.cluster.untyped import arrow, data, ray
 from foundry_api.batch.cluster.worker import BlockWorker
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def run_blocks(desk: Any, options: ActorOptions, nodes: Sequence[str], actors: i
     context.print_on_execution_start = False
     with DataContext.current(context):
         done = (
-            ray.data.read_datasource(_Numbers(desk, actors), num_cpus=0, override_num_blocks=1)
+            data.read_datasource(_Numbers(desk, actors), num_cpus=0, override_num_blocks=1)
             .map_batches(
                 BlockWorker,
                 fn_constructor_args=(desk, options),
@@ -82,7 +81,7 @@ class _Numbers(Datasource):
     """
 
     def __init__(self, desk: Any, least: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call] # Ray has half its types
         self._desk = desk
         self._least = least
 
@@ -90,18 +89,21 @@ class _Numbers(Datasource):
         return None
 
     def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+        self,
+        parallelism: int,  # noqa: ARG002 - one task, whatever Ray Data would like
+        per_task_row_limit: int | None = None,  # noqa: ARG002 - as above
+        data_context: Any = None,  # noqa: ARG002 - as above
     ) -> list[ReadTask]:
         desk, least = self._desk, self._least
         metadata = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
         return [ReadTask(lambda: _numbers(desk, least), metadata)]
 
 
-def _numbers(desk: Any, least: int) -> Iterator[pa.Table]:
+def _numbers(desk: Any, least: int) -> Iterator[Any]:
     """All of them; and as many as there are actors, or Ray warns that some have nothing to do."""
     known, over = 0, False
     while not over:
         issued, over = ray.get(desk.issued.remote(known))
         for number in range(known, max(issued, least) if over else issued):
-            yield pa.table({"block": [number]})
+            yield arrow.table({"block": [number]})
         known = issued

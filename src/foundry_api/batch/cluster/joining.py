@@ -9,6 +9,7 @@ import secrets
 import shutil
 import tempfile
 from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from foundry_api.errors import BatchError
@@ -74,13 +75,11 @@ async def _knock(address: str) -> None:
 def _ray() -> Any:
     try:
         with _set(QUIET):
-            import ray  # noqa: PLC0415 - half a second, for those who have a cluster
-            import ray.data  # noqa: PLC0415
+            return import_module("ray")
     except ImportError as error:
         raise BatchError(
             f"Ray cannot be imported: {error}", hint="pip install 'foundry-api[ray]'"
         ) from error
-    return ray
 
 
 def _enter(ray: Any, address: str | None, directory: str | None) -> None:
@@ -99,7 +98,7 @@ def _enter(ray: Any, address: str | None, directory: str | None) -> None:
             )
         else:
             ray.init(address, **quiet)
-    except Exception as error:
+    except Exception as error:  # Ray raises what it likes
         raise _refused(address, error) from error
 
 

@@ -8,13 +8,13 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from foundry_api.batch.answers import failed_line
 from foundry_api.batch.cluster.blocks import blocks
 from foundry_api.batch.cluster.desk import Desk
 from foundry_api.batch.cluster.flow import run_blocks
+from foundry_api.batch.cluster.untyped import ray
 from foundry_api.batch.engine import EngineState
 from foundry_api.batch.lines import Work
 from foundry_api.errors import BatchError, ServiceCrashed
@@ -55,9 +55,7 @@ class ClusterRun:
         nodes, urls = _nodes(), _addresses(self._options.settings)
         actors = len(urls or nodes)
         desk = _desk(actors, urls, self._options.attempts)
-        flow = asyncio.create_task(
-            asyncio.to_thread(run_blocks, desk, self._options, nodes, actors)
-        )
+        flow = asyncio.create_task(_flow(desk, self._options, nodes, actors))
         feed = asyncio.create_task(self._feed(works, desk))
         try:
             async with aclosing(self._collected(desk, {flow, feed})) as collections:
@@ -88,7 +86,8 @@ class ClusterRun:
 
     async def _feed(self, works: AsyncIterable[Work], desk: Any) -> None:
         async def room() -> int:
-            return await desk.room.remote()
+            lines: int = await desk.room.remote()
+            return lines
 
         async with aclosing(blocks(works, room, self._model_of)) as them:
             async for block in them:
@@ -114,6 +113,13 @@ class ClusterRun:
         finished = [*collected.finished, *map(_given_up, collected.lost)]
         self._open -= len(finished)
         return finished
+
+
+async def _flow(desk: Any, options: ActorOptions, nodes: list[str], actors: int) -> None:
+    try:
+        await asyncio.to_thread(run_blocks, desk, options, nodes, actors)
+    except Exception as error:
+        raise _broken(error) from error
 
 
 async def _awaited(ref: Any) -> Any:

@@ -11,11 +11,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import ray
-
 from foundry_api._version import __version__
 from foundry_api.batch.cluster.station import Station
 from foundry_api.batch.cluster.told import Who
+from foundry_api.batch.cluster.untyped import ray
 from foundry_api.batch.local_engine import LocalEngine
 from foundry_api.client import FoundryAPIClient
 
@@ -58,25 +57,31 @@ class RemoteDesk:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
-    async def enter(self, who: Who) -> Seat | None:
-        return await self._actor.enter.remote(who)
-
     async def seat(self, who: Who) -> Seat | None:
-        return await self._actor.seat.remote(who)
+        """See `Desk`."""
+        seat: Seat | None = await self._actor.seat.remote(who)
+        return seat
 
     async def take(self, number: int, actor: str) -> Sequence[Work]:
-        return await self._actor.take.remote(number, actor)
+        """See `Desk`."""
+        works: Sequence[Work] = await self._actor.take.remote(number, actor)
+        return works
 
     async def deliver(self, actor: str, finished: Sequence[Finished], state: EngineState) -> None:
+        """See `Desk`."""
         await self._actor.deliver.remote(actor, finished, state)
 
     async def attend(self, actor: str, state: EngineState) -> bool:
-        return await self._actor.attend.remote(actor, state)
+        """See `Desk`."""
+        over: bool = await self._actor.attend.remote(actor, state)
+        return over
 
     async def leave(self, actor: str, error: FoundryError) -> None:
+        """See `Desk`."""
         await self._actor.leave.remote(actor, error)
 
     async def fail(self, error: FoundryError) -> None:
+        """See `Desk`."""
         await self._actor.fail.remote(error)
 
 
@@ -97,6 +102,7 @@ class BlockWorker:
         self._life = asyncio.run_coroutine_threadsafe(self._station.live(), self._loop)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Answer some blocks."""
         for number in batch["block"].tolist():
             asyncio.run_coroutine_threadsafe(self._station.answer(number), self._loop).result()
         return batch
