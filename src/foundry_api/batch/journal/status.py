@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from foundry_api.batch.journal.database import FILE, opened, storage
+from foundry_api.batch.journal.figuring import counted
+from foundry_api.batch.journal.keeping import meta
+from foundry_api.batch.journal.runners import known_runners
+from foundry_api.batch.journal.told import BatchStatus, Checked, Published
+from foundry_api.batch.options import BatchOptions
+from foundry_api.errors import BatchStorageFailed
+
 if TYPE_CHECKING:
-    from foundry_api.batch.journal.told import BatchStatus, CancelHow
+    import sqlite3
+
+    from foundry_api.batch.journal.told import CancelHow
 
 __all__ = ["ask_cancel", "directory_of", "read_status"]
 
@@ -23,7 +36,23 @@ def read_status(directory: Path) -> BatchStatus:
     Raises:
         BatchStorageFailed: There is no journal, or it cannot be read.
     """
-    raise NotImplementedError
+    with storage(directory), closing(_journal(directory)) as database:
+        checked, published = meta(database, "checked"), meta(database, "published")
+        counts = counted(database)
+        told = None if published is None else Published.of(published)
+        return BatchStatus(
+            directory=directory,
+            options=msgspec.convert(meta(database, "options"), BatchOptions),
+            began=meta(database, "began"),
+            counts=counts,
+            total=meta(database, "total"),
+            checked=None if checked is None else msgspec.convert(checked, Checked),
+            published=told,
+            current=told is not None and (told.lines, told.failed) == (counts.done, counts.failed),
+            runners=tuple(
+                each for each in known_runners(directory, database) if each.progress or each.alive
+            ),
+        )
 
 
 def ask_cancel(directory: Path, how: CancelHow) -> int:
@@ -39,4 +68,17 @@ def ask_cancel(directory: Path, how: CancelHow) -> int:
     Raises:
         BatchStorageFailed: There is no journal, or it cannot be used.
     """
-    raise NotImplementedError
+    with storage(directory), closing(_journal(directory)) as database:
+        alive = [each for each in known_runners(directory, database) if each.alive]
+        for each in alive:
+            database.execute("update runner set cancel = ? where number = ?", (how, each.number))
+        return len(alive)
+
+
+def _journal(directory: Path) -> sqlite3.Connection:
+    path = directory / FILE
+    if not path.is_file():
+        raise BatchStorageFailed(
+            f"there is no batch in {directory}", hint="Name the output of one that was begun."
+        )
+    return opened(path)

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from foundry_api.batch.options import BatchOptions
-from foundry_api.observe.histogram import Distribution
 
 __all__ = [
     "BatchStatus",
     "CancelHow",
     "Checked",
     "Counts",
-    "Failures",
-    "Figures",
-    "Interval",
-    "ModelFigures",
     "Published",
     "RunnerStatus",
-    "Spread",
 ]
 
 CancelHow = Literal["drain", "stop"]
@@ -69,102 +63,6 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         return self.done + self.failed
 
 
-class Spread(msgspec.Struct, frozen=True, kw_only=True):
-    """How something is spread over lines; all 0 without any.
-
-    Attributes:
-        count: Lines that have it.
-        mean: Their mean.
-        p50: Half are at most this: an exact quantile, as are the following.
-        p90: Nine of ten are at most this.
-        p95: 95 of 100 are at most this.
-        p99: 99 of 100 are at most this.
-        highest: The highest.
-        histogram: For a plot.
-    """
-
-    count: int
-    mean: float
-    p50: float
-    p90: float
-    p95: float
-    p99: float
-    highest: float
-    histogram: Distribution
-
-
-class Interval(msgspec.Struct, frozen=True, kw_only=True):
-    """What finished in a part of the time.
-
-    Attributes:
-        at: Its begin, in seconds since the epoch.
-        done: Lines that were answered.
-        failed: Lines that failed.
-        prompt_tokens: Of those lines.
-        completion_tokens: Of those lines.
-    """
-
-    at: float
-    done: int
-    failed: int
-    prompt_tokens: int
-    completion_tokens: int
-
-
-class Failures(msgspec.Struct, frozen=True, kw_only=True):
-    """Lines that failed for the same reason.
-
-    Attributes:
-        code: Name of the error's type.
-        count: How many.
-        example: Of the first one of them, the line of the error file.
-    """
-
-    code: str
-    count: int
-    example: bytes
-
-
-class ModelFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What one model did.
-
-    Attributes:
-        model: Its id, or the name that was asked for.
-        counts: Its lines.
-    """
-
-    model: str
-    counts: Counts
-
-
-class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch in figures.
-
-    Attributes:
-        counts: What is finished.
-        first: When its first line finished, in seconds since the epoch; None before that.
-        last: When its last line finished.
-        duration: Seconds of answered lines, those that took another's answer aside.
-        queued: Of that, waiting in the client.
-        first_token: Seconds to the first token.
-        interval_s: How long each part of the time is.
-        intervals: The parts of the time in which lines finished, at most some 200.
-        failures: By code, the most frequent first, at most 50.
-        models: By model, the busiest first, at most 50.
-    """
-
-    counts: Counts
-    first: float | None
-    last: float | None
-    duration: Spread
-    queued: Spread
-    first_token: Spread
-    interval_s: float
-    intervals: tuple[Interval, ...]
-    failures: tuple[Failures, ...]
-    models: tuple[ModelFigures, ...]
-
-
 class Published(msgspec.Struct, frozen=True, kw_only=True):
     """What was written.
 
@@ -181,6 +79,11 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
     errors: Path | None
     failed: int
     at: float
+
+    @classmethod
+    def of(cls, told: dict[str, Any]) -> Published:
+        """Read back what a journal keeps as JSON."""
+        return msgspec.convert(told, cls, dec_hook=lambda kind, value: kind(value))
 
 
 class RunnerStatus(msgspec.Struct, frozen=True, kw_only=True):
