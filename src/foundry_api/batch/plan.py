@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchPlan", "ModelPlan", "make_plan"]
 
-WARM_UP_SHARE = 0.1
-"""Of the sample. Models are loaded by it, and the limiter begins to find its limit."""
+WARM_UP_SHARE = 0.5
+"""Of the sample. Models are loaded by it, and the limiter finds most of the way to its limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-SAMPLE = 50
+SAMPLE = 100
 FEW = 20
 """Lines of a sample of which an interval still says little."""
 
@@ -114,7 +114,7 @@ def _print(name: str, plan: BatchPlan, within: float | None) -> None:
         "",
         [
             ("lines", f"{number(plan.total)}{bad}"),
-            ("sample", f"{counted(plan.sampled, 'line')} run{failed}"),
+            ("sample", f"{counted(plan.sampled, 'line')} measured{failed}"),
             ("time", _range(plan.seconds, spell)),
             ("speed", f"{speed}, {plan.concurrency:.1f} at once"),
             ("warm-up", spell(plan.warm_up_s)),

@@ -77,9 +77,10 @@ class _Screen:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         title = Text(printable(self._title), style="bold", no_wrap=True, overflow="ellipsis")
-        room = max(0, options.max_width - LABEL - NOW - 2 * GAP)
-        graph = sparkline(self._speeds, min(room, 60), bars=bars_for(console.encoding))
-        yield Group(title, self._bar(options.max_width), self._figures(graph))
+        room = max(0, options.max_width - LABEL - NOW - GAP)
+        bars = bars_for(console.encoding)
+        graph = sparkline(self._speeds, min(room, 60), bars=bars).lstrip()
+        yield Group(title, self._bar(options.max_width), *self._figures(graph))
 
     def _bar(self, width: int) -> Table:
         """The bar, with how much of the whole is over at its right."""
@@ -100,26 +101,19 @@ class _Screen:
         share = percent(now.finished, now.total)
         return f"{number(now.finished)} of {number(now.total)}  {share:>4}"
 
-    def _figures(self, graph: str) -> Table:
-        table = Table.grid(padding=(0, GAP, 0, 0))
-        table.add_column(width=LABEL, style="dim", no_wrap=True)
-        table.add_column(min_width=NOW, no_wrap=True, overflow="ellipsis")
-        table.add_column(style="cyan", no_wrap=True, overflow="crop")
-        for label, told, beside in self._rows(graph):
-            table.add_row(label, told, beside)
-        return table
-
-    def _rows(self, graph: str) -> Iterable[tuple[str, Text, str]]:
+    def _figures(self, graph: str) -> Iterable[Text]:
         now = self._now
         if now.phase == "checking":
             return
-        yield "lines", self._counts(), ""
-        yield "speed", Text(self._speed()), graph
-        yield "time", Text(self._time()), ""
+        yield _row("lines", self._counts())
+        speed = Text(self._speed().ljust(NOW) + " " * GAP)
+        speed.append(graph, style="cyan")
+        yield _row("speed", speed)
+        yield _row("time", Text(self._time()))
         if now.phase == "running":
-            yield "engine", self._engine(), ""
+            yield _row("engine", self._engine())
         else:
-            yield "now", Text(phase_in_words(now)), ""
+            yield _row("now", Text(phase_in_words(now)))
 
     def _counts(self) -> Text:
         now = self._now
@@ -149,3 +143,9 @@ class _Screen:
             told.append(f"  {printable(name)} ")
             told.append(STATES.get(health, health), style=COLOURS.get(health, "default"))
         return told
+
+
+def _row(label: str, told: Text) -> Text:
+    row = Text(label.ljust(LABEL), style="dim", no_wrap=True, overflow="ellipsis")
+    row.append_text(Text(style="not dim").append_text(told))
+    return row
