@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from foundry_api.batch.doubt import Doubt
 from foundry_api.batch.outlet import Outlet
@@ -21,7 +22,7 @@ from foundry_api.batch.waiting import Waiting
 from foundry_api.errors import ClientClosed, FoundryError, SilenceTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+    from collections.abc import AsyncIterable, Awaitable, Callable
 
     from foundry_api.batch.allowance import Allowance
     from foundry_api.batch.outage import Outage
@@ -109,11 +110,7 @@ class Pump(Generic[_R]):
             await self._end(feeder)
 
     async def _feed(self, tasks: AsyncIterable[BatchTask[_R]]) -> None:
-        closing: Any = (
-            aclosing(cast("AsyncGenerator[Any]", tasks))
-            if hasattr(tasks, "aclose")
-            else nullcontext()
-        )
+        closing = aclosing(tasks) if isinstance(tasks, AsyncGenerator) else nullcontext()
         async with closing:
             async for task in tasks:
                 while not self._admits(task):

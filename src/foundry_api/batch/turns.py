@@ -23,7 +23,8 @@ def turns(messages: object) -> list[Any]:
     """
     if not isinstance(messages, list):
         raise InvalidRequest(f"messages is {messages!r}, not a list", field="messages")
-    return [_turn(each) for each in cast("list[Any]", messages)]
+    given: list[Any] = messages
+    return [_turn(each) for each in given]
 
 
 def _turn(message: Any) -> Any:

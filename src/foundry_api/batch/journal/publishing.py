@@ -28,6 +28,7 @@ __all__ = ["gathered", "lines_of", "write_errors", "write_parquet"]
 
 CHUNK = 4096
 ROW_GROUP = 8192
+COLUMNS = ("custom_id", "content", "response")
 
 
 def gathered(
