@@ -109,7 +109,7 @@ async def test_each_line_comes_once_though_an_engine_and_a_node_are_killed(
             assert each.index not in seen
             seen[each.index] = content(each)
             if len(seen) == 1:
-                eventually(lambda: len(hosts_of(home)) == 2)
+                eventually(lambda: len(hosts_of(home)) == 2, within_s=60)
             if len(seen) == 10:
                 hosts_of(home)[0].kill()
             if len(seen) == 20:

@@ -152,8 +152,8 @@ def _tool_choice(choice: object) -> Any:
 def _wanted(body: dict[str, Any]) -> dict[str, Any]:
     """What the answer has to be. What only a service knows is left to it."""
     match body.get("response_format"):
-        case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
-            wanted = {"response_model": cast("dict[str, Any]", schema)}
+        case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:  # pyright: ignore[reportUnknownVariableType] # of JSON
+            wanted: dict[str, Any] = {"response_model": schema}
         case {"type": "json_schema"}:
             field = "response_format.json_schema.schema"
             raise InvalidRequest(f"{field} is no schema", field=field)

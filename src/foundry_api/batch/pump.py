@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import Counter, deque
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, nullcontext
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -110,8 +110,9 @@ class Pump(Generic[_R]):
             await self._end(feeder)
 
     async def _feed(self, tasks: AsyncIterable[BatchTask[_R]]) -> None:
-        closing = aclosing(tasks) if isinstance(tasks, AsyncGenerator) else nullcontext()
-        async with closing:
+        async with AsyncExitStack() as stack:
+            if isinstance(tasks, AsyncGenerator):
+                stack.push_async_callback(tasks.aclose)
             async for task in tasks:
                 while not self._admits(task):
                     self._room.clear()
