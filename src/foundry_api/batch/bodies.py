@@ -8,8 +8,11 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
+
 from foundry_api.arguments import chat_request, check_range, check_text
 from foundry_api.batch.lines import CHAT_URL, EMBEDDINGS_URL, RESPONSES_URL, URLS
+from foundry_api.batch.turns import turns
 from foundry_api.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -61,6 +64,8 @@ def chosen_tool(value: object) -> str | None:
             return value
         case {"type": "function", "function": {"name": str(name)}}:
             return name
+        case {"type": "function", "name": str(name)}:
+            return name
         case _:
             raise InvalidRequest(
                 "tool_choice is neither a text nor an object that names a function",
@@ -69,14 +74,14 @@ def chosen_tool(value: object) -> str | None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """What somebody may have meant, as the end of a sentence; nothing where that is anyone's guess.
+    """What somebody may have meant, in brackets; nothing where that is anyone's guess.
 
     Args:
         name: What was written.
         known: What there is.
     """
     close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _asks(url: BatchUrl, name: str, value: object) -> bool:
@@ -95,14 +100,16 @@ def _asks(url: BatchUrl, name: str, value: object) -> bool:
         )
     if not any(value == idle and type(value) is type(idle) for idle in (None, *_IDLE[name])):
         raise InvalidRequest(
-            f"{name} is {value!r}, {_WHY.get(name, _UNHEEDED)}", field=name, hint="Leave it out."
+            f"{name} is {_told(value)}, {_WHY.get(name, _UNHEEDED)}",
+            field=name,
+            hint="Leave it out.",
         )
     return False
 
 
 def _whole_chat(body: Body) -> None:
     chat_request(
-        _needed(body, "messages"),
+        turns(_needed(body, "messages")),
         max_tokens=body.get("max_tokens"),
         temperature=body.get("temperature"),
         top_p=body.get("top_p"),
@@ -140,6 +147,14 @@ def _needed(body: Body, name: str) -> Any:
     if name not in body:
         raise InvalidRequest(f"{name} is missing", field=name)
     return body[name]
+
+
+def _told(value: object) -> str:
+    """A value as it is written in JSON, where it can be."""
+    try:
+        return msgspec.json.encode(value).decode()
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError):
+        return repr(value)
 
 
 def _later(name: str, value: object) -> None:
@@ -191,6 +206,11 @@ def _text_or_object(name: str, value: object) -> None:
         _object(name, value)
 
 
+def _encoding(name: str, value: object) -> None:
+    if value not in ("float", "base64"):
+        raise InvalidRequest(f"{name} is {value!r}, neither float nor base64", field=name)
+
+
 def _penalty(name: str, value: object) -> None:
     check_range(name, value, -MAX_PENALTY, MAX_PENALTY)
 
@@ -218,7 +238,7 @@ _SAMPLED: Mapping[str, Check] = {
 }
 _KNOWN: Mapping[BatchUrl, Mapping[str, Check]] = {
     CHAT_URL: {
-        "messages": _list,
+        "messages": _objects,
         "max_tokens": _later,
         "max_completion_tokens": _whole_number(1, MAX_INT),
         "stop": _text_or_list,
@@ -239,7 +259,7 @@ _KNOWN: Mapping[BatchUrl, Mapping[str, Check]] = {
         **_SAMPLED,
         **_EVERYWHERE,
     },
-    EMBEDDINGS_URL: {"input": _later, **_EVERYWHERE},
+    EMBEDDINGS_URL: {"input": _later, "encoding_format": _encoding, **_EVERYWHERE},
 }
 """The members that a body may have, and who checks each of them."""
 
@@ -252,7 +272,6 @@ _WHOLE: Mapping[BatchUrl, Callable[[Body], None]] = {
 _IDLE: Mapping[str, tuple[Any, ...]] = {
     "background": (False,),
     "dimensions": (),
-    "encoding_format": ("float",),
     "include": ([],),
     "logit_bias": ({},),
     "logprobs": (False,),
@@ -277,7 +296,6 @@ _WHY: Mapping[str, str] = {
     "stream_options": "but the answers of a batch come whole",
     "n": "but the service gives one answer to a request",
     "dimensions": "but a model's vectors have the length that they have",
-    "encoding_format": "but vectors come as numbers",
 }
 
 MEMBERS: frozenset[str] = frozenset(_IDLE).union(*(_KNOWN[url] for url in URLS))

@@ -23,8 +23,7 @@ def turns(messages: object) -> list[Any]:
     """
     if not isinstance(messages, list):
         raise InvalidRequest(f"messages is {messages!r}, not a list", field="messages")
-    given: list[Any] = messages  # pyright: ignore[reportUnknownVariableType] # of JSON
-    return [_turn(each) for each in given]
+    return [_turn(each) for each in cast("list[object]", messages)]
 
 
 def _turn(message: Any) -> Any:

@@ -23,6 +23,7 @@ __all__ = ["MAX_CUSTOM_ID", "Source", "checked_custom_id"]
 FORMAT = 1
 """Raised whenever a line begins to mean another request."""
 
+MEND = "Correct the line."
 MAX_CUSTOM_ID = 512
 MAX_TOLD = 500
 """Characters of a message: some of them repeat a value, which may be the whole line."""
@@ -89,14 +90,15 @@ class Source(ABC):
         """
         try:
             if isinstance(line.raw, BadLine):
-                raise InvalidRequest(f"it {line.raw.message}", hint="Mend the line.")
+                raise InvalidRequest(f"it {line.raw.message}")
             return self._request(line)
         except FoundryError as error:
             field = error.field if isinstance(error, InvalidRequest) else None
             told = f"{self.place(line)}: {error.message}"
             if len(told) > MAX_TOLD:
                 told = f"{told[:MAX_TOLD]}…"
-            raise InvalidRequest(told, field=field, hint=error.hint) from error
+            hint = error.hint if error.hint != InvalidRequest.default_hint else MEND
+            raise InvalidRequest(told, field=field, hint=hint) from error
 
     @abstractmethod
     def _request(self, line: Line) -> BatchRequest:

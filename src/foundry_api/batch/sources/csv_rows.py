@@ -16,7 +16,7 @@ from foundry_api.batch.sources.text import decoded
 from foundry_api.errors import BatchInputInvalid, InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from foundry_api.batch.lines import BatchRequest
     from foundry_api.batch.options import InputOptions
@@ -56,11 +56,12 @@ class CsvRows(Source):
     def lines_of(self, reading: Reading) -> Iterator[Line]:
         """The rows that are not blank."""
         table = _Table(reading)
-        table.row()
+        rows, lines = table.rows(), table.lines
+        next(rows)
         index, salt, whole = 0, self._salt, int.from_bytes
-        while (raw := table.row()) is not None:
+        for raw in rows:
             if raw:
-                digest = blake2b(table.content, digest_size=8, salt=salt).digest()
+                digest = blake2b(lines.content, digest_size=8, salt=salt).digest()
                 yield Line(index, index + 1, whole(digest, "little") >> 1, raw)
                 index += 1
 
@@ -85,7 +86,7 @@ class CsvRows(Source):
         values, header = list(row), self._header
         if len(values) != len(header):
             raise InvalidRequest(
-                f"it has {len(values)} values for {len(header)} columns",
+                f"it has {_counted(values, 'value')} for {_counted(header, 'column')}",
                 hint="A value with the separator in it is put in quotes, and a quote is doubled.",
             )
         for place in self._prompts.places:
@@ -103,43 +104,41 @@ class _Table:
     def __init__(self, reading: Reading) -> None:
         # The standard library's own bound, 128 KiB of one value, is one for all of the process.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES + 1))
-        self._lines = PhysicalLines(reading.file)
-        first = next((line for line in self._lines if line.strip()), "")
-        self.separator = max(_SEPARATORS, key=first.count)
-        self._rows = csv.reader(chain([first], self._lines), delimiter=self.separator, strict=True)
-        self._begun = False
+        self.lines = PhysicalLines(reading.file)
+        self._first = next((line for line in self.lines if line.strip()), "")
+        self.separator = max(_SEPARATORS, key=self._first.count)
 
-    @property
-    def content(self) -> bytes:
-        """What the last row was made of."""
-        return self._lines.content
-
-    def row(self) -> Row | BadLine | None:
-        """The next row, empty for a blank line; None at the end."""
-        if self._begun:
-            self._lines.begin()
-        self._begun = True
-        row: Row | BadLine | None
-        try:
-            row = tuple(next(self._rows))
-        except StopIteration:
-            return None
-        except csv.Error as error:
-            row = BadLine(f"is no CSV: {error}")
-        return BadLine(UNFIT) if self._lines.is_beyond else row
+    def rows(self) -> Iterator[Row | BadLine]:
+        """The rows from the header on; of a blank line, an empty one."""
+        lines = self.lines
+        rows = csv.reader(chain([self._first], lines), delimiter=self.separator, strict=True)
+        while True:
+            row: Row | BadLine
+            try:
+                row = tuple(next(rows))
+            except StopIteration:
+                return
+            except csv.Error as error:
+                row = BadLine(f"is no CSV: {error}")
+            yield BadLine(UNFIT) if lines.is_beyond else row
+            lines.begin()
 
 
 def _names(table: _Table, name: str) -> tuple[str, ...]:
     """What the columns are called."""
-    row = table.row()
+    row = next(table.rows(), ())
     if isinstance(row, BadLine):
-        raise BatchInputInvalid(f"the first row of {name}, with the columns' names, {row.message}")
+        raise BatchInputInvalid(
+            f"the first row of {name}, with the columns' names, {row.message}", hint="Mend it."
+        )
     if not row or not any(row):
-        raise BatchInputInvalid(f"{name} is empty: its first row has to name the columns")
+        raise BatchInputInvalid(f"{name} is empty", hint="Its first row has to name the columns.")
     names = tuple(_text(each, name) for each in row)
     twice = sorted({each for each in names if names.count(each) > 1})
     if twice:
-        raise BatchInputInvalid(f"{name} has several columns of the name {twice[0]!r}")
+        raise BatchInputInvalid(
+            f"{name} has several columns of the name {twice[0]!r}", hint="Rename all but one."
+        )
     return names
 
 
@@ -150,6 +149,10 @@ def _text(value: str, name: str) -> str:
         raise BatchInputInvalid(
             f"the first row of {name}: {error.message}", hint=error.hint
         ) from error
+
+
+def _counted(several: Sequence[str], what: str) -> str:
+    return f"{len(several)} {what}{'' if len(several) == 1 else 's'}"
 
 
 def _default_id(line: Line) -> str:

@@ -37,6 +37,10 @@ class _Named(msgspec.Struct):
 _REQUEST = msgspec.json.Decoder(_Request)
 _NAMED = msgspec.json.Decoder(_Named)
 _ANYTHING = msgspec.json.Decoder()
+_FORM = (
+    'A line is {"custom_id": "1", "body": {"messages": [{"role": "user", "content": "Hi"}]}}. '
+    "Lines of prompts are read with --format text."
+)
 
 
 class OpenAILines(LineSource):
@@ -90,7 +94,7 @@ def _parsed(raw: bytes) -> Any:
     except RecursionError as error:
         raise InvalidRequest("its JSON is nested too deeply") from error
     except BAD_JSON as error:
-        raise InvalidRequest(_why(raw, error), hint="Mend the line.") from error
+        raise InvalidRequest(_why(raw, error)) from error
 
 
 def _why(raw: bytes, error: Exception) -> str:
@@ -108,7 +112,7 @@ def _explain(told: Any) -> None:
         InvalidRequest: The first thing that is.
     """
     if not isinstance(told, dict):
-        raise InvalidRequest("it is no JSON object", hint="See OpenAI's batch files.")
+        raise InvalidRequest("it is no JSON object", hint=_FORM)
     members = cast("dict[str, Any]", told)
     known = _Request.__struct_fields__
     for name in members:

@@ -94,7 +94,9 @@ def _origin(path: str, spool: Path | None, use: StandardInput) -> Origin:
     file = Path(path).expanduser()
     if file.is_dir():
         raise BatchInputInvalid(f"{path} is a directory", field="path", hint="Give a file.")
-    return StoredFile(file)
+    origin = StoredFile(file)
+    origin.look().close()
+    return origin
 
 
 def _format(origin: Origin, options: InputOptions) -> str:

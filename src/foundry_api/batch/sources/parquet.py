@@ -123,7 +123,8 @@ def _told(name: str) -> Generator[None]:
         yield
     except arrow.ArrowException as error:
         raise BatchInputInvalid(
-            f"{name} is damaged, or no Parquet: {error}", hint="Write it once more."
+            f"{name} is damaged, or no Parquet: {str(error).rstrip('.')}",
+            hint="Write it once more.",
         ) from error
 
 

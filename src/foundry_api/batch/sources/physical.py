@@ -24,22 +24,22 @@ class PhysicalLines:
 
     Args:
         file: What they are read from.
+
+    Attributes:
+        is_beyond: Whether the current row is too long.
     """
 
     def __init__(self, file: io.BufferedReader) -> None:
         self._file = file
         self._pieces: list[bytes] = []
         self._size = 0
+        self.is_beyond = False
 
     def begin(self) -> None:
         """Another row begins."""
         self._pieces.clear()
         self._size = 0
-
-    @property
-    def is_beyond(self) -> bool:
-        """Whether the row is too long."""
-        return self._size > MAX_LINE_BYTES
+        self.is_beyond = False
 
     @property
     def content(self) -> bytes:
@@ -50,6 +50,7 @@ class PhysicalLines:
         for piece in line_pieces(self._file):
             self._size += len(piece)
             if self._size > MAX_LINE_BYTES:
+                self.is_beyond = True
                 yield self._skipped(piece)
             else:
                 self._pieces.append(piece)
