@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
     from typing import Unpack
 
+    from foundry_api.batch.keywords import BatchKeywords, Failures
     from foundry_api.batch.results import BatchAnswer, BatchItem, BatchResult, Prompt
     from foundry_api.client import FoundryAPIClient
     from foundry_api.messages import Completion
-    from foundry_api.options import ChatOptions, CheckedOptions
+    from foundry_api.options import ChatOptions
 
     Prompts = Iterable[Prompt] | AsyncIterable[Prompt]
     BatchItems = Iterable[BatchItem] | AsyncIterable[BatchItem]
-    Failures = Literal["results", "raise"]
 
 __all__ = ["BatchMethods"]
 
@@ -31,14 +31,8 @@ class BatchMethods(ABC):
         self,
         requests: Prompts,
         *,
-        system: str | None = None,
         response_model: type[_T],
-        ordered: bool = False,
-        errors: Failures = "results",
-        dedupe: bool = False,
-        attempts: int = 3,
-        patience: float = 600.0,
-        **options: Unpack[CheckedOptions[_T]],
+        **options: Unpack[BatchKeywords[_T]],
     ) -> AsyncGenerator[BatchResult[Completion[_T]]]: ...
 
     @overload
@@ -46,14 +40,8 @@ class BatchMethods(ABC):
         self,
         requests: Prompts,
         *,
-        system: str | None = None,
         response_model: Any,
-        ordered: bool = False,
-        errors: Failures = "results",
-        dedupe: bool = False,
-        attempts: int = 3,
-        patience: float = 600.0,
-        **options: Unpack[CheckedOptions[Any]],
+        **options: Unpack[BatchKeywords[Any]],
     ) -> AsyncGenerator[BatchResult[Completion[Any]]]: ...
 
     @overload
@@ -61,14 +49,8 @@ class BatchMethods(ABC):
         self,
         requests: Prompts,
         *,
-        system: str | None = None,
         choice: Sequence[str],
-        ordered: bool = False,
-        errors: Failures = "results",
-        dedupe: bool = False,
-        attempts: int = 3,
-        patience: float = 600.0,
-        **options: Unpack[CheckedOptions[str]],
+        **options: Unpack[BatchKeywords[str]],
     ) -> AsyncGenerator[BatchResult[Completion[str]]]: ...
 
     @overload
@@ -76,15 +58,9 @@ class BatchMethods(ABC):
         self,
         requests: Prompts,
         *,
-        system: str | None = None,
         parser: Callable[[str], _T],
         grammar: str | None = None,
-        ordered: bool = False,
-        errors: Failures = "results",
-        dedupe: bool = False,
-        attempts: int = 3,
-        patience: float = 600.0,
-        **options: Unpack[CheckedOptions[_T]],
+        **options: Unpack[BatchKeywords[_T]],
     ) -> AsyncGenerator[BatchResult[Completion[_T]]]: ...
 
     @overload
@@ -92,42 +68,22 @@ class BatchMethods(ABC):
         self,
         requests: Prompts,
         *,
-        system: str | None = None,
         grammar: str,
-        ordered: bool = False,
-        errors: Failures = "results",
-        dedupe: bool = False,
-        attempts: int = 3,
-        patience: float = 600.0,
-        **options: Unpack[CheckedOptions[str]],
+        **options: Unpack[BatchKeywords[str]],
     ) -> AsyncGenerator[BatchResult[Completion[str]]]: ...
 
     @overload
     def batch(
         self,
         requests: Prompts,
-        *,
-        system: str | None = None,
-        ordered: bool = False,
-        errors: Failures = "results",
-        dedupe: bool = False,
-        attempts: int = 3,
-        patience: float = 600.0,
-        **options: Unpack[CheckedOptions[str]],
+        **options: Unpack[BatchKeywords[str]],
     ) -> AsyncGenerator[BatchResult[Completion[None]]]: ...
 
     @overload
     def batch(
         self,
         requests: BatchItems,
-        *,
-        system: str | None = None,
-        ordered: bool = False,
-        errors: Failures = "results",
-        dedupe: bool = False,
-        attempts: int = 3,
-        patience: float = 600.0,
-        **options: Unpack[CheckedOptions[str]],
+        **options: Unpack[BatchKeywords[str]],
     ) -> AsyncGenerator[BatchResult[BatchAnswer]]: ...
 
     def batch(
