@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ __all__ = ["BatchMethods"]
 _T = TypeVar("_T")
 
 
-class BatchMethods(ABC):
+class BatchMethods:
     """What a client does with many requests; `FoundryAPIClient` inherits it."""
 
     @overload

@@ -127,13 +127,14 @@ async def _each(
         yield item
 
 
-def _check(requests: object, order: BatchOrder) -> None:
+def _check(requests: Any, order: BatchOrder) -> None:
     """Refuse what no request could be made with."""
-    if isinstance(requests, str | bytes | Mapping | BatchRequest) or not isinstance(
-        requests, Iterable | AsyncIterable
+    kind = cast("type[object]", type(requests))
+    if issubclass(kind, str | bytes | Mapping | BatchRequest) or not issubclass(
+        kind, Iterable | AsyncIterable
     ):
         raise InvalidRequest(
-            f"requests is of type {type(cast('object', requests)).__name__}, not several requests",
+            f"requests is of type {kind.__name__}, not several requests",
             field="requests",
             hint="Give a list, or anything to iterate over; for one prompt there is complete().",
         )

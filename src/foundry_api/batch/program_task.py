@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ItemTask"]
 
-_BOUNDS = ("timeout", "deadline", "download", "cache")
+_BOUNDS = frozenset({"timeout", "deadline", "download", "cache"})
 _FLOAT_BYTES = 32
 """What Python takes for one number of a vector, its place in the tuple included."""
 
@@ -102,8 +102,7 @@ class ItemTask(BatchTask[BatchResult[Any]]):
     async def _asked(self) -> BatchAnswer:
         item = self._item
         if isinstance(item, BatchRequest):
-            bounds = {name: self._options[name] for name in _BOUNDS if name in self._options}
-            return await ask(self._client, _checked(item), cast("Bounds", bounds), self.group)
+            return await ask(self._client, _checked(item), _bounds(self._options), self.group)
         turns = _turns(self.index, item, self._system)
         # Which of the overloads it is depends on what is wanted.
         chat: Any = self._client.chat
@@ -111,11 +110,16 @@ class ItemTask(BatchTask[BatchResult[Any]]):
         return answer
 
 
+def _bounds(options: ChatOptions) -> Bounds:
+    """Those of the options that a body has no word for."""
+    return cast("Bounds", {name: value for name, value in options.items() if name in _BOUNDS})
+
+
 def _turns(index: int, item: Any, system: str | None) -> Any:
     if isinstance(item, str):
         return prompt_turns(item, system)
-    if isinstance(item, Sequence) and not isinstance(item, bytes):
-        return cast("Sequence[Any]", item)
+    if issubclass(type(item), Sequence) and not isinstance(item, bytes):
+        return item
     field = f"requests[{index}]"
     raise InvalidRequest(
         f"{field} is of type {type(item).__name__}, neither a text nor a conversation",
