@@ -66,6 +66,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Endpoint:
     """The run's one engine, with the demo model and the scripted ones. The first worker starts it.
 
+    All workers use it at once: who takes a model out of memory needs an engine of his own.
     It leaves with the run, or after ten idle minutes if the run is killed.
     """
     builders = {"scripted": build, "embedder": build_embedder, "transcriber": build_transcriber}

@@ -216,14 +216,6 @@ class TestResponses:
             assert len((await client.responses.list()).responses) == 2
         assert (await client.responses.list()).responses == ()
 
-    async def test_it_keeps_its_model_in_memory(self, client: FoundryAPIClient) -> None:
-        async with client.responses.conversation() as talk:
-            said = await talk.say("say-hello")
-            with pytest.raises(errors.ModelInUse) as caught:
-                await client.models.unload("scripted", drain=0)
-            assert said.id in caught.value.hint
-        await client.models.unload("scripted", drain=0)
-
     async def test_on_request_it_is_kept(self, client: FoundryAPIClient) -> None:
         async with client.responses.conversation(keep=True) as talk:
             said = await talk.say("say-hello")

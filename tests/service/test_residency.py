@@ -24,16 +24,20 @@ from foundry_api import (
     ModelUnloaded,
     errors,
 )
+from foundry_api.messages import ChatRequest, Message
 from foundry_api.service import shared
 from foundry_api.service.handshake import ModelSource
 from foundry_api.service.paths import Paths
 from foundry_api.service.process import HostOptions
+from foundry_api.wire.http import HttpTransport
 from scripted_model import build, script
 from service.helpers import ROOT, eventually_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+    from foundry_api.wire.transport import Response
 
 NAMES = ("one", "two", "three")
 
@@ -132,6 +136,12 @@ async def inside(client: FoundryAPIClient) -> set[str]:
     return {each.partition(":")[0] for each in await connection.dialect.loaded("local")}
 
 
+async def read_whole(response: Response) -> None:
+    while await response.read():
+        continue
+    response.close()
+
+
 async def test_a_model_is_not_taken_from_a_program_that_streams(
     engine_home: Path, tmp_path: Path
 ) -> None:
@@ -214,6 +224,36 @@ async def test_a_program_that_was_killed_keeps_no_model(engine_home: Path, tmp_p
             began = time.monotonic()
             await client.models.unload("one")
         assert time.monotonic() - began < 5
+        assert await inside(client) == set()
+
+
+async def test_a_model_may_leave_at_once_after_a_call_though_its_engine_still_holds_it(
+    engine_home: Path,
+) -> None:
+    """The engine counts a session until a second after the call, as it may on a busy machine."""
+    async with opened(engine_home) as client, contextlib.aclosing(HttpTransport()) as transport:
+        await client.complete("say-hello")
+        connection, model = await client._backend.route("one")
+        asked = ChatRequest(messages=(Message(role="user", content="say-slowly"),), max_tokens=50)
+        session = await transport.send(connection.dialect.chat_request(model, asked))
+        assert await session.read()
+        await client.complete("say-hello")
+        with pytest.raises(errors.ModelInUse):
+            await connection.dialect.unload(model)
+        held = asyncio.create_task(read_whole(session))
+        await client.models.unload("one", drain=0)
+        await held
+        assert await inside(client) == set()
+
+
+async def test_a_conversation_keeps_its_model_in_memory(engine_home: Path) -> None:
+    async with opened(engine_home) as client:
+        async with client.responses.conversation() as talk:
+            said = await talk.say("say-hello")
+            with pytest.raises(errors.ModelInUse) as caught:
+                await client.models.unload("one", drain=0)
+            assert said.id in caught.value.hint
+        await client.models.unload("one", drain=0)
         assert await inside(client) == set()
 
 

@@ -67,7 +67,9 @@ class Engine:
     inside: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     sessions: int = 0
+    held_until: float = 0.0
     took_s: float = 0.0
+    stands_still_s: float = 0.0
     broken: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -84,8 +86,11 @@ class Engine:
 
     async def unload(self, model: Model) -> None:
         self.asked.append(f"unload {model.alias}")
-        if self.sessions:
-            self.sessions -= 1
+        held = self.sessions or World.now() < self.held_until
+        stands_still_s, self.stands_still_s = self.stands_still_s, 0.0
+        await asyncio.sleep(stands_still_s)
+        if held:
+            self.sessions = max(self.sessions - 1, 0)
             raise errors.ModelInUse("1 session(s) still using it")
         self.inside.discard(model.id)
 
@@ -241,6 +246,57 @@ def test_an_engine_that_lets_go_a_moment_later_is_asked_again(run: Run) -> None:
     run(scene())
 
 
+def test_what_a_call_of_ours_leaves_behind_may_take_seconds_to_go(run: Run) -> None:
+    """An engine on a busy machine: the answer is complete, but its thread gets no turn to end."""
+
+    async def scene() -> None:
+        world = World()
+        await world.call(A, 10)
+        world.engine.held_until = 13
+        await world.memory.unload(A, drain_s=0)
+        assert 13 <= world.now() < 13.2
+
+    run(scene())
+
+
+def test_also_where_it_is_forced(run: Run) -> None:
+    async def scene() -> None:
+        world = World()
+        await world.call(A, 10)
+        world.engine.held_until = 13
+        await world.memory.unload(A, force=True)
+        assert 13 <= world.now() < 13.2
+
+    run(scene())
+
+
+def test_what_is_held_for_longer_is_somebody_elses(run: Run) -> None:
+    async def scene() -> None:
+        world = World(Engine(sessions=10**6))
+        await world.call(A, 10)
+        with pytest.raises(errors.ModelInUse, match="1 session"):
+            await world.memory.unload(A, drain_s=0)
+        assert 15 <= world.now() < 15.2
+        with pytest.raises(errors.ModelInUse, match="1 session"):
+            await world.memory.unload(A, drain_s=0)
+        assert world.now() < 15.6, "our call is long gone, so it is not waited for again"
+        assert world.memory.has("a:1")
+
+    run(scene())
+
+
+def test_a_machine_that_stood_still_meanwhile_is_asked_once_more(run: Run) -> None:
+    """The time is over by then, but that first answer is as old as the question."""
+
+    async def scene() -> None:
+        world = World(Engine(held_until=0.001, stands_still_s=60))
+        await world.memory.ensure(A)
+        await world.memory.unload(A, drain_s=0)
+        assert world.engine.asked == ["load a", *["unload a"] * 2]
+
+    run(scene())
+
+
 def test_stored_responses_of_ours_are_released_for_an_unloading(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine(sessions=1))
@@ -257,10 +313,11 @@ def test_stored_responses_that_somebody_keeps_are_named(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine(sessions=10**6))
         world.engine.stored.kept = ("resp_1", "resp_2")
-        await world.memory.ensure(A)
+        await world.call(A, 10)
         with pytest.raises(errors.ModelInUse) as caught:
             await world.memory.unload(A, drain_s=0)
         assert "resp_1, resp_2" in caught.value.hint
+        assert world.now() < 10.5, "it is known what keeps it, and that it will not go by itself"
 
     run(scene())
 

@@ -22,6 +22,7 @@ class ModelUses:
         waiting: Callers that wait for it to be loaded.
         arriving: Those of them for whom it was loaded, and whose turn to run has not come yet.
         last_used: When the last one ended, or the model was loaded.
+        last_ended: When the last one ended.
         held_until: Until when other clients leave it alone without being told again.
         told_at: When they were last told.
         idle_at: Not to be looked at for idleness before that.
@@ -35,6 +36,7 @@ class ModelUses:
         "calls",
         "held_until",
         "idle_at",
+        "last_ended",
         "last_used",
         "loaded_here",
         "model",
@@ -45,6 +47,7 @@ class ModelUses:
     def __init__(self) -> None:
         self.calls = self.waiting = self.arriving = 0
         self.last_used = self.held_until = self.told_at = self.idle_at = 0.0
+        self.last_ended = float("-inf")
         self.model: Model | None = None
         self.loaded_here = False
         self._changed: asyncio.Event | None = None
@@ -56,7 +59,7 @@ class ModelUses:
     def ended(self, now: float) -> None:
         """One call is over."""
         self.calls -= 1
-        self.last_used = now
+        self.last_used = self.last_ended = now
         if self._changed is not None:
             self._changed.set()
 
