@@ -50,8 +50,8 @@ Makes .venv and installs the pinned packages on first use; nothing else to set u
   lint                  run ruff, mypy and pyright
   bench [NAME ...]      run every bench/*.py, or bench/NAME.py with further arguments
   generate [--check]    write FoundryClient anew, after a call of FoundryAPIClient changed
-  any other verb        goes to foundry-api: chat, embed, transcribe, models, status, health,
-                        doctor, cache, request, up, down
+  any other verb        goes to foundry-api: chat, embed, batch, transcribe, models, status,
+                        health, doctor, cache, request, up, down
 
 examples:
   python3 dev.py chat --model demo "Explain quantum computing"

@@ -23,6 +23,7 @@ INTERRUPTED = 130
 VERBS = {
     "chat": "Ask a model: one prompt, or a conversation.",
     "embed": "Turn texts into vectors, one JSON array a line.",
+    "batch": "Answer a whole file of prompts, and go on where it stopped.",
     "transcribe": "Tell what is said in a recording, as it is heard.",
     "models": "See, get and remove models.",
     "status": "Tell which services are running.",

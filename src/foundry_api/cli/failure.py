@@ -8,12 +8,14 @@ from typing import Any
 import click
 
 from foundry_api.cli.output import print_json, printable
-from foundry_api.errors import ConfigurationError, FoundryError, InvalidRequest
+from foundry_api.errors import BatchInputInvalid, ConfigurationError, FoundryError, InvalidRequest
 
 __all__ = ["described", "exit_code", "report", "tell"]
 
 FAILED = 1
 WRONG_USAGE = 2
+MOST_PROBLEMS = 20
+"""Of a batch's input, so that what is above them stays on the screen. JSON has more."""
 
 
 def report(error: Exception, *, as_json: bool) -> int:
@@ -32,6 +34,8 @@ def tell(error: Exception) -> None:
     told = described(error)
     click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
     click.echo(printable(_sentence(error, told)), err=True)
+    for problem in told.get("problems", ())[:MOST_PROBLEMS]:
+        click.echo(f"  {printable(problem)}", err=True)
     if told["hint"]:
         click.echo(printable(told["hint"]), err=True)
 
@@ -39,7 +43,9 @@ def tell(error: Exception) -> None:
 def described(error: Exception) -> dict[str, Any]:
     """A failure as JSON: type, message, hint, and what else is known of it."""
     if isinstance(error, FoundryError):
-        extra = {"partial": error.partial} if error.partial else {}
+        extra: dict[str, Any] = {"partial": error.partial} if error.partial else {}
+        if isinstance(error, BatchInputInvalid):
+            extra["problems"] = error.problems
         return {
             "type": type(error).__name__,
             "message": error.message,

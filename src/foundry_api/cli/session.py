@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from foundry_api.cli.options import Common
+    from foundry_api.resilience.limiter import LimiterSettings
 
 __all__ = ["EVERY_DETAIL", "Session", "log_handler", "settings_of"]
 
@@ -33,12 +34,22 @@ class Session:
     Args:
         common: The options that every verb takes.
         model: Model of calls that name none.
+        base_urls: Addresses of several services; empty for what the common options say.
+        limiter: How many calls may be in flight.
         bounds: The time bounds of calls, by the names of `Settings`.
     """
 
-    def __init__(self, common: Common, *, model: str | None = None, **bounds: float | None) -> None:
-        self.settings = settings_of(common, model=model, **bounds)
-        self.client = FoundryAPIClient(settings=self.settings)
+    def __init__(
+        self,
+        common: Common,
+        *,
+        model: str | None = None,
+        base_urls: tuple[str, ...] = (),
+        limiter: LimiterSettings | None = None,
+        **bounds: float | None,
+    ) -> None:
+        self.settings = settings_of(common, model=model, base_urls=base_urls, **bounds)
+        self.client = FoundryAPIClient(settings=self.settings, limiter=limiter)
         self._log_handler = log_handler(common)
         self._runner = asyncio.Runner()
 
@@ -68,7 +79,13 @@ async def _waited(coroutine: Coroutine[Any, Any, _T], waiting: str) -> _T:
         return await coroutine
 
 
-def settings_of(common: Common, *, model: str | None = None, **bounds: float | None) -> Settings:
+def settings_of(
+    common: Common,
+    *,
+    model: str | None = None,
+    base_urls: tuple[str, ...] = (),
+    **bounds: float | None,
+) -> Settings:
     """Settings from the options, then the environment.
 
     Raises:
@@ -77,6 +94,7 @@ def settings_of(common: Common, *, model: str | None = None, **bounds: float | N
     return Settings.from_environment(
         None,
         base_url=common.base_url,
+        base_urls=base_urls or None,
         service=common.service,
         log_level="DEBUG" if common.verbose >= EVERY_DETAIL else None,
         model=model,

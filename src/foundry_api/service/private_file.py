@@ -8,7 +8,7 @@ import secrets
 import time
 from pathlib import Path
 
-__all__ = ["replace_file"]
+__all__ = ["move_into_place", "replace_file"]
 
 REPLACE_ATTEMPTS = 20
 REPLACE_WAIT_S = 0.01
@@ -26,14 +26,20 @@ def replace_file(path: Path | str, content: bytes) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-        _replace(draft, target)
+        move_into_place(draft, target)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
 
 
-def _replace(draft: Path, target: Path) -> None:
-    """On Windows a file that somebody is reading cannot be replaced at that moment."""
+def move_into_place(draft: Path, target: Path) -> None:
+    """Let a file take another one's place.
+
+    On Windows a file that somebody is reading cannot be replaced at that moment.
+
+    Raises:
+        OSError: It cannot be moved there.
+    """
     for _ in range(REPLACE_ATTEMPTS):
         with contextlib.suppress(PermissionError):
             draft.replace(target)

@@ -1,0 +1,251 @@
+"""The desk: where a cluster's lines lie until their answers have come.
+
+Lines come from the driver in blocks. Ray Data carries the blocks' numbers to the actors, and has a
+block done again whose actor died; the lines themselves an actor fetches here, and its answers come
+here as soon as it has them. So a block that is done again holds only what is still wanted, each
+line comes back once, whoever answers it twice, and no more lines are on their way than the actors
+can use.
+
+One event loop calls all of it, that of the actor that it is in the cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from foundry_api._version import __version__
+from foundry_api.batch.cluster.change import Change
+from foundry_api.batch.cluster.pace import BLOCKS_AT_ONCE, Pace
+from foundry_api.batch.cluster.roll import Roll
+from foundry_api.batch.cluster.told import Collected, Lost
+from foundry_api.errors import BatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from foundry_api.batch.cluster.told import Seat, Who
+    from foundry_api.batch.engine import EngineState
+    from foundry_api.batch.lines import Finished, Work
+    from foundry_api.errors import FoundryError
+
+__all__ = ["Desk"]
+
+SPARE_BLOCKS = 2
+"""Blocks on their way to the actors, beside those that they have."""
+
+
+ATTEND_S = 1.0
+"""How often an actor tells how its engine is."""
+
+
+class Block:
+    """Lines that travel together.
+
+    Attributes:
+        lines: Those whose answers have not come, by their indexes.
+        taken: How often an actor began with it.
+        holder: The actor that has it; None while none does.
+    """
+
+    __slots__ = ("holder", "lines", "taken")
+
+    def __init__(self, works: Sequence[Work]) -> None:
+        self.lines = {work.line.index: work for work in works}
+        self.taken = 0
+        self.holder: str | None = None
+
+
+class Desk:
+    """See the module.
+
+    Args:
+        expected: How many actors there will be.
+        urls: The services' addresses, one for each actor; none where each has an engine of its own.
+        attempts: In how many of its actors' deaths a line may be in flight before it is given up.
+        pace: Decides how many lines make a block.
+    """
+
+    def __init__(
+        self,
+        expected: int,
+        urls: Sequence[str] = (),
+        *,
+        attempts: int = 3,
+        pace: Pace | None = None,
+    ) -> None:
+        self._roll = Roll(expected, urls)
+        self._attempts = attempts
+        self._pace = pace or Pace()
+        self._change = Change()
+        self._blocks: dict[int, Block] = {}
+        self._where: dict[int, int] = {}
+        self._next = 0
+        self._no_more = False
+        self._failure: FoundryError | None = None
+        self._finished: list[Finished] = []
+        self._lost: list[Lost] = []
+
+    # The driver
+
+    async def room(self) -> int:
+        """Wait until another block is wanted; how many lines it should have. 0 if none is."""
+        await self._change.until(lambda: self._over or len(self._blocks) < self._most_blocks)
+        return 0 if self._over else self._pace.lines(self._roll.working, self._roll.limit)
+
+    def put(self, works: Sequence[Work]) -> None:
+        """Lay down the lines of a block."""
+        self._issue(Block(works))
+
+    def finish(self) -> None:
+        """No further block comes from the driver."""
+        self._no_more = True
+        self._change.tell()
+
+    async def collect(self) -> Collected:
+        """Wait for what came back since the last time."""
+        await self._change.until(
+            lambda: self._over or self._finished or self._lost or self._roll.news
+        )
+        finished, self._finished = self._finished, []
+        lost, self._lost = self._lost, []
+        return Collected(
+            finished=tuple(finished),
+            lost=tuple(lost),
+            news=self._roll.told(),
+            states=self._roll.states(),
+            over=self._over,
+            failure=self._failure,
+        )
+
+    def abandon(self) -> None:
+        """The driver wants nothing any more."""
+        self._no_more = True
+        self._blocks.clear()
+        self._where.clear()
+        self._change.tell()
+
+    # The reader
+
+    async def issued(self, known: int) -> tuple[int, bool]:
+        """Wait until more than `known` blocks were issued; how many, and whether it is over."""
+        await self._change.until(lambda: self._over or self._next > known)
+        return self._next, self._over
+
+    # The actors
+
+    def enter(self, who: Who) -> Seat | None:
+        """An actor begins; what it works with, or None if it has to wait for that."""
+        if who.version != __version__:
+            self.fail(_other_version(who))
+        seat = self._roll.enter(who)
+        self._change.tell()
+        return seat
+
+    async def seat(self, who: Who) -> Seat | None:
+        """Wait for something to work with; None at the end."""
+        await self._change.until(lambda: self._over or self._roll.seat(who) is not None)
+        return None if self._over else self._roll.seat(who)
+
+    async def take(self, number: int, actor: str) -> tuple[Work, ...]:
+        """The lines of a block that are still wanted.
+
+        An actor that cannot work gets none, after a wait until it can or until the end: meanwhile
+        others have them, and it is not sent all further blocks for being the quickest.
+        """
+        block = self._blocks.get(number)
+        if not self._roll.works(actor):
+            if block is not None:
+                self._issue_again(number)
+            await self._change.until(lambda: self._over or self._roll.works(actor))
+            return ()
+        if block is None:
+            return ()
+        block.taken += 1
+        block.holder = actor
+        if block.taken > self._attempts:
+            self._give_up(number)
+            return ()
+        if block.taken == self._attempts and len(block.lines) > 1:
+            self._part(number)
+            return ()
+        return tuple(block.lines.values())
+
+    def deliver(self, actor: str, finished: Sequence[Finished], state: EngineState) -> None:
+        """Lines that are answered. One that another actor answered before is dropped."""
+        wanted = [each for each in finished if self._done(each.index)]
+        self._finished += wanted
+        self._pace.delivered(len(wanted))
+        self._roll.saw(actor, state)
+        self._change.tell()
+
+    async def attend(self, actor: str, state: EngineState) -> bool:
+        """Tell how the engine is, and wait a moment for the end; whether it has come."""
+        self._roll.saw(actor, state)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ATTEND_S):
+                await self._change.until(lambda: self._over)
+        return self._over
+
+    def leave(self, actor: str, error: FoundryError) -> None:
+        """An actor's service is gone: others get its lines, if there are any."""
+        self._roll.leave(actor, error)
+        for number in [each for each, block in self._blocks.items() if block.holder == actor]:
+            self._issue_again(number)
+        if self._roll.hopeless:
+            self.fail(error)
+        self._change.tell()
+
+    def fail(self, error: FoundryError) -> None:
+        """The run cannot go on."""
+        self._failure = self._failure or error
+        self._change.tell()
+
+    # Inside
+
+    @property
+    def _over(self) -> bool:
+        return self._failure is not None or (self._no_more and not self._blocks)
+
+    @property
+    def _most_blocks(self) -> int:
+        return BLOCKS_AT_ONCE * self._roll.working + SPARE_BLOCKS
+
+    def _issue(self, block: Block) -> None:
+        number, self._next = self._next, self._next + 1
+        self._blocks[number] = block
+        self._where.update(dict.fromkeys(block.lines, number))
+        self._change.tell()
+
+    def _issue_again(self, number: int) -> None:
+        """Let another actor have a block, as one that nobody died of."""
+        self._issue(Block(tuple(self._blocks.pop(number).lines.values())))
+
+    def _part(self, number: int) -> None:
+        """Of lines that travel together only one may be what the actors die of."""
+        for work in self._blocks.pop(number).lines.values():
+            self._issue(Block((work,)))
+
+    def _give_up(self, number: int) -> None:
+        for work in self._blocks.pop(number).lines.values():
+            del self._where[work.line.index]
+            self._lost.append(Lost(work, self._attempts))
+        self._change.tell()
+
+    def _done(self, index: int) -> bool:
+        number = self._where.pop(index, None)
+        if number is None:
+            return False
+        lines = self._blocks[number].lines
+        del lines[index]
+        if not lines:
+            del self._blocks[number]
+        return True
+
+
+def _other_version(who: Who) -> BatchError:
+    return BatchError(
+        f"{who.host} has foundry-api {who.version}, and this machine {__version__}",
+        hint="Install the same version on every node of the cluster.",
+    )

@@ -1,0 +1,138 @@
+"""A Ray cluster, joined or begun, for as long as a run takes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from foundry_api.errors import BatchError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+
+__all__ = ["cluster"]
+
+OBJECT_STORE_BYTES = 80 * 2**20
+"""About the least that Ray takes. Only numbers of blocks lie there."""
+
+CONNECT_S = 5.0
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
+    "RAY_DATA_LOG_LEVEL": "ERROR",
+}
+
+
+@asynccontextmanager
+async def cluster(address: str | None) -> AsyncGenerator[None]:
+    """Be part of a cluster.
+
+    A program that is part of one already stays so, and keeps that when this ends.
+
+    Args:
+        address: Of a cluster that runs, or `auto` for the one of this machine; None for that of
+            `RAY_ADDRESS`, or else for one of this machine alone, which ends with this.
+
+    Raises:
+        BatchError: Ray is not installed, there is no such cluster, or it could not be begun.
+    """
+    ray = _ray()
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    if address is not None:
+        await _knock(address)
+    with _directory(address) as directory, _set(QUIET):
+        try:
+            await asyncio.to_thread(_enter, ray, address, directory)
+            yield
+        finally:
+            # Also when it was left halfway in: a thread cannot be cancelled.
+            await asyncio.to_thread(ray.shutdown)
+
+
+async def _knock(address: str) -> None:
+    """Ray itself tries for minutes where nobody answers."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal():
+        return  # `auto`, and whatever else Ray has a meaning for
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            _, writer = await asyncio.open_connection(host, int(port))
+    except (OSError, OverflowError) as error:
+        raise _refused(address, error) from error
+    writer.close()
+
+
+def _ray() -> Any:
+    try:
+        with _set(QUIET):
+            return import_module("ray")
+    except ImportError as error:
+        raise BatchError(
+            f"Ray cannot be imported: {error}", hint="pip install 'foundry-api[ray]'"
+        ) from error
+
+
+def _enter(ray: Any, address: str | None, directory: str | None) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address is None:
+            # It listens to the network, as every Ray does, and wants a token by default: one that
+            # only its own processes know. Ray reads it once in a process, so it stays.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            ray.init(
+                "local",
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=directory,
+                **quiet,
+            )
+        else:
+            ray.init(address, **quiet)
+    except Exception as error:  # Ray raises what it likes
+        raise _refused(address, error) from error
+
+
+def _refused(address: str | None, error: Exception) -> BatchError:
+    told = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    if address is None:
+        return BatchError(f"Ray could not be started on this machine: {told}")
+    return BatchError(
+        f"the Ray cluster at {address} cannot be joined: {told}",
+        hint="See whether it runs with `ray status`. This program has to run on one of its nodes, "
+        "with the same versions of Python and Ray.",
+    )
+
+
+@contextmanager
+def _directory(address: str | None) -> Generator[str | None]:
+    """Where a cluster of our own keeps its sockets and logs, until it ends."""
+    if address is not None:
+        yield None
+        return
+    directory = tempfile.mkdtemp(prefix="foundry-ray-")
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def _set(variables: dict[str, str]) -> Generator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update({name: value for name, value in variables.items() if before[name] is None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)

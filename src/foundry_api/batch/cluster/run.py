@@ -1,0 +1,192 @@
+"""One run over a cluster, seen from the driver."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from foundry_api.batch.answers import failed_line
+from foundry_api.batch.cluster.blocks import blocks
+from foundry_api.batch.cluster.desk import Desk
+from foundry_api.batch.cluster.flow import run_blocks
+from foundry_api.batch.cluster.untyped import ray
+from foundry_api.batch.engine import EngineState
+from foundry_api.batch.lines import Work
+from foundry_api.errors import BatchError, ServiceCrashed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterable, Callable
+
+    from foundry_api.batch.cluster.told import Collected, Lost
+    from foundry_api.batch.cluster.worker import ActorOptions
+    from foundry_api.batch.lines import Finished
+    from foundry_api.settings import Settings
+
+__all__ = ["ClusterRun"]
+
+CALLS_AT_ONCE = 100_000
+"""Of the desk: each actor has a few that wait."""
+
+END_S = 10.0
+"""Seconds that the actors may take to see that it is over."""
+
+
+class ClusterRun:
+    """Answers lines on the cluster that this process is part of. To be used once.
+
+    Args:
+        options: How the actors ask.
+        tell: Called with sentences for people.
+    """
+
+    def __init__(self, options: ActorOptions, tell: Callable[[str], None]) -> None:
+        self._options = options
+        self._tell = tell
+        self._last: Collected | None = None
+        self._open = 0
+
+    async def answers(self, works: AsyncIterable[Work]) -> AsyncGenerator[Finished]:
+        """The lines as they finish; each comes once."""
+        nodes, urls = _nodes(), _addresses(self._options.settings)
+        actors = len(urls or nodes)
+        desk = _desk(actors, urls, self._options.attempts)
+        flow = asyncio.create_task(_flow(desk, self._options, nodes, actors))
+        feed = asyncio.create_task(self._feed(works, desk))
+        try:
+            async with aclosing(self._collected(desk, {flow, feed})) as collections:
+                async for collected in collections:
+                    for finished in self._told(collected):
+                        yield finished
+                    if collected.failure is not None:
+                        raise collected.failure
+        finally:
+            feed.cancel()
+            await asyncio.gather(feed, return_exceptions=True)
+            await _end(desk, flow)
+
+    def state(self) -> EngineState:
+        """What goes on now, as the actors last told."""
+        states = self._last.states if self._last else ()
+        in_flight = sum(state.in_flight for _, state in states)
+        return EngineState(
+            in_flight=in_flight,
+            queued=max(0, self._open - in_flight),
+            limit=sum(state.limit or 0 for _, state in states) or None,
+            services=tuple(
+                (f"{name} on {host}", service)
+                for host, state in states
+                for name, service in state.services
+            ),
+        )
+
+    async def _feed(self, works: AsyncIterable[Work], desk: Any) -> None:
+        async def room() -> int:
+            lines: int = await desk.room.remote()
+            return lines
+
+        async with aclosing(blocks(works, room, self._model_of)) as them:
+            async for block in them:
+                self._open += len(block)
+                await desk.put.remote([_bare(work) for work in block])
+        await desk.finish.remote()
+
+    def _model_of(self, work: Work) -> str:
+        return str(work.request.body.get("model") or self._options.settings.model)
+
+    async def _collected(
+        self, desk: Any, others: set[asyncio.Task[None]]
+    ) -> AsyncGenerator[Collected]:
+        over = False
+        while not over:
+            collected = await _first(_awaited(desk.collect.remote()), others)
+            self._last, over = collected, collected.over
+            yield collected
+
+    def _told(self, collected: Collected) -> list[Finished]:
+        for sentence in collected.news:
+            self._tell(sentence)
+        finished = [*collected.finished, *map(_given_up, collected.lost)]
+        self._open -= len(finished)
+        return finished
+
+
+async def _flow(desk: Any, options: ActorOptions, nodes: list[str], actors: int) -> None:
+    try:
+        await asyncio.to_thread(run_blocks, desk, options, nodes, actors)
+    except Exception as error:
+        raise _broken(error) from error
+
+
+async def _awaited(ref: Any) -> Any:
+    return await ref
+
+
+async def _first(call: Any, others: set[asyncio.Task[None]]) -> Any:
+    """What a call gives, unless one of the others fails before."""
+    task = asyncio.ensure_future(call)
+    try:
+        waiting = {task, *others}
+        while not task.done():
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for each in done - {task}:
+                each.result()
+                waiting.discard(each)
+        return task.result()
+    except ray.exceptions.RayError as error:
+        raise _broken(error) from error
+    finally:
+        task.cancel()
+
+
+def _broken(error: Exception) -> BatchError:
+    told = str(error).strip().rpartition("\n")[2]
+    return BatchError(f"the Ray cluster failed: {told}", hint="Ray's logs tell more.")
+
+
+def _bare(work: Work) -> Work:
+    """Without what it was read from, which nobody needs over there."""
+    return Work(msgspec.structs.replace(work.line, raw=None), work.request)
+
+
+def _addresses(settings: Settings) -> tuple[str, ...]:
+    return tuple(each.base_url for each in settings.each() if each.base_url is not None)
+
+
+def _nodes() -> list[str]:
+    """Ray's ids of the nodes that are there for work: those that offer CPUs."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    workers = [node["NodeID"] for node in nodes if node["Resources"].get("CPU")]
+    if not workers:
+        raise BatchError(
+            f"none of the cluster's {len(nodes)} nodes offers CPUs",
+            hint="Add one: `ray start --address=… --num-cpus=…`.",
+        )
+    return workers
+
+
+def _desk(actors: int, urls: tuple[str, ...], attempts: int) -> Any:
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, max_concurrency=CALLS_AT_ONCE, scheduling_strategy=here)(Desk)
+    return actor.remote(actors, urls, attempts=attempts)
+
+
+async def _end(desk: Any, flow: asyncio.Task[None]) -> None:
+    """Let the actors see that it is over, and wait for them."""
+    await _awaited(desk.abandon.remote())
+    await asyncio.wait({flow}, timeout=END_S)
+    ray.kill(desk)
+    await asyncio.gather(flow, return_exceptions=True)
+
+
+def _given_up(lost: Lost) -> Finished:
+    line, request = lost.work.line, lost.work.request
+    error = ServiceCrashed(
+        f"the actor that asked it died {lost.deaths} times",
+        hint="Send it alone: it may be what they die of. Ray's logs tell more.",
+    )
+    return failed_line(line.index, line.digest, request.custom_id, error, at=time.time())

@@ -1,0 +1,259 @@
+"""A batch over files, from its input to its output."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from foundry_api.batch.journal import Checked, Journal
+from foundry_api.batch.ledger import OutputStream
+from foundry_api.batch.options import STANDARD_STREAM
+from foundry_api.batch.progress import BatchProgress, Meter
+from foundry_api.batch.run import Run, Task
+from foundry_api.batch.sources import CheckReport, check, open_source
+from foundry_api.batch.thread import BlockingThread
+from foundry_api.errors import BatchInputInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from pathlib import Path
+
+    from foundry_api.batch.engine import BatchEngine
+    from foundry_api.batch.figures import Figures
+    from foundry_api.batch.options import BatchOptions
+    from foundry_api.batch.sources import CheckProgress, Source
+
+__all__ = ["BatchJob", "BatchSummary"]
+
+SPOOL = "input"
+"""Where standard input lies, beside the journal, so that it can be read again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSummary:
+    """What a batch came to.
+
+    Attributes:
+        total: Lines of the input.
+        done: Lines answered, in earlier runs too.
+        failed: Lines that failed for good, in earlier runs too.
+        shared: Of those answered, the ones that took the answer of an identical request.
+        resumed: Lines that were finished before this run.
+        elapsed_s: Seconds of this run.
+        tokens: Tokens of the answers of this run.
+        output: Where the answers are; None for standard output.
+        errors: Where the failed lines are; None without any, and for standard output.
+        figures: The whole batch in figures; None for standard output.
+    """
+
+    total: int
+    done: int
+    failed: int
+    shared: int
+    resumed: int
+    elapsed_s: float
+    tokens: int
+    output: Path | None = None
+    errors: Path | None = None
+    figures: Figures | None = None
+
+
+class BatchJob:
+    """A batch over files. It is run once.
+
+    Args:
+        options: What to do.
+        shared: Whether other processes may work on it at the same time.
+        restart: Whether to forget what was answered before.
+        retry_failed: Whether lines that failed are asked again.
+        kept: Whether standard input was read by an earlier run, and is not to be read now.
+        tell: Called in the event loop, some times a second, with how far it is; while the input
+            is checked, in another thread.
+    """
+
+    def __init__(
+        self,
+        options: BatchOptions,
+        *,
+        shared: bool = False,
+        restart: bool = False,
+        retry_failed: bool = False,
+        kept: bool = False,
+        tell: Callable[[BatchProgress], None] | None = None,
+    ) -> None:
+        self._options = options
+        self._shared = shared
+        self._restart = restart
+        self._retry_failed = retry_failed
+        self._kept = kept
+        self._tell = tell or _nobody
+        self._meter = Meter()
+        self._leaving = False
+
+    async def run(self, engine: BatchEngine) -> BatchSummary:
+        """Answer what is not answered, and write the output.
+
+        Raises:
+            BatchInputInvalid: The input cannot be read, or is refused for a bad line.
+            BatchChanged: The input or the output is not what it was.
+            BatchInUse: Another process works on it.
+            BatchStorageFailed: The journal or the output cannot be written.
+            BatchCancelled: Somebody asked for the end.
+            FoundryError: As `BatchEngine.answers`. What was answered is kept.
+        """
+        with BlockingThread() as thread, self._ending_checks():
+            source = await thread(self._open_source)
+            if self._options.to_stream:
+                return await self._streamed(source, engine, thread)
+            journal = await thread(self._open_journal, source)
+            try:
+                return await self._journaled(source, journal, engine, thread)
+            finally:
+                await thread(journal.close)
+
+    async def _journaled(
+        self, source: Source, journal: Journal, engine: BatchEngine, thread: BlockingThread
+    ) -> BatchSummary:
+        checked = await thread(self._checked, source, journal)
+        if self._retry_failed:
+            await thread(journal.forget_failed)
+        counts = await thread(journal.counts)
+        self._meter.resume(done=counts.done, failed=counts.failed, shared=counts.shared)
+        task = Task(source=source)
+        if checked is not None:
+            task = replace(
+                task,
+                total=checked.total,
+                models=checked.models,
+                duplicates=checked.duplicates,
+            )
+        if checked is None or not await thread(journal.complete, checked.total):
+            total = await self._run(task, journal, engine, thread).run()
+        else:
+            total = checked.total
+        self._tell(self._meter.progress("publishing", total=total))
+        published = await thread(journal.publish, total)
+        counts = await thread(journal.counts)
+        return BatchSummary(
+            total=total,
+            done=counts.done,
+            failed=counts.failed,
+            shared=counts.shared,
+            resumed=self._meter.resumed,
+            elapsed_s=self._meter.elapsed_s,
+            tokens=self._meter.tokens,
+            output=published.output,
+            errors=published.errors,
+            figures=await thread(journal.figures),
+        )
+
+    async def _streamed(
+        self, source: Source, engine: BatchEngine, thread: BlockingThread
+    ) -> BatchSummary:
+        task = Task(source=source, ordered=self._options.ordered)
+        if self._options.check and source.rereadable:
+            report = await thread(self._check, source)
+            task = replace(
+                task, total=report.lines, models=report.models, duplicates=report.duplicates
+            )
+        total = await self._run(task, OutputStream(), engine, thread).run()
+        meter = self._meter
+        return BatchSummary(
+            total=total,
+            done=meter.done,
+            failed=meter.failed,
+            shared=meter.shared,
+            resumed=0,
+            elapsed_s=meter.elapsed_s,
+            tokens=meter.tokens,
+        )
+
+    def _run(
+        self,
+        task: Task,
+        ledger: Journal | OutputStream,
+        engine: BatchEngine,
+        thread: BlockingThread,
+    ) -> Run:
+        return Run(task, ledger, engine, thread=thread, meter=self._meter, tell=self._tell)
+
+    def _open_source(self) -> Source:
+        options = self._options
+        if options.input.path != STANDARD_STREAM or options.to_stream or not options.check:
+            return open_source(options.input)
+        return open_source(
+            options.input,
+            spool=options.directory / SPOOL,
+            standard_input="kept" if self._kept else "new" if self._restart else "same",
+        )
+
+    def _open_journal(self, source: Source) -> Journal:
+        whole = self._options.check and source.rereadable
+        return Journal.open(
+            self._options,
+            fingerprint=source.fingerprint() if whole else None,
+            asked=_asked(self._options),
+            shared=self._shared,
+            restart=self._restart,
+        )
+
+    def _checked(self, source: Source, journal: Journal) -> Checked | None:
+        """What a check finds, or found before."""
+        if not (self._options.check and source.rereadable):
+            return None
+        known = journal.check_result
+        if known is None or (known.bad and self._options.strict):
+            report = self._check(source)
+            journal.checked(report.lines, report.models, report.duplicates, bad=report.bad)
+            known = journal.check_result
+        return known
+
+    def _check(self, source: Source) -> CheckReport:
+        report = check(source, tell=self._tell_check)
+        if report.bad and self._options.strict:
+            first = report.problems[0].message
+            more = f", and {report.bad - 1} more" if report.bad > 1 else ""
+            raise BatchInputInvalid(
+                f"{source.name} is refused: {first}{more}",
+                hint="Mend these lines, or leave --strict out: they go to the error file then.",
+            ).with_problems(tuple(each.message for each in report.problems))
+        return report
+
+    def _tell_check(self, checked: CheckProgress) -> None:
+        if self._leaving:
+            raise _Left
+        self._tell(
+            BatchProgress(
+                phase="checking",
+                failed=checked.bad,
+                read_bytes=checked.position_bytes,
+                size_bytes=checked.size_bytes,
+                elapsed_s=self._meter.elapsed_s,
+            )
+        )
+
+    @contextmanager
+    def _ending_checks(self) -> Generator[None]:
+        """A check that goes on in its thread ends when the run does."""
+        try:
+            yield
+        finally:
+            self._leaving = True
+
+
+class _Left(Exception):
+    """Nobody waits for the check any more."""
+
+
+def _nobody(progress: BatchProgress) -> None:
+    """Hears how far it is."""
+
+
+def _asked(options: BatchOptions) -> str:
+    """A digest of what makes requests of an input."""
+    asked = msgspec.structs.replace(options.input, path="")
+    return hashlib.blake2b(msgspec.json.encode(asked, order="sorted"), digest_size=16).hexdigest()

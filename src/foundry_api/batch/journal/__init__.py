@@ -1,0 +1,28 @@
+"""The journal of a batch: what is answered, where that lies, who works on it."""
+
+from __future__ import annotations
+
+from foundry_api.batch.journal.journal import BLOCK_LINES, Journal
+from foundry_api.batch.journal.status import ask_cancel, directory_of, read_status
+from foundry_api.batch.journal.told import (
+    BatchStatus,
+    CancelHow,
+    Checked,
+    Counts,
+    Published,
+    RunnerStatus,
+)
+
+__all__ = [
+    "BLOCK_LINES",
+    "BatchStatus",
+    "CancelHow",
+    "Checked",
+    "Counts",
+    "Journal",
+    "Published",
+    "RunnerStatus",
+    "ask_cancel",
+    "directory_of",
+    "read_status",
+]

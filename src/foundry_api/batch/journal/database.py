@@ -1,0 +1,119 @@
+"""The journal's SQLite file: small rows, which say where the answers lie."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from foundry_api.errors import BatchStorageFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from foundry_api.batch.lines import Finished
+
+__all__ = ["FILE", "ROW", "connected", "opened", "row_of", "storage", "transaction"]
+
+FILE = "journal.sqlite"
+VERSION = 1
+APPLICATION_ID = 0x666F756A
+"""`fouj`: tells these files from other SQLite databases."""
+
+BUSY_S = 30.0
+
+ROW = "insert or ignore into result values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+
+SCHEMA = f"""
+begin immediate;
+create table meta (name text primary key, value blob) without rowid;
+create table segment (number integer primary key, name text not null);
+create table model (number integer primary key, name text not null unique);
+create table result (
+    idx integer primary key, digest int not null, segment int not null, offset int not null,
+    length int not null, failed int not null, at real not null, model int not null,
+    duration real not null, queued real not null, first_token real, prompt int not null,
+    completion int not null, attempts int not null, shared int not null, code text not null
+);
+create table failure (idx integer primary key, output blob not null);
+create table claim (block integer primary key, runner int not null);
+create table runner (
+    number integer primary key autoincrement, pid int not null, shared int not null,
+    since real not null, seen real not null, ended real, cancel text, progress blob not null,
+    lines int not null default 0
+);
+pragma application_id = {APPLICATION_ID};
+pragma user_version = {VERSION};
+commit;
+"""
+
+
+@contextmanager
+def storage(what: Path) -> Generator[None]:
+    """Tell a failure of the disk or the database as one of ours."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise BatchStorageFailed(f"{what} cannot be used: {error}") from error
+
+
+def connected(directory: Path) -> sqlite3.Connection:
+    """The journal of a directory, made if there is none. Call it under the lock of the directory.
+
+    Raises:
+        BatchStorageFailed: It is not one, or it is a newer version's.
+    """
+    path = directory / FILE
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    database = opened(path)
+    known = database.execute("pragma application_id").fetchone()[0]
+    version = database.execute("pragma user_version").fetchone()[0]
+    if known == 0 and database.execute("select count(*) from sqlite_master").fetchone()[0] == 0:
+        database.executescript(SCHEMA)
+    elif (known, version) != (APPLICATION_ID, VERSION):
+        database.close()
+        raise BatchStorageFailed(f"{path} is not a journal that this version of foundry-api reads")
+    return database
+
+
+def opened(path: Path) -> sqlite3.Connection:
+    """A connection that survives a loss of power once a transaction is committed."""
+    database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    database.execute("pragma journal_mode = wal")
+    database.execute("pragma synchronous = full")
+    return database
+
+
+@contextmanager
+def transaction(database: sqlite3.Connection) -> Generator[None]:
+    """All of it, or nothing."""
+    database.execute("begin immediate")
+    try:
+        yield
+        database.execute("commit")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("rollback")
+        raise
+
+
+def row_of(each: Finished, place: tuple[int, int, int], model: int) -> tuple[object, ...]:
+    """A line's row: what is told of it, and the segment, offset and length of its answer."""
+    return (
+        each.index,
+        each.digest,
+        *place,
+        each.failed,
+        each.at,
+        model,
+        each.duration_s,
+        each.queued_s,
+        each.time_to_first_token_s,
+        each.prompt_tokens,
+        each.completion_tokens,
+        each.attempts,
+        each.shared,
+        each.code,
+    )

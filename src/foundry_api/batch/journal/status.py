@@ -1,0 +1,84 @@
+"""A batch seen from outside: by who does not work on it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from foundry_api.batch.journal.database import FILE, opened, storage
+from foundry_api.batch.journal.figuring import counted
+from foundry_api.batch.journal.keeping import meta
+from foundry_api.batch.journal.runners import known_runners
+from foundry_api.batch.journal.told import BatchStatus, Checked, Published
+from foundry_api.batch.options import BatchOptions
+from foundry_api.errors import BatchStorageFailed
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from foundry_api.batch.journal.told import CancelHow
+
+__all__ = ["ask_cancel", "directory_of", "read_status"]
+
+
+def directory_of(output: str | Path) -> Path:
+    """Where the journal of the batch with that output lies."""
+    path = Path(output)
+    return path.with_name(f"{path.name}.batch")
+
+
+def read_status(directory: Path) -> BatchStatus:
+    """How a batch stands. It changes nothing, and may be asked while others work.
+
+    Raises:
+        BatchStorageFailed: There is no journal, or it cannot be read.
+    """
+    with storage(directory), closing(_journal(directory)) as database:
+        checked, published = meta(database, "checked"), meta(database, "published")
+        counts = counted(database)
+        told = None if published is None else Published.of(published)
+        return BatchStatus(
+            directory=directory,
+            options=msgspec.convert(meta(database, "options"), BatchOptions),
+            began=meta(database, "began"),
+            counts=counts,
+            total=meta(database, "total"),
+            checked=None if checked is None else msgspec.convert(checked, Checked),
+            published=told,
+            current=told is not None and (told.lines, told.failed) == (counts.done, counts.failed),
+            runners=tuple(
+                each for each in known_runners(directory, database) if each.progress or each.alive
+            ),
+        )
+
+
+def ask_cancel(directory: Path, how: CancelHow) -> int:
+    """Ask everybody who works on a batch to leave.
+
+    Args:
+        directory: Where the journal lies.
+        how: `drain` finishes what is in flight, `stop` does not.
+
+    Returns:
+        How many were asked; 0 if nobody works on it.
+
+    Raises:
+        BatchStorageFailed: There is no journal, or it cannot be used.
+    """
+    with storage(directory), closing(_journal(directory)) as database:
+        alive = [each for each in known_runners(directory, database) if each.alive]
+        for each in alive:
+            database.execute("update runner set cancel = ? where number = ?", (how, each.number))
+        return len(alive)
+
+
+def _journal(directory: Path) -> sqlite3.Connection:
+    path = directory / FILE
+    if not path.is_file():
+        raise BatchStorageFailed(
+            f"there is no batch in {directory}", hint="Name the output of one that was begun."
+        )
+    return opened(path)

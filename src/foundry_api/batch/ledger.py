@@ -1,0 +1,88 @@
+"""Who knows which lines are finished: a journal on disk, or nobody, where answers are streamed."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from foundry_api.errors import BatchStorageFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from foundry_api.batch.journal import CancelHow
+    from foundry_api.batch.lines import Finished
+
+__all__ = ["Ledger", "OutputStream"]
+
+
+class Ledger(Protocol):
+    """What a run asks and tells about lines. All calls block, and come from one thread."""
+
+    def finished(self, first: int, count: int) -> Mapping[int, int]:
+        """The digests of the finished lines among some, by their index."""
+        ...
+
+    def claim(self, block: int) -> bool:
+        """Take a block of lines for this runner; False if another one has it."""
+        ...
+
+    def record(self, results: Sequence[Finished]) -> int:
+        """Make finished lines safe, all or none. How many were not known before.
+
+        Raises:
+            BatchStorageFailed: They cannot be written.
+        """
+        ...
+
+    def beat(self, progress: bytes) -> CancelHow | None:
+        """Tell that this runner lives, and how far it is. Whether it was asked to end."""
+        ...
+
+    def complete(self, total: int) -> bool:
+        """Whether all lines are finished."""
+        ...
+
+
+class OutputStream:
+    """Writes answers as they come, and remembers nothing: for standard output.
+
+    Args:
+        stream: Where to; default standard output.
+    """
+
+    def __init__(self, stream: BinaryIO | None = None) -> None:
+        self._stream = stream or sys.stdout.buffer
+        self._written = 0
+
+    def finished(self, first: int, count: int) -> Mapping[int, int]:  # noqa: ARG002 - a Ledger's
+        """None."""
+        return {}
+
+    def claim(self, block: int) -> bool:  # noqa: ARG002 - a Ledger's
+        """There is nobody else."""
+        return True
+
+    def record(self, results: Sequence[Finished]) -> int:
+        """Write lines.
+
+        Raises:
+            BatchStorageFailed: Nobody reads them any more, or the disk behind it is full.
+        """
+        try:
+            self._stream.write(b"".join(each.output + b"\n" for each in results))
+            self._stream.flush()
+        except BrokenPipeError:
+            raise  # the command line ends quietly when its reader leaves
+        except OSError as error:
+            raise BatchStorageFailed(f"standard output cannot be written: {error}") from error
+        self._written += len(results)
+        return len(results)
+
+    def beat(self, progress: bytes) -> CancelHow | None:  # noqa: ARG002 - a Ledger's
+        """Nobody looks, and nobody asks."""
+        return None
+
+    def complete(self, total: int) -> bool:
+        """Whether so many lines were written."""
+        return self._written >= total

@@ -1,0 +1,303 @@
+"""Many tasks, as many at once as the services gain by: started, tried again, given back, ended.
+
+All of it happens on one event loop, in callbacks: a task that ends starts the next one, whether or
+not somebody waits for its result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from foundry_api.batch.doubt import Doubt
+from foundry_api.batch.outlet import Outlet
+from foundry_api.batch.task import Ticket
+from foundry_api.batch.verdict import is_for_all, is_of_service, next_step
+from foundry_api.batch.waiting import Waiting
+from foundry_api.errors import ClientClosed, FoundryError, SilenceTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Awaitable, Callable
+
+    from foundry_api.batch.allowance import Allowance
+    from foundry_api.batch.outage import Outage
+    from foundry_api.batch.sharing import Kept
+    from foundry_api.batch.task import BatchTask
+
+__all__ = ["Pump"]
+
+_R = TypeVar("_R")
+
+log = logging.getLogger("foundry_api")
+
+
+class Pump(Generic[_R]):
+    """Answers tasks, once.
+
+    Args:
+        allowance: How many may be in flight.
+        outage: How long to wait for services that are away.
+        attempts: How often a task that failed for a passing reason is begun.
+        reachable: Whether a service tells its status.
+        kept: Where answers are kept for identical tasks; None if none are shared.
+        ordered: Whether the results keep the order of the tasks.
+        sleep: Waits for so many seconds.
+    """
+
+    def __init__(
+        self,
+        allowance: Allowance,
+        outage: Outage,
+        *,
+        attempts: int,
+        reachable: Callable[[], Awaitable[bool]],
+        kept: Kept[_R] | None = None,
+        ordered: bool = False,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._allowance = allowance
+        self._outage = outage
+        self._attempts = attempts
+        self._reachable = reachable
+        self._kept = kept
+        self._sleep = sleep
+        self._outlet: Outlet[_R] = Outlet(ordered=ordered)
+        self._doubt: Doubt[tuple[Ticket[_R], _R]] = Doubt()
+        self._waiting: Waiting[Ticket[_R]] = Waiting()
+        self._suspects: deque[Ticket[_R]] = deque()
+        self._flying: dict[Ticket[_R], asyncio.Task[_R]] = {}
+        self._groups: Counter[str] = Counter()
+        self._leaders: dict[bytes, Ticket[_R]] = {}
+        self._following = 0
+        self._quiet = False  # nothing is started before all that is in flight has ended
+        self._witness = False  # after a conviction another line has to show that the service lives
+        self._pause: asyncio.Task[None] | None = None
+        self._fed = False
+        self._failure: BaseException | None = None
+        self._room, self._news = asyncio.Event(), asyncio.Event()
+
+    @property
+    def queued(self) -> int:
+        """Tasks that were taken and wait for their turn."""
+        return len(self._waiting) + len(self._suspects) + self._following
+
+    async def results(self, tasks: AsyncIterable[BatchTask[_R]]) -> AsyncGenerator[_R]:
+        """The results. Closing this ends what is in flight.
+
+        Raises:
+            FoundryError: The services were away for too long, or no task can be answered.
+        """
+        feeder = asyncio.create_task(self._feed(tasks))
+        feeder.add_done_callback(self._end_of_feed)
+        try:
+            while True:
+                while self._outlet:
+                    result = self._outlet.take()
+                    self._start()
+                    yield result
+                if self._failure is not None:
+                    raise self._failure
+                if self._is_over():
+                    return
+                self._news.clear()
+                await self._news.wait()
+        finally:
+            await self._end(feeder)
+
+    async def _feed(self, tasks: AsyncIterable[BatchTask[_R]]) -> None:
+        async with AsyncExitStack() as stack:
+            if isinstance(tasks, AsyncGenerator):
+                stack.push_async_callback(tasks.aclose)
+            async for task in tasks:
+                while not self._admits(task):
+                    self._room.clear()
+                    await self._room.wait()
+                self._waiting.put(Ticket(task), task.group)
+                self._start()
+
+    def _admits(self, task: BatchTask[_R]) -> bool:
+        return self.queued < self._waiting.bound and self._outlet.admits(task.index)
+
+    def _end_of_feed(self, feeder: asyncio.Task[None]) -> None:
+        self._fed = True
+        if not feeder.cancelled() and (error := feeder.exception()) is not None:
+            self._failure = self._failure or error
+        self._news.set()
+
+    def _is_over(self) -> bool:
+        if not self._fed or self._flying or self._pause or self.queued:
+            return False
+        self._release()
+        return not self._outlet
+
+    def _start(self) -> None:
+        """Start as many as may be in flight."""
+        while (ticket := self._next()) is not None:
+            if not self._share(ticket):
+                self._begin(ticket)
+        self._room.set()
+
+    def _next(self) -> Ticket[_R] | None:
+        if self._failure is not None or self._pause is not None or not self._outlet.has_room:
+            return None
+        if self._suspects or self._quiet:
+            return None if self._flying else self._next_alone()
+        if len(self._flying) >= self._allowance.now:
+            return None
+        return self._waiting.take()
+
+    def _next_alone(self) -> Ticket[_R] | None:
+        """The next one, when nothing is in flight."""
+        self._quiet = False
+        if self._witness and len(self._waiting):
+            self._witness = False
+            return self._waiting.take()
+        return self._suspects.popleft() if self._suspects else self._waiting.take()
+
+    def _share(self, ticket: Ticket[_R]) -> bool:
+        """Whether an identical task's answer is known, or waited for now."""
+        task, kept = ticket.task, self._kept
+        if kept is None or task.key is None:
+            return False
+        if (result := kept.get(task.key)) is not None:
+            self._outlet.put(task.index, task.shared(result))
+            self._news.set()
+            return True
+        leader = self._leaders.setdefault(task.key, ticket)
+        if leader is ticket:
+            return False
+        leader.followers.append(task)
+        self._following += 1
+        return True
+
+    def _begin(self, ticket: Ticket[_R]) -> None:
+        flying, group = self._flying, ticket.task.group
+        ticket.alone = not flying
+        if len(flying) == 1:
+            next(iter(flying)).alone = False
+        ticket.mixed = len(self._groups) > (group in self._groups)
+        ticket.unreached = False
+        self._groups[group] += 1
+        flying[ticket] = task = asyncio.create_task(self._run(ticket))
+        task.add_done_callback(partial(self._ended, ticket))
+
+    async def _run(self, ticket: Ticket[_R]) -> _R:
+        try:
+            return await ticket.task.run()
+        except SilenceTimeout:
+            # Of one line that takes too long, or of a service that hangs with all of them?
+            ticket.unreached = not await self._reachable()
+            raise
+
+    def _ended(self, ticket: Ticket[_R], done: asyncio.Task[_R]) -> None:
+        del self._flying[ticket]
+        self._left(ticket.task.group)
+        if done.cancelled():
+            self._stop(ClientClosed("the calls of the batch were cancelled"))
+        elif (error := done.exception()) is None:
+            self._answered(ticket, done.result())
+        elif isinstance(error, FoundryError):
+            self._after(ticket, error)
+        else:  # a mistake in the caller's own code, such as a parser
+            self._stop(error)
+        self._start()
+        self._news.set()
+
+    def _left(self, group: str) -> None:
+        self._groups[group] -= 1
+        if not self._groups[group]:
+            del self._groups[group]
+
+    def _answered(self, ticket: Ticket[_R], result: _R) -> None:
+        self._witness = False
+        self._outage.ended()
+        self._allowance.answered()
+        self._release()
+        if self._kept is not None and ticket.task.key is not None:
+            self._kept.put(ticket.task.key, result)
+        self._finish(ticket, result)
+
+    def _after(self, ticket: Ticket[_R], error: FoundryError) -> None:
+        step = next_step(ticket, error, self._attempts)
+        group = ticket.task.group
+        if step == "fail":
+            self._fail(ticket, error)
+        elif step == "stop":
+            self._stop(error)
+        elif step == "alone":
+            self._suspects.append(ticket)
+        elif step == "later":
+            self._outage.reached()
+            self._waiting.put(ticket, group)
+        else:
+            self._waiting.give_back(ticket, group)
+            self._slow_down(step, error)
+
+    def _slow_down(self, step: str, error: FoundryError) -> None:
+        if step == "drain":
+            self._quiet = True
+        elif step == "fewer" and self._flying:
+            self._allowance.cut(len(self._flying))
+        elif self._pause is None:
+            self._allowance.cut(1)
+            self._wait(error)
+
+    def _wait(self, error: FoundryError) -> None:
+        try:
+            pause_s = self._outage.pause_s(error)
+        except FoundryError as final:
+            self._stop(final)
+            return
+        level = logging.WARNING if self._outage.is_new else logging.DEBUG
+        log.log(level, "the batch waits for a service: %s", error)
+        self._pause = asyncio.create_task(self._pausing(pause_s))
+
+    async def _pausing(self, seconds: float) -> None:
+        await self._sleep(seconds)
+        self._pause = None
+        self._start()
+        self._news.set()
+
+    def _fail(self, ticket: Ticket[_R], error: FoundryError) -> None:
+        result = ticket.task.failed(error)
+        self._witness = is_of_service(error)
+        if not is_for_all(error) or (self._waiting.several and not is_of_service(error)):
+            self._finish(ticket, result)
+            return
+        try:
+            released = self._doubt.failed(error, (ticket, result))
+        except FoundryError as final:
+            self._stop(final)
+            return
+        for each in released:
+            self._finish(*each)
+
+    def _release(self) -> None:
+        for each in self._doubt.release():
+            self._finish(*each)
+
+    def _finish(self, ticket: Ticket[_R], result: _R) -> None:
+        task = ticket.task
+        self._outlet.put(task.index, result)
+        if self._leaders.get(task.key or b"") is ticket:
+            del self._leaders[task.key or b""]
+        for follower in ticket.followers:
+            self._following -= 1
+            self._outlet.put(follower.index, follower.shared(result))
+
+    def _stop(self, error: BaseException) -> None:
+        self._failure = self._failure or error
+        self._news.set()
+
+    async def _end(self, feeder: asyncio.Task[None]) -> None:
+        self._failure = self._failure or ClientClosed("the batch was left")
+        tasks: list[asyncio.Task[Any]] = [feeder, *self._flying.values()]
+        tasks += [self._pause] if self._pause else []
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

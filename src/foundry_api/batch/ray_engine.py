@@ -1,0 +1,90 @@
+"""Lines answered by a Ray cluster: one engine on every node, or one actor for each service."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from foundry_api.batch.cluster.joining import cluster
+from foundry_api.batch.engine import EngineState
+from foundry_api.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterable, Callable
+
+    from foundry_api.batch.cluster.run import ClusterRun
+    from foundry_api.batch.lines import Finished, Work
+
+__all__ = ["RayEngine"]
+
+log = logging.getLogger("foundry_api")
+
+
+class RayEngine:
+    """Implements `BatchEngine`. One run at a time.
+
+    Args:
+        address: Of a cluster that runs, or `auto` for the one of this machine; None for that of
+            `RAY_ADDRESS`, or else for a Ray of this machine alone, which ends with the run.
+        settings: Of the clients in the actors; None takes them from the environment. With
+            addresses of services there is one actor for each of them, else one on each node that
+            offers CPUs, with an engine of its own.
+        attempts: How often a line that failed for a passing reason is begun before it counts as
+            failed, and in how many of its actors' deaths it may be in flight.
+        patience_s: Seconds that an actor's service may be away before it is left out; when none is
+            left, the run ends.
+        dedupe: Whether identical lines are asked once.
+        tell: Called with sentences for people: where actors work, and which were lost.
+
+    Raises:
+        ConfigurationError: A setting of the environment cannot be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        address: str | None = None,
+        settings: Settings | None = None,
+        attempts: int = 3,
+        patience_s: float = 600.0,
+        dedupe: bool = False,
+        tell: Callable[[str], None] = log.info,
+    ) -> None:
+        self._address = address
+        self._settings = settings or Settings.from_environment()
+        self._attempts = attempts
+        self._patience_s = patience_s
+        self._dedupe = dedupe
+        self._tell = tell
+        self._run: ClusterRun | None = None
+
+    async def answers(self, works: AsyncIterable[Work], /) -> AsyncGenerator[Finished]:
+        """See `BatchEngine.answers`.
+
+        Raises:
+            BatchError: Ray is not installed, or the cluster cannot be joined or fails.
+            FoundryError: As `BatchEngine.answers` says.
+        """
+        async with cluster(self._address):
+            # They import Ray, which may not be there before.
+            from foundry_api.batch.cluster.run import ClusterRun  # noqa: PLC0415
+            from foundry_api.batch.cluster.worker import ActorOptions  # noqa: PLC0415
+
+            options = ActorOptions(
+                settings=self._settings,
+                attempts=self._attempts,
+                patience_s=self._patience_s,
+                dedupe=self._dedupe,
+            )
+            self._run = ClusterRun(options, self._tell)
+            try:
+                async with aclosing(self._run.answers(works)) as answers:
+                    async for finished in answers:
+                        yield finished
+            finally:
+                self._run = None
+
+    def state(self) -> EngineState:
+        """See `BatchEngine.state`."""
+        return EngineState() if self._run is None else self._run.state()

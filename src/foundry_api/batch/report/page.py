@@ -1,0 +1,179 @@
+"""The page: its parts, and what each is made of."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from foundry_api.batch.report.markup import Markup, join, tag
+from foundry_api.batch.report.plots import QUANTILES, curve, histogram
+from foundry_api.batch.report.style import STYLE
+from foundry_api.batch.timeline import Timeline
+from foundry_api.batch.words import number, percent, rate, spell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from foundry_api.batch.figures import Figures, Moment
+    from foundry_api.batch.report.facts import ReportFacts
+    from foundry_api.observe.histogram import Distribution
+
+__all__ = ["page"]
+
+# The browser is told not to ask anybody for anything, whatever gets into the page.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+COLOURS = {"finished": "good", "finished with failures": "bad", "not finished": "warn"}
+
+
+def page(facts: ReportFacts) -> str:
+    """A whole HTML document, self-contained. Texts of users and models cannot be markup in it."""
+    figures = facts.figures
+    body = tag(
+        "main",
+        _header(facts),
+        tag("div", *_tiles(facts), class_="tiles"),
+        tag(
+            "div",
+            *_speed(figures),
+            _times("Latency of a line", "latency", figures.latency),
+            _times("Time to the first token", "time to first token", figures.time_to_first_token),
+            _card("Failures", _errors(figures), wide=True),
+            _card("Models", _models(figures), wide=True),
+            _card("Settings", _settings(facts.settings), wide=True),
+            class_="cards",
+        ),
+        tag("footer", f"Made by foundry-api {facts.version}. This page loads nothing."),
+    )
+    return f"<!doctype html>\n{_document(f'{facts.title}: batch', body)}\n"
+
+
+def _document(title: str, body: Markup) -> Markup:
+    head = join(
+        Markup('<meta charset="utf-8">'),
+        Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+        Markup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
+        tag("title", title),
+        Markup(f"<style>{STYLE}</style>"),
+    )
+    return tag("html", tag("head", head), tag("body", body), lang="en")
+
+
+def _header(facts: ReportFacts) -> Markup:
+    runs = facts.figures.runs
+    begun = f"begun {_moment(runs[0].begun_at)}, " if runs else ""
+    times = f"{len(runs)} runs, " if len(runs) > 1 else ""
+    return tag(
+        "header",
+        tag("h1", facts.title),
+        tag("span", facts.state, class_=f"state {COLOURS[facts.state]}"),
+        tag("div", f"{begun}{times}seen {_moment(facts.made_at)}", class_="when"),
+    )
+
+
+def _moment(at: float) -> str:
+    return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S %Z}"
+
+
+def _tiles(facts: ReportFacts) -> Iterable[Markup]:
+    figures = facts.figures
+    finished = figures.done + figures.failed
+    whole = facts.total or finished
+    yield _tile("Answered", number(figures.done), f"{percent(figures.done, whole)} of all lines")
+    yield _tile("Failed", number(figures.failed), percent(figures.failed, whole))
+    if facts.total is not None and facts.total > finished:
+        yield _tile("Left", number(facts.total - finished), "the same command goes on")
+    if figures.shared:
+        yield _tile("Shared", number(figures.shared), "took another's answer")
+    yield _tile("Time", spell(figures.elapsed_s), "in which it ran")
+    yield _tile("Lines a second", rate(figures.lines_per_s), f"{number(finished)} in all")
+    yield _tile("Tokens a second", rate(figures.tokens_per_s), _tokens(figures))
+
+
+def _tokens(figures: Figures) -> str:
+    return f"{number(figures.completion_tokens)} written, {number(figures.prompt_tokens)} read"
+
+
+def _tile(name: str, value: str, note: str) -> Markup:
+    return tag(
+        "div",
+        tag("div", name, class_="name"),
+        tag("div", value, class_="value"),
+        tag("div", note, class_="note"),
+        class_="tile",
+    )
+
+
+def _card(title: str, *content: Markup, wide: bool = False, second: bool = False) -> Markup:
+    kinds = ["card", *(["wide"] if wide else []), *(["second"] if second else [])]
+    return tag("section", tag("h2", title), *content, class_=" ".join(kinds))
+
+
+def _speed(figures: Figures) -> Iterable[Markup]:
+    """Two plots over time. Where one run ended and the next began is marked."""
+    if not figures.throughput or not figures.done + figures.failed:
+        yield _card("Speed", _nothing("No line is finished yet."), wide=True)
+        return
+    timeline = Timeline(figures.runs)
+    marks = [timeline.worked_at(run.begun_at) for run in figures.runs]
+    marks = [at for at in marks if at > 0]
+
+    def plot(unit: str, of: Callable[[Moment], int]) -> Markup:
+        steps = [(each.at_s, each.span_s, of(each) / each.span_s) for each in figures.throughput]
+        return curve(steps, unit, marks)
+
+    yield _card("Lines a second", plot("lines/s", lambda each: each.lines))
+    written = plot("tokens/s", lambda each: each.completion_tokens)
+    yield _card("Tokens a second", written, second=True)
+
+
+def _times(title: str, what: str, told: Distribution) -> Markup:
+    second = what != "latency"
+    if not told.count:
+        return _card(title, _nothing("Not measured: no line had any text."), second=second)
+    quantiles = ", ".join(f"p{q * 100:g} {spell(told.quantile(q))}" for q in QUANTILES)
+    words = f"{quantiles}, mean {spell(told.mean)}, longest {spell(told.highest)}"
+    return _card(title, histogram(told, what), tag("p", words, class_="empty"), second=second)
+
+
+def _errors(figures: Figures) -> Markup:
+    if not figures.errors:
+        return _nothing("None.")
+    rows = [
+        (each.code, number(each.count), percent(each.count, figures.failed), each.custom_id,
+         each.message)
+        for each in figures.errors
+    ]  # fmt: skip
+    return _table(("Error", "Lines", "Of all failures", "First one", "What it was told"), rows)
+
+
+def _models(figures: Figures) -> Markup:
+    if not figures.models:
+        return _nothing("No line is finished yet.")
+    rows = [
+        (each.model or "not named", number(each.lines), number(each.failed),
+         number(each.prompt_tokens), number(each.completion_tokens))
+        for each in figures.models
+    ]  # fmt: skip
+    return _table(("Model", "Lines", "Failed", "Prompt tokens", "Completion tokens"), rows)
+
+
+def _settings(settings: Sequence[tuple[str, str]]) -> Markup:
+    rows = [tag("tr", tag("th", name, scope="row"), tag("td", told)) for name, told in settings]
+    return tag("table", tag("tbody", *rows), class_="facts")
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
+    """Columns of numbers are set to the right."""
+    counts = [all(row[place][:1].isdigit() for row in rows) for place in range(len(heads))]
+    kinds = [{"class_": "count"} if count else {} for count in counts]
+    head = [tag("th", told, scope="col", **kind) for told, kind in zip(heads, kinds, strict=True)]
+    body = [
+        tag("tr", *(tag("td", told, **kind) for told, kind in zip(row, kinds, strict=True)))
+        for row in rows
+    ]
+    table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *body))
+    return tag("div", table, class_="scroll")
+
+
+def _nothing(told: str) -> Markup:
+    return tag("p", told, class_="empty")

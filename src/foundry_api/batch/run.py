@@ -1,0 +1,242 @@
+"""The lines of a batch on their way: read, answered by an engine, recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from foundry_api.batch.answers import failed_line
+from foundry_api.batch.lines import Work
+from foundry_api.batch.ordering import InOrder
+from foundry_api.batch.reading import Reading
+from foundry_api.batch.recording import Recorder
+from foundry_api.errors import BatchCancelled, BatchError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from foundry_api.batch.engine import BatchEngine
+    from foundry_api.batch.ledger import Ledger
+    from foundry_api.batch.lines import Finished
+    from foundry_api.batch.progress import BatchProgress, Meter, Phase
+    from foundry_api.batch.reading import BadLine
+    from foundry_api.batch.sources import Source
+    from foundry_api.batch.thread import BlockingThread
+
+__all__ = ["Run", "Task"]
+
+TELL_S = 0.25
+BEAT_S = 1.0
+"""How soon a `batch cancel` is heard, and how old the progress is that `batch status` tells."""
+
+RETURN_S = 0.5
+"""How often a runner with nothing to do looks whether another one has died."""
+
+MOST_PASSES = 8
+"""A pass for each model costs reading the input again; with more models than this, what the
+engine does by itself is enough."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What a run is to do.
+
+    Attributes:
+        source: The input.
+        total: Its lines; None where nobody has counted them.
+        models: The models that are asked, with how many lines each; `""` is the default one.
+        duplicates: Indexes of lines whose `custom_id` another one had first.
+        ordered: Whether lines are recorded in the order of the input.
+    """
+
+    source: Source
+    total: int | None = None
+    models: dict[str, int] = field(default_factory=dict[str, int])
+    duplicates: AbstractSet[int] = frozenset()
+    ordered: bool = False
+
+    @property
+    def passes(self) -> tuple[str | None, ...]:
+        """The model of each pass over the input, so that each is loaded once."""
+        several = 1 < len(self.models) <= MOST_PASSES and not self.ordered
+        if not several:
+            return (None,)
+        busiest_first = sorted(self.models.items(), key=itemgetter(1), reverse=True)
+        return tuple(model for model, _ in busiest_first)
+
+
+class Run:
+    """Answers all lines that are not finished.
+
+    Args:
+        task: What to do.
+        ledger: Knows what is finished.
+        engine: Answers.
+        thread: For what blocks.
+        meter: Counts.
+        tell: Called some times a second with how far it is.
+        wall: Seconds since the epoch.
+
+    Attributes:
+        total: Lines of the input; None until they are counted.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        ledger: Ledger,
+        engine: BatchEngine,
+        *,
+        thread: BlockingThread,
+        meter: Meter,
+        tell: Callable[[BatchProgress], None],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.total = task.total
+        self._task = task
+        self._ledger = ledger
+        self._engine = engine
+        self._thread = thread
+        self._meter = meter
+        self._tell = tell
+        self._wall = wall
+        self._recorder = Recorder(self._record)
+        self._window = InOrder() if task.ordered else None
+        self._phase: Phase = "running"
+        self._leaving = False
+
+    async def run(self) -> int:
+        """Answer them.
+
+        Returns:
+            How many lines the input has.
+
+        Raises:
+            BatchCancelled: Somebody asked for that.
+            BatchError: The input, the journal or the output failed.
+            FoundryError: As `BatchEngine.answers`.
+        """
+        tasks = [
+            asyncio.create_task(each)
+            for each in (self._rounds(), self._recorder.run(), self._beats())
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await _end(tasks)
+            await self._recorder.flush()  # what is answered is kept, whatever ended the run
+        for task in tasks:
+            if not task.cancelled():
+                task.result()
+        self._tell(self._progress())
+        return self.total or 0
+
+    async def _rounds(self) -> None:
+        """Go through the input until nothing is left, for others to finish either."""
+        only: AbstractSet[int] | None = None
+        while True:
+            refused = await self._round(only)
+            await self._recorder.flush()
+            if self._leaving:
+                raise BatchCancelled("the batch was cancelled")
+            if await self._is_complete():
+                return
+            if not refused:
+                raise BatchError("the engine did not answer every line", hint="Run it again.")
+            only = await self._freed(refused)
+            if only is None:
+                return
+
+    async def _round(self, only: AbstractSet[int] | None) -> AbstractSet[int]:
+        """Answer what nobody else has. The blocks that others work on."""
+        readings = [
+            Reading(
+                self._task.source,
+                self._ledger,
+                duplicates=self._task.duplicates,
+                model=model,
+                bad_too=number == 0,
+                only=only,
+            )
+            for number, model in enumerate(self._task.passes)
+        ]
+        async with aclosing(self._engine.answers(self._works(readings))) as answers:
+            async for finished in answers:
+                await self._take(finished)
+        if not self._leaving:
+            self.total = readings[-1].lines
+        return frozenset[int]().union(*(reading.refused for reading in readings))
+
+    async def _works(self, readings: Iterable[Reading]) -> AsyncGenerator[Work]:
+        for reading in readings:
+            blocks = reading.blocks()
+            try:
+                while (block := await self._thread(next, blocks, None)) is not None:
+                    for each in block:
+                        if self._leaving:
+                            return
+                        if self._window is not None:
+                            await self._window.room(each.line.index)
+                        if isinstance(each, Work):
+                            yield each
+                        else:
+                            await self._take(self._refused(each))
+            finally:
+                await self._thread(blocks.close)
+
+    def _refused(self, bad: BadLine) -> Finished:
+        line = bad.line
+        return failed_line(line.index, line.digest, bad.custom_id, bad.error, at=self._wall())
+
+    async def _take(self, finished: Finished) -> None:
+        for each in (finished,) if self._window is None else self._window.put(finished):
+            self._meter.count(each)
+            await self._recorder.add(each)
+
+    async def _record(self, group: Sequence[Finished]) -> None:
+        await self._thread(self._ledger.record, group)
+
+    async def _freed(self, refused: AbstractSet[int]) -> AbstractSet[int] | None:
+        """Wait until a block is free that another runner left unfinished; None if all is done."""
+        self._phase = "waiting"
+        while True:
+            free = {block for block in refused if await self._thread(self._ledger.claim, block)}
+            if free:
+                self._phase = "running"
+                return free
+            if await self._is_complete():
+                return None
+            await asyncio.sleep(RETURN_S)
+
+    async def _is_complete(self) -> bool:
+        return await self._thread(self._ledger.complete, self.total or 0)
+
+    async def _beats(self) -> None:
+        """Tell how far it is, and hear whether to end."""
+        while True:
+            progress = self._progress()
+            self._tell(progress)
+            how = await self._thread(self._ledger.beat, msgspec.json.encode(progress))
+            if how == "stop":
+                raise BatchCancelled("the batch was cancelled")
+            self._leaving = self._leaving or how == "drain"
+            for _ in range(round(BEAT_S / TELL_S)):
+                await asyncio.sleep(TELL_S)
+                self._tell(self._progress())
+
+    def _progress(self) -> BatchProgress:
+        return self._meter.progress(self._phase, total=self.total, engine=self._engine.state())
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel what still runs, and wait until it has ended. Its errors are looked at by others."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

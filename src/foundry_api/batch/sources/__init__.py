@@ -1,0 +1,9 @@
+"""What a batch reads: OpenAI's batch files, lines of text, CSV and Parquet."""
+
+from __future__ import annotations
+
+from foundry_api.batch.sources.base import Source
+from foundry_api.batch.sources.checking import CheckProgress, CheckReport, Problem, check
+from foundry_api.batch.sources.opening import open_source
+
+__all__ = ["CheckProgress", "CheckReport", "Problem", "Source", "check", "open_source"]

@@ -1,0 +1,134 @@
+"""OpenAI's batch files: a JSON object on each line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import msgspec
+
+from foundry_api.batch.bodies import checked_body, nearest
+from foundry_api.batch.lines import CHAT_URL, URLS, BatchRequest, BatchUrl
+from foundry_api.batch.sources.base import checked_custom_id
+from foundry_api.batch.sources.written_lines import LineSource
+from foundry_api.errors import FoundryError, InvalidRequest
+from foundry_api.wire.dialects.base import BAD_JSON
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from foundry_api.batch.lines import Line
+    from foundry_api.batch.options import InputOptions
+    from foundry_api.batch.sources.reading import Origin
+
+__all__ = ["OpenAILines"]
+
+
+class _Request(msgspec.Struct, forbid_unknown_fields=True):
+    custom_id: str
+    body: dict[str, Any]
+    url: BatchUrl = CHAT_URL
+    method: Literal["POST"] = "POST"
+
+
+class _Named(msgspec.Struct):
+    custom_id: str
+
+
+_REQUEST = msgspec.json.Decoder(_Request)
+_NAMED = msgspec.json.Decoder(_Named)
+_ANYTHING = msgspec.json.Decoder()
+_FORM = (
+    'A line is {"custom_id": "1", "body": {"messages": [{"role": "user", "content": "Hi"}]}}. '
+    "Lines of prompts are read with --format text."
+)
+
+
+class OpenAILines(LineSource):
+    """An input in the form of OpenAI's batch files.
+
+    Args:
+        origin: Where its bytes come from.
+        options: The model, and the members that bodies have which lack them.
+    """
+
+    def __init__(self, origin: Origin, options: InputOptions) -> None:
+        super().__init__(origin, options, "openai")
+        model = {} if options.model is None else {"model": options.model}
+        self._members: Mapping[str, Any] = {**options.members, **model}
+
+    def custom_id(self, line: Line) -> str | None:
+        """The name of a request, even of one that cannot be asked, if it has any."""
+        try:
+            return checked_custom_id(_NAMED.decode(line.raw).custom_id)
+        except (*BAD_JSON, TypeError, InvalidRequest):
+            return None
+
+    def _request(self, line: Line) -> BatchRequest:
+        told = _decoded(line.raw)
+        custom_id = checked_custom_id(told.custom_id)
+        try:
+            body = checked_body(told.url, {**self._members, **told.body})
+        except FoundryError as error:
+            raise self._in_body(error, told.body) from error
+        return BatchRequest(custom_id=custom_id, body=body, url=told.url)
+
+    def _in_body(self, error: FoundryError, body: dict[str, Any]) -> InvalidRequest:
+        field = error.field if isinstance(error, InvalidRequest) else None
+        ours = field in self._members and field not in body
+        told = f"{error.message} (it comes from the options)" if ours else error.message
+        return InvalidRequest(told, field=f"body.{field}" if field else "body", hint=error.hint)
+
+
+def _decoded(raw: bytes) -> _Request:
+    try:
+        return _REQUEST.decode(raw)
+    except BAD_JSON as error:
+        _explain(_parsed(raw))
+        raise InvalidRequest(f"it is no request: {error}") from error
+
+
+def _parsed(raw: bytes) -> Any:
+    """Any JSON."""
+    try:
+        return _ANYTHING.decode(raw)
+    except RecursionError as error:
+        raise InvalidRequest("its JSON is nested too deeply") from error
+    except BAD_JSON as error:
+        raise InvalidRequest(_why(raw, error)) from error
+
+
+def _why(raw: bytes, error: Exception) -> str:
+    try:
+        raw.decode()
+    except UnicodeDecodeError as bad:
+        return f"it is not UTF-8: byte {bad.start + 1} is 0x{raw[bad.start]:02x}"
+    return f"it is no JSON: {error}"
+
+
+def _explain(told: Any) -> None:
+    """Say what is wrong with JSON that is no request.
+
+    Raises:
+        InvalidRequest: The first thing that is.
+    """
+    if not isinstance(told, dict):
+        raise InvalidRequest("it is no JSON object", hint=_FORM)
+    members = cast("dict[str, Any]", told)
+    known = _Request.__struct_fields__
+    for name in members:
+        if name not in known:
+            raise InvalidRequest(
+                f"a line has no member {name}{nearest(name, known)}",
+                field=name,
+                hint=f"It has {', '.join(known)}.",
+            )
+    for name in ("custom_id", "body"):
+        if name not in members:
+            raise InvalidRequest(f"{name} is missing", field=name)
+    checked_custom_id(members["custom_id"])
+    if not isinstance(members["body"], dict):
+        raise InvalidRequest("body is no JSON object", field="body")
+    url = members.get("url", CHAT_URL)
+    if url not in URLS:
+        raise InvalidRequest(f"url is {url!r}, but must be one of {', '.join(URLS)}", field="url")
+    raise InvalidRequest(f"method is {members.get('method')!r}, but must be POST", field="method")

@@ -1,0 +1,128 @@
+"""Which source an input is."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
+
+from foundry_api.batch.bodies import MEMBERS, nearest
+from foundry_api.batch.options import STANDARD_STREAM
+from foundry_api.batch.sources.csv_rows import CsvRows
+from foundry_api.batch.sources.openai_lines import OpenAILines
+from foundry_api.batch.sources.reading import PARQUET_MAGIC, Reading, StoredFile
+from foundry_api.batch.sources.standard_input import spooled
+from foundry_api.batch.sources.text import TextLines
+from foundry_api.errors import BatchInputInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from foundry_api.batch.options import InputOptions
+    from foundry_api.batch.sources.base import Source
+    from foundry_api.batch.sources.reading import Origin
+    from foundry_api.batch.sources.standard_input import StandardInput
+
+__all__ = ["open_source"]
+
+_COMPRESSED = frozenset({".gz", ".zst", ".zstd"})
+_FORMATS: Mapping[str, str] = {
+    ".jsonl": "openai",
+    ".ndjson": "openai",
+    ".txt": "text",
+    ".text": "text",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+
+
+def open_source(
+    options: InputOptions,
+    *,
+    spool: Path | None = None,
+    standard_input: StandardInput = "same",
+) -> Source:
+    """The input of a batch. Blocks.
+
+    Args:
+        options: What is read, and what is made of it.
+        spool: Where standard input is copied to, so that it can be read again; None to read it
+            once as it comes.
+        standard_input: Whether what is in the spool must be the same, is replaced, or is the
+            input.
+
+    Raises:
+        BatchInputInvalid: The input cannot be read, or the options do not fit it; `.field` names
+            the option.
+        BatchChanged: Standard input is not what was copied before.
+        BatchStorageFailed: Standard input cannot be copied.
+    """
+    _check_members(options)
+    origin = _origin(options.path, spool, standard_input)
+    return _SOURCES[_format(origin, options)](origin, options)
+
+
+def _openai(origin: Origin, options: InputOptions) -> Source:
+    for name in ("column", "template", "system"):
+        if getattr(options, name) is not None:
+            raise BatchInputInvalid(
+                f"{origin.name} holds whole requests, for which no {name} is taken",
+                field=name,
+                hint="It is for prompts: say what they are in with --format text, csv or parquet.",
+            )
+    return OpenAILines(origin, options)
+
+
+def _parquet(origin: Origin, options: InputOptions) -> Source:
+    from foundry_api.batch.sources.parquet import ParquetRows  # noqa: PLC0415 - few inputs are
+
+    return ParquetRows(origin, options)
+
+
+_SOURCES: Mapping[str, Callable[[Origin, InputOptions], Source]] = {
+    "openai": _openai,
+    "text": TextLines,
+    "csv": CsvRows,
+    "parquet": _parquet,
+}
+
+
+def _origin(path: str, spool: Path | None, use: StandardInput) -> Origin:
+    if path == STANDARD_STREAM:
+        return spooled(spool, use)
+    file = Path(path).expanduser()
+    if file.is_dir():
+        raise BatchInputInvalid(f"{path} is a directory", field="path", hint="Give a file.")
+    origin = StoredFile(file)
+    origin.look().close()
+    return origin
+
+
+def _format(origin: Origin, options: InputOptions) -> str:
+    """The format that was told, or that the name tells, or the content."""
+    if options.format != "auto":
+        return options.format
+    parts = [part.lower() for part in PurePath(options.path).suffixes]
+    while parts and parts[-1] in _COMPRESSED:
+        parts.pop()
+    by_name = _FORMATS.get(parts[-1]) if parts else None
+    return by_name or _format_of_content(origin, options)
+
+
+def _format_of_content(origin: Origin, options: InputOptions) -> str:
+    with Reading(origin.look(), origin.name) as reading, reading.told():
+        head = reading.file.peek(1).lstrip()
+    if head.startswith(PARQUET_MAGIC):
+        return "parquet"
+    if head.startswith(b"{"):
+        return "openai"
+    return "text" if options.column is None else "csv"
+
+
+def _check_members(options: InputOptions) -> None:
+    for name in options.members:
+        if name not in MEMBERS:
+            raise BatchInputInvalid(
+                f"a request has no member {name}{nearest(name, MEMBERS)}", field="members"
+            )

@@ -1,0 +1,127 @@
+"""How a row of values becomes a chat completion."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from foundry_api.arguments import check_text
+from foundry_api.batch.bodies import checked_body, nearest
+from foundry_api.batch.lines import CHAT_URL, BatchRequest
+from foundry_api.batch.sources.base import checked_custom_id
+from foundry_api.batch.sources.template import Template
+from foundry_api.errors import BatchInputInvalid, FoundryError, InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from foundry_api.batch.options import InputOptions
+
+__all__ = ["DEFAULT_COLUMN", "Prompts"]
+
+DEFAULT_COLUMN = "prompt"
+_ID_COLUMNS = ("custom_id", "id")
+
+
+class Prompts:
+    """Makes requests of rows.
+
+    Args:
+        options: The column, or the template; instructions, model and further members.
+        names: What a row's values are called.
+        what: Whose they are, for messages.
+        aliases: Further names of values.
+
+    Attributes:
+        places: The numbers of the values that are used, in ascending order.
+        id_column: The column with the requests' names, if there is one.
+
+    Raises:
+        BatchInputInvalid: There is no such column, the template does not fit, or a member is at
+            fault.
+    """
+
+    def __init__(
+        self,
+        options: InputOptions,
+        names: Sequence[str],
+        what: str,
+        aliases: Mapping[str, int] | None = None,
+    ) -> None:
+        places = {name: place for place, name in enumerate(names)}
+        templated = options.template is not None and options.column is None
+        self._column = column = None if templated else _column(options, places, what)
+        self.id_column = next((name for name in _ID_COLUMNS if name in places), None)
+        self._id = None if self.id_column is None else places[self.id_column]
+        self._template: Template | None = None
+        if options.template is not None:
+            known = {**places, **(aliases or {})}
+            if column is not None:
+                known.setdefault(DEFAULT_COLUMN, column)
+            self._template = Template.of(options.template, known, what)
+        self._ahead = _instructions(options)
+        self._members = _members(options)
+        used = self._template.places if self._template else (column,)
+        self.places = sorted({place for place in (*used, self._id) if place is not None})
+
+    def request(self, values: Sequence[str], default_id: str) -> BatchRequest:
+        """The request of a row.
+
+        Args:
+            values: The row's. Those that are not used may be anything.
+            default_id: Its name, where rows have none.
+
+        Raises:
+            InvalidRequest: Its prompt is empty, or cannot be sent.
+        """
+        custom_id = default_id if self._id is None else checked_custom_id(values[self._id])
+        turn = {"role": "user", "content": check_text("prompt", self._prompt(values))}
+        body = {**self._members, "messages": [*self._ahead, turn]}
+        return BatchRequest(custom_id=custom_id, body=body)
+
+    def _prompt(self, values: Sequence[str]) -> str:
+        template = self._template
+        if template is None:
+            assert self._column is not None  # noqa: S101 - one of the two is there
+            return values[self._column]
+        if not any(values[place].strip() for place in template.places):
+            raise InvalidRequest("every value of the template is empty", field="template")
+        return template.filled(values)
+
+
+def _column(options: InputOptions, places: Mapping[str, int], what: str) -> int:
+    name = options.column or DEFAULT_COLUMN
+    if name not in places:
+        raise BatchInputInvalid(
+            f"{what} has no column {name!r}{nearest(name, places)}",
+            field="column",
+            hint=f"It has {', '.join(places)}. Name the one with the prompts: --column NAME, "
+            "or make the prompts of several: --template 'Translate: {NAME}'.",
+        )
+    return places[name]
+
+
+def _instructions(options: InputOptions) -> list[dict[str, str]]:
+    if options.system is None:
+        return []
+    return [{"role": "system", "content": _for(lambda: check_text("system", options.system))}]
+
+
+def _members(options: InputOptions) -> dict[str, Any]:
+    """The members of every body, checked once instead of with each."""
+    members = dict(options.members)
+    if "messages" in members:
+        raise BatchInputInvalid("messages are what the prompts become", field="members")
+    if options.model is not None:
+        members["model"] = options.model
+    turn = {"role": "user", "content": "Hi"}
+    body = _for(lambda: checked_body(CHAT_URL, {**members, "messages": [turn]}))
+    return {name: value for name, value in body.items() if name != "messages"}
+
+
+def _for(check: Callable[[], Any]) -> Any:
+    """What a check of the options says, as an error of the whole input."""
+    try:
+        return check()
+    except FoundryError as error:
+        field = error.field if isinstance(error, InvalidRequest) else None
+        raise BatchInputInvalid(error.message, field=field, hint=error.hint) from error

@@ -1,0 +1,36 @@
+"""`foundry-api batch`: a whole file of prompts."""
+
+from __future__ import annotations
+
+import click
+
+from foundry_api.cli.batch import check, plan, retry, run, status
+from foundry_api.cli.options import examples, output_options
+
+__all__ = ["command"]
+
+EPILOG = examples(
+    "batch run prompts.jsonl -o answers.jsonl",
+    "batch status answers.jsonl",
+    "batch cancel answers.jsonl",
+    "batch retry answers.jsonl",
+    "batch plan prompts.jsonl --within 2h",
+    "batch check prompts.jsonl",
+)
+
+
+@click.group("batch", epilog=EPILOG)
+@output_options
+def command() -> None:
+    """Answer a whole file of prompts, and go on where it stopped."""
+
+
+for each in (
+    run.command,
+    status.command,
+    status.cancel_command,
+    retry.command,
+    plan.command,
+    check.command,
+):
+    command.add_command(each)

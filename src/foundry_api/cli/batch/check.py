@@ -1,0 +1,82 @@
+"""`foundry-api batch check`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from foundry_api.batch.progress import BatchProgress
+from foundry_api.batch.sources import check, open_source
+from foundry_api.batch.words import number
+from foundry_api.cli.batch.telling import Watch, telling
+from foundry_api.cli.batch.told import counted
+from foundry_api.cli.batch.wishes import input_options
+from foundry_api.cli.options import Common, examples, output_options, pass_common
+from foundry_api.cli.output import print_json, print_table, printable
+
+if TYPE_CHECKING:
+    from foundry_api.batch.options import InputOptions
+    from foundry_api.batch.sources import CheckProgress, CheckReport
+
+__all__ = ["command"]
+
+REFUSED = 2
+MOST_PROBLEMS = 20
+
+
+@click.command(
+    "check",
+    epilog=examples("batch check prompts.jsonl", "batch check --json people.csv --column question"),
+)
+@input_options
+@output_options
+@pass_common
+def command(common: Common, *, read: InputOptions) -> int:
+    """Look at a whole input, without asking anything.
+
+    Exits with 2 if it has a line that cannot be asked.
+    """
+    source = open_source(read)
+    with telling(f"Checking {read.path}", common, Watch()) as tell:
+        report = check(source, tell=lambda now: tell(_progress(now)))
+    if common.as_json:
+        print_json(_described(report))
+    else:
+        _print(source.name, report)
+    return REFUSED if report.bad else 0
+
+
+def _progress(now: CheckProgress) -> BatchProgress:
+    return BatchProgress(
+        phase="checking",
+        failed=now.bad,
+        read_bytes=now.position_bytes,
+        size_bytes=now.size_bytes,
+    )
+
+
+def _described(report: CheckReport) -> dict[str, object]:
+    return {
+        "lines": report.lines,
+        "bad": report.bad,
+        "duplicates": len(report.duplicates),
+        "models": report.models,
+        "urls": report.urls,
+        "problems": report.problems,
+    }
+
+
+def _print(name: str, report: CheckReport) -> None:
+    state = f"{counted(report.bad, 'bad line')}" if report.bad else "all of them can be asked"
+    colour = "red" if report.bad else "green"
+    click.echo(f"{printable(name)}: {counted(report.lines, 'line')}, ", nl=False)
+    click.secho(state, fg=colour, bold=True)
+    if report.models:
+        rows = [[model or "not named", number(count)] for model, count in report.models.items()]
+        print_table(["MODEL", "LINES"], rows)
+    for problem in report.problems[:MOST_PROBLEMS]:
+        click.echo(printable(problem.message))
+    if report.bad > MOST_PROBLEMS:
+        more = report.bad - MOST_PROBLEMS
+        click.echo(f"And {number(more)} more; --json tells the first {len(report.problems)}.")

@@ -1,0 +1,158 @@
+"""`foundry-api batch plan`."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from foundry_api.batch.options import STANDARD_STREAM, BatchOptions
+from foundry_api.batch.plan import make_plan
+from foundry_api.batch.sources import open_source
+from foundry_api.batch.words import number, rate, spell
+from foundry_api.cli.batch.engines import engine_of, session_of
+from foundry_api.cli.batch.telling import Watch, telling
+from foundry_api.cli.batch.told import counted
+from foundry_api.cli.batch.wishes import Seconds, engine_options, input_options
+from foundry_api.cli.downloads import run_with_download
+from foundry_api.cli.options import Common, common_options, examples, pass_common
+from foundry_api.cli.output import print_fields, print_json, print_table
+from foundry_api.cli.session import settings_of
+
+if TYPE_CHECKING:
+    from foundry_api.batch.options import InputOptions
+    from foundry_api.batch.plan import BatchPlan
+    from foundry_api.batch.planning.estimate import Estimate
+    from foundry_api.cli.batch.wishes import EngineWishes
+
+__all__ = ["command"]
+
+SAMPLE = 100
+FEW = 20
+"""Lines of a sample of which an interval still says little."""
+
+
+@click.command(
+    "plan",
+    epilog=examples(
+        "batch plan prompts.jsonl",
+        "batch plan prompts.jsonl --within 2h     how many machines for that",
+        "batch plan prompts.jsonl --sample 200 --json",
+    ),
+)
+@input_options
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    default=SAMPLE,
+    show_default=True,
+    metavar="N",
+    help="Lines to run, drawn at random.",
+)
+@click.option("--within", type=Seconds(), help="Tell how many machines do it in that time: 2h.")
+@engine_options
+@common_options
+@pass_common
+def command(
+    common: Common, *, read: InputOptions, sample: int, within: float | None, wishes: EngineWishes
+) -> None:
+    """Tell how long a batch will take, how many tokens, and how many machines.
+
+    A few lines are really run on the service, and nothing of them is kept.
+    """
+    if read.path == STANDARD_STREAM:
+        raise click.UsageError("A plan reads a file: standard input would then be used up.")
+    read = msgspec.structs.replace(read, model=settings_of(common, model=read.model).model)
+    defaults = BatchOptions(input=read, output=STANDARD_STREAM)
+    source = open_source(read)
+    with session_of(common, wishes, model=read.model) as session:
+        engine = engine_of(
+            session,
+            wishes,
+            attempts=wishes.attempts or defaults.attempts,
+            patience_s=wishes.patience_s or defaults.patience_s,
+        )
+
+        async def run() -> BatchPlan:
+            with telling(f"A sample of {read.path}", common, Watch()) as tell:
+                return await make_plan(source, engine, sample=sample, random=Random(), tell=tell)  # noqa: S311 - which lines are drawn is no secret
+
+        plan = run_with_download(session, run, yes=wishes.yes, ask=not common.as_json)
+    if common.as_json:
+        print_json(_described(plan, within))
+    else:
+        _print(source.name, plan, within)
+
+
+def _described(plan: BatchPlan, within: float | None) -> dict[str, Any]:
+    machines = {} if within is None else {"within_s": within, "machines": plan.machines(within)}
+    return {
+        "total": plan.total,
+        "bad": plan.bad,
+        "sampled": plan.sampled,
+        "failed": plan.failed,
+        "seconds": plan.seconds,
+        "prompt_tokens": plan.prompt_tokens,
+        "completion_tokens": plan.completion_tokens,
+        "lines_per_s": plan.lines_per_s,
+        "tokens_per_s": plan.tokens_per_s,
+        "warm_up_s": plan.warm_up_s,
+        "concurrency": plan.concurrency,
+        "models": plan.models,
+        **machines,
+    }
+
+
+def _print(name: str, plan: BatchPlan, within: float | None) -> None:
+    speed = f"{rate(plan.lines_per_s)} lines/s, {rate(plan.tokens_per_s)} tokens/s"
+    bad = f", {counted(plan.bad, 'bad line')}" if plan.bad else ""
+    failed = f", {number(plan.failed)} failed" if plan.failed else ""
+    print_fields(
+        name,
+        "",
+        [
+            ("lines", f"{number(plan.total)}{bad}"),
+            ("sample", f"{counted(plan.sampled, 'line')} measured{failed}"),
+            ("time", _range(plan.seconds, spell)),
+            ("speed", f"{speed}, {plan.concurrency:.1f} at once"),
+            ("warm-up", spell(plan.warm_up_s)),
+            ("read", f"{_range(plan.prompt_tokens, number)} tokens"),
+            ("written", f"{_range(plan.completion_tokens, number)} tokens"),
+            ("machines", "" if within is None else _machines(plan, within)),
+        ],
+    )
+    if len(plan.models) > 1:
+        _print_models(plan)
+    if plan.sampled < min(FEW, plan.total):
+        click.echo("The sample is small: --sample 100 tells more.")
+
+
+def _print_models(plan: BatchPlan) -> None:
+    rows = [
+        [
+            each.model,
+            number(each.lines),
+            spell(each.lines * each.seconds_a_line),
+            rate(each.completion_tokens),
+        ]
+        for each in plan.models
+    ]
+    print_table(["MODEL", "LINES", "TIME", "TOKENS A LINE"], rows)
+
+
+def _range(told: Estimate, words: Any) -> str:
+    likely, low, high = words(told.likely), words(told.low), words(told.high)
+    return likely if low == high else f"{likely} ({low} to {high})"
+
+
+def _machines(plan: BatchPlan, within: float) -> str:
+    count = plan.machines(within)
+    if count is None:
+        return (
+            f"none does it within {spell(within)}: warming up alone takes {spell(plan.warm_up_s)}"
+        )
+    one = count == 1
+    such = "this one does" if one else f"{number(count)} like this one do"
+    return f"{such} it within {spell(within)}, even at the upper end"

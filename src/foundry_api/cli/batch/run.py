@@ -1,0 +1,108 @@
+"""`foundry-api batch run`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import click
+import msgspec
+
+from foundry_api.batch.options import BatchOptions
+from foundry_api.cli.batch.running import run_batch
+from foundry_api.cli.batch.wishes import engine_options, input_options
+from foundry_api.cli.options import Common, common_options, examples, pass_common
+from foundry_api.cli.session import settings_of
+
+if TYPE_CHECKING:
+    from foundry_api.batch.options import InputOptions
+    from foundry_api.cli.batch.wishes import EngineWishes
+
+__all__ = ["command"]
+
+EPILOG = (
+    examples(
+        "batch run prompts.jsonl -o answers.jsonl",
+        "batch run questions.txt -o answers.jsonl --model demo --set max_tokens=50",
+        'batch run people.csv -o letters.jsonl --template "Write to {name} in {city}."',
+        "batch run prompts.jsonl.zst -o answers.parquet --ordered --report report.html",
+        "batch run prompts.jsonl -o answers.jsonl --base-urls 10.0.0.1:5273,10.0.0.2:5273",
+        "batch run prompts.jsonl -o answers.jsonl          again, and it goes on",
+    )
+    + """
+
+\b
+Exit codes:
+  0    every line is answered
+  1    stopped by an error; the same command goes on
+  2    wrong usage, or the input is refused
+  3    finished, but some lines failed; `foundry-api batch retry` asks them again
+  130  stopped with Ctrl-C; the same command goes on"""
+)
+
+
+@click.command("run", epilog=EPILOG)
+@input_options
+@click.option(
+    "-o", "--output", metavar="FILE", required=True, help="The answers; - is standard output."
+)
+@click.option("--errors", metavar="FILE", help="Lines that failed. [NAME.errors.jsonl beside it]")
+@click.option(
+    "--output-format",
+    type=click.Choice(["auto", "jsonl", "parquet"]),
+    default="auto",
+    help="What the answers are written as; else the output's name tells.",
+)
+@click.option("--ordered", is_flag=True, help="Keep the order of the input.")
+@click.option("--dedupe", is_flag=True, help="Ask identical requests once.")
+@click.option("--no-check", is_flag=True, help="Begin at once, without looking at the whole input.")
+@click.option("--strict", is_flag=True, help="Refuse the input for one bad line.")
+@click.option("--retry-failed", is_flag=True, help="Ask lines again that failed before.")
+@click.option("--restart", is_flag=True, help="Forget what was answered, and begin anew.")
+@click.option("--shared", is_flag=True, help="Share the work with other runs of this command.")
+@click.option("--report", metavar="FILE", help="Write a page with plots, such as report.html.")
+@engine_options
+@common_options
+@pass_common
+def command(
+    common: Common,
+    *,
+    read: InputOptions,
+    output: str,
+    errors: str | None,
+    output_format: Literal["auto", "jsonl", "parquet"],
+    ordered: bool,
+    dedupe: bool,
+    no_check: bool,
+    strict: bool,
+    retry_failed: bool,
+    restart: bool,
+    shared: bool,
+    report: str | None,
+    wishes: EngineWishes,
+) -> int:
+    """Answer a whole file of prompts.
+
+    INPUT is OpenAI's batch JSONL, plain lines of text, CSV or Parquet, or - for standard input.
+    What is answered is kept at once, so whatever stops this, the same command goes on.
+    """
+    if strict and no_check:
+        raise click.UsageError("--strict needs the check: leave --no-check out.")
+    model = settings_of(common, model=read.model).model
+    options = BatchOptions(
+        input=msgspec.structs.replace(read, model=model),
+        output=output,
+        errors=errors,
+        output_format=output_format,
+        ordered=ordered,
+        dedupe=dedupe,
+        strict=strict,
+        check=not no_check,
+        report=report,
+    )
+    if wishes.attempts is not None:
+        options = msgspec.structs.replace(options, attempts=wishes.attempts)
+    if wishes.patience_s is not None:
+        options = msgspec.structs.replace(options, patience_s=wishes.patience_s)
+    return run_batch(
+        common, options, wishes, shared=shared, restart=restart, retry_failed=retry_failed
+    )

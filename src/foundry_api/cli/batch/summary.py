@@ -1,0 +1,141 @@
+"""What a batch came to, told at its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from foundry_api.batch.words import number, rate, spell
+from foundry_api.cli.batch.told import counted
+from foundry_api.cli.output import STATE_COLOURS, printable
+
+if TYPE_CHECKING:
+    from foundry_api.batch.figures import ErrorFigures, Figures
+    from foundry_api.batch.job import BatchSummary
+    from foundry_api.batch.options import BatchOptions
+    from foundry_api.observe.histogram import Distribution
+
+__all__ = ["described", "print_summary"]
+
+QUANTILES = (0.5, 0.9, 0.99)
+WIDTH = 12
+MOST_ERRORS = 5
+
+
+def print_summary(options: BatchOptions, summary: BatchSummary) -> None:
+    """In words, on standard output; where the answers went there, on standard error."""
+    err = options.to_stream
+    failed = summary.failed > 0
+    state = "finished, but some lines failed" if failed else "finished"
+    colour = STATE_COLOURS["degraded" if failed else "healthy"]
+    click.secho(state, fg=colour, bold=True, err=err)
+    for name, told in _fields(options, summary):
+        if told:
+            click.echo(f"  {name.ljust(WIDTH)}{printable(told)}", err=err)
+    if summary.figures is not None and summary.figures.errors:
+        _print_errors(summary.figures.errors, err=err)
+    if failed and not err:
+        click.echo(f"Ask them again with: foundry-api batch retry {printable(options.output)}")
+
+
+def described(options: BatchOptions, summary: BatchSummary) -> dict[str, Any]:
+    """As JSON."""
+    figures = summary.figures
+    return {
+        "input": options.input.path,
+        "output": None if summary.output is None else str(summary.output),
+        "errors": None if summary.errors is None else str(summary.errors),
+        "report": options.report,
+        "total": summary.total,
+        "done": summary.done,
+        "failed": summary.failed,
+        "shared": summary.shared,
+        "resumed": summary.resumed,
+        "elapsed_s": summary.elapsed_s,
+        "lines_per_s": _lines_per_s(summary),
+        "tokens_per_s": _tokens_per_s(summary),
+        **({} if figures is None else _of_all_runs(figures)),
+    }
+
+
+def _of_all_runs(figures: Figures) -> dict[str, Any]:
+    return {
+        "prompt_tokens": figures.prompt_tokens,
+        "completion_tokens": figures.completion_tokens,
+        "all_runs_s": figures.elapsed_s,
+        "latency_s": _spread(figures.latency),
+        "time_to_first_token_s": _spread(figures.time_to_first_token),
+        "failures": figures.errors,
+        "models": figures.models,
+    }
+
+
+def _spread(told: Distribution) -> dict[str, float] | None:
+    if not told.count:
+        return None
+    return {f"p{share * 100:g}": told.quantile(share) for share in QUANTILES}
+
+
+def _fields(options: BatchOptions, summary: BatchSummary) -> list[tuple[str, str]]:
+    figures = summary.figures
+    fields = [("lines", _lines(summary)), ("time", _time(summary))]
+    if figures is not None:
+        written, read = number(figures.completion_tokens), number(figures.prompt_tokens)
+        fields += [
+            ("tokens", f"{written} written, {read} read"),
+            ("latency", _quantiles(figures.latency)),
+            ("first token", _quantiles(figures.time_to_first_token)),
+        ]
+    return [
+        *fields,
+        ("answers", "" if summary.output is None else str(summary.output)),
+        ("failed", "" if summary.errors is None else str(summary.errors)),
+        ("report", options.report or ""),
+    ]
+
+
+def _lines(summary: BatchSummary) -> str:
+    parts = [f"{counted(summary.total, 'line')}: {number(summary.done)} answered"]
+    if summary.failed:
+        parts.append(f"{number(summary.failed)} failed")
+    if summary.shared:
+        parts.append(f"{number(summary.shared)} took another's answer")
+    if summary.resumed:
+        parts.append(f"{number(summary.resumed)} were finished before")
+    return ", ".join(parts)
+
+
+def _time(summary: BatchSummary) -> str:
+    told = spell(summary.elapsed_s)
+    if summary.done + summary.failed == summary.resumed:
+        return told
+    return f"{told}, {rate(_lines_per_s(summary))} lines/s, {rate(_tokens_per_s(summary))} tokens/s"
+
+
+def _lines_per_s(summary: BatchSummary) -> float:
+    """Of this run."""
+    finished = summary.done + summary.failed - summary.resumed
+    return finished / summary.elapsed_s if summary.elapsed_s else 0.0
+
+
+def _tokens_per_s(summary: BatchSummary) -> float:
+    """Of this run."""
+    return summary.tokens / summary.elapsed_s if summary.elapsed_s else 0.0
+
+
+def _quantiles(told: Distribution) -> str:
+    if not told.count:
+        return ""
+    return ", ".join(f"p{share * 100:g} {spell(told.quantile(share))}" for share in QUANTILES)
+
+
+def _print_errors(errors: tuple[ErrorFigures, ...], *, err: bool) -> None:
+    for each in errors[:MOST_ERRORS]:
+        such = f"such as {each.custom_id}: " if each.custom_id else ""
+        told = printable(f"{counted(each.count, 'line')} failed with {each.code}, {such}")
+        click.echo(f"{click.style(told, fg='red')}{printable(each.message)}", err=err)
+        if each.hint:
+            click.echo(f"  {printable(each.hint)}", err=err)
+    if len(errors) > MOST_ERRORS:
+        click.echo(f"And {counted(len(errors) - MOST_ERRORS, 'other kind')}.", err=err)

@@ -1,0 +1,168 @@
+"""`foundry-api batch` as another process, against the real engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cli_program import Terminal, run
+from scripted_model import script
+
+if TYPE_CHECKING:
+    from foundry_api.service.endpoint import Endpoint
+
+ROWS = 24
+MODEL = ("--model", "scripted")
+
+
+@pytest.fixture
+def shared_home(engine: Endpoint) -> Path:
+    """The home of the run's engine, which has the scripted model."""
+    del engine
+    return Path(os.environ["FOUNDRY_TEST_HOME"])
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    """Lines of text, each with a number of its own."""
+    path = tmp_path / "prompts.txt"
+    text = "".join(f"{number} say-hello\n" for number in range(ROWS))
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def contents(lines: list[dict[str, Any]]) -> set[str]:
+    return {line["response"]["body"]["choices"][0]["message"]["content"] for line in lines}
+
+
+def with_a_bad_line(prompts: Path) -> Path:
+    """OpenAI's form, whose second line asks for something that there is not."""
+    path = prompts.with_suffix(".jsonl")
+    message = {"role": "user", "content": "say-hello"}
+    lines = [
+        {
+            "custom_id": f"id-{number}",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {"messages": [message], **({"max_tokens": "many"} if number == 1 else {})},
+        }
+        for number in range(3)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_a_file_of_prompts_is_answered_and_the_same_command_has_nothing_left(
+    shared_home: Path, prompts: Path, tmp_path: Path
+) -> None:
+    output, report = tmp_path / "answers.jsonl", tmp_path / "report.html"
+    command = ("batch", "run", str(prompts), "-o", str(output), "--report", str(report), *MODEL)
+    finished = run(*command, home=shared_home)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert f"{ROWS} lines: {ROWS} answered" in finished.stdout
+    assert "latency" in finished.stdout
+    answers = read(output)
+    assert len({line["custom_id"] for line in answers}) == len(answers) == ROWS
+    assert contents(answers) == {script("say-hello").text}
+    assert "<svg" in report.read_text(encoding="utf-8")
+
+    told = json.loads(run(*command, "--json", home=shared_home).stdout)
+    assert (told["total"], told["resumed"], told["failed"]) == (ROWS, ROWS, 0)
+    assert read(output) == answers
+
+    status = run("batch", "status", str(output), home=shared_home)
+    assert f"{ROWS} of {ROWS} (100%) finished" in status.stdout
+    cancelled = run("batch", "cancel", str(output), home=shared_home)
+    assert cancelled.stdout.startswith("Nobody works on")
+
+
+def test_a_line_that_cannot_be_asked_goes_to_the_error_file(
+    shared_home: Path, prompts: Path, tmp_path: Path
+) -> None:
+    bad, output = with_a_bad_line(prompts), tmp_path / "answers.jsonl"
+    finished = run("batch", "run", str(bad), "-o", str(output), *MODEL, home=shared_home)
+    assert finished.returncode == 3, finished.stderr
+    assert "3 lines: 2 answered, 1 failed" in finished.stdout
+    assert f"foundry-api batch retry {output}" in finished.stdout
+    assert [line["custom_id"] for line in read(tmp_path / "answers.errors.jsonl")] == ["id-1"]
+
+    status = json.loads(run("batch", "status", "--json", str(output), home=shared_home).stdout)
+    assert (status["state"], status["counts"]["failed"]) == ("finished", 1)
+    retried = run("batch", "retry", str(output), home=shared_home)
+    assert retried.returncode == 3, retried.stderr
+    assert len(read(output)) == 2
+
+
+def test_a_strict_run_refuses_such_an_input(
+    shared_home: Path, prompts: Path, tmp_path: Path
+) -> None:
+    bad, output = with_a_bad_line(prompts), tmp_path / "answers.jsonl"
+    finished = run("batch", "run", str(bad), "-o", str(output), "--strict", home=shared_home)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert "prompts.jsonl line 2" in finished.stderr
+    assert not output.exists()
+
+
+def test_a_check_tells_what_is_wrong_without_asking_anything(prompts: Path) -> None:
+    good = run("batch", "check", str(prompts))
+    assert (good.returncode, good.stderr) == (0, "")
+    assert f"{ROWS} lines, all of them can be asked" in good.stdout
+    bad = run("batch", "check", "--json", str(with_a_bad_line(prompts)))
+    told = json.loads(bad.stdout)
+    assert (bad.returncode, told["lines"], told["bad"]) == (2, 3, 1)
+    assert "prompts.jsonl line 2" in told["problems"][0]["message"]
+
+
+def test_a_plan_tells_how_long_and_writes_nothing(shared_home: Path, prompts: Path) -> None:
+    before = sorted(prompts.parent.iterdir())
+    finished = run(
+        "batch", "plan", str(prompts), "--sample", "20", "--within", "2h", "--json", *MODEL,
+        home=shared_home,
+    )  # fmt: skip
+    told = json.loads(finished.stdout)
+    assert (told["total"], told["failed"], told["machines"]) == (ROWS, 0, 1)
+    assert told["sampled"] == 10, "half of the sample warms it up"
+    assert told["seconds"]["low"] <= told["seconds"]["likely"] <= told["seconds"]["high"]
+    tokens = told["completion_tokens"]
+    assert tokens["low"] == tokens["high"] > 0, "all answers have the same length"
+    assert sorted(prompts.parent.iterdir()) == before
+
+
+def test_answers_go_to_standard_output_and_nothing_else_does(
+    shared_home: Path, prompts: Path
+) -> None:
+    finished = run("batch", "run", str(prompts), "-o", "-", *MODEL, home=shared_home)
+    answers = [json.loads(line) for line in finished.stdout.splitlines()]
+    assert len(answers) == ROWS
+    assert f"{ROWS} lines: {ROWS} answered" in finished.stderr
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="the standard library opens no pseudo terminal on Windows"
+)
+def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
+    shared_home: Path, prompts: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "answers.jsonl"
+    slow = prompts.read_text(encoding="utf-8") + "say-forever\n"
+    prompts.write_text(slow, encoding="utf-8")
+    command = ("batch", "run", str(prompts), "-o", str(output), *MODEL)
+    with Terminal(*command, home=shared_home) as terminal:
+        terminal.expect(f"{ROWS} answered")
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.expect(f"Stopped: {ROWS} of {ROWS + 1} lines are finished and kept")
+        terminal.expect("The same command goes on from there.")
+        assert terminal.exit_code() == 130
+    assert not output.exists()
+    status = json.loads(run("batch", "status", "--json", str(output), home=shared_home).stdout)
+    assert (status["state"], status["counts"]["done"]) == ("stopped", ROWS)

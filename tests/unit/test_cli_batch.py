@@ -1,0 +1,106 @@
+"""What `foundry-api batch` says of a batch, and which of its options do not go together."""
+
+from __future__ import annotations
+
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from foundry_api.batch.engine import EngineState
+from foundry_api.batch.progress import BatchProgress
+from foundry_api.cli import main
+from foundry_api.cli.batch.screen import _Screen
+from foundry_api.cli.batch.told import line
+
+ENGINE = EngineState(in_flight=8, queued=512, limit=8, services=(("http://a:1", "closed"),))
+
+
+def progress(**changes: Any) -> BatchProgress:
+    return BatchProgress(
+        **{
+            "phase": "running",
+            "done": 5_400,
+            "failed": 12,
+            "shared": 310,
+            "total": 10_000,
+            "elapsed_s": 131.0,
+            "lines_per_s": 41.2,
+            "tokens_per_s": 2_310.0,
+            "engine": ENGINE,
+            **changes,
+        }
+    )
+
+
+def screen(now: BatchProgress, width: int = 100) -> list[str]:
+    console = Console(file=StringIO(), width=width, force_terminal=False)
+    with console.capture() as captured:
+        console.print(_Screen("a.jsonl -> b.jsonl", now, (1.0, 2.0, 3.0)))
+    return [each.rstrip() for each in captured.get().splitlines()]
+
+
+def test_a_line_of_a_log_tells_all_that_matters() -> None:
+    assert line(progress()) == (
+        "5,412 of 10,000 (54%) finished, 12 failed, 310 shared, 41.2 lines/s, 2,310 tokens/s, "
+        "1 min 51 s left, 8 in flight of at most 8, 512 queued"
+    )
+
+
+def test_a_service_that_is_away_is_told_by_its_name() -> None:
+    away = EngineState(services=(("http://a:1", "closed"), ("http://b:2", "open")))
+    assert line(progress(engine=away)).endswith("http://b:2 is away")
+
+
+def test_a_line_tells_what_else_goes_on() -> None:
+    checking = progress(phase="checking", read_bytes=1_000_000, size_bytes=2_097_152)
+    assert line(checking) == "checking the input (2 MB), 48%"
+    assert line(progress(phase="publishing")).startswith("writing the output, 5,412 of")
+    assert line(progress(total=None, lines_per_s=None, failed=0, shared=0)).startswith(
+        "5,400 finished, 8 in flight"
+    )
+
+
+def test_the_screen_has_a_bar_and_the_figures_of_now() -> None:
+    title, bar, lines, speed, time, engine = screen(progress())
+    assert title == "a.jsonl -> b.jsonl"
+    assert bar.endswith("5,412 of 10,000   54%")
+    assert lines == "lines   5,400 answered, 12 failed, 310 shared"
+    assert speed.startswith("speed   41.2 lines/s  2,310 tokens/s")
+    assert time == "time    2 min 11 s so far, 1 min 51 s left"
+    assert engine == "engine  8/8 in flight, 512 queued  http://a:1 well"
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_the_screen_fits_whatever_terminal_there_is(width: int) -> None:
+    assert max(len(each) for each in screen(progress(), width)) <= width
+    assert len(screen(progress(), width)) <= 8
+
+
+def test_the_screen_while_the_input_is_checked() -> None:
+    title, bar = screen(progress(phase="checking", read_bytes=1, size_bytes=2**21))
+    assert (title, bar.split("  ")[-1].strip()) == (
+        "a.jsonl -> b.jsonl",
+        "checking the input (2 MB)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "a.txt"], "Missing option '-o'"),
+        (["run", "a.txt", "-o", "b", "--strict", "--no-check"], "--strict needs the check"),
+        (["run", "a.txt", "-o", "b", "--ray-address", "auto"], "--ray-address is for"),
+        (["run", "a.txt", "-o", "b", "--engine", "ray", "--concurrency", "2"], "--concurrency is"),
+        (["run", "a.txt", "-o", "b", "--patience", "soon"], "--patience is 'soon'"),
+        (["run", "a.txt", "-o", "b", "--set", "max_tokens"], "'max_tokens' is not NAME=VALUE"),
+        (["plan", "a.txt", "--within", "0s"], "--within is '0s'"),
+        (["plan", "-"], "A plan reads a file"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_wrong_usage(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["batch", *arguments]) == 2
+    assert message in capsys.readouterr().err
