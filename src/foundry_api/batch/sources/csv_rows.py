@@ -119,7 +119,7 @@ class _Table:
             except StopIteration:
                 return
             except csv.Error as error:
-                row = BadLine(f"is no CSV: {error}")
+                row = BadLine(f"is no CSV: {str(error).partition(' - ')[0]}")
             yield BadLine(UNFIT) if lines.is_beyond else row
             lines.begin()
 

@@ -121,7 +121,9 @@ def _told(name: str) -> Generator[None]:
     arrow: Any = importlib.import_module("pyarrow")
     try:
         yield
-    except arrow.ArrowException as error:
+    except (arrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's; Arrow's own have no number
         raise BatchInputInvalid(
             f"{name} is damaged, or no Parquet: {str(error).rstrip('.')}",
             hint="Write it once more.",

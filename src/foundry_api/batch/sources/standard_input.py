@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import sys
@@ -61,7 +62,8 @@ def _copy(file: BinaryIO, spool: Path, use: StandardInput) -> None:
         why = error.strerror or str(error)
         raise BatchStorageFailed(f"{NAME} cannot be copied to {spool}: {why}") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what cannot be written may not be there at all
+            draft.unlink()
 
 
 def _write(file: BinaryIO, draft: Path) -> None:
