@@ -71,6 +71,7 @@ class Mortal(Engine):
 
     async def answer(self, index: int, group: str, took_s: float) -> str:
         self.begun.append(index)
+        self.groups.append(group)
         number, epoch = len(self.begun), self.deaths
         await asyncio.sleep(took_s / 2)
         if self.deaths == epoch and (index in self.poison or number in self.at_calls):
@@ -378,9 +379,7 @@ def test_few_lines_of_a_model_that_nobody_knows_fail_as_lines(run: Run) -> None:
 @pytest.mark.parametrize(
     "error", [errors.ClientClosed("closed"), errors.InvalidRequest("who are you?", status=401)]
 )
-def test_what_no_line_can_mend_ends_the_batch_at_once(
-    run: Run, error: errors.FoundryError
-) -> None:
+def test_what_no_line_can_mend_ends_the_batch_at_once(run: Run, error: errors.FoundryError) -> None:
     async def test() -> None:
         engine = Engine(lambda *_: error)
         with pytest.raises(type(error)):
