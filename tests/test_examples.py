@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = [
     "basic_usage.py",
+    "batch_processing.py",
     "cache.py",
     "embeddings.py",
     "streaming.py",

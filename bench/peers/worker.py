@@ -131,6 +131,26 @@ async def callers(peer: str, base_url: str, each_second: str, for_s: str) -> lis
     return answered
 
 
+async def gather(_: str, base_url: str, asked: str) -> float:
+    """Tokens a second of `openai`, with all calls begun at once."""
+    import openai
+
+    async with openai.AsyncOpenAI(base_url=f"{base_url}/catalogs/local/v1", api_key="none") as it:
+
+        async def one(prompt: str, limit: int) -> int:
+            told: Any = await it.chat.completions.create(
+                model="demo:1",
+                messages=[{"role": "user", "content": prompt}],
+                max_tokens=limit,
+            )
+            return int(told.usage.completion_tokens)
+
+        await one("Hello", 2)
+        started = time.perf_counter()
+        tokens = await asyncio.gather(*(one(*each) for each in json.loads(asked)))
+        return sum(tokens) / (time.perf_counter() - started)
+
+
 async def parse(_: str, base_url: str, path: str) -> list[dict[str, str]]:
     """How `openai`'s parse fares with each schema of a file: how the answer ended, and its text."""
     import openai
@@ -164,6 +184,7 @@ JOBS: dict[str, Callable[..., Any]] = {
     "once": once,
     "memory": memory,
     "callers": callers,
+    "gather": gather,
     "parse": parse,
 }
 

@@ -15,8 +15,10 @@ from foundry_api._version import __version__
 
 # `__init__.pyi` names the same for type checkers; a test compares the two.
 _HOMES = {
+    "batch.keywords": ("BatchKeywords",),
     "batch.lines": ("BatchRequest",),
     "batch.options": ("BatchOptions", "InputOptions"),
+    "batch.results": ("BatchResult",),
     "cache.memory": ("MemoryCache",),
     "cache.sqlite": ("SqliteCache",),
     "cache.store": ("CacheStats", "ResponseCache"),

@@ -1,4 +1,7 @@
 from foundry_api._version import __version__ as __version__
+from foundry_api.batch.keywords import (
+    BatchKeywords as BatchKeywords,
+)
 from foundry_api.batch.lines import (
     BatchRequest as BatchRequest,
 )
@@ -7,6 +10,9 @@ from foundry_api.batch.options import (
 )
 from foundry_api.batch.options import (
     InputOptions as InputOptions,
+)
+from foundry_api.batch.results import (
+    BatchResult as BatchResult,
 )
 from foundry_api.cache.memory import (
     MemoryCache as MemoryCache,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from foundry_api.arguments import chat_request, check_cache, check_known, check_timeout, model_names
 from foundry_api.backend import Backend
+from foundry_api.batch.methods import BatchMethods
 from foundry_api.call import Order
 from foundry_api.chat_call import ChatCall
 from foundry_api.chat_methods import ChatMethods
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["FoundryAPIClient"]
 
 
-class FoundryAPIClient(ChatMethods, ToolMethods, EndpointCalls):
+class FoundryAPIClient(ChatMethods, ToolMethods, EndpointCalls, BatchMethods):
     """Microsoft Foundry Local as an API.
 
     Creating a client does no I/O: its first call finds a running service or starts an engine of

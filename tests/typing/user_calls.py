@@ -12,12 +12,15 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, assert_type
+from typing import TYPE_CHECKING, Any, assert_type
 
 from foundry_api import (
     AlertCommand,
     AlertWebhook,
     Attempt,
+    BatchKeywords,
+    BatchRequest,
+    BatchResult,
     BreakerChanged,
     BreakerSettings,
     CacheStats,
@@ -92,6 +95,9 @@ from foundry_api import (
     tool,
 )
 from foundry_api.testing import Cut, Failure, FakeService, Silence, ToolCalls, no_sleep
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
 
 
 async def summarise(client: FoundryAPIClient, document: str) -> str:
@@ -410,6 +416,42 @@ async def tested() -> None:
             await client.complete("Hi")
         assert_type(waits, list[float])
         assert_type(service.requests, list[dict[str, Any]])
+
+
+async def in_batches(client: FoundryAPIClient, letters: list[str]) -> list[str]:
+    """Results have the types of single calls."""
+    async for result in client.batch(letters, ordered=True, max_tokens=20, dedupe=True):
+        assert_type(result, BatchResult[Completion[None]])
+        assert_type(result.unwrap(), Completion[None])
+        assert_type(result.error, FoundryError | None)
+    async for person in client.batch((letter for letter in letters), response_model=Person):
+        assert_type(person.unwrap().parsed, Person)
+    options: BatchKeywords[str] = {"attempts": 2, "patience": 60, "errors": "raise", "system": "Be"}
+    async for mood in client.batch([[Message("user", "Hi")]], choice=["glad", "sad"], **options):
+        assert_type(mood.unwrap().parsed, str)
+    async for number in client.batch(letters, parser=int):
+        assert_type(number.answer, Completion[int] | None)
+    requests = [BatchRequest(custom_id="a", body={"input": "Hi"}, url="/v1/embeddings")]
+    async for each in client.batch(requests):
+        assert_type(each.unwrap(), Completion[Any] | Response | Embeddings)
+    return [each.custom_id async for each in client.batch(client_of(letters))]
+
+
+async def client_of(letters: list[str]) -> AsyncGenerator[str]:
+    for letter in letters:
+        yield letter
+
+
+def in_blocking_batches(client: FoundryClient, letters: list[str]) -> list[Person]:
+    return [each.unwrap().parsed for each in client.batch(letters, response_model=Person)]
+
+
+async def misused_batches(client: FoundryAPIClient) -> None:
+    client.batch(5)  # type: ignore[call-overload]
+    client.batch([5])  # type: ignore[list-item]
+    client.batch(["Hi"], errors="ignore")  # type: ignore[call-overload]
+    client.batch(["Hi"], max_token=5)  # type: ignore[call-overload]
+    await client.batch(["Hi"])  # type: ignore[misc]
 
 
 async def hooks(response: Completion) -> None:

@@ -75,6 +75,7 @@ class Pump(Generic[_R]):
         self._leaders: dict[bytes, Ticket[_R]] = {}
         self._following = 0
         self._quiet = False  # nothing is started before all that is in flight has ended
+        self._isolated = False  # what is in flight has to be alone
         self._witness = False  # after a conviction another line has to show that the service lives
         self._pause: asyncio.Task[None] | None = None
         self._fed = False
@@ -103,7 +104,10 @@ class Pump(Generic[_R]):
                 if self._failure is not None:
                     raise self._failure
                 if self._is_over():
-                    return
+                    self._release()
+                    if not self._outlet:
+                        return
+                    continue
                 self._news.clear()
                 await self._news.wait()
         finally:
@@ -130,10 +134,7 @@ class Pump(Generic[_R]):
         self._news.set()
 
     def _is_over(self) -> bool:
-        if not self._fed or self._flying or self._pause or self.queued:
-            return False
-        self._release()
-        return not self._outlet
+        return self._fed and not (self._flying or self._pause or self.queued)
 
     def _start(self) -> None:
         """Start as many as may be in flight."""
@@ -145,15 +146,15 @@ class Pump(Generic[_R]):
     def _next(self) -> Ticket[_R] | None:
         if self._failure is not None or self._pause is not None or not self._outlet.has_room:
             return None
-        if self._suspects or self._quiet:
+        if self._suspects or self._quiet or self._isolated:
             return None if self._flying else self._next_alone()
         if len(self._flying) >= self._allowance.now:
             return None
         return self._waiting.take()
 
     def _next_alone(self) -> Ticket[_R] | None:
-        """The next one, when nothing is in flight."""
-        self._quiet = False
+        """The next one, when nothing is in flight. A suspect is not joined by others."""
+        self._quiet, self._isolated = False, bool(self._suspects)
         if self._witness and len(self._waiting):
             self._witness = False
             return self._waiting.take()

@@ -16,9 +16,9 @@ from foundry_api.replies.responses import Response
 if TYPE_CHECKING:
     import typing_extensions
 
-    _A = typing_extensions.TypeVar("_A", default="BatchAnswer")
+    _A_co = typing_extensions.TypeVar("_A_co", covariant=True, default="BatchAnswer")
 else:
-    _A = TypeVar("_A")
+    _A_co = TypeVar("_A_co", covariant=True)
 
 __all__ = ["BatchAnswer", "BatchItem", "BatchResult", "Prompt"]
 
@@ -32,7 +32,7 @@ BatchAnswer = Completion[Any] | Response | Embeddings
 """What a `BatchRequest` is answered with; its `url` says which."""
 
 
-class BatchResult(msgspec.Struct, Generic[_A], frozen=True, kw_only=True):
+class BatchResult(msgspec.Struct, Generic[_A_co], frozen=True, kw_only=True):
     """What became of one request of a batch.
 
     Attributes:
@@ -47,11 +47,11 @@ class BatchResult(msgspec.Struct, Generic[_A], frozen=True, kw_only=True):
     index: int
     custom_id: str
     request: Any
-    answer: _A | None = None
+    answer: _A_co | None = None
     error: FoundryError | None = None
     shared: bool = False
 
-    def unwrap(self) -> _A:
+    def unwrap(self) -> _A_co:
         """The answer.
 
         Raises:

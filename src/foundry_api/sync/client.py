@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from foundry_api.client import FoundryAPIClient
 from foundry_api.sync.background import BackgroundLoop
+from foundry_api.sync.batch_methods import SyncBatchMethods
 from foundry_api.sync.cache import SyncCache
 from foundry_api.sync.chat_methods import SyncChatMethods
 from foundry_api.sync.endpoint_calls import SyncEndpointCalls
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["FoundryClient"]
 
 
-class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointCalls):
+class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointCalls, SyncBatchMethods):
     """Microsoft Foundry Local as an API, for code without asyncio.
 
     Every call of `FoundryAPIClient`, blocking. Creating a client does no I/O: its first call
