@@ -210,6 +210,16 @@ def test_of_many_that_ask_at_once_one_gets_the_lease(world: World) -> None:
     assert len([lease for lease in leases if lease.token]) == 1
 
 
+def test_of_many_that_make_the_file_at_once_none_is_refused(tmp_path: Path) -> None:
+    """SQLite refuses, without any wait, one of two that turn on write-ahead logging at once."""
+    with ThreadPoolExecutor(8) as threads:
+        for attempt in range(100):
+            world = World(tmp_path / f"{attempt}.db")
+            clients = [world.client(f"client-{number}") for number in range(8)]
+            told = list(threads.map(lambda each: each.users(HERE, "demo:1"), clients))
+            assert not any(told)
+
+
 @pytest.mark.parametrize("content", [b"this is no database at all" * 50, b"SQLite format 3\0" * 99])
 def test_a_damaged_file_is_set_aside(
     world: World, caplog: pytest.LogCaptureFixture, content: bytes

@@ -387,21 +387,39 @@ class UsesDb:
         os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, PRIVATE_FILE))
 
     def _laid_out(self) -> sqlite3.Connection:
+        """The file with its tables. One process makes them, and the others wait.
+
+        Of two that turn a file to write-ahead logging at once, SQLite refuses one without any wait.
+        """
+        db = self._connected()
+        try:
+            if _version(db) == 0:
+                with self._lock():
+                    _lay_out(db)
+            else:
+                _lay_out(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _connected(self) -> sqlite3.Connection:
         """The file, which has to be there: SQLite itself must not make it anew beside a lock."""
         there = f"{self._path.absolute().as_uri()}?mode=rw"
         db = sqlite3.connect(there, timeout=BUSY_S, isolation_level=None, uri=True)
         try:
             # What a crash of the machine would lose is about processes that it ended as well.
             db.execute("pragma synchronous = off")
-            _lay_out(db)
         except BaseException:
             db.close()
             raise
         return db
 
     def _is_whole(self) -> bool:
+        """Whether the file is sound; tables are made if it has none. Under the lock."""
         try:
-            with contextlib.closing(self._laid_out()) as db:
+            with contextlib.closing(self._connected()) as db:
+                _lay_out(db)
                 return bool(db.execute("pragma quick_check").fetchone() == ("ok",))
         except sqlite3.DatabaseError as error:
             if _is_damage(error):
@@ -434,8 +452,13 @@ def _is_damage(error: BaseException) -> bool:
     return getattr(error, "sqlite_errorcode", None) in DAMAGED
 
 
-def _lay_out(db: sqlite3.Connection) -> None:
+def _version(db: sqlite3.Connection) -> int:
     (version,) = db.execute("pragma user_version").fetchone()
+    return int(version)
+
+
+def _lay_out(db: sqlite3.Connection) -> None:
+    version = _version(db)
     if version == 0:
         db.execute("pragma journal_mode = wal")
         db.executescript(SCHEMA)
