@@ -137,18 +137,18 @@ class BatchJob:
             total = checked.total
         self._tell(self._meter.progress("publishing", total=total))
         published = await thread(journal.publish, total)
-        counts = await thread(journal.counts)
+        figures = await thread(journal.figures)
         return BatchSummary(
             total=total,
-            done=counts.done,
-            failed=counts.failed,
-            shared=counts.shared,
+            done=figures.done,
+            failed=figures.failed,
+            shared=figures.shared,
             resumed=self._meter.resumed,
             elapsed_s=self._meter.elapsed_s,
             tokens=self._meter.tokens,
             output=published.output,
             errors=published.errors,
-            figures=await thread(journal.figures),
+            figures=figures,
         )
 
     async def _streamed(

@@ -7,10 +7,17 @@ from typing import Any, Literal
 
 import msgspec
 
-__all__ = ["STANDARD_STREAM", "BatchOptions", "InputOptions"]
+__all__ = ["STANDARD_STREAM", "BatchOptions", "InputOptions", "directory_of"]
 
 STANDARD_STREAM = "-"
 """Stands for standard input, and for standard output."""
+
+
+def directory_of(output: str | Path) -> Path:
+    """Where the journal of the batch with that output lies."""
+    path = Path(output)
+    return path.with_name(f"{path.name}.batch")
+
 
 InputFormat = Literal["auto", "openai", "text", "csv", "parquet"]
 
@@ -79,8 +86,7 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def directory(self) -> Path:
         """Where the journal lies: beside the output, as `NAME.batch`."""
-        output = Path(self.output)
-        return output.with_name(f"{output.name}.batch")
+        return directory_of(self.output)
 
     @property
     def errors_path(self) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from foundry_api.batch.journal.journal import BLOCK_LINES, Journal
-from foundry_api.batch.journal.status import ask_cancel, directory_of, read_status
+from foundry_api.batch.journal.status import ask_cancel, read_status
 from foundry_api.batch.journal.told import (
     BatchStatus,
     CancelHow,
@@ -23,6 +23,5 @@ __all__ = [
     "Published",
     "RunnerStatus",
     "ask_cancel",
-    "directory_of",
     "read_status",
 ]

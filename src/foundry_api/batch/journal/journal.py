@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
+from foundry_api.batch.journal.content import keep_content
 from foundry_api.batch.journal.database import ROW, connected, row_of, storage, transaction
 from foundry_api.batch.journal.figuring import counted, figured
 from foundry_api.batch.journal.keeping import identity, locked, meta, put, umask
@@ -58,6 +59,7 @@ class Journal:
         database: sqlite3.Connection,
         runner: Runner,
         *,
+        shared: bool,
         clock: Callable[[], float],
         ticks: Callable[[], float],
         lease_s: float,
@@ -66,6 +68,7 @@ class Journal:
         self._options = options
         self._database = database
         self._runner = runner
+        self._shared = shared
         self._clock = clock
         self._ticks = ticks
         self._lease_s = lease_s
@@ -134,7 +137,15 @@ class Journal:
         database = connected(options.directory)
         try:
             runner = Runner(options.directory, database, shared=shared, now=clock())
-            self = cls(options, database, runner, clock=clock, ticks=ticks, lease_s=lease_s)
+            self = cls(
+                options,
+                database,
+                runner,
+                shared=shared,
+                clock=clock,
+                ticks=ticks,
+                lease_s=lease_s,
+            )
             try:
                 self._prepare(content, restart=restart)
             except BaseException:
@@ -149,7 +160,7 @@ class Journal:
         with transaction(self._database):
             if restart:
                 self._forget_all()
-            self._refuse_other_content(content)
+            keep_content(self._database, self._options, content)
             self._refuse_foreign_output(restart=restart)
             put(self._database, "options", self._options)
             if meta(self._database, "began") is None:
@@ -162,27 +173,6 @@ class Journal:
             raise BatchInUse("another process works on this batch", hint="Wait for it.")
         for table in ("result", "failure", "segment", "claim", "meta"):
             self._database.execute(f"delete from {table}")  # noqa: S608 - names of our own
-
-    def _refuse_other_content(self, content: tuple[str | None, str]) -> None:
-        fingerprint, asked = content
-        before = meta(self._database, "content")
-        if before is not None and self._any_finished():
-            if before[1] != asked:
-                raise BatchChanged(
-                    "the model, the template or another option that makes the requests is not what"
-                    f" the journal in {self.directory} was begun with"
-                )
-            if None not in {fingerprint, before[0]} and fingerprint != before[0]:
-                raise BatchChanged(
-                    f"{self._options.input.path} is not what it was when its first lines were"
-                    " answered"
-                )
-        if before is None or list(content) != before:
-            put(self._database, "content", list(content))
-            self._database.execute("delete from meta where name = 'checked'")
-
-    def _any_finished(self) -> bool:
-        return self._database.execute("select 1 from result limit 1").fetchone() is not None
 
     def _refuse_foreign_output(self, *, restart: bool) -> None:
         output = Path(self._options.output)
@@ -258,6 +248,8 @@ class Journal:
         It is this runner's until it closes the journal or dies, or gives no sign for the time of
         the lease. Then others may take it over; what is recorded by both is still there once.
         """
+        if not self._shared:
+            return True  # without asking the disk: there is nobody else
         with storage(self.directory), transaction(self._database):
             row = self._database.execute(
                 "select runner from claim where block = ?", (block,)
@@ -372,7 +364,10 @@ class Journal:
         """Forget the lines that failed, so that they are asked again; how many there were."""
         with storage(self.directory), transaction(self._database):
             self._database.execute("delete from failure")
-            return self._database.execute("delete from result where failed").rowcount
+            forgotten = self._database.execute("delete from result where failed").rowcount
+            if forgotten:  # though as many fail again, they may be told another reason
+                self._database.execute("delete from meta where name = 'signature'")
+            return forgotten
 
     def counts(self) -> Counts:
         """What is finished. A second for a million lines."""

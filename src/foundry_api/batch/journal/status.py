@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,16 +17,11 @@ from foundry_api.errors import BatchStorageFailed
 
 if TYPE_CHECKING:
     import sqlite3
+    from pathlib import Path
 
     from foundry_api.batch.journal.told import CancelHow
 
-__all__ = ["ask_cancel", "directory_of", "read_status"]
-
-
-def directory_of(output: str | Path) -> Path:
-    """Where the journal of the batch with that output lies."""
-    path = Path(output)
-    return path.with_name(f"{path.name}.batch")
+__all__ = ["ask_cancel", "read_status"]
 
 
 def read_status(directory: Path) -> BatchStatus:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from foundry_api.batch.journal import directory_of, read_status
+from foundry_api.batch.journal import read_status
+from foundry_api.batch.options import directory_of
 from foundry_api.cli.batch.running import run_batch
 from foundry_api.cli.batch.wishes import engine_options
 from foundry_api.cli.options import Common, common_options, examples, pass_common

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from foundry_api.batch.journal import ask_cancel, directory_of, read_status
+from foundry_api.batch.journal import ask_cancel, read_status
+from foundry_api.batch.options import directory_of
 from foundry_api.batch.progress import BatchProgress
 from foundry_api.batch.words import number, percent, spell
 from foundry_api.cli.batch.told import counted, engine_in_words, phase_in_words, speed_in_words
