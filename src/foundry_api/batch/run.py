@@ -197,11 +197,12 @@ class Run:
 
     async def _take(self, finished: Finished) -> None:
         for each in (finished,) if self._window is None else self._window.put(finished):
-            self._meter.count(each)
             await self._recorder.add(each)
 
     async def _record(self, group: Sequence[Finished]) -> None:
         await self._thread(self._ledger.record, group)
+        for each in group:
+            self._meter.count(each)  # what is told to be finished is on the disk
 
     async def _freed(self, refused: AbstractSet[int]) -> AbstractSet[int] | None:
         """Wait until a block is free that another runner left unfinished; None if all is done."""
