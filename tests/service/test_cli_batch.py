@@ -154,7 +154,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
     shared_home: Path, prompts: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "answers.jsonl"
-    slow = prompts.read_text(encoding="utf-8") + "say-forever\n"
+    slow = prompts.read_text(encoding="utf-8") + "say-slowly\n"  # for most of a minute
     prompts.write_text(slow, encoding="utf-8")
     command = ("batch", "run", str(prompts), "-o", str(output), *MODEL)
     with Terminal(*command, home=shared_home) as terminal:
