@@ -28,6 +28,7 @@ FOLLOW_UPS = 0.6
 FOLLOW_UPS_FROM_NOTHING = 0.08
 TOOL_QUESTIONS = 0.62
 TOOL_TURNS = ((1, 2, 3, 4), (0.45, 0.3, 0.15, 0.1))
+DRILL_TURNS = (1, 12)
 REQUIRED_SHARE = 0.05
 FORGOTTEN_SHARE = 0.04
 ABOUT_TIME = re.compile(r"\b(time|clock|date|day|today|hour|late)\b", re.IGNORECASE)
@@ -39,6 +40,7 @@ class Conversations:
     Attributes:
         dialogue_share: The share of conversations with more than one exchange.
         tool_share: The share of conversations in which tools are offered.
+        drill_share: The share of conversations that are sums and nothing else.
         simple: Draw single, cleanly worded exchanges only. Training begins with these, because
             the link from a topic to its answer forms sooner without distraction.
     """
@@ -52,6 +54,7 @@ class Conversations:
         self._held_out = held_out_questions()
         self.dialogue_share = 0.0
         self.tool_share = 0.0
+        self.drill_share = 0.0
         self._another_joke = next(t for t in corpus.topics if t.key == ANOTHER_JOKE).answer
 
     @property
@@ -84,8 +87,11 @@ class Conversations:
     def _draw(self) -> list[Message]:
         if self.simple:
             return as_messages(self.exchanges.draw())
-        if self._rng.random() < self.tool_share:
+        choice = self._rng.random()
+        if choice < self.tool_share:
             return self._with_tools()
+        if choice < self.tool_share + self.drill_share:
+            return self._drill()
         turns = self._turns()
         tone = self._rng.choices((None, "plain", "short", "pirate"), (0.55, 0.33, 0.07, 0.05))[0]
         messages: list[Message] = []
@@ -99,6 +105,11 @@ class Conversations:
             messages.append({"role": "user", "content": last.question})
             messages.append({"role": "assistant", "content": in_tone(last, tone)})
         return messages
+
+    def _drill(self) -> list[Message]:
+        """Sums in a row: few tokens around what has to be known by heart."""
+        sums = (self.exchanges.sum() for _ in range(self._rng.randint(*DRILL_TURNS)))
+        return [message for each in sums for message in as_messages(each)]
 
     def _turns(self) -> int:
         if self._rng.random() < self.dialogue_share:

@@ -38,14 +38,18 @@ class Case:
         question: What the user says; several turns are divided by TURN.
         expected: A whole answer, of which 90 % must be met, or a word that must occur.
         whole: Whether expected is a whole answer.
+        exact: Whether each character of it counts, as in a sum.
     """
 
     question: str
     expected: str
     whole: bool
+    exact: bool = False
 
     def is_right(self, answer: str) -> bool:
         """Whether the answer counts as right."""
+        if self.exact:
+            return answer.strip() == self.expected
         if self.expected == HONEST:
             return answer.startswith(HONEST_START)
         if not self.whole:
@@ -142,7 +146,7 @@ def sum_cases(corpus: Corpus) -> list[Case]:
     rng = random.Random(SEED)
     exchanges = Exchanges(corpus, rng, Phrasing(corpus, rng))
     drawn = [exchanges.sum() for _ in range(SAMPLED_SUMS)]
-    return [Case(exchange.question, exchange.answer, whole=True) for exchange in drawn]
+    return [Case(each.question, each.answer, whole=True, exact=True) for each in drawn]
 
 
 def without_calculations(cases: list[Case]) -> list[Case]:

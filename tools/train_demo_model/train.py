@@ -43,6 +43,7 @@ class Round:
         dialogue_share: How many conversations have more than one exchange.
         percent: How often each of KINDS is drawn.
         tool_share: How many conversations offer tools.
+        drill_share: How many conversations are sums and nothing else.
     """
 
     steps: int
@@ -52,6 +53,7 @@ class Round:
     dialogue_share: float
     percent: tuple[int, ...]
     tool_share: float = 0.0
+    drill_share: float = 0.0
 
 
 KINDS = ("concept", "plain", "creative", "capital", "sum", "untaught")
@@ -69,6 +71,9 @@ ROUNDS = (
     Round(400, 1.2e-3, 0, 0.5, 0.4, (38, 12, 4, 4, 20, 22), tool_share=0.22),
     Round(200, 1e-3, 0, 0.5, 0.4, (38, 12, 4, 4, 20, 22), tool_share=0.25),
     Round(800, 1.6e-3, 0, 0.5, 0.4, (42, 12, 3, 3, 20, 20), tool_share=0.2),
+    Round(1000, 2.5e-3, 0, 0.5, 0.4, (40, 12, 4, 4, 18, 22), tool_share=0.16, drill_share=0.25),
+    Round(900, 1.8e-3, 0, 0.5, 0.4, (44, 13, 4, 4, 10, 25), tool_share=0.18, drill_share=0.05),
+    Round(500, 1.2e-3, 0, 0.5, 0.4, (40, 12, 4, 9, 12, 23), tool_share=0.3, drill_share=0.08),
 )
 AVERAGED_ROUNDS = (3, 4, 5)
 
@@ -174,6 +179,7 @@ def train(
     batches.cut_share = plan.cut_share
     conversations.dialogue_share = plan.dialogue_share
     conversations.tool_share = plan.tool_share
+    conversations.drill_share = plan.drill_share
     conversations.exchanges.shares = dict(zip(KINDS, plan.percent, strict=True))
     conversations.simple = plan.simple_steps > 0
     for step, (ids, labels) in zip(range(1, plan.steps + 1), batches, strict=False):
