@@ -249,7 +249,7 @@ class Journal:
         """Leave. What this runner claimed and did not finish is free for others."""
         with storage(self.directory):
             try:
-                self._shelf.release()
+                self._shelf.leave()
             finally:
                 try:
                     self._runner.leave(self._clock())

@@ -144,6 +144,15 @@ class Shelf:
             (_, segment), self._own = self._own, None
             segment.close()
 
+    def leave(self) -> None:
+        """Write no more, and remove what this runner wrote if another one brought it together."""
+        if self._own is None:
+            return
+        number = self._own[0]
+        self.release()
+        if number not in self._used() and _is_removed(self.part(number)):
+            self._database.execute("delete from segment where number = ?", (number,))
+
     def _release_one_of(self, numbers: list[int]) -> None:
         if self._own is not None and self._own[0] in numbers:
             self.release()
