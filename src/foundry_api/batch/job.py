@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,10 +14,10 @@ from foundry_api.batch.journal import Checked, Journal
 from foundry_api.batch.ledger import OutputStream
 from foundry_api.batch.options import STANDARD_STREAM
 from foundry_api.batch.progress import BatchProgress, Meter
-from foundry_api.batch.run import Run, Task
+from foundry_api.batch.run import RETURN_S, Run, Task
 from foundry_api.batch.sources import CheckReport, check, open_source
 from foundry_api.batch.thread import BlockingThread
-from foundry_api.errors import BatchInputInvalid
+from foundry_api.errors import BatchInputInvalid, BatchInUse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.engine import BatchEngine
     from foundry_api.batch.figures import Figures
+    from foundry_api.batch.journal import Published
     from foundry_api.batch.options import BatchOptions
     from foundry_api.batch.sources import CheckProgress, Source
 
@@ -136,7 +138,7 @@ class BatchJob:
         else:
             total = checked.total
         self._tell(self._meter.progress("publishing", total=total))
-        published = await thread(journal.publish, total)
+        published = await _published(journal, total, thread)
         figures = await thread(journal.figures)
         return BatchSummary(
             total=total,
@@ -243,6 +245,15 @@ class BatchJob:
             yield
         finally:
             self._leaving = True
+
+
+async def _published(journal: Journal, total: int, thread: BlockingThread) -> Published:
+    """Publish. While another runner does, wait for it in a way that can be ended."""
+    while True:
+        try:
+            return await thread(journal.publish, total)
+        except BatchInUse:
+            await asyncio.sleep(RETURN_S)
 
 
 class _Left(Exception):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from foundry_api.batch.sources import Source
     from foundry_api.batch.thread import BlockingThread
 
-__all__ = ["Run", "Task"]
+__all__ = ["RETURN_S", "Run", "Task"]
 
 TELL_S = 0.25
 BEAT_S = 1.0
@@ -142,17 +142,21 @@ class Run:
         """Go through the input until nothing is left, for others to finish either."""
         only: AbstractSet[int] | None = None
         while True:
+            before = self._meter.lines
             refused = await self._round(only)
             await self._recorder.flush()
             if self._leaving:
                 raise BatchCancelled("the batch was cancelled")
             if await self._is_complete():
                 return
-            if not refused:
+            if refused:
+                only = await self._freed(refused)
+                if only is None:
+                    return
+            elif self._meter.lines == before:
                 raise BatchError("the engine did not answer every line", hint="Run it again.")
-            only = await self._freed(refused)
-            if only is None:
-                return
+            else:
+                only = None  # another runner had failed lines asked again
 
     async def _round(self, only: AbstractSet[int] | None) -> AbstractSet[int]:
         """Answer what nobody else has. The blocks that others work on."""
