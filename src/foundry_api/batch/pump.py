@@ -148,7 +148,7 @@ class Pump(Generic[_R]):
             return None
         if self._suspects or self._quiet or self._isolated:
             return None if self._flying else self._next_alone()
-        if len(self._flying) >= self._allowance.now:
+        if not len(self._waiting) or len(self._flying) >= self._allowance.now:
             return None
         return self._waiting.take()
 
