@@ -15,20 +15,18 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 import msgspec
 from parts import server
+from parts.at_once import BODY, AtOnce, write_input
 from parts.floor import by_hand
 from parts.results import keep
 
 from foundry_api import FoundryAPIClient, LimiterSettings
-from foundry_api.batch.answers import answer_line
-from foundry_api.batch.engine import EngineState
 from foundry_api.batch.job import BatchJob
 from foundry_api.batch.ledger import OutputStream
-from foundry_api.batch.lines import Finished
 from foundry_api.batch.local_engine import LocalEngine
 from foundry_api.batch.options import BatchOptions, InputOptions
 from foundry_api.batch.progress import Meter
@@ -38,10 +36,9 @@ from foundry_api.batch.sources import check, open_source
 from foundry_api.batch.thread import BlockingThread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from foundry_api.batch.engine import BatchEngine
-    from foundry_api.batch.lines import Work
     from foundry_api.batch.progress import BatchProgress
 
 ROUNDS = 5
@@ -51,24 +48,6 @@ CALLS = 4_000
 
 AT_ONCE = 16
 PREFIX = "foundry-api-bench-"
-
-BODY = msgspec.json.encode(
-    {
-        "id": "chatcmpl-1234567890",
-        "object": "chat.completion",
-        "created": 1764000000,
-        "model": "tiny:1",
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": "An answer of a few words."},
-                "logprobs": None,
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": {"prompt_tokens": 12, "completion_tokens": 6, "total_tokens": 18},
-    }
-)
 
 
 @dataclass(slots=True)
@@ -84,42 +63,6 @@ class Watch:
         wall, busy = self._began
         self._began = now = time.perf_counter(), time.process_time()
         return now[0] - wall, now[1] - busy
-
-
-class AtOnce:
-    """A `BatchEngine` that costs nothing but its answer's line, which the floor writes as well."""
-
-    async def answers(self, works: AsyncIterable[Work], /) -> AsyncGenerator[Finished]:
-        """See `BatchEngine.answers`."""
-        async for work in works:
-            yield Finished(
-                index=work.line.index,
-                digest=work.line.digest,
-                output=answer_line(work.request, BODY),
-                failed=False,
-                at=0.0,
-                model="tiny:1",
-                duration_s=0.01,
-                time_to_first_token_s=0.005,
-                prompt_tokens=12,
-                completion_tokens=6,
-                attempts=1,
-            )
-
-    def state(self) -> EngineState:
-        """See `BatchEngine.state`."""
-        return EngineState()
-
-
-def write_input(path: Path, lines: int) -> None:
-    """As OpenAI's batch files are."""
-    with path.open("wb") as file:
-        for number in range(lines):
-            prompt = f"Give a short answer to question {number}, in one sentence."
-            body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": 50}
-            told: dict[str, Any] = {"custom_id": f"request-{number}", "method": "POST"}
-            told |= {"url": "/v1/chat/completions", "body": body}
-            file.write(msgspec.json.encode(told) + b"\n")
 
 
 def floor(source: Path, target: Path) -> None:
