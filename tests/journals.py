@@ -65,3 +65,11 @@ def lines(path: Path) -> list[bytes]:
 
 def segments(options: BatchOptions) -> list[str]:
     return sorted(path.name for path in options.directory.glob("part-*"))
+
+
+def died(journal: Journal) -> None:
+    """Have nothing done by a journal any more, as if its process was killed."""
+    if journal._shelf._own is not None:
+        journal._shelf._own[1]._file.close()
+    journal._database.close()
+    journal._runner._lock.__exit__()
