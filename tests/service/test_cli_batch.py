@@ -109,7 +109,8 @@ def test_a_strict_run_refuses_such_an_input(
     bad, output = with_a_bad_line(prompts), tmp_path / "answers.jsonl"
     finished = run("batch", "run", str(bad), "-o", str(output), "--strict", home=shared_home)
     assert (finished.returncode, finished.stdout) == (2, "")
-    assert "prompts.jsonl line 2" in finished.stderr
+    assert "is refused: 1 line of it cannot be asked" in finished.stderr
+    assert finished.stderr.count("prompts.jsonl line 2") == 1
     assert not output.exists()
 
 
@@ -156,13 +157,18 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
     output = tmp_path / "answers.jsonl"
     slow = prompts.read_text(encoding="utf-8") + "say-slowly\n"  # for most of a minute
     prompts.write_text(slow, encoding="utf-8")
-    command = ("batch", "run", str(prompts), "-o", str(output), *MODEL)
+    report = tmp_path / "report.html"
+    command = ("batch", "run", str(prompts), "-o", str(output), "--report", str(report), *MODEL)
     with Terminal(*command, home=shared_home) as terminal:
         terminal.expect(f"{ROWS} answered")
         terminal.process.send_signal(signal.SIGINT)
         terminal.expect(f"Stopped: {ROWS} of {ROWS + 1} lines are finished and kept")
         terminal.expect("The same command goes on from there.")
+        terminal.expect("tells what is there so far")
         assert terminal.exit_code() == 130
     assert not output.exists()
     status = json.loads(run("batch", "status", "--json", str(output), home=shared_home).stdout)
     assert (status["state"], status["counts"]["done"]) == ("stopped", ROWS)
+    page = report.read_text(encoding="utf-8")
+    assert "not finished" in page
+    assert "<svg" in page

@@ -17,6 +17,7 @@ from foundry_api.batch.progress import BatchProgress, Meter
 from foundry_api.batch.run import RETURN_S, Run, Task
 from foundry_api.batch.sources import CheckReport, check, open_source
 from foundry_api.batch.thread import BlockingThread
+from foundry_api.batch.words import number
 from foundry_api.errors import BatchInputInvalid, BatchInUse
 
 if TYPE_CHECKING:
@@ -217,10 +218,9 @@ class BatchJob:
     def _check(self, source: Source) -> CheckReport:
         report = check(source, tell=self._tell_check)
         if report.bad and self._options.strict:
-            first = report.problems[0].message
-            more = f", and {report.bad - 1} more" if report.bad > 1 else ""
+            those = "1 line" if report.bad == 1 else f"{number(report.bad)} lines"
             raise BatchInputInvalid(
-                f"{source.name} is refused: {first}{more}",
+                f"{source.name} is refused: {those} of it cannot be asked",
                 hint="Mend these lines, or leave --strict out: they go to the error file then.",
             ).with_problems(tuple(each.message for each in report.problems))
         return report

@@ -72,6 +72,11 @@ class LocalEngine:
             if store is not None:
                 await store.close()
 
+    def drain(self) -> None:
+        """See `BatchEngine.drain`."""
+        if self._pump is not None:
+            self._pump.drain()
+
     def state(self) -> EngineState:
         """See `BatchEngine.state`."""
         limiters = [service.limiter.statistics() for service in self._client.services]

@@ -85,6 +85,9 @@ class RayEngine:
             finally:
                 self._run = None
 
+    def drain(self) -> None:
+        """The nodes finish what they have: it is no more than keeps them busy."""
+
     def state(self) -> EngineState:
         """See `BatchEngine.state`."""
         return EngineState() if self._run is None else self._run.state()

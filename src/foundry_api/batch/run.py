@@ -131,11 +131,13 @@ class Run:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await _end(tasks)
-            await self._recorder.flush()  # what is answered is kept, whatever ended the run
+            try:
+                await self._recorder.flush()  # what is answered is kept, whatever ended the run
+            finally:
+                self._tell(self._progress())
         for task in tasks:
             if not task.cancelled():
                 task.result()
-        self._tell(self._progress())
         return self.total or 0
 
     async def _rounds(self) -> None:
@@ -145,10 +147,10 @@ class Run:
             before = self._meter.lines
             refused = await self._round(only)
             await self._recorder.flush()
+            if self.total is not None and await self._is_complete():
+                return
             if self._leaving:
                 raise BatchCancelled("the batch was cancelled")
-            if await self._is_complete():
-                return
             if refused:
                 only = await self._freed(refused)
                 if only is None:
@@ -211,7 +213,7 @@ class Run:
     async def _freed(self, refused: AbstractSet[int]) -> AbstractSet[int] | None:
         """Wait until a block is free that another runner left unfinished; None if all is done."""
         self._phase = "waiting"
-        while True:
+        while not self._leaving:
             free = {block for block in refused if await self._thread(self._ledger.claim, block)}
             if free:
                 self._phase = "running"
@@ -219,6 +221,7 @@ class Run:
             if await self._is_complete():
                 return None
             await asyncio.sleep(RETURN_S)
+        raise BatchCancelled("the batch was cancelled")
 
     async def _is_complete(self) -> bool:
         return await self._thread(self._ledger.complete, self.total or 0)
@@ -231,7 +234,9 @@ class Run:
             how = await self._thread(self._ledger.beat, msgspec.json.encode(progress))
             if how == "stop":
                 raise BatchCancelled("the batch was cancelled")
-            self._leaving = self._leaving or how == "drain"
+            if how == "drain" and not self._leaving:
+                self._leaving = True
+                self._engine.drain()
             for _ in range(round(BEAT_S / TELL_S)):
                 await asyncio.sleep(TELL_S)
                 self._tell(self._progress())
