@@ -114,6 +114,50 @@ def test_a_strict_run_refuses_such_an_input(
     assert not output.exists()
 
 
+def openai_lines(path: Path, *names: str) -> Path:
+    """The same request under some names."""
+    body = {"messages": [{"role": "user", "content": "say-hello"}], "temperature": 0}
+    lines = [
+        {"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body}
+        for name in names
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_without_a_check_lines_of_the_same_name_are_all_answered(
+    shared_home: Path, tmp_path: Path
+) -> None:
+    asked = openai_lines(tmp_path / "prompts.jsonl", "twin", "other", "twin")
+    output = tmp_path / "answers.jsonl"
+    command = ("batch", "run", str(asked), "-o", str(output), *MODEL, "--no-check", "--ordered")
+    finished = run(*command, home=shared_home)
+    assert finished.returncode == 0, finished.stderr
+    assert [line["custom_id"] for line in read(output)] == ["twin", "other", "twin"]
+
+
+def test_identical_lines_are_asked_once_and_a_restart_asks_anew(
+    shared_home: Path, tmp_path: Path
+) -> None:
+    asked = openai_lines(tmp_path / "prompts.jsonl", "one", "two", "three")
+    output = tmp_path / "answers.jsonl"
+    command = ("batch", "run", str(asked), "-o", str(output), *MODEL, "--dedupe", "--json")
+    for again in ((), ("--restart",)):
+        told = json.loads(run(*command, *again, home=shared_home).stdout)
+        assert (told["done"], told["shared"], told["resumed"]) == (3, 2, 0)
+
+
+def test_a_batch_uses_the_cache_and_counts_what_came_of_it(
+    shared_home: Path, tmp_path: Path
+) -> None:
+    asked = openai_lines(tmp_path / "prompts.jsonl", "one")
+    cache = {"FOUNDRY_CACHE": str(tmp_path / "kept.db")}
+    for name, shared in (("first", 0), ("second", 1)):
+        command = ("batch", "run", str(asked), "-o", str(tmp_path / f"{name}.jsonl"), *MODEL)
+        told = json.loads(run(*command, "--json", home=shared_home, **cache).stdout)
+        assert (told["done"], told["shared"]) == (1, shared)
+
+
 def test_a_check_tells_what_is_wrong_without_asking_anything(prompts: Path) -> None:
     good = run("batch", "check", str(prompts))
     assert (good.returncode, good.stderr) == (0, "")

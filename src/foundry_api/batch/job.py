@@ -15,6 +15,7 @@ from foundry_api.batch.ledger import OutputStream
 from foundry_api.batch.options import STANDARD_STREAM
 from foundry_api.batch.progress import BatchProgress, Meter
 from foundry_api.batch.run import RETURN_S, Run, Task
+from foundry_api.batch.sharing import forget_answers
 from foundry_api.batch.sources import CheckReport, check, open_source
 from foundry_api.batch.thread import BlockingThread
 from foundry_api.batch.words import number
@@ -114,6 +115,8 @@ class BatchJob:
                 return await self._streamed(source, engine, thread)
             journal = await thread(self._open_journal, source)
             try:
+                if self._restart:
+                    await thread(forget_answers, self._options.directory)
                 return await self._journaled(source, journal, engine, thread)
             finally:
                 await thread(journal.close)

@@ -100,7 +100,7 @@ def _lines(summary: BatchSummary) -> str:
     if summary.failed:
         parts.append(f"{number(summary.failed)} failed")
     if summary.shared:
-        parts.append(f"{number(summary.shared)} took another's answer")
+        parts.append(f"{number(summary.shared)} took a known answer")
     if summary.resumed:
         parts.append(f"{number(summary.resumed)} were finished before")
     return ", ".join(parts)
