@@ -75,9 +75,8 @@ class RayEngine:
                 settings=self._settings,
                 attempts=self._attempts,
                 patience_s=self._patience_s,
-                dedupe=self._dedupe,
             )
-            self._run = ClusterRun(options, self._tell)
+            self._run = ClusterRun(options, self._tell, dedupe=self._dedupe)
             try:
                 async with aclosing(self._run.answers(works)) as answers:
                     async for finished in answers:

@@ -25,6 +25,8 @@ __all__ = ["run_blocks"]
 def run_blocks(desk: Any, options: ActorOptions, nodes: Sequence[str], actors: int) -> None:
     """Have blocks done as they are issued, until the desk says that it is over. It blocks.
 
+    The reading is here, beside the desk: with this node all of it ends anyway.
+
     Nothing here asks Ray for CPUs: the reading runs as long as the run, and would never begin where
     the actors had all of them; an engine takes what its node has anyway.
 
@@ -45,7 +47,12 @@ def run_blocks(desk: Any, options: ActorOptions, nodes: Sequence[str], actors: i
         # `ray_remote_args_fn`: it goes in 2.64, and nothing else places actors one by one.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         done = (
-            data.read_datasource(_Numbers(desk, actors), num_cpus=0, override_num_blocks=1)
+            data.read_datasource(
+                _Numbers(desk, actors),
+                num_cpus=0,
+                override_num_blocks=1,
+                **_on(ray.get_runtime_context().get_node_id()),
+            )
             .map_batches(
                 BlockWorker,
                 fn_constructor_args=(desk, options),
