@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from foundry_api.batch.journal import Checked, Journal
+from foundry_api.batch.journal import Checked, Journal, read_status
 from foundry_api.batch.ledger import OutputStream
 from foundry_api.batch.options import STANDARD_STREAM
 from foundry_api.batch.progress import BatchProgress, Meter
@@ -19,7 +19,7 @@ from foundry_api.batch.sharing import forget_answers
 from foundry_api.batch.sources import CheckReport, check, open_source
 from foundry_api.batch.thread import BlockingThread
 from foundry_api.batch.words import number
-from foundry_api.errors import BatchInputInvalid, BatchInUse
+from foundry_api.errors import BatchInputInvalid, BatchInUse, BatchStorageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -191,6 +191,8 @@ class BatchJob:
         options = self._options
         if options.input.path != STANDARD_STREAM or options.to_stream or not options.check:
             return open_source(options.input)
+        if self._restart:
+            _refuse_running(options.directory)  # its copy of standard input is about to be replaced
         return open_source(
             options.input,
             spool=options.directory / SPOOL,
@@ -248,6 +250,15 @@ class BatchJob:
             yield
         finally:
             self._leaving = True
+
+
+def _refuse_running(directory: Path) -> None:
+    try:
+        running = read_status(directory).running
+    except BatchStorageFailed:
+        return  # there is no batch, or what is there is refused when it is opened
+    if running:
+        raise BatchInUse("another process works on this batch", hint="Wait for it.")
 
 
 async def _published(journal: Journal, total: int, thread: BlockingThread) -> Published:

@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from foundry_api.batch.journal.segments import synced_directory
 from foundry_api.errors import BatchStorageFailed
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def connected(directory: Path) -> sqlite3.Connection:
     database = _opened(path)
     try:
         if not _has_tables(database):
+            synced_directory(directory.parent)
             database.execute("pragma journal_mode = wal")  # the file remembers that
             database.executescript(SCHEMA)
     except BaseException:

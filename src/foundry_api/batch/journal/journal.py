@@ -17,7 +17,6 @@ from foundry_api.batch.journal.owning import OwnFiles
 from foundry_api.batch.journal.publishing import Publisher
 from foundry_api.batch.journal.rows import Rows
 from foundry_api.batch.journal.runners import Runner
-from foundry_api.batch.journal.segments import synced_directory
 from foundry_api.batch.journal.shelf import Shelf
 from foundry_api.batch.journal.told import Checked, Published
 from foundry_api.errors import BatchInUse, BatchStorageFailed
@@ -111,9 +110,7 @@ class Journal:
         """
         directory = options.directory
         with storage(directory):
-            if not directory.exists():
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                synced_directory(directory.parent)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             with locked(directory, LOCK_WAIT_S):
                 database = connected(directory)
                 try:
