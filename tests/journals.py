@@ -52,7 +52,7 @@ def answer(index: int, text: str = "", **others: Any) -> Finished:
 
 def failure(index: int, text: str = "", code: str = "ServiceOverloaded") -> Finished:
     """A line that failed for good."""
-    error = {"code": code, "message": text or "too much to do"}
+    error = {"code": code, "message": text or "too much to do", "hint": "Wait."}
     output = json.dumps({"custom_id": f"n-{index}", "response": None, "error": error})
     return Finished(
         index=index, digest=index + 7, output=output.encode(), failed=True, at=1000.0, code=code

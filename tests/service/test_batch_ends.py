@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cli_program import command, environment, run
-from foundry_api.batch.journal import read_status
+from foundry_api.batch.journal import BLOCK_LINES, read_status
 from foundry_api.batch.options import directory_of
 from foundry_api.errors import BatchStorageFailed
 from service.helpers import eventually, hosts_of
@@ -85,7 +85,7 @@ def once_each(count: int) -> Counter[str]:
 def test_of_two_runners_that_share_a_batch_one_dies_and_the_other_answers_all(
     engine: Endpoint, start: Start, tmp_path: Path
 ) -> None:
-    output, lines = tmp_path / "answers.jsonl", 600  # of which each takes blocks of 256
+    output, lines = tmp_path / "answers.jsonl", 8 * BLOCK_LINES
     asked = prompts(tmp_path / "prompts.txt", *(f"{number} + 1" for number in range(lines)))
     arguments = ("batch", "run", str(asked), "-o", str(output), "--shared", "--model", "demo")
     arguments = (*arguments, "--set", "max_tokens=1", "--base-url", engine.base_url)

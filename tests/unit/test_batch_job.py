@@ -13,7 +13,7 @@ import pytest
 
 from foundry_api.batch.engine import EngineState
 from foundry_api.batch.job import BatchJob
-from foundry_api.batch.journal import ask_cancel, read_status
+from foundry_api.batch.journal import BLOCK_LINES, ask_cancel, read_status
 from foundry_api.batch.options import BatchOptions, InputOptions
 from foundry_api.errors import (
     BatchCancelled,
@@ -73,6 +73,17 @@ class Engine:
 
     def state(self) -> EngineState:
         return EngineState()
+
+
+class Slow(Engine):
+    """An engine that takes its time with what is in flight when it is drained."""
+
+    def __init__(self, *, holds: int) -> None:
+        super().__init__(holds=holds)
+        self.told = asyncio.Event()
+
+    def drain(self) -> None:
+        self.told.set()
 
 
 def fields(done: Finished) -> dict[str, Any]:
@@ -193,7 +204,7 @@ async def test_a_batch_that_is_cancelled_from_within_keeps_what_was_answered(
 async def test_runners_that_share_a_batch_write_one_output(
     options: BatchOptions, tmp_path: Path
 ) -> None:
-    several = 3 * 256 + 7
+    several = 9 * BLOCK_LINES + 7
     (tmp_path / "prompts.txt").write_text("hello\n" * several, encoding="utf-8")
     engines = [Engine(), Engine(), Engine()]
     jobs = [BatchJob(options, shared=True).run(engine) for engine in engines]
@@ -227,7 +238,7 @@ async def test_a_runner_waits_for_what_another_one_has_and_takes_it_when_that_le
 async def test_a_runner_that_waits_for_another_one_leaves_when_it_is_asked_to(
     options: BatchOptions,
 ) -> None:
-    first, second = Engine(holds=3), Engine()
+    first, second = Slow(holds=3), Engine()
     running = asyncio.create_task(BatchJob(options, shared=True).run(first))
     await first.held.wait()
 
@@ -237,6 +248,9 @@ async def test_a_runner_that_waits_for_another_one_leaves_when_it_is_asked_to(
 
     with pytest.raises(BatchCancelled):
         await BatchJob(options, shared=True, tell=tell).run(second)
+    assert second.asked == []
+    await first.told.wait()
+    first.drained.set()
     with pytest.raises(BatchCancelled):
         await running
 

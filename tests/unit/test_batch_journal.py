@@ -172,6 +172,7 @@ def test_it_tells_the_batch_in_figures(options: BatchOptions) -> None:
     assert (figures.done, figures.failed, figures.latency.count) == (2, 3, 2)
     kinds = [(each.code, each.count, each.custom_id) for each in figures.errors]
     assert kinds == [("ServiceOverloaded", 2, "n-2"), ("Odd", 1, "n-3")]
+    assert (figures.errors[0].message, figures.errors[0].hint) == ("too much to do", "Wait.")
     assert {each.model: each.lines for each in figures.models} == {"demo": 1, "other": 1, "": 3}
 
 

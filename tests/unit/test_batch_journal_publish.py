@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from foundry_api.batch.journal import read_status
@@ -350,6 +351,21 @@ def test_a_table_has_the_text_and_the_whole_answer_of_each_line(tmp_path: Path) 
     before = (tmp_path / "answers.parquet").stat().st_mtime_ns
     publish(options)
     assert (tmp_path / "answers.parquet").stat().st_mtime_ns == before
+
+
+def test_a_table_has_the_text_of_responses_and_none_of_embeddings(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parts = [{"type": "output_text", "text": "one, "}, {"type": "output_text", "text": "two"}]
+    output = [{"type": "reasoning"}, {"type": "message", "content": parts}]
+    options = options_of(tmp_path, "answers.parquet")
+    with opened(options) as journal:
+        for index, body in enumerate([{"output": output}, {"output": []}, {"data": [1.5]}]):
+            line = {"custom_id": f"n-{index}", "response": {"body": body}}
+            told = json.dumps(line).encode()
+            journal.record([msgspec.structs.replace(answer(index), output=told)])
+        journal.publish(3)
+    table = parquet.read_table(tmp_path / "answers.parquet")
+    assert table.column("content").to_pylist() == ["one, two", None, None]
 
 
 def test_a_table_that_is_gone_is_written_again(tmp_path: Path) -> None:

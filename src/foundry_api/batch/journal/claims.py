@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BLOCK_LINES", "Claims"]
 
-BLOCK_LINES = 256
-"""Lines of a block that is claimed: block `n` has the indexes from `n * BLOCK_LINES`."""
+BLOCK_LINES = 64
+"""Lines of a block that is claimed: block `n` has the indexes from `n * BLOCK_LINES`. Few, so that
+at the end of a batch nobody waits long for who has the last one; each costs the disk a wait."""
 
 
 class Claims:

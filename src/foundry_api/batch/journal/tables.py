@@ -59,10 +59,18 @@ def _groups(lines: Iterable[bytes]) -> Iterator[list[dict[str, str | None]]]:
 
 def _row(line: bytes) -> dict[str, str | None]:
     told = msgspec.json.decode(line)
-    choices = told["response"]["body"].get("choices")
-    content = choices[0]["message"].get("content") if choices else None
     return {
         "custom_id": told["custom_id"],
-        "content": content,
+        "content": _text(told["response"]["body"]),
         "response": msgspec.json.encode(told["response"]).decode(),
     }
+
+
+def _text(body: dict[str, Any]) -> str | None:
+    """What a model said, of a chat completion or a response; None where it said nothing."""
+    if choices := body.get("choices"):
+        content: str | None = choices[0]["message"].get("content")
+        return content
+    parts = [part for item in body.get("output") or () for part in item.get("content") or ()]
+    texts = [part["text"] for part in parts if part.get("type") == "output_text"]
+    return "".join(texts) if texts else None
