@@ -44,14 +44,14 @@ def asked(url: str) -> int:
         return int(json.load(answer)["chats"])
 
 
-def first_line_s(url: str, program: Program) -> float:
-    """Seconds from a program's start to its first line at the service."""
+def first_line_s(url: str, program: Program) -> tuple[float, float]:
+    """Seconds from a program's start to its first line at the service: on the wall, and of CPU."""
     before = asked(url)
     while asked(url) == before:
         if not program.runs:
             sys.exit("the command line ended without asking anything")
         time.sleep(LOOK_S)
-    return time.perf_counter() - program.began
+    return time.perf_counter() - program.began, program.cpu_s
 
 
 def main(lines: int) -> None:
@@ -63,17 +63,22 @@ def main(lines: int) -> None:
         first = [sys.executable, __file__, "answer", str(source), str(output), str(lines)]
         run = Program(first).ended()
         figures["s, first run with an engine that answers at once"] = run.wall_s
+        figures["CPU s, first run"] = run.cpu_s
         figures["peak MB, first run"] = run.peak_mb
         command = batch_command(source, output, "--base-url", url, "--model", server.MODEL)
         program = Program(command)
-        figures["s to the first line that is left"] = first_line_s(url, program)
+        first_s, first_cpu_s = first_line_s(url, program)
+        figures["s to the first line that is left"] = first_s
+        figures["CPU s to the first line that is left"] = first_cpu_s
         run = program.ended()
         figures[f"s, {LEFT} lines that were left, and publishing"] = run.wall_s
+        figures[f"CPU s, {LEFT} lines that were left, and publishing"] = run.cpu_s
         figures["peak MB, lines that were left, and publishing"] = run.peak_mb
         if run.code or sum(1 for _ in output.open("rb")) != lines + LEFT:
             sys.exit(f"the batch ended with {run.code}")
         run = Program(command).ended()
         figures["s, nothing left"] = run.wall_s
+        figures["CPU s, nothing left"] = run.cpu_s
         figures["peak MB, nothing left"] = run.peak_mb
     keep("batch_resume", figures)
 

@@ -9,6 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import psutil
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -26,11 +28,13 @@ class Ended:
     Attributes:
         code: Its exit code.
         wall_s: Seconds that it ran.
+        cpu_s: Seconds of processors that it used.
         peak_mb: Most memory that it had at once, in millions of bytes.
     """
 
     code: int
     wall_s: float
+    cpu_s: float
     peak_mb: float
 
 
@@ -55,6 +59,12 @@ class Program:
         """Whether it has not ended."""
         return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of processors that it used so far."""
+        times = psutil.Process(self._process.pid).cpu_times()
+        return times.user + times.system
+
     def ended(self) -> Ended:
         """Wait for its end. A program that starts none itself is measured alone."""
         _, status, used = os.wait4(self._process.pid, 0)
@@ -62,6 +72,7 @@ class Program:
         return Ended(
             code=code,
             wall_s=time.perf_counter() - self.began,
+            cpu_s=used.ru_utime + used.ru_stime,
             peak_mb=used.ru_maxrss * MAX_RSS_BYTES / 1e6,
         )
 
