@@ -44,8 +44,7 @@ WIDE = 2_000
 """Characters of a line: few of them lie in a pipe and in the reader's buffer."""
 
 
-def body(index: int) -> dict[str, Any]:
-    number = index % QUESTIONS
+def body(number: int) -> dict[str, Any]:
     message = {"role": "user", "content": f"What is {number} plus {number}?"}
     return {"model": "demo", "messages": [message], "max_tokens": 8, "temperature": 0}
 
@@ -53,14 +52,14 @@ def body(index: int) -> dict[str, Any]:
 def written(index: int) -> str:
     """A line of OpenAI's batch files."""
     name = {"custom_id": str(index), "method": "POST", "url": "/v1/chat/completions"}
-    return json.dumps({**name, "body": body(index)}).ljust(WIDE) + "\n"
+    return json.dumps({**name, "body": body(index % QUESTIONS)}).ljust(WIDE) + "\n"
 
 
 async def works(wanted: Callable[[], bool]) -> AsyncIterator[Work]:
-    """As many as are wanted."""
+    """As many as are wanted, each question twice."""
     index = 0
     while wanted():
-        request = BatchRequest(custom_id=str(index), body=body(index))
+        request = BatchRequest(custom_id=str(index), body=body(index // 2))
         yield Work(Line(index, index + 1, 7 * index, b"raw"), request)
         index += 1
 
@@ -79,7 +78,7 @@ def read(path: Path) -> dict[int, str]:
 async def local_answers(home: Path) -> list[str]:
     """What an engine of this machine answers to each of the questions."""
     async with FoundryAPIClient(home=home, model="demo", service="embedded") as client:
-        asked = [body(index)["messages"][0]["content"] for index in range(QUESTIONS)]
+        asked = [body(number)["messages"][0]["content"] for number in range(QUESTIONS)]
         return [
             (await client.complete(each, max_tokens=8, temperature=0)).content for each in asked
         ]
@@ -229,17 +228,18 @@ async def test_given_services_are_used_where_no_cpu_is_free_and_one_that_ends_is
     told: list[str] = []
     left_out = Scene((lambda: any("left out" in each for each in told), lambda: None))
     with no_cpu_free(cluster):
-        engine = RayEngine(settings=settings, patience_s=0.1, tell=told.append)
-        seen: set[int] = set()
+        engine = RayEngine(settings=settings, patience_s=0.1, dedupe=True, tell=told.append)
+        seen: dict[int, bool] = {}
         async with aclosing(engine.answers(works(lambda: not left_out.over))) as answers:
             async for each in answers:
                 assert each.index not in seen
                 assert not each.failed, each.output
-                seen.add(each.index)
+                seen[each.index] = each.shared
                 if len(seen) == QUESTIONS:
                     await one.astop()
                 left_out.go_on()
-    assert seen == set(range(len(seen)))
+    assert sorted(seen) == list(range(len(seen)))
+    assert sum(seen.values()) == len(seen) // 2, "whichever of them asks, the other one is told"
     assert {each.partition("an actor for ")[2] for each in told if "an actor for" in each} == {
         *urls
     }
