@@ -194,6 +194,7 @@ def test_ctrl_c_leaves_nothing_of_a_ray_of_its_own_and_the_batch_goes_on(
         runner.interrupt()
         assert runner.exit_code() == 130, runner.told
         assert "The same command goes on from there." in runner.told
+        assert "Traceback" not in runner.told
     eventually(lambda: not any(map(psutil.Process.is_running, family)))
     with Runner(tmp_path, home, "local") as runner:  # which is begun sooner than another Ray
         runner.feed(BLOCK_LINES)
