@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import psutil
 import pytest
 
-from cli_program import TIMEOUT_S, command, environment
+from cli_program import command, environment
 from foundry_api import FoundryAPIClient, errors
 from foundry_api.batch.journal import BLOCK_LINES
 from foundry_api.batch.lines import BatchRequest, Line, Work
@@ -33,9 +33,13 @@ if TYPE_CHECKING:
 pytest.importorskip("ray", reason="Ray has no build for this platform")
 
 pytestmark = [
+    pytest.mark.timeout(300),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
     pytest.mark.skipif(sys.platform == "win32", reason="it has neither such clusters nor Ctrl-C"),
 ]
+
+PATIENCE_S = 120
+"""A run takes some twenty processes: on a busy machine that lasts."""
 
 QUESTIONS = 20
 """Of which the lines ask one after the other."""
@@ -87,7 +91,7 @@ async def local_answers(home: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def alone() -> Iterator[None]:
     """One cluster at a time, whoever else runs these tests: each is half a dozen processes."""
-    with FileLock(Path(os.environ["FOUNDRY_TEST_HOME"]) / "ray.lock", timeout_s=100):
+    with FileLock(Path(os.environ["FOUNDRY_TEST_HOME"]) / "ray.lock", timeout_s=240):
         yield
 
 
@@ -158,7 +162,7 @@ class Runner:
         os.killpg(self.process.pid, signal.SIGINT)
 
     def exit_code(self) -> int:
-        self.process.communicate(timeout=TIMEOUT_S)
+        self.process.communicate(timeout=PATIENCE_S)
         return self.process.returncode
 
 
@@ -188,7 +192,7 @@ def test_ctrl_c_leaves_nothing_of_a_ray_of_its_own_and_the_batch_goes_on(
 ) -> None:
     with Runner(tmp_path, home, "ray") as runner:
         runner.feed(BLOCK_LINES)
-        eventually(lambda: hosts_of(home), within_s=TIMEOUT_S)
+        eventually(lambda: hosts_of(home), within_s=PATIENCE_S)
         family = psutil.Process(runner.process.pid).children(recursive=True)
         assert any("raylet" in process.name() for process in family)
         runner.interrupt()
