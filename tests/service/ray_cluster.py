@@ -40,6 +40,17 @@ class Nodes:
         for _ in range(count - len(self._cluster.worker_nodes)):
             self._cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
 
+    @contextmanager
+    def another(self, **variables: str) -> Iterator[None]:
+        """One node more for a while, whose processes have an environment of their own."""
+        node = self._cluster.add_node(
+            num_cpus=1, object_store_memory=STORE_BYTES, env_vars=variables
+        )
+        try:
+            yield
+        finally:
+            self._cluster.remove_node(node, allow_graceful=False)
+
     def kill(self) -> None:
         """End a node's processes, its actors and their engines among them, without a word."""
         node = max(self._cluster.worker_nodes, key=lambda each: each.node_id)

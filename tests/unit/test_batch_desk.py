@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
+from itertools import count
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
 from foundry_api.batch.answers import answer_line, failed_line
+from foundry_api.batch.cluster.blocks import blocks
 from foundry_api.batch.cluster.desk import MOST_ALIKE, Desk
 from foundry_api.batch.cluster.pace import MOST_LINES, Pace
 from foundry_api.batch.cluster.told import Seat, Who
@@ -15,6 +19,9 @@ from foundry_api.batch.engine import EngineState
 from foundry_api.batch.lines import BatchRequest, Finished, Line, Work
 from foundry_api.batch.sharing import request_key
 from foundry_api.errors import ModelNotFound, ServiceCrashed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 IDLE = EngineState()
 
@@ -207,6 +214,25 @@ async def test_what_one_got_wrong_ends_the_run_for_all() -> None:
     collected = await desk.collect()
     assert collected.over
     assert isinstance(collected.failure, ModelNotFound)
+
+
+async def test_the_reading_is_closed_with_the_run() -> None:
+    closed = False
+
+    async def read() -> AsyncIterator[Work]:
+        nonlocal closed
+        try:
+            for index in count():
+                yield works(index)[0]
+        finally:
+            closed = True
+
+    async def room() -> int:
+        return 1
+
+    async with aclosing(blocks(read(), room, lambda _: "demo")) as them:
+        assert len(await anext(them)) == 1
+    assert closed
 
 
 @pytest.mark.parametrize(("lines_a_second", "lines"), [(0, 1), (10, 5), (10_000, MOST_LINES)])

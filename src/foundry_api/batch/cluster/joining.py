@@ -28,7 +28,7 @@ CONNECT_S = 5.0
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
-    "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",  # what fails is raised, and told once
 }
 
 

@@ -161,6 +161,11 @@ async def _first(call: Any, others: set[asyncio.Task[None]]) -> Any:
 
 
 def _broken(error: Exception) -> BatchError:
+    if isinstance(error, ray.exceptions.ActorUnschedulableError):
+        return BatchError(
+            "all nodes of the cluster that worked on it are lost",
+            hint="See `ray status`. When there are nodes again, the same command goes on.",
+        )
     told = str(error).strip().rpartition("\n")[2]
     return BatchError(f"the Ray cluster failed: {told}", hint="Ray's logs tell more.")
 
