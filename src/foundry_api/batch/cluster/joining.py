@@ -47,7 +47,8 @@ async def cluster(address: str | None) -> AsyncGenerator[None]:
     """
     ray = _ray()
     if ray.is_initialized():
-        yield
+        with _set(QUIET):
+            yield
         return
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is not None:
