@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from foundry_api.batch.options import BatchOptions
 
 
+LOOKS = """
+import sys
+from pathlib import Path
+from foundry_api.batch.journal import read_status
+
+read_status(Path(sys.argv[1]))
+"""
+
+
 @pytest.fixture
 def options(tmp_path: Path) -> BatchOptions:
     return options_of(tmp_path)
@@ -75,6 +84,23 @@ def test_a_second_runner_is_refused_unless_both_share(options: BatchOptions) -> 
     with opened(options, shared=True) as one, opened(options, shared=True) as two:
         one.record([answer(0)])
         assert two.finished(0, 1) == {0: 7}
+
+
+def test_a_second_runner_in_a_process_does_not_free_the_locks_of_the_first(
+    options: BatchOptions,
+) -> None:
+    """Else a third process takes itself for the last one, and removes the log of SQLite."""
+    with opened(options, shared=True) as one, opened(options, shared=True) as other:
+        one.record([answer(0)])
+        subprocess.run(
+            [sys.executable, "-c", LOOKS, str(options.directory)],
+            check=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        )
+        assert (options.directory / "journal.sqlite-wal").exists()
+        other.record([answer(1)])
+    with opened(options) as journal:
+        assert journal.finished(0, 2) == {0: 7, 1: 8}
 
 
 def test_a_runner_that_left_is_not_in_the_way(options: BatchOptions) -> None:

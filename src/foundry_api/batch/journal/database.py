@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from foundry_api.batch.journal.segments import synced_directory
@@ -64,7 +64,8 @@ def connected(directory: Path) -> sqlite3.Connection:
         BatchStorageFailed: It is not one, or it is a newer version's.
     """
     path = directory / FILE
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    with suppress(FileExistsError):  # closing it would free the locks of this process's others
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     database = _opened(path)
     try:
         if not _has_tables(database):
