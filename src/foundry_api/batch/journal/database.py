@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from foundry_api.batch.journal.segments import synced_directory
 from foundry_api.errors import BatchStorageFailed
+from foundry_api.service.private_file import create_file
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -64,8 +64,7 @@ def connected(directory: Path) -> sqlite3.Connection:
         BatchStorageFailed: It is not one, or it is a newer version's.
     """
     path = directory / FILE
-    with suppress(FileExistsError):  # closing it would free the locks of this process's others
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    create_file(path)
     database = _opened(path)
     try:
         if not _has_tables(database):
