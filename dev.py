@@ -194,7 +194,9 @@ def make_room(venv: Venv) -> None:
             "Then start the same command again."
         )
     try:
-        if venv.path.exists():
+        if venv.path.is_symlink():
+            venv.path.unlink()  # what it leads to is somebody else's
+        elif venv.path.exists():
             # First what tells a usable environment, lest an interrupted removal leave half of one;
             # it is also what Windows keeps as long as something runs it.
             venv.python.unlink(missing_ok=True)

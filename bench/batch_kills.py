@@ -17,9 +17,11 @@ from collections import Counter
 from pathlib import Path
 
 import psutil
+from parts.results import keep
 
 KILLS, LINES = (int(given) for given in (sys.argv[1:] + ["200", "2000"][len(sys.argv) - 1 :])[:2])
 ANSWER_TOKENS = 40
+ENGINE_FIRST = "engine, then runner"
 
 
 def main() -> None:
@@ -36,7 +38,16 @@ def main() -> None:
             output = Path(scratch) / f"answers-{batches}.jsonl"
             killed += one_batch(prompts, output, moments, KILLS - killed.total())
             check(output)
-    print(json.dumps({"kills": dict(killed), "batches": batches, "lines": LINES}))
+    keep(
+        "batch_kills",
+        {
+            "kills": killed.total(),
+            "of these, the engine first": killed[ENGINE_FIRST],
+            "batches": batches,
+            "lines": LINES,
+            "lines missing or twice": 0,  # or `check` had ended it
+        },
+    )
 
 
 def one_batch(prompts: Path, output: Path, moments: random.Random, most: int) -> Counter[str]:
@@ -61,18 +72,24 @@ def check(output: Path) -> None:
 
 
 def kill_once(prompts: Path, output: Path, moments: random.Random) -> str | None:
-    """Start a runner and kill it, or its engine first. Which of them; None if it had finished."""
+    """Start a runner and kill it, or its engine first. Which of them; None if it had finished.
+
+    A runner whose engine dies while it starts ends by itself.
+    """
     with started(prompts, output, concurrency=1) as runner:
         time.sleep(moments.uniform(0.1, 1.6))
         target = "runner"
         engines = hosts_of(runner.pid) if moments.random() < 1 / 2 else []
         for engine in engines:
             engine.kill()
-            target = "engine, then runner"
+            target = ENGINE_FIRST
         if engines:
             time.sleep(moments.uniform(0.0, 1.0))
-        if runner.poll() is not None:
+        code = runner.poll()
+        if code == 0:
             return None
+        if code is not None and not engines:
+            sys.exit(f"a runner ended with {code}, though nothing was killed")
         runner.kill()
     return target
 

@@ -83,6 +83,7 @@ def sentences() -> list[str]:
         "- Processor seconds a second that the engine uses half a second after 50 time-outs:",
         f"  {timed_out:.2f}; after 50 cancellations: {cancelled:.2f}; at rest: {rest:.2f}.",
         *structured(),
+        *batches(),
     ]
 
 
@@ -113,6 +114,58 @@ def structured() -> list[str]:
         "| random schemas | foundry-api | openai `parse` |",
         "|---|---|---|",
         *rows,
+    ]
+
+
+BATCH_ROWS = {
+    "a semaphore around `client.complete`, the best of five sizes": "best semaphore",
+    "a loop, one call at a time": "loop",
+    "`asyncio.gather` with openai": "gather with openai",
+}
+FILES = ("short", "long", "mixed")
+
+
+def batches() -> list[str]:
+    """How fast a batch is, and what it costs beside its engine."""
+    figures = kept("batch")
+    return [
+        "",
+        "Batches (`client.batch`) on the real engine, 600 lines: tokens a second, as a multiple of",
+        "those of what one writes by hand.",
+        "",
+        row("a batch beside", [f"{kind} answers" for kind in FILES]),
+        "|---|" + "---|" * len(FILES),
+        *(
+            row(what, [f"{figures[f'{kind}: batch / {way}']:.2f}" for kind in FILES])
+            for what, way in BATCH_ROWS.items()
+        ),
+        "",
+        *batch_sentences(),
+    ]
+
+
+def batch_sentences() -> list[str]:
+    """Of batches over files, an item each."""
+    cost, resume = kept("batch_overhead"), kept("batch_resume")
+    memory, kills = kept("batch_memory"), kept("batch_kills")
+    whole, floor = cost["CPU µs/line, whole batch"], cost["CPU µs/line, floor"]
+    http = cost["CPU µs/line, run over HTTP, without a journal"]
+    calls = cost["CPU µs/line, client.complete"]
+    first_s = resume["s to the first line that is left"]
+    peak_mb = resume["peak MB, lines that were left, and publishing"]
+    few, many = (memory[f"peak MB, {lines} lines"] for lines in (10_000, 100_000))
+    engines, wrong = kills["of these, the engine first"], kills["lines missing or twice"]
+    return [
+        "- Processor time of `foundry-api batch` for a line, beside its engine and its client,",
+        f"  check, journal and output included: {whole:.0f} µs; reading and writing JSONL alone:",
+        f"  {floor:.1f} µs.",
+        f"- Over HTTP a line takes {http:.0f} µs, a call of the client {calls:.0f} µs.",
+        f"- A batch with {resume['finished lines']:,.0f} finished lines asks the next one",
+        f"  {first_s:.1f} s after its start, and has {peak_mb:.0f} MB at most until its end.",
+        f"- Memory for 10,000 lines: {few:.0f} MB at most; for 100,000: {many:.0f} MB.",
+        f"- Killed {kills['kills']:.0f} times in batches of {kills['lines']:,.0f} lines,",
+        f"  {engines:.0f} times the engine first: {wrong:.0f} lines are missing, or in the output",
+        "  twice.",
     ]
 
 

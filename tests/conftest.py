@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from foundry_api import FoundryAPIClient
 from foundry_api.service import shared
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 HOME = "FOUNDRY_TEST_HOME"
 """Where the run's engine lives. Set by the process that starts the workers, read by them."""
+
+settings.register_profile(
+    "load", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("load")  # how long an example takes says how busy the machine is
 
 
 def pytest_configure(config: pytest.Config) -> None:

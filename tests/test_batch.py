@@ -92,6 +92,11 @@ class TestResults:
         lengths = client.batch(["say-hello"], parser=len, system="Count.")
         assert [each.unwrap().parsed async for each in lengths] == [len(HELLO)]
 
+    async def test_what_is_wanted_is_read_once_for_all(self, client: FoundryAPIClient) -> None:
+        validators = iter([lambda text: text != HELLO])
+        told = client.batch(["say-hello"] * 3, validators=validators, repairs=0)
+        assert [type(each.error).__name__ async for each in told] == ["StructuredOutputError"] * 3
+
     async def test_a_failure_is_a_result_or_is_raised(self, client: FoundryAPIClient) -> None:
         requests: list[Any] = [
             "say-hello",

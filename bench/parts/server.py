@@ -7,7 +7,7 @@ It speaks as SDK 2.2.1, as OpenAI's API and as Ollama's. The prompt says what it
 - `slow`: a token a second, until the client leaves.
 
 `GET /bench/down`, `/bench/up` and `/bench/counts` begin an outage, end it, and tell how many
-requests came while it was up and down.
+requests came while it was up and down, and how many of them were answered with chats.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class State:
 
     def __init__(self) -> None:
         self.up = True
-        self.counts = {"up": 0, "down": 0}
+        self.counts = {"up": 0, "down": 0, "chats": 0}
 
 
 class Service(asyncio.Protocol):
@@ -174,6 +174,7 @@ class Service(asyncio.Protocol):
         if not self._state.up:
             self._write(DOWN)
         elif path.endswith(("/chat/completions", "/api/chat")):
+            self._state.counts["chats"] += 1
             form = "ndjson" if path.endswith("/api/chat") else "sse"
             asyncio.get_running_loop().create_task(self._stream(form, body))
         else:

@@ -36,6 +36,8 @@ MAX_TEMPERATURE = 2.0
 MAX_TOKENS = 2**31 - 1
 """The engine keeps the bound in an int."""
 
+MAX_SEED = 2**63 - 1
+
 _ROLES = frozenset(get_args(Role))
 _UNENCODABLE = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 
@@ -67,7 +69,7 @@ def chat_request(
     check_range("max_tokens", max_tokens, 1, MAX_TOKENS)
     check_range("temperature", temperature, 0, MAX_TEMPERATURE)
     check_range("top_p", top_p, 0, 1)
-    check_range("seed", seed, -(2**63), 2**63 - 1)
+    check_range("seed", seed, -MAX_SEED - 1, MAX_SEED)
     if constraint is not None and extra and "response_format" in extra:
         raise InvalidRequest(
             "extra has a response_format, beside another description of the answer", field="extra"

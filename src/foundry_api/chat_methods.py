@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Turns = Iterable[Message | Mapping[str, Any]]
 
-__all__ = ["ChatMethods"]
+__all__ = ["ChatMethods", "expectation_of"]
 
 _T = TypeVar("_T")
 
@@ -315,7 +315,16 @@ class ChatMethods(ABC):
         self, messages: Turns, options: ChatOptions, repairs: int, **wanted: Any
     ) -> Completion[Any]:
         check_repairs(repairs)
-        expectation = _expectation(**wanted)
+        return await self._expected(messages, options, repairs, expectation_of(**wanted))
+
+    async def _expected(
+        self,
+        messages: Turns,
+        options: ChatOptions,
+        repairs: int,
+        expectation: Expectation | None,
+    ) -> Completion[Any]:
+        """The answer to a conversation, where it is known what it has to be."""
         if expectation is None:
             return await self._call(self._order(messages, options)).completion()
         from foundry_api.structured.repair import answered  # noqa: PLC0415 - few calls need it
@@ -335,7 +344,7 @@ class ChatMethods(ABC):
     def _stream(
         self, messages: Turns, options: ChatOptions, **wanted: Any
     ) -> AsyncGenerator[Chunk]:
-        expectation = _expectation(**wanted)
+        expectation = expectation_of(**wanted)
         if expectation is None:
             return self._call(self._order(messages, options)).chunks()
         from foundry_api.structured.streaming import parsed_chunks  # noqa: PLC0415 - as above
@@ -368,8 +377,15 @@ def _sampled(request: ChatRequest, repetitions: int) -> ChatRequest:
     )
 
 
-def _expectation(**given: Any) -> Expectation | None:
-    """What an answer has to be; None for any answer."""
+def expectation_of(**given: Any) -> Expectation | None:
+    """What an answer has to be; None for any answer.
+
+    Args:
+        given: As `Expectation.of` takes it.
+
+    Raises:
+        InvalidRequest: One is at fault, or two say different things.
+    """
     if all(each is None or each == () for each in given.values()):
         return None
     from foundry_api.structured.expectation import Expectation  # noqa: PLC0415 - few calls need it

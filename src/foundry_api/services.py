@@ -209,11 +209,14 @@ class Services:
     async def having(self, name: str, tried: AbstractSet[Service] = frozenset()) -> Service:
         """The one to call next for a model: our own for the model that only it has.
 
+        Of several services the user named each; which of them is away shows when it is called, so
+        that the call goes on to the next one.
+
         Raises:
             ServiceError: None was found.
         """
         service = self.pick(tried)
-        if name.lower() == DEMO:
+        if name.lower() == DEMO and len(self._usable) == 1:
             connection = service.connection or await service.connect()
             if connection.endpoint.origin in {"cli", "port"}:
                 self._own = self._own or self._make_own()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import socket
 import sys
 from typing import TYPE_CHECKING
@@ -15,12 +16,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+NEVER_GIVEN = range(20_000, 32_000)
+"""Ports that no system gives by itself to who asks for any: Linux begins at 32,768."""
+
+
 def free_port() -> int:
-    """A port on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port on which nothing listens, and that nobody else is given meanwhile."""
+    while True:
+        port = secrets.choice(NEVER_GIVEN)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.asynccontextmanager

@@ -93,7 +93,8 @@ def test_a_line_that_cannot_be_asked_goes_to_the_error_file(
     finished = run("batch", "run", str(bad), "-o", str(output), *MODEL, home=shared_home)
     assert finished.returncode == 3, finished.stderr
     assert "3 lines: 2 answered, 1 failed" in finished.stdout
-    assert f"foundry-api batch retry {output}" in finished.stdout
+    assert "Correct it in a file of its own" in finished.stdout
+    assert "foundry-api batch retry" not in finished.stdout  # which would change nothing
     assert [line["custom_id"] for line in read(tmp_path / "answers.errors.jsonl")] == ["id-1"]
 
     status = json.loads(run("batch", "status", "--json", str(output), home=shared_home).stdout)
@@ -109,8 +110,53 @@ def test_a_strict_run_refuses_such_an_input(
     bad, output = with_a_bad_line(prompts), tmp_path / "answers.jsonl"
     finished = run("batch", "run", str(bad), "-o", str(output), "--strict", home=shared_home)
     assert (finished.returncode, finished.stdout) == (2, "")
-    assert "prompts.jsonl line 2" in finished.stderr
+    assert "is refused: 1 line of it cannot be asked" in finished.stderr
+    assert finished.stderr.count("prompts.jsonl line 2") == 1
     assert not output.exists()
+
+
+def openai_lines(path: Path, *names: str) -> Path:
+    """The same request under some names."""
+    body = {"messages": [{"role": "user", "content": "say-hello"}], "temperature": 0}
+    lines = [
+        {"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body}
+        for name in names
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_without_a_check_lines_of_the_same_name_are_all_answered(
+    shared_home: Path, tmp_path: Path
+) -> None:
+    asked = openai_lines(tmp_path / "prompts.jsonl", "twin", "other", "twin")
+    output = tmp_path / "answers.jsonl"
+    command = ("batch", "run", str(asked), "-o", str(output), *MODEL, "--no-check", "--ordered")
+    finished = run(*command, home=shared_home)
+    assert finished.returncode == 0, finished.stderr
+    assert [line["custom_id"] for line in read(output)] == ["twin", "other", "twin"]
+
+
+def test_identical_lines_are_asked_once_and_a_restart_asks_anew(
+    shared_home: Path, tmp_path: Path
+) -> None:
+    asked = openai_lines(tmp_path / "prompts.jsonl", "one", "two", "three")
+    output = tmp_path / "answers.jsonl"
+    command = ("batch", "run", str(asked), "-o", str(output), *MODEL, "--dedupe", "--json")
+    for again in ((), ("--restart",)):
+        told = json.loads(run(*command, *again, home=shared_home).stdout)
+        assert (told["done"], told["shared"], told["resumed"]) == (3, 2, 0)
+
+
+def test_a_batch_uses_the_cache_and_counts_what_came_of_it(
+    shared_home: Path, tmp_path: Path
+) -> None:
+    asked = openai_lines(tmp_path / "prompts.jsonl", "one")
+    cache = {"FOUNDRY_CACHE": str(tmp_path / "kept.db")}
+    for name, shared in (("first", 0), ("second", 1)):
+        command = ("batch", "run", str(asked), "-o", str(tmp_path / f"{name}.jsonl"), *MODEL)
+        told = json.loads(run(*command, "--json", home=shared_home, **cache).stdout)
+        assert (told["done"], told["shared"]) == (1, shared)
 
 
 def test_a_check_tells_what_is_wrong_without_asking_anything(prompts: Path) -> None:
@@ -156,13 +202,18 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
     output = tmp_path / "answers.jsonl"
     slow = prompts.read_text(encoding="utf-8") + "say-slowly\n"  # for most of a minute
     prompts.write_text(slow, encoding="utf-8")
-    command = ("batch", "run", str(prompts), "-o", str(output), *MODEL)
+    report = tmp_path / "report.html"
+    command = ("batch", "run", str(prompts), "-o", str(output), "--report", str(report), *MODEL)
     with Terminal(*command, home=shared_home) as terminal:
         terminal.expect(f"{ROWS} answered")
         terminal.process.send_signal(signal.SIGINT)
         terminal.expect(f"Stopped: {ROWS} of {ROWS + 1} lines are finished and kept")
         terminal.expect("The same command goes on from there.")
+        terminal.expect("tells what is there so far")
         assert terminal.exit_code() == 130
     assert not output.exists()
     status = json.loads(run("batch", "status", "--json", str(output), home=shared_home).stdout)
     assert (status["state"], status["counts"]["done"]) == ("stopped", ROWS)
+    page = report.read_text(encoding="utf-8")
+    assert "not finished" in page
+    assert "<svg" in page

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from foundry_api.batch.bodies import MEMBERS, checked_body, chosen_tool
 from foundry_api.batch.lines import CHAT_URL, EMBEDDINGS_URL, RESPONSES_URL, BatchUrl
 from foundry_api.batch.members import parsed_members
+from foundry_api.batch.plain import is_plain_chat
 from foundry_api.errors import FoundryError, InvalidRequest
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -210,3 +214,41 @@ def test_a_member_that_no_request_has_is_refused_with_the_nearest() -> None:
     with pytest.raises(InvalidRequest, match=r"no member max_token \(did you mean max_tokens\?\)"):
         parsed_members(["max_token=5"])
     assert "max_tokens" in MEMBERS
+
+
+ODD: list[Any] = [None, True, 0, 1, -1, 1.0, 2, 2.5, 2**31, 2**63, float("nan"), "", "5", [], {}]
+TEXTS = ["Hi", "Grüß dich", "\N{GRINNING FACE}", "", " ", "\u2003", "a\0b", "\ud800"]
+ROLES = ["system", "user", "assistant", "tool", "developer", 5]
+TURN = st.fixed_dictionaries(
+    {"role": st.sampled_from(ROLES), "content": st.sampled_from(TEXTS)},
+    optional={"name": st.just("me")},
+)
+NAMES = ["model", "max_tokens", "temperature", "top_p", "seed", "stream", "user"]
+TURNS = st.lists(TURN, min_size=1, max_size=2)
+BODY = st.builds(
+    lambda turns, members: {"messages": turns, **members},
+    st.just(HI) | TURNS | st.sampled_from(ODD),
+    st.dictionaries(st.sampled_from(NAMES), st.sampled_from([*TEXTS, *ODD]), max_size=2),
+)
+
+
+@settings(max_examples=1000)
+@given(BODY)
+def test_a_body_that_is_found_sound_at_once_passes_every_other_look(body: dict[str, Any]) -> None:
+    if not is_plain_chat(body):
+        return
+    with patch("foundry_api.batch.bodies.is_plain_chat", return_value=False):
+        assert checked_body(CHAT_URL, body) == body
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {},
+        {"model": "demo", "max_tokens": 50, "temperature": 0, "top_p": 1.0, "seed": -7},
+        {"messages": [{"role": "system", "content": "Be brief"}, *HI]},
+        {"messages": [*HI, {"role": "assistant", "content": "Grüß dich"}, *HI]},
+    ],
+)
+def test_the_commonest_bodies_are_found_sound_at_once(members: dict[str, Any]) -> None:
+    assert is_plain_chat({**CHAT, **members})

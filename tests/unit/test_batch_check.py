@@ -81,9 +81,8 @@ def test_names_that_are_none_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
 def test_names_that_only_seem_to_come_twice_are_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if the digests were of 2 bits, so that most of them are shared."""
-    digest = duplicates._digest
-    monkeypatch.setattr(duplicates, "_digest", lambda name: digest(name) % 4 + 1)
+    """As if the hashes were of 2 bits, so that most of them are shared."""
+    monkeypatch.setattr(duplicates, "hash", lambda name: hash(name) % 4 + 1, raising=False)
     lines = [asks(f"a{index}") for index in range(40)]
     report = check(source(tmp_path, [*lines, asks("a7")]))
     assert (report.bad, report.duplicates) == (1, {40})

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
+from itertools import count
+from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
-from foundry_api._version import __version__
-from foundry_api.batch.cluster.desk import Desk
+from foundry_api.batch.answers import answer_line, failed_line
+from foundry_api.batch.cluster.blocks import blocks
+from foundry_api.batch.cluster.desk import MOST_ALIKE, Desk
 from foundry_api.batch.cluster.pace import MOST_LINES, Pace
 from foundry_api.batch.cluster.told import Seat, Who
 from foundry_api.batch.engine import EngineState
 from foundry_api.batch.lines import BatchRequest, Finished, Line, Work
-from foundry_api.errors import BatchError, ModelNotFound, ServiceCrashed
+from foundry_api.batch.sharing import request_key
+from foundry_api.errors import ModelNotFound, ServiceCrashed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 IDLE = EngineState()
 
 
-def who(actor: str, node: str = "n1", life: str = "1", version: str = __version__) -> Who:
-    return Who(actor=actor, life=life, node=node, host=f"host of {node}", version=version)
+def who(actor: str, node: str = "n1", life: str = "1") -> Who:
+    return Who(actor=actor, life=life, node=node, host=f"host of {node}")
 
 
 def works(*indexes: int) -> list[Work]:
@@ -131,6 +140,73 @@ async def test_a_line_that_its_actors_die_of_is_given_up_alone() -> None:
     assert [each.work.line.index for each in collected.lost] == [0]
 
 
+def asking(*what: str, first: int = 0) -> list[Work]:
+    return [
+        Work(Line(each, each, each, None), BatchRequest(custom_id=str(each), body={"input": told}))
+        for each, told in enumerate(what, first)
+    ]
+
+
+def answered(work: Work) -> Finished:
+    output = answer_line(work.request, b'"yes"')
+    return msgspec.structs.replace(done(work.line.index)[0], output=output, completion_tokens=3)
+
+
+def sharing(attempts: int = 3) -> Desk:
+    desk = Desk(1, attempts=attempts, key_of=lambda work: request_key(work.request, "demo"))
+    desk.enter(who("a"))
+    return desk
+
+
+async def test_lines_that_ask_the_same_are_asked_once_and_each_is_answered_under_its_name() -> None:
+    desk = sharing()
+    alike = asking("red", "blue", "red", "red")
+    desk.put(alike)
+    assert indexes(await desk.take(0, "a")) == [0, 1]
+    desk.deliver("a", [answered(alike[0])], IDLE)
+    desk.put(asking("red", first=4))
+    finished = (await desk.collect()).finished
+    assert [each.index for each in finished] == [0, 2, 3, 4]
+    assert [each.shared for each in finished] == [False, True, True, True]
+    assert [each.digest for each in finished] == [0, 2, 3, 4]
+    for each in finished:
+        assert each.output == answer_line(asking("red", first=each.index)[0].request, b'"yes"')
+
+
+async def test_a_failure_is_that_of_all_that_waited_for_it_and_of_no_later_one() -> None:
+    desk = sharing()
+    desk.put(asking("red", "red"))
+    await desk.take(0, "a")
+    error = ModelNotFound("no such model")
+    desk.deliver("a", [failed_line(0, 0, "0", error, at=0.0)], IDLE)
+    finished = (await desk.collect()).finished
+    assert finished[1] == failed_line(1, 1, "1", error, at=0.0)
+    desk.put(asking("red", first=2))
+    assert indexes(await desk.take(1, "a")) == [2]
+
+
+async def test_a_line_that_is_given_up_takes_those_with_it_that_ask_the_same() -> None:
+    desk = sharing(attempts=1)
+    desk.put(asking("red", "red"))
+    await desk.take(0, "a")
+    await desk.take(0, "a")
+    desk.finish()
+    collected = await desk.collect()
+    assert [each.work.line.index for each in collected.lost] == [0, 1]
+    assert collected.over
+
+
+async def test_no_more_lines_are_read_than_may_wait_for_one_that_they_are_like() -> None:
+    desk = sharing()
+    alike = asking(*["red"] * (MOST_ALIKE + 1))
+    desk.put(alike)
+    room = asyncio.create_task(desk.room())
+    await asyncio.sleep(0)
+    assert not room.done()
+    desk.deliver("a", [answered(alike[0])], IDLE)
+    assert await room == 1
+
+
 async def test_what_one_got_wrong_ends_the_run_for_all() -> None:
     desk = Desk(2)
     desk.put(works(0))
@@ -140,12 +216,23 @@ async def test_what_one_got_wrong_ends_the_run_for_all() -> None:
     assert isinstance(collected.failure, ModelNotFound)
 
 
-async def test_a_node_with_another_version_is_named() -> None:
-    desk = Desk(1)
-    desk.enter(who("a", version="0.0.1"))
-    failure = (await desk.collect()).failure
-    assert isinstance(failure, BatchError)
-    assert "host of n1 has foundry-api 0.0.1" in failure.message
+async def test_the_reading_is_closed_with_the_run() -> None:
+    closed = False
+
+    async def read() -> AsyncIterator[Work]:
+        nonlocal closed
+        try:
+            for index in count():
+                yield works(index)[0]
+        finally:
+            closed = True
+
+    async def room() -> int:
+        return 1
+
+    async with aclosing(blocks(read(), room, lambda _: "demo")) as them:
+        assert len(await anext(them)) == 1
+    assert closed
 
 
 @pytest.mark.parametrize(("lines_a_second", "lines"), [(0, 1), (10, 5), (10_000, MOST_LINES)])

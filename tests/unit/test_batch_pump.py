@@ -461,3 +461,19 @@ def test_what_is_kept_has_a_bound_and_the_one_used_longest_ago_goes() -> None:
     kept.put(b"big", "w" * 99)
     assert kept.get(b"big") is None
     assert kept.get(b"six") is not None
+
+
+def test_a_pump_that_is_drained_finishes_what_is_in_flight_and_begins_nothing(run: Run) -> None:
+    async def test() -> None:
+        engine, given = Engine(), list[str]()
+        draining = pump()
+        async with aclosing(draining.results(several(lines(engine, 1000)))) as replies:
+            async for reply in replies:
+                given.append(reply)
+                if len(given) == 6:
+                    draining.drain()
+        assert sorted(map(int, given)) == sorted(engine.begun)
+        assert engine.cancelled == []
+        assert len(given) <= 6 + 4 + 4, "those that had ended, and those in flight"
+
+    run(test())

@@ -657,7 +657,10 @@ TEXT = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1
 ).filter(str.strip)
 ONE_LINE = TEXT.map(lambda text: text.replace("\n", " ").replace("\r", " ")).filter(str.strip)
-ANY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+ANY = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=60,
+)
 FORM = st.tuples(
     st.sampled_from(sorted(PACK)),
     st.sampled_from([b"", b"\xef\xbb\xbf"]),

@@ -870,6 +870,6 @@ class BreakerAgainstModel(RuleBasedStateMachine):
 
 
 BreakerAgainstModel.TestCase.settings = hypothesis_settings(
-    max_examples=150, stateful_step_count=40, deadline=None
+    max_examples=150, stateful_step_count=40
 )
 TestBreakerAgainstModel = BreakerAgainstModel.TestCase

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from foundry_api.batch.engine import EngineState
+from foundry_api.batch.options import BatchOptions, InputOptions
 from foundry_api.batch.progress import BatchProgress
 from foundry_api.cli import main
 from foundry_api.cli.batch.screen import _Screen
@@ -32,6 +33,21 @@ def progress(**changes: Any) -> BatchProgress:
             **changes,
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("output", "errors"),
+    [
+        ("answers.jsonl", "answers.errors.jsonl"),
+        ("answers", "answers.errors.jsonl"),
+        ("mine.train.parquet", "mine.train.errors.jsonl"),
+        ("mine.test.parquet", "mine.test.errors.jsonl"),
+        (".jsonl", ".jsonl.errors.jsonl"),
+    ],
+)
+def test_each_output_has_an_error_file_of_its_own(output: str, errors: str) -> None:
+    options = BatchOptions(input=InputOptions(path="in.txt"), output=output)
+    assert options.errors_path.name == errors
 
 
 def screen(now: BatchProgress, width: int = 100) -> list[str]:

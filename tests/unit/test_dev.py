@@ -161,6 +161,18 @@ class TestInstalling:
             prepared(dev, root, failing=step, error=KeyboardInterrupt())
         assert prepared(dev, root) == EVERYTHING
 
+    @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+    def test_an_environment_that_is_a_link_is_left_where_it_leads(
+        self, dev: Any, root: Path, tmp_path: Path
+    ) -> None:
+        theirs = tmp_path / "theirs"
+        theirs.mkdir()
+        (theirs / "dev.stamp").write_text("of another checkout")
+        (root / ".venv").symlink_to(theirs)
+        assert prepared(dev, root) == EVERYTHING
+        assert [each.name for each in theirs.iterdir()] == ["dev.stamp"]
+        assert not (root / ".venv").is_symlink()
+
     def test_an_interrupted_removal_starts_anew(
         self, dev: Any, root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -292,5 +292,5 @@ class Queue(RuleBasedStateMachine):
         self.runner.close()
 
 
-Queue.TestCase.settings = hypothesis_settings(max_examples=40, deadline=None)
+Queue.TestCase.settings = hypothesis_settings(max_examples=40)
 TestQueue = Queue.TestCase

@@ -78,7 +78,7 @@ def test_a_name_of_unheard_of_length_is_no_name(path: Path) -> None:
 
 
 @given(st.binary(max_size=300), st.integers(0, 300))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_no_bytes_raise_anything_else(path: Path, noise: bytes, at: int) -> None:
     good = model(weights("a", location="model.onnx.data", offset=0, length=8))
     for content in (noise, good[:at] + noise + good[at:]):

@@ -50,7 +50,7 @@ class BudgetMachine(RuleBasedStateMachine):
         assert 100 * self.taken <= self.capacity + self.successes * self.deposit + 1e-6
 
 
-BudgetMachine.TestCase.settings = hypothesis_settings(max_examples=60, deadline=None)
+BudgetMachine.TestCase.settings = hypothesis_settings(max_examples=60)
 TestBudget = BudgetMachine.TestCase
 
 

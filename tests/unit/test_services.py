@@ -141,6 +141,14 @@ async def test_the_demo_model_of_a_found_service_is_our_own_hosts(
     assert len(list(both)) == 1 + own
 
 
+async def test_of_several_services_none_has_to_be_there_to_be_picked() -> None:
+    """What is raised here is not held against the service: the call would come back to it."""
+    away, b = World("http://a", alive=False), busy(World("http://b"), 1)
+    both = services(away, b)
+    assert await both.having("demo") is away.service
+    assert await both.having("demo", {away.service}) is b.service
+
+
 async def test_callers_that_come_together_connect_once() -> None:
     world = World()
     world.gate.clear()

@@ -21,7 +21,7 @@ def wanted_of(services: Iterable[Service]) -> int:
     wanted = 0
     for service in services:
         if service.breaker.state == "closed" or service.breaker.due:
-            wanted += 2 * service.limiter.statistics().limit + 2
+            wanted += 2 * service.limiter.limit + 2
     return wanted or 1
 
 

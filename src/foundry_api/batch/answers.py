@@ -26,9 +26,27 @@ if TYPE_CHECKING:
     from foundry_api.replies.embeddings import Vector
     from foundry_api.replies.responses import Response
 
-__all__ = ["answer_body", "answer_line", "facts_of", "failed_line", "failure_line"]
+__all__ = ["answer_body", "answer_line", "facts_of", "failed_line", "failure_line", "renamed_line"]
 
 _ENCODER = msgspec.json.Encoder()
+
+
+class _Response(msgspec.Struct):
+    status_code: int
+    request_id: str
+    body: msgspec.Raw
+
+
+class _Written(msgspec.Struct):
+    """A line as it is written, as far as it names its request."""
+
+    id: str
+    custom_id: str | None
+    response: _Response | None
+    error: msgspec.Raw
+
+
+_DECODER = msgspec.json.Decoder(_Written)
 
 FIRST_ERROR = 400
 
@@ -100,6 +118,16 @@ def answer_line(request: BatchRequest, body: bytes) -> bytes:
             "error": None,
         }
     )
+
+
+def renamed_line(line: bytes, custom_id: str) -> bytes:
+    """The same line, answered or failed, for another request that asks the same."""
+    written = _DECODER.decode(line)
+    name = _digest(custom_id)
+    written.id, written.custom_id = f"batch_req_{name}", custom_id
+    if written.response is not None:
+        written.response.request_id = f"req_{name}"
+    return _ENCODER.encode(written)
 
 
 def failure_line(index: int, custom_id: str | None, error: FoundryError) -> bytes:

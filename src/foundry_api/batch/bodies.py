@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from foundry_api.arguments import chat_request, check_range, check_text
+from foundry_api.arguments import MAX_SEED, chat_request, check_range, check_text
 from foundry_api.batch.lines import CHAT_URL, EMBEDDINGS_URL, RESPONSES_URL, URLS
+from foundry_api.batch.plain import is_plain_chat
 from foundry_api.batch.turns import turns
 from foundry_api.errors import InvalidRequest
 
@@ -28,7 +29,6 @@ __all__ = ["MEMBERS", "checked_body", "chosen_tool", "nearest"]
 
 MAX_PENALTY = 2.0
 MAX_INT = 2**31 - 1
-MAX_SEED = 2**63 - 1
 
 
 def checked_body(url: BatchUrl, body: Body) -> dict[str, Any]:
@@ -45,6 +45,8 @@ def checked_body(url: BatchUrl, body: Body) -> dict[str, Any]:
         InvalidRequest: A member is unknown, missing, or at fault; `.field` names it.
         FoundryError: What it asks for is in no generation of the service.
     """
+    if url == CHAT_URL and is_plain_chat(body):
+        return dict(body)
     known = _KNOWN[url]
     kept = {name: value for name, value in body.items() if _asks(url, name, value)}
     for name, value in kept.items():

@@ -46,6 +46,10 @@ class BatchEngine(Protocol):
         """
         ...
 
+    def drain(self) -> None:
+        """Begin no more lines: those in flight are finished, the others are left."""
+        ...
+
     def state(self) -> EngineState:
         """What goes on now."""
         ...

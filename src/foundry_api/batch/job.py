@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,14 +10,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from foundry_api.batch.journal import Checked, Journal
+from foundry_api.batch.journal import Checked, Journal, read_status
 from foundry_api.batch.ledger import OutputStream
 from foundry_api.batch.options import STANDARD_STREAM
 from foundry_api.batch.progress import BatchProgress, Meter
-from foundry_api.batch.run import Run, Task
+from foundry_api.batch.run import RETURN_S, Run, Task
+from foundry_api.batch.sharing import forget_answers
 from foundry_api.batch.sources import CheckReport, check, open_source
 from foundry_api.batch.thread import BlockingThread
-from foundry_api.errors import BatchInputInvalid
+from foundry_api.batch.words import number
+from foundry_api.errors import BatchInputInvalid, BatchInUse, BatchStorageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.engine import BatchEngine
     from foundry_api.batch.figures import Figures
+    from foundry_api.batch.journal import Published
     from foundry_api.batch.options import BatchOptions
     from foundry_api.batch.sources import CheckProgress, Source
 
@@ -111,6 +115,8 @@ class BatchJob:
                 return await self._streamed(source, engine, thread)
             journal = await thread(self._open_journal, source)
             try:
+                if self._restart:
+                    await thread(forget_answers, self._options.directory)
                 return await self._journaled(source, journal, engine, thread)
             finally:
                 await thread(journal.close)
@@ -136,7 +142,7 @@ class BatchJob:
         else:
             total = checked.total
         self._tell(self._meter.progress("publishing", total=total))
-        published = await thread(journal.publish, total)
+        published = await _published(journal, total, thread)
         figures = await thread(journal.figures)
         return BatchSummary(
             total=total,
@@ -185,6 +191,8 @@ class BatchJob:
         options = self._options
         if options.input.path != STANDARD_STREAM or options.to_stream or not options.check:
             return open_source(options.input)
+        if self._restart:
+            _refuse_running(options.directory)  # its copy of standard input is about to be replaced
         return open_source(
             options.input,
             spool=options.directory / SPOOL,
@@ -215,10 +223,9 @@ class BatchJob:
     def _check(self, source: Source) -> CheckReport:
         report = check(source, tell=self._tell_check)
         if report.bad and self._options.strict:
-            first = report.problems[0].message
-            more = f", and {report.bad - 1} more" if report.bad > 1 else ""
+            those = "1 line" if report.bad == 1 else f"{number(report.bad)} lines"
             raise BatchInputInvalid(
-                f"{source.name} is refused: {first}{more}",
+                f"{source.name} is refused: {those} of it cannot be asked",
                 hint="Mend these lines, or leave --strict out: they go to the error file then.",
             ).with_problems(tuple(each.message for each in report.problems))
         return report
@@ -243,6 +250,24 @@ class BatchJob:
             yield
         finally:
             self._leaving = True
+
+
+def _refuse_running(directory: Path) -> None:
+    try:
+        running = read_status(directory).running
+    except BatchStorageFailed:
+        return  # there is no batch, or what is there is refused when it is opened
+    if running:
+        raise BatchInUse("another process works on this batch", hint="Wait for it.")
+
+
+async def _published(journal: Journal, total: int, thread: BlockingThread) -> Published:
+    """Publish. While another runner does, wait for it in a way that can be ended."""
+    while True:
+        try:
+            return await thread(journal.publish, total)
+        except BatchInUse:
+            await asyncio.sleep(RETURN_S)
 
 
 class _Left(Exception):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from foundry_api.batch.assembly import Conditions, pump_of
 from foundry_api.batch.engine import EngineState
 from foundry_api.batch.line_task import Calling, LineTask, Reply
-from foundry_api.batch.sharing import Kept
+from foundry_api.batch.sharing import ANSWERS_FILE, Kept
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
     from foundry_api.cache.store import ResponseCache
     from foundry_api.client import FoundryAPIClient
 
-__all__ = ["ANSWERS_FILE", "LocalEngine"]
-
-ANSWERS_FILE = "answers.db"
-"""In the directory that `dedupe` names: the answers that identical lines share."""
+__all__ = ["LocalEngine"]
 
 
 class LocalEngine:
@@ -71,6 +68,11 @@ class LocalEngine:
             self._pump = None
             if store is not None:
                 await store.close()
+
+    def drain(self) -> None:
+        """See `BatchEngine.drain`."""
+        if self._pump is not None:
+            self._pump.drain()
 
     def state(self) -> EngineState:
         """See `BatchEngine.state`."""

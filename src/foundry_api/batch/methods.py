@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
     from typing import Unpack
 
     from foundry_api.batch.keywords import BatchKeywords, Failures
     from foundry_api.batch.results import BatchAnswer, BatchItem, BatchResult, Prompt
     from foundry_api.client import FoundryAPIClient
-    from foundry_api.messages import Completion
+    from foundry_api.messages import Completion, Message
     from foundry_api.options import ChatOptions
+    from foundry_api.structured.expectation import Expectation
 
     Prompts = Iterable[Prompt] | AsyncIterable[Prompt]
     BatchItems = Iterable[BatchItem] | AsyncIterable[BatchItem]
@@ -22,7 +24,7 @@ __all__ = ["BatchMethods"]
 _T = TypeVar("_T")
 
 
-class BatchMethods:
+class BatchMethods(ABC):
     """What a client does with many requests; `FoundryAPIClient` inherits it."""
 
     @overload
@@ -114,7 +116,9 @@ class BatchMethods:
 
         Args:
             requests: Prompts, conversations, or `BatchRequest`s, which say all by themselves; from
-                any iterable, or from an asynchronous one if getting them takes time.
+                any iterable, or from an asynchronous one if getting them takes time. They are read
+                on the client's event loop: that of a `FoundryClient` is in a thread of its own,
+                where the client itself can't be called.
             system: Instructions ahead of each prompt.
             response_model: As in `complete`, for every prompt.
             choice: As in `complete`.
@@ -150,8 +154,8 @@ class BatchMethods:
                 "grammar": grammar,
                 "parser": parser,
                 "validators": validators,
-                "repairs": repairs,
             },
+            repairs=repairs,
             options=options,
             ordered=ordered,
             errors=errors,
@@ -159,4 +163,14 @@ class BatchMethods:
             attempts=attempts,
             patience_s=patience,
         )
-        return results_of(cast("FoundryAPIClient", self), requests, order)
+        return results_of(cast("FoundryAPIClient", self), requests, order, self._expected)
+
+    @abstractmethod
+    async def _expected(
+        self,
+        messages: Iterable[Message | Mapping[str, Any]],
+        options: ChatOptions,
+        repairs: int,
+        expectation: Expectation | None,
+    ) -> Completion[Any]:
+        """The answer to a conversation, where it is known what it has to be."""

@@ -12,6 +12,9 @@ __all__ = ["STANDARD_STREAM", "BatchOptions", "InputOptions", "directory_of"]
 STANDARD_STREAM = "-"
 """Stands for standard input, and for standard output."""
 
+SUFFIXES = (".jsonl", ".json", ".parquet")
+"""What the error file leaves out of the output's name."""
+
 
 def directory_of(output: str | Path) -> Path:
     """Where the journal of the batch with that output lies."""
@@ -93,6 +96,7 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
         """Where the lines go that failed."""
         if self.errors is not None:
             return Path(self.errors)
-        output = Path(self.output)
-        stem = output.name.split(".")[0] or output.name
-        return output.with_name(f"{stem}.errors.jsonl")
+        name = output = Path(self.output)
+        while name.suffix in SUFFIXES:
+            name = name.with_suffix("")
+        return output.with_name(f"{name.name}.errors.jsonl")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Iterable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast, get_args
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
 
 from foundry_api.arguments import (
     chat_request,
@@ -24,14 +25,33 @@ from foundry_api.batch.keywords import Failures
 from foundry_api.batch.lines import BatchRequest
 from foundry_api.batch.program_task import ItemTask
 from foundry_api.batch.sharing import Kept
+from foundry_api.chat_methods import expectation_of
 from foundry_api.errors import InvalidRequest
 from foundry_api.options import ChatOptions
 
 if TYPE_CHECKING:
+    from foundry_api.batch.program_task import Chat
     from foundry_api.batch.results import BatchItem, BatchResult
     from foundry_api.client import FoundryAPIClient
+    from foundry_api.messages import Completion
+    from foundry_api.structured.expectation import Expectation
 
-__all__ = ["BatchOrder", "results_of"]
+__all__ = ["Answer", "BatchOrder", "results_of"]
+
+
+class Answer(Protocol):
+    """The client's call for a conversation, where it is known what its answer has to be."""
+
+    def __call__(
+        self,
+        messages: Any,
+        options: ChatOptions,
+        repairs: int,
+        expectation: Expectation | None,
+    ) -> Awaitable[Completion[Any]]:
+        """The answer."""
+        ...
+
 
 BREATH = 16
 """Requests of a plain iterable that are taken before everything else gets its turn."""
@@ -43,7 +63,8 @@ class BatchOrder:
 
     Attributes:
         system: Instructions ahead of each prompt.
-        wanted: What the answers to prompts have to be, as `chat` takes it.
+        wanted: What the answers to prompts have to be, as `chat` takes it, without `repairs`.
+        repairs: How often such an answer that does not pass is asked for again.
         options: See `ChatOptions`.
         ordered: Whether the results keep the order of the requests.
         errors: Whether a failure is a result, or is raised.
@@ -54,6 +75,7 @@ class BatchOrder:
 
     system: str | None
     wanted: dict[str, Any]
+    repairs: int
     options: ChatOptions
     ordered: bool
     errors: Failures
@@ -66,25 +88,35 @@ def results_of(
     client: FoundryAPIClient,
     requests: Iterable[BatchItem] | AsyncIterable[BatchItem],
     order: BatchOrder,
+    answer: Answer,
 ) -> AsyncGenerator[BatchResult[Any]]:
     """The results of a batch.
+
+    Args:
+        client: Makes the calls.
+        requests: What is asked.
+        order: How.
+        answer: Makes the client's call for a conversation.
 
     Raises:
         InvalidRequest: An argument is at fault; at once. The rest while iterating.
     """
     _check(requests, order)
-    return _results(client, requests, order)
+    expectation = expectation_of(**order.wanted)  # once: it may be a schema to be compiled
+    chat = partial(answer, options=order.options, repairs=order.repairs, expectation=expectation)
+    return _results(client, requests, order, chat)
 
 
 async def _results(
     client: FoundryAPIClient,
     requests: Iterable[BatchItem] | AsyncIterable[BatchItem],
     order: BatchOrder,
+    chat: Chat,
 ) -> AsyncGenerator[BatchResult[Any]]:
     kept = Kept["BatchResult[Any]"](ItemTask.size_of) if order.dedupe else None
     conditions = Conditions(attempts=order.attempts, patience_s=order.patience_s)
     pump = pump_of(client, conditions, kept=kept, ordered=order.ordered)
-    async with aclosing(pump.results(_tasks(client, requests, order))) as results:
+    async with aclosing(pump.results(_tasks(client, requests, order, chat))) as results:
         async for result in results:
             if result.error is not None and order.errors == "raise":
                 raise result.error
@@ -95,6 +127,7 @@ async def _tasks(
     client: FoundryAPIClient,
     requests: Iterable[BatchItem] | AsyncIterable[BatchItem],
     order: BatchOrder,
+    chat: Chat,
 ) -> AsyncGenerator[ItemTask]:
     index = 0
     async with aclosing(_each(requests)) as items:
@@ -103,8 +136,8 @@ async def _tasks(
                 index,
                 item,
                 client=client,
+                chat=chat,
                 system=order.system,
-                wanted=order.wanted,
                 options=order.options,
                 dedupe=order.dedupe,
             )
@@ -147,7 +180,7 @@ def _check(requests: Any, order: BatchOrder) -> None:
     check_range("patience", order.patience_s, 0, math.inf)
     check_range("attempts", order.attempts, 1, math.inf)
     _check_options(order.options)
-    _check_wanted(**order.wanted)
+    check_repairs(order.repairs)
 
 
 def _check_options(options: ChatOptions) -> None:
@@ -160,11 +193,3 @@ def _check_options(options: ChatOptions) -> None:
         if name not in {"model", "timeout", "deadline", "download", "cache"}
     }
     chat_request(prompt_turns("?"), **cast("dict[str, Any]", told))
-
-
-def _check_wanted(*, repairs: int, **wanted: Any) -> None:
-    check_repairs(repairs)
-    if any(each is not None and each != () for each in wanted.values()):
-        from foundry_api.structured.expectation import Expectation  # noqa: PLC0415 - few need it
-
-        Expectation.of(**wanted)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from foundry_api.client import FoundryAPIClient
     from foundry_api.options import ChatOptions
 
-__all__ = ["ItemTask"]
+__all__ = ["Chat", "ItemTask"]
+
+Chat = Callable[[Any], Awaitable[Completion[Any]]]
+"""The answer to a conversation."""
 
 _BOUNDS = frozenset({"timeout", "deadline", "download", "cache"})
 _FLOAT_BYTES = 32
@@ -39,13 +42,13 @@ class ItemTask(BatchTask[BatchResult[Any]]):
         index: Its place among the requests.
         item: The request as it was given; it is looked at when it is its turn.
         client: Makes the call.
+        chat: Makes the call for a conversation.
         system: Instructions ahead of a prompt.
-        wanted: What the answer to a prompt has to be.
         options: Of every call.
         dedupe: Whether it may share the answer of an identical one.
     """
 
-    __slots__ = ("_client", "_custom_id", "_item", "_options", "_system", "_wanted")
+    __slots__ = ("_chat", "_client", "_custom_id", "_item", "_options", "_system")
 
     def __init__(
         self,
@@ -53,8 +56,8 @@ class ItemTask(BatchTask[BatchResult[Any]]):
         item: Any,
         *,
         client: FoundryAPIClient,
+        chat: Chat,
         system: str | None,
-        wanted: dict[str, Any],
         options: ChatOptions,
         dedupe: bool,
     ) -> None:
@@ -65,8 +68,8 @@ class ItemTask(BatchTask[BatchResult[Any]]):
         self._item = item
         self._custom_id = item.custom_id if is_whole else f"request-{index}"
         self._client = client
+        self._chat = chat
         self._system = system
-        self._wanted = wanted
         self._options = options
 
     @staticmethod
@@ -103,11 +106,7 @@ class ItemTask(BatchTask[BatchResult[Any]]):
         item = self._item
         if isinstance(item, BatchRequest):
             return await ask(self._client, _checked(item), _bounds(self._options), self.group)
-        turns = _turns(self.index, item, self._system)
-        # Which of the overloads it is depends on what is wanted.
-        chat: Any = self._client.chat
-        answer: Completion[Any] = await chat(turns, **self._wanted, **self._options)
-        return answer
+        return await self._chat(_turns(self.index, item, self._system))
 
 
 def _bounds(options: ChatOptions) -> Bounds:

@@ -79,6 +79,7 @@ class Pump(Generic[_R]):
         self._witness = False  # after a conviction another line has to show that the service lives
         self._pause: asyncio.Task[None] | None = None
         self._fed = False
+        self._draining = False
         self._failure: BaseException | None = None
         self._room, self._news = asyncio.Event(), asyncio.Event()
 
@@ -104,7 +105,8 @@ class Pump(Generic[_R]):
                 if self._failure is not None:
                     raise self._failure
                 if self._is_over():
-                    self._release()
+                    if not self._draining:  # else what is in doubt is left, like what waits
+                        self._release()
                     if not self._outlet:
                         return
                     continue
@@ -112,6 +114,11 @@ class Pump(Generic[_R]):
                 await self._news.wait()
         finally:
             await self._end(feeder)
+
+    def drain(self) -> None:
+        """Begin nothing more; what is in flight still gives its results."""
+        self._draining = True
+        self._news.set()
 
     async def _feed(self, tasks: AsyncIterable[BatchTask[_R]]) -> None:
         async with AsyncExitStack() as stack:
@@ -134,6 +141,8 @@ class Pump(Generic[_R]):
         self._news.set()
 
     def _is_over(self) -> bool:
+        if self._draining:
+            return not self._flying
         return self._fed and not (self._flying or self._pause or self.queued)
 
     def _start(self) -> None:
@@ -144,11 +153,13 @@ class Pump(Generic[_R]):
         self._room.set()
 
     def _next(self) -> Ticket[_R] | None:
-        if self._failure is not None or self._pause is not None or not self._outlet.has_room:
+        if self._failure is not None or self._pause is not None or self._draining:
+            return None
+        if not self._outlet.has_room:
             return None
         if self._suspects or self._quiet or self._isolated:
             return None if self._flying else self._next_alone()
-        if len(self._flying) >= self._allowance.now:
+        if not len(self._waiting) or len(self._flying) >= self._allowance.now:
             return None
         return self._waiting.take()
 

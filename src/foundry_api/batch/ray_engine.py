@@ -75,15 +75,17 @@ class RayEngine:
                 settings=self._settings,
                 attempts=self._attempts,
                 patience_s=self._patience_s,
-                dedupe=self._dedupe,
             )
-            self._run = ClusterRun(options, self._tell)
+            self._run = ClusterRun(options, self._tell, dedupe=self._dedupe)
             try:
                 async with aclosing(self._run.answers(works)) as answers:
                     async for finished in answers:
                         yield finished
             finally:
                 self._run = None
+
+    def drain(self) -> None:
+        """The nodes finish what they have: it is no more than keeps them busy."""
 
     def state(self) -> EngineState:
         """See `BatchEngine.state`."""

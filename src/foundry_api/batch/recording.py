@@ -51,16 +51,22 @@ class Recorder:
             await self.flush()
 
     async def flush(self) -> None:
-        """Have all that was taken recorded.
+        """Have all that was taken recorded. What it does not come to is left for the next time.
 
         Raises:
             BatchStorageFailed: It cannot be; nothing of the group is.
         """
         async with self._turn:
-            group, self._group, self._bytes = self._group, [], 0
+            group, size = self._group, self._bytes
+            self._group, self._bytes = [], 0
             self._some.clear()
-            if group:
+            if not group:
+                return
+            try:
                 await self._record(group)
+            except BaseException:
+                self._group, self._bytes = group + self._group, size + self._bytes
+                raise
 
     async def run(self) -> None:
         """Record what was taken, again and again, until cancelled.

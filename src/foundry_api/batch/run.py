@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from foundry_api.batch.sources import Source
     from foundry_api.batch.thread import BlockingThread
 
-__all__ = ["Run", "Task"]
+__all__ = ["RETURN_S", "Run", "Task"]
 
 TELL_S = 0.25
 BEAT_S = 1.0
@@ -131,28 +131,34 @@ class Run:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await _end(tasks)
-            await self._recorder.flush()  # what is answered is kept, whatever ended the run
+            try:
+                await self._recorder.flush()  # what is answered is kept, whatever ended the run
+            finally:
+                self._tell(self._progress())
         for task in tasks:
             if not task.cancelled():
                 task.result()
-        self._tell(self._progress())
         return self.total or 0
 
     async def _rounds(self) -> None:
         """Go through the input until nothing is left, for others to finish either."""
         only: AbstractSet[int] | None = None
         while True:
+            before = self._meter.lines
             refused = await self._round(only)
             await self._recorder.flush()
+            if self.total is not None and await self._is_complete():
+                return
             if self._leaving:
                 raise BatchCancelled("the batch was cancelled")
-            if await self._is_complete():
-                return
-            if not refused:
+            if refused:
+                only = await self._freed(refused)
+                if only is None:
+                    return
+            elif self._meter.lines == before:
                 raise BatchError("the engine did not answer every line", hint="Run it again.")
-            only = await self._freed(refused)
-            if only is None:
-                return
+            else:
+                only = None  # another runner had failed lines asked again
 
     async def _round(self, only: AbstractSet[int] | None) -> AbstractSet[int]:
         """Answer what nobody else has. The blocks that others work on."""
@@ -207,7 +213,7 @@ class Run:
     async def _freed(self, refused: AbstractSet[int]) -> AbstractSet[int] | None:
         """Wait until a block is free that another runner left unfinished; None if all is done."""
         self._phase = "waiting"
-        while True:
+        while not self._leaving:
             free = {block for block in refused if await self._thread(self._ledger.claim, block)}
             if free:
                 self._phase = "running"
@@ -215,6 +221,7 @@ class Run:
             if await self._is_complete():
                 return None
             await asyncio.sleep(RETURN_S)
+        raise BatchCancelled("the batch was cancelled")
 
     async def _is_complete(self) -> bool:
         return await self._thread(self._ledger.complete, self.total or 0)
@@ -227,7 +234,9 @@ class Run:
             how = await self._thread(self._ledger.beat, msgspec.json.encode(progress))
             if how == "stop":
                 raise BatchCancelled("the batch was cancelled")
-            self._leaving = self._leaving or how == "drain"
+            if how == "drain" and not self._leaving:
+                self._leaving = True
+                self._engine.drain()
             for _ in range(round(BEAT_S / TELL_S)):
                 await asyncio.sleep(TELL_S)
                 self._tell(self._progress())

@@ -10,12 +10,16 @@ import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from foundry_api.batch.lines import BatchRequest
 
-__all__ = ["KEPT_BYTES", "Kept", "request_key"]
+__all__ = ["ANSWERS_FILE", "KEPT_BYTES", "Kept", "forget_answers", "request_key"]
 
 _R = TypeVar("_R")
+
+ANSWERS_FILE = "answers.db"
+"""Beside a journal: the answers that identical lines share, for as long as the batch goes on."""
 
 KEPT_BYTES = 64 * 2**20
 
@@ -67,3 +71,9 @@ def request_key(request: BatchRequest, model: str) -> bytes:
     members = sorted({**request.body, "model": model}.items())
     asked = msgspec.json.encode((request.url, members))
     return hashlib.blake2b(asked, digest_size=16).digest()
+
+
+def forget_answers(directory: Path) -> None:
+    """Remove the answers that identical lines share, and what SQLite keeps beside them."""
+    for path in directory.glob(f"{ANSWERS_FILE}*"):
+        path.unlink()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from foundry_api.cache.database import APPLICATION_ID, BUSY_MS, SCHEMA, VERSION
 from foundry_api.service.lock import FileLock
+from foundry_api.service.private_file import create_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +62,7 @@ class AnswersFile:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
         # SQLite gives its side files the permissions of the file, so it has to have them first.
-        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, PRIVATE_FILE))
+        create_file(self.path)
         if os.name == "posix":
             self.path.chmod(PRIVATE_FILE)
         self._opened = self._identity()

@@ -55,4 +55,4 @@ class BatchStorageFailed(BatchError):
 class BatchCancelled(BatchError):
     """The batch was cancelled with `batch cancel`."""
 
-    default_hint = "The same command goes on."
+    default_hint = "What is answered is kept."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import msgspec
 
 from foundry_api.errors import ConfigurationError
 from foundry_api.monitor.sample import HealthSample
+from foundry_api.service.private_file import create_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,6 @@ log = logging.getLogger("foundry_api")
 APPLICATION_ID = 0x666F756E
 """`foun`: tells this package's files from other SQLite databases."""
 
-HEADER = b"SQLite format 3\0"
 SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
@@ -88,7 +87,7 @@ class SampleStore:
     def _opened(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # SQLite gives its side files the permissions of the file, so it has to have them first.
-        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+        create_file(self._path)
         _refuse_foreign(self._path)
         try:
             return self._prepared()
@@ -96,7 +95,7 @@ class SampleStore:
             raise
         except sqlite3.DatabaseError as error:
             self._set_aside(error)
-            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+            create_file(self._path)
             return self._prepared()
 
     def _prepared(self) -> sqlite3.Connection:
@@ -168,13 +167,27 @@ def _decoded(path: Path, rows: list[str]) -> list[HealthSample]:
 
 def _refuse_foreign(path: Path) -> None:
     """A file that is something else was named by mistake, and is not ours to touch."""
-    with path.open("rb") as file:
-        head = file.read(100)
-    number = int.from_bytes(head[68:72], "big")  # where SQLite keeps the application's number
-    if head and (not head.startswith(HEADER) or number != APPLICATION_ID):
+    if path.stat().st_size and _is_foreign(path):
         raise ConfigurationError(
             f"{path} is not a history of this program", hint="Name another file."
         )
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is no database, or another program's.
+
+    SQLite is asked: reading the file here would free the locks of this process's connections to it.
+    """
+    try:
+        with closing(sqlite3.connect(path, timeout=BUSY_S)) as database:
+            number: int = database.execute("PRAGMA application_id").fetchone()[0]
+            return number != APPLICATION_ID
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_CORRUPT:
+            return False  # that is for who reads more of it
+        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            return True
+        raise
 
 
 class StoreWriter:

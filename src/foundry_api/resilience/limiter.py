@@ -141,6 +141,11 @@ class Limiter:
         """Calls in flight and calls that wait."""
         return self._in_flight + len(self._queue)
 
+    @property
+    def limit(self) -> int:
+        """How many calls may be in flight."""
+        return self._limit
+
     def statistics(self) -> LimiterStatistics:
         """What it does now."""
         return LimiterStatistics(

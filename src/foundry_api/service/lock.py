@@ -19,16 +19,34 @@ if sys.platform == "win32":
     def _try_lock(descriptor: int) -> None:
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
 
+    def _is_locked(descriptor: int) -> bool:
+        for _ in range(LOOKS):
+            try:
+                _try_lock(descriptor)
+            except OSError:
+                time.sleep(POLL_S)  # it may be another one who looks
+            else:
+                return False
+        return True
+
 else:
     import fcntl
 
     def _try_lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
+    def _is_locked(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # several may look at once
+        except OSError:
+            return True
+        return False
 
-__all__ = ["FileLock"]
+
+__all__ = ["FileLock", "is_held"]
 
 POLL_S = 0.02
+LOOKS = 3
 
 
 class FileLock:
@@ -84,3 +102,18 @@ class FileLock:
                 self._sleep(POLL_S)
             else:
                 return
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody holds a lock. Those who only look are not taken for its holder.
+
+    For that moment of looking nobody else gets the lock; who wants it should wait a little for it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return _is_locked(descriptor)
+    finally:
+        os.close(descriptor)

@@ -8,10 +8,26 @@ import secrets
 import time
 from pathlib import Path
 
-__all__ = ["move_into_place", "replace_file"]
+__all__ = ["create_file", "move_into_place", "replace_file"]
+
+PRIVATE = 0o600
 
 REPLACE_ATTEMPTS = 20
 REPLACE_WAIT_S = 0.01
+
+
+def create_file(path: Path) -> None:
+    """Make an empty file for this user only, if nothing is there.
+
+    What is there is not even opened: closing a database's file frees the locks that SQLite holds on
+    it for other connections of this process (https://www.sqlite.org/howtocorrupt.html, section
+    "POSIX advisory locks canceled by a separate thread doing close()").
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, PRIVATE))
 
 
 def replace_file(path: Path | str, content: bytes) -> None:
@@ -22,7 +38,7 @@ def replace_file(path: Path | str, content: bytes) -> None:
     """
     target = Path(path)
     draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

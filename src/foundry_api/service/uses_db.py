@@ -21,6 +21,7 @@ from foundry_api.errors import ServiceStartFailed
 from foundry_api.messages import Model, ModelUser
 from foundry_api.service import state
 from foundry_api.service.lock import FileLock
+from foundry_api.service.private_file import create_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
@@ -64,7 +65,6 @@ commit;
 
 DAMAGED = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
 PRIVATE_DIRECTORY = 0o700
-PRIVATE_FILE = 0o600
 
 log = logging.getLogger("foundry_api")
 
@@ -384,7 +384,7 @@ class UsesDb:
             self._create_locked()
 
     def _create_locked(self) -> None:
-        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, PRIVATE_FILE))
+        create_file(self._path)
 
     def _laid_out(self) -> sqlite3.Connection:
         """The file with its tables. One process makes them, and the others wait.

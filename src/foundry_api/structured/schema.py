@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar, cast, get_args
@@ -15,6 +16,11 @@ from foundry_api.structured.refusal import Refused
 __all__ = ["ResponseModel", "response_model"]
 
 T = TypeVar("T")
+
+KEPT_SCHEMAS = 64
+"""A schema costs milliseconds to check, and the requests of a program have few of them."""
+
+_UNENCODABLE = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 
 
 class ResponseModel(msgspec.Struct, Generic[T], frozen=True):
@@ -52,6 +58,20 @@ def response_model(model: Any) -> ResponseModel[Any]:
 
 
 def _of_schema(schema: dict[str, Any]) -> ResponseModel[Any]:
+    try:
+        written = msgspec.json.encode(schema)
+        is_json = msgspec.json.decode(written) == schema
+    except _UNENCODABLE:
+        is_json, written = False, b""
+    return _of_json(written) if is_json else _checked(schema)
+
+
+@functools.lru_cache(KEPT_SCHEMAS)
+def _of_json(schema: bytes) -> ResponseModel[Any]:
+    return _checked(msgspec.json.decode(schema))
+
+
+def _checked(schema: dict[str, Any]) -> ResponseModel[Any]:
     # jsonschema takes a twelfth of a second to import, which callers with types do not need.
     from foundry_api.structured.shaping import engine_schema  # noqa: PLC0415
     from foundry_api.structured.validation import SchemaValidator  # noqa: PLC0415

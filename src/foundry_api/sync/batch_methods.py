@@ -96,7 +96,9 @@ class SyncBatchMethods:
 
         Args:
             requests: Prompts, conversations, or `BatchRequest`s, which say all by themselves; from
-                any iterable, or from an asynchronous one if getting them takes time.
+                any iterable, or from an asynchronous one if getting them takes time. They are read
+                on the client's event loop: that of a `FoundryClient` is in a thread of its own,
+                where the client itself can't be called.
             system: Instructions ahead of each prompt.
             response_model: As in `complete`, for every prompt.
             choice: As in `complete`.

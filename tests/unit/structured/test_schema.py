@@ -192,3 +192,24 @@ def test_libraries_of_other_kinds_of_types_are_not_imported() -> None:
         "assert not {'pydantic', 'jsonschema', 'referencing'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_schema_that_comes_again_is_not_checked_again() -> None:
+    """A line of a batch has it from JSON of its own, and a check takes milliseconds."""
+    again = response_model({**PLAIN})
+    assert response_model({**PLAIN}) is again
+    assert response_model({**PLAIN, "title": "another"}) is not again
+
+
+def test_a_schema_that_its_owner_changes_is_another_one() -> None:
+    schema: dict[str, Any] = {"type": "object", "properties": {"name": {"type": "string"}}}
+    before = response_model(schema)
+    schema["properties"]["name"]["type"] = "integer"
+    assert response_model(schema).decode('{"name": 5}') == {"name": 5}
+    with pytest.raises(Refused):
+        before.decode('{"name": 5}')
+
+
+@pytest.mark.parametrize("value", [float("nan"), T])
+def test_what_json_cannot_hold_is_not_taken_for_null(value: object) -> None:
+    assert response_model({"const": value}) is not response_model({"const": None})

@@ -15,26 +15,27 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from foundry_api._version import __version__
+from foundry_api.batch.cluster.alike import Alike
 from foundry_api.batch.cluster.change import Change
 from foundry_api.batch.cluster.pace import BLOCKS_AT_ONCE, Pace
 from foundry_api.batch.cluster.roll import Roll
 from foundry_api.batch.cluster.told import Collected, Lost
-from foundry_api.errors import BatchError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from foundry_api.batch.cluster.told import Seat, Who
     from foundry_api.batch.engine import EngineState
     from foundry_api.batch.lines import Finished, Work
     from foundry_api.errors import FoundryError
 
-__all__ = ["Desk"]
+__all__ = ["MOST_ALIKE", "Desk"]
 
 SPARE_BLOCKS = 2
 """Blocks on their way to the actors, beside those that they have."""
 
+MOST_ALIKE = 1_000
+"""Lines that wait for the answer of another one. With more, no further ones are read."""
 
 ATTEND_S = 1.0
 """How often an actor tells how its engine is."""
@@ -64,6 +65,7 @@ class Desk:
         expected: How many actors there will be.
         urls: The services' addresses, one for each actor; none where each has an engine of its own.
         attempts: In how many of its actors' deaths a line may be in flight before it is given up.
+        key_of: The same for lines that ask the same, which are asked once; None asks every line.
         pace: Decides how many lines make a block.
     """
 
@@ -73,10 +75,12 @@ class Desk:
         urls: Sequence[str] = (),
         *,
         attempts: int = 3,
+        key_of: Callable[[Work], bytes] | None = None,
         pace: Pace | None = None,
     ) -> None:
         self._roll = Roll(expected, urls)
         self._attempts = attempts
+        self._alike = Alike(key_of)
         self._pace = pace or Pace()
         self._change = Change()
         self._blocks: dict[int, Block] = {}
@@ -91,12 +95,16 @@ class Desk:
 
     async def room(self) -> int:
         """Wait until another block is wanted; how many lines it should have. 0 if none is."""
-        await self._change.until(lambda: self._over or len(self._blocks) < self._most_blocks)
+        await self._change.until(lambda: self._over or self._has_room)
         return 0 if self._over else self._pace.lines(self._roll.working, self._roll.limit)
 
     def put(self, works: Sequence[Work]) -> None:
         """Lay down the lines of a block."""
-        self._issue(Block(works))
+        asked, known = self._alike.sort(works)
+        self._finished += known
+        if asked:
+            self._issue(Block(asked))
+        self._change.tell()
 
     def finish(self) -> None:
         """No further block comes from the driver."""
@@ -137,8 +145,6 @@ class Desk:
 
     def enter(self, who: Who) -> Seat | None:
         """An actor begins; what it works with, or None if it has to wait for that."""
-        if who.version != __version__:
-            self.fail(_other_version(who))
         seat = self._roll.enter(who)
         self._change.tell()
         return seat
@@ -175,7 +181,8 @@ class Desk:
     def deliver(self, actor: str, finished: Sequence[Finished], state: EngineState) -> None:
         """Lines that are answered. One that another actor answered before is dropped."""
         wanted = [each for each in finished if self._done(each.index)]
-        self._finished += wanted
+        for each in wanted:
+            self._finished += [each, *self._alike.answered(each)]
         self._pace.delivered(len(wanted))
         self._roll.saw(actor, state)
         self._change.tell()
@@ -209,8 +216,9 @@ class Desk:
         return self._failure is not None or (self._no_more and not self._blocks)
 
     @property
-    def _most_blocks(self) -> int:
-        return BLOCKS_AT_ONCE * self._roll.working + SPARE_BLOCKS
+    def _has_room(self) -> bool:
+        most_blocks = BLOCKS_AT_ONCE * self._roll.working + SPARE_BLOCKS
+        return len(self._blocks) < most_blocks and self._alike.waiting < MOST_ALIKE
 
     def _issue(self, block: Block) -> None:
         number, self._next = self._next, self._next + 1
@@ -230,7 +238,8 @@ class Desk:
     def _give_up(self, number: int) -> None:
         for work in self._blocks.pop(number).lines.values():
             del self._where[work.line.index]
-            self._lost.append(Lost(work, self._attempts))
+            for each in (work, *self._alike.lost(work.line.index)):
+                self._lost.append(Lost(each, self._attempts))
         self._change.tell()
 
     def _done(self, index: int) -> bool:
@@ -242,10 +251,3 @@ class Desk:
         if not lines:
             del self._blocks[number]
         return True
-
-
-def _other_version(who: Who) -> BatchError:
-    return BatchError(
-        f"{who.host} has foundry-api {who.version}, and this machine {__version__}",
-        hint="Install the same version on every node of the cluster.",
-    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.util.annotations import RayDeprecationWarning
 
 from foundry_api.batch.cluster.pace import BLOCKS_AT_ONCE
 from foundry_api.batch.cluster.untyped import arrow, data, ray
@@ -23,6 +24,8 @@ __all__ = ["run_blocks"]
 
 def run_blocks(desk: Any, options: ActorOptions, nodes: Sequence[str], actors: int) -> None:
     """Have blocks done as they are issued, until the desk says that it is over. It blocks.
+
+    The reading is here, beside the desk: with this node all of it ends anyway.
 
     Nothing here asks Ray for CPUs: the reading runs as long as the run, and would never begin where
     the actors had all of them; an engine takes what its node has anyway.
@@ -40,9 +43,16 @@ def run_blocks(desk: Any, options: ActorOptions, nodes: Sequence[str], actors: i
     context.target_max_block_size = 1  # else numbers wait until 128 MB of them have come together
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    with DataContext.current(context):
+    with DataContext.current(context), warnings.catch_warnings():
+        # `ray_remote_args_fn`: it goes in 2.64, and nothing else places actors one by one.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
         done = (
-            data.read_datasource(_Numbers(desk, actors), num_cpus=0, override_num_blocks=1)
+            data.read_datasource(
+                _Numbers(desk, actors),
+                num_cpus=0,
+                override_num_blocks=1,
+                **_on(ray.get_runtime_context().get_node_id()),
+            )
             .map_batches(
                 BlockWorker,
                 fn_constructor_args=(desk, options),
@@ -63,14 +73,22 @@ def run_blocks(desk: Any, options: ActorOptions, nodes: Sequence[str], actors: i
 
 
 class _Placing:
-    """Where the next actor is started. When its node dies, it may be started anywhere."""
+    """Where the next actor is started. When its node dies, it may be started on any other of them.
+
+    By labels, since the affinity to a node is nothing to Ray where an actor asks for no resources:
+    unless it is a hard one, which forbids all other nodes, any node at all is drawn.
+    """
 
     def __init__(self, nodes: Sequence[str]) -> None:
         self._nodes = cycle(nodes)
+        self._any = _on(f"in({','.join(nodes)})")
 
     def __call__(self) -> dict[str, Any]:
-        node = next(self._nodes)
-        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
+        return {**_on(next(self._nodes)), "fallback_strategy": [self._any]}
+
+
+def _on(nodes: str) -> dict[str, Any]:
+    return {"label_selector": {"ray.io/node-id": nodes}}
 
 
 class _Numbers(Datasource):

@@ -7,6 +7,8 @@ import logging
 import os
 import secrets
 import shutil
+import signal
+import sys
 import tempfile
 from contextlib import asynccontextmanager, contextmanager
 from importlib import import_module
@@ -26,7 +28,7 @@ CONNECT_S = 5.0
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
-    "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",  # what fails is raised, and told once
 }
 
 
@@ -45,7 +47,8 @@ async def cluster(address: str | None) -> AsyncGenerator[None]:
     """
     ray = _ray()
     if ray.is_initialized():
-        yield
+        with _set(QUIET):
+            yield
         return
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is not None:
@@ -89,13 +92,14 @@ def _enter(ray: Any, address: str | None, directory: str | None) -> None:
             # It listens to the network, as every Ray does, and wants a token by default: one that
             # only its own processes know. Ray reads it once in a process, so it stays.
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            ray.init(
-                "local",
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=directory,
-                **quiet,
-            )
+            with _deaf_to_interrupts():
+                ray.init(
+                    "local",
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    _temp_dir=directory,
+                    **quiet,
+                )
         else:
             ray.init(address, **quiet)
     except Exception as error:  # Ray raises what it likes
@@ -124,6 +128,22 @@ def _directory(address: str | None) -> Generator[str | None]:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Generator[None]:
+    """Ctrl-C reaches all processes of a terminal: those that begin here leave it to this one.
+
+    It ends them in order. Windows has no such mask.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

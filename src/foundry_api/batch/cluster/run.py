@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import aclosing
+from functools import partial
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from foundry_api.batch.answers import failed_line
+from foundry_api.batch.ask import model_of
 from foundry_api.batch.cluster.blocks import blocks
 from foundry_api.batch.cluster.desk import Desk
 from foundry_api.batch.cluster.flow import run_blocks
+from foundry_api.batch.cluster.nodes import Node, able
 from foundry_api.batch.cluster.untyped import ray
 from foundry_api.batch.engine import EngineState
 from foundry_api.batch.lines import Work
+from foundry_api.batch.sharing import request_key
 from foundry_api.errors import BatchError, ServiceCrashed
 
 if TYPE_CHECKING:
@@ -42,19 +47,22 @@ class ClusterRun:
     Args:
         options: How the actors ask.
         tell: Called with sentences for people.
+        dedupe: Whether lines that are alike are asked once, wherever they lie.
     """
 
-    def __init__(self, options: ActorOptions, tell: Callable[[str], None]) -> None:
+    def __init__(self, options: ActorOptions, tell: Callable[[str], None], *, dedupe: bool) -> None:
         self._options = options
         self._tell = tell
+        self._dedupe = dedupe
         self._last: Collected | None = None
         self._open = 0
 
     async def answers(self, works: AsyncIterable[Work]) -> AsyncGenerator[Finished]:
         """The lines as they finish; each comes once."""
-        nodes, urls = _nodes(), _addresses(self._options.settings)
+        nodes = [node.id for node in await able(_workers(), _version_on, self._tell)]
+        urls = _addresses(self._options.settings)
         actors = len(urls or nodes)
-        desk = _desk(actors, urls, self._options.attempts)
+        desk = self._desk(actors, urls)
         flow = asyncio.create_task(_flow(desk, self._options, nodes, actors))
         feed = asyncio.create_task(self._feed(works, desk))
         try:
@@ -84,19 +92,28 @@ class ClusterRun:
             ),
         )
 
+    def _desk(self, actors: int, urls: tuple[str, ...]) -> Any:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor = ray.remote(num_cpus=0, max_concurrency=CALLS_AT_ONCE, scheduling_strategy=here)(
+            Desk
+        )
+        model = self._options.settings.model
+        key_of = partial(_key, default=model) if self._dedupe else None
+        return actor.remote(actors, urls, attempts=self._options.attempts, key_of=key_of)
+
     async def _feed(self, works: AsyncIterable[Work], desk: Any) -> None:
         async def room() -> int:
             lines: int = await desk.room.remote()
             return lines
 
-        async with aclosing(blocks(works, room, self._model_of)) as them:
+        model = self._options.settings.model
+        async with aclosing(
+            blocks(works, room, lambda work: model_of(work.request, model))
+        ) as them:
             async for block in them:
                 self._open += len(block)
                 await desk.put.remote([_bare(work) for work in block])
         await desk.finish.remote()
-
-    def _model_of(self, work: Work) -> str:
-        return str(work.request.body.get("model") or self._options.settings.model)
 
     async def _collected(
         self, desk: Any, others: set[asyncio.Task[None]]
@@ -144,6 +161,11 @@ async def _first(call: Any, others: set[asyncio.Task[None]]) -> Any:
 
 
 def _broken(error: Exception) -> BatchError:
+    if isinstance(error, ray.exceptions.ActorUnschedulableError):
+        return BatchError(
+            "all nodes of the cluster that worked on it are lost",
+            hint="See `ray status`. When there are nodes again, the same command goes on.",
+        )
     told = str(error).strip().rpartition("\n")[2]
     return BatchError(f"the Ray cluster failed: {told}", hint="Ray's logs tell more.")
 
@@ -157,10 +179,14 @@ def _addresses(settings: Settings) -> tuple[str, ...]:
     return tuple(each.base_url for each in settings.each() if each.base_url is not None)
 
 
-def _nodes() -> list[str]:
-    """Ray's ids of the nodes that are there for work: those that offer CPUs."""
+def _workers() -> list[Node]:
+    """The nodes that are there for work: those that offer CPUs."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    workers = [node["NodeID"] for node in nodes if node["Resources"].get("CPU")]
+    workers = [
+        Node(node["NodeID"], f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})")
+        for node in nodes
+        if node["Resources"].get("CPU")
+    ]
     if not workers:
         raise BatchError(
             f"none of the cluster's {len(nodes)} nodes offers CPUs",
@@ -169,10 +195,20 @@ def _nodes() -> list[str]:
     return workers
 
 
-def _desk(actors: int, urls: tuple[str, ...], attempts: int) -> Any:
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0, max_concurrency=CALLS_AT_ONCE, scheduling_strategy=here)(Desk)
-    return actor.remote(actors, urls, attempts=attempts)
+async def _version_on(node: str) -> str:
+    """The package's version there. What asks is Python's own: the package may not be there."""
+    asking = ray.remote(num_cpus=0, label_selector={"ray.io/node-id": node})(resolve_name)
+    answer = asking.remote("foundry_api._version:__version__")
+    try:
+        version: str = await answer
+    except asyncio.CancelledError:
+        ray.cancel(answer, force=True)
+        raise
+    return version
+
+
+def _key(work: Work, default: str) -> bytes:
+    return request_key(work.request, model_of(work.request, default))
 
 
 async def _end(desk: Any, flow: asyncio.Task[None]) -> None:

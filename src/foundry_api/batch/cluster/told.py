@@ -19,14 +19,12 @@ class Who(msgspec.Struct, frozen=True, kw_only=True):
         life: Stands for the process: another one has another.
         node: Ray's id of the node where it runs.
         host: That node's name or address, for people.
-        version: Of the package there.
     """
 
     actor: str
     life: str
     node: str
     host: str
-    version: str
 
 
 class Seat(msgspec.Struct, frozen=True):

@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from foundry_api._version import __version__
 from foundry_api.batch.cluster.station import Station
 from foundry_api.batch.cluster.told import Who
 from foundry_api.batch.cluster.untyped import ray
@@ -38,13 +37,11 @@ class ActorOptions:
         settings: Of their clients.
         attempts: How often a line that failed for a passing reason is begun.
         patience_s: Seconds that an actor's service may be away.
-        dedupe: Whether lines that are alike are asked once.
     """
 
     settings: Settings
     attempts: int
     patience_s: float
-    dedupe: bool
 
 
 class RemoteDesk:
@@ -113,12 +110,7 @@ async def _engine(seat: Seat, options: ActorOptions) -> AsyncGenerator[BatchEngi
     service = "embedded" if seat.url is None else options.settings.service
     settings = replace(options.settings, base_url=seat.url, base_urls=(), service=service)
     async with FoundryAPIClient(settings=settings) as client:
-        yield LocalEngine(
-            client,
-            attempts=options.attempts,
-            patience_s=options.patience_s,
-            dedupe=options.dedupe,
-        )
+        yield LocalEngine(client, attempts=options.attempts, patience_s=options.patience_s)
 
 
 def _who() -> Who:
@@ -128,5 +120,4 @@ def _who() -> Who:
         life=f"{os.getpid()}-{uuid.uuid4()}",
         node=context.get_node_id(),
         host=f"{platform.node()} ({ray.util.get_node_ip_address()})",
-        version=__version__,
     )

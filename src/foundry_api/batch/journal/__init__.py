@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from foundry_api.batch.journal.journal import BLOCK_LINES, Journal
-from foundry_api.batch.journal.status import ask_cancel, read_status
+from foundry_api.batch.journal.claims import BLOCK_LINES
+from foundry_api.batch.journal.journal import Journal
+from foundry_api.batch.journal.status import ask_cancel, read_figures, read_status
 from foundry_api.batch.journal.told import (
     BatchStatus,
     CancelHow,
@@ -23,5 +24,6 @@ __all__ = [
     "Published",
     "RunnerStatus",
     "ask_cancel",
+    "read_figures",
     "read_status",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from foundry_api.batch.journal.keeping import meta, put
+from foundry_api.batch.journal.keeping import forget, meta, put
 from foundry_api.errors import BatchChanged
 
 if TYPE_CHECKING:
@@ -16,7 +16,11 @@ __all__ = ["keep_content"]
 
 
 def keep_content(
-    database: sqlite3.Connection, options: BatchOptions, content: tuple[str | None, str]
+    database: sqlite3.Connection,
+    options: BatchOptions,
+    content: tuple[str | None, str],
+    *,
+    alone: bool,
 ) -> None:
     """Keep what is to be answered. While nothing is, another input may take its place.
 
@@ -24,16 +28,17 @@ def keep_content(
         database: The journal.
         options: What the batch is told.
         content: The input's fingerprint, None if it was not read; and that of what makes requests.
+        alone: Whether nobody else works on the batch; who does is answering what it was begun with.
 
     Raises:
         BatchChanged: Lines of another input are answered, or of this one asked otherwise.
     """
     before = meta(database, "content")
-    if before is not None and _any_finished(database):
+    if before is not None and (not alone or _any_finished(database)):
         _compare(options, before, content)
     if before != list(content):
         put(database, "content", content)
-        database.execute("delete from meta where name = 'checked'")
+        forget(database, "checked", "total")
 
 
 def _compare(

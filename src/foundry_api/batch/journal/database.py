@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from foundry_api.batch.journal.segments import synced_directory
 from foundry_api.errors import BatchStorageFailed
+from foundry_api.service.private_file import create_file
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-    from foundry_api.batch.lines import Finished
-
-__all__ = ["FILE", "ROW", "connected", "opened", "row_of", "storage", "transaction"]
+__all__ = ["FILE", "begun", "connected", "storage", "transaction"]
 
 FILE = "journal.sqlite"
 VERSION = 1
@@ -24,12 +23,11 @@ APPLICATION_ID = 0x666F756A
 
 BUSY_S = 30.0
 
-ROW = "insert or ignore into result values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
-
 SCHEMA = f"""
 begin immediate;
 create table meta (name text primary key, value blob) without rowid;
-create table segment (number integer primary key, name text not null);
+create table own (role text, size int, time int, primary key (role, size, time)) without rowid;
+create table segment (number integer primary key autoincrement, runner int not null);
 create table model (number integer primary key, name text not null unique);
 create table result (
     idx integer primary key, digest int not null, segment int not null, offset int not null,
@@ -66,24 +64,63 @@ def connected(directory: Path) -> sqlite3.Connection:
         BatchStorageFailed: It is not one, or it is a newer version's.
     """
     path = directory / FILE
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    database = opened(path)
-    known = database.execute("pragma application_id").fetchone()[0]
-    version = database.execute("pragma user_version").fetchone()[0]
-    if known == 0 and database.execute("select count(*) from sqlite_master").fetchone()[0] == 0:
-        database.executescript(SCHEMA)
-    elif (known, version) != (APPLICATION_ID, VERSION):
+    create_file(path)
+    database = _opened(path)
+    try:
+        if not _has_tables(database):
+            synced_directory(directory.parent)
+            database.execute("pragma journal_mode = wal")  # the file remembers that
+            database.executescript(SCHEMA)
+    except BaseException:
         database.close()
-        raise BatchStorageFailed(f"{path} is not a journal that this version of foundry-api reads")
+        raise
     return database
 
 
-def opened(path: Path) -> sqlite3.Connection:
+def begun(directory: Path) -> sqlite3.Connection:
+    """The journal of a directory in which a batch was begun. Nothing is changed.
+
+    Raises:
+        BatchStorageFailed: There is none, or it is not one, or it is a newer version's.
+    """
+    path = directory / FILE
+    if path.is_file():
+        database = _opened(path)
+        if (
+            _has_tables(database)
+            and database.execute("select 1 from meta where name = 'options'").fetchone()
+        ):
+            return database
+        database.close()
+    raise BatchStorageFailed(
+        f"there is no batch in {directory}", hint="Name the output of one that was begun."
+    )
+
+
+def _opened(path: Path) -> sqlite3.Connection:
     """A connection that survives a loss of power once a transaction is committed."""
     database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-    database.execute("pragma journal_mode = wal")
-    database.execute("pragma synchronous = full")
+    try:
+        _refuse_foreign(database, path)
+        database.execute("pragma synchronous = full")
+    except BaseException:
+        database.close()
+        raise
     return database
+
+
+def _refuse_foreign(database: sqlite3.Connection, path: Path) -> None:
+    """Refuse what is no journal before anything is written to it."""
+    known = database.execute("pragma application_id").fetchone()[0]
+    version = database.execute("pragma user_version").fetchone()[0]
+    if (known, version) == (APPLICATION_ID, VERSION):
+        return
+    if known or version or _has_tables(database):
+        raise BatchStorageFailed(f"{path} is not a journal that this version of foundry-api reads")
+
+
+def _has_tables(database: sqlite3.Connection) -> bool:
+    return database.execute("select 1 from sqlite_master limit 1").fetchone() is not None
 
 
 @contextmanager
@@ -97,23 +134,3 @@ def transaction(database: sqlite3.Connection) -> Generator[None]:
         if database.in_transaction:
             database.execute("rollback")
         raise
-
-
-def row_of(each: Finished, place: tuple[int, int, int], model: int) -> tuple[object, ...]:
-    """A line's row: what is told of it, and the segment, offset and length of its answer."""
-    return (
-        each.index,
-        each.digest,
-        *place,
-        each.failed,
-        each.at,
-        model,
-        each.duration_s,
-        each.queued_s,
-        each.time_to_first_token_s,
-        each.prompt_tokens,
-        each.completion_tokens,
-        each.attempts,
-        each.shared,
-        each.code,
-    )

@@ -108,4 +108,5 @@ def _kind(database: sqlite3.Connection, code: str, count: int, index: int) -> Er
         count=count,
         custom_id=str(told.get("custom_id") or ""),
         message=str(error.get("message") or ""),
+        hint=str(error.get("hint") or ""),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     import sqlite3
     from pathlib import Path
 
-__all__ = ["identity", "locked", "meta", "put", "umask"]
+__all__ = ["forget", "locked", "meta", "put"]
 
 LOCK = "lock"
 
@@ -31,17 +30,9 @@ def meta(database: sqlite3.Connection, name: str) -> Any:
     return None if row is None else msgspec.json.decode(row[0])
 
 
-def identity(path: Path) -> list[int]:
-    """What changes when somebody writes to a file."""
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
-
-
-def umask() -> int:
-    """What this process withholds from new files; it can be read only by setting it."""
-    current = os.umask(0)
-    os.umask(current)
-    return current
+def forget(database: sqlite3.Connection, *names: str) -> None:
+    """Keep nothing under some names."""
+    database.executemany("delete from meta where name = ?", [(name,) for name in names])
 
 
 class locked:  # noqa: N801 - reads as a verb in `with`

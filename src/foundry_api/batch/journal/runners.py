@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from foundry_api.batch.journal.database import transaction
 from foundry_api.batch.journal.told import RunnerStatus
-from foundry_api.errors import BatchInUse, ServiceStartFailed
-from foundry_api.service.lock import FileLock
+from foundry_api.errors import BatchInUse
+from foundry_api.service.lock import FileLock, is_held
 
 if TYPE_CHECKING:
-    import sqlite3
     from pathlib import Path
 
-__all__ = ["Runner", "added_runner", "known_runners"]
+    from foundry_api.batch.journal.told import CancelHow
+
+__all__ = ["Runner", "known_runner", "known_runners"]
 
 COLUMNS = "number, pid, shared, since, seen, ended, cancel, progress"
 
+LOOK_S = 5.0
+"""A new runner waits so long for its own lock: somebody may be looking whether it is held."""
+
 
 class Runner:
-    """This process, as one that works on a batch.
+    """This process, as one that works on a batch. Make it under the lock of the directory.
 
     Args:
         directory: The journal's.
@@ -30,6 +36,7 @@ class Runner:
 
     Attributes:
         number: Its number among the batch's runners.
+        shared: Whether others may work on it, too.
 
     Raises:
         BatchInUse: Another one works on it, and not both share it.
@@ -38,74 +45,94 @@ class Runner:
     def __init__(
         self, directory: Path, database: sqlite3.Connection, *, shared: bool, now: float
     ) -> None:
-        self.number = 0
+        self.shared = shared
         self._directory = directory
         self._database = database
         for other in known_runners(directory, database):
             if other.alive and not (shared and other.shared):
                 raise BatchInUse(f"process {other.pid} works on this batch in {directory}")
             if not other.alive:
-                database.execute("delete from claim where runner = ?", (other.number,))
-                lock_file(directory, other.number).unlink(missing_ok=True)
-        self.number = added_runner(database, shared=shared, now=now)
-        self._lock = FileLock(lock_file(directory, self.number), timeout_s=0)
-        self._lock.__enter__()
+                _remove_lock(directory, other.number)
+        with transaction(database):  # nobody sees the row before the lock is held
+            self.number = self._added(now)
+            self._lock = FileLock(lock_file(directory, self.number), timeout_s=LOOK_S)
+            self._lock.__enter__()
+
+    def _added(self, now: float) -> int:
+        cursor = self._database.execute(
+            "insert into runner (pid, shared, since, seen, progress) values (?, ?, ?, ?, ?)",
+            (os.getpid(), self.shared, now, now, b""),
+        )
+        return cursor.lastrowid or 0
+
+    @property
+    def others(self) -> list[RunnerStatus]:
+        """The others that work on it now."""
+        known = known_runners(self._directory, self._database)
+        return [each for each in known if each.alive and each.number != self.number]
+
+    def beat(self, progress: bytes, now: float) -> CancelHow | None:
+        """Give a sign of life. Whether it was asked to end."""
+        self._database.execute(
+            "update runner set seen = ?, progress = ? where number = ?",
+            (now, progress, self.number),
+        )
+        row = self._database.execute("select cancel from runner where number = ?", (self.number,))
+        how: CancelHow | None = row.fetchone()[0]
+        return how
 
     def leave(self, now: float) -> None:
-        """It works no more; what it claimed is free."""
+        """It works no more; what it claimed is free.
+
+        Where the disk is full the rows stay as they are. It then looks like one that died.
+        """
         try:
-            self._database.execute("delete from claim where runner = ?", (self.number,))
-            self._database.execute(
-                "update runner set ended = ?, seen = ? where number = ?", (now, now, self.number)
-            )
+            with suppress(sqlite3.Error), transaction(self._database):
+                self._database.execute("delete from claim where runner = ?", (self.number,))
+                self._database.execute(
+                    "update runner set ended = ?, seen = ? where number = ?",
+                    (now, now, self.number),
+                )
         finally:
             self._lock.__exit__()
-            with suppress(OSError):
-                lock_file(self._directory, self.number).unlink()
-
-
-def added_runner(
-    database: sqlite3.Connection, *, shared: bool, now: float, ended: float | None = None
-) -> int:
-    """The number of a new runner, which no segment has either."""
-    cursor = database.execute(
-        "insert into runner (pid, shared, since, seen, ended, progress) values (?, ?, ?, ?, ?, ?)",
-        (os.getpid(), shared, now, now, ended, b""),
-    )
-    return cursor.lastrowid or 0
+            _remove_lock(self._directory, self.number)
 
 
 def known_runners(directory: Path, database: sqlite3.Connection) -> list[RunnerStatus]:
     """All that ever worked on a batch, the last one first."""
     rows = database.execute(f"select {COLUMNS} from runner order by number desc").fetchall()  # noqa: S608 - names of our own
-    return [
-        RunnerStatus(
-            number=number,
-            pid=pid,
-            alive=ended is None and is_alive(directory, number),
-            shared=bool(shared),
-            since=since,
-            seen=seen,
-            ended=ended,
-            cancel=cancel,
-            progress=progress,
-        )
-        for number, pid, shared, since, seen, ended, cancel, progress in rows
-    ]
+    return [_status(directory, row) for row in rows]
 
 
-def is_alive(directory: Path, number: int) -> bool:
-    """Whether a runner holds its lock."""
-    path = lock_file(directory, number)
-    if not path.exists():
-        return False
-    try:
-        with FileLock(path, timeout_s=0):
-            return False
-    except ServiceStartFailed:
-        return True
+def known_runner(directory: Path, database: sqlite3.Connection, number: int) -> RunnerStatus | None:
+    """One that works, or worked, on a batch."""
+    row = database.execute(
+        f"select {COLUMNS} from runner where number = ?",  # noqa: S608 - names of our own
+        (number,),
+    ).fetchone()
+    return None if row is None else _status(directory, row)
+
+
+def _status(directory: Path, row: tuple[Any, ...]) -> RunnerStatus:
+    number, pid, shared, since, seen, ended, cancel, progress = row
+    return RunnerStatus(
+        number=number,
+        pid=pid,
+        alive=ended is None and is_held(lock_file(directory, number)),
+        shared=bool(shared),
+        since=since,
+        seen=seen,
+        ended=ended,
+        cancel=cancel,
+        progress=progress,
+    )
 
 
 def lock_file(directory: Path, number: int) -> Path:
-    """The lock of a runner."""
+    """The lock of a runner. No two have the same number, so it can be removed after its end."""
     return directory / f"runner-{number}.lock"
+
+
+def _remove_lock(directory: Path, number: int) -> None:
+    with suppress(PermissionError):  # of Windows, while somebody looks at it
+        lock_file(directory, number).unlink(missing_ok=True)

@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from foundry_api.batch.journal.database import FILE, opened, storage
-from foundry_api.batch.journal.figuring import counted
+from foundry_api.batch.journal.database import begun, storage
+from foundry_api.batch.journal.figuring import counted, figured
 from foundry_api.batch.journal.keeping import meta
 from foundry_api.batch.journal.runners import known_runners
 from foundry_api.batch.journal.told import BatchStatus, Checked, Published
 from foundry_api.batch.options import BatchOptions
-from foundry_api.errors import BatchStorageFailed
 
 if TYPE_CHECKING:
-    import sqlite3
     from pathlib import Path
 
+    from foundry_api.batch.figures import Figures
     from foundry_api.batch.journal.told import CancelHow
 
-__all__ = ["ask_cancel", "read_status"]
+__all__ = ["ask_cancel", "read_figures", "read_status"]
 
 
 def read_status(directory: Path) -> BatchStatus:
@@ -30,23 +29,33 @@ def read_status(directory: Path) -> BatchStatus:
     Raises:
         BatchStorageFailed: There is no journal, or it cannot be read.
     """
-    with storage(directory), closing(_journal(directory)) as database:
+    with storage(directory), closing(begun(directory)) as database:
+        database.execute("begin")  # all of it is of one moment
         checked, published = meta(database, "checked"), meta(database, "published")
-        counts = counted(database)
-        told = None if published is None else Published.of(published)
         return BatchStatus(
             directory=directory,
             options=msgspec.convert(meta(database, "options"), BatchOptions),
             began=meta(database, "began"),
-            counts=counts,
+            counts=counted(database),
             total=meta(database, "total"),
             checked=None if checked is None else msgspec.convert(checked, Checked),
-            published=told,
-            current=told is not None and (told.lines, told.failed) == (counts.done, counts.failed),
+            published=None if published is None else Published.of(published),
+            current=meta(database, "current") is not None,
             runners=tuple(
                 each for each in known_runners(directory, database) if each.progress or each.alive
             ),
         )
+
+
+def read_figures(directory: Path) -> Figures:
+    """A batch in figures, so far. It changes nothing, and may be asked while others work.
+
+    Raises:
+        BatchStorageFailed: There is no journal, or it cannot be read.
+    """
+    with storage(directory), closing(begun(directory)) as database:
+        database.execute("begin")
+        return figured(database)
 
 
 def ask_cancel(directory: Path, how: CancelHow) -> int:
@@ -62,17 +71,8 @@ def ask_cancel(directory: Path, how: CancelHow) -> int:
     Raises:
         BatchStorageFailed: There is no journal, or it cannot be used.
     """
-    with storage(directory), closing(_journal(directory)) as database:
+    with storage(directory), closing(begun(directory)) as database:
         alive = [each for each in known_runners(directory, database) if each.alive]
         for each in alive:
             database.execute("update runner set cancel = ? where number = ?", (how, each.number))
         return len(alive)
-
-
-def _journal(directory: Path) -> sqlite3.Connection:
-    path = directory / FILE
-    if not path.is_file():
-        raise BatchStorageFailed(
-            f"there is no batch in {directory}", hint="Name the output of one that was begun."
-        )
-    return opened(path)

@@ -83,7 +83,7 @@ def _tiles(facts: ReportFacts) -> Iterable[Markup]:
     if facts.total is not None and facts.total > finished:
         yield _tile("Left", number(facts.total - finished), "the same command goes on")
     if figures.shared:
-        yield _tile("Shared", number(figures.shared), "took another's answer")
+        yield _tile("Shared", number(figures.shared), "took a known answer")
     yield _tile("Time", spell(figures.elapsed_s), "in which it ran")
     yield _tile("Lines a second", rate(figures.lines_per_s), f"{number(finished)} in all")
     yield _tile("Tokens a second", rate(figures.tokens_per_s), _tokens(figures))

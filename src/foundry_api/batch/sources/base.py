@@ -23,7 +23,7 @@ __all__ = ["MAX_CUSTOM_ID", "Source", "checked_custom_id"]
 FORMAT = 1
 """Raised whenever a line begins to mean another request."""
 
-MEND = "Correct the line."
+MEND = "Correct it in a file of its own: a file that has changed is another batch."
 MAX_CUSTOM_ID = 512
 MAX_TOLD = 500
 """Characters of a message: some of them repeat a value, which may be the whole line."""

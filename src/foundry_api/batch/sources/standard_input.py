@@ -68,7 +68,7 @@ def _copy(file: BinaryIO, spool: Path, use: StandardInput) -> None:
 
 def _write(file: BinaryIO, draft: Path) -> None:
     """Prompts are the user's own: nobody else can read the copy."""
-    draft.parent.mkdir(parents=True, exist_ok=True)
+    draft.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _BINARY, 0o600)
     with os.fdopen(descriptor, "wb") as copy:
         while block := file.read(BLOCK_BYTES):

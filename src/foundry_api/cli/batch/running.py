@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import click
 
-from foundry_api._version import __version__
 from foundry_api.batch.job import BatchJob
-from foundry_api.batch.report.facts import ReportFacts
-from foundry_api.batch.report.page import page
 from foundry_api.batch.words import number
 from foundry_api.cli.batch.engines import engine_of, session_of
+from foundry_api.cli.batch.reporting import report_end, report_stop
 from foundry_api.cli.batch.summary import described, print_summary
 from foundry_api.cli.batch.telling import Watch, telling
 from foundry_api.cli.downloads import run_with_download
 from foundry_api.cli.output import print_json, printable
 from foundry_api.errors import BatchChanged, BatchInUse, BatchStorageFailed, InvalidRequest
-from foundry_api.service.private_file import replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from foundry_api.batch.job import BatchSummary
     from foundry_api.batch.options import BatchOptions
+    from foundry_api.batch.progress import BatchProgress
     from foundry_api.cli.batch.wishes import EngineWishes
     from foundry_api.cli.options import Common
     from foundry_api.cli.session import Session
@@ -85,8 +82,11 @@ def run_batch(
             summary = run_with_download(session, run, yes=wishes.yes, ask=not common.as_json)
         except NOTHING_BEGAN:
             raise
-        except BaseException:
-            _tell_kept(options, watch, as_json=common.as_json)
+        except BaseException as error:
+            last = watch.last
+            if last is not None and last.phase != "checking" and not options.to_stream:
+                _tell_stop(options, last, error, restart=restart, quiet=common.as_json)
+                _report_stop(options, session, quiet=common.as_json)
             raise
         return _tell_end(common, options, session, summary)
 
@@ -98,68 +98,43 @@ def _dedupe(options: BatchOptions) -> bool | Path:
     return options.directory
 
 
-def _tell_kept(options: BatchOptions, watch: Watch, *, as_json: bool) -> None:
+def _tell_stop(
+    options: BatchOptions, last: BatchProgress, error: BaseException, *, restart: bool, quiet: bool
+) -> None:
     """After a stop, say what is not lost."""
-    last = watch.last
-    if last is None or as_json or options.to_stream or last.phase == "checking":
+    if quiet:
         return
     total = f" of {number(last.total)}" if last.total else ""
     told = f"Stopped: {number(last.finished)}{total} lines are finished and kept in"
     click.echo(f"{told} {printable(str(options.directory))}.", err=True)
-    click.echo("The same command goes on from there.", err=True)
+    if restart:
+        click.echo("The same command without --restart goes on from there.", err=True)
+    elif not isinstance(error, BatchStorageFailed):  # whose hint says so
+        click.echo("The same command goes on from there.", err=True)
+
+
+def _report_stop(options: BatchOptions, session: Session, *, quiet: bool) -> None:
+    """Write the page of what is there so far. Why the batch stopped is told all the same."""
+    if options.report is None:
+        return
+    try:
+        report_stop(options.report, options, session)
+    except BatchStorageFailed as error:
+        told = str(error)
+    else:
+        told = f"The report {options.report} tells what is there so far."
+    if not quiet:
+        click.echo(printable(told), err=True)
 
 
 def _tell_end(
     common: Common, options: BatchOptions, session: Session, summary: BatchSummary
 ) -> int:
     if options.report is not None:
-        _write_report(options.report, options, session, summary)
+        report_end(options.report, options, session, summary)
     if not common.as_json:
         print_summary(options, summary)
     elif not options.to_stream:
         print_json(described(options, summary))
     sys.stdout.flush()
     return SOME_FAILED if summary.failed else 0
-
-
-def _write_report(
-    path: str, options: BatchOptions, session: Session, summary: BatchSummary
-) -> None:
-    if summary.figures is None:
-        return
-    facts = ReportFacts(
-        title=options.input.path,
-        state="finished with failures" if summary.failed else "finished",
-        total=summary.total,
-        figures=summary.figures,
-        settings=_settings(options, session, summary),
-        made_at=time.time(),
-        version=__version__,
-    )
-    try:
-        replace_file(path, page(facts).encode())
-    except OSError as error:
-        raise BatchStorageFailed(
-            f"the report {path} cannot be written: {error.strerror or error}",
-            hint="The answers are written. Name another place; the same command goes on.",
-        ) from error
-
-
-def _settings(
-    options: BatchOptions, session: Session, summary: BatchSummary
-) -> tuple[tuple[str, str], ...]:
-    read = options.input
-    told = {
-        "Input": read.path,
-        "Answers": str(summary.output or ""),
-        "Failed lines": str(summary.errors or ""),
-        "Model of lines that name none": read.model or session.settings.model,
-        "Set": ", ".join(f"{name}={value}" for name, value in read.members.items()),
-        "Template": read.template or "",
-        "System": read.system or "",
-        "Services": ", ".join(service.name for service in session.client.services),
-        "Order of the input kept": "yes" if options.ordered else "no",
-        "Identical lines asked once": "yes" if options.dedupe else "no",
-        "Attempts a line": str(options.attempts),
-    }
-    return tuple((name, value) for name, value in told.items() if value)

@@ -111,7 +111,7 @@ def _lines(status: BatchStatus) -> str:
         told += f" of {number(status.total)} ({percent(counts.finished, status.total)})"
     parts = [f"{told} finished"]
     parts += [f"{number(counts.failed)} failed"] if counts.failed else []
-    parts += [f"{number(counts.shared)} took another's answer"] if counts.shared else []
+    parts += [f"{number(counts.shared)} took a known answer"] if counts.shared else []
     return ", ".join(parts)
 
 

@@ -9,6 +9,7 @@ import click
 from foundry_api.batch.words import number, rate, spell
 from foundry_api.cli.batch.told import counted
 from foundry_api.cli.output import STATE_COLOURS, printable
+from foundry_api.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from foundry_api.batch.figures import ErrorFigures, Figures
@@ -35,8 +36,14 @@ def print_summary(options: BatchOptions, summary: BatchSummary) -> None:
             click.echo(f"  {name.ljust(WIDTH)}{printable(told)}", err=err)
     if summary.figures is not None and summary.figures.errors:
         _print_errors(summary.figures.errors, err=err)
-    if failed and not err:
+    if _is_worth_a_retry(summary) and not err:
         click.echo(f"Ask them again with: foundry-api batch retry {printable(options.output)}")
+
+
+def _is_worth_a_retry(summary: BatchSummary) -> bool:
+    """Whether a line failed that may do better another time."""
+    kinds = () if summary.figures is None else summary.figures.errors
+    return any(each.code != InvalidRequest.__name__ for each in kinds)
 
 
 def described(options: BatchOptions, summary: BatchSummary) -> dict[str, Any]:
@@ -100,9 +107,9 @@ def _lines(summary: BatchSummary) -> str:
     if summary.failed:
         parts.append(f"{number(summary.failed)} failed")
     if summary.shared:
-        parts.append(f"{number(summary.shared)} took another's answer")
+        parts.append(f"{number(summary.shared)} took a known answer")
     if summary.resumed:
-        parts.append(f"{number(summary.resumed)} were finished before")
+        parts.append(f"{number(summary.resumed)} finished before")
     return ", ".join(parts)
 
 

@@ -1,0 +1,118 @@
+"""A batch on a Ray cluster of two nodes on this machine, beside the same batch on one engine.
+
+Both share this machine's cores, so what differs is what the cluster costs: in its start, until the
+first line is answered, and in lines a second from there on.
+
+python3 dev.py bench batch_ray [LINES]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from parts.results import keep
+
+from foundry_api import FoundryAPIClient
+from foundry_api.batch.lines import BatchRequest, Line, Work
+from foundry_api.batch.local_engine import LocalEngine
+from foundry_api.batch.ray_engine import RayEngine
+from foundry_api.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from foundry_api.batch.engine import BatchEngine
+
+LINES = int((sys.argv[1:] or ["3000"])[0])
+ROUNDS = 5
+ANSWER_TOKENS = 24
+NODES = 2
+STORE_BYTES = 80 * 2**20
+
+
+async def works() -> AsyncIterator[Work]:
+    """The lines."""
+    for index in range(LINES):
+        message = {"role": "user", "content": f"Tell me fact {index}."}
+        body = {"model": "demo", "messages": [message], "max_tokens": ANSWER_TOKENS}
+        request = BatchRequest(custom_id=str(index), body=body)
+        yield Work(Line(index, index + 1, index, None), request)
+
+
+async def measure(engine: BatchEngine) -> tuple[float, float]:
+    """Seconds to the first answer, and lines a second from there to the last."""
+    began = time.perf_counter()
+    first, count = began, 0
+    async with aclosing(engine.answers(works())) as answers:
+        async for finished in answers:
+            if finished.failed:
+                sys.exit(finished.output.decode())
+            first = first if count else time.perf_counter()
+            count += 1
+        last = time.perf_counter()
+    if count != LINES:
+        sys.exit(f"{count} answers for {LINES} lines")
+    return first - began, (count - 1) / (last - first)
+
+
+async def on_one_engine(settings: Settings) -> tuple[float, float]:
+    """A new engine of this process's own."""
+    async with FoundryAPIClient(settings=settings) as client:
+        return await measure(LocalEngine(client))
+
+
+@contextmanager
+def cluster() -> Iterator[str]:
+    """The address of a head without CPUs, which has two nodes beside it."""
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from ray.cluster_utils import Cluster  # noqa: PLC0415 - Ray reads the variable when imported
+
+        options = {"object_store_memory": STORE_BYTES}
+        head = {"num_cpus": 0, "include_dashboard": False, **options}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            for _ in range(NODES):
+                cluster.add_node(num_cpus=1, **options)
+            yield cluster.address
+        finally:
+            cluster.shutdown()
+
+
+async def main() -> None:
+    """Measure both in turn, so that they meet the same machine."""
+    one: list[tuple[float, float]] = []
+    many: list[tuple[float, float]] = []
+    with tempfile.TemporaryDirectory() as home, cluster() as address:
+        settings = Settings(home=Path(home), model="demo", service="embedded")
+        for _ in range(ROUNDS):
+            one.append(await on_one_engine(settings))
+            many.append(await measure(RayEngine(address=address, settings=settings)))
+            print(
+                f"{one[-1][1]:.0f} lines/s on one engine, {many[-1][1]:.0f} on two nodes",
+                flush=True,
+            )
+    figures = {
+        "lines/s, one engine": statistics.median(rate for _, rate in one),
+        "lines/s, Ray with 2 nodes": statistics.median(rate for _, rate in many),
+        "Ray with 2 nodes / one engine": statistics.median(
+            theirs / ours for (_, ours), (_, theirs) in zip(one, many, strict=True)
+        ),
+        "s to the first answer, one engine": statistics.median(start for start, _ in one),
+        "s to the first answer, Ray with 2 nodes": statistics.median(start for start, _ in many),
+    }
+    keep("batch_ray", figures)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
