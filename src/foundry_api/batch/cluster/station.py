@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["DeskCalls", "Station"]
 
-GATHER_S = 0.02
-"""Lines that are answered within it are delivered together."""
+GATHER_S = 0.1
+"""Lines that are answered within it are delivered together: each delivery is work for three
+processes."""
+
+HURRY_S = 0.01
+"""The same where no further lines wait here, so that the next ones come soon."""
 
 
 class DeskCalls(Protocol):
@@ -144,7 +148,7 @@ class Station:
     async def _deliver(self, engine: BatchEngine) -> None:
         while True:
             await self._some.wait()
-            await asyncio.sleep(GATHER_S)
+            await asyncio.sleep(GATHER_S if engine.state().queued else HURRY_S)
             self._some.clear()
             finished, self._gathered = self._gathered, []
             await self._desk.deliver(self._who.actor, finished, engine.state())
