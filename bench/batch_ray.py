@@ -1,7 +1,8 @@
 """A batch on a Ray cluster of two nodes on this machine, beside the same batch on one engine.
 
 Both share this machine's cores, so what differs is what the cluster costs: in its start, until the
-first line is answered, and in lines a second from there on.
+first line is answered, and from there on in lines a second and in the processor time of all
+processes. The latter tells more on a machine that has other work, too.
 
 python3 dev.py bench batch_ray [LINES]
 """
@@ -15,10 +16,12 @@ import sys
 import tempfile
 import time
 import warnings
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
+from operator import truediv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 from parts.results import keep
 
 from foundry_api import FoundryAPIClient
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.engine import BatchEngine
 
-LINES = int((sys.argv[1:] or ["3000"])[0])
+LINES = int((sys.argv[1:] or ["1000"])[0])
 ROUNDS = 5
 ANSWER_TOKENS = 24
 NODES = 2
@@ -48,23 +51,35 @@ async def works() -> AsyncIterator[Work]:
         yield Work(Line(index, index + 1, index, None), request)
 
 
-async def measure(engine: BatchEngine) -> tuple[float, float]:
-    """Seconds to the first answer, and lines a second from there to the last."""
+def processor_s() -> float:
+    """Of this process and all beneath it, which are the engines and the cluster, too."""
+    spent = 0.0
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            spent += times.user + times.system
+    return spent
+
+
+async def measure(engine: BatchEngine) -> tuple[float, float, float]:
+    """Seconds to the first answer; from there to the last, lines a second, processor ms a line."""
     began = time.perf_counter()
-    first, count = began, 0
+    first, spent, count = began, 0.0, 0
     async with aclosing(engine.answers(works())) as answers:
         async for finished in answers:
             if finished.failed:
                 sys.exit(finished.output.decode())
-            first = first if count else time.perf_counter()
             count += 1
-        last = time.perf_counter()
+            if count == 1:
+                first, spent = time.perf_counter(), processor_s()
+            if count == LINES:
+                last, spent = time.perf_counter(), processor_s() - spent
     if count != LINES:
         sys.exit(f"{count} answers for {LINES} lines")
-    return first - began, (count - 1) / (last - first)
+    return first - began, (LINES - 1) / (last - first), 1000 * spent / (LINES - 1)
 
 
-async def on_one_engine(settings: Settings) -> tuple[float, float]:
+async def on_one_engine(settings: Settings) -> tuple[float, float, float]:
     """A new engine of this process's own."""
     async with FoundryAPIClient(settings=settings) as client:
         return await measure(LocalEngine(client))
@@ -91,8 +106,8 @@ def cluster() -> Iterator[str]:
 
 async def main() -> None:
     """Measure both in turn, so that they meet the same machine."""
-    one: list[tuple[float, float]] = []
-    many: list[tuple[float, float]] = []
+    one: list[tuple[float, float, float]] = []
+    many: list[tuple[float, float, float]] = []
     with tempfile.TemporaryDirectory() as home, cluster() as address:
         settings = Settings(home=Path(home), model="demo", service="embedded")
         for _ in range(ROUNDS):
@@ -102,15 +117,14 @@ async def main() -> None:
                 f"{one[-1][1]:.0f} lines/s on one engine, {many[-1][1]:.0f} on two nodes",
                 flush=True,
             )
-    figures = {
-        "lines/s, one engine": statistics.median(rate for _, rate in one),
-        "lines/s, Ray with 2 nodes": statistics.median(rate for _, rate in many),
-        "Ray with 2 nodes / one engine": statistics.median(
-            theirs / ours for (_, ours), (_, theirs) in zip(one, many, strict=True)
-        ),
-        "s to the first answer, one engine": statistics.median(start for start, _ in one),
-        "s to the first answer, Ray with 2 nodes": statistics.median(start for start, _ in many),
-    }
+    figures: dict[str, float] = {}
+    whats = ("s to the first answer", "lines/s", "processor ms/line")
+    for what, ours, theirs in zip(
+        whats, zip(*one, strict=True), zip(*many, strict=True), strict=True
+    ):
+        figures[f"{what}, one engine"] = statistics.median(ours)
+        figures[f"{what}, Ray with {NODES} nodes"] = statistics.median(theirs)
+        figures[f"{what}, Ray / one engine"] = statistics.median(map(truediv, theirs, ours))
     keep("batch_ray", figures)
 
 

@@ -166,6 +166,23 @@ def batch_sentences() -> list[str]:
         f"- Killed {kills['kills']:.0f} times in batches of {kills['lines']:,.0f} lines,",
         f"  {engines:.0f} times the engine first: {wrong:.0f} lines are missing, or in the output",
         "  twice.",
+        *ray_sentence(),
+    ]
+
+
+def ray_sentence() -> list[str]:
+    """What a cluster costs, where it shares one machine with what it is compared to."""
+    figures = kept("batch_ray")
+    rate, spent = (
+        figures[f"{what}, Ray / one engine"] for what in ("lines/s", "processor ms/line")
+    )
+    alone, start = (
+        figures[f"s to the first answer, {who}"] for who in ("one engine", "Ray with 2 nodes")
+    )
+    return [
+        f"- A Ray cluster of two nodes on this one machine, beside one engine: {rate:.2f} of its",
+        f"  lines a second, {spent:.2f} of its processor time for a line, and the first answer",
+        f"  after {start:.1f} s, not {alone:.1f} s.",
     ]
 
 
