@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import psutil
+from parts.programs import batch_command
 from parts.results import keep
 
 KILLS, LINES = (int(given) for given in (sys.argv[1:] + ["200", "2000"][len(sys.argv) - 1 :])[:2])
@@ -96,9 +97,8 @@ def kill_once(prompts: Path, output: Path, moments: random.Random) -> str | None
 
 def started(prompts: Path, output: Path, *, concurrency: int) -> subprocess.Popen[bytes]:
     """A runner in a process of its own."""
-    command = [sys.executable, "-m", "foundry_api", "batch", "run", str(prompts), "--json"]
-    command += ["-o", str(output), "--model", "demo", "--set", f"max_tokens={ANSWER_TOKENS}"]
-    command += ["--service", "embedded"]
+    command = batch_command(prompts, output, "--model", "demo", "--service", "embedded")
+    command += ["--set", f"max_tokens={ANSWER_TOKENS}"]
     if concurrency:
         command += ["--concurrency", str(concurrency)]
     home = {"FOUNDRY_HOME": str(prompts.parent / "home")}

@@ -70,6 +70,9 @@ class AtOnce:
                 attempts=1,
             )
 
+    def drain(self) -> None:
+        """Nothing is ever in flight."""
+
     def state(self) -> EngineState:
         """See `BatchEngine.state`."""
         return EngineState()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Callable
     from pathlib import Path
 
+    from foundry_api.batch.job import BatchSummary
     from foundry_api.batch.lines import Finished, Work
     from foundry_api.batch.progress import BatchProgress
 
@@ -103,6 +104,13 @@ def answered(*indexes: int) -> list[bytes]:
     return [answer(index).output for index in indexes]
 
 
+async def until_held(options: BatchOptions, engine: Engine) -> asyncio.Task[BatchSummary]:
+    """A batch that runs, with a line in flight that does not end by itself."""
+    running = asyncio.create_task(BatchJob(options).run(engine))
+    await engine.held.wait()
+    return running
+
+
 async def test_each_line_is_answered_once_and_written(
     options: BatchOptions, tmp_path: Path
 ) -> None:
@@ -157,8 +165,7 @@ async def test_an_engine_that_loses_a_line_is_told(options: BatchOptions) -> Non
 
 async def test_a_drained_batch_keeps_what_was_in_flight(options: BatchOptions) -> None:
     engine = Engine(holds=3)
-    running = asyncio.create_task(BatchJob(options).run(engine))
-    await engine.held.wait()
+    running = await until_held(options, engine)
     ask_cancel(options.directory, "drain")
     with pytest.raises(BatchCancelled):
         await running
@@ -172,16 +179,14 @@ async def test_a_batch_whose_last_line_was_in_flight_is_finished_by_the_drain(
     options: BatchOptions,
 ) -> None:
     engine = Engine(holds=LINES - 1)
-    running = asyncio.create_task(BatchJob(options).run(engine))
-    await engine.held.wait()
+    running = await until_held(options, engine)
     ask_cancel(options.directory, "drain")
     assert (await running).done == LINES
 
 
 async def test_a_batch_that_is_stopped_leaves_what_was_in_flight(options: BatchOptions) -> None:
     engine = Engine(holds=3)
-    running = asyncio.create_task(BatchJob(options).run(engine))
-    await engine.held.wait()
+    running = await until_held(options, engine)
     ask_cancel(options.directory, "stop")
     with pytest.raises(BatchCancelled):
         await running
@@ -192,8 +197,7 @@ async def test_a_batch_that_is_cancelled_from_within_keeps_what_was_answered(
     options: BatchOptions,
 ) -> None:
     engine = Engine(holds=3)
-    running = asyncio.create_task(BatchJob(options).run(engine))
-    await engine.held.wait()
+    running = await until_held(options, engine)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -341,8 +345,7 @@ async def test_what_was_piped_is_not_replaced_under_who_works_on_it(
     options = BatchOptions(input=InputOptions(path="-"), output=str(tmp_path / "answers.jsonl"))
     piped(monkeypatch, "one\ntwo\n")
     engine = Engine(holds=1)
-    running = asyncio.create_task(BatchJob(options).run(engine))
-    await engine.held.wait()
+    running = await until_held(options, engine)
     piped(monkeypatch, "something else\n")
     with pytest.raises(BatchInUse):
         await BatchJob(options, restart=True).run(Engine())
@@ -353,8 +356,7 @@ async def test_what_was_piped_is_not_replaced_under_who_works_on_it(
 
 async def test_another_process_may_look_into_the_journal_meanwhile(options: BatchOptions) -> None:
     engine = Engine(holds=2)
-    running = asyncio.create_task(BatchJob(options).run(engine))
-    await engine.held.wait()
+    running = await until_held(options, engine)
     status = read_status(options.directory)
     assert (status.running, status.total) == (True, LINES)
     with pytest.raises(BatchInUse):

@@ -18,7 +18,7 @@ from foundry_api.batch.run import RETURN_S, Run, Task
 from foundry_api.batch.sharing import forget_answers
 from foundry_api.batch.sources import CheckReport, check, open_source
 from foundry_api.batch.thread import BlockingThread
-from foundry_api.batch.words import number
+from foundry_api.batch.words import counted
 from foundry_api.errors import BatchInputInvalid, BatchInUse, BatchStorageFailed
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ class BatchJob:
     def _check(self, source: Source) -> CheckReport:
         report = check(source, tell=self._tell_check)
         if report.bad and self._options.strict:
-            those = "1 line" if report.bad == 1 else f"{number(report.bad)} lines"
+            those = counted(report.bad, "line")
             raise BatchInputInvalid(
                 f"{source.name} is refused: {those} of it cannot be asked",
                 hint="Mend these lines, or leave --strict out: they go to the error file then.",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundry_api.batch.assembly import Conditions, pump_of
+from foundry_api.batch.closing import closed_after
 from foundry_api.batch.engine import EngineState
 from foundry_api.batch.line_task import Calling, LineTask, Reply
 from foundry_api.batch.sharing import ANSWERS_FILE, Kept
@@ -94,10 +95,6 @@ class LocalEngine:
 
 
 async def _tasks(works: AsyncIterable[Work], calling: Calling) -> AsyncGenerator[LineTask]:
-    if hasattr(works, "aclose"):
-        async with aclosing(works):  # type: ignore[type-var] # looked at one line before
-            async for work in works:
-                yield LineTask(work, calling)
-        return
-    async for work in works:
-        yield LineTask(work, calling)
+    async with closed_after(works):
+        async for work in works:
+            yield LineTask(work, calling)

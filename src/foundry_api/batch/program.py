@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Iterable, Mapping
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
@@ -21,6 +21,7 @@ from foundry_api.arguments import (
     prompt_turns,
 )
 from foundry_api.batch.assembly import Conditions, pump_of
+from foundry_api.batch.closing import closed_after
 from foundry_api.batch.keywords import Failures
 from foundry_api.batch.lines import BatchRequest
 from foundry_api.batch.program_task import ItemTask
@@ -148,9 +149,7 @@ async def _each(
     requests: Iterable[BatchItem] | AsyncIterable[BatchItem],
 ) -> AsyncGenerator[BatchItem]:
     if isinstance(requests, AsyncIterable):
-        async with AsyncExitStack() as stack:
-            if isinstance(requests, AsyncGenerator):
-                stack.push_async_callback(requests.aclose)
+        async with closed_after(requests):
             async for item in requests:
                 yield item
         return

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from foundry_api.batch.closing import closed_after
 from foundry_api.batch.doubt import Doubt
 from foundry_api.batch.outlet import Outlet
 from foundry_api.batch.task import Ticket
@@ -22,7 +21,7 @@ from foundry_api.batch.waiting import Waiting
 from foundry_api.errors import ClientClosed, FoundryError, SilenceTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 
     from foundry_api.batch.allowance import Allowance
     from foundry_api.batch.outage import Outage
@@ -121,9 +120,7 @@ class Pump(Generic[_R]):
         self._news.set()
 
     async def _feed(self, tasks: AsyncIterable[BatchTask[_R]]) -> None:
-        async with AsyncExitStack() as stack:
-            if isinstance(tasks, AsyncGenerator):
-                stack.push_async_callback(tasks.aclose)
+        async with closed_after(tasks):
             async for task in tasks:
                 while not self._admits(task):
                     self._room.clear()

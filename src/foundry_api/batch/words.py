@@ -6,7 +6,7 @@ import re
 
 from foundry_api.errors import InvalidRequest
 
-__all__ = ["number", "parse_duration", "percent", "rate", "spell"]
+__all__ = ["counted", "number", "parse_duration", "percent", "rate", "spell"]
 
 UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)?", re.IGNORECASE)
@@ -16,6 +16,11 @@ TEN, HUNDRED = 10, 100
 def number(value: float) -> str:
     """A whole number with its thousands apart: `1,234,567`."""
     return f"{round(value):,}"
+
+
+def counted(count: int, noun: str) -> str:
+    """So many: `1 line`, `1,200 lines`."""
+    return f"{number(count)} {noun}{'' if count == 1 else 's'}"
 
 
 def rate(value: float) -> str:

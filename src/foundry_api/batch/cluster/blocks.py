@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from foundry_api.batch.closing import closed_after
 from foundry_api.batch.cluster.change import Change
 from foundry_api.batch.waiting import Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 
     from foundry_api.batch.lines import Work
 
@@ -59,9 +59,7 @@ class _Shelf:
 
     async def fill(self, works: AsyncIterable[Work]) -> None:
         try:
-            async with AsyncExitStack() as stack:
-                if isinstance(works, AsyncGenerator):
-                    stack.push_async_callback(works.aclose)
+            async with closed_after(works):
                 async for work in works:
                     self._waiting.put(work, self._model_of(work))
                     self._change.tell()

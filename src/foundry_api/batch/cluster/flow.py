@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.cluster.worker import ActorOptions
 
-__all__ = ["run_blocks"]
+__all__ = ["on_nodes", "run_blocks"]
 
 
 def run_blocks(desk: Any, options: ActorOptions, nodes: Sequence[str], actors: int) -> None:
@@ -51,7 +51,7 @@ def run_blocks(desk: Any, options: ActorOptions, nodes: Sequence[str], actors: i
                 _Numbers(desk, actors),
                 num_cpus=0,
                 override_num_blocks=1,
-                **_on(ray.get_runtime_context().get_node_id()),
+                **on_nodes(ray.get_runtime_context().get_node_id()),
             )
             .map_batches(
                 BlockWorker,
@@ -81,13 +81,14 @@ class _Placing:
 
     def __init__(self, nodes: Sequence[str]) -> None:
         self._nodes = cycle(nodes)
-        self._any = _on(f"in({','.join(nodes)})")
+        self._any = on_nodes(f"in({','.join(nodes)})")
 
     def __call__(self) -> dict[str, Any]:
-        return {**_on(next(self._nodes)), "fallback_strategy": [self._any]}
+        return {**on_nodes(next(self._nodes)), "fallback_strategy": [self._any]}
 
 
-def _on(nodes: str) -> dict[str, Any]:
+def on_nodes(nodes: str) -> dict[str, Any]:
+    """What has Ray start something on a node, or on one `in(…)` several: their ids."""
     return {"label_selector": {"ray.io/node-id": nodes}}
 
 

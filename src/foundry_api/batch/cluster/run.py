@@ -16,7 +16,7 @@ from foundry_api.batch.answers import failed_line
 from foundry_api.batch.ask import model_of
 from foundry_api.batch.cluster.blocks import blocks
 from foundry_api.batch.cluster.desk import Desk
-from foundry_api.batch.cluster.flow import run_blocks
+from foundry_api.batch.cluster.flow import on_nodes, run_blocks
 from foundry_api.batch.cluster.nodes import Node, able
 from foundry_api.batch.cluster.untyped import ray
 from foundry_api.batch.engine import EngineState
@@ -197,7 +197,7 @@ def _workers() -> list[Node]:
 
 async def _version_on(node: str) -> str:
     """The package's version there. What asks is Python's own: the package may not be there."""
-    asking = ray.remote(num_cpus=0, label_selector={"ray.io/node-id": node})(resolve_name)
+    asking = ray.remote(num_cpus=0, **on_nodes(node))(resolve_name)
     answer = asking.remote("foundry_api._version:__version__")
     try:
         version: str = await answer

@@ -8,9 +8,8 @@ import click
 
 from foundry_api.batch.progress import BatchProgress
 from foundry_api.batch.sources import check, open_source
-from foundry_api.batch.words import number
+from foundry_api.batch.words import counted, number
 from foundry_api.cli.batch.telling import Watch, telling
-from foundry_api.cli.batch.told import counted
 from foundry_api.cli.batch.wishes import input_options
 from foundry_api.cli.options import Common, examples, output_options, pass_common
 from foundry_api.cli.output import print_json, print_table, printable

@@ -11,10 +11,9 @@ import msgspec
 from foundry_api.batch.options import STANDARD_STREAM, BatchOptions
 from foundry_api.batch.plan import make_plan
 from foundry_api.batch.sources import open_source
-from foundry_api.batch.words import number, rate, spell
+from foundry_api.batch.words import counted, number, rate, spell
 from foundry_api.cli.batch.engines import engine_of, session_of
 from foundry_api.cli.batch.telling import Watch, telling
-from foundry_api.cli.batch.told import counted
 from foundry_api.cli.batch.wishes import Seconds, engine_options, input_options
 from foundry_api.cli.downloads import run_with_download
 from foundry_api.cli.options import Common, common_options, examples, pass_common

@@ -15,8 +15,10 @@ from foundry_api.service.private_file import replace_file
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from foundry_api.batch.figures import Figures
     from foundry_api.batch.job import BatchSummary
     from foundry_api.batch.options import BatchOptions
+    from foundry_api.batch.report.facts import ReportState
     from foundry_api.cli.session import Session
 
 __all__ = ["report_end", "report_stop"]
@@ -30,17 +32,15 @@ def report_end(path: str, options: BatchOptions, session: Session, summary: Batc
     """
     if summary.figures is None:
         return
-    facts = ReportFacts(
-        title=options.input.path,
+    told = _page(
+        options,
         state="finished with failures" if summary.failed else "finished",
         total=summary.total,
         figures=summary.figures,
         settings=_settings(options, session, summary.output, summary.errors),
-        made_at=time.time(),
-        version=__version__,
     )
     hint = "The answers are written. Name another place; the same command goes on."
-    _write(path, facts, hint=hint)
+    _write(path, told, hint=hint)
 
 
 def report_stop(path: str, options: BatchOptions, session: Session) -> None:
@@ -52,21 +52,40 @@ def report_stop(path: str, options: BatchOptions, session: Session) -> None:
     status = read_status(options.directory)
     published = status.published
     written = (None, None) if published is None else (published.output, published.errors)
-    facts = ReportFacts(
-        title=options.input.path,
+    told = _page(
+        options,
         state="not finished",
         total=status.total,
         figures=read_figures(options.directory),
         settings=_settings(options, session, *written),
-        made_at=time.time(),
-        version=__version__,
     )
-    _write(path, facts, hint="Name another place.")
+    _write(path, told, hint="Name another place.")
 
 
-def _write(path: str, facts: ReportFacts, *, hint: str) -> None:
+def _page(
+    options: BatchOptions,
+    *,
+    state: ReportState,
+    total: int | None,
+    figures: Figures,
+    settings: tuple[tuple[str, str], ...],
+) -> str:
+    return page(
+        ReportFacts(
+            title=options.input.path,
+            state=state,
+            total=total,
+            figures=figures,
+            settings=settings,
+            made_at=time.time(),
+            version=__version__,
+        )
+    )
+
+
+def _write(path: str, told: str, *, hint: str) -> None:
     try:
-        replace_file(path, page(facts).encode())
+        replace_file(path, told.encode())
     except OSError as error:
         raise BatchStorageFailed(
             f"the report {path} cannot be written: {error.strerror or error}", hint=hint

@@ -11,8 +11,8 @@ import msgspec
 from foundry_api.batch.journal import ask_cancel, read_status
 from foundry_api.batch.options import directory_of
 from foundry_api.batch.progress import BatchProgress
-from foundry_api.batch.words import number, percent, spell
-from foundry_api.cli.batch.told import counted, engine_in_words, phase_in_words, speed_in_words
+from foundry_api.batch.words import counted, number, percent, spell
+from foundry_api.cli.batch.told import engine_in_words, phase_in_words, speed_in_words
 from foundry_api.cli.options import Common, examples, output_options, pass_common
 from foundry_api.cli.output import ago, print_fields, print_json
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from foundry_api.batch.words import number, rate, spell
-from foundry_api.cli.batch.told import counted
+from foundry_api.batch.words import counted, number, rate, spell
 from foundry_api.cli.output import STATE_COLOURS, printable
 from foundry_api.errors import InvalidRequest
 

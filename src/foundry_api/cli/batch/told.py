@@ -11,16 +11,11 @@ if TYPE_CHECKING:
     from foundry_api.batch.engine import EngineState
     from foundry_api.batch.progress import BatchProgress
 
-__all__ = ["counted", "engine_in_words", "fraction", "line", "phase_in_words", "speed_in_words"]
+__all__ = ["engine_in_words", "fraction", "line", "phase_in_words", "speed_in_words"]
 
 BYTES_PER_MB = 2**20
 STATES = {"closed": "well", "open": "away", "half-open": "being tried"}
 """Of a service, by the state of the circuit breaker that guards it."""
-
-
-def counted(count: int, noun: str) -> str:
-    """So many: `1 line`, `1,200 lines`."""
-    return f"{number(count)} {noun}{'' if count == 1 else 's'}"
 
 
 def fraction(now: BatchProgress) -> float | None:
