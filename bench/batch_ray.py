@@ -86,9 +86,9 @@ async def on_one_engine(settings: Settings) -> tuple[float, float, float]:
 
 
 @contextmanager
-def cluster() -> Iterator[str]:
-    """The address of a head without CPUs, which has two nodes beside it."""
-    os.environ["RAY_AUTH_MODE"] = "disabled"
+def cluster(directory: str) -> Iterator[str]:
+    """The address of a head without CPUs, which has two nodes beside it; its files lie there."""
+    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": directory}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from ray.cluster_utils import Cluster  # noqa: PLC0415 - Ray reads the variable when imported
@@ -108,7 +108,10 @@ async def main() -> None:
     """Measure both in turn, so that they meet the same machine."""
     one: list[tuple[float, float, float]] = []
     many: list[tuple[float, float, float]] = []
-    with tempfile.TemporaryDirectory() as home, cluster() as address:
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as home,
+        cluster(home) as address,
+    ):
         settings = Settings(home=Path(home), model="demo", service="embedded")
         for _ in range(ROUNDS):
             one.append(await on_one_engine(settings))

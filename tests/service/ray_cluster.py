@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,11 +64,17 @@ class Nodes:
 
 @contextmanager
 def ray_cluster() -> Iterator[Nodes]:
-    """A cluster without nodes."""
+    """A cluster without nodes. All its files are in a directory of its own.
+
+    Ray's `Cluster` writes its address into the machine's own directory of Ray unless the variable
+    says otherwise, and fails where no Ray ever ran.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as directory,
+        pytest.MonkeyPatch.context() as patch,
         warnings.catch_warnings(),
     ):
+        patch.setenv("RAY_TMPDIR", directory)
         warnings.simplefilter("ignore")
         from ray.cluster_utils import Cluster  # noqa: PLC0415 - half a second
 
@@ -75,7 +82,6 @@ def ray_cluster() -> Iterator[Nodes]:
             initialize_head=True,
             head_node_args={
                 "num_cpus": 0,
-                "temp_dir": directory,
                 "object_store_memory": STORE_BYTES,
                 "include_dashboard": False,
                 "_system_config": QUICK_TO_NOTICE,
