@@ -51,29 +51,34 @@ async def works() -> AsyncIterator[Work]:
         yield Work(Line(index, index + 1, index, None), request)
 
 
-def processor_s() -> float:
-    """Of this process and all beneath it, which are the engines and the cluster, too."""
-    spent = 0.0
+def processor_s() -> dict[psutil.Process, float]:
+    """Of this process and each beneath it, which are the engines and the cluster, too."""
+    spent: dict[psutil.Process, float] = {}
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-            spent += times.user + times.system
+            spent[process] = times.user + times.system
     return spent
+
+
+def since(before: dict[psutil.Process, float]) -> float:
+    """Processor seconds since then, of those that are there now: what ended takes nothing along."""
+    return sum(spent - before.get(process, 0.0) for process, spent in processor_s().items())
 
 
 async def measure(engine: BatchEngine) -> tuple[float, float, float]:
     """Seconds to the first answer; from there to the last, lines a second, processor ms a line."""
     began = time.perf_counter()
-    first, spent, count = began, 0.0, 0
+    first, before, spent, count = began, processor_s(), 0.0, 0
     async with aclosing(engine.answers(works())) as answers:
         async for finished in answers:
             if finished.failed:
                 sys.exit(finished.output.decode())
             count += 1
             if count == 1:
-                first, spent = time.perf_counter(), processor_s()
+                first, before = time.perf_counter(), processor_s()
             if count == LINES:
-                last, spent = time.perf_counter(), processor_s() - spent
+                last, spent = time.perf_counter(), since(before)
     if count != LINES:
         sys.exit(f"{count} answers for {LINES} lines")
     return first - began, (LINES - 1) / (last - first), 1000 * spent / (LINES - 1)
