@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from foundry_api.errors import ConfigurationError
+from foundry_api.local_path import absolute_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,9 +50,9 @@ class Settings:
         memory_budget_mb: Bound of the models in a service's memory, in MB of their files; None for
             none. `FOUNDRY_MEMORY_BUDGET`.
         cache: Where answers are kept: `off`, in `memory`, in a `sqlite` file in the home, or in one
-            at this path. `FOUNDRY_CACHE`, default off.
-        home: Directory for the engine's data, logs and state; None takes the user's own
-            directories of the platform. `FOUNDRY_HOME`.
+            at this path, which is made absolute. `FOUNDRY_CACHE`, default off.
+        home: Directory for the engine's data, logs and state, made absolute; None takes the
+            user's own directories of the platform. `FOUNDRY_HOME`.
     """
 
     model: str = "phi-4-mini"
@@ -76,6 +77,10 @@ class Settings:
         if not self.model.strip():
             raise ConfigurationError("FOUNDRY_MODEL is empty", hint="Name a model, or unset it.")
         object.__setattr__(self, "base_urls", tuple(map(normalised_url, self.base_urls)))
+        if self.home is not None:
+            object.__setattr__(self, "home", _absolute("FOUNDRY_HOME", self.home))
+        if isinstance(self.cache, Path):
+            object.__setattr__(self, "cache", _absolute("FOUNDRY_CACHE", self.cache))
         if self.base_url is not None and self.base_urls:
             raise ConfigurationError(
                 "base_url and base_urls are both given", hint="Give one of them."
@@ -142,6 +147,16 @@ def _over(values: dict[str, Any], arguments: dict[str, object]) -> dict[str, Any
     replaced = {"base_url": "base_urls", "base_urls": "base_url"}
     hidden = {replaced[name] for name in given if name in replaced} - given.keys()
     return {**{name: value for name, value in values.items() if name not in hidden}, **given}
+
+
+def _absolute(variable: str, path: Path) -> Path:
+    """Other processes use it too: the engine's host, workers of a cluster."""
+    try:
+        return absolute_path(path)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{variable} is {str(path)!r}: {error}", hint="Give an absolute path."
+        ) from error
 
 
 def _check_seconds(variable: str, value: object) -> None:

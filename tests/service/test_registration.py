@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from foundry_api.errors import ModelRegistrationFailed
+from foundry_api.errors import InvalidRequest, ModelRegistrationFailed
 from foundry_api.service.control import ControlClient
 from foundry_api.service.handshake import ModelSource
 from foundry_api.service.model_files import ModelFiles, digest
+from foundry_api.service.paths import Paths
+from foundry_api.service.process import HostOptions
+from foundry_api.service.supervisor import EngineHost
+from foundry_api.settings import Settings
+from foundry_api.wire.transport import Request, fetch
 from service.helpers import model_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
-    from foundry_api.service.supervisor import EngineHost
     from foundry_api.wire.http import HttpTransport
 
 
@@ -47,6 +51,88 @@ async def test_the_same_files_are_registered_once(
         assert (await control.register(directory, "demo")).id == "demo:1"
         assert (await control.register(directory, "DEMO")).id == "demo:1"
         assert await ids(control) == ["demo:1"]
+
+
+@pytest.mark.parametrize("given", ["model", "./model", "../here/model", "model/", Path("model")])
+async def test_a_relative_path_is_relative_to_the_caller(
+    start: Callable[..., EngineHost],
+    transport: HttpTransport,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: str | Path,
+) -> None:
+    """The host works in another directory."""
+    here = tmp_path / "here"
+    model_directory(here / "model")
+    monkeypatch.chdir(here)
+    control = await control_of(start(), transport)
+    assert (await control.register(given, "mine")).id == "mine:1"
+    assert (await control.register(here / "model", "mine")).id == "mine:1"
+
+
+async def test_a_home_directory_is_the_callers(
+    start: Callable[..., EngineHost],
+    transport: HttpTransport,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    control = await control_of(start(), transport)
+    model_directory(tmp_path / "me" / "model")
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "me"))
+    assert (await control.register("~/model", "mine")).id == "mine:1"
+
+
+@pytest.mark.parametrize("given", ["", "  ", "a\0b", "a\udcff", 5, None, "~nobody-of-that-name/x"])
+async def test_what_is_no_path_is_refused(
+    start: Callable[..., EngineHost], transport: HttpTransport, given: Any
+) -> None:
+    control = await control_of(start(), transport)
+    with pytest.raises(InvalidRequest, match=r"^path is ") as caught:
+        await control.register(given, "mine")
+    assert caught.value.field == "path"
+
+
+async def test_a_host_takes_no_relative_path(
+    start: Callable[..., EngineHost], transport: HttpTransport, directory: Path
+) -> None:
+    address = (await start().ready()).control
+    assert address
+    request = Request(
+        "POST",
+        f"{address.url}/models",
+        {"Authorization": f"Bearer {address.token}"},
+        json.dumps({"path": directory.name, "alias": "mine"}).encode(),
+    )
+    reply = await fetch(transport, request, timeout_s=10)
+    assert (reply.status, json.loads(reply.body)["kind"]) == (400, "InvalidRequest")
+    assert "not absolute" in json.loads(reply.body)["message"]
+
+
+async def test_a_home_may_be_relative(
+    transport: HttpTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that the host gets is absolute, as is where its log and state are."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FOUNDRY_HOME", "home")
+    settings = Settings.from_environment()
+    assert settings.home == tmp_path / "home"
+    host = EngineHost(HostOptions(paths=Paths.of(settings.home), models=()))
+    try:
+        assert await ids(await control_of(host, transport)) == []
+        assert Path(host.log_path or "").parent == tmp_path / "home" / "logs"
+    finally:
+        host.stop()
+
+
+def test_directories_of_the_platform_are_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "relative")
+    paths = Paths.of()
+    assert all(path.is_absolute() for path in (paths.data, paths.logs, paths.state, paths.cache))
 
 
 async def test_changed_files_are_a_new_version_and_the_old_one_goes(

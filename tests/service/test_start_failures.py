@@ -97,3 +97,16 @@ async def test_modules_of_the_working_directory_do_not_get_in_the_way(
         (tmp_path / f"{name}.py").write_text("raise SystemExit('not me')", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     assert (await start(python=sys.executable).ready()).pid
+
+
+async def test_relative_python_paths_are_those_of_the_caller(
+    start: Callable[..., EngineHost], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host works elsewhere; what it imports may lie in a directory of the caller's."""
+    (tmp_path / "vendored").mkdir()
+    module = tmp_path / "vendored" / "foundry_local_sdk.py"
+    module.write_text("raise ImportError('the vendored one')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "vendored")
+    with pytest.raises(ServiceStartFailed, match="the vendored one"):
+        await start(python=sys.executable).ready()

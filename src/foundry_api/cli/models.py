@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +16,7 @@ from foundry_api.cli.services import find_running
 from foundry_api.cli.session import Session
 from foundry_api.connection import find_model
 from foundry_api.errors import ModelInUse, ModelNotFound
+from foundry_api.local_path import absolute_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -248,7 +248,10 @@ def _check(common: Common, directory: str) -> None:
     """Tell what keeps a directory from being served; no service is asked."""
     from foundry_api.service.model_check import findings  # noqa: PLC0415 - for this verb alone
 
-    found = findings(Path(directory))
+    try:
+        found = findings(absolute_path(directory))
+    except ValueError as error:
+        raise click.UsageError(f"DIRECTORY is {directory!r}: {error}.") from error
     if common.as_json:
         print_json({"directory": directory, "findings": found})
     elif found:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from foundry_api.errors import InvalidRequest
+from foundry_api.local_path import absolute_path
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -85,14 +86,13 @@ def _checked(audio: object) -> Path:
     if not isinstance(audio, str | os.PathLike):
         raise InvalidRequest(f"audio is {type(audio).__name__}, not a path or bytes", field="audio")
     try:
-        path = Path(os.fsdecode(audio)).expanduser().absolute()  # pyright: ignore[reportUnknownArgumentType] # a caller's own
-        str(path).encode()
+        path = absolute_path(audio)  # pyright: ignore[reportUnknownArgumentType] # a caller's own
         if not path.is_file():
             what = "a directory" if path.is_dir() else "not there"
             raise InvalidRequest(f"the recording {path} is {what}", field="audio")
         if path.stat().st_size == 0:
             raise InvalidRequest(f"the recording {path} is empty", field="audio")
-    except (OSError, RuntimeError, UnicodeEncodeError) as error:
+    except (OSError, ValueError) as error:
         raise InvalidRequest(f"the recording cannot be read: {error}", field="audio") from error
     return path
 

@@ -9,7 +9,14 @@ from urllib.parse import quote
 import msgspec
 
 from foundry_api import errors
-from foundry_api.errors import DownloadFailed, FoundryError, ProtocolError, ServerError
+from foundry_api.errors import (
+    DownloadFailed,
+    FoundryError,
+    InvalidRequest,
+    ProtocolError,
+    ServerError,
+)
+from foundry_api.local_path import absolute_path
 from foundry_api.messages import Model
 from foundry_api.service.public_catalog import PublicListing
 from foundry_api.wire.dialects.base import BAD_JSON
@@ -136,10 +143,19 @@ class ControlClient:
     async def register(self, path: Path | str, alias: str) -> Model:
         """Serve a model directory under an alias, as a new version if it changed or moved.
 
+        Args:
+            path: The directory. The host has a working directory of its own, so an absolute path
+                is sent.
+            alias: The name to serve it under.
+
         Raises:
             ModelRegistrationFailed: The directory is not a model, or the alias no name.
+            InvalidRequest: `path` is no path.
         """
-        body = {"path": str(path), "alias": alias}
+        try:
+            body = {"path": str(absolute_path(path)), "alias": alias}
+        except ValueError as error:
+            raise InvalidRequest(f"path is {path!r}: {error}", field="path") from error
         return _decoded(await self._call("POST", "/models", body), _OneModel).model
 
     async def unregister(self, name: str) -> None:

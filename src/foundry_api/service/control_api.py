@@ -140,6 +140,8 @@ class ControlAPI:
 
     async def _register(self, request: web.Request) -> web.Response:
         asked = await _body(request, _Registration)
+        if not Path(asked.path).is_absolute():  # to what, is known to the sender alone
+            raise InvalidRequest(f"the path {asked.path!r} is not absolute", field="path")
         model = await asyncio.to_thread(self._engine.register, Path(asked.path), asked.alias)
         return _json({"model": model})
 

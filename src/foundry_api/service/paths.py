@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foundry_api.errors import ConfigurationError
+from foundry_api.local_path import absolute_path
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,9 +37,16 @@ class Paths:
 
     @classmethod
     def of(cls, home: Path | None = None) -> Paths:
-        """The directories below `home`, or the user's own of the platform without one."""
+        """The directories below `home`, or the user's own of the platform without one.
+
+        All are absolute, whatever `home` and the variables of the platform say: the host works in
+        another directory.
+
+        Raises:
+            ConfigurationError: One of them cannot be made absolute.
+        """
         if home is not None:
-            root = home.expanduser().absolute()
+            root = _absolute(home)
             return cls(
                 data=root / "engine",
                 logs=root / "logs",
@@ -49,10 +57,10 @@ class Paths:
 
         own = platformdirs.PlatformDirs(APP_NAME, appauthor=False)
         return cls(
-            data=own.user_data_path / "engine",
-            logs=own.user_log_path,
-            state=own.user_state_path / "state",
-            cache=own.user_cache_path,
+            data=_absolute(own.user_data_path) / "engine",
+            logs=_absolute(own.user_log_path),
+            state=_absolute(own.user_state_path) / "state",
+            cache=_absolute(own.user_cache_path),
         )
 
     def create(self) -> Paths:
@@ -90,6 +98,16 @@ class Paths:
     def lock_file(self) -> Path:
         """Held while a shared host is started or stopped."""
         return self.state / "host.lock"
+
+
+def _absolute(directory: Path) -> Path:
+    try:
+        return absolute_path(directory)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{str(directory)!r} cannot be used: {error}",
+            hint="Set FOUNDRY_HOME to the absolute path of a directory that you can write to.",
+        ) from error
 
 
 def _make_private(directory: Path) -> None:

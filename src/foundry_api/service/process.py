@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api.errors import ServiceStartFailed
+from foundry_api.local_path import absolute_path
 from foundry_api.service import host_log
 from foundry_api.service.handshake import Answer, HostConfig, ModelSource, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from foundry_api.service.handshake import Announcement
     from foundry_api.service.paths import Paths
@@ -29,6 +30,8 @@ __all__ = ["START_TIMEOUT_S", "HostOptions", "HostProcess", "demo_models"]
 START_TIMEOUT_S = 30.0
 GRACE_S = 1.0
 MAX_ANSWER_BYTES = 64 * 1024
+PATH_VARIABLES = frozenset({"PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR"})
+"""What the host's Python and its engine read that may hold relative paths."""
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 _BOOTSTRAP = (
@@ -191,7 +194,10 @@ def _config(options: HostOptions, **kind: Any) -> HostConfig:
         data_dir=str(paths.data),
         logs_dir=str(paths.logs),
         log_path=str(host_log.new_name(paths.logs)),
-        models=tuple(options.models),
+        models=tuple(
+            msgspec.structs.replace(source, path=str(absolute_path(source.path)))
+            for source in options.models
+        ),
         catalog_url=options.catalog_url,
         **kind,
     )
@@ -214,7 +220,7 @@ def _popen(options: HostOptions, config: HostConfig, *, private: bool) -> subpro
             stdin=subprocess.PIPE if private else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
-            env=options.environ,
+            env=_environment(options.environ),
             cwd=options.paths.data,  # so that a shared host does not hold the caller's directory
             start_new_session=True,  # a terminal's signals are for the parent; POSIX only
             creationflags=_own_group(),  # the same for Windows
@@ -226,6 +232,15 @@ def _popen(options: HostOptions, config: HostConfig, *, private: bool) -> subpro
     finally:
         os.close(log)
         host_log.prune(log_path.parent)
+
+
+def _environment(given: Mapping[str, str] | None) -> dict[str, str]:
+    """The host's environment. What is relative in it is so to our directory, not to the host's."""
+    environ = dict(os.environ if given is None else given)
+    for name in PATH_VARIABLES & {name for name, value in environ.items() if value}:
+        entries = environ[name].split(os.pathsep) if name == "PYTHONPATH" else [environ[name]]
+        environ[name] = os.pathsep.join(entry and os.path.abspath(entry) for entry in entries)  # noqa: PTH100 - text
+    return environ
 
 
 def _own_group() -> int:

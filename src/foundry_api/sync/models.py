@@ -210,11 +210,13 @@ class SyncModels:
         The directory stays where it is, and it stays registered until `unregister`.
 
         Args:
-            path: Holds genai_config.json, the ONNX graph and the tokenizer.
+            path: Holds genai_config.json, the ONNX graph and the tokenizer. A relative path is
+                relative to this process's working directory; `~` is this user's home.
             alias: The name to call it by.
 
         Raises:
             ModelRegistrationFailed: The directory is not such a model.
+            InvalidRequest: `path` is no path.
             UnsupportedFeature: The service is not an engine host of this package.
         """
         return self._loop.run(lambda: self._async.register(path, alias))
