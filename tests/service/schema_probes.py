@@ -169,6 +169,6 @@ PROBES = {
         enforced=False,
     ),
     "pattern_lookahead": Probe({**TEXT, "pattern": "^(?!x)"}, '"y"', '"xy"', enforced=False),
-    "huge_bounds": Probe({**INTEGER, "minimum": -(2**63)}, "-5", str(-(2**64)), enforced=False),
+    "huge_bounds": Probe({**INTEGER, "minimum": -(2**63)}, "-5", str(-(2**64)), enforced=True),
 }
 """By what they are about."""

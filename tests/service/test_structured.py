@@ -117,6 +117,53 @@ async def test_the_demo_model_answers_in_a_shape_it_never_saw(client: FoundryAPI
     assert answer.content == json.dumps(answer.parsed)
 
 
+@pytest.mark.parametrize(
+    "number",
+    [
+        {"type": "integer"},
+        {"type": ["integer", "null"]},
+        {"type": "integer", "minimum": 1},
+        {"type": "integer", "exclusiveMaximum": 0},
+        {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+        {"type": "integer", "minimum": 0, "maximum": 2**64 - 1},
+        {"type": "integer", "multipleOf": 5},
+        {"type": "integer", "multipleOf": 1000},
+        {"type": "number"},
+        {"type": ["number", "null"]},
+        {"type": "number", "minimum": 0},
+        {"type": "number", "maximum": 1000},
+        {"type": "number", "multipleOf": 0.01},
+        {"anyOf": [{"type": "number"}, {"type": "null"}]},
+        {"allOf": [{"type": "integer"}, {"minimum": 3}]},
+    ],
+    ids=json.dumps,
+)
+async def test_no_number_runs_on_to_the_bound(
+    client: FoundryAPIClient, number: dict[str, Any]
+) -> None:
+    """The engine takes the bounds that the schema does not have, and the answer ends."""
+    schema = {"type": "object", "properties": {"x": number, "y": number}, "required": ["x", "y"]}
+    for prompt in ("Alice is 30 years old.", "Give an example.", "Describe a person."):
+        answer = await client.complete(
+            prompt, model="demo", response_model=schema, temperature=0, max_tokens=96
+        )
+        assert answer.content == json.dumps(answer.parsed) or "." in answer.content
+
+
+async def test_numbers_of_a_callers_own_response_format_end(client: FoundryAPIClient) -> None:
+    schema = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+    for form in (schema, {"name": "s", "schema": schema, "strict": True}):
+        wanted = {"type": "json_schema", "json_schema": form}
+        answer = await client.complete(
+            "Give an example.",
+            model="demo",
+            extra={"response_format": wanted},
+            temperature=0,
+            max_tokens=60,
+        )
+        assert list(json.loads(answer.content)) == ["x"]
+
+
 async def test_an_answer_that_runs_on_to_the_bound_is_an_error(client: FoundryAPIClient) -> None:
     schema = {"type": "string", "minLength": 100}
     with pytest.raises(StructuredOutputError, match="cut before its end") as caught:

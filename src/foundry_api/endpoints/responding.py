@@ -13,6 +13,7 @@ from foundry_api.endpoints.response_input import has_images, input_items, json_m
 from foundry_api.endpoints.tasks import check_sees
 from foundry_api.errors import ContextOverflow, InvalidRequest, ResponseNotFound, UnsupportedFeature
 from foundry_api.wire.dialects.base import QUICK_TIMEOUT_S, error_of
+from foundry_api.wire.dialects.constraints import readable_schema
 from foundry_api.wire.dialects.openai import DEFAULT_MAX_TOKENS
 from foundry_api.wire.endpoints.responses import RESPONSES_ROUTE, ResponseReader, ResponseStream
 from foundry_api.wire.transport import OK, fetch
@@ -118,6 +119,11 @@ class Responding:
         if self.goes_on and connection.dialect.capabilities.chained_responses == "corrected":
             # 1.2.4 and 2.0.1 keep them with the input, and would read them twice.
             body.pop("instructions", None)
+        match body.get("text"):
+            case {"format": {"type": "json_schema", "schema": schema} as form, **rest}:
+                body["text"] = {**rest, "format": {**form, "schema": readable_schema(schema)}}
+            case _:
+                pass
         path = connection.dialect.path(model.catalog, RESPONSES_ROUTE)
         return connection.wire.post(path, msgspec.json.encode(body))
 

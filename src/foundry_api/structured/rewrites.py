@@ -5,9 +5,10 @@ Left to itself a small model adds members, digits and white space up to max_toke
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-from foundry_api.structured.keywords import is_factor, lower_bound, upper_bound
+from foundry_api.structured.keywords import MAX_BOUND, is_factor, lower_bound, upper_bound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,13 @@ _RELATIONS = COMBINERS | {
 
 SMALLEST_STEP = 1e-9
 
+LAST_INTEGER = 2**63 - 1
+FIRST_INTEGER = 1024 - 2**63
+"""The engine computes bounds as floats and fails at -(2**63), the next float below (probed)."""
+
+LARGEST_BOUNDED_FACTOR = 1000
+"""The multiples of larger factors up to a bound are too much work for the engine (probed)."""
+
 _YEAR = "(?:[1-9]...|0[1-9]..|00[1-9].|000[1-9])"
 _SECONDS = r"[0-5].(?:\.[0-9]{1,6})?(?:[Zz]|[+-]..:..)"
 _STRICTER = {
@@ -53,7 +61,9 @@ def added(schema: Mapping[str, Any], shaped: Mapping[str, Any], *, closing: bool
     more: dict[str, Any] = {}
     if closing and _may_close(schema):
         more["additionalProperties"] = False
-    if _may_go_on(shaped):
+    more.update(_missing_bounds(schema, shaped))
+    bounded = {**shaped, **more}
+    if _has_decimals_without_end(bounded) and (lower_bound(bounded) or 0) >= 0:
         more["multipleOf"] = SMALLEST_STEP
     if "pattern" not in schema and shaped.get("format") in _STRICTER:
         more["pattern"] = _STRICTER[shaped["format"]]
@@ -61,6 +71,8 @@ def added(schema: Mapping[str, Any], shaped: Mapping[str, Any], *, closing: bool
     either = [_absent_or(name, needed) for name, needed in needs.items()]
     if _has_negatives(schema, shaped):
         either.append(_multiple_or_negative(schema["multipleOf"]))
+    elif "multipleOf" not in more and _has_decimals_without_end(bounded):
+        either.append(_multiple_or_negative(SMALLEST_STEP))
     if either:
         more["allOf"] = [*shaped.get("allOf", ()), *either]
     return more
@@ -91,13 +103,47 @@ def _may_close(schema: Mapping[str, Any]) -> bool:
     return needed <= properties.keys()
 
 
-def _may_go_on(shaped: Mapping[str, Any]) -> bool:
-    """Whether decimals without end would still be a number of the schema.
+def _number_type(schema: Mapping[str, Any]) -> str | None:
+    """The kind of numbers that a schema allows without listing them."""
+    types = schema.get("type", ())
+    types = [types] if isinstance(types, str) else types
+    if "enum" in schema or "const" in schema:
+        return None
+    return next((name for name in ("number", "integer") if name in types), None)
 
-    Between bounds the engine writes no exponents, so that nothing else is lost. Its multiples
-    are never negative.
+
+def _missing_bounds(schema: Mapping[str, Any], shaped: Mapping[str, Any]) -> dict[str, float]:
+    """Bounds for numbers that have none: a model adds digits up to max_tokens.
+
+    A bound of an integer beyond 64 bits becomes one of 64 bits. Whoever sets a larger bound for a
+    number with decimals wants it.
     """
-    low, high = lower_bound(shaped), upper_bound(shaped)
-    if shaped.get("type") != "number" or "multipleOf" in shaped or low is None or high is None:
+    kind = _number_type(schema)
+    low, high = lower_bound(schema), upper_bound(schema)
+    if kind is None or schema.get("multipleOf", 1) > LARGEST_BOUNDED_FACTOR:
+        return {}
+    first, last = (FIRST_INTEGER, LAST_INTEGER) if kind == "integer" else (-MAX_BOUND, MAX_BOUND)
+    if (low is not None and low >= last) or (high is not None and high <= first):
+        return {}
+    if kind == "number":
+        return {
+            **({"minimum": first} if low is None else {}),
+            **({"maximum": last} if high is None else {}),
+        }
+    bounds: dict[str, float] = {}
+    if lower_bound(shaped) is None:
+        bounds["minimum"] = first if low is None else max(first, math.ceil(low))
+    if upper_bound(shaped) is None:
+        bounds["maximum"] = last if high is None else min(last, math.floor(high))
+    return bounds
+
+
+def _has_decimals_without_end(bounded: Mapping[str, Any]) -> bool:
+    """Whether numbers from 0 on can be kept to a step without losing any other.
+
+    Between bounds the engine writes no exponents. Its multiples are never negative.
+    """
+    low, high = lower_bound(bounded), upper_bound(bounded)
+    if _number_type(bounded) != "number" or "multipleOf" in bounded or low is None or high is None:
         return False
-    return low >= 0 and high - low >= 1
+    return high - max(low, 0) >= 1

@@ -10,7 +10,9 @@ import pytest
 from foundry_api.structured.patterns import engine_reads, loosened
 from foundry_api.structured.shaping import GUIDANCE, engine_schema, lark_choice, lark_schema
 
-INTEGER = {"type": "integer"}
+INTEGER = {"type": "integer", "minimum": -9, "maximum": 9}
+
+FIRST, LAST = 1024 - 2**63, 2**63 - 1
 
 
 def shaped(schema: dict[str, Any]) -> dict[str, Any]:
@@ -77,9 +79,9 @@ def test_an_object_that_names_its_members_gets_no_others() -> None:
         ({"exclusiveMinimum": 1.5, "maximum": 1e6}, True),
         ({"minimum": -1, "maximum": 1}, False),
         ({"minimum": 0, "maximum": 1e-6}, False),
-        ({"minimum": 0}, False),
+        ({"minimum": 0}, True),
         ({"minimum": 0, "maximum": 1, "multipleOf": 0.5}, False),
-        ({}, False),
+        ({"maximum": -1}, False),
     ],
 )
 def test_a_number_between_bounds_does_not_go_on_for_ever(
@@ -88,6 +90,44 @@ def test_a_number_between_bounds_does_not_go_on_for_ever(
     told = shaped({"type": "number", **bounds})
     assert (told.get("multipleOf") == 1e-9) is stepped
     assert "multipleOf" not in shaped({"type": "integer", "minimum": 0, "maximum": 9})
+
+
+@pytest.mark.parametrize(
+    ("given", "minimum", "maximum"),
+    [
+        ({"type": "integer"}, FIRST, LAST),
+        ({"type": ["integer", "null"]}, FIRST, LAST),
+        ({"type": ["string", "integer"]}, FIRST, LAST),
+        ({"type": "integer", "minimum": 3}, 3, LAST),
+        ({"type": "integer", "exclusiveMaximum": 3}, FIRST, None),
+        ({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, FIRST, LAST),
+        ({"type": "integer", "minimum": 0, "maximum": 2**64 - 1}, 0, LAST),
+        ({"type": "integer", "minimum": 10**17}, 10**17, LAST),
+        ({"type": "integer", "minimum": 2**64}, None, None),
+        ({"type": "integer", "enum": [1, 2**70]}, None, None),
+        ({"type": "number"}, -1e15, 1e15),
+        ({"type": "number", "minimum": 2}, 2, 1e15),
+        ({"type": "number", "maximum": 2}, -1e15, 2),
+        ({"type": "number", "minimum": 0, "maximum": 1e24}, 0, None),
+        ({"type": "string"}, None, None),
+    ],
+)
+def test_a_number_without_bounds_gets_some(
+    given: dict[str, Any], minimum: float | None, maximum: float | None
+) -> None:
+    """Those of 64 bits, which the engine reads as floats: -(2**63) is one too far for it."""
+    sent = shaped({"properties": {"x": given}})["properties"]["x"]
+    assert (sent.get("minimum"), sent.get("maximum")) == (minimum, maximum)
+
+
+@pytest.mark.parametrize(
+    "bounds", [{}, {"minimum": -90, "maximum": 90}, {"maximum": 2}, {"exclusiveMinimum": -2}]
+)
+def test_the_decimals_of_a_number_end(bounds: dict[str, float]) -> None:
+    sent = shaped({"type": "number", **bounds})
+    stepped = {"minimum": 0, "multipleOf": 1e-9}
+    assert sent["allOf"] == [{"anyOf": [stepped, {"exclusiveMaximum": 0}]}]
+    assert sent["type"] == "number"
 
 
 def test_members_that_need_others_are_put_in_words_that_the_engine_knows() -> None:
@@ -99,12 +139,13 @@ def test_members_that_need_others_are_put_in_words_that_the_engine_knows() -> No
 @pytest.mark.parametrize(
     ("bounds", "told"),
     [
-        ({"minimum": 0}, {"minimum": 0, "multipleOf": 5}),
-        ({"maximum": -1}, {"maximum": -1}),
+        ({"minimum": 0, "maximum": 9}, {"minimum": 0, "maximum": 9, "multipleOf": 5}),
+        ({"minimum": -9, "maximum": -1}, {"minimum": -9, "maximum": -1}),
         (
-            {"minimum": -9},
+            {"minimum": -9, "maximum": 9},
             {
                 "minimum": -9,
+                "maximum": 9,
                 "allOf": [{"anyOf": [{"minimum": 0, "multipleOf": 5}, {"exclusiveMaximum": 0}]}],
             },
         ),

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from foundry_api.errors import GrammarError
 from foundry_api.messages import Choice, Grammar, JsonSchema
 
 if TYPE_CHECKING:
     from foundry_api.messages import ChatRequest, Constraint, Message
 
-__all__ = ["constrained", "told"]
+__all__ = ["constrained", "readable_schema", "told"]
 
 
 def constrained(body: dict[str, Any], constraint: Constraint | None) -> dict[str, Any]:
@@ -45,12 +46,29 @@ def _lark(constraint: Constraint) -> str:
 
 
 def _bare(body: dict[str, Any]) -> dict[str, Any]:
-    """The schema itself, where OpenAI's form wraps it: the engine takes a wrapper for a schema.
+    """The caller's own schema as the engine takes it, without the wrapper of OpenAI's form.
 
-    It would be one that allows anything.
+    The engine takes the wrapper for a schema that allows anything.
     """
     match body.get("response_format"):
         case {"type": "json_schema", "json_schema": {"schema": schema}}:
-            return {**body, "response_format": {"type": "json_schema", "json_schema": schema}}
+            pass
+        case {"type": "json_schema", "json_schema": schema}:
+            pass
         case _:
             return body
+    form = {"type": "json_schema", "json_schema": readable_schema(schema)}
+    return {**body, "response_format": form}
+
+
+def readable_schema(schema: Any) -> Any:
+    """A schema that a caller wrote into a body, with what lets answers end.
+
+    What is no schema stays as it is: the service says what is wrong with it.
+    """
+    from foundry_api.structured.shaping import engine_schema  # noqa: PLC0415 - as above
+
+    try:
+        return schema if "x-guidance" in schema else engine_schema(schema)
+    except (AttributeError, TypeError, ValueError, RecursionError, GrammarError):
+        return schema
