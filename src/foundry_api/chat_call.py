@@ -177,17 +177,14 @@ class ChatCall(GuardedCall[ChatRequest, ChatAttempt]):
         The service adds 2048 output tokens to the prompt and refuses when that is more than the
         context, though the answer may be short (foundry-local-service.md, 4.5).
         """
-        if not isinstance(error, ContextOverflow) or self._is_bounded():
+        if not isinstance(error, ContextOverflow) or _is_bounded(self._order.request):
             return False
         room = error.room
-        if room is None:
+        if room is None or _is_bounded(self._request):
+            error.blame_prompt()
             return False
         self._request = msgspec.structs.replace(self._request, max_tokens=room)
         return True
-
-    def _is_bounded(self) -> bool:
-        bounds = {"max_tokens", "max_completion_tokens"}
-        return self._request.max_tokens is not None or not bounds.isdisjoint(self._request.extra)
 
     def _tell_answer(self, watch: Watch, whole: Completion[None]) -> None:
         watch.stop()
@@ -231,6 +228,11 @@ def last_chunk(whole: Completion[None]) -> Chunk:
         raw=whole.raw[-1],
         cached=whole.cached,
     )
+
+
+def _is_bounded(request: ChatRequest) -> bool:
+    bounds = {"max_tokens", "max_completion_tokens"}
+    return request.max_tokens is not None or not bounds.isdisjoint(request.extra)
 
 
 def _rate(first_token_at: float | None, now: float, usage: Usage) -> float | None:

@@ -134,6 +134,7 @@ async def test_what_still_does_not_fit_is_not_asked_for_a_third_time(caller: Cal
         with pytest.raises(errors.ContextOverflow) as caught:
             await caller.call(server.base_url, retries=3).completion()
     assert caught.value.attempts == 2
+    assert "2048" not in str(caught.value)
     assert len(server.requests) == 2
 
 
@@ -161,9 +162,13 @@ async def test_the_callers_own_bound_is_never_changed(
 async def test_a_prompt_that_fills_the_context_is_not_sent_again(caller: Caller) -> None:
     refusal = OVERFLOW.format(total=4048, prompt=2000, output=2048)
     async with HostileServer(say(whole(400, error_json(refusal)))) as server:
-        with pytest.raises(errors.ContextOverflow):
+        with pytest.raises(errors.ContextOverflow) as caught:
             await caller.call(server.base_url, retries=3).completion()
     assert len(server.requests) == 1
+    error = caught.value
+    assert (error.field, error.prompt_tokens, error.max_tokens) == ("prompt", 2000, None)
+    assert "2048" not in str(error)
+    assert "max_tokens" not in str(error)
 
 
 async def test_a_connection_serves_one_call_after_the_other(caller: Caller) -> None:

@@ -65,6 +65,36 @@ def test_json_tells_all_about_an_answer(shared_home: Path) -> None:
     assert finished.stderr == ""
 
 
+@pytest.mark.parametrize("flags", [[], ["--no-stream"]])
+def test_a_cut_answer_names_the_limit_that_cut_it(shared_home: Path, flags: list[str]) -> None:
+    """The engine gives an answer 2048 tokens when no bound is named, or else what room is left."""
+    chat = ("chat", "-m", "scripted", *flags)
+    default = run(*chat, "say-forever", home=shared_home)
+    assert default.returncode == 0
+    assert default.stderr == (
+        "The answer was cut after 2048 tokens, the service's own limit; --max-tokens sets another."
+        "\n"
+    )
+    full = run(*chat, "x" * 7000 + " say-forever", home=shared_home)
+    left = 8192 - prompt_tokens([{"role": "user", "content": "x" * 7000 + " say-forever"}])
+    assert full.stderr == (
+        f"The answer was cut after {left} tokens: with the prompt, they fill the model's context.\n"
+    )
+    asked = run(*chat, "--max-tokens", "5", "say-forever", home=shared_home)
+    assert (asked.returncode, asked.stderr) == (0, "")
+
+
+def test_a_prompt_that_fills_the_context_is_not_blamed_on_tokens_nobody_asked_for(
+    shared_home: Path,
+) -> None:
+    finished = run("chat", "-m", "scripted", "-", home=shared_home, stdin="x" * 9000)
+    assert finished.returncode == 2
+    assert "the prompt has 90" in finished.stderr
+    assert "no room for an answer in the model's context of 8192" in finished.stderr
+    assert "2048" not in finished.stderr
+    assert "max_tokens" not in finished.stderr
+
+
 def test_a_bad_option_is_wrong_usage(shared_home: Path) -> None:
     finished = run("chat", "-m", "scripted", "--temperature", "9", "hello", home=shared_home)
     assert (finished.returncode, finished.stdout) == (2, "")

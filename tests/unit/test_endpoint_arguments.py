@@ -175,3 +175,5 @@ class TestResponses:
         assert responding("x", {"max_output_tokens": 20}).amended(overflow) is None
         full = ContextOverflow("x", prompt_tokens=100, max_tokens=2048, context_length=100)
         assert responding("x", {}).amended(full) is None
+        assert (full.field, full.max_tokens) == ("prompt", None)
+        assert "no room for an answer in the model's context of 100" in full.message

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from foundry_api.cli.session import Session
-    from foundry_api.messages import Completion, FinishReason, Message, Model
+    from foundry_api.messages import Chunk, Completion, Message, Model
 
 __all__ = ["Speaker", "Talker"]
 
@@ -86,8 +86,14 @@ class Talker:
     yes: bool = False
     ask: bool = True
 
-    def say(self, model: str, messages: Sequence[Message], speaker: Speaker) -> FinishReason | None:
-        """Say an answer, and end its last line, however it ends. Returns why it ended."""
+    def say(
+        self, model: str, messages: Sequence[Message], speaker: Speaker
+    ) -> Chunk | Completion | None:
+        """Say an answer, and end its last line, however it ends.
+
+        Returns:
+            The last chunk, or the completion: both tell how the answer ended.
+        """
         saying = self._say_pieces if self.stream else self._say_whole
         try:
             return run_with_download(
@@ -121,28 +127,28 @@ class Talker:
 
     async def _say_pieces(
         self, model: str, messages: Sequence[Message], speaker: Speaker
-    ) -> FinishReason | None:
-        finish_reason: FinishReason | None = None
+    ) -> Chunk | None:
+        last: Chunk | None = None
         chunks = self.session.client.stream_chat(messages, **self._options(model))
         # Closing the stream, however this ends, is what stops the engine's work.
         async with aclosing(chunks):
             with Waiting(f"Waiting for {model} ...") as waiting:
                 async for chunk in chunks:
                     waiting.over()
-                    finish_reason = chunk.finish_reason
+                    last = chunk
                     speaker.think(chunk.reasoning)
                     if chunk.content:
                         speaker.say(chunk.content)
-        return finish_reason
+        return last
 
     async def _say_whole(
         self, model: str, messages: Sequence[Message], speaker: Speaker
-    ) -> FinishReason | None:
+    ) -> Completion:
         with Waiting(f"Waiting for {model} ..."):
             completion = await self._complete(model, messages)
         speaker.think(completion.reasoning)
         speaker.say(completion.content)
-        return completion.finish_reason
+        return completion
 
     async def _complete(self, model: str, messages: Sequence[Message]) -> Completion:
         return await self.session.client.chat(messages, **self._options(model))

@@ -16,13 +16,13 @@ from foundry_api.cli.conversation import Conversation
 from foundry_api.cli.options import Common, common_options, examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json
 from foundry_api.cli.session import Session
-from foundry_api.errors import InvalidRequest
+from foundry_api.errors import ContextOverflow, InvalidRequest
 from foundry_api.options import ChatOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from foundry_api.messages import Completion, Message
+    from foundry_api.messages import Chunk, Completion, Message
 
 __all__ = ["command"]
 
@@ -113,9 +113,8 @@ def prompt_from(words: Sequence[str]) -> str | None:
 
 def answer(talker: Talker, messages: Sequence[Message]) -> None:
     """Say one answer."""
-    finish_reason = talker.say(talker.session.settings.model, messages, Speaker())
-    if finish_reason == "length" and talker.options.get("max_tokens") is None:
-        click.echo("The answer was cut at the greatest length that fits.", err=True)
+    end = talker.say(talker.session.settings.model, messages, Speaker())
+    _report_cut(talker, end)
 
 
 def converse(talker: Talker, system: str | None) -> None:
@@ -155,8 +154,21 @@ def _answer_in_conversation(talker: Talker, model: str, messages: Sequence[Messa
     """Say an answer; Ctrl-C ends it, but not the conversation."""
     speaker = Speaker()
     with contextlib.suppress(KeyboardInterrupt, click.Abort):
-        talker.say(model, messages, speaker)
+        end = talker.say(model, messages, speaker)
+        _report_cut(talker, end)
     return speaker.said
+
+
+def _report_cut(talker: Talker, end: Chunk | Completion | None) -> None:
+    """Say that an answer is incomplete, and why, unless --max-tokens asked for that."""
+    if end is None or end.finish_reason != "length" or talker.options.get("max_tokens") is not None:
+        return
+    tokens = end.usage.completion_tokens if end.usage else 0
+    sentence = f"The answer was cut after {tokens} tokens"
+    if any(isinstance(attempt.error, ContextOverflow) for attempt in end.attempts):
+        _tell(f"{sentence}: with the prompt, they fill the model's context.")
+    else:
+        _tell(f"{sentence}, the service's own limit; --max-tokens sets another.")
 
 
 def _read_input() -> str:

@@ -11,7 +11,7 @@ from foundry_api.arguments import check_text
 from foundry_api.endpoints.asking import WholeBody
 from foundry_api.endpoints.exchange import EndpointCall, ordered
 from foundry_api.endpoints.tasks import check_embeds
-from foundry_api.errors import InvalidRequest, ProtocolError, UnsupportedFeature
+from foundry_api.errors import ContextOverflow, InvalidRequest, ProtocolError, UnsupportedFeature
 from foundry_api.messages import Timings, Usage
 from foundry_api.replies.embeddings import Embeddings
 from foundry_api.wire.endpoints.embeddings import EMBEDDINGS_ROUTE, decoded, embeddings_body
@@ -73,7 +73,8 @@ class Batch:
 
     def amended(self, error: FoundryError) -> None:
         """None: nothing can be put right."""
-        del error
+        if isinstance(error, ContextOverflow):
+            error.blame_prompt()
 
     def decoder(self, connection: Connection, model: Model) -> WholeBody[_Told]:
         """Reads the vectors."""

@@ -111,6 +111,7 @@ class Responding:
         if not isinstance(error, ContextOverflow) or "max_output_tokens" in self.members:
             return None
         if (room := error.room) is None:
+            error.blame_prompt()
             return None
         return replace(self, members={**self.members, "max_output_tokens": room})
 

@@ -48,7 +48,7 @@ class ContextOverflow(InvalidRequest):
 
     Attributes:
         prompt_tokens: Tokens of the prompt, if the service counted them.
-        max_tokens: Output tokens asked for, or the service's default.
+        max_tokens: Output tokens that the caller asked for; None if it named no bound.
         context_length: Tokens the model can hold, prompt and answer together.
     """
 
@@ -69,6 +69,19 @@ class ContextOverflow(InvalidRequest):
         self.prompt_tokens = prompt_tokens
         self.max_tokens = max_tokens
         self.context_length = context_length
+
+    def blame_prompt(self) -> None:
+        """Say that the prompt is too long, for a caller who named no bound of the answer.
+
+        The service counts its own default of 2048 output tokens, and names it in its message.
+        """
+        self.field, self.max_tokens = "prompt", None
+        self.hint = "Shorten the prompt, or use a model with more context."
+        if self.prompt_tokens is not None and self.context_length is not None:
+            self.message = (
+                f"the prompt has {self.prompt_tokens} tokens, which leaves no room for an answer "
+                f"in the model's context of {self.context_length}"
+            )
 
     @property
     def room(self) -> int | None:

@@ -9,7 +9,7 @@ from foundry_api.structured.refusal import Refused
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["chosen"]
+__all__ = ["begins_like", "chosen"]
 
 _AROUND = " \t\r\n\"'`*_.!"
 """What models like to put around a word."""
@@ -29,6 +29,11 @@ def chosen(text: str, choices: Sequence[str]) -> str:
         said = f"it is {bare[:100]!r}" if bare else "it is empty"
         raise Refused(f"the answer has to be one of {', '.join(map(repr, choices))}, but {said}")
     return alike[0]
+
+
+def begins_like(text: str, choice: str) -> bool:
+    """Whether a text can be the beginning of a choice: also one with quotes and in another case."""
+    return choice.casefold().startswith(text.lstrip(_AROUND).casefold())
 
 
 def _plain(text: str) -> str:

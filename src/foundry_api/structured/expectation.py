@@ -11,7 +11,7 @@ import msgspec
 from foundry_api.arguments import check_text
 from foundry_api.errors import InvalidRequest
 from foundry_api.messages import Choice, Grammar, JsonSchema
-from foundry_api.structured.choosing import chosen
+from foundry_api.structured.choosing import begins_like, chosen
 from foundry_api.structured.finding import json_texts
 from foundry_api.structured.partial import PartialJson
 from foundry_api.structured.refusal import Refused
@@ -102,6 +102,14 @@ class Expectation:
                 return [each for each in choices if each.startswith(said)] == [said]
             case None:
                 return True
+            case _:
+                return False
+
+    def rules_out(self, text: str) -> bool:
+        """Whether nothing that begins like a cut answer could pass: it begins like no choice."""
+        match self.constraint:
+            case Choice(choices):
+                return not any(begins_like(text, choice) for choice in choices)
             case _:
                 return False
 

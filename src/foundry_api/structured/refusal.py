@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Refused"]
+__all__ = ["Incomplete", "Refused"]
 
 
 class Refused(ValueError):
@@ -18,3 +18,16 @@ class Refused(ValueError):
     def __init__(self, *errors: str) -> None:
         super().__init__("; ".join(errors))
         self.errors = errors
+
+
+class Incomplete(Refused):
+    """Only a part of an answer came, so that asking again would not help.
+
+    Args:
+        reason: Why there is no more of it.
+        errors: What is wrong with that part, if it was checked.
+    """
+
+    def __init__(self, reason: str, *errors: str) -> None:
+        super().__init__(*(errors or (reason,)))
+        self.reason = reason

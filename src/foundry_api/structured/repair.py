@@ -14,7 +14,7 @@ import msgspec
 from foundry_api.errors import ContextOverflow, GrammarError, StructuredOutputError
 from foundry_api.messages import Choice, JsonSchema, Usage
 from foundry_api.structured.prompting import asking_again, instructed
-from foundry_api.structured.refusal import Refused
+from foundry_api.structured.refusal import Incomplete, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Ask = Callable[[tuple[Message, ...], Constraint | None, int], Awaitable[Completion[None]]]
     """Takes the turns, what the answer is kept to, and how often the model has repeated itself."""
 
-__all__ = ["answered", "checked", "cut_or_refused"]
+__all__ = ["answered", "checked", "refusal_hint", "refusal_message"]
 
 _CUT = "the answer was cut before its end"
 _WITHHELD = "the answer was withheld by a content filter"
@@ -62,9 +62,8 @@ async def answered(
             parsed = _parsed(completion, expectation)
         except Refused as error:
             refused.append(completion)
-            message, is_final = cut_or_refused(completion.finish_reason, error)
-            if is_final or len(refused) > repairs:
-                raise _failure(refused, message, error.errors) from error
+            if isinstance(error, Incomplete) or len(refused) > repairs:
+                raise _failure(refused, refusal_message(error), error) from error
             turns = messages
             if not _repeats(refused):
                 turns = (*messages, *asking_again(completion.content, error.errors))
@@ -73,24 +72,30 @@ async def answered(
 
 
 def checked(text: str, finish_reason: FinishReason | None, expectation: Expectation) -> Any:
-    """What an answer is.
+    """Return what an answer is.
 
     Raises:
-        Refused: It does not pass, or was cut where that leaves no more than half of it.
+        Incomplete: It was cut or withheld, so that no more than a part of it is there.
+        Refused: It does not pass.
     """
-    whole = finish_reason == "stop" or expectation.may_be_cut(text)
-    if not whole:
-        raise Refused(_WITHHELD if finish_reason == "content_filter" else _CUT)
-    return expectation.check(text)
+    if finish_reason == "stop":
+        return expectation.check(text)
+    reason = _WITHHELD if finish_reason == "content_filter" else _CUT
+    if finish_reason == "length" and expectation.rules_out(text):
+        return expectation.check(text)  # more tokens would not have made it pass
+    if not expectation.may_be_cut(text):
+        raise Incomplete(reason)
+    try:
+        return expectation.check(text)
+    except Refused as error:
+        raise Incomplete(reason, *error.errors) from error
 
 
-def cut_or_refused(finish_reason: FinishReason | None, error: Refused) -> tuple[str, bool]:
-    """Why an answer cannot be taken, and whether asking again is of no use."""
-    if finish_reason == "length":
-        return _CUT, True
-    if finish_reason == "content_filter":
-        return _WITHHELD, True
-    return f"the answer does not pass: {'; '.join(error.errors)}", False
+def refusal_message(error: Refused) -> str:
+    """Say why an answer is refused."""
+    if isinstance(error, Incomplete):
+        return error.reason
+    return f"the answer does not pass: {'; '.join(error.errors)}"
 
 
 async def _asked(
@@ -120,15 +125,23 @@ def _parsed(completion: Completion[None], expectation: Expectation) -> Any:
     return checked(completion.content, completion.finish_reason, expectation)
 
 
+def refusal_hint(error: Refused) -> str:
+    """Say what to do about a refused answer: more tokens help only one that was cut."""
+    if isinstance(error, Incomplete) and error.reason == _CUT:
+        return StructuredOutputError.cut_hint
+    return StructuredOutputError.default_hint
+
+
 def _failure(
-    refused: Sequence[Completion[None]], message: str, errors: tuple[str, ...] = ()
+    refused: Sequence[Completion[None]], message: str, error: Refused | None = None
 ) -> StructuredOutputError:
     last = refused[-1]
     return StructuredOutputError(
         message,
-        errors=errors,
+        errors=error.errors if error else (),
         repairs=len(refused) - 1,
         finish_reason=last.finish_reason,
+        hint=refusal_hint(error) if error else None,
         model=last.model,
         service=last.service,
         attempts=sum(len(each.attempts) for each in refused),

@@ -13,7 +13,7 @@ import msgspec
 from foundry_api.errors import StructuredOutputError
 from foundry_api.structured.partial import NOTHING
 from foundry_api.structured.refusal import Refused
-from foundry_api.structured.repair import checked, cut_or_refused
+from foundry_api.structured.repair import checked, refusal_hint, refusal_message
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -78,10 +78,10 @@ class _Reader:
 
     def failure(self, chunk: Chunk, error: Refused) -> StructuredOutputError:
         """What the caller is told."""
-        message, _ = cut_or_refused(chunk.finish_reason, error)
         return StructuredOutputError(
-            message,
+            refusal_message(error),
             errors=error.errors,
+            hint=refusal_hint(error),
             finish_reason=chunk.finish_reason,
             model=chunk.model,
             attempts=len(chunk.attempts),

@@ -148,6 +148,39 @@ def test_a_parser_may_take_an_answer_that_was_cut(run: Run) -> None:
     assert error.message == "the answer was cut before its end"
 
 
+@pytest.mark.parametrize(
+    "text", ["I would say red, since", "Sure! The colour", "**blue-ish", "re d", "green, no"]
+)
+def test_a_cut_answer_that_begins_like_no_choice_is_refused_and_asked_for_again(
+    run: Run, text: str
+) -> None:
+    """More tokens would not have made it one of them, so it is not called cut."""
+    colours = Expectation.of(choice=["red", "blue", "green"])
+    colours = Expectation.of(choice=["red", "blue", "green"])
+    cut = said(text, finish_reason="length")
+    assert answer(run, Model(cut, said("red")), colours).parsed == "red"
+    error = failure(run, Model(cut, cut, cut), colours)
+    assert error.message.startswith("the answer does not pass: the answer has to be one of 'red'")
+    assert "max_tokens" not in error.hint
+    assert error.finish_reason == "length"
+
+
+@pytest.mark.parametrize("text", ["", "g", '"gre', "**Gre", " blu", "`"])
+def test_a_cut_answer_that_may_become_a_choice_is_cut(run: Run, text: str) -> None:
+    colours = Expectation.of(choice=["red", "blue", "green"])
+    error = failure(run, Model(said(text, finish_reason="length")), colours)
+    assert error.message == "the answer was cut before its end"
+    assert "max_tokens" in error.hint
+
+
+def test_a_withheld_answer_is_not_asked_for_again_though_it_begins_like_no_choice(
+    run: Run,
+) -> None:
+    model = Model(said("I will not", finish_reason="content_filter"))
+    error = failure(run, model, Expectation.of(choice=["red", "blue"]))
+    assert error.message == "the answer was withheld by a content filter"
+
+
 def test_an_answer_that_was_withheld_says_so(run: Run) -> None:
     error = failure(run, Model(said("", finish_reason="content_filter")))
     assert error.message == "the answer was withheld by a content filter"
