@@ -121,7 +121,35 @@ def classify(status: int, message: str) -> FoundryError:
     kind = next((error for pattern, error in _COMPILED if pattern.search(told)), None)
     if kind is ContextOverflow:
         return _context_overflow(told, status)
+    if kind is ModelLoadFailed:
+        return ModelLoadFailed(told, status=status, hint=_load_hint(told))
     return (kind or _by_status(status))(told, status=status)
+
+
+_LOAD_HINTS = {
+    r"unsupported tokenizer class": (
+        "The engine cannot read the tokenizer_class of tokenizer_config.json; use a model with one "
+        "that it reads, such as PreTrainedTokenizerFast."
+    ),
+    r"unsupported model_type": (
+        "The engine does not know the model.type of genai_config.json; use a newer Foundry Local, "
+        "or another model."
+    ),
+    r"executionprovider": (
+        "The model is made for a device that the engine does not serve; use its CPU variant."
+    ),
+    r"bad[_ ]alloc|out of memory|failed to allocate|not enough memory": (
+        "Free memory: unload other models, or use a smaller one."
+    ),
+}
+"""What helps where a load failed, by the engine's words (probed on 2.2.1)."""
+
+
+def _load_hint(message: str) -> str | None:
+    found = (
+        hint for words, hint in _LOAD_HINTS.items() if re.search(words, message, re.IGNORECASE)
+    )
+    return next(found, None)
 
 
 def _by_status(status: int) -> type[FoundryError]:

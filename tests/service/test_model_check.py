@@ -10,7 +10,8 @@ import onnx
 import pytest
 
 from cli_program import run
-from foundry_api.errors import ModelRegistrationFailed
+from foundry_api import FoundryAPIClient
+from foundry_api.errors import ModelLoadFailed, ModelRegistrationFailed
 from foundry_api.service.model_check import checked, findings
 from foundry_api.service.process import demo_models
 from scripted_model import build
@@ -115,7 +116,18 @@ def test_models_that_are_served_have_nothing_wrong(tmp_path: Path) -> None:
     assert findings(type(tmp_path)(demo.path)) == ()
 
 
-def test_the_command_line_only_looks_when_it_is_told_to(directory: Path, own_home: Path) -> None:
+def demo_copy(path: Path, *, name: str, **members: object) -> Path:
+    """The demo model with other members in one of its configuration files."""
+    [demo] = demo_models()
+    shutil.copytree(demo.path, path)
+    file = path / name
+    changed = {**json.loads(file.read_text(encoding="utf-8")), **members}
+    file.write_text(json.dumps(changed), encoding="utf-8")
+    return path
+
+
+def test_a_check_loads_the_model_and_adds_nothing(own_home: Path, tmp_path: Path) -> None:
+    directory = demo_copy(tmp_path / "model", name="tokenizer_config.json")
     good = run("models", "add", str(directory), "--check", home=own_home)
     assert (good.returncode, good.stderr) == (0, "")
     assert good.stdout == f"{directory} can be served. Add it with --alias NAME.\n"
@@ -124,9 +136,70 @@ def test_the_command_line_only_looks_when_it_is_told_to(directory: Path, own_hom
     bad = run("models", "add", str(directory), "--check", home=own_home)
     assert bad.returncode == 1
     assert bad.stdout.splitlines()[1:] == ["  its tokenizer.json has no model section"]
-    told = json.loads(run("models", "add", str(directory), "--check", "--json").stdout)
-    assert told["findings"] == ["its tokenizer.json has no model section"]
+    report = json.loads(run("models", "add", str(directory), "--check", "--json").stdout)
+    assert report["findings"] == ["its tokenizer.json has no model section"]
+    assert report["loaded"] is False
 
     nameless = run("models", "add", str(directory), home=own_home)
     assert (nameless.returncode, "--alias NAME" in nameless.stderr) == (2, True)
     assert not own_home.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "members", "reason"),
+    [
+        *(
+            (
+                "tokenizer_config.json",
+                {"tokenizer_class": tokenizer},
+                f"Unsupported tokenizer class: {tokenizer}",
+            )
+            for tokenizer in ("BertTokenizer", "RobertaTokenizer", "NoSuchTokenizer")
+        ),
+        (
+            "genai_config.json",
+            {
+                "model": {
+                    "type": "bert",
+                    "context_length": 64,
+                    "decoder": {"filename": "model.onnx"},
+                }
+            },
+            "Unsupported model_type in config.json: bert",
+        ),
+    ],
+)
+def test_a_check_finds_what_only_the_engine_refuses(
+    own_home: Path, tmp_path: Path, name: str, members: dict[str, object], reason: str
+) -> None:
+    directory = demo_copy(tmp_path / "model", name=name, **members)
+    assert findings(directory) == ()
+    bad = run("models", "add", str(directory), "--check", home=own_home)
+    assert bad.returncode == 1
+    assert "the engine cannot serve it" in bad.stdout
+    assert reason in bad.stdout
+
+
+def test_a_check_has_the_model_answer(own_home: Path, tmp_path: Path) -> None:
+    """A graph whose inputs have other names is loaded, and fails at the first call."""
+    directory = demo_copy(tmp_path / "model", name="tokenizer_config.json")
+    config = directory / "genai_config.json"
+    text = config.read_text(encoding="utf-8").replace(
+        '"input_ids": "input_ids"', '"input_ids": "x"'
+    )
+    config.write_text(text, encoding="utf-8")
+    bad = run("models", "add", str(directory), "--check", home=own_home)
+    assert bad.returncode == 1
+    assert "Model input was not found" in bad.stdout
+
+
+async def test_a_load_that_fails_says_what_helps(own_home: Path, tmp_path: Path) -> None:
+    directory = demo_copy(
+        tmp_path / "model", name="tokenizer_config.json", tokenizer_class="BertTokenizer"
+    )
+    async with FoundryAPIClient(service="embedded", home=own_home) as client:
+        await client.models.register(directory, "bert")
+        with pytest.raises(ModelLoadFailed, match="Unsupported tokenizer class") as caught:
+            await client.models.load("bert")
+    assert "tokenizer_class" in caught.value.hint
+    assert "memory" not in caught.value.hint

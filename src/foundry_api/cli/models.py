@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,12 +15,14 @@ from foundry_api.cli.options import Common, common_options, examples, pass_commo
 from foundry_api.cli.output import is_terminal, megabytes, print_json
 from foundry_api.cli.services import find_running
 from foundry_api.cli.session import Session
+from foundry_api.cli.waiting import Waiting
 from foundry_api.connection import find_model
-from foundry_api.errors import ModelInUse, ModelNotFound
+from foundry_api.errors import ModelInUse, ModelNotFound, ServiceStartFailed
 from foundry_api.local_path import absolute_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from foundry_api.catalog import CatalogListing
     from foundry_api.client import FoundryAPIClient
@@ -182,15 +185,17 @@ def swap_command(common: Common, old: str, new: str, drain: float) -> None:
 )
 @click.argument("directory", type=click.Path())
 @click.option("--alias", help="The name to call it by.")
-@click.option("--check", is_flag=True, help="Only look whether it can be served.")
+@click.option("--check", is_flag=True, help="Only check it, and load it once on trial.")
 @common_options
 @pass_common
 def add_command(common: Common, directory: str, alias: str | None, *, check: bool) -> None:
     """Serve a directory with an ONNX model of your own.
 
     It must hold genai_config.json, the ONNX graph with its weights, the tokenizer and a chat
-    template, all of which are looked at first. It stays where it is. The exit code of --check is
-    1 for a directory that cannot be served.
+    template, all of which are looked at first. It stays where it is.
+
+    --check adds nothing: it looks at the files, then loads the model once and has it answer, in a
+    temporary engine. Its exit code is 1 for a directory that cannot be served.
     """
     if check:
         _check(common, directory)
@@ -245,23 +250,48 @@ async def _listed(
 
 
 def _check(common: Common, directory: str) -> None:
-    """Tell what keeps a directory from being served; no service is asked."""
+    """Tell what keeps a directory from being served; the user's own service is not asked."""
     from foundry_api.service.model_check import findings  # noqa: PLC0415 - for this verb alone
 
     try:
-        found = findings(absolute_path(directory))
+        path = absolute_path(directory)
     except ValueError as error:
         raise click.UsageError(f"DIRECTORY is {directory!r}: {error}.") from error
+    found, is_tried = findings(path), False
+    if not found:
+        found, is_tried = _try(path)
     if common.as_json:
-        print_json({"directory": directory, "findings": found})
+        print_json({"directory": directory, "findings": found, "loaded": is_tried and not found})
     elif found:
         click.echo(f"{directory} cannot be served as a model:")
         for finding in found:
             click.echo(f"  {finding}")
-    else:
+    elif is_tried:
         click.echo(f"{directory} can be served. Add it with --alias NAME.")
+    else:
+        click.echo(f"{directory} has all its files. Add it with --alias NAME.")
     if found:
         raise click.exceptions.Exit(CANNOT_BE_SERVED)
+
+
+def _try(directory: Path) -> tuple[tuple[str, ...], bool]:
+    """Load a model on trial.
+
+    Returns:
+        What is wrong with it, and whether there was an engine to try it in.
+    """
+    from foundry_api.cli.model_trial import try_model  # noqa: PLC0415 - for this verb alone
+
+    async def trial() -> str | None:
+        with Waiting(f"Loading {directory} on trial ..."):
+            return await try_model(directory)
+
+    try:
+        failure = asyncio.run(trial())
+    except ServiceStartFailed as error:
+        click.echo(f"It could not be loaded on trial: {error}", err=True)
+        return (), False
+    return ((f"the engine cannot serve it: {failure}",) if failure else ()), True
 
 
 def _confirm(common: Common, model: Model, *, yes: bool) -> None:

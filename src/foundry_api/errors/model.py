@@ -102,7 +102,10 @@ class ModelTaskMismatch(ModelError):
 class ModelLoadFailed(ModelError):
     """The engine could not load the model's files."""
 
-    default_hint = "Check the model's files and free memory; the engine's log tells more."
+    default_hint = (
+        "The engine's log tells more; for a directory of yours, "
+        "`foundry-api models add DIRECTORY --check` tries it."
+    )
 
 
 class ModelRegistrationFailed(ModelError):
