@@ -40,8 +40,9 @@ async def try_model(directory: Path) -> str | None:
         async with FoundryAPIClient(settings=settings) as client:
             await client.models.loaded()  # a failure to start is not the model's
             try:
-                await client.models.register(directory, ALIAS)
-                await _call(client, await client.models.load(ALIAS))
+                model = await client.models.register(directory, ALIAS)
+                await client.models.load(ALIAS)
+                await _call(client, model)
             except FoundryError as error:
                 return error.message.replace(f"{ALIAS}:1", str(directory))
     return None
