@@ -37,6 +37,17 @@ class TestEmbed:
         done = run("embed", "-m", "embedder", home=home, stdin="Hello\n\nyou\n")
         assert len(done.stdout.splitlines()) == 2
 
+    @pytest.mark.parametrize(
+        ("given", "texts"),
+        [(["one"], ["one", "Hello", "you"]), (["one", "-", "two"], ["one", "Hello", "you", "two"])],
+    )
+    def test_lines_of_standard_input_come_beside_the_arguments(
+        self, home: Path, given: list[str], texts: list[str]
+    ) -> None:
+        done = run("embed", "-m", "embedder", *given, home=home, stdin="Hello\n\nyou\n")
+        vectors = [json.loads(line) for line in done.stdout.splitlines()]
+        assert vectors == [embedding(text) for text in texts]
+
     def test_as_one_document(self, home: Path) -> None:
         done = run("embed", "--json", "-m", "embedder", "Hello", home=home)
         told = json.loads(done.stdout)

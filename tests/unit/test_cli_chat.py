@@ -40,7 +40,11 @@ def stdin(monkeypatch: pytest.MonkeyPatch, stream: io.IOBase | None) -> None:
         ((), "from a file\n", "from a file"),
         ((), "\N{ZERO WIDTH NO-BREAK SPACE}from Windows\r\n", "from Windows"),
         ((), "  indented\n\n", "  indented"),
-        (("say", "this"), "not read", "say this"),
+        (("Sum", "this up:"), "a\nb\n", "Sum this up:\n\na\nb"),
+        (("Sum this up:",), "\ufeffa\r\nb\r\n", "Sum this up:\n\na\nb"),
+        (("Sum this up:",), "\n \n", "Sum this up:"),
+        (("Sum this up:",), "", "Sum this up:"),
+        (("",), "from a pipe\n", "from a pipe"),
         (("sum", "up:", "-"), "text\n", "sum up: text"),
     ],
 )
@@ -51,13 +55,27 @@ def test_where_the_prompt_comes_from(
     assert prompt_from(words) == prompt
 
 
+@pytest.mark.parametrize("stream", [None, Terminal("not read")])
+def test_words_without_a_pipe_are_the_prompt(
+    monkeypatch: pytest.MonkeyPatch, stream: io.IOBase | None
+) -> None:
+    stdin(monkeypatch, stream)
+    assert prompt_from(("say", "this")) == "say this"
+
+
 def test_a_terminal_without_words_means_a_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
     stdin(monkeypatch, Terminal())
     assert prompt_from(()) is None
 
 
 @pytest.mark.parametrize(
-    "stream", [None, io.StringIO("\n"), io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8")]
+    "stream",
+    [
+        None,
+        io.StringIO("\n"),
+        io.StringIO("a\0b"),
+        io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"),
+    ],
 )
 def test_no_prompt_at_all_is_refused(
     monkeypatch: pytest.MonkeyPatch, stream: io.IOBase | None

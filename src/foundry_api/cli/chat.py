@@ -16,6 +16,7 @@ from foundry_api.cli.conversation import Conversation
 from foundry_api.cli.options import Common, common_options, examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json
 from foundry_api.cli.session import Session
+from foundry_api.cli.standard_input import MARK, piped_text, read_text
 from foundry_api.errors import ContextOverflow, InvalidRequest
 from foundry_api.options import ChatOptions
 
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-STANDARD_INPUT = "-"
 PROMPT = "> "
 
 EPILOG = examples(
     'chat --model demo "What is the capital of France?"',
     "chat Tell me a story               words need no quotes",
-    'chat "Sum this up:" - < notes.txt  - stands for standard input',
     "chat < question.txt",
+    'cat notes.txt | foundry-api chat "Sum this up:"',
+    'chat "What is new in" - "?" < notes.txt   - stands for standard input',
     'chat --json --max-tokens 50 "Name a colour"',
     "chat                               a conversation; /help lists its commands",
 )
@@ -70,8 +71,12 @@ def command(
 ) -> None:
     """Ask a model: one prompt, or a conversation.
 
-    The prompt is the arguments, or else what comes from standard input. On a terminal and without
-    a prompt it is a conversation. Ctrl-C stops an answer, and the engine's work on it.
+    The prompt is the arguments, and after a blank line what comes on standard input, if it is no
+    terminal. An open input on which nothing comes for 10 s is left out; in a loop that itself reads
+    standard input, add < /dev/null.
+
+    On a terminal and without a prompt it is a conversation. Ctrl-C stops an answer, and the
+    engine's work on it.
     """
     prompt = prompt_from(words)
     if prompt is None and common.as_json:
@@ -92,18 +97,21 @@ def command(
 def prompt_from(words: Sequence[str]) -> str | None:
     """The prompt, or None for a conversation.
 
-    Standard input is read only when it is asked for or when nothing else can be meant: a program
-    that gives the prompt as argument may have left its own input open.
+    The words, a blank line, and what comes on standard input. A `-` among the words puts it there
+    instead.
 
     Raises:
         InvalidRequest: It is empty, or standard input is not text.
     """
     if not words and is_terminal(sys.stdin):
         return None
-    parts = [
-        _read_input() if word == STANDARD_INPUT else word for word in words or (STANDARD_INPUT,)
-    ]
-    prompt = " ".join(parts)
+    if not words:
+        prompt = read_text("prompt").rstrip()
+    elif MARK in words:
+        prompt = " ".join(read_text("prompt").rstrip() if word == MARK else word for word in words)
+    else:
+        parts = " ".join(words), piped_text("prompt").rstrip()
+        prompt = "\n\n".join(part for part in parts if part.strip())
     if not prompt.strip():
         raise InvalidRequest(
             "the prompt is empty", field="prompt", hint="Give it as arguments or on standard input."
@@ -169,18 +177,6 @@ def _report_cut(talker: Talker, end: Chunk | Completion | None) -> None:
         _tell(f"{sentence}: with the prompt, they fill the model's context.")
     else:
         _tell(f"{sentence}, the service's own limit; --max-tokens sets another.")
-
-
-def _read_input() -> str:
-    """Standard input as a prompt, without the mark that Windows begins text with."""
-    if sys.stdin is None:
-        raise InvalidRequest("there is no prompt: standard input is closed", field="prompt")
-    try:
-        return sys.stdin.read().removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}").rstrip()
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(
-            "standard input is not text in UTF-8", field="prompt", hint="Convert it first."
-        ) from error
 
 
 def _read_line() -> str:

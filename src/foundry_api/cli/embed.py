@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from foundry_api.cli.options import Common, common_options, examples, pass_common
-from foundry_api.cli.output import print_json
+from foundry_api.cli.output import is_terminal, print_json
 from foundry_api.cli.session import Session
-from foundry_api.errors import InvalidRequest
+from foundry_api.cli.standard_input import MARK, piped_text, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,12 +46,13 @@ def command(
 ) -> None:
     """Turn texts into vectors, one JSON array a line.
 
-    The texts are the arguments, or else the lines of standard input; empty lines are left out.
+    The texts are the arguments, and then the lines of standard input, if it is no terminal; empty
+    lines are left out. A `-` among the arguments puts the lines there.
     """
-    told = texts or _lines()
+    asked = _texts(texts)
     with Session(common, timeout_s=timeout, deadline_s=deadline) as session:
         made = session.run(
-            session.client.embed(told, model=model, download=yes), waiting="Embedding"
+            session.client.embed(asked, model=model, download=yes), waiting="Embedding"
         )
     if common.as_json:
         print_json(_described(made))
@@ -60,17 +61,21 @@ def command(
         print_json(vector, indent=0)
 
 
-def _lines() -> Sequence[str]:
-    """The lines of standard input, without the mark that Windows begins text with."""
-    if sys.stdin is None or sys.stdin.isatty():
-        raise click.UsageError("Give texts as arguments, or one a line on standard input.")
-    try:
-        lines = sys.stdin.read().removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}").splitlines()
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(
-            "standard input is not text in UTF-8", field="texts", hint="Convert it first."
-        ) from error
-    return [line for line in lines if line.strip()]
+def _texts(given: Sequence[str]) -> Sequence[str]:
+    """The arguments and the lines of standard input, which a `-` among them puts in its place."""
+    if not given:
+        if is_terminal(sys.stdin):
+            raise click.UsageError("Give texts as arguments, or one a line on standard input.")
+        return _lines(read_text("texts"))
+    if MARK not in given:
+        return [*given, *_lines(piped_text("texts"))]
+    return [
+        text for each in given for text in (_lines(read_text("texts")) if each == MARK else (each,))
+    ]
+
+
+def _lines(text: str) -> Sequence[str]:
+    return [line for line in text.splitlines() if line.strip()]
 
 
 def _described(made: Embeddings) -> dict[str, object]:

@@ -11,6 +11,7 @@ import msgspec
 from foundry_api.cli.options import Common, common_options, examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json, printable
 from foundry_api.cli.session import Session
+from foundry_api.cli.standard_input import MARK, read_text
 from foundry_api.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-STANDARD_INPUT = "-"
 EPILOG = examples(
     "request GET /status",
     "request GET /v1/responses --param limit=5",
@@ -77,8 +77,8 @@ def _body(reply: RawReply) -> Any:
 
 def _json(data: str) -> Any:
     try:
-        return msgspec.json.decode(sys.stdin.read() if data == STANDARD_INPUT else data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return msgspec.json.decode(read_text("data") if data == MARK else data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidRequest(f"the body is not JSON: {error}", field="data") from error
 
 
