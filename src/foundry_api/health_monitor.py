@@ -20,6 +20,7 @@ from foundry_api.monitor.sampler import Sampler
 from foundry_api.monitor.state import Hysteresis
 from foundry_api.monitor.summary import HealthSummary, summarise
 from foundry_api.monitor.traffic import TrafficMeter
+from foundry_api.user_code import UserCode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -282,6 +283,7 @@ class HealthMonitor:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         started = loop.time()
+        code = UserCode()
         while True:
             try:
                 await self._look(waits=False)
@@ -289,7 +291,9 @@ class HealthMonitor:
                 self._closed = True
                 self._tell_all(None)
                 return
-            except Exception:
+            except BaseException as error:
+                if not code.raised(error):
+                    raise
                 # A monitor that ended in silence would be taken for a service that is well.
                 log.exception("a look failed")
             started = await self._pause(started)

@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING
 from foundry_api.catalog import MAX_AGE_S
 from foundry_api.connection import find_model, find_variants
 from foundry_api.downloads import STALL_S, DownloadMeter, steps_of
-from foundry_api.errors import CatalogUnavailable, InvalidRequest, ModelInUse, ModelNotFound
+from foundry_api.errors import (
+    CatalogUnavailable,
+    HookFailed,
+    InvalidRequest,
+    ModelInUse,
+    ModelNotFound,
+)
 from foundry_api.residency.loading import check_drain, load_all, swap
 from foundry_api.residency.memory import DRAIN_S
 from foundry_api.resilience.deadline import bounded
+from foundry_api.user_code import describe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
@@ -235,6 +242,7 @@ class Models:
             ModelNotFound: The catalog has no such model.
             CatalogUnavailable: The catalog could not be reached.
             DownloadFailed: The download broke off or stood still.
+            HookFailed: `progress` failed, which ends the download.
             UnsupportedFeature: The service can't be told to download.
         """
         if not stall_s > 0:
@@ -250,9 +258,19 @@ class Models:
         if model.cached:
             return model
         meter = DownloadMeter(model.size_mb)
-        return await connection.download(
-            model, lambda percent: progress and progress(meter.report(percent)), stall_s=stall_s
-        )
+
+        def report(percent: float) -> None:
+            if progress is None:
+                return
+            now = meter.report(percent)
+            try:
+                progress(now)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                raise HookFailed(f"the progress callback failed: {describe(error)}") from error
+
+        return await connection.download(model, report, stall_s=stall_s)
 
     def stream_download(
         self, name: str, *, stall_s: float = STALL_S

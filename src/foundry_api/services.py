@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from foundry_api.errors import FoundryError, ServiceCrashed, ServiceError, ServiceNotRunning
@@ -129,8 +128,7 @@ class Service:
         recovery, self._recovery = self._recovery, None
         if recovery is not None and recovery.get_loop() is asyncio.get_running_loop():
             recovery.cancel()
-            with suppress(asyncio.CancelledError):
-                await recovery
+            await asyncio.wait({recovery})
 
     async def _open(self) -> Connection:
         connection = self._connection = await self._connect()

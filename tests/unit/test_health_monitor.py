@@ -530,3 +530,49 @@ def test_hysteresis_is_the_callers_choice(run: Run) -> None:
         assert states == ["unknown"] * 3 + ["down"] * 2
 
     run(main())
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, asyncio.CancelledError])
+def test_what_the_callers_code_raises_neither_ends_the_monitor_nor_hides_an_outage(
+    run: Run, failure: type[BaseException]
+) -> None:
+    def fail(*_: object) -> None:
+        raise failure("oops")
+
+    async def broken(*_: object) -> None:
+        raise failure("oops")
+
+    async def main() -> None:
+        watched = WatchedService()
+        monitor = HealthMonitor(watched, interval=0.5, alerts=[fail, broken])
+        async with monitor:
+            await asyncio.sleep(1.75)
+            send, watched.transport.send = watched.transport.send, broken  # type: ignore[method-assign]
+            await asyncio.sleep(2)
+            watched.transport.send = send  # type: ignore[method-assign]
+            await asyncio.sleep(2)
+        statuses = [sample.status for sample in monitor.history]
+        assert statuses[:4] == ["healthy"] * 4
+        assert statuses[4:8] == ["down"] * 4
+        assert statuses[8:] == ["healthy"] * 4
+        assert 0 < (monitor.summary().availability or 0) < 1
+
+    run(main())
+
+
+def test_a_monitor_that_is_cancelled_ends(run: Run) -> None:
+    async def main() -> None:
+        monitor = HealthMonitor(WatchedService(), interval=0.5)
+
+        async def watch() -> None:
+            async with monitor:
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(watch())
+        await asyncio.sleep(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(asyncio.all_tasks()) == 1
+
+    run(main())

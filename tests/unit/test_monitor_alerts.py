@@ -216,3 +216,28 @@ async def test_an_alert_that_hangs_does_not_keep_the_monitor_from_ending(
     await listeners.aclose()
     assert cancelled.is_set()
     assert "given up" in caplog.text
+
+
+class Panic(BaseException):
+    """What a library in Rust raises: no `Exception`."""
+
+
+@pytest.mark.parametrize("failure", [ValueError, asyncio.CancelledError, GeneratorExit, Panic])
+async def test_an_alert_that_raises_anything_harms_neither_the_others_nor_the_monitor(
+    failure: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[str] = []
+
+    def at_once(_: HealthChanged) -> None:
+        raise failure("oops")
+
+    async def later(_: HealthChanged) -> None:
+        raise failure("oops")
+
+    listeners = Listeners(at_once, later, lambda change: heard.append(change.new))
+    listeners.tell(change())
+    listeners.tell(change(new="healthy"))
+    await listeners.aclose()
+    assert heard == ["down", "healthy"]
+    assert "a listener failed" in caplog.text
+    assert "an alert failed" in caplog.text

@@ -7,7 +7,7 @@ import logging
 import secrets
 import sys
 import threading
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -195,8 +195,7 @@ class SqliteCache(ResponseCache):
             yield
         finally:
             renewing.cancel()
-            with suppress(asyncio.CancelledError):
-                await renewing
+            await asyncio.wait({renewing})
 
     async def _renew(self, token: str) -> None:
         while True:

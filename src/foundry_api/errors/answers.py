@@ -10,6 +10,8 @@ __all__ = ["StructuredOutputError"]
 class StructuredOutputError(FoundryError):
     """The answer did not pass, however often the model was asked again; its text is in `partial`.
 
+    Where the caller's own parser or validator failed, its exception is the `__cause__`.
+
     Attributes:
         errors: What is wrong with it, a sentence each; a path such as `$.age` says where.
         repairs: How often the model was asked again.

@@ -150,6 +150,9 @@ def _told(call: asyncio.Task[Completion], model: str, at: float) -> Canary:
         timings = call.result().timings
     except FoundryError as error:
         return Canary(outcome="failed", model=model, detail=str(error), at=at)
+    except asyncio.CancelledError:  # not of this task: of the call, which has ended
+        detail = "its call was cancelled, and not by the monitor"
+        return Canary(outcome="failed", model=model, detail=detail, at=at)
     return Canary(
         outcome="answered",
         model=model,

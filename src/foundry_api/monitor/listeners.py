@@ -8,6 +8,8 @@ import logging
 from inspect import isawaitable
 from typing import TYPE_CHECKING
 
+from foundry_api.user_code import UserCode
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -51,7 +53,9 @@ class Listeners:
         for key, listener in list(self._listeners.items()):
             try:
                 going_on = listener(change)
-            except Exception:
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:
                 log.exception("a listener failed on %s -> %s", change.old, change.new)
                 continue
             if isawaitable(going_on):
@@ -83,7 +87,10 @@ class Listeners:
 async def _after(before: asyncio.Task[None] | None, going_on: Awaitable[object]) -> None:
     if before is not None:
         await asyncio.wait({before})
+    code = UserCode()
     try:
         await going_on
-    except Exception:
+    except BaseException as error:
+        if not code.raised(error):
+            raise
         log.exception("an alert failed")

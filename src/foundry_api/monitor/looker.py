@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foundry_api import health
-from foundry_api.errors import ClientClosed, FoundryError, ServiceError, ServiceNotRunning
+from foundry_api.errors import (
+    ClientClosed,
+    FoundryError,
+    ServiceError,
+    ServiceNotRunning,
+)
 from foundry_api.monitor.latest import Latest
 from foundry_api.monitor.process import ProcessFacts, ProcessGauge
+from foundry_api.user_code import UserCode, describe
 
 if TYPE_CHECKING:
     from foundry_api.connection import Connection
@@ -19,6 +26,8 @@ if TYPE_CHECKING:
     from foundry_api.wire.dialects.base import ServiceStatus
 
 __all__ = ["Look", "Looker"]
+
+log = logging.getLogger("foundry_api")
 
 STOOD_STILL_SHARE = 0.25
 MOST_REPEATS = 3
@@ -95,6 +104,22 @@ class Looker:
         Raises:
             ClientClosed: The client was closed.
         """
+        code = UserCode()
+        try:
+            return await self._look()
+        except FoundryError:
+            raise
+        except BaseException as error:
+            if not code.raised(error):
+                raise
+            # Of the caller's own code, such as a transport. A look that is missing among the
+            # samples would be taken for a service that is well.
+            log.exception("a look failed")
+            hint = "The log has where it was raised."
+            failure = ServiceError(f"the look failed: {describe(error)}", hint=hint)
+            return Look(service=None, error=failure)
+
+    async def _look(self) -> Look:
         try:
             connection = await self._connected()
         except ClientClosed:

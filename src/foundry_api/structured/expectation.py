@@ -14,8 +14,9 @@ from foundry_api.messages import Choice, Grammar, JsonSchema
 from foundry_api.structured.choosing import begins_like, chosen
 from foundry_api.structured.finding import json_texts
 from foundry_api.structured.partial import PartialJson
-from foundry_api.structured.refusal import Refused
+from foundry_api.structured.refusal import CodeFailed, Refused
 from foundry_api.structured.schema import response_model
+from foundry_api.user_code import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,22 +118,49 @@ class Expectation:
         """Reads the value of a stream so far."""
         return PartialJson() if self.is_json else None
 
+    def partial(self, chunk: Chunk) -> Any:
+        """What the caller's `chunk_parser` makes of a chunk.
+
+        Raises:
+            Refused: It refuses the chunk, or fails.
+        """
+        assert self.chunk_parser is not None  # noqa: S101 - a mistake of ours
+        return _called(self.chunk_parser, chunk, "the chunk_parser", "a chunk cannot be parsed: ")
+
     def _parsed(self, parse: Callable[[str], Any], text: str) -> Any:
-        try:
-            return parse(text)
-        except Refused:
-            raise
-        except (ValueError, msgspec.MsgspecError) as error:
-            raise Refused(f"the answer cannot be parsed: {error}") from error
+        what = "response_model" if self.is_json else "the parser"
+        return _called(parse, text, what, "the answer cannot be parsed: ")
 
     def _validate(self, value: Any) -> None:
         for validator in self.validators:
-            try:
-                verdict = validator(value)
-            except (ValueError, msgspec.MsgspecError) as error:
-                raise Refused(str(error) or f"{_name(validator)} refuses the answer") from error
+            name = _name(validator)
+            verdict = _called(validator, value, f"the validator {name}")
             if verdict is False:
-                raise Refused(f"{_name(validator)} refuses the answer")
+                raise Refused(f"{name} refuses the answer")
+
+
+def _called(code: Callable[[Any], Any], value: Any, what: str, refusal: str = "") -> Any:
+    """What the caller's code makes of a value.
+
+    Args:
+        code: A parser or a validator.
+        value: What it is called with.
+        what: Names the code in the error when it fails.
+        refusal: Begins the error when it refuses the value.
+
+    Raises:
+        Refused: It raised ValueError, which is how it refuses a value.
+        CodeFailed: It raised anything else.
+    """
+    try:
+        return code(value)
+    except (Refused, KeyboardInterrupt, SystemExit):
+        raise
+    except (ValueError, msgspec.MsgspecError) as error:
+        why = text_of(error) or f"{what} refuses it"
+        raise Refused(f"{refusal}{why}") from error
+    except BaseException as error:
+        raise CodeFailed(what, error) from error
 
 
 def _wanted(

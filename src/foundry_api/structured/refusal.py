@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Incomplete", "Refused"]
+from foundry_api.user_code import describe
+
+__all__ = ["CodeFailed", "Incomplete", "Refused"]
 
 
 class Refused(ValueError):
@@ -31,3 +33,19 @@ class Incomplete(Refused):
     def __init__(self, reason: str, *errors: str) -> None:
         super().__init__(*(errors or (reason,)))
         self.reason = reason
+
+
+class CodeFailed(Refused):
+    """The caller's own code failed on an answer, which says nothing of the answer.
+
+    Args:
+        what: Which code, such as `the parser`.
+        failure: What it raised.
+
+    Attributes:
+        failure: As above.
+    """
+
+    def __init__(self, what: str, failure: BaseException) -> None:
+        super().__init__(f"{what} failed: {describe(failure)}")
+        self.failure = failure

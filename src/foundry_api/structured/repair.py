@@ -14,7 +14,7 @@ import msgspec
 from foundry_api.errors import ContextOverflow, GrammarError, StructuredOutputError
 from foundry_api.messages import Choice, JsonSchema, Usage
 from foundry_api.structured.prompting import asking_again, instructed
-from foundry_api.structured.refusal import Incomplete, Refused
+from foundry_api.structured.refusal import CodeFailed, Incomplete, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -25,10 +25,14 @@ if TYPE_CHECKING:
     Ask = Callable[[tuple[Message, ...], Constraint | None, int], Awaitable[Completion[None]]]
     """Takes the turns, what the answer is kept to, and how often the model has repeated itself."""
 
-__all__ = ["answered", "checked", "refusal_hint", "refusal_message"]
+__all__ = ["answered", "checked", "refusal_cause", "refusal_hint", "refusal_message"]
 
 _CUT = "the answer was cut before its end"
 _WITHHELD = "the answer was withheld by a content filter"
+_CODE_HINT = (
+    "The answer is in .partial. See the exception that this was raised from, and correct the code; "
+    "to refuse an answer, raise ValueError."
+)
 _STUMBLED = "committing tokens"
 """In the engine's words when it lost its own grammar: at a character that it has to write and that
 its tokenizer holds as several tokens (probed on 2.2.1)."""
@@ -57,13 +61,16 @@ async def answered(
         except ContextOverflow as error:
             if not refused:
                 raise
-            raise _failure(refused, "there is no room in the context to ask again") from error
+            message = "there is no room in the context to ask again"
+            raise _failure(refused, message) from error
         try:
             parsed = _parsed(completion, expectation)
         except Refused as error:
             refused.append(completion)
-            if isinstance(error, Incomplete) or len(refused) > repairs:
-                raise _failure(refused, refusal_message(error), error) from error
+            is_final = isinstance(error, CodeFailed | Incomplete)
+            if is_final or len(refused) > repairs:
+                message = refusal_message(error)
+                raise _failure(refused, message, error) from refusal_cause(error)
             turns = messages
             if not _repeats(refused):
                 turns = (*messages, *asking_again(completion.content, error.errors))
@@ -87,12 +94,16 @@ def checked(text: str, finish_reason: FinishReason | None, expectation: Expectat
         raise Incomplete(reason)
     try:
         return expectation.check(text)
+    except CodeFailed:
+        raise
     except Refused as error:
         raise Incomplete(reason, *error.errors) from error
 
 
 def refusal_message(error: Refused) -> str:
     """Say why an answer is refused."""
+    if isinstance(error, CodeFailed):
+        return str(error)
     if isinstance(error, Incomplete):
         return error.reason
     return f"the answer does not pass: {'; '.join(error.errors)}"
@@ -127,9 +138,16 @@ def _parsed(completion: Completion[None], expectation: Expectation) -> Any:
 
 def refusal_hint(error: Refused) -> str:
     """Say what to do about a refused answer: more tokens help only one that was cut."""
+    if isinstance(error, CodeFailed):
+        return _CODE_HINT
     if isinstance(error, Incomplete) and error.reason == _CUT:
         return StructuredOutputError.cut_hint
     return StructuredOutputError.default_hint
+
+
+def refusal_cause(error: Refused) -> BaseException:
+    """Return what the caller's error is raised from."""
+    return error.failure if isinstance(error, CodeFailed) else error
 
 
 def _failure(

@@ -13,7 +13,12 @@ import msgspec
 from foundry_api.errors import StructuredOutputError
 from foundry_api.structured.partial import NOTHING
 from foundry_api.structured.refusal import Refused
-from foundry_api.structured.repair import checked, refusal_hint, refusal_message
+from foundry_api.structured.repair import (
+    checked,
+    refusal_cause,
+    refusal_hint,
+    refusal_message,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -42,7 +47,7 @@ async def parsed_chunks(
             try:
                 piece = reader.read(chunk)
             except Refused as error:
-                raise reader.failure(chunk, error) from error
+                raise reader.failure(chunk, error) from refusal_cause(error)
             yield piece
 
 
@@ -89,11 +94,8 @@ class _Reader:
         )
 
     def _value(self, chunk: Chunk) -> Any:
-        if (parse := self._expectation.chunk_parser) is not None:
-            try:
-                return parse(chunk)
-            except (ValueError, msgspec.MsgspecError) as error:
-                raise Refused(f"a chunk cannot be parsed: {error}") from error
+        if self._expectation.chunk_parser is not None:
+            return self._expectation.partial(chunk)
         return None if self._json is None else _or_none(self._json.feed(chunk.content))
 
 

@@ -108,9 +108,11 @@ class SyncChatMethods:
                 engine is kept to it by SDK 2.1 and later; elsewhere the prompt asks for it.
             choice: The answer is one of these texts; kept to as above.
             grammar: The answer follows this grammar in Lark's notation; SDK 2.1 and later.
-            parser: Makes the answer's text into a value, or raises ValueError to refuse it.
+            parser: Makes the answer's text into a value, or raises ValueError to refuse it. If it
+                raises anything else, the model is not asked again.
             validators: Called with what was made of the answer, or with its text where nothing
-                was; each refuses it by raising ValueError or answering False.
+                was; each refuses it by raising ValueError or answering False. Otherwise as
+                `parser`.
             repairs: How often the model may be asked again. One that only repeats its answer is
                 asked afresh, at a temperature of 1 at least and with a seed.
             options: See `ChatOptions`.
@@ -122,7 +124,8 @@ class SyncChatMethods:
             CallTimeout: A time bound fell. The engine's work was stopped.
             StreamInterrupted: The answer broke off; `.partial` has its beginning.
             ServiceError: The service is at fault.
-            StructuredOutputError: No answer passed, or it was cut; `.partial` has its text.
+            StructuredOutputError: No answer passed, it was cut, or `parser` or a validator failed;
+                `.partial` has its text.
         """
         calls: Any = self._async
         return self._loop.run(

@@ -184,6 +184,7 @@ class SyncModels:
             ModelNotFound: The catalog has no such model.
             CatalogUnavailable: The catalog could not be reached.
             DownloadFailed: The download broke off or stood still.
+            HookFailed: `progress` failed, which ends the download.
             UnsupportedFeature: The service can't be told to download.
         """
         return self._loop.run(lambda: self._async.download(name, progress, stall_s=stall_s))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Never
 
 import msgspec
 
 from foundry_api.tools.outcome import ToolResult
+from foundry_api.user_code import UserCode, describe, text_of, try_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from foundry_api.messages import ToolCall
     from foundry_api.tools.definition import Tool
@@ -21,10 +24,14 @@ if TYPE_CHECKING:
 __all__ = ["ToolCaller"]
 
 
+MOST_VALUES = 10_000
+"""Of a tool that is a generator, which might never end."""
+
+
 class _Refused(Exception):
     """A call that comes to nothing, with what the model is told of it."""
 
-    def __init__(self, error: Exception, told: str) -> None:
+    def __init__(self, error: BaseException, told: str) -> None:
         super().__init__(told)
         self.error = error
         self.told = told
@@ -59,7 +66,10 @@ class ToolCaller:
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(in_turn(call)) for call in calls]
-        return tuple(task.result() for task in tasks)
+        return tuple(
+            _gave_up(call, number) if task.cancelled() else task.result()
+            for call, task in zip(calls, tasks, strict=True)
+        )
 
     async def _result(self, call: ToolCall, number: int) -> ToolResult:
         started = self.clock()
@@ -69,9 +79,9 @@ class ToolCaller:
             tool = self._tool(call)
             given = _given(call)
             value = await self._called(tool, _fitting(tool, given))
-            content = _content(value)
+            content = _content(tool, value)
         except _Refused as refused:
-            error, content = refused.error, _sendable(f"Error: {refused.told}")
+            value, error, content = None, refused.error, _sendable(f"Error: {refused.told}")
         return ToolResult(
             call=call,
             arguments=given,
@@ -97,16 +107,69 @@ class ToolCaller:
         """
         limit_s = self.limits.tool_timeout
         scope = asyncio.timeout(limit_s)
+        code, value, failure = UserCode(), None, None
         try:
             async with scope:
-                if _is_async(tool.function):
-                    return await tool.function(**arguments)
-                return await asyncio.to_thread(tool.function, **arguments)
-        except Exception as error:
-            if scope.expired():
+                value, failure = await _outcome(tool.function, arguments)
+        except BaseException as error:
+            if scope.expired() and isinstance(error, Exception):
                 raise _Refused(error, f"{tool.name} took longer than {limit_s:g} s.") from error
-            told = f"{tool.name} failed: {type(error).__name__}: {error}"
-            raise _Refused(error, told) from error
+            if not code.raised(error):
+                raise
+            failure = error
+        if failure is not None:
+            raise _failed(tool, failure) from failure
+        return value
+
+
+def _failed(tool: Tool, failure: BaseException) -> _Refused:
+    return _Refused(failure, f"{tool.name} failed: {describe(failure)}")
+
+
+def _gave_up(call: ToolCall, number: int) -> ToolResult:
+    """The result of a tool that cancelled the task that it ran in."""
+    return ToolResult(
+        call=call,
+        arguments=None,
+        error=asyncio.CancelledError(),
+        content=f"Error: {call.function.name} failed: it cancelled itself",
+        duration_s=0.0,
+        round=number,
+    )
+
+
+async def _outcome(
+    function: Callable[..., Any], arguments: dict[str, Any]
+) -> tuple[Any, BaseException | None]:
+    """What a function gives back: at once or later, or one value after the other, as a list."""
+    failure = None
+    if _is_async(function):
+        value = await function(**arguments)
+    else:
+        value, failure = await try_in_thread(function, **arguments)
+    if inspect.isawaitable(value):  # of a plain function, such as a lambda or a partial
+        value = await value
+    if inspect.isasyncgen(value):
+        return await _values_of(value), None
+    if inspect.isgenerator(value):
+        values, failure = await try_in_thread(lambda: list(islice(value, MOST_VALUES + 1)))
+        return values if failure else _bounded(values), failure
+    return value, failure
+
+
+async def _values_of(generator: AsyncGenerator[Any, Never]) -> list[Any]:
+    values: list[Any] = []
+    async with contextlib.aclosing(generator):
+        async for value in generator:
+            values.append(value)
+            _bounded(values)
+    return values
+
+
+def _bounded(values: list[Any]) -> list[Any]:
+    if len(values) > MOST_VALUES:
+        raise ValueError(f"it gives more than {MOST_VALUES} values; return a list")
+    return values
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
@@ -135,20 +198,34 @@ def _fitting(tool: Tool, given: dict[str, Any]) -> dict[str, Any]:
         return given
     try:
         return tool.arguments.converted(given)
-    except (ValueError, TypeError) as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the caller's own types may raise anything
         schema = msgspec.json.encode(tool.definition.parameters).decode()
-        told = f"the arguments of {tool.name} do not fit: {error}. They have to match {schema}"
+        why = text_of(error) if isinstance(error, ValueError | TypeError) else describe(error)
+        told = f"the arguments of {tool.name} do not fit: {why}. They have to match {schema}"
         raise _Refused(error, told) from error
 
 
-def _content(value: Any) -> str:
+def _content(tool: Tool, value: Any) -> str:
     """What the model is told of a result: a text as it is, anything else as JSON."""
     if isinstance(value, str) and value.strip():
         return _sendable(value)
     try:
         return msgspec.json.encode(value, enc_hook=_dumped).decode()
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        return _sendable(repr(value))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001 - the value's own methods may raise anything
+        return _sendable(_repr(tool, value))
+
+
+def _repr(tool: Tool, value: Any) -> str:
+    try:
+        return repr(value)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise _failed(tool, error) from error
 
 
 def _dumped(value: Any) -> Any:

@@ -18,7 +18,7 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
         call: What the model wanted.
         arguments: What it gave, as JSON has it; None where that could not be read.
         value: What the tool gave back; None where it failed.
-        error: Why it failed: the tool's own exception, `TimeoutError`, `LookupError` for a tool
+        error: Why it failed: what the tool itself raised, `TimeoutError`, `LookupError` for a tool
             that there is not, `ValueError` for arguments that do not fit; None where it did not.
         content: What the model was told.
         duration_s: Seconds that the tool took.
@@ -28,7 +28,7 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
     call: ToolCall
     arguments: dict[str, Any] | None
     value: Any = None
-    error: Exception | None = None
+    error: BaseException | None = None
     content: str
     duration_s: float
     round: int

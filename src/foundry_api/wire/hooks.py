@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foundry_api.errors import ConfigurationError, FoundryError, HookFailed
+from foundry_api.user_code import UserCode, describe
 from foundry_api.wire.transport import Request, ResponseHead, origin
 
 if TYPE_CHECKING:
@@ -164,15 +165,16 @@ async def _changed(hook: RequestHook, request: Request) -> Request:
 
 async def _called(hook: Callable[..., object], *arguments: object) -> object:
     """What a hook gives, at once or later."""
+    code = UserCode()
     try:
         given = hook(*arguments)
         return await given if inspect.isawaitable(given) else given
     except FoundryError:
         raise
-    except Exception as error:
-        # A caller's own code may raise anything, and only our errors leave this package.
-        failure = f"{_name(hook)} failed: {type(error).__name__}: {error}"
-        raise HookFailed(failure) from error
+    except BaseException as error:
+        if not code.raised(error):
+            raise
+        raise HookFailed(f"{_name(hook)} failed: {describe(error)}") from error
 
 
 def _name(hook: object) -> str:

@@ -13,7 +13,7 @@ import pytest
 from foundry_api.errors import InvalidRequest
 from foundry_api.messages import Choice, Grammar, JsonSchema
 from foundry_api.structured.expectation import Expectation
-from foundry_api.structured.refusal import Refused
+from foundry_api.structured.refusal import CodeFailed, Refused
 
 
 @dataclass
@@ -102,8 +102,9 @@ def test_a_parser_makes_of_the_text_what_it_likes() -> None:
 
 
 def test_a_parser_that_is_wrong_itself_is_not_the_models_fault() -> None:
-    with pytest.raises(decimal.InvalidOperation):
+    with pytest.raises(CodeFailed, match="the parser failed: InvalidOperation") as caught:
         Expectation.of(parser=decimal.Decimal).check("twelve")
+    assert isinstance(caught.value.failure, decimal.InvalidOperation)
 
 
 def test_a_parser_of_msgspec_refuses_in_its_own_words() -> None:
