@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from foundry_api.attempt import GuardedAttempt
 from foundry_api.errors import FoundryError, ProtocolError, StreamInterrupted
-from foundry_api.wire.transport import OK
+from foundry_api.wire.encoding import DECODED
+from foundry_api.wire.transport import LAST_SUCCESS, OK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +25,8 @@ __all__ = ["ChatAttempt"]
 log = logging.getLogger("foundry_api")
 
 EVENT_STREAM = "text/event-stream"
+BODYLESS = frozenset({204, 205})
+"""Successes that have no body."""
 
 DRAIN_S = 0.1
 """How long the end of a body that is complete may take, before its connection is given up."""
@@ -107,7 +110,8 @@ class ChatAttempt(GuardedAttempt):
         try:
             ending = decoder.finish()
         except StreamInterrupted as error:
-            if coding := response.headers.get("Content-Encoding", "").removeprefix("identity"):
+            coding = response.headers.get("Content-Encoding", "").strip().lower()
+            if coding and coding not in {"identity", *DECODED}:
                 raise ProtocolError(f"the answer is encoded as {coding}, unasked") from error
             raise
         if not ending.early:
@@ -130,5 +134,7 @@ class ChatAttempt(GuardedAttempt):
 
 
 def _is_stream(response: Response) -> bool:
-    kind = response.headers.get("Content-Type", EVENT_STREAM)
-    return response.status == OK and kind.startswith(EVENT_STREAM)
+    if not OK <= response.status <= LAST_SUCCESS or response.status in BODYLESS:
+        return False
+    kind = response.headers.get("Content-Type") or EVENT_STREAM
+    return kind.partition(";")[0].strip().lower() == EVENT_STREAM

@@ -39,6 +39,7 @@ class ChatCall(GuardedCall[ChatRequest, ChatAttempt]):
         super().__init__(tools, order)
         self._text: list[str] = []
         self._reasoning: list[str] = []
+        self._refusal: list[str] = []
         self._tool_calls: list[ToolCall] = []
         self._raw: list[bytes] = []
         self._watch: Watch | None = None
@@ -127,6 +128,7 @@ class ChatCall(GuardedCall[ChatRequest, ChatAttempt]):
                 self._text.append(piece.content)
             else:
                 self._reasoning.append(piece.reasoning)
+                self._refusal.append(piece.refusal)
                 self._tool_calls += piece.tool_calls
 
     async def _finish(self, attempt: ChatAttempt, watch: Watch) -> _Answer:
@@ -141,6 +143,7 @@ class ChatCall(GuardedCall[ChatRequest, ChatAttempt]):
         whole = Completion(
             content="".join(self._text),
             reasoning="".join(self._reasoning),
+            refusal="".join(self._refusal),
             tool_calls=tuple(self._tool_calls),
             parsed=None,
             model=self._model,

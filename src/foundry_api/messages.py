@@ -218,6 +218,7 @@ class Chunk(msgspec.Struct, frozen=True):
         reasoning: New text of the model's reasoning, which comes before the answer; a chunk has
             one of the two.
         tool_calls: Calls of tools that are complete now; in a chunk without text.
+        refusal: New text of the model's refusal to answer, where the service tells it apart.
         partial: Of an answer that is parsed, the value so far.
         parsed: Of an answer that is parsed, the whole value; set on the last chunk only.
         cached: Whether it comes from a cache instead of the engine.
@@ -241,6 +242,7 @@ class Chunk(msgspec.Struct, frozen=True):
     partial: Any = None
     parsed: Any = None
     cached: bool = False
+    refusal: str = ""
 
 
 class Completion(msgspec.Struct, Generic[_T], frozen=True, kw_only=True):
@@ -249,6 +251,7 @@ class Completion(msgspec.Struct, Generic[_T], frozen=True, kw_only=True):
     Attributes:
         content: The text.
         reasoning: What the model thought before, where it shows that; not part of the text.
+        refusal: Why the model refuses to answer, where the service tells that apart from the text.
         tool_calls: The tools that the model wants called.
         parsed: The answer as the type that the caller asked for; None without one.
         repairs: How often the model had to be asked again until its answer passed.
@@ -267,6 +270,7 @@ class Completion(msgspec.Struct, Generic[_T], frozen=True, kw_only=True):
 
     content: str
     reasoning: str = ""
+    refusal: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     parsed: _T
     repairs: int = 0

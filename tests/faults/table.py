@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,27 @@ BOOM = event(error={"message": "boom", "type": "server_error"})
 GB = 2**30
 
 
+BOMB = gzip.compress(b": keep-alive\n\n" * 2**21)
+HELLO = b"".join(events("Hel", "lo"))
+PIECES = (piece(HELLO), LAST_CHUNK)
+
+
+def _bytes_of(data: bytes) -> list[bytes]:
+    return [bytes([byte]) for byte in data]
+
+
+def compressed(*blocks: bytes, coding: str = "gzip") -> Script:
+    """A stream that is compressed though nobody asked for it."""
+    more = f"Content-Encoding: {coding}\r\n"
+    return say(head(content_type="text/event-stream", more=more), *map(piece, blocks), LAST_CHUNK)
+
+
+def odd(*parts: bytes, reason: str | None = "stop") -> Script:
+    """The text, something odd, and the finish reason."""
+    last = () if reason is None else (choice({}, reason),)
+    return say(stream_head(), *map(piece, (ROLE, token("Hello"), *parts, *last)), LAST_CHUNK)
+
+
 NOBODY = retried(silent, errors.ServiceNotRunning)
 """No server, so no script: `test_faults.py` looks at a port that is closed."""
 
@@ -139,6 +161,52 @@ ODD_ANSWERS: dict[str, Fault] = {
         )
     ),
     "no content type": answered(say(head(), *map(piece, events("Hello")), LAST_CHUNK)),
+    "gzip, unasked": answered(compressed(gzip.compress(HELLO))),
+    "gzip in two parts, a byte at a time": answered(
+        compressed(*_bytes_of(gzip.compress(HELLO[:99]) + gzip.compress(HELLO[99:])))
+    ),
+    "deflate, unasked": answered(compressed(zlib.compress(HELLO), coding="Deflate")),
+    "deflate without zlib's head": answered(
+        compressed(zlib.compress(HELLO)[2:-4], coding="deflate")
+    ),
+    "201": answered(say(head(201, content_type="text/event-stream"), *PIECES)),
+    "a media type in capitals, with a parameter": answered(
+        say(head(content_type='Text/Event-Stream ; Charset="UTF-8"'), *PIECES)
+    ),
+    "102 and 103 ahead of the answer": answered(
+        say(
+            b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n",
+            *(stream_head(), *PIECES),
+        )
+    ),
+    "300 headers": answered(
+        say(head(content_type="text/event-stream", more="X-More: and more\r\n" * 300), *PIECES)
+    ),
+    "a header of 16 KB": answered(
+        say(head(content_type="text/event-stream", more=f"X-Long: {'a' * 2**14}\r\n"), *PIECES)
+    ),
+    "an end mark among blanks": answered(odd(b"data:  [DONE] \n\n", reason=None)),
+    "an end mark without a blank": answered(odd(b"data:[DONE]\n\n", reason=None)),
+    "text and [DONE] without a finish reason": answered(odd(DONE, reason=None)),
+    "a finish reason that is empty": answered(odd(choice({}, ""), DONE, reason=None)),
+    "an unknown finish reason": answered(odd(reason="eos_token")),
+    "a last event whose delta is null": answered(
+        odd(event(choices=[{"delta": None, "finish_reason": "stop"}]), reason=None)
+    ),
+    "a last event without a delta": answered(
+        odd(event(choices=[{"finish_reason": "stop"}]), reason=None)
+    ),
+    "choices that are null": answered(odd(event(choices=None))),
+    "counts of tokens that are null or fractions": answered(
+        odd(event(choices=[], usage={"prompt_tokens": None, "completion_tokens": 2.0}))
+    ),
+    "an event without data": answered(odd(b"data:\n\n")),
+    "two answers mixed": answered(
+        odd(
+            event(choices=[{"index": 1, "delta": {"content": "No"}}]),
+            event(choices=[{"index": 1, "delta": {}, "finish_reason": "length"}]),
+        )
+    ),
     "a pooled connection that is dead": Fault(
         dies_when_used_again(answer("Hello")), None, text="Hello", pooled=True
     ),
@@ -157,7 +225,7 @@ BEFORE_THE_ANSWER: dict[str, Fault] = {
         say_for_ever(b"HTTP/1.1 200 OK\r\n", b"X-More: and more\r\n"), errors.ProtocolError
     ),
     "an oversized header": final(
-        say(b"HTTP/1.1 200 OK\r\nX-Long: " + b"a" * 10_000 + b"\r\n\r\n", stay=True),
+        say(b"HTTP/1.1 200 OK\r\nX-Long: " + b"a" * 50_000 + b"\r\n\r\n", stay=True),
         errors.ProtocolError,
     ),
     "a header that never ends": final(
@@ -291,14 +359,14 @@ BROKEN_STREAMS: dict[str, Fault] = {
         errors.StreamInterrupted,
         "Hi",
     ),
-    "gzip": final(
-        say(
-            head(content_type="text/event-stream", length=None, more="Content-Encoding: gzip\r\n"),
-            piece(gzip.compress(b"".join(events("Hi")))),
-            LAST_CHUNK,
-        ),
-        errors.ProtocolError,
+    "brotli": final(compressed(b"\x8b\x02\x80\x03", coding="br"), errors.ProtocolError),
+    "gzip that breaks off": retried(
+        compressed(gzip.compress(HELLO)[:30]), errors.StreamInterrupted
     ),
+    "gzip that is damaged": final(
+        compressed(gzip.compress(HELLO)[:10] + b"\xff" * 50), errors.ProtocolError
+    ),
+    "a bomb of gzip": final(compressed(BOMB), errors.ProtocolError),
     "chunk sizes that are no numbers": final(
         say(stream_head(), b"zz\r\n", ROLE, b"\r\n", stay=True), errors.ProtocolError
     ),
@@ -310,6 +378,17 @@ BROKEN_STREAMS: dict[str, Fault] = {
         say_stream(ROLE, event(error={"message": "no", "type": "invalid_request_error"})),
         errors.InvalidRequest,
     ),
+    "an error without a type": final(
+        say_stream(ROLE, event(error={"message": "boom", "type": None})), errors.ServerError
+    ),
+    "an error that is a text": final(say_stream(ROLE, event(error="boom")), errors.ServerError),
+    "an event named error, of text": final(
+        say_stream(b"event: error\ndata: boom\n\n"), errors.ServerError
+    ),
+    "an error as vLLM sends it": final(
+        say_stream(event(object="error", message="boom", type="BadRequestError", code=400)),
+        errors.InvalidRequest,
+    ),
     "an error after text": final(say_stream(ROLE, token("Hi"), BOOM), errors.ServerError, "Hi"),
     "an error in the packet of the text": final(
         say(stream_head(), piece(ROLE + token("Hi") + BOOM)), errors.ServerError, "Hi"
@@ -317,7 +396,6 @@ BROKEN_STREAMS: dict[str, Fault] = {
     "an event named error": retried(
         say_stream(b"event: error\ndata: " + BUFFER_LIMIT + b"\n\n"), errors.ServerError
     ),
-    "an event without data": final(say_stream(b"data:\n\n", stay=True), errors.ProtocolError),
     "an event that is no JSON": final(say_stream(b"data: Hi\n\n", stay=True), errors.ProtocolError),
     "an event of another shape": final(
         say_stream(b'data: {"choices":{}}\n\n', stay=True), errors.ProtocolError
@@ -328,8 +406,10 @@ BROKEN_STREAMS: dict[str, Fault] = {
     "an event of nested JSON": final(
         say_stream(b'data: {"x":' + DEEP + b"\n\n", stay=True), errors.ProtocolError
     ),
-    "an unknown finish reason": final(
-        say_stream(choice({}, "tired"), stay=True), errors.ProtocolError
+    "a finish reason that says that it broke off": final(
+        say_stream(ROLE, token("Hi"), choice({}, "error"), stay=True),
+        errors.StreamInterrupted,
+        "Hi",
     ),
     "an event that never ends": final(
         say_for_ever(stream_head() + piece(b"data: "), piece(b"a" * 2**18)), errors.ProtocolError

@@ -109,3 +109,82 @@ def test_a_stop_string_is_looked_for_in_the_answer_alone() -> None:
     chunks = [chunk for block in blocks for chunk in stopped.feed(block)]
     assert [(chunk.reasoning, chunk.content) for chunk in chunks] == [("END", ""), ("", "yes ")]
     assert stopped.done
+
+
+def calls_in(*pieces: Any, tools: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    stream = ChatStream("tiny:1", tools=tools)
+    events = b"".join(event(tool_calls=[each]) for each in pieces)
+    chunks = [*stream.feed(events), *stream.feed(STOP)]
+    calls = [call for chunk in chunks for call in chunk.tool_calls]
+    assert len({call.id for call in calls}) == len(calls)
+    return [(call.function.name, call.function.arguments) for call in calls]
+
+
+PIECES: list[tuple[list[Any], list[tuple[str, str]]]] = [
+    ([piece(0, "{}", None, "f"), piece(0, "{}", None, "g")], [("f", "{}"), ("g", "{}")]),
+    ([piece(0, "", None, "f"), piece(0, "", None, "g")], [("f", ""), ("g", "")]),
+    (
+        [piece(0, '{"a":1}', None, "f"), piece(0, '{"a":2}', None, "f")],
+        [("f", '{"a":1}'), ("f", '{"a":2}')],
+    ),
+    (
+        [piece(0, '{"a"', None, "f"), piece(0, ":", None, "f"), piece(0, "1}", "", "f")],
+        [("f", '{"a":1}')],
+    ),
+    (
+        [piece(0, '{"a"', "x", "f"), piece(0, ":1}", "x", "f"), piece(0, "", "x", "f")],
+        [("f", '{"a":1}')],
+    ),
+    ([piece(0, "{}", "x", "f"), piece(1, "{}", "x", "g")], [("f", "{}"), ("g", "{}")]),
+    (
+        [{**piece(0, '{"a":', "x", "f"), "index": None}, {"index": None, "function": {}}],
+        [("f", '{"a":')],
+    ),
+    (
+        [
+            {"index": None, "id": "x", "function": {"name": "f", "arguments": '{"a":'}},
+            {"index": None, "function": {"arguments": "1}"}},
+            {"id": "y", "function": {"name": "g"}},
+            {"function": {"arguments": "{}"}},
+        ],
+        [("f", '{"a":1}'), ("g", "{}")],
+    ),
+    (
+        [{"index": 0, "id": "x", "function": {"name": "f", "arguments": {"a": [1]}}}],
+        [("f", '{"a":[1]}')],
+    ),
+    ([{"index": 0, "id": 7, "function": {"name": "f", "arguments": None}}], [("f", "")]),
+    ([None, {"index": 0, "function": {"name": "f", "arguments": "{}"}}], [("f", "{}")]),
+    (
+        [piece(0, "", "x", "f"), piece(1, "", "y", "g"), piece(0, "{}"), piece(1, "[]")],
+        [("f", "{}"), ("g", "[]")],
+    ),
+]
+
+
+@pytest.mark.parametrize(("pieces", "expected"), PIECES)
+def test_pieces_of_calls_belong_together_however_they_are_named(
+    pieces: list[Any], expected: list[tuple[str, str]]
+) -> None:
+    assert calls_in(*pieces) == expected
+
+
+def test_a_name_in_pieces_is_one_where_the_tools_are_known() -> None:
+    tools = ("get_weather", "get", "clock")
+    parts = [piece(0, "", "x", "clo"), piece(0, "", None, "ck"), piece(0, "{}")]
+    assert calls_in(*parts, tools=tools) == [("clock", "{}")]
+    grown = [piece(0, "", "x", "get_w"), piece(0, "", "x", "get_weather"), piece(0, "{}")]
+    assert calls_in(*grown, tools=tools) == [("get_weather", "{}")]
+    assert calls_in(piece(0, "", "x", "get"), piece(0, "{}", "y", "clock"), tools=tools) == [
+        ("get", ""),
+        ("clock", "{}"),
+    ]
+
+
+def test_the_older_form_of_a_call_is_one_too() -> None:
+    (chunk,) = fed(
+        event(function_call={"name": "f", "arguments": '{"a":'}),
+        event(function_call={"arguments": "1}"}),
+        b'data: {"choices":[{"delta":{},"finish_reason":"function_call"}]}\n\n',
+    )
+    assert [call.function for call in chunk.tool_calls] == [FunctionCall("f", '{"a":1}')]

@@ -106,6 +106,7 @@ def test_the_shape_of_an_answer_as_json() -> None:
         "usage": Usage(1, 2, 3),
         "timings": Timings(0.1, 0.2, None),
         "attempts": 2,
+        "refusal": "",
         "cached": False,
         "service": "http://127.0.0.1:1",
         "generation": "sdk-2.1",

@@ -202,7 +202,8 @@ def _refusal(name: str, error: FoundryError, told: dict[str, Any]) -> dict[str, 
 
 
 def _completion(request: BatchRequest, answer: Completion[Any], at: float) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": _content(answer), "refusal": None}
+    message: dict[str, Any] = {"role": "assistant", "content": _content(answer)}
+    message["refusal"] = answer.refusal or None
     if answer.reasoning:
         message["reasoning_content"] = answer.reasoning
     if answer.tool_calls:

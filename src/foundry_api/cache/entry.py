@@ -32,17 +32,19 @@ class Piece(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
         raw: The event's data as the service sent it.
         reasoning: Its reasoning.
         tool_calls: Its calls of tools.
+        refusal: Its refusal.
     """
 
     content: str
     raw: bytes = b""
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    refusal: str = ""
 
     @classmethod
     def of(cls, chunk: Chunk) -> Piece:
         """What is kept of a chunk."""
-        return cls(chunk.content, chunk.raw, chunk.reasoning, chunk.tool_calls)
+        return cls(chunk.content, chunk.raw, chunk.reasoning, chunk.tool_calls, chunk.refusal)
 
     def chunk(self, model: str) -> Chunk:
         """The chunk again."""
@@ -52,6 +54,7 @@ class Piece(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
             raw=self.raw,
             reasoning=self.reasoning,
             tool_calls=self.tool_calls,
+            refusal=self.refusal,
             cached=True,
         )
 
@@ -127,6 +130,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
         return Completion(
             content="".join(piece.content for piece in self.pieces),
             reasoning="".join(piece.reasoning for piece in self.pieces),
+            refusal="".join(piece.refusal for piece in self.pieces),
             tool_calls=tuple(call for piece in self.pieces for call in piece.tool_calls),
             parsed=None,
             model=self.model,

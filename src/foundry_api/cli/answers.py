@@ -137,8 +137,8 @@ class Talker:
                     waiting.over()
                     last = chunk
                     speaker.think(chunk.reasoning)
-                    if chunk.content:
-                        speaker.say(chunk.content)
+                    if text := chunk.content or chunk.refusal:
+                        speaker.say(text)
         return last
 
     async def _say_whole(
@@ -147,7 +147,7 @@ class Talker:
         with Waiting(f"Waiting for {model} ..."):
             completion = await self._complete(model, messages)
         speaker.think(completion.reasoning)
-        speaker.say(completion.content)
+        speaker.say(completion.content or completion.refusal)
         return completion
 
     async def _complete(self, model: str, messages: Sequence[Message]) -> Completion:

@@ -147,6 +147,7 @@ def described(completion: Completion) -> dict[str, object]:
     return {
         "content": completion.content,
         "reasoning": completion.reasoning,
+        "refusal": completion.refusal,
         "model": completion.model,
         "finish_reason": completion.finish_reason,
         "usage": completion.usage,

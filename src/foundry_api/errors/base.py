@@ -23,7 +23,7 @@ class FoundryError(Exception):
     """
 
     default_hint: ClassVar[str] = ""
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
 
     def __init__(
         self,

@@ -33,14 +33,17 @@ __all__ = ["Connection", "DirectConnections", "Exchange", "is_direct"]
 IDLE_CONNECTION_S = 15.0
 """The 2.x service spends a thread on each idle connection, so they are not kept for long."""
 
-MAX_HEADER_BYTES = 8190
+MAX_HEADER_BYTES = 32 * 2**10
+"""Bound of one header. Gateways put tokens and policies of 16 KB there."""
+
+MAX_HEADERS = 512
 
 ALWAYS = {
     "Accept": "*/*",
     "Accept-Encoding": "identity",
     "User-Agent": f"foundry-api/{__version__}",
 }
-"""Headers of every request. No service compresses; an answer that claims to be is a fault."""
+"""Headers of every request. No service compresses; a proxy may, though nobody asked for it."""
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FORBIDDEN = re.compile(r"[\r\n\0]")
@@ -246,6 +249,7 @@ async def _exchange(connection: Connection, head: bytes, body: bytes | None) -> 
         auto_decompress=False,
         max_line_size=MAX_HEADER_BYTES,
         max_field_size=MAX_HEADER_BYTES,
+        max_headers=MAX_HEADERS,
     )
     if body is None:
         transport.write(head + b"\r\n")

@@ -28,9 +28,11 @@ from foundry_api.wire.direct import (
     ALWAYS,
     IDLE_CONNECTION_S,
     MAX_HEADER_BYTES,
+    MAX_HEADERS,
     DirectConnections,
     is_direct,
 )
+from foundry_api.wire.encoding import DECODED, EncodedBody
 from foundry_api.wire.transport import is_loopback, origin
 
 if TYPE_CHECKING:
@@ -54,7 +56,8 @@ class HttpTransport:
 
     Services on this machine are reached directly, and others over aiohttp's session: it speaks TLS
     and knows the proxies of the environment, which can't reach the caller's loopback. Redirects
-    are not followed, cookies not kept and bodies not decompressed, because no service sends any.
+    are not followed and cookies not kept, because no service sends any. A body that is compressed
+    although nobody asked for it is decompressed, within bounds.
 
     Args:
         connect_timeout_s: Bound of making a connection. On loopback it takes microseconds; a remote
@@ -135,6 +138,7 @@ class _Pools:
                 auto_decompress=False,
                 max_line_size=MAX_HEADER_BYTES,
                 max_field_size=MAX_HEADER_BYTES,
+                max_headers=MAX_HEADERS,
             )
         return self._session
 
@@ -255,7 +259,10 @@ class HttpResponse:
         release: Called at the end, whether or not the body was read to its end.
     """
 
-    __slots__ = ("_content", "_hurried", "_release", "_service", "_socket", "headers", "status")
+    __slots__ = (
+        *("_content", "_encoded", "_hurried", "_release", "_service", "_socket"),
+        *("headers", "status"),
+    )
 
     def __init__(
         self,
@@ -272,14 +279,27 @@ class HttpResponse:
         self._service = service
         self._release: Callable[[], object] | None = release
         self._hurried = 0
+        coding = self.headers.get("Content-Encoding")
+        self._encoded = None if coding is None else _encoded(coding, service)
 
     @property
     def ended(self) -> bool:
         """Whether the end of the body has come, and all before it was read."""
-        return self._content.at_eof()
+        return self._content.at_eof() and (self._encoded is None or self._encoded.drained)
 
     async def read(self) -> bytes:
         """What came of the body since the last time; nothing at its end."""
+        encoded = self._encoded
+        if encoded is None:
+            return await self._read()
+        while not (piece := encoded.take()):
+            block = await self._read()
+            if not block:
+                return encoded.finish()
+            encoded.feed(block)
+        return piece
+
+    async def _read(self) -> bytes:
         content = self._content
         try:
             if self._hurried < HURRIED_BLOCKS and not content.at_eof():
@@ -296,6 +316,11 @@ class HttpResponse:
         release, self._release = self._release, None
         if release is not None:
             release()
+
+
+def _encoded(coding: str, service: str) -> EncodedBody | None:
+    coding = coding.strip().lower()
+    return EncodedBody(coding, service) if coding in DECODED else None
 
 
 def _direct_response(

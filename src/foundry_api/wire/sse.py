@@ -15,12 +15,18 @@ from foundry_api.errors import ProtocolError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["MAX_EVENT_BYTES", "Event", "EventDecoder"]
+__all__ = ["MAX_EVENT_BYTES", "Event", "EventDecoder", "is_end_mark"]
 
 MAX_EVENT_BYTES = 4 * 2**20
 """Bound of one event. A chunk of a chat completion is below 1 kB; a tool call may be longer."""
 
 _BOM = b"\xef\xbb\xbf"
+_LONGEST_END_MARK = 64
+
+
+def is_end_mark(data: bytes) -> bool:
+    """Whether an event's data are `[DONE]`, perhaps among blanks or in quotes."""
+    return len(data) < _LONGEST_END_MARK and data.strip(b' \t"').upper() == b"[DONE]"
 
 
 class Event(msgspec.Struct, frozen=True):

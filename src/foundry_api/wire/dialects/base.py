@@ -16,6 +16,7 @@ from foundry_api.errors import (
     UnsupportedFeature,
 )
 from foundry_api.messages import FinishReason, Usage
+from foundry_api.wire.failures import NOT_JSON, error_message
 from foundry_api.wire.retry_after import retry_after_s
 from foundry_api.wire.transport import Reply, Request, fetch
 
@@ -296,17 +297,7 @@ class Dialect(Protocol):
         ...
 
 
-class _ErrorBody(msgspec.Struct):
-    message: str = ""
-
-
-class _ErrorReply(msgspec.Struct):
-    error: _ErrorBody
-
-
-_ERROR_REPLY = msgspec.json.Decoder(_ErrorReply)
-
-BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+BAD_JSON = NOT_JSON
 """What msgspec raises for bytes that are not the JSON that was expected."""
 
 
@@ -345,12 +336,7 @@ def no_download(wire: Wire) -> AsyncGenerator[float, None]:
 
 
 def _told(body: bytes) -> str:
-    try:
-        return _ERROR_REPLY.decode(body).error.message
-    except BAD_JSON:
-        problem = folded(body)
-        told = problem.get("detail") or problem.get("title")
-        return told if isinstance(told, str) else _told_in_text(body)
+    return error_message(folded(body)) or _told_in_text(body)
 
 
 _EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*\w*Exception: ")

@@ -18,6 +18,7 @@ from foundry_api.wire.dialects.openai import (
     chat_body,
     encode,
     output_limit,
+    tool_names,
 )
 from foundry_api.wire.dialects.recovered import recovering
 from foundry_api.wire.dialects.stops import Stopped
@@ -86,7 +87,9 @@ class CSharpDialect:
     def chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
         """A decoder that ends the answer at a stop string, and tells a cut answer from a whole."""
         limit = output_limit(request, self._default_limit)
-        stream = ChatStream(model.id, limit=limit, says_why=self._says_why)
+        stream = ChatStream(
+            model.id, limit=limit, says_why=self._says_why, tools=tool_names(request)
+        )
         stopped = Stopped(stream, request.stop) if request.stop else stream
         return recovering(stopped, model.id, request)
 

@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.classify import classify
 from foundry_api.errors import ProtocolError, StreamInterrupted
 from foundry_api.messages import Chunk, FinishReason, Usage
-from foundry_api.wire.dialects.base import BAD_JSON, Ending
+from foundry_api.wire.dialects.base import Ending
+from foundry_api.wire.dialects.chat_events import (
+    NOTHING,
+    ChatDelta,
+    decode_event,
+    finish_reason_of,
+)
 from foundry_api.wire.dialects.reasoning import ThinkSplitter
 from foundry_api.wire.dialects.tool_deltas import ToolCallDelta, ToolCallsInPieces
 from foundry_api.wire.dialects.tool_history import inlined
@@ -20,9 +25,10 @@ from foundry_api.wire.dialects.tool_prompt import with_tools
 from foundry_api.wire.sse import MAX_EVENT_BYTES, EventDecoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from foundry_api.messages import ChatRequest
+    from foundry_api.wire.sse import Event
 
 __all__ = [
     "DEFAULT_MAX_TOKENS",
@@ -31,40 +37,13 @@ __all__ = [
     "encode",
     "offers_tools",
     "output_limit",
+    "tool_names",
 ]
 
 DEFAULT_MAX_TOKENS = 2048
 """Where the SDK's services cut an answer without a bound (foundry-local-service.md, 4.5)."""
 
 _DONE = b"[DONE]"
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[ToolCallDelta] | None = None
-
-
-_NOTHING = _Delta()
-
-
-class _Choice(msgspec.Struct):
-    delta: _Delta
-    finish_reason: FinishReason | None = None
-
-
-class _Error(msgspec.Struct):
-    message: str = ""
-    type: str = "server_error"
-
-
-class _Event(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: Usage | None = None
-    error: _Error | None = None
-
-
-_EVENT = msgspec.json.Decoder(_Event)
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -101,6 +80,11 @@ def offers_tools(request: ChatRequest) -> bool:
     return bool(request.tools) and request.tool_choice != "none"
 
 
+def tool_names(request: ChatRequest) -> tuple[str, ...]:
+    """The names of the tools that the model may call."""
+    return tuple(tool.name for tool in request.tools) if offers_tools(request) else ()
+
+
 def _tool_choice(choice: str) -> str | dict[str, Any]:
     if choice in {"auto", "required"}:
         return choice
@@ -130,6 +114,7 @@ class ChatStream:
             Where it does not count tokens, pieces of text are counted, of which there is at most
             one a token: a cut answer may be called `stop` then, but never the other way round.
         says_why: Whether the service sends finish reasons at all.
+        tools: The names of the tools that were offered.
 
     Attributes:
         model_id: As above.
@@ -138,7 +123,14 @@ class ChatStream:
         done: Whether the stream said that it is complete.
     """
 
-    def __init__(self, model_id: str, *, limit: int | None = None, says_why: bool = True) -> None:
+    def __init__(
+        self,
+        model_id: str,
+        *,
+        limit: int | None = None,
+        says_why: bool = True,
+        tools: Collection[str] = (),
+    ) -> None:
         self.model_id = model_id
         self._limit = limit
         self._says_why = says_why
@@ -147,7 +139,7 @@ class ChatStream:
         self.usage: Usage | None = None
         self.pieces = 0
         self._thinking: ThinkSplitter | None = ThinkSplitter()
-        self._tool_calls = ToolCallsInPieces()
+        self._tool_calls = ToolCallsInPieces(tools)
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._without_text: list[bytes] = []
@@ -159,30 +151,32 @@ class ChatStream:
         for event in self._events.feed(block):
             data = event.data
             if data == _DONE:
-                if self._holds:
-                    yield from self._flush()
                 self.done = True
                 break
             try:
-                delta = self._delta(data)
+                delta = self._delta(event)
             except Exception:
                 yield from self._flush()  # the text ahead of an error is the caller's
                 raise
-            if delta.content and self._thinking is None:
+            if delta.content and self._thinking is None and not delta.has_more:
                 self.pieces += 1
                 yield Chunk(delta.content, self.model_id, raw=data)
-            elif delta is _NOTHING:
+            elif self.done:
+                break
+            elif delta is NOTHING:
                 self._keep(data)
             else:
                 yield from self._pieces(delta, data)
             if self._finish_reason is not None and self._holds:
                 yield from self._flush()
+        if self.done and self._holds:
+            yield from self._flush()
 
     def finish(self) -> Ending:
         """How the answer ended."""
         reason = self._finish_reason
-        if reason is None and self.done and not self._says_why:
-            reason = "stop"
+        if reason is None and self.done and (self.pieces or not self._says_why):
+            reason = "stop"  # its end mark says that the answer is whole
         if reason is None:
             raise StreamInterrupted("the stream ended before the answer did", model=self.model_id)
         if reason == "stop" and self._limit and self._counted() >= self._limit:
@@ -196,14 +190,18 @@ class ChatStream:
     def _counted(self) -> int:
         return self.pieces if self.usage is None else self.usage.completion_tokens
 
-    def _pieces(self, delta: _Delta, data: bytes) -> Iterator[Chunk]:
+    def _pieces(self, delta: ChatDelta, data: bytes) -> Iterator[Chunk]:
         """The pieces of an event that is more than text of the answer."""
         self.pieces += 1
         self._hold(data)
         for call in delta.tool_calls or ():
             self._tool_calls.add(call)
-        if delta.reasoning_content:
-            yield Chunk("", self.model_id, raw=self._raw(), reasoning=delta.reasoning_content)
+        if delta.function_call is not None:
+            self._tool_calls.add(ToolCallDelta(function=delta.function_call))
+        if reasoning := delta.reasoning_content or delta.reasoning:
+            yield Chunk("", self.model_id, raw=self._raw(), reasoning=reasoning)
+        if delta.refusal:
+            yield Chunk("", self.model_id, raw=self._raw(), refusal=delta.refusal)
         if delta.content:
             yield from self._told_apart(delta.content)
 
@@ -252,22 +250,24 @@ class ChatStream:
         if self._without_text_bytes > MAX_EVENT_BYTES:
             raise ProtocolError(f"more than {MAX_EVENT_BYTES} bytes of events carry no text")
 
-    def _delta(self, data: bytes) -> _Delta:
-        """What an event adds to the answer; `_NOTHING` if it adds nothing."""
-        try:
-            event = _EVENT.decode(data)
-        except BAD_JSON as error:
-            raise ProtocolError(f"an event is not a chat completion chunk: {error}") from error
-        if event.error is not None:
-            status = 500 if event.error.type == "server_error" else 400
-            raise classify(status, event.error.message)
-        if event.usage is not None:
-            self.usage = event.usage
-        if not event.choices:
-            return _NOTHING
-        choice = event.choices[0]
-        self._finish_reason = choice.finish_reason or self._finish_reason
+    def _delta(self, event: Event) -> ChatDelta:
+        """What an event adds to the answer; `NOTHING` if it adds nothing."""
+        told = decode_event(event)
+        if told.usage is not None:
+            self.usage = told.usage
+        choices = told.choices
+        if not choices:
+            self.done = told.ends
+            return NOTHING
+        choice = choices[0]
+        # A completion holds one answer: of several, which a gateway may mix, that of index 0. The
+        # services that send no finish reasons count their events there.
+        if (choice.index and self._says_why) or len(choices) > 1:
+            first = next((one for one in choices if not one.index), None)
+            if first is None:
+                return NOTHING
+            choice = first
+        if choice.finish_reason is not None:
+            self._finish_reason = finish_reason_of(choice.finish_reason) or self._finish_reason
         delta = choice.delta
-        if delta.content or delta.reasoning_content or delta.tool_calls:
-            return delta
-        return _NOTHING
+        return NOTHING if delta is None or delta.is_empty else delta

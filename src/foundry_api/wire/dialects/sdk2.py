@@ -31,6 +31,7 @@ from foundry_api.wire.dialects.openai import (
     encode,
     offers_tools,
     output_limit,
+    tool_names,
 )
 from foundry_api.wire.dialects.recovered import recovering
 from foundry_api.wire.dialects.stops import Stopped
@@ -180,7 +181,7 @@ class Sdk21Dialect:
 
     def chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
         """A decoder for one answer."""
-        return recovering(ChatStream(model.id), model.id, request)
+        return recovering(ChatStream(model.id, tools=tool_names(request)), model.id, request)
 
     def plain_request(self, model: Model, request: ChatRequest) -> Request | None:
         """None: a stream that fails says why."""
@@ -258,7 +259,7 @@ class Sdk20Dialect(Sdk21Dialect):
 
     def chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
         """A decoder that ends the answer at a stop string, and tells a cut answer from a whole."""
-        stream = ChatStream(model.id, limit=output_limit(request))
+        stream = ChatStream(model.id, limit=output_limit(request), tools=tool_names(request))
         stopped = Stopped(stream, request.stop) if request.stop else stream
         return recovering(stopped, model.id, request)
 

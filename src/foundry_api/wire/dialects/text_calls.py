@@ -14,13 +14,13 @@ writes them in another shape than they look for (foundry-local-service.md, 6: #8
 from __future__ import annotations
 
 import re
-import secrets
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from foundry_api.messages import FunctionCall, ToolCall
 from foundry_api.wire.dialects.call_shapes import NOT_YET, Found, MalformedCall, NotYet, Seen, look
+from foundry_api.wire.dialects.tool_deltas import new_call_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -38,11 +38,6 @@ a sixteenth: it is read from its beginning each time."""
 
 _SUSPICIOUS: Final = re.compile(r"[<\[{`f]")
 """What a call can begin with."""
-
-
-def new_call_id() -> str:
-    """A name for a call that has none; unique, since engines refuse one that is used twice."""
-    return f"call_{secrets.token_hex(8)}"
 
 
 class CallFinder:

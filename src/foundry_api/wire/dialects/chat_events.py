@@ -1,0 +1,250 @@
+"""The events of a streamed chat completion, read liberally.
+
+Foundry Local's own events are decoded by type. What a gateway, or another server behind the same
+address, writes differently is read member by member: a null or missing `delta` is no reason to
+throw the text away that is there already.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeGuard
+
+import msgspec
+
+from foundry_api.errors import ProtocolError, StreamInterrupted
+from foundry_api.messages import FinishReason, Usage
+from foundry_api.wire.dialects.tool_deltas import FunctionDelta, ToolCallDelta
+from foundry_api.wire.failures import NOT_JSON, stream_error
+from foundry_api.wire.sse import Event, is_end_mark
+
+__all__ = ["NOTHING", "ChatDelta", "ChatEvent", "decode_event", "finish_reason_of", "usage_of"]
+
+
+class ChatDelta(msgspec.Struct):
+    """What an event adds to the answer. `reasoning` is vLLM's name for the reasoning."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    function_call: FunctionDelta | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it adds nothing."""
+        return not (self.content or self.has_more)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether it adds anything but text of the answer, as few do."""
+        return bool(
+            self.tool_calls
+            or self.reasoning_content
+            or self.reasoning
+            or self.refusal
+            or self.function_call
+        )
+
+
+NOTHING: Final = ChatDelta()
+
+
+class Choice(msgspec.Struct):
+    """A piece of one of the answers."""
+
+    delta: ChatDelta | None = None
+    finish_reason: str | None = None
+    index: int | None = 0
+
+
+class ChatEvent(msgspec.Struct):
+    """One event. `ends` says that it is the stream's end mark, however it is written."""
+
+    choices: list[Choice] | None = None
+    usage: Usage | None = None
+    error: Any = None  # in any shape: `stream_error` reads it
+    ends: bool = False
+
+
+_EVENT: Final = msgspec.json.Decoder(ChatEvent)
+
+
+def decode_event(event: Event) -> ChatEvent:
+    """What an event says.
+
+    Raises:
+        FoundryError: It carries an error, classified by its message.
+        ProtocolError: It is no event of a chat completion.
+    """
+    data = event.data
+    try:
+        told = _EVENT.decode(data)
+    except NOT_JSON as error:
+        return _odd_event(event, error)
+    if told.error is not None or (not told.choices and told.usage is None):
+        failure = stream_error(data, is_error=event.name == b"error")
+        if failure is not None:
+            raise failure
+    return told
+
+
+def _odd_event(event: Event, error: Exception) -> ChatEvent:
+    if is_end_mark(event.data):
+        return ChatEvent(ends=True)
+    if not event.data.strip():
+        return ChatEvent()  # a sign of life
+    failure = stream_error(event.data, is_error=event.name == b"error")
+    if failure is not None:
+        raise failure
+    return _read_by_member(event, error)
+
+
+def _foreign(reason: object) -> ProtocolError:
+    return ProtocolError(f"an event is not a chat completion chunk: {reason}")
+
+
+def _read_by_member(event: Event, error: Exception) -> ChatEvent:
+    """An event that differs in the type of a member, without the members that say nothing.
+
+    Raises:
+        ProtocolError: It has no choices where they belong, or text that is no text.
+    """
+    try:
+        members = msgspec.json.decode(event.data)
+    except NOT_JSON as not_json:
+        raise _foreign(not_json) from not_json
+    if not _is_object(members):
+        raise _foreign(error)
+    choices = members.get("choices")
+    if choices is not None and not _is_list(choices):
+        raise _foreign(error)
+    return ChatEvent(
+        [_choice(item, error) for item in choices or () if _is_object(item)],
+        usage_of(members.get("usage")),
+    )
+
+
+def _choice(members: dict[str, Any], error: Exception) -> Choice:
+    delta, reason = members.get("delta"), members.get("finish_reason")
+    index = _count(members.get("index"))
+    if reason is not None and not isinstance(reason, str):
+        reason = "stop" if reason else None
+    return Choice(_delta(delta, error) if _is_object(delta) else None, reason, index)
+
+
+def _delta(members: dict[str, Any], error: Exception) -> ChatDelta:
+    calls = members.get("tool_calls")
+    if _is_object(calls):
+        calls = [calls]
+    function = members.get("function_call")
+    return ChatDelta(
+        content=_text(members.get("content"), error),
+        reasoning_content=_text(members.get("reasoning_content"), error),
+        tool_calls=[_tool_call(call, error) for call in calls if _is_object(call)]
+        if _is_list(calls)
+        else None,
+        reasoning=_text(members.get("reasoning"), error),
+        refusal=_text(members.get("refusal"), error),
+        function_call=_function(function, error) if _is_object(function) else None,
+    )
+
+
+def _tool_call(members: dict[str, Any], error: Exception) -> ToolCallDelta:
+    index, call_id, function = (members.get(name) for name in ("index", "id", "function"))
+    return ToolCallDelta(
+        index=None if index is None else _count(index),
+        id=None if call_id is None else str(call_id),
+        function=_function(function, error) if _is_object(function) else None,
+    )
+
+
+def _function(members: dict[str, Any], error: Exception) -> FunctionDelta:
+    return FunctionDelta(_text(members.get("name"), error), members.get("arguments"))
+
+
+def _text(value: object, error: Exception) -> str | None:
+    """A text, also one in parts, as Mistral sends them.
+
+    Raises:
+        ProtocolError: It is something else, so that a part of the answer would be lost.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if _is_list(value):
+        return "".join(_text(_text_part(part), error) or "" for part in value)
+    raise _foreign(error)
+
+
+def _text_part(part: object) -> object:
+    return part.get("text") if _is_object(part) else part
+
+
+def usage_of(members: object) -> Usage | None:
+    """Tokens, of which a gateway may send some as null, as a fraction, or not at all."""
+    if not _is_object(members):
+        return None
+    return Usage(*(_count(members.get(name)) for name in Usage.__struct_fields__))
+
+
+def _count(value: object) -> int:
+    if isinstance(value, str):
+        return int(value) if value.isascii() and value.isdecimal() and len(value) < 10 else 0  # noqa: PLR2004
+    return max(int(value), 0) if isinstance(value, int | float) else 0
+
+
+_BLANK: Final = frozenset({"", "null", "none"})
+"""What some servers write for a piece that is not the last one, and some for the last one too."""
+
+_REASONS: Final[dict[str, FinishReason]] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "content_filter": "content_filter",
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "max_length": "length",
+    "model_length": "length",
+    "context_length": "length",
+    "context_length_exceeded": "length",
+    "model_context_window_exceeded": "length",
+    "function_call": "tool_calls",
+    "function_calls": "tool_calls",
+    "tool_call": "tool_calls",
+    "tool_use": "tool_calls",
+    "safety": "content_filter",
+    "refusal": "content_filter",
+}
+_BROKE_OFF: Final = frozenset(
+    {
+        *("error", "failed", "timeout", "engine_error", "network_error", "server_error"),
+        *("abort", "aborted", "cancelled", "canceled", "insufficient_system_resource"),
+    }
+)
+
+
+def finish_reason_of(reason: str) -> FinishReason | None:
+    """Which of the finish reasons that callers know this is; None for one that says nothing.
+
+    One that nobody knows, such as `eos` or `stop_sequence`, is an end like any other.
+
+    Raises:
+        StreamInterrupted: It says that the answer broke off.
+    """
+    known = _REASONS.get(reason)
+    if known is not None:
+        return known
+    folded = reason.strip().lower()
+    if folded in _BLANK:
+        return None
+    if folded in _BROKE_OFF:
+        raise StreamInterrupted(f"the service broke the answer off: finish reason {reason[:40]!r}")
+    return _REASONS.get(folded, "stop")
+
+
+def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
+def _is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
