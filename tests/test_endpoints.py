@@ -15,7 +15,7 @@ from doubles.legacy import LegacyServiceDouble
 from foundry_api import FoundryAPIClient, errors
 from foundry_api.events import CallEnded, CallStarted
 from scripted_model import script
-from scripted_model.audio import heard, write_tone
+from scripted_model.audio import SILENCE, flac_head, heard, silent_mp3, write_sounds, write_tone
 from scripted_model.embeddings import embedding
 from service.helpers import eventually_async
 
@@ -135,7 +135,9 @@ class TestEmbed:
 
 class TestTranscribe:
     async def test_a_file_is_heard(self, client: FoundryAPIClient, tmp_path: Path) -> None:
-        told = await client.transcribe(write_tone(tmp_path / "a tone.wav"), model="transcriber")
+        told = await client.transcribe(
+            write_tone(tmp_path / "a tone.wav"), model="transcriber", language="en"
+        )
         assert (told.text, told.model) == (heard(), "transcriber:1")
 
     async def test_bytes_become_a_file_that_is_cleared_away(
@@ -152,11 +154,62 @@ class TestTranscribe:
     ) -> None:
         content = write_tone(tmp_path / "tone.wav").read_bytes()
         before = recordings()
-        pieces = client.stream_transcribe(content, model="transcriber")
+        pieces = client.stream_transcribe(content, model="transcriber", language="en")
         assert (await anext(pieces)).text == heard()[0]
         assert len(recordings() - before) == 1
         await pieces.aclose()
         assert recordings() == before
+
+    async def test_without_a_language_english_is_not_assumed(
+        self, client: FoundryAPIClient, tmp_path: Path
+    ) -> None:
+        tone = write_tone(tmp_path / "tone.wav")
+        for language in (None, "auto"):
+            with pytest.raises(errors.InvalidRequest, match="would listen for English") as caught:
+                await client.transcribe(tone, model="transcriber", language=language)
+            assert caught.value.field == "language"
+        told = await client.transcribe(tone, model="transcriber", language="de-AT")
+        assert told.text == heard("de")
+
+    async def test_what_is_beyond_half_a_minute_is_heard(
+        self, client: FoundryAPIClient, tmp_path: Path
+    ) -> None:
+        """The first half minute is silent, and the second has a sound at its end."""
+        talk = write_sounds(tmp_path / "talk.wav", (31, 0), (3, 0.5))
+        before = recordings()
+        told = await client.transcribe(talk, model="transcriber", language="de")
+        assert told.text == f"{SILENCE} {heard('de')}"
+        assert len(told.attempts) == 2
+        assert told.timings.total_s > 0
+        stream = client.stream_transcribe(talk.read_bytes(), model="transcriber", language="de")
+        pieces = [piece async for piece in stream]
+        assert "".join(piece.text for piece in pieces) == told.text
+        assert [piece.attempts for piece in pieces[:-1] if piece.attempts] == []
+        assert len(pieces[-1].attempts) == 2
+        assert recordings() == before
+
+    async def test_who_leaves_within_the_second_part_leaves_no_file(
+        self, client: FoundryAPIClient, tmp_path: Path
+    ) -> None:
+        talk = write_sounds(tmp_path / "talk.wav", (31, 0), (3, 0.5))
+        before = recordings()
+        pieces = client.stream_transcribe(talk, model="transcriber", language="en")
+        async for piece in pieces:
+            if piece.text.startswith(" G"):
+                break
+        assert len(recordings() - before) == 1
+        await pieces.aclose()
+        assert recordings() == before
+
+    @pytest.mark.parametrize("kind", ["mp3", "flac"])
+    async def test_what_cannot_be_divided_is_refused_with_its_duration(
+        self, client: FoundryAPIClient, kind: str
+    ) -> None:
+        sound = {"mp3": silent_mp3(31.0), "flac": flac_head(57.8)}[kind]
+        told = {"mp3": r"lasts 31\.0 s", "flac": r"lasts 57\.8 s"}[kind]
+        with pytest.raises(errors.InvalidRequest, match=told) as caught:
+            await client.transcribe(sound, model="transcriber", language="en")
+        assert caught.value.field == "audio"
 
     @pytest.mark.parametrize(
         ("audio", "options", "field"),
@@ -192,8 +245,9 @@ class TestTranscribe:
             FoundryAPIClient(double.base_url, model=LEGACY, retries=0) as client,
         ):
             told = await client.transcribe(b"abc", model=LEGACY, language="de", prompt="Ada")
-            (piece,) = [each async for each in client.stream_transcribe(b"abc", model=LEGACY)]
-        assert told.text == piece.text == "3 bytes"
+            pieces = [each async for each in client.stream_transcribe(b"abc", model=LEGACY)]
+        assert told.text == "3 bytes"
+        assert [piece.text for piece in pieces] == ["3 bytes", ""]
         sent = double.uploads[0]
         assert sent["file"] == b"abc"
         assert (sent["language"], sent["prompt"]) == (b"de", b"Ada")

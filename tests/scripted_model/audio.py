@@ -148,6 +148,32 @@ def write_tone(path: Path, *, seconds: float = 0.5, volume: float = 0.5) -> Path
     return path
 
 
+def write_sounds(path: Path, *sounds: tuple[float, float]) -> Path:
+    """A sound file of several stretches, each so many seconds long and so loud."""
+    tone = 32767 * np.sin(np.arange(40) * (2 * math.pi / 40))
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        for seconds, volume in sounds:
+            samples = np.resize(tone * volume, int(seconds * SAMPLE_RATE))
+            file.writeframes(samples.astype("<i2").tobytes())
+    return path
+
+
+def silent_mp3(seconds: float) -> bytes:
+    """MPEG-1 layer III at 32 kbit/s and 44.1 kHz, with an ID3 tag before it and no sound in it."""
+    size, per_frame_s = 144 * 32_000 // 44_100, 1152 / 44_100
+    frame = b"\xff\xfb\x10\x00".ljust(size, b"\0")
+    return b"ID3\x03\0\0\0\0\0\x0a" + bytes(10) + frame * round(seconds / per_frame_s)
+
+
+def flac_head(seconds: float) -> bytes:
+    """The beginning of a FLAC file, which says how long it is."""
+    packed = SAMPLE_RATE << 44 | 15 << 36 | int(seconds * SAMPLE_RATE)
+    return b"fLaC\x80\0\0\x22" + bytes(10) + packed.to_bytes(8, "big") + bytes(16)
+
+
 def heard(language: str = "en") -> str:
     """What the model makes of a sound in a language."""
     return next(each.text for each in SCRIPTS if each.keyword.startswith(f"<|{language}|>"))

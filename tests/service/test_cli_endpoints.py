@@ -11,7 +11,7 @@ import pytest
 
 from cli_program import run
 from scripted_model import script
-from scripted_model.audio import heard, write_tone
+from scripted_model.audio import SILENCE, heard, write_sounds, write_tone
 from scripted_model.embeddings import embedding
 
 if TYPE_CHECKING:
@@ -74,12 +74,25 @@ class TestTranscribe:
 
     def test_as_json(self, home: Path, tmp_path: Path) -> None:
         tone = str(write_tone(tmp_path / "tone.wav"))
-        done = run("transcribe", "--json", "-m", "transcriber", tone, home=home)
+        arguments = ("--json", "-m", "transcriber", "--language", "en")
+        done = run("transcribe", *arguments, tone, home=home)
         assert json.loads(done.stdout)["text"] == heard()
+
+    def test_a_long_one_is_heard_to_its_end(self, home: Path, tmp_path: Path) -> None:
+        talk = str(write_sounds(tmp_path / "talk.wav", (31, 0), (3, 0.5)))
+        done = run("transcribe", "-m", "transcriber", "--language", "de", talk, home=home)
+        assert (done.returncode, done.stdout) == (0, f"{SILENCE} {heard('de')}\n")
+
+    def test_the_language_is_not_guessed(self, home: Path, tmp_path: Path) -> None:
+        tone = str(write_tone(tmp_path / "tone.wav"))
+        done = run("transcribe", "-m", "transcriber", tone, home=home)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "no language is given" in done.stderr
 
     def test_what_is_no_recording_is_told(self, home: Path, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("no sound", encoding="utf-8")
-        done = run("transcribe", "-m", "transcriber", str(tmp_path / "notes.txt"), home=home)
+        notes = str(tmp_path / "notes.txt")
+        done = run("transcribe", "-m", "transcriber", "--language", "en", notes, home=home)
         assert (done.returncode, done.stdout) == (2, "")
         assert "AudioDecoder" in done.stderr
         assert run("transcribe", "-m", "x", str(tmp_path / "nowhere"), home=home).returncode == 2

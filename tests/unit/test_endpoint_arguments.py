@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from foundry_api.capabilities import CAPABILITIES
 from foundry_api.endpoints.embed import checked_texts
+from foundry_api.endpoints.languages import checked_language, language_for
 from foundry_api.endpoints.request import raw_request
 from foundry_api.endpoints.responding import Responding, checked_id, responding
 from foundry_api.endpoints.response_input import MAX_IMAGE_BYTES, has_images, input_items
@@ -21,6 +22,8 @@ from scripted_model.vision import png
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from foundry_api.service.model_task import Speech
 
 BASE = "http://127.0.0.1:5273"
 DOT = png(level=255)
@@ -77,12 +80,52 @@ class TestTexts:
 class TestLanguages:
     @pytest.mark.parametrize("language", ["de", "DE", "en-US", "haw", "auto", "zh-CN"])
     def test_those_that_an_engine_knows_are_passed_on(self, language: str) -> None:
-        assert speech_options(language, None, None) == {"language": language}
+        assert speech_options(language, None, None) == {"language": language.lower()}
 
     @pytest.mark.parametrize("language", ["xx", "german", "", "d"])
     def test_others_would_be_heard_as_english(self, language: str) -> None:
         with pytest.raises(InvalidRequest, match="language"):
             speech_options(language, None, None)
+
+    @pytest.mark.parametrize(
+        ("speech", "given", "sent"),
+        [
+            ("whisper", "de", "de"),
+            ("whisper", "DE", "de"),
+            ("whisper", "de_AT", "de"),
+            ("whisper", "nb", "no"),
+            ("english", None, "en"),
+            ("english", "auto", "en"),
+            ("english", "en-GB", "en"),
+            ("nemotron", None, "auto"),
+            ("nemotron", "auto", "auto"),
+            ("nemotron", "en-GB", "en-gb"),
+            ("nemotron", "de-AT", "de"),
+            ("nemotron", "zh", "zh-cn"),
+            ("nemotron", "no", "nb"),
+        ],
+    )
+    def test_the_engine_is_told_what_it_understands(
+        self, speech: Speech, given: str | None, sent: str
+    ) -> None:
+        code = None if given is None else checked_language(given)
+        assert language_for(speech, code, "m:1") == sent
+
+    @pytest.mark.parametrize(
+        ("speech", "given", "told"),
+        [
+            ("whisper", None, "cannot have m:1 detect it"),
+            ("whisper", "auto", "cannot have m:1 detect it"),
+            ("english", "de", "'de', which m:1 does not know"),
+            ("nemotron", "haw", "'haw', which m:1 does not know"),
+        ],
+    )
+    def test_what_it_would_take_for_another_is_refused(
+        self, speech: Speech, given: str | None, told: str
+    ) -> None:
+        with pytest.raises(InvalidRequest, match=told) as caught:
+            language_for(speech, given, "m:1")
+        assert caught.value.field == "language"
 
 
 class TestImages:

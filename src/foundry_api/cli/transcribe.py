@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 EPILOG = examples(
-    "transcribe --model whisper-tiny talk.wav",
+    "transcribe --model whisper-tiny --language en talk.wav",
     "transcribe --model whisper-tiny --language de talk.wav > talk.txt",
-    "transcribe --json --model whisper-tiny talk.wav",
+    "transcribe --json --model whisper-tiny --language en talk.wav",
 )
 
 
 @click.command("transcribe", epilog=EPILOG)
 @click.argument("recording", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("-m", "--model", metavar="NAME", required=True, help="Alias or id of a transcriber.")
-@click.option("--language", metavar="CODE", help="Such as de. [en]")
+@click.option("--language", metavar="CODE", help="Such as en or de; Nemotron detects it.")
 @click.option("--temperature", type=float, help="0, always the likeliest word, to 1.")
 @click.option("--timeout", type=float, help="Seconds without a word. [FOUNDRY_TIMEOUT, else 30]")
 @click.option("--deadline", type=float, help="Seconds for all of it. [FOUNDRY_DEADLINE]")

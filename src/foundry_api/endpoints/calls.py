@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from foundry_api.arguments import check_text
 from foundry_api.call import Order
 from foundry_api.endpoints.embed import BATCH_SIZE, check_batch_size, checked_texts, embed
@@ -12,12 +14,9 @@ from foundry_api.endpoints.exchange import EndpointCall, Outcome, ordered
 from foundry_api.endpoints.options import ModelOptions, TimeOptions, bounds
 from foundry_api.endpoints.recording import Recording
 from foundry_api.endpoints.request import RawCall, raw_request
-from foundry_api.endpoints.transcribe import (
-    Listening,
-    last_of,
-    speech_options,
-    transcription_of,
-)
+from foundry_api.endpoints.transcribe import Joined, Listening, speech_options
+from foundry_api.errors import FoundryError
+from foundry_api.replies.transcription import TranscriptionChunk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from foundry_api.endpoints.transcribe import Hearing
     from foundry_api.replies.embeddings import Embeddings
     from foundry_api.replies.raw import RawReply
-    from foundry_api.replies.transcription import Transcription, TranscriptionChunk
+    from foundry_api.replies.transcription import Transcription
     from foundry_api.settings import Settings
     from foundry_api.wire.endpoints.transcriptions import Heard
 
@@ -102,17 +101,18 @@ class EndpointCalls:
         private file for that, which is removed again.
 
         Args:
-            audio: A file, or the bytes of one. Which formats can be read is the engine's matter;
-                WAV always can.
+            audio: A file, or the bytes of one. The engine reads WAV, MP3 and FLAC. It hears half a
+                minute at a time: a longer WAV file is divided at silence and the texts are joined.
             model: Alias, id, or id without version, of a model that transcribes.
-            language: Code of ISO 639, such as de; default English.
+            language: Code of ISO 639, such as de. Only Nemotron can detect it, which is its
+                default; for a Whisper of several languages it has to be given.
             temperature: 0 to 1; default the model's own.
             prompt: Words to expect, where the generation heeds that; SDK 2.x does not.
             options: See `ModelOptions`; the timeout bounds the silence before and between words.
 
         Raises:
-            InvalidRequest: There is no such file, it cannot be read as audio, or an option is at
-                fault; `.field` names it.
+            InvalidRequest: There is no such file, it cannot be read as audio, it is longer than
+                half a minute and can't be divided, or an option is at fault; `.field` names it.
             ModelTaskMismatch: The model does not transcribe.
             UnsupportedFeature: The generation of the service does not, or ignores an option, or
                 the service is on another machine and wants a path.
@@ -120,10 +120,13 @@ class EndpointCalls:
             CallTimeout: A time bound fell. The engine's work was stopped.
             ServiceError: The service is at fault.
         """
-        listening = Listening(Recording(audio), speech_options(language, temperature, prompt))
-        order = self._ordered(listening, model, options)
-        async with listening.recording:
-            return transcription_of(await self._heard(order).whole())
+        recording, spoken = Recording(audio), speech_options(language, temperature, prompt)
+        joined = Joined(spoken.get("language"))
+        order = self._ordered(Listening(recording, spoken), model, options)
+        async with aclosing(self._pieces(recording, spoken, order, joined)) as pieces:
+            async for _ in pieces:
+                pass
+        return joined.transcription()
 
     def stream_transcribe(
         self,
@@ -142,8 +145,9 @@ class EndpointCalls:
         Raises:
             FoundryError: As `transcribe`; bad arguments at once, the rest while iterating.
         """
-        listening = Listening(Recording(audio), speech_options(language, temperature, prompt))
-        return self._pieces(listening, self._ordered(listening, model, options))
+        recording, spoken = Recording(audio), speech_options(language, temperature, prompt)
+        order = self._ordered(Listening(recording, spoken), model, options)
+        return self._pieces(recording, spoken, order, Joined(spoken.get("language")))
 
     async def request(
         self,
@@ -186,16 +190,39 @@ class EndpointCalls:
         return await RawCall(self._backend.tools, order).reply()
 
     async def _pieces(
-        self, listening: Listening, order: Order[Hearing]
+        self,
+        recording: Recording,
+        spoken: dict[str, Any],
+        order: Order[Hearing],
+        joined: Joined,
     ) -> AsyncGenerator[TranscriptionChunk]:
-        streamed = False
-        async with listening.recording, aclosing(self._heard(order).pieces()) as pieces:
-            async for piece in pieces:
-                if isinstance(piece, Outcome):
-                    yield last_of(piece, streamed=streamed)
-                else:
-                    streamed = True
-                    yield piece
+        """What is said in each part of the recording, and where the time went as the last."""
+        async with aclosing(recording.parts()) as parts:
+            async for part in parts:
+                ordered_part = replace(order, request=Listening(part, spoken))
+                async with part, aclosing(self._part(ordered_part, joined)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+        yield joined.last_chunk()
+
+    async def _part(
+        self, order: Order[Hearing], joined: Joined
+    ) -> AsyncGenerator[TranscriptionChunk]:
+        is_streamed = False
+        try:
+            async with aclosing(self._heard(order).pieces()) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, Outcome):
+                        text, model = piece.result[0], piece.model.id
+                        if not is_streamed and text:
+                            yield TranscriptionChunk(joined.add(text), model)
+                        joined.end_part(piece)
+                    else:
+                        is_streamed = True
+                        yield replace(piece, text=joined.add(piece.text))
+        except FoundryError as error:
+            error.partial = joined.text
+            raise
 
     def _heard(self, order: Order[Hearing]) -> EndpointCall[TranscriptionChunk, Heard]:
         return EndpointCall(self._backend.tools, order, lambda piece: piece.text)

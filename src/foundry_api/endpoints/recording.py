@@ -1,49 +1,50 @@
-"""A recording to transcribe: a file of the caller's, or bytes, which become one where need be."""
+"""A recording to transcribe: a file of the caller's, or bytes, which become one where need be.
+
+One that is longer than what a model hears at a time is divided at silence.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
+from foundry_api.endpoints.durations import duration_s
+from foundry_api.endpoints.wave_parts import WINDOW_S, WaveFile, next_cut, part_of, read_wave
 from foundry_api.errors import InvalidRequest
 from foundry_api.local_path import absolute_path
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable
     from types import TracebackType
 
-__all__ = ["MAX_UPLOAD_BYTES", "Recording"]
+__all__ = ["MAX_UPLOAD_BYTES", "Part", "Recording"]
 
 log = logging.getLogger("foundry_api")
 
 MAX_UPLOAD_BYTES = 256 * 2**20
 """An upload lies in memory; half an hour of 16-bit speech at 48 kHz takes 173 MB."""
 
+ENCODER_PADDING_S = 0.1
+"""An encoder of MP3 adds so much silence, at most."""
 
-class Recording:
-    """Where a recording is. As a context manager it clears away the file that it made, if any.
 
-    Args:
-        audio: A path, or the bytes of a file.
+class Part:
+    """Something that a model hears at once. As a context manager it removes the file it made.
 
-    Raises:
-        InvalidRequest: It is neither, there is no such file, or nothing is in it.
+    Attributes:
+        name: What the file is called.
     """
 
-    def __init__(self, audio: str | os.PathLike[str] | bytes) -> None:
-        self._content: bytes | None = None
-        self._path: Path | None = None
+    name = "recording"
+
+    def __init__(self) -> None:
         self._made: Path | None = None
-        if isinstance(audio, bytes | bytearray | memoryview):
-            self._content = bytes(audio)
-            if not self._content:
-                raise InvalidRequest("audio is empty", field="audio")
-        else:
-            self._path = _checked(audio)
 
     async def __aenter__(self) -> Self:
         return self
@@ -58,17 +59,10 @@ class Recording:
         if made is not None:
             await asyncio.to_thread(_remove, made)
 
-    @property
-    def name(self) -> str:
-        """What the file is called; bytes have no name."""
-        return self._path.name if self._path else "recording"
-
     async def path(self) -> str:
         """An absolute path of it. Bytes are written to a file that only this user can read."""
-        if self._path is not None:
-            return str(self._path)
         if self._made is None:
-            self._made = await asyncio.to_thread(_write, self._content or b"")
+            self._made = await asyncio.to_thread(self._write)
         return str(self._made)
 
     async def content(self) -> bytes:
@@ -77,9 +71,117 @@ class Recording:
         Raises:
             InvalidRequest: It is too large to be uploaded, or cannot be read.
         """
-        if self._content is None and self._path is not None:
-            self._content = await asyncio.to_thread(_read, self._path)
-        return self._content or b""
+        return await asyncio.to_thread(lambda: b"".join(self._blocks()))
+
+    def _write(self) -> Path:
+        return _write(self._blocks())
+
+    def _blocks(self) -> Iterable[bytes]:
+        raise NotImplementedError
+
+
+class Recording(Part):
+    """A whole recording.
+
+    Args:
+        audio: A path, or the bytes of a file.
+
+    Raises:
+        InvalidRequest: It is neither, there is no such file, or nothing is in it.
+    """
+
+    def __init__(self, audio: str | os.PathLike[str] | bytes) -> None:
+        super().__init__()
+        self._content: bytes | None = None
+        self._path: Path | None = None
+        if isinstance(audio, bytes | bytearray | memoryview):
+            self._content = bytes(audio)
+            if not self._content:
+                raise InvalidRequest("audio is empty", field="audio")
+        else:
+            self._path = _checked(audio)
+            self.name = self._path.name
+
+    async def path(self) -> str:
+        """An absolute path of it. Bytes are written to a file that only this user can read."""
+        return await super().path() if self._path is None else str(self._path)
+
+    async def parts(self) -> AsyncGenerator[Part]:
+        """What a model hears at once, one after the other: the whole, or parts divided at silence.
+
+        Raises:
+            InvalidRequest: It is longer than that, and of a format that can't be divided here.
+        """
+        wave = await asyncio.to_thread(self._measured)
+        if wave is None or wave.duration_s <= WINDOW_S:
+            yield self
+            return
+        start = 0
+        while start < wave.frames:
+            end = await asyncio.to_thread(self._next_cut, wave, start)
+            yield _WavePart(self, wave, start, end)
+            start = end
+
+    def open(self) -> BinaryIO:
+        """A file of its bytes.
+
+        Raises:
+            InvalidRequest: It cannot be opened.
+        """
+        if self._path is None:
+            return io.BytesIO(self._content or b"")
+        try:
+            return self._path.open("rb")
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def _measured(self) -> WaveFile | None:
+        """Where its sound is; None where it isn't WAV and not too long."""
+        try:
+            with self.open() as file:
+                wave = read_wave(file)
+                if wave is not None and (wave.is_divisible or wave.duration_s <= WINDOW_S):
+                    return wave
+                length_s = wave.duration_s if wave else duration_s(file)
+        except OSError as error:
+            raise _unreadable(error) from error
+        if length_s is not None and length_s > WINDOW_S + ENCODER_PADDING_S:
+            raise InvalidRequest(
+                f"the recording lasts {length_s:.1f} s, and a model hears the first "
+                f"{WINDOW_S:.0f} s only",
+                field="audio",
+                hint="Convert it to a WAV file of 16-bit samples, which is divided at silence: "
+                "ffmpeg -i FILE -ac 1 -ar 16000 talk.wav",
+            )
+        return None
+
+    def _next_cut(self, wave: WaveFile, start: int) -> int:
+        try:
+            with self.open() as file:
+                return next_cut(file, wave, start)
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def _blocks(self) -> Iterable[bytes]:
+        if self._path is None:
+            return [self._content or b""]
+        return [_read(self._path)]
+
+
+class _WavePart(Part):
+    """Some frames of a WAV file."""
+
+    name = "recording.wav"
+
+    def __init__(self, whole: Recording, wave: WaveFile, start: int, end: int) -> None:
+        super().__init__()
+        self._whole = whole
+        self._wave = wave
+        self._range = (start, end)
+
+    def _blocks(self) -> Iterable[bytes]:
+        with self._whole.open() as file:
+            yield from part_of(file, self._wave, *self._range)
 
 
 def _checked(audio: object) -> Path:
@@ -93,7 +195,7 @@ def _checked(audio: object) -> Path:
         if path.stat().st_size == 0:
             raise InvalidRequest(f"the recording {path} is empty", field="audio")
     except (OSError, ValueError) as error:
-        raise InvalidRequest(f"the recording cannot be read: {error}", field="audio") from error
+        raise _unreadable(error) from error
     return path
 
 
@@ -107,21 +209,28 @@ def _read(path: Path) -> bytes:
             )
         return path.read_bytes()
     except OSError as error:
-        raise InvalidRequest(f"the recording cannot be read: {error}", field="audio") from error
+        raise _unreadable(error) from error
 
 
-def _write(content: bytes) -> Path:
+def _write(blocks: Iterable[bytes]) -> Path:
     handle, name = tempfile.mkstemp(prefix="foundry-api-", suffix=".audio")
     path = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            file.writelines(blocks)
     except OSError as error:
         _remove(path)
         raise InvalidRequest(
             f"the recording could not be written to a file for the service: {error}", field="audio"
         ) from error
+    except BaseException:
+        _remove(path)
+        raise
     return path
+
+
+def _unreadable(error: Exception) -> InvalidRequest:
+    return InvalidRequest(f"the recording cannot be read: {error}", field="audio")
 
 
 def _remove(path: Path) -> None:

@@ -7,12 +7,13 @@ without a word (probed on 1.2.4 and 2.0.1). From 2.1 on both are refused.
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundry_api.errors import FoundryError, ModelTaskMismatch
 from foundry_api.service.model_cache import downloaded
-from foundry_api.service.model_task import VISION, embeds, task_of
+from foundry_api.service.model_task import VISION, embeds, speech_of, task_of
 from foundry_api.wire.dialects.names import without_version
 from foundry_api.wire.transport import is_loopback
 
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 
     from foundry_api.connection import Connection
     from foundry_api.messages import Model
+    from foundry_api.service.model_task import Speech
 
-__all__ = ["check_embeds", "check_sees"]
+__all__ = ["check_embeds", "check_sees", "speech_kind"]
+
+_ENGLISH = re.compile(r"[.-]en\b")
 
 EMBEDDING_TASKS = frozenset({"embeddings", "embedding", "text-embedding", "feature-extraction"})
 """`embeddings` is the engine's own word, `embedding` the public catalog's."""
@@ -77,6 +81,22 @@ async def check_sees(connection: Connection, model: Model) -> None:
         model=model.id,
         service=connection.base_url,
     )
+
+
+async def speech_kind(connection: Connection, model: Model) -> Speech | None:
+    """What kind of transcriber a model is, by its files or else its name; None if it says nothing.
+
+    A model that is no transcriber is refused by the service.
+    """
+    _, directory = await _known(connection, model)
+    if directory is not None:
+        return await asyncio.to_thread(speech_of, directory)
+    name = f"{model.alias} {model.id}".lower()
+    if "nemotron" in name:
+        return "nemotron"
+    if "whisper" not in name:
+        return None
+    return "english" if _ENGLISH.search(name) else "whisper"
 
 
 async def _told(connection: Connection, model: Model) -> bool | None:

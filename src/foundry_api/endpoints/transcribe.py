@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from foundry_api.arguments import check_range, check_text
 from foundry_api.endpoints.asking import WholeBody
-from foundry_api.errors import InvalidRequest, UnsupportedFeature
+from foundry_api.endpoints.languages import UNSPACED, checked_language, language_for
+from foundry_api.endpoints.tasks import speech_kind
+from foundry_api.errors import UnsupportedFeature
+from foundry_api.messages import Timings
 from foundry_api.replies.transcription import Transcription, TranscriptionChunk
 from foundry_api.wire.endpoints.transcriptions import (
     TRANSCRIPTIONS_ROUTE,
@@ -23,26 +26,16 @@ if TYPE_CHECKING:
     from foundry_api.connection import Connection
     from foundry_api.endpoints.asking import Asking, Decoder
     from foundry_api.endpoints.exchange import Outcome
-    from foundry_api.endpoints.recording import Recording
+    from foundry_api.endpoints.recording import Part
     from foundry_api.errors import FoundryError
     from foundry_api.events import Operation
-    from foundry_api.messages import Model
+    from foundry_api.messages import Attempt, Model
     from foundry_api.wire.endpoints.transcriptions import Heard
     from foundry_api.wire.transport import Request
 
     Hearing = Asking[TranscriptionChunk, Heard]
 
-__all__ = ["Listening", "last_of", "speech_options", "transcription_of"]
-
-_CODES = (
-    "af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he "
-    "hi hr ht hu hy id is it ja jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my nb "
-    "ne nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt "
-    "uk ur uz vi yi yo zh"
-)
-LANGUAGES = frozenset(_CODES.split())
-"""Those of Whisper and Nemotron. The engine takes English for any other, without a word
-(onnx_audio_generator.cc, and probed on 2.2.1)."""
+__all__ = ["Joined", "Listening", "speech_options"]
 
 
 @dataclass(slots=True)
@@ -50,13 +43,14 @@ class Listening:
     """A recording to transcribe.
 
     Attributes:
-        recording: What to listen to.
+        recording: What to listen to: a whole recording or a part of one.
         options: Language, temperature and prompt, those that the caller gave.
     """
 
-    recording: Recording
+    recording: Part
     options: dict[str, Any]
     _where: str = ""
+    _language: dict[str, str] = field(default_factory=dict[str, str])
     _content: bytes = b""
     operation: ClassVar[Operation] = "transcription"
 
@@ -72,11 +66,18 @@ class Listening:
             )
 
     async def verify(self, connection: Connection, model: Model) -> None:
-        """Have the recording where the service can reach it."""
-        del model
+        """Have the recording where the service can reach it, and a language that it understands.
+
+        Raises:
+            InvalidRequest: The model does not know the language, or can't detect it.
+            UnsupportedFeature: The service wants a path, and is on another machine.
+        """
         if connection.dialect.capabilities.audio_form == "upload":
             self._content = await self.recording.content()
         elif is_loopback(connection.base_url):
+            if (speech := await speech_kind(connection, model)) is not None:
+                code = language_for(speech, self.options.get("language"), model.id)
+                self._language = {"language": code}
             self._where = await self.recording.path()
         else:
             raise UnsupportedFeature(
@@ -90,7 +91,8 @@ class Listening:
         """What is sent."""
         path = connection.dialect.path(model.catalog, TRANSCRIPTIONS_ROUTE)
         if connection.dialect.capabilities.audio_form == "path":
-            body = transcription_body(model.id, self._where, self.options)
+            options = {**self.options, **self._language}
+            body = transcription_body(model.id, self._where, options)
             return connection.wire.post(path, body)
         kind, body = multipart(model.id, self.recording.name, self._content, self.options)
         return connection.wire.request("POST", path, body, {"Content-Type": kind})
@@ -119,7 +121,7 @@ def speech_options(language: object, temperature: object, prompt: object) -> dic
     """
     options: dict[str, Any] = {}
     if language is not None:
-        options["language"] = _language(language)
+        options["language"] = checked_language(language)
     if temperature is not None:
         check_range("temperature", temperature, 0, 1)
         options["temperature"] = temperature
@@ -128,34 +130,68 @@ def speech_options(language: object, temperature: object, prompt: object) -> dic
     return options
 
 
-def _language(language: object) -> str:
-    known = check_text("language", language)
-    if known.lower().partition("-")[0] not in LANGUAGES and known.lower() != "auto":
-        raise InvalidRequest(
-            f"language is {known!r}, which no engine knows; it would listen for English instead",
-            field="language",
-            hint="Give its code of ISO 639, such as de.",
+class Joined:
+    """The texts of a recording's parts, put together.
+
+    Args:
+        language: The one that is spoken, if it is known.
+
+    Attributes:
+        text: What was said so far.
+    """
+
+    def __init__(self, language: str | None) -> None:
+        self._space = "" if language and language.partition("-")[0] in UNSPACED else " "
+        self._outcomes: list[Outcome[Heard]] = []
+        self._starts_part = True
+        self.text = ""
+
+    def add(self, text: str) -> str:
+        """Add a piece, and return it with a space before it where a part begins without one."""
+        if text and self._starts_part and self.text and not self._is_apart(text):
+            text = self._space + text
+        self._starts_part = self._starts_part and not text
+        self.text += text
+        return text
+
+    def end_part(self, outcome: Outcome[Heard]) -> None:
+        """A part is over."""
+        self._outcomes.append(outcome)
+        self._starts_part = True
+
+    def transcription(self) -> Transcription:
+        """All of it."""
+        last = self._outcomes[-1]
+        return Transcription(
+            text=self.text,
+            model=last.model.id,
+            service=last.service,
+            generation=last.generation,
+            timings=self.timings,
+            attempts=self.attempts,
+            raw=tuple(raw for outcome in self._outcomes for raw in outcome.result[1]),
         )
-    return known
 
+    def last_chunk(self) -> TranscriptionChunk:
+        """What ends a stream of pieces."""
+        model = self._outcomes[-1].model.id
+        return TranscriptionChunk("", model, timings=self.timings, attempts=self.attempts)
 
-def transcription_of(outcome: Outcome[Heard]) -> Transcription:
-    """A whole transcription."""
-    text, raw = outcome.result
-    return Transcription(
-        text=text,
-        model=outcome.model.id,
-        service=outcome.service,
-        generation=outcome.generation,
-        timings=outcome.timings,
-        attempts=outcome.attempts,
-        raw=raw,
-    )
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """The requests for all parts."""
+        return tuple(attempt for outcome in self._outcomes for attempt in outcome.attempts)
 
+    @property
+    def timings(self) -> Timings:
+        """Where the time went, over all parts."""
+        each = [outcome.timings for outcome in self._outcomes]
+        return Timings(
+            each[0].time_to_first_token_s,
+            sum(timings.total_s for timings in each),
+            None,
+            sum(timings.queued_s for timings in each),
+        )
 
-def last_of(outcome: Outcome[Heard], *, streamed: bool) -> TranscriptionChunk:
-    """The last piece of a transcription; one that was not streamed has its text in it."""
-    text = "" if streamed else outcome.result[0]
-    return TranscriptionChunk(
-        text, outcome.model.id, timings=outcome.timings, attempts=outcome.attempts
-    )
+    def _is_apart(self, text: str) -> bool:
+        return self.text[-1].isspace() or text[0].isspace()

@@ -7,7 +7,7 @@ tasks, and embeds with whatever graph has an output `hidden_states` (probed on 1
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -26,8 +26,10 @@ __all__ = [
     "TEMPLATE",
     "TOKENIZER_CONFIG",
     "VISION",
+    "Speech",
     "embeds",
     "has_template",
+    "speech_of",
     "task_of",
 ]
 
@@ -41,8 +43,15 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
 STATES: Final = "hidden_states"
 
-_SPEECH_TYPES = frozenset({"whisper", "nemotron_speech"})
+_NEMOTRON: Final = "nemotron_speech"
+_SPEECH_TYPES = frozenset({"whisper", _NEMOTRON})
 """`model.type` of those that ONNX Runtime GenAI transcribes with."""
+
+Speech = Literal["whisper", "english", "nemotron"]
+"""What transcribes: Whisper, a Whisper that knows English only, or Nemotron."""
+
+ENGLISH_VOCABULARY: Final = 51864
+"""Tokens of a Whisper that knows English only; the others have one more, or several."""
 
 
 class _Tokenizer(msgspec.Struct):
@@ -67,6 +76,19 @@ def task_of(directory: Path) -> str:
     if isinstance(model.get("vision"), dict):
         return VISION
     return EMBEDDINGS if embeds(directory) and not has_template(directory) else CHAT
+
+
+def speech_of(directory: Path) -> Speech | None:
+    """What kind of model transcribes; None if it is no transcriber, or nothing tells."""
+    try:
+        model = configuration(directory).model
+    except ModelRegistrationFailed:
+        return None
+    if model.get("type") not in _SPEECH_TYPES:
+        return None
+    if model["type"] == _NEMOTRON:
+        return "nemotron"
+    return "english" if model.get("vocab_size") == ENGLISH_VOCABULARY else "whisper"
 
 
 def embeds(directory: Path) -> bool | None:

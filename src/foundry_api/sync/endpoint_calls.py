@@ -79,17 +79,18 @@ class SyncEndpointCalls:
         private file for that, which is removed again.
 
         Args:
-            audio: A file, or the bytes of one. Which formats can be read is the engine's matter;
-                WAV always can.
+            audio: A file, or the bytes of one. The engine reads WAV, MP3 and FLAC. It hears half a
+                minute at a time: a longer WAV file is divided at silence and the texts are joined.
             model: Alias, id, or id without version, of a model that transcribes.
-            language: Code of ISO 639, such as de; default English.
+            language: Code of ISO 639, such as de. Only Nemotron can detect it, which is its
+                default; for a Whisper of several languages it has to be given.
             temperature: 0 to 1; default the model's own.
             prompt: Words to expect, where the generation heeds that; SDK 2.x does not.
             options: See `ModelOptions`; the timeout bounds the silence before and between words.
 
         Raises:
-            InvalidRequest: There is no such file, it cannot be read as audio, or an option is at
-                fault; `.field` names it.
+            InvalidRequest: There is no such file, it cannot be read as audio, it is longer than
+                half a minute and can't be divided, or an option is at fault; `.field` names it.
             ModelTaskMismatch: The model does not transcribe.
             UnsupportedFeature: The generation of the service does not, or ignores an option, or
                 the service is on another machine and wants a path.
