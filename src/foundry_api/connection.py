@@ -277,6 +277,16 @@ class Connection:
             ids |= await self.dialect.loaded("public")
         return ids
 
+    async def models_memory_mb(self) -> float | None:
+        """Memory that the models take in the engine; None where only their files can be counted.
+
+        Raises:
+            FoundryError: The engine host does not tell.
+        """
+        if self.control is None:
+            return None
+        return (await self.control.memory()).models_bytes / 2**20
+
     async def described(self, model: Model) -> Model:
         """A model on this machine with its size, where that is known."""
         if model.size_mb is not None:

@@ -47,8 +47,9 @@ class Settings:
             starts one of its own.
         model_idle_s: Seconds after which a model that this client used is taken out of memory when
             nobody used it; None for never. `FOUNDRY_MODEL_IDLE`.
-        memory_budget_mb: Bound of the models in a service's memory, in MB of their files; None for
-            none. `FOUNDRY_MEMORY_BUDGET`.
+        memory_budget_mb: Bound of the memory that the models take in a service, in MB, measured
+            where the service is an engine host of this package, else by the sizes of their files;
+            None for none. `FOUNDRY_MEMORY_BUDGET`.
         cache: Where answers are kept: `off`, in `memory`, in a `sqlite` file in the home, or in one
             at this path, which is made absolute. `FOUNDRY_CACHE`, default off.
         home: Directory for the engine's data, logs and state, made absolute; None takes the

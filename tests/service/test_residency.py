@@ -11,6 +11,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
+import onnx
 import pytest
 
 from cli_program import run as run_command
@@ -18,6 +20,7 @@ from foundry_api import (
     CallEnded,
     Event,
     FoundryAPIClient,
+    FoundryClient,
     LimiterSettings,
     ModelLoaded,
     ModelResidency,
@@ -257,19 +260,70 @@ async def test_a_conversation_keeps_its_model_in_memory(engine_home: Path) -> No
         assert await inside(client) == set()
 
 
-async def test_the_least_recently_used_of_three_leaves_a_budget_for_two(engine_home: Path) -> None:
+def add_weights(directory: Path, megabytes: int) -> None:
+    """Let a scripted model take memory: each answer looks up a weight that says nothing."""
+    path = directory / "model.onnx"
+    model = onnx.load(path)
+    weights = np.zeros(megabytes * 2**20 // 4, np.float32)
+    for name, values in (("ballast", weights), ("no_index", np.zeros(1, np.int64))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    concat = next(node for node in model.graph.node if "other_logits" in node.input)
+    concat.input[list(concat.input).index("other_logits")] = "heavy_logits"
+    place = list(model.graph.node).index(concat)
+    for added in (
+        onnx.helper.make_node("Add", ["other_logits", "ballast_logit"], ["heavy_logits"]),
+        onnx.helper.make_node("ReduceMax", ["ballast_found"], ["ballast_logit"], keepdims=1),
+        onnx.helper.make_node("Gather", ["ballast", "no_ids"], ["ballast_found"]),
+        onnx.helper.make_node("Mul", ["ids", "no_index"], ["no_ids"]),
+    ):
+        model.graph.node.insert(place, added)
+    onnx.save_model(model, path)
+
+
+@pytest.fixture
+def heavy_home(engine_home: Path, tmp_path: Path) -> Path:
+    """A home whose three models take 60 MB each."""
+    directory = tmp_path / "heavy"
+    build(directory)
+    add_weights(directory, 60)
+    with FoundryClient(home=engine_home) as client:
+        for name in NAMES:
+            client.models.register(directory, name)
+    return engine_home
+
+
+async def test_the_least_recently_used_of_three_leaves_a_budget_for_two(heavy_home: Path) -> None:
+    """What counts is memory: some 10 MB more than the models' files, for the engine's own use."""
     events: list[Event] = []
-    async with opened(engine_home, events, residency=ModelResidency(memory_budget_mb=2)) as client:
+    policy = ModelResidency(memory_budget_mb=170)
+    async with opened(heavy_home, events, residency=policy) as client:
         for name in ("one", "two", "one", "three"):
             await client.complete("say-hello", model=name)
         assert await inside(client) == {"one", "three"}
         (unloaded,) = [event for event in events if isinstance(event, ModelUnloaded)]
-        assert (unloaded.model, unloaded.reason) == ("two:1", "budget")
+        assert (unloaded.model, unloaded.reason) == ("two:2", "budget")
         answers = await asyncio.gather(
             *(client.complete("say-hello", model=NAMES[n % 3], deadline=60) for n in range(30))
         )
         assert {answer.content for answer in answers} == {script("say-hello").text}
-        assert len(await inside(client)) == 2
+        assert len(await inside(client)) <= 2
+        assert await models_memory_mb(client) <= 170
+
+
+async def test_a_model_that_takes_more_memory_than_the_budget_does_not_stay(
+    heavy_home: Path,
+) -> None:
+    """Its files have 62 MB, which the budget allows; its memory does not fit."""
+    async with opened(heavy_home, residency=ModelResidency(memory_budget_mb=65)) as client:
+        with pytest.raises(errors.MemoryBudgetExceeded, match="the budget is 65 MB"):
+            await client.complete("say-hello")
+        assert await inside(client) == set()
+        assert await models_memory_mb(client) <= 65
+
+
+async def models_memory_mb(client: FoundryAPIClient) -> float:
+    connection, _ = await client._backend.route("one")
+    return await connection.models_memory_mb() or 0.0
 
 
 async def test_a_budget_heeds_what_another_program_uses(engine_home: Path, tmp_path: Path) -> None:

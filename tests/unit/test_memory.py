@@ -71,6 +71,8 @@ class Engine:
     took_s: float = 0.0
     stands_still_s: float = 0.0
     broken: set[str] = field(default_factory=set)
+    measured: dict[str, float] | None = None
+    kept_mb: float = 0.0
 
     def __post_init__(self) -> None:
         self.dialect = self
@@ -99,6 +101,11 @@ class Engine:
 
     async def in_memory(self) -> frozenset[str]:
         return frozenset(self.inside)
+
+    async def models_memory_mb(self) -> float | None:
+        if self.measured is None:
+            return None
+        return self.kept_mb + sum(self.measured.get(each, 0.0) for each in self.inside)
 
     async def described(self, model: Model) -> Model:
         name = model.id.partition(":")[0]
@@ -710,6 +717,91 @@ def test_a_model_larger_than_the_budget_empties_nothing(run: Run) -> None:
         with pytest.raises(errors.MemoryBudgetExceeded, match="2000 MB"):
             await world.call(model("huge"), 1)
         assert world.engine.inside == {"a:1"}
+
+    run(scene())
+
+
+def test_memory_that_is_measured_counts_more_than_files(run: Run) -> None:
+    """The files say 400 and 300 MB; in memory they are twice that."""
+
+    async def scene() -> None:
+        engine = Engine(measured={"a:1": 800.0, "b:1": 600.0})
+        world = World(engine, memory_budget_mb=1000)
+        await world.call(A, 1)
+        await world.call(B, 1)
+        assert engine.asked == ["load a", "unload a", "load b"]
+        assert world.reasons() == [("a:1", "budget")]
+        await world.keeper.aclose()
+
+    run(scene())
+
+
+def test_a_model_that_takes_more_memory_than_its_files_say_is_unloaded_again(run: Run) -> None:
+    async def scene() -> None:
+        engine = Engine(measured={"a:1": 1139.0, "c:1": 200.0})
+        world = World(engine, memory_budget_mb=500)
+        await world.call(C, 1)
+        with pytest.raises(errors.MemoryBudgetExceeded, match="a:1, which takes 1139 MB") as caught:
+            await world.call(A, 1)
+        assert "the budget is 500 MB" in caught.value.message
+        assert engine.inside == set()
+        asked = len(engine.asked)
+        with pytest.raises(errors.MemoryBudgetExceeded, match="1139 MB by itself"):
+            await world.call(A, 1)
+        assert len(engine.asked) == asked, "its size is known now: it is not loaded again"
+        await world.keeper.aclose()
+
+    run(scene())
+
+
+def test_memory_that_calls_leave_behind_costs_idle_models_their_place(run: Run) -> None:
+    async def scene() -> None:
+        engine = Engine(measured={"b:1": 300.0, "c:1": 200.0})
+        world = World(engine, memory_budget_mb=600)
+        await world.call(B, 1)
+        await world.call(C, 1)
+        engine.kept_mb = 150.0  # a long prompt was read
+        await world.call(C, 1)
+        await asyncio.sleep(5)
+        assert engine.inside == {"c:1"}, "the least recently used one left"
+        engine.kept_mb = 500.0
+        await world.call(C, 1)
+        await asyncio.sleep(5)
+        assert engine.inside == set()
+        await world.keeper.aclose()
+
+    run(scene())
+
+
+def test_a_model_in_use_stays_though_it_outgrows_the_budget(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene() -> None:
+        engine = Engine(measured={"b:1": 300.0, "c:1": 200.0})
+        world = World(engine, memory_budget_mb=600)
+        long = asyncio.create_task(world.call(B, 60))
+        short = asyncio.create_task(world.call(C, 2))
+        await asyncio.sleep(1)
+        engine.kept_mb = 900.0
+        await short
+        await asyncio.sleep(5)
+        assert engine.inside == {"b:1"}
+        assert "MB more than the memory budget of 600 MB" in caplog.text
+        await long
+        await asyncio.sleep(5)
+        assert engine.inside == set()
+        await world.keeper.aclose()
+
+    run(scene())
+
+
+def test_what_the_engine_keeps_of_models_that_are_gone_is_room_for_the_next(run: Run) -> None:
+    async def scene() -> None:
+        engine = Engine(measured={"a:1": 400.0}, kept_mb=150.0)
+        world = World(engine, memory_budget_mb=600)
+        await world.call(A, 1)
+        assert engine.inside == {"a:1"}
+        await world.keeper.aclose()
 
     run(scene())
 

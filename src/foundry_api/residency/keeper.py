@@ -82,6 +82,11 @@ class Keeper:
 
     async def _look_after(self, memory: Memory) -> None:
         await self._renew(memory)
+        if memory.is_unmeasured and self._clock() >= memory.measuring_from:
+            try:
+                await memory.keep_to_budget()
+            except FoundryError as error:
+                log.warning("the memory budget could not be kept to: %s", error)
         for uses in tuple(memory.uses.values()):
             if memory.idle(uses):
                 try:
@@ -110,6 +115,8 @@ class Keeper:
         now, policy = self._clock(), self._policy
         pauses: list[float] = []
         for memory in self._memories():
+            if memory.is_unmeasured:
+                pauses.append(memory.measuring_from - now)
             for uses in memory.uses.values():
                 if memory.others.exist and (uses.calls or uses.held_until > now):
                     pauses.append(policy.renew_s)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import os
 import sys
 import time
@@ -10,13 +12,15 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from foundry_api.errors import ModelInUse
+import msgspec
+
+from foundry_api.errors import MemoryBudgetExceeded, ModelInUse
 from foundry_api.events import Events, ModelLoaded, ModelUnloaded
 from foundry_api.flight import SingleFlight
 from foundry_api.messages import ModelUser
 from foundry_api.residency.neighbours import program_name
 from foundry_api.residency.policy import ModelResidency
-from foundry_api.residency.room import make_room
+from foundry_api.residency.room import keep_to_budget, make_room, measured_mb
 from foundry_api.residency.uses import ModelUses, Turns
 from foundry_api.wire.dialects.base import LOAD_TIMEOUT_S
 
@@ -43,9 +47,15 @@ SETTLE_S = 0.25
 
 SETTLE_POLL_S = 0.01
 SETTLE_POLL_MAX_S = 0.1
+MEASURE_INTERVAL_S = 1.0
+"""How often the memory is measured at most while calls end one after the other."""
+
 LOAD_LEASE_S = LOAD_TIMEOUT_S + 60.0
 WHOLE = "*"
 """Stands for all of a service's memory among the names of models."""
+
+
+log = logging.getLogger("foundry_api")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +106,10 @@ class Store(Protocol):
         """A model with its size, where that is known."""
         ...
 
+    async def models_memory_mb(self) -> float | None:
+        """Memory that the models take in the engine; None where that can't be measured."""
+        ...
+
 
 class Memory:
     """The models in memory of one service.
@@ -109,6 +123,7 @@ class Memory:
         loaded: Ids of the models that are known to be in memory.
         uses: What this client does with each model, by id.
         others: As above.
+        is_unmeasured: Whether calls have ended since the memory was last measured.
         policy: Which models may stay.
     """
 
@@ -116,12 +131,15 @@ class Memory:
         self.loaded: set[str] = set()
         self.uses = keeping.uses.setdefault(store.base_url, {})
         self.others = others
+        self.is_unmeasured = False
         self.policy = keeping.policy
         self._store = store
         self._keeping = keeping
         self._clock = keeping.clock
         self._turns = Turns()
         self._loads: SingleFlight[None] = SingleFlight()
+        self._measured: dict[str, Model] = {}
+        self._measured_at = float("-inf")
 
     def has(self, model_id: str) -> bool:
         """Whether a call of the model may begin now: it is loaded, and nobody will unload it."""
@@ -143,6 +161,21 @@ class Memory:
     def end(self, uses: ModelUses) -> None:
         """A call is over."""
         uses.ended(self._clock())
+        if self.policy.memory_budget_mb is not None and not uses.calls:
+            self.is_unmeasured = True
+            self._keeping.wake()
+
+    async def keep_to_budget(self) -> None:
+        """Unload idle models if the calls since the last time left too little memory."""
+        self.is_unmeasured, self._measured_at = False, self._clock()
+        async with self._whole():
+            excess_mb = await keep_to_budget(self, self._store)
+        if excess_mb:
+            log.warning(
+                "the models in use take %.0f MB more than the memory budget of %g MB",
+                excess_mb,
+                self.policy.memory_budget_mb,
+            )
 
     async def users(self, model_id: str) -> tuple[ModelUser, ...]:
         """Who uses a model, this client first."""
@@ -201,6 +234,11 @@ class Memory:
         force = force and self._store.dialect.capabilities.unload_while_generating != "unsupported"
         async with self._turns.turn(model.id):
             await self._unload(model, reason, drain_s, None if force else 0.0)
+
+    @property
+    def measuring_from(self) -> float:
+        """When the memory may be measured again."""
+        return self._measured_at + MEASURE_INTERVAL_S
 
     def idle(self, uses: ModelUses) -> bool:
         """Whether a model was not used for too long."""
@@ -281,13 +319,15 @@ class Memory:
 
     async def _load(self, model: Model, uses: ModelUses) -> None:
         if self.policy.bounded:
-            model = await self._store.described(model)
+            model = self._measured.get(model.id) or await self._store.described(model)
             await make_room(self, self._store, model)
-        started = self._clock()
+        started, before_mb = self._clock(), await measured_mb(self, self._store)
         await self._store.dialect.load(model)
         await self.others.loaded(model)
         self._hold(uses)
         uses.model, uses.loaded_here = model, True
+        if before_mb is not None:
+            await self._check_fit(model, before_mb)
         self._emit(
             ModelLoaded(
                 model=model.id,
@@ -296,6 +336,25 @@ class Memory:
                 size_mb=model.size_mb,
             )
         )
+
+    async def _check_fit(self, model: Model, before_mb: float) -> None:
+        """Unload a model that turned out to take more memory than there is for it.
+
+        Raises:
+            MemoryBudgetExceeded: It did, although all others left that nobody uses.
+        """
+        after_mb = await measured_mb(self, self._store) or 0.0
+        size_mb = max(model.size_mb or 0, math.ceil(after_mb - before_mb))
+        self._measured[model.id] = msgspec.structs.replace(model, size_mb=size_mb)
+        excess_mb = await keep_to_budget(self, self._store, keep=model.id)
+        if excess_mb:
+            await self._unload(model, "budget", 0.0, None)
+            budget_mb = self.policy.memory_budget_mb or 0.0
+            raise MemoryBudgetExceeded(
+                f"with {model.id}, which takes {size_mb} MB, the models in memory take "
+                f"{budget_mb + excess_mb:.0f} MB, and the budget is {budget_mb:g} MB",
+                model=model.id,
+            )
 
     async def _is_ours(self, model: Model, uses: ModelUses) -> bool:
         """Whether a client of this home loaded a model. What others did is not looked at again."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from foundry_api.messages import Model, ModelUser
     from foundry_api.settings import Settings
 
-__all__ = ["ModelResidency", "Resident", "victims"]
+__all__ = ["ModelResidency", "Resident", "least_recently_used", "victims"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +27,11 @@ class ModelResidency:
     Attributes:
         idle_timeout_s: Seconds after which a model that this client used is unloaded when no client
             called it; None for never.
-        memory_budget_mb: Bound of all the models in memory, in MB of their files; None for none.
-            A model of unknown size counts as 0.
+        memory_budget_mb: Bound of the memory that all models take, in MB; None for none. In an
+            engine host of this package it is measured: what its process took since it started,
+            calls included. It holds when a model was loaded and soon after calls have ended; the
+            calls that run are never ended for it. In other services only the sizes of the models'
+            files can be counted, and a model of unknown size counts as 0.
         max_loaded: How many models may be in memory; None for no bound.
         hold_s: Seconds after its last call for which a model counts as used by this client, so that
             no other one of the home unloads it.
@@ -104,7 +107,10 @@ class Resident:
 
 
 def victims(
-    residents: Sequence[Resident], model: Model, policy: ModelResidency
+    residents: Sequence[Resident],
+    model: Model,
+    policy: ModelResidency,
+    measured_mb: float | None = None,
 ) -> tuple[Resident, ...]:
     """What to unload so that a model fits: the least recently used first, and no more than needed.
 
@@ -114,6 +120,7 @@ def victims(
         residents: The models in memory.
         model: What is to be loaded.
         policy: Has the bounds.
+        measured_mb: Memory that the residents really take; None if their files alone are known.
 
     Raises:
         MemoryBudgetExceeded: It would not fit beside those that have to stay.
@@ -122,13 +129,22 @@ def victims(
     if len(others) < len(residents):
         return ()  # it is in memory
     order = sorted((each for each in others if not each.stays), key=_dispensable)
-    size_mb, count = _total(others) + (model.size_mb or 0.0), len(others) + 1
+    size_mb, count = _total(others), len(others) + 1
+    if others and measured_mb is not None:  # what is left of models that are gone serves the next
+        size_mb = max(size_mb, measured_mb)
+    size_mb += model.size_mb or 0.0
     for needed, each in enumerate((None, *order)):
         if each is not None:
             size_mb, count = size_mb - each.size_mb, count - 1
-        if _fits(size_mb, count, policy):
+        if _fits(size_mb if count > 1 else model.size_mb or 0.0, count, policy):
             return tuple(order[:needed])
     raise _exceeded(others, model, policy, size_mb)
+
+
+def least_recently_used(residents: Iterable[Resident]) -> Resident | None:
+    """The model to unload first of those that nobody uses."""
+    idle = [each for each in residents if not each.stays and not each.users]
+    return min(idle, key=lambda each: each.last_used, default=None)
 
 
 def _dispensable(resident: Resident) -> tuple[bool, float]:

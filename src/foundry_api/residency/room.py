@@ -1,4 +1,4 @@
-"""Making room in a service's memory for one more model."""
+"""Keeping the models of a service within the budget: room for one more, and room after calls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from foundry_api.errors import ModelInUse
 from foundry_api.messages import Model
-from foundry_api.residency.policy import Resident, victims
+from foundry_api.residency.policy import Resident, least_recently_used, victims
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from foundry_api.residency.memory import Memory, Store
     from foundry_api.service.uses_db import Known
 
-__all__ = ["make_room"]
+__all__ = ["keep_to_budget", "make_room", "measured_mb"]
 
 STRANGER = "loaded by a program that is not of this home"
 
@@ -37,15 +37,48 @@ async def make_room(memory: Memory, store: Store, model: Model) -> None:
     while True:
         residents = await _residents(memory, store, refused)
         _tell_unknown_sizes(model, residents)
-        chosen = victims(residents, model, memory.policy)
+        chosen = victims(residents, model, memory.policy, await measured_mb(memory, store))
+        if not chosen:
+            return
         for each in chosen:
             try:
                 await memory.evict(each.model)
             except ModelInUse as error:
                 refused[each.model.id] = error.message
                 break
-        else:
-            return
+
+
+async def measured_mb(memory: Memory, store: Store) -> float | None:
+    """Memory that the models take; None where there is no budget or it can't be measured."""
+    if memory.policy.memory_budget_mb is None:
+        return None
+    return await store.models_memory_mb()
+
+
+async def keep_to_budget(memory: Memory, store: Store, *, keep: str | None = None) -> float:
+    """Unload idle models, the least recently used first, while all take more than the budget.
+
+    Args:
+        memory: Where they are.
+        store: The same, as the service tells of it.
+        keep: The id of one that stays.
+
+    Returns:
+        Memory in MB by which the budget is still exceeded; 0 where it holds.
+    """
+    refused: dict[str, str] = {} if keep is None else {keep: "it was just loaded"}
+    while True:
+        used_mb, budget_mb = await measured_mb(memory, store), memory.policy.memory_budget_mb
+        if used_mb is None or budget_mb is None or used_mb <= budget_mb:
+            return 0.0
+        residents = await _residents(memory, store, refused)
+        idle = least_recently_used(residents)
+        if idle is None:
+            return used_mb - budget_mb if residents else 0.0
+        try:
+            await memory.evict(idle.model)
+        except ModelInUse as error:
+            refused[idle.model.id] = error.message
 
 
 async def _residents(memory: Memory, store: Store, refused: Mapping[str, str]) -> list[Resident]:

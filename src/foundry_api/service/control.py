@@ -70,10 +70,12 @@ class HostMemory(msgspec.Struct, frozen=True):
 
     Attributes:
         rss_bytes: Resident memory of its process.
+        models_bytes: How much of it came since the engine started, for models and their calls.
         includes: What lies in it.
     """
 
     rss_bytes: int
+    models_bytes: int
     includes: tuple[str, ...]
 
 

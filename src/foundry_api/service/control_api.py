@@ -85,6 +85,7 @@ class ControlAPI:
         self._expected = f"Bearer {token}".encode()
         self._facts = facts
         self._leave = leave
+        self._own_bytes = _resident_bytes() - _loaded_bytes(engine)
 
     def app(self) -> web.Application:
         """The application to serve."""
@@ -154,8 +155,14 @@ class ControlAPI:
         return _json({"freed_bytes": freed})
 
     async def _memory(self, _: web.Request) -> web.Response:
-        rss = await asyncio.to_thread(lambda: psutil.Process().memory_info().rss)
-        return _json({"rss_bytes": rss, "includes": ["engine", "loaded models", "host"]})
+        rss = await asyncio.to_thread(_resident_bytes)
+        return _json(
+            {
+                "rss_bytes": rss,
+                "models_bytes": max(rss - self._own_bytes, 0),
+                "includes": ["engine", "loaded models", "host"],
+            }
+        )
 
     async def _shutdown(self, request: web.Request) -> web.StreamResponse:
         response = _json({"status": "leaving"})
@@ -200,6 +207,15 @@ async def _typed(
         return _told(status, **_named(error))
     except web.HTTPException as error:
         return _told(error.status, "InvalidRequest", error.reason)
+
+
+def _resident_bytes() -> int:
+    return psutil.Process().memory_info().rss
+
+
+def _loaded_bytes(engine: Engine) -> int:
+    """Size of the models that were loaded before anybody could measure the engine without them."""
+    return sum((model.size_mb or 0) * 2**20 for model in engine.local_models() if model.loaded)
 
 
 def _named(error: FoundryError) -> dict[str, str]:

@@ -29,6 +29,11 @@ __all__ = ["START_TIMEOUT_S", "HostOptions", "HostProcess", "demo_models"]
 
 START_TIMEOUT_S = 30.0
 GRACE_S = 1.0
+MEMORY_SETTINGS = dict.fromkeys(
+    ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(4 * 2**20)
+)
+"""Have glibc give the memory of long prompts and unloaded models back to the system, which by
+itself it keeps; others ignore it. Measured on 2.2.1: processor time the same within the noise."""
 MAX_ANSWER_BYTES = 64 * 1024
 PATH_VARIABLES = frozenset({"PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR"})
 """What the host's Python and its engine read that may hold relative paths."""
@@ -220,7 +225,7 @@ def _popen(options: HostOptions, config: HostConfig, *, private: bool) -> subpro
             stdin=subprocess.PIPE if private else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
-            env=_environment(options.environ),
+            env={**MEMORY_SETTINGS, **_environment(options.environ)},
             cwd=options.paths.data,  # so that a shared host does not hold the caller's directory
             start_new_session=True,  # a terminal's signals are for the parent; POSIX only
             creationflags=_own_group(),  # the same for Windows
