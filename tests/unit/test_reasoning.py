@@ -56,3 +56,23 @@ def test_how_a_text_is_split_changes_nothing(parts: list[str], data: st.DataObje
     bounds = [0, *cuts, len(text)]
     pieces = [text[a:b] for a, b in pairwise(bounds)]
     assert told_apart(pieces) == told_apart([text])
+
+
+@pytest.mark.parametrize(
+    ("opening", "unit"),
+    [
+        ("", " "),
+        ("<think>", "\n"),
+        ("<think>so", " "),
+        ("<think>", "<think>"),
+        ("", "<think>x </think>"),
+        ("<think>so", "</thin "),
+    ],
+)
+def test_what_is_held_back_is_not_read_again_with_each_piece(opening: str, unit: str) -> None:
+    """No text that is read again is longer than the marker that it may begin."""
+    splitter, text = ThinkSplitter(), opening + unit * 4096
+    for at in range(0, len(text), 4):
+        splitter.feed(text[at : at + 4])
+        held = [each for each in vars(splitter).values() if isinstance(each, str)]
+        assert sum(map(len, held)) < 2 * len("</think>")

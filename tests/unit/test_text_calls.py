@@ -12,16 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundry_api.messages import ToolCall
+from foundry_api.wire.dialects import call_shapes, text_calls
 from foundry_api.wire.dialects.call_shapes import MalformedCall
 from foundry_api.wire.dialects.text_calls import MAX_HELD, CallFinder
+
+Calls = list[tuple[str, dict[str, Any]]]
 
 NAMES = ("calculate", "clock")
 CALL = '{"name": "calculate", "arguments": {"expression": "6 * 7"}}'
 OTHER = '{"name": "clock", "arguments": {}}'
-ONE = [("calculate", {"expression": "6 * 7"})]
-TWO = [*ONE, ("clock", {})]
-
-Calls = list[tuple[str, dict[str, Any]]]
+ONE: Calls = [("calculate", {"expression": "6 * 7"})]
+TWO: Calls = [*ONE, ("clock", {})]
 
 SHAPES: dict[str, tuple[str, Calls]] = {
     "hermes": (f"<tool_call>\n{CALL}\n</tool_call>", ONE),
@@ -209,6 +210,65 @@ def test_a_text_that_never_becomes_a_call_is_not_held_for_ever() -> None:
     begun = '{"name": "clock", "arguments": {"city": "'
     assert list(finder.feed(begun)) == []
     assert "".join(map(str, finder.feed("x" * MAX_HELD))).startswith(begun)
+
+
+HOSTILE = {
+    "braces": "{",
+    "brackets": "[",
+    "ticks": "`",
+    "tags": "<tool_call>",
+    "functions": "<function=",
+    "named JSON": '{"name":\n',
+    "named JSON in lists": '[\n{"name":\n',
+    "unfinished calls": '\n{"name": "clock", "arguments": {',
+    "unfinished calls in fences": '```json\n{"name": "clock", ',
+    "other JSON": '{"name": "clock", "else": {}}\n',
+    "complete calls": f"{CALL}\n",
+    "blanks": " ",
+}
+
+
+class Work:
+    """Counts the characters that are read to tell calls from text."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.characters = 0
+        end_of_value: Any = vars(call_shapes)["_end_of_value"]
+        blank_line: Any = vars(text_calls)["_blank_line"]
+
+        def counted_end(text: str, start: int, *more: str | None) -> int | None:
+            end = end_of_value(text, start, *more)
+            self.characters += (len(text) if end is None else end) - start
+            return end
+
+        def counted_line(text: str, was_blank: bool) -> bool:  # noqa: FBT001 - as it is called
+            self.characters += len(text)
+            return blank_line(text, was_blank)
+
+        monkeypatch.setattr(call_shapes, "_end_of_value", counted_end)
+        monkeypatch.setattr(text_calls, "_blank_line", counted_line)
+
+
+@pytest.mark.parametrize("unit", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_longer_text_is_not_read_more_often(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each character at most some 50 times; as often as there are brackets would be 1000s."""
+    for length, piece in ((1 << 13, 16), (1 << 15, 16), (1 << 15, 1 << 15)):
+        work = Work(monkeypatch)
+        text = (unit * length)[:length]
+        found_in(*(text[at : at + piece] for at in range(0, length, piece)))
+        monkeypatch.undo()
+        assert work.characters <= 64 * length
+
+
+def test_broken_json_in_front_of_it_does_not_hide_a_call() -> None:
+    assert found_in('{"name": {\n' * 20 + f"\n{CALL}")[1] == ONE
+    marked = f"<tool_call>{CALL}</tool_call>"
+    assert found_in('{"name": {\n' * 200 + marked)[1] == ONE
+
+
+def test_no_part_of_other_json_is_a_call() -> None:
+    text = f'{{"name": "clock", "else":\n{CALL}\n}}'
+    assert found_in(text)[:2] == (text, [])
 
 
 def test_a_long_call_in_small_pieces_takes_no_time_to_speak_of() -> None:

@@ -21,7 +21,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-__all__ = ["NOT_YET", "Found", "MalformedCall", "NotYet", "Seen", "WrittenCall", "look"]
+__all__ = ["NOT_YET", "Found", "MalformedCall", "NoCall", "NotYet", "Seen", "WrittenCall", "look"]
+
+
+LONGEST_MARKER: Final = 64
+"""Characters; a text is copied no further to see whether a marker begins."""
 
 
 class MalformedCall(ValueError):
@@ -56,8 +60,8 @@ class Seen:
 
     @property
     def rest(self) -> str:
-        """The text from that place on."""
-        return self.text[self.at :]
+        """The text from that place on, as far as a marker can reach."""
+        return self.text[self.at : self.at + LONGEST_MARKER]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,17 @@ class Found:
     end: int
 
 
+@dataclass(frozen=True, slots=True)
+class NoCall:
+    """What is no call though it has the brackets of one, and where it ends.
+
+    No part of it is looked at as a call if it is JSON.
+    """
+
+    end: int
+    is_json: bool = True
+
+
 class NotYet:
     """What may become a call with more text."""
 
@@ -84,19 +99,23 @@ class NotYet:
 NOT_YET: Final = NotYet()
 
 
-def look(seen: Seen, names: Collection[str]) -> Found | NotYet | None:
+def look(seen: Seen, names: Collection[str]) -> Found | NotYet | NoCall | None:
     """Tell what stands at a place of the text: calls, what may become some, or neither.
+
+    Where no more text comes, what may become a call is none.
 
     Raises:
         MalformedCall: A marked call cannot be read.
     """
     undecided = False
+    no_call: NoCall | None = None
     for shape in _SHAPES:
         found = shape(seen, names)
         if isinstance(found, Found):
             return found
         undecided = undecided or found is NOT_YET
-    return NOT_YET if undecided and not seen.final else None
+        no_call = found if isinstance(found, NoCall) else no_call
+    return NOT_YET if undecided else no_call
 
 
 _TAGS: Final = {"<tool_call>": "</tool_call>", "<|tool_call|>": "<|/tool_call|>"}
@@ -179,7 +198,7 @@ def _named(seen: Seen, names: Collection[str]) -> Found | NotYet | None:
     behind = _past(_BLANKS, seen.text, end)
     if seen.text.startswith(_NAMED_END, behind):
         return Found((call,), behind + len(_NAMED_END))
-    if not seen.final and _NAMED_END.startswith(seen.text[behind:]):
+    if not seen.final and _NAMED_END.startswith(seen.text[behind : behind + LONGEST_MARKER]):
         return NOT_YET
     return Found((call,), end)
 
@@ -188,7 +207,7 @@ _FENCE: Final = re.compile(r"```(?:json|tool_calls?)?[ \t]*\r?\n\s*")
 _FENCE_SO_FAR: Final = re.compile(r"`{1,3}|```[a-z_]{0,10}[ \t]*\r?")
 
 
-def _fenced(seen: Seen, names: Collection[str]) -> Found | NotYet | None:
+def _fenced(seen: Seen, names: Collection[str]) -> Found | NotYet | NoCall | None:
     """JSON in a fence."""
     if not seen.starts_line:
         return None
@@ -201,12 +220,12 @@ def _fenced(seen: Seen, names: Collection[str]) -> Found | NotYet | None:
     behind = _past(_BLANKS, seen.text, found.end)
     if seen.text.startswith("```", behind):
         return Found(found.calls, behind + len("```"))
-    if "```".startswith(seen.text[behind:]):
+    if "```".startswith(seen.text[behind : behind + LONGEST_MARKER]):
         return Found(found.calls, len(seen.text)) if seen.final else NOT_YET
     return None
 
 
-def _bare(seen: Seen, names: Collection[str]) -> Found | NotYet | None:
+def _bare(seen: Seen, names: Collection[str]) -> Found | NotYet | NoCall | None:
     """JSON by itself."""
     return _unmarked(seen, seen.at, names) if seen.starts_line else None
 
@@ -222,7 +241,7 @@ _CALL_SO_FAR: Final = re.compile(rf'(?:\[\s*)?(?:\{{\s*(?:"(?:(?:{_BEGUN_KEYS})(
 _NAME: Final = re.compile(r'(?:\[\s*)?\{\s*"name"\s*:\s*"([^"\\]*)"')
 
 
-def _unmarked(seen: Seen, at: int, names: Collection[str]) -> Found | NotYet | None:
+def _unmarked(seen: Seen, at: int, names: Collection[str]) -> Found | NotYet | NoCall | None:
     """A call or a list of them that nothing but its shape and its name tells from other JSON."""
     if not _CALL.match(seen.text, at):
         return NOT_YET if _CALL_SO_FAR.fullmatch(seen.text, at) else None
@@ -235,10 +254,10 @@ def _unmarked(seen: Seen, at: int, names: Collection[str]) -> Found | NotYet | N
     try:
         items = _items(_decoded(seen.text[at:end], ""))
     except MalformedCall:
-        return None
+        return NoCall(end, is_json=False)
     calls = [_call_of(item) for item in items if _is_nothing_but_a_call(item)]
     offered = [call for call in calls if call and call.name in names]
-    return Found(tuple(offered), end) if offered and len(offered) == len(items) else None
+    return Found(tuple(offered), end) if offered and len(offered) == len(items) else NoCall(end)
 
 
 def _is_nothing_but_a_call(item: Any) -> bool:

@@ -7,12 +7,14 @@ of the answer are reasoning: further on the markers are what the answer is about
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 __all__ = ["Split", "ThinkSplitter"]
 
 _OPEN = "<think>"
 _CLOSE = "</think>"
+_BLANKS = re.compile(r"\s*")
 
 
 class Split(NamedTuple):
@@ -34,7 +36,8 @@ class ThinkSplitter:
 
     def __init__(self) -> None:
         self.decided = False
-        self._held = ""
+        self._blanks: list[str] = []
+        self._marker = ""
         self._inside = False
         self._found = False
         self._between = ""
@@ -42,48 +45,56 @@ class ThinkSplitter:
 
     def feed(self, text: str) -> Split:
         """What is clear now. Text that may be part of a marker is held back."""
-        self._held += text
-        reasoning = ""
-        while not self.decided:
-            if self._inside:
-                part, done = self._thought()
-                reasoning += part
-            else:
-                done = self._opening()
-            if not done:
-                return Split(reasoning, "")
-        return Split(reasoning, self._released())
+        text, self._marker = self._marker + text, ""
+        reasoning: list[str] = []
+        at = 0
+        while not self.decided and at < len(text):
+            at = self._thought(text, at, reasoning) if self._inside else self._opening(text, at)
+        content = self._released() + text[at:] if self.decided else ""
+        return Split("".join(reasoning), content)
 
     def flush(self) -> Split:
         """What was held back, at the end of the text."""
         if self._inside:
             return Split(self._told(self._released()), "")
-        return Split("", "" if self._found and not self._held.strip() else self._released())
+        return Split("", "" if self._found and not self._marker else self._released())
 
-    def _opening(self) -> bool:
-        """Whether it is clear if a block begins here."""
-        begun = self._held.lstrip()
-        if len(begun) < len(_OPEN) and _OPEN.startswith(begun):
-            return False
-        if begun.startswith(_OPEN):
+    def _opening(self, text: str, at: int) -> int:
+        """Look whether a block begins here; where that look ends."""
+        start = _past_blanks(text, at)
+        self._blanks.append(text[at:start])
+        if text.startswith(_OPEN, start):
             self._inside = self._found = True
-            self._begun, self._held = False, begun[len(_OPEN) :]
-        else:
-            self.decided = True
-            self._held = begun if self._found else self._held
-        return True
+            self._begun = False
+            self._blanks.clear()
+            return start + len(_OPEN)
+        if len(text) - start < len(_OPEN) and _OPEN.startswith(text[start:]):
+            self._marker = text[start:]
+            return len(text)
+        self.decided = True
+        if self._found:
+            self._blanks.clear()
+        return start
 
-    def _thought(self) -> tuple[str, bool]:
-        """The reasoning that is clear, and whether its block ended."""
+    def _thought(self, text: str, at: int, reasoning: list[str]) -> int:
+        """Take the reasoning that is clear; where it ends.
+
+        Blanks wait for what follows them, since those ahead of the closing marker are dropped.
+        """
         if not self._begun:
-            self._held = self._held.lstrip()
-        thought, mark, rest = self._held.partition(_CLOSE)
-        if mark:
-            self._inside, self._held = False, rest
-            return self._told(thought.rstrip()), True
-        clear = len(thought[: len(thought) - _open_end(thought)].rstrip())
-        self._held = thought[clear:]
-        return self._told(thought[:clear]), False
+            at = _past_blanks(text, at)
+        close = text.find(_CLOSE, at)
+        end = close if close >= 0 else len(text) - _open_end(text[at:][-len(_CLOSE) :])
+        if thought := text[at:end].rstrip():
+            reasoning.append(self._told("".join((*self._blanks, thought))))
+            self._blanks.clear()
+        self._blanks.append(text[at + len(thought) : end])
+        if close < 0:
+            self._marker = text[end:]
+            return len(text)
+        self._inside = False
+        self._blanks.clear()
+        return close + len(_CLOSE)
 
     def _told(self, thought: str) -> str:
         if not thought or self._begun:
@@ -93,8 +104,15 @@ class ThinkSplitter:
         return between + thought
 
     def _released(self) -> str:
-        held, self._held = self._held, ""
+        held = "".join((*self._blanks, self._marker))
+        self._blanks.clear()
+        self._marker = ""
         return held
+
+
+def _past_blanks(text: str, at: int) -> int:
+    found = _BLANKS.match(text, at)
+    return found.end() if found else at
 
 
 def _open_end(text: str) -> int:

@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from foundry_api.messages import FunctionCall, ToolCall
-from foundry_api.wire.dialects.call_shapes import NOT_YET, Found, MalformedCall, NotYet, Seen, look
+from foundry_api.wire.dialects.call_shapes import (
+    NOT_YET,
+    Found,
+    MalformedCall,
+    NoCall,
+    NotYet,
+    Seen,
+    look,
+)
 from foundry_api.wire.dialects.tool_deltas import new_call_id
 
 if TYPE_CHECKING:
@@ -32,12 +40,19 @@ __all__ = ["CallFinder", "MalformedCall", "new_call_id"]
 MAX_HELD: Final = 256 * 1024
 """Characters of one call; no text is held back for longer than that."""
 
-PATIENT_FROM: Final = 4096
+PATIENT_FROM: Final = 1024
 """Characters from which on a call is not looked at again with every piece, but when it has grown by
 a sixteenth: it is read from its beginning each time."""
 
-_SUSPICIOUS: Final = re.compile(r"[<\[{`f]")
+MAX_BROKEN: Final = 32
+"""JSON that is broken or never ends is read to its end for each beginning within it. After so many
+beginnings no more of it is taken for a call; marked calls still are."""
+
+_SUSPICIOUS: Final = re.compile(r"[{\[`]|<(?=[|tf]|\Z)|f(?=u|\Z)")
 """What a call can begin with."""
+
+_WITHIN_LINE: Final = re.compile(r"[<f]|\[(?=T|\Z)")
+"""What begins one behind other text on its line."""
 
 
 class CallFinder:
@@ -56,6 +71,7 @@ class CallFinder:
         self._after_call = False
         self._more: list[str] = []
         self._waits_for = 0
+        self._broken = 0
 
     def feed(self, text: str) -> Iterator[str | ToolCall]:
         """The text and the calls that are complete with this piece.
@@ -83,48 +99,60 @@ class CallFinder:
         return held
 
     def _found(self, *, final: bool) -> Iterator[str | ToolCall]:
-        self._held += "".join(self._more)
+        text = self._held + "".join(self._more)
         self._more.clear()
-        at = 0
-        while match := _SUSPICIOUS.search(self._held, at):
-            at = match.start()
-            try:
-                found = self._look(at, final=final)
-            except MalformedCall:
-                yield from self._text(at)
-                raise
-            if isinstance(found, Found):
-                yield from self._text(at)
-                yield from map(self._call, found.calls)
-                self._held = self._held[found.end - at :]
-                self._line_is_blank = self._after_call = True
-                at = 0
-            elif found is NOT_YET:
-                yield from self._text(at)
-                self._waits_for = max(0, len(self._held) - PATIENT_FROM) // 16
-                return
-            else:
-                at += 1
-        yield from self._text(len(self._held))
+        start = at = seen = 0
+        try:
+            while match := _SUSPICIOUS.search(text, at):
+                at = match.start()
+                self._line_is_blank = _blank_line(text[seen:at], self._line_is_blank)
+                seen = at
+                if not self._line_is_blank and not _WITHIN_LINE.match(text, at):
+                    at += 1
+                    continue
+                try:
+                    found = self._look(text, at, final=final)
+                except MalformedCall:
+                    yield from self._text(text[start:at])
+                    start = at
+                    raise
+                if isinstance(found, Found):
+                    yield from self._text(text[start:at])
+                    yield from map(self._call, found.calls)
+                    start = at = seen = found.end
+                    self._line_is_blank = self._after_call = True
+                elif found is NOT_YET:
+                    yield from self._text(text[start:at])
+                    start = at
+                    self._waits_for = max(0, len(text) - at - PATIENT_FROM) // 16
+                    return
+                else:
+                    at = found.end if isinstance(found, NoCall) else at + 1
+            self._line_is_blank = _blank_line(text[seen:], self._line_is_blank)
+            yield from self._text(text[start:])
+            start = len(text)
+        finally:
+            self._held = text[start:]
 
-    def _look(self, at: int, *, final: bool) -> Found | NotYet | None:
-        final = final or len(self._held) - at > MAX_HELD
-        starts_line = _blank_line(self._held[:at], self._line_is_blank)
-        return look(Seen(self._held, at, final, starts_line), self._names)
+    def _look(self, text: str, at: int, *, final: bool) -> Found | NotYet | NoCall | None:
+        final = final or len(text) - at > MAX_HELD
+        starts_line = self._line_is_blank and self._broken < MAX_BROKEN
+        found = look(Seen(text, at, final, starts_line), self._names)
+        if (found is NOT_YET and final) or (isinstance(found, NoCall) and not found.is_json):
+            self._broken += 1
+            return None
+        return found
 
     def _call(self, written: WrittenCall) -> ToolCall:
         arguments = msgspec.json.encode(written.arguments).decode()
         return ToolCall(written.id or self._new_id(), FunctionCall(written.name, arguments))
 
-    def _text(self, length: int) -> Iterator[str]:
-        """Let go of the first characters. White space behind a call says nothing."""
-        text, self._held = self._held[:length], self._held[length:]
+    def _text(self, text: str) -> Iterator[str]:
+        """Let go of some text. White space behind a call says nothing."""
         text = text.lstrip() if self._after_call else text
-        if not text:
-            return
-        self._line_is_blank = _blank_line(text, self._line_is_blank)
-        self._after_call = False
-        yield text
+        if text:
+            self._after_call = False
+            yield text
 
 
 def _blank_line(text: str, was_blank: bool) -> bool:  # noqa: FBT001 - a state, not an option
