@@ -142,6 +142,11 @@ class GuardedAttempt:
         return self.connection, self.model
 
     @property
+    def was_sent(self) -> bool:
+        """Whether its request was sent, or was about to be."""
+        return self._sent
+
+    @property
     def headers(self) -> tuple[tuple[str, str], ...]:
         """The headers of its answer, once that came."""
         return tuple(self._response.headers.items()) if self._response else ()

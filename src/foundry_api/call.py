@@ -134,6 +134,11 @@ class GuardedCall(ABC, Generic[_R, _A]):
         del error
         return False
 
+    def _is_final(self, error: FoundryError, attempt: _A | None) -> bool:
+        """Whether nothing may be sent again after an attempt that failed so."""
+        del error, attempt
+        return False
+
     def _begin(self) -> Watch:
         self._started = self._tools.clock()
         if self._tools.events.hears(CallStarted):
@@ -176,7 +181,7 @@ class GuardedCall(ABC, Generic[_R, _A]):
             raise self._completed(closed) from error
         self._completed(error)
         self._learn(error)
-        if self._pieces:
+        if self._pieces or self._is_final(error, attempt):
             raise error
         if self._amended(error):
             return

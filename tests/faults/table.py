@@ -207,8 +207,8 @@ ODD_ANSWERS: dict[str, Fault] = {
             event(choices=[{"index": 1, "delta": {}, "finish_reason": "length"}]),
         )
     ),
-    "a pooled connection that is dead": Fault(
-        dies_when_used_again(answer("Hello")), None, text="Hello", pooled=True
+    "a pooled connection that dies when it is used again": Fault(
+        dies_when_used_again(answer("Hello")), None, attempts=2, text="Hello", pooled=True
     ),
 }
 

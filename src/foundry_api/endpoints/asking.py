@@ -81,6 +81,11 @@ class Asking(Protocol[_P_co, _R_co]):
 
     operation: ClassVar[Operation]
 
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether it may be sent again though the service may have carried it out."""
+        ...
+
     def check(self, capabilities: Capabilities) -> None:
         """Refuse what the generation cannot do, before a model is loaded for it.
 

@@ -50,6 +50,11 @@ class Batch:
     texts: tuple[str, ...]
     operation: ClassVar[Operation] = "embeddings"
 
+    @property
+    def is_repeatable(self) -> bool:
+        """Always: nothing stays of it."""
+        return True
+
     def check(self, capabilities: Capabilities) -> None:
         """Refuse a generation without embeddings."""
         if capabilities.embeddings == "unsupported":

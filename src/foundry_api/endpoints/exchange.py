@@ -15,6 +15,7 @@ from foundry_api.endpoints.asking import Asking
 from foundry_api.errors import (
     FoundryError,
     RouteMissing,
+    ServiceNotRunning,
     StreamInterrupted,
     UnsupportedFeature,
 )
@@ -213,6 +214,12 @@ class EndpointCall(GuardedCall[Asking[_P, _R], EndpointAttempt[_P, _R]], Generic
 
     async def _pick(self, name: str) -> Service:
         return self._only or await super()._pick(name)
+
+    def _is_final(self, error: FoundryError, attempt: EndpointAttempt[_P, _R] | None) -> bool:
+        if self._request.is_repeatable or attempt is None or not attempt.was_sent:
+            return False
+        refused = error.status is not None and error.status > LAST_SUCCESS
+        return not refused and not isinstance(error, ServiceNotRunning)
 
     def _amended(self, error: FoundryError) -> bool:
         amended = self._request.amended(error)

@@ -13,7 +13,7 @@ from foundry_api.call import GuardedCall
 from foundry_api.errors import FoundryError, InvalidRequest, RouteMissing, ServiceNotRunning
 from foundry_api.events import CallEnded
 from foundry_api.replies.raw import RawReply
-from foundry_api.wire.transport import LAST_SUCCESS
+from foundry_api.wire.transport import IDEMPOTENT_METHODS, LAST_SUCCESS, READING_METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,13 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["DEFAULT_TIMEOUT_S", "RawCall", "RawRequest", "raw_request"]
 
 DEFAULT_TIMEOUT_S = 30.0
-
-READING = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that make no work for the engine, so that they wait for no turn."""
-
-IDEMPOTENT = READING | {"PUT", "DELETE"}
-"""Methods that may be sent again though the first one may have been carried out (RFC 9110, 9.2.2).
-"""
 
 _METHOD = re.compile(r"[A-Z]{1,20}")
 _PATH = re.compile(r"/(?!/)[!-~]*")
@@ -83,7 +76,7 @@ class RawAttempt(GuardedAttempt):
         self._permit = self.service.breaker.try_enter() or await self._enter()
         with self._watch:
             self.connection = await self.service.connect()
-        if self._request.method not in READING:
+        if self._request.method not in READING_METHODS:  # which wait for no turn
             self._slot = self.service.limiter.try_acquire()
             if self._slot is None:
                 await self._queue(again=again)
@@ -183,11 +176,12 @@ class RawCall(GuardedCall[RawRequest, RawAttempt]):
     async def _after(self, error: FoundryError, watch: Watch) -> None:
         if isinstance(error, RouteMissing):
             error.hint = "Check the method and the path; the generations differ in their routes."
-        may_be_done = not isinstance(error, ServiceNotRunning)
-        if may_be_done and self._request.method not in IDEMPOTENT:
-            self._close(self._attempt, error)
-            raise self._completed(error)
         await super()._after(error, watch)
+
+    def _is_final(self, error: FoundryError, attempt: RawAttempt | None) -> bool:
+        del attempt
+        may_be_done = not isinstance(error, ServiceNotRunning)
+        return may_be_done and self._request.method not in IDEMPOTENT_METHODS
 
     def _completed(self, error: FoundryError) -> FoundryError:
         """The error with what only the call knows; a model it has none."""

@@ -56,6 +56,11 @@ class Responding:
     goes_on: bool = False
     operation: ClassVar[Operation] = "response"
 
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether it may be made twice: one that is stored would be kept twice."""
+        return not self.members.get("store")
+
     def check(self, capabilities: Capabilities) -> None:
         """Refuse a generation without responses, or without what this one needs."""
         generation = capabilities.generation

@@ -54,6 +54,11 @@ class Listening:
     _content: bytes = b""
     operation: ClassVar[Operation] = "transcription"
 
+    @property
+    def is_repeatable(self) -> bool:
+        """Always: nothing stays of it."""
+        return True
+
     def check(self, capabilities: Capabilities) -> None:
         """Refuse a generation that does not listen, or not to all of the options."""
         generation = capabilities.generation

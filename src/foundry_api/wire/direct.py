@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
+import select
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +22,14 @@ from yarl import URL
 
 from foundry_api._version import __version__
 from foundry_api.errors import ServiceNotRunning
-from foundry_api.wire.transport import is_loopback, origin
+from foundry_api.wire.transport import IDEMPOTENT_METHODS, is_loopback, origin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from foundry_api.wire.transport import Request
 
-__all__ = ["Connection", "DirectConnections", "Exchange", "is_direct"]
+__all__ = ["Connection", "DirectConnections", "Exchange", "has_arrivals", "is_direct"]
 
 IDLE_CONNECTION_S = 15.0
 """The 2.x service spends a thread on each idle connection, so they are not kept for long."""
@@ -52,6 +53,25 @@ _FORBIDDEN = re.compile(r"[\r\n\0]")
 def is_direct(url: str) -> bool:
     """Whether a request needs neither encryption nor, ever, a proxy."""
     return url.startswith("http://") and is_loopback(url)
+
+
+def has_arrivals(transport: asyncio.BaseTransport | None) -> bool:
+    """Whether something came over a connection that the event loop has not read yet.
+
+    On an idle one that is its end, as no service speaks unasked. The event loop takes note of it
+    when it next polls, which may be after a request was sent on the dead connection.
+    """
+    socket = transport.get_extra_info("socket") if transport is not None else None
+    if socket is None:
+        return False
+    try:
+        if hasattr(select, "poll"):  # select() takes no descriptor above 1023
+            poll = select.poll()
+            poll.register(socket, select.POLLIN)
+            return bool(poll.poll(0))
+        return bool(select.select([socket], (), (), 0)[0])
+    except (OSError, ValueError):
+        return True  # it is closed
 
 
 class _LenientParser(HttpResponseParserPy):
@@ -98,6 +118,10 @@ class Connection(ResponseHandler):
                 **options,
             )
 
+    def is_usable(self) -> bool:
+        """Whether a request may be sent on it, after it was idle."""
+        return self.is_connected() and not self.should_close and not has_arrivals(self.transport)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell whoever reads the body.
 
@@ -137,6 +161,7 @@ class DirectConnections:
     def __init__(self, connect_timeout_s: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._connect_timeout_s = connect_timeout_s
+        self._closed = False
         self._open: set[Connection] = set()
         self._idle: dict[tuple[str, int], list[Connection]] = {}
         self._sweep: asyncio.TimerHandle | None = None
@@ -144,9 +169,9 @@ class DirectConnections:
     async def send(self, request: Request) -> Exchange:
         """Send a request and wait for the head of its answer.
 
-        A pooled connection that turns out to be dead is replaced. The service may close an idle
-        connection at the moment it is used again: that is no failure of the service, and nothing
-        was done there yet.
+        A pooled connection that turns out to be dead is replaced: the service may close an idle
+        one at any moment. If it dies after the request was sent, the service may have carried that
+        out, so that only an idempotent request is sent again here.
 
         Raises:
             ServiceNotRunning: Nothing accepts connections there.
@@ -162,7 +187,7 @@ class DirectConnections:
                 return await _exchange(connection, head, request.body)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
                 connection.close()
-                if pooled is None:
+                if pooled is None or request.method not in IDEMPOTENT_METHODS or self._closed:
                     raise
             except BaseException:
                 connection.close()
@@ -172,7 +197,7 @@ class DirectConnections:
         """The answer was read, as far as it was wanted: its connection is kept if it was whole."""
         connection = exchange.connection
         connection.body = None
-        if not exchange.body.at_eof() or connection.should_close:
+        if not exchange.body.at_eof() or connection.should_close or self._closed:
             connection.close()
             return
         connection.idle_since = self._loop.time()
@@ -181,7 +206,8 @@ class DirectConnections:
             self._sweep = self._loop.call_later(IDLE_CONNECTION_S, self._close_old)
 
     async def aclose(self) -> None:
-        """Close every connection."""
+        """Close every connection. From now on none is made."""
+        self._closed = True
         if self._sweep is not None:
             self._sweep.cancel()
         self._idle.clear()
@@ -194,7 +220,7 @@ class DirectConnections:
         idle = self._idle.get(address)
         while idle:
             connection = idle.pop()
-            if connection.is_connected() and not connection.should_close:
+            if connection.is_usable():
                 return connection
             connection.close()
         return None
@@ -209,6 +235,9 @@ class DirectConnections:
             raise aiohttp.ConnectionTimeoutError from error
         except OSError as error:
             raise _not_connected(origin(url), error) from error
+        if self._closed:
+            connection.close()
+            raise aiohttp.ServerDisconnectedError("the connections were closed meanwhile")
         if connection.closed is not None:
             self._open.add(connection)
             connection.closed.add_done_callback(functools.partial(self._lost, connection))

@@ -30,16 +30,18 @@ from foundry_api.wire.direct import (
     MAX_HEADER_BYTES,
     MAX_HEADERS,
     DirectConnections,
+    has_arrivals,
     is_direct,
 )
 from foundry_api.wire.encoding import DECODED, EncodedBody
-from foundry_api.wire.transport import is_loopback, origin
+from foundry_api.wire.transport import IDEMPOTENT_METHODS, is_loopback, origin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
 
     from aiohttp.client_proto import ResponseHandler
-    from aiohttp.client_reqrep import ClientRequest
+    from aiohttp.client_reqrep import ClientRequest, ConnectionKey
+    from aiohttp.connector import Connection as AiohttpConnection
     from aiohttp.tracing import Trace
 
     from foundry_api.wire.direct import Exchange
@@ -88,6 +90,10 @@ class HttpTransport:
             return _session_response(await _sent(pools.session(), request))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._send_error(request, error) from error
+        except RuntimeError as error:
+            if not pools.closed:
+                raise
+            raise self._send_error(request, error) from error
 
     def _send_error(self, request: Request, error: Exception) -> FoundryError:
         if isinstance(error, aiohttp.ConnectionTimeoutError):
@@ -126,9 +132,12 @@ class _Pools:
         self.direct = DirectConnections(connect_timeout_s)
         self._connect_timeout_s = connect_timeout_s
         self._session: aiohttp.ClientSession | None = None
+        self.closed = False
 
     def session(self) -> aiohttp.ClientSession:
         """The session for services that are not reached directly."""
+        if self.closed:
+            raise aiohttp.ServerDisconnectedError("the connections were closed meanwhile")
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=_Connector(),
@@ -143,7 +152,8 @@ class _Pools:
         return self._session
 
     async def aclose(self) -> None:
-        """Close every connection."""
+        """Close every connection. From now on none is made."""
+        self.closed = True
         await self.direct.aclose()
         if self._session is not None:
             await self._session.close()
@@ -172,11 +182,7 @@ async def _until_loop_ends(connect_timeout_s: float) -> AsyncGenerator[_Pools]:
 
 
 async def _sent(session: aiohttp.ClientSession, request: Request) -> aiohttp.ClientResponse:
-    """The head of the answer. A pooled connection that turns out to be dead is replaced.
-
-    The service may close an idle connection at the moment it is used again. That is no failure of
-    the service, and nothing was done there yet.
-    """
+    """The head of the answer. Dead pooled connections are replaced as by `DirectConnections`."""
     proxy = None if is_loopback(request.url) else _proxy_for(request.url)
     while True:
         made = _MADE.set(False)
@@ -190,7 +196,7 @@ async def _sent(session: aiohttp.ClientSession, request: Request) -> aiohttp.Cli
                 allow_redirects=False,
             )
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            if _MADE.get():
+            if _MADE.get() or request.method not in IDEMPOTENT_METHODS or session.closed:
                 raise
         else:
             if isinstance(session.connector, _Connector):
@@ -213,6 +219,14 @@ class _Connector(aiohttp.TCPConnector):
             limit=0, keepalive_timeout=IDLE_CONNECTION_S
         )
         self._reading: dict[ResponseHandler, aiohttp.StreamReader] = {}
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> AiohttpConnection | None:
+        while (connection := await super()._get(key, traces)) is not None:
+            protocol = connection.protocol
+            if protocol is not None and not has_arrivals(protocol.transport):
+                return connection
+            connection.close()
+        return None
 
     async def _create_connection(
         self,
@@ -306,7 +320,8 @@ class HttpResponse:
                 self._hurried += 1
                 acknowledge(self._socket)
             return await content.readany()
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:
+            # aiohttp has no error of its own for reading on when the connection was closed here.
             raise StreamInterrupted(
                 "the connection broke before the answer ended", service=self._service
             ) from error

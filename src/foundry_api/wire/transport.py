@@ -20,9 +20,11 @@ from foundry_api.errors import (
 )
 
 __all__ = [
+    "IDEMPOTENT_METHODS",
     "LAST_SUCCESS",
     "MAX_BODY_BYTES",
     "OK",
+    "READING_METHODS",
     "Reply",
     "Request",
     "Response",
@@ -36,6 +38,13 @@ __all__ = [
 OK = 200
 LAST_SUCCESS = 299
 """The last status that HTTP counts as a success."""
+
+READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that make no work for the engine."""
+
+IDEMPOTENT_METHODS = READING_METHODS | {"PUT", "DELETE"}
+"""Methods that may be sent again though the first one may have been carried out (RFC 9110, 9.2.2).
+"""
 
 MAX_BODY_BYTES = 16 * 2**20
 """Bound of a body that is read whole. The largest known, the whole catalog, is below 1 MB."""

@@ -1,0 +1,289 @@
+"""What may have been carried out is sent again only where the retry policy says so."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from foundry_api import errors
+from foundry_api.call import Order
+from foundry_api.chat_call import ChatCall
+from foundry_api.endpoints.embed import embed
+from foundry_api.endpoints.exchange import EndpointCall, ordered
+from foundry_api.endpoints.recording import Recording
+from foundry_api.endpoints.request import RawCall, raw_request
+from foundry_api.endpoints.responding import responding
+from foundry_api.endpoints.transcribe import Listening
+from foundry_api.resilience.deadline import NEVER
+from foundry_api.wire.direct import is_direct
+
+from .conftest import REQUEST
+from .hostile import (
+    LAST_CHUNK,
+    HostileServer,
+    answer,
+    break_off,
+    error_json,
+    event,
+    events,
+    hang_up,
+    piece,
+    say,
+    say_stream,
+    stream_head,
+    whole,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from foundry_api.endpoints.responding import Answering
+    from foundry_api.endpoints.transcribe import Hearing
+
+    from .conftest import Caller
+    from .hostile import Peer, Script
+
+    Way = Callable[[Caller, str, int], Awaitable[Any]]
+
+
+def over_a_session(_url: str) -> bool:
+    """As services on other machines are reached."""
+    return False
+
+
+both_ways = pytest.mark.parametrize("caller", [is_direct, over_a_session], indirect=True)
+
+
+async def chat(caller: Caller, base_url: str, retries: int) -> Any:
+    return await caller.call(base_url, retries=retries).completion()
+
+
+async def stream(caller: Caller, base_url: str, retries: int) -> Any:
+    return [chunk async for chunk in caller.call(base_url, retries=retries).chunks()]
+
+
+async def respond(
+    caller: Caller, base_url: str, retries: int, *, store: bool = False, is_stream: bool = False
+) -> Any:
+    asking: Answering = responding("Hi", {"store": store})
+    order = ordered(asking, "tiny", 5.0, NEVER)
+    call = EndpointCall(caller.tools(base_url, retries=retries), order, lambda told: told.text)
+    if is_stream:
+        return [each async for each in call.pieces()]
+    return await call.whole()
+
+
+async def store(caller: Caller, base_url: str, retries: int) -> Any:
+    return await respond(caller, base_url, retries, store=True)
+
+
+async def store_streamed(caller: Caller, base_url: str, retries: int) -> Any:
+    return await respond(caller, base_url, retries, store=True, is_stream=True)
+
+
+async def vectors(caller: Caller, base_url: str, retries: int) -> Any:
+    tools = caller.tools(base_url, retries=retries)
+    return await embed(tools, ["a"], model="tiny", timeout_s=5, deadline=NEVER)
+
+
+async def transcribe(caller: Caller, base_url: str, retries: int) -> Any:
+    asking: Hearing = Listening(Recording(__file__), {})
+    order = ordered(asking, "tiny", 5.0, NEVER)
+    tools = caller.tools(base_url, retries=retries)
+    return await EndpointCall(tools, order, lambda told: told.text).whole()
+
+
+async def post(caller: Caller, base_url: str, retries: int) -> Any:
+    order = Order(("x",), raw_request("POST", "/v1/x", json={}), 5.0, NEVER)
+    return await RawCall(caller.tools(base_url, retries=retries), order).reply()
+
+
+REPEATABLE: list[Way] = [chat, stream, respond, vectors, transcribe]
+NOT_REPEATABLE: list[Way] = [store, store_streamed, post]
+
+
+class Pool:
+    """Connections that answer one request each, and die of the second.
+
+    Args:
+        death: What they do with the second.
+        size: How many.
+    """
+
+    def __init__(self, death: Script, size: int) -> None:
+        self.scripts = [self._script] * size
+        self._death = death
+        self._all_begun = asyncio.Event()
+
+    async def warm(self, caller: Caller, base_url: str) -> None:
+        """Have all of them in the pool of the client."""
+        streams = [caller.call(base_url).chunks() for _ in self.scripts]
+        for chunks in streams:
+            await anext(chunks)
+        self._all_begun.set()
+        for chunks in streams:
+            assert [chunk.finish_reason async for chunk in chunks] == ["stop"]
+
+    async def _script(self, peer: Peer) -> None:
+        await peer.request()
+        first, *others = map(piece, events("Hello")[1:])
+        await peer.send(stream_head(), first)
+        await self._all_begun.wait()
+        await peer.send(*others, LAST_CHUNK)
+        await self._death(peer)
+
+
+@both_ways
+@pytest.mark.parametrize("death", [hang_up, break_off])
+@pytest.mark.parametrize("pooled", [0, 1, 4])
+@pytest.mark.parametrize("retries", [0, 2])
+@pytest.mark.parametrize("way", REPEATABLE)
+async def test_a_service_that_dies_of_every_request_gets_no_more_than_the_policy_says(
+    caller: Caller, death: Script, pooled: int, retries: int, way: Way
+) -> None:
+    pool = Pool(death, pooled)
+    async with HostileServer(*pool.scripts, death) as server:
+        await pool.warm(caller, server.base_url)
+        before = len(server.requests)
+        with pytest.raises(errors.ServiceCrashed) as caught:
+            await way(caller, server.base_url, retries)
+        assert len(server.requests) - before == 1 + retries
+        assert caught.value.attempts == 1 + retries
+
+
+@both_ways
+@pytest.mark.parametrize("death", [hang_up, break_off])
+@pytest.mark.parametrize("pooled", [0, 1, 4])
+@pytest.mark.parametrize("way", NOT_REPEATABLE)
+async def test_what_would_be_done_twice_is_sent_once(
+    caller: Caller, death: Script, pooled: int, way: Way
+) -> None:
+    pool = Pool(death, pooled)
+    async with HostileServer(*pool.scripts, death) as server:
+        await pool.warm(caller, server.base_url)
+        before = len(server.requests)
+        with pytest.raises(errors.ServiceCrashed):
+            await way(caller, server.base_url, 2)
+        assert len(server.requests) - before == 1
+
+
+CREATED = event(
+    type="response.created",
+    response={"id": "resp_1", "status": "in_progress", "model": "tiny:1", "output": []},
+)
+
+
+@pytest.mark.parametrize("way", [store, store_streamed])
+async def test_a_stored_response_that_broke_off_is_not_made_again(caller: Caller, way: Way) -> None:
+    async with HostileServer(say_stream(CREATED)) as server:
+        with pytest.raises(errors.StreamInterrupted):
+            await way(caller, server.base_url, 2)
+        assert len(server.requests) == 1
+
+
+async def test_a_stored_response_that_was_refused_is_asked_for_again(caller: Caller) -> None:
+    async with HostileServer(say(whole(503, error_json("try again later")))) as server:
+        with pytest.raises(errors.ServiceOverloaded):
+            await store(caller, server.base_url, 2)
+        assert len(server.requests) == 3
+
+
+@both_ways
+async def test_a_request_that_may_be_repeated_survives_a_pool_of_dead_connections(
+    caller: Caller,
+) -> None:
+    async def lists(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(whole(200, b"{}"))
+
+    pool = Pool(hang_up, 3)
+    async with HostileServer(*pool.scripts, lists) as server:
+        await pool.warm(caller, server.base_url)
+        order = Order(("x",), raw_request("GET", "/v1/x"), 5.0, NEVER)
+        reply = await RawCall(caller.tools(server.base_url), order).reply()
+    assert len(reply.attempts) == 1
+
+
+class IdleCloser:
+    """A service in a thread of its own, which closes each connection after one answer.
+
+    Attributes:
+        requests: How many it has read.
+        closed: Set when it has closed its newest connection.
+    """
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.closed = threading.Event()
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.base_url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._socket.close()
+        # Some systems do not wake up accept() for a close.
+        self._thread.join(0.1)
+
+    def _serve(self) -> None:
+        body = b"".join([*map(piece, events("Hello")), LAST_CHUNK])
+        try:
+            while True:
+                peer, _ = self._socket.accept()
+                with peer, peer.makefile("rb") as reader:
+                    self._read_request(reader)
+                    peer.sendall(stream_head() + body)
+                self.closed.set()
+        except OSError:
+            return
+
+    def _read_request(self, reader: Any) -> None:
+        length = 0
+        while (line := reader.readline()) not in {b"\r\n", b""}:
+            name, _, value = line.partition(b":")
+            length = int(value) if name.lower() == b"content-length" else length
+        reader.read(length)
+        self.requests += 1
+
+
+@pytest.fixture
+def closer() -> Iterator[IdleCloser]:
+    closer = IdleCloser()
+    yield closer
+    closer.stop()
+
+
+@both_ways
+async def test_a_connection_that_was_closed_while_it_was_idle_costs_the_caller_nothing(
+    caller: Caller, closer: IdleCloser
+) -> None:
+    """Also where the event loop was busy, and has not taken note of it yet."""
+    tools = caller.tools(closer.base_url)
+    for sent in (1, 2, 3):
+        completion = await ChatCall(tools, Order(("tiny",), REQUEST, 5.0, NEVER)).completion()
+        assert completion.content == "Hello"
+        assert closer.requests == sent
+        assert closer.closed.wait(5)  # blocks the event loop on purpose
+        closer.closed.clear()
+
+
+@both_ways
+async def test_a_call_that_is_cancelled_is_not_sent_again(caller: Caller) -> None:
+    async def mute(peer: Peer) -> None:
+        await peer.request()
+        await peer.gone()
+
+    pool = Pool(mute, 1)
+    async with HostileServer(*pool.scripts, answer("again")) as server:
+        await pool.warm(caller, server.base_url)
+        server.asked.clear()
+        task = asyncio.create_task(caller.call(server.base_url, retries=2).completion())
+        await server.asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(server.requests) == 2
