@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
+import os
+import socket
 import stat
 import sys
+import threading
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +32,7 @@ from journals import answer, failure, lines, opened
 from service.helpers import eventually_async
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator
     from pathlib import Path
 
     from foundry_api.batch.job import BatchSummary
@@ -352,6 +356,76 @@ async def test_what_was_piped_is_not_replaced_under_who_works_on_it(
     assert (options.directory / "input").read_text(encoding="utf-8") == "one\ntwo\n"
     engine.drain()
     assert (await running).done == 2
+
+
+@contextlib.contextmanager
+def pipe(kind: str, directory: Path, text: str) -> Generator[str]:
+    """The name of a pipe through which a text comes once."""
+    if kind == "named":
+        path = directory / "pipe"
+        os.mkfifo(path)
+        writer = threading.Thread(target=path.write_text, args=(text, "utf-8"))
+        writer.start()
+        yield str(path)
+        writer.join()
+        path.unlink()
+        return
+    ends = socket.socketpair() if kind == "socket" else None
+    reader, other = os.pipe() if ends is None else (ends[0].detach(), ends[1].detach())
+    os.write(other, text.encode())
+    os.close(other)
+    yield f"/dev/fd/{reader}"
+    os.close(reader)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs the pipes of POSIX")
+@pytest.mark.parametrize("kind", ["named", "descriptor", "socket"])
+async def test_any_pipe_is_kept_as_standard_input_is(kind: str, tmp_path: Path) -> None:
+    chosen = BatchOptions(input=InputOptions(path="?"), output=str(tmp_path / "answers.jsonl"))
+
+    def reading(path: str, **others: Any) -> BatchOptions:
+        read = InputOptions(path=path)
+        return BatchOptions(**{**fields_of(chosen), "input": read, **others})
+
+    with pipe(kind, tmp_path, "one\ntwo\nthree\n") as path, pytest.raises(ServiceNotRunning):
+        await BatchJob(reading(path)).run(
+            Engine(lambda index: ServiceNotRunning("gone") if index else answer(index))
+        )
+    first = path
+    with pipe(kind, tmp_path, "something else\n") as path, pytest.raises(BatchChanged):
+        await BatchJob(reading(path)).run(Engine())
+    summary = await BatchJob(reading(first), kept=True).run(Engine())
+    assert (summary.total, summary.done, summary.resumed) == (3, 3, 1)
+    with pipe(kind, tmp_path, "one\ntwo\nthree\n") as path:
+        assert (await BatchJob(reading(path)).run(Engine())).resumed == 3
+    for others in ({"check": False, "output": str(tmp_path / "b.jsonl")}, {"output": "-"}):
+        with pipe(kind, tmp_path, "one\ntwo\n") as path:
+            assert (await BatchJob(reading(path, **others)).run(Engine())).total == 2
+
+
+def fields_of(options: BatchOptions) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in options.__struct_fields__}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere opening such a pipe waits for it")
+async def test_waiting_for_a_pipe_that_nobody_writes_to_can_be_ended(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    options = BatchOptions(
+        input=InputOptions(path=str(tmp_path / "pipe")), output=str(tmp_path / "answers.jsonl")
+    )
+    running = asyncio.create_task(BatchJob(options).run(Engine()))
+    await eventually_async(lambda: list(options.directory.glob("input.*")))
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert not options.directory.exists()
+
+
+async def test_a_pipe_that_was_read_without_being_kept_is_not_read_again(tmp_path: Path) -> None:
+    for others in ({"check": False, "output": str(tmp_path / "b.jsonl")}, {"output": "-"}):
+        options = BatchOptions(input=InputOptions(path="-"), **others)
+        with pytest.raises(BatchInputInvalid, match="- was read already, and no copy of it"):
+            await BatchJob(options, kept=True).run(Engine())
 
 
 async def test_another_process_may_look_into_the_journal_meanwhile(options: BatchOptions) -> None:

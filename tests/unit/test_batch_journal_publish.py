@@ -159,6 +159,7 @@ def test_an_error_file_with_another_name_is_written_there(
     begin(options, failed=True)
     publish(options)
     before, elsewhere = output.stat().st_ino, tmp_path / "new" / "failed.jsonl"
+    elsewhere.parent.mkdir()
     publish(options_of(tmp_path, errors=str(elsewhere)))
     assert lines(elsewhere) == [failure(1).output]
     assert output.stat().st_ino == before, "the output is as it was"

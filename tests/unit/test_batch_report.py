@@ -18,7 +18,7 @@ from foundry_api.batch.figures import (
     RunFigures,
 )
 from foundry_api.batch.report.facts import ReportFacts
-from foundry_api.batch.report.page import page
+from foundry_api.batch.report.page import HEAD, page
 from foundry_api.batch.report.plots import curve, histogram
 from foundry_api.batch.report.scales import Scale, log_ticks, ticks, time_ticks
 from foundry_api.observe.histogram import Distribution, Histogram
@@ -112,6 +112,10 @@ def test_the_page_asks_nobody_for_anything() -> None:
     assert "@import" not in text
     policies = [known["content"] for _, known in seen.elements if "http-equiv" in known]
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'"]
+
+
+def test_a_page_is_known_by_its_beginning() -> None:
+    assert page(facts()).startswith(HEAD)
 
 
 def test_every_opened_element_is_closed() -> None:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from cli_program import run
 from foundry_api import BatchRequest, InputOptions
 from foundry_api.batch.lines import EMBEDDINGS_URL, Line
 from foundry_api.batch.sources import open_source, reading
@@ -570,7 +572,7 @@ def test_other_standard_input_does_not_take_the_place_of_what_a_batch_was_begun_
 
 def test_nothing_was_kept_of_a_batch_that_never_began(tmp_path: Path) -> None:
     with pytest.raises(BatchInputInvalid, match="no copy of standard input was kept"):
-        spooled(tmp_path / "input", "kept")
+        spooled("-", tmp_path / "input", "kept")
 
 
 def test_standard_input_that_cannot_be_copied_says_where_to(
@@ -579,7 +581,7 @@ def test_standard_input_that_cannot_be_copied_says_where_to(
     (tmp_path / "file").touch()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Hi")))
     with pytest.raises(BatchStorageFailed, match="standard input cannot be copied to"):
-        spooled(tmp_path / "file" / "input", "same")
+        spooled("-", tmp_path / "file" / "input", "same")
 
 
 STREAMED = """
@@ -649,6 +651,24 @@ def test_a_program_without_standard_input_says_so(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(BatchInputInvalid, match="has no standard input"):
         open_source(InputOptions(path="-"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs devices of POSIX")
+def test_a_device_that_never_ends_is_no_input() -> None:
+    with pytest.raises(BatchInputInvalid, match="/dev/zero is a device") as caught:
+        open_source(InputOptions(path="/dev/zero"))
+    assert caught.value.field == "path"
+    assert requests(open_source(InputOptions(path=os.devnull))) == []
+
+
+@pytest.mark.parametrize("path", ["-", "/dev/stdin"])
+def test_a_pipe_can_be_checked(path: str) -> None:
+    if sys.platform == "win32" and path != "-":
+        pytest.skip("needs the devices of POSIX")
+    done = run("batch", "check", path, stdin=asks("a") + b"\n" + asks("b") + b"\n[]")
+    name = "standard input" if path == "-" else path
+    assert f"{name}: 3 lines, 1 bad line\n" in done.stdout
+    assert done.returncode == 2
 
 
 # --- Any content ------------------------------------------------------------------------------

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from io import StringIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from rich.console import Console
 
 from foundry_api.batch.engine import EngineState
+from foundry_api.batch.job import BatchSummary
 from foundry_api.batch.options import BatchOptions, InputOptions
 from foundry_api.batch.progress import BatchProgress
 from foundry_api.cli import main
 from foundry_api.cli.batch.screen import _Screen
+from foundry_api.cli.batch.summary import print_summary
 from foundry_api.cli.batch.told import line
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ENGINE = EngineState(in_flight=8, queued=512, limit=8, services=(("http://a:1", "closed"),))
 
@@ -112,7 +117,6 @@ def test_the_screen_while_the_input_is_checked() -> None:
         (["run", "a.txt", "-o", "b", "--patience", "soon"], "--patience is 'soon'"),
         (["run", "a.txt", "-o", "b", "--set", "max_tokens"], "'max_tokens' is not NAME=VALUE"),
         (["plan", "a.txt", "--within", "0s"], "--within is '0s'"),
-        (["plan", "-"], "A plan reads a file"),
     ],
 )
 def test_options_that_cannot_be_meant_are_wrong_usage(
@@ -120,3 +124,23 @@ def test_options_that_cannot_be_meant_are_wrong_usage(
 ) -> None:
     assert main(["batch", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def summary(**changes: Any) -> BatchSummary:
+    counts = {"total": 2, "done": 2, "failed": 0, "shared": 0, "resumed": 0, "tokens": 6}
+    return BatchSummary(**{**counts, "elapsed_s": 1.0, **changes})
+
+
+def test_a_run_without_a_line_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    options = BatchOptions(input=InputOptions(path="/dev/fd/63"), output="a.jsonl")
+    print_summary(options, summary(total=0, done=0))
+    told = capsys.readouterr().out
+    assert told.startswith("finished, but /dev/fd/63 has no lines, so nothing was asked\n")
+    print_summary(options, summary())
+    assert capsys.readouterr().out.startswith("finished\n")
+
+
+def test_a_check_of_no_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in.txt").touch()
+    assert main(["batch", "check", str(tmp_path / "in.txt")]) == 0
+    assert capsys.readouterr().out == "in.txt: 0 lines, so there is nothing to ask\n"

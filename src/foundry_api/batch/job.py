@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from foundry_api.batch.files import check_files
 from foundry_api.batch.journal import Checked, Journal, read_status
 from foundry_api.batch.ledger import OutputStream
-from foundry_api.batch.options import STANDARD_STREAM
 from foundry_api.batch.progress import BatchProgress, Meter
 from foundry_api.batch.run import RETURN_S, Run, Task
 from foundry_api.batch.sharing import forget_answers
-from foundry_api.batch.sources import CheckReport, check, open_source
+from foundry_api.batch.sources import CheckReport, check, is_stream, open_source
 from foundry_api.batch.thread import BlockingThread
 from foundry_api.batch.words import counted
 from foundry_api.errors import BatchInputInvalid, BatchInUse, BatchStorageFailed
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["BatchJob", "BatchSummary"]
 
 SPOOL = "input"
-"""Where standard input lies, beside the journal, so that it can be read again."""
+"""Where the copy of a pipe lies, beside the journal, so that it can be read again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,8 @@ class BatchJob:
         shared: Whether other processes may work on it at the same time.
         restart: Whether to forget what was answered before.
         retry_failed: Whether lines that failed are asked again.
-        kept: Whether standard input was read by an earlier run, and is not to be read now.
+        kept: Whether standard input, or another pipe, was read by an earlier run, and is not to be
+            read now.
         tell: Called in the event loop, some times a second, with how far it is; while the input
             is checked, in another thread.
     """
@@ -102,7 +103,8 @@ class BatchJob:
         """Answer what is not answered, and write the output.
 
         Raises:
-            BatchInputInvalid: The input cannot be read, or is refused for a bad line.
+            BatchInputInvalid: The input cannot be read, or is refused for a bad line; or two of
+                the files are the same one, or one cannot be written where it is.
             BatchChanged: The input or the output is not what it was.
             BatchInUse: Another process works on it.
             BatchStorageFailed: The journal or the output cannot be written.
@@ -110,6 +112,7 @@ class BatchJob:
             FoundryError: As `BatchEngine.answers`. What was answered is kept.
         """
         with BlockingThread() as thread, self._ending_checks():
+            await thread(check_files, self._options, restart=self._restart)
             source = await thread(self._open_source)
             if self._options.to_stream:
                 return await self._streamed(source, engine, thread)
@@ -189,15 +192,25 @@ class BatchJob:
 
     def _open_source(self) -> Source:
         options = self._options
-        if options.input.path != STANDARD_STREAM or options.to_stream or not options.check:
-            return open_source(options.input)
+        if options.to_stream or not options.check:
+            if self._kept and is_stream(options.input.path):
+                raise BatchInputInvalid(
+                    f"{options.input.path} was read already, and no copy of it is kept",
+                    field="path",
+                    hint="Run the command again that began the batch, with the same input.",
+                )
+            return open_source(options.input, is_left=self._is_left)
         if self._restart:
-            _refuse_running(options.directory)  # its copy of standard input is about to be replaced
+            _refuse_running(options.directory)  # its copy of a pipe is about to be replaced
         return open_source(
             options.input,
             spool=options.directory / SPOOL,
             standard_input="kept" if self._kept else "new" if self._restart else "same",
+            is_left=self._is_left,
         )
+
+    def _is_left(self) -> bool:
+        return self._leaving
 
     def _open_journal(self, source: Source) -> Journal:
         whole = self._options.check and source.rereadable

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+
+from foundry_api.errors import BatchInputInvalid
+from foundry_api.service.private_file import followed
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["STANDARD_STREAM", "BatchOptions", "InputOptions", "directory_of"]
 
@@ -17,9 +22,18 @@ SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
 def directory_of(output: str | Path) -> Path:
-    """Where the journal of the batch with that output lies."""
-    path = Path(output)
+    """Where the journal of the batch with that output lies: beside the file itself, not a link."""
+    path = _file_of(output)
     return path.with_name(f"{path.name}.batch")
+
+
+def _file_of(output: str | Path) -> Path:
+    path = followed(output)
+    if not path.name:
+        raise BatchInputInvalid(
+            f"the output {str(output)!r} is no name of a file", field="output", hint="Name a file."
+        )
+    return path
 
 
 InputFormat = Literal["auto", "openai", "text", "csv", "parquet"]
@@ -92,11 +106,16 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
         return directory_of(self.output)
 
     @property
+    def output_path(self) -> Path:
+        """Where the answers go. A symbolic link is followed."""
+        return _file_of(self.output)
+
+    @property
     def errors_path(self) -> Path:
-        """Where the lines go that failed."""
+        """Where the lines go that failed. A symbolic link is followed."""
         if self.errors is not None:
-            return Path(self.errors)
-        name = output = Path(self.output)
+            return followed(self.errors)
+        name = output = self.output_path
         while name.suffix in SUFFIXES:
             name = name.with_suffix("")
-        return output.with_name(f"{name.name}.errors.jsonl")
+        return followed(output.with_name(f"{name.name}.errors.jsonl"))

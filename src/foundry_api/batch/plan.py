@@ -130,6 +130,8 @@ async def make_plan(
         loop.call_soon_threadsafe(tell, now)
 
     drawn = await asyncio.to_thread(draw, source, sample, random, read)
+    if not drawn.total:
+        raise InvalidRequest(f"{source.name} has no lines", field="input", hint="Give another one.")
     if not drawn.works:
         raise InvalidRequest(
             f"{source.name} has no line that can be asked",

@@ -21,7 +21,8 @@ from foundry_api.doctor.environment import usable_settings
 from foundry_api.doctor.examination import examine
 from foundry_api.doctor.finding import LEVELS
 from foundry_api.doctor.machine import Machine
-from foundry_api.doctor.report import markdown, this_person
+from foundry_api.doctor.report import TITLE, markdown, this_person
+from foundry_api.service.private_file import is_replaceable
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -79,6 +80,8 @@ def command(
     for the service whose address is set, and for the model catalog, which is asked with --online,
     or when a shared engine runs.
     """
+    if report is not None and report != STANDARD_OUTPUT:
+        _refuse_unfit(Path(report))
     environ = dict(os.environ)
     settings = usable_settings(
         environ,
@@ -123,6 +126,14 @@ async def _examined(machine: Machine) -> list[Finding]:
                 machine,
                 progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
+
+
+def _refuse_unfit(report: Path) -> None:
+    """Refuse a report that would replace what is none, before the examination, which takes time."""
+    if report.is_file() and not is_replaceable(report, TITLE):
+        raise click.UsageError(f"--report {report} is there, and is no report: name another file.")
+    if not report.parent.is_dir():
+        raise click.UsageError(f"--report {report}: there is no directory {report.parent}.")
 
 
 def _write(file: str, text: str) -> None:

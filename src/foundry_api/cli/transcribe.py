@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from foundry_api.cli.answers import Speaker
 from foundry_api.cli.options import Common, common_options, examples, pass_common
 from foundry_api.cli.output import print_json
 from foundry_api.cli.session import Session
+from foundry_api.endpoints.recording import read_recording
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+STANDARD_STREAM = "-"
 EPILOG = examples(
     "transcribe --model whisper-tiny --language en talk.wav",
     "transcribe --model whisper-tiny --language de talk.wav > talk.txt",
@@ -29,7 +32,10 @@ EPILOG = examples(
 
 
 @click.command("transcribe", epilog=EPILOG)
-@click.argument("recording", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument(
+    "recording",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+)
 @click.option("-m", "--model", metavar="NAME", required=True, help="Alias or id of a transcriber.")
 @click.option("--language", metavar="CODE", help="Such as en or de; Nemotron detects it.")
 @click.option("--temperature", type=float, help="0, always the likeliest word, to 1.")
@@ -49,23 +55,36 @@ def command(
     deadline: float | None,
     yes: bool,
 ) -> None:
-    """Tell what is said in a recording, as it is heard."""
+    """Tell what is said in a recording, as it is heard. It may be a pipe; - is standard input."""
+    audio = _audio(recording)
     options: ModelOptions = {"download": yes}
     with Session(common, timeout_s=timeout, deadline_s=deadline) as session:
         client = session.client
         if common.as_json:
             told = session.run(
                 client.transcribe(
-                    recording, model=model, language=language, temperature=temperature, **options
+                    audio, model=model, language=language, temperature=temperature, **options
                 ),
                 waiting="Listening",
             )
             print_json(_described(told))
             return
         pieces = client.stream_transcribe(
-            recording, model=model, language=language, temperature=temperature, **options
+            audio, model=model, language=language, temperature=temperature, **options
         )
         session.run(_said(pieces))
+
+
+def _audio(recording: Path) -> Path | bytes:
+    """A file, or the bytes of a pipe: read here, where Ctrl-C ends the waiting for them."""
+    if str(recording) == STANDARD_STREAM:
+        if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison] # of programs without a console
+            raise click.UsageError("This program has no standard input: give a file.")
+        return read_recording(sys.stdin.buffer, "of standard input")
+    if recording.is_file():
+        return recording
+    with recording.open("rb") as file:
+        return read_recording(file, str(recording))
 
 
 async def _said(pieces: AsyncGenerator[TranscriptionChunk]) -> None:

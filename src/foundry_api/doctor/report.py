@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from foundry_api.doctor.finding import Finding
 
-__all__ = ["markdown", "this_person"]
+__all__ = ["TITLE", "markdown", "this_person"]
 
 KINDS = (*(kind for group in GROUPS for kind in group.kinds), CHECK_FAILED, CHECK_TIMED_OUT)
+TITLE = "### foundry-api doctor"
 SPOKEN = "\n".join(f"{kind.id} {kind.title} {kind.remedy}" for kind in KINDS)
 _HEADINGS = {"problem": "Problems", "warning": "Warnings", "note": "Notes", "ok": "As it should be"}
 
@@ -43,7 +44,7 @@ def markdown(findings: Sequence[Finding], environ: Mapping[str, str], person: Pe
     """The findings, worst first, without secrets and without the user's and the machine's names."""
     redacted = Redaction(environ, person, SPOKEN)
     about = f"foundry-api {__version__}, Python {platform.python_version()}, {_platform()}"
-    lines = ["### foundry-api doctor", "", about]
+    lines = [TITLE, "", about]
     for level in reversed(LEVELS):
         of_level = [finding for finding in findings if finding.level == level]
         if of_level:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
     from types import TracebackType
 
-__all__ = ["MAX_UPLOAD_BYTES", "Part", "Recording"]
+__all__ = ["MAX_UPLOAD_BYTES", "Part", "Recording", "read_recording"]
 
 log = logging.getLogger("foundry_api")
 
@@ -84,7 +84,8 @@ class Recording(Part):
     """A whole recording.
 
     Args:
-        audio: A path, or the bytes of a file.
+        audio: A path, or the bytes of a file. At the path may be a pipe, which is read once, before
+            the service hears of it.
 
     Raises:
         InvalidRequest: It is neither, there is no such file, or nothing is in it.
@@ -100,11 +101,24 @@ class Recording(Part):
                 raise InvalidRequest("audio is empty", field="audio")
         else:
             self._path = _checked(audio)
-            self.name = self._path.name
+            if self._path.is_file():
+                self.name = self._path.name
 
     async def path(self) -> str:
         """An absolute path of it. Bytes are written to a file that only this user can read."""
+        await self._read_pipe()
         return await super().path() if self._path is None else str(self._path)
+
+    async def content(self) -> bytes:
+        """See `Part.content`."""
+        await self._read_pipe()
+        return await super().content()
+
+    async def _read_pipe(self) -> None:
+        """Have the bytes of a pipe, which can be read only once."""
+        if self._path is not None and not self._path.is_file():
+            self._content = await asyncio.to_thread(_read, self._path)
+            self._path = None
 
     async def parts(self) -> AsyncGenerator[Part]:
         """What a model hears at once, one after the other: the whole, or parts divided at silence.
@@ -112,6 +126,7 @@ class Recording(Part):
         Raises:
             InvalidRequest: It is longer than that, and of a format that can't be divided here.
         """
+        await self._read_pipe()
         wave = await asyncio.to_thread(self._measured)
         if wave is None or wave.duration_s <= WINDOW_S:
             yield self
@@ -189,10 +204,10 @@ def _checked(audio: object) -> Path:
         raise InvalidRequest(f"audio is {type(audio).__name__}, not a path or bytes", field="audio")
     try:
         path = absolute_path(audio)  # pyright: ignore[reportUnknownArgumentType] # a caller's own
-        if not path.is_file():
+        if path.is_dir() or not path.exists():
             what = "a directory" if path.is_dir() else "not there"
             raise InvalidRequest(f"the recording {path} is {what}", field="audio")
-        if path.stat().st_size == 0:
+        if path.is_file() and path.stat().st_size == 0:
             raise InvalidRequest(f"the recording {path} is empty", field="audio")
     except (OSError, ValueError) as error:
         raise _unreadable(error) from error
@@ -201,15 +216,32 @@ def _checked(audio: object) -> Path:
 
 def _read(path: Path) -> bytes:
     try:
-        size = path.stat().st_size
-        if size > MAX_UPLOAD_BYTES:
-            raise InvalidRequest(
-                f"the recording {path} has {size} bytes; {MAX_UPLOAD_BYTES} can be uploaded",
-                field="audio",
-            )
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return read_recording(file, str(path))
     except OSError as error:
         raise _unreadable(error) from error
+
+
+def read_recording(file: BinaryIO, name: str) -> bytes:
+    """The bytes of a file or a pipe. Blocks.
+
+    Args:
+        file: What it is read from.
+        name: What messages call it.
+
+    Raises:
+        InvalidRequest: It is too large to be uploaded, or empty.
+        OSError: It cannot be read.
+    """
+    content = file.read(MAX_UPLOAD_BYTES + 1)
+    if len(content) > MAX_UPLOAD_BYTES:
+        raise InvalidRequest(
+            f"the recording {name} has more than {MAX_UPLOAD_BYTES} bytes, which can be uploaded",
+            field="audio",
+        )
+    if not content:
+        raise InvalidRequest(f"the recording {name} is empty", field="audio")
+    return content
 
 
 def _write(blocks: Iterable[bytes]) -> Path:

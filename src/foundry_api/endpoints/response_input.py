@@ -162,8 +162,14 @@ def _data(field: str, url: str) -> tuple[str, bytes]:
 def _read(field: str, place: str) -> bytes:
     path = Path(place).expanduser()
     try:
+        if path.exists() and not path.is_file():
+            raise InvalidRequest(  # noqa: TRY301 - a pipe, which is read once, and may never end
+                f"{field} is no file: {place}", field=field, hint="Give a file or a data URL."
+            )
         with path.open("rb") as file:
             return file.read(MAX_IMAGE_BYTES + 1)
+    except InvalidRequest:
+        raise
     except (OSError, ValueError, RuntimeError) as error:
         raise InvalidRequest(f"{field} cannot be read: {error}", field=field) from error
 

@@ -20,7 +20,7 @@ class BatchError(FoundryError):
 
 
 class BatchInputInvalid(BatchError, InvalidRequest):
-    """The input cannot be read, or has lines that cannot be asked.
+    """The input cannot be read, has bad lines, or is one of the files that are to be written.
 
     Attributes:
         problems: What is wrong with which line, the first ones.

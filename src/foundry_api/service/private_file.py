@@ -8,7 +8,7 @@ import secrets
 import time
 from pathlib import Path
 
-__all__ = ["create_file", "move_into_place", "replace_file"]
+__all__ = ["create_file", "followed", "is_replaceable", "move_into_place", "replace_file"]
 
 PRIVATE = 0o600
 
@@ -46,6 +46,31 @@ def replace_file(path: Path | str, content: bytes) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def followed(path: Path | str) -> Path:
+    """Where a path leads: what a symbolic link points to is written, not the link replaced."""
+    named = Path(path)
+    with contextlib.suppress(RuntimeError):  # no such user: then it is a name like any other
+        named = named.expanduser()
+    return Path(os.path.realpath(named)) if named.is_symlink() else named
+
+
+def is_replaceable(path: Path, head: str) -> bool:
+    """Whether a report may take a file's place: nothing is in that, or an earlier report is.
+
+    Args:
+        path: The file.
+        head: What such a report begins with.
+    """
+    try:
+        with path.open("rb") as file:
+            found = file.read(len(head.encode()))
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return found in {b"", head.encode()}
 
 
 def move_into_place(draft: Path, target: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -63,7 +62,7 @@ class Journal:
         lease_s: float,
     ) -> None:
         self.directory = directory = options.directory
-        output = Path(options.output)
+        output = options.output_path
         self._options = options
         self._database = database
         self._runner = runner
@@ -110,7 +109,7 @@ class Journal:
         """
         directory = options.directory
         with storage(directory):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700, exist_ok=True)
             with locked(directory, LOCK_WAIT_S):
                 database = connected(directory)
                 try:

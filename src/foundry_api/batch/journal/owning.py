@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["OwnFiles", "Role"]
+__all__ = ["OwnFiles", "Role", "not_written_here"]
 
 Role = Literal["output", "errors"]
 
@@ -55,10 +55,7 @@ class OwnFiles:
                 continue
             if own:
                 raise BatchChanged(f"{path} is not as this batch left it", hint=HINTS[role])
-            raise BatchStorageFailed(
-                f"{path} is there, and was not written by this batch",
-                hint="Name another file, or replace it with --restart.",
-            )
+            raise not_written_here(path)
 
     def adopt(self) -> None:
         """Take what is there now for this batch's own: it may be replaced."""
@@ -93,6 +90,14 @@ class OwnFiles:
 
     def _own(self, role: Role) -> set[tuple[int, int]]:
         return set(self._database.execute("select size, time from own where role = ?", (role,)))
+
+
+def not_written_here(path: Path) -> BatchStorageFailed:
+    """The error for a file that is in the way of a batch."""
+    return BatchStorageFailed(
+        f"{path} is there, and was not written by this batch",
+        hint="Name another file. With --restart it is replaced, and what is in it is lost.",
+    )
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

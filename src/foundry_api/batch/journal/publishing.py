@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundry_api.batch.journal.database import transaction
@@ -21,6 +20,7 @@ from foundry_api.batch.journal.told import Published
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Generator
+    from pathlib import Path
 
     from foundry_api.batch.journal.owning import OwnFiles
     from foundry_api.batch.journal.shelf import Shelf
@@ -54,7 +54,7 @@ class Publisher:
         self._shelf = shelf
         self._files = files
         self._clock = clock
-        self._output = Path(options.output)
+        self._output = options.output_path
 
     def publish(self) -> Published:
         """Write what is not written. See `Journal.publish`."""
@@ -133,7 +133,6 @@ class Publisher:
         if not count:
             self._files.remove("errors")
             return 0
-        path.parent.mkdir(parents=True, exist_ok=True)
         with _draft(path) as draft:
             with draft.open("wb") as file:
                 for (output,) in self._database.execute("select output from failure order by idx"):

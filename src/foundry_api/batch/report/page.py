@@ -18,10 +18,18 @@ if TYPE_CHECKING:
     from foundry_api.batch.report.facts import ReportFacts
     from foundry_api.observe.histogram import Distribution
 
-__all__ = ["page"]
+__all__ = ["HEAD", "page"]
 
 # The browser is told not to ask anybody for anything, whatever gets into the page.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_META = join(
+    Markup('<meta charset="utf-8">'),
+    Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+    Markup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
+)
+HEAD = f'<!doctype html>\n<html lang="en"><head>{_META}'
+"""What every page begins with, by which one that is there is known."""
+
 COLOURS = {"finished": "good", "finished with failures": "bad", "not finished": "warn"}
 
 
@@ -48,13 +56,7 @@ def page(facts: ReportFacts) -> str:
 
 
 def _document(title: str, body: Markup) -> Markup:
-    head = join(
-        Markup('<meta charset="utf-8">'),
-        Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Markup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
-        tag("title", title),
-        Markup(f"<style>{STYLE}</style>"),
-    )
+    head = join(_META, tag("title", title), Markup(f"<style>{STYLE}</style>"))
     return tag("html", tag("head", head), tag("body", body), lang="en")
 
 

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from foundry_api.batch.bodies import MEMBERS, nearest
-from foundry_api.batch.options import STANDARD_STREAM
 from foundry_api.batch.sources.csv_rows import CsvRows
 from foundry_api.batch.sources.openai_lines import OpenAILines
 from foundry_api.batch.sources.reading import PARQUET_MAGIC, Reading, StoredFile
-from foundry_api.batch.sources.standard_input import spooled
+from foundry_api.batch.sources.standard_input import is_stream, never, spooled
 from foundry_api.batch.sources.text import TextLines
 from foundry_api.errors import BatchInputInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
     from foundry_api.batch.options import InputOptions
     from foundry_api.batch.sources.base import Source
     from foundry_api.batch.sources.reading import Origin
     from foundry_api.batch.sources.standard_input import StandardInput
 
-__all__ = ["open_source"]
+__all__ = ["open_rereadable", "open_source"]
 
 _COMPRESSED = frozenset({".gz", ".zst", ".zstd"})
 _FORMATS: Mapping[str, str] = {
@@ -42,15 +43,17 @@ def open_source(
     *,
     spool: Path | None = None,
     standard_input: StandardInput = "same",
+    is_left: Callable[[], bool] = never,
 ) -> Source:
     """The input of a batch. Blocks.
 
     Args:
         options: What is read, and what is made of it.
-        spool: Where standard input is copied to, so that it can be read again; None to read it
-            once as it comes.
+        spool: Where standard input, or another pipe, is copied to, so that it can be read again;
+            None to read it once as it comes.
         standard_input: Whether what is in the spool must be the same, is replaced, or is the
             input.
+        is_left: Asked now and then, while a pipe gives nothing, whether to give up.
 
     Raises:
         BatchInputInvalid: The input cannot be read, or the options do not fit it; `.field` names
@@ -59,8 +62,23 @@ def open_source(
         BatchStorageFailed: Standard input cannot be copied.
     """
     _check_members(options)
-    origin = _origin(options.path, spool, standard_input)
-    return _SOURCES[_format(origin, options)](origin, options)
+    origin = _origin(options.path, spool, standard_input, is_left)
+    try:
+        return _SOURCES[_format(origin, options)](origin, options)
+    except BaseException:
+        origin.close()
+        raise
+
+
+@contextmanager
+def open_rereadable(options: InputOptions) -> Generator[Source]:
+    """The input, which can be read more than once: a pipe is copied to a file until the end.
+
+    Raises:
+        FoundryError: See `open_source`.
+    """
+    with tempfile.TemporaryDirectory(prefix="foundry-api-") as directory:
+        yield open_source(options, spool=Path(directory) / "input", standard_input="new")
 
 
 def _openai(origin: Origin, options: InputOptions) -> Source:
@@ -88,15 +106,24 @@ _SOURCES: Mapping[str, Callable[[Origin, InputOptions], Source]] = {
 }
 
 
-def _origin(path: str, spool: Path | None, use: StandardInput) -> Origin:
-    if path == STANDARD_STREAM:
-        return spooled(spool, use)
-    file = Path(path).expanduser()
-    if file.is_dir():
-        raise BatchInputInvalid(f"{path} is a directory", field="path", hint="Give a file.")
-    origin = StoredFile(file)
+def _origin(
+    path: str, spool: Path | None, use: StandardInput, is_left: Callable[[], bool]
+) -> Origin:
+    if _is_spooled(path, spool, use):
+        return spooled(path, spool, use, is_left)
+    origin = StoredFile(Path(path).expanduser())
     origin.look().close()
     return origin
+
+
+def _is_spooled(path: str, spool: Path | None, use: StandardInput) -> bool:
+    try:
+        return is_stream(path)
+    except BatchInputInvalid:
+        # The pipe of an earlier run is gone, but its copy may be there.
+        if use == "kept" and spool is not None and spool.exists():
+            return True
+        raise
 
 
 def _format(origin: Origin, options: InputOptions) -> str:

@@ -92,6 +92,10 @@ class Origin(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Let go of what was opened only to look."""
+        ...
+
 
 class StoredFile:
     """A file.
@@ -122,12 +126,15 @@ class StoredFile:
         with reading_of(self.name):
             return cast("io.BufferedReader", self.path.open("rb", buffering=BLOCK_BYTES))
 
+    def close(self) -> None:
+        """Nothing is open."""
+
 
 class Stream:
-    """Standard input, which can be read once. What is only looked at is read again.
+    """A pipe, which can be read once. What is only looked at is read again.
 
     Args:
-        file: The stream; it stays open.
+        file: The stream, which is closed once it was read.
         name: What messages call it.
     """
 
@@ -142,9 +149,12 @@ class Stream:
 
     def look(self) -> io.BufferedReader:
         """Its beginning, which will be read again."""
+        return self._replayed(lambda: None)
+
+    def _replayed(self, closed: Callable[[], object]) -> io.BufferedReader:
         while len(self._seen) < _HEAD_BYTES and self._more(_HEAD_BYTES):
             pass
-        return io.BufferedReader(_Replayed(self.read), BLOCK_BYTES)
+        return io.BufferedReader(_Replayed(self.read, closed), BLOCK_BYTES)
 
     def open(self) -> io.BufferedReader:
         """All of the stream, once."""
@@ -152,9 +162,13 @@ class Stream:
             raise BatchInputInvalid(
                 f"{self.name} can be read only once", hint="Write it to a file, and give that."
             )
-        looked = self.look()
+        replayed = self._replayed(self.close)
         self._taken = True
-        return looked
+        return replayed
+
+    def close(self) -> None:
+        """Close the stream."""
+        self._file.close()
 
     def read(self, start: int, size: int) -> bytes:
         """Some bytes from a place on, which nobody has read beyond."""
@@ -172,12 +186,23 @@ class Stream:
 
 
 class _Replayed(io.RawIOBase):
-    """A stream from its beginning."""
+    """A stream from its beginning.
 
-    def __init__(self, read: Callable[[int, int], bytes]) -> None:
+    Args:
+        read: Gives some bytes from a place on.
+        closed: Called when it is closed.
+    """
+
+    def __init__(self, read: Callable[[int, int], bytes], closed: Callable[[], object]) -> None:
         super().__init__()
         self._read = read
+        self._closed = closed
         self._at = 0
+
+    def close(self) -> None:
+        if not self.closed:
+            self._closed()
+        super().close()
 
     def readable(self) -> bool:
         return True

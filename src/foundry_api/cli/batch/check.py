@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from foundry_api.batch.progress import BatchProgress
-from foundry_api.batch.sources import check, open_source
+from foundry_api.batch.sources import check, open_rereadable
 from foundry_api.batch.words import counted, number
 from foundry_api.cli.batch.telling import Watch, telling
 from foundry_api.cli.batch.wishes import input_options
@@ -36,8 +36,10 @@ def command(common: Common, *, read: InputOptions) -> int:
 
     Exits with 2 if it has a line that cannot be asked.
     """
-    source = open_source(read)
-    with telling(f"Checking {read.path}", common, Watch()) as tell:
+    with (
+        open_rereadable(read) as source,
+        telling(f"Checking {read.path}", common, Watch()) as tell,
+    ):
         report = check(source, tell=lambda now: tell(_progress(now)))
     if common.as_json:
         print_json(_described(report))
@@ -69,6 +71,8 @@ def _described(report: CheckReport) -> dict[str, object]:
 def _print(name: str, report: CheckReport) -> None:
     state = f"{counted(report.bad, 'bad line')}" if report.bad else "all of them can be asked"
     colour = "red" if report.bad else "green"
+    if not report.lines:
+        state, colour = "so there is nothing to ask", "yellow"
     click.echo(f"{printable(name)}: {counted(report.lines, 'line')}, ", nl=False)
     click.secho(state, fg=colour, bold=True)
     if report.models:

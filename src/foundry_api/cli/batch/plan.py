@@ -10,7 +10,7 @@ import msgspec
 
 from foundry_api.batch.options import STANDARD_STREAM, BatchOptions
 from foundry_api.batch.plan import make_plan
-from foundry_api.batch.sources import open_source
+from foundry_api.batch.sources import open_rereadable
 from foundry_api.batch.words import counted, number, rate, spell
 from foundry_api.cli.batch.engines import engine_of, session_of
 from foundry_api.cli.batch.telling import Watch, telling
@@ -61,12 +61,12 @@ def command(
 
     A few lines are really run on the service, and nothing of them is kept.
     """
-    if read.path == STANDARD_STREAM:
-        raise click.UsageError("A plan reads a file: standard input would then be used up.")
     read = msgspec.structs.replace(read, model=settings_of(common, model=read.model).model)
     defaults = BatchOptions(input=read, output=STANDARD_STREAM)
-    source = open_source(read)
-    with session_of(common, wishes, model=read.model) as session:
+    with (
+        open_rereadable(read) as source,
+        session_of(common, wishes, model=read.model) as session,
+    ):
         engine = engine_of(
             session,
             wishes,

@@ -10,7 +10,7 @@ from foundry_api.batch.journal import read_figures, read_status
 from foundry_api.batch.report.facts import ReportFacts
 from foundry_api.batch.report.page import page
 from foundry_api.errors import BatchStorageFailed
-from foundry_api.service.private_file import replace_file
+from foundry_api.service.private_file import followed, replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +85,7 @@ def _page(
 
 def _write(path: str, told: str, *, hint: str) -> None:
     try:
-        replace_file(path, told.encode())
+        replace_file(followed(path), told.encode())
     except OSError as error:
         raise BatchStorageFailed(
             f"the report {path} cannot be written: {error.strerror or error}", hint=hint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import count
 from typing import TYPE_CHECKING
 
 import click
@@ -66,14 +67,17 @@ def run_batch(
             dedupe=_dedupe(options),
         )
 
+        runs = count()
+
         async def run() -> BatchSummary:
+            again = next(runs) > 0  # after a download: what was read and answered is kept
             with telling(title, common, watch) as tell:
                 job = BatchJob(
                     options,
                     shared=shared,
-                    restart=restart,
+                    restart=restart and not again,
                     retry_failed=retry_failed,
-                    kept=kept,
+                    kept=kept or again,
                     tell=tell,
                 )
                 return await job.run(engine)

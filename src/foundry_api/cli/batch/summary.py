@@ -26,9 +26,12 @@ MOST_ERRORS = 5
 def print_summary(options: BatchOptions, summary: BatchSummary) -> None:
     """In words, on standard output; where the answers went there, on standard error."""
     err = options.to_stream
-    failed = summary.failed > 0
-    state = "finished, but some lines failed" if failed else "finished"
-    colour = STATE_COLOURS["degraded" if failed else "healthy"]
+    state, colour = "finished", STATE_COLOURS["healthy"]
+    if summary.failed:
+        state, colour = "finished, but some lines failed", STATE_COLOURS["degraded"]
+    elif not summary.total:
+        told = f"finished, but {options.input.path} has no lines, so nothing was asked"
+        state, colour = printable(told), STATE_COLOURS["degraded"]
     click.secho(state, fg=colour, bold=True, err=err)
     for name, told in _fields(options, summary):
         if told:

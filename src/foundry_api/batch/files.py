@@ -1,0 +1,198 @@
+"""The files of a batch, compared before the first of them is opened.
+
+Two names may be one file: by another spelling, a link, or a directory that is mounted twice.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import unicodedata
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from foundry_api.batch.journal.database import FILE as JOURNAL
+from foundry_api.batch.journal.owning import not_written_here
+from foundry_api.batch.options import STANDARD_STREAM
+from foundry_api.batch.report.page import HEAD
+from foundry_api.errors import BatchInputInvalid
+from foundry_api.local_path import absolute_path
+from foundry_api.service.private_file import followed, is_replaceable
+
+if TYPE_CHECKING:
+    from foundry_api.batch.options import BatchOptions
+
+    Identity = tuple[int | str, ...]
+
+__all__ = ["check_files"]
+
+Role = Literal["path", "output", "errors", "report"]
+
+_NAMES: dict[Role, str] = {
+    "path": "the input",
+    "output": "the output",
+    "errors": "the error file",
+    "report": "the report",
+}
+_OPTIONS: dict[Role, str] = {"output": "-o", "errors": "--errors", "report": "--report"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A file as an option names it.
+
+    Attributes:
+        role: What it is for; also the option's name.
+        path: Where it is, a symbolic link followed.
+        written: The name as it was given.
+        identity: The same for two names of one file.
+    """
+
+    role: Role
+    path: Path
+    written: str
+    identity: Identity
+
+    def __str__(self) -> str:
+        return f"{_NAMES[self.role]} {self.written}"
+
+
+def check_files(options: BatchOptions, *, restart: bool = False) -> None:
+    """Refuse a batch whose files are one another, or that would replace what is not its own.
+
+    Nothing is opened for writing, made or changed.
+
+    Args:
+        options: What the batch is told.
+        restart: Whether it may replace an output that is there.
+
+    Raises:
+        BatchInputInvalid: Two of the files are the same one, one lies in the journal's directory,
+            or one cannot be written where it is; `.field` names the option.
+        BatchStorageFailed: The output or the error file is there, and no batch wrote it.
+    """
+    outputs = _outputs(options)
+    read = _input(options.input.path)
+    for one, other in combinations([*read, *outputs], 2):
+        if one.identity == other.identity:
+            raise _refused(other, f"{other} is the same file as {one}", "Name another file{}")
+    if not options.to_stream:
+        _refuse_in_journal([*read, *outputs], options.directory)
+    for file in outputs:
+        _refuse_unfit(file)
+    if options.to_stream:
+        return
+    if not restart and not (options.directory / JOURNAL).exists():
+        for file in outputs:
+            if file.role != "report" and file.path.exists():
+                raise not_written_here(file.path)
+
+
+def _input(path: str) -> list[_Named]:
+    if path != STANDARD_STREAM:
+        return [_named("path", Path(path), path)]
+    try:
+        status = os.fstat(sys.stdin.fileno())
+    except (AttributeError, OSError, ValueError):  # there is none, or it is no file of the system's
+        return []
+    return [_Named("path", Path(), "on standard input", (status.st_dev, status.st_ino))]
+
+
+def _outputs(options: BatchOptions) -> list[_Named]:
+    """What is written. Answers in a stream have no error file."""
+    files: list[_Named] = []
+    if not options.to_stream:
+        files.append(_named("output", options.output_path, options.output))
+        errors = options.errors_path
+        files.append(_named("errors", errors, options.errors or str(errors)))
+    if options.report is not None:
+        files.append(_named("report", followed(options.report), options.report))
+    return files
+
+
+def _named(role: Role, path: Path, written: str) -> _Named:
+    try:
+        path = absolute_path(path)
+        return _Named(role, path, written, _identity(path))
+    except ValueError as error:
+        raise BatchInputInvalid(
+            f"{_NAMES[role]} {written!r} cannot be used: {error}", field=role, hint="Name a file."
+        ) from error
+
+
+def _refuse_unfit(file: _Named) -> None:
+    """Refuse what cannot become a file of the batch's own."""
+    try:
+        mode = file.path.stat().st_mode
+    except FileNotFoundError:
+        _refuse_nowhere(file)
+        return
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise _refused(file, f"{file} cannot be written: {why}", "Name another file{}") from error
+    if stat.S_ISDIR(mode):
+        raise _refused(file, f"{file} is a directory", "Name a file{}")
+    if not stat.S_ISREG(mode):
+        also = "; -o - is standard output" if file.role == "output" else ""
+        raise _refused(file, f"{file} is no regular file", f"Name a file{{}}{also}")
+    if file.role == "report" and not is_replaceable(file.path, HEAD):
+        raise _refused(
+            file,
+            f"{file} is there, and is no report of a batch",
+            "Move it, or name another file{}",
+        )
+
+
+def _refuse_nowhere(file: _Named) -> None:
+    """Refuse a file in a directory that is not there: it may be misspelt."""
+    directory = file.path.parent
+    if not directory.is_dir():
+        what = "is no directory" if directory.exists() else "does not exist"
+        raise _refused(
+            file,
+            f"{file} cannot be written: {directory} {what}",
+            "Make the directory, or name another file{}",
+        )
+
+
+def _refuse_in_journal(files: list[_Named], directory: Path) -> None:
+    if os.path.lexists(directory) and not directory.is_dir():
+        raise BatchInputInvalid(
+            f"the journal would be in {directory}, which is there and is no directory",
+            field="output",
+            hint="Move it, or name another output with -o.",
+        )
+    journal = _identity(directory)
+    for file in files:
+        real = Path(os.path.realpath(file.path))
+        if journal in {file.identity, *map(_identity, real.parents)}:
+            raise _refused(
+                file,
+                f"{file} lies in {directory}, the journal of this batch",
+                "Name another file{}",
+            )
+
+
+def _refused(file: _Named, message: str, hint: str) -> BatchInputInvalid:
+    """The error; the hint has `{}` where the option is named."""
+    option = f" with {_OPTIONS[file.role]}" if file.role in _OPTIONS else ""
+    hint = f"{hint.format(option)}. Nothing was written."
+    return BatchInputInvalid(message, field=file.role, hint=hint)
+
+
+def _identity(path: Path) -> Identity:
+    """The same for two names of one file, also of one that is not there yet."""
+    real = Path(os.path.realpath(path))
+    try:
+        status = real.stat()
+    except (OSError, ValueError):
+        if real.parent == real:
+            return (str(real),)
+        # Some file systems take upper and lower case, or composed letters, for the same. Which
+        # ones cannot be asked of a name that is not there, so nobody is given the doubt.
+        name = unicodedata.normalize("NFC", real.name).casefold()
+        return (*_identity(real.parent), name)
+    return (status.st_dev, status.st_ino)
