@@ -127,7 +127,11 @@ class TestResults:
             ([], {"attempts": 0}, "attempts"),
             ([], {"patience": -1}, "patience"),
             ([], {"choice": []}, "choice"),
-            ([], {"system": " "}, "system"),
+            ([], {"system": 5}, "system"),
+            ([], {"attempts": 1.5}, "attempts"),
+            ([], {"patience": None}, "patience"),
+            ([], {"dedupe": "no"}, "dedupe"),
+            ([], {"deadline": "5"}, "deadline"),
             ([], {"timeout": 0}, "timeout"),
         ],
     )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "foundry_api"
 STREAMS = {"AsyncGenerator": "Generator", "AsyncIterator": "Iterator"}
-LIFE = {"close", "__aenter__", "__aexit__"}
+LIFE = {"close", "__repr__", "__aenter__", "__aexit__"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -100,6 +100,9 @@ END_OF_CLIENT = '''
 def close(self) -> None:
     """End the calls, close the connections, and stop the engine, if this client started it."""
     self._loop.close()
+
+def __repr__(self) -> str:
+    return f"{type(self).__name__}({self.settings.described})"
 
 def __enter__(self) -> Self:
     return self

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast, get_args
 
 import msgspec
 
 from foundry_api.errors import InvalidRequest, UnsupportedFeature
 from foundry_api.messages import ChatRequest, Grammar, Message, Role
+from foundry_api.values import (
+    UNENCODABLE,
+    as_bool,
+    as_float,
+    as_int,
+    as_text,
+    is_mapping,
+    is_several,
+    plain,
+    shown,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from collections.abc import Set as AbstractSet
 
     from foundry_api.messages import Constraint, ToolDefinition
@@ -21,12 +33,18 @@ if TYPE_CHECKING:
 __all__ = [
     "chat_request",
     "check_cache",
+    "check_characters",
+    "check_flag",
     "check_known",
+    "check_name",
     "check_range",
     "check_repairs",
+    "check_several",
     "check_text",
     "check_timeout",
+    "check_whole",
     "conversation",
+    "instructions",
     "model_names",
     "prompt_turns",
 ]
@@ -38,8 +56,11 @@ MAX_TOKENS = 2**31 - 1
 
 MAX_SEED = 2**63 - 1
 
+EMPTY_RESULT = '""'
+"""What is sent for the empty result of a tool: its JSON, as `run` sends it."""
+
 _ROLES = frozenset(get_args(Role))
-_UNENCODABLE = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def chat_request(
@@ -66,20 +87,16 @@ def chat_request(
             "grammar and tools were both given, but a model that is kept to a grammar calls none",
             field="grammar",
         )
-    check_range("max_tokens", max_tokens, 1, MAX_TOKENS)
-    check_range("temperature", temperature, 0, MAX_TEMPERATURE)
-    check_range("top_p", top_p, 0, 1)
-    check_range("seed", seed, -MAX_SEED - 1, MAX_SEED)
     if constraint is not None and extra and "response_format" in extra:
         raise InvalidRequest(
             "extra has a response_format, beside another description of the answer", field="extra"
         )
     return ChatRequest(
         messages=conversation(messages),
-        max_tokens=_whole("max_tokens", max_tokens),
-        temperature=temperature,
-        top_p=top_p,
-        seed=_whole("seed", seed),
+        max_tokens=check_whole("max_tokens", max_tokens, 1, MAX_TOKENS),
+        temperature=check_range("temperature", temperature, 0, MAX_TEMPERATURE),
+        top_p=check_range("top_p", top_p, 0, 1),
+        seed=check_whole("seed", seed, -MAX_SEED - 1, MAX_SEED),
         stop=_stop_strings(stop),
         tools=offered,
         tool_choice=_tool_choice(tool_choice, offered),
@@ -89,61 +106,112 @@ def chat_request(
 
 
 def conversation(messages: Iterable[Message | Mapping[str, Any]]) -> tuple[Message, ...]:
-    """Checked messages.
+    """The turns that are sent.
+
+    Empty turns of the system and of the assistant are left out, as a model that only thinks has
+    them; the empty result of a tool is sent as `run` sends it.
 
     Raises:
-        InvalidRequest: There are none, or one is empty or cannot be sent.
+        InvalidRequest: There are none, or one of the user is empty, or one cannot be sent.
     """
-    _check_several("messages", messages)
-    checked = tuple(_message(index, message) for index, message in enumerate(messages))
-    if not checked:
+    if isinstance(messages, str | bytes | Message) or is_mapping(messages):
+        raise InvalidRequest(
+            f"messages is {shown(messages)}, not a list of messages",
+            field="messages",
+            hint='Give [{"role": "user", "content": "…"}], or call complete() with a prompt.',
+        )
+    several = check_several("messages", messages, "a list of messages")
+    turns = [_turn(f"messages[{index}]", message) for index, message in enumerate(several)]
+    if not turns:
         raise InvalidRequest("messages is empty", field="messages")
+    checked = tuple(turn for turn in turns if turn is not None)
+    if not checked:
+        raise InvalidRequest("messages has only empty messages", field="messages")
     return checked
 
 
 def prompt_turns(prompt: str, system: str | None = None) -> list[Message]:
-    """The conversation of a single prompt, with instructions ahead of it.
+    """The conversation of a single prompt, with instructions ahead of it, if there are any.
 
     Raises:
-        InvalidRequest: One of them is no text, empty, or cannot be sent.
+        InvalidRequest: One of them is no text or cannot be sent, or the prompt is empty.
     """
-    turns = [] if system is None else [Message("system", check_text("system", system))]
+    ahead = instructions("system", system)
+    turns = [] if ahead is None else [Message("system", ahead)]
     return [*turns, Message("user", check_text("prompt", prompt))]
 
 
-def check_timeout(timeout: float | Literal["auto"] | None) -> None:
-    """Refuse a time-out that no call could meet.
+def instructions(field: str, value: object) -> str | None:
+    """Instructions ahead of what is asked; None where they are empty.
+
+    Raises:
+        InvalidRequest: They are no text, or cannot be sent.
+    """
+    if value is None:
+        return None
+    text = as_text(value)
+    if text is not None and not text.strip():
+        return None
+    return check_text(field, value)
+
+
+def check_timeout(timeout: object) -> float | Literal["auto"] | None:
+    """A time-out that a call can meet.
 
     Raises:
         InvalidRequest: It is neither `auto` nor above 0.
     """
-    if timeout == "auto":
-        return
-    check_range("timeout", timeout, 0, math.inf)
-    if timeout == 0:
+    text = as_text(timeout)
+    if text == "auto":
+        return "auto"
+    if text is not None:
+        raise InvalidRequest(
+            f"timeout is {shown(timeout)}, neither a number of seconds nor 'auto'", field="timeout"
+        )
+    seconds = check_range("timeout", timeout, 0, math.inf)
+    if seconds == 0:
         raise InvalidRequest("timeout is 0, but must be above 0 s", field="timeout")
+    return seconds
 
 
-def check_cache(cache: object) -> None:
-    """Refuse a use of the cache that there is not.
+def check_cache(cache: object) -> Literal["auto", "always", "never"]:
+    """A use of the cache that there is.
 
     Raises:
         InvalidRequest: It is none of `auto`, `always` and `never`.
     """
-    if cache not in {"auto", "always", "never"}:
-        raise InvalidRequest(
-            f"cache is {cache!r}, but must be 'auto', 'always' or 'never'", field="cache"
-        )
+    match as_text(cache):
+        case ("auto" | "always" | "never") as known:
+            return known
+        case _:
+            raise InvalidRequest(
+                f"cache is {shown(cache)}, but must be 'auto', 'always' or 'never'", field="cache"
+            )
 
 
-def check_repairs(repairs: int) -> None:
-    """Refuse a number of repairs that is none.
+def check_flag(field: str, value: object) -> bool:
+    """True or False; None is False.
+
+    Raises:
+        InvalidRequest: It is neither.
+    """
+    if value is None:
+        return False
+    flag = as_bool(value)
+    if flag is None:
+        raise InvalidRequest(f"{field} is {shown(value)}, neither True nor False", field=field)
+    return flag
+
+
+def check_repairs(repairs: object) -> int:
+    """A number of repairs.
 
     Raises:
         InvalidRequest: It is no whole number from 0 on.
     """
-    _whole("repairs", repairs)
-    check_range("repairs", repairs, 0, math.inf)
+    if repairs is None:
+        raise InvalidRequest("repairs is None, not a whole number", field="repairs")
+    return cast("int", check_whole("repairs", repairs, 0, math.inf))
 
 
 def check_known(options: Mapping[str, Any], known: AbstractSet[str]) -> None:
@@ -160,69 +228,100 @@ def model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:
     """The models to try, in order; none where the caller named none.
 
     Raises:
-        InvalidRequest: A name is no text, or empty.
+        InvalidRequest: A name is no text, empty, or has control characters.
     """
-    if model is None or model == "":
+    if model is None:
         return ()
     if isinstance(model, str):
-        return (model,)
-    _check_several("model", model)
-    names = tuple(check_text(f"model[{index}]", name) for index, name in enumerate(model))
+        return (check_name("model", model),)
+    several = check_several("model", model, "a model's name or a list of names")
+    names = tuple(check_name(f"model[{index}]", name) for index, name in enumerate(several))
     if not names:
         raise InvalidRequest("model is an empty list", field="model")
     return names
 
 
-def _message(index: int, message: Message | Mapping[str, Any]) -> Message:
-    field = f"messages[{index}]"
-    if not _is_sound(message):
-        message = _converted(field, message)
-    if message.content or not message.tool_calls:
-        check_text(f"{field}.content", message.content)
-    return message
+def _turn(field: str, message: Message | Mapping[str, Any]) -> Message | None:
+    """A checked message; None for an empty one that says nothing by being sent."""
+    turn = message if _is_sound(message) else _converted(field, message)
+    if turn.content and not turn.content.isspace():
+        check_characters(f"{field}.content", turn.content)
+        return turn
+    match turn.role:
+        case "tool":
+            return msgspec.structs.replace(turn, content=EMPTY_RESULT)
+        case "assistant" | "system":
+            return turn if turn.tool_calls else None
+        case "user":
+            raise InvalidRequest(f"{field}.content is empty", field=f"{field}.content")
 
 
-def _converted(field: str, message: Message | Mapping[str, Any]) -> Message:
+def _converted(field: str, message: object) -> Message:
     try:
-        told = msgspec.structs.asdict(message) if isinstance(message, Message) else dict(message)
-        told["content"] = _flat(f"{field}.content", told.get("content"))
-        return msgspec.convert(told, Message, strict=True)
-    except (msgspec.ValidationError, TypeError, ValueError) as error:
+        members = _members(field, message)
+        content = _flat(f"{field}.content", members.pop("content", None))
+        return msgspec.convert({**plain(members), "content": content}, Message, strict=True)
+    except UNENCODABLE as error:
         if isinstance(error, InvalidRequest):
             raise
         raise InvalidRequest(f"{field} is no message: {error}", field=field) from error
 
 
-def _flat(field: str, content: object) -> object:
+def _members(field: str, message: object) -> dict[str, Any]:
+    if isinstance(message, Message):
+        return msgspec.structs.asdict(message)
+    if not isinstance(message, Iterable) or isinstance(message, str | bytes):
+        raise InvalidRequest(
+            f"{field} is {shown(message)}, not a message",
+            field=field,
+            hint='Give {"role": "user", "content": "…"}, or a Message.',
+        )
+    return dict(cast("Mapping[str, Any]", message))
+
+
+def _flat(field: str, content: object) -> str:
     """Parts of text as one text: 1.x would paste their JSON into the prompt."""
     if content is None:
         return ""
-    if not isinstance(content, list):
-        return content
-    parts: list[Any] = content  # pyright: ignore[reportUnknownVariableType] # a caller's own
-    return "".join(_part(f"{field}[{index}]", part) for index, part in enumerate(parts))
+    if isinstance(content, list | tuple):
+        parts = cast("list[Any]", content)
+        return "".join(_part(f"{field}[{index}]", part) for index, part in enumerate(parts))
+    return _sendable(field, content)
 
 
 def _part(field: str, part: Any) -> str:
-    told = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
+    told: Mapping[Any, Any] = part if is_mapping(part) else {}
     if told.get("type") != "text":
         raise UnsupportedFeature(
             f"{field} is of type {told.get('type')!r}; chat completions read text alone, "
             "in every generation",
             hint="Leave it out: the service would drop it without a word.",
         )
-    return check_text(f"{field}.text", told.get("text"))
+    return _sendable(f"{field}.text", told.get("text"))
 
 
 def _is_sound(message: object) -> TypeGuard[Message]:
     """Whether it is a message of the right types; its constructor checks none of them."""
     return (
-        isinstance(message, Message)
+        type(message) is Message
+        and type(message.role) is str
         and message.role in _ROLES
         and type(message.content) is str
         and not message.tool_calls
         and message.tool_call_id is None
     )
+
+
+def check_name(field: str, value: object) -> str:
+    """The name of a model.
+
+    Raises:
+        InvalidRequest: It is no text, empty, or has control characters.
+    """
+    name = check_text(field, value)
+    if found := _CONTROL.search(name):
+        raise InvalidRequest(f"{field} holds the control character {found[0]!r}", field=field)
+    return name
 
 
 def check_text(field: str, value: object) -> str:
@@ -231,15 +330,27 @@ def check_text(field: str, value: object) -> str:
     Raises:
         InvalidRequest: It is no text, empty, or holds characters that the service can't take.
     """
-    if not isinstance(value, str):
-        raise InvalidRequest(f"{field} is {value!r}, not a text", field=field)
-    if not value.strip():
+    text = _sendable(field, value)
+    if not text.strip():
         raise InvalidRequest(f"{field} is empty", field=field)
-    _check_characters(field, value)
-    return value
+    return text
 
 
-def _check_characters(field: str, text: str) -> None:
+def _sendable(field: str, value: object) -> str:
+    """A text that can be sent, which may be empty."""
+    text = as_text(value)
+    if text is None:
+        raise InvalidRequest(f"{field} is {shown(value)}, not a text", field=field)
+    check_characters(field, text)
+    return text
+
+
+def check_characters(field: str, text: str) -> None:
+    """Refuse characters that the service can't take.
+
+    Raises:
+        InvalidRequest: There are some; the message names them.
+    """
     if "\0" in text:
         # Both engines end the prompt at a NUL without a word (foundry-local-service.md, 4.8).
         raise InvalidRequest(f"{field} holds a NUL character", field=field)
@@ -251,48 +362,78 @@ def _check_characters(field: str, text: str) -> None:
         ) from error
 
 
-def _check_several(field: str, value: object) -> None:
-    if not isinstance(value, Iterable):
-        raise InvalidRequest(f"{field} is {value!r}, not a list", field=field)
+def check_several(field: str, value: object, kind: str = "a list") -> Iterable[Any]:
+    """Something to iterate over that is no text, no bytes and no mapping.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
+    if not is_several(value):
+        raise InvalidRequest(f"{field} is {shown(value)}, not {kind}", field=field)
+    return value
 
 
-def check_range(field: str, value: object, low: float, high: float) -> None:
-    """Refuse what is no number between two others; None is fine.
+def check_range(field: str, value: object, low: float, high: float) -> float | None:
+    """A number between two others; None is fine.
 
     Raises:
         InvalidRequest: It is out of bounds, or no number.
     """
     if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidRequest(f"{field} is {value!r}, not a number", field=field)
-    if not low <= value <= high:
-        bounds = f"{low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
-        raise InvalidRequest(f"{field} is {value}, but must be {bounds}", field=field)
+        return None
+    whole = as_int(value)
+    number = as_float(value) if whole is None else whole
+    if number is None:
+        raise InvalidRequest(f"{field} is {shown(value)}, not a number", field=field)
+    if not low <= number <= high:
+        raise InvalidRequest(f"{field} is {shown(number)}, {_must_be(low, high)}", field=field)
+    return number
 
 
-def _whole(field: str, value: object) -> int | None:
+def check_whole(field: str, value: object, low: float, high: float) -> int | None:
+    """A whole number between two others; None is fine.
+
+    Raises:
+        InvalidRequest: It is out of bounds, or no whole number.
+    """
     # The 2.x service ignores 2.0 and "5" in silence, 1.x answers 500.
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise InvalidRequest(f"{field} is {value!r}, not a whole number", field=field)
-    return value
+    number = as_int(value)
+    check_range(field, value, low, high)
+    if value is not None and number is None:
+        raise InvalidRequest(f"{field} is {shown(value)}, not a whole number", field=field)
+    return number
+
+
+def _must_be(low: float, high: float) -> str:
+    bounds = f"{_written(low)} or more" if high == math.inf else None
+    return f"but must be {bounds or f'from {_written(low)} to {_written(high)}'}"
+
+
+def _written(number: float) -> str:
+    """A bound, with all of its digits if it is a whole number."""
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 def _stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     if stop is None:
         return ()
-    _check_several("stop", stop)
-    strings: tuple[Any, ...] = (stop,) if isinstance(stop, str) else tuple(stop)
+    if isinstance(stop, str):
+        return (_stop_string("stop", stop),)
+    strings = tuple(check_several("stop", stop, "a text or a list of texts"))
     if len(strings) > MAX_STOP_STRINGS:
         raise InvalidRequest(
             f"stop holds {len(strings)} strings, but the service takes {MAX_STOP_STRINGS} at most",
             field="stop",
         )
-    for index, text in enumerate(strings):
-        if not isinstance(text, str) or not text:
-            raise InvalidRequest(f"stop[{index}] is no text", field=f"stop[{index}]")
-        _check_characters(f"stop[{index}]", text)
-    return strings
+    return tuple(_stop_string(f"stop[{index}]", text) for index, text in enumerate(strings))
+
+
+def _stop_string(field: str, value: object) -> str:
+    """A text that ends an answer; it may be white space."""
+    text = _sendable(field, value)
+    if not text:
+        raise InvalidRequest(f"{field} is empty", field=field)
+    return text
 
 
 def _tools(tools: Sequence[ToolLike] | None) -> tuple[ToolDefinition, ...]:
@@ -305,28 +446,38 @@ def _tools(tools: Sequence[ToolLike] | None) -> tuple[ToolDefinition, ...]:
 
 
 def _tool_choice(choice: str | None, tools: tuple[ToolDefinition, ...]) -> str | None:
-    if choice in {None, "auto", "none"}:
-        return choice
+    if choice is None:
+        return None
+    name = as_text(choice)
+    if name is None:
+        raise InvalidRequest(
+            f"tool_choice is {shown(choice)}, not a text",
+            field="tool_choice",
+            hint="Give auto, none, required or the name of a tool.",
+        )
+    if name in {"auto", "none"}:
+        return name
     names = [tool.name for tool in tools]
     if not names:
         raise InvalidRequest(
-            f"tool_choice is {choice!r}, but there are no tools", field="tool_choice"
+            f"tool_choice is {name!r}, but there are no tools", field="tool_choice"
         )
-    if choice != "required" and choice not in names:
+    if name != "required" and name not in names:
         raise InvalidRequest(
-            f"tool_choice is {choice!r}, but must be auto, none, required or the name of a tool: "
+            f"tool_choice is {name!r}, but must be auto, none, required or the name of a tool: "
             f"{', '.join(names)}",
             field="tool_choice",
         )
-    return choice
+    return name
 
 
 def _extra(extra: Mapping[str, Any] | None) -> dict[str, Any]:
-    if not extra:
+    if extra is None:
         return {}
+    if not isinstance(cast("object", extra), Mapping):
+        raise InvalidRequest(f"extra is {shown(extra)}, not a mapping", field="extra")
     try:
-        members = dict(extra)
-        msgspec.json.encode(members)
-    except _UNENCODABLE as error:
+        members: dict[str, Any] = plain(dict(extra))
+    except UNENCODABLE as error:
         raise InvalidRequest(f"extra cannot be sent as JSON: {error}", field="extra") from error
     return members

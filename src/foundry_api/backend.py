@@ -119,7 +119,7 @@ class Backend:
             latencies=Latencies(),
             closed=lambda: self._closed,
         )
-        self.cache = cache or cache_of(settings.cache)
+        self.cache = cache_of(settings.cache) if cache is None else cache
         self.cached = self._cached()
 
     async def route(self, name: str, *, download: bool = False) -> tuple[Connection, Model]:

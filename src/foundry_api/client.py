@@ -5,9 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from foundry_api.arguments import chat_request, check_cache, check_known, check_timeout, model_names
+from foundry_api.arguments import (
+    chat_request,
+    check_cache,
+    check_flag,
+    check_known,
+    check_timeout,
+    model_names,
+)
 from foundry_api.backend import Backend
 from foundry_api.batch.methods import BatchMethods
+from foundry_api.cache.store import ResponseCache
 from foundry_api.call import Order
 from foundry_api.chat_call import ChatCall
 from foundry_api.chat_methods import ChatMethods
@@ -16,9 +24,14 @@ from foundry_api.endpoints.responses import Responses
 from foundry_api.errors import ConfigurationError, ServiceError
 from foundry_api.models import Models
 from foundry_api.options import ChatOptions
+from foundry_api.residency.policy import ModelResidency
 from foundry_api.resilience.deadline import Deadline, bounded
+from foundry_api.resilience.limiter import LimiterSettings
+from foundry_api.resilience.window import BreakerSettings
 from foundry_api.settings import Settings
 from foundry_api.tool_methods import ToolMethods
+from foundry_api.values import is_several, shown
+from foundry_api.wire.headers import checked_headers
 from foundry_api.wire.hooks import BearerKey, Hooks
 
 if TYPE_CHECKING:
@@ -27,20 +40,31 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from foundry_api.cache.calls import CachedCall
-    from foundry_api.cache.store import ResponseCache
     from foundry_api.capabilities import Capabilities
     from foundry_api.events import Listener
     from foundry_api.health import HealthStatus
     from foundry_api.messages import ChatRequest, Constraint, Message
-    from foundry_api.residency.policy import ModelResidency
     from foundry_api.resilience.breaker import CircuitBreaker
-    from foundry_api.resilience.limiter import Limiter, LimiterSettings
-    from foundry_api.resilience.window import BreakerSettings
+    from foundry_api.resilience.limiter import Limiter
     from foundry_api.services import Service
     from foundry_api.wire.hooks import Auth, RequestHook, ResponseHook
     from foundry_api.wire.transport import Transport
 
 __all__ = ["FoundryAPIClient"]
+
+ARGUMENTS = {
+    "timeout_s": "timeout",
+    "deadline_s": "deadline",
+    "connect_timeout_s": "connect_timeout",
+}
+"""Arguments of a client that have other names than their settings."""
+
+KINDS: dict[str, type] = {
+    "limiter": LimiterSettings,
+    "breaker": BreakerSettings,
+    "residency": ModelResidency,
+    "cache": ResponseCache,
+}
 
 
 class FoundryAPIClient(ChatMethods, ToolMethods, EndpointCalls, BatchMethods):
@@ -122,17 +146,20 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointCalls, BatchMethods):
         request_hooks: Iterable[RequestHook] = (),
         response_hooks: Iterable[ResponseHook] = (),
         cache: ResponseCache | None = None,
-        home: Path | None = None,
+        home: Path | str | None = None,
         transport: Transport | None = None,
         settings: Settings | None = None,
     ) -> None:
         key, auth = _credential(api_key, auth)
+        _check_kinds(limiter=limiter, breaker=breaker, residency=residency, cache=cache)
+        _check_transport(transport)
         self.settings = Settings.resolve(
             settings,
+            names=ARGUMENTS,
             base_url=base_url,
             api_key=key,
             service=service,
-            base_urls=base_urls and tuple(base_urls),
+            base_urls=base_urls,
             model=model,
             timeout_s=timeout,
             deadline_s=deadline,
@@ -144,12 +171,16 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointCalls, BatchMethods):
             self.settings = replace(self.settings, api_key=None)
         self._backend = Backend(
             self.settings,
-            headers=headers,
+            headers=checked_headers("headers", headers, ConfigurationError),
             limiter=limiter,
             breaker=breaker,
             residency=residency,
-            listeners=listeners,
-            hooks=Hooks(auth, tuple(request_hooks), tuple(response_hooks)),
+            listeners=_callables("listeners", listeners),
+            hooks=Hooks(
+                auth,
+                _callables("request_hooks", request_hooks),
+                _callables("response_hooks", response_hooks),
+            ),
             cache=cache,
             transport=transport,
         )
@@ -158,6 +189,9 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointCalls, BatchMethods):
         self.cache = self._backend.cache
         self.models = Models(self._backend.connect, self._backend.route)
         self.responses = Responses(self._backend)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.settings.described})"
 
     @property
     def services(self) -> tuple[Service, ...]:
@@ -226,10 +260,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointCalls, BatchMethods):
     ) -> Order[ChatRequest]:
         self._backend.check_open()
         check_known(options, ChatOptions.__annotations__.keys())
-        timeout = options.get("timeout")
-        check_timeout(timeout)
-        cache = options.get("cache", "auto")
-        check_cache(cache)
+        timeout_s = check_timeout(options.get("timeout"))
         return Order(
             models=model_names(options.get("model")) or (self.settings.model,),
             request=chat_request(
@@ -244,10 +275,10 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointCalls, BatchMethods):
                 constraint=constraint,
                 extra=options.get("extra"),
             ),
-            timeout_s=timeout or self.settings.timeout_s,
-            deadline=Deadline.after(options.get("deadline") or self.settings.deadline_s),
-            download=options.get("download", False),
-            cache=cache,
+            timeout_s=self.settings.timeout_s if timeout_s is None else timeout_s,
+            deadline=Deadline.of(options.get("deadline"), self.settings.deadline_s),
+            download=check_flag("download", options.get("download")),
+            cache=check_cache(options.get("cache", "auto")),
         )
 
     def _call(self, order: Order[ChatRequest]) -> ChatCall | CachedCall:
@@ -267,6 +298,47 @@ def _credential(
     """
     if api_key is not None and auth is not None:
         raise ConfigurationError("api_key and auth were both given", hint="Give one of them.")
-    if api_key is None or isinstance(api_key, str):
-        return api_key, auth
-    return None, BearerKey(api_key)
+    if auth is not None and not callable(auth):
+        raise ConfigurationError(f"auth is of type {type(auth).__name__}, not a callable")
+    if callable(api_key):
+        return None, BearerKey(api_key)
+    return api_key, auth
+
+
+def _check_kinds(**arguments: object) -> None:
+    """Refuse an object that was meant for another argument.
+
+    Raises:
+        ConfigurationError: One is of a wrong type.
+    """
+    for name, value in arguments.items():
+        kind = KINDS[name]
+        if value is not None and not isinstance(value, kind):
+            raise ConfigurationError(f"{name} is {shown(value)}", hint=f"Give a {kind.__name__}.")
+
+
+def _check_transport(transport: object) -> None:
+    if transport is None:
+        return
+    if not all(callable(getattr(transport, name, None)) for name in ("send", "aclose")):
+        raise ConfigurationError(
+            f"transport is {shown(transport)}, which sends no requests",
+            hint="Give an object with the methods of foundry_api.wire.transport.Transport.",
+        )
+
+
+def _callables(name: str, given: object) -> tuple[Any, ...]:
+    """Several callables.
+
+    Raises:
+        ConfigurationError: They are no list, or one can't be called.
+    """
+    if not is_several(given):
+        raise ConfigurationError(
+            f"{name} is {shown(given)}, not a list", hint=f"Give a list: {name}=[…]."
+        )
+    several = tuple(given)
+    for index, each in enumerate(several):
+        if not callable(each):
+            raise ConfigurationError(f"{name}[{index}] is {shown(each)}, which can't be called")
+    return several

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING
 
+from foundry_api.arguments import check_name, check_range, check_several
 from foundry_api.catalog import MAX_AGE_S
 from foundry_api.connection import find_model, find_variants
 from foundry_api.downloads import STALL_S, DownloadMeter, steps_of
@@ -19,6 +21,7 @@ from foundry_api.residency.loading import check_drain, load_all, swap
 from foundry_api.residency.memory import DRAIN_S
 from foundry_api.resilience.deadline import bounded
 from foundry_api.user_code import describe
+from foundry_api.values import as_float, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
@@ -85,10 +88,11 @@ class Models:
             CatalogUnavailable: It cannot be reached, and never was.
             ServiceError: The service does not answer.
         """
-        if max_age_s < 0:
-            raise InvalidRequest(f"max_age_s is {max_age_s:g}, below 0", field="max_age_s")
+        age_s = check_range("max_age_s", max_age_s, 0, math.inf)
+        if age_s is None:
+            raise InvalidRequest("max_age_s is None, not a number", field="max_age_s")
         connection = await self._connect()
-        return await connection.catalog.listing(refresh=refresh, max_age_s=max_age_s)
+        return await connection.catalog.listing(refresh=refresh, max_age_s=age_s)
 
     @bounded
     async def show(self, name: str) -> Sequence[Model]:
@@ -103,6 +107,7 @@ class Models:
             CatalogUnavailable: It is not on this machine, and the catalog cannot be reached.
             ServiceError: The service does not answer.
         """
+        name = check_name("name", name)
         connection = await self._connect()
         here = find_variants(name, await connection.local_models())
         if any(model.catalog == "local" for model in here):
@@ -140,7 +145,7 @@ class Models:
             ModelLoadFailed: The engine could not load it.
             MemoryBudgetExceeded: There is no room for it, and none can be made.
         """
-        connection, model = await self._route(name, download=download)
+        connection, model = await self._route(check_name("name", name), download=download)
         await connection.ensure_loaded(model)
         return model
 
@@ -163,9 +168,9 @@ class Models:
             ModelInUse: Calls of this client, or other clients, still use it; `.users` tells who.
             InvalidRequest: `drain` is below 0.
         """
-        check_drain(drain)
-        connection, model = await self._route(name, download=False)
-        await connection.memory.unload(model, drain_s=drain, force=force)
+        drain_s = check_drain(drain)
+        connection, model = await self._route(check_name("name", name), download=False)
+        await connection.memory.unload(model, drain_s=drain_s, force=force)
         return model
 
     @bounded
@@ -188,8 +193,9 @@ class Models:
             ModelLoadFailed: The new one could not be loaded.
             ModelError: As `load`, before anything was changed.
         """
-        check_drain(drain)
-        return await swap(await self._route(old), await self._route(new), drain_s=drain)
+        drain_s = check_drain(drain)
+        old, new = check_name("old", old), check_name("new", new)
+        return await swap(await self._route(old), await self._route(new), drain_s=drain_s)
 
     @bounded
     async def ensure_loaded(
@@ -207,7 +213,11 @@ class Models:
         Raises:
             ModelError: As `load`. All were tried before the first failure is raised.
         """
-        return await load_all(tuple(names), partial(self._route, download=download))
+        if isinstance(names, str):
+            raise InvalidRequest(f"names is {names!r}, not a list", field="names")
+        several = check_several("names", names, "a list of names")
+        checked = tuple(check_name(f"names[{index}]", name) for index, name in enumerate(several))
+        return await load_all(checked, partial(self._route, download=download))
 
     @bounded
     async def users(self, name: str) -> Sequence[ModelUser]:
@@ -219,7 +229,7 @@ class Models:
         Raises:
             ModelNotFound: No model has that name.
         """
-        connection, model = await self._route(name)
+        connection, model = await self._route(check_name("name", name))
         return await connection.memory.users(model.id)
 
     @bounded
@@ -245,8 +255,10 @@ class Models:
             HookFailed: `progress` failed, which ends the download.
             UnsupportedFeature: The service can't be told to download.
         """
-        if not stall_s > 0:
-            raise InvalidRequest(f"stall_s is {stall_s:g}, not above 0", field="stall_s")
+        limit_s = as_float(stall_s)
+        if limit_s is None or not limit_s > 0:
+            raise InvalidRequest(f"stall_s is {shown(stall_s)}, not above 0", field="stall_s")
+        name = check_name("name", name)
         connection = await self._connect()
         await connection.check_download(name)
         local = find_model(name, await connection.local_models())
@@ -270,7 +282,7 @@ class Models:
             except BaseException as error:
                 raise HookFailed(f"the progress callback failed: {describe(error)}") from error
 
-        return await connection.download(model, report, stall_s=stall_s)
+        return await connection.download(model, report, stall_s=limit_s)
 
     def stream_download(
         self, name: str, *, stall_s: float = STALL_S
@@ -304,6 +316,7 @@ class Models:
             InvalidRequest: `path` is no path.
             UnsupportedFeature: The service is not an engine host of this package.
         """
+        alias = check_name("alias", alias)
         connection, control = await self._controlled("register models")
         model = await control.register(path, alias)
         connection.forget(model)
@@ -317,6 +330,7 @@ class Models:
             ModelNotFound: Nothing is registered under that alias.
             UnsupportedFeature: The service is not an engine host of this package.
         """
+        alias = check_name("alias", alias)
         connection, control = await self._controlled("unregister models")
         model = await connection.resolve(alias)
         await control.unregister(model.alias)
@@ -331,6 +345,7 @@ class Models:
             ModelInUse: It is loaded.
             UnsupportedFeature: The service is not an engine host of this package.
         """
+        name = check_name("name", name)
         connection, control = await self._controlled("remove models")
         model = find_model(name, await connection.local_models())
         if model is None:

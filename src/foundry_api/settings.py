@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 
 from foundry_api.errors import ConfigurationError
 from foundry_api.local_path import absolute_path
+from foundry_api.values import (
+    as_float,
+    as_int,
+    as_path,
+    as_text,
+    is_several,
+    shown,
+    without_secrets,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -73,39 +83,22 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, with the name of the setting."""
-        if self.base_url is not None:
-            object.__setattr__(self, "base_url", normalised_url(self.base_url))
-        if not self.model.strip():
-            raise ConfigurationError("FOUNDRY_MODEL is empty", hint="Name a model, or unset it.")
-        object.__setattr__(self, "base_urls", tuple(map(normalised_url, self.base_urls)))
-        if self.home is not None:
-            object.__setattr__(self, "home", _absolute("FOUNDRY_HOME", self.home))
-        if isinstance(self.cache, Path):
-            object.__setattr__(self, "cache", _absolute("FOUNDRY_CACHE", self.cache))
+        for name, check in _CHECKS.items():
+            value = getattr(self, name)
+            if value is not None or name not in _OPTIONAL:
+                object.__setattr__(self, name, check(name, value))
         if self.base_url is not None and self.base_urls:
             raise ConfigurationError(
                 "base_url and base_urls are both given", hint="Give one of them."
             )
-        if self.timeout_s != "auto":
-            _check_seconds("FOUNDRY_TIMEOUT", self.timeout_s)
-        _check_seconds("FOUNDRY_DEADLINE", self.deadline_s)
-        _check_seconds("FOUNDRY_CONNECT_TIMEOUT", self.connect_timeout_s)
-        _check_seconds("FOUNDRY_MODEL_IDLE", self.model_idle_s)
-        _check_positive(
-            "FOUNDRY_MEMORY_BUDGET", self.memory_budget_mb, "Give MB above 0, such as 8000."
-        )
-        if self.retries < 0:
-            raise ConfigurationError(
-                f"FOUNDRY_RETRIES is {self.retries}", hint="Give 0 or more; 0 turns retries off."
-            )
-        if self.log_level not in LOG_LEVELS:
-            raise ConfigurationError(
-                f"FOUNDRY_LOG_LEVEL is {self.log_level!r}", hint=f"One of {', '.join(LOG_LEVELS)}."
-            )
-        if self.service not in {"auto", "embedded"}:
-            raise ConfigurationError(
-                f"service is {self.service!r}", hint="Give 'auto', 'embedded', or a base_url."
-            )
+
+    @property
+    def described(self) -> str:
+        """Where calls go, for the `repr` of a client: no credential is in it."""
+        place = f"base_url={self.base_url!r}" if self.base_url else f"service={self.service!r}"
+        if self.base_urls:
+            place = f"base_urls={list(self.base_urls)!r}"
+        return f"{place}, model={self.model!r}"
 
     def each(self) -> tuple[Settings, ...]:
         """Settings with one service each."""
@@ -115,59 +108,178 @@ class Settings:
 
     @classmethod
     def from_environment(
-        cls, environ: Mapping[str, str] | None = None, **arguments: object
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        names: Mapping[str, str] | None = None,
+        **arguments: object,
     ) -> Settings:
         """Settings from arguments, then `FOUNDRY_*` variables, then defaults.
 
         Args:
             environ: The environment; None reads the process's own.
+            names: What the caller calls an argument, where that is not the setting's name: errors
+                say it.
             arguments: Settings by their names; None counts as not given.
 
         Raises:
-            ConfigurationError: A value cannot be used; the message names the variable.
+            ConfigurationError: A value cannot be used; the message names the variable or argument.
         """
         source = os.environ if environ is None else environ
         values: dict[str, Any] = {}
         for name, (variable, parse) in _VARIABLES.items():
-            if text := source.get(variable, "").strip():
-                values[name] = _parsed(variable, text, parse)
-        return cls(**_over(values, arguments))
+            text = source.get(variable, "").strip()
+            if text and arguments.get(name) is None:
+                values[name] = _CHECKS[name](variable, _parsed(variable, text, parse))
+        return cls(**_over(values, _checked(arguments, names or {})))
 
     @classmethod
-    def resolve(cls, settings: Settings | None, **arguments: object) -> Settings:
-        """Settings from arguments over given settings, or else over the environment."""
+    def resolve(
+        cls,
+        settings: Settings | None,
+        *,
+        names: Mapping[str, str] | None = None,
+        **arguments: object,
+    ) -> Settings:
+        """Settings from arguments over given settings, or else over the environment.
+
+        Raises:
+            ConfigurationError: A value cannot be used; the message names the variable or argument.
+        """
         if settings is None:
-            return cls.from_environment(None, **arguments)
+            return cls.from_environment(None, names=names, **arguments)
+        if not isinstance(cast("object", settings), Settings):
+            raise ConfigurationError(
+                f"settings is {shown(settings)}, not Settings", hint="Give Settings(…)."
+            )
         values = {each.name: getattr(settings, each.name) for each in fields(cls)}
-        return cls(**_over(values, arguments))
+        return cls(**_over(values, _checked(arguments, names or {})))
 
 
-def _over(values: dict[str, Any], arguments: dict[str, object]) -> dict[str, Any]:
-    """Values with arguments over them. One address takes the place of several, and the reverse."""
-    given = {name: value for name, value in arguments.items() if value is not None}
+def _checked(arguments: Mapping[str, object], names: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments that were given, by the names of the settings."""
+    return {
+        name: _CHECKS[name](names.get(name, name), value) if name in _CHECKS else value
+        for name, value in arguments.items()
+        if value is not None
+    }
+
+
+def _over(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Values with others over them. One address takes the place of several, and the reverse."""
     replaced = {"base_url": "base_urls", "base_urls": "base_url"}
     hidden = {replaced[name] for name in given if name in replaced} - given.keys()
     return {**{name: value for name, value in values.items() if name not in hidden}, **given}
 
 
-def _absolute(variable: str, path: Path) -> Path:
+def _absolute(name: str, path: Path) -> Path:
     """Other processes use it too: the engine's host, workers of a cluster."""
     try:
         return absolute_path(path)
     except ValueError as error:
         raise ConfigurationError(
-            f"{variable} is {str(path)!r}: {error}", hint="Give an absolute path."
+            f"{name} is {shown(str(path))}: {error}", hint="Give an absolute path."
         ) from error
 
 
-def _check_seconds(variable: str, value: object) -> None:
-    _check_positive(variable, value, "Give seconds above 0, such as 30.")
+def _seconds(name: str, value: object) -> float:
+    return _positive(name, value, "Give seconds above 0, such as 30.")
 
 
-def _check_positive(variable: str, value: object, hint: str) -> None:
-    if value is None or (isinstance(value, int | float) and 0 < value < float("inf")):
-        return
-    raise ConfigurationError(f"{variable} is {value}", hint=hint)
+def _timeout(name: str, value: object) -> float | Literal["auto"]:
+    if as_text(value) == "auto":
+        return "auto"
+    return _positive(name, value, "Give seconds above 0, such as 30, or auto.")
+
+
+def _budget_mb(name: str, value: object) -> float:
+    return _positive(name, value, "Give MB above 0, such as 8000.")
+
+
+def _positive(name: str, value: object, hint: str) -> float:
+    number = as_float(value)
+    if number is None or not 0 < number < math.inf:
+        given = shown(value) if number is None else f"{number:g}"
+        raise ConfigurationError(f"{name} is {given}", hint=hint)
+    return number
+
+
+def _model(name: str, value: object) -> str:
+    text = as_text(value)
+    if text is None:
+        raise ConfigurationError(f"{name} is {shown(value)}, not a text", hint="Name a model.")
+    if not text.strip():
+        raise ConfigurationError(f"{name} is empty", hint="Name a model, or leave it out.")
+    if _CONTROL.search(text):
+        raise ConfigurationError(
+            f"{name} is {shown(text)}, which holds control characters", hint="Name a model."
+        )
+    return text
+
+
+def _retries(name: str, value: object) -> int:
+    number = as_int(value)
+    if number is None or number < 0:
+        raise ConfigurationError(
+            f"{name} is {shown(value)}",
+            hint="Give a whole number, 0 or more; 0 turns retries off.",
+        )
+    return number
+
+
+def _word(*words: str, hint: str) -> Callable[[str, object], str]:
+    def check(name: str, value: object) -> str:
+        text = as_text(value)
+        if text not in words:
+            raise ConfigurationError(f"{name} is {shown(value)}", hint=hint)
+        return text
+
+    return check
+
+
+def _base_urls(name: str, value: object) -> tuple[str, ...]:
+    if not is_several(value):
+        # An address may hold a credential.
+        raise ConfigurationError(
+            f"{name} is of type {type(value).__name__}, not a list of addresses",
+            hint="Give a list such as ['http://127.0.0.1:5273', 'http://127.0.0.1:5274'].",
+        )
+    return tuple(normalised_url(url, f"{name}[{index}]") for index, url in enumerate(value))
+
+
+def _api_key(name: str, value: object) -> str:
+    text = as_text(value)
+    if text is None:
+        raise ConfigurationError(
+            f"{name} is of type {type(value).__name__}, neither a text nor a callable"
+        )
+    if not _KEY.fullmatch(text):
+        what = "is empty" if not text else "holds white space, or characters that are not ASCII"
+        raise ConfigurationError(
+            f"{name} {what}", hint="Give the key itself, without 'Bearer ', or leave it out."
+        )
+    return text
+
+
+def _home(name: str, value: object) -> Path:
+    path = as_path(value)
+    if path is None:
+        raise ConfigurationError(
+            f"{name} is {shown(value)}, not a path", hint="Give the path of a directory."
+        )
+    return _absolute(name, Path(path))
+
+
+def _cache_place(name: str, value: object) -> str | Path:
+    text = as_text(value)
+    path = as_path(value) if text is None else None
+    try:
+        place = _cache(text or "") if path is None else Path(path)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{name} is {shown(value)}", hint=f"It must be a {_KINDS[_cache]}."
+        ) from error
+    return _absolute(name, place) if isinstance(place, Path) else place
 
 
 def _seconds_or_auto(text: str) -> float | str:
@@ -199,6 +311,28 @@ def _parsed(variable: str, text: str, parse: Callable[[str], object]) -> object:
         ) from error
 
 
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "model": _model,
+    "timeout_s": _timeout,
+    "deadline_s": _seconds,
+    "connect_timeout_s": _seconds,
+    "retries": _retries,
+    "log_level": _word(*LOG_LEVELS, hint=f"One of {', '.join(LOG_LEVELS)}."),
+    "base_url": lambda name, value: normalised_url(value, name),
+    "base_urls": _base_urls,
+    "api_key": _api_key,
+    "service": _word("auto", "embedded", hint="Give 'auto', 'embedded', or a base_url."),
+    "model_idle_s": _seconds,
+    "memory_budget_mb": _budget_mb,
+    "cache": _cache_place,
+    "home": _home,
+}
+"""By the names of the settings: gives the value as Python's own type, or refuses it."""
+
+_OPTIONAL = frozenset(
+    {"deadline_s", "base_url", "api_key", "model_idle_s", "memory_budget_mb", "home"}
+)
+
 _VARIABLES: dict[str, tuple[str, Callable[[str], object]]] = {
     "model": ("FOUNDRY_MODEL", str),
     "timeout_s": ("FOUNDRY_TIMEOUT", _seconds_or_auto),
@@ -228,32 +362,44 @@ def variables() -> tuple[str, ...]:
     return tuple(variable for variable, _ in _VARIABLES.values())
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_KEY = re.compile(r"[\x21-\x7e]+")
 _URL_HINT = "Give one like http://127.0.0.1:5273."
 _OWN_PATHS = re.compile(r"(?:/|/openai/status|/v1)+$")
 
 
-def normalised_url(url: str) -> str:
+def normalised_url(url: object, name: str = "the base URL") -> str:
     """A service's address as `scheme://host:port`, with the path of a proxy in front of it, if any.
 
     Services bound to a wildcard report it as their address, and a legacy service's address is
     printed with `/openai/status` behind it; users paste both, and `/v1` from other clients.
 
+    Args:
+        url: As a user wrote it.
+        name: What it is called in an error, which shows nothing that may be a secret.
+
     Raises:
         ConfigurationError: It is no http address, or it carries a credential.
     """
-    url = url.strip()
+    text = as_text(url)
+    if text is None:
+        raise ConfigurationError(f"{name} is {shown(url)}, not a text", hint=_URL_HINT)
+    text = text.strip()
     try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
+        parts = urlsplit(text if "://" in text else f"http://{text}")
         port = parts.port
     except ValueError as error:
-        raise ConfigurationError("the base URL is no URL", hint=_URL_HINT) from error
-    if parts.username or parts.password:
+        raise ConfigurationError(f"{name} is no URL", hint=_URL_HINT) from error
+    if "@" in parts.netloc or ("@" in text and not parts.netloc):
         raise ConfigurationError(
-            "the base URL carries a credential", hint="Give it as api_key or FOUNDRY_API_KEY."
+            f"{name} carries a credential", hint="Give it as api_key or FOUNDRY_API_KEY."
         )
     spaced = any(character.isspace() for character in parts.netloc + parts.path)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or spaced:
-        raise ConfigurationError(f"{url!r} is not a service's address", hint=_URL_HINT)
+    unsound = spaced or _CONTROL.search(text) is not None
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or unsound:
+        raise ConfigurationError(
+            f"{name} is {without_secrets(text)}, not a service's address", hint=_URL_HINT
+        )
     host = WILDCARD_HOSTS.get(parts.hostname, parts.hostname)
     host = f"[{host}]" if ":" in host else host
     address = f"{host}:{port}" if port else host

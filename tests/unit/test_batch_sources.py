@@ -270,7 +270,7 @@ def test_a_row_without_a_name_in_the_column_for_it_is_bad(
         ("in.txt", "Hi", {"template": "Say it"}, "template", "all prompts would be the same"),
         ("in.txt", "Hi", {"template": "}{prompt}"}, "template", "a lone } at position 1"),
         ("in.txt", "Hi", {"column": "q"}, "column", "plain text, which has no column 'q'"),
-        ("in.txt", "Hi", {"system": " "}, "system", "system is empty"),
+        ("in.txt", "Hi", {"system": "a\0b"}, "system", "system holds a NUL character"),
         ("in.txt", "Hi", {"model": ""}, "model", "model is empty"),
         ("in.txt", "Hi", {"members": {"max_tokens": "5"}}, "max_tokens", "'5', not a number"),
         ("in.txt", "Hi", {"members": {"messages": HI}}, "members", "what the prompts become"),

@@ -67,9 +67,22 @@ def test_each_turn_is_sent_with_the_history_before_it() -> None:
     ]
 
 
-@pytest.mark.parametrize("leave", [EOFError(), KeyboardInterrupt(), "/quit"])
+@pytest.mark.parametrize("leave", [EOFError(), KeyboardInterrupt(), "/quit", "/QUIT", "/exit"])
 def test_the_user_leaves(leave: str | BaseException) -> None:
     assert Talk("one", leave, "never said").history == [("user", "one"), ("assistant", "echo one")]
+
+
+@pytest.mark.parametrize("line", ["/quit now", "/exit please", "/reset all", "/help\tme"])
+def test_a_command_with_words_that_it_does_not_take_says_how_to_enter_it(line: str) -> None:
+    talk = Talk("one", line, "two")
+    word = line.split(maxsplit=1)[0]
+    assert talk.told[0] == f"{word} takes nothing behind it: enter {word} alone."
+    assert [asked[1][-1] for asked in talk.asked] == [("user", "one"), ("user", "two")]
+
+
+@pytest.mark.parametrize(("word", "meant"), [("/qiut", "/quit"), ("/modle", "/model")])
+def test_an_unknown_command_names_the_nearest(word: str, meant: str) -> None:
+    assert Talk(f"{word} x").told[0].startswith(f"There is no {word} (did you mean {meant}?)")
 
 
 def test_empty_lines_are_not_asked() -> None:

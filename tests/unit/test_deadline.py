@@ -113,11 +113,24 @@ def test_a_calls_own_deadline_counts_if_it_is_earlier(run: Run) -> None:
     run(main())
 
 
-@pytest.mark.parametrize("seconds", [0, -1, math.nan])
-async def test_a_deadline_that_has_passed_is_a_mistake(seconds: float) -> None:
+@pytest.mark.parametrize("seconds", [math.nan, "5", True, [1], 1j])
+async def test_what_is_no_number_of_seconds_is_a_mistake(seconds: float) -> None:
     with pytest.raises(InvalidRequest) as caught, deadline(seconds):
         pass
     assert caught.value.field == "deadline"
+
+
+@pytest.mark.parametrize("seconds", [0, 0.0, -0.0, -1, -1e300])
+async def test_nothing_begins_after_a_deadline_that_has_passed(seconds: float) -> None:
+    begun = []
+
+    @bounded
+    async def begin() -> None:
+        begun.append(1)
+
+    with deadline(seconds), pytest.raises(DeadlineExceeded, match="had passed before"):
+        await begin()
+    assert not begun
 
 
 def test_the_error_says_how_far_the_work_was() -> None:

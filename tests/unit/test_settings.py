@@ -157,7 +157,7 @@ def test_a_service_that_does_not_exist_is_refused() -> None:
 
 
 def test_a_blank_model_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="FOUNDRY_MODEL"):
+    with pytest.raises(ConfigurationError, match=r"^model is empty"):
         Settings(model=" ")
 
 

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from foundry_api.arguments import MAX_SEED, chat_request, check_range, check_text
+from foundry_api.arguments import (
+    MAX_SEED,
+    chat_request,
+    check_range,
+    check_text,
+    check_whole,
+    instructions,
+)
 from foundry_api.batch.lines import CHAT_URL, EMBEDDINGS_URL, RESPONSES_URL, URLS
 from foundry_api.batch.plain import is_plain_chat
 from foundry_api.batch.turns import turns
@@ -218,12 +225,7 @@ def _penalty(name: str, value: object) -> None:
 
 
 def _whole_number(low: int, high: int) -> Check:
-    def check(name: str, value: object) -> None:
-        check_range(name, value, low, high)
-        if isinstance(value, float):
-            raise InvalidRequest(f"{name} is {value!r}, not a whole number", field=name)
-
-    return check
+    return lambda name, value: check_whole(name, value, low, high)
 
 
 _EVERYWHERE: Mapping[str, Check] = {"model": check_text, "user": check_text}
@@ -252,7 +254,7 @@ _KNOWN: Mapping[BatchUrl, Mapping[str, Check]] = {
     },
     RESPONSES_URL: {
         "input": _text_or_list,
-        "instructions": check_text,
+        "instructions": instructions,
         "max_output_tokens": _later,
         "text": _object,
         "reasoning": _object,

@@ -6,18 +6,21 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
 
 from foundry_api.arguments import (
     chat_request,
     check_cache,
+    check_flag,
     check_known,
     check_range,
     check_repairs,
-    check_text,
     check_timeout,
+    check_whole,
+    instructions,
+    model_names,
     prompt_turns,
 )
 from foundry_api.batch.assembly import Conditions, pump_of
@@ -29,6 +32,7 @@ from foundry_api.batch.sharing import Kept
 from foundry_api.chat_methods import expectation_of
 from foundry_api.errors import InvalidRequest
 from foundry_api.options import ChatOptions
+from foundry_api.resilience.deadline import Deadline
 
 if TYPE_CHECKING:
     from foundry_api.batch.program_task import Chat
@@ -102,7 +106,7 @@ def results_of(
     Raises:
         InvalidRequest: An argument is at fault; at once. The rest while iterating.
     """
-    _check(requests, order)
+    order = _checked(requests, order)
     expectation = expectation_of(**order.wanted)  # once: it may be a schema to be compiled
     chat = partial(answer, options=order.options, repairs=order.repairs, expectation=expectation)
     return _results(client, requests, order, chat)
@@ -159,8 +163,12 @@ async def _each(
         yield item
 
 
-def _check(requests: Any, order: BatchOrder) -> None:
-    """Refuse what no request could be made with."""
+def _checked(requests: Any, order: BatchOrder) -> BatchOrder:
+    """The order with values of Python's own types.
+
+    Raises:
+        InvalidRequest: No request could be made with one of them.
+    """
     kind = cast("type[object]", type(requests))
     if issubclass(kind, str | bytes | Mapping | BatchRequest) or not issubclass(
         kind, Iterable | AsyncIterable
@@ -170,22 +178,32 @@ def _check(requests: Any, order: BatchOrder) -> None:
             field="requests",
             hint="Give a list, or anything to iterate over; for one prompt there is complete().",
         )
-    if order.system is not None:
-        check_text("system", order.system)
     if order.errors not in get_args(Failures):
         raise InvalidRequest(
             f"errors is {order.errors!r}, but must be 'results' or 'raise'", field="errors"
         )
-    check_range("patience", order.patience_s, 0, math.inf)
-    check_range("attempts", order.attempts, 1, math.inf)
     _check_options(order.options)
-    check_repairs(order.repairs)
+    for name, value in (("patience", order.patience_s), ("attempts", order.attempts)):
+        if cast("object", value) is None:
+            raise InvalidRequest(f"{name} is None, not a number", field=name)
+    return replace(
+        order,
+        system=instructions("system", order.system),
+        patience_s=cast("float", check_range("patience", order.patience_s, 0, math.inf)),
+        attempts=cast("int", check_whole("attempts", order.attempts, 1, math.inf)),
+        repairs=check_repairs(order.repairs),
+        ordered=check_flag("ordered", order.ordered),
+        dedupe=check_flag("dedupe", order.dedupe),
+    )
 
 
 def _check_options(options: ChatOptions) -> None:
     check_known(options, ChatOptions.__annotations__.keys())
     check_timeout(options.get("timeout"))
     check_cache(options.get("cache", "auto"))
+    check_flag("download", options.get("download"))
+    model_names(options.get("model"))
+    Deadline.after(options.get("deadline"))
     told = {
         name: value
         for name, value in options.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -18,6 +18,7 @@ from foundry_api.batch.task import BatchTask
 from foundry_api.errors import FoundryError, InvalidRequest
 from foundry_api.messages import Completion
 from foundry_api.replies.embeddings import Embeddings
+from foundry_api.values import UNENCODABLE, as_text, plain, shown
 
 if TYPE_CHECKING:
     from foundry_api.batch.ask import Bounds
@@ -66,7 +67,8 @@ class ItemTask(BatchTask[BatchResult[Any]]):
         group = model_of(item, default) if is_whole else default
         super().__init__(index, group, _key(item, group) if dedupe else None)
         self._item = item
-        self._custom_id = item.custom_id if is_whole else f"request-{index}"
+        named = as_text(item.custom_id) if is_whole else None
+        self._custom_id = f"request-{index}" if named is None else named
         self._client = client
         self._chat = chat
         self._system = system
@@ -129,11 +131,28 @@ def _turns(index: int, item: Any, system: str | None) -> Any:
 
 def _checked(request: BatchRequest) -> BatchRequest:
     """A request that the service can't refuse for its form."""
+    if as_text(request.custom_id) is None:
+        raise InvalidRequest(
+            f"custom_id is {shown(request.custom_id)}, not a text", field="custom_id"
+        )
     if request.url not in URLS:
         raise InvalidRequest(
             f"url is {request.url!r}, but must be one of {', '.join(URLS)}", field="url"
         )
-    return msgspec.structs.replace(request, body=checked_body(request.url, request.body))
+    return msgspec.structs.replace(request, body=checked_body(request.url, _plain_body(request)))
+
+
+def _plain_body(request: BatchRequest) -> dict[str, Any]:
+    """A body of Python's own types."""
+    if not isinstance(cast("object", request.body), Mapping):
+        raise InvalidRequest(f"body is {shown(request.body)}, not a mapping", field="body")
+    try:
+        body: dict[str, Any] = plain(dict(request.body))
+    except UnicodeEncodeError:
+        return dict(request.body)  # the check of its texts tells which one it is
+    except UNENCODABLE as error:
+        raise InvalidRequest(f"body cannot be sent as JSON: {error}", field="body") from error
+    return body
 
 
 def _key(item: Any, group: str) -> bytes | None:

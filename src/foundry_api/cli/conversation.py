@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING
 
 from foundry_api.errors import FoundryError
@@ -18,6 +19,13 @@ HELP = """\
 /reset        forget the conversation so far
 /quit         leave, as Ctrl-D does
 Ctrl-C stops an answer."""
+
+
+LEAVING = frozenset({"/quit", "/exit", "/bye"})
+"""`/exit` and `/bye` are what other programs call it."""
+
+ALONE = LEAVING | {"/help", "/reset"}
+"""Commands with nothing behind them."""
 
 
 class Conversation:
@@ -68,20 +76,23 @@ class Conversation:
             except (EOFError, KeyboardInterrupt):
                 self._tell("")
                 return
-            if line == "/quit":
+            if line.lower() in LEAVING:
                 return
             if line:
                 self._hear(line)
 
     def _hear(self, line: str) -> None:
-        word, _, rest = line.partition(" ")
+        word, *others = line.split(maxsplit=1)
+        rest = others[0] if others else ""
         try:
             if not _is_command(word):
                 self._turn(line)
-            elif command := self._commands.get(word):
-                command(rest.strip())
+            elif rest and word.lower() in ALONE:
+                self._tell(f"{word} takes nothing behind it: enter {word.lower()} alone.")
+            elif command := self._commands.get(word.lower()):
+                command(rest)
             else:
-                self._tell(f"There is no {word}; /help lists what there is.")
+                self._tell(f"There is no {word}{_nearest(word)}; /help lists what there is.")
         except FoundryError as error:
             self._fail(error)
 
@@ -118,6 +129,13 @@ class Conversation:
     def _reset(self, _: str) -> None:
         self.turns.clear()
         self._tell("The conversation starts anew.")
+
+
+def _nearest(word: str) -> str:
+    """What somebody may have meant, as part of a sentence."""
+    known = ("/help", "/model", "/quit", "/reset", "/system")
+    close = difflib.get_close_matches(word.lower(), known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _is_command(word: str) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
+from foundry_api.errors import InvalidRequest
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["Common", "common_options", "examples", "output_options", "pass_common"]
 
@@ -38,7 +41,7 @@ pass_common = click.make_pass_decorator(Common, ensure=True)
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     """Remember an option's value; the one nearest to the verb's arguments wins."""
     common = context.ensure_object(Common)
-    if value and parameter.name:
+    if (value or value == "") and parameter.name:
         setattr(common, parameter.name, value)
 
 
@@ -80,12 +83,36 @@ _OUTPUT = (
 
 def common_options(command: _F) -> _F:
     """Give a command the options that all have that talk to a service."""
-    return _with((*_SERVICE, *_OUTPUT), command)
+    return _with((*_SERVICE, *_OUTPUT), _naming_options(command))
 
 
 def output_options(command: _F) -> _F:
     """Give a command the options of output alone."""
-    return _with(_OUTPUT, command)
+    return _with(_OUTPUT, _naming_options(command))
+
+
+def _naming_options(command: _F) -> _F:
+    """A command whose errors name its options, where they named arguments of Python."""
+
+    @functools.wraps(command)
+    def naming(*arguments: Any, **options: Any) -> Any:
+        try:
+            return command(*arguments, **options)
+        except InvalidRequest as error:
+            _name_option(error, click.get_current_context().command.params)
+            raise
+
+    return cast("_F", naming)
+
+
+def _name_option(error: InvalidRequest, parameters: Iterable[click.Parameter]) -> None:
+    """Say `--max-tokens is …` where an error says `max_tokens is …`."""
+    field = (error.field or "").partition("[")[0]
+    for parameter in parameters:
+        if isinstance(parameter, click.Option) and parameter.name == field:
+            start, option = error.field or "", max(parameter.opts, key=len)
+            if error.message.startswith(start):
+                error.message = f"{option}{error.message.removeprefix(start)}"
 
 
 def _with(options: tuple[Callable[[_F], _F], ...], command: _F) -> _F:

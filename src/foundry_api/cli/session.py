@@ -21,6 +21,16 @@ __all__ = ["EVERY_DETAIL", "Session", "log_handler", "settings_of"]
 
 _T = TypeVar("_T")
 
+OPTIONS = {
+    "base_url": "--base-url",
+    "base_urls": "--base-urls",
+    "service": "--service",
+    "model": "--model",
+    "timeout_s": "--timeout",
+    "deadline_s": "--deadline",
+}
+"""What settings are called on the command line."""
+
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 EVERY_DETAIL = 2
 
@@ -36,7 +46,8 @@ class Session:
         model: Model of calls that name none.
         base_urls: Addresses of several services; empty for what the common options say.
         limiter: How many calls may be in flight.
-        bounds: The time bounds of calls, by the names of `Settings`.
+        timeout_s: Seconds without a token before a call gives up.
+        deadline_s: Seconds for a whole call.
     """
 
     def __init__(
@@ -46,9 +57,12 @@ class Session:
         model: str | None = None,
         base_urls: tuple[str, ...] = (),
         limiter: LimiterSettings | None = None,
-        **bounds: float | None,
+        timeout_s: float | None = None,
+        deadline_s: float | None = None,
     ) -> None:
-        self.settings = settings_of(common, model=model, base_urls=base_urls, **bounds)
+        self.settings = settings_of(
+            common, model=model, base_urls=base_urls, timeout_s=timeout_s, deadline_s=deadline_s
+        )
         self.client = FoundryAPIClient(settings=self.settings, limiter=limiter)
         self._log_handler = log_handler(common)
         self._runner = asyncio.Runner()
@@ -84,7 +98,8 @@ def settings_of(
     *,
     model: str | None = None,
     base_urls: tuple[str, ...] = (),
-    **bounds: float | None,
+    timeout_s: float | None = None,
+    deadline_s: float | None = None,
 ) -> Settings:
     """Settings from the options, then the environment.
 
@@ -93,12 +108,14 @@ def settings_of(
     """
     return Settings.from_environment(
         None,
+        names=OPTIONS,
         base_url=common.base_url,
         base_urls=base_urls or None,
         service=common.service,
         log_level="DEBUG" if common.verbose >= EVERY_DETAIL else None,
         model=model,
-        **bounds,
+        timeout_s=timeout_s,
+        deadline_s=deadline_s,
     )
 
 

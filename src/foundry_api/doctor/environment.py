@@ -71,7 +71,7 @@ def usable_settings(environ: Mapping[str, str], **arguments: object) -> Settings
     kept = {name: value for name, value in _own(environ).items() if not _refusal(name, value)}
     if _two_addresses(kept):
         del kept["FOUNDRY_BASE_URLS"]
-    return Settings.from_environment(kept, **arguments)
+    return Settings.from_environment(kept, names=None, **arguments)
 
 
 def in_the_clear(settings: Settings, url: str | None) -> bool:

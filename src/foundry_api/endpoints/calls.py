@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from foundry_api.arguments import check_text
+from foundry_api.arguments import check_flag, check_name
 from foundry_api.call import Order
 from foundry_api.endpoints.embed import BATCH_SIZE, check_batch_size, checked_texts, embed
 from foundry_api.endpoints.exchange import EndpointCall, Outcome, ordered
@@ -72,17 +72,17 @@ class EndpointCalls:
             CallTimeout: A time bound fell.
             ServiceError: The service is at fault.
         """
-        check_batch_size(batch_size)
+        size = check_batch_size(batch_size)
         checked = checked_texts(texts)
         timeout_s, deadline = bounds(self._backend, options)
         return await embed(
             self._backend.tools,
             checked,
-            model=check_text("model", model),
+            model=check_name("model", model),
             timeout_s=timeout_s,
             deadline=deadline,
-            batch_size=batch_size,
-            download=options.get("download", False),
+            batch_size=size,
+            download=check_flag("download", options.get("download")),
         )
 
     async def transcribe(
@@ -229,6 +229,6 @@ class EndpointCalls:
 
     def _ordered(self, asking: Hearing, model: str, options: ModelOptions) -> Order[Hearing]:
         timeout_s, deadline = bounds(self._backend, options)
-        download = options.get("download", False)
-        name = check_text("model", model)
+        download = check_flag("download", options.get("download"))
+        name = check_name("model", model)
         return ordered(asking, name, timeout_s, deadline, download=download)

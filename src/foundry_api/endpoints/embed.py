@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Never, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, Never
 
-from foundry_api.arguments import check_text
+from foundry_api.arguments import check_several, check_text
 from foundry_api.endpoints.asking import WholeBody
 from foundry_api.endpoints.exchange import EndpointCall, ordered
 from foundry_api.endpoints.tasks import check_embeds
 from foundry_api.errors import ContextOverflow, InvalidRequest, ProtocolError, UnsupportedFeature
 from foundry_api.messages import Timings, Usage
 from foundry_api.replies.embeddings import Embeddings
+from foundry_api.values import as_int, shown
 from foundry_api.wire.endpoints.embeddings import EMBEDDINGS_ROUTE, decoded, embeddings_body
 
 if TYPE_CHECKING:
@@ -135,14 +135,16 @@ async def embed(
     )
 
 
-def check_batch_size(size: object) -> None:
-    """Refuse a batch of no texts.
+def check_batch_size(size: object) -> int:
+    """A number of texts for one request.
 
     Raises:
         InvalidRequest: It is no whole number above 0.
     """
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise InvalidRequest(f"batch_size is {size!r}, not 1 or more", field="batch_size")
+    number = as_int(size)
+    if number is None or number < 1:
+        raise InvalidRequest(f"batch_size is {shown(size)}, not 1 or more", field="batch_size")
+    return number
 
 
 def checked_texts(texts: object) -> tuple[str, ...]:
@@ -153,9 +155,7 @@ def checked_texts(texts: object) -> tuple[str, ...]:
     """
     if isinstance(texts, str):
         return (check_text("texts", texts),)
-    if not isinstance(texts, Iterable):
-        raise InvalidRequest(f"texts is {texts!r}, not a list", field="texts")
-    several = cast("Iterable[object]", texts)
+    several = check_several("texts", texts, "a text or a list of texts")
     checked = tuple(check_text(f"texts[{index}]", text) for index, text in enumerate(several))
     if not checked:
         raise InvalidRequest("texts is empty", field="texts")

@@ -94,10 +94,9 @@ def bounds(backend: Backend, options: TimeOptions) -> tuple[Timeout, Deadline]:
 
     Raises:
         ClientClosed: The client was closed.
-        InvalidRequest: A bound is not above 0.
+        InvalidRequest: A bound is no number of seconds, or the time-out is not above 0.
     """
     backend.check_open()
-    timeout = options.get("timeout")
-    check_timeout(timeout)
-    deadline = Deadline.after(options.get("deadline") or backend.settings.deadline_s)
-    return timeout or backend.settings.timeout_s, deadline
+    timeout_s = check_timeout(options.get("timeout"))
+    deadline = Deadline.of(options.get("deadline"), backend.settings.deadline_s)
+    return backend.settings.timeout_s if timeout_s is None else timeout_s, deadline

@@ -18,6 +18,7 @@ from foundry_api.endpoints.durations import duration_s
 from foundry_api.endpoints.wave_parts import WINDOW_S, WaveFile, next_cut, part_of, read_wave
 from foundry_api.errors import InvalidRequest
 from foundry_api.local_path import absolute_path
+from foundry_api.values import as_path, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
@@ -200,10 +201,11 @@ class _WavePart(Part):
 
 
 def _checked(audio: object) -> Path:
-    if not isinstance(audio, str | os.PathLike):
-        raise InvalidRequest(f"audio is {type(audio).__name__}, not a path or bytes", field="audio")
+    place = as_path(audio)
+    if place is None:
+        raise InvalidRequest(f"audio is {shown(audio)}, not a path or bytes", field="audio")
     try:
-        path = absolute_path(audio)  # pyright: ignore[reportUnknownArgumentType] # a caller's own
+        path = absolute_path(place)
         if path.is_dir() or not path.exists():
             what = "a directory" if path.is_dir() else "not there"
             raise InvalidRequest(f"the recording {path} is {what}", field="audio")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlencode
 
 import msgspec
@@ -13,10 +14,21 @@ from foundry_api.call import GuardedCall
 from foundry_api.errors import FoundryError, InvalidRequest, RouteMissing, ServiceNotRunning
 from foundry_api.events import CallEnded
 from foundry_api.replies.raw import RawReply
+from foundry_api.values import (
+    UNENCODABLE,
+    as_bool,
+    as_float,
+    as_int,
+    as_text,
+    encode,
+    shown,
+    without_secrets,
+)
+from foundry_api.wire.headers import checked_headers
 from foundry_api.wire.transport import IDEMPOTENT_METHODS, LAST_SUCCESS, READING_METHODS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from foundry_api.call import CallTools, Order
     from foundry_api.events import Operation
@@ -31,9 +43,6 @@ DEFAULT_TIMEOUT_S = 30.0
 _METHOD = re.compile(r"[A-Z]{1,20}")
 _PATH = re.compile(r"/(?!/)[!-~]*")
 _ID = re.compile(r"/(?=[^/]{16})[^/]*[0-9][^/]*")
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
-_VALUE = re.compile(r"[\t -~\x80-\xff]*")
-_OURS = frozenset({"connection", "content-length", "host", "transfer-encoding"})
 
 
 class RawRequest(msgspec.Struct, frozen=True):
@@ -217,7 +226,8 @@ def raw_request(
     Raises:
         InvalidRequest: An argument is at fault; `.field` names it.
     """
-    method, path, told = _method(method), _path(path), _headers(headers)
+    method, path = _method(method), _path(path)
+    told = checked_headers("headers", headers, InvalidRequest)
     body = None
     if json is not None:
         body = _encoded(json)
@@ -226,22 +236,28 @@ def raw_request(
 
 
 def _method(method: object) -> str:
-    if not isinstance(method, str) or not _METHOD.fullmatch(method.upper()):
-        raise InvalidRequest(f"method is {method!r}, not a method of HTTP", field="method")
-    return method.upper()
+    name = as_text(method)
+    if name is None or not _METHOD.fullmatch(name.upper()):
+        raise InvalidRequest(f"method is {shown(method)}, not a method of HTTP", field="method")
+    return name.upper()
 
 
 def _path(path: object) -> str:
-    if not isinstance(path, str) or not _PATH.fullmatch(path) or "#" in path:
+    text = as_text(path)
+    if text is None or not _PATH.fullmatch(text) or "#" in text:
         raise InvalidRequest(
-            f"path is {path!r}, not a path on the service",
+            f"path is {without_secrets(path)}, not a path on the service",
             field="path",
             hint="Begin it with one slash, and percent-encode what is no printable ASCII.",
         )
-    return path
+    return text
 
 
 def _query(path: str, params: Mapping[str, str | int | float | bool] | None) -> str:
+    if params is None:
+        return ""
+    if not isinstance(cast("object", params), Mapping):
+        raise InvalidRequest(f"params is {shown(params)}, not a mapping", field="params")
     if not params:
         return ""
     told = {name: _parameter(name, value) for name, value in params.items()}
@@ -249,31 +265,22 @@ def _query(path: str, params: Mapping[str, str | int | float | bool] | None) -> 
 
 
 def _parameter(name: str, value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"  # what all generations take
-    if not isinstance(value, str | int | float):
-        raise InvalidRequest(f"params[{name!r}] is {value!r}, not a text", field="params")
-    return str(value)
-
-
-def _headers(headers: Mapping[str, str] | None) -> dict[str, str]:
-    told = dict(headers or {})
-    for name, value in told.items():
-        if not _is_sendable(name, value):
-            raise InvalidRequest(f"headers[{name!r}] cannot be sent", field="headers")
-        if name.lower() in _OURS:
-            raise InvalidRequest(f"headers[{name!r}] is for the client to set", field="headers")
-    return told
-
-
-def _is_sendable(name: object, value: object) -> bool:
-    if not isinstance(name, str) or not isinstance(value, str):
-        return False
-    return bool(_NAME.fullmatch(name) and _VALUE.fullmatch(value))
+    if (text := as_text(value)) is not None:
+        return text
+    whole = as_int(value)
+    number = as_float(value) if whole is None else whole
+    if number is not None:
+        return str(number)
+    if (flag := as_bool(value)) is not None:
+        return "true" if flag else "false"  # what all generations take
+    # A parameter may be a credential: only its type is shown.
+    raise InvalidRequest(
+        f"params[{name!r}] is of type {type(value).__name__}, not a text", field="params"
+    )
 
 
 def _encoded(json: Any) -> bytes:
     try:
-        return msgspec.json.encode(json)
-    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        return encode(json)
+    except UNENCODABLE as error:
         raise InvalidRequest(f"json cannot be sent as JSON: {error}", field="json") from error

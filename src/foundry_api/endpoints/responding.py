@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from foundry_api.arguments import check_text
-from foundry_api.endpoints.response_input import has_images, input_items, json_members, numbers
+from foundry_api.arguments import check_flag, check_several, instructions
+from foundry_api.endpoints.response_input import (
+    has_images,
+    input_items,
+    json_members,
+    json_object,
+    numbers,
+)
 from foundry_api.endpoints.tasks import check_sees
 from foundry_api.errors import ContextOverflow, InvalidRequest, ResponseNotFound, UnsupportedFeature
+from foundry_api.values import as_text, shown
 from foundry_api.wire.dialects.base import QUICK_TIMEOUT_S, error_of
 from foundry_api.wire.dialects.constraints import readable_schema
 from foundry_api.wire.dialects.openai import DEFAULT_MAX_TOKENS
@@ -148,11 +155,11 @@ def responding(
     Raises:
         InvalidRequest: An argument is at fault; `.field` names it.
     """
-    previous = options.get("previous_response_id")
+    previous, extra = options.get("previous_response_id"), options.get("extra")
     members: dict[str, Any] = {
-        **(json_members("extra", options.get("extra")) or {}),
+        **({} if extra is None else json_object("extra", extra)),
         "input": input_items(said),
-        "store": options.get("store", False),
+        "store": check_flag("store", options.get("store")),
         **numbers(
             max_output_tokens=options.get("max_output_tokens"),
             temperature=options.get("temperature"),
@@ -163,7 +170,7 @@ def responding(
     }
     if previous is not None:
         members["previous_response_id"] = checked_id("previous_response_id", previous)
-    hold = hold or ("kept" if options.get("keep") else "free")
+    hold = hold or ("kept" if check_flag("keep", options.get("keep")) else "free")
     return Responding(members, hold, goes_on)
 
 
@@ -182,22 +189,26 @@ def checked_id(field: str, value: object) -> str:
     Raises:
         InvalidRequest: It is none.
     """
-    if not isinstance(value, str) or not _ID.fullmatch(value) or not value.strip("."):
-        raise InvalidRequest(f"{field} is {value!r}, not the id of a response", field=field)
-    return value
+    name = as_text(value)
+    if name is None or not _ID.fullmatch(name) or not name.strip("."):
+        raise InvalidRequest(f"{field} is {shown(value)}, not the id of a response", field=field)
+    return name
 
 
 def _told(options: ResponseOptions) -> dict[str, Any]:
     """Those members that were given."""
     told: dict[str, Any] = {}
-    instructions, metadata = options.get("instructions"), options.get("metadata")
-    if instructions is not None:
-        told["instructions"] = check_text("instructions", instructions)
+    metadata = options.get("metadata")
+    if (ahead := instructions("instructions", options.get("instructions"))) is not None:
+        told["instructions"] = ahead
     if metadata is not None:
         told["metadata"] = _labels(metadata)
     if (tools := options.get("tools")) is not None:
-        told["tools"] = [_flat(f"tools[{at}]", tool) for at, tool in enumerate(tools)]
-    for name in ("text", "tool_choice", "parallel_tool_calls", "reasoning"):
+        several = check_several("tools", tools)
+        told["tools"] = [_flat(f"tools[{at}]", tool) for at, tool in enumerate(several)]
+    if (parallel := options.get("parallel_tool_calls")) is not None:
+        told["parallel_tool_calls"] = check_flag("parallel_tool_calls", parallel)
+    for name in ("text", "tool_choice", "reasoning"):
         if (value := options.get(name)) is not None:
             told[name] = json_members(name, value)
     return told
@@ -205,7 +216,7 @@ def _told(options: ResponseOptions) -> dict[str, Any]:
 
 def _labels(metadata: Mapping[str, str]) -> dict[str, str]:
     """2.x and 1.x refuse labels that are no texts, one of them with a 500."""
-    labels: dict[str, Any] = json_members("metadata", metadata)
+    labels = json_object("metadata", metadata)
     for name, value in labels.items():
         if not isinstance(value, str):
             field = f"metadata[{name!r}]"
@@ -215,7 +226,7 @@ def _labels(metadata: Mapping[str, str]) -> dict[str, str]:
 
 def _flat(field: str, tool: Mapping[str, Any]) -> dict[str, Any]:
     """A tool as the Responses API wants it, also where it comes in the form of chat completions."""
-    told: dict[str, Any] = json_members(field, dict(tool))
+    told = json_object(field, tool)
     inner: Any = told.get("function")
     return {"type": "function", **inner} if isinstance(inner, dict) else told
 

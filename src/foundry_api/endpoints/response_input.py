@@ -5,19 +5,36 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from foundry_api.arguments import check_range, check_text
+from foundry_api.arguments import (
+    EMPTY_RESULT,
+    MAX_SEED,
+    MAX_TEMPERATURE,
+    MAX_TOKENS,
+    check_range,
+    check_several,
+    check_text,
+    check_whole,
+)
 from foundry_api.errors import InvalidRequest
 from foundry_api.messages import Message
 from foundry_api.replies.responses import ResponseItem
+from foundry_api.values import UNENCODABLE, is_several, plain, shown
 
-__all__ = ["MAX_IMAGE_BYTES", "has_images", "input_items", "json_members", "numbers"]
+__all__ = [
+    "MAX_IMAGE_BYTES",
+    "has_images",
+    "input_items",
+    "json_members",
+    "json_object",
+    "numbers",
+]
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +50,7 @@ _SIGNATURES = (
 )
 _WEBP = re.compile(rb"RIFF....WEBP", re.DOTALL)
 _TEXTS = frozenset({"input_text", "output_text", "text"})
-_UNENCODABLE = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
+_LEFT_OUT_IF_EMPTY = frozenset({"assistant", "system", "developer"})
 
 
 def input_items(value: object) -> str | list[dict[str, Any]]:
@@ -44,13 +61,14 @@ def input_items(value: object) -> str | list[dict[str, Any]]:
     """
     if isinstance(value, str):
         return check_text("input", value)
-    if not isinstance(value, Iterable) or isinstance(value, Mapping | bytes):
-        raise InvalidRequest(f"input is {value!r}, neither a text nor a list", field="input")
-    several = cast("Iterable[object]", value)
+    several = check_several("input", value, "a text or a list of items")
     items = [_item(f"input[{index}]", each) for index, each in enumerate(several)]
     if not items:
         raise InvalidRequest("input is empty", field="input")
-    return items
+    kept = [item for item in items if item is not None]
+    if not kept:
+        raise InvalidRequest("input has only empty messages", field="input")
+    return kept
 
 
 def has_images(items: str | Sequence[Mapping[str, Any]]) -> bool:
@@ -68,43 +86,84 @@ def json_members(field: str, value: object) -> Any:
         InvalidRequest: It cannot.
     """
     try:
-        return msgspec.json.decode(msgspec.json.encode(value))
-    except _UNENCODABLE as error:
+        return plain(value)
+    except UNENCODABLE as error:
         raise InvalidRequest(f"{field} cannot be sent as JSON: {error}", field=field) from error
 
 
-def numbers(**values: object) -> dict[str, object]:
+def json_object(field: str, value: object) -> dict[str, Any]:
+    """A mapping that can be sent as JSON.
+
+    Raises:
+        InvalidRequest: It is none, or cannot.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidRequest(f"{field} is {shown(value)}, not a mapping", field=field)
+    members: dict[str, Any] = json_members(field, dict(cast("Mapping[str, Any]", value)))
+    return members
+
+
+def numbers(
+    *, temperature: object, top_p: object, max_output_tokens: object, seed: object
+) -> dict[str, object]:
     """Those that were given, within the bounds that the services have."""
-    bounds = {"temperature": (0, 2), "top_p": (0, 1), "max_output_tokens": (1, 2**31 - 1)}
-    bounds["seed"] = (-(2**63), 2**63 - 1)
-    for name, value in values.items():
-        check_range(name, value, *bounds[name])
-        if name in {"max_output_tokens", "seed"} and isinstance(value, float):
-            raise InvalidRequest(f"{name} is {value!r}, not a whole number", field=name)
-    return {name: value for name, value in values.items() if value is not None}
+    checked = {
+        "max_output_tokens": check_whole("max_output_tokens", max_output_tokens, 1, MAX_TOKENS),
+        "temperature": check_range("temperature", temperature, 0, MAX_TEMPERATURE),
+        "top_p": check_range("top_p", top_p, 0, 1),
+        "seed": check_whole("seed", seed, -MAX_SEED - 1, MAX_SEED),
+    }
+    return {name: value for name, value in checked.items() if value is not None}
 
 
-def _item(field: str, value: object) -> dict[str, Any]:
+def _item(field: str, value: object) -> dict[str, Any] | None:
+    """An item as it is sent; None for an empty message that says nothing by being sent."""
     if isinstance(value, ResponseItem):
-        return dict(value.raw)
+        is_empty = value.type == "message" and value.role != "user" and not value.text.strip()
+        return None if is_empty else dict(value.raw)
     if isinstance(value, Message):
         value = msgspec.to_builtins(value)
     if not isinstance(value, Mapping):
-        raise InvalidRequest(f"{field} is {value!r}, not an item", field=field)
-    item: dict[str, Any] = json_members(field, dict(cast("Mapping[str, Any]", value)))
+        raise InvalidRequest(f"{field} is {shown(value)}, not an item", field=field)
+    item = json_object(field, cast("Mapping[str, Any]", value))
     if "role" in item:
-        item = {"type": "message", **item, "content": _content(field, item.get("content"))}
+        content = item.get("content")
+        if item["role"] in _LEFT_OUT_IF_EMPTY and _is_empty(content):
+            return None
+        item = {"type": "message", **item, "content": _content(field, content)}
     elif not isinstance(item.get("type"), str):
         raise InvalidRequest(f"{field} has neither a role nor a type", field=field)
+    if item["type"] == "function_call_output" and _is_empty(item.get("output")):
+        item["output"] = EMPTY_RESULT
     return item
+
+
+def _is_empty(content: Any) -> bool:
+    """Whether content has no text, and nothing else."""
+    match content:
+        case None:
+            return True
+        case str():
+            return not content.strip()
+        case list():
+            return all(_is_empty_text(part) for part in cast("Any", content))
+        case _:
+            return False
+
+
+def _is_empty_text(part: Any) -> bool:
+    match part:
+        case {"type": str(kind), "text": str(text)}:
+            return kind in _TEXTS and not text.strip()
+        case _:
+            return False
 
 
 def _content(field: str, content: object) -> object:
     if isinstance(content, str):
         return check_text(f"{field}.content", content)
-    if not isinstance(content, list) or not content:
-        raise InvalidRequest(f"{field}.content is {content!r}", field=f"{field}.content")
-    parts: list[Any] = content  # pyright: ignore[reportUnknownVariableType] # a caller's own
+    if not is_several(content) or not (parts := list(content)):
+        raise InvalidRequest(f"{field}.content is {shown(content)}", field=f"{field}.content")
     return [_part(f"{field}.content[{index}]", part) for index, part in enumerate(parts)]
 
 

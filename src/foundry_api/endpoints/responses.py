@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from foundry_api.arguments import check_range
+from foundry_api.arguments import check_flag, check_name, check_whole
 from foundry_api.call import Order
 from foundry_api.endpoints.conversation import Conversation
 from foundry_api.endpoints.exchange import EndpointCall, Outcome, ordered
@@ -17,6 +17,7 @@ from foundry_api.endpoints.request import RawCall, raw_request
 from foundry_api.endpoints.responding import checked_id, reader_of, responding
 from foundry_api.errors import InvalidRequest, ResponseNotFound, UnsupportedFeature
 from foundry_api.replies.responses import Response, ResponseEvent, ResponsePage
+from foundry_api.values import as_text, shown
 from foundry_api.wire.endpoints.responses import RESPONSES_ROUTE
 
 if TYPE_CHECKING:
@@ -155,9 +156,12 @@ class Responses:
             ResponseNotFound: No service keeps the one in `after`.
             ServiceError: The service is at fault.
         """
-        check_range("limit", limit, 1, PAGE)
-        if order not in {"asc", "desc"}:
-            raise InvalidRequest(f"order is {order!r}, neither asc nor desc", field="order")
+        limit = check_whole("limit", limit, 1, PAGE) or 1
+        if as_text(order) not in {"asc", "desc"}:
+            raise InvalidRequest(f"order is {shown(order)}, neither asc nor desc", field="order")
+        if after is not None:
+            after = checked_id("after", after)
+        bounds(self._backend, options)[1].check()
         kept = [
             await self._all(service, catalog, order, options)
             for service in self._backend.services
@@ -180,11 +184,11 @@ class Responses:
         self, asking: Responding, options: ResponseOptions
     ) -> EndpointCall[ResponseEvent, Response]:
         timeout_s, deadline = bounds(self._backend, options)
-        model = options.get("model") or self._backend.settings.model
+        given = options.get("model")
+        model = self._backend.settings.model if given is None else check_name("model", given)
         answering: Answering = asking
-        order = ordered(
-            answering, model, timeout_s, deadline, download=options.get("download", False)
-        )
+        download = check_flag("download", options.get("download"))
+        order = ordered(answering, model, timeout_s, deadline, download=download)
         service = self._keeper(asking.members.get("previous_response_id"))
         return EndpointCall(self._backend.tools, order, lambda event: event.text, service)
 
@@ -201,6 +205,7 @@ class Responses:
     ) -> tuple[Connection, RawReply]:
         """What a service answers about a response, wherever that is."""
         name = checked_id("response_id", response_id)
+        bounds(self._backend, options)[1].check()
         keeper = self._keeper(name)
         missing: ResponseNotFound | None = None
         for service in [keeper] if keeper else self._backend.services:

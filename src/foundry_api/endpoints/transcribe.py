@@ -128,8 +128,7 @@ def speech_options(language: object, temperature: object, prompt: object) -> dic
     if language is not None:
         options["language"] = checked_language(language)
     if temperature is not None:
-        check_range("temperature", temperature, 0, 1)
-        options["temperature"] = temperature
+        options["temperature"] = check_range("temperature", temperature, 0, 1)
     if prompt is not None:
         options["prompt"] = check_text("prompt", prompt)
     return options

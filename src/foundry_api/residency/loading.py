@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from foundry_api.errors import FoundryError, InvalidRequest
+from foundry_api.values import as_float, shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -22,14 +23,18 @@ __all__ = ["check_drain", "load_all", "swap"]
 log = logging.getLogger("foundry_api")
 
 
-def check_drain(drain_s: float) -> None:
-    """Refuse a time to wait that is none.
+def check_drain(drain_s: object) -> float:
+    """A time to wait.
 
     Raises:
-        InvalidRequest: It is below 0, or endless.
+        InvalidRequest: It is below 0, or endless, or no number.
     """
-    if not 0 <= drain_s < float("inf"):
-        raise InvalidRequest(f"drain is {drain_s}, but must be 0 or more seconds", field="drain")
+    seconds = as_float(drain_s)
+    if seconds is None or not 0 <= seconds < float("inf"):
+        raise InvalidRequest(
+            f"drain is {shown(drain_s)}, but must be 0 or more seconds", field="drain"
+        )
+    return seconds
 
 
 async def load_all(names: Sequence[str], route: Route) -> Sequence[Model]:

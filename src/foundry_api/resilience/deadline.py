@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from foundry_api.errors import DeadlineExceeded, InvalidRequest
+from foundry_api.values import as_float, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
@@ -35,19 +36,38 @@ class Deadline:
     limit_s: float
 
     @classmethod
-    def after(cls, seconds: float | None) -> Deadline:
+    def after(cls, seconds: object) -> Deadline:
         """So many seconds from now, or what is set around the caller if that is earlier.
 
+        Of 0 or fewer seconds, as `end - now` may give them, it is one that has passed.
+
         Raises:
-            InvalidRequest: The number of seconds is not above 0.
+            InvalidRequest: It is no number of seconds.
         """
         outer = current()
         if seconds is None:
             return outer
-        if not seconds > 0:
-            raise InvalidRequest(f"deadline is {seconds}, but must be above 0", field="deadline")
-        at = _now() + seconds
-        return outer if outer.at <= at else cls(at, seconds)
+        limit_s = as_float(seconds)
+        if limit_s is None or math.isnan(limit_s):
+            raise InvalidRequest(
+                f"deadline is {shown(seconds)}, not a number of seconds", field="deadline"
+            )
+        at = _now() + limit_s
+        return outer if outer.at <= at else cls(at, limit_s)
+
+    @classmethod
+    def of(cls, seconds: object, default_s: float | None) -> Deadline:
+        """The deadline of a call, or the client's where the call has none."""
+        return cls.after(default_s if seconds is None else seconds)
+
+    def check(self) -> None:
+        """Refuse to begin what cannot be over in time.
+
+        Raises:
+            DeadlineExceeded: It has passed.
+        """
+        if self.at <= _now():
+            raise self.exceeded()
 
     def exceeded(self, stage: str = "") -> DeadlineExceeded:
         """The error for work that was not over in time.
@@ -55,6 +75,13 @@ class Deadline:
         Args:
             stage: How far it was.
         """
+        if self.limit_s <= 0:
+            return DeadlineExceeded(
+                f"the deadline had passed before the call began: it was {self.limit_s:g} s away",
+                limit_s=self.limit_s,
+                stage=stage,
+                hint="Nothing was sent. Allow a deadline above 0 s.",
+            )
         where = f"; it was {stage}" if stage else ""
         return DeadlineExceeded(
             f"the deadline of {self.limit_s:g} s passed{where}", limit_s=self.limit_s, stage=stage
@@ -81,10 +108,10 @@ def deadline(seconds: float) -> Generator[Deadline]:
     Tasks that are started inside are bound too. Of several deadlines the earliest counts.
 
     Args:
-        seconds: From now on, above 0.
+        seconds: From now on. With 0 or fewer every call inside raises at once.
 
     Raises:
-        InvalidRequest: The number of seconds is not above 0.
+        InvalidRequest: It is no number of seconds.
     """
     before = _CURRENT.set(Deadline.after(seconds))
     try:
@@ -103,6 +130,7 @@ def bounded(
         bound = current()
         if bound is NEVER:
             return await function(*args, **kwargs)
+        bound.check()
         scope = asyncio.timeout_at(bound.at)
         try:
             async with scope:

@@ -120,7 +120,7 @@ class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointCalls, SyncBat
         request_hooks: Iterable[RequestHook] = (),
         response_hooks: Iterable[ResponseHook] = (),
         cache: ResponseCache | None = None,
-        home: Path | None = None,
+        home: Path | str | None = None,
         transport: Transport | None = None,
         settings: Settings | None = None,
     ) -> None:
@@ -194,6 +194,9 @@ class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointCalls, SyncBat
     def close(self) -> None:
         """End the calls, close the connections, and stop the engine, if this client started it."""
         self._loop.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.settings.described})"
 
     def __enter__(self) -> Self:
         return self

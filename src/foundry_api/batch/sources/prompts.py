@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from foundry_api.arguments import check_text
+from foundry_api.arguments import check_text, instructions
 from foundry_api.batch.bodies import checked_body, nearest
 from foundry_api.batch.lines import CHAT_URL, BatchRequest
 from foundry_api.batch.sources.base import checked_custom_id
@@ -101,9 +101,8 @@ def _column(options: InputOptions, places: Mapping[str, int], what: str) -> int:
 
 
 def _instructions(options: InputOptions) -> list[dict[str, str]]:
-    if options.system is None:
-        return []
-    return [{"role": "system", "content": _for(lambda: check_text("system", options.system))}]
+    ahead = _for(lambda: instructions("system", options.system))
+    return [] if ahead is None else [{"role": "system", "content": ahead}]
 
 
 def _members(options: InputOptions) -> dict[str, Any]:

@@ -198,7 +198,10 @@ def engine_options(command: _F) -> _F:
 
 
 def _addresses(given: str | None) -> tuple[str, ...]:
-    return tuple(url.strip() for url in (given or "").split(",") if url.strip())
+    urls = tuple(url.strip() for url in (given or "").split(",") if url.strip())
+    if given is not None and not urls:
+        raise click.UsageError("--base-urls is empty: give addresses with commas between.")
+    return urls
 
 
 def _check(wishes: EngineWishes) -> None:

@@ -1,0 +1,153 @@
+"""Values that callers pass, as Python's own types: subclasses, NumPy's scalars, Decimal.
+
+A `SafeString` of Django, a `NavigableString` of BeautifulSoup or an `np.float64` is a text or a
+number to everybody but an encoder of JSON. They are converted where they are checked.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import re
+from collections.abc import Iterable, Mapping
+from numbers import Complex, Integral, Number, Real
+from typing import Any, SupportsFloat, SupportsIndex, TypeGuard, cast
+
+import msgspec
+
+__all__ = [
+    "UNENCODABLE",
+    "as_bool",
+    "as_float",
+    "as_int",
+    "as_path",
+    "as_text",
+    "encode",
+    "is_mapping",
+    "is_several",
+    "plain",
+    "shown",
+    "without_secrets",
+]
+
+MOST_SHOWN = 80
+"""Characters of a value that an error shows."""
+
+UNENCODABLE = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
+"""What encoding a caller's value may raise."""
+
+
+def as_text(value: object) -> str | None:
+    """A text of exactly the type `str`; None for anything else."""
+    if type(value) is str:
+        return value
+    return str.__str__(value) if isinstance(value, str) else None
+
+
+def as_int(value: object) -> int | None:
+    """A whole number of exactly the type `int`; None for anything else, `True` and 2.0 included."""
+    if type(value) is int:
+        return value
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        return None
+    return operator.index(cast("SupportsIndex", value)) + 0
+
+
+def as_float(value: object) -> float | None:
+    """A number of exactly the type `float`, also of an int; None for anything else.
+
+    None as well for an int or a Decimal that no float can hold.
+    """
+    if type(value) is float:
+        return value
+    is_number = isinstance(value, Real) or (
+        isinstance(value, Number) and not isinstance(value, Complex)  # a Decimal
+    )
+    if isinstance(value, bool) or not is_number:
+        return None
+    try:
+        return float(cast("SupportsFloat", value))
+    except (OverflowError, ValueError):
+        return None
+
+
+def as_bool(value: object) -> bool | None:
+    """A truth value of exactly the type `bool`, also of 0, 1 and NumPy's; None for others."""
+    if isinstance(value, bool):
+        return value
+    if as_int(value) in {0, 1} or type(value).__name__ in {"bool", "bool_"}:
+        return bool(value)
+    return None
+
+
+def as_path(value: object) -> str | None:
+    """A path as text; None for what is none, or empty, or holds what no path may hold."""
+    try:
+        path = os.fspath(cast("os.PathLike[str]", value))
+    except TypeError:
+        return None
+    text = as_text(path)
+    return text if text and "\0" not in text else None
+
+
+def is_several(value: object) -> TypeGuard[Iterable[Any]]:
+    """Whether it can be iterated over, and is no text, no bytes and no mapping."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | bytearray | Mapping)
+
+
+def is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:
+    """Whether it is a mapping."""
+    return isinstance(value, Mapping)
+
+
+def encode(value: object) -> bytes:
+    """A caller's value as JSON.
+
+    Raises:
+        TypeError: It has no form in JSON; see `UNENCODABLE` for the others.
+    """
+    return _ENCODER.encode(value)
+
+
+def plain(value: object) -> Any:
+    """A caller's value as Python's own dicts, lists, texts and numbers.
+
+    Raises:
+        TypeError: It has no form in JSON; see `UNENCODABLE` for the others.
+    """
+    return msgspec.json.decode(encode(value))
+
+
+def shown(value: object) -> str:
+    """A value for the message of an error: short, and whatever its `repr` does."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - a caller's own class, or an int of more digits than Python prints
+        return f"of type {type(value).__name__}"
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 1]}…"
+
+
+def without_secrets(url: object) -> str:
+    """An address for the message of an error: without user, password, query and fragment."""
+    if not isinstance(url, str):
+        return shown(url)
+    before, at, rest = str.__str__(url).rpartition("@")
+    if at and re.search("[?#]", before):
+        return "what was given"  # anything in it may be the secret
+    return shown(re.split("[?#]", rest, maxsplit=1)[0])
+
+
+def _plain_leaf(value: object) -> Any:
+    """What msgspec cannot encode, as what it can."""
+    for convert in (as_text, as_int, as_float, as_bool):
+        if (converted := convert(value)) is not None:
+            if isinstance(converted, float) and not math.isfinite(converted):
+                break
+            return converted
+    if is_mapping(value):
+        return dict(value)
+    raise TypeError(f"{shown(value)} has no form in JSON")
+
+
+_ENCODER = msgspec.json.Encoder(enc_hook=_plain_leaf, decimal_format="number")
