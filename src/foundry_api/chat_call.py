@@ -12,6 +12,7 @@ from foundry_api.chat_attempt import ChatAttempt
 from foundry_api.errors import ContextOverflow, FoundryError, ToolMarkersMissing
 from foundry_api.events import CallEnded
 from foundry_api.messages import ChatRequest, Chunk, Completion
+from foundry_api.wire.dialects.reasoning import attributed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -140,9 +141,10 @@ class ChatCall(GuardedCall[ChatRequest, ChatAttempt]):
         if self._first_token_s is not None:
             self._tools.latencies.of(self._model).answered(self._first_token_s, longest_gap_s)
         connection, _ = attempt.found
+        reasoning, content = attributed("".join(self._reasoning), "".join(self._text))
         whole = Completion(
-            content="".join(self._text),
-            reasoning="".join(self._reasoning),
+            content=content,
+            reasoning=reasoning,
             refusal="".join(self._refusal),
             tool_calls=tuple(self._tool_calls),
             parsed=None,

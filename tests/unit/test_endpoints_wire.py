@@ -132,6 +132,26 @@ def told(reader: ResponseReader = NEW, **members: object) -> Any:
     return reader.response(json.dumps(response(**members)).encode())
 
 
+class TestOddTranscriptions:
+    def test_signs_of_life_and_odd_end_marks(self) -> None:
+        stream = TranscriptionStream("m")
+        list(stream.feed(b'data: {"text":"Hi"}\n\ndata:\n\ndata: [DONE] \n\n'))
+        assert stream.done
+        assert stream.finish()[0] == "Hi"
+
+    @pytest.mark.parametrize(
+        "failure",
+        [
+            b'data: {"error":"boom"}\n\n',
+            b'data: {"detail":"boom"}\n\n',
+            b"event: error\ndata: boom\n\n",
+        ],
+    )
+    def test_a_failure_keeps_its_message(self, failure: bytes) -> None:
+        with pytest.raises(errors.ServerError, match="boom"):
+            list(TranscriptionStream("m").feed(failure))
+
+
 class TestResponses:
     def test_its_text_is_that_of_its_messages(self) -> None:
         one = told()
@@ -255,6 +275,77 @@ class TestStreamedResponses:
         stream = ResponseStream(NEW)
         (thought,) = stream.feed(event("response.reasoning.delta", delta="Hm."))
         assert (thought.reasoning, thought.text) == ("Hm.", "")
+
+    @pytest.mark.parametrize("cut", range(0, 40, 3))
+    def test_thoughts_in_the_text_are_apart_as_well(self, cut: int) -> None:
+        text = "<think>\nHm.\n</think>\n\nYes <think>"
+        deltas = [event(TEXT, delta=piece) for piece in (text[:cut], text[cut:])]
+        item = {"type": "message", "role": "assistant", "content": [{"text": text}]}
+        last = event("response.completed", response=response(output=[item]))
+        stream = ResponseStream(NEW)
+        came = list(
+            stream.feed(BEGUN + b"".join(deltas) + event("response.output_text.done") + last)
+        )
+        assert "".join(each.reasoning for each in came) == "Hm."
+        assert "".join(each.text for each in came) == "Yes <think>"
+        made = stream.finish()
+        assert (made.reasoning, made.output_text) == ("Hm.", "Yes <think>")
+        assert made.output[0].raw == item
+
+    def test_text_that_looked_like_a_marker_is_not_lost(self) -> None:
+        events = event(TEXT, delta="<thi") + event("response.output_text.done")
+        assert "".join(each.text for each in ResponseStream(NEW).feed(events)) == "<thi"
+
+    def test_a_marker_that_only_ends_is_one(self) -> None:
+        item = {"type": "message", "role": "assistant", "content": "Hm.\n</think>\n\nYes"}
+        assert (item_of(item).reasoning, item_of(item).text) == ("Hm.", "Yes")
+        assert item_of({**item, "role": "user"}).text == item["content"]
+
+    def test_a_refusal_is_visible(self) -> None:
+        (said,) = ResponseStream(NEW).feed(event("response.refusal.delta", delta="No."))
+        assert (said.refusal, said.text) == ("No.", "")
+        parts = [{"type": "refusal", "refusal": "I may not."}]
+        made = told(output=[{"type": "message", "role": "assistant", "content": parts}])
+        assert (made.refusal, made.output_text) == ("I may not.", "")
+
+    @pytest.mark.parametrize(
+        "mark", [b"data:[DONE]\n\n", b"data: [DONE] \n\n", b"data:\n\n" + DONE]
+    )
+    def test_its_end_mark_is_known_however_it_is_written(self, mark: bytes) -> None:
+        stream = ResponseStream(NEW)
+        list(stream.feed(event("response.completed", response=response()) + mark))
+        assert stream.done
+        assert stream.finish().status == "completed"
+
+    @pytest.mark.parametrize(
+        "failure",
+        [
+            b'event: error\ndata: {"type":"error","code":null,"message":"boom","param":null}\n\n',
+            b'data: {"type":"error","error":{"message":"boom"}}\n\n',
+            b'data: {"error":{"message":"boom","type":null}}\n\n',
+            b'data: {"error":"boom"}\n\n',
+            b"event: error\ndata: boom\n\n",
+            b'data: {"object":"error","message":"boom"}\n\n',
+            b'data: {"detail":"boom"}\n\n',
+        ],
+    )
+    def test_a_failure_of_any_shape_keeps_its_message_and_is_not_asked_again(
+        self, failure: bytes
+    ) -> None:
+        with pytest.raises(errors.ServerError, match="boom") as caught:
+            list(ResponseStream(NEW).feed(failure))
+        assert not caught.value.retryable
+
+    @pytest.mark.parametrize(
+        "members",
+        [
+            {"usage": {"input_tokens": None, "output_tokens": 2.0, "total_tokens": 3}},
+            {"model": None, "output": None, "metadata": None},
+            {"created_at": 1.5, "instructions": [{"role": "system"}], "metadata": {"a": 1}},
+        ],
+    )
+    def test_odd_members_do_not_cost_the_answer(self, members: dict[str, Any]) -> None:
+        assert told(**members).status == "completed"
 
     def test_an_item_is_told(self) -> None:
         item = {"type": "function_call", "name": "f", "arguments": "{}", "call_id": "c"}

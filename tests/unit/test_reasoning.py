@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.wire.dialects.reasoning import ThinkSplitter
+from foundry_api.wire.dialects.reasoning import ThinkSplitter, attributed
 
 CASES = [
     ("<think>Six times seven.</think>42", "Six times seven.", "42"),
@@ -76,3 +76,34 @@ def test_what_is_held_back_is_not_read_again_with_each_piece(opening: str, unit:
         splitter.feed(text[at : at + 4])
         held = [each for each in vars(splitter).values() if isinstance(each, str)]
         assert sum(map(len, held)) < 2 * len("</think>")
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning", "content"),
+    [
+        *CASES[:5],
+        ("Six times seven.\n</think>\n\n42", "Six times seven.", "42"),
+        ("Six times seven.</think>42", "Six times seven.", "42"),
+        ("\n</think>\n\n42", "", "42"),
+        ("so\n</think>\n\nThe tag `</think>` ends it", "so", "The tag `</think>` ends it"),
+        ("cut while it thought\n</think>", "cut while it thought", ""),
+        ("Write </think> to end it", "", "Write </think> to end it"),
+        ("Write `</think>` to end it", "", "Write `</think>` to end it"),
+        ('Write "</think>" to end it', "", 'Write "</think>" to end it'),
+        ("the <think> tag </think> of HTML", "", "the <think> tag </think> of HTML"),
+        ("  no marker", "", "  no marker"),
+        ("", "", ""),
+    ],
+)
+def test_a_whole_text_is_attributed_also_where_the_prompt_opened_the_block(
+    text: str, reasoning: str, content: str
+) -> None:
+    assert attributed("", text) == (reasoning, content)
+
+
+def test_what_was_told_apart_before_stays_so() -> None:
+    assert attributed("Hm.", "a\n</think>\nb") == ("Hm.", "a\n</think>\nb")
+
+
+def test_an_answer_that_was_taken_for_reasoning_is_the_answer() -> None:
+    assert attributed("All of it.\n", "All of it.") == ("", "All of it.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api.messages import Chunk, Completion, FinishReason, Generation, ToolCall, Usage
+from foundry_api.wire.dialects.reasoning import attributed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -127,9 +128,13 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
         Args:
             timings: Of the call that is answered with it.
         """
+        reasoning, content = attributed(
+            "".join(piece.reasoning for piece in self.pieces),
+            "".join(piece.content for piece in self.pieces),
+        )
         return Completion(
-            content="".join(piece.content for piece in self.pieces),
-            reasoning="".join(piece.reasoning for piece in self.pieces),
+            content=content,
+            reasoning=reasoning,
             refusal="".join(piece.refusal for piece in self.pieces),
             tool_calls=tuple(call for piece in self.pieces for call in piece.tool_calls),
             parsed=None,

@@ -23,6 +23,9 @@ class ResponseItem(msgspec.Struct, frozen=True, kw_only=True):
         status: Whether it is whole; None where the service does not say.
         role: Of a message, who speaks.
         text: The text of its parts; of a function's output, that.
+        reasoning: Of a message, what the model thought ahead of its text in the same parts, where
+            the service does not tell them apart.
+        refusal: Of a message, why the model refuses to answer.
         call_id: Of a function call and its output, what connects the two.
         name: Of a function call, the function.
         arguments: Of a function call, a JSON object as text.
@@ -34,6 +37,8 @@ class ResponseItem(msgspec.Struct, frozen=True, kw_only=True):
     status: str | None = None
     role: str | None = None
     text: str = ""
+    reasoning: str = ""
+    refusal: str = ""
     call_id: str | None = None
     name: str | None = None
     arguments: str = ""
@@ -90,8 +95,15 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reasoning(self) -> str:
-        """What the model thought, where the service tells that apart from its answer."""
-        return "".join(item.text for item in self.output if item.type == "reasoning")
+        """What the model thought, in items of its own or ahead of its answer."""
+        return "".join(
+            item.text if item.type == "reasoning" else item.reasoning for item in self.output
+        )
+
+    @property
+    def refusal(self) -> str:
+        """Why the model refuses to answer; empty if it does not."""
+        return "".join(item.refusal for item in self.output)
 
     @property
     def function_calls(self) -> tuple[ToolCall, ...]:
@@ -110,7 +122,9 @@ class ResponseEvent(msgspec.Struct, frozen=True, kw_only=True):
         type: The service's own name, such as `response.output_text.delta`. The last one is
             `response.completed` or `response.incomplete`; a failure is raised.
         text: Of a text delta, the new text; else empty.
-        reasoning: Of a reasoning delta, the new text; else empty.
+        reasoning: Of a reasoning delta, the new text, and the reasoning of a text delta whose
+            service does not tell them apart; else empty.
+        refusal: Of a refusal's delta, the new text; else empty.
         item: Of an event about an item, that.
         response: Of an event about the response, as it stood then; the last one's is whole.
         raw: The event's data, as the service sent it.
@@ -119,6 +133,7 @@ class ResponseEvent(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     text: str = ""
     reasoning: str = ""
+    refusal: str = ""
     item: ResponseItem | None = None
     response: Response | None = None
     raw: bytes = b""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Never
 
 import msgspec
 
+from foundry_api.tools.coercion import coerced
 from foundry_api.tools.outcome import ToolResult
 from foundry_api.user_code import UserCode, describe, text_of, try_in_thread
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from foundry_api.messages import ToolCall
     from foundry_api.tools.definition import Tool
     from foundry_api.tools.limits import ToolLimits
+    from foundry_api.tools.signature import Arguments
 
 __all__ = ["ToolCaller"]
 
@@ -181,6 +183,8 @@ def _is_async(function: Callable[..., Any]) -> bool:
 def _given(call: ToolCall) -> dict[str, Any]:
     """The arguments as JSON has them."""
     text = call.function.arguments.strip() or "{}"
+    if text.startswith('"'):
+        text = _unquoted(text)
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
     except msgspec.ValidationError as error:
@@ -192,12 +196,21 @@ def _given(call: ToolCall) -> dict[str, Any]:
         ) from error
 
 
+def _unquoted(text: str) -> str:
+    """Arguments that were encoded twice, as they were encoded once."""
+    try:
+        return msgspec.json.decode(text, type=str)
+    except msgspec.DecodeError:
+        return text
+
+
 def _fitting(tool: Tool, given: dict[str, Any]) -> dict[str, Any]:
     """The arguments as the function's types have them."""
     if tool.arguments is None:
-        return given
+        arguments: dict[str, Any] = coerced(given, tool.definition.parameters)
+        return arguments
     try:
-        return tool.arguments.converted(given)
+        return _converted(tool.arguments, given)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the caller's own types may raise anything
@@ -205,6 +218,17 @@ def _fitting(tool: Tool, given: dict[str, Any]) -> dict[str, Any]:
         why = text_of(error) if isinstance(error, ValueError | TypeError) else describe(error)
         told = f"the arguments of {tool.name} do not fit: {why}. They have to match {schema}"
         raise _Refused(error, told) from error
+
+
+def _converted(arguments: Arguments, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments by their types, those of another JSON type too if it is clear what is meant."""
+    try:
+        return arguments.converted(given)
+    except (ValueError, TypeError) as error:
+        try:
+            return arguments.converted(coerced(given, arguments.schema))
+        except (ValueError, TypeError):
+            raise error from None  # it speaks of what the model wrote
 
 
 def _content(tool: Tool, value: Any) -> str:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["Split", "ThinkSplitter"]
+__all__ = ["Split", "ThinkSplitter", "attributed"]
 
 _OPEN = "<think>"
 _CLOSE = "</think>"
 _BLANKS = re.compile(r"\s*")
+_MARKER = "think>"
 
 
 class Split(NamedTuple):
@@ -118,3 +119,37 @@ def _past_blanks(text: str, at: int) -> int:
 def _open_end(text: str) -> int:
     """How many characters at the end of a text may begin the marker that closes a block."""
     return max(length for length in range(len(_CLOSE)) if text.endswith(_CLOSE[:length]))
+
+
+_SPOKEN_OF = " \t`\"'([{<"
+"""What stands ahead of a marker that an answer speaks of, and not behind reasoning."""
+
+
+def attributed(reasoning: str, content: str) -> Split:
+    """Reasoning and answer of a whole text.
+
+    Models whose chat template opens the block in the prompt, such as DeepSeek-R1's distills, write
+    only `</think>`: what stands ahead of it is reasoning, unless the answer speaks of the marker.
+
+    Args:
+        reasoning: What was told apart before; with any, the text is all answer.
+        content: The text.
+    """
+    if reasoning:
+        # An answer was taken for reasoning while it came, for its model's name, and is both now.
+        return Split("" if reasoning.strip() == content.strip() else reasoning, content)
+    if _MARKER not in content:
+        return Split("", content)
+    splitter = ThinkSplitter()
+    thought, answer = splitter.feed(content)
+    if not splitter.decided:
+        more = splitter.flush()
+        thought, answer = thought + more.reasoning, answer + more.content
+    if thought or answer != content:
+        return Split(thought, answer)
+    before, marker, after = content.partition(_CLOSE)
+    if not marker or _OPEN in before or before.endswith(tuple(_SPOKEN_OF)):
+        return Split("", content)
+    if after.startswith(("`", '"', "'")):
+        return Split("", content)
+    return Split(before.strip(), after.lstrip())

@@ -13,7 +13,6 @@ import msgspec
 
 from foundry_api.classify import classify
 from foundry_api.errors import ProtocolError, StreamInterrupted
-from foundry_api.messages import Generation, Usage
 from foundry_api.replies.responses import (
     Response,
     ResponseEvent,
@@ -22,10 +21,16 @@ from foundry_api.replies.responses import (
     ResponseStatus,
 )
 from foundry_api.wire.dialects.base import BAD_JSON
-from foundry_api.wire.sse import EventDecoder
+from foundry_api.wire.dialects.chat_events import usage_of
+from foundry_api.wire.dialects.reasoning import ThinkSplitter, attributed
+from foundry_api.wire.failures import error_message, stream_error
+from foundry_api.wire.sse import EventDecoder, is_end_mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from foundry_api.messages import Generation, Usage
+    from foundry_api.wire.sse import Event
 
 __all__ = ["RESPONSES_ROUTE", "ResponseReader", "ResponseStream"]
 
@@ -36,6 +41,7 @@ MAX_RESPONSE_BYTES = 64 * 2**20
 _DONE = b"[DONE]"
 _NOTHING = frozenset({b"", b"null"})
 _TEXT = "response.output_text.delta"
+_REFUSAL = "response.refusal.delta"
 _REASONING = frozenset(
     {
         "response.reasoning.delta",  # the name of SDK 2.x
@@ -46,16 +52,13 @@ _REASONING = frozenset(
 _PRELUDE = frozenset({"response.queued", "response.created", "response.in_progress"})
 _TERMINAL = frozenset({"response.completed", "response.incomplete"})
 _FAILED = "response.failed"
-
-
-class _Usage(msgspec.Struct):
-    input_tokens: int = 0
-    output_tokens: int = 0
-    total_tokens: int = 0
-
-
-class _Error(msgspec.Struct):
-    message: str = ""
+_NO_KIND = frozenset({"", "error"})
+_ENDS_TEXT = frozenset(
+    {
+        *("response.output_text.done", "response.content_part.done", "response.output_item.done"),
+        *_TERMINAL,
+    }
+)
 
 
 class _Incomplete(msgspec.Struct):
@@ -65,16 +68,16 @@ class _Incomplete(msgspec.Struct):
 class _Response(msgspec.Struct):
     id: str
     status: ResponseStatus
-    model: str = ""
-    output: list[dict[str, Any]] = []
-    usage: _Usage | None = None
-    error: _Error | None = None
+    model: str | None = None
+    output: list[dict[str, Any]] | None = None
+    usage: Any = None
+    error: Any = None
     incomplete_details: _Incomplete | None = None
-    instructions: str | None = None
+    instructions: Any = None
     previous_response_id: str | None = None
     store: bool | None = None
-    metadata: dict[str, str] | None = None
-    created_at: int = 0
+    metadata: dict[str, Any] | None = None
+    created_at: float | None = None
     max_output_tokens: int | None = None
 
 
@@ -83,7 +86,7 @@ class _Event(msgspec.Struct):
     delta: Any = None
     item: dict[str, Any] | None = None
     response: msgspec.Raw = msgspec.Raw()
-    error: _Error | None = None
+    error: Any = None
 
 
 class _Page(msgspec.Struct):
@@ -139,18 +142,18 @@ class ResponseReader:
         return Response(
             id=told.id,
             status=status,
-            model=told.model,
+            model=told.model or "",
             service=self._service,
             generation=self._generation,
-            output=tuple(map(item_of, told.output)),
+            output=tuple(map(item_of, told.output or ())),
             usage=usage,
-            error=told.error.message if told.error else None,
+            error=None if told.error is None else error_message(told.error),
             incomplete_reason=reason,
-            instructions=told.instructions,
+            instructions=told.instructions if isinstance(told.instructions, str) else None,
             previous_response_id=told.previous_response_id,
             stored=bool(told.store),
-            metadata=told.metadata or {},
-            created_at=told.created_at,
+            metadata={name: str(value) for name, value in (told.metadata or {}).items()},
+            created_at=int(told.created_at or 0),
             raw=bytes(data),
         )
 
@@ -211,6 +214,7 @@ class ResponseStream:
         self._pieces = 0
         self._held: list[ResponseEvent] = []
         self._events = EventDecoder(MAX_RESPONSE_BYTES)
+        self._thinking: ThinkSplitter | None = ThinkSplitter()
 
     def feed(self, block: bytes) -> Iterator[ResponseEvent]:
         """The events that this block completes, those ahead of a failure too.
@@ -223,15 +227,19 @@ class ResponseStream:
             ProtocolError: The stream is not what the generation sends.
         """
         for event in self._events.feed(block):
-            if event.data == _DONE:
+            if event.data == _DONE or is_end_mark(event.data):
                 self.done = True
                 break
-            told = self._event(event.data)
+            if not event.data.strip():
+                continue  # a sign of life
+            told = self._event(event)
             if told.type in _PRELUDE:
                 self._held.append(told)
                 continue
             yield from self._held
             self._held.clear()
+            if told.type in _ENDS_TEXT:
+                yield from self._end_text()
             yield told
 
     def finish(self) -> Response:
@@ -244,28 +252,55 @@ class ResponseStream:
             raise StreamInterrupted("the stream ended before the response did")
         return self.response
 
-    def _event(self, data: bytes) -> ResponseEvent:
+    def _end_text(self) -> Iterator[ResponseEvent]:
+        """What was held back of a message, at its end; the next one may begin with reasoning."""
+        thinking, self._thinking = self._thinking, ThinkSplitter()
+        reasoning, text = ("", "") if thinking is None else thinking.flush()
+        if reasoning or text:
+            yield ResponseEvent(type=_TEXT, text=text, reasoning=reasoning)
+
+    def _told_apart(self, text: str) -> tuple[str, str]:
+        """The reasoning and the text of a delta, of a service that does not tell them apart."""
+        if self._thinking is None:
+            return "", text
+        split = self._thinking.feed(text)
+        if self._thinking.decided:
+            self._thinking = None
+        return split
+
+    def _event(self, event: Event) -> ResponseEvent:
+        data, is_error = event.data, event.name == b"error"
         try:
             told = _EVENT.decode(data)
         except BAD_JSON as error:
-            raise ProtocolError(f"an event is not a response's: {error}") from error
+            failure = stream_error(data, is_error=is_error)
+            raise failure or ProtocolError(f"an event is not a response's: {error}") from error
         self._pieces += told.type == _TEXT
         about = bytes(told.response)
         response = None if about in _NOTHING else self._reader.response(about, self._pieces)
         if response is not None and not self._id:
             self._id = response.id
             self._begun(response.id)
-        if told.type == _FAILED or told.error is not None:
+        if told.type == _FAILED:
             raise classify(500, _why(told, response))
+        if told.error is not None or is_error or told.type in _NO_KIND:
+            failure = stream_error(data, is_error=is_error)
+            if failure is not None:
+                raise failure
         kind = told.type
         if response is not None and kind in _TERMINAL:
             kind = f"response.{response.status}"  # it may have been cut
             self.response = response
-        text = told.delta if isinstance(told.delta, str) else ""
+        delta = told.delta if isinstance(told.delta, str) else ""
+        reasoning = delta if kind in _REASONING else ""
+        text = ""
+        if kind == _TEXT:
+            reasoning, text = self._told_apart(delta)
         return ResponseEvent(
             type=kind,
-            text=text if kind == _TEXT else "",
-            reasoning=text if kind in _REASONING else "",
+            text=text,
+            reasoning=reasoning,
+            refusal=delta if kind == _REFUSAL else "",
             item=item_of(told.item) if told.item else None,
             response=response,
             raw=data,
@@ -273,13 +308,18 @@ class ResponseStream:
 
 
 def item_of(item: dict[str, Any]) -> ResponseItem:
-    """One item, as callers see it."""
+    """One item, as callers see it: a message's reasoning apart from its text."""
+    reasoning, text = "", _text_of(item)
+    if _text(item, "role") == "assistant" and text:
+        reasoning, text = attributed("", text)
     return ResponseItem(
         type=_text(item, "type") or "message",
         id=_text(item, "id"),
         status=_text(item, "status") or None,
         role=_text(item, "role") or None,
-        text=_text_of(item),
+        text=text,
+        reasoning=reasoning,
+        refusal=_text_of(item, "refusal"),
         call_id=_text(item, "call_id") or None,
         name=_text(item, "name") or None,
         arguments=_text(item, "arguments"),
@@ -290,7 +330,7 @@ def item_of(item: dict[str, Any]) -> ResponseItem:
 def _why(told: _Event, response: Response | None) -> str:
     if response is not None and response.error:
         return response.error
-    return told.error.message if told.error else ""
+    return error_message(told.error)
 
 
 def _text(item: Any, name: str) -> str:
@@ -298,19 +338,25 @@ def _text(item: Any, name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _text_of(item: dict[str, Any]) -> str:
+def _text_of(item: dict[str, Any], member: str = "text") -> str:
     """The text of an item's parts: a message's content, a reasoning's summary, an output."""
     for name in ("content", "summary", "output"):
         value: Any = item.get(name)
         if isinstance(value, str):
-            return value
+            return value if member == "text" else ""
         if isinstance(value, list) and value:
             parts: list[Any] = value  # pyright: ignore[reportUnknownVariableType] # JSON
-            return "".join(_text(part, "text") for part in parts)
+            return "".join(_text(part, member) for part in parts)
     return ""
 
 
-def _usage(told: _Usage | None) -> Usage | None:
-    if told is None or not told.total_tokens:
+def _usage(told: object) -> Usage | None:
+    if not isinstance(told, dict):
         return None
-    return Usage(told.input_tokens, told.output_tokens, told.total_tokens)
+    members = cast("dict[str, Any]", told)
+    renamed = {_USAGE.get(name, name): value for name, value in members.items()}
+    usage = usage_of(renamed)
+    return usage if usage is not None and usage.total_tokens else None
+
+
+_USAGE = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens"}

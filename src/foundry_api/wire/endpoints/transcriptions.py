@@ -7,18 +7,20 @@ documentation of the command line's service describes an upload as a multipart f
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.classify import classify
 from foundry_api.errors import ProtocolError, StreamInterrupted
 from foundry_api.replies.transcription import TranscriptionChunk
 from foundry_api.wire.dialects.base import BAD_JSON
-from foundry_api.wire.sse import EventDecoder
+from foundry_api.wire.failures import stream_error
+from foundry_api.wire.sse import EventDecoder, is_end_mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from foundry_api.wire.sse import Event
 
 __all__ = [
     "TRANSCRIPTIONS_ROUTE",
@@ -36,13 +38,9 @@ Heard = tuple[str, tuple[bytes, ...]]
 _DONE = b"[DONE]"
 
 
-class _Error(msgspec.Struct):
-    message: str = ""
-
-
 class _Event(msgspec.Struct):
-    text: str = ""
-    error: _Error | None = None
+    text: str | None = None
+    error: Any = None  # in any shape: `stream_error` reads it
 
 
 class _Reply(msgspec.Struct):
@@ -127,10 +125,12 @@ class TranscriptionStream:
             ProtocolError: The stream is not what the generation sends.
         """
         for event in self._events.feed(block):
-            if event.data == _DONE:
+            if event.data == _DONE or is_end_mark(event.data):
                 self.done = True
                 break
-            piece = TranscriptionChunk(_text(event.data), self._model_id, raw=event.data)
+            if not event.data.strip():
+                continue  # a sign of life
+            piece = TranscriptionChunk(_text(event), self._model_id, raw=event.data)
             self._pieces.append(piece)
             yield piece
 
@@ -148,11 +148,14 @@ class TranscriptionStream:
         return text, tuple(piece.raw for piece in self._pieces)
 
 
-def _text(data: bytes) -> str:
+def _text(event: Event) -> str:
     try:
-        event = _EVENT.decode(data)
+        told = _EVENT.decode(event.data)
     except BAD_JSON as error:
-        raise ProtocolError(f"an event is not a transcription's: {error}") from error
-    if event.error is not None:
-        raise classify(500, event.error.message)
-    return event.text
+        failure = stream_error(event.data, is_error=event.name == b"error")
+        raise failure or ProtocolError(f"an event is not a transcription's: {error}") from error
+    if told.error is not None or told.text is None:
+        failure = stream_error(event.data, is_error=event.name == b"error")
+        if failure is not None:
+            raise failure
+    return told.text or ""
