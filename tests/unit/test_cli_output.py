@@ -96,7 +96,7 @@ def test_streams_of_a_windows_pipe_speak_utf8(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("é".encode()), encoding="cp1252"))
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="cp1252"))
     monkeypatch.setattr("sys.stderr", None)
-    streams.speak_utf8()
+    streams.arrange()
     import sys  # noqa: PLC0415 - the streams are replaced above
 
     print(sys.stdin.read(), "日本\udcff", end="", flush=True)  # noqa: T201

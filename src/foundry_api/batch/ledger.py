@@ -75,7 +75,10 @@ class OutputStream:
         except BrokenPipeError:
             raise  # the command line ends quietly when its reader leaves
         except OSError as error:
-            raise BatchStorageFailed(f"standard output cannot be written: {error}") from error
+            raise BatchStorageFailed(
+                f"standard output cannot be written: {error.strerror or error}",
+                hint="Answers that go to a stream are kept nowhere else. Name a file with -o.",
+            ) from error
         self._written += len(results)
         return len(results)
 

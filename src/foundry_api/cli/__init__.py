@@ -7,7 +7,6 @@ imported by `main`, where a Ctrl-C is heard. tests/unit/test_cli_start.py counts
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -59,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     from foundry_api.cli import root, streams  # noqa: PLC0415 - see the module
 
-    streams.speak_utf8()
+    streams.arrange()
     code = root.run(arguments)
     sys.stdout.flush()
     return code
@@ -73,13 +72,20 @@ def _interrupted(*, is_program: bool) -> int:
 
 
 def _failed(error: Exception, arguments: list[str]) -> int:
-    from foundry_api.cli import failure  # noqa: PLC0415 - most commands do not fail
+    from foundry_api.cli import failure, streams  # noqa: PLC0415 - most commands do not fail
 
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    return failure.report(error, as_json="--json" in options)
+    try:
+        return failure.report(error, as_json="--json" in options)
+    except BrokenPipeError:
+        return FAILED
+    finally:
+        streams.abandon_unwritten()
 
 
 def _reader_left() -> int:
-    """End quietly when the reader of a pipe left; Python would complain when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """End quietly when the reader of a pipe left."""
+    from foundry_api.cli import streams  # noqa: PLC0415 - as above
+
+    streams.abandon_unwritten()
     return FAILED

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from foundry_api.cli.output import print_json, printable
+from foundry_api.cli.streams import OutputError
 from foundry_api.errors import BatchInputInvalid, ConfigurationError, FoundryError, InvalidRequest
 
 __all__ = ["described", "exit_code", "report", "tell"]
@@ -20,8 +21,12 @@ MOST_PROBLEMS = 20
 
 def report(error: Exception, *, as_json: bool) -> int:
     """Tell a failure, and return the exit code for it."""
-    if as_json:
-        print_json({"error": described(error)})
+    if as_json and not isinstance(error, OutputError):
+        try:
+            print_json({"error": described(error)})
+        except OutputError as output:
+            tell(error)
+            tell(output)
     elif isinstance(error, click.ClickException):
         error.show()
     else:
@@ -60,6 +65,8 @@ def described(error: Exception) -> dict[str, Any]:
         return {"type": "UsageError", "message": error.format_message(), "hint": _help_of(error)}
     if isinstance(error, click.ClickException):
         return {"type": type(error).__name__, "message": error.format_message(), "hint": ""}
+    if isinstance(error, OutputError):
+        return {"type": type(error).__name__, "message": str(error), "hint": ""}
     return _unexpected(error)
 
 
@@ -72,7 +79,7 @@ def exit_code(error: Exception) -> int:
 def _sentence(error: Exception, told: dict[str, Any]) -> str:
     """The message with the place of the failure, but without the hint, which has its own line."""
     if not isinstance(error, FoundryError):
-        return f"{told['message']}."
+        return f"{told['message'].rstrip('.')}."
     return str(error).removesuffix(error.hint).strip()
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, cast
+import os
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -69,7 +70,9 @@ class Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         module = importlib.import_module(f"foundry_api.cli.{cmd_name}")
-        return cast("click.Command", module.command)
+        command = cast("click.Command", module.command)
+        _take_utf8(command)
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -85,6 +88,42 @@ class Verbs(click.Group):
         del ctx
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
+
+
+class Utf8(click.types.StringParamType):
+    """Text from the command line, in UTF-8 whatever the locale says.
+
+    In a locale of ASCII, Python gives every other byte as half a surrogate pair. Paths stay so:
+    Python opens them in that form.
+    """
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The text.
+
+        Raises:
+            BadParameter: It is not UTF-8.
+        """
+        text = super().convert(value, param, ctx)
+        if text.isascii():
+            return text
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            try:
+                return os.fsencode(text).decode()
+            except UnicodeError:
+                self.fail("it is not text in UTF-8.", param, ctx)
+        return text
+
+
+def _take_utf8(command: click.Command) -> None:
+    """Give all parameters that are plain text the type above."""
+    for parameter in command.params:
+        if parameter.type is click.STRING:
+            parameter.type = Utf8()
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            _take_utf8(each)
 
 
 @click.group(

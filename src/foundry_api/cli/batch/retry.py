@@ -23,8 +23,13 @@ __all__ = ["command"]
     "retry",
     epilog=examples("batch retry answers.jsonl", "batch retry answers.jsonl --attempts 10"),
 )
-@click.argument("output", metavar="OUTPUT")
-@click.option("--report", metavar="FILE", help="Write a page with plots, such as report.html.")
+@click.argument("output", type=click.Path(), metavar="OUTPUT")
+@click.option(
+    "--report",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write a page with plots, such as report.html.",
+)
 @engine_options
 @common_options
 @pass_common

@@ -43,9 +43,19 @@ Exit codes:
 @click.command("run", epilog=EPILOG)
 @input_options
 @click.option(
-    "-o", "--output", metavar="FILE", required=True, help="The answers; - is standard output."
+    "-o",
+    "--output",
+    type=click.Path(),
+    metavar="FILE",
+    required=True,
+    help="The answers; - is standard output.",
 )
-@click.option("--errors", metavar="FILE", help="Lines that failed. [NAME.errors.jsonl beside it]")
+@click.option(
+    "--errors",
+    type=click.Path(),
+    metavar="FILE",
+    help="Lines that failed. [NAME.errors.jsonl beside it]",
+)
 @click.option(
     "--output-format",
     type=click.Choice(["auto", "jsonl", "parquet"]),
@@ -59,7 +69,12 @@ Exit codes:
 @click.option("--retry-failed", is_flag=True, help="Ask lines again that failed before.")
 @click.option("--restart", is_flag=True, help="Forget what was answered, and begin anew.")
 @click.option("--shared", is_flag=True, help="Share the work with other runs of this command.")
-@click.option("--report", metavar="FILE", help="Write a page with plots, such as report.html.")
+@click.option(
+    "--report",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write a page with plots, such as report.html.",
+)
 @engine_options
 @common_options
 @pass_common

@@ -25,7 +25,7 @@ __all__ = ["cancel_command", "command"]
 @click.command(
     "status", epilog=examples("batch status answers.jsonl", "batch status --json answers.jsonl")
 )
-@click.argument("output", metavar="OUTPUT")
+@click.argument("output", type=click.Path(), metavar="OUTPUT")
 @output_options
 @pass_common
 def command(common: Common, *, output: str) -> None:
@@ -40,7 +40,7 @@ def command(common: Common, *, output: str) -> None:
 @click.command(
     "cancel", epilog=examples("batch cancel answers.jsonl", "batch cancel answers.jsonl --now")
 )
-@click.argument("output", metavar="OUTPUT")
+@click.argument("output", type=click.Path(), metavar="OUTPUT")
 @click.option("--now", is_flag=True, help="Do not finish what is being answered.")
 @output_options
 @pass_common

@@ -62,7 +62,7 @@ class EngineWishes:
 
 
 _INPUT = (
-    click.argument("path", metavar="INPUT"),
+    click.argument("path", type=click.Path(), metavar="INPUT"),
     click.option(
         "--format",
         type=click.Choice(["auto", "openai", "text", "csv", "parquet"]),

@@ -1,0 +1,154 @@
+"""Standard streams that are full, closed or left by their reader, and locales without Unicode."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli_program import command, environment
+
+if TYPE_CHECKING:
+    from foundry_api.service.endpoint import Endpoint
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
+
+VERBS = (
+    ("--help",),
+    ("--version",),
+    ("models", "add", "--help"),
+    ("chat", "-m", "scripted", "say-hello"),
+    ("chat", "-m", "scripted", "say-lines", "--no-stream"),
+    ("embed", "-m", "embedder", "Hello"),
+    ("models", "list"),
+    ("models", "show", "scripted"),
+    ("status",),
+    ("health",),
+    ("health", "--watch", "--count", "1"),
+    ("cache", "stats"),
+    ("request", "GET", "/v1/models"),
+    ("doctor", "--quick"),
+    ("batch", "check", "prompts.txt"),
+    ("batch", "plan", "prompts.txt", "-m", "scripted"),
+    ("batch", "run", "prompts.txt", "-m", "scripted", "-o", "-"),
+    ("batch", "run", "prompts.txt", "-m", "scripted", "-o", "answers.jsonl", "--report", "r.html"),
+)
+
+
+@pytest.fixture
+def home(engine: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home of the run's engine; the working directory has a batch."""
+    assert engine
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text("say-hello\nsay-lines\n", encoding="utf-8")
+    return Path(os.environ["FOUNDRY_TEST_HOME"])
+
+
+def shell(line: str, arguments: tuple[str, ...], home: Path, **variables: str) -> tuple[int, str]:
+    """The exit code and standard error of a line of shell, in which "$@" is the command."""
+    done = subprocess.run(
+        ["/bin/bash", "-c", line, "bash", *command(*arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=environment(home, **variables),
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stderr.decode()
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_an_output_that_cannot_be_written_is_told(home: Path, verb: tuple[str, ...]) -> None:
+    code, told = shell('"$@" > /dev/full', verb, home)
+    assert (code, told.splitlines()[0]) == (
+        1,
+        "Error: standard output cannot be written: No space left on device.",
+    )
+    assert "bug" not in told
+    code, told = shell('"$@" --json >&-', verb, home)
+    assert code == 1
+    assert told.startswith(
+        ("Error: standard output is closed.", "Error: standard output cannot be written: Bad file")
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ('"$@" > /dev/full 2> /dev/full', 1),
+        ('"$@" >&- 2>&-', 1),
+        ('"$@" <&- >&- 2>&-', 1),
+        ('"$@" 2> /dev/full', 0),
+        ('"$@" 2>&-', 0),
+        ('"$@" -v 2> /dev/full', 0),
+        ('"$@" | head -c 0; exit ${PIPESTATUS[0]}', 1),
+        ('PYTHONUNBUFFERED=1 "$@" > /dev/full', 1),
+    ],
+)
+def test_the_exit_code_tells_where_nothing_else_can(home: Path, line: str, code: int) -> None:
+    """A full standard error changes nothing, and a reader that left needs no message."""
+    ended, told = shell(line, ("chat", "-m", "scripted", "say-hello"), home)
+    assert ended == code
+    assert "bug" not in told
+    assert "Traceback" not in told
+    assert "Exception ignored" not in told
+
+
+@pytest.mark.parametrize("line", ['"$@" --json > /dev/full', '"$@" --json >&-'])
+def test_an_error_that_json_cannot_carry_is_told_in_words(home: Path, line: str) -> None:
+    code, told = shell(line, ("chat", "-m", "scripted", "--temperature", "9", "hi"), home)
+    assert code == 2
+    assert told.startswith("Error: temperature is 9")
+    assert "standard output" in told.splitlines()[-1]
+
+
+def test_files_do_not_take_the_place_of_closed_streams(home: Path) -> None:
+    """Else the answer would be written into the first file that is opened."""
+    batch = ("batch", "run", "prompts.txt", "-m", "scripted", "-o", "answers.jsonl")
+    assert shell('"$@" <&- >&- 2>&-', batch, home)[0] == 1
+    answers = [json.loads(line) for line in Path("answers.jsonl").read_text("utf-8").splitlines()]
+    assert [answer["error"] for answer in answers] == [None, None]
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize(
+    "locale",
+    [ASCII, {"LC_ALL": "C"}, {"LC_ALL": "", "LANG": "POSIX"}, {"LC_ALL": "no_SUCH.locale"}],
+)
+def test_prompts_and_answers_are_utf_8_in_any_locale(home: Path, locale: dict[str, str]) -> None:
+    done = subprocess.run(
+        command("chat", "-m", "scripted", "-s", "Grüße", "日本語 🎉 say-multibyte"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=environment(home, **locale),
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert not done.stdout.isascii()
+    done.stdout.decode()
+
+
+def test_a_prompt_that_is_not_utf_8_is_refused(home: Path) -> None:
+    done = subprocess.run(
+        [*map(os.fsencode, command("chat", "-m", "scripted")), b"caf\xe9"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=environment(home, **ASCII),
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert b"not text in UTF-8" in done.stderr
+
+
+def test_a_file_is_found_by_its_name_in_any_locale(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").rename(tmp_path / "für alle.txt")
+    assert shell('"$@"', ("batch", "check", "für alle.txt"), home, **ASCII) == (0, "")
