@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -14,8 +15,16 @@ if TYPE_CHECKING:
 
 __all__ = ["json_texts", "json_value"]
 
-_FENCE = re.compile(r"```[\w+-]*[^\S\n]*\n?(.*?)```", re.DOTALL)
-_OPENING = re.compile(r"[{\[]")
+_FENCE = "```"
+_LANGUAGE = re.compile(r"[\w+-]*[^\S\n]*\n?")
+_OPENING = re.compile(r'\{\s*["}]|\[\s*["{}\[\]\dtfn-]')
+"""A bracket with what may stand behind it in JSON."""
+
+MAX_CANDIDATES = 100
+"""Texts in an answer that are tried. Each is decoded and validated."""
+
+MAX_BROKEN = 1000
+"""Beginnings of JSON that turn out to be none. For each, all of the answer is looked at."""
 
 
 def json_texts(text: str) -> Iterator[str]:
@@ -32,9 +41,7 @@ def json_texts(text: str) -> Iterator[str]:
     if not bare:
         raise Refused("the answer is empty")
     yield bare
-    for fenced in _FENCE.findall(bare):
-        yield fenced.strip()
-    yield from _embedded(bare)
+    yield from itertools.islice(itertools.chain(_fenced(bare), _embedded(bare)), MAX_CANDIDATES - 1)
 
 
 def json_value(text: str) -> Any:
@@ -51,14 +58,26 @@ def json_value(text: str) -> Any:
         raise Refused(f"the answer cannot be read: {error}") from error
 
 
+def _fenced(text: str) -> Iterator[str]:
+    """What stands in the code fences that are closed."""
+    end = -len(_FENCE)
+    while (opening := text.find(_FENCE, end + len(_FENCE))) >= 0:
+        start = opening + len(_FENCE)
+        if (end := text.find(_FENCE, start)) < 0:
+            return
+        language = _LANGUAGE.match(text, start, end)
+        yield text[language.end() if language else start : end].strip()
+
+
 def _embedded(text: str) -> Iterator[str]:
-    at = 0
-    while opening := _OPENING.search(text, at):
+    at = broken = 0
+    while broken < MAX_BROKEN and (opening := _OPENING.search(text, at)):
         start = opening.start()
         try:
             _, at = _DECODER.raw_decode(text, start)
         except json.JSONDecodeError as error:
             at = max(error.pos, start + 1)  # not within it: half an object is none
+            broken += 1
         except (ValueError, RecursionError):
             return
         else:

@@ -1,7 +1,8 @@
 """JSON that is still being written: its value so far.
 
 Each character is read once. What is complete is shared between the values given out; only the
-containers that are still open are copied.
+containers that are still open are copied. That takes longer the more they hold, so a large value is
+given out again as it was until enough text has come to pay for a new one.
 """
 
 from __future__ import annotations
@@ -31,6 +32,16 @@ _UNIT = len(r"\ud83d")
 _HIGH = range(0xD800, 0xDC00)
 _LOW = range(0xDC00, 0xE000)
 
+MAX_DEPTH = 500
+"""Containers within one another. Python reads no more than twice as many."""
+
+COPIES_PER_CHARACTER = 16
+MAX_SAVED_COPIES = 64 * 1024
+"""Members that may be copied for each character that came, and after many that cost none."""
+
+TEXT_PER_COPY = 64
+"""Characters of a string that are copied in the time of one member of a container."""
+
 _Expected = Literal["value", "value or ]", "key", "key or }", ":", ", or end"]
 
 
@@ -45,7 +56,8 @@ class PartialJson:
     syntax error the value stays as it is: whoever checks the whole answer finds the error.
 
     Numbers, `true`, `false` and `null` appear when they are complete, strings grow, and a member
-    appears with its value.
+    appears with its value. Strings of thousands of characters and lists of hundreds of items grow
+    by several pieces at a time.
     """
 
     def __init__(self) -> None:
@@ -58,12 +70,19 @@ class PartialJson:
         self._bare: list[str] = []
         self._held = ""
         self._ended = False
+        self._members = 0
+        self._length = 0
+        self._last: Any = NOTHING
+        self._saved = MAX_SAVED_COPIES
 
     def feed(self, text: str) -> Any:
         """The value so far, with a further piece of the text; `NOTHING` before it begins.
 
         The containers in it are the caller's to read, not to change.
         """
+        if self._ended:
+            return self._last
+        self._saved = min(MAX_SAVED_COPIES, self._saved + COPIES_PER_CHARACTER * len(text))
         text, self._held = self._held + text, ""
         at = 0
         while at < len(text) and not self._ended:
@@ -71,7 +90,11 @@ class PartialJson:
                 at = self._step(text, at)
             except _Broken:
                 at = self._recover(text, at)
-        return self._value()
+        cost = 2 * len(self._open) + self._members + self._length // TEXT_PER_COPY
+        if self._ended or cost <= self._saved:
+            self._saved -= cost
+            self._last = self._value()
+        return self._last
 
     def finish(self) -> Any:
         """The value, when no more text comes: a number at its very end is complete then."""
@@ -82,8 +105,10 @@ class PartialJson:
         return self._value()
 
     def _value(self) -> Any:
-        is_text = self._string is not None and not self._is_key
-        value = "".join(self._string or ()) if is_text else self._root
+        value = self._root
+        if self._string is not None and not self._is_key:
+            value = "".join(self._string)
+            self._string[:] = [value]
         keys = len(self._keys)
         for container in reversed(self._open):
             copy = container.copy()
@@ -137,16 +162,19 @@ class PartialJson:
         if not self._is_key:
             self._expect_value()
         self._string = []
+        self._length = 0
 
     def _in_string(self, text: str, at: int, pieces: list[str]) -> int:
         end = _end(_PLAIN, text, at)
         if end > at:
             pieces.append(text[at:end])
+            self._length += end - at
         elif text[at] == '"':
             self._end_string("".join(pieces))
             end += 1
         else:
             end = self._escape(text, at, pieces)
+            self._length += 1
         return end
 
     def _escape(self, text: str, at: int, pieces: list[str]) -> int:
@@ -177,6 +205,7 @@ class PartialJson:
 
     def _end_string(self, text: str) -> None:
         self._string = None
+        self._length = 0
         if self._is_key:
             self._keys[-1] = text
             self._expected = ":"
@@ -185,6 +214,8 @@ class PartialJson:
 
     def _begin_container(self, character: str) -> None:
         self._expect_value()
+        if len(self._open) == MAX_DEPTH:
+            raise _Broken
         if character == "{":
             self._open.append({})
             self._keys.append("")
@@ -202,7 +233,9 @@ class PartialJson:
             raise _Broken
         if kind is dict:
             self._keys.pop()
-        self._add(self._open.pop())
+        container = self._open.pop()
+        self._members -= len(container)
+        self._add(container)
         self._ended = not self._open
 
     def _end_bare(self) -> None:
@@ -224,10 +257,12 @@ class PartialJson:
             self._root = value
             return
         container = self._open[-1]
+        self._members -= len(container)
         if isinstance(container, dict):
             container[self._keys[-1]] = value
         else:
             container.append(value)
+        self._members += len(container)
 
 
 def _end(pattern: re.Pattern[str], text: str, at: int) -> int:

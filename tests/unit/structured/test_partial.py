@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foundry_api.structured.partial import NOTHING, PartialJson
+from foundry_api.structured.partial import (
+    COPIES_PER_CHARACTER,
+    MAX_DEPTH,
+    MAX_SAVED_COPIES,
+    NOTHING,
+    TEXT_PER_COPY,
+    PartialJson,
+)
 
 texts = st.text(alphabet=st.characters(), max_size=20)
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -171,3 +178,62 @@ def test_ten_times_the_answer_takes_about_ten_times_as_long() -> None:
     seconds(100)
     short = min(seconds(200) for _ in range(3))
     assert seconds(2000) < 35 * short
+
+
+def size(value: Any) -> int:
+    """What it costs to copy the containers and the string that are still open."""
+    if isinstance(value, str):
+        return len(value) // TEXT_PER_COPY
+    if not isinstance(value, list | dict):
+        return 0
+    members: list[Any] = list(value.values() if isinstance(value, dict) else value)
+    return 1 + len(members) + (size(members[-1]) if members else 0)
+
+
+@pytest.mark.parametrize(
+    ("opening", "unit"),
+    [
+        ('{"a": "', "x"),
+        ('"', "\\n"),
+        ("[", "1,"),
+        ("[", '{"a": 1},'),
+        ("[[", '"abc",'),
+        ("", "["),
+        ("", '{"a":'),
+        ("", "[]"),
+        ("", "{a"),
+    ],
+)
+def test_a_longer_text_is_not_copied_more_often(opening: str, unit: str) -> None:
+    text, partial, copied = opening + unit * (1 << 13), PartialJson(), 0
+    last: Any = None
+    for at in range(0, len(text), 4):
+        value = partial.feed(text[at : at + 4])
+        copied += 0 if value is last else size(value)
+        last = value
+    assert copied <= MAX_SAVED_COPIES + COPIES_PER_CHARACTER * len(text)
+
+
+def test_a_large_value_is_complete_at_its_end() -> None:
+    text = json.dumps({"items": list(range(20_000)), "text": "x" * 200_000})
+    partial = PartialJson()
+    for at in range(0, len(text), 4):
+        value = partial.feed(text[at : at + 4])
+    assert value == json.loads(text)
+    assert partial.finish() == value
+
+
+def test_an_unfinished_large_value_is_complete_when_no_more_comes() -> None:
+    partial = PartialJson()
+    for at in range(0, 1 << 16, 4):
+        partial.feed(('{"a": "' + "x" * (1 << 16))[at : at + 4])
+    assert partial.finish() == {"a": "x" * ((1 << 16) - 7)}
+
+
+def test_containers_are_read_to_a_depth() -> None:
+    partial = PartialJson()
+    partial.feed("[" * 100_000)
+    value, depth = partial.finish(), 0
+    while value:
+        value, depth = value[0], depth + 1
+    assert depth == MAX_DEPTH - 1
