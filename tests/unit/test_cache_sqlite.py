@@ -200,13 +200,10 @@ def lapses_at(path: Path) -> float:
 # --- what may happen to the file ---
 
 
-def not_a_database(path: Path) -> None:
-    path.write_bytes(b"these are my notes, not a database at all\n" * 100)
-
-
-def header_overwritten(path: Path) -> None:
+def header_damaged(path: Path) -> None:
     with path.open("r+b") as file:
-        file.write(b"\0" * 64)
+        file.seek(16)
+        file.write(b"\xff" * 44)
 
 
 def pages_broken(path: Path) -> None:
@@ -219,7 +216,7 @@ def cut_short(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
-DAMAGES = [not_a_database, header_overwritten, pages_broken, cut_short]
+DAMAGES = [header_damaged, pages_broken, cut_short]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -312,7 +309,7 @@ async def test_the_last_damaged_files_are_kept_and_clearing_removes_them(
     for _ in range(5):
         await put(cache)
         await cache.close()
-        not_a_database(caches.path)
+        header_damaged(caches.path)
     await put(cache)
     names = [path.name for path in sorted(caches.path.parent.glob("*corrupt*"))]
     assert names == [f"answers.db.corrupt-{number}" for number in (3, 4, 5)]
@@ -327,8 +324,7 @@ async def test_a_disk_that_damages_every_file_is_not_fed_for_ever(
     for _ in range(6):
         await put(cache)
         await cache.close()
-        caches.path.parent.mkdir(exist_ok=True)
-        not_a_database(caches.path)
+        header_damaged(caches.path)
     assert await cache.get("k") is None
     assert len(list(caches.path.parent.glob("*corrupt*"))) == 3
     assert caches.troubles[-1].aside is None

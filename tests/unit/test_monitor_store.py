@@ -59,7 +59,7 @@ def test_only_its_owner_may_read_it_and_its_side_files(path: Path) -> None:
     with closing(SampleStore(path, keep_s=DAY_S)) as store:
         store.add(seen("healthy"))
         modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
-    assert set(modes) == {"health.db", "health.db-wal", "health.db-shm"}
+    assert set(modes) == {"health.db", "health.db-wal", "health.db-shm", "health.db.lock"}
     assert set(modes.values()) == {0o600}
 
 

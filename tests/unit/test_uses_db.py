@@ -229,7 +229,7 @@ def test_a_damaged_file_is_set_aside(
     a, b = world.client("a"), world.client("b")
     a.claim(HERE, "demo:1", 60)
     assert users(b) == ["a.py"]
-    assert world.path.with_suffix(".damaged").read_bytes() == content
+    assert world.path.with_name("uses.db.damaged-1").read_bytes() == content
     assert len(caplog.records) == 1
 
 
@@ -259,7 +259,7 @@ def test_a_file_of_another_version_is_left_alone(world: World) -> None:
     db = sqlite3.connect(world.path)
     db.execute("pragma user_version = 2")
     db.close()
-    with pytest.raises(Unusable, match="version 2"):
+    with pytest.raises(Unusable, match="format 2"):
         world.client("a").claim(HERE, "demo:1", 60)
 
 

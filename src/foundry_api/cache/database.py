@@ -14,17 +14,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foundry_api.cache.store import CacheStats
+from foundry_api.service.sqlite_damage import check_row, check_rows
+from foundry_api.service.sqlite_file import FileFormat
 from foundry_api.service.uses_db import Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-__all__ = ["APPLICATION_ID", "BUSY_MS", "SCHEMA", "VERSION", "AnswersDb", "Bounds"]
+__all__ = ["BUSY_MS", "FORMAT", "AnswersDb", "Bounds", "read_models", "read_stats"]
 
-APPLICATION_ID = 0x666F7561
-"""`foua`: tells these files from other SQLite databases."""
-
-VERSION = 1
 BUSY_MS = 1000
 """How long a write waits for another process's, which takes a millisecond."""
 
@@ -35,8 +33,7 @@ MOST_TOUCHED = 100
 ROOM_LEFT = 0.9
 """When there is no room, so much of it is left taken, that the next ones need not make any."""
 
-SCHEMA = f"""
-begin immediate;
+SCHEMA = """
 create table entries (
     key text primary key, model text not null, answer blob not null, size int not null,
     at real not null, used real not null
@@ -56,10 +53,12 @@ create table claims (
     key text primary key, token text, client text, program text, pid int, create_time real,
     until real
 ) without rowid;
-pragma application_id = {APPLICATION_ID};
-pragma user_version = {VERSION};
-commit;
-"""  # noqa: S608 - two numbers of our own
+"""
+
+FORMAT = FileFormat(application_id=0x666F7561, version=1, schema=SCHEMA)
+"""`foua`: tells these files from other SQLite databases."""
+
+COUNTS = ("hits", "misses", "stores", "evictions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +178,7 @@ class AnswersDb:
         """Forget every answer, and what they took on the disk; how many there were."""
         self._touched.clear()
         with self._transaction() as database:
-            (count,) = database.execute("select entries from totals").fetchone()
+            (count,) = check_row(database.execute("select entries from totals").fetchone(), int)
             database.execute("delete from entries")
         self._database.execute("vacuum")
         self._database.execute("pragma wal_checkpoint(truncate)")
@@ -190,17 +189,13 @@ class AnswersDb:
         with self._transaction() as database:
             self._write_notes(database)
             self._count(database, "evictions", self._expire(database, self._clock()))
-            entries, size = database.execute("select entries, bytes from totals").fetchone()
-            counts = dict(database.execute("select name, n from counts").fetchall())
+            stats = read_stats(database, self._bounds, self._clock())
         self._forget_notes()
-        return CacheStats(entries=entries, bytes=size, max_bytes=self._bounds.max_bytes, **counts)
+        return stats
 
     def models(self) -> dict[str, tuple[int, int]]:
         """Entries and bytes by the models that gave the answers."""
-        rows = self._database.execute(
-            "select model, count(*), sum(size) from entries group by model order by 3 desc, 1"
-        )
-        return {model: (entries, size) for model, entries, size in rows}
+        return read_models(self._database)
 
     def flush(self) -> None:
         """Write down what was used."""
@@ -222,7 +217,7 @@ class AnswersDb:
         row = self._database.execute(
             "select answer from entries where key = ? and at > ?", (key, oldest)
         ).fetchone()
-        return row[0] if row else None
+        return check_row(row, bytes)[0] if row else None
 
     def _made_or_making(self, key: str, for_s: float) -> bytes | Owner | None:
         if (answer := self._find(key)) is not None:
@@ -236,7 +231,7 @@ class AnswersDb:
         ).fetchone()
         if row is None:
             return None
-        holder = Owner(*row)
+        holder = Owner(*check_row(row, str, str, int, float))
         return holder if self._lives(holder) else None
 
     def _take(self, key: str, token: str, for_s: float) -> bytes | Owner | None:
@@ -259,7 +254,7 @@ class AnswersDb:
         return database.execute("delete from entries where at <= ?", (oldest,)).rowcount
 
     def _make_room(self, database: sqlite3.Connection, size: int) -> int:
-        (taken,) = database.execute("select bytes from totals").fetchone()
+        (taken,) = check_row(database.execute("select bytes from totals").fetchone(), int)
         if taken + size <= self._bounds.max_bytes:
             return 0
         excess = taken + size - self._bounds.max_bytes * ROOM_LEFT
@@ -310,3 +305,35 @@ class AnswersDb:
         except sqlite3.OperationalError:
             self._stuck_until = self._ticks() + STUCK_S
             raise
+
+
+def read_stats(database: sqlite3.Connection, bounds: Bounds, now: float) -> CacheStats:
+    """What is in an open file, as it was written down last.
+
+    Args:
+        database: The open file.
+        bounds: Answers that are too old for them do not count.
+        now: Seconds since the epoch.
+
+    Raises:
+        sqlite3.Error: The file is damaged, or cannot be used now.
+    """
+    if bounds.max_age_s is None:
+        rows = database.execute("select entries, bytes from totals")
+    else:
+        rows = database.execute(
+            "select count(*), coalesce(sum(size), 0) from entries where at > ?",
+            (now - bounds.max_age_s,),
+        )
+    entries, size = check_row(rows.fetchone(), int, int)
+    counts = dict(check_rows(database.execute("select name, n from counts"), str, int))
+    known = {name: counts.get(name, 0) for name in COUNTS}
+    return CacheStats(entries=entries, bytes=size, max_bytes=bounds.max_bytes, **known)
+
+
+def read_models(database: sqlite3.Connection) -> dict[str, tuple[int, int]]:
+    """Entries and bytes by the models that gave the answers. See `read_stats`."""
+    rows = database.execute(
+        "select model, count(*), sum(size) from entries group by model order by 3 desc, 1"
+    )
+    return {model: (entries, size) for model, entries, size in check_rows(rows, str, int, int)}

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from foundry_api.cache.database import AnswersDb
-from foundry_api.cache.file import AnswersFile, ForeignFile, OtherFormat, is_damage
+from foundry_api.cache.database import AnswersDb, read_models, read_stats
+from foundry_api.cache.file import AnswersFile
+from foundry_api.cache.store import CacheStats
 from foundry_api.errors import ConfigurationError, ServiceStartFailed
 from foundry_api.events import CacheTrouble
+from foundry_api.service.sqlite_damage import is_damage
+from foundry_api.service.sqlite_file import ForeignFile, OtherFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from foundry_api.cache.database import Bounds
@@ -83,14 +88,30 @@ class Shelf:
         Raises:
             ConfigurationError: It cannot be used.
         """
-        try:
+        with self._refusing():
             return self._asked(question)
-        except UNUSABLE as error:
-            self._drop()
-            raise ConfigurationError(
-                f"the cache {self._file.path} cannot be used: {error}",
-                hint="Name another file, or see who uses this one.",
-            ) from error
+
+    def stats(self) -> CacheStats:
+        """What the file holds. One that is not open is read without changing anything.
+
+        Raises:
+            ConfigurationError: The file cannot be used.
+        """
+        if self._is_open:
+            return self.demand(AnswersDb.stats)
+        bounds = self._bounds
+        return self._read(
+            lambda database: read_stats(database, bounds, time.time()),
+            CacheStats(max_bytes=bounds.max_bytes),
+        )
+
+    def models(self) -> dict[str, tuple[int, int]]:
+        """Entries and bytes by the models that gave the answers. See `stats`.
+
+        Raises:
+            ConfigurationError: The file cannot be used.
+        """
+        return self.demand(AnswersDb.models) if self._is_open else self._read(read_models, {})
 
     def clear(self) -> int:
         """Forget every answer, those in files that were put aside too; how many there were.
@@ -98,13 +119,39 @@ class Shelf:
         Raises:
             ConfigurationError: The file cannot be used.
         """
-        count = self.demand(AnswersDb.clear)
-        self.demand(lambda _: self._file.remove_asides())
+        count = self.demand(AnswersDb.clear) if self._is_open or self._file.exists else 0
+        with self._refusing():
+            self._file.remove_asides()
         return count
 
     def close(self) -> None:
         """Close the file. The next question opens it again."""
         self._drop()
+
+    @property
+    def _is_open(self) -> bool:
+        return self._db is not None and not self._file.replaced
+
+    def _read(self, question: Callable[[sqlite3.Connection], _T], otherwise: _T) -> _T:
+        with self._refusing():
+            database = self._file.open_read_only()
+            if database is None:
+                return otherwise
+            with closing(database):
+                return question(database)
+
+    @contextmanager
+    def _refusing(self) -> Generator[None]:
+        try:
+            yield
+        except UNUSABLE as error:
+            self._drop()
+            hint = "Name another file, or see who uses this one."
+            if is_damage(error):
+                hint = "The next call sets it aside, and `foundry-api cache clear` deletes it."
+            raise ConfigurationError(
+                f"the cache {self._file.path} cannot be used: {error}", hint=hint
+            ) from error
 
     def _asked(self, question: Callable[[AnswersDb], _T]) -> _T:
         try:

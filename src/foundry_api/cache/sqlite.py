@@ -52,8 +52,9 @@ class SqliteCache(ResponseCache):
 
     Nothing that happens to the file fails a call: one that is damaged, or of another version, is
     set aside as `NAME.corrupt-N` or `NAME.format-N` and a new one begun; where none can be written,
-    calls go on without. That is logged once, and told as `CacheTrouble`. All work on the file is
-    done in one thread, which `close` ends.
+    calls go on without. Anything else at the path, such as a text, a link or another program's
+    database, is left as it is, and calls go on without. That is logged once, and told as
+    `CacheTrouble`. All work on the file is done in one thread, which `close` ends.
 
     Args:
         path: The file, on a local disk; default `answers.db` in the `cache` directory of the
@@ -120,10 +121,12 @@ class SqliteCache(ResponseCache):
     async def stats(self) -> CacheStats:
         """What the file holds, and how all programs used it since it was made.
 
+        Asked before anything else, it only reads the file, and makes none.
+
         Raises:
             ConfigurationError: The file cannot be used.
         """
-        return await self._on_shelf(lambda shelf: shelf.demand(lambda db: db.stats()))
+        return await self._on_shelf(lambda shelf: shelf.stats())
 
     async def models(self) -> dict[str, tuple[int, int]]:
         """Answers, and the bytes that they take, by the models that gave them.
@@ -131,7 +134,7 @@ class SqliteCache(ResponseCache):
         Raises:
             ConfigurationError: The file cannot be used.
         """
-        return await self._on_shelf(lambda shelf: shelf.demand(lambda db: db.models()))
+        return await self._on_shelf(lambda shelf: shelf.models())
 
     @asynccontextmanager
     async def turn(self, key: str) -> AsyncGenerator[bytes | None]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from foundry_api.cache.sqlite import SqliteCache
-from foundry_api.cache.store import CacheStats
 from foundry_api.cli.options import Common, examples, output_options, pass_common
 from foundry_api.cli.output import megabytes, print_fields, print_json, print_table
 from foundry_api.cli.session import settings_of
@@ -17,6 +17,8 @@ from foundry_api.service.paths import Paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+
+    from foundry_api.cache.store import CacheStats
 
 __all__ = ["command"]
 
@@ -76,7 +78,7 @@ def clear_command(common: Common, path: Path | None) -> None:
     Programs that use the file may go on; they begin anew.
     """
     file = _file_of(common, path)
-    count = _run(SqliteCache(file), SqliteCache.clear) if file.exists() else 0
+    count = _run(SqliteCache(file), SqliteCache.clear)
     if common.as_json:
         print_json({"file": str(file), "cleared": count})
     elif count:
@@ -87,14 +89,14 @@ def clear_command(common: Common, path: Path | None) -> None:
 
 def _show(common: Common, path: Path | None) -> None:
     file = _file_of(common, path)
-    stats, models = _run(SqliteCache(file), _read) if file.exists() else (CacheStats(), {})
+    stats, models = _run(SqliteCache(file), _read)
     if common.as_json:
         print_json(_told(file, stats, models))
         return
     state = "in use" if stats.entries else "empty"
     print_fields(
         str(file),
-        state if file.exists() else "not there",
+        state if os.path.lexists(file) else "not there",
         [
             ("answers", f"{stats.entries}, {_size(stats.bytes)}" if stats.entries else ""),
             ("lookups", _lookups(stats)),
@@ -105,7 +107,7 @@ def _show(common: Common, path: Path | None) -> None:
         click.echo()
         rows = [[model, str(count), _size(size)] for model, (count, size) in models.items()]
         print_table(["MODEL", "ANSWERS", "SIZE"], rows)
-    if not file.exists():
+    if not os.path.lexists(file):
         click.echo(TURN_ON)
 
 
@@ -113,7 +115,7 @@ def _told(file: Path, stats: CacheStats, models: dict[str, tuple[int, int]]) -> 
     """For programs. The bound is each program's own, so this one knows none."""
     return {
         "file": str(file),
-        "exists": file.exists(),
+        "exists": os.path.lexists(file),
         "entries": stats.entries,
         "bytes": stats.bytes,
         "hits": stats.hits,

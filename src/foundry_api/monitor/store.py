@@ -6,17 +6,28 @@ import logging
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from foundry_api.errors import ConfigurationError
+from foundry_api.errors import ConfigurationError, ServiceStartFailed
 from foundry_api.monitor.sample import HealthSample
-from foundry_api.service.private_file import create_file
+from foundry_api.service.lock import FileLock
+from foundry_api.service.sqlite_damage import DamagedFile, is_damage
+from foundry_api.service.sqlite_file import (
+    FileFormat,
+    ForeignFile,
+    OtherFormat,
+    file_identity,
+    open_database,
+    open_read_only,
+    refuse_foreign,
+    set_aside,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -24,17 +35,16 @@ __all__ = ["SampleStore", "StoreWriter", "read"]
 
 log = logging.getLogger("foundry_api")
 
-APPLICATION_ID = 0x666F756E
+SCHEMA = """
+create table samples (at real not null, service text, sample text not null);
+create index samples_at on samples (at);
+"""
+FORMAT = FileFormat(application_id=0x666F756E, version=0, schema=SCHEMA)
 """`foun`: tells this package's files from other SQLite databases."""
 
-SCHEMA = """
-PRAGMA journal_mode = WAL;
-PRAGMA synchronous = NORMAL;
-CREATE TABLE IF NOT EXISTS samples (at REAL NOT NULL, service TEXT, sample TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS samples_at ON samples (at);
-"""
 PRUNE_EVERY = 500
 BUSY_S = 5.0
+LOCK_S = 5.0
 MOST_WAITING = 1_000
 """Samples that wait for a slow disk; more are given up, which is logged."""
 
@@ -64,49 +74,55 @@ class SampleStore:
         self._keep_s = keep_s
         self._clock = clock
         self._since_prune = 0
-        try:
-            self._database = self._opened()
-        except (OSError, sqlite3.OperationalError) as error:
-            raise ConfigurationError(
-                f"the history {path} cannot be written: {error}", hint="Name another file."
-            ) from error
+        with _refusing(path, "written"):
+            self._database = self._open()
 
     def add(self, sample: HealthSample) -> None:
-        """Keep a sample."""
-        row = (sample.checked_at, sample.service, _ENCODER.encode(sample).decode())
-        with self._database:
-            self._database.execute("INSERT INTO samples VALUES (?, ?, ?)", row)
-        self._since_prune += 1
-        if self._since_prune >= PRUNE_EVERY:
-            self._prune(self._database)
+        """Keep a sample.
+
+        Raises:
+            sqlite3.Error, OSError: It cannot be.
+        """
+        try:
+            self._add(sample)
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            self._database.close()
+            self._set_aside(error)
+            self._database = self._prepare()
+            self._add(sample)
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
 
-    def _opened(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        # SQLite gives its side files the permissions of the file, so it has to have them first.
-        create_file(self._path)
-        _refuse_foreign(self._path)
-        try:
-            return self._prepared()
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError as error:
-            self._set_aside(error)
-            create_file(self._path)
-            return self._prepared()
+    def _add(self, sample: HealthSample) -> None:
+        row = (sample.checked_at, sample.service, _ENCODER.encode(sample).decode())
+        self._database.execute("insert into samples values (?, ?, ?)", row)
+        self._since_prune += 1
+        if self._since_prune >= PRUNE_EVERY:
+            self._prune(self._database)
 
-    def _prepared(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._path, timeout=BUSY_S)
+    def _open(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            if self._path.stat().st_size == 0:  # first of all, so that no file is without it
-                database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            database.executescript(SCHEMA)
-            (verdict,) = database.execute("PRAGMA quick_check(1)").fetchone()
+            return self._prepare()
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            self._set_aside(error)
+        return self._prepare()
+
+    def _prepare(self) -> sqlite3.Connection:
+        self._identity = file_identity(self._path)
+        database = open_database(self._path, FORMAT, lock=self._lock(), timeout_s=BUSY_S)
+        self._identity = file_identity(self._path)
+        try:
+            database.execute("pragma synchronous = normal")
+            (verdict,) = database.execute("pragma quick_check(1)").fetchone()
             if verdict != "ok":
-                raise sqlite3.DatabaseError(verdict)  # noqa: TRY301 - as SQLite tells of it itself
+                raise DamagedFile(verdict)  # noqa: TRY301 - as SQLite tells of it itself
             self._prune(database)
         except BaseException:
             database.close()
@@ -114,16 +130,19 @@ class SampleStore:
         return database
 
     def _set_aside(self, error: sqlite3.DatabaseError) -> None:
-        aside = self._path.with_name(f"{self._path.name}.damaged-{self._clock():.0f}")
-        self._path.replace(aside)
-        for suffix in ("-wal", "-shm"):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+        with self._lock():
+            refuse_foreign(self._path, FORMAT, timeout_s=BUSY_S)
+            if file_identity(self._path) != self._identity:
+                return  # another process did it
+            aside = set_aside(self._path, "damaged")
         log.warning("the history %s is damaged (%s); it is now %s", self._path, error, aside)
+
+    def _lock(self) -> FileLock:
+        return FileLock(self._path.with_name(f"{self._path.name}.lock"), timeout_s=LOCK_S)
 
     def _prune(self, database: sqlite3.Connection) -> None:
         self._since_prune = 0
-        with database:
-            database.execute("DELETE FROM samples WHERE at < ?", (self._clock() - self._keep_s,))
+        database.execute("delete from samples where at < ?", (self._clock() - self._keep_s,))
 
 
 def read(path: Path, *, since: float = 0.0) -> list[HealthSample]:
@@ -138,56 +157,50 @@ def read(path: Path, *, since: float = 0.0) -> list[HealthSample]:
     Raises:
         ConfigurationError: There is no such file, or it is not a history.
     """
-    if not path.is_file():
+    with _refusing(path, "read"):
+        database = open_read_only(path, FORMAT, timeout_s=BUSY_S)
+        if database is not None:
+            with closing(database):
+                rows = database.execute(
+                    "select sample from samples where at >= ? order by at", (since,)
+                ).fetchall()
+            return _decoded(path, [row[0] for row in rows])
+    if file_identity(path) is None:
         raise ConfigurationError(
             f"there is no history {path}", hint="`foundry-api health --watch --store FILE` writes."
         )
-    _refuse_foreign(path)
+    return []
+
+
+@contextmanager
+def _refusing(path: Path, done: str) -> Generator[None]:
+    """Raise what is wrong with a file as one of our errors."""
     try:
-        with closing(sqlite3.connect(path, timeout=BUSY_S)) as database:
-            rows = database.execute(
-                "SELECT sample FROM samples WHERE at >= ? ORDER BY at", (since,)
-            ).fetchall()
-    except sqlite3.Error as error:
-        raise ConfigurationError(f"the history {path} cannot be read: {error}") from error
-    return _decoded(path, [row[0] for row in rows])
+        yield
+    except (ForeignFile, OtherFormat) as error:
+        raise ConfigurationError(
+            f"{path} is not a history of this program: {error}", hint="Name another file."
+        ) from error
+    except (sqlite3.Error, OSError, ServiceStartFailed) as error:
+        damaged = is_damage(error)
+        problem = f"is damaged: {error}" if damaged else f"cannot be {done}: {error}"
+        raise ConfigurationError(
+            f"the history {path} {problem}",
+            hint="The next `foundry-api health --watch --store FILE` sets it aside and begins anew."
+            if damaged
+            else "Name another file.",
+        ) from error
 
 
-def _decoded(path: Path, rows: list[str]) -> list[HealthSample]:
+def _decoded(path: Path, rows: list[object]) -> list[HealthSample]:
     samples: list[HealthSample] = []
     for row in rows:
-        try:
-            samples.append(_DECODER.decode(row))
-        except msgspec.MsgspecError:
-            continue
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            if isinstance(row, (str, bytes)):
+                samples.append(_DECODER.decode(row))
     if len(samples) < len(rows):
         log.warning("%d samples of %s cannot be read", len(rows) - len(samples), path)
     return samples
-
-
-def _refuse_foreign(path: Path) -> None:
-    """A file that is something else was named by mistake, and is not ours to touch."""
-    if path.stat().st_size and _is_foreign(path):
-        raise ConfigurationError(
-            f"{path} is not a history of this program", hint="Name another file."
-        )
-
-
-def _is_foreign(path: Path) -> bool:
-    """Whether a file is no database, or another program's.
-
-    SQLite is asked: reading the file here would free the locks of this process's connections to it.
-    """
-    try:
-        with closing(sqlite3.connect(path, timeout=BUSY_S)) as database:
-            number: int = database.execute("PRAGMA application_id").fetchone()[0]
-            return number != APPLICATION_ID
-    except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode == sqlite3.SQLITE_CORRUPT:
-            return False  # that is for who reads more of it
-        if error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
-            return True
-        raise
 
 
 class StoreWriter:
@@ -237,7 +250,7 @@ class StoreWriter:
         try:
             if self._store is not None:
                 self._store.add(sample)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError, ForeignFile, OtherFormat, ServiceStartFailed) as error:
             self._gave_up(str(error))
         else:
             if self._lost:

@@ -47,6 +47,8 @@ __all__ = ["FileLock", "is_held"]
 
 POLL_S = 0.02
 LOOKS = 3
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+"""So that a link in the lock's place makes no file elsewhere."""
 
 
 class FileLock:
@@ -76,7 +78,7 @@ class FileLock:
         self._descriptor = -1
 
     def __enter__(self) -> Self:
-        descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600)
+        descriptor = os.open(self._path, os.O_CREAT | os.O_RDWR | NO_FOLLOW, 0o600)
         try:
             self._wait(descriptor)
         except BaseException:

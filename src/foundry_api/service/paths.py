@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING
 
 from foundry_api.errors import ConfigurationError
@@ -17,6 +19,9 @@ __all__ = ["Paths"]
 APP_NAME = "foundry-api"
 PRIVATE_DIRECTORY = 0o700
 """State and logs name a port without authentication and a token: other users must not read them."""
+
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+OWN_NAMES = ("host.json", "host.lock", "uses.db", "host-*.log", "foundry.*modelinfo.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,32 @@ def _absolute(directory: Path) -> Path:
 
 
 def _make_private(directory: Path) -> None:
-    directory.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
-    if os.name == "posix":  # on Windows a profile's directories are private by inheritance
-        directory.chmod(PRIVATE_DIRECTORY)
+    try:
+        directory.mkdir(parents=True, mode=PRIVATE_DIRECTORY)
+    except FileExistsError:
+        if not directory.is_dir():
+            raise
+        if os.name == "posix":  # on Windows a profile's directories are private by inheritance
+            _close_to_others(directory)
+
+
+def _close_to_others(directory: Path) -> None:
+    """Make a directory that was there private, if it is empty or this program's.
+
+    A home may be any directory, and have `logs` of its own. What a link leads to is the user's.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return  # a link; or not to be read, so that its first use tells
+    try:
+        status = os.fstat(descriptor)
+        if status.st_mode & OTHERS and status.st_uid == os.geteuid() and _is_own(directory):
+            os.fchmod(descriptor, PRIVATE_DIRECTORY)
+    finally:
+        os.close(descriptor)
+
+
+def _is_own(directory: Path) -> bool:
+    names = [path.name for path in directory.iterdir()]
+    return not names or any(fnmatch(name, own) for name in names for own in OWN_NAMES)

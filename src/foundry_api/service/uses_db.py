@@ -15,13 +15,23 @@ import os
 import sqlite3
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from foundry_api.errors import ServiceStartFailed
+from foundry_api.errors import FoundryError, ServiceStartFailed
 from foundry_api.messages import Model, ModelUser
 from foundry_api.service import state
 from foundry_api.service.lock import FileLock
 from foundry_api.service.private_file import create_file
+from foundry_api.service.sqlite_damage import check_row, check_rows, is_damage
+from foundry_api.service.sqlite_file import (
+    FileFormat,
+    ForeignFile,
+    NotADatabase,
+    OtherFormat,
+    open_database,
+    remove_set_aside,
+    set_aside,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
@@ -31,10 +41,8 @@ __all__ = ["Known", "Lease", "Owner", "Unusable", "UsesDb"]
 
 Change = Literal["load", "unload", "budget"]
 
-VERSION = 1
-
-MOVES = 3
-"""How often a file may be set aside by others while it is opened, before that is a failure."""
+MOST_ASIDE = 3
+"""Damaged files to keep."""
 
 BUSY_S = 5.0
 """How long one process waits for another's write, which takes a millisecond."""
@@ -43,27 +51,37 @@ MOST_KNOWN = 1000
 """Loaded models to remember. Services on ephemeral ports come and go."""
 
 SCHEMA = """
-begin immediate;
-create table if not exists clients (
+create table clients (
     client text primary key, pid int, create_time real, program text
 ) without rowid;
-create table if not exists uses (
+create table uses (
     service text, model text, client text, last real, until real,
     primary key (service, model, client)
 ) without rowid;
-create table if not exists loads (
+create table loads (
     service text, model text, alias text, catalog text, size_mb real, at real,
     primary key (service, model)
 ) without rowid;
-create table if not exists leases (
+create table leases (
     service text, model text, token text, client text, change text, until real,
     primary key (service, model)
 ) without rowid;
-pragma user_version = 1;
-commit;
 """
 
-DAMAGED = {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}
+FORMAT = FileFormat(
+    application_id=0x666F7575,
+    version=1,
+    schema=SCHEMA,
+    unmarked_tables=frozenset({"clients", "uses", "loads", "leases"}),
+)
+"""`fouu`: tells these files from other SQLite databases."""
+
+COLUMNS: dict[str, tuple[type | tuple[type, ...], ...]] = {
+    "clients": (str, int, float, str),
+    "uses": (str, str, str, float, float),
+    "loads": (str, str, str, str, (float, type(None)), float),
+    "leases": (str, str, str, str, str, float),
+}
 PRIVATE_DIRECTORY = 0o700
 
 log = logging.getLogger("foundry_api")
@@ -186,12 +204,11 @@ class UsesDb:
             Ids of those that it no longer held, so that they may be out of memory.
         """
         with self._transaction() as db:
-            held = dict(
-                db.execute(
-                    "select model, until from uses where service = ? and client = ?",
-                    (service, self._owner.client),
-                )
+            rows = db.execute(
+                "select model, until from uses where service = ? and client = ?",
+                (service, self._owner.client),
             )
+            held = dict(check_rows(rows, str, float))
             now = self._clock()
             kept = [(service, model, last) for model, last in uses if held.get(model, 0.0) > now]
             self._note(db, kept, hold_s)
@@ -276,10 +293,10 @@ class UsesDb:
                 "uses where uses.service = loads.service and uses.model = loads.model), at)) "
                 "from loads where service = ?",
                 (service,),
-            ).fetchall()
+            )
             return {
                 row[0]: Known(_model(row), row[4], self._users(db, service, row[0], 0.0))
-                for row in rows
+                for row in check_rows(rows, str, str, str, (float, type(None)), float)
             }
 
     def leave(self) -> None:
@@ -313,7 +330,10 @@ class UsesDb:
             "and model = ? and client <> ? and until > ? and change = coalesce(?, change)",
             (service, model, self._owner.client, self._clock(), change),
         ).fetchone()
-        return ModelUser(program=row[0], pid=row[1], last_used_s=0.0) if row else None
+        if row is None:
+            return None
+        program, pid = check_row(row, str, int)
+        return ModelUser(program=program, pid=pid, last_used_s=0.0)
 
     def _users(
         self, db: sqlite3.Connection, service: str, model: str, quiet_s: float
@@ -326,7 +346,7 @@ class UsesDb:
         )
         return tuple(
             ModelUser(program=program, pid=pid, last_used_s=now - last)
-            for program, pid, last in rows
+            for program, pid, last in check_rows(rows, str, int, float)
         )
 
     def _forget_the_dead(self, db: sqlite3.Connection) -> None:
@@ -334,7 +354,7 @@ class UsesDb:
             "select client, program, pid, create_time from clients where client <> ?",
             (self._owner.client,),
         )
-        for owner in [Owner(*row) for row in rows.fetchall()]:
+        for owner in [Owner(*row) for row in check_rows(rows, str, str, int, float)]:
             if not self._lives(owner):
                 self._forget(db, owner.client)
 
@@ -349,64 +369,31 @@ class UsesDb:
     @contextlib.contextmanager
     def _transaction(self) -> Generator[sqlite3.Connection]:
         try:
-            with contextlib.closing(self._opened()) as db:
+            with contextlib.closing(self._open()) as db:
                 db.execute("begin immediate")
                 yield db
                 db.execute("commit")
-        except (sqlite3.Error, OSError, ServiceStartFailed) as error:
-            if _is_damage(error):
-                self._set_aside()  # its header is whole, so opening it did not tell
+        except ForeignFile as error:
+            raise Unusable(f"{self._path}: {error}; move it away") from error
+        except (sqlite3.Error, OSError, OtherFormat, ServiceStartFailed) as error:
+            if is_damage(error):
+                self._discard()  # its header is whole, so opening it did not tell
             raise Unusable(f"{self._path}: {error}") from error
 
-    def _opened(self) -> sqlite3.Connection:
+    def _open(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
         try:
-            return self._prepared()
+            return self._connect()
+        except NotADatabase:
+            pass  # nobody but this program has a file of this name here: it is a damaged one
         except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
+            if not is_damage(error):
                 raise
         self._set_aside()
-        return self._prepared()
+        return self._connect()
 
-    def _prepared(self) -> sqlite3.Connection:
-        for _ in range(MOVES):
-            if not self._path.exists():
-                self._create()
-            try:
-                return self._laid_out()
-            except sqlite3.OperationalError:
-                if self._path.exists():
-                    raise  # else it was set aside meanwhile
-        return self._laid_out()
-
-    def _create(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
-        with self._lock():
-            self._create_locked()
-
-    def _create_locked(self) -> None:
-        create_file(self._path)
-
-    def _laid_out(self) -> sqlite3.Connection:
-        """The file with its tables. One process makes them, and the others wait.
-
-        Of two that turn a file to write-ahead logging at once, SQLite refuses one without any wait.
-        """
-        db = self._connected()
-        try:
-            if _version(db) == 0:
-                with self._lock():
-                    _lay_out(db)
-            else:
-                _lay_out(db)
-        except BaseException:
-            db.close()
-            raise
-        return db
-
-    def _connected(self) -> sqlite3.Connection:
-        """The file, which has to be there: SQLite itself must not make it anew beside a lock."""
-        there = f"{self._path.absolute().as_uri()}?mode=rw"
-        db = sqlite3.connect(there, timeout=BUSY_S, isolation_level=None, uri=True)
+    def _connect(self) -> sqlite3.Connection:
+        db = open_database(self._path, FORMAT, lock=self._lock(), timeout_s=BUSY_S)
         try:
             # What a crash of the machine would lose is about processes that it ended as well.
             db.execute("pragma synchronous = off")
@@ -415,56 +402,45 @@ class UsesDb:
             raise
         return db
 
-    def _is_whole(self) -> bool:
-        """Whether the file is sound; tables are made if it has none. Under the lock."""
-        try:
-            with contextlib.closing(self._connected()) as db:
-                _lay_out(db)
-                return bool(db.execute("pragma quick_check").fetchone() == ("ok",))
-        except sqlite3.DatabaseError as error:
-            if _is_damage(error):
-                return False
-            raise
+    def _discard(self) -> None:
+        """Set a damaged file aside, if that is possible; the error that is raised tells of it."""
+        with contextlib.suppress(sqlite3.Error, OSError, ForeignFile, OtherFormat, FoundryError):
+            self._set_aside()
 
     def _set_aside(self) -> None:
         """Begin anew beside a damaged file. Of processes that find it, one does that.
 
-        Until what belonged to the old file is gone, nobody makes a new one: its first words could
-        be taken for those of the old.
+        It holds the lock until what belonged to the old file is gone, so that nobody takes the
+        first words of a new one for those of the old.
         """
         with self._lock():
-            if not self._path.exists():
-                self._create_locked()
-            if self._is_whole():
-                return
-            damaged = self._path.with_suffix(".damaged")
-            self._path.replace(damaged)
-            for suffix in ("-wal", "-shm"):
-                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-            self._create_locked()
-        log.warning("%s was damaged; it is now %s", self._path, damaged)
+            if self._is_sound():
+                return  # another process was faster
+            aside = set_aside(self._path, "damaged")
+            remove_set_aside(self._path, FORMAT, keep=MOST_ASIDE)
+            create_file(self._path)
+        log.warning("%s was damaged; it is now %s", self._path, aside)
+
+    def _is_sound(self) -> bool:
+        """Whether the file is whole. Under the lock."""
+        try:
+            db = open_database(self._path, FORMAT, lock=contextlib.nullcontext(), timeout_s=BUSY_S)
+            with contextlib.closing(db):
+                if db.execute("pragma quick_check").fetchone() != ("ok",):
+                    return False
+                for table, types in COLUMNS.items():
+                    check_rows(db.execute(f"select * from {table}"), *types)  # noqa: S608 - a name of our own
+                return True
+        except NotADatabase:
+            return False
+        except sqlite3.DatabaseError as error:
+            if is_damage(error):
+                return False
+            raise
 
     def _lock(self) -> FileLock:
         return FileLock(self._path.with_suffix(".lock"), timeout_s=BUSY_S)
 
 
-def _is_damage(error: BaseException) -> bool:
-    return getattr(error, "sqlite_errorcode", None) in DAMAGED
-
-
-def _version(db: sqlite3.Connection) -> int:
-    (version,) = db.execute("pragma user_version").fetchone()
-    return int(version)
-
-
-def _lay_out(db: sqlite3.Connection) -> None:
-    version = _version(db)
-    if version == 0:
-        db.execute("pragma journal_mode = wal")
-        db.executescript(SCHEMA)
-    elif version != VERSION:
-        raise Unusable(f"it is of version {version}, not {VERSION}")
-
-
-def _model(row: tuple[str, str, Literal["local", "public"], int | None, float]) -> Model:
+def _model(row: tuple[Any, ...]) -> Model:
     return Model(id=row[0], alias=row[1], catalog=row[2], cached=True, loaded=True, size_mb=row[3])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from foundry_api.batch.journal.database import transaction
 from foundry_api.batch.journal.runners import known_runner
+from foundry_api.service.sqlite_damage import check_row
 
 if TYPE_CHECKING:
     import sqlite3
@@ -59,8 +60,10 @@ class Claims:
             row = self._database.execute(
                 "select runner from claim where block = ?", (block,)
             ).fetchone()
-            if row is not None and row[0] != self._runner.number and self._is_there(row[0]):
-                return False
+            if row is not None:
+                (holder,) = check_row(row, int)
+                if holder != self._runner.number and self._is_there(holder):
+                    return False
             self._database.execute(
                 "insert or replace into claim values (?, ?)", (block, self._runner.number)
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from foundry_api.batch.journal.keeping import forget, meta, put
+from foundry_api.batch.journal.keeping import forget, meta_of, put
 from foundry_api.errors import BatchChanged
 
 if TYPE_CHECKING:
@@ -33,16 +33,16 @@ def keep_content(
     Raises:
         BatchChanged: Lines of another input are answered, or of this one asked otherwise.
     """
-    before = meta(database, "content")
+    before = meta_of(database, "content", tuple[str | None, str])
     if before is not None and (not alone or _any_finished(database)):
         _compare(options, before, content)
-    if before != list(content):
+    if before != content:
         put(database, "content", content)
         forget(database, "checked", "total")
 
 
 def _compare(
-    options: BatchOptions, before: list[str | None], content: tuple[str | None, str]
+    options: BatchOptions, before: tuple[str | None, str], content: tuple[str | None, str]
 ) -> None:
     if before[1] != content[1]:
         raise BatchChanged(

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from foundry_api.batch.journal.segments import synced_directory
 from foundry_api.errors import BatchStorageFailed
-from foundry_api.service.private_file import create_file
+from foundry_api.service.sqlite_damage import is_damage
+from foundry_api.service.sqlite_file import (
+    FileFormat,
+    ForeignFile,
+    OtherFormat,
+    open_database,
+    open_read_only,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -17,14 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["FILE", "begun", "connected", "storage", "transaction"]
 
 FILE = "journal.sqlite"
-VERSION = 1
-APPLICATION_ID = 0x666F756A
-"""`fouj`: tells these files from other SQLite databases."""
-
 BUSY_S = 30.0
 
-SCHEMA = f"""
-begin immediate;
+SCHEMA = """
 create table meta (name text primary key, value blob) without rowid;
 create table own (role text, size int, time int, primary key (role, size, time)) without rowid;
 create table segment (number integer primary key autoincrement, runner int not null);
@@ -42,55 +44,89 @@ create table runner (
     since real not null, seen real not null, ended real, cancel text, progress blob not null,
     lines int not null default 0
 );
-pragma application_id = {APPLICATION_ID};
-pragma user_version = {VERSION};
-commit;
 """
+FORMAT = FileFormat(application_id=0x666F756A, version=1, schema=SCHEMA)
+"""`fouj`: tells these files from other SQLite databases."""
 
 
 @contextmanager
-def storage(what: Path) -> Generator[None]:
-    """Tell a failure of the disk or the database as one of ours."""
+def storage(directory: Path) -> Generator[None]:
+    """Raise a failure of the disk or the database as one of ours.
+
+    Args:
+        directory: The journal's.
+    """
     try:
         yield
+    except (ForeignFile, OtherFormat) as error:
+        raise BatchStorageFailed(
+            f"{directory / FILE} is not a journal that this version of foundry-api reads: {error}",
+            hint="Name another output, or move it away if nobody needs it.",
+        ) from error
     except (OSError, sqlite3.Error) as error:
-        raise BatchStorageFailed(f"{what} cannot be used: {error}") from error
+        if is_damage(error):
+            raise BatchStorageFailed(
+                f"the journal {directory / FILE} is damaged: {error}",
+                hint=f"Move {directory} away, then run the same command: it begins anew. What was"
+                " answered and not yet written to the output is in the part-*.jsonl files there.",
+            ) from error
+        raise BatchStorageFailed(
+            f"{directory} cannot be used: {error}", hint=_hint(error, directory)
+        ) from error
+
+
+def _hint(error: OSError | sqlite3.Error, directory: Path) -> str | None:
+    """What helps, where it isn't room on the disk."""
+    code = getattr(error, "sqlite_errorcode", None) or 0
+    if code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return "Another process is writing. Wait for it, then run the same command: it goes on."
+    denied = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
+    if code & 0xFF in denied or isinstance(error, PermissionError):
+        return f"Allow writing to {directory} and the files in it, then run the same command."
+    return None
 
 
 def connected(directory: Path) -> sqlite3.Connection:
     """The journal of a directory, made if there is none. Call it under the lock of the directory.
 
     Raises:
-        BatchStorageFailed: It is not one, or it is a newer version's.
+        ForeignFile, OtherFormat, sqlite3.Error, OSError: See `open_database`.
+        BatchStorageFailed: There are answers, but no journal of them.
     """
     path = directory / FILE
-    create_file(path)
-    database = _opened(path)
-    try:
-        if not _has_tables(database):
-            synced_directory(directory.parent)
-            database.execute("pragma journal_mode = wal")  # the file remembers that
-            database.executescript(SCHEMA)
-    except BaseException:
-        database.close()
-        raise
-    return database
+    if not path.is_file() or not path.stat().st_size:
+        _refuse_orphans(directory)
+        synced_directory(directory.parent)
+    return _opened(path)
 
 
-def begun(directory: Path) -> sqlite3.Connection:
-    """The journal of a directory in which a batch was begun. Nothing is changed.
+def _refuse_orphans(directory: Path) -> None:
+    """Refuse to begin where files lie that the new journal would remove, since it has no row."""
+    if next(directory.glob("part-*.jsonl"), None) is not None:
+        raise BatchStorageFailed(
+            f"{directory} has part-*.jsonl files, but no journal that says whose they are",
+            hint="Move them away, then run the same command.",
+        )
+
+
+def begun(directory: Path, *, writes: bool = False) -> sqlite3.Connection:
+    """The journal of a directory in which a batch was begun. It is not changed by being opened.
+
+    Args:
+        directory: The journal's.
+        writes: Whether the caller is going to change it.
 
     Raises:
-        BatchStorageFailed: There is none, or it is not one, or it is a newer version's.
+        ForeignFile, OtherFormat, sqlite3.Error, OSError: See `open_database`.
+        BatchStorageFailed: There is none.
     """
     path = directory / FILE
-    if path.is_file():
-        database = _opened(path)
-        if (
-            _has_tables(database)
-            and database.execute("select 1 from meta where name = 'options'").fetchone()
-        ):
-            return database
+    database = open_read_only(path, FORMAT, timeout_s=BUSY_S)
+    if database is not None:
+        with closing(database) if writes else nullcontext():
+            is_begun = database.execute("select 1 from meta where name = 'options'").fetchone()
+        if is_begun:
+            return _opened(path) if writes else database
         database.close()
     raise BatchStorageFailed(
         f"there is no batch in {directory}", hint="Name the output of one that was begun."
@@ -99,28 +135,15 @@ def begun(directory: Path) -> sqlite3.Connection:
 
 def _opened(path: Path) -> sqlite3.Connection:
     """A connection that survives a loss of power once a transaction is committed."""
-    database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    database = open_database(
+        path, FORMAT, lock=nullcontext(), timeout_s=BUSY_S, check_same_thread=False
+    )
     try:
-        _refuse_foreign(database, path)
         database.execute("pragma synchronous = full")
     except BaseException:
         database.close()
         raise
     return database
-
-
-def _refuse_foreign(database: sqlite3.Connection, path: Path) -> None:
-    """Refuse what is no journal before anything is written to it."""
-    known = database.execute("pragma application_id").fetchone()[0]
-    version = database.execute("pragma user_version").fetchone()[0]
-    if (known, version) == (APPLICATION_ID, VERSION):
-        return
-    if known or version or _has_tables(database):
-        raise BatchStorageFailed(f"{path} is not a journal that this version of foundry-api reads")
-
-
-def _has_tables(database: sqlite3.Connection) -> bool:
-    return database.execute("select 1 from sqlite_master limit 1").fetchone() is not None
 
 
 @contextmanager

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api.batch.figures import TIMES, ErrorFigures, Figures, ModelFigures, RunFigures
+from foundry_api.batch.journal.keeping import reading_json
 from foundry_api.batch.journal.told import Counts
 from foundry_api.batch.timeline import Second, Timeline
 from foundry_api.observe.histogram import Histogram
+from foundry_api.service.sqlite_damage import check_row, check_rows
 
 if TYPE_CHECKING:
     import sqlite3
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["counted", "figured"]
 
 MOST_KINDS = 50
+NONE = type(None)
 
 COUNTS = """
 select count(*) - sum(failed), sum(failed), sum(shared and not failed), sum(prompt),
@@ -44,7 +47,7 @@ FIRST_TOKENS = "select first_token from result where first_token is not null and
 
 def counted(database: sqlite3.Connection) -> Counts:
     """What is finished."""
-    row = database.execute(COUNTS).fetchone()
+    row = check_row(database.execute(COUNTS).fetchone(), *[(int, NONE)] * 6)
     done, failed, shared, prompt, completion, attempts = (value or 0 for value in row)
     return Counts(
         done=done,
@@ -61,7 +64,7 @@ def figured(database: sqlite3.Connection) -> Figures:
     counts = counted(database)
     runs = tuple(
         RunFigures(begun_at=begun, ended_at=ended, lines=lines)
-        for begun, ended, lines in database.execute(RUNS)
+        for begun, ended, lines in check_rows(database.execute(RUNS), float, float, int)
     )
     timeline = Timeline(runs)
     return Figures(
@@ -74,9 +77,12 @@ def figured(database: sqlite3.Connection) -> Figures:
         runs=runs,
         latency=_spread(database, LATENCIES),
         time_to_first_token=_spread(database, FIRST_TOKENS),
-        throughput=timeline.moments(Second(*row) for row in database.execute(SECONDS)),
+        throughput=timeline.moments(
+            Second(*row) for row in check_rows(database.execute(SECONDS), *[int] * 5)
+        ),
         errors=tuple(
-            _kind(database, *row) for row in database.execute(ERRORS, (MOST_KINDS,)).fetchall()
+            _kind(database, *row)
+            for row in check_rows(database.execute(ERRORS, (MOST_KINDS,)), str, int, int)
         ),
         models=tuple(
             ModelFigures(
@@ -86,7 +92,9 @@ def figured(database: sqlite3.Connection) -> Figures:
                 prompt_tokens=prompt,
                 completion_tokens=completion,
             )
-            for model, lines, failed, prompt, completion in database.execute(MODELS, (MOST_KINDS,))
+            for model, lines, failed, prompt, completion in check_rows(
+                database.execute(MODELS, (MOST_KINDS,)), str, int, int, int, int
+            )
         ),
     )
 
@@ -94,15 +102,17 @@ def figured(database: sqlite3.Connection) -> Figures:
 def _spread(database: sqlite3.Connection, query: str) -> Distribution:
     histogram = Histogram(TIMES)
     with closing(database.execute(query)) as rows:
-        for (value,) in rows:
-            histogram.add(value)
+        for row in rows:
+            histogram.add(check_row(row, float)[0])
     return histogram.told()
 
 
 def _kind(database: sqlite3.Connection, code: str, count: int, index: int) -> ErrorFigures:
     row = database.execute("select output from failure where idx = ?", (index,)).fetchone()
-    told: dict[str, Any] = msgspec.json.decode(row[0]) if row else {}
-    error: dict[str, Any] = told.get("error") or {}
+    (output,) = check_row(row, bytes)
+    with reading_json():
+        told: dict[str, Any] = msgspec.json.decode(output, type=dict[str, Any])
+        error: dict[str, Any] = msgspec.convert(told.get("error") or {}, dict[str, Any])
     return ErrorFigures(
         code=code,
         count=count,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from foundry_api.batch.journal.database import transaction
 from foundry_api.batch.journal.segments import synced_directory
 from foundry_api.errors import BatchStorageFailed
+from foundry_api.service.sqlite_damage import DamagedFile, check_rows
 
 if TYPE_CHECKING:
     import sqlite3
@@ -75,10 +76,12 @@ def answers(database: sqlite3.Connection, shelf: Shelf) -> Iterator[bytes]:
                 yield segments.line(segment, offset, length)
 
 
-def _chunks(database: sqlite3.Connection) -> Iterator[list[tuple[int, int, int, int]]]:
+def _chunks(database: sqlite3.Connection) -> Iterator[list[tuple[Any, ...]]]:
     """Where each answer lies, a chunk at a time: rows may be changed meanwhile."""
     last = -1
-    while rows := database.execute(PLACES, (last, CHUNK)).fetchall():
+    while rows := check_rows(database.execute(PLACES, (last, CHUNK)), int, int, int, int):
+        if any(offset < 0 or length < 0 for _, _, offset, length in rows):
+            raise DamagedFile("an answer lies nowhere")
         yield rows
         last = rows[-1][0]
 
@@ -93,9 +96,10 @@ class _OpenSegments:
     def line(self, segment: int, offset: int, length: int) -> bytes:
         """A line with its end."""
         file = self._file(segment)
-        if file.tell() != offset:
+        is_inside = offset + length < os.fstat(file.fileno()).st_size
+        if is_inside and file.tell() != offset:
             file.seek(offset)
-        line = file.read(length + 1)
+        line = file.read(length + 1) if is_inside else b""
         if len(line) != length + 1 or not line.endswith(b"\n"):
             raise BatchStorageFailed(
                 f"{file.name} does not hold what the journal says",

@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Self
 
-import msgspec
-
 from foundry_api.batch.journal.claims import Claims
 from foundry_api.batch.journal.content import keep_content
 from foundry_api.batch.journal.database import connected, storage, transaction
 from foundry_api.batch.journal.figuring import counted, figured
-from foundry_api.batch.journal.keeping import locked, meta, put
+from foundry_api.batch.journal.keeping import locked, meta, meta_of, put
 from foundry_api.batch.journal.owning import OwnFiles
 from foundry_api.batch.journal.publishing import Publisher
 from foundry_api.batch.journal.rows import Rows
@@ -147,8 +145,7 @@ class Journal:
     def check_result(self) -> Checked | None:
         """What a check of this very input found before; None without one."""
         with storage(self.directory):
-            told = meta(self._database, "checked")
-        return None if told is None else msgspec.convert(told, Checked)
+            return meta_of(self._database, "checked", Checked)
 
     def checked(
         self,

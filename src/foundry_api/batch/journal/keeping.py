@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from foundry_api.batch.journal.told import Published
 from foundry_api.errors import BatchInUse, ServiceStartFailed
 from foundry_api.service.lock import FileLock
+from foundry_api.service.sqlite_damage import DamagedFile, check_row
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Generator
     from pathlib import Path
 
-__all__ = ["forget", "locked", "meta", "put"]
+__all__ = ["forget", "locked", "meta", "meta_of", "published_of", "put", "reading_json"]
 
 LOCK = "lock"
+_T = TypeVar("_T")
 
 
 def put(database: sqlite3.Connection, name: str, value: Any) -> None:
@@ -27,7 +32,41 @@ def put(database: sqlite3.Connection, name: str, value: Any) -> None:
 def meta(database: sqlite3.Connection, name: str) -> Any:
     """What a journal keeps under a name, as plain JSON; None for nothing."""
     row = database.execute("select value from meta where name = ?", (name,)).fetchone()
-    return None if row is None else msgspec.json.decode(row[0])
+    if row is None:
+        return None
+    (encoded,) = check_row(row, bytes)
+    with reading_json():
+        return msgspec.json.decode(encoded)
+
+
+def meta_of(database: sqlite3.Connection, name: str, value_type: type[_T]) -> _T | None:
+    """What a journal keeps under a name, of the type that was kept; None for nothing.
+
+    Raises:
+        DamagedFile: It is of another type.
+    """
+    value = meta(database, name)
+    with reading_json():
+        return None if value is None else msgspec.convert(value, value_type)
+
+
+def published_of(told: Any) -> Published:
+    """What was written last, as `meta` returns it.
+
+    Raises:
+        DamagedFile: It is not that.
+    """
+    with reading_json():
+        return Published.of(told)
+
+
+@contextmanager
+def reading_json() -> Generator[None]:
+    """Raise JSON that is not what was kept as damage of the journal."""
+    try:
+        yield
+    except (msgspec.MsgspecError, ValueError, TypeError) as error:
+        raise DamagedFile(f"what it keeps is not what was written: {error}") from error
 
 
 def forget(database: sqlite3.Connection, *names: str) -> None:

@@ -8,6 +8,7 @@ from foundry_api.batch.journal.database import transaction
 from foundry_api.batch.journal.segments import synced_directory
 from foundry_api.errors import BatchChanged, BatchStorageFailed
 from foundry_api.service.private_file import move_into_place
+from foundry_api.service.sqlite_damage import check_rows
 
 if TYPE_CHECKING:
     import sqlite3
@@ -89,7 +90,8 @@ class OwnFiles:
             self._database.execute("insert or ignore into own values (?, ?, ?)", (role, *identity))
 
     def _own(self, role: Role) -> set[tuple[int, int]]:
-        return set(self._database.execute("select size, time from own where role = ?", (role,)))
+        rows = self._database.execute("select size, time from own where role = ?", (role,))
+        return {(size, time) for size, time in check_rows(rows, int, int)}
 
 
 def not_written_here(path: Path) -> BatchStorageFailed:

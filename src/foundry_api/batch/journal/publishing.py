@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 from foundry_api.batch.journal.database import transaction
 from foundry_api.batch.journal.figuring import counted
 from foundry_api.batch.journal.gathering import answers, gathered
-from foundry_api.batch.journal.keeping import forget, meta, put
+from foundry_api.batch.journal.keeping import forget, meta, published_of, put
 from foundry_api.batch.journal.tables import write_parquet
 from foundry_api.batch.journal.told import Published
+from foundry_api.service.sqlite_damage import check_row
 
 if TYPE_CHECKING:
     import sqlite3
@@ -60,7 +61,7 @@ class Publisher:
         """Write what is not written. See `Journal.publish`."""
         self._files.refuse_foreign()
         told = meta(self._database, "published")
-        if told is not None and self._is_current(before := Published.of(told)):
+        if told is not None and self._is_current(before := published_of(told)):
             return before
         self._shelf.refuse_gone()
         if self._is_parquet:
@@ -135,7 +136,8 @@ class Publisher:
             return 0
         with _draft(path) as draft:
             with draft.open("wb") as file:
-                for (output,) in self._database.execute("select output from failure order by idx"):
+                for row in self._database.execute("select output from failure order by idx"):
+                    (output,) = check_row(row, bytes)
                     file.write(output + b"\n")
                 file.flush()
                 os.fsync(file.fileno())

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from foundry_api.batch.journal.database import transaction
 from foundry_api.batch.journal.keeping import forget
+from foundry_api.service.sqlite_damage import check_row, check_rows
 
 if TYPE_CHECKING:
     import sqlite3
@@ -69,15 +70,14 @@ class Rows:
     def _model(self, name: str) -> int:
         self._database.execute("insert or ignore into model (name) values (?)", (name,))
         row = self._database.execute("select number from model where name = ?", (name,)).fetchone()
-        return int(row[0])
+        return int(check_row(row, int)[0])
 
     def finished(self, first: int, count: int) -> dict[int, int]:
         """The digests of the finished lines among some, by index."""
-        return dict(
-            self._database.execute(
-                "select idx, digest from result where idx >= ? and idx < ?", (first, first + count)
-            )
+        rows = self._database.execute(
+            "select idx, digest from result where idx >= ? and idx < ?", (first, first + count)
         )
+        return dict(check_rows(rows, int, int))
 
     def complete(self, total: int) -> bool:
         """Whether each of the first `total` lines is finished."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from foundry_api.batch.journal.database import transaction
 from foundry_api.batch.journal.told import RunnerStatus
 from foundry_api.errors import BatchInUse
 from foundry_api.service.lock import FileLock, is_held
+from foundry_api.service.sqlite_damage import check_row
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = ["Runner", "known_runner", "known_runners"]
 
 COLUMNS = "number, pid, shared, since, seen, ended, cancel, progress"
 
+NONE = type(None)
 LOOK_S = 5.0
 """A new runner waits so long for its own lock: somebody may be looking whether it is held."""
 
@@ -78,8 +80,8 @@ class Runner:
             (now, progress, self.number),
         )
         row = self._database.execute("select cancel from runner where number = ?", (self.number,))
-        how: CancelHow | None = row.fetchone()[0]
-        return how
+        (how,) = check_row(row.fetchone(), (str, NONE))
+        return cast("CancelHow | None", how)
 
     def leave(self, now: float) -> None:
         """It works no more; what it claimed is free.
@@ -114,7 +116,8 @@ def known_runner(directory: Path, database: sqlite3.Connection, number: int) -> 
 
 
 def _status(directory: Path, row: tuple[Any, ...]) -> RunnerStatus:
-    number, pid, shared, since, seen, ended, cancel, progress = row
+    columns = (int, int, int, float, float, (float, NONE), (str, NONE), bytes)
+    number, pid, shared, since, seen, ended, cancel, progress = check_row(row, *columns)
     return RunnerStatus(
         number=number,
         pid=pid,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from foundry_api.batch.journal.database import transaction
-from foundry_api.batch.journal.keeping import meta
+from foundry_api.batch.journal.keeping import meta_of
 from foundry_api.batch.journal.segments import Segment, synced_directory
 from foundry_api.errors import BatchChanged, BatchStorageFailed
+from foundry_api.service.sqlite_damage import check_row, check_rows
 
 if TYPE_CHECKING:
     import sqlite3
@@ -102,8 +103,7 @@ class Shelf:
     @property
     def whole(self) -> int | None:
         """The segment that is, or is about to become, the output."""
-        number: int | None = meta(self._database, "whole")
-        return number
+        return meta_of(self._database, "whole", int)
 
     def refuse_gone(self) -> None:
         """Refuse to go on where the output was removed, and the answers in it.
@@ -123,7 +123,8 @@ class Shelf:
         Args:
             ordered: Whether they have to lie in the order of the input.
         """
-        count, number, last, size = self._database.execute(SUM).fetchone()
+        row = self._database.execute(SUM).fetchone()
+        count, number, last, size = check_row(row, int, *[(int, type(None))] * 3)
         if not count or number != last or self._is_anothers(number):
             return None
         self._release_one_of([number])
@@ -133,10 +134,11 @@ class Shelf:
         return None if turned else int(number)
 
     def _is_anothers(self, number: int) -> bool:
-        rows = self._database.execute(
-            "select number, runner from segment where number = ?", (number,)
-        )
-        return bool(self._of_others(rows.fetchall()))
+        rows = self._segments("select number, runner from segment where number = ?", number)
+        return bool(self._of_others(rows))
+
+    def _segments(self, query: str, *values: int) -> list[tuple[Any, ...]]:
+        return check_rows(self._database.execute(query, values), int, int)
 
     def release(self) -> None:
         """Write no more to this runner's segment; what it records next goes to a new one."""
@@ -163,7 +165,7 @@ class Shelf:
         Call it under the lock of the directory, so that no runner comes meanwhile.
         """
         files = set(self._directory.glob("part-*.jsonl"))  # first: a file's row is older
-        rows = self._database.execute("select number, runner from segment").fetchall()
+        rows = self._segments("select number, runner from segment")
         kept = self._used() | self._of_others(rows)
         unused = [number for number, _ in rows if number not in kept]
         self._release_one_of(unused)
@@ -174,13 +176,13 @@ class Shelf:
         for path in files - {self.part(number) for number, _ in rows}:
             _is_removed(path)
 
-    def _of_others(self, rows: list[tuple[int, int]]) -> set[int]:
+    def _of_others(self, rows: list[tuple[Any, ...]]) -> set[int]:
         others = {each.number for each in self._runner.others}
         return {number for number, runner in rows if runner in others}
 
     def _used(self) -> set[int]:
         rows = self._database.execute("select distinct segment from result where not failed")
-        return {number for (number,) in rows}
+        return {number for (number,) in check_rows(rows, int)}
 
 
 def _is_removed(path: Path) -> bool:

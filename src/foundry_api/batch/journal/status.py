@@ -5,14 +5,13 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from foundry_api.batch.journal.database import begun, storage
 from foundry_api.batch.journal.figuring import counted, figured
-from foundry_api.batch.journal.keeping import meta
+from foundry_api.batch.journal.keeping import meta, meta_of, published_of
 from foundry_api.batch.journal.runners import known_runners
-from foundry_api.batch.journal.told import BatchStatus, Checked, Published
+from foundry_api.batch.journal.told import BatchStatus, Checked
 from foundry_api.batch.options import BatchOptions
+from foundry_api.service.sqlite_damage import DamagedFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,15 +30,21 @@ def read_status(directory: Path) -> BatchStatus:
     """
     with storage(directory), closing(begun(directory)) as database:
         database.execute("begin")  # all of it is of one moment
-        checked, published = meta(database, "checked"), meta(database, "published")
+        published = meta(database, "published")
+        options, began = (
+            meta_of(database, "options", BatchOptions),
+            meta_of(database, "began", float),
+        )
+        if options is None or began is None:
+            raise DamagedFile("it does not say what was begun")
         return BatchStatus(
             directory=directory,
-            options=msgspec.convert(meta(database, "options"), BatchOptions),
-            began=meta(database, "began"),
+            options=options,
+            began=began,
             counts=counted(database),
-            total=meta(database, "total"),
-            checked=None if checked is None else msgspec.convert(checked, Checked),
-            published=None if published is None else Published.of(published),
+            total=meta_of(database, "total", int),
+            checked=meta_of(database, "checked", Checked),
+            published=None if published is None else published_of(published),
             current=meta(database, "current") is not None,
             runners=tuple(
                 each for each in known_runners(directory, database) if each.progress or each.alive
@@ -71,7 +76,7 @@ def ask_cancel(directory: Path, how: CancelHow) -> int:
     Raises:
         BatchStorageFailed: There is no journal, or it cannot be used.
     """
-    with storage(directory), closing(begun(directory)) as database:
+    with storage(directory), closing(begun(directory, writes=True)) as database:
         alive = [each for each in known_runners(directory, database) if each.alive]
         for each in alive:
             database.execute("update runner set cancel = ? where number = ?", (how, each.number))
