@@ -18,6 +18,7 @@ from foundry_api.errors import ClientClosed, ServiceCrashed, ServiceNotRunning
 from foundry_api.events import Events
 from foundry_api.observe.call_log import CallLog
 from foundry_api.observe.metrics import Metrics
+from foundry_api.plain_text import HarmlessArguments
 from foundry_api.residency.keeper import Keeper
 from foundry_api.residency.memory import Keeping
 from foundry_api.residency.neighbours import Home, Nobody
@@ -50,6 +51,7 @@ __all__ = ["Backend"]
 
 # Without a handler of the user's own nothing is printed, instead of warnings on standard error.
 logging.getLogger("foundry_api").addHandler(logging.NullHandler())
+logging.getLogger("foundry_api").addFilter(HarmlessArguments())
 
 RETRY_BACKOFF = Backoff(base_s=0.1, cap_s=5.0)
 

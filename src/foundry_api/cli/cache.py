@@ -11,7 +11,7 @@ import click
 
 from foundry_api.cache.sqlite import SqliteCache
 from foundry_api.cli.options import Common, examples, output_options, pass_common
-from foundry_api.cli.output import megabytes, print_fields, print_json, print_table
+from foundry_api.cli.output import megabytes, print_fields, print_json, print_table, printable_line
 from foundry_api.cli.session import settings_of
 from foundry_api.service.paths import Paths
 
@@ -82,9 +82,9 @@ def clear_command(common: Common, path: Path | None) -> None:
     if common.as_json:
         print_json({"file": str(file), "cleared": count})
     elif count:
-        click.echo(f"{_answers(count)} deleted from {file}.")
+        click.echo(printable_line(f"{_answers(count)} deleted from {file}."))
     else:
-        click.echo(f"No answers were kept in {file}.")
+        click.echo(printable_line(f"No answers were kept in {file}."))
 
 
 def _show(common: Common, path: Path | None) -> None:

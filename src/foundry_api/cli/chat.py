@@ -14,7 +14,7 @@ from foundry_api.cli import failure
 from foundry_api.cli.answers import Speaker, Talker
 from foundry_api.cli.conversation import Conversation
 from foundry_api.cli.options import Common, common_options, examples, pass_common
-from foundry_api.cli.output import is_terminal, print_json
+from foundry_api.cli.output import is_terminal, print_json, printable
 from foundry_api.cli.session import Session
 from foundry_api.cli.standard_input import MARK, piped_text, read_text
 from foundry_api.errors import ContextOverflow, InvalidRequest
@@ -195,4 +195,4 @@ def _edit_lines() -> None:
 
 
 def _tell(text: str) -> None:
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)

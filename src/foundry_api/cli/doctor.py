@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from foundry_api.cli.options import Common, common_options, examples, pass_common
-from foundry_api.cli.output import is_terminal, print_json, printable
+from foundry_api.cli.output import is_terminal, print_json, printable, printable_line
 from foundry_api.cli.session import EVERY_DETAIL, log_handler
 from foundry_api.doctor.environment import usable_settings
 from foundry_api.doctor.examination import examine
@@ -144,7 +144,7 @@ def _write(file: str, text: str) -> None:
         Path(file).write_text(text, encoding="utf-8")
     except OSError as error:
         raise click.FileError(file, error.strerror or str(error)) from error
-    click.echo(f"The report is in {file}. Read it before you send it.", err=True)
+    click.echo(printable_line(f"The report is in {file}. Read it before you send it."), err=True)
 
 
 def _tell(findings: Sequence[Finding]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from foundry_api.cli.output import duration, is_terminal, megabytes, printable
+from foundry_api.cli.output import duration, is_terminal, megabytes, printable_line
 from foundry_api.connection import find_model
 from foundry_api.errors import FoundryError, ModelNotCached
 
@@ -85,7 +85,7 @@ def pull(session: Session, name: str, *, as_json: bool = False) -> Model:
             told = (
                 f"{name} is stopped, with {last[0]:.0f}% here. Pulling it again goes on from there."
             )
-    click.echo(told, err=True)
+    click.echo(printable_line(told), err=True)
     raise KeyboardInterrupt
 
 
@@ -94,9 +94,13 @@ def _bar(name: str) -> Generator[Tell]:
     from rich.console import Console  # noqa: PLC0415 - only terminals have a progress bar
     from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415 - as above
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[told]}", markup=False),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(printable(name), total=100, told="asking for it ...")
+        task = bar.add_task(printable_line(name), total=100, told="asking for it ...")
         yield lambda now: bar.update(task, completed=now.percent, told=in_words(now))
 
 
@@ -111,7 +115,7 @@ def _lines(name: str, *, as_json: bool) -> Generator[Tell]:
         if time.monotonic() < due:
             return
         due = time.monotonic() + every_s
-        told = _json_line(name, now) if as_json else f"{printable(name)}: {in_words(now)}"
+        told = _json_line(name, now) if as_json else f"{printable_line(name)}: {in_words(now)}"
         click.echo(told, err=True)
 
     yield tell
@@ -138,7 +142,7 @@ def _wanted(session: Session, error: ModelNotCached) -> bool:
     if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         return False
     size = session.run(_size(session.client, error.model or ""))
-    click.echo(f"{error.message}.", err=True)
+    click.echo(f"{printable_line(error.message)}.", err=True)
     return click.confirm(f"Download it now{size}?", err=True)
 
 

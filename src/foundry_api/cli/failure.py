@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from foundry_api.cli.output import print_json, printable
+from foundry_api.cli.output import print_json, printable, printable_line
 from foundry_api.cli.streams import OutputError
 from foundry_api.errors import BatchInputInvalid, ConfigurationError, FoundryError, InvalidRequest
 
@@ -28,6 +28,7 @@ def report(error: Exception, *, as_json: bool) -> int:
             tell(error)
             tell(output)
     elif isinstance(error, click.ClickException):
+        vars(error)["message"] = printable(error.message)  # typed as final; nobody else reads it
         error.show()
     else:
         tell(error)
@@ -38,9 +39,9 @@ def tell(error: Exception) -> None:
     """A failure in words, to standard error."""
     told = described(error)
     click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(printable(_sentence(error, told)), err=True)
+    click.echo(printable(_sentence(error, told)).replace("\n", "\n  "), err=True)
     for problem in told.get("problems", ())[:MOST_PROBLEMS]:
-        click.echo(f"  {printable(problem)}", err=True)
+        click.echo(f"  {printable_line(problem)}", err=True)
     if told["hint"]:
         click.echo(printable(told["hint"]), err=True)
 

@@ -14,7 +14,7 @@ import click
 
 from foundry_api.cli.failure import tell
 from foundry_api.cli.options import Common, common_options, examples, pass_common
-from foundry_api.cli.output import is_terminal, print_fields, print_json
+from foundry_api.cli.output import is_terminal, print_fields, print_json, printable_line
 from foundry_api.cli.samples import line, sample_fields, summary_fields
 from foundry_api.cli.services import RunningService
 from foundry_api.cli.session import Session
@@ -271,7 +271,7 @@ def _tell_summary(store: Path | None, *, as_json: bool) -> int:
     elif samples:
         _print_summary(str(store), samples[-1].status, summary)
     else:
-        click.echo(f"There are no looks in {store}.")
+        click.echo(printable_line(f"There are no looks in {store}."))
     return 0
 
 
@@ -288,7 +288,7 @@ def _print_summary(title: str, status: str, summary: HealthSummary) -> None:
 
 
 def _print_line(sample: HealthSample) -> None:
-    click.echo(line(sample))
+    click.echo(printable_line(line(sample)))
     sys.stdout.flush()
 
 

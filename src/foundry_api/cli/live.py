@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from foundry_api.cli.output import STATE_COLOURS, duration, printable
+from foundry_api.cli.output import STATE_COLOURS, duration, printable, printable_line
 from foundry_api.cli.samples import (
     canary_in_words,
     first_token_s,
@@ -97,7 +97,9 @@ class _Screen:
         table.add_row("looks", self._span(width), self._looks(width, bars))
         for name, now, values, floor in self._rows():
             line = sparkline(values, width, floor=floor, bars=bars)
-            table.add_row(Text(name), Text(now), Text(line, style="cyan"))
+            table.add_row(
+                Text(printable_line(name)), Text(printable_line(now)), Text(line, style="cyan")
+            )
         return table
 
     def _rows(self) -> Iterable[tuple[str, str, list[float | None], float | None]]:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from foundry_api.cli.output import ago, megabytes, print_fields, print_json, print_table
+from foundry_api.cli.output import (
+    ago,
+    megabytes,
+    print_fields,
+    print_json,
+    print_table,
+    printable_line,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -83,7 +90,7 @@ def tell_age(listing: CatalogListing) -> None:
     when = ago(time.time() - listing.fetched_at)
     click.echo(f"The catalog cannot be reached; this is the one of {when}.", err=True)
     if listing.unreachable:
-        click.echo(f"({listing.unreachable})", err=True)
+        click.echo(f"({printable_line(listing.unreachable)})", err=True)
 
 
 def _age(listing: CatalogListing) -> dict[str, Any]:

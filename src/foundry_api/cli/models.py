@@ -12,7 +12,7 @@ import click
 from foundry_api.cli.downloads import pull, run_with_download
 from foundry_api.cli.model_view import described, list_models, show_models
 from foundry_api.cli.options import Common, common_options, examples, pass_common
-from foundry_api.cli.output import is_terminal, megabytes, print_json
+from foundry_api.cli.output import is_terminal, megabytes, print_json, printable, printable_line
 from foundry_api.cli.services import find_running
 from foundry_api.cli.session import Session
 from foundry_api.cli.waiting import Waiting
@@ -132,7 +132,7 @@ def load_command(common: Common, names: tuple[str, ...], *, yes: bool) -> None:
             )
             loaded.append(model)
             if not common.as_json:
-                click.echo(f"{model.alias} is loaded: {model.id}")
+                click.echo(printable_line(f"{model.alias} is loaded: {model.id}"))
     if common.as_json:
         told = [described(model) for model in loaded]
         print_json({"model": told[0]} if len(names) == 1 else {"models": told})
@@ -263,13 +263,13 @@ def _check(common: Common, directory: str) -> None:
     if common.as_json:
         print_json({"directory": directory, "findings": found, "loaded": is_tried and not found})
     elif found:
-        click.echo(f"{directory} cannot be served as a model:")
+        click.echo(printable_line(f"{directory} cannot be served as a model:"))
         for finding in found:
-            click.echo(f"  {finding}")
+            click.echo(printable_line(f"  {finding}"))
     elif is_tried:
-        click.echo(f"{directory} can be served. Add it with --alias NAME.")
+        click.echo(printable_line(f"{directory} can be served. Add it with --alias NAME."))
     else:
-        click.echo(f"{directory} has all its files. Add it with --alias NAME.")
+        click.echo(printable_line(f"{directory} has all its files. Add it with --alias NAME."))
     if found:
         raise click.exceptions.Exit(CANNOT_BE_SERVED)
 
@@ -289,7 +289,7 @@ def _try(directory: Path) -> tuple[tuple[str, ...], bool]:
     try:
         failure = asyncio.run(trial())
     except ServiceStartFailed as error:
-        click.echo(f"It could not be loaded on trial: {error}", err=True)
+        click.echo(printable(f"It could not be loaded on trial: {error}"), err=True)
         return (), False
     return ((f"the engine cannot serve it: {failure}",) if failure else ()), True
 
@@ -303,7 +303,7 @@ def _confirm(common: Common, model: Model, *, yes: bool) -> None:
     if yes or common.as_json or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         return
     size = f" ({megabytes(model.size_mb)})" if model.size_mb else ""
-    if not click.confirm(f"Delete {model.id}{size}?", err=True):
+    if not click.confirm(printable_line(f"Delete {model.id}{size}?"), err=True):
         raise click.exceptions.Exit(CANNOT_BE_SERVED)
 
 
@@ -334,4 +334,4 @@ def _tell(common: Common, model: Model, sentence: str, **further: object) -> Non
     if common.as_json:
         print_json({"model": described(model), **further})
     else:
-        click.echo(sentence)
+        click.echo(printable_line(sentence))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 import msgspec
+
+from foundry_api.plain_text import harmless_json, printable, printable_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,16 +24,8 @@ __all__ = [
     "print_json",
     "print_table",
     "printable",
+    "printable_line",
 ]
-
-_CONTROLS = {
-    **{code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))},
-    ord("\t"): "\t",
-    ord("\n"): "\n",
-    ord("\r"): "",
-}
-"""Control characters, escaped. A model's answer could otherwise steer the terminal: retitle it,
-recolour it, write into its clipboard. A carriage return is dropped: it ends lines, too."""
 
 GAP = "  "
 MB_PER_GB = 1024
@@ -45,21 +40,16 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 
 
-def printable(text: str) -> str:
-    """Text without anything that a terminal would obey."""
-    return text.translate(_CONTROLS)
-
-
 def print_json(value: Any, *, indent: int = 2) -> None:
     """One JSON document on standard output, on one line where `indent` is 0."""
     encoded = msgspec.json.encode(value)
-    told = msgspec.json.format(encoded, indent=indent) if indent else encoded
-    click.echo(told.decode())
+    told = (msgspec.json.format(encoded, indent=indent) if indent else encoded).decode()
+    click.echo(harmless_json(told) if is_terminal(sys.stdout) else told)
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Aligned columns, the last one ragged."""
-    cells = [[printable(cell) for cell in row] for row in (headers, *rows)]
+    cells = [[printable_line(cell) for cell in row] for row in (headers, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [GAP.join(map(str.ljust, row, widths)).rstrip() for row in cells]
     click.secho(lines[0], bold=True)
@@ -69,11 +59,11 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def print_fields(title: str, state: str, fields: Iterable[tuple[str, str]]) -> None:
     """A titled list of names and values; values that are not known are left out."""
-    known = [(name, value) for name, value in fields if value]
+    known = [(printable_line(name), value) for name, value in fields if value]
     width = max((len(name) for name, _ in known), default=0)
-    click.echo(click.style(printable(title), bold=True) + GAP + coloured(state))
+    click.echo(click.style(printable_line(title), bold=True) + GAP + coloured(state))
     for name, value in known:
-        click.echo(f"{GAP}{name.ljust(width)}{GAP}{printable(value)}")
+        click.echo(f"{GAP}{name.ljust(width)}{GAP}{printable_line(value)}")
 
 
 def coloured(state: str) -> str:

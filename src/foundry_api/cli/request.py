@@ -63,10 +63,19 @@ def command(
     if common.as_json:
         headers_told = {name.lower(): value for name, value in reply.headers.items()}
         print_json({"status": reply.status, "headers": headers_told, "body": _body(reply)})
-    elif isinstance(told := _body(reply), str):
-        click.echo(printable(told) if is_terminal(sys.stdout) else told, nl=bool(told))
     else:
-        print_json(told)
+        show_body(reply)
+
+
+def show_body(reply: RawReply) -> None:
+    """Print a body: JSON indented, other text with a line end; a pipe gets anything else as is."""
+    body = _body(reply)
+    if not isinstance(body, str):
+        print_json(body)
+    elif is_terminal(sys.stdout):
+        click.echo(printable(body), nl=bool(body))
+    else:  # as bytes: of text, click takes the colours away
+        click.echo(reply.body, nl=bool(body) and body.encode() == reply.body)
 
 
 def _body(reply: RawReply) -> Any:

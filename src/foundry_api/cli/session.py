@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import textwrap
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from foundry_api.cli.waiting import Waiting
 from foundry_api.client import FoundryAPIClient
+from foundry_api.plain_text import printable, printable_line
 from foundry_api.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ OPTIONS = {
 """What settings are called on the command line."""
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+INDENT = "    "
 EVERY_DETAIL = 2
 
 
@@ -124,5 +127,16 @@ def log_handler(common: Common) -> logging.Handler:
     if not common.verbose and not os.environ.get("FOUNDRY_LOG_LEVEL"):
         return logging.NullHandler()
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    handler.setFormatter(_LineFormatter(LOG_FORMAT))
     return handler
+
+
+class _LineFormatter(logging.Formatter):
+    """Only a record begins a line at its margin, whatever the texts in it hold."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class's
+        record.message = printable_line(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the base class's
+        return textwrap.indent(printable(super().formatException(ei)), INDENT)

@@ -11,6 +11,7 @@ from foundry_api._version import __version__
 from foundry_api.doctor.finding import LEVELS
 from foundry_api.doctor.groups import CHECK_FAILED, CHECK_TIMED_OUT, GROUPS
 from foundry_api.doctor.redact import Person, Redaction
+from foundry_api.plain_text import printable_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -67,4 +68,4 @@ def _platform() -> str:
 
 def _escaped(text: str) -> str:
     """One line that Markdown does not take for HTML."""
-    return " ".join(text.split()).replace("<", "&lt;")
+    return printable_line(" ".join(text.split())).replace("<", "&lt;")

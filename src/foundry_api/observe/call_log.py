@@ -24,6 +24,7 @@ from foundry_api.events import (
     ModelUnloaded,
     RetryScheduled,
 )
+from foundry_api.plain_text import harmless_json, printable_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,12 +76,12 @@ class CallLog:
         level = _level(event)
         if self._logger.isEnabledFor(level) and _is_read(self._logger):
             facts = _facts(event, content=self._content)
-            told = self._object(facts) if self._json else _sentence(event, facts)
+            told = self._object(facts) if self._json else printable_line(_sentence(event, facts))
             self._logger.log(level, "%s", told, extra={"foundry": facts})
 
     def _object(self, facts: dict[str, Any]) -> str:
         moment = datetime.fromtimestamp(self._now(), UTC)
-        return msgspec.json.encode({"time": moment, **facts}).decode()
+        return harmless_json(msgspec.json.encode({"time": moment, **facts}).decode())
 
 
 _LEVELS: dict[type[Event], int] = {

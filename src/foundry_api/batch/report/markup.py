@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
+from foundry_api.plain_text import printable
+
 __all__ = ["Markup", "join", "tag"]
 
 
@@ -15,7 +17,9 @@ class Markup(str):
 
 def join(*parts: str) -> Markup:
     """Several pieces as one."""
-    return Markup("".join(part if isinstance(part, Markup) else escape(part) for part in parts))
+    return Markup(
+        "".join(part if isinstance(part, Markup) else escape(printable(part)) for part in parts)
+    )
 
 
 def tag(name: str, *children: str, **attributes: str | float) -> Markup:
@@ -34,4 +38,4 @@ def tag(name: str, *children: str, **attributes: str | float) -> Markup:
 
 
 def _value(value: str | float) -> str:
-    return escape(value) if isinstance(value, str) else f"{value:.6g}"
+    return escape(printable(value)) if isinstance(value, str) else f"{value:.6g}"

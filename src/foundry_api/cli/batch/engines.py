@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from foundry_api.cli.output import printable
 from foundry_api.cli.session import Session
 from foundry_api.resilience.limiter import LimiterSettings
 
@@ -57,7 +58,7 @@ def engine_of(
             attempts=attempts,
             patience_s=patience_s,
             dedupe=bool(dedupe),
-            tell=lambda told: click.echo(told, err=True),
+            tell=lambda told: click.echo(printable(told), err=True),
         )
     from foundry_api.batch.local_engine import LocalEngine  # noqa: PLC0415 - the other one is above
 

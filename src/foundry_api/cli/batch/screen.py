@@ -14,7 +14,7 @@ from rich.text import Text
 
 from foundry_api.batch.words import number, percent, rate, spell
 from foundry_api.cli.batch.told import STATES, fraction, phase_in_words
-from foundry_api.cli.output import printable
+from foundry_api.cli.output import printable, printable_line
 from foundry_api.cli.sparkline import bars_for, sparkline
 
 if TYPE_CHECKING:
@@ -49,7 +49,10 @@ class BatchScreen:
         self._speeds: deque[float | None] = deque(maxlen=MOST_STEPS)
         self._due = clock()
         self._live = Live(
-            Text(title), console=Console(stderr=True), auto_refresh=False, transient=True
+            Text(printable_line(title)),
+            console=Console(stderr=True),
+            auto_refresh=False,
+            transient=True,
         )
 
     def __enter__(self) -> Self:

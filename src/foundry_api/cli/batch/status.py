@@ -14,7 +14,7 @@ from foundry_api.batch.progress import BatchProgress
 from foundry_api.batch.words import counted, number, percent, spell
 from foundry_api.cli.batch.told import engine_in_words, phase_in_words, speed_in_words
 from foundry_api.cli.options import Common, examples, output_options, pass_common
-from foundry_api.cli.output import ago, print_fields, print_json
+from foundry_api.cli.output import ago, print_fields, print_json, printable_line
 
 if TYPE_CHECKING:
     from foundry_api.batch.journal import BatchStatus, RunnerStatus
@@ -53,7 +53,7 @@ def cancel_command(common: Common, *, output: str, now: bool) -> None:
     if common.as_json:
         print_json({"output": output, "asked": asked, "now": now})
     elif not asked:
-        click.echo(f"Nobody works on {output}.")
+        click.echo(printable_line(f"Nobody works on {output}."))
     else:
         how = "stop at once" if now else "leave when what is being answered is finished"
         click.echo(f"Asked {counted(asked, 'runner')} to {how}.")
