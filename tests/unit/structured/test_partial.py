@@ -217,6 +217,7 @@ def test_a_longer_text_is_not_copied_more_often(opening: str, unit: str) -> None
 def test_a_large_value_is_complete_at_its_end() -> None:
     text = json.dumps({"items": list(range(20_000)), "text": "x" * 200_000})
     partial = PartialJson()
+    value: Any = NOTHING
     for at in range(0, len(text), 4):
         value = partial.feed(text[at : at + 4])
     assert value == json.loads(text)
