@@ -149,7 +149,13 @@ class GuardedAttempt:
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
         """The headers of its answer, once that came."""
-        return tuple(self._response.headers.items()) if self._response else ()
+        if self._response is None:
+            return ()
+        # aiohttp's names are no plain texts, which encoders of JSON refuse.
+        return tuple(
+            (str.__str__(name), str.__str__(value))
+            for name, value in self._response.headers.items()
+        )
 
     @property
     def time_to_first_token_s(self) -> float | None:

@@ -8,6 +8,7 @@ import msgspec
 
 from foundry_api.errors import InvalidRequest, UnsupportedFeature
 from foundry_api.messages import Generation, Grammar
+from foundry_api.results import Result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +38,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 _FREE_CHOICES = (None, "auto", "none")
 
 
-class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+class Capabilities(Result, msgspec.Struct, frozen=True, kw_only=True):
     """What one generation of the service can do. Sources: foundry-local-service.md.
 
     Attributes:

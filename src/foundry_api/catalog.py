@@ -16,6 +16,7 @@ import msgspec
 from foundry_api.catalog_store import StoredCatalog
 from foundry_api.errors import CatalogUnavailable
 from foundry_api.messages import Model
+from foundry_api.results import Result
 from foundry_api.service.model_cache import downloaded, may_hold_downloads
 from foundry_api.service.public_catalog import PublicListing
 from foundry_api.wire.transport import is_loopback
@@ -34,7 +35,7 @@ MAX_AGE_S = 600.0
 """So long a catalog counts as fresh. Microsoft's changes every few days."""
 
 
-class CatalogListing(msgspec.Struct, frozen=True, kw_only=True):
+class CatalogListing(Result, msgspec.Struct, frozen=True, kw_only=True):
     """A catalog, and how old that knowledge is.
 
     Attributes:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from foundry_api.errors import DownloadFailed
+from foundry_api.results import Result
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
@@ -34,7 +35,7 @@ MAX_MB = 1e12
 """What is larger is no size."""
 
 
-class DownloadProgress(msgspec.Struct, frozen=True, kw_only=True):
+class DownloadProgress(Result, msgspec.Struct, frozen=True, kw_only=True):
     """How far a download is. Sizes are in units of 2**20 bytes.
 
     Attributes:

@@ -23,6 +23,7 @@ import msgspec
 
 from foundry_api.errors import FoundryError
 from foundry_api.messages import Attempt, ChatRequest, FinishReason, Timings, Usage
+from foundry_api.results import Result
 
 __all__ = [
     "AttemptStarted",
@@ -56,7 +57,7 @@ UnloadReason = Literal["asked", "idle", "budget", "swap"]
 log = logging.getLogger("foundry_api")
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class Event(Result, msgspec.Struct, frozen=True, kw_only=True):
     """What every event is. Its text shows neither prompts nor answers."""
 
     def __repr__(self) -> str:

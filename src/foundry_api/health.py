@@ -11,6 +11,7 @@ import msgspec
 from foundry_api.errors import FoundryError
 from foundry_api.messages import Generation
 from foundry_api.monitor.process import ProcessGauge
+from foundry_api.results import Result
 from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _VERSIONS: dict[Generation, str] = {
 }
 
 
-class HealthStatus(msgspec.Struct, frozen=True, kw_only=True):
+class HealthStatus(Result, msgspec.Struct, frozen=True, kw_only=True):
     """The health of a service at one moment.
 
     Attributes:

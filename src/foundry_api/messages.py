@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 import msgspec
 
 from foundry_api.errors import FoundryError
+from foundry_api.results import Result, ShortResult
 
 if TYPE_CHECKING:
     import typing_extensions
@@ -43,7 +44,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Generation = Literal["legacy", "cli-0.10", "sdk-1", "sdk-2.0", "sdk-2.1", "gateway"]
 
 
-class FunctionCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FunctionCall(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which function a model wants called.
 
     Attributes:
@@ -55,7 +56,7 @@ class FunctionCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arguments: str
 
 
-class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ToolCall(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A call of a tool that a model wants.
 
     Attributes:
@@ -69,7 +70,7 @@ class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     type: Literal["function"] = "function"
 
 
-class Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Message(Result, msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """One turn of a conversation.
 
     Attributes:
@@ -85,7 +86,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     tool_call_id: str | None = None
 
 
-class ToolDefinition(msgspec.Struct, frozen=True, kw_only=True):
+class ToolDefinition(Result, msgspec.Struct, frozen=True, kw_only=True):
     """A function that a model may call.
 
     Attributes:
@@ -164,7 +165,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     extra: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(Result, msgspec.Struct, frozen=True):
     """Tokens as the service counted them.
 
     Attributes:
@@ -178,7 +179,7 @@ class Usage(msgspec.Struct, frozen=True):
     total_tokens: int = 0
 
 
-class Timings(msgspec.Struct, frozen=True):
+class Timings(Result, msgspec.Struct, frozen=True):
     """Where the time of a call went, in seconds, measured by the client.
 
     Attributes:
@@ -197,7 +198,7 @@ class Timings(msgspec.Struct, frozen=True):
     queued_s: float = 0.0
 
 
-class Attempt(msgspec.Struct, frozen=True):
+class Attempt(Result, msgspec.Struct, frozen=True):
     """One HTTP request made for a call.
 
     Attributes:
@@ -209,7 +210,7 @@ class Attempt(msgspec.Struct, frozen=True):
     error: FoundryError | None = None
 
 
-class Chunk(msgspec.Struct, frozen=True):
+class Chunk(ShortResult, msgspec.Struct, frozen=True):
     """A piece of an answer.
 
     Attributes:
@@ -245,7 +246,7 @@ class Chunk(msgspec.Struct, frozen=True):
     refusal: str = ""
 
 
-class Completion(msgspec.Struct, Generic[_T], frozen=True, kw_only=True):
+class Completion(ShortResult, msgspec.Struct, Generic[_T], frozen=True, kw_only=True):
     """A whole answer.
 
     Attributes:
@@ -286,7 +287,7 @@ class Completion(msgspec.Struct, Generic[_T], frozen=True, kw_only=True):
     raw: tuple[bytes, ...] = ()
 
 
-class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Model(Result, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One variant of a model, as the service or its catalog describes it.
 
     Attributes:
@@ -326,7 +327,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     path: str | None = None
 
 
-class ModelUser(msgspec.Struct, frozen=True, kw_only=True):
+class ModelUser(Result, msgspec.Struct, frozen=True, kw_only=True):
     """A client that uses a model.
 
     Attributes:

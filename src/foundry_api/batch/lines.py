@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from foundry_api.results import Result
+
 __all__ = [
     "CHAT_URL",
     "EMBEDDINGS_URL",
@@ -25,7 +27,7 @@ EMBEDDINGS_URL: BatchUrl = "/v1/embeddings"
 URLS: tuple[BatchUrl, ...] = (CHAT_URL, RESPONSES_URL, EMBEDDINGS_URL)
 
 
-class BatchRequest(msgspec.Struct, frozen=True, kw_only=True):
+class BatchRequest(Result, msgspec.Struct, frozen=True, kw_only=True):
     """One request of a batch, in the form of OpenAI's batch files.
 
     Attributes:

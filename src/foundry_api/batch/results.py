@@ -12,6 +12,7 @@ from foundry_api.errors import FoundryError
 from foundry_api.messages import Completion, Message
 from foundry_api.replies.embeddings import Embeddings
 from foundry_api.replies.responses import Response
+from foundry_api.results import ShortResult
 
 if TYPE_CHECKING:
     import typing_extensions
@@ -32,7 +33,7 @@ BatchAnswer = Completion[Any] | Response | Embeddings
 """What a `BatchRequest` is answered with; its `url` says which."""
 
 
-class BatchResult(msgspec.Struct, Generic[_A_co], frozen=True, kw_only=True):
+class BatchResult(ShortResult, msgspec.Struct, Generic[_A_co], frozen=True, kw_only=True):
     """What became of one request of a batch.
 
     Attributes:

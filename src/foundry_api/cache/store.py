@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from foundry_api.results import Result
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
     from pathlib import Path
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["CacheStats", "NoCache", "ResponseCache"]
 
 
-class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
+class CacheStats(Result, msgspec.Struct, frozen=True, kw_only=True):
     """A cache at one moment.
 
     Attributes:

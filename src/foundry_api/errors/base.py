@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 __all__ = ["FoundryError"]
 
 
+@dataclass(init=False, repr=False, eq=False)
 class FoundryError(Exception):
     """The base of every error this package raises.
 
@@ -19,8 +21,20 @@ class FoundryError(Exception):
         attempts: HTTP requests made for the call before this error was final; 0 if none was sent.
         earlier: What ended the attempts before the one that this error ended, oldest first.
         partial: The text of the answer that had come before.
+        type: The name of the error's class.
         retryable: Whether another attempt of the same call may succeed.
     """
+
+    # As fields of a dataclass they are what JSON has of an error that is part of a result.
+    message: str
+    hint: str
+    model: str | None
+    service: str | None
+    status: int | None
+    attempts: int
+    partial: str
+    earlier: tuple[FoundryError, ...]
+    type: str
 
     default_hint: ClassVar[str] = ""
     retryable: bool = False
@@ -43,8 +57,9 @@ class FoundryError(Exception):
         self.service = service
         self.status = status
         self.attempts = attempts
-        self.earlier: tuple[FoundryError, ...] = ()
+        self.earlier = ()
         self.partial = partial
+        self.type = self.__class__.__name__
 
     @property
     def causes(self) -> tuple[FoundryError, ...]:

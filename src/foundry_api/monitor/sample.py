@@ -9,13 +9,14 @@ import msgspec
 from foundry_api.health import HealthStatus
 from foundry_api.resilience.limiter import LimiterStatistics  # noqa: TC001 - msgspec reads it
 from foundry_api.resilience.window import BreakerStatistics  # noqa: TC001 - as above
+from foundry_api.results import Result
 
 __all__ = ["Canary", "HealthChanged", "HealthSample", "HealthState", "Traffic"]
 
 HealthState = Literal["unknown", "healthy", "degraded", "down"]
 
 
-class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+class Traffic(Result, msgspec.Struct, frozen=True, kw_only=True):
     """What the client's own calls came to since the sample before.
 
     Attributes:
@@ -35,7 +36,7 @@ class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_second: float | None = None
 
 
-class Canary(msgspec.Struct, frozen=True, kw_only=True):
+class Canary(Result, msgspec.Struct, frozen=True, kw_only=True):
     """A completion of a few tokens, made to see whether the service can.
 
     Attributes:
@@ -91,7 +92,7 @@ class HealthSample(HealthStatus, frozen=True, kw_only=True):
     interval_s: float = 0.0
 
 
-class HealthChanged(msgspec.Struct, frozen=True, kw_only=True):
+class HealthChanged(Result, msgspec.Struct, frozen=True, kw_only=True):
     """The state of a service changed.
 
     Attributes:

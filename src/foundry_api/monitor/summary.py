@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from foundry_api.results import Result
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -18,7 +20,7 @@ MOST_INTERVALS = 2
 """A sample stands for the time until the next one, but not for hours without a monitor."""
 
 
-class Quantiles(msgspec.Struct, frozen=True, kw_only=True):
+class Quantiles(Result, msgspec.Struct, frozen=True, kw_only=True):
     """How values are spread.
 
     Attributes:
@@ -34,7 +36,7 @@ class Quantiles(msgspec.Struct, frozen=True, kw_only=True):
     highest: float
 
 
-class HealthSummary(msgspec.Struct, frozen=True, kw_only=True):
+class HealthSummary(Result, msgspec.Struct, frozen=True, kw_only=True):
     """What a monitor saw over a time.
 
     Attributes:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from foundry_api.results import Result
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -22,7 +24,7 @@ RATES = tuple(base * 10.0**power for power in range(5) for base in (1.0, 1.5, 2.
 """Bounds of buckets for tokens a second: 1 to 65,000."""
 
 
-class Distribution(msgspec.Struct, frozen=True, kw_only=True):
+class Distribution(Result, msgspec.Struct, frozen=True, kw_only=True):
     """What was measured, in buckets.
 
     Attributes:

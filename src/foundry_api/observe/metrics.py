@@ -17,6 +17,7 @@ from foundry_api.events import (
     RetryScheduled,
 )
 from foundry_api.observe.histogram import RATES, SECONDS, Distribution, Histogram
+from foundry_api.results import Result
 
 if TYPE_CHECKING:
     from foundry_api.events import Event
@@ -30,7 +31,7 @@ OTHER = "other"
 NO_SERVICE = "none"
 
 
-class SeriesSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+class SeriesSnapshot(Result, msgspec.Struct, frozen=True, kw_only=True):
     """The calls for one model at one service.
 
     Attributes:
@@ -79,7 +80,7 @@ class SeriesSnapshot(msgspec.Struct, frozen=True, kw_only=True):
         return self.answered + self.failed + self.cancelled
 
 
-class MetricsSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+class MetricsSnapshot(Result, msgspec.Struct, frozen=True, kw_only=True):
     """The metrics of a client at one moment.
 
     Attributes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from foundry_api.messages import Attempt, Generation, Timings, Usage
+from foundry_api.results import ShortResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,7 @@ Vector = tuple[float, ...]
 """One text as numbers. The services scale them to length 1 (probed on 1.2.4, 2.0.1 and 2.2.1)."""
 
 
-class Embeddings(msgspec.Struct, frozen=True, kw_only=True):
+class Embeddings(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     """The vectors of one or several texts. Iterates over them, in the order of the texts.
 
     Attributes:

@@ -9,11 +9,12 @@ import msgspec
 
 from foundry_api.errors import ProtocolError
 from foundry_api.messages import Attempt
+from foundry_api.results import Headers, ShortResult
 
 __all__ = ["RawReply"]
 
 
-class RawReply(msgspec.Struct, frozen=True, kw_only=True):
+class RawReply(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     """An answer as it came.
 
     Attributes:
@@ -29,6 +30,11 @@ class RawReply(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     service: str
     attempts: tuple[Attempt, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Have headers that compare without case, wherever they come from."""
+        if not isinstance(self.headers, Headers):
+            msgspec.structs.force_setattr(self, "headers", Headers(self.headers))
 
     def json(self) -> Any:
         """The body, decoded.

@@ -7,13 +7,14 @@ from typing import Any, Literal
 import msgspec
 
 from foundry_api.messages import Attempt, FunctionCall, Generation, Timings, ToolCall, Usage
+from foundry_api.results import ShortResult
 
 __all__ = ["Response", "ResponseEvent", "ResponseItem", "ResponsePage", "ResponseStatus"]
 
 ResponseStatus = Literal["completed", "incomplete", "failed", "in_progress", "cancelled", "queued"]
 
 
-class ResponseItem(msgspec.Struct, frozen=True, kw_only=True):
+class ResponseItem(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     """One item of a response's output or input.
 
     Attributes:
@@ -45,7 +46,7 @@ class ResponseItem(msgspec.Struct, frozen=True, kw_only=True):
     raw: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
 
 
-class Response(msgspec.Struct, frozen=True, kw_only=True):
+class Response(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     """One response of a model.
 
     Attributes:
@@ -115,7 +116,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class ResponseEvent(msgspec.Struct, frozen=True, kw_only=True):
+class ResponseEvent(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     """One event of a response that is streamed.
 
     Attributes:
@@ -139,7 +140,7 @@ class ResponseEvent(msgspec.Struct, frozen=True, kw_only=True):
     raw: bytes = b""
 
 
-class ResponsePage(msgspec.Struct, frozen=True, kw_only=True):
+class ResponsePage(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     """Some of the stored responses.
 
     Attributes:

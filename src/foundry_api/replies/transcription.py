@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from foundry_api.messages import Attempt, Generation, Timings
+from foundry_api.results import ShortResult
 
 __all__ = ["Transcription", "TranscriptionChunk"]
 
 
-class Transcription(msgspec.Struct, frozen=True, kw_only=True):
+class Transcription(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     """What is said in a recording.
 
     Attributes:
@@ -31,7 +32,7 @@ class Transcription(msgspec.Struct, frozen=True, kw_only=True):
     raw: tuple[bytes, ...] = ()
 
 
-class TranscriptionChunk(msgspec.Struct, frozen=True):
+class TranscriptionChunk(ShortResult, msgspec.Struct, frozen=True):
     """A piece of a transcription.
 
     Attributes:

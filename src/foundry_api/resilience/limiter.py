@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from foundry_api.errors import ConfigurationError, QueueFull
 from foundry_api.resilience.climb import Climb
+from foundry_api.results import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +61,7 @@ DEFAULTS = LimiterSettings()
 
 
 @dataclass(frozen=True, slots=True)
-class LimiterStatistics:
+class LimiterStatistics(Result):
     """A limiter at one moment.
 
     Attributes:

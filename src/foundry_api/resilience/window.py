@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 
 from foundry_api.errors import ConfigurationError
 from foundry_api.events import BreakerState  # noqa: TC001 - msgspec reads it in BreakerStatistics
+from foundry_api.results import Result
 
 __all__ = ["BreakerSettings", "BreakerStatistics", "ResultWindow"]
 
@@ -61,7 +62,7 @@ class BreakerSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class BreakerStatistics:
+class BreakerStatistics(Result):
     """A breaker at one moment.
 
     Attributes:

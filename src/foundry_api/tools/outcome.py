@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 
 from foundry_api.messages import Completion, Message, ToolCall, Usage
+from foundry_api.results import ShortResult
 
 __all__ = ["ToolResult", "ToolRun"]
 
 
-class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
+class ToolResult(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     """One call of a tool that a model wanted.
 
     Attributes:
@@ -39,7 +40,7 @@ class ToolResult(msgspec.Struct, frozen=True, kw_only=True):
         return self.call.function.name
 
 
-class ToolRun(msgspec.Struct, frozen=True, kw_only=True):
+class ToolRun(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     """A conversation with tools, up to the answer that wanted no more of them.
 
     Attributes:

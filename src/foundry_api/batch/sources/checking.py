@@ -9,6 +9,7 @@ import msgspec
 
 from foundry_api.batch.sources.duplicates import Names
 from foundry_api.errors import BatchInputInvalid, InvalidRequest
+from foundry_api.results import Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,7 @@ MAX_DUPLICATES = 100_000
 LINES_BETWEEN_REPORTS = 1000
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
+class Problem(Result, msgspec.Struct, frozen=True, kw_only=True):
     """What is wrong with a line.
 
     Attributes:
@@ -44,7 +45,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     custom_id: str | None
 
 
-class CheckReport(msgspec.Struct, frozen=True, kw_only=True):
+class CheckReport(Result, msgspec.Struct, frozen=True, kw_only=True):
     """What an input holds.
 
     Attributes:
