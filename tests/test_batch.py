@@ -221,11 +221,22 @@ class TestLines:
         assert line.completion_tokens == body["usage"]["completion_tokens"] > 0
         assert (line.failed, line.attempts, line.digest) == (False, 1, 0)
 
-    async def test_the_same_line_has_the_same_ids(self, client: FoundryAPIClient) -> None:
-        [one] = await finished(LocalEngine(client), chat("a"))
-        [other] = await finished(LocalEngine(client), chat("a"))
-        assert output(one)["id"] == output(other)["id"]
-        assert output(one)["response"]["request_id"] == output(other)["response"]["request_id"]
+    @pytest.mark.parametrize("dedupe", [False, True])
+    async def test_no_two_answers_have_an_id_in_common(
+        self,
+        client: FoundryAPIClient,
+        dedupe: bool,  # noqa: FBT001 - pytest calls by name
+    ) -> None:
+        """Those of several batches may come together, each with a line of the same name."""
+        ids: list[str] = []
+        for _ in range(2):
+            lines = [chat("a"), chat("b"), chat("c", n=2)]
+            *done, failed = await finished(LocalEngine(client, dedupe=dedupe), *lines)
+            for told in map(output, done):
+                ids += [told["id"], told["response"]["request_id"]]
+                ids.append(told["response"]["body"]["id"])
+            ids.append(output(failed)["id"])
+        assert len(set(ids)) == len(ids) == 14
 
     async def test_json_is_what_was_asked_for(self, client: FoundryAPIClient) -> None:
         schema = {"type": "object", "properties": {"born": {"type": "integer"}}}

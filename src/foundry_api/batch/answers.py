@@ -2,13 +2,14 @@
 
     {"id": "batch_req_…", "custom_id": "…", "response": {"status_code": 200, …}, "error": null}
 
-Ids are derived from what they name, so that a line that is answered twice is the same line.
+Ids are drawn at random: `custom_id` names a line within its batch alone, and answers of several
+batches may come together in one place.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
+import secrets
 import struct
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,9 @@ class _Written(msgspec.Struct):
 _DECODER = msgspec.json.Decoder(_Written)
 
 FIRST_ERROR = 400
+ID_DIGITS = 32
+_COMPLETION = b'{"id":"chatcmpl-'
+"""What the body of a chat completion begins with, before its `ID_DIGITS` digits."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -97,15 +101,15 @@ def answer_body(request: BatchRequest, answer: BatchAnswer, at: float) -> bytes:
         at: When it came, in seconds since the epoch.
     """
     if isinstance(answer, Completion):
-        return _ENCODER.encode(_completion(request, answer, at))
+        return _ENCODER.encode(_completion(answer, at))
     if isinstance(answer, Embeddings):
         return _ENCODER.encode(_embeddings(request, answer))
-    return _response(request, answer)
+    return _response(answer)
 
 
 def answer_line(request: BatchRequest, body: bytes) -> bytes:
     """The line of the output for an answered request."""
-    name = _digest(request.custom_id)
+    name = _drawn_id()
     return _ENCODER.encode(
         {
             "id": f"batch_req_{name}",
@@ -113,7 +117,7 @@ def answer_line(request: BatchRequest, body: bytes) -> bytes:
             "response": {
                 "status_code": 200,
                 "request_id": f"req_{name}",
-                "body": msgspec.Raw(body),
+                "body": _with_id(body, name),
             },
             "error": None,
         }
@@ -123,22 +127,22 @@ def answer_line(request: BatchRequest, body: bytes) -> bytes:
 def renamed_line(line: bytes, custom_id: str) -> bytes:
     """The same line, answered or failed, for another request that asks the same."""
     written = _DECODER.decode(line)
-    name = _digest(custom_id)
+    name = _drawn_id()
     written.id, written.custom_id = f"batch_req_{name}", custom_id
     if written.response is not None:
         written.response.request_id = f"req_{name}"
+        written.response.body = _with_id(written.response.body, name)
     return _ENCODER.encode(written)
 
 
-def failure_line(index: int, custom_id: str | None, error: FoundryError) -> bytes:
+def failure_line(custom_id: str | None, error: FoundryError) -> bytes:
     """The line of the error file for a request that failed.
 
     Args:
-        index: Its place among the requests, for one whose own name is not known.
-        custom_id: Its own name.
+        custom_id: Its own name, if it is known.
         error: Why it failed.
     """
-    name = _digest(f"line {index}" if custom_id is None else custom_id)
+    name = _drawn_id()
     told = {
         "code": type(error).__name__,
         "message": error.message,
@@ -179,7 +183,7 @@ def failed_line(
     return Finished(
         index=index,
         digest=digest,
-        output=failure_line(index, custom_id, error),
+        output=failure_line(custom_id, error),
         failed=True,
         at=at,
         model=error.model or model,
@@ -201,7 +205,7 @@ def _refusal(name: str, error: FoundryError, told: dict[str, Any]) -> dict[str, 
     }
 
 
-def _completion(request: BatchRequest, answer: Completion[Any], at: float) -> dict[str, Any]:
+def _completion(answer: Completion[Any], at: float) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": _content(answer)}
     message["refusal"] = answer.refusal or None
     if answer.reasoning:
@@ -215,7 +219,7 @@ def _completion(request: BatchRequest, answer: Completion[Any], at: float) -> di
         "finish_reason": answer.finish_reason,
     }
     return {
-        "id": f"chatcmpl-{_digest(request.custom_id)}",
+        "id": f"chatcmpl-{_drawn_id()}",
         "object": "chat.completion",
         "created": int(at),
         "model": answer.model,
@@ -237,11 +241,11 @@ def _content(answer: Completion[Any]) -> str | None:
     return answer.content
 
 
-def _response(request: BatchRequest, answer: Response) -> bytes:
+def _response(answer: Response) -> bytes:
     """The service's own object, with what the client knows better."""
     raw: Any = msgspec.json.decode(answer.raw) if answer.raw else {}
     told: dict[str, Any] = {
-        "id": f"resp_{_digest(request.custom_id)}",
+        "id": f"resp_{_drawn_id()}",
         "object": "response",
         "created_at": answer.created_at,
         "output": [],
@@ -286,5 +290,13 @@ def _base64(vector: Vector) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
-def _digest(name: str) -> str:
-    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+def _drawn_id() -> str:
+    return secrets.token_hex(ID_DIGITS // 2)
+
+
+def _with_id(body: bytes | msgspec.Raw, name: str) -> msgspec.Raw:
+    """A body with an id of its own: one answer may be given to several lines that ask alike."""
+    body = bytes(body)
+    if body.startswith(_COMPLETION):
+        body = _COMPLETION + name.encode() + body[len(_COMPLETION) + ID_DIGITS :]
+    return msgspec.Raw(body)
