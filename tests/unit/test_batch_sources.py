@@ -355,7 +355,15 @@ def test_zstd_without_its_package_says_what_to_install(
         ("input", b"\xef\xbb\xbf\n " + asks()),
         ("input", gzip.compress(asks())),
         ("input", b"Hi"),
-        ("input.data", b"Hi"),
+        ("in.json", asks()),
+        ("in.json", b"\xef\xbb\xbf\n [\n" + asks() + b"\n]\n"),
+        ("in.jsonl", b"[" + asks() + b"]"),
+        ("in.json.gz", gzip.compress(b"[" + asks() + b"]")),
+        ("input", b"[ " + asks() + b"]"),
+        ("in.csv", b"sep=;\r\nprompt;x\r\nHi;y\r\n"),
+        ("in.csv", b'\xef\xbb\xbf"sep=|"\nprompt|x\nHi|y\n'),
+        ("in.csv", b"SEP=\t\n\nprompt\tx;;\nHi\ty\n"),
+        ("in.csv.gz", gzip.compress(b"sep=;;\r\nprompt;x\r\nHi;y\r\n")),
     ],
 )
 def test_the_format_is_told_by_the_name_else_by_the_content(
@@ -367,6 +375,130 @@ def test_the_format_is_told_by_the_name_else_by_the_content(
 def test_parquet_of_any_name_is_known_by_its_content(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"prompt": ["Hi"]}), tmp_path / "input")
     assert prompts(open_source(InputOptions(path=str(tmp_path / "input")))) == ["Hi"]
+
+
+MANY = b"".join(b"%d: \xc3\xa9\n" % number for number in range(9))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("in.yaml", b"- Hi\n", r"what in\.yaml holds is not known: \.yaml is none of \.jsonl"),
+        ("in.yml.gz", gzip.compress(b"- Hi\n"), r"\.yml is none of"),
+        ("in.py", b"print('Hi')\n", r"\.py is none of"),
+        ("in.data", b"Hi", r"\.data is none of"),
+        ("in.v2", b"Hi", r"\.v2 is none of"),
+        ("in.jsonl.bak", asks(), r"\.bak is none of"),
+        ("in.xlsx", b"\x7fELF\x02\x01\x01\0", r"\.xlsx is none of"),
+        ("in.zip", b"PK\x03\x04", r"\.zip is none of"),
+        ("in.txt", b"PK\x03\x04\n", "is a zip archive"),
+        ("in.csv", b"PK\x03\x04\n", "is a zip archive"),
+        ("in.jsonl", b"PK\x03\x04\n", "is a zip archive"),
+        ("in", b"PK\x03\x04\n", "is a zip archive"),
+        ("in.txt.gz", gzip.compress(b"PK\x03\x04\n"), "is a zip archive"),
+        ("in.txt.zst", zstd.compress(gzip.compress(b"Hi")), "is compressed once more"),
+        ("in.txt", b"%PDF-1.7\n", "is a PDF document"),
+        ("in.txt", MANY + b"\0\x7f", "is binary data"),
+        ("in", b"\x7fELF\x02\x01\x01\0\n", "is binary data"),
+        ("in.txt", "Hi\nyou".encode("utf-16-le"), "is binary data"),
+        ("in", b"#!/usr/bin/env python\nprint()\n", "code or markup"),
+        ("in", b"---\n- Hi\n", "code or markup"),
+        ("in", b"<?xml version='1.0'?>", "code or markup"),
+        ("in.txt", asks(), "seems to hold requests"),
+        ("in.txt", b"[\n  " + asks() + b"]", "seems to hold requests"),
+        ("in.csv", "sep=;\n".encode("utf-16"), "is UTF-16"),
+    ],
+)
+def test_what_may_be_anything_is_not_asked_as_prompts(
+    tmp_path: Path, name: str, content: bytes, why: str
+) -> None:
+    with pytest.raises(BatchInputInvalid, match=why) as caught:
+        source(tmp_path, name, content)
+    assert caught.value.field == "format" or "UTF-16" in why
+    assert "--format" in caught.value.hint or "UTF-16" in why
+    if "UTF-16" not in why:
+        assert list(source(tmp_path, name, content, format="text").lines())
+
+
+@pytest.mark.parametrize("text", ["[1] What is that?", "[INST] Hi", "{a} is a set", "- one"])
+def test_a_prompt_may_begin_with_any_sign(tmp_path: Path, text: str) -> None:
+    assert prompts(source(tmp_path, "in.txt", text)) == [text]
+    if not text.startswith("{"):
+        assert prompts(source(tmp_path, "in", text)) == [text]
+
+
+ARRAY = [
+    {"custom_id": "a", "body": {"messages": HI}},
+    {"custom_id": '[{"', "body": {"messages": [{"role": "user", "content": '\\"}],\n[{" é \\'}]}},
+    {"custom_id": "c", "body": {"messages": HI, "stop": ["]", "}", ","]}},
+]
+
+
+@pytest.mark.parametrize("indent", [None, 0, 2])
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 2**18])
+def test_the_elements_of_an_array_are_the_requests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indent: int | None, block: int
+) -> None:
+    monkeypatch.setattr("foundry_api.batch.sources.json_array.BLOCK_BYTES", block)
+    opened = source(tmp_path, "in.json", json.dumps(ARRAY, indent=indent) + "\n \n")
+    assert [(each.custom_id, each.body) for each in requests(opened)] == [
+        (each["custom_id"], each["body"]) for each in ARRAY
+    ]
+    assert len({line.digest for line in opened.lines()}) == 3
+    assert opened.place(list(opened.lines())[2]) == "in.json item 3"
+
+
+@pytest.mark.parametrize("content", ["[]", " [ \n ]\n"])
+def test_an_empty_array_has_no_requests(tmp_path: Path, content: str) -> None:
+    assert requests(source(tmp_path, "in.json", content)) == []
+
+
+def test_a_bad_element_is_told_with_its_place(tmp_path: Path) -> None:
+    content = b'["Hi", 5,\n' + asks("c") + b',\n{"custom_id": "d"}, {"x": 1]]'
+    assert why(source(tmp_path, "in.json", content)) == [
+        "in.json item 1: it is no JSON object",
+        "in.json item 2: it is no JSON object",
+        "",
+        "in.json item 4: body is missing",
+        "in.json item 5: it is no JSON: JSON is malformed: expected ',' or '}' (byte 7)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"[" + asks(), "its array does not end"),
+        (b"[" + asks() + b',\n"Hi', "its array does not end"),
+        (b"[\n" + asks() + b"]\n,", "goes on behind the end of its array"),
+        (b"[\n" + asks() + b"]\n" + asks(), "goes on behind the end of its array"),
+    ],
+)
+def test_an_array_that_is_none_is_refused(tmp_path: Path, content: bytes, told: str) -> None:
+    with pytest.raises(BatchInputInvalid, match=told):
+        requests(source(tmp_path, "in.json", content))
+
+
+def test_an_element_that_is_too_long_is_bad_and_never_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foundry_api.batch.sources.json_array.MAX_LINE_BYTES", 200)
+    content = b"[" + asks("a", metadata="x" * 999) + b"," + asks("b") + b"]"
+    first, second = why(source(tmp_path, "in.json", content))
+    assert "item 1: it is longer than" in first
+    assert not second
+
+
+def test_lines_of_which_the_first_is_an_array_are_lines(tmp_path: Path) -> None:
+    first, second = why(source(tmp_path, "in.jsonl", b"[]\n" + asks()))
+    assert first == "in.jsonl line 1: it is no JSON object"
+    assert not second
+
+
+@pytest.mark.parametrize("url", ["/chat/completions", "/v1/chat/completions"])
+def test_the_routes_of_azure_are_those_of_openai(tmp_path: Path, url: str) -> None:
+    [request] = requests(source(tmp_path, "in.jsonl", asks(url=url)))
+    assert request.url == "/v1/chat/completions"
+    assert "url is '/chat'" in why(source(tmp_path, "in.jsonl", asks(url="/chat")))[0]
 
 
 def test_the_format_that_was_told_wins(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from foundry_api.errors import InvalidRequest
 from foundry_api.results import Result
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Finished",
     "Line",
     "Work",
+    "route_of",
 ]
 
 BatchUrl = Literal["/v1/chat/completions", "/v1/responses", "/v1/embeddings"]
@@ -25,6 +27,22 @@ CHAT_URL: BatchUrl = "/v1/chat/completions"
 RESPONSES_URL: BatchUrl = "/v1/responses"
 EMBEDDINGS_URL: BatchUrl = "/v1/embeddings"
 URLS: tuple[BatchUrl, ...] = (CHAT_URL, RESPONSES_URL, EMBEDDINGS_URL)
+_ROUTES: dict[str, BatchUrl] = {
+    **{url: url for url in URLS},
+    **{url.removeprefix("/v1"): url for url in URLS},
+}
+
+
+def route_of(url: object) -> BatchUrl:
+    """The route that a request names. Azure's batch files leave `/v1` out.
+
+    Raises:
+        InvalidRequest: There is no such route.
+    """
+    route = _ROUTES.get(url) if isinstance(url, str) else None
+    if route is None:
+        raise InvalidRequest(f"url is {url!r}, but must be one of {', '.join(URLS)}", field="url")
+    return route
 
 
 class BatchRequest(Result, msgspec.Struct, frozen=True, kw_only=True):

@@ -44,8 +44,9 @@ class InputOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         path: The file; `-` is standard input.
-        format: `auto` goes by the file's name, compression aside (.jsonl, .txt, .csv, .parquet),
-            and for standard input by its first line.
+        format: `auto` goes by the file's name, compression aside (.jsonl, .json, .txt, .csv,
+            .parquet), and where it has none, as pipes, by how it begins. `openai` is requests, on
+            lines or in a JSON array.
         column: Of CSV and Parquet, the column with the prompt; default `prompt`. With a template
             none is needed.
         template: The prompt, with `{column}` for each column's value; of plain text the line is

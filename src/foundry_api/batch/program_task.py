@@ -11,7 +11,7 @@ import msgspec
 from foundry_api.arguments import model_names, prompt_turns
 from foundry_api.batch.ask import ask, model_of
 from foundry_api.batch.bodies import checked_body
-from foundry_api.batch.lines import URLS, BatchRequest
+from foundry_api.batch.lines import BatchRequest, route_of
 from foundry_api.batch.results import BatchResult
 from foundry_api.batch.sharing import request_key
 from foundry_api.batch.task import BatchTask
@@ -135,11 +135,8 @@ def _checked(request: BatchRequest) -> BatchRequest:
         raise InvalidRequest(
             f"custom_id is {shown(request.custom_id)}, not a text", field="custom_id"
         )
-    if request.url not in URLS:
-        raise InvalidRequest(
-            f"url is {request.url!r}, but must be one of {', '.join(URLS)}", field="url"
-        )
-    return msgspec.structs.replace(request, body=checked_body(request.url, _plain_body(request)))
+    url = route_of(request.url)
+    return msgspec.structs.replace(request, url=url, body=checked_body(url, _plain_body(request)))
 
 
 def _plain_body(request: BatchRequest) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from hashlib import blake2b
 from itertools import chain
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -27,13 +28,15 @@ if TYPE_CHECKING:
 __all__ = ["CsvRows"]
 
 _SEPARATORS = ",;\t"
+_EXCEL = re.compile(r'"?sep=([^"\w\s]|\t)"?[,;\t]*', re.IGNORECASE)
+"""A row of Excel's that names the separator, ahead of the one with the columns' names."""
 
 
 class CsvRows(Source):
     """An input with a prompt, or the values of one, in each row. `Line.raw` is the row.
 
     The first row names the columns. Values are separated by commas, semicolons or tabs: by those
-    that the first row has most of.
+    that the first row has most of, or by what a row `sep=;` ahead of it says.
 
     Args:
         origin: Where its bytes come from.
@@ -105,8 +108,16 @@ class _Table:
         # The standard library's own bound, 128 KiB of one value, is one for all of the process.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES + 1))
         self.lines = PhysicalLines(reading.file)
-        self._first = next((line for line in self.lines if line.strip()), "")
-        self.separator = max(_SEPARATORS, key=self._first.count)
+        first = self._next_line()
+        named = _EXCEL.fullmatch(first.rstrip("\r\n"))
+        if named is not None:
+            self.lines.begin()
+            first = self._next_line()
+        self._first = first
+        self.separator: str = named[1] if named else max(_SEPARATORS, key=first.count)
+
+    def _next_line(self) -> str:
+        return next((line for line in self.lines if line.strip()), "")
 
     def rows(self) -> Iterator[Row | BadLine]:
         """The rows from the header on; of a blank line, an empty one."""

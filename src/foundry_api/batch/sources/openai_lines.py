@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import msgspec
 
 from foundry_api.batch.bodies import checked_body, nearest
-from foundry_api.batch.lines import CHAT_URL, URLS, BatchRequest, BatchUrl
+from foundry_api.batch.lines import CHAT_URL, BatchRequest, Line, route_of
 from foundry_api.batch.sources.base import checked_custom_id
+from foundry_api.batch.sources.json_array import array_elements, begins_array
+from foundry_api.batch.sources.reading import beginning_of
 from foundry_api.batch.sources.written_lines import LineSource
 from foundry_api.errors import FoundryError, InvalidRequest
 from foundry_api.wire.dialects.base import BAD_JSON
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-    from foundry_api.batch.lines import Line
     from foundry_api.batch.options import InputOptions
-    from foundry_api.batch.sources.reading import Origin
+    from foundry_api.batch.sources.reading import Origin, Reading
 
 __all__ = ["OpenAILines"]
 
@@ -26,7 +27,7 @@ __all__ = ["OpenAILines"]
 class _Request(msgspec.Struct, forbid_unknown_fields=True):
     custom_id: str
     body: dict[str, Any]
-    url: BatchUrl = CHAT_URL
+    url: str = CHAT_URL
     method: Literal["POST"] = "POST"
 
 
@@ -44,7 +45,7 @@ _FORM = (
 
 
 class OpenAILines(LineSource):
-    """An input in the form of OpenAI's batch files.
+    """An input in the form of OpenAI's batch files, or with such requests in a JSON array.
 
     Args:
         origin: Where its bytes come from.
@@ -53,8 +54,22 @@ class OpenAILines(LineSource):
 
     def __init__(self, origin: Origin, options: InputOptions) -> None:
         super().__init__(origin, options, "openai")
+        self._is_array = begins_array(beginning_of(origin))
         model = {} if options.model is None else {"model": options.model}
         self._members: Mapping[str, Any] = {**options.members, **model}
+
+    def place(self, line: Line) -> str:
+        """Where a line, or an element, is."""
+        return f"{self.name} item {line.number}" if self._is_array else super().place(line)
+
+    def lines_of(self, reading: Reading) -> Iterator[Line]:
+        """The lines that are not blank, or the elements of the array."""
+        if not self._is_array:
+            yield from super().lines_of(reading)
+            return
+        elements = array_elements(reading.file, self.name, self._salt)
+        for index, (raw, digest) in enumerate(elements):
+            yield Line(index, index + 1, digest, raw)
 
     def custom_id(self, line: Line) -> str | None:
         """The name of a request, even of one that cannot be asked, if it has any."""
@@ -66,11 +81,12 @@ class OpenAILines(LineSource):
     def _request(self, line: Line) -> BatchRequest:
         told = _decoded(line.raw)
         custom_id = checked_custom_id(told.custom_id)
+        url = route_of(told.url)
         try:
-            body = checked_body(told.url, {**self._members, **told.body})
+            body = checked_body(url, {**self._members, **told.body})
         except FoundryError as error:
             raise self._in_body(error, told.body) from error
-        return BatchRequest(custom_id=custom_id, body=body, url=told.url)
+        return BatchRequest(custom_id=custom_id, body=body, url=url)
 
     def _in_body(self, error: FoundryError, body: dict[str, Any]) -> InvalidRequest:
         field = error.field if isinstance(error, InvalidRequest) else None
@@ -128,7 +144,5 @@ def _explain(told: Any) -> None:
     checked_custom_id(members["custom_id"])
     if not isinstance(members["body"], dict):
         raise InvalidRequest("body is no JSON object", field="body")
-    url = members.get("url", CHAT_URL)
-    if url not in URLS:
-        raise InvalidRequest(f"url is {url!r}, but must be one of {', '.join(URLS)}", field="url")
+    route_of(members.get("url", CHAT_URL))
     raise InvalidRequest(f"method is {members.get('method')!r}, but must be POST", field="method")

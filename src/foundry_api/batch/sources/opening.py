@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import contextmanager
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundry_api.batch.bodies import MEMBERS, nearest
 from foundry_api.batch.sources.csv_rows import CsvRows
+from foundry_api.batch.sources.formats import format_of
 from foundry_api.batch.sources.openai_lines import OpenAILines
-from foundry_api.batch.sources.reading import PARQUET_MAGIC, Reading, StoredFile
+from foundry_api.batch.sources.reading import StoredFile, beginning_of
 from foundry_api.batch.sources.standard_input import is_stream, never, spooled
 from foundry_api.batch.sources.text import TextLines
 from foundry_api.errors import BatchInputInvalid
@@ -24,18 +25,6 @@ if TYPE_CHECKING:
     from foundry_api.batch.sources.standard_input import StandardInput
 
 __all__ = ["open_rereadable", "open_source"]
-
-_COMPRESSED = frozenset({".gz", ".zst", ".zstd"})
-_FORMATS: Mapping[str, str] = {
-    ".jsonl": "openai",
-    ".ndjson": "openai",
-    ".txt": "text",
-    ".text": "text",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-}
 
 
 def open_source(
@@ -127,24 +116,10 @@ def _is_spooled(path: str, spool: Path | None, use: StandardInput) -> bool:
 
 
 def _format(origin: Origin, options: InputOptions) -> str:
-    """The format that was told, or that the name tells, or the content."""
     if options.format != "auto":
         return options.format
-    parts = [part.lower() for part in PurePath(options.path).suffixes]
-    while parts and parts[-1] in _COMPRESSED:
-        parts.pop()
-    by_name = _FORMATS.get(parts[-1]) if parts else None
-    return by_name or _format_of_content(origin, options)
-
-
-def _format_of_content(origin: Origin, options: InputOptions) -> str:
-    with Reading(origin.look(), origin.name) as reading, reading.told():
-        head = reading.file.peek(1).lstrip()
-    if head.startswith(PARQUET_MAGIC):
-        return "parquet"
-    if head.startswith(b"{"):
-        return "openai"
-    return "text" if options.column is None else "csv"
+    is_stream = not isinstance(origin, StoredFile) or origin.is_copy
+    return format_of(options, origin.name, beginning_of(origin), is_stream=is_stream)
 
 
 def _check_members(options: InputOptions) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import zlib
 from contextlib import contextmanager
 from functools import partial
@@ -29,6 +30,7 @@ __all__ = [
     "Reading",
     "StoredFile",
     "Stream",
+    "beginning_of",
     "line_pieces",
     "reading_of",
     "rest_of_line",
@@ -45,6 +47,8 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _HEAD_BYTES = 4
+_BEGINNING_BYTES = 2**16
+_UNDECIDED = re.compile(rb"\s*+\[?+\s*+")
 _CORRUPT: tuple[type[Exception], ...] = (gzip.BadGzipFile, zlib.error)
 
 
@@ -103,13 +107,15 @@ class StoredFile:
     Args:
         path: Where it lies.
         name: What messages call it; default the path's last part.
+        is_copy: Whether it is the copy of a pipe.
     """
 
     rereadable = True
 
-    def __init__(self, path: Path, name: str | None = None) -> None:
+    def __init__(self, path: Path, name: str | None = None, *, is_copy: bool = False) -> None:
         self.path = path
         self.name = name or path.name
+        self.is_copy = is_copy
 
     @property
     def size_bytes(self) -> int:
@@ -289,6 +295,23 @@ class Reading:
             )
         if head.startswith(_BOM):
             self.file.read(len(_BOM))
+
+
+def beginning_of(origin: Origin) -> bytes:
+    """The first bytes, decompressed: so many that a bracket is there with what follows it.
+
+    Raises:
+        BatchInputInvalid: They cannot be read.
+    """
+    with Reading(origin.look(), origin.name) as reading, reading.told():
+        head = reading.file.read1(_BEGINNING_BYTES)
+        while (
+            len(head) < _BEGINNING_BYTES
+            and _UNDECIDED.fullmatch(head)
+            and (more := reading.file.read1(_BEGINNING_BYTES))
+        ):
+            head += more
+    return head
 
 
 def line_pieces(file: io.BufferedReader) -> Iterator[bytes]:

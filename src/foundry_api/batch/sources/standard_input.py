@@ -92,12 +92,12 @@ def spooled(
     if use == "kept" and spool is not None:
         if not spool.exists():
             raise BatchInputInvalid(f"no copy of {name} was kept at {spool}")
-        return StoredFile(spool, name)
+        return StoredFile(spool, name, is_copy=True)
     if spool is None:
         return Stream(_opened(path, is_left), name)
     with _opened(path, is_left) as file:
         _copy(file, spool, use, name)
-    return StoredFile(spool, name)
+    return StoredFile(spool, name, is_copy=True)
 
 
 def _opened(path: str, is_left: Callable[[], bool]) -> io.BufferedReader:

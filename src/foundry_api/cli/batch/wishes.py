@@ -67,7 +67,7 @@ _INPUT = (
         "--format",
         type=click.Choice(["auto", "openai", "text", "csv", "parquet"]),
         default="auto",
-        help="What it is; else its name tells: .jsonl, .txt, .csv, .parquet, perhaps .gz or .zst.",
+        help="What it is; else its name tells: .jsonl, .json, .txt, .csv, .parquet, perhaps .gz.",
     ),
     click.option("--column", metavar="NAME", help="The prompt, of CSV and Parquet. [prompt]"),
     click.option(
