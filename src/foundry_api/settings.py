@@ -32,7 +32,7 @@ CONNECT_TIMEOUT_S = 5.0
 """On loopback a connection takes microseconds; a remote service that needs longer is as good as
 dead."""
 
-WILDCARD_HOSTS = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104 - rewritten, never bound
+WILDCARD_HOSTS = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "+": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104 - rewritten, never bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from foundry_api.doctor.finding import Finding, Group, Kind
 from foundry_api.doctor.sight import look_at
-from foundry_api.service.foundry_cli import TIMEOUT_S, urls_of
+from foundry_api.service.foundry_cli import TIMEOUT_S, find_member, json_objects, urls_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -104,9 +103,10 @@ def generation(answers: CommandAnswers) -> str | None:
 
 def says_running(answers: CommandAnswers) -> bool | None:
     """Whether it says that its service runs; None if it says neither."""
-    told = _json(answers.server.text).get("running")
-    if isinstance(told, bool):
-        return told
+    for document in json_objects(answers.server.text):
+        told = find_member(document, "running")
+        if isinstance(told, bool):
+            return told
     if state := re.search(r"^\s*State\s+(\w+)", answers.server.text, re.MULTILINE):
         return state[1].lower() == "ready"
     if re.search(r"is not running", answers.service.text, re.IGNORECASE):
@@ -172,15 +172,6 @@ async def _at_known_ports(machine: Machine) -> list[Sight]:
 def _restart(answers: CommandAnswers) -> str:
     old = generation(answers) or ""
     return "foundry service restart" if old.startswith("0.3") else "foundry server restart"
-
-
-def _json(text: str) -> dict[str, Any]:
-    """The first object in an output that log lines may surround."""
-    try:
-        told, _ = json.JSONDecoder().raw_decode(text, max(text.find("{"), 0))
-    except (ValueError, RecursionError):
-        return {}
-    return told if isinstance(told, dict) else {}  # pyright: ignore[reportUnknownVariableType] # JSON
 
 
 GROUP = Group(

@@ -33,6 +33,7 @@ KNOWN_PORTS = (5272, 5273, 39839)
 
 CONNECT_TIMEOUT_S = 0.2
 ANSWER_TIMEOUT_S = 0.6
+CLI_PREFERENCE_S = 0.8
 KNOWN_TIMEOUT_S = 5.0
 """For a service that is known to be there: by its address, or by a living process of ours.
 
@@ -70,12 +71,17 @@ async def find(
         return await explicit(settings, settings.base_url, transport)
     if found := await find_shared(paths, transport):
         return found
-    return await _first(
-        [
-            _of_cli(transport),
-            *(look(f"http://127.0.0.1:{port}", "port", transport) for port in ports),
-        ]
-    )
+    named = asyncio.ensure_future(_of_cli(transport))
+    try:
+        found = await _first(
+            [look(f"http://127.0.0.1:{port}", "port", transport) for port in ports]
+        )
+        # The command is slow, and may hang: where a service is found, it is not waited for long.
+        await asyncio.wait([named], timeout=None if found is None else CLI_PREFERENCE_S)
+        return (named.result() if named.done() else None) or found
+    finally:
+        named.cancel()
+        await asyncio.gather(named, return_exceptions=True)
 
 
 async def explicit(

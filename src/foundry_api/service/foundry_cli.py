@@ -7,21 +7,21 @@ the other way round.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import re
 import shutil
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
 from foundry_api.errors import ConfigurationError
 from foundry_api.service.program import running
 from foundry_api.settings import normalised_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 __all__ = [
     "SERVER_STATUS",
@@ -29,16 +29,32 @@ __all__ = [
     "Answer",
     "announced_urls",
     "ask",
-    "json_in",
+    "find_member",
+    "is_own_address",
+    "json_objects",
     "urls_of",
 ]
 
-TIMEOUT_S = 0.8
+TIMEOUT_S = 3.0
+"""It takes a second on real machines, and is known to hang."""
+
+OTHER_DIALECT_S = 0.5
+"""How long the other dialect is waited for when one has named a service."""
+
 SERVER_STATUS = ("server", "status", "-o", "json")
 SERVICE_STATUS = ("service", "status")
 """The same question to 0.10, and to 0.3 to 0.9."""
 
-_URL = re.compile(r"https?://[^\s/\"']+:\d+")
+MAX_CANDIDATES = 1000
+"""Braces that are looked at in an output; log lines have some, a long listing has very many."""
+
+MAX_DEPTH = 4
+_URL = re.compile(r"https?://[^\s/\"'<>;,|]+:\d+")
+_COLOUR = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
+_WEB_URLS = re.compile(
+    r"^.*\bWeb ?URLs?\b.*(?:\n(?=[^\n:]*https?://).*)*", re.MULTILINE | re.IGNORECASE
+)
+"""The row of a table, with the rows below it that only go on with URLs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +82,36 @@ async def announced_urls(timeout_s: float = TIMEOUT_S) -> tuple[str, ...]:
     program = shutil.which("foundry")
     if program is None:
         return ()
-    server, service = await asyncio.gather(
-        ask([program, *SERVER_STATUS], timeout_s), ask([program, *SERVICE_STATUS], timeout_s)
-    )
-    return urls_of(server.text, service.text)
+    asked = [
+        asyncio.ensure_future(ask([program, *question], timeout_s))
+        for question in (SERVER_STATUS, SERVICE_STATUS)
+    ]
+    try:
+        done, pending = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        if pending:  # the dialect that it does not know may hang
+            known = any(urls_of(answer.result().text, answer.result().text) for answer in done)
+            await asyncio.wait(pending, timeout=OTHER_DIALECT_S if known else None)
+        return urls_of(*(answer.result().text if answer.done() else "" for answer in asked))
+    finally:
+        for answer in asked:
+            answer.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
 
 
 def urls_of(server: str, service: str) -> tuple[str, ...]:
-    """The addresses in what the two dialects print, best first."""
-    return tuple(_normalised([*_server_urls(server), *_URL.findall(service)]))
-
-
-class _Server(msgspec.Struct, frozen=True, rename="camel"):
-    web_urls: list[Any]
+    """The addresses of this machine in what the two dialects print, best first."""
+    return tuple(_normalised([*_server_urls(server), *_URL.findall(_COLOUR.sub("", service))]))
 
 
 def _server_urls(output: str) -> list[str]:
     """`webUrls` of the JSON, which log lines may surround; of the table of 0.10.2 otherwise."""
-    try:
-        urls = msgspec.convert(json_in(output), _Server).web_urls
-    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors too
-        return re.findall(r"Web URLs\s+(https?://\S+)", output)
-    return [url for url in urls if isinstance(url, str) and url.startswith("http")]
+    for document in json_objects(output):
+        urls = find_member(document, "webUrls")
+        if urls is not None:
+            texts: list[Any] = urls if isinstance(urls, list) else [urls]  # pyright: ignore[reportUnknownVariableType] # JSON
+            return [url for text in texts if isinstance(text, str) for url in _URL.findall(text)]
+    rows = _WEB_URLS.findall(_COLOUR.sub("", output))
+    return [url for row in rows for url in _URL.findall(row)]
 
 
 def _normalised(urls: Iterable[str]) -> Iterable[str]:
@@ -97,9 +121,29 @@ def _normalised(urls: Iterable[str]) -> Iterable[str]:
             address = normalised_url(url)
         except ConfigurationError:
             continue  # not an address after all
-        if address not in seen:
+        if address not in seen and is_own_address(address):
             seen.add(address)
             yield address
+
+
+def is_own_address(url: str) -> bool:
+    """Whether a URL names this machine by an address of its own: prompts stay here.
+
+    Other names are not looked up, since the answer may come from the network.
+    """
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    if address.is_loopback:
+        return True
+    import psutil  # noqa: PLC0415 - few services listen on anything but the loopback
+
+    own = {each.address.partition("%")[0] for at in psutil.net_if_addrs().values() for each in at}
+    return str(address) in own
 
 
 async def ask(command: list[str], timeout_s: float) -> Answer:
@@ -114,12 +158,30 @@ async def ask(command: list[str], timeout_s: float) -> Answer:
         return Answer("", None, time.monotonic() - began_at)
 
 
-def json_in(output: str) -> Any:
-    """The JSON object in an output, which log lines may surround.
+def json_objects(output: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects in an output, which log lines may surround, with braces of their own."""
+    output = _COLOUR.sub("", output)
+    decoder = json.JSONDecoder()
+    start = output.find("{")
+    for _ in range(MAX_CANDIDATES):
+        if start < 0:
+            return
+        try:
+            told, end = decoder.raw_decode(output, start)
+        except (ValueError, RecursionError):
+            end = start + 1
+        else:
+            yield told
+        start = output.find("{", end)
 
-    Raises:
-        ValueError: There is none.
-        RecursionError: It is nested too deeply.
-    """
-    told, _ = json.JSONDecoder().raw_decode(output, max(output.find("{"), 0))
-    return told
+
+def find_member(document: object, name: str, depth: int = MAX_DEPTH) -> Any:
+    """The value of a member, however it is capitalised, at the top of an object or within it."""
+    if depth == 0 or not isinstance(document, dict):
+        return None
+    members = cast("dict[str, Any]", document)
+    for key, value in members.items():
+        if key.lower() == name.lower():
+            return value
+    inner = (find_member(value, name, depth - 1) for value in members.values())
+    return next((value for value in inner if value is not None), None)

@@ -18,7 +18,7 @@ import msgspec
 
 from foundry_api.errors import DownloadFailed, ModelError, ModelLoadFailed, ProtocolError
 from foundry_api.messages import Model
-from foundry_api.service.foundry_cli import announced_urls, ask, json_in
+from foundry_api.service.foundry_cli import announced_urls, ask, json_objects
 from foundry_api.service.program import running
 from foundry_api.wire.dialects.base import LOAD_TIMEOUT_S
 from foundry_api.wire.dialects.progress import percent_of
@@ -166,11 +166,15 @@ class FoundryModels:
     async def _list(self, *options: str) -> list[_Listed] | None:
         command = [_program(), "model", "list", *options, "-o", "json"]
         answer = await ask(command, LIST_TIMEOUT_S)
-        try:
-            listing = msgspec.convert(json_in(answer.text), _Listing)
-        except (ValueError, RecursionError):  # msgspec's errors are ValueErrors too
-            return None
-        return listing.models if listing.variants is None else listing.variants
+        for document in json_objects(answer.text):
+            try:
+                listing = msgspec.convert(document, _Listing)
+            except ValueError:  # of which msgspec's errors are; a log line may hold JSON too
+                continue
+            listed = listing.models if listing.variants is None else listing.variants
+            if listed is not None:
+                return listed
+        return None
 
     def _must(self, listed: list[_Listed] | None) -> list[_Listed]:
         if listed is None:
