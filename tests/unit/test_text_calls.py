@@ -233,7 +233,7 @@ class Work:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.characters = 0
-        end_of_value: Any = vars(call_shapes)["_end_of_value"]
+        end_of_value: Any = vars(call_shapes)["end_of_value"]
         blank_line: Any = vars(text_calls)["_blank_line"]
 
         def counted_end(text: str, start: int, *more: str | None) -> int | None:
@@ -245,7 +245,7 @@ class Work:
             self.characters += len(text)
             return blank_line(text, was_blank)
 
-        monkeypatch.setattr(call_shapes, "_end_of_value", counted_end)
+        monkeypatch.setattr(call_shapes, "end_of_value", counted_end)
         monkeypatch.setattr(text_calls, "_blank_line", counted_line)
 
 

@@ -42,12 +42,16 @@ class ToolCallError(ToolError):
 
     Attributes:
         text: What the model wrote, where the service shows it.
+        finish_reason: `length` for a call that was cut at the greatest length of the answer; else
+            None.
     """
 
     default_hint = (
         "Ask again, with a higher max_tokens if the call was cut, or use a model that was made to "
         "call tools."
     )
+
+    cut_hint = "Allow more max_tokens."
 
     def __init__(
         self,
@@ -58,9 +62,13 @@ class ToolCallError(ToolError):
         model: str | None = None,
         service: str | None = None,
         status: int | None = None,
+        finish_reason: str | None = None,
     ) -> None:
+        if hint is None and finish_reason == "length":
+            hint = self.cut_hint
         super().__init__(message, hint=hint, model=model, service=service, status=status)
         self.text = text
+        self.finish_reason = finish_reason
 
 
 class ToolFailed(ToolError):

@@ -176,7 +176,7 @@ def _decoded(text: str, kind: str) -> Any:
 
 def _listed(value: Any, choices: Any) -> Any:
     """The member of a list of values that has the same text."""
-    if not _is_list(choices) or value in choices or isinstance(value, dict | list):
+    if not _is_list(choices) or value in choices or _is_object(value) or _is_list(value):
         return value
     wanted = str(value).strip().lower()
     same = [choice for choice in choices if str(choice).lower() == wanted]

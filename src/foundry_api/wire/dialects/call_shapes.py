@@ -21,7 +21,20 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-__all__ = ["NOT_YET", "Found", "MalformedCall", "NoCall", "NotYet", "Seen", "WrittenCall", "look"]
+__all__ = [
+    "LONGEST_MARKER",
+    "NOT_YET",
+    "Found",
+    "MalformedCall",
+    "NoCall",
+    "NotYet",
+    "Seen",
+    "WrittenCall",
+    "call_of",
+    "decoded",
+    "end_of_value",
+    "look",
+]
 
 
 LONGEST_MARKER: Final = 64
@@ -120,6 +133,8 @@ def look(seen: Seen, names: Collection[str]) -> Found | NotYet | NoCall | None:
 
 _TAGS: Final = {"<tool_call>": "</tool_call>", "<|tool_call|>": "<|/tool_call|>"}
 _BLANKS: Final = re.compile(r"[\s,;]*")
+_BEHIND: Final = re.compile(r"[\s,;}\]]*")
+"""What stands behind a call: some models close more brackets than they opened."""
 
 
 def _tagged(seen: Seen, names: Collection[str]) -> Found | NotYet | None:
@@ -136,7 +151,7 @@ def _tagged(seen: Seen, names: Collection[str]) -> Found | NotYet | None:
 def _until(seen: Seen, at: int, closing: str) -> Found | NotYet | None:
     calls: list[WrittenCall] = []
     while True:
-        at = _past(_BLANKS, seen.text, at)
+        at = _past(_BEHIND if calls else _BLANKS, seen.text, at)
         rest = seen.text[at : at + len(closing)]
         if rest == closing:
             return _closed(seen, calls, at + len(closing))
@@ -146,7 +161,7 @@ def _until(seen: Seen, at: int, closing: str) -> Found | NotYet | None:
             return Found(tuple(calls), len(seen.text)) if calls else None
         if rest[:1] not in ("{", "["):
             return Found(tuple(calls), at) if calls else None
-        end = _end_of_value(seen.text, at, closing)
+        end = end_of_value(seen.text, at, closing)
         if end is None and not seen.final:
             return NOT_YET
         calls += _marked(seen, at, end)
@@ -167,7 +182,7 @@ def _listed(seen: Seen, names: Collection[str]) -> Found | NotYet | None:
     """A list behind a word."""
     del names
     if match := _LISTED.match(seen.text, seen.at):
-        end = _end_of_value(seen.text, match.end())
+        end = end_of_value(seen.text, match.end())
         if end is None and not seen.final:
             return NOT_YET
         return Found(tuple(_marked(seen, match.end(), end)), end or len(seen.text))
@@ -187,15 +202,15 @@ def _named(seen: Seen, names: Collection[str]) -> Found | NotYet | None:
     if not match:
         begun = "<function=".startswith(seen.rest)
         return NOT_YET if begun or _NAMED_SO_FAR.fullmatch(seen.text, seen.at) else None
-    end = _end_of_value(seen.text, match.end(), _NAMED_END)
+    end = end_of_value(seen.text, match.end(), _NAMED_END)
     if end is None and not seen.final:
         return NOT_YET
     raw = seen.text[seen.at : end]
-    call = _call_of({"name": match[1], "arguments": _decoded(seen.text[match.end() : end], raw)})
+    call = call_of({"name": match[1], "arguments": decoded(seen.text[match.end() : end], raw)})
     if call is None:
         raise MalformedCall("its arguments are not a JSON object", raw)
     end = end or len(seen.text)
-    behind = _past(_BLANKS, seen.text, end)
+    behind = _past(_BEHIND, seen.text, end)
     if seen.text.startswith(_NAMED_END, behind):
         return Found((call,), behind + len(_NAMED_END))
     if not seen.final and _NAMED_END.startswith(seen.text[behind : behind + LONGEST_MARKER]):
@@ -217,7 +232,7 @@ def _fenced(seen: Seen, names: Collection[str]) -> Found | NotYet | NoCall | Non
     found = _unmarked(seen, match.end(), names)
     if not isinstance(found, Found):
         return found
-    behind = _past(_BLANKS, seen.text, found.end)
+    behind = _past(_BEHIND, seen.text, found.end)
     if seen.text.startswith("```", behind):
         return Found(found.calls, behind + len("```"))
     if "```".startswith(seen.text[behind : behind + LONGEST_MARKER]):
@@ -248,14 +263,14 @@ def _unmarked(seen: Seen, at: int, names: Collection[str]) -> Found | NotYet | N
     named = _NAME.match(seen.text, at)
     if named and named[1] not in names:
         return None
-    end = _end_of_value(seen.text, at)
+    end = end_of_value(seen.text, at)
     if end is None:
         return NOT_YET
     try:
-        items = _items(_decoded(seen.text[at:end], ""))
+        items = _items(decoded(seen.text[at:end], ""))
     except MalformedCall:
         return NoCall(end, is_json=False)
-    calls = [_call_of(item) for item in items if _is_nothing_but_a_call(item)]
+    calls = [call_of(item) for item in items if _is_nothing_but_a_call(item)]
     offered = [call for call in calls if call and call.name in names]
     return Found(tuple(offered), end) if offered and len(offered) == len(items) else NoCall(end)
 
@@ -273,11 +288,11 @@ def _marked(seen: Seen, at: int, end: int | None) -> Iterator[WrittenCall]:
     raw = seen.text[seen.at : end]
     if end is None:
         raise MalformedCall("it is not complete", raw)
-    items = _items(_decoded(seen.text[at:end], raw))
+    items = _items(decoded(seen.text[at:end], raw))
     if not items:
         raise MalformedCall("it is an empty list", raw)
     for item in items:
-        call = _call_of(item)
+        call = call_of(item)
         if call is None:
             raise MalformedCall("it has no name, or its arguments are not a JSON object", raw)
         yield call
@@ -295,7 +310,7 @@ def _is_list(value: object) -> TypeGuard[list[Any]]:
     return isinstance(value, list)
 
 
-def _call_of(item: Any) -> WrittenCall | None:
+def call_of(item: Any) -> WrittenCall | None:
     """The call that a JSON value is; None if it is none."""
     if not _is_object(item):
         return None
@@ -307,7 +322,7 @@ def _call_of(item: Any) -> WrittenCall | None:
     arguments: Any = inner.get("arguments", inner.get("parameters")) or {}
     if isinstance(arguments, str):
         try:
-            arguments = _decoded(arguments, "")
+            arguments = decoded(arguments, "")
         except MalformedCall:
             return None
     if not (name and isinstance(name, str) and _is_object(arguments)):
@@ -315,7 +330,7 @@ def _call_of(item: Any) -> WrittenCall | None:
     return WrittenCall(name, arguments, call_id if isinstance(call_id, str) and call_id else None)
 
 
-def _decoded(text: str, raw: str) -> Any:
+def decoded(text: str, raw: str) -> Any:
     """A JSON value; models write line breaks into strings, which JSON does not allow."""
     try:
         return json.loads(text, strict=False)
@@ -326,7 +341,7 @@ def _decoded(text: str, raw: str) -> Any:
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|["{}\[\]]|<[|/]', re.DOTALL)
 
 
-def _end_of_value(text: str, start: int, closing: str | None = None) -> int | None:
+def end_of_value(text: str, start: int, closing: str | None = None) -> int | None:
     """Where an object or a list ends; None if it does not end yet.
 
     Args:

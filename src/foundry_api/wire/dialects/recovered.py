@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.errors import ToolCallError
+from foundry_api.errors import StreamInterrupted, ToolCallError
 from foundry_api.messages import Chunk, ToolCall
 from foundry_api.wire.dialects.call_shapes import MalformedCall
 from foundry_api.wire.dialects.openai import offers_tools
 from foundry_api.wire.dialects.text_calls import CallFinder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
-    from foundry_api.messages import ChatRequest
+    from foundry_api.messages import ChatRequest, FinishReason
     from foundry_api.wire.dialects.base import ChatDecoder, Ending
 
 __all__ = ["Recovered", "recovering"]
@@ -25,7 +25,8 @@ def recovering(stream: ChatDecoder, model_id: str, request: ChatRequest) -> Chat
     """A decoder that finds calls in the text where the model was offered tools."""
     if not offers_tools(request):
         return stream
-    return Recovered(stream, model_id, [tool.name for tool in request.tools])
+    tools = {tool.name: tool.parameters for tool in request.tools}
+    return Recovered(stream, model_id, tools)
 
 
 class Recovered:
@@ -37,13 +38,18 @@ class Recovered:
     Args:
         stream: Decodes the events.
         model_id: The model that answers.
-        names: The tools that were offered.
+        tools: The names of the tools that were offered, with the JSON schemas of their arguments.
     """
 
-    def __init__(self, stream: ChatDecoder, model_id: str, names: Iterable[str]) -> None:
+    def __init__(
+        self,
+        stream: ChatDecoder,
+        model_id: str,
+        tools: Collection[str] | Mapping[str, Mapping[str, Any]],
+    ) -> None:
         self._stream = stream
         self._model_id = model_id
-        self._finder = CallFinder(tuple(names))
+        self._finder = CallFinder(tools)
         self._raw: list[bytes] = []
         self._written: list[tuple[str, object]] = []
         self._said = False
@@ -102,9 +108,27 @@ class Recovered:
 
     def _native(self, chunk: Chunk) -> Iterator[Chunk]:
         calls = tuple(call for call in chunk.tool_calls if not self._is_told(call))
+        for call in calls:
+            self._check_end(call)
         if calls:
             self._called = True
             yield msgspec.structs.replace(chunk, tool_calls=calls)
+
+    def _check_end(self, call: ToolCall) -> None:
+        """Refuse a call whose arguments were cut.
+
+        Raises:
+            ToolCallError: They were, at the greatest length of the answer.
+        """
+        if self._finish_reason() == "length" and isinstance(_meaning(call)[1], str):
+            text = call.function.arguments
+            raise _cut(f"the arguments of {call.function.name} are not complete", text)
+
+    def _finish_reason(self) -> FinishReason | None:
+        try:
+            return self._stream.finish().finish_reason
+        except StreamInterrupted:
+            return None
 
     def _is_told(self, call: ToolCall) -> bool:
         meaning = _meaning(call)
@@ -119,6 +143,8 @@ class Recovered:
                 yield self._chunk(piece)
         except MalformedCall as error:
             self._finder.release()
+            if self._stream.done and self._finish_reason() == "length":
+                raise _cut(error.reason, error.text) from error
             raise ToolCallError(
                 f"the model's call of a tool cannot be read: {error.reason}", text=error.text
             ) from error
@@ -131,6 +157,14 @@ class Recovered:
         self._called = True
         self._written.append(_meaning(piece))
         return Chunk("", self._model_id, raw=raw, tool_calls=(piece,))
+
+
+def _cut(reason: str, text: str) -> ToolCallError:
+    return ToolCallError(
+        f"the model's call of a tool was cut at the greatest length of the answer: {reason}",
+        text=text,
+        finish_reason="length",
+    )
 
 
 def _meaning(call: ToolCall) -> tuple[str, object]:

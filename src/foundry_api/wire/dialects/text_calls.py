@@ -14,11 +14,13 @@ writes them in another shape than they look for (foundry-local-service.md, 6: #8
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from foundry_api.messages import FunctionCall, ToolCall
+from foundry_api.wire.dialects.call_formats import read_format
 from foundry_api.wire.dialects.call_shapes import (
     NOT_YET,
     Found,
@@ -48,9 +50,10 @@ MAX_BROKEN: Final = 32
 """JSON that is broken or never ends is read to its end for each beginning within it. After so many
 beginnings no more of it is taken for a call; marked calls still are."""
 
-_SUSPICIOUS: Final = re.compile(r"[{\[`]|<(?=[|tf]|\Z)|f(?=u|\Z)")
+_SUSPICIOUS: Final = re.compile(r"[{\[`]|<(?=[|\uff5ctf]|\Z)|f(?=u|\Z)")
 """What a call can begin with."""
 
+_SPARE: Final = "} \t\r\n\f\v"
 _WITHIN_LINE: Final = re.compile(r"[<f]|\[(?=T|\Z)")
 """What begins one behind other text on its line."""
 
@@ -59,12 +62,20 @@ class CallFinder:
     """Tells tool calls from text, and holds text back that may be the beginning of a call.
 
     Args:
-        names: The tools that were offered.
+        tools: The names of the tools that were offered, perhaps with the JSON schemas of their
+            arguments, which tell how to read those that are written as text.
         new_id: Names a call.
     """
 
-    def __init__(self, names: Collection[str], *, new_id: Callable[[], str] = new_call_id) -> None:
-        self._names = frozenset(names)
+    def __init__(
+        self,
+        tools: Collection[str] | Mapping[str, Mapping[str, Any]],
+        *,
+        new_id: Callable[[], str] = new_call_id,
+    ) -> None:
+        self._tools: dict[str, Mapping[str, Any]] = (
+            dict(tools) if isinstance(tools, Mapping) else {name: {} for name in tools}
+        )
         self._new_id = new_id
         self._held = ""
         self._line_is_blank = True
@@ -137,7 +148,11 @@ class CallFinder:
     def _look(self, text: str, at: int, *, final: bool) -> Found | NotYet | NoCall | None:
         final = final or len(text) - at > MAX_HELD
         starts_line = self._line_is_blank and self._broken < MAX_BROKEN
-        found = look(Seen(text, at, final, starts_line), self._names)
+        seen = Seen(text, at, final, starts_line)
+        found: Found | NotYet | NoCall | None = read_format(seen, self._tools)
+        if not isinstance(found, Found):
+            shaped = look(seen, self._tools)
+            found = shaped if found is None or isinstance(shaped, Found) else found
         if (found is NOT_YET and final) or (isinstance(found, NoCall) and not found.is_json):
             self._broken += 1
             return None
@@ -148,8 +163,8 @@ class CallFinder:
         return ToolCall(written.id or self._new_id(), FunctionCall(written.name, arguments))
 
     def _text(self, text: str) -> Iterator[str]:
-        """Let go of some text. White space behind a call says nothing."""
-        text = text.lstrip() if self._after_call else text
+        """Let go of some text. White space behind a call says nothing, nor does a spare bracket."""
+        text = text.lstrip(_SPARE) if self._after_call else text
         if text:
             self._after_call = False
             yield text
