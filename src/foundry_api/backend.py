@@ -99,7 +99,7 @@ class Backend:
         self._hooks = hooks or Hooks()
         self._transport = transport
         self._owns_transport = transport is None
-        self._closed = False
+        self._closed = self._ended = False
         self._limits = limiter or LimiterSettings()
         self._breaking = breaker or BreakerSettings()
         self.metrics = Metrics()
@@ -172,6 +172,7 @@ class Backend:
         await self._home.leave()
         for locator in self._locators:
             await locator.aclose()
+        self._ended = True
         if self._owns_transport and self._transport is not None:
             await self._transport.aclose()
 
@@ -252,7 +253,9 @@ class Backend:
 
     def _open_transport(self) -> Transport:
         if self._transport is None:
-            self._transport = _import_http().HttpTransport(self.settings.connect_timeout_s)
+            self._transport = _import_http().HttpTransport(
+                self.settings.connect_timeout_s, is_ended=lambda: self._ended
+            )
         return self._transport
 
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from foundry_api.errors import (
+    ClientClosed,
     ConfigurationError,
     ConnectTimeout,
     FoundryError,
@@ -65,14 +66,17 @@ class HttpTransport:
         connect_timeout_s: Bound of making a connection. On loopback it takes microseconds; a remote
             service that takes longer than the default is as good as dead.
         is_direct: Whether a URL is reached directly.
+        is_ended: Whether it is over for good, so that what is still sent is refused.
     """
 
     def __init__(
         self,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         is_direct: Callable[[str], bool] = is_direct,
+        is_ended: Callable[[], bool] = lambda: False,
     ) -> None:
         self._connect_timeout_s = connect_timeout_s
+        self._is_ended = is_ended
         self._is_direct = is_direct
         self._pools: AsyncGenerator[_Pools] | None = None
         self._present: _Pools | None = None
@@ -81,6 +85,8 @@ class HttpTransport:
 
     async def send(self, request: Request) -> HttpResponse:
         """Send a request and wait for the head of its answer. See `Transport.send`."""
+        if self._is_ended():
+            raise ClientClosed("the client is closed")
         pools = self._present
         if pools is None or self._loop is not asyncio.get_running_loop():
             pools = await self._open_pools()
@@ -107,7 +113,7 @@ class HttpTransport:
         return _send_error(request, error)
 
     async def aclose(self) -> None:
-        """Close every connection. The transport opens new ones if it is used again."""
+        """Close every connection. New ones are made if it is used again and not ended."""
         self._present = None
         if self._at_exit is not None:
             atexit.unregister(self._at_exit)

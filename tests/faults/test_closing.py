@@ -1,0 +1,224 @@
+"""A client that is closed during its calls: each ends with an error of this package."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from foundry_api import (
+    ClientClosed,
+    FoundryAPIClient,
+    FoundryError,
+    MemoryCache,
+    Request,
+    StreamInterrupted,
+)
+from foundry_api.testing import FakeService
+from foundry_api.wire.direct import is_direct
+from foundry_api.wire.http import HttpResponse, HttpTransport
+
+from .hostile import HostileServer, on_route, piece, say, say_for_ever, stream_head, token, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Way = Callable[[FoundryAPIClient], Awaitable[Any]]
+
+STEPS = 60
+
+
+def over_a_session(_url: str) -> bool:
+    """As services on other machines are reached."""
+    return False
+
+
+def client_of(base_url: str, is_direct: Callable[[str], bool], **options: Any) -> FoundryAPIClient:
+    client = FoundryAPIClient(base_url, model="fake", **options)
+    backend = client._backend
+    backend._transport = HttpTransport(is_direct=is_direct, is_ended=lambda: backend._ended)
+    return client
+
+
+async def complete(client: FoundryAPIClient) -> Any:
+    return await client.complete("Hi")
+
+
+async def cached(client: FoundryAPIClient) -> Any:
+    return await client.complete("Hi", temperature=0)
+
+
+async def stream(client: FoundryAPIClient) -> Any:
+    async with aclosing(client.stream_complete("Hi")) as chunks:
+        return [chunk async for chunk in chunks]
+
+
+async def checked(client: FoundryAPIClient) -> Any:
+    return await client.complete("Hi", parser=str)
+
+
+async def embed(client: FoundryAPIClient) -> Any:
+    return await client.embed(["a", "b"], model="fake")
+
+
+async def respond(client: FoundryAPIClient) -> Any:
+    return await client.responses.create("Hi")
+
+
+async def request(client: FoundryAPIClient) -> Any:
+    return await client.request("POST", "/v1/chat/completions", json={})
+
+
+async def look(client: FoundryAPIClient) -> Any:
+    return await client.models.list()
+
+
+async def load(client: FoundryAPIClient) -> Any:
+    return await client.models.load("fake")
+
+
+async def use_tools(client: FoundryAPIClient) -> Any:
+    return await client.run("Hi", [])
+
+
+WAYS: list[Way] = [
+    complete,
+    cached,
+    stream,
+    checked,
+    embed,
+    respond,
+    request,
+    look,
+    load,
+    use_tools,
+]
+
+
+def check(outcomes: list[Any]) -> None:
+    for outcome in outcomes:
+        assert not isinstance(outcome, BaseException) or isinstance(outcome, FoundryError), outcome
+
+
+@pytest.mark.parametrize("reach", [is_direct, over_a_session])
+@pytest.mark.parametrize("is_warm", [False, True])
+async def test_whatever_the_moment(
+    reach: Callable[[str], bool],
+    caplog: pytest.LogCaptureFixture,
+    *,
+    is_warm: bool,
+) -> None:
+    async with FakeService(*["One two three four five"] * 2000) as service:
+        for steps in range(0, STEPS, 2):
+            client = client_of(service.base_url, reach, cache=MemoryCache())
+            if is_warm:
+                await client.complete("Hi")
+            calls = [asyncio.ensure_future(way(client)) for way in WAYS]
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            await client.close()
+            async with asyncio.timeout(5):
+                check(await asyncio.gather(*calls, return_exceptions=True))
+            with pytest.raises(ClientClosed):
+                await client.complete("Hi")
+    assert "never retrieved" not in caplog.text
+
+
+def healthy(path: str) -> bytes:
+    if path.endswith("/loaded"):
+        return whole(200, b'["fake:1"]')
+    if path.endswith("/models"):
+        return whole(200, b'{"object":"list","data":[{"id":"fake:1","object":"model"}]}')
+    return whole(200, b'{"modelCachePath":"/nowhere","pid":1}')
+
+
+ENDLESS = on_route(
+    "chat/completions",
+    say_for_ever(stream_head(), piece(token("again ")), pause_s=0.001),
+    healthy,
+)
+
+
+@pytest.mark.parametrize("reach", [is_direct, over_a_session])
+@pytest.mark.parametrize("way", [complete, stream])
+async def test_an_answer_that_is_being_read_ends_with_the_text_so_far(
+    reach: Callable[[str], bool], way: Way
+) -> None:
+    begun = asyncio.Event()
+
+    def note(_: object) -> None:
+        begun.set()
+
+    async with HostileServer(ENDLESS) as server:
+        from foundry_api.events import FirstToken  # noqa: PLC0415
+
+        client = client_of(server.base_url, reach)
+        client.events.subscribe(note, FirstToken)
+        call = asyncio.ensure_future(way(client))
+        async with asyncio.timeout(5):
+            await begun.wait()
+            await client.close()
+            with pytest.raises(ClientClosed, match="closed during the call") as caught:
+                await call
+    assert caught.value.partial.startswith("again ")
+
+
+@pytest.mark.parametrize("reach", [is_direct, over_a_session])
+async def test_a_stream_whose_reader_is_slow_ends_when_he_reads_on(
+    reach: Callable[[str], bool],
+) -> None:
+    async with HostileServer(ENDLESS) as server:
+        client = client_of(server.base_url, reach)
+        chunks = client.stream_complete("Hi")
+        assert (await anext(chunks)).content == "again "
+        await client.close()
+        with pytest.raises(ClientClosed):
+            async for _ in chunks:
+                pass
+
+
+@pytest.mark.parametrize("reach", [is_direct, over_a_session])
+@pytest.mark.parametrize("steps", range(6))
+async def test_an_answer_that_is_read_on_while_its_connection_closes(
+    reach: Callable[[str], bool], steps: int
+) -> None:
+    """For a moment aiohttp takes the connection for closed, and has told nobody yet."""
+    transport = HttpTransport(is_direct=reach)
+    async with HostileServer(say(stream_head(), piece(token("Hi")), stay=True)) as server:
+        response = await transport.send(Request("POST", f"{server.base_url}/", {}, b"{}"))
+        assert await response.read()
+        closing = asyncio.ensure_future(transport.aclose())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        with pytest.raises(StreamInterrupted):
+            await response.read()
+        response.close()
+        await closing
+
+
+async def read_whole(response: HttpResponse) -> None:
+    try:
+        async with asyncio.timeout(5):
+            while await response.read():
+                pass
+    finally:
+        response.close()
+
+
+@pytest.mark.parametrize("reach", [is_direct, over_a_session])
+@pytest.mark.parametrize("steps", range(1, 12))
+async def test_a_request_that_is_sent_while_the_transport_closes(
+    reach: Callable[[str], bool], steps: int
+) -> None:
+    transport = HttpTransport(is_direct=reach)
+    async with HostileServer(ENDLESS) as server:
+        request = Request("POST", f"{server.base_url}/chat/completions", {}, b"{}")
+        sending = asyncio.ensure_future(transport.send(request))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await transport.aclose()
+        with pytest.raises(FoundryError):
+            await read_whole(await sending)
+        await transport.aclose()
