@@ -6,12 +6,20 @@ import asyncio
 import functools
 import logging
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pydantic
 import pytest
 
-from foundry_api import FoundryAPIClient, FoundryClient, HookFailed, StructuredOutputError, ToolRun
+from foundry_api import (
+    BatchRequest,
+    FoundryAPIClient,
+    FoundryClient,
+    HookFailed,
+    InvalidRequest,
+    StructuredOutputError,
+    ToolRun,
+)
 from foundry_api.testing import FakeService, ToolCalls
 
 if TYPE_CHECKING:
@@ -319,3 +327,76 @@ def test_the_tools_of_the_blocking_client(caplog: pytest.LogCaptureFixture) -> N
             return client.run("Hi", [tool]).calls[0].content
 
     assert asyncio.run(service()) == "Error: broken failed: StopIteration: oops"
+
+
+@pytest.mark.parametrize("argument", ["parser", "validators"])
+@any_failure
+async def test_code_that_fails_in_a_batch_fails_its_own_requests(
+    client: FoundryAPIClient, failure: type[BaseException], argument: str
+) -> None:
+    def odd(text: str) -> str:
+        if text == "Two":
+            raise failure("oops")
+        return text
+
+    options: dict[str, Any] = {argument: odd if argument == "parser" else [odd]}
+    results = [each async for each in client.batch(["Hi"] * 3, **options, dedupe=False)]
+    assert sorted(each.unwrap().content for each in results if each.error is None) == [
+        "One",
+        "Three",
+    ]
+    [failed] = [each.error for each in results if each.error is not None]
+    assert isinstance(failed, StructuredOutputError)
+    assert failed.partial == "Two"
+
+
+@any_failure
+async def test_a_source_of_requests_that_fails_is_not_at_its_end(
+    client: FoundryAPIClient, failure: type[BaseException]
+) -> None:
+    async def broken() -> AsyncIterator[str]:
+        yield "Hi"
+        raise failure("oops")
+
+    class Broken:
+        """Not a generator, which turns StopIteration into another exception."""
+
+        def __init__(self) -> None:
+            self.left = 1
+
+        def __aiter__(self) -> Broken:
+            return self
+
+        async def __anext__(self) -> str:
+            self.left -= 1
+            if self.left < 0:
+                raise failure("oops")
+            return "Hi"
+
+    for source in (broken(), Broken()):
+        told: list[str] = []
+        if failure is StopAsyncIteration and isinstance(source, Broken):
+            continue  # that is how it says that it is at its end
+        with pytest.raises(BaseException) as caught:  # noqa: PT011, PT012 - its own, or ours
+            async for each in client.batch(source):
+                told.append(each.unwrap().content)  # noqa: PERF401 - keeps what came before
+        assert not isinstance(caught.value, asyncio.CancelledError | GeneratorExit)
+        assert len(told) == 1
+
+
+@any_failure
+async def test_a_request_that_cannot_be_read_fails_alone(
+    client: FoundryAPIClient, failure: type[BaseException]
+) -> None:
+    class Odd(list[Any]):
+        def __len__(self) -> int:
+            raise failure("oops")
+
+        def __iter__(self) -> Any:
+            raise failure("oops")
+
+    requests: list[Any] = ["Hi", Odd(), BatchRequest(custom_id="a", body=cast("Any", 5)), "Hi"]
+    for dedupe in (False, True):
+        results = [each async for each in client.batch(requests, ordered=True, dedupe=dedupe)]
+        assert [each.error is None for each in results] == [True, False, False, True]
+        assert isinstance(results[1].error, InvalidRequest)

@@ -451,6 +451,51 @@ def test_a_mistake_in_the_callers_own_code_is_raised_as_it_is(run: Run) -> None:
     run(test())
 
 
+@pytest.mark.parametrize(
+    "failure", [asyncio.CancelledError, GeneratorExit, ValueError, KeyError, errors.ProtocolError]
+)
+def test_a_source_that_fails_is_not_at_its_end(run: Run, failure: type[BaseException]) -> None:
+    """What is in flight gives its results; then comes the failure, as one of ours if need be."""
+
+    async def broken(engine: Engine) -> AsyncGenerator[Line]:
+        for index in range(3):
+            yield Line(engine, index)
+        await asyncio.sleep(0.5)
+        raise failure("broken")
+
+    async def main() -> None:
+        engine, told = Engine(), list[str]()
+        expected = errors.BatchError if not issubclass(failure, Exception) else failure
+        given = pump().results(broken(engine))
+        with pytest.raises(expected, match="broken") as caught:  # noqa: PT012 - it ends the loop
+            async for result in given:
+                told.append(result)
+        assert sorted(told) == ["0", "1", "2"]
+        assert engine.cancelled == []
+        if expected is errors.BatchError:
+            assert type(caught.value.__cause__) is failure
+
+    run(main())
+
+
+def test_a_batch_that_is_cancelled_while_it_reads_is_cancelled(run: Run) -> None:
+    async def main() -> None:
+        begun = asyncio.Event()
+
+        async def waits() -> AsyncGenerator[Line]:
+            begun.set()
+            await asyncio.Event().wait()
+            yield Line(Engine(), 0)
+
+        running = asyncio.create_task(results(pump(), waits()))
+        await begun.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    run(main())
+
+
 def test_what_is_kept_has_a_bound_and_the_one_used_longest_ago_goes() -> None:
     kept = Kept[str](len, max_bytes=30)
     kept.put(b"one", "x" * 9)

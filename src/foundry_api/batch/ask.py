@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from foundry_api.batch.lines import EMBEDDINGS_URL, RESPONSES_URL
 from foundry_api.batch.turns import turns
@@ -59,7 +60,8 @@ class Bounds(TypedDict, total=False):
 
 def model_of(request: BatchRequest, default: str) -> str:
     """The model that a request is for."""
-    model = request.body.get("model")
+    body = cast("object", request.body)  # a program's may be anything
+    model = cast("Mapping[str, Any]", body).get("model") if isinstance(body, Mapping) else None
     return model if isinstance(model, str) and model else default
 
 

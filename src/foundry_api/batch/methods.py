@@ -142,6 +142,8 @@ class BatchMethods(ABC):
             ModelError: The first requests failed all of it, as every other one would.
             ServiceError: The services were away for longer than the patience.
             ClientClosed: The client was closed.
+            BatchError: The requests broke off with a `CancelledError` that nobody asked for. Any
+                other exception of theirs is raised as it is, once what is in flight has ended.
             FoundryError: With `errors="raise"`, why the first request failed.
         """
         from foundry_api.batch.program import BatchOrder, results_of  # noqa: PLC0415 - few need it

@@ -18,6 +18,7 @@ from foundry_api.batch.task import BatchTask
 from foundry_api.errors import FoundryError, InvalidRequest
 from foundry_api.messages import Completion
 from foundry_api.replies.embeddings import Embeddings
+from foundry_api.user_code import UserCode, describe
 from foundry_api.values import UNENCODABLE, as_text, plain, shown
 
 if TYPE_CHECKING:
@@ -87,7 +88,21 @@ class ItemTask(BatchTask[BatchResult[Any]]):
 
     async def run(self) -> BatchResult[Any]:
         """See `BatchTask.run`."""
-        answer = await self._asked()
+        code = UserCode()
+        try:
+            answer = await self._asked()
+        except FoundryError:
+            raise
+        except BaseException as error:
+            if not code.raised(error):
+                raise
+            # A conversation may be of the caller's own types, which may raise anything.
+            field = f"requests[{self.index}]"
+            raise InvalidRequest(
+                f"{field} cannot be asked: {describe(error)}",
+                field=field,
+                hint="See the exception that this was raised from.",
+            ) from error
         cached = isinstance(answer, Completion) and answer.cached
         return self._result(answer=answer, shared=cached)
 
@@ -158,5 +173,5 @@ def _key(item: Any, group: str) -> bytes | None:
         if isinstance(item, BatchRequest):
             return request_key(item, group)
         return hashlib.blake2b(msgspec.json.encode(item), digest_size=16).digest()
-    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError):
+    except Exception:  # noqa: BLE001 - it may be of the caller's own types; asking it says what is wrong
         return None

@@ -18,7 +18,8 @@ from foundry_api.batch.outlet import Outlet
 from foundry_api.batch.task import Ticket
 from foundry_api.batch.verdict import is_for_all, is_of_service, next_step
 from foundry_api.batch.waiting import Waiting
-from foundry_api.errors import ClientClosed, FoundryError, SilenceTimeout
+from foundry_api.errors import BatchError, ClientClosed, FoundryError, SilenceTimeout
+from foundry_api.user_code import UserCode, describe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
@@ -80,6 +81,7 @@ class Pump(Generic[_R]):
         self._fed = False
         self._draining = False
         self._failure: BaseException | None = None
+        self._broken: BaseException | None = None  # what the source of the tasks raised
         self._room, self._news = asyncio.Event(), asyncio.Event()
 
     @property
@@ -91,6 +93,8 @@ class Pump(Generic[_R]):
         """The results. Closing this ends what is in flight.
 
         Raises:
+            BaseException: What the tasks' source raised, once what was in flight has ended.
+            BatchError: The source was cancelled though nobody cancelled the batch.
             FoundryError: The services were away for too long, or no task can be answered.
         """
         feeder = asyncio.create_task(self._feed(tasks))
@@ -106,9 +110,11 @@ class Pump(Generic[_R]):
                 if self._is_over():
                     if not self._draining:  # else what is in doubt is left, like what waits
                         self._release()
-                    if not self._outlet:
-                        return
-                    continue
+                    if self._outlet:
+                        continue
+                    if self._broken is not None:
+                        raise self._broken
+                    return
                 self._news.clear()
                 await self._news.wait()
         finally:
@@ -120,13 +126,22 @@ class Pump(Generic[_R]):
         self._news.set()
 
     async def _feed(self, tasks: AsyncIterable[BatchTask[_R]]) -> None:
-        async with closed_after(tasks):
-            async for task in tasks:
-                while not self._admits(task):
-                    self._room.clear()
-                    await self._room.wait()
-                self._waiting.put(Ticket(task), task.group)
-                self._start()
+        code = UserCode()
+        try:
+            async with closed_after(tasks):
+                async for task in tasks:
+                    while not self._admits(task):
+                        self._room.clear()
+                        await self._room.wait()
+                    self._waiting.put(Ticket(task), task.group)
+                    self._start()
+        except (asyncio.CancelledError, GeneratorExit) as error:
+            if not code.raised(error):
+                raise
+            raise BatchError(
+                f"the requests broke off with {describe(error)}, though nobody ended the batch",
+                hint="See the exception that this was raised from, and correct their source.",
+            ) from error
 
     def _admits(self, task: BatchTask[_R]) -> bool:
         return self.queued < self._waiting.bound and self._outlet.admits(task.index)
@@ -134,7 +149,8 @@ class Pump(Generic[_R]):
     def _end_of_feed(self, feeder: asyncio.Task[None]) -> None:
         self._fed = True
         if not feeder.cancelled() and (error := feeder.exception()) is not None:
-            self._failure = self._failure or error
+            self._broken = error
+            self._draining = True  # what is in flight still gives its results
         self._news.set()
 
     def _is_over(self) -> bool:
@@ -212,7 +228,7 @@ class Pump(Generic[_R]):
             self._answered(ticket, done.result())
         elif isinstance(error, FoundryError):
             self._after(ticket, error)
-        else:  # a mistake in the caller's own code, such as a parser
+        else:  # a mistake of ours
             self._stop(error)
         self._start()
         self._news.set()
