@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 from collections import deque
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
+from foundry_api.arguments import check_name, check_several
 from foundry_api.errors import CallTimeout, ClientClosed, InvalidRequest
 from foundry_api.events import CallEnded, FirstToken
 from foundry_api.health import HealthStatus
@@ -21,6 +23,7 @@ from foundry_api.monitor.state import Hysteresis
 from foundry_api.monitor.summary import HealthSummary, summarise
 from foundry_api.monitor.traffic import TrafficMeter
 from foundry_api.user_code import UserCode
+from foundry_api.values import as_float, as_int, as_path, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -105,19 +108,31 @@ class HealthMonitor:
         keep_days: float = 7.0,
         alerts: Iterable[Callable[[HealthChanged], object]] = (),
     ) -> None:
+        interval = _seconds("interval", interval)
         timeout = min(LOOK_TIMEOUT_S, interval) if timeout is None else timeout
-        _check("interval", interval)
-        _check("timeout", timeout, at_most=interval)
-        _check("canary_timeout", canary_timeout)
-        _check("keep_days", keep_days)
-        if canary_every < 0:
+        timeout = _seconds("timeout", timeout, at_most=interval)
+        canary_timeout = _seconds("canary_timeout", canary_timeout)
+        keep_days = _seconds("keep_days", keep_days)
+        looks = as_int(canary_every)
+        if looks is None or looks < 0:
             raise InvalidRequest(
-                f"canary_every is {canary_every}, but must be 0 or more", field="canary_every"
+                f"canary_every is {shown(canary_every)}, but must be a whole number, 0 or more",
+                field="canary_every",
             )
-        if isinstance(history, int):
-            _check("history", history)
-        if isinstance(models, str):
-            raise InvalidRequest("models is a text, but must be a list of names", field="models")
+        size, path = _history(history)
+        several = check_several("models", models, "a list of names")
+        names = [check_name(f"models[{index}]", name) for index, name in enumerate(several)]
+        if hysteresis is not None and not isinstance(cast("object", hysteresis), Hysteresis):
+            raise InvalidRequest(
+                f"hysteresis is {shown(hysteresis)}, not a Hysteresis", field="hysteresis"
+            )
+        listeners = tuple(check_several("alerts", alerts))
+        for index, alert in enumerate(listeners):
+            if not callable(alert):
+                field = f"alerts[{index}]"
+                raise InvalidRequest(
+                    f"{field} is {shown(alert)}, which can't be called", field=field
+                )
         self._client = client
         self._interval_s = interval
         self._traffic = TrafficMeter(self._is_elsewhere)
@@ -126,17 +141,15 @@ class HealthMonitor:
             self._traffic,
             interval_s=interval,
             timeout_s=timeout,
-            models=models,
-            canary_every=canary_every,
+            models=names,
+            canary_every=looks,
             canary_timeout_s=canary_timeout,
             hysteresis=hysteresis or Hysteresis(),
         )
-        self._path = None if isinstance(history, int) else Path(history)
+        self._path = path
         self._keep_s = keep_days * SECONDS_A_DAY
-        self._history: deque[HealthSample] = deque(
-            maxlen=history if isinstance(history, int) else RING
-        )
-        self._listeners = Listeners(*alerts)
+        self._history: deque[HealthSample] = deque(maxlen=size)
+        self._listeners = Listeners(*listeners)
         self._queues: set[asyncio.Queue[HealthSample | None]] = set()
         self._users = 0
         self._waiting = 0
@@ -203,15 +216,21 @@ class HealthMonitor:
         """Wait until the service answers, has the wanted models in memory, and passed its canary.
 
         Args:
-            timeout: Seconds to wait.
+            timeout: Seconds to wait. With 0 or fewer, as `end - now` may be, the time is over.
 
         Raises:
             CallTimeout: It was not ready by then; the message tells what was seen last.
             ConfigurationError: The file for the history cannot be used.
             ClientClosed: The client was closed.
         """
-        _check("timeout", timeout)
-        scope = asyncio.timeout(timeout)
+        limit_s = as_float(timeout)
+        if limit_s is None or math.isnan(limit_s):
+            raise InvalidRequest(
+                f"timeout is {shown(timeout)}, not a number of seconds", field="timeout"
+            )
+        if limit_s <= 0:
+            raise self._not_ready(limit_s)
+        scope = asyncio.timeout(limit_s)
         self._waiting += 1
         self._wake.set()
         try:
@@ -221,7 +240,7 @@ class HealthMonitor:
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            raise self._not_ready(timeout) from error
+            raise self._not_ready(limit_s) from error
         finally:
             self._waiting -= 1
         return sample
@@ -364,7 +383,22 @@ def _seen(last: HealthSample | None) -> str:
     return seen
 
 
-def _check(name: str, value: float, *, at_most: float = float("inf")) -> None:
-    if not 0 < value <= at_most:
+def _seconds(name: str, value: object, *, at_most: float = float("inf")) -> float:
+    seconds = as_float(value)
+    if seconds is None or not 0 < seconds <= at_most:
         bound = "" if at_most == float("inf") else f" and at most the interval, {at_most:g}"
-        raise InvalidRequest(f"{name} is {value}, but must be above 0{bound}", field=name)
+        raise InvalidRequest(f"{name} is {shown(value)}, but must be above 0{bound}", field=name)
+    return seconds
+
+
+def _history(history: object) -> tuple[int, Path | None]:
+    """How many looks to remember, and the file to keep them in, if there is to be one."""
+    if (path := as_path(history)) is not None:
+        return RING, Path(path)
+    size = as_int(history)
+    if size is None or size < 1:
+        raise InvalidRequest(
+            f"history is {shown(history)}, neither a number of looks above 0 nor a path",
+            field="history",
+        )
+    return size, None

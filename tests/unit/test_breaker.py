@@ -605,7 +605,7 @@ def test_a_setting_that_cannot_work_is_refused_with_its_name(name: str, value: f
     with pytest.raises(ConfigurationError) as caught:
         BreakerSettings(**settings)
     assert caught.value.message == f"the circuit breaker's {name} is {value}"
-    assert "Give a number above 0, at most" in str(caught.value)
+    assert "above 0, at most" in str(caught.value)
 
 
 def test_settings_at_their_bounds_work() -> None:

@@ -122,3 +122,31 @@ def test_a_setting_that_cannot_be_used_is_wrong_usage(
     monkeypatch.setenv("FOUNDRY_TIMEOUT", "soon")
     assert main(["down"]) == 2
     assert "FOUNDRY_TIMEOUT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--timeout", "-3"], "Error: --timeout is -3."),
+        (["--deadline", "0"], "Error: --deadline is 0."),
+        (["-m", ""], "Error: --model is empty."),
+        (["--model", "a\tb"], "Error: --model is 'a\\tb', which holds control characters."),
+        (["--base-url", ""], "Error: --base-url is '', not a service's address."),
+        (["--base-url", "//user:hunter2@host"], "Error: --base-url carries a credential."),
+        (["--temperature", "5"], "Error: --temperature is 5.0, but must be from 0 to 2."),
+        (["--max-tokens", "0"], "Error: --max-tokens is 0, but must be from 1 to 2147483647."),
+        (["--stop", ""], "Error: --stop is empty."),
+    ],
+)
+def test_an_option_is_named_as_it_was_written(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["chat", "--base-url", "http://127.0.0.1:1", *arguments, "Hi"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(message)
+    assert "hunter2" not in told
+    assert "FOUNDRY_" not in told.replace("FOUNDRY_API_KEY", "")

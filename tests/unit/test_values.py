@@ -12,8 +12,23 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 
-from foundry_api import FoundryAPIClient, Message
+from foundry_api import (
+    AlertCommand,
+    AlertWebhook,
+    BreakerSettings,
+    CallTimeout,
+    FoundryAPIClient,
+    FoundryError,
+    HealthMonitor,
+    HookFailed,
+    Hysteresis,
+    LimiterSettings,
+    Message,
+    ModelResidency,
+    Request,
+)
 from foundry_api.arguments import (
     chat_request,
     check_flag,
@@ -30,8 +45,11 @@ from foundry_api.endpoints.request import raw_request
 from foundry_api.endpoints.responding import responding
 from foundry_api.endpoints.transcribe import speech_options
 from foundry_api.errors import InvalidRequest
+from foundry_api.integrations.langchain_messages import turns
 from foundry_api.resilience.deadline import Deadline
 from foundry_api.settings import Settings
+from foundry_api.testing import FakeService
+from foundry_api.tools.definition import definitions
 from foundry_api.values import (
     UNENCODABLE,
     as_bool,
@@ -308,3 +326,124 @@ class TestEmptyTurns:
             {"type": "function_call_output", "call_id": "1", "output": '""'},
             {"type": "message", "role": "user", "content": "Hi"},
         ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (LimiterSettings, {"fixed": "2"}),
+        (LimiterSettings, {"queue": 1.5}),
+        (BreakerSettings, {"failure_rate": "half"}),
+        (BreakerSettings, {"minimum_calls": 2.5}),
+        (BreakerSettings, {"slow_s": True}),
+        (ModelResidency, {"idle_timeout_s": "60"}),
+        (ModelResidency, {"max_loaded": 1.5}),
+        (ModelResidency, {"hold_s": None}),
+        (Hysteresis, {"down_after": "2"}),
+        (AlertWebhook, {"url": 5}),
+        (AlertWebhook, {"url": "https://h", "headers": {"Host": "x"}}),
+        (AlertWebhook, {"url": "https://h", "timeout_s": "1"}),
+        (AlertCommand, {"command": ["a", 5]}),
+        (AlertCommand, {"command": ["a"], "timeout_s": 0}),
+    ],
+)
+def test_a_setting_of_a_wrong_type_is_a_typed_error_that_names_it(
+    kind: Any, arguments: dict[str, Any]
+) -> None:
+    name = next(reversed(arguments))
+    with pytest.raises(FoundryError) as caught:
+        kind(**arguments)
+    assert name in f"{caught.value} {caught.value.__dict__}".replace("webhook", "url")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"interval": "5"},
+        {"timeout": True},
+        {"models": 5},
+        {"models": "demo"},
+        {"models": ["a\0b"]},
+        {"canary_every": 1.5},
+        {"canary_timeout": "x"},
+        {"hysteresis": 5},
+        {"history": 0},
+        {"history": 1.5},
+        {"history": ""},
+        {"keep_days": -1},
+        {"alerts": print},
+        {"alerts": ["x"]},
+    ],
+)
+def test_an_argument_of_a_monitor_is_named(arguments: dict[str, Any]) -> None:
+    (name,) = arguments
+    with pytest.raises(InvalidRequest) as caught:
+        HealthMonitor(FoundryAPIClient("http://127.0.0.1:1"), **arguments)
+    assert (caught.value.field or "").partition("[")[0] == name
+
+
+def test_settings_of_foreign_number_types_are_plain_numbers() -> None:
+    residency = ModelResidency(idle_timeout_s=np.float32(60), max_loaded=np.int64(2))  # type: ignore[arg-type]
+    assert (type(residency.idle_timeout_s), type(residency.max_loaded)) == (float, int)
+    assert type(BreakerSettings(slow_s=Decimal(5)).slow_s) is float  # type: ignore[arg-type]
+    assert type(LimiterSettings(fixed=np.int64(5)).fixed) is int  # type: ignore[arg-type]
+
+
+async def test_a_wait_whose_time_is_over_is_a_timeout() -> None:
+    monitor = HealthMonitor(FoundryAPIClient("http://127.0.0.1:1"))
+    for seconds in (0, -1):
+        with pytest.raises(CallTimeout):
+            await monitor.wait_until_ready(timeout=seconds)
+    with pytest.raises(InvalidRequest, match="not a number of seconds"):
+        await monitor.wait_until_ready(timeout="5")  # type: ignore[arg-type]
+
+
+def test_a_tool_of_foreign_text_types_is_described_in_plain_ones() -> None:
+    given = {"type": "function", "function": {"name": Text("f"), "description": np.str_("d")}}
+    (definition,) = definitions([given])
+    assert (type(definition.name), type(definition.description)) == (str, str)
+
+
+async def test_no_query_is_shown() -> None:
+    request = Request("GET", "http://127.0.0.1:1/x?token=hunter2")
+    assert repr(request) == "Request(GET http://127.0.0.1:1/x)"
+    async with FoundryAPIClient("http://127.0.0.1:1", retries=0) as client:
+        with pytest.raises(FoundryError) as caught:
+            await client.request("GET", "/x?token=hunter2")
+        with pytest.raises(InvalidRequest) as refused:
+            await client.request("GET", "x?token=hunter2")
+        with pytest.raises(InvalidRequest) as unsent:
+            await client.request("GET", "/x", params={"token": b"hunter2"})  # type: ignore[dict-item]
+    for error in (caught.value, refused.value, unsent.value):
+        assert "hunter2" not in f"{error} {error!r}"
+
+
+@pytest.mark.parametrize("name", ["Host", "Content-Length", "X-A"])
+async def test_a_hook_cannot_frame_a_request(name: str) -> None:
+    def hook(request: Request) -> Request:
+        return request.with_headers({name: "1\r\nX: y" if name == "X-A" else "1"})
+
+    async with (
+        FakeService() as service,
+        FoundryAPIClient(service.base_url, request_hooks=[hook], retries=0) as client,
+    ):
+        with pytest.raises(HookFailed, match=rf"headers\['{name}'\]"):
+            await client.request("GET", "/v1/models")
+
+
+def test_langchains_empty_turns_are_sent_as_ours_are() -> None:
+    said = [
+        SystemMessage(""),
+        HumanMessage("Hi"),
+        AIMessage(""),
+        AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}]),
+        ToolMessage("", tool_call_id="1"),
+    ]
+    sent = conversation(turns(said))
+    assert [(turn.role, turn.content) for turn in sent] == [
+        ("user", "Hi"),
+        ("assistant", ""),
+        ("tool", '""'),
+    ]
+    with pytest.raises(InvalidRequest, match=r"^messages\[1\].content is empty"):
+        conversation(turns([HumanMessage("Hi"), HumanMessage(" ")]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from foundry_api.errors import FoundryError, InvalidRequest
+from foundry_api.values import as_float, as_path, as_text, is_several, shown
+from foundry_api.wire.headers import checked_headers
 from foundry_api.wire.transport import Request, fetch, is_loopback, origin
 
 if TYPE_CHECKING:
@@ -67,10 +70,10 @@ class AlertWebhook:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = WEBHOOK_TIMEOUT_S,
     ) -> None:
-        _check(url)
-        self._url = url
-        self._headers = {"Content-Type": "application/json", **(headers or {})}
-        self._timeout_s = timeout_s
+        self._url = _checked(url)
+        own = checked_headers("headers", headers, InvalidRequest)
+        self._headers = {"Content-Type": "application/json", **own}
+        self._timeout_s = _seconds(timeout_s)
 
     def __repr__(self) -> str:
         return f"AlertWebhook({origin(self._url)}/…)"
@@ -98,7 +101,19 @@ class AlertWebhook:
             await transport.aclose()
 
 
-def _check(url: str) -> None:
+def _seconds(value: object) -> float:
+    seconds = as_float(value)
+    if seconds is None or not 0 < seconds < math.inf:
+        raise InvalidRequest(f"timeout_s is {shown(value)}, but must be above 0", field="timeout_s")
+    return seconds
+
+
+def _checked(value: object) -> str:
+    """The address of a webhook, which no error shows: it may be a secret."""
+    url = as_text(value)
+    if url is None:
+        kind = type(value).__name__
+        raise InvalidRequest(f"a webhook's address is of type {kind}, not a text", field="webhook")
     try:
         parts = urlsplit(url)
         host = parts.hostname
@@ -114,6 +129,7 @@ def _check(url: str) -> None:
         raise InvalidRequest(
             "a webhook's address must not hold a user or a password", field="webhook"
         )
+    return url
 
 
 class AlertCommand:
@@ -132,13 +148,14 @@ class AlertCommand:
     """
 
     def __init__(self, command: Sequence[str], *, timeout_s: float = COMMAND_TIMEOUT_S) -> None:
-        if isinstance(command, str) or not command:
+        words = [as_path(word) or as_text(word) for word in command] if is_several(command) else []
+        if not words or None in words:
             raise InvalidRequest(
                 "an alert's command has to be a list: the program and its arguments",
                 field="command",
             )
-        self._command = list(command)
-        self._timeout_s = timeout_s
+        self._command = [word for word in words if word is not None]
+        self._timeout_s = _seconds(timeout_s)
 
     def __repr__(self) -> str:
         return f"AlertCommand({self._command[0]!r}, …)"

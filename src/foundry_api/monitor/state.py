@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from foundry_api.errors import ConfigurationError
+from foundry_api.values import as_int, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,10 +41,13 @@ class Hysteresis:
         """Refuse what cannot work, with the name of the setting."""
         for name in ("down_after", "degraded_after", "recover_after"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            number = as_int(value)
+            if number is None or number < 1:
                 raise ConfigurationError(
-                    f"the monitor's {name} is {value!r}", hint="Give a whole number, 1 or more."
+                    f"the monitor's {name} is {shown(value)}",
+                    hint="Give a whole number, 1 or more.",
                 )
+            object.__setattr__(self, name, number)
 
 
 class Turn(NamedTuple):

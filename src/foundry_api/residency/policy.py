@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foundry_api.errors import ConfigurationError, MemoryBudgetExceeded
+from foundry_api.values import as_float, as_int, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -51,8 +52,10 @@ class ModelResidency:
             value: object = getattr(self, name)
             if value is None and name != "hold_s":
                 continue
-            if not isinstance(value, int | float) or not 0 < value < float("inf"):
-                raise ConfigurationError(f"{name} is {value}", hint=f"Give {name} above 0.")
+            number = as_int(value) if name == "max_loaded" else as_float(value)
+            if number is None or not 0 < number < float("inf"):
+                raise ConfigurationError(f"{name} is {shown(value)}", hint=f"Give {name} above 0.")
+            object.__setattr__(self, name, number)
 
     @classmethod
     def of(cls, settings: Settings) -> ModelResidency:

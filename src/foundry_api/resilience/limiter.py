@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from foundry_api.errors import ConfigurationError, QueueFull
 from foundry_api.resilience.climb import Climb
 from foundry_api.results import Result
+from foundry_api.values import as_int, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,18 +44,22 @@ class LimiterSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, with the name of the setting."""
-        _check("fixed", 1 if self.fixed is None else self.fixed, 1)
-        _check("minimum", self.minimum, 1)
-        _check("initial", self.initial, self.minimum)
-        _check("maximum", self.maximum, self.initial)
-        _check("queue", self.queue, 0)
+        if self.fixed is not None:
+            self._check("fixed", 1)
+        self._check("minimum", 1)
+        self._check("initial", self.minimum)
+        self._check("maximum", self.initial)
+        self._check("queue", 0)
 
-
-def _check(name: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigurationError(
-            f"the limiter's {name} is {value!r}", hint=f"Give a whole number, {least} or more."
-        )
+    def _check(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        number = as_int(value)
+        if number is None or number < least:
+            raise ConfigurationError(
+                f"the limiter's {name} is {shown(value)}",
+                hint=f"Give a whole number, {least} or more.",
+            )
+        object.__setattr__(self, name, number)
 
 
 DEFAULTS = LimiterSettings()

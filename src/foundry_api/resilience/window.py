@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from foundry_api.errors import ConfigurationError
 from foundry_api.events import BreakerState  # noqa: TC001 - msgspec reads it in BreakerStatistics
 from foundry_api.results import Result
+from foundry_api.values import as_float, as_int, shown
 
 __all__ = ["BreakerSettings", "BreakerStatistics", "ResultWindow"]
 
@@ -48,12 +49,17 @@ class BreakerSettings:
         bounds = {"failure_rate": 1.0, "slow_rate": 1.0, "minimum_calls": self.most_results}
         for setting in fields(self):
             value, most = getattr(self, setting.name), bounds.get(setting.name, LONGEST)
-            unset = value is setting.default is None  # the time window
-            if not (unset or 0 < value <= most):
+            if value is setting.default is None:  # the time window
+                continue
+            is_count = setting.name in {"window_calls", "minimum_calls"}
+            number = as_int(value) if is_count else as_float(value)
+            if number is None or not 0 < number <= most:
+                kind = "whole number" if is_count else "number"
                 raise ConfigurationError(
-                    f"the circuit breaker's {setting.name} is {value}",
-                    hint=f"Give a number above 0, at most {most:,.0f}.",
+                    f"the circuit breaker's {setting.name} is {shown(value)}",
+                    hint=f"Give a {kind} above 0, at most {most:,.0f}.",
                 )
+            object.__setattr__(self, setting.name, number)
 
     @property
     def most_results(self) -> int:

@@ -14,6 +14,7 @@ import msgspec
 from foundry_api.tools.coercion import coerced
 from foundry_api.tools.outcome import ToolResult
 from foundry_api.user_code import UserCode, describe, text_of, try_in_thread
+from foundry_api.values import as_bool, as_float, as_int, as_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -255,7 +256,12 @@ def _repr(tool: Tool, value: Any) -> str:
 def _dumped(value: Any) -> Any:
     """Values that msgspec does not know: pydantic's models, and anything that has a text."""
     dump = getattr(value, "model_dump", None)
-    return str(value) if dump is None else dump(mode="json")
+    if dump is not None:
+        return dump(mode="json")
+    for convert in (as_text, as_int, as_float, as_bool):
+        if (converted := convert(value)) is not None:
+            return converted
+    return str(value)
 
 
 def _sendable(text: str) -> str:

@@ -14,6 +14,7 @@ from foundry_api.errors import InvalidRequest, ToolDefinitionError
 from foundry_api.messages import ToolDefinition
 from foundry_api.tools.docstring import described
 from foundry_api.tools.signature import arguments_of
+from foundry_api.values import UNENCODABLE, as_text, plain, shown
 
 if TYPE_CHECKING:
     from foundry_api.tools.signature import Arguments
@@ -201,22 +202,24 @@ def _from_mapping(field_name: str, given: Mapping[str, Any]) -> ToolDefinition:
         members = {
             each: told[each] for each in ("name", "description", "parameters") if each in told
         }
-        return msgspec.convert(members, ToolDefinition, strict=True)
-    except (msgspec.ValidationError, TypeError) as error:
+        return msgspec.convert(plain(members), ToolDefinition, strict=True)
+    except UNENCODABLE as error:
         raise InvalidRequest(f"{field_name} is no tool: {error}", field=field_name) from error
 
 
 def _checked(field_name: str, definition: ToolDefinition) -> ToolDefinition:
-    if not _NAME.fullmatch(definition.name):
+    name = as_text(definition.name)
+    if name is None or not _NAME.fullmatch(name):
         raise InvalidRequest(
-            f"{field_name} is named {definition.name!r}, which is no name for a tool: letters, "
-            "digits, _ and -, 64 at most",
+            f"{field_name} is named {shown(definition.name)}, which is no name for a tool: "
+            "letters, digits, _ and -, 64 at most",
             field=field_name,
         )
     try:
-        msgspec.json.encode(definition)
-    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+        parameters = plain(definition.parameters) or _ANYTHING
+        description = plain(definition.description)
+    except UNENCODABLE as error:
         raise InvalidRequest(
             f"{field_name} cannot be sent as JSON: {error}", field=field_name
         ) from error
-    return msgspec.structs.replace(definition, parameters=definition.parameters or _ANYTHING)
+    return ToolDefinition(name=name, description=description, parameters=parameters)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from foundry_api.errors import InvalidRequest
+from foundry_api.values import as_float, as_int, as_text, shown
 
 __all__ = ["OnError", "ToolLimits"]
 
@@ -36,20 +36,20 @@ class ToolLimits:
         """Refuse what makes no sense."""
         for name in ("max_rounds", "parallel"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidRequest(f"{name} is {value!r}, not a whole number from 1", field=name)
-        if not _is_time(self.tool_timeout):
+            number = as_int(value)
+            if number is None or number < 1:
+                raise InvalidRequest(
+                    f"{name} is {shown(value)}, not a whole number from 1", field=name
+                )
+            object.__setattr__(self, name, number)
+        seconds = as_float(self.tool_timeout)
+        if seconds is None or not seconds > 0:
             raise InvalidRequest(
-                f"tool_timeout is {self.tool_timeout!r}, but must be above 0 s",
+                f"tool_timeout is {shown(self.tool_timeout)}, but must be above 0 s",
                 field="tool_timeout",
             )
-        if self.on_error not in {"tell", "raise"}:
+        object.__setattr__(self, "tool_timeout", seconds)
+        if as_text(self.on_error) not in {"tell", "raise"}:
             raise InvalidRequest(
-                f"on_error is {self.on_error!r}, but must be tell or raise", field="on_error"
+                f"on_error is {shown(self.on_error)}, but must be tell or raise", field="on_error"
             )
-
-
-def _is_time(seconds: object) -> bool:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        return False
-    return seconds > 0 and not math.isnan(seconds)

@@ -9,8 +9,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from foundry_api.errors import ConfigurationError, FoundryError, HookFailed
 from foundry_api.user_code import UserCode, describe
+from foundry_api.wire.headers import checked_headers
 from foundry_api.wire.transport import Request, ResponseHead, origin
 
 if TYPE_CHECKING:
@@ -160,7 +163,10 @@ async def _changed(hook: RequestHook, request: Request) -> Request:
         raise HookFailed(f"{_name(hook)} gave {type(changed).__name__}, not a Request")
     if origin(changed.url) != origin(request.url):
         raise HookFailed(f"{_name(hook)} would send the request to another host")
-    return changed
+    if changed is request:
+        return request
+    headers = checked_headers(f"{_name(hook)}: headers", changed.headers, HookFailed)
+    return changed if headers == changed.headers else structs.replace(changed, headers=headers)
 
 
 async def _called(hook: Callable[..., object], *arguments: object) -> object:

@@ -24,6 +24,7 @@ from foundry_api.errors import (
     StreamInterrupted,
 )
 from foundry_api.settings import CONNECT_TIMEOUT_S
+from foundry_api.values import without_secrets
 from foundry_api.wire.ack import acknowledge
 from foundry_api.wire.direct import (
     ALWAYS,
@@ -375,7 +376,8 @@ def _send_error(request: Request, error: Exception) -> FoundryError:
     match error:
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
             return ConfigurationError(
-                f"{request.url!r} is not a URL", hint="Give one like http://127.0.0.1:5273."
+                f"{without_secrets(request.url)} is not a URL",
+                hint="Give one like http://127.0.0.1:5273.",
             )
         case aiohttp.ClientSSLError():
             return ProtocolError(

@@ -33,6 +33,7 @@ __all__ = [
     "fetch",
     "is_loopback",
     "origin",
+    "without_query",
 ]
 
 OK = 200
@@ -80,8 +81,8 @@ class Request(msgspec.Struct, frozen=True):
         return None if self.body is None else msgspec.json.decode(self.body)
 
     def __repr__(self) -> str:
-        # Headers hold credentials, and bodies prompts.
-        return f"Request({self.method} {self.url})"
+        # Headers and queries hold credentials, and bodies prompts.
+        return f"Request({self.method} {without_query(self.url)})"
 
 
 class ResponseHead(msgspec.Struct, frozen=True):
@@ -181,7 +182,7 @@ async def fetch(
                 response.close()
     except TimeoutError as error:
         raise ServiceNotRunning(
-            f"no answer to {request.method} {request.url} within {timeout_s:g} s",
+            f"no answer to {request.method} {without_query(request.url)} within {timeout_s:g} s",
             hint="Something holds the port without answering: restart the service.",
         ) from error
 
@@ -193,7 +194,7 @@ async def _read(request: Request, response: Response, max_bytes: int) -> Reply:
             body += block
             if len(body) > max_bytes:
                 raise ProtocolError(
-                    f"the answer to {request.url} is larger than {max_bytes} bytes",
+                    f"the answer to {without_query(request.url)} is larger than {max_bytes} bytes",
                     service=origin(request.url),
                 )
     except StreamInterrupted as error:
@@ -204,6 +205,11 @@ async def _read(request: Request, response: Response, max_bytes: int) -> Reply:
 def origin(url: str) -> str:
     """Scheme, host and port of a URL."""
     return "/".join(url.split("/", 3)[:3])
+
+
+def without_query(url: str) -> str:
+    """A URL as it may be shown: its query may hold a credential."""
+    return url.partition("?")[0]
 
 
 @functools.lru_cache(maxsize=64)
