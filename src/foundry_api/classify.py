@@ -6,6 +6,7 @@ import re
 
 from foundry_api.errors import (
     CatalogUnavailable,
+    ConfigurationError,
     ContextOverflow,
     FoundryError,
     GrammarError,
@@ -80,6 +81,7 @@ _TOOL_CALL = (
 """What 2.2.1 says of calls that do not have the form or the arguments that it asks for."""
 
 _RULES: tuple[tuple[str, type[FoundryError]], ...] = (
+    (r"local model registration index", ConfigurationError),
     (r"session\(s\) still using", ModelInUse),
     (r"previous response not found|the response '[^']*' does not exist", ResponseNotFound),
     (r"input is not supported by model task|does not support audio", ModelTaskMismatch),
@@ -121,10 +123,18 @@ def classify(status: int, message: str) -> FoundryError:
     kind = next((error for pattern, error in _COMPILED if pattern.search(told)), None)
     if kind is ContextOverflow:
         return _context_overflow(told, status)
+    if kind is ConfigurationError:
+        return ConfigurationError(told, status=status, hint=_REGISTRATIONS_HINT)
     if kind is ModelLoadFailed:
         return ModelLoadFailed(told, status=status, hint=_load_hint(told))
     return (kind or _by_status(status))(told, status=status)
 
+
+_REGISTRATIONS_HINT = (
+    "The engine's list of registered models, foundry.local.modelinfo.json, is damaged. Move it away"
+    " (`foundry-api doctor` says where it is), end a shared engine with `foundry-api down`, and"
+    " register your models again with `foundry-api models add`."
+)
 
 _LOAD_HINTS = {
     r"unsupported tokenizer class": (

@@ -20,6 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 DEADLINE_S = 20.0
+DAMAGED_REGISTRIES: tuple[Callable[[Path], object], ...] = (
+    Path.touch,
+    Path.mkdir,
+    *((os.mkfifo,) if os.name == "posix" else ()),
+    lambda path: path.write_bytes(b"{"),
+    lambda path: path.write_bytes(b"\xff\xfe"),
+    lambda path: path.write_bytes(b"[]"),
+    lambda path: path.write_bytes(b'{"models": [5]}'),
+)
+"""What may be wrong with an engine's list of registered models."""
+
 ROOT = str(Path(foundry_api.__file__).resolve().parents[1])
 
 

@@ -32,6 +32,7 @@ from foundry_api.service import discover, shared
 from foundry_api.service.control import ControlClient
 from foundry_api.service.handshake import ModelSource
 from foundry_api.service.process import HostOptions
+from foundry_api.service.registry_file import registry_file
 from loopback_catalog import catalog, entity
 from service.doubles import (
     foundry_double,
@@ -41,6 +42,7 @@ from service.doubles import (
     silent_double,
 )
 from service.helpers import (
+    DAMAGED_REGISTRIES,
     eventually,
     eventually_async,
     hosts_of,
@@ -632,11 +634,27 @@ async def test_registered_directories_that_vanished_or_changed(
     assert f"models add {changed} --alias changed" in found["registered-model-changed"].remedy
 
 
-async def test_a_damaged_registry(examined: Examined, paths: Paths) -> None:
-    directory = paths.create().data / "cache" / "models"
-    directory.mkdir(parents=True)
-    (directory / "foundry.local.modelinfo.json").write_text("{", encoding="utf-8")
-    assert wrong(await examined()) == {"registry-damaged"}
+@pytest.mark.parametrize("damage", DAMAGED_REGISTRIES)
+async def test_a_damaged_registry_is_told_once(
+    examined: Examined, paths: Paths, damage: Callable[[Path], None]
+) -> None:
+    path = registry_file(paths.create())
+    path.parent.mkdir(parents=True)
+    damage(path)
+    found = await examined(quick=False, model="mine")
+    assert wrong(found) == {"registry-damaged"}
+    assert f"Move {path} away" in found["registry-damaged"].remedy
+    assert "check-failed" not in found
+
+
+async def test_a_registry_that_is_damaged_under_a_shared_engine_is_told_once(
+    examined: Examined, paths: Paths, shared_host: Callable[..., psutil.Process]
+) -> None:
+    process = shared_host(models=HostOptions(paths=paths).models)
+    registry_file(paths).write_bytes(b"")
+    found = await examined(quick=False, model="demo")
+    assert wrong(found) == {"registry-damaged"}
+    assert process.is_running()
 
 
 async def test_a_model_that_the_shared_engine_could_not_register(

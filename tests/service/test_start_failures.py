@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from foundry_api.errors import ConfigurationError, ServiceStartFailed
-from service.helpers import hosts_of
+from foundry_api.service.process import HostOptions
+from foundry_api.service.registry_file import registry_file
+from service.helpers import DAMAGED_REGISTRIES, hosts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from foundry_api.service.paths import Paths
     from foundry_api.service.supervisor import EngineHost
 
 
@@ -52,6 +55,19 @@ async def test_without_the_sdk_the_hint_says_how_to_install_it(
     )
     assert "cannot be imported" in error.message
     assert 'pip install "foundry-api[embedded]"' in error.hint
+
+
+@pytest.mark.parametrize("damage", DAMAGED_REGISTRIES)
+async def test_a_damaged_list_of_registered_models_is_named_with_its_remedy(
+    start: Callable[..., EngineHost], paths: Paths, damage: Callable[[Path], None]
+) -> None:
+    path = registry_file(paths.create())
+    path.parent.mkdir(parents=True)
+    damage(path)
+    error = await failure(start(models=HostOptions(paths=paths).models))
+    assert str(path) in error.message
+    assert f"Move {path} away" in error.hint
+    assert "models add" in error.hint
 
 
 async def test_a_crash_is_told_with_the_end_of_the_log(

@@ -226,6 +226,7 @@ E = errors
         ),
         (500, "Error creating grammar: x", E.GrammarError),
         (500, "SSE stream buffer limit exceeded", E.ServerError),
+        (500, "failed to parse local model registration index: x", E.ConfigurationError),
         (400, "Audio file not found: 'x.wav'", E.InvalidRequest),
         (400, "Model mismatch", E.InvalidRequest),
         # 6 and 7

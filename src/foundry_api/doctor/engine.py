@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from foundry_api.client import FoundryAPIClient
+from foundry_api.doctor.blocking import in_thread
 from foundry_api.doctor.finding import Finding, Group, Kind
 from foundry_api.errors import ConfigurationError, FoundryError, ServiceStartFailed
+from foundry_api.service.registry_file import damage_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,6 +68,8 @@ async def examine(machine: Machine) -> Iterable[Finding]:
         return [MISSING.seen(f"this Python has no distribution {SDK}", level=level)]
     if not machine.starts_engine:
         return [INSTALLED.seen(f"{SDK} {version}; not started, as that was not asked for")]
+    if await in_thread(lambda: damage_of(machine.paths)) is not None:
+        return [INSTALLED.seen(f"{SDK} {version}; not started, as it could not read its models")]
     try:
         endpoint = await machine.own.get()
     except ConfigurationError:

@@ -11,7 +11,7 @@ from foundry_api.doctor.engine import DEMO
 from foundry_api.doctor.finding import Finding, Group, Kind
 from foundry_api.errors import CatalogUnavailable
 from foundry_api.service.model_files import digest
-from foundry_api.service.registry_file import registered, registry_file
+from foundry_api.service.registry_file import damage_of, registered, registry_file
 from foundry_api.service.variants import DIGEST
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ REGISTRY_DAMAGED = Kind(
     "registry-damaged",
     "problem",
     "The list of registered models cannot be read",
-    "Move {path} away, and register your models again with `foundry-api models add`.",
+    "Move {path} away, end a shared engine with `foundry-api down`, and register your models again"
+    " with `foundry-api models add`.",
 )
 NOT_REGISTERED = Kind(
     "model-not-registered",
@@ -91,11 +92,10 @@ async def examine_registered(machine: Machine) -> Iterable[Finding]:
 
 
 def _registered(paths: Paths) -> list[Finding]:
-    try:
-        entries = registered(paths)
-    except (OSError, ValueError) as error:
+    if (problem := damage_of(paths)) is not None:
         path = registry_file(paths)
-        return [REGISTRY_DAMAGED.seen(f"{path}: {error}", path=path)]
+        return [REGISTRY_DAMAGED.seen(f"{path}: {problem}", path=path)]
+    entries = registered(paths)
     own = [entry for entry in entries if entry.model_info.alias != DEMO]  # kept up by every start
     found = [finding for entry in own for finding in _looked_up(entry)]
     if found or not own:
@@ -140,7 +140,7 @@ async def examine_catalog(machine: Machine) -> Iterable[Finding]:
 async def wanted(machine: Machine) -> Model | None:
     """The model that the user wants, as a catalog describes it; None if none of them has it."""
     name, control = machine.model or machine.settings.model, await machine.control()
-    if control is None:
+    if control is None or await registry_is_damaged(machine):
         return None
     here = find_model(name, await control.local_models())
     if here is not None:
@@ -151,6 +151,11 @@ async def wanted(machine: Machine) -> Model | None:
         return None
 
 
+async def registry_is_damaged(machine: Machine) -> bool:
+    """Whether no engine can tell of models. One finding says so, and what to do."""
+    return await in_thread(lambda: damage_of(machine.paths)) is not None
+
+
 async def examine_wanted(machine: Machine) -> Iterable[Finding]:
     """Look up the model that calls would use."""
     model, name = await wanted(machine), machine.model or machine.settings.model
@@ -159,7 +164,7 @@ async def examine_wanted(machine: Machine) -> Iterable[Finding]:
         if model.cached is False:
             return [WANTED_NOT_CACHED.seen(f"{known}, whose files are not here", name=name)]
         return [WANTED_HERE.seen(known)]
-    if machine.model is None:
+    if machine.model is None or await registry_is_damaged(machine):
         return []  # nobody asked, and the default need not be here
     try:
         asked = await machine.catalog.get() is not None

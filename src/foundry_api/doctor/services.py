@@ -16,6 +16,7 @@ from foundry_api.doctor.finding import Finding, Group, Kind
 from foundry_api.doctor.sight import look_at
 from foundry_api.errors import UnsupportedFeature
 from foundry_api.service import state
+from foundry_api.service.registry_file import damage_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -148,6 +149,8 @@ async def _shared(machine: Machine) -> list[Finding]:
     known = await in_thread(lambda: state.read(machine.paths.state_file))
     if known is None:
         return []  # nothing, or what a dead one left: see its state
+    if await in_thread(lambda: damage_of(machine.paths)) is not None:
+        return []  # the cause of its silence: see the models
     return [SHARED_SILENT.seen(f"process {known.pid} lives, and {known.url} does not answer")]
 
 

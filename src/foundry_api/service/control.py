@@ -97,6 +97,7 @@ class _Removed(msgspec.Struct, frozen=True):
 class _Failure(msgspec.Struct, frozen=True):
     kind: str
     message: str
+    hint: str | None = None
 
 
 class _Progress(msgspec.Struct, frozen=True):
@@ -267,5 +268,5 @@ def _error(failure: _Failure) -> FoundryError:
     """The error of the same name; what has none is the host's own fault."""
     kind = getattr(errors, failure.kind, None) if failure.kind in errors.__all__ else None
     if isinstance(kind, type) and issubclass(kind, FoundryError):
-        return kind(failure.message)
+        return kind(failure.message, hint=failure.hint)
     return ServerError(failure.message)

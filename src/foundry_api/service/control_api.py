@@ -215,15 +215,19 @@ def _resident_bytes() -> int:
 
 def _loaded_bytes(engine: Engine) -> int:
     """Size of the models that were loaded before anybody could measure the engine without them."""
-    return sum((model.size_mb or 0) * 2**20 for model in engine.local_models() if model.loaded)
+    try:
+        models = engine.local_models()
+    except FoundryError:  # it can't read its list, which every call for a model then says
+        return 0
+    return sum((model.size_mb or 0) * 2**20 for model in models if model.loaded)
 
 
 def _named(error: FoundryError) -> dict[str, str]:
-    return {"kind": type(error).__name__, "message": error.message}
+    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
 
 
-def _told(status: int, kind: str, message: str) -> web.Response:
-    return _json({"kind": kind, "message": message}, status=status)
+def _told(status: int, kind: str, message: str, hint: str | None = None) -> web.Response:
+    return _json({"kind": kind, "message": message, "hint": hint}, status=status)
 
 
 def _json(content: object, *, status: int = 200) -> web.Response:

@@ -22,12 +22,13 @@ import socket
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
 from foundry_api._version import __version__
-from foundry_api.errors import FoundryError, ServiceStartFailed
+from foundry_api.errors import ConfigurationError, FoundryError, ServiceStartFailed
 from foundry_api.service import host_log
 from foundry_api.service.engine import NativeEngine
 from foundry_api.service.handshake import (
@@ -37,6 +38,7 @@ from foundry_api.service.handshake import (
     Refusal,
     generation_of,
 )
+from foundry_api.service.registry_file import BELOW_DATA, damaged, refuse_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,6 +86,10 @@ class Host:
         signal.signal(signal.SIGTERM, lambda _number, _frame: self.leave(0))
         if self._config.owner_pid is not None:
             _leave_with_stdin(self)
+        try:
+            refuse_unreadable(Path(self._config.data_dir))
+        except ConfigurationError as error:
+            raise ServiceStartFailed(error.message, hint=error.hint) from error
         self._engine = NativeEngine.start(self._config)
         self._problems = tuple(self._register(self._config.models))
         self._started_at = time.time()
@@ -119,10 +125,19 @@ class Host:
         os._exit(code)
 
     def _register(self, sources: Iterable[ModelSource]) -> Iterable[str]:
-        """Register models; those that cannot be are told of instead of stopping the others."""
+        """Register models; those that cannot be are told of instead of stopping the others.
+
+        Raises:
+            ServiceStartFailed: The list of registered models is damaged.
+        """
         for source in sources:
             try:
                 self._engine.registry.ensure(source)
+            except ConfigurationError as error:  # no model at all can be used
+                host_log.note(str(error))
+                path = Path(self._config.data_dir) / BELOW_DATA
+                told = damaged(path, "the engine does not know its form")
+                raise ServiceStartFailed(told.message, hint=told.hint) from error
             except FoundryError as error:
                 host_log.note(f"{source.alias}: {error}")
                 yield f"{source.alias}: {error.message}"

@@ -5,15 +5,27 @@ It is read where no engine may be started. Seen in 2.2.1; it is not documented.
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from foundry_api.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from foundry_api.service.paths import Paths
 
-__all__ = ["Info", "Registered", "registered", "registry_file"]
+__all__ = [
+    "BELOW_DATA",
+    "Info",
+    "Registered",
+    "damage_of",
+    "damaged",
+    "refuse_unreadable",
+    "registered",
+    "registry_file",
+]
 
 BELOW_DATA = Path("cache", "models", "foundry.local.modelinfo.json")
 MAX_BYTES = 16 * 2**20
@@ -54,6 +66,45 @@ def registry_file(paths: Paths) -> Path:
     return paths.data / BELOW_DATA
 
 
+def refuse_unreadable(data: Path) -> None:
+    """Refuse a file that no engine can read: one answers 500 to every call, and waits for a pipe.
+
+    Whether its content has the form that the engine writes is left to the engine: a newer one may
+    write another.
+
+    Args:
+        data: The directory of the engine's own files.
+
+    Raises:
+        ConfigurationError: It cannot be read, or is not JSON.
+    """
+    path = data / BELOW_DATA
+    try:
+        content = _read(path)
+        if content is not None:
+            msgspec.json.decode(content)
+    except (OSError, ValueError) as error:
+        raise damaged(path, _problem(error)) from error
+
+
+def damaged(path: Path, problem: str) -> ConfigurationError:
+    """The error for a file that cannot be used."""
+    return ConfigurationError(
+        f"the list of registered models {path} cannot be read: {problem}",
+        hint=f"Move {path} away, end a shared engine with `foundry-api down`, and register your"
+        " models again with `foundry-api models add`.",
+    )
+
+
+def damage_of(paths: Paths) -> str | None:
+    """What is wrong with the file; None if nothing is."""
+    try:
+        registered(paths)
+    except (OSError, ValueError) as error:
+        return _problem(error)
+    return None
+
+
 def registered(paths: Paths) -> list[Registered]:
     """What is registered; nothing before an engine ran.
 
@@ -61,8 +112,20 @@ def registered(paths: Paths) -> list[Registered]:
         OSError: The file cannot be read.
         ValueError: It is damaged.
     """
+    content = _read(registry_file(paths))
+    return [] if content is None else msgspec.json.decode(content, type=_File).models
+
+
+def _read(path: Path) -> bytes | None:
     try:
-        with registry_file(paths).open("rb") as file:
-            return msgspec.json.decode(file.read(MAX_BYTES), type=_File).models
+        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe may take for ever
+            raise ValueError("it is not a file")
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
-        return []
+        return None
+
+
+def _problem(error: OSError | ValueError) -> str:
+    """What an error says, without a path that its reader knows."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
