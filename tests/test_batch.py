@@ -147,6 +147,33 @@ class TestResults:
         with pytest.raises(TypeError, match="max_token"):
             client.batch([], **options)
 
+    async def test_empty_turns_fail_no_line(self) -> None:
+        """A model that only thinks answers with nothing, and every later line would fail of it."""
+        calls = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+        ask = {"role": "user", "content": "Hi"}
+        turns = [
+            {"role": "system", "content": ""},
+            ask,
+            {"role": "assistant", "content": "", "reasoning_content": "Hm."},
+            {"role": "assistant", "content": None, "tool_calls": calls},
+            {"role": "tool", "tool_call_id": "c1", "content": ""},
+            ask,
+        ]
+        async with (
+            FakeService("Hello") as service,
+            FoundryAPIClient(service.base_url, model="fake") as client,
+        ):
+            asked = [
+                BatchRequest(custom_id="a", body={"messages": turns}),
+                BatchRequest(custom_id="b", body={"messages": [turns[0], turns[2], ask]}),
+                BatchRequest(custom_id="c", body={"messages": [ask, {**ask, "content": ""}]}),
+            ]
+            done = await finished(LocalEngine(client), *asked)
+            sent = [[turn["role"] for turn in each["messages"]] for each in service.requests]
+        assert [each.failed for each in done] == [False, False, True]
+        assert output(done[2])["error"]["param"] == "messages[1].content"
+        assert sorted(sent) == [["user"], ["user", "assistant", "tool", "user"]]
+
     async def test_identical_requests_are_made_once(self) -> None:
         async with (
             FakeService("Hello") as service,

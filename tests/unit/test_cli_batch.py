@@ -14,8 +14,9 @@ from foundry_api.batch.options import BatchOptions, InputOptions
 from foundry_api.batch.progress import BatchProgress
 from foundry_api.cli import main
 from foundry_api.cli.batch.screen import _Screen
-from foundry_api.cli.batch.summary import print_summary
+from foundry_api.cli.batch.summary import print_summary, retry_advice
 from foundry_api.cli.batch.told import line
+from journals import answer, failure, opened, options_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,6 +139,39 @@ def test_a_run_without_a_line_says_so(capsys: pytest.CaptureFixture[str]) -> Non
     assert told.startswith("finished, but /dev/fd/63 has no lines, so nothing was asked\n")
     print_summary(options, summary())
     assert capsys.readouterr().out.startswith("finished\n")
+
+
+@pytest.mark.parametrize(
+    ("failures", "advice"),
+    [
+        ({}, ""),
+        ({"InvalidRequest": 2}, "Asked again they fail again: correct them"),
+        ({"ContextOverflow": 1, "UnsupportedFeature": 3}, "Asked again they fail again"),
+        ({"UnsupportedParameter": 1, "ModelTaskMismatch": 1}, "Asked again they fail again"),
+        ({"ServerError": 1}, "Ask them again with: foundry-api batch retry 'my answers.jsonl'"),
+        ({"StructuredOutputError": 1, "GrammarError": 1}, "(1 of them fails again: correct"),
+        ({"SilenceTimeout": 1, "InvalidRequest": 1_200}, "(1,200 of them fail again: correct"),
+    ],
+)
+def test_what_can_never_pass_is_not_recommended_to_be_asked_again(
+    failures: dict[str, int], advice: str
+) -> None:
+    told = retry_advice("my answers.jsonl", failures)
+    assert advice in told
+    assert bool(told) == bool(failures)
+    assert ("batch retry" in told) == ("retry" in advice or "of them" in advice)
+
+
+def test_a_batch_seen_from_outside_advises_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = options_of(tmp_path)
+    for code, advice in (("InvalidRequest", "fail again"), ("ServerError", "batch retry")):
+        with opened(options, restart=True) as journal:
+            journal.record([answer(0), failure(1, code=code)])
+            journal.publish(2)
+        assert main(["batch", "status", options.output]) == 0
+        assert advice in capsys.readouterr().out
 
 
 def test_a_check_of_no_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from foundry_api import errors
 from foundry_api.errors import (
     CallTimeout,
     CatalogUnavailable,
@@ -13,9 +14,11 @@ from foundry_api.errors import (
     DownloadFailed,
     FoundryError,
     HookFailed,
+    InvalidRequest,
     MemoryBudgetExceeded,
     ModelError,
     ModelLoadFailed,
+    ModelTaskMismatch,
     ProtocolError,
     QueueFull,
     ServiceCrashed,
@@ -23,12 +26,13 @@ from foundry_api.errors import (
     ServiceOverloaded,
     ServiceStartFailed,
     StreamInterrupted,
+    UnsupportedFeature,
 )
 
 if TYPE_CHECKING:
     from foundry_api.batch.task import Ticket
 
-__all__ = ["Step", "Verdict", "is_for_all", "is_of_service", "next_step", "verdict"]
+__all__ = ["Step", "Verdict", "is_for_all", "is_hopeless", "is_of_service", "next_step", "verdict"]
 
 Verdict = Literal["line", "again", "death", "away", "busy", "room", "batch"]
 """Of a failure: it is the line's own; another try may succeed; the service died of this line or of
@@ -46,6 +50,8 @@ _DEATH = (ServiceCrashed, StreamInterrupted)
 _AWAY = (ServiceNotRunning, CircuitOpen, ServiceStartFailed)
 _PASSING = (CallTimeout, CatalogUnavailable, DownloadFailed, ModelLoadFailed, ProtocolError)
 _FOR_ALL = (ModelError, HookFailed, *_DEATH)
+
+_HOPELESS = (InvalidRequest, UnsupportedFeature, ModelTaskMismatch)
 
 UNAUTHORIZED, FORBIDDEN = 401, 403
 
@@ -96,6 +102,16 @@ _ALWAYS: dict[Verdict, Step] = {"line": "fail", "busy": "fewer", "batch": "stop"
 def is_for_all(error: FoundryError) -> bool:
     """Whether every line might fail of the same."""
     return isinstance(error, _FOR_ALL) or error.status == FORBIDDEN
+
+
+def is_hopeless(code: str) -> bool:
+    """Whether a line that failed so fails again, however often it is asked as it is.
+
+    Args:
+        code: The name of the error's type, as the error file has it.
+    """
+    kind = getattr(errors, code, None)
+    return isinstance(kind, type) and issubclass(kind, _HOPELESS)
 
 
 def is_of_service(error: FoundryError) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from foundry_api.observe.histogram import Distribution
 
-__all__ = ["counted", "figured"]
+__all__ = ["counted", "failed_by_kind", "figured"]
 
 MOST_KINDS = 50
 NONE = type(None)
@@ -41,6 +41,7 @@ MODELS = """
 select name, count(*), sum(failed), sum(prompt), sum(completion) from result
 join model on model.number = result.model group by name order by 2 desc, name limit ?
 """
+FAILURES = "select code, count(*) from result where failed group by code"
 LATENCIES = "select duration from result where not failed and not shared"
 FIRST_TOKENS = "select first_token from result where first_token is not null and not shared"
 
@@ -57,6 +58,11 @@ def counted(database: sqlite3.Connection) -> Counts:
         completion_tokens=completion,
         attempts=attempts,
     )
+
+
+def failed_by_kind(database: sqlite3.Connection) -> dict[str, int]:
+    """How many lines failed, by the name of the error's type."""
+    return dict(database.execute(FAILURES).fetchall())
 
 
 def figured(database: sqlite3.Connection) -> Figures:

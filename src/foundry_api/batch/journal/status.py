@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from foundry_api.batch.journal.database import begun, storage
-from foundry_api.batch.journal.figuring import counted, figured
+from foundry_api.batch.journal.figuring import counted, failed_by_kind, figured
 from foundry_api.batch.journal.keeping import meta, meta_of, published_of
 from foundry_api.batch.journal.runners import known_runners
 from foundry_api.batch.journal.told import BatchStatus, Checked
@@ -42,6 +42,7 @@ def read_status(directory: Path) -> BatchStatus:
             options=options,
             began=began,
             counts=counted(database),
+            failures=failed_by_kind(database),
             total=meta_of(database, "total", int),
             checked=meta_of(database, "checked", Checked),
             published=None if published is None else published_of(published),

@@ -120,6 +120,7 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
         options: What the batch was last told.
         began: When the journal was begun, in seconds since the epoch.
         counts: What is finished.
+        failures: How many lines failed, by the name of the error's type.
         total: Lines of the input; None as long as nobody counted them.
         checked: What the check found; None without one.
         published: What was written last; None before that.
@@ -131,6 +132,7 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     options: BatchOptions
     began: float
     counts: Counts
+    failures: dict[str, int]
     total: int | None
     checked: Checked | None
     published: Published | None

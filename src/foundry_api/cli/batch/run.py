@@ -35,7 +35,7 @@ Exit codes:
   0    every line is answered
   1    stopped by an error or by `batch cancel`; the same command goes on
   2    wrong usage, or the input is refused
-  3    finished, but some lines failed; `foundry-api batch retry` asks them again
+  3    finished, but some lines failed; the summary says what may help
   130  stopped with Ctrl-C; the same command goes on"""
 )
 

@@ -12,6 +12,7 @@ from foundry_api.batch.journal import ask_cancel, read_status
 from foundry_api.batch.options import directory_of
 from foundry_api.batch.progress import BatchProgress
 from foundry_api.batch.words import counted, number, percent, spell
+from foundry_api.cli.batch.summary import retry_advice
 from foundry_api.cli.batch.told import engine_in_words, phase_in_words, speed_in_words
 from foundry_api.cli.options import Common, examples, output_options, pass_common
 from foundry_api.cli.output import ago, print_fields, print_json, printable_line
@@ -138,4 +139,4 @@ def _next(output: str, status: BatchStatus) -> str:
         return f"foundry-api batch cancel {output}"
     if state == "stopped":
         return "the command that ran it goes on"
-    return f"foundry-api batch retry {output}" if status.counts.failed else ""
+    return retry_advice(output, status.failures)

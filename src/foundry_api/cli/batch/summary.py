@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from foundry_api.batch.verdict import is_hopeless
 from foundry_api.batch.words import counted, number, rate, spell
 from foundry_api.cli.output import STATE_COLOURS, printable
-from foundry_api.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from foundry_api.batch.figures import ErrorFigures, Figures
     from foundry_api.batch.job import BatchSummary
     from foundry_api.batch.options import BatchOptions
     from foundry_api.observe.histogram import Distribution
 
-__all__ = ["described", "print_summary"]
+__all__ = ["described", "print_summary", "retry_advice"]
 
 QUANTILES = (0.5, 0.9, 0.99)
 WIDTH = 12
@@ -38,14 +41,31 @@ def print_summary(options: BatchOptions, summary: BatchSummary) -> None:
             click.echo(f"  {name.ljust(WIDTH)}{printable(told)}", err=err)
     if summary.figures is not None and summary.figures.errors:
         _print_errors(summary.figures.errors, err=err)
-    if _is_worth_a_retry(summary) and not err:
-        click.echo(f"Ask them again with: foundry-api batch retry {printable(options.output)}")
+    if summary.figures is not None and not err:
+        told = retry_advice(
+            options.output, {each.code: each.count for each in summary.figures.errors}
+        )
+        if told:
+            click.echo(printable(told))
 
 
-def _is_worth_a_retry(summary: BatchSummary) -> bool:
-    """Whether a line failed that may do better another time."""
-    kinds = () if summary.figures is None else summary.figures.errors
-    return any(each.code != InvalidRequest.__name__ for each in kinds)
+def retry_advice(output: str, failures: Mapping[str, int]) -> str:
+    """What to do about the lines that failed; nothing without any.
+
+    Args:
+        output: As the command names it.
+        failures: How many failed, by the name of the error's type.
+    """
+    lost = sum(count for code, count in failures.items() if is_hopeless(code))
+    if not sum(failures.values()):
+        return ""
+    if lost == sum(failures.values()):
+        return "Asked again they fail again: correct them, in a file of their own, and run that."
+    told = f"Ask them again with: foundry-api batch retry {shlex.quote(output)}"
+    if lost:
+        such = "fails" if lost == 1 else "fail"
+        told += f" ({number(lost)} of them {such} again: correct in a file of their own)"
+    return told
 
 
 def described(options: BatchOptions, summary: BatchSummary) -> dict[str, Any]:
