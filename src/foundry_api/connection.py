@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from foundry_api.messages import Model
     from foundry_api.service.control import ControlClient
     from foundry_api.service.endpoint import Endpoint
+    from foundry_api.service.handshake import ModelSource
     from foundry_api.wire.dialects.base import ModelCommand, ServiceStatus
     from foundry_api.wire.transport import Transport
 
@@ -114,7 +115,7 @@ class Connection:
         if known and (known.cached is not False or download):
             return known
         self._local = await self._listings.run("local", self.dialect.local_models)
-        if local := find_model(name, self._local):
+        if local := find_model(name, self._local) or await self._registered_again(name):
             return local
         catalog = await self.catalog_for(name)
         model = find_model(name, catalog) or await self.dialect.by_alias(name)
@@ -122,6 +123,15 @@ class Connection:
             raise self.not_found(name)
         if model.cached is False and not download:
             raise self._not_cached(name, model)
+        return model
+
+    async def _registered_again(self, name: str) -> Model | None:
+        """A model of this package that somebody unregistered, where the engine is one of ours."""
+        source = _built_in(name)
+        if source is None or self.control is None:
+            return None
+        model = await self.control.register(source.path, source.alias)
+        self._local = await self.dialect.local_models()
         return model
 
     async def catalog_for(self, name: str) -> Sequence[Model]:
@@ -324,6 +334,7 @@ class Connection:
         """The error for a name that no model has, with the nearest that are known."""
         return ModelNotFound(
             f"the service knows no model named {name!r}",
+            hint=self._of_this_package(name),
             nearest=self._nearest(name),
             model=name,
             service=self.endpoint.base_url,
@@ -347,10 +358,22 @@ class Connection:
         again = ", after `foundry-api down` if you are online again" if shared else ""
         return CatalogUnavailable(
             f"{name} {where}, and the model catalog could not be reached",
-            hint=f"{meant} online once and get it with `foundry-api models pull {name}`"
+            hint=self._of_this_package(name)
+            or f"{meant} online once and get it with `foundry-api models pull {name}`"
             f"{again}; {self._here()}.",
             model=name,
             service=self.endpoint.base_url,
+        )
+
+    def _of_this_package(self, name: str) -> str | None:
+        """How to get a model of this package, which no catalog has."""
+        if _built_in(name) is None:
+            return None
+        if self.control is not None:
+            return f"It comes with this package: `foundry-api models load {name}` brings it back."
+        return (
+            "It comes with the engine of this package, and this service is another: use "
+            "service='embedded', or --service embedded."
         )
 
     def _nearest(self, name: str) -> list[str]:
@@ -363,6 +386,14 @@ class Connection:
             return "no model is on this machine yet"
         works = "; `--model demo` works now" if "demo" in aliases else ""
         return f"on this machine: {', '.join(aliases)}{works}"
+
+
+def _built_in(name: str) -> ModelSource | None:
+    """The model of this package that a name means, with or without a version."""
+    from foundry_api.service.process import demo_models  # noqa: PLC0415 - most calls need none
+
+    alias = without_version(name.strip().lower())
+    return next((source for source in demo_models() if source.alias.lower() == alias), None)
 
 
 def _command_of(endpoint: Endpoint) -> ModelCommand | None:

@@ -324,16 +324,28 @@ class Models:
 
     @bounded
     async def unregister(self, alias: str) -> None:
-        """Serve a registered directory no longer. Its files stay.
+        """Serve a registered directory no longer, for no program of this user. Its files stay.
+
+        The model `demo` of this package always stays: every engine of it serves that model.
+
+        Args:
+            alias: An alias means all its versions, an id that one.
 
         Raises:
             ModelNotFound: Nothing is registered under that alias.
+            ModelInUse: It is loaded.
+            InvalidRequest: It is `demo`, which comes with this package.
             UnsupportedFeature: The service is not an engine host of this package.
         """
         alias = check_name("alias", alias)
         connection, control = await self._controlled("unregister models")
         model = await connection.resolve(alias)
-        await control.unregister(model.alias)
+        is_id = alias.strip().casefold() == model.id.casefold()
+        try:
+            await control.unregister(model.id if is_id else model.alias)
+        except ModelInUse as error:
+            error.hint = f"Unload it first: `foundry-api models unload {model.alias}`."
+            raise
         connection.forget(model)
 
     @bounded

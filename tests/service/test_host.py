@@ -180,9 +180,10 @@ async def test_a_registered_model_answers_and_cannot_be_unregistered_while_loade
     start: Callable[..., EngineHost], transport: HttpTransport, tmp_path: Path
 ) -> None:
     build(tmp_path / "scripted")
-    host = start(models=(ModelSource(str(tmp_path / "scripted"), "scripted"),))
+    host = start()
     endpoint = await host.ready()
     control = ControlClient(transport, control_of(host))
+    await control.register(tmp_path / "scripted", "scripted")
     local = f"{endpoint.base_url}/catalogs/local"
     await fetch(transport, Request("GET", f"{local}/models/load/scripted"), timeout_s=30)
     asked = {"model": "scripted:1", "messages": [{"role": "user", "content": "Please say-hello."}]}

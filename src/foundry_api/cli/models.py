@@ -215,12 +215,13 @@ def add_command(common: Common, directory: str, alias: str | None, *, check: boo
 def rm_command(common: Common, name: str, *, yes: bool) -> None:
     """Delete a downloaded model, or forget an added one.
 
-    The files of an added directory stay. A loaded model has to be unloaded first.
+    The files of an added directory stay, but no program of this user can call it any more. A loaded
+    model has to be unloaded first. The model `demo`, which comes with this program, always stays.
     """
     with Session(common) as session:
         model = session.run(_removable(session.client, name))
         if model.catalog == "local":
-            session.run(session.client.models.unregister(model.id))
+            session.run(session.client.models.unregister(name))
             _tell(common, model, f"{model.alias} is forgotten; its files stay: {model.id}")
             return
         _confirm(common, model, yes=yes)
@@ -321,7 +322,7 @@ async def _removable(client: FoundryAPIClient, name: str) -> Model:
     model = find_model(name, await client.models.list())
     if model is None:
         raise ModelNotFound(f"no model on this machine is named {name!r}", model=name)
-    if model.loaded:
+    if model.loaded and model.catalog != "local":  # of those, the engine knows more
         raise ModelInUse(
             f"{model.id} is loaded",
             hint=f"Unload it first: `foundry-api models unload {model.alias}`.",

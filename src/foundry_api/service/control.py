@@ -167,6 +167,7 @@ class ControlClient:
         Raises:
             ModelNotFound: It is not registered.
             ModelInUse: It is loaded.
+            InvalidRequest: It comes with the package.
         """
         await self._call("DELETE", f"/models/{quote(name, safe='')}")
 
@@ -268,5 +269,7 @@ def _error(failure: _Failure) -> FoundryError:
     """The error of the same name; what has none is the host's own fault."""
     kind = getattr(errors, failure.kind, None) if failure.kind in errors.__all__ else None
     if isinstance(kind, type) and issubclass(kind, FoundryError):
-        return kind(failure.message, hint=failure.hint)
+        error = kind(failure.message)
+        error.hint = failure.hint or error.hint
+        return error
     return ServerError(failure.message)

@@ -20,9 +20,10 @@ from foundry_api.errors import (
     ServiceStartFailed,
 )
 from foundry_api.service import model_cache
+from foundry_api.service.model_files import digest
 from foundry_api.service.public_catalog import PublicCatalog
 from foundry_api.service.registry import Registry
-from foundry_api.service.variants import described, matching, typed
+from foundry_api.service.variants import described, digest_of, matching, typed
 
 if TYPE_CHECKING:
     import threading
@@ -67,6 +68,7 @@ class Engine(Protocol):
         Raises:
             ModelNotFound: It is not registered.
             ModelInUse: It is loaded.
+            InvalidRequest: It comes with the package; the user's own under its alias go.
         """
         ...
 
@@ -116,6 +118,7 @@ class NativeEngine:
 
     def __init__(self, sdk: Any, manager: Any, config: HostConfig) -> None:
         self._manager = manager
+        self._built_in = config.models
         self._failure: type[Exception] = sdk.FoundryLocalException
         self._cache = Path(config.data_dir) / model_cache.BELOW_DATA
         self._public = PublicCatalog(
@@ -165,7 +168,29 @@ class NativeEngine:
 
     def unregister(self, name: str) -> None:
         """See `Engine.unregister`."""
-        self.registry.unregister(name)
+        meant = [variant.info.id for variant in matching(self.registry.variants(), name)]
+        kept = self._built_in_ids()
+        users = [model_id for model_id in meant if model_id not in kept]
+        if meant and not users:
+            raise InvalidRequest(
+                f"{name} comes with this package: every engine of it serves that model",
+                field="model",
+                hint="It takes no memory unless it is loaded; `foundry-api models unload "
+                f"{name}` frees that.",
+                model=name,
+            )
+        for target in [name] if len(users) == len(meant) else users:
+            self.registry.unregister(target)
+
+    def _built_in_ids(self) -> set[str]:
+        """Ids under which the models that this host was started with are served."""
+        files = {source.alias.casefold(): digest(Path(source.path)) for source in self._built_in}
+        return {
+            variant.info.id
+            for variant in self.registry.variants()
+            if (known := files.get(variant.info.alias.casefold())) is not None
+            and digest_of(variant) == known
+        }
 
     def remove(self, name: str) -> int:
         """See `Engine.remove`."""

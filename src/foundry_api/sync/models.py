@@ -223,10 +223,17 @@ class SyncModels:
         return self._loop.run(lambda: self._async.register(path, alias))
 
     def unregister(self, alias: str) -> None:
-        """Serve a registered directory no longer. Its files stay.
+        """Serve a registered directory no longer, for no program of this user. Its files stay.
+
+        The model `demo` of this package always stays: every engine of it serves that model.
+
+        Args:
+            alias: An alias means all its versions, an id that one.
 
         Raises:
             ModelNotFound: Nothing is registered under that alias.
+            ModelInUse: It is loaded.
+            InvalidRequest: It is `demo`, which comes with this package.
             UnsupportedFeature: The service is not an engine host of this package.
         """
         return self._loop.run(lambda: self._async.unregister(alias))

@@ -1,0 +1,84 @@
+"""The model that comes with the package stays, for all programs that share an engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cli_program import run
+from foundry_api import FoundryAPIClient
+from foundry_api.errors import InvalidRequest, ModelInUse
+from foundry_api.service import shared
+from foundry_api.service.paths import Paths
+from foundry_api.service.process import HostOptions
+from scripted_model import build
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def home(own_home: Path) -> Iterator[Path]:
+    """A home with a shared engine."""
+    paths = Paths.of(own_home)
+    shared.up(paths, idle_timeout_s=60)
+    yield own_home
+    shared.down(paths)
+
+
+@pytest.fixture
+def bare_home(own_home: Path) -> Iterator[Path]:
+    """A home whose shared engine lacks the model, as one does where an older version removed it."""
+    paths = Paths.of(own_home)
+    shared.up(paths, idle_timeout_s=60, options=HostOptions(paths=paths, models=()))
+    yield own_home
+    shared.down(paths)
+
+
+@pytest.mark.parametrize("name", ["demo", "DEMO", "demo:1"])
+def test_the_command_line_does_not_remove_it(home: Path, name: str) -> None:
+    refused = run("models", "rm", "-y", name, home=home)
+    assert refused.returncode == 2
+    known = name.lower()
+    assert f"{known} comes with this package" in refused.stderr
+    assert f"`foundry-api models unload {known}` frees that" in refused.stderr
+    assert run("chat", "-m", "demo", "hi", home=home).returncode == 0
+
+
+async def test_the_users_own_under_its_name_goes_and_it_stays(home: Path, tmp_path: Path) -> None:
+    build(tmp_path / "mine")
+    async with FoundryAPIClient() as client:
+        assert (await client.models.register(tmp_path / "mine", "demo")).id == "demo:2"
+        await client.models.unregister("demo")
+        assert [model.id for model in await client.models.list()] == ["demo:1"]
+        with pytest.raises(InvalidRequest):
+            await client.models.unregister("demo")
+        await client.models.load("demo")
+        with pytest.raises(InvalidRequest):
+            await client.models.unregister("demo")
+
+
+async def test_an_id_is_one_version_and_a_loaded_one_is_refused(home: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        build(tmp_path / name)
+        (tmp_path / name / "notes.txt").write_text(name, encoding="utf-8")
+    async with FoundryAPIClient() as client:
+        await client.models.register(tmp_path / "one", "mine")
+        await client.models.register(tmp_path / "two", "mine")
+        await client.models.unregister("mine:2")
+        assert {model.id for model in await client.models.list()} == {"demo:1", "mine:1"}
+        await client.models.load("mine")
+        with pytest.raises(ModelInUse) as caught:
+            await client.models.unregister("mine")
+        assert caught.value.hint == "Unload it first: `foundry-api models unload mine`."
+
+
+def test_where_it_was_removed_it_comes_back_when_it_is_used(bare_home: Path) -> None:
+    assert "demo" not in run("models", "list", home=bare_home).stdout.split()
+    shown = run("models", "show", "demo", home=bare_home)
+    assert "`foundry-api models load demo` brings it back" in shown.stderr
+    answered = run("chat", "-m", "demo", "hi", home=bare_home)
+    assert (answered.returncode, answered.stderr) == (0, "")
+    assert "demo" in run("models", "list", home=bare_home).stdout.split()
