@@ -271,7 +271,10 @@ def test_the_schemas_of_a_request_say_how_to_read_texts() -> None:
 
 
 def said(text: str, reason: str) -> bytes:
-    events = [{"delta": {"content": text}}, {"delta": {}, "finish_reason": reason}]
+    events: list[dict[str, Any]] = [
+        {"delta": {"content": text}},
+        {"delta": {}, "finish_reason": reason},
+    ]
     data = [json.dumps({"choices": [choice]}) for choice in events]
     return "".join(f"data: {each}\n\n" for each in [*data, "[DONE]"]).encode()
 
@@ -296,7 +299,10 @@ def test_a_call_that_was_cut_says_so(text: str, reason: str, told: str | None) -
 
 def test_a_call_of_the_services_own_that_was_cut_says_so() -> None:
     call = {"index": 0, "id": "a", "function": {"name": "weather", "arguments": '{"city": "Be'}}
-    events = [{"delta": {"tool_calls": [call]}}, {"delta": {}, "finish_reason": "length"}]
+    events: list[dict[str, Any]] = [
+        {"delta": {"tool_calls": [call]}},
+        {"delta": {}, "finish_reason": "length"},
+    ]
     stream = b"".join(f"data: {json.dumps({'choices': [each]})}\n\n".encode() for each in events)
     decoder = Recovered(ChatStream("m"), "m", TOOLS)
     with pytest.raises(ToolCallError, match="max_tokens") as caught:

@@ -10,6 +10,7 @@ import pytest
 from foundry_api.errors import ServerError, StreamInterrupted
 from foundry_api.messages import Chunk, FunctionCall, ToolCall
 from foundry_api.wire.dialects.openai import ChatStream
+from foundry_api.wire.dialects.reasoning import attributed
 from foundry_api.wire.dialects.stops import Stopped
 
 STOP = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
@@ -188,3 +189,35 @@ def test_the_older_form_of_a_call_is_one_too() -> None:
         b'data: {"choices":[{"delta":{},"finish_reason":"function_call"}]}\n\n',
     )
     assert [call.function for call in chunk.tool_calls] == [FunctionCall("f", '{"a":1}')]
+
+
+def opened(*texts: str, reason: str = "stop") -> tuple[str, str]:
+    """The reasoning and the text of a model whose prompt opened the block."""
+    stream = ChatStream("deepseek-r1:1", block_opened=True)
+    end = b'data: {"choices":[{"delta":{},"finish_reason":"%b"}]}\n\n' % reason.encode()
+    blocks = [*(event(content=text) for text in texts), end, DONE]
+    chunks = [chunk for block in blocks for chunk in stream.feed(block)]
+    stream.finish()
+    return "".join(c.reasoning for c in chunks), "".join(c.content for c in chunks)
+
+
+def test_a_block_that_the_prompt_opened_is_reasoning_from_its_first_word() -> None:
+    assert opened("Hm", ". ", "So.\n</th", "ink>\n\n", "Yes") == ("Hm. So.", "Yes")
+    assert opened("<think>\nHm.\n</think>", "Yes") == ("Hm.", "Yes")
+    assert opened("</think>\n\nYes") == ("", "Yes")
+
+
+def test_one_that_was_cut_is_reasoning_and_one_that_ended_is_the_answer_too() -> None:
+    assert opened("Hm", ". So", reason="length") == ("Hm. So", "")
+    reasoning, text = opened("Hel", "lo.")
+    assert text == "Hello."
+    assert attributed(reasoning, text) == ("", "Hello.")
+
+
+def test_where_the_service_tells_reasoning_apart_the_text_is_the_answer() -> None:
+    stream = ChatStream("deepseek-r1:1", block_opened=True)
+    chunks = [
+        *stream.feed(event(reasoning_content="Hm.") + event(content="Yes")),
+        *stream.feed(STOP),
+    ]
+    assert [(chunk.reasoning, chunk.content) for chunk in chunks] == [("Hm.", ""), ("", "Yes")]

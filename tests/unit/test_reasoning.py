@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.wire.dialects.reasoning import ThinkSplitter, attributed
+from foundry_api.wire.dialects.reasoning import ThinkSplitter, attributed, opens_block_in_prompt
 
 CASES = [
     ("<think>Six times seven.</think>42", "Six times seven.", "42"),
@@ -107,3 +107,75 @@ def test_what_was_told_apart_before_stays_so() -> None:
 
 def test_an_answer_that_was_taken_for_reasoning_is_the_answer() -> None:
     assert attributed("All of it.\n", "All of it.") == ("", "All of it.")
+
+
+CHANNELS = [
+    (
+        (
+            "<|channel|>analysis<|message|>Six times seven.<|end|><|start|>assistant"
+            "<|channel|>final<|message|>42<|return|>"
+        ),
+        "Six times seven.",
+        "42",
+    ),
+    ("<|channel|>final<|message|>4 < 2 <|", "", "4 < 2 <|"),
+    (
+        (
+            "<|start|>assistant<|channel|>analysis<|message|>one<|end|>\n"
+            "<|channel|>analysis<|message|>two<|end|>"
+            "<|channel|>commentary<|message|>Let me see.<|end|>"
+        ),
+        "one\n\ntwo",
+        "Let me see.",
+    ),
+    (
+        (
+            "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary "
+            'to=functions.f <|constrain|>json<|message|>{"a": 1}<|call|>'
+        ),
+        "Hm.",
+        (
+            "<|start|>assistant<|channel|>commentary "
+            'to=functions.f <|constrain|>json<|message|>{"a": 1}'
+            "<|call|>"
+        ),
+    ),
+    ("<|channel|>analysis<|message|>cut while it thou", "cut while it thou", ""),
+    ("<|channel|>" + "x" * 500, "", "<|channel|>" + "x" * 500),
+    ("<|channel|>fin", "", "<|channel|>fin"),
+    ("<|chan", "", "<|chan"),
+    ("<|x|> is a marker", "", "<|x|> is a marker"),
+]
+
+
+@pytest.mark.parametrize(("text", "reasoning", "content"), CHANNELS)
+def test_an_answer_in_channels_is_told_apart(text: str, reasoning: str, content: str) -> None:
+    assert told_apart([text]) == (reasoning, content)
+    assert told_apart(list(text)) == (reasoning, content)
+    assert attributed("", text) == (reasoning, content)
+
+
+@pytest.mark.parametrize("unit", ["<", "<|", "<|channel|>", "<|message|>", "<|end|>x"])
+def test_channels_hold_back_no_more_than_a_marker_or_a_header(unit: str) -> None:
+    splitter, text = ThinkSplitter(), "<|channel|>final<|message|>" + unit * 1000
+    given = sum(len(piece) for at in range(len(text)) for piece in splitter.feed(text[at]))
+    rest = splitter.flush()
+    assert len(rest.reasoning) + len(rest.content) < 500
+    assert given + 500 > len(unit) * 1000 or "|>" in unit
+
+
+@pytest.mark.parametrize(
+    ("name", "opens"),
+    [
+        ("DeepSeek-R1-Distill-Qwen-1.5B-generic-cpu:4", True),
+        ("deepseek-r1-7b", True),
+        ("QwQ-32B", True),
+        ("qwen3-4b-thinking-2507", True),
+        ("qwen3-0.6b", False),
+        ("Phi-4-mini-reasoning-generic-cpu", False),
+        ("deepseek-v3", False),
+        ("demo", False),
+    ],
+)
+def test_which_models_begin_within_a_block(name: str, opens: bool) -> None:  # noqa: FBT001
+    assert opens_block_in_prompt(name) is opens

@@ -10,6 +10,7 @@ from foundry_api.wire.dialects.call_shapes import (
     MalformedCall,
     decoded,
     end_of_value,
+    is_object,
 )
 
 if TYPE_CHECKING:
@@ -138,8 +139,8 @@ class Scan:
         end = end_of_value(self._text, self.at)
         if end is None:
             raise Incomplete
-        value = decoded(self._text[self.at : end], self._text[self._seen.at : end])
-        if not isinstance(value, dict):
+        value: Any = decoded(self._text[self.at : end], self._text[self._seen.at : end])
+        if not is_object(value):
             raise self.malformed("its arguments are not a JSON object")
         self.at = end
         return value

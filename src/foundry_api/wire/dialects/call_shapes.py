@@ -33,6 +33,7 @@ __all__ = [
     "call_of",
     "decoded",
     "end_of_value",
+    "is_object",
     "look",
 ]
 
@@ -276,10 +277,10 @@ def _unmarked(seen: Seen, at: int, names: Collection[str]) -> Found | NotYet | N
 
 
 def _is_nothing_but_a_call(item: Any) -> bool:
-    if not _is_object(item) or not item.keys() <= _KEYS:
+    if not is_object(item) or not item.keys() <= _KEYS:
         return False
     function = item.get("function")
-    inner = function if _is_object(function) else item
+    inner = function if is_object(function) else item
     return "arguments" in inner or "parameters" in inner
 
 
@@ -302,7 +303,8 @@ def _items(value: Any) -> list[Any]:
     return value if _is_list(value) else [value]
 
 
-def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
+def is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    """Whether a JSON value is an object."""
     return isinstance(value, dict)
 
 
@@ -312,11 +314,11 @@ def _is_list(value: object) -> TypeGuard[list[Any]]:
 
 def call_of(item: Any) -> WrittenCall | None:
     """The call that a JSON value is; None if it is none."""
-    if not _is_object(item):
+    if not is_object(item):
         return None
     function: Any = item.get("function", item)
     inner: Any = {**item, "name": function} if isinstance(function, str) else function
-    if not _is_object(inner):
+    if not is_object(inner):
         return None
     name, call_id = inner.get("name"), item.get("id")
     arguments: Any = inner.get("arguments", inner.get("parameters")) or {}
@@ -325,7 +327,7 @@ def call_of(item: Any) -> WrittenCall | None:
             arguments = decoded(arguments, "")
         except MalformedCall:
             return None
-    if not (name and isinstance(name, str) and _is_object(arguments)):
+    if not (name and isinstance(name, str) and is_object(arguments)):
         return None
     return WrittenCall(name, arguments, call_id if isinstance(call_id, str) and call_id else None)
 

@@ -20,6 +20,7 @@ from foundry_api.wire.dialects.openai import (
     output_limit,
     tool_names,
 )
+from foundry_api.wire.dialects.reasoning import opens_block_in_prompt
 from foundry_api.wire.dialects.recovered import recovering
 from foundry_api.wire.dialects.stops import Stopped
 from foundry_api.wire.dialects.tool_history import inlined
@@ -88,7 +89,11 @@ class CSharpDialect:
         """A decoder that ends the answer at a stop string, and tells a cut answer from a whole."""
         limit = output_limit(request, self._default_limit)
         stream = ChatStream(
-            model.id, limit=limit, says_why=self._says_why, tools=tool_names(request)
+            model.id,
+            limit=limit,
+            says_why=self._says_why,
+            tools=tool_names(request),
+            block_opened=opens_block_in_prompt(model.id),
         )
         stopped = Stopped(stream, request.stop) if request.stop else stream
         return recovering(stopped, model.id, request)

@@ -115,6 +115,8 @@ class ChatStream:
             one a token: a cut answer may be called `stop` then, but never the other way round.
         says_why: Whether the service sends finish reasons at all.
         tools: The names of the tools that were offered.
+        block_opened: Whether the prompt opened a block of reasoning, and the service does not tell
+            reasoning apart.
 
     Attributes:
         model_id: As above.
@@ -130,6 +132,7 @@ class ChatStream:
         limit: int | None = None,
         says_why: bool = True,
         tools: Collection[str] = (),
+        block_opened: bool = False,
     ) -> None:
         self.model_id = model_id
         self._limit = limit
@@ -138,7 +141,7 @@ class ChatStream:
         self._finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
         self.pieces = 0
-        self._thinking: ThinkSplitter | None = ThinkSplitter()
+        self._thinking: ThinkSplitter | None = ThinkSplitter(opened=block_opened)
         self._tool_calls = ToolCallsInPieces(tools)
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -174,18 +177,22 @@ class ChatStream:
 
     def finish(self) -> Ending:
         """How the answer ended."""
-        reason = self._finish_reason
-        if reason is None and self.done and (self.pieces or not self._says_why):
-            reason = "stop"  # its end mark says that the answer is whole
+        reason = self._reason()
         if reason is None:
             raise StreamInterrupted("the stream ended before the answer did", model=self.model_id)
-        if reason == "stop" and self._limit and self._counted() >= self._limit:
-            reason = "length"
         return Ending(reason, self.usage or Usage(), b"\n".join(self._without_text))
 
     @property
     def _holds(self) -> bool:
         return bool(self._held or self._tool_calls or self._thinking is not None)
+
+    def _reason(self) -> FinishReason | None:
+        reason = self._finish_reason
+        if reason is None and self.done and (self.pieces or not self._says_why):
+            reason = "stop"  # its end mark says that the answer is whole
+        if reason == "stop" and self._limit and self._counted() >= self._limit:
+            reason = "length"
+        return reason
 
     def _counted(self) -> int:
         return self.pieces if self.usage is None else self.usage.completion_tokens
@@ -199,6 +206,8 @@ class ChatStream:
         if delta.function_call is not None:
             self._tool_calls.add(ToolCallDelta(function=delta.function_call))
         if reasoning := delta.reasoning_content or delta.reasoning:
+            if self._thinking is not None:
+                self._thinking.expect_markers()
             yield Chunk("", self.model_id, raw=self._raw(), reasoning=reasoning)
         if delta.refusal:
             yield Chunk("", self.model_id, raw=self._raw(), refusal=delta.refusal)
@@ -226,6 +235,8 @@ class ChatStream:
         thinking, self._thinking = self._thinking, None
         if thinking is not None:
             yield from self._split(*thinking.flush())
+            if thinking.unmarked and self._reason() not in {None, "length"}:
+                yield Chunk(thinking.unmarked, self.model_id, raw=self._raw())
         if calls := self._tool_calls.take():
             yield Chunk("", self.model_id, raw=self._raw(), tool_calls=calls)
         if self._held:

@@ -3,6 +3,10 @@
 2.1 sends it apart, as `reasoning_content`; the generations before leave it in the text
 (foundry-local-service.md, 1D), where a marker may be split over several pieces. Only blocks ahead
 of the answer are reasoning: further on the markers are what the answer is about.
+
+Some models' chat templates open the block in the prompt, so that the answer has only `</think>`.
+Those that do so by their name are taken to be reasoning from their first word on; of others it is
+known at the end, so that a whole answer is put right (`attributed`), and a stream is as it came.
 """
 
 from __future__ import annotations
@@ -10,12 +14,21 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["Split", "ThinkSplitter", "attributed"]
+from foundry_api.wire.dialects.harmony import OPENINGS, ChannelSplitter
+
+__all__ = ["Split", "ThinkSplitter", "attributed", "opens_block_in_prompt"]
 
 _OPEN = "<think>"
 _CLOSE = "</think>"
 _BLANKS = re.compile(r"\s*")
-_MARKER = "think>"
+_MARKERS = ("think>", *OPENINGS)
+_STARTS = (_OPEN, *OPENINGS)
+_OPENED = re.compile(r"deepseek-?r1|\br1-distill|\bqwq\b|[-_]thinking\b", re.IGNORECASE)
+
+
+def opens_block_in_prompt(model_id: str) -> bool:
+    """Whether a model's template opens the block: DeepSeek-R1, QwQ, and Qwen3's thinking ones."""
+    return _OPENED.search(model_id) is not None
 
 
 class Split(NamedTuple):
@@ -31,12 +44,18 @@ class ThinkSplitter:
     White space around either is dropped where there is reasoning, and kept where there is none. A
     blank line stands between two blocks.
 
+    Args:
+        opened: Whether the prompt opened a block, so that the text begins within it.
+
     Attributes:
         decided: Whether the answer itself has begun, so that the rest of the text is all of it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, opened: bool = False) -> None:
         self.decided = False
+        self._opened = opened
+        self._unmarked: list[str] | None = None
+        self._channels: ChannelSplitter | None = None
         self._blanks: list[str] = []
         self._marker = ""
         self._inside = False
@@ -46,36 +65,78 @@ class ThinkSplitter:
 
     def feed(self, text: str) -> Split:
         """What is clear now. Text that may be part of a marker is held back."""
+        if (split := self._by_channel(text)) is not None:
+            return split
         text, self._marker = self._marker + text, ""
         reasoning: list[str] = []
         at = 0
-        while not self.decided and at < len(text):
+        while not self._ends_search and at < len(text):
             at = self._thought(text, at, reasoning) if self._inside else self._opening(text, at)
+        if at < len(text) and not self.decided:
+            return self._by_channel(self._released() + text[at:]) or Split("", "")
+        if self._unmarked is not None:
+            self._unmarked += reasoning
         content = self._released() + text[at:] if self.decided else ""
         return Split("".join(reasoning), content)
 
     def flush(self) -> Split:
         """What was held back, at the end of the text."""
+        if self._channels is not None:
+            return Split(*self._channels.flush())
         if self._inside:
-            return Split(self._told(self._released()), "")
+            thought = self._told(self._released())
+            if self._unmarked is not None:
+                self._unmarked.append(thought)
+            return Split(thought, "")
         return Split("", "" if self._found and not self._marker else self._released())
+
+    def _by_channel(self, text: str) -> Split | None:
+        return None if self._channels is None else Split(*self._channels.feed(text))
+
+    @property
+    def _ends_search(self) -> bool:
+        """Whether it is clear how the rest of the text is told apart."""
+        return self.decided or self._channels is not None
+
+    @property
+    def unmarked(self) -> str:
+        """What was taken for reasoning though no marker ever said that it is."""
+        return "".join(self._unmarked or ())
+
+    def expect_markers(self) -> None:
+        """The service tells reasoning apart itself: the prompt opened no block for this text."""
+        self._opened = False
 
     def _opening(self, text: str, at: int) -> int:
         """Look whether a block begins here; where that look ends."""
         start = _past_blanks(text, at)
         self._blanks.append(text[at:start])
         if text.startswith(_OPEN, start):
-            self._inside = self._found = True
-            self._begun = False
-            self._blanks.clear()
+            self._enter()
             return start + len(_OPEN)
-        if len(text) - start < len(_OPEN) and _OPEN.startswith(text[start:]):
+        if text.startswith(OPENINGS, start):
+            self._blanks.clear()
+            self._channels = ChannelSplitter()
+            return start
+        if any(
+            len(text) - start < len(opening) and opening.startswith(text[start:])
+            for opening in _STARTS
+        ):
             self._marker = text[start:]
             return len(text)
+        if self._opened:
+            self._enter()
+            self._unmarked = []
+            return start
         self.decided = True
         if self._found:
             self._blanks.clear()
         return start
+
+    def _enter(self) -> None:
+        self._inside = self._found = True
+        self._begun = self._opened = False
+        self._blanks.clear()
 
     def _thought(self, text: str, at: int, reasoning: list[str]) -> int:
         """Take the reasoning that is clear; where it ends.
@@ -94,6 +155,7 @@ class ThinkSplitter:
             self._marker = text[end:]
             return len(text)
         self._inside = False
+        self._unmarked = None
         self._blanks.clear()
         return close + len(_CLOSE)
 
@@ -138,7 +200,7 @@ def attributed(reasoning: str, content: str) -> Split:
     if reasoning:
         # An answer was taken for reasoning while it came, for its model's name, and is both now.
         return Split("" if reasoning.strip() == content.strip() else reasoning, content)
-    if _MARKER not in content:
+    if not any(marker in content for marker in _MARKERS):
         return Split("", content)
     splitter = ThinkSplitter()
     thought, answer = splitter.feed(content)

@@ -33,6 +33,7 @@ from foundry_api.wire.dialects.openai import (
     output_limit,
     tool_names,
 )
+from foundry_api.wire.dialects.reasoning import opens_block_in_prompt
 from foundry_api.wire.dialects.recovered import recovering
 from foundry_api.wire.dialects.stops import Stopped
 from foundry_api.wire.dialects.tool_history import inlined
@@ -259,7 +260,12 @@ class Sdk20Dialect(Sdk21Dialect):
 
     def chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
         """A decoder that ends the answer at a stop string, and tells a cut answer from a whole."""
-        stream = ChatStream(model.id, limit=output_limit(request), tools=tool_names(request))
+        stream = ChatStream(
+            model.id,
+            limit=output_limit(request),
+            tools=tool_names(request),
+            block_opened=opens_block_in_prompt(model.id),
+        )
         stopped = Stopped(stream, request.stop) if request.stop else stream
         return recovering(stopped, model.id, request)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
@@ -73,9 +73,7 @@ class CallFinder:
         *,
         new_id: Callable[[], str] = new_call_id,
     ) -> None:
-        self._tools: dict[str, Mapping[str, Any]] = (
-            dict(tools) if isinstance(tools, Mapping) else {name: {} for name in tools}
-        )
+        self._tools = _schemas(tools)
         self._new_id = new_id
         self._held = ""
         self._line_is_blank = True
@@ -168,6 +166,14 @@ class CallFinder:
         if text:
             self._after_call = False
             yield text
+
+
+def _schemas(
+    tools: Collection[str] | Mapping[str, Mapping[str, Any]],
+) -> Mapping[str, Mapping[str, Any]]:
+    if isinstance(tools, Mapping):
+        return cast("Mapping[str, Mapping[str, Any]]", tools)
+    return {name: {} for name in tools}
 
 
 def _blank_line(text: str, was_blank: bool) -> bool:  # noqa: FBT001 - a state, not an option
