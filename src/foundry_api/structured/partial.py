@@ -80,21 +80,8 @@ class PartialJson:
 
         The containers in it are the caller's to read, not to change.
         """
-        if ended := self._ended:
-            return self._last
-        self._saved = min(MAX_SAVED_COPIES, self._saved + COPIES_PER_CHARACTER * len(text))
-        text, self._held = self._held + text, ""
-        at = 0
-        while at < len(text) and not ended:
-            try:
-                at = self._step(text, at)
-            except _Broken:
-                at = self._recover(text, at)
-            ended = self._ended
-        cost = 2 * len(self._open) + self._members + self._length // TEXT_PER_COPY
-        if ended or cost <= self._saved:
-            self._saved -= cost
-            self._last = self._value()
+        if not self._ended:
+            self._read(text)
         return self._last
 
     def finish(self) -> Any:
@@ -104,6 +91,20 @@ class PartialJson:
         except _Broken:
             self._ended = True
         return self._value()
+
+    def _read(self, text: str) -> None:
+        self._saved = min(MAX_SAVED_COPIES, self._saved + COPIES_PER_CHARACTER * len(text))
+        text, self._held = self._held + text, ""
+        at = 0
+        while at < len(text) and not self._ended:
+            try:
+                at = self._step(text, at)
+            except _Broken:
+                at = self._recover(text, at)
+        cost = 2 * len(self._open) + self._members + self._length // TEXT_PER_COPY
+        if self._ended or cost <= self._saved:
+            self._saved -= cost
+            self._last = self._value()
 
     def _value(self) -> Any:
         value = self._root
