@@ -258,7 +258,7 @@ def unknown(value: Nowhere) -> None:  # type: ignore[name-defined]  # noqa: F821
     """Of a type that is not there."""
 
 
-def unspeakable(value: int, number: complex, thing: type[int]) -> None:
+def unspeakable(value: int, number: type[int], thing: type[int]) -> None:
     """Of a type that JSON has not."""
 
 

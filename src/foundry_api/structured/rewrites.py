@@ -49,6 +49,9 @@ _STRICTER = {
 }
 """The engine writes the year 0, second 60, and decimals without end."""
 
+_DECIMAL = r"^-?[0-9]{1,15}(\.[0-9]{1,9})?$"
+"""A format of msgspec's, which the engine does not know."""
+
 
 def added(schema: Mapping[str, Any], shaped: Mapping[str, Any], *, closing: bool) -> dict[str, Any]:
     """Further keywords.
@@ -67,6 +70,8 @@ def added(schema: Mapping[str, Any], shaped: Mapping[str, Any], *, closing: bool
         more["multipleOf"] = SMALLEST_STEP
     if "pattern" not in schema and shaped.get("format") in _STRICTER:
         more["pattern"] = _STRICTER[shaped["format"]]
+    if "pattern" not in schema and schema.get("format") == "decimal":
+        more["pattern"] = _DECIMAL
     needs: dict[str, list[str]] = schema.get("dependentRequired", {})
     either = [_absent_or(name, needed) for name, needed in needs.items()]
     if _has_negatives(schema, shaped):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import functools
+import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, TypeVar, cast, get_args
 
 import msgspec
@@ -12,6 +14,9 @@ import msgspec
 from foundry_api.errors import InvalidRequest
 from foundry_api.structured.finding import json_value
 from foundry_api.structured.refusal import Refused
+from foundry_api.structured.tags import with_tags_required
+from foundry_api.type_marks import UnknownMark, needs_pydantic
+from foundry_api.type_paths import path_of, path_schema
 
 __all__ = ["ResponseModel", "response_model"]
 
@@ -40,21 +45,83 @@ def response_model(model: Any) -> ResponseModel[Any]:
 
     Args:
         model: A pydantic model or `TypeAdapter`, a msgspec Struct, a dataclass, a TypedDict,
-            anything made of them such as `list[Person]`, a plain type, or a JSON schema.
+            anything made of them such as `list[Person]`, a plain type, or a JSON schema, also as
+            text or in the forms of OpenAI's `response_format`. Bounds may be written as
+            `Annotated[int, Field(ge=1)]`, with `annotated_types` or with `msgspec.Meta`.
 
     Raises:
-        InvalidRequest: It is none of these.
+        InvalidRequest: It is none of these, or `Annotated` has a mark that nothing keeps to.
     """
+    if isinstance(model, str | bytes | bytearray):
+        return _of_schema(_from_text(model))
     if isinstance(model, Mapping):
-        return _of_schema(dict(cast("Mapping[str, Any]", model)))
-    if _is_of_pydantic(model):
-        return _of_pydantic(model)
+        return _of_schema(plain_schema(unwrapped(cast("Mapping[str, Any]", model))))
     try:
+        if _is_of_pydantic(model) or needs_pydantic(model):
+            return _of_pydantic(model)
         return _of_type(model)
-    except (TypeError, msgspec.MsgspecError) as error:
-        if "pydantic" in sys.modules:  # a dataclass may hold one of its models
+    except (TypeError, NameError, msgspec.MsgspecError) as error:
+        # A dataclass may hold one of pydantic's models.
+        if sys.modules.get("pydantic") and not isinstance(error, UnknownMark):
             return _of_pydantic(model)
         raise _not_a_model(model, error) from error
+
+
+def _from_text(text: str | bytes | bytearray) -> dict[str, Any]:
+    """A schema that was given as JSON text."""
+    try:
+        schema = msgspec.json.decode(text)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise _not_a_model(text, error) from error
+    if not isinstance(schema, dict):
+        raise _not_a_model(text, TypeError("it is a text whose JSON is no object"))
+    return dict(unwrapped(cast("dict[str, Any]", schema)))
+
+
+def unwrapped(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A schema without the forms in which OpenAI's APIs take it."""
+    match schema:
+        case {"type": "json_schema", "json_schema": Mapping() as inner}:  # pyright: ignore[reportUnknownVariableType] # of JSON
+            return unwrapped(cast("Mapping[str, Any]", inner))
+        case {"schema": Mapping() as inner} if schema.keys() <= _WRAPPING and "name" in schema:  # pyright: ignore[reportUnknownVariableType] # of JSON
+            return cast("Mapping[str, Any]", inner)
+        case _:
+            return schema
+
+
+_WRAPPING = frozenset({"description", "name", "schema", "strict", "type"})
+
+
+def plain_schema(value: Any, path: str = "$") -> Any:
+    """A schema of JSON's own types, with the values of enumerations.
+
+    Raises:
+        InvalidRequest: Something in it has no JSON; the message names the place.
+    """
+    if isinstance(value, enum.Enum):
+        return plain_schema(value.value, path)
+    if isinstance(value, enum.EnumMeta):
+        members = cast("Iterable[Any]", value)
+        return [plain_schema(each, f"{path}[{index}]") for index, each in enumerate(members)]
+    if isinstance(value, Mapping):
+        named: Mapping[Any, Any] = value  # pyright: ignore[reportUnknownVariableType] # of JSON
+        if wrong := [key for key in named if not isinstance(key, str)]:
+            raise _not_json(path, f"has the key {wrong[0]!r}, which is no text")
+        return {str(key): plain_schema(each, f"{path}.{key}") for key, each in named.items()}
+    if isinstance(value, list | tuple):
+        items = cast("list[Any]", value)
+        return [plain_schema(each, f"{path}[{index}]") for index, each in enumerate(items)]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise _not_json(path, f"is {value!r}, which has no JSON")
+
+
+def _not_json(path: str, what: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"response_model is no JSON schema: {path} {what}", field="response_model"
+    )
 
 
 def _of_schema(schema: dict[str, Any]) -> ResponseModel[Any]:
@@ -84,11 +151,11 @@ def _checked(schema: dict[str, Any]) -> ResponseModel[Any]:
         validator.check(value)
         return value
 
-    return ResponseModel(schema, decode)
+    return ResponseModel(with_tags_required(schema), decode)
 
 
 def _of_type(model: type[T]) -> ResponseModel[T]:
-    decoder = msgspec.json.Decoder(model)
+    decoder = msgspec.json.Decoder(model, dec_hook=path_of)
 
     def decode(text: str) -> T:
         try:
@@ -98,7 +165,8 @@ def _of_type(model: type[T]) -> ResponseModel[T]:
         except (msgspec.DecodeError, RecursionError) as error:
             raise Refused(f"the answer cannot be read: {error}") from error
 
-    return ResponseModel(msgspec.json.schema(model), decode)
+    schema = msgspec.json.schema(model, schema_hook=path_schema)
+    return ResponseModel(with_tags_required(schema), decode)
 
 
 def _with_path_first(message: str) -> str:
@@ -108,29 +176,24 @@ def _with_path_first(message: str) -> str:
 
 
 def _of_pydantic(model: Any) -> ResponseModel[Any]:
-    # It is imported already: the caller's type is made of it.
-    from pydantic import PydanticUserError, TypeAdapter, ValidationError  # noqa: PLC0415
+    from foundry_api.pydantic_types import (  # noqa: PLC0415 - the caller's type is made of it
+        PydanticRefusal,
+        PydanticType,
+        PydanticUserError,
+    )
 
-    is_one = isinstance(model, cast("Any", TypeAdapter))
     try:
-        adapter: TypeAdapter[Any] = model if is_one else TypeAdapter(model)
-        schema = adapter.json_schema()
-    except PydanticUserError as error:
+        described = PydanticType(model)
+    except (PydanticUserError, NameError, TypeError) as error:
         raise _not_a_model(model, error) from error
 
     def decode(text: str) -> Any:
         try:
-            return adapter.validate_json(text)
-        except ValidationError as error:
-            details = error.errors(include_url=False, include_context=False, include_input=False)
-            raise Refused(*(f"{_path(each['loc'])}: {each['msg']}" for each in details)) from error
+            return described.decode(text)
+        except PydanticRefusal as error:
+            raise Refused(*(f"{path}: {message}" for path, message in error.errors)) from error
 
-    return ResponseModel(schema, decode)
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in location)
-    return "".join(("$", *steps))
+    return ResponseModel(with_tags_required(described.schema), decode)
 
 
 def _is_of_pydantic(model: Any) -> bool:

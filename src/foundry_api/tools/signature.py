@@ -1,23 +1,29 @@
 """The parameters of a function as JSON schema, and arguments of a model's as their types.
 
 msgspec describes and converts what it knows: numbers, texts, lists, mappings, literals, enums,
-optional values, dataclasses, `TypedDict`s and its own Structs. pydantic's models describe and
-convert themselves.
+optional values, dataclasses, `TypedDict`s, paths and its own Structs. pydantic does it for the rest
+where it is there: models, unions of them, its types, and bounds such as `Field(ge=1)`.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
 import typing
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, TypeGuard
 
 import msgspec
 
 from foundry_api.errors import ToolDefinitionError
+from foundry_api.structured.tags import with_tags_required
 from foundry_api.tools.docstring import described
+from foundry_api.type_marks import UnknownMark, is_field, needs_pydantic, pydantic_is_there
+from foundry_api.type_paths import path_of, path_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from foundry_api.pydantic_types import PydanticType
 
 __all__ = ["Arguments", "arguments_of"]
 
@@ -43,12 +49,20 @@ class Arguments:
             else (each, kind | msgspec.UnsetType, msgspec.UNSET)
             for each, (kind, parameter) in fields.items()
         ]
+        self._fields = {
+            each: parameter.default
+            for each, (_, parameter) in fields.items()
+            if is_field(parameter.default)
+        }
         self._struct = msgspec.defstruct(
             name, members, kw_only=True, forbid_unknown_fields=True, frozen=True
         )
         self.schema = _schema_of(self._struct)
         for each, (_, parameter) in fields.items():
-            _add_default(self.schema["properties"][each], parameter.default)
+            default = parameter.default
+            if is_field(default):
+                default = default.get_default(call_default_factory=False)
+            _add_default(self.schema["properties"][each], default)
 
     def converted(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """What the function is called with.
@@ -58,7 +72,18 @@ class Arguments:
         """
         values = msgspec.convert(arguments, self._struct, dec_hook=_converted)
         given = {each: getattr(values, each) for each in self._struct.__struct_fields__}
-        return {each: value for each, value in given.items() if value is not msgspec.UNSET}
+        known = {
+            each: value.value if isinstance(value, _ByPydantic) else value
+            for each, value in given.items()
+            if value is not msgspec.UNSET
+        }
+        # Left to the function, its default would be pydantic's description of one.
+        left_out = {
+            each: field.get_default(call_default_factory=True)
+            for each, field in self._fields.items()
+            if each not in known
+        }
+        return {**left_out, **known}
 
 
 def arguments_of(name: str, function: Callable[..., object]) -> Arguments:
@@ -72,10 +97,13 @@ def arguments_of(name: str, function: Callable[..., object]) -> Arguments:
     fields: dict[str, tuple[Any, inspect.Parameter]] = {}
     for each, parameter in inspect.signature(function).parameters.items():
         kind = _type_of(name, parameter, kinds)
+        if is_field(parameter.default):
+            kind = Annotated[kind, parameter.default]
+            if parameter.default.is_required():
+                parameter = parameter.replace(default=parameter.empty)  # noqa: PLW2901 - as it means
+        kind = _described_type(name, each, kind)
         if text := said.get(each):
             kind = Annotated[kind, msgspec.Meta(description=text)]
-        kind = _with_meta(kind)
-        _check(name, each, kind)
         fields[each] = (kind, parameter)
     return Arguments(name, fields)
 
@@ -103,6 +131,37 @@ def _type_of(name: str, parameter: inspect.Parameter, kinds: dict[str, Any]) -> 
     return kinds[parameter.name]
 
 
+def _described_type(name: str, parameter: str, kind: Any) -> Any:
+    """A type that msgspec can describe and convert, by itself or with pydantic's help.
+
+    Raises:
+        ToolDefinitionError: There is none.
+    """
+    try:
+        if needs_pydantic(kind):
+            return _converted_by_pydantic(kind)
+        plain = _with_meta(kind)
+        try:
+            msgspec.json.schema(plain, schema_hook=_described)
+        except (TypeError, msgspec.MsgspecError):
+            if not pydantic_is_there():
+                raise
+            return _converted_by_pydantic(kind)
+    except Exception as error:
+        raise ToolDefinitionError(
+            f"the type of {parameter} of {name} cannot be described: {_reason(kind, error)}",
+            field=parameter,
+        ) from error
+    return plain
+
+
+def _reason(kind: Any, error: Exception) -> str:
+    """Why a type cannot be described, in other words than the library's, which advise its users."""
+    if isinstance(error, UnknownMark):
+        return str(error)
+    return f"{getattr(kind, '__name__', kind)} has no form in JSON"
+
+
 def _with_meta(kind: Any) -> Any:
     """`Annotated[int, "what it means"]` as msgspec writes it."""
     if typing.get_origin(kind) is not Annotated:
@@ -113,13 +172,26 @@ def _with_meta(kind: Any) -> Any:
     return Annotated[inner, *kept] if kept else inner
 
 
-def _check(name: str, parameter: str, kind: Any) -> None:
-    try:
-        msgspec.json.schema(kind, schema_hook=_described)
-    except Exception as error:
-        raise ToolDefinitionError(
-            f"the type of {parameter} of {name} cannot be described: {error}", field=parameter
-        ) from error
+class _ByPydantic:
+    """The base of types that stand for one that pydantic describes and converts.
+
+    Args:
+        value: Of the type that it stands for.
+    """
+
+    described: ClassVar[PydanticType]
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _converted_by_pydantic(kind: Any) -> Any:
+    from foundry_api.pydantic_types import PydanticType  # noqa: PLC0415 - optional
+
+    described = PydanticType(kind)
+    if not described.schema:
+        raise TypeError(f"pydantic takes anything for {kind}")
+    return type("Converted", (_ByPydantic,), {"described": described})
 
 
 def _schema_of(struct: type[msgspec.Struct]) -> dict[str, Any]:
@@ -131,7 +203,7 @@ def _schema_of(struct: type[msgspec.Struct]) -> dict[str, Any]:
     told: dict[str, Any] = named.pop(own)
     told.pop("title", None)
     definitions = {**named, **_taken_out(told), **_taken_out(named)}
-    return {**told, "$defs": definitions} if definitions else told
+    return with_tags_required({**told, "$defs": definitions} if definitions else told)
 
 
 def _taken_out(schema: object) -> dict[str, Any]:
@@ -164,24 +236,37 @@ def _add_default(schema: dict[str, Any], default: Any) -> None:
         return  # the function knows it, and JSON has no word for it
 
 
-def _described(kind: type) -> dict[str, Any]:
+def _is_by_pydantic(kind: Any) -> TypeGuard[type[_ByPydantic]]:
+    return issubclass(kind, _ByPydantic)
+
+
+def _described(kind: Any) -> dict[str, Any]:
     """The schema of a type that msgspec does not know.
 
     Raises:
         NotImplementedError: It does not describe itself.
     """
+    if _is_by_pydantic(kind):
+        return copy.deepcopy(kind.described.schema)
     describe = getattr(kind, "model_json_schema", None)
     if describe is None:
-        raise NotImplementedError
+        return path_schema(kind)
     told: dict[str, Any] = describe()
     return told
 
 
-def _converted(kind: type, value: Any) -> Any:
+def _converted(kind: Any, value: Any) -> Any:
     """A value of a type that msgspec does not know.
 
     Raises:
         ValueError: The type refuses it; msgspec adds the place.
     """
-    validate: Callable[[Any], Any] = getattr(kind, "model_validate")  # noqa: B009 - unknown to types
-    return validate(value)
+    if _is_by_pydantic(kind):
+        return kind(kind.described.decode(msgspec.json.encode(value)))
+    validate: Callable[[Any], Any] | None = getattr(kind, "model_validate", None)
+    if validate is None:
+        return path_of(kind, value)
+    from foundry_api.pydantic_types import in_short  # noqa: PLC0415 - it is there
+
+    with in_short():
+        return validate(value)

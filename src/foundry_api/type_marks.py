@@ -1,0 +1,183 @@
+"""What the annotations within a type say beside the type: bounds, descriptions, validators.
+
+msgspec reads its own `Meta` and passes over all other marks of `Annotated` without a word, pydantic
+passes over those that it does not know. A bound that nothing keeps to is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import sys
+import types
+import typing
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["UnknownMark", "for_pydantic", "is_field", "needs_pydantic", "pydantic_is_there"]
+
+_OF_PYDANTIC = frozenset({"annotated_types", "pydantic", "pydantic_core", "pydantic_extra_types"})
+_HOOKS = ("__get_pydantic_core_schema__", "__get_pydantic_json_schema__")
+
+
+class UnknownMark(TypeError):
+    """A type has a mark that nothing here keeps to; the message names it."""
+
+
+def needs_pydantic(kind: object) -> bool:
+    """Whether a type has marks that pydantic keeps to, such as `Field(ge=1)` or `Ge(1)`.
+
+    Raises:
+        UnknownMark: It has a mark that neither msgspec nor pydantic knows, marks of both, or
+            marks of pydantic in a msgspec Struct.
+    """
+    found = list(_marks(kind, set()))
+    foreign = [mark for mark, _ in found if not _is_known(mark)]
+    if foreign:
+        raise UnknownMark(
+            f"Annotated has {foreign[0]!r}, which neither msgspec nor pydantic knows: it would "
+            "have no effect"
+        )
+    ours = [(mark, owner) for mark, owner in found if _is_of_pydantic(mark)]
+    if not ours:
+        return False
+    for mark, owner in ours:
+        if isinstance(owner, type) and issubclass(owner, msgspec.Struct):
+            raise UnknownMark(
+                f"{owner.__name__} is a msgspec Struct, on which {mark!r} has no effect: write it "
+                "as msgspec.Meta"
+            )
+    if any(isinstance(mark, msgspec.Meta) and _has_bounds(mark) for mark, _ in found):
+        raise UnknownMark(
+            f"it has both msgspec.Meta and {ours[0][0]!r}: write all of them in one way"
+        )
+    if not pydantic_is_there():
+        raise UnknownMark(f"{ours[0][0]!r} needs pydantic: install it, or write msgspec.Meta")
+    return True
+
+
+def pydantic_is_there() -> bool:
+    """Whether pydantic can be imported, or is."""
+    try:
+        importlib.import_module("pydantic")
+    except ImportError:
+        return False
+    return True
+
+
+def for_pydantic(kind: Any) -> Any:
+    """A type as pydantic takes it: `typing.TypedDict` is refused before Python 3.12."""
+    if sys.version_info >= (3, 12):
+        return kind
+    if typing.is_typeddict(kind):
+        return _typed_dict(kind)
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return Annotated[(for_pydantic(args[0]), *kind.__metadata__)]
+    if origin in (None, Literal) or not args:
+        return kind
+    changed = tuple(map(for_pydantic, args))
+    if all(new is old for new, old in zip(changed, args, strict=True)):
+        return kind
+    return typing.Union[changed] if origin in (typing.Union, types.UnionType) else origin[changed]  # noqa: UP007 - of a tuple
+
+
+def _typed_dict(kind: Any) -> Any:
+    import typing_extensions  # noqa: PLC0415 - it comes with pydantic
+
+    members: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        is_wrapped = typing.get_origin(hint) in (typing.Required, typing.NotRequired)
+        inner = typing.get_args(hint)[0] if is_wrapped else hint
+        is_required = name in kind.__required_keys__
+        wrapper: Any = typing.Required if is_required else typing.NotRequired
+        members[name] = wrapper[for_pydantic(inner)]
+    make: Any = typing_extensions.TypedDict
+    return make(kind.__name__, members)
+
+
+def _marks(kind: Any, seen: set[int]) -> Iterator[tuple[Any, Any]]:
+    """The marks within a type, each with the class whose member has it."""
+    yield from _marks_of(kind, None, seen)
+
+
+def _marks_of(kind: Any, owner: Any, seen: set[int]) -> Iterator[tuple[Any, Any]]:
+    kind = getattr(kind, "__supertype__", kind)  # of a NewType
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        return
+    for mark in getattr(kind, "__metadata__", ()) if origin is Annotated else ():
+        yield mark, owner
+    for argument in typing.get_args(kind)[: 1 if origin is Annotated else None]:
+        several: Any = argument
+        if not isinstance(several, list):  # the parameters of a Callable
+            several = (argument,)
+        for each in several:
+            yield from _marks_of(each, owner, seen)
+    if hasattr(kind, "__value__"):  # of a type alias
+        yield from _marks_of(kind.__value__, owner, seen)
+    described = origin if isinstance(origin, type) else kind
+    if id(described) in seen or not _has_members(described):
+        return
+    seen.add(id(described))
+    for default in _defaults(described):
+        if is_field(default):
+            yield default, described
+    for hint in typing.get_type_hints(described, include_extras=True).values():
+        yield from _marks_of(hint, described, seen)
+
+
+def _has_members(kind: Any) -> bool:
+    if not inspect.isclass(kind) or any(hasattr(kind, hook) for hook in _HOOKS):
+        return False  # pydantic's own classes look after their members
+    return (
+        dataclasses.is_dataclass(kind)
+        or typing.is_typeddict(kind)
+        or issubclass(kind, msgspec.Struct)
+        or _is_named_tuple(kind)
+    )
+
+
+def _is_named_tuple(kind: Any) -> bool:
+    return tuple in kind.__mro__ and hasattr(kind, "_fields")
+
+
+def _defaults(kind: Any) -> Iterator[Any]:
+    if dataclasses.is_dataclass(kind):
+        yield from (each.default for each in dataclasses.fields(kind))
+    elif _is_named_tuple(kind):
+        yield from kind._field_defaults.values()
+    elif issubclass(kind, msgspec.Struct):
+        yield from kind.__struct_defaults__
+
+
+def _is_known(mark: Any) -> bool:
+    return isinstance(mark, str | msgspec.Meta) or _is_of_pydantic(mark) or _is_text(mark)
+
+
+def _is_text(mark: Any) -> bool:
+    """Whether a mark only describes: `typing_extensions.Doc`, `annotated_types.doc`."""
+    return isinstance(getattr(mark, "documentation", None), str)
+
+
+def _is_of_pydantic(mark: Any) -> bool:
+    if _is_text(mark):
+        return False
+    kind = mark if isinstance(mark, type) else type(mark)
+    bases = {base.__module__.partition(".")[0] for base in kind.__mro__}
+    return bool(bases & _OF_PYDANTIC) or any(hasattr(mark, hook) for hook in _HOOKS)
+
+
+def is_field(default: Any) -> bool:
+    """Whether a default is pydantic's `Field(…)`."""
+    return type(default).__module__ == "pydantic.fields"
+
+
+def _has_bounds(mark: msgspec.Meta) -> bool:
+    texts = {"title", "description", "examples", "extra_json_schema", "extra"}
+    return any(value is not None for name, value in mark.__rich_repr__() if name not in texts)

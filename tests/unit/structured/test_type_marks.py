@@ -1,0 +1,321 @@
+"""Marks of `Annotated` are kept to wherever they stand in a type, or refused by name."""
+
+from __future__ import annotations
+
+import decimal
+import enum
+import json
+import pathlib
+import subprocess
+import sys
+import uuid
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple, NewType, NotRequired, Optional, TypedDict
+
+import annotated_types as at
+import msgspec
+import pydantic
+import pytest
+from pydantic import Field, HttpUrl
+from typing_extensions import Doc
+
+from foundry_api import InvalidRequest, ToolDefinitionError, tool
+from foundry_api.structured.refusal import Refused
+from foundry_api.structured.schema import response_model
+from foundry_api.structured.shaping import engine_schema
+
+Score = Annotated[int, Field(ge=1, le=3)]
+NamedScore = NewType("NamedScore", Score)  # type: ignore[valid-newtype]
+
+
+@dataclass
+class InData:
+    n: Score
+
+
+@dataclass
+class ByDefault:
+    n: int = Field(3, ge=1, le=3)
+
+
+class InDict(TypedDict):
+    n: NotRequired[Score]
+
+
+class InTuple(NamedTuple):
+    n: Score
+
+
+@dataclass
+class Nested:
+    inner: list[InData]
+
+
+class InStruct(msgspec.Struct):
+    n: Score
+
+
+class InMeta(msgspec.Struct):
+    n: Annotated[int, msgspec.Meta(ge=1, le=3)]
+
+
+@dataclass
+class Mixed:
+    a: Annotated[int, msgspec.Meta(ge=1)]
+    b: Annotated[int, Field(ge=1)]
+
+
+TYPES: dict[str, tuple[Any, str, str]] = {
+    "dataclass": (InData, '{"n": 2}', '{"n": 99}'),
+    "default": (ByDefault, '{"n": 2}', '{"n": 99}'),
+    "TypedDict": (InDict, '{"n": 2}', '{"n": 99}'),
+    "NamedTuple": (InTuple, "[2]", "[99]"),
+    "list": (list[Score], "[2]", "[2, 99]"),
+    "dict": (dict[str, Score], '{"a": 2}', '{"a": 99}'),
+    "optional": (Optional[Score], "2", "99"),  # noqa: UP045 - as types read it
+    "tuple": (tuple[str, Score], '["a", 2]', '["a", 99]'),
+    "nested": (Nested, '{"inner": [{"n": 2}]}', '{"inner": [{"n": 2}, {"n": 99}]}'),
+    "list of TypedDict": (list[InDict], '[{"n": 2}]', '[{"n": 99}]'),
+    "new type": (list[NamedScore], "[2]", "[99]"),
+    "Ge and Le": (Annotated[int, at.Ge(1), at.Le(3)], "2", "99"),
+    "Interval": (Annotated[int, at.Interval(ge=1, lt=4)], "2", "99"),
+    "MultipleOf": (Annotated[int, at.MultipleOf(5)], "10", "9"),
+    "Len": (Annotated[list[int], at.Len(1, 2)], "[1]", "[1, 2, 3]"),
+    "MinLen": (list[Annotated[str, at.MinLen(2)]], '["ab"]', '["a"]'),
+    "Predicate": (Annotated[int, at.Predicate(lambda number: number < 5)], "2", "99"),
+    "Meta": (InMeta, '{"n": 2}', '{"n": 99}'),
+    "pattern": (dict[str, Annotated[str, Field(pattern="^a+$")]], '{"x": "a"}', '{"x": "b"}'),
+}
+
+
+@pytest.mark.parametrize(("kind", "right", "wrong"), TYPES.values(), ids=TYPES.keys())
+def test_a_bound_is_kept_to_in_an_answer(kind: Any, right: str, wrong: str) -> None:
+    model = response_model(kind)
+    model.decode(right)
+    with pytest.raises(Refused):
+        model.decode(wrong)
+
+
+@pytest.mark.parametrize(("kind", "right", "wrong"), TYPES.values(), ids=TYPES.keys())
+def test_a_bound_is_kept_to_in_an_argument(kind: Any, right: str, wrong: str) -> None:
+    def take(value: Any) -> None: ...
+
+    take.__annotations__["value"] = kind
+    arguments = tool(take).arguments
+    assert arguments is not None
+    arguments.converted({"value": json.loads(right)})
+    with pytest.raises(msgspec.ValidationError, match=r"`\$\.value"):
+        arguments.converted({"value": json.loads(wrong)})
+
+
+def test_the_engine_gets_the_bounds_too() -> None:
+    schema = json.dumps(engine_schema(response_model(Nested).schema))
+    assert '"minimum": 1' in schema
+    assert '"maximum": 3' in schema
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        (Annotated[int, object], "class 'object'"),
+        (list[Annotated[int, 42]], "42"),
+        (dict[str, Annotated[int, {"ge": 1}]], "'ge': 1"),
+        (InStruct, "InStruct is a msgspec Struct"),
+        (Mixed, "both msgspec.Meta and"),
+    ],
+)
+def test_an_unknown_mark_is_refused_by_name(kind: Any, named: str) -> None:
+    with pytest.raises(InvalidRequest, match=named) as caught:
+        response_model(kind)
+    assert caught.value.field == "response_model"
+
+    def take(value: Any) -> None: ...
+
+    take.__annotations__["value"] = kind
+    with pytest.raises(ToolDefinitionError, match=named) as refused:
+        tool(take)
+    assert refused.value.field == "value"
+
+
+def test_words_beside_a_type_are_no_bounds() -> None:
+    kind = Annotated[int, "how many", Doc("of them"), msgspec.Meta(description="all in all")]
+    assert response_model(kind).decode("99") == 99
+
+
+def test_a_field_as_default_is_a_default() -> None:
+    def play(
+        rounds: int = Field(3, ge=1, le=5, description="How often."),
+        names: list[str] = Field(default_factory=list),  # noqa: B008 - as pydantic's users write
+        *,
+        score: int = Field(ge=0),
+    ) -> Any:
+        return rounds, names, score
+
+    described = tool(play)
+    parameters = described.definition.parameters
+    assert parameters["required"] == ["score"]
+    assert parameters["properties"]["rounds"] == {
+        "type": "integer", "default": 3, "minimum": 1, "maximum": 5, "description": "How often."
+    }  # fmt: skip
+    arguments = described.arguments
+    assert arguments is not None
+    assert play(**arguments.converted({"score": 1})) == (3, [], 1)
+    assert play(**arguments.converted({"score": 1, "rounds": 5})) == (5, [], 1)
+    with pytest.raises(msgspec.ValidationError):
+        arguments.converted({"score": 1, "rounds": 9})
+
+
+class Cat(pydantic.BaseModel):
+    kind: Literal["cat"] = "cat"
+    lives: int = 9
+
+
+class Dog(pydantic.BaseModel):
+    kind: Literal["dog"] = "dog"
+    name: str = "Rex"
+
+
+Pet = Annotated[Cat | Dog, Field(discriminator="kind")]
+
+
+class Home(pydantic.BaseModel):
+    pets: list[Pet]
+    guest: Cat | Dog | None = None
+
+
+@pytest.mark.parametrize(
+    "kind", [Pet, list[Pet], Home, Home.model_json_schema(), Cat | Dog, dict[str, Cat | Dog]]
+)
+def test_every_branch_of_a_union_requires_its_tag(kind: Any) -> None:
+    schema = engine_schema(response_model(kind).schema)
+    branches = [each for each in schema["$defs"].values() if "kind" in each.get("properties", {})]
+    assert len(branches) >= 2
+    assert all("kind" in branch["required"] for branch in branches)
+
+
+def test_the_callers_schema_keeps_its_optional_tags() -> None:
+    schema = Home.model_json_schema()
+    before = json.dumps(schema)
+    response_model(schema)
+    assert json.dumps(schema) == before
+
+
+class Mood(enum.Enum):
+    GOOD = "good"
+    BAD = "bad"
+
+
+PLAIN = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"name": "s", "strict": True, "schema": PLAIN},
+        {"name": "s", "schema": PLAIN},
+        {"type": "json_schema", "json_schema": {"name": "s", "strict": True, "schema": PLAIN}},
+        {"type": "json_schema", "json_schema": PLAIN},
+        {"type": "json_schema", "name": "s", "schema": PLAIN, "strict": False},
+        json.dumps(PLAIN),
+        json.dumps({"name": "s", "strict": True, "schema": PLAIN}),
+        json.dumps(PLAIN).encode(),
+    ],
+)
+def test_a_schema_is_found_in_its_forms(form: Any) -> None:
+    model = response_model(form)
+    assert model.schema == PLAIN
+    with pytest.raises(Refused):
+        model.decode('"anything"')
+
+
+@pytest.mark.parametrize("text", ["Person", "", "[1]", '"a"', "3", b"\xff", '{"type": '])
+def test_a_text_that_is_no_schema_is_refused_by_name(text: Any) -> None:
+    with pytest.raises(InvalidRequest, match="response_model is") as caught:
+        response_model(text)
+    assert caught.value.field == "response_model"
+
+
+@pytest.mark.parametrize(
+    "schema", [{"enum": [Mood.GOOD, Mood.BAD]}, {"enum": list(Mood)}, {"enum": Mood}]
+)
+def test_an_enum_in_a_schema_stands_for_its_values(schema: Any) -> None:
+    model = response_model(schema)
+    assert model.schema == {"enum": ["good", "bad"]}
+    assert model.decode('"good"') == "good"
+    with pytest.raises(Refused):
+        model.decode('"GOOD"')
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "value"),
+    [
+        (pathlib.Path, "dir/a", pathlib.Path("dir/a")),
+        (pathlib.PurePosixPath, "dir/a", pathlib.PurePosixPath("dir/a")),
+        (HttpUrl, "http://example.org/", HttpUrl("http://example.org/")),
+        (decimal.Decimal, "1.50", decimal.Decimal("1.50")),
+        (uuid.UUID, str(uuid.UUID(int=3)), uuid.UUID(int=3)),
+        (Cat | Dog, {"kind": "dog", "name": "Bo"}, Dog(name="Bo")),
+        (list[Cat | Dog], [{"kind": "cat"}], [Cat()]),
+        (Pet, {"kind": "cat"}, Cat()),
+    ],
+)
+def test_types_that_msgspec_does_not_know_are_parameters_too(
+    kind: Any, given: Any, value: Any
+) -> None:
+    def take(value: Any) -> None: ...
+
+    take.__annotations__["value"] = kind
+    arguments = tool(take).arguments
+    assert arguments is not None
+    assert arguments.converted({"value": given}) == {"value": value}
+    assert response_model(kind).decode(json.dumps(given)) == value
+
+
+def test_what_has_no_json_is_refused_in_our_words() -> None:
+    def take(value: type[int]) -> None: ...
+
+    with pytest.raises(ToolDefinitionError) as caught:
+        tool(take)
+    assert "schema_hook" not in str(caught.value)
+    assert "msgspec" not in str(caught.value)
+
+
+class Bill(pydantic.BaseModel):
+    total: Annotated[decimal.Decimal, Field(max_digits=5, decimal_places=2)]
+    rest: decimal.Decimal
+
+
+def test_a_decimal_is_asked_for_as_a_number() -> None:
+    schema = response_model(Bill).schema["properties"]
+    assert schema["rest"]["type"] == "number"
+    assert schema["total"]["type"] == "number"
+    assert schema["total"]["multipleOf"] == 0.01
+    assert schema["total"]["exclusiveMaximum"] == 1000
+    assert engine_schema(response_model(decimal.Decimal).schema)["pattern"]
+
+
+def test_paths_and_marks_need_no_pydantic() -> None:
+    """In an interpreter that has none."""
+    program = """
+import sys
+sys.modules["pydantic"] = None
+import pathlib
+from typing import Annotated
+import annotated_types
+from foundry_api import InvalidRequest, ToolDefinitionError, tool
+from foundry_api.structured.schema import response_model
+
+assert response_model(list[pathlib.Path]).decode('["a"]') == [pathlib.Path("a")]
+try:
+    response_model(Annotated[int, annotated_types.Ge(1)])
+except InvalidRequest as error:
+    assert "needs pydantic" in str(error), error
+def take(value: Annotated[int, annotated_types.Ge(1)]) -> None: ...
+try:
+    tool(take)
+except ToolDefinitionError as error:
+    assert "needs pydantic" in str(error), error
+else:
+    raise SystemExit(1)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
