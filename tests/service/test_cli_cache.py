@@ -92,3 +92,30 @@ def test_another_programs_database_is_neither_read_nor_cleared(tmp_path: Path) -
         assert "it is a database of another program" in refused.stderr
         assert "Name another file" in refused.stderr
     assert path.read_bytes() == before
+
+
+def test_a_text_that_is_named_as_the_cache_stays_and_the_user_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "thesis.txt"
+    path.write_text("my thesis", encoding="utf-8")
+    path.chmod(0o644)
+    mode = path.stat().st_mode
+    for arguments in (("clear",), ("stats",), ("stats", "--json")):
+        refused = run("cache", *arguments, "--file", str(path))
+        assert refused.returncode == 2
+        assert "it is not a database of this program" in refused.stdout + refused.stderr
+    chat = ("chat", "--model", "demo", "--temperature", "0", "hi")
+    answered = run(*chat, home=tmp_path / "home", FOUNDRY_CACHE=str(path))
+    assert answered.returncode == 0
+    assert f"the cache {path} cannot be used" in answered.stderr
+    assert (path.read_text(encoding="utf-8"), path.stat().st_mode) == ("my thesis", mode)
+    assert [file.name for file in tmp_path.iterdir() if "thesis" in file.name] == ["thesis.txt"]
+
+
+def test_looking_at_a_file_of_ours_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "answers.db"
+    asyncio.run(fill(path))
+    path.with_name("answers.db.lock").unlink()
+    path.chmod(0o644)
+    before = [(file, file.stat().st_mode, file.read_bytes()) for file in tmp_path.iterdir()]
+    assert run("cache", "stats", "--file", str(path)).returncode == 0
+    assert [(file, file.stat().st_mode, file.read_bytes()) for file in tmp_path.iterdir()] == before

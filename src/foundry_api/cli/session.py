@@ -8,8 +8,11 @@ import os
 import textwrap
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+import click
+
 from foundry_api.cli.waiting import Waiting
 from foundry_api.client import FoundryAPIClient
+from foundry_api.events import CacheTrouble, Event
 from foundry_api.plain_text import printable, printable_line
 from foundry_api.settings import Settings
 
@@ -67,6 +70,8 @@ class Session:
             common, model=model, base_urls=base_urls, timeout_s=timeout_s, deadline_s=deadline_s
         )
         self.client = FoundryAPIClient(settings=self.settings, limiter=limiter)
+        if not common.verbose:  # the log says it otherwise
+            self.client.events.subscribe(_warn_of_cache, CacheTrouble)
         self._log_handler = log_handler(common)
         self._runner = asyncio.Runner()
 
@@ -89,6 +94,14 @@ class Session:
             waiting: What to tell on a terminal when it takes long.
         """
         return self._runner.run(_waited(coroutine, waiting) if waiting else coroutine)
+
+
+def _warn_of_cache(trouble: Event) -> None:
+    """Say that a cache that was asked for is not used, or that its file was renamed."""
+    if isinstance(trouble, CacheTrouble):
+        done = f"it is now {trouble.aside}" if trouble.aside else "calls go on without it"
+        told = f"Warning: the cache {trouble.path} cannot be used: {trouble.problem}; {done}."
+        click.echo(printable_line(told), err=True)
 
 
 async def _waited(coroutine: Coroutine[Any, Any, _T], waiting: str) -> _T:

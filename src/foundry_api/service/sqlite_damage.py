@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["DamagedFile", "check_row", "check_rows", "is_damage"]
+__all__ = ["PRIMARY", "DamagedFile", "check_row", "check_rows", "is_damage"]
 
 PRIMARY = 0xFF
 """The bits of an extended result code that say what kind of error it is."""
@@ -22,6 +22,12 @@ DAMAGE = {
     # Our statements are constants: where one makes no sense, the schema is not the one we wrote.
     sqlite3.SQLITE_ERROR,
 }
+DAMAGE_EXTENDED = {
+    sqlite3.SQLITE_IOERR_SHORT_READ,
+    # Rows are looked up before they are written: a table and its index differ.
+    sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+}
 
 
 class DamagedFile(sqlite3.DatabaseError):
@@ -31,11 +37,7 @@ class DamagedFile(sqlite3.DatabaseError):
 def is_damage(error: BaseException) -> bool:
     """Whether a file is damaged, rather than out of reach."""
     code = getattr(error, "sqlite_errorcode", None) or 0
-    return (
-        isinstance(error, DamagedFile)
-        or code & PRIMARY in DAMAGE
-        or code == sqlite3.SQLITE_IOERR_SHORT_READ
-    )
+    return isinstance(error, DamagedFile) or code & PRIMARY in DAMAGE or code in DAMAGE_EXTENDED
 
 
 def check_row(row: Sequence[Any] | None, *types: type | tuple[type, ...]) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from foundry_api.batch.journal.segments import synced_directory
 from foundry_api.errors import BatchStorageFailed
-from foundry_api.service.sqlite_damage import is_damage
+from foundry_api.service.sqlite_damage import PRIMARY, is_damage
 from foundry_api.service.sqlite_file import (
     FileFormat,
     ForeignFile,
@@ -78,11 +78,13 @@ def storage(directory: Path) -> Generator[None]:
 def _hint(error: OSError | sqlite3.Error, directory: Path) -> str | None:
     """What helps, where it isn't room on the disk."""
     code = getattr(error, "sqlite_errorcode", None) or 0
-    if code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+    if code & PRIMARY in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return "Another process is writing. Wait for it, then run the same command: it goes on."
     denied = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
-    if code & 0xFF in denied or isinstance(error, PermissionError):
+    if code & PRIMARY in denied or isinstance(error, PermissionError):
         return f"Allow writing to {directory} and the files in it, then run the same command."
+    if code & PRIMARY not in {0, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
+        return "Run the same command again: it goes on."
     return None
 
 
