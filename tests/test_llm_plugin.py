@@ -132,7 +132,7 @@ async def test_tools_are_called_by_llm(model: llm.Model, shared: None) -> None:
     assert isinstance(other, llm_plugin.AsyncFoundryModel)
     achain = other.chain("call-calculator", tools=[calculate], options={"max_tokens": 200})
     assert await achain.text() == HELLO
-    await other._clients.asynchronous.close()
+    await other._clients.loop_clients.aclose()
 
 
 async def test_there_is_an_async_model(shared: None) -> None:
@@ -146,7 +146,7 @@ async def test_there_is_an_async_model(shared: None) -> None:
     assert (await response.usage()).output == len(script("say-json").text)
     city = await model.prompt("say-json", schema={"enum": ["Rome"]})
     assert await city.text() == '"Rome"'
-    await model._clients.asynchronous.close()
+    await model._clients.loop_clients.aclose()
 
 
 def test_registration_knows_what_is_here_and_starts_nothing(

@@ -16,6 +16,7 @@ from foundry_api.catalog_store import CatalogStore
 from foundry_api.connection import Connection
 from foundry_api.errors import ClientClosed, ServiceCrashed, ServiceNotRunning
 from foundry_api.events import Events
+from foundry_api.loop_binding import LoopBinding
 from foundry_api.observe.call_log import CallLog
 from foundry_api.observe.metrics import Metrics
 from foundry_api.plain_text import HarmlessArguments
@@ -100,6 +101,7 @@ class Backend:
         self._transport = transport
         self._owns_transport = transport is None
         self._closed = self._ended = False
+        self._loop = LoopBinding(self._forget_loop)
         self._limits = limiter or LimiterSettings()
         self._breaking = breaker or BreakerSettings()
         self.metrics = Metrics()
@@ -120,6 +122,7 @@ class Backend:
             events=self.events,
             latencies=Latencies(),
             closed=lambda: self._closed,
+            bind=self._loop.bind,
         )
         self.cache = cache_of(settings.cache) if cache is None else cache
         self.cached = self._cached()
@@ -131,7 +134,7 @@ class Backend:
             ModelError: As `Connection.resolve`.
             ServiceError: No service was found or could be started.
         """
-        self.check_open()
+        self._check_use()
         service = await self.services.having(name)
         connection = await service.current()
         try:
@@ -147,7 +150,7 @@ class Backend:
             ClientClosed: The client was closed.
             ServiceError: No service was found or could be started.
         """
-        self.check_open()
+        self._check_use()
         return await self.services.primary.current()
 
     def check_open(self) -> None:
@@ -160,7 +163,12 @@ class Backend:
             raise ClientClosed("the client is closed")
 
     async def close(self) -> None:
-        """End the calls, close the connections, and stop the engine, if this client started it."""
+        """End the calls, close the connections, and stop the engine, if this client started it.
+
+        Raises:
+            InvalidRequest: Another event loop runs that the client is bound to.
+        """
+        self._loop.bind()
         self._closed = True
         if self.cached is not None:
             await self.cached.end()
@@ -221,7 +229,7 @@ class Backend:
         )
 
     async def _open(self, locate: Callable[[], Coroutine[None, None, Endpoint]]) -> Connection:
-        self.check_open()
+        self._check_use()
         if self._transport is None:
             # An engine takes as long to start as the HTTP library takes to import.
             endpoint, _ = await asyncio.gather(locate(), asyncio.to_thread(_import_http))
@@ -241,6 +249,22 @@ class Backend:
             keeping=self._keeping,
         )
 
+    def _check_use(self) -> None:
+        self.check_open()
+        self._loop.bind()
+
+    def _check_sending(self) -> None:
+        """Refuse to send anything once the connections were closed, or on a second event loop."""
+        if self._ended:
+            raise ClientClosed("the client is closed")
+        self._loop.bind()
+
+    def _forget_loop(self) -> None:
+        """The event loop before this one has ended, perhaps without ending the calls there."""
+        for service in self.services:
+            service.limiter.reset()
+            service.breaker.end_trial()
+
     def _memories(self) -> list[Memory]:
         connections = [service.connection for service in self.services]
         return [each.memory for each in connections if each is not None]
@@ -254,7 +278,7 @@ class Backend:
     def _open_transport(self) -> Transport:
         if self._transport is None:
             self._transport = _import_http().HttpTransport(
-                self.settings.connect_timeout_s, is_ended=lambda: self._ended
+                self.settings.connect_timeout_s, check=self._check_sending
             )
         return self._transport
 

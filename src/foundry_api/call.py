@@ -73,6 +73,7 @@ class CallTools:
         events: Who wants to hear what happens.
         latencies: What was seen of the models.
         closed: Tells whether the client was closed.
+        bind: Binds the client to the running event loop, or refuses it.
         clock: Seconds of a monotonic clock.
         numbers: Numbers the calls.
     """
@@ -82,6 +83,7 @@ class CallTools:
     events: Events
     latencies: Latencies
     closed: Callable[[], bool]
+    bind: Callable[[], None] = lambda: None
     clock: Callable[[], float] = time.perf_counter
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -140,6 +142,7 @@ class GuardedCall(ABC, Generic[_R, _A]):
         return False
 
     def _begin(self) -> Watch:
+        self._tools.bind()
         self._started = self._tools.clock()
         if self._tools.events.hears(CallStarted):
             self._tools.events.emit(

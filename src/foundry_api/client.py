@@ -72,7 +72,8 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointCalls, BatchMethods):
 
     Creating a client does no I/O: its first call finds a running service or starts an engine of
     its own, which leaves with the client. A client may serve many tasks at once. It belongs to
-    one event loop at a time; `asyncio.run` may be called again with the same client.
+    one event loop at a time, and refuses another one while that runs; `asyncio.run` may be called
+    again with the same client. `FoundryClient` serves any number of threads.
 
     Args:
         base_url: Address of a service, such as http://127.0.0.1:5273; default

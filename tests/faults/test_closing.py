@@ -38,7 +38,7 @@ def over_a_session(_url: str) -> bool:
 def client_of(base_url: str, is_direct: Callable[[str], bool], **options: Any) -> FoundryAPIClient:
     client = FoundryAPIClient(base_url, model="fake", **options)
     backend = client._backend
-    backend._transport = HttpTransport(is_direct=is_direct, is_ended=lambda: backend._ended)
+    backend._transport = HttpTransport(is_direct=is_direct, check=backend._check_sending)
     return client
 
 

@@ -177,6 +177,7 @@ class CachedCall:
         yield last_chunk(whole)
 
     async def _identified(self) -> Known | None:
+        self._tools.bind()
         watch, order = Watch(self._order.deadline), self._order
         try:
             with watch:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from langchain_core.language_models import BaseChatModel, LangSmithParams
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableLambda
-from pydantic import ConfigDict, Field, SecretStr
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 
 from foundry_api.client import FoundryAPIClient
 from foundry_api.errors import InvalidRequest
@@ -27,6 +27,7 @@ from foundry_api.integrations.langchain_structured import (
     with_raw,
 )
 from foundry_api.integrations.langchain_tools import choice, definition
+from foundry_api.integrations.loop_clients import LoopClients
 from foundry_api.sync import FoundryClient
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ class ChatFoundryLocal(BaseChatModel):
         base_url: Address of a service; default `FOUNDRY_BASE_URL`, else one is found or started.
         api_key: Bearer token for `base_url`; default `FOUNDRY_API_KEY`.
         client: Makes the blocking calls; default one of its own, which ends with the model.
-        async_client: Makes the async calls; default one of its own.
+        async_client: Makes the async calls, on one event loop at a time; default one of its own for
+            each event loop.
     """
 
     model_config = ConfigDict(populate_by_name=True, extra="forbid")
@@ -88,6 +90,7 @@ class ChatFoundryLocal(BaseChatModel):
     api_key: SecretStr | None = None
     client: FoundryClient | None = Field(default=None, exclude=True)
     async_client: FoundryAPIClient | None = Field(default=None, exclude=True)
+    _own_async_clients: LoopClients = PrivateAttr(default_factory=LoopClients)
 
     def close(self) -> None:
         """Close the blocking client, if it is the model's own."""
@@ -95,9 +98,8 @@ class ChatFoundryLocal(BaseChatModel):
             self._blocking.close()
 
     async def aclose(self) -> None:
-        """Close the async client, if it is the model's own."""
-        if self.async_client is None:
-            await self._asynchronous.close()
+        """Close the async clients that are the model's own."""
+        await self._own_async_clients.aclose()
 
     def bind_tools(
         self,
@@ -161,9 +163,12 @@ class ChatFoundryLocal(BaseChatModel):
     def _blocking(self) -> FoundryClient:
         return self.client or FoundryClient(self.base_url, **self._connection)
 
-    @cached_property
-    def _asynchronous(self) -> FoundryAPIClient:
-        return self.async_client or FoundryAPIClient(self.base_url, **self._connection)
+    async def _asynchronous(self) -> FoundryAPIClient:
+        if self.async_client is not None:
+            return self.async_client
+        return await self._own_async_clients.get(
+            lambda: FoundryAPIClient(self.base_url, **self._connection)
+        )
 
     @property
     def _connection(self) -> dict[str, Any]:
@@ -200,7 +205,8 @@ class ChatFoundryLocal(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         del run_manager
-        answer = await self._asynchronous.chat(turns(messages), **self._options(stop, kwargs))
+        client = await self._asynchronous()
+        answer = await client.chat(turns(messages), **self._options(stop, kwargs))
         return ChatResult(generations=[ChatGeneration(message=whole_message(answer))])
 
     def _stream(
@@ -226,7 +232,8 @@ class ChatFoundryLocal(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         calls = 0
-        chunks = self._asynchronous.stream_chat(turns(messages), **self._options(stop, kwargs))
+        client = await self._asynchronous()
+        chunks = client.stream_chat(turns(messages), **self._options(stop, kwargs))
         async with aclosing(chunks):
             async for chunk in chunks:
                 piece = ChatGenerationChunk(message=chunk_message(chunk, calls))

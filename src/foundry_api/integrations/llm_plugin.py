@@ -16,6 +16,7 @@ from llm.parts import StreamEvent, TextPart, ToolCallPart, ToolResultPart
 from pydantic import Field
 
 from foundry_api.errors import FoundryError
+from foundry_api.integrations.loop_clients import LoopClients
 from foundry_api.service.model_cache import BELOW_DATA, downloaded
 from foundry_api.service.paths import Paths
 from foundry_api.service.registry_file import registered
@@ -51,12 +52,16 @@ class Clients:
 
         return FoundryClient()
 
-    @cached_property
-    def asynchronous(self) -> FoundryAPIClient:
-        """For the async models."""
+    async def asynchronous(self) -> FoundryAPIClient:
+        """For the async models, on the running event loop."""
         from foundry_api import FoundryAPIClient  # noqa: PLC0415 - as above
 
-        return FoundryAPIClient()
+        return await self.loop_clients.get(FoundryAPIClient)
+
+    @cached_property
+    def loop_clients(self) -> LoopClients:
+        """The async clients."""
+        return LoopClients()
 
 
 class FoundryModel(llm.Model):
@@ -131,7 +136,7 @@ class AsyncFoundryModel(llm.AsyncModel):
     ) -> AsyncGenerator[str | StreamEvent, None]:
         """As the other one."""
         del stream, conversation
-        client, chosen = self._clients.asynchronous, options(self._name, prompt)
+        client, chosen = await self._clients.asynchronous(), options(self._name, prompt)
         if (schema := schema_of(prompt)) is not None:
             answer = await client.chat(turns(prompt), response_model=schema, **chosen)
             for event in told(answer, response):

@@ -184,6 +184,11 @@ class CircuitBreaker:
             raise
         return trial
 
+    def end_trial(self) -> None:
+        """Give up a trial whose call will never tell how it went: its event loop has ended."""
+        if self._state == "half-open":
+            self._end_trial("released")
+
     def reset(self) -> None:
         """Begin anew, closed, as for a service that was replaced by a new one."""
         self._window = ResultWindow(self._settings)

@@ -90,12 +90,14 @@ class Slot:
 
     Attributes:
         queued_s: Seconds that the call waited for it.
+        epoch: Of the limiter that gave it; after a reset it counts no longer.
     """
 
-    __slots__ = ("_limiter", "queued_s")
+    __slots__ = ("_limiter", "epoch", "queued_s")
 
-    def __init__(self, limiter: Limiter, queued_s: float) -> None:
+    def __init__(self, limiter: Limiter, queued_s: float, epoch: int) -> None:
         self._limiter: Limiter | None = limiter
+        self.epoch = epoch
         self.queued_s = queued_s
 
     def progress(self, tokens: int) -> None:
@@ -107,7 +109,7 @@ class Slot:
         """The call is over; more than once does nothing."""
         limiter, self._limiter = self._limiter, None
         if limiter is not None:
-            limiter.released()
+            limiter.released(self.epoch)
 
 
 class Limiter:
@@ -135,6 +137,7 @@ class Limiter:
         self._clock = clock
         self._climb = Climb(settings.minimum, settings.initial, settings.maximum)
         self._limit = settings.fixed or settings.initial
+        self._epoch = 0
         self._in_flight = 0
         self._queue: OrderedDict[asyncio.Future[None], None] = OrderedDict()
         self._refused = 0
@@ -167,7 +170,7 @@ class Limiter:
         if self._queue or self._in_flight >= self._limit:
             return None
         self._in_flight += 1
-        return Slot(self, 0.0)
+        return Slot(self, 0.0, self._epoch)
 
     async def acquire(self, *, again: bool = False) -> Slot:
         """A turn, after waiting for it in line.
@@ -183,7 +186,7 @@ class Limiter:
             return slot
         if not again and len(self._queue) >= self._settings.queue:
             self._refuse()
-        return Slot(self, await self._wait(again=again))
+        return Slot(self, await self._wait(again=again), self._epoch)
 
     def progress(self, tokens: int) -> None:
         """So many tokens came for one of the calls in flight."""
@@ -191,8 +194,17 @@ class Limiter:
         if self._tokens >= self._enough_tokens and self._window_began is not None:
             self._judge(self._window_began)
 
-    def released(self) -> None:
+    def reset(self) -> None:
+        """Forget the turns that were given and the calls that wait: their event loop has ended."""
+        self._epoch += 1
+        self._in_flight = 0
+        self._queue.clear()
+        self._window_began = None
+
+    def released(self, epoch: int) -> None:
         """One of the turns is over."""
+        if epoch != self._epoch:
+            return
         self._in_flight -= 1
         self._hand_over()
         if not self._queue:
@@ -201,7 +213,7 @@ class Limiter:
             self._begin_window()
 
     async def _wait(self, *, again: bool) -> float:
-        began = self._clock()
+        began, epoch = self._clock(), self._epoch
         turn = asyncio.get_running_loop().create_future()
         self._queue[turn] = None
         if again:
@@ -211,13 +223,13 @@ class Limiter:
         try:
             await turn
         except BaseException:
-            self._leave(turn)
+            self._leave(turn, epoch)
             raise
         return self._clock() - began
 
-    def _leave(self, turn: asyncio.Future[None]) -> None:
+    def _leave(self, turn: asyncio.Future[None], epoch: int) -> None:
         if turn.done() and not turn.cancelled():
-            self.released()  # the turn came in the same moment: it goes to the next one
+            self.released(epoch)  # the turn came in the same moment: it goes to the next one
         else:
             self._queue.pop(turn, None)
 

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from foundry_api.errors import (
-    ClientClosed,
     ConfigurationError,
     ConnectTimeout,
     FoundryError,
@@ -67,17 +66,17 @@ class HttpTransport:
         connect_timeout_s: Bound of making a connection. On loopback it takes microseconds; a remote
             service that takes longer than the default is as good as dead.
         is_direct: Whether a URL is reached directly.
-        is_ended: Whether it is over for good, so that what is still sent is refused.
+        check: Called before anything is sent; raises if nothing may be sent any more.
     """
 
     def __init__(
         self,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         is_direct: Callable[[str], bool] = is_direct,
-        is_ended: Callable[[], bool] = lambda: False,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._connect_timeout_s = connect_timeout_s
-        self._is_ended = is_ended
+        self._check = check
         self._is_direct = is_direct
         self._pools: AsyncGenerator[_Pools] | None = None
         self._present: _Pools | None = None
@@ -86,8 +85,7 @@ class HttpTransport:
 
     async def send(self, request: Request) -> HttpResponse:
         """Send a request and wait for the head of its answer. See `Transport.send`."""
-        if self._is_ended():
-            raise ClientClosed("the client is closed")
+        self._check()
         pools = self._present
         if pools is None or self._loop is not asyncio.get_running_loop():
             pools = await self._open_pools()
@@ -114,7 +112,7 @@ class HttpTransport:
         return _send_error(request, error)
 
     async def aclose(self) -> None:
-        """Close every connection. New ones are made if it is used again and not ended."""
+        """Close every connection. New ones are made if it is used again."""
         self._present = None
         if self._at_exit is not None:
             atexit.unregister(self._at_exit)
