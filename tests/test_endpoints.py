@@ -308,6 +308,8 @@ class TestResponses:
             ("x", {"instructions": 5}, "instructions"),
             ("x", {"model": ""}, "model"),
             ("x", {"store": "no"}, "store"),
+            ("x", {"text": 5}, "text"),
+            ("x", {"tool_choice": 5}, "tool_choice"),
             ([{"role": "system", "content": ""}], {}, "input"),
             ("x", {"previous_response_id": "../../models/unload/x"}, "previous_response_id"),
             ("x", {"temperature": 2.1}, "temperature"),

@@ -389,7 +389,7 @@ def expectation_of(**given: Any) -> Expectation | None:
     Raises:
         InvalidRequest: One is at fault, or two say different things.
     """
-    if all(each is None or each == () for each in given.values()):
+    if all(each is None or (type(each) is tuple and not each) for each in given.values()):
         return None
     from foundry_api.structured.expectation import Expectation  # noqa: PLC0415 - few calls need it
 

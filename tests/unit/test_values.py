@@ -447,3 +447,19 @@ def test_langchains_empty_turns_are_sent_as_ours_are() -> None:
     ]
     with pytest.raises(InvalidRequest, match=r"^messages\[1\].content is empty"):
         conversation(turns([HumanMessage("Hi"), HumanMessage(" ")]))
+
+
+@pytest.mark.parametrize("validators", [5, print, "x"])
+async def test_validators_that_are_no_list_are_named(validators: Any) -> None:
+    client = FoundryAPIClient("http://127.0.0.1:1")
+    with pytest.raises(InvalidRequest, match=r"^validators is .*, not a list"):
+        await client.complete("Hi", validators=validators)
+
+
+async def test_choices_may_be_an_array() -> None:
+    async with (
+        FakeService("b") as service,
+        FoundryAPIClient(service.base_url, model="fake") as client,
+    ):
+        answer = await client.complete("Hi", choice=np.array(["a", "b"]))  # type: ignore[arg-type]
+    assert (answer.parsed, type(answer.parsed)) == ("b", str)

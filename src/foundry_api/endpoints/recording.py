@@ -206,14 +206,21 @@ def _checked(audio: object) -> Path:
         raise InvalidRequest(f"audio is {shown(audio)}, not a path or bytes", field="audio")
     try:
         path = absolute_path(place)
-        if path.is_dir() or not path.exists():
-            what = "a directory" if path.is_dir() else "not there"
-            raise InvalidRequest(f"the recording {path} is {what}", field="audio")
-        if path.is_file() and path.stat().st_size == 0:
-            raise InvalidRequest(f"the recording {path} is empty", field="audio")
+        fault = _fault(path)
     except (OSError, ValueError) as error:
         raise _unreadable(error) from error
+    if fault:
+        raise InvalidRequest(f"the recording {path} is {fault}", field="audio")
     return path
+
+
+def _fault(path: Path) -> str:
+    """Why a path is no recording; empty where it may be one."""
+    if path.is_dir():
+        return "a directory"
+    if not path.exists():
+        return "not there"
+    return "empty" if path.is_file() and path.stat().st_size == 0 else ""
 
 
 def _read(path: Path) -> bytes:

@@ -12,7 +12,6 @@ from foundry_api.arguments import check_flag, check_several, instructions
 from foundry_api.endpoints.response_input import (
     has_images,
     input_items,
-    json_members,
     json_object,
     numbers,
 )
@@ -208,9 +207,12 @@ def _told(options: ResponseOptions) -> dict[str, Any]:
         told["tools"] = [_flat(f"tools[{at}]", tool) for at, tool in enumerate(several)]
     if (parallel := options.get("parallel_tool_calls")) is not None:
         told["parallel_tool_calls"] = check_flag("parallel_tool_calls", parallel)
-    for name in ("text", "tool_choice", "reasoning"):
+    for name in ("text", "reasoning"):
         if (value := options.get(name)) is not None:
-            told[name] = json_members(name, value)
+            told[name] = json_object(name, value)
+    if (choice := options.get("tool_choice")) is not None:
+        word = as_text(choice)
+        told["tool_choice"] = json_object("tool_choice", choice) if word is None else word
     return told
 
 

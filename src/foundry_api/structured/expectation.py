@@ -17,6 +17,7 @@ from foundry_api.structured.partial import PartialJson
 from foundry_api.structured.refusal import CodeFailed, Refused
 from foundry_api.structured.schema import response_model
 from foundry_api.user_code import text_of
+from foundry_api.values import is_several, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,13 +68,19 @@ class Expectation:
             response_model=response_model, choice=choice, grammar=grammar, parser=parser
         )
         _check_exclusive(response_model=response_model, chunk_parser=chunk_parser)
+        if not is_several(validators):
+            raise InvalidRequest(
+                f"validators is {shown(validators)}, not a list",
+                field="validators",
+                hint="Give a list: validators=[…].",
+            )
         checks = tuple(validators)
         numbered = {f"validators[{index}]": each for index, each in enumerate(checks)}
         _check_callables({"parser": parser, "chunk_parser": chunk_parser, **numbered})
         constraint, parse = _wanted(response_model, choice, grammar)
         return cls(
             constraint=constraint,
-            parse=parser or parse,
+            parse=parse if parser is None else parser,
             validators=checks,
             is_json=isinstance(constraint, JsonSchema),
             chunk_parser=chunk_parser,
