@@ -8,12 +8,14 @@ milliseconds and imports no HTTP library.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from foundry_api.errors import ConnectTimeout, FoundryError, ServiceNotRunning
 from foundry_api.service import foundry_cli
 from foundry_api.service.endpoint import Endpoint
+from foundry_api.service.listener import other_user
 from foundry_api.wire.dialects.detect import identify
 from foundry_api.wire.transport import is_loopback
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from foundry_api.wire.transport import Transport
 
 __all__ = ["KNOWN_PORTS", "KNOWN_TIMEOUT_S", "accepts", "explicit", "find", "find_shared", "look"]
+
+log = logging.getLogger("foundry_api")
 
 KNOWN_PORTS = (5272, 5273, 39839)
 """Of early Windows builds and AI Toolkit, of the examples, of the documentation of 0.10."""
@@ -54,7 +58,7 @@ async def find(
     """The first service that answers, or None.
 
     An explicit address is the only one looked at. Otherwise in this order: the shared host, what
-    Foundry's own command names, the known ports.
+    Foundry's own command names, the known ports; services of other users are passed over.
 
     Args:
         settings: Says whether an address was given.
@@ -129,8 +133,19 @@ async def look(
     *,
     timeout_s: float = ANSWER_TIMEOUT_S,
 ) -> Endpoint | None:
-    """The service at an address that somebody named, or None: any failure means there is none."""
+    """The service at an address that nobody gave, or None: any failure means there is none.
+
+    One that another user of this machine runs is passed over: it would get the prompts.
+    """
     if not await accepts(url, timeout_s / 3):  # the kernel connects; only the answer takes time
+        return None
+    if (user := other_user(url)) is not None:
+        log.warning(
+            "%s is passed over: another user of this machine (%s) listens there; give it as "
+            "base_url or FOUNDRY_BASE_URL to use it",
+            url,
+            user,
+        )
         return None
     try:
         status = await identify(transport(), url, {}, timeout_s)

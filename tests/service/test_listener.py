@@ -1,0 +1,143 @@
+"""A service that another user of this machine runs gets no prompt, unless its address is given."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from foundry_api.service import discover
+from foundry_api.service.listener import other_user
+from foundry_api.settings import Settings
+from service.doubles import foundry_double
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from foundry_api.service.paths import Paths
+    from foundry_api.wire.http import HttpTransport
+
+OTHER_UID = 65_533
+linux_root = pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0,
+    reason="only root can start a process of another user",
+)
+SERVICE = """
+import encodings.idna, json, os, sys  # all of it now: the other user may not read this Python
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        known = self.path == "/status"
+        body = json.dumps({"endpoints": [], "modelCachePath": "/x", "pid": os.getpid()}).encode()
+        self.send_response(200 if known else 404)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments): pass
+
+os.setuid(int(sys.argv[1]))
+server = HTTPServer((sys.argv[2], 0), Handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+@contextlib.contextmanager
+def service_of(uid: int, address: str = "127.0.0.1") -> Iterator[int]:
+    """The port of a service of a user."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVICE, str(uid), address], stdout=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stdout
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+@linux_root
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - in a test
+async def test_a_service_of_another_user_is_passed_over(
+    paths: Paths,
+    transport: HttpTransport,
+    bare_path: Path,
+    address: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with service_of(OTHER_UID, address) as port:
+        url = f"http://127.0.0.1:{port}"
+        settings = Settings()
+        assert await discover.find(settings, paths, lambda: transport, ports=[port]) is None
+        foundry_double(bare_path, service=f"print('is running on {url}')")
+        assert await discover.find(settings, paths, lambda: transport, ports=()) is None
+        assert f"{url} is passed over: another user of this machine (number {OTHER_UID})" in (
+            caplog.text
+        )
+        given = Settings(base_url=url)
+        found = await discover.find(given, paths, lambda: transport)
+        assert found
+        assert found.origin == "explicit"
+
+
+@linux_root
+async def test_a_service_of_root_or_of_this_user_is_used(
+    paths: Paths, transport: HttpTransport, bare_path: Path
+) -> None:
+    assert bare_path
+    with service_of(0) as port:
+        found = await discover.find(Settings(), paths, lambda: transport, ports=[port])
+    assert found
+    assert found.origin == "port"
+
+
+@linux_root
+def test_the_nearest_listener_counts() -> None:
+    """Another user who listens at every address does not get what is for this user's own."""
+    with service_of(OTHER_UID, "127.0.0.1") as port:
+        assert other_user(f"http://127.0.0.1:{port}") == f"number {OTHER_UID}"
+        assert other_user(f"http://localhost:{port}") == f"number {OTHER_UID}"
+        assert other_user(f"http://127.0.0.2:{port}") is None
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_ones_own_listener_is_nobody_elses(address: str) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        listener = socket.create_server((address, 0), family=family)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with listener:
+        host = f"[{address}]" if ":" in address else address
+        assert other_user(f"http://{host}:{listener.getsockname()[1]}") is None
+
+
+def test_where_processes_tell_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows and macOS: the listener's process says whose it is."""
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr(psutil.Process, "username", lambda process: f"HOST\\user-{process.pid}")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert other_user(url) is None
+        names = iter(["HOST\\me", "HOST\\mallory", "HOST\\me", "NT AUTHORITY\\SYSTEM"])
+        monkeypatch.setattr(psutil.Process, "username", lambda _process: next(names))
+        assert other_user(url) == "HOST\\mallory"
+        assert other_user(url) is None
+
+
+def test_where_nothing_tells_it_the_service_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(**_: object) -> None:
+        raise psutil.AccessDenied
+
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr(psutil, "net_connections", denied)
+    assert other_user("http://127.0.0.1:5273") is None
