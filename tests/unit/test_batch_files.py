@@ -6,17 +6,21 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from foundry_api.batch.job import BatchJob
-from foundry_api.batch.options import BatchOptions, InputOptions
+from foundry_api.batch.journal import read_status
+from foundry_api.batch.options import BatchOptions, InputOptions, directory_of
 from foundry_api.cli import main
 from foundry_api.errors import BatchError, BatchInputInvalid, BatchStorageFailed
-from journals import lines
+from journals import answer, failure, lines
 from unit.test_batch_job import Engine, answered
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from foundry_api.batch.lines import Finished
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs links and devices of POSIX")
 INPUT = "".join(f"prompt {index}\n" for index in range(6))
@@ -188,3 +192,26 @@ def test_the_report_of_doctor_replaces_an_earlier_one_alone(
     assert "is there, and is no report" in capsys.readouterr().err
     assert main(["doctor", "--quick", "--report", "typo/report.md"]) == 2
     assert seen(place) == before
+
+
+async def test_a_batch_goes_on_from_any_directory(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its journal keeps where the files are, not how they were called from where it was begun."""
+
+    def fails(index: int) -> Finished:
+        return failure(index) if index == 2 else answer(index)
+
+    chosen = options("a.jsonl", errors="e.jsonl")
+    assert (await BatchJob(chosen).run(Engine(fails))).failed == 1
+    monkeypatch.chdir(place / "sub")
+    kept = read_status(directory_of("../a.jsonl")).options
+    again = msgspec.structs.replace(kept, output="../a.jsonl")
+    still = Engine(fails)
+    summary = await BatchJob(again, retry_failed=True, kept=True).run(still)
+    assert (still.asked, summary.failed) == ([2], 1)
+    assert sorted(path.name for path in place.iterdir() if path.suffix == ".jsonl") == [
+        "a.jsonl",
+        "e.jsonl",
+    ]
+    assert not list((place / "sub").iterdir())

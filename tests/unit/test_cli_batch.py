@@ -114,6 +114,8 @@ def test_the_screen_while_the_input_is_checked() -> None:
         (["run", "a.txt"], "Missing option '-o'"),
         (["run", "a.txt", "-o", "b", "--strict", "--no-check"], "--strict needs the check"),
         (["run", "a.txt", "-o", "b", "--ray-address", "auto"], "--ray-address is for"),
+        (["run", "a.txt", "-o", "-", "--report", "r"], "--report is not written beside -o -"),
+        (["run", "a.txt", "-o", "-", "--errors", "e"], "--errors is not written beside -o -"),
         (["run", "a.txt", "-o", "b", "--engine", "ray", "--concurrency", "2"], "--concurrency is"),
         (["run", "a.txt", "-o", "b", "--patience", "soon"], "--patience is 'soon'"),
         (["run", "a.txt", "-o", "b", "--set", "max_tokens"], "'max_tokens' is not NAME=VALUE"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from foundry_api.errors import BatchInputInvalid
+from foundry_api.local_path import absolute_path
 from foundry_api.service.private_file import followed
 
 if TYPE_CHECKING:
@@ -105,6 +106,19 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     def directory(self) -> Path:
         """Where the journal lies: beside the output, as `NAME.batch`."""
         return directory_of(self.output)
+
+    @property
+    def absolute(self) -> BatchOptions:
+        """These options for a process in another directory, such as that of `batch retry`."""
+        path = self.input.path
+        if path != STANDARD_STREAM:
+            path = str(absolute_path(path))
+        named = {name: getattr(self, name) for name in ("output", "errors", "report")}
+        return msgspec.structs.replace(
+            self,
+            input=msgspec.structs.replace(self.input, path=path),
+            **{name: str(absolute_path(path)) for name, path in named.items() if path is not None},
+        )
 
     @property
     def output_path(self) -> Path:

@@ -127,7 +127,7 @@ class Journal:
                 keep_content(self._database, self._options, content, alone=not self._runner.others)
                 self._files.refuse_foreign()
                 self._shelf.refuse_gone()
-                put(self._database, "options", self._options)
+                put(self._database, "options", self._options.absolute)
                 if meta(self._database, "began") is None:
                     put(self._database, "began", self._clock())
             self._shelf.remove_unused()

@@ -20,7 +20,7 @@ __all__ = ["OwnFiles", "Role", "not_written_here"]
 Role = Literal["output", "errors"]
 
 HINTS: dict[Role, str] = {
-    "output": "Put it back as it was, or begin anew with --restart.",
+    "output": "Put it back as it was. To begin anew, move it away, then give --restart.",
     "errors": "Move it away: the same command then writes it again.",
 }
 

@@ -16,6 +16,7 @@ from foundry_api.batch.journal.gathering import answers, gathered
 from foundry_api.batch.journal.keeping import forget, meta, published_of, put
 from foundry_api.batch.journal.tables import write_parquet
 from foundry_api.batch.journal.told import Published
+from foundry_api.local_path import absolute_path
 from foundry_api.service.sqlite_damage import check_row
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Publisher:
     def _form(self) -> list[object]:
         """What makes the files other ones, though the same lines are in them."""
         ordered = self._options.ordered and not self._is_parquet  # a table always is
-        return [self._is_parquet, ordered, str(self._options.errors_path)]
+        return [self._is_parquet, ordered, str(absolute_path(self._options.errors_path))]
 
     @property
     def _is_parquet(self) -> bool:

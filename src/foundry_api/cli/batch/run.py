@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 import msgspec
 
-from foundry_api.batch.options import BatchOptions
+from foundry_api.batch.options import STANDARD_STREAM, BatchOptions
 from foundry_api.cli.batch.running import run_batch
 from foundry_api.cli.batch.wishes import engine_options, input_options
 from foundry_api.cli.options import Common, common_options, examples, pass_common
@@ -102,6 +102,11 @@ def command(
     """
     if strict and no_check:
         raise click.UsageError("--strict needs the check: leave --no-check out.")
+    for name, value in (("--errors", errors), ("--report", report)):
+        if value is not None and output == STANDARD_STREAM:
+            raise click.UsageError(
+                f"{name} is not written beside -o -: name a file for the answers."
+            )
     model = settings_of(common, model=read.model).model
     options = BatchOptions(
         input=msgspec.structs.replace(read, model=model),
