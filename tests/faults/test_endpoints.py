@@ -26,6 +26,7 @@ from .hostile import (
     error_json,
     event,
     hang_up,
+    head,
     piece,
     refused,
     say,
@@ -165,6 +166,40 @@ class TestEmbeddings:
             errors.ServiceOverloaded,
             type(None),
         ]
+
+    @pytest.mark.parametrize(
+        "usage", [None, {"prompt_tokens": None}, {"prompt_tokens": 0.0, "total_tokens": "x"}, []]
+    )
+    async def test_odd_counts_of_tokens_do_not_cost_the_vectors(
+        self, caller: Caller, usage: object
+    ) -> None:
+        body = {"data": [{"embedding": [1], "index": 0}], "usage": usage}
+        async with HostileServer(say(whole(201, json.dumps(body).encode()))) as server:
+            tools = caller.tools(server.base_url)
+            made = await embed(tools, ["a"], model="tiny", timeout_s=5, deadline=NEVER)
+        assert (made.vectors, made.usage) == (((1.0,),), None)
+
+    @pytest.mark.parametrize("retries", [0, 2])
+    @pytest.mark.parametrize(
+        ("script", "error", "again"),
+        [
+            (say(whole(200, b'{"data":[{"embe')), errors.ProtocolError, False),
+            (say(head(200, length=99), b'{"data":[{"embe'), errors.StreamInterrupted, True),
+        ],
+    )
+    async def test_half_a_body_is_an_error_that_the_retries_count(
+        self,
+        caller: Caller,
+        script: Script,
+        error: type[errors.FoundryError],
+        again: bool,  # noqa: FBT001 - a column of the table
+        retries: int,
+    ) -> None:
+        async with HostileServer(script) as server:
+            tools = caller.tools(server.base_url, retries=retries)
+            with pytest.raises(error) as caught:
+                await embed(tools, ["a"], model="tiny", timeout_s=5, deadline=NEVER)
+            assert len(server.requests) == caught.value.attempts == 1 + (retries if again else 0)
 
 
 class TestTranscription:

@@ -29,7 +29,7 @@ def is_end_mark(data: bytes) -> bool:
     return len(data) < _LONGEST_END_MARK and data.strip(b' \t"').upper() == b"[DONE]"
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One event of a stream."""
 
     data: bytes

@@ -20,7 +20,7 @@ from foundry_api.wire.sse import Event, is_end_mark
 __all__ = ["NOTHING", "ChatDelta", "ChatEvent", "decode_event", "finish_reason_of", "usage_of"]
 
 
-class ChatDelta(msgspec.Struct):
+class ChatDelta(msgspec.Struct, gc=False):
     """What an event adds to the answer. `reasoning` is vLLM's name for the reasoning."""
 
     content: str | None = None
@@ -50,7 +50,7 @@ class ChatDelta(msgspec.Struct):
 NOTHING: Final = ChatDelta()
 
 
-class Choice(msgspec.Struct):
+class Choice(msgspec.Struct, gc=False):
     """A piece of one of the answers."""
 
     delta: ChatDelta | None = None
@@ -58,7 +58,7 @@ class Choice(msgspec.Struct):
     index: int | None = 0
 
 
-class ChatEvent(msgspec.Struct):
+class ChatEvent(msgspec.Struct, gc=False):
     """One event. `ends` says that it is the stream's end mark, however it is written."""
 
     choices: list[Choice] | None = None
@@ -82,7 +82,9 @@ def decode_event(event: Event) -> ChatEvent:
         told = _EVENT.decode(data)
     except NOT_JSON as error:
         return _odd_event(event, error)
-    if told.error is not None or (not told.choices and told.usage is None):
+    if told.choices and told.error is None:
+        return told
+    if told.error is not None or told.usage is None:
         failure = stream_error(data, is_error=event.name == b"error")
         if failure is not None:
             raise failure

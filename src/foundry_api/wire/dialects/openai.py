@@ -281,4 +281,4 @@ class ChatStream:
         if choice.finish_reason is not None:
             self._finish_reason = finish_reason_of(choice.finish_reason) or self._finish_reason
         delta = choice.delta
-        return NOTHING if delta is None or delta.is_empty else delta
+        return NOTHING if delta is None or (not delta.content and delta.is_empty) else delta

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -10,6 +10,7 @@ from foundry_api.errors import ProtocolError
 from foundry_api.messages import Usage
 from foundry_api.replies.embeddings import Vector
 from foundry_api.wire.dialects.base import BAD_JSON
+from foundry_api.wire.dialects.chat_events import usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,14 +25,9 @@ class _Item(msgspec.Struct):
     index: int
 
 
-class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    total_tokens: int = 0
-
-
 class _Reply(msgspec.Struct):
     data: list[_Item]
-    usage: _Usage | None = None
+    usage: Any = None
 
 
 _REPLY = msgspec.json.Decoder(_Reply)
@@ -60,7 +56,7 @@ def decoded(body: bytes, count: int) -> tuple[tuple[Vector, ...], Usage | None]:
     vectors = tuple(item.embedding for item in items)
     if len({len(vector) for vector in vectors}) != 1 or not vectors[0]:
         raise ProtocolError("the embeddings that came back are empty, or differ in length")
-    counted = reply.usage
+    counted = usage_of(reply.usage)
     usage = None
     if counted is not None and counted.prompt_tokens:
         usage = Usage(counted.prompt_tokens, 0, counted.total_tokens)
