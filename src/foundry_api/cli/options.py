@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
-from foundry_api.errors import InvalidRequest
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -98,15 +96,19 @@ def _naming_options(command: _F) -> _F:
     def naming(*arguments: Any, **options: Any) -> Any:
         try:
             return command(*arguments, **options)
-        except InvalidRequest as error:
+        except ValueError as error:  # of which InvalidRequest is one, and `--help` needs no errors
             _name_option(error, click.get_current_context().command.params)
             raise
 
     return cast("_F", naming)
 
 
-def _name_option(error: InvalidRequest, parameters: Iterable[click.Parameter]) -> None:
+def _name_option(error: ValueError, parameters: Iterable[click.Parameter]) -> None:
     """Say `--max-tokens is …` where an error says `max_tokens is …`."""
+    from foundry_api.errors import InvalidRequest  # noqa: PLC0415 - as above
+
+    if not isinstance(error, InvalidRequest):
+        return
     field = (error.field or "").partition("[")[0]
     for parameter in parameters:
         if isinstance(parameter, click.Option) and parameter.name == field:
