@@ -131,6 +131,7 @@ def open_database(
     lock: AbstractContextManager[object],
     timeout_s: float,
     check_same_thread: bool = True,
+    recognised: tuple[int, int] | None = None,
 ) -> sqlite3.Connection:
     """Open a file of ours for writing, made and laid out if it is missing or empty.
 
@@ -140,6 +141,7 @@ def open_database(
         lock: Held by the one process that lays the file out.
         timeout_s: How long a statement waits for another process's.
         check_same_thread: Whether only the thread that opened it may use it.
+        recognised: The `file_identity` of one that was opened before, which saves a millisecond.
 
     Raises:
         ForeignFile: Something else is there.
@@ -149,12 +151,18 @@ def open_database(
     """
     for _ in range(OPEN_ATTEMPTS):
         create_file(path)
-        identity = _check_file(path, file_format, timeout_s)
+        identity = file_identity(path)
+        is_known = identity is not None and identity == recognised
+        if not is_known:
+            identity = _check_file(path, file_format, timeout_s)
         _protect_side_files(path)
         try:
             database = _connect(path, "mode=rw", timeout_s, check_same_thread=check_same_thread)
             try:
-                _prepare(database, path, file_format, lock)
+                if is_known:  # what opens the log as well, before the last look
+                    database.execute("pragma user_version").fetchone()
+                else:
+                    _prepare(database, path, file_format, lock)
             except BaseException:
                 database.close()
                 raise

@@ -28,6 +28,7 @@ from foundry_api.service.sqlite_file import (
     ForeignFile,
     NotADatabase,
     OtherFormat,
+    file_identity,
     open_database,
     remove_set_aside,
     set_aside,
@@ -173,6 +174,7 @@ class UsesDb:
         self._owner = owner
         self._clock = clock
         self._lives = lives
+        self._recognised: tuple[int, int] | None = None
 
     def claim(self, service: str, model: str, hold_s: float) -> ModelUser | None:
         """Say that this client uses a model.
@@ -393,7 +395,14 @@ class UsesDb:
         return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
-        db = open_database(self._path, FORMAT, lock=self._lock(), timeout_s=BUSY_S)
+        db = open_database(
+            self._path,
+            FORMAT,
+            lock=self._lock(),
+            timeout_s=BUSY_S,
+            recognised=self._recognised,
+        )
+        self._recognised = file_identity(self._path)
         try:
             # What a crash of the machine would lose is about processes that it ended as well.
             db.execute("pragma synchronous = off")
