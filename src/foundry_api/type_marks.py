@@ -122,14 +122,17 @@ def _marks_of(kind: Any, owner: Any, seen: set[int]) -> Iterator[tuple[Any, Any]
     if hasattr(kind, "__value__"):  # of a type alias
         yield from _marks_of(kind.__value__, owner, seen)
     described = origin if isinstance(origin, type) else kind
-    if id(described) in seen or not _has_members(described):
-        return
-    seen.add(id(described))
-    for default in _defaults(described):
+    if id(described) not in seen and _has_members(described):
+        seen.add(id(described))
+        yield from _marks_of_members(described, seen)
+
+
+def _marks_of_members(kind: Any, seen: set[int]) -> Iterator[tuple[Any, Any]]:
+    for default in _defaults(kind):
         if is_field(default):
-            yield default, described
-    for hint in typing.get_type_hints(described, include_extras=True).values():
-        yield from _marks_of(hint, described, seen)
+            yield default, kind
+    for hint in typing.get_type_hints(kind, include_extras=True).values():
+        yield from _marks_of(hint, kind, seen)
 
 
 def _has_members(kind: Any) -> bool:
