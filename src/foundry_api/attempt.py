@@ -22,6 +22,7 @@ from foundry_api.errors import (
     SilenceTimeout,
     StreamInterrupted,
 )
+from foundry_api.resilience.limiter import Moved
 from foundry_api.wire.dialects.base import error_of
 from foundry_api.wire.transport import OK, Reply
 
@@ -75,6 +76,7 @@ class GuardedAttempt:
         clock: Callable[[], float],
     ) -> None:
         self.service = service
+        service.attempts.add(self)
         self.connection: Connection | None = None
         self.model: Model | None = None
         self.queued_s = 0.0
@@ -90,22 +92,26 @@ class GuardedAttempt:
         self._sent = False
         self._bytes = 0
 
-    async def prepare(self, name: str, *, download: bool, again: bool) -> None:
+    async def prepare(
+        self, name: str, *, download: bool, again: bool, may_move: bool = False
+    ) -> None:
         """Find the service, have the model in memory, and wait for a turn.
 
         Args:
             name: The model's name as the caller said it.
             download: Whether a model that is not here may be downloaded first.
             again: Whether the call waited for its turn before, so that it need not line up again.
+            may_move: Whether another service may serve it as well.
 
         Raises:
+            Moved: Another service is free while this one is not.
             UnsupportedFeature: The service cannot do what the caller wants.
             FoundryError: There is no service, no such model, no turn, or no time for it.
         """
         await self._find(name, download=download)
         self._slot = self.service.limiter.try_acquire()
         if self._slot is None:
-            await self._queue(again=again)
+            await self._queue(again=again, may_move=may_move)
             # What was found before the wait may be gone since.
             await self._find(name, download=download)
         connection, model = self.found
@@ -117,6 +123,7 @@ class GuardedAttempt:
         Args:
             error: Why it ended early; None if it was answered.
         """
+        self.service.attempts.discard(self)
         self._drop_response()
         self._tell_breaker(error)
         self._blame(error)
@@ -250,11 +257,17 @@ class GuardedAttempt:
             await connection.make_ready(name, download=download)
         return connection
 
-    async def _queue(self, *, again: bool) -> None:
+    async def _queue(self, *, again: bool, may_move: bool = False) -> None:
         self._watch.ignore_silence("waiting for its turn")
         trial = self._permit is not None and self._permit.trial
-        with self._watch:
-            self._slot = await self.service.limiter.acquire(again=again or trial)
+        try:
+            with self._watch:
+                self._slot = await self.service.limiter.acquire(
+                    again=again or trial, may_move=may_move and not trial
+                )
+        except Moved as moved:
+            self.queued_s = moved.queued_s
+            raise
         self.queued_s = self._slot.queued_s
 
     async def _error_reply(self, response: Response) -> Reply:

@@ -262,6 +262,7 @@ class Backend:
     def _forget_loop(self) -> None:
         """The event loop before this one has ended, perhaps without ending the calls there."""
         for service in self.services:
+            service.attempts.clear()
             service.limiter.reset()
             service.breaker.end_trial()
 

@@ -26,6 +26,7 @@ from foundry_api.events import (
 from foundry_api.messages import Attempt, Timings
 from foundry_api.recovery import Recovery
 from foundry_api.resilience.deadline import Deadline
+from foundry_api.resilience.limiter import Moved
 from foundry_api.resilience.watch import Watch
 
 if TYPE_CHECKING:
@@ -160,14 +161,33 @@ class GuardedCall(ABC, Generic[_R, _A]):
         tools, name = self._tools, self._recovery.model
         self._model, self._service, self._attempt_started = name, None, tools.clock()
         watch.ignore_silence("connecting")
-        with watch:
-            service = await self._pick(name)
-        attempt = self._attempt = self._new_attempt(service, watch)
-        await attempt.prepare(name, download=self._order.download, again=bool(self._attempts))
+        attempt = await self._in_line(name, watch)
         connection, model = attempt.found
         self._model, self._service = model.id, connection.endpoint.base_url
         self._tell_attempt(attempt)
         return attempt
+
+    async def _in_line(self, name: str, watch: Watch) -> _A:
+        """An attempt that has waited in line for its turn, wherever one was free first."""
+        download, again = self._order.download, bool(self._attempts)
+        while True:
+            with watch:
+                service = await self._pick(name)
+            attempt = self._attempt = self._new_attempt(service, watch)
+            may_move = self._may_move and not self._recovery.tried
+            try:
+                await attempt.prepare(name, download=download, again=again, may_move=may_move)
+            except Moved as moved:
+                attempt.close(moved)
+                self._queued_s += attempt.queued_s
+                again = True
+            else:
+                return attempt
+
+    @property
+    def _may_move(self) -> bool:
+        """Whether any of the services may serve it."""
+        return True
 
     def _silence_bounds(self) -> tuple[float, float]:
         timeout_s = self._order.timeout_s

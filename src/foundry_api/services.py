@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 from foundry_api.errors import FoundryError, ServiceCrashed, ServiceError, ServiceNotRunning
@@ -44,6 +45,7 @@ class Service:
     Attributes:
         breaker: As above.
         limiter: As above.
+        attempts: Those that were assigned to it and have not ended.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Service:
     ) -> None:
         self.breaker = breaker
         self.limiter = limiter
+        self.attempts: set[object] = set()
         self._connect = connect
         self._forget = forget
         self._connection: Connection | None = None
@@ -178,6 +181,9 @@ class Services:
         self._usable = tuple(usable)
         self._make_own = own
         self._own: Service | None = None
+        if len(self._usable) > 1:
+            for service in self._usable:
+                service.limiter.on_idle = partial(self._relieve, service)
 
     def __iter__(self) -> Iterator[Service]:
         """Those that are in use."""
@@ -189,7 +195,7 @@ class Services:
         return self._usable[0]
 
     def pick(self, tried: AbstractSet[Service] = frozenset()) -> Service:
-        """The one to call next: with the least in flight, among those whose breaker is closed.
+        """The one to call next: with the fewest calls, among those whose breaker is closed.
 
         One whose breaker waits for a trial comes before all, or it would never be found back.
 
@@ -221,6 +227,11 @@ class Services:
                 return self._own
         return service
 
+    def _relieve(self, free: Service) -> None:
+        """Send a call that waits at another service to one that has a turn for it."""
+        if free.breaker.state == "closed" and free.connection is not None:
+            max(self._usable, key=lambda service: service.limiter.queued).limiter.move_one()
+
     async def aclose(self) -> None:
         """Forget every connection."""
         for service in self:
@@ -230,4 +241,7 @@ class Services:
 def _burden(service: Service) -> tuple[int, int]:
     if service.breaker.due:
         return 0, 0
-    return (1 if service.breaker.state == "closed" else 2), service.limiter.load
+    # A call counts from the moment at which it was assigned: in a burst, the first ones connect and
+    # load before they line up.
+    calls = max(len(service.attempts), service.limiter.load)
+    return (1 if service.breaker.state == "closed" else 2), calls

@@ -215,6 +215,10 @@ class EndpointCall(GuardedCall[Asking[_P, _R], EndpointAttempt[_P, _R]], Generic
     async def _pick(self, name: str) -> Service:
         return self._only or await super()._pick(name)
 
+    @property
+    def _may_move(self) -> bool:
+        return self._only is None
+
     def _is_final(self, error: FoundryError, attempt: EndpointAttempt[_P, _R] | None) -> bool:
         if self._request.is_repeatable or attempt is None or not attempt.was_sent:
             return False

@@ -16,7 +16,7 @@ from foundry_api.values import as_int, shown
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Limiter", "LimiterSettings", "LimiterStatistics", "Slot"]
+__all__ = ["Limiter", "LimiterSettings", "LimiterStatistics", "Moved", "Slot"]
 
 WINDOW_S = 0.2
 WINDOW_TOKENS = 32
@@ -85,6 +85,18 @@ class LimiterStatistics(Result):
     tokens_per_second: float | None
 
 
+class Moved(Exception):
+    """A call need not wait here any longer: another service has a turn for it.
+
+    Attributes:
+        queued_s: Seconds that it waited.
+    """
+
+    def __init__(self, queued_s: float) -> None:
+        super().__init__("another service is free")
+        self.queued_s = queued_s
+
+
 class Slot:
     """A call's turn.
 
@@ -124,6 +136,7 @@ class Limiter:
 
     Attributes:
         service: The service's name in errors; its owner sets it.
+        on_idle: Called when a turn is free and nobody waits for it; its owner sets it.
     """
 
     def __init__(
@@ -139,7 +152,9 @@ class Limiter:
         self._limit = settings.fixed or settings.initial
         self._epoch = 0
         self._in_flight = 0
-        self._queue: OrderedDict[asyncio.Future[None], None] = OrderedDict()
+        self.on_idle: Callable[[], None] | None = None
+        self._queue: OrderedDict[asyncio.Future[bool], bool] = OrderedDict()
+        """The turns that are waited for: given, or not because the call moves; which calls may."""
         self._refused = 0
         self._tokens = 0
         self._enough_tokens = 0
@@ -149,6 +164,19 @@ class Limiter:
     def load(self) -> int:
         """Calls in flight and calls that wait."""
         return self._in_flight + len(self._queue)
+
+    @property
+    def queued(self) -> int:
+        """Calls that wait."""
+        return len(self._queue)
+
+    def move_one(self) -> None:
+        """Send the call that waits longest to another service, of those that may go there."""
+        for turn, may_move in self._queue.items():
+            if may_move and not turn.done():
+                del self._queue[turn]
+                turn.set_result(False)
+                return
 
     @property
     def limit(self) -> int:
@@ -172,13 +200,15 @@ class Limiter:
         self._in_flight += 1
         return Slot(self, 0.0, self._epoch)
 
-    async def acquire(self, *, again: bool = False) -> Slot:
+    async def acquire(self, *, again: bool = False, may_move: bool = False) -> Slot:
         """A turn, after waiting for it in line.
 
         Args:
             again: The call had waited before: it goes to the front, and is never refused.
+            may_move: Another service may serve it as well.
 
         Raises:
+            Moved: Another service is free.
             QueueFull: Too many wait already.
         """
         self._forget_the_dead()
@@ -186,7 +216,7 @@ class Limiter:
             return slot
         if not again and len(self._queue) >= self._settings.queue:
             self._refuse()
-        return Slot(self, await self._wait(again=again), self._epoch)
+        return Slot(self, await self._wait(again=again, may_move=may_move), self._epoch)
 
     def progress(self, tokens: int) -> None:
         """So many tokens came for one of the calls in flight."""
@@ -209,27 +239,33 @@ class Limiter:
         self._hand_over()
         if not self._queue:
             self._window_began = None
+            if self.on_idle is not None and self._in_flight < self._limit:
+                self.on_idle()
         elif self._window_began is None:
             self._begin_window()
 
-    async def _wait(self, *, again: bool) -> float:
+    async def _wait(self, *, again: bool, may_move: bool) -> float:
         began, epoch = self._clock(), self._epoch
         turn = asyncio.get_running_loop().create_future()
-        self._queue[turn] = None
+        self._queue[turn] = may_move
         if again:
             self._queue.move_to_end(turn, last=False)
         if self._window_began is None:
             self._begin_window()
         try:
-            await turn
+            has_turn = await turn
         except BaseException:
             self._leave(turn, epoch)
             raise
-        return self._clock() - began
+        queued_s = self._clock() - began
+        if not has_turn:
+            raise Moved(queued_s)
+        return queued_s
 
-    def _leave(self, turn: asyncio.Future[None], epoch: int) -> None:
+    def _leave(self, turn: asyncio.Future[bool], epoch: int) -> None:
         if turn.done() and not turn.cancelled():
-            self.released(epoch)  # the turn came in the same moment: it goes to the next one
+            if turn.result():
+                self.released(epoch)  # the turn came in the same moment: it goes to the next one
         else:
             self._queue.pop(turn, None)
 
@@ -238,7 +274,7 @@ class Limiter:
             turn, _ = self._queue.popitem(last=False)
             if not turn.done():
                 self._in_flight += 1
-                turn.set_result(None)
+                turn.set_result(True)
 
     def _forget_the_dead(self) -> None:
         """Drop what waited on an event loop that has ended without cancelling it."""

@@ -55,7 +55,8 @@ class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointCalls, SyncBat
             `FOUNDRY_API_KEY`. It is sent nowhere else, and no key of a cloud is ever read. A
             callable gives it anew for each request, so that it may change.
         base_urls: Addresses of several services instead of one. Each call goes to the one with the
-            least in flight, and to another when that fails; default `FOUNDRY_BASE_URLS`.
+            fewest calls, and to another when that fails, or while it waits and the other is free;
+            default `FOUNDRY_BASE_URLS`.
         service: `auto` (default), or `embedded` for an engine of its own without a search.
         model: Model of calls that name none; default `FOUNDRY_MODEL`, else phi-4-mini.
         timeout: Seconds without a token before a call gives up, or `auto` for what each model was

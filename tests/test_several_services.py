@@ -1,0 +1,100 @@
+"""Calls to several services at once, from the first one on."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from faults.hostile import LAST_CHUNK, HostileServer, events, piece, stream_head, whole
+from foundry_api import FoundryAPIClient, LimiterSettings
+
+if TYPE_CHECKING:
+    from faults.hostile import Peer, Script
+
+
+def serving(gate: asyncio.Event | None = None) -> Script:
+    """A service of 2.1 with one model, which answers once the gate is open."""
+
+    async def script(peer: Peer) -> None:
+        while True:
+            path = (await peer.request()).path
+            if path.endswith("/chat/completions"):
+                await asyncio.sleep(0.01)
+                if gate is not None:
+                    await gate.wait()
+                await peer.send(stream_head(), *map(piece, events("Hello")), LAST_CHUNK)
+            elif path.endswith("/loaded"):
+                await peer.send(whole(200, b'["tiny:1"]'))
+            elif path.endswith("/models"):
+                await peer.send(whole(200, b'{"data":[{"id":"tiny:1"}]}'))
+            else:
+                await peer.send(whole(200, b'{"modelCachePath":"/nowhere","pid":1}'))
+
+    return script
+
+
+def chats(server: HostileServer) -> int:
+    return sum(each.path.endswith("/chat/completions") for each in server.requests)
+
+
+@pytest.mark.parametrize("limits", [LimiterSettings(), LimiterSettings(fixed=1)])
+@pytest.mark.parametrize("size", [2, 3])
+async def test_a_burst_at_cold_services_is_shared(limits: LimiterSettings, size: int) -> None:
+    servers = [HostileServer(serving()) for _ in range(size)]
+    for server in servers:
+        await server.__aenter__()
+    urls = [server.base_url for server in servers]
+    async with FoundryAPIClient(base_urls=urls, model="tiny:1", limiter=limits) as client:
+        for _ in range(2):  # cold, and warm
+            async with asyncio.timeout(20):
+                await asyncio.gather(*(client.complete("Hi") for _ in range(24)))
+        assert all(not service.attempts for service in client.services)
+    counts = [chats(server) for server in servers]
+    for server in servers:
+        await server.stop()
+    assert sum(counts) == 48
+    assert min(counts) >= 48 / size * 0.6, counts
+
+
+async def test_calls_that_wait_at_a_stuck_service_move_to_one_that_is_free() -> None:
+    gate = asyncio.Event()
+    async with HostileServer(serving(gate)) as stuck, HostileServer(serving()) as free:
+        urls = [stuck.base_url, free.base_url]
+        limits = LimiterSettings(fixed=1)
+        async with FoundryAPIClient(base_urls=urls, model="tiny:1", limiter=limits) as client:
+            calls = [asyncio.ensure_future(client.complete("Hi")) for _ in range(10)]
+            async with asyncio.timeout(10):
+                while sum(call.done() for call in calls) < 9:
+                    await asyncio.wait(
+                        [call for call in calls if not call.done()],
+                        return_when=asyncio.FIRST_COMPLETED,
+                    )
+            assert (chats(stuck), chats(free)) == (1, 9)
+            gate.set()
+            completions = await asyncio.gather(*calls)
+            statistics = [service.limiter.statistics() for service in client.services]
+    assert [completion.content for completion in completions] == ["Hello"] * 10
+    assert all(len(completion.attempts) == 1 for completion in completions)
+    assert [(each.in_flight, each.queued) for each in statistics] == [(0, 0)] * 2
+
+
+async def test_a_call_that_leaves_as_it_is_moved_takes_no_turn() -> None:
+    gate = asyncio.Event()
+    async with HostileServer(serving(gate)) as stuck, HostileServer(serving()) as free:
+        urls = [stuck.base_url, free.base_url]
+        limits = LimiterSettings(fixed=1)
+        async with FoundryAPIClient(base_urls=urls, model="tiny:1", limiter=limits) as client:
+            calls = [asyncio.ensure_future(client.complete("Hi")) for _ in range(12)]
+            async with asyncio.timeout(10):
+                await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            for call in calls[2::2]:
+                call.cancel()
+            gate.set()
+            async with asyncio.timeout(10):
+                await asyncio.gather(*calls, return_exceptions=True)
+            assert (await client.complete("Hi")).content == "Hello"
+            statistics = [service.limiter.statistics() for service in client.services]
+            assert all(not service.attempts for service in client.services)
+    assert [(each.in_flight, each.queued) for each in statistics] == [(0, 0)] * 2
