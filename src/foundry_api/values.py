@@ -49,7 +49,7 @@ def as_int(value: object) -> int | None:
     """A whole number of exactly the type `int`; None for anything else, `True` and 2.0 included."""
     if type(value) is int:
         return value
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    if value is None or isinstance(value, bool | float | str) or not isinstance(value, Integral):
         return None
     return operator.index(cast("SupportsIndex", value)) + 0
 
@@ -93,6 +93,8 @@ def as_path(value: object) -> str | None:
 
 def is_several(value: object) -> TypeGuard[Iterable[Any]]:
     """Whether it can be iterated over, and is no text, no bytes and no mapping."""
+    if type(value) is list or type(value) is tuple:
+        return True  # as in nearly every call, and an abstract base class takes a microsecond
     return isinstance(value, Iterable) and not isinstance(value, str | bytes | bytearray | Mapping)
 
 
