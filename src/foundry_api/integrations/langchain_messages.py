@@ -93,7 +93,7 @@ def whole_message(answer: Completion[Any]) -> AIMessage:
             invalid.append(invalid_tool_call(name=name, args=text, id=call.id, error=str(error)))
     return AIMessage(
         content=answer.content,
-        additional_kwargs=_besides(answer.reasoning, answer.parsed),
+        additional_kwargs=_besides(answer.reasoning, answer.refusal, answer.parsed),
         tool_calls=calls,
         invalid_tool_calls=invalid,
         usage_metadata=_usage(answer.usage),
@@ -116,7 +116,7 @@ def chunk_message(chunk: Chunk, index: int) -> AIMessageChunk:
     ]
     message = AIMessageChunk(
         content=chunk.content,
-        additional_kwargs=_besides(chunk.reasoning, chunk.parsed),
+        additional_kwargs=_besides(chunk.reasoning, chunk.refusal, chunk.parsed),
         tool_call_chunks=calls,
     )
     if chunk.finish_reason is not None and chunk.usage is not None:
@@ -126,8 +126,12 @@ def chunk_message(chunk: Chunk, index: int) -> AIMessageChunk:
     return message
 
 
-def _besides(reasoning: str, parsed: Any) -> dict[str, Any]:
-    told = {"reasoning_content": reasoning or None, PARSED: parsed}
+def _besides(reasoning: str, refusal: str, parsed: Any) -> dict[str, Any]:
+    told = {
+        "reasoning_content": reasoning or None,
+        "refusal": refusal or None,
+        PARSED: parsed,
+    }
     return {name: value for name, value in told.items() if value is not None}
 
 

@@ -133,6 +133,8 @@ def _repetitions(refused: Sequence[Completion[None]]) -> int:
 def _parsed(completion: Completion[None], expectation: Expectation) -> Any:
     if completion.tool_calls:  # the answer comes when they have been made
         return None
+    if completion.refusal and not completion.content.strip():
+        raise Incomplete(f"the model refuses to answer: {completion.refusal}")
     return checked(completion.content, completion.finish_reason, expectation)
 
 

@@ -247,3 +247,10 @@ def test_a_schema_that_the_engine_refuses_is_the_callers_to_mend(run: Run) -> No
             Model(GrammarError("Error creating grammar: Unsatisfiable")),
             Expectation.of(response_model=int),
         )
+
+
+async def test_a_refusal_is_told_and_not_asked_again() -> None:
+    model = Model(said("", refusal="I may not."), said("5"))
+    with pytest.raises(StructuredOutputError, match="refuses to answer: I may not"):
+        await answered(model.ask, ASKED, NUMBER, repairs=2)
+    assert len(model.asked) == 1
