@@ -421,6 +421,20 @@ async def test_waiting_for_a_pipe_that_nobody_writes_to_can_be_ended(tmp_path: P
     assert not options.directory.exists()
 
 
+async def test_a_pipe_that_is_refused_leaves_no_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = BatchOptions(input=InputOptions(path="-"), output=str(tmp_path / "answers.jsonl"))
+    piped(monkeypatch, "PK\3\4\n")
+    with pytest.raises(BatchInputInvalid, match="is a zip archive"):
+        await BatchJob(options).run(Engine())
+    assert not options.directory.exists()
+    options.directory.mkdir()
+    (options.directory / "input").write_text("of a run that never began", encoding="utf-8")
+    piped(monkeypatch, "one\n")
+    assert (await BatchJob(options).run(Engine())).total == 1
+
+
 async def test_a_pipe_that_was_read_without_being_kept_is_not_read_again(tmp_path: Path) -> None:
     for others in ({"check": False, "output": str(tmp_path / "b.jsonl")}, {"output": "-"}):
         options = BatchOptions(input=InputOptions(path="-"), **others)

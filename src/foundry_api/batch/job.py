@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import msgspec
 
 from foundry_api.batch.files import check_files
 from foundry_api.batch.journal import Checked, Journal, read_status
+from foundry_api.batch.journal.database import FILE as JOURNAL
 from foundry_api.batch.ledger import OutputStream
 from foundry_api.batch.progress import BatchProgress, Meter
 from foundry_api.batch.run import RETURN_S, Run, Task
@@ -202,12 +203,22 @@ class BatchJob:
             return open_source(options.input, is_left=self._is_left)
         if self._restart:
             _refuse_running(options.directory)  # its copy of a pipe is about to be replaced
-        return open_source(
-            options.input,
-            spool=options.directory / SPOOL,
-            standard_input="kept" if self._kept else "new" if self._restart else "same",
-            is_left=self._is_left,
-        )
+        directory, spool = options.directory, options.directory / SPOOL
+        is_begun = (directory / JOURNAL).exists()
+        is_new = self._restart or not is_begun
+        try:
+            return open_source(
+                options.input,
+                spool=spool,
+                standard_input="kept" if self._kept else "new" if is_new else "same",
+                is_left=self._is_left,
+            )
+        except BatchInputInvalid:
+            if not is_begun:  # what is refused leaves nothing behind
+                with suppress(OSError):
+                    spool.unlink()
+                    directory.rmdir()
+            raise
 
     def _is_left(self) -> bool:
         return self._leaving
