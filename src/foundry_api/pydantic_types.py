@@ -43,6 +43,7 @@ class PydanticType:
 
     Attributes:
         schema: Its JSON schema.
+        matches_with_python: Whether Python's regular expressions are used for patterns.
 
     Raises:
         PydanticUserError: pydantic cannot describe it.
@@ -51,6 +52,8 @@ class PydanticType:
     def __init__(self, kind: Any) -> None:
         is_adapter = isinstance(kind, cast("Any", TypeAdapter))
         self._adapter: TypeAdapter[Any] = kind if is_adapter else TypeAdapter(for_pydantic(kind))
+        written = repr(cast("Any", self._adapter).core_schema)
+        self.matches_with_python = "python-re" in written or "re.compile" in written
         self.schema: dict[str, Any] = self._adapter.json_schema(schema_generator=_Schema)
 
     def decode(self, text: str | bytes) -> Any:

@@ -101,38 +101,38 @@ def _typed_dict(kind: Any) -> Any:
     return make(kind.__name__, members)
 
 
-def _marks(kind: Any, seen: set[int]) -> Iterator[tuple[Any, Any]]:
+def _marks(kind: Any, seen: set[int], owner: Any = None) -> Iterator[tuple[Any, Any]]:
     """The marks within a type, each with the class whose member has it."""
-    yield from _marks_of(kind, None, seen)
-
-
-def _marks_of(kind: Any, owner: Any, seen: set[int]) -> Iterator[tuple[Any, Any]]:
     kind = getattr(kind, "__supertype__", kind)  # of a NewType
     origin = typing.get_origin(kind)
     if origin is Literal:
         return
     for mark in getattr(kind, "__metadata__", ()) if origin is Annotated else ():
         yield mark, owner
-    for argument in typing.get_args(kind)[: 1 if origin is Annotated else None]:
-        several: Any = argument
-        if not isinstance(several, list):  # the parameters of a Callable
-            several = (argument,)
-        for each in several:
-            yield from _marks_of(each, owner, seen)
+    for part in _parts(kind):
+        yield from _marks(part, seen, owner)
+    yield from _marks_of_members(origin if isinstance(origin, type) else kind, seen)
+
+
+def _parts(kind: Any) -> Iterator[Any]:
+    """The types that a type is made of."""
+    arguments = typing.get_args(kind)
+    for each in arguments[:1] if typing.get_origin(kind) is Annotated else arguments:
+        argument: Any = each
+        yield from argument if isinstance(argument, list) else (argument,)
     if hasattr(kind, "__value__"):  # of a type alias
-        yield from _marks_of(kind.__value__, owner, seen)
-    described = origin if isinstance(origin, type) else kind
-    if id(described) not in seen and _has_members(described):
-        seen.add(id(described))
-        yield from _marks_of_members(described, seen)
+        yield kind.__value__
 
 
 def _marks_of_members(kind: Any, seen: set[int]) -> Iterator[tuple[Any, Any]]:
+    if id(kind) in seen or not _has_members(kind):
+        return
+    seen.add(id(kind))
     for default in _defaults(kind):
         if is_field(default):
             yield default, kind
     for hint in typing.get_type_hints(kind, include_extras=True).values():
-        yield from _marks_of(hint, kind, seen)
+        yield from _marks(hint, seen, kind)
 
 
 def _has_members(kind: Any) -> bool:

@@ -14,9 +14,9 @@ from foundry_api.messages import Choice, Grammar, JsonSchema
 from foundry_api.structured.choosing import begins_like, chosen
 from foundry_api.structured.finding import json_texts
 from foundry_api.structured.partial import PartialJson
-from foundry_api.structured.refusal import CodeFailed, Refused
+from foundry_api.structured.refusal import CodeFailed, Refused, TookTooLong
 from foundry_api.structured.schema import response_model
-from foundry_api.user_code import text_of
+from foundry_api.user_code import text_of, try_in_thread
 from foundry_api.values import is_several, shown
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class Expectation:
             False, to refuse it.
         is_json: Whether the text is JSON, so that a stream has partial values.
         chunk_parser: Makes each chunk of a stream into its partial value instead.
+        slow_from: Length of a text from which on `parse` may take long; None if it never does, or
+            is the caller's.
     """
 
     constraint: Constraint | None = None
@@ -47,6 +49,7 @@ class Expectation:
     validators: tuple[Callable[[Any], object], ...] = ()
     is_json: bool = False
     chunk_parser: Callable[[Chunk], Any] | None = None
+    slow_from: int | None = None
 
     @classmethod
     def of(
@@ -77,13 +80,14 @@ class Expectation:
         checks = tuple(validators)
         numbered = {f"validators[{index}]": each for index, each in enumerate(checks)}
         _check_callables({"parser": parser, "chunk_parser": chunk_parser, **numbered})
-        constraint, parse = _wanted(response_model, choice, grammar)
+        constraint, parse, slow_from = _wanted(response_model, choice, grammar)
         return cls(
             constraint=constraint,
             parse=parse if parser is None else parser,
             validators=checks,
             is_json=isinstance(constraint, JsonSchema),
             chunk_parser=chunk_parser,
+            slow_from=slow_from,
         )
 
     def check(self, text: str) -> Any:
@@ -96,6 +100,20 @@ class Expectation:
             self._validate(text)
             return None
         parsed = self._parsed(self.parse, text)
+        self._validate(parsed)
+        return parsed
+
+    async def check_apart(self, text: str) -> Any:
+        """As `check`, with what may take long in a thread; the caller's own code stays here.
+
+        Raises:
+            Refused: It does not pass.
+        """
+        if self.parse is None or self.slow_from is None or len(text) < self.slow_from:
+            return self.check(text)
+        parsed, error = await try_in_thread(self._parsed, self.parse, text)
+        if error is not None:
+            raise error
         self._validate(parsed)
         return parsed
 
@@ -172,17 +190,17 @@ def _called(code: Callable[[Any], Any], value: Any, what: str, refusal: str = ""
 
 def _wanted(
     model: Any, choice: Sequence[str] | None, grammar: str | None
-) -> tuple[Constraint | None, Callable[[str], Any] | None]:
+) -> tuple[Constraint | None, Callable[[str], Any] | None, int | None]:
     """What the engine keeps the answer to, and what is made of its text."""
     if model is not None:
         wanted = response_model(model)
-        return JsonSchema(wanted.schema), lambda text: _first(wanted.decode, text)
+        return JsonSchema(wanted.schema), lambda text: _first(wanted.decode, text), wanted.slow_from
     if choice is not None:
         choices = _checked_choices(choice)
-        return Choice(choices), lambda text: chosen(text, choices)
+        return Choice(choices), lambda text: chosen(text, choices), None
     if grammar is not None:
-        return Grammar(check_text("grammar", grammar)), str
-    return None, None
+        return Grammar(check_text("grammar", grammar)), str, None
+    return None, None, None
 
 
 def _first(decode: Callable[[str], Any], text: str) -> Any:
@@ -194,6 +212,8 @@ def _first(decode: Callable[[str], Any], text: str) -> Any:
     for index, candidate in enumerate(json_texts(text)):
         try:
             return decode(candidate)
+        except TookTooLong:
+            raise
         except Refused as error:
             wrong = error if wrong is None or index == 1 else wrong
     raise wrong or Refused("the answer holds no JSON")

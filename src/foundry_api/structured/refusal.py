@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from foundry_api.user_code import describe
 
-__all__ = ["CodeFailed", "Incomplete", "Refused"]
+__all__ = ["CodeFailed", "Incomplete", "Refused", "TookTooLong"]
 
 
 class Refused(ValueError):
@@ -20,6 +20,10 @@ class Refused(ValueError):
     def __init__(self, *errors: str) -> None:
         super().__init__("; ".join(errors))
         self.errors = errors
+
+
+class TookTooLong(Refused):
+    """An answer could not be validated in the time for that."""
 
 
 class Incomplete(Refused):

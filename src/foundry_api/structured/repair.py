@@ -64,7 +64,7 @@ async def answered(
             message = "there is no room in the context to ask again"
             raise _failure(refused, message) from error
         try:
-            parsed = _parsed(completion, expectation)
+            parsed = await _parsed(completion, expectation)
         except Refused as error:
             refused.append(completion)
             is_final = isinstance(error, CodeFailed | Incomplete)
@@ -78,7 +78,7 @@ async def answered(
             return _merged(completion, refused, parsed)
 
 
-def checked(text: str, finish_reason: FinishReason | None, expectation: Expectation) -> Any:
+async def checked(text: str, finish_reason: FinishReason | None, expectation: Expectation) -> Any:
     """Return what an answer is.
 
     Raises:
@@ -86,14 +86,14 @@ def checked(text: str, finish_reason: FinishReason | None, expectation: Expectat
         Refused: It does not pass.
     """
     if finish_reason == "stop":
-        return expectation.check(text)
+        return await expectation.check_apart(text)
     reason = _WITHHELD if finish_reason == "content_filter" else _CUT
     if finish_reason == "length" and expectation.rules_out(text):
-        return expectation.check(text)  # more tokens would not have made it pass
+        return await expectation.check_apart(text)  # more tokens would not have made it pass
     if not expectation.may_be_cut(text):
         raise Incomplete(reason)
     try:
-        return expectation.check(text)
+        return await expectation.check_apart(text)
     except CodeFailed:
         raise
     except Refused as error:
@@ -130,12 +130,12 @@ def _repetitions(refused: Sequence[Completion[None]]) -> int:
     return len(refused) - len({each.content for each in refused})
 
 
-def _parsed(completion: Completion[None], expectation: Expectation) -> Any:
+async def _parsed(completion: Completion[None], expectation: Expectation) -> Any:
     if completion.tool_calls:  # the answer comes when they have been made
         return None
     if completion.refusal and not completion.content.strip():
         raise Incomplete(f"the model refuses to answer: {completion.refusal}")
-    return checked(completion.content, completion.finish_reason, expectation)
+    return await checked(completion.content, completion.finish_reason, expectation)
 
 
 def refusal_hint(error: Refused) -> str:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import enum
 import functools
+import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args
 
 import msgspec
 
 from foundry_api.errors import InvalidRequest
+from foundry_api.structured.apart import MAX_PATTERN_S, CostlyPatterns, errors_apart
 from foundry_api.structured.finding import json_value
-from foundry_api.structured.refusal import Refused
+from foundry_api.structured.refusal import Refused, TookTooLong
 from foundry_api.structured.tags import with_tags_required
 from foundry_api.type_marks import UnknownMark, needs_pydantic
 from foundry_api.type_paths import path_of, path_schema
+
+if TYPE_CHECKING:
+    from foundry_api.structured.validation import SchemaValidator
 
 __all__ = ["ResponseModel", "response_model"]
 
@@ -24,6 +29,15 @@ T = TypeVar("T")
 
 KEPT_SCHEMAS = 64
 """A schema costs milliseconds to check, and the requests of a program have few of them."""
+
+SLOW_FROM = 4096
+"""Characters of an answer that are validated without leaving the event loop."""
+
+MAX_STEPS = 20_000
+"""Keywords of a schema that are looked at before a process of its own goes on."""
+
+MAX_VALIDATION_S = 10.0
+"""Seconds for such a process."""
 
 _UNENCODABLE = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 
@@ -34,10 +48,12 @@ class ResponseModel(msgspec.Struct, Generic[T], frozen=True):
     Attributes:
         schema: Its JSON schema.
         decode: Makes JSON text into a value of the type; raises `Refused`.
+        slow_from: Length of a text from which on that may take long; None if it never does.
     """
 
     schema: dict[str, Any]
     decode: Callable[[str], T]
+    slow_from: int | None = None
 
 
 def response_model(model: Any) -> ResponseModel[Any]:
@@ -144,20 +160,44 @@ def _checked(schema: dict[str, Any]) -> ResponseModel[Any]:
     from foundry_api.structured.validation import SchemaValidator  # noqa: PLC0415
 
     validator = SchemaValidator(schema)
+    patterns = CostlyPatterns(schema)
     engine_schema(schema)  # a reference that leads nowhere is an error on every generation
 
     def decode(text: str) -> Any:
         value = json_value(text)
-        validator.check(value)
+        if errors := _errors(validator, patterns, schema, value):
+            raise Refused(*errors)
         return value
 
-    return ResponseModel(with_tags_required(schema), decode)
+    slow_from = 0 if patterns or _repeats(schema) else SLOW_FROM
+    return ResponseModel(with_tags_required(schema), decode, slow_from)
+
+
+def _errors(
+    validator: SchemaValidator, patterns: CostlyPatterns, schema: dict[str, Any], value: Any
+) -> list[str]:
+    """What is wrong with a value; in a process of its own where that may take long."""
+    if not patterns.may_take_long(value):
+        try:
+            return validator.errors(value, max_steps=MAX_STEPS)
+        except TookTooLong:
+            pass
+    return errors_apart(schema, json.dumps(value), MAX_VALIDATION_S)
+
+
+def _repeats(schema: dict[str, Any]) -> bool:
+    """Whether a schema may look at the same value again and again: alternatives in a recursion."""
+    written = msgspec.json.encode(schema)
+    return b'"$ref"' in written and (b'"anyOf"' in written or b'"oneOf"' in written)
 
 
 def _of_type(model: type[T]) -> ResponseModel[T]:
     decoder = msgspec.json.Decoder(model, dec_hook=path_of)
+    schema = msgspec.json.schema(model, schema_hook=path_schema)
+    patterns = CostlyPatterns(schema)
 
     def decode(text: str) -> T:
+        _try_patterns(patterns, schema, text)
         try:
             return decoder.decode(text)
         except msgspec.ValidationError as error:
@@ -165,8 +205,17 @@ def _of_type(model: type[T]) -> ResponseModel[T]:
         except (msgspec.DecodeError, RecursionError) as error:
             raise Refused(f"the answer cannot be read: {error}") from error
 
-    schema = msgspec.json.schema(model, schema_hook=path_schema)
-    return ResponseModel(with_tags_required(schema), decode)
+    return ResponseModel(with_tags_required(schema), decode, 0 if patterns else None)
+
+
+def _try_patterns(patterns: CostlyPatterns, schema: dict[str, Any], text: str) -> None:
+    """See that a library that keeps to patterns by itself will be done with a text soon.
+
+    Raises:
+        TookTooLong: It would not.
+    """
+    if patterns and patterns.may_take_long(json_value(text)):
+        errors_apart(schema, text, MAX_PATTERN_S)
 
 
 def _with_path_first(message: str) -> str:
@@ -187,13 +236,18 @@ def _of_pydantic(model: Any) -> ResponseModel[Any]:
     except (PydanticUserError, NameError, TypeError) as error:
         raise _not_a_model(model, error) from error
 
+    # Its own expressions take linear time; those of Python, which may be asked for, do not.
+    schema = described.schema
+    patterns = CostlyPatterns(schema if described.matches_with_python else {})
+
     def decode(text: str) -> Any:
+        _try_patterns(patterns, schema, text)
         try:
             return described.decode(text)
         except PydanticRefusal as error:
             raise Refused(*(f"{path}: {message}" for path, message in error.errors)) from error
 
-    return ResponseModel(with_tags_required(described.schema), decode)
+    return ResponseModel(with_tags_required(schema), decode, 0 if patterns else None)
 
 
 def _is_of_pydantic(model: Any) -> bool:

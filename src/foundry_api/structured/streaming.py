@@ -45,7 +45,7 @@ async def parsed_chunks(
     async with aclosing(chunks):
         async for chunk in chunks:
             try:
-                piece = reader.read(chunk)
+                piece = await reader.read(chunk)
             except Refused as error:
                 raise reader.failure(chunk, error) from refusal_cause(error)
             yield piece
@@ -65,7 +65,7 @@ class _Reader:
         self._partial: Any = None
         self._calls_tools = False
 
-    def read(self, chunk: Chunk) -> Chunk:
+    async def read(self, chunk: Chunk) -> Chunk:
         """The chunk with what it adds.
 
         Raises:
@@ -78,7 +78,7 @@ class _Reader:
         parsed = None
         if chunk.finish_reason is not None and not self._calls_tools:
             self._partial = self._partial if self._json is None else _or_none(self._json.finish())
-            parsed = checked("".join(self._text), chunk.finish_reason, self._expectation)
+            parsed = await checked("".join(self._text), chunk.finish_reason, self._expectation)
         return msgspec.structs.replace(chunk, partial=self._partial, parsed=parsed)
 
     def failure(self, chunk: Chunk, error: Refused) -> StructuredOutputError:

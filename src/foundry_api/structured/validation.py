@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import itertools
+import math
 import re
+import threading
 import uuid
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
@@ -15,7 +17,7 @@ from jsonschema import validators
 from referencing.jsonschema import EMPTY_REGISTRY
 
 from foundry_api.errors import GrammarError, InvalidRequest
-from foundry_api.structured.refusal import Refused
+from foundry_api.structured.refusal import Refused, TookTooLong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -56,26 +58,52 @@ class SchemaValidator:
                 f"response_model is no JSON schema: at {error.json_path}: {error.message}",
                 field="response_model",
             ) from error
-        checking = cast("Any", validators).extend(draft, {"multipleOf": _multiple_of})
+        keywords = {**draft.VALIDATORS, "multipleOf": _multiple_of, "uniqueItems": _unique_items}
+        counted = {name: self._counted(check) for name, check in keywords.items()}
+        checking = cast("Any", validators).extend(draft, counted)
+        self._steps = threading.local()
         self._validator: Validator = checking(
             schema, format_checker=_FORMATS, registry=EMPTY_REGISTRY
         )
 
     def check(self, value: Any) -> None:
-        """Refuse a value that the schema does not allow.
+        """Refuse a value that the schema does not allow, however long that takes.
 
         Raises:
             Refused: It is not as the schema has it.
             GrammarError: The schema refers to itself without end.
         """
+        if errors := self.errors(value):
+            raise Refused(*errors)
+
+    def errors(self, value: Any, *, max_steps: float = math.inf) -> list[str]:
+        """What of a value the schema does not allow.
+
+        Args:
+            value: The value.
+            max_steps: Keywords that are looked at before it is given up.
+
+        Raises:
+            TookTooLong: It was given up.
+            GrammarError: The schema refers to itself without end.
+        """
+        self._steps.left = max_steps
         try:
             errors = list(itertools.islice(self._validator.iter_errors(value), MAX_ERRORS))
         except RecursionError as error:
             raise GrammarError(
                 "response_model refers to itself without end", field="response_model"
             ) from error
-        if errors:
-            raise Refused(*(f"{each.json_path}: {_shortened(each.message)}" for each in errors))
+        return [f"{each.json_path}: {_shortened(each.message)}" for each in errors]
+
+    def _counted(self, check: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any) -> Iterator[jsonschema.ValidationError]:
+            self._steps.left -= 1
+            if self._steps.left < 0:
+                raise TookTooLong("the answer takes too long to validate")
+            yield from check(*arguments) or ()
+
+        return counted
 
 
 def _shortened(message: str, limit: int = 300) -> str:
@@ -91,6 +119,34 @@ def _multiple_of(
         return
     if Fraction(str(instance)) % Fraction(str(factor)):
         yield jsonschema.ValidationError(f"{instance} is not a multiple of {factor}")
+
+
+def _unique_items(
+    validator: Any, is_unique: object, instance: Any, schema: object
+) -> Iterator[jsonschema.ValidationError]:
+    """In linear time; jsonschema compares each item with each other one."""
+    del schema
+    if not is_unique or not validator.is_type(instance, "array"):
+        return
+    if len({_comparable(each) for each in instance}) < len(instance):
+        yield jsonschema.ValidationError("has non-unique elements")
+
+
+def _comparable(value: Any) -> Any:
+    """What is equal for equal JSON: 1 and 1.0 are, 1 and true are not.
+
+    Numbers become texts, whose hashes nobody who writes an answer can make collide.
+    """
+    if isinstance(value, dict):
+        members = cast("dict[str, Any]", value)
+        return frozenset((name, _comparable(each)) for name, each in members.items())
+    if isinstance(value, list):
+        return tuple(map(_comparable, value))
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return ("number", repr(value))
+    return value
 
 
 def _is_time(text: str) -> bool:

@@ -81,7 +81,7 @@ class ToolCaller:
         try:
             tool = self._tool(call)
             given = _given(call)
-            value = await self._called(tool, _fitting(tool, given))
+            value = await self._called(tool, await _fitted(tool, given))
             content = _content(tool, value)
         except _Refused as refused:
             value, error, content = None, refused.error, _sendable(f"Error: {refused.told}")
@@ -203,6 +203,17 @@ def _unquoted(text: str) -> str:
         return msgspec.json.decode(text, type=str)
     except msgspec.DecodeError:
         return text
+
+
+async def _fitted(tool: Tool, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments as the function's types have them; in a thread where that may take long."""
+    if tool.arguments is None or not tool.arguments.may_take_long(given):
+        return _fitting(tool, given)
+    fitting, error = await try_in_thread(_fitting, tool, given)
+    if error is not None:
+        raise error
+    arguments: dict[str, Any] = fitting
+    return arguments
 
 
 def _fitting(tool: Tool, given: dict[str, Any]) -> dict[str, Any]:

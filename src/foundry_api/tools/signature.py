@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, TypeGuard
 import msgspec
 
 from foundry_api.errors import ToolDefinitionError
+from foundry_api.structured.apart import MAX_PATTERN_S, CostlyPatterns, errors_apart
 from foundry_api.structured.tags import with_tags_required
 from foundry_api.tools.docstring import described
 from foundry_api.type_marks import UnknownMark, is_field, needs_pydantic, pydantic_is_there
@@ -63,13 +64,26 @@ class Arguments:
             if is_field(default):
                 default = default.get_default(call_default_factory=False)
             _add_default(self.schema["properties"][each], default)
+        # pydantic's expressions take linear time, those of Python that msgspec uses do not.
+        by_msgspec = [each for each, (kind, _) in fields.items() if not _is_ours(kind)]
+        described = [self.schema["properties"][each] for each in by_msgspec]
+        if len(by_msgspec) == len(fields):
+            described.append(self.schema.get("$defs", {}))
+        self._patterns = CostlyPatterns(described)
+
+    def may_take_long(self, arguments: dict[str, Any]) -> bool:
+        """Whether a pattern may take long on them, so that `converted` needs a thread."""
+        return bool(self._patterns) and self._patterns.may_take_long(arguments)
 
     def converted(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """What the function is called with.
 
         Raises:
             msgspec.ValidationError: They do not fit; the message names the place.
+            ValueError: A pattern takes too long on them.
         """
+        if self.may_take_long(arguments):
+            errors_apart(self.schema, msgspec.json.encode(arguments).decode(), MAX_PATTERN_S)
         values = msgspec.convert(arguments, self._struct, dec_hook=_converted)
         given = {each: getattr(values, each) for each in self._struct.__struct_fields__}
         known = {
@@ -236,8 +250,13 @@ def _add_default(schema: dict[str, Any], default: Any) -> None:
         return  # the function knows it, and JSON has no word for it
 
 
+def _is_ours(kind: Any) -> bool:
+    """Whether a type, with its description or without, is one that pydantic converts."""
+    return _is_by_pydantic(getattr(kind, "__origin__", kind))
+
+
 def _is_by_pydantic(kind: Any) -> TypeGuard[type[_ByPydantic]]:
-    return issubclass(kind, _ByPydantic)
+    return inspect.isclass(kind) and issubclass(kind, _ByPydantic)
 
 
 def _described(kind: Any) -> dict[str, Any]:
