@@ -139,12 +139,16 @@ class _Cost:
             elif name == "BRANCH":
                 self._choices += 1
                 self._is_nested = self._is_nested or within
-                for branch in argument[1]:
+                branches: Any = argument[1]
+                for branch in branches:
                     self._look(branch, within=within)
             elif name == "GROUPREF":
                 self._power += 1
             else:
-                for each in argument if isinstance(argument, tuple) else (argument,):
+                parts: Any = argument
+                if not isinstance(parts, tuple):
+                    parts = (argument,)
+                for each in parts:
                     if isinstance(each, _PARSER.SubPattern):
                         self._look(each, within=within)
 

@@ -141,7 +141,8 @@ def _comparable(value: Any) -> Any:
         members = cast("dict[str, Any]", value)
         return frozenset((name, _comparable(each)) for name, each in members.items())
     if isinstance(value, list):
-        return tuple(map(_comparable, value))
+        items: list[Any] = value  # pyright: ignore[reportUnknownVariableType] # of JSON
+        return tuple(map(_comparable, items))
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int | float) and not isinstance(value, bool):

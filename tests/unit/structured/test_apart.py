@@ -164,22 +164,22 @@ def test_usual_patterns_are_matched_without_a_process(pattern: str) -> None:
     assert not CostlyPatterns({"pattern": pattern}).may_take_long("x" * 200)
 
 
-@pytest.mark.parametrize(
-    ("items", "is_unique"),
-    [
-        ([1, True], True),
-        ([0, False], True),
-        ([1, 1.0], False),
-        ([2**53 + 1, float(2**53)], True),
-        ([{"a": 1, "b": 2}, {"b": 2, "a": 1.0}], False),
-        ([[1, [2]], [1, [2.0]]], False),
-        ([[1, 2], [2, 1]], True),
-        (["1", 1], True),
-        ([None, None], False),
-        ([0.0, -0.0], False),
-        ([[], {}], True),
-    ],
-)
+UNIQUE: list[tuple[list[Any], bool]] = [
+    ([1, True], True),
+    ([0, False], True),
+    ([1, 1.0], False),
+    ([2**53 + 1, float(2**53)], True),
+    ([{"a": 1, "b": 2}, {"b": 2, "a": 1.0}], False),
+    ([[1, [2]], [1, [2.0]]], False),
+    ([[1, 2], [2, 1]], True),
+    (["1", 1], True),
+    ([None, None], False),
+    ([0.0, -0.0], False),
+    ([[], {}], True),
+]
+
+
+@pytest.mark.parametrize(("items", "is_unique"), UNIQUE)
 def test_unique_items_are_those_that_json_tells_apart(items: list[Any], *, is_unique: bool) -> None:
     assert (SchemaValidator({"uniqueItems": True}).errors(items) == []) is is_unique
 
