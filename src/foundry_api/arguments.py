@@ -60,6 +60,7 @@ EMPTY_RESULT = '""'
 """What is sent for the empty result of a tool: its JSON, as `run` sends it."""
 
 _ROLES = frozenset(get_args(Role))
+_PLAIN_MEMBERS = {"role", "content"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -114,7 +115,11 @@ def conversation(messages: Iterable[Message | Mapping[str, Any]]) -> tuple[Messa
     Raises:
         InvalidRequest: There are none, or one of the user is empty, or one cannot be sent.
     """
-    if isinstance(messages, str | bytes | Message) or is_mapping(messages):
+    if type(messages) is list or type(messages) is tuple:
+        plain_turns = [_plain_turn(message) for message in messages]
+        if plain_turns and None not in plain_turns:
+            return tuple(cast("list[Message]", plain_turns))
+    if isinstance(messages, (str, bytes, Message)) or is_mapping(messages):
         raise InvalidRequest(
             f"messages is {shown(messages)}, not a list of messages",
             field="messages",
@@ -122,11 +127,10 @@ def conversation(messages: Iterable[Message | Mapping[str, Any]]) -> tuple[Messa
         )
     several = check_several("messages", messages, "a list of messages")
     turns = [_turn(f"messages[{index}]", message) for index, message in enumerate(several)]
-    if not turns:
-        raise InvalidRequest("messages is empty", field="messages")
     checked = tuple(turn for turn in turns if turn is not None)
     if not checked:
-        raise InvalidRequest("messages has only empty messages", field="messages")
+        wrong = "has only empty messages" if turns else "is empty"
+        raise InvalidRequest(f"messages {wrong}", field="messages")
     return checked
 
 
@@ -161,16 +165,14 @@ def check_timeout(timeout: object) -> float | Literal["auto"] | None:
     Raises:
         InvalidRequest: It is neither `auto` nor above 0.
     """
-    text = as_text(timeout)
-    if text == "auto":
+    if timeout is None:
+        return None
+    if as_text(timeout) == "auto":
         return "auto"
-    if text is not None:
-        raise InvalidRequest(
-            f"timeout is {shown(timeout)}, neither a number of seconds nor 'auto'", field="timeout"
-        )
-    seconds = check_range("timeout", timeout, 0, math.inf)
-    if seconds == 0:
-        raise InvalidRequest("timeout is 0, but must be above 0 s", field="timeout")
+    seconds = as_float(timeout)
+    if seconds is None or not seconds > 0:
+        wrong = "but must be above 0 s" if seconds is not None else "neither seconds nor 'auto'"
+        raise InvalidRequest(f"timeout is {shown(timeout)}, {wrong}", field="timeout")
     return seconds
 
 
@@ -220,8 +222,11 @@ def check_known(options: Mapping[str, Any], known: AbstractSet[str]) -> None:
     Raises:
         TypeError: There is no such option, as Python itself says of an unknown argument.
     """
-    for name in options.keys() - known:
-        raise TypeError(f"a completion takes no argument {name!r}; further members go into extra=")
+    for name in options:
+        if name not in known:
+            raise TypeError(
+                f"a completion takes no argument {name!r}; further members go into extra="
+            )
 
 
 def model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -239,6 +244,15 @@ def model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:
     if not names:
         raise InvalidRequest("model is an empty list", field="model")
     return names
+
+
+def _plain_turn(message: object) -> Message | None:
+    """A message of the commonest form, checked at once; None for one to look at more closely."""
+    if type(message) is dict and message.keys() == _PLAIN_MEMBERS:
+        message = Message(message["role"], message["content"])
+    if not _is_sound(message) or not message.content or message.content.isspace():
+        return None
+    return message if message.content.isascii() and "\0" not in message.content else None
 
 
 def _turn(field: str, message: Message | Mapping[str, Any]) -> Message | None:
@@ -304,8 +318,7 @@ def _is_sound(message: object) -> TypeGuard[Message]:
     """Whether it is a message of the right types; its constructor checks none of them."""
     return (
         type(message) is Message
-        and type(message.role) is str
-        and message.role in _ROLES
+        and (type(message.role) is str and message.role in _ROLES)
         and type(message.content) is str
         and not message.tool_calls
         and message.tool_call_id is None
@@ -381,6 +394,8 @@ def check_range(field: str, value: object, low: float, high: float) -> float | N
     """
     if value is None:
         return None
+    if (type(value) is float or type(value) is int) and low <= value <= high:
+        return value
     whole = as_int(value)
     number = as_float(value) if whole is None else whole
     if number is None:
@@ -396,10 +411,12 @@ def check_whole(field: str, value: object, low: float, high: float) -> int | Non
     Raises:
         InvalidRequest: It is out of bounds, or no whole number.
     """
+    if value is None:
+        return None
     # The 2.x service ignores 2.0 and "5" in silence, 1.x answers 500.
     number = as_int(value)
     check_range(field, value, low, high)
-    if value is not None and number is None:
+    if number is None:
         raise InvalidRequest(f"{field} is {shown(value)}, not a whole number", field=field)
     return number
 
@@ -437,7 +454,7 @@ def _stop_string(field: str, value: object) -> str:
 
 
 def _tools(tools: Sequence[ToolLike] | None) -> tuple[ToolDefinition, ...]:
-    if tools is None or tools == []:
+    if tools is None or (type(tools) is list and not tools):
         return ()
     # Describing functions is of no use to those who offer none.
     from foundry_api.tools.definition import definitions  # noqa: PLC0415

@@ -380,6 +380,10 @@ def _sampled(request: ChatRequest, repetitions: int) -> ChatRequest:
     )
 
 
+def _is_given(value: object) -> bool:
+    return value is not None and not (type(value) is tuple and not value)
+
+
 def expectation_of(**given: Any) -> Expectation | None:
     """What an answer has to be; None for any answer.
 
@@ -389,7 +393,7 @@ def expectation_of(**given: Any) -> Expectation | None:
     Raises:
         InvalidRequest: One is at fault, or two say different things.
     """
-    if all(each is None or (type(each) is tuple and not each) for each in given.values()):
+    if not any(map(_is_given, given.values())):
         return None
     from foundry_api.structured.expectation import Expectation  # noqa: PLC0415 - few calls need it
 

@@ -214,6 +214,10 @@ def _model(name: str, value: object) -> str:
         raise ConfigurationError(
             f"{name} is {shown(text)}, which holds control characters", hint="Name a model."
         )
+    if _SURROGATE.search(text):
+        raise ConfigurationError(
+            f"{name} is {shown(text)}, which holds a lone surrogate", hint="Name a model."
+        )
     return text
 
 
@@ -244,7 +248,10 @@ def _base_urls(name: str, value: object) -> tuple[str, ...]:
             f"{name} is of type {type(value).__name__}, not a list of addresses",
             hint="Give a list such as ['http://127.0.0.1:5273', 'http://127.0.0.1:5274'].",
         )
-    return tuple(normalised_url(url, f"{name}[{index}]") for index, url in enumerate(value))
+    urls = tuple(normalised_url(url, f"{name}[{index}]") for index, url in enumerate(value))
+    if not urls and type(value) is not tuple:  # as the default is
+        raise ConfigurationError(f"{name} is an empty list", hint="Leave it out to find a service.")
+    return urls
 
 
 def _api_key(name: str, value: object) -> str:
@@ -363,6 +370,7 @@ def variables() -> tuple[str, ...]:
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _KEY = re.compile(r"[\x21-\x7e]+")
 _URL_HINT = "Give one like http://127.0.0.1:5273."
 _OWN_PATHS = re.compile(r"(?:/|/openai/status|/v1)+$")
@@ -395,7 +403,7 @@ def normalised_url(url: object, name: str = "the base URL") -> str:
             f"{name} carries a credential", hint="Give it as api_key or FOUNDRY_API_KEY."
         )
     spaced = any(character.isspace() for character in parts.netloc + parts.path)
-    unsound = spaced or _CONTROL.search(text) is not None
+    unsound = spaced or _CONTROL.search(text) or _SURROGATE.search(text)
     if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or unsound:
         raise ConfigurationError(
             f"{name} is {without_secrets(text)}, not a service's address", hint=_URL_HINT

@@ -6,7 +6,6 @@ number to everybody but an encoder of JSON. They are converted where they are ch
 
 from __future__ import annotations
 
-import math
 import operator
 import os
 import re
@@ -49,9 +48,14 @@ def as_int(value: object) -> int | None:
     """A whole number of exactly the type `int`; None for anything else, `True` and 2.0 included."""
     if type(value) is int:
         return value
-    if value is None or isinstance(value, bool | float | str) or not isinstance(value, Integral):
+    if value is None or isinstance(value, (bool, float, str)) or not isinstance(value, Integral):
         return None
-    return operator.index(cast("SupportsIndex", value)) + 0
+    if isinstance(value, int):
+        return int.__index__(value)  # whatever the subclass makes of it
+    try:
+        return int.__index__(operator.index(cast("SupportsIndex", value)))
+    except Exception:  # noqa: BLE001 - a caller's own class may raise anything
+        return None
 
 
 def as_float(value: object) -> float | None:
@@ -61,6 +65,8 @@ def as_float(value: object) -> float | None:
     """
     if type(value) is float:
         return value
+    if isinstance(value, float):
+        return float.__float__(value)  # whatever the subclass makes of it
     is_number = isinstance(value, Real) or (
         isinstance(value, Number) and not isinstance(value, Complex)  # a Decimal
     )
@@ -68,7 +74,7 @@ def as_float(value: object) -> float | None:
         return None
     try:
         return float(cast("SupportsFloat", value))
-    except (OverflowError, ValueError):
+    except Exception:  # noqa: BLE001 - too large, or whatever a caller's own class raises
         return None
 
 
@@ -107,15 +113,25 @@ def encode(value: object) -> bytes:
     """A caller's value as JSON.
 
     Raises:
+        ValueError: It holds a number that JSON has no word for; the message says where.
         TypeError: It has no form in JSON; see `UNENCODABLE` for the others.
     """
-    return _ENCODER.encode(value)
+    encoded = _ENCODER.encode(value)
+    if any(word in encoded for word in _NOT_FINITE):  # which may be a None, or within a text
+        from decimal import Decimal  # noqa: PLC0415 - few values need it
+
+        kept = (Decimal,)
+        _check_finite(
+            msgspec.to_builtins(value, builtin_types=kept, str_keys=True, enc_hook=_plain_leaf)
+        )
+    return encoded
 
 
 def plain(value: object) -> Any:
     """A caller's value as Python's own dicts, lists, texts and numbers.
 
     Raises:
+        ValueError: It holds a number that JSON has no word for; the message says where.
         TypeError: It has no form in JSON; see `UNENCODABLE` for the others.
     """
     return msgspec.json.decode(encode(value))
@@ -144,12 +160,26 @@ def _plain_leaf(value: object) -> Any:
     """What msgspec cannot encode, as what it can."""
     for convert in (as_text, as_int, as_float, as_bool):
         if (converted := convert(value)) is not None:
-            if isinstance(converted, float) and not math.isfinite(converted):
-                break
             return converted
     if is_mapping(value):
         return dict(value)
     raise TypeError(f"{shown(value)} has no form in JSON")
 
+
+def _check_finite(value: Any, place: str = "") -> None:
+    """Refuse NaN and infinity: msgspec writes them as null."""
+    if is_mapping(value):
+        for name, member in value.items():
+            _check_finite(member, f"{place}[{shown(name)}]")
+    elif is_several(value):
+        for index, item in enumerate(value):
+            _check_finite(item, f"{place}[{index}]")
+    elif not isinstance(value, (int, str)) and str(value).lower().strip("-+s") in _WORDS:
+        raise ValueError(f"{place or 'it'} is {value}, and JSON has no word for that")
+
+
+_WORDS = frozenset({"nan", "inf", "infinity"})
+_NOT_FINITE = (b"null", b"NaN", b"Inf")
+"""How msgspec writes numbers that are not finite: those of float, and those of Decimal."""
 
 _ENCODER = msgspec.json.Encoder(enc_hook=_plain_leaf, decimal_format="number")

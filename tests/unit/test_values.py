@@ -28,6 +28,9 @@ from foundry_api import (
     Message,
     ModelResidency,
     Request,
+    ToolDefinition,
+    ToolDefinitionError,
+    tool,
 )
 from foundry_api.arguments import (
     chat_request,
@@ -188,6 +191,139 @@ def test_what_is_no_number_is_none(value: Any) -> None:
     assert as_float(value) is None
     assert as_float(Decimal("sNaN")) is None
     assert as_bool("1") is None
+
+
+class Stubborn(float):
+    """A float whose own conversion fails."""
+
+    def __float__(self) -> float:
+        raise RuntimeError
+
+
+class Odd(int):
+    """An int whose own arithmetic gives something else."""
+
+    def __add__(self, other: object) -> Any:
+        return "sum"
+
+    def __index__(self) -> int:
+        raise RuntimeError
+
+
+def test_a_subclass_is_its_number_whatever_its_methods_do() -> None:
+    assert (as_float(Stubborn(0.5)), type(as_float(Stubborn(0.5)))) == (0.5, float)
+    assert (as_int(Odd(5)), type(as_int(Odd(5)))) == (5, int)
+
+
+def test_an_infinite_bound_of_silence_is_one_that_a_float_can_hold() -> None:
+    assert check_timeout(math.inf) == math.inf
+    for seconds, wrong in (
+        (10**400, "neither seconds nor 'auto'"),
+        (-1, "above 0 s"),
+        (math.nan, "above 0 s"),
+    ):
+        with pytest.raises(InvalidRequest, match=wrong) as caught:
+            check_timeout(seconds)
+        assert caught.value.field == "timeout"
+
+
+NOT_FINITE = [
+    math.nan,
+    math.inf,
+    -math.inf,
+    np.float64("nan"),
+    Decimal("NaN"),
+    Decimal("-Infinity"),
+]
+
+
+@pytest.mark.parametrize("value", [*NOT_FINITE, Decimal("sNaN"), np.float32("inf")])
+def test_a_number_that_json_has_no_word_for_is_refused_by_its_place(value: Any) -> None:
+    for function in (encode, plain):
+        with pytest.raises(ValueError, match=r"^\['a'\]\[1\]\['b'\] is .*no word for that"):
+            function({"a": [None, {"b": value}]})
+    assert plain({"a": [None, "NaN", "null", "Infinity"]}) == {
+        "a": [None, "NaN", "null", "Infinity"]
+    }
+
+
+@pytest.mark.parametrize("value", NOT_FINITE)
+def test_no_argument_turns_a_number_that_is_none_into_null(value: Any) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "number", "default": value}}}
+    body: Any = {"messages": [{"role": "user", "content": "Hi"}], "tools": [value]}
+    for argument, call in (
+        ("extra", lambda: chat_request(prompt_turns("x"), extra={"n": value})),
+        ("extra", lambda: responding("x", {"extra": {"n": value}})),
+        ("reasoning", lambda: responding("x", {"reasoning": {"n": value}})),
+        ("json", lambda: raw_request("POST", "/a", json={"n": value})),
+        ("tools[0]", lambda: definitions([{"name": "f", "parameters": schema}])),
+        ("tools[0].parameters", lambda: definitions([ToolDefinition(name="f", parameters=schema)])),
+        ("body", lambda: _checked(BatchRequest(custom_id="a", body=body))),
+    ):
+        with pytest.raises(InvalidRequest, match="no word for that") as caught:
+            call()
+        assert caught.value.field == argument
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"name": 5}, "name"),
+        ({"description": 5}, "description"),
+        ({"description": "a\0b"}, "description"),
+        ({"description": "\ud800"}, "description"),
+        ({"parameters": 5}, "parameters"),
+        ({"parameters": {"default": object()}}, "parameters"),
+        ({"parameters": {"default": math.nan}}, "parameters"),
+    ],
+)
+def test_a_tool_that_cannot_be_described_is_refused_where_it_is_made(
+    arguments: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(ToolDefinitionError) as caught:
+        tool(lambda: None, **{"name": "f", "parameters": {}, **arguments})
+    assert caught.value.field == field
+
+
+def test_a_tool_is_described_in_plain_values() -> None:
+    schema: Any = {"type": "object", "default": np.float64(1)}
+    made = tool(lambda: None, name=np.str_("f"), description=Text("F."), parameters=schema)
+    assert msgspec.json.encode(made.definition) == (
+        b'{"name":"f","description":"F.","parameters":{"type":"object","default":1.0}}'
+    )
+
+
+def test_a_default_that_json_has_no_word_for_is_left_out_of_a_schema() -> None:
+    def weigh(kilos: float = math.nan) -> float:
+        return kilos
+
+    assert tool(weigh).definition.parameters["properties"] == {"kilos": {"type": "number"}}
+
+
+def test_an_array_of_tools_is_one_of_none() -> None:
+    assert chat_request(prompt_turns("x"), tools=np.array([])).tools == ()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("message", [{"role": "user", "content": "Hi"}, Message("user", "Hi")])
+@pytest.mark.parametrize("text", ["a\0b", "\ud800", "", " "])
+def test_the_commonest_form_of_a_message_is_checked_as_the_others(message: Any, text: str) -> None:
+    assert conversation([message, message]) == (Message("user", "Hi"),) * 2
+    spoilt: Any = (
+        {**message, "content": text} if isinstance(message, dict) else Message("user", text)
+    )
+    with pytest.raises(InvalidRequest) as caught:
+        conversation((message, spoilt))
+    assert caught.value.field == "messages[1].content"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"role": ["user"], "content": "Hi"}, {"role": "robot", "content": "Hi"}, {"role": "user"}],
+)
+def test_a_message_of_a_wrong_role_is_named(message: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        conversation([message])
+    assert (caught.value.field or "").startswith("messages[0]")
 
 
 def test_a_path_is_one_that_a_system_could_have() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from foundry_api.batch.lines import EMBEDDINGS_URL, RESPONSES_URL
 from foundry_api.batch.turns import turns
 from foundry_api.errors import InvalidRequest
+from foundry_api.values import shown
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -147,7 +148,8 @@ def _tool_choice(choice: object) -> Any:
             return choice
         case _:
             raise InvalidRequest(
-                f"tool_choice is {choice!r}, neither a word nor a function", field="tool_choice"
+                f"tool_choice is {shown(choice)}, neither a word nor a function",
+                field="tool_choice",
             )
 
 
@@ -167,7 +169,8 @@ def _wanted(body: dict[str, Any]) -> dict[str, Any]:
             wanted = {}
         case other:
             raise InvalidRequest(
-                f"response_format is {other!r}, which no service knows", field="response_format"
+                f"response_format is {shown(other)}, which no service knows",
+                field="response_format",
             )
     body.pop("response_format", None)
     return wanted

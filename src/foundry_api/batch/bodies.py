@@ -22,6 +22,7 @@ from foundry_api.batch.lines import CHAT_URL, EMBEDDINGS_URL, RESPONSES_URL, URL
 from foundry_api.batch.plain import is_plain_chat
 from foundry_api.batch.turns import turns
 from foundry_api.errors import InvalidRequest
+from foundry_api.values import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -197,12 +198,12 @@ def _labels(name: str, value: object) -> None:
     for label, text in cast("dict[str, Any]", value).items():
         if not isinstance(text, str):
             field = f"{name}.{label}"
-            raise InvalidRequest(f"{field} is {text!r}, not a text", field=field)
+            raise InvalidRequest(f"{field} is {shown(text)}, not a text", field=field)
 
 
 def _boolean(name: str, value: object) -> None:
     if not isinstance(value, bool):
-        raise InvalidRequest(f"{name} is {value!r}, neither true nor false", field=name)
+        raise InvalidRequest(f"{name} is {shown(value)}, neither true nor false", field=name)
 
 
 def _text_or_list(name: str, value: object) -> None:
@@ -217,7 +218,7 @@ def _text_or_object(name: str, value: object) -> None:
 
 def _encoding(name: str, value: object) -> None:
     if value not in ("float", "base64"):
-        raise InvalidRequest(f"{name} is {value!r}, neither float nor base64", field=name)
+        raise InvalidRequest(f"{name} is {shown(value)}, neither float nor base64", field=name)
 
 
 def _penalty(name: str, value: object) -> None:

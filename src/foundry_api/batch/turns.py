@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from foundry_api.errors import InvalidRequest
+from foundry_api.values import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +23,7 @@ def turns(messages: object) -> list[Any]:
         InvalidRequest: They are no list.
     """
     if not isinstance(messages, list):
-        raise InvalidRequest(f"messages is {messages!r}, not a list", field="messages")
+        raise InvalidRequest(f"messages is {shown(messages)}, not a list", field="messages")
     return [_turn(each) for each in cast("list[object]", messages)]
 
 

@@ -222,7 +222,7 @@ def _labels(metadata: Mapping[str, str]) -> dict[str, str]:
     for name, value in labels.items():
         if not isinstance(value, str):
             field = f"metadata[{name!r}]"
-            raise InvalidRequest(f"{field} is {value!r}, not a text", field=field)
+            raise InvalidRequest(f"{field} is {shown(value)}, not a text", field=field)
     return labels
 
 

@@ -184,7 +184,7 @@ def _image(field: str, part: dict[str, Any]) -> dict[str, Any]:
     """An image as a data URL, with the kind that 1.x wants beside it."""
     place = part.get("image_url")
     if not isinstance(place, str) or not place:
-        raise InvalidRequest(f"{field} is {place!r}, not a path or a data URL", field=field)
+        raise InvalidRequest(f"{field} is {shown(place)}, not a path or a data URL", field=field)
     if re.match(r"https?:", place, re.IGNORECASE):
         raise InvalidRequest(
             f"{field} is an address on the network, from which no generation reads images",

@@ -77,7 +77,7 @@ class Deadline:
         """
         if self.limit_s <= 0:
             return DeadlineExceeded(
-                f"the deadline had passed before the call began: it was {self.limit_s:g} s away",
+                f"the deadline of {self.limit_s:g} s had passed before the call began",
                 limit_s=self.limit_s,
                 stage=stage,
                 hint="Nothing was sent. Allow a deadline above 0 s.",

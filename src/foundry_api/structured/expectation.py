@@ -243,7 +243,7 @@ def _check_exclusive(**arguments: object) -> None:
 def _check_callables(arguments: Mapping[str, object]) -> None:
     for field, value in arguments.items():
         if value is not None and not callable(value):
-            raise InvalidRequest(f"{field} is {value!r}, which cannot be called", field=field)
+            raise InvalidRequest(f"{field} is {shown(value)}, which cannot be called", field=field)
 
 
 def _name(validator: Callable[[Any], object]) -> str:

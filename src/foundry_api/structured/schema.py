@@ -19,6 +19,7 @@ from foundry_api.structured.refusal import Refused, TookTooLong
 from foundry_api.structured.tags import with_tags_required
 from foundry_api.type_marks import UnknownMark, needs_pydantic
 from foundry_api.type_paths import path_of, path_schema
+from foundry_api.values import shown
 
 if TYPE_CHECKING:
     from foundry_api.structured.validation import SchemaValidator
@@ -131,7 +132,7 @@ def plain_schema(value: Any, path: str = "$") -> Any:
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
-    raise _not_json(path, f"is {value!r}, which has no JSON")
+    raise _not_json(path, f"is {shown(value)}, which has no JSON")
 
 
 def _not_json(path: str, what: str) -> InvalidRequest:

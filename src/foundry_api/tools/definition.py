@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard, overload
 
 import msgspec
 
+from foundry_api.arguments import check_characters
 from foundry_api.errors import InvalidRequest, ToolDefinitionError
 from foundry_api.messages import ToolDefinition
 from foundry_api.tools.docstring import described
 from foundry_api.tools.signature import arguments_of
-from foundry_api.values import UNENCODABLE, as_text, plain, shown
+from foundry_api.values import UNENCODABLE, as_text, is_mapping, plain, shown
 
 if TYPE_CHECKING:
     from foundry_api.tools.signature import Arguments
@@ -113,18 +114,27 @@ def _tool(
     parameters: Mapping[str, Any] | None,
 ) -> Tool:
     if not callable(function):
-        raise ToolDefinitionError(f"{function!r} is no function", field="function")
+        raise ToolDefinitionError(f"{shown(function)} is no function", field="function")
     name = name or str(getattr(function, "__name__", type(function).__name__))
-    if not _NAME.fullmatch(name):
+    text = as_text(name)
+    if text is None or not _NAME.fullmatch(text):
         raise ToolDefinitionError(
-            f"{name!r} is no name for a tool: letters, digits, _ and -, 64 at most",
+            f"{shown(name)} is no name for a tool: letters, digits, _ and -, 64 at most",
             field="name",
             hint="Give it another one: tool(function, name=…).",
         )
-    told = described(function).summary if description is None else description
-    arguments = arguments_of(name, function) if parameters is None else None
-    schema = arguments.schema if arguments else dict(parameters or _ANYTHING)
-    definition = ToolDefinition(name=name, description=told, parameters=schema)
+    if description is None:
+        description = described(function).summary
+    arguments = arguments_of(text, function) if parameters is None else None
+    try:
+        definition = ToolDefinition(
+            name=text,
+            description=_description("description", description),
+            parameters=arguments.schema if arguments else _schema("parameters", parameters),
+        )
+    except InvalidRequest as error:
+        hint = None if error.hint == InvalidRequest.default_hint else error.hint
+        raise ToolDefinitionError(error.message, field=error.field, hint=hint) from error
     return Tool(definition, function, arguments)
 
 
@@ -142,7 +152,7 @@ def as_tool(field_name: str, given: ToolLike) -> Tool | ToolDefinition:
         return _checked(field_name, _from_mapping(field_name, given))
     if callable(given):
         return tool(given)
-    raise InvalidRequest(f"{field_name} is {given!r}, not a function", field=field_name)
+    raise InvalidRequest(f"{field_name} is {shown(given)}, not a function", field=field_name)
 
 
 def definitions(tools: Iterable[ToolLike]) -> tuple[ToolDefinition, ...]:
@@ -184,7 +194,7 @@ def _is_several(given: object) -> bool:
 
 def _offered(tools: Iterable[ToolLike]) -> list[Tool | ToolDefinition]:
     if not _is_several(tools):
-        raise InvalidRequest(f"tools is {tools!r}, not a list", field="tools")
+        raise InvalidRequest(f"tools is {shown(tools)}, not a list", field="tools")
     offered = [as_tool(f"tools[{index}]", each) for index, each in enumerate(tools)]
     names = [each.name for each in offered]
     for index, name in enumerate(names):
@@ -215,11 +225,41 @@ def _checked(field_name: str, definition: ToolDefinition) -> ToolDefinition:
             "letters, digits, _ and -, 64 at most",
             field=field_name,
         )
+    return ToolDefinition(
+        name=name,
+        description=_description(f"{field_name}.description", definition.description),
+        parameters=_schema(f"{field_name}.parameters", definition.parameters),
+    )
+
+
+def _description(field_name: str, description: object) -> str:
+    """What the model is told that a tool does.
+
+    Raises:
+        InvalidRequest: It is no text, or cannot be sent.
+    """
+    text = as_text(description)
+    if text is None:
+        raise InvalidRequest(f"{field_name} is {shown(description)}, not a text", field=field_name)
+    check_characters(field_name, text)
+    return text
+
+
+def _schema(field_name: str, parameters: object) -> dict[str, Any]:
+    """The JSON schema of a tool's arguments.
+
+    Raises:
+        InvalidRequest: It is no mapping, or cannot be sent as JSON.
+    """
+    if not is_mapping(parameters):
+        raise InvalidRequest(
+            f"{field_name} is {shown(parameters)}, not a mapping",
+            field=field_name,
+            hint="Give the JSON schema of an object.",
+        )
     try:
-        parameters = plain(definition.parameters) or _ANYTHING
-        description = plain(definition.description)
+        return plain(dict(parameters)) or _ANYTHING
     except UNENCODABLE as error:
         raise InvalidRequest(
             f"{field_name} cannot be sent as JSON: {error}", field=field_name
         ) from error
-    return ToolDefinition(name=name, description=description, parameters=parameters)

@@ -20,6 +20,7 @@ from foundry_api.structured.tags import with_tags_required
 from foundry_api.tools.docstring import described
 from foundry_api.type_marks import UnknownMark, is_field, needs_pydantic, pydantic_is_there
 from foundry_api.type_paths import path_of, path_schema
+from foundry_api.values import UNENCODABLE, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -245,8 +246,8 @@ def _add_default(schema: dict[str, Any], default: Any) -> None:
     if default is inspect.Parameter.empty:
         return
     try:
-        schema["default"] = msgspec.to_builtins(default)
-    except (TypeError, ValueError):
+        schema["default"] = plain(default)
+    except UNENCODABLE:
         return  # the function knows it, and JSON has no word for it
 
 
