@@ -145,12 +145,8 @@ class _Cost:
             elif name == "GROUPREF":
                 self._power += 1
             else:
-                parts: Any = argument
-                if not isinstance(parts, tuple):
-                    parts = (argument,)
-                for each in parts:
-                    if isinstance(each, _PARSER.SubPattern):
-                        self._look(each, within=within)
+                for each in _parts(argument):
+                    self._look(each, within=within)
 
     def _repeat(self, low: int, high: int, *, within: bool) -> None:
         if low == high:
@@ -160,6 +156,16 @@ class _Cost:
             self._choices += 1
         else:
             self._power += 1
+
+
+def _parts(argument: Any) -> list[Any]:
+    """The expressions within a part of one."""
+    kind: type = _PARSER.SubPattern
+    if isinstance(argument, kind):
+        return [argument]
+    if not isinstance(argument, tuple):
+        return []
+    return [each for each in argument if isinstance(each, kind)]  # pyright: ignore[reportUnknownVariableType] # of the standard library
 
 
 def _patterns(schema: Any) -> Iterator[str]:
