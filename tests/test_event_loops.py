@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,24 +20,27 @@ from foundry_api import (
     LimiterSettings,
     MemoryCache,
 )
-from foundry_api.testing import FakeService
+from foundry_api.testing import FakeService, Silence
+from foundry_api.wire.http import HttpTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+
+    from foundry_api import Chunk
 
     Way = Callable[[FoundryAPIClient], Coroutine[Any, Any, Any]]
 
 WAIT_S = 20.0
 
 
-@pytest.fixture
-def base_url() -> Iterator[str]:
-    """Of a service on an event loop of its own."""
+@contextmanager
+def serving(*script: str | Silence) -> Iterator[str]:
+    """The base URL of a service on an event loop of its own."""
     started, stop = threading.Event(), threading.Event()
     found: list[str] = []
 
     async def serve() -> None:
-        async with FakeService(*["Hello"] * 500) as service:
+        async with FakeService(*script) as service:
             found.append(service.base_url)
             started.set()
             await asyncio.to_thread(stop.wait)
@@ -45,9 +48,17 @@ def base_url() -> Iterator[str]:
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
     assert started.wait(WAIT_S)
-    yield found[0]
-    stop.set()
-    thread.join(WAIT_S)
+    try:
+        yield found[0]
+    finally:
+        stop.set()
+        thread.join(WAIT_S)
+
+
+@pytest.fixture
+def base_url() -> Iterator[str]:
+    with serving("Hello") as url:
+        yield url
 
 
 def outcome(call: Callable[[], Any]) -> Any:
@@ -71,6 +82,15 @@ def in_threads(calls: list[Callable[[], Any]]) -> list[Any]:
 
 async def stream(client: FoundryAPIClient) -> str:
     return "".join([chunk.content async for chunk in client.stream_complete("Hi")])
+
+
+async def read_on(chunks: AsyncGenerator[Chunk]) -> None:
+    async for _ in chunks:
+        pass
+
+
+async def end(chunks: AsyncGenerator[Chunk]) -> None:
+    await chunks.aclose()
 
 
 async def complete(client: FoundryAPIClient) -> str:
@@ -136,25 +156,66 @@ def test_one_loop_after_another_is_served(base_url: str) -> None:
     asyncio.run(client.close())
 
 
-def test_a_loop_that_was_dropped_in_the_middle_of_a_call_keeps_no_turn(base_url: str) -> None:
-    client = FoundryAPIClient(base_url, model="fake", limiter=LimiterSettings(fixed=1))
-    loop = asyncio.new_event_loop()
-    chunks = client.stream_complete("Hi")
-    loop.run_until_complete(anext(chunks))
-    loop.close()
-    assert client.limiter.statistics().in_flight == 1
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the connection that was dropped
+def test_a_loop_that_was_dropped_in_the_middle_of_a_call_keeps_no_turn() -> None:
+    with serving(Silence(after="Hello"), "Hello") as base_url:
+        client = FoundryAPIClient(base_url, model="fake", limiter=LimiterSettings(fixed=1))
+        loop = asyncio.new_event_loop()
+        chunks = client.stream_complete("Hi")
+        loop.run_until_complete(anext(chunks))
+        loop.close()
+        assert client.limiter.statistics().in_flight == 1
 
-    async def main() -> str:
-        async with asyncio.timeout(WAIT_S):
-            return await complete(client)
+        async def main() -> str:
+            async with asyncio.timeout(WAIT_S):
+                return await complete(client)
 
-    assert asyncio.run(main()) == "Hello"
-    asyncio.run(client.close())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # of the connection on the dropped loop
+        assert asyncio.run(main()) == "Hello"
+        asyncio.run(client.close())
         del chunks, loop
         gc.collect()
-    assert client.limiter.statistics().in_flight == 0
+        assert client.limiter.statistics().in_flight == 0
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the connection that was dropped
+@pytest.mark.parametrize("session", [False, True], ids=["direct", "session"])
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "stopped"])
+@pytest.mark.parametrize("script", [Silence(after="Hello"), "Hello"], ids=["broken off", "done"])
+def test_a_client_is_closed_on_another_loop_than_it_was_used_on(
+    *, script: str | Silence, ended: bool, session: bool
+) -> None:
+    loop = asyncio.new_event_loop()
+    with serving(script) as base_url:
+        client = FoundryAPIClient(base_url, model="fake")
+        if session:
+            client._backend._transport = HttpTransport(is_direct=lambda _: False)
+        chunks = client.stream_complete("Hi")
+        try:
+            assert loop.run_until_complete(anext(chunks)).content == "Hello"
+            if script == "Hello":
+                loop.run_until_complete(read_on(chunks))
+            if ended:
+                loop.close()
+            asyncio.run(client.close())
+            asyncio.run(end(chunks))
+        finally:
+            if not ended:
+                loop.run_until_complete(asyncio.sleep(0))
+            loop.close()
+            del chunks, client, loop
+            gc.collect()
+
+
+def test_a_call_whose_loop_was_dropped_while_it_connected_is_collected_in_silence() -> None:
+    client = FoundryAPIClient("http://127.0.0.1:1", model="fake")
+    call = client.complete("Hi")
+
+    async def begin() -> None:
+        call.send(None)
+
+    asyncio.run(begin())
+    call.close()
+    asyncio.run(client.close())
 
 
 def test_a_blocking_client_serves_threads_and_loops_alike(base_url: str) -> None:

@@ -92,6 +92,25 @@ def check(answer: BaseMessage, prompt: list[dict[str, str]]) -> None:
 PROMPT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "say-hello"}]
 
 
+def test_the_first_call_imports_nothing_of_langchains_tracing() -> None:
+    # In several threads at once that import failed.
+    program = """
+import sys
+from foundry_api import FoundryError
+from foundry_api.integrations.langchain import ChatFoundryLocal
+before = set(sys.modules)
+try:
+    ChatFoundryLocal(base_url="http://127.0.0.1:1", model="fake", max_retries=0).invoke("Hi")
+except FoundryError:
+    new = set(sys.modules) - before
+    print([name for name in new if name.startswith(("langsmith", "langchain_core.tracers"))])
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert ran.stdout.strip() == b"[]"
+
+
 async def test_an_answer_has_its_usage_and_why_it_ended(model: ChatFoundryLocal) -> None:
     asked = [SystemMessage("Be brief."), HumanMessage("say-hello")]
     check(model.invoke(asked), PROMPT)

@@ -40,16 +40,22 @@ class SingleFlight(Generic[_T]):
         """The result of `make`, called only when no other caller's is under way."""
         flight = self._join(key, make)
         flight.waiters += 1
+        may_wait = True
         try:
             return await asyncio.shield(flight.task)
         except FoundryError as error:
             raise own_copy(error) from error.__cause__
+        except GeneratorExit:
+            may_wait = False  # the coroutine is closed: its event loop was dropped, most likely
+            raise
         finally:
             flight.waiters -= 1
             if not flight.waiters and not flight.task.done():
                 self._land(key, flight)
-                flight.task.cancel()
-                await asyncio.wait((flight.task,))
+                if not flight.task.get_loop().is_closed():
+                    flight.task.cancel()
+                if may_wait:
+                    await asyncio.wait((flight.task,))
 
     def _join(self, key: Hashable, make: Callable[[], Coroutine[None, None, _T]]) -> _Flight[_T]:
         flight = self._flights.get(key)

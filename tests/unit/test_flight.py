@@ -152,3 +152,15 @@ def test_a_new_loop_does_not_wait_for_the_old_ones_work() -> None:
     old.run_until_complete(asyncio.sleep(0))
     old.close()
     assert flight._flights == {}
+
+
+async def test_a_caller_whose_coroutine_is_closed_does_not_wait() -> None:
+    flight, work = SingleFlight[str](), Work()
+    caller = flight.run("key", work)
+    caller.send(None)
+    await work.started.wait()
+    caller.close()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert work.cancelled == 1
+    assert flight._flights == {}

@@ -12,9 +12,11 @@ from contextlib import aclosing
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+import langsmith.run_helpers
 from langchain_core.language_models import BaseChatModel, LangSmithParams
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableLambda
+from langchain_core.tracers import context, langchain, stdout
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 
 from foundry_api.client import FoundryAPIClient
@@ -45,6 +47,10 @@ if TYPE_CHECKING:
     from foundry_api.options import ChatOptions
 
 __all__ = ["ChatFoundryLocal"]
+
+# LangChain imports these only in the first call. Where several threads make it at once, one of them
+# may find such a module half initialised.
+_ = langsmith.run_helpers, context, langchain, stdout
 
 
 class ChatFoundryLocal(BaseChatModel):

@@ -122,6 +122,11 @@ class Connection(ResponseHandler):
         """Whether a request may be sent on it, after it was idle."""
         return self.is_connected() and not self.should_close and not has_arrivals(self.transport)
 
+    def close(self) -> None:
+        """Close it. Where its event loop has ended, its socket is closed when it is collected."""
+        if not self._loop.is_closed():
+            super().close()
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell whoever reads the body.
 
@@ -197,7 +202,8 @@ class DirectConnections:
         """The answer was read, as far as it was wanted: its connection is kept if it was whole."""
         connection = exchange.connection
         connection.body = None
-        if not exchange.body.at_eof() or connection.should_close or self._closed:
+        closed = self._closed or self._loop.is_closed()
+        if closed or connection.should_close or not exchange.body.at_eof():
             connection.close()
             return
         connection.idle_since = self._loop.time()
@@ -214,7 +220,8 @@ class DirectConnections:
         closing = [connection.closed for connection in self._open]
         for connection in self._open:
             connection.close()
-        await asyncio.gather(*filter(None, closing), return_exceptions=True)
+        if self._loop is asyncio.get_running_loop():  # elsewhere their ends cannot be waited for
+            await asyncio.gather(*filter(None, closing), return_exceptions=True)
 
     def _pooled(self, address: tuple[str, int]) -> Connection | None:
         idle = self._idle.get(address)

@@ -136,6 +136,7 @@ class _Pools:
     def __init__(self, connect_timeout_s: float) -> None:
         self.direct = DirectConnections(connect_timeout_s)
         self._connect_timeout_s = connect_timeout_s
+        self._loop = asyncio.get_running_loop()
         self._session: aiohttp.ClientSession | None = None
         self.closed = False
 
@@ -160,8 +161,14 @@ class _Pools:
         """Close every connection. From now on none is made."""
         self.closed = True
         await self.direct.aclose()
-        if self._session is not None:
+        if self._session is None:
+            return
+        if self._loop is asyncio.get_running_loop():
             await self._session.close()
+        else:
+            # It closes at once. Its connections' ends cannot be waited for on another event loop.
+            with contextlib.suppress(RuntimeError):
+                await self._session.close()
 
 
 def _close_at_exit(
