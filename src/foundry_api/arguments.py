@@ -17,6 +17,7 @@ from foundry_api.values import (
     as_float,
     as_int,
     as_text,
+    is_dict,
     is_mapping,
     is_several,
     plain,
@@ -115,17 +116,18 @@ def conversation(messages: Iterable[Message | Mapping[str, Any]]) -> tuple[Messa
     Raises:
         InvalidRequest: There are none, or one of the user is empty, or one cannot be sent.
     """
-    if type(messages) is list or type(messages) is tuple:
-        plain_turns = [_plain_turn(message) for message in messages]
+    given: Any = messages
+    if type(given) in (list, tuple):
+        plain_turns = [_plain_turn(message) for message in given]
         if plain_turns and None not in plain_turns:
             return tuple(cast("list[Message]", plain_turns))
-    if isinstance(messages, (str, bytes, Message)) or is_mapping(messages):
+    if isinstance(given, (str, bytes, Message)) or is_mapping(given):
         raise InvalidRequest(
-            f"messages is {shown(messages)}, not a list of messages",
+            f"messages is {shown(given)}, not a list of messages",
             field="messages",
             hint='Give [{"role": "user", "content": "…"}], or call complete() with a prompt.',
         )
-    several = check_several("messages", messages, "a list of messages")
+    several = check_several("messages", given, "a list of messages")
     turns = [_turn(f"messages[{index}]", message) for index, message in enumerate(several)]
     checked = tuple(turn for turn in turns if turn is not None)
     if not checked:
@@ -224,9 +226,7 @@ def check_known(options: Mapping[str, Any], known: AbstractSet[str]) -> None:
     """
     for name in options:
         if name not in known:
-            raise TypeError(
-                f"a completion takes no argument {name!r}; further members go into extra="
-            )
+            raise TypeError(f"a completion takes no argument {name!r}; members go into extra=")
 
 
 def model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -248,7 +248,7 @@ def model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:
 
 def _plain_turn(message: object) -> Message | None:
     """A message of the commonest form, checked at once; None for one to look at more closely."""
-    if type(message) is dict and message.keys() == _PLAIN_MEMBERS:
+    if is_dict(message) and message.keys() == _PLAIN_MEMBERS:
         message = Message(message["role"], message["content"])
     if not _is_sound(message) or not message.content or message.content.isspace():
         return None
@@ -454,7 +454,7 @@ def _stop_string(field: str, value: object) -> str:
 
 
 def _tools(tools: Sequence[ToolLike] | None) -> tuple[ToolDefinition, ...]:
-    if tools is None or (type(tools) is list and not tools):
+    if tools is None or (isinstance(tools, list) and not tools):
         return ()
     # Describing functions is of no use to those who offer none.
     from foundry_api.tools.definition import definitions  # noqa: PLC0415

@@ -23,6 +23,7 @@ __all__ = [
     "as_path",
     "as_text",
     "encode",
+    "is_dict",
     "is_mapping",
     "is_several",
     "plain",
@@ -102,6 +103,11 @@ def is_several(value: object) -> TypeGuard[Iterable[Any]]:
     if type(value) is list or type(value) is tuple:
         return True  # as in nearly every call, and an abstract base class takes a microsecond
     return isinstance(value, Iterable) and not isinstance(value, str | bytes | bytearray | Mapping)
+
+
+def is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
+    """Whether it is a dict, and not of a subclass."""
+    return type(value) is dict
 
 
 def is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cli_program import catalog_engine, command, environment, run
+from foundry_api.testing import FakeService
 from scripted_model import prompt_tokens, script
 from service.helpers import DEADLINE_S, eventually, hosts_of
 
@@ -84,6 +86,18 @@ def test_a_cut_answer_names_the_limit_that_cut_it(shared_home: Path, flags: list
     assert (asked.returncode, asked.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("flags", [[], ["--no-stream"]])
+async def test_an_answer_without_text_says_so(tmp_path: Path, flags: list[str]) -> None:
+    async with FakeService("<think>Let me see.</think>", "") as service:
+        chat = ("chat", "--base-url", service.base_url, "-m", "fake", *flags, "hi")
+        thought = await asyncio.to_thread(run, *chat, home=tmp_path)
+        silent = await asyncio.to_thread(run, *chat, home=tmp_path)
+    assert (thought.returncode, thought.stdout) == (0, "")
+    assert thought.stderr == "The model said nothing after its reasoning.\n"
+    assert (silent.returncode, silent.stdout) == (0, "")
+    assert silent.stderr == "The model said nothing.\n"
+
+
 def test_a_prompt_that_fills_the_context_is_not_blamed_on_tokens_nobody_asked_for(
     shared_home: Path,
 ) -> None:
@@ -98,7 +112,7 @@ def test_a_prompt_that_fills_the_context_is_not_blamed_on_tokens_nobody_asked_fo
 def test_a_bad_option_is_wrong_usage(shared_home: Path) -> None:
     finished = run("chat", "-m", "scripted", "--temperature", "9", "hello", home=shared_home)
     assert (finished.returncode, finished.stdout) == (2, "")
-    assert finished.stderr.startswith("Error: temperature is 9.0")
+    assert finished.stderr.startswith("Error: --temperature is 9.0")
 
 
 def test_silence_is_an_error_with_a_hint(shared_home: Path) -> None:

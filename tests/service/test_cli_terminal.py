@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cli_program import Terminal, catalog_engine
+from foundry_api.testing import FakeService
 
 if TYPE_CHECKING:
     from foundry_api.service.endpoint import Endpoint
@@ -39,6 +41,23 @@ def test_a_conversation_goes_on_after_ctrl_c_and_ends_with_ctrl_d(shared_home: P
         terminal.expect("> ")
         terminal.end_of_input()
         assert terminal.exit_code() == 0
+
+
+async def test_a_question_that_the_model_only_thought_about_stays(tmp_path: Path) -> None:
+    def talk(base_url: str) -> None:
+        with Terminal("chat", "--base-url", base_url, "-m", "fake", home=tmp_path) as terminal:
+            terminal.expect("> ")
+            terminal.say("one", "The model said nothing after its reasoning.")
+            terminal.expect("> ")
+            terminal.say("two", "Two.")
+            terminal.expect("> ")
+            terminal.end_of_input()
+            assert terminal.exit_code() == 0
+
+    async with FakeService("<think>Hm.</think>", "Two.") as service:
+        await asyncio.to_thread(talk, service.base_url)
+    said = [(turn["role"], turn["content"]) for turn in service.requests[1]["messages"]]
+    assert said == [("user", "one"), ("user", "two")]
 
 
 def test_ctrl_c_at_the_prompt_leaves(shared_home: Path) -> None:

@@ -19,7 +19,7 @@ class Talk:
     """A conversation with a user who says given lines, and a model that echoes."""
 
     def __init__(
-        self, *lines: str | BaseException, answers: Iterable[str | FoundryError] = ()
+        self, *lines: str | BaseException, answers: Iterable[str | FoundryError | None] = ()
     ) -> None:
         self._lines = iter(lines)
         self._answers = iter(answers)
@@ -47,7 +47,7 @@ class Talk:
             raise line
         return line
 
-    def _answer(self, model: str, messages: Sequence[Message]) -> str:
+    def _answer(self, model: str, messages: Sequence[Message]) -> str | None:
         self.asked.append((model, [(message.role, message.content) for message in messages]))
         answer = next(self._answers, f"echo {messages[-1].content}")
         if isinstance(answer, FoundryError):
@@ -134,7 +134,13 @@ def test_what_was_said_of_a_broken_answer_stays() -> None:
     assert len(talk.failures) == 1
 
 
-@pytest.mark.parametrize("answer", [ServerError("it failed"), "", " \n"])
-def test_a_question_without_an_answer_leaves_no_trace(answer: str | FoundryError) -> None:
+@pytest.mark.parametrize("answer", [ServerError("it failed"), None])
+def test_a_question_of_which_nothing_arrived_leaves_no_trace(answer: FoundryError | None) -> None:
     talk = Talk("one", "two", answers=[answer])
     assert talk.asked[1] == ("first", [("user", "two")])
+
+
+@pytest.mark.parametrize("answer", ["", " \n"])
+def test_a_question_whose_answer_has_no_text_stays(answer: str) -> None:
+    talk = Talk("one", "two", answers=[answer])
+    assert talk.asked[1] == ("first", [("user", "one"), ("user", "two")])

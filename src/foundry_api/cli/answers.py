@@ -28,12 +28,16 @@ class Speaker:
 
     Args:
         stream: Where to say it; None is standard output.
+
+    Attributes:
+        has_begun: Whether text or reasoning has arrived.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._said: list[str] = []
         self._thinking = False
+        self.has_begun = False
 
     @property
     def said(self) -> str:
@@ -42,6 +46,7 @@ class Speaker:
 
     def think(self, text: str) -> None:
         """Say a piece of the model's reasoning: dimly, and only to a person who looks."""
+        self.has_begun = self.has_begun or bool(text)
         if text and is_terminal(sys.stderr) and is_terminal(self._stream):
             if not self._thinking:
                 self._thinking = True
@@ -52,6 +57,7 @@ class Speaker:
         """Say a piece of the answer now; a terminal gets it without what it would obey."""
         self._end_thinking()
         self._said.append(text)
+        self.has_begun = self.has_begun or bool(text)
         self._stream.write(printable(text) if is_terminal(self._stream) else text)
         self._stream.flush()
 
@@ -147,7 +153,8 @@ class Talker:
         with Waiting(f"Waiting for {model} ..."):
             completion = await self._complete(model, messages)
         speaker.think(completion.reasoning)
-        speaker.say(completion.content or completion.refusal)
+        if text := completion.content or completion.refusal:
+            speaker.say(text)
         return completion
 
     async def _complete(self, model: str, messages: Sequence[Message]) -> Completion:

@@ -121,8 +121,9 @@ def prompt_from(words: Sequence[str]) -> str | None:
 
 def answer(talker: Talker, messages: Sequence[Message]) -> None:
     """Say one answer."""
-    end = talker.say(talker.session.settings.model, messages, Speaker())
-    _report_cut(talker, end)
+    speaker = Speaker()
+    end = talker.say(talker.session.settings.model, messages, speaker)
+    _report_end(talker, end, speaker)
 
 
 def converse(talker: Talker, system: str | None) -> None:
@@ -159,13 +160,22 @@ def described(completion: Completion) -> dict[str, object]:
     }
 
 
-def _answer_in_conversation(talker: Talker, model: str, messages: Sequence[Message]) -> str:
+def _answer_in_conversation(talker: Talker, model: str, messages: Sequence[Message]) -> str | None:
     """Say an answer; Ctrl-C ends it, but not the conversation."""
     speaker = Speaker()
     with contextlib.suppress(KeyboardInterrupt, click.Abort):
         end = talker.say(model, messages, speaker)
-        _report_cut(talker, end)
-    return speaker.said
+        _report_end(talker, end, speaker)
+        return speaker.said
+    return speaker.said if speaker.has_begun else None
+
+
+def _report_end(talker: Talker, end: Chunk | Completion | None, speaker: Speaker) -> None:
+    """Say that an answer has no text, or is incomplete and why."""
+    if not speaker.said.strip():
+        thought = " after its reasoning" if speaker.has_begun else ""
+        _tell(f"The model said nothing{thought}.")
+    _report_cut(talker, end)
 
 
 def _report_cut(talker: Talker, end: Chunk | Completion | None) -> None:

@@ -34,8 +34,8 @@ class Conversation:
     Args:
         model: The model to begin with.
         system: Instructions ahead of the conversation.
-        answer: Says a model's answer to messages, and returns what was said, also when the user
-            interrupted it. Raises FoundryError.
+        answer: Says a model's answer to messages, and returns its text, also when the user
+            interrupted it; None for one of which nothing arrived. Raises FoundryError.
         choose: Makes sure that a model can answer. Raises FoundryError.
         read: The next line; EOFError or KeyboardInterrupt when the user leaves.
         tell: Says something that is not part of an answer.
@@ -47,7 +47,7 @@ class Conversation:
         *,
         model: str,
         system: str | None,
-        answer: Callable[[str, Sequence[Message]], str],
+        answer: Callable[[str, Sequence[Message]], str | None],
         choose: Callable[[str], object],
         read: Callable[[], str],
         tell: Callable[[str], object],
@@ -97,17 +97,22 @@ class Conversation:
             self._fail(error)
 
     def _turn(self, text: str) -> None:
-        """One exchange. What was said of a broken answer stays, so that the user can go on."""
+        """One exchange. What was said of a broken answer stays, so that the user can go on.
+
+        So does a question whose answer has no text, as of a model that only thinks.
+        """
         question = Message("user", text)
-        said = ""
+        said: str | None = None
         try:
             said = self._answer(self.model, [*self._instructions(), *self.turns, question])
         except FoundryError as error:
-            said = error.partial
+            said = error.partial or None
             raise
         finally:
-            if said.strip():  # services refuse empty messages
-                self.turns += [question, Message("assistant", said)]
+            if said is not None:
+                self.turns.append(question)
+            if said and not said.isspace():  # services refuse empty messages
+                self.turns.append(Message("assistant", said))
 
     def _instructions(self) -> list[Message]:
         return [Message("system", self.system)] if self.system else []
