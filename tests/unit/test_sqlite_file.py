@@ -219,6 +219,21 @@ def _in_wal_mode(path: Path) -> None:
         other.write_bytes(data)
 
 
+def _all_in_its_log(path: Path) -> None:
+    """Another program's, which crashed before any of its tables were in the file itself."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("pragma journal_mode = wal")
+        database.execute("create table theirs (x)")
+        saved = [path.with_name(path.name + side) for side in ("", "-wal", "-shm")]
+        content = [(other, other.read_bytes()) for other in saved]
+    for other, data in content:
+        other.write_bytes(data)
+
+
+def _without_tables(path: Path) -> None:
+    _database_of(path, "create table theirs (x)", "drop table theirs")
+
+
 def _damaged(path: Path) -> None:
     _marked(path)
     with path.open("r+b") as file:
@@ -234,16 +249,16 @@ FOREIGN = [
     _unmarked,
     _marked,
     _in_wal_mode,
+    _all_in_its_log,
+    _without_tables,
     _damaged,
 ]
 
 
 def _snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file below, but for locks and logs of ours: mode and content, or what it leads to."""
+    """Every file below: mode and content, or what it leads to."""
     found: dict[str, tuple[int, bytes]] = {}
     for path in sorted(root.rglob("*")):
-        if path.name.endswith(("lock", ".lock")):
-            continue
         mode = path.lstat().st_mode
         content = path.read_bytes() if stat.S_ISREG(mode) else b""
         found[str(path.relative_to(root))] = (mode, content)
@@ -465,12 +480,29 @@ def test_damaged_uses_are_set_aside_and_the_next_call_goes_on(tmp_path: Path) ->
     assert path.with_name("uses.db.damaged-1").exists()
 
 
+def test_uses_whose_application_id_is_damaged_are_set_aside(tmp_path: Path) -> None:
+    path = USES.place(tmp_path)
+    USES.use(path)
+    _database_of(path, "pragma application_id = 7")
+    USES.use(path)
+    assert path.with_name("uses.db.damaged-1").exists()
+
+
 def test_uses_from_before_they_had_an_application_id_are_ours(tmp_path: Path) -> None:
     path = USES.place(tmp_path)
     USES.use(path)
     _database_of(path, "pragma application_id = 0")
     USES.use(path)
     assert not list(path.parent.glob("*damaged*"))
+
+
+def test_a_journal_that_is_refused_leaves_no_lock_behind(tmp_path: Path) -> None:
+    path = JOURNAL.place(tmp_path)
+    path.parent.mkdir()
+    path.with_name("part-000001.jsonl").write_text("answers", encoding="utf-8")
+    with pytest.raises(BatchStorageFailed, match="no journal"):
+        _work_on_journal(path)
+    assert [found.name for found in path.parent.iterdir()] == ["part-000001.jsonl"]
 
 
 def test_a_damaged_journal_says_what_to_do(tmp_path: Path) -> None:

@@ -369,20 +369,24 @@ def _check_file(path: Path, file_format: FileFormat, timeout_s: float) -> tuple[
 
 
 def _refuse_foreign(database: sqlite3.Connection, path: Path, file_format: FileFormat) -> None:
-    """Refuse a file whose header has another id. Its schema is read only where it has none."""
+    """Refuse a file with content whose header has another id.
+
+    Its schema is read only then. An empty one is another program's too, whose tables may still be
+    in its log: we write our id first.
+    """
     try:
         (application,) = database.execute("pragma application_id").fetchone()
         if application == file_format.application_id:
             return
-        (version,) = database.execute("pragma user_version").fetchone()
         tables = _tables(database)
     except sqlite3.DatabaseError as error:
         if is_damage(error) and not _has_our_header(path, file_format):
             raise NotADatabase("it is not a database of this program") from error
         raise
-    has_content = bool(version or tables)
-    if application or (has_content and tables != file_format.unmarked_tables):
+    if not tables or tables != file_format.unmarked_tables:
         raise ForeignFile("it is a database of another program")
+    if application:
+        raise NotADatabase("it has our tables, and the id of another program")
 
 
 def _kind(mode: int) -> str:

@@ -15,13 +15,14 @@ from foundry_api.service.sqlite_file import (
     OtherFormat,
     open_database,
     open_read_only,
+    refuse_foreign,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-__all__ = ["FILE", "begun", "connected", "storage", "transaction"]
+__all__ = ["FILE", "begun", "connected", "refuse_unusable", "storage", "transaction"]
 
 FILE = "journal.sqlite"
 BUSY_S = 30.0
@@ -93,22 +94,34 @@ def connected(directory: Path) -> sqlite3.Connection:
 
     Raises:
         ForeignFile, OtherFormat, sqlite3.Error, OSError: See `open_database`.
-        BatchStorageFailed: There are answers, but no journal of them.
     """
     path = directory / FILE
-    if not path.is_file() or not path.stat().st_size:
-        _refuse_orphans(directory)
+    if not _has_content(path):
         synced_directory(directory.parent)
     return _opened(path)
 
 
-def _refuse_orphans(directory: Path) -> None:
-    """Refuse to begin where files lie that the new journal would remove, since it has no row."""
-    if next(directory.glob("part-*.jsonl"), None) is not None:
+def refuse_unusable(directory: Path) -> None:
+    """Refuse a directory in which no journal can be, before even a lock is put there.
+
+    Raises:
+        ForeignFile, sqlite3.Error, OSError: See `open_database`.
+        BatchStorageFailed: There are answers, but no journal of them. A new one has no row for
+            them, and would remove them.
+    """
+    path = directory / FILE
+    # In this order, as another process that begins makes them in the opposite one.
+    has_answers = next(directory.glob("part-*.jsonl"), None) is not None
+    refuse_foreign(path, FORMAT, timeout_s=BUSY_S)
+    if has_answers and not _has_content(path):
         raise BatchStorageFailed(
             f"{directory} has part-*.jsonl files, but no journal that says whose they are",
             hint="Move them away, then run the same command.",
         )
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def begun(directory: Path, *, writes: bool = False) -> sqlite3.Connection:

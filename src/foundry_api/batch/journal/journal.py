@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from foundry_api.batch.journal.claims import Claims
 from foundry_api.batch.journal.content import keep_content
-from foundry_api.batch.journal.database import connected, storage, transaction
+from foundry_api.batch.journal.database import connected, refuse_unusable, storage, transaction
 from foundry_api.batch.journal.figuring import counted, figured
 from foundry_api.batch.journal.keeping import locked, meta, meta_of, put
 from foundry_api.batch.journal.owning import OwnFiles
@@ -108,6 +108,7 @@ class Journal:
         directory = options.directory
         with storage(directory):
             directory.mkdir(mode=0o700, exist_ok=True)
+            refuse_unusable(directory)
             with locked(directory, LOCK_WAIT_S):
                 database = connected(directory)
                 try:
