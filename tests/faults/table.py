@@ -45,7 +45,10 @@ if TYPE_CHECKING:
     from .hostile import Script
 
 TIMEOUT_S = 0.3
-"""The `timeout` of every call of the table."""
+"""The `timeout` of a call that nothing else ends."""
+
+PATIENCE_S = 15.0
+"""The `timeout` of a call that the fault itself ends, however busy the machine is."""
 
 RETRIES = 2
 
@@ -69,6 +72,11 @@ class Fault:
     text: str = ""
     bound: str = "at once"
     pooled: bool = False
+
+    @property
+    def timeout_s(self) -> float:
+        """The `timeout` of the call."""
+        return PATIENCE_S if self.bound == "at once" else TIMEOUT_S
 
 
 def answered(script: Script) -> Fault:

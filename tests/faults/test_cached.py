@@ -18,7 +18,7 @@ from foundry_api.resilience.deadline import NEVER
 
 from .conftest import REQUEST
 from .hostile import HostileServer
-from .table import FAULTS, RETRIES, TIMEOUT_S, Fault
+from .table import FAULTS, RETRIES, Fault
 from .test_table import CAP, HANG_S, check, streamed, whole
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ async def test_the_outcome_of_a_fault(
     cache = MemoryCache()
     async with HostileServer(fault.script) as server, asyncio.timeout(HANG_S):
         calls = CachedCalls(caller.tools(server.base_url, retries=RETRIES), cache)
-        order = Order(("tiny",), GREEDY, TIMEOUT_S, NEVER)
+        order = Order(("tiny",), GREEDY, fault.timeout_s, NEVER)
         if fault.error is None:
             assert [await way(calls.call(order)) for _ in range(2)] == [fault.text] * 2
         else:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .conftest import Caller
 
 HANG_S = 20.0
-"""A call that is not over by then hangs; no bound of the table is a tenth of it."""
+"""A call that is not over by then hangs."""
 
 CAP = 2
 
@@ -57,7 +57,7 @@ async def test_the_outcome_of_a_fault(
         if fault.pooled:
             await caller.call(server.base_url).completion()
             caller.events.clear()
-        call = caller.call(server.base_url, retries=RETRIES, timeout_s=TIMEOUT_S)
+        call = caller.call(server.base_url, retries=RETRIES, timeout_s=fault.timeout_s)
         if fault.error is None:
             assert await way(call) == fault.text
         else:
