@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 from foundry_api.batch.journal import read_status
+from foundry_api.batch.journal.owning import OwnFiles, Role
 from foundry_api.errors import BatchChanged, BatchInUse, BatchStorageFailed
 from journals import answer, failure, lines, opened, options_of, segments
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from foundry_api.batch.options import BatchOptions
 
 JOURNAL = ["journal.sqlite", "lock"]
@@ -93,6 +93,40 @@ def test_failed_lines_go_to_a_file_of_their_own(
         published = journal.publish(3)
     assert (published.errors, published.failed, published.lines) == (errors, 1, 2)
     assert (lines(errors), len(lines(output))) == ([failure(1).output], 2)
+
+
+def test_a_file_that_is_called_as_a_draft_might_be_is_left_alone(
+    tmp_path: Path, options: BatchOptions, errors: Path
+) -> None:
+    mine = tmp_path / ".answers.errors.jsonl.draft"
+    mine.write_bytes(b"mine")
+    begin(options, failed=True)
+    publish(options)
+    assert mine.read_bytes() == b"mine"
+    assert lines(errors) == [failure(1).output]
+
+
+def test_the_draft_of_a_run_that_was_killed_is_removed_by_the_next_one(
+    tmp_path: Path, options: BatchOptions, errors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(options, failed=True)
+
+    place = OwnFiles.place
+
+    def die(files: OwnFiles, role: Role, draft: Path) -> None:
+        if role == "errors":
+            raise SystemExit
+        place(files, role, draft)
+
+    with monkeypatch.context() as patch, opened(options) as journal:
+        patch.setattr(OwnFiles, "place", die)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(SystemExit):
+            journal.publish(3)
+    assert list(tmp_path.glob(".answers.errors.jsonl.*"))
+    publish(options)
+    assert not list(tmp_path.glob(".answers.errors.jsonl.*"))
+    assert lines(errors) == [failure(1).output]
 
 
 def test_the_error_file_goes_when_a_retry_answers_all(

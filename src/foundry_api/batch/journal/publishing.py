@@ -7,13 +7,15 @@ steps, the rows say where each answer lies, and the next `publish` goes on from 
 from __future__ import annotations
 
 import os
+import secrets
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundry_api.batch.journal.database import transaction
 from foundry_api.batch.journal.figuring import counted
 from foundry_api.batch.journal.gathering import answers, gathered
-from foundry_api.batch.journal.keeping import forget, meta, published_of, put
+from foundry_api.batch.journal.keeping import forget, meta, meta_of, published_of, put
 from foundry_api.batch.journal.tables import write_parquet
 from foundry_api.batch.journal.told import Published
 from foundry_api.local_path import absolute_path
@@ -22,13 +24,14 @@ from foundry_api.service.sqlite_damage import check_row
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Generator
-    from pathlib import Path
 
     from foundry_api.batch.journal.owning import OwnFiles
     from foundry_api.batch.journal.shelf import Shelf
     from foundry_api.batch.options import BatchOptions
 
 __all__ = ["Publisher"]
+
+DRAFT = "draft"
 
 
 class Publisher:
@@ -124,7 +127,7 @@ class Publisher:
         if whole is not None and self._shelf.is_output(whole):
             gathered(self._database, self._shelf)
         forget(self._database, "whole")
-        with _draft(self._output) as draft:
+        with self._draft(self._output) as draft:
             write_parquet(answers(self._database, self._shelf), draft)
             self._files.place("output", draft)
 
@@ -135,8 +138,8 @@ class Publisher:
         if not count:
             self._files.remove("errors")
             return 0
-        with _draft(path) as draft:
-            with draft.open("wb") as file:
+        with self._draft(path) as draft:
+            with draft.open("xb") as file:
                 for row in self._database.execute("select output from failure order by idx"):
                     (output,) = check_row(row, bytes)
                     file.write(output + b"\n")
@@ -145,13 +148,21 @@ class Publisher:
             self._files.place("errors", draft)
         return count
 
+    @contextmanager
+    def _draft(self, path: Path) -> Generator[Path]:
+        """Where a file is written before it gets its name; nothing is left of it after a failure.
 
-@contextmanager
-def _draft(path: Path) -> Generator[Path]:
-    """Where a file is written before it gets its name; nothing is left of it after a failure."""
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        yield draft
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+        It lies in the user's own directory, so that its name is drawn at random, and kept for the
+        next run to remove it if this one is killed.
+        """
+        left = meta_of(self._database, DRAFT, str)
+        if left is not None:
+            Path(left).unlink(missing_ok=True)
+        draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        with transaction(self._database):
+            put(self._database, DRAFT, str(absolute_path(draft)))
+        try:
+            yield draft
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
