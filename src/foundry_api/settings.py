@@ -241,6 +241,15 @@ def _word(*words: str, hint: str) -> Callable[[str, object], str]:
     return check
 
 
+def _log_level(name: str, value: object) -> str:
+    level = (as_text(value) or "").upper()
+    if level not in LOG_LEVELS:
+        raise ConfigurationError(
+            f"{name} is {shown(value)}", hint=f"One of {', '.join(LOG_LEVELS)}."
+        )
+    return level
+
+
 def _base_urls(name: str, value: object) -> tuple[str, ...]:
     if not is_several(value):
         # An address may hold a credential.
@@ -324,7 +333,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "deadline_s": _seconds,
     "connect_timeout_s": _seconds,
     "retries": _retries,
-    "log_level": _word(*LOG_LEVELS, hint=f"One of {', '.join(LOG_LEVELS)}."),
+    "log_level": _log_level,
     "base_url": lambda name, value: normalised_url(value, name),
     "base_urls": _base_urls,
     "api_key": _api_key,
@@ -346,7 +355,7 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], object]]] = {
     "deadline_s": ("FOUNDRY_DEADLINE", float),
     "connect_timeout_s": ("FOUNDRY_CONNECT_TIMEOUT", float),
     "retries": ("FOUNDRY_RETRIES", int),
-    "log_level": ("FOUNDRY_LOG_LEVEL", str.upper),
+    "log_level": ("FOUNDRY_LOG_LEVEL", str),
     "base_url": ("FOUNDRY_BASE_URL", str),
     "base_urls": ("FOUNDRY_BASE_URLS", _urls),
     "api_key": ("FOUNDRY_API_KEY", str),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import subprocess
+import sys
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -165,6 +167,7 @@ class TestResults:
         assert told(mine.model_dump()["result"]) == told(result.to_dict())
         again: Any = model.model_validate_json(dumped)
         assert told(again.result.to_dict()) == told(result.to_dict())
+        assert len(repr(again.result)) < 1_000
         assert model.model_json_schema()["properties"]["result"]["type"] == "object"
         with pytest.raises(pydantic.ValidationError):
             model(result=5)
@@ -236,6 +239,35 @@ def test_an_error_in_a_result_has_its_type_and_its_members() -> None:
     (failed, _) = COMPLETION.to_dict()["attempts"]
     error = failed["error"]
     assert (error["type"], error["message"], error["status"]) == ("ServerError", "it failed", 500)
+
+
+def test_an_error_that_was_made_of_its_members_can_be_printed_raised_and_pickled() -> None:
+    """In another process, since one without its arguments ends the process when it is printed."""
+    attempt = Attempt(1.0, ServerError("it failed", status=500, model="demo"))
+    finished = subprocess.run(
+        [sys.executable, "-c", PRINTED, msgspec.json.encode(attempt)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    expected = "it failed (model demo, HTTP 500). "
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert finished.stdout.splitlines()[0] == "FoundryError('it failed') ServerError"
+    assert all(line.startswith(expected) for line in finished.stdout.splitlines()[1:])
+
+
+PRINTED = """
+import pickle, sys, msgspec
+from foundry_api import Attempt, FoundryError
+error = msgspec.json.decode(sys.argv[1], type=Attempt).error
+print(repr(error), error.type)
+print(pickle.loads(pickle.dumps(error)))
+try:
+    raise error
+except FoundryError as caught:
+    print(caught)
+"""
 
 
 def test_printing_a_completion_shows_what_a_reader_looks_for() -> None:

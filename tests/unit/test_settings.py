@@ -252,3 +252,14 @@ def test_no_credential_is_ever_shown() -> None:
     assert settings.api_key == SECRET
     assert SECRET not in repr(settings)
     assert SECRET not in str(settings)
+
+
+@pytest.mark.parametrize("level", ["debug", "Debug", "DEBUG"])
+def test_the_case_of_a_log_level_does_not_matter(level: str) -> None:
+    assert Settings(log_level=level).log_level == "DEBUG"
+    assert Settings.from_environment({"FOUNDRY_LOG_LEVEL": level}).log_level == "DEBUG"
+
+
+def test_a_log_level_that_there_is_none_of_is_shown_as_it_was_written() -> None:
+    with pytest.raises(ConfigurationError, match="FOUNDRY_LOG_LEVEL is 'loud'"):
+        Settings.from_environment({"FOUNDRY_LOG_LEVEL": "loud"})

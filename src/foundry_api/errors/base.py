@@ -61,6 +61,13 @@ class FoundryError(Exception):
         self.partial = partial
         self.type = self.__class__.__name__
 
+    def __post_init__(self) -> None:
+        """Complete an error that msgspec made of its members, without `__init__`.
+
+        Without arguments an exception ends the process when it is printed.
+        """
+        super().__init__(self.message)
+
     @property
     def causes(self) -> tuple[FoundryError, ...]:
         """What ended each attempt, oldest first; the last one is this error."""
