@@ -201,6 +201,17 @@ class TestTranscribe:
         await pieces.aclose()
         assert recordings() == before
 
+    async def test_a_recording_that_is_gone_within_leaves_the_text_before(
+        self, client: FoundryAPIClient, tmp_path: Path
+    ) -> None:
+        talk = write_sounds(tmp_path / "talk.wav", (31, 0), (3, 0.5))
+        pieces = client.stream_transcribe(talk, model="transcriber", language="en")
+        await anext(pieces)
+        talk.unlink()
+        with pytest.raises(errors.InvalidRequest, match="cannot be read") as caught:
+            [piece async for piece in pieces]
+        assert caught.value.partial == SILENCE
+
     @pytest.mark.parametrize("kind", ["mp3", "flac"])
     async def test_what_cannot_be_divided_is_refused_with_its_duration(
         self, client: FoundryAPIClient, kind: str

@@ -14,7 +14,7 @@ from foundry_api.endpoints.durations import duration_s
 from foundry_api.endpoints.recording import Recording
 from foundry_api.endpoints.wave_parts import WINDOW_S, next_cut, part_of, read_wave
 from foundry_api.errors import InvalidRequest
-from scripted_model.audio import flac_head, silent_mp3
+from scripted_model.audio import SAMPLE_RATE, flac_head, silent_mp3
 
 Samples = npt.NDArray[np.float64]
 RATE = 8000
@@ -156,12 +156,74 @@ async def test_what_cannot_be_divided_says_how_long_it_is() -> None:
     assert caught.value.field == "audio"
 
 
+@pytest.mark.parametrize(
+    ("encoding", "frame_bytes", "bytes_per_s"),
+    [(PCM, 64, RATE * 2), (PCM, 1, RATE * 2), (2, 256, 0), (2, 256, 2**31)],
+)
+async def test_a_head_that_lies_about_sizes_hides_no_sound(
+    encoding: int, frame_bytes: int, bytes_per_s: int
+) -> None:
+    bits = 16 if encoding == PCM else 4
+    described = struct.pack("<HHIIHH", encoding, 1, RATE, bytes_per_s, frame_bytes, bits)
+    data = bytes(40 * RATE * bits // 8)
+    content = b"RIFF\0\0\0\0WAVEfmt " + struct.pack("<I", 16) + described
+    wave = read_wave(io.BytesIO(content + b"data" + struct.pack("<I", len(data)) + data))
+    assert wave is not None
+    assert wave.duration_s == 40
+
+
+def piped_flac(seconds: float, *, is_variable: bool) -> bytes:
+    """A FLAC file whose head says nothing of its length, with the head of its last frame."""
+    block, total = 4096, int(seconds * SAMPLE_RATE)
+    info = struct.pack(">HH", block, block) + bytes(6) + (SAMPLE_RATE << 44).to_bytes(8, "big")
+    last = total % block or block
+    number = total - last if is_variable else (total - last) // block
+    head = b"\xff" + (b"\xf9" if is_variable else b"\xf8") + b"\x75\x08"
+    head += chr(number).encode("utf-8", "surrogatepass") if number < 0x110000 else coded(number)
+    head += (last - 1).to_bytes(2, "big")
+    crc = 0
+    for byte in head:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc << 1) & 0xFF ^ (7 if crc & 0x80 else 0)
+    noise = b"\xff\xf8\xff\xf9\x75\x08" * 9
+    return b"fLaC\x80\0\0\x22" + info + bytes(16) + noise + head + bytes([crc]) + noise
+
+
+def coded(number: int) -> bytes:
+    """As UTF-8 would code it if it went beyond Unicode: here with six bytes."""
+    parts = [number >> shift & 0x3F | 0x80 for shift in (24, 18, 12, 6, 0)]
+    return bytes([0xFC | number >> 30, *parts])
+
+
 class TestDurations:
     def test_of_mp3(self) -> None:
         assert duration_s(io.BytesIO(silent_mp3(57.8))) == pytest.approx(57.8, abs=0.03)
 
     def test_of_flac(self) -> None:
         assert duration_s(io.BytesIO(flac_head(57.8))) == pytest.approx(57.8)
+
+    @pytest.mark.parametrize("is_variable", [False, True])
+    @pytest.mark.parametrize("seconds", [1, 29.9, 57.8, 7200.5])
+    def test_of_flac_from_a_pipe(self, seconds: float, *, is_variable: bool) -> None:
+        content = piped_flac(seconds, is_variable=is_variable)
+        assert duration_s(io.BytesIO(content)) == pytest.approx(seconds)
+
+    async def test_of_flac_that_says_nothing_may_be_long(self) -> None:
+        with pytest.raises(InvalidRequest, match="may last long") as caught:
+            await anext(Recording(flac_head(0)).parts())
+        assert caught.value.field == "audio"
+
+    @pytest.mark.parametrize(
+        "between", [b"\xff" * 300_000, bytes(300_000), b"\xff\xfb\x9c" * 99_999]
+    )
+    def test_of_mp3_with_a_picture_in_it(self, between: bytes) -> None:
+        content = silent_mp3(20.0) + between + silent_mp3(20.0)
+        assert duration_s(io.BytesIO(content)) == pytest.approx(40, abs=0.1)
+
+    def test_of_what_looks_like_frames_in_a_picture_is_not_counted(self) -> None:
+        picture = np.random.default_rng(3).integers(0, 256, 2**20, np.uint8).tobytes()
+        assert duration_s(io.BytesIO(silent_mp3(20.0) + picture)) == pytest.approx(20, abs=0.2)
 
     @pytest.mark.parametrize("content", [b"", b"x", b"ID3", b"\xff" * 100_000, bytes(200_000)])
     def test_of_anything_else_is_not_known(self, content: bytes) -> None:

@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -29,7 +30,10 @@ main()
 """
 
 MAX_STEPS = 1_000_000
-"""Of a regular expression, in the worst case, that are taken without a process of its own."""
+"""Steps of a regular expression on one text, in the worst case, without a process of its own."""
+
+MAX_STEPS_OF_ALL = 20_000_000
+"""Steps of all expressions on all texts of a value, in the worst case, without such a process."""
 
 MAX_PATTERN_S = 2.0
 """Seconds for a process that only finds out whether the same work can be done in this one."""
@@ -98,9 +102,16 @@ class CostlyPatterns:
         return bool(self._costs)
 
     def may_take_long(self, value: Any) -> bool:
-        """Whether one may take more than `MAX_STEPS` on a text within a value."""
-        length = max(map(len, _texts(value)), default=0)
-        return any(cost.steps(length) > MAX_STEPS for cost in self._costs)
+        """Whether one may take more than `MAX_STEPS` on a text, or all of them on all texts."""
+        lengths = Counter(map(len, _texts(value)))
+        total = 0.0
+        for cost in self._costs:
+            for length, count in lengths.items():
+                steps = cost.steps(length)
+                if steps > MAX_STEPS:
+                    return True
+                total += steps * count
+        return total > MAX_STEPS_OF_ALL
 
 
 class _Cost:

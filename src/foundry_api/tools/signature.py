@@ -65,12 +65,7 @@ class Arguments:
             if is_field(default):
                 default = default.get_default(call_default_factory=False)
             _add_default(self.schema["properties"][each], default)
-        # pydantic's expressions take linear time, those of Python that msgspec uses do not.
-        by_msgspec = [each for each, (kind, _) in fields.items() if not _is_ours(kind)]
-        described = [self.schema["properties"][each] for each in by_msgspec]
-        if len(by_msgspec) == len(fields):
-            described.append(self.schema.get("$defs", {}))
-        self._patterns = CostlyPatterns(described)
+        self._patterns = CostlyPatterns([_matched_by_python(kind) for kind, _ in fields.values()])
 
     def may_take_long(self, arguments: dict[str, Any]) -> bool:
         """Whether a pattern may take long on them, so that `converted` needs a thread."""
@@ -251,9 +246,15 @@ def _add_default(schema: dict[str, Any], default: Any) -> None:
         return  # the function knows it, and JSON has no word for it
 
 
-def _is_ours(kind: Any) -> bool:
-    """Whether a type, with its description or without, is one that pydantic converts."""
-    return _is_by_pydantic(getattr(kind, "__origin__", kind))
+def _matched_by_python(kind: Any) -> dict[str, Any]:
+    """The schema of a type whose patterns Python's expressions match.
+
+    msgspec uses them; those of pydantic take linear time, unless a model asks for Python's.
+    """
+    plain = getattr(kind, "__origin__", kind)  # without the description
+    if not _is_by_pydantic(plain):
+        return msgspec.json.schema(kind, schema_hook=_described)
+    return plain.described.schema if plain.described.matches_with_python else {}
 
 
 def _is_by_pydantic(kind: Any) -> TypeGuard[type[_ByPydantic]]:
