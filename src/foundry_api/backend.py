@@ -34,6 +34,7 @@ from foundry_api.service.locate import ServiceLocator
 from foundry_api.service.paths import Paths
 from foundry_api.services import Service, Services
 from foundry_api.wire.hooks import Hooks
+from foundry_api.wire.own_transport import OwnTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -98,7 +99,7 @@ class Backend:
         self.settings = settings
         self._headers = dict(headers or {})
         self._hooks = hooks or Hooks()
-        self._transport = transport
+        self._transport: Transport | None = None if transport is None else OwnTransport(transport)
         self._owns_transport = transport is None
         self._closed = self._ended = False
         self._loop = LoopBinding(self._forget_loop)
@@ -125,6 +126,7 @@ class Backend:
             bind=self._loop.bind,
         )
         self.cache = cache_of(settings.cache) if cache is None else cache
+        self._kept_in = self.cache if cache is None else _own_cache(cache)
         self.cached = self._cached()
 
     async def route(self, name: str, *, download: bool = False) -> tuple[Connection, Model]:
@@ -172,8 +174,8 @@ class Backend:
         self._closed = True
         if self.cached is not None:
             await self.cached.end()
-            self.cache.detach(self.events.emit)
-            await self.cache.close()
+            self._kept_in.detach(self.events.emit)
+            await self._kept_in.close()
         await self._keeper.aclose()
         await self._release()
         await self.services.aclose()
@@ -196,8 +198,8 @@ class Backend:
             return None
         from foundry_api.cache.calls import CachedCalls  # noqa: PLC0415 - few clients have one
 
-        self.cache.attach(self.settings.home, self.events.emit)
-        return CachedCalls(self.tools, self.cache, hooked=bool(self._hooks.requests))
+        self._kept_in.attach(self.settings.home, self.events.emit)
+        return CachedCalls(self.tools, self._kept_in, hooked=bool(self._hooks.requests))
 
     def _listen(self) -> None:
         log = logging.getLogger("foundry_api")
@@ -277,11 +279,18 @@ class Backend:
         return self._headers
 
     def _open_transport(self) -> Transport:
-        if self._transport is None:
-            self._transport = _import_http().HttpTransport(
+        transport = self._transport
+        if transport is None:
+            transport = self._transport = _import_http().HttpTransport(
                 self.settings.connect_timeout_s, check=self._check_sending
             )
-        return self._transport
+        return transport
+
+
+def _own_cache(cache: ResponseCache) -> ResponseCache:
+    from foundry_api.cache.own_cache import OwnCache  # noqa: PLC0415 - few clients have one
+
+    return OwnCache(cache)
 
 
 def _import_http() -> ModuleType:

@@ -194,7 +194,12 @@ class CachedCall:
         """The answer, if it is in the cache, and is not being made right now."""
         if self._tools.closed() or self._calls.work.running(known.flight):
             return None
-        kept = await self._calls.means.cache.get(known.key)
+        watch = Watch(self._order.deadline)
+        try:
+            with watch:
+                kept = await self._calls.means.cache.get(known.key)
+        finally:
+            watch.stop()
         return Entry.decoded(kept) if kept is not None else None
 
     def _again(self, entry: Entry) -> Completion[None]:

@@ -83,7 +83,8 @@ class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointCalls, SyncBat
             again where it is used on. Default `FOUNDRY_CACHE`, else none.
         home: Directory for the engine's data, logs and state; default `FOUNDRY_HOME`, else the
             platform's own directories.
-        transport: Sends the requests; default one pooled aiohttp session.
+        transport: Sends the requests; default one pooled aiohttp session. What one of your own
+            raises is `HookFailed`, unless it is an error of this package.
         settings: All settings at once; the arguments above win over it, and the environment is
             then not read.
 

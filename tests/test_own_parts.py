@@ -1,0 +1,237 @@
+"""A cache and a transport of the user's own may raise anything, and never leave a foreign error."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from foundry_api import (
+    CacheStats,
+    DeadlineExceeded,
+    FoundryAPIClient,
+    FoundryClient,
+    HookFailed,
+    Request,
+    ResponseCache,
+    StreamInterrupted,
+)
+from foundry_api.testing import FakeService
+from foundry_api.wire.http import HttpTransport
+from test_user_code import any_failure, raiser
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+
+class OwnCache(ResponseCache):
+    """Fails at one thing; or does `instead` for it."""
+
+    def __init__(self, name: str, instead: Callable[..., Any]) -> None:
+        # `ResponseCache.__init__` is not called: a user may forget that.
+        self.answers: dict[str, bytes] = {}
+        setattr(self, name, instead)
+
+    async def get(self, key: str) -> bytes | None:
+        return self.answers.get(key)
+
+    async def put(self, key: str, answer: bytes, *, model: str) -> bool:
+        del model
+        self.answers[key] = answer
+        return True
+
+    async def clear(self) -> int:
+        return 0
+
+    async def stats(self) -> CacheStats:
+        return CacheStats()
+
+
+def later(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def call(*arguments: Any, **named: Any) -> Any:
+        await asyncio.sleep(0)
+        return function(*arguments, **named)
+
+    return call
+
+
+@any_failure
+@pytest.mark.parametrize("name", ["get", "put", "turn", "attach", "detach", "close"])
+async def test_a_call_goes_on_without_a_cache_that_fails(
+    name: str, failure: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    failing = raiser(failure)
+    is_async = name in {"get", "put", "close"}
+    cache = OwnCache(name, later(failing) if is_async else failing)
+    async with FakeService("Hello") as service:
+        async with FoundryAPIClient(service.base_url, model="fake", cache=cache) as client:
+            assert client.cache is cache
+            for _ in range(2):
+                assert (await client.complete("Hi", temperature=0)).content == "Hello"
+            chunks = [chunk.content async for chunk in client.stream_complete("Hi", temperature=0)]
+        assert "".join(chunks) == "Hello"
+        assert len(service.requests) == (3 if name in {"get", "put"} else 1)
+    assert f"cache: {name} failed" in caplog.text
+
+
+@any_failure
+@pytest.mark.parametrize("when", ["entering", "leaving"])
+async def test_a_turn_that_fails_is_none(when: str, failure: type[BaseException]) -> None:
+    @asynccontextmanager
+    async def turn(_key: str) -> AsyncIterator[None]:
+        if when == "entering":
+            raise failure("oops")
+        yield
+        raise failure("oops")
+
+    async with FakeService("Hello") as service:
+        cache = OwnCache("turn", turn)
+        async with FoundryAPIClient(service.base_url, model="fake", cache=cache) as client:
+            assert (await client.complete("Hi", temperature=0)).content == "Hello"
+            assert cache.answers
+
+
+@pytest.mark.parametrize("answer", ["text", 5, bytearray(b"x"), b"damaged", [b"x"]])
+async def test_what_a_cache_gives_that_is_no_answer_is_none(answer: object) -> None:
+    async with FakeService("Hello") as service:
+        cache = OwnCache("get", later(lambda _key: answer))
+        async with FoundryAPIClient(service.base_url, model="fake", cache=cache) as client:
+            assert (await client.complete("Hi", temperature=0)).content == "Hello"
+
+
+async def test_a_cache_that_hangs_is_waited_for_until_the_deadline() -> None:
+    async def hang(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    async with FakeService("Hello") as service:
+        cache = OwnCache("get", hang)
+        async with FoundryAPIClient(service.base_url, model="fake", cache=cache) as client:
+            with pytest.raises(DeadlineExceeded):
+                await client.complete("Hi", temperature=0, deadline=0.2)
+
+
+class OwnResponse:
+    """A response whose methods may be replaced by others."""
+
+    def __init__(self, response: Any, methods: dict[str, Any]) -> None:
+        self.status, self.headers = response.status, response.headers
+        self._response = response
+        for name, method in methods.items():
+            setattr(self, name, method)
+
+    @property
+    def ended(self) -> bool:
+        return bool(self._response.ended)
+
+    async def read(self) -> bytes:
+        return bytes(await self._response.read())
+
+    def close(self) -> None:
+        self._response.close()
+
+
+class OwnTransport:
+    """Fails at chat completions only, so that the service is found."""
+
+    def __init__(self, **methods: Any) -> None:
+        self._transport = HttpTransport()
+        self._methods = methods
+
+    async def send(self, request: Request) -> Any:
+        if "chat" not in request.url:
+            return await self._transport.send(request)
+        if "send" in self._methods:
+            return await self._methods["send"](request)
+        return OwnResponse(await self._transport.send(request), self._methods)
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+@any_failure
+@pytest.mark.parametrize("name", ["send", "read"])
+async def test_what_a_transport_raises_is_a_typed_error(
+    name: str, failure: type[BaseException]
+) -> None:
+    transport: Any = OwnTransport(**{name: later(raiser(failure))})
+    async with FakeService("Hello") as service:
+        async with FoundryAPIClient(service.base_url, model="fake", transport=transport) as client:
+            with pytest.raises(HookFailed, match=f"transport: {name} failed: .*{failure.__name__}"):
+                await client.complete("Hi")
+            with pytest.raises(HookFailed):
+                _ = [chunk async for chunk in client.stream_complete("Hi")]
+        await transport.aclose()
+
+
+@any_failure
+async def test_a_response_that_cannot_be_closed_is_logged(
+    failure: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    transport: Any = OwnTransport(close=raiser(failure))
+    async with FakeService("Hello") as service:
+        async with FoundryAPIClient(service.base_url, model="fake", transport=transport) as client:
+            assert (await client.complete("Hi")).content == "Hello"
+        await transport.aclose()
+    assert "transport: close failed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("methods", "words"),
+    [
+        ({"send": later(lambda _: None)}, "send gave NoneType"),
+        ({"send": later(lambda _: "answer")}, "send gave str"),
+        ({"read": later(lambda: "text")}, "read gave str"),
+        ({"read": later(lambda: None)}, "read gave NoneType"),
+        ({"status": "200"}, "send gave OwnResponse"),
+        ({"headers": None}, "send gave OwnResponse"),
+    ],
+)
+async def test_what_a_transport_gives_that_is_no_response(
+    methods: dict[str, Any], words: str
+) -> None:
+    transport: Any = OwnTransport(**methods)
+    async with FakeService("Hello") as service:
+        async with FoundryAPIClient(service.base_url, model="fake", transport=transport) as client:
+            with pytest.raises(HookFailed, match=words) as caught:
+                await client.complete("Hi")
+        assert "Transport" in (caught.value.hint or "")
+        await transport.aclose()
+
+
+async def test_an_error_of_this_package_goes_on_as_it_is() -> None:
+    async def broken() -> bytes:
+        raise StreamInterrupted("the tunnel fell")
+
+    transport: Any = OwnTransport(read=broken)
+    async with FakeService("Hello") as service:
+        client = FoundryAPIClient(service.base_url, model="fake", transport=transport, retries=0)
+        async with client:
+            with pytest.raises(StreamInterrupted, match="the tunnel fell"):
+                await client.complete("Hi")
+        await transport.aclose()
+
+
+def test_the_blocking_client_with_a_transport_that_fails() -> None:
+    async def send(request: Request) -> Any:
+        raise ConnectionResetError(f"to {request.method}")
+
+    class Transport:
+        def __init__(self) -> None:
+            self.send = send
+
+        async def aclose(self) -> None: ...
+
+    transport: Any = Transport()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        FoundryClient(
+            f"http://127.0.0.1:{server.getsockname()[1]}", model="fake", transport=transport
+        ) as client,
+        pytest.raises(HookFailed, match="ConnectionResetError"),
+    ):
+        client.complete("Hi")
