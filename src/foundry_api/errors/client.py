@@ -24,6 +24,6 @@ class QueueFull(FoundryError):
 
 
 class HookFailed(FoundryError):
-    """A hook, the callable that gives the credential, or the transport of the caller's own failed."""
+    """A hook, the callable that gives the credential, or a transport of the caller's own failed."""
 
     default_hint = "See the exception that it was raised from, and correct the hook."

@@ -75,8 +75,8 @@ class _OwnResponse:
         return bool(getattr(self._response, "ended", False))
 
     async def read(self) -> bytes:
-        block: object = await _called("read", self._response.read)
-        if not isinstance(block, bytes):
+        block = await _called("read", self._response.read)
+        if not _is_bytes(block):
             raise HookFailed(f"transport: read gave {type(block).__name__}, not bytes", hint=HINT)
         return block
 
@@ -87,6 +87,10 @@ class _OwnResponse:
             raise
         except BaseException as error:  # noqa: BLE001 - it must not take the answer's place
             log.warning("transport: close failed: %s", describe(error))
+
+
+def _is_bytes(block: object) -> bool:
+    return isinstance(block, bytes)
 
 
 async def _called(name: str, method: Callable[[], Awaitable[_T]]) -> _T:
