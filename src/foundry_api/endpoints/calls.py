@@ -197,32 +197,32 @@ class EndpointCalls:
         joined: Joined,
     ) -> AsyncGenerator[TranscriptionChunk]:
         """What is said in each part of the recording, and where the time went as the last."""
-        async with aclosing(recording.parts()) as parts:
-            async for part in parts:
-                ordered_part = replace(order, request=Listening(part, spoken))
-                async with part, aclosing(self._part(ordered_part, joined)) as pieces:
-                    async for piece in pieces:
-                        yield piece
+        try:
+            async with aclosing(recording.parts()) as parts:
+                async for part in parts:
+                    ordered_part = replace(order, request=Listening(part, spoken))
+                    async with part, aclosing(self._part(ordered_part, joined)) as pieces:
+                        async for piece in pieces:
+                            yield piece
+        except FoundryError as error:
+            error.partial = joined.text
+            raise
         yield joined.last_chunk()
 
     async def _part(
         self, order: Order[Hearing], joined: Joined
     ) -> AsyncGenerator[TranscriptionChunk]:
         is_streamed = False
-        try:
-            async with aclosing(self._heard(order).pieces()) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, Outcome):
-                        text, model = piece.result[0], piece.model.id
-                        if not is_streamed and text:
-                            yield TranscriptionChunk(joined.add(text), model)
-                        joined.end_part(piece)
-                    else:
-                        is_streamed = True
-                        yield replace(piece, text=joined.add(piece.text))
-        except FoundryError as error:
-            error.partial = joined.text
-            raise
+        async with aclosing(self._heard(order).pieces()) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Outcome):
+                    text, model = piece.result[0], piece.model.id
+                    if not is_streamed and text:
+                        yield TranscriptionChunk(joined.add(text), model)
+                    joined.end_part(piece)
+                else:
+                    is_streamed = True
+                    yield replace(piece, text=joined.add(piece.text))
 
     def _heard(self, order: Order[Hearing]) -> EndpointCall[TranscriptionChunk, Heard]:
         return EndpointCall(self._backend.tools, order, lambda piece: piece.text)

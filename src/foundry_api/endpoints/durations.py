@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import BinaryIO
 
 __all__ = ["duration_s"]
@@ -22,16 +23,23 @@ _KBITS = {
 }
 """Kilobits a second, by whether it is MPEG-1 and by the code of the layer."""
 MAX_LOST_BYTES = 64 * 1024
+"""Without frames in so much it is no MPEG audio. Behind frames there may be more: of pictures."""
 SURE_FRAMES = 3
+_BLOCK_BYTES = 4096
+_MPEG_MARK = re.compile(rb"\xff[\xe2-\xff][\x10-\xef]", re.DOTALL)
+
+_FLAC_TAIL_BYTES = 2**20
+_FLAC_MARK = re.compile(rb"\xff[\xf8\xf9]")
+_FLAC_FRAME_HEAD = 16
 
 
 def duration_s(file: BinaryIO) -> float | None:
-    """How long a FLAC or MP3 file lasts; None if it is neither."""
+    """How long a FLAC or MP3 file lasts; None if it is neither, infinity if it can't be said."""
     file.seek(0)
     start = _after_tags(file)
     file.seek(start)
     if (head := file.read(_FLAC_HEAD))[:4] == b"fLaC":
-        return _flac_s(head)
+        return _flac_s(file, head)
     return _mpeg_s(file, start)
 
 
@@ -47,30 +55,104 @@ def _after_tags(file: BinaryIO) -> int:
     return start
 
 
-def _flac_s(head: bytes) -> float | None:
-    """By the stream's information, which is always the first block; None where it isn't said."""
+def _flac_s(file: BinaryIO, head: bytes) -> float | None:
+    """By the stream's information, which is always the first block, or else by the last frame.
+
+    What was written to a pipe does not say at its beginning how many samples it has.
+    """
     if len(head) < _FLAC_HEAD:
         return None
     packed = int.from_bytes(head[18:26], "big")
     rate, samples = packed >> 44, packed & 0xF_FFFF_FFFF
-    return samples / rate if rate and samples else None
+    if not rate:
+        return None
+    block = int.from_bytes(head[10:12], "big")
+    return (samples or _flac_samples(file, block)) / rate
+
+
+def _flac_samples(file: BinaryIO, block: int) -> float:
+    """The samples up to the end of the last frame; infinity without one."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _FLAC_TAIL_BYTES))
+    tail = file.read()
+    for mark in reversed([found.start() for found in _FLAC_MARK.finditer(tail)]):
+        samples = _flac_frame_end(tail[mark : mark + _FLAC_FRAME_HEAD], block)
+        if samples is not None:
+            return samples
+    return float("inf")
+
+
+def _flac_frame_end(head: bytes, block: int) -> int | None:
+    """The number of the sample behind a frame; None if it is no frame's header (RFC 9639, 9.1)."""
+    if len(head) < _FLAC_FRAME_HEAD:
+        head += bytes(_FLAC_FRAME_HEAD - len(head))
+    size_code, rate_code = head[2] >> 4, head[2] & 15
+    # Its number is coded as UTF-8 does it, with up to seven bytes.
+    ones = 8 - (head[4] ^ 0xFF).bit_length()
+    number_bytes = ones or 1
+    if not size_code or rate_code == 15 or head[3] & 1 or ones in {1, 8}:  # noqa: PLR2004 - not used
+        return None
+    number = head[4] & (0x7F >> ones)
+    for byte in head[5 : 4 + number_bytes]:
+        number = number << 6 | byte & 0x3F
+    at = 4 + number_bytes
+    size_bytes = {6: 1, 7: 2}.get(size_code, 0)
+    rate_bytes = {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
+    end = at + size_bytes + rate_bytes
+    if _crc8(head[:end]) != head[end]:
+        return None
+    if size_bytes:
+        samples = int.from_bytes(head[at : at + size_bytes], "big") + 1
+    elif size_code == 1:
+        samples = 192
+    else:
+        samples = 576 << size_code - 2 if size_code < 6 else 256 << size_code - 8  # noqa: PLR2004 - codes
+    return (number if head[1] & 1 else number * block) + samples
+
+
+def _crc8(data: bytes) -> int:
+    crc = 0
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc << 1 ^ (0x107 if crc & 0x80 else 0)) & 0xFF
+    return crc
 
 
 def _mpeg_s(file: BinaryIO, start: int) -> float | None:
     """The frames of MPEG audio one by one, since their bit rate may change."""
     size = file.seek(0, os.SEEK_END)
-    at, total, frames, lost = start, 0.0, 0, 0
-    while at + 4 <= size and lost <= MAX_LOST_BYTES:
-        file.seek(at)
-        found = _frame(file.read(4))
-        if found is None:
-            at, lost = at + 1, lost + 1
-            if frames < SURE_FRAMES:  # what looked like frames was chance
-                total, frames = 0.0, 0
+    at, total, frames = start, 0.0, 0
+    while at + 4 <= size:
+        if found := _frame_at(file, at):
+            length, seconds = found
+            at, total, frames = at + length, total + seconds, frames + 1
             continue
-        length, seconds = found
-        total, frames, at, lost = total + seconds, frames + 1, at + length, 0
+        if frames < SURE_FRAMES:  # what looked like frames was chance
+            total, frames = 0.0, 0
+            size = min(size, at + MAX_LOST_BYTES)
+        at = _next_frame(file, at + 1, size)
     return total if frames >= SURE_FRAMES else None
+
+
+def _next_frame(file: BinaryIO, at: int, end: int) -> int:
+    """Where the next two frames begin; `end` without any before it."""
+    while at < end:
+        file.seek(at)
+        block = file.read(_BLOCK_BYTES)
+        for mark in _MPEG_MARK.finditer(block):
+            place = at + mark.start()
+            frame = _frame(mark[0])
+            if frame and _frame_at(file, place + frame[0]):
+                return place
+        at += max(1, len(block) - 2)
+    return end
+
+
+def _frame_at(file: BinaryIO, at: int) -> tuple[int, float] | None:
+    file.seek(at)
+    head = file.read(3)
+    return _frame(head) if len(head) == 3 else None  # noqa: PLR2004 - what `_frame` reads
 
 
 def _frame(head: bytes) -> tuple[int, float] | None:

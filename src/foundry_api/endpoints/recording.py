@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import io
 import logging
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -162,9 +163,9 @@ class Recording(Part):
         except OSError as error:
             raise _unreadable(error) from error
         if length_s is not None and length_s > WINDOW_S + ENCODER_PADDING_S:
+            lasts = f"lasts {length_s:.1f} s" if math.isfinite(length_s) else "may last long"
             raise InvalidRequest(
-                f"the recording lasts {length_s:.1f} s, and a model hears the first "
-                f"{WINDOW_S:.0f} s only",
+                f"the recording {lasts}, and a model hears the first {WINDOW_S:.0f} s only",
                 field="audio",
                 hint="Convert it to a WAV file of 16-bit samples, which is divided at silence: "
                 "ffmpeg -i FILE -ac 1 -ar 16000 talk.wav",

@@ -107,14 +107,17 @@ def read_wave(file: BinaryIO) -> WaveFile | None:
 def _described(description: bytes, start: int, length: int) -> WaveFile | None:
     if len(description) < _FORMAT.size:
         return None
-    encoding, _, rate, bytes_per_s, frame_bytes, bits = _FORMAT.unpack_from(description)
+    encoding, channels, rate, bytes_per_s, frame_bytes, bits = _FORMAT.unpack_from(description)
     if encoding == _EXTENSIBLE and len(description) >= 26:  # noqa: PLR2004 - where it is said
         (encoding,) = struct.unpack_from("<H", description, 24)
     if not rate or not frame_bytes:
         return None
+    if bits in _SIZES.get(encoding, ()):  # as the engine has it, whatever the file says
+        frame_bytes = channels * bits // 8 or frame_bytes
     frames = length // frame_bytes
-    if encoding not in _SIZES and bytes_per_s:  # compressed: what is a frame there holds many
-        frames = length * int(rate) // int(bytes_per_s)
+    if encoding not in _SIZES:  # compressed: what is a frame there holds many
+        rates = [per_s for per_s in (bytes_per_s, rate * channels * bits // 8) if per_s]
+        frames = length * rate // min(rates) if rates else length
     return WaveFile(description, encoding, rate, frame_bytes, bits, start, frames)
 
 
