@@ -339,7 +339,9 @@ class Models:
         """
         alias = check_name("alias", alias)
         connection, control = await self._controlled("unregister models")
-        model = await connection.resolve(alias)
+        model = find_model(alias, await connection.local_models())
+        if model is None:
+            raise ModelNotFound(f"no model on this machine is named {alias!r}", model=alias)
         is_id = alias.strip().casefold() == model.id.casefold()
         try:
             await control.unregister(model.id if is_id else model.alias)

@@ -8,7 +8,7 @@ import pytest
 
 from cli_program import run
 from foundry_api import FoundryAPIClient
-from foundry_api.errors import InvalidRequest, ModelInUse
+from foundry_api.errors import InvalidRequest, ModelInUse, ModelNotFound
 from foundry_api.service import shared
 from foundry_api.service.paths import Paths
 from foundry_api.service.process import HostOptions
@@ -58,6 +58,14 @@ async def test_the_users_own_under_its_name_goes_and_it_stays(home: Path, tmp_pa
         await client.models.load("demo")
         with pytest.raises(InvalidRequest):
             await client.models.unregister("demo")
+
+
+async def test_what_refuses_says_what_would_help(home: Path) -> None:
+    async with FoundryAPIClient() as client:
+        with pytest.raises(InvalidRequest, match="comes with this package"):
+            await client.models.remove("demo")
+        with pytest.raises(ModelNotFound, match="no model on this machine is named 'unheard-of'"):
+            await client.models.unregister("unheard-of")
 
 
 async def test_an_id_is_one_version_and_a_loaded_one_is_refused(home: Path, tmp_path: Path) -> None:

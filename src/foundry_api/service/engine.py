@@ -172,13 +172,7 @@ class NativeEngine:
         kept = self._built_in_ids()
         users = [model_id for model_id in meant if model_id not in kept]
         if meant and not users:
-            raise InvalidRequest(
-                f"{name} comes with this package: every engine of it serves that model",
-                field="model",
-                hint="It takes no memory unless it is loaded; `foundry-api models unload "
-                f"{name}` frees that.",
-                model=name,
-            )
+            raise _built_in(name)
         for target in [name] if len(users) == len(meant) else users:
             self.registry.unregister(target)
 
@@ -194,7 +188,10 @@ class NativeEngine:
 
     def remove(self, name: str) -> int:
         """See `Engine.remove`."""
-        if matching(self.registry.variants(), name):
+        registered = {variant.info.id for variant in matching(self.registry.variants(), name)}
+        if registered:
+            if registered <= self._built_in_ids():
+                raise _built_in(name)
             raise InvalidRequest(
                 f"{name} is a registered directory",
                 field="model",
@@ -230,6 +227,16 @@ class NativeEngine:
     def received(self, model_id: str) -> int:
         """See `Engine.received`."""
         return model_cache.last_change(self._cache, model_id)
+
+
+def _built_in(name: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"{name} comes with this package: every engine of it serves that model",
+        field="model",
+        hint=f"It takes no memory unless it is loaded; `foundry-api models unload {name}` frees "
+        "that.",
+        model=name,
+    )
 
 
 def _without_signature(message: str) -> str:
