@@ -23,6 +23,7 @@ from foundry_api.errors import (
     StreamInterrupted,
 )
 from foundry_api.resilience.limiter import Moved
+from foundry_api.results import header_text
 from foundry_api.wire.dialects.base import error_of
 from foundry_api.wire.transport import OK, Reply
 
@@ -160,7 +161,7 @@ class GuardedAttempt:
             return ()
         # aiohttp's names are no plain texts, which encoders of JSON refuse.
         return tuple(
-            (str.__str__(name), str.__str__(value))
+            (str.__str__(name), header_text(value))
             for name, value in self._response.headers.items()
         )
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
 
-__all__ = ["Headers", "Result", "ShortResult"]
+__all__ = ["Headers", "Result", "ShortResult", "header_text"]
 
 
 class Result:
@@ -110,7 +110,7 @@ class Headers(dict[str, str]):
         super().__init__()
         for name, value in (headers or {}).items():
             if name not in self:
-                self[str.__str__(name)] = str.__str__(value)
+                self[str.__str__(name)] = header_text(value)
 
     def __contains__(self, name: object) -> bool:
         return self._written(name) is not None
@@ -130,6 +130,21 @@ class Headers(dict[str, str]):
         """A name as the service wrote it."""
         wanted = name.lower() if isinstance(name, str) else None
         return next((each for each in self if each.lower() == wanted), None)
+
+
+def header_text(value: str) -> str:
+    """The value of a header as a plain text; bytes that are no UTF-8 are Latin-1, as in HTTP/1.1.
+
+    aiohttp gives them as lone surrogates, which neither JSON nor a file takes.
+    """
+    value = str.__str__(value)
+    if value.isascii():
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogateescape").decode("latin-1")
+    return value
 
 
 def _builtins(value: Any) -> Any:

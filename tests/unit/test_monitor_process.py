@@ -67,3 +67,8 @@ def test_restarts_are_other_processes_in_the_place_of_the_one_before(
     for pid, started_at in looks:
         restarts.saw(pid, started_at)
     assert restarts.count == count
+
+
+@pytest.mark.parametrize("pid", [-1, 2**31, 2**63, 2**80])
+def test_a_number_that_is_no_process_has_no_facts(pid: int) -> None:
+    assert ProcessGauge().read(pid) is None

@@ -309,3 +309,9 @@ async def test_what_a_service_really_answered_is_encoded() -> None:
         assert pickle.loads(pickle.dumps(result)).to_dict() == result.to_dict()  # noqa: S301
     assert completion.to_dict()["attempts"][0]["error"]["type"] == "ServiceOverloaded"
     assert reply.headers["CONTENT-TYPE"].startswith("application/json")
+
+
+def test_a_header_whose_bytes_are_no_utf8_goes_into_json() -> None:
+    headers = Headers({"X-A": "caf\udce9", "B": "caf\u00e9"})
+    assert headers == {"X-A": "caf\u00e9", "B": "caf\u00e9"}
+    assert msgspec.json.decode(msgspec.json.encode(headers)) == headers

@@ -50,7 +50,7 @@ class ProcessGauge:
         """The facts of a process; None where it is gone or not ours to see."""
         try:
             return self._read(self._of(pid))
-        except psutil.Error:
+        except (psutil.Error, ValueError, OverflowError):  # what a service tells may be no number
             self._process = self._before = None
             return None
 

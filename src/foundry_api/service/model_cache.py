@@ -6,6 +6,7 @@ names it once it is complete (probed on 2.2.1, as all here).
 
 from __future__ import annotations
 
+import errno
 import glob
 from itertools import chain, islice
 from pathlib import Path
@@ -45,9 +46,16 @@ def downloaded(cache: Path) -> Mapping[str, Path]:
         FileNotFoundError: There is no such directory.
         OSError: It is not ours to look into.
     """
-    next(cache.iterdir(), None)  # globbing says nothing of a directory that it may not read
+    _check_readable(cache)  # globbing says nothing of a directory that it may not read
     found = chain.from_iterable(cache.glob("*/" * depth + COMPLETE) for depth in DEPTHS)
     return dict(chain.from_iterable(map(_named, islice(found, MAX_MODELS))))
+
+
+def _check_readable(cache: Path) -> None:
+    try:
+        next(cache.iterdir(), None)
+    except ValueError as error:  # a service told it, and no file can have that name
+        raise OSError(errno.EINVAL, str(error)) from error
 
 
 def may_hold_downloads(base_url: str, cache_dir: str | None) -> bool:
@@ -63,7 +71,7 @@ def may_hold_downloads(base_url: str, cache_dir: str | None) -> bool:
         return any(entry.is_dir() for entry in Path(cache_dir).iterdir())
     except FileNotFoundError:
         return False
-    except OSError:  # not ours to look into: the service may still hold some
+    except (OSError, ValueError):  # not ours to look into: the service may still hold some
         return True
 
 
