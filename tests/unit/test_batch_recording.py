@@ -6,6 +6,7 @@ import asyncio
 import io
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from foundry_api.batch.ledger import OutputStream
@@ -135,3 +136,18 @@ def test_a_stream_on_a_full_disk_is_told_and_a_reader_that_left_is_no_failure_of
         OutputStream(Pipe(OSError(28, "No space left on device"))).record([answer(0)])
     with pytest.raises(BrokenPipeError):
         OutputStream(Pipe(BrokenPipeError())).record([answer(0)])
+
+
+def test_a_terminal_gets_the_same_document_harmlessly() -> None:
+    class Terminal(io.BytesIO):
+        def isatty(self) -> bool:
+            return True
+
+    text = "\x9b31m\u202eover \u00fc\u2028"
+    line = msgspec.json.encode({"text": text})
+    finished = msgspec.structs.replace(answer(0), output=line)
+    OutputStream(stream := Terminal()).record([finished])
+    shown = stream.getvalue().decode()
+    assert msgspec.json.decode(shown) == {"text": text}
+    assert not set(shown) & set("\x9b\u202e\u2028")
+    assert "\u00fc" in shown

@@ -209,6 +209,16 @@ def test_the_screen_of_a_service_that_is_down_says_why(monkeypatch: pytest.Monke
     assert "\\x1b[2J is running" in screen
 
 
+def test_a_name_takes_one_line_of_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    forged = "m\ndown  forged"
+    look = full(loaded_models=(forged,), service=forged)
+    change = HealthChanged(old="healthy", new="down", since=1.0, at=2.0, reason=forged, sample=look)
+    monkeypatch.setenv("COLUMNS", "200")
+    screen = draw(monkeypatch, [look, look], change)
+    assert screen.count("m\\ndown  forged") >= 3
+    assert "m\ndown" not in screen.replace("\r", "")
+
+
 def test_a_terminal_without_unicode_gets_letters(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = draw(monkeypatch, [full(), full()], encoding="ascii")
     assert "##" in screen

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from foundry_api.errors import BatchStorageFailed
+from foundry_api.plain_text import harmless_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,12 +48,15 @@ class Ledger(Protocol):
 class OutputStream:
     """Writes answers as they come, and remembers nothing: for standard output.
 
+    A terminal gets the same JSON with what it would obey escaped.
+
     Args:
         stream: Where to; default standard output.
     """
 
     def __init__(self, stream: BinaryIO | None = None) -> None:
         self._stream = stream or sys.stdout.buffer
+        self._is_terminal = self._stream.isatty()
         self._written = 0
 
     def finished(self, first: int, count: int) -> Mapping[int, int]:  # noqa: ARG002 - a Ledger's
@@ -69,8 +73,11 @@ class OutputStream:
         Raises:
             BatchStorageFailed: Nobody reads them any more, or the disk behind it is full.
         """
+        lines = b"".join(result.output + b"\n" for result in results)
+        if self._is_terminal:
+            lines = harmless_json(lines.decode()).encode()
         try:
-            self._stream.write(b"".join(each.output + b"\n" for each in results))
+            self._stream.write(lines)
             self._stream.flush()
         except BrokenPipeError:
             raise  # the command line ends quietly when its reader leaves

@@ -86,7 +86,7 @@ class _Screen:
         told += [f"restarts {sample.restarts}"] if sample.restarts else []
         title = Text()
         title.append(f" {state} ", style=f"bold reverse {STATE_COLOURS[state]}")
-        title.append(f"  {printable('  '.join(filter(None, told)))}")
+        title.append(f"  {printable_line('  '.join(filter(None, told)))}")
         return _one_line(title)
 
     def _figures(self, width: int, bars: str) -> Table:
@@ -138,7 +138,7 @@ class _Screen:
         }
         for name, told in facts.items():
             if told and newest.generation is not None:
-                yield _one_line(Text(f"{name.ljust(LABEL + GAP)}{printable(told)}"))
+                yield _one_line(Text(f"{name.ljust(LABEL + GAP)}{printable_line(told)}"))
         if newest.detail:
             yield Text(printable(newest.detail), style=STATE_COLOURS[newest.status])
 
@@ -147,7 +147,7 @@ class _Screen:
             at = f"{datetime.fromtimestamp(change.at).astimezone():%H:%M:%S}"
             line = Text(f"{at}  ", style="dim")
             line.append(change.new, style=STATE_COLOURS[change.new])
-            line.append(f"  {printable(change.reason)}" if change.reason else "")
+            line.append(f"  {printable_line(change.reason)}" if change.reason else "")
             yield _one_line(line)
 
 
