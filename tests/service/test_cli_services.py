@@ -5,19 +5,20 @@ The commands run in this process, which saves each the start of an interpreter.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Callable
 from subprocess import CompletedProcess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from cli_program import catalog_engine, command, environment
-from foundry_api.cli import main
+from foundry_api.cli import main, services
 from foundry_api.cli.services import all_services, find_running, health_of
 from foundry_api.errors import ServiceNotRunning
-from foundry_api.service import discover, shared
+from foundry_api.service import discover, foundry_cli, shared
 from foundry_api.service.paths import Paths
 from foundry_api.settings import Settings
 from scripted_model import build
@@ -159,6 +160,38 @@ async def test_a_service_that_others_started_is_found_and_named(
     [found] = await all_services(settings)
     assert (found.base_url, found.origin, found.control) == (engine.base_url, "port", None)
     assert (await health_of(found, settings)).status == "healthy"
+
+
+async def test_a_command_that_hangs_does_not_hold_up_what_else_was_found(
+    engine: Endpoint, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foundry_cli, "announced_urls", asyncio.Event().wait)
+    monkeypatch.setattr(services, "COMMAND_S", 0.0)
+    monkeypatch.setattr(discover, "KNOWN_PORTS", (int(engine.base_url.rpartition(":")[2]),))
+    found = await asyncio.wait_for(all_services(Settings(home=own_home)), 20)
+    assert [endpoint.base_url for endpoint in found] == [engine.base_url]
+
+
+async def test_a_service_that_the_command_names_is_waited_for_beside_others(
+    engine: Endpoint, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = asyncio.Event()
+    look = services.discover.look
+
+    async def announced_urls() -> tuple[str, ...]:
+        await looked.wait()
+        return (engine.base_url,)
+
+    async def look_and_tell(url: str, *arguments: Any, **more: Any) -> Endpoint | None:
+        found = await look(url, *arguments, **more)
+        looked.set()
+        return found
+
+    monkeypatch.setattr(foundry_cli, "announced_urls", announced_urls)
+    monkeypatch.setattr(discover, "look", look_and_tell)
+    monkeypatch.setattr(discover, "KNOWN_PORTS", (9,))
+    [found] = await all_services(Settings(home=own_home))
+    assert (found.base_url, found.origin) == (engine.base_url, "cli")
 
 
 async def test_looking_for_a_running_service_starts_none(own_home: Path) -> None:

@@ -24,7 +24,7 @@ from foundry_api.services import Service
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.service.endpoint import Endpoint, Origin
     from foundry_api.settings import Settings
     from foundry_api.wire.transport import Transport
 
@@ -32,6 +32,10 @@ __all__ = ["RunningService", "all_services", "find_running", "health_of"]
 
 PATIENCE_S = discover.KNOWN_TIMEOUT_S
 """A person who asks what is there waits longer than a call that could start an engine instead."""
+
+
+COMMAND_S = 1.5
+"""It takes a second on real machines."""
 
 
 class _LazyTransport:
@@ -105,24 +109,42 @@ async def find_running(
 async def all_services(settings: Settings) -> list[Endpoint]:
     """Every service that answers: the shared one, those that Foundry's command names, the rest.
 
+    Where there are others, the command, which may hang, is waited for less.
+
     Raises:
         FoundryError: An address was given, and what is there cannot be used.
     """
     if settings.base_url is not None:
         return [await find_running(settings)]
-    paths = Paths.of(settings.home)
-    announced = await foundry_cli.announced_urls()
     async with aclosing(_LazyTransport()) as transport:
-        found = await asyncio.gather(
-            discover.find_shared(paths, transport),
-            *(discover.look(url, "cli", transport, timeout_s=PATIENCE_S) for url in announced),
-            *(
-                discover.look(f"http://127.0.0.1:{port}", "port", transport, timeout_s=PATIENCE_S)
-                for port in discover.KNOWN_PORTS
-            ),
-        )
+        named = asyncio.ensure_future(_of_command(transport))
+        try:
+            shared, *others = await asyncio.gather(
+                discover.find_shared(Paths.of(settings.home), transport),
+                *(
+                    _look(f"http://127.0.0.1:{port}", "port", transport)
+                    for port in discover.KNOWN_PORTS
+                ),
+            )
+            is_found = any((shared, *others))
+            await asyncio.wait([named], timeout=COMMAND_S if is_found else None)
+            of_command = named.result() if named.done() else []
+        finally:
+            named.cancel()
+            await asyncio.gather(named, return_exceptions=True)
+    found = [shared, *of_command, *others]
     distinct = {endpoint.base_url: endpoint for endpoint in reversed(found) if endpoint}
     return list(reversed(distinct.values()))
+
+
+async def _of_command(transport: _LazyTransport) -> list[Endpoint | None]:
+    """The services that Foundry's command names."""
+    urls = await foundry_cli.announced_urls()
+    return list(await asyncio.gather(*(_look(url, "cli", transport) for url in urls)))
+
+
+async def _look(url: str, origin: Origin, transport: _LazyTransport) -> Endpoint | None:
+    return await discover.look(url, origin, transport, timeout_s=PATIENCE_S)
 
 
 async def health_of(endpoint: Endpoint, settings: Settings) -> HealthStatus:
