@@ -1,11 +1,15 @@
-"""Paths that the user gives and that another process may open, which has another directory."""
+"""Paths and other text of the command line and the environment.
+
+Another process may open a path of the user, and it has another working directory.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
-__all__ = ["absolute_path"]
+__all__ = ["absolute_path", "text_of_system"]
 
 
 def absolute_path(path: str | os.PathLike[str]) -> Path:
@@ -25,14 +29,11 @@ def absolute_path(path: str | os.PathLike[str]) -> Path:
         raise ValueError("it is empty")
     if "\0" in text:
         raise ValueError("it holds a NUL character")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("its name is not valid UTF-8") from error
+    _check_encoding(text, "its name")
     try:
         absolute = Path(text).expanduser().absolute()
         # The engine takes no `..`; what it means behind a link is known to the file system alone.
-        return absolute.resolve() if ".." in absolute.parts else absolute
+        absolute = absolute.resolve() if ".." in absolute.parts else absolute
     except RuntimeError as error:
         why = "a link in it leads to itself"
         if text.startswith("~"):
@@ -40,3 +41,41 @@ def absolute_path(path: str | os.PathLike[str]) -> Path:
         raise ValueError(why) from error
     except OSError as error:
         raise ValueError("it is relative, and the working directory is gone") from error
+    _check_encoding(str(absolute), f"the name of its directory, {str(absolute.parent)!r},")
+    return absolute
+
+
+def _check_encoding(text: str, what: str) -> None:
+    """Refuse what neither JSON nor SQLite takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what} {_why_not_utf8(text)}") from error
+
+
+def _why_not_utf8(text: str) -> str:
+    """In a locale of ASCII, Python takes the bytes of any other character for none."""
+    try:
+        text_of_system(text)
+    except ValueError:
+        return "is not valid UTF-8"
+    encoding = sys.getfilesystemencoding()
+    return f"cannot be read in the encoding of this locale, {encoding}: set PYTHONUTF8=1"
+
+
+def text_of_system(text: str) -> str:
+    """Text of the command line or the environment, in UTF-8 whatever the locale says.
+
+    In a locale of ASCII, Python gives every other byte as half a surrogate pair. Paths stay so:
+    Python opens them in that form.
+
+    Raises:
+        ValueError: It is not UTF-8.
+    """
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(text).decode()
+    return text

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 
 from foundry_api.errors import ConfigurationError
-from foundry_api.local_path import absolute_path
+from foundry_api.local_path import absolute_path, text_of_system
 from foundry_api.values import (
     as_float,
     as_int,
@@ -178,7 +178,7 @@ def _absolute(name: str, path: Path) -> Path:
         return absolute_path(path)
     except ValueError as error:
         raise ConfigurationError(
-            f"{name} is {shown(str(path))}: {error}", hint="Give an absolute path."
+            f"{name} is {shown(str(path))}: {error}", hint="Give the absolute path of another one."
         ) from error
 
 
@@ -320,7 +320,11 @@ def _urls(text: str) -> tuple[str, ...]:
 
 def _parsed(variable: str, text: str, parse: Callable[[str], object]) -> object:
     try:
-        return parse(text)
+        return parse(text if parse in _OF_PATHS else text_of_system(text))
+    except UnicodeError as error:
+        raise ConfigurationError(
+            f"{variable} is {text!r}, which is not text in UTF-8", hint="Set it once more."
+        ) from error
     except ValueError as error:
         raise ConfigurationError(
             f"{variable} is {text!r}", hint=f"It must be a {_KINDS.get(parse, 'text')}."
@@ -364,6 +368,7 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], object]]] = {
     "cache": ("FOUNDRY_CACHE", _cache),
     "home": ("FOUNDRY_HOME", Path),
 }
+_OF_PATHS: tuple[Callable[[str], object], ...] = (Path, _cache)
 _KINDS: dict[Callable[[str], object], str] = {
     float: "number of seconds",
     _megabytes: "number of MB",

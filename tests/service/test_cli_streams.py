@@ -103,7 +103,7 @@ def test_the_exit_code_tells_where_nothing_else_can(home: Path, line: str, code:
 def test_an_error_that_json_cannot_carry_is_told_in_words(home: Path, line: str) -> None:
     code, told = shell(line, ("chat", "-m", "scripted", "--temperature", "9", "hi"), home)
     assert code == 2
-    assert told.startswith("Error: temperature is 9")
+    assert told.startswith("Error: --temperature is 9")
     assert "standard output" in told.splitlines()[-1]
 
 
@@ -152,3 +152,15 @@ def test_a_prompt_that_is_not_utf_8_is_refused(home: Path) -> None:
 def test_a_file_is_found_by_its_name_in_any_locale(home: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").rename(tmp_path / "für alle.txt")
     assert shell('"$@"', ("batch", "check", "für alle.txt"), home, **ASCII) == (0, "")
+
+
+def test_a_model_of_the_environment_is_read_in_any_locale(home: Path) -> None:
+    done = subprocess.run(
+        command("chat", "hi"),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=environment(home, FOUNDRY_MODEL="modèle", **ASCII),
+        timeout=60,
+        check=False,
+    )
+    assert "modèle is not on this machine" in done.stderr.decode()

@@ -91,6 +91,11 @@ def test_json_is_one_document_in_utf8(capsys: pytest.CaptureFixture[str]) -> Non
     assert json.loads(told) == {"text": "日本語\x1b"}
 
 
+def test_half_a_surrogate_pair_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_json({"file": "caf\udce9", "said": "\u00fc"}, indent=0)
+    assert json.loads(capsys.readouterr().out) == {"file": "caf\udce9", "said": "\u00fc"}
+
+
 def test_streams_of_a_windows_pipe_speak_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("é".encode()), encoding="cp1252"))

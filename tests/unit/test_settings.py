@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -263,3 +265,9 @@ def test_the_case_of_a_log_level_does_not_matter(level: str) -> None:
 def test_a_log_level_that_there_is_none_of_is_shown_as_it_was_written() -> None:
     with pytest.raises(ConfigurationError, match="FOUNDRY_LOG_LEVEL is 'loud'"):
         Settings.from_environment({"FOUNDRY_LOG_LEVEL": "loud"})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the environment is UTF-16 there")
+def test_a_variable_in_another_encoding_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"FOUNDRY_MODEL is .*, which is not text"):
+        Settings.from_environment({"FOUNDRY_MODEL": os.fsdecode(b"mod\xe8le")})

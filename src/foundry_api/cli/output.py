@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -42,9 +43,17 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 def print_json(value: Any, *, indent: int = 2) -> None:
     """One JSON document on standard output, on one line where `indent` is 0."""
-    encoded = msgspec.json.encode(value)
+    encoded = _encoded(value)
     told = (msgspec.json.format(encoded, indent=indent) if indent else encoded).decode()
     click.echo(harmless_json(told) if is_terminal(sys.stdout) else told)
+
+
+def _encoded(value: Any) -> bytes:
+    """JSON, in which half a surrogate pair, as in a file's name that is no UTF-8, is escaped."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return json.dumps(msgspec.to_builtins(value)).encode()
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

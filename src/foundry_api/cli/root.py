@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -11,6 +10,7 @@ import click
 from foundry_api._version import __version__
 from foundry_api.cli import VERBS
 from foundry_api.cli.options import common_options
+from foundry_api.local_path import text_of_system
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,11 +91,7 @@ class Verbs(click.Group):
 
 
 class Utf8(click.types.StringParamType):
-    """Text from the command line, in UTF-8 whatever the locale says.
-
-    In a locale of ASCII, Python gives every other byte as half a surrogate pair. Paths stay so:
-    Python opens them in that form.
-    """
+    """Text from the command line; see `text_of_system`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The text.
@@ -103,17 +99,10 @@ class Utf8(click.types.StringParamType):
         Raises:
             BadParameter: It is not UTF-8.
         """
-        text = super().convert(value, param, ctx)
-        if text.isascii():
-            return text
         try:
-            text.encode()
-        except UnicodeEncodeError:
-            try:
-                return os.fsencode(text).decode()
-            except UnicodeError:
-                self.fail("it is not text in UTF-8.", param, ctx)
-        return text
+            return text_of_system(super().convert(value, param, ctx))
+        except ValueError:
+            self.fail("it is not text in UTF-8.", param, ctx)
 
 
 def _take_utf8(command: click.Command) -> None:
