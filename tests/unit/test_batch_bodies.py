@@ -86,9 +86,9 @@ def test_members_that_ask_for_nothing_are_left_out(
     ("url", "body", "field", "message"),
     [
         (CHAT_URL, {**CHAT, "max_token": 5}, "max_token", "did you mean max_tokens?"),
-        (CHAT_URL, {**CHAT, "xyzzy": 5}, "xyzzy", "has no member xyzzy"),
+        (CHAT_URL, {**CHAT, "xyzzy": 5}, "xyzzy", "xyzzy is no member"),
         (RESPONSES_URL, {**SAID, "max_tokens": 5}, "max_tokens", "mean max_output_tokens?"),
-        (EMBEDDINGS_URL, {**SAID, "temperature": 0}, "temperature", "has no member temperature"),
+        (EMBEDDINGS_URL, {**SAID, "temperature": 0}, "temperature", "temperature is no member"),
         (CHAT_URL, {**CHAT, "stream": True}, "stream", "stream is true, but the answers"),
         (CHAT_URL, {**CHAT, "n": 2}, "n", "n is 2, but the service gives one answer"),
         (CHAT_URL, {**CHAT, "n": True}, "n", "n is true"),
@@ -211,7 +211,9 @@ def test_what_is_not_name_and_value_is_refused(told: str) -> None:
 
 
 def test_a_member_that_no_request_has_is_refused_with_the_nearest() -> None:
-    with pytest.raises(InvalidRequest, match=r"no member max_token \(did you mean max_tokens\?\)"):
+    with pytest.raises(
+        InvalidRequest, match=r"max_token is no member of a request \(did you mean max_tokens\?\)"
+    ):
         parsed_members(["max_token=5"])
     assert "max_tokens" in MEMBERS
 

@@ -136,7 +136,7 @@ def test_members_of_the_options_are_for_bodies_that_lack_them(tmp_path: Path) ->
             "url",
             "url is '/v1/completions', but must be one of /v1/chat",
         ),
-        (asks(custom="a"), "custom", "a line has no member custom (did you mean custom_id?)"),
+        (asks(custom="a"), "custom", "custom is no member of a request (did you mean custom_id?)"),
         (asks(body={}), "body.messages", "messages is missing"),
         (asks(body={"messages": HI, "max_token": 1}), "body.max_token", "did you mean max_tokens?"),
         (asks(body={"messages": HI, "stream": True}), "body.stream", "stream is true, but"),
@@ -158,9 +158,8 @@ def test_a_bad_line_is_told_with_its_place_and_the_member(
 def test_a_member_of_the_options_that_a_line_cannot_have_is_told_as_such(tmp_path: Path) -> None:
     line = asks(url=EMBEDDINGS_URL, body={"input": "Hi"})
     opened = source(tmp_path, "in.jsonl", line, members={"max_tokens": 5})
-    assert why(opened) == [
-        "in.jsonl line 1: /v1/embeddings has no member max_tokens (it comes from the options)"
-    ]
+    refused = "max_tokens is no member of a request to /v1/embeddings (it comes from the options)"
+    assert why(opened) == [f"in.jsonl line 1: {refused}"]
 
 
 def test_a_message_about_a_line_does_not_repeat_all_of_it(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from cli_program import environment, run
 from foundry_api import __version__
 from foundry_api.cli import VERBS
+from foundry_api.cli.options import examples
 from foundry_api.cli.root import root
 
 HEAVY = {
@@ -44,6 +45,7 @@ LIST_MODULES = """
 import sys
 bare = set(sys.modules)
 from foundry_api.cli import main
+from foundry_api.cli.options import examples
 main(sys.argv[1:])
 import json
 print(json.dumps(sorted(set(sys.modules) - bare - {"json"})), file=sys.stderr)
@@ -125,3 +127,8 @@ def test_help_in_a_pipe_is_plain_and_tells_the_exit_codes() -> None:
     assert "\x1b" not in finished.stdout
     assert "130  interrupted" in finished.stdout
     assert all(f"  {verb}" in finished.stdout for verb in VERBS)
+
+
+def test_an_example_with_a_pipe_begins_with_what_it_is_from() -> None:
+    shown = examples("chat hi", "cat notes | foundry-api chat hi")
+    assert shown.splitlines()[2:] == ["  foundry-api chat hi", "  cat notes | foundry-api chat hi"]

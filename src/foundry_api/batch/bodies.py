@@ -104,7 +104,7 @@ def _asks(url: BatchUrl, name: str, value: object) -> bool:
         return value is not None
     if name not in _IDLE:
         raise InvalidRequest(
-            f"{url} has no member {name}{nearest(name, _KNOWN[url])}",
+            f"{name} is no member of a request to {url}{nearest(name, _KNOWN[url])}",
             field=name,
             hint=f"It has {', '.join(_KNOWN[url])}.",
         )

@@ -39,7 +39,9 @@ def _parsed(told: str) -> tuple[str, Any]:
             f"{told!r} is not NAME=VALUE", field="set", hint="Such as --set max_tokens=50."
         )
     if name not in MEMBERS:
-        raise InvalidRequest(f"a request has no member {name}{nearest(name, MEMBERS)}", field="set")
+        raise InvalidRequest(
+            f"{name} is no member of a request{nearest(name, MEMBERS)}", field="set"
+        )
     return name, _value(value)
 
 

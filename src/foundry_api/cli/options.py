@@ -124,5 +124,9 @@ def _with(options: tuple[Callable[[_F], _F], ...], command: _F) -> _F:
 
 
 def examples(*lines: str) -> str:
-    """An epilog of examples, which click must not reflow."""
-    return "\n".join(["\b", "Examples:", *(f"  foundry-api {line}" for line in lines)])
+    """An epilog of examples, which click must not reflow.
+
+    Each is what follows the program's name, or a pipe to it.
+    """
+    commands = (line if "| foundry-api " in line else f"foundry-api {line}" for line in lines)
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in commands)])

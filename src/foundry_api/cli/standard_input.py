@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -118,8 +119,9 @@ def _blocks(stream: TextIO, field: str) -> Iterator[bytes]:
     """The input, read past Python's buffer: a thread that still waits would hold its lock."""
     try:
         descriptor = stream.fileno()
-    except OSError:  # what tests and notebooks put in its place is no file
-        yield stream.buffer.read() if hasattr(stream, "buffer") else stream.read().encode()
+    except OSError:  # what tests and notebooks put in its place is no file, and may refuse
+        with contextlib.suppress(OSError):
+            yield stream.buffer.read() if hasattr(stream, "buffer") else stream.read().encode()
         return
     try:
         while block := os.read(descriptor, BLOCK_BYTES):

@@ -45,7 +45,9 @@ A busy machine may keep it from answering for a while, and to pass it over would
 engine beside it.
 """
 
-_CHECK_URL = "Check base_url or FOUNDRY_BASE_URL; without one, a service is found or started."
+_CHECK_URL = (
+    "Check base_url, --base-url or FOUNDRY_BASE_URL; without one, a service is found or started."
+)
 
 
 async def find(

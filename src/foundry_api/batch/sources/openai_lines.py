@@ -134,7 +134,7 @@ def _explain(told: Any) -> None:
     for name in members:
         if name not in known:
             raise InvalidRequest(
-                f"a line has no member {name}{nearest(name, known)}",
+                f"{name} is no member of a request{nearest(name, known)}",
                 field=name,
                 hint=f"It has {', '.join(known)}.",
             )

@@ -126,5 +126,5 @@ def _check_members(options: InputOptions) -> None:
     for name in options.members:
         if name not in MEMBERS:
             raise BatchInputInvalid(
-                f"a request has no member {name}{nearest(name, MEMBERS)}", field="members"
+                f"{name} is no member of a request{nearest(name, MEMBERS)}", field="members"
             )
