@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import subprocess
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ import pydantic
 import pytest
 
 from foundry_api import tool
-from foundry_api.structured import apart, schema
+from foundry_api.structured import schema
 from foundry_api.structured.apart import CostlyPatterns, errors_apart
 from foundry_api.structured.expectation import Expectation
 from foundry_api.structured.refusal import Refused, TookTooLong
@@ -52,13 +53,20 @@ class Matched(pydantic.BaseModel):
 
 
 @pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "MAX_VALIDATION_S", 0.2)
-    for module in (apart, schema, signature):
-        monkeypatch.setattr(module, "MAX_PATTERN_S", 0.2)
+def limits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The limits of the processes that would have been started. None ends in time."""
+    limits: list[float] = []
+
+    def never_done(schema: dict[str, Any], text: str, limit_s: float) -> list[str]:
+        del schema, text
+        limits.append(limit_s)
+        raise TookTooLong("it takes too long")
+
+    for module in (schema, signature):
+        monkeypatch.setattr(module, "errors_apart", never_done)
+    return limits
 
 
-@pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize(
     ("model", "text"),
     [
@@ -72,28 +80,99 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"pattern": "a?" * 40 + "a" * 40}, json.dumps("a" * 40)),
         ({"pattern": "^(?=(a+)+$)"}, json.dumps(NEVER_DONE)),
         ({"pattern": "a*a*a*a*a*a*a*b"}, json.dumps("a" * 500)),
+        ({"items": {"anyOf": [{"pattern": "^a*a*a*a*$"}, {}]}}, json.dumps(["a" * 29 + "!"] * 100)),
+        (
+            {"patternProperties": {"^a*a*a*$": {}}},
+            json.dumps({f"{'a' * 90}{n}": 1 for n in range(100)}),
+        ),
         (NESTED, "[" * 24 + "1" + "]" * 24),
         (Coded, json.dumps({"code": NEVER_DONE})),
         (list[Coded], json.dumps([{"code": NEVER_DONE}])),
         (Matched, json.dumps({"code": NEVER_DONE})),
     ],
 )
-async def test_what_would_take_for_ever_is_refused(model: Any, text: str) -> None:
+async def test_what_would_take_for_ever_goes_to_a_process(
+    model: Any, text: str, limits: list[float]
+) -> None:
     with pytest.raises(TookTooLong):
         await Expectation.of(response_model=model).check_apart(text)
+    assert len(limits) == 1
+    assert 0 < limits[0] <= 10
 
 
-@pytest.mark.usefixtures("hurried")
-def test_arguments_that_would_take_for_ever_are_refused() -> None:
-    def look(code: Annotated[str, msgspec.Meta(pattern=CATASTROPHE)]) -> str:
+def test_a_process_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the limit is: nothing else ends it."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Recorded(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
+    with pytest.raises(TookTooLong, match=r"could not be validated within 0\.5 s: a pattern"):
+        errors_apart({"pattern": CATASTROPHE}, json.dumps(NEVER_DONE), 0.5)
+    (process,) = started
+    assert process.returncode not in (None, 0)
+
+
+def described(code: Annotated[str, msgspec.Meta(pattern=CATASTROPHE)]) -> str:
+    return code
+
+
+def compiled(code: Annotated[str, pydantic.Field(pattern=re.compile(CATASTROPHE))]) -> str:
+    return code
+
+
+def by_names(code: dict[Annotated[str, msgspec.Meta(pattern=CATASTROPHE)], int]) -> int:
+    return len(code)
+
+
+def in_a_model(code: Matched) -> str:
+    return code.code
+
+
+def in_a_union(code: Matched | int) -> str:
+    return str(code)
+
+
+def beside_another(
+    code: Coded, count: Annotated[int, pydantic.Field(ge=1)] = 1, other: Matched | int = 1
+) -> str:
+    return f"{code} {count} {other}"
+
+
+@pytest.mark.parametrize(
+    ("function", "value"),
+    [
+        (described, NEVER_DONE),
+        (compiled, NEVER_DONE),
+        (by_names, {NEVER_DONE: 1}),
+        (in_a_model, {"code": NEVER_DONE}),
+        (in_a_union, {"code": NEVER_DONE}),
+        (beside_another, {"code": NEVER_DONE}),
+    ],
+)
+def test_arguments_that_would_take_for_ever_go_to_a_process(
+    function: Callable[..., object], value: Any, limits: list[float]
+) -> None:
+    arguments = tool(function).arguments
+    assert arguments is not None
+    assert arguments.may_take_long({"code": value})
+    with pytest.raises(TookTooLong):
+        arguments.converted({"code": value})
+    assert len(limits) == 1
+
+
+def test_arguments_that_take_no_time_go_to_none(limits: list[float]) -> None:
+    def linear(code: Annotated[str, pydantic.Field(pattern=CATASTROPHE)]) -> str:
         return code
 
-    arguments = tool(look).arguments
-    assert arguments is not None
-    assert arguments.may_take_long({"code": NEVER_DONE})
-    with pytest.raises(ValueError, match="could not be validated within"):
-        arguments.converted({"code": NEVER_DONE})
-    assert arguments.converted({"code": "aaa"}) == {"code": "aaa"}
+    for function, code in ((described, "aaa"), (linear, "a" * 40)):
+        arguments = tool(function).arguments
+        assert arguments is not None
+        assert arguments.converted({"code": code}) == {"code": code}
+    assert not limits
 
 
 async def test_validation_leaves_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
