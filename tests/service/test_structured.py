@@ -133,6 +133,7 @@ async def test_the_demo_model_answers_in_a_shape_it_never_saw(client: FoundryAPI
         {"type": "number", "minimum": 0},
         {"type": "number", "maximum": 1000},
         {"type": "number", "multipleOf": 0.01},
+        {"type": "number", "minimum": 0, "exclusiveMaximum": 10**28},
         {"anyOf": [{"type": "number"}, {"type": "null"}]},
         {"allOf": [{"type": "integer"}, {"minimum": 3}]},
     ],
@@ -148,6 +149,19 @@ async def test_no_number_runs_on_to_the_bound(
             prompt, model="demo", response_model=schema, temperature=0, max_tokens=96
         )
         assert answer.content == json.dumps(answer.parsed) or "." in answer.content
+
+
+@pytest.mark.parametrize("factor", [0.07, 0.4999, 9999, 65536, 123456789])
+async def test_multiples_that_are_too_much_for_the_engine_are_only_validated(
+    client: FoundryAPIClient, factor: float
+) -> None:
+    """It would refuse the schema, fail while it writes, or be busy for minutes."""
+    schema = {"type": "number", "multipleOf": factor, "minimum": 0}
+    with pytest.raises(StructuredOutputError, match="is not a multiple of") as caught:
+        await client.complete(
+            "Give an example.", model="demo", response_model=schema, temperature=0, repairs=0
+        )
+    assert len(caught.value.partial) < 30
 
 
 async def test_numbers_of_a_callers_own_response_format_end(client: FoundryAPIClient) -> None:

@@ -277,7 +277,11 @@ def unspeakable(value: int, number: type[int], thing: type[int]) -> None:
         ({"name": 3}, "tools[0]", "tools\\[0\\] is no tool"),
         ({"type": "function", "function": "clock"}, "tools[0]", "tools\\[0\\] is no tool"),
         (ToolDefinition(name="two words"), "tools[0]", "no name for a tool"),
-        (ToolDefinition(name="x", parameters={"x": object}), "tools[0]", "cannot be sent as JSON"),
+        (
+            ToolDefinition(name="x", parameters={"x": object}),
+            "tools[0].parameters",
+            "cannot be sent as JSON",
+        ),
     ],
 )
 def test_what_cannot_be_described_is_refused_by_name(

@@ -8,7 +8,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from foundry_api.structured.keywords import MAX_BOUND, is_factor, lower_bound, upper_bound
+from foundry_api.structured.keywords import (
+    MAX_BOUND,
+    MIN_BOUND,
+    is_factor,
+    lower_bound,
+    upper_bound,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,8 +43,8 @@ LAST_INTEGER = 2**63 - 1
 FIRST_INTEGER = 1024 - 2**63
 """The engine computes bounds as floats and fails at -(2**63), the next float below (probed)."""
 
-LARGEST_BOUNDED_FACTOR = 1000
-"""The multiples of larger factors up to a bound are too much work for the engine (probed)."""
+LARGEST_NUMBER = 9e18
+"""The engine fails at larger bounds of numbers (probed)."""
 
 _YEAR = "(?:[1-9]...|0[1-9]..|00[1-9].|000[1-9])"
 _SECONDS = r"[0-5].(?:\.[0-9]{1,6})?(?:[Zz]|[+-]..:..)"
@@ -120,27 +126,39 @@ def _number_type(schema: Mapping[str, Any]) -> str | None:
 def _missing_bounds(schema: Mapping[str, Any], shaped: Mapping[str, Any]) -> dict[str, float]:
     """Bounds for numbers that have none: a model adds digits up to max_tokens.
 
-    A bound of an integer beyond 64 bits becomes one of 64 bits. Whoever sets a larger bound for a
-    number with decimals wants it.
+    A bound beyond 64 bits becomes one of 64 bits.
     """
     kind = _number_type(schema)
-    low, high = lower_bound(schema), upper_bound(schema)
-    if kind is None or schema.get("multipleOf", 1) > LARGEST_BOUNDED_FACTOR:
+    if kind is None:
         return {}
-    first, last = (FIRST_INTEGER, LAST_INTEGER) if kind == "integer" else (-MAX_BOUND, MAX_BOUND)
+    low, high = lower_bound(schema), upper_bound(schema)
+    first, last = _span(kind, low, high)
     if (low is not None and low >= last) or (high is not None and high <= first):
         return {}
-    if kind == "number":
-        return {
-            **({"minimum": first} if low is None else {}),
-            **({"maximum": last} if high is None else {}),
-        }
     bounds: dict[str, float] = {}
     if lower_bound(shaped) is None:
-        bounds["minimum"] = first if low is None else max(first, math.ceil(low))
+        bounds["minimum"] = first if low is None else max(first, _rounded_down(kind, low))
     if upper_bound(shaped) is None:
-        bounds["maximum"] = last if high is None else min(last, math.floor(high))
+        bounds["maximum"] = last if high is None else min(last, -_rounded_down(kind, -high))
     return bounds
+
+
+def _span(kind: str, low: float | None, high: float | None) -> tuple[float, float]:
+    """The numbers that the engine may write, beside the bounds of a schema."""
+    if kind == "integer":
+        return FIRST_INTEGER, LAST_INTEGER
+    is_usual = all(bound is None or abs(bound) < MAX_BOUND for bound in (low, high))
+    largest = MAX_BOUND if is_usual else LARGEST_NUMBER
+    return -largest, largest
+
+
+def _rounded_down(kind: str, bound: float) -> float:
+    """A lower bound as the engine takes it, which allows no less."""
+    if kind == "integer":
+        return math.ceil(bound)
+    if 0 < abs(bound) < MIN_BOUND:
+        return 0 if bound > 0 else -MIN_BOUND
+    return bound
 
 
 def _has_decimals_without_end(bounded: Mapping[str, Any]) -> bool:

@@ -50,8 +50,8 @@ def engine_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     """A schema as the engine takes it; it allows every answer that the given one does.
 
     With these exceptions, for answers that end: an object that names properties, and says nothing
-    of others, gets no others; a number from 0 on and between bounds gets at most nine decimals,
-    and a time six.
+    of others, gets no others; a number has at most 64 bits before the point; one from 0 on gets
+    at most nine decimals, and a time six.
 
     Raises:
         GrammarError: A `$ref` leads nowhere.

@@ -54,12 +54,19 @@ def test_what_the_engine_enforces_is_left_as_it_is(schema: dict[str, Any]) -> No
         {"exclusiveMaximum": 1e300},
         {"minimum": 5e-324},
         {"multipleOf": 1e10},
-        {"multipleOf": 0.1234567891},
+        {"minimum": 0, "multipleOf": 0.1234567891},
+        {"minimum": 0, "multipleOf": 123456789},
+        {"minimum": 0, "multipleOf": 65536},
+        {"minimum": 0, "multipleOf": 1.001},
+        {"minimum": 0, "multipleOf": 0.07},
+        {"minimum": 0, "multipleOf": 0.0003},
         {"title": "T", "description": "D", "default": 3, "examples": [3], "x-order": 1},
     ],
 )
 def test_what_the_engine_would_refuse_is_left_to_the_validation(dropped: dict[str, Any]) -> None:
-    assert shaped({"type": "array", **dropped}) == {"type": "array"}
+    dropped = {"type": "array", **dropped}
+    kept = {"type": "array", **({"minimum": 0} if dropped.get("minimum") == 0 else {})}
+    assert shaped(dropped) == kept
 
 
 def test_additional_members_depend_on_patterns_that_the_engine_reads() -> None:
@@ -108,7 +115,19 @@ def test_a_number_between_bounds_does_not_go_on_for_ever(
         ({"type": "number"}, -1e15, 1e15),
         ({"type": "number", "minimum": 2}, 2, 1e15),
         ({"type": "number", "maximum": 2}, -1e15, 2),
-        ({"type": "number", "minimum": 0, "maximum": 1e24}, 0, None),
+        ({"type": "number", "minimum": 0, "maximum": 1e24}, 0, 9e18),
+        ({"type": "number", "minimum": 1e16}, 1e16, 9e18),
+        ({"type": "number", "exclusiveMaximum": -1e16}, -9e18, -1e16),
+        (
+            {"type": "number", "exclusiveMinimum": -(10**28), "exclusiveMaximum": 10**28},
+            -9e18,
+            9e18,
+        ),
+        ({"type": "number", "exclusiveMinimum": 1e20}, None, None),
+        ({"type": "number", "minimum": 1e-20}, 0, 1e15),
+        ({"type": "number", "minimum": -1e-20, "maximum": 1e-20}, -1e-15, 1e-15),
+        ({"type": "integer", "multipleOf": 65536}, FIRST, LAST),
+        ({"type": "number", "multipleOf": 5000, "minimum": 0}, 0, 1e15),
         ({"type": "string"}, None, None),
     ],
 )
