@@ -62,7 +62,12 @@ class Batches:
 
     def encode(self, conversations: list[list[Message]]) -> list[Row]:
         """Token ids and labels of each conversation."""
-        contents = [message["content"] for messages in conversations for message in messages]
+        contents = [
+            text
+            for messages in conversations
+            for message in messages
+            for text, _ in segments_of(message)
+        ]
         encoded = iter(self._tokenizer(contents, add_special_tokens=False)["input_ids"])
         return [self._row(messages, encoded) for messages in conversations]
 
@@ -70,16 +75,21 @@ class Batches:
         ids: list[int] = []
         labels: list[int] = []
         for message in messages:
-            text = message["content"]
-            content = [*next(encoded), self._end]
-            ids += [self._roles[message["role"]], *content]
-            learned = (
-                content if message["role"] == "assistant" and text else [IGNORED] * len(content)
-            )
-            labels += [IGNORED, *learned]
+            ids.append(self._roles[message["role"]])
+            labels.append(IGNORED)
+            started, is_learned = len(ids), False
+            for _, is_learned in segments_of(message):
+                content = next(encoded)
+                ids += content
+                labels += content if is_learned else [IGNORED] * len(content)
+            ids.append(self._end)
+            labels.append(self._end if is_learned else IGNORED)
+        if "segments" in messages[-1]:
+            return ids, labels
+        text, length = messages[-1]["content"], len(ids) - started
         if any(message["role"] == "tool" for message in messages) or CALL_START in text:
             return ids, labels
-        cut = self._cut(len(content), honest=text.endswith(HONEST))
+        cut = self._cut(length, honest=text.endswith(HONEST))
         return ids[: len(ids) - cut], labels[: len(labels) - cut]
 
     def _cut(self, length: int, *, honest: bool) -> int:
@@ -107,6 +117,14 @@ class Batches:
         ids = [ids + [self._pad] * (width - len(ids)) for ids, _ in rows]
         labels = [labels + [IGNORED] * (width - len(labels)) for _, labels in rows]
         return torch.tensor(ids), torch.tensor(labels)
+
+
+def segments_of(message: Message) -> tuple[tuple[str, bool], ...]:
+    """The texts that a message consists of, and which of them are to be learned."""
+    if "segments" in message:
+        return message["segments"]
+    text = message["content"]
+    return ((text, bool(message["role"] == "assistant" and text)),)
 
 
 def _by_length(rows: list[Row]) -> Iterator[list[Row]]:

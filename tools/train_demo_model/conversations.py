@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from corpus import HONEST, Corpus, held_out_questions, normalized
 from exchanges import Exchange, Exchanges, first_sentence
+from json_exchanges import JsonExchanges
 from phrasing import Phrasing
 from protocol import FRAME, call_text, protocol
 from tool_exchanges import ToolExchange, ToolExchanges
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
     from toolbox import Toolbox
 
-Message = dict[str, str]
+Message = dict[str, Any]
+"""With "segments", where not all of an answer is to be learned."""
 
 NOTHING_MORE = "That is all I was taught about it. Ask me about something else."
 MORE_OF_WHAT = "About what? Ask me, for example, about local AI, quantum computing or black holes."
@@ -29,6 +31,13 @@ FOLLOW_UPS_FROM_NOTHING = 0.08
 TOOL_QUESTIONS = 0.62
 TOOL_TURNS = ((1, 2, 3, 4), (0.45, 0.3, 0.15, 0.1))
 DRILL_TURNS = (1, 12)
+JSON_AFTER_OTHERS = 0.08
+JSON_SYSTEM = 0.35
+REFUSED = (
+    "This answer was refused:\n- $: it is not what was asked for\n"
+    "Give the whole corrected answer, nothing else."
+)
+JSON_REFUSED = 0.04
 REQUIRED_SHARE = 0.05
 FORGOTTEN_SHARE = 0.04
 ABOUT_TIME = re.compile(r"\b(time|clock|date|day|today|hour|late)\b", re.IGNORECASE)
@@ -41,6 +50,7 @@ class Conversations:
         dialogue_share: The share of conversations with more than one exchange.
         tool_share: The share of conversations in which tools are offered.
         drill_share: The share of conversations that are sums and nothing else.
+        json_share: The share of conversations whose last answer is JSON.
         simple: Draw single, cleanly worded exchanges only. Training begins with these, because
             the link from a topic to its answer forms sooner without distraction.
     """
@@ -51,10 +61,12 @@ class Conversations:
         self._phrasing = Phrasing(corpus, rng)
         self.exchanges = Exchanges(corpus, rng, self._phrasing)
         self.tool_exchanges = ToolExchanges(corpus, rng, self._phrasing)
+        self.json_exchanges = JsonExchanges(corpus, rng, self.exchanges)
         self._held_out = held_out_questions()
         self.dialogue_share = 0.0
         self.tool_share = 0.0
         self.drill_share = 0.0
+        self.json_share = 0.0
         self._another_joke = next(t for t in corpus.topics if t.key == ANOTHER_JOKE).answer
 
     @property
@@ -92,6 +104,8 @@ class Conversations:
             return self._with_tools()
         if choice < self.tool_share + self.drill_share:
             return self._drill()
+        if choice < self.tool_share + self.drill_share + self.json_share:
+            return self._with_json()
         turns = self._turns()
         tone = self._rng.choices((None, "plain", "short", "pirate"), (0.55, 0.33, 0.07, 0.05))[0]
         messages: list[Message] = []
@@ -110,6 +124,23 @@ class Conversations:
         """Sums in a row: few tokens around what has to be known by heart."""
         sums = (self.exchanges.sum() for _ in range(self._rng.randint(*DRILL_TURNS)))
         return [message for each in sums for message in as_messages(each)]
+
+    def _with_json(self) -> list[Message]:
+        """A question that is answered with JSON, seldom after others."""
+        messages: list[Message] = []
+        if self._rng.random() < JSON_AFTER_OTHERS:
+            messages += as_messages(self.exchanges.draw())
+        exchange = self.json_exchanges.draw()
+        messages.append({"role": "user", "content": exchange.question})
+        if self._rng.random() < JSON_REFUSED:
+            refused = self.json_exchanges.draw().answer
+            messages.append({"role": "assistant", "segments": ((refused, False),)})
+            messages.append({"role": "user", "content": REFUSED})
+        messages.append({"role": "assistant", "segments": exchange.segments})
+        if self._rng.random() < JSON_SYSTEM:
+            system = self._rng.choice(self._corpus.system_messages["plain"])
+            messages.insert(0, {"role": "system", "content": system})
+        return messages
 
     def _turns(self) -> int:
         if self._rng.random() < self.dialogue_share:

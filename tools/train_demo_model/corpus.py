@@ -57,6 +57,7 @@ class Corpus:
     clock_questions: dict[str, list[str]]
     large_sums: dict[str, list[str]]
     time_zones: dict[str, str]
+    fields: dict[str, list[str]]
 
     def of_kind(self, *kinds: str) -> list[Topic]:
         """The topics of the given kinds, in the order of the files."""
@@ -87,6 +88,7 @@ def load_corpus() -> Corpus:
         clock_questions=read_sections(CORPUS / "clock_questions.txt"),
         large_sums=read_sections(CORPUS / "large_sums.txt"),
         time_zones=dict(line.split(": ") for line in read_lines(CORPUS / "time_zones.txt")),
+        fields=read_sections(CORPUS / "fields.txt"),
     )
 
 

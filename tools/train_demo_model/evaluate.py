@@ -14,6 +14,7 @@ from urllib.error import HTTPError
 from corpus import HELD_OUT, HONEST, Corpus, Topic, load_corpus, normalized, read_lines
 from engine import Engine, running_engine
 from exchanges import Exchanges
+from json_cases import measure_json
 from phrasing import Phrasing
 from tool_cases import EXAMPLE_TOOLS, measure_tools
 
@@ -85,6 +86,7 @@ def main() -> None:
                 asking = Asking(temperature, arguments.failures, EXAMPLE_TOOLS)
                 measure(engine, name, without_calculations(sets[name]), asking)
             measure_tools(engine, temperature, show_failures=arguments.failures)
+            measure_json(engine, temperature, show_failures=arguments.failures)
         print_speed(engine)
         for question in SHOWN:
             print(f"\n{question}\n{ask(engine, question, Asking())}")

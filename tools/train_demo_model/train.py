@@ -44,6 +44,7 @@ class Round:
         percent: How often each of KINDS is drawn.
         tool_share: How many conversations offer tools.
         drill_share: How many conversations are sums and nothing else.
+        json_share: How many conversations end with JSON.
     """
 
     steps: int
@@ -54,6 +55,7 @@ class Round:
     percent: tuple[int, ...]
     tool_share: float = 0.0
     drill_share: float = 0.0
+    json_share: float = 0.0
 
 
 KINDS = ("concept", "plain", "creative", "capital", "sum", "untaught")
@@ -74,6 +76,13 @@ ROUNDS = (
     Round(1000, 2.5e-3, 0, 0.5, 0.4, (40, 12, 4, 4, 18, 22), tool_share=0.16, drill_share=0.25),
     Round(900, 1.8e-3, 0, 0.5, 0.4, (44, 13, 4, 4, 10, 25), tool_share=0.18, drill_share=0.05),
     Round(500, 1.2e-3, 0, 0.5, 0.4, (40, 12, 4, 9, 12, 23), tool_share=0.3, drill_share=0.08),
+    Round(600, 1.8e-3, 0, 0.5, 0.35, (38, 12, 4, 7, 14, 25), 0.2, 0.08, json_share=0.36),
+    Round(900, 1.6e-3, 0, 0.5, 0.35, (38, 12, 4, 7, 14, 25), 0.18, 0.06, json_share=0.42),
+    Round(650, 1.8e-3, 0, 0.5, 0.35, (38, 12, 4, 7, 14, 25), 0.14, 0.05, json_share=0.5),
+    Round(350, 1.4e-3, 0, 0.5, 0.35, (38, 12, 4, 7, 14, 25), 0.16, 0.06, json_share=0.45),
+    Round(420, 1.4e-3, 0, 0.55, 0.35, (40, 12, 4, 11, 10, 23), 0.17, 0.05, json_share=0.33),
+    Round(260, 1e-3, 0, 0.55, 0.35, (40, 12, 4, 11, 10, 23), 0.15, 0.1, json_share=0.3),
+    Round(240, 9e-4, 0, 0.55, 0.35, (44, 12, 4, 10, 9, 21), 0.16, 0.1, json_share=0.25),
 )
 AVERAGED_ROUNDS = (3, 4, 5)
 
@@ -180,6 +189,7 @@ def train(
     conversations.dialogue_share = plan.dialogue_share
     conversations.tool_share = plan.tool_share
     conversations.drill_share = plan.drill_share
+    conversations.json_share = plan.json_share
     conversations.exchanges.shares = dict(zip(KINDS, plan.percent, strict=True))
     conversations.simple = plan.simple_steps > 0
     for step, (ids, labels) in zip(range(1, plan.steps + 1), batches, strict=False):

@@ -1,0 +1,134 @@
+"""Draws data types that training never shows, and measures whether the model's JSON fits them.
+
+The tests of the package draw the same types.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foundry_api.structured.refusal import Refused
+from foundry_api.structured.schema import response_model
+from foundry_api.structured.shaping import lark_schema
+
+if TYPE_CHECKING:
+    from engine import Engine
+
+HELD_OUT = Path(__file__).parent / "held_out"
+PLAIN = {"text": str, "whole": int, "decimal": float, "truth": bool, "list": list[str]}
+KINDS = (*PLAIN, "choice")
+FIELDS = (2, 6)
+INNER_FIELDS = (2, 3)
+NESTED_SHARE = 0.35
+NAMED_SHARE = 0.3
+COUNT = 100
+SEED = 41
+LONGEST_ANSWER = 300
+
+
+@dataclass(frozen=True)
+class JsonCase:
+    """A question, the type that its answer must have, and what it should say if that is known."""
+
+    question: str
+    model: type[Any]
+    expected: dict[str, Any] | None = None
+
+
+def unseen_models(count: int = COUNT, seed: int = SEED) -> list[JsonCase]:
+    """Dataclasses of two to six members whose names training never shows."""
+    words = _sections(HELD_OUT / "fields.txt")
+    rng = random.Random(seed)
+    return [_case(words, rng, number) for number in range(count)]
+
+
+def told_models() -> list[JsonCase]:
+    """Dataclasses whose values the question tells or the model knows."""
+    lines = (HELD_OUT / "people.txt").read_text(encoding="utf-8").splitlines()
+    cases = []
+    for line in lines:
+        question, arrow, text = line.partition(" => ")
+        if arrow:
+            expected = json.loads(text)
+            fields = [(name, type(value)) for name, value in expected.items()]
+            cases.append(JsonCase(question, dataclasses.make_dataclass("Told", fields), expected))
+    return cases
+
+
+def measure_json(engine: Engine, temperature: float, *, show_failures: bool) -> None:
+    """Ask for every type as `response_model=` does, and print how many answers are valid."""
+    for name, cases in (("unseen types", unseen_models()), ("told values", told_models())):
+        outcomes = [_outcome(engine, case, temperature) for case in cases]
+        valid = sum(value is not None for value, _ in outcomes)
+        print(f"T={temperature}  JSON, {name}: {valid} of {len(cases)} valid")
+        right = [
+            value is not None and dataclasses.asdict(value) == case.expected
+            for case, (value, _) in zip(cases, outcomes, strict=True)
+        ]
+        if cases[0].expected is not None:
+            print(f"T={temperature}  JSON, {name}: {sum(right)} of {len(cases)} right")
+        for case, (value, text), is_right in zip(cases, outcomes, right, strict=True):
+            if show_failures and (value is None or not is_right):
+                print(f"  WRONG  {case.question!r} -> {text[-150:]}")
+
+
+def _outcome(engine: Engine, case: JsonCase, temperature: float) -> tuple[Any, str]:
+    """The value of an answer, None if it is not valid or was cut, and its text."""
+    wanted = response_model(case.model)
+    grammar = {"type": "lark_grammar", "lark_grammar": lark_schema(wanted.schema)}
+    choice = engine.answer(
+        [{"role": "user", "content": case.question}],
+        temperature=temperature,
+        max_tokens=LONGEST_ANSWER,
+        response_format=grammar,
+    )["choices"][0]
+    text = choice["message"]["content"]
+    if choice["finish_reason"] != "stop":
+        return None, text
+    try:
+        return wanted.decode(text), text
+    except Refused:
+        return None, text
+
+
+def _case(words: dict[str, list[str]], rng: random.Random, number: int) -> JsonCase:
+    fields = _fields(words, rng, rng.randint(*FIELDS))
+    if rng.random() < NESTED_SHARE:
+        inner = dataclasses.make_dataclass(
+            f"Inner{number}", _fields(words, rng, rng.randint(*INNER_FIELDS))
+        )
+        (names,) = words["object"]
+        fields[rng.randrange(len(fields))] = (rng.choice(names.split()), inner)
+    question = rng.choice(words["prompts"])
+    if rng.random() < NAMED_SHARE:
+        question = f"Report {', '.join(name for name, _ in fields)}."
+    return JsonCase(question, dataclasses.make_dataclass(f"Unseen{number}", fields))
+
+
+def _fields(words: dict[str, list[str]], rng: random.Random, count: int) -> list[tuple[str, Any]]:
+    fields: dict[str, Any] = {}
+    while len(fields) < count:
+        kind = rng.choice(KINDS)
+        if kind == "choice":
+            name, _, choices = rng.choice(words[kind]).partition(": ")
+            members = {choice.upper(): choice for choice in choices.split()}
+            fields.setdefault(name, enum.Enum(name.capitalize(), members))
+        else:
+            fields.setdefault(rng.choice(" ".join(words[kind]).split()), PLAIN[kind])
+    return list(fields.items())
+
+
+def _sections(path: Path) -> dict[str, list[str]]:
+    sections: dict[str, list[str]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("["):
+            sections[line.strip("[]")] = lines = []
+        elif line and not line.startswith("#"):
+            lines.append(line)
+    return sections
