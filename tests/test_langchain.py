@@ -108,7 +108,7 @@ except FoundryError:
     ran = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
-    assert ran.stdout.strip() == b"[]"
+    assert ran.stdout.strip() == "[]"
 
 
 async def test_an_answer_has_its_usage_and_why_it_ended(model: ChatFoundryLocal) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from foundry_api.errors import InvalidRequest
 from foundry_api.messages import Chunk, Completion, Timings, Usage
 
 pytest.importorskip("langchain_core")
 
-from foundry_api.integrations.langchain_messages import chunk_message, whole_message
+from langchain_core.messages import ChatMessage
+
+from foundry_api.integrations.langchain_messages import chunk_message, turns, whole_message
 
 
 def test_a_refusal_is_where_langchain_looks_for_it() -> None:
@@ -26,3 +29,8 @@ def test_a_refusal_is_where_langchain_looks_for_it() -> None:
     )
     assert whole_message(answer).additional_kwargs == {"refusal": "I may not."}
     assert chunk_message(Chunk("", "m", refusal="No."), 0).additional_kwargs == {"refusal": "No."}
+
+
+def test_a_role_that_no_model_knows_is_named() -> None:
+    with pytest.raises(InvalidRequest, match="a message has the role 'bot'"):
+        turns([ChatMessage(role="bot", content="Hi")])

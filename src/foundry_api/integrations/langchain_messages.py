@@ -17,6 +17,7 @@ from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call
 
 from foundry_api.errors import InvalidRequest
 from foundry_api.messages import FunctionCall, Message, ToolCall
+from foundry_api.values import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,6 +60,12 @@ def _turn(message: BaseMessage) -> Message:
             return Message("tool", text, tool_call_id=message.tool_call_id)
         case ChatMessage(role=("system" | "user" | "assistant") as role):
             return Message(role, text)
+        case ChatMessage():
+            raise InvalidRequest(
+                f"a message has the role {shown(message.role)}, which models here do not know",
+                field="messages",
+                hint="The roles are system, user, assistant and tool.",
+            )
         case _:
             raise InvalidRequest(
                 f"a message of the type {message.type!r} cannot be sent", field="messages"
