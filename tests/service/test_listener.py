@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -12,15 +13,19 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from foundry_api.cli import main
+from foundry_api.doctor import services
+from foundry_api.doctor.machine import Machine, Senses
 from foundry_api.service import discover
 from foundry_api.service.listener import other_user
 from foundry_api.settings import Settings
 from service.doubles import foundry_double
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from foundry_api.doctor.finding import Finding
     from foundry_api.service.paths import Paths
     from foundry_api.wire.http import HttpTransport
 
@@ -63,6 +68,30 @@ def service_of(uid: int, address: str = "127.0.0.1") -> Iterator[int]:
             yield int(process.stdout.readline())
         finally:
             process.kill()
+
+
+async def services_examined(port: int) -> Sequence[Finding]:
+    async with Machine(Settings(), {}, senses=Senses(ports=(port,))) as machine:
+        return list(await services.examine(machine))
+
+
+@linux_root
+def test_status_and_doctor_say_that_it_is_passed_over(
+    own_home: Path,
+    bare_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    del own_home, bare_path
+    with service_of(OTHER_UID) as port:
+        monkeypatch.setattr(discover, "KNOWN_PORTS", (port,))
+        assert main(["status"]) == 0
+        told = capsys.readouterr()
+        assert told.out.startswith("No service is running.")
+        assert f"another user of this machine (number {OTHER_UID}) listens there" in told.err
+        [finding, *_] = asyncio.run(services_examined(port))
+        assert finding.id == "port-taken"
+        assert f"(number {OTHER_UID}); calls pass it over" in finding.evidence
 
 
 @linux_root

@@ -12,6 +12,8 @@ from foundry_api.cli.options import Common, common_options, examples, pass_commo
 from foundry_api.cli.output import duration, megabytes, print_fields, print_json
 from foundry_api.cli.services import all_services, health_of
 from foundry_api.cli.session import Session
+from foundry_api.service import discover
+from foundry_api.service.listener import other_user
 from foundry_api.service.paths import Paths
 
 if TYPE_CHECKING:
@@ -54,6 +56,8 @@ def command(common: Common) -> None:
             health.status,
             [*health_fields(health), ("pid", str(endpoint.pid or "")), *_host_fields(endpoint)],
         )
+    if settings.base_url is None:
+        _tell_passed_over()
     if not seen:
         click.echo("No service is running. Each command starts an engine of its own;")
         click.echo("`foundry-api up` starts one that stays.")
@@ -87,6 +91,18 @@ def memory(health: HealthStatus) -> str:
     """The memory of a service's process in words."""
     known = health.memory_usage
     return "" if known is None else megabytes(known / BYTES_PER_MB)
+
+
+def _tell_passed_over() -> None:
+    """Say which known ports have a service that calls do not use."""
+    for port in discover.KNOWN_PORTS:
+        url = f"http://127.0.0.1:{port}"
+        if (user := other_user(url)) is not None:
+            click.echo(
+                f"{url} is passed over: another user of this machine ({user}) listens there; "
+                f"--base-url {url} uses it all the same.",
+                err=True,
+            )
 
 
 async def _look(settings: Settings) -> Seen:

@@ -16,6 +16,7 @@ from foundry_api.doctor.finding import Finding, Group, Kind
 from foundry_api.doctor.sight import look_at
 from foundry_api.errors import UnsupportedFeature
 from foundry_api.service import state
+from foundry_api.service.listener import other_user
 from foundry_api.service.registry_file import damage_of
 
 if TYPE_CHECKING:
@@ -155,7 +156,11 @@ async def _shared(machine: Machine) -> list[Finding]:
 
 
 async def _known(machine: Machine, port: int) -> list[Finding]:
-    sight = await look_at(machine, f"http://127.0.0.1:{port}")
+    url = f"http://127.0.0.1:{port}"
+    if (user := await in_thread(lambda: other_user(url))) is not None:
+        seen = f"port {port} is held by another user of this machine ({user}); calls pass it over"
+        return [PORT_TAKEN.seen(seen, port=port)]
+    sight = await look_at(machine, url)
     if sight.endpoint is not None:
         return [_found(sight.endpoint)]
     if sight.state == "dead":
