@@ -9,12 +9,13 @@ import pytest
 from rich.console import Console
 
 from foundry_api.batch.engine import EngineState
+from foundry_api.batch.figures import ErrorFigures
 from foundry_api.batch.job import BatchSummary
 from foundry_api.batch.options import BatchOptions, InputOptions
 from foundry_api.batch.progress import BatchProgress
 from foundry_api.cli import main
 from foundry_api.cli.batch.screen import _Screen
-from foundry_api.cli.batch.summary import print_summary, retry_advice
+from foundry_api.cli.batch.summary import _print_errors, print_summary, retry_advice
 from foundry_api.cli.batch.told import line
 from journals import answer, failure, opened, options_of
 
@@ -180,3 +181,15 @@ def test_a_check_of_no_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "in.txt").touch()
     assert main(["batch", "check", str(tmp_path / "in.txt")]) == 0
     assert capsys.readouterr().out == "in.txt: 0 lines, so there is nothing to ask\n"
+
+
+def test_a_line_end_in_an_error_forges_no_line_of_the_summary(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    message = "it failed\nfinished"
+    figures = ErrorFigures(code="Bad", count=2, custom_id="a\nb", message=message, hint="c\nd")
+    _print_errors((figures,), err=False)
+    assert capsys.readouterr().out.splitlines() == [
+        r"2 lines failed with Bad, such as a\nb: it failed\nfinished",
+        r"  c\nd",
+    ]

@@ -12,7 +12,7 @@ from foundry_api.batch.words import counted, number
 from foundry_api.cli.batch.telling import Watch, telling
 from foundry_api.cli.batch.wishes import input_options
 from foundry_api.cli.options import Common, examples, output_options, pass_common
-from foundry_api.cli.output import print_json, print_table, printable
+from foundry_api.cli.output import print_json, print_table, printable_line
 
 if TYPE_CHECKING:
     from foundry_api.batch.options import InputOptions
@@ -73,13 +73,13 @@ def _print(name: str, report: CheckReport) -> None:
     colour = "red" if report.bad else "green"
     if not report.lines:
         state, colour = "so there is nothing to ask", "yellow"
-    click.echo(f"{printable(name)}: {counted(report.lines, 'line')}, ", nl=False)
+    click.echo(f"{printable_line(name)}: {counted(report.lines, 'line')}, ", nl=False)
     click.secho(state, fg=colour, bold=True)
     if report.models:
         rows = [[model or "not named", number(count)] for model, count in report.models.items()]
         print_table(["MODEL", "LINES"], rows)
     for problem in report.problems[:MOST_PROBLEMS]:
-        click.echo(printable(problem.message))
+        click.echo(printable_line(problem.message))
     if report.bad > MOST_PROBLEMS:
         more = report.bad - MOST_PROBLEMS
         click.echo(f"And {number(more)} more; --json tells the first {len(report.problems)}.")

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from foundry_api.batch.words import number, percent, rate, spell
 from foundry_api.cli.batch.told import STATES, fraction, phase_in_words
-from foundry_api.cli.output import printable, printable_line
+from foundry_api.cli.output import printable_line
 from foundry_api.cli.sparkline import bars_for, sparkline
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class _Screen:
         self._speeds = speeds
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        title = Text(printable(self._title), style="bold", no_wrap=True, overflow="ellipsis")
+        title = Text(printable_line(self._title), style="bold", no_wrap=True, overflow="ellipsis")
         room = max(0, options.max_width - LABEL - NOW - GAP)
         bars = bars_for(console.encoding)
         graph = sparkline(self._speeds, min(room, 60), bars=bars).lstrip()
@@ -143,7 +143,7 @@ class _Screen:
         limit = f"/{state.limit}" if state.limit is not None else ""
         told = Text(f"{state.in_flight}{limit} in flight, {number(state.queued)} queued")
         for name, health in state.services:
-            told.append(f"  {printable(name)} ")
+            told.append(f"  {printable_line(name)} ")
             told.append(STATES.get(health, health), style=COLOURS.get(health, "default"))
         return told
 

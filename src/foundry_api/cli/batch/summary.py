@@ -9,7 +9,7 @@ import click
 
 from foundry_api.batch.verdict import is_hopeless
 from foundry_api.batch.words import counted, number, rate, spell
-from foundry_api.cli.output import STATE_COLOURS, printable
+from foundry_api.cli.output import STATE_COLOURS, printable_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,11 +34,11 @@ def print_summary(options: BatchOptions, summary: BatchSummary) -> None:
         state, colour = "finished, but some lines failed", STATE_COLOURS["degraded"]
     elif not summary.total:
         told = f"finished, but {options.input.path} has no lines, so nothing was asked"
-        state, colour = printable(told), STATE_COLOURS["degraded"]
+        state, colour = printable_line(told), STATE_COLOURS["degraded"]
     click.secho(state, fg=colour, bold=True, err=err)
     for name, told in _fields(options, summary):
         if told:
-            click.echo(f"  {name.ljust(WIDTH)}{printable(told)}", err=err)
+            click.echo(f"  {name.ljust(WIDTH)}{printable_line(told)}", err=err)
     if summary.figures is not None and summary.figures.errors:
         _print_errors(summary.figures.errors, err=err)
     if summary.figures is not None and not err:
@@ -46,7 +46,7 @@ def print_summary(options: BatchOptions, summary: BatchSummary) -> None:
             options.output, {each.code: each.count for each in summary.figures.errors}
         )
         if told:
-            click.echo(printable(told))
+            click.echo(printable_line(told))
 
 
 def retry_advice(output: str, failures: Mapping[str, int]) -> str:
@@ -162,9 +162,9 @@ def _quantiles(told: Distribution) -> str:
 def _print_errors(errors: tuple[ErrorFigures, ...], *, err: bool) -> None:
     for each in errors[:MOST_ERRORS]:
         such = f"such as {each.custom_id}: " if each.custom_id else ""
-        told = printable(f"{counted(each.count, 'line')} failed with {each.code}, {such}")
-        click.echo(f"{click.style(told, fg='red')}{printable(each.message)}", err=err)
+        told = printable_line(f"{counted(each.count, 'line')} failed with {each.code}, {such}")
+        click.echo(f"{click.style(told, fg='red')}{printable_line(each.message)}", err=err)
         if each.hint:
-            click.echo(f"  {printable(each.hint)}", err=err)
+            click.echo(f"  {printable_line(each.hint)}", err=err)
     if len(errors) > MOST_ERRORS:
         click.echo(f"And {counted(len(errors) - MOST_ERRORS, 'other kind')}.", err=err)

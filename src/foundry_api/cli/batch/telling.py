@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from foundry_api.cli.batch.told import line
-from foundry_api.cli.output import is_terminal, printable
+from foundry_api.cli.output import is_terminal, printable_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -80,6 +80,6 @@ def _lines(title: str, clock: Callable[[], float] = time.monotonic) -> Tell:
         if clock() < due:
             return
         due = clock() + LINE_EVERY_S
-        click.echo(f"{printable(title)}: {line(now)}", err=True)
+        click.echo(f"{printable_line(title)}: {line(now)}", err=True)
 
     return tell
