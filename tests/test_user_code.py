@@ -23,7 +23,7 @@ from foundry_api import (
 from foundry_api.testing import FakeService, ToolCalls
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 
 class Panic(BaseException):
@@ -152,6 +152,40 @@ async def test_ctrl_c_in_a_parser_is_no_failure_of_it() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         Expectation.of(parser=raiser(KeyboardInterrupt)).check("One")
+
+
+def breaking_off(first: object, failure: type[BaseException]) -> Iterator[Any]:
+    class Items:
+        def __init__(self) -> None:
+            self.left: list[Any] = [first]
+
+        def __iter__(self) -> Items:
+            return self
+
+        def __next__(self) -> Any:
+            if self.left:
+                return self.left.pop()
+            raise failure("oops")
+
+    return Items()
+
+
+@pytest.mark.parametrize("failure", [one for one in FAILURES if one is not StopIteration])
+@pytest.mark.parametrize("field", ["messages", "stop", "model", "texts", "input"])
+async def test_an_argument_that_fails_while_it_is_read(
+    client: FoundryAPIClient, field: str, failure: type[BaseException]
+) -> None:
+    turn = {"role": "user", "content": "Hi"}
+    items: Any = breaking_off(turn if field in {"messages", "input"} else "fake", failure)
+    calls: dict[str, Callable[[], Any]] = {
+        "messages": lambda: client.chat(items),
+        "stop": lambda: client.complete("Hi", stop=items),
+        "model": lambda: client.complete("Hi", model=items),
+        "texts": lambda: client.embed(items, model="fake"),
+        "input": lambda: client.responses.create(items),
+    }
+    with pytest.raises(InvalidRequest, match=f"{field} cannot be read: {failure.__name__}"):
+        await calls[field]()
 
 
 @pytest.mark.parametrize("make", [raiser, async_raiser])

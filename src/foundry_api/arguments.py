@@ -11,6 +11,7 @@ import msgspec
 
 from foundry_api.errors import InvalidRequest, UnsupportedFeature
 from foundry_api.messages import ChatRequest, Grammar, Message, Role
+from foundry_api.user_code import read_argument
 from foundry_api.values import (
     UNENCODABLE,
     as_bool,
@@ -240,10 +241,9 @@ def model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:
     if isinstance(model, str):
         return (check_name("model", model),)
     several = check_several("model", model, "a model's name or a list of names")
-    names = tuple(check_name(f"model[{index}]", name) for index, name in enumerate(several))
-    if not names:
+    if not several:
         raise InvalidRequest("model is an empty list", field="model")
-    return names
+    return tuple(check_name(f"model[{index}]", name) for index, name in enumerate(several))
 
 
 def _plain_turn(message: object) -> Message | None:
@@ -375,15 +375,15 @@ def check_characters(field: str, text: str) -> None:
         ) from error
 
 
-def check_several(field: str, value: object, kind: str = "a list") -> Iterable[Any]:
-    """Something to iterate over that is no text, no bytes and no mapping.
+def check_several(field: str, value: object, kind: str = "a list") -> Sequence[Any]:
+    """What is in something to iterate over that is no text, no bytes and no mapping.
 
     Raises:
-        InvalidRequest: It is none.
+        InvalidRequest: It is none, or fails while it is iterated over.
     """
     if not is_several(value):
         raise InvalidRequest(f"{field} is {shown(value)}, not {kind}", field=field)
-    return value
+    return read_argument(field, value)
 
 
 def check_range(field: str, value: object, low: float, high: float) -> float | None:
@@ -436,7 +436,7 @@ def _stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
         return ()
     if isinstance(stop, str):
         return (_stop_string("stop", stop),)
-    strings = tuple(check_several("stop", stop, "a text or a list of texts"))
+    strings = check_several("stop", stop, "a text or a list of texts")
     if len(strings) > MAX_STOP_STRINGS:
         raise InvalidRequest(
             f"stop holds {len(strings)} strings, but the service takes {MAX_STOP_STRINGS} at most",

@@ -7,12 +7,14 @@ must not end the program, and must not pass for a cancellation that nobody asked
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+
+from foundry_api.errors import FoundryError, InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["UserCode", "describe", "is_cancelled", "text_of", "try_in_thread"]
+__all__ = ["UserCode", "describe", "is_cancelled", "read_argument", "text_of", "try_in_thread"]
 
 
 def is_cancelled() -> bool:
@@ -73,6 +75,25 @@ def describe(error: BaseException) -> str:
     """The type and the text of an exception."""
     name, text = type(error).__name__, text_of(error)
     return f"{name}: {text}" if text else name
+
+
+def read_argument(field: str, values: Iterable[Any]) -> Sequence[Any]:
+    """Read an argument that may be any iterable to its end.
+
+    Raises:
+        InvalidRequest: It failed.
+    """
+    if type(values) in (list, tuple):
+        return cast("Sequence[Any]", values)
+    code = UserCode()
+    try:
+        return [*values]
+    except FoundryError:
+        raise
+    except BaseException as error:
+        if not code.raised(error):
+            raise
+        raise InvalidRequest(f"{field} cannot be read: {describe(error)}", field=field) from error
 
 
 async def try_in_thread(
