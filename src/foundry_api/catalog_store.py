@@ -11,7 +11,7 @@ import msgspec
 
 from foundry_api.messages import Model
 from foundry_api.service.paths import Paths
-from foundry_api.service.private_file import replace_file
+from foundry_api.service.private_file import read_file, replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,8 +59,8 @@ class CatalogStore:
     def read(self, source: str) -> StoredCatalog | None:
         """The last good catalog of a source; None without one, and for a file that is damaged."""
         try:
-            with self._file(source).open("rb") as file:
-                stored = msgspec.json.decode(file.read(MAX_BYTES), type=StoredCatalog)
+            content = read_file(self._file(source), MAX_BYTES)
+            stored = msgspec.json.decode(content, type=StoredCatalog)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

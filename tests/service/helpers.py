@@ -27,6 +27,7 @@ DAMAGED_REGISTRIES: tuple[Callable[[Path], object], ...] = (
     lambda path: path.write_bytes(b"{"),
     lambda path: path.write_bytes(b"\xff\xfe"),
     lambda path: path.write_bytes(b"[]"),
+    lambda path: path.write_bytes(b"[" * 50_000),
     lambda path: path.write_bytes(b'{"models": [5]}'),
 )
 """What may be wrong with an engine's list of registered models."""

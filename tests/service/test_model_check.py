@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -47,11 +48,25 @@ def with_weights(length: int, there: int | None) -> Callable[[Path], object]:
     return spoil
 
 
+def pipe(name: str) -> Callable[[Path], object]:
+    def spoil(path: Path) -> None:
+        (path / name).unlink()
+        os.mkfifo(path / name)
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
         (shutil.rmtree, "there is no such directory"),
         (write("genai_config.json", "{"), "its genai_config.json is not JSON"),
+        (write("genai_config.json", "[" * 50_000), "its genai_config.json is not JSON"),
+        *(
+            [(pipe("genai_config.json"), "its genai_config.json cannot be read (it is not a file)")]
+            if os.name == "posix"
+            else []
+        ),
         (
             write("genai_config.json", '{"model": {"context_length": 0}}'),
             "its genai_config.json has no model.context_length above 0",

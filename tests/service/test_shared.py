@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import stat
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from foundry_api.errors import ServiceStartFailed
+from foundry_api.errors import ConfigurationError, ServiceStartFailed
 from foundry_api.service import shared, state
 from foundry_api.service.control import ControlClient
 from foundry_api.service.handshake import Announcement
@@ -178,6 +179,7 @@ def test_a_failed_start_leaves_no_state(paths: Paths, tmp_path: Path) -> None:
         b'{"type": "ready", "pid": "x"}',
         b"null",
         b'{"type":"failed","message":"x"}',
+        b"[" * 50_000,
     ],
 )
 def test_garbage_is_no_state(paths: Paths, content: bytes) -> None:
@@ -185,6 +187,21 @@ def test_garbage_is_no_state(paths: Paths, content: bytes) -> None:
     assert state.read(paths.state_file) is None
     assert not shared.down(paths)
     assert not paths.state_file.exists()
+
+
+@posix
+def test_a_pipe_is_no_state_and_nobody_waits_for_it(paths: Paths) -> None:
+    os.mkfifo(paths.create().state_file)
+    assert state.read(paths.state_file) is None
+    assert not shared.down(paths)
+    assert not paths.state_file.exists()
+
+
+def test_a_directory_in_place_of_the_state_is_named(paths: Paths, options: HostOptions) -> None:
+    paths.create().state_file.mkdir()
+    for work in (lambda: shared.down(paths), lambda: shared.up(paths, options=options)):
+        with pytest.raises(ConfigurationError, match=re.escape(str(paths.state_file))):
+            work()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -285,6 +286,16 @@ def test_where_nothing_can_be_written_nothing_is_kept(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file", encoding="utf-8")
     store = CatalogStore(tmp_path)
     store.write(stored())
+    assert store.read("x") is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such files")
+def test_nobody_waits_for_a_pipe_in_its_place(tmp_path: Path) -> None:
+    store = CatalogStore(tmp_path)
+    store.write(stored())
+    [file] = (tmp_path / "state").iterdir()
+    file.unlink()
+    os.mkfifo(file)
     assert store.read("x") is None
 
 

@@ -21,6 +21,7 @@ from foundry_api.service.model_files import (
 )
 from foundry_api.service.model_task import (
     EMBEDDINGS,
+    MAX_TOKENIZER_BYTES,
     SPEECH,
     TEMPLATE,
     TOKENIZER_CONFIG,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["checked", "findings"]
 
-MAX_TOKENIZER_BYTES = 256 * 2**20
 LFS = b"version https://git-lfs.github.com/spec/"
 
 

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, cast
 
 from foundry_api.errors import ModelRegistrationFailed
+from foundry_api.service.private_file import read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -79,7 +80,7 @@ def digest(directory: Path) -> str | None:
     so weights that changed under the same size need no new registration.
     """
     try:
-        told = hashlib.sha256((directory / CONFIG).read_bytes())
+        told = hashlib.sha256(read_file(directory / CONFIG, MAX_CONFIG_BYTES))
         files = sorted(entry for entry in directory.iterdir() if entry.is_file())
         for entry in files:
             told.update(f"\0{entry.name}\0{entry.stat().st_size}".encode())
@@ -106,13 +107,13 @@ def configuration(directory: Path) -> Configuration:
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise _failed(directory, f"its {CONFIG} is larger than {MAX_CONFIG_BYTES} bytes")
-        config: Any = json.loads(path.read_text(encoding="utf-8"))
+        config: Any = json.loads(read_file(path, MAX_CONFIG_BYTES).decode())
     except FileNotFoundError as error:
         there = f"it has no {CONFIG}" if directory.is_dir() else "there is no such directory"
         raise _failed(directory, there) from error
     except OSError as error:
         raise _failed(directory, f"its {CONFIG} cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _failed(directory, f"its {CONFIG} is not JSON ({error})") from error
     model, search = (_section(config, name) for name in ("model", "search"))
     if model is None:

@@ -14,6 +14,7 @@ import msgspec
 from foundry_api.errors import ModelRegistrationFailed
 from foundry_api.service.model_files import configuration, graphs, is_inside
 from foundry_api.service.onnx_file import NotOnnx, outputs
+from foundry_api.service.private_file import read_file
 from foundry_api.wire.dialects.base import BAD_JSON
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CHAT",
     "EMBEDDINGS",
+    "MAX_TOKENIZER_BYTES",
     "SPEECH",
     "TEMPLATE",
     "TOKENIZER_CONFIG",
@@ -37,6 +39,7 @@ CHAT: Final = "chat-completion"
 VISION: Final = "vision-language-chat"
 SPEECH: Final = "automatic-speech-recognition"
 EMBEDDINGS: Final = "embeddings"
+MAX_TOKENIZER_BYTES: Final = 256 * 2**20
 """The tasks that the engine knows (session.cc, sdk_v2)."""
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -105,7 +108,7 @@ def has_template(directory: Path) -> bool:
     if is_inside(directory, TEMPLATE):
         return True
     try:
-        told = _TOKENIZER.decode((directory / TOKENIZER_CONFIG).read_bytes())
+        told = _TOKENIZER.decode(read_file(directory / TOKENIZER_CONFIG, MAX_TOKENIZER_BYTES))
     except (OSError, *BAD_JSON):
         return False
     return bool(told.chat_template)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import stat
 import time
 from pathlib import Path
 
-__all__ = ["create_file", "followed", "is_replaceable", "move_into_place", "replace_file"]
+__all__ = [
+    "create_file",
+    "followed",
+    "is_replaceable",
+    "move_into_place",
+    "read_file",
+    "replace_file",
+]
 
 PRIVATE = 0o600
 
@@ -28,6 +37,18 @@ def create_file(path: Path) -> None:
     """
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, PRIVATE))
+
+
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """Read a regular file, and no more than a bound of it: a pipe may never have any content.
+
+    Raises:
+        OSError: It cannot be read, or is something else.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is not a file")
+    with path.open("rb") as file:
+        return file.read(max_bytes)
 
 
 def replace_file(path: Path | str, content: bytes) -> None:

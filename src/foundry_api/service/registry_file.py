@@ -5,13 +5,13 @@ It is read where no engine may be started. Seen in 2.2.1; it is not documented.
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from foundry_api.errors import ConfigurationError
+from foundry_api.service.private_file import read_file
 
 if TYPE_CHECKING:
     from foundry_api.service.paths import Paths
@@ -82,7 +82,7 @@ def refuse_unreadable(data: Path) -> None:
     try:
         content = _read(path)
         if content is not None:
-            msgspec.json.decode(content)
+            _decoded(content, Any)
     except (OSError, ValueError) as error:
         raise damaged(path, _problem(error)) from error
 
@@ -113,15 +113,22 @@ def registered(paths: Paths) -> list[Registered]:
         ValueError: It is damaged.
     """
     content = _read(registry_file(paths))
-    return [] if content is None else msgspec.json.decode(content, type=_File).models
+    if content is None:
+        return []
+    file: _File = _decoded(content, _File)
+    return file.models
+
+
+def _decoded(content: bytes, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _read(path: Path) -> bytes | None:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe may take for ever
-            raise ValueError("it is not a file")
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES)
+        return read_file(path, MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return None
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from foundry_api.errors import ConfigurationError
 from foundry_api.service import state
 from foundry_api.service.lifetime import alive
 from foundry_api.service.lock import FileLock
@@ -39,12 +40,13 @@ def up(
 
     Raises:
         ServiceStartFailed: It did not come up.
+        ConfigurationError: Something else lies where its state is to be.
     """
     options = options or HostOptions(paths=paths)
     with _lock(paths):
         if running := state.read(paths.state_file):
             return running.endpoint("shared"), True
-        paths.state_file.unlink(missing_ok=True)
+        _remove_state(paths)
         host = HostProcess.shared(options, idle_timeout_s=idle_timeout_s)
         announcement = host.announcement()
         host.detach()
@@ -56,6 +58,9 @@ def down(paths: Paths) -> bool:
 
     Returns:
         Whether there was one.
+
+    Raises:
+        ConfigurationError: Something else lies where its state is to be.
     """
     if not paths.state.is_dir():
         return False
@@ -63,7 +68,7 @@ def down(paths: Paths) -> bool:
         running = state.read(paths.state_file)
         if running is not None and (process := state.process_of(running)):
             _end(process)
-        paths.state_file.unlink(missing_ok=True)
+        _remove_state(paths)
         return running is not None
 
 
@@ -76,6 +81,16 @@ def status(paths: Paths) -> Endpoint | None:
 def _lock(paths: Paths) -> FileLock:
     paths.create()
     return FileLock(paths.lock_file, timeout_s=START_TIMEOUT_S + LEAVE_TIMEOUT_S)
+
+
+def _remove_state(paths: Paths) -> None:
+    try:
+        paths.state_file.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{paths.state_file} cannot be removed: {error.strerror}",
+            hint="Move it away; it is to be a file of this program's.",
+        ) from error
 
 
 def _end(process: psutil.Process) -> None:

@@ -10,7 +10,7 @@ import psutil
 
 from foundry_api.service.handshake import Announcement
 from foundry_api.service.lifetime import alive
-from foundry_api.service.private_file import replace_file
+from foundry_api.service.private_file import read_file, replace_file
 
 __all__ = ["own_create_time", "parsed", "process_of", "read", "remove", "running", "write"]
 
@@ -65,7 +65,6 @@ def running(pid: int, create_time: float) -> psutil.Process | None:
 def parsed(path: Path) -> Announcement | None:
     """The state as some host wrote it; None without a file, or with a damaged one."""
     try:
-        with path.open("rb") as file:
-            return msgspec.json.decode(file.read(MAX_BYTES), type=Announcement)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return msgspec.json.decode(read_file(path, MAX_BYTES), type=Announcement)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
