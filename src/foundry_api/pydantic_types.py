@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 
-from foundry_api.type_marks import for_pydantic
+from foundry_api.type_marks import UnsupportedType, check_bounds_of_msgspec, for_pydantic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +20,14 @@ __all__ = ["PydanticRefusal", "PydanticType", "PydanticUserError", "in_short"]
 
 class _Schema(GenerateJsonSchema):
     """As pydantic writes them, but for answers of a model."""
+
+    def generator_schema(self, schema: Any) -> JsonSchemaValue:
+        """None: what is wrong with it would be found only while it is iterated."""
+        del schema
+        raise UnsupportedType(
+            "a member is an Iterable, which pydantic reads only while it is iterated: write list "
+            "or Sequence"
+        )
 
     def decimal_schema(self, schema: Any) -> JsonSchemaValue:
         """A number: a model that may choose writes any text."""
@@ -47,10 +55,13 @@ class PydanticType:
 
     Raises:
         PydanticUserError: pydantic cannot describe it.
+        UnsupportedType: pydantic would pass over a part of it.
     """
 
     def __init__(self, kind: Any) -> None:
         is_adapter = isinstance(kind, cast("Any", TypeAdapter))
+        if not is_adapter:
+            check_bounds_of_msgspec(kind)
         self._adapter: TypeAdapter[Any] = kind if is_adapter else TypeAdapter(for_pydantic(kind))
         written = repr(cast("Any", self._adapter).core_schema)
         self.matches_with_python = "python-re" in written or "re.compile" in written

@@ -12,6 +12,7 @@ import inspect
 import sys
 import types
 import typing
+from collections import abc
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -19,13 +20,26 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["UnknownMark", "for_pydantic", "is_field", "needs_pydantic", "pydantic_is_there"]
+__all__ = [
+    "UnknownMark",
+    "UnsupportedType",
+    "check_bounds_of_msgspec",
+    "for_pydantic",
+    "is_field",
+    "needs_pydantic",
+    "pydantic_is_there",
+]
 
 _OF_PYDANTIC = frozenset({"annotated_types", "pydantic", "pydantic_core", "pydantic_extra_types"})
+_LAZY = (abc.Iterable, abc.Iterator, abc.Generator)
 _HOOKS = ("__get_pydantic_core_schema__", "__get_pydantic_json_schema__")
 
 
-class UnknownMark(TypeError):
+class UnsupportedType(TypeError):
+    """A type cannot be described or read; the message says why."""
+
+
+class UnknownMark(UnsupportedType):
     """A type has a mark that nothing here keeps to; the message names it."""
 
 
@@ -37,6 +51,12 @@ def needs_pydantic(kind: object) -> bool:
             marks of pydantic in a msgspec Struct.
     """
     found = list(_marks(kind, set()))
+    for mark, owner in found:
+        if isinstance(mark, msgspec.Meta) and _has_bounds(mark) and _fields_of_model(owner):
+            raise UnknownMark(
+                f"{owner.__name__} is a model of pydantic, on which {mark!r} has no effect: write "
+                "it as Field(…)"
+            )
     foreign = [mark for mark, _ in found if not _is_known(mark)]
     if foreign:
         raise UnknownMark(
@@ -70,13 +90,32 @@ def pydantic_is_there() -> bool:
     return True
 
 
+def check_bounds_of_msgspec(kind: object) -> None:
+    """See that pydantic misses nothing in a type that msgspec does not take.
+
+    Raises:
+        UnknownMark: It has bounds that only msgspec knows.
+    """
+    for mark, _ in _marks(kind, set()):
+        if isinstance(mark, msgspec.Meta) and _has_bounds(mark):
+            raise UnknownMark(
+                f"msgspec cannot keep to {mark!r} here, and pydantic does not know it: write it as "
+                "Field(…), or correct it"
+            )
+
+
 def for_pydantic(kind: Any) -> Any:
-    """A type as pydantic takes it: `typing.TypedDict` is refused before Python 3.12."""
-    if sys.version_info >= (3, 12):
-        return kind
-    if typing.is_typeddict(kind):
+    """A type as pydantic takes it, and reads it at once.
+
+    It refuses `typing.TypedDict` before Python 3.12, and validates an `Iterable` only while it is
+    iterated.
+    """
+    if sys.version_info < (3, 12) and typing.is_typeddict(kind):
         return _typed_dict(kind)
     origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if (origin or kind) in _LAZY:
+        item: Any = for_pydantic(args[0]) if args else Any
+        return types.GenericAlias(list, (item,))
     if origin is Annotated:
         return Annotated[(for_pydantic(args[0]), *kind.__metadata__)]
     if origin in (None, Literal) or not args:
@@ -125,7 +164,12 @@ def _parts(kind: Any) -> Iterator[Any]:
 
 
 def _marks_of_members(kind: Any, seen: set[int]) -> Iterator[tuple[Any, Any]]:
-    if id(kind) in seen or not _has_members(kind):
+    if id(kind) in seen:
+        return
+    if fields := _fields_of_model(kind):
+        seen.add(id(kind))
+        yield from _bounds_of_msgspec(kind, fields, seen)
+    if not _has_members(kind):
         return
     seen.add(id(kind))
     for default in _defaults(kind):
@@ -133,6 +177,21 @@ def _marks_of_members(kind: Any, seen: set[int]) -> Iterator[tuple[Any, Any]]:
             yield default, kind
     for hint in typing.get_type_hints(kind, include_extras=True).values():
         yield from _marks(hint, seen, kind)
+
+
+def _fields_of_model(kind: Any) -> dict[str, Any]:
+    """The fields of a class of pydantic's; empty for any other."""
+    fields: Any = getattr(kind, "__pydantic_fields__", None)
+    return typing.cast("dict[str, Any]", fields) if inspect.isclass(kind) and fields else {}
+
+
+def _bounds_of_msgspec(
+    model: Any, fields: dict[str, Any], seen: set[int]
+) -> Iterator[tuple[Any, Any]]:
+    """The marks in a model of pydantic's that are not for pydantic, which knows its own."""
+    for field in fields.values():
+        marks = [*field.metadata, *(mark for mark, _ in _marks(field.annotation, seen))]
+        yield from ((mark, model) for mark in marks if isinstance(mark, msgspec.Meta))
 
 
 def _has_members(kind: Any) -> bool:
@@ -160,7 +219,11 @@ def _defaults(kind: Any) -> Iterator[Any]:
 
 
 def _is_known(mark: Any) -> bool:
-    return isinstance(mark, str | msgspec.Meta) or _is_of_pydantic(mark) or _is_text(mark)
+    if type(mark).__module__ == "annotated_types" and type(mark).__name__ == "Timezone":
+        return False  # pydantic passes over it
+    # pydantic's own conint() has None for each bound that was not given.
+    is_plain = mark is None or isinstance(mark, str | msgspec.Meta)
+    return is_plain or _is_of_pydantic(mark) or _is_text(mark)
 
 
 def _is_text(mark: Any) -> bool:

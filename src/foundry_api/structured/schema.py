@@ -74,7 +74,7 @@ def response_model(model: Any) -> ResponseModel[Any]:
     if isinstance(model, Mapping):
         return _of_schema(plain_schema(unwrapped(cast("Mapping[str, Any]", model))))
     try:
-        if _is_of_pydantic(model) or needs_pydantic(model):
+        if needs_pydantic(model) or _is_of_pydantic(model):
             return _of_pydantic(model)
         return _of_type(model)
     except (TypeError, NameError, msgspec.MsgspecError) as error:
@@ -263,8 +263,10 @@ def _is_of_pydantic(model: Any) -> bool:
 
 
 def _not_a_model(model: object, error: Exception) -> InvalidRequest:
+    # pydantic adds advice for its own users, and a link.
+    why = str(error).partition("\n")[0].partition(". Set `")[0]
     return InvalidRequest(
-        f"response_model is {model!r}, which has no JSON schema: {error}",
+        f"response_model is {model!r}, which has no JSON schema: {why}",
         field="response_model",
         hint="Give a pydantic model, a msgspec Struct, a dataclass, a TypedDict or a schema.",
     )

@@ -18,7 +18,7 @@ from foundry_api.errors import ToolDefinitionError
 from foundry_api.structured.apart import MAX_PATTERN_S, CostlyPatterns, errors_apart
 from foundry_api.structured.tags import with_tags_required
 from foundry_api.tools.docstring import described
-from foundry_api.type_marks import UnknownMark, is_field, needs_pydantic, pydantic_is_there
+from foundry_api.type_marks import UnsupportedType, is_field, needs_pydantic, pydantic_is_there
 from foundry_api.type_paths import path_of, path_schema
 from foundry_api.values import UNENCODABLE, plain
 
@@ -107,7 +107,9 @@ def arguments_of(name: str, function: Callable[..., object]) -> Arguments:
     fields: dict[str, tuple[Any, inspect.Parameter]] = {}
     for each, parameter in inspect.signature(function).parameters.items():
         kind = _type_of(name, parameter, kinds)
-        if is_field(parameter.default):
+        if parameter.default is parameter.empty:
+            parameter = _with_default_of(kind, parameter)  # noqa: PLW2901 - as it means
+        elif is_field(parameter.default):
             kind = Annotated[kind, parameter.default]
             if parameter.default.is_required():
                 parameter = parameter.replace(default=parameter.empty)  # noqa: PLW2901 - as it means
@@ -141,6 +143,13 @@ def _type_of(name: str, parameter: inspect.Parameter, kinds: dict[str, Any]) -> 
     return kinds[parameter.name]
 
 
+def _with_default_of(kind: Any, parameter: inspect.Parameter) -> inspect.Parameter:
+    """A parameter without a default, with that of `Annotated[int, Field(default=3)]`."""
+    marks: tuple[Any, ...] = getattr(kind, "__metadata__", ())
+    given = [mark for mark in marks if is_field(mark) and not mark.is_required()]
+    return parameter.replace(default=given[-1]) if given else parameter
+
+
 def _described_type(name: str, parameter: str, kind: Any) -> Any:
     """A type that msgspec can describe and convert, by itself or with pydantic's help.
 
@@ -167,7 +176,7 @@ def _described_type(name: str, parameter: str, kind: Any) -> Any:
 
 def _reason(kind: Any, error: Exception) -> str:
     """Why a type cannot be described, in other words than the library's, which advise its users."""
-    if isinstance(error, UnknownMark):
+    if isinstance(error, UnsupportedType):
         return str(error)
     return f"{getattr(kind, '__name__', kind)} has no form in JSON"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import decimal
 import enum
 import json
@@ -9,6 +10,7 @@ import pathlib
 import subprocess
 import sys
 import uuid
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, NewType, NotRequired, Optional, TypedDict
 
@@ -26,6 +28,34 @@ from foundry_api.structured.shaping import engine_schema
 
 Score = Annotated[int, Field(ge=1, le=3)]
 NamedScore = NewType("NamedScore", Score)  # type: ignore[valid-newtype]
+
+
+class OfPydantic(pydantic.BaseModel):
+    n: Annotated[int, msgspec.Meta(ge=1)]
+
+
+@dataclass
+class InMetaData:
+    n: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class WithinPydantic(pydantic.BaseModel):
+    inner: list[InMetaData]
+
+
+class Plain(pydantic.BaseModel):
+    n: int
+
+
+@dataclass
+class OfBoth:
+    inner: Plain
+    n: Annotated[int, msgspec.Meta(ge=1)]
+
+
+@dataclass
+class Lazy:
+    n: Iterable[Score]
 
 
 @dataclass
@@ -85,6 +115,12 @@ TYPES: dict[str, tuple[Any, str, str]] = {
     "Predicate": (Annotated[int, at.Predicate(lambda number: number < 5)], "2", "99"),
     "Meta": (InMeta, '{"n": 2}', '{"n": 99}'),
     "pattern": (dict[str, Annotated[str, Field(pattern="^a+$")]], '{"x": "a"}', '{"x": "b"}'),
+    "conint": (pydantic.conint(ge=1, le=3), "2", "99"),
+    "confloat": (list[pydantic.confloat(ge=1)], "[1]", "[0]"),  # type: ignore[misc]
+    "condecimal": (pydantic.condecimal(ge=1), "2", "0"),
+    "iterable": (Iterable[Score], "[1]", "[99]"),
+    "iterable of plain": (Iterable[int], "[1]", '["x"]'),
+    "generator": (Generator[Score, None, None], "[1]", "[99]"),
 }
 
 
@@ -122,6 +158,15 @@ def test_the_engine_gets_the_bounds_too() -> None:
         (dict[str, Annotated[int, {"ge": 1}]], "'ge': 1"),
         (InStruct, "InStruct is a msgspec Struct"),
         (Mixed, "both msgspec.Meta and"),
+        (OfPydantic, r"OfPydantic is a model of pydantic, on which msgspec\.Meta\(ge=1\)"),
+        (list[OfPydantic], "OfPydantic is a model of pydantic"),
+        (WithinPydantic, "WithinPydantic is a model of pydantic"),
+        (Annotated[str, msgspec.Meta(ge=1)], "msgspec cannot keep to"),
+        (Annotated[decimal.Decimal, msgspec.Meta(ge=1)], "msgspec cannot keep to"),
+        (Annotated[int | None, msgspec.Meta(ge=1)], "msgspec cannot keep to"),
+        (Annotated[pathlib.Path, msgspec.Meta(min_length=3)], "msgspec cannot keep to"),
+        (Annotated[dt.datetime, at.Timezone("UTC")], "Timezone"),
+        (Lazy, "a member is an Iterable"),
     ],
 )
 def test_an_unknown_mark_is_refused_by_name(kind: Any, named: str) -> None:
@@ -137,9 +182,37 @@ def test_an_unknown_mark_is_refused_by_name(kind: Any, named: str) -> None:
     assert refused.value.field == "value"
 
 
+def test_bounds_of_msgspec_beside_a_model_of_pydantic_are_kept_to_or_refused() -> None:
+    with pytest.raises(InvalidRequest, match=r"msgspec cannot keep to msgspec\.Meta\(ge=1\) here"):
+        response_model(OfBoth)
+
+    def take(value: OfBoth) -> None: ...
+
+    arguments = tool(take).arguments
+    assert arguments is not None
+    assert arguments.converted({"value": {"inner": {"n": 1}, "n": 1}})
+    with pytest.raises(msgspec.ValidationError, match=">= 1"):
+        arguments.converted({"value": {"inner": {"n": 1}, "n": 0}})
+
+
 def test_words_beside_a_type_are_no_bounds() -> None:
     kind = Annotated[int, "how many", Doc("of them"), msgspec.Meta(description="all in all")]
     assert response_model(kind).decode("99") == 99
+
+
+def test_a_field_beside_a_type_may_have_the_default() -> None:
+    def take(
+        count: Annotated[int, Field(default=3, ge=1)],
+        names: Annotated[list[str], Field(default_factory=list)],
+        other: Annotated[int, Field(default=3)] = 4,
+    ) -> None: ...
+
+    arguments = tool(take).arguments
+    assert arguments is not None
+    assert not arguments.schema.get("required")
+    assert arguments.schema["properties"]["other"]["default"] == 4
+    assert arguments.converted({}) == {"count": 3, "names": []}
+    assert arguments.converted({"count": 5, "names": ["a"]}) == {"count": 5, "names": ["a"]}
 
 
 def test_a_field_as_default_is_a_default() -> None:
