@@ -12,7 +12,9 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, assert_type
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, assert_type
+
+from pydantic import BaseModel, Field, TypeAdapter
 
 from foundry_api import (
     AlertCommand,
@@ -97,7 +99,7 @@ from foundry_api import (
 from foundry_api.testing import Cut, Failure, FakeService, Silence, ToolCalls, no_sleep
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterable
 
 
 async def summarise(client: FoundryAPIClient, document: str) -> str:
@@ -162,6 +164,37 @@ async def extract(client: FoundryAPIClient, letter: str) -> str:
     return f"{person.parsed.name} {person.repairs} {mood.parsed} {checked.parsed}"
 
 
+Score = Annotated[int, Field(ge=1, le=3)]
+
+
+class Judgement(BaseModel):
+    """A model of pydantic's."""
+
+    score: Score
+    kind: Literal["film"] = "film"
+
+
+class Rated(TypedDict):
+    """Bounds stand wherever the type checker allows them."""
+
+    score: Score
+
+
+async def judge(client: FoundryAPIClient, blocking: FoundryClient, letter: str) -> int:
+    """Types of pydantic's, bounds, and schemas in their usual forms."""
+    judged = await client.complete(letter, response_model=list[Judgement])
+    assert_type(judged.parsed, list[Judgement])
+    assert_type(blocking.complete(letter, response_model=Rated).parsed, Rated)
+    scores = await client.complete(letter, response_model=dict[str, Score])
+    assert_type(scores.parsed, dict[str, int])
+    adapter = TypeAdapter(list[Judgement])
+    schema = {"name": "s", "schema": {"type": "integer"}}
+    for model in (adapter, Judgement | None, '{"type": "integer"}', schema):
+        anything = await client.complete(letter, response_model=model)
+        assert_type(anything.parsed, Any)
+    return sum(scores.parsed.values())
+
+
 async def watch_it_grow(client: FoundryAPIClient, letter: str) -> Person | None:
     """A stream has the value so far, and at its end the whole."""
     try:
@@ -215,6 +248,19 @@ def calculate(expression: str, digits: int = 2) -> float:
     return round(len(expression), digits)
 
 
+def rate(
+    score: Score, folder: Path, judged: Judgement | int | None = None, others: Iterable[int] = ()
+) -> str:
+    """Bounds, paths, unions of models and iterables are parameters."""
+    return f"{score} {folder} {judged} {sum(others)}"
+
+
+@tool
+def rate_again(score: int = Field(3, ge=1)) -> int:
+    """A field as default."""
+    return score
+
+
 @tool(name="time_of_day", description="Tell the time in a city.")
 async def clock(city: str) -> str:
     return f"noon in {city}"
@@ -225,7 +271,9 @@ async def with_tools(client: FoundryAPIClient) -> ToolRun:
     assert_type(clock, Tool)
     options: RunOptions = {"model": "phi-4-mini", "tool_choice": "required", "deadline": 20}
     try:
-        run = await client.run("How late is it?", [calculate, clock], max_rounds=4, **options)
+        run = await client.run(
+            "How late is it?", [calculate, clock, rate, rate_again], max_rounds=4, **options
+        )
     except ToolRoundsExceeded as error:
         if error.run is None:
             raise

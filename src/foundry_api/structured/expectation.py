@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from foundry_api.messages import Chunk, Constraint
 
 __all__ = ["Expectation"]
+
+MAX_SEARCH_S = 10.0
+"""Seconds in which JSON that passes is looked for in one answer, beside those for the last one."""
 
 _TOGETHER = {"grammar", "parser"}
 
@@ -203,13 +207,21 @@ def _wanted(
     return None, None, None
 
 
-def _first(decode: Callable[[str], Any], text: str) -> Any:
+def _first(
+    decode: Callable[[str], Any], text: str, *, monotonic: Callable[[], float] = time.monotonic
+) -> Any:
     """The first JSON of an answer that is of the type; if none is, what is wrong with the answer.
 
     That is told of the JSON within a text, rather than of the text, which is none.
+
+    Raises:
+        Refused: None is of the type, or none of those that were tried in `MAX_SEARCH_S`.
     """
     wrong: Refused | None = None
+    end = monotonic() + MAX_SEARCH_S
     for index, candidate in enumerate(json_texts(text)):
+        if monotonic() >= end:
+            break
         try:
             return decode(candidate)
         except TookTooLong:

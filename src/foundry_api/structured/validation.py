@@ -18,6 +18,7 @@ from referencing.jsonschema import EMPTY_REGISTRY
 
 from foundry_api.errors import GrammarError, InvalidRequest
 from foundry_api.structured.refusal import Refused, TookTooLong
+from foundry_api.structured.rewrites import SAID_ASIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -46,7 +47,7 @@ class SchemaValidator:
         schema: The schema.
 
     Raises:
-        InvalidRequest: It is no JSON schema, or one of its patterns cannot be read.
+        InvalidRequest: It is no JSON schema, has no keyword of one, or a pattern cannot be read.
     """
 
     def __init__(self, schema: dict[str, Any]) -> None:
@@ -58,6 +59,7 @@ class SchemaValidator:
                 f"response_model is no JSON schema: at {error.json_path}: {error.message}",
                 field="response_model",
             ) from error
+        _check_keywords(schema, draft.VALIDATORS)
         keywords = {**draft.VALIDATORS, "multipleOf": _multiple_of, "uniqueItems": _unique_items}
         counted = {name: self._counted(check) for name, check in keywords.items()}
         checking = cast("Any", validators).extend(draft, counted)
@@ -104,6 +106,22 @@ class SchemaValidator:
             yield from check(*arguments) or ()
 
         return counted
+
+
+def _check_keywords(schema: dict[str, Any], known: Mapping[str, object]) -> None:
+    """See that a schema says something of values: an example of one would allow anything.
+
+    Raises:
+        InvalidRequest: It has members, and none of them is a keyword.
+    """
+    said = schema.keys() - SAID_ASIDE
+    foreign = sorted(name for name in said if not name.startswith(("$", "content", "x-")))
+    if foreign and not said & known.keys():
+        raise InvalidRequest(
+            f"response_model is no JSON schema: it has {', '.join(foreign[:3])}, but no keyword "
+            "such as type or properties, and would allow anything",
+            field="response_model",
+        )
 
 
 def _shortened(message: str, limit: int = 300) -> str:

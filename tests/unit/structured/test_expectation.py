@@ -12,6 +12,7 @@ import pytest
 
 from foundry_api.errors import InvalidRequest
 from foundry_api.messages import Choice, Grammar, JsonSchema
+from foundry_api.structured import expectation
 from foundry_api.structured.expectation import Expectation
 from foundry_api.structured.refusal import CodeFailed, Refused
 
@@ -188,3 +189,18 @@ def test_what_is_read_by_a_parser_may_be_cut_and_json_may_not() -> None:
     assert Expectation.of(parser=str).may_be_cut("half a sen")
     assert not Expectation.of(response_model=int).may_be_cut("12")
     assert not Expectation.of(grammar="start: /1+/").may_be_cut("11")
+
+
+def test_looking_for_json_that_passes_ends() -> None:
+    """Validating each of a hundred texts may take seconds."""
+    seconds = iter(range(0, 1000, 4))
+    tried: list[str] = []
+
+    def decode(text: str) -> Any:
+        tried.append(text)
+        raise Refused("not this one")
+
+    first = vars(expectation)["_first"]
+    with pytest.raises(Refused, match="not this one"):
+        first(decode, '{"a": 1} ' * 50, monotonic=lambda: next(seconds))
+    assert len(tried) == 2

@@ -301,6 +301,31 @@ def test_a_schema_is_found_in_its_forms(form: Any) -> None:
         model.decode('"anything"')
 
 
+@pytest.mark.parametrize(
+    "example",
+    [
+        {"name": "string", "age": "integer"},
+        {"name": "s", "strict": True},
+        {"name": "s", "schema": json.dumps(PLAIN)},
+        {"name": "get", "description": "A tool.", "parameters": PLAIN},
+        {"type": "json_schema", "json_schema": {"name": "s"}},
+        json.dumps({"name": "Alice"}),
+    ],
+)
+def test_an_example_is_no_schema(example: Any) -> None:
+    """Read as one it would allow any answer."""
+    with pytest.raises(InvalidRequest, match=r"it has .*but no keyword") as caught:
+        response_model(example)
+    assert caught.value.field == "response_model"
+
+
+@pytest.mark.parametrize(
+    "schema", [{}, {"title": "T", "description": "D"}, {"$comment": "c"}, {"x-order": 1}]
+)
+def test_a_schema_may_allow_anything(schema: Any) -> None:
+    assert response_model(schema).decode("3") == 3
+
+
 @pytest.mark.parametrize("text", ["Person", "", "[1]", '"a"', "3", b"\xff", '{"type": '])
 def test_a_text_that_is_no_schema_is_refused_by_name(text: Any) -> None:
     with pytest.raises(InvalidRequest, match="response_model is") as caught:
