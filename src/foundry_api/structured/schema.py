@@ -69,10 +69,17 @@ def response_model(model: Any) -> ResponseModel[Any]:
     Raises:
         InvalidRequest: It is none of these, or `Annotated` has a mark that nothing keeps to.
     """
-    if isinstance(model, str | bytes | bytearray):
-        return _of_schema(_from_text(model))
-    if isinstance(model, Mapping):
-        return _of_schema(plain_schema(unwrapped(cast("Mapping[str, Any]", model))))
+    try:
+        if isinstance(model, str | bytes | bytearray):
+            return _of_schema(_from_text(model))
+        if isinstance(model, Mapping):
+            return _of_schema(plain_schema(unwrapped(cast("Mapping[str, Any]", model))))
+    except RecursionError as error:
+        raise InvalidRequest(
+            "response_model is nested too deeply, or refers to itself without end",
+            field="response_model",
+            hint="Describe parts of it once, under $defs, and refer to them.",
+        ) from error
     try:
         if needs_pydantic(model) or _is_of_pydantic(model):
             return _of_pydantic(model)

@@ -21,11 +21,14 @@ from foundry_api.structured.refusal import Refused, TookTooLong
 from foundry_api.structured.rewrites import SAID_ASIDE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from jsonschema.protocols import Validator
 
 __all__ = ["SchemaValidator"]
+
+MAX_DEPTH = 50
+"""Levels of an answer that can be validated with any schema that ends."""
 
 MAX_ERRORS = 8
 """More would not help a model to correct its answer."""
@@ -87,12 +90,15 @@ class SchemaValidator:
 
         Raises:
             TookTooLong: It was given up.
+            Refused: The value is nested too deeply.
             GrammarError: The schema refers to itself without end.
         """
         self._steps.left = max_steps
         try:
             errors = list(itertools.islice(self._validator.iter_errors(value), MAX_ERRORS))
         except RecursionError as error:
+            if _is_deeper(value, MAX_DEPTH):
+                raise Refused("the answer is nested too deeply to validate") from error
             raise GrammarError(
                 "response_model refers to itself without end", field="response_model"
             ) from error
@@ -122,6 +128,22 @@ def _check_keywords(schema: dict[str, Any], known: Mapping[str, object]) -> None
             "such as type or properties, and would allow anything",
             field="response_model",
         )
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether lists and objects are nested in more levels than that."""
+    level: list[Any] = [value]
+    for _ in range(depth + 1):
+        level = [part for each in level for part in _parts(each)]
+        if not level:
+            return False
+    return True
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value).values()
+    return cast("list[Any]", value) if isinstance(value, list) else ()
 
 
 def _shortened(message: str, limit: int = 300) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from foundry_api.errors import GrammarError, InvalidRequest
 from foundry_api.structured.refusal import Refused
+from foundry_api.structured.schema import response_model
 from foundry_api.structured.validation import SchemaValidator
 
 
@@ -72,3 +75,27 @@ def test_no_more_is_told_than_helps() -> None:
         SchemaValidator({"items": {"type": "integer"}}).check(["x" * 1000] * 50)
     assert len(caught.value.errors) == 8
     assert max(map(len, caught.value.errors)) < 350
+
+
+TREE = {"type": "array", "items": {"$ref": "#"}}
+
+
+def test_an_answer_that_is_nested_too_deeply_is_refused() -> None:
+    deep = json.loads("[" * 400 + "]" * 400)
+    with pytest.raises(Refused, match="the answer is nested too deeply"):
+        SchemaValidator(TREE).errors(deep)
+    assert SchemaValidator(TREE).errors(json.loads("[" * 50 + "]" * 50)) == []
+    endless = SchemaValidator({"allOf": [{"$ref": "#"}]})
+    with pytest.raises(GrammarError, match="refers to itself without end"):
+        endless.errors([[1]])
+
+
+@pytest.mark.parametrize("depth", [200, 3000, 100_000])
+def test_a_schema_that_is_nested_too_deeply_is_refused_by_name(depth: int) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(depth):
+        deep = {"items": deep}
+    for model in (deep, '{"items": ' * depth + "{}" + "}" * depth):
+        with pytest.raises(InvalidRequest, match="nested too deeply") as caught:
+            response_model(model)
+        assert caught.value.field == "response_model"
