@@ -143,7 +143,10 @@ def _is_deeper(value: Any, depth: int) -> bool:
 def _parts(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
         return cast("dict[str, Any]", value).values()
-    return cast("list[Any]", value) if isinstance(value, list) else ()
+    if isinstance(value, list):
+        items: list[Any] = value  # pyright: ignore[reportUnknownVariableType] # of JSON
+        return items
+    return ()
 
 
 def _shortened(message: str, limit: int = 300) -> str:
