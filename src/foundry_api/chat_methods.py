@@ -342,7 +342,9 @@ class ChatMethods(ABC):
             )
             return await self._call(structs.replace(order, request=request)).completion()
 
-        return await answered(ask, order.request.messages, expectation, repairs=repairs)
+        return await answered(
+            ask, order.request.messages, expectation, repairs=repairs, deadline=order.deadline
+        )
 
     def _stream(
         self, messages: Turns, options: ChatOptions, **wanted: Any

@@ -10,17 +10,20 @@ import json
 import re
 import subprocess
 import sys
+import threading
 from collections import Counter
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
 from foundry_api.structured.refusal import TookTooLong
+from foundry_api.user_code import try_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["MAX_PATTERN_S", "CostlyPatterns", "errors_apart"]
+__all__ = ["MAX_PATTERN_S", "CostlyPatterns", "errors_apart", "validated"]
 
 PROGRAM = """
 import json, sys
@@ -57,25 +60,74 @@ def errors_apart(schema: dict[str, Any], text: str, limit_s: float) -> list[str]
         raise TookTooLong("the answer may take too long to validate, and there is no Python for it")
     command = [sys.executable, "-I", "-c", PROGRAM, json.dumps(sys.path)]
     try:
-        done = subprocess.run(  # noqa: S603 - our own program
+        process = subprocess.Popen(  # noqa: S603 - our own program
             command,
-            input=msgspec.json.encode([schema, text]),
-            capture_output=True,
-            timeout=limit_s,
-            check=False,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
-    except subprocess.TimeoutExpired as error:
-        raise TookTooLong(
-            f"the answer could not be validated within {limit_s:g} s: a pattern, or alternatives "
-            "within one another, take too many steps on it"
-        ) from error
     except OSError as error:
         raise TookTooLong(f"no process could be started to validate the answer: {error}") from error
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:200]
+    with process:
+        _PROCESSES.get().started(process)
+        try:
+            errors, stderr = process.communicate(
+                msgspec.json.encode([schema, text]), timeout=limit_s
+            )
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            raise TookTooLong(
+                f"the answer could not be validated within {limit_s:g} s: a pattern, or "
+                "alternatives within one another, take too many steps on it"
+            ) from error
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        said = stderr.decode(errors="replace").strip().rpartition("\n")[2][:200]
         raise TookTooLong(f"the process that validates the answer ended: {said}")
-    return cast("list[str]", msgspec.json.decode(done.stdout))
+    return cast("list[str]", msgspec.json.decode(errors))
+
+
+async def validated(function: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:
+    """Call a function that may use `errors_apart` in a thread; its result, and what it raised.
+
+    When the caller is cancelled, its process ends at once.
+    """
+    processes = _Processes()
+    token = _PROCESSES.set(processes)
+    try:
+        return await try_in_thread(function, *args)
+    except BaseException:
+        processes.end()
+        raise
+    finally:
+        _PROCESSES.reset(token)
+
+
+class _Processes:
+    """The processes that validate one answer, one after another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._has_ended = False
+        self._current: subprocess.Popen[bytes] | None = None
+
+    def started(self, process: subprocess.Popen[bytes]) -> None:
+        with self._lock:
+            self._current = process
+            if self._has_ended:
+                process.kill()
+
+    def end(self) -> None:
+        with self._lock:
+            self._has_ended = True
+            if self._current is not None:
+                self._current.kill()
+
+
+_PROCESSES: ContextVar[_Processes] = ContextVar("foundry_api_validation", default=_Processes())  # noqa: B039 - nobody ends it
 
 
 def main() -> None:

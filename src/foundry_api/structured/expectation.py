@@ -12,12 +12,13 @@ import msgspec
 from foundry_api.arguments import check_text
 from foundry_api.errors import InvalidRequest
 from foundry_api.messages import Choice, Grammar, JsonSchema
+from foundry_api.structured.apart import validated
 from foundry_api.structured.choosing import begins_like, chosen
 from foundry_api.structured.finding import json_texts
 from foundry_api.structured.partial import PartialJson
 from foundry_api.structured.refusal import CodeFailed, Refused, TookTooLong
 from foundry_api.structured.schema import response_model
-from foundry_api.user_code import text_of, try_in_thread
+from foundry_api.user_code import text_of
 from foundry_api.values import is_several, shown
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Expectation:
         """
         if self.parse is None or self.slow_from is None or len(text) < self.slow_from:
             return self.check(text)
-        parsed, error = await try_in_thread(self._parsed, self.parse, text)
+        parsed, error = await validated(self._parsed, self.parse, text)
         if error is not None:
             raise error
         self._validate(parsed)

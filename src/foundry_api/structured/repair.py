@@ -7,12 +7,15 @@ sight of its answer makes it say that again.
 
 from __future__ import annotations
 
+import asyncio
+import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from foundry_api.errors import ContextOverflow, GrammarError, StructuredOutputError
 from foundry_api.messages import Choice, JsonSchema, Usage
+from foundry_api.resilience.deadline import NEVER
 from foundry_api.structured.prompting import asking_again, instructed
 from foundry_api.structured.refusal import CodeFailed, Incomplete, Refused
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from foundry_api.messages import Completion, Constraint, FinishReason, Message, Timings
+    from foundry_api.resilience.deadline import Deadline
     from foundry_api.structured.expectation import Expectation
 
     Ask = Callable[[tuple[Message, ...], Constraint | None, int], Awaitable[Completion[None]]]
@@ -39,7 +43,12 @@ its tokenizer holds as several tokens (probed on 2.2.1)."""
 
 
 async def answered(
-    ask: Ask, messages: tuple[Message, ...], expectation: Expectation, *, repairs: int
+    ask: Ask,
+    messages: tuple[Message, ...],
+    expectation: Expectation,
+    *,
+    repairs: int,
+    deadline: Deadline = NEVER,
 ) -> Completion[Any]:
     """The first answer that passes.
 
@@ -48,9 +57,11 @@ async def answered(
         messages: The conversation as the caller gave it.
         expectation: What the answer has to be.
         repairs: How often the model may be asked again.
+        deadline: By when an answer has to be validated.
 
     Raises:
         StructuredOutputError: No answer passes, or one was cut.
+        DeadlineExceeded: It passed while an answer was validated, which is in `.partial`.
         FoundryError: The model could not be asked.
     """
     refused: list[Completion[None]] = []
@@ -64,7 +75,7 @@ async def answered(
             message = "there is no room in the context to ask again"
             raise _failure(refused, message) from error
         try:
-            parsed = await _parsed(completion, expectation)
+            parsed = await _parsed_in_time(completion, expectation, deadline)
         except Refused as error:
             refused.append(completion)
             is_final = isinstance(error, CodeFailed | Incomplete)
@@ -128,6 +139,21 @@ def _repeats(refused: Sequence[Completion[None]]) -> bool:
 def _repetitions(refused: Sequence[Completion[None]]) -> int:
     """How many of the answers are no other than one before."""
     return len(refused) - len({each.content for each in refused})
+
+
+async def _parsed_in_time(
+    completion: Completion[None], expectation: Expectation, deadline: Deadline
+) -> Any:
+    scope = asyncio.timeout_at(None if math.isinf(deadline.at) else deadline.at)
+    try:
+        async with scope:
+            return await _parsed(completion, expectation)
+    except TimeoutError as error:
+        if not scope.expired():
+            raise
+        exceeded = deadline.exceeded("validating the answer")
+        exceeded.partial = completion.content
+        raise exceeded from error
 
 
 async def _parsed(completion: Completion[None], expectation: Expectation) -> Any:

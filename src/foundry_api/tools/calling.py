@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Never
 
 import msgspec
 
+from foundry_api.structured.apart import validated
 from foundry_api.tools.coercion import coerced
 from foundry_api.tools.outcome import ToolResult
 from foundry_api.user_code import UserCode, describe, text_of, try_in_thread
@@ -209,7 +210,7 @@ async def _fitted(tool: Tool, given: dict[str, Any]) -> dict[str, Any]:
     """The arguments as the function's types have them; in a thread where that may take long."""
     if tool.arguments is None or not tool.arguments.may_take_long(given):
         return _fitting(tool, given)
-    fitting, error = await try_in_thread(_fitting, tool, given)
+    fitting, error = await validated(_fitting, tool, given)
     if error is not None:
         raise error
     arguments: dict[str, Any] = fitting

@@ -116,6 +116,28 @@ def test_a_process_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch)
     assert process.returncode not in (None, 0)
 
 
+async def test_a_process_ends_when_the_caller_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(schema, "MAX_VALIDATION_S", 3600)
+    loop = asyncio.get_running_loop()
+    started: asyncio.Queue[subprocess.Popen[bytes]] = asyncio.Queue()
+
+    class Recorded(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            loop.call_soon_threadsafe(started.put_nowait, self)
+
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
+    expectation = Expectation.of(response_model={"pattern": CATASTROPHE})
+    checking = asyncio.create_task(expectation.check_apart(json.dumps(NEVER_DONE)))
+    process = await started.get()
+    checking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await checking
+    assert await asyncio.to_thread(process.wait, 60)
+
+
 def described(code: Annotated[str, msgspec.Meta(pattern=CATASTROPHE)]) -> str:
     return code
 

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from foundry_api.errors import ContextOverflow, GrammarError, ServerError, StructuredOutputError
+from foundry_api.errors import (
+    ContextOverflow,
+    DeadlineExceeded,
+    GrammarError,
+    ServerError,
+    StructuredOutputError,
+)
 from foundry_api.messages import (
     Attempt,
     Choice,
@@ -18,6 +24,7 @@ from foundry_api.messages import (
     ToolCall,
     Usage,
 )
+from foundry_api.resilience.deadline import Deadline
 from foundry_api.structured.expectation import Expectation
 from foundry_api.structured.repair import answered
 
@@ -254,3 +261,15 @@ async def test_a_refusal_is_told_and_not_asked_again() -> None:
     with pytest.raises(StructuredOutputError, match="refuses to answer: I may not"):
         await answered(model.ask, ASKED, NUMBER, repairs=2)
     assert len(model.asked) == 1
+
+
+async def test_validation_ends_with_the_deadline_of_the_call() -> None:
+    text = f'"{"a" * 40}!"'
+
+    async def ask(*_: Any) -> Completion[None]:
+        return said(text)
+
+    expectation = Expectation.of(response_model={"pattern": "^(a+)+$"})
+    with pytest.raises(DeadlineExceeded, match="validating the answer") as caught:
+        await answered(ask, (), expectation, repairs=0, deadline=Deadline.after(0.05))
+    assert caught.value.partial == text
