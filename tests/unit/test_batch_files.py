@@ -33,6 +33,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "q.txt").write_text(INPUT, encoding="utf-8")
     (tmp_path / "thesis.html").write_text("<!doctype html>\n<p>mine", encoding="utf-8")
     (tmp_path / "sub").mkdir()
+    (tmp_path / "old.batch" / "sub").mkdir(parents=True)
+    (tmp_path / "old.batch" / "journal.sqlite").write_text("answers", encoding="utf-8")
     return tmp_path
 
 
@@ -87,6 +89,13 @@ async def refused(place: Path, chosen: BatchOptions, **how: Any) -> BatchError:
         (options("a.jsonl", report="sub"), "report", "the report sub is a directory"),
         (options("a\0b"), "output", "NUL"),
         (options(""), "output", "is no name of a file"),
+        (options("answers/"), "output", "the output answers/ names a directory"),
+        (options("a.jsonl", errors="e/."), "errors", "the error file e/. names a directory"),
+        (options("old.batch/journal.sqlite"), "output", "the journal of another batch"),
+        (options("old.batch/new.jsonl"), "output", "the journal of another batch"),
+        (options("a.jsonl", errors="old.batch/part-1.jsonl"), "errors", "of another batch"),
+        (options("a.jsonl", errors="old.batch/journal.sqlite"), "errors", "of another batch"),
+        (options("a.jsonl", report="old.batch/sub/r.html"), "report", "of another batch"),
         (options("thesis.html", errors="a\0b"), "errors", "NUL"),
     ],
 )
@@ -144,6 +153,43 @@ async def test_standard_input_that_comes_from_a_file_is_that_file(
         monkeypatch.setattr(sys, "stdin", file)
         error = await refused(place, options("q.txt", path="-"), restart=True)
     assert "is the same file as the input on standard input" in error.message
+
+
+@POSIX
+async def test_standard_output_that_goes_to_the_input_is_refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (place / "q.txt").open("a", encoding="utf-8") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        error = await refused(place, options("-"))
+        assert "output on standard output is the same file as the input q.txt" in error.message
+        with (place / "q.txt").open(encoding="utf-8") as read:
+            monkeypatch.setattr(sys, "stdin", read)
+            error = await refused(place, options("-", path="-"))
+    assert "is the same file as the input on standard input" in error.message
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the names that Linux gives to pipes")
+async def test_a_pipe_by_its_number_is_no_output(place: Path) -> None:
+    reader, writer = os.pipe()
+    try:
+        for chosen in (
+            options(f"/dev/fd/{writer}"),
+            options("a.jsonl", report=f"/proc/self/fd/{writer}"),
+        ):
+            assert "is no regular file" in (await refused(place, chosen, restart=True)).message
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.parametrize("command", ["status", "cancel", "retry"])
+def test_standard_output_has_no_journal(
+    place: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del place
+    assert main(["batch", command, "-"]) == 2
+    assert "answers on standard output have no journal" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("there", ["a.jsonl", "a.errors.jsonl"])

@@ -431,8 +431,12 @@ async def test_a_pipe_that_is_refused_leaves_no_copy(
     assert not options.directory.exists()
     options.directory.mkdir()
     (options.directory / "input").write_text("of a run that never began", encoding="utf-8")
+    (options.directory / "input.0123456789abcdef").write_text("of one killed", encoding="utf-8")
+    (options.directory / "input.txt").write_text("somebody's own", encoding="utf-8")
     piped(monkeypatch, "one\n")
     assert (await BatchJob(options).run(Engine())).total == 1
+    kept = [path.name for path in options.directory.glob("input*")]
+    assert sorted(kept) == ["input", "input.txt"]
 
 
 async def test_a_pipe_that_was_read_without_being_kept_is_not_read_again(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import unicodedata
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from foundry_api.batch.journal.database import FILE as JOURNAL
 from foundry_api.batch.journal.owning import not_written_here
@@ -76,13 +76,15 @@ def check_files(options: BatchOptions, *, restart: bool = False) -> None:
     """
     outputs = _outputs(options)
     read = _input(options.input.path)
-    for one, other in combinations([*read, *outputs], 2):
+    streamed = _standard_output() if options.to_stream else []
+    for one, other in combinations([*read, *streamed, *outputs], 2):
         if one.identity == other.identity:
             raise _refused(other, f"{other} is the same file as {one}", "Name another file{}")
     if not options.to_stream:
         _refuse_in_journal([*read, *outputs], options.directory)
     for file in outputs:
         _refuse_unfit(file)
+        _refuse_in_other_journal(file)
     if options.to_stream:
         return
     if not restart and not (options.directory / JOURNAL).exists():
@@ -94,11 +96,27 @@ def check_files(options: BatchOptions, *, restart: bool = False) -> None:
 def _input(path: str) -> list[_Named]:
     if path != STANDARD_STREAM:
         return [_named("path", Path(path), path)]
+    status = _status_of(sys.stdin)
+    return [] if status is None else [_stream("path", "on standard input", status)]
+
+
+def _standard_output() -> list[_Named]:
+    """Standard output, where the shell made a file of it."""
+    status = _status_of(sys.stdout)
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return []  # a terminal, or the null device, may be the input as well
+    return [_stream("output", "on standard output", status)]
+
+
+def _status_of(stream: TextIO | None) -> os.stat_result | None:
     try:
-        status = os.fstat(sys.stdin.fileno())
-    except (AttributeError, OSError, ValueError):  # there is none, or it is no file of the system's
-        return []
-    return [_Named("path", Path(), "on standard input", (status.st_dev, status.st_ino))]
+        return None if stream is None else os.fstat(stream.fileno())
+    except (AttributeError, OSError, ValueError):  # it is closed, or no file of the system's
+        return None
+
+
+def _stream(role: Role, written: str, status: os.stat_result) -> _Named:
+    return _Named(role, Path(), written, (status.st_dev, status.st_ino))
 
 
 def _outputs(options: BatchOptions) -> list[_Named]:
@@ -126,8 +144,12 @@ def _named(role: Role, path: Path, written: str) -> _Named:
 def _refuse_unfit(file: _Named) -> None:
     """Refuse what cannot become a file of the batch's own."""
     try:
-        mode = file.path.stat().st_mode
+        # By its own name: a pipe in /dev/fd is a link that leads to no other one.
+        named = Path(file.written)
+        mode = (named if named.exists() else file.path).stat().st_mode
     except FileNotFoundError:
+        if os.path.basename(file.written) in {"", "."}:  # noqa: PTH119 - a Path has lost it
+            raise _refused(file, f"{file} names a directory", "Name a file{}") from None
         _refuse_nowhere(file)
         return
     except (OSError, ValueError) as error:
@@ -172,6 +194,17 @@ def _refuse_in_journal(files: list[_Named], directory: Path) -> None:
             raise _refused(
                 file,
                 f"{file} lies in {directory}, the journal of this batch",
+                "Name another file{}",
+            )
+
+
+def _refuse_in_other_journal(file: _Named) -> None:
+    """Refuse to write among another batch's answers, which may be nowhere else."""
+    for directory in Path(os.path.realpath(file.path)).parents:
+        if (directory / JOURNAL).is_file():
+            raise _refused(
+                file,
+                f"{file} lies in {directory}, the journal of another batch",
                 "Name another file{}",
             )
 

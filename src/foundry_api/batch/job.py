@@ -17,7 +17,13 @@ from foundry_api.batch.ledger import OutputStream
 from foundry_api.batch.progress import BatchProgress, Meter
 from foundry_api.batch.run import RETURN_S, Run, Task
 from foundry_api.batch.sharing import forget_answers
-from foundry_api.batch.sources import CheckReport, check, is_stream, open_source
+from foundry_api.batch.sources import (
+    CheckReport,
+    check,
+    is_stream,
+    open_source,
+    remove_drafts,
+)
 from foundry_api.batch.thread import BlockingThread
 from foundry_api.batch.words import counted
 from foundry_api.errors import BatchInputInvalid, BatchInUse, BatchStorageFailed
@@ -119,6 +125,8 @@ class BatchJob:
                 return await self._streamed(source, engine, thread)
             journal = await thread(self._open_journal, source)
             try:
+                if not self._shared:  # nobody else works on it
+                    await thread(remove_drafts, self._options.directory / SPOOL)
                 if self._restart:
                     await thread(forget_answers, self._options.directory)
                 return await self._journaled(source, journal, engine, thread)

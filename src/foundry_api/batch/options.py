@@ -24,6 +24,12 @@ SUFFIXES = (".jsonl", ".json", ".parquet")
 
 def directory_of(output: str | Path) -> Path:
     """Where the journal of the batch with that output lies: beside the file itself, not a link."""
+    if str(output) == STANDARD_STREAM:
+        raise BatchInputInvalid(
+            "answers on standard output have no journal",
+            field="output",
+            hint="Name the file that the answers of the batch go to.",
+        )
     path = _file_of(output)
     return path.with_name(f"{path.name}.batch")
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.sources.reading import Origin
 
-__all__ = ["NAME", "StandardInput", "is_stream", "spooled"]
+__all__ = ["NAME", "StandardInput", "is_stream", "remove_drafts", "spooled"]
 
 NAME = "standard input"
 
@@ -41,6 +41,8 @@ _BINARY: int = getattr(os, "O_BINARY", 0)
 _AT_ONCE: int = os.O_NONBLOCK if sys.platform == "linux" else 0
 
 WAIT_MS = 200
+DRAFT_BYTES = 8
+"""Random bytes in the name of an unfinished copy."""
 
 
 def is_stream(path: str) -> bool:
@@ -181,7 +183,7 @@ def _ends(device: Path) -> bool:
 
 
 def _copy(file: BinaryIO, spool: Path, use: StandardInput, name: str) -> None:
-    draft = spool.with_name(f"{spool.name}.{secrets.token_hex(8)}")
+    draft = spool.with_name(f"{spool.name}.{secrets.token_hex(DRAFT_BYTES)}")
     try:
         _write(file, draft, name)
         if use == "same" and spool.exists() and not _alike(draft, spool):
@@ -195,6 +197,15 @@ def _copy(file: BinaryIO, spool: Path, use: StandardInput, name: str) -> None:
             draft.unlink()
         with contextlib.suppress(OSError):  # where it is not empty, it stays
             draft.parent.rmdir()
+
+
+def remove_drafts(spool: Path) -> None:
+    """Remove unfinished copies of processes that were killed while they read a pipe."""
+    draft = re.compile(rf"{re.escape(spool.name)}\.[0-9a-f]{{{2 * DRAFT_BYTES}}}")
+    for path in spool.parent.iterdir():
+        if draft.fullmatch(path.name):
+            with contextlib.suppress(OSError):  # on Windows a process still writes to it
+                path.unlink()
 
 
 def _write(file: BinaryIO, draft: Path, name: str) -> None:
