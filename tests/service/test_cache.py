@@ -380,9 +380,24 @@ async def test_the_environment_turns_it_on(
     assert not (await clients.one(None, settings=client.settings).cache.stats()).misses > 1
 
 
+async def test_a_file_of_another_program_is_left_alone(clients: Clients, tmp_path: Path) -> None:
+    path = tmp_path / "thesis.txt"
+    path.write_bytes(b"not a database" * 1000)
+    client = clients.one(SqliteCache(path))
+    for _ in range(2):
+        assert not (await client.complete("say-hello", temperature=0)).cached
+    assert clients.count(CacheTrouble) == 1
+    assert path.read_bytes() == b"not a database" * 1000
+
+
 async def test_a_damaged_file_costs_a_call_and_no_more(clients: Clients, tmp_path: Path) -> None:
     path = tmp_path / "answers.db"
-    path.write_bytes(b"not a database" * 1000)
+    # The header says whose file it is; the rest is damaged.
+    begun = clients.one(SqliteCache(path))
+    await begun.complete("say-hello", temperature=0)
+    await begun.close()
+    content = path.read_bytes()
+    path.write_bytes(content[:200] + b"\xff" * (len(content) - 200))
     client = clients.one(SqliteCache(path))
     first, again = [await client.complete("say-hello", temperature=0) for _ in range(2)]
     assert (first.cached, again.cached) == (False, True)

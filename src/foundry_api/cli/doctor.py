@@ -16,7 +16,7 @@ import click
 
 from foundry_api.cli.options import Common, common_options, examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json, printable, printable_line
-from foundry_api.cli.session import EVERY_DETAIL, log_handler
+from foundry_api.cli.session import EVERY_DETAIL, OPTIONS, log_handler
 from foundry_api.doctor.environment import usable_settings
 from foundry_api.doctor.examination import examine
 from foundry_api.doctor.finding import LEVELS
@@ -85,6 +85,7 @@ def command(
     environ = dict(os.environ)
     settings = usable_settings(
         environ,
+        names=OPTIONS,
         base_url=common.base_url,
         service=common.service,
         log_level="DEBUG" if common.verbose >= EVERY_DETAIL else None,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from foundry_api.cli.options import Common
     from foundry_api.resilience.limiter import LimiterSettings
 
-__all__ = ["EVERY_DETAIL", "Session", "log_handler", "settings_of"]
+__all__ = ["EVERY_DETAIL", "OPTIONS", "Session", "log_handler", "settings_of"]
 
 _T = TypeVar("_T")
 

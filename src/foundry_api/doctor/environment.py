@@ -62,8 +62,15 @@ FOREIGN_NAMES = frozenset(
 LIKENESS = 0.75
 
 
-def usable_settings(environ: Mapping[str, str], **arguments: object) -> Settings:
+def usable_settings(
+    environ: Mapping[str, str], *, names: Mapping[str, str] | None = None, **arguments: object
+) -> Settings:
     """Settings without those variables that cannot be used, so that the rest can be looked at.
+
+    Args:
+        environ: The environment.
+        names: What the caller calls an argument, where that is not the setting's name.
+        arguments: Settings by their names; None counts as not given.
 
     Raises:
         ConfigurationError: An argument cannot be used.
@@ -71,7 +78,7 @@ def usable_settings(environ: Mapping[str, str], **arguments: object) -> Settings
     kept = {name: value for name, value in _own(environ).items() if not _refusal(name, value)}
     if _two_addresses(kept):
         del kept["FOUNDRY_BASE_URLS"]
-    return Settings.from_environment(kept, names=None, **arguments)
+    return Settings.from_environment(kept, names=names, **arguments)
 
 
 def in_the_clear(settings: Settings, url: str | None) -> bool:
