@@ -11,7 +11,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from foundry_api.type_marks import UnsupportedType, check_bounds_of_msgspec, for_pydantic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from pydantic.json_schema import JsonSchemaValue
 
@@ -91,7 +91,7 @@ class PydanticRefusal(ValueError):
 
 
 @contextlib.contextmanager
-def in_short() -> Iterator[None]:
+def in_short() -> Generator[None]:
     """Raise what pydantic refuses without the value, and without a link to its documentation.
 
     Raises:
