@@ -13,6 +13,7 @@ import threading
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from foundry_api.batch.engine import EngineState
@@ -437,6 +438,32 @@ async def test_a_pipe_that_is_refused_leaves_no_copy(
     assert (await BatchJob(options).run(Engine())).total == 1
     kept = [path.name for path in options.directory.glob("input*")]
     assert sorted(kept) == ["input", "input.txt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "others"),
+    [
+        ("PK\3\4\n", {}),
+        ('{"custom_id": "a"}\n', {"strict": True}),
+        ("", {"input": InputOptions(path="-", column="nowhere", format="csv")}),
+    ],
+)
+async def test_a_restart_that_is_refused_keeps_what_was_read_and_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, others: dict[str, Any]
+) -> None:
+    options = BatchOptions(input=InputOptions(path="-"), output=str(tmp_path / "answers.jsonl"))
+    piped(monkeypatch, "one\ntwo\n")
+    assert (await BatchJob(options).run(Engine())).total == 2
+    piped(monkeypatch, text)
+    changed = msgspec.structs.replace(options, **others)
+    with pytest.raises(BatchInputInvalid):
+        await BatchJob(changed, restart=True).run(Engine())
+    kept = [path.name for path in options.directory.glob("input*")]
+    assert kept == ["input"]
+    again = await BatchJob(options, kept=True).run(Engine())
+    assert (again.total, again.resumed) == (2, 2)
+    piped(monkeypatch, "three\n")
+    assert (await BatchJob(options, restart=True).run(Engine())).total == 1
 
 
 async def test_a_pipe_that_was_read_without_being_kept_is_not_read_again(tmp_path: Path) -> None:

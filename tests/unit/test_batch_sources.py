@@ -470,6 +470,8 @@ def test_a_bad_element_is_told_with_its_place(tmp_path: Path) -> None:
         (b"[" + asks() + b',\n"Hi', "its array does not end"),
         (b"[\n" + asks() + b"]\n,", "goes on behind the end of its array"),
         (b"[\n" + asks() + b"]\n" + asks(), "goes on behind the end of its array"),
+        (json.dumps(ARRAY[0], indent=2).encode(), "has a JSON object over several lines"),
+        (b"{ \r\n}\r\n", "has a JSON object over several lines"),
     ],
 )
 def test_an_array_that_is_none_is_refused(tmp_path: Path, content: bytes, told: str) -> None:
@@ -498,6 +500,10 @@ def test_the_routes_of_azure_are_those_of_openai(tmp_path: Path, url: str) -> No
     [request] = requests(source(tmp_path, "in.jsonl", asks(url=url)))
     assert request.url == "/v1/chat/completions"
     assert "url is '/chat'" in why(source(tmp_path, "in.jsonl", asks(url="/chat")))[0]
+
+
+def test_excels_row_tells_a_table_of_any_name(tmp_path: Path) -> None:
+    assert prompts(source(tmp_path, "in", b'\xef\xbb\xbf"sep=;"\r\nprompt;x\r\nHi;y\r\n')) == ["Hi"]
 
 
 def test_the_format_that_was_told_wins(tmp_path: Path) -> None:

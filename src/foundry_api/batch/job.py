@@ -105,6 +105,7 @@ class BatchJob:
         self._tell = tell or _nobody
         self._meter = Meter()
         self._leaving = False
+        self._report: CheckReport | None = None
 
     async def run(self, engine: BatchEngine) -> BatchSummary:
         """Answer what is not answered, and write the output.
@@ -220,6 +221,7 @@ class BatchJob:
                 spool=spool,
                 standard_input="kept" if self._kept else "new" if is_new else "same",
                 is_left=self._is_left,
+                accept=self._accept if self._restart and self._options.strict else None,
             )
         except BatchInputInvalid:
             if not is_begun:  # what is refused leaves nothing behind
@@ -227,6 +229,11 @@ class BatchJob:
                     spool.unlink()
                     directory.rmdir()
             raise
+
+    def _accept(self, source: Source) -> None:
+        """Refuse an input before what was answered is forgotten."""
+        if source.rereadable:
+            self._report = self._check(source)
 
     def _is_left(self) -> bool:
         return self._leaving
@@ -247,7 +254,7 @@ class BatchJob:
             return None
         known = journal.check_result
         if known is None or (known.bad and self._options.strict):
-            report = self._check(source)
+            report = self._report or self._check(source)
             journal.checked(report.lines, report.models, report.duplicates, bad=report.bad)
             known = journal.check_result
         return known

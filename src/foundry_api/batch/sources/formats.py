@@ -46,6 +46,7 @@ _BINARY: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (re.compile(rb"[^\x00]*\x00"), "binary data, not text in UTF-8", "Save it as UTF-8."),
 )
 _CODE = re.compile(rb"\s*(?:#!\s*/|%YAML|---\s*\n|<\?xml|<!doctype|<html|<svg)", re.IGNORECASE)
+_EXCEL = re.compile(rb'\s*"?sep=([^"\w\s]|\t)"?[,;\t]*\r?\n', re.IGNORECASE)
 _REQUESTS = re.compile(rb'\s*+\[?+\s*+\{\s*"(?:custom_id|method|url|body|messages)"\s*:')
 
 
@@ -95,6 +96,8 @@ def _format_of_content(options: InputOptions, name: str, head: bytes) -> str:
         raise _unknown(f"{name} seems to hold code or markup, not prompts")
     if head.lstrip().startswith(b"{") or begins_array(head):
         return "openai"
+    if _EXCEL.match(head):
+        return "csv"
     return "text" if options.column is None else "csv"
 
 

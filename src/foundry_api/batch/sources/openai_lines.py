@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
@@ -12,7 +13,7 @@ from foundry_api.batch.sources.base import checked_custom_id
 from foundry_api.batch.sources.json_array import array_elements, begins_array
 from foundry_api.batch.sources.reading import beginning_of
 from foundry_api.batch.sources.written_lines import LineSource
-from foundry_api.errors import FoundryError, InvalidRequest
+from foundry_api.errors import BatchInputInvalid, FoundryError, InvalidRequest
 from foundry_api.wire.dialects.base import BAD_JSON
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ class _Named(msgspec.Struct):
 _REQUEST = msgspec.json.Decoder(_Request)
 _NAMED = msgspec.json.Decoder(_Named)
 _ANYTHING = msgspec.json.Decoder()
+_SPREAD = re.compile(rb"\s*\{[ \t\r]*\n")
+"""An object that is written over several lines. None of them can be asked."""
+
 _FORM = (
     'A line is {"custom_id": "1", "body": {"messages": [{"role": "user", "content": "Hi"}]}}. '
     "Lines of prompts are read with --format text."
@@ -54,7 +58,14 @@ class OpenAILines(LineSource):
 
     def __init__(self, origin: Origin, options: InputOptions) -> None:
         super().__init__(origin, options, "openai")
-        self._is_array = begins_array(beginning_of(origin))
+        head = beginning_of(origin)
+        if _SPREAD.match(head):
+            raise BatchInputInvalid(
+                f"{origin.name} has a JSON object over several lines",
+                field="format",
+                hint="Write each request on one line (jq -c does that), or all in one array.",
+            )
+        self._is_array = begins_array(head)
         model = {} if options.model is None else {"model": options.model}
         self._members: Mapping[str, Any] = {**options.members, **model}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,9 @@ from foundry_api.batch.sources.csv_rows import CsvRows
 from foundry_api.batch.sources.formats import format_of
 from foundry_api.batch.sources.openai_lines import OpenAILines
 from foundry_api.batch.sources.reading import StoredFile, beginning_of
-from foundry_api.batch.sources.standard_input import is_stream, never, spooled
+from foundry_api.batch.sources.standard_input import draft_of, is_stream, never, spooled
 from foundry_api.batch.sources.text import TextLines
-from foundry_api.errors import BatchInputInvalid
+from foundry_api.errors import BatchInputInvalid, BatchStorageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -33,6 +33,7 @@ def open_source(
     spool: Path | None = None,
     standard_input: StandardInput = "same",
     is_left: Callable[[], bool] = never,
+    accept: Callable[[Source], object] | None = None,
 ) -> Source:
     """The input of a batch. Blocks.
 
@@ -43,6 +44,7 @@ def open_source(
         standard_input: Whether what is in the spool must be the same, is replaced, or is the
             input.
         is_left: Asked now and then, while a pipe gives nothing, whether to give up.
+        accept: Raises what refuses the input, before its copy takes the place of another one.
 
     Raises:
         BatchInputInvalid: The input cannot be read, or the options do not fit it; `.field` names
@@ -51,12 +53,18 @@ def open_source(
         BatchStorageFailed: Standard input cannot be copied.
     """
     _check_members(options)
+    if standard_input == "new" and spool is not None and spool.exists() and is_stream(options.path):
+        _replace_copy(options, spool, is_left, accept)
+        return open_source(options, spool=spool, standard_input="kept")
     origin = _origin(options.path, spool, standard_input, is_left)
     try:
-        return _SOURCES[_format(origin, options)](origin, options)
+        source = _SOURCES[_format(origin, options)](origin, options)
+        if accept is not None:
+            accept(source)
     except BaseException:
         origin.close()
         raise
+    return source
 
 
 @contextmanager
@@ -68,6 +76,25 @@ def open_rereadable(options: InputOptions) -> Generator[Source]:
     """
     with tempfile.TemporaryDirectory(prefix="foundry-api-") as directory:
         yield open_source(options, spool=Path(directory) / "input", standard_input="new")
+
+
+def _replace_copy(
+    options: InputOptions,
+    spool: Path,
+    is_left: Callable[[], bool],
+    accept: Callable[[Source], object] | None,
+) -> None:
+    """Copy a pipe in the place of what an earlier run read, which stays if this one is refused."""
+    draft = draft_of(spool)
+    try:
+        open_source(options, spool=draft, standard_input="new", is_left=is_left, accept=accept)
+        draft.replace(spool)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise BatchStorageFailed(f"{spool} cannot be replaced: {why}") from error
+    finally:
+        with suppress(OSError):  # it may never have been made
+            draft.unlink()
 
 
 def _openai(origin: Origin, options: InputOptions) -> Source:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.sources.reading import Origin
 
-__all__ = ["NAME", "StandardInput", "is_stream", "remove_drafts", "spooled"]
+__all__ = ["NAME", "StandardInput", "draft_of", "is_stream", "remove_drafts", "spooled"]
 
 NAME = "standard input"
 
@@ -183,7 +183,7 @@ def _ends(device: Path) -> bool:
 
 
 def _copy(file: BinaryIO, spool: Path, use: StandardInput, name: str) -> None:
-    draft = spool.with_name(f"{spool.name}.{secrets.token_hex(DRAFT_BYTES)}")
+    draft = draft_of(spool)
     try:
         _write(file, draft, name)
         if use == "same" and spool.exists() and not _alike(draft, spool):
@@ -199,9 +199,14 @@ def _copy(file: BinaryIO, spool: Path, use: StandardInput, name: str) -> None:
             draft.parent.rmdir()
 
 
+def draft_of(spool: Path) -> Path:
+    """The name of a copy that is not finished, or not accepted yet."""
+    return spool.with_name(f"{spool.name}.{secrets.token_hex(DRAFT_BYTES)}")
+
+
 def remove_drafts(spool: Path) -> None:
     """Remove unfinished copies of processes that were killed while they read a pipe."""
-    draft = re.compile(rf"{re.escape(spool.name)}\.[0-9a-f]{{{2 * DRAFT_BYTES}}}")
+    draft = re.compile(rf"{re.escape(spool.name)}(\.[0-9a-f]{{{2 * DRAFT_BYTES}}})+")
     for path in spool.parent.iterdir():
         if draft.fullmatch(path.name):
             with contextlib.suppress(OSError):  # on Windows a process still writes to it
