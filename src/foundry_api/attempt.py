@@ -189,10 +189,10 @@ class GuardedAttempt:
             self._response = response = await connection.transport.send(message)
         return response
 
-    async def _refusal(self, response: Response) -> FoundryError:
-        """Why an answer is no success."""
+    async def _refusal(self, response: Response, body: bytes = b"") -> FoundryError:
+        """Why an answer is no success, of whose body some was read."""
         connection = self.reached
-        error = error_of(await self._error_reply(response))
+        error = error_of(await self._error_reply(response, body))
         await self._check_identity(connection, error)
         return error
 
@@ -271,8 +271,8 @@ class GuardedAttempt:
             raise
         self.queued_s = self._slot.queued_s
 
-    async def _error_reply(self, response: Response) -> Reply:
-        body = bytearray()
+    async def _error_reply(self, response: Response, begun: bytes = b"") -> Reply:
+        body = bytearray(begun)
         try:
             while len(body) <= ERROR_BODY_BYTES:
                 with self._watch:

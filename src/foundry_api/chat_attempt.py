@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from foundry_api.attempt import GuardedAttempt
 from foundry_api.errors import FoundryError, ProtocolError, StreamInterrupted
+from foundry_api.values import is_dict
 from foundry_api.wire.encoding import DECODED
-from foundry_api.wire.transport import LAST_SUCCESS, OK
+from foundry_api.wire.failures import lenient_json
+from foundry_api.wire.transport import LAST_SUCCESS, MAX_BODY_BYTES, OK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +54,7 @@ class ChatAttempt(GuardedAttempt):
         super().__init__(service, watch, clock)
         self._request = request
         self._decoder: ChatDecoder | None = None
+        self._ahead = b""
 
     async def send(self, first_s: float, gap_s: float) -> None:
         """Send the request and wait for the head of its answer.
@@ -68,7 +71,7 @@ class ChatAttempt(GuardedAttempt):
         message = connection.dialect.chat_request(model, self._request)
         response = await self._open(message, first_s, gap_s)
         if not _is_stream(response):
-            raise await self._refusal(response)
+            await self._look_into(response)
 
     async def read(self) -> list[Chunk]:
         """The next pieces of the answer, at least one; none at its end.
@@ -83,18 +86,14 @@ class ChatAttempt(GuardedAttempt):
             raise StreamInterrupted("the stream is closed")
         while not decoder.done:
             try:
-                block = await self._block(response)
+                block, self._ahead = self._ahead or await self._block(response), b""
             except StreamInterrupted as error:
                 connection, model = self.found
                 plain = connection.dialect.plain_request(model, self._request)
                 raise await self._explained(error, plain) from error
             if not block:
-                break
-            before = decoder.pieces
-            chunks = self._taken(decoder.feed(block))
-            if came := decoder.pieces - before:
-                self._note(came)
-            if chunks:
+                return self._last(decoder)
+            if chunks := self._decoded(decoder, block):
                 return chunks
         return []
 
@@ -118,6 +117,46 @@ class ChatAttempt(GuardedAttempt):
             await self._drain(response)
         return ending
 
+    def _decoded(self, decoder: ChatDecoder, block: bytes) -> list[Chunk]:
+        before = decoder.pieces
+        chunks = self._taken(decoder.feed(block))
+        if came := decoder.pieces - before:
+            self._note(came)
+        return chunks
+
+    def _last(self, decoder: ChatDecoder) -> list[Chunk]:
+        """The pieces of a last event whose line end is missing, unless it was cut."""
+        try:
+            chunks = self._decoded(decoder, b"\n\n")
+        except ProtocolError:
+            return []
+        if isinstance(self._behind, ProtocolError):
+            self._behind = None
+        return chunks
+
+    async def _look_into(self, response: Response) -> None:
+        """Look whether an answer that is not declared a stream is one, or a whole completion.
+
+        Proxies that cannot stream send the whole, and some declare a stream to be text or JSON.
+
+        Raises:
+            FoundryError: It is neither.
+        """
+        body = b""
+        while OK <= response.status <= LAST_SUCCESS and len(body) <= MAX_BODY_BYTES:
+            block = await self._block(response)
+            body += block
+            begun = body.lstrip()
+            if begun.startswith(_BEGINS_STREAM):
+                self._ahead = body
+                return
+            if not block or not begun.startswith(b"{"):
+                break
+        if not _is_completion(body):
+            raise await self._refusal(response, body)
+        line = body.replace(b"\r", b" ").replace(b"\n", b" ")
+        self._ahead = b"data: %b\n\ndata: [DONE]\n\n" % line
+
     def _check(self, capabilities: Capabilities) -> None:
         capabilities.check(self._request)
 
@@ -131,6 +170,18 @@ class ChatAttempt(GuardedAttempt):
                 await response.read()
         except FoundryError:
             log.debug("the service left the connection open after the end of its answer")
+
+
+_BEGINS_STREAM = (b"data:", b"event:", b": ")
+
+
+def _is_completion(body: bytes) -> bool:
+    """Whether a body is a whole completion."""
+    try:
+        members = lenient_json(body)
+    except ValueError:
+        return False
+    return is_dict(members) and bool(members.get("choices"))
 
 
 def _is_stream(response: Response) -> bool:

@@ -104,6 +104,7 @@ NO_SUCH_ROUTE = (
     b"message=No mapping for HTTP-method: 'POST', URL: '/catalogs/local/v1/chat/completions'"
 )
 BUFFER_LIMIT = b'{"error":{"message":"SSE stream buffer limit exceeded","type":"server_error"}}'
+WHOLE = b'{"choices":[{"message":{"content":"Hello"},"finish_reason":"stop"}]}'
 HTML = b"<html>\n<head><title>502 Bad Gateway</title></head>\n</html>"
 DEEP = b"[" * 100_000
 BOOM = event(error={"message": "boom", "type": "server_error"})
@@ -327,8 +328,24 @@ OTHER_ANSWERS: dict[str, Fault] = {
         say(whole(200, error_json("Model 'tiny:1' is not loaded."))), errors.ModelNotLoaded
     ),
     "200 with a page": final(say(whole(200, HTML, content_type="text/html")), errors.ProtocolError),
-    "200 with a whole answer instead of a stream": final(
-        say(whole(200, b'{"choices":[{"message":{"content":"Hi"}}]}')), errors.ProtocolError
+    "200 with a whole answer instead of a stream": answered(say(whole(200, WHOLE))),
+    "200 with a whole answer of several lines": answered(
+        say(whole(200, WHOLE.replace(b",", b",\r\n")))
+    ),
+    "200 with half a whole answer": retried(
+        say(head(200, length=999) + WHOLE[:30]), errors.StreamInterrupted
+    ),
+    "200 with a completion without choices": final(
+        say(whole(200, b'{"choices":[],"usage":{}}')), errors.ProtocolError
+    ),
+    "200 with a stream that is declared JSON": answered(
+        say(whole(200, b"".join(events("Hello")), content_type="application/json"))
+    ),
+    "200 with a stream that is declared text": answered(
+        say(whole(200, b"".join(events("Hello")), content_type="text/plain"))
+    ),
+    "200 with the JSON of an error, declared a stream": final(
+        say(whole(200, b'{"error":"boom"}', content_type="text/event-stream")), errors.ServerError
     ),
     "204 without a body": final(say(b"HTTP/1.1 204 No Content\r\n\r\n"), errors.ProtocolError),
 }
@@ -406,10 +423,16 @@ BROKEN_STREAMS: dict[str, Fault] = {
     ),
     "an event that is no JSON": final(say_stream(b"data: Hi\n\n", stay=True), errors.ProtocolError),
     "an event of another shape": final(
-        say_stream(b'data: {"choices":{}}\n\n', stay=True), errors.ProtocolError
+        say_stream(b'data: {"choices":"x"}\n\n', stay=True), errors.ProtocolError
     ),
-    "an event that is not UTF-8": final(
-        say_stream(token("Hi").replace(b"Hi", b"\xff"), stay=True), errors.ProtocolError
+    "a last event without its line end": answered(
+        say(stream_head(), piece(token("Hello") + STOP.rstrip()), LAST_CHUNK)
+    ),
+    "a last event of which a part is missing": retried(
+        say(stream_head(), piece(ROLE + STOP[:-9]), LAST_CHUNK), errors.StreamInterrupted
+    ),
+    "an event behind the end that is no JSON": answered(
+        say_stream(token("Hello"), STOP, b"data: {\n\n", DONE)
     ),
     "an event of nested JSON": final(
         say_stream(b'data: {"x":' + DEEP + b"\n\n", stay=True), errors.ProtocolError

@@ -53,7 +53,14 @@ def answer(*events: bytes) -> tuple[str, str, Usage]:
         (choice(delta={}, index="0", finish_reason="length"), "length"),
         (choice(delta=[], finish_reason="length"), "length"),
         (choice(delta={"role": 3}, finish_reason="length", logprobs=7), "length"),
+        (choice(delta={}, finish_reason="max_new_tokens"), "length"),
+        (choice(delta={}, finish_reason="Content-Filter"), "content_filter"),
         (data({"choices": None}), "stop"),
+        (data({"choices": {}}), "stop"),
+        (data([]), "stop"),
+        (data(None), "stop"),
+        (b'data: {"choices": [], "usage": {"prompt_tokens": NaN}}\n\n', "stop"),
+        (b'data: {"choices": [], "usage": {"prompt_tokens": 1e999}}\n\n', "stop"),
         (data({"choices": [None]}), "stop"),
         (data({}), "stop"),
         (b"data:\n\n", "stop"),
@@ -126,6 +133,66 @@ def test_reasoning_and_a_refusal_are_told_apart_from_the_text() -> None:
     assert told == [("", "Hm.", ""), ("", "", "I may not.")]
 
 
+@pytest.mark.parametrize("reason", ["stop", "length"])
+@pytest.mark.parametrize(
+    "last", [b"data: {\n\n", b"data: ping\n\n", data(3), choice(delta={"content": 3})]
+)
+def test_what_cannot_be_read_behind_the_end_loses_nothing(reason: str, last: bytes) -> None:
+    told, why, _ = answer(choice(delta={}, finish_reason=reason), last, DONE)
+    assert (told, why) == ("Hello", reason)
+
+
+@pytest.mark.parametrize(
+    ("piece", "expected"),
+    [
+        (choice(message={"role": "assistant", "content": " you"}), " you"),
+        (choice(message={"content": [{"type": "text", "text": " you"}]}), " you"),
+        (choice(text=" you"), " you"),
+        (choice(delta=" you"), " you"),
+        (choice(delta={"content": {"type": "text", "text": " you"}}), " you"),
+        (data({"choices": {"delta": {"content": " you"}}}), " you"),
+        (b'data: {"choices": [{"delta": {"content": " \\ud83d"}}]}\n\n', " \ufffd"),
+        (b'data: {"choices": [{"delta": {"content": " \xff"}}]}\n\n', " \ufffd"),
+        (b'data: {"choices": [{"delta": {"content": " x"}, "logprobs": NaN}]}\n\n', " x"),
+        (b'{"choices": [{"delta": {"content": " you"}}]}\n\n', " you"),
+    ],
+)
+def test_text_is_kept_however_it_is_sent(piece: bytes, expected: str) -> None:
+    assert answer(piece, DONE)[0] == f"Hello{expected}"
+
+
+def test_reasoning_among_the_parts_of_a_text_is_reasoning() -> None:
+    parts = [{"type": "thinking", "thinking": [{"text": "Hm."}]}, {"type": "text", "text": "Yes."}]
+    stream = ChatStream("m")
+    chunks = list(stream.feed(choice(delta={"content": parts})))
+    assert [(chunk.reasoning, chunk.content) for chunk in chunks] == [("Hm.", ""), ("", "Yes.")]
+
+
+def test_a_whole_completion_keeps_its_calls() -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    stream = ChatStream("m")
+    (chunk,) = stream.feed(choice(message=message, finish_reason="tool_calls"))
+    assert [(call.id, call.function.name) for call in chunk.tool_calls] == [("a", "f")]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        choice(delta={}, finish_reason="error", error={"message": "boom", "code": 502}),
+        choice(delta={"content": ""}, error={"message": "boom"}),
+        b'error: {"message": "boom"}\n\n',
+        b'{"error": {"message": "boom"}}\n',
+        b'data: {"error": {"message": "boom"}, "t": NaN}\n\n',
+        data({"Error": {"Message": "boom"}}),
+        data({"error_code": 1, "error_message": "boom"}),
+    ],
+)
+def test_an_error_keeps_its_words_wherever_it_stands(event: bytes) -> None:
+    with pytest.raises(errors.ServerError, match="boom"):
+        answer(event)
+
+
 @pytest.mark.parametrize("reason", ["error", "abort", "Cancelled"])
 def test_an_answer_that_broke_off_is_not_whole(reason: str) -> None:
     with pytest.raises(errors.StreamInterrupted, match=reason):
@@ -133,7 +200,15 @@ def test_an_answer_that_broke_off_is_not_whole(reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [3, [], {"choices": {}}, {"choices": [{"delta": {"content": 3}}]}]
+    "value",
+    [
+        3,
+        [1],
+        "x",
+        {"choices": "x"},
+        {"choices": [{"delta": {"content": 3}}]},
+        {"choices": [{"delta": [{"content": "x"}]}]},
+    ],
 )
 def test_an_event_without_a_meaning_is_an_error(value: object) -> None:
     with pytest.raises(errors.ProtocolError):

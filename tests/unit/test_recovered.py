@@ -137,3 +137,14 @@ def test_only_a_request_that_offers_tools_is_searched_for_calls() -> None:
     none = ChatRequest(messages=messages, tools=(tool,), tool_choice="none")
     assert recovering(stream, "m", none) is stream
     assert recovering(stream, "m", ChatRequest(messages=messages, tools=(tool,))) is not stream
+
+
+def test_arguments_that_only_open_brackets_are_no_foreign_error() -> None:
+    """Each piece repeats the name and looks like the beginning of another call."""
+    call = {"index": 0, "function": {"name": "clock", "arguments": "{"}}
+    piece = f"data: {json.dumps({'choices': [{'delta': {'tool_calls': [call]}}]})}\n\n".encode()
+    decoder = Recovered(ChatStream("m"), "m", {"clock": {}})
+    chunks = [chunk for _ in range(20_000) for chunk in decoder.feed(piece)]
+    chunks += decoder.feed(b"data: [DONE]\n\n")
+    (told,) = [call for chunk in chunks for call in chunk.tool_calls]
+    assert told.function.arguments == "{" * 20_000

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import msgspec
@@ -18,7 +19,7 @@ from foundry_api.errors import ServerError
 if TYPE_CHECKING:
     from foundry_api.errors import FoundryError
 
-__all__ = ["NOT_JSON", "error_message", "stream_error"]
+__all__ = ["NOT_JSON", "error_message", "lenient_json", "stream_error"]
 
 NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are not JSON."""
@@ -27,6 +28,9 @@ MAX_DEPTH: Final = 6
 """How far an error is unwrapped."""
 
 _MESSAGES: Final = ("message", "error", "detail", "msg", "errors", "title", "error_message")
+_SAYS_ERROR: Final = ("message", "detail", "errors", "error_message")
+"""Of these, one says that an object without an answer is an error."""
+
 _OF_SERVICE: Final = "server_error"
 """What Foundry Local calls its own failures, after which the same request may succeed."""
 
@@ -51,6 +55,23 @@ def error_message(value: object, depth: int = MAX_DEPTH) -> str:
     return ""
 
 
+def lenient_json(data: bytes) -> Any:
+    """JSON, also as Python writes it: with NaN, half surrogate pairs, or bytes that are not UTF-8.
+
+    Raises:
+        ValueError: It is none.
+    """
+    text = data.decode("utf-8", "replace")
+    try:
+        return msgspec.json.decode(text)
+    except NOT_JSON:
+        pass
+    try:
+        return json.loads(text, strict=False)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def stream_error(data: bytes, *, is_error: bool = False) -> FoundryError | None:
     """The error that an event of a stream carries; None if it carries none.
 
@@ -62,20 +83,25 @@ def stream_error(data: bytes, *, is_error: bool = False) -> FoundryError | None:
         is_error: Whether the event is an error whatever its data, as one named `error` is.
     """
     try:
-        value = msgspec.json.decode(data)
-    except NOT_JSON:
+        value = _folded(lenient_json(data))
+    except ValueError:
         if not is_error:
             return None
         value = data.decode("utf-8", "replace")
     if not is_error and not _is_error(value):
         return None
-    inner = value.get("error") if _is_object(value) else None
+    inner = _folded(value.get("error")) if _is_object(value) else None
     members = inner if _is_object(inner) else value if _is_object(value) else _NONE
     kind = members.get("type")
-    failure = classify(_status(members, kind), error_message(value))
+    failure = classify(_status(members, kind), error_message(inner) or error_message(value))
     if type(failure) is ServerError and kind != _OF_SERVICE:
         failure.retryable = False
     return failure
+
+
+def _folded(value: Any) -> Any:
+    """A JSON object with its keys in lower case, as .NET may write them in upper; else itself."""
+    return {key.lower(): item for key, item in value.items()} if _is_object(value) else value
 
 
 def _is_error(value: object) -> bool:
@@ -87,7 +113,7 @@ def _is_error(value: object) -> bool:
     if "error" in (value.get("object"), value.get("type")):
         return True
     has_answer = any(value.get(name) is not None for name in ("choices", "usage", "type"))
-    return not has_answer and any(value.get(name) for name in ("message", "detail", "errors"))
+    return not has_answer and any(value.get(name) for name in _SAYS_ERROR)
 
 
 def _status(error: dict[str, Any], kind: object) -> int:

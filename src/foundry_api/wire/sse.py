@@ -1,7 +1,9 @@
 """Decoder of event streams (WHATWG HTML, section 9.2.6), for any split of the bytes.
 
 The services send `data:` lines, comments as keep-alive (`: keep-alive`, every 250 ms from 2.1 on)
-and, rarely, `event:`; `id:` and `retry:` serve reconnecting browsers and are skipped.
+and, rarely, `event:`; `id:` and `retry:` serve reconnecting browsers and are skipped. What the
+standard would skip as well is not lost: a line of JSON without its `data:`, as a proxy may send an
+error, and `error:`, as llama.cpp names one.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ MAX_EVENT_BYTES = 4 * 2**20
 """Bound of one event. A chunk of a chat completion is below 1 kB; a tool call may be longer."""
 
 _BOM = b"\xef\xbb\xbf"
+_DATA = frozenset({b"data", b"error"})
 _LONGEST_END_MARK = 64
 
 
@@ -113,13 +116,17 @@ class EventDecoder:
         if len(line) > self._max:
             raise self._too_large()
         field, _, value = line.partition(b":")
-        if field == b"data":
+        if field in _DATA:
+            if field == b"error":
+                self._name = field
             self._size += len(line) + 1
             if self._size > self._max:
                 raise self._too_large()
             self._data.append(value.removeprefix(b" "))
         elif field == b"event":
             self._name = value.removeprefix(b" ")
+        elif line.startswith(b"{") and line.rstrip().endswith(b"}") and not self._data:
+            return Event(line)
         return None
 
     def _dispatch(self) -> Event | None:

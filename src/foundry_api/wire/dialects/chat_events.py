@@ -2,11 +2,13 @@
 
 Foundry Local's own events are decoded by type. What a gateway, or another server behind the same
 address, writes differently is read member by member: a null or missing `delta` is no reason to
-throw the text away that is there already.
+throw the text away that is there already, nor are NaN, half a surrogate pair and bytes that are
+not UTF-8. A whole completion in the place of an event is read as the answer that it is.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final, TypeGuard
 
 import msgspec
@@ -14,10 +16,19 @@ import msgspec
 from foundry_api.errors import ProtocolError, StreamInterrupted
 from foundry_api.messages import FinishReason, Usage
 from foundry_api.wire.dialects.tool_deltas import FunctionDelta, ToolCallDelta
-from foundry_api.wire.failures import NOT_JSON, stream_error
+from foundry_api.wire.failures import NOT_JSON, lenient_json, stream_error
 from foundry_api.wire.sse import Event, is_end_mark
 
-__all__ = ["NOTHING", "ChatDelta", "ChatEvent", "decode_event", "finish_reason_of", "usage_of"]
+__all__ = [
+    "EVENTS",
+    "NOTHING",
+    "ChatDelta",
+    "ChatEvent",
+    "check_choice",
+    "decode_event",
+    "finish_reason_of",
+    "usage_of",
+]
 
 
 class ChatDelta(msgspec.Struct, gc=False):
@@ -51,11 +62,19 @@ NOTHING: Final = ChatDelta()
 
 
 class Choice(msgspec.Struct, gc=False):
-    """A piece of one of the answers."""
+    """A piece of one of the answers, or the whole of it: a `message`, or its `text`."""
 
     delta: ChatDelta | None = None
     finish_reason: str | None = None
     index: int | None = 0
+    message: ChatDelta | None = None
+    text: str | None = None
+    error: Any = None
+
+    @property
+    def whole(self) -> ChatDelta:
+        """What it adds where it has no `delta`."""
+        return self.message or (ChatDelta(self.text) if self.text else NOTHING)
 
 
 class ChatEvent(msgspec.Struct, gc=False):
@@ -67,7 +86,8 @@ class ChatEvent(msgspec.Struct, gc=False):
     ends: bool = False
 
 
-_EVENT: Final = msgspec.json.Decoder(ChatEvent)
+EVENTS: Final = msgspec.json.Decoder(ChatEvent)
+"""For events as nearly all of them are. `decode_event` is for any."""
 
 
 def decode_event(event: Event) -> ChatEvent:
@@ -79,7 +99,7 @@ def decode_event(event: Event) -> ChatEvent:
     """
     data = event.data
     try:
-        told = _EVENT.decode(data)
+        told = EVENTS.decode(data)
     except NOT_JSON as error:
         return _odd_event(event, error)
     if told.choices and told.error is None:
@@ -89,6 +109,18 @@ def decode_event(event: Event) -> ChatEvent:
         if failure is not None:
             raise failure
     return told
+
+
+def check_choice(choice: Choice) -> None:
+    """Look whether a choice carries an error, as OpenRouter's do.
+
+    Raises:
+        FoundryError: It does.
+    """
+    if choice.error:
+        failure = stream_error(msgspec.json.encode({"error": choice.error}))
+        if failure is not None:
+            raise failure
 
 
 def _odd_event(event: Event, error: Exception) -> ChatEvent:
@@ -113,16 +145,20 @@ def _read_by_member(event: Event, error: Exception) -> ChatEvent:
         ProtocolError: It has no choices where they belong, or text that is no text.
     """
     try:
-        members = msgspec.json.decode(event.data)
-    except NOT_JSON as not_json:
+        members = lenient_json(event.data)
+    except ValueError as not_json:
         raise _foreign(not_json) from not_json
+    if not members:
+        return ChatEvent()  # null, as a sign of life
     if not _is_object(members):
         raise _foreign(error)
-    choices = members.get("choices")
-    if choices is not None and not _is_list(choices):
+    choices = members.get("choices") or ()
+    if _is_object(choices):
+        choices = [choices]
+    if choices and not _is_list(choices):
         raise _foreign(error)
     return ChatEvent(
-        [_choice(item, error) for item in choices or () if _is_object(item)],
+        [_choice(item, error) for item in choices if _is_object(item)],
         usage_of(members.get("usage")),
     )
 
@@ -132,21 +168,35 @@ def _choice(members: dict[str, Any], error: Exception) -> Choice:
     index = _count(members.get("index"))
     if reason is not None and not isinstance(reason, str):
         reason = "stop" if reason else None
-    return Choice(_delta(delta, error) if _is_object(delta) else None, reason, index)
+    message, text = members.get("message"), _text(members.get("text"), error)
+    return Choice(
+        _delta(delta, error),
+        reason,
+        index,
+        message=_delta(message, error),
+        text=text,
+        error=members.get("error"),
+    )
 
 
-def _delta(members: dict[str, Any], error: Exception) -> ChatDelta:
+def _delta(members: object, error: Exception) -> ChatDelta | None:
+    if not members:
+        return None
+    if isinstance(members, str):
+        return ChatDelta(_text(members, error))
+    if not _is_object(members):
+        raise _foreign(error)
     calls = members.get("tool_calls")
     if _is_object(calls):
         calls = [calls]
-    function = members.get("function_call")
+    function, content = members.get("function_call"), members.get("content")
     return ChatDelta(
-        content=_text(members.get("content"), error),
+        content=_text(content, error),
         reasoning_content=_text(members.get("reasoning_content"), error),
         tool_calls=[_tool_call(call, error) for call in calls if _is_object(call)]
         if _is_list(calls)
         else None,
-        reasoning=_text(members.get("reasoning"), error),
+        reasoning=_text(members.get("reasoning"), error) or _thoughts(content, error),
         refusal=_text(members.get("refusal"), error),
         function_call=_function(function, error) if _is_object(function) else None,
     )
@@ -162,7 +212,10 @@ def _tool_call(members: dict[str, Any], error: Exception) -> ToolCallDelta:
 
 
 def _function(members: dict[str, Any], error: Exception) -> FunctionDelta:
-    return FunctionDelta(_text(members.get("name"), error), members.get("arguments"))
+    arguments = members.get("arguments")
+    if isinstance(arguments, str):
+        arguments = _text(arguments, error)
+    return FunctionDelta(_text(members.get("name"), error), arguments)
 
 
 def _text(value: object, error: Exception) -> str | None:
@@ -171,15 +224,23 @@ def _text(value: object, error: Exception) -> str | None:
     Raises:
         ProtocolError: It is something else, so that a part of the answer would be lost.
     """
-    if value is None or isinstance(value, str):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, str):
+        # Half a surrogate pair, which nobody can encode, becomes U+FFFD.
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     if _is_list(value):
-        return "".join(_text(_text_part(part), error) or "" for part in value)
+        return "".join(_text(part, error) or "" for part in value)
+    if _is_object(value):
+        return _text(value.get("text"), error)
     raise _foreign(error)
 
 
-def _text_part(part: object) -> object:
-    return part.get("text") if _is_object(part) else part
+def _thoughts(content: object, error: Exception) -> str | None:
+    """The reasoning among the parts of a text."""
+    if not _is_list(content):
+        return None
+    return "".join(_text(part.get("thinking"), error) or "" for part in content if _is_object(part))
 
 
 def usage_of(members: object) -> Usage | None:
@@ -192,6 +253,8 @@ def usage_of(members: object) -> Usage | None:
 def _count(value: object) -> int:
     if isinstance(value, str):
         return int(value) if value.isascii() and value.isdecimal() and len(value) < 10 else 0  # noqa: PLR2004
+    if isinstance(value, float) and not math.isfinite(value):
+        return 0
     return max(int(value), 0) if isinstance(value, int | float) else 0
 
 
@@ -205,6 +268,9 @@ _REASONS: Final[dict[str, FinishReason]] = {
     "content_filter": "content_filter",
     "max_tokens": "length",
     "max_output_tokens": "length",
+    "max_completion_tokens": "length",
+    "max_new_tokens": "length",
+    "token_limit": "length",
     "max_length": "length",
     "model_length": "length",
     "context_length": "length",
@@ -236,7 +302,7 @@ def finish_reason_of(reason: str) -> FinishReason | None:
     known = _REASONS.get(reason)
     if known is not None:
         return known
-    folded = reason.strip().lower()
+    folded = reason.strip().lower().replace("-", "_")
     if folded in _BLANK:
         return None
     if folded in _BROKE_OFF:

@@ -13,8 +13,11 @@ from foundry_api.errors import ProtocolError, StreamInterrupted
 from foundry_api.messages import Chunk, FinishReason, Usage
 from foundry_api.wire.dialects.base import Ending
 from foundry_api.wire.dialects.chat_events import (
+    EVENTS,
     NOTHING,
     ChatDelta,
+    ChatEvent,
+    check_choice,
     decode_event,
     finish_reason_of,
 )
@@ -22,6 +25,7 @@ from foundry_api.wire.dialects.reasoning import ThinkSplitter
 from foundry_api.wire.dialects.tool_deltas import ToolCallDelta, ToolCallsInPieces
 from foundry_api.wire.dialects.tool_history import inlined
 from foundry_api.wire.dialects.tool_prompt import with_tools
+from foundry_api.wire.failures import NOT_JSON
 from foundry_api.wire.sse import MAX_EVENT_BYTES, EventDecoder
 
 if TYPE_CHECKING:
@@ -161,7 +165,13 @@ class ChatStream:
             except Exception:
                 yield from self._flush()  # the text ahead of an error is the caller's
                 raise
-            if delta.content and self._thinking is None and not delta.has_more:
+            if (
+                delta.content
+                and self._thinking is None
+                # As `has_more`, without the call: this runs for every token.
+                and not (delta.tool_calls or delta.reasoning_content or delta.reasoning)
+                and not (delta.refusal or delta.function_call)
+            ):
                 self.pieces += 1
                 yield Chunk(delta.content, self.model_id, raw=data)
             elif self.done:
@@ -263,7 +273,13 @@ class ChatStream:
 
     def _delta(self, event: Event) -> ChatDelta:
         """What an event adds to the answer; `NOTHING` if it adds nothing."""
-        told = decode_event(event)
+        try:
+            told = EVENTS.decode(event.data)
+        except NOT_JSON:
+            told = self._unusual(event)
+        else:
+            if not told.choices or told.error is not None:
+                told = self._unusual(event)
         if told.usage is not None:
             self.usage = told.usage
         choices = told.choices
@@ -279,6 +295,19 @@ class ChatStream:
                 return NOTHING
             choice = first
         if choice.finish_reason is not None:
+            check_choice(choice)
             self._finish_reason = finish_reason_of(choice.finish_reason) or self._finish_reason
-        delta = choice.delta
-        return NOTHING if delta is None or (not delta.content and delta.is_empty) else delta
+        delta = choice.whole if choice.delta is None else choice.delta
+        if delta.content:
+            return delta
+        check_choice(choice)
+        return NOTHING if delta.is_empty else delta
+
+    def _unusual(self, event: Event) -> ChatEvent:
+        """An event that is more or less than a piece of the answer."""
+        try:
+            return decode_event(event)
+        except ProtocolError:
+            if self._finish_reason is None:
+                raise
+            return ChatEvent()  # the answer was whole before it

@@ -11,6 +11,7 @@ from foundry_api.messages import Chunk, ToolCall
 from foundry_api.wire.dialects.call_shapes import MalformedCall
 from foundry_api.wire.dialects.openai import offers_tools
 from foundry_api.wire.dialects.text_calls import CallFinder
+from foundry_api.wire.failures import NOT_JSON
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -171,6 +172,6 @@ def _meaning(call: ToolCall) -> tuple[str, object]:
     """What a call says, however it is written."""
     try:
         arguments = msgspec.json.decode(call.function.arguments or "{}")
-    except msgspec.DecodeError:
+    except NOT_JSON:
         arguments = call.function.arguments
     return call.function.name, arguments

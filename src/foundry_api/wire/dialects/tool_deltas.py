@@ -9,16 +9,22 @@ of its own, whatever its id and index: some servers send neither, or the same fo
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from foundry_api.messages import FunctionCall, ToolCall
+from foundry_api.wire.failures import NOT_JSON
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
 __all__ = ["FunctionDelta", "ToolCallDelta", "ToolCallsInPieces", "new_call_id"]
+
+
+MAX_CHECKS: Final = 32
+"""How often the arguments of one call are read from their beginning, to see whether they are whole.
+Every piece may look like the beginning of another call."""
 
 
 class FunctionDelta(msgspec.Struct):
@@ -40,6 +46,7 @@ class _Call(msgspec.Struct):
     id: str
     name: str = ""
     arguments: list[str] = []
+    checks: int = 0
 
 
 def new_call_id() -> str:
@@ -108,7 +115,7 @@ class ToolCallsInPieces:
         if not name or not call.name:
             return call.name or name
         if name == call.name:
-            begins_anew = arguments.lstrip().startswith("{") and _is_complete(call.arguments)
+            begins_anew = arguments.lstrip().startswith("{") and _is_complete(call)
             return None if begins_anew else name
         if call.arguments or call.name in self._names:
             return None
@@ -131,10 +138,13 @@ def _as_text(arguments: object) -> str:
     return arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
 
 
-def _is_complete(arguments: list[str]) -> bool:
-    """Whether arguments are a whole JSON value."""
+def _is_complete(call: _Call) -> bool:
+    """Whether the arguments are a whole JSON value."""
+    call.checks += 1
+    if call.checks > MAX_CHECKS:
+        return False
     try:
-        msgspec.json.decode("".join(arguments))
-    except msgspec.DecodeError:
+        msgspec.json.decode("".join(call.arguments))
+    except NOT_JSON:
         return False
     return True
