@@ -784,10 +784,13 @@ def test_parquet_cannot_be_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
         streamed(monkeypatch, b"PAR1....PAR1")
 
 
-def test_a_program_without_standard_input_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"])
+def test_a_program_without_standard_input_says_so(
+    monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(BatchInputInvalid, match="has no standard input"):
-        open_source(InputOptions(path="-"))
+        open_source(InputOptions(path=path))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs devices of POSIX")

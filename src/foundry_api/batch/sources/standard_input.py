@@ -104,14 +104,20 @@ def spooled(
 
 def _opened(path: str, is_left: Callable[[], bool]) -> io.BufferedReader:
     """A reader of a stream. Closing it leaves standard input open."""
-    if path == STANDARD_STREAM:
-        if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison] # of programs without a console
-            raise BatchInputInvalid(f"this program has no {NAME}", hint="Give a file.")
+    found = _DESCRIPTOR.fullmatch(path)
+    descriptor = int(found[1] or found[2] or 0) if found else None
+    # Of programs without a console, and `<&-`: then any file may have got the number 0.
+    if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]
+        if path == STANDARD_STREAM or descriptor == 0:
+            raise BatchInputInvalid(
+                f"this program has no {NAME}", field="path", hint="Give a file."
+            )
+    elif path == STANDARD_STREAM:
         return io.BufferedReader(_Pipe(sys.stdin.buffer, is_left), BLOCK_BYTES)
     with reading_of(path):
-        if found := _DESCRIPTOR.fullmatch(path):
+        if descriptor is not None:
             # The descriptor itself: by its name a socket cannot be opened at all.
-            number = os.dup(int(found[1] or found[2] or 0))
+            number = os.dup(descriptor)
         else:
             number = os.open(Path(path).expanduser(), os.O_RDONLY | _BINARY | _AT_ONCE)
             os.set_blocking(number, True)
