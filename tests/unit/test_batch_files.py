@@ -169,6 +169,11 @@ async def test_standard_output_that_goes_to_the_input_is_refused(
     assert "is the same file as the input on standard input" in error.message
 
 
+async def test_a_file_named_like_a_journal_stops_no_batch_beside_it(place: Path) -> None:
+    (place / "journal.sqlite").write_text("somebody's own", encoding="utf-8")
+    assert (await BatchJob(options("a.jsonl")).run(Engine())).done == 6
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs the names that Linux gives to pipes")
 async def test_a_pipe_by_its_number_is_no_output(place: Path) -> None:
     reader, writer = os.pipe()

@@ -201,7 +201,7 @@ def _refuse_in_journal(files: list[_Named], directory: Path) -> None:
 def _refuse_in_other_journal(file: _Named) -> None:
     """Refuse to write among another batch's answers, which may be nowhere else."""
     for directory in Path(os.path.realpath(file.path)).parents:
-        if (directory / JOURNAL).is_file():
+        if directory.suffix == ".batch" and (directory / JOURNAL).is_file():
             raise _refused(
                 file,
                 f"{file} lies in {directory}, the journal of another batch",
