@@ -161,6 +161,49 @@ FORMATS: dict[str, tuple[str, Calls]] = {
     ),
     "a bracket too many, bare": ('{"name": "clock", "arguments": {}}}', CLOCK),
     "a bracket too many, in a fence": ('```json\n{"name": "clock", "arguments": {}}}\n```', CLOCK),
+    "a bracket too many, of a list": (f'[{{"name": "weather", "arguments": {ARGUMENTS}}}]]', BERN),
+    "llama, a list of JSON": (
+        f'<|python_tag|>[{{"name": "weather", "parameters": {ARGUMENTS}}}, {{"name": "clock"}}]',
+        BERN + CLOCK,
+    ),
+    "llama, a list of functions": ('<|python_tag|>[weather(city="Bern"), clock()]', BERN + CLOCK),
+    "llama, two functions": ('<|python_tag|>weather.call(city="Bern"); clock.call()', BERN + CLOCK),
+    "llama, quoted": (f'<function="weather">{ARGUMENTS}</function>', BERN),
+    "qwen3-coder, opened nowhere": (
+        "<function=weather><parameter=city>Bern</parameter></function>\n</tool_call>",
+        BERN,
+    ),
+    "qwen3-coder, a parameter unclosed": (
+        "<function=weather><parameter=city>Bern<parameter=days>5</parameter></function>",
+        [("weather", {"city": "Bern", "days": 5})],
+    ),
+    "gpt-oss, recipient first": (
+        f"to=functions.weather<|channel|>commentary json<|message|>{ARGUMENTS}<|call|>",
+        BERN,
+    ),
+    "gpt-oss, channel twice": (
+        (
+            "<|start|>assistant<|channel|>commentary to=functions.weather<|channel|>commentary json"
+            f"<|message|>{ARGUMENTS}<|call|>"
+        ),
+        BERN,
+    ),
+    **{
+        f"in {tag}": (f'<{tag}>[{{"name": "weather", "args": {ARGUMENTS}}}]</{tag}>', BERN)
+        for tag in ("tool_calls", "function_call", "functioncall", "TOOLCALL")
+    },
+    **{
+        f"ahead of {mark}": (f'<tool_call>{{"name": "clock"}}</tool_call>\n{mark}', CLOCK)
+        for mark in ("<|eom_id|>", "<|eot_id|>", "<|im_end|>", "</s>", wide("<|end_of_sentence|>"))
+    },
+    "half a surrogate pair": (
+        '<tool_call>{"name": "weather", "arguments": {"city": "\\ud83d"}}</tool_call>',
+        [("weather", {"city": "\ufffd"})],
+    ),
+    "half a surrogate pair, pythonic": (
+        "[weather(city='\\ud83d')]",
+        [("weather", {"city": "\ufffd"})],
+    ),
     "a bracket too many, llama": ("<function=clock>{}}</function>", CLOCK),
 }
 
@@ -188,6 +231,16 @@ TEXTS = (
     wide("<|tool_calls"),
     "<|tool_call_start|>[rocket()]",
     "[1, 2](3)",
+    "to=functions",
+    "to=functions.weather is said",
+    "to=nobody<|channel|>commentary<|message|>{}",
+    "<function_call> is a tag",
+    "<TOOLCALL>",
+    "</s>",
+    "<|eot_id|>",
+    "function",
+    "fun",
+    "to",
 )
 
 MALFORMED = (
@@ -204,6 +257,9 @@ MALFORMED = (
     '<|channel|>commentary to=functions.weather<|message|>{"city": "Be',
     "<|channel|>commentary to=functions.weather<|message|>Bern",
     '<|python_tag|>{"name": "weather", "para',
+    '<tool_call>{"name": "weather", "city": "Bern"}</tool_call>',
+    '<tool_call>{"name": "weather", "arguments": {"days": 1e999}}</tool_call>',
+    '<tool_calls>{"name": "weather"',
 )
 
 
@@ -242,6 +298,7 @@ def test_what_only_looks_like_a_call_stays_text(text: str) -> None:
 def test_a_marked_call_that_cannot_be_read_is_malformed(text: str, pieces: str) -> None:
     with pytest.raises(MalformedCall) as caught:
         found_in(*([text] if pieces == "whole" else text))
+    assert caught.value.text
     assert text.startswith(caught.value.text)
 
 
@@ -330,6 +387,7 @@ UNITS = [
         "<|tool_calls_begin|>",
     ),
     *(wide("<|tool_calls_begin|>"), "<|start|>assistant", "<|tool_call_start|>[", "<|", "<", "["),
+    *("\nto=functions.weather<|channel|>", "<TOOLCALL>", "fu", '\n{"id":', '\n[{"name":'),
 ]
 
 
@@ -343,4 +401,4 @@ def seconds(text: str) -> float:
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_text_that_never_becomes_a_call_takes_no_time_to_speak_of(unit: str) -> None:
     """Read from every beginning to the end, this would take minutes."""
-    assert seconds((unit * 2**17)[: 2**17]) < 8
+    assert seconds((unit * 2**17)[: 2**17]) < 3

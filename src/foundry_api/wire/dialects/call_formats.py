@@ -5,8 +5,9 @@
 - `[TOOL_CALLS]name[ARGS]{…}` (Mistral)
 - `<|tool_calls_begin|><|tool_call_begin|>name<|tool_sep|>{…}<|tool_call_end|>…` with wide bars and
   underscores (DeepSeek), and Kimi's form of it
-- `<|channel|>commentary to=functions.name <|constrain|>json<|message|>{…}<|call|>` (gpt-oss)
-- `<|python_tag|>{…}; {…}` and `<|python_tag|>name.call(key="value")` (Llama 3)
+- `<|channel|>commentary to=functions.name <|constrain|>json<|message|>{…}<|call|>` (gpt-oss), also
+  with the recipient first
+- `<|python_tag|>{…}; {…}` and `<|python_tag|>name.call(key="value")` (Llama 3), also as a list
 - `[name(key="value"), other()]` at the start of a line (Llama 3.2 and 4), also between
   `<|tool_call_start|>` and `<|tool_call_end|>` (LFM2)
 
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from foundry_api.tools.coercion import coerced
-from foundry_api.wire.dialects.call_scan import Incomplete, Scan
+from foundry_api.wire.dialects.call_scan import QUOTES, Incomplete, Scan
 from foundry_api.wire.dialects.call_shapes import (
     NOT_YET,
     Found,
@@ -45,9 +46,15 @@ __all__ = ["read_format"]
 
 _WORD: Final = re.compile(r"[\w.-]{1,80}")
 _LABEL: Final = re.compile(r"[^<>\s]{1,80}")
-_WORTH_READING: Final = re.compile(r"<(?:\Z|[ft]|\|(?:\Z|[tcsp])|\uff5c(?:\Z|t))|\[(?:\Z|[T\s\w])")
+_WORTH_READING: Final = re.compile(
+    r"<(?:\Z|[ft]|\|(?:\Z|[tcsp])|\uff5c(?:\Z|t))|\[(?:\Z|[T\s\w])|t(?:\Z|o(?:\Z|=))"
+)
+MAX_PARTS: Final = 4
+"""Of a header: the role, the channel, perhaps once more, and the content type."""
+
 _HEADER: Final = re.compile(r"[^<]{0,200}")
 _RECIPIENT: Final = re.compile(r"\bto=(functions\.)?([\w.-]{1,80})")
+_PARAMETER: Final = re.compile(r"<parameter=([^<>\n]{1,80})>")
 
 
 def read_format(seen: Seen, tools: Tools) -> Found | NotYet | None:
@@ -104,6 +111,7 @@ def _xml(scan: Scan, tools: Tools) -> list[WrittenCall]:
         name = scan.pattern(_LABEL)
         if name is None or not scan.literal(">"):
             return calls
+        name = name.strip(QUOTES)
         scan.blanks()
         opening = scan.literal("<parameter=", "</function>")
         if not opening:
@@ -112,7 +120,7 @@ def _xml(scan: Scan, tools: Tools) -> list[WrittenCall]:
         given: dict[str, str] = {}
         while opening == "<parameter=":
             key = scan.upto(">").strip()
-            given[key] = scan.upto("</parameter>")
+            _give(given, key, scan.upto("</parameter>"), tools.get(name, {}))
             scan.blanks()
             opening = scan.literal("<parameter=", "</function>")
         if not opening:
@@ -122,6 +130,17 @@ def _xml(scan: Scan, tools: Tools) -> list[WrittenCall]:
             scan.blanks()
             opening = scan.optional("</tool_call>", "<function=")
     return calls
+
+
+def _give(given: dict[str, str], key: str, text: str, schema: Mapping[str, Any]) -> None:
+    """Take the text of a parameter, and of those behind it where the model closed none of them."""
+    known: Mapping[str, Any] = schema.get("properties") or {}
+    start = 0
+    for opening in _PARAMETER.finditer(text):
+        if opening[1].strip() in known:
+            given[key] = text[start : opening.start()].rstrip(" ")
+            key, start = opening[1].strip(), opening.end()
+    given[key] = text[start:]
 
 
 def _glm(scan: Scan, tools: Tools) -> list[WrittenCall]:
@@ -217,16 +236,17 @@ def _deepseek(scan: Scan, tools: Tools) -> list[WrittenCall]:
 def _harmony(scan: Scan, tools: Tools) -> list[WrittenCall]:
     """gpt-oss's: a message to a function."""
     header = ""
-    opening = scan.literal("<|start|>assistant", "<|channel|>")
-    if opening == "<|start|>assistant":
-        header = scan.pattern(_HEADER) or ""
-        opening = scan.literal("<|channel|>")
-    if not opening:
+    # The prompt may have ended in the role, so that the text begins with the recipient.
+    opening = scan.literal("<|start|>assistant", "<|channel|>", "to=")
+    if not opening or (opening == "to=" and not scan.starts_line):
         return []
-    header += " " + (scan.pattern(_HEADER) or "")
-    if scan.literal("<|constrain|>"):
-        scan.pattern(_HEADER)
-    if not scan.literal("<|message|>"):
+    header += opening
+    for _ in range(MAX_PARTS):
+        header += f"{scan.pattern(_HEADER) or ''} "
+        opening = scan.literal("<|channel|>", "<|constrain|>", "<|message|>")
+        if not opening or opening == "<|message|>":
+            break
+    if opening != "<|message|>":
         return []
     recipient = _RECIPIENT.search(header)
     if recipient is None or not (recipient[1] or recipient[2] in tools):
@@ -244,8 +264,12 @@ def _python_tag(scan: Scan, tools: Tools) -> list[WrittenCall]:
     if not scan.literal("<|python_tag|>"):
         return []
     scan.blanks()
+    listed = scan.next() == "["
+    if listed:
+        scan.at += 1
+        scan.blanks()
     if scan.next() != "{":
-        return python_calls(scan, tools)
+        return python_calls(scan, tools, listed=listed)
     scan.proven = True
     calls: list[WrittenCall] = []
     while True:
@@ -254,6 +278,11 @@ def _python_tag(scan: Scan, tools: Tools) -> list[WrittenCall]:
             raise scan.malformed("it has no name, or its arguments are not a JSON object")
         calls.append(call)
         scan.blanks()
+        if listed:
+            if scan.literal(",", "]") != ",":
+                return calls
+            scan.blanks()
+            continue
         if not scan.optional(";"):
             return calls
         scan.blanks()
@@ -277,4 +306,5 @@ def _pythonic(scan: Scan, tools: Tools) -> list[WrittenCall]:
 _FORMATS: Final[dict[str, tuple[Callable[[Scan, Tools], list[WrittenCall]], ...]]] = {
     "<": (_xml, _glm, _deepseek, _harmony, _python_tag, _pythonic),
     "[": (_mistral, _pythonic),
+    "t": (_harmony,),
 }

@@ -3,6 +3,7 @@
 - `<tool_call>{…}</tool_call>` (Hermes, Qwen), `<|tool_call|>[…]<|/tool_call|>` (Phi-4-mini)
 - `functools[{…}]` (Phi-3.5), `[TOOL_CALLS] [{…}]` (Mistral)
 - `<function=name>{…}</function>` (Llama)
+- the same between `<tool_calls>`, `<function_call>`, `<functioncall>` and `<TOOLCALL>` tags
 - JSON by itself at the start of a line, also in a fence, as one call or a list of them
 
 A call is `{"name": …, "arguments" or "parameters": …}`, its arguments an object or one as text, or
@@ -35,6 +36,7 @@ __all__ = [
     "end_of_value",
     "is_object",
     "look",
+    "read_end_mark",
 ]
 
 
@@ -123,7 +125,7 @@ def look(seen: Seen, names: Collection[str]) -> Found | NotYet | NoCall | None:
     """
     undecided = False
     no_call: NoCall | None = None
-    for shape in _SHAPES:
+    for shape in _SHAPES.get(seen.text[seen.at], ()):
         found = shape(seen, names)
         if isinstance(found, Found):
             return found
@@ -132,21 +134,43 @@ def look(seen: Seen, names: Collection[str]) -> Found | NotYet | NoCall | None:
     return NOT_YET if undecided else no_call
 
 
-_TAGS: Final = {"<tool_call>": "</tool_call>", "<|tool_call|>": "<|/tool_call|>"}
+_TAGS: Final = {
+    "<tool_call>": "</tool_call>",
+    "<|tool_call|>": "<|/tool_call|>",
+    "<tool_calls>": "</tool_calls>",
+    "<function_call>": "</function_call>",
+    "<functioncall>": "</functioncall>",
+    "<TOOLCALL>": "</TOOLCALL>",
+}
+_END_MARKS: Final = (
+    *(*_TAGS.values(), "</function>", "[/TOOL_CALLS]", "<|tool_call_end|>", "<|call|>", "<|end|>"),
+    *("<|eom_id|>", "<|eot_id|>", "<|im_end|>", "<|endoftext|>", "<|end_of_text|>", "</s>"),
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
+)
+"""What models and engines leave behind a call, which says nothing."""
 _BLANKS: Final = re.compile(r"[\s,;]*")
 _BEHIND: Final = re.compile(r"[\s,;}\]]*")
 """What stands behind a call: some models close more brackets than they opened."""
 
 
+def read_end_mark(seen: Seen) -> Found | NotYet | None:
+    """Tell whether the mark of an end stands at a place of the text behind a call."""
+    rest = seen.rest
+    for mark in _END_MARKS:
+        if rest.startswith(mark):
+            return Found((), seen.at + len(mark))
+    begun = any(mark.startswith(rest) for mark in _END_MARKS)
+    return NOT_YET if begun and not seen.final else None
+
+
 def _tagged(seen: Seen, names: Collection[str]) -> Found | NotYet | None:
     """One or more values between two tags, of which models forget the second."""
     del names
+    rest = seen.rest
     for opening, closing in _TAGS.items():
-        if seen.text.startswith(opening, seen.at):
+        if rest.startswith(opening):
             return _until(seen, seen.at + len(opening), closing)
-        if opening.startswith(seen.rest):
-            return NOT_YET
-    return None
+    return NOT_YET if any(opening.startswith(rest) for opening in _TAGS) else None
 
 
 def _until(seen: Seen, at: int, closing: str) -> Found | NotYet | None:
@@ -194,6 +218,7 @@ def _listed(seen: Seen, names: Collection[str]) -> Found | NotYet | None:
 _NAMED: Final = re.compile(r"<function=([^<>\s]+)>\s*(?=\{)")
 _NAMED_SO_FAR: Final = re.compile(r"<function=[^<>\s]{0,64}(?:>\s*)?")
 _NAMED_END: Final = "</function>"
+_QUOTES: Final = "\"'"
 
 
 def _named(seen: Seen, names: Collection[str]) -> Found | NotYet | None:
@@ -207,7 +232,9 @@ def _named(seen: Seen, names: Collection[str]) -> Found | NotYet | None:
     if end is None and not seen.final:
         return NOT_YET
     raw = seen.text[seen.at : end]
-    call = call_of({"name": match[1], "arguments": decoded(seen.text[match.end() : end], raw)})
+    call = call_of(
+        {"name": match[1].strip(_QUOTES), "arguments": decoded(seen.text[match.end() : end], raw)}
+    )
     if call is None:
         raise MalformedCall("its arguments are not a JSON object", raw)
     end = end or len(seen.text)
@@ -246,9 +273,18 @@ def _bare(seen: Seen, names: Collection[str]) -> Found | NotYet | NoCall | None:
     return _unmarked(seen, seen.at, names) if seen.starts_line else None
 
 
-_SHAPES: Final = (_tagged, _listed, _named, _fenced, _bare)
+_SHAPES: Final = {
+    "<": (_tagged, _named),
+    "f": (_listed,),
+    "[": (_listed, _bare),
+    "{": (_bare,),
+    "`": (_fenced,),
+}
+"""By the character that they begin with."""
 
 _KEYS: Final = frozenset({"name", "type", "function", "id", "arguments", "parameters"})
+_ARGUMENTS: Final = ("arguments", "parameters", "args", "input")
+_TOLD_BESIDES: Final = frozenset({"index", "description", "strict"})
 _BEGUN_KEYS: Final = "|".join(
     sorted({key[:length] for key in _KEYS for length in range(1, len(key) + 1)}, reverse=True)
 )
@@ -321,7 +357,10 @@ def call_of(item: Any) -> WrittenCall | None:
     if not is_object(inner):
         return None
     name, call_id = inner.get("name"), item.get("id")
-    arguments: Any = inner.get("arguments", inner.get("parameters")) or {}
+    given = [inner[key] for key in _ARGUMENTS if key in inner]
+    if not given and not inner.keys() <= _KEYS | _TOLD_BESIDES:
+        return None  # its arguments would be lost
+    arguments: Any = (given[0] if given else None) or {}
     if isinstance(arguments, str):
         try:
             arguments = decoded(arguments, "")

@@ -50,35 +50,46 @@ def python_calls(scan: Scan, tools: Collection[str], *, listed: bool = False) ->
     while True:
         scan.blanks()
         name = _name_of_tool(scan, tools)
-        if name is None or not scan.literal("("):
+        given = None if name is None else _arguments(scan)
+        if name is None or given is None:
             return []
-        given: dict[str, Any] = {}
-        scan.blanks()
-        closing = scan.literal(")")
-        while closing != ")":
-            scan.blanks()
-            key = scan.pattern(_KEY)
-            scan.blanks()
-            if key is None or not scan.literal("="):
-                return []
-            try:
-                given[key] = _python_value(scan, MAX_DEPTH)
-            except NoValue:
-                return []
-            scan.blanks()
-            closing = scan.literal(",", ")")
-            if not closing:
-                return []
-            scan.blanks()
-            if closing == ",":
-                closing = scan.literal(")")
         calls.append(WrittenCall(name, given))
-        if not listed:
-            return calls
         scan.blanks()
-        closing = scan.literal(",", "]")
-        if closing != ",":
+        if not listed:
+            if scan.ended or not scan.optional(";"):
+                return calls
+            scan.blanks()
+            if scan.ended:
+                return calls
+        elif (closing := scan.literal(",", "]")) != ",":
             return calls if closing else []
+
+
+def _arguments(scan: Scan) -> dict[str, Any] | None:
+    """What stands between the brackets behind a name, which are passed; None if it is no call."""
+    if not scan.literal("("):
+        return None
+    given: dict[str, Any] = {}
+    scan.blanks()
+    closing = scan.literal(")")
+    while closing != ")":
+        scan.blanks()
+        key = scan.pattern(_KEY)
+        scan.blanks()
+        if key is None or not scan.literal("="):
+            return None
+        try:
+            given[key] = _python_value(scan, MAX_DEPTH)
+        except NoValue:
+            return None
+        scan.blanks()
+        closing = scan.literal(",", ")")
+        if not closing:
+            return None
+        scan.blanks()
+        if closing == ",":
+            closing = scan.literal(")")
+    return given
 
 
 def _name_of_tool(scan: Scan, tools: Collection[str]) -> str | None:

@@ -21,7 +21,6 @@ __all__ = ["Split", "ThinkSplitter", "attributed", "opens_block_in_prompt"]
 _OPEN = "<think>"
 _CLOSE = "</think>"
 _BLANKS = re.compile(r"\s*")
-_MARKERS = ("think>", *OPENINGS)
 _STARTS = (_OPEN, *OPENINGS)
 _OPENED = re.compile(r"deepseek-?r1|\br1-distill|\bqwq\b|[-_]thinking\b", re.IGNORECASE)
 
@@ -118,7 +117,7 @@ class ThinkSplitter:
             self._blanks.clear()
             self._channels = ChannelSplitter()
             return start
-        if any(
+        if text[start : start + 1] in {"", "<"} and any(
             len(text) - start < len(opening) and opening.startswith(text[start:])
             for opening in _STARTS
         ):
@@ -200,7 +199,7 @@ def attributed(reasoning: str, content: str) -> Split:
     if reasoning:
         # An answer was taken for reasoning while it came, for its model's name, and is both now.
         return Split("" if reasoning.strip() == content.strip() else reasoning, content)
-    if not any(marker in content for marker in _MARKERS):
+    if "think>" not in content and "<|" not in content:
         return Split("", content)
     splitter = ThinkSplitter()
     thought, answer = splitter.feed(content)

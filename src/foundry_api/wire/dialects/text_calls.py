@@ -13,11 +13,10 @@ writes them in another shape than they look for (foundry-local-service.md, 6: #8
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, cast
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, cast
 
 from foundry_api.messages import FunctionCall, ToolCall
 from foundry_api.wire.dialects.call_formats import read_format
@@ -29,6 +28,7 @@ from foundry_api.wire.dialects.call_shapes import (
     NotYet,
     Seen,
     look,
+    read_end_mark,
 )
 from foundry_api.wire.dialects.tool_deltas import new_call_id
 
@@ -50,10 +50,18 @@ MAX_BROKEN: Final = 32
 """JSON that is broken or never ends is read to its end for each beginning within it. After so many
 beginnings no more of it is taken for a call; marked calls still are."""
 
-_SUSPICIOUS: Final = re.compile(r"[{\[`]|<(?=[|\uff5ctf]|\Z)|f(?=u|\Z)")
-"""What a call can begin with."""
+MAX_WASTED: Final = 512 * 1024
+"""Characters of such JSON that are read, after which no more of it is taken for a call either."""
 
-_SPARE: Final = "} \t\r\n\f\v"
+_SUSPICIOUS: Final = re.compile(
+    r"[{\[`]"
+    r"|<(?=tool_call|function|TOOLCALL|/|\|(?:tool_call|channel|start|python|call|e|im|/)"
+    r"|\uff5c(?:tool|end)|[^<>\s]{0,40}\Z)"
+    r"|f(?=unctools|u?n?c?t?o?o?l?s?\Z)|t(?=o=|o?\Z)"
+)
+"""What a call can begin with, or the mark of its end."""
+
+_SPARE: Final = "}] \t\r\n\f\v"
 _WITHIN_LINE: Final = re.compile(r"[<f]|\[(?=T|\Z)")
 """What begins one behind other text on its line."""
 
@@ -81,6 +89,7 @@ class CallFinder:
         self._more: list[str] = []
         self._waits_for = 0
         self._broken = 0
+        self._wasted = 0
 
     def feed(self, text: str) -> Iterator[str | ToolCall]:
         """The text and the calls that are complete with this piece.
@@ -116,18 +125,19 @@ class CallFinder:
                 at = match.start()
                 self._line_is_blank = _blank_line(text[seen:at], self._line_is_blank)
                 seen = at
-                if not self._line_is_blank and not _WITHIN_LINE.match(text, at):
+                if not (self._starts_line or _WITHIN_LINE.match(text, at)):
                     at += 1
                     continue
                 try:
                     found = self._look(text, at, final=final)
+                    calls = self._calls(found, text, at) if _is_found(found) else ()
                 except MalformedCall:
                     yield from self._text(text[start:at])
                     start = at
                     raise
-                if isinstance(found, Found):
+                if _is_found(found):
                     yield from self._text(text[start:at])
-                    yield from map(self._call, found.calls)
+                    yield from calls
                     start = at = seen = found.end
                     self._line_is_blank = self._after_call = True
                 elif found is NOT_YET:
@@ -143,21 +153,39 @@ class CallFinder:
         finally:
             self._held = text[start:]
 
+    @property
+    def _starts_line(self) -> bool:
+        """Whether JSON by itself may be a call here."""
+        return self._line_is_blank and self._broken < MAX_BROKEN and self._wasted < MAX_WASTED
+
     def _look(self, text: str, at: int, *, final: bool) -> Found | NotYet | NoCall | None:
         final = final or len(text) - at > MAX_HELD
-        starts_line = self._line_is_blank and self._broken < MAX_BROKEN
-        seen = Seen(text, at, final, starts_line)
+        seen = Seen(text, at, final, self._starts_line)
+        if self._after_call and (end := read_end_mark(seen)) is not None:
+            return end
         found: Found | NotYet | NoCall | None = read_format(seen, self._tools)
         if not isinstance(found, Found):
             shaped = look(seen, self._tools)
             found = shaped if found is None or isinstance(shaped, Found) else found
         if (found is NOT_YET and final) or (isinstance(found, NoCall) and not found.is_json):
             self._broken += 1
+            self._wasted += (found.end if isinstance(found, NoCall) else len(text)) - at
             return None
         return found
 
+    def _calls(self, found: Found, text: str, at: int) -> list[ToolCall]:
+        try:
+            return [self._call(call) for call in found.calls]
+        except (ValueError, RecursionError) as error:  # infinity, or nested too deeply
+            reason = f"its arguments are not JSON: {error}"
+            raise MalformedCall(reason, text[at : found.end]) from None
+
     def _call(self, written: WrittenCall) -> ToolCall:
-        arguments = msgspec.json.encode(written.arguments).decode()
+        arguments = json.dumps(
+            written.arguments, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        )
+        # Half a surrogate pair, which nobody can encode, becomes U+FFFD.
+        arguments = arguments.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
         return ToolCall(written.id or self._new_id(), FunctionCall(written.name, arguments))
 
     def _text(self, text: str) -> Iterator[str]:
@@ -166,6 +194,10 @@ class CallFinder:
         if text:
             self._after_call = False
             yield text
+
+
+def _is_found(found: object) -> TypeGuard[Found]:
+    return isinstance(found, Found)
 
 
 def _schemas(
