@@ -51,7 +51,7 @@ async def rest_of(stream: AsyncIterator[Chunk]) -> str:
 
 async def outcome(client: FoundryAPIClient) -> Completion | errors.FoundryError:
     try:
-        return await client.complete(PROMPT, max_tokens=64)
+        return await client.complete(PROMPT, max_tokens=64, temperature=0)
     except errors.FoundryError as error:
         return error
 
