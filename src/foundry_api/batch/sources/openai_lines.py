@@ -39,7 +39,7 @@ class _Named(msgspec.Struct):
 _REQUEST = msgspec.json.Decoder(_Request)
 _NAMED = msgspec.json.Decoder(_Named)
 _ANYTHING = msgspec.json.Decoder()
-_SPREAD = re.compile(rb"\s*\{[ \t\r]*\n\s*\"")
+_SPREAD = re.compile(rb"\s*\{[ \t\r]*\n\s*[\"}]")
 """An object that is written over several lines. None of them can be asked."""
 
 _FORM = (
