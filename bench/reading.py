@@ -136,8 +136,8 @@ def main() -> None:
     for (name, kind), (read, opening, unit) in cases.items():
         per_byte = {at: nanoseconds(read, text_of(opening, unit, SIZES[at])) for at in SIZES}
         ratio = per_byte["1 MB"] / per_byte["16 KB"]
-        told = "  ".join(f"{at} {value:8.1f}" for at, value in per_byte.items())
-        print(f"{name:14} {kind:22} {told}  ns per byte, ratio {ratio:.2f}", flush=True)
+        columns = "  ".join(f"{at} {value:8.1f}" for at, value in per_byte.items())
+        print(f"{name:14} {kind:22} {columns}  ns per byte, ratio {ratio:.2f}", flush=True)
         worst[name] = max(worst.get(name, 0), ratio)
         for at in ("16 KB", "1 MB"):
             key = f"ns per byte, {name}, worst text of {at}"

@@ -304,14 +304,14 @@ def _flat(field: str, content: object) -> str:
 
 
 def _part(field: str, part: Any) -> str:
-    told: Mapping[Any, Any] = part if is_mapping(part) else {}
-    if told.get("type") != "text":
+    members: Mapping[Any, Any] = part if is_mapping(part) else {}
+    if members.get("type") != "text":
         raise UnsupportedFeature(
-            f"{field} is of type {told.get('type')!r}; chat completions read text alone, "
+            f"{field} is of type {members.get('type')!r}; chat completions read text alone, "
             "in every generation",
             hint="Leave it out: the service would drop it without a word.",
         )
-    return _sendable(f"{field}.text", told.get("text"))
+    return _sendable(f"{field}.text", members.get("text"))
 
 
 def _is_sound(message: object) -> TypeGuard[Message]:
