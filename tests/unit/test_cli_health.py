@@ -83,7 +83,7 @@ def test_a_look_in_a_line() -> None:
         URL,
         "4 ms",
         "310 MB",
-        "CPU 140 %",
+        "CPU 140%",
         "first token 200 ms",
         "1,234 tokens/s",
         "demo:1",
@@ -152,7 +152,7 @@ def test_a_summary_of_what_was_kept(tmp_path: Path, capsys: pytest.CaptureFixtur
     store.close()
     assert main(["health", "--summary", "--store", str(path)]) == 0
     told = capsys.readouterr().out
-    assert "available  80 %" in told
+    assert "available  80%" in told
     assert "outages    1, the longest 2 s" in told
     assert "memory     at most 1.0 GB" in told
     assert main(["health", "--summary", "--store", str(path), "--json"]) == 0
@@ -193,7 +193,7 @@ def test_the_screen_shows_state_figures_and_changes(monkeypatch: pytest.MonkeyPa
         URL,
         "model-13[bold]",
         "310 MB",
-        "140 %",
+        "140%",
         "200 ms",
         "1,234",
         "7 queued",
@@ -229,7 +229,7 @@ def test_a_terminal_without_unicode_gets_letters(monkeypatch: pytest.MonkeyPatch
 def test_the_screen_fits_its_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     screen = draw(monkeypatch, [full(**BUSY)] * 300)
-    assert "140 %" in screen
+    assert "140%" in screen
 
 
 def draw(

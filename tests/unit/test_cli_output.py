@@ -51,29 +51,6 @@ def test_an_answer_ends_with_one_line_end_of_ours_at_most(pieces: list[str], exp
     assert written.getvalue() == expected
 
 
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        (None, ""),
-        (0.00042, "0.42 ms"),
-        (0.004, "4 ms"),
-        (12.3456, "12.3 s"),
-        (180, "3 min"),
-        (9000, "2.5 h"),
-        (200_000, "2.31 d"),
-    ],
-)
-def test_durations(seconds: float | None, expected: str) -> None:
-    assert output.duration(seconds) == expected
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"), [(None, ""), (3, "3 MB"), (1023.6, "1024 MB"), (2662, "2.6 GB")]
-)
-def test_sizes(size: float | None, expected: str) -> None:
-    assert output.megabytes(size) == expected
-
-
 def test_a_table_is_aligned_and_plain_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_table(("NAME", "STATE"), [("a-long-name", "loaded"), ("b", "")])
     assert capsys.readouterr().out == "NAME         STATE\na-long-name  loaded\nb\n"

@@ -126,9 +126,9 @@ async def test_a_time_out_of_the_connection_is_not_taken_for_a_stall() -> None:
             DownloadProgress(
                 percent=41.2, done_mb=1097, total_mb=2662.4, mb_per_s=12.04, left_s=130.4
             ),
-            "41%, 1.1 GB of 2.6 GB, 12 MB/s, 2.17 min left",
+            "41%, 1.1 GB of 2.6 GB, 12.0 MB/s, 2 min 10 s left",
         ),
-        (DownloadProgress(percent=99.9, left_s=0.01), "100%, 1 s left"),
+        (DownloadProgress(percent=99.9, left_s=0.01), "99.90%, 1 s left"),
         (DownloadProgress(percent=100.0, done_mb=1, total_mb=1, left_s=0.0), "100%, 1 MB of 1 MB"),
     ],
 )

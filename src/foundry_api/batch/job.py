@@ -25,7 +25,7 @@ from foundry_api.batch.sources import (
     remove_drafts,
 )
 from foundry_api.batch.thread import BlockingThread
-from foundry_api.batch.words import counted
+from foundry_api.batch.words import format_count
 from foundry_api.errors import BatchInputInvalid, BatchInUse, BatchStorageFailed
 
 if TYPE_CHECKING:
@@ -262,7 +262,7 @@ class BatchJob:
     def _check(self, source: Source) -> CheckReport:
         report = check(source, tell=self._tell_check)
         if report.bad and self._options.strict:
-            those = counted(report.bad, "line")
+            those = format_count(report.bad, "line")
             raise BatchInputInvalid(
                 f"{source.name} is refused: {those} of it cannot be asked",
                 hint="Mend these lines, or leave --strict out: they go to the error file then.",

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from foundry_api.batch.words import format_bytes, format_percent
 from foundry_api.cache.sqlite import SqliteCache
 from foundry_api.cli.options import Common, examples, output_options, pass_common
-from foundry_api.cli.output import megabytes, print_fields, print_json, print_table, printable_line
+from foundry_api.cli.output import print_fields, print_json, print_table, printable_line
 from foundry_api.cli.session import settings_of
 from foundry_api.service.paths import Paths
 
@@ -24,7 +25,6 @@ __all__ = ["command"]
 
 _T = TypeVar("_T")
 
-KB, MB = 2**10, 2**20
 TURN_ON = "Turn it on with FOUNDRY_CACHE=sqlite, or with cache=SqliteCache() in a program."
 
 FILE = click.option(
@@ -98,14 +98,14 @@ def _show(common: Common, path: Path | None) -> None:
         str(file),
         state if os.path.lexists(file) else "not there",
         [
-            ("answers", f"{stats.entries}, {_size(stats.bytes)}" if stats.entries else ""),
+            ("answers", f"{stats.entries}, {format_bytes(stats.bytes)}" if stats.entries else ""),
             ("lookups", _lookups(stats)),
             ("kept", f"{stats.stores} so far, {stats.evictions} had to go" if stats.stores else ""),
         ],
     )
     if models:
         click.echo()
-        rows = [[model, str(count), _size(size)] for model, (count, size) in models.items()]
+        rows = [[model, str(count), format_bytes(size)] for model, (count, size) in models.items()]
         print_table(["MODEL", "ANSWERS", "SIZE"], rows)
     if not os.path.lexists(file):
         click.echo(TURN_ON)
@@ -154,12 +154,12 @@ def _file_of(common: Common, path: Path | None) -> Path:
 
 def _lookups(stats: CacheStats) -> str:
     lookups = stats.hits + stats.misses
-    return f"{stats.hits} of {lookups} found ({stats.hits / lookups:.0%})" if lookups else ""
+    return (
+        f"{stats.hits} of {lookups} found ({format_percent(stats.hits, lookups)})"
+        if lookups
+        else ""
+    )
 
 
 def _answers(count: int) -> str:
     return "1 answer" if count == 1 else f"{count} answers"
-
-
-def _size(size: int) -> str:
-    return megabytes(size / MB) if size >= MB else f"{max(size / KB, 1):.0f} KB"

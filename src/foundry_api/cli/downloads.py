@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from foundry_api.cli.output import duration, is_terminal, megabytes, printable_line
+from foundry_api.batch.words import format_duration, format_megabytes, format_percent, format_rate
+from foundry_api.cli.output import is_terminal, printable_line
 from foundry_api.connection import find_model
 from foundry_api.errors import FoundryError, ModelNotCached
 
@@ -83,7 +84,8 @@ def pull(session: Session, name: str, *, as_json: bool = False) -> Model:
             return session.run(session.client.models.download(name, progress))
         except KeyboardInterrupt:
             told = (
-                f"{name} is stopped, with {last[0]:.0f}% here. Pulling it again goes on from there."
+                f"{name} is stopped, with {format_percent(last[0])} here. "
+                "Pulling it again goes on from there."
             )
     click.echo(printable_line(told), err=True)
     raise KeyboardInterrupt
@@ -123,13 +125,15 @@ def _lines(name: str, *, as_json: bool) -> Generator[Tell]:
 
 def in_words(progress: DownloadProgress) -> str:
     """`41%, 1.1 GB of 2.6 GB, 12 MB/s, 2 min left`, of which what is not known is left out."""
-    parts = [f"{progress.percent:.0f}%"]
+    parts = [f"{format_percent(progress.percent)}"]
     if progress.done_mb is not None:
-        parts.append(f"{megabytes(progress.done_mb)} of {megabytes(progress.total_mb)}")
+        parts.append(
+            f"{format_megabytes(progress.done_mb)} of {format_megabytes(progress.total_mb)}"
+        )
     if progress.mb_per_s is not None:
-        parts.append(f"{progress.mb_per_s:.3g} MB/s")
+        parts.append(f"{format_rate(progress.mb_per_s)} MB/s")
     if progress.left_s is not None and progress.percent < COMPLETE:
-        parts.append(f"{duration(max(1.0, round(progress.left_s)))} left")
+        parts.append(f"{format_duration(max(1.0, round(progress.left_s)))} left")
     return ", ".join(parts)
 
 
@@ -152,4 +156,4 @@ async def _size(client: FoundryAPIClient, name: str) -> str:
         model = find_model(name, await client.models.list(catalog=True))
     except FoundryError:
         return ""
-    return f" ({megabytes(model.size_mb)})" if model and model.size_mb else ""
+    return f" ({format_megabytes(model.size_mb)})" if model and model.size_mb else ""

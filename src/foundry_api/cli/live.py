@@ -11,14 +11,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from foundry_api.cli.output import STATE_COLOURS, duration, printable, printable_line
+from foundry_api.batch.words import format_duration, format_percent, format_rate
+from foundry_api.cli.output import STATE_COLOURS, printable, printable_line
 from foundry_api.cli.samples import (
     canary_in_words,
     first_token_s,
     guards_in_words,
     memory,
-    percent,
-    rate,
     tokens_per_second,
 )
 from foundry_api.cli.sparkline import bars_for, sparkline
@@ -82,7 +81,7 @@ class _Screen:
         sample = self._newest
         state = sample.status if sample.state == "unknown" else sample.state
         told = [sample.service or "no service", sample.version or ""]
-        told += [f"up {duration(sample.uptime)}"] if sample.uptime is not None else []
+        told += [f"up {format_duration(sample.uptime)}"] if sample.uptime is not None else []
         told += [f"restarts {sample.restarts}"] if sample.restarts else []
         title = Text()
         title.append(f" {state} ", style=f"bold reverse {STATE_COLOURS[state]}")
@@ -105,12 +104,17 @@ class _Screen:
     def _rows(self) -> Iterable[tuple[str, str, list[float | None], float | None]]:
         newest = self._newest
         ttft, rates = self._values(first_token_s), self._values(tokens_per_second)
-        yield "answers in", duration(newest.latency_s), self._values(lambda s: s.latency_s), 0.0
+        yield (
+            "answers in",
+            format_duration(newest.latency_s),
+            self._values(lambda s: s.latency_s),
+            0.0,
+        )
         if any(ttft):
-            yield "first token", duration(_last(ttft)), ttft, 0.0
-            yield "tokens/s", rate(_last(rates)), rates, 0.0
+            yield "first token", format_duration(_last(ttft)), ttft, 0.0
+            yield "tokens/s", format_rate(_last(rates)), rates, 0.0
         yield "memory", memory(newest), self._values(lambda s: s.memory_usage), None
-        yield "CPU", percent(newest.cpu_percent), self._values(lambda s: s.cpu_percent), 0.0
+        yield "CPU", format_percent(newest.cpu_percent), self._values(lambda s: s.cpu_percent), 0.0
         threads = "" if newest.threads is None else str(newest.threads)
         yield "threads", threads, self._values(lambda s: s.threads), 0.0
 
@@ -119,7 +123,7 @@ class _Screen:
 
     def _span(self, width: int) -> str:
         shown = self._seen[-width:]
-        return f"last {duration(shown[-1].checked_at - shown[0].checked_at) or '0 s'}"
+        return f"last {format_duration(shown[-1].checked_at - shown[0].checked_at)}"
 
     def _looks(self, width: int, bars: str) -> Text:
         shown = self._seen[-width:]

@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from foundry_api.cli.output import (
-    ago,
-    megabytes,
-    print_fields,
-    print_json,
-    print_table,
-    printable_line,
-)
+from foundry_api.batch.words import format_age, format_megabytes
+from foundry_api.cli.output import print_fields, print_json, print_table, printable_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -73,7 +67,7 @@ def rows(models: Iterable[Model]) -> Iterator[tuple[str, ...]]:
         yield (
             "" if model.alias == last else model.alias,
             _state(model),
-            megabytes(model.size_mb),
+            format_megabytes(model.size_mb),
             model.device or "",
             (model.task or "").removesuffix("-completion"),
             str(model.context_length or ""),
@@ -87,7 +81,7 @@ def tell_age(listing: CatalogListing) -> None:
     """Say to standard error that a catalog is not of now, and of when it is."""
     if listing.fresh:
         return
-    when = ago(time.time() - listing.fetched_at)
+    when = format_age(time.time() - listing.fetched_at)
     click.echo(f"The catalog cannot be reached; this is the one of {when}.", err=True)
     if listing.unreachable:
         click.echo(f"({printable_line(listing.unreachable)})", err=True)
@@ -124,7 +118,7 @@ def _fields(model: Model) -> list[tuple[str, str]]:
         ("licence", model.license or ""),
         ("task", model.task or ""),
         ("runs on", ", ".join(runs_on)),
-        ("size", megabytes(model.size_mb)),
+        ("size", format_megabytes(model.size_mb)),
         ("context", _tokens(model.context_length)),
         ("longest answer", _tokens(model.max_output_tokens)),
         ("calls tools", KNOWN[model.supports_tools]),

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from foundry_api.batch.words import format_bytes, format_megabytes
 from foundry_api.cli.downloads import pull, run_with_download
 from foundry_api.cli.model_view import described, list_models, show_models
 from foundry_api.cli.options import Common, common_options, examples, pass_common
-from foundry_api.cli.output import is_terminal, megabytes, print_json, printable, printable_line
+from foundry_api.cli.output import is_terminal, print_json, printable, printable_line
 from foundry_api.cli.services import find_running
 from foundry_api.cli.session import Session
 from foundry_api.cli.waiting import Waiting
@@ -226,7 +227,7 @@ def rm_command(common: Common, name: str, *, yes: bool) -> None:
             return
         _confirm(common, model, yes=yes)
         freed = session.run(session.client.models.remove(model.id))
-    sentence = f"{model.alias} is deleted, which freed {megabytes(freed / 2**20)}: {model.id}"
+    sentence = f"{model.alias} is deleted, which freed {format_bytes(freed)}: {model.id}"
     _tell(common, model, sentence, freed_bytes=freed)
 
 
@@ -303,7 +304,7 @@ def _confirm(common: Common, model: Model, *, yes: bool) -> None:
     """
     if yes or common.as_json or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         return
-    size = f" ({megabytes(model.size_mb)})" if model.size_mb else ""
+    size = f" ({format_megabytes(model.size_mb)})" if model.size_mb else ""
     if not click.confirm(printable_line(f"Delete {model.id}{size}?"), err=True):
         raise click.exceptions.Exit(CANNOT_BE_SERVED)
 

@@ -16,11 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STATE_COLOURS",
-    "ago",
     "coloured",
-    "duration",
     "is_terminal",
-    "megabytes",
     "print_fields",
     "print_json",
     "print_table",
@@ -29,10 +26,6 @@ __all__ = [
 ]
 
 GAP = "  "
-MB_PER_GB = 1024
-TWO_DIGITS = 10
-SECONDS_OF = {"d": 86_400, "h": 3_600, "min": 60}
-PAST_UNITS = {"day": 86_400, "hour": 3_600, "minute": 60}
 STATE_COLOURS = {"healthy": "green", "degraded": "yellow", "down": "red"}
 
 
@@ -78,32 +71,3 @@ def print_fields(title: str, state: str, fields: Iterable[tuple[str, str]]) -> N
 def coloured(state: str) -> str:
     """A state, in its colour if it has one."""
     return click.style(state, fg=STATE_COLOURS.get(state))
-
-
-def megabytes(size_mb: float | None) -> str:
-    """A size for people: `310 MB`, `2.6 GB`."""
-    if size_mb is None:
-        return ""
-    return f"{size_mb:.0f} MB" if size_mb < MB_PER_GB else f"{size_mb / MB_PER_GB:.1f} GB"
-
-
-def duration(seconds: float | None) -> str:
-    """A time for people: `4 ms`, `12 s`, `3 min`, `2.5 h`."""
-    if seconds is None:
-        return ""
-    if seconds < 1:
-        thousandths = seconds * 1000
-        return f"{thousandths:.0f} ms" if thousandths >= TWO_DIGITS else f"{thousandths:.2g} ms"
-    for unit, size in SECONDS_OF.items():
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
-
-
-def ago(seconds: float) -> str:
-    """How long something is past, for people: `just now`, `5 minutes ago`, `3 days ago`."""
-    for unit, size in PAST_UNITS.items():
-        if seconds >= size:
-            count = int(seconds // size)
-            return f"{count} {unit}{'s' if count > 1 else ''} ago"
-    return "just now"

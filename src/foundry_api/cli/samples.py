@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING
 
-from foundry_api.cli.output import duration, megabytes
+from foundry_api.batch.words import (
+    format_bytes,
+    format_duration,
+    format_percent,
+    format_rate,
+    format_time,
+)
 from foundry_api.cli.status import health_fields, memory
 
 if TYPE_CHECKING:
@@ -18,29 +23,24 @@ __all__ = [
     "guards_in_words",
     "line",
     "memory",
-    "percent",
-    "rate",
     "sample_fields",
     "summary_fields",
     "tokens_per_second",
 ]
-
-BYTES_PER_MB = 2**20
-FAST = 100
 
 
 def line(sample: HealthSample) -> str:
     """One look in a line."""
     ttft, speed = first_token_s(sample), tokens_per_second(sample)
     parts = (
-        _moment(sample.checked_at),
+        format_time(sample.checked_at),
         sample.status,
         sample.service or "-",
-        duration(sample.latency_s),
+        format_duration(sample.latency_s),
         memory(sample),
-        f"CPU {percent(sample.cpu_percent)}" if sample.cpu_percent is not None else "",
-        f"first token {duration(ttft)}" if ttft is not None else "",
-        f"{rate(speed)} tokens/s" if speed is not None else "",
+        f"CPU {format_percent(sample.cpu_percent)}" if sample.cpu_percent is not None else "",
+        f"first token {format_duration(ttft)}" if ttft is not None else "",
+        f"{format_rate(speed)} tokens/s" if speed is not None else "",
         ",".join(sample.loaded_models),
         sample.detail,
     )
@@ -59,20 +59,23 @@ def summary_fields(summary: HealthSummary) -> list[tuple[str, str]]:
     share = summary.availability
     outages = f"{summary.outages}"
     if summary.outages:
-        outages += f", the longest {duration(summary.longest_outage_s)}"
+        outages += f", the longest {format_duration(summary.longest_outage_s)}"
     calls = summary.answered + summary.failed
     highest = summary.memory_highest
     return [
-        ("from", _moment(summary.first_at)),
-        ("to", _moment(summary.last_at)),
+        ("from", format_time(summary.first_at)),
+        ("to", format_time(summary.last_at)),
         ("looks", str(summary.samples)),
-        ("available", "" if share is None else f"{100 * share:.4g} %"),
+        ("available", format_percent(share, 1)),
         ("outages", outages),
         ("restarts", str(summary.restarts)),
         ("latency", _spread(summary.latency_s)),
         ("first token", _spread(summary.time_to_first_token_s)),
-        ("tokens/s", rate(summary.tokens_per_second.p50) if summary.tokens_per_second else ""),
-        ("memory", "" if highest is None else f"at most {megabytes(highest / BYTES_PER_MB)}"),
+        (
+            "tokens/s",
+            format_rate(summary.tokens_per_second.p50) if summary.tokens_per_second else "",
+        ),
+        ("memory", "" if highest is None else f"at most {format_bytes(highest)}"),
         ("calls", f"{summary.answered} answered, {summary.failed} failed" if calls else ""),
     ]
 
@@ -99,10 +102,10 @@ def canary_in_words(sample: HealthSample) -> str:
     if canary is None:
         return ""
     ago_s = sample.checked_at - canary.at
-    ago = "just now" if ago_s < 1 else f"{duration(ago_s)} ago"
+    ago = "just now" if ago_s < 1 else f"{format_duration(ago_s)} ago"
     match canary.outcome:
         case "answered":
-            first = duration(canary.time_to_first_token_s)
+            first = format_duration(canary.time_to_first_token_s)
             return f"{canary.model} answered {ago}" + (f", first token {first}" if first else "")
         case "traffic":
             return f"not needed: a caller was answered {ago}"
@@ -126,26 +129,8 @@ def guards_in_words(sample: HealthSample) -> str:
     return ", ".join([*parts, f"breaker {breaker.state}"])
 
 
-def percent(value: float | None) -> str:
-    """A share of one core: `3 %`, `140 %`."""
-    return "" if value is None else f"{value:.0f} %"
-
-
-def rate(value: float | None) -> str:
-    """Tokens a second: `5.3`, `2,799`."""
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if value >= FAST else f"{value:.1f}"
-
-
-def _moment(at: float | None) -> str:
-    if at is None:
-        return ""
-    return datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")
-
-
 def _spread(quantiles: Quantiles | None) -> str:
     if quantiles is None:
         return ""
-    half, most, highest = quantiles.p50, quantiles.p95, quantiles.highest
-    return f"{duration(half)} median, {duration(most)} p95, {duration(highest)} longest"
+    half, most = format_duration(quantiles.p50), format_duration(quantiles.p95)
+    return f"{half} median, {most} p95, {format_duration(quantiles.highest)} longest"

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from foundry_api.batch.words import format_bytes, format_duration
 from foundry_api.cli.options import Common, common_options, examples, pass_common
-from foundry_api.cli.output import duration, megabytes, print_fields, print_json
+from foundry_api.cli.output import print_fields, print_json
 from foundry_api.cli.services import all_services, health_of
 from foundry_api.cli.session import Session
 from foundry_api.service import discover
@@ -81,16 +82,15 @@ def health_fields(health: HealthStatus) -> list[tuple[str, str]]:
         ("version", f"{health.version or 'unknown'} ({health.generation})" if answers else ""),
         ("loaded", ", ".join(health.loaded_models) or ("none" if answers else "")),
         ("memory", memory(health)),
-        ("uptime", duration(health.uptime)),
-        ("latency", duration(health.latency_s)),
+        ("uptime", format_duration(health.uptime)),
+        ("latency", format_duration(health.latency_s)),
         ("detail", health.detail),
     ]
 
 
 def memory(health: HealthStatus) -> str:
     """The memory of a service's process in words."""
-    known = health.memory_usage
-    return "" if known is None else megabytes(known / BYTES_PER_MB)
+    return format_bytes(health.memory_usage)
 
 
 def _tell_passed_over() -> None:

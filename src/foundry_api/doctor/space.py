@@ -6,6 +6,7 @@ import os
 import tempfile
 from typing import TYPE_CHECKING
 
+from foundry_api.batch.words import format_bytes, format_megabytes
 from foundry_api.doctor.blocking import in_thread
 from foundry_api.doctor.finding import Finding, Group, Kind
 from foundry_api.doctor.models import wanted
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from foundry_api.doctor.machine import Machine
 
-__all__ = ["GROUP", "size"]
+__all__ = ["GROUP"]
 
 WRITABLE = Kind("home-usable", "ok", "The directories can be written")
 UNUSABLE = Kind(
@@ -67,11 +68,6 @@ LITTLE_MEMORY_BYTES = 1 * GB
 MB = 2**20
 
 
-def size(amount: int) -> str:
-    """Bytes for people."""
-    return f"{amount / GB:.1f} GB"
-
-
 async def examine_directories(machine: Machine) -> Iterable[Finding]:
     """Look whether each directory is, or can be made, and takes a file."""
     paths = machine.paths
@@ -116,10 +112,10 @@ async def examine_disk(machine: Machine) -> Iterable[Finding]:
     if not directory.is_dir():
         return []  # see the directories
     free = await in_thread(lambda: machine.senses.disk_free(directory))
-    seen = f"{size(free)} free in {directory}"
+    seen = f"{format_bytes(free)} free in {directory}"
     model = await wanted(machine)
     if model is not None and model.cached is False and (model.size_mb or 0) * MB > free:
-        large = size((model.size_mb or 0) * MB)
+        large = format_megabytes(model.size_mb or 0)
         return [TOO_LARGE_FOR_DISK.seen(f"{model.id} has {large}; {seen}")]
     if free < FULL_BYTES:
         return [DISK_FULL.seen(seen)]
@@ -129,10 +125,10 @@ async def examine_disk(machine: Machine) -> Iterable[Finding]:
 async def examine_memory(machine: Machine) -> Iterable[Finding]:
     """Look how much memory there is, and whether the wanted model fits."""
     free = await in_thread(machine.senses.memory_available)
-    seen = f"{size(free)} available"
+    seen = f"{format_bytes(free)} available"
     model = await wanted(machine)
     if model is not None and not model.loaded and (model.size_mb or 0) * MB > free:
-        large = size((model.size_mb or 0) * MB)
+        large = format_megabytes(model.size_mb or 0)
         return [TOO_LARGE_FOR_MEMORY.seen(f"{model.id} has {large}; {seen}")]
     return [(MEMORY_LOW if free < LITTLE_MEMORY_BYTES else MEMORY_OK).seen(seen)]
 

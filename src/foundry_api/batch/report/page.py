@@ -9,7 +9,7 @@ from foundry_api.batch.report.markup import Markup, join, tag
 from foundry_api.batch.report.plots import QUANTILES, curve, histogram
 from foundry_api.batch.report.style import STYLE
 from foundry_api.batch.timeline import Timeline
-from foundry_api.batch.words import number, percent, rate, spell
+from foundry_api.batch.words import format_duration, format_int, format_percent, format_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -80,19 +80,25 @@ def _tiles(facts: ReportFacts) -> Iterable[Markup]:
     figures = facts.figures
     finished = figures.done + figures.failed
     whole = facts.total or finished
-    yield _tile("Answered", number(figures.done), f"{percent(figures.done, whole)} of all lines")
-    yield _tile("Failed", number(figures.failed), percent(figures.failed, whole))
+    yield _tile(
+        "Answered", format_int(figures.done), f"{format_percent(figures.done, whole)} of all lines"
+    )
+    yield _tile("Failed", format_int(figures.failed), format_percent(figures.failed, whole))
     if facts.total is not None and facts.total > finished:
-        yield _tile("Left", number(facts.total - finished), "the same command goes on")
+        yield _tile("Left", format_int(facts.total - finished), "the same command goes on")
     if figures.shared:
-        yield _tile("Shared", number(figures.shared), "took a known answer")
-    yield _tile("Time", spell(figures.elapsed_s), "in which it ran")
-    yield _tile("Lines a second", rate(figures.lines_per_s), f"{number(finished)} in all")
-    yield _tile("Tokens a second", rate(figures.tokens_per_s), _tokens(figures))
+        yield _tile("Shared", format_int(figures.shared), "took a known answer")
+    yield _tile("Time", format_duration(figures.elapsed_s), "in which it ran")
+    yield _tile(
+        "Lines a second", format_rate(figures.lines_per_s), f"{format_int(finished)} in all"
+    )
+    yield _tile("Tokens a second", format_rate(figures.tokens_per_s), _tokens(figures))
 
 
 def _tokens(figures: Figures) -> str:
-    return f"{number(figures.completion_tokens)} written, {number(figures.prompt_tokens)} read"
+    return (
+        f"{format_int(figures.completion_tokens)} written, {format_int(figures.prompt_tokens)} read"
+    )
 
 
 def _tile(name: str, value: str, note: str) -> Markup:
@@ -132,8 +138,10 @@ def _times(title: str, what: str, told: Distribution) -> Markup:
     second = what != "latency"
     if not told.count:
         return _card(title, _nothing("Not measured: no line had any text."), second=second)
-    quantiles = ", ".join(f"p{q * 100:g} {spell(told.quantile(q))}" for q in QUANTILES)
-    words = f"{quantiles}, mean {spell(told.mean)}, longest {spell(told.highest)}"
+    quantiles = ", ".join(f"p{q * 100:g} {format_duration(told.quantile(q))}" for q in QUANTILES)
+    words = (
+        f"{quantiles}, mean {format_duration(told.mean)}, longest {format_duration(told.highest)}"
+    )
     return _card(title, histogram(told, what), tag("p", words, class_="empty"), second=second)
 
 
@@ -141,8 +149,8 @@ def _errors(figures: Figures) -> Markup:
     if not figures.errors:
         return _nothing("None.")
     rows = [
-        (each.code, number(each.count), percent(each.count, figures.failed), each.custom_id,
-         each.message)
+        (each.code, format_int(each.count), format_percent(each.count, figures.failed),
+         each.custom_id, each.message)
         for each in figures.errors
     ]  # fmt: skip
     return _table(("Error", "Lines", "Of all failures", "First one", "What it was told"), rows)
@@ -152,8 +160,8 @@ def _models(figures: Figures) -> Markup:
     if not figures.models:
         return _nothing("No line is finished yet.")
     rows = [
-        (each.model or "not named", number(each.lines), number(each.failed),
-         number(each.prompt_tokens), number(each.completion_tokens))
+        (each.model or "not named", format_int(each.lines), format_int(each.failed),
+         format_int(each.prompt_tokens), format_int(each.completion_tokens))
         for each in figures.models
     ]  # fmt: skip
     return _table(("Model", "Lines", "Failed", "Prompt tokens", "Completion tokens"), rows)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from foundry_api.batch.report.markup import Markup, join, tag
 from foundry_api.batch.report.scales import Scale, log_ticks, ticks, time_ticks
-from foundry_api.batch.words import number, percent, rate, spell
+from foundry_api.batch.words import format_duration, format_int, format_percent, format_rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,11 +48,14 @@ def curve(steps: Sequence[Step], unit: str, marks: Sequence[float] = ()) -> Mark
     return _svg(
         f"{unit} over time",
         _levels(levels, up),
-        _axis([(across(at), spell(at)) for at in time_ticks(end_s)]),
+        _axis([(across(at), format_duration(at)) for at in time_ticks(end_s)]),
         tag("polygon", class_="area", points=f"{line} {floor}"),
         tag("polyline", class_="line", points=line),
         *(_mark(across(at), "begun again") for at in marks),
-        *(_hover(across, step, f"{spell(step[0])}: {rate(step[2])} {unit}") for step in steps),
+        *(
+            _hover(across, step, f"{format_duration(step[0])}: {format_rate(step[2])} {unit}")
+            for step in steps
+        ),
     )
 
 
@@ -70,7 +73,7 @@ def histogram(told: Distribution, what: str) -> Markup:
     return _svg(
         f"Histogram of the {what}",
         _levels(levels, up),
-        _axis([(across(at), spell(at)) for at in log_ticks(bars[0][0], bars[-1][1])]),
+        _axis([(across(at), format_duration(at)) for at in log_ticks(bars[0][0], bars[-1][1])]),
         *(_bar(bar, across, up, told.count) for bar in bars),
         *(_quantile(told, share, across) for share in QUANTILES),
     )
@@ -96,7 +99,8 @@ def _bars(told: Distribution) -> list[tuple[float, float, int]]:
 
 def _bar(bar: tuple[float, float, int], across: Scale, up: Scale, whole: int) -> Markup:
     low, high, count = bar
-    told = f"{spell(low)} to {spell(high)}: {number(count)} ({percent(count, whole)})"
+    share = format_percent(count, whole)
+    told = f"{format_duration(low)} to {format_duration(high)}: {format_int(count)} ({share})"
     return tag(
         "rect",
         tag("title", told),

@@ -8,7 +8,7 @@ import click
 
 from foundry_api.batch.progress import BatchProgress
 from foundry_api.batch.sources import check, open_rereadable
-from foundry_api.batch.words import counted, number
+from foundry_api.batch.words import format_count, format_int
 from foundry_api.cli.batch.telling import Watch, telling
 from foundry_api.cli.batch.wishes import input_options
 from foundry_api.cli.options import Common, examples, output_options, pass_common
@@ -69,17 +69,17 @@ def _described(report: CheckReport) -> dict[str, object]:
 
 
 def _print(name: str, report: CheckReport) -> None:
-    state = f"{counted(report.bad, 'bad line')}" if report.bad else "all of them can be asked"
+    state = f"{format_count(report.bad, 'bad line')}" if report.bad else "all of them can be asked"
     colour = "red" if report.bad else "green"
     if not report.lines:
         state, colour = "so there is nothing to ask", "yellow"
-    click.echo(f"{printable_line(name)}: {counted(report.lines, 'line')}, ", nl=False)
+    click.echo(f"{printable_line(name)}: {format_count(report.lines, 'line')}, ", nl=False)
     click.secho(state, fg=colour, bold=True)
     if report.models:
-        rows = [[model or "not named", number(count)] for model, count in report.models.items()]
+        rows = [[model or "not named", format_int(count)] for model, count in report.models.items()]
         print_table(["MODEL", "LINES"], rows)
     for problem in report.problems[:MOST_PROBLEMS]:
         click.echo(printable_line(problem.message))
     if report.bad > MOST_PROBLEMS:
         more = report.bad - MOST_PROBLEMS
-        click.echo(f"And {number(more)} more; --json tells the first {len(report.problems)}.")
+        click.echo(f"And {format_int(more)} more; --json tells the first {len(report.problems)}.")

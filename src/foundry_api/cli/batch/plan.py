@@ -11,7 +11,7 @@ import msgspec
 from foundry_api.batch.options import STANDARD_STREAM, BatchOptions
 from foundry_api.batch.plan import make_plan
 from foundry_api.batch.sources import open_rereadable
-from foundry_api.batch.words import counted, number, rate, spell
+from foundry_api.batch.words import format_count, format_duration, format_int, format_rate
 from foundry_api.cli.batch.engines import engine_of, session_of
 from foundry_api.cli.batch.telling import Watch, telling
 from foundry_api.cli.batch.wishes import Seconds, engine_options, input_options
@@ -105,20 +105,20 @@ def _described(plan: BatchPlan, within: float | None) -> dict[str, Any]:
 
 
 def _print(name: str, plan: BatchPlan, within: float | None) -> None:
-    speed = f"{rate(plan.lines_per_s)} lines/s, {rate(plan.tokens_per_s)} tokens/s"
-    bad = f", {counted(plan.bad, 'bad line')}" if plan.bad else ""
-    failed = f", {number(plan.failed)} failed" if plan.failed else ""
+    speed = f"{format_rate(plan.lines_per_s)} lines/s, {format_rate(plan.tokens_per_s)} tokens/s"
+    bad = f", {format_count(plan.bad, 'bad line')}" if plan.bad else ""
+    failed = f", {format_int(plan.failed)} failed" if plan.failed else ""
     print_fields(
         name,
         "",
         [
-            ("lines", f"{number(plan.total)}{bad}"),
-            ("sample", f"{counted(plan.sampled, 'line')} measured{failed}"),
-            ("time", _range(plan.seconds, spell)),
+            ("lines", f"{format_int(plan.total)}{bad}"),
+            ("sample", f"{format_count(plan.sampled, 'line')} measured{failed}"),
+            ("time", _range(plan.seconds, format_duration)),
             ("speed", f"{speed}, {plan.concurrency:.1f} at once"),
-            ("warm-up", spell(plan.warm_up_s)),
-            ("read", f"{_range(plan.prompt_tokens, number)} tokens"),
-            ("written", f"{_range(plan.completion_tokens, number)} tokens"),
+            ("warm-up", format_duration(plan.warm_up_s)),
+            ("read", f"{_range(plan.prompt_tokens, format_int)} tokens"),
+            ("written", f"{_range(plan.completion_tokens, format_int)} tokens"),
             ("machines", "" if within is None else _machines(plan, within)),
         ],
     )
@@ -132,9 +132,9 @@ def _print_models(plan: BatchPlan) -> None:
     rows = [
         [
             each.model,
-            number(each.lines),
-            spell(each.lines * each.seconds_a_line),
-            rate(each.completion_tokens),
+            format_int(each.lines),
+            format_duration(each.lines * each.seconds_a_line),
+            format_rate(each.completion_tokens),
         ]
         for each in plan.models
     ]
@@ -150,8 +150,9 @@ def _machines(plan: BatchPlan, within: float) -> str:
     count = plan.machines(within)
     if count is None:
         return (
-            f"none does it within {spell(within)}: warming up alone takes {spell(plan.warm_up_s)}"
+            f"none does it within {format_duration(within)}: "
+            f"warming up alone takes {format_duration(plan.warm_up_s)}"
         )
     one = count == 1
-    such = "this one does" if one else f"{number(count)} like this one do"
-    return f"{such} it within {spell(within)}, even at the upper end"
+    such = "this one does" if one else f"{format_int(count)} like this one do"
+    return f"{such} it within {format_duration(within)}, even at the upper end"

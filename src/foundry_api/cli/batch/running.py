@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from foundry_api.batch.job import BatchJob
-from foundry_api.batch.words import number
+from foundry_api.batch.words import format_int
 from foundry_api.cli.batch.engines import engine_of, session_of
 from foundry_api.cli.batch.reporting import report_end, report_stop
 from foundry_api.cli.batch.summary import described, print_summary
@@ -108,8 +108,8 @@ def _tell_stop(
     """After a stop, say what is not lost."""
     if quiet:
         return
-    total = f" of {number(last.total)}" if last.total else ""
-    told = f"Stopped: {number(last.finished)}{total} lines are finished and kept in"
+    total = f" of {format_int(last.total)}" if last.total else ""
+    told = f"Stopped: {format_int(last.finished)}{total} lines are finished and kept in"
     click.echo(f"{told} {printable(str(options.directory))}.", err=True)
     if restart:
         click.echo("The same command without --restart goes on from there.", err=True)

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from foundry_api.batch.words import number, percent, rate, spell
+from foundry_api.batch.words import format_duration, format_int, format_percent, format_rate
 from foundry_api.cli.batch.told import STATES, fraction, phase_in_words
 from foundry_api.cli.output import printable_line
 from foundry_api.cli.sparkline import bars_for, sparkline
@@ -100,9 +100,9 @@ class _Screen:
         if now.phase == "checking":
             return phase_in_words(now)
         if now.total is None:
-            return f"{number(now.finished)} lines"
-        share = percent(now.finished, now.total)
-        return f"{number(now.finished)} of {number(now.total)}  {share:>4}"
+            return f"{format_int(now.finished)} lines"
+        share = format_percent(now.finished, now.total)
+        return f"{format_int(now.finished)} of {format_int(now.total)}  {share:>4}"
 
     def _figures(self, graph: str) -> Iterable[Text]:
         now = self._now
@@ -120,28 +120,30 @@ class _Screen:
 
     def _counts(self) -> Text:
         now = self._now
-        told = Text(f"{number(now.done)} answered", style="green")
-        failed = f", {number(now.failed)} failed"
+        told = Text(f"{format_int(now.done)} answered", style="green")
+        failed = f", {format_int(now.failed)} failed"
         told.append(failed, style="red") if now.failed else told.append(failed, style="default")
         if now.shared:
-            told.append(f", {number(now.shared)} shared", style="default")
+            told.append(f", {format_int(now.shared)} shared", style="default")
         return told
 
     def _speed(self) -> str:
         now = self._now
         if now.lines_per_s is None:
             return "nothing is finished yet"
-        return f"{rate(now.lines_per_s)} lines/s  {rate(now.tokens_per_s or 0)} tokens/s"
+        return (
+            f"{format_rate(now.lines_per_s)} lines/s  {format_rate(now.tokens_per_s or 0)} tokens/s"
+        )
 
     def _time(self) -> str:
         now = self._now
-        left = f", {spell(max(1, round(now.left_s)))} left" if now.left_s else ""
-        return f"{spell(round(now.elapsed_s))} so far{left}"
+        left = f", {format_duration(max(1, round(now.left_s)))} left" if now.left_s else ""
+        return f"{format_duration(round(now.elapsed_s))} so far{left}"
 
     def _engine(self) -> Text:
         state = self._now.engine
         limit = f"/{state.limit}" if state.limit is not None else ""
-        told = Text(f"{state.in_flight}{limit} in flight, {number(state.queued)} queued")
+        told = Text(f"{state.in_flight}{limit} in flight, {format_int(state.queued)} queued")
         for name, health in state.services:
             told.append(f"  {printable_line(name)} ")
             told.append(STATES.get(health, health), style=COLOURS.get(health, "default"))

@@ -11,11 +11,17 @@ import msgspec
 from foundry_api.batch.journal import ask_cancel, read_status
 from foundry_api.batch.options import directory_of
 from foundry_api.batch.progress import BatchProgress
-from foundry_api.batch.words import counted, number, percent, spell
+from foundry_api.batch.words import (
+    format_age,
+    format_count,
+    format_duration,
+    format_int,
+    format_percent,
+)
 from foundry_api.cli.batch.summary import retry_advice
 from foundry_api.cli.batch.told import engine_in_words, phase_in_words, speed_in_words
 from foundry_api.cli.options import Common, examples, output_options, pass_common
-from foundry_api.cli.output import ago, print_fields, print_json, printable_line
+from foundry_api.cli.output import print_fields, print_json, printable_line
 
 if TYPE_CHECKING:
     from foundry_api.batch.journal import BatchStatus, RunnerStatus
@@ -57,7 +63,7 @@ def cancel_command(common: Common, *, output: str, now: bool) -> None:
         click.echo(printable_line(f"Nobody works on {output}."))
     else:
         how = "stop at once" if now else "leave when what is being answered is finished"
-        click.echo(f"Asked {counted(asked, 'runner')} to {how}.")
+        click.echo(f"Asked {format_count(asked, 'runner')} to {how}.")
 
 
 def state_of(status: BatchStatus) -> str:
@@ -91,13 +97,13 @@ def _runner_described(runner: RunnerStatus) -> dict[str, Any]:
 
 def _fields(output: str, status: BatchStatus) -> list[tuple[str, str]]:
     counts = status.counts
-    written, read = number(counts.completion_tokens), number(counts.prompt_tokens)
+    written, read = format_int(counts.completion_tokens), format_int(counts.prompt_tokens)
     published = status.published
     return [
         ("input", status.options.input.path),
         ("lines", _lines(status)),
         ("tokens", f"{written} written, {read} read" if counts.finished else ""),
-        ("begun", ago(max(0.0, time.time() - status.began))),
+        ("begun", format_age(max(0.0, time.time() - status.began))),
         *(_runner(runner) for runner in status.runners if runner.alive),
         ("answers", "" if published is None else str(published.output)),
         ("failed", _errors(status)),
@@ -107,12 +113,12 @@ def _fields(output: str, status: BatchStatus) -> list[tuple[str, str]]:
 
 def _lines(status: BatchStatus) -> str:
     counts = status.counts
-    told = number(counts.finished)
+    told = format_int(counts.finished)
     if status.total is not None:
-        told += f" of {number(status.total)} ({percent(counts.finished, status.total)})"
+        told += f" of {format_int(status.total)} ({format_percent(counts.finished, status.total)})"
     parts = [f"{told} finished"]
-    parts += [f"{number(counts.failed)} failed"] if counts.failed else []
-    parts += [f"{number(counts.shared)} took a known answer"] if counts.shared else []
+    parts += [f"{format_int(counts.failed)} failed"] if counts.failed else []
+    parts += [f"{format_int(counts.shared)} took a known answer"] if counts.shared else []
     return ", ".join(parts)
 
 
@@ -121,7 +127,7 @@ def _runner(runner: RunnerStatus) -> tuple[str, str]:
     if runner.progress:
         now = msgspec.json.decode(runner.progress, type=BatchProgress)
         parts += [phase_in_words(now), speed_in_words(now)]
-        parts += [f"{spell(now.left_s)} left"] if now.left_s else []
+        parts += [f"{format_duration(now.left_s)} left"] if now.left_s else []
         parts += [engine_in_words(now.engine)] if now.phase == "running" else []
     if runner.cancel is not None:
         parts.append("was asked to leave")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from foundry_api.batch.verdict import is_hopeless
-from foundry_api.batch.words import counted, number, rate, spell
+from foundry_api.batch.words import format_count, format_duration, format_int, format_rate
 from foundry_api.cli.output import STATE_COLOURS, printable_line
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def retry_advice(output: str, failures: Mapping[str, int]) -> str:
     told = f"Ask them again with: foundry-api batch retry {shlex.quote(output)}"
     if lost:
         such = "fails" if lost == 1 else "fail"
-        told += f" ({number(lost)} of them {such} again: correct in a file of their own)"
+        told += f" ({format_int(lost)} of them {such} again: correct in a file of their own)"
     return told
 
 
@@ -110,7 +110,7 @@ def _fields(options: BatchOptions, summary: BatchSummary) -> list[tuple[str, str
     figures = summary.figures
     fields = [("lines", _lines(summary)), ("time", _time(summary))]
     if figures is not None:
-        written, read = number(figures.completion_tokens), number(figures.prompt_tokens)
+        written, read = format_int(figures.completion_tokens), format_int(figures.prompt_tokens)
         fields += [
             ("tokens", f"{written} written, {read} read"),
             ("latency", _quantiles(figures.latency)),
@@ -125,21 +125,22 @@ def _fields(options: BatchOptions, summary: BatchSummary) -> list[tuple[str, str
 
 
 def _lines(summary: BatchSummary) -> str:
-    parts = [f"{counted(summary.total, 'line')}: {number(summary.done)} answered"]
+    parts = [f"{format_count(summary.total, 'line')}: {format_int(summary.done)} answered"]
     if summary.failed:
-        parts.append(f"{number(summary.failed)} failed")
+        parts.append(f"{format_int(summary.failed)} failed")
     if summary.shared:
-        parts.append(f"{number(summary.shared)} took a known answer")
+        parts.append(f"{format_int(summary.shared)} took a known answer")
     if summary.resumed:
-        parts.append(f"{number(summary.resumed)} finished before")
+        parts.append(f"{format_int(summary.resumed)} finished before")
     return ", ".join(parts)
 
 
 def _time(summary: BatchSummary) -> str:
-    told = spell(summary.elapsed_s)
+    told = format_duration(summary.elapsed_s)
     if summary.done + summary.failed == summary.resumed:
         return told
-    return f"{told}, {rate(_lines_per_s(summary))} lines/s, {rate(_tokens_per_s(summary))} tokens/s"
+    lines, tokens = format_rate(_lines_per_s(summary)), format_rate(_tokens_per_s(summary))
+    return f"{told}, {lines} lines/s, {tokens} tokens/s"
 
 
 def _lines_per_s(summary: BatchSummary) -> float:
@@ -156,15 +157,17 @@ def _tokens_per_s(summary: BatchSummary) -> float:
 def _quantiles(told: Distribution) -> str:
     if not told.count:
         return ""
-    return ", ".join(f"p{share * 100:g} {spell(told.quantile(share))}" for share in QUANTILES)
+    return ", ".join(
+        f"p{share * 100:g} {format_duration(told.quantile(share))}" for share in QUANTILES
+    )
 
 
 def _print_errors(errors: tuple[ErrorFigures, ...], *, err: bool) -> None:
     for each in errors[:MOST_ERRORS]:
         such = f"such as {each.custom_id}: " if each.custom_id else ""
-        told = printable_line(f"{counted(each.count, 'line')} failed with {each.code}, {such}")
+        told = printable_line(f"{format_count(each.count, 'line')} failed with {each.code}, {such}")
         click.echo(f"{click.style(told, fg='red')}{printable_line(each.message)}", err=err)
         if each.hint:
             click.echo(f"  {printable_line(each.hint)}", err=err)
     if len(errors) > MOST_ERRORS:
-        click.echo(f"And {counted(len(errors) - MOST_ERRORS, 'other kind')}.", err=err)
+        click.echo(f"And {format_count(len(errors) - MOST_ERRORS, 'other kind')}.", err=err)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from foundry_api.batch.words import number, percent, rate, spell
-from foundry_api.cli.output import megabytes
+from foundry_api.batch.words import (
+    format_bytes,
+    format_duration,
+    format_int,
+    format_percent,
+    format_rate,
+)
 
 if TYPE_CHECKING:
     from foundry_api.batch.engine import EngineState
@@ -28,7 +33,7 @@ def fraction(now: BatchProgress) -> float | None:
 def phase_in_words(now: BatchProgress) -> str:
     """What goes on, where that is not the answering."""
     if now.phase == "checking":
-        size = megabytes(now.size_bytes / BYTES_PER_MB) if now.size_bytes else ""
+        size = format_bytes(now.size_bytes) if now.size_bytes else ""
         return " ".join(filter(None, ("checking the input", size and f"({size})")))
     phases = {
         "waiting": "waiting for the other runners",
@@ -41,14 +46,14 @@ def speed_in_words(now: BatchProgress) -> str:
     """`41.2 lines/s, 2,310 tokens/s`, of lately; empty before anything is finished."""
     if now.lines_per_s is None:
         return ""
-    tokens = f", {rate(now.tokens_per_s)} tokens/s" if now.tokens_per_s else ""
-    return f"{rate(now.lines_per_s)} lines/s{tokens}"
+    tokens = f", {format_rate(now.tokens_per_s)} tokens/s" if now.tokens_per_s else ""
+    return f"{format_rate(now.lines_per_s)} lines/s{tokens}"
 
 
 def engine_in_words(state: EngineState) -> str:
     """`8 in flight of at most 8, 512 queued`, and which services are not well."""
     limit = f" of at most {state.limit}" if state.limit is not None else ""
-    parts = [f"{state.in_flight} in flight{limit}", f"{number(state.queued)} queued"]
+    parts = [f"{state.in_flight} in flight{limit}", f"{format_int(state.queued)} queued"]
     ill = [(name, told) for name, told in state.services if told != "closed"]
     parts += [f"{name} is {STATES.get(told, told)}" for name, told in ill]
     return ", ".join(parts)
@@ -58,16 +63,20 @@ def line(now: BatchProgress) -> str:
     """All of it in one line, for a log."""
     part = fraction(now)
     if now.phase == "checking":
-        so_far = "" if part is None else f", {part:.0%}"
+        so_far = "" if part is None else f", {format_percent(part, 1)}"
         return f"{phase_in_words(now)}{so_far}"
-    total = f" of {number(now.total)} ({percent(now.finished, now.total)})" if now.total else ""
+    total = (
+        f" of {format_int(now.total)} ({format_percent(now.finished, now.total)})"
+        if now.total
+        else ""
+    )
     parts = [
         phase_in_words(now),
-        f"{number(now.finished)}{total} finished",
-        f"{number(now.failed)} failed" if now.failed else "",
-        f"{number(now.shared)} shared" if now.shared else "",
+        f"{format_int(now.finished)}{total} finished",
+        f"{format_int(now.failed)} failed" if now.failed else "",
+        f"{format_int(now.shared)} shared" if now.shared else "",
         speed_in_words(now),
-        f"{spell(now.left_s)} left" if now.left_s else "",
+        f"{format_duration(now.left_s)} left" if now.left_s else "",
         engine_in_words(now.engine) if now.phase == "running" else "",
     ]
     return ", ".join(filter(None, parts))
