@@ -17,6 +17,7 @@ __all__ = [
     "move_into_place",
     "read_file",
     "replace_file",
+    "synced_directory",
 ]
 
 PRIVATE = 0o600
@@ -108,3 +109,14 @@ def move_into_place(draft: Path, target: Path) -> None:
             return
         time.sleep(REPLACE_WAIT_S)
     draft.replace(target)
+
+
+def synced_directory(directory: Path) -> None:
+    """Wait until the names in a directory are on the disk; Windows does that by itself."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

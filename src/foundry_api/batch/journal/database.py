@@ -6,8 +6,8 @@ import sqlite3
 from contextlib import closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from foundry_api.batch.journal.segments import synced_directory
 from foundry_api.errors import BatchStorageFailed
+from foundry_api.service.private_file import synced_directory
 from foundry_api.service.sqlite_damage import PRIMARY, is_damage
 from foundry_api.service.sqlite_file import (
     FileFormat,

@@ -7,8 +7,8 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from foundry_api.batch.journal.database import transaction
-from foundry_api.batch.journal.segments import synced_directory
 from foundry_api.errors import BatchStorageFailed
+from foundry_api.service.private_file import synced_directory
 from foundry_api.service.sqlite_damage import DamagedFile, check_rows
 
 if TYPE_CHECKING:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from foundry_api.batch.journal.database import transaction
-from foundry_api.batch.journal.segments import synced_directory
 from foundry_api.errors import BatchChanged, BatchStorageFailed
-from foundry_api.service.private_file import move_into_place
+from foundry_api.service.private_file import move_into_place, synced_directory
 from foundry_api.service.sqlite_damage import check_rows
 
 if TYPE_CHECKING:

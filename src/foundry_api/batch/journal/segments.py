@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["Segment", "synced_directory"]
+__all__ = ["Segment"]
 
 BINARY = getattr(os, "O_BINARY", 0)
 
@@ -53,14 +53,3 @@ class Segment:
         """Close it, without what a failed write left behind the last line."""
         with self._file, suppress(OSError):  # such bytes do no harm: no row names them
             self._file.truncate(self._size)
-
-
-def synced_directory(directory: Path) -> None:
-    """Wait until the names in a directory are on the disk; Windows does that by itself."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from foundry_api.batch.journal.database import transaction
 from foundry_api.batch.journal.keeping import meta_of
-from foundry_api.batch.journal.segments import Segment, synced_directory
+from foundry_api.batch.journal.segments import Segment
 from foundry_api.errors import BatchChanged, BatchStorageFailed
+from foundry_api.service.private_file import synced_directory
 from foundry_api.service.sqlite_damage import check_row, check_rows
 
 if TYPE_CHECKING:
