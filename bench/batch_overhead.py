@@ -25,15 +25,14 @@ from parts.floor import by_hand
 from parts.results import keep
 
 from foundry_api import FoundryAPIClient, LimiterSettings
+from foundry_api.batch.async_tools import BlockingThread
+from foundry_api.batch.engine import LocalEngine
 from foundry_api.batch.job import BatchJob
 from foundry_api.batch.ledger import OutputStream
-from foundry_api.batch.local_engine import LocalEngine
-from foundry_api.batch.options import BatchOptions, InputOptions
 from foundry_api.batch.progress import Meter
-from foundry_api.batch.reading import Reading
-from foundry_api.batch.run import Run, Task
+from foundry_api.batch.runner import Reading, Run, Task
 from foundry_api.batch.sources import check, open_source
-from foundry_api.batch.thread import BlockingThread
+from foundry_api.batch.types import BatchOptions, InputOptions
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

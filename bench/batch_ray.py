@@ -25,10 +25,10 @@ import psutil
 from parts.results import keep
 
 from foundry_api import FoundryAPIClient
-from foundry_api.batch.lines import BatchRequest, Line, Work
-from foundry_api.batch.local_engine import LocalEngine
+from foundry_api.batch.engine import LocalEngine
 from foundry_api.batch.ray_engine import RayEngine
-from foundry_api.settings import Settings
+from foundry_api.batch.types import BatchRequest, Line, Work
+from foundry_api.types.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

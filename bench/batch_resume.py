@@ -20,8 +20,8 @@ from parts.programs import Program, batch_command
 from parts.results import keep
 
 from foundry_api.batch.job import BatchJob
-from foundry_api.batch.options import BatchOptions, InputOptions
-from foundry_api.errors import ServiceNotRunning
+from foundry_api.batch.types import BatchOptions, InputOptions
+from foundry_api.types.errors import ServiceNotRunning
 
 LINES = 1_000_000
 LEFT = 100

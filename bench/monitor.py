@@ -32,9 +32,9 @@ from foundry_api import (
     HealthMonitor,
     LimiterSettings,
 )
-from foundry_api.service.paths import Paths
-from foundry_api.service.process import HostOptions
-from foundry_api.service.supervisor import EngineHost
+from foundry_api.engine.process import HostOptions
+from foundry_api.engine.supervisor import EngineHost
+from foundry_api.storage.paths import Paths
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable

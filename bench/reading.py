@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from parts.results import keep
 
-from foundry_api.structured.finding import json_texts, json_value
-from foundry_api.structured.partial import PartialJson
+from foundry_api.structured.find_json import json_texts, json_value
+from foundry_api.structured.partial_json import PartialJson
 from foundry_api.structured.refusal import Refused
 from foundry_api.structured.validation import SchemaValidator
-from foundry_api.wire.dialects.call_shapes import MalformedCall
-from foundry_api.wire.dialects.reasoning import ThinkSplitter
-from foundry_api.wire.dialects.text_calls import CallFinder
+from foundry_api.wire.chat.reasoning import ThinkSplitter
+from foundry_api.wire.chat.tool_call_matching import MalformedCall
+from foundry_api.wire.chat.tool_call_parser import CallFinder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,7 @@ import foundry_api
 
 ROUNDS = 10
 PROMPT = "Explain quantum computing"
-DEMO_MODEL = Path(foundry_api.__file__).parent / "service" / "demo_model"
+DEMO_MODEL = Path(foundry_api.__file__).parent / "engine" / "demo_model"
 PEER = Path(__file__).parent / "peers" / "sdk_in_process.py"
 
 

@@ -13,18 +13,18 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from foundry_api import FoundryAPIClient
-from foundry_api.service import shared
-from foundry_api.service.handshake import ModelSource
-from foundry_api.service.paths import Paths
-from foundry_api.service.process import HostOptions, demo_models
-from scripted_model import build
-from scripted_model.audio import build_transcriber
-from scripted_model.embeddings import build_embedder
+from foundry_api.engine import shared
+from foundry_api.engine.process import HostOptions, demo_models
+from foundry_api.engine.state import ModelSource
+from foundry_api.storage.paths import Paths
+from support.scripted_model import build
+from support.scripted_model.audio import build_transcriber
+from support.scripted_model.embeddings import build_embedder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.engine.endpoint import Endpoint
 
 HOME = "FOUNDRY_TEST_HOME"
 """Where the run's engine lives. Set by the process that starts the workers, read by them."""

@@ -7,14 +7,8 @@ import time
 
 import pytest
 
-from foundry_api import (
-    ClientClosed,
-    ContextOverflow,
-    FoundryAPIClient,
-    InvalidRequest,
-    Message,
-)
-from scripted_model import completion_tokens, prompt_tokens, script
+from foundry_api import ClientClosed, ContextOverflow, FoundryAPIClient, InvalidRequest, Message
+from support.scripted_model import completion_tokens, prompt_tokens, script
 
 HELLO = script("say-hello").text
 

@@ -20,20 +20,20 @@ from foundry_api import (
     FoundryAPIClient,
     FoundryClient,
     Message,
-    errors,
 )
-from foundry_api.batch.lines import EMBEDDINGS_URL, RESPONSES_URL, Line, Work
-from foundry_api.batch.local_engine import LocalEngine
+from foundry_api.batch.engine import LocalEngine
+from foundry_api.batch.types import EMBEDDINGS_URL, RESPONSES_URL, Line, Work
 from foundry_api.testing import Cut, Failure, FakeService
-from scripted_model import script
-from scripted_model.embeddings import embedding
+from foundry_api.types import errors
 from service.helpers import hosts_of
+from support.scripted_model import script
+from support.scripted_model.embeddings import embedding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
     from pathlib import Path
 
-    from foundry_api.batch.lines import BatchUrl, Finished
+    from foundry_api.batch.types import BatchUrl, Finished
 
 HELLO = script("say-hello").text
 

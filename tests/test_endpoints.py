@@ -11,18 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from doubles.legacy import LegacyServiceDouble
-from foundry_api import FoundryAPIClient, errors
-from foundry_api.events import CallEnded, CallStarted
-from scripted_model import script
-from scripted_model.audio import SILENCE, flac_head, heard, silent_mp3, write_sounds, write_tone
-from scripted_model.embeddings import embedding
+from foundry_api import FoundryAPIClient
+from foundry_api.types import errors
+from foundry_api.types.events import CallEnded, CallStarted
 from service.helpers import eventually_async
+from support.fakes.fake_legacy import LegacyServiceDouble
+from support.scripted_model import script
+from support.scripted_model.audio import (
+    SILENCE,
+    flac_head,
+    heard,
+    silent_mp3,
+    write_sounds,
+    write_tone,
+)
+from support.scripted_model.embeddings import embedding
 
 if TYPE_CHECKING:
     from foundry_api import Event
-    from foundry_api.replies.embeddings import Vector
-    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.engine.endpoint import Endpoint
+    from foundry_api.types.results import Vector
     from foundry_api.wire.transport import Request
 
 HELLO = script("say-hello").text

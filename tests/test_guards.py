@@ -16,9 +16,9 @@ from foundry_api import (
     FoundryAPIClient,
     LimiterSettings,
     deadline,
-    errors,
 )
 from foundry_api.testing import Answer, Cut, Failure, FakeService, Silence, no_sleep
+from foundry_api.types import errors
 
 if TYPE_CHECKING:
     from faults.hostile import Peer

@@ -17,12 +17,12 @@ from foundry_api import (
     ResponseHead,
 )
 from foundry_api.testing import FakeService
-from scripted_model import script
+from support.scripted_model import script
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.engine.endpoint import Endpoint
     from foundry_api.wire.hooks import RequestHook
 
 

@@ -13,13 +13,13 @@ import psutil
 import pytest
 
 from foundry_api import CatalogUnavailable, FoundryAPIClient, SilenceTimeout
-from scripted_model import build
+from support.scripted_model import build
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.engine.endpoint import Endpoint
 
 
 async def test_the_documented_example_works(own_home: Path) -> None:

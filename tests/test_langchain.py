@@ -39,14 +39,13 @@ from foundry_api import (
     ToolCall,
 )
 from foundry_api.integrations.langchain import ChatFoundryLocal
-from foundry_api.integrations.langchain_messages import turns
-from foundry_api.integrations.langchain_tools import choice
-from scripted_model import prompt_tokens, script
+from foundry_api.integrations.langchain_messages import choice, turns
+from support.scripted_model import prompt_tokens, script
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.engine.endpoint import Endpoint
 
 HELLO = script("say-hello").text
 

@@ -15,12 +15,12 @@ from pydantic import BaseModel
 from conftest import HOME
 from foundry_api import StructuredOutputError
 from foundry_api.integrations import llm_plugin
-from scripted_model import prompt_tokens, script
+from support.scripted_model import prompt_tokens, script
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.engine.endpoint import Endpoint
 
 HELLO = script("say-hello").text
 

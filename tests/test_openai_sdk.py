@@ -16,12 +16,12 @@ from openai import BadRequestError, NotFoundError, OpenAI
 
 from conftest import HOME
 from foundry_api import FoundryClient
-from scripted_model import script
+from support.scripted_model import script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.engine.endpoint import Endpoint
 
 PAGE = Path(__file__).parents[1] / "docs" / "openai-sdk.md"
 

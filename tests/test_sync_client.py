@@ -21,15 +21,15 @@ from foundry_api import (
     Message,
     deadline,
 )
-from scripted_model import build, script
 from service.helpers import eventually, hosts_of, start_program
+from support.scripted_model import build, script
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import psutil
 
-    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.engine.endpoint import Endpoint
 
 HELLO = script("say-hello").text
 

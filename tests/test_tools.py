@@ -32,9 +32,8 @@ from foundry_api import (
     tool,
 )
 from foundry_api.testing import Answer, Failure, FakeService, ToolCalls
-from foundry_api.tools.calling import ToolCaller
 from foundry_api.tools.definition import runnable
-from foundry_api.tools.limits import ToolLimits
+from foundry_api.tools.executor import ToolCaller, ToolLimits
 
 NO_MARKERS = Failure(
     500, "structured tool calling requires model-published opening and closing tool markers"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the blocking twins of the client's classes into `src/foundry_api/sync/`.
+"""Write the blocking twins of the client's classes into `src/foundry_api/client/sync/`.
 
 python3 dev.py generate            after a change of a public call
 python3 dev.py generate --check    only tell which files are not what would be written
@@ -55,7 +55,7 @@ class Face:
     def home(self) -> str:
         """The module of the blocking class."""
         words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.name.removeprefix("FoundryAPI"))
-        return f"sync.{self.attribute or words.lower()}"
+        return f"client.sync.{self.attribute or words.lower()}"
 
     @property
     def path(self) -> Path:
@@ -74,20 +74,20 @@ ABOUT_CLIENT = """Microsoft Foundry Local as an API, for code without asyncio.
     The calls run on a thread of the client's own. Listeners, hooks and other callbacks are called
     there, and can't call the client themselves.
 """
-CLIENT = Face("client", "FoundryAPIClient", "FoundryClient", about=ABOUT_CLIENT)
+CLIENT = Face("client.client", "FoundryAPIClient", "FoundryClient", about=ABOUT_CLIENT)
 NAMED = (
     CLIENT,
-    Face("models", "Models", "SyncModels", "models"),
+    Face("client.models", "Models", "SyncModels", "models"),
     Face(
-        "endpoints.responses",
+        "client.responses",
         "Responses",
         "SyncResponses",
         "responses",
         frozenset({"conversation", "create", "delete", "get", "input_items", "list", "stream"}),
     ),
-    Face("endpoints.conversation", "Conversation", "SyncConversation"),
+    Face("client.responses", "Conversation", "SyncConversation"),
     Face(
-        "cache.store",
+        "core.cache.base",
         "ResponseCache",
         "SyncCache",
         "cache",
@@ -237,7 +237,7 @@ ATTRIBUTES = {face.attribute: face.twin for face in FACES if face.attribute}
 HOMES = {face.twin: f"foundry_api.{face.home}" for face in FACES}
 HOMES |= {face.name: f"foundry_api.{face.module}" for face in FACES}
 HOMES |= dict.fromkeys(STREAMS.values(), "collections.abc")
-HOMES |= {"BackgroundLoop": "foundry_api.sync.background", "TracebackType": "types"}
+HOMES |= {"BackgroundLoop": "foundry_api.client.sync.background", "TracebackType": "types"}
 HOMES |= dict.fromkeys(("Any", "Self", "TYPE_CHECKING"), "typing")
 
 

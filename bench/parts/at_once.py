@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.batch.answers import answer_line
 from foundry_api.batch.engine import EngineState
-from foundry_api.batch.lines import Finished
-from foundry_api.errors import ServiceNotRunning
+from foundry_api.batch.response_line import answer_line
+from foundry_api.batch.types import Finished
+from foundry_api.types.errors import ServiceNotRunning
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable
     from pathlib import Path
 
-    from foundry_api.batch.lines import Work
+    from foundry_api.batch.types import Work
 
 __all__ = ["BODY", "AtOnce", "write_input"]
 

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 from aiohttp import web
 
-from foundry_api.messages import FinishReason, Usage
 from foundry_api.resilience.retry import PAUSE
+from foundry_api.types.messages import FinishReason, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence

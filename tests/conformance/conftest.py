@@ -14,13 +14,13 @@ from conformance.services import DOUBLES, VERSIONS, Service, doubled, real
 from foundry_api import FoundryAPIClient, ModelInUse
 from foundry_api.wire.http import HttpTransport
 from foundry_api.wire.transport import Request, fetch
-from loopback_catalog import ALIAS
+from support.loopback_catalog import ALIAS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from foundry_api.messages import Generation
+    from foundry_api.types.messages import Generation
     from foundry_api.wire.transport import Reply
 
 

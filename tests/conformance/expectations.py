@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from foundry_api import errors
+from foundry_api.types import errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from foundry_api.messages import Generation
+    from foundry_api.types.messages import Generation
 
 __all__ = ["EXPECTED", "Expected"]
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from doubles.cli010 import Cli010ServiceDouble, foundry_cli_double
-from doubles.legacy import LegacyServiceDouble
 from engines import running
-from loopback_catalog import (
+from support.fakes.fake_cli010 import Cli010ServiceDouble, foundry_cli_double
+from support.fakes.fake_legacy import LegacyServiceDouble
+from support.loopback_catalog import (
     ALIAS,
     CALLS_TOOLS,
     REASONS,
@@ -20,15 +20,15 @@ from loopback_catalog import (
     entity,
     put_into_cache,
 )
-from scripted_model.audio import build_transcriber
-from scripted_model.embeddings import build_embedder
-from scripted_model.vision import build_seer
+from support.scripted_model.audio import build_transcriber
+from support.scripted_model.embeddings import build_embedder
+from support.scripted_model.vision import build_seer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
     from pathlib import Path
 
-    from foundry_api.messages import Generation
+    from foundry_api.types.messages import Generation
 
 BROKEN = "broken"
 FAR_AWAY = "far-away"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from foundry_api.capabilities import CAPABILITIES, Support
+from foundry_api.types.capabilities import CAPABILITIES, Support
 
 COLUMNS = {
     "legacy": "CLI 0.3 to 0.9",

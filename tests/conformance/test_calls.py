@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from conformance.services import BROKEN, FAR_AWAY, OTHER, OTHER_VARIANT, VERSIONS
-from foundry_api import FoundryAPIClient, MemoryCache, errors
-from foundry_api.messages import Usage
-from loopback_catalog import ALIAS, VARIANT
-from scripted_model import SCRIPTS, completion_tokens, prompt_tokens, script
+from foundry_api import FoundryAPIClient, MemoryCache
+from foundry_api.types import errors
+from foundry_api.types.messages import Usage
+from support.loopback_catalog import ALIAS, VARIANT
+from support.scripted_model import SCRIPTS, completion_tokens, prompt_tokens, script
 
 if TYPE_CHECKING:
     from conformance.expectations import Expected
     from conformance.services import Service
-    from scripted_model.scripts import Script
+    from support.scripted_model.scripts import Script
 
 ENDING = [each for each in SCRIPTS if not each.repeats]
 ENOUGH = 2000

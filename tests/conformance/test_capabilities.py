@@ -15,13 +15,13 @@ import pytest
 
 from conformance.services import EMBEDDER, OTHER, SEER, VERSIONS
 from conformance.table import PAGE, ROWS, page
-from foundry_api import errors
-from foundry_api.capabilities import CAPABILITIES, Capabilities, Support
+from foundry_api.types import errors
+from foundry_api.types.capabilities import CAPABILITIES, Capabilities, Support
 from foundry_api.wire.sse import EventDecoder
-from loopback_catalog import ALIAS
-from scripted_model import completion_tokens, script
-from scripted_model.embeddings import embedding
-from scripted_model.vision import LIGHT, png
+from support.loopback_catalog import ALIAS
+from support.scripted_model import completion_tokens, script
+from support.scripted_model.embeddings import embedding
+from support.scripted_model.vision import LIGHT, png
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -11,10 +11,10 @@ from conformance.conftest import Raw
 from conformance.services import VERSIONS, real
 from conformance.test_unloading import lives
 from foundry_api import FoundryAPIClient, FoundryError
-from foundry_api.capabilities import CAPABILITIES
+from foundry_api.types.capabilities import CAPABILITIES
 from foundry_api.wire.http import HttpTransport
-from loopback_catalog import ALIAS
 from service.helpers import eventually_async
+from support.loopback_catalog import ALIAS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from conformance.services import EMBEDDER, EMBEDDER_VARIANT, LISTENER, SEER, VERSIONS
-from foundry_api import FoundryAPIClient, errors
-from loopback_catalog import ALIAS
-from scripted_model import prompt_tokens, script
-from scripted_model.audio import SILENCE, heard, write_tone
-from scripted_model.embeddings import DIMENSIONS, embedding
-from scripted_model.vision import DARK, LIGHT, write_image
+from foundry_api import FoundryAPIClient
+from foundry_api.types import errors
+from support.loopback_catalog import ALIAS
+from support.scripted_model import prompt_tokens, script
+from support.scripted_model.audio import SILENCE, heard, write_tone
+from support.scripted_model.embeddings import DIMENSIONS, embedding
+from support.scripted_model.vision import DARK, LIGHT, write_image
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,14 +10,14 @@ import pytest
 from conformance.services import VERSIONS, catalog_of_the_suite, prepare
 from engines import running
 from foundry_api import CatalogUnavailable, FoundryAPIClient
-from loopback_catalog import ALIAS
-from scripted_model import script
-from service.doubles import free_port
+from service.fakes import free_port
+from support.loopback_catalog import ALIAS
+from support.scripted_model import script
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from foundry_api.messages import Generation
+    from foundry_api.types.messages import Generation
 
 HELLO = script("say-hello").text
 

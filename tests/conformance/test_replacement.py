@@ -9,15 +9,15 @@ import pytest
 
 from conformance.services import real
 from foundry_api import FoundryAPIClient, deadline
-from loopback_catalog import ALIAS
-from scripted_model import script
-from service.doubles import free_port
+from service.fakes import free_port
+from support.loopback_catalog import ALIAS
+from support.scripted_model import script
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from foundry_api.messages import Generation
+    from foundry_api.types.messages import Generation
 
 REPLACEMENTS: list[tuple[Generation, Generation]] = [
     ("sdk-1", "sdk-2.1"),

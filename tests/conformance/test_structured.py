@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from foundry_api import StructuredOutputError, UnsupportedFeature
-from foundry_api.messages import Usage
-from scripted_model import completion_tokens, prompt_tokens, script
+from foundry_api.types.messages import Usage
+from support.scripted_model import completion_tokens, prompt_tokens, script
 
 if TYPE_CHECKING:
     from conformance.expectations import Expected

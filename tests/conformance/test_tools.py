@@ -9,7 +9,7 @@ import pytest
 
 from conformance.services import DOUBLES, THINKER, VERSIONS
 from foundry_api import Chunk, ToolCallError, ToolResult, ToolRun, UnsupportedFeature
-from scripted_model import TEXT_CALLS
+from support.scripted_model import TEXT_CALLS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,11 +12,11 @@ import pytest
 from conformance.conftest import Raw
 from conformance.services import VERSIONS, real
 from foundry_api import FoundryAPIClient, FoundryError, LimiterSettings
-from foundry_api.capabilities import CAPABILITIES
+from foundry_api.types.capabilities import CAPABILITIES
 from foundry_api.wire.http import HttpTransport
-from loopback_catalog import ALIAS
-from scripted_model import script
 from service.helpers import eventually_async
+from support.loopback_catalog import ALIAS
+from support.scripted_model import script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from calls import service_of, tools_of
-from foundry_api.arguments import chat_request
-from foundry_api.call import Order
-from foundry_api.chat_call import ChatCall
-from foundry_api.connection import Connection
-from foundry_api.messages import Model
+from foundry_api.core.call import Order
+from foundry_api.core.chat import ChatCall
+from foundry_api.core.connection import Connection
+from foundry_api.engine.endpoint import Endpoint
 from foundry_api.resilience.deadline import NEVER, Deadline
-from foundry_api.service.endpoint import Endpoint
-from foundry_api.wire.direct import is_direct
+from foundry_api.types.checks import chat_request
+from foundry_api.types.messages import Model
 from foundry_api.wire.http import HttpTransport
+from foundry_api.wire.loopback import is_direct
+from support.factories import service_of, tools_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from foundry_api.call import CallTools
-    from foundry_api.events import Event
-    from foundry_api.messages import ChatRequest, Generation
-    from foundry_api.services import Service
+    from foundry_api.core.call import CallTools
+    from foundry_api.core.service_pool import Service
+    from foundry_api.types.events import Event
+    from foundry_api.types.messages import ChatRequest, Generation
 
 MODEL = Model(id="tiny:1", alias="tiny", catalog="local", cached=True, loaded=True)
 REQUEST = chat_request([{"role": "user", "content": "Hi"}])

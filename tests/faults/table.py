@@ -12,7 +12,7 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from foundry_api import errors
+from foundry_api.types import errors
 
 from .hostile import (
     DONE,

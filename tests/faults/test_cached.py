@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from foundry_api import errors
-from foundry_api.cache.calls import CachedCall, CachedCalls
-from foundry_api.cache.memory import MemoryCache
-from foundry_api.call import Order
-from foundry_api.events import CacheHit, CacheStored, CallEnded
-from foundry_api.resilience import watch
+from foundry_api.core.cache.calls import CachedCall, CachedCalls
+from foundry_api.core.cache.memory import MemoryCache
+from foundry_api.core.call import Order
+from foundry_api.resilience import silence
 from foundry_api.resilience.deadline import NEVER
+from foundry_api.types import errors
+from foundry_api.types.events import CacheHit, CacheStored, CallEnded
 
 from .conftest import REQUEST
 from .hostile import HostileServer
@@ -31,7 +31,7 @@ GREEDY = msgspec.structs.replace(REQUEST, temperature=0.0)
 
 @pytest.fixture(autouse=True)
 def _short_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "KEEP_ALIVE_CAP", CAP)
+    monkeypatch.setattr(silence, "KEEP_ALIVE_CAP", CAP)
 
 
 @pytest.mark.parametrize("way", [whole, streamed])

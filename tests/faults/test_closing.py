@@ -17,8 +17,8 @@ from foundry_api import (
     StreamInterrupted,
 )
 from foundry_api.testing import FakeService
-from foundry_api.wire.direct import is_direct
 from foundry_api.wire.http import HttpResponse, HttpTransport
+from foundry_api.wire.loopback import is_direct
 
 from .hostile import HostileServer, on_route, piece, say, say_for_ever, stream_head, token, whole
 
@@ -152,7 +152,7 @@ async def test_an_answer_that_is_being_read_ends_with_the_text_so_far(
         begun.set()
 
     async with HostileServer(ENDLESS) as server:
-        from foundry_api.events import FirstToken  # noqa: PLC0415
+        from foundry_api.types.events import FirstToken  # noqa: PLC0415
 
         client = client_of(server.base_url, reach)
         client.events.subscribe(note, FirstToken)

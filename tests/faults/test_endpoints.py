@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from foundry_api import errors
-from foundry_api.call import Order
-from foundry_api.endpoints.embed import embed
-from foundry_api.endpoints.exchange import EndpointCall, ordered
-from foundry_api.endpoints.recording import Recording
-from foundry_api.endpoints.request import RawCall, raw_request
-from foundry_api.endpoints.responding import responding
-from foundry_api.endpoints.transcribe import Listening
-from foundry_api.events import CallEnded
+from foundry_api.core.call import EndpointCall, Order, ordered
+from foundry_api.core.embeddings import embed
+from foundry_api.core.raw_request import RawCall, raw_request
+from foundry_api.core.responses import responding
+from foundry_api.core.transcriptions import Listening, Recording
 from foundry_api.resilience.deadline import NEVER
+from foundry_api.types import errors
+from foundry_api.types.events import CallEnded
 
 from .hostile import (
     DONE,
@@ -37,10 +35,9 @@ from .hostile import (
 )
 
 if TYPE_CHECKING:
-    from foundry_api.endpoints.responding import Answering
-    from foundry_api.endpoints.transcribe import Hearing
-    from foundry_api.replies.responses import Response, ResponseEvent
-    from foundry_api.replies.transcription import TranscriptionChunk
+    from foundry_api.core.responses import Answering
+    from foundry_api.core.transcriptions import Hearing
+    from foundry_api.types.results import Response, ResponseEvent, TranscriptionChunk
     from foundry_api.wire.endpoints.transcriptions import Heard
 
     from .conftest import Caller

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api import attempt, errors
+from foundry_api.core import attempt
 from foundry_api.resilience.deadline import current, deadline
+from foundry_api.types import errors
 from foundry_api.wire.sse import MAX_EVENT_BYTES
 
 from .hostile import (

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api import errors
-from foundry_api.arguments import chat_request
-from foundry_api.events import AttemptStarted
+from foundry_api.types import errors
+from foundry_api.types.checks import chat_request
+from foundry_api.types.events import AttemptStarted
 
 from .hostile import (
     HostileServer,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api import errors
-from foundry_api.arguments import chat_request
+from foundry_api.types import errors
+from foundry_api.types.checks import chat_request
 
 from .conftest import MODEL
 from .hostile import (

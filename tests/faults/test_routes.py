@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api import FoundryAPIClient, errors
-from foundry_api.service import discover
+from foundry_api import FoundryAPIClient
+from foundry_api.engine import discovery
+from foundry_api.types import errors
 from foundry_api.wire.dialects import sdk2
 
 from .hostile import HostileServer, events, on_route, piece, stream_head, whole
@@ -62,7 +63,7 @@ def answer_to(path: str, *, loaded: bool) -> bytes:
 def _short_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("QUICK_TIMEOUT_S", "CATALOG_TIMEOUT_S", "LOAD_TIMEOUT_S"):
         monkeypatch.setattr(sdk2, name, TIMEOUT_S)
-    monkeypatch.setattr(discover, "KNOWN_TIMEOUT_S", TIMEOUT_S)
+    monkeypatch.setattr(discovery, "KNOWN_TIMEOUT_S", TIMEOUT_S)
 
 
 async def test_the_routes_are_those_of_a_call() -> None:

@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from foundry_api import errors
-from foundry_api.call import Order
-from foundry_api.chat_call import ChatCall
-from foundry_api.endpoints.embed import embed
-from foundry_api.endpoints.exchange import EndpointCall, ordered
-from foundry_api.endpoints.recording import Recording
-from foundry_api.endpoints.request import RawCall, raw_request
-from foundry_api.endpoints.responding import responding
-from foundry_api.endpoints.transcribe import Listening
+from foundry_api.core.call import EndpointCall, Order, ordered
+from foundry_api.core.chat import ChatCall
+from foundry_api.core.embeddings import embed
+from foundry_api.core.raw_request import RawCall, raw_request
+from foundry_api.core.responses import responding
+from foundry_api.core.transcriptions import Listening, Recording
 from foundry_api.resilience.deadline import NEVER
-from foundry_api.wire.direct import is_direct
+from foundry_api.types import errors
+from foundry_api.wire.loopback import is_direct
 
 from .conftest import REQUEST
 from .hostile import (
@@ -41,8 +39,8 @@ from .hostile import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from foundry_api.endpoints.responding import Answering
-    from foundry_api.endpoints.transcribe import Hearing
+    from foundry_api.core.responses import Answering
+    from foundry_api.core.transcriptions import Hearing
 
     from .conftest import Caller
     from .hostile import Peer, Script

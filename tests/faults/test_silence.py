@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api import errors
-from foundry_api.resilience import watch
+from foundry_api.resilience import silence
+from foundry_api.types import errors
 
 from .hostile import (
     KEEP_ALIVE,
@@ -72,7 +72,7 @@ async def test_a_stalled_stream_tells_the_text_so_far(caller: Caller) -> None:
 async def test_signs_of_life_without_a_token_end_too(
     caller: Caller, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "KEEP_ALIVE_CAP", 2)
+    monkeypatch.setattr(silence, "KEEP_ALIVE_CAP", 2)
     async with HostileServer(script) as server:
         with pytest.raises(errors.SilenceTimeout, match="signs of life") as caught:
             await caller.call(server.base_url, timeout_s=0.2).completion()

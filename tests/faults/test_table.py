@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api import errors
-from foundry_api.events import AttemptStarted, CallEnded
-from foundry_api.resilience import watch
-from foundry_api.wire.direct import is_direct
+from foundry_api.resilience import silence
+from foundry_api.types import errors
+from foundry_api.types.events import AttemptStarted, CallEnded
+from foundry_api.wire.loopback import is_direct
 
 from .hostile import HostileServer
 from .table import FAULTS, RETRIES, TIMEOUT_S, Fault, markdown
@@ -19,7 +19,7 @@ from .table import FAULTS, RETRIES, TIMEOUT_S, Fault, markdown
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from foundry_api.chat_call import ChatCall
+    from foundry_api.core.chat import ChatCall
 
     from .conftest import Caller
 
@@ -39,7 +39,7 @@ async def streamed(call: ChatCall) -> str:
 
 @pytest.fixture(autouse=True)
 def _short_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "KEEP_ALIVE_CAP", CAP)
+    monkeypatch.setattr(silence, "KEEP_ALIVE_CAP", CAP)
 
 
 def over_a_session(_url: str) -> bool:

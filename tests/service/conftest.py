@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api.service.paths import Paths
-from foundry_api.service.process import HostOptions
-from foundry_api.service.supervisor import EngineHost
+from foundry_api.engine.process import HostOptions
+from foundry_api.engine.supervisor import EngineHost
+from foundry_api.storage.paths import Paths
 from foundry_api.wire.http import HttpTransport
 from service.helpers import hosts_of
 

@@ -89,7 +89,7 @@ def hosts_of(home: Path) -> list[psutil.Process]:
         except psutil.Error:
             continue
         text = " ".join(arguments)
-        if not zombie and "foundry_api.service.host" in text and marker in text:
+        if not zombie and "foundry_api.engine.host.main" in text and marker in text:
             found.append(process)
     return found
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cli_program import command, environment, run
 from foundry_api.batch.journal import BLOCK_LINES, ask_cancel, read_status
-from foundry_api.batch.options import directory_of
-from foundry_api.errors import BatchStorageFailed
+from foundry_api.batch.types import directory_of
+from foundry_api.types.errors import BatchStorageFailed
 from service.helpers import eventually, hosts_of
+from support.cli_program import command, environment, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.engine.endpoint import Endpoint
 
     Start = Callable[..., subprocess.Popen[bytes]]
 

@@ -14,21 +14,22 @@ from typing import TYPE_CHECKING, Any, Self
 import psutil
 import pytest
 
-from cli_program import command, environment
-from foundry_api import FoundryAPIClient, errors
+from foundry_api import FoundryAPIClient
 from foundry_api.batch.journal import BLOCK_LINES
-from foundry_api.batch.lines import BatchRequest, Line, Work
 from foundry_api.batch.ray_engine import RayEngine
-from foundry_api.service.lock import FileLock
-from foundry_api.service.process import demo_models
-from foundry_api.settings import Settings
+from foundry_api.batch.types import BatchRequest, Line, Work
+from foundry_api.engine.process import demo_models
+from foundry_api.storage.lock import FileLock
+from foundry_api.types import errors
+from foundry_api.types.settings import Settings
 from service.helpers import ROOT, eventually, hosts_of
 from service.ray_cluster import Nodes, ray_cluster
+from support.cli_program import command, environment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from foundry_api.service.supervisor import EngineHost
+    from foundry_api.engine.supervisor import EngineHost
 
 pytest.importorskip("ray", reason="Ray has no build for this platform")
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Self
 import psutil
 import pytest
 
-from cli_program import TIMEOUT_S, command, environment
 from foundry_api import FoundryClient
 from foundry_api.batch.journal import read_status
-from foundry_api.batch.options import directory_of
-from foundry_api.service.paths import Paths
-from foundry_api.service.supervisor import EngineHost, HostOptions
+from foundry_api.batch.types import directory_of
+from foundry_api.engine.supervisor import EngineHost, HostOptions
+from foundry_api.storage.paths import Paths
 from service.helpers import DEADLINE_S, eventually
+from support.cli_program import TIMEOUT_S, command, environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

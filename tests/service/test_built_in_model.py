@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cli_program import run
 from foundry_api import FoundryAPIClient
-from foundry_api.errors import InvalidRequest, ModelInUse, ModelNotFound
-from foundry_api.service import shared
-from foundry_api.service.paths import Paths
-from foundry_api.service.process import HostOptions
-from scripted_model import build
+from foundry_api.engine import shared
+from foundry_api.engine.process import HostOptions
+from foundry_api.storage.paths import Paths
+from foundry_api.types.errors import InvalidRequest, ModelInUse, ModelNotFound
+from support.cli_program import run
+from support.scripted_model import build
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

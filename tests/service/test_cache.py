@@ -30,15 +30,15 @@ from foundry_api import (
     ServiceNotRunning,
     SqliteCache,
 )
-from foundry_api.errors import FoundryError
-from scripted_model import script
+from foundry_api.types.errors import FoundryError
 from service.helpers import eventually_async, start_program
+from support.scripted_model import script
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from foundry_api.events import Event
-    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.engine.endpoint import Endpoint
+    from foundry_api.types.events import Event
 
 HELLO = script("say-hello").text
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cli_program import run
 from foundry_api import CatalogUnavailable, FoundryAPIClient, ModelNotCached
-from foundry_api.service import shared
-from foundry_api.service.paths import Paths
-from foundry_api.service.process import HostOptions
-from loopback_catalog import ALIAS, VARIANT, entity, put_into_cache, serving
-from service.doubles import free_port
+from foundry_api.engine import shared
+from foundry_api.engine.process import HostOptions
+from foundry_api.storage.paths import Paths
+from service.fakes import free_port
+from support.cli_program import run
+from support.loopback_catalog import ALIAS, VARIANT, entity, put_into_cache, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from doubles.cli010 import Cli010ServiceDouble, foundry_cli_double
-from doubles.kestrel import DoubledModel
 from foundry_api import (
     ContextOverflow,
     DeadlineExceeded,
@@ -23,11 +21,13 @@ from foundry_api import (
     ProtocolError,
     UnsupportedFeature,
 )
-from foundry_api.service import foundry_models
-from foundry_api.service.foundry_models import FoundryModels
-from loopback_catalog import VARIANT
-from scripted_model import completion_tokens, script
+from foundry_api.engine import foundry_command
+from foundry_api.engine.foundry_command import FoundryModels
 from service.helpers import eventually_async
+from support.fakes.fake_cli010 import Cli010ServiceDouble, foundry_cli_double
+from support.fakes.fake_sdk1_server import DoubledModel
+from support.loopback_catalog import VARIANT
+from support.scripted_model import completion_tokens, script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -141,7 +141,7 @@ async def test_a_prompt_that_does_not_fit_is_told_however_streams_fail(mute_stre
 async def test_a_load_that_takes_too_long_is_given_up(
     bare_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(foundry_models, "LOAD_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(foundry_command, "LOAD_TIMEOUT_S", 1.0)
     double = Cli010ServiceDouble(held_load=True)
     async with double, client_of(double) as client:
         foundry_cli_double(bare_path, double)

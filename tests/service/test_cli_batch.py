@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cli_program import Terminal, run
-from scripted_model import script
+from support.cli_program import Terminal, run
+from support.scripted_model import script
 
 if TYPE_CHECKING:
-    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.engine.endpoint import Endpoint
 
 ROWS = 24
 MODEL = ("--model", "scripted")

@@ -8,8 +8,8 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from cli_program import run
 from foundry_api import SqliteCache
+from support.cli_program import run
 
 if TYPE_CHECKING:
     from pathlib import Path

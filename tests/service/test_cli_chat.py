@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cli_program import catalog_engine, command, environment, run
 from foundry_api.testing import FakeService
-from scripted_model import prompt_tokens, script
 from service.helpers import DEADLINE_S, eventually, hosts_of
+from support.cli_program import catalog_engine, command, environment, run
+from support.scripted_model import prompt_tokens, script
 
 if TYPE_CHECKING:
-    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.engine.endpoint import Endpoint
 
 needs_sigint = pytest.mark.skipif(
     sys.platform == "win32", reason="a process without a console cannot be sent Ctrl-C on Windows"
@@ -152,7 +152,7 @@ def test_a_reader_that_leaves_ends_it_quietly(shared_home: Path) -> None:
 @needs_sigint
 def test_ctrl_c_stops_an_answer_and_the_engine_with_it(own_home: Path, tmp_path: Path) -> None:
     """No service runs in this home, so the command has an engine of its own, which must leave."""
-    from scripted_model import build  # noqa: PLC0415 - onnx is slow to import
+    from support.scripted_model import build  # noqa: PLC0415 - onnx is slow to import
 
     build(tmp_path / "scripted")
     added = run("models", "add", str(tmp_path / "scripted"), "--alias", "scripted", home=own_home)

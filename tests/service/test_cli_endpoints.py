@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cli_program import run
-from scripted_model import script
-from scripted_model.audio import SILENCE, heard, write_sounds, write_tone
-from scripted_model.embeddings import embedding
+from support.cli_program import run
+from support.scripted_model import script
+from support.scripted_model.audio import SILENCE, heard, write_sounds, write_tone
+from support.scripted_model.embeddings import embedding
 
 if TYPE_CHECKING:
-    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.engine.endpoint import Endpoint
 
 pytestmark = pytest.mark.usefixtures("engine")
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cli_program import Terminal, run
-from foundry_api.service import shared
-from foundry_api.service.paths import Paths
-from foundry_api.service.process import HostOptions
-from loopback_blobs import RANGE_BYTES, Site, site
-from loopback_catalog import ALIAS, VARIANT, catalog, entity
-from scripted_model import build, script
+from foundry_api.engine import shared
+from foundry_api.engine.process import HostOptions
+from foundry_api.storage.paths import Paths
+from support.cli_program import Terminal, run
+from support.loopback_blobs import RANGE_BYTES, Site, site
+from support.loopback_catalog import ALIAS, VARIANT, catalog, entity
+from support.scripted_model import build, script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cli_program import catalog_engine, command, environment
 from foundry_api.cli import main, services
 from foundry_api.cli.services import all_services, find_running, health_of
-from foundry_api.errors import ServiceNotRunning
-from foundry_api.service import discover, foundry_cli, shared
-from foundry_api.service.paths import Paths
-from foundry_api.settings import Settings
-from scripted_model import build
+from foundry_api.engine import discovery, foundry_command, shared
+from foundry_api.storage.paths import Paths
+from foundry_api.types.errors import ServiceNotRunning
+from foundry_api.types.settings import Settings
 from service.helpers import hosts_of
+from support.cli_program import catalog_engine, command, environment
+from support.scripted_model import build
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.engine.endpoint import Endpoint
 
 Run = Callable[..., CompletedProcess[str]]
 
@@ -155,7 +155,7 @@ async def test_a_service_that_others_started_is_found_and_named(
     engine: Endpoint, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = int(engine.base_url.rpartition(":")[2])
-    monkeypatch.setattr(discover, "KNOWN_PORTS", (port, 9))
+    monkeypatch.setattr(discovery, "KNOWN_PORTS", (port, 9))
     settings = Settings(home=own_home, api_key="secret")
     [found] = await all_services(settings)
     assert (found.base_url, found.origin, found.control) == (engine.base_url, "port", None)
@@ -165,9 +165,9 @@ async def test_a_service_that_others_started_is_found_and_named(
 async def test_a_command_that_hangs_does_not_hold_up_what_else_was_found(
     engine: Endpoint, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(foundry_cli, "announced_urls", asyncio.Event().wait)
+    monkeypatch.setattr(foundry_command, "announced_urls", asyncio.Event().wait)
     monkeypatch.setattr(services, "COMMAND_S", 0.0)
-    monkeypatch.setattr(discover, "KNOWN_PORTS", (int(engine.base_url.rpartition(":")[2]),))
+    monkeypatch.setattr(discovery, "KNOWN_PORTS", (int(engine.base_url.rpartition(":")[2]),))
     found = await asyncio.wait_for(all_services(Settings(home=own_home)), 20)
     assert [endpoint.base_url for endpoint in found] == [engine.base_url]
 
@@ -187,9 +187,9 @@ async def test_a_service_that_the_command_names_is_waited_for_beside_others(
         looked.set()
         return found
 
-    monkeypatch.setattr(foundry_cli, "announced_urls", announced_urls)
-    monkeypatch.setattr(discover, "look", look_and_tell)
-    monkeypatch.setattr(discover, "KNOWN_PORTS", (9,))
+    monkeypatch.setattr(foundry_command, "announced_urls", announced_urls)
+    monkeypatch.setattr(discovery, "look", look_and_tell)
+    monkeypatch.setattr(discovery, "KNOWN_PORTS", (9,))
     [found] = await all_services(Settings(home=own_home))
     assert (found.base_url, found.origin) == (engine.base_url, "cli")
 

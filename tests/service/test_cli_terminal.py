@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cli_program import Terminal, catalog_engine
 from foundry_api.testing import FakeService
+from support.cli_program import Terminal, catalog_engine
 
 if TYPE_CHECKING:
-    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.engine.endpoint import Endpoint
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="the standard library opens no pseudo terminal on Windows"

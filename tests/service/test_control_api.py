@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import web
 
-from foundry_api.errors import (
+from foundry_api.engine.control import ControlClient
+from foundry_api.engine.endpoint import ControlAddress
+from foundry_api.engine.host.control_api import ControlAPI
+from foundry_api.engine.host.downloads import Downloads
+from foundry_api.engine.state import HostFacts
+from foundry_api.types.errors import (
     CatalogUnavailable,
     DownloadFailed,
     FoundryError,
@@ -18,19 +23,14 @@ from foundry_api.errors import (
     ProtocolError,
     ServerError,
 )
-from foundry_api.messages import Model
-from foundry_api.service.control import ControlClient
-from foundry_api.service.control_api import ControlAPI
-from foundry_api.service.downloads import Downloads
-from foundry_api.service.endpoint import ControlAddress
-from foundry_api.service.handshake import HostFacts
+from foundry_api.types.messages import Model
 from service.helpers import eventually_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
-    from foundry_api.service.public_catalog import PublicListing
+    from foundry_api.engine.host.catalog import PublicListing
     from foundry_api.wire.http import HttpTransport
 
 MODEL = Model(id="phi:1", alias="phi", catalog="public", cached=True)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from foundry_api import FoundryAPIClient, errors
+from foundry_api import FoundryAPIClient
 from foundry_api.resilience.limiter import LimiterSettings
-from scripted_model import build
+from foundry_api.types import errors
 from service.helpers import eventually_async, hosts_of
+from support.scripted_model import build
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -7,7 +7,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from foundry_api.errors import StructuredOutputError
+from foundry_api.types.errors import StructuredOutputError
 from tools.train_demo_model.json_cases import LONGEST_ANSWER, unseen_models
 
 if TYPE_CHECKING:

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from doubles.cli010 import Cli010ServiceDouble
-from doubles.legacy import LegacyServiceDouble
-from foundry_api.errors import ConfigurationError, ProtocolError, ServiceNotRunning
-from foundry_api.service import discover, foundry_cli, foundry_models, shared, state
-from foundry_api.service.handshake import Announcement
-from foundry_api.settings import Settings
-from service.doubles import (
+from foundry_api.engine import discovery, foundry_command, shared, state
+from foundry_api.engine.state import Announcement
+from foundry_api.types.errors import ConfigurationError, ProtocolError, ServiceNotRunning
+from foundry_api.types.settings import Settings
+from service.fakes import (
     foundry_double,
     free_port,
     http_double,
@@ -25,16 +23,18 @@ from service.doubles import (
     silent_double,
 )
 from service.helpers import start_program
+from support.fakes.fake_cli010 import Cli010ServiceDouble
+from support.fakes.fake_legacy import LegacyServiceDouble
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from doubles.kestrel import KestrelDouble
-    from foundry_api.service.endpoint import Endpoint
-    from foundry_api.service.paths import Paths
+    from foundry_api.engine.endpoint import Endpoint
+    from foundry_api.storage.paths import Paths
     from foundry_api.wire.http import HttpTransport
     from foundry_api.wire.transport import Request, Response, Transport
+    from support.fakes.fake_sdk1_server import KestrelDouble
 
     Find = Callable[..., Awaitable[Endpoint | None]]
 
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("bare_path")
 def find(paths: Paths, transport: HttpTransport) -> Find:
     async def find(*urls: str, settings: Settings | None = None) -> Endpoint | None:
         ports = [int(url.rpartition(":")[2]) for url in urls]
-        return await discover.find(settings or Settings(), paths, lambda: transport, ports=ports)
+        return await discovery.find(settings or Settings(), paths, lambda: transport, ports=ports)
 
     return find
 
@@ -79,15 +79,15 @@ def shared_state(paths: Paths, url: str, pid: int) -> None:
 async def test_nothing_there_takes_milliseconds_and_no_http(paths: Paths) -> None:
     ports = [free_port() for _ in range(3)]
     began_at = time.monotonic()
-    assert await discover.find(Settings(), paths, never, ports=ports) is None
+    assert await discovery.find(Settings(), paths, never, ports=ports) is None
     assert time.monotonic() - began_at < 0.5
 
 
 def test_nothing_there_imports_no_http_library(home: Path) -> None:
     source = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from foundry_api.service import discover; from foundry_api.service.paths import Paths\n"
-        "from foundry_api.settings import Settings\n"
+        "from foundry_api.engine import discover; from foundry_api.storage.paths import Paths\n"
+        "from foundry_api.types.settings import Settings\n"
         "paths = Paths.of(Path(sys.argv[1]))\n"
         "found = asyncio.run(discover.find(Settings(), paths, lambda: 1 / 0, ports=()))\n"
         "print(found, 'aiohttp' in sys.modules)"
@@ -102,7 +102,7 @@ async def test_within_seconds_whatever_hangs(find: Find, bare_path: Path) -> Non
     with silent_double() as silent, silent_double() as other:
         began_at = time.monotonic()
         assert await find(silent, other) is None
-        assert time.monotonic() - began_at < foundry_cli.TIMEOUT_S + 2  # for the machine's load
+        assert time.monotonic() - began_at < foundry_command.TIMEOUT_S + 2  # for the machine's load
     assert not [
         process
         for process in psutil.Process().children(recursive=True)
@@ -201,7 +201,7 @@ async def test_the_address_of_foundry_service_status_is_verified(
 )
 async def test_strange_output_is_no_address(bare_path: Path, output: str) -> None:
     foundry_double(bare_path, server=f"print('{output}')", service=f"print('{output}')")
-    assert await foundry_cli.announced_urls(timeout_s=5) == ()
+    assert await foundry_command.announced_urls(timeout_s=5) == ()
 
 
 async def test_a_slow_command_is_heard(find: Find, bare_path: Path) -> None:
@@ -215,7 +215,7 @@ async def test_a_slow_command_is_heard(find: Find, bare_path: Path) -> None:
 async def test_a_hanging_command_delays_no_service_that_is_there(
     find: Find, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(foundry_cli, "announced_urls", asyncio.Event().wait)
+    monkeypatch.setattr(foundry_command, "announced_urls", asyncio.Event().wait)
     async with http_double(service_double("sdk-2.0")) as url:
         found = await asyncio.wait_for(find(url), 30)
     assert found
@@ -261,7 +261,7 @@ OTHER = "http://127.0.0.1:43515"
     ],
 )
 def test_what_the_server_command_prints(output: str, urls: tuple[str, ...]) -> None:
-    assert foundry_cli.urls_of(output, "") == urls
+    assert foundry_command.urls_of(output, "") == urls
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_what_the_server_command_prints(output: str, urls: tuple[str, ...]) -> N
     ],
 )
 def test_what_the_service_command_prints(output: str, urls: tuple[str, ...]) -> None:
-    assert foundry_cli.urls_of("", output) == urls
+    assert foundry_command.urls_of("", output) == urls
 
 
 LISTED = '{"models":[{"alias":"phi","id":"phi:1","cached":true}]}'
@@ -292,11 +292,11 @@ LISTED = '{"models":[{"alias":"phi","id":"phi:1","cached":true}]}'
 async def test_log_lines_hide_no_list_of_models(
     output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def ask(_command: list[str], _timeout_s: float) -> foundry_cli.Answer:
-        return foundry_cli.Answer(output, 0, 0.1)
+    async def ask(_command: list[str], _timeout_s: float) -> foundry_command.Answer:
+        return foundry_command.Answer(output, 0, 0.1)
 
-    monkeypatch.setattr(foundry_models, "ask", ask)
-    listed = await foundry_models.FoundryModels("http://127.0.0.1:1").models()
+    monkeypatch.setattr(foundry_command, "ask", ask)
+    listed = await foundry_command.FoundryModels("http://127.0.0.1:1").models()
     assert [model.id for model in listed] == ["phi:1"]
 
 
@@ -305,14 +305,14 @@ def test_the_addresses_of_this_host_are_its_own() -> None:
     for address in addresses:
         if "." in address:
             url = f"http://{address}:39123"
-            assert foundry_cli.urls_of(f"Web URLs {url}", "") == (url,)
+            assert foundry_command.urls_of(f"Web URLs {url}", "") == (url,)
 
 
 async def test_addresses_of_the_command_line_are_normalised(bare_path: Path) -> None:
     server = 'print(\'{"webUrls": ["http://0.0.0.0:39123", "http://*:43515"]}\')'
     service = "print('running on http://127.0.0.1:39123/openai/status')"
     foundry_double(bare_path, server=server, service=service)
-    urls = await foundry_cli.announced_urls(timeout_s=5)
+    urls = await foundry_command.announced_urls(timeout_s=5)
     assert urls == ("http://127.0.0.1:39123", "http://127.0.0.1:43515")
 
 
@@ -384,7 +384,7 @@ async def test_an_explicit_address_of_something_else_is_told(find: Find) -> None
 async def test_an_explicit_address_that_hangs_is_told_apart(
     find: Find, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(discover, "KNOWN_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(discovery, "KNOWN_TIMEOUT_S", 0.2)
     with silent_double() as url, pytest.raises(ServiceNotRunning, match="did not answer within"):
         await find(settings=Settings(base_url=url))
 
@@ -402,7 +402,7 @@ async def test_the_credential_goes_to_the_explicit_address_only(
     async with http_double(service_double("sdk-2.1")) as url:
         ports = [int(url.rpartition(":")[2])]
         for settings in (Settings(base_url=url, api_key="key"), Settings(api_key="key")):
-            assert await discover.find(settings, paths, Spy, ports=ports)
+            assert await discovery.find(settings, paths, Spy, ports=ports)
     assert {credential for _, credential in sent[:2]} == {"Bearer key"}
     assert {credential for _, credential in sent[2:]} == {None}
 

@@ -19,22 +19,19 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from doubles.cli010 import Cli010ServiceDouble
-from doubles.legacy import LegacyServiceDouble
 from foundry_api import FoundryAPIClient
-from foundry_api.doctor import foundry_command
-from foundry_api.doctor.environment import usable_settings
-from foundry_api.doctor.examination import examine
-from foundry_api.doctor.finding import Finding
-from foundry_api.doctor.machine import Machine, Senses
-from foundry_api.errors import UnsupportedFeature
-from foundry_api.service import discover, shared
-from foundry_api.service.control import ControlClient
-from foundry_api.service.handshake import ModelSource
-from foundry_api.service.process import HostOptions
-from foundry_api.service.registry_file import registry_file
-from loopback_catalog import catalog, entity
-from service.doubles import (
+from foundry_api.cli.doctor import foundry_command
+from foundry_api.cli.doctor.environment import usable_settings
+from foundry_api.cli.doctor.finding import Finding
+from foundry_api.cli.doctor.machine import Machine, Senses
+from foundry_api.cli.doctor.runner import examine
+from foundry_api.engine import discovery, shared
+from foundry_api.engine.control import ControlClient
+from foundry_api.engine.models.registry_file import registry_file
+from foundry_api.engine.process import HostOptions
+from foundry_api.engine.state import ModelSource
+from foundry_api.types.errors import UnsupportedFeature
+from service.fakes import (
     foundry_double,
     free_port,
     http_double,
@@ -49,12 +46,15 @@ from service.helpers import (
     model_directory,
     start_program,
 )
+from support.fakes.fake_cli010 import Cli010ServiceDouble
+from support.fakes.fake_legacy import LegacyServiceDouble
+from support.loopback_catalog import catalog, entity
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from foundry_api.service.paths import Paths
+    from foundry_api.storage.paths import Paths
     from foundry_api.wire.http import HttpTransport
 
 GB = 2**30
@@ -108,7 +108,7 @@ def examined(home: Path, bin_directory: Path) -> Examined:
 
 @pytest.fixture
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discover, "KNOWN_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(discovery, "KNOWN_TIMEOUT_S", 0.4)
 
 
 @pytest.fixture
@@ -403,7 +403,7 @@ async def test_a_directory_that_others_can_read(examined: Examined, paths: Paths
 async def test_a_lock_that_another_process_holds(examined: Examined, paths: Paths) -> None:
     paths.create()
     holder = start_program(
-        "import sys, pathlib; from foundry_api.service.lock import FileLock\n"
+        "import sys, pathlib; from foundry_api.storage.lock import FileLock\n"
         "with FileLock(pathlib.Path(sys.argv[1]), timeout_s=5):\n"
         "    print('held', flush=True); sys.stdin.read()",
         str(paths.lock_file),
@@ -435,8 +435,8 @@ async def test_an_engine_whose_state_is_lost(
 async def test_an_engine_that_outlives_its_owner(examined: Examined, home: Path) -> None:
     """A host leaves with its owner, unless it cannot run."""
     owner = start_program(
-        "import sys, time, pathlib; from foundry_api.service.paths import Paths\n"
-        "from foundry_api.service.process import HostOptions, HostProcess\n"
+        "import sys, time, pathlib; from foundry_api.storage.paths import Paths\n"
+        "from foundry_api.engine.process import HostOptions, HostProcess\n"
         "options = HostOptions(paths=Paths.of(pathlib.Path(sys.argv[1])), models=())\n"
         "host = HostProcess.private(options); host.announcement()\n"
         "print(host.pid, flush=True); time.sleep(600)",
@@ -492,7 +492,7 @@ async def test_a_key_that_would_travel_in_the_clear_goes_nowhere(
 ) -> None:
     """The address is one for documentation, and the test fails if it is connected to."""
     connected: list[object] = []
-    monkeypatch.setattr(discover, "explicit", lambda *told: connected.append(told))
+    monkeypatch.setattr(discovery, "explicit", lambda *told: connected.append(told))
     url = "http://192.0.2.1:5273"
     found = await examined(FOUNDRY_BASE_URL=url, FOUNDRY_API_KEY="geheim")
     assert wrong(found) == {"key-in-the-clear"}

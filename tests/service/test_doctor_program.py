@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 import foundry_api
-from cli_program import Terminal, environment, run
 from foundry_api import __version__
-from foundry_api.service import shared, state
-from foundry_api.service.paths import Paths
-from service.doubles import free_port
+from foundry_api.engine import shared, state
+from foundry_api.storage.paths import Paths
+from service.fakes import free_port
+from support.cli_program import Terminal, environment, run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -172,14 +172,14 @@ def test_an_sdk_that_cannot_be_imported(own_home: Path, tmp_path: Path) -> None:
 
 
 def test_a_demo_model_that_is_gone(own_home: Path, copy: Path) -> None:
-    (copy / "foundry_api" / "service" / "demo_model" / "genai_config.json").unlink()
+    (copy / "foundry_api" / "engine" / "demo_model" / "genai_config.json").unlink()
     found = findings(home=own_home, PYTHONPATH=str(copy))
     assert "engine-starts" in found
     assert "pip install --force-reinstall" in found["demo-missing"]["remedy"]
 
 
 def test_a_demo_model_that_is_damaged(own_home: Path, copy: Path) -> None:
-    demo = copy / "foundry_api" / "service" / "demo_model"
+    demo = copy / "foundry_api" / "engine" / "demo_model"
     for graph in demo.glob("*.onnx*"):
         graph.write_bytes(graph.read_bytes()[:1000])
     found = findings(home=own_home, PYTHONPATH=str(copy))

@@ -19,20 +19,20 @@ from foundry_api import (
     ModelInUse,
     ModelNotFound,
 )
-from foundry_api.service import shared
-from foundry_api.service.control import ControlClient
-from foundry_api.service.paths import Paths
-from foundry_api.service.process import HostOptions
-from loopback_blobs import RANGE_BYTES, Site, site
-from loopback_catalog import ALIAS, VARIANT, catalog, entity
-from scripted_model import build, script
+from foundry_api.engine import shared
+from foundry_api.engine.control import ControlClient
+from foundry_api.engine.process import HostOptions
+from foundry_api.storage.paths import Paths
 from service.helpers import eventually_async
+from support.loopback_blobs import RANGE_BYTES, Site, site
+from support.loopback_catalog import ALIAS, VARIANT, catalog, entity
+from support.scripted_model import build, script
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from foundry_api.service.supervisor import EngineHost
+    from foundry_api.engine.supervisor import EngineHost
     from foundry_api.wire.http import HttpTransport
 
 pytestmark = pytest.mark.skipif(

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from foundry_api.service.supervisor import EngineHost
+    from foundry_api.engine.supervisor import EngineHost
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and fork are POSIX's")
 
 PROGRAM = """
 import asyncio, os, signal, sys, time
 from pathlib import Path
-from foundry_api.service.paths import Paths
-from foundry_api.service.supervisor import EngineHost, HostOptions
+from foundry_api.storage.paths import Paths
+from foundry_api.engine.supervisor import EngineHost, HostOptions
 
 host = EngineHost(HostOptions(paths=Paths.of(Path(sys.argv[1])), models=()))
 

@@ -11,22 +11,16 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from foundry_api import (
-    FoundryAPIClient,
-    HealthChanged,
-    HealthMonitor,
-    Hysteresis,
-    LimiterSettings,
-)
-from foundry_api.service.process import demo_models
+from foundry_api import FoundryAPIClient, HealthChanged, HealthMonitor, Hysteresis, LimiterSettings
+from foundry_api.engine.process import demo_models
 from service.helpers import eventually_async, hosts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from foundry_api.service.endpoint import Endpoint
-    from foundry_api.service.supervisor import EngineHost
+    from foundry_api.engine.endpoint import Endpoint
+    from foundry_api.engine.supervisor import EngineHost
 
 WITHIN_S = 20.0
 

@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from foundry_api.errors import (
+from foundry_api.engine.control import ControlClient
+from foundry_api.engine.state import ModelSource, generation_of
+from foundry_api.types.errors import (
     InvalidRequest,
     ModelInUse,
     ModelNotFound,
     ModelRegistrationFailed,
     ServiceCrashed,
 )
-from foundry_api.service.control import ControlClient
-from foundry_api.service.handshake import ModelSource, generation_of
 from foundry_api.wire.dialects.detect import identify
 from foundry_api.wire.transport import Request, fetch
-from scripted_model import build, script
 from service.helpers import eventually_async, model_directory
+from support.scripted_model import build, script
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from foundry_api.service.endpoint import ControlAddress
-    from foundry_api.service.paths import Paths
-    from foundry_api.service.supervisor import EngineHost
+    from foundry_api.engine.endpoint import ControlAddress
+    from foundry_api.engine.supervisor import EngineHost
+    from foundry_api.storage.paths import Paths
     from foundry_api.wire.http import HttpTransport
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")

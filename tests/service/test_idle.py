@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from foundry_api.service.lifetime import IdleClock, Usage, until_idle, usage_of_self
+from foundry_api.engine.host.lifetime import IdleClock, Usage, until_idle, usage_of_self
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

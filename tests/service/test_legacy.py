@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from doubles.kestrel import DoubledModel
-from doubles.legacy import LegacyServiceDouble
 from foundry_api import (
     CatalogUnavailable,
     DownloadFailed,
@@ -19,9 +17,11 @@ from foundry_api import (
     UnsupportedFeature,
 )
 from foundry_api.wire.transport import is_loopback
-from loopback_catalog import VARIANT
-from scripted_model import script
 from service.helpers import eventually_async
+from support.fakes.fake_legacy import LegacyServiceDouble
+from support.fakes.fake_sdk1_server import DoubledModel
+from support.loopback_catalog import VARIANT
+from support.scripted_model import script
 
 if TYPE_CHECKING:
     from collections.abc import Callable

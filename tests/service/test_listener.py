@@ -14,19 +14,19 @@ import psutil
 import pytest
 
 from foundry_api.cli import main
-from foundry_api.doctor import services
-from foundry_api.doctor.machine import Machine, Senses
-from foundry_api.service import discover
-from foundry_api.service.listener import other_user
-from foundry_api.settings import Settings
-from service.doubles import foundry_double
+from foundry_api.cli.doctor import services
+from foundry_api.cli.doctor.machine import Machine, Senses
+from foundry_api.engine import discovery
+from foundry_api.engine.listener import other_user
+from foundry_api.types.settings import Settings
+from service.fakes import foundry_double
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from foundry_api.doctor.finding import Finding
-    from foundry_api.service.paths import Paths
+    from foundry_api.cli.doctor.finding import Finding
+    from foundry_api.storage.paths import Paths
     from foundry_api.wire.http import HttpTransport
 
 OTHER_UID = 65_533
@@ -84,7 +84,7 @@ def test_status_and_doctor_say_that_it_is_passed_over(
 ) -> None:
     del own_home, bare_path
     with service_of(OTHER_UID) as port:
-        monkeypatch.setattr(discover, "KNOWN_PORTS", (port,))
+        monkeypatch.setattr(discovery, "KNOWN_PORTS", (port,))
         assert main(["status"]) == 0
         told = capsys.readouterr()
         assert told.out.startswith("No service is running.")
@@ -106,14 +106,14 @@ async def test_a_service_of_another_user_is_passed_over(
     with service_of(OTHER_UID, address) as port:
         url = f"http://127.0.0.1:{port}"
         settings = Settings()
-        assert await discover.find(settings, paths, lambda: transport, ports=[port]) is None
+        assert await discovery.find(settings, paths, lambda: transport, ports=[port]) is None
         foundry_double(bare_path, service=f"print('is running on {url}')")
-        assert await discover.find(settings, paths, lambda: transport, ports=()) is None
+        assert await discovery.find(settings, paths, lambda: transport, ports=()) is None
         assert f"{url} is passed over: another user of this machine (number {OTHER_UID})" in (
             caplog.text
         )
         given = Settings(base_url=url)
-        found = await discover.find(given, paths, lambda: transport)
+        found = await discovery.find(given, paths, lambda: transport)
         assert found
         assert found.origin == "explicit"
 
@@ -124,7 +124,7 @@ async def test_a_service_of_root_or_of_this_user_is_used(
 ) -> None:
     assert bare_path
     with service_of(0) as port:
-        found = await discover.find(Settings(), paths, lambda: transport, ports=[port])
+        found = await discovery.find(Settings(), paths, lambda: transport, ports=[port])
     assert found
     assert found.origin == "port"
 

@@ -8,29 +8,29 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from doubles.cli010 import Cli010ServiceDouble
-from foundry_api.errors import ServiceCrashed, ServiceNotRunning
-from foundry_api.service import discover, shared
-from foundry_api.service.locate import ServiceLocator
-from foundry_api.service.supervisor import Supervisor
-from foundry_api.settings import Settings
+from foundry_api.engine import discovery, shared
+from foundry_api.engine.locator import ServiceLocator
+from foundry_api.engine.supervisor import Supervisor
+from foundry_api.types.errors import ServiceCrashed, ServiceNotRunning
+from foundry_api.types.settings import Settings
 from foundry_api.wire.dialects.detect import identify
 from foundry_api.wire.transport import Request, fetch
-from service.doubles import foundry_double, free_port, http_double, service_double
+from service.fakes import foundry_double, free_port, http_double, service_double
 from service.helpers import DEADLINE_S, eventually_async, gives_up, hosts_of
+from support.fakes.fake_cli010 import Cli010ServiceDouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from foundry_api.service.paths import Paths
-    from foundry_api.service.process import HostOptions
+    from foundry_api.engine.process import HostOptions
+    from foundry_api.storage.paths import Paths
     from foundry_api.wire.http import HttpTransport
 
 
 @pytest.fixture(autouse=True)
 def nothing_at_known_ports(bare_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("foundry_api.service.discover.KNOWN_PORTS", ())
+    monkeypatch.setattr("foundry_api.engine.discovery.KNOWN_PORTS", ())
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ async def test_a_host_that_serves_already_is_kept_by_a_search_that_is_given_up(
         return True
 
     with monkeypatch.context() as patch:
-        patch.setattr(discover, "accepts", accepts)
+        patch.setattr(discovery, "accepts", accepts)
         search = asyncio.ensure_future(locator.endpoint())
         await looked.wait()
         search.cancel()

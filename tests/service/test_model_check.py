@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import onnx
 import pytest
 
-from cli_program import run
 from foundry_api import FoundryAPIClient
-from foundry_api.errors import ModelLoadFailed, ModelRegistrationFailed
-from foundry_api.service.model_check import checked, findings
-from foundry_api.service.process import demo_models
-from scripted_model import build
+from foundry_api.engine.models.validate import checked, findings
+from foundry_api.engine.process import demo_models
+from foundry_api.types.errors import ModelLoadFailed, ModelRegistrationFailed
 from service.helpers import model_directory
+from support.cli_program import run
+from support.scripted_model import build
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from foundry_api import FoundryAPIClient, ModelNotCached, ModelNotFound
-from foundry_api.service import shared
-from foundry_api.service.paths import Paths
-from foundry_api.service.process import HostOptions
-from loopback_catalog import ALIAS, VARIANT, catalog, entity, put_into_cache
-from scripted_model import script
+from foundry_api.engine import shared
+from foundry_api.engine.process import HostOptions
+from foundry_api.storage.paths import Paths
+from support.loopback_catalog import ALIAS, VARIANT, catalog, entity, put_into_cache
+from support.scripted_model import script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

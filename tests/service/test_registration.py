@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from foundry_api.errors import InvalidRequest, ModelRegistrationFailed
-from foundry_api.service.control import ControlClient
-from foundry_api.service.handshake import ModelSource
-from foundry_api.service.model_files import ModelFiles, digest
-from foundry_api.service.paths import Paths
-from foundry_api.service.process import HostOptions
-from foundry_api.service.supervisor import EngineHost
-from foundry_api.settings import Settings
+from foundry_api.engine.control import ControlClient
+from foundry_api.engine.models.directory import ModelFiles, digest
+from foundry_api.engine.process import HostOptions
+from foundry_api.engine.state import ModelSource
+from foundry_api.engine.supervisor import EngineHost
+from foundry_api.storage.paths import Paths
+from foundry_api.types.errors import InvalidRequest, ModelRegistrationFailed
+from foundry_api.types.settings import Settings
 from foundry_api.wire.transport import Request, fetch
 from service.helpers import model_directory
 

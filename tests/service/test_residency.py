@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 import pytest
 
-from cli_program import run as run_command
 from foundry_api import (
     CallEnded,
     Event,
@@ -25,16 +24,17 @@ from foundry_api import (
     ModelLoaded,
     ModelResidency,
     ModelUnloaded,
-    errors,
 )
-from foundry_api.messages import ChatRequest, Message
-from foundry_api.service import shared
-from foundry_api.service.handshake import ModelSource
-from foundry_api.service.paths import Paths
-from foundry_api.service.process import HostOptions
+from foundry_api.engine import shared
+from foundry_api.engine.process import HostOptions
+from foundry_api.engine.state import ModelSource
+from foundry_api.storage.paths import Paths
+from foundry_api.types import errors
+from foundry_api.types.messages import ChatRequest, Message
 from foundry_api.wire.http import HttpTransport
-from scripted_model import build, script
 from service.helpers import ROOT, eventually_async
+from support.cli_program import run as run_command
+from support.scripted_model import build, script
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

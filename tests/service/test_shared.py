@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from foundry_api.errors import ConfigurationError, ServiceStartFailed
-from foundry_api.service import shared, state
-from foundry_api.service.control import ControlClient
-from foundry_api.service.handshake import Announcement
-from foundry_api.service.lock import FileLock
-from foundry_api.service.process import HostOptions
+from foundry_api.engine import shared, state
+from foundry_api.engine.control import ControlClient
+from foundry_api.engine.process import HostOptions
+from foundry_api.engine.state import Announcement
+from foundry_api.storage.lock import FileLock
+from foundry_api.types.errors import ConfigurationError, ServiceStartFailed
 from foundry_api.wire.dialects.detect import identify
 from service.helpers import eventually, eventually_async, hosts_of, start_program
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from foundry_api.service.paths import Paths
+    from foundry_api.storage.paths import Paths
     from foundry_api.wire.http import HttpTransport
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
@@ -36,9 +36,9 @@ posix = pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes
 UP = """
 import sys
 from pathlib import Path
-from foundry_api.service import shared
-from foundry_api.service.paths import Paths
-from foundry_api.service.process import HostOptions
+from foundry_api.engine import shared
+from foundry_api.storage.paths import Paths
+from foundry_api.engine.process import HostOptions
 
 paths = Paths.of(Path(sys.argv[1]))
 endpoint, before = shared.up(paths, options=HostOptions(paths=paths, models=()))
@@ -261,7 +261,7 @@ def test_waiting_for_the_lock_has_an_end(tmp_path: Path) -> None:
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     source = (
         "import sys, time; from pathlib import Path\n"
-        "from foundry_api.service.lock import FileLock\n"
+        "from foundry_api.storage.lock import FileLock\n"
         "with FileLock(Path(sys.argv[1]), timeout_s=5): print(1, flush=True); time.sleep(60)"
     )
     with start_program(source, str(tmp_path / "lock")) as holder:

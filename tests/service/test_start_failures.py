@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api.errors import ConfigurationError, ServiceStartFailed
-from foundry_api.service.process import HostOptions
-from foundry_api.service.registry_file import registry_file
+from foundry_api.engine.models.registry_file import registry_file
+from foundry_api.engine.process import HostOptions
+from foundry_api.types.errors import ConfigurationError, ServiceStartFailed
 from service.helpers import DAMAGED_REGISTRIES, hosts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from foundry_api.service.paths import Paths
-    from foundry_api.service.supervisor import EngineHost
+    from foundry_api.engine.supervisor import EngineHost
+    from foundry_api.storage.paths import Paths
 
 
 @pytest.fixture

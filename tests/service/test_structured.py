@@ -10,23 +10,18 @@ import jsonschema
 import pytest
 
 from bench.parts.schemas import random_schemas
-from foundry_api import (
-    FoundryAPIClient,
-    GrammarError,
-    InvalidRequest,
-    StructuredOutputError,
-)
-from foundry_api.service import shared
-from foundry_api.service.handshake import ModelSource
-from foundry_api.service.paths import Paths
-from foundry_api.service.process import HostOptions
-from scripted_model import Script, build, completion_tokens, prompt_tokens, script
+from foundry_api import FoundryAPIClient, GrammarError, InvalidRequest, StructuredOutputError
+from foundry_api.engine import shared
+from foundry_api.engine.process import HostOptions
+from foundry_api.engine.state import ModelSource
+from foundry_api.storage.paths import Paths
 from service.schema_probes import PROBES, Probe
+from support.scripted_model import Script, build, completion_tokens, prompt_tokens, script
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.engine.endpoint import Endpoint
 
 
 @dataclass

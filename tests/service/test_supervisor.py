@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from foundry_api.backoff import Backoff
-from foundry_api.service.supervisor import Supervisor
+from foundry_api.engine.supervisor import Supervisor
+from foundry_api.resilience.backoff import Backoff
 from service.helpers import eventually, eventually_async, gives_up, hosts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from foundry_api.service.process import HostOptions
+    from foundry_api.engine.process import HostOptions
 
 
 class Waits:

@@ -19,10 +19,10 @@ from foundry_api import (
     ToolRoundsExceeded,
     ToolRun,
 )
-from scripted_model import build
+from support.scripted_model import build
 
 if TYPE_CHECKING:
-    from foundry_api.messages import ToolCall
+    from foundry_api.types.messages import ToolCall
 
 ENOUGH = 300
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from timeless import TimelessLoop
+from support.no_real_time import TimelessLoop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from timeless import Run
+    from support.no_real_time import Run
 
 
 @pytest.fixture

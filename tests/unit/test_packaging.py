@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-DEMO_MODEL = Path("src/foundry_api/service/demo_model")
+DEMO_MODEL = Path("src/foundry_api/engine/demo_model")
 MAX_WHEEL_BYTES = 6 * 1024 * 1024
 
 PLATFORMS = {
@@ -153,7 +153,7 @@ class TestWheel:
         assert "model.onnx" in files
         shipped = wheel.namelist()
         assert [
-            name for name in files if f"foundry_api/service/demo_model/{name}" not in shipped
+            name for name in files if f"foundry_api/engine/demo_model/{name}" not in shipped
         ] == []
 
     def test_it_is_small(self, wheel: zipfile.ZipFile) -> None:

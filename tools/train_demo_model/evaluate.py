@@ -18,7 +18,7 @@ from json_cases import measure_json
 from phrasing import Phrasing
 from tool_cases import EXAMPLE_TOOLS, measure_tools
 
-SHIPPED_MODEL = Path(__file__).parents[2] / "src/foundry_api/service/demo_model"
+SHIPPED_MODEL = Path(__file__).parents[2] / "src/foundry_api/engine/demo_model"
 TEMPERATURES = (0.0, 0.7)
 ALIKE = 0.9
 TURN = " // "

@@ -1,6 +1,6 @@
 """Lets the exported model embed: puts out what its last layer hands to the vocabulary.
 
-    python tools/train_demo_model/hidden_states.py src/foundry_api/service/demo_model
+    python tools/train_demo_model/hidden_states.py src/foundry_api/engine/demo_model
 
 Foundry Local embeds with any decoder whose graph has an output `hidden_states`. The weights stay as
 they are, and so do the model's answers. Does nothing to a graph that has it.

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foundry_api.structured.engine_schema import lark_schema
 from foundry_api.structured.refusal import Refused
-from foundry_api.structured.schema import response_model
-from foundry_api.structured.shaping import lark_schema
+from foundry_api.structured.response_model import response_model
 
 if TYPE_CHECKING:
     from engine import Engine

@@ -23,7 +23,7 @@ from vocabulary import with_tools
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-SHIPPED_MODEL = Path(__file__).parents[2] / "src/foundry_api/service/demo_model"
+SHIPPED_MODEL = Path(__file__).parents[2] / "src/foundry_api/engine/demo_model"
 PARTS = {
     "attn.o_proj": "self_attn.o_proj",
     "mlp.gate_proj": "mlp.gate_proj",

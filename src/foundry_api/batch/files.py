@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from foundry_api.batch.journal.database import FILE as JOURNAL
-from foundry_api.batch.journal.owning import not_written_here
-from foundry_api.batch.options import STANDARD_STREAM
+from foundry_api.batch.journal.output import not_written_here
 from foundry_api.batch.report.page import HEAD
-from foundry_api.errors import BatchInputInvalid
-from foundry_api.local_path import absolute_path
-from foundry_api.service.private_file import followed, is_replaceable
+from foundry_api.batch.types import STANDARD_STREAM
+from foundry_api.storage.private_file import followed, is_replaceable
+from foundry_api.types.errors import BatchInputInvalid
+from foundry_api.types.local_path import absolute_path
 
 if TYPE_CHECKING:
-    from foundry_api.batch.options import BatchOptions
+    from foundry_api.batch.types import BatchOptions
 
     Identity = tuple[int | str, ...]
 

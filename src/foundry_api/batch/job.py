@@ -10,33 +10,27 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from foundry_api.batch.async_tools import BlockingThread
+from foundry_api.batch.dedupe import forget_answers
 from foundry_api.batch.files import check_files
 from foundry_api.batch.journal import Checked, Journal, read_status
 from foundry_api.batch.journal.database import FILE as JOURNAL
 from foundry_api.batch.ledger import OutputStream
 from foundry_api.batch.progress import BatchProgress, Meter
-from foundry_api.batch.run import RETURN_S, Run, Task
-from foundry_api.batch.sharing import forget_answers
-from foundry_api.batch.sources import (
-    CheckReport,
-    check,
-    is_stream,
-    open_source,
-    remove_drafts,
-)
-from foundry_api.batch.thread import BlockingThread
-from foundry_api.batch.words import format_count
-from foundry_api.errors import BatchInputInvalid, BatchInUse, BatchStorageFailed
+from foundry_api.batch.runner import RETURN_S, Run, Task
+from foundry_api.batch.sources import CheckReport, check, is_stream, open_source, remove_drafts
+from foundry_api.observe.format import format_count
+from foundry_api.types.errors import BatchInputInvalid, BatchInUse, BatchStorageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
     from foundry_api.batch.engine import BatchEngine
-    from foundry_api.batch.figures import Figures
     from foundry_api.batch.journal import Published
-    from foundry_api.batch.options import BatchOptions
     from foundry_api.batch.sources import CheckProgress, Source
+    from foundry_api.batch.statistics import Figures
+    from foundry_api.batch.types import BatchOptions
 
 __all__ = ["BatchJob", "BatchSummary"]
 

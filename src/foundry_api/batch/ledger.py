@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from foundry_api.errors import BatchStorageFailed
-from foundry_api.plain_text import harmless_json
+from foundry_api.types.errors import BatchStorageFailed
+from foundry_api.types.plain_text import harmless_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from foundry_api.batch.journal import CancelHow
-    from foundry_api.batch.lines import Finished
+    from foundry_api.batch.types import Finished
 
 __all__ = ["Ledger", "OutputStream"]
 

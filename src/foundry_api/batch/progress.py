@@ -12,7 +12,7 @@ from foundry_api.batch.engine import EngineState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from foundry_api.batch.lines import Finished
+    from foundry_api.batch.types import Finished
 
 __all__ = ["BatchProgress", "Meter", "Phase"]
 

@@ -6,15 +6,15 @@ import logging
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from foundry_api.batch.cluster.joining import cluster
+from foundry_api.batch.cluster.cluster import cluster
 from foundry_api.batch.engine import EngineState
-from foundry_api.settings import Settings
+from foundry_api.types.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Callable
 
-    from foundry_api.batch.cluster.run import ClusterRun
-    from foundry_api.batch.lines import Finished, Work
+    from foundry_api.batch.cluster.driver import ClusterRun
+    from foundry_api.batch.types import Finished, Work
 
 __all__ = ["RayEngine"]
 
@@ -68,8 +68,8 @@ class RayEngine:
         """
         async with cluster(self._address):
             # They import Ray, which may not be there before.
-            from foundry_api.batch.cluster.run import ClusterRun  # noqa: PLC0415
-            from foundry_api.batch.cluster.worker import ActorOptions  # noqa: PLC0415
+            from foundry_api.batch.cluster.driver import ClusterRun  # noqa: PLC0415
+            from foundry_api.batch.cluster.remote import ActorOptions  # noqa: PLC0415
 
             options = ActorOptions(
                 settings=self._settings,

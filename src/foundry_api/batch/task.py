@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from foundry_api.errors import FoundryError
+    from foundry_api.types.errors import FoundryError
 
 __all__ = ["BatchTask", "Ticket"]
 

@@ -56,9 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    from foundry_api.cli import root, streams  # noqa: PLC0415 - see the module
+    from foundry_api.cli import output, root  # noqa: PLC0415 - see the module
 
-    streams.arrange()
+    output.arrange()
     code = root.run(arguments)
     sys.stdout.flush()
     return code
@@ -72,20 +72,20 @@ def _interrupted(*, is_program: bool) -> int:
 
 
 def _failed(error: Exception, arguments: list[str]) -> int:
-    from foundry_api.cli import failure, streams  # noqa: PLC0415 - most commands do not fail
+    from foundry_api.cli import errors, output  # noqa: PLC0415 - most commands do not fail
 
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     try:
-        return failure.report(error, as_json="--json" in options)
+        return errors.report(error, as_json="--json" in options)
     except BrokenPipeError:
         return FAILED
     finally:
-        streams.abandon_unwritten()
+        output.abandon_unwritten()
 
 
 def _reader_left() -> int:
     """End quietly when the reader of a pipe left."""
-    from foundry_api.cli import streams  # noqa: PLC0415 - as above
+    from foundry_api.cli import output  # noqa: PLC0415 - as above
 
-    streams.abandon_unwritten()
+    output.abandon_unwritten()
     return FAILED

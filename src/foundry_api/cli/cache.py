@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from foundry_api.batch.words import format_bytes, format_percent
-from foundry_api.cache.sqlite import SqliteCache
 from foundry_api.cli.options import Common, examples, output_options, pass_common
 from foundry_api.cli.output import print_fields, print_json, print_table, printable_line
 from foundry_api.cli.session import settings_of
-from foundry_api.service.paths import Paths
+from foundry_api.core.cache.sqlite import SqliteCache
+from foundry_api.observe.format import format_bytes, format_percent
+from foundry_api.storage.paths import Paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from foundry_api.cache.store import CacheStats
+    from foundry_api.core.cache.base import CacheStats
 
 __all__ = ["command"]
 

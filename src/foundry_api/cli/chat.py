@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from foundry_api.arguments import prompt_turns
-from foundry_api.cli import failure
-from foundry_api.cli.answers import Speaker, Talker
+from foundry_api.cli import errors
 from foundry_api.cli.conversation import Conversation
 from foundry_api.cli.options import Common, common_options, examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json, printable
+from foundry_api.cli.printer import Speaker, Talker
 from foundry_api.cli.session import Session
-from foundry_api.cli.standard_input import MARK, piped_text, read_text
-from foundry_api.errors import ContextOverflow, InvalidRequest
-from foundry_api.options import ChatOptions
+from foundry_api.cli.stdin import MARK, piped_text, read_text
+from foundry_api.core.options import ChatOptions
+from foundry_api.types.checks import prompt_turns
+from foundry_api.types.errors import ContextOverflow, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from foundry_api.messages import Chunk, Completion, Message
+    from foundry_api.types.messages import Chunk, Completion, Message
 
 __all__ = ["command"]
 
@@ -139,7 +139,7 @@ def converse(talker: Talker, system: str | None) -> None:
         choose=talker.load,
         read=_read_line,
         tell=_tell,
-        fail=failure.tell,
+        fail=errors.tell,
     ).run()
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING
 
-from foundry_api.errors import FoundryError
-from foundry_api.messages import Message
+from foundry_api.types.errors import FoundryError
+from foundry_api.types.messages import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

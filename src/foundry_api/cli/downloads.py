@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from foundry_api.batch.words import format_duration, format_megabytes, format_percent, format_rate
 from foundry_api.cli.output import is_terminal, printable_line
-from foundry_api.connection import find_model
-from foundry_api.errors import FoundryError, ModelNotCached
+from foundry_api.core.connection import find_model
+from foundry_api.observe.format import (
+    format_duration,
+    format_megabytes,
+    format_percent,
+    format_rate,
+)
+from foundry_api.types.errors import FoundryError, ModelNotCached
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
     from foundry_api.cli.session import Session
-    from foundry_api.client import FoundryAPIClient
-    from foundry_api.downloads import DownloadProgress
-    from foundry_api.messages import Model
+    from foundry_api.client.client import FoundryAPIClient
+    from foundry_api.core.downloads import DownloadProgress
+    from foundry_api.types.messages import Model
 
     Tell = Callable[[DownloadProgress], object]
 

@@ -10,12 +10,12 @@ import click
 from foundry_api.cli.options import Common, common_options, examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json
 from foundry_api.cli.session import Session
-from foundry_api.cli.standard_input import MARK, piped_text, read_text
+from foundry_api.cli.stdin import MARK, piped_text, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from foundry_api.replies.embeddings import Embeddings
+    from foundry_api.types.results import Embeddings
 
 __all__ = ["command"]
 

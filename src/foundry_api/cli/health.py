@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from foundry_api.cli.failure import tell
+from foundry_api.cli.errors import tell
+from foundry_api.cli.health_view import line, sample_fields, summary_fields
 from foundry_api.cli.options import Common, common_options, examples, pass_common
 from foundry_api.cli.output import is_terminal, print_fields, print_json, printable_line
-from foundry_api.cli.samples import line, sample_fields, summary_fields
 from foundry_api.cli.services import RunningService
 from foundry_api.cli.session import Session
-from foundry_api.errors import CallTimeout
-from foundry_api.health_monitor import AlertCommand, AlertWebhook, HealthMonitor
+from foundry_api.monitor.monitor import AlertCommand, AlertWebhook, HealthMonitor
 from foundry_api.monitor.summary import summarise
+from foundry_api.types.errors import CallTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-    from foundry_api.health_monitor import HealthChanged, HealthSample, HealthSummary
+    from foundry_api.monitor.monitor import HealthChanged, HealthSample, HealthSummary
     from foundry_api.monitor.sampler import Watched
 
 __all__ = ["EXIT_CODES", "command"]
@@ -197,7 +197,7 @@ def _follow(session: Session, wishes: _Wishes, count: int | None, common: Common
         if common.as_json:
             show, changed = _print_json_line, None
         elif is_terminal(sys.stdout):
-            from foundry_api.cli.live import LiveScreen  # noqa: PLC0415 - it imports rich
+            from foundry_api.cli.health_view import LiveScreen  # noqa: PLC0415 - it imports rich
 
             stack.callback(lambda: _tell_end(monitors))
             screen = stack.enter_context(LiveScreen())

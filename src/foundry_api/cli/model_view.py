@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from foundry_api.batch.words import format_age, format_megabytes
 from foundry_api.cli.output import print_fields, print_json, print_table, printable_line
+from foundry_api.observe.format import format_age, format_megabytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from foundry_api.catalog import CatalogListing
     from foundry_api.cli.options import Common
-    from foundry_api.messages import Model
+    from foundry_api.core.catalog import CatalogListing
+    from foundry_api.types.messages import Model
 
 __all__ = ["described", "list_models", "rows", "show_models", "tell_age"]
 

@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tempfile
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from foundry_api.batch.words import format_bytes, format_megabytes
 from foundry_api.cli.downloads import pull, run_with_download
 from foundry_api.cli.model_view import described, list_models, show_models
 from foundry_api.cli.options import Common, common_options, examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json, printable, printable_line
 from foundry_api.cli.services import find_running
 from foundry_api.cli.session import Session
-from foundry_api.cli.waiting import Waiting
-from foundry_api.connection import find_model
-from foundry_api.errors import ModelInUse, ModelNotFound, ServiceStartFailed
-from foundry_api.local_path import absolute_path
+from foundry_api.cli.spinner import Waiting
+from foundry_api.client.client import FoundryAPIClient
+from foundry_api.core.connection import find_model
+from foundry_api.engine.models.task import CHAT, EMBEDDINGS
+from foundry_api.observe.format import format_bytes, format_megabytes
+from foundry_api.types.errors import FoundryError, ModelInUse, ModelNotFound, ServiceStartFailed
+from foundry_api.types.local_path import absolute_path
+from foundry_api.types.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
-    from foundry_api.catalog import CatalogListing
-    from foundry_api.client import FoundryAPIClient
-    from foundry_api.messages import Model
+    from foundry_api.core.catalog import CatalogListing
+    from foundry_api.types.messages import Model
 
-__all__ = ["command"]
+__all__ = ["command", "try_model"]
+
 
 NAME = click.argument("name")
 DRAIN = click.option(
@@ -253,7 +257,7 @@ async def _listed(
 
 def _check(common: Common, directory: str) -> None:
     """Tell what keeps a directory from being served; the user's own service is not asked."""
-    from foundry_api.service.model_check import findings  # noqa: PLC0415 - for this verb alone
+    from foundry_api.engine.models.validate import findings  # noqa: PLC0415 - for this verb alone
 
     try:
         path = absolute_path(directory)
@@ -282,7 +286,6 @@ def _try(directory: Path) -> tuple[tuple[str, ...], bool]:
     Returns:
         What is wrong with it, and whether there was an engine to try it in.
     """
-    from foundry_api.cli.model_trial import try_model  # noqa: PLC0415 - for this verb alone
 
     async def trial() -> str | None:
         with Waiting(f"Loading {directory} on trial ..."):
@@ -337,3 +340,43 @@ def _tell(common: Common, model: Model, sentence: str, **further: object) -> Non
         print_json({"model": described(model), **further})
     else:
         click.echo(printable_line(sentence))
+
+
+ALIAS = "trial"
+FIRST_TOKEN_TIMEOUT_S = 300.0
+"""A large model that was just read from a slow disk takes its time."""
+
+
+async def try_model(directory: Path) -> str | None:
+    """Load a model and have it answer once, in a temporary engine that nothing else uses.
+
+    Args:
+        directory: The model's files; they are only read.
+
+    Returns:
+        What keeps the engine from serving it, without a full stop; None if nothing does.
+
+    Raises:
+        ServiceStartFailed: There is no engine on this machine to try it in.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"{ALIAS}-", ignore_cleanup_errors=True) as home:
+        settings = Settings(
+            service="embedded", home=Path(home), retries=0, timeout_s=FIRST_TOKEN_TIMEOUT_S
+        )
+        async with FoundryAPIClient(settings=settings) as client:
+            await client.models.loaded()  # a failure to start is not the model's
+            try:
+                model = await client.models.register(directory, ALIAS)
+                await client.models.load(ALIAS)
+                await _call(client, model)
+            except FoundryError as error:
+                return error.message.replace(f"{ALIAS}:1", str(directory))
+    return None
+
+
+async def _call(client: FoundryAPIClient, model: Model) -> None:
+    """Make the cheapest call of what a model is for; a recording to transcribe is not at hand."""
+    if model.task == EMBEDDINGS:
+        await client.embed("Hello", model=model.id)
+    elif model.task == CHAT:
+        await client.complete("Hello", model=model.id, max_tokens=1)

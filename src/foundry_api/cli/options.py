@@ -105,7 +105,7 @@ def _naming_options(command: _F) -> _F:
 
 def _name_option(error: ValueError, parameters: Iterable[click.Parameter]) -> None:
     """Say `--max-tokens is …` where an error says `max_tokens is …`."""
-    from foundry_api.errors import InvalidRequest  # noqa: PLC0415 - as above
+    from foundry_api.types.errors import InvalidRequest  # noqa: PLC0415 - as above
 
     if not isinstance(error, InvalidRequest):
         return

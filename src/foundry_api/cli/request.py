@@ -11,13 +11,13 @@ import msgspec
 from foundry_api.cli.options import Common, common_options, examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json, printable
 from foundry_api.cli.session import Session
-from foundry_api.cli.standard_input import MARK, read_text
-from foundry_api.errors import InvalidRequest
+from foundry_api.cli.stdin import MARK, read_text
+from foundry_api.types.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from foundry_api.replies.raw import RawReply
+    from foundry_api.types.results import RawReply
 
 __all__ = ["command"]
 

@@ -10,7 +10,7 @@ import click
 from foundry_api._version import __version__
 from foundry_api.cli import VERBS
 from foundry_api.cli.options import common_options
-from foundry_api.local_path import text_of_system
+from foundry_api.types.local_path import text_of_system
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from foundry_api.client import FoundryAPIClient
-from foundry_api.connection import Connection
-from foundry_api.errors import FoundryError, ServiceNotRunning
-from foundry_api.events import Events
-from foundry_api.health import HealthStatus
+from foundry_api.client.client import FoundryAPIClient
+from foundry_api.core.connection import Connection
+from foundry_api.core.service_pool import Service
+from foundry_api.engine import discovery, foundry_command
+from foundry_api.monitor.health import HealthStatus
 from foundry_api.resilience.breaker import CircuitBreaker
 from foundry_api.resilience.limiter import Limiter
-from foundry_api.service import discover, foundry_cli
-from foundry_api.service.paths import Paths
-from foundry_api.services import Service
+from foundry_api.storage.paths import Paths
+from foundry_api.types.errors import FoundryError, ServiceNotRunning
+from foundry_api.types.events import Events
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from foundry_api.service.endpoint import Endpoint, Origin
-    from foundry_api.settings import Settings
+    from foundry_api.engine.endpoint import Endpoint, Origin
+    from foundry_api.types.settings import Settings
     from foundry_api.wire.transport import Transport
 
 __all__ = ["RunningService", "all_services", "find_running", "health_of"]
 
-PATIENCE_S = discover.KNOWN_TIMEOUT_S
+PATIENCE_S = discovery.KNOWN_TIMEOUT_S
 """A person who asks what is there waits longer than a call that could start an engine instead."""
 
 
@@ -100,7 +100,7 @@ async def find_running(
         FoundryError: What is at the given address cannot be used.
     """
     async with aclosing(_LazyTransport()) as own:
-        found = await discover.find(settings, Paths.of(settings.home), transport or own)
+        found = await discovery.find(settings, Paths.of(settings.home), transport or own)
     if found is None:
         raise ServiceNotRunning("no service is running")
     return found
@@ -120,10 +120,10 @@ async def all_services(settings: Settings) -> list[Endpoint]:
         named = asyncio.ensure_future(_of_command(transport))
         try:
             shared, *others = await asyncio.gather(
-                discover.find_shared(Paths.of(settings.home), transport),
+                discovery.find_shared(Paths.of(settings.home), transport),
                 *(
                     _look(f"http://127.0.0.1:{port}", "port", transport)
-                    for port in discover.KNOWN_PORTS
+                    for port in discovery.KNOWN_PORTS
                 ),
             )
             is_found = any((shared, *others))
@@ -139,12 +139,12 @@ async def all_services(settings: Settings) -> list[Endpoint]:
 
 async def _of_command(transport: _LazyTransport) -> list[Endpoint | None]:
     """The services that Foundry's command names."""
-    urls = await foundry_cli.announced_urls()
+    urls = await foundry_command.announced_urls()
     return list(await asyncio.gather(*(_look(url, "cli", transport) for url in urls)))
 
 
 async def _look(url: str, origin: Origin, transport: _LazyTransport) -> Endpoint | None:
-    return await discover.look(url, origin, transport, timeout_s=PATIENCE_S)
+    return await discovery.look(url, origin, transport, timeout_s=PATIENCE_S)
 
 
 async def health_of(endpoint: Endpoint, settings: Settings) -> HealthStatus:

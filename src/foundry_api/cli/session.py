@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
 
-from foundry_api.cli.waiting import Waiting
-from foundry_api.client import FoundryAPIClient
-from foundry_api.events import CacheTrouble, Event
-from foundry_api.plain_text import printable, printable_line
-from foundry_api.settings import Settings
+from foundry_api.cli.spinner import Waiting
+from foundry_api.client.client import FoundryAPIClient
+from foundry_api.types.events import CacheTrouble, Event
+from foundry_api.types.plain_text import printable, printable_line
+from foundry_api.types.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from foundry_api.batch.words import format_bytes, format_duration
 from foundry_api.cli.options import Common, common_options, examples, pass_common
 from foundry_api.cli.output import print_fields, print_json
 from foundry_api.cli.services import all_services, health_of
 from foundry_api.cli.session import Session
-from foundry_api.service import discover
-from foundry_api.service.listener import other_user
-from foundry_api.service.paths import Paths
+from foundry_api.engine import discovery
+from foundry_api.engine.listener import other_user
+from foundry_api.observe.format import format_bytes, format_duration
+from foundry_api.storage.paths import Paths
 
 if TYPE_CHECKING:
-    from foundry_api.health import HealthStatus
-    from foundry_api.service.endpoint import Endpoint
-    from foundry_api.settings import Settings
+    from foundry_api.engine.endpoint import Endpoint
+    from foundry_api.monitor.health import HealthStatus
+    from foundry_api.types.settings import Settings
 
 __all__ = ["command", "health_fields", "memory"]
 
@@ -95,7 +95,7 @@ def memory(health: HealthStatus) -> str:
 
 def _tell_passed_over() -> None:
     """Say which known ports have a service that calls do not use."""
-    for port in discover.KNOWN_PORTS:
+    for port in discovery.KNOWN_PORTS:
         url = f"http://127.0.0.1:{port}"
         if (user := other_user(url)) is not None:
             click.echo(

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from foundry_api.cli.answers import Speaker
 from foundry_api.cli.options import Common, common_options, examples, pass_common
 from foundry_api.cli.output import print_json
+from foundry_api.cli.printer import Speaker
 from foundry_api.cli.session import Session
-from foundry_api.endpoints.recording import read_recording
+from foundry_api.core.transcriptions import read_recording
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from foundry_api.endpoints.options import ModelOptions
-    from foundry_api.replies.transcription import Transcription, TranscriptionChunk
+    from foundry_api.core.options import ModelOptions
+    from foundry_api.types.results import Transcription, TranscriptionChunk
 
 __all__ = ["command"]
 

@@ -9,11 +9,11 @@ import click
 from foundry_api.cli.options import Common, examples, output_options, pass_common
 from foundry_api.cli.output import print_json, printable_line
 from foundry_api.cli.session import settings_of
-from foundry_api.service import shared
-from foundry_api.service.paths import Paths
+from foundry_api.engine import shared
+from foundry_api.storage.paths import Paths
 
 if TYPE_CHECKING:
-    from foundry_api.service.endpoint import Endpoint
+    from foundry_api.engine.endpoint import Endpoint
 
 __all__ = ["command"]
 

@@ -19,18 +19,21 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers import context, langchain, stdout
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 
-from foundry_api.client import FoundryAPIClient
-from foundry_api.errors import InvalidRequest
-from foundry_api.integrations.langchain_messages import chunk_message, turns, whole_message
-from foundry_api.integrations.langchain_structured import (
+from foundry_api.client.client import FoundryAPIClient
+from foundry_api.client.sync import FoundryClient
+from foundry_api.integrations.client_cache import LoopClients
+from foundry_api.integrations.langchain_messages import (
+    choice,
+    chunk_message,
+    definition,
     parsed,
     response_model,
     traced,
+    turns,
+    whole_message,
     with_raw,
 )
-from foundry_api.integrations.langchain_tools import choice, definition
-from foundry_api.integrations.loop_clients import LoopClients
-from foundry_api.sync import FoundryClient
+from foundry_api.types.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
     from langchain_core.runnables import Runnable
     from langchain_core.tools import BaseTool
 
-    from foundry_api.options import ChatOptions
+    from foundry_api.core.options import ChatOptions
 
 __all__ = ["ChatFoundryLocal"]
 

@@ -8,27 +8,43 @@ from typing import TYPE_CHECKING, Any
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
+    BaseMessage,
     ChatMessage,
     HumanMessage,
     SystemMessage,
     ToolMessage,
 )
 from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call_chunk
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 
-from foundry_api.errors import InvalidRequest
-from foundry_api.messages import FunctionCall, Message, ToolCall
-from foundry_api.values import shown
+from foundry_api.types.errors import InvalidRequest, StructuredOutputError
+from foundry_api.types.messages import FunctionCall, Message, ToolCall, ToolDefinition
+from foundry_api.types.values import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from langchain_core.messages import BaseMessage, InvalidToolCall
+    from langchain_core.language_models import LanguageModelInput
+    from langchain_core.messages import InvalidToolCall
     from langchain_core.messages.ai import UsageMetadata
     from langchain_core.messages.tool import ToolCall as LangChainToolCall
 
-    from foundry_api.messages import Chunk, Completion, FinishReason, Usage
+    from foundry_api.types.messages import Chunk, Completion, FinishReason, Usage
 
-__all__ = ["PARSED", "chunk_message", "turns", "whole_message"]
+__all__ = [
+    "PARSED",
+    "choice",
+    "chunk_message",
+    "definition",
+    "parsed",
+    "response_model",
+    "traced",
+    "turns",
+    "whole_message",
+    "with_raw",
+]
+
 
 PROVIDER = "foundry-local"
 PARSED = "parsed"
@@ -152,3 +168,73 @@ def _usage(usage: Usage) -> UsageMetadata:
 
 def _metadata(model: str, finish_reason: FinishReason) -> dict[str, Any]:
     return {"model_name": model, "finish_reason": finish_reason, "model_provider": PROVIDER}
+
+
+def definition(tool: Any) -> ToolDefinition:
+    """What the model is told of a tool."""
+    function = convert_to_openai_tool(tool)["function"]
+    return ToolDefinition(
+        name=function["name"],
+        description=function.get("description", ""),
+        parameters=function.get("parameters", {}),
+    )
+
+
+def choice(said: str | bool | dict[str, Any] | None) -> str | None:  # noqa: FBT001 - LangChain's own
+    """Which tool has to be called, in this package's words."""
+    match said:
+        case True | "any":
+            return "required"
+        case False | None:
+            return None
+        case {"function": {"name": str(name)}} | str(name):
+            return name
+        case _:
+            return str(said)
+
+
+def response_model(schema: Any) -> Any:
+    """The type or JSON schema of what LangChain calls a schema."""
+    if isinstance(schema, type) or not hasattr(schema, "get"):
+        return schema
+    return schema.get("function", schema).get("parameters", schema)
+
+
+def traced(schema: Any) -> dict[str, Any]:
+    """What LangChain's tracers are told of a schema."""
+    try:
+        told: Any = convert_to_json_schema(schema)
+    except (ValueError, TypeError):  # of a type that LangChain does not know
+        told = repr(schema)
+    return {"kwargs": {"method": "json_schema"}, "schema": told}
+
+
+def parsed(message: BaseMessage) -> Any:
+    """The value of an answer."""
+    return message.additional_kwargs.get(PARSED)
+
+
+def with_raw(model: Runnable[LanguageModelInput, AIMessage]) -> Runnable[LanguageModelInput, Any]:
+    """The answer beside its value, and an answer that does not pass beside its error."""
+
+    def call(asked: Any, config: RunnableConfig) -> dict[str, Any]:
+        try:
+            return _told(model.invoke(asked, config))
+        except StructuredOutputError as error:
+            return _failed(error)
+
+    async def acall(asked: Any, config: RunnableConfig) -> dict[str, Any]:
+        try:
+            return _told(await model.ainvoke(asked, config))
+        except StructuredOutputError as error:
+            return _failed(error)
+
+    return RunnableLambda(call, acall)
+
+
+def _told(message: BaseMessage) -> dict[str, Any]:
+    return {"raw": message, "parsed": parsed(message), "parsing_error": None}
+
+
+def _failed(error: StructuredOutputError) -> dict[str, Any]:
+    return {"raw": AIMessage(error.partial), "parsed": None, "parsing_error": error}

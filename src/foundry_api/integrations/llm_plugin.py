@@ -15,12 +15,12 @@ import llm
 from llm.parts import StreamEvent, TextPart, ToolCallPart, ToolResultPart
 from pydantic import Field
 
-from foundry_api.errors import FoundryError
-from foundry_api.integrations.loop_clients import LoopClients
-from foundry_api.service.model_cache import BELOW_DATA, downloaded
-from foundry_api.service.paths import Paths
-from foundry_api.service.registry_file import registered
-from foundry_api.settings import Settings
+from foundry_api.engine.models.download_cache import BELOW_DATA, downloaded
+from foundry_api.engine.models.registry_file import registered
+from foundry_api.integrations.client_cache import LoopClients
+from foundry_api.storage.paths import Paths
+from foundry_api.types.errors import FoundryError
+from foundry_api.types.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator

@@ -1,1 +1,1 @@
-"""The parts of `HealthMonitor`, which `foundry_api.health_monitor` puts together."""
+"""The parts of `HealthMonitor`, which `foundry_api.monitor.monitor` puts together."""

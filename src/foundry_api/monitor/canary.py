@@ -7,26 +7,26 @@ import contextvars
 import time
 from typing import TYPE_CHECKING
 
-from foundry_api.backoff import Backoff
-from foundry_api.call import CallTools, Order
-from foundry_api.chat_call import ChatCall
-from foundry_api.errors import FoundryError
-from foundry_api.events import CallStarted, Events
-from foundry_api.messages import ChatRequest, Message
-from foundry_api.monitor.sample import Canary
+from foundry_api.core.call import CallTools, Order
+from foundry_api.core.chat import ChatCall
+from foundry_api.core.service_pool import Service, Services
+from foundry_api.monitor.types import Canary
+from foundry_api.resilience.backoff import Backoff
 from foundry_api.resilience.breaker import CircuitBreaker
 from foundry_api.resilience.deadline import Deadline
 from foundry_api.resilience.latency import Latencies
 from foundry_api.resilience.limiter import Limiter
 from foundry_api.resilience.retry import Retry, RetryBudget
-from foundry_api.services import Service, Services
+from foundry_api.types.errors import FoundryError
+from foundry_api.types.events import CallStarted, Events
+from foundry_api.types.messages import ChatRequest, Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from foundry_api.connection import Connection
-    from foundry_api.messages import Completion
-    from foundry_api.monitor.sample import Traffic
+    from foundry_api.core.connection import Connection
+    from foundry_api.monitor.types import Traffic
+    from foundry_api.types.messages import Completion
 
 __all__ = ["CanaryKeeper", "completion"]
 

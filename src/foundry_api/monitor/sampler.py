@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import time
+from statistics import median
 from typing import TYPE_CHECKING, Protocol
 
 from foundry_api.monitor.canary import CanaryKeeper
-from foundry_api.monitor.looker import Looker
+from foundry_api.monitor.probe import Looker, WantedModels
 from foundry_api.monitor.process import Restarts
-from foundry_api.monitor.readiness import WantedModels
-from foundry_api.monitor.sample import HealthSample
-from foundry_api.monitor.state import StateMachine
-from foundry_api.monitor.verdict import judge
+from foundry_api.monitor.state import StateMachine, judge
+from foundry_api.monitor.types import HealthSample, Traffic
+from foundry_api.types.events import CallEnded, FirstToken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from foundry_api.events import Events
-    from foundry_api.monitor.looker import Look
-    from foundry_api.monitor.sample import HealthState, Traffic
+    from foundry_api.core.service_pool import Service
+    from foundry_api.monitor.probe import Look
     from foundry_api.monitor.state import Hysteresis, Turn
-    from foundry_api.monitor.traffic import TrafficMeter
-    from foundry_api.services import Service
+    from foundry_api.monitor.types import HealthState
+    from foundry_api.types.events import Event, Events, Outcome
 
-__all__ = ["Sampler", "Watched"]
+__all__ = ["Sampler", "TrafficMeter", "Watched"]
 
 
 class Watched(Protocol):
@@ -163,3 +162,50 @@ class Sampler:
             interval_s=self._interval_s,
         )
         return sample, turn
+
+
+MOST_VALUES = 2_000
+"""Of each kind, between two looks. A median does not change much after that."""
+
+
+class TrafficMeter:
+    """A listener of the client's events that tells what came since it was asked last.
+
+    Args:
+        is_elsewhere: Tells of a service's base URL whether it is another than the watched one.
+    """
+
+    def __init__(self, is_elsewhere: Callable[[str | None], bool]) -> None:
+        self._is_elsewhere = is_elsewhere
+        self._begin()
+
+    def __call__(self, event: Event) -> None:
+        """Take note of a `FirstToken` or a `CallEnded`."""
+        if isinstance(event, FirstToken) and not self._is_elsewhere(event.service):
+            self._begun += 1
+            if self._begun <= MOST_VALUES:
+                self._first_token_s.append(event.time_to_first_token_s)
+        elif isinstance(event, CallEnded) and not self._is_elsewhere(event.service):
+            self._ended[event.outcome] += 1
+            rate = event.timings.tokens_per_second
+            if rate is not None and len(self._rates) < MOST_VALUES:
+                self._rates.append(rate)
+
+    def take(self) -> Traffic:
+        """What came since the last time."""
+        traffic = Traffic(
+            answered=self._ended["answered"],
+            failed=self._ended["failed"],
+            cancelled=self._ended["cancelled"],
+            first_tokens=self._begun,
+            time_to_first_token_s=median(self._first_token_s) if self._first_token_s else None,
+            tokens_per_second=median(self._rates) if self._rates else None,
+        )
+        self._begin()
+        return traffic
+
+    def _begin(self) -> None:
+        self._begun = 0
+        self._ended: dict[Outcome, int] = {"answered": 0, "failed": 0, "cancelled": 0}
+        self._first_token_s: list[float] = []
+        self._rates: list[float] = []

@@ -11,20 +11,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from foundry_api.errors import ConfigurationError, ServiceStartFailed
-from foundry_api.monitor.sample import HealthSample
-from foundry_api.service.lock import FileLock
-from foundry_api.service.sqlite_damage import DamagedFile, is_damage
-from foundry_api.service.sqlite_file import (
+from foundry_api.monitor.types import HealthSample
+from foundry_api.storage.lock import FileLock
+from foundry_api.storage.sqlite import (
+    DamagedFile,
     FileFormat,
     ForeignFile,
     OtherFormat,
     file_identity,
+    is_damage,
     open_database,
     open_read_only,
     refuse_foreign,
     set_aside,
 )
+from foundry_api.types.errors import ConfigurationError, ServiceStartFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from foundry_api.results import Result
+from foundry_api.types.serialization import Result
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from foundry_api.monitor.sample import HealthSample
+    from foundry_api.monitor.types import HealthSample
 
 __all__ = ["HealthSummary", "Quantiles", "summarise"]
 

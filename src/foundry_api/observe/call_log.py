@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.events import (
+from foundry_api.types.events import (
     KINDS,
     AttemptStarted,
     BreakerChanged,
@@ -24,12 +24,12 @@ from foundry_api.events import (
     ModelUnloaded,
     RetryScheduled,
 )
-from foundry_api.plain_text import harmless_json, printable_line
+from foundry_api.types.plain_text import harmless_json, printable_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from foundry_api.events import Event, UnloadReason
+    from foundry_api.types.events import Event, UnloadReason
 
 __all__ = ["CallLog"]
 

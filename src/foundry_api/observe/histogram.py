@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from foundry_api.results import Result
+from foundry_api.types.serialization import Result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

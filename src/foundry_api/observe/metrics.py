@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
-from foundry_api.events import (
+from foundry_api.observe.histogram import RATES, SECONDS, Distribution, Histogram
+from foundry_api.types.events import (
     BreakerChanged,
     BreakerState,
     CacheHit,
@@ -16,11 +17,10 @@ from foundry_api.events import (
     CallEnded,
     RetryScheduled,
 )
-from foundry_api.observe.histogram import RATES, SECONDS, Distribution, Histogram
-from foundry_api.results import Result
+from foundry_api.types.serialization import Result
 
 if TYPE_CHECKING:
-    from foundry_api.events import Event
+    from foundry_api.types.events import Event
 
 __all__ = ["Metrics", "MetricsSnapshot", "SeriesSnapshot"]
 

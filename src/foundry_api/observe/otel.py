@@ -18,15 +18,15 @@ from opentelemetry import metrics, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from foundry_api._version import __version__
-from foundry_api.events import CallEnded, CallStarted, FirstToken, RetryScheduled
+from foundry_api.types.events import CallEnded, CallStarted, FirstToken, RetryScheduled
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Histogram, MeterProvider
     from opentelemetry.trace import Span, TracerProvider
     from opentelemetry.util.types import AttributeValue
 
-    from foundry_api.events import Event, Operation
-    from foundry_api.messages import ChatRequest
+    from foundry_api.types.events import Event, Operation
+    from foundry_api.types.messages import ChatRequest
 
     Attributes = dict[str, AttributeValue]
 
@@ -195,7 +195,7 @@ def _failure(event: CallEnded) -> Attributes:
 
 
 def _facts(event: FirstToken | RetryScheduled) -> Attributes:
-    told: Attributes = {"foundry_api.attempt": event.attempt, **_place(event.service)}
+    told: Attributes = {"foundry_api.core.attempt": event.attempt, **_place(event.service)}
     if isinstance(event, FirstToken):
         return told
     error = type(event.error).__name__

@@ -11,8 +11,8 @@ from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from foundry_api.errors import DeadlineExceeded, InvalidRequest
-from foundry_api.values import as_float, shown
+from foundry_api.types.errors import DeadlineExceeded, InvalidRequest
+from foundry_api.types.values import as_float, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator

@@ -7,12 +7,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from foundry_api.errors import CircuitOpen, FoundryError, ServiceOverloaded
+from foundry_api.types.errors import CircuitOpen, FoundryError, ServiceOverloaded
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from foundry_api.backoff import Backoff
+    from foundry_api.resilience.backoff import Backoff
 
 __all__ = ["PAUSE", "Retry", "RetryBudget", "pause"]
 

@@ -9,24 +9,53 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from foundry_api.arguments import check_text
-from foundry_api.errors import InvalidRequest
-from foundry_api.messages import Choice, Grammar, JsonSchema
-from foundry_api.structured.apart import validated
-from foundry_api.structured.choosing import begins_like, chosen
-from foundry_api.structured.finding import json_texts
-from foundry_api.structured.partial import PartialJson
+from foundry_api.structured.find_json import json_texts
+from foundry_api.structured.isolation import validated
+from foundry_api.structured.partial_json import PartialJson
 from foundry_api.structured.refusal import CodeFailed, Refused, TookTooLong
-from foundry_api.structured.schema import response_model
-from foundry_api.user_code import text_of
-from foundry_api.values import is_several, shown
+from foundry_api.structured.response_model import response_model
+from foundry_api.types.checks import check_text
+from foundry_api.types.errors import InvalidRequest
+from foundry_api.types.messages import Choice, Grammar, JsonSchema
+from foundry_api.types.user_code import text_of
+from foundry_api.types.values import is_several, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from foundry_api.messages import Chunk, Constraint
+    from foundry_api.types.messages import Chunk, Constraint
 
-__all__ = ["Expectation"]
+__all__ = ["Expectation", "begins_like", "chosen"]
+
+
+_AROUND = " \t\r\n\"'`*_.!"
+"""What models like to put around a word."""
+
+
+def chosen(text: str, choices: Sequence[str]) -> str:
+    """The choice that an answer names, whatever its case, quotes, emphasis and full stop.
+
+    Raises:
+        Refused: It names none, or more than one.
+    """
+    if (bare := text.strip()) in choices:
+        return bare
+    plain = _plain(bare)
+    alike = [choice for choice in choices if _plain(choice) == plain]
+    if len(alike) != 1:
+        said = f"it is {bare[:100]!r}" if bare else "it is empty"
+        raise Refused(f"the answer has to be one of {', '.join(map(repr, choices))}, but {said}")
+    return alike[0]
+
+
+def begins_like(text: str, choice: str) -> bool:
+    """Whether a text can be the beginning of a choice: also one with quotes and in another case."""
+    return choice.casefold().startswith(text.lstrip(_AROUND).casefold())
+
+
+def _plain(text: str) -> str:
+    return text.strip(_AROUND).casefold()
+
 
 MAX_SEARCH_S = 10.0
 """Seconds in which JSON that passes is looked for in one answer, beside those for the last one."""

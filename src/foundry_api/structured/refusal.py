@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from foundry_api.user_code import describe
+from foundry_api.types.user_code import describe
 
 __all__ = ["CodeFailed", "Incomplete", "Refused", "TookTooLong"]
 

@@ -8,28 +8,77 @@ sight of its answer makes it say that again.
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.errors import ContextOverflow, GrammarError, StructuredOutputError
-from foundry_api.messages import Choice, JsonSchema, Usage
 from foundry_api.resilience.deadline import NEVER
-from foundry_api.structured.prompting import asking_again, instructed
 from foundry_api.structured.refusal import CodeFailed, Incomplete, Refused
+from foundry_api.types.errors import ContextOverflow, GrammarError, StructuredOutputError
+from foundry_api.types.messages import Choice, JsonSchema, Message, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-    from foundry_api.messages import Completion, Constraint, FinishReason, Message, Timings
     from foundry_api.resilience.deadline import Deadline
     from foundry_api.structured.expectation import Expectation
+    from foundry_api.types.messages import Completion, Constraint, FinishReason, Timings
 
+__all__ = [
+    "answered",
+    "asking_again",
+    "checked",
+    "instructed",
+    "refusal_cause",
+    "refusal_hint",
+    "refusal_message",
+]
+
+
+def instructed(
+    messages: tuple[Message, ...], constraint: JsonSchema | Choice
+) -> tuple[Message, ...]:
+    """The conversation with what its answer has to look like, in its system turn.
+
+    The same words for the same constraint: an engine that keeps the beginnings of prompts can
+    reuse them.
+    """
+    words = _words(constraint)
+    if messages and messages[0].role == "system":
+        system = msgspec.structs.replace(messages[0], content=f"{messages[0].content}\n\n{words}")
+        return (system, *messages[1:])
+    return (Message("system", words), *messages)
+
+
+def asking_again(answer: str, errors: Iterable[str]) -> tuple[Message, ...]:
+    """The turns that follow an answer that did not pass."""
+    wrong = "\n".join(f"- {error}" for error in errors)
+    request = f"This answer was refused:\n{wrong}\nGive the whole corrected answer, nothing else."
+    said = answer.replace("\0", "")  # which a prompt cannot hold
+    refused = [Message("assistant", said)] if said.strip() else []
+    return (*refused, Message("user", request.replace("\0", "")))
+
+
+def _words(constraint: JsonSchema | Choice) -> str:
+    if isinstance(constraint, Choice):
+        return f"Answer with one of these, and nothing else:\n{_listed(constraint.choices)}"
+    return (
+        "Answer with JSON and nothing else: no explanation, no code fence. "
+        "It has to be valid against this JSON schema:\n"
+        f"{json.dumps(constraint.schema, ensure_ascii=False)}"
+    )
+
+
+def _listed(choices: Sequence[str]) -> str:
+    return "\n".join(f"- {choice}" for choice in choices)
+
+
+if TYPE_CHECKING:
     Ask = Callable[[tuple[Message, ...], Constraint | None, int], Awaitable[Completion[None]]]
     """Takes the turns, what the answer is kept to, and how often the model has repeated itself."""
 
-__all__ = ["answered", "checked", "refusal_cause", "refusal_hint", "refusal_message"]
 
 _CUT = "the answer was cut before its end"
 _WITHHELD = "the answer was withheld by a content filter"

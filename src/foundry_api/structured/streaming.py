@@ -10,21 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.errors import StructuredOutputError
-from foundry_api.structured.partial import NOTHING
+from foundry_api.structured.partial_json import NOTHING
 from foundry_api.structured.refusal import Refused
-from foundry_api.structured.repair import (
-    checked,
-    refusal_cause,
-    refusal_hint,
-    refusal_message,
-)
+from foundry_api.structured.repair import checked, refusal_cause, refusal_hint, refusal_message
+from foundry_api.types.errors import StructuredOutputError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from foundry_api.messages import Chunk
     from foundry_api.structured.expectation import Expectation
+    from foundry_api.types.messages import Chunk
 
 __all__ = ["parsed_chunks"]
 

@@ -16,9 +16,9 @@ import jsonschema
 from jsonschema import validators
 from referencing.jsonschema import EMPTY_REGISTRY
 
-from foundry_api.errors import GrammarError, InvalidRequest
+from foundry_api.structured.engine_schema import SAID_ASIDE
 from foundry_api.structured.refusal import Refused, TookTooLong
-from foundry_api.structured.rewrites import SAID_ASIDE
+from foundry_api.types.errors import GrammarError, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

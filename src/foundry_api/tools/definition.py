@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard, overload
 
 import msgspec
 
-from foundry_api.arguments import check_characters
-from foundry_api.errors import InvalidRequest, ToolDefinitionError
-from foundry_api.messages import ToolDefinition
-from foundry_api.tools.docstring import described
-from foundry_api.tools.signature import arguments_of
-from foundry_api.values import UNENCODABLE, as_text, is_mapping, plain, shown
+from foundry_api.tools.signature import arguments_of, described
+from foundry_api.types.checks import check_characters
+from foundry_api.types.errors import InvalidRequest, ToolDefinitionError
+from foundry_api.types.messages import ToolDefinition
+from foundry_api.types.values import UNENCODABLE, as_text, is_mapping, plain, shown
 
 if TYPE_CHECKING:
     from foundry_api.tools.signature import Arguments

@@ -9,25 +9,85 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
+import re
 import typing
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, TypeGuard
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, NamedTuple, TypeGuard
 
 import msgspec
 
-from foundry_api.errors import ToolDefinitionError
-from foundry_api.structured.apart import MAX_PATTERN_S, CostlyPatterns, errors_apart
-from foundry_api.structured.tags import with_tags_required
-from foundry_api.tools.docstring import described
-from foundry_api.type_marks import UnsupportedType, is_field, needs_pydantic, pydantic_is_there
-from foundry_api.type_paths import path_of, path_schema
-from foundry_api.values import UNENCODABLE, plain
+from foundry_api.structured.isolation import MAX_PATTERN_S, CostlyPatterns, errors_apart
+from foundry_api.structured.response_model import with_tags_required
+from foundry_api.structured.type_marks import (
+    UnsupportedType,
+    is_field,
+    needs_pydantic,
+    path_of,
+    path_schema,
+    pydantic_is_there,
+)
+from foundry_api.types.errors import ToolDefinitionError
+from foundry_api.types.values import UNENCODABLE, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from foundry_api.pydantic_types import PydanticType
+    from foundry_api.structured.pydantic_types import PydanticType
 
-__all__ = ["Arguments", "arguments_of"]
+__all__ = ["Arguments", "Described", "arguments_of", "described"]
+
+
+_SECTION: Final = re.compile(r"[A-Z][\w ]*:")
+_PARAMETERS: Final = frozenset({"Args:", "Arguments:", "Parameters:"})
+_PARAMETER: Final = re.compile(r"\*{0,2}(?P<name>\w+)\s*(?:\([^)]*\))?\s*:\s*(?P<text>.*)")
+
+
+class Described(NamedTuple):
+    """What a docstring says.
+
+    Attributes:
+        summary: What the function does, up to the first section.
+        parameters: What its parameters mean.
+    """
+
+    summary: str
+    parameters: dict[str, str]
+
+
+def described(function: Callable[..., object]) -> Described:
+    """Read the docstring of a function; nothing where it has none."""
+    lines = (inspect.getdoc(function) or "").splitlines()
+    begins = [index for index, line in enumerate(lines) if _SECTION.fullmatch(line.rstrip())]
+    summary = lines[: begins[0]] if begins else lines
+    parameters = [
+        lines[begin + 1 : end]
+        for begin, end in itertools.pairwise([*begins, len(lines)])
+        if lines[begin].rstrip() in _PARAMETERS
+    ]
+    told = {name: text for section in parameters for name, text in _parameters(section)}
+    return Described("\n".join(summary).strip(), told)
+
+
+def _parameters(lines: list[str]) -> Iterator[tuple[str, str]]:
+    """Each parameter of a section; lines that are indented deeper go on with it."""
+    text = [line for line in lines if line.strip()]
+    margin = min((_indent(line) for line in text), default=0)
+    name, said = "", list[str]()
+    for line in text:
+        begun = _PARAMETER.fullmatch(line.strip()) if _indent(line) == margin else None
+        if begun:
+            if name:
+                yield name, " ".join(said)
+            name, said = begun["name"], [begun["text"]]
+        else:
+            said.append(line.strip())
+    if name:
+        yield name, " ".join(said).strip()
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
 
 _NAMED: Final = frozenset({inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY})
 
@@ -205,7 +265,7 @@ class _ByPydantic:
 
 
 def _converted_by_pydantic(kind: Any) -> Any:
-    from foundry_api.pydantic_types import PydanticType  # noqa: PLC0415 - optional
+    from foundry_api.structured.pydantic_types import PydanticType  # noqa: PLC0415 - optional
 
     described = PydanticType(kind)
     if not described.schema:
@@ -296,7 +356,7 @@ def _converted(kind: Any, value: Any) -> Any:
     validate: Callable[[Any], Any] | None = getattr(kind, "model_validate", None)
     if validate is None:
         return path_of(kind, value)
-    from foundry_api.pydantic_types import in_short  # noqa: PLC0415 - it is there
+    from foundry_api.structured.pydantic_types import in_short  # noqa: PLC0415 - it is there
 
     with in_short():
         return validate(value)

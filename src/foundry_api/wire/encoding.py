@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from typing import Final
 
-from foundry_api.errors import ProtocolError, StreamInterrupted
+from foundry_api.types.errors import ProtocolError, StreamInterrupted
 
 __all__ = ["DECODED", "EncodedBody"]
 

@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
-from foundry_api.errors import InvalidRequest
-from foundry_api.values import as_text, shown
+from foundry_api.types.errors import InvalidRequest
+from foundry_api.types.values import as_text, shown
 
 if TYPE_CHECKING:
-    from foundry_api.errors import FoundryError
+    from foundry_api.types.errors import FoundryError
 
 __all__ = ["checked_headers"]
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from foundry_api.errors import ConfigurationError, FoundryError, HookFailed
-from foundry_api.user_code import UserCode, describe
+from foundry_api.types.errors import ConfigurationError, FoundryError, HookFailed
+from foundry_api.types.user_code import UserCode, describe
 from foundry_api.wire.headers import checked_headers
 from foundry_api.wire.transport import Request, ResponseHead, origin
 

@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import contextlib
 import functools
+import socket
 import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from foundry_api.errors import (
+from foundry_api.types.errors import (
     ConfigurationError,
     ConnectTimeout,
     FoundryError,
@@ -22,10 +23,10 @@ from foundry_api.errors import (
     ServiceNotRunning,
     StreamInterrupted,
 )
-from foundry_api.settings import CONNECT_TIMEOUT_S
-from foundry_api.values import without_secrets
-from foundry_api.wire.ack import acknowledge
-from foundry_api.wire.direct import (
+from foundry_api.types.settings import CONNECT_TIMEOUT_S
+from foundry_api.types.values import without_secrets
+from foundry_api.wire.encoding import DECODED, EncodedBody
+from foundry_api.wire.loopback import (
     ALWAYS,
     IDLE_CONNECTION_S,
     MAX_HEADER_BYTES,
@@ -34,7 +35,6 @@ from foundry_api.wire.direct import (
     has_arrivals,
     is_direct,
 )
-from foundry_api.wire.encoding import DECODED, EncodedBody
 from foundry_api.wire.transport import IDEMPOTENT_METHODS, is_loopback, origin
 
 if TYPE_CHECKING:
@@ -45,10 +45,24 @@ if TYPE_CHECKING:
     from aiohttp.connector import Connection as AiohttpConnection
     from aiohttp.tracing import Trace
 
-    from foundry_api.wire.direct import Exchange
+    from foundry_api.wire.loopback import Exchange
     from foundry_api.wire.transport import Request
 
-__all__ = ["HttpResponse", "HttpTransport"]
+__all__ = ["HttpResponse", "HttpTransport", "acknowledge"]
+
+
+_QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+
+
+def acknowledge(transport: asyncio.BaseTransport | None) -> None:
+    """Send the acknowledgement that is due now, if any. The system goes back to delaying later."""
+    if _QUICK_ACK is None or transport is None:
+        return
+    connection: socket.socket | None = transport.get_extra_info("socket")
+    if connection is not None:
+        with contextlib.suppress(OSError):  # it broke; reading it will say so
+            connection.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
+
 
 HURRIED_BLOCKS = 2
 """The head and the first event. Later blocks are larger, the fewer acknowledgements there are."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from foundry_api.errors import ProtocolError
+from foundry_api.types.errors import ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from foundry_api.errors import (
+from foundry_api.types.errors import (
     ProtocolError,
     ServiceCrashed,
     ServiceNotRunning,

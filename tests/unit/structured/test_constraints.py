@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from foundry_api.arguments import chat_request
-from foundry_api.messages import Choice, Grammar, JsonSchema, Message, Model
-from foundry_api.structured.prompting import instructed
+from foundry_api.structured.repair import instructed
+from foundry_api.types.checks import chat_request
+from foundry_api.types.messages import Choice, Grammar, JsonSchema, Message, Model
 from foundry_api.wire.dialects.base import Wire
 from foundry_api.wire.dialects.cli010 import Cli010Dialect
 from foundry_api.wire.dialects.legacy import LegacyDialect
 from foundry_api.wire.dialects.sdk1 import Sdk1Dialect
 from foundry_api.wire.dialects.sdk2 import Sdk20Dialect, Sdk21Dialect
-from recorded import Recorded
+from support.fake_transport import Recorded
 
 if TYPE_CHECKING:
-    from foundry_api.messages import Constraint
+    from foundry_api.types.messages import Constraint
 
 MODEL = Model(id="tiny:1", alias="tiny", catalog="public")
 ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]

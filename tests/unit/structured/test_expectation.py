@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from foundry_api.errors import InvalidRequest
-from foundry_api.messages import Choice, Grammar, JsonSchema
 from foundry_api.structured import expectation
 from foundry_api.structured.expectation import Expectation
 from foundry_api.structured.refusal import CodeFailed, Refused
+from foundry_api.types.errors import InvalidRequest
+from foundry_api.types.messages import Choice, Grammar, JsonSchema
 
 
 @dataclass

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.structured.ranges import told_apart
+from foundry_api.structured.engine_schema import told_apart
 
 
 def between(first: int, last: int) -> dict[str, Any]:

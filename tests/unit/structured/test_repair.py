@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from foundry_api.errors import (
+from foundry_api.resilience.deadline import Deadline
+from foundry_api.structured.expectation import Expectation
+from foundry_api.structured.repair import answered
+from foundry_api.types.errors import (
     ContextOverflow,
     DeadlineExceeded,
     GrammarError,
     ServerError,
     StructuredOutputError,
 )
-from foundry_api.messages import (
+from foundry_api.types.messages import (
     Attempt,
     Choice,
     Completion,
@@ -24,14 +27,11 @@ from foundry_api.messages import (
     ToolCall,
     Usage,
 )
-from foundry_api.resilience.deadline import Deadline
-from foundry_api.structured.expectation import Expectation
-from foundry_api.structured.repair import answered
 
 if TYPE_CHECKING:
-    from foundry_api.errors import FoundryError
-    from foundry_api.messages import Constraint
-    from timeless import Run
+    from foundry_api.types.errors import FoundryError
+    from foundry_api.types.messages import Constraint
+    from support.no_real_time import Run
 
 ASKED = (Message("system", "Be brief."), Message("user", "How many?"))
 NUMBER = Expectation.of(parser=int)

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from foundry_api.errors import StreamInterrupted, StructuredOutputError
-from foundry_api.messages import Attempt, Chunk, FinishReason, FunctionCall, ToolCall
 from foundry_api.structured.expectation import Expectation
 from foundry_api.structured.streaming import parsed_chunks
+from foundry_api.types.errors import StreamInterrupted, StructuredOutputError
+from foundry_api.types.messages import Attempt, Chunk, FinishReason, FunctionCall, ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from timeless import Run
+    from support.no_real_time import Run
 
 CALL = ToolCall("call_1", FunctionCall("clock", "{}"))
 

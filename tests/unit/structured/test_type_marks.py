@@ -22,9 +22,9 @@ from pydantic import Field, HttpUrl
 from typing_extensions import Doc
 
 from foundry_api import InvalidRequest, ToolDefinitionError, tool
+from foundry_api.structured.engine_schema import engine_schema
 from foundry_api.structured.refusal import Refused
-from foundry_api.structured.schema import response_model
-from foundry_api.structured.shaping import engine_schema
+from foundry_api.structured.response_model import response_model
 
 Score = Annotated[int, Field(ge=1, le=3)]
 NamedScore = NewType("NamedScore", Score)  # type: ignore[valid-newtype]
@@ -401,7 +401,7 @@ import pathlib
 from typing import Annotated
 import annotated_types
 from foundry_api import InvalidRequest, ToolDefinitionError, tool
-from foundry_api.structured.schema import response_model
+from foundry_api.structured.response_model import response_model
 
 assert response_model(list[pathlib.Path]).decode('["a"]') == [pathlib.Path("a")]
 try:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from foundry_api.errors import GrammarError, InvalidRequest
 from foundry_api.structured.refusal import Refused
-from foundry_api.structured.schema import response_model
+from foundry_api.structured.response_model import response_model
 from foundry_api.structured.validation import SchemaValidator
+from foundry_api.types.errors import GrammarError, InvalidRequest
 
 
 def passes(schema: dict[str, Any], value: object) -> bool:

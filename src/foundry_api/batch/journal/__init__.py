@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from foundry_api.batch.journal.claims import BLOCK_LINES
 from foundry_api.batch.journal.journal import Journal
+from foundry_api.batch.journal.results import BLOCK_LINES
 from foundry_api.batch.journal.status import ask_cancel, read_figures, read_status
-from foundry_api.batch.journal.told import (
+from foundry_api.batch.journal.types import (
     BatchStatus,
     CancelHow,
     Checked,

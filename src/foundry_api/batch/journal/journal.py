@@ -5,30 +5,80 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Self
 
-from foundry_api.batch.journal.claims import Claims
-from foundry_api.batch.journal.content import keep_content
-from foundry_api.batch.journal.database import connected, refuse_unusable, storage, transaction
-from foundry_api.batch.journal.figuring import counted, figured
-from foundry_api.batch.journal.keeping import locked, meta, meta_of, put
-from foundry_api.batch.journal.owning import OwnFiles
-from foundry_api.batch.journal.publishing import Publisher
-from foundry_api.batch.journal.rows import Rows
+from foundry_api.batch.journal.database import (
+    connected,
+    forget,
+    locked,
+    meta,
+    meta_of,
+    put,
+    refuse_unusable,
+    storage,
+    transaction,
+)
+from foundry_api.batch.journal.output import OwnFiles, Publisher
+from foundry_api.batch.journal.results import Claims, Rows
 from foundry_api.batch.journal.runners import Runner
-from foundry_api.batch.journal.shelf import Shelf
-from foundry_api.batch.journal.told import Checked, Published
-from foundry_api.errors import BatchInUse, BatchStorageFailed
+from foundry_api.batch.journal.segments import Shelf
+from foundry_api.batch.journal.statistics import counted, figured
+from foundry_api.batch.journal.types import Checked, Published
+from foundry_api.types.errors import BatchChanged, BatchInUse, BatchStorageFailed
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
-    from foundry_api.batch.figures import Figures
-    from foundry_api.batch.journal.told import CancelHow, Counts
-    from foundry_api.batch.lines import Finished
-    from foundry_api.batch.options import BatchOptions
+    from foundry_api.batch.journal.types import CancelHow, Counts
+    from foundry_api.batch.statistics import Figures
+    from foundry_api.batch.types import BatchOptions, Finished
 
-__all__ = ["LEASE_S", "Journal"]
+__all__ = ["LEASE_S", "Journal", "keep_content"]
+
+
+def keep_content(
+    database: sqlite3.Connection,
+    options: BatchOptions,
+    content: tuple[str | None, str],
+    *,
+    alone: bool,
+) -> None:
+    """Keep what is to be answered. While nothing is, another input may take its place.
+
+    Args:
+        database: The journal.
+        options: What the batch is told.
+        content: The input's fingerprint, None if it was not read; and that of what makes requests.
+        alone: Whether nobody else works on the batch; who does is answering what it was begun with.
+
+    Raises:
+        BatchChanged: Lines of another input are answered, or of this one asked otherwise.
+    """
+    before = meta_of(database, "content", tuple[str | None, str])
+    if before is not None and (not alone or _any_finished(database)):
+        _compare(options, before, content)
+    if before != content:
+        put(database, "content", content)
+        forget(database, "checked", "total")
+
+
+def _compare(
+    options: BatchOptions, before: tuple[str | None, str], content: tuple[str | None, str]
+) -> None:
+    if before[1] != content[1]:
+        raise BatchChanged(
+            "the model, the template or another option that makes the requests is not what"
+            f" the journal in {options.directory} was begun with"
+        )
+    if None not in {content[0], before[0]} and content[0] != before[0]:
+        raise BatchChanged(
+            f"{options.input.path} is not what it was when its first lines were answered"
+        )
+
+
+def _any_finished(database: sqlite3.Connection) -> bool:
+    return database.execute("select 1 from result limit 1").fetchone() is not None
+
 
 LEASE_S = 60.0
 """A runner that gave no sign for so long is no longer waited for. A dead one never is."""

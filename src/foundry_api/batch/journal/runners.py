@@ -8,15 +8,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from foundry_api.batch.journal.database import transaction
-from foundry_api.batch.journal.told import RunnerStatus
-from foundry_api.errors import BatchInUse
-from foundry_api.service.lock import FileLock, is_held
-from foundry_api.service.sqlite_damage import check_row
+from foundry_api.batch.journal.types import RunnerStatus
+from foundry_api.storage.lock import FileLock, is_held
+from foundry_api.storage.sqlite import check_row
+from foundry_api.types.errors import BatchInUse
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from foundry_api.batch.journal.told import CancelHow
+    from foundry_api.batch.journal.types import CancelHow
 
 __all__ = ["Runner", "known_runner", "known_runners"]
 

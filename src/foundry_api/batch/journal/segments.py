@@ -1,16 +1,26 @@
-"""Files of answers: each written by one runner, and only ever appended to."""
+"""Where the answers lie: segments in the journal's directory, of which one becomes the output."""
 
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
+
+from foundry_api.batch.journal.database import meta_of, transaction
+from foundry_api.storage.private_file import synced_directory
+from foundry_api.storage.sqlite import DamagedFile, check_row, check_rows
+from foundry_api.types.errors import BatchChanged, BatchStorageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    import sqlite3
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["Segment"]
+    from foundry_api.batch.journal.runners import Runner
+
+__all__ = ["Segment", "Shelf", "answers", "gathered"]
+
 
 BINARY = getattr(os, "O_BINARY", 0)
 
@@ -53,3 +63,279 @@ class Segment:
         """Close it, without what a failed write left behind the last line."""
         with self._file, suppress(OSError):  # such bytes do no harm: no row names them
             self._file.truncate(self._size)
+
+
+SUM = "select count(*), min(segment), max(segment), sum(length + 1) from result where not failed"
+
+TURNED = """
+select 1 from (select offset, lag(offset) over (order by idx) as before from result
+where not failed) where offset < before limit 1
+"""
+"""Whether a line lies before one that the input has before it."""
+
+
+class Shelf:
+    """The segments of a batch, and the one that this runner writes.
+
+    A segment has its row before its file is made, and loses it after the file is gone, so a file
+    without a row is nobody's. The file of a living runner is touched by nobody else.
+
+    Args:
+        directory: The journal's.
+        output: Where the output is; it is the segment that `whole` names, moved.
+        database: The journal.
+        runner: Who writes.
+    """
+
+    def __init__(
+        self, directory: Path, output: Path, database: sqlite3.Connection, runner: Runner
+    ) -> None:
+        self._directory = directory
+        self._output = output
+        self._database = database
+        self._runner = runner
+        self._own: tuple[int, Segment] | None = None
+
+    def append(self, outputs: list[bytes]) -> Iterator[tuple[int, int, int]]:
+        """Write lines, and wait until they are on the disk: segment, offset, length of each."""
+        if not outputs:
+            return iter(())
+        number, segment = self._own = self._own or self._new()
+        return iter([(number, *place) for place in segment.append(outputs)])
+
+    def _new(self) -> tuple[int, Segment]:
+        number, path = self.new_path()
+        segment = Segment(path)
+        try:
+            synced_directory(self._directory)
+        except BaseException:
+            segment.close()
+            raise
+        return number, segment
+
+    def new_path(self) -> tuple[int, Path]:
+        """The number and the place of a new segment."""
+        with transaction(self._database):
+            cursor = self._database.execute(
+                "insert into segment (runner) values (?)", (self._runner.number,)
+            )
+        number = cursor.lastrowid or 0
+        return number, self.part(number)
+
+    def part(self, number: int) -> Path:
+        """Where a segment lies as long as it is not the output."""
+        return self._directory / f"part-{number:06}.jsonl"
+
+    def path_of(self, number: int) -> Path:
+        """Where a segment lies.
+
+        Raises:
+            BatchStorageFailed: It is not there.
+        """
+        path = self.part(number)
+        if path.exists():
+            return path
+        if self.is_output(number):
+            return self._output
+        raise BatchStorageFailed(
+            f"{path} is gone, and answers with it", hint="Begin again with --restart."
+        )
+
+    def is_output(self, number: int) -> bool:
+        """Whether a segment became the output."""
+        return number == self.whole and not self.part(number).exists()
+
+    @property
+    def whole(self) -> int | None:
+        """The segment that is, or is about to become, the output."""
+        return meta_of(self._database, "whole", int)
+
+    def refuse_gone(self) -> None:
+        """Refuse to go on where the output was removed, and the answers in it.
+
+        Raises:
+            BatchChanged: It was.
+        """
+        whole = self.whole
+        if whole is None or self.part(whole).exists() or self._output.exists():
+            return
+        if whole in self._used():
+            raise BatchChanged(f"{self._output} is gone, and the answers with it")
+
+    def sole(self, *, ordered: bool) -> int | None:
+        """The segment that has all answers and nothing else, and to which nobody writes any more.
+
+        Args:
+            ordered: Whether they have to lie in the order of the input.
+        """
+        row = self._database.execute(SUM).fetchone()
+        count, number, last, size = check_row(row, int, *[(int, type(None))] * 3)
+        if not count or number != last or self._is_anothers(number):
+            return None
+        self._release_one_of([number])
+        if self.path_of(number).stat().st_size != size:
+            return None
+        turned = ordered and self._database.execute(TURNED).fetchone()
+        return None if turned else int(number)
+
+    def _is_anothers(self, number: int) -> bool:
+        rows = self._segments("select number, runner from segment where number = ?", number)
+        return bool(self._of_others(rows))
+
+    def _segments(self, query: str, *values: int) -> list[tuple[Any, ...]]:
+        return check_rows(self._database.execute(query, values), int, int)
+
+    def release(self) -> None:
+        """Write no more to this runner's segment; what it records next goes to a new one."""
+        if self._own is not None:
+            (_, segment), self._own = self._own, None
+            segment.close()
+
+    def leave(self) -> None:
+        """Write no more, and remove what this runner wrote if another one brought it together."""
+        if self._own is None:
+            return
+        number = self._own[0]
+        self.release()
+        if number not in self._used() and _is_removed(self.part(number)):
+            self._database.execute("delete from segment where number = ?", (number,))
+
+    def _release_one_of(self, numbers: list[int]) -> None:
+        if self._own is not None and self._own[0] in numbers:
+            self.release()
+
+    def remove_unused(self) -> None:
+        """Remove what no line needs any more, but for what other living runners write.
+
+        Call it under the lock of the directory, so that no runner comes meanwhile.
+        """
+        files = set(self._directory.glob("part-*.jsonl"))  # first: a file's row is older
+        rows = self._segments("select number, runner from segment")
+        kept = self._used() | self._of_others(rows)
+        unused = [number for number, _ in rows if number not in kept]
+        self._release_one_of(unused)
+        gone = [(number,) for number in unused if _is_removed(self.part(number))]
+        if gone:
+            with transaction(self._database):
+                self._database.executemany("delete from segment where number = ?", gone)
+        for path in files - {self.part(number) for number, _ in rows}:
+            _is_removed(path)
+
+    def _of_others(self, rows: list[tuple[Any, ...]]) -> set[int]:
+        others = {each.number for each in self._runner.others}
+        return {number for number, runner in rows if runner in others}
+
+    def _used(self) -> set[int]:
+        rows = self._database.execute("select distinct segment from result where not failed")
+        return {number for (number,) in check_rows(rows, int)}
+
+
+def _is_removed(path: Path) -> bool:
+    """Remove a file; False where Windows does not, since somebody has it open."""
+    with suppress(PermissionError):
+        path.unlink(missing_ok=True)
+        return True
+    return False
+
+
+CHUNK = 4096
+MOST_OPEN = 32
+"""Segments that are open at a time: a batch that was stopped often has many."""
+
+PLACES = """
+select idx, segment, offset, length from result where idx > ? and not failed order by idx limit ?
+"""
+
+
+def gathered(database: sqlite3.Connection, shelf: Shelf) -> int:
+    """Have all answers in one new segment, in the order of the input, and the rows say so.
+
+    The rows change at once, when all of it is on the disk. Until then the answers lie where they
+    lay, and where there is no room for them twice, nothing is left of the attempt.
+
+    Returns:
+        The number of the segment.
+    """
+    number, path = shelf.new_path()
+    try:
+        with path.open("xb") as file:
+            for line in answers(database, shelf):
+                file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        synced_directory(path.parent)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    with transaction(database):  # should it fail, the file is removed with all that no row names
+        _move_rows(database, number)
+    return number
+
+
+def _move_rows(database: sqlite3.Connection, number: int) -> None:
+    """All answers lie in one segment, in the order of the input."""
+    offset = 0
+    for rows in _chunks(database):
+        moved: list[tuple[int, int, int]] = []
+        for index, _, _, length in rows:
+            moved.append((number, offset, index))
+            offset += length + 1
+        database.executemany("update result set segment = ?, offset = ? where idx = ?", moved)
+
+
+def answers(database: sqlite3.Connection, shelf: Shelf) -> Iterator[bytes]:
+    """The answers in the order of the input, each with its end of line.
+
+    Raises:
+        BatchStorageFailed: One is not where it was written.
+    """
+    with _OpenSegments(shelf) as segments:
+        for rows in _chunks(database):
+            for _, segment, offset, length in rows:
+                yield segments.line(segment, offset, length)
+
+
+def _chunks(database: sqlite3.Connection) -> Iterator[list[tuple[Any, ...]]]:
+    """Where each answer lies, a chunk at a time: rows may be changed meanwhile."""
+    last = -1
+    while rows := check_rows(database.execute(PLACES, (last, CHUNK)), int, int, int, int):
+        if any(offset < 0 or length < 0 for _, _, offset, length in rows):
+            raise DamagedFile("an answer lies nowhere")
+        yield rows
+        last = rows[-1][0]
+
+
+class _OpenSegments:
+    """Segments to read, of which only so many are open at a time. A context manager."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._files: OrderedDict[int, BinaryIO] = OrderedDict()
+
+    def line(self, segment: int, offset: int, length: int) -> bytes:
+        """A line with its end."""
+        file = self._file(segment)
+        is_inside = offset + length < os.fstat(file.fileno()).st_size
+        if is_inside and file.tell() != offset:
+            file.seek(offset)
+        line = file.read(length + 1) if is_inside else b""
+        if len(line) != length + 1 or not line.endswith(b"\n"):
+            raise BatchStorageFailed(
+                f"{file.name} does not hold what the journal says",
+                hint="Something else wrote to it. Begin again with --restart.",
+            )
+        return line
+
+    def _file(self, segment: int) -> BinaryIO:
+        file = self._files.pop(segment, None) or self._shelf.path_of(segment).open("rb")
+        self._files[segment] = file
+        if len(self._files) > MOST_OPEN:
+            self._files.popitem(last=False)[1].close()
+        return file
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.close()

@@ -5,19 +5,18 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from foundry_api.batch.journal.database import begun, storage
-from foundry_api.batch.journal.figuring import counted, failed_by_kind, figured
-from foundry_api.batch.journal.keeping import meta, meta_of, published_of
+from foundry_api.batch.journal.database import begun, meta, meta_of, published_of, storage
 from foundry_api.batch.journal.runners import known_runners
-from foundry_api.batch.journal.told import BatchStatus, Checked
-from foundry_api.batch.options import BatchOptions
-from foundry_api.service.sqlite_damage import DamagedFile
+from foundry_api.batch.journal.statistics import counted, failed_by_kind, figured
+from foundry_api.batch.journal.types import BatchStatus, Checked
+from foundry_api.batch.types import BatchOptions
+from foundry_api.storage.sqlite import DamagedFile
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from foundry_api.batch.figures import Figures
-    from foundry_api.batch.journal.told import CancelHow
+    from foundry_api.batch.journal.types import CancelHow
+    from foundry_api.batch.statistics import Figures
 
 __all__ = ["ask_cancel", "read_figures", "read_status"]
 

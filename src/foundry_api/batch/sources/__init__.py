@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from foundry_api.batch.sources.base import Source
-from foundry_api.batch.sources.checking import CheckProgress, CheckReport, Problem, check
-from foundry_api.batch.sources.opening import open_rereadable, open_source
-from foundry_api.batch.sources.standard_input import is_stream, remove_drafts
+from foundry_api.batch.sources.open import open_rereadable, open_source
+from foundry_api.batch.sources.stdin import is_stream, remove_drafts
+from foundry_api.batch.sources.validate import CheckProgress, CheckReport, Problem, check
 
 __all__ = [
     "CheckProgress",

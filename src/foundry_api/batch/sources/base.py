@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import msgspec
 
-from foundry_api.batch.sources.reading import BLOCK_BYTES, BadLine, Reading, reading_of
-from foundry_api.errors import BatchInputInvalid, FoundryError, InvalidRequest
+from foundry_api.batch.sources.files import (
+    BLOCK_BYTES,
+    MAX_LINE_BYTES,
+    BadLine,
+    Reading,
+    line_pieces,
+    reading_of,
+    rest_of_line,
+)
+from foundry_api.batch.types import Line
+from foundry_api.types.errors import BatchInputInvalid, FoundryError, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from foundry_api.batch.lines import BatchRequest, Line
-    from foundry_api.batch.options import InputOptions
-    from foundry_api.batch.sources.reading import Origin
+    from foundry_api.batch.sources.files import Origin
+    from foundry_api.batch.types import BatchRequest, InputOptions
 
-__all__ = ["MAX_CUSTOM_ID", "Source", "checked_custom_id"]
+__all__ = ["MAX_CUSTOM_ID", "TOO_LONG", "LineSource", "Source", "checked_custom_id"]
+
 
 FORMAT = 1
 """Raised whenever a line begins to mean another request."""
@@ -143,3 +153,29 @@ def checked_custom_id(value: object) -> str:
             field="custom_id",
         )
     return value
+
+
+TOO_LONG = f"is longer than {MAX_LINE_BYTES // 2**20} MiB"
+
+
+class LineSource(Source, ABC):
+    """An input with a request on each line. `Line.raw` is the line, without its end."""
+
+    def lines_of(self, reading: Reading) -> Iterator[Line]:
+        """The lines that are not blank.
+
+        A resume reads all of them again, so nothing is done here that can wait.
+        """
+        index, salt, whole = 0, self._salt, int.from_bytes
+        for number, piece in enumerate(line_pieces(reading.file), 1):
+            raw: bytes | BadLine
+            if len(piece) > MAX_LINE_BYTES:
+                content, _ = rest_of_line(reading.file, piece)
+                raw = BadLine(TOO_LONG)
+            else:
+                content = raw = piece.rstrip(b"\r\n")
+                if not content or content.isspace():
+                    continue
+            digest = blake2b(content, digest_size=8, salt=salt).digest()
+            yield Line(index, number, whole(digest, "little") >> 1, raw)
+            index += 1

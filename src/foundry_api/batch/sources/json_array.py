@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from foundry_api.batch.sources.reading import BLOCK_BYTES, MAX_LINE_BYTES, BadLine
-from foundry_api.batch.sources.written_lines import TOO_LONG
-from foundry_api.errors import BatchInputInvalid
+from foundry_api.batch.sources.base import TOO_LONG
+from foundry_api.batch.sources.files import BLOCK_BYTES, MAX_LINE_BYTES, BadLine
+from foundry_api.types.errors import BatchInputInvalid
 
 if TYPE_CHECKING:
     import io

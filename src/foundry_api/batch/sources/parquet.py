@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import msgspec
 
-from foundry_api.batch.lines import Line
 from foundry_api.batch.sources.base import Source, checked_custom_id
+from foundry_api.batch.sources.files import Reading
+from foundry_api.batch.sources.lines import decoded
 from foundry_api.batch.sources.prompts import Prompts
-from foundry_api.batch.sources.reading import Reading
-from foundry_api.batch.sources.text import decoded
-from foundry_api.errors import BatchInputInvalid, InvalidRequest
+from foundry_api.batch.types import Line
+from foundry_api.types.errors import BatchInputInvalid, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from foundry_api.batch.lines import BatchRequest
-    from foundry_api.batch.options import InputOptions
-    from foundry_api.batch.sources.reading import Origin
+    from foundry_api.batch.sources.files import Origin
+    from foundry_api.batch.types import BatchRequest, InputOptions
 
 __all__ = ["ParquetRows"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from foundry_api.cli.batch import check, plan, retry, run, status
+from foundry_api.cli.batch import check, plan, run, status
 from foundry_api.cli.options import examples, output_options
 
 __all__ = ["command"]
@@ -29,7 +29,7 @@ for each in (
     run.command,
     status.command,
     status.cancel_command,
-    retry.command,
+    run.retry_command,
     plan.command,
     check.command,
 ):

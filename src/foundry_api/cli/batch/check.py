@@ -8,15 +8,15 @@ import click
 
 from foundry_api.batch.progress import BatchProgress
 from foundry_api.batch.sources import check, open_rereadable
-from foundry_api.batch.words import format_count, format_int
-from foundry_api.cli.batch.telling import Watch, telling
-from foundry_api.cli.batch.wishes import input_options
+from foundry_api.cli.batch.options import input_options
+from foundry_api.cli.batch.progress import Watch, telling
 from foundry_api.cli.options import Common, examples, output_options, pass_common
 from foundry_api.cli.output import print_json, print_table, printable_line
+from foundry_api.observe.format import format_count, format_int
 
 if TYPE_CHECKING:
-    from foundry_api.batch.options import InputOptions
     from foundry_api.batch.sources import CheckProgress, CheckReport
+    from foundry_api.batch.types import InputOptions
 
 __all__ = ["command"]
 

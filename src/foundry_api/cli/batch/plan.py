@@ -8,23 +8,28 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from foundry_api.batch.options import STANDARD_STREAM, BatchOptions
 from foundry_api.batch.plan import make_plan
 from foundry_api.batch.sources import open_rereadable
-from foundry_api.batch.words import format_count, format_duration, format_int, format_rate
-from foundry_api.cli.batch.engines import engine_of, session_of
-from foundry_api.cli.batch.telling import Watch, telling
-from foundry_api.cli.batch.wishes import Seconds, engine_options, input_options
+from foundry_api.batch.types import STANDARD_STREAM, BatchOptions
+from foundry_api.cli.batch.options import (
+    Seconds,
+    engine_of,
+    engine_options,
+    input_options,
+    session_of,
+)
+from foundry_api.cli.batch.progress import Watch, telling
 from foundry_api.cli.downloads import run_with_download
 from foundry_api.cli.options import Common, common_options, examples, pass_common
 from foundry_api.cli.output import print_fields, print_json, print_table
 from foundry_api.cli.session import settings_of
+from foundry_api.observe.format import format_count, format_duration, format_int, format_rate
 
 if TYPE_CHECKING:
-    from foundry_api.batch.options import InputOptions
     from foundry_api.batch.plan import BatchPlan
-    from foundry_api.batch.planning.estimate import Estimate
-    from foundry_api.cli.batch.wishes import EngineWishes
+    from foundry_api.batch.sampling import Estimate
+    from foundry_api.batch.types import InputOptions
+    from foundry_api.cli.batch.options import EngineWishes
 
 __all__ = ["command"]
 

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Literal
 import click
 import msgspec
 
-from foundry_api.batch.options import STANDARD_STREAM, BatchOptions
-from foundry_api.cli.batch.running import run_batch
-from foundry_api.cli.batch.wishes import engine_options, input_options
+from foundry_api.batch.journal import read_status
+from foundry_api.batch.types import STANDARD_STREAM, BatchOptions, directory_of
+from foundry_api.cli.batch.options import engine_options, input_options
+from foundry_api.cli.batch.runner import run_batch
 from foundry_api.cli.options import Common, common_options, examples, pass_common
 from foundry_api.cli.session import settings_of
 
 if TYPE_CHECKING:
-    from foundry_api.batch.options import InputOptions
-    from foundry_api.cli.batch.wishes import EngineWishes
+    from foundry_api.batch.types import InputOptions
+    from foundry_api.cli.batch.options import EngineWishes
 
-__all__ = ["command"]
+__all__ = ["command", "retry_command"]
+
 
 EPILOG = (
     examples(
@@ -126,3 +128,29 @@ def command(
     return run_batch(
         common, options, wishes, shared=shared, restart=restart, retry_failed=retry_failed
     )
+
+
+@click.command(
+    "retry",
+    epilog=examples("batch retry answers.jsonl", "batch retry answers.jsonl --attempts 10"),
+)
+@click.argument("output", type=click.Path(), metavar="OUTPUT")
+@click.option(
+    "--report",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write a page with plots, such as report.html.",
+)
+@engine_options
+@common_options
+@pass_common
+def retry_command(common: Common, *, output: str, report: str | None, wishes: EngineWishes) -> int:
+    """Ask lines again that failed, and finish what is not finished.
+
+    Which input it was and how it was asked is known from the run that began it.
+    """
+    options = read_status(directory_of(output)).options
+    given = {"attempts": wishes.attempts, "patience_s": wishes.patience_s, "report": report}
+    changes = {name: value for name, value in given.items() if value is not None}
+    options = msgspec.structs.replace(options, output=output, **changes)
+    return run_batch(common, options, wishes, retry_failed=True, kept=True)

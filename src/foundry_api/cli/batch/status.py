@@ -9,19 +9,19 @@ import click
 import msgspec
 
 from foundry_api.batch.journal import ask_cancel, read_status
-from foundry_api.batch.options import directory_of
 from foundry_api.batch.progress import BatchProgress
-from foundry_api.batch.words import (
+from foundry_api.batch.types import directory_of
+from foundry_api.cli.batch.progress import engine_in_words, phase_in_words, speed_in_words
+from foundry_api.cli.batch.summary import retry_advice
+from foundry_api.cli.options import Common, examples, output_options, pass_common
+from foundry_api.cli.output import print_fields, print_json, printable_line
+from foundry_api.observe.format import (
     format_age,
     format_count,
     format_duration,
     format_int,
     format_percent,
 )
-from foundry_api.cli.batch.summary import retry_advice
-from foundry_api.cli.batch.told import engine_in_words, phase_in_words, speed_in_words
-from foundry_api.cli.options import Common, examples, output_options, pass_common
-from foundry_api.cli.output import print_fields, print_json, printable_line
 
 if TYPE_CHECKING:
     from foundry_api.batch.journal import BatchStatus, RunnerStatus

@@ -8,23 +8,21 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import msgspec
 
-from foundry_api.classify import classify
-from foundry_api.errors import (
+from foundry_api.types.errors import (
     FoundryError,
     ProtocolError,
     ServiceOverloaded,
     UnsupportedFeature,
 )
-from foundry_api.messages import FinishReason, Usage
-from foundry_api.wire.failures import NOT_JSON, error_message
-from foundry_api.wire.retry_after import retry_after_s
+from foundry_api.types.messages import FinishReason, Usage
+from foundry_api.wire.errors import NOT_JSON, classify, error_message, retry_after_s
 from foundry_api.wire.transport import Reply, Request, fetch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 
-    from foundry_api.capabilities import Capabilities
-    from foundry_api.messages import ChatRequest, Chunk, Generation, Model
+    from foundry_api.types.capabilities import Capabilities
+    from foundry_api.types.messages import ChatRequest, Chunk, Generation, Model
     from foundry_api.wire.transport import Transport
 
 __all__ = [

@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, NoReturn
 
-from foundry_api.capabilities import CAPABILITIES
-from foundry_api.errors import (
+from foundry_api.types.capabilities import CAPABILITIES
+from foundry_api.types.errors import (
     CatalogUnavailable,
     ModelError,
     ModelLoadFailed,
@@ -21,7 +21,7 @@ from foundry_api.errors import (
     ServerError,
     UnsupportedFeature,
 )
-from foundry_api.messages import ChatRequest, Message, Model
+from foundry_api.types.messages import ChatRequest, Message, Model
 from foundry_api.wire.dialects.base import (
     CATALOG_TIMEOUT_S,
     LOAD_TIMEOUT_S,
@@ -30,13 +30,13 @@ from foundry_api.wire.dialects.base import (
     error_of,
 )
 from foundry_api.wire.dialects.csharp import IDS, LISTING, CSharpDialect
-from foundry_api.wire.dialects.names import aliases_of, without_version
+from foundry_api.wire.dialects.model_ids import aliases_of, without_version
 from foundry_api.wire.transport import fetch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from foundry_api.messages import Generation
+    from foundry_api.types.messages import Generation
     from foundry_api.wire.dialects.base import Catalog, ModelCommand, Wire
 
 __all__ = ["Cli010Dialect"]

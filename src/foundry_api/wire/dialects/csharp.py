@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from foundry_api.wire.dialects.constraints import told
-from foundry_api.wire.dialects.openai import (
+from foundry_api.wire.chat.reasoning import opens_block_in_prompt
+from foundry_api.wire.chat.request import inlined, told
+from foundry_api.wire.chat.stop_strings import Stopped
+from foundry_api.wire.chat.stream import (
     DEFAULT_MAX_TOKENS,
     ChatStream,
     chat_body,
@@ -20,13 +22,10 @@ from foundry_api.wire.dialects.openai import (
     output_limit,
     tool_names,
 )
-from foundry_api.wire.dialects.reasoning import opens_block_in_prompt
-from foundry_api.wire.dialects.recovered import recovering
-from foundry_api.wire.dialects.stops import Stopped
-from foundry_api.wire.dialects.tool_history import inlined
+from foundry_api.wire.chat.tool_call_parser import recovering
 
 if TYPE_CHECKING:
-    from foundry_api.messages import ChatRequest, Model
+    from foundry_api.types.messages import ChatRequest, Model
     from foundry_api.wire.dialects.base import Catalog, ChatDecoder, Wire
     from foundry_api.wire.transport import Request
 

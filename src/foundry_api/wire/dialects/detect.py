@@ -7,22 +7,29 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.errors import (
+from foundry_api.types.errors import (
     CatalogUnavailable,
     ConfigurationError,
     ProtocolError,
     ServiceNotRunning,
+    UnsupportedFeature,
 )
 from foundry_api.wire.dialects.base import BAD_JSON, ServiceStatus, error_of, folded
+from foundry_api.wire.dialects.cli010 import Cli010Dialect
+from foundry_api.wire.dialects.legacy import LegacyDialect
+from foundry_api.wire.dialects.sdk1 import Sdk1Dialect
+from foundry_api.wire.dialects.sdk2 import Sdk20Dialect, Sdk21Dialect
 from foundry_api.wire.transport import Request, fetch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-    from foundry_api.messages import Generation
+    from foundry_api.types.messages import Generation
+    from foundry_api.wire.dialects.base import Dialect, Wire
     from foundry_api.wire.transport import Reply, Transport
 
-__all__ = ["identify"]
+__all__ = ["dialect_of", "identify"]
+
 
 MAX_STATUS_BYTES = 64 * 1024
 MAX_LIST_BYTES = 16 * 2**20
@@ -146,3 +153,26 @@ def _first_item(reply: Reply) -> dict[str, Any]:
 
 def _foreign(asked: _Asked) -> ProtocolError:
     return ProtocolError(f"{asked.base_url} is not a Foundry Local service", service=asked.base_url)
+
+
+_DIALECTS: Mapping[Generation, Callable[[Wire], Dialect]] = {
+    "legacy": LegacyDialect,
+    "cli-0.10": Cli010Dialect,
+    "sdk-1": Sdk1Dialect,
+    "sdk-2.0": Sdk20Dialect,
+    "sdk-2.1": Sdk21Dialect,
+}
+
+
+def dialect_of(generation: Generation, wire: Wire) -> Dialect:
+    """The dialect of a generation, for one service.
+
+    Raises:
+        UnsupportedFeature: There is none for it.
+    """
+    if generation not in _DIALECTS:
+        raise UnsupportedFeature(
+            f"the service is of generation {generation}, which has no dialect yet",
+            hint="Use service='embedded', or a service of the Foundry Local SDK.",
+        ).located(service=wire.base_url)
+    return _DIALECTS[generation](wire)

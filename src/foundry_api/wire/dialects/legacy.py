@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from foundry_api.capabilities import CAPABILITIES
-from foundry_api.errors import (
+from foundry_api.types.capabilities import CAPABILITIES
+from foundry_api.types.errors import (
     CatalogUnavailable,
     DownloadFailed,
     FoundryError,
     ModelLoadFailed,
     ModelNotFound,
+    ProtocolError,
     ServerError,
     ServiceError,
     StreamInterrupted,
 )
-from foundry_api.messages import Model
+from foundry_api.types.messages import Model
+from foundry_api.wire.chat.stream import encode
 from foundry_api.wire.dialects.base import (
     CATALOG_TIMEOUT_S,
     LOAD_TIMEOUT_S,
@@ -43,19 +46,77 @@ from foundry_api.wire.dialects.legacy_catalog import (
     items_of,
     model_of,
 )
-from foundry_api.wire.dialects.names import aliases_of
-from foundry_api.wire.dialects.openai import encode
-from foundry_api.wire.dialects.progress import ProgressDecoder
+from foundry_api.wire.dialects.model_ids import aliases_of
 from foundry_api.wire.transport import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Iterator, Sequence
 
-    from foundry_api.messages import ChatRequest, Generation
+    from foundry_api.types.messages import ChatRequest, Generation
     from foundry_api.wire.dialects.base import Catalog, Wire
     from foundry_api.wire.transport import Response
 
-__all__ = ["LegacyDialect"]
+__all__ = ["MAX_LINE_BYTES", "LegacyDialect", "ProgressDecoder", "percent_of"]
+
+
+MAX_LINE_BYTES = 64 * 1024
+"""Bound of one line, and of the JSON at the end."""
+
+_FRACTION = re.compile(rb"^\(.*,\s*(\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?)\s*\)$")
+_PERCENT = re.compile(rb"(\d{1,3}(?:\.\d+)?)\s?%")
+
+
+class ProgressDecoder:
+    """Decodes the body of one download."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._result = b""
+
+    def feed(self, block: bytes) -> Iterator[float]:
+        """The percentages, 0 to 100, that this block completes.
+
+        Of the documentation's form they are those of one file after the other.
+
+        Raises:
+            ProtocolError: A line is larger than the bound.
+        """
+        *lines, self._rest = (self._rest + block.replace(b"\r", b"\n")).split(b"\n")
+        for line in lines:
+            yield from self._line(line)
+        if len(self._rest) > MAX_LINE_BYTES or len(self._result) > MAX_LINE_BYTES:
+            raise ProtocolError(f"a line of the download is larger than {MAX_LINE_BYTES} bytes")
+
+    def finish(self) -> None:
+        """Return if the service said that it has the model.
+
+        Raises:
+            DownloadFailed: It said that it has not, or nothing.
+        """
+        for _ in self._line(self._rest):
+            pass
+        told = folded(self._result)
+        if not told:
+            raise DownloadFailed("the download broke off before the service said that it is done")
+        if told.get("success") is not True:
+            why = told.get("errormessage") or told.get("error") or "the service does not say why"
+            raise DownloadFailed(f"the service could not download it: {why}")
+
+    def _line(self, line: bytes) -> Iterator[float]:
+        line = line.strip()
+        if self._result or line.startswith(b"{"):
+            self._result += line
+        elif (percent := percent_of(line)) is not None:
+            yield percent
+
+
+def percent_of(line: bytes) -> float | None:
+    """The percentage that a line tells, 0 to 100; None if it tells none."""
+    if found := _FRACTION.search(line):
+        return min(100.0 * float(found[1]), 100.0)
+    found = _PERCENT.search(line)
+    return min(float(found[1]), 100.0) if found else None
+
 
 TTL_S = 600
 """How long a model stays in memory unused: the service's own default, and what its SDK asks for."""

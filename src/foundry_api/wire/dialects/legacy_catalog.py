@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.messages import Model
-from foundry_api.wire.dialects.names import aliases_of, version_of, without_version
+from foundry_api.types.messages import Model
+from foundry_api.wire.dialects.model_ids import aliases_of, version_of, without_version
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from foundry_api.capabilities import CAPABILITIES
-from foundry_api.errors import CatalogUnavailable, ModelLoadFailed, ModelNotFound, ServerError
-from foundry_api.messages import Model
+from foundry_api.types.capabilities import CAPABILITIES
+from foundry_api.types.errors import CatalogUnavailable, ModelLoadFailed, ModelNotFound, ServerError
+from foundry_api.types.messages import Model
 from foundry_api.wire.dialects.base import (
     CATALOG_TIMEOUT_S,
     LOAD_TIMEOUT_S,
@@ -22,12 +22,12 @@ from foundry_api.wire.dialects.base import (
     no_download,
 )
 from foundry_api.wire.dialects.csharp import IDS, LISTING, CSharpDialect, Listed
-from foundry_api.wire.dialects.names import without_version
+from foundry_api.wire.dialects.model_ids import without_version
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from foundry_api.messages import Generation
+    from foundry_api.types.messages import Generation
     from foundry_api.wire.dialects.base import Catalog, Wire
 
 __all__ = ["Sdk1Dialect"]

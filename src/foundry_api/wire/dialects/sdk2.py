@@ -13,19 +13,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
-from foundry_api.capabilities import CAPABILITIES
-from foundry_api.errors import CatalogUnavailable, ModelLoadFailed, ModelNotFound
-from foundry_api.messages import Model
-from foundry_api.wire.dialects.base import (
-    CATALOG_TIMEOUT_S,
-    LOAD_TIMEOUT_S,
-    QUICK_TIMEOUT_S,
-    ServiceStatus,
-    no_download,
-)
-from foundry_api.wire.dialects.constraints import constrained, told
-from foundry_api.wire.dialects.names import aliases_of
-from foundry_api.wire.dialects.openai import (
+from foundry_api.types.capabilities import CAPABILITIES
+from foundry_api.types.errors import CatalogUnavailable, ModelLoadFailed, ModelNotFound
+from foundry_api.types.messages import Model
+from foundry_api.wire.chat.reasoning import opens_block_in_prompt
+from foundry_api.wire.chat.request import constrained, inlined, told
+from foundry_api.wire.chat.stop_strings import Stopped
+from foundry_api.wire.chat.stream import (
     ChatStream,
     chat_body,
     encode,
@@ -33,15 +27,20 @@ from foundry_api.wire.dialects.openai import (
     output_limit,
     tool_names,
 )
-from foundry_api.wire.dialects.reasoning import opens_block_in_prompt
-from foundry_api.wire.dialects.recovered import recovering
-from foundry_api.wire.dialects.stops import Stopped
-from foundry_api.wire.dialects.tool_history import inlined
+from foundry_api.wire.chat.tool_call_parser import recovering
+from foundry_api.wire.dialects.base import (
+    CATALOG_TIMEOUT_S,
+    LOAD_TIMEOUT_S,
+    QUICK_TIMEOUT_S,
+    ServiceStatus,
+    no_download,
+)
+from foundry_api.wire.dialects.model_ids import aliases_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from foundry_api.messages import ChatRequest, Generation
+    from foundry_api.types.messages import ChatRequest, Generation
     from foundry_api.wire.dialects.base import Catalog, ChatDecoder, Wire
     from foundry_api.wire.transport import Request
 

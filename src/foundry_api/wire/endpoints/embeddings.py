@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.errors import ProtocolError
-from foundry_api.messages import Usage
-from foundry_api.replies.embeddings import Vector
+from foundry_api.types.errors import ProtocolError
+from foundry_api.types.messages import Usage
+from foundry_api.types.results import Vector
+from foundry_api.wire.chat.events import usage_of
 from foundry_api.wire.dialects.base import BAD_JSON
-from foundry_api.wire.dialects.chat_events import usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,25 +11,24 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from foundry_api.classify import classify
-from foundry_api.errors import ProtocolError, StreamInterrupted
-from foundry_api.replies.responses import (
+from foundry_api.types.errors import ProtocolError, StreamInterrupted
+from foundry_api.types.results import (
     Response,
     ResponseEvent,
     ResponseItem,
     ResponsePage,
     ResponseStatus,
 )
+from foundry_api.wire.chat.events import usage_of
+from foundry_api.wire.chat.reasoning import ThinkSplitter, attributed
 from foundry_api.wire.dialects.base import BAD_JSON
-from foundry_api.wire.dialects.chat_events import usage_of
-from foundry_api.wire.dialects.reasoning import ThinkSplitter, attributed
-from foundry_api.wire.failures import error_message, stream_error
+from foundry_api.wire.errors import classify, error_message, stream_error
 from foundry_api.wire.sse import EventDecoder, is_end_mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from foundry_api.messages import Generation, Usage
+    from foundry_api.types.messages import Generation, Usage
     from foundry_api.wire.sse import Event
 
 __all__ = ["RESPONSES_ROUTE", "ResponseReader", "ResponseStream"]

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.errors import ProtocolError, StreamInterrupted
-from foundry_api.replies.transcription import TranscriptionChunk
+from foundry_api.types.errors import ProtocolError, StreamInterrupted
+from foundry_api.types.results import TranscriptionChunk
 from foundry_api.wire.dialects.base import BAD_JSON
-from foundry_api.wire.failures import stream_error
+from foundry_api.wire.errors import stream_error
 from foundry_api.wire.sse import EventDecoder, is_end_mark
 
 if TYPE_CHECKING:

@@ -1,0 +1,175 @@
+"""One request of a batch as a call of the client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypedDict, cast
+
+from foundry_api.batch.request_body import turns
+from foundry_api.batch.types import EMBEDDINGS_URL, RESPONSES_URL
+from foundry_api.types.errors import InvalidRequest
+from foundry_api.types.values import shown
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from foundry_api.batch.types import BatchAnswer, BatchRequest
+    from foundry_api.client.client import FoundryAPIClient
+    from foundry_api.core.options import Timeout
+
+__all__ = ["Bounds", "ask", "model_of"]
+
+_STREAMING = {"stream", "stream_options"}
+"""The answer is read as a stream anyway, and given as a whole."""
+
+_CHAT = {"model", "temperature", "top_p", "seed", "stop", "tools"}
+_RESPONSE = {
+    "model",
+    "instructions",
+    "previous_response_id",
+    "max_output_tokens",
+    "temperature",
+    "top_p",
+    "seed",
+    "text",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "reasoning",
+    "metadata",
+    "store",
+}
+_EMBEDDINGS = {"model", "input", "encoding_format", "user"}
+
+
+class Bounds(TypedDict, total=False):
+    """What calls take that a request has no word for.
+
+    Attributes:
+        timeout: Seconds without a token before a call gives up, or `auto`.
+        deadline: Seconds for a whole call.
+        download: Download a model first if its files are not on this machine.
+        cache: Whether the client's cache may serve it.
+    """
+
+    timeout: Timeout | None
+    deadline: float | None
+    download: bool
+    cache: Literal["auto", "always", "never"]
+
+
+def model_of(request: BatchRequest, default: str) -> str:
+    """The model that a request is for."""
+    body = cast("object", request.body)  # a program's may be anything
+    model = cast("Mapping[str, Any]", body).get("model") if isinstance(body, Mapping) else None
+    return model if isinstance(model, str) and model else default
+
+
+async def ask(
+    client: FoundryAPIClient, request: BatchRequest, bounds: Bounds, model: str
+) -> BatchAnswer:
+    """The answer to a request.
+
+    Args:
+        client: Makes the call.
+        request: What is asked.
+        bounds: What the request has no word for.
+        model: For one that names none.
+
+    Raises:
+        InvalidRequest: A member of the body is at fault; `.field` names it.
+        FoundryError: As the client's calls.
+    """
+    body = {
+        name: value
+        for name, value in request.body.items()
+        if value is not None and name not in _STREAMING
+    }
+    body.setdefault("model", model)
+    if request.url == EMBEDDINGS_URL:
+        return await _embed(client, body, bounds)
+    if request.url == RESPONSES_URL:
+        return await _respond(client, body, bounds)
+    return await _chat(client, body, bounds)
+
+
+async def _chat(client: FoundryAPIClient, body: dict[str, Any], bounds: Bounds) -> BatchAnswer:
+    options: dict[str, Any] = {**_only(body, _CHAT), **bounds}
+    limit = body.pop("max_tokens", None)
+    options["max_tokens"] = body.pop("max_completion_tokens", limit)
+    options["tool_choice"] = _tool_choice(body.pop("tool_choice", None))
+    options |= _wanted(body)
+    messages = turns(body.pop("messages", None))
+    answer: BatchAnswer = await client.chat(messages, **options, extra=_rest(body, _CHAT))
+    return answer
+
+
+async def _respond(client: FoundryAPIClient, body: dict[str, Any], bounds: Bounds) -> BatchAnswer:
+    options: dict[str, Any] = _only(body, _RESPONSE)
+    options |= {name: value for name, value in bounds.items() if name != "cache"}
+    said = body.pop("input", None)
+    return await client.responses.create(said, **options, extra=_rest(body, _RESPONSE))
+
+
+async def _embed(client: FoundryAPIClient, body: dict[str, Any], bounds: Bounds) -> BatchAnswer:
+    for name in body.keys() - _EMBEDDINGS:
+        raise InvalidRequest(f"{name} is not what embeddings take", field=name)
+    if body.get("encoding_format", "float") not in {"float", "base64"}:
+        raise InvalidRequest(
+            f"encoding_format is {body['encoding_format']!r}, neither float nor base64",
+            field="encoding_format",
+        )
+    options: dict[str, Any] = {name: value for name, value in bounds.items() if name != "cache"}
+    try:
+        return await client.embed(body.get("input", ()), model=body["model"], **options)
+    except InvalidRequest as error:
+        if error.field is not None:
+            error.field = error.field.replace("texts", "input", 1)
+        raise
+
+
+def _only(body: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if name in names}
+
+
+def _rest(body: dict[str, Any], names: set[str]) -> dict[str, Any] | None:
+    return {name: value for name, value in body.items() if name not in names} or None
+
+
+def _tool_choice(choice: object) -> Any:
+    """The name of the tool, where OpenAI's form has an object around it."""
+    match choice:
+        case {"type": "function", "function": {"name": str(name)}}:
+            return name
+        case {"type": "function", "name": str(name)}:
+            return name
+        case str() | None:
+            return choice
+        case _:
+            raise InvalidRequest(
+                f"tool_choice is {shown(choice)}, neither a word nor a function",
+                field="tool_choice",
+            )
+
+
+def _wanted(body: dict[str, Any]) -> dict[str, Any]:
+    """What the answer has to be. What only a service knows is left to it."""
+    match body.get("response_format"):
+        case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:  # pyright: ignore[reportUnknownVariableType] # of JSON
+            wanted: dict[str, Any] = {"response_model": schema}
+        case {"type": "json_schema"}:
+            field = "response_format.json_schema.schema"
+            raise InvalidRequest(f"{field} is no schema", field=field)
+        case {"type": "json_object"}:
+            wanted = {"response_model": {"type": "object"}}
+        case {"type": "lark_grammar", "lark_grammar": str(grammar)}:
+            wanted = {"grammar": grammar}
+        case {"type": "text"} | None:
+            wanted = {}
+        case other:
+            raise InvalidRequest(
+                f"response_format is {shown(other)}, which no service knows",
+                field="response_format",
+            )
+    body.pop("response_format", None)
+    return wanted

@@ -1,0 +1,135 @@
+"""A journal in figures, read row by row so that memory stays flat."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from foundry_api.batch.journal.database import reading_json
+from foundry_api.batch.journal.types import Counts
+from foundry_api.batch.statistics import (
+    TIMES,
+    ErrorFigures,
+    Figures,
+    ModelFigures,
+    RunFigures,
+    Second,
+    Timeline,
+)
+from foundry_api.observe.histogram import Histogram
+from foundry_api.storage.sqlite import check_row, check_rows
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from foundry_api.observe.histogram import Distribution
+
+__all__ = ["counted", "failed_by_kind", "figured"]
+
+MOST_KINDS = 50
+NONE = type(None)
+
+COUNTS = """
+select count(*) - sum(failed), sum(failed), sum(shared and not failed), sum(prompt),
+    sum(completion), sum(attempts) from result
+"""
+RUNS = "select since, coalesce(ended, seen), lines from runner where lines order by number"
+SECONDS = """
+select cast(at as integer), count(*), sum(failed), sum(prompt * (not shared)),
+    sum(completion * (not shared)) from result group by 1 order by 1
+"""
+ERRORS = """
+select code, count(*), min(idx) from result where failed group by code
+order by 2 desc, code limit ?
+"""
+MODELS = """
+select name, count(*), sum(failed), sum(prompt), sum(completion) from result
+join model on model.number = result.model group by name order by 2 desc, name limit ?
+"""
+FAILURES = "select code, count(*) from result where failed group by code"
+LATENCIES = "select duration from result where not failed and not shared"
+FIRST_TOKENS = "select first_token from result where first_token is not null and not shared"
+
+
+def counted(database: sqlite3.Connection) -> Counts:
+    """What is finished."""
+    row = check_row(database.execute(COUNTS).fetchone(), *[(int, NONE)] * 6)
+    done, failed, shared, prompt, completion, attempts = (value or 0 for value in row)
+    return Counts(
+        done=done,
+        failed=failed,
+        shared=shared,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        attempts=attempts,
+    )
+
+
+def failed_by_kind(database: sqlite3.Connection) -> dict[str, int]:
+    """How many lines failed, by the name of the error's type."""
+    return dict(database.execute(FAILURES).fetchall())
+
+
+def figured(database: sqlite3.Connection) -> Figures:
+    """The batch in figures."""
+    counts = counted(database)
+    runs = tuple(
+        RunFigures(begun_at=begun, ended_at=ended, lines=lines)
+        for begun, ended, lines in check_rows(database.execute(RUNS), float, float, int)
+    )
+    timeline = Timeline(runs)
+    return Figures(
+        done=counts.done,
+        failed=counts.failed,
+        shared=counts.shared,
+        prompt_tokens=counts.prompt_tokens,
+        completion_tokens=counts.completion_tokens,
+        elapsed_s=timeline.elapsed_s,
+        runs=runs,
+        latency=_spread(database, LATENCIES),
+        time_to_first_token=_spread(database, FIRST_TOKENS),
+        throughput=timeline.moments(
+            Second(*row) for row in check_rows(database.execute(SECONDS), *[int] * 5)
+        ),
+        errors=tuple(
+            _kind(database, *row)
+            for row in check_rows(database.execute(ERRORS, (MOST_KINDS,)), str, int, int)
+        ),
+        models=tuple(
+            ModelFigures(
+                model=model,
+                lines=lines,
+                failed=failed,
+                prompt_tokens=prompt,
+                completion_tokens=completion,
+            )
+            for model, lines, failed, prompt, completion in check_rows(
+                database.execute(MODELS, (MOST_KINDS,)), str, int, int, int, int
+            )
+        ),
+    )
+
+
+def _spread(database: sqlite3.Connection, query: str) -> Distribution:
+    histogram = Histogram(TIMES)
+    with closing(database.execute(query)) as rows:
+        for row in rows:
+            histogram.add(check_row(row, float)[0])
+    return histogram.told()
+
+
+def _kind(database: sqlite3.Connection, code: str, count: int, index: int) -> ErrorFigures:
+    row = database.execute("select output from failure where idx = ?", (index,)).fetchone()
+    (output,) = check_row(row, bytes)
+    with reading_json():
+        told: dict[str, Any] = msgspec.json.decode(output, type=dict[str, Any])
+        error: dict[str, Any] = msgspec.convert(told.get("error") or {}, dict[str, Any])
+    return ErrorFigures(
+        code=code,
+        count=count,
+        custom_id=str(told.get("custom_id") or ""),
+        message=str(error.get("message") or ""),
+        hint=str(error.get("hint") or ""),
+    )

@@ -1,0 +1,207 @@
+"""OpenAI's batch files: a JSON object on each line."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import msgspec
+
+from foundry_api.batch.request_body import checked_body, nearest
+from foundry_api.batch.sources.base import LineSource, checked_custom_id
+from foundry_api.batch.sources.files import beginning_of
+from foundry_api.batch.sources.json_array import array_elements, begins_array
+from foundry_api.batch.sources.prompts import DEFAULT_COLUMN, Prompts
+from foundry_api.batch.types import CHAT_URL, BatchRequest, Line, route_of
+from foundry_api.types.errors import BatchInputInvalid, FoundryError, InvalidRequest
+from foundry_api.wire.dialects.base import BAD_JSON
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from foundry_api.batch.sources.files import Origin, Reading
+    from foundry_api.batch.types import InputOptions
+
+__all__ = ["OpenAILines", "TextLines", "decoded"]
+
+
+class _Request(msgspec.Struct, forbid_unknown_fields=True):
+    custom_id: str
+    body: dict[str, Any]
+    url: str = CHAT_URL
+    method: Literal["POST"] = "POST"
+
+
+class _Named(msgspec.Struct):
+    custom_id: str
+
+
+_REQUEST = msgspec.json.Decoder(_Request)
+_NAMED = msgspec.json.Decoder(_Named)
+_ANYTHING = msgspec.json.Decoder()
+_SPREAD = re.compile(rb"\s*\{[ \t\r]*\n\s*[\"}]")
+"""An object that is written over several lines. None of them can be asked."""
+
+_FORM = (
+    'A line is {"custom_id": "1", "body": {"messages": [{"role": "user", "content": "Hi"}]}}. '
+    "Lines of prompts are read with --format text."
+)
+
+
+class OpenAILines(LineSource):
+    """An input in the form of OpenAI's batch files, or with such requests in a JSON array.
+
+    Args:
+        origin: Where its bytes come from.
+        options: The model, and the members that bodies have which lack them.
+    """
+
+    def __init__(self, origin: Origin, options: InputOptions) -> None:
+        super().__init__(origin, options, "openai")
+        head = beginning_of(origin)
+        if _SPREAD.match(head):
+            raise BatchInputInvalid(
+                f"{origin.name} has a JSON object over several lines",
+                field="format",
+                hint="Write each request on one line (jq -c does that), or all in one array.",
+            )
+        self._is_array = begins_array(head)
+        model = {} if options.model is None else {"model": options.model}
+        self._members: Mapping[str, Any] = {**options.members, **model}
+
+    def place(self, line: Line) -> str:
+        """Where a line, or an element, is."""
+        return f"{self.name} item {line.number}" if self._is_array else super().place(line)
+
+    def lines_of(self, reading: Reading) -> Iterator[Line]:
+        """The lines that are not blank, or the elements of the array."""
+        if not self._is_array:
+            yield from super().lines_of(reading)
+            return
+        elements = array_elements(reading.file, self.name, self._salt)
+        for index, (raw, digest) in enumerate(elements):
+            yield Line(index, index + 1, digest, raw)
+
+    def custom_id(self, line: Line) -> str | None:
+        """The name of a request, even of one that cannot be asked, if it has any."""
+        try:
+            return checked_custom_id(_NAMED.decode(line.raw).custom_id)
+        except (*BAD_JSON, TypeError, InvalidRequest):
+            return None
+
+    def _request(self, line: Line) -> BatchRequest:
+        told = _decoded(line.raw)
+        custom_id = checked_custom_id(told.custom_id)
+        url = route_of(told.url)
+        try:
+            body = checked_body(url, {**self._members, **told.body})
+        except FoundryError as error:
+            raise self._in_body(error, told.body) from error
+        return BatchRequest(custom_id=custom_id, body=body, url=url)
+
+    def _in_body(self, error: FoundryError, body: dict[str, Any]) -> InvalidRequest:
+        field = error.field if isinstance(error, InvalidRequest) else None
+        ours = field in self._members and field not in body
+        told = f"{error.message} (it comes from the options)" if ours else error.message
+        return InvalidRequest(told, field=f"body.{field}" if field else "body", hint=error.hint)
+
+
+def _decoded(raw: bytes) -> _Request:
+    try:
+        return _REQUEST.decode(raw)
+    except BAD_JSON as error:
+        _explain(_parsed(raw))
+        raise InvalidRequest(f"it is no request: {error}") from error
+
+
+def _parsed(raw: bytes) -> Any:
+    """Any JSON."""
+    try:
+        return _ANYTHING.decode(raw)
+    except RecursionError as error:
+        raise InvalidRequest("its JSON is nested too deeply") from error
+    except BAD_JSON as error:
+        raise InvalidRequest(_why(raw, error)) from error
+
+
+def _why(raw: bytes, error: Exception) -> str:
+    try:
+        raw.decode()
+    except UnicodeDecodeError as bad:
+        return f"it is not UTF-8: byte {bad.start + 1} is 0x{raw[bad.start]:02x}"
+    return f"it is no JSON: {error}"
+
+
+def _explain(told: Any) -> None:
+    """Say what is wrong with JSON that is no request.
+
+    Raises:
+        InvalidRequest: The first thing that is.
+    """
+    if not isinstance(told, dict):
+        raise InvalidRequest("it is no JSON object", hint=_FORM)
+    members = cast("dict[str, Any]", told)
+    known = _Request.__struct_fields__
+    for name in members:
+        if name not in known:
+            raise InvalidRequest(
+                f"{name} is no member of a request{nearest(name, known)}",
+                field=name,
+                hint=f"It has {', '.join(known)}.",
+            )
+    for name in ("custom_id", "body"):
+        if name not in members:
+            raise InvalidRequest(f"{name} is missing", field=name)
+    checked_custom_id(members["custom_id"])
+    if not isinstance(members["body"], dict):
+        raise InvalidRequest("body is no JSON object", field="body")
+    route_of(members.get("url", CHAT_URL))
+    raise InvalidRequest(f"method is {members.get('method')!r}, but must be POST", field="method")
+
+
+class TextLines(LineSource):
+    """An input with a prompt on each line.
+
+    Args:
+        origin: Where its bytes come from.
+        options: What is made of a line.
+
+    Raises:
+        BatchInputInvalid: The options do not fit.
+    """
+
+    def __init__(self, origin: Origin, options: InputOptions) -> None:
+        super().__init__(origin, options, "text")
+        if options.column not in {None, DEFAULT_COLUMN}:
+            raise BatchInputInvalid(
+                f"{self.name} is plain text, which has no column {options.column!r}",
+                field="column",
+                hint="Say what it is with --format csv or --format parquet.",
+            )
+        self._prompts = Prompts(options, [DEFAULT_COLUMN], "A line", {"line": 0})
+
+    def custom_id(self, line: Line) -> str | None:
+        """`line-N`, by its number."""
+        return f"line-{line.number}"
+
+    def _request(self, line: Line) -> BatchRequest:
+        return self._prompts.request([decoded(line.raw, "it")], f"line-{line.number}")
+
+
+def decoded(raw: bytes, what: str) -> str:
+    """UTF-8 as text.
+
+    Args:
+        raw: The bytes.
+        what: What they are, for messages.
+
+    Raises:
+        InvalidRequest: It is no UTF-8.
+    """
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(
+            f"{what} is not UTF-8: byte {error.start + 1} is 0x{raw[error.start]:02x}",
+            hint="Save the file as UTF-8.",
+        ) from error

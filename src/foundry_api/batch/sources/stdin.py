@@ -1,0 +1,245 @@
+"""Standard input and other pipes, copied to a file, to be read again after a crash."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import re
+import secrets
+import select
+import stat
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from foundry_api.batch.sources.files import BLOCK_BYTES, StoredFile, Stream, reading_of
+from foundry_api.batch.types import STANDARD_STREAM
+from foundry_api.types.errors import BatchChanged, BatchInputInvalid, BatchStorageFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import BinaryIO
+
+    from foundry_api.batch.sources.files import Origin
+
+__all__ = ["NAME", "StandardInput", "draft_of", "is_stream", "remove_drafts", "spooled"]
+
+NAME = "standard input"
+
+StandardInput = Literal["same", "new", "kept"]
+"""What becomes of a stream and of the file that it is copied to: it must be the `same` as
+what is there, if anything is; it is `new`, and takes its place; it is not read, and what was `kept`
+is the input."""
+
+_DESCRIPTOR = re.compile(r"/dev/(?:stdin|fd/(\d+))|/proc/self/fd/(\d+)")
+_BINARY: int = getattr(os, "O_BINARY", 0)
+"""Windows would change the ends of lines without it."""
+
+# Elsewhere than on Linux a named pipe that nobody writes to yet would seem to be at its end.
+_AT_ONCE: int = os.O_NONBLOCK if sys.platform == "linux" else 0
+
+WAIT_MS = 200
+DRAFT_BYTES = 8
+"""Random bytes in the name of an unfinished copy."""
+
+
+def is_stream(path: str) -> bool:
+    """Whether an input is no file that can be read again: a pipe, a socket, a descriptor.
+
+    Raises:
+        BatchInputInvalid: It cannot be read, or has no end.
+    """
+    if path == STANDARD_STREAM or _DESCRIPTOR.fullmatch(path):
+        return True
+    file = Path(path).expanduser()
+    with reading_of(path):
+        try:
+            mode = file.stat().st_mode
+        except ValueError as error:  # a NUL
+            raise BatchInputInvalid(f"{path!r} cannot be read: {error}", field="path") from error
+    if stat.S_ISDIR(mode):
+        raise BatchInputInvalid(f"{path} is a directory", field="path", hint="Give a file.")
+    if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not _ends(file)):
+        raise BatchInputInvalid(f"{path} is a device", field="path", hint="Give a file or a pipe.")
+    return not stat.S_ISREG(mode)
+
+
+def never() -> bool:
+    """Nobody gives up waiting."""
+    return False
+
+
+def spooled(
+    path: str,
+    spool: Path | None,
+    use: StandardInput,
+    is_left: Callable[[], bool] = never,
+) -> Origin:
+    """A stream as the origin of an input.
+
+    Args:
+        path: Its name; `-` is standard input.
+        spool: Where it is copied to; None to read it once as it comes.
+        use: What becomes of what is there.
+        is_left: Asked now and then, while nothing comes, whether to give up.
+
+    Raises:
+        BatchInputInvalid: There is none, or none was kept.
+        BatchChanged: It is not what was copied before.
+        BatchStorageFailed: It cannot be copied.
+    """
+    name = NAME if path == STANDARD_STREAM else path
+    if use == "kept" and spool is not None:
+        if not spool.exists():
+            raise BatchInputInvalid(f"no copy of {name} was kept at {spool}")
+        return StoredFile(spool, name, is_copy=True)
+    if spool is None:
+        return Stream(_opened(path, is_left), name)
+    with _opened(path, is_left) as file:
+        _copy(file, spool, use, name)
+    return StoredFile(spool, name, is_copy=True)
+
+
+def _opened(path: str, is_left: Callable[[], bool]) -> io.BufferedReader:
+    """A reader of a stream. Closing it leaves standard input open."""
+    found = _DESCRIPTOR.fullmatch(path)
+    descriptor = int(found[1] or found[2] or 0) if found else None
+    # Of programs without a console, and `<&-`: then any file may have got the number 0.
+    if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]
+        if path == STANDARD_STREAM or descriptor == 0:
+            raise BatchInputInvalid(
+                f"this program has no {NAME}", field="path", hint="Give a file."
+            )
+    elif path == STANDARD_STREAM:
+        return io.BufferedReader(_Pipe(sys.stdin.buffer, is_left), BLOCK_BYTES)
+    with reading_of(path):
+        if descriptor is not None:
+            # The descriptor itself: by its name a socket cannot be opened at all.
+            number = os.dup(descriptor)
+        else:
+            number = os.open(Path(path).expanduser(), os.O_RDONLY | _BINARY | _AT_ONCE)
+            os.set_blocking(number, True)
+        file = os.fdopen(number, "rb", buffering=0)
+        return io.BufferedReader(_Pipe(file, is_left, closes=True), BLOCK_BYTES)
+
+
+class _Pipe(io.RawIOBase):
+    """A pipe that can be left while nothing comes: a thread that reads it cannot be interrupted.
+
+    Args:
+        file: What it is read from.
+        is_left: Asked now and then, while nothing comes, whether to give up.
+        closes: Whether the file is closed with it.
+    """
+
+    def __init__(
+        self, file: BinaryIO | io.FileIO, is_left: Callable[[], bool], *, closes: bool = False
+    ) -> None:
+        super().__init__()
+        self._file = file
+        self._is_left = is_left
+        self._closes = closes
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        while not _has_bytes(self._file):
+            if self._is_left():
+                raise OSError(errno.ECANCELED, "nobody waits for it any more")
+        file = self._file
+        block = file.read1(len(buffer)) if isinstance(file, io.BufferedReader) else None
+        if block is None:
+            block = file.read(len(buffer)) or b""
+        buffer[: len(block)] = block
+        return len(block)
+
+    def close(self) -> None:
+        if self._closes:
+            self._file.close()
+        super().close()
+
+
+def _has_bytes(file: BinaryIO | io.FileIO) -> bool:
+    """Whether a read returns at once; after a while False. Windows cannot tell that of a pipe."""
+    if os.name != "posix":
+        return True
+    try:
+        waiting = select.poll()
+        waiting.register(file.fileno(), select.POLLIN)
+    except OSError:  # no file of the system's
+        return True
+    return bool(waiting.poll(WAIT_MS))
+
+
+def _ends(device: Path) -> bool:
+    """Whether a device is a terminal or the null device, and not one that never ends."""
+    if device.samefile(os.devnull):
+        return True
+    try:
+        descriptor = os.open(device, os.O_RDONLY | getattr(os, "O_NOCTTY", 0))
+    except OSError:
+        return True  # opening it to read says why it cannot be
+    try:
+        return os.isatty(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _copy(file: BinaryIO, spool: Path, use: StandardInput, name: str) -> None:
+    draft = draft_of(spool)
+    try:
+        _write(file, draft, name)
+        if use == "same" and spool.exists() and not _alike(draft, spool):
+            raise BatchChanged(f"{name} is not what this batch was begun with")
+        draft.replace(spool)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise BatchStorageFailed(f"{name} cannot be copied to {spool}: {why}") from error
+    finally:
+        with contextlib.suppress(OSError):  # what cannot be written may not be there at all
+            draft.unlink()
+        with contextlib.suppress(OSError):  # where it is not empty, it stays
+            draft.parent.rmdir()
+
+
+def draft_of(spool: Path) -> Path:
+    """The name of a copy that is not finished, or not accepted yet."""
+    return spool.with_name(f"{spool.name}.{secrets.token_hex(DRAFT_BYTES)}")
+
+
+def remove_drafts(spool: Path) -> None:
+    """Remove unfinished copies of processes that were killed while they read a pipe."""
+    draft = re.compile(rf"{re.escape(spool.name)}(\.[0-9a-f]{{{2 * DRAFT_BYTES}}})+")
+    for path in spool.parent.iterdir():
+        if draft.fullmatch(path.name):
+            with contextlib.suppress(OSError):  # on Windows a process still writes to it
+                path.unlink()
+
+
+def _write(file: BinaryIO, draft: Path, name: str) -> None:
+    """Prompts are the user's own: nobody else can read the copy."""
+    draft.parent.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _BINARY, 0o600)
+    with os.fdopen(descriptor, "wb") as copy:
+        while block := _read(file, name):
+            copy.write(block)
+        copy.flush()
+        os.fsync(copy.fileno())
+
+
+def _read(file: BinaryIO, name: str) -> bytes:
+    with reading_of(name):
+        return file.read(BLOCK_BYTES)
+
+
+def _alike(one: Path, other: Path) -> bool:
+    if one.stat().st_size != other.stat().st_size:
+        return False
+    with one.open("rb") as first, other.open("rb") as second:
+        while block := first.read(BLOCK_BYTES):
+            if block != second.read(BLOCK_BYTES):
+                return False
+    return True

@@ -1,0 +1,271 @@
+"""The options of batches, in groups: what is read, and what answers it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+import click
+
+from foundry_api.batch.request_body import parsed_members
+from foundry_api.batch.types import InputOptions
+from foundry_api.cli.output import printable
+from foundry_api.cli.session import Session
+from foundry_api.observe.format import parse_duration
+from foundry_api.resilience.limiter import LimiterSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from foundry_api.batch.engine import BatchEngine
+    from foundry_api.cli.options import Common
+
+__all__ = ["EngineWishes", "Seconds", "engine_of", "engine_options", "input_options", "session_of"]
+
+
+_F = TypeVar("_F", bound="Callable[..., Any]")
+
+
+class Seconds(click.ParamType[float]):
+    """A time as people write it, such as `90s`, `10m` or `2h`; taken as seconds."""
+
+    name = "TIME"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Seconds, of what was written."""
+        del ctx
+        name = param.opts[0] if param is not None else "the time"
+        return parse_duration(value, name) if isinstance(value, str) else float(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineWishes:
+    """What shall answer the lines.
+
+    Attributes:
+        engine: This process's client, or a Ray cluster.
+        ray_address: Of the cluster; None starts one of this machine alone.
+        base_urls: Services, if several.
+        concurrency: Calls in flight at each service; None finds the best number.
+        attempts: How often a line is begun; None for what the batch says.
+        patience_s: Seconds that all services may be away; None for what the batch says.
+        timeout_s: Seconds without a token before a call gives up.
+        deadline_s: Seconds for a whole call.
+        yes: Whether a missing model is downloaded without a question.
+    """
+
+    engine: Literal["local", "ray"]
+    ray_address: str | None
+    base_urls: tuple[str, ...]
+    concurrency: int | None
+    attempts: int | None
+    patience_s: float | None
+    timeout_s: float | None
+    deadline_s: float | None
+    yes: bool
+
+
+_INPUT = (
+    click.argument("path", type=click.Path(), metavar="INPUT"),
+    click.option(
+        "--format",
+        type=click.Choice(["auto", "openai", "text", "csv", "parquet"]),
+        default="auto",
+        help="What it is; else its name tells: .jsonl, .json, .txt, .csv, .parquet, perhaps .gz.",
+    ),
+    click.option("--column", metavar="NAME", help="The prompt, of CSV and Parquet. [prompt]"),
+    click.option(
+        "--template",
+        metavar="TEXT",
+        help="The prompt, with {column} for a column's value; of plain text {line}.",
+    ),
+    click.option("-s", "--system", metavar="TEXT", help="Instructions ahead of each prompt."),
+    click.option(
+        "-m",
+        "--model",
+        metavar="NAME",
+        help="Of lines that name none. [FOUNDRY_MODEL, else phi-4-mini]",
+    ),
+    click.option(
+        "--set",
+        "members",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Such as max_tokens=200, for lines that do not say it; repeatable.",
+    ),
+)
+
+_ENGINE = (
+    click.option(
+        "--base-urls",
+        metavar="URL,URL",
+        help="Share the lines among several services. [FOUNDRY_BASE_URLS]",
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="local: this program asks. ray: a Ray cluster does, an engine on each node.",
+    ),
+    click.option(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="Of the cluster; auto is one that runs here. [RAY_ADDRESS, else one is started]",
+    ),
+    click.option(
+        "--concurrency",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Lines in flight at each service. [found while it runs]",
+    ),
+    click.option(
+        "--attempts",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="How often a line is begun before it counts as failed. [3]",
+    ),
+    click.option(
+        "--patience",
+        type=Seconds(),
+        help="How long all services may be away before it gives up, such as 30m. [10m]",
+    ),
+    click.option(
+        "--timeout", type=float, help="Seconds without a token. [FOUNDRY_TIMEOUT, else 30]"
+    ),
+    click.option("--deadline", type=float, help="Seconds for one answer. [FOUNDRY_DEADLINE]"),
+    click.option("-y", "--yes", is_flag=True, help="Download a missing model without asking."),
+)
+
+
+def input_options(command: _F) -> _F:
+    """Give a command the input and what makes requests of it, as one argument `read`."""
+
+    @functools.wraps(command)
+    def grouped(
+        *arguments: Any,
+        path: str,
+        format: Any,  # noqa: A002 - the option has that name
+        column: str | None,
+        template: str | None,
+        system: str | None,
+        model: str | None,
+        members: tuple[str, ...],
+        **others: Any,
+    ) -> Any:
+        read = InputOptions(
+            path=path,
+            format=format,
+            column=column,
+            template=template,
+            system=system,
+            model=model,
+            members=parsed_members(members),
+        )
+        return command(*arguments, read=read, **others)
+
+    return _with(_INPUT, cast("_F", grouped))
+
+
+def engine_options(command: _F) -> _F:
+    """Give a command what answers the lines, as one argument `wishes`."""
+
+    @functools.wraps(command)
+    def grouped(
+        *arguments: Any,
+        base_urls: str | None,
+        engine: Any,
+        ray_address: str | None,
+        concurrency: int | None,
+        attempts: int | None,
+        patience: float | None,
+        timeout: float | None,
+        deadline: float | None,
+        yes: bool,
+        **others: Any,
+    ) -> Any:
+        wishes = EngineWishes(
+            engine=engine,
+            ray_address=ray_address,
+            base_urls=_addresses(base_urls),
+            concurrency=concurrency,
+            attempts=attempts,
+            patience_s=patience,
+            timeout_s=timeout,
+            deadline_s=deadline,
+            yes=yes,
+        )
+        _check(wishes)
+        return command(*arguments, wishes=wishes, **others)
+
+    return _with(_ENGINE, cast("_F", grouped))
+
+
+def _addresses(given: str | None) -> tuple[str, ...]:
+    urls = tuple(url.strip() for url in (given or "").split(",") if url.strip())
+    if given is not None and not urls:
+        raise click.UsageError("--base-urls is empty: give addresses with commas between.")
+    return urls
+
+
+def _check(wishes: EngineWishes) -> None:
+    """Refuse what would be ignored."""
+    if wishes.engine == "local" and wishes.ray_address is not None:
+        raise click.UsageError("--ray-address is for --engine ray.")
+    if wishes.engine == "ray" and wishes.concurrency is not None:
+        raise click.UsageError("--concurrency is for --engine local.")
+
+
+def _with(options: tuple[Callable[[Any], Any], ...], command: _F) -> _F:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def session_of(common: Common, wishes: EngineWishes, *, model: str | None = None) -> Session:
+    """A client and its loop, as the options wish it."""
+    return Session(
+        common,
+        model=model,
+        base_urls=wishes.base_urls,
+        limiter=LimiterSettings(fixed=wishes.concurrency) if wishes.concurrency else None,
+        timeout_s=wishes.timeout_s,
+        deadline_s=wishes.deadline_s,
+    )
+
+
+def engine_of(
+    session: Session,
+    wishes: EngineWishes,
+    *,
+    attempts: int,
+    patience_s: float,
+    dedupe: bool | Path = False,
+) -> BatchEngine:
+    """The engine that the options wish.
+
+    Args:
+        session: Whose client asks, or whose settings the clients of a cluster have.
+        wishes: What was said.
+        attempts: How often a line is begun.
+        patience_s: Seconds that all services may be away.
+        dedupe: Whether identical lines are asked once; a directory keeps their answers.
+    """
+    if wishes.engine == "ray":
+        from foundry_api.batch.ray_engine import RayEngine  # noqa: PLC0415 - few batches need it
+
+        return RayEngine(
+            address=wishes.ray_address,
+            settings=session.settings,
+            attempts=attempts,
+            patience_s=patience_s,
+            dedupe=bool(dedupe),
+            tell=lambda told: click.echo(printable(told), err=True),
+        )
+    from foundry_api.batch.engine import LocalEngine  # noqa: PLC0415 - the other one is above
+
+    return LocalEngine(session.client, attempts=attempts, patience_s=patience_s, dedupe=dedupe)

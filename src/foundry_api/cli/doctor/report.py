@@ -1,0 +1,71 @@
+"""A report that can be pasted into an issue."""
+
+from __future__ import annotations
+
+import getpass
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from foundry_api._version import __version__
+from foundry_api.cli.doctor.finding import LEVELS
+from foundry_api.cli.doctor.redact import Person, Redaction
+from foundry_api.cli.doctor.runner import CHECK_FAILED, CHECK_TIMED_OUT, GROUPS
+from foundry_api.types.plain_text import printable_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from foundry_api.cli.doctor.finding import Finding
+
+__all__ = ["TITLE", "markdown", "this_person"]
+
+KINDS = (*(kind for group in GROUPS for kind in group.kinds), CHECK_FAILED, CHECK_TIMED_OUT)
+TITLE = "### foundry-api doctor"
+SPOKEN = "\n".join(f"{kind.id} {kind.title} {kind.remedy}" for kind in KINDS)
+_HEADINGS = {"problem": "Problems", "warning": "Warnings", "note": "Notes", "ok": "As it should be"}
+
+
+def this_person() -> Person:
+    """Who runs this, and where."""
+    node = platform.node()
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user may have no name
+        user = ""
+    hosts = tuple(name for name in (node, node.partition(".")[0]) if name.lower() != "localhost")
+    try:
+        home = str(Path.home())
+    except RuntimeError:
+        home = ""
+    return Person(home=home, user=user, hosts=hosts)
+
+
+def markdown(findings: Sequence[Finding], environ: Mapping[str, str], person: Person) -> str:
+    """The findings, worst first, without secrets and without the user's and the machine's names."""
+    redacted = Redaction(environ, person, SPOKEN)
+    about = f"foundry-api {__version__}, Python {platform.python_version()}, {_platform()}"
+    lines = [TITLE, "", about]
+    for level in reversed(LEVELS):
+        of_level = [finding for finding in findings if finding.level == level]
+        if of_level:
+            lines += ["", f"#### {_HEADINGS[level]}", ""]
+            lines += [line for finding in of_level for line in _lines(finding, redacted)]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(finding: Finding, redacted: Redaction) -> Iterable[str]:
+    yield f"- **{finding.title}** (`{finding.id}`, {finding.group})"
+    yield f"  - seen: {_escaped(redacted(finding.evidence))}"
+    if finding.remedy and finding.level in {"problem", "warning"}:
+        yield f"  - remedy: {_escaped(redacted(finding.remedy))}"
+
+
+def _platform() -> str:
+    """The platform without the machine's name, which `platform.platform` never has."""
+    return platform.platform(terse=True)
+
+
+def _escaped(text: str) -> str:
+    """One line that Markdown does not take for HTML."""
+    return printable_line(" ".join(text.split())).replace("<", "&lt;")

@@ -1,0 +1,402 @@
+"""The calls that complete a prompt or a conversation, whole or as a stream."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from msgspec import structs
+
+from foundry_api.types.checks import check_repairs, prompt_turns
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+    from typing import Unpack
+
+    from foundry_api.core.cache.calls import CachedCall
+    from foundry_api.core.call import Order
+    from foundry_api.core.chat import ChatCall
+    from foundry_api.core.options import ChatOptions, CheckedOptions
+    from foundry_api.structured.expectation import Expectation
+    from foundry_api.types.messages import ChatRequest, Chunk, Completion, Constraint, Message
+
+    Turns = Iterable[Message | Mapping[str, Any]]
+
+__all__ = ["ChatMethods", "expectation_of"]
+
+_T = TypeVar("_T")
+
+SAMPLING_TEMPERATURE = 1.0
+"""Of a model that was asked to correct its answer and repeated it."""
+
+
+class ChatMethods(ABC):
+    """What a client says to models."""
+
+    @overload
+    async def complete(
+        self,
+        prompt: str,
+        *,
+        system: str | None = None,
+        response_model: type[_T],
+        **options: Unpack[CheckedOptions[_T]],
+    ) -> Completion[_T]: ...
+
+    @overload
+    async def complete(
+        self,
+        prompt: str,
+        *,
+        system: str | None = None,
+        response_model: Any,
+        **options: Unpack[CheckedOptions[Any]],
+    ) -> Completion[Any]: ...
+
+    @overload
+    async def complete(
+        self,
+        prompt: str,
+        *,
+        system: str | None = None,
+        choice: Sequence[str],
+        **options: Unpack[CheckedOptions[str]],
+    ) -> Completion[str]: ...
+
+    @overload
+    async def complete(
+        self,
+        prompt: str,
+        *,
+        system: str | None = None,
+        parser: Callable[[str], _T],
+        grammar: str | None = None,
+        **options: Unpack[CheckedOptions[_T]],
+    ) -> Completion[_T]: ...
+
+    @overload
+    async def complete(
+        self,
+        prompt: str,
+        *,
+        system: str | None = None,
+        grammar: str,
+        **options: Unpack[CheckedOptions[str]],
+    ) -> Completion[str]: ...
+
+    @overload
+    async def complete(
+        self, prompt: str, *, system: str | None = None, **options: Unpack[CheckedOptions[str]]
+    ) -> Completion[None]: ...
+
+    async def complete(
+        self,
+        prompt: str,
+        *,
+        system: str | None = None,
+        response_model: Any = None,
+        choice: Sequence[str] | None = None,
+        grammar: str | None = None,
+        parser: Callable[[str], Any] | None = None,
+        validators: Iterable[Callable[[Any], object]] = (),
+        repairs: int = 2,
+        **options: Unpack[ChatOptions],
+    ) -> Completion[Any]:
+        """The whole answer to a prompt.
+
+        With one of `response_model`, `choice`, `grammar` and `parser`, the result's `.parsed` is
+        what was made of the answer. An answer that does not pass is asked for again, together
+        with what is wrong with it.
+
+        Args:
+            prompt: What the user says.
+            system: Instructions ahead of it.
+            response_model: Type of the answer: a pydantic model, a msgspec Struct, a dataclass, a
+                TypedDict, anything made of them such as `list[Person]`, or a JSON schema. The
+                engine is kept to it by SDK 2.1 and later; elsewhere the prompt asks for it.
+            choice: The answer is one of these texts; kept to as above.
+            grammar: The answer follows this grammar in Lark's notation; SDK 2.1 and later.
+            parser: Makes the answer's text into a value, or raises ValueError to refuse it. If it
+                raises anything else, the model is not asked again.
+            validators: Called with what was made of the answer, or with its text where nothing
+                was; each refuses it by raising ValueError or answering False. Otherwise as
+                `parser`.
+            repairs: How often the model may be asked again. One that only repeats its answer is
+                asked afresh, at a temperature of 1 at least and with a seed.
+            options: See `ChatOptions`.
+
+        Raises:
+            InvalidRequest: An argument is at fault; nothing was sent.
+            UnsupportedFeature: The service's generation cannot do it; nothing was sent.
+            ModelError: The model is not known, not here, or can't be loaded.
+            CallTimeout: A time bound fell. The engine's work was stopped.
+            StreamInterrupted: The answer broke off; `.partial` has its beginning.
+            ServiceError: The service is at fault.
+            StructuredOutputError: No answer passed, it was cut, or `parser` or a validator failed;
+                `.partial` has its text.
+        """
+        return await self._answer(
+            prompt_turns(prompt, system),
+            options,
+            repairs,
+            response_model=response_model,
+            choice=choice,
+            grammar=grammar,
+            parser=parser,
+            validators=validators,
+        )
+
+    def stream_complete(
+        self,
+        prompt: str,
+        *,
+        system: str | None = None,
+        response_model: Any = None,
+        choice: Sequence[str] | None = None,
+        grammar: str | None = None,
+        parser: Callable[[str], Any] | None = None,
+        chunk_parser: Callable[[Chunk], Any] | None = None,
+        validators: Iterable[Callable[[Any], object]] = (),
+        **options: Unpack[ChatOptions],
+    ) -> AsyncGenerator[Chunk]:
+        """The answer to a prompt, piece by piece. Leaving the loop early frees the engine.
+
+        Every chunk's `.partial` is the value so far: of `response_model` as plain lists and dicts.
+        The last chunk's `.parsed` is the whole value. What was streamed cannot be taken back, so
+        an answer that does not pass is not asked for again.
+
+        Args:
+            prompt: What the user says.
+            system: Instructions ahead of it.
+            response_model: As in `complete`.
+            choice: As in `complete`.
+            grammar: As in `complete`.
+            parser: As in `complete`: called once, with the whole text.
+            chunk_parser: Called with every chunk that has text; what it makes of it is that
+                chunk's `.partial`.
+            validators: As in `complete`.
+            options: See `ChatOptions`.
+
+        Raises:
+            FoundryError: As `complete`; bad arguments at once, the rest while iterating.
+        """
+        return self._stream(
+            prompt_turns(prompt, system),
+            options,
+            response_model=response_model,
+            choice=choice,
+            grammar=grammar,
+            parser=parser,
+            chunk_parser=chunk_parser,
+            validators=validators,
+        )
+
+    @overload
+    async def chat(
+        self,
+        messages: Turns,
+        *,
+        response_model: type[_T],
+        **options: Unpack[CheckedOptions[_T]],
+    ) -> Completion[_T]: ...
+
+    @overload
+    async def chat(
+        self,
+        messages: Turns,
+        *,
+        response_model: Any,
+        **options: Unpack[CheckedOptions[Any]],
+    ) -> Completion[Any]: ...
+
+    @overload
+    async def chat(
+        self,
+        messages: Turns,
+        *,
+        choice: Sequence[str],
+        **options: Unpack[CheckedOptions[str]],
+    ) -> Completion[str]: ...
+
+    @overload
+    async def chat(
+        self,
+        messages: Turns,
+        *,
+        parser: Callable[[str], _T],
+        grammar: str | None = None,
+        **options: Unpack[CheckedOptions[_T]],
+    ) -> Completion[_T]: ...
+
+    @overload
+    async def chat(
+        self,
+        messages: Turns,
+        *,
+        grammar: str,
+        **options: Unpack[CheckedOptions[str]],
+    ) -> Completion[str]: ...
+
+    @overload
+    async def chat(
+        self,
+        messages: Turns,
+        **options: Unpack[CheckedOptions[str]],
+    ) -> Completion[None]: ...
+
+    async def chat(
+        self,
+        messages: Turns,
+        *,
+        response_model: Any = None,
+        choice: Sequence[str] | None = None,
+        grammar: str | None = None,
+        parser: Callable[[str], Any] | None = None,
+        validators: Iterable[Callable[[Any], object]] = (),
+        repairs: int = 2,
+        **options: Unpack[ChatOptions],
+    ) -> Completion[Any]:
+        """The whole answer to a conversation. Raises as `complete`.
+
+        Args:
+            messages: The turns so far, oldest first: `Message`s or mappings with role and content.
+            response_model: As in `complete`.
+            choice: As in `complete`.
+            grammar: As in `complete`.
+            parser: As in `complete`.
+            validators: As in `complete`.
+            repairs: As in `complete`.
+            options: See `ChatOptions`.
+        """
+        return await self._answer(
+            messages,
+            options,
+            repairs,
+            response_model=response_model,
+            choice=choice,
+            grammar=grammar,
+            parser=parser,
+            validators=validators,
+        )
+
+    def stream_chat(
+        self,
+        messages: Turns,
+        *,
+        response_model: Any = None,
+        choice: Sequence[str] | None = None,
+        grammar: str | None = None,
+        parser: Callable[[str], Any] | None = None,
+        chunk_parser: Callable[[Chunk], Any] | None = None,
+        validators: Iterable[Callable[[Any], object]] = (),
+        **options: Unpack[ChatOptions],
+    ) -> AsyncGenerator[Chunk]:
+        """The answer to a conversation, piece by piece. Raises as `stream_complete`.
+
+        Args:
+            messages: The turns so far, oldest first: `Message`s or mappings with role and content.
+            response_model: As in `complete`.
+            choice: As in `complete`.
+            grammar: As in `complete`.
+            parser: As in `stream_complete`.
+            chunk_parser: As in `stream_complete`.
+            validators: As in `complete`.
+            options: See `ChatOptions`.
+        """
+        return self._stream(
+            messages,
+            options,
+            response_model=response_model,
+            choice=choice,
+            grammar=grammar,
+            parser=parser,
+            chunk_parser=chunk_parser,
+            validators=validators,
+        )
+
+    async def _answer(
+        self, messages: Turns, options: ChatOptions, repairs: int, **wanted: Any
+    ) -> Completion[Any]:
+        check_repairs(repairs)
+        return await self._expected(messages, options, repairs, expectation_of(**wanted))
+
+    async def _expected(
+        self,
+        messages: Turns,
+        options: ChatOptions,
+        repairs: int,
+        expectation: Expectation | None,
+    ) -> Completion[Any]:
+        """The answer to a conversation, where it is known what it has to be."""
+        if expectation is None:
+            return await self._call(self._order(messages, options)).completion()
+        from foundry_api.structured.repair import answered  # noqa: PLC0415 - few calls need it
+
+        order = self._order(messages, options, expectation.constraint)
+
+        async def ask(
+            turns: tuple[Message, ...], constraint: Constraint | None, repetitions: int
+        ) -> Completion[None]:
+            request = structs.replace(
+                _sampled(order.request, repetitions), messages=turns, constraint=constraint
+            )
+            return await self._call(structs.replace(order, request=request)).completion()
+
+        return await answered(
+            ask, order.request.messages, expectation, repairs=repairs, deadline=order.deadline
+        )
+
+    def _stream(
+        self, messages: Turns, options: ChatOptions, **wanted: Any
+    ) -> AsyncGenerator[Chunk]:
+        expectation = expectation_of(**wanted)
+        if expectation is None:
+            return self._call(self._order(messages, options)).chunks()
+        from foundry_api.structured.streaming import parsed_chunks  # noqa: PLC0415 - as above
+
+        order = self._order(messages, options, expectation.constraint)
+        return parsed_chunks(self._call(order).chunks(), expectation)
+
+    @abstractmethod
+    def _order(
+        self,
+        messages: Turns,
+        options: ChatOptions,
+        constraint: Constraint | None = None,
+    ) -> Order[ChatRequest]:
+        """What the caller ordered, checked."""
+
+    @abstractmethod
+    def _call(self, order: Order[ChatRequest]) -> ChatCall | CachedCall:
+        """A call for it."""
+
+
+def _sampled(request: ChatRequest, repetitions: int) -> ChatRequest:
+    """The request in such a way that a model that repeats itself may say something else."""
+    if not repetitions:
+        return request
+    return structs.replace(
+        request,
+        temperature=max(request.temperature or 0.0, SAMPLING_TEMPERATURE),
+        seed=((request.seed or 0) + repetitions) % 2**31,
+    )
+
+
+def _is_given(value: object) -> bool:
+    return value is not None and not (type(value) is tuple and not value)
+
+
+def expectation_of(**given: Any) -> Expectation | None:
+    """What an answer has to be; None for any answer.
+
+    Args:
+        given: As `Expectation.of` takes it.
+
+    Raises:
+        InvalidRequest: One is at fault, or two say different things.
+    """
+    if not any(map(_is_given, given.values())):
+        return None
+    from foundry_api.structured.expectation import Expectation  # noqa: PLC0415 - few calls need it
+
+    return Expectation.of(**given)

@@ -1,0 +1,230 @@
+"""The calls of a client beside chat completions."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from foundry_api.core.call import EndpointCall, Order, Outcome, ordered
+from foundry_api.core.embeddings import BATCH_SIZE, check_batch_size, checked_texts, embed
+from foundry_api.core.options import ModelOptions, TimeOptions, bounds
+from foundry_api.core.raw_request import RawCall, raw_request
+from foundry_api.core.transcriptions import Joined, Listening, Recording, speech_options
+from foundry_api.types.checks import check_flag, check_name
+from foundry_api.types.errors import FoundryError
+from foundry_api.types.results import TranscriptionChunk
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable, Mapping
+    from os import PathLike
+    from typing import Unpack
+
+    from foundry_api.core.runtime import Backend
+    from foundry_api.core.transcriptions import Hearing
+    from foundry_api.types.results import Embeddings, RawReply, Transcription
+    from foundry_api.types.settings import Settings
+    from foundry_api.wire.endpoints.transcriptions import Heard
+
+__all__ = ["EndpointCalls"]
+
+
+class EndpointCalls:
+    """What a client can do beside chat completions; `FoundryAPIClient` inherits it.
+
+    Attributes:
+        settings: The client's.
+    """
+
+    settings: Settings
+    _backend: Backend
+
+    async def embed(
+        self,
+        texts: str | Iterable[str],
+        *,
+        model: str,
+        batch_size: int = BATCH_SIZE,
+        **options: Unpack[ModelOptions],
+    ) -> Embeddings:
+        """Texts as vectors, in their order.
+
+        Whether the model embeds at all is found out before it is asked: by its task, else by its
+        files. A chat model would answer with an error, and kill a service before SDK 2.1.
+
+        Args:
+            texts: One or several.
+            model: Alias, id, or id without version, of a model that embeds.
+            batch_size: Texts of one request; default 32. Several requests are made at once, as
+                many as gain throughput.
+            options: See `ModelOptions`; the timeout is each request's, the deadline that of all.
+
+        Raises:
+            InvalidRequest: A text is empty or cannot be sent: `.field` names it, as `texts[3]`.
+            ModelTaskMismatch: The model makes no embeddings.
+            UnsupportedFeature: The generation of the service has none.
+            ModelError: The model is not known, not here, or can't be loaded.
+            CallTimeout: A time bound fell.
+            ServiceError: The service is at fault.
+        """
+        size = check_batch_size(batch_size)
+        checked = checked_texts(texts)
+        timeout_s, deadline = bounds(self._backend, options)
+        return await embed(
+            self._backend.tools,
+            checked,
+            model=check_name("model", model),
+            timeout_s=timeout_s,
+            deadline=deadline,
+            batch_size=size,
+            download=check_flag("download", options.get("download")),
+        )
+
+    async def transcribe(
+        self,
+        audio: str | PathLike[str] | bytes,
+        *,
+        model: str,
+        language: str | None = None,
+        temperature: float | None = None,
+        prompt: str | None = None,
+        **options: Unpack[ModelOptions],
+    ) -> Transcription:
+        """What is said in a recording.
+
+        SDK 2.x reads the recording itself, from a path on its own machine; bytes are written to a
+        private file for that, which is removed again.
+
+        Args:
+            audio: A file, or the bytes of one. The engine reads WAV, MP3 and FLAC. It hears half a
+                minute at a time: a longer WAV file is divided at silence and the texts are joined.
+            model: Alias, id, or id without version, of a model that transcribes.
+            language: Code of ISO 639, such as de. Only Nemotron can detect it, which is its
+                default; for a Whisper of several languages it has to be given.
+            temperature: 0 to 1; default the model's own.
+            prompt: Words to expect, where the generation heeds that; SDK 2.x does not.
+            options: See `ModelOptions`; the timeout bounds the silence before and between words.
+
+        Raises:
+            InvalidRequest: There is no such file, it cannot be read as audio, it is longer than
+                half a minute and can't be divided, or an option is at fault; `.field` names it.
+            ModelTaskMismatch: The model does not transcribe.
+            UnsupportedFeature: The generation of the service does not, or ignores an option, or
+                the service is on another machine and wants a path.
+            ModelError: The model is not known, not here, or can't be loaded.
+            CallTimeout: A time bound fell. The engine's work was stopped.
+            ServiceError: The service is at fault.
+        """
+        recording, spoken = Recording(audio), speech_options(language, temperature, prompt)
+        joined = Joined(spoken.get("language"))
+        order = self._ordered(Listening(recording, spoken), model, options)
+        async with aclosing(self._pieces(recording, spoken, order, joined)) as pieces:
+            async for _ in pieces:
+                pass
+        return joined.transcription()
+
+    def stream_transcribe(
+        self,
+        audio: str | PathLike[str] | bytes,
+        *,
+        model: str,
+        language: str | None = None,
+        temperature: float | None = None,
+        prompt: str | None = None,
+        **options: Unpack[ModelOptions],
+    ) -> AsyncGenerator[TranscriptionChunk]:
+        """As `transcribe`, piece by piece. Leaving the loop early frees the engine.
+
+        A service that takes uploads sends all of it at once.
+
+        Raises:
+            FoundryError: As `transcribe`; bad arguments at once, the rest while iterating.
+        """
+        recording, spoken = Recording(audio), speech_options(language, temperature, prompt)
+        order = self._ordered(Listening(recording, spoken), model, options)
+        return self._pieces(recording, spoken, order, Joined(spoken.get("language")))
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        params: Mapping[str, str | int | float | bool] | None = None,
+        headers: Mapping[str, str] | None = None,
+        **options: Unpack[TimeOptions],
+    ) -> RawReply:
+        """Any request to the service, for what there is no method for.
+
+        The breaker, time bounds, retries and credentials are those of every call. It is tried
+        again only where that cannot do the same thing twice: GET, HEAD, OPTIONS, PUT and DELETE.
+        Methods other than GET, HEAD and OPTIONS wait for their turn. What the request does to the
+        service is not looked at: it may be told to shut down, and 1.x dies of some requests.
+
+        Args:
+            method: Such as GET.
+            path: On the service, such as /v1/models. From 2.1 on the models of this machine are
+                behind /catalogs/local.
+            json: The body, encoded as JSON.
+            params: The query.
+            headers: Beside the client's own, which win.
+            options: See `TimeOptions`.
+
+        Returns:
+            An answer whose status is a success.
+
+        Raises:
+            InvalidRequest: An argument is at fault, or the service says so.
+            RouteMissing: The service has no such route.
+            CallTimeout: A time bound fell.
+            ServiceError: The service is at fault.
+        """
+        asked = raw_request(method, path, json=json, params=params, headers=headers)
+        timeout_s, deadline = bounds(self._backend, options)
+        order = Order((asked.name,), asked, timeout_s, deadline)
+        return await RawCall(self._backend.tools, order).reply()
+
+    async def _pieces(
+        self,
+        recording: Recording,
+        spoken: dict[str, Any],
+        order: Order[Hearing],
+        joined: Joined,
+    ) -> AsyncGenerator[TranscriptionChunk]:
+        """What is said in each part of the recording, and where the time went as the last."""
+        try:
+            async with aclosing(recording.parts()) as parts:
+                async for part in parts:
+                    ordered_part = replace(order, request=Listening(part, spoken))
+                    async with part, aclosing(self._part(ordered_part, joined)) as pieces:
+                        async for piece in pieces:
+                            yield piece
+        except FoundryError as error:
+            error.partial = joined.text
+            raise
+        yield joined.last_chunk()
+
+    async def _part(
+        self, order: Order[Hearing], joined: Joined
+    ) -> AsyncGenerator[TranscriptionChunk]:
+        is_streamed = False
+        async with aclosing(self._heard(order).pieces()) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Outcome):
+                    text, model = piece.result[0], piece.model.id
+                    if not is_streamed and text:
+                        yield TranscriptionChunk(joined.add(text), model)
+                    joined.end_part(piece)
+                else:
+                    is_streamed = True
+                    yield replace(piece, text=joined.add(piece.text))
+
+    def _heard(self, order: Order[Hearing]) -> EndpointCall[TranscriptionChunk, Heard]:
+        return EndpointCall(self._backend.tools, order, lambda piece: piece.text)
+
+    def _ordered(self, asking: Hearing, model: str, options: ModelOptions) -> Order[Hearing]:
+        timeout_s, deadline = bounds(self._backend, options)
+        download = check_flag("download", options.get("download"))
+        name = check_name("model", model)
+        return ordered(asking, name, timeout_s, deadline, download=download)

@@ -1,0 +1,377 @@
+"""`client.models`: what models there are, and getting them in and out of memory."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import TYPE_CHECKING
+
+from foundry_api.core.catalog import MAX_AGE_S
+from foundry_api.core.connection import find_model, find_variants
+from foundry_api.core.downloads import STALL_S, DownloadMeter, steps_of
+from foundry_api.core.model_loading import check_drain, load_all, swap
+from foundry_api.core.residency.manager import DRAIN_S
+from foundry_api.resilience.deadline import bounded
+from foundry_api.types.checks import check_name, check_range, check_several
+from foundry_api.types.errors import (
+    CatalogUnavailable,
+    HookFailed,
+    InvalidRequest,
+    ModelInUse,
+    ModelNotFound,
+)
+from foundry_api.types.user_code import describe
+from foundry_api.types.values import as_float, shown
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from foundry_api.core.catalog import CatalogListing
+    from foundry_api.core.connection import Connection
+    from foundry_api.core.downloads import DownloadProgress
+    from foundry_api.engine.control import ControlClient
+    from foundry_api.types.messages import Model, ModelUser
+
+    Progress = Callable[[DownloadProgress], object]
+    Connect = Callable[[], Awaitable[Connection]]
+    Route = Callable[..., Awaitable[tuple[Connection, Model]]]
+
+__all__ = ["Models"]
+
+
+class Models:
+    """The models of the service that the client talks to.
+
+    Every name may be an alias, an id, or an id without its version, in any case.
+    """
+
+    def __init__(self, connect: Connect, route: Route) -> None:
+        self._connect = connect
+        self._route = route
+
+    @bounded
+    async def list(self, *, catalog: bool = False) -> Sequence[Model]:
+        """Models on this machine, and on request those that could be downloaded.
+
+        Args:
+            catalog: Those of Microsoft's catalog too; see `catalog`.
+
+        Raises:
+            CatalogUnavailable: The catalog was asked for, cannot be reached, and never was.
+            ServiceError: The service does not answer.
+        """
+        connection = await self._connect()
+        local = await connection.local_models()
+        if not catalog:
+            return local
+        known = {model.id for model in local}
+        listing = await connection.catalog.listing()
+        return [*local, *(model for model in listing.models if model.id not in known)]
+
+    @bounded
+    async def catalog(
+        self, *, refresh: bool = False, max_age_s: float = MAX_AGE_S
+    ) -> CatalogListing:
+        """What could be downloaded, and how old that knowledge is.
+
+        A catalog that cannot be reached, which takes 4 s to find out, is answered with the last
+        one that could, `unreachable` saying why. One that is reached and empty has no models.
+
+        Args:
+            refresh: Ask the service even if it was asked lately. An engine of SDK 2.x itself asks
+                the catalog when it starts and then every few hours, so that a service that
+                started offline knows nothing new until it is restarted.
+            max_age_s: Seconds for which the answer of the service holds.
+
+        Raises:
+            CatalogUnavailable: It cannot be reached, and never was.
+            ServiceError: The service does not answer.
+        """
+        age_s = check_range("max_age_s", max_age_s, 0, math.inf)
+        if age_s is None:
+            raise InvalidRequest("max_age_s is None, not a number", field="max_age_s")
+        connection = await self._connect()
+        return await connection.catalog.listing(refresh=refresh, max_age_s=age_s)
+
+    @bounded
+    async def show(self, name: str) -> Sequence[Model]:
+        """Every variant that a name means, those on this machine first.
+
+        Args:
+            name: An alias means all its variants, an id that one. The catalog is not asked for a
+                registered directory.
+
+        Raises:
+            ModelNotFound: No model has that name.
+            CatalogUnavailable: It is not on this machine, and the catalog cannot be reached.
+            ServiceError: The service does not answer.
+        """
+        name = check_name("name", name)
+        connection = await self._connect()
+        here = find_variants(name, await connection.local_models())
+        if any(model.catalog == "local" for model in here):
+            return here
+        try:
+            known = await connection.catalog_for(name)
+        except CatalogUnavailable:
+            if not here:
+                raise
+            known = here
+        found = find_variants(name, known)
+        if not found:
+            raise connection.not_found(name)
+        return sorted(found, key=lambda model: not model.cached)
+
+    async def cached(self) -> Sequence[Model]:
+        """Models whose files are on this machine."""
+        return [model for model in await self.list() if model.cached]
+
+    async def loaded(self) -> Sequence[Model]:
+        """Models in memory."""
+        return [model for model in await self.list() if model.loaded]
+
+    @bounded
+    async def load(self, name: str, *, download: bool = False) -> Model:
+        """Load a model into memory, which may take minutes. Does nothing if it is there.
+
+        Args:
+            name: The model.
+            download: Download it first if its files are not here.
+
+        Raises:
+            ModelNotFound: No model has that name.
+            ModelNotCached: Its files are not here, and `download` was not said.
+            ModelLoadFailed: The engine could not load it.
+            MemoryBudgetExceeded: There is no room for it, and none can be made.
+        """
+        connection, model = await self._route(check_name("name", name), download=download)
+        await connection.ensure_loaded(model)
+        return model
+
+    @bounded
+    async def unload(self, name: str, *, drain: float = DRAIN_S, force: bool = False) -> Model:
+        """Take a model out of memory. Does nothing if it is not there.
+
+        Calls in flight are answered first. Calls that begin meanwhile wait, and load it again.
+        The system may not get the memory back: engines keep some of it for the next model.
+
+        Args:
+            name: The model.
+            drain: Seconds that this client's calls in flight may take to end; default 30.
+            force: Neither wait for them nor heed other clients that use it; the service may still
+                refuse. A service of SDK 1.x would not survive it, so it is asked as without.
+
+        Raises:
+            ModelNotFound: No model has that name.
+            ModelNotCached: Its files are not even on this machine.
+            ModelInUse: Calls of this client, or other clients, still use it; `.users` tells who.
+            InvalidRequest: `drain` is below 0.
+        """
+        drain_s = check_drain(drain)
+        connection, model = await self._route(check_name("name", name), download=False)
+        await connection.memory.unload(model, drain_s=drain_s, force=force)
+        return model
+
+    @bounded
+    async def swap(self, old: str, new: str, *, drain: float = DRAIN_S) -> Model:
+        """Take one model out of memory, and load another in its place.
+
+        If the new one can't be loaded, the old one is loaded again, and the error says so.
+
+        Args:
+            old: The model to unload, as by `unload`.
+            new: The model to load.
+            drain: Seconds that calls of the old one may take to end; default 30.
+
+        Returns:
+            The new model.
+
+        Raises:
+            InvalidRequest: Both are the same model, or `drain` is below 0.
+            ModelInUse: The old one is still used; nothing was changed.
+            ModelLoadFailed: The new one could not be loaded.
+            ModelError: As `load`, before anything was changed.
+        """
+        drain_s = check_drain(drain)
+        old, new = check_name("old", old), check_name("new", new)
+        return await swap(await self._route(old), await self._route(new), drain_s=drain_s)
+
+    @bounded
+    async def ensure_loaded(
+        self, names: Iterable[str], *, download: bool = False
+    ) -> Sequence[Model]:
+        """Load several models, at once where the service allows it.
+
+        Args:
+            names: The models.
+            download: Download those whose files are not here.
+
+        Returns:
+            The models, in the order of their names.
+
+        Raises:
+            ModelError: As `load`. All were tried before the first failure is raised.
+        """
+        if isinstance(names, str):
+            raise InvalidRequest(f"names is {names!r}, not a list", field="names")
+        several = check_several("names", names, "a list of names")
+        checked = tuple(check_name(f"names[{index}]", name) for index, name in enumerate(several))
+        return await load_all(checked, partial(self._route, download=download))
+
+    @bounded
+    async def users(self, name: str) -> Sequence[ModelUser]:
+        """Who uses a model: this client, and others of the same home.
+
+        A client uses a model from its first call until a minute after its last, or until it is
+        closed. Programs that do not use this package are not seen.
+
+        Raises:
+            ModelNotFound: No model has that name.
+        """
+        connection, model = await self._route(check_name("name", name))
+        return await connection.memory.users(model.id)
+
+    @bounded
+    async def download(
+        self, name: str, progress: Progress | None = None, *, stall_s: float = STALL_S
+    ) -> Model:
+        """Download a model's files. Downloading it again goes on where it stopped.
+
+        Cancelling the call stops the download at its next step, unless another client waits for
+        the same model: they share one download; a command line's service may go on with it. It is
+        over when the service has the model.
+
+        Args:
+            name: The model.
+            progress: Called with a `DownloadProgress` for each step, and every 2 s while only
+                parts of the next step come.
+            stall_s: Seconds without anything after which it counts as failed.
+
+        Raises:
+            ModelNotFound: The catalog has no such model.
+            CatalogUnavailable: The catalog could not be reached.
+            DownloadFailed: The download broke off or stood still.
+            HookFailed: `progress` failed, which ends the download.
+            UnsupportedFeature: The service can't be told to download.
+        """
+        limit_s = as_float(stall_s)
+        if limit_s is None or not limit_s > 0:
+            raise InvalidRequest(f"stall_s is {shown(stall_s)}, not above 0", field="stall_s")
+        name = check_name("name", name)
+        connection = await self._connect()
+        await connection.check_download(name)
+        local = find_model(name, await connection.local_models())
+        if local is not None and local.cached:
+            return local
+        model = find_model(name, await connection.catalog_for(name))
+        if model is None:
+            raise connection.not_found(name)
+        if model.cached:
+            return model
+        meter = DownloadMeter(model.size_mb)
+
+        def report(percent: float) -> None:
+            if progress is None:
+                return
+            now = meter.report(percent)
+            try:
+                progress(now)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:
+                raise HookFailed(f"the progress callback failed: {describe(error)}") from error
+
+        return await connection.download(model, report, stall_s=limit_s)
+
+    def stream_download(
+        self, name: str, *, stall_s: float = STALL_S
+    ) -> AsyncGenerator[DownloadProgress]:
+        """Download a model's files, and tell each step. Leaving the loop early stops it.
+
+        Nothing is told of a model that is here. Otherwise as `download`.
+
+        Args:
+            name: The model.
+            stall_s: Seconds without anything after which it counts as failed.
+
+        Raises:
+            FoundryError: As `download`, while iterating.
+        """
+        return steps_of(partial(self.download, name, stall_s=stall_s))
+
+    @bounded
+    async def register(self, path: Path | str, alias: str) -> Model:
+        """Serve a directory with an ONNX model of the user's own under an alias.
+
+        The directory stays where it is, and it stays registered until `unregister`.
+
+        Args:
+            path: Holds genai_config.json, the ONNX graph and the tokenizer. A relative path is
+                relative to this process's working directory; `~` is this user's home.
+            alias: The name to call it by.
+
+        Raises:
+            ModelRegistrationFailed: The directory is not such a model.
+            InvalidRequest: `path` is no path.
+            UnsupportedFeature: The service is not an engine host of this package.
+        """
+        alias = check_name("alias", alias)
+        connection, control = await self._controlled("register models")
+        model = await control.register(path, alias)
+        connection.forget(model)
+        return model
+
+    @bounded
+    async def unregister(self, alias: str) -> None:
+        """Serve a registered directory no longer, for no program of this user. Its files stay.
+
+        The model `demo` of this package always stays: every engine of it serves that model.
+
+        Args:
+            alias: An alias means all its versions, an id that one.
+
+        Raises:
+            ModelNotFound: Nothing is registered under that alias.
+            ModelInUse: It is loaded.
+            InvalidRequest: It is `demo`, which comes with this package.
+            UnsupportedFeature: The service is not an engine host of this package.
+        """
+        alias = check_name("alias", alias)
+        connection, control = await self._controlled("unregister models")
+        model = find_model(alias, await connection.local_models())
+        if model is None:
+            raise ModelNotFound(f"no model on this machine is named {alias!r}", model=alias)
+        is_id = alias.strip().casefold() == model.id.casefold()
+        try:
+            await control.unregister(model.id if is_id else model.alias)
+        except ModelInUse as error:
+            error.hint = f"Unload it first: `foundry-api models unload {model.alias}`."
+            raise
+        connection.forget(model)
+
+    @bounded
+    async def remove(self, name: str) -> int:
+        """Delete a downloaded model's files, and return how many bytes that freed.
+
+        Raises:
+            ModelNotFound: No downloaded model has that name.
+            ModelInUse: It is loaded.
+            UnsupportedFeature: The service is not an engine host of this package.
+        """
+        name = check_name("name", name)
+        connection, control = await self._controlled("remove models")
+        model = find_model(name, await connection.local_models())
+        if model is None:
+            raise ModelNotFound(f"no model on this machine is named {name!r}", model=name)
+        try:
+            freed = await control.remove(model.id)
+        except ModelInUse as error:
+            error.hint = f"Unload it first: `foundry-api models unload {model.alias}`."
+            raise
+        connection.forget(model)
+        return freed
+
+    async def _controlled(self, what: str) -> tuple[Connection, ControlClient]:
+        connection = await self._connect()
+        return connection, connection.controlled(what)

@@ -1,0 +1,360 @@
+"""`client.responses`: the Responses API, alike over the generations that have it."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import aclosing
+from heapq import merge
+from typing import TYPE_CHECKING, Literal, cast
+
+import msgspec
+
+from foundry_api.core.call import EndpointCall, Order, Outcome, ordered
+from foundry_api.core.options import ResponseOptions, TimeOptions, bounds
+from foundry_api.core.raw_request import RawCall, raw_request
+from foundry_api.core.responses import checked_id, reader_of, responding
+from foundry_api.types.checks import check_flag, check_name, check_whole
+from foundry_api.types.errors import (
+    FoundryError,
+    InvalidRequest,
+    ResponseNotFound,
+    UnsupportedFeature,
+)
+from foundry_api.types.results import Response, ResponseEvent, ResponsePage
+from foundry_api.types.values import as_text, shown
+from foundry_api.wire.endpoints.responses import RESPONSES_ROUTE
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from types import TracebackType
+    from typing import Self, Unpack
+
+    from foundry_api.core.connection import Connection
+    from foundry_api.core.residency.stored_responses import Hold
+    from foundry_api.core.responses import Answering, Input, Responding
+    from foundry_api.core.runtime import Backend
+    from foundry_api.core.service_pool import Service
+    from foundry_api.types.results import RawReply, ResponseItem
+    from foundry_api.wire.dialects.base import Catalog
+
+__all__ = ["Conversation", "Responses"]
+
+
+log = logging.getLogger("foundry_api")
+
+
+class Conversation:
+    """Turns that go on from each other. As a context manager it deletes them at its end.
+
+    Args:
+        responses: Makes them.
+        options: Of every turn.
+
+    Attributes:
+        last: The last turn's response; None before the first.
+    """
+
+    def __init__(self, responses: Responses, options: ResponseOptions) -> None:
+        self.last: Response | None = None
+        self._responses = responses
+        self._options = options
+        self._ids: list[str] = []
+
+    async def say(self, input: Input, **options: Unpack[ResponseOptions]) -> Response:  # noqa: A002 - OpenAI's own name
+        """One more turn, whole. Raises as `Responses.create`.
+
+        Args:
+            input: What is said.
+            options: Of this turn, before those of the conversation; see `ResponseOptions`.
+        """
+        told = self._told(options)
+        return self._said(await self._responses.respond(self._turn(input, told), told))
+
+    def stream(
+        self,
+        input: Input,  # noqa: A002 - OpenAI's own name
+        **options: Unpack[ResponseOptions],
+    ) -> AsyncGenerator[ResponseEvent]:
+        """One more turn, event by event. It counts once its last event was taken.
+
+        Args:
+            input: What is said.
+            options: Of this turn, before those of the conversation; see `ResponseOptions`.
+        """
+        told = self._told(options)
+        return self._heard(self._responses.events(self._turn(input, told), told))
+
+    async def _heard(self, events: AsyncGenerator[ResponseEvent]) -> AsyncGenerator[ResponseEvent]:
+        async with aclosing(events):
+            async for event in events:
+                if event.response is not None and event.response.timings is not None:
+                    self._said(event.response)
+                yield event
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        ids, self._ids = self._ids, []
+        for name in () if self._options.get("keep") else reversed(ids):
+            try:
+                await self._responses.delete(name)
+            except ResponseNotFound:
+                continue  # it went with another one, or newer ones pushed it out
+            except FoundryError as failure:
+                log.debug("the stored response %s was not deleted: %s", name, failure)
+
+    def _told(self, options: ResponseOptions) -> ResponseOptions:
+        return cast("ResponseOptions", {**self._options, **options, "store": True})
+
+    def _turn(self, said: Input, options: ResponseOptions) -> Responding:
+        before = self.last
+        options["previous_response_id"] = before.id if before else None
+        hold: Hold = "kept" if options.get("keep") else "talking"
+        return responding(said, options, hold=hold, goes_on=before is not None)
+
+    def _said(self, response: Response) -> Response:
+        self.last = response
+        self._ids.append(response.id)
+        return response
+
+
+PAGE = 100
+"""The most that a service keeps (response_store.h), and lists at once."""
+
+_TERMINAL = frozenset({"response.completed", "response.incomplete"})
+
+
+class Responses:
+    """The responses of a client's services.
+
+    Args:
+        backend: The client's.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def create(self, input: Input, **options: Unpack[ResponseOptions]) -> Response:  # noqa: A002 - OpenAI's own name
+        """One response, whole.
+
+        Args:
+            input: A text, or items: mappings as in OpenAI's Responses API, `Message`s, or items of
+                earlier responses. Images are paths or data URLs in `input_image` parts.
+            options: See `ResponseOptions`.
+
+        Returns:
+            A response that is `completed`, or `incomplete` if it was cut. A failed one is raised.
+
+        Raises:
+            InvalidRequest: An argument is at fault; nothing was sent.
+            ResponseNotFound: The service does not keep the one to go on from.
+            ModelTaskMismatch: The model cannot see the image.
+            UnsupportedFeature: The generation of the service cannot do it.
+            ModelError: The model is not known, not here, or can't be loaded.
+            CallTimeout: A time bound fell. The engine's work was stopped.
+            StreamInterrupted: The answer broke off; `.partial` has its beginning.
+            ServiceError: The service is at fault.
+        """
+        return await self.respond(responding(input, options), options)
+
+    def stream(
+        self,
+        input: Input,  # noqa: A002 - OpenAI's own name
+        **options: Unpack[ResponseOptions],
+    ) -> AsyncGenerator[ResponseEvent]:
+        """One response, event by event. Leaving the loop early frees the engine.
+
+        Args:
+            input: As for `create`.
+            options: See `ResponseOptions`.
+
+        Raises:
+            FoundryError: As `create`; bad arguments at once, the rest while iterating.
+        """
+        return self.events(responding(input, options), options)
+
+    def conversation(self, **options: Unpack[ResponseOptions]) -> Conversation:
+        """Turns that go on from each other, as long as the block lasts.
+
+            async with client.responses.conversation(model="phi-4-mini") as talk:
+                print((await talk.say("My name is Ada.")).output_text)
+                print((await talk.say("What is my name?")).output_text)
+
+        The service keeps the turns meanwhile, and they are deleted at the end of the block.
+
+        Args:
+            options: Of every turn; see `ResponseOptions`.
+        """
+        return Conversation(self, options)
+
+    async def get(self, response_id: str, **options: Unpack[TimeOptions]) -> Response:
+        """A stored response.
+
+        Raises:
+            ResponseNotFound: No service keeps it.
+            ServiceError: The service is at fault.
+        """
+        connection, reply = await self._of(response_id, "GET", "", options)
+        return reader_of(connection).response(reply.body)
+
+    async def input_items(
+        self, response_id: str, **options: Unpack[TimeOptions]
+    ) -> tuple[ResponseItem, ...]:
+        """What a stored response was asked, without what it went on from.
+
+        Raises:
+            ResponseNotFound: No service keeps it.
+            ServiceError: The service is at fault.
+        """
+        connection, reply = await self._of(response_id, "GET", "/input_items", options)
+        return reader_of(connection).items(reply.body)
+
+    async def delete(self, response_id: str, **options: Unpack[TimeOptions]) -> None:
+        """Delete a stored response. From SDK 2.1 on, those that went on from it go with it.
+
+        Raises:
+            ResponseNotFound: No service keeps it.
+            ServiceError: The service is at fault.
+        """
+        connection, _ = await self._of(response_id, "DELETE", "", options)
+        connection.stored.forget(response_id)
+
+    async def list(
+        self,
+        *,
+        limit: int = 20,
+        order: Literal["asc", "desc"] = "desc",
+        after: str | None = None,
+        **options: Unpack[TimeOptions],
+    ) -> ResponsePage:
+        """Stored responses, of this client and of others.
+
+        Args:
+            limit: How many, 1 to 100.
+            order: `desc` for the newest first; of one second, 1.x has them in no order.
+            after: Only those that come after this one in the order.
+            options: See `TimeOptions`.
+
+        Raises:
+            InvalidRequest: An argument is at fault; `.field` names it.
+            ResponseNotFound: No service keeps the one in `after`.
+            ServiceError: The service is at fault.
+        """
+        limit = check_whole("limit", limit, 1, PAGE) or 1
+        if as_text(order) not in {"asc", "desc"}:
+            raise InvalidRequest(f"order is {shown(order)}, neither asc nor desc", field="order")
+        if after is not None:
+            after = checked_id("after", after)
+        bounds(self._backend, options)[1].check()
+        kept = [
+            await self._all(service, catalog, order, options)
+            for service in self._backend.services
+            for catalog in (await service.connect()).dialect.catalogs
+        ]
+        newest_first = order == "desc"
+        found = tuple(merge(*kept, key=lambda each: each.created_at, reverse=newest_first))
+        rest = _after(found, after) if after is not None else found
+        return ResponsePage(responses=rest[:limit], has_more=len(rest) > limit)
+
+    async def respond(self, asking: Responding, options: ResponseOptions) -> Response:
+        """A response that was checked. `create` is for callers."""
+        return _completed(await self._call(asking, options).whole())
+
+    def events(self, asking: Responding, options: ResponseOptions) -> AsyncGenerator[ResponseEvent]:
+        """The events of a response that was checked. `stream` is for callers."""
+        return _told(self._call(asking, options))
+
+    def _call(
+        self, asking: Responding, options: ResponseOptions
+    ) -> EndpointCall[ResponseEvent, Response]:
+        timeout_s, deadline = bounds(self._backend, options)
+        given = options.get("model")
+        model = self._backend.settings.model if given is None else check_name("model", given)
+        answering: Answering = asking
+        download = check_flag("download", options.get("download"))
+        order = ordered(answering, model, timeout_s, deadline, download=download)
+        service = self._keeper(asking.members.get("previous_response_id"))
+        return EndpointCall(self._backend.tools, order, lambda event: event.text, service)
+
+    def _keeper(self, response_id: str | None) -> Service | None:
+        """The service that keeps a response of this client's."""
+        for service in self._backend.services:
+            connection = service.connection
+            if response_id and connection is not None and response_id in connection.stored:
+                return service
+        return None
+
+    async def _of(
+        self, response_id: str, method: str, what: str, options: TimeOptions
+    ) -> tuple[Connection, RawReply]:
+        """What a service answers about a response, wherever that is."""
+        name = checked_id("response_id", response_id)
+        bounds(self._backend, options)[1].check()
+        keeper = self._keeper(name)
+        missing: ResponseNotFound | None = None
+        for service in [keeper] if keeper else self._backend.services:
+            connection = await service.connect()
+            for catalog in connection.stored.catalogs(name):
+                try:
+                    route = f"{RESPONSES_ROUTE}/{name}{what}"
+                    return await self._asked(service, catalog, method, route, options)
+                except ResponseNotFound as error:
+                    missing = error
+            connection.stored.forget(name)
+        raise missing or ResponseNotFound(f"no service keeps the response {name}")
+
+    async def _all(
+        self, service: Service, catalog: Catalog, order: str, options: TimeOptions
+    ) -> tuple[Response, ...]:
+        route = f"{RESPONSES_ROUTE}?limit={PAGE}&order={order}"
+        connection, reply = await self._asked(service, catalog, "GET", route, options)
+        return reader_of(connection).page(reply.body).responses
+
+    async def _asked(
+        self, service: Service, catalog: Catalog, method: str, route: str, options: TimeOptions
+    ) -> tuple[Connection, RawReply]:
+        timeout_s, deadline = bounds(self._backend, options)
+        connection = await service.connect()
+        if connection.dialect.capabilities.responses == "unsupported":
+            raise UnsupportedFeature(
+                f"a service of generation {connection.endpoint.generation} has no Responses API",
+                service=connection.base_url,
+            )
+        request = raw_request(method, connection.dialect.path(catalog, route))
+        order = Order((request.name,), request, timeout_s, deadline)
+        return connection, await RawCall(self._backend.tools, order, service).reply()
+
+
+async def _told(call: EndpointCall[ResponseEvent, Response]) -> AsyncGenerator[ResponseEvent]:
+    """The events of a call; the last one has its times and attempts."""
+    last: ResponseEvent | None = None
+    async with aclosing(call.pieces()) as pieces:
+        async for piece in pieces:
+            if isinstance(piece, Outcome):
+                if last is not None:
+                    yield msgspec.structs.replace(last, response=_completed(piece))
+            elif piece.type in _TERMINAL:
+                last = piece
+            else:
+                yield piece
+
+
+def _completed(outcome: Outcome[Response]) -> Response:
+    """A response with what only the call knows."""
+    return msgspec.structs.replace(
+        outcome.result, timings=outcome.timings, attempts=outcome.attempts
+    )
+
+
+def _after(found: tuple[Response, ...], name: str) -> tuple[Response, ...]:
+    """Those behind one of them: 2.x would begin at the start for one that is not there."""
+    names = [each.id for each in found]
+    if name not in names:
+        raise ResponseNotFound(f"no service keeps the response {name}", field="after")
+    return found[names.index(name) + 1 :]

@@ -1,0 +1,146 @@
+"""`SyncBatchMethods`, written by `python3 dev.py generate` from client/batch.py."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar, overload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Sequence
+    from typing import Any, Unpack
+
+    from foundry_api.batch.types import BatchAnswer, BatchKeywords, BatchResult, Failures
+    from foundry_api.client.batch import BatchItems, Prompts
+    from foundry_api.client.client import FoundryAPIClient
+    from foundry_api.client.sync.background import BackgroundLoop
+    from foundry_api.core.options import ChatOptions
+    from foundry_api.types.messages import Completion
+
+__all__ = ["SyncBatchMethods"]
+
+_T = TypeVar("_T")
+
+
+class SyncBatchMethods:
+    """What a client does with many requests; `FoundryAPIClient` inherits it."""
+
+    _loop: BackgroundLoop
+    _async: FoundryAPIClient
+
+    @overload
+    def batch(
+        self, requests: Prompts, *, response_model: type[_T], **options: Unpack[BatchKeywords[_T]]
+    ) -> Generator[BatchResult[Completion[_T]]]: ...
+
+    @overload
+    def batch(
+        self, requests: Prompts, *, response_model: Any, **options: Unpack[BatchKeywords[Any]]
+    ) -> Generator[BatchResult[Completion[Any]]]: ...
+
+    @overload
+    def batch(
+        self, requests: Prompts, *, choice: Sequence[str], **options: Unpack[BatchKeywords[str]]
+    ) -> Generator[BatchResult[Completion[str]]]: ...
+
+    @overload
+    def batch(
+        self,
+        requests: Prompts,
+        *,
+        parser: Callable[[str], _T],
+        grammar: str | None = None,
+        **options: Unpack[BatchKeywords[_T]],
+    ) -> Generator[BatchResult[Completion[_T]]]: ...
+
+    @overload
+    def batch(
+        self, requests: Prompts, *, grammar: str, **options: Unpack[BatchKeywords[str]]
+    ) -> Generator[BatchResult[Completion[str]]]: ...
+
+    @overload
+    def batch(
+        self, requests: Prompts, **options: Unpack[BatchKeywords[str]]
+    ) -> Generator[BatchResult[Completion[None]]]: ...
+
+    @overload
+    def batch(
+        self, requests: BatchItems, **options: Unpack[BatchKeywords[str]]
+    ) -> Generator[BatchResult[BatchAnswer]]: ...
+
+    def batch(
+        self,
+        requests: BatchItems,
+        *,
+        system: str | None = None,
+        response_model: Any = None,
+        choice: Sequence[str] | None = None,
+        grammar: str | None = None,
+        parser: Callable[[str], Any] | None = None,
+        validators: Iterable[Callable[[Any], object]] = (),
+        repairs: int = 2,
+        ordered: bool = False,
+        errors: Failures = "results",
+        dedupe: bool = False,
+        attempts: int = 3,
+        patience: float = 600.0,
+        **options: Unpack[ChatOptions],
+    ) -> Generator[BatchResult[Any]]:
+        """Many requests, each answered once, with the throughput that the engine has.
+
+            for result in client.batch(prompts, max_tokens=100):
+                print(result.index, result.unwrap().content)
+
+        No more requests are taken than are needed to keep the services busy, and no more results
+        are made than are taken. A service that goes away fails no request: all wait until it is
+        back. Leaving the loop early stops what runs; use `contextlib.aclosing` to be sure when.
+
+        Args:
+            requests: Prompts, conversations, or `BatchRequest`s, which say all by themselves; from
+                any iterable, or from an asynchronous one if getting them takes time. They are read
+                on the client's event loop: that of a `FoundryClient` is in a thread of its own,
+                where the client itself can't be called.
+            system: Instructions ahead of each prompt.
+            response_model: As in `complete`, for every prompt.
+            choice: As in `complete`.
+            grammar: As in `complete`.
+            parser: As in `complete`.
+            validators: As in `complete`.
+            repairs: As in `complete`.
+            ordered: Whether the results keep the order of the requests, instead of coming as they
+                finish.
+            errors: `results` (default) gives a request that failed as a result with an error,
+                `raise` raises the first such error.
+            dedupe: Whether identical requests are made once, and share their answer.
+            attempts: How often a request that failed for a passing reason is begun before it counts
+                as failed. Each of them is a call with retries of its own.
+            patience: Seconds that all services may be away before the batch is given up.
+            options: See `ChatOptions`; of a `BatchRequest` those count that its body has no word
+                for, and the model if it names none.
+
+        Raises:
+            InvalidRequest: An argument is at fault; nothing was sent.
+            ModelError: The first requests failed all of it, as every other one would.
+            ServiceError: The services were away for longer than the patience.
+            ClientClosed: The client was closed.
+            BatchError: The requests broke off with a `CancelledError` that nobody asked for. Any
+                other exception of theirs is raised as it is, once what is in flight has ended.
+            FoundryError: With `errors="raise"`, why the first request failed.
+        """
+        calls: Any = self._async
+        return self._loop.iterate(
+            lambda: calls.batch(
+                requests,
+                system=system,
+                response_model=response_model,
+                choice=choice,
+                grammar=grammar,
+                parser=parser,
+                validators=validators,
+                repairs=repairs,
+                ordered=ordered,
+                errors=errors,
+                dedupe=dedupe,
+                attempts=attempts,
+                patience=patience,
+                **options,
+            )
+        )

@@ -1,0 +1,115 @@
+"""`SyncToolMethods`, written by `python3 dev.py generate` from client/tools.py."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Mapping, Sequence
+    from typing import Any, Unpack
+
+    from foundry_api.client.client import FoundryAPIClient
+    from foundry_api.client.sync.background import BackgroundLoop
+    from foundry_api.core.options import RunOptions
+    from foundry_api.tools.definition import ToolLike
+    from foundry_api.tools.executor import OnError
+    from foundry_api.tools.results import ToolResult, ToolRun
+    from foundry_api.types.messages import Chunk, Message
+
+__all__ = ["SyncToolMethods"]
+
+
+class SyncToolMethods:
+    """What a client says to models that call tools."""
+
+    _loop: BackgroundLoop
+    _async: FoundryAPIClient
+
+    def run(
+        self,
+        messages: str | Iterable[Message | Mapping[str, Any]],
+        tools: Sequence[ToolLike],
+        *,
+        max_rounds: int = 8,
+        parallel: int = 4,
+        tool_timeout: float = 30.0,
+        on_error: OnError = "tell",
+        **options: Unpack[RunOptions],
+    ) -> ToolRun:
+        """The answer of a model that may call tools: they are called, and it is asked again.
+
+            def clock(city: str) -> str:
+                ...
+
+            run = client.run("How late is it in Bern?", [clock])
+            run.content, run.calls
+
+        A call that cannot be made or fails is told to the model, which may do better: wrong
+        arguments, a tool that there is not, an exception, a call that took too long. A plain
+        function runs in a thread, a coroutine function on the event loop. `tool_choice` holds for
+        the first round, and `deadline` for all of it.
+
+        Args:
+            messages: A prompt, or the turns so far, oldest first.
+            tools: Typed functions, or `Tool`s.
+            max_rounds: How often the model is asked at most.
+            parallel: How many calls of a round run at once.
+            tool_timeout: Seconds that one call may take.
+            on_error: `tell` (default), or `raise` for a call that fails.
+            options: See `RunOptions`.
+
+        Raises:
+            ToolDefinitionError: A function cannot be described; nothing was sent.
+            ToolRoundsExceeded: The model did not come to an end; `.run` has what it did.
+            ToolFailed: A call failed, and `on_error` is `raise`.
+            ToolCallError: The model called a tool in a way that cannot be read.
+            FoundryError: As `complete`.
+        """
+        return self._loop.run(
+            lambda: self._async.run(
+                messages,
+                tools,
+                max_rounds=max_rounds,
+                parallel=parallel,
+                tool_timeout=tool_timeout,
+                on_error=on_error,
+                **options,
+            )
+        )
+
+    def stream_run(
+        self,
+        messages: str | Iterable[Message | Mapping[str, Any]],
+        tools: Sequence[ToolLike],
+        *,
+        max_rounds: int = 8,
+        parallel: int = 4,
+        tool_timeout: float = 30.0,
+        on_error: OnError = "tell",
+        **options: Unpack[RunOptions],
+    ) -> Generator[Chunk | ToolResult | ToolRun]:
+        """As `run`, piece by piece: the chunks of every answer, each tool's result, the run.
+
+        Args:
+            messages: A prompt, or the turns so far, oldest first.
+            tools: Typed functions, or `Tool`s.
+            max_rounds: How often the model is asked at most.
+            parallel: How many calls of a round run at once.
+            tool_timeout: Seconds that one call may take.
+            on_error: `tell` (default), or `raise` for a call that fails.
+            options: See `RunOptions`.
+
+        Raises:
+            FoundryError: As `run`; bad arguments at once, the rest while iterating.
+        """
+        return self._loop.iterate(
+            lambda: self._async.stream_run(
+                messages,
+                tools,
+                max_rounds=max_rounds,
+                parallel=parallel,
+                tool_timeout=tool_timeout,
+                on_error=on_error,
+                **options,
+            )
+        )

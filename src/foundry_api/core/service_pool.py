@@ -1,0 +1,247 @@
+"""The services that a client may call: how each is found, and what guards it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+from foundry_api.resilience.single_flight import SingleFlight
+from foundry_api.types.errors import FoundryError, ServiceCrashed, ServiceError, ServiceNotRunning
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from foundry_api.core.connection import Connection
+    from foundry_api.resilience.breaker import CircuitBreaker
+    from foundry_api.resilience.limiter import Limiter
+
+__all__ = ["DEMO", "Service", "Services"]
+
+log = logging.getLogger("foundry_api")
+
+MORE_DEATHS = 2
+"""How often a service may die again while what it had in memory is loaded, before that is given up:
+what kills it may be the loading."""
+
+GONE = (ServiceCrashed, ServiceNotRunning)
+
+DEMO = "demo"
+"""The model that this package carries; only its own engine host serves it."""
+
+
+class Service:
+    """One service, over all its restarts.
+
+    Args:
+        name: Stands for its address until it is found.
+        connect: Finds or starts it, and opens a connection.
+        forget: Told when it has to be found anew.
+        breaker: Guards it against calls while it fails.
+        limiter: Guards it against more calls at once than it can use.
+
+    Attributes:
+        breaker: As above.
+        limiter: As above.
+        attempts: Those that were assigned to it and have not ended.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        connect: Callable[[], Coroutine[None, None, Connection]],
+        forget: Callable[[], None],
+        breaker: CircuitBreaker,
+        limiter: Limiter,
+    ) -> None:
+        self.breaker = breaker
+        self.limiter = limiter
+        self.attempts: set[object] = set()
+        self._connect = connect
+        self._forget = forget
+        self._connection: Connection | None = None
+        self._connecting: SingleFlight[Connection] = SingleFlight()
+        self._recovery: asyncio.Task[None] | None = None
+        self._name(name)
+
+    @property
+    def name(self) -> str:
+        """Its base URL, or what stands for it before it was found."""
+        return self.breaker.service
+
+    @property
+    def connection(self) -> Connection | None:
+        """The connection to it, while it is known to be there."""
+        return self._connection
+
+    async def connect(self) -> Connection:
+        """The connection to it; it is found or started if need be.
+
+        Raises:
+            ServiceError: It was not found, or could not be started.
+        """
+        return self._connection or await self._connecting.run("connection", self._open)
+
+    async def current(self) -> Connection:
+        """As `connect`, but found anew if another service has taken its place meanwhile.
+
+        Raises:
+            ServiceError: It was not found, or could not be started.
+        """
+        connection = await self.connect()
+        if await connection.replaced():
+            self.lost(connection)
+            connection = await self.connect()
+        return connection
+
+    async def probe(self) -> None:
+        """See whether it is there, without asking it to generate anything.
+
+        Raises:
+            FoundryError: It is not.
+        """
+        connection = self._connection
+        if connection is not None:
+            try:
+                await connection.dialect.status()
+            except ServiceError:  # it is gone, or another generation has taken its place
+                self.lost(connection)
+            else:
+                return
+        await self.connect()
+
+    def lost(self, connection: Connection) -> None:
+        """What was behind this connection is gone. Does nothing if another caller said so before.
+
+        A service that had models in memory is found again at once, and they are loaded again,
+        so that the next callers do not wait for it.
+        """
+        if connection is not self._connection:
+            return
+        self._connection = None
+        self._forget()
+        if connection.loaded:
+            self._recovery = asyncio.create_task(self._recover(connection.loaded))
+
+    async def aclose(self) -> None:
+        """Forget the connection, and end what goes on in the background."""
+        self._connection = None
+        recovery, self._recovery = self._recovery, None
+        if recovery is not None and recovery.get_loop() is asyncio.get_running_loop():
+            recovery.cancel()
+            await asyncio.wait({recovery})
+
+    async def _open(self) -> Connection:
+        connection = self._connection = await self._connect()
+        if self._name(connection.endpoint.base_url):
+            # Another engine took the place of the one that failed, so nothing is held against it.
+            self.breaker.reset()
+        return connection
+
+    async def _recover(self, models: Sequence[str]) -> None:
+        failure = await self._load_again(models)
+        for _ in range(MORE_DEATHS):
+            if not isinstance(failure, GONE):
+                break
+            failure = await self._load_again(models)
+        if failure is not None:
+            log.warning("what %s had in memory could not be loaded again: %s", self.name, failure)
+
+    async def _load_again(self, models: Sequence[str]) -> FoundryError | None:
+        """Find the service, and have the models loaded. What went wrong is returned."""
+        connection: Connection | None = None
+        try:
+            connection = await self.connect()
+            for model in models:
+                await connection.ensure_loaded(await connection.resolve(model))
+        except FoundryError as error:
+            if isinstance(error, GONE) and connection is self._connection:
+                self._connection = None
+                self._forget()
+            return error
+        return None
+
+    def _name(self, name: str) -> bool:
+        changed = name != self.breaker.service
+        self.breaker.service = self.limiter.service = name
+        return changed
+
+
+class Services:
+    """All the services of a client.
+
+    Args:
+        usable: Any of them may serve a call.
+        own: Makes the engine host of our own, for the model that only it has.
+    """
+
+    def __init__(self, usable: Sequence[Service], own: Callable[[], Service]) -> None:
+        self._usable = tuple(usable)
+        self._make_own = own
+        self._own: Service | None = None
+        if len(self._usable) > 1:
+            for service in self._usable:
+                service.limiter.on_idle = partial(self._relieve, service)
+
+    def __iter__(self) -> Iterator[Service]:
+        """Those that are in use."""
+        return iter((*self._usable, self._own) if self._own else self._usable)
+
+    @property
+    def primary(self) -> Service:
+        """The first one."""
+        return self._usable[0]
+
+    def pick(self, tried: AbstractSet[Service] = frozenset()) -> Service:
+        """The one to call next: with the fewest calls, among those whose breaker is closed.
+
+        One whose breaker waits for a trial comes before all, or it would never be found back.
+
+        Args:
+            tried: Failed this call before; they come last.
+        """
+        if len(self._usable) == 1:
+            return self._usable[0]
+        return min(self._usable, key=lambda service: (service in tried, *_burden(service)))
+
+    def has_untried(self, tried: AbstractSet[Service]) -> bool:
+        """Whether there is one that did not fail yet."""
+        return any(service not in tried for service in self._usable)
+
+    async def having(self, name: str, tried: AbstractSet[Service] = frozenset()) -> Service:
+        """The one to call next for a model: our own for the model that only it has.
+
+        Of several services the user named each; which of them is away shows when it is called, so
+        that the call goes on to the next one.
+
+        Raises:
+            ServiceError: None was found.
+        """
+        service = self.pick(tried)
+        if name.lower() == DEMO and len(self._usable) == 1:
+            connection = service.connection or await service.connect()
+            if connection.endpoint.origin in {"cli", "port"}:
+                self._own = self._own or self._make_own()
+                return self._own
+        return service
+
+    def _relieve(self, free: Service) -> None:
+        """Send a call that waits at another service to one that has a turn for it."""
+        if free.breaker.state == "closed" and free.connection is not None:
+            max(self._usable, key=lambda service: service.limiter.queued).limiter.move_one()
+
+    async def aclose(self) -> None:
+        """Forget every connection."""
+        for service in self:
+            await service.aclose()
+
+
+def _burden(service: Service) -> tuple[int, int]:
+    if service.breaker.due:
+        return 0, 0
+    # A call counts from the moment at which it was assigned: in a burst, the first ones connect and
+    # load before they line up.
+    calls = max(len(service.attempts), service.limiter.load)
+    return (1 if service.breaker.state == "closed" else 2), calls

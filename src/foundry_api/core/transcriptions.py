@@ -1,0 +1,573 @@
+"""A recording to transcribe: a file of the caller's, or bytes, which become one where need be.
+
+One that is longer than what a model hears at a time is divided at silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import logging
+import math
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Self
+
+from foundry_api.core.audio import WINDOW_S, WaveFile, duration_s, next_cut, part_of, read_wave
+from foundry_api.core.model_task import speech_kind
+from foundry_api.core.operation import WholeBody
+from foundry_api.types.checks import check_range, check_text
+from foundry_api.types.errors import InvalidRequest, UnsupportedFeature
+from foundry_api.types.local_path import absolute_path
+from foundry_api.types.messages import Timings
+from foundry_api.types.results import Transcription, TranscriptionChunk
+from foundry_api.types.values import as_path, shown
+from foundry_api.wire.endpoints.transcriptions import (
+    TRANSCRIPTIONS_ROUTE,
+    TranscriptionStream,
+    heard,
+    multipart,
+    transcription_body,
+)
+from foundry_api.wire.transport import is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable
+    from types import TracebackType
+
+    from foundry_api.core.call import Outcome
+    from foundry_api.core.connection import Connection
+    from foundry_api.core.operation import Asking, Decoder
+    from foundry_api.engine.models.task import Speech
+    from foundry_api.types.capabilities import Capabilities
+    from foundry_api.types.errors import FoundryError
+    from foundry_api.types.events import Operation
+    from foundry_api.types.messages import Attempt, Model
+    from foundry_api.wire.endpoints.transcriptions import Heard
+    from foundry_api.wire.transport import Request
+
+__all__ = [
+    "AUTO",
+    "LANGUAGES",
+    "MAX_UPLOAD_BYTES",
+    "UNSPACED",
+    "Joined",
+    "Listening",
+    "Part",
+    "Recording",
+    "checked_language",
+    "language_for",
+    "read_recording",
+    "speech_options",
+]
+
+
+log = logging.getLogger("foundry_api")
+
+MAX_UPLOAD_BYTES = 256 * 2**20
+"""An upload lies in memory; half an hour of 16-bit speech at 48 kHz takes 173 MB."""
+
+ENCODER_PADDING_S = 0.1
+"""An encoder of MP3 adds so much silence, at most."""
+
+
+class Part:
+    """Something that a model hears at once. As a context manager it removes the file it made.
+
+    Attributes:
+        name: What the file is called.
+    """
+
+    name = "recording"
+
+    def __init__(self) -> None:
+        self._made: Path | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        made, self._made = self._made, None
+        if made is not None:
+            await asyncio.to_thread(_remove, made)
+
+    async def path(self) -> str:
+        """An absolute path of it. Bytes are written to a file that only this user can read."""
+        if self._made is None:
+            self._made = await asyncio.to_thread(self._write)
+        return str(self._made)
+
+    async def content(self) -> bytes:
+        """Its bytes.
+
+        Raises:
+            InvalidRequest: It is too large to be uploaded, or cannot be read.
+        """
+        return await asyncio.to_thread(lambda: b"".join(self._blocks()))
+
+    def _write(self) -> Path:
+        return _write(self._blocks())
+
+    def _blocks(self) -> Iterable[bytes]:
+        raise NotImplementedError
+
+
+class Recording(Part):
+    """A whole recording.
+
+    Args:
+        audio: A path, or the bytes of a file. At the path may be a pipe, which is read once, before
+            the service hears of it.
+
+    Raises:
+        InvalidRequest: It is neither, there is no such file, or nothing is in it.
+    """
+
+    def __init__(self, audio: str | os.PathLike[str] | bytes) -> None:
+        super().__init__()
+        self._content: bytes | None = None
+        self._path: Path | None = None
+        if isinstance(audio, bytes | bytearray | memoryview):
+            self._content = bytes(audio)
+            if not self._content:
+                raise InvalidRequest("audio is empty", field="audio")
+        else:
+            self._path = _checked(audio)
+            if self._path.is_file():
+                self.name = self._path.name
+
+    async def path(self) -> str:
+        """An absolute path of it. Bytes are written to a file that only this user can read."""
+        await self._read_pipe()
+        return await super().path() if self._path is None else str(self._path)
+
+    async def content(self) -> bytes:
+        """See `Part.content`."""
+        await self._read_pipe()
+        return await super().content()
+
+    async def _read_pipe(self) -> None:
+        """Have the bytes of a pipe, which can be read only once."""
+        if self._path is not None and not self._path.is_file():
+            self._content = await asyncio.to_thread(_read, self._path)
+            self._path = None
+
+    async def parts(self) -> AsyncGenerator[Part]:
+        """What a model hears at once, one after the other: the whole, or parts divided at silence.
+
+        Raises:
+            InvalidRequest: It is longer than that, and of a format that can't be divided here.
+        """
+        await self._read_pipe()
+        wave = await asyncio.to_thread(self._measured)
+        if wave is None or wave.duration_s <= WINDOW_S:
+            yield self
+            return
+        start = 0
+        while start < wave.frames:
+            end = await asyncio.to_thread(self._next_cut, wave, start)
+            yield _WavePart(self, wave, start, end)
+            start = end
+
+    def open(self) -> BinaryIO:
+        """A file of its bytes.
+
+        Raises:
+            InvalidRequest: It cannot be opened.
+        """
+        if self._path is None:
+            return io.BytesIO(self._content or b"")
+        try:
+            return self._path.open("rb")
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def _measured(self) -> WaveFile | None:
+        """Where its sound is; None where it isn't WAV and not too long."""
+        try:
+            with self.open() as file:
+                wave = read_wave(file)
+                if wave is not None and (wave.is_divisible or wave.duration_s <= WINDOW_S):
+                    return wave
+                length_s = wave.duration_s if wave else duration_s(file)
+        except OSError as error:
+            raise _unreadable(error) from error
+        if length_s is not None and length_s > WINDOW_S + ENCODER_PADDING_S:
+            lasts = f"lasts {length_s:.1f} s" if math.isfinite(length_s) else "may last long"
+            raise InvalidRequest(
+                f"the recording {lasts}, and a model hears the first {WINDOW_S:.0f} s only",
+                field="audio",
+                hint="Convert it to a WAV file of 16-bit samples, which is divided at silence: "
+                "ffmpeg -i FILE -ac 1 -ar 16000 talk.wav",
+            )
+        return None
+
+    def _next_cut(self, wave: WaveFile, start: int) -> int:
+        try:
+            with self.open() as file:
+                return next_cut(file, wave, start)
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    def _blocks(self) -> Iterable[bytes]:
+        if self._path is None:
+            return [self._content or b""]
+        return [_read(self._path)]
+
+
+class _WavePart(Part):
+    """Some frames of a WAV file."""
+
+    name = "recording.wav"
+
+    def __init__(self, whole: Recording, wave: WaveFile, start: int, end: int) -> None:
+        super().__init__()
+        self._whole = whole
+        self._wave = wave
+        self._range = (start, end)
+
+    def _blocks(self) -> Iterable[bytes]:
+        with self._whole.open() as file:
+            yield from part_of(file, self._wave, *self._range)
+
+
+def _checked(audio: object) -> Path:
+    place = as_path(audio)
+    if place is None:
+        raise InvalidRequest(f"audio is {shown(audio)}, not a path or bytes", field="audio")
+    try:
+        path = absolute_path(place)
+        fault = _fault(path)
+    except (OSError, ValueError) as error:
+        raise _unreadable(error) from error
+    if fault:
+        raise InvalidRequest(f"the recording {path} is {fault}", field="audio")
+    return path
+
+
+def _fault(path: Path) -> str:
+    """Why a path is no recording; empty where it may be one."""
+    if path.is_dir():
+        return "a directory"
+    if not path.exists():
+        return "not there"
+    return "empty" if path.is_file() and path.stat().st_size == 0 else ""
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return read_recording(file, str(path))
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def read_recording(file: BinaryIO, name: str) -> bytes:
+    """The bytes of a file or a pipe. Blocks.
+
+    Args:
+        file: What it is read from.
+        name: What messages call it.
+
+    Raises:
+        InvalidRequest: It is too large to be uploaded, or empty.
+        OSError: It cannot be read.
+    """
+    content = file.read(MAX_UPLOAD_BYTES + 1)
+    if len(content) > MAX_UPLOAD_BYTES:
+        raise InvalidRequest(
+            f"the recording {name} has more than {MAX_UPLOAD_BYTES} bytes, which can be uploaded",
+            field="audio",
+        )
+    if not content:
+        raise InvalidRequest(f"the recording {name} is empty", field="audio")
+    return content
+
+
+def _write(blocks: Iterable[bytes]) -> Path:
+    handle, name = tempfile.mkstemp(prefix="foundry-api-", suffix=".audio")
+    path = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.writelines(blocks)
+    except OSError as error:
+        _remove(path)
+        raise InvalidRequest(
+            f"the recording could not be written to a file for the service: {error}", field="audio"
+        ) from error
+    except BaseException:
+        _remove(path)
+        raise
+    return path
+
+
+def _unreadable(error: Exception) -> InvalidRequest:
+    return InvalidRequest(f"the recording cannot be read: {error}", field="audio")
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            path.unlink()
+        except PermissionError:  # Windows, while the engine still reads it
+            log.warning("%s could not be removed: the service still has it open", path)
+
+
+AUTO = "auto"
+_WHISPER_CODES = (
+    "af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he "
+    "hi hr ht hu hy id is it ja jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne "
+    "nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt uk "
+    "ur uz vi yi yo zh"
+)
+WHISPER = frozenset(_WHISPER_CODES.split())
+_NEMOTRON_CODES = (
+    "ar ar-ar bg bg-bg cs cs-cz da da-dk de de-de el el-gr en en-gb en-us es es-es es-us et et-ee "
+    "fi fi-fi fr fr-ca fr-fr he he-il hi hi-in hr hr-hr hu hu-hu it it-it ja ja-jp ko ko-kr lt "
+    "lt-lt lv lv-lv mt mt-mt nb nb-no nl nl-nl nn nn-no pl pl-pl pt pt-br pt-pt ro ro-ro ru ru-ru "
+    "sk sk-sk sl sl-si sv sv-se th th-th tr tr-tr uk uk-ua vi vi-vn zh-cn"
+)
+NEMOTRON = frozenset(_NEMOTRON_CODES.split())
+LANGUAGES = WHISPER | {code.partition("-")[0] for code in NEMOTRON}
+"""What one of the engine's models knows."""
+
+UNSPACED = frozenset({"bo", "ja", "km", "lo", "my", "th", "zh"})
+"""They put no space between sentences."""
+
+_WHISPER_NAMES = {"nb": "no"}
+_NEMOTRON_NAMES = {"no": "nb", "zh": "zh-cn"}
+
+
+def checked_language(language: object) -> str:
+    """A language that a model may know, in small letters.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
+    code = check_text("language", language).lower().replace("_", "-")
+    if code.partition("-")[0] not in LANGUAGES and code != AUTO:
+        raise InvalidRequest(
+            f"language is {language!r}, which no engine knows; it would listen for English instead",
+            field="language",
+            hint="Give its code of ISO 639, such as de.",
+        )
+    return code
+
+
+def language_for(speech: Speech, language: str | None, model: str) -> str:
+    """What the engine is told.
+
+    Args:
+        speech: What kind of model listens.
+        language: As `checked_language` returns it; None to have it detected.
+        model: The model's id, for errors.
+
+    Raises:
+        InvalidRequest: The model does not know it, or can't detect it.
+    """
+    if speech == "nemotron":
+        return _of_nemotron(language or AUTO, model)
+    if language is None or language == AUTO:
+        if speech == "english":
+            return "en"
+        raise InvalidRequest(
+            f"no language is given, and the engine cannot have {model} detect it: it would listen "
+            "for English, whatever is spoken",
+            field="language",
+            hint="Give the code of the language that is spoken, such as en or de.",
+        )
+    base = language.partition("-")[0]
+    code = _WHISPER_NAMES.get(base, base)
+    if code not in WHISPER or (speech == "english" and code != "en"):
+        raise _unknown(language, model)
+    return code
+
+
+def _of_nemotron(code: str, model: str) -> str:
+    base = code.partition("-")[0]
+    for each in (code, _NEMOTRON_NAMES.get(code), base, _NEMOTRON_NAMES.get(base)):
+        if each is not None and (each in NEMOTRON or each == AUTO):
+            return each
+    raise _unknown(code, model)
+
+
+def _unknown(code: str, model: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"language is {code!r}, which {model} does not know; the engine would listen for another",
+        field="language",
+    )
+
+
+if TYPE_CHECKING:
+    Hearing = Asking[TranscriptionChunk, Heard]
+
+
+@dataclass(slots=True)
+class Listening:
+    """A recording to transcribe.
+
+    Attributes:
+        recording: What to listen to: a whole recording or a part of one.
+        options: Language, temperature and prompt, those that the caller gave.
+    """
+
+    recording: Part
+    options: dict[str, Any]
+    _where: str = ""
+    _language: dict[str, str] = field(default_factory=dict[str, str])
+    _content: bytes = b""
+    operation: ClassVar[Operation] = "transcription"
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Always: nothing stays of it."""
+        return True
+
+    def check(self, capabilities: Capabilities) -> None:
+        """Refuse a generation that does not listen, or not to all of the options."""
+        generation = capabilities.generation
+        if capabilities.audio == "unsupported":
+            raise UnsupportedFeature(f"a service of generation {generation} does not transcribe")
+        if "prompt" in self.options and capabilities.audio_form == "path":
+            raise UnsupportedFeature(
+                f"a service of generation {generation} ignores a prompt for a transcription",
+                hint="Leave prompt out.",
+            )
+
+    async def verify(self, connection: Connection, model: Model) -> None:
+        """Have the recording where the service can reach it, and a language that it understands.
+
+        Raises:
+            InvalidRequest: The model does not know the language, or can't detect it.
+            UnsupportedFeature: The service wants a path, and is on another machine.
+        """
+        if connection.dialect.capabilities.audio_form == "upload":
+            self._content = await self.recording.content()
+        elif is_loopback(connection.base_url):
+            if (speech := await speech_kind(connection, model)) is not None:
+                code = language_for(speech, self.options.get("language"), model.id)
+                self._language = {"language": code}
+            self._where = await self.recording.path()
+        else:
+            raise UnsupportedFeature(
+                "the service takes the path of a recording on its own machine, and that is not "
+                "this one",
+                hint="Transcribe on the service's machine, or through a gateway there.",
+                service=connection.base_url,
+            )
+
+    def request(self, connection: Connection, model: Model) -> Request:
+        """What is sent."""
+        path = connection.dialect.path(model.catalog, TRANSCRIPTIONS_ROUTE)
+        if connection.dialect.capabilities.audio_form == "path":
+            options = {**self.options, **self._language}
+            body = transcription_body(model.id, self._where, options)
+            return connection.wire.post(path, body)
+        kind, body = multipart(model.id, self.recording.name, self._content, self.options)
+        return connection.wire.request("POST", path, body, {"Content-Type": kind})
+
+    def plain(self, connection: Connection, model: Model) -> Request | None:
+        """None: a stream that fails says why."""
+        del connection, model
+        return None
+
+    def amended(self, error: FoundryError) -> None:
+        """None: nothing can be put right."""
+        del error
+
+    def decoder(self, connection: Connection, model: Model) -> Decoder[TranscriptionChunk, Heard]:
+        """Reads the text."""
+        if connection.dialect.capabilities.audio_form == "path":
+            return TranscriptionStream(model.id)
+        return WholeBody(heard)
+
+
+def speech_options(language: object, temperature: object, prompt: object) -> dict[str, Any]:
+    """The options that were given, checked.
+
+    Raises:
+        InvalidRequest: One of them is not what the services take; `.field` names it.
+    """
+    options: dict[str, Any] = {}
+    if language is not None:
+        options["language"] = checked_language(language)
+    if temperature is not None:
+        options["temperature"] = check_range("temperature", temperature, 0, 1)
+    if prompt is not None:
+        options["prompt"] = check_text("prompt", prompt)
+    return options
+
+
+class Joined:
+    """The texts of a recording's parts, put together.
+
+    Args:
+        language: The one that is spoken, if it is known.
+
+    Attributes:
+        text: What was said so far.
+    """
+
+    def __init__(self, language: str | None) -> None:
+        self._space = "" if language and language.partition("-")[0] in UNSPACED else " "
+        self._outcomes: list[Outcome[Heard]] = []
+        self._starts_part = True
+        self.text = ""
+
+    def add(self, text: str) -> str:
+        """Add a piece, and return it with a space before it where a part begins without one."""
+        if text and self._starts_part and self.text and not self._is_apart(text):
+            text = self._space + text
+        self._starts_part = self._starts_part and not text
+        self.text += text
+        return text
+
+    def end_part(self, outcome: Outcome[Heard]) -> None:
+        """A part is over."""
+        self._outcomes.append(outcome)
+        self._starts_part = True
+
+    def transcription(self) -> Transcription:
+        """All of it."""
+        last = self._outcomes[-1]
+        return Transcription(
+            text=self.text,
+            model=last.model.id,
+            service=last.service,
+            generation=last.generation,
+            timings=self.timings,
+            attempts=self.attempts,
+            raw=tuple(raw for outcome in self._outcomes for raw in outcome.result[1]),
+        )
+
+    def last_chunk(self) -> TranscriptionChunk:
+        """What ends a stream of pieces."""
+        model = self._outcomes[-1].model.id
+        return TranscriptionChunk("", model, timings=self.timings, attempts=self.attempts)
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """The requests for all parts."""
+        return tuple(attempt for outcome in self._outcomes for attempt in outcome.attempts)
+
+    @property
+    def timings(self) -> Timings:
+        """Where the time went, over all parts."""
+        each = [outcome.timings for outcome in self._outcomes]
+        return Timings(
+            each[0].time_to_first_token_s,
+            sum(timings.total_s for timings in each),
+            None,
+            sum(timings.queued_s for timings in each),
+        )
+
+    def _is_apart(self, text: str) -> bool:
+        return self.text[-1].isspace() or text[0].isspace()

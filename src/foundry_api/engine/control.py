@@ -1,0 +1,275 @@
+"""The client of a host's control API."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from foundry_api.engine.host.catalog import PublicListing
+from foundry_api.types import errors
+from foundry_api.types.errors import (
+    DownloadFailed,
+    FoundryError,
+    InvalidRequest,
+    ProtocolError,
+    ServerError,
+)
+from foundry_api.types.local_path import absolute_path
+from foundry_api.types.messages import Model
+from foundry_api.wire.dialects.base import BAD_JSON
+from foundry_api.wire.transport import Request, fetch
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+
+    from foundry_api.engine.endpoint import ControlAddress
+    from foundry_api.wire.transport import Reply, Response, Transport
+
+__all__ = ["ControlClient", "HostInfo", "HostMemory"]
+
+TIMEOUT_S = 10.0
+CATALOG_TIMEOUT_S = 120.0
+"""The public catalog is asked region by region, each with its own time-outs."""
+
+MAX_LINE_BYTES = 64 * 1024
+_OK = 200
+
+
+class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host tells of itself.
+
+    Attributes:
+        pid: Its process.
+        url: The engine's address.
+        uptime_s: Seconds since it was ready.
+        sdk_version: The version of foundry-local-sdk.
+        log_path: Its log.
+        owner_pid: The process it lives for; None for a shared host.
+        idle_timeout_s: Seconds without use after which a shared host leaves; 0 never.
+        problems: Models that could not be registered at its start, and why.
+        catalog_url: Another public catalog than Microsoft's; for tests.
+    """
+
+    pid: int
+    url: str
+    uptime_s: float
+    sdk_version: str
+    log_path: str
+    owner_pid: int | None
+    idle_timeout_s: float
+    problems: tuple[str, ...] = ()
+    catalog_url: str | None = None
+
+
+class HostMemory(msgspec.Struct, frozen=True):
+    """Memory of a host.
+
+    Attributes:
+        rss_bytes: Resident memory of its process.
+        models_bytes: How much of it came since the engine started, for models and their calls.
+        includes: What lies in it.
+    """
+
+    rss_bytes: int
+    models_bytes: int
+    includes: tuple[str, ...]
+
+
+_Decoded = TypeVar("_Decoded")
+
+
+class _Models(msgspec.Struct, frozen=True):
+    models: list[Model]
+
+
+class _OneModel(msgspec.Struct, frozen=True):
+    model: Model
+
+
+class _Removed(msgspec.Struct, frozen=True):
+    freed_bytes: int
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    kind: str
+    message: str
+    hint: str | None = None
+
+
+class _Progress(msgspec.Struct, frozen=True):
+    percent: float | None = None
+    done: bool = False
+    error: _Failure | None = None
+
+
+class ControlClient:
+    """Calls of the control API. Every method raises the host's own typed errors.
+
+    Args:
+        transport: Sends the requests.
+        address: Where, and with which token.
+    """
+
+    def __init__(self, transport: Transport, address: ControlAddress) -> None:
+        self._transport = transport
+        self._url = address.url
+        self._headers = {
+            "Authorization": f"Bearer {address.token}",
+            "Content-Type": "application/json",
+        }
+
+    async def host(self) -> HostInfo:
+        """What the host tells of itself."""
+        return _decoded(await self._call("GET", "/host"), HostInfo)
+
+    async def memory(self) -> HostMemory:
+        """How much memory the host uses."""
+        return _decoded(await self._call("GET", "/memory"), HostMemory)
+
+    async def local_models(self) -> list[Model]:
+        """Every registered model directory."""
+        return _decoded(await self._call("GET", "/catalog"), _Models).models
+
+    async def public_models(self) -> PublicListing:
+        """Every variant of the public catalog, and how old that knowledge is.
+
+        Raises:
+            CatalogUnavailable: It cannot be reached, and never was; that takes seconds.
+        """
+        reply = await self._call("GET", "/catalog?public=1", timeout_s=CATALOG_TIMEOUT_S)
+        return _decoded(reply, PublicListing)
+
+    async def register(self, path: Path | str, alias: str) -> Model:
+        """Serve a model directory under an alias, as a new version if it changed or moved.
+
+        Args:
+            path: The directory. The host has a working directory of its own, so an absolute path
+                is sent.
+            alias: The name to serve it under.
+
+        Raises:
+            ModelRegistrationFailed: The directory is not a model, or the alias no name.
+            InvalidRequest: `path` is no path.
+        """
+        try:
+            body = {"path": str(absolute_path(path)), "alias": alias}
+        except ValueError as error:
+            raise InvalidRequest(f"path is {path!r}: {error}", field="path") from error
+        return _decoded(await self._call("POST", "/models", body), _OneModel).model
+
+    async def unregister(self, name: str) -> None:
+        """Forget an alias or an id; the files stay.
+
+        Raises:
+            ModelNotFound: It is not registered.
+            ModelInUse: It is loaded.
+            InvalidRequest: It comes with the package.
+        """
+        await self._call("DELETE", f"/models/{quote(name, safe='')}")
+
+    async def remove(self, name: str) -> int:
+        """Delete the files of a downloaded model, and return how many bytes that freed.
+
+        Raises:
+            ModelNotFound: No such model is cached.
+            ModelInUse: It is loaded.
+            InvalidRequest: It is a registered directory.
+        """
+        path = f"/cache/{quote(name, safe='')}"
+        reply = await self._call("DELETE", path, timeout_s=CATALOG_TIMEOUT_S)
+        return _decoded(reply, _Removed).freed_bytes
+
+    async def download(self, name: str) -> AsyncGenerator[float, None]:
+        """Download a model: percent as it comes, the same again while only bytes come.
+
+        Closing the generator cancels the download, unless other clients wait for it too.
+
+        Raises:
+            ModelNotFound: The catalog has no such model.
+            CatalogUnavailable: The catalog cannot be reached.
+            DownloadFailed: It broke off.
+        """
+        response = await self._transport.send(self._request("POST", "/download", {"model": name}))
+        try:
+            if response.status != _OK:
+                raise _failure(await _body(response))
+            async with contextlib.aclosing(_lines(response)) as lines:
+                async for line in lines:
+                    step = _progress(line)
+                    if step.error is not None:
+                        raise _error(step.error).located(model=name)
+                    if step.done:
+                        return
+                    if step.percent is not None:
+                        yield step.percent
+            raise DownloadFailed("the host went away during the download", model=name)
+        finally:
+            response.close()
+
+    async def shutdown(self) -> None:
+        """End the host."""
+        await self._call("POST", "/shutdown")
+
+    async def _call(
+        self, method: str, path: str, body: Any = None, *, timeout_s: float = TIMEOUT_S
+    ) -> Reply:
+        reply = await fetch(self._transport, self._request(method, path, body), timeout_s=timeout_s)
+        if reply.status != _OK:
+            raise _failure(reply.body)
+        return reply
+
+    def _request(self, method: str, path: str, body: Any = None) -> Request:
+        encoded = None if body is None else msgspec.json.encode(body)
+        return Request(method, f"{self._url}{path}", self._headers, encoded)
+
+
+async def _body(response: Response) -> bytes:
+    body = b""
+    while block := await response.read():
+        body += block
+    return body
+
+
+async def _lines(response: Response) -> AsyncGenerator[bytes, None]:
+    rest = b""
+    while block := await response.read():
+        *lines, rest = (rest + block).split(b"\n")
+        if len(rest) > MAX_LINE_BYTES:
+            raise ProtocolError(f"a line of the host is longer than {MAX_LINE_BYTES} bytes")
+        for line in lines:
+            yield line
+
+
+def _progress(line: bytes) -> _Progress:
+    try:
+        return msgspec.json.decode(line, type=_Progress)
+    except BAD_JSON as error:
+        raise ProtocolError(f"the host sent what its protocol does not allow: {error}") from error
+
+
+def _decoded(reply: Reply, kind: type[_Decoded]) -> _Decoded:
+    try:
+        return msgspec.json.decode(reply.body, type=kind)
+    except BAD_JSON as error:
+        raise ProtocolError(f"the host sent what its protocol does not allow: {error}") from error
+
+
+def _failure(body: bytes) -> FoundryError:
+    try:
+        return _error(msgspec.json.decode(body, type=_Failure))
+    except BAD_JSON:
+        return ServerError("the host failed without saying why")
+
+
+def _error(failure: _Failure) -> FoundryError:
+    """The error of the same name; what has none is the host's own fault."""
+    kind = getattr(errors, failure.kind, None) if failure.kind in errors.__all__ else None
+    if isinstance(kind, type) and issubclass(kind, FoundryError):
+        error = kind(failure.message)
+        error.hint = failure.hint or error.hint
+        return error
+    return ServerError(failure.message)

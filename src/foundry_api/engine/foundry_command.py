@@ -1,0 +1,480 @@
+"""The models of a 0.10 server, managed by the user's own `foundry`.
+
+Its JSON is known from programs that read it (foundry-local-service.md, 2): `foundry model list -o
+json` prints `{"models": [{"alias", "id", "type", "device", "cached", …}]}`, with `--variants` as
+`{"variants": [{"alias", "variantId", "cached", "fileSizeMb", …}]}`. Log lines may come before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+import msgspec
+
+from foundry_api.types.errors import (
+    ConfigurationError,
+    DownloadFailed,
+    ModelError,
+    ModelLoadFailed,
+    ProtocolError,
+)
+from foundry_api.types.messages import Model
+from foundry_api.types.settings import normalised_url
+from foundry_api.wire.dialects.base import LOAD_TIMEOUT_S
+from foundry_api.wire.dialects.legacy import percent_of
+from foundry_api.wire.transport import is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import (
+        AsyncGenerator,
+        Awaitable,
+        Callable,
+        Generator,
+        Iterable,
+        Iterator,
+        Sequence,
+    )
+
+__all__ = [
+    "MAX_OUTPUT_BYTES",
+    "SERVER_STATUS",
+    "SERVICE_STATUS",
+    "Answer",
+    "FoundryModels",
+    "Program",
+    "announced_urls",
+    "ask",
+    "find_member",
+    "is_own_address",
+    "json_objects",
+    "running",
+    "urls_of",
+]
+
+
+MAX_OUTPUT_BYTES = 16 * 2**20
+"""What is read of an output. The longest is the whole catalog as JSON, below 1 MB."""
+
+
+class Program:
+    """One run of a program.
+
+    Its output goes to files, because a pipe would stay open as long as any process that the
+    program left behind.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], directory: Path) -> None:
+        self._process = process
+        self._directory = directory
+
+    async def ended(self, within_s: float) -> bool:
+        """Wait for its end; False if it runs on."""
+        try:
+            await asyncio.to_thread(self._process.wait, within_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self._process.poll()
+
+    def output(self) -> str:
+        """What it has printed so far."""
+        return _text(self._directory / "out")
+
+    def complaint(self) -> str:
+        """The last line that it has printed, of its errors if there are any; empty without."""
+        told = _text(self._directory / "err").strip() or self.output().strip()
+        return told.splitlines()[-1].strip() if told else ""
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str]) -> Generator[Program]:
+    """Run a program until the block ends, which kills it if it has not ended by itself.
+
+    What it has started is left alone: it may be the service's own process.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        directory = Path(name)
+        with (directory / "out").open("wb") as out, (directory / "err").open("wb") as err:
+            process = subprocess.Popen(  # noqa: S603 - the user's own program; see foundry_cli
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                creationflags=_no_window(),
+            )
+        try:
+            yield Program(process, directory)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(MAX_OUTPUT_BYTES).decode("utf-8", "replace")
+
+
+def _no_window() -> int:
+    if sys.platform == "win32":
+        return subprocess.CREATE_NO_WINDOW
+    return 0
+
+
+TIMEOUT_S = 3.0
+"""It takes a second on real machines, and is known to hang."""
+
+OTHER_DIALECT_S = 0.5
+"""How long the other dialect is waited for when one has named a service."""
+
+SERVER_STATUS = ("server", "status", "-o", "json")
+SERVICE_STATUS = ("service", "status")
+"""The same question to 0.10, and to 0.3 to 0.9."""
+
+MAX_CANDIDATES = 1000
+"""Braces that are looked at in an output; log lines have some, a long listing has very many."""
+
+MAX_DEPTH = 4
+_URL = re.compile(r"https?://[^\s/\"'<>;,|]+:\d+")
+_COLOUR = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
+_WEB_URLS = re.compile(
+    r"^.*\bWeb ?URLs?\b.*(?:\n(?=[^\n:]*https?://).*)*", re.MULTILINE | re.IGNORECASE
+)
+"""The row of a table, with the rows below it that only go on with URLs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command said.
+
+    Attributes:
+        text: Its output; empty if it hung.
+        code: Its exit code; None if it hung or could not be started.
+        took_s: Seconds until it was over.
+        hung: Whether it had to be killed.
+    """
+
+    text: str
+    code: int | None
+    took_s: float
+    hung: bool = False
+
+
+async def announced_urls(timeout_s: float = TIMEOUT_S) -> tuple[str, ...]:
+    """The addresses that the installed `foundry` names, best first; none without it.
+
+    Both of its dialects are asked at once: 0.10 knows `server`, earlier ones know `service`.
+    """
+    program = shutil.which("foundry")
+    if program is None:
+        return ()
+    asked = [
+        asyncio.ensure_future(ask([program, *question], timeout_s))
+        for question in (SERVER_STATUS, SERVICE_STATUS)
+    ]
+    try:
+        done, pending = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        if pending:  # the dialect that it does not know may hang
+            known = any(urls_of(answer.result().text, answer.result().text) for answer in done)
+            await asyncio.wait(pending, timeout=OTHER_DIALECT_S if known else None)
+        return urls_of(*(answer.result().text if answer.done() else "" for answer in asked))
+    finally:
+        for answer in asked:
+            answer.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+
+
+def urls_of(server: str, service: str) -> tuple[str, ...]:
+    """The addresses of this machine in what the two dialects print, best first."""
+    return tuple(_normalised([*_server_urls(server), *_URL.findall(_COLOUR.sub("", service))]))
+
+
+def _server_urls(output: str) -> list[str]:
+    """`webUrls` of the JSON, which log lines may surround; of the table of 0.10.2 otherwise."""
+    for document in json_objects(output):
+        urls = find_member(document, "webUrls")
+        if urls is not None:
+            texts: list[Any] = urls if isinstance(urls, list) else [urls]  # pyright: ignore[reportUnknownVariableType] # JSON
+            return [url for text in texts if isinstance(text, str) for url in _URL.findall(text)]
+    rows = _WEB_URLS.findall(_COLOUR.sub("", output))
+    return [url for row in rows for url in _URL.findall(row)]
+
+
+def _normalised(urls: Iterable[str]) -> Iterable[str]:
+    seen: set[str] = set()
+    for url in urls:
+        try:
+            address = normalised_url(url)
+        except ConfigurationError:
+            continue  # not an address after all
+        if address not in seen and is_own_address(address):
+            seen.add(address)
+            yield address
+
+
+def is_own_address(url: str) -> bool:
+    """Whether a URL names this machine by an address of its own: prompts stay here.
+
+    Other names are not looked up, since the answer may come from the network.
+    """
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    if address.is_loopback:
+        return True
+    import psutil  # noqa: PLC0415 - few services listen on anything but the loopback
+
+    own = {each.address.partition("%")[0] for at in psutil.net_if_addrs().values() for each in at}
+    return str(address) in own
+
+
+async def ask(command: list[str], timeout_s: float) -> Answer:
+    """What a command prints; nothing of one that hangs, which is killed."""
+    began_at = time.monotonic()
+    try:
+        with running(command) as program:
+            if not await program.ended(timeout_s):
+                return Answer("", None, time.monotonic() - began_at, hung=True)
+            return Answer(program.output(), program.code, time.monotonic() - began_at)
+    except OSError:
+        return Answer("", None, time.monotonic() - began_at)
+
+
+def json_objects(output: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects in an output, which log lines may surround, with braces of their own."""
+    output = _COLOUR.sub("", output)
+    decoder = json.JSONDecoder()
+    start = output.find("{")
+    for _ in range(MAX_CANDIDATES):
+        if start < 0:
+            return
+        try:
+            told, end = decoder.raw_decode(output, start)
+        except (ValueError, RecursionError):
+            end = start + 1
+        else:
+            yield told
+        start = output.find("{", end)
+
+
+def find_member(document: object, name: str, depth: int = MAX_DEPTH) -> Any:
+    """The value of a member, however it is capitalised, at the top of an object or within it."""
+    if depth == 0 or not isinstance(document, dict):
+        return None
+    members = cast("dict[str, Any]", document)
+    for key, value in members.items():
+        if key.lower() == name.lower():
+            return value
+    inner = (find_member(value, name, depth - 1) for value in members.values())
+    return next((value for value in inner if value is not None), None)
+
+
+STATUS_TIMEOUT_S = 10.0
+LIST_TIMEOUT_S = 60.0
+"""The command asks the remote catalog, whose time-outs it waits for."""
+
+POLL_S = 0.5
+_EVERY = ("--variants", "--limit", "500")
+_PLAIN_ID = re.compile(r"[A-Za-z0-9][\w.:+/-]*")
+"""What goes to a command line: no option, and nothing that a batch file would take for more."""
+
+
+class _Listed(msgspec.Struct, rename="camel"):
+    alias: str
+    id: str = ""
+    variant_id: str = ""
+    cached: bool = False
+    type: str | None = None
+    device: str | None = None
+    file_size_mb: float | None = None
+
+
+class _Listing(msgspec.Struct):
+    models: list[_Listed] | None = None
+    variants: list[_Listed] | None = None
+
+
+class FoundryModels:
+    """Manages the models of one service by the command that manages it.
+
+    Args:
+        base_url: The service's address.
+    """
+
+    def __init__(self, base_url: str) -> None:
+        self._base_url = base_url
+
+    async def available(self) -> bool:
+        """Whether there is a `foundry` that names this very service as its own."""
+        if not is_loopback(self._base_url):
+            return False
+        port = urlsplit(self._base_url).port
+        urls = await announced_urls(STATUS_TIMEOUT_S)
+        return any(is_loopback(url) and urlsplit(url).port == port for url in urls)
+
+    async def models(self) -> Sequence[Model]:
+        """Every variant that it lists; of a command that knows no `--variants`, the main ones."""
+        every, loaded = await asyncio.gather(self._list(*_EVERY), self._list("--loaded"))
+        listed = await self._list() if every is None else every
+        in_memory = {_id(item) for item in self._must(loaded)}
+        return [_model(item, in_memory) for item in self._must(listed)]
+
+    async def loaded(self) -> frozenset[str]:
+        """Ids of the models in memory."""
+        return frozenset(_id(item) for item in self._must(await self._list("--loaded")))
+
+    async def load(self, model_id: str) -> None:
+        """Have a model loaded. The command may run on long after: its list is what counts.
+
+        Raises:
+            ModelLoadFailed: The command failed, or took too long.
+        """
+
+        async def is_done() -> bool:
+            return model_id in await self.loaded()
+
+        await self._until(is_done, "load", model_id)
+
+    async def unload(self, model_id: str) -> None:
+        """Have a model unloaded.
+
+        Raises:
+            ModelError: The command failed, or took too long.
+        """
+
+        async def is_done() -> bool:
+            return model_id not in await self.loaded()
+
+        await self._until(is_done, "unload", model_id)
+
+    async def download(self, model_id: str) -> AsyncGenerator[float, None]:
+        """Have a model downloaded: percent, as far as the command prints any.
+
+        Closing the generator kills the command; the server may go on (issue 365).
+
+        Raises:
+            DownloadFailed: It failed, or the model is not listed as cached after it.
+        """
+        with self._started("download", model_id) as program:
+            percent = 0.0
+            ended = False
+            while not ended:
+                ended = await program.ended(POLL_S)
+                if (now := _percent(program.output())) > percent:
+                    percent = now
+                    yield percent
+            if program.code != 0:
+                raise self._failed(DownloadFailed, "download", model_id, program.complaint())
+        if not any(model.cached and model.id == model_id for model in await self.models()):
+            why = "it ended well, but the model is not listed as cached"
+            raise self._failed(DownloadFailed, "download", model_id, why)
+
+    async def _until(
+        self, is_done: Callable[[], Awaitable[bool]], verb: str, model_id: str
+    ) -> None:
+        kind = ModelLoadFailed if verb == "load" else ModelError
+        if await is_done():
+            return
+        with self._started(verb, model_id) as program:
+            try:
+                async with asyncio.timeout(LOAD_TIMEOUT_S):
+                    ended = False
+                    while not await is_done():
+                        if ended:
+                            raise self._failed(kind, verb, model_id, program.complaint())
+                        ended = await program.ended(POLL_S)
+            except TimeoutError as error:
+                why = f"it was not done after {LOAD_TIMEOUT_S:g} s"
+                raise self._failed(kind, verb, model_id, why) from error
+
+    @contextlib.contextmanager
+    def _started(self, verb: str, model_id: str) -> Generator[Program]:
+        if not _PLAIN_ID.fullmatch(model_id):
+            raise ModelError(
+                f"{model_id!r} is no name for a command line",
+                hint=f"Run `foundry model {verb}` yourself.",
+                service=self._base_url,
+            )
+        try:
+            with running([_program(), "model", verb, model_id]) as program:
+                yield program
+        except OSError as error:
+            raise self._failed(ModelError, verb, model_id, str(error)) from error
+
+    async def _list(self, *options: str) -> list[_Listed] | None:
+        command = [_program(), "model", "list", *options, "-o", "json"]
+        answer = await ask(command, LIST_TIMEOUT_S)
+        for document in json_objects(answer.text):
+            try:
+                listing = msgspec.convert(document, _Listing)
+            except ValueError:  # of which msgspec's errors are; a log line may hold JSON too
+                continue
+            listed = listing.models if listing.variants is None else listing.variants
+            if listed is not None:
+                return listed
+        return None
+
+    def _must(self, listed: list[_Listed] | None) -> list[_Listed]:
+        if listed is None:
+            raise ProtocolError(
+                "`foundry model list -o json` prints no list of models",
+                hint="Run it yourself: it tells what is wrong.",
+                service=self._base_url,
+            )
+        return listed
+
+    def _failed(self, kind: type[ModelError], verb: str, model_id: str, why: str) -> ModelError:
+        told = f"`foundry model {verb} {model_id}` failed"
+        return kind(f"{told}: {why}" if why else told, model=model_id, service=self._base_url)
+
+
+def _program() -> str:
+    return shutil.which("foundry") or "foundry"
+
+
+def _id(item: _Listed) -> str:
+    return item.variant_id or item.id
+
+
+def _model(item: _Listed, in_memory: set[str]) -> Model:
+    model_id = _id(item)
+    return Model(
+        id=model_id,
+        alias=item.alias,
+        catalog="public",
+        cached=item.cached or model_id in in_memory,
+        loaded=model_id in in_memory,
+        task=item.type,
+        device=item.device and item.device.upper(),
+        size_mb=None if item.file_size_mb is None else round(item.file_size_mb),
+    )
+
+
+def _percent(output: str) -> float:
+    """The last percentage of an output; 0 without any."""
+    lines = reversed(output.replace("\r", "\n").split("\n"))
+    return next((told for line in lines if (told := percent_of(line.encode())) is not None), 0.0)

@@ -1,0 +1,242 @@
+"""The control API of an engine host: what the engine can do but does not serve itself.
+
+Loopback only. Every request carries the host's bearer token, and the Host header must name the
+loopback, so that neither another user nor a web page that rebinds its name gets in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import psutil
+from aiohttp import web
+
+from foundry_api.engine.host.downloads import Downloads
+from foundry_api.types.errors import (
+    CatalogUnavailable,
+    DownloadFailed,
+    FoundryError,
+    InvalidRequest,
+    ModelInUse,
+    ModelNotFound,
+    ModelRegistrationFailed,
+)
+from foundry_api.wire.transport import is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+    from foundry_api.engine.host.native import Engine
+    from foundry_api.engine.state import HostFacts
+
+__all__ = ["ControlAPI"]
+
+MAX_BODY_BYTES = 64 * 1024
+_STATUSES: tuple[tuple[type[FoundryError], int], ...] = (
+    (ModelNotFound, 404),
+    (ModelRegistrationFailed, 422),
+    (ModelInUse, 409),
+    (CatalogUnavailable, 503),
+    (DownloadFailed, 502),
+    (InvalidRequest, 400),
+)
+
+
+class _Registration(msgspec.Struct, frozen=True):
+    path: str
+    alias: str
+
+
+class _Download(msgspec.Struct, frozen=True):
+    model: str
+
+
+_Body = TypeVar("_Body", _Registration, _Download)
+
+
+class ControlAPI:
+    """The routes.
+
+    Args:
+        engine: Does the work, in threads.
+        token: The bearer token to ask for.
+        facts: For `GET /host`.
+        leave: Ends the host; called once the answer to `POST /shutdown` is out.
+        downloads: Shared by all clients; default the engine's.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        token: str,
+        facts: HostFacts,
+        leave: Callable[[], None],
+        *,
+        downloads: Downloads | None = None,
+    ) -> None:
+        self._engine = engine
+        self._downloads = downloads or Downloads(engine)
+        self._expected = f"Bearer {token}".encode()
+        self._facts = facts
+        self._leave = leave
+        self._own_bytes = _resident_bytes() - _loaded_bytes(engine)
+
+    def app(self) -> web.Application:
+        """The application to serve."""
+        app = web.Application(middlewares=[self._guard, _typed], client_max_size=MAX_BODY_BYTES)
+        app.add_routes(
+            [
+                web.get("/host", self._host),
+                web.get("/catalog", self._catalog),
+                web.post("/models", self._register),
+                web.delete("/models/{name}", self._unregister),
+                web.delete("/cache/{name}", self._remove),
+                web.post("/download", self._download),
+                web.get("/memory", self._memory),
+                web.post("/shutdown", self._shutdown),
+            ]
+        )
+        return app
+
+    @web.middleware
+    async def _guard(
+        self,
+        request: web.Request,
+        handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    ) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(given, self._expected):
+            return _told(401, "Unauthorized", "the control token is missing or wrong")
+        if not is_loopback(f"http://{request.host}"):
+            return _told(403, "Forbidden", "the Host header does not name the loopback")
+        return await handler(request)
+
+    async def _host(self, _: web.Request) -> web.Response:
+        process = psutil.Process()
+        facts = self._facts
+        return _json(
+            {
+                "pid": process.pid,
+                "url": facts.url,
+                "uptime_s": time.time() - facts.started_at,
+                "sdk_version": facts.sdk_version,
+                "log_path": facts.log_path,
+                "owner_pid": facts.owner_pid,
+                "idle_timeout_s": facts.idle_timeout_s,
+                "problems": facts.problems,
+                "catalog_url": facts.catalog_url,
+            }
+        )
+
+    async def _catalog(self, request: web.Request) -> web.Response:
+        if request.query.get("public") == "1":
+            return _json(await asyncio.to_thread(self._engine.public_models))
+        return _json({"models": await asyncio.to_thread(self._engine.local_models)})
+
+    async def _register(self, request: web.Request) -> web.Response:
+        asked = await _body(request, _Registration)
+        if not Path(asked.path).is_absolute():  # to what, is known to the sender alone
+            raise InvalidRequest(f"the path {asked.path!r} is not absolute", field="path")
+        model = await asyncio.to_thread(self._engine.register, Path(asked.path), asked.alias)
+        return _json({"model": model})
+
+    async def _unregister(self, request: web.Request) -> web.Response:
+        await asyncio.to_thread(self._engine.unregister, request.match_info["name"])
+        return _json({})
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        freed = await asyncio.to_thread(self._engine.remove, request.match_info["name"])
+        return _json({"freed_bytes": freed})
+
+    async def _memory(self, _: web.Request) -> web.Response:
+        rss = await asyncio.to_thread(_resident_bytes)
+        return _json(
+            {
+                "rss_bytes": rss,
+                "models_bytes": max(rss - self._own_bytes, 0),
+                "includes": ["engine", "loaded models", "host"],
+            }
+        )
+
+    async def _shutdown(self, request: web.Request) -> web.StreamResponse:
+        response = _json({"status": "leaving"})
+        await response.prepare(request)
+        await response.write_eof()
+        self._leave()
+        return response
+
+    async def _download(self, request: web.Request) -> web.StreamResponse:
+        """Progress lines, then `done` or the error.
+
+        The host cancels a handler whose client is gone, which ends its following.
+        """
+        asked = await _body(request, _Download)
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        async with contextlib.aclosing(self._lines(asked.model)) as lines:
+            async for line in lines:
+                await response.write(msgspec.json.encode(line) + b"\n")
+        await response.write_eof()
+        return response
+
+    async def _lines(self, name: str) -> AsyncGenerator[dict[str, Any], None]:
+        try:
+            async with contextlib.aclosing(self._downloads.follow(name)) as steps:
+                async for percent in steps:
+                    yield {"percent": percent}
+        except FoundryError as error:
+            yield {"error": _named(error)}
+        else:
+            yield {"done": True}
+
+
+@web.middleware
+async def _typed(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except FoundryError as error:
+        status = next((code for kind, code in _STATUSES if isinstance(error, kind)), 500)
+        return _told(status, **_named(error))
+    except web.HTTPException as error:
+        return _told(error.status, "InvalidRequest", error.reason)
+
+
+def _resident_bytes() -> int:
+    return psutil.Process().memory_info().rss
+
+
+def _loaded_bytes(engine: Engine) -> int:
+    """Size of the models that were loaded before anybody could measure the engine without them."""
+    try:
+        models = engine.local_models()
+    except FoundryError:  # it can't read its list, which every call for a model then says
+        return 0
+    return sum((model.size_mb or 0) * 2**20 for model in models if model.loaded)
+
+
+def _named(error: FoundryError) -> dict[str, str]:
+    return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+
+
+def _told(status: int, kind: str, message: str, hint: str | None = None) -> web.Response:
+    return _json({"kind": kind, "message": message, "hint": hint}, status=status)
+
+
+def _json(content: object, *, status: int = 200) -> web.Response:
+    body = msgspec.json.encode(content)
+    return web.Response(body=body, status=status, content_type="application/json")
+
+
+async def _body(request: web.Request, kind: type[_Body]) -> _Body:
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except msgspec.MsgspecError as error:
+        raise InvalidRequest(f"the body is not what this route takes: {error}") from error

@@ -1,0 +1,77 @@
+"""What the SDK says of a model variant, in our words. Its objects are untyped here, on purpose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foundry_api.types.errors import FoundryError, ModelInUse
+from foundry_api.types.messages import Model
+from foundry_api.wire.errors import classify, clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["DEVICE", "DIGEST", "described", "digest_of", "matching", "path_of", "typed"]
+
+DIGEST = "foundry_api_digest"
+DEVICE = "foundry_api_device"
+"""Properties of ours in a registration; the engine keeps names that it does not know."""
+
+
+def described(variant: Any, *, public: bool) -> Model:
+    """A variant as callers see it."""
+    info = variant.info
+    runtime = info.runtime
+    device = runtime.device_type if runtime else None
+    cached = variant.is_cached
+    return Model(
+        id=info.id,
+        alias=info.alias,
+        catalog="public" if public else "local",
+        cached=cached,
+        loaded=variant.is_loaded,
+        task=info.task,
+        device=str(device) if device else info.get_string_property(DEVICE),
+        size_mb=info.file_size_mb,
+        context_length=info.context_length,
+        license=info.license,
+        publisher=info.publisher if public else None,  # the engine says `local`
+        max_output_tokens=info.max_output_tokens,
+        supports_tools=info.supports_tool_calling,
+        execution_provider=(runtime.execution_provider or None) if runtime else None,
+        parent=info.get_string_property("parent_uri"),
+        path=(variant.get_path() or None) if cached else None,
+    )
+
+
+def path_of(variant: Any) -> Path:
+    """Where a registered model lies; the engine says nothing once the directory is gone."""
+    return Path(variant.get_path() or "missing")
+
+
+def digest_of(variant: Any) -> str | None:
+    """The digest of a registered model's files when it was registered."""
+    found: str | None = variant.info.get_string_property(DIGEST)
+    return found
+
+
+def matching(variants: Iterable[Any], name: str) -> list[Any]:
+    """The variants that a name means: by id, else by id without version, else by alias."""
+    wanted = name.casefold()
+    ranked: list[tuple[int, Any]] = []
+    for variant in variants:
+        info = variant.info
+        names = (info.id, info.id.rpartition(":")[0], info.alias)
+        folded = [known.casefold() for known in names]
+        if wanted in folded:
+            ranked.append((folded.index(wanted), variant))
+    return [variant for _, variant in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def typed(error: Exception) -> FoundryError:
+    """The typed error for what the SDK raised."""
+    told = clean(str(error))
+    if "unload it first" in told:
+        return ModelInUse(told, hint="Unload it first.")
+    return classify(500, told)

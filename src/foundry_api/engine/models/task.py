@@ -1,0 +1,114 @@
+"""What a model is for, by its files: to chat, to see, to transcribe or to embed.
+
+The engine goes by the task of a catalog's entry: it refuses images and sounds to models of other
+tasks, and embeds with whatever graph has an output `hidden_states` (probed on 1.2.4, 2.0.1 and
+2.2.1).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import msgspec
+
+from foundry_api.engine.models.directory import configuration, graphs, is_inside
+from foundry_api.engine.models.onnx_file import NotOnnx, outputs
+from foundry_api.storage.private_file import read_file
+from foundry_api.types.errors import ModelRegistrationFailed
+from foundry_api.wire.dialects.base import BAD_JSON
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "CHAT",
+    "EMBEDDINGS",
+    "MAX_TOKENIZER_BYTES",
+    "SPEECH",
+    "TEMPLATE",
+    "TOKENIZER_CONFIG",
+    "VISION",
+    "Speech",
+    "embeds",
+    "has_template",
+    "speech_of",
+    "task_of",
+]
+
+CHAT: Final = "chat-completion"
+VISION: Final = "vision-language-chat"
+SPEECH: Final = "automatic-speech-recognition"
+EMBEDDINGS: Final = "embeddings"
+MAX_TOKENIZER_BYTES: Final = 256 * 2**20
+"""The tasks that the engine knows (session.cc, sdk_v2)."""
+
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TEMPLATE = "chat_template.jinja"
+STATES: Final = "hidden_states"
+
+_NEMOTRON: Final = "nemotron_speech"
+_SPEECH_TYPES = frozenset({"whisper", _NEMOTRON})
+"""`model.type` of those that ONNX Runtime GenAI transcribes with."""
+
+Speech = Literal["whisper", "english", "nemotron"]
+"""What transcribes: Whisper, a Whisper that knows English only, or Nemotron."""
+
+ENGLISH_VOCABULARY: Final = 51864
+"""Tokens of a Whisper that knows English only; the others have one more, or several."""
+
+
+class _Tokenizer(msgspec.Struct):
+    chat_template: Any = None
+
+
+_TOKENIZER = msgspec.json.Decoder(_Tokenizer)
+
+
+def task_of(directory: Path) -> str:
+    """The task under which a directory is to be registered.
+
+    A model that has both hidden states and a chat template is registered for chats: it embeds all
+    the same.
+    """
+    try:
+        model = configuration(directory).model
+    except ModelRegistrationFailed:
+        return CHAT
+    if model.get("type") in _SPEECH_TYPES:
+        return SPEECH
+    if isinstance(model.get("vision"), dict):
+        return VISION
+    return EMBEDDINGS if embeds(directory) and not has_template(directory) else CHAT
+
+
+def speech_of(directory: Path) -> Speech | None:
+    """What kind of model transcribes; None if it is no transcriber, or nothing tells."""
+    try:
+        model = configuration(directory).model
+    except ModelRegistrationFailed:
+        return None
+    if model.get("type") not in _SPEECH_TYPES:
+        return None
+    if model["type"] == _NEMOTRON:
+        return "nemotron"
+    return "english" if model.get("vocab_size") == ENGLISH_VOCABULARY else "whisper"
+
+
+def embeds(directory: Path) -> bool | None:
+    """Whether the engine can embed with the model in a directory; None if nothing tells."""
+    try:
+        decoder = {"decoder": configuration(directory).model.get("decoder")}
+        return any(STATES in outputs(directory / graph) for graph in graphs(decoder))
+    except (ModelRegistrationFailed, NotOnnx, OSError):
+        return None
+
+
+def has_template(directory: Path) -> bool:
+    """Whether a directory has a chat template."""
+    if is_inside(directory, TEMPLATE):
+        return True
+    try:
+        told = _TOKENIZER.decode(read_file(directory / TOKENIZER_CONFIG, MAX_TOKENIZER_BYTES))
+    except (OSError, *BAD_JSON):
+        return False
+    return bool(told.chat_template)

@@ -1,0 +1,402 @@
+"""`HealthMonitor`: a service's health, looked at again and again, remembered and told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import math
+from collections import deque
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, cast
+
+from foundry_api.monitor.alerts import AlertCommand, AlertWebhook, Listeners
+from foundry_api.monitor.health import HealthStatus
+from foundry_api.monitor.sampler import Sampler, TrafficMeter
+from foundry_api.monitor.state import Hysteresis
+from foundry_api.monitor.summary import HealthSummary, summarise
+from foundry_api.monitor.types import Canary, HealthChanged, HealthSample, HealthState, Traffic
+from foundry_api.types.checks import check_name, check_several
+from foundry_api.types.errors import CallTimeout, ClientClosed, InvalidRequest
+from foundry_api.types.events import CallEnded, FirstToken
+from foundry_api.types.user_code import UserCode
+from foundry_api.types.values import as_float, as_int, as_path, shown
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+
+    from foundry_api.monitor.sampler import Watched
+    from foundry_api.monitor.state import Turn
+    from foundry_api.monitor.store import StoreWriter
+
+__all__ = [
+    "AlertCommand",
+    "AlertWebhook",
+    "Canary",
+    "HealthChanged",
+    "HealthMonitor",
+    "HealthSample",
+    "HealthState",
+    "HealthStatus",
+    "HealthSummary",
+    "Hysteresis",
+    "Traffic",
+]
+
+log = logging.getLogger("foundry_api")
+
+LOOK_TIMEOUT_S = 2.0
+HURRY_S = 0.2
+"""Between two looks while somebody waits for the service."""
+
+RING = 720
+QUEUE = 1_000
+"""Samples kept for an iterating caller who is slow; beyond that he misses the oldest."""
+
+SECONDS_A_DAY = 86_400
+
+
+class HealthMonitor:
+    """Looks at a service again and again, and remembers and tells what it saw.
+
+        async with HealthMonitor(client, interval=1, models=["phi-4-mini"]) as monitor:
+            await monitor.wait_until_ready(timeout=60)
+            monitor.on_change(lambda change: print(change.new, change.reason))
+            ...
+        print(monitor.summary().availability)
+
+    A look asks the service's status route, which answers while the engine generates. It takes no
+    turn of the limiter's, and an open breaker does not keep it away: it neither delays callers nor
+    waits behind them. It does what a call does about a service that is gone: it is found or
+    started again.
+
+    Args:
+        client: Whose service to look at; of several, the first.
+        interval: Seconds between the starts of two looks, above 0; default 5.
+        timeout: Seconds within which the service has to answer a look, at most the interval;
+            default 2, or the interval if that is shorter.
+        models: Models that have to be in memory for the service to be ready.
+        canary_every: Make a completion of a few tokens at every so many looks, unless callers had
+            answers or have every turn; default 0, never. It asks the first of `models`, or any
+            model in memory.
+        canary_timeout: Seconds within which a canary has to be answered; default 30.
+        hysteresis: How many looks it takes to change the state.
+        history: How many looks to remember, default 720; or a SQLite file to keep them in as well
+            while the monitor runs.
+        keep_days: Age at which looks are deleted from the file; default 7.
+        alerts: Called with every `HealthChanged`: functions, coroutine functions, `AlertWebhook`,
+            `AlertCommand`.
+
+    Raises:
+        InvalidRequest: An argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        client: Watched,
+        *,
+        interval: float = 5.0,
+        timeout: float | None = None,
+        models: Sequence[str] = (),
+        canary_every: int = 0,
+        canary_timeout: float = 30.0,
+        hysteresis: Hysteresis | None = None,
+        history: int | Path | str = RING,
+        keep_days: float = 7.0,
+        alerts: Iterable[Callable[[HealthChanged], object]] = (),
+    ) -> None:
+        interval = _seconds("interval", interval)
+        timeout = min(LOOK_TIMEOUT_S, interval) if timeout is None else timeout
+        timeout = _seconds("timeout", timeout, at_most=interval)
+        canary_timeout = _seconds("canary_timeout", canary_timeout)
+        keep_days = _seconds("keep_days", keep_days)
+        looks = as_int(canary_every)
+        if looks is None or looks < 0:
+            raise InvalidRequest(
+                f"canary_every is {shown(canary_every)}, but must be a whole number, 0 or more",
+                field="canary_every",
+            )
+        size, path = _history(history)
+        several = check_several("models", models, "a list of names")
+        names = [check_name(f"models[{index}]", name) for index, name in enumerate(several)]
+        if hysteresis is not None and not isinstance(cast("object", hysteresis), Hysteresis):
+            raise InvalidRequest(
+                f"hysteresis is {shown(hysteresis)}, not a Hysteresis", field="hysteresis"
+            )
+        listeners = tuple(check_several("alerts", alerts))
+        for index, alert in enumerate(listeners):
+            if not callable(alert):
+                field = f"alerts[{index}]"
+                raise InvalidRequest(
+                    f"{field} is {shown(alert)}, which can't be called", field=field
+                )
+        self._client = client
+        self._interval_s = interval
+        self._traffic = TrafficMeter(self._is_elsewhere)
+        self._sampler = Sampler(
+            client,
+            self._traffic,
+            interval_s=interval,
+            timeout_s=timeout,
+            models=names,
+            canary_every=looks,
+            canary_timeout_s=canary_timeout,
+            hysteresis=hysteresis or Hysteresis(),
+        )
+        self._path = path
+        self._keep_s = keep_days * SECONDS_A_DAY
+        self._history: deque[HealthSample] = deque(maxlen=size)
+        self._listeners = Listeners(*listeners)
+        self._queues: set[asyncio.Queue[HealthSample | None]] = set()
+        self._users = 0
+        self._waiting = 0
+        self._closed = False
+        self._wake = asyncio.Event()
+        self._doors: tuple[asyncio.AbstractEventLoop | None, asyncio.Lock] = None, asyncio.Lock()
+        self._running = AsyncExitStack()
+        self._store: StoreWriter | None = None
+
+    @property
+    def status(self) -> HealthSample | None:
+        """The newest look; None before the first."""
+        return self._history[-1] if self._history else None
+
+    @property
+    def state(self) -> HealthState:
+        """The state, which changes only after several looks that agree."""
+        return self._sampler.state
+
+    @property
+    def history(self) -> tuple[HealthSample, ...]:
+        """What was seen, oldest first."""
+        return tuple(self._history)
+
+    def summary(self) -> HealthSummary:
+        """What the looks that are remembered come to."""
+        return summarise(self._history)
+
+    def on_change(self, callback: Callable[[HealthChanged], object]) -> Callable[[], None]:
+        """Call `callback` with every change of the state. The returned function ends that.
+
+        Args:
+            callback: A function, which must not block, or a coroutine function. One that fails is
+                logged.
+        """
+        return self._listeners.add(callback)
+
+    async def check(self) -> HealthSample:
+        """Look once, with a canary if one is due, and remember it.
+
+        Raises:
+            ClientClosed: The client was closed.
+        """
+        return await self._look(waits=True)
+
+    async def samples(self) -> AsyncGenerator[HealthSample]:
+        """Every look from now on. The monitor runs for as long as the caller iterates.
+
+        Raises:
+            ConfigurationError: The file for the history cannot be used.
+            ClientClosed: The client was closed.
+        """
+        async with self:
+            queue: asyncio.Queue[HealthSample | None] = asyncio.Queue()
+            self._queues.add(queue)
+            try:
+                while not self._closed and (sample := await queue.get()) is not None:
+                    yield sample
+            finally:
+                self._queues.discard(queue)
+            raise ClientClosed("the client was closed, so its service is looked at no longer")
+
+    async def wait_until_ready(self, timeout: float = 30.0) -> HealthSample:  # noqa: ASYNC109 - the public name
+        """Wait until the service answers, has the wanted models in memory, and passed its canary.
+
+        Args:
+            timeout: Seconds to wait. With 0 or fewer, as `end - now` may be, the time is over.
+
+        Raises:
+            CallTimeout: It was not ready by then; the message tells what was seen last.
+            ConfigurationError: The file for the history cannot be used.
+            ClientClosed: The client was closed.
+        """
+        limit_s = as_float(timeout)
+        if limit_s is None or math.isnan(limit_s):
+            raise InvalidRequest(
+                f"timeout is {shown(timeout)}, not a number of seconds", field="timeout"
+            )
+        if limit_s <= 0:
+            raise self._not_ready(limit_s)
+        scope = asyncio.timeout(limit_s)
+        self._waiting += 1
+        self._wake.set()
+        try:
+            async with scope, aclosing(self.samples()) as samples:
+                while not (sample := await anext(samples)).ready:
+                    pass
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            raise self._not_ready(limit_s) from error
+        finally:
+            self._waiting -= 1
+        return sample
+
+    async def __aenter__(self) -> Self:
+        """Start to look, in the background.
+
+        Raises:
+            ConfigurationError: The file for the history cannot be used.
+        """
+        async with self._door():
+            if not self._users:
+                self._running = await self._begun()
+            self._users += 1
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        async with self._door():
+            self._users -= 1
+            if not self._users:
+                await self._running.aclose()
+
+    def _door(self) -> asyncio.Lock:
+        """Lets one in or out at a time; on one event loop after another it is another door."""
+        loop = asyncio.get_running_loop()
+        if self._doors[0] is not loop:
+            self._doors = loop, asyncio.Lock()
+        return self._doors[1]
+
+    async def _begun(self) -> AsyncExitStack:
+        """What runs in the background, which ends in the reverse order."""
+        async with AsyncExitStack() as stack:
+            self._closed, self._wake = False, asyncio.Event()
+            if self._path is not None:
+                await self._open_store(self._path, stack)
+            stack.push_async_callback(self._listeners.aclose)
+            stack.push_async_callback(self._sampler.aclose)
+            stack.callback(self._client.events.subscribe(self._traffic, FirstToken, CallEnded))
+            # A deadline around whoever starts the monitor is not the monitor's.
+            task = asyncio.create_task(self._run(), context=contextvars.Context())
+            stack.push_async_callback(asyncio.wait, {task})
+            stack.callback(task.cancel)
+            return stack.pop_all()
+
+    async def _open_store(self, path: Path, stack: AsyncExitStack) -> None:
+        # SQLite is for those who asked for it.
+        from foundry_api.monitor.store import StoreWriter  # noqa: PLC0415
+
+        store = StoreWriter(path, keep_s=self._keep_s)
+
+        async def close() -> None:
+            self._store = None
+            await asyncio.wrap_future(store.close())
+
+        stack.push_async_callback(close)
+        await asyncio.wrap_future(store.open())
+        self._store = store
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        code = UserCode()
+        while True:
+            try:
+                await self._look(waits=False)
+            except ClientClosed:
+                self._closed = True
+                self._tell_all(None)
+                return
+            except BaseException as error:
+                if not code.raised(error):
+                    raise
+                # A monitor that ended in silence would be taken for a service that is well.
+                log.exception("a look failed")
+            started = await self._pause(started)
+
+    async def _pause(self, started: float) -> float:
+        """Wait for the time of the next look, which is sooner while somebody waits for it."""
+        loop = asyncio.get_running_loop()
+        while True:
+            step_s = min(HURRY_S, self._interval_s) if self._waiting else self._interval_s
+            due = max(started + step_s, loop.time())
+            self._wake.clear()
+            try:
+                async with asyncio.timeout_at(due):
+                    await self._wake.wait()
+            except TimeoutError:
+                return due
+
+    async def _look(self, *, waits: bool) -> HealthSample:
+        sample, turn = await self._sampler.sample(waits=waits)
+        self._history.append(sample)
+        if self._store is not None:
+            self._store.add(sample)
+        self._tell_all(sample)
+        if turn is not None:
+            self._changed(turn, sample)
+        return sample
+
+    def _changed(self, turn: Turn, sample: HealthSample) -> None:
+        reason = sample.detail or ("" if turn.old == "unknown" else "it answers again")
+        self._listeners.tell(
+            HealthChanged(
+                old=turn.old,
+                new=turn.new,
+                since=turn.since,
+                at=sample.checked_at,
+                reason=reason,
+                sample=sample,
+            )
+        )
+
+    def _tell_all(self, sample: HealthSample | None) -> None:
+        for queue in self._queues:
+            if queue.qsize() >= QUEUE:
+                queue.get_nowait()
+            queue.put_nowait(sample)
+
+    def _not_ready(self, timeout_s: float) -> CallTimeout:
+        last = self.status
+        return CallTimeout(
+            f"the service was not ready within {timeout_s:g} s: {_seen(last)}",
+            limit_s=timeout_s,
+            stage="waiting for the service to be ready",
+            hint=last.detail if last else "",
+            service=last.service if last else None,
+        )
+
+    def _is_elsewhere(self, service: str | None) -> bool:
+        return service in {other.name for other in self._client.services[1:]}
+
+
+def _seen(last: HealthSample | None) -> str:
+    """What a look saw, for somebody who waits for more."""
+    if last is None:
+        return "it is still being looked for or started"
+    seen = f"it was {last.status} in the end"
+    if last.canary is not None and last.canary.outcome == "skipped":
+        return f"{seen}, and no canary was made, because {last.canary.detail}"
+    return seen
+
+
+def _seconds(name: str, value: object, *, at_most: float = float("inf")) -> float:
+    seconds = as_float(value)
+    if seconds is None or not 0 < seconds <= at_most:
+        bound = "" if at_most == float("inf") else f" and at most the interval, {at_most:g}"
+        raise InvalidRequest(f"{name} is {shown(value)}, but must be above 0{bound}", field=name)
+    return seconds
+
+
+def _history(history: object) -> tuple[int, Path | None]:
+    """How many looks to remember, and the file to keep them in, if there is to be one."""
+    if (path := as_path(history)) is not None:
+        return RING, Path(path)
+    size = as_int(history)
+    if size is None or size < 1:
+        raise InvalidRequest(
+            f"history is {shown(history)}, neither a number of looks above 0 nor a path",
+            field="history",
+        )
+    return size, None

@@ -1,1 +1,0 @@
-"""What the endpoints beside chat completions answer, as callers see it."""

@@ -1,0 +1,1 @@
+"""Values, results, errors, events, argument checks and settings."""

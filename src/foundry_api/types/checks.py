@@ -1,0 +1,500 @@
+"""Checks of what callers pass, before anything is sent, each naming the argument at fault."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast, get_args
+
+import msgspec
+
+from foundry_api.types.errors import InvalidRequest, UnsupportedFeature
+from foundry_api.types.messages import ChatRequest, Grammar, Message, Role
+from foundry_api.types.user_code import read_argument
+from foundry_api.types.values import (
+    UNENCODABLE,
+    as_bool,
+    as_float,
+    as_int,
+    as_text,
+    is_dict,
+    is_mapping,
+    is_several,
+    plain,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
+
+    from foundry_api.tools.definition import ToolLike
+    from foundry_api.types.messages import Constraint, ToolDefinition
+
+__all__ = [
+    "chat_request",
+    "check_cache",
+    "check_characters",
+    "check_flag",
+    "check_known",
+    "check_name",
+    "check_range",
+    "check_repairs",
+    "check_several",
+    "check_text",
+    "check_timeout",
+    "check_whole",
+    "conversation",
+    "instructions",
+    "model_names",
+    "prompt_turns",
+]
+
+MAX_STOP_STRINGS = 4
+MAX_TEMPERATURE = 2.0
+MAX_TOKENS = 2**31 - 1
+"""The engine keeps the bound in an int."""
+
+MAX_SEED = 2**63 - 1
+
+EMPTY_RESULT = '""'
+"""What is sent for the empty result of a tool: its JSON, as `run` sends it."""
+
+_ROLES = frozenset(get_args(Role))
+_PLAIN_MEMBERS = {"role", "content"}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def chat_request(
+    messages: Iterable[Message | Mapping[str, Any]],
+    *,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: str | Sequence[str] | None = None,
+    tools: Sequence[ToolLike] | None = None,
+    tool_choice: str | None = None,
+    constraint: Constraint | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> ChatRequest:
+    """A request that the service can't refuse for its form.
+
+    Raises:
+        InvalidRequest: An argument is at fault; `.field` names it.
+    """
+    offered = _tools(tools)
+    if isinstance(constraint, Grammar) and offered and tool_choice != "none":
+        raise InvalidRequest(
+            "grammar and tools were both given, but a model that is kept to a grammar calls none",
+            field="grammar",
+        )
+    if constraint is not None and extra and "response_format" in extra:
+        raise InvalidRequest(
+            "extra has a response_format, beside another description of the answer", field="extra"
+        )
+    return ChatRequest(
+        messages=conversation(messages),
+        max_tokens=check_whole("max_tokens", max_tokens, 1, MAX_TOKENS),
+        temperature=check_range("temperature", temperature, 0, MAX_TEMPERATURE),
+        top_p=check_range("top_p", top_p, 0, 1),
+        seed=check_whole("seed", seed, -MAX_SEED - 1, MAX_SEED),
+        stop=_stop_strings(stop),
+        tools=offered,
+        tool_choice=_tool_choice(tool_choice, offered),
+        constraint=constraint,
+        extra=_extra(extra),
+    )
+
+
+def conversation(messages: Iterable[Message | Mapping[str, Any]]) -> tuple[Message, ...]:
+    """The turns that are sent.
+
+    Empty turns of the system and of the assistant are left out, as a model that only thinks has
+    them; the empty result of a tool is sent as `run` sends it.
+
+    Raises:
+        InvalidRequest: There are none, or one of the user is empty, or one cannot be sent.
+    """
+    given: Any = messages
+    if type(given) in (list, tuple):
+        plain_turns = [_plain_turn(message) for message in given]
+        if plain_turns and None not in plain_turns:
+            return tuple(cast("list[Message]", plain_turns))
+    if isinstance(given, (str, bytes, Message)) or is_mapping(given):
+        raise InvalidRequest(
+            f"messages is {shown(given)}, not a list of messages",
+            field="messages",
+            hint='Give [{"role": "user", "content": "…"}], or call complete() with a prompt.',
+        )
+    several = check_several("messages", given, "a list of messages")
+    turns = [_turn(f"messages[{index}]", message) for index, message in enumerate(several)]
+    checked = tuple(turn for turn in turns if turn is not None)
+    if not checked:
+        wrong = "has only empty messages" if turns else "is empty"
+        raise InvalidRequest(f"messages {wrong}", field="messages")
+    return checked
+
+
+def prompt_turns(prompt: str, system: str | None = None) -> list[Message]:
+    """The conversation of a single prompt, with instructions ahead of it, if there are any.
+
+    Raises:
+        InvalidRequest: One of them is no text or cannot be sent, or the prompt is empty.
+    """
+    ahead = instructions("system", system)
+    turns = [] if ahead is None else [Message("system", ahead)]
+    return [*turns, Message("user", check_text("prompt", prompt))]
+
+
+def instructions(field: str, value: object) -> str | None:
+    """Instructions ahead of what is asked; None where they are empty.
+
+    Raises:
+        InvalidRequest: They are no text, or cannot be sent.
+    """
+    if value is None:
+        return None
+    text = as_text(value)
+    if text is not None and not text.strip():
+        return None
+    return check_text(field, value)
+
+
+def check_timeout(timeout: object) -> float | Literal["auto"] | None:
+    """A time-out that a call can meet.
+
+    Raises:
+        InvalidRequest: It is neither `auto` nor above 0.
+    """
+    if timeout is None:
+        return None
+    if as_text(timeout) == "auto":
+        return "auto"
+    seconds = as_float(timeout)
+    if seconds is None or not seconds > 0:
+        wrong = "but must be above 0 s" if seconds is not None else "neither seconds nor 'auto'"
+        raise InvalidRequest(f"timeout is {shown(timeout)}, {wrong}", field="timeout")
+    return seconds
+
+
+def check_cache(cache: object) -> Literal["auto", "always", "never"]:
+    """A use of the cache that there is.
+
+    Raises:
+        InvalidRequest: It is none of `auto`, `always` and `never`.
+    """
+    match as_text(cache):
+        case ("auto" | "always" | "never") as known:
+            return known
+        case _:
+            raise InvalidRequest(
+                f"cache is {shown(cache)}, but must be 'auto', 'always' or 'never'", field="cache"
+            )
+
+
+def check_flag(field: str, value: object) -> bool:
+    """True or False; None is False.
+
+    Raises:
+        InvalidRequest: It is neither.
+    """
+    if value is None:
+        return False
+    flag = as_bool(value)
+    if flag is None:
+        raise InvalidRequest(f"{field} is {shown(value)}, neither True nor False", field=field)
+    return flag
+
+
+def check_repairs(repairs: object) -> int:
+    """A number of repairs.
+
+    Raises:
+        InvalidRequest: It is no whole number from 0 on.
+    """
+    if repairs is None:
+        raise InvalidRequest("repairs is None, not a whole number", field="repairs")
+    return cast("int", check_whole("repairs", repairs, 0, math.inf))
+
+
+def check_known(options: Mapping[str, Any], known: AbstractSet[str]) -> None:
+    """Refuse an option that would be ignored.
+
+    Raises:
+        TypeError: There is no such option, as Python itself says of an unknown argument.
+    """
+    for name in options:
+        if name not in known:
+            raise TypeError(f"a completion takes no argument {name!r}; members go into extra=")
+
+
+def model_names(model: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The models to try, in order; none where the caller named none.
+
+    Raises:
+        InvalidRequest: A name is no text, empty, or has control characters.
+    """
+    if model is None:
+        return ()
+    if isinstance(model, str):
+        return (check_name("model", model),)
+    several = check_several("model", model, "a model's name or a list of names")
+    if not several:
+        raise InvalidRequest("model is an empty list", field="model")
+    return tuple(check_name(f"model[{index}]", name) for index, name in enumerate(several))
+
+
+def _plain_turn(message: object) -> Message | None:
+    """A message of the commonest form, checked at once; None for one to look at more closely."""
+    if is_dict(message) and message.keys() == _PLAIN_MEMBERS:
+        message = Message(message["role"], message["content"])
+    if not _is_sound(message) or not message.content or message.content.isspace():
+        return None
+    return message if message.content.isascii() and "\0" not in message.content else None
+
+
+def _turn(field: str, message: Message | Mapping[str, Any]) -> Message | None:
+    """A checked message; None for an empty one that says nothing by being sent."""
+    turn = message if _is_sound(message) else _converted(field, message)
+    if turn.content and not turn.content.isspace():
+        check_characters(f"{field}.content", turn.content)
+        return turn
+    match turn.role:
+        case "tool":
+            return msgspec.structs.replace(turn, content=EMPTY_RESULT)
+        case "assistant" | "system":
+            return turn if turn.tool_calls else None
+        case "user":
+            raise InvalidRequest(f"{field}.content is empty", field=f"{field}.content")
+
+
+def _converted(field: str, message: object) -> Message:
+    try:
+        members = _members(field, message)
+        content = _flat(f"{field}.content", members.pop("content", None))
+        return msgspec.convert({**plain(members), "content": content}, Message, strict=True)
+    except UNENCODABLE as error:
+        if isinstance(error, InvalidRequest):
+            raise
+        raise InvalidRequest(f"{field} is no message: {error}", field=field) from error
+
+
+def _members(field: str, message: object) -> dict[str, Any]:
+    if isinstance(message, Message):
+        return msgspec.structs.asdict(message)
+    if not isinstance(message, Iterable) or isinstance(message, str | bytes):
+        raise InvalidRequest(
+            f"{field} is {shown(message)}, not a message",
+            field=field,
+            hint='Give {"role": "user", "content": "…"}, or a Message.',
+        )
+    return dict(cast("Mapping[str, Any]", message))
+
+
+def _flat(field: str, content: object) -> str:
+    """Parts of text as one text: 1.x would paste their JSON into the prompt."""
+    if content is None:
+        return ""
+    if isinstance(content, list | tuple):
+        parts = cast("list[Any]", content)
+        return "".join(_part(f"{field}[{index}]", part) for index, part in enumerate(parts))
+    return _sendable(field, content)
+
+
+def _part(field: str, part: Any) -> str:
+    members: Mapping[Any, Any] = part if is_mapping(part) else {}
+    if members.get("type") != "text":
+        raise UnsupportedFeature(
+            f"{field} is of type {members.get('type')!r}; chat completions read text alone, "
+            "in every generation",
+            hint="Leave it out: the service would drop it without a word.",
+        )
+    return _sendable(f"{field}.text", members.get("text"))
+
+
+def _is_sound(message: object) -> TypeGuard[Message]:
+    """Whether it is a message of the right types; its constructor checks none of them."""
+    return (
+        type(message) is Message
+        and (type(message.role) is str and message.role in _ROLES)
+        and type(message.content) is str
+        and not message.tool_calls
+        and message.tool_call_id is None
+    )
+
+
+def check_name(field: str, value: object) -> str:
+    """The name of a model.
+
+    Raises:
+        InvalidRequest: It is no text, empty, or has control characters.
+    """
+    name = check_text(field, value)
+    if found := _CONTROL.search(name):
+        raise InvalidRequest(f"{field} holds the control character {found[0]!r}", field=field)
+    return name
+
+
+def check_text(field: str, value: object) -> str:
+    """A text that can be sent.
+
+    Raises:
+        InvalidRequest: It is no text, empty, or holds characters that the service can't take.
+    """
+    text = _sendable(field, value)
+    if not text.strip():
+        raise InvalidRequest(f"{field} is empty", field=field)
+    return text
+
+
+def _sendable(field: str, value: object) -> str:
+    """A text that can be sent, which may be empty."""
+    text = as_text(value)
+    if text is None:
+        raise InvalidRequest(f"{field} is {shown(value)}, not a text", field=field)
+    check_characters(field, text)
+    return text
+
+
+def check_characters(field: str, text: str) -> None:
+    """Refuse characters that the service can't take.
+
+    Raises:
+        InvalidRequest: There are some; the message names them.
+    """
+    if "\0" in text:
+        # Both engines end the prompt at a NUL without a word (foundry-local-service.md, 4.8).
+        raise InvalidRequest(f"{field} holds a NUL character", field=field)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"{field} holds a lone surrogate at position {error.start}", field=field
+        ) from error
+
+
+def check_several(field: str, value: object, kind: str = "a list") -> Sequence[Any]:
+    """What is in something to iterate over that is no text, no bytes and no mapping.
+
+    Raises:
+        InvalidRequest: It is none, or fails while it is iterated over.
+    """
+    if not is_several(value):
+        raise InvalidRequest(f"{field} is {shown(value)}, not {kind}", field=field)
+    return read_argument(field, value)
+
+
+def check_range(field: str, value: object, low: float, high: float) -> float | None:
+    """A number between two others; None is fine.
+
+    Raises:
+        InvalidRequest: It is out of bounds, or no number.
+    """
+    if value is None:
+        return None
+    if (type(value) is float or type(value) is int) and low <= value <= high:
+        return value
+    whole = as_int(value)
+    number = as_float(value) if whole is None else whole
+    if number is None:
+        raise InvalidRequest(f"{field} is {shown(value)}, not a number", field=field)
+    if not low <= number <= high:
+        raise InvalidRequest(f"{field} is {shown(number)}, {_must_be(low, high)}", field=field)
+    return number
+
+
+def check_whole(field: str, value: object, low: float, high: float) -> int | None:
+    """A whole number between two others; None is fine.
+
+    Raises:
+        InvalidRequest: It is out of bounds, or no whole number.
+    """
+    if value is None:
+        return None
+    # The 2.x service ignores 2.0 and "5" in silence, 1.x answers 500.
+    number = as_int(value)
+    check_range(field, value, low, high)
+    if number is None:
+        raise InvalidRequest(f"{field} is {shown(value)}, not a whole number", field=field)
+    return number
+
+
+def _must_be(low: float, high: float) -> str:
+    bounds = f"{_written(low)} or more" if high == math.inf else None
+    return f"but must be {bounds or f'from {_written(low)} to {_written(high)}'}"
+
+
+def _written(number: float) -> str:
+    """A bound, with all of its digits if it is a whole number."""
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
+def _stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    if stop is None:
+        return ()
+    if isinstance(stop, str):
+        return (_stop_string("stop", stop),)
+    strings = check_several("stop", stop, "a text or a list of texts")
+    if len(strings) > MAX_STOP_STRINGS:
+        raise InvalidRequest(
+            f"stop holds {len(strings)} strings, but the service takes {MAX_STOP_STRINGS} at most",
+            field="stop",
+        )
+    return tuple(_stop_string(f"stop[{index}]", text) for index, text in enumerate(strings))
+
+
+def _stop_string(field: str, value: object) -> str:
+    """A text that ends an answer; it may be white space."""
+    text = _sendable(field, value)
+    if not text:
+        raise InvalidRequest(f"{field} is empty", field=field)
+    return text
+
+
+def _tools(tools: Sequence[ToolLike] | None) -> tuple[ToolDefinition, ...]:
+    if tools is None or (isinstance(tools, list) and not tools):
+        return ()
+    # Describing functions is of no use to those who offer none.
+    from foundry_api.tools.definition import definitions  # noqa: PLC0415
+
+    return definitions(tools)
+
+
+def _tool_choice(choice: str | None, tools: tuple[ToolDefinition, ...]) -> str | None:
+    if choice is None:
+        return None
+    name = as_text(choice)
+    if name is None:
+        raise InvalidRequest(
+            f"tool_choice is {shown(choice)}, not a text",
+            field="tool_choice",
+            hint="Give auto, none, required or the name of a tool.",
+        )
+    if name in {"auto", "none"}:
+        return name
+    names = [tool.name for tool in tools]
+    if not names:
+        raise InvalidRequest(
+            f"tool_choice is {name!r}, but there are no tools", field="tool_choice"
+        )
+    if name != "required" and name not in names:
+        raise InvalidRequest(
+            f"tool_choice is {name!r}, but must be auto, none, required or the name of a tool: "
+            f"{', '.join(names)}",
+            field="tool_choice",
+        )
+    return name
+
+
+def _extra(extra: Mapping[str, Any] | None) -> dict[str, Any]:
+    if extra is None:
+        return {}
+    if not isinstance(cast("object", extra), Mapping):
+        raise InvalidRequest(f"extra is {shown(extra)}, not a mapping", field="extra")
+    try:
+        members: dict[str, Any] = plain(dict(extra))
+    except UNENCODABLE as error:
+        raise InvalidRequest(f"extra cannot be sent as JSON: {error}", field="extra") from error
+    return members

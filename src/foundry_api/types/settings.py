@@ -1,0 +1,428 @@
+"""Settings: what the environment says, what the arguments say, and the defaults beneath."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+from urllib.parse import urlsplit
+
+from foundry_api.types.errors import ConfigurationError
+from foundry_api.types.local_path import absolute_path, text_of_system
+from foundry_api.types.values import (
+    as_float,
+    as_int,
+    as_path,
+    as_text,
+    is_several,
+    shown,
+    without_secrets,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["Settings"]
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+CONNECT_TIMEOUT_S = 5.0
+"""On loopback a connection takes microseconds; a remote service that needs longer is as good as
+dead."""
+
+WILDCARD_HOSTS = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "+": "127.0.0.1", "::": "127.0.0.1"}  # noqa: S104 - rewritten, never bound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a client behaves. Immutable; make a changed copy with `dataclasses.replace`.
+
+    Attributes:
+        model: Model used when a call names none. `FOUNDRY_MODEL`, default phi-4-mini.
+        timeout_s: Seconds without a token before a call gives up, or `auto`. `FOUNDRY_TIMEOUT`,
+            default 30.
+        deadline_s: Seconds for a whole call; None for no bound. `FOUNDRY_DEADLINE`.
+        connect_timeout_s: Seconds that making a connection may take. `FOUNDRY_CONNECT_TIMEOUT`,
+            default 5.
+        retries: Further attempts after a failed one. `FOUNDRY_RETRIES`, default 3; 0 turns
+            them off.
+        log_level: Level of the `foundry_api` logger. `FOUNDRY_LOG_LEVEL`, default INFO.
+        base_url: Address of a service; None searches for one. `FOUNDRY_BASE_URL`.
+        base_urls: Addresses of several services instead. `FOUNDRY_BASE_URLS`, with commas between.
+        api_key: Sent as a bearer token to `base_url` and to nothing else. `FOUNDRY_API_KEY`.
+            Foundry Local checks none; a gateway in front of it may.
+        service: `auto` finds a running service or starts an engine host; `embedded` always
+            starts one of its own.
+        model_idle_s: Seconds after which a model that this client used is taken out of memory when
+            nobody used it; None for never. `FOUNDRY_MODEL_IDLE`.
+        memory_budget_mb: Bound of the memory that the models take in a service, in MB, measured
+            where the service is an engine host of this package, else by the sizes of their files;
+            None for none. `FOUNDRY_MEMORY_BUDGET`.
+        cache: Where answers are kept: `off`, in `memory`, in a `sqlite` file in the home, or in one
+            at this path, which is made absolute. `FOUNDRY_CACHE`, default off.
+        home: Directory for the engine's data, logs and state, made absolute; None takes the
+            user's own directories of the platform. `FOUNDRY_HOME`.
+    """
+
+    model: str = "phi-4-mini"
+    timeout_s: float | Literal["auto"] = 30.0
+    deadline_s: float | None = None
+    connect_timeout_s: float = CONNECT_TIMEOUT_S
+    retries: int = 3
+    log_level: str = "INFO"
+    base_url: str | None = None
+    base_urls: tuple[str, ...] = ()
+    api_key: str | None = field(default=None, repr=False)
+    service: Literal["auto", "embedded"] = "auto"
+    model_idle_s: float | None = None
+    memory_budget_mb: float | None = None
+    cache: Literal["off", "memory", "sqlite"] | Path = "off"
+    home: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, with the name of the setting."""
+        for name, check in _CHECKS.items():
+            value = getattr(self, name)
+            if value is not None or name not in _OPTIONAL:
+                object.__setattr__(self, name, check(name, value))
+        if self.base_url is not None and self.base_urls:
+            raise ConfigurationError(
+                "base_url and base_urls are both given", hint="Give one of them."
+            )
+
+    @property
+    def described(self) -> str:
+        """Where calls go, for the `repr` of a client: no credential is in it."""
+        place = f"base_url={self.base_url!r}" if self.base_url else f"service={self.service!r}"
+        if self.base_urls:
+            place = f"base_urls={list(self.base_urls)!r}"
+        return f"{place}, model={self.model!r}"
+
+    def each(self) -> tuple[Settings, ...]:
+        """Settings with one service each."""
+        if not self.base_urls:
+            return (self,)
+        return tuple(replace(self, base_url=url, base_urls=()) for url in self.base_urls)
+
+    @classmethod
+    def from_environment(
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        names: Mapping[str, str] | None = None,
+        **arguments: object,
+    ) -> Settings:
+        """Settings from arguments, then `FOUNDRY_*` variables, then defaults.
+
+        Args:
+            environ: The environment; None reads the process's own.
+            names: What the caller calls an argument, where that is not the setting's name: errors
+                say it.
+            arguments: Settings by their names; None counts as not given.
+
+        Raises:
+            ConfigurationError: A value cannot be used; the message names the variable or argument.
+        """
+        source = os.environ if environ is None else environ
+        values: dict[str, Any] = {}
+        for name, (variable, parse) in _VARIABLES.items():
+            text = source.get(variable, "").strip()
+            if text and arguments.get(name) is None:
+                values[name] = _CHECKS[name](variable, _parsed(variable, text, parse))
+        return cls(**_over(values, _checked(arguments, names or {})))
+
+    @classmethod
+    def resolve(
+        cls,
+        settings: Settings | None,
+        *,
+        names: Mapping[str, str] | None = None,
+        **arguments: object,
+    ) -> Settings:
+        """Settings from arguments over given settings, or else over the environment.
+
+        Raises:
+            ConfigurationError: A value cannot be used; the message names the variable or argument.
+        """
+        if settings is None:
+            return cls.from_environment(None, names=names, **arguments)
+        if not isinstance(cast("object", settings), Settings):
+            raise ConfigurationError(
+                f"settings is {shown(settings)}, not Settings", hint="Give Settings(…)."
+            )
+        values = {each.name: getattr(settings, each.name) for each in fields(cls)}
+        return cls(**_over(values, _checked(arguments, names or {})))
+
+
+def _checked(arguments: Mapping[str, object], names: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments that were given, by the names of the settings."""
+    return {
+        name: _CHECKS[name](names.get(name, name), value) if name in _CHECKS else value
+        for name, value in arguments.items()
+        if value is not None
+    }
+
+
+def _over(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Values with others over them. One address takes the place of several, and the reverse."""
+    replaced = {"base_url": "base_urls", "base_urls": "base_url"}
+    hidden = {replaced[name] for name in given if name in replaced} - given.keys()
+    return {**{name: value for name, value in values.items() if name not in hidden}, **given}
+
+
+def _absolute(name: str, path: Path) -> Path:
+    """Other processes use it too: the engine's host, workers of a cluster."""
+    try:
+        return absolute_path(path)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{name} is {shown(str(path))}: {error}", hint="Give the absolute path of another one."
+        ) from error
+
+
+def _seconds(name: str, value: object) -> float:
+    return _positive(name, value, "Give seconds above 0, such as 30.")
+
+
+def _timeout(name: str, value: object) -> float | Literal["auto"]:
+    if as_text(value) == "auto":
+        return "auto"
+    return _positive(name, value, "Give seconds above 0, such as 30, or auto.")
+
+
+def _budget_mb(name: str, value: object) -> float:
+    return _positive(name, value, "Give MB above 0, such as 8000.")
+
+
+def _positive(name: str, value: object, hint: str) -> float:
+    number = as_float(value)
+    if number is None or not 0 < number < math.inf:
+        given = shown(value) if number is None else f"{number:g}"
+        raise ConfigurationError(f"{name} is {given}", hint=hint)
+    return number
+
+
+def _model(name: str, value: object) -> str:
+    text = as_text(value)
+    if text is None:
+        raise ConfigurationError(f"{name} is {shown(value)}, not a text", hint="Name a model.")
+    if not text.strip():
+        raise ConfigurationError(f"{name} is empty", hint="Name a model, or leave it out.")
+    if _CONTROL.search(text):
+        raise ConfigurationError(
+            f"{name} is {shown(text)}, which holds control characters", hint="Name a model."
+        )
+    if _SURROGATE.search(text):
+        raise ConfigurationError(
+            f"{name} is {shown(text)}, which holds a lone surrogate", hint="Name a model."
+        )
+    return text
+
+
+def _retries(name: str, value: object) -> int:
+    number = as_int(value)
+    if number is None or number < 0:
+        raise ConfigurationError(
+            f"{name} is {shown(value)}",
+            hint="Give a whole number, 0 or more; 0 turns retries off.",
+        )
+    return number
+
+
+def _word(*words: str, hint: str) -> Callable[[str, object], str]:
+    def check(name: str, value: object) -> str:
+        text = as_text(value)
+        if text not in words:
+            raise ConfigurationError(f"{name} is {shown(value)}", hint=hint)
+        return text
+
+    return check
+
+
+def _log_level(name: str, value: object) -> str:
+    level = (as_text(value) or "").upper()
+    if level not in LOG_LEVELS:
+        raise ConfigurationError(
+            f"{name} is {shown(value)}", hint=f"One of {', '.join(LOG_LEVELS)}."
+        )
+    return level
+
+
+def _base_urls(name: str, value: object) -> tuple[str, ...]:
+    if not is_several(value):
+        # An address may hold a credential.
+        raise ConfigurationError(
+            f"{name} is of type {type(value).__name__}, not a list of addresses",
+            hint="Give a list such as ['http://127.0.0.1:5273', 'http://127.0.0.1:5274'].",
+        )
+    urls = tuple(normalised_url(url, f"{name}[{index}]") for index, url in enumerate(value))
+    if not urls and type(value) is not tuple:  # as the default is
+        raise ConfigurationError(f"{name} is an empty list", hint="Leave it out to find a service.")
+    return urls
+
+
+def _api_key(name: str, value: object) -> str:
+    text = as_text(value)
+    if text is None:
+        raise ConfigurationError(
+            f"{name} is of type {type(value).__name__}, neither a text nor a callable"
+        )
+    if not _KEY.fullmatch(text):
+        what = "is empty" if not text else "holds white space, or characters that are not ASCII"
+        raise ConfigurationError(
+            f"{name} {what}", hint="Give the key itself, without 'Bearer ', or leave it out."
+        )
+    return text
+
+
+def _home(name: str, value: object) -> Path:
+    path = as_path(value)
+    if path is None:
+        raise ConfigurationError(
+            f"{name} is {shown(value)}, not a path", hint="Give the path of a directory."
+        )
+    return _absolute(name, Path(path))
+
+
+def _cache_place(name: str, value: object) -> str | Path:
+    text = as_text(value)
+    path = as_path(value) if text is None else None
+    try:
+        place = _cache(text or "") if path is None else Path(path)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{name} is {shown(value)}", hint=f"It must be a {_KINDS[_cache]}."
+        ) from error
+    return _absolute(name, place) if isinstance(place, Path) else place
+
+
+def _seconds_or_auto(text: str) -> float | str:
+    return "auto" if text.lower() == "auto" else float(text)
+
+
+def _megabytes(text: str) -> float:
+    return float(text)
+
+
+def _cache(text: str) -> str | Path:
+    if text.lower() in {"off", "memory", "sqlite"}:
+        return text.lower()
+    if not any(mark in text for mark in "./\\"):
+        raise ValueError(text)  # mistyped, rather than a file of that name
+    return Path(text)
+
+
+def _urls(text: str) -> tuple[str, ...]:
+    return tuple(url.strip() for url in text.split(",") if url.strip())
+
+
+def _parsed(variable: str, text: str, parse: Callable[[str], object]) -> object:
+    try:
+        return parse(text if parse in _OF_PATHS else text_of_system(text))
+    except UnicodeError as error:
+        raise ConfigurationError(
+            f"{variable} is {text!r}, which is not text in UTF-8", hint="Set it once more."
+        ) from error
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{variable} is {text!r}", hint=f"It must be a {_KINDS.get(parse, 'text')}."
+        ) from error
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "model": _model,
+    "timeout_s": _timeout,
+    "deadline_s": _seconds,
+    "connect_timeout_s": _seconds,
+    "retries": _retries,
+    "log_level": _log_level,
+    "base_url": lambda name, value: normalised_url(value, name),
+    "base_urls": _base_urls,
+    "api_key": _api_key,
+    "service": _word("auto", "embedded", hint="Give 'auto', 'embedded', or a base_url."),
+    "model_idle_s": _seconds,
+    "memory_budget_mb": _budget_mb,
+    "cache": _cache_place,
+    "home": _home,
+}
+"""By the names of the settings: gives the value as Python's own type, or refuses it."""
+
+_OPTIONAL = frozenset(
+    {"deadline_s", "base_url", "api_key", "model_idle_s", "memory_budget_mb", "home"}
+)
+
+_VARIABLES: dict[str, tuple[str, Callable[[str], object]]] = {
+    "model": ("FOUNDRY_MODEL", str),
+    "timeout_s": ("FOUNDRY_TIMEOUT", _seconds_or_auto),
+    "deadline_s": ("FOUNDRY_DEADLINE", float),
+    "connect_timeout_s": ("FOUNDRY_CONNECT_TIMEOUT", float),
+    "retries": ("FOUNDRY_RETRIES", int),
+    "log_level": ("FOUNDRY_LOG_LEVEL", str),
+    "base_url": ("FOUNDRY_BASE_URL", str),
+    "base_urls": ("FOUNDRY_BASE_URLS", _urls),
+    "api_key": ("FOUNDRY_API_KEY", str),
+    "model_idle_s": ("FOUNDRY_MODEL_IDLE", float),
+    "memory_budget_mb": ("FOUNDRY_MEMORY_BUDGET", _megabytes),
+    "cache": ("FOUNDRY_CACHE", _cache),
+    "home": ("FOUNDRY_HOME", Path),
+}
+_OF_PATHS: tuple[Callable[[str], object], ...] = (Path, _cache)
+_KINDS: dict[Callable[[str], object], str] = {
+    float: "number of seconds",
+    _megabytes: "number of MB",
+    _seconds_or_auto: "number of seconds, or auto",
+    _cache: "word out of off, memory and sqlite, or the path of a file such as ./answers.db",
+    int: "whole number",
+}
+
+
+def variables() -> tuple[str, ...]:
+    """The environment variables that are read."""
+    return tuple(variable for variable, _ in _VARIABLES.values())
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_KEY = re.compile(r"[\x21-\x7e]+")
+_URL_HINT = "Give one like http://127.0.0.1:5273."
+_OWN_PATHS = re.compile(r"(?:/|/openai/status|/v1)+$")
+
+
+def normalised_url(url: object, name: str = "the base URL") -> str:
+    """A service's address as `scheme://host:port`, with the path of a proxy in front of it, if any.
+
+    Services bound to a wildcard report it as their address, and a legacy service's address is
+    printed with `/openai/status` behind it; users paste both, and `/v1` from other clients.
+
+    Args:
+        url: As a user wrote it.
+        name: What it is called in an error, which shows nothing that may be a secret.
+
+    Raises:
+        ConfigurationError: It is no http address, or it carries a credential.
+    """
+    text = as_text(url)
+    if text is None:
+        raise ConfigurationError(f"{name} is {shown(url)}, not a text", hint=_URL_HINT)
+    text = text.strip()
+    try:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        port = parts.port
+    except ValueError as error:
+        raise ConfigurationError(f"{name} is no URL", hint=_URL_HINT) from error
+    if "@" in parts.netloc or ("@" in text and not parts.netloc):
+        raise ConfigurationError(
+            f"{name} carries a credential", hint="Give it as api_key or FOUNDRY_API_KEY."
+        )
+    spaced = any(character.isspace() for character in parts.netloc + parts.path)
+    unsound = spaced or _CONTROL.search(text) or _SURROGATE.search(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or unsound:
+        raise ConfigurationError(
+            f"{name} is {without_secrets(text)}, not a service's address", hint=_URL_HINT
+        )
+    host = WILDCARD_HOSTS.get(parts.hostname, parts.hostname)
+    host = f"[{host}]" if ":" in host else host
+    address = f"{host}:{port}" if port else host
+    return f"{parts.scheme}://{address}{_OWN_PATHS.sub('', parts.path)}"

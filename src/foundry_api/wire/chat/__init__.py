@@ -1,0 +1,1 @@
+"""Chat completions: from bytes to values."""

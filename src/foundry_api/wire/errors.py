@@ -1,0 +1,365 @@
+"""How the words of a service become one of the errors of `errors.py`."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
+
+import msgspec
+
+from foundry_api.types.errors import (
+    CatalogUnavailable,
+    ConfigurationError,
+    ContextOverflow,
+    FoundryError,
+    GrammarError,
+    InvalidRequest,
+    ModelInUse,
+    ModelLoadFailed,
+    ModelNotCached,
+    ModelNotFound,
+    ModelNotLoaded,
+    ModelTaskMismatch,
+    ProtocolError,
+    ResponseNotFound,
+    RouteMissing,
+    ServerError,
+    ServiceOverloaded,
+    ToolCallError,
+    ToolMarkersMissing,
+    UnsupportedParameter,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "NOT_JSON",
+    "classify",
+    "clean",
+    "error_message",
+    "lenient_json",
+    "retry_after_s",
+    "stream_error",
+]
+
+
+_SOURCE_PLACE = re.compile(r"(?<![\w./\\-])[\w./\\-]+\.(?:cc|cpp|h|hpp):\d+ ")
+
+_LAMBDA = re.compile(r"(?: const)?::<lambda\([^()<>]{0,200}\)>")
+_WRAPPING = re.compile(r"^Failed to handle OpenAI completion: |\s*\(Parameter '\w+'\)$")
+"""What 1.x puts around its messages: the name of its handler, and .NET's of an argument."""
+
+_PARSER_STATE = "\n<state>"
+"""Ahead of pages of what the engine's grammar parser has in mind."""
+
+MAX_MESSAGE_CHARS = 2000
+"""A longer one is no message; what lies behind is cut off before anything searches it."""
+
+
+def clean(message: str) -> str:
+    """The service's message without what names places in its source.
+
+    The 2.x engine writes `search_options.cc:108 int fl::Validate(const std::string&) request ...`;
+    only what follows the signature is meant for people.
+    """
+    message = message[:MAX_MESSAGE_CHARS].partition(_PARSER_STATE)[0]
+    while place := _SOURCE_PLACE.search(message):
+        end = _signature_end(message, place.end())
+        if not message[end:].strip():
+            end = place.end()  # the parentheses were the message's own
+        message = message[: place.start()] + message[end:].lstrip()
+    return _WRAPPING.sub("", message.strip()).rstrip(".")
+
+
+def _signature_end(text: str, start: int) -> int:
+    """The index behind the balanced parentheses that open after `start`, or `start` without any."""
+    depth = 0
+    for index in range(start, len(text)):
+        if text[index] == "(":
+            depth += 1
+        elif text[index] == ")":
+            depth -= 1
+            # `(anonymous namespace)::f(int)` and `operator()(int)` go on behind the first pair.
+            if depth == 0 and not text.startswith((":", "("), index + 1):
+                end = index + 1
+                if inner := _LAMBDA.match(text, end):
+                    return inner.end()
+                return end + len(" const") if text.startswith(" const ", end) else end
+    return start
+
+
+_TOOL_CALL = (
+    r"^(inference failed: )?(model emitted an? (malformed|invalid) tool call"
+    r"|model emitted unframed|tool '[^']*': instance |incomplete tool-call)"
+)
+"""What 2.2.1 says of calls that do not have the form or the arguments that it asks for."""
+
+_RULES: tuple[tuple[str, type[FoundryError]], ...] = (
+    (r"local model registration index", ConfigurationError),
+    (r"session\(s\) still using", ModelInUse),
+    (r"previous response not found|the response '[^']*' does not exist", ResponseNotFound),
+    (r"input is not supported by model task|does not support audio", ModelTaskMismatch),
+    (r"requires a multimodal model", ModelTaskMismatch),
+    (r"'hidden_states' was not found|audio_features must be provided", ModelTaskMismatch),
+    (r"\[audiodecoder\]|image_url local file not found|audio file not found", InvalidRequest),
+    (r"must be downloaded|not cached|no openaiservice provider", ModelNotCached),
+    (r"must be loaded|is not loaded|not loaded:", ModelNotLoaded),
+    (r"load failed:", ModelLoadFailed),
+    (r"maximum context length|exceeds max length", ContextOverflow),
+    (_TOOL_CALL, ToolCallError),
+    (r"model-published .*(markers|tokens)|unknown special token[^?]*toolcall", ToolMarkersMissing),
+    (r"error (creating grammar|committing tokens)|invalid grammar", GrammarError),
+    (r"unsupported parameter", UnsupportedParameter),
+    (r"no model matching|does not exist|model not found", ModelNotFound),
+    (
+        r"catalog request failed|failed to retrieve model list|no models were returned",
+        CatalogUnavailable,
+    ),
+    (r"invalid (openai )?(json )?request|invalid json", InvalidRequest),
+)
+"""What the services say, first match first. Sources: foundry-local-service.md, sections 1 and 7."""
+
+_COMPILED = tuple((re.compile(pattern, re.IGNORECASE), error) for pattern, error in _RULES)
+
+
+def classify(status: int, message: str) -> FoundryError:
+    """The typed error for what a service said.
+
+    The message decides before the status: 1.x answers 500 to malformed JSON and 2.0.1 answers 500
+    to a context overflow, which are the caller's mistakes and must not be sent again.
+
+    Args:
+        status: HTTP status, or the one that the failure would have had (stream errors come in
+            a 200).
+        message: The service's own words.
+    """
+    told = clean(message) or f"the service answered HTTP {status} without a message"
+    kind = next((error for pattern, error in _COMPILED if pattern.search(told)), None)
+    if kind is ContextOverflow:
+        return _context_overflow(told, status)
+    if kind is ConfigurationError:
+        return ConfigurationError(told, status=status, hint=_REGISTRATIONS_HINT)
+    if kind is ModelLoadFailed:
+        return ModelLoadFailed(told, status=status, hint=_load_hint(told))
+    return (kind or _by_status(status))(told, status=status)
+
+
+_REGISTRATIONS_HINT = (
+    "The engine's list of registered models, foundry.local.modelinfo.json, is damaged. Move it away"
+    " (`foundry-api doctor` says where it is), end a shared engine with `foundry-api down`, and"
+    " register your models again with `foundry-api models add`."
+)
+
+_LOAD_HINTS = {
+    r"unsupported tokenizer class": (
+        "The engine cannot read the tokenizer_class of tokenizer_config.json; use a model with one "
+        "that it reads, such as PreTrainedTokenizerFast."
+    ),
+    r"unsupported model_type": (
+        "The engine does not know the model.type of genai_config.json; use a newer Foundry Local, "
+        "or another model."
+    ),
+    r"executionprovider": (
+        "The model is made for a device that the engine does not serve; use its CPU variant."
+    ),
+    r"bad[_ ]alloc|out of memory|failed to allocate|not enough memory": (
+        "Free memory: unload other models, or use a smaller one."
+    ),
+}
+"""What helps where a load failed, by the engine's words (probed on 2.2.1)."""
+
+
+def _load_hint(message: str) -> str | None:
+    found = (
+        hint for words, hint in _LOAD_HINTS.items() if re.search(words, message, re.IGNORECASE)
+    )
+    return next(found, None)
+
+
+def _by_status(status: int) -> type[FoundryError]:
+    if status in {404, 405}:
+        return RouteMissing
+    if status < 400:  # noqa: PLR2004 - HTTP's classes
+        return ProtocolError
+    if status in {429, 503}:
+        return ServiceOverloaded
+    if status == 408:  # noqa: PLR2004 - the service gave up reading the request in time
+        return ServerError
+    return InvalidRequest if status < 500 else ServerError  # noqa: PLR2004 - as above
+
+
+_BUDGET = re.compile(
+    r"\((?P<prompt>\d{1,9}) input \+ (?P<output>\d{1,9}) output\).*?length of (?P<context>\d{1,9})"
+)
+_PROMPT = re.compile(
+    r"input_ids size \((?P<prompt>\d{1,9})\).*?exceeds max length \((?P<context>\d{1,9})\)"
+)
+"""ONNX Runtime GenAI's own words, for a prompt that is too long by itself."""
+
+
+def _context_overflow(told: str, status: int) -> ContextOverflow:
+    found = _BUDGET.search(told) or _PROMPT.search(told)
+    counts = {name: int(count) for name, count in found.groupdict().items()} if found else {}
+    return ContextOverflow(
+        told,
+        status=status,
+        prompt_tokens=counts.get("prompt"),
+        max_tokens=counts.get("output"),
+        context_length=counts.get("context"),
+    )
+
+
+def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Seconds to wait, or None if the headers do not say.
+
+    `Retry-After-Ms` is exact and comes first; Azure's gateways send it. `Retry-After` is seconds
+    or an HTTP date. What cannot be read counts as not said.
+
+    Args:
+        headers: Of the answer; names compare without case.
+        now: Seconds since the epoch; None asks the clock.
+    """
+    exact = _number(headers.get("Retry-After-Ms", ""))
+    if exact is not None:
+        return exact / 1000
+    told = headers.get("Retry-After", "")
+    seconds = _number(told)
+    return _until(told, now) if seconds is None else seconds
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 <= value < math.inf else None
+
+
+def _until(date: str, now: float | None) -> float | None:
+    try:
+        moment = parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError, OSError):  # no date, or one outside the platform's range
+        return None
+    return max(0.0, moment - (time.time() if now is None else now))
+
+
+NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not JSON."""
+
+MAX_DEPTH: Final = 6
+"""How far an error is unwrapped."""
+
+_MESSAGES: Final = ("message", "error", "detail", "msg", "errors", "title", "error_message")
+_SAYS_ERROR: Final = ("message", "detail", "errors", "error_message")
+"""Of these, one says that an object without an answer is an error."""
+
+_OF_SERVICE: Final = "server_error"
+"""What Foundry Local calls its own failures, after which the same request may succeed."""
+
+_OF_CALLER: Final = ("invalid", "badrequest", "bad_request", "notfound", "not_found", "auth")
+_NONE: Final[dict[str, Any]] = {}
+_OVERLOADED: Final = ("rate_limit", "ratelimit", "overloaded", "too_many")
+
+
+def error_message(value: object, depth: int = MAX_DEPTH) -> str:
+    """The words in an error of any of these shapes; empty if there are none."""
+    if isinstance(value, str):
+        return value.strip()
+    if not depth:
+        return ""
+    if _is_list(value):
+        messages = (error_message(item, depth - 1) for item in value[:depth])
+        return "; ".join(message for message in messages if message)
+    if _is_object(value):
+        for name in _MESSAGES:
+            if message := error_message(value.get(name), depth - 1):
+                return message
+    return ""
+
+
+def lenient_json(data: bytes) -> Any:
+    """JSON, also as Python writes it: with NaN, half surrogate pairs, or bytes that are not UTF-8.
+
+    Raises:
+        ValueError: It is none.
+    """
+    text = data.decode("utf-8", "replace")
+    try:
+        return msgspec.json.decode(text)
+    except NOT_JSON:
+        pass
+    try:
+        return json.loads(text, strict=False)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def stream_error(data: bytes, *, is_error: bool = False) -> FoundryError | None:
+    """The error that an event of a stream carries; None if it carries none.
+
+    An answer that failed within its stream was begun. It is asked for again only where the service
+    calls that its own failure, or the message says what to put right.
+
+    Args:
+        data: The event's data.
+        is_error: Whether the event is an error whatever its data, as one named `error` is.
+    """
+    try:
+        value = _folded(lenient_json(data))
+    except ValueError:
+        if not is_error:
+            return None
+        value = data.decode("utf-8", "replace")
+    if not is_error and not _is_error(value):
+        return None
+    inner = _folded(value.get("error")) if _is_object(value) else None
+    members = inner if _is_object(inner) else value if _is_object(value) else _NONE
+    kind = members.get("type")
+    failure = classify(_status(members, kind), error_message(inner) or error_message(value))
+    if type(failure) is ServerError and kind != _OF_SERVICE:
+        failure.retryable = False
+    return failure
+
+
+def _folded(value: Any) -> Any:
+    """A JSON object with its keys in lower case, as .NET may write them in upper; else itself."""
+    return {key.lower(): item for key, item in value.items()} if _is_object(value) else value
+
+
+def _is_error(value: object) -> bool:
+    if not _is_object(value):
+        return False
+    error = value.get("error")
+    if error or (_is_object(error) and not value.get("choices")):
+        return True
+    if "error" in (value.get("object"), value.get("type")):
+        return True
+    has_answer = any(value.get(name) is not None for name in ("choices", "usage", "type"))
+    return not has_answer and any(value.get(name) for name in _SAYS_ERROR)
+
+
+def _status(error: dict[str, Any], kind: object) -> int:
+    """The HTTP status that the failure would have had."""
+    for name in ("code", "status", "status_code"):
+        code = error.get(name)
+        if isinstance(code, str) and code.isdecimal() and len(code) == 3:  # noqa: PLR2004
+            code = int(code)
+        if isinstance(code, int) and 400 <= code <= 599:  # noqa: PLR2004 - HTTP's classes
+            return 400 if code in {404, 405} else code  # the route itself is there
+    name = kind.lower() if isinstance(kind, str) else ""
+    if any(word in name for word in _OVERLOADED):
+        return 429
+    return 400 if any(word in name for word in _OF_CALLER) else 500
+
+
+def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
+def _is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)

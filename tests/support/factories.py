@@ -1,0 +1,50 @@
+"""The parts of a call, put together for tests as a client does it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from foundry_api.core.call import CallTools
+from foundry_api.core.service_pool import Service, Services
+from foundry_api.resilience.backoff import Backoff
+from foundry_api.resilience.breaker import BreakerSettings, CircuitBreaker
+from foundry_api.resilience.latency import Latencies
+from foundry_api.resilience.limiter import Limiter
+from foundry_api.resilience.retry import Retry, RetryBudget
+from foundry_api.types.events import Events
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from foundry_api.core.connection import Connection
+    from foundry_api.types.events import Listener
+
+
+def service_of(
+    name: str,
+    connect: Callable[[], Coroutine[None, None, Connection]],
+    forget: Callable[[], None],
+) -> Service:
+    """A service whose breaker stays out of the way."""
+    breaker = CircuitBreaker(BreakerSettings(window_calls=1000, minimum_calls=1000))
+    return Service(name, connect, forget, breaker, Limiter())
+
+
+def tools_of(
+    *services: Service,
+    retries: int,
+    sleep: Callable[[float], Awaitable[None]],
+    clock: Callable[[], float] = time.perf_counter,
+    listener: Listener = lambda _: None,
+) -> CallTools:
+    """What the calls of a client share, with a backoff that is not random: 0.1, 0.2, 0.4 s."""
+    backoff = Backoff(0.1, 5.0, uniform=lambda _, high: high)
+    return CallTools(
+        services=Services(services, lambda: services[0]),
+        retry=Retry(retries, backoff, RetryBudget(), sleep),
+        events=Events(listener),
+        latencies=Latencies(),
+        closed=lambda: False,
+        clock=clock,
+    )

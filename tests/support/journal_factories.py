@@ -1,0 +1,74 @@
+"""Batches for the tests of their journal: options, and lines that somebody finished."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from foundry_api.batch.journal import Journal
+from foundry_api.batch.types import BatchOptions, Finished, InputOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FINGERPRINT, ASKED = "content", "asked"
+
+
+class Clock:
+    """A clock that goes when it is told to."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def options_of(directory: Path, output: str = "answers.jsonl", **others: Any) -> BatchOptions:
+    return BatchOptions(
+        input=InputOptions(path="prompts.txt"), output=str(directory / output), **others
+    )
+
+
+def opened(options: BatchOptions, **others: Any) -> Journal:
+    return Journal.open(options, **{"fingerprint": FINGERPRINT, "asked": ASKED, **others})
+
+
+def answer(index: int, text: str = "", **others: Any) -> Finished:
+    """A line that is answered, whose answer names it."""
+    message = {"content": text or f"the answer to {index}"}
+    body = {"choices": [{"message": message}]}
+    output = json.dumps({"custom_id": f"n-{index}", "response": {"body": body}, "error": None})
+    told = {"at": 1000.0, "model": "demo", "completion_tokens": 3, "prompt_tokens": 5}
+    return Finished(
+        index=index,
+        digest=index + 7,
+        output=output.encode(),
+        failed=False,
+        **{**told, "attempts": 1, "duration_s": 0.5, **others},
+    )
+
+
+def failure(index: int, text: str = "", code: str = "ServiceOverloaded") -> Finished:
+    """A line that failed for good."""
+    error = {"code": code, "message": text or "too much to do", "hint": "Wait."}
+    output = json.dumps({"custom_id": f"n-{index}", "response": None, "error": error})
+    return Finished(
+        index=index, digest=index + 7, output=output.encode(), failed=True, at=1000.0, code=code
+    )
+
+
+def lines(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines()
+
+
+def segments(options: BatchOptions) -> list[str]:
+    return sorted(path.name for path in options.directory.glob("part-*"))
+
+
+def died(journal: Journal) -> None:
+    """Have nothing done by a journal any more, as if its process was killed."""
+    if journal._shelf._own is not None:
+        journal._shelf._own[1]._file.close()
+    journal._database.close()
+    journal._runner._lock.__exit__()

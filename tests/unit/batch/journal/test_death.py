@@ -1,0 +1,141 @@
+"""A runner that dies at any step of publishing: afterwards each line is written once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FEWEST_STEPS = 20
+
+DYING = """
+import os, shutil, sys
+from pathlib import Path
+from support.journal_factories import *
+
+here, name, kind = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+os.fsync = lambda file: None  # processes die here, and no machine
+old = [answer(2), failure(1), answer(0), answer(3)]
+new = [answer(1) if each.index == 1 and kind == "retry" else each for each in old]
+
+
+def options(directory):
+    return options_of(directory, name, ordered=kind == "ordered")
+
+
+def begin(directory):
+    directory.mkdir()
+    with opened(options(directory)) as journal:
+        journal.record(old[:3])
+        if kind != "several":
+            journal.record(old[3:])
+        if kind == "retry":
+            journal.publish(4)
+    with opened(options(directory)) as journal:
+        journal.record(old)
+
+
+def go_on(directory, begun=lambda database: None):
+    with opened(options(directory)) as journal:
+        journal._database.execute("pragma synchronous = off")
+        begun(journal._database)
+        if kind == "retry":
+            journal.forget_failed()
+            journal.record(new)
+        journal.publish(4)
+
+
+def dying_at(step):
+    # Every statement of SQLite counts, and every file that is opened, renamed or removed.
+    left = step
+
+    def count(*_):
+        nonlocal left
+        left -= 1
+        if not left:
+            os._exit(9)
+
+    def hear(event, arguments):
+        if event in {"open", "os.rename", "os.remove"} and str(here) in str(arguments[0]):
+            count()
+
+    def begin(database):
+        database.set_trace_callback(count)
+        sys.addaudithook(hear)
+
+    return begin
+
+
+def told(path):
+    if not path.exists() or name.endswith("jsonl") or "errors" in path.name:
+        return sorted(lines(path)) if path.exists() else None
+    from pyarrow.parquet import read_table
+    return read_table(path).column("custom_id").to_pylist()
+
+
+def wanted(results, *, failed):
+    if not failed and name.endswith("parquet"):
+        return sorted(f"n-{each.index}" for each in results if not each.failed)
+    return sorted(each.output for each in results if each.failed == failed) or None
+
+
+begin(here / "begun")
+step, ended = 0, 9
+while ended:
+    step += 1
+    directory = here / str(step)
+    shutil.copytree(here / "begun", directory)
+    child = os.fork()
+    if not child:
+        go_on(directory, dying_at(step))
+        os._exit(0)
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert ended in {0, 9}, (step, ended)
+    output, errors = directory / name, options(directory).errors_path
+    before = old if kind == "retry" else []
+    for path, failed in [(output, False), (errors, True)]:
+        found = told(path)
+        assert found in (None, wanted(before, failed=failed), wanted(new, failed=failed)), step
+    go_on(directory)
+    assert told(output) == wanted(new, failed=False), step
+    assert told(errors) == wanted(new, failed=True), step
+    left = {path.name for path in options(directory).directory.iterdir()}
+    assert left - {"journal.sqlite", "lock"} == set() or name.endswith("parquet"), (step, left)
+    assert not list(directory.glob(".*")), step
+    shutil.rmtree(directory)
+print(step)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("sole", "answers.jsonl"),
+        ("several", "answers.jsonl"),
+        ("ordered", "answers.jsonl"),
+        ("retry", "answers.jsonl"),
+        ("several", "answers.parquet"),
+    ],
+)
+def test_each_line_is_written_once_after_a_death_at_any_step(
+    kind: str, name: str, tmp_path: Path
+) -> None:
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    path = os.pathsep.join(path for path in sys.path if path)
+    finished = subprocess.run(
+        [sys.executable, "-c", DYING, str(tmp_path), name, kind],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert int(finished.stdout) > FEWEST_STEPS

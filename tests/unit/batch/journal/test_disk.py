@@ -1,0 +1,201 @@
+"""A journal whose disk fills up: what was recorded is kept, and the same call may be made again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from foundry_api.types.errors import BatchStorageFailed
+from support.journal_factories import answer, failure, lines, opened, options_of, segments
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from foundry_api.batch.types import BatchOptions
+
+LINES = 40
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> BatchOptions:
+    return options_of(tmp_path)
+
+
+class FullFile:
+    """A file of which a part is written before the disk is full."""
+
+    def __init__(self, file: Any, room: int) -> None:
+        self._file = file
+        self.room = room
+
+    def write(self, data: memoryview) -> int:
+        if not self.room:
+            raise OSError(28, "No space left on device")
+        written: int = self._file.write(data[: self.room])
+        self.room -= written
+        return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def __enter__(self) -> None:
+        """As the file that it stands for."""
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def test_an_append_that_failed_is_written_over_by_the_next(
+    options: BatchOptions, tmp_path: Path
+) -> None:
+    with opened(options) as journal:
+        journal.record([answer(0)])
+        number, segment = journal._shelf._own or (0, None)
+        assert segment is not None
+        real, segment._file = segment._file, FullFile(segment._file, room=30)  # type: ignore[assignment]
+        with pytest.raises(BatchStorageFailed, match="No space left"):
+            journal.record([answer(1), failure(2)])
+        assert journal.finished(0, 9) == {0: 7}, "all or nothing"
+        segment._file = real
+        assert journal.record([answer(1, "shorter"), failure(2)]) == 2
+        assert segments(options) == [f"part-{number:06}.jsonl"]
+        journal.publish(3)
+    assert lines(tmp_path / "answers.jsonl") == [answer(0).output, answer(1, "shorter").output]
+
+
+def test_what_a_failed_append_left_is_cut_off_at_the_end(
+    options: BatchOptions, tmp_path: Path
+) -> None:
+    with opened(options) as journal:
+        journal.record([answer(0)])
+        _, segment = journal._shelf._own or (0, None)
+        assert segment is not None
+        real, segment._file = segment._file, FullFile(segment._file, room=30)  # type: ignore[assignment]
+        with pytest.raises(BatchStorageFailed):
+            journal.record([answer(1)])
+        segment._file = real
+        journal.record([failure(1)])
+        journal.publish(2)
+    assert lines(tmp_path / "answers.jsonl") == [answer(0).output]
+
+
+def test_a_segment_that_cannot_be_begun_is_begun_anew_by_the_same_call(
+    options: BatchOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(directory: Path) -> None:
+        raise OSError(28, "No space left on device", str(directory))
+
+    with opened(options) as journal:
+        with monkeypatch.context() as patch:
+            patch.setattr("foundry_api.batch.journal.segments.synced_directory", full)
+            with pytest.raises(BatchStorageFailed):
+                journal.record([answer(0)])
+        assert journal.record([answer(0)]) == 1
+        journal.publish(1)
+    assert segments(options) == []
+
+
+def test_a_gathering_that_finds_no_room_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = options_of(tmp_path, ordered=True)
+    with opened(options) as journal:
+        journal.record([answer(1), answer(0)])
+        before = segments(options)
+        with monkeypatch.context() as patch:
+
+            def full(directory: Path) -> None:
+                raise OSError(28, "No space left on device", str(directory))
+
+            patch.setattr("foundry_api.batch.journal.segments.synced_directory", full)
+            with pytest.raises(BatchStorageFailed):
+                journal.publish(2)
+        assert segments(options) == before
+        journal.publish(2)
+    assert lines(tmp_path / "answers.jsonl") == [answer(0).output, answer(1).output]
+
+
+@pytest.mark.parametrize(
+    ("step", "name"), [("write_parquet", "t.parquet"), ("os.fsync", "t.jsonl")]
+)
+def test_a_draft_that_finds_no_room_leaves_nothing(
+    step: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow")
+    options = options_of(tmp_path, name)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with opened(options) as journal:
+        journal.record([answer(0), failure(1)])
+        with monkeypatch.context() as patch:
+            patch.setattr(f"foundry_api.batch.journal.output.{step}", full)
+            with pytest.raises(BatchStorageFailed, match="No space left"):
+                journal.publish(2)
+        assert list(tmp_path.glob(".*")) == []
+        journal.publish(2)
+    assert lines(options.errors_path) == [failure(1).output]
+
+
+def test_a_journal_on_a_full_disk_can_be_left(options: BatchOptions) -> None:
+    """It then looks as if its runner had died."""
+    journal = opened(options)
+    journal.record([answer(0)])
+    journal._database.execute("pragma query_only = on")  # every write fails
+    with pytest.raises(BatchStorageFailed):
+        journal.record([answer(1)])
+    journal.close()
+    with opened(options) as later:
+        assert later.finished(0, 2) == {0: 7}
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from foundry_api.types.errors import BatchStorageFailed
+from support.journal_factories import *
+
+options, limit = options_of(Path(sys.argv[1]), ordered=True), int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+try:
+    with opened(options) as journal:
+        for first in range(0, 40, 5):
+            group = set(range(first, first + 5)) - set(journal.finished(first, 5))
+            journal.record([
+                failure(index, "x" * 900) if index % 8 == 1 else answer(index) for index in group
+            ])
+        journal.publish(40)
+except BatchStorageFailed as error:
+    assert "File too large" in str(error) or "disk" in str(error), error
+    sys.exit(7)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no process's files")
+def test_files_that_may_not_grow_stop_a_batch_anywhere_and_it_goes_on(
+    options: BatchOptions, tmp_path: Path
+) -> None:
+    """Each time they may be twice as long; the limit meets the database and what is written."""
+    path = os.pathsep.join(path for path in sys.path if path)
+    limit, ended = 1024, 7
+    while ended:
+        child = subprocess.run(
+            [sys.executable, "-c", LIMITED, str(tmp_path), str(limit)],
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        ended, limit = child.returncode, 2 * limit
+        assert ended in {0, 7}, child.stderr
+    assert limit >= 64 * 1024, "the first ones cannot have sufficed"
+    failed = range(1, LINES, 8)
+    told = [answer(index).output for index in range(LINES) if index not in failed]
+    assert lines(tmp_path / "answers.jsonl") == told
+    assert lines(options.errors_path) == [failure(index, "x" * 900).output for index in failed]
+    assert segments(options) == []

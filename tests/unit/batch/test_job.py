@@ -1,0 +1,498 @@
+"""A batch over files with an engine that does as it is told: what is answered, kept and written."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import os
+import socket
+import stat
+import sys
+import threading
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from foundry_api.batch.engine import EngineState
+from foundry_api.batch.job import BatchJob
+from foundry_api.batch.journal import BLOCK_LINES, ask_cancel, read_status
+from foundry_api.batch.types import BatchOptions, InputOptions
+from foundry_api.types.errors import (
+    BatchCancelled,
+    BatchChanged,
+    BatchError,
+    BatchInputInvalid,
+    BatchInUse,
+    BatchStorageFailed,
+    ServiceNotRunning,
+)
+from service.helpers import eventually_async
+from support.journal_factories import answer, failure, lines, opened
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator
+    from pathlib import Path
+
+    from foundry_api.batch.job import BatchSummary
+    from foundry_api.batch.progress import BatchProgress
+    from foundry_api.batch.types import Finished, Work
+
+    Does = Callable[[int], Finished | Exception | None]
+
+LINES = 6
+
+
+class Engine:
+    """Answers each line at once, or does what it is told: fail it, lose it, or give up.
+
+    Args:
+        does: What becomes of a line, by its index.
+        holds: A line that is not answered before the engine is drained.
+    """
+
+    def __init__(self, does: Does = answer, *, holds: int | None = None) -> None:
+        self.does = does
+        self.holds = holds
+        self.asked: list[int] = []
+        self.held, self.drained = asyncio.Event(), asyncio.Event()
+
+    async def answers(self, works: AsyncIterable[Work], /) -> AsyncGenerator[Finished]:
+        async for work in works:
+            index = work.line.index
+            self.asked.append(index)
+            if index == self.holds:
+                self.held.set()
+                await self.drained.wait()
+            done = self.does(index)
+            if isinstance(done, Exception):
+                raise done
+            if done is not None:
+                yield type(done)(**{**fields(done), "digest": work.line.digest})
+            if self.drained.is_set():
+                return
+
+    def drain(self) -> None:
+        self.drained.set()
+
+    def state(self) -> EngineState:
+        return EngineState()
+
+
+class Slow(Engine):
+    """An engine that takes its time with what is in flight when it is drained."""
+
+    def __init__(self, *, holds: int) -> None:
+        super().__init__(holds=holds)
+        self.told = asyncio.Event()
+
+    def drain(self) -> None:
+        self.told.set()
+
+
+def fields(done: Finished) -> dict[str, Any]:
+    return {name: getattr(done, name) for name in done.__struct_fields__}
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> BatchOptions:
+    path = tmp_path / "prompts.txt"
+    path.write_text("".join(f"prompt {index}\n" for index in range(LINES)), encoding="utf-8")
+    return BatchOptions(
+        input=InputOptions(path=str(path)), output=str(tmp_path / "answers.jsonl"), ordered=True
+    )
+
+
+def answered(*indexes: int) -> list[bytes]:
+    return [answer(index).output for index in indexes]
+
+
+async def until_held(options: BatchOptions, engine: Engine) -> asyncio.Task[BatchSummary]:
+    """A batch that runs, with a line in flight that does not end by itself."""
+    running = asyncio.create_task(BatchJob(options).run(engine))
+    await engine.held.wait()
+    return running
+
+
+async def test_each_line_is_answered_once_and_written(
+    options: BatchOptions, tmp_path: Path
+) -> None:
+    engine = Engine()
+    told: list[BatchProgress] = []
+    summary = await BatchJob(options, tell=told.append).run(engine)
+    assert (summary.total, summary.done, summary.failed, summary.resumed) == (LINES, LINES, 0, 0)
+    assert lines(tmp_path / "answers.jsonl") == answered(*range(LINES))
+    assert engine.asked == list(range(LINES))
+    phases = [each.phase for each in told]
+    assert sorted(set(phases), key=phases.index) == ["running", "publishing"]
+    assert told[-1].finished == LINES
+
+
+async def test_what_is_finished_is_not_asked_again(options: BatchOptions) -> None:
+    gives_up = Engine(lambda index: ServiceNotRunning("gone") if index == 4 else answer(index))
+    with pytest.raises(ServiceNotRunning):
+        await BatchJob(options).run(gives_up)
+    assert read_status(options.directory).counts.done == 4, "kept, though it was just answered"
+    goes_on = Engine()
+    summary = await BatchJob(options).run(goes_on)
+    assert (goes_on.asked, summary.resumed) == ([4, 5], 4)
+    has_nothing_to_do = Engine()
+    assert (await BatchJob(options).run(has_nothing_to_do)).resumed == LINES
+    assert has_nothing_to_do.asked == []
+
+
+async def test_failed_lines_are_asked_again_on_wish_alone(
+    options: BatchOptions, tmp_path: Path
+) -> None:
+    def fails(index: int) -> Finished:
+        return failure(index) if index in {1, 3} else answer(index)
+
+    summary = await BatchJob(options).run(Engine(fails))
+    assert (summary.done, summary.failed, summary.errors) == (4, 2, options.errors_path)
+    assert lines(options.errors_path) == [failure(1).output, failure(3).output]
+    engine = Engine()
+    await BatchJob(options).run(engine)
+    assert engine.asked == []
+    summary = await BatchJob(options, retry_failed=True).run(engine)
+    assert (engine.asked, summary.failed, summary.errors) == ([1, 3], 0, None)
+    assert lines(tmp_path / "answers.jsonl") == answered(*range(LINES))
+
+
+async def test_an_engine_that_loses_a_line_is_told(options: BatchOptions) -> None:
+    loses = Engine(lambda index: None if index == 2 else answer(index))
+    with pytest.raises(BatchError, match="did not answer every line"):
+        await BatchJob(options).run(loses)
+    assert loses.asked.count(2) == 2, "once more, since the others were answered meanwhile"
+    assert read_status(options.directory).counts.done == LINES - 1
+
+
+async def test_a_drained_batch_keeps_what_was_in_flight(options: BatchOptions) -> None:
+    engine = Engine(holds=3)
+    running = await until_held(options, engine)
+    ask_cancel(options.directory, "drain")
+    with pytest.raises(BatchCancelled):
+        await running
+    assert read_status(options.directory).counts.done == 4
+    goes_on = Engine()
+    await BatchJob(options).run(goes_on)
+    assert goes_on.asked == [4, 5]
+
+
+async def test_a_batch_whose_last_line_was_in_flight_is_finished_by_the_drain(
+    options: BatchOptions,
+) -> None:
+    engine = Engine(holds=LINES - 1)
+    running = await until_held(options, engine)
+    ask_cancel(options.directory, "drain")
+    assert (await running).done == LINES
+
+
+async def test_a_batch_that_is_stopped_leaves_what_was_in_flight(options: BatchOptions) -> None:
+    engine = Engine(holds=3)
+    running = await until_held(options, engine)
+    ask_cancel(options.directory, "stop")
+    with pytest.raises(BatchCancelled):
+        await running
+    assert read_status(options.directory).counts.done == 3
+
+
+async def test_a_batch_that_is_cancelled_from_within_keeps_what_was_answered(
+    options: BatchOptions,
+) -> None:
+    engine = Engine(holds=3)
+    running = await until_held(options, engine)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    status = read_status(options.directory)
+    assert (status.counts.done, status.running) == (3, False)
+
+
+async def test_runners_that_share_a_batch_write_one_output(
+    options: BatchOptions, tmp_path: Path
+) -> None:
+    several = 9 * BLOCK_LINES + 7
+    (tmp_path / "prompts.txt").write_text("hello\n" * several, encoding="utf-8")
+    engines = [Engine(), Engine(), Engine()]
+    jobs = [BatchJob(options, shared=True).run(engine) for engine in engines]
+    for summary in await asyncio.gather(*jobs):
+        assert (summary.done, summary.total) == (several, several)
+    asked = [index for engine in engines for index in engine.asked]
+    assert sorted(asked) == list(range(several))
+    assert lines(tmp_path / "answers.jsonl") == answered(*range(several))
+
+
+async def test_a_runner_waits_for_what_another_one_has_and_takes_it_when_that_leaves(
+    options: BatchOptions,
+) -> None:
+    first, second = Engine(holds=3), Engine()
+    running = asyncio.create_task(BatchJob(options, shared=True).run(first))
+    await first.held.wait()
+    waits = asyncio.Event()
+
+    def tell(now: BatchProgress) -> None:
+        if now.phase == "waiting":
+            waits.set()
+
+    other = asyncio.create_task(BatchJob(options, shared=True, tell=tell).run(second))
+    await waits.wait()
+    assert second.asked == []
+    running.cancel()
+    assert (await other).done == LINES
+    assert second.asked == [3, 4, 5]
+
+
+async def test_a_runner_that_waits_for_another_one_leaves_when_it_is_asked_to(
+    options: BatchOptions,
+) -> None:
+    first, second = Slow(holds=3), Engine()
+    running = asyncio.create_task(BatchJob(options, shared=True).run(first))
+    await first.held.wait()
+
+    def tell(now: BatchProgress) -> None:
+        if now.phase == "waiting":
+            ask_cancel(options.directory, "drain")
+
+    with pytest.raises(BatchCancelled):
+        await BatchJob(options, shared=True, tell=tell).run(second)
+    assert second.asked == []
+    await first.told.wait()
+    first.drained.set()
+    with pytest.raises(BatchCancelled):
+        await running
+
+
+async def test_lines_that_another_runner_wants_asked_again_are_answered_by_who_has_them(
+    options: BatchOptions,
+) -> None:
+    def fails_once(index: int) -> Finished:
+        return failure(index) if index == 1 and engine.asked.count(1) == 1 else answer(index)
+
+    engine = Engine(fails_once, holds=3)
+    running = asyncio.create_task(BatchJob(options, shared=True).run(engine))
+    await engine.held.wait()
+    await eventually_async(lambda: read_status(options.directory).counts.failed)
+    other = asyncio.create_task(BatchJob(options, shared=True, retry_failed=True).run(Engine()))
+    await eventually_async(lambda: not read_status(options.directory).counts.failed)
+    engine.holds = None
+    engine.drained.set()
+    engine.drained = asyncio.Event()
+    for summary in await asyncio.gather(running, other):
+        assert (summary.done, summary.failed) == (LINES, 0)
+    assert engine.asked.count(1) == 2
+
+
+async def test_a_full_disk_ends_the_batch(
+    options: BatchOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("foundry_api.batch.journal.segments.os.fsync", full)
+        with pytest.raises(BatchStorageFailed, match="No space left"):
+            await BatchJob(options).run(Engine())
+    assert (await BatchJob(options).run(Engine())).done == LINES
+
+
+async def test_a_strict_batch_asks_nothing_where_a_line_is_bad(
+    options: BatchOptions, tmp_path: Path
+) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("no JSON\n{}\n", encoding="utf-8")
+    strict = BatchOptions(input=InputOptions(path=str(path)), output=options.output, strict=True)
+    engine = Engine()
+    for _ in range(2):  # what the check found is kept, and looked at again
+        with pytest.raises(BatchInputInvalid, match="2 lines of it cannot be asked") as caught:
+            await BatchJob(strict).run(engine)
+        assert len(caught.value.problems) == 2
+        assert not any(problem in caught.value.message for problem in caught.value.problems)
+    assert engine.asked == []
+
+
+async def test_an_input_that_was_changed_is_noticed(options: BatchOptions, tmp_path: Path) -> None:
+    with pytest.raises(ServiceNotRunning):
+        await BatchJob(options).run(
+            Engine(lambda index: ServiceNotRunning("gone") if index else answer(index))
+        )
+    path = tmp_path / "prompts.txt"
+    path.write_text("another prompt\n" * LINES, encoding="utf-8")
+    with pytest.raises(BatchChanged, match=r"prompts\.txt is not what it was"):
+        await BatchJob(options).run(Engine())
+    unchecked = BatchOptions(input=options.input, output=options.output, check=False)
+    with pytest.raises(BatchChanged, match="is not the line that was answered"):
+        await BatchJob(unchecked).run(Engine())
+    assert (await BatchJob(options, restart=True).run(Engine())).done == LINES
+
+
+def piped(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8"))
+
+
+async def test_what_was_piped_is_kept_for_the_same_user_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = BatchOptions(input=InputOptions(path="-"), output=str(tmp_path / "answers.jsonl"))
+    piped(monkeypatch, "one\ntwo\n")
+    with pytest.raises(ServiceNotRunning):
+        await BatchJob(options).run(Engine(lambda _: ServiceNotRunning("gone")))
+    if sys.platform != "win32":
+        assert stat.S_IMODE(options.directory.stat().st_mode) == 0o700
+    summary = await BatchJob(options, kept=True).run(Engine())
+    assert (summary.total, summary.done) == (2, 2)
+
+
+async def test_what_was_piped_is_not_replaced_under_who_works_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = BatchOptions(input=InputOptions(path="-"), output=str(tmp_path / "answers.jsonl"))
+    piped(monkeypatch, "one\ntwo\n")
+    engine = Engine(holds=1)
+    running = await until_held(options, engine)
+    piped(monkeypatch, "something else\n")
+    with pytest.raises(BatchInUse):
+        await BatchJob(options, restart=True).run(Engine())
+    assert (options.directory / "input").read_text(encoding="utf-8") == "one\ntwo\n"
+    engine.drain()
+    assert (await running).done == 2
+
+
+@contextlib.contextmanager
+def pipe(kind: str, directory: Path, text: str) -> Generator[str]:
+    """The name of a pipe through which a text comes once."""
+    if kind == "named":
+        path = directory / "pipe"
+        os.mkfifo(path)
+        writer = threading.Thread(target=path.write_text, args=(text, "utf-8"))
+        writer.start()
+        yield str(path)
+        writer.join()
+        path.unlink()
+        return
+    ends = socket.socketpair() if kind == "socket" else None
+    reader, other = os.pipe() if ends is None else (ends[0].detach(), ends[1].detach())
+    os.write(other, text.encode())
+    os.close(other)
+    yield f"/dev/fd/{reader}"
+    os.close(reader)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs the pipes of POSIX")
+@pytest.mark.parametrize("kind", ["named", "descriptor", "socket"])
+async def test_any_pipe_is_kept_as_standard_input_is(kind: str, tmp_path: Path) -> None:
+    chosen = BatchOptions(input=InputOptions(path="?"), output=str(tmp_path / "answers.jsonl"))
+
+    def reading(path: str, **others: Any) -> BatchOptions:
+        read = InputOptions(path=path)
+        return BatchOptions(**{**fields_of(chosen), "input": read, **others})
+
+    with pipe(kind, tmp_path, "one\ntwo\nthree\n") as path, pytest.raises(ServiceNotRunning):
+        await BatchJob(reading(path)).run(
+            Engine(lambda index: ServiceNotRunning("gone") if index else answer(index))
+        )
+    first = path
+    with pipe(kind, tmp_path, "something else\n") as path, pytest.raises(BatchChanged):
+        await BatchJob(reading(path)).run(Engine())
+    summary = await BatchJob(reading(first), kept=True).run(Engine())
+    assert (summary.total, summary.done, summary.resumed) == (3, 3, 1)
+    with pipe(kind, tmp_path, "one\ntwo\nthree\n") as path:
+        assert (await BatchJob(reading(path)).run(Engine())).resumed == 3
+    for others in ({"check": False, "output": str(tmp_path / "b.jsonl")}, {"output": "-"}):
+        with pipe(kind, tmp_path, "one\ntwo\n") as path:
+            assert (await BatchJob(reading(path, **others)).run(Engine())).total == 2
+
+
+def fields_of(options: BatchOptions) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in options.__struct_fields__}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere opening such a pipe waits for it")
+async def test_waiting_for_a_pipe_that_nobody_writes_to_can_be_ended(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    options = BatchOptions(
+        input=InputOptions(path=str(tmp_path / "pipe")), output=str(tmp_path / "answers.jsonl")
+    )
+    running = asyncio.create_task(BatchJob(options).run(Engine()))
+    await eventually_async(lambda: list(options.directory.glob("input.*")))
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert not options.directory.exists()
+
+
+async def test_a_pipe_that_is_refused_leaves_no_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = BatchOptions(input=InputOptions(path="-"), output=str(tmp_path / "answers.jsonl"))
+    piped(monkeypatch, "PK\3\4\n")
+    with pytest.raises(BatchInputInvalid, match="is a zip archive"):
+        await BatchJob(options).run(Engine())
+    assert not options.directory.exists()
+    options.directory.mkdir()
+    (options.directory / "input").write_text("of a run that never began", encoding="utf-8")
+    (options.directory / "input.0123456789abcdef").write_text("of one killed", encoding="utf-8")
+    (options.directory / "input.txt").write_text("somebody's own", encoding="utf-8")
+    piped(monkeypatch, "one\n")
+    assert (await BatchJob(options).run(Engine())).total == 1
+    kept = [path.name for path in options.directory.glob("input*")]
+    assert sorted(kept) == ["input", "input.txt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "others"),
+    [
+        ("PK\3\4\n", {}),
+        ('{"custom_id": "a"}\n', {"strict": True}),
+        ("", {"input": InputOptions(path="-", column="nowhere", format="csv")}),
+    ],
+)
+async def test_a_restart_that_is_refused_keeps_what_was_read_and_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, others: dict[str, Any]
+) -> None:
+    options = BatchOptions(input=InputOptions(path="-"), output=str(tmp_path / "answers.jsonl"))
+    piped(monkeypatch, "one\ntwo\n")
+    assert (await BatchJob(options).run(Engine())).total == 2
+    piped(monkeypatch, text)
+    changed = msgspec.structs.replace(options, **others)
+    with pytest.raises(BatchInputInvalid):
+        await BatchJob(changed, restart=True).run(Engine())
+    kept = [path.name for path in options.directory.glob("input*")]
+    assert kept == ["input"]
+    again = await BatchJob(options, kept=True).run(Engine())
+    assert (again.total, again.resumed) == (2, 2)
+    piped(monkeypatch, "three\n")
+    assert (await BatchJob(options, restart=True).run(Engine())).total == 1
+
+
+async def test_a_pipe_that_was_read_without_being_kept_is_not_read_again(tmp_path: Path) -> None:
+    for others in ({"check": False, "output": str(tmp_path / "b.jsonl")}, {"output": "-"}):
+        options = BatchOptions(input=InputOptions(path="-"), **others)
+        with pytest.raises(BatchInputInvalid, match="- was read already, and no copy of it"):
+            await BatchJob(options, kept=True).run(Engine())
+
+
+async def test_another_process_may_look_into_the_journal_meanwhile(options: BatchOptions) -> None:
+    engine = Engine(holds=2)
+    running = await until_held(options, engine)
+    status = read_status(options.directory)
+    assert (status.running, status.total) == (True, LINES)
+    with pytest.raises(BatchInUse):
+        opened(options)
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_closing_an_engines_answers_closes_the_reading(options: BatchOptions) -> None:
+    """An engine that takes no more leaves the rest of the input unread."""
+
+    class Takes(Engine):
+        async def answers(self, works: AsyncIterable[Work], /) -> AsyncGenerator[Finished]:
+            async with aclosing(super().answers(works)) as given:
+                async for each in given:
+                    yield each
+                    return
+
+    with pytest.raises(BatchError, match="did not answer every line"):
+        await BatchJob(options).run(Takes(lambda index: None if index > 1 else answer(index)))

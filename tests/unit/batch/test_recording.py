@@ -1,0 +1,153 @@
+"""What finishes is written in groups: none waits for long, and none is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from foundry_api.batch.ledger import OutputStream
+from foundry_api.batch.runner import GROUP_BYTES, GROUP_LINES, GROUP_S, Recorder
+from foundry_api.types.errors import BatchStorageFailed
+from support.journal_factories import answer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from foundry_api.batch.types import Finished
+    from support.no_real_time import Run
+
+
+class Disk:
+    """Takes groups, fails as often as it is told, and takes its time."""
+
+    def __init__(self, *, failures: int = 0, takes_s: float = 0.0) -> None:
+        self.groups: list[list[int]] = []
+        self.failures = failures
+        self.takes_s = takes_s
+
+    async def record(self, group: Sequence[Finished]) -> None:
+        await asyncio.sleep(self.takes_s)
+        if self.failures:
+            self.failures -= 1
+            raise BatchStorageFailed("the disk is full")
+        self.groups.append([each.index for each in group])
+
+
+def test_lines_that_finish_together_are_written_together(run: Run) -> None:
+    async def test() -> None:
+        disk = Disk()
+        recorder = Recorder(disk.record)
+        running = asyncio.create_task(recorder.run())
+        for index in range(3):
+            await recorder.add(answer(index))
+        assert disk.groups == []
+        await asyncio.sleep(GROUP_S * 1.01)
+        assert disk.groups == [[0, 1, 2]]
+        await recorder.add(answer(3))
+        await asyncio.sleep(GROUP_S * 1.01)
+        assert disk.groups == [[0, 1, 2], [3]]
+        running.cancel()
+
+    run(test())
+
+
+@pytest.mark.parametrize(("size", "lines"), [(0, GROUP_LINES), (GROUP_BYTES // 4, 4)])
+def test_a_group_that_is_large_enough_does_not_wait(size: int, lines: int, run: Run) -> None:
+    async def test() -> None:
+        disk = Disk()
+        recorder = Recorder(disk.record)
+        for index in range(lines):
+            assert disk.groups == []
+            await recorder.add(answer(index, "x" * size))
+        assert disk.groups == [list(range(lines))]
+
+    run(test())
+
+
+def test_a_group_that_could_not_be_written_is_written_with_the_next(run: Run) -> None:
+    async def test() -> None:
+        disk = Disk(failures=1)
+        recorder = Recorder(disk.record)
+        await recorder.add(answer(0))
+        with pytest.raises(BatchStorageFailed):
+            await recorder.flush()
+        await recorder.add(answer(1))
+        await recorder.flush()
+        await recorder.flush()
+        assert disk.groups == [[0, 1]]
+
+    run(test())
+
+
+def test_a_group_whose_writing_was_cancelled_is_written_at_the_end(run: Run) -> None:
+    async def test() -> None:
+        disk = Disk(takes_s=1.0)
+        recorder = Recorder(disk.record)
+        running = asyncio.create_task(recorder.run())
+        await recorder.add(answer(0))
+        await asyncio.sleep(GROUP_S + 0.5)  # it is being written
+        await recorder.add(answer(1))
+        running.cancel()
+        await asyncio.wait([running])
+        await recorder.flush()
+        assert disk.groups == [[0, 1]]
+
+    run(test())
+
+
+def test_a_disk_that_is_behind_holds_up_who_brings_lines(run: Run) -> None:
+    async def test() -> None:
+        disk = Disk(takes_s=10.0)
+        recorder = Recorder(disk.record)
+        for index in range(GROUP_LINES):
+            await recorder.add(answer(index))
+        assert asyncio.get_running_loop().time() == pytest.approx(10.0)
+
+    run(test())
+
+
+class Pipe(io.BytesIO):
+    """A stream that fails when it is written to."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, data: object, /) -> int:
+        del data
+        raise self.error
+
+
+def test_a_stream_gets_each_line_and_remembers_nothing() -> None:
+    stream = io.BytesIO()
+    ledger = OutputStream(stream)
+    assert ledger.record([answer(0), answer(1)]) == 2
+    assert stream.getvalue() == answer(0).output + b"\n" + answer(1).output + b"\n"
+    assert (ledger.finished(0, 9), ledger.claim(3), ledger.beat(b"")) == ({}, True, None)
+    assert (ledger.complete(2), ledger.complete(3)) == (True, False)
+
+
+def test_a_stream_on_a_full_disk_is_told_and_a_reader_that_left_is_no_failure_of_storage() -> None:
+    with pytest.raises(BatchStorageFailed, match="standard output cannot be written"):
+        OutputStream(Pipe(OSError(28, "No space left on device"))).record([answer(0)])
+    with pytest.raises(BrokenPipeError):
+        OutputStream(Pipe(BrokenPipeError())).record([answer(0)])
+
+
+def test_a_terminal_gets_the_same_document_harmlessly() -> None:
+    class Terminal(io.BytesIO):
+        def isatty(self) -> bool:
+            return True
+
+    text = "\x9b31m\u202eover \u00fc\u2028"
+    line = msgspec.json.encode({"text": text})
+    finished = msgspec.structs.replace(answer(0), output=line)
+    OutputStream(stream := Terminal()).record([finished])
+    shown = stream.getvalue().decode()
+    assert msgspec.json.decode(shown) == {"text": text}
+    assert not set(shown) & set("\x9b\u202e\u2028")
+    assert "\u00fc" in shown

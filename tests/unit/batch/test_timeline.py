@@ -1,0 +1,60 @@
+"""How fast a batch was when, over several runs."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api.batch.statistics import MOST_MOMENTS, RunFigures, Second, Timeline
+
+
+def run(begun_at: float, ended_at: float) -> RunFigures:
+    return RunFigures(begun_at=begun_at, ended_at=ended_at, lines=1)
+
+
+def second(at: int, lines: int = 1) -> Second:
+    return Second(at, lines, 0, 2 * lines, 3 * lines)
+
+
+def test_the_time_between_two_runs_does_not_count() -> None:
+    timeline = Timeline([run(50_000, 50_005), run(100, 110)])
+    assert timeline.elapsed_s == 15
+    assert timeline.worked_at(105) == 5
+    assert timeline.worked_at(30_000) == 10, "between them"
+    assert timeline.worked_at(50_002) == 12
+    assert timeline.worked_at(90_000) == 15, "after all"
+
+
+def test_two_runs_at_once_count_once() -> None:
+    assert Timeline([run(0, 10), run(5, 20), run(6, 7)]).elapsed_s == 20
+
+
+def test_stretches_tell_what_was_finished_in_them() -> None:
+    moments = Timeline([run(100, 103)]).moments([second(100), second(102, 5)])
+    assert [each.lines for each in moments] == [1, 0, 5]
+    assert [each.at_s for each in moments] == [0, 1, 2]
+    assert moments[2].completion_tokens == 15
+
+
+def test_the_last_stretch_is_as_long_as_it_was() -> None:
+    moments = Timeline([run(0, 2.5)]).moments([second(2)])
+    assert [each.span_s for each in moments] == [1, 1, 0.5]
+
+
+def test_without_any_run_there_is_one_empty_stretch() -> None:
+    (moment,) = Timeline([]).moments([])
+    assert (moment.lines, moment.at_s) == (0, 0)
+    assert moment.span_s > 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 10**5)), min_size=1, max_size=8))
+def test_every_line_is_in_exactly_one_of_some_hundred_stretches(
+    runs: list[tuple[int, int]],
+) -> None:
+    timeline = Timeline(run(begin, begin + length) for begin, length in runs)
+    seconds = [second(begin + length) for begin, length in sorted(runs, key=sum)]
+    moments = timeline.moments(seconds)
+    assert len(moments) <= MOST_MOMENTS
+    assert sum(each.lines for each in moments) == len(runs)
+    assert sum(each.span_s for each in moments) == pytest.approx(timeline.elapsed_s, abs=0.002)

@@ -1,0 +1,338 @@
+"""The doctor's judgement: what its checks make of what they see, and how they are run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api.cli.doctor import foundry_command, network, services, versions
+from foundry_api.cli.doctor.environment import usable_settings
+from foundry_api.cli.doctor.finding import Finding, Group, Kind
+from foundry_api.cli.doctor.machine import CommandAnswers, Machine, Once, in_thread
+from foundry_api.cli.doctor.runner import CHECK_FAILED, CHECK_TIMED_OUT, GROUPS, examine
+from foundry_api.engine.foundry_command import Answer
+from foundry_api.types.errors import ConfigurationError
+from foundry_api.types.settings import variables
+
+from .doctor_table import markdown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+KIND = Kind("a-kind", "problem", "It is broken", "Mend {what}.")
+
+
+@pytest.fixture
+async def machine(own_home: Path) -> Machine:
+    return Machine(usable_settings({}), {"FOUNDRY_HOME": str(own_home)}, quick=True)
+
+
+# Findings
+
+
+def test_every_kind_has_an_id_of_its_own_and_what_is_wrong_has_a_remedy() -> None:
+    kinds = [kind for group in GROUPS for kind in group.kinds]
+    ids = [kind.id for kind in (*kinds, CHECK_FAILED, CHECK_TIMED_OUT)]
+    assert len(ids) == len(set(ids))
+    assert [k.id for k in kinds if k.level in {"warning", "problem"} and not k.remedy] == []
+    assert [k.id for k in kinds if k.title.endswith(".")] == []
+
+
+def test_every_kind_that_a_check_declares_is_in_its_group() -> None:
+    for group in GROUPS:
+        module = __import__(group.checks[0].__module__, fromlist=["GROUP"])
+        declared = {value for value in vars(module).values() if isinstance(value, Kind)}
+        assert declared == set(group.kinds)
+
+
+def test_the_table_in_the_documentation_is_this_one() -> None:
+    written = Path(__file__).parents[4] / "docs" / "doctor.md"
+    assert written.read_text(encoding="utf-8") == markdown()
+
+
+# Running checks
+
+
+async def test_checks_that_fail_or_hang_are_findings_and_the_others_go_on(
+    machine: Machine,
+) -> None:
+    async def fails(_: Machine) -> Iterable[Finding]:
+        raise OSError("no such thing")
+
+    async def hangs(_: Machine) -> Iterable[Finding]:
+        await asyncio.Event().wait()
+        return []
+
+    async def times_out_itself(_: Machine) -> Iterable[Finding]:
+        raise TimeoutError("inside")
+
+    async def works(_: Machine) -> Iterable[Finding]:
+        return [KIND.seen("seen", what="it")]
+
+    steps: list[tuple[int, int]] = []
+    group = Group("Group", (fails, hangs, times_out_itself, works), (KIND,))
+    found = await examine(
+        machine, (group,), timeout_s=0.05, progress=lambda *step: steps.append(step)
+    )
+    assert [finding.id for finding in found] == [
+        "check-failed",
+        "check-timed-out",
+        "check-failed",
+        "a-kind",
+    ]
+    assert "OSError: no such thing" in found[0].evidence
+    assert "hangs took longer than 0.05 s" in found[1].evidence
+    assert found[3] == Finding(
+        id="a-kind",
+        level="problem",
+        title="It is broken",
+        evidence="seen",
+        remedy="Mend it.",
+        group="Group",
+    )
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+async def test_blocking_work_gives_its_result_or_its_failure() -> None:
+    assert await in_thread(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        await in_thread(lambda: 1 // 0)
+
+
+def test_blocking_work_that_hangs_holds_nobody_up() -> None:
+    """The thread outlives the loop that waited for it, and what it then says is not missed."""
+    go = threading.Event()
+
+    async def wait() -> None:
+        async with asyncio.timeout(0.01):
+            await in_thread(go.wait)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(wait())
+    workers = [thread for thread in threading.enumerate() if thread.name == "doctor"]
+    assert all(worker.daemon for worker in workers)
+    go.set()
+    for worker in workers:
+        worker.join()
+
+
+async def test_work_that_several_checks_want_is_done_once() -> None:
+    begun: list[int] = []
+
+    async def work() -> int:
+        begun.append(1)
+        await asyncio.sleep(0)
+        return 7
+
+    once = Once(work)
+    first = asyncio.create_task(once.get())
+    await asyncio.sleep(0)
+    first.cancel()  # a check that ran out of time does not take it from the others
+    assert await asyncio.gather(once.get(), once.get()) == [7, 7]
+    assert begun == [1]
+    await once.aclose()
+
+
+# Settings
+
+
+def test_what_cannot_be_used_is_left_out_of_the_settings() -> None:
+    environ = {
+        "FOUNDRY_TIMEOUT": "soon",
+        "FOUNDRY_RETRIES": "7",
+        "FOUNDRY_BASE_URL": "http://127.0.0.1:1",
+        "FOUNDRY_BASE_URLS": "http://127.0.0.1:2",
+    }
+    settings = usable_settings(environ)
+    assert (settings.timeout_s, settings.retries) == (30.0, 7)
+    assert (settings.base_url, settings.base_urls) == ("http://127.0.0.1:1", ())
+
+
+def test_an_argument_that_cannot_be_used_is_refused() -> None:
+    with pytest.raises(ConfigurationError):
+        usable_settings({}, base_url="ftp://x")
+
+
+async def found_in(module_group: Group, **environ: str) -> set[str]:
+    async with Machine(usable_settings(environ), environ, quick=True) as machine:
+        return {finding.id for finding in await examine(machine, (module_group,))}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("FOUNDRY_TIMEOUTS", "misspelt-setting"),
+        ("FOUNDRY_BASEURL", "misspelt-setting"),
+        ("foundry_modell", "misspelt-setting"),
+        ("FOUNDRY_ENDPOINT", "foreign-setting"),
+    ],
+)
+async def test_names_that_nobody_reads(name: str, expected: str) -> None:
+    settings = next(group for group in GROUPS if group.name == "Settings")
+    assert expected in await found_in(settings, **{name: "x"})
+
+
+async def test_names_of_others_are_left_alone() -> None:
+    settings = next(group for group in GROUPS if group.name == "Settings")
+    assert await found_in(settings, FOUNDRY_TEST_HOME="x", FOUNDRY_PROFILE="y") == {
+        "settings-usable"
+    }
+    assert len(variables()) == len(set(variables()))
+
+
+async def test_a_key_without_an_address() -> None:
+    settings = next(group for group in GROUPS if group.name == "Settings")
+    assert "key-without-address" in await found_in(settings, FOUNDRY_API_KEY="geheim")
+
+
+# Network
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "expected"),
+    [
+        ("", False),
+        ("*", True),
+        ("localhost", False),
+        ("localhost,127.0.0.1", True),
+        ("localhost, 127.0.0.0/8, ::1", True),
+        (".localhost,127.0.0.1:5273", True),
+        ("notlocalhost,10.0.0.0/8", False),
+    ],
+)
+def test_when_no_proxy_covers_the_loopback(no_proxy: str, expected: object) -> None:
+    assert network.bypasses_loopback(no_proxy) is expected
+
+
+def test_lower_case_wins_among_proxies() -> None:
+    environ = {"http_proxy": "a:1", "HTTP_PROXY": "b:1", "ALL_PROXY": "c:1", "https_proxy": " "}
+    assert network.proxies(environ) == {"http_proxy": "a:1", "ALL_PROXY": "c:1"}
+
+
+@pytest.mark.parametrize("addresses", [[], ["192.0.2.7"], ["127.0.0.1", "192.0.2.7"]])
+async def test_a_localhost_that_is_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, addresses: list[str]
+) -> None:
+    """The hosts file of a machine is not a test's to change: what it says is put in its place."""
+
+    def looked_up(*_: object, **__: object) -> Iterator[object]:
+        if not addresses:
+            raise socket.gaierror("Name or service not known")
+        return iter([(0, 0, 0, "", (address, 0)) for address in addresses])
+
+    monkeypatch.setattr(network.socket, "getaddrinfo", looked_up)
+    assert await found_in(Group("n", (network.examine_loopback,), ())) == {"localhost-elsewhere"}
+
+
+async def test_a_loopback_that_is_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A firewall is not a test's to set up: the refusal of a connection is put in its place."""
+
+    async def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(network.asyncio, "open_connection", refused)
+    assert await found_in(Group("n", (network.examine_loopback,), ())) == {"loopback-blocked"}
+
+
+# Foundry's own command
+
+
+def answers(server: str = "", service: str = "", version: str = "") -> CommandAnswers:
+    return CommandAnswers(*(Answer(text, 0, 0.1) for text in (version, server, service)))
+
+
+TABLE = "State    Ready\nPID      29056\nWeb URLs http://127.0.0.1:52364\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "generation", "running"),
+    [
+        (answers(server='loading…\n{"running": true, "webUrls": []}'), "0.10", True),
+        (answers(server='{"running": false, "state": "not_running"}'), "0.10", False),
+        (answers(server=TABLE), "0.10", True),
+        (answers(server=TABLE.replace("Ready", "Stopped")), "0.10", False),
+        (
+            answers(service="🟢 Model management service is running on http://127.0.0.1:1/x"),
+            "0.3",
+            True,
+        ),
+        (answers(service="🔴 Model management service is not running!\nTo start…"), "0.3", False),
+        (answers(), None, None),
+        (answers(server="{" * 100_000), "0.10", None),
+    ],
+)
+def test_what_the_command_says(
+    given: CommandAnswers, generation: str | None, running: object
+) -> None:
+    told = foundry_command.generation(given)
+    assert told is None if generation is None else told and told.startswith(generation)
+    assert foundry_command.says_running(given) is running
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need a privilege on Windows")
+def test_links_to_one_command_are_one(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    for directory in (first, second):
+        directory.mkdir()
+    (first / "foundry").write_text("#!/bin/sh\n", encoding="utf-8")
+    (first / "foundry").chmod(0o755)
+    (second / "foundry").symlink_to(first / "foundry")
+    path = os.pathsep.join(map(str, (second, first, tmp_path / "none", "")))
+    assert foundry_command.programs(path) == [second / "foundry"]
+
+
+# Services
+
+
+def test_what_has_a_loopback_of_its_own(tmp_path: Path) -> None:
+    assert services.walled_in("6.6.87.2-microsoft-standard-WSL2") == (
+        "the Windows Subsystem for Linux"
+    )
+    assert services.walled_in("6.1.0-amd64", tmp_path) == ""
+    (tmp_path / ".dockerenv").touch()
+    assert services.walled_in("6.1.0-amd64", tmp_path) == "a container"
+
+
+# Versions
+
+
+@pytest.mark.parametrize(
+    ("version", "specifier", "expected"),
+    [
+        ("3.14.5", ">=3.14,<4", True),
+        ("3.13", ">=3.14,<4", False),
+        ("4.0", ">=3.14,<4", False),
+        ("15.0.0", ">=15", True),
+        ("2.2.1", "==2.2.1", True),
+        ("2.2.1.post1", "==2.2.1", True),
+        ("2.2.0", "==2.2.1", False),
+        ("1.4.9", "~=1.4.2", True),
+        ("1.5", "~=1.4.2", False),
+        ("1.5", "!=1.5,>1", False),
+        ("1.5", "<=1.5", True),
+        ("anything", "", True),
+    ],
+)
+def test_ranges_of_versions(version: str, specifier: str, expected: object) -> None:
+    assert versions.satisfies(version, specifier) is expected
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "libc", "missing"),
+    [
+        ("Linux", "x86_64", "glibc", False),
+        ("Linux", "x86_64", "", True),
+        ("Darwin", "arm64", "", False),
+        ("Darwin", "x86_64", "", True),
+        ("Windows", "AMD64", "", False),
+        ("FreeBSD", "amd64", "", True),
+    ],
+)
+def test_platforms_without_an_engine(system: str, machine: str, libc: str, missing: object) -> None:
+    assert bool(versions.no_engine_for(system, machine, libc)) is missing

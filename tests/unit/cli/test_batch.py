@@ -1,0 +1,194 @@
+"""What `foundry-api batch` says of a batch, and which of its options do not go together."""
+
+from __future__ import annotations
+
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rich.console import Console
+
+from foundry_api.batch.engine import EngineState
+from foundry_api.batch.job import BatchSummary
+from foundry_api.batch.progress import BatchProgress
+from foundry_api.batch.statistics import ErrorFigures
+from foundry_api.batch.types import BatchOptions, InputOptions
+from foundry_api.cli import main
+from foundry_api.cli.batch.progress import _Screen, line
+from foundry_api.cli.batch.summary import _print_errors, print_summary, retry_advice
+from support.journal_factories import answer, failure, opened, options_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENGINE = EngineState(in_flight=8, queued=512, limit=8, services=(("http://a:1", "closed"),))
+
+
+def progress(**changes: Any) -> BatchProgress:
+    return BatchProgress(
+        **{
+            "phase": "running",
+            "done": 5_400,
+            "failed": 12,
+            "shared": 310,
+            "total": 10_000,
+            "elapsed_s": 131.0,
+            "lines_per_s": 41.2,
+            "tokens_per_s": 2_310.0,
+            "engine": ENGINE,
+            **changes,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("output", "errors"),
+    [
+        ("answers.jsonl", "answers.errors.jsonl"),
+        ("answers", "answers.errors.jsonl"),
+        ("mine.train.parquet", "mine.train.errors.jsonl"),
+        ("mine.test.parquet", "mine.test.errors.jsonl"),
+        (".jsonl", ".jsonl.errors.jsonl"),
+    ],
+)
+def test_each_output_has_an_error_file_of_its_own(output: str, errors: str) -> None:
+    options = BatchOptions(input=InputOptions(path="in.txt"), output=output)
+    assert options.errors_path.name == errors
+
+
+def screen(now: BatchProgress, width: int = 100) -> list[str]:
+    console = Console(file=StringIO(), width=width, force_terminal=False)
+    with console.capture() as captured:
+        console.print(_Screen("a.jsonl -> b.jsonl", now, (1.0, 2.0, 3.0)))
+    return [each.rstrip() for each in captured.get().splitlines()]
+
+
+def test_a_line_of_a_log_tells_all_that_matters() -> None:
+    assert line(progress()) == (
+        "5,412 of 10,000 (54%) finished, 12 failed, 310 shared, 41.2 lines/s, 2,310 tokens/s, "
+        "1 min 51 s left, 8 in flight of at most 8, 512 queued"
+    )
+
+
+def test_a_service_that_is_away_is_told_by_its_name() -> None:
+    away = EngineState(services=(("http://a:1", "closed"), ("http://b:2", "open")))
+    assert line(progress(engine=away)).endswith("http://b:2 is away")
+
+
+def test_a_line_tells_what_else_goes_on() -> None:
+    checking = progress(phase="checking", read_bytes=1_000_000, size_bytes=2_097_152)
+    assert line(checking) == "checking the input (2 MB), 48%"
+    assert line(progress(phase="publishing")).startswith("writing the output, 5,412 of")
+    assert line(progress(total=None, lines_per_s=None, failed=0, shared=0)).startswith(
+        "5,400 finished, 8 in flight"
+    )
+
+
+def test_the_screen_has_a_bar_and_the_figures_of_now() -> None:
+    title, bar, lines, speed, time, engine = screen(progress())
+    assert title == "a.jsonl -> b.jsonl"
+    assert bar.endswith("5,412 of 10,000   54%")
+    assert lines == "lines   5,400 answered, 12 failed, 310 shared"
+    assert speed.startswith("speed   41.2 lines/s  2,310 tokens/s")
+    assert time == "time    2 min 11 s so far, 1 min 51 s left"
+    assert engine == "engine  8/8 in flight, 512 queued  http://a:1 well"
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_the_screen_fits_whatever_terminal_there_is(width: int) -> None:
+    assert max(len(each) for each in screen(progress(), width)) <= width
+    assert len(screen(progress(), width)) <= 8
+
+
+def test_the_screen_while_the_input_is_checked() -> None:
+    title, bar = screen(progress(phase="checking", read_bytes=1, size_bytes=2**21))
+    assert (title, bar.split("  ")[-1].strip()) == (
+        "a.jsonl -> b.jsonl",
+        "checking the input (2 MB)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "a.txt"], "Missing option '-o'"),
+        (["run", "a.txt", "-o", "b", "--strict", "--no-check"], "--strict needs the check"),
+        (["run", "a.txt", "-o", "b", "--ray-address", "auto"], "--ray-address is for"),
+        (["run", "a.txt", "-o", "-", "--report", "r"], "--report is not written beside -o -"),
+        (["run", "a.txt", "-o", "-", "--errors", "e"], "--errors is not written beside -o -"),
+        (["run", "a.txt", "-o", "b", "--engine", "ray", "--concurrency", "2"], "--concurrency is"),
+        (["run", "a.txt", "-o", "b", "--patience", "soon"], "--patience is 'soon'"),
+        (["run", "a.txt", "-o", "b", "--set", "max_tokens"], "'max_tokens' is not NAME=VALUE"),
+        (["plan", "a.txt", "--within", "0s"], "--within is '0s'"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_wrong_usage(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["batch", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def summary(**changes: Any) -> BatchSummary:
+    counts = {"total": 2, "done": 2, "failed": 0, "shared": 0, "resumed": 0, "tokens": 6}
+    return BatchSummary(**{**counts, "elapsed_s": 1.0, **changes})
+
+
+def test_a_run_without_a_line_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    options = BatchOptions(input=InputOptions(path="/dev/fd/63"), output="a.jsonl")
+    print_summary(options, summary(total=0, done=0))
+    told = capsys.readouterr().out
+    assert told.startswith("finished, but /dev/fd/63 has no lines, so nothing was asked\n")
+    print_summary(options, summary())
+    assert capsys.readouterr().out.startswith("finished\n")
+
+
+@pytest.mark.parametrize(
+    ("failures", "advice"),
+    [
+        ({}, ""),
+        ({"InvalidRequest": 2}, "Asked again they fail again: correct them"),
+        ({"ContextOverflow": 1, "UnsupportedFeature": 3}, "Asked again they fail again"),
+        ({"UnsupportedParameter": 1, "ModelTaskMismatch": 1}, "Asked again they fail again"),
+        ({"ServerError": 1}, "Ask them again with: foundry-api batch retry 'my answers.jsonl'"),
+        ({"StructuredOutputError": 1, "GrammarError": 1}, "(1 of them fails again: correct"),
+        ({"SilenceTimeout": 1, "InvalidRequest": 1_200}, "(1,200 of them fail again: correct"),
+    ],
+)
+def test_what_can_never_pass_is_not_recommended_to_be_asked_again(
+    failures: dict[str, int], advice: str
+) -> None:
+    told = retry_advice("my answers.jsonl", failures)
+    assert advice in told
+    assert bool(told) == bool(failures)
+    assert ("batch retry" in told) == ("retry" in advice or "of them" in advice)
+
+
+def test_a_batch_seen_from_outside_advises_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = options_of(tmp_path)
+    for code, advice in (("InvalidRequest", "fail again"), ("ServerError", "batch retry")):
+        with opened(options, restart=True) as journal:
+            journal.record([answer(0), failure(1, code=code)])
+            journal.publish(2)
+        assert main(["batch", "status", options.output]) == 0
+        assert advice in capsys.readouterr().out
+
+
+def test_a_check_of_no_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in.txt").touch()
+    assert main(["batch", "check", str(tmp_path / "in.txt")]) == 0
+    assert capsys.readouterr().out == "in.txt: 0 lines, so there is nothing to ask\n"
+
+
+def test_a_line_end_in_an_error_forges_no_line_of_the_summary(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    message = "it failed\nfinished"
+    figures = ErrorFigures(code="Bad", count=2, custom_id="a\nb", message=message, hint="c\nd")
+    _print_errors((figures,), err=False)
+    assert capsys.readouterr().out.splitlines() == [
+        r"2 lines failed with Bad, such as a\nb: it failed\nfinished",
+        r"  c\nd",
+    ]

@@ -1,0 +1,86 @@
+"""What is printed, and that a terminal is not steered by it."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api.cli import output
+from foundry_api.cli import output as streams
+from foundry_api.cli.printer import Speaker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_no_control_characters_from_a_model() -> None:
+    attack = "\x1b]0;title\x07 \x9b31m \x7f\x08"
+    assert output.printable(attack) == r"\x1b]0;title\x07 \x9b31m \x7f\x08"
+    assert output.printable("tab\tline\r\n日本語 😀") == "tab\tline\n日本語 😀"
+
+
+@pytest.mark.parametrize(
+    ("stream", "expected"), [(io.StringIO, "\x1b[2J\n"), (Terminal, "\\x1b[2J\n")]
+)
+def test_a_pipe_gets_the_answer_as_it_is(stream: Callable[[], io.StringIO], expected: str) -> None:
+    written = stream()
+    speaker = Speaker(written)
+    speaker.say("\x1b[2J")
+    speaker.end()
+    assert written.getvalue() == expected
+    assert speaker.said == "\x1b[2J"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [(["a", "b"], "ab\n"), (["a\n"], "a\n"), (["a\n", "\n"], "a\n\n"), ([], "")],
+)
+def test_an_answer_ends_with_one_line_end_of_ours_at_most(pieces: list[str], expected: str) -> None:
+    written = io.StringIO()
+    speaker = Speaker(written)
+    for piece in pieces:
+        speaker.say(piece)
+    speaker.end()
+    assert written.getvalue() == expected
+
+
+def test_a_table_is_aligned_and_plain_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_table(("NAME", "STATE"), [("a-long-name", "loaded"), ("b", "")])
+    assert capsys.readouterr().out == "NAME         STATE\na-long-name  loaded\nb\n"
+
+
+def test_fields_that_are_not_known_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_fields("Service", "healthy", [("pid", "1"), ("memory", ""), ("uptime", "2 s")])
+    assert capsys.readouterr().out == "Service  healthy\n  pid     1\n  uptime  2 s\n"
+
+
+def test_json_is_one_document_in_utf8(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_json({"text": "日本語\x1b"})
+    told = capsys.readouterr().out
+    assert "日本語" in told
+    assert json.loads(told) == {"text": "日本語\x1b"}
+
+
+def test_half_a_surrogate_pair_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_json({"file": "caf\udce9", "said": "\u00fc"}, indent=0)
+    assert json.loads(capsys.readouterr().out) == {"file": "caf\udce9", "said": "\u00fc"}
+
+
+def test_streams_of_a_windows_pipe_speak_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("é".encode()), encoding="cp1252"))
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="cp1252"))
+    monkeypatch.setattr("sys.stderr", None)
+    streams.arrange()
+    import sys  # noqa: PLC0415 - the streams are replaced above
+
+    print(sys.stdin.read(), "日本\udcff", end="", flush=True)  # noqa: T201
+    assert written.getvalue() == "é 日本\\udcff".encode()

@@ -1,0 +1,47 @@
+"""Small graphs."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api.cli.output import ASCII_BARS, BARS, bars_for, sparkline
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "expected"),
+    [
+        ([], 5, ""),
+        ([None, None], 5, ""),
+        ([0, 7], 2, "▁█"),
+        ([0, 1, 2, 3, 4, 5, 6, 7], 8, BARS),
+        ([9, 9, 0, 7], 2, "▁█"),
+        ([7], 4, "   █"),
+        ([0, 0], 2, "▁▁"),
+        ([7, None, 0], 4, " █ ▁"),
+        ([1, 2], 0, ""),
+    ],
+)
+def test_values_become_bars(values: list[float | None], width: int, expected: str) -> None:
+    assert sparkline(values, width) == expected
+
+
+def test_without_a_floor_the_lowest_value_is_the_lowest_bar() -> None:
+    assert sparkline([100, 107], 2, floor=None) == "▁█"
+    assert sparkline([100, 100], 2, floor=None) == "▁▁"
+
+
+@given(st.lists(st.none() | st.floats(0, 1e12), max_size=50), st.integers(0, 40))
+def test_a_graph_is_as_wide_as_it_was_told(values: list[float | None], width: int) -> None:
+    line = sparkline(values, width)
+    assert len(line) in {0, width}
+    assert set(line) <= {*BARS, " "}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "bars"),
+    [("utf-8", BARS), ("ascii", ASCII_BARS), ("latin-1", ASCII_BARS), (None, ASCII_BARS)],
+)
+def test_a_terminal_without_the_bars_gets_letters(encoding: str | None, bars: str) -> None:
+    assert bars_for(encoding) == bars

@@ -1,0 +1,134 @@
+"""The command line starts fast: what help needs is imported, and nothing else.
+
+Imports are counted, not timed: a count is the same on every machine and under every load.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+
+import click
+import pytest
+
+from foundry_api import __version__
+from foundry_api.cli import VERBS
+from foundry_api.cli.options import examples
+from foundry_api.cli.root import root
+from support.cli_program import environment, run
+
+HEAVY = {
+    "aiohttp",
+    "asyncio",
+    "email",
+    "json",
+    "logging",
+    "msgspec",
+    "platformdirs",
+    "psutil",
+    "rich",
+    "ssl",
+    "foundry_api.client.client",
+    "foundry_api.types.errors",
+    "foundry_api.types.settings",
+    *(f"foundry_api.cli.{verb}" for verb in VERBS),
+}
+MAX_MODULES_OF_HELP = 100
+"""Beyond those of a bare interpreter; click alone takes about 65."""
+
+FILES_ONLY = {"batch", "batch check", "batch status", "batch cancel"}
+"""Commands that talk to no service."""
+
+LIST_MODULES = """
+import sys
+bare = set(sys.modules)
+from foundry_api.cli import main
+from foundry_api.cli.options import examples
+main(sys.argv[1:])
+import json
+print(json.dumps(sorted(set(sys.modules) - bare - {"json"})), file=sys.stderr)
+"""
+
+
+def imported_by(*arguments: str) -> set[str]:
+    finished = subprocess.run(
+        [sys.executable, "-c", LIST_MODULES, *arguments],
+        capture_output=True,
+        check=True,
+        env=environment(),
+        timeout=60,
+    )
+    return set(json.loads(finished.stderr.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], []])
+def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
+    modules = imported_by(*arguments)
+
+    without_json = HEAVY - {"json"}  # the measuring program imports it
+    assert modules & without_json == set()
+    assert len(modules) < MAX_MODULES_OF_HELP
+
+
+def test_a_verbs_help_imports_neither_http_nor_colours() -> None:
+    modules = imported_by("chat", "--help")
+    assert (
+        modules & {"aiohttp", "rich", "foundry_api.cli.models", "foundry_api.cli.health"} == set()
+    )
+
+
+def test_the_table_of_verbs_says_what_the_verbs_say() -> None:
+    for verb, short_help in VERBS.items():
+        command = importlib.import_module(f"foundry_api.cli.{verb}").command
+        assert command.name == verb
+        assert command.get_short_help_str(limit=200) == short_help
+
+
+def every_command() -> list[tuple[str, click.Command]]:
+    context = click.Context(root)
+    commands = [(name, root.get_command(context, name)) for name in VERBS]
+    found = [(name, command) for name, command in commands if command is not None]
+    for name, command in tuple(found):
+        if isinstance(command, click.Group):
+            found += [(f"{name} {sub}", part) for sub, part in command.commands.items()]
+    return found
+
+
+@pytest.mark.parametrize(("name", "command"), every_command())
+def test_every_command_has_examples_and_the_common_options(
+    name: str, command: click.Command
+) -> None:
+    assert f"  foundry-api {name.split(maxsplit=1)[0]}" in (command.epilog or "")
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {"--json", "--verbose"} <= options
+    assert (
+        ("--base-url" in options)
+        == ("--service" in options)
+        == (name.split(maxsplit=1)[0] not in {"up", "down", "cache"} and name not in FILES_ONLY)
+    )
+    undescribed = [
+        parameter.name
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and not parameter.help
+    ]
+    assert undescribed == []
+
+
+def test_the_module_runs_and_tells_its_version() -> None:
+    finished = run("--version")
+    assert (finished.returncode, finished.stdout) == (0, f"foundry-api {__version__}\n")
+
+
+def test_help_in_a_pipe_is_plain_and_tells_the_exit_codes() -> None:
+    finished = run("--help")
+    assert finished.returncode == 0
+    assert "\x1b" not in finished.stdout
+    assert "130  interrupted" in finished.stdout
+    assert all(f"  {verb}" in finished.stdout for verb in VERBS)
+
+
+def test_an_example_with_a_pipe_begins_with_what_it_is_from() -> None:
+    shown = examples("chat hi", "cat notes | foundry-api chat hi")
+    assert shown.splitlines()[2:] == ["  foundry-api chat hi", "  cat notes | foundry-api chat hi"]

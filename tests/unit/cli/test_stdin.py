@@ -1,0 +1,147 @@
+"""Standard input beside the arguments: pipes, files, devices, and what never ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, BinaryIO
+
+import pytest
+
+from foundry_api.cli import stdin
+from foundry_api.cli.stdin import piped_text, read_text
+from foundry_api.types.errors import InvalidRequest
+from support.cli_program import SOURCE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+posix = pytest.mark.skipif(os.name != "posix", reason="a matter of POSIX shells")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who writes to a pipe")
+
+ASK = "from foundry_api.cli.chat import prompt_from; print(prompt_from(('Sum up:',)))"
+
+COPY = "import shutil, sys; shutil.copyfileobj(sys.stdin.buffer, sys.stdout.buffer)"
+
+
+def prompt(shell: str) -> str:
+    """What a command in a shell takes for its prompt; `ASK` stands for the command."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", shell.replace("ASK", '"$PYTHON" -c "$PROGRAM"')],
+        env={**os.environ, "PYTHON": sys.executable, "PROGRAM": ASK, "PYTHONPATH": SOURCE},
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout.decode()
+
+
+@posix
+@pytest.mark.parametrize(
+    ("shell", "expected"),
+    [
+        ("printf 'a\\nb\\n' | ASK", "Sum up:\n\na\nb\n"),
+        ("printf 'a\\nb' > notes; ASK < notes", "Sum up:\n\na\nb\n"),
+        ("ASK <<END\nnotes\nEND", "Sum up:\n\nnotes\n"),
+        ("printf 'notes' | { ASK; }", "Sum up:\n\nnotes\n"),
+        ("printf 'notes' | sh -c 'ASK; true'", "Sum up:\n\nnotes\n"),
+        (": | ASK", "Sum up:\n"),
+        ("ASK < /dev/null", "Sum up:\n"),
+        ("ASK 0> /dev/null", "Sum up:\n"),  # what `nohup` does
+        ("ASK <&-", "Sum up:\n"),
+    ],
+)
+def test_a_pipe_is_joined_to_the_prompt(
+    shell: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert prompt(shell) == expected
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[BinaryIO]:
+    """The other end of this process's standard input."""
+    reading, writing = os.pipe()
+    with os.fdopen(reading, encoding="utf-8") as stream, os.fdopen(writing, "wb", 0) as other:
+        monkeypatch.setattr("sys.stdin", stream)
+        yield other
+
+
+def test_an_inherited_input_that_never_ends_is_left_out_with_a_word(
+    pipe: BinaryIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert piped_text("prompt", silence_s=0.01) == ""
+    told = capsys.readouterr().err
+    assert told.startswith("Standard input is open, but nothing came within 0.01 s")
+    assert "Give - to wait for it" in told
+
+
+def test_what_has_begun_is_read_to_its_end(pipe: BinaryIO) -> None:
+    pipe.write(b"one ")
+
+    def end() -> None:
+        pipe.write(b"two")
+        pipe.close()
+
+    threading.Timer(0.3, end).start()
+    assert piped_text("prompt", silence_s=30) == "one two"
+
+
+@linux
+def test_a_slow_command_is_waited_for(pipe: BinaryIO, capsys: pytest.CaptureFixture[str]) -> None:
+    """It may load a model first: `foundry-api chat … | foundry-api chat "Translate:"`."""
+    with subprocess.Popen([sys.executable, "-c", COPY], stdin=subprocess.PIPE, stdout=pipe) as slow:
+        pipe.close()
+        threading.Timer(0.5, slow.communicate, (b"notes",)).start()
+        assert piped_text("prompt", silence_s=0.01) == "notes"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        (b"\xff\xfe\x00", "not text in UTF-8"),
+        (b"\x89PNG\r\n\x1a\n", "not text in UTF-8"),
+        (b"SQLite format 3\0", "holds NUL characters"),
+    ],
+)
+@pytest.mark.parametrize("read", [read_text, piped_text])
+def test_what_is_no_text_is_refused(
+    pipe: BinaryIO, sent: bytes, message: str, read: Callable[[str], str]
+) -> None:
+    pipe.write(sent)
+    pipe.close()
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        read("data")
+    assert caught.value.field == "data"
+
+
+@posix
+@pytest.mark.parametrize("read", [read_text, piped_text])
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("/dev/zero", "longer than 1000 bytes"), ("/", "cannot be read: Is a directory")],
+)
+def test_what_cannot_be_a_prompt_is_refused(
+    monkeypatch: pytest.MonkeyPatch, read: Callable[[str], str], place: str, message: str
+) -> None:
+    class Stream:
+        closed = False
+
+        def isatty(self) -> bool:
+            return False
+
+        def fileno(self) -> int:
+            return descriptor
+
+    descriptor = os.open(place, os.O_RDONLY)
+    monkeypatch.setattr("sys.stdin", Stream())
+    monkeypatch.setattr(stdin, "MAX_BYTES", 1000)
+    try:
+        with pytest.raises(InvalidRequest, match=message):
+            read("prompt")
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,108 @@
+"""What is kept of an answer, and given again."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api.core.cache import entry
+from foundry_api.core.cache.entry import Entry, Piece
+from foundry_api.types.errors import ServerError
+from foundry_api.types.messages import (
+    Attempt,
+    Chunk,
+    Completion,
+    FunctionCall,
+    Timings,
+    ToolCall,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    import pytest
+
+TIMINGS = Timings(0.1, 0.2, 30.0, 0.4)
+OF_THE_CALL = {"model", "finish_reason", "usage", "timings", "attempts", "cached"}
+OF_THE_CALLER = {"partial", "parsed"}
+
+
+def chunk_of(content: str, raw: bytes) -> Chunk:
+    calls = (ToolCall("1", FunctionCall("f", "{}")),) if content == "f" else ()
+    return Chunk(
+        content, "demo:1", raw=raw, reasoning=content[1:] and f"§{content}", tool_calls=calls
+    )
+
+
+def whole_of(chunks: list[Chunk]) -> Completion[None]:
+    return Completion(
+        content="".join(chunk.content for chunk in chunks),
+        reasoning="".join(chunk.reasoning for chunk in chunks),
+        tool_calls=tuple(call for chunk in chunks for call in chunk.tool_calls),
+        parsed=None,
+        model="demo:1",
+        service="http://127.0.0.1:1",
+        generation="sdk-2.1",
+        finish_reason="length",
+        usage=Usage(1, 2, 3),
+        timings=TIMINGS,
+        attempts=(Attempt(0.1, ServerError("no")), Attempt(0.2)),
+        raw=(*(chunk.raw for chunk in chunks), b"{}\n{}"),
+    )
+
+
+CHUNKS = st.lists(
+    st.builds(
+        chunk_of,
+        st.just("f") | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="§")),
+        st.binary(max_size=20),
+    )
+)
+
+
+@given(CHUNKS)
+def test_an_answer_comes_back_as_it_was_cut_and_as_a_whole(chunks: list[Chunk]) -> None:
+    whole = whole_of(chunks)
+    data = Entry.of(chunks, whole, at=7.0).encoded()
+    found = Entry.decoded(data)
+    assert found is not None
+    assert found.at == 7.0
+    assert found.chunks() == [msgspec.structs.replace(chunk, cached=True) for chunk in chunks]
+    again = found.completion(TIMINGS)
+    assert again == msgspec.structs.replace(whole, cached=True, attempts=())
+
+
+def test_every_member_of_a_chunk_is_kept_but_those_of_the_call() -> None:
+    """A member that this test does not know fails it: keep it in Piece, or name it here."""
+    assert set(Chunk.__struct_fields__) == {
+        *Piece.__struct_fields__,
+        *OF_THE_CALL,
+        *OF_THE_CALLER,
+    }
+
+
+def test_what_is_damaged_is_no_entry() -> None:
+    whole = whole_of([])
+    good = Entry.of([], whole, at=0.0).encoded()
+    other = zlib.compress(msgspec.msgpack.encode(["not", "an", "entry"]))
+    damaged = bytes([*good[:-5], good[-5] ^ 1, *good[-4:]])
+    for data in (b"", b"\0", good[:-1], good[: len(good) // 2], damaged, other):
+        assert Entry.decoded(data) is None
+
+
+def test_what_has_another_format_is_no_entry() -> None:
+    later = msgspec.structs.replace(Entry.of([], whole_of([]), at=0.0), format=entry.FORMAT + 1)
+    assert Entry.decoded(later.encoded()) is None
+
+
+def test_what_would_unpack_to_more_than_any_answer_is_no_entry(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chunks = [chunk_of("a" * 1000, b"")]
+    data = Entry.of(chunks, whole_of(chunks), at=0.0).encoded()
+    assert Entry.decoded(data)
+    monkeypatch.setattr(entry, "MAX_BYTES", 1000)
+    assert Entry.decoded(data) is None

@@ -1,0 +1,192 @@
+"""The same key for requests that mean the same, and for no others; and what is kept at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api.core.cache.entry import answer_key, is_deterministic, is_kept, is_served
+from foundry_api.types.checks import chat_request
+from foundry_api.types.messages import (
+    ChatRequest,
+    Choice,
+    FunctionCall,
+    Grammar,
+    JsonSchema,
+    Message,
+    ToolCall,
+    ToolDefinition,
+)
+
+TEXT = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1
+).filter(str.strip)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+ARGUMENTS = st.fixed_dictionaries(
+    {
+        "messages": st.lists(
+            st.fixed_dictionaries({"role": st.sampled_from(["user", "system"]), "content": TEXT}),
+            min_size=1,
+            max_size=3,
+        )
+    },
+    optional={
+        "max_tokens": st.integers(1, 4096),
+        "temperature": st.sampled_from([0, 0.0, 0.5, 1, 1.0, 2]),
+        "top_p": st.floats(0.125, 1),
+        "seed": st.integers(0, 2**31),
+        "stop": st.lists(TEXT, min_size=1, max_size=4),
+        "extra": st.dictionaries(st.text(min_size=1, max_size=4), JSON, min_size=1, max_size=3),
+    },
+)
+HELLO = ChatRequest(messages=(Message("user", "hello"),))
+OTHERS: dict[str, tuple[Any, ...]] = {
+    "messages": (
+        (Message("user", "hello "),),
+        (Message("system", "hello"),),
+        (Message("user", "hello"), Message("user", "hello")),
+        (Message("assistant", tool_calls=(ToolCall("1", FunctionCall("f", "{}")),)),),
+        (Message("assistant", tool_calls=(ToolCall("2", FunctionCall("f", "{}")),)),),
+    ),
+    "max_tokens": (1, 2),
+    "temperature": (0.0, 0.1),
+    "top_p": (0.1, 0.2),
+    "seed": (0, 1),
+    "stop": (("a",), ("a", "b")),
+    "tools": (
+        (ToolDefinition(name="f"),),
+        (ToolDefinition(name="f", description="g"),),
+        (ToolDefinition(name="f", parameters={"a": 1, "b": 2}),),
+        (ToolDefinition(name="f", parameters={"b": 2, "a": 1}),),
+    ),
+    "tool_choice": ("none", "required", "f"),
+    "tools_in_prompt": (True,),
+    "constraint": (
+        JsonSchema({"a": 1, "b": 2}),
+        JsonSchema({"b": 2, "a": 1}),
+        Choice(("a", "b")),
+        Grammar("a"),
+    ),
+    "extra": ({"a": 1}, {"a": 1.0}, {"a": {"x": 1, "y": 2}}, {"a": {"y": 2, "x": 1}}),
+}
+
+
+def key(request: ChatRequest, model: str = "demo:1") -> str:
+    return answer_key(model, "sdk-2.1", request)
+
+
+def spelt_otherwise(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The same request, as another program would write it."""
+    other = dict(reversed(arguments.items()))
+    other["messages"] = [Message(**message) for message in arguments["messages"]]
+    other["extra"] = dict(reversed(arguments.get("extra", {}).items()))
+    if "temperature" in other:
+        other["temperature"] = float(other["temperature"])
+    if "stop" in other:
+        other["stop"] = [*reversed(other["stop"])]
+    return other
+
+
+@given(ARGUMENTS)
+def test_requests_that_mean_the_same_have_one_key(arguments: dict[str, Any]) -> None:
+    assert key(chat_request(**arguments)) == key(chat_request(**spelt_otherwise(arguments)))
+
+
+@given(ARGUMENTS, ARGUMENTS)
+def test_requests_that_differ_have_keys_that_differ(a: dict[str, Any], b: dict[str, Any]) -> None:
+    one, other = chat_request(**a), chat_request(**b)
+    alike = meaning(one) == meaning(other)
+    assert (key(one) == key(other)) == alike
+
+
+def meaning(request: ChatRequest) -> bytes:
+    """What is sent, but for the order of what has none. JSON, since True == 1 in Python."""
+    stop, extra = tuple(sorted(set(request.stop))), dict(sorted(request.extra.items()))
+    temperature = None if request.temperature is None else float(request.temperature)
+    top_p = None if request.top_p is None else float(request.top_p)
+    same = msgspec.structs.replace(
+        request, stop=stop, extra=extra, temperature=temperature, top_p=top_p
+    )
+    return msgspec.json.encode(same)
+
+
+@pytest.mark.parametrize("name", ChatRequest.__struct_fields__)
+def test_every_member_of_a_request_is_in_its_key(name: str) -> None:
+    """A member that this test does not know fails it: say in OTHERS what changes an answer."""
+    changed = [msgspec.structs.replace(HELLO, **{name: value}) for value in OTHERS[name]]
+    keys = {key(request) for request in (HELLO, *changed)}
+    assert len(keys) == 1 + len(changed)
+
+
+def test_a_member_that_is_new_is_in_the_key_by_itself_and_leaves_the_old_keys_alone() -> None:
+    class One(msgspec.Struct, frozen=True):
+        value: str
+
+    class Other(msgspec.Struct, frozen=True):
+        value: str
+
+    class Later(ChatRequest, frozen=True, kw_only=True):
+        later: One | Other | None = None
+
+    messages = HELLO.messages
+    assert key(Later(messages=messages)) == key(HELLO)
+    values = (None, One("x"), One("y"), Other("x"))
+    keys = {key(Later(messages=messages, later=each)) for each in values}
+    assert len(keys) == 4
+
+
+def test_to_leave_the_choice_of_a_tool_open_is_what_none_means() -> None:
+    assert key(msgspec.structs.replace(HELLO, tool_choice="auto")) == key(HELLO)
+
+
+def test_the_model_and_the_generation_are_in_the_key() -> None:
+    keys = {answer_key(model, "sdk-2.1", HELLO) for model in ("demo:1", "demo:2")}
+    keys.add(answer_key("demo:1", "sdk-2.0", HELLO))
+    assert len(keys) == 3
+
+
+def test_a_key_stays_what_it_is_from_one_version_to_the_next() -> None:
+    """Else every file of answers is worthless after an update. Raise FORMAT if it has to change."""
+    assert key(HELLO) == "c53024568fb63042edbad4369ff252b2bf74be3d459b2c79d40169316da6709d"
+
+
+@pytest.mark.parametrize(
+    ("request_", "deterministic"),
+    [
+        (HELLO, False),
+        ({"temperature": 0.0}, True),
+        ({"temperature": 0.1}, False),
+        ({"seed": 0}, True),
+        ({"temperature": 1.0, "seed": 7}, True),
+        ({"extra": {"temperature": 0}}, True),
+        ({"extra": {"temperature": 0}, "temperature": 1.0}, False),
+        ({"extra": {"seed": 1}}, True),
+        ({"extra": {"seed": None}}, False),
+    ],
+)
+def test_what_has_one_answer(request_: ChatRequest | dict[str, Any], deterministic: bool) -> None:  # noqa: FBT001
+    request = (
+        request_
+        if isinstance(request_, ChatRequest)
+        else msgspec.structs.replace(HELLO, **request_)
+    )
+    assert is_deterministic(request) == deterministic
+    assert is_served(request, "auto", only_deterministic=True) == deterministic
+    assert is_served(request, "auto", only_deterministic=False)
+    assert is_served(request, "always", only_deterministic=True)
+    assert not is_served(request, "never", only_deterministic=False)
+
+
+def test_whole_answers_are_kept() -> None:
+    assert [is_kept(reason) for reason in ("stop", "length", "tool_calls")] == [True] * 3
+    assert not is_kept("content_filter")

@@ -1,0 +1,190 @@
+"""Callers that want the same at the same time share one doing of it, piece by piece."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api.core.cache.shared_work import SharedWork, Work
+from foundry_api.resilience.deadline import NEVER, current, deadline
+from foundry_api.types.errors import ClientClosed, ServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from foundry_api.resilience.deadline import Deadline
+
+
+class Source(Work[int, str]):
+    """Numbers that come at the test's word."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.ended = 0
+        self.error: Exception | None = None
+        self.deadlines: list[object] = []
+        self.allowed: list[float] = []
+        self._queue: asyncio.Queue[int | None] = asyncio.Queue()
+
+    def send(self, *numbers: int | None) -> None:
+        for number in numbers:
+            self._queue.put_nowait(number)
+
+    async def run(self, receive: Callable[[list[int]], None]) -> str:
+        self.runs += 1
+        self.deadlines.append(current())
+        try:
+            while (number := await self._queue.get()) is not None:
+                receive([number])
+            if self.error:
+                raise self.error
+        finally:
+            await asyncio.sleep(0)  # cleaning up takes a while
+            self.ended += 1
+        return f"result {self.runs}"
+
+    def allow(self, deadline: Deadline) -> None:
+        self.allowed.append(deadline.limit_s)
+
+
+class Caller:
+    """Somebody who follows the work in a task of his own."""
+
+    def __init__(self, shared: SharedWork[int, str], source: Source, key: str = "key") -> None:
+        self.got: list[int] = []
+        self.task = asyncio.create_task(self._follow(shared, source, key))
+
+    async def _follow(self, shared: SharedWork[int, str], source: Source, key: str) -> str:
+        async with shared.join(key, lambda: source) as flight:
+            while await flight.more(len(self.got)):
+                self.got += flight.came[len(self.got) :]
+            return await flight.result()
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_all_get_everything_from_the_beginning_however_late_they_come() -> None:
+    shared, source = SharedWork[int, str](), Source()
+    callers = [Caller(shared, source) for _ in range(20)]
+    source.send(1, 2)
+    await settle()
+    assert [caller.got for caller in callers] == [[1, 2]] * 20
+    late = Caller(shared, source)
+    await settle()
+    assert late.got == [1, 2]
+    source.send(3, None)
+    results = await asyncio.gather(*(caller.task for caller in (*callers, late)))
+    assert results == ["result 1"] * 21
+    assert [caller.got for caller in (*callers, late)] == [[1, 2, 3]] * 21
+    assert (source.runs, source.ended, shared._flights) == (1, 1, {})
+
+
+async def test_different_streams_run_side_by_side_and_a_later_caller_makes_one_anew() -> None:
+    shared, source = SharedWork[int, str](), Source()
+    one, other = Caller(shared, source, "a"), Caller(shared, source, "b")
+    await settle()
+    assert shared.running("a")
+    source.send(None, None)
+    await asyncio.gather(one.task, other.task)
+    assert not shared.running("a")
+    source.send(None)
+    await Caller(shared, source, "a").task
+    assert source.runs == 3
+
+
+async def test_the_first_caller_who_leaves_does_not_end_it_for_the_others() -> None:
+    shared, source = SharedWork[int, str](), Source()
+    first = Caller(shared, source)
+    await settle()
+    second = Caller(shared, source)
+    source.send(1)
+    await settle()
+    first.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first.task
+    source.send(2, None)
+    await second.task
+    assert (second.got, source.runs) == ([1, 2], 1)
+
+
+async def test_the_last_caller_who_leaves_ends_it_and_waits_for_its_cleaning_up() -> None:
+    shared, source = SharedWork[int, str](), Source()
+    callers = [Caller(shared, source) for _ in range(3)]
+    source.send(1)
+    await settle()
+    for caller in callers:
+        caller.task.cancel()
+    await asyncio.gather(*(caller.task for caller in callers), return_exceptions=True)
+    assert (source.ended, shared._flights) == (1, {})
+    fresh = Caller(shared, source)
+    source.send(9, None)
+    await fresh.task
+    assert fresh.got == [9]
+
+
+async def test_who_has_seen_enough_leaves() -> None:
+    shared, source = SharedWork[int, str](), Source()
+    source.send(1, 2, 3)
+    async with shared.join("key", lambda: source) as flight:
+        assert await flight.more(0)
+    assert source.ended == 1
+
+
+async def test_a_failure_reaches_everybody_behind_what_came_as_a_copy_of_his_own() -> None:
+    shared, source = SharedWork[int, str](), Source()
+    source.error = ServerError("no")
+    callers = [Caller(shared, source) for _ in range(3)]
+    source.send(1, None)
+    failures = await asyncio.gather(*(caller.task for caller in callers), return_exceptions=True)
+    assert [str(failure) for failure in failures] == [str(source.error)] * 3
+    assert len({id(failure) for failure in (*failures, source.error)}) == 4
+    assert [caller.got for caller in callers] == [[1]] * 3
+    assert shared._flights == {}
+
+
+async def test_a_failure_that_nobody_waits_for_is_not_complained_of() -> None:
+    """Warnings are errors here: a task's exception that nobody took would be one."""
+    shared, source = SharedWork[int, str](), Source()
+    source.error = ServerError("no")
+    source.send(1, None)
+    async with shared.join("key", lambda: source):
+        await settle()  # it failed meanwhile
+    assert source.ended == 1
+
+
+async def test_the_first_callers_deadline_is_not_that_of_the_rest() -> None:
+    shared, source = SharedWork[int, str](), Source()
+    with deadline(60):
+        caller = Caller(shared, source)
+    source.send(None)
+    await caller.task
+    assert source.deadlines == [NEVER]
+
+
+async def test_who_ends_everything_says_why() -> None:
+    shared, source = SharedWork[int, str](), Source()
+    callers = [Caller(shared, source) for _ in range(3)]
+    await settle()
+    await shared.end(ClientClosed("closed"))
+    for caller in callers:
+        with pytest.raises(ClientClosed):
+            await caller.task
+    assert source.ended == 1
+
+
+def test_nothing_of_a_loop_that_is_over_is_joined() -> None:
+    shared = SharedWork[int, str]()
+
+    async def use() -> str:
+        source = Source()
+        abandoned = shared.join("key", lambda: source)
+        await abandoned.__aenter__()
+        source.send(None)
+        return await Caller(shared, source).task
+
+    assert [asyncio.run(use()) for _ in range(2)] == ["result 1"] * 2

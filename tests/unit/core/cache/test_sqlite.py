@@ -1,0 +1,537 @@
+"""Answers in a file that is shared, damaged, locked, removed or out of reach."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sqlite3
+import stat
+import sys
+import threading
+from contextlib import asynccontextmanager, closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api.core.cache import file as shelf
+from foundry_api.core.cache import sqlite
+from foundry_api.core.cache.sqlite import SqliteCache
+from foundry_api.types.errors import ConfigurationError
+from foundry_api.types.events import CacheTrouble, Event
+from service.helpers import eventually_async, start_program
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+ANSWER = b"an answer " * 400
+posix_only = pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+as_a_user = pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() == 0, reason="root may write where nobody may"
+)
+
+
+class Caches:
+    """Caches on one file, as several programs have them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.events: list[Event] = []
+        self.caches: list[SqliteCache] = []
+        self.waits: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds > sqlite.LONGEST_WAIT_S:  # until a claim is renewed
+            await asyncio.sleep(seconds)
+        self.waits.append(seconds)
+        await asyncio.sleep(0.001)
+
+    def one(self, **options: object) -> SqliteCache:
+        cache = SqliteCache(self.path, sleep=self.sleep, **options)  # type: ignore[arg-type] # a test's own
+        cache.attach(None, self.events.append)
+        self.caches.append(cache)
+        return cache
+
+    @property
+    def troubles(self) -> list[CacheTrouble]:
+        return [event for event in self.events if isinstance(event, CacheTrouble)]
+
+
+@pytest.fixture
+async def caches(tmp_path: Path) -> AsyncIterator[Caches]:
+    caches = Caches(tmp_path / "cache" / "answers.db")
+    yield caches
+    for cache in caches.caches:
+        await cache.close()
+    assert not [each for each in threading.enumerate() if "foundry-api-cache" in each.name]
+
+
+async def test_what_one_keeps_another_finds_also_after_closing(caches: Caches) -> None:
+    a, b = caches.one(), caches.one()
+    assert await a.get("k") is None
+    assert await a.put("k", ANSWER, model="demo:1")
+    assert await b.get("k") == ANSWER
+    await a.close()
+    assert await a.get("k") == ANSWER
+    assert (await b.stats()).entries == 1
+    assert await b.models() == {"demo:1": (1, 4001)}
+    assert await a.clear() == 1
+    assert await b.get("k") is None
+
+
+@posix_only
+async def test_only_this_user_can_read_it(caches: Caches) -> None:
+    cache = caches.one()
+    await cache.put("k", ANSWER, model="demo:1")
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in caches.path.parent.iterdir()}
+    assert modes.pop("answers.db") == 0o600
+    assert set(modes.values()) == {0o600}
+    assert stat.S_IMODE(caches.path.parent.stat().st_mode) == 0o700
+
+
+@posix_only
+async def test_a_file_that_others_could_read_is_closed_to_them(caches: Caches) -> None:
+    caches.path.parent.mkdir()
+    caches.path.touch(mode=0o644)
+    await caches.one().put("k", ANSWER, model="demo:1")
+    assert stat.S_IMODE(caches.path.stat().st_mode) == 0o600
+
+
+async def test_closing_what_was_never_used_or_is_closed_does_nothing(caches: Caches) -> None:
+    cache = caches.one()
+    await cache.close()
+    await cache.put("k", ANSWER, model="demo:1")
+    await cache.close()
+    await cache.close()
+    assert not [each for each in threading.enumerate() if "foundry-api-cache" in each.name]
+
+
+def test_it_serves_one_event_loop_after_another(tmp_path: Path) -> None:
+    cache = SqliteCache(tmp_path / "answers.db")
+    asyncio.run(put(cache))
+    assert asyncio.run(cache.get("k")) == ANSWER
+    asyncio.run(cache.close())
+
+
+async def put(cache: SqliteCache) -> bool:
+    return await cache.put("k", ANSWER, model="demo:1")
+
+
+async def test_a_slow_disk_does_not_hold_up_the_loop(caches: Caches) -> None:
+    """Another process writes: the put waits in its thread, and the loop goes round meanwhile."""
+    cache = caches.one()
+    await put(cache)
+    with closing(sqlite3.connect(caches.path, isolation_level=None)) as other:
+        other.execute("begin immediate")
+        putting = asyncio.create_task(put(cache))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not putting.done()
+        other.execute("commit")
+        assert await putting
+
+
+async def test_who_is_cancelled_leaves_no_claim_behind(caches: Caches) -> None:
+    a, b = caches.one(), caches.one()
+    await put(a)
+    for rounds in range(30):
+
+        async def make() -> None:
+            async with a.turn("other"):
+                await asyncio.Event().wait()
+
+        making = asyncio.create_task(make())
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        making.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await making
+    async with b.turn("other") as made:
+        assert made is None
+    assert caches.waits == []
+
+
+async def test_of_those_who_ask_the_same_one_makes_it_and_the_others_wait(caches: Caches) -> None:
+    a, b = caches.one(), caches.one()
+    async with a.turn("k") as made:
+        assert made is None
+        waiting = asyncio.create_task(turn(b))
+        await eventually_async(lambda: len(caches.waits) >= 7)
+        await put(a)
+    assert await waiting == ANSWER
+    assert caches.waits[:7] == [0.01, 0.02, 0.04, 0.08, 0.16, 0.25, 0.25]
+
+
+async def turn(cache: SqliteCache, key: str = "k") -> bytes | None:
+    async with cache.turn(key) as made:
+        return made
+
+
+async def test_who_failed_lets_the_next_one_try(caches: Caches) -> None:
+    a, b = caches.one(), caches.one()
+    with pytest.raises(ZeroDivisionError):
+        async with a.turn("k"):
+            raise ZeroDivisionError
+    assert await turn(b) is None
+    assert caches.waits == []
+
+
+async def test_a_claim_is_renewed_as_long_as_the_work_takes(caches: Caches) -> None:
+    async def shortly(seconds: float) -> None:
+        del seconds
+        await asyncio.sleep(0.001)
+
+    cache = SqliteCache(caches.path, sleep=shortly)
+    caches.caches.append(cache)
+    async with cache.turn("k"):
+        first = lapses_at(caches.path)
+        await eventually_async(lambda: lapses_at(caches.path) > first)
+    assert await turn(caches.one()) is None
+
+
+def lapses_at(path: Path) -> float:
+    with closing(sqlite3.connect(path)) as other:
+        (until,) = other.execute("select until from claims").fetchone()
+        return float(until)
+
+
+# --- what may happen to the file ---
+
+
+def header_damaged(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(16)
+        file.write(b"\xff" * 44)
+
+
+def pages_broken(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom(path.stat().st_size - 4096))
+
+
+def cut_short(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+DAMAGES = [header_damaged, pages_broken, cut_short]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_a_damaged_file_is_set_aside_and_a_new_one_begun(
+    caches: Caches, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = caches.one()
+    for number in range(40):
+        await cache.put(str(number), ANSWER, model="demo:1")
+    await cache.close()
+    damage(caches.path)
+    await cache.get("1")
+    assert await put(cache)
+    assert await cache.get("k") == ANSWER
+    aside = caches.path.with_name("answers.db.corrupt-1")
+    assert aside.exists()
+    (trouble,) = caches.troubles
+    assert trouble.aside == str(aside)
+    assert trouble.path == str(caches.path)
+    (record,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert str(aside) in record.message
+
+
+async def test_a_file_that_is_damaged_while_it_is_open_is_set_aside(caches: Caches) -> None:
+    a, b = caches.one(), caches.one()
+    for cache in (a, b):
+        for number in range(40):
+            await cache.put(str(number), ANSWER, model="demo:1")
+    await asyncio.to_thread(checkpoint, caches.path)
+    pages_broken(caches.path)
+    for cache in (a, b):
+        for number in range(40):
+            await cache.get(str(number))
+        assert await put(cache)
+    assert await a.get("k") == await b.get("k") == ANSWER
+    assert len(caches.troubles) == 1  # the second one saw that there is a new file
+
+
+def checkpoint(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("pragma wal_checkpoint(truncate)")
+
+
+@pytest.mark.parametrize("keep", [0, 0.5, 0.9])
+async def test_a_cut_log_loses_the_last_answers_at_most(caches: Caches, keep: float) -> None:
+    """A killed program leaves a file and a write-ahead log, of which the end may be missing."""
+    program = start_program(LEAVES_A_LOG, str(caches.path))
+    assert program.stdout is not None
+    assert program.stdout.readline() == "written\n"
+    program.kill()
+    program.communicate()
+    log = caches.path.with_name("answers.db-wal")
+    os.truncate(log, int(log.stat().st_size * keep))
+    cache = caches.one()
+    found = [number for number in range(40) if await cache.get(str(number))]
+    assert found == list(range(len(found)))
+    assert len(found) < 40
+    assert await put(cache)
+    assert caches.troubles == []
+
+
+LEAVES_A_LOG = """
+import asyncio, sys, time
+from foundry_api.core.cache.sqlite import SqliteCache
+
+async def main():
+    cache = SqliteCache(sys.argv[1])
+    for number in range(40):
+        await cache.put(str(number), b"an answer " * 100, model="demo:1")
+    print("written", flush=True)
+    time.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_log_of_garbage_is_no_matter(caches: Caches) -> None:
+    cache = caches.one()
+    await put(cache)
+    await cache.close()
+    caches.path.with_name("answers.db-wal").write_bytes(os.urandom(50_000))
+    assert await cache.get("k") == ANSWER
+
+
+async def test_the_last_damaged_files_are_kept_and_clearing_removes_them(
+    caches: Caches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shelf, "MOST_SET_ASIDE", 10)
+    cache = caches.one()
+    for _ in range(5):
+        await put(cache)
+        await cache.close()
+        header_damaged(caches.path)
+    await put(cache)
+    names = [path.name for path in sorted(caches.path.parent.glob("*corrupt*"))]
+    assert names == [f"answers.db.corrupt-{number}" for number in (3, 4, 5)]
+    await cache.clear()
+    assert not list(caches.path.parent.glob("*corrupt*"))
+
+
+async def test_a_disk_that_damages_every_file_is_not_fed_for_ever(
+    caches: Caches, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = caches.one()
+    for _ in range(6):
+        await put(cache)
+        await cache.close()
+        header_damaged(caches.path)
+    assert await cache.get("k") is None
+    assert len(list(caches.path.parent.glob("*corrupt*"))) == 3
+    assert caches.troubles[-1].aside is None
+
+
+@pytest.mark.parametrize("version", [0, 99])
+async def test_a_file_of_another_format_is_set_aside(caches: Caches, version: int) -> None:
+    cache = caches.one()
+    await put(cache)
+    await cache.close()
+    with closing(sqlite3.connect(caches.path)) as other:
+        other.execute(f"pragma user_version = {version}")
+    assert await cache.get("k") is None
+    assert await put(cache)
+    assert caches.path.with_name("answers.db.format-1").exists()
+    assert "format" in caches.troubles[0].problem
+
+
+async def test_another_programs_database_is_left_alone(
+    caches: Caches, caplog: pytest.LogCaptureFixture
+) -> None:
+    caches.path.parent.mkdir()
+    with closing(sqlite3.connect(caches.path)) as other:
+        other.execute("create table mine (x)")
+    before = caches.path.read_bytes()
+    cache = caches.one()
+    assert not await put(cache)
+    assert await cache.get("k") is None
+    assert caches.path.read_bytes() == before
+    assert len(caches.troubles) == 1
+    with pytest.raises(ConfigurationError, match="database of another program"):
+        await cache.clear()
+    with pytest.raises(ConfigurationError, match="another program"):
+        await cache.stats()
+
+
+async def test_a_file_that_was_removed_or_replaced_is_begun_anew(caches: Caches) -> None:
+    a = caches.one()
+    await put(a)
+    for side in ("", "-wal", "-shm"):
+        caches.path.with_name(f"answers.db{side}").unlink(missing_ok=True)
+    assert await a.get("k") is None
+    assert await put(a)
+    assert await caches.one().get("k") == ANSWER
+    assert caches.troubles == []
+
+
+async def test_a_directory_in_its_place_is_told_once(
+    caches: Caches, caplog: pytest.LogCaptureFixture
+) -> None:
+    caches.path.mkdir(parents=True)
+    cache = caches.one()
+    for _ in range(3):
+        assert not await put(cache)
+        assert await cache.get("k") is None
+    assert await turn(cache) is None
+    assert len(caches.troubles) == 1
+    warnings = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert len(warnings) == 1
+    assert "calls go on without the cache" in warnings[0].message
+
+
+@as_a_user
+async def test_a_read_only_directory_is_never_fatal(caches: Caches) -> None:
+    caches.path.parent.mkdir(mode=0o500)
+    assert not await put(caches.one())
+    assert len(caches.troubles) == 1
+
+
+@posix_only
+async def test_a_full_disk_is_never_fatal(caches: Caches, tmp_path: Path) -> None:
+    """A bound on the size of files does what a full disk does, without one."""
+    program = start_program(FULL_DISK, str(caches.path))
+    output, errors = program.communicate(timeout=60)
+    assert (output, program.returncode) == ("True\nFalse\nTrue\n1\n", 0), errors
+    assert await caches.one().get("small") == b"x"
+
+
+FULL_DISK = """
+import asyncio, os, resource, signal, sys
+from foundry_api.core.cache.sqlite import SqliteCache
+
+async def main():
+    told = []
+    cache = SqliteCache(sys.argv[1])
+    cache.attach(None, told.append)
+    print(await cache.put("small", b"x", model="demo:1"))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    print(await cache.put("large", os.urandom(1_000_000), model="demo:1"))
+    await cache.put("larger", os.urandom(1_000_000), model="demo:1")
+    print(await cache.get("small") == b"x")
+    await cache.close()
+    print(len(told))
+
+asyncio.run(main())
+"""
+
+
+# --- other programs ---
+
+MAKES_AND_HANGS = """
+import asyncio, sys
+from foundry_api.core.cache import sqlite
+from foundry_api.core.cache.sqlite import SqliteCache
+
+async def main():
+    sqlite.LEASE_S = float(sys.argv[2])
+    async with SqliteCache(sys.argv[1]).turn("k") as made:
+        print(made, flush=True)
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@asynccontextmanager
+async def maker(path: Path) -> AsyncIterator[subprocess.Popen[str]]:
+    """A program that makes an answer and never comes to an end."""
+    program = start_program(MAKES_AND_HANGS, str(path), "15.0")
+    try:
+        assert program.stdout is not None
+        assert await asyncio.to_thread(program.stdout.readline) == "None\n"
+        yield program
+    finally:
+        program.kill()
+        program.communicate()
+
+
+async def test_when_the_maker_is_killed_another_takes_over(caches: Caches) -> None:
+    async with maker(caches.path) as program:
+        cache = SqliteCache(caches.path)
+        waiting = asyncio.create_task(turn(cache))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        program.send_signal(signal.SIGKILL if os.name == "posix" else signal.SIGTERM)
+        assert await asyncio.wait_for(waiting, 5) is None
+        await cache.close()
+
+
+@posix_only
+async def test_when_the_makers_lease_ran_out_another_takes_over(
+    caches: Caches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was stopped, so it lives and renews nothing. What it does when it goes on harms nobody."""
+    monkeypatch.setattr(sqlite, "LEASE_S", 1.0)
+    program = start_program(MAKES_AND_HANGS, str(caches.path), "1.0")
+    assert program.stdout is not None
+    assert await asyncio.to_thread(program.stdout.readline) == "None\n"
+    program.send_signal(signal.SIGSTOP)
+    cache = SqliteCache(caches.path)
+    async with asyncio.timeout(10), cache.turn("k") as made:
+        assert made is None
+        program.send_signal(signal.SIGCONT)
+        await asyncio.sleep(0.5)  # time for its next renewal
+        program.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(program.communicate)
+        await put(cache)
+    assert await cache.get("k") == ANSWER
+    await cache.close()
+
+
+async def test_many_programs_write_side_by_side_and_lose_nothing(caches: Caches) -> None:
+    programs = [start_program(WRITES, str(caches.path), str(number)) for number in range(4)]
+    ends = [await asyncio.to_thread(program.communicate) for program in programs]
+    assert ends == [("50 50\n", "")] * len(programs)
+    assert not any(program.returncode for program in programs)
+    stats = await caches.one().stats()
+    assert (stats.entries, stats.stores, stats.hits) == (200, 200, 200)
+
+
+WRITES = """
+import asyncio, sys
+from foundry_api.core.cache.sqlite import SqliteCache
+
+async def main():
+    cache = SqliteCache(sys.argv[1])
+    keys = [f"{sys.argv[2]}-{number}" for number in range(50)]
+    kept = [await cache.put(key, key.encode() * 100, model="demo:1") for key in keys]
+    found = [await cache.get(key) == key.encode() * 100 for key in keys]
+    await cache.close()
+    print(sum(kept), sum(found))
+
+asyncio.run(main())
+"""
+
+
+async def test_a_python_without_sqlite_goes_on_without_a_cache(
+    caches: Caches, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("database", "shelf", "file"):
+        monkeypatch.delitem(sys.modules, f"foundry_api.core.cache.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "sqlite3", None)
+    cache = caches.one()
+    assert not await put(cache)
+    assert await cache.get("k") is None
+    assert sum(each.levelno == logging.WARNING for each in caplog.records) == 1
+    with pytest.raises(ConfigurationError, match="no SQLite"):
+        await cache.stats()
+
+
+async def test_the_file_lies_in_the_home_of_the_first_client(tmp_path: Path) -> None:
+    cache = SqliteCache()
+    cache.attach(tmp_path / "home", print)
+    cache.attach(tmp_path / "other", print)
+    assert cache.path == tmp_path / "home" / "cache" / "answers.db"
+    cache.detach(print)
+    cache.detach(print)
+    cache.detach(print)

@@ -1,0 +1,182 @@
+"""What one client asks of the file that it shares with others, and goes on without."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api.core.residency.coordination import Home, Nobody, program_name, service_name
+from foundry_api.types.errors import ModelInUse
+from foundry_api.types.messages import Model
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+URL = "http://127.0.0.1:5273"
+MANY = 7
+DEMO = Model(id="demo:1", alias="demo", catalog="local", cached=True)
+
+
+class Clients:
+    """Clients of one home, whose waits are counted and take no time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.waits: list[float] = []
+        self.waited_long = asyncio.Event()
+        self.homes: list[Home] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        if len(self.waits) >= MANY:
+            self.waited_long.set()
+        await asyncio.sleep(0)
+
+    def one(self) -> Home:
+        home = Home(self.path, 60.0, self.sleep)
+        self.homes.append(home)
+        return home
+
+
+@pytest.fixture
+async def clients(tmp_path: Path) -> AsyncIterator[Clients]:
+    clients = Clients(tmp_path / "uses.db")
+    yield clients
+    for home in clients.homes:
+        await home.leave()
+
+
+async def test_a_client_that_leaves_uses_nothing(clients: Clients) -> None:
+    home, other = clients.one(), clients.one().at(URL)
+    await home.at(URL).claim("demo:1")
+    (user,) = await other.users("demo:1")
+    assert user.program == program_name(sys.argv)
+    await home.leave()
+    assert await other.users("demo:1") == ()
+
+
+async def test_the_loopback_is_one_service_however_it_is_spelt(clients: Clients) -> None:
+    await clients.one().at("http://localhost:5273").claim("demo:1")
+    assert await clients.one().at("http://127.0.0.1:5273/").users("demo:1")
+    assert not await clients.one().at("http://127.0.0.1:5274").users("demo:1")
+    assert service_name("https://models.example/foundry") == "https://models.example/foundry"
+    assert service_name("http://[::1]:1/x") == "127.0.0.1:1/x"
+
+
+async def test_a_claim_waits_for_an_unload_to_end_with_longer_and_longer_pauses(
+    clients: Clients,
+) -> None:
+    a, b = clients.one().at(URL), clients.one().at(URL)
+    async with a.lease("demo:1", "unload", for_s=60, quiet_s=0):
+        claiming = asyncio.create_task(b.claim("demo:1"))
+        await clients.waited_long.wait()
+        assert not claiming.done()
+    await claiming
+    assert clients.waits[:MANY] == [0.01, 0.02, 0.04, 0.08, 0.16, 0.25, 0.25]
+
+
+async def test_two_clients_change_a_model_one_after_the_other(clients: Clients) -> None:
+    order: list[str] = []
+
+    async def change(name: str) -> None:
+        async with clients.one().at(URL).lease("demo:1", "load", for_s=60):
+            order.append(name)
+            await asyncio.sleep(0.01)
+            order.append(name)
+
+    await asyncio.gather(*map(change, "abc"))
+    assert order[::2] == order[1::2]
+
+
+async def test_a_model_in_use_is_not_leased_and_nothing_is_left_of_the_attempt(
+    clients: Clients,
+) -> None:
+    a, b = clients.one().at(URL), clients.one().at(URL)
+    await a.claim("demo:1")
+    with pytest.raises(ModelInUse, match=r"demo:1 is used by .+ \(pid \d+\), last 0 s ago"):
+        async with b.lease("demo:1", "unload", for_s=60, quiet_s=0):
+            pytest.fail("it was granted")
+    async with a.lease("demo:1", "unload", for_s=60, quiet_s=0):
+        pass
+
+
+async def test_who_is_cancelled_while_asking_leaves_no_lease_behind(clients: Clients) -> None:
+    a, b = clients.one().at(URL), clients.one().at(URL)
+    await a.users("demo:1")
+    for turns in range(4):
+        asking = asyncio.create_task(a.lease("demo:1", "unload", for_s=60).__aenter__())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        async with asyncio.timeout(5), b.lease("demo:1", "load", for_s=60):
+            pass
+
+
+async def test_renewing_tells_which_models_may_be_gone(clients: Clients) -> None:
+    a, b = clients.one().at(URL), clients.one().at(URL)
+    await a.claim("demo:1")
+    assert await a.renew({"demo:1": 1.0}) == set()
+    await b.unloaded("demo:1")
+    assert await a.renew({"demo:1": 1.0}) == {"demo:1"}
+
+
+async def test_a_home_knows_what_its_clients_loaded(clients: Clients) -> None:
+    await clients.one().at(URL).loaded(DEMO)
+    known = await clients.one().at(URL).known()
+    assert known
+    assert known["demo:1"].model.alias == "demo"
+
+
+async def test_without_the_file_a_client_works_alone_and_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "state").write_text("in the way", encoding="utf-8")
+    home = Home(tmp_path / "state" / "uses.db", 60.0)
+    others = home.at(URL)
+    await others.claim("demo:1")
+    await others.loaded(DEMO)
+    await others.unloaded("demo:1")
+    async with others.lease("demo:1", "unload", for_s=60, quiet_s=0):
+        pass
+    assert await others.users("demo:1") == ()
+    assert await others.known() == {}
+    assert await others.renew({"demo:1": 1.0}) == set()
+    await home.leave()
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert [record.getMessage() for record in warnings] == [
+        f"loading and unloading is not agreed on with other programs: {warnings[0].args[0]}"  # type: ignore[index]
+    ]
+
+
+async def test_where_nobody_else_is_nothing_is_asked() -> None:
+    nobody = Nobody()
+    await nobody.claim("demo:1")
+    await nobody.loaded(DEMO)
+    await nobody.unloaded("demo:1")
+    async with nobody.lease("demo:1", "unload", for_s=60, quiet_s=0):
+        assert await nobody.users("demo:1") == ()
+    assert await nobody.renew({"demo:1": 1.0}) == ()
+    assert await nobody.known() is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["/home/u/assistant.py", "--fast"], "assistant.py"),
+        (["assistant"], "assistant"),
+        (["/site-packages/foundry_api/__main__.py", "chat"], "foundry_api"),
+        (["-c"], Path(sys.executable).name),
+        ([""], Path(sys.executable).name),
+        ([], Path(sys.executable).name),
+        (["x" * 500], "x" * 80),
+    ],
+)
+def test_a_program_is_called_what_people_call_it(arguments: list[str], name: str) -> None:
+    assert program_name(arguments) == name

@@ -1,0 +1,158 @@
+"""What has to leave memory for a new model, and what may not."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api.core.residency.policy import ModelResidency, Resident, victims
+from foundry_api.types.errors import ConfigurationError, MemoryBudgetExceeded
+from foundry_api.types.messages import Model, ModelUser
+from foundry_api.types.settings import Settings
+
+SOMEBODY = ModelUser(program="chat.py", pid=7, last_used_s=4.0)
+
+
+def model(name: str, size_mb: int | None = None) -> Model:
+    return Model(id=f"{name}:1", alias=name, catalog="local", size_mb=size_mb)
+
+
+def resident(
+    name: str, size_mb: int | None, last_used: float = 0.0, *, used: bool = False, stays: str = ""
+) -> Resident:
+    users = (SOMEBODY,) if used else ()
+    return Resident(model=model(name, size_mb), last_used=last_used, users=users, stays=stays)
+
+
+def names(chosen: tuple[Resident, ...]) -> list[str]:
+    return [each.model.alias for each in chosen]
+
+
+BUDGET = ModelResidency(memory_budget_mb=1000)
+OLD, MIDDLE, NEW = resident("old", 400, 1), resident("middle", 300, 2), resident("new", 200, 3)
+
+
+@pytest.mark.parametrize(
+    ("size_mb", "gone"),
+    [
+        (100, []),
+        (101, ["old"]),
+        (500, ["old"]),
+        (501, ["old", "middle"]),
+        (1000, ["old", "middle", "new"]),
+    ],
+)
+def test_the_least_recently_used_go_first_and_no_more_than_needed(
+    size_mb: int, gone: list[str]
+) -> None:
+    assert names(victims([NEW, OLD, MIDDLE], model("next", size_mb), BUDGET)) == gone
+
+
+def test_a_model_that_is_in_memory_needs_no_room() -> None:
+    assert victims([OLD, MIDDLE, NEW], model("old", 9000), BUDGET) == ()
+
+
+def test_a_number_of_models_is_a_bound_as_well() -> None:
+    assert names(victims([OLD, NEW], model("next"), ModelResidency(max_loaded=2))) == ["old"]
+    both = ModelResidency(max_loaded=2, memory_budget_mb=450)
+    assert names(victims([OLD, NEW], model("next", 300), both)) == ["old", "new"]
+
+
+def test_an_unknown_size_counts_as_nothing() -> None:
+    unknown = resident("unknown", None, 0.5)
+    assert victims([unknown], model("next", 1000), BUDGET) == ()
+    assert names(victims([unknown, NEW], model("next", 900), BUDGET)) == ["unknown", "new"]
+
+
+def test_one_with_calls_in_flight_comes_last_as_they_have_to_end_first() -> None:
+    busy = resident("busy", 500, 0, used=True)
+    assert names(victims([busy, NEW], model("next", 450), BUDGET)) == ["new"]
+    assert names(victims([busy, NEW], model("next", 900), BUDGET)) == ["new", "busy"]
+
+
+def test_nothing_goes_for_a_model_that_would_not_fit_anyway() -> None:
+    with pytest.raises(MemoryBudgetExceeded, match="1001 MB by itself, and the budget is 1000 MB"):
+        victims([OLD], model("huge", 1001), BUDGET)
+
+
+def test_the_error_says_what_stays_why_and_how_much_it_would_take() -> None:
+    theirs = resident("theirs", 600, used=True, stays="chat.py")
+    strange = resident("strange", None, stays="loaded by a stranger")
+    with pytest.raises(MemoryBudgetExceeded) as caught:
+        victims([theirs, strange, OLD], model("next", 500), BUDGET)
+    error = caught.value
+    assert error.message == (
+        "with what has to stay, next:1 would take 1100 MB in 3 models, and the budget is 1000 MB; "
+        "in memory: theirs:1 (600 MB, used by chat.py (pid 7), last 4 s ago), "
+        "strange:1 (of unknown size, loaded by a stranger), old:1 (400 MB)"
+    )
+    assert error.users == (SOMEBODY,)
+    assert error.model == "next:1"
+
+
+residents = st.lists(
+    st.builds(
+        Resident,
+        model=st.builds(
+            Model,
+            id=st.uuids().map(str),
+            alias=st.just("m"),
+            catalog=st.just("local"),
+            size_mb=st.none() | st.integers(0, 500),
+        ),
+        last_used=st.floats(0, 100),
+        users=st.sampled_from([(), (SOMEBODY,)]),
+        stays=st.sampled_from(["", "theirs"]),
+    ),
+    max_size=8,
+)
+
+
+@given(
+    residents=residents,
+    size_mb=st.none() | st.integers(0, 1000),
+    budget_mb=st.none() | st.integers(1, 1500),
+    most=st.none() | st.integers(1, 6),
+)
+def test_whatever_is_in_memory_the_bounds_hold_afterwards_and_none_goes_in_vain(
+    residents: list[Resident], size_mb: int | None, budget_mb: int | None, most: int | None
+) -> None:
+    policy = ModelResidency(memory_budget_mb=budget_mb, max_loaded=most)
+    coming = model("next", size_mb)
+
+    def fits(stay: list[Resident]) -> bool:
+        total = sum(each.size_mb for each in stay) + (size_mb or 0)
+        return total <= (budget_mb or 10**9) and len(stay) < (most or 10**9)
+
+    try:
+        gone = victims(residents, coming, policy)
+    except MemoryBudgetExceeded:
+        assert not fits([each for each in residents if each.stays])
+        return
+    assert not [each for each in gone if each.stays]
+    assert fits([each for each in residents if each not in gone])
+    assert not gone or not fits([each for each in residents if each not in gone[:-1]])
+    order = [(bool(each.users), each.last_used) for each in gone]
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"idle_timeout_s": 0}, {"memory_budget_mb": -1}, {"max_loaded": 0}, {"hold_s": float("nan")}],
+)
+def test_a_policy_that_cannot_work_is_refused_by_name(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        ModelResidency(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_settings_are_a_policy() -> None:
+    policy = ModelResidency.of(Settings(model_idle_s=60, memory_budget_mb=4000))
+    assert policy == ModelResidency(idle_timeout_s=60, memory_budget_mb=4000)
+    assert policy.bounded
+    assert not ModelResidency.of(Settings()).bounded
+
+
+def test_a_call_begins_only_while_the_next_renewal_comes_in_time() -> None:
+    policy = ModelResidency(hold_s=60)
+    assert policy.sure_s + policy.renew_s < policy.hold_s

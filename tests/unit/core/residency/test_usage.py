@@ -1,0 +1,118 @@
+"""Calls in flight are counted, and one thing at a time is done to a model."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api.core.residency.usage import ModelUses, Turns
+
+if TYPE_CHECKING:
+    from support.no_real_time import Run
+
+
+def busy(calls: int) -> ModelUses:
+    uses = ModelUses()
+    uses.calls = calls
+    return uses
+
+
+async def test_a_model_without_calls_is_drained_at_once() -> None:
+    assert await busy(0).drain(0)
+    assert await busy(0).drain(30)
+
+
+async def test_without_time_a_call_in_flight_is_not_waited_for() -> None:
+    assert not await busy(1).drain(0)
+
+
+def test_draining_ends_with_the_last_call(run: Run) -> None:
+    async def scene() -> None:
+        uses, loop = busy(2), asyncio.get_running_loop()
+        loop.call_later(3, uses.ended, 3.0)
+        loop.call_later(5, uses.ended, 5.0)
+        assert await uses.drain(30)
+        assert (loop.time(), uses.calls, uses.last_used) == (5, 0, 5.0)
+
+    run(scene())
+
+
+def test_draining_has_an_end(run: Run) -> None:
+    async def scene() -> None:
+        uses, loop = busy(2), asyncio.get_running_loop()
+        loop.call_later(3, uses.ended, 3.0)
+        assert not await uses.drain(30)
+        assert (loop.time(), uses.calls) == (30, 1)
+        uses.ended(31.0)
+        assert await uses.drain(30)
+
+    run(scene())
+
+
+def test_those_for_whom_a_model_was_loaded_are_let_begin_but_not_waited_for_long(run: Run) -> None:
+    async def scene() -> None:
+        uses, loop = ModelUses(), asyncio.get_running_loop()
+        uses.waiting = uses.arriving = 2
+        loop.call_later(1, uses.arrived)
+        loop.call_later(2, uses.arrived)
+        await uses.taken(30)
+        assert (loop.time(), uses.waiting, uses.arriving) == (2, 0, 0)
+        uses.waiting = uses.arriving = 1
+        await uses.taken(3)
+        assert loop.time() == 5
+
+    run(scene())
+
+
+def test_one_who_left_while_it_was_loading_is_not_waited_for() -> None:
+    uses = ModelUses()
+    uses.waiting = 2
+    uses.arrived()
+    assert (uses.waiting, uses.arriving) == (1, 0)
+
+
+async def test_turns_of_a_key_are_taken_in_the_order_they_were_asked_for() -> None:
+    turns, order = Turns(), list[int]()
+
+    async def take(number: int) -> None:
+        async with turns.turn("a"):
+            order.append(number)
+            await asyncio.sleep(0)
+            order.append(number)
+
+    await asyncio.gather(*map(take, range(4)))
+    assert order == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert turns._turns == {}
+
+
+async def test_turns_of_two_keys_do_not_wait_for_each_other() -> None:
+    turns = Turns()
+    async with turns.turn("a"), asyncio.timeout(1), turns.turn("b"):
+        pass
+
+
+async def test_who_is_cancelled_while_it_waits_leaves_its_place() -> None:
+    turns = Turns()
+    async with turns.turn("a"):
+        waiting = asyncio.create_task(turns.turn("a").__aenter__())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    assert turns._turns == {}
+
+
+def test_the_same_turns_serve_one_event_loop_after_another() -> None:
+    turns = Turns()
+
+    async def crowd() -> None:
+        async def take() -> None:
+            async with turns.turn("a"):
+                await asyncio.sleep(0)
+
+        await asyncio.gather(take(), take())
+
+    asyncio.run(crowd())
+    asyncio.run(crowd())

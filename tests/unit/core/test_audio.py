@@ -1,0 +1,233 @@
+"""WAV files of every kind are divided at silence, and nothing of them is lost."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from foundry_api.core.audio import WINDOW_S, duration_s, next_cut, part_of, read_wave
+from foundry_api.core.transcriptions import Recording
+from foundry_api.types.errors import InvalidRequest
+from support.scripted_model.audio import SAMPLE_RATE, flac_head, silent_mp3
+
+Samples = npt.NDArray[np.float64]
+RATE = 8000
+PCM, FLOAT, A_LAW, MU_LAW = 1, 3, 6, 7
+KINDS = [
+    (PCM, 8),
+    (PCM, 16),
+    (PCM, 24),
+    (PCM, 32),
+    (FLOAT, 32),
+    (FLOAT, 64),
+    (A_LAW, 8),
+    (MU_LAW, 8),
+]
+
+
+def wav(
+    data: bytes, encoding: int = PCM, bits: int = 16, channels: int = 1, size: int | None = None
+) -> bytes:
+    frame = channels * bits // 8
+    described = struct.pack("<HHIIHH", encoding, channels, RATE, RATE * frame, frame, bits)
+    size = len(data) if size is None else size
+    chunks = b"LIST" + struct.pack("<I", 3) + b"abc\0"
+    chunks += b"fmt " + struct.pack("<I", len(described)) + described
+    chunks += b"data" + struct.pack("<I", size) + data
+    return b"RIFF" + struct.pack("<I", min(4 + len(chunks), 2**32 - 1)) + b"WAVE" + chunks
+
+
+def samples(*stretches: tuple[float, float]) -> Samples:
+    """Noise, from -1 to 1: stretches of so many seconds, each so loud."""
+    rng = np.random.default_rng(1)
+    return np.concatenate([rng.uniform(-v, v, int(s * RATE)) for s, v in stretches])
+
+
+def encoded(values: Samples, encoding: int, bits: int) -> bytes:
+    if encoding == FLOAT:
+        return values.astype(f"<f{bits // 8}").tobytes()
+    if encoding in {A_LAW, MU_LAW}:
+        loud = (np.abs(values) * 127).astype(np.uint8)
+        signed = loud | np.where(values > 0, 0x80, 0).astype(np.uint8)
+        return (signed ^ (0x55 if encoding == A_LAW else 0x7F)).astype(np.uint8).tobytes()
+    if bits == 8:
+        return (values * 127 + 128).astype(np.uint8).tobytes()
+    whole = (values * (2 ** (bits - 1) - 1)).astype("<i4")
+    if bits == 24:
+        return whole.view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+    return whole.astype(f"<i{bits // 8}").tobytes()
+
+
+def cuts(content: bytes) -> list[float]:
+    """Where a file is divided, in seconds."""
+    file = io.BytesIO(content)
+    wave = read_wave(file)
+    assert wave
+    ends: list[int] = []
+    start = 0
+    while start < wave.frames:
+        start = next_cut(file, wave, start)
+        ends.append(start)
+    assert all(b - a <= WINDOW_S * RATE for a, b in zip([0, *ends], ends, strict=False))
+    return [end / RATE for end in ends]
+
+
+@pytest.mark.parametrize(("encoding", "bits"), KINDS)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_it_is_divided_in_a_pause(encoding: int, bits: int, channels: int) -> None:
+    spoken = samples((23, 0.8), (0.5, 0.001), (33, 0.8))
+    data = encoded(np.repeat(spoken, channels), encoding, bits)
+    first, *_, last = cuts(wav(data, encoding, bits, channels))
+    assert 23 < first < 23.5
+    assert last == 56.5
+
+
+@pytest.mark.parametrize("seconds", [30.1, 33, 59.9, 60, 61, 95, 300])
+def test_no_part_is_too_long_or_very_short(seconds: float) -> None:
+    ends = cuts(wav(encoded(samples((seconds, 0.5)), PCM, 16)))
+    assert min(b - a for a, b in zip([0, *ends], ends, strict=False)) >= 5
+
+
+@pytest.mark.parametrize(("encoding", "bits"), KINDS)
+def test_the_parts_have_every_byte_and_the_same_format(encoding: int, bits: int) -> None:
+    data = encoded(samples((70, 0.5)), encoding, bits)
+    file = io.BytesIO(wav(data, encoding, bits))
+    wave = read_wave(file)
+    assert wave
+    together, start = b"", 0
+    while start < wave.frames:
+        end = next_cut(file, wave, start)
+        part = io.BytesIO(b"".join(part_of(file, wave, start, end)))
+        found = read_wave(part)
+        assert found
+        assert (found.description, found.frames) == (wave.description, end - start)
+        together += part.getvalue()[found.start :]
+        start = end
+    assert together == data
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 2**31, 2_000_000])
+def test_a_size_that_is_not_true_reaches_to_the_end(size: int) -> None:
+    """As in what a program wrote to a pipe."""
+    data = encoded(samples((40, 0.5)), PCM, 16)
+    assert cuts(wav(data, size=size))[-1] == 40
+
+
+@pytest.mark.parametrize("length", range(0, 60, 3))
+def test_a_damaged_head_is_left_to_the_engine(length: int) -> None:
+    content = wav(encoded(samples((40, 0.5)), PCM, 16))[:length]
+    wave = read_wave(io.BytesIO(content))
+    assert wave is None or wave.frames < 10
+
+
+async def test_a_part_is_a_file_of_its_own_that_goes_again(tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    path.write_bytes(wav(encoded(samples((600, 0.5)), PCM, 16)))
+    lengths: list[int] = []
+    async for part in Recording(path).parts():
+        async with part:
+            written = Path(await part.path())
+            lengths.append(written.stat().st_size)  # noqa: ASYNC240 - a test's
+        assert not written.exists()  # noqa: ASYNC240 - as above
+    assert sum(lengths) == 600 * RATE * 2 + 44 * len(lengths)
+    assert max(lengths) <= 30 * RATE * 2 + 44
+
+
+async def test_a_short_one_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "short.wav"
+    path.write_bytes(wav(encoded(samples((30, 0.5)), PCM, 16)))
+    recording = Recording(path)
+    assert [part async for part in recording.parts()] == [recording]
+    assert await recording.path() == str(path)
+
+
+async def test_what_cannot_be_divided_says_how_long_it_is() -> None:
+    adpcm = struct.pack("<HHIIHH", 2, 1, RATE, RATE // 2, 256, 4)
+    content = b"RIFF\0\0\0\0WAVEfmt " + struct.pack("<I", 16) + adpcm
+    content += b"data" + struct.pack("<I", 40 * RATE // 2) + bytes(40 * RATE // 2)
+    with pytest.raises(InvalidRequest, match=r"lasts 40\.0 s") as caught:
+        await anext(Recording(content).parts())
+    assert caught.value.field == "audio"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "frame_bytes", "bytes_per_s"),
+    [(PCM, 64, RATE * 2), (PCM, 1, RATE * 2), (2, 256, 0), (2, 256, 2**31)],
+)
+async def test_a_head_that_lies_about_sizes_hides_no_sound(
+    encoding: int, frame_bytes: int, bytes_per_s: int
+) -> None:
+    bits = 16 if encoding == PCM else 4
+    described = struct.pack("<HHIIHH", encoding, 1, RATE, bytes_per_s, frame_bytes, bits)
+    data = bytes(40 * RATE * bits // 8)
+    content = b"RIFF\0\0\0\0WAVEfmt " + struct.pack("<I", 16) + described
+    wave = read_wave(io.BytesIO(content + b"data" + struct.pack("<I", len(data)) + data))
+    assert wave is not None
+    assert wave.duration_s == 40
+
+
+def piped_flac(seconds: float, *, is_variable: bool) -> bytes:
+    """A FLAC file whose head says nothing of its length, with the head of its last frame."""
+    block, total = 4096, int(seconds * SAMPLE_RATE)
+    info = struct.pack(">HH", block, block) + bytes(6) + (SAMPLE_RATE << 44).to_bytes(8, "big")
+    last = total % block or block
+    number = total - last if is_variable else (total - last) // block
+    head = b"\xff" + (b"\xf9" if is_variable else b"\xf8") + b"\x75\x08"
+    head += chr(number).encode("utf-8", "surrogatepass") if number < 0x110000 else coded(number)
+    head += (last - 1).to_bytes(2, "big")
+    crc = 0
+    for byte in head:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc << 1) & 0xFF ^ (7 if crc & 0x80 else 0)
+    noise = b"\xff\xf8\xff\xf9\x75\x08" * 9
+    return b"fLaC\x80\0\0\x22" + info + bytes(16) + noise + head + bytes([crc]) + noise
+
+
+def coded(number: int) -> bytes:
+    """As UTF-8 would code it if it went beyond Unicode: here with six bytes."""
+    parts = [number >> shift & 0x3F | 0x80 for shift in (24, 18, 12, 6, 0)]
+    return bytes([0xFC | number >> 30, *parts])
+
+
+class TestDurations:
+    def test_of_mp3(self) -> None:
+        assert duration_s(io.BytesIO(silent_mp3(57.8))) == pytest.approx(57.8, abs=0.03)
+
+    def test_of_flac(self) -> None:
+        assert duration_s(io.BytesIO(flac_head(57.8))) == pytest.approx(57.8)
+
+    @pytest.mark.parametrize("is_variable", [False, True])
+    @pytest.mark.parametrize("seconds", [1, 29.9, 57.8, 7200.5])
+    def test_of_flac_from_a_pipe(self, seconds: float, *, is_variable: bool) -> None:
+        content = piped_flac(seconds, is_variable=is_variable)
+        assert duration_s(io.BytesIO(content)) == pytest.approx(seconds)
+
+    async def test_of_flac_that_says_nothing_may_be_long(self) -> None:
+        with pytest.raises(InvalidRequest, match="may last long") as caught:
+            await anext(Recording(flac_head(0)).parts())
+        assert caught.value.field == "audio"
+
+    @pytest.mark.parametrize(
+        "between", [b"\xff" * 300_000, bytes(300_000), b"\xff\xfb\x9c" * 99_999]
+    )
+    def test_of_mp3_with_a_picture_in_it(self, between: bytes) -> None:
+        content = silent_mp3(20.0) + between + silent_mp3(20.0)
+        assert duration_s(io.BytesIO(content)) == pytest.approx(40, abs=0.1)
+
+    def test_of_what_looks_like_frames_in_a_picture_is_not_counted(self) -> None:
+        picture = np.random.default_rng(3).integers(0, 256, 2**20, np.uint8).tobytes()
+        assert duration_s(io.BytesIO(silent_mp3(20.0) + picture)) == pytest.approx(20, abs=0.2)
+
+    @pytest.mark.parametrize("content", [b"", b"x", b"ID3", b"\xff" * 100_000, bytes(200_000)])
+    def test_of_anything_else_is_not_known(self, content: bytes) -> None:
+        assert duration_s(io.BytesIO(content)) is None
+
+    def test_of_chance_is_not_known(self) -> None:
+        chance = np.random.default_rng(3).integers(0, 256, 200_000, np.uint8).tobytes()
+        assert duration_s(io.BytesIO(chance)) is None

@@ -1,0 +1,306 @@
+"""The catalog of a service that is not there: when it is asked, and what is remembered of it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+import msgspec
+import pytest
+
+from foundry_api.core.catalog import MAX_BYTES, Catalog, CatalogStore, StoredCatalog
+from foundry_api.engine.endpoint import Endpoint, Origin
+from foundry_api.engine.host.catalog import PublicListing
+from foundry_api.types.capabilities import CAPABILITIES
+from foundry_api.types.errors import CatalogUnavailable
+from foundry_api.types.messages import Model
+from foundry_api.wire.dialects.base import ServiceStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from foundry_api.core.catalog import Source
+
+QWEN = Model(id="Qwen-generic-cpu:2", alias="qwen", catalog="public", cached=False, size_mb=310)
+PHI = Model(id="Phi-generic-cpu:4", alias="phi", catalog="public", cached=False)
+MINE = Model(id="mine:1", alias="mine", catalog="local", cached=True)
+
+
+@dataclass
+class Service:
+    """A service with a control API, in one object: what it is asked is written down."""
+
+    cache: Path
+    url: str = "http://127.0.0.1:1"
+    origin: Origin = "shared"
+    public: PublicListing | None = None
+    in_memory: frozenset[str] = frozenset()
+    loaded: Sequence[str] = ()
+    asked: list[str] = field(default_factory=list)
+    catalog_url: str | None = None
+    foreign: bool = False
+    local: Sequence[Model] = ()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(base_url=self.url, generation="sdk-2.1", origin=self.origin)
+
+    @property
+    def dialect(self) -> Service:
+        return self
+
+    @property
+    def control(self) -> Service | None:
+        return None if self.foreign else self
+
+    async def status(self) -> ServiceStatus:
+        return ServiceStatus("sdk-2.1", 1, str(self.cache))
+
+    async def host(self) -> Service:
+        return self
+
+    async def local_models(self) -> Sequence[Model]:
+        return self.local
+
+    async def memory(self) -> frozenset[str]:
+        self.asked.append("loaded")
+        return self.in_memory
+
+    async def public_models(self) -> PublicListing | Sequence[Model]:
+        self.asked.append("public")
+        if self.public is None:
+            raise CatalogUnavailable("the model catalog could not be reached")
+        return self.public.models if self.foreign else self.public
+
+
+class Dialect:
+    """The same with the name that `loaded` has in a dialect."""
+
+    capabilities = CAPABILITIES["sdk-2.1"]
+
+    def __init__(self, service: Service) -> None:
+        self.status, self.local_models = service.status, service.local_models
+        self.public_models, self.loaded = service.public_models, service.memory
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Seen:
+    """What a catalog needs to see of a connection."""
+
+    service: Service
+
+    def __post_init__(self) -> None:
+        self.endpoint = self.service.endpoint
+        self.dialect = Dialect(self.service)
+        self.control = self.service.control
+        self.loaded = self.service.loaded
+
+
+def catalog_of(service: Service, home: Path | None, clock: Clock | None = None) -> Catalog:
+    store = None if home is None else CatalogStore(home)
+    return Catalog(cast("Source", Seen(service)), store, clock=clock or Clock())
+
+
+def downloaded(cache: Path, model: Model) -> None:
+    directory = cache / "Microsoft" / model.id.replace(":", "-") / "v1"
+    directory.mkdir(parents=True)
+    told = msgspec.json.encode({"Name": model.id})
+    (directory / "inference_model.json").write_bytes(told)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Service:
+    (tmp_path / "cache").mkdir()
+    return Service(tmp_path / "cache", public=PublicListing(models=(QWEN, PHI)))
+
+
+async def test_what_was_asked_lately_is_not_asked_again(service: Service, tmp_path: Path) -> None:
+    clock = Clock()
+    catalog = catalog_of(service, tmp_path, clock)
+    first = await catalog.listing()
+    clock.now += 599
+    assert await catalog_of(service, tmp_path, clock).listing() == first
+    assert service.asked.count("public") == 1
+    clock.now += 2
+    assert (await catalog.listing()).fetched_at == clock.now
+    assert service.asked.count("public") == 2
+
+
+async def test_who_says_refresh_gets_what_is_said_now(service: Service, tmp_path: Path) -> None:
+    catalog = catalog_of(service, tmp_path)
+    await catalog.listing()
+    service.public = PublicListing(models=(PHI,))
+    assert (await catalog.listing()).models == (QWEN, PHI)
+    assert (await catalog.listing(max_age_s=0)).models == (PHI,)
+    assert (await catalog.listing(refresh=True)).models == (PHI,)
+
+
+async def test_a_clock_that_was_set_back_makes_nothing_fresh(
+    service: Service, tmp_path: Path
+) -> None:
+    clock = Clock()
+    await catalog_of(service, tmp_path, clock).listing()
+    clock.now -= 3600
+    await catalog_of(service, tmp_path, clock).listing()
+    assert service.asked.count("public") == 2
+
+
+async def test_when_it_cannot_be_reached_the_last_good_one_is_told_as_such(
+    service: Service, tmp_path: Path
+) -> None:
+    clock = Clock()
+    catalog = catalog_of(service, tmp_path, clock)
+    good = await catalog.listing()
+    service.public = None
+    clock.now += 3 * 86_400
+    old = await catalog.listing()
+    assert (old.models, old.fetched_at, old.fresh) == (good.models, good.fetched_at, False)
+    assert old.unreachable == "the model catalog could not be reached"
+
+
+async def test_an_old_catalog_of_the_engine_s_own_is_not_kept_as_new(
+    service: Service, tmp_path: Path
+) -> None:
+    service.public = PublicListing(models=(QWEN,), fetched_at=5.0, unreachable="no network")
+    catalog = catalog_of(service, tmp_path)
+    for _ in range(2):
+        listing = await catalog.listing()
+        assert (listing.fetched_at, listing.fresh, listing.unreachable) == (
+            5.0,
+            False,
+            "no network",
+        )
+    assert service.asked.count("public") == 2
+
+
+async def test_without_any_good_one_it_is_unavailable(service: Service, tmp_path: Path) -> None:
+    service.public = None
+    with pytest.raises(CatalogUnavailable):
+        await catalog_of(service, tmp_path).listing()
+
+
+async def test_without_a_store_it_is_asked_every_time(service: Service) -> None:
+    catalog = catalog_of(service, None)
+    await catalog.listing()
+    await catalog.listing()
+    assert service.asked == ["public", "public"]
+
+
+async def test_what_is_cached_and_loaded_is_of_now(service: Service, tmp_path: Path) -> None:
+    catalog = catalog_of(service, tmp_path)
+    await catalog.listing()
+    downloaded(service.cache, QWEN)
+    service.in_memory = frozenset({PHI.id})
+    qwen, phi = (await catalog.listing()).models
+    assert (qwen.cached, qwen.loaded) == (True, False)
+    assert qwen.path == str(service.cache / "Microsoft" / "Qwen-generic-cpu-2" / "v1")
+    assert (phi.cached, phi.loaded, phi.path) == (True, True, None)
+
+
+async def test_an_engine_of_our_own_is_not_asked_what_it_has_in_memory(
+    service: Service, tmp_path: Path
+) -> None:
+    """It would ask the catalog first."""
+    service.origin, service.loaded = "embedded", (QWEN.id,)
+    catalog = catalog_of(service, tmp_path)
+    await catalog.listing()
+    assert [model.loaded for model in (await catalog.listing()).models] == [True, False]
+    assert service.asked == ["public"]
+
+
+async def test_downloads_that_are_remembered_are_here_without_asking(
+    service: Service, tmp_path: Path
+) -> None:
+    service.local = [MINE]
+    catalog = catalog_of(service, tmp_path)
+    assert await catalog.here() == [MINE]
+    assert service.asked == []
+    await catalog.listing()
+    downloaded(service.cache, QWEN)
+    assert [model.id for model in await catalog.here()] == [MINE.id, QWEN.id]
+    assert service.asked.count("public") == 1
+
+
+async def test_a_download_that_is_not_remembered_is_asked_for(
+    service: Service, tmp_path: Path
+) -> None:
+    downloaded(service.cache, QWEN)
+    here = msgspec.structs.replace(QWEN, cached=True)
+    service.public = PublicListing(models=(here, PHI))
+    assert await catalog_of(service, tmp_path).here() == [here]
+    service.public = None
+    assert await catalog_of(service, tmp_path / "other").here() == []
+
+
+async def test_a_foreign_service_says_itself_what_is_cached(
+    service: Service, tmp_path: Path
+) -> None:
+    service.foreign = True
+    downloaded(service.cache, PHI)
+    catalog = catalog_of(service, tmp_path)
+    await catalog.listing()
+    await catalog.listing()
+    assert service.asked.count("public") == 2
+    service.public = None
+    service.local = [msgspec.structs.replace(QWEN, cached=True)]
+    qwen, phi = (await catalog.listing()).models
+    assert (qwen.cached, phi.cached) == (True, None)
+
+
+@pytest.mark.parametrize("change", ["catalog_url", "cache"])
+async def test_catalogs_of_different_sources_are_kept_apart(
+    service: Service, tmp_path: Path, change: str
+) -> None:
+    await catalog_of(service, tmp_path).listing()
+    other = Service(service.cache, public=PublicListing(models=()))
+    setattr(other, change, tmp_path if change == "cache" else "http://127.0.0.1:9")
+    assert (await catalog_of(other, tmp_path).listing()).models == ()
+    assert len(list((tmp_path / "state").iterdir())) == 2
+
+
+def stored(**changes: object) -> StoredCatalog:
+    catalog = StoredCatalog(source="x", fetched_at=1.0, asked_at=2.0, models=(QWEN,))
+    return msgspec.structs.replace(catalog, **changes)
+
+
+def test_a_catalog_that_is_no_catalog_is_not_kept(tmp_path: Path) -> None:
+    store = CatalogStore(tmp_path)
+    store.write(stored())
+    huge = msgspec.structs.replace(QWEN, task="x" * MAX_BYTES)
+    store.write(stored(models=(huge,)))
+    assert store.read("x") == stored()
+
+
+def test_where_nothing_can_be_written_nothing_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file", encoding="utf-8")
+    store = CatalogStore(tmp_path)
+    store.write(stored())
+    assert store.read("x") is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such files")
+def test_nobody_waits_for_a_pipe_in_its_place(tmp_path: Path) -> None:
+    store = CatalogStore(tmp_path)
+    store.write(stored())
+    [file] = (tmp_path / "state").iterdir()
+    file.unlink()
+    os.mkfifo(file)
+    assert store.read("x") is None
+
+
+def test_a_file_of_another_source_is_not_taken(tmp_path: Path) -> None:
+    store = CatalogStore(tmp_path)
+    store.write(stored())
+    [file] = (tmp_path / "state").iterdir()
+    file.write_bytes(msgspec.json.encode(stored(source="y")))
+    assert store.read("x") is None

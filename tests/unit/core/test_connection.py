@@ -1,0 +1,275 @@
+"""Which model a name means, when a catalog is asked, and what a connection takes for granted."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api.core.connection import Connection, find_model
+from foundry_api.engine.endpoint import Endpoint
+from foundry_api.types import errors
+from foundry_api.types.capabilities import CAPABILITIES
+from foundry_api.types.messages import Model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from foundry_api.types.capabilities import Capabilities
+    from foundry_api.types.messages import Generation
+
+
+def local(model_id: str, alias: str) -> Model:
+    return Model(id=model_id, alias=alias, catalog="local", cached=True)
+
+
+def public(model_id: str, alias: str, *, cached: bool | None = None) -> Model:
+    return Model(id=model_id, alias=alias, catalog="public", cached=cached)
+
+
+DEMO = local("demo:1", "demo")
+MINE = local("mine:2", "mine")
+PHI_GPU = public("Phi-4-mini-instruct-cuda-gpu:3", "phi-4-mini", cached=False)
+PHI_CPU = public("Phi-4-mini-instruct-generic-cpu:4", "phi-4-mini", cached=True)
+PHI_CPU_OLD = public("Phi-4-mini-instruct-generic-cpu:3", "phi-4-mini", cached=True)
+QWEN = public("Qwen-generic-cpu:1", "qwen", cached=False)
+EVERYTHING = (DEMO, MINE, PHI_GPU, PHI_CPU_OLD, PHI_CPU, QWEN)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("demo", DEMO),
+        ("DEMO", DEMO),
+        (" demo ", DEMO),
+        ("demo:1", DEMO),
+        ("Phi-4-mini-instruct-generic-cpu:3", PHI_CPU_OLD),
+        ("phi-4-mini-instruct-GENERIC-cpu:4", PHI_CPU),
+        ("Phi-4-mini-instruct-generic-cpu", PHI_CPU),
+        ("phi-4-mini", PHI_CPU_OLD),
+        ("qwen", QWEN),
+        ("demo:2", None),
+        ("phi-4", None),
+        ("", None),
+    ],
+)
+def test_a_name_may_be_an_id_an_id_without_version_or_an_alias(
+    name: str, meant: Model | None
+) -> None:
+    assert find_model(name, EVERYTHING) == meant
+
+
+def test_of_several_versions_the_highest_number_is_meant() -> None:
+    versions = [local(f"m:{version}", "other") for version in (9, 10, 2)]
+    assert find_model("m", versions) == versions[1]
+
+
+def test_of_several_variants_the_first_that_is_here_is_meant_or_else_the_first() -> None:
+    gpu, cpu = public("m-gpu:1", "m"), public("m-cpu:1", "m", cached=True)
+    assert find_model("m", [gpu, cpu]) == cpu
+    assert find_model("m", [gpu, msgspec.structs.replace(cpu, cached=False)]) == gpu
+
+
+def test_an_id_wins_over_an_alias() -> None:
+    named, aliased = local("phi", "other"), local("other:1", "phi")
+    assert find_model("phi", [aliased, named]) == named
+
+
+def test_an_id_without_a_number_has_no_version() -> None:
+    odd = local("model:latest", "m")
+    assert find_model("model:latest", [odd]) == odd
+    assert find_model("model", [odd]) is None
+
+
+@given(name=st.text(), ids=st.lists(st.text()))
+def test_any_text_may_be_a_name(name: str, ids: list[str]) -> None:
+    models = [local(each, each) for each in ids]
+    found = find_model(name, models)
+    assert found is None or found in models
+
+
+# --- a service that counts what it is asked ---------------------------------------------------
+
+
+@dataclass
+class Service:
+    """A dialect without a wire."""
+
+    here: Sequence[Model] = ()
+    catalog: Sequence[Model] | None = None
+    generation: Generation = "sdk-2.1"
+    capabilities: Capabilities = CAPABILITIES["sdk-2.1"]
+    asked: list[str] = field(default_factory=list)
+    failures: list[errors.FoundryError] = field(default_factory=list)
+
+    async def local_models(self) -> Sequence[Model]:
+        self._ask("local")
+        return self.here
+
+    async def public_models(self) -> Sequence[Model]:
+        self._ask("public")
+        if self.catalog is None:
+            raise errors.CatalogUnavailable("the model catalog could not be reached")
+        return self.catalog
+
+    async def by_alias(self, name: str) -> Model | None:
+        self._ask(f"alias {name}")
+        return None
+
+    async def load(self, model: Model) -> None:
+        self._ask(f"load {model.id}")
+        await asyncio.sleep(0)
+
+    async def unload(self, model: Model) -> None:
+        self._ask(f"unload {model.id}")
+
+    def _ask(self, what: str) -> None:
+        self.asked.append(what)
+        if self.failures:
+            raise self.failures.pop()
+
+
+class Unused:
+    """Stands where no request may be sent."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} was used")
+
+
+ENDPOINT = Endpoint(base_url="http://127.0.0.1:1", generation="sdk-2.1", origin="explicit")
+
+
+def connected(service: Service) -> Connection:
+    connection = Connection(ENDPOINT, Unused(), {}, None)
+    connection.dialect = service  # type: ignore[assignment]
+    return connection
+
+
+async def test_a_model_on_this_machine_needs_no_catalog() -> None:
+    service = Service(here=[DEMO, MINE])
+    assert await connected(service).resolve("mine") == MINE
+    assert service.asked == ["local"]
+
+
+async def test_a_name_that_is_known_is_not_asked_for_again() -> None:
+    service = Service(here=[DEMO], catalog=[PHI_CPU])
+    connection = connected(service)
+    for name in ("demo", "DEMO:1", "phi-4-mini", "phi-4-mini", "demo"):
+        await connection.resolve(name)
+    assert service.asked == ["local", "local", "public"]
+
+
+async def test_a_model_that_was_just_registered_is_found() -> None:
+    service = Service(here=[DEMO], catalog=[])
+    connection = connected(service)
+    await connection.resolve("demo")
+    service.here = [DEMO, MINE]
+    assert await connection.resolve("mine") == MINE
+
+
+async def test_a_local_model_wins_over_one_of_the_catalog() -> None:
+    ours = local("phi-4-mini:1", "phi-4-mini")
+    service = Service(here=[ours], catalog=[PHI_CPU])
+    assert await connected(service).resolve("phi-4-mini") == ours
+    assert service.asked == ["local"]
+
+
+async def test_an_unknown_name_is_told_with_the_nearest_known_ones() -> None:
+    connection = connected(Service(here=[DEMO], catalog=[PHI_CPU]))
+    with pytest.raises(errors.ModelNotFound, match="'phi-4-min'") as caught:
+        await connection.resolve("phi-4-min")
+    error = caught.value
+    assert error.nearest[0] == "phi-4-mini"
+    assert (error.model, error.service) == ("phi-4-min", ENDPOINT.base_url)
+    assert "Did you mean phi-4-mini" in str(error)
+
+
+async def test_offline_the_error_tells_what_is_here() -> None:
+    connection = connected(Service(here=[DEMO, MINE]))
+    with pytest.raises(errors.CatalogUnavailable) as caught:
+        await connection.resolve("phi-4-mini")
+    assert "on this machine: demo, mine; `--model demo` works now" in str(caught.value)
+    assert caught.value.model == "phi-4-mini"
+
+
+async def test_offline_with_nothing_here_the_error_says_so() -> None:
+    with pytest.raises(errors.CatalogUnavailable, match="no model is on this machine yet"):
+        await connected(Service()).resolve("phi-4-mini")
+
+
+async def test_a_model_whose_files_are_not_here_is_named_only_when_a_download_was_ordered() -> None:
+    connection = connected(Service(here=[DEMO], catalog=[QWEN]))
+    for _ in range(2):
+        with pytest.raises(errors.ModelNotCached) as caught:
+            await connection.resolve("qwen")
+        assert "foundry-api models pull qwen" in str(caught.value)
+    assert await connection.resolve("qwen", download=True) == QWEN
+    with pytest.raises(errors.ModelNotCached):
+        await connection.resolve("qwen")
+
+
+async def test_a_download_made_elsewhere_is_noticed() -> None:
+    service = Service(here=[], catalog=[QWEN])
+    connection = connected(service)
+    with pytest.raises(errors.ModelNotCached):
+        await connection.resolve("qwen")
+    service.catalog = [msgspec.structs.replace(QWEN, cached=True)]
+    assert (await connection.resolve("qwen")).cached
+
+
+async def test_a_model_is_loaded_once() -> None:
+    service = Service()
+    connection = connected(service)
+    await asyncio.gather(*(connection.ensure_loaded(DEMO) for _ in range(50)))
+    await connection.ensure_loaded(DEMO)
+    await connection.ensure_loaded(MINE)
+    assert service.asked == ["load demo:1", "load mine:2"]
+
+
+async def test_a_failed_load_is_tried_again_by_the_next_call() -> None:
+    service = Service(failures=[errors.ModelLoadFailed("no")])
+    connection = connected(service)
+    with pytest.raises(errors.ModelLoadFailed):
+        await connection.ensure_loaded(DEMO)
+    await connection.ensure_loaded(DEMO)
+    assert service.asked == ["load demo:1"] * 2
+
+
+async def test_a_model_is_loaded_again_after_it_was_unloaded_or_denied() -> None:
+    service = Service()
+    connection = connected(service)
+    await connection.ensure_loaded(DEMO)
+    await connection.memory.unload(DEMO)
+    await connection.ensure_loaded(DEMO)
+    connection.forget(DEMO)
+    await connection.ensure_loaded(DEMO)
+    assert service.asked == ["load demo:1", "unload demo:1", "load demo:1", "load demo:1"]
+
+
+async def test_what_was_forgotten_is_asked_for_again() -> None:
+    service = Service(here=[DEMO])
+    connection = connected(service)
+    await connection.resolve("demo")
+    connection.forget(DEMO)
+    await connection.resolve("demo")
+    assert service.asked == ["local", "local"]
+
+
+@pytest.mark.parametrize("generation", ["gateway"])
+def test_a_generation_without_a_dialect_is_refused_with_a_way_out(generation: Generation) -> None:
+    endpoint = Endpoint(base_url="http://127.0.0.1:1", generation=generation, origin="port")
+    with pytest.raises(errors.UnsupportedFeature, match=generation) as caught:
+        Connection(endpoint, Unused(), {}, None)
+    assert caught.value.service == endpoint.base_url
+    assert "embedded" in caught.value.hint
+
+
+def test_headers_are_not_shown() -> None:
+    connection = Connection(ENDPOINT, Unused(), {"Authorization": "Bearer hunter2"}, None)
+    assert connection.wire.headers == {"Authorization": "Bearer hunter2"}
+    assert "hunter2" not in repr(connection.wire)

@@ -1,0 +1,136 @@
+"""Progress of downloads, without any."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api.cli.downloads import in_words
+from foundry_api.core.downloads import DownloadMeter, DownloadProgress, unless_stalled
+from foundry_api.types.errors import ConnectTimeout, DownloadFailed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable
+
+
+class Clock:
+    """Stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def reported(
+    steps: Iterable[tuple[float, float]], total_mb: float | None = 1000.0
+) -> list[DownloadProgress]:
+    """What a meter tells of percentages that come so many seconds after the one before."""
+    clock = Clock()
+    meter = DownloadMeter(total_mb, clock=clock)
+    seen: list[DownloadProgress] = []
+    for after_s, percent in steps:
+        clock.now += after_s
+        seen.append(meter.report(percent))
+    return seen
+
+
+def test_a_steady_download_tells_its_speed_and_the_time_left() -> None:
+    *_, last = reported([(0, 0), *((1, percent) for percent in range(1, 41))])
+    assert last.percent == 40
+    assert (last.done_mb, last.total_mb) == (400, 1000)
+    assert last.mb_per_s == pytest.approx(10)
+    assert last.left_s == pytest.approx(60)
+
+
+def test_what_was_here_before_does_not_count_as_speed() -> None:
+    """A download that goes on begins with a jump to where it was."""
+    *_, last = reported([(0, 0), (0.1, 60), (5, 61), (5, 62)])
+    assert last.mb_per_s == pytest.approx(2, rel=0.1)
+
+
+def test_the_speed_is_of_late() -> None:
+    *_, last = reported(
+        [(0, 0), *((1, p) for p in range(1, 51)), *((10, 50 + p) for p in (1, 2, 3))]
+    )
+    assert last.mb_per_s == pytest.approx(1, rel=0.3)
+
+
+def test_while_nothing_comes_the_speed_falls_and_no_time_is_promised() -> None:
+    seen = reported([(0, 0), (2, 10), *((2, 10) for _ in range(12))])
+    speeds = [each.mb_per_s for each in seen[2:] if each.mb_per_s is not None]
+    assert speeds == sorted(speeds, reverse=True)
+    assert seen[-1].mb_per_s == 0
+    assert seen[-1].left_s is None
+
+
+def test_without_a_size_there_is_still_a_time() -> None:
+    *_, last = reported([(0, 0), (2, 10), (2, 20)], total_mb=None)
+    assert (last.done_mb, last.total_mb, last.mb_per_s) == (None, None, None)
+    assert last.left_s == pytest.approx(16)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1e6), st.floats(allow_nan=True, allow_infinity=True))),
+    st.none() | st.floats(allow_nan=True, allow_infinity=True) | st.floats(0, 1e6),
+)
+def test_progress_is_never_negative_nor_nonsense_and_never_falls(
+    steps: list[tuple[float, float]], total_mb: float | None
+) -> None:
+    seen = reported(steps, total_mb)
+    percents = [each.percent for each in seen]
+    assert percents == sorted(percents)
+    assert all(0 <= percent <= 100 for percent in percents)
+    for each in seen:
+        for value in (each.done_mb, each.total_mb, each.mb_per_s, each.left_s):
+            assert value is None or (math.isfinite(value) and value >= 0)
+
+
+async def steps_of(*percents: float, then: Exception | None = None) -> AsyncGenerator[float, None]:
+    for percent in percents:
+        yield percent
+    if then is not None:
+        raise then
+    await asyncio.Event().wait()
+
+
+async def test_a_download_that_stands_still_is_given_up() -> None:
+    steps = steps_of(0.0, 41.0)
+    alive = unless_stalled(steps, model="phi:1", stall_s=0.01)
+    assert [await anext(alive), await anext(alive)] == [0.0, 41.0]
+    with pytest.raises(DownloadFailed, match=r"nothing came for 0.01 s, with 41% here") as caught:
+        await anext(alive)
+    assert caught.value.model == "phi:1"
+    assert "goes on where this stopped" in caught.value.hint
+    with pytest.raises(StopAsyncIteration):
+        await anext(steps)  # it was closed
+
+
+async def test_a_time_out_of_the_connection_is_not_taken_for_a_stall() -> None:
+    steps = steps_of(then=ConnectTimeout("no connection within 5 s"))
+    with pytest.raises(ConnectTimeout):
+        await anext(unless_stalled(steps, model="phi:1", stall_s=9))
+
+
+@pytest.mark.parametrize(
+    ("progress", "words"),
+    [
+        (DownloadProgress(percent=0.0), "0%"),
+        (
+            DownloadProgress(
+                percent=41.2, done_mb=1097, total_mb=2662.4, mb_per_s=12.04, left_s=130.4
+            ),
+            "41%, 1.1 GB of 2.6 GB, 12.0 MB/s, 2 min 10 s left",
+        ),
+        (DownloadProgress(percent=99.9, left_s=0.01), "99.90%, 1 s left"),
+        (DownloadProgress(percent=100.0, done_mb=1, total_mb=1, left_s=0.0), "100%, 1 MB of 1 MB"),
+    ],
+)
+def test_progress_in_words(progress: DownloadProgress, words: str) -> None:
+    assert in_words(progress) == words

@@ -1,0 +1,36 @@
+"""What LangChain gets of an answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from foundry_api.types.errors import InvalidRequest
+from foundry_api.types.messages import Chunk, Completion, Timings, Usage
+
+pytest.importorskip("langchain_core")
+
+from langchain_core.messages import ChatMessage
+
+from foundry_api.integrations.langchain_messages import chunk_message, turns, whole_message
+
+
+def test_a_refusal_is_where_langchain_looks_for_it() -> None:
+    answer = Completion(
+        content="",
+        refusal="I may not.",
+        parsed=None,
+        model="m",
+        service="s",
+        generation="sdk-2.1",
+        finish_reason="stop",
+        usage=Usage(),
+        timings=Timings(None, 1.0, None),
+        attempts=(),
+    )
+    assert whole_message(answer).additional_kwargs == {"refusal": "I may not."}
+    assert chunk_message(Chunk("", "m", refusal="No."), 0).additional_kwargs == {"refusal": "No."}
+
+
+def test_a_role_that_no_model_knows_is_named() -> None:
+    with pytest.raises(InvalidRequest, match="a message has the role 'bot'"):
+        turns([ChatMessage(role="bot", content="Hi")])

@@ -1,0 +1,578 @@
+"""The monitor over a service that follows a script, on a clock that only moves when all wait."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from foundry_api import (
+    CallTimeout,
+    ClientClosed,
+    ConfigurationError,
+    HealthChanged,
+    HealthMonitor,
+    HealthSample,
+    Hysteresis,
+    InvalidRequest,
+    LimiterSettings,
+    deadline,
+)
+from foundry_api.types.events import CallEnded, CallStarted, FirstToken
+from foundry_api.types.messages import ChatRequest, Timings
+from support.monitor_factories import CHAT, URL, WatchedService
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.no_real_time import Run
+
+LOADED = "/catalogs/local/models/loaded"
+
+
+async def first(monitor: HealthMonitor, count: int) -> list[HealthSample]:
+    found: list[HealthSample] = []
+    async with aclosing(monitor.samples()) as samples:
+        async for sample in samples:
+            found.append(sample)
+            if len(found) == count:
+                break
+    return found
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def test_it_looks_at_the_interval(run: Run) -> None:
+    async def main() -> None:
+        watched = WatchedService()
+        moments: list[float] = []
+        async with aclosing(HealthMonitor(watched, interval=0.5).samples()) as samples:
+            async for sample in samples:
+                moments.append(now())
+                assert (sample.status, sample.state, sample.ready) == ("healthy", "healthy", True)
+                if len(moments) == 5:
+                    break
+        assert moments == pytest.approx([0, 0.5, 1, 1.5, 2])
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", ["refused", "stalled"])
+@pytest.mark.parametrize("phase", [0.01, 0.1, 0.25, 0.4, 0.49])
+def test_an_outage_of_two_seconds_is_seen_whenever_it_begins(
+    run: Run, kind: str, phase: float
+) -> None:
+    changes: list[HealthChanged] = []
+
+    async def main() -> None:
+        watched = WatchedService()
+        async with HealthMonitor(watched, interval=0.5, alerts=[changes.append]):
+            await asyncio.sleep(3 + phase)
+            if kind == "refused":
+                watched.transport.up = False
+            else:
+                watched.transport.slow["/status"] = 2.0
+            began = now()
+            await asyncio.sleep(2)
+            assert [change.new for change in changes] == ["healthy", "down"]
+            watched.transport.up = True
+            watched.transport.slow.clear()
+            await asyncio.sleep(1.01)
+            assert [change.new for change in changes] == ["healthy", "down", "healthy"]
+            assert began < now()
+
+    run(main())
+    assert changes[1].reason
+    assert changes[1].sample.service == URL
+    assert changes[1].at >= changes[1].since
+
+
+def test_one_look_without_an_answer_changes_nothing(run: Run) -> None:
+    async def main() -> None:
+        watched = WatchedService()
+        monitor = HealthMonitor(watched, interval=1)
+        changes: list[HealthChanged] = []
+        monitor.on_change(changes.append)
+        async with monitor:
+            await asyncio.sleep(2.5)
+            watched.transport.up = False
+            await asyncio.sleep(1)
+            watched.transport.up = True
+            await asyncio.sleep(3)
+        assert [change.new for change in changes] == ["healthy"]
+        assert [look.status for look in monitor.history].count("down") == 1
+        assert monitor.summary().outages == 0
+
+    run(main())
+
+
+def test_looks_that_stall_keep_the_interval(run: Run) -> None:
+    async def main() -> None:
+        watched = WatchedService()
+        watched.transport.slow["/status"] = 60
+        moments: list[float] = []
+        async with aclosing(HealthMonitor(watched, interval=3).samples()) as samples:
+            async for sample in samples:
+                moments.append(now())
+                assert "did not answer within 2 s" in sample.detail
+                if len(moments) == 3:
+                    break
+        assert moments == pytest.approx([2, 5, 8])
+
+    run(main())
+
+
+def test_a_program_that_stood_still_does_not_blame_the_service(run: Run) -> None:
+    """A laptop that slept, a task that blocked the loop: the answer came, but nobody was there."""
+
+    async def main() -> None:
+        watched = WatchedService()
+        watched.transport.slow["/status"] = 0.1
+        loop: Any = asyncio.get_running_loop()
+
+        def stand_still() -> None:
+            loop._now += 3600
+
+        async with HealthMonitor(watched, interval=0.5) as monitor:
+            for moment in (1.05, 2.05, 3.05):
+                loop.call_later(moment, stand_still)
+            await asyncio.sleep(3600 * 3 + 10)
+        assert {look.status for look in monitor.history} == {"healthy"}
+
+    run(main())
+
+
+def test_a_service_that_is_only_started_is_not_down(run: Run) -> None:
+    async def main() -> None:
+        watched = WatchedService()
+        watched.connect_s = 20
+        changes: list[HealthChanged] = []
+        async with HealthMonitor(watched, interval=1, alerts=[changes.append]) as monitor:
+            await asyncio.sleep(10)
+            assert monitor.status is not None
+            assert monitor.status.status == "down"
+            assert "still being looked for" in monitor.status.detail
+            assert (monitor.state, changes) == ("unknown", [])
+            await asyncio.sleep(15)
+            assert [change.new for change in changes] == ["healthy"]
+
+    run(main())
+
+
+def test_another_process_at_the_same_address_is_a_restart_and_found_anew(run: Run) -> None:
+    async def main() -> None:
+        watched = WatchedService()
+        async with HealthMonitor(watched, interval=1) as monitor:
+            await asyncio.sleep(0.5)
+            before = watched.service.connection
+            watched.transport.pid += 1
+            await asyncio.sleep(2)
+            assert watched.service.connection is not before
+            assert {look.status for look in monitor.history} == {"healthy"}
+            assert [look.restarts for look in monitor.history] == [0, 1, 1]
+
+    run(main())
+
+
+def test_one_that_cannot_be_started_is(run: Run) -> None:
+    async def main() -> None:
+        watched = WatchedService()
+        watched.transport.up = False
+        async with HealthMonitor(watched, interval=1) as monitor:
+            await asyncio.sleep(1.5)
+            assert monitor.state == "down"
+            assert monitor.status is not None
+            assert monitor.status.service is None  # none was ever found
+
+    run(main())
+
+
+def test_a_slow_list_of_models_delays_no_look(run: Run) -> None:
+    """On 2.2.1 the first one takes 4 s offline."""
+
+    async def main() -> None:
+        watched = WatchedService()
+        watched.transport.slow[LOADED] = 4.2
+        watched.transport.loaded = ["demo:1"]
+        looks = await first(HealthMonitor(watched, interval=1, models=["demo"]), 8)
+        assert {look.status for look in looks} == {"healthy"}
+        known = [bool(look.loaded_models) for look in looks]
+        assert known[0] is False
+        assert known[-1] is True
+        assert [look.ready for look in looks] == known
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", ["demo", "DEMO", "demo:1", " demo"])
+def test_a_wanted_model_may_be_named_as_in_calls(run: Run, name: str) -> None:
+    async def main() -> None:
+        watched = WatchedService()
+        watched.transport.loaded = ["demo:1", "other:2"]
+        (look,) = await first(HealthMonitor(watched, models=[name]), 1)
+        assert look.ready
+
+    run(main())
+
+
+def test_a_wanted_model_that_is_missing_degrades(run: Run) -> None:
+    async def main() -> None:
+        watched = WatchedService()
+        watched.transport.loaded = ["other:2"]
+        monitor = HealthMonitor(watched, interval=1, models=["demo", "other"])
+        looks = await first(monitor, 3)
+        assert {(look.status, look.ready, look.detail) for look in looks} == {
+            ("degraded", False, "Not in memory: demo.")
+        }
+        assert monitor.state == "degraded"
+
+    run(main())
+
+
+def test_waiting_hurries_and_returns_what_it_saw(run: Run) -> None:
+    async def main() -> None:
+        watched = WatchedService()
+        async with HealthMonitor(watched, interval=60, models=["demo"]) as monitor:
+            await asyncio.sleep(5)
+            asyncio.get_running_loop().call_later(3, watched.transport.loaded.append, "demo:1")
+            began = now()
+            sample = await monitor.wait_until_ready(timeout=10)
+            assert sample.loaded_models == ("demo:1",)
+            assert now() - began == pytest.approx(3, abs=0.25)
+            looks = len(monitor.history)
+            await asyncio.sleep(50)
+            assert len(monitor.history) <= looks + 1
+
+    run(main())
+
+
+def test_waiting_in_vain_tells_what_was_seen_last(run: Run) -> None:
+    async def main() -> None:
+        watched = WatchedService()
+        watched.transport.up = False
+        with pytest.raises(CallTimeout, match=r"not ready within 2 s: it was down") as caught:
+            await HealthMonitor(watched).wait_until_ready(timeout=2)
+        assert caught.value.limit_s == 2
+        assert "nothing is there" in caught.value.hint
+        assert len(asyncio.all_tasks()) == 1
+
+    run(main())
+
+
+def test_an_open_breaker_degrades(run: Run) -> None:
+    async def main() -> None:
+        watched = WatchedService()
+        breaker = watched.service.breaker
+        await watched.service.connect()
+        for _ in range(10):
+            permit = breaker.try_enter()
+            assert permit is not None
+            permit.failed(0.1)
+        (look,) = await first(HealthMonitor(watched), 1)
+        assert look.status == "degraded"
+        assert "circuit breaker is open" in look.detail
+        assert look.breaker is not None
+        assert look.breaker.state == "open"
+
+    run(main())
+
+
+def ended(outcome: str, service: str | None = URL, rate: float | None = None) -> CallEnded:
+    timings = Timings(time_to_first_token_s=None, total_s=1.0, tokens_per_second=rate)
+    return CallEnded(
+        call=1, outcome=outcome, model="m", service=service, attempts=(), timings=timings
+    )  # type: ignore[arg-type]
+
+
+def begun(seconds: float, service: str = URL) -> FirstToken:
+    return FirstToken(call=1, attempt=1, model="m", service=service, time_to_first_token_s=seconds)
+
+
+def test_what_callers_saw_since_the_last_look_is_told(run: Run) -> None:
+    async def main() -> None:
+        watched = WatchedService()
+        async with HealthMonitor(watched, interval=1) as monitor:
+            await asyncio.sleep(0.5)
+            for event in (begun(0.1), begun(0.2), begun(9.0), ended("answered", rate=50.0)):
+                watched.events.emit(event)
+            watched.events.emit(ended("failed", service=None))
+            watched.events.emit(ended("cancelled"))
+            await asyncio.sleep(1)
+            assert monitor.status is not None
+            traffic = monitor.status.traffic
+            assert (traffic.answered, traffic.failed, traffic.cancelled) == (1, 1, 1)
+            assert (traffic.first_tokens, traffic.time_to_first_token_s) == (3, 0.2)
+            assert traffic.tokens_per_second == 50.0
+            await asyncio.sleep(1)
+            assert monitor.status.traffic.answered == 0
+        assert not watched.events.hears(CallEnded)
+
+    run(main())
+
+
+async def test_no_canary_is_made_where_callers_have_every_turn() -> None:
+    watched = WatchedService(LimiterSettings(fixed=1))
+    watched.transport.loaded = ["demo:1"]
+    monitor = HealthMonitor(watched, interval=0.05, canary_every=1)
+    slot = watched.service.limiter.try_acquire()
+    look = await monitor.check()
+    assert look.canary is not None
+    assert (look.canary.outcome, look.canary.detail) == ("skipped", "callers have every turn")
+    assert (look.status, look.ready) == ("healthy", False)
+    assert slot is not None
+    slot.release()
+    assert CHAT not in watched.transport.asked
+    look = await monitor.check()
+    assert look.canary is not None
+    assert look.canary.outcome == "failed"  # the script has no chat route
+    assert look.status == "degraded"
+    assert "The canary failed" in look.detail
+    await monitor._sampler.aclose()
+
+
+def test_a_callers_answer_stands_for_a_canary(run: Run) -> None:
+    async def main() -> None:
+        watched = WatchedService()
+        async with HealthMonitor(watched, interval=1, canary_every=1) as monitor:
+            await asyncio.sleep(0.5)
+            assert monitor.status is not None
+            assert monitor.status.canary is not None
+            assert monitor.status.canary.detail == "no model is in memory"
+            watched.events.emit(ended("answered"))
+            sample = await monitor.wait_until_ready(timeout=5)
+            assert sample.canary is not None
+            assert sample.canary.outcome == "traffic"
+
+    run(main())
+
+
+async def test_a_canary_gives_way_to_a_call_that_begins() -> None:
+    watched = WatchedService()
+    watched.transport.loaded = ["demo:1"]
+    watched.transport.slow[CHAT] = 60
+    async with HealthMonitor(watched, interval=0.05, canary_every=1) as monitor:
+        await watched.transport.chatting.wait()
+        watched.events.emit(CallStarted(call=1, model="m", request=ChatRequest(messages=())))
+        looks = await first(monitor, 2)
+    canary = looks[-1].canary
+    assert canary is not None
+    assert (canary.outcome, canary.detail) == ("skipped", "a call began, which goes first")
+
+
+def test_a_deadline_around_whoever_starts_it_is_not_the_monitors(run: Run) -> None:
+    async def main() -> None:
+        watched = WatchedService()
+        watched.connect_s = 0.5
+        monitor = HealthMonitor(watched, interval=1)
+        with deadline(0.2):
+            await monitor.__aenter__()
+        await asyncio.sleep(5.5)
+        assert [look.status for look in monitor.history] == ["healthy"] * 6
+        await monitor.__aexit__()
+
+    run(main())
+
+
+def test_a_fault_of_its_own_is_logged_and_it_goes_on(
+    run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        watched = WatchedService()
+        async with HealthMonitor(watched, interval=1) as monitor:
+            await asyncio.sleep(0.5)
+            with monkeypatch.context() as patch:
+                patch.setattr(watched.service.breaker, "statistics", lambda: 1 / 0)
+                await asyncio.sleep(1)
+            await asyncio.sleep(1)
+            assert len(monitor.history) == 2
+
+    with caplog.at_level(logging.ERROR, "foundry_api"):
+        run(main())
+    assert "a look failed" in caplog.text
+
+
+def test_when_the_client_is_closed_whoever_waits_is_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        watched = WatchedService()
+
+        async def closed() -> None:
+            raise ClientClosed("the client is closed")
+
+        monitor = HealthMonitor(watched, interval=1)
+        monkeypatch.setattr(watched.service, "connect", closed)
+        with pytest.raises(ClientClosed):
+            await first(monitor, 2)
+        with pytest.raises(ClientClosed):
+            await monitor.wait_until_ready(timeout=5)
+        with pytest.raises(ClientClosed):
+            await monitor.check()
+        async with monitor:
+            await asyncio.sleep(1)
+            with pytest.raises(ClientClosed):
+                await first(monitor, 1)
+
+    run(main())
+
+
+def test_several_may_use_one_monitor(run: Run) -> None:
+    async def main() -> None:
+        watched = WatchedService()
+        monitor = HealthMonitor(watched, interval=1)
+        both = await asyncio.gather(first(monitor, 3), first(monitor, 5))
+        assert [len(looks) for looks in both] == [3, 5]
+        assert both[0] == both[1][:3]
+        assert watched.transport.asked.count("/status") == 5
+        assert len(asyncio.all_tasks()) == 1
+
+    run(main())
+
+
+def test_the_ring_keeps_the_newest(run: Run) -> None:
+    async def main() -> None:
+        monitor = HealthMonitor(WatchedService(), interval=1, history=3)
+        looks = await first(monitor, 5)
+        assert monitor.history == tuple(looks[-3:])
+        assert monitor.status == looks[-1]
+
+    run(main())
+
+
+def test_whoever_comes_while_the_last_one_leaves_finds_it_running(run: Run) -> None:
+    async def main() -> None:
+        watched = WatchedService()
+        monitor = HealthMonitor(watched, interval=1)
+
+        async def hang(_: HealthChanged) -> None:
+            await asyncio.sleep(2)
+
+        monitor.on_change(hang)
+        leaving = asyncio.create_task(first(monitor, 1))
+        await asyncio.sleep(0.5)
+        assert len(await first(monitor, 2)) == 2
+        await leaving
+        assert len(asyncio.all_tasks()) == 1
+
+    run(main())
+
+
+async def test_a_history_file_that_cannot_be_used_is_told_and_nothing_runs(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("mine", encoding="utf-8")
+    watched = WatchedService()
+    monitor = HealthMonitor(watched, history=path)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="is not a history"):
+            await monitor.wait_until_ready(timeout=5)
+    assert len(asyncio.all_tasks()) == 1
+    assert not watched.events.hears(CallEnded)
+
+
+async def test_a_history_file_is_written_while_it_runs(tmp_path: Path) -> None:
+    from foundry_api.monitor.store import read  # noqa: PLC0415 - only here
+
+    path = tmp_path / "health.db"
+    monitor = HealthMonitor(WatchedService(), interval=0.01, history=path)
+    looks = await first(monitor, 3)
+    assert read(path)[:3] == looks
+
+
+def test_the_same_monitor_serves_one_event_loop_after_another() -> None:
+    watched = WatchedService()
+    monitor = HealthMonitor(watched, interval=0.01)
+
+    async def main() -> None:
+        watched.transport.slow[LOADED] = 60
+        await monitor.check()  # leaves a request behind, which ends with the loop
+        watched.transport.slow.clear()
+        both = await asyncio.gather(first(monitor, 2), first(monitor, 2))
+        assert [len(looks) for looks in both] == [2, 2]
+
+    for _ in range(2):
+        asyncio.run(main())
+    assert {look.status for look in monitor.history} == {"healthy"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"interval": 0}, "interval"),
+        ({"interval": float("nan")}, "interval"),
+        ({"interval": 1, "timeout": 2}, "timeout"),
+        ({"timeout": 0}, "timeout"),
+        ({"canary_every": -1}, "canary_every"),
+        ({"canary_timeout": 0}, "canary_timeout"),
+        ({"keep_days": 0}, "keep_days"),
+        ({"history": 0}, "history"),
+        ({"models": "demo"}, "models"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_refused_by_its_name(
+    arguments: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        HealthMonitor(WatchedService(), **arguments)
+    assert caught.value.field == field
+
+
+def test_hysteresis_is_the_callers_choice(run: Run) -> None:
+    async def main() -> None:
+        watched = WatchedService()
+        watched.transport.up = False
+        monitor = HealthMonitor(watched, interval=1, hysteresis=Hysteresis(down_after=4))
+        states = [look.state for look in await first(monitor, 5)]
+        assert states == ["unknown"] * 3 + ["down"] * 2
+
+    run(main())
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, asyncio.CancelledError])
+def test_what_the_callers_code_raises_neither_ends_the_monitor_nor_hides_an_outage(
+    run: Run, failure: type[BaseException]
+) -> None:
+    def fail(*_: object) -> None:
+        raise failure("oops")
+
+    async def broken(*_: object) -> None:
+        raise failure("oops")
+
+    async def main() -> None:
+        watched = WatchedService()
+        monitor = HealthMonitor(watched, interval=0.5, alerts=[fail, broken])
+        async with monitor:
+            await asyncio.sleep(1.75)
+            send, watched.transport.send = watched.transport.send, broken  # type: ignore[method-assign]
+            await asyncio.sleep(2)
+            watched.transport.send = send  # type: ignore[method-assign]
+            await asyncio.sleep(2)
+        statuses = [sample.status for sample in monitor.history]
+        assert statuses[:4] == ["healthy"] * 4
+        assert statuses[4:8] == ["down"] * 4
+        assert statuses[8:] == ["healthy"] * 4
+        assert 0 < (monitor.summary().availability or 0) < 1
+
+    run(main())
+
+
+def test_a_monitor_that_is_cancelled_ends(run: Run) -> None:
+    async def main() -> None:
+        monitor = HealthMonitor(WatchedService(), interval=0.5)
+
+        async def watch() -> None:
+            async with monitor:
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(watch())
+        await asyncio.sleep(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(asyncio.all_tasks()) == 1
+
+    run(main())

@@ -1,0 +1,163 @@
+"""History in a SQLite file."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api import BreakerStatistics, Canary, ConfigurationError, LimiterStatistics, Traffic
+from foundry_api.monitor import store as store_module
+from foundry_api.monitor.store import SampleStore, StoreWriter, read
+from support.monitor_factories import seen
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DAY_S = 86_400.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "health.db"
+
+
+def fill(path: Path, *ats: float, keep_s: float = 7 * DAY_S, now: float = 2_000.0) -> None:
+    with closing(SampleStore(path, keep_s=keep_s, clock=lambda: now)) as store:
+        for at in ats:
+            store.add(seen("healthy", at))
+
+
+def test_a_sample_comes_back_as_it_was(path: Path) -> None:
+    sample = seen(
+        "degraded",
+        loaded_models=("demo:1",),
+        detail="It's wrong; DROP TABLE samples",
+        traffic=Traffic(answered=3, time_to_first_token_s=0.1),
+        canary=Canary(outcome="failed", detail="no"),
+        breaker=BreakerStatistics("open", 10, 5, 0, 0.5, 0.0, 1, 7, 2.5),
+        limiter=LimiterStatistics(2, 1, 0, 0, None),
+    )
+    with closing(SampleStore(path, keep_s=DAY_S)) as store:
+        store.add(sample)
+    assert read(path) == [sample]
+
+
+def test_samples_of_several_runs_are_read_in_their_order(path: Path) -> None:
+    fill(path, 1000, 1002)
+    fill(path, 1001)
+    assert [sample.checked_at for sample in read(path)] == [1000, 1001, 1002]
+    assert [sample.checked_at for sample in read(path, since=1001.5)] == [1002]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
+def test_only_its_owner_may_read_it_and_its_side_files(path: Path) -> None:
+    with closing(SampleStore(path, keep_s=DAY_S)) as store:
+        store.add(seen("healthy"))
+        modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+    assert set(modes) == {"health.db", "health.db-wal", "health.db-shm", "health.db.lock"}
+    assert set(modes.values()) == {0o600}
+
+
+def test_what_is_too_old_is_deleted_at_the_start_and_while_it_grows(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(path, 1000, 1900)
+    fill(path, keep_s=200, now=2_000)
+    assert [sample.checked_at for sample in read(path)] == [1900]
+    monkeypatch.setattr(store_module, "PRUNE_EVERY", 3)
+    fill(path, 1000, 1001, 1950, keep_s=60, now=2_000)
+    assert [sample.checked_at for sample in read(path)] == [1950]
+
+
+@pytest.mark.parametrize("damage", ["middle", "end"])
+def test_a_damaged_file_is_set_aside_and_a_new_one_begun(
+    path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(path, *range(1000, 1200))
+    data = bytearray(path.read_bytes())
+    if damage == "middle":
+        data[100:8000] = b"\xff" * 7900
+    else:
+        del data[5000:]
+    path.write_bytes(data)
+    with caplog.at_level(logging.WARNING, "foundry_api"):
+        fill(path, 1500)
+    assert [sample.checked_at for sample in read(path)] == [1500]
+    (aside,) = path.parent.glob("health.db.damaged-*")
+    assert aside.read_bytes() == data
+    assert aside.name in caplog.text
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_file_that_is_something_else_is_left_alone(path: Path, reads: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    path.parent.mkdir()
+    path.write_text("my notes, by no means a database\n", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="is not a history"):
+        read(path) if reads else fill(path, 1)
+    assert path.read_text(encoding="utf-8").startswith("my notes")
+
+
+@pytest.mark.parametrize("number", [0, 7])
+def test_another_programs_database_is_left_alone(path: Path, number: int) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(f"PRAGMA application_id = {number}")
+        database.execute("CREATE TABLE theirs (x)")
+    before = path.read_bytes()
+    with pytest.raises(ConfigurationError, match="is not a history"):
+        fill(path, 1)
+    assert path.read_bytes() == before
+
+
+def test_a_history_that_is_not_there_is_told(path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="there is no history"):
+        read(path)
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        fill(tmp_path / "file" / "health.db", 1)
+
+
+def test_what_cannot_be_understood_is_left_out_and_told(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(path, 1000)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute('INSERT INTO samples VALUES (1001, NULL, \'{"status": "odd"}\')')
+    with caplog.at_level(logging.WARNING, "foundry_api"):
+        assert len(read(path)) == 1
+    assert "1 samples" in caplog.text
+
+
+def test_a_writer_that_fails_says_so_once_and_when_it_is_well_again(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = SampleStore.add
+    failing = [True]
+
+    def full(store: SampleStore, sample: object) -> None:
+        if failing:
+            raise sqlite3.OperationalError("database or disk is full")
+        add(store, sample)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SampleStore, "add", full)
+    writer = StoreWriter(path, keep_s=1e9)
+    writer.open().result()
+    with caplog.at_level(logging.WARNING, "foundry_api"):
+        for at in range(3):
+            writer.add(seen("healthy", 1000 + at))
+        writer._thread.submit(failing.clear).result()
+        writer.add(seen("healthy", 1003))
+        writer.close().result()
+    assert [record.message for record in caplog.records] == [
+        f"samples are not written to {path}: database or disk is full",
+        f"{path} is written again; 3 samples were lost",
+    ]
+    assert [sample.checked_at for sample in read(path)] == [1003]

@@ -1,0 +1,246 @@
+"""The log: one line a call, without what was said, for whoever reads it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api.observe.call_log import CallLog
+from foundry_api.types import errors
+from foundry_api.types.checks import chat_request
+from foundry_api.types.events import (
+    KINDS,
+    AttemptStarted,
+    BreakerChanged,
+    CacheHit,
+    CacheMiss,
+    CacheStored,
+    CacheTrouble,
+    CallEnded,
+    CallStarted,
+    Event,
+    FirstToken,
+    ModelLoaded,
+    ModelUnloaded,
+    RetryScheduled,
+)
+from foundry_api.types.messages import Attempt, Timings, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SERVICE = "http://127.0.0.1:5273"
+ERROR = errors.ServerError("the engine failed", service=SERVICE)
+REQUEST = chat_request([{"role": "user", "content": "my prompt"}], max_tokens=9, stop="my stop")
+
+STARTED = CallStarted(call=1, model="tiny", request=REQUEST)
+SENT = AttemptStarted(call=1, attempt=1, model="tiny:1", service=SERVICE, queued_s=0)
+FIRST = FirstToken(call=1, attempt=1, model="tiny:1", service=SERVICE, time_to_first_token_s=0.25)
+RETRY = RetryScheduled(call=1, attempt=1, model="tiny:1", service=SERVICE, error=ERROR, delay_s=0.5)
+ANSWERED = CallEnded(
+    call=1,
+    outcome="answered",
+    model="tiny:1",
+    service=SERVICE,
+    attempts=(Attempt(0.1, ERROR), Attempt(0.5)),
+    timings=Timings(0.25, 0.75, 20.0, 0.125),
+    usage=Usage(7, 5, 12),
+    finish_reason="stop",
+    chunks=5,
+    content="my answer",
+)
+FAILED = CallEnded(
+    call=2,
+    outcome="failed",
+    model="tiny:1",
+    service=SERVICE,
+    attempts=(Attempt(0.1, ERROR),),
+    timings=Timings(None, 0.1, None),
+    error=ERROR,
+    content="my answer",
+)
+LEFT = CallEnded(
+    call=3, outcome="cancelled", model="tiny", service=None, attempts=(), timings=Timings(0, 1, 0)
+)
+OPENED = BreakerChanged(service=SERVICE, old="closed", new="open", retry_after_s=5)
+LOADED = ModelLoaded(model="tiny:1", service=SERVICE, duration_s=0.5, size_mb=3)
+IDLE = ModelUnloaded(model="tiny:1", service=SERVICE, reason="idle")
+HIT = CacheHit(call=4, model="tiny:1", service=SERVICE, source="cache", age_s=60)
+SHARED = CacheHit(call=5, model="tiny:1", service=SERVICE, source="flight")
+MISS = CacheMiss(model="tiny:1", service=SERVICE)
+STORED = CacheStored(model="tiny:1", service=SERVICE, bytes=400)
+TROUBLE = CacheTrouble(path="a.db", problem="disk is full")
+AGAIN = CallEnded(
+    call=4,
+    outcome="answered",
+    model="tiny:1",
+    service=SERVICE,
+    attempts=(),
+    timings=Timings(None, 0.001, None),
+    usage=Usage(7, 5, 12),
+    cached=True,
+)
+ALL: tuple[Event, ...] = (
+    *(STARTED, SENT, FIRST, RETRY, ANSWERED, FAILED, LEFT, OPENED),
+    *(LOADED, IDLE, HIT, SHARED, MISS, STORED, TROUBLE, AGAIN),
+)
+
+SENTENCES: tuple[tuple[Event, int, str], ...] = (
+    (STARTED, logging.DEBUG, "call 1 to tiny began"),
+    (SENT, logging.DEBUG, f"call 1: attempt 1 sent to {SERVICE}"),
+    (FIRST, logging.DEBUG, "call 1: first token after 0.250 s"),
+    (RETRY, logging.WARNING, f"call 1: attempt 1 failed, the next in 0.50 s: {ERROR}"),
+    (
+        ANSWERED,
+        logging.INFO,
+        (
+            "call 1 to tiny:1 answered after 0.750 s, stop, 7+5 tokens, "
+            "first token after 0.250 s, queued 0.125 s, 2 attempts"
+        ),
+    ),
+    (FAILED, logging.WARNING, f"call 2 to tiny:1 failed after 0.100 s: {ERROR}"),
+    (LEFT, logging.INFO, "call 3 to tiny cancelled after 1.000 s, first token after 0.000 s"),
+    (OPENED, logging.WARNING, f"the circuit breaker of {SERVICE} is open; it was closed"),
+    (LOADED, logging.INFO, f"tiny:1 was loaded at {SERVICE} in 0.500 s"),
+    (IDLE, logging.INFO, f"tiny:1 was unloaded at {SERVICE}: nobody used it"),
+    (HIT, logging.DEBUG, "call 4: an answer that was kept 60 s ago"),
+    (SHARED, logging.DEBUG, "call 5: shared with an identical one in flight"),
+    (MISS, logging.DEBUG, "the cache has no answer of tiny:1"),
+    (STORED, logging.DEBUG, "an answer of tiny:1 is kept: 400 bytes"),
+    (TROUBLE, logging.DEBUG, "the cache a.db: disk is full"),
+    (
+        AGAIN,
+        logging.INFO,
+        "call 4 to tiny:1 answered after 0.001 s, without the engine, 7+5 tokens",
+    ),
+)
+
+
+class Lines(logging.Handler):
+    """Keeps the records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def text(self) -> list[str]:
+        return [record.getMessage() for record in self.records]
+
+
+@pytest.fixture
+def logger() -> Iterator[logging.Logger]:
+    """One that passes nothing on."""
+    logger = logging.getLogger("tests.call_log")
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG)
+    yield logger
+    logger.handlers.clear()
+
+
+@pytest.fixture
+def lines(logger: logging.Logger) -> Lines:
+    """What was logged."""
+    lines = Lines()
+    logger.addHandler(lines)
+    return lines
+
+
+@pytest.mark.parametrize(("event", "level", "told"), SENTENCES)
+def test_each_event_is_one_sentence(
+    logger: logging.Logger, lines: Lines, event: Event, level: int, told: str
+) -> None:
+    CallLog(logger)(event)
+    assert [(record.levelno, record.getMessage()) for record in lines.records] == [(level, told)]
+
+
+def test_a_call_that_went_well_is_one_line_at_info(logger: logging.Logger, lines: Lines) -> None:
+    logger.setLevel(logging.INFO)
+    for event in (STARTED, SENT, FIRST, ANSWERED):
+        CallLog(logger)(event)
+    assert len(lines.records) == 1
+
+
+def test_on_request_each_line_is_one_json_object(logger: logging.Logger, lines: Lines) -> None:
+    for event in ALL:
+        CallLog(logger, json=True, now=lambda: 1.5)(event)
+    told = [json.loads(line) for line in lines.text()]
+    assert [one["event"] for one in told] == [type(event).__name__ for event in ALL]
+    assert told[4] == {
+        "time": "1970-01-01T00:00:01.500000Z",
+        "event": "CallEnded",
+        "call": 1,
+        "outcome": "answered",
+        "model": "tiny:1",
+        "service": SERVICE,
+        "attempts": 2,
+        "time_to_first_token_s": 0.25,
+        "total_s": 0.75,
+        "tokens_per_second": 20.0,
+        "queued_s": 0.125,
+        "prompt_tokens": 7,
+        "completion_tokens": 5,
+        "total_tokens": 12,
+        "finish_reason": "stop",
+        "chunks": 5,
+        "operation": "chat",
+    }
+    assert (told[5]["error"], told[5]["message"]) == ("ServerError", str(ERROR))
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_neither_prompt_nor_answer_is_logged(
+    logger: logging.Logger, lines: Lines, *, as_json: bool
+) -> None:
+    for event in ALL:
+        CallLog(logger, json=as_json)(event)
+    shown = " ".join(lines.text()) + repr([vars(record) for record in lines.records])
+    assert not [private for private in ("my prompt", "my answer", "my stop") if private in shown]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_both_are_logged_on_request(logger: logging.Logger, lines: Lines, *, as_json: bool) -> None:
+    for event in ALL:
+        CallLog(logger, json=as_json, content=True)(event)
+    assert "my prompt" in lines.text()[0]
+    assert "my answer" in lines.text()[4]
+
+
+def test_a_record_carries_the_facts_for_other_handlers(
+    logger: logging.Logger, lines: Lines
+) -> None:
+    CallLog(logger)(OPENED)
+    assert vars(lines.records[0])["foundry"] == {
+        "event": "BreakerChanged",
+        "service": SERVICE,
+        "old": "closed",
+        "new": "open",
+        "retry_after_s": 5,
+    }
+
+
+def test_no_record_is_made_that_nobody_reads(
+    logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package's own handler, which keeps standard error quiet, is not a reader."""
+    made: list[object] = []
+    monkeypatch.setattr(logger, "handlers", [logging.NullHandler()])
+    monkeypatch.setattr(logger, "makeRecord", lambda *_args, **_more: made.append(1))
+    CallLog(logger)(FAILED)
+    assert made == []
+
+
+def test_only_the_events_of_a_level_need_to_be_heard() -> None:
+    assert set(CallLog.hears("INFO")) == {
+        CallEnded,
+        RetryScheduled,
+        BreakerChanged,
+        ModelLoaded,
+        ModelUnloaded,
+    }
+    assert CallLog.hears("DEBUG") == KINDS

@@ -1,0 +1,147 @@
+"""Numbers and times as people read and write them."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+
+import pytest
+
+from foundry_api.observe.format import (
+    format_age,
+    format_bytes,
+    format_count,
+    format_duration,
+    format_int,
+    format_megabytes,
+    format_percent,
+    format_rate,
+    format_time,
+    parse_duration,
+)
+from foundry_api.types.errors import InvalidRequest
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0, "0 s"),
+        (0.0042, "4.2 ms"),
+        (0.85, "850 ms"),
+        (1e-9, "0 s"),
+        (0.00042, "0.42 ms"),
+        (0.9996, "1 s"),
+        (9.96, "10 s"),
+        (59.96, "1 min"),
+        (9_000, "2 h 30 min"),
+        (1e9, "11,574 d 2 h"),
+        (-200, "-3 min 20 s"),
+        (math.nan, ""),
+        (math.inf, ""),
+        (1, "1 s"),
+        (1.24, "1.2 s"),
+        (45.4, "45 s"),
+        (60, "1 min"),
+        (200, "3 min 20 s"),
+        (7_500, "2 h 5 min"),
+        (7_229, "2 h"),
+        (59.7, "1 min"),
+        (86_399, "1 d"),
+        (273_600, "3 d 4 h"),
+        (None, ""),
+    ],
+)
+def test_a_time_is_told_in_at_most_two_units(seconds: float | None, told: str) -> None:
+    assert format_duration(seconds) == told
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 90),
+        ("90s", 90),
+        ("0.5", 0.5),
+        ("10m", 600),
+        ("10 min", 600),
+        ("2h", 7_200),
+        ("1h30m", 5_400),
+        ("1.5H", 5_400),
+        ("1d 2h", 93_600),
+    ],
+)
+def test_a_time_is_read_as_people_write_it(text: str, seconds: float) -> None:
+    assert parse_duration(text, "within") == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "10 x", "-5m", "0s", "1h30", "h", "1h or so", "inf"])
+def test_what_is_no_time_is_refused_by_its_name(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="within is ") as refusal:
+        parse_duration(text, "within")
+    assert refusal.value.field == "within"
+    assert "1h30m" in refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(0, "0"), (0.254, "0.25"), (41.27, "41.3"), (2_310.4, "2,310")]
+)
+def test_a_rate_has_three_digits_or_all_of_the_whole_ones(value: float, told: str) -> None:
+    assert format_rate(value) == told
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "told"),
+    [
+        (0, 0, "0%"),
+        (0, 10, "0%"),
+        (1, 1_000_000, "0.01%"),
+        (54, 100, "54%"),
+        (999_999, 1_000_000, "99.99%"),
+        (10, 10, "100%"),
+    ],
+)
+def test_a_share_is_all_or_nothing_only_where_it_is(part: int, whole: int, told: str) -> None:
+    assert format_percent(part, whole) == told
+
+
+def test_thousands_stand_apart() -> None:
+    assert format_int(1_234_567) == "1,234,567"
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        (None, ""),
+        (math.nan, ""),
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1023.6, "1 KB"),
+        (3 * 2**20, "3 MB"),
+        (1023.6 * 2**20, "1.0 GB"),
+        (2662 * 2**20, "2.6 GB"),
+        (2**50, "1,048,576.0 GB"),
+        (-(2**20), "-1 MB"),
+    ],
+)
+def test_a_size_is_told_in_the_largest_unit_it_fills(size: float | None, told: str) -> None:
+    assert format_bytes(size) == told
+    assert format_megabytes(None if size is None else size / 2**20) == told
+
+
+def test_an_age_is_told_in_one_unit() -> None:
+    ages = [format_age(seconds) for seconds in (-1, 59, 60, 7_199, 259_200)]
+    assert ages == ["just now", "just now", "1 minute ago", "1 hour ago", "3 days ago"]
+
+
+def test_a_rate_and_a_share_that_are_not_known_are_empty() -> None:
+    assert [format_rate(None), format_rate(math.nan), format_percent(None)] == ["", "", ""]
+    assert [format_rate(9.996), format_rate(99.96)] == ["10.0", "100"]
+    assert [format_percent(140), format_percent(0.998, 1)] == ["140%", "99.80%"]
+
+
+def test_one_thing_has_no_plural() -> None:
+    assert [format_count(n, "line") for n in (0, 1, 1_200)] == ["0 lines", "1 line", "1,200 lines"]
+
+
+def test_a_time_is_told_with_its_zone() -> None:
+    assert format_time(None) == ""
+    assert datetime.fromisoformat(format_time(1_700_000_000)).timestamp() == 1_700_000_000

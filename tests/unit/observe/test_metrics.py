@@ -1,0 +1,128 @@
+"""Metrics are what the events came to."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api.observe.metrics import MOST_SERIES, OTHER, Metrics, SeriesSnapshot
+from foundry_api.types import errors
+from foundry_api.types.events import (
+    BreakerChanged,
+    CacheHit,
+    CacheMiss,
+    CacheStored,
+    CallEnded,
+    Event,
+    RetryScheduled,
+)
+from foundry_api.types.messages import Attempt, Timings, Usage
+
+seconds = st.floats(0, 100)
+models = st.sampled_from(["tiny:1", "big:2"])
+services = st.sampled_from(["http://127.0.0.1:1", "http://127.0.0.1:2", None])
+failures = st.sampled_from([errors.ServerError("x"), errors.SilenceTimeout("x", limit_s=1)])
+endings = st.builds(
+    CallEnded,
+    call=st.integers(1),
+    outcome=st.sampled_from(["answered", "failed", "cancelled"]),
+    model=models,
+    service=services,
+    attempts=st.integers(0, 4).map(lambda n: (Attempt(0.1),) * n),
+    timings=st.builds(Timings, st.none() | seconds, seconds, st.none() | seconds, seconds),
+    usage=st.none() | st.builds(Usage, st.integers(0, 99), st.integers(0, 99)),
+    error=st.none() | failures,
+)
+retries = st.builds(
+    RetryScheduled,
+    call=st.integers(1),
+    attempt=st.integers(1),
+    model=models,
+    service=services,
+    error=failures,
+    delay_s=seconds,
+)
+
+
+def ended(model: str) -> CallEnded:
+    return CallEnded(
+        call=1, outcome="answered", model=model, service="x", attempts=(), timings=Timings(1, 2, 3)
+    )
+
+
+def told(events: list[Event]) -> dict[tuple[str, str], SeriesSnapshot]:
+    metrics = Metrics()
+    for event in events:
+        metrics(event)
+    return {(series.model, series.service): series for series in metrics.snapshot().series}
+
+
+@given(st.lists(endings | retries, max_size=30))
+def test_each_model_at_each_service_is_counted_for_itself(
+    events: list[CallEnded | RetryScheduled],
+) -> None:
+    series = told(list(events))
+    assert set(series) == {(event.model, event.service or "none") for event in events}
+    for (model, service), one in series.items():
+        mine = [e for e in events if (e.model, e.service or "none") == (model, service)]
+        calls = [event for event in mine if isinstance(event, CallEnded)]
+        usages = [call.usage for call in calls if call.usage]
+        firsts = [call.timings.time_to_first_token_s for call in calls]
+        rates = [call.timings.tokens_per_second for call in calls]
+        outcomes = Counter(call.outcome for call in calls)
+        assert (one.calls, one.retries) == (len(calls), len(mine) - len(calls))
+        assert one.answered == outcomes["answered"]
+        assert one.failed == outcomes["failed"]
+        assert one.cancelled == outcomes["cancelled"]
+        assert one.errors == Counter(type(call.error).__name__ for call in calls if call.error)
+        assert one.attempts == sum(len(call.attempts) for call in calls)
+        assert one.prompt_tokens == sum(usage.prompt_tokens for usage in usages)
+        assert one.completion_tokens == sum(usage.completion_tokens for usage in usages)
+        assert one.duration_s.count == one.queue_s.count == len(calls)
+        assert one.time_to_first_token_s.count == sum(first is not None for first in firsts)
+        assert one.tokens_per_second.count == sum(rate is not None for rate in rates)
+
+
+def test_the_number_of_series_is_bounded() -> None:
+    """A program that calls with ever new names must not fill the memory."""
+    series = told([ended(f"model-{number}") for number in range(MOST_SERIES + 50)])
+    assert len(series) == MOST_SERIES + 1
+    assert series[OTHER, OTHER].answered == 50
+
+
+def test_the_last_state_of_each_breaker_is_told() -> None:
+    metrics = Metrics()
+    metrics(BreakerChanged(service="x", old="closed", new="open"))
+    metrics(BreakerChanged(service="y", old="closed", new="open"))
+    metrics(BreakerChanged(service="x", old="open", new="half-open"))
+    assert metrics.snapshot().breakers == {"x": "half-open", "y": "open"}
+
+
+def test_a_snapshot_does_not_change_any_more() -> None:
+    metrics = Metrics()
+    metrics(ended("tiny:1"))
+    before = metrics.snapshot()
+    metrics(ended("tiny:1"))
+    assert before.series[0].answered == 1
+    assert metrics.snapshot().series[0].answered == 2
+
+
+def test_what_the_cache_did_is_counted_and_its_tokens_are_not_counted_again() -> None:
+    names = {"model": "a", "service": "x"}
+    again = msgspec.structs.replace(ended("a"), usage=Usage(3, 5, 8), cached=True)
+    events: list[Event] = [
+        CacheMiss(**names),
+        msgspec.structs.replace(ended("a"), usage=Usage(3, 5, 8)),
+        CacheStored(**names, bytes=9),
+        CacheHit(call=2, source="cache", **names),
+        again,
+        CacheHit(call=3, source="flight", **names),
+        again,
+    ]
+    one = told(events)["a", "x"]
+    assert (one.answered, one.cached, one.shared) == (3, 1, 1)
+    assert (one.cache_misses, one.cache_stores) == (1, 1)
+    assert (one.prompt_tokens, one.completion_tokens) == (3, 5)

@@ -1,0 +1,875 @@
+"""A service that fails is left alone for a while, and one call, not fifty, finds it back."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from types import coroutine
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
+
+from foundry_api.resilience.breaker import (
+    MOST_TIMED_RESULTS,
+    BreakerSettings,
+    BreakerStatistics,
+    CircuitBreaker,
+    Permit,
+)
+from foundry_api.types.errors import CircuitOpen, ConfigurationError, ServerError
+from foundry_api.types.events import BreakerChanged
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Generator
+
+    from foundry_api.types.events import BreakerState, Event
+
+    Change = tuple[BreakerState, BreakerState, float]
+
+SMALL = BreakerSettings(minimum_calls=2, open_s=2.0, open_cap_s=16.0, slow_s=3.0)
+"""Opens at the second failed call, for 2, 4, 8 and at most 16 seconds where the dice show sixes."""
+
+
+def change_of(event: Event) -> Change:
+    assert isinstance(event, BreakerChanged)
+    return event.old, event.new, event.retry_after_s
+
+
+@dataclass
+class Bench:
+    """A breaker whose time and dice are in the test's hands."""
+
+    settings: BreakerSettings = SMALL
+    now: float = 1000.0
+    fraction: float = 1.0
+    drawn: list[tuple[float, float]] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.breaker = CircuitBreaker(
+            self.settings, clock=lambda: self.now, uniform=self._draw, listener=self._heard
+        )
+        self.breaker.service = "http://127.0.0.1:5273"
+
+    def _draw(self, low: float, high: float) -> float:
+        self.drawn.append((low, high))
+        return low + self.fraction * (high - low)
+
+    def _heard(self, event: Event) -> None:
+        self.changes.append(change_of(event))
+
+    def permit(self) -> Permit:
+        permit = self.breaker.try_enter()
+        assert permit is not None
+        return permit
+
+    def report(self, told: str, duration_s: float = 0.1) -> None:
+        """Results in a row: `F` a failed call, `.` an answered one, `s` and `S` slow ones."""
+        for letter in told:
+            took_s = self.settings.slow_s if letter in "sS" else duration_s
+            permit = self.permit()
+            (permit.failed if letter in "FS" else permit.succeeded)(took_s)
+
+    def statistics(self) -> BreakerStatistics:
+        return self.breaker.statistics()
+
+    def refusal(self) -> CircuitOpen:
+        with pytest.raises(CircuitOpen) as caught:
+            self.breaker.check()
+        return caught.value
+
+    async def trial(self) -> Permit:
+        """The trial's permit, taken when the breaker is due."""
+        self.now += self.statistics().retry_after_s
+        return await self.breaker.enter(there)
+
+
+def tripped(settings: BreakerSettings = SMALL) -> Bench:
+    bench = Bench(settings)
+    bench.report("F" * settings.minimum_calls)
+    assert bench.breaker.state == "open"
+    return bench
+
+
+async def there() -> None:
+    """A probe that finds the service."""
+
+
+async def gone() -> None:
+    raise ServerError("the service is gone")
+
+
+async def unasked() -> None:
+    raise AssertionError("the service was asked")
+
+
+# --- closed -----------------------------------------------------------------------------------
+
+
+def test_a_new_breaker_lets_everybody_through() -> None:
+    bench = Bench()
+    assert bench.statistics() == BreakerStatistics("closed", 0, 0, 0, 0.0, 0.0, 0, 0, 0.0)
+    assert all(bench.breaker.try_enter() for _ in range(100))
+    bench.breaker.check()
+
+
+async def test_a_closed_breaker_gives_a_permit_without_a_probe() -> None:
+    bench = Bench()
+    permit = await bench.breaker.enter(unasked)
+    permit.failed(0.1)
+    assert bench.statistics().failures == 1
+
+
+def test_statistics_tell_what_is_in_the_window() -> None:
+    bench = Bench(BreakerSettings())
+    bench.report("F.sS.")
+    told = bench.statistics()
+    assert (told.calls, told.failures, told.slow) == (5, 2, 2)
+    assert (told.failure_rate, told.slow_rate) == (0.4, 0.4)
+
+
+def test_the_share_of_failed_calls_opens_it_exactly_when_it_is_reached() -> None:
+    bench = Bench(BreakerSettings(failure_rate=0.5, minimum_calls=4))
+    bench.report("...FF")
+    assert bench.statistics().state == "closed"
+    bench.report("F")
+    assert bench.statistics().state == "open"
+
+
+def test_a_share_that_floating_point_multiplication_would_miss_counts_as_reached() -> None:
+    assert 0.07 * 100 > 7
+    bench = Bench(BreakerSettings(failure_rate=0.07, window_calls=100, minimum_calls=100))
+    bench.report("." * 93 + "F" * 7)
+    assert bench.breaker.state == "open"
+
+
+def test_the_share_of_slow_calls_opens_it_whether_they_succeeded_or_failed() -> None:
+    bench = Bench(BreakerSettings(failure_rate=1.0, slow_rate=0.5, minimum_calls=4))
+    bench.report("..sS")
+    assert bench.breaker.state == "open"
+    assert (bench.statistics().slow, bench.statistics().failures) == (2, 1)
+
+
+def test_slow_begins_at_the_bound() -> None:
+    bench = Bench()
+    bench.report(".", duration_s=2.999)
+    assert bench.statistics().slow == 0
+    bench.report(".", duration_s=3.0)
+    assert bench.statistics().slow == 1
+
+
+def test_fewer_results_than_the_minimum_never_open_it() -> None:
+    bench = Bench(BreakerSettings(minimum_calls=10))
+    bench.report("F" * 9)
+    assert bench.statistics().state == "closed"
+    bench.report(".")
+    assert bench.statistics().state == "open"
+
+
+def test_a_count_window_forgets_all_but_the_last_results() -> None:
+    bench = Bench(BreakerSettings(window_calls=4, minimum_calls=4, failure_rate=0.75))
+    bench.report("FsF..")
+    told = bench.statistics()
+    assert (told.calls, told.failures, told.slow) == (4, 1, 1)
+    bench.now += 1e6
+    assert bench.statistics().calls == 4
+    bench.report(".")
+    assert bench.statistics().slow == 0
+
+
+def test_a_time_window_forgets_what_is_as_old_as_it_is_long() -> None:
+    bench = Bench(BreakerSettings(window_s=10.0, minimum_calls=3))
+    bench.report("FS")
+    bench.now += 9.9
+    assert bench.statistics().calls == 2
+    bench.now += 0.1
+    assert bench.statistics() == Bench().statistics()
+    bench.report("FF")
+    assert bench.breaker.state == "closed"
+
+
+def test_a_time_window_counts_results_whatever_the_count_window_says() -> None:
+    bench = Bench(BreakerSettings(window_s=10.0, window_calls=3, minimum_calls=10))
+    bench.report("." * 10)
+    assert bench.statistics().calls == 10
+
+
+def test_a_time_window_is_bounded_too() -> None:
+    bench = Bench(BreakerSettings(window_s=10.0))
+    bench.report("F" + "." * MOST_TIMED_RESULTS)
+    assert bench.statistics().calls == MOST_TIMED_RESULTS
+    assert bench.statistics().failures == 0
+
+
+# --- permits ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", ["succeeded", "failed", "released"])
+def test_only_the_first_word_of_a_permit_counts(first: str) -> None:
+    bench = Bench(BreakerSettings())
+    permit = bench.permit()
+    getattr(permit, first)(*() if first == "released" else (0.1,))
+    before = bench.statistics()
+    assert before.calls == (first != "released")
+    permit.succeeded(99.0)
+    permit.failed(99.0)
+    permit.released()
+    assert bench.statistics() == before
+
+
+def test_a_permit_is_small() -> None:
+    assert not hasattr(Bench().permit(), "__dict__")
+
+
+def test_results_of_before_the_trip_are_ignored() -> None:
+    bench = Bench()
+    early = [bench.permit() for _ in range(3)]
+    bench.report("FF")
+    before = bench.statistics()
+    for permit, tell in zip(early, ("succeeded", "failed"), strict=False):
+        getattr(permit, tell)(9.0)
+    early[2].released()
+    assert bench.statistics() == before
+
+
+async def test_results_of_before_the_trip_do_not_decide_the_trial_either() -> None:
+    bench = Bench()
+    early = [bench.permit() for _ in range(3)]
+    bench.report("FF")
+    await bench.trial()
+    early[0].succeeded(0.1)
+    early[1].failed(0.1)
+    early[2].released()
+    assert bench.breaker.state == "half-open"
+
+
+async def test_results_of_before_it_closed_again_are_ignored() -> None:
+    bench = Bench()
+    early = bench.permit()
+    bench.report("FF")
+    (await bench.trial()).succeeded(0.1)
+    early.failed(9.0)
+    assert bench.statistics().calls == 0
+
+
+# --- open -------------------------------------------------------------------------------------
+
+
+async def test_an_open_breaker_refuses_until_its_time_is_over() -> None:
+    bench = tripped()
+    bench.now += 1.5
+    assert bench.breaker.try_enter() is None
+    for refused in (bench.refusal(), await refusal_of(bench)):
+        assert refused.retry_after_s == 0.5
+        assert refused.service == "http://127.0.0.1:5273"
+    assert bench.statistics().retry_after_s == 0.5
+    bench.now += 0.5
+    bench.breaker.check()
+    assert bench.breaker.try_enter() is None
+    assert bench.breaker.state == "open"
+    assert bench.statistics().retry_after_s == 0.0
+
+
+async def refusal_of(bench: Bench) -> CircuitOpen:
+    with pytest.raises(CircuitOpen) as caught:
+        await bench.breaker.enter(unasked)
+    return caught.value
+
+
+async def test_a_refusal_is_counted_and_changes_nothing_else() -> None:
+    bench = tripped()
+    before = bench.statistics()
+    bench.refusal()
+    await refusal_of(bench)
+    bench.breaker.try_enter()
+    assert bench.statistics() == BreakerStatistics(*(*astuple(before)[:7], 2, 2.0))
+    bench.now += 2.0
+    bench.breaker.check()
+    assert bench.statistics().rejected == 2
+    assert len(bench.changes) == 1
+
+
+def astuple(told: BreakerStatistics) -> tuple[Any, ...]:
+    return tuple(getattr(told, name) for name in BreakerStatistics.__slots__)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told", "why"),
+    [
+        (BreakerSettings(failure_rate=0.7), "...FFFFFFF", "7 of the last 10 calls failed"),
+        (
+            BreakerSettings(failure_rate=0.7, window_s=90),
+            "...FFFFFFF",
+            "7 of the 10 calls in the last 90 s failed",
+        ),
+        (
+            BreakerSettings(slow_rate=0.3, slow_s=2.5),
+            ".......sss",
+            "3 of the last 10 calls took 2.5 s or longer to their first token",
+        ),
+    ],
+)
+def test_the_error_tells_why_it_opened_and_when_it_lets_one_through(
+    settings: BreakerSettings, told: str, why: str
+) -> None:
+    bench = Bench(settings)
+    bench.report(told)
+    bench.now += 0.2
+    assert bench.refusal().message == (
+        f"the circuit breaker is open: {why}; it lets one through again in 0.8 s"
+    )
+
+
+async def test_the_numbers_in_the_error_are_those_of_the_trip() -> None:
+    bench = tripped(BreakerSettings(minimum_calls=4, window_s=5.0, open_s=8.0))
+    bench.now += 7.0
+    assert bench.statistics().calls == 0
+    bench.now += 1.0
+    with pytest.raises(ServerError):
+        await bench.breaker.enter(gone)
+    assert "4 of the 4 calls in the last 5 s failed" in bench.refusal().message
+
+
+def test_the_error_never_promises_no_time_at_all() -> None:
+    bench = tripped()
+    bench.now += 1.999
+    assert bench.refusal().message.endswith("in 0.1 s")
+    assert bench.refusal().retry_after_s == pytest.approx(0.001)
+
+
+# --- half-open --------------------------------------------------------------------------------
+
+
+async def test_of_fifty_callers_at_once_exactly_one_probes() -> None:
+    bench = tripped()
+    bench.now += 2.0
+    probes, answer = [], asyncio.Event()
+
+    async def probe() -> None:
+        probes.append(bench.breaker.state)
+        await answer.wait()
+
+    async def caller() -> Permit:
+        return await bench.breaker.enter(probe)
+
+    callers = [asyncio.create_task(caller()) for _ in range(50)]
+    refused, waiting = await asyncio.wait(callers, timeout=1, return_when="FIRST_COMPLETED")
+    assert (len(refused), len(waiting)) == (49, 1)
+    assert all(isinstance(one.exception(), CircuitOpen) for one in refused)
+    answer.set()
+    trial = await waiting.pop()
+    with pytest.raises(CircuitOpen):
+        await bench.breaker.enter(probe)
+    assert probes == ["half-open"]
+    assert bench.statistics().rejected == 50
+    trial.succeeded(0.1)
+    assert bench.breaker.state == "closed"
+
+
+async def test_while_the_trial_is_under_way_the_error_says_so() -> None:
+    bench = tripped()
+    await bench.trial()
+    refused = bench.refusal()
+    assert refused.message == (
+        "the circuit breaker is half-open: 2 of the last 2 calls failed; "
+        "one call is finding out whether the service is back"
+    )
+    assert refused.retry_after_s == 2.0
+    assert bench.statistics().retry_after_s == 0.0
+    assert bench.breaker.try_enter() is None
+
+
+async def test_a_trial_that_succeeds_closes_it_with_a_fresh_window_and_the_first_open_time() -> (
+    None
+):
+    bench = tripped()
+    bench.now += 2.0
+    with pytest.raises(ServerError):
+        await bench.breaker.enter(gone)
+    (await bench.trial()).succeeded(99.0)
+    assert bench.statistics() == BreakerStatistics("closed", 0, 0, 0, 0.0, 0.0, 1, 0, 0.0)
+    bench.report("FF")
+    assert bench.statistics().retry_after_s == 2.0
+    assert bench.statistics().opened == 2
+
+
+async def test_a_trial_that_fails_opens_it_for_longer() -> None:
+    bench = tripped()
+    (await bench.trial()).failed(0.1)
+    told = bench.statistics()
+    assert (told.state, told.retry_after_s, told.opened) == ("open", 4.0, 1)
+    assert told.calls == 2
+
+
+async def test_a_trial_that_was_left_opens_it_and_the_next_caller_may_probe_at_once() -> None:
+    bench = tripped()
+    (await bench.trial()).released()
+    assert (bench.breaker.state, bench.statistics().retry_after_s) == ("open", 0.0)
+    (await bench.breaker.enter(there)).failed(0.1)
+    assert bench.statistics().retry_after_s == 4.0
+
+
+async def test_a_probe_that_fails_opens_it_for_longer_and_its_error_is_the_callers() -> None:
+    bench = tripped()
+    bench.now += 2.0
+    with pytest.raises(ServerError, match="the service is gone"):
+        await bench.breaker.enter(gone)
+    assert (bench.breaker.state, bench.statistics().retry_after_s) == ("open", 4.0)
+
+
+async def test_a_cancelled_probe_leaves_it_open_and_due() -> None:
+    bench = tripped()
+    bench.now += 2.0
+    caller = asyncio.create_task(bench.breaker.enter(forever))
+    await asyncio.sleep(0)
+    assert bench.breaker.state == "half-open"
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert (bench.breaker.state, bench.statistics().retry_after_s) == ("open", 0.0)
+    (await bench.breaker.enter(there)).failed(0.1)
+    assert bench.statistics().retry_after_s == 4.0
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+async def test_a_fault_in_the_probe_itself_says_nothing_of_the_service() -> None:
+    bench = tripped()
+    bench.now += 2.0
+    with pytest.raises(AssertionError):
+        await bench.breaker.enter(unasked)
+    assert (bench.breaker.state, bench.statistics().retry_after_s) == ("open", 0.0)
+
+
+async def test_the_open_time_doubles_up_to_its_cap_and_is_drawn_from_its_upper_half() -> None:
+    bench = tripped()
+    bench.fraction = 0.0
+    for _ in range(4):
+        (await bench.trial()).failed(0.1)
+    assert bench.drawn == [(1, 2), (2, 4), (4, 8), (8, 16), (8, 16)]
+    assert [after_s for _, new, after_s in bench.changes if new == "open"] == [2, 2, 4, 8, 8]
+
+
+async def test_the_open_time_survives_a_service_that_is_gone_for_a_year() -> None:
+    bench = tripped()
+    for _ in range(1100):
+        (await bench.trial()).failed(0.1)
+    assert bench.statistics().retry_after_s == 16.0
+
+
+def test_two_clients_do_not_come_back_together() -> None:
+    breakers = [CircuitBreaker(SMALL, clock=lambda: 0.0) for _ in range(2)]
+    for breaker in breakers * 2:
+        permit = breaker.try_enter()
+        assert permit is not None
+        permit.failed(0.1)
+    first, second = (breaker.statistics().retry_after_s for breaker in breakers)
+    assert 1.0 <= min(first, second) < max(first, second) <= 2.0
+
+
+# --- reset ------------------------------------------------------------------------------------
+
+
+async def test_a_reset_breaker_is_as_new_but_for_what_it_counted_in_its_life() -> None:
+    bench = tripped()
+    (await bench.trial()).failed(0.1)
+    bench.refusal()
+    bench.breaker.reset()
+    assert bench.statistics() == BreakerStatistics("closed", 0, 0, 0, 0.0, 0.0, 1, 1, 0.0)
+    bench.report("FF")
+    assert bench.statistics().retry_after_s == 2.0
+
+
+def test_a_reset_empties_the_window_of_a_closed_breaker_and_ends_its_permits() -> None:
+    bench = Bench()
+    bench.report("F")
+    early = bench.permit()
+    bench.breaker.reset()
+    early.failed(0.1)
+    assert bench.statistics().calls == 0
+    assert bench.changes == []
+
+
+@pytest.mark.parametrize("tell", ["succeeded", "failed"])
+async def test_a_reset_ends_a_trial(tell: str) -> None:
+    bench = tripped()
+    trial = await bench.trial()
+    bench.breaker.reset()
+    getattr(trial, tell)(9.0)
+    trial.released()
+    assert (bench.breaker.state, bench.statistics().calls) == ("closed", 0)
+
+
+@pytest.mark.parametrize("failure", [ServerError("gone"), asyncio.CancelledError()])
+async def test_a_probe_of_the_service_of_before_a_reset_changes_nothing(
+    failure: BaseException,
+) -> None:
+    bench = tripped()
+    bench.now += 2.0
+
+    async def probe() -> None:
+        bench.breaker.reset()
+        raise failure
+
+    with pytest.raises(type(failure)):
+        await bench.breaker.enter(probe)
+    assert (bench.breaker.state, bench.statistics().calls) == ("closed", 0)
+
+
+# --- listeners --------------------------------------------------------------------------------
+
+
+async def test_a_listener_hears_every_change_and_how_long_it_will_be_open() -> None:
+    bench = tripped()
+    (await bench.trial()).failed(0.1)
+    (await bench.trial()).released()
+    (await bench.trial()).succeeded(0.1)
+    assert bench.changes == [
+        ("closed", "open", 2.0),
+        ("open", "half-open", 0.0),
+        ("half-open", "open", 4.0),
+        ("open", "half-open", 0.0),
+        ("half-open", "open", 0.0),
+        ("open", "half-open", 0.0),
+        ("half-open", "closed", 0.0),
+    ]
+
+
+def test_further_listeners_may_come_and_go() -> None:
+    bench = Bench()
+    heard: list[Change] = []
+    unsubscribe = bench.breaker.subscribe(lambda event: heard.append(change_of(event)))
+    bench.report("FF")
+    unsubscribe()
+    bench.breaker.reset()
+    assert heard == bench.changes[:1] == [("closed", "open", 2.0)]
+    assert len(bench.changes) == 2
+
+
+def test_a_listener_sees_the_breaker_as_it_is_after_the_change() -> None:
+    bench = Bench()
+    seen: list[BreakerStatistics] = []
+    bench.breaker.subscribe(lambda _: seen.append(bench.statistics()))
+    bench.report("FF")
+    bench.breaker.reset()
+    assert [(told.state, told.calls, told.opened, told.retry_after_s) for told in seen] == [
+        ("open", 2, 1, 2.0),
+        ("closed", 0, 1, 0.0),
+    ]
+
+
+def broken(_: Event) -> None:
+    raise ZeroDivisionError
+
+
+def test_a_listener_that_fails_is_logged_and_the_call_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = Bench()
+    bench.breaker.subscribe(broken)
+    bench.report("FF")
+    assert bench.breaker.state == "open"
+    assert "a listener failed on BreakerChanged" in caplog.text
+
+
+# --- settings ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in ("failure_rate", "slow_rate") for value in (0, -0.5, 1.001)),
+        *(("slow_s", value) for value in (0, -1, float("inf"))),
+        ("window_calls", 0),
+        *(("window_s", value) for value in (0, -1, float("inf"))),
+        *(("minimum_calls", value) for value in (0, 51)),
+        *((name, value) for name in ("open_s", "open_cap_s") for value in (0, -1, float("inf"))),
+        *((name, float("nan")) for name in BreakerSettings.__slots__),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_with_its_name(name: str, value: float) -> None:
+    settings: dict[str, Any] = {name: value}
+    with pytest.raises(ConfigurationError) as caught:
+        BreakerSettings(**settings)
+    assert caught.value.message == f"the circuit breaker's {name} is {value}"
+    assert "above 0, at most" in str(caught.value)
+
+
+def test_settings_at_their_bounds_work() -> None:
+    BreakerSettings(failure_rate=1, slow_rate=1, window_calls=1, minimum_calls=1)
+    BreakerSettings(window_s=0.001, window_calls=1, minimum_calls=MOST_TIMED_RESULTS)
+
+
+def test_a_minimum_that_the_window_cannot_hold_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"minimum_calls is 10\b.*at most 5\."):
+        BreakerSettings(window_calls=5)
+    with pytest.raises(ConfigurationError, match=r"minimum_calls is 10001\b.*at most 10,000\."):
+        BreakerSettings(window_s=60.0, minimum_calls=MOST_TIMED_RESULTS + 1)
+
+
+# --- any order of events, against the specification written down in lists ---------------------
+
+
+@dataclass(eq=False)
+class Ticket:
+    """What the model knows of a permit."""
+
+
+@dataclass
+class Model:
+    """The specification, without any cleverness."""
+
+    settings: BreakerSettings
+    fraction: float = 1.0
+    now: float = 0.0
+    state: BreakerState = "closed"
+    results: list[tuple[float, bool, bool]] = field(default_factory=list)
+    honoured: list[Ticket] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    opens: int = 0
+    due: float = 0.0
+    opened: int = 0
+    rejected: int = 0
+
+    def window(self) -> list[tuple[float, bool, bool]]:
+        if self.settings.window_s is None:
+            return self.results[-self.settings.window_calls :]
+        return [one for one in self.results if self.now - one[0] < self.settings.window_s]
+
+    def statistics(self) -> BreakerStatistics:
+        window = self.window()
+        failures = sum(failed for _, failed, _ in window)
+        slow = sum(slow for _, _, slow in window)
+        calls = len(window)
+        return BreakerStatistics(
+            state=self.state,
+            calls=calls,
+            failures=failures,
+            slow=slow,
+            failure_rate=failures / max(calls, 1),
+            slow_rate=slow / max(calls, 1),
+            opened=self.opened,
+            rejected=self.rejected,
+            retry_after_s=max(0.0, self.due - self.now) if self.state == "open" else 0.0,
+        )
+
+    def refuses(self) -> bool:
+        return self.state == "half-open" or (self.state == "open" and self.now < self.due)
+
+    def ticket(self) -> Ticket:
+        ticket = Ticket()
+        self.honoured.append(ticket)
+        return ticket
+
+    def become(self, state: BreakerState, retry_after_s: float = 0.0) -> None:
+        if state != self.state:
+            self.changes.append((self.state, state, retry_after_s))
+        self.state = state
+        self.honoured = []
+
+    def open(self) -> None:
+        whole = min(self.settings.open_cap_s, self.settings.open_s * 2**self.opens)
+        self.opens += 1
+        open_s = whole / 2 + self.fraction * whole / 2
+        self.due = self.now + open_s
+        self.become("open", open_s)
+
+    def reset(self) -> None:
+        self.results, self.opens = [], 0
+        self.become("closed")
+
+    def told(self, ticket: Ticket, outcome: str, duration_s: float) -> None:
+        if ticket not in self.honoured:
+            return
+        self.honoured.remove(ticket)
+        if self.state == "half-open":
+            {"succeeded": self.reset, "failed": self.open, "released": self.leave}[outcome]()
+        elif outcome != "released":
+            slow = duration_s >= self.settings.slow_s
+            self.results.append((self.now, outcome == "failed", slow))
+            self.judge()
+
+    def leave(self) -> None:
+        self.become("open")
+
+    def judge(self) -> None:
+        told = self.statistics()
+        bad = (
+            told.failure_rate >= self.settings.failure_rate
+            or told.slow_rate >= self.settings.slow_rate
+        )
+        if bad and told.calls >= self.settings.minimum_calls:
+            self.opened += 1
+            self.open()
+
+
+@dataclass
+class Probing:
+    """A caller who waits for the answer to the probe."""
+
+    caller: Coroutine[None, None, Permit]
+    ticket: Ticket
+
+
+@coroutine
+def until_told() -> Generator[None]:
+    yield
+
+
+async def held() -> None:
+    """A probe that the machine answers, fails or cancels."""
+    await until_told()
+
+
+Outcome = Literal["succeeded", "failed", "released"]
+outcomes = st.sampled_from(["succeeded", "succeeded", "failed", "failed", "failed", "released"])
+shares = st.sampled_from([0.25, 0.5, 0.75, 1.0])
+
+
+@st.composite
+def breaker_settings(draw: st.DrawFn) -> BreakerSettings:
+    window_calls = draw(st.integers(1, 6))
+    return BreakerSettings(
+        failure_rate=draw(shares),
+        slow_rate=draw(shares),
+        slow_s=draw(st.sampled_from([1.0, 2.0])),
+        window_calls=window_calls,
+        window_s=draw(st.sampled_from([None, 1.0, 4.0])),
+        minimum_calls=draw(st.integers(1, window_calls)),
+        open_s=draw(st.sampled_from([0.5, 1.0, 4.0])),
+        open_cap_s=draw(st.sampled_from([1.0, 3.0, 16.0])),
+    )
+
+
+class BreakerAgainstModel(RuleBasedStateMachine):
+    """Whatever happens in whatever order, breaker and model agree."""
+
+    permits = Bundle("permits")
+    probings = Bundle("probings")
+
+    @initialize(settings=breaker_settings())
+    def begin(self, settings: BreakerSettings) -> None:
+        self.bench = Bench(settings, now=0.0)
+        self.model = Model(settings)
+        self.probing: list[Probing] = []
+
+    @rule(seconds=st.sampled_from([0.25, 0.5, 1.0, 3.0, 16.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.bench.now += seconds
+        self.model.now += seconds
+
+    @rule(fraction=st.sampled_from([0.0, 0.25, 1.0]))
+    def the_dice_fall(self, fraction: float) -> None:
+        self.bench.fraction = self.model.fraction = fraction
+
+    @rule(target=permits)
+    def try_to_enter(self) -> Any:
+        permit = self.bench.breaker.try_enter()
+        assert (permit is not None) == (self.model.state == "closed")
+        return multiple() if permit is None else (permit, self.model.ticket())
+
+    @rule(outcome=outcomes, duration_s=st.sampled_from([0.0, 1.0, 2.0]), calls=st.integers(1, 6))
+    def calls_come_and_go(self, outcome: Outcome, duration_s: float, calls: int) -> None:
+        for _ in range(calls):
+            permit = self.bench.breaker.try_enter()
+            if permit is not None:
+                self.tell((permit, self.model.ticket()), outcome, duration_s)
+
+    @rule()
+    @precondition(lambda self: self.model.state != "half-open")
+    def the_breaker_opens_and_comes_due(self) -> None:
+        """Random steps alone come this far too seldom."""
+        self.calls_come_and_go("failed", 0.0, 6)
+        self.time_passes(16.0)
+
+    @rule(permit=permits, outcome=outcomes, duration_s=st.sampled_from([0.0, 1.0, 2.0]))
+    def a_call_ends(
+        self, permit: tuple[Permit, Ticket], outcome: Outcome, duration_s: float
+    ) -> None:
+        """It may have ended before, and the breaker may have opened and closed since."""
+        self.tell(permit, outcome, duration_s)
+
+    def tell(self, permit: tuple[Permit, Ticket], outcome: Outcome, duration_s: float) -> None:
+        getattr(permit[0], outcome)(*() if outcome == "released" else (duration_s,))
+        self.model.told(permit[1], outcome, duration_s)
+
+    @rule()
+    def check(self) -> None:
+        if not self.model.refuses():
+            self.bench.breaker.check()
+            return
+        self.model.rejected += 1
+        refused = self.bench.refusal()
+        if self.model.state == "open":
+            assert refused.retry_after_s == self.model.due - self.model.now
+
+    @rule(target=permits, callers=st.integers(1, 5))
+    def many_enter(self, callers: int) -> Any:
+        """Callers of an open breaker that is due: the first probes, the others are refused."""
+        return multiple(*(permit for _ in range(callers) for permit in self.enter()))
+
+    def enter(self) -> Generator[tuple[Permit, Ticket]]:
+        caller = self.bench.breaker.enter(held)
+        if self.model.refuses():
+            self.model.rejected += 1
+            with pytest.raises(CircuitOpen):
+                caller.send(None)
+        elif self.model.state == "closed":
+            with pytest.raises(StopIteration) as stopped:
+                caller.send(None)
+            yield stopped.value.value, self.model.ticket()
+        else:
+            caller.send(None)
+            self.model.become("half-open")
+            self.probing.append(Probing(caller, self.model.ticket()))
+
+    @rule(target=permits)
+    @precondition(lambda self: self.probing)
+    def a_probe_succeeds(self) -> Any:
+        probing = self.probing.pop(0)
+        with pytest.raises(StopIteration) as stopped:
+            probing.caller.send(None)
+        return stopped.value.value, probing.ticket
+
+    @rule(error=st.sampled_from([ServerError("gone"), asyncio.CancelledError()]))
+    @precondition(lambda self: self.probing)
+    def a_probe_breaks_off(self, error: BaseException) -> None:
+        probing = self.probing.pop(0)
+        with pytest.raises(type(error)):
+            probing.caller.throw(error)
+        failed = isinstance(error, ServerError)
+        self.model.told(probing.ticket, "failed" if failed else "released", 0.0)
+
+    @rule()
+    def reset(self) -> None:
+        self.bench.breaker.reset()
+        self.model.reset()
+
+    @invariant()
+    def they_agree(self) -> None:
+        assert self.bench.breaker.state == self.model.state
+        assert self.bench.statistics() == self.model.statistics()
+        assert self.bench.changes == self.model.changes
+
+    def teardown(self) -> None:
+        for probing in getattr(self, "probing", ()):
+            probing.caller.close()
+
+
+BreakerAgainstModel.TestCase.settings = hypothesis_settings(
+    max_examples=150, stateful_step_count=40
+)
+TestBreakerAgainstModel = BreakerAgainstModel.TestCase

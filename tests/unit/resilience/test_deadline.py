@@ -1,0 +1,139 @@
+"""By when work has to be over, everything inside it included, on a clock that the loop moves."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api.resilience.deadline import NEVER, Deadline, bounded, current, deadline
+from foundry_api.types.errors import DeadlineExceeded, InvalidRequest
+from support.no_real_time import TimelessLoop
+
+if TYPE_CHECKING:
+    from support.no_real_time import Run
+
+
+@bounded
+async def work(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "done"
+
+
+@bounded
+async def fail() -> None:
+    raise TimeoutError
+
+
+@given(st.lists(st.floats(0.1, 100), max_size=6))
+def test_of_several_deadlines_the_earliest_counts(limits: list[float]) -> None:
+    async def nested() -> None:
+        now = asyncio.get_running_loop().time()
+        with ExitStack() as stack:
+            for depth, seconds in enumerate(limits, 1):
+                before = current()
+                stack.enter_context(deadline(seconds))
+                assert current().at == now + min(limits[:depth])
+                assert current() is before or current().limit_s == seconds
+        assert current() is NEVER
+
+    with asyncio.Runner(loop_factory=TimelessLoop) as runner:
+        runner.run(nested())
+
+
+def test_work_that_is_over_in_time_is_not_disturbed(run: Run) -> None:
+    async def main() -> None:
+        with deadline(10):
+            assert await work(9.99) == "done"
+        assert await work(1000) == "done"
+
+    run(main())
+
+
+def test_work_that_is_not_over_is_ended_at_the_deadline(run: Run) -> None:
+    async def main() -> None:
+        with deadline(10), pytest.raises(DeadlineExceeded, match="10 s") as caught:
+            await work(1000)
+        assert caught.value.limit_s == 10
+        assert asyncio.get_running_loop().time() == 10
+
+    run(main())
+
+
+def test_what_one_piece_of_work_took_the_next_one_lacks(run: Run) -> None:
+    async def main() -> None:
+        with deadline(10):
+            await work(6)
+            with pytest.raises(DeadlineExceeded):
+                await work(6)
+
+    run(main())
+
+
+def test_tasks_that_are_started_inside_are_bound_too(run: Run) -> None:
+    async def main() -> None:
+        with deadline(10):
+            task = asyncio.create_task(work(1000))
+        with pytest.raises(DeadlineExceeded):
+            await task
+
+    run(main())
+
+
+def test_a_timeout_inside_the_work_is_not_the_deadlines(run: Run) -> None:
+    async def main() -> None:
+        with deadline(10), pytest.raises(TimeoutError) as caught:
+            await fail()
+        assert type(caught.value) is TimeoutError
+
+    run(main())
+
+
+def test_a_deadline_may_be_set_around_the_event_loop() -> None:
+    async def main() -> float:
+        return current().at - asyncio.get_running_loop().time()
+
+    with deadline(1000):
+        assert 0 < asyncio.run(main()) <= 1000
+
+
+def test_a_calls_own_deadline_counts_if_it_is_earlier(run: Run) -> None:
+    async def main() -> None:
+        with deadline(10) as outer:
+            assert Deadline.after(5).limit_s == 5
+            assert Deadline.after(20) is outer
+            assert Deadline.after(None) is outer
+        assert Deadline.after(None) is NEVER
+
+    run(main())
+
+
+@pytest.mark.parametrize("seconds", [math.nan, "5", True, [1], 1j])
+async def test_what_is_no_number_of_seconds_is_a_mistake(seconds: float) -> None:
+    with pytest.raises(InvalidRequest) as caught, deadline(seconds):
+        pass
+    assert caught.value.field == "deadline"
+
+
+@pytest.mark.parametrize("seconds", [0, 0.0, -0.0, -1, -1e300])
+async def test_nothing_begins_after_a_deadline_that_has_passed(seconds: float) -> None:
+    begun = []
+
+    @bounded
+    async def begin() -> None:
+        begun.append(1)
+
+    with deadline(seconds), pytest.raises(DeadlineExceeded, match="had passed before"):
+        await begin()
+    assert not begun
+
+
+def test_the_error_says_how_far_the_work_was() -> None:
+    error = Deadline(1.0, 2.5).exceeded("streaming")
+    assert (error.limit_s, error.stage) == (2.5, "streaming")
+    assert "the deadline of 2.5 s passed; it was streaming" in str(error)

@@ -1,0 +1,112 @@
+"""The limit finds what an engine can use, on engines that are curves."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api.resilience.limiter import Climb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Curve = Callable[[int], float]
+
+MAXIMUM = 256
+LIMITS = range(1, MAXIMUM + 1)
+
+
+def serial(limit: int) -> float:
+    """One call at a time, as the CPU builds of 1.x work."""
+    return 1000.0 / (1 + 0.001 * (limit - 1))
+
+
+def two_cores(limit: int) -> float:
+    """The demo model on two cores: more than a few at once gain nothing."""
+    return 4300.0 * limit / (limit + 0.35) / (1 + 0.0004 * limit)
+
+
+def batching(limit: int) -> float:
+    """A GPU that serves 48 calls nearly as fast as one, and thrashes beyond."""
+    return 50.0 * min(limit, 48) / (1 + max(0, limit - 48) / 48)
+
+
+def climbed(curve: Curve, windows: int, noise: float = 0.0) -> tuple[Climb, list[int]]:
+    dice = random.Random(11)  # noqa: S311 - dice, no secret
+    climb = Climb(1, 2, MAXIMUM)
+    limits: list[int] = []
+    for _ in range(windows):
+        limits.append(climb.limit)
+        climb.measured(curve(climb.limit) * dice.uniform(1 - noise, 1 + noise))
+    return climb, limits
+
+
+def share(curve: Curve, limits: list[int]) -> float:
+    """Throughput at these limits, beside that of the best one."""
+    return statistics.mean(map(curve, limits)) / max(map(curve, LIMITS))
+
+
+@pytest.mark.parametrize("curve", [serial, two_cores, batching])
+@pytest.mark.parametrize("noise", [0.0, 0.03])
+def test_it_finds_what_the_engine_can_use_and_stays_there(curve: Curve, noise: float) -> None:
+    _, limits = climbed(curve, 400, noise)
+    assert share(curve, limits[-200:]) >= 0.95
+
+
+def test_it_goes_no_higher_than_pays() -> None:
+    """Every call pays for more in flight with its latency."""
+    _, limits = climbed(two_cores, 400)
+    assert statistics.median(limits[-200:]) <= 12
+
+
+def test_it_gets_there_in_a_few_windows() -> None:
+    _, limits = climbed(batching, 30)
+    assert share(batching, limits[-5:]) >= 0.8
+
+
+def test_it_notices_that_the_engine_can_use_more_than_before() -> None:
+    climb, _ = climbed(serial, 300)
+    limits: list[int] = []
+    for _ in range(200):
+        limits.append(climb.limit)
+        climb.measured(batching(climb.limit) * 40)
+    assert share(batching, limits[-100:]) >= 0.9
+
+
+def test_it_notices_that_the_engine_can_use_less_than_before() -> None:
+    climb, _ = climbed(batching, 300)
+    limits: list[int] = []
+
+    def crowded(limit: int) -> float:
+        return 400.0 / (1 + 0.2 * abs(limit - 4))
+
+    for _ in range(200):
+        limits.append(climb.limit)
+        climb.measured(crowded(climb.limit))
+    assert share(crowded, limits[-100:]) >= 0.8
+
+
+def test_it_rests_where_nothing_else_is_better() -> None:
+    _, limits = climbed(two_cores, 800)
+    usual = statistics.mode(limits[-400:])
+    assert sum(limit != usual for limit in limits[-400:]) <= 400 / 20
+
+
+@given(
+    st.integers(1, 8),
+    st.integers(0, 8),
+    st.integers(0, 100),
+    st.lists(st.floats(1e-3, 1e9), max_size=60),
+)
+def test_it_never_leaves_its_bounds(
+    minimum: int, above: int, room: int, rates: list[float]
+) -> None:
+    climb = Climb(minimum, minimum + above, minimum + above + room)
+    for rate in rates:
+        climb.measured(rate)
+        assert minimum <= climb.limit <= minimum + above + room

@@ -1,0 +1,291 @@
+"""Turns are given in order, never more than the limit, and none is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from foundry_api.resilience.limiter import Limiter, LimiterSettings, LimiterStatistics, Slot
+from foundry_api.types.errors import ConfigurationError, QueueFull
+
+
+@dataclass
+class Line:
+    """A limiter with callers, whose clock is in the test's hands."""
+
+    settings: LimiterSettings
+    now: float = 0.0
+    turns: list[int] = field(default_factory=list)
+    slots: dict[int, Slot] = field(default_factory=dict)
+    tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.limiter = Limiter(self.settings, clock=lambda: self.now)
+        self.limiter.service = "http://a"
+
+    async def come(self, caller: int, *, again: bool = False) -> None:
+        """A caller lines up."""
+        self.tasks[caller] = asyncio.create_task(self._acquire(caller, again=again))
+        await settle()
+
+    async def leave(self, caller: int) -> None:
+        """A caller gives up."""
+        self.tasks.pop(caller).cancel()
+        await settle()
+
+    async def done(self, caller: int) -> None:
+        """A caller's turn is over."""
+        self.slots.pop(caller).release()
+        await settle()
+
+    async def end(self) -> None:
+        """All of them go home."""
+        for task in self.tasks.values():
+            task.cancel()
+        await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+
+    async def _acquire(self, caller: int, *, again: bool) -> None:
+        self.slots[caller] = await self.limiter.acquire(again=again)
+        self.turns.append(caller)
+
+    @property
+    def statistics(self) -> LimiterStatistics:
+        """Of the limiter."""
+        return self.limiter.statistics()
+
+
+async def settle() -> None:
+    """Let every task go as far as it can."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def test_turns_are_given_first_in_first_out() -> None:
+    line = Line(LimiterSettings(fixed=2))
+    for caller in range(6):
+        await line.come(caller)
+    assert line.turns == [0, 1]
+    for caller in range(4):
+        await line.done(caller)
+    assert line.turns == [0, 1, 2, 3, 4, 5]
+    await line.end()
+
+
+async def test_a_call_that_had_waited_before_need_not_line_up_again() -> None:
+    line = Line(LimiterSettings(fixed=1))
+    for caller in range(3):
+        await line.come(caller)
+    await line.come(9, again=True)
+    await line.done(0)
+    assert line.turns == [0, 9]
+    await line.end()
+
+
+async def test_nobody_overtakes_those_who_wait() -> None:
+    line = Line(LimiterSettings(fixed=1))
+    await line.come(0)
+    await line.come(1)
+    line.slots.pop(0).release()
+    assert line.limiter.try_acquire() is None
+    await settle()
+    assert line.turns == [0, 1]
+    await line.end()
+
+
+async def test_a_full_queue_refuses_at_once_and_says_for_which_service() -> None:
+    line = Line(LimiterSettings(fixed=1, queue=2))
+    for caller in range(3):
+        await line.come(caller)
+    with pytest.raises(QueueFull, match="2 calls wait") as caught:
+        await line.limiter.acquire()
+    assert caught.value.service == "http://a"
+    assert (line.statistics.queued, line.statistics.refused) == (2, 1)
+    await line.end()
+
+
+async def test_a_call_that_had_waited_before_is_never_refused() -> None:
+    line = Line(LimiterSettings(fixed=1, queue=0))
+    await line.come(0)
+    await line.come(1, again=True)
+    await line.done(0)
+    assert line.turns == [0, 1]
+    await line.end()
+
+
+async def test_the_time_in_the_queue_is_told() -> None:
+    line = Line(LimiterSettings(fixed=1))
+    await line.come(0)
+    await line.come(1)
+    line.now = 2.5
+    await line.done(0)
+    assert (line.slots[1].queued_s, line.tasks[1].done()) == (2.5, True)
+    await line.end()
+
+
+async def test_a_caller_who_leaves_as_the_turn_comes_passes_it_on() -> None:
+    line = Line(LimiterSettings(fixed=1))
+    for caller in range(3):
+        await line.come(caller)
+    line.slots.pop(0).release()  # its turn is given to 1, who leaves before hearing of it
+    await line.leave(1)
+    assert line.turns == [0, 2]
+    await line.end()
+
+
+async def test_a_turn_can_be_given_back_only_once() -> None:
+    line = Line(LimiterSettings(fixed=1))
+    await line.come(0)
+    line.slots[0].release()
+    line.slots[0].release()
+    line.slots[0].progress(5)
+    assert line.statistics.in_flight == 0
+
+
+def test_who_waited_on_an_event_loop_that_ended_waits_no_more() -> None:
+    """One client serves several `asyncio.run` calls one after the other."""
+    limiter = Limiter(LimiterSettings(fixed=1))
+
+    async def first() -> None:
+        slot = limiter.try_acquire()
+        waiting = asyncio.ensure_future(limiter.acquire())
+        await settle()
+        assert slot is not None
+        waiting.cancel()
+        slot.release()
+
+    async def second() -> None:
+        (await asyncio.wait_for(limiter.acquire(), 1)).release()
+
+    asyncio.run(first())
+    asyncio.run(second())
+    assert limiter.load == 0
+
+
+async def work(line: Line, rate: float, seconds: float) -> None:
+    """Calls in flight bring tokens, at a rate for each of them that five at once share."""
+    for _ in range(int(seconds / 0.01)):
+        line.now += 0.01
+        together = min(line.statistics.in_flight, 5) * rate * 0.01
+        next(iter(line.slots.values())).progress(round(together))
+
+
+async def test_the_limit_follows_the_throughput_while_calls_wait() -> None:
+    line = Line(LimiterSettings(initial=1))
+    for caller in range(40):
+        await line.come(caller)
+    for _ in range(60):
+        await work(line, 1000.0, 0.3)
+        await settle()
+    assert 4 <= line.statistics.limit <= 9
+    assert line.statistics.tokens_per_second == pytest.approx(5000, rel=0.1)
+    await line.end()
+
+
+async def test_without_a_queue_the_limit_stays() -> None:
+    """Then the throughput is the callers', not the engine's."""
+    line = Line(LimiterSettings(initial=4))
+    for caller in range(4):
+        await line.come(caller)
+    await work(line, 1000.0, 5.0)
+    assert (line.statistics.limit, line.statistics.tokens_per_second) == (4, None)
+    await line.end()
+
+
+async def test_a_fixed_limit_stays() -> None:
+    line = Line(LimiterSettings(fixed=3))
+    for caller in range(20):
+        await line.come(caller)
+    await work(line, 1000.0, 5.0)
+    assert line.statistics.limit == 3
+    await line.end()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("fixed", 0),
+        ("fixed", True),
+        ("fixed", 1.5),
+        ("minimum", 0),
+        ("initial", 0),
+        ("maximum", 1),
+        ("queue", -1),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_by_name(setting: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=f"limiter's {setting} is {value!r}"):
+        LimiterSettings(**{setting: value})  # type: ignore[arg-type]
+
+
+class Queue(RuleBasedStateMachine):
+    """The limiter beside two plain lists: who is in, and who waits."""
+
+    @initialize(fixed=st.integers(1, 3), queue=st.integers(0, 3))
+    def begin(self, fixed: int, queue: int) -> None:
+        self.runner = asyncio.Runner()
+        self.line = self.runner.run(self._line(LimiterSettings(fixed=fixed, queue=queue)))
+        self.fixed, self.bound = fixed, queue
+        self.inside: list[int] = []
+        self.waiting: list[int] = []
+        self.refused = 0
+        self.callers = 0
+
+    async def _line(self, settings: LimiterSettings) -> Line:
+        return Line(settings)
+
+    @rule(again=st.booleans())
+    def come(self, *, again: bool) -> None:
+        self.callers += 1
+        self.runner.run(self.line.come(self.callers, again=again))
+        if len(self.inside) < self.fixed:
+            self.inside.append(self.callers)
+        elif again:
+            self.waiting.insert(0, self.callers)
+        elif len(self.waiting) < self.bound:
+            self.waiting.append(self.callers)
+        else:
+            self.refused += 1
+            assert isinstance(self.line.tasks.pop(self.callers).exception(), QueueFull)
+
+    @precondition(lambda self: self.inside)
+    @rule(data=st.data())
+    def done(self, data: st.DataObject) -> None:
+        caller = data.draw(st.sampled_from(self.inside))
+        self.runner.run(self.line.done(caller))
+        self.inside.remove(caller)
+        if self.waiting:
+            self.inside.append(self.waiting.pop(0))
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        caller = data.draw(st.sampled_from(self.waiting))
+        self.runner.run(self.line.leave(caller))
+        self.waiting.remove(caller)
+
+    @invariant()
+    def both_agree(self) -> None:
+        assert set(self.line.slots) == set(self.inside)
+        statistics = self.line.statistics
+        assert statistics.in_flight == len(self.inside) <= self.fixed
+        assert statistics.queued == len(self.waiting)
+        assert statistics.refused == self.refused
+
+    def teardown(self) -> None:
+        self.runner.run(self.line.end())
+        self.runner.close()
+
+
+Queue.TestCase.settings = hypothesis_settings(max_examples=40)
+TestQueue = Queue.TestCase

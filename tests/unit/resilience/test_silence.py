@@ -1,0 +1,223 @@
+"""The bound on silence, on a clock that only moves when everybody waits: exact, and in no time."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+from foundry_api.resilience.deadline import NEVER, Deadline
+from foundry_api.resilience.silence import KEEP_ALIVE_CAP, Watch
+from foundry_api.types.errors import DeadlineExceeded, SilenceTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from support.no_real_time import Run
+
+
+_T = TypeVar("_T")
+
+
+class Bound:
+    """A watch over waits for a stream, without or with a deadline."""
+
+    def __init__(self, silence_s: float, deadline: Deadline = NEVER) -> None:
+        self.watch = Watch(deadline)
+        self.watch.listen(silence_s, silence_s)
+        self.token = self.watch.token
+
+    async def wait(self, awaitable: Awaitable[_T]) -> _T:
+        with self.watch:
+            return await awaitable
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def after(seconds: float) -> str:
+    await asyncio.sleep(seconds)
+    return "life"
+
+
+async def ready() -> str:
+    return "life"
+
+
+def test_a_wait_below_the_bound_gives_its_value(run: Run) -> None:
+    async def body() -> None:
+        assert await Bound(10).wait(after(9.9)) == "life"
+        assert now() == pytest.approx(9.9)
+
+    run(body())
+
+
+def test_a_wait_above_the_bound_ends_at_the_bound(run: Run) -> None:
+    async def body() -> None:
+        with pytest.raises(SilenceTimeout, match="nothing for 10 s") as caught:
+            await Bound(10).wait(after(10.1))
+        assert now() == pytest.approx(10)
+        assert caught.value.limit_s == 10
+        assert isinstance(caught.value, TimeoutError)
+
+    run(body())
+
+
+def test_each_wait_has_the_whole_bound(run: Run) -> None:
+    async def body() -> None:
+        bound = Bound(10)
+        for _ in range(100):
+            await bound.wait(after(9))
+            bound.token()
+        assert now() == pytest.approx(900)
+
+    run(body())
+
+
+def test_life_without_a_token_ends_at_the_cap(run: Run) -> None:
+    async def body() -> None:
+        bound = Bound(10)
+
+        async def listen() -> None:
+            while True:
+                await bound.wait(after(0.25))
+
+        with pytest.raises(SilenceTimeout, match="only signs of life") as caught:
+            await listen()
+        assert now() == pytest.approx(10 * KEEP_ALIVE_CAP)
+        assert caught.value.limit_s == 10 * KEEP_ALIVE_CAP
+
+    run(body())
+
+
+def test_silence_ends_the_call_also_after_much_life(run: Run) -> None:
+    async def body() -> None:
+        bound = Bound(10)
+        for _ in range(100):
+            await bound.wait(after(0.25))
+        with pytest.raises(SilenceTimeout, match="nothing for 10 s"):
+            await bound.wait(after(99))
+        assert now() == pytest.approx(35)
+
+    run(body())
+
+
+def test_a_token_starts_the_cap_anew(run: Run) -> None:
+    async def body() -> None:
+        bound = Bound(10)
+        for _ in range(99):
+            await bound.wait(after(1))
+        bound.token()
+        for _ in range(99):
+            await bound.wait(after(1))
+        assert now() == pytest.approx(198)
+
+    run(body())
+
+
+def test_the_time_between_two_waits_is_the_callers_own(run: Run) -> None:
+    async def body() -> None:
+        bound = Bound(10)
+        for _ in range(99):
+            await bound.wait(after(1))
+            await asyncio.sleep(1000)
+
+    run(body())
+
+
+def test_what_is_ready_is_never_too_late(run: Run) -> None:
+    """A chunk that lies here already is delivered, even if the cap was used up before it."""
+
+    async def body() -> None:
+        bound = Bound(10)
+        bound.watch._waited_s = 10.0 * KEEP_ALIVE_CAP + 1
+        assert await bound.wait(ready()) == "life"
+
+    run(body())
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), TimeoutError("the awaited one's own")])
+def test_errors_of_the_awaited_pass_through(run: Run, error: Exception) -> None:
+    async def fail() -> None:
+        await asyncio.sleep(1)
+        raise error
+
+    async def body() -> None:
+        with pytest.raises(type(error)) as caught:
+            await Bound(10).wait(fail())
+        assert caught.value is error
+
+    run(body())
+
+
+def test_a_timeout_around_it_is_not_mistaken_for_its_own(run: Run) -> None:
+    async def body() -> None:
+        with pytest.raises(TimeoutError) as caught:
+            async with asyncio.timeout(3):
+                await Bound(10).wait(after(99))
+        assert type(caught.value) is TimeoutError
+        assert now() == pytest.approx(3)
+
+    run(body())
+
+
+def test_cancelling_the_waiter_cancels_the_awaited(run: Run) -> None:
+    cancelled: list[bool] = []
+
+    async def awaited() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    async def body() -> None:
+        task = asyncio.ensure_future(Bound(10).wait(awaited()))
+        await asyncio.sleep(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert cancelled == [True]
+
+    run(body())
+
+
+def test_a_deadline_may_be_moved_while_somebody_waits(run: Run) -> None:
+    """For work that others join who have more time. What is earlier changes nothing."""
+
+    async def body() -> None:
+        bound = Bound(100, Deadline(5, 5))
+        waiting = asyncio.create_task(bound.wait(after(50)))
+        await asyncio.sleep(1)
+        for deadline in (Deadline(3, 3), Deadline(20, 20)):
+            bound.watch.extend(deadline)
+        with pytest.raises(DeadlineExceeded, match="20 s"):
+            await waiting
+        assert now() == pytest.approx(20)
+        bound.watch.extend(Deadline(30, 30))
+        assert await bound.wait(after(9)) == "life"
+
+    run(body())
+
+
+def test_more_time_does_not_excuse_silence(run: Run) -> None:
+    async def body() -> None:
+        bound = Bound(10, Deadline(5, 5))
+        waiting = asyncio.create_task(bound.wait(after(50)))
+        await asyncio.sleep(1)
+        bound.watch.extend(Deadline(40, 40))
+        with pytest.raises(SilenceTimeout):
+            await waiting
+        assert now() == pytest.approx(10)
+
+    run(body())
+
+
+def test_an_endless_bound_waits_for_ever(run: Run) -> None:
+    async def body() -> None:
+        waiting: Awaitable[str] = Bound(float("inf")).wait(after(10_000))
+        assert await waiting == "life"
+
+    run(body())

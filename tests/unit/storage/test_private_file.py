@@ -1,0 +1,51 @@
+"""Files for this user only: made beside others that use them."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from foundry_api.monitor.store import SampleStore, read
+from foundry_api.storage.private_file import create_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+LOOKS = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1])
+database.execute("select * from samples").fetchall()
+database.close()
+"""
+
+
+def test_a_file_is_made_for_this_user_only(tmp_path: Path) -> None:
+    create_file(tmp_path / "secret")
+    assert (tmp_path / "secret").read_bytes() == b""
+    if os.name == "posix":
+        assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
+
+
+def test_a_file_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine", encoding="utf-8")
+    create_file(tmp_path / "notes")
+    assert (tmp_path / "notes").read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("looks", [create_file, read])
+def test_a_look_at_a_database_leaves_the_locks_of_this_process(
+    tmp_path: Path, looks: Callable[[Path], Any]
+) -> None:
+    """Without them another process takes itself for the last one, and removes what is written."""
+    path = tmp_path / "health.db"
+    with closing(SampleStore(path, keep_s=60)):
+        looks(path)
+        subprocess.run([sys.executable, "-c", LOOKS, path], check=True)
+        assert path.with_name("health.db-wal").exists()

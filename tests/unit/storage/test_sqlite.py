@@ -1,0 +1,556 @@
+"""The four SQLite files of this package: what is not ours stays as it is, and damage is ours."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import shutil
+import socket
+import sqlite3
+import stat
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api import BatchStorageFailed, ConfigurationError, FoundryError, SqliteCache
+from foundry_api.batch.journal import read_figures, read_status
+from foundry_api.core.residency.usage_db import Owner, Unusable, UsesDb
+from foundry_api.monitor.store import SampleStore, read
+from foundry_api.monitor.summary import summarise
+from foundry_api.storage.sqlite import DamagedFile, FileFormat, check_row, open_database, set_aside
+from foundry_api.types.messages import Model
+from support.journal_factories import answer, failure, opened, options_of
+from support.monitor_factories import seen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEMO = Model(id="demo:1", alias="demo", catalog="local", cached=True, loaded=True, size_mb=3)
+FORMAT = FileFormat(application_id=7, version=1, schema="create table t (x);")
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="Windows has no such files")
+
+
+async def _use_cache(path: Path) -> None:
+    cache = SqliteCache(path)
+    try:
+        for number in range(6):
+            await cache.get(str(number))
+            await cache.put(str(number), b"answer" * 300, model="demo:1")
+        async with cache.turn("other"):
+            pass
+        await cache.stats()
+        await cache.models()
+    finally:
+        await cache.close()
+
+
+async def _read_cache(path: Path) -> None:
+    cache = SqliteCache(path)
+    try:
+        await cache.stats()
+        await cache.models()
+    finally:
+        await cache.close()
+
+
+async def _clear_cache(path: Path) -> None:
+    cache = SqliteCache(path)
+    try:
+        await cache.clear()
+    finally:
+        await cache.close()
+
+
+def _use_history(path: Path) -> None:
+    with closing(SampleStore(path, keep_s=1e12)) as store:
+        for at in range(20):
+            store.add(seen("healthy", 1000 + at))
+
+
+def _read_history(path: Path) -> None:
+    summarise(read(path))
+
+
+def _use_uses(path: Path) -> None:
+    for name in ("a", "b"):
+        owner = Owner(client=name, program=f"{name}.py", pid=os.getpid(), create_time=1.0)
+        client = UsesDb(path, owner, lives=lambda _: True)
+        client.claim("here", "demo:1", 60)
+        client.loaded("here", DEMO, 60)
+        client.renew("here", [("demo:1", 1.0)], 60)
+        client.lease("here", "demo:1", "load", name, for_s=60, quiet_s=0.0)
+        client.users("here", "demo:1")
+        client.known("here")
+
+
+def _use_journal(path: Path) -> None:
+    options = options_of(path.parent.parent)
+    with opened(options) as journal:
+        journal.checked(6, {"demo": 6}, set())
+        journal.record([answer(0), answer(1), failure(2), answer(3)])
+        journal.finished(0, 10)
+        journal.beat(b"{}")
+        journal.counts()
+        journal.figures()
+        journal.publish(4)
+
+
+def _read_journal(path: Path) -> None:
+    read_status(path.parent)
+    read_figures(path.parent)
+
+
+@dataclass(frozen=True)
+class Database:
+    """One of our files, and everything that is done with it."""
+
+    name: str
+    place: Callable[[Path], Path]
+    use: Callable[[Path], None]
+    readers: tuple[Callable[[Path], None], ...]
+    errors: tuple[type[Exception], ...]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _run(work: Callable[[Path], object], path: Path) -> None:
+    asyncio.run(work(path))  # type: ignore[arg-type]
+
+
+CACHE = Database(
+    "cache",
+    lambda root: root / "cache" / "answers.db",
+    partial(_run, _use_cache),
+    (partial(_run, _read_cache), partial(_run, _clear_cache)),
+    (ConfigurationError,),
+)
+HISTORY = Database(
+    "history",
+    lambda root: root / "history" / "health.db",
+    _use_history,
+    (_read_history,),
+    (ConfigurationError,),
+)
+USES = Database("uses", lambda root: root / "state" / "uses.db", _use_uses, (), (Unusable,))
+JOURNAL = Database(
+    "journal",
+    lambda root: options_of(root).directory / "journal.sqlite",
+    _use_journal,
+    (_read_journal,),
+    (BatchStorageFailed,),
+)
+DATABASES = [CACHE, HISTORY, USES, JOURNAL]
+
+
+@pytest.fixture(params=DATABASES, ids=str)
+def kind(request: pytest.FixtureRequest) -> Database:
+    return request.param  # type: ignore[no-any-return]
+
+
+# --- what is not ours ---
+
+
+def _text(path: Path) -> None:
+    path.write_text("my thesis\n" * 500, encoding="utf-8")
+
+
+def _short_text(path: Path) -> None:
+    path.write_text("x", encoding="utf-8")
+
+
+def _directory(path: Path) -> None:
+    path.mkdir()
+    (path / "mine").write_text("mine", encoding="utf-8")
+
+
+def _link_to_text(path: Path) -> None:
+    target = path.with_name("target.txt")
+    target.write_text("my thesis", encoding="utf-8")
+    path.symlink_to(target)
+
+
+def _dangling_link(path: Path) -> None:
+    path.symlink_to(path.with_name("nowhere.txt"))
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        os.chdir(path.parent)  # a path of a socket is short
+        listener.bind(path.name)
+
+
+def _database_of(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        for statement in statements:
+            database.execute(statement)
+        database.commit()
+
+
+def _unmarked(path: Path) -> None:
+    _database_of(path, "create table theirs (x)")
+
+
+def _marked(path: Path) -> None:
+    _database_of(path, "pragma application_id = 7", "create table theirs (x)")
+
+
+def _in_wal_mode(path: Path) -> None:
+    """Another program's, which crashed: its log is not taken over."""
+    _database_of(path, "pragma journal_mode = wal", "create table theirs (x)")
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("insert into theirs values (1)")
+        database.commit()
+        saved = [(side, path.with_name(path.name + side)) for side in ("-wal", "-shm")]
+        content = [(other, other.read_bytes()) for _, other in saved]
+    for other, data in content:
+        other.write_bytes(data)
+
+
+def _all_in_its_log(path: Path) -> None:
+    """Another program's, which crashed before any of its tables were in the file itself."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("pragma journal_mode = wal")
+        database.execute("create table theirs (x)")
+        saved = [path.with_name(path.name + side) for side in ("", "-wal", "-shm")]
+        content = [(other, other.read_bytes()) for other in saved]
+    for other, data in content:
+        other.write_bytes(data)
+
+
+def _without_tables(path: Path) -> None:
+    _database_of(path, "create table theirs (x)", "drop table theirs")
+
+
+def _damaged(path: Path) -> None:
+    _marked(path)
+    with path.open("r+b") as file:
+        file.seek(16)
+        file.write(b"\xff" * 40)
+
+
+FOREIGN = [
+    _text,
+    _short_text,
+    _directory,
+    *([_link_to_text, _dangling_link, _pipe, _socket] if os.name == "posix" else []),
+    _unmarked,
+    _marked,
+    _in_wal_mode,
+    _all_in_its_log,
+    _without_tables,
+    _damaged,
+]
+
+
+def _snapshot(root: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file below: mode and content, or what it leads to."""
+    found: dict[str, tuple[int, bytes]] = {}
+    for path in sorted(root.rglob("*")):
+        mode = path.lstat().st_mode
+        content = path.read_bytes() if stat.S_ISREG(mode) else b""
+        found[str(path.relative_to(root))] = (mode, content)
+    return found
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_what_is_not_ours_is_neither_changed_nor_moved(
+    kind: Database,
+    foreign: Callable[[Path], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if kind is USES and foreign in {_text, _short_text, _damaged}:
+        pytest.skip("nobody names this file: what is no database is a damaged one, see below")
+    path = kind.place(tmp_path)
+    path.parent.mkdir()
+    foreign(path)
+    if not path.is_symlink() and path.is_file():
+        path.chmod(0o644)
+    before = _snapshot(path.parent)
+    for work in (kind.use, *kind.readers):
+        if kind is CACHE and work is kind.use:
+            with pytest.raises(kind.errors):  # its calls go on without, and its statistics fail
+                work(path)
+        else:
+            with pytest.raises(kind.errors) as raised:
+                work(path)
+            assert "Free some space" not in str(raised.value)
+            assert str(path) in str(raised.value)
+        assert _snapshot(path.parent) == before
+
+
+@posix_only
+def test_no_device_is_written(kind: Database, tmp_path: Path) -> None:
+    """A link leads to it, as nobody can make one here."""
+    path = kind.place(tmp_path)
+    path.parent.mkdir()
+    path.symlink_to(os.devnull)
+    before = stat.S_IMODE(Path(os.devnull).stat().st_mode)
+    with pytest.raises(kind.errors):
+        kind.use(path)
+    assert stat.S_IMODE(Path(os.devnull).stat().st_mode) == before
+
+
+@pytest.mark.parametrize("side", ["-wal", "-shm", "-journal"])
+def test_a_foreign_file_where_sqlite_keeps_its_own_is_moved_and_not_lost(
+    kind: Database, side: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = kind.place(tmp_path)
+    path.parent.mkdir()
+    path.with_name(path.name + side).write_text("my thesis", encoding="utf-8")
+    with caplog.at_level(logging.WARNING, "foundry_api"):
+        kind.use(path)
+    moved = path.with_name(f"{path.name}{side}.foreign-1")
+    assert moved.read_text(encoding="utf-8") == "my thesis"
+    assert str(moved) in caplog.text
+
+
+@posix_only
+def test_a_file_of_ours_is_closed_to_others(kind: Database, tmp_path: Path) -> None:
+    path = kind.place(tmp_path)
+    kind.use(path)
+    path.chmod(0o644)
+    if kind is JOURNAL:
+        _work_on_journal(path)
+    else:
+        kind.use(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def _work_on_journal(path: Path) -> None:
+    opened(options_of(path.parent.parent)).close()
+
+
+@pytest.mark.parametrize("kind", [CACHE, HISTORY, JOURNAL], ids=str)
+@pytest.mark.parametrize("state", ["missing", "empty", "closed"])
+def test_readers_create_and_change_nothing(kind: Database, state: str, tmp_path: Path) -> None:
+    path = kind.place(tmp_path)
+    if state == "closed":
+        kind.use(path)
+        path.chmod(0o644)
+    else:
+        path.parent.mkdir()
+        if state == "empty":
+            path.touch()
+    before = _snapshot(path.parent)
+    with suppress(*kind.errors):
+        kind.readers[0](path)
+    assert _snapshot(path.parent) == before
+
+
+def test_clearing_a_cache_leaves_what_others_named_like_its_own(tmp_path: Path) -> None:
+    path = CACHE.place(tmp_path)
+    path.parent.mkdir()
+    names = ["answers.db.corrupt-1", "answers.db.corrupt-2-wal", "answers.db.format-7"]
+    for name in names:
+        path.with_name(name).write_text("my thesis", encoding="utf-8")
+    for _ in range(5):
+        CACHE.use(path)
+        with path.open("r+b") as file:
+            file.seek(16)
+            file.write(b"\xff" * 40)
+    CACHE.use(path)
+    ours = {file.name for file in path.parent.glob("answers.db.corrupt-*")} - set(names)
+    assert ours == {f"answers.db.corrupt-{number}" for number in (10, 11, 12)}
+    asyncio.run(_clear_cache(path))
+    left = {file.name for file in path.parent.glob("answers.db.*")} - {"answers.db.lock"}
+    assert left == set(names)
+    for name in names:
+        assert path.with_name(name).read_text(encoding="utf-8") == "my thesis"
+
+
+def test_a_journal_does_not_begin_among_answers_that_it_would_remove(tmp_path: Path) -> None:
+    path = JOURNAL.place(tmp_path)
+    path.parent.mkdir()
+    part = path.with_name("part-000001.jsonl")
+    part.write_text("an answer\n", encoding="utf-8")
+    with pytest.raises(BatchStorageFailed, match="no journal") as raised:
+        JOURNAL.use(path)
+    assert "Move them away" in raised.value.hint
+    assert part.read_text(encoding="utf-8") == "an answer\n"
+
+
+# --- damage of what is ours ---
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Each database as it is left, with all that lies beside it."""
+    roots: dict[str, Path] = {}
+    for kind in DATABASES:
+        roots[kind.name] = root = tmp_path_factory.mktemp(kind.name)
+        kind.use(kind.place(root))
+    return roots
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_flipped_bytes_end_in_our_errors_or_a_new_file(
+    kind: Database, seed: int, written: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(written[kind.name], tmp_path, dirs_exist_ok=True)  # times included
+    path = kind.place(tmp_path)
+    data = bytearray(path.read_bytes())
+    chance = random.Random(seed)  # noqa: S311 - no secret
+    used = [index for index, byte in enumerate(data) if byte]
+    for _ in range(1 + seed % 4):
+        where = chance.choice(used if seed % 3 else range(len(data)))
+        data[where] ^= 1 << chance.randrange(8)
+    path.write_bytes(data)
+    for work in (*kind.readers[:1], kind.use, *kind.readers):
+        with suppress(FoundryError, *kind.errors):
+            work(path)
+
+
+UPDATES = [
+    ("cache", "update entries set answer = 'a text'"),
+    ("cache", "update totals set bytes = 'many'"),
+    ("cache", "delete from totals"),
+    ("cache", "update counts set n = x'00'"),
+    ("cache", "update counts set name = 'else' where name = 'hits'"),
+    ("uses", "update uses set last = 'yesterday'"),
+    ("uses", "update uses set until = x'ff'"),
+    ("uses", "update clients set pid = 'many'"),
+    ("uses", "update loads set at = 'x'"),
+    ("uses", "update loads set size_mb = x'00'"),
+    ("uses", "update leases set client = cast(x'ff' as text)"),
+    ("uses", "update clients set program = cast(x'fffe' as text)"),
+    ("uses", "drop table leases"),
+    ("history", "update samples set sample = 5"),
+    ("history", "update samples set sample = cast(x'ff' as text)"),
+    ("history", "update samples set at = 'noon'"),
+    ("history", "drop table samples"),
+    ("journal", "update meta set value = x'ff'"),
+    ("journal", "update meta set value = 'text'"),
+    ("journal", "update meta set value = x'5b5d'"),
+    ("journal", "update result set offset = 'x'"),
+    ("journal", "update result set length = 1000000000000000"),
+    ("journal", "update result set length = -7"),
+    ("journal", "update result set duration = 'x'"),
+    ("journal", "update result set prompt = 'x'"),
+    ("journal", "update result set at = 1e300"),
+    ("journal", "update runner set since = 'x'"),
+    ("journal", "update runner set progress = 'x'"),
+    ("journal", "update segment set runner = 'x'"),
+    ("journal", "update failure set output = x'ff'"),
+    ("journal", "update own set size = 'x'"),
+    ("journal", "drop table failure"),
+]
+
+
+@pytest.mark.parametrize(("name", "statement"), UPDATES)
+def test_a_value_that_was_never_written_is_damage(
+    name: str, statement: str, tmp_path: Path
+) -> None:
+    (kind,) = [kind for kind in DATABASES if kind.name == name]
+    path = kind.place(tmp_path)
+    kind.use(path)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(statement)
+        database.commit()
+    for work in (kind.use, *kind.readers, kind.use):
+        with suppress(*kind.errors):
+            work(path)
+    if kind is not JOURNAL:
+        kind.use(path)
+
+
+def test_damaged_uses_are_set_aside_and_the_next_call_goes_on(tmp_path: Path) -> None:
+    path = USES.place(tmp_path)
+    USES.use(path)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("update uses set last = 'yesterday'")
+        database.commit()
+    with pytest.raises(Unusable):
+        USES.use(path)
+    USES.use(path)
+    assert path.with_name("uses.db.damaged-1").exists()
+
+
+def test_uses_whose_application_id_is_damaged_are_set_aside(tmp_path: Path) -> None:
+    path = USES.place(tmp_path)
+    USES.use(path)
+    _database_of(path, "pragma application_id = 7")
+    USES.use(path)
+    assert path.with_name("uses.db.damaged-1").exists()
+
+
+def test_uses_from_before_they_had_an_application_id_are_ours(tmp_path: Path) -> None:
+    path = USES.place(tmp_path)
+    USES.use(path)
+    _database_of(path, "pragma application_id = 0")
+    USES.use(path)
+    assert not list(path.parent.glob("*damaged*"))
+
+
+def test_a_journal_that_is_refused_leaves_no_lock_behind(tmp_path: Path) -> None:
+    path = JOURNAL.place(tmp_path)
+    path.parent.mkdir()
+    path.with_name("part-000001.jsonl").write_text("answers", encoding="utf-8")
+    with pytest.raises(BatchStorageFailed, match="no journal"):
+        _work_on_journal(path)
+    assert [found.name for found in path.parent.iterdir()] == ["part-000001.jsonl"]
+
+
+def test_a_damaged_journal_says_what_to_do(tmp_path: Path) -> None:
+    path = JOURNAL.place(tmp_path)
+    JOURNAL.use(path)
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * (path.stat().st_size - 4096))
+    for work in (_work_on_journal, *JOURNAL.readers):
+        with pytest.raises(BatchStorageFailed, match="is damaged") as raised:
+            work(path)
+        assert f"Move {path.parent} away" in raised.value.hint
+
+
+def test_a_history_that_is_damaged_while_it_is_written_is_set_aside(tmp_path: Path) -> None:
+    path = HISTORY.place(tmp_path)
+    with closing(SampleStore(path, keep_s=1e12)) as store:
+        store.add(seen("healthy", 1000))
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("drop table samples")
+            database.commit()
+        store.add(seen("healthy", 1001))
+    assert [sample.checked_at for sample in read(path)] == [1001]
+    assert path.with_name("health.db.damaged-1").exists()
+
+
+@pytest.mark.parametrize("row", [None, (), (1, 2), ("1",), (None,), (b"",)])
+def test_a_row_is_of_the_types_that_were_written(row: tuple[object, ...] | None) -> None:
+    assert check_row((1,), int) == (1,)
+    with pytest.raises(DamagedFile):
+        check_row(row, int)
+
+
+def test_a_file_that_is_set_aside_while_it_is_opened_is_opened_anew(tmp_path: Path) -> None:
+    """Its log would be taken for that of the new file."""
+    path = tmp_path / "a.db"
+    laid_out: list[Path] = []
+
+    class Lock:
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *_: object) -> None:
+            laid_out.append(path)
+            if len(laid_out) == 1:
+                set_aside(path, "damaged")
+
+    with closing(open_database(path, FORMAT, lock=Lock(), timeout_s=1)) as database:
+        database.execute("insert into t values (1)")
+    assert len(laid_out) == 2
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("select * from t").fetchall() == [(1,)]

@@ -1,0 +1,318 @@
+"""What may take long is validated away from the event loop, and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import pydantic
+import pytest
+
+from foundry_api import tool
+from foundry_api.structured import response_model as structured_response_model
+from foundry_api.structured.expectation import Expectation
+from foundry_api.structured.isolation import CostlyPatterns, errors_apart
+from foundry_api.structured.refusal import Refused, TookTooLong
+from foundry_api.structured.response_model import response_model
+from foundry_api.structured.validation import SchemaValidator
+from foundry_api.tools import signature
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CATASTROPHE = "^(a+)+$"
+NEVER_DONE = "a" * 40 + "!"
+NESTED: dict[str, Any] = {
+    "$ref": "#/$defs/tree",
+    "$defs": {
+        "tree": {
+            "anyOf": [
+                {"type": "array", "items": {"$ref": "#/$defs/tree"}, "minItems": 1},
+                {"type": "array", "items": {"$ref": "#/$defs/tree"}, "maxItems": 9},
+                {"type": "integer", "minimum": 5},
+            ]
+        }
+    },
+}
+
+
+@dataclass
+class Coded:
+    code: Annotated[str, msgspec.Meta(pattern=CATASTROPHE)]
+
+
+class Matched(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(regex_engine="python-re")
+    code: str = pydantic.Field(pattern=CATASTROPHE)
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The limits of the processes that would have been started. None ends in time."""
+    limits: list[float] = []
+
+    def never_done(schema: dict[str, Any], text: str, limit_s: float) -> list[str]:
+        del schema, text
+        limits.append(limit_s)
+        raise TookTooLong("it takes too long")
+
+    for module in (structured_response_model, signature):
+        monkeypatch.setattr(module, "errors_apart", never_done)
+    return limits
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [
+        ({"pattern": CATASTROPHE}, json.dumps(NEVER_DONE)),
+        ({"properties": {"x": {"pattern": CATASTROPHE}}}, json.dumps({"x": NEVER_DONE})),
+        ({"patternProperties": {CATASTROPHE: True}}, json.dumps({NEVER_DONE: 1})),
+        ({"propertyNames": {"pattern": CATASTROPHE}}, json.dumps({NEVER_DONE: 1})),
+        ({"pattern": "^(a|a)*$"}, json.dumps(NEVER_DONE)),
+        ({"pattern": "^(a|aa)+$"}, json.dumps(NEVER_DONE * 2)),
+        ({"pattern": "(a?){40}a{40}"}, json.dumps("a" * 40)),
+        ({"pattern": "a?" * 40 + "a" * 40}, json.dumps("a" * 40)),
+        ({"pattern": "^(?=(a+)+$)"}, json.dumps(NEVER_DONE)),
+        ({"pattern": "a*a*a*a*a*a*a*b"}, json.dumps("a" * 500)),
+        ({"items": {"anyOf": [{"pattern": "^a*a*a*a*$"}, {}]}}, json.dumps(["a" * 29 + "!"] * 100)),
+        (
+            {"patternProperties": {"^a*a*a*$": {}}},
+            json.dumps({f"{'a' * 90}{n}": 1 for n in range(100)}),
+        ),
+        (NESTED, "[" * 24 + "1" + "]" * 24),
+        (Coded, json.dumps({"code": NEVER_DONE})),
+        (list[Coded], json.dumps([{"code": NEVER_DONE}])),
+        (Matched, json.dumps({"code": NEVER_DONE})),
+    ],
+)
+async def test_what_would_take_for_ever_goes_to_a_process(
+    model: Any, text: str, limits: list[float]
+) -> None:
+    with pytest.raises(TookTooLong):
+        await Expectation.of(response_model=model).check_apart(text)
+    assert len(limits) == 1
+    assert 0 < limits[0] <= 10
+
+
+def test_a_process_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the limit is: nothing else ends it."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Recorded(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
+    with pytest.raises(TookTooLong, match=r"could not be validated within 0\.5 s: a pattern"):
+        errors_apart({"pattern": CATASTROPHE}, json.dumps(NEVER_DONE), 0.5)
+    (process,) = started
+    assert process.returncode not in (None, 0)
+
+
+async def test_a_process_ends_when_the_caller_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(structured_response_model, "MAX_VALIDATION_S", 3600)
+    loop = asyncio.get_running_loop()
+    started: asyncio.Queue[subprocess.Popen[bytes]] = asyncio.Queue()
+
+    class Recorded(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            loop.call_soon_threadsafe(started.put_nowait, self)
+
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
+    expectation = Expectation.of(response_model={"pattern": CATASTROPHE})
+    checking = asyncio.create_task(expectation.check_apart(json.dumps(NEVER_DONE)))
+    process = await started.get()
+    checking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await checking
+    assert await asyncio.to_thread(process.wait, 60)
+
+
+def described(code: Annotated[str, msgspec.Meta(pattern=CATASTROPHE)]) -> str:
+    return code
+
+
+def compiled(code: Annotated[str, pydantic.Field(pattern=re.compile(CATASTROPHE))]) -> str:
+    return code
+
+
+def by_names(code: dict[Annotated[str, msgspec.Meta(pattern=CATASTROPHE)], int]) -> int:
+    return len(code)
+
+
+def in_a_model(code: Matched) -> str:
+    return code.code
+
+
+def in_a_union(code: Matched | int) -> str:
+    return str(code)
+
+
+def beside_another(
+    code: Coded, count: Annotated[int, pydantic.Field(ge=1)] = 1, other: Matched | int = 1
+) -> str:
+    return f"{code} {count} {other}"
+
+
+@pytest.mark.parametrize(
+    ("function", "value"),
+    [
+        (described, NEVER_DONE),
+        (compiled, NEVER_DONE),
+        (by_names, {NEVER_DONE: 1}),
+        (in_a_model, {"code": NEVER_DONE}),
+        (in_a_union, {"code": NEVER_DONE}),
+        (beside_another, {"code": NEVER_DONE}),
+    ],
+)
+def test_arguments_that_would_take_for_ever_go_to_a_process(
+    function: Callable[..., object], value: Any, limits: list[float]
+) -> None:
+    arguments = tool(function).arguments
+    assert arguments is not None
+    assert arguments.may_take_long({"code": value})
+    with pytest.raises(TookTooLong):
+        arguments.converted({"code": value})
+    assert len(limits) == 1
+
+
+def test_arguments_that_take_no_time_go_to_none(limits: list[float]) -> None:
+    def linear(code: Annotated[str, pydantic.Field(pattern=CATASTROPHE)]) -> str:
+        return code
+
+    for function, code in ((described, "aaa"), (linear, "a" * 40)):
+        arguments = tool(function).arguments
+        assert arguments is not None
+        assert arguments.converted({"code": code}) == {"code": code}
+    assert not limits
+
+
+async def test_validation_leaves_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    errors = SchemaValidator.errors
+
+    def recorded(self: SchemaValidator, value: Any, **more: float) -> list[str]:
+        threads.append(threading.get_ident())
+        return errors(self, value, **more)
+
+    monkeypatch.setattr(SchemaValidator, "errors", recorded)
+    here = threading.get_ident()
+    for model, text in (
+        ({"type": "array", "items": {"type": "integer"}}, json.dumps([1] * 5000)),
+        ({"pattern": "^a+$"}, '"aaa"'),
+        (NESTED, "[7]"),
+    ):
+        await Expectation.of(response_model=model).check_apart(text)
+    assert here not in threads
+    assert len(threads) == 3
+
+
+async def test_the_callers_own_code_stays_on_the_event_loop() -> None:
+    def validator(value: Any) -> None:
+        asyncio.get_running_loop()
+        if value == "aaaa":
+            raise ValueError("not this one")
+
+    expectation = Expectation.of(response_model={"pattern": "^a+$"}, validators=[validator])
+    assert await expectation.check_apart('"aaa"') == "aaa"
+    with pytest.raises(Refused, match="not this one"):
+        await expectation.check_apart('"aaaa"')
+    with pytest.raises(Refused, match="does not match"):
+        await expectation.check_apart('"bbb"')
+
+
+def test_a_process_of_its_own_tells_the_same_errors() -> None:
+    wanted = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["b"]}
+    value = {"a": "x"}
+    here = SchemaValidator(wanted).errors(value)
+    assert here
+    assert errors_apart(wanted, json.dumps(value), 60) == here
+    assert errors_apart(wanted, '{"b": 1}', 60) == []
+
+
+def test_many_steps_go_on_in_a_process_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structured_response_model, "MAX_STEPS", 10)
+    model = response_model({"type": "array", "items": {"type": "integer"}})
+    assert model.decode(json.dumps([1] * 100)) == [1] * 100
+    with pytest.raises(Refused, match=r"\$\[3\]: 'x' is not of type 'integer'"):
+        model.decode(json.dumps([1, 2, 3, "x"] * 100))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"^\d{4}-\d{2}-\d{2}$",
+        r"^[A-Z]{3}$",
+        r"^[a-z]+$",
+        r"^[a-z]+-[a-z]+$",
+        r"^(red|green|blue)$",
+        r"^#?[0-9a-f]{6}$",
+        r"\S",
+        r"^[\w.]+@[\w.]+$",
+    ],
+)
+def test_usual_patterns_are_matched_without_a_process(pattern: str) -> None:
+    assert not CostlyPatterns({"pattern": pattern}).may_take_long("x" * 200)
+
+
+UNIQUE: list[tuple[list[Any], bool]] = [
+    ([1, True], True),
+    ([0, False], True),
+    ([1, 1.0], False),
+    ([2**53 + 1, float(2**53)], True),
+    ([{"a": 1, "b": 2}, {"b": 2, "a": 1.0}], False),
+    ([[1, [2]], [1, [2.0]]], False),
+    ([[1, 2], [2, 1]], True),
+    (["1", 1], True),
+    ([None, None], False),
+    ([0.0, -0.0], False),
+    ([[], {}], True),
+]
+
+
+@pytest.mark.parametrize(("items", "is_unique"), UNIQUE)
+def test_unique_items_are_those_that_json_tells_apart(items: list[Any], *, is_unique: bool) -> None:
+    assert (SchemaValidator({"uniqueItems": True}).errors(items) == []) is is_unique
+
+
+def test_unique_items_are_not_compared_with_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever writes numbers whose hashes collide gains nothing."""
+    from foundry_api.structured import validation  # noqa: PLC0415 - for its private name
+
+    calls = 0
+    comparable: Callable[[Any], Any] = vars(validation)["_comparable"]
+
+    def counted(value: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return comparable(value)
+
+    monkeypatch.setattr(validation, "_comparable", counted)
+    items = [{"a": index} for index in range(1000)]
+    assert SchemaValidator({"uniqueItems": True}).errors(items) == []
+    assert calls == 2000
+    monkeypatch.undo()
+    colliding = [number * sys_hash_modulus() for number in range(1, 100)]
+    assert len({hash(comparable(each)) for each in colliding}) == len(colliding)
+
+
+def sys_hash_modulus() -> int:
+    import sys  # noqa: PLC0415 - for this
+
+    return sys.hash_info.modulus
+
+
+def test_what_is_no_pattern_is_no_reason_to_fail() -> None:
+    with pytest.raises(re.error):
+        re.compile("(")
+    assert CostlyPatterns({"pattern": "("}).may_take_long("x" * 100)

@@ -1,0 +1,216 @@
+"""Every kind of `response_model`: its schema, its objects, and errors that name the place."""
+
+from __future__ import annotations
+
+import datetime as dt
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
+
+import msgspec
+import pydantic
+import pytest
+
+from foundry_api.structured.refusal import Refused
+from foundry_api.structured.response_model import response_model
+from foundry_api.types.errors import GrammarError, InvalidRequest
+
+T = TypeVar("T")
+
+
+@dataclass
+class DataPerson:
+    name: str
+    age: int
+    born: dt.date | None = None
+
+
+class StructPerson(msgspec.Struct):
+    name: str
+    age: Annotated[int, msgspec.Meta(ge=0)]
+    born: dt.date | None = None
+
+
+class DictPerson(TypedDict):
+    name: str
+    age: int
+
+
+class ModelPerson(pydantic.BaseModel):
+    name: str
+    age: int = pydantic.Field(ge=0)
+    friends: list[ModelPerson] = []
+
+
+class TuplePerson(NamedTuple):
+    name: str
+    age: int
+
+
+class Page(pydantic.BaseModel, Generic[T]):
+    items: list[T]
+
+
+@dataclass
+class Holder:
+    person: ModelPerson
+
+
+PLAIN = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer", "minimum": 0}},
+    "required": ["name", "age"],
+}
+ADA = '{"name": "Ada", "age": 36}'
+
+
+@pytest.mark.parametrize(
+    ("model", "value"),
+    [
+        (DataPerson, DataPerson("Ada", 36)),
+        (StructPerson, StructPerson("Ada", 36)),
+        (DictPerson, {"name": "Ada", "age": 36}),
+        (ModelPerson, ModelPerson(name="Ada", age=36)),
+        (pydantic.TypeAdapter(ModelPerson), ModelPerson(name="Ada", age=36)),
+        (PLAIN, {"name": "Ada", "age": 36}),
+        (dict[str, Any], {"name": "Ada", "age": 36}),
+        (DataPerson | None, DataPerson("Ada", 36)),
+    ],
+)
+def test_an_answer_becomes_the_callers_type(model: Any, value: object) -> None:
+    parsed = response_model(model).decode(ADA)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "value"),
+    [
+        (list[DataPerson], f"[{ADA}]", [DataPerson("Ada", 36)]),
+        (list[ModelPerson], f"[{ADA}]", [ModelPerson(name="Ada", age=36)]),
+        (Page[ModelPerson], f'{{"items": [{ADA}]}}', Page(items=[ModelPerson(name="Ada", age=36)])),
+        (Holder, f'{{"person": {ADA}}}', Holder(ModelPerson(name="Ada", age=36))),
+        (TuplePerson, '["Ada", 36]', TuplePerson("Ada", 36)),
+        (int, "12", 12),
+        (bool, "true", True),
+        (Literal["yes", "no"], '"yes"', "yes"),
+        (dt.date, '"1815-12-10"', dt.date(1815, 12, 10)),
+        ({"enum": [1, None]}, "null", None),
+    ],
+)
+def test_types_made_of_types(model: Any, text: str, value: object) -> None:
+    assert response_model(model).decode(text) == value
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "error"),
+    [
+        (DataPerson, '{"name": "Ada", "age": "old"}', "$.age: Expected int, got str"),
+        (StructPerson, '{"name": "Ada", "age": -1}', "$.age: Expected int >= 0"),
+        (list[DataPerson], '[{"name": 1}]', "$[0].name: Expected str, got int"),
+        (DictPerson, '{"name": "Ada"}', "$: Object missing required field age"),
+        (ModelPerson, '{"name": "Ada", "age": -1}', "$.age: Input should be greater than"),
+        (
+            list[ModelPerson],
+            f'[{{"name": "A", "age": 1, "friends": [{ADA}, 1]}}]',
+            "$[0].friends[1]",
+        ),
+        (PLAIN, '{"name": "Ada", "age": "old"}', "$.age: 'old' is not of type 'integer'"),
+        (PLAIN, '{"name": "Ada", "age": 1e999}', "out of range"),
+        (PLAIN, '{"name": "Ada", "age": NaN}', "NaN is no JSON"),
+        (PLAIN, '{"name": "Ada"', "the answer is not JSON"),
+        (PLAIN, "9" * 5000, "the answer cannot be read"),
+        (PLAIN, "[" * 100_000, "the answer"),
+        (DataPerson, '{"name": "Ada"', "the answer cannot be read"),
+        (float, "1e999", "out of range"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_place(model: Any, text: str, error: str) -> None:
+    with pytest.raises(Refused) as caught:
+        response_model(model).decode(text)
+    assert error in "; ".join(caught.value.errors)
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    for model in (ModelPerson, PLAIN):
+        with pytest.raises(Refused) as caught:
+            response_model(model).decode('{"name": 1, "age": "old"}')
+        assert len(caught.value.errors) == 2
+
+
+@pytest.mark.parametrize("model", [3, "Person", len, object(), {"type": "strin"}, {"pattern": "("}])
+def test_what_is_no_type_and_no_schema_is_refused(model: Any) -> None:
+    with pytest.raises(InvalidRequest, match="response_model") as caught:
+        response_model(model)
+    assert caught.value.field == "response_model"
+
+
+def test_a_pydantic_type_without_a_schema_is_refused() -> None:
+    class Odd(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+        value: object = pydantic.Field(json_schema_extra={})
+        thing: Refused
+
+    with pytest.raises(InvalidRequest, match="has no JSON schema"):
+        response_model(Odd)
+
+
+@pytest.mark.parametrize(
+    ("reference", "told"),
+    [
+        ("http://example.com/person.json", "leads out of the schema"),
+        ("person.json", "leads out of the schema"),
+        ("#/$defs/nobody", "leads to no schema"),
+        ("#nobody", "leads to no schema"),
+        ("#/$defs/loop", "leads only to itself"),
+        ("#/$defs/list/0/1", "leads to no schema"),
+    ],
+)
+def test_a_reference_that_leads_nowhere_is_refused_by_name(reference: str, told: str) -> None:
+    """Nothing is fetched for it, whatever library would do so."""
+    definitions = {"loop": {"$ref": "#/$defs/loop"}, "list": {"enum": [1]}}
+    schema = {"properties": {"a": {"$ref": reference}}, "$defs": definitions}
+    with pytest.raises(GrammarError, match=told) as caught:
+        response_model(schema)
+    assert "$.properties.a.$ref" in caught.value.message
+    assert caught.value.field == "response_model"
+
+
+def test_a_schema_that_never_ends_is_refused_when_an_answer_shows_it() -> None:
+    endless = {"$ref": "#/$defs/a", "$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}}
+    with pytest.raises(GrammarError, match="without end"):
+        response_model(endless).decode("1")
+
+
+def test_libraries_of_other_kinds_of_types_are_not_imported() -> None:
+    program = (
+        "import sys, dataclasses\n"
+        "from foundry_api.structured.response_model import response_model\n"
+        "P = dataclasses.make_dataclass('P', [('name', str)])\n"
+        'response_model(list[P]).decode(\'[{"name": "Ada"}]\')\n'
+        "assert not {'pydantic', 'jsonschema', 'referencing'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_schema_that_comes_again_is_not_checked_again() -> None:
+    """A line of a batch has it from JSON of its own, and a check takes milliseconds."""
+    again = response_model({**PLAIN})
+    assert response_model({**PLAIN}) is again
+    assert response_model({**PLAIN, "title": "another"}) is not again
+
+
+def test_a_schema_that_its_owner_changes_is_another_one() -> None:
+    schema: dict[str, Any] = {"type": "object", "properties": {"name": {"type": "string"}}}
+    before = response_model(schema)
+    schema["properties"]["name"]["type"] = "integer"
+    assert response_model(schema).decode('{"name": 5}') == {"name": 5}
+    with pytest.raises(Refused):
+        before.decode('{"name": 5}')
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), T, int, {1, 2}, {3: "x"}, b"x"])
+def test_what_json_cannot_hold_is_refused_by_place(value: object) -> None:
+    with pytest.raises(InvalidRequest, match=r"\$\.properties\.x\.enum\[1\]"):
+        response_model({"properties": {"x": {"enum": [1, value]}}})

@@ -1,0 +1,161 @@
+"""Arguments of the wrong JSON type become the right one where that is clear, and no other."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+
+from foundry_api.tools.coercion import coerced
+from foundry_api.tools.definition import tool
+from foundry_api.tools.executor import ToolCaller, ToolLimits
+from foundry_api.types.messages import FunctionCall, ToolCall
+
+
+class Size(enum.Enum):
+    SMALL = 1
+    LARGE = 2
+
+
+@dataclass
+class Place:
+    city: str
+    floor: int = 0
+
+
+def book(  # noqa: PLR0917 - as a user writes it
+    nights: int,
+    price: float = 1.5,
+    breakfast: bool = False,  # noqa: FBT001, FBT002
+    guests: list[int] | None = None,
+    place: Place | None = None,
+    size: Size = Size.SMALL,
+    unit: Literal["CHF", "EUR"] = "CHF",
+    note: str = "",
+) -> str:
+    """Book a room."""
+    return repr((nights, price, breakfast, guests, place, size, unit, note))
+
+
+async def called(arguments: str, function: Any = book) -> Any:
+    made = tool(function)
+    caller = ToolCaller({made.name: made}, LIMITS, lambda: 0.0)
+    (result,) = await caller.answered([ToolCall("a", FunctionCall(made.name, arguments))], 1)
+    if result.error is not None:
+        raise result.error
+    return result.value
+
+
+LIMITS = ToolLimits(max_rounds=1, parallel=1, tool_timeout=5.0, on_error="tell")
+DEFAULT: dict[str, Any] = {
+    "price": 1.5,
+    "breakfast": False,
+    "guests": None,
+    "place": None,
+    "size": Size.SMALL,
+    "unit": "CHF",
+    "note": "",
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ('{"nights": "5"}', {"nights": 5}),
+        ('{"nights": 5.0}', {"nights": 5}),
+        ('{"nights": "5.0"}', {"nights": 5}),
+        ('{"nights": " -5 "}', {"nights": -5}),
+        ('{"nights": 1, "price": "2.5"}', {"nights": 1, "price": 2.5}),
+        ('{"nights": 1, "price": "1e2"}', {"nights": 1, "price": 100.0}),
+        ('{"nights": 1, "breakfast": "true"}', {"nights": 1, "breakfast": True}),
+        ('{"nights": 1, "breakfast": "False"}', {"nights": 1, "breakfast": False}),
+        ('{"nights": 1, "guests": "[1, 2]"}', {"nights": 1, "guests": [1, 2]}),
+        ('{"nights": 1, "guests": ["1", 2.0]}', {"nights": 1, "guests": [1, 2]}),
+        ('{"nights": 1, "guests": "null"}', {"nights": 1}),
+        (
+            '{"nights": "1", "place": {"city": "8000", "floor": "3"}}',
+            {"nights": 1, "place": Place("8000", 3)},
+        ),
+        (
+            '{"nights": 1, "place": "{\\"city\\": \\"Bern\\"}"}',
+            {"nights": 1, "place": Place("Bern")},
+        ),
+        ('{"nights": 1, "size": "2"}', {"nights": 1, "size": Size.LARGE}),
+        ('{"nights": 1, "unit": "eur"}', {"nights": 1, "unit": "EUR"}),
+        ('"{\\"nights\\": 1}"', {"nights": 1}),
+    ],
+)
+async def test_what_is_clear_costs_no_round(arguments: str, expected: dict[str, Any]) -> None:
+    assert await called(arguments) == book(**{**DEFAULT, **expected})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        '{"nights": "five"}',
+        '{"nights": 5.5}',
+        '{"nights": true}',
+        '{"nights": "1_0"}',
+        '{"nights": ""}',
+        '{"nights": null}',
+        '{"nights": 1, "price": "inf"}',
+        '{"nights": 1, "breakfast": 1}',
+        '{"nights": 1, "breakfast": "yes"}',
+        '{"nights": 1, "guests": "1, 2"}',
+        '{"nights": 1, "place": "Bern"}',
+        '{"nights": 1, "size": "3"}',
+        '{"nights": 1, "note": 7}',
+        '{"nights": "1", "unknown": 1}',
+    ],
+)
+async def test_what_is_not_clear_is_told_as_before(arguments: str) -> None:
+    with pytest.raises(ValueError, match=r"Expected|Object|Invalid"):
+        await called(arguments)
+
+
+async def test_an_error_speaks_of_what_the_model_wrote() -> None:
+    with pytest.raises(ValueError, match=r"Expected `int`, got `str` - at `\$.nights`"):
+        await called('{"nights": "5", "breakfast": "yes"}')
+
+
+async def test_a_schema_that_was_given_says_what_is_meant_too() -> None:
+    def echo(**given: Any) -> Any:
+        return given
+
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}, "s": {"type": "string"}}}
+    made = tool(echo, parameters=schema)
+    caller = ToolCaller({made.name: made}, LIMITS, lambda: 0.0)
+    call = ToolCall("a", FunctionCall("echo", '{"n": "5", "s": "5", "other": "5"}'))
+    (result,) = await caller.answered([call], 1)
+    assert result.value == {"n": 5, "s": "5", "other": "5"}
+
+
+@pytest.mark.parametrize(
+    ("value", "schema", "expected"),
+    [
+        ("5", {"anyOf": [{"type": "string"}, {"type": "integer"}]}, "5"),
+        ("5", {"anyOf": [{"type": "integer"}, {"type": "null"}]}, 5),
+        ("5", {"type": ["integer", "null"]}, "5"),
+        ("5", {}, "5"),
+        ("5", True, "5"),
+        ("5", {"$ref": "#/$defs/a"}, "5"),
+        ({"a": "5"}, {"additionalProperties": {"type": "number"}}, {"a": 5}),
+        (2.0**60, {"type": "integer"}, 2.0**60),
+        ("9" * 400, {"type": "integer"}, "9" * 400),
+        ("1e999", {"type": "number"}, "1e999"),
+    ],
+)
+def test_a_schema_says_what_is_meant(value: Any, schema: Any, expected: Any) -> None:
+    made = coerced(value, schema)
+    assert (made, type(made)) == (expected, type(expected))
+
+
+def test_a_schema_that_refers_to_itself_ends() -> None:
+    schema: dict[str, Any] = {"$ref": "#/$defs/a", "$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}}
+    value: Any = "5"
+    for _ in range(50):
+        value = [value]
+    assert coerced(value, schema) == value
+    assert coerced("5", {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}) == "5"

@@ -1,0 +1,61 @@
+"""What is refused ahead of a service that would ignore it. Its abilities are measured elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from foundry_api.types.capabilities import CAPABILITIES
+from foundry_api.types.checks import chat_request
+from foundry_api.types.errors import InvalidRequest, UnsupportedFeature
+from foundry_api.types.messages import Choice, Grammar, JsonSchema
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.mark.parametrize("generation", CAPABILITIES)
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"n": 1},
+        {"logprobs": False, "top_logprobs": None},
+        {"logit_bias": {}},
+        {"presence_penalty": 0, "frequency_penalty": 0.0},
+        {"response_format": {"type": "text"}},
+        {"metadata": {"top_k": "5"}, "user": "me"},
+    ],
+)
+def test_what_asks_for_nothing_is_let_through(generation: Any, extra: dict[str, Any]) -> None:
+    CAPABILITIES[generation].check(chat_request(HI, extra=extra))
+
+
+@pytest.mark.parametrize("generation", CAPABILITIES)
+@pytest.mark.parametrize(
+    "extra", [{"n": 2}, {"logprobs": True}, {"top_logprobs": 3}, {"logit_bias": {"1": 2}}]
+)
+def test_what_would_be_ignored_is_refused_by_name(generation: Any, extra: dict[str, Any]) -> None:
+    (name,) = extra
+    with pytest.raises(UnsupportedFeature, match=rf"{generation} has no {name}"):
+        CAPABILITIES[generation].check(chat_request(HI, extra=extra))
+
+
+def test_a_seed_beyond_the_engines_integers_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="seed is 2147483648") as caught:
+        CAPABILITIES["sdk-1"].check(chat_request(HI, seed=2**31))
+    assert caught.value.field == "seed"
+    CAPABILITIES["sdk-1"].check(chat_request(HI, seed=-(2**31)))
+    CAPABILITIES["sdk-2.1"].check(chat_request(HI, seed=2**31))
+
+
+@pytest.mark.parametrize("generation", CAPABILITIES)
+def test_a_grammar_is_refused_where_it_would_be_ignored(generation: Any) -> None:
+    said = CAPABILITIES[generation]
+    for constraint in (JsonSchema({"type": "integer"}), Choice(("yes", "no"))):
+        said.check(chat_request(HI, constraint=constraint))
+    request = chat_request(HI, constraint=Grammar("start: /a+/"))
+    if said.grammar == "native":
+        said.check(request)
+        return
+    with pytest.raises(UnsupportedFeature, match=f"generation {generation} keeps no answer"):
+        said.check(request)

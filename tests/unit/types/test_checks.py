@@ -1,0 +1,256 @@
+"""What cannot be sent is refused before it is sent, and the refusal names the argument."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api.types.checks import chat_request, check_timeout, conversation, prompt_turns
+from foundry_api.types.errors import InvalidRequest, UnsupportedFeature
+from foundry_api.types.messages import ChatRequest, FunctionCall, Message, ToolCall
+
+HI = [{"role": "user", "content": "Hi"}]
+
+
+def test_a_request_holds_what_was_asked_for() -> None:
+    request = chat_request(
+        [{"role": "system", "content": "Be brief"}, Message("user", "Hi")],
+        max_tokens=5,
+        temperature=0,
+        top_p=1,
+        seed=-7,
+        stop=["\n", "END"],
+        extra={"metadata": {"top_k": "5"}},
+    )
+    assert request == ChatRequest(
+        messages=(Message("system", "Be brief"), Message("user", "Hi")),
+        max_tokens=5,
+        temperature=0,
+        top_p=1,
+        seed=-7,
+        stop=("\n", "END"),
+        extra={"metadata": {"top_k": "5"}},
+    )
+
+
+def test_what_is_not_given_is_left_to_the_service() -> None:
+    assert chat_request(HI) == ChatRequest(messages=(Message("user", "Hi"),))
+
+
+def test_messages_may_come_from_any_iterable() -> None:
+    assert conversation(Message("user", text) for text in "ab") == (
+        Message("user", "a"),
+        Message("user", "b"),
+    )
+
+
+@pytest.mark.parametrize(("stop", "strings"), [(None, ()), ("END", ("END",)), ([], ())])
+def test_a_stop_string_may_stand_alone(stop: Any, strings: tuple[str, ...]) -> None:
+    assert chat_request(HI, stop=stop).stop == strings
+
+
+def test_changing_what_was_passed_does_not_change_the_request() -> None:
+    extra = {"user": "me"}
+    request = chat_request(HI, extra=extra)
+    extra["user"] = "you"
+    assert request.extra == {"user": "me"}
+
+
+LOOP: dict[str, Any] = {}
+LOOP["self"] = LOOP
+
+REFUSALS: list[tuple[str, dict[str, Any]]] = [
+    ("max_tokens", {"max_tokens": 0}),
+    ("max_tokens", {"max_tokens": -1}),
+    ("max_tokens", {"max_tokens": 5.0}),
+    ("max_tokens", {"max_tokens": "5"}),
+    ("max_tokens", {"max_tokens": True}),
+    ("max_tokens", {"max_tokens": math.nan}),
+    ("max_tokens", {"max_tokens": 2**31}),
+    ("temperature", {"temperature": -0.1}),
+    ("temperature", {"temperature": 2.1}),
+    ("temperature", {"temperature": math.nan}),
+    ("temperature", {"temperature": math.inf}),
+    ("temperature", {"temperature": "warm"}),
+    ("temperature", {"temperature": False}),
+    ("top_p", {"top_p": -1}),
+    ("top_p", {"top_p": 1.1}),
+    ("top_p", {"top_p": "all"}),
+    ("seed", {"seed": 1.5}),
+    ("seed", {"seed": "1"}),
+    ("seed", {"seed": True}),
+    ("seed", {"seed": 2**63}),
+    ("stop", {"stop": list("abcde")}),
+    ("stop", {"stop": 5}),
+    ("stop", {"stop": ""}),
+    ("stop[0]", {"stop": [""]}),
+    ("stop", {"stop": b"END"}),
+    ("stop", {"stop": {"END": 1}}),
+    ("stop[1]", {"stop": ["a", 5]}),
+    ("stop", {"stop": "a\0b"}),
+    ("stop[1]", {"stop": ["a", "\ud800"]}),
+    ("extra", {"extra": {"x": object()}}),
+    ("extra", {"extra": {"x": "\ud800"}}),
+    ("extra", {"extra": {(1, 2): 3}}),
+    ("extra", {"extra": LOOP}),
+    ("extra", {"extra": "text"}),
+    ("extra", {"extra": 5}),
+]
+
+
+@pytest.mark.parametrize(("field", "arguments"), REFUSALS)
+def test_an_argument_that_cannot_be_sent_is_named(field: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        chat_request(HI, **arguments)
+    assert caught.value.field == field
+    assert str(caught.value).startswith(field)
+    assert str(caught.value).endswith(caught.value.hint)
+    assert caught.value.attempts == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "messages"),
+    [
+        ("messages", []),
+        ("messages", ()),
+        ("messages", None),
+        ("messages", 5),
+        ("messages", "Hi"),
+        ("messages", b"Hi"),
+        ("messages", {"role": "user", "content": "Hi"}),
+        ("messages", Message("user", "Hi")),
+        ("messages[0]", ["Hi"]),
+        ("messages[0]", [5]),
+        ("messages[0]", [None]),
+        ("messages[0]", [{}]),
+        ("messages[0].content", [{"role": "user"}]),
+        ("messages[0]", [{"role": "robot", "content": "Hi"}]),
+        ("messages[0].content", [{"role": "user", "content": None}]),
+        ("messages[0].content", [{"role": "user", "content": []}]),
+        ("messages[0].content[0].text", [{"role": "user", "content": [{"type": "text"}]}]),
+        ("messages[0].content", [{"role": "user", "content": [{"type": "text", "text": ""}]}]),
+        ("messages[0].content", [{"role": "user", "content": 5}]),
+        ("messages[0]", [{"role": "assistant", "tool_calls": [{"id": "1", "function": {}}]}]),
+        ("messages[0]", [Message("robot", "Hi")]),  # type: ignore[arg-type]
+        ("messages[0].content", [Message("user", None)]),  # type: ignore[arg-type]
+        ("messages[0].content", [{"role": "user", "content": ""}]),
+        ("messages[0].content", [Message("user", " \n")]),
+        ("messages[1].content", [*HI, {"role": "user", "content": "a\0b"}]),
+        ("messages[1].content", [*HI, Message("user", "a\ud800")]),
+    ],
+)
+def test_a_message_that_cannot_be_sent_is_named(field: str, messages: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        conversation(messages)
+    assert caught.value.field == field
+    assert str(caught.value).startswith(field)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, math.nan, True, "soon"])
+def test_a_timeout_that_no_call_can_meet_is_refused(timeout: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        check_timeout(timeout)
+    assert caught.value.field == "timeout"
+
+
+@pytest.mark.parametrize("timeout", [None, 0.001, 30, math.inf])
+def test_a_timeout_may_be_short_or_endless(timeout: float | None) -> None:
+    check_timeout(timeout)
+
+
+def request_or_field(messages: Any, **options: Any) -> ChatRequest | str | None:
+    """The request if it can be sent, else the argument at fault."""
+    try:
+        request = chat_request(messages, **options)
+    except InvalidRequest as error:
+        return error.field
+    msgspec.json.encode(request)
+    return request
+
+
+@given(text=st.text(alphabet=st.characters(), max_size=50))
+def test_any_text_is_refused_by_name_or_can_be_sent(text: str) -> None:
+    request = request_or_field([Message("user", text)], stop=text, extra={"user": text})
+    if isinstance(request, ChatRequest):
+        assert msgspec.json.decode(msgspec.json.encode(request))["messages"][0]["content"] == text
+    else:
+        assert request in {"messages[0].content", "stop", "extra"}
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda values: st.lists(values) | st.dictionaries(st.text(), values),
+    max_leaves=5,
+)
+
+
+@given(
+    messages=ANYTHING,
+    options=st.fixed_dictionaries(
+        {},
+        optional=dict.fromkeys(
+            ("max_tokens", "temperature", "top_p", "seed", "stop", "extra"), ANYTHING
+        ),
+    ),
+)
+def test_no_argument_of_any_type_raises_anything_else(
+    messages: Any, options: dict[str, Any]
+) -> None:
+    for given_messages in (messages, HI):
+        assert request_or_field(given_messages, **options)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "system", "field"),
+    [
+        ("", None, "prompt"),
+        ("  \n", None, "prompt"),
+        ("a\0b", None, "prompt"),
+        ("\ud800", None, "prompt"),
+        (None, None, "prompt"),
+        ("hello", 5, "system"),
+        ("hello", "\udfff", "system"),
+    ],
+)
+def test_a_prompt_that_cannot_be_sent_is_named_as_the_caller_named_it(
+    prompt: Any, system: Any, field: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        prompt_turns(prompt, system)
+    assert caught.value.field == field
+
+
+def test_a_member_that_would_be_lost_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="audio"):
+        conversation([{"role": "user", "content": "4", "audio": {"id": "1"}}])
+
+
+def test_the_turns_of_a_tool_call_are_kept() -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    asked, answered = conversation(
+        [
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "4", "tool_call_id": "call_1"},
+        ]
+    )
+    assert asked == Message(
+        "assistant", tool_calls=(ToolCall("call_1", FunctionCall("add", "{}")),)
+    )
+    assert answered == Message("tool", "4", tool_call_id="call_1")
+    assert conversation([asked, answered]) == (asked, answered)
+
+
+def test_parts_of_text_become_one_text() -> None:
+    parts = [{"type": "text", "text": "Hello, "}, {"type": "text", "text": "world"}]
+    assert conversation([{"role": "user", "content": parts}]) == (Message("user", "Hello, world"),)
+
+
+def test_a_part_that_no_generation_reads_is_refused_by_its_place() -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    with pytest.raises(UnsupportedFeature, match=r"messages\[0\]\.content\[1\]"):
+        conversation([{"role": "user", "content": [{"type": "text", "text": "See:"}, image]}])

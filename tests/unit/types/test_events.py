@@ -1,0 +1,100 @@
+"""What happens is told once, in order, to whoever wants to hear it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api.types.checks import chat_request
+from foundry_api.types.events import (
+    KINDS,
+    BreakerChanged,
+    CallEnded,
+    CallStarted,
+    Event,
+    Events,
+    FirstToken,
+)
+from foundry_api.types.messages import Timings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FIRST = FirstToken(call=1, attempt=1, model="tiny:1", service="x", time_to_first_token_s=0.1)
+CHANGED = BreakerChanged(service="x", old="closed", new="open", retry_after_s=2.0)
+
+
+def test_a_listener_hears_everything_unless_it_says_what() -> None:
+    all_heard: list[Event] = []
+    some_heard: list[Event] = []
+    events = Events(all_heard.append)
+    events.subscribe(some_heard.append, BreakerChanged)
+    for event in (FIRST, CHANGED):
+        events.emit(event)
+    assert all_heard == [FIRST, CHANGED]
+    assert some_heard == [CHANGED]
+
+
+def test_a_listener_that_left_hears_no_more() -> None:
+    heard: list[Event] = []
+    events = Events()
+    leave = events.subscribe(heard.append)
+    events.emit(FIRST)
+    leave()
+    leave()
+    events.emit(CHANGED)
+    assert heard == [FIRST]
+
+
+def test_an_event_that_nobody_hears_need_not_be_made() -> None:
+    events = Events()
+    leave = events.subscribe(lambda _: None, FirstToken)
+    assert [kind for kind in KINDS if events.hears(kind)] == [FirstToken]
+    leave()
+    assert not events.hears(FirstToken)
+
+
+def test_a_listener_that_fails_does_not_disturb_the_call_or_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fails(_event: Event) -> None:
+        raise ValueError("mine")
+
+    heard: list[Event] = []
+    events = Events(fails, heard.append)
+    with caplog.at_level(logging.ERROR, "foundry_api"):
+        events.emit(FIRST)
+    assert heard == [FIRST]
+    assert "a listener failed on FirstToken" in caplog.text
+    assert "ValueError: mine" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda secret: CallStarted(
+            call=1, model="tiny", request=chat_request([{"role": "user", "content": secret}])
+        ),
+        lambda secret: CallEnded(
+            call=1,
+            outcome="answered",
+            model="tiny:1",
+            service="x",
+            attempts=(),
+            timings=Timings(0.1, 0.2, None),
+            content=secret,
+        ),
+    ],
+    ids=["the prompt", "the answer"],
+)
+def test_the_text_of_an_event_does_not_show(make: Callable[[str], Event]) -> None:
+    assert "secret" not in repr(make("secret"))
+    assert repr(make("x")).startswith(f"{type(make('x')).__name__}(call=1, ")
+
+
+@pytest.mark.parametrize("event", [FIRST, CHANGED])
+def test_an_event_cannot_be_changed(event: Event) -> None:
+    with pytest.raises(AttributeError):
+        event.service = "y"  # type: ignore[attr-defined]

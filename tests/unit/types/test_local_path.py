@@ -1,0 +1,47 @@
+"""Paths and text of the user: what another process understands, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from foundry_api.types.local_path import absolute_path, text_of_system
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+latin = pytest.mark.skipif(sys.platform != "linux", reason="names of other bytes are Linux's alone")
+
+
+@latin
+def test_a_working_directory_whose_name_is_no_utf8_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / os.fsdecode(b"d\xe9")
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    with pytest.raises(ValueError, match=r"the name of its directory, '.*d\\udce9', is not valid"):
+        absolute_path("out.jsonl")
+    assert absolute_path("../out.jsonl") == tmp_path / "out.jsonl"
+
+
+@latin
+def test_a_name_that_the_locale_hides_is_not_called_damaged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = b"caf\xc3\xa9".decode("ascii", "surrogateescape")
+    assert text_of_system(text) == "caf\u00e9"
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    with pytest.raises(ValueError, match="the encoding of this locale, ascii: set PYTHONUTF8=1"):
+        absolute_path(text)
+
+
+@latin
+def test_text_that_is_no_utf8_is_refused() -> None:
+    with pytest.raises(ValueError, match="codec"):
+        text_of_system("caf\udce9")
+    with pytest.raises(ValueError, match="its name is not valid UTF-8"):
+        absolute_path("caf\udce9")

@@ -1,0 +1,79 @@
+"""What callers send and get are frozen values that survive pickling and JSON."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import msgspec
+import pytest
+
+from foundry_api.types import messages
+from foundry_api.types.errors import ServerError
+from foundry_api.types.messages import Attempt, Chunk, Completion, Message, Model, Timings, Usage
+
+STRUCTS = [
+    value
+    for value in vars(messages).values()
+    if inspect.isclass(value) and issubclass(value, msgspec.Struct) and value is not msgspec.Struct
+]
+USAGE = Usage(prompt_tokens=3, completion_tokens=2, total_tokens=5)
+TIMINGS = Timings(time_to_first_token_s=0.1, total_s=0.3, tokens_per_second=5.0)
+COMPLETION = Completion(
+    content="Hi",
+    parsed=None,
+    model="tiny:1",
+    service="http://127.0.0.1:1",
+    generation="sdk-2.1",
+    finish_reason="stop",
+    usage=USAGE,
+    timings=TIMINGS,
+    attempts=(Attempt(0.2),),
+    raw=(b"{}",),
+)
+
+
+@pytest.mark.parametrize("struct", STRUCTS)
+def test_every_value_is_frozen_and_documented(struct: type[msgspec.Struct]) -> None:
+    assert struct.__struct_config__.frozen
+    told = inspect.getdoc(struct) or ""
+    assert all(f"    {name}: " in told for name in struct.__struct_fields__)
+
+
+def test_values_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        COMPLETION.content = "Bye"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        COMPLETION,
+        Message("user", "Hi"),
+        Chunk("Hi", "tiny:1"),
+        Model(id="tiny:1", alias="tiny", catalog="local"),
+    ],
+)
+def test_values_compare_hash_and_survive_pickling(value: msgspec.Struct) -> None:
+    twin = pickle.loads(pickle.dumps(value))  # noqa: S301 - our own
+    assert twin == value
+    assert hash(twin) == hash(value)
+
+
+def test_a_failed_attempt_survives_pickling_with_its_error() -> None:
+    twin = pickle.loads(pickle.dumps(Attempt(0.1, ServerError("it broke", status=500))))  # noqa: S301
+    assert str(twin.error) == "it broke (HTTP 500). " + ServerError.default_hint
+
+
+def test_a_model_is_json_without_what_is_not_known() -> None:
+    model = Model(id="tiny:1", alias="tiny", catalog="local", cached=True)
+    assert msgspec.json.encode(model) == (
+        b'{"id":"tiny:1","alias":"tiny","catalog":"local","cached":true}'
+    )
+    assert msgspec.json.decode(msgspec.json.encode(model), type=Model) == model
+
+
+def test_a_chunk_before_the_last_carries_nothing_but_text() -> None:
+    chunk = Chunk("Hi", "tiny:1")
+    assert (chunk.finish_reason, chunk.usage, chunk.timings) == (None, None, None)
+    assert (chunk.attempts, chunk.raw) == ((), b"")

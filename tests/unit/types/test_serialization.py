@@ -1,0 +1,317 @@
+"""Every result goes wherever plain data does: a dict, JSON, a pickle, a field of pydantic."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pydantic
+import pytest
+
+import foundry_api
+from foundry_api import (
+    Attempt,
+    BatchRequest,
+    BatchResult,
+    BreakerStatistics,
+    CacheStats,
+    Canary,
+    CatalogListing,
+    Chunk,
+    Completion,
+    DownloadProgress,
+    Embeddings,
+    FoundryAPIClient,
+    FunctionCall,
+    HealthChanged,
+    HealthSample,
+    HealthStatus,
+    LimiterStatistics,
+    Message,
+    Metrics,
+    Model,
+    ModelUser,
+    RawReply,
+    Response,
+    ResponseEvent,
+    ResponseItem,
+    ResponsePage,
+    ServerError,
+    Timings,
+    ToolCall,
+    ToolResult,
+    ToolRun,
+    Traffic,
+    Transcription,
+    TranscriptionChunk,
+    Usage,
+)
+from foundry_api.monitor.summary import summarise
+from foundry_api.testing import Answer, Failure, FakeService, no_sleep
+from foundry_api.types.capabilities import CAPABILITIES
+from foundry_api.types.serialization import Headers, Result
+
+TIMINGS = Timings(0.1, 0.2, 30.0)
+ATTEMPTS = (Attempt(0.1, ServerError("it failed", service="http://x", status=500)), Attempt(0.2))
+CALL = ToolCall("1", FunctionCall("clock", "{}"))
+WHERE: dict[str, Any] = {"service": "http://127.0.0.1:5273", "generation": "sdk-2.1"}
+COMPLETION = Completion(
+    content="Paris",
+    parsed={"city": "Paris"},
+    model="demo:1",
+    finish_reason="stop",
+    usage=Usage(1, 2, 3),
+    timings=TIMINGS,
+    attempts=ATTEMPTS,
+    headers=(("Server", "oatpp"),),
+    raw=(b"{}" * 1000, b"[DONE]"),
+    tool_calls=(CALL,),
+    **WHERE,
+)
+ITEM = ResponseItem(type="message", role="assistant", text="Hi", raw={"type": "message"})
+RESPONSE = Response(
+    id="resp_1", status="completed", model="demo:1", output=(ITEM,), attempts=ATTEMPTS, **WHERE
+)
+STATUS = HealthStatus(status="healthy", service="http://x", loaded_models=("demo:1",))
+SAMPLE = HealthSample(status="healthy", state="healthy", traffic=Traffic(), canary=None)
+TOOL_RESULT = ToolResult(
+    call=CALL, arguments={}, value="12:00", content="12:00", duration_s=0.1, round=1
+)
+RESULTS: list[Any] = [
+    COMPLETION,
+    Chunk("Hi", "demo:1", "stop", Usage(), TIMINGS, ATTEMPTS, b"{}", tool_calls=(CALL,)),
+    Embeddings(
+        vectors=((0.1, 0.2),) * 2,
+        model="m",
+        usage=None,
+        timings=TIMINGS,
+        attempts=ATTEMPTS,
+        **WHERE,
+    ),
+    Transcription(text="Hi", model="m", timings=TIMINGS, attempts=ATTEMPTS, raw=(b"x",), **WHERE),
+    TranscriptionChunk("Hi", "m", TIMINGS, ATTEMPTS, b"x"),
+    RESPONSE,
+    ITEM,
+    ResponseEvent(type="response.completed", response=RESPONSE, item=ITEM, raw=b"{}"),
+    ResponsePage(responses=(RESPONSE,)),
+    RawReply(status=200, headers={"X-A": "b"}, body=b"\xff", service="http://x", attempts=ATTEMPTS),
+    BatchResult(index=0, custom_id="a", request=[Message("user", "Hi")], answer=COMPLETION),
+    BatchResult(index=1, custom_id="b", request="Hi", error=ServerError("no")),
+    BatchRequest(custom_id="a", body={"messages": []}),
+    TOOL_RESULT,
+    ToolRun(
+        completion=msgspec.structs.replace(COMPLETION, parsed=None),
+        messages=(Message("user", "Hi"),),
+        calls=(TOOL_RESULT,),
+        rounds=1,
+        usage=Usage(),
+    ),
+    STATUS,
+    SAMPLE,
+    summarise([SAMPLE]),
+    HealthChanged(old="unknown", new="down", since=0.0, at=1.0, reason="gone", sample=SAMPLE),
+    Canary(at=1.0, outcome="skipped"),
+    Model(id="m:1", alias="m", catalog="local"),
+    ModelUser(program="p", pid=1, last_used_s=0.5),
+    CatalogListing(models=(Model(id="m", alias="m", catalog="public"),), fetched_at=1, fresh=True),
+    CacheStats(hits=1),
+    DownloadProgress(percent=1.0),
+    CAPABILITIES["sdk-2.1"],
+    Metrics().snapshot(),
+    Message("user", "Hi"),
+    Usage(1, 2, 3),
+]
+
+
+def told(members: Any) -> Any:
+    """Members as JSON has them; a set has no order."""
+    plain = json.loads(json.dumps(members))
+    return {**plain, "ignored": sorted(plain["ignored"])} if "ignored" in plain else plain
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=lambda each: type(each).__name__)
+class TestResults:
+    def test_one_is_a_dict_that_json_takes(self, result: Result) -> None:
+        members = result.to_dict()
+        assert json.loads(json.dumps(members)) == msgspec.json.decode(msgspec.json.encode(members))
+        assert set(members) <= {field.name for field in msgspec.structs.fields(result)}  # type: ignore[type-var]
+
+    def test_msgspec_encodes_it_without_help(self, result: Result) -> None:
+        encoded = msgspec.json.encode(result)
+        assert told(msgspec.json.decode(encoded)) == told(result.to_dict())
+
+    def test_it_is_pickled_and_copied(self, result: Result) -> None:
+        for twin in (
+            pickle.loads(pickle.dumps(result)),  # noqa: S301 - our own
+            copy.copy(result),
+            copy.deepcopy(result),
+        ):
+            assert type(twin) is type(result)
+            assert told(twin.to_dict()) == told(result.to_dict())
+
+    def test_a_pydantic_model_may_have_it_as_a_field(self, result: Result) -> None:
+        model = pydantic.create_model("Mine", result=(type(result), ...))
+        mine: Any = model(result=result)
+        assert mine.result is result
+        dumped = mine.model_dump_json()
+        assert told(json.loads(dumped)["result"]) == told(result.to_dict())
+        assert told(mine.model_dump()["result"]) == told(result.to_dict())
+        again: Any = model.model_validate_json(dumped)
+        assert told(again.result.to_dict()) == told(result.to_dict())
+        assert len(repr(again.result)) < 1_000
+        assert model.model_json_schema()["properties"]["result"]["type"] == "object"
+        with pytest.raises(pydantic.ValidationError):
+            model(result=5)
+
+    def test_printing_it_is_short(self, result: Result) -> None:
+        assert len(str(result)) < 1_000
+        assert len(repr(result)) < 1_000
+
+
+def test_statistics_are_results_too() -> None:
+    client = FoundryAPIClient("http://127.0.0.1:1")
+    for each in (client.breaker.statistics(), client.limiter.statistics()):
+        assert isinstance(each, BreakerStatistics | LimiterStatistics)
+        assert json.dumps(each.to_dict()) == msgspec.json.encode(each).decode().replace(
+            ":", ": "
+        ).replace(",", ", ")
+
+
+def test_every_public_value_of_a_call_is_a_result() -> None:
+    """One that is added later has to be one too; options and settings go the other way."""
+    inputs = {"BatchOptions", "InputOptions", "Request", "ResponseHead"}
+    public = {name: getattr(foundry_api, name) for name in foundry_api.__all__}
+    structs = {
+        name
+        for name, each in public.items()
+        if isinstance(each, type) and issubclass(each, msgspec.Struct)
+    }
+    lacking = {name for name in structs - inputs if not issubclass(public[name], Result)}
+    assert not lacking
+
+
+class City(pydantic.BaseModel):
+    name: str
+
+
+@dataclass
+class Town:
+    name: str
+
+
+class Place:
+    def __str__(self) -> str:
+        return "a place"
+
+
+@pytest.mark.parametrize(
+    ("parsed", "expected"),
+    [
+        (City(name="Bern"), {"name": "Bern"}),
+        ([City(name="Bern")], [{"name": "Bern"}]),
+        (Town("Bern"), {"name": "Bern"}),
+        (Place(), "a place"),
+        (Path("a"), "a"),
+        (Decimal("0.5"), "0.5"),
+        (np.float64(0.5), 0.5),
+        (np.array([1, 2]), [1, 2]),
+        (ValueError("no"), {"type": "ValueError", "message": "no"}),
+        ({1: (2, {3})}, {"1": [2, [3]]}),
+    ],
+)
+def test_a_value_of_a_foreign_type_is_what_its_library_makes_of_it(
+    parsed: Any, expected: Any
+) -> None:
+    members = msgspec.structs.replace(COMPLETION, parsed=parsed).to_dict()
+    assert json.loads(json.dumps(members))["parsed"] == expected
+
+
+def test_an_error_in_a_result_has_its_type_and_its_members() -> None:
+    (failed, _) = COMPLETION.to_dict()["attempts"]
+    error = failed["error"]
+    assert (error["type"], error["message"], error["status"]) == ("ServerError", "it failed", 500)
+
+
+def test_an_error_that_was_made_of_its_members_can_be_printed_raised_and_pickled() -> None:
+    """In another process, since one without its arguments ends the process when it is printed."""
+    attempt = Attempt(1.0, ServerError("it failed", status=500, model="demo"))
+    finished = subprocess.run(
+        [sys.executable, "-c", PRINTED, msgspec.json.encode(attempt)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    expected = "it failed (model demo, HTTP 500). "
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert finished.stdout.splitlines()[0] == "FoundryError('it failed') ServerError"
+    assert all(line.startswith(expected) for line in finished.stdout.splitlines()[1:])
+
+
+PRINTED = """
+import pickle, sys, msgspec
+from foundry_api import Attempt, FoundryError
+error = msgspec.json.decode(sys.argv[1], type=Attempt).error
+print(repr(error), error.type)
+print(pickle.loads(pickle.dumps(error)))
+try:
+    raise error
+except FoundryError as caught:
+    print(caught)
+"""
+
+
+def test_printing_a_completion_shows_what_a_reader_looks_for() -> None:
+    long = msgspec.structs.replace(COMPLETION, content="x" * 10_000)
+    assert str(COMPLETION).startswith("Completion(content='Paris', ")
+    for shown in ("'demo:1'", "'stop'", "prompt_tokens=1"):
+        assert shown in str(COMPLETION)
+    for hidden in ("oatpp", "DONE", "it failed"):
+        assert hidden not in str(COMPLETION)
+    assert len(str(long)) < 500
+
+
+def test_headers_compare_without_case_and_the_first_of_doubled_ones_counts() -> None:
+    headers = Headers({"X-A": "1", "x-a": "2", "B": "3"})
+    assert (headers["x-A"], headers.get("b"), headers.get("c"), headers.get("c", "d")) == (
+        "1",
+        "3",
+        None,
+        "d",
+    )
+    assert "X-a" in headers
+    assert 5 not in headers
+    with pytest.raises(KeyError):
+        headers["c"]
+    assert dict(pickle.loads(pickle.dumps(headers))) == {"X-A": "1", "B": "3"}  # noqa: S301 - our own
+
+
+async def test_what_a_service_really_answered_is_encoded() -> None:
+    with no_sleep():
+        async with (
+            FakeService(Failure(503), Answer("Hello"), Answer("Hello")) as service,
+            FoundryAPIClient(service.base_url, model="fake") as client,
+        ):
+            completion = await client.complete("Hi")
+            reply = await client.request("GET", "/v1/models")
+            chunks = [chunk async for chunk in client.stream_complete("Hi")]
+    for result in (completion, reply, *chunks):
+        assert msgspec.json.encode(result) == msgspec.json.encode(result.to_dict())
+        assert pickle.loads(pickle.dumps(result)).to_dict() == result.to_dict()  # noqa: S301
+    assert completion.to_dict()["attempts"][0]["error"]["type"] == "ServiceOverloaded"
+    assert reply.headers["CONTENT-TYPE"].startswith("application/json")
+
+
+def test_a_header_whose_bytes_are_no_utf8_goes_into_json() -> None:
+    headers = Headers({"X-A": "caf\udce9", "B": "caf\u00e9"})
+    assert headers == {"X-A": "caf\u00e9", "B": "caf\u00e9"}
+    assert msgspec.json.decode(msgspec.json.encode(headers)) == headers

@@ -1,0 +1,601 @@
+"""Values of callers as Python's own types, in every argument that is sent or kept."""
+
+from __future__ import annotations
+
+import enum
+import math
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+
+from foundry_api import (
+    AlertCommand,
+    AlertWebhook,
+    BreakerSettings,
+    CallTimeout,
+    FoundryAPIClient,
+    FoundryError,
+    HealthMonitor,
+    HookFailed,
+    Hysteresis,
+    LimiterSettings,
+    Message,
+    ModelResidency,
+    Request,
+    ToolDefinition,
+    ToolDefinitionError,
+    tool,
+)
+from foundry_api.batch.in_memory import _checked_program_task
+from foundry_api.batch.types import BatchRequest
+from foundry_api.core.embeddings import check_batch_size, checked_texts
+from foundry_api.core.raw_request import raw_request
+from foundry_api.core.responses import responding
+from foundry_api.core.transcriptions import speech_options
+from foundry_api.integrations.langchain_messages import turns
+from foundry_api.resilience.deadline import Deadline
+from foundry_api.testing import FakeService
+from foundry_api.tools.definition import definitions
+from foundry_api.types.checks import (
+    chat_request,
+    check_flag,
+    check_name,
+    check_timeout,
+    conversation,
+    model_names,
+    prompt_turns,
+)
+from foundry_api.types.errors import InvalidRequest
+from foundry_api.types.settings import Settings
+from foundry_api.types.values import (
+    UNENCODABLE,
+    as_bool,
+    as_float,
+    as_int,
+    as_path,
+    as_text,
+    encode,
+    plain,
+    shown,
+    without_secrets,
+)
+
+
+class Text(str):
+    """As Django's SafeString and BeautifulSoup's NavigableString."""
+
+    __slots__ = ("parent",)
+
+    def __str__(self) -> str:
+        return "not the text"
+
+
+class Whole(int):
+    """A subclass of int."""
+
+
+class Real(float):
+    """A subclass of float."""
+
+
+class Word(enum.StrEnum):
+    HI = "Hi"
+
+
+class OldWord(str, enum.Enum):  # noqa: UP042 - its `str()` is another text
+    HI = "Hi"
+
+
+class Count(enum.IntEnum):
+    ONE = 1
+
+
+TEXTS = [Text("Hi"), np.str_("Hi"), Word.HI, OldWord.HI]
+WHOLES = [Whole(1), np.int64(1), np.uint8(1), Count.ONE]
+REALS = [Real(1), np.float64(1), np.float32(1), np.float16(1), Decimal(1), Fraction(1), *WHOLES]
+
+
+@pytest.mark.parametrize("value", TEXTS)
+def test_a_text_of_any_type_is_a_plain_one_wherever_it_is_given(value: Any) -> None:
+    assert type(as_text(value)) is str
+    request = chat_request(
+        [{"role": "user", "content": value}, Message("user", value)],
+        stop=value,
+        extra={"user": value, value: [value]},
+    )
+    sent = [*(turn.content for turn in request.messages), *request.stop, request.extra["user"]]
+    assert sent == ["Hi"] * 4
+    assert {type(text) for text in sent} == {str}
+    assert msgspec.json.encode(request).count(b'"Hi"') == 6
+    assert [turn.content for turn in prompt_turns(value, value)] == ["Hi", "Hi"]
+    assert {type(text) for text in (*model_names(value), *model_names([value]))} == {str}
+    assert chat_request(prompt_turns("x"), stop=[value]).stop == ("Hi",)
+    assert {type(text) for text in (*checked_texts(value), *checked_texts([value]))} == {str}
+    assert type(check_name("name", value)) is str
+    assert speech_options(None, None, value) == {"prompt": "Hi"}
+    assert encode(responding(value, {"instructions": value, "metadata": {"a": value}}).members)
+    assert raw_request("GET", "/a", params={"q": value}, headers={"X-A": value}).path == "/a?q=Hi"
+    assert raw_request("POST", "/a", json={"q": [value]}).body == b'{"q":["Hi"]}'
+
+
+@pytest.mark.parametrize("role", [np.str_("user"), Text("user")])
+def test_a_role_of_any_type_of_text_is_known(role: Any) -> None:
+    for message in ({"role": role, "content": "Hi"}, Message(role, "Hi")):
+        assert type(conversation([message])[0].role) is str
+
+
+@pytest.mark.parametrize("value", REALS)
+def test_a_number_of_any_type_is_a_plain_one_wherever_it_is_given(value: Any) -> None:
+    request = chat_request(prompt_turns("x"), temperature=value, top_p=value, extra={"a": value})
+    assert {type(number) for number in (request.temperature, request.top_p)} <= {int, float}
+    assert (request.temperature, request.top_p, request.extra) == (1, 1, {"a": 1})
+    assert type(check_timeout(value)) in {int, float}
+    assert Deadline.after(value).limit_s == 1
+    assert encode(responding("x", {"temperature": value, "top_p": value}).members)
+    assert encode(speech_options(None, value, None)) in {
+        b'{"temperature":1}',
+        b'{"temperature":1.0}',
+    }
+    settings = Settings(timeout_s=value, deadline_s=value, connect_timeout_s=value)
+    assert {type(each) for each in (settings.timeout_s, settings.deadline_s)} == {float}
+
+
+@pytest.mark.parametrize("value", WHOLES)
+def test_a_whole_number_of_any_type_is_a_plain_one(value: Any) -> None:
+    request = chat_request(prompt_turns("x"), max_tokens=value, seed=value)
+    assert {type(request.max_tokens), type(request.seed)} == {int}
+    assert type(check_batch_size(value)) is int
+    assert type(Settings(retries=value).retries) is int
+    assert encode(responding("x", {"max_output_tokens": value, "seed": value}).members)
+    assert raw_request("GET", "/a", params={"n": value}).path == "/a?n=1"
+
+
+@pytest.mark.parametrize("value", [np.True_, True, 1])
+def test_a_truth_value_of_any_type_is_a_plain_one(value: Any) -> None:
+    assert check_flag("download", value) is True
+    assert responding("x", {"store": value, "parallel_tool_calls": value}).members["store"] is True
+
+
+@pytest.mark.parametrize("value", ["yes", 2, [], 0.5, object()])
+def test_what_is_neither_true_nor_false_is_named(value: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^download is .*, neither True nor False") as caught:
+        check_flag("download", value)
+    assert caught.value.field == "download"
+
+
+def test_a_batch_request_of_foreign_types_is_sent_as_plain_json() -> None:
+    body: Any = {
+        Text("messages"): [{"role": np.str_("user"), "content": Text("Hi")}],
+        "temperature": np.float64(0.5),
+        "max_tokens": np.int64(5),
+    }
+    checked = _checked_program_task(BatchRequest(custom_id=Text("a"), body=body))
+    assert msgspec.json.encode(checked.body) == (
+        b'{"messages":[{"role":"user","content":"Hi"}],"temperature":0.5,"max_tokens":5}'
+    )
+
+
+@pytest.mark.parametrize("value", [True, np.True_, "1", None, 1.5, 1 + 2j, b"1", [1], math.nan])
+def test_what_is_no_whole_number_is_none(value: Any) -> None:
+    assert as_int(value) is None
+
+
+@pytest.mark.parametrize("value", [True, np.True_, "1", None, 1 + 2j, np.complex128(1), 10**400])
+def test_what_is_no_number_is_none(value: Any) -> None:
+    assert as_float(value) is None
+    assert as_float(Decimal("sNaN")) is None
+    assert as_bool("1") is None
+
+
+class Stubborn(float):
+    """A float whose own conversion fails."""
+
+    def __float__(self) -> float:
+        raise RuntimeError
+
+
+class Odd(int):
+    """An int whose own arithmetic gives something else."""
+
+    def __add__(self, other: object) -> Any:
+        return "sum"
+
+    def __index__(self) -> int:
+        raise RuntimeError
+
+
+def test_a_subclass_is_its_number_whatever_its_methods_do() -> None:
+    assert (as_float(Stubborn(0.5)), type(as_float(Stubborn(0.5)))) == (0.5, float)
+    assert (as_int(Odd(5)), type(as_int(Odd(5)))) == (5, int)
+
+
+def test_an_infinite_bound_of_silence_is_one_that_a_float_can_hold() -> None:
+    assert check_timeout(math.inf) == math.inf
+    for seconds, wrong in (
+        (10**400, "neither seconds nor 'auto'"),
+        (-1, "above 0 s"),
+        (math.nan, "above 0 s"),
+    ):
+        with pytest.raises(InvalidRequest, match=wrong) as caught:
+            check_timeout(seconds)
+        assert caught.value.field == "timeout"
+
+
+NOT_FINITE = [
+    math.nan,
+    math.inf,
+    -math.inf,
+    np.float64("nan"),
+    Decimal("NaN"),
+    Decimal("-Infinity"),
+]
+
+
+@pytest.mark.parametrize("value", [*NOT_FINITE, Decimal("sNaN"), np.float32("inf")])
+def test_a_number_that_json_has_no_word_for_is_refused_by_its_place(value: Any) -> None:
+    for function in (encode, plain):
+        with pytest.raises(ValueError, match=r"^\['a'\]\[1\]\['b'\] is .*no word for that"):
+            function({"a": [None, {"b": value}]})
+    assert plain({"a": [None, "NaN", "null", "Infinity"]}) == {
+        "a": [None, "NaN", "null", "Infinity"]
+    }
+
+
+@pytest.mark.parametrize("value", NOT_FINITE)
+def test_no_argument_turns_a_number_that_is_none_into_null(value: Any) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "number", "default": value}}}
+    body: Any = {"messages": [{"role": "user", "content": "Hi"}], "tools": [value]}
+    for argument, call in (
+        ("extra", lambda: chat_request(prompt_turns("x"), extra={"n": value})),
+        ("extra", lambda: responding("x", {"extra": {"n": value}})),
+        ("reasoning", lambda: responding("x", {"reasoning": {"n": value}})),
+        ("json", lambda: raw_request("POST", "/a", json={"n": value})),
+        ("tools[0]", lambda: definitions([{"name": "f", "parameters": schema}])),
+        ("tools[0].parameters", lambda: definitions([ToolDefinition(name="f", parameters=schema)])),
+        ("body", lambda: _checked_program_task(BatchRequest(custom_id="a", body=body))),
+    ):
+        with pytest.raises(InvalidRequest, match="no word for that") as caught:
+            call()
+        assert caught.value.field == argument
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"name": 5}, "name"),
+        ({"description": 5}, "description"),
+        ({"description": "a\0b"}, "description"),
+        ({"description": "\ud800"}, "description"),
+        ({"parameters": 5}, "parameters"),
+        ({"parameters": {"default": object()}}, "parameters"),
+        ({"parameters": {"default": math.nan}}, "parameters"),
+    ],
+)
+def test_a_tool_that_cannot_be_described_is_refused_where_it_is_made(
+    arguments: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(ToolDefinitionError) as caught:
+        tool(lambda: None, **{"name": "f", "parameters": {}, **arguments})
+    assert caught.value.field == field
+
+
+def test_a_tool_is_described_in_plain_values() -> None:
+    schema: Any = {"type": "object", "default": np.float64(1)}
+    made = tool(lambda: None, name=np.str_("f"), description=Text("F."), parameters=schema)
+    assert msgspec.json.encode(made.definition) == (
+        b'{"name":"f","description":"F.","parameters":{"type":"object","default":1.0}}'
+    )
+
+
+def test_a_default_that_json_has_no_word_for_is_left_out_of_a_schema() -> None:
+    def weigh(kilos: float = math.nan) -> float:
+        return kilos
+
+    assert tool(weigh).definition.parameters["properties"] == {"kilos": {"type": "number"}}
+
+
+def test_an_array_of_tools_is_one_of_none() -> None:
+    assert chat_request(prompt_turns("x"), tools=np.array([])).tools == ()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("message", [{"role": "user", "content": "Hi"}, Message("user", "Hi")])
+@pytest.mark.parametrize("text", ["a\0b", "\ud800", "", " "])
+def test_the_commonest_form_of_a_message_is_checked_as_the_others(message: Any, text: str) -> None:
+    assert conversation([message, message]) == (Message("user", "Hi"),) * 2
+    spoilt: Any = (
+        {**message, "content": text} if isinstance(message, dict) else Message("user", text)
+    )
+    with pytest.raises(InvalidRequest) as caught:
+        conversation((message, spoilt))
+    assert caught.value.field == "messages[1].content"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{"role": ["user"], "content": "Hi"}, {"role": "robot", "content": "Hi"}, {"role": "user"}],
+)
+def test_a_message_of_a_wrong_role_is_named(message: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        conversation([message])
+    assert (caught.value.field or "").startswith("messages[0]")
+
+
+def test_a_path_is_one_that_a_system_could_have() -> None:
+    assert as_path(Path("a")) == as_path(Text("a")) == "a"
+    assert [as_path(each) for each in ("", "a\0b", 5, None, b"a")] == [None] * 5
+
+
+@pytest.mark.parametrize("value", [object(), {(1, 2): 3}, np.float64("nan"), [b"x", object()]])
+def test_what_has_no_form_in_json_is_refused(value: Any) -> None:
+    with pytest.raises(UNENCODABLE):
+        plain(value)
+
+
+def test_a_value_is_shown_briefly_whatever_its_repr_does() -> None:
+    class Broken:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    assert shown(Broken()) == "of type Broken"
+    assert shown(10**5000) == "of type int"
+    assert len(shown("x" * 1000)) == 80
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "//user:hunter2@host",
+        "http://user:hunter2@host/x",
+        "user:hunter2@host:5273",
+        "http://a b:hunter2@host",
+        "http://u:hunter2?w@host",
+        "ftp://host?token=hunter2",
+        "http:/host#hunter2",
+        "http://[user:hunter2@h",
+        "http://host:hunter2@",
+    ],
+)
+def test_no_address_in_an_error_shows_its_secret(url: str) -> None:
+    assert "hunter2" not in without_secrets(url)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - its text is what is looked at
+        FoundryAPIClient(f"{url}\0")
+    assert "hunter2" not in f"{caught.value!r} {caught.value}"
+
+
+def test_a_range_is_told_with_all_of_its_digits() -> None:
+    with pytest.raises(InvalidRequest, match="must be from 1 to 2147483647"):
+        chat_request(prompt_turns("x"), max_tokens=0)
+    with pytest.raises(InvalidRequest, match="to 9223372036854775807"):
+        chat_request(prompt_turns("x"), seed=2**63)
+    with pytest.raises(InvalidRequest, match=r"^max_tokens is of type int, but"):
+        chat_request(prompt_turns("x"), max_tokens=10**5000)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stop": 5}, "stop is 5, not a text or a list of texts"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice is {'type': 'function'}, not a text"),
+        ({"extra": [("a", 1)]}, "extra is [('a', 1)], not a mapping"),
+        ({"temperature": "warm"}, "temperature is 'warm', not a number"),
+    ],
+)
+def test_a_wrong_type_says_what_is_wanted(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        chat_request(prompt_turns("x"), **arguments)
+    assert caught.value.message == message
+
+
+@pytest.mark.parametrize("messages", ["hi", {"role": "user", "content": "hi"}, None, 5])
+def test_what_is_no_list_of_messages_says_what_is_wanted(messages: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^messages is .*, not a list of messages"):
+        conversation(messages)
+
+
+@pytest.mark.parametrize("model", [5, {"a": 1}, b"demo", 1.5])
+def test_what_is_no_model_says_what_is_wanted(model: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^model is .*, not a model's name or a list"):
+        model_names(model)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\x1b[2J", "a\nb", "", " ", "\ud800", 5, None])
+def test_what_is_no_name_of_a_model_is_refused(name: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        check_name("alias", name)
+    assert caught.value.field == "alias"
+    assert caught.value.message.isprintable()
+
+
+class TestEmptyTurns:
+    ASK = Message("user", "Hi")
+
+    @pytest.mark.parametrize("content", ["", " \n", None, [], [{"type": "text", "text": ""}]])
+    @pytest.mark.parametrize("role", ["system", "assistant"])
+    def test_those_of_system_and_assistant_are_left_out(self, role: str, content: Any) -> None:
+        assert conversation([self.ASK, {"role": role, "content": content}, self.ASK]) == (
+            self.ASK,
+            self.ASK,
+        )
+
+    def test_an_assistant_that_calls_tools_stays(self) -> None:
+        turn = {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}],
+        }
+        assert conversation([self.ASK, turn])[1].tool_calls[0].id == "1"
+
+    @pytest.mark.parametrize("content", ["", " ", None])
+    def test_the_empty_result_of_a_tool_is_sent_as_run_sends_it(self, content: Any) -> None:
+        turn = {"role": "tool", "content": content, "tool_call_id": "1"}
+        assert conversation([self.ASK, turn])[1] == Message("tool", '""', tool_call_id="1")
+
+    @pytest.mark.parametrize("before", [[], [ASK], [Message("assistant", "Hello")]])
+    def test_an_empty_turn_of_the_user_is_refused(self, before: list[Message]) -> None:
+        with pytest.raises(InvalidRequest) as caught:
+            conversation([*before, Message("user", "")])
+        assert caught.value.message == f"messages[{len(before)}].content is empty"
+
+    def test_nothing_but_empty_turns_is_refused(self) -> None:
+        with pytest.raises(InvalidRequest, match=r"^messages has only empty messages"):
+            conversation([Message("system", ""), Message("assistant", " ")])
+
+    def test_an_empty_system_is_none(self) -> None:
+        assert prompt_turns("Hi", " ") == [self.ASK]
+
+    def test_a_response_is_asked_without_them(self) -> None:
+        said = [
+            {"role": "system", "content": ""},
+            {"role": "assistant", "content": [{"type": "output_text", "text": " "}]},
+            {"type": "function_call_output", "call_id": "1", "output": ""},
+            {"role": "user", "content": "Hi"},
+        ]
+        items = responding(said, {"instructions": ""}).members
+        assert "instructions" not in items
+        assert items["input"] == [
+            {"type": "function_call_output", "call_id": "1", "output": '""'},
+            {"type": "message", "role": "user", "content": "Hi"},
+        ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (LimiterSettings, {"fixed": "2"}),
+        (LimiterSettings, {"queue": 1.5}),
+        (BreakerSettings, {"failure_rate": "half"}),
+        (BreakerSettings, {"minimum_calls": 2.5}),
+        (BreakerSettings, {"slow_s": True}),
+        (ModelResidency, {"idle_timeout_s": "60"}),
+        (ModelResidency, {"max_loaded": 1.5}),
+        (ModelResidency, {"hold_s": None}),
+        (Hysteresis, {"down_after": "2"}),
+        (AlertWebhook, {"url": 5}),
+        (AlertWebhook, {"url": "https://h", "headers": {"Host": "x"}}),
+        (AlertWebhook, {"url": "https://h", "timeout_s": "1"}),
+        (AlertCommand, {"command": ["a", 5]}),
+        (AlertCommand, {"command": ["a"], "timeout_s": 0}),
+    ],
+)
+def test_a_setting_of_a_wrong_type_is_a_typed_error_that_names_it(
+    kind: Any, arguments: dict[str, Any]
+) -> None:
+    name = next(reversed(arguments))
+    with pytest.raises(FoundryError) as caught:
+        kind(**arguments)
+    assert name in f"{caught.value} {caught.value.__dict__}".replace("webhook", "url")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"interval": "5"},
+        {"timeout": True},
+        {"models": 5},
+        {"models": "demo"},
+        {"models": ["a\0b"]},
+        {"canary_every": 1.5},
+        {"canary_timeout": "x"},
+        {"hysteresis": 5},
+        {"history": 0},
+        {"history": 1.5},
+        {"history": ""},
+        {"keep_days": -1},
+        {"alerts": print},
+        {"alerts": ["x"]},
+    ],
+)
+def test_an_argument_of_a_monitor_is_named(arguments: dict[str, Any]) -> None:
+    (name,) = arguments
+    with pytest.raises(InvalidRequest) as caught:
+        HealthMonitor(FoundryAPIClient("http://127.0.0.1:1"), **arguments)
+    assert (caught.value.field or "").partition("[")[0] == name
+
+
+def test_settings_of_foreign_number_types_are_plain_numbers() -> None:
+    residency = ModelResidency(idle_timeout_s=np.float32(60), max_loaded=np.int64(2))  # type: ignore[arg-type]
+    assert (type(residency.idle_timeout_s), type(residency.max_loaded)) == (float, int)
+    assert type(BreakerSettings(slow_s=Decimal(5)).slow_s) is float  # type: ignore[arg-type]
+    assert type(LimiterSettings(fixed=np.int64(5)).fixed) is int  # type: ignore[arg-type]
+
+
+async def test_a_wait_whose_time_is_over_is_a_timeout() -> None:
+    monitor = HealthMonitor(FoundryAPIClient("http://127.0.0.1:1"))
+    for seconds in (0, -1):
+        with pytest.raises(CallTimeout):
+            await monitor.wait_until_ready(timeout=seconds)
+    with pytest.raises(InvalidRequest, match="not a number of seconds"):
+        await monitor.wait_until_ready(timeout="5")  # type: ignore[arg-type]
+
+
+def test_a_tool_of_foreign_text_types_is_described_in_plain_ones() -> None:
+    given = {"type": "function", "function": {"name": Text("f"), "description": np.str_("d")}}
+    (definition,) = definitions([given])
+    assert (type(definition.name), type(definition.description)) == (str, str)
+
+
+async def test_no_query_is_shown() -> None:
+    request = Request("GET", "http://127.0.0.1:1/x?token=hunter2")
+    assert repr(request) == "Request(GET http://127.0.0.1:1/x)"
+    async with FoundryAPIClient("http://127.0.0.1:1", retries=0) as client:
+        with pytest.raises(FoundryError) as caught:
+            await client.request("GET", "/x?token=hunter2")
+        with pytest.raises(InvalidRequest) as refused:
+            await client.request("GET", "x?token=hunter2")
+        with pytest.raises(InvalidRequest) as unsent:
+            await client.request("GET", "/x", params={"token": b"hunter2"})  # type: ignore[dict-item]
+    for error in (caught.value, refused.value, unsent.value):
+        assert "hunter2" not in f"{error} {error!r}"
+
+
+@pytest.mark.parametrize("name", ["Host", "Content-Length", "X-A"])
+async def test_a_hook_cannot_frame_a_request(name: str) -> None:
+    def hook(request: Request) -> Request:
+        return request.with_headers({name: "1\r\nX: y" if name == "X-A" else "1"})
+
+    async with (
+        FakeService() as service,
+        FoundryAPIClient(service.base_url, request_hooks=[hook], retries=0) as client,
+    ):
+        with pytest.raises(HookFailed, match=rf"headers\['{name}'\]"):
+            await client.request("GET", "/v1/models")
+
+
+def test_langchains_empty_turns_are_sent_as_ours_are() -> None:
+    said = [
+        SystemMessage(""),
+        HumanMessage("Hi"),
+        AIMessage(""),
+        AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}]),
+        ToolMessage("", tool_call_id="1"),
+    ]
+    sent = conversation(turns(said))
+    assert [(turn.role, turn.content) for turn in sent] == [
+        ("user", "Hi"),
+        ("assistant", ""),
+        ("tool", '""'),
+    ]
+    with pytest.raises(InvalidRequest, match=r"^messages\[1\].content is empty"):
+        conversation(turns([HumanMessage("Hi"), HumanMessage(" ")]))
+
+
+@pytest.mark.parametrize("validators", [5, print, "x"])
+async def test_validators_that_are_no_list_are_named(validators: Any) -> None:
+    client = FoundryAPIClient("http://127.0.0.1:1")
+    with pytest.raises(InvalidRequest, match=r"^validators is .*, not a list"):
+        await client.complete("Hi", validators=validators)
+
+
+async def test_choices_may_be_an_array() -> None:
+    async with (
+        FakeService("b") as service,
+        FoundryAPIClient(service.base_url, model="fake") as client,
+    ):
+        answer = await client.complete("Hi", choice=np.array(["a", "b"]))  # type: ignore[arg-type]
+    assert (answer.parsed, type(answer.parsed)) == ("b", str)

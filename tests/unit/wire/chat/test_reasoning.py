@@ -1,0 +1,181 @@
+"""Reasoning comes apart from the answer, however its markers are split over pieces."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api.wire.chat.reasoning import ThinkSplitter, attributed, opens_block_in_prompt
+
+CASES = [
+    ("<think>Six times seven.</think>42", "Six times seven.", "42"),
+    ("<think>\nSix times\nseven.\n</think>\n\n42", "Six times\nseven.", "42"),
+    ("  <think>so</think> it is", "so", "it is"),
+    ("<think></think>\n42", "", "42"),
+    ("<think>one</think>\n<think>two</think>both", "one\n\ntwo", "both"),
+    ("no thought at all", "", "no thought at all"),
+    ("  white space stays", "", "  white space stays"),
+    ("the <think> tag </think> of HTML", "", "the <think> tag </think> of HTML"),
+    ("<thinking>is another tag", "", "<thinking>is another tag"),
+    ("<thi", "", "<thi"),
+    ("   ", "", "   "),
+    ("", "", ""),
+    ("<think>cut while it thou", "cut while it thou", ""),
+    ("<think>a < b and </thin air>", "a < b and </thin air>", ""),
+    ("<think>done</think>  ", "done", ""),
+]
+
+
+def told_apart(pieces: list[str]) -> tuple[str, str]:
+    splitter, reasoning, content = ThinkSplitter(), "", ""
+    for piece in pieces:
+        if splitter.decided:
+            content += piece
+            continue
+        split = splitter.feed(piece)
+        reasoning, content = reasoning + split.reasoning, content + split.content
+    if not splitter.decided:
+        split = splitter.flush()
+        reasoning, content = reasoning + split.reasoning, content + split.content
+    return reasoning, content
+
+
+@pytest.mark.parametrize(("text", "reasoning", "content"), CASES)
+def test_a_text_is_told_apart(text: str, reasoning: str, content: str) -> None:
+    assert told_apart([text]) == (reasoning, content)
+    assert told_apart(list(text)) == (reasoning, content)
+
+
+@given(st.lists(st.sampled_from(["<think>", "</think>", "<", "thi", " ", "\n", "a"])), st.data())
+def test_how_a_text_is_split_changes_nothing(parts: list[str], data: st.DataObject) -> None:
+    text = "".join(parts)
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(text)))))
+    bounds = [0, *cuts, len(text)]
+    pieces = [text[a:b] for a, b in pairwise(bounds)]
+    assert told_apart(pieces) == told_apart([text])
+
+
+@pytest.mark.parametrize(
+    ("opening", "unit"),
+    [
+        ("", " "),
+        ("<think>", "\n"),
+        ("<think>so", " "),
+        ("<think>", "<think>"),
+        ("", "<think>x </think>"),
+        ("<think>so", "</thin "),
+    ],
+)
+def test_what_is_held_back_is_not_read_again_with_each_piece(opening: str, unit: str) -> None:
+    """No text that is read again is longer than the marker that it may begin."""
+    splitter, text = ThinkSplitter(), opening + unit * 4096
+    for at in range(0, len(text), 4):
+        splitter.feed(text[at : at + 4])
+        held = [each for each in vars(splitter).values() if isinstance(each, str)]
+        assert sum(map(len, held)) < 2 * len("</think>")
+
+
+@pytest.mark.parametrize(
+    ("text", "reasoning", "content"),
+    [
+        *CASES[:5],
+        ("Six times seven.\n</think>\n\n42", "Six times seven.", "42"),
+        ("Six times seven.</think>42", "Six times seven.", "42"),
+        ("\n</think>\n\n42", "", "42"),
+        ("so\n</think>\n\nThe tag `</think>` ends it", "so", "The tag `</think>` ends it"),
+        ("cut while it thought\n</think>", "cut while it thought", ""),
+        ("Write </think> to end it", "", "Write </think> to end it"),
+        ("Write `</think>` to end it", "", "Write `</think>` to end it"),
+        ('Write "</think>" to end it', "", 'Write "</think>" to end it'),
+        ("the <think> tag </think> of HTML", "", "the <think> tag </think> of HTML"),
+        ("  no marker", "", "  no marker"),
+        ("", "", ""),
+    ],
+)
+def test_a_whole_text_is_attributed_also_where_the_prompt_opened_the_block(
+    text: str, reasoning: str, content: str
+) -> None:
+    assert attributed("", text) == (reasoning, content)
+
+
+def test_what_was_told_apart_before_stays_so() -> None:
+    assert attributed("Hm.", "a\n</think>\nb") == ("Hm.", "a\n</think>\nb")
+
+
+def test_an_answer_that_was_taken_for_reasoning_is_the_answer() -> None:
+    assert attributed("All of it.\n", "All of it.") == ("", "All of it.")
+
+
+CHANNELS = [
+    (
+        (
+            "<|channel|>analysis<|message|>Six times seven.<|end|><|start|>assistant"
+            "<|channel|>final<|message|>42<|return|>"
+        ),
+        "Six times seven.",
+        "42",
+    ),
+    ("<|channel|>final<|message|>4 < 2 <|", "", "4 < 2 <|"),
+    (
+        (
+            "<|start|>assistant<|channel|>analysis<|message|>one<|end|>\n"
+            "<|channel|>analysis<|message|>two<|end|>"
+            "<|channel|>commentary<|message|>Let me see.<|end|>"
+        ),
+        "one\n\ntwo",
+        "Let me see.",
+    ),
+    (
+        (
+            "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary "
+            'to=functions.f <|constrain|>json<|message|>{"a": 1}<|call|>'
+        ),
+        "Hm.",
+        (
+            "<|start|>assistant<|channel|>commentary "
+            'to=functions.f <|constrain|>json<|message|>{"a": 1}'
+            "<|call|>"
+        ),
+    ),
+    ("<|channel|>analysis<|message|>cut while it thou", "cut while it thou", ""),
+    ("<|channel|>" + "x" * 500, "", "<|channel|>" + "x" * 500),
+    ("<|channel|>fin", "", "<|channel|>fin"),
+    ("<|chan", "", "<|chan"),
+    ("<|x|> is a marker", "", "<|x|> is a marker"),
+]
+
+
+@pytest.mark.parametrize(("text", "reasoning", "content"), CHANNELS)
+def test_an_answer_in_channels_is_told_apart(text: str, reasoning: str, content: str) -> None:
+    assert told_apart([text]) == (reasoning, content)
+    assert told_apart(list(text)) == (reasoning, content)
+    assert attributed("", text) == (reasoning, content)
+
+
+@pytest.mark.parametrize("unit", ["<", "<|", "<|channel|>", "<|message|>", "<|end|>x"])
+def test_channels_hold_back_no_more_than_a_marker_or_a_header(unit: str) -> None:
+    splitter, text = ThinkSplitter(), "<|channel|>final<|message|>" + unit * 1000
+    given = sum(len(piece) for at in range(len(text)) for piece in splitter.feed(text[at]))
+    rest = splitter.flush()
+    assert len(rest.reasoning) + len(rest.content) < 500
+    assert given + 500 > len(unit) * 1000 or "|>" in unit
+
+
+@pytest.mark.parametrize(
+    ("name", "opens"),
+    [
+        ("DeepSeek-R1-Distill-Qwen-1.5B-generic-cpu:4", True),
+        ("deepseek-r1-7b", True),
+        ("QwQ-32B", True),
+        ("qwen3-4b-thinking-2507", True),
+        ("qwen3-0.6b", False),
+        ("Phi-4-mini-reasoning-generic-cpu", False),
+        ("deepseek-v3", False),
+        ("demo", False),
+    ],
+)
+def test_which_models_begin_within_a_block(name: str, opens: bool) -> None:  # noqa: FBT001
+    assert opens_block_in_prompt(name) is opens

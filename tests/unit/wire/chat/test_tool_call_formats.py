@@ -1,0 +1,403 @@
+"""The formats in which the models of other makers write tool calls."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api.types.errors import ToolCallError
+from foundry_api.types.messages import ChatRequest, Message, ToolCall, ToolDefinition
+from foundry_api.wire.chat.stream import ChatStream
+from foundry_api.wire.chat.tool_call_matching import MalformedCall
+from foundry_api.wire.chat.tool_call_parser import CallFinder, Recovered, recovering
+
+Calls = list[tuple[str, dict[str, Any]]]
+
+TOOLS: dict[str, dict[str, Any]] = {
+    "weather": {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string"},
+            "days": {"type": "integer"},
+            "exact": {"type": "boolean"},
+            "hours": {"type": "array", "items": {"type": "integer"}},
+            "unit": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        },
+    },
+    "clock": {"type": "object", "properties": {}},
+}
+BERN: Calls = [("weather", {"city": "Bern"})]
+FULL: Calls = [("weather", {"city": "Bern", "days": 5, "exact": True, "hours": [1, 2]})]
+CLOCK: Calls = [("clock", {})]
+BAR, LOW = "\N{FULLWIDTH VERTICAL LINE}", "\N{LOWER ONE EIGHTH BLOCK}"
+
+
+def wide(text: str) -> str:
+    """DeepSeek's own characters in place of those that anybody can type."""
+    return text.replace("|", BAR).replace("_", LOW)
+
+
+ARGUMENTS = '{"city": "Bern"}'
+XML = "<function=weather>\n<parameter=city>\nBern\n</parameter>\n</function>"
+XML_FULL = (
+    "<function=weather>\n<parameter=city>\nBern\n</parameter>\n<parameter=days>\n5\n</parameter>\n"
+    "<parameter=exact>\nTrue\n</parameter>\n<parameter=hours>\n[1, 2]\n</parameter>\n</function>"
+)
+R1 = f"<|tool_call_begin|>function<|tool_sep|>weather\n```json\n{ARGUMENTS}\n```<|tool_call_end|>"
+V31 = f"<|tool_call_begin|>weather<|tool_sep|>{ARGUMENTS}<|tool_call_end|>"
+V31_CLOCK = "<|tool_call_begin|>clock<|tool_sep|>{}<|tool_call_end|>"
+GPT_OSS = f"<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{ARGUMENTS}"
+
+FORMATS: dict[str, tuple[str, Calls]] = {
+    "qwen3-coder": (f"<tool_call>\n{XML}\n</tool_call>", BERN),
+    "qwen3-coder, every type": (f"<tool_call>\n{XML_FULL}\n</tool_call>", FULL),
+    "qwen3-coder, without tags around": (XML, BERN),
+    "qwen3-coder, unclosed tags around": (f"<tool_call>\n{XML}", BERN),
+    "qwen3-coder, two": (
+        f"<tool_call>\n{XML}\n<function=clock>\n</function></tool_call>",
+        BERN + CLOCK,
+    ),
+    "qwen3-coder, one after the other": (
+        f"<tool_call>{XML}</tool_call>\n<tool_call><function=clock></function></tool_call>",
+        BERN + CLOCK,
+    ),
+    "qwen3-coder, several lines": (
+        "<function=weather><parameter=city>\n a\n</function> {\n\n</parameter></function>",
+        [("weather", {"city": " a\n</function> {\n"})],
+    ),
+    "qwen3-coder, a text of digits": (
+        "<function=weather><parameter=city>5</parameter></function>",
+        [("weather", {"city": "5"})],
+    ),
+    "qwen3-coder, unknown": (
+        "<function=rocket><parameter=n>5</parameter><parameter=s>five</parameter></function>",
+        [("rocket", {"n": 5, "s": "five"})],
+    ),
+    "glm": (
+        "<tool_call>weather\n<arg_key>city</arg_key>\n<arg_value>Bern</arg_value>\n</tool_call>",
+        BERN,
+    ),
+    "glm, on one line": (
+        (
+            "<tool_call>weather<arg_key>city</arg_key><arg_value>Bern</arg_value><arg_key>days</arg_key>"
+            "<arg_value>5</arg_value></tool_call>"
+        ),
+        [("weather", {"city": "Bern", "days": 5})],
+    ),
+    "glm, without arguments": ("<tool_call>clock\n</tool_call>", CLOCK),
+    "mistral": (f"[TOOL_CALLS]weather[ARGS]{ARGUMENTS}", BERN),
+    "mistral, two": (
+        f"[TOOL_CALLS]weather[ARGS]{ARGUMENTS}[TOOL_CALLS]clock[ARGS]{{}}",
+        BERN + CLOCK,
+    ),
+    "mistral, with an id": (f"[TOOL_CALLS]weather[CALL_ID]abc123xyz[ARGS]{ARGUMENTS}", BERN),
+    "mistral, without a marker": (f"[TOOL_CALLS]weather{ARGUMENTS}", BERN),
+    "mistral, older": (f'[TOOL_CALLS][{{"name": "weather", "arguments": {ARGUMENTS}}}]', BERN),
+    "deepseek r1": (wide(f"<|tool_calls_begin|>{R1}<|tool_calls_end|>"), BERN),
+    "deepseek r1, two": (
+        wide("<|tool_calls_begin|>") + wide(f"{R1}\n{R1}") + wide("<|tool_calls_end|>"),
+        BERN * 2,
+    ),
+    "deepseek v3.1": (
+        wide(f"<|tool_calls_begin|>{V31}{V31_CLOCK}<|tool_calls_end|>"),
+        BERN + CLOCK,
+    ),
+    "deepseek, unclosed": (wide(f"<|tool_calls_begin|>{V31}"), BERN),
+    "deepseek, without the outer tags": (wide(R1), BERN),
+    "deepseek, typed": (f"<|tool_calls_begin|>{V31}<|tool_calls_end|>", BERN),
+    "kimi": (
+        (
+            "<|tool_calls_section_begin|><|tool_call_begin|>functions.weather:0"
+            f"<|tool_call_argument_begin|>{ARGUMENTS}<|tool_call_end|><|tool_calls_section_end|>"
+        ),
+        BERN,
+    ),
+    "gpt-oss": (f"{GPT_OSS}<|call|>", BERN),
+    "gpt-oss, unclosed": (GPT_OSS, BERN),
+    "gpt-oss, role ahead": (f"<|start|>assistant{GPT_OSS}<|call|>", BERN),
+    "gpt-oss, recipient ahead": (
+        (
+            "<|start|>assistant to=functions.weather<|channel|>commentary json<|message|>"
+            f"{ARGUMENTS}<|call|>"
+        ),
+        BERN,
+    ),
+    "llama, json": (
+        f'<|python_tag|>{{"name": "weather", "parameters": {ARGUMENTS}}}; {{"name": "clock"}}',
+        BERN + CLOCK,
+    ),
+    "llama, its own tools": ('<|python_tag|>weather.call(city="Bern")', BERN),
+    "llama, a function": ('<|python_tag|>weather(city="Bern")', BERN),
+    "pythonic": ('[weather(city="Bern", days=5, exact=True, hours=[1, 2])]', FULL),
+    "pythonic, two": ("[weather(city='Bern'), clock()]", BERN + CLOCK),
+    "pythonic, values": (
+        "[weather(city='it\\'s \"ä\" \\u00e4\\n', unit=None, a=-1.5e2, b={'x': [()]}, c=1_0,)]",
+        [
+            (
+                "weather",
+                {
+                    "city": 'it\'s "ä" ä\n',
+                    "unit": None,
+                    "a": -150.0,
+                    "b": {"x": [[]]},
+                    "c": 10,
+                },
+            )
+        ],
+    ),
+    "lfm2": ('<|tool_call_start|>[weather(city="Bern")]<|tool_call_end|>', BERN),
+    "a bracket too many": ('<tool_call>{"name": "clock", "arguments": {}}}</tool_call>', CLOCK),
+    "brackets too many, two calls": (
+        '<tool_call>{"name": "clock"}}}\n{"name": "clock"}]}</tool_call>',
+        CLOCK * 2,
+    ),
+    "a bracket too many, bare": ('{"name": "clock", "arguments": {}}}', CLOCK),
+    "a bracket too many, in a fence": ('```json\n{"name": "clock", "arguments": {}}}\n```', CLOCK),
+    "a bracket too many, of a list": (f'[{{"name": "weather", "arguments": {ARGUMENTS}}}]]', BERN),
+    "llama, a list of JSON": (
+        f'<|python_tag|>[{{"name": "weather", "parameters": {ARGUMENTS}}}, {{"name": "clock"}}]',
+        BERN + CLOCK,
+    ),
+    "llama, a list of functions": ('<|python_tag|>[weather(city="Bern"), clock()]', BERN + CLOCK),
+    "llama, two functions": ('<|python_tag|>weather.call(city="Bern"); clock.call()', BERN + CLOCK),
+    "llama, quoted": (f'<function="weather">{ARGUMENTS}</function>', BERN),
+    "qwen3-coder, opened nowhere": (
+        "<function=weather><parameter=city>Bern</parameter></function>\n</tool_call>",
+        BERN,
+    ),
+    "qwen3-coder, a parameter unclosed": (
+        "<function=weather><parameter=city>Bern<parameter=days>5</parameter></function>",
+        [("weather", {"city": "Bern", "days": 5})],
+    ),
+    "gpt-oss, recipient first": (
+        f"to=functions.weather<|channel|>commentary json<|message|>{ARGUMENTS}<|call|>",
+        BERN,
+    ),
+    "gpt-oss, channel twice": (
+        (
+            "<|start|>assistant<|channel|>commentary to=functions.weather<|channel|>commentary json"
+            f"<|message|>{ARGUMENTS}<|call|>"
+        ),
+        BERN,
+    ),
+    **{
+        f"in {tag}": (f'<{tag}>[{{"name": "weather", "args": {ARGUMENTS}}}]</{tag}>', BERN)
+        for tag in ("tool_calls", "function_call", "functioncall", "TOOLCALL")
+    },
+    **{
+        f"ahead of {mark}": (f'<tool_call>{{"name": "clock"}}</tool_call>\n{mark}', CLOCK)
+        for mark in ("<|eom_id|>", "<|eot_id|>", "<|im_end|>", "</s>", wide("<|end_of_sentence|>"))
+    },
+    "half a surrogate pair": (
+        '<tool_call>{"name": "weather", "arguments": {"city": "\\ud83d"}}</tool_call>',
+        [("weather", {"city": "\ufffd"})],
+    ),
+    "half a surrogate pair, pythonic": (
+        "[weather(city='\\ud83d')]",
+        [("weather", {"city": "\ufffd"})],
+    ),
+    "a bracket too many, llama": ("<function=clock>{}}</function>", CLOCK),
+}
+
+TEXTS = (
+    "<tool_call>rocket</tool_call>",
+    "<tool_call> is a tag",
+    "<function=weather> <parameter> is XML",
+    "[TOOL_CALLS]weather is a call",
+    "[TOOL_CALLS]rocket{}",
+    "[weather]",
+    "[weather(city)]",
+    "[weather('Bern')]",
+    '[weather(city="Bern"), rocket()]',
+    "[rocket(city=1)]",
+    "[clock() for x in y]",
+    "[clock(), ",
+    "[weather(city=Bern)]",
+    'See [weather(city="Bern")]',
+    "<|python_tag|>print(1)",
+    "<|python_tag|>weather = 1",
+    "<|channel|>analysis<|message|>Hm.<|end|>",
+    "<|channel|>commentary to=somebody<|message|>{}",
+    "<|start|>assistant says",
+    "<|tool_calls_begin|> is a marker",
+    wide("<|tool_calls"),
+    "<|tool_call_start|>[rocket()]",
+    "[1, 2](3)",
+    "to=functions",
+    "to=functions.weather is said",
+    "to=nobody<|channel|>commentary<|message|>{}",
+    "<function_call> is a tag",
+    "<TOOLCALL>",
+    "</s>",
+    "<|eot_id|>",
+    "function",
+    "fun",
+    "to",
+)
+
+MALFORMED = (
+    "<function=weather><parameter=city>Be",
+    "<function=weather><parameter=city>Bern</parameter>",
+    "<function=weather><parameter=city>Bern</parameter> and so on</function>",
+    "<tool_call>weather<arg_key>city</arg_key><arg_value>Be",
+    "<tool_call>weather<arg_key>city</arg_key>Bern</tool_call>",
+    '[TOOL_CALLS]weather[ARGS]{"city": "Be',
+    "[TOOL_CALLS]weather[ARGS]Bern.",
+    "[TOOL_CALLS]weather[ARGS]{oops}",
+    wide("<|tool_calls_begin|><|tool_call_begin|>weather<|tool_sep|>") + '{"city',
+    wide("<|tool_call_begin|>function<|tool_sep|>"),
+    '<|channel|>commentary to=functions.weather<|message|>{"city": "Be',
+    "<|channel|>commentary to=functions.weather<|message|>Bern",
+    '<|python_tag|>{"name": "weather", "para',
+    '<tool_call>{"name": "weather", "city": "Bern"}</tool_call>',
+    '<tool_call>{"name": "weather", "arguments": {"days": 1e999}}</tool_call>',
+    '<tool_calls>{"name": "weather"',
+)
+
+
+def found_in(*pieces: str) -> tuple[str, Calls]:
+    finder = CallFinder(TOOLS)
+    found = [each for piece in pieces for each in finder.feed(piece)]
+    found += finder.finish()
+    calls = [each for each in found if isinstance(each, ToolCall)]
+    told = [(call.function.name, json.loads(call.function.arguments)) for call in calls]
+    return "".join(each for each in found if isinstance(each, str)), told
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_call_is_found_in_every_format(form: str) -> None:
+    text, expected = FORMATS[form]
+    assert found_in(text) == ("", expected)
+    assert found_in(*text) == ("", expected)
+    assert found_in("Let me see.\n", text, "\nDone.") == ("Let me see.\nDone.", expected)
+
+
+@given(form=st.sampled_from(sorted(FORMATS)), cuts=st.lists(st.integers(0, 300), max_size=9))
+def test_how_a_call_was_split_makes_no_difference(form: str, cuts: list[int]) -> None:
+    text, expected = FORMATS[form]
+    places = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
+    assert found_in(*(text[a:b] for a, b in itertools.pairwise(places))) == ("", expected)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_only_looks_like_a_call_stays_text(text: str) -> None:
+    assert found_in(text) == (text, [])
+    assert found_in(*text) == (text, [])
+
+
+@pytest.mark.parametrize("text", MALFORMED)
+@pytest.mark.parametrize("pieces", ["whole", "characters"])
+def test_a_marked_call_that_cannot_be_read_is_malformed(text: str, pieces: str) -> None:
+    with pytest.raises(MalformedCall) as caught:
+        found_in(*([text] if pieces == "whole" else text))
+    assert caught.value.text
+    assert text.startswith(caught.value.text)
+
+
+@given(st.text(alphabet="<>[](){}|=\"'\\`tool_calsfuncweather:, \n" + BAR, max_size=60))
+def test_no_text_is_lost(text: str) -> None:
+    try:
+        said, calls = found_in(*text)
+    except MalformedCall:
+        return
+    if not calls:
+        assert said == text
+
+
+def test_text_is_text_where_no_tool_was_offered() -> None:
+    request = ChatRequest(messages=(Message("user", "x"),))
+    stream = ChatStream("m")
+    assert recovering(stream, "m", request) is stream
+
+
+def test_the_schemas_of_a_request_say_how_to_read_texts() -> None:
+    tool = ToolDefinition(name="weather", parameters=TOOLS["weather"])
+    request = ChatRequest(messages=(Message("user", "x"),), tools=(tool,))
+    decoder = recovering(ChatStream("m"), "m", request)
+    chunks = [*decoder.feed(said(XML_FULL, "stop"))]
+    (call,) = [call for chunk in chunks for call in chunk.tool_calls]
+    assert json.loads(call.function.arguments) == FULL[0][1]
+
+
+def said(text: str, reason: str) -> bytes:
+    events: list[dict[str, Any]] = [
+        {"delta": {"content": text}},
+        {"delta": {}, "finish_reason": reason},
+    ]
+    data = [json.dumps({"choices": [choice]}) for choice in events]
+    return "".join(f"data: {each}\n\n" for each in [*data, "[DONE]"]).encode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_call>{"name": "weather", "arguments": {"city": "Be',
+        "<function=weather><parameter=city>Be",
+        '[TOOL_CALLS]weather[ARGS]{"city": "Be',
+    ],
+)
+@pytest.mark.parametrize(("reason", "told"), [("length", "length"), ("stop", None)])
+def test_a_call_that_was_cut_says_so(text: str, reason: str, told: str | None) -> None:
+    decoder = Recovered(ChatStream("m"), "m", TOOLS)
+    with pytest.raises(ToolCallError) as caught:
+        list(decoder.feed(said(text, reason)))
+    assert caught.value.finish_reason == told
+    assert caught.value.text == text
+    assert ("greatest length" in str(caught.value)) == (reason == "length")
+
+
+def test_a_call_of_the_services_own_that_was_cut_says_so() -> None:
+    call = {"index": 0, "id": "a", "function": {"name": "weather", "arguments": '{"city": "Be'}}
+    events: list[dict[str, Any]] = [
+        {"delta": {"tool_calls": [call]}},
+        {"delta": {}, "finish_reason": "length"},
+    ]
+    stream = b"".join(f"data: {json.dumps({'choices': [each]})}\n\n".encode() for each in events)
+    decoder = Recovered(ChatStream("m"), "m", TOOLS)
+    with pytest.raises(ToolCallError, match="max_tokens") as caught:
+        list(decoder.feed(stream + b"data: [DONE]\n\n"))
+    assert (caught.value.finish_reason, caught.value.text) == ("length", '{"city": "Be')
+
+
+UNITS = [
+    *(
+        "<function=weather>",
+        "<function=weather>\n<parameter=city>",
+        "<tool_call>weather\n<arg_key>",
+    ),
+    *(
+        "[TOOL_CALLS]weather",
+        "\n[weather(city='",
+        "\n[weather(city=[",
+        "\n[clock(),",
+        "\n[weather(",
+    ),
+    *(
+        "<|channel|>",
+        "<|channel|>commentary to=functions.",
+        "<|python_tag|>",
+        "<|tool_calls_begin|>",
+    ),
+    *(wide("<|tool_calls_begin|>"), "<|start|>assistant", "<|tool_call_start|>[", "<|", "<", "["),
+    *("\nto=functions.weather<|channel|>", "<TOOLCALL>", "fu", '\n{"id":', '\n[{"name":'),
+]
+
+
+def seconds(text: str) -> float:
+    started = time.process_time()
+    with contextlib.suppress(MalformedCall):
+        found_in(*(text[at : at + 16] for at in range(0, len(text), 16)))
+    return time.process_time() - started
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_text_that_never_becomes_a_call_takes_no_time_to_speak_of(unit: str) -> None:
+    """Read from every beginning to the end, this would take minutes."""
+    assert seconds((unit * 2**17)[: 2**17]) < 3

@@ -1,0 +1,166 @@
+"""Fingerprints of the generations, from recorded and documented bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from foundry_api.types.errors import (
+    ConfigurationError,
+    FoundryError,
+    ProtocolError,
+    ServerError,
+    ServiceNotRunning,
+)
+from foundry_api.wire.dialects.base import ServiceStatus
+from foundry_api.wire.dialects.detect import identify
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from foundry_api.wire.transport import Request
+
+URL = "http://127.0.0.1:5273"
+
+Routes = dict[str, tuple[int, bytes]]
+
+
+class Answer:
+    """A `Response` that is there already."""
+
+    ended = False
+
+    def __init__(self, status: int, body: bytes) -> None:
+        self.status = status
+        self.headers: Mapping[str, str] = {}
+        self._body = body
+
+    async def read(self) -> bytes:
+        block, self._body = self._body[:1000], self._body[1000:]
+        return block
+
+    def close(self) -> None:
+        pass
+
+
+class Service:
+    """A `Transport` with routes in place of a network; what is not among them is a 404."""
+
+    def __init__(self, routes: Routes) -> None:
+        self.routes = routes
+        self.asked: list[Request] = []
+
+    async def send(self, request: Request) -> Answer:
+        self.asked.append(request)
+        return Answer(*self.routes.get(request.url.removeprefix(URL), (404, b"")))
+
+
+def told(**members: Any) -> tuple[int, bytes]:
+    return 200, json.dumps(members).encode()
+
+
+SDK_2 = told(endpoints=[URL], modelCachePath="/cache", pid=6230)
+SDK_1 = told(endpoints=[URL], modelDirPath="/cache", pipeName=None)
+LEGACY = told(endpoints=[URL], modelDirPath="C:\\models", pipeName=None)
+LISTED = told(data=[], object="list")
+NO_CATALOG = b'{"error":{"message":"Failed to retrieve model list: Catalog request failed"}}'
+LOCAL = "/catalogs/local/v1/models"
+
+
+@pytest.mark.parametrize(
+    ("routes", "status"),
+    [
+        ({"/status": SDK_2, LOCAL: LISTED}, ServiceStatus("sdk-2.1", 6230, "/cache")),
+        ({"/status": SDK_2}, ServiceStatus("sdk-2.0", 6230, "/cache")),
+        ({"/status": SDK_1}, ServiceStatus("sdk-1", None, "/cache")),
+        ({"/openai/status": LEGACY}, ServiceStatus("legacy", None, "C:\\models")),
+        (
+            {"/openai/status": told(Endpoints=[URL], ModelDirPath="/m", PipeName="x")},
+            ServiceStatus("legacy", None, "/m"),
+        ),
+        ({"/openai/status": told(Endpoints=[URL])}, ServiceStatus("legacy")),
+        ({"/v1/models": told(data=[], IsDelta=False)}, ServiceStatus("cli-0.10")),
+        (
+            {"/v1/models": told(data=[{"id": "x", "parent": "y", "IsDelta": False}])},
+            ServiceStatus("cli-0.10"),
+        ),
+        ({"/v1/models": (500, NO_CATALOG)}, ServiceStatus("cli-0.10")),
+        (
+            {"/status": (405, b""), "/openai/status": LEGACY},
+            ServiceStatus("legacy", None, "C:\\models"),
+        ),
+    ],
+)
+async def test_a_generation_is_known_by_its_routes(routes: Routes, status: ServiceStatus) -> None:
+    assert await identify(Service(routes), URL, {}, 1.0) == status
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        {},
+        {"/status": (200, b"<html>hello</html>")},
+        {"/status": (200, b"")},
+        {"/status": (200, b"\xff\xfe")},
+        {"/status": (200, b"[1]")},
+        {"/status": told(modelCachePath="/cache", pid="6230")},
+        {"/status": told(status="ok")},
+        {"/status": (302, b"")},
+        {"/status": (500, b"oops")},
+        {"/status": (200, b'{"pid": 1, "x": "' + b"y" * 70_000 + b'"}')},
+        {"/openai/status": (200, b"<html>")},
+        {"/openai/status": told(status="ok")},
+        {"/v1/models": LISTED},
+        {"/v1/models": told(data=[1])},
+        {"/v1/models": (200, b"[]")},
+        {"/v1/models": (500, b"oops")},
+    ],
+)
+async def test_anything_else_is_not_a_service(routes: Routes) -> None:
+    with pytest.raises(ProtocolError):
+        await identify(Service(routes), URL, {}, 1.0)
+
+
+async def test_a_failing_service_is_not_taken_for_an_older_one() -> None:
+    with pytest.raises(ServerError) as caught:
+        await identify(Service({"/status": SDK_2, LOCAL: (500, b"")}), URL, {}, 1.0)
+    assert caught.value.service == URL
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refused_credential_is_told(status: int) -> None:
+    with pytest.raises(ConfigurationError, match="refuses the credential") as caught:
+        await identify(Service({"/status": (status, b"")}), URL, {"Authorization": "Bearer k"}, 1)
+    assert "FOUNDRY_API_KEY" in caught.value.hint
+    assert "Bearer" not in str(caught.value)
+
+
+async def test_the_credential_goes_with_every_request() -> None:
+    service = Service({"/status": SDK_2, LOCAL: LISTED})
+    await identify(service, URL, {"Authorization": "Bearer k"}, 1.0)
+    assert len(service.asked) == 2
+    assert all(request.headers["Authorization"] == "Bearer k" for request in service.asked)
+    assert {request.method for request in service.asked} == {"GET"}
+
+
+async def test_the_time_is_for_all_requests_together() -> None:
+    class Silent(Service):
+        async def send(self, request: Request) -> Answer:
+            if len(self.asked) == 1:
+                await asyncio.Event().wait()
+            return await super().send(request)
+
+    with pytest.raises(ServiceNotRunning, match="within"):
+        await identify(Silent({"/openai/status": LEGACY}), URL, {}, 0.05)
+
+
+async def test_what_the_transport_raises_passes() -> None:
+    class Gone(Service):
+        async def send(self, request: Request) -> Answer:
+            raise ServiceNotRunning(f"nothing at {request.url}")
+
+    with pytest.raises(FoundryError, match="nothing at"):
+        await identify(Gone({}), URL, {}, 1.0)

@@ -1,0 +1,306 @@
+"""The dialect of the command line's service up to 0.9, against what was documented and recorded."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api.types import errors
+from foundry_api.types.checks import chat_request
+from foundry_api.types.messages import Model, Usage
+from foundry_api.wire.dialects.base import Wire, error_of
+from foundry_api.wire.dialects.legacy import LegacyDialect
+from foundry_api.wire.dialects.legacy_catalog import (
+    LISTING,
+    Listed,
+    download_body,
+    ep_of,
+    id_of,
+    items_of,
+    model_of,
+)
+from foundry_api.wire.transport import Reply
+
+if TYPE_CHECKING:
+    from foundry_api.types.messages import Chunk
+    from foundry_api.wire.dialects.base import Ending
+    from foundry_api.wire.transport import Request
+
+MODEL = Model(id="qwen2.5-1.5b-instruct-generic-gpu:3", alias="qwen2.5-1.5b", catalog="public")
+DONE = b"data: [DONE]\n\n"
+
+OF_0_8 = (
+    b'data: {"model":"qwen2.5-1.5b-instruct-generic-gpu:3","choices":[{"delta":{"role":"assistant"'
+    b',"content":"ence","tool_calls":[]},"message":{"role":"assistant","content":"ence",'
+    b'"tool_calls":[]},"index":0}],"created":1762612476,"CreatedAt":"2025-11-08T14:34:36+00:00",'
+    b'"id":"chat.id.1","IsDelta":false,"Successful":true,"HttpStatusCode":0,'
+    b'"object":"chat.completion.chunk"}\n\n'
+)
+"""Recorded from 0.8.101: https://github.com/microsoft/foundry-local/issues/299."""
+
+OF_JUNE_2025 = (
+    b'data: {"model":null,"choices":[{"delta":{"role":"assistant","content":" maybe","name":null,'
+    b'"tool_call_id":null,"function_call":null,"tool_calls":[]},"message":{"role":"assistant",'
+    b'"content":" maybe","name":null,"tool_call_id":null,"function_call":null,"tool_calls":[]},'
+    b'"index":198,"finish_reason":null,"finish_details":null,"logprobs":null}],"usage":null,'
+    b'"system_fingerprint":null,"service_tier":null,"created":1749165718,'
+    b'"CreatedAt":"2025-06-05T23:21:58+00:00","id":"chat.id.4115","StreamEvent":null,'
+    b'"IsDelta":false,"Successful":true,"error":null,"HttpStatusCode":0,"HeaderValues":null,'
+    b'"object":"chat.completion.chunk"}\n\n'
+)
+"""Recorded in June 2025: https://github.com/microsoft/foundry-local/issues/144."""
+
+
+class Unused:
+    """Stands where no request may be sent."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} was used")
+
+
+def body_of(request: Request | None) -> dict[str, Any]:
+    assert request
+    assert request.body
+    members: dict[str, Any] = json.loads(request.body)
+    return members
+
+
+DIALECT = LegacyDialect(Wire(Unused(), "http://service"))
+
+
+def read(stream: bytes, **options: Any) -> tuple[list[Chunk], Ending]:
+    request = chat_request([{"role": "user", "content": "Hi"}], **options)
+    decoder = DIALECT.chat_decoder(MODEL, request)
+    chunks = list(decoder.feed(stream))
+    return chunks, decoder.finish()
+
+
+# --- chat -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("chunk", "text"), [(OF_0_8, "ence"), (OF_JUNE_2025, " maybe")])
+def test_a_recorded_chunk_is_its_text_once(chunk: bytes, text: str) -> None:
+    chunks, ending = read(chunk * 2 + DONE)
+    assert [chunk.content for chunk in chunks] == [text, text]
+    assert {chunk.model for chunk in chunks} == {MODEL.id}
+    assert ending.finish_reason == "stop"
+    assert ending.usage == Usage()
+
+
+@pytest.mark.parametrize(
+    ("pieces", "options", "reason"),
+    [
+        (3, {"max_tokens": 4}, "stop"),
+        (4, {"max_tokens": 4}, "length"),
+        (4, {"max_tokens": 9, "extra": {"max_completion_tokens": 4}}, "length"),
+        (511, {}, "stop"),
+        (512, {}, "length"),
+    ],
+)
+def test_an_answer_as_long_as_its_bound_was_cut(
+    pieces: int, options: dict[str, Any], reason: str
+) -> None:
+    _, ending = read(OF_0_8 * pieces + DONE, **options)
+    assert ending.finish_reason == reason
+
+
+def test_a_reason_that_is_sent_and_counts_that_are_sent_are_believed() -> None:
+    """Services before 0.8 sent both, and `stop` for an answer that they cut (issue 243)."""
+    told = json.loads(OF_JUNE_2025.removeprefix(b"data: "))
+    told["choices"][0]["finish_reason"] = "stop"
+    told["usage"] = {"prompt_tokens": 2, "completion_tokens": 5, "total_tokens": 7}
+    last = b"data: " + json.dumps(told).encode() + b"\n\n"
+    _, ending = read(last + DONE, max_tokens=5)
+    assert (ending.finish_reason, ending.usage) == ("length", Usage(2, 5, 7))
+    _, ending = read(last + DONE, max_tokens=6)
+    assert ending.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("stream", [b"", OF_0_8])
+def test_an_answer_without_its_end_mark_is_not_whole(stream: bytes) -> None:
+    with pytest.raises(errors.StreamInterrupted):
+        read(stream)
+
+
+def test_a_request_has_no_stop_strings_and_the_documented_name_of_the_seed() -> None:
+    request = chat_request([{"role": "user", "content": "Hi"}], stop="END", seed=7)
+    told = body_of(DIALECT.chat_request(MODEL, request))
+    assert told["model"] == MODEL.id
+    assert "stop" not in told
+    assert (told["seed"], told["random_seed"]) == (7, 7)
+    assert told["stream"] is True
+    plain = body_of(DIALECT.plain_request(MODEL, request))
+    assert plain == {
+        name: value for name, value in told.items() if name not in {"stream", "stream_options"}
+    }
+
+
+def test_turns_of_tools_are_plain_turns() -> None:
+    """Whether the service would put them into the prompt is not known."""
+    call = {"id": "c", "function": {"name": "look", "arguments": "{}"}}
+    turns = [
+        {"role": "user", "content": "What is it?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "a cat"},
+    ]
+    told = body_of(DIALECT.chat_request(MODEL, chat_request(turns)))
+    assert [turn["role"] for turn in told["messages"]] == ["user", "assistant", "user"]
+    assert told["messages"][2]["content"] == "look returned:\na cat"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "message"),
+    [
+        (
+            400,
+            (
+                b"System.InvalidOperationException: No OpenAIService provider found for modelName"
+                b":phi\n"
+                b"   at Microsoft.Neutron.OpenAI.OpenAIServiceComposite.GetProvider(String)\n"
+                b"--- End of stack trace from previous location ---\n"
+            ),
+            errors.ModelNotCached,
+            "No OpenAIService provider found for modelName:phi",
+        ),
+        (
+            500,
+            (
+                b'{"type":"https://tools.ietf.org/html/rfc9110","title":"An error occurred",'
+                b'"status":500,"detail":"out of memory"}'
+            ),
+            errors.ServerError,
+            "out of memory",
+        ),
+        (400, b'{"title":"Bad Request"}', errors.InvalidRequest, "Bad Request"),
+        (
+            500,
+            (
+                b"System.Exception: No models were returned from the Azure Foundry catalog.\r\n"
+                b"   at Foo()"
+            ),
+            errors.CatalogUnavailable,
+            "No models were returned from the Azure Foundry catalog",
+        ),
+    ],
+)
+def test_an_error_of_the_net_framework_is_told_without_its_stack(
+    status: int, body: bytes, kind: type[errors.FoundryError], message: str
+) -> None:
+    error = error_of(Reply(status, {}, body))
+    assert (type(error), error.message) == (kind, message)
+
+
+# --- the catalog ------------------------------------------------------------------------------
+
+
+def variant(name: str, device: str, provider: str | None = None, alias: str = "phi") -> Listed:
+    provider = provider or f"{device.title()}ExecutionProvider"
+    runtime = {"deviceType": device, "executionProvider": provider}
+    return msgspec.convert({"name": name, "alias": alias, "runtime": runtime}, Listed)
+
+
+NPU = variant("phi-qnn-npu:1", "NPU")
+GPU = variant("phi-generic-gpu:1", "GPU", "WebGpuExecutionProvider")
+CUDA = variant("qwen-cuda-gpu:1", "GPU", "CUDAExecutionProvider", alias="qwen")
+CPU = variant("phi-generic-cpu:2", "CPU")
+CPU_OLD = variant("phi-generic-cpu:1", "CPU")
+
+
+def test_a_list_may_be_bare_or_wrapped() -> None:
+    item = b'{"name":"phi-generic-cpu:1","alias":"phi","runtime":{"deviceType":"CPU"}}'
+    bare = items_of(LISTING.decode(b"[" + item + b"]"), windows=False)
+    wrapped = items_of(LISTING.decode(b'{"models":[' + item + b"]}"), windows=False)
+    assert bare == wrapped
+    assert bare[0].name == "phi-generic-cpu:1"
+
+
+@pytest.mark.parametrize(
+    ("items", "first"),
+    [
+        ([GPU, CPU, CPU_OLD], CPU),
+        ([NPU, GPU, CPU], NPU),
+        ([GPU], GPU),
+        ([GPU, CPU, CUDA], GPU),
+    ],
+)
+def test_on_windows_an_alias_means_the_cpu_before_a_generic_gpu_unless_there_is_cuda(
+    items: list[Listed], first: Listed
+) -> None:
+    assert items_of(items, windows=True)[0] == first
+    assert items_of(items, windows=False) == items
+
+
+@given(st.lists(st.sampled_from([NPU, GPU, CUDA, CPU, CPU_OLD]), unique_by=lambda item: item.name))
+def test_no_variant_is_lost_by_preferring_another(items: list[Listed]) -> None:
+    preferred = items_of(items, windows=True)
+    assert sorted(item.name for item in preferred) == sorted(item.name for item in items)
+
+
+def test_a_generic_gpu_variant_runs_on_cuda_where_there_is_cuda() -> None:
+    assert ep_of(GPU.name, [GPU, CUDA]) == "cuda"
+    assert ep_of(GPU.name, [GPU, CPU]) is None
+    assert ep_of(CPU.name, [GPU, CUDA]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("phi-generic-cpu:1", "phi-generic-cpu:1"),
+        ("PHI-generic-CPU:1", "phi-generic-cpu:1"),
+        ("phi-generic-cpu", "phi-generic-cpu:2"),
+        ("phi", "phi-qnn-npu:1"),
+        ("my-own-model", "my-own-model"),
+    ],
+)
+def test_a_name_in_a_list_of_the_service_may_lack_its_version(name: str, meant: str) -> None:
+    assert id_of(name, [NPU, GPU, CPU_OLD, CPU]) == meant
+
+
+def test_a_variant_is_described_as_far_as_the_catalog_does() -> None:
+    told = {
+        "name": "Phi-4-mini-instruct-generic-cpu:4",
+        "alias": "phi-4-mini",
+        "task": "chat-completion",
+        "runtime": {"deviceType": "cpu", "executionProvider": "CPUExecutionProvider"},
+        "fileSizeMb": 4915,
+        "license": "MIT",
+    }
+    item = msgspec.convert(told, Listed)
+    assert model_of(item, cached={item.name}, loaded=()) == Model(
+        id=item.name,
+        alias="phi-4-mini",
+        catalog="public",
+        cached=True,
+        task="chat-completion",
+        device="CPU",
+        size_mb=4915,
+        license="MIT",
+    )
+    bare = msgspec.convert({"name": item.name}, Listed)
+    assert model_of(bare, cached=(), loaded=()) == Model(
+        id=item.name, alias="phi-4-mini", catalog="public", cached=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("provider", "sent"), [("AzureFoundry", "AzureFoundryLocal"), ("HuggingFace", "HuggingFace")]
+)
+def test_a_download_is_ordered_as_the_sdk_does(provider: str, sent: str) -> None:
+    told = {"name": "phi:1", "uri": "azureml://phi", "publisher": "Microsoft"}
+    item = msgspec.convert({**told, "providerType": provider, "promptTemplate": {"a": "b"}}, Listed)
+    assert download_body(item) == {
+        "model": {
+            "Name": "phi:1",
+            "Uri": "azureml://phi",
+            "Publisher": "Microsoft",
+            "ProviderType": sent,
+            "PromptTemplate": {"a": "b"},
+        },
+        "token": None,
+        "IgnorePipeReport": True,
+    }

@@ -1,0 +1,366 @@
+"""What the endpoints beside chat completions send, decoded, in the bytes of the real services."""
+
+from __future__ import annotations
+
+import json
+from email import message_from_bytes
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api.types import errors
+from foundry_api.types.messages import Usage
+from foundry_api.wire.endpoints.embeddings import decoded
+from foundry_api.wire.endpoints.responses import ResponseReader, ResponseStream, item_of
+from foundry_api.wire.endpoints.transcriptions import TranscriptionStream, heard, multipart
+
+SERVICE = "http://127.0.0.1:5273"
+NEW = ResponseReader(SERVICE, "sdk-2.1")
+OLD = ResponseReader(SERVICE, "sdk-1", cuts_at=2048)
+
+
+class TestEmbeddings:
+    def test_vectors_come_in_the_order_of_the_texts(self) -> None:
+        body = b'{"data":[{"embedding":[0,1],"index":1},{"embedding":[1.0,0.0],"index":0}]}'
+        assert decoded(body, 2) == (((1.0, 0.0), (0.0, 1.0)), None)
+
+    def test_zero_tokens_mean_that_they_were_not_counted(self) -> None:
+        item = b'{"data":[{"embedding":[1],"index":0}],"usage":'
+        assert decoded(item + b'{"prompt_tokens":0,"total_tokens":0}}', 1)[1] is None
+        counted = decoded(item + b'{"prompt_tokens":3,"total_tokens":3}}', 1)[1]
+        assert counted == Usage(3, 0, 3)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"[]",
+            b'{"data":[]}',
+            b'{"data":[{"embedding":[1],"index":0},{"embedding":[1],"index":0}]}',
+            b'{"data":[{"embedding":[1],"index":0},{"embedding":[1,2],"index":1}]}',
+            b'{"data":[{"embedding":[],"index":0},{"embedding":[],"index":1}]}',
+            b'{"data":[{"embedding":"AAAA","index":0},{"embedding":"AAAA","index":1}]}',
+            b'{"data":[{"embedding":[1],"index":1},{"embedding":[1],"index":2}]}',
+        ],
+    )
+    def test_what_is_not_a_vector_for_each_text_is_refused(self, body: bytes) -> None:
+        with pytest.raises(errors.ProtocolError):
+            decoded(body, 2)
+
+
+class TestTranscriptions:
+    EVENTS = (
+        b'data: {"id":"audio_1","text":"Gr\xc3\xbc"}\n\ndata: {"text":"n."}\n\ndata: [DONE]\n\n'
+    )
+
+    def test_pieces_come_as_they_are_sent(self) -> None:
+        stream = TranscriptionStream("m")
+        assert [chunk.text for chunk in stream.feed(self.EVENTS)] == ["Grü", "n."]
+        assert stream.finish()[0] == "Grün."
+
+    @given(st.integers(0, len(EVENTS)))
+    def test_wherever_the_bytes_are_torn(self, at: int) -> None:
+        stream = TranscriptionStream("m")
+        parts = (self.EVENTS[:at], self.EVENTS[at:])
+        assert "".join(each.text for part in parts for each in stream.feed(part)) == "Grün."
+        assert stream.finish()[0] == "Grün."
+
+    def test_one_that_breaks_off_is_no_transcription(self) -> None:
+        stream = TranscriptionStream("m")
+        list(stream.feed(self.EVENTS[:-20]))
+        with pytest.raises(errors.StreamInterrupted):
+            stream.finish()
+
+    def test_an_error_in_the_stream_is_raised_after_what_came_before(self) -> None:
+        stream = TranscriptionStream("m")
+        failure = b'data: {"error":{"message":"out of memory"}}\n\n'
+        pieces = stream.feed(b'data: {"text":"a"}\n\n' + failure)
+        assert next(pieces).text == "a"
+        with pytest.raises(errors.ServerError, match="out of memory"):
+            next(pieces)
+
+    @pytest.mark.parametrize("data", [b"nonsense", b"[]", b'{"text":3}'])
+    def test_other_events_are_refused(self, data: bytes) -> None:
+        with pytest.raises(errors.ProtocolError):
+            list(TranscriptionStream("m").feed(b"data: " + data + b"\n\n"))
+
+    def test_an_upload_is_a_form(self) -> None:
+        kind, body = multipart("m:1", 'a "b".wav', b"\0\xff\r\n--", {"language": "de"})
+        form = message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + body)
+        payload: Any = form.get_payload()
+        parts = {part.get_param("name", header="content-disposition"): part for part in payload}
+        assert {name: part.get_payload(decode=True) for name, part in parts.items()} == {
+            "model": b"m:1",
+            "language": b"de",
+            "response_format": b"json",
+            "file": b"\0\xff\r\n--",
+        }
+        assert parts["file"].get_filename() == "a %22b%22.wav"
+
+    def test_a_whole_answer_has_a_text(self) -> None:
+        assert heard(b'{"text":"Hi"}') == ("Hi", (b'{"text":"Hi"}',))
+        with pytest.raises(errors.ProtocolError):
+            heard(b"{}")
+
+
+def response(**members: object) -> dict[str, object]:
+    message = {
+        "type": "message",
+        "role": "assistant",
+        "id": "msg_1",
+        "status": "completed",
+        "content": [{"type": "output_text", "text": "w0", "annotations": [], "logprobs": []}],
+    }
+    usage = {"input_tokens": 20, "output_tokens": 2, "total_tokens": 22}
+    return {
+        "id": "resp_1",
+        "status": "completed",
+        "model": "m:1",
+        "output": [message],
+        "usage": usage,
+        "error": None,
+        "max_output_tokens": None,
+        "store": False,
+        "metadata": None,
+        **members,
+    }
+
+
+def told(reader: ResponseReader = NEW, **members: object) -> Any:
+    return reader.response(json.dumps(response(**members)).encode())
+
+
+class TestOddTranscriptions:
+    def test_signs_of_life_and_odd_end_marks(self) -> None:
+        stream = TranscriptionStream("m")
+        list(stream.feed(b'data: {"text":"Hi"}\n\ndata:\n\ndata: [DONE] \n\n'))
+        assert stream.done
+        assert stream.finish()[0] == "Hi"
+
+    @pytest.mark.parametrize(
+        "failure",
+        [
+            b'data: {"error":"boom"}\n\n',
+            b'data: {"detail":"boom"}\n\n',
+            b"event: error\ndata: boom\n\n",
+        ],
+    )
+    def test_a_failure_keeps_its_message(self, failure: bytes) -> None:
+        with pytest.raises(errors.ServerError, match="boom"):
+            list(TranscriptionStream("m").feed(failure))
+
+
+class TestResponses:
+    def test_its_text_is_that_of_its_messages(self) -> None:
+        one = told()
+        assert (one.output_text, one.status, one.model) == ("w0", "completed", "m:1")
+        assert one.usage == Usage(20, 2, 22)
+        assert json.loads(one.raw)["id"] == one.id == "resp_1"
+
+    def test_one_that_was_cut_says_so_where_the_service_does(self) -> None:
+        cut = told(status="incomplete", incomplete_details={"reason": "max_output_tokens"})
+        assert (cut.status, cut.incomplete_reason) == ("incomplete", "max_output_tokens")
+
+    def test_and_where_the_service_calls_it_completed(self) -> None:
+        cut = told(OLD, max_output_tokens=2)
+        assert (cut.status, cut.incomplete_reason) == ("incomplete", "max_output_tokens")
+        assert told(OLD, max_output_tokens=3).status == "completed"
+        usage = {"input_tokens": 20, "output_tokens": 2048, "total_tokens": 2068}
+        assert told(OLD, usage=usage).status == "incomplete"
+        assert told(NEW, max_output_tokens=2).status == "completed"
+
+    def test_what_2_0_counts_of_a_chained_one_is_not_believed(self) -> None:
+        """It counts the earlier turns as part of the answer."""
+        reader = ResponseReader(SERVICE, "sdk-2.0", cuts_at=2048)
+        usage = {"input_tokens": 23, "output_tokens": 86, "total_tokens": 109}
+        chained = response(usage=usage, previous_response_id="resp_0", max_output_tokens=50)
+        whole = reader.response(json.dumps(chained).encode(), pieces=35)
+        assert (whole.status, whole.usage) == ("completed", None)
+        cut = reader.response(json.dumps(chained).encode(), pieces=50)
+        assert (cut.status, cut.incomplete_reason) == ("incomplete", "max_output_tokens")
+        assert reader.response(json.dumps(chained).encode()).status == "completed"
+
+    def test_tokens_that_were_not_counted_are_none(self) -> None:
+        assert told(usage=None).usage is None
+        zeros = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+        assert told(usage=zeros).usage is None
+
+    def test_what_it_thought_and_wants_called_is_apart(self) -> None:
+        output = [
+            {"type": "reasoning", "id": "r", "summary": [{"type": "summary_text", "text": "Hm."}]},
+            {"type": "reasoning", "id": "r", "content": [{"type": "text", "text": " So."}]},
+            {"type": "function_call", "id": "fc", "call_id": "c1", "name": "f", "arguments": "{}"},
+        ]
+        one = told(output=output)
+        assert (one.reasoning, one.output_text) == ("Hm. So.", "")
+        (call,) = one.function_calls
+        assert (call.id, call.function.name, call.function.arguments) == ("c1", "f", "{}")
+
+    def test_items_of_the_input_are_told_alike(self) -> None:
+        said = item_of({"type": "message", "role": "user", "content": "Hi", "id": "m"})
+        assert (said.text, said.role, said.raw["id"]) == ("Hi", "user", "m")
+        returned = item_of({"type": "function_call_output", "call_id": "c1", "output": "5"})
+        assert (returned.text, returned.call_id) == ("5", "c1")
+        assert item_of({"content": [None, "x", {"text": 3}, {"text": "a"}]}).text == "a"
+
+    @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"id":"r","status":"odd"}'])
+    def test_what_is_no_response_is_refused(self, data: bytes) -> None:
+        with pytest.raises(errors.ProtocolError):
+            NEW.response(data)
+        with pytest.raises(errors.ProtocolError):
+            NEW.page(b'{"data":[' + (data or b"3") + b"]}")
+
+    def test_a_page_tells_whether_there_is_more(self) -> None:
+        listed = {"object": "list", "data": [response()], "has_more": True}
+        page = NEW.page(json.dumps(listed).encode())
+        assert ([each.id for each in page.responses], page.has_more) == (["resp_1"], True)
+
+
+def event(kind: str, **members: object) -> bytes:
+    data = json.dumps({"type": kind, **members})
+    return f"event: {kind}\ndata: {data}\n\n".encode()
+
+
+BEGUN = event("response.created", response=response(status="in_progress", output=[], usage=None))
+TEXT = "response.output_text.delta"
+DELTAS = event("response.output_text.delta", delta="w") + event(
+    "response.output_text.delta", delta="0"
+)
+DONE = b"data: [DONE]\n\n"
+
+
+class TestStreamedResponses:
+    def test_the_last_event_has_the_whole_response(self) -> None:
+        stream = ResponseStream(NEW)
+        came = list(
+            stream.feed(BEGUN + DELTAS + event("response.completed", response=response()) + DONE)
+        )
+        assert "".join(each.text for each in came) == "w0"
+        assert (came[0].response.status if came[0].response else None) == "in_progress"
+        assert came[-1].type == "response.completed"
+        assert stream.finish() == came[-1].response
+        assert stream.done
+
+    def test_a_cut_one_ends_incomplete_whatever_the_service_calls_it(self) -> None:
+        stream = ResponseStream(OLD)
+        last = event("response.completed", response=response(max_output_tokens=2))
+        assert [each.type for each in stream.feed(last)] == ["response.incomplete"]
+        assert stream.finish().incomplete_reason == "max_output_tokens"
+
+    def test_a_failure_is_raised_as_what_it_is(self) -> None:
+        why = "it requires 11067 total tokens, which exceeds the model's maximum context length"
+        failed = response(status="failed", error={"code": "server_error", "message": why})
+        came = ResponseStream(NEW).feed(BEGUN + DELTAS + event("response.failed", response=failed))
+        assert [next(came).type for _ in range(2)] == ["response.created", TEXT]
+        with pytest.raises(errors.ContextOverflow, match="11067"):
+            list(came)
+
+    def test_that_it_began_is_told_with_its_first_words(self) -> None:
+        """What fails before them can be tried again."""
+        failed = response(status="failed", error={"code": "x", "message": "no"})
+        stream = ResponseStream(NEW)
+        assert list(stream.feed(BEGUN)) == []
+        with pytest.raises(errors.ServerError):
+            list(stream.feed(event("response.failed", response=failed)))
+
+    def test_its_id_is_told_at_once(self) -> None:
+        told: list[str] = []
+        stream = ResponseStream(NEW, told.append)
+        list(stream.feed(BEGUN + DELTAS))
+        assert told == ["resp_1"]
+
+    def test_thoughts_are_apart(self) -> None:
+        stream = ResponseStream(NEW)
+        (thought,) = stream.feed(event("response.reasoning.delta", delta="Hm."))
+        assert (thought.reasoning, thought.text) == ("Hm.", "")
+
+    @pytest.mark.parametrize("cut", range(0, 40, 3))
+    def test_thoughts_in_the_text_are_apart_as_well(self, cut: int) -> None:
+        text = "<think>\nHm.\n</think>\n\nYes <think>"
+        deltas = [event(TEXT, delta=piece) for piece in (text[:cut], text[cut:])]
+        item = {"type": "message", "role": "assistant", "content": [{"text": text}]}
+        last = event("response.completed", response=response(output=[item]))
+        stream = ResponseStream(NEW)
+        came = list(
+            stream.feed(BEGUN + b"".join(deltas) + event("response.output_text.done") + last)
+        )
+        assert "".join(each.reasoning for each in came) == "Hm."
+        assert "".join(each.text for each in came) == "Yes <think>"
+        made = stream.finish()
+        assert (made.reasoning, made.output_text) == ("Hm.", "Yes <think>")
+        assert made.output[0].raw == item
+
+    def test_text_that_looked_like_a_marker_is_not_lost(self) -> None:
+        events = event(TEXT, delta="<thi") + event("response.output_text.done")
+        assert "".join(each.text for each in ResponseStream(NEW).feed(events)) == "<thi"
+
+    def test_a_marker_that_only_ends_is_one(self) -> None:
+        item = {"type": "message", "role": "assistant", "content": "Hm.\n</think>\n\nYes"}
+        assert (item_of(item).reasoning, item_of(item).text) == ("Hm.", "Yes")
+        assert item_of({**item, "role": "user"}).text == item["content"]
+
+    def test_a_refusal_is_visible(self) -> None:
+        (said,) = ResponseStream(NEW).feed(event("response.refusal.delta", delta="No."))
+        assert (said.refusal, said.text) == ("No.", "")
+        parts = [{"type": "refusal", "refusal": "I may not."}]
+        made = told(output=[{"type": "message", "role": "assistant", "content": parts}])
+        assert (made.refusal, made.output_text) == ("I may not.", "")
+
+    @pytest.mark.parametrize(
+        "mark", [b"data:[DONE]\n\n", b"data: [DONE] \n\n", b"data:\n\n" + DONE]
+    )
+    def test_its_end_mark_is_known_however_it_is_written(self, mark: bytes) -> None:
+        stream = ResponseStream(NEW)
+        list(stream.feed(event("response.completed", response=response()) + mark))
+        assert stream.done
+        assert stream.finish().status == "completed"
+
+    @pytest.mark.parametrize(
+        "failure",
+        [
+            b'event: error\ndata: {"type":"error","code":null,"message":"boom","param":null}\n\n',
+            b'data: {"type":"error","error":{"message":"boom"}}\n\n',
+            b'data: {"error":{"message":"boom","type":null}}\n\n',
+            b'data: {"error":"boom"}\n\n',
+            b"event: error\ndata: boom\n\n",
+            b'data: {"object":"error","message":"boom"}\n\n',
+            b'data: {"detail":"boom"}\n\n',
+        ],
+    )
+    def test_a_failure_of_any_shape_keeps_its_message_and_is_not_asked_again(
+        self, failure: bytes
+    ) -> None:
+        with pytest.raises(errors.ServerError, match="boom") as caught:
+            list(ResponseStream(NEW).feed(failure))
+        assert not caught.value.retryable
+
+    @pytest.mark.parametrize(
+        "members",
+        [
+            {"usage": {"input_tokens": None, "output_tokens": 2.0, "total_tokens": 3}},
+            {"model": None, "output": None, "metadata": None},
+            {"created_at": 1.5, "instructions": [{"role": "system"}], "metadata": {"a": 1}},
+        ],
+    )
+    def test_odd_members_do_not_cost_the_answer(self, members: dict[str, Any]) -> None:
+        assert told(**members).status == "completed"
+
+    def test_an_item_is_told(self) -> None:
+        item = {"type": "function_call", "name": "f", "arguments": "{}", "call_id": "c"}
+        (added,) = ResponseStream(NEW).feed(event("response.output_item.done", item=item))
+        assert added.item
+        assert (added.item.name, added.item.call_id) == ("f", "c")
+
+    @pytest.mark.parametrize("end", [b"", DONE])
+    def test_one_without_an_end_is_interrupted(self, end: bytes) -> None:
+        stream = ResponseStream(NEW)
+        list(stream.feed(BEGUN + DELTAS + end))
+        with pytest.raises(errors.StreamInterrupted):
+            stream.finish()
+
+    @pytest.mark.parametrize("data", [b"nonsense", b"[]", b'{"type":"x","response":3}'])
+    def test_other_events_are_refused(self, data: bytes) -> None:
+        with pytest.raises(errors.ProtocolError):
+            list(ResponseStream(NEW).feed(b"data: " + data + b"\n\n"))

@@ -1,0 +1,95 @@
+"""Bodies that are compressed unasked: read in any split, and bounded."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api.types.errors import ProtocolError, StreamInterrupted
+from foundry_api.wire.encoding import FREE, MAX_RATIO, STEP, EncodedBody
+
+TEXT = b"".join(b"data: %d\n\n" % number for number in range(500))
+
+
+def raw_deflate(data: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()
+
+
+FORMS = {
+    "gzip": ("gzip", gzip.compress(TEXT)),
+    "x-gzip": ("x-gzip", gzip.compress(TEXT)),
+    "gzip in members": (
+        "gzip",
+        gzip.compress(TEXT[:9]) + gzip.compress(b"") + gzip.compress(TEXT[9:]),
+    ),
+    "gzip with zeros behind": ("gzip", gzip.compress(TEXT) + bytes(99)),
+    "deflate": ("deflate", zlib.compress(TEXT)),
+    "raw deflate": ("deflate", raw_deflate(TEXT)),
+    "plain, claims gzip": ("gzip", TEXT),
+    "plain, claims deflate": ("deflate", TEXT),
+}
+
+
+def decoded(coding: str, *blocks: bytes) -> bytes:
+    pieces: list[bytes] = []
+    body = EncodedBody(coding, "http://x")
+    for block in blocks:
+        body.feed(block)
+        while piece := body.take():
+            assert len(piece) <= max(STEP, len(block) + 2**16)
+            pieces.append(piece)
+        assert body.drained
+    return b"".join(pieces) + body.finish()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@given(cuts=st.lists(st.integers(0, 2000), max_size=9))
+def test_a_body_is_read_in_any_split(form: str, cuts: list[int]) -> None:
+    coding, data = FORMS[form]
+    places = [0, *sorted(cuts), len(data)]
+    blocks = [data[a:b] for a, b in itertools.pairwise(places)]
+    assert decoded(coding, *blocks) == TEXT
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_a_body_without_a_byte_is_empty(coding: str) -> None:
+    assert decoded(coding) == b""
+
+
+@pytest.mark.parametrize("form", ["gzip", "deflate", "raw deflate"])
+def test_one_that_breaks_off_is_not_whole(form: str) -> None:
+    coding, data = FORMS[form]
+    with pytest.raises(StreamInterrupted, match=coding):
+        decoded(coding, data[:-9])
+
+
+def test_a_damaged_one_is_an_error() -> None:
+    data = gzip.compress(TEXT)
+    with pytest.raises(ProtocolError, match="damaged"):
+        decoded("gzip", data[:200] + bytes(20) + data[220:])
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_a_bomb_is_refused_before_it_expands(coding: str) -> None:
+    size = 64 * FREE
+    bomb = gzip.compress(bytes(size)) if coding == "gzip" else zlib.compress(bytes(size))
+    body, taken = EncodedBody(coding, "http://x"), 0
+    body.feed(bomb)
+    pieces = iter(body.take, b"")
+    with pytest.raises(ProtocolError, match=str(MAX_RATIO)):  # noqa: PT012 - one of many
+        for piece in pieces:
+            taken += len(piece)
+    assert taken <= max(FREE, MAX_RATIO * len(bomb)) + STEP
+    assert taken < size
+
+
+def test_a_long_body_that_is_no_bomb_is_read() -> None:
+    text = b"".join(b"data: %d\n\n" % number for number in range(400_000))
+    assert len(text) > FREE
+    assert decoded("gzip", gzip.compress(text)) == text

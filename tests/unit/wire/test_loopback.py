@@ -1,0 +1,214 @@
+"""Connections to services on this machine: kept, replaced, closed and bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from faults.hostile import (
+    HostileServer,
+    answer,
+    events,
+    head,
+    piece,
+    say,
+    say_for_ever,
+    stream_head,
+    whole,
+)
+from foundry_api import FoundryAPIClient
+from foundry_api.types import errors
+from foundry_api.wire import loopback
+from foundry_api.wire.http import HttpResponse, HttpTransport
+from foundry_api.wire.loopback import is_direct
+from foundry_api.wire.transport import Request, fetch
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from faults.hostile import Peer
+
+
+@pytest.fixture
+async def transport() -> AsyncIterator[HttpTransport]:
+    transport = HttpTransport(connect_timeout_s=0.2)
+    yield transport
+    await transport.aclose()
+
+
+async def once(peer: Peer) -> None:
+    """Answers once, and waits until the client leaves."""
+    await peer.request()
+    await peer.send(stream_head(), *map(piece, events("Hello")), b"0\r\n\r\n")
+    await peer.gone()
+
+
+async def read_to_its_end(response: HttpResponse) -> None:
+    while await response.read():
+        pass
+
+
+async def read_whole(transport: HttpTransport, request: Request) -> bytes:
+    return (await fetch(transport, request, timeout_s=5)).body
+
+
+@pytest.mark.parametrize(
+    ("url", "direct_one"),
+    [
+        ("http://127.0.0.1:5273/status", True),
+        ("http://localhost:5273/status", True),
+        ("http://[::1]:5273/status", True),
+        ("https://127.0.0.1:5273/status", False),
+        ("http://192.168.0.7:5273/status", False),
+        ("http://127.0.0.1.example.com/status", False),
+    ],
+)
+def test_only_this_machine_is_reached_directly(url: str, *, direct_one: bool) -> None:
+    assert is_direct(url) is direct_one
+
+
+@pytest.mark.parametrize("is_direct_", [is_direct, lambda _: False], ids=["direct", "session"])
+async def test_both_ways_send_the_same_request(is_direct_: object) -> None:
+    transport = HttpTransport(is_direct=is_direct_)  # type: ignore[arg-type]
+    async with HostileServer(say(whole(200, b"body"))) as server:
+        headers = {"Content-Type": "application/json", "X-Mine": "mine", "Accept": "text/x"}
+        await read_whole(transport, Request("POST", f"{server.base_url}/a:1?b=c", headers, b"{}"))
+        (request,) = server.requests
+    await transport.aclose()
+    assert (request.method, request.path, request.body) == ("POST", "/a:1?b=c", b"{}")
+    assert request.headers.pop("user-agent").startswith("foundry-api/")
+    assert request.headers == {
+        "host": server.base_url.removeprefix("http://"),
+        "accept": "text/x",
+        "accept-encoding": "identity",
+        "content-type": "application/json",
+        "content-length": "2",
+        "x-mine": "mine",
+    }
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: b", "a\nb", "a\0b"])
+async def test_a_header_cannot_smuggle_another_one(transport: HttpTransport, value: str) -> None:
+    async with HostileServer(answer("Hello")) as server:
+        for headers in ({"X-Mine": value}, {value: "x"}):
+            with pytest.raises(errors.ConfigurationError, match="cannot be sent") as caught:
+                await transport.send(Request("GET", f"{server.base_url}/x", headers))
+            assert value not in str(caught.value)
+        assert server.peers == []
+
+
+async def test_an_interim_answer_is_not_the_answer(transport: HttpTransport) -> None:
+    interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+    async with HostileServer(say(interim, whole(200, b"body"))) as server:
+        assert await read_whole(transport, Request("GET", f"{server.base_url}/", {})) == b"body"
+
+
+async def test_a_service_that_wants_to_close_gets_a_new_connection_each_time(
+    transport: HttpTransport,
+) -> None:
+    closing = say(head(200, length=0, more="Connection: close\r\n"), stay=True)
+    async with HostileServer(closing) as server:
+        for _ in range(2):
+            await read_whole(transport, Request("GET", f"{server.base_url}/", {}))
+        assert [request.connection for request in server.requests] == [0, 1]
+
+
+async def test_bytes_that_nobody_asked_for_end_a_connection(transport: HttpTransport) -> None:
+    """What came behind an answer would be taken for the answer to the next request."""
+
+    async def talkative(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(whole(200, b"mine"), whole(200, b"not mine"))
+        await peer.request()
+        await peer.send(whole(200, b"not mine either"))
+
+    async with HostileServer(talkative, say(whole(200, b"mine too"))) as server:
+        request = Request("GET", f"{server.base_url}/", {})
+        assert await read_whole(transport, request) == b"mine"
+        assert await read_whole(transport, request) == b"mine too"
+
+
+async def test_an_idle_connection_is_closed_after_a_while(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loopback, "IDLE_CONNECTION_S", 0.05)
+
+    async with HostileServer(once) as server:
+        await read_whole(transport, Request("GET", f"{server.base_url}/", {}))
+        await server.left()
+
+
+async def test_closing_drops_what_is_in_use_and_what_is_idle(transport: HttpTransport) -> None:
+    endless = say_for_ever(head(200), piece(b"a"), pause_s=0.001)
+    async with HostileServer(once, endless) as server:
+        request = Request("GET", f"{server.base_url}/", {})
+        idle, busy = await transport.send(request), await transport.send(request)
+        await read_to_its_end(idle)
+        idle.close()
+        await transport.aclose()
+        with pytest.raises(errors.StreamInterrupted):
+            await read_to_its_end(busy)
+        await server.left(0)
+        await server.left(1)
+        busy.close()
+
+
+def test_one_transport_serves_one_event_loop_after_another() -> None:
+    transport = HttpTransport()
+
+    async def program() -> None:
+        async with HostileServer(answer("Hello")) as server:
+            await read_whole(transport, Request("GET", f"{server.base_url}/", {}))
+
+    asyncio.run(program())
+    asyncio.run(program())
+
+
+@pytest.fixture
+def full_backlog() -> Iterator[int]:
+    """A port that listens, and whose system takes no further connection."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        port = listening.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.settimeout(0)
+            one.connect_ex(("127.0.0.1", port))
+        yield port
+        for one in waiting:
+            one.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse, or take any number")
+async def test_a_connection_that_is_not_accepted_in_time_is_an_error_of_its_own(
+    transport: HttpTransport, full_backlog: int
+) -> None:
+    with pytest.raises(errors.ConnectTimeout, match=r"within 0\.2 s") as caught:
+        await transport.send(Request("GET", f"http://127.0.0.1:{full_backlog}/", {}))
+    assert (caught.value.limit_s, caught.value.stage) == (0.2, "connecting")
+    assert caught.value.service == f"http://127.0.0.1:{full_backlog}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse, or take any number")
+async def test_the_bound_holds_for_the_first_look_at_a_service_too(full_backlog: int) -> None:
+    address = f"http://127.0.0.1:{full_backlog}"
+    async with FoundryAPIClient(address, connect_timeout=0.1, retries=0) as client:
+        with pytest.raises(errors.ConnectTimeout) as caught:
+            await client.complete("Hi")
+    assert (caught.value.limit_s, caught.value.service) == (0.1, address)
+
+
+async def test_a_connection_that_fails_otherwise_says_how(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def exhausted(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", exhausted)
+    with pytest.raises(errors.ServiceNotRunning, match="Too many open files"):
+        await transport.send(Request("GET", "http://127.0.0.1:1/", {}))

@@ -1,0 +1,54 @@
+"""When a service wants to be asked again, in every way in which services say it."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundry_api.wire.errors import retry_after_s
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "120"}, 120),
+        ({"Retry-After": "0.5"}, 0.5),
+        ({"Retry-After": " 7 "}, 7),
+        ({"Retry-After-Ms": "250"}, 0.25),
+        ({"Retry-After-Ms": "250", "Retry-After": "120"}, 0.25),
+        ({"Retry-After-Ms": "soon", "Retry-After": "120"}, 120),
+        ({"Retry-After": "Tue, 24 Nov 2026 12:00:30 GMT"}, 30),
+        ({"Retry-After": "Tue, 24 Nov 2026 11:00:00 GMT"}, 0),
+        ({"Retry-After": "Tue, 24 Nov 2026 14:00:30 +0200"}, 30),
+    ],
+)
+def test_seconds_milliseconds_and_dates(headers: dict[str, str], seconds: float) -> None:
+    assert retry_after_s(headers, NOW) == seconds
+
+
+@pytest.mark.parametrize("told", ["", "-1", "nan", "inf", "-inf", "soon", "Tue, 99 Nov", "1e999"])
+def test_what_cannot_be_read_counts_as_not_said(told: str) -> None:
+    assert retry_after_s({"Retry-After": told}, NOW) is None
+    assert retry_after_s({"Retry-After-Ms": told}, NOW) is None
+    assert retry_after_s({}, NOW) is None
+
+
+@given(st.datetimes(datetime(1990, 1, 1), datetime(2900, 1, 1)))  # noqa: DTZ001 - hypothesis' bounds
+def test_a_date_is_the_time_until_it(moment: datetime) -> None:
+    moment = moment.replace(tzinfo=UTC, microsecond=0)
+    told = {"Retry-After": format_datetime(moment, usegmt=True)}
+    assert retry_after_s(told, NOW) == max(0.0, moment.timestamp() - NOW)
+
+
+@given(st.text())
+def test_nothing_that_a_service_says_is_an_error(told: str) -> None:
+    for header in ("Retry-After", "Retry-After-Ms"):
+        seconds = retry_after_s({header: told}, NOW)
+        assert seconds is None or (seconds >= 0 and math.isfinite(seconds))

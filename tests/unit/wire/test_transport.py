@@ -1,0 +1,255 @@
+"""The transport over aiohttp: what it sends, to whom, and on which connection."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.request
+from typing import TYPE_CHECKING
+
+import pytest
+
+from faults.hostile import (
+    HostileServer,
+    answer,
+    break_off,
+    head,
+    piece,
+    refused,
+    say,
+    say_for_ever,
+    silent,
+    whole,
+)
+from foundry_api.types import errors
+from foundry_api.wire.http import HttpTransport, _proxy_for
+from foundry_api.wire.transport import Reply, Request, fetch, is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from faults.hostile import Peer
+
+
+@pytest.fixture
+async def transport() -> AsyncIterator[HttpTransport]:
+    transport = HttpTransport()
+    yield transport
+    await transport.aclose()
+
+
+def get(base_url: str, path: str = "/status", **headers: str) -> Request:
+    return Request("GET", f"{base_url}{path}", headers)
+
+
+async def test_a_whole_answer_is_fetched(transport: HttpTransport) -> None:
+    async with HostileServer(say(whole(200, b"body"))) as server:
+        reply = await fetch(transport, get(server.base_url), timeout_s=5)
+    assert isinstance(reply, Reply)
+    assert (reply.status, reply.body) == (200, b"body")
+    assert reply.headers["content-type"] == "application/json"
+
+
+async def test_of_doubled_headers_the_first_counts(transport: HttpTransport) -> None:
+    doubled = "X-Twice: first\r\nX-Twice: second\r\n"
+    async with HostileServer(say(head(200, length=0, more=doubled))) as server:
+        reply = await fetch(transport, get(server.base_url), timeout_s=5)
+    assert reply.headers["x-twice"] == "first"
+
+
+async def test_only_what_was_asked_for_is_sent(transport: HttpTransport) -> None:
+    """No credential, no cookie, no wish for compression."""
+    cookie = head(200, length=0, more="Set-Cookie: a=b\r\nConnection: close\r\n")
+    async with HostileServer(say(cookie)) as server:
+        for _ in range(2):
+            await fetch(transport, get(server.base_url, Extra="mine"), timeout_s=5)
+    for request in server.requests:
+        assert set(request.headers) == {"host", "accept", "accept-encoding", "user-agent", "extra"}
+        assert request.headers["accept-encoding"] == "identity"
+
+
+async def test_names_with_colons_are_sent_as_they_are(transport: HttpTransport) -> None:
+    """The 2.x service does not decode path variables."""
+    async with HostileServer(say(whole(200, b""))) as server:
+        await fetch(transport, get(server.base_url, "/v1/models/tiny-chat:2"), timeout_s=5)
+    assert server.requests[0].path == "/v1/models/tiny-chat:2"
+
+
+async def test_a_body_is_sent_with_its_length(transport: HttpTransport) -> None:
+    async with HostileServer(say(whole(200, b""))) as server:
+        request = Request("POST", f"{server.base_url}/x", {"Content-Type": "x/y"}, b"\0body")
+        await fetch(transport, request, timeout_s=5)
+    received = server.requests[0]
+    assert (received.method, received.path, received.body) == ("POST", "/x", b"\0body")
+    assert received.headers["content-length"] == "5"
+    assert "transfer-encoding" not in received.headers
+
+
+async def test_a_large_answer_is_refused(transport: HttpTransport) -> None:
+    async with HostileServer(say_for_ever(head(200), piece(b"a" * 9999))) as server:
+        with pytest.raises(errors.ProtocolError, match="larger than 100000 bytes"):
+            await fetch(transport, get(server.base_url), timeout_s=5, max_bytes=100_000)
+        await server.left()
+
+
+async def test_a_slow_answer_is_refused(transport: HttpTransport) -> None:
+    async with HostileServer(silent) as server:
+        with pytest.raises(errors.ServiceNotRunning, match=r"within 0\.1 s") as caught:
+            await fetch(transport, get(server.base_url), timeout_s=0.1)
+        await server.left()
+    assert str(caught.value).endswith("restart the service.")
+
+
+async def test_an_answer_that_breaks_off_is_a_crash(transport: HttpTransport) -> None:
+    """Nobody has a text so far in hand, as with a stream."""
+    async with HostileServer(say(head(200, length=99), b"half")) as server:
+        with pytest.raises(errors.ServiceCrashed, match="before the answer ended") as caught:
+            await fetch(transport, get(server.base_url), timeout_s=5)
+    assert caught.value.service == server.base_url
+
+
+async def test_a_reset_is_a_crash(transport: HttpTransport) -> None:
+    async with HostileServer(break_off) as server:
+        with pytest.raises(errors.ServiceCrashed):
+            await fetch(transport, get(server.base_url), timeout_s=5)
+
+
+async def test_a_refused_connection_means_that_nothing_runs_there(
+    transport: HttpTransport,
+) -> None:
+    base_url = await refused()
+    with pytest.raises(errors.ServiceNotRunning, match="nothing accepts connections") as caught:
+        await fetch(transport, get(base_url), timeout_s=5)
+    assert caught.value.service == base_url
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[::1", "nonsense", "ftp://127.0.0.1/"])
+async def test_what_is_no_url_is_a_configuration_error(transport: HttpTransport, url: str) -> None:
+    with pytest.raises(errors.ConfigurationError) as caught:
+        await transport.send(Request("GET", url))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("value", ["line\r\nX-Injected: yes", "nul\0"])
+async def test_a_header_that_cannot_be_sent_is_a_configuration_error(
+    transport: HttpTransport, value: str
+) -> None:
+    async with HostileServer(say(whole(200, b""))) as server:
+        with pytest.raises(errors.ConfigurationError, match="cannot be sent"):
+            await transport.send(get(server.base_url, Authorization=value))
+    assert server.requests == []
+
+
+async def test_a_response_that_is_closed_early_closes_its_connection(
+    transport: HttpTransport,
+) -> None:
+    async with HostileServer(say(head(200), piece(b"half"), stay=True)) as server:
+        response = await transport.send(get(server.base_url))
+        response.close()
+        await server.left()
+
+
+async def test_closing_twice_is_closing_once(transport: HttpTransport) -> None:
+    async with HostileServer(say(whole(200, b""))) as server:
+        response = await transport.send(get(server.base_url))
+        response.close()
+        response.close()
+    await transport.aclose()
+    await transport.aclose()
+
+
+async def test_a_closed_transport_opens_again_when_it_is_used(transport: HttpTransport) -> None:
+    async with HostileServer(answer("Hi")) as server:
+        for _ in range(2):
+            assert (await fetch(transport, get(server.base_url), timeout_s=5)).status == 200
+            await transport.aclose()
+    assert [request.connection for request in server.requests] == [0, 1]
+
+
+async def test_closing_the_transport_closes_the_pooled_connections(
+    transport: HttpTransport,
+) -> None:
+    async def once(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(whole(200, b""))
+        await peer.gone()
+
+    async with HostileServer(once) as server:
+        await fetch(transport, get(server.base_url), timeout_s=5)
+        await transport.aclose()
+        await server.left()
+
+
+async def test_one_transport_serves_many_tasks_at_once(transport: HttpTransport) -> None:
+    async with HostileServer(answer("Hi")) as server:
+        request = get(server.base_url)
+        replies = await asyncio.gather(
+            *(fetch(transport, request, timeout_s=5) for _ in range(200))
+        )
+    assert [reply.status for reply in replies] == [200] * 200
+
+
+def test_one_transport_serves_several_event_loops_and_leaks_no_socket() -> None:
+    """Though it is never closed: warnings of open sockets are errors here."""
+    transport = HttpTransport()
+
+    async def use_it() -> int:
+        async with HostileServer(say(whole(200, b""), stay=True)) as server:
+            return (await fetch(transport, get(server.base_url), timeout_s=5)).status
+
+    assert [asyncio.run(use_it()) for _ in range(3)] == [200] * 3
+
+
+def test_a_loop_that_was_left_without_closing_anything_does_not_spoil_the_next() -> None:
+    """As in programs that drive their loops by hand."""
+    transport = HttpTransport()
+
+    async def use_it() -> int:
+        async with HostileServer(say(whole(200, b""), stay=True)) as server:
+            return (await fetch(transport, get(server.base_url), timeout_s=5)).status
+
+    left, new = asyncio.new_event_loop(), asyncio.new_event_loop()
+    assert left.run_until_complete(use_it()) == 200
+    assert new.run_until_complete(use_it()) == 200
+    for loop in (left, new):
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        while left_over := asyncio.all_tasks(loop):
+            loop.run_until_complete(asyncio.wait(left_over))
+        loop.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "loopback"),
+    [
+        ("http://127.0.0.1:5273/x", True),
+        ("http://127.9.9.9", True),
+        ("http://[::1]:5273", True),
+        ("http://localhost:5273", True),
+        ("http://LOCALHOST", True),
+        ("http://me.localhost", True),
+        ("http://192.168.0.1", False),
+        ("http://localhost.example", False),
+        ("http://notlocalhost", False),
+        ("https://models.example", False),
+        ("http://0.0.0.0", False),
+        ("http://", False),
+        ("nonsense", False),
+    ],
+)
+def test_loopback_is_told_from_the_rest(url: str, *, loopback: bool) -> None:
+    assert is_loopback(url) is loopback
+
+
+def test_a_proxy_is_for_remote_services_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(urllib.request, "getproxies", lambda: {"http": "http://proxy:3128"})
+    monkeypatch.setattr(urllib.request, "proxy_bypass", lambda host: host == "inside.example")
+    assert _proxy_for("http://inside.example/x") is None
+    assert _proxy_for("http://outside.example/x") == "http://proxy:3128"
+    assert _proxy_for("https://outside.example/x") is None
+
+
+async def test_the_environments_proxy_is_not_used_for_loopback(
+    transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    async with HostileServer(say(whole(200, b""))) as server:
+        assert (await fetch(transport, get(server.base_url), timeout_s=5)).status == 200
