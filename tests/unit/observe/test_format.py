@@ -26,7 +26,11 @@ from foundry_api.types.errors import InvalidRequest
     ("seconds", "told"),
     [
         (0, "0 s"),
+        (0.004, "4 ms"),
         (0.0042, "4.2 ms"),
+        (12.3456, "12 s"),
+        (180, "3 min"),
+        (200_000, "2 d 8 h"),
         (0.85, "850 ms"),
         (1e-9, "0 s"),
         (0.00042, "0.42 ms"),
@@ -105,6 +109,12 @@ def test_a_share_is_all_or_nothing_only_where_it_is(part: int, whole: int, told:
 
 def test_thousands_stand_apart() -> None:
     assert format_int(1_234_567) == "1,234,567"
+    assert format_int(-1_234_567) == "-1,234,567"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_no_finite_number_is_told_as_it_is(value: float) -> None:
+    assert format_int(value) == str(value)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +150,7 @@ def test_a_rate_and_a_share_that_are_not_known_are_empty() -> None:
 
 def test_one_thing_has_no_plural() -> None:
     assert [format_count(n, "line") for n in (0, 1, 1_200)] == ["0 lines", "1 line", "1,200 lines"]
+    assert [format_count(n, "line") for n in (-1, -1_200)] == ["-1 lines", "-1,200 lines"]
 
 
 def test_a_time_is_told_with_its_zone() -> None:
