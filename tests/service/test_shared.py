@@ -19,7 +19,7 @@ from foundry_api.engine import shared, state
 from foundry_api.engine.control import ControlClient
 from foundry_api.engine.process import HostOptions
 from foundry_api.engine.state import Announcement
-from foundry_api.storage.lock import FileLock
+from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.types.errors import ConfigurationError, ServiceStartFailed
 from foundry_api.wire.dialects.detect import identify
 from service.helpers import eventually, eventually_async, hosts_of, start_program
@@ -245,6 +245,18 @@ def test_the_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
         assert all(pool.map(hold, range(16)))
 
 
+def test_a_lock_that_another_up_holds_is_a_failed_start(
+    paths: Paths, options: HostOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "START_TIMEOUT_S", 0)
+    monkeypatch.setattr(shared, "LEAVE_TIMEOUT_S", 0)
+    with FileLock(paths.create().lock_file, timeout_s=1):
+        for call in (lambda: shared.up(paths, options=options), lambda: shared.down(paths)):
+            with pytest.raises(ServiceStartFailed, match="another process") as failure:
+                call()
+            assert "try again" in failure.value.hint
+
+
 def test_waiting_for_the_lock_has_an_end(tmp_path: Path) -> None:
     now = [0.0]
 
@@ -253,7 +265,7 @@ def test_waiting_for_the_lock_has_an_end(tmp_path: Path) -> None:
 
     with FileLock(tmp_path / "lock", timeout_s=1):
         waiting = FileLock(tmp_path / "lock", timeout_s=5, clock=lambda: now[0], sleep=sleep)
-        with pytest.raises(ServiceStartFailed, match="for 5 s"):
+        with pytest.raises(LockTimeout, match="for 5 s"):
             waiting.__enter__()
     assert now[0] == pytest.approx(5.0, abs=0.1)
 
@@ -267,7 +279,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     with start_program(source, str(tmp_path / "lock")) as holder:
         assert holder.stdout
         holder.stdout.readline()
-        with pytest.raises(ServiceStartFailed):
+        with pytest.raises(LockTimeout):
             FileLock(tmp_path / "lock", timeout_s=0).__enter__()
         holder.kill()
         holder.communicate()

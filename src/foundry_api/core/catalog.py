@@ -18,7 +18,7 @@ import msgspec
 
 from foundry_api.engine.host.catalog import PublicListing
 from foundry_api.engine.models.download_cache import downloaded, may_hold_downloads
-from foundry_api.storage.paths import Paths
+from foundry_api.storage.paths import PRIVATE_DIRECTORY, Paths
 from foundry_api.storage.private_file import read_file, replace_file
 from foundry_api.types.errors import CatalogUnavailable
 from foundry_api.types.messages import Model
@@ -39,8 +39,6 @@ log = logging.getLogger("foundry_api")
 
 MAX_BYTES = 4 * 2**20
 """Microsoft's catalog has some hundred variants of some hundred bytes each."""
-
-PRIVATE_DIRECTORY = 0o700
 
 
 class StoredCatalog(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,10 +11,12 @@ import psutil
 from foundry_api.engine import state
 from foundry_api.engine.host.lifetime import alive
 from foundry_api.engine.process import START_TIMEOUT_S, HostOptions, HostProcess
-from foundry_api.storage.lock import FileLock
-from foundry_api.types.errors import ConfigurationError
+from foundry_api.storage.lock import FileLock, LockTimeout
+from foundry_api.types.errors import ConfigurationError, ServiceStartFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from foundry_api.engine.endpoint import Endpoint
     from foundry_api.storage.paths import Paths
 
@@ -43,7 +45,7 @@ def up(
         ConfigurationError: Something else lies where its state is to be.
     """
     options = options or HostOptions(paths=paths)
-    with _lock(paths):
+    with _locked(paths):
         if running := state.read(paths.state_file):
             return running.endpoint("shared"), True
         _remove_state(paths)
@@ -60,11 +62,12 @@ def down(paths: Paths) -> bool:
         Whether there was one.
 
     Raises:
+        ServiceStartFailed: Another `up` or `down` did not end in time.
         ConfigurationError: Something else lies where its state is to be.
     """
     if not paths.state.is_dir():
         return False
-    with _lock(paths):
+    with _locked(paths):
         running = state.read(paths.state_file)
         if running is not None and (process := state.process_of(running)):
             _end(process)
@@ -78,9 +81,25 @@ def status(paths: Paths) -> Endpoint | None:
     return running.endpoint("shared") if running else None
 
 
-def _lock(paths: Paths) -> FileLock:
+@contextlib.contextmanager
+def _locked(paths: Paths) -> Generator[None]:
+    """Hold the lock of the shared host.
+
+    Raises:
+        ServiceStartFailed: Another process held it for the whole wait.
+    """
     paths.create()
-    return FileLock(paths.lock_file, timeout_s=START_TIMEOUT_S + LEAVE_TIMEOUT_S)
+    lock = FileLock(paths.lock_file, timeout_s=START_TIMEOUT_S + LEAVE_TIMEOUT_S)
+    try:
+        lock.__enter__()
+    except LockTimeout as error:
+        raise ServiceStartFailed(
+            str(error), hint="Another `foundry-api up` or `down` is running; try again."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.__exit__()
 
 
 def _remove_state(paths: Paths) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from foundry_api.monitor.types import HealthSample
-from foundry_api.storage.lock import FileLock
+from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.storage.sqlite import (
     DamagedFile,
     FileFormat,
@@ -25,7 +25,7 @@ from foundry_api.storage.sqlite import (
     refuse_foreign,
     set_aside,
 )
-from foundry_api.types.errors import ConfigurationError, ServiceStartFailed
+from foundry_api.types.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -182,7 +182,7 @@ def _refusing(path: Path, done: str) -> Generator[None]:
         raise ConfigurationError(
             f"{path} is not a history of this program: {error}", hint="Name another file."
         ) from error
-    except (sqlite3.Error, OSError, ServiceStartFailed) as error:
+    except (sqlite3.Error, OSError, LockTimeout) as error:
         damaged = is_damage(error)
         problem = f"is damaged: {error}" if damaged else f"cannot be {done}: {error}"
         raise ConfigurationError(
@@ -251,7 +251,7 @@ class StoreWriter:
         try:
             if self._store is not None:
                 self._store.add(sample)
-        except (sqlite3.Error, OSError, ForeignFile, OtherFormat, ServiceStartFailed) as error:
+        except (sqlite3.Error, OSError, ForeignFile, OtherFormat, LockTimeout) as error:
             self._gave_up(str(error))
         else:
             if self._lost:

@@ -7,8 +7,6 @@ import sys
 import time
 from typing import TYPE_CHECKING, Self
 
-from foundry_api.types.errors import ServiceStartFailed
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -43,12 +41,16 @@ else:
         return False
 
 
-__all__ = ["FileLock", "is_held"]
+__all__ = ["FileLock", "LockTimeout", "is_held"]
 
 POLL_S = 0.02
 LOOKS = 3
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 """So that a link in the lock's place makes no file elsewhere."""
+
+
+class LockTimeout(Exception):
+    """Another process held the lock for the whole wait."""
 
 
 class FileLock:
@@ -61,6 +63,9 @@ class FileLock:
         timeout_s: How long to wait for it.
         clock: Seconds of a clock that never goes back.
         sleep: Waits for so many seconds.
+
+    Raises:
+        LockTimeout: On entry, when another process holds it for the whole wait.
     """
 
     def __init__(
@@ -97,9 +102,8 @@ class FileLock:
                 _try_lock(descriptor)
             except OSError as error:
                 if self._clock() >= give_up_at:
-                    raise ServiceStartFailed(
-                        f"another process has held {self._path} for {self._timeout_s:g} s",
-                        hint="Another `foundry-api up` or `down` is running; try again.",
+                    raise LockTimeout(
+                        f"another process has held {self._path} for {self._timeout_s:g} s"
                     ) from error
                 self._sleep(POLL_S)
             else:

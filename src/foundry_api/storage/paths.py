@@ -14,7 +14,7 @@ from foundry_api.types.local_path import absolute_path
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Paths"]
+__all__ = ["PRIVATE_DIRECTORY", "Paths"]
 
 APP_NAME = "foundry-api"
 PRIVATE_DIRECTORY = 0o700

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+
+from foundry_api.types.values import is_list, is_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,24 +44,24 @@ class _Coercion:
 
     def value(self, value: Any, schema: Any, depth: int) -> Any:
         schema = self._resolved(schema)
-        if not depth or not _is_object(schema):
+        if not depth or not is_object(schema):
             return value
         branches = schema.get("anyOf") or schema.get("oneOf")
-        if _is_list(branches):
+        if is_list(branches):
             return self._of_branches(value, branches, depth)
         kind = _kind(schema)
         if "enum" in schema or "const" in schema:
             return _listed(value, schema.get("enum", [schema.get("const")]))
         value = _as_kind(value, kind)
-        if _is_object(value) and kind in ("object", None):
+        if is_object(value) and kind in ("object", None):
             members = schema.get("properties")
             others = schema.get("additionalProperties")
-            known: dict[str, Any] = members if _is_object(members) else {}
+            known: dict[str, Any] = members if is_object(members) else {}
             return {
                 name: self.value(part, known.get(name, others), depth - 1)
                 for name, part in value.items()
             }
-        if _is_list(value) and kind in ("array", None):
+        if is_list(value) and kind in ("array", None):
             return [self.value(part, schema.get("items"), depth - 1) for part in value]
         return value
 
@@ -85,18 +87,18 @@ class _Coercion:
 
     def _resolved(self, schema: Any) -> Any:
         for _ in range(MAX_DEPTH):
-            reference = schema.get("$ref") if _is_object(schema) else None
+            reference = schema.get("$ref") if is_object(schema) else None
             if not isinstance(reference, str) or not reference.startswith("#/"):
                 return schema
             schema = self._root
             for step in reference[2:].split("/"):
-                schema = schema.get(step) if _is_object(schema) else None
+                schema = schema.get(step) if is_object(schema) else None
         return None
 
 
 def _kind(schema: Any) -> str | None:
     """The one JSON type that a schema names."""
-    if not _is_object(schema):
+    if not is_object(schema):
         return None
     kind = schema.get("type")
     if isinstance(kind, str):
@@ -176,16 +178,8 @@ def _decoded(text: str, kind: str) -> Any:
 
 def _listed(value: Any, choices: Any) -> Any:
     """The member of a list of values that has the same text."""
-    if not _is_list(choices) or value in choices or _is_object(value) or _is_list(value):
+    if not is_list(choices) or value in choices or is_object(value) or is_list(value):
         return value
     wanted = str(value).strip().lower()
     same = [choice for choice in choices if str(choice).lower() == wanted]
     return same[0] if len(same) == 1 else value
-
-
-def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
-    return isinstance(value, dict)
-
-
-def _is_list(value: object) -> TypeGuard[list[Any]]:
-    return isinstance(value, list)

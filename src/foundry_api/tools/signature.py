@@ -27,7 +27,7 @@ from foundry_api.structured.type_marks import (
     pydantic_is_there,
 )
 from foundry_api.types.errors import ToolDefinitionError
-from foundry_api.types.values import UNENCODABLE, plain
+from foundry_api.types.values import UNENCODABLE, is_list, is_object, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -288,22 +288,14 @@ def _schema_of(struct: type[msgspec.Struct]) -> dict[str, Any]:
 def _taken_out(schema: object) -> dict[str, Any]:
     """The definitions within a schema that pydantic made, which belong to its top."""
     found: dict[str, Any] = {}
-    if _is_object(schema):
+    if is_object(schema):
         found |= schema.pop("$defs", {})
         parts = list(schema.values())
     else:
-        parts = schema if _is_list(schema) else []
+        parts = schema if is_list(schema) else []
     for each in parts:
         found |= _taken_out(each)
     return found
-
-
-def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
-    return isinstance(value, dict)
-
-
-def _is_list(value: object) -> TypeGuard[list[Any]]:
-    return isinstance(value, list)
 
 
 def _add_default(schema: dict[str, Any], default: Any) -> None:

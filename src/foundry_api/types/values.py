@@ -24,7 +24,9 @@ __all__ = [
     "as_text",
     "encode",
     "is_dict",
+    "is_list",
     "is_mapping",
+    "is_object",
     "is_several",
     "plain",
     "shown",
@@ -108,6 +110,16 @@ def is_several(value: object) -> TypeGuard[Iterable[Any]]:
 def is_dict(value: object) -> TypeGuard[dict[Any, Any]]:
     """Whether it is a dict, and not of a subclass."""
     return type(value) is dict
+
+
+def is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    """Whether a decoded JSON value is an object."""
+    return isinstance(value, dict)
+
+
+def is_list(value: object) -> TypeGuard[list[Any]]:
+    """Whether a decoded JSON value is an array."""
+    return isinstance(value, list)
 
 
 def is_mapping(value: object) -> TypeGuard[Mapping[Any, Any]]:

@@ -7,7 +7,7 @@ import math
 import re
 import time
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -33,6 +33,7 @@ from foundry_api.types.errors import (
     ToolMarkersMissing,
     UnsupportedParameter,
 )
+from foundry_api.types.values import is_list, is_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -272,10 +273,10 @@ def error_message(value: object, depth: int = MAX_DEPTH) -> str:
         return value.strip()
     if not depth:
         return ""
-    if _is_list(value):
+    if is_list(value):
         messages = (error_message(item, depth - 1) for item in value[:depth])
         return "; ".join(message for message in messages if message)
-    if _is_object(value):
+    if is_object(value):
         for name in _MESSAGES:
             if message := error_message(value.get(name), depth - 1):
                 return message
@@ -317,8 +318,8 @@ def stream_error(data: bytes, *, is_error: bool = False) -> FoundryError | None:
         value = data.decode("utf-8", "replace")
     if not is_error and not _is_error(value):
         return None
-    inner = _folded(value.get("error")) if _is_object(value) else None
-    members = inner if _is_object(inner) else value if _is_object(value) else _NONE
+    inner = _folded(value.get("error")) if is_object(value) else None
+    members = inner if is_object(inner) else value if is_object(value) else _NONE
     kind = members.get("type")
     failure = classify(_status(members, kind), error_message(inner) or error_message(value))
     if type(failure) is ServerError and kind != _OF_SERVICE:
@@ -328,14 +329,14 @@ def stream_error(data: bytes, *, is_error: bool = False) -> FoundryError | None:
 
 def _folded(value: Any) -> Any:
     """A JSON object with its keys in lower case, as .NET may write them in upper; else itself."""
-    return {key.lower(): item for key, item in value.items()} if _is_object(value) else value
+    return {key.lower(): item for key, item in value.items()} if is_object(value) else value
 
 
 def _is_error(value: object) -> bool:
-    if not _is_object(value):
+    if not is_object(value):
         return False
     error = value.get("error")
-    if error or (_is_object(error) and not value.get("choices")):
+    if error or (is_object(error) and not value.get("choices")):
         return True
     if "error" in (value.get("object"), value.get("type")):
         return True
@@ -355,11 +356,3 @@ def _status(error: dict[str, Any], kind: object) -> int:
     if any(word in name for word in _OVERLOADED):
         return 429
     return 400 if any(word in name for word in _OF_CALLER) else 500
-
-
-def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
-    return isinstance(value, dict)
-
-
-def _is_list(value: object) -> TypeGuard[list[Any]]:
-    return isinstance(value, list)

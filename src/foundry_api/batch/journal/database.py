@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from foundry_api.batch.journal.types import Published
-from foundry_api.storage.lock import FileLock
+from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.storage.private_file import synced_directory
 from foundry_api.storage.sqlite import (
     PRIMARY,
@@ -23,7 +23,7 @@ from foundry_api.storage.sqlite import (
     open_read_only,
     refuse_foreign,
 )
-from foundry_api.types.errors import BatchInUse, BatchStorageFailed, ServiceStartFailed
+from foundry_api.types.errors import BatchInUse, BatchStorageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -261,7 +261,7 @@ class locked:  # noqa: N801 - reads as a verb in `with`
     def __enter__(self) -> None:
         try:
             self._lock.__enter__()
-        except ServiceStartFailed as error:
+        except LockTimeout as error:
             raise BatchInUse(f"another process holds the journal in {self._directory}") from error
 
     def __exit__(self, *_: object) -> None:

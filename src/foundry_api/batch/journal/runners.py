@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from foundry_api.batch.journal.database import transaction
 from foundry_api.batch.journal.types import RunnerStatus
-from foundry_api.storage.lock import FileLock, is_held
+from foundry_api.storage.lock import FileLock, LockTimeout, is_held
 from foundry_api.storage.sqlite import check_row
 from foundry_api.types.errors import BatchInUse
 
@@ -58,7 +58,10 @@ class Runner:
         with transaction(database):  # nobody sees the row before the lock is held
             self.number = self._added(now)
             self._lock = FileLock(lock_file(directory, self.number), timeout_s=LOOK_S)
-            self._lock.__enter__()
+            try:
+                self._lock.__enter__()
+            except LockTimeout as error:
+                raise BatchInUse(str(error)) from error
 
     def _added(self, now: float) -> int:
         cursor = self._database.execute(

@@ -17,8 +17,7 @@ from foundry_api.cli.doctor.machine import in_thread
 from foundry_api.engine import state
 from foundry_api.engine.host.lifetime import alive
 from foundry_api.engine.state import HostConfig
-from foundry_api.storage.lock import FileLock
-from foundry_api.types.errors import ServiceStartFailed
+from foundry_api.storage.lock import FileLock, LockTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -200,7 +199,7 @@ def _lock(path: Path) -> Iterable[Finding]:
     try:
         with FileLock(path, timeout_s=0):
             return
-    except ServiceStartFailed:
+    except LockTimeout:
         holder = holder_of(path)
         by = f"by process {holder}" if holder else "by a process that cannot be seen"
         yield LOCK_HELD.seen(f"{path} is held {by}", command=end_command(holder))

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from foundry_api.core.cache.base import CacheStats
 from foundry_api.core.cache.database import BUSY_MS, FORMAT, AnswersDb, read_models, read_stats
-from foundry_api.storage.lock import FileLock
+from foundry_api.storage.lock import FileLock, LockTimeout
+from foundry_api.storage.paths import PRIVATE_DIRECTORY
 from foundry_api.storage.sqlite import (
     ForeignFile,
     OtherFormat,
@@ -23,7 +24,7 @@ from foundry_api.storage.sqlite import (
     remove_set_aside,
     set_aside,
 )
-from foundry_api.types.errors import ConfigurationError, ServiceStartFailed
+from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.events import CacheTrouble
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ LOCK_S = 5.0
 CHECKPOINT_PAGES = 4000
 MOST_ASIDE = 3
 """Files to keep that were put aside: each may be as large as the cache."""
-
-PRIVATE_DIRECTORY = 0o700
 
 
 class AnswersFile:
@@ -129,7 +128,7 @@ class AnswersFile:
 MOST_SET_ASIDE = 3
 """A disk that damages every new file, or a program of another version beside this one."""
 
-UNUSABLE = (sqlite3.Error, OSError, ForeignFile, OtherFormat, ServiceStartFailed)
+UNUSABLE = (sqlite3.Error, OSError, ForeignFile, OtherFormat, LockTimeout)
 
 log = logging.getLogger("foundry_api")
 _T = TypeVar("_T")

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from foundry_api.engine import state
-from foundry_api.storage.lock import FileLock
+from foundry_api.storage.lock import FileLock, LockTimeout
+from foundry_api.storage.paths import PRIVATE_DIRECTORY
 from foundry_api.storage.private_file import create_file
 from foundry_api.storage.sqlite import (
     FileFormat,
@@ -33,7 +34,7 @@ from foundry_api.storage.sqlite import (
     remove_set_aside,
     set_aside,
 )
-from foundry_api.types.errors import FoundryError, ServiceStartFailed
+from foundry_api.types.errors import FoundryError
 from foundry_api.types.messages import Model, ModelUser
 
 if TYPE_CHECKING:
@@ -85,7 +86,6 @@ COLUMNS: dict[str, tuple[type | tuple[type, ...], ...]] = {
     "loads": (str, str, str, str, (float, type(None)), float),
     "leases": (str, str, str, str, str, float),
 }
-PRIVATE_DIRECTORY = 0o700
 
 log = logging.getLogger("foundry_api")
 
@@ -379,7 +379,7 @@ class UsesDb:
                 db.execute("commit")
         except ForeignFile as error:
             raise Unusable(f"{self._path}: {error}; move it away") from error
-        except (sqlite3.Error, OSError, OtherFormat, ServiceStartFailed) as error:
+        except (sqlite3.Error, OSError, OtherFormat, LockTimeout) as error:
             if is_damage(error):
                 self._discard()  # its header is whole, so opening it did not tell
             raise Unusable(f"{self._path}: {error}") from error

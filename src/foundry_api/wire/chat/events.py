@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 import secrets
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from foundry_api.types.errors import ProtocolError, StreamInterrupted
 from foundry_api.types.messages import FinishReason, FunctionCall, ToolCall, Usage
+from foundry_api.types.values import is_list, is_object
 from foundry_api.wire.errors import NOT_JSON, lenient_json, stream_error
 from foundry_api.wire.sse import Event, is_end_mark
 
@@ -285,15 +286,15 @@ def _read_by_member(event: Event, error: Exception) -> ChatEvent:
         raise _foreign(not_json) from not_json
     if not members:
         return ChatEvent()  # null, as a sign of life
-    if not _is_object(members):
+    if not is_object(members):
         raise _foreign(error)
     choices = members.get("choices") or ()
-    if _is_object(choices):
+    if is_object(choices):
         choices = [choices]
-    if choices and not _is_list(choices):
+    if choices and not is_list(choices):
         raise _foreign(error)
     return ChatEvent(
-        [_choice(item, error) for item in choices if _is_object(item)],
+        [_choice(item, error) for item in choices if is_object(item)],
         usage_of(members.get("usage")),
     )
 
@@ -319,21 +320,21 @@ def _delta(members: object, error: Exception) -> ChatDelta | None:
         return None
     if isinstance(members, str):
         return ChatDelta(_text(members, error))
-    if not _is_object(members):
+    if not is_object(members):
         raise _foreign(error)
     calls = members.get("tool_calls")
-    if _is_object(calls):
+    if is_object(calls):
         calls = [calls]
     function, content = members.get("function_call"), members.get("content")
     return ChatDelta(
         content=_text(content, error),
         reasoning_content=_text(members.get("reasoning_content"), error),
-        tool_calls=[_tool_call(call, error) for call in calls if _is_object(call)]
-        if _is_list(calls)
+        tool_calls=[_tool_call(call, error) for call in calls if is_object(call)]
+        if is_list(calls)
         else None,
         reasoning=_text(members.get("reasoning"), error) or _thoughts(content, error),
         refusal=_text(members.get("refusal"), error),
-        function_call=_function(function, error) if _is_object(function) else None,
+        function_call=_function(function, error) if is_object(function) else None,
     )
 
 
@@ -342,7 +343,7 @@ def _tool_call(members: dict[str, Any], error: Exception) -> ToolCallDelta:
     return ToolCallDelta(
         index=None if index is None else _count(index),
         id=None if call_id is None else str(call_id),
-        function=_function(function, error) if _is_object(function) else None,
+        function=_function(function, error) if is_object(function) else None,
     )
 
 
@@ -364,23 +365,23 @@ def _text(value: object, error: Exception) -> str | None:
     if isinstance(value, str):
         # Half a surrogate pair, which nobody can encode, becomes U+FFFD.
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    if _is_list(value):
+    if is_list(value):
         return "".join(_text(part, error) or "" for part in value)
-    if _is_object(value):
+    if is_object(value):
         return _text(value.get("text"), error)
     raise _foreign(error)
 
 
 def _thoughts(content: object, error: Exception) -> str | None:
     """The reasoning among the parts of a text."""
-    if not _is_list(content):
+    if not is_list(content):
         return None
-    return "".join(_text(part.get("thinking"), error) or "" for part in content if _is_object(part))
+    return "".join(_text(part.get("thinking"), error) or "" for part in content if is_object(part))
 
 
 def usage_of(members: object) -> Usage | None:
     """Tokens, of which a gateway may send some as null, as a fraction, or not at all."""
-    if not _is_object(members):
+    if not is_object(members):
         return None
     return Usage(*(_count(members.get(name)) for name in Usage.__struct_fields__))
 
@@ -443,11 +444,3 @@ def finish_reason_of(reason: str) -> FinishReason | None:
     if folded in _BROKE_OFF:
         raise StreamInterrupted(f"the service broke the answer off: finish reason {reason[:40]!r}")
     return _REASONS.get(folded, "stop")
-
-
-def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
-    return isinstance(value, dict)
-
-
-def _is_list(value: object) -> TypeGuard[list[Any]]:
-    return isinstance(value, list)

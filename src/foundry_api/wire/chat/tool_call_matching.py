@@ -17,7 +17,9 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final
+
+from foundry_api.types.values import is_list, is_object
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -34,7 +36,6 @@ __all__ = [
     "call_of",
     "decoded",
     "end_of_value",
-    "is_object",
     "look",
     "read_end_mark",
 ]
@@ -336,16 +337,7 @@ def _marked(seen: Seen, at: int, end: int | None) -> Iterator[WrittenCall]:
 
 
 def _items(value: Any) -> list[Any]:
-    return value if _is_list(value) else [value]
-
-
-def is_object(value: object) -> TypeGuard[dict[str, Any]]:
-    """Whether a JSON value is an object."""
-    return isinstance(value, dict)
-
-
-def _is_list(value: object) -> TypeGuard[list[Any]]:
-    return isinstance(value, list)
+    return value if is_list(value) else [value]
 
 
 def call_of(item: Any) -> WrittenCall | None:

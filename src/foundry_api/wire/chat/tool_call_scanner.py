@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from foundry_api.types.values import is_object
 from foundry_api.wire.chat.tool_call_matching import (
     LONGEST_MARKER,
     MalformedCall,
     decoded,
     end_of_value,
-    is_object,
 )
 
 if TYPE_CHECKING:
