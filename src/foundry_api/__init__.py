@@ -158,7 +158,7 @@ _HOMES = {
         "RetryScheduled",
     ),
     "types.messages": (
-        "Attempt",
+        "AttemptRecord",
         "Chunk",
         "Completion",
         "FinishReason",

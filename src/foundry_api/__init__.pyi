@@ -342,7 +342,7 @@ from foundry_api.types.events import (
     RetryScheduled as RetryScheduled,
 )
 from foundry_api.types.messages import (
-    Attempt as Attempt,
+    AttemptRecord as AttemptRecord,
 )
 from foundry_api.types.messages import (
     Chunk as Chunk,

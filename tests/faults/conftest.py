@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api.core.call import Order
-from foundry_api.core.chat import ChatCall
+from foundry_api.core.call import CallRequest
+from foundry_api.core.chat import make_chat_call
 from foundry_api.core.connection import Connection
 from foundry_api.engine.endpoint import Endpoint
 from foundry_api.resilience.deadline import NEVER, Deadline
@@ -21,7 +21,8 @@ from support.factories import service_of, tools_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from foundry_api.core.call import CallTools
+    from foundry_api.core.call import CallContext
+    from foundry_api.core.chat import ChatCall
     from foundry_api.core.service_pool import Service
     from foundry_api.types.events import Event
     from foundry_api.types.messages import ChatRequest, Generation
@@ -63,9 +64,9 @@ class Caller:
     ) -> ChatCall:
         """A call of `tiny`."""
         tools = self.tools(base_url, retries=retries)
-        return ChatCall(tools, Order(("tiny",), request, timeout_s, deadline))
+        return make_chat_call(tools, CallRequest(("tiny",), request, timeout_s, deadline))
 
-    def tools(self, base_url: str, *, retries: int = 0) -> CallTools:
+    def tools(self, base_url: str, *, retries: int = 0) -> CallContext:
         """What the calls of a client of that address share."""
 
         async def connect() -> Connection:

@@ -10,7 +10,7 @@ import pytest
 
 from foundry_api.core.cache.calls import CachedCall, CachedCalls
 from foundry_api.core.cache.memory import MemoryCache
-from foundry_api.core.call import Order
+from foundry_api.core.call import CallRequest
 from foundry_api.resilience import silence
 from foundry_api.resilience.deadline import NEVER
 from foundry_api.types import errors
@@ -47,7 +47,7 @@ async def test_the_outcome_of_a_fault(
     cache = MemoryCache()
     async with HostileServer(fault.script) as server, asyncio.timeout(HANG_S):
         calls = CachedCalls(caller.tools(server.base_url, retries=RETRIES), cache)
-        order = Order(("tiny",), GREEDY, fault.timeout_s, NEVER)
+        order = CallRequest(("tiny",), GREEDY, fault.timeout_s, NEVER)
         if fault.error is None:
             assert [await way(calls.call(order)) for _ in range(2)] == [fault.text] * 2
         else:

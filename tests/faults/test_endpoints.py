@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from foundry_api.core.call import EndpointCall, Order, ordered
+from foundry_api.core.call import Call, CallRequest
 from foundry_api.core.embeddings import embed
-from foundry_api.core.raw_request import RawCall, raw_request
+from foundry_api.core.raw_request import make_raw_call, raw_request
 from foundry_api.core.responses import responding
 from foundry_api.core.transcriptions import Listening, Recording
 from foundry_api.resilience.deadline import NEVER
@@ -35,8 +35,8 @@ from .hostile import (
 )
 
 if TYPE_CHECKING:
-    from foundry_api.core.responses import Answering
-    from foundry_api.core.transcriptions import Hearing
+    from foundry_api.core.operation import Outcome
+    from foundry_api.core.raw_request import RawCall
     from foundry_api.types.results import Response, ResponseEvent, TranscriptionChunk
     from foundry_api.wire.endpoints.transcriptions import Heard
 
@@ -57,16 +57,16 @@ COMPLETED = event(type="response.completed", response=response())
 
 def responds(
     caller: Caller, base_url: str, **options: Any
-) -> EndpointCall[ResponseEvent, Response]:
-    asking: Answering = responding("Hi", {})
+) -> Call[ResponseEvent, Outcome[Response]]:
+    asking = responding("Hi", {})
     timeout_s = options.pop("timeout_s", 5.0)
-    order = ordered(asking, "tiny", timeout_s, NEVER)
-    return EndpointCall(caller.tools(base_url, **options), order, lambda told: told.text)
+    order = CallRequest(("tiny",), asking, timeout_s, NEVER)
+    return Call(caller.tools(base_url, **options), order, asking)
 
 
 def raw(caller: Caller, base_url: str, method: str, *, retries: int = 3) -> RawCall:
-    order = Order(("x",), raw_request(method, "/v1/x"), 5.0, NEVER)
-    return RawCall(caller.tools(base_url, retries=retries), order)
+    tools = caller.tools(base_url, retries=retries)
+    return make_raw_call(tools, raw_request(method, "/v1/x"), 5.0, NEVER)
 
 
 class TestResponses:
@@ -74,14 +74,14 @@ class TestResponses:
         """Nor is it asked for again: the caller has its beginning in hand."""
         async with HostileServer(say_stream(CREATED, HEL, LO)) as server:
             with pytest.raises(errors.StreamInterrupted) as caught:
-                await responds(caller, server.base_url, retries=3).whole()
+                await responds(caller, server.base_url, retries=3).result()
         assert (caught.value.partial, caught.value.attempts) == ("Hello", 1)
 
     async def test_one_that_ends_without_its_last_event_is_not_whole(self, caller: Caller) -> None:
         body = map(piece, (CREATED, HEL, DONE))
         async with HostileServer(say(stream_head(), *body, LAST_CHUNK)) as server:
             with pytest.raises(errors.StreamInterrupted, match="before the response did"):
-                await responds(caller, server.base_url).whole()
+                await responds(caller, server.base_url).result()
 
     @pytest.mark.parametrize("script", [hang_up, break_off, say_stream(CREATED), say(BUSY)])
     async def test_one_that_fails_before_its_first_words_is_asked_for_again(
@@ -89,7 +89,7 @@ class TestResponses:
     ) -> None:
         good = say_stream(CREATED, HEL, LO, COMPLETED, DONE)
         async with HostileServer(script, good) as server:
-            outcome = await responds(caller, server.base_url, retries=1).whole()
+            outcome = await responds(caller, server.base_url, retries=1).result()
         assert outcome.result.status == "completed"
         assert len(outcome.attempts) == 2
 
@@ -98,19 +98,19 @@ class TestResponses:
         failed = event(type="response.failed", response=response("failed", error=error))
         async with HostileServer(say_stream(CREATED, HEL, failed, DONE)) as server:
             with pytest.raises(errors.ServerError, match="out of memory") as caught:
-                await responds(caller, server.base_url, retries=3).whole()
+                await responds(caller, server.base_url, retries=3).result()
         assert caught.value.partial == "Hel"
 
     async def test_silence_ends_the_wait_and_the_connection(self, caller: Caller) -> None:
         async with HostileServer(silent) as server:
             with pytest.raises(errors.SilenceTimeout):
-                await responds(caller, server.base_url, timeout_s=0.05).whole()
+                await responds(caller, server.base_url, timeout_s=0.05).result()
             await server.left()
 
     async def test_its_end_is_told_once(self, caller: Caller) -> None:
         async with HostileServer(say_stream(CREATED, HEL)) as server:
             with pytest.raises(errors.StreamInterrupted):
-                await responds(caller, server.base_url).whole()
+                await responds(caller, server.base_url).result()
         (ended,) = [each for each in caller.events if isinstance(each, CallEnded)]
         assert (ended.operation, ended.outcome, ended.content) == ("response", "failed", "Hel")
 
@@ -200,22 +200,22 @@ class TestEmbeddings:
 
 
 class TestTranscription:
-    def listens(self, caller: Caller, base_url: str) -> EndpointCall[TranscriptionChunk, Heard]:
-        asking: Hearing = Listening(Recording(__file__), {})
-        order = ordered(asking, "tiny", 5.0, NEVER)
-        return EndpointCall(caller.tools(base_url, retries=3), order, lambda told: told.text)
+    def listens(self, caller: Caller, base_url: str) -> Call[TranscriptionChunk, Outcome[Heard]]:
+        asking = Listening(Recording(__file__), {})
+        order = CallRequest(("tiny",), asking, 5.0, NEVER)
+        return Call(caller.tools(base_url, retries=3), order, asking)
 
     async def test_one_that_breaks_off_is_not_whole(self, caller: Caller) -> None:
         async with HostileServer(say_stream(event(text="Good mor"))) as server:
             with pytest.raises(errors.StreamInterrupted) as caught:
-                await self.listens(caller, server.base_url).whole()
+                await self.listens(caller, server.base_url).result()
         assert (caught.value.partial, caught.value.attempts) == ("Good mor", 1)
 
     async def test_a_failure_in_the_stream_is_raised(self, caller: Caller) -> None:
         failed = event(error={"message": "[AudioDecoder]: Cannot detect audio stream format"})
         async with HostileServer(say_stream(failed)) as server:
             with pytest.raises(errors.InvalidRequest, match="AudioDecoder"):
-                await self.listens(caller, server.base_url).whole()
+                await self.listens(caller, server.base_url).result()
             assert len(server.requests) == 1
 
 
@@ -226,7 +226,7 @@ class TestRequest:
         self, caller: Caller, method: str, script: Script
     ) -> None:
         async with HostileServer(script, say(whole(200, b"{}"))) as server:
-            reply = await raw(caller, server.base_url, method).reply()
+            reply = await raw(caller, server.base_url, method).result()
         assert (reply.status, len(reply.attempts)) == (200, 2)
 
     @pytest.mark.parametrize("method", ["POST", "PATCH"])
@@ -234,20 +234,20 @@ class TestRequest:
     async def test_what_may_not_is_not(self, caller: Caller, method: str, script: Script) -> None:
         async with HostileServer(script, say(whole(200, b"{}"))) as server:
             with pytest.raises(errors.ServiceError) as caught:
-                await raw(caller, server.base_url, method).reply()
+                await raw(caller, server.base_url, method).result()
             assert len(server.requests) == 1
         assert caught.value.attempts == 1
 
     async def test_unless_nobody_was_there_to_do_it(self, caller: Caller) -> None:
         with pytest.raises(errors.ServiceNotRunning) as caught:
-            await raw(caller, await refused(), "POST", retries=2).reply()
+            await raw(caller, await refused(), "POST", retries=2).result()
         assert caught.value.attempts == 3
 
     async def test_a_credential_is_never_in_an_error(self, caller: Caller) -> None:
-        order = Order(("x",), raw_request("GET", "/v1/x", params={"key": "s3cret"}), 5.0, NEVER)
+        request = raw_request("GET", "/v1/x", params={"key": "s3cret"})
         async with HostileServer(say(whole(500, b"{}"))) as server:
-            call = RawCall(caller.tools(server.base_url), order)
+            call = make_raw_call(caller.tools(server.base_url), request, 5.0, NEVER)
             with pytest.raises(errors.ServerError) as caught:
-                await call.reply()
+                await call.result()
         assert "s3cret" not in str(caught.value)
         assert "s3cret" not in str(caller.events)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 async def test_nobody_listening_means_that_the_service_is_not_running(caller: Caller) -> None:
     base_url = await refused()
     with pytest.raises(errors.ServiceNotRunning) as caught:
-        await caller.call(base_url, retries=RETRIES).completion()
+        await caller.call(base_url, retries=RETRIES).result()
     assert (caught.value.model, caught.value.service) == ("tiny:1", base_url)
     assert type(caught.value) is NOBODY.error
     assert caught.value.attempts == NOBODY.attempts
@@ -50,7 +50,7 @@ async def test_an_answer_without_end_is_bounded(
     monkeypatch.setattr(attempt, "MAX_ANSWER_BYTES", 2**20)
     async with HostileServer(say_for_ever(stream_head(), piece(token("again ")))) as server:
         with pytest.raises(errors.ProtocolError, match=str(2**20)) as caught:
-            await caller.call(server.base_url).completion()
+            await caller.call(server.base_url).result()
         await server.left()
     assert caught.value.partial.startswith("again again ")
 
@@ -60,7 +60,7 @@ async def test_a_deadline_ends_an_answer_without_end(caller: Caller) -> None:
     stream = say_for_ever(stream_head(), piece(token("again ")), pause_s=0.001)
     async with HostileServer(stream) as server:
         with deadline(0.2), pytest.raises(errors.DeadlineExceeded) as caught:
-            await caller.call(server.base_url, deadline=current()).completion()
+            await caller.call(server.base_url, deadline=current()).result()
         await server.left()
     assert caught.value.stage == "streaming"
     assert caught.value.partial.startswith("again again ")
@@ -74,7 +74,7 @@ async def test_an_address_that_does_not_speak_tls_gets_no_request(caller: Caller
     async with HostileServer(plain) as server:
         address = server.base_url.replace("http:", "https:")
         with pytest.raises(errors.ProtocolError, match="certificate") as caught:
-            await caller.call(address).completion()
+            await caller.call(address).result()
     assert caught.value.service == address
     assert server.requests == []
 
@@ -124,14 +124,14 @@ async def test_redirects_are_not_followed(caller: Caller) -> None:
         to = say(head(307, length=0, more=f"Location: {elsewhere.base_url}/\r\n"))
         async with HostileServer(to) as server:
             with pytest.raises(errors.ProtocolError):
-                await caller.call(server.base_url).completion()
+                await caller.call(server.base_url).result()
     assert elsewhere.requests == []
 
 
 async def test_an_error_body_is_read_no_further_than_its_bound(caller: Caller) -> None:
     async with HostileServer(say_for_ever(head(500), piece(b"a" * 9999))) as server:
         with pytest.raises(errors.ServerError) as caught:
-            await caller.call(server.base_url).completion()
+            await caller.call(server.base_url).result()
         await server.left()
     assert len(str(caught.value)) < 3000
 
@@ -140,5 +140,5 @@ async def test_an_oversized_event_is_not_kept(caller: Caller) -> None:
     block = piece(b"a" * 2**18)
     async with HostileServer(say_for_ever(stream_head() + piece(b"data: "), block)) as server:
         with pytest.raises(errors.ProtocolError, match=str(MAX_EVENT_BYTES)):
-            await caller.call(server.base_url).completion()
+            await caller.call(server.base_url).result()
         await server.left()

@@ -54,7 +54,7 @@ def mute_then(plain: Script) -> Script:
 async def test_the_error_of_the_plain_request_is_the_calls(caller: Caller) -> None:
     async with HostileServer(mute_then(say(whole(400, TOO_LONG)))) as server:
         with pytest.raises(errors.ContextOverflow) as caught:
-            await caller.call(server.base_url, retries=2, request=TOO_MUCH).completion()
+            await caller.call(server.base_url, retries=2, request=TOO_MUCH).result()
         assert caught.value.message.startswith("This request requires 100020 total tokens")
         assert not caught.value.message.endswith("(Parameter 'chatRequest')")
         assert (caught.value.prompt_tokens, caught.value.context_length) == (20, 8192)
@@ -69,7 +69,7 @@ async def test_a_mistake_that_comes_as_a_500_is_not_made_again(caller: Caller) -
     )
     async with HostileServer(mute_then(say(whole(500, told.encode())))) as server:
         with pytest.raises(errors.InvalidRequest):
-            await caller.call(server.base_url, retries=2).completion()
+            await caller.call(server.base_url, retries=2).result()
         assert len(server.requests) == 2
 
 
@@ -77,7 +77,7 @@ async def test_where_the_plain_request_succeeds_the_stream_is_tried_again(caller
     """It broke off for another reason than the request."""
     plain = say(whole(200, b'{"choices":[]}'))
     async with HostileServer(mute_then(plain), mute_then(plain), answer("Hello")) as server:
-        answered = await caller.call(server.base_url, retries=2).completion()
+        answered = await caller.call(server.base_url, retries=2).result()
         assert answered.content == "Hello"
         attempts = [each for each in caller.events if isinstance(each, AttemptStarted)]
         assert len(attempts) == 2
@@ -87,13 +87,13 @@ async def test_where_the_plain_request_succeeds_the_stream_is_tried_again(caller
 async def test_a_service_that_dies_meanwhile_is_told_as_such(caller: Caller) -> None:
     async with HostileServer(mute_then(hang_up)) as server:
         with pytest.raises(errors.ServiceCrashed):
-            await caller.call(server.base_url).completion()
+            await caller.call(server.base_url).result()
 
 
 async def test_the_plain_request_is_bounded_as_the_stream_is(caller: Caller) -> None:
     async with HostileServer(mute_then(silent)) as server:
         with pytest.raises(errors.SilenceTimeout):
-            await caller.call(server.base_url, timeout_s=0.2).completion()
+            await caller.call(server.base_url, timeout_s=0.2).result()
         await server.left(1)
 
 
@@ -101,7 +101,7 @@ async def test_a_stream_with_text_is_not_asked_for_again(caller: Caller) -> None
     cut = say(stream_head() + piece(token("Hel")))
     async with HostileServer(cut) as server:
         with pytest.raises(errors.StreamInterrupted) as caught:
-            await caller.call(server.base_url).completion()
+            await caller.call(server.base_url).result()
         assert caught.value.partial == "Hel"
         assert len(server.requests) == 1
 
@@ -110,5 +110,5 @@ async def test_other_generations_are_not_asked_twice(caller: Caller) -> None:
     caller.generation = "sdk-2.1"
     async with HostileServer(MUTE) as server:
         with pytest.raises(errors.StreamInterrupted):
-            await caller.call(server.base_url).completion()
+            await caller.call(server.base_url).result()
         assert len(server.requests) == 1

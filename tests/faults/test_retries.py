@@ -45,7 +45,7 @@ TEMPORARY = {name: fault for name, fault in FAULTS.items() if fault.error and fa
 async def test_after_a_temporary_failure_the_answer_comes(caller: Caller, fault: Fault) -> None:
     """What the table says of the failure that stays holds of one that passes, too."""
     async with HostileServer(fault.script, fault.script, answer("Hello")) as server:
-        completion = await caller.call(server.base_url, retries=3).completion()
+        completion = await caller.call(server.base_url, retries=3).result()
     assert completion.content == "Hello"
     causes = [type(attempt.error) for attempt in completion.attempts]
     assert causes == [fault.error, fault.error, type(None)]
@@ -57,13 +57,13 @@ async def test_after_a_temporary_failure_the_answer_comes(caller: Caller, fault:
 async def test_a_model_that_was_denied_is_an_error_when_it_is_denied_again(caller: Caller) -> None:
     async with HostileServer(say(NOT_LOADED)) as server:
         with pytest.raises(errors.ModelNotLoaded, match="after 3 attempts"):
-            await caller.call(server.base_url, retries=2).completion()
+            await caller.call(server.base_url, retries=2).result()
 
 
 async def test_a_refused_connection_is_tried_again(caller: Caller) -> None:
     base_url = await refused()
     with pytest.raises(errors.ServiceNotRunning) as caught:
-        await caller.call(base_url, retries=2).completion()
+        await caller.call(base_url, retries=2).result()
     assert caught.value.attempts == 3
     assert caller.losses == 3
 
@@ -80,7 +80,7 @@ async def test_a_refused_connection_is_tried_again(caller: Caller) -> None:
 async def test_nothing_is_tried_again_after_the_first_token(caller: Caller, ending: bytes) -> None:
     async with HostileServer(say_stream(ROLE, token("Hi") + ending), answer("Hello")) as server:
         with pytest.raises(errors.FoundryError) as caught:
-            await caller.call(server.base_url, retries=3).completion()
+            await caller.call(server.base_url, retries=3).result()
     assert caught.value.attempts == 1
     assert len(server.requests) == 1
 
@@ -88,27 +88,27 @@ async def test_nothing_is_tried_again_after_the_first_token(caller: Caller, endi
 async def test_no_retries_means_one_attempt(caller: Caller) -> None:
     async with HostileServer(break_off, answer("Hello")) as server:
         with pytest.raises(errors.ServiceCrashed):
-            await caller.call(server.base_url, retries=0).completion()
+            await caller.call(server.base_url, retries=0).result()
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("fault", [hang_up, break_off, say_stream(ROLE)])
 async def test_a_service_that_went_away_is_reported_lost(caller: Caller, fault: Script) -> None:
     async with HostileServer(fault, answer("Hello")) as server:
-        await caller.call(server.base_url, retries=1).completion()
+        await caller.call(server.base_url, retries=1).result()
     assert caller.losses == 1
 
 
 async def test_a_service_that_answers_an_error_is_not_lost(caller: Caller) -> None:
     async with HostileServer(say(whole(500, b""))) as server:
         with pytest.raises(errors.ServerError):
-            await caller.call(server.base_url).completion()
+            await caller.call(server.base_url).result()
     assert caller.losses == 0
 
 
 async def test_a_model_that_is_denied_is_loaded_again(caller: Caller) -> None:
     async with HostileServer(say(NOT_LOADED), answer("Hello")) as server:
-        await caller.call(server.base_url, retries=1).completion()
+        await caller.call(server.base_url, retries=1).result()
     assert caller.loads == [MODEL]
 
 
@@ -118,7 +118,7 @@ async def test_the_services_default_output_is_cut_to_what_fits_the_context(
     """The service adds 2048 output tokens of its own accord and then refuses what it added."""
     refusal = OVERFLOW.format(total=2068, prompt=20, output=2048)
     async with HostileServer(say(whole(400, error_json(refusal))), answer("Hello")) as server:
-        completion = await caller.call(server.base_url).completion()
+        completion = await caller.call(server.base_url).result()
     assert completion.content == "Hello"
     assert "max_tokens" not in server.requests[0].json
     assert server.requests[1].json["max_tokens"] == 1980
@@ -130,7 +130,7 @@ async def test_what_still_does_not_fit_is_not_asked_for_a_third_time(caller: Cal
     refusal = OVERFLOW.format(total=2068, prompt=20, output=2048)
     async with HostileServer(say(whole(400, error_json(refusal)))) as server:
         with pytest.raises(errors.ContextOverflow) as caught:
-            await caller.call(server.base_url, retries=3).completion()
+            await caller.call(server.base_url, retries=3).result()
     assert caught.value.attempts == 2
     assert "2048" not in str(caught.value)
     assert len(server.requests) == 2
@@ -151,7 +151,7 @@ async def test_the_callers_own_bound_is_never_changed(
     request = chat_request([{"role": "user", "content": "Hi"}], **bound)
     async with HostileServer(say(whole(400, error_json(refusal)))) as server:
         with pytest.raises(errors.ContextOverflow) as caught:
-            await caller.call(server.base_url, request=request, retries=3).completion()
+            await caller.call(server.base_url, request=request, retries=3).result()
     error = caught.value
     assert (error.prompt_tokens, error.max_tokens, error.context_length) == (20, 9000, 2000)
     assert len(server.requests) == 1
@@ -161,7 +161,7 @@ async def test_a_prompt_that_fills_the_context_is_not_sent_again(caller: Caller)
     refusal = OVERFLOW.format(total=4048, prompt=2000, output=2048)
     async with HostileServer(say(whole(400, error_json(refusal)))) as server:
         with pytest.raises(errors.ContextOverflow) as caught:
-            await caller.call(server.base_url, retries=3).completion()
+            await caller.call(server.base_url, retries=3).result()
     assert len(server.requests) == 1
     error = caught.value
     assert (error.field, error.prompt_tokens, error.max_tokens) == ("prompt", 2000, None)
@@ -172,15 +172,15 @@ async def test_a_prompt_that_fills_the_context_is_not_sent_again(caller: Caller)
 async def test_a_connection_serves_one_call_after_the_other(caller: Caller) -> None:
     async with HostileServer(answer("Hello")) as server:
         for _ in range(3):
-            await caller.call(server.base_url).completion()
+            await caller.call(server.base_url).result()
     assert [request.connection for request in server.requests] == [0, 0, 0]
 
 
 async def test_a_connection_that_ended_early_is_not_used_again(caller: Caller) -> None:
     half = say_stream(*events("Hello"), stay=True)
     async with HostileServer(half, answer("again")) as server:
-        await caller.call(server.base_url).completion()
+        await caller.call(server.base_url).result()
         await server.left()
-        completion = await caller.call(server.base_url).completion()
+        completion = await caller.call(server.base_url).result()
     assert completion.content == "again"
     assert [request.connection for request in server.requests] == [0, 1]

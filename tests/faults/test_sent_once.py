@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from foundry_api.core.call import EndpointCall, Order, ordered
-from foundry_api.core.chat import ChatCall
+from foundry_api.core.call import Call, CallRequest
+from foundry_api.core.chat import make_chat_call
 from foundry_api.core.embeddings import embed
-from foundry_api.core.raw_request import RawCall, raw_request
+from foundry_api.core.raw_request import make_raw_call, raw_request
 from foundry_api.core.responses import responding
 from foundry_api.core.transcriptions import Listening, Recording
 from foundry_api.resilience.deadline import NEVER
@@ -39,9 +39,6 @@ from .hostile import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from foundry_api.core.responses import Answering
-    from foundry_api.core.transcriptions import Hearing
-
     from .conftest import Caller
     from .hostile import Peer, Script
 
@@ -57,7 +54,7 @@ both_ways = pytest.mark.parametrize("caller", [is_direct, over_a_session], indir
 
 
 async def chat(caller: Caller, base_url: str, retries: int) -> Any:
-    return await caller.call(base_url, retries=retries).completion()
+    return await caller.call(base_url, retries=retries).result()
 
 
 async def stream(caller: Caller, base_url: str, retries: int) -> Any:
@@ -67,12 +64,12 @@ async def stream(caller: Caller, base_url: str, retries: int) -> Any:
 async def respond(
     caller: Caller, base_url: str, retries: int, *, store: bool = False, is_stream: bool = False
 ) -> Any:
-    asking: Answering = responding("Hi", {"store": store})
-    order = ordered(asking, "tiny", 5.0, NEVER)
-    call = EndpointCall(caller.tools(base_url, retries=retries), order, lambda told: told.text)
+    asking = responding("Hi", {"store": store})
+    order = CallRequest(("tiny",), asking, 5.0, NEVER)
+    call = Call(caller.tools(base_url, retries=retries), order, asking)
     if is_stream:
-        return [each async for each in call.pieces()]
-    return await call.whole()
+        return [each async for each in call.chunks()]
+    return await call.result()
 
 
 async def store(caller: Caller, base_url: str, retries: int) -> Any:
@@ -89,15 +86,15 @@ async def vectors(caller: Caller, base_url: str, retries: int) -> Any:
 
 
 async def transcribe(caller: Caller, base_url: str, retries: int) -> Any:
-    asking: Hearing = Listening(Recording(__file__), {})
-    order = ordered(asking, "tiny", 5.0, NEVER)
+    asking = Listening(Recording(__file__), {})
+    order = CallRequest(("tiny",), asking, 5.0, NEVER)
     tools = caller.tools(base_url, retries=retries)
-    return await EndpointCall(tools, order, lambda told: told.text).whole()
+    return await Call(tools, order, asking).result()
 
 
 async def post(caller: Caller, base_url: str, retries: int) -> Any:
-    order = Order(("x",), raw_request("POST", "/v1/x", json={}), 5.0, NEVER)
-    return await RawCall(caller.tools(base_url, retries=retries), order).reply()
+    request, tools = raw_request("POST", "/v1/x", json={}), caller.tools(base_url, retries=retries)
+    return await make_raw_call(tools, request, 5.0, NEVER).result()
 
 
 REPEATABLE: list[Way] = [chat, stream, respond, vectors, transcribe]
@@ -201,8 +198,8 @@ async def test_a_request_that_may_be_repeated_survives_a_pool_of_dead_connection
     pool = Pool(hang_up, 3)
     async with HostileServer(*pool.scripts, lists) as server:
         await pool.warm(caller, server.base_url)
-        order = Order(("x",), raw_request("GET", "/v1/x"), 5.0, NEVER)
-        reply = await RawCall(caller.tools(server.base_url), order).reply()
+        request = raw_request("GET", "/v1/x")
+        reply = await make_raw_call(caller.tools(server.base_url), request, 5.0, NEVER).result()
     assert len(reply.attempts) == 1
 
 
@@ -262,7 +259,9 @@ async def test_a_connection_that_was_closed_while_it_was_idle_costs_the_caller_n
     """Also where the event loop was busy, and has not taken note of it yet."""
     tools = caller.tools(closer.base_url)
     for sent in (1, 2, 3):
-        completion = await ChatCall(tools, Order(("tiny",), REQUEST, 5.0, NEVER)).completion()
+        completion = await make_chat_call(
+            tools, CallRequest(("tiny",), REQUEST, 5.0, NEVER)
+        ).result()
         assert completion.content == "Hello"
         assert closer.requests == sent
         assert closer.closed.wait(5)  # blocks the event loop on purpose
@@ -279,7 +278,7 @@ async def test_a_call_that_is_cancelled_is_not_sent_again(caller: Caller) -> Non
     async with HostileServer(*pool.scripts, answer("again")) as server:
         await pool.warm(caller, server.base_url)
         server.asked.clear()
-        task = asyncio.create_task(caller.call(server.base_url, retries=2).completion())
+        task = asyncio.create_task(caller.call(server.base_url, retries=2).result())
         await server.asked.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -51,7 +51,7 @@ SIGNS_OF_LIFE: dict[str, Script] = {
 async def test_silence_ends_the_call_and_frees_the_engine(caller: Caller, script: Script) -> None:
     async with HostileServer(script, answer("Hello")) as server:
         with pytest.raises(errors.SilenceTimeout) as caught:
-            await caller.call(server.base_url, retries=3, timeout_s=SILENCE_S).completion()
+            await caller.call(server.base_url, retries=3, timeout_s=SILENCE_S).result()
         await server.left()
     error = caught.value
     assert (error.limit_s, error.partial, error.attempts) == (SILENCE_S, "", 1)
@@ -63,7 +63,7 @@ async def test_a_stalled_stream_tells_the_text_so_far(caller: Caller) -> None:
     script = say_stream(ROLE, token("Hel"), token("lo"), stay=True)
     async with HostileServer(script) as server:
         with pytest.raises(errors.SilenceTimeout) as caught:
-            await caller.call(server.base_url, timeout_s=0.3).completion()
+            await caller.call(server.base_url, timeout_s=0.3).result()
         await server.left()
     assert caught.value.partial == "Hello"
 
@@ -75,7 +75,7 @@ async def test_signs_of_life_without_a_token_end_too(
     monkeypatch.setattr(silence, "KEEP_ALIVE_CAP", 2)
     async with HostileServer(script) as server:
         with pytest.raises(errors.SilenceTimeout, match="signs of life") as caught:
-            await caller.call(server.base_url, timeout_s=0.2).completion()
+            await caller.call(server.base_url, timeout_s=0.2).result()
         await server.left()
     assert caught.value.limit_s == pytest.approx(0.4)
 
@@ -95,7 +95,7 @@ async def test_leaving_the_loop_early_closes_the_connection(caller: Caller) -> N
 )
 async def test_cancelling_a_call_closes_the_connection(caller: Caller, script: Script) -> None:
     async with HostileServer(script) as server:
-        task = asyncio.create_task(caller.call(server.base_url, retries=3).completion())
+        task = asyncio.create_task(caller.call(server.base_url, retries=3).result())
         await server.asked.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -108,7 +108,7 @@ async def test_a_timeout_of_the_callers_own_stays_the_callers(caller: Caller) ->
     async with HostileServer(silent) as server:
         with pytest.raises(TimeoutError) as caught:
             async with asyncio.timeout(SILENCE_S):
-                await caller.call(server.base_url).completion()
+                await caller.call(server.base_url).result()
         await server.left()
     assert type(caught.value) is TimeoutError
 
@@ -122,7 +122,7 @@ async def test_cancelling_a_wait_before_the_next_attempt_sends_no_more(caller: C
 
     async with HostileServer(say(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")) as server:
         caller.sleep = sleep
-        task = asyncio.create_task(caller.call(server.base_url, retries=3).completion())
+        task = asyncio.create_task(caller.call(server.base_url, retries=3).result())
         await waiting.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -30,7 +30,7 @@ CAP = 2
 
 
 async def whole(call: ChatCall) -> str:
-    return (await call.completion()).content
+    return (await call.result()).content
 
 
 async def streamed(call: ChatCall) -> str:
@@ -55,7 +55,7 @@ async def test_the_outcome_of_a_fault(
 ) -> None:
     async with HostileServer(fault.script) as server, asyncio.timeout(HANG_S):
         if fault.pooled:
-            await caller.call(server.base_url).completion()
+            await caller.call(server.base_url).result()
             caller.events.clear()
         call = caller.call(server.base_url, retries=RETRIES, timeout_s=fault.timeout_s)
         if fault.error is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from foundry_api.core.call import CallTools
+from foundry_api.core.call import CallContext
 from foundry_api.core.service_pool import Service, Services
 from foundry_api.resilience.backoff import Backoff
 from foundry_api.resilience.breaker import BreakerSettings, CircuitBreaker
@@ -37,10 +37,10 @@ def tools_of(
     sleep: Callable[[float], Awaitable[None]],
     clock: Callable[[], float] = time.perf_counter,
     listener: Listener = lambda _: None,
-) -> CallTools:
+) -> CallContext:
     """What the calls of a client share, with a backoff that is not random: 0.1, 0.2, 0.4 s."""
     backoff = Backoff(0.1, 5.0, uniform=lambda _, high: high)
-    return CallTools(
+    return CallContext(
         services=Services(services, lambda: services[0]),
         retry=Retry(retries, backoff, RetryBudget(), sleep),
         events=Events(listener),

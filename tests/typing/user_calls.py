@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 from foundry_api import (
     AlertCommand,
     AlertWebhook,
-    Attempt,
+    AttemptRecord,
     BatchKeywords,
     BatchRequest,
     BatchResult,
@@ -368,7 +368,7 @@ async def manage(client: FoundryAPIClient) -> list[str]:
 
 def facts(response: Completion) -> tuple[int, list[str], bytes]:
     assert_type(response.usage, Usage)
-    assert_type(response.attempts, tuple[Attempt, ...])
+    assert_type(response.attempts, tuple[AttemptRecord, ...])
     reason: FinishReason = response.finish_reason
     generation: Generation = response.generation
     causes = [str(attempt.error) for attempt in response.attempts if attempt.error]

@@ -17,7 +17,7 @@ import foundry_api
 PUBLIC = [
     "AlertCommand",
     "AlertWebhook",
-    "Attempt",
+    "AttemptRecord",
     "AttemptStarted",
     "Auth",
     "BatchCancelled",

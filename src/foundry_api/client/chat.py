@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from foundry_api.core.cache.calls import CachedCall
-    from foundry_api.core.call import Order
+    from foundry_api.core.call import CallRequest
     from foundry_api.core.chat import ChatCall
     from foundry_api.core.options import ChatOptions, CheckedOptions
     from foundry_api.structured.expectation import Expectation
@@ -135,16 +135,18 @@ class ChatMethods(ABC):
             StructuredOutputError: No answer passed, it was cut, or `parser` or a validator failed;
                 `.partial` has its text.
         """
-        return await self._answer(
-            prompt_turns(prompt, system),
-            options,
-            repairs,
+        messages = prompt_turns(prompt, system)
+        check_repairs(repairs)
+        expectation = expectation_of(
             response_model=response_model,
             choice=choice,
             grammar=grammar,
             parser=parser,
             validators=validators,
         )
+        if expectation is None:
+            return await self._call(self._order(messages, options, is_validated=True)).result()
+        return await self._expected(messages, options, repairs, expectation, is_validated=True)
 
     def stream_complete(
         self,
@@ -183,6 +185,7 @@ class ChatMethods(ABC):
         return self._stream(
             prompt_turns(prompt, system),
             options,
+            is_validated=True,
             response_model=response_model,
             choice=choice,
             grammar=grammar,
@@ -268,16 +271,15 @@ class ChatMethods(ABC):
             repairs: As in `complete`.
             options: See `ChatOptions`.
         """
-        return await self._answer(
-            messages,
-            options,
-            repairs,
+        check_repairs(repairs)
+        expectation = expectation_of(
             response_model=response_model,
             choice=choice,
             grammar=grammar,
             parser=parser,
             validators=validators,
         )
+        return await self._expected(messages, options, repairs, expectation)
 
     def stream_chat(
         self,
@@ -314,25 +316,22 @@ class ChatMethods(ABC):
             validators=validators,
         )
 
-    async def _answer(
-        self, messages: Turns, options: ChatOptions, repairs: int, **wanted: Any
-    ) -> Completion[Any]:
-        check_repairs(repairs)
-        return await self._expected(messages, options, repairs, expectation_of(**wanted))
-
     async def _expected(
         self,
         messages: Turns,
         options: ChatOptions,
         repairs: int,
         expectation: Expectation | None,
+        *,
+        is_validated: bool = False,
     ) -> Completion[Any]:
         """The answer to a conversation, where it is known what it has to be."""
         if expectation is None:
-            return await self._call(self._order(messages, options)).completion()
+            order = self._order(messages, options, is_validated=is_validated)
+            return await self._call(order).result()
         from foundry_api.structured.repair import answered  # noqa: PLC0415 - few calls need it
 
-        order = self._order(messages, options, expectation.constraint)
+        order = self._order(messages, options, expectation.constraint, is_validated=is_validated)
 
         async def ask(
             turns: tuple[Message, ...], constraint: Constraint | None, repetitions: int
@@ -340,21 +339,22 @@ class ChatMethods(ABC):
             request = structs.replace(
                 _sampled(order.request, repetitions), messages=turns, constraint=constraint
             )
-            return await self._call(structs.replace(order, request=request)).completion()
+            return await self._call(structs.replace(order, request=request)).result()
 
         return await answered(
             ask, order.request.messages, expectation, repairs=repairs, deadline=order.deadline
         )
 
     def _stream(
-        self, messages: Turns, options: ChatOptions, **wanted: Any
+        self, messages: Turns, options: ChatOptions, *, is_validated: bool = False, **wanted: Any
     ) -> AsyncGenerator[Chunk]:
         expectation = expectation_of(**wanted)
         if expectation is None:
-            return self._call(self._order(messages, options)).chunks()
+            order = self._order(messages, options, is_validated=is_validated)
+            return self._call(order).chunks()
         from foundry_api.structured.streaming import parsed_chunks  # noqa: PLC0415 - as above
 
-        order = self._order(messages, options, expectation.constraint)
+        order = self._order(messages, options, expectation.constraint, is_validated=is_validated)
         return parsed_chunks(self._call(order).chunks(), expectation)
 
     @abstractmethod
@@ -363,11 +363,13 @@ class ChatMethods(ABC):
         messages: Turns,
         options: ChatOptions,
         constraint: Constraint | None = None,
-    ) -> Order[ChatRequest]:
-        """What the caller ordered, checked."""
+        *,
+        is_validated: bool = False,
+    ) -> CallRequest[ChatRequest]:
+        """What the caller ordered, checked; the messages too, unless they were before."""
 
     @abstractmethod
-    def _call(self, order: Order[ChatRequest]) -> ChatCall | CachedCall:
+    def _call(self, order: CallRequest[ChatRequest]) -> ChatCall | CachedCall:
         """A call for it."""
 
 
@@ -382,10 +384,6 @@ def _sampled(request: ChatRequest, repetitions: int) -> ChatRequest:
     )
 
 
-def _is_given(value: object) -> bool:
-    return value is not None and not (type(value) is tuple and not value)
-
-
 def expectation_of(**given: Any) -> Expectation | None:
     """What an answer has to be; None for any answer.
 
@@ -395,7 +393,10 @@ def expectation_of(**given: Any) -> Expectation | None:
     Raises:
         InvalidRequest: One is at fault, or two say different things.
     """
-    if not any(map(_is_given, given.values())):
+    for value in given.values():
+        if value is not None and not (type(value) is tuple and not value):
+            break
+    else:
         return None
     from foundry_api.structured.expectation import Expectation  # noqa: PLC0415 - few calls need it
 

@@ -12,13 +12,13 @@ from foundry_api.client.models import Models
 from foundry_api.client.responses import Responses
 from foundry_api.client.tools import ToolMethods
 from foundry_api.core.cache.base import ResponseCache
-from foundry_api.core.call import Order
-from foundry_api.core.chat import ChatCall
+from foundry_api.core.call import CallRequest
+from foundry_api.core.chat import make_chat_call
 from foundry_api.core.options import ChatOptions
 from foundry_api.core.residency.policy import ModelResidency
 from foundry_api.core.runtime import Backend
 from foundry_api.resilience.breaker import BreakerSettings
-from foundry_api.resilience.deadline import Deadline, bounded
+from foundry_api.resilience.deadline import Deadline, bounded, current
 from foundry_api.resilience.limiter import LimiterSettings
 from foundry_api.types.checks import (
     chat_request,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from foundry_api.core.cache.calls import CachedCall
+    from foundry_api.core.chat import ChatCall
     from foundry_api.core.service_pool import Service
     from foundry_api.monitor.health import HealthStatus
     from foundry_api.resilience.breaker import CircuitBreaker
@@ -58,6 +59,8 @@ ARGUMENTS = {
     "connect_timeout_s": "connect_timeout",
 }
 """Arguments of a client that have other names than their settings."""
+
+_OPTIONS = frozenset(ChatOptions.__annotations__)
 
 KINDS: dict[str, type] = {
     "limiter": LimiterSettings,
@@ -260,12 +263,21 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointCalls, BatchMethods):
         messages: Iterable[Message | Mapping[str, Any]],
         options: ChatOptions,
         constraint: Constraint | None = None,
-    ) -> Order[ChatRequest]:
-        self._backend.check_open()
-        check_known(options, ChatOptions.__annotations__.keys())
-        timeout_s = check_timeout(options.get("timeout"))
-        return Order(
-            models=model_names(options.get("model")) or (self.settings.model,),
+        *,
+        is_validated: bool = False,
+    ) -> CallRequest[ChatRequest]:
+        settings = self.settings
+        if self._backend.closed:
+            self._backend.check_open()
+        if not options.keys() <= _OPTIONS:
+            check_known(options, _OPTIONS)
+        model, timeout = options.get("model"), options.get("timeout")
+        deadline_s, download = options.get("deadline"), options.get("download")
+        timeout_s = None if timeout is None else check_timeout(timeout)
+        if deadline_s is None:
+            deadline_s = settings.deadline_s
+        return CallRequest(
+            models=(settings.model,) if model is None else model_names(model),
             request=chat_request(
                 messages,
                 max_tokens=options.get("max_tokens"),
@@ -277,18 +289,19 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointCalls, BatchMethods):
                 tool_choice=options.get("tool_choice"),
                 constraint=constraint,
                 extra=options.get("extra"),
+                is_validated=is_validated,
             ),
-            timeout_s=self.settings.timeout_s if timeout_s is None else timeout_s,
-            deadline=Deadline.of(options.get("deadline"), self.settings.deadline_s),
-            download=check_flag("download", options.get("download")),
-            cache=check_cache(options.get("cache", "auto")),
+            timeout_s=settings.timeout_s if timeout_s is None else timeout_s,
+            deadline=current() if deadline_s is None else Deadline.after(deadline_s),
+            download=download is not None and check_flag("download", download),
+            cache=check_cache(options["cache"]) if "cache" in options else "auto",
         )
 
-    def _call(self, order: Order[ChatRequest]) -> ChatCall | CachedCall:
+    def _call(self, order: CallRequest[ChatRequest]) -> ChatCall | CachedCall:
         cached = self._backend.cached
         if cached is not None and cached.serves(order):
             return cached.call(order)
-        return ChatCall(self._backend.tools, order)
+        return make_chat_call(self._backend.tools, order)
 
 
 def _credential(

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from foundry_api.core.call import EndpointCall, Order, Outcome, ordered
+from foundry_api.core.call import Call, CallRequest
 from foundry_api.core.embeddings import BATCH_SIZE, check_batch_size, checked_texts, embed
 from foundry_api.core.options import ModelOptions, TimeOptions, bounds
-from foundry_api.core.raw_request import RawCall, raw_request
+from foundry_api.core.raw_request import make_raw_call, raw_request
 from foundry_api.core.transcriptions import Joined, Listening, Recording, speech_options
 from foundry_api.types.checks import check_flag, check_name
 from foundry_api.types.errors import FoundryError
@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from foundry_api.core.runtime import Backend
-    from foundry_api.core.transcriptions import Hearing
     from foundry_api.types.results import Embeddings, RawReply, Transcription
     from foundry_api.types.settings import Settings
-    from foundry_api.wire.endpoints.transcriptions import Heard
 
 __all__ = ["EndpointCalls"]
 
@@ -182,14 +180,13 @@ class EndpointCalls:
         """
         asked = raw_request(method, path, json=json, params=params, headers=headers)
         timeout_s, deadline = bounds(self._backend, options)
-        order = Order((asked.name,), asked, timeout_s, deadline)
-        return await RawCall(self._backend.tools, order).reply()
+        return await make_raw_call(self._backend.tools, asked, timeout_s, deadline).result()
 
     async def _pieces(
         self,
         recording: Recording,
         spoken: dict[str, Any],
-        order: Order[Hearing],
+        order: CallRequest[Listening],
         joined: Joined,
     ) -> AsyncGenerator[TranscriptionChunk]:
         """What is said in each part of the recording, and where the time went as the last."""
@@ -206,25 +203,23 @@ class EndpointCalls:
         yield joined.last_chunk()
 
     async def _part(
-        self, order: Order[Hearing], joined: Joined
+        self, order: CallRequest[Listening], joined: Joined
     ) -> AsyncGenerator[TranscriptionChunk]:
         is_streamed = False
-        async with aclosing(self._heard(order).pieces()) as pieces:
+        call = Call(self._backend.tools, order, order.request)
+        async with aclosing(call.chunks()) as pieces:
             async for piece in pieces:
-                if isinstance(piece, Outcome):
-                    text, model = piece.result[0], piece.model.id
-                    if not is_streamed and text:
-                        yield TranscriptionChunk(joined.add(text), model)
-                    joined.end_part(piece)
-                else:
-                    is_streamed = True
-                    yield replace(piece, text=joined.add(piece.text))
+                is_streamed = True
+                yield replace(piece, text=joined.add(piece.text))
+        text = call.outcome.result[0]
+        if not is_streamed and text:
+            yield TranscriptionChunk(joined.add(text), call.outcome.model.id)
+        joined.end_part(call.outcome)
 
-    def _heard(self, order: Order[Hearing]) -> EndpointCall[TranscriptionChunk, Heard]:
-        return EndpointCall(self._backend.tools, order, lambda piece: piece.text)
-
-    def _ordered(self, asking: Hearing, model: str, options: ModelOptions) -> Order[Hearing]:
+    def _ordered(
+        self, asking: Listening, model: str, options: ModelOptions
+    ) -> CallRequest[Listening]:
         timeout_s, deadline = bounds(self._backend, options)
         download = check_flag("download", options.get("download"))
         name = check_name("model", model)
-        return ordered(asking, name, timeout_s, deadline, download=download)
+        return CallRequest((name,), asking, timeout_s, deadline, download)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import msgspec
 
-from foundry_api.core.call import EndpointCall, Order, Outcome, ordered
+from foundry_api.core.call import Call, CallRequest
 from foundry_api.core.options import ResponseOptions, TimeOptions, bounds
-from foundry_api.core.raw_request import RawCall, raw_request
+from foundry_api.core.raw_request import make_raw_call, raw_request
 from foundry_api.core.responses import checked_id, reader_of, responding
 from foundry_api.types.checks import check_flag, check_name, check_whole
 from foundry_api.types.errors import (
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from foundry_api.core.connection import Connection
+    from foundry_api.core.operation import Outcome
     from foundry_api.core.residency.stored_responses import Hold
-    from foundry_api.core.responses import Answering, Input, Responding
+    from foundry_api.core.responses import Input, Responding
     from foundry_api.core.runtime import Backend
     from foundry_api.core.service_pool import Service
     from foundry_api.types.results import RawReply, ResponseItem
@@ -264,7 +265,7 @@ class Responses:
 
     async def respond(self, asking: Responding, options: ResponseOptions) -> Response:
         """A response that was checked. `create` is for callers."""
-        return _completed(await self._call(asking, options).whole())
+        return _completed(await self._call(asking, options).result())
 
     def events(self, asking: Responding, options: ResponseOptions) -> AsyncGenerator[ResponseEvent]:
         """The events of a response that was checked. `stream` is for callers."""
@@ -272,15 +273,14 @@ class Responses:
 
     def _call(
         self, asking: Responding, options: ResponseOptions
-    ) -> EndpointCall[ResponseEvent, Response]:
+    ) -> Call[ResponseEvent, Outcome[Response]]:
         timeout_s, deadline = bounds(self._backend, options)
         given = options.get("model")
         model = self._backend.settings.model if given is None else check_name("model", given)
-        answering: Answering = asking
         download = check_flag("download", options.get("download"))
-        order = ordered(answering, model, timeout_s, deadline, download=download)
+        order = CallRequest((model,), asking, timeout_s, deadline, download)
         service = self._keeper(asking.members.get("previous_response_id"))
-        return EndpointCall(self._backend.tools, order, lambda event: event.text, service)
+        return Call(self._backend.tools, order, asking, service)
 
     def _keeper(self, response_id: str | None) -> Service | None:
         """The service that keeps a response of this client's."""
@@ -327,22 +327,23 @@ class Responses:
                 service=connection.base_url,
             )
         request = raw_request(method, connection.dialect.path(catalog, route))
-        order = Order((request.name,), request, timeout_s, deadline)
-        return connection, await RawCall(self._backend.tools, order, service).reply()
+        call = make_raw_call(self._backend.tools, request, timeout_s, deadline, service)
+        return connection, await call.result()
 
 
-async def _told(call: EndpointCall[ResponseEvent, Response]) -> AsyncGenerator[ResponseEvent]:
+async def _told(
+    call: Call[ResponseEvent, Outcome[Response]],
+) -> AsyncGenerator[ResponseEvent]:
     """The events of a call; the last one has its times and attempts."""
     last: ResponseEvent | None = None
-    async with aclosing(call.pieces()) as pieces:
+    async with aclosing(call.chunks()) as pieces:
         async for piece in pieces:
-            if isinstance(piece, Outcome):
-                if last is not None:
-                    yield msgspec.structs.replace(last, response=_completed(piece))
-            elif piece.type in _TERMINAL:
+            if piece.type in _TERMINAL:
                 last = piece
             else:
                 yield piece
+    if last is not None:
+        yield msgspec.structs.replace(last, response=_completed(call.outcome))
 
 
 def _completed(outcome: Outcome[Response]) -> Response:

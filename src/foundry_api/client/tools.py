@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from foundry_api.core.cache.calls import CachedCall
-    from foundry_api.core.call import Order
+    from foundry_api.core.call import CallRequest
     from foundry_api.core.chat import ChatCall
     from foundry_api.core.options import ChatOptions, RunOptions
     from foundry_api.core.tool_loop import ToolLoop
-    from foundry_api.tools.definition import ToolLike
+    from foundry_api.tools.definition import Tool, ToolLike
     from foundry_api.tools.executor import OnError
     from foundry_api.tools.results import ToolResult, ToolRun
-    from foundry_api.types.messages import ChatRequest, Chunk, Message
+    from foundry_api.types.messages import ChatRequest, Chunk, Constraint, Message
 
 __all__ = ["ToolMethods"]
 
@@ -108,17 +108,25 @@ class ToolMethods(ABC):
         # Most programs call no tools.
         from foundry_api.core.tool_loop import tool_loop  # noqa: PLC0415
 
+        is_prompt = isinstance(messages, str)
         turns = prompt_turns(messages) if isinstance(messages, str) else messages
-        return tool_loop(
-            self._call, lambda known: self._order(turns, {**options, "tools": known}), tools, limits
-        )
+
+        def order(known: Sequence[Tool]) -> CallRequest[ChatRequest]:
+            return self._order(turns, {**options, "tools": known}, is_validated=is_prompt)
+
+        return tool_loop(self._call, order, tools, limits)
 
     @abstractmethod
     def _order(
-        self, messages: Iterable[Message | Mapping[str, Any]], options: ChatOptions
-    ) -> Order[ChatRequest]:
-        """What the caller ordered, checked."""
+        self,
+        messages: Iterable[Message | Mapping[str, Any]],
+        options: ChatOptions,
+        constraint: Constraint | None = None,
+        *,
+        is_validated: bool = False,
+    ) -> CallRequest[ChatRequest]:
+        """What the caller ordered, checked; the messages too, unless they were before."""
 
     @abstractmethod
-    def _call(self, order: Order[ChatRequest]) -> ChatCall | CachedCall:
+    def _call(self, order: CallRequest[ChatRequest]) -> ChatCall | CachedCall:
         """A call for it."""

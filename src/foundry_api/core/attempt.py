@@ -1,13 +1,14 @@
 """One HTTP request for a call, from its turn in the queue to the end of its answer.
 
-What every kind of call has in common: finding the service, having the model in memory, waiting for
-a turn, and telling the guards how it ended.
+`acquire` finds the service, has the model in memory and waits for a turn; `send` sends the request;
+`read` and `finish` read the answer; `close` frees what was held and reports to the guards.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from foundry_api.resilience.limiter import Moved
 from foundry_api.types.errors import (
@@ -23,56 +24,91 @@ from foundry_api.types.errors import (
     SilenceTimeout,
     StreamInterrupted,
 )
-from foundry_api.types.serialization import header_text
 from foundry_api.wire.dialects.base import error_of
+from foundry_api.wire.encoding import DECODED
 from foundry_api.wire.transport import OK, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Mapping
 
     from foundry_api.core.connection import Connection
+    from foundry_api.core.operation import Decoder, Operation
     from foundry_api.core.residency.usage import ModelUses
     from foundry_api.core.service_pool import Service
     from foundry_api.resilience.breaker import Permit
     from foundry_api.resilience.limiter import Slot
     from foundry_api.resilience.silence import Watch
-    from foundry_api.types.capabilities import Capabilities
     from foundry_api.types.messages import Model
-    from foundry_api.wire.transport import Request, Response
+    from foundry_api.wire.transport import Response
 
-__all__ = ["GuardedAttempt"]
+__all__ = ["Attempt"]
 
 log = logging.getLogger("foundry_api")
 
-_T = TypeVar("_T")
+_P = TypeVar("_P")
 
 ERROR_BODY_BYTES = 64 * 2**10
 MAX_ANSWER_BYTES = 256 * 2**20
 """Bound of one answer: a million tokens, with the 250 bytes that each takes on the wire."""
 
+DRAIN_TIMEOUT_S = 0.1
+"""How long the end of a body that is complete may take, before its connection is given up."""
 
-class GuardedAttempt:
-    """Has what one request needs, and sends it. `close` has to be called, however it ends.
+SERVICE_GONE_ERRORS = (ServiceNotRunning, ServiceCrashed, StreamInterrupted)
+"""After these the service may have moved, or be another one."""
 
-    What it sends and how its answer is read is for the kinds of calls to say.
+SERVICE_FAULT_ERRORS = (ServiceError, SilenceTimeout)
+"""The service is guilty of these; of the others nobody, or the caller."""
+
+
+class Attempt(Generic[_P]):
+    """Makes one request. `close` has to be called, however it ends.
 
     Args:
-        service: Whom to ask.
+        service: The service to ask.
+        operation: What is asked, and how the answer is read.
         watch: Bounds its waiting.
         clock: Seconds of a monotonic clock.
 
     Attributes:
-        service: As above.
+        service: The service to ask.
         connection: Set once the service was found.
-        model: Set once its name was resolved.
+        model: Set once its name was resolved; stays None for an operation that needs none.
         queued_s: Seconds that it waited for its turn.
         sent_at: When the request was sent, on the clock; before, when the attempt began.
-        first_token_at: When the first text came, on the clock.
+        was_sent: Whether its request was sent, or was about to be.
+        first_token_at: When the first token came, on the clock.
+        status: The HTTP status of the answer.
+        headers: The headers of the answer.
     """
+
+    __slots__ = (
+        "_ahead",
+        "_bytes",
+        "_clock",
+        "_decoder",
+        "_deferred_error",
+        "_operation",
+        "_permit",
+        "_response",
+        "_slot",
+        "_uses",
+        "_watch",
+        "connection",
+        "first_token_at",
+        "headers",
+        "model",
+        "queued_s",
+        "sent_at",
+        "service",
+        "status",
+        "was_sent",
+    )
 
     def __init__(
         self,
         service: Service,
+        operation: Operation[_P, Any, Any],
         watch: Watch,
         clock: Callable[[], float],
     ) -> None:
@@ -82,26 +118,32 @@ class GuardedAttempt:
         self.model: Model | None = None
         self.queued_s = 0.0
         self.sent_at = clock()
+        self.was_sent = False
         self.first_token_at: float | None = None
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+        self._operation = operation
         self._watch = watch
         self._clock = clock
         self._permit: Permit | None = None
         self._slot: Slot | None = None
         self._uses: ModelUses | None = None
         self._response: Response | None = None
-        self._behind: FoundryError | None = None
-        self._sent = False
+        self._decoder: Decoder[_P, Any] | None = None
+        self._deferred_error: FoundryError | None = None
+        self._ahead = b""
         self._bytes = 0
 
-    async def prepare(
-        self, name: str, *, download: bool, again: bool, may_move: bool = False
+    async def acquire(
+        self, name: str, *, download: bool, requeued: bool, may_move: bool = False
     ) -> None:
         """Find the service, have the model in memory, and wait for a turn.
 
         Args:
             name: The model's name as the caller said it.
             download: Whether a model that is not here may be downloaded first.
-            again: Whether the call waited for its turn before, so that it need not line up again.
+            requeued: Whether the call waited for its turn before, so that it need not line up
+                again.
             may_move: Whether another service may serve it as well.
 
         Raises:
@@ -109,14 +151,103 @@ class GuardedAttempt:
             UnsupportedFeature: The service cannot do what the caller wants.
             FoundryError: There is no service, no such model, no turn, or no time for it.
         """
-        await self._find(name, download=download)
-        self._slot = self.service.limiter.try_acquire()
+        service, operation = self.service, self._operation
+        if not operation.needs_model:
+            self._permit = service.breaker.try_enter() or await self._enter_breaker()
+            with self._watch:
+                self.connection = await service.connect()
+            if operation.needs_slot:
+                self._slot = service.limiter.try_acquire()
+                if self._slot is None:
+                    await self._wait_for_slot(requeued=requeued)
+            return
+        connection, model = await self._resolve(name, download=download)
+        self._slot = service.limiter.try_acquire()
         if self._slot is None:
-            await self._queue(again=again, may_move=may_move)
+            await self._wait_for_slot(requeued=requeued, may_move=may_move)
             # What was found before the wait may be gone since.
-            await self._find(name, download=download)
-        connection, model = self.found
+            connection, model = await self._resolve(name, download=download)
         self._uses = connection.memory.begin(model.id)
+
+    async def send(self, first_s: float, gap_s: float) -> None:
+        """Send the request and wait for the head of its answer.
+
+        Args:
+            first_s: Bound of the silence before the first token.
+            gap_s: Bound of the silence between two tokens.
+
+        Raises:
+            FoundryError: The service refused it, failed, or said nothing.
+        """
+        connection, model = self.target
+        operation, watch = self._operation, self._watch
+        if operation.verifies:
+            with watch:
+                await operation.verify(connection, model)
+        self._decoder = operation.decoder(connection, model)
+        request = operation.request(connection, model)
+        watch.listen(first_s, gap_s)
+        self.sent_at = self._clock()
+        self.was_sent = True
+        with watch:
+            self._response = response = await connection.transport.send(request)
+        self.status, self.headers = response.status, response.headers
+        if operation.accepts(response):
+            return
+        is_readable, self._ahead = await operation.inspect(
+            response, partial(self._read_block, response)
+        )
+        if not is_readable:
+            raise operation.refusal(await self._error_from_response(response, self._ahead))
+
+    async def read(self) -> list[_P]:
+        """Return the next chunks of the answer, at least one; none at its end.
+
+        Raises:
+            FoundryError: The answer broke off, or says that it failed.
+        """
+        if self._deferred_error is not None:
+            raise self._deferred_error
+        response, decoder = self._response, self._decoder
+        if response is None or decoder is None:
+            raise StreamInterrupted("the stream is closed")
+        while not decoder.done:
+            block, self._ahead = self._ahead, b""
+            if not block:
+                # As `_read_block`, without the call: this runs for every packet.
+                try:
+                    with self._watch:
+                        block = await response.read()
+                except StreamInterrupted as error:
+                    raise await self._explain_interruption(error) from error
+                self._bytes += len(block)
+                if self._bytes > MAX_ANSWER_BYTES:
+                    raise _too_large()
+            if not block:
+                return self._read_cut_event(decoder)
+            if chunks := self._collect(decoder, block):
+                return chunks
+        return []
+
+    async def finish(self) -> Any:
+        """Return what the decoder made of the answer, once all of it was read.
+
+        Raises:
+            StreamInterrupted: The body ended before the answer did.
+        """
+        response, decoder = self._response, self._decoder
+        if response is None or decoder is None:
+            raise StreamInterrupted("the stream is closed")
+        try:
+            value = decoder.finish()
+        except StreamInterrupted as error:
+            coding = response.headers.get("Content-Encoding", "").strip().lower()
+            if coding and coding not in {"identity", *DECODED}:
+                raise ProtocolError(f"the answer is encoded as {coding}, unasked") from error
+            raise
+        if not response.ended and self._operation.may_drain(value):
+            await self._drain(response)
+        return value
 
     def close(self, error: BaseException | None = None) -> None:
         """Free what the attempt held, and tell the guards of the service how it ended.
@@ -125,9 +256,12 @@ class GuardedAttempt:
             error: Why it ended early; None if it was answered.
         """
         self.service.attempts.discard(self)
-        self._drop_response()
-        self._tell_breaker(error)
-        self._blame(error)
+        response, self._response = self._response, None
+        if response is not None:
+            response.close()
+        self._record_outcome(error)
+        if error is not None:
+            self._invalidate_state(error)
         if self._uses is not None and self.connection is not None:
             self.connection.memory.end(self._uses)
             self._uses = None
@@ -136,142 +270,121 @@ class GuardedAttempt:
             self._slot = None
 
     @property
-    def reached(self) -> Connection:
-        """The service, once it was found."""
-        if self.connection is None:
-            raise ServiceNotRunning("the service has not been looked for yet")
-        return self.connection
-
-    @property
-    def found(self) -> tuple[Connection, Model]:
+    def target(self) -> tuple[Connection, Model]:
         """The service and the model there, once they were found."""
-        if self.connection is None or self.model is None:
+        connection, model = self.connection, self.model
+        if connection is None or (model is None and self._operation.needs_model):
             raise ServiceNotRunning("the service has not been looked for yet")
-        return self.connection, self.model
+        return connection, cast("Model", model)  # an operation that needs none looks at none
 
-    @property
-    def was_sent(self) -> bool:
-        """Whether its request was sent, or was about to be."""
-        return self._sent
-
-    @property
-    def headers(self) -> tuple[tuple[str, str], ...]:
-        """The headers of its answer, once that came."""
-        if self._response is None:
-            return ()
-        # aiohttp's names are no plain texts, which encoders of JSON refuse.
-        return tuple(
-            (str.__str__(name), header_text(value))
-            for name, value in self._response.headers.items()
-        )
-
-    @property
-    def time_to_first_token_s(self) -> float | None:
-        """Seconds from sending the request to its first text; None without any."""
-        return None if self.first_token_at is None else self.first_token_at - self.sent_at
-
-    def _check(self, capabilities: Capabilities) -> None:
-        """Refuse what the service cannot do, before anything is sent or loaded for it.
-
-        Raises:
-            InvalidRequest: The caller asks for what this generation does not take.
-            UnsupportedFeature: This generation cannot do it.
-        """
-        raise NotImplementedError
-
-    async def _open(self, message: Request, first_s: float, gap_s: float) -> Response:
-        """Send a request and wait for the head of its answer."""
-        connection = self.reached
-        self._watch.listen(first_s, gap_s)
-        self.sent_at = self._clock()
-        self._sent = True
-        with self._watch:
-            self._response = response = await connection.transport.send(message)
-        return response
-
-    async def _refusal(self, response: Response, body: bytes = b"") -> FoundryError:
-        """Why an answer is no success, of whose body some was read."""
-        connection = self.reached
-        error = error_of(await self._error_reply(response, body))
-        await self._check_identity(connection, error)
-        return error
-
-    async def _block(self, response: Response) -> bytes:
-        """What came of the body, bounded in time and size; nothing at its end."""
-        with self._watch:
-            block = await response.read()
-        self._bytes += len(block)
-        if self._bytes > MAX_ANSWER_BYTES:
-            raise ProtocolError(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
-        return block
-
-    async def _explained(self, error: StreamInterrupted, plain: Request | None) -> FoundryError:
-        """Why an answer broke off ahead of its first byte, where the generation does not say so.
-
-        Args:
-            error: How it broke off.
-            plain: The same request without streaming, which is told why; None where none is needed.
-        """
-        if plain is None or self._bytes:
-            return error
-        connection, _ = self.found
-        self._drop_response()
-        with self._watch:
-            self._response = response = await connection.transport.send(plain)
-        if response.status == OK:
-            return error  # it broke off for another reason, and another attempt may succeed
-        return error_of(await self._error_reply(response))
-
-    def _taken(self, pieces: Iterable[_T]) -> list[_T]:
-        """The pieces of a block. An error behind them is raised when they have been taken."""
-        taken: list[_T] = []
-        try:
-            for piece in pieces:
-                taken.append(piece)  # noqa: PERF402 - those before an error have to be kept
-        except FoundryError as error:
-            if not taken:
-                raise
-            self._behind = error
-        return taken
-
-    async def _find(self, name: str, *, download: bool) -> None:
-        breaker, service = self.service.breaker, self.service
+    async def _resolve(self, name: str, *, download: bool) -> tuple[Connection, Model]:
+        """Find the service and the model there, and have it loaded."""
+        breaker, service, operation = self.service.breaker, self.service, self._operation
         if self._permit is None or not breaker.current(self._permit):
-            self._permit = breaker.try_enter() or await self._enter()
+            self._permit = breaker.try_enter() or await self._enter_breaker()
         connection = self.connection = service.connection
-        self.model = connection.ready(name) if connection else None
-        while connection is None or self.model is None:
-            connection = await self._make_ready(name, download=download)
-            self.model = connection.ready(name)  # unless somebody unloaded it meanwhile
-        self._check(connection.dialect.capabilities)
+        self.model = None
+        model = connection.resolved.get(name) if connection is not None else None
+        while connection is None or model is None or not connection.memory.has(model.id):
+            with self._watch:
+                connection = self.connection = await service.connect()
+            operation.check(connection.dialect.capabilities)  # before a model is loaded for it
+            self._watch.ignore_silence("loading the model")
+            with self._watch:
+                await connection.make_ready(name, download=download)
+            model = connection.resolved.get(name)  # which somebody may have unloaded meanwhile
+        self.model = model
+        operation.check(connection.dialect.capabilities)
+        return connection, model
 
-    async def _enter(self) -> Permit:
+    async def _enter_breaker(self) -> Permit:
         with self._watch:
             return await self.service.breaker.enter(self.service.probe)
 
-    async def _make_ready(self, name: str, *, download: bool) -> Connection:
-        with self._watch:
-            connection = self.connection = await self.service.connect()
-        self._check(connection.dialect.capabilities)  # before a model is loaded for it
-        self._watch.ignore_silence("loading the model")
-        with self._watch:
-            await connection.make_ready(name, download=download)
-        return connection
-
-    async def _queue(self, *, again: bool, may_move: bool = False) -> None:
+    async def _wait_for_slot(self, *, requeued: bool, may_move: bool = False) -> None:
         self._watch.ignore_silence("waiting for its turn")
-        trial = self._permit is not None and self._permit.trial
+        is_probe = self._permit is not None and self._permit.trial
         try:
             with self._watch:
                 self._slot = await self.service.limiter.acquire(
-                    again=again or trial, may_move=may_move and not trial
+                    again=requeued or is_probe, may_move=may_move and not is_probe
                 )
         except Moved as moved:
             self.queued_s = moved.queued_s
             raise
         self.queued_s = self._slot.queued_s
 
-    async def _error_reply(self, response: Response, begun: bytes = b"") -> Reply:
+    async def _read_block(self, response: Response) -> bytes:
+        """Return what came of the body, bounded in time and size; nothing at its end."""
+        with self._watch:
+            block = await response.read()
+        self._bytes += len(block)
+        if self._bytes > MAX_ANSWER_BYTES:
+            raise _too_large()
+        return block
+
+    def _collect(self, decoder: Decoder[_P, Any], block: bytes) -> list[_P]:
+        """Decode a block. An error behind its chunks is raised when they have been taken."""
+        tokens_before = decoder.pieces
+        chunks: list[_P] = []
+        try:
+            chunks.extend(decoder.feed(block))  # which keeps those ahead of an error
+        except FoundryError as error:
+            if not chunks:
+                raise
+            self._deferred_error = error
+        if new_tokens := decoder.pieces - tokens_before:
+            self._on_tokens(new_tokens)
+        return chunks
+
+    def _read_cut_event(self, decoder: Decoder[_P, Any]) -> list[_P]:
+        """Decode a last event whose line end is missing, unless it was cut."""
+        if not self._operation.end_of_body:
+            return []
+        try:
+            chunks = self._collect(decoder, self._operation.end_of_body)
+        except ProtocolError:
+            return []
+        if isinstance(self._deferred_error, ProtocolError):
+            self._deferred_error = None
+        return chunks
+
+    def _on_tokens(self, count: int) -> None:
+        self._watch.token()
+        if self._slot is not None:
+            self._slot.progress(count)
+        if self.first_token_at is None:
+            self.first_token_at = now = self._clock()
+            if self._permit is not None and self._permit.trial:
+                # The rest of a long answer must not keep all other callers out.
+                self._permit.succeeded(now - self.sent_at)
+
+    async def _drain(self, response: Response) -> None:
+        """Read the end of a complete body, so that its connection can serve the next call."""
+        self._watch.listen(DRAIN_TIMEOUT_S, DRAIN_TIMEOUT_S)
+        try:
+            with self._watch:
+                await response.read()
+        except FoundryError:
+            log.debug("the service left the connection open after the end of its answer")
+
+    async def _error_from_response(self, response: Response, begun: bytes = b"") -> FoundryError:
+        """Say why an answer is no success, of whose body some was read.
+
+        Raises:
+            ServiceCrashed: Another service answers at the address by now.
+        """
+        error = error_of(await self._read_error(response, begun))
+        connection, _ = self.target
+        # A service that denies what it offered before may be another one by now.
+        if isinstance(error, ModelError | RouteMissing):
+            with self._watch:
+                is_replaced = await connection.replaced()
+            if is_replaced:
+                raise ServiceCrashed("another service has taken the place of this one") from error
+        return error
+
+    async def _read_error(self, response: Response, begun: bytes = b"") -> Reply:
         body = bytearray(begun)
         try:
             while len(body) <= ERROR_BODY_BYTES:
@@ -284,70 +397,59 @@ class GuardedAttempt:
             log.debug("an error's text broke off; its status tells enough")
         return Reply(response.status, response.headers, bytes(body))
 
-    async def _check_identity(self, connection: Connection, error: FoundryError) -> None:
-        """A service that denies what it offered before may be another one by now.
+    async def _explain_interruption(self, error: StreamInterrupted) -> FoundryError:
+        """Find out why an answer broke off ahead of its first byte, where the service is silent.
 
-        Raises:
-            ServiceCrashed: It is.
+        The same request without streaming is told why.
         """
-        if not isinstance(error, ModelError | RouteMissing):
-            return
+        connection, model = self.target
+        plain = self._operation.non_streaming_request(connection, model)
+        if plain is None or self._bytes:
+            return error
+        broken, self._response = self._response, None
+        if broken is not None:
+            broken.close()
         with self._watch:
-            replaced = await connection.replaced()
-        if replaced:
-            raise ServiceCrashed("another service has taken the place of this one") from error
+            self._response = response = await connection.transport.send(plain)
+        if response.status == OK:
+            return error  # it broke off for another reason, and another attempt may succeed
+        return error_of(await self._read_error(response))
 
-    def _drop_response(self) -> None:
-        if self._response is not None:
-            self._response.close()
-            self._response = None
+    def _record_outcome(self, error: BaseException | None) -> None:
+        """Tell the breaker how it ended."""
+        permit = self._permit
+        if permit is None:
+            return
+        took_s = (self.first_token_at or self._clock()) - self.sent_at
+        if error is None or (self.was_sent and isinstance(error, InvalidRequest | ModelError)):
+            permit.succeeded(took_s)
+        elif isinstance(error, SERVICE_FAULT_ERRORS) and not self._already_reported(error):
+            permit.failed(took_s)
+        else:
+            permit.released()
 
-    def _note(self, tokens: int) -> None:
-        self._watch.token()
-        if self._slot is not None:
-            self._slot.progress(tokens)
-        if self.first_token_at is None:
-            self.first_token_at = now = self._clock()
-            if self._permit is not None and self._permit.trial:
-                # The rest of a long answer must not keep all other callers out.
-                self._permit.succeeded(now - self.sent_at)
+    def _already_reported(self, error: FoundryError) -> bool:
+        """Whether another call saw the same death of the service first: it counts once."""
+        connection = self.connection
+        return (
+            isinstance(error, SERVICE_GONE_ERRORS)
+            and connection is not None
+            and self.service.connection is not connection
+        )
 
-    def _blame(self, error: BaseException | None) -> None:
+    def _invalidate_state(self, error: BaseException) -> None:
         """Complete an error, and pass it on to those who took the opposite for granted."""
         connection, model = self.connection, self.model
         if connection is None or not isinstance(error, FoundryError):
             return
         error.located(model=model.id if model else None, service=connection.endpoint.base_url)
-        if isinstance(error, GONE):
+        if isinstance(error, SERVICE_GONE_ERRORS):
             self.service.lost(connection)
         elif isinstance(error, ModelTaskMismatch):
             return  # it is what it was taken for, and asked for something else
         elif isinstance(error, ModelError) and model is not None:
             connection.forget(model)
 
-    def _tell_breaker(self, error: BaseException | None) -> None:
-        if self._permit is None:
-            return
-        took_s = (self.first_token_at or self._clock()) - self.sent_at
-        if error is None or (self._sent and isinstance(error, InvalidRequest | ModelError)):
-            self._permit.succeeded(took_s)
-        elif isinstance(error, FAILURES) and not self._was_told(error):
-            self._permit.failed(took_s)
-        else:
-            self._permit.released()
 
-    def _was_told(self, error: FoundryError) -> bool:
-        """Whether another call saw the same death of the service first: it counts once."""
-        connection = self.connection
-        return (
-            isinstance(error, GONE)
-            and connection is not None
-            and self.service.connection is not connection
-        )
-
-
-GONE = (ServiceNotRunning, ServiceCrashed, StreamInterrupted)
-"""After these the service may have moved, or be another one."""
-
-FAILURES = (ServiceError, SilenceTimeout)
-"""Of these the service is guilty; of the others nobody, or the caller."""
+def _too_large() -> ProtocolError:
+    return ProtocolError(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")

@@ -1,21 +1,23 @@
-"""One call from its first attempt to its end: what every kind of call has in common.
+"""One call from its first attempt to its end.
 
-Attempts are made until one brings a piece of the answer. After that nothing is tried again: the
-caller has something in hand that another attempt would contradict.
+Read `Call` from the top: `result` and `chunks` are what callers use, `_run_attempt` makes attempts
+until one brings a piece of the answer, and `_handle_failure` decides what follows one that failed.
+Once a piece has come nothing is tried again: the caller has something in hand that another attempt
+would contradict.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import msgspec
 
-from foundry_api.core.attempt import GuardedAttempt
-from foundry_api.core.operation import Asking
+from foundry_api.core.attempt import Attempt
+from foundry_api.core.loop_binding import LoopBinding
+from foundry_api.core.operation import AnswerFacts
 from foundry_api.resilience.deadline import Deadline
 from foundry_api.resilience.limiter import Moved
 from foundry_api.resilience.silence import Watch
@@ -26,11 +28,9 @@ from foundry_api.types.errors import (
     FoundryError,
     ModelError,
     QueueFull,
-    RouteMissing,
     ServerError,
     ServiceCrashed,
     ServiceError,
-    ServiceNotRunning,
     SilenceTimeout,
     StreamInterrupted,
     UnsupportedFeature,
@@ -42,114 +42,30 @@ from foundry_api.types.events import (
     FirstToken,
     RetryScheduled,
 )
-from foundry_api.types.messages import Attempt, Timings
-from foundry_api.wire.transport import LAST_SUCCESS, OK
+from foundry_api.types.messages import AttemptRecord, Timings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
 
-    from foundry_api.core.connection import Connection
-    from foundry_api.core.operation import Decoder
+    from foundry_api.core.operation import Finished, Operation
     from foundry_api.core.service_pool import Service, Services
     from foundry_api.resilience.latency import Latencies
     from foundry_api.resilience.retry import Retry
-    from foundry_api.types.capabilities import Capabilities
-    from foundry_api.types.events import Events, Operation
-    from foundry_api.types.messages import ChatRequest, Generation, Model
-    from foundry_api.wire.transport import Response
+    from foundry_api.types.events import Events
 
-__all__ = ["CallTools", "EndpointCall", "GuardedCall", "Order", "Outcome", "Recovery", "ordered"]
+__all__ = ["Call", "CallContext", "CallRequest", "FailurePolicy"]
 
-
-ANOTHER_SERVICE_MAY = (ServiceError, ModelError, QueueFull, UnsupportedFeature)
-"""What one service failed with, or lacks, says nothing of the next one."""
-
-ANOTHER_MODEL_MAY = (
-    ModelError,
-    ContextOverflow,
-    ServerError,
-    ServiceCrashed,
-    StreamInterrupted,
-    SilenceTimeout,
-)
-"""What a model was the cause of. A service that is gone has no other model either."""
-
-
-class Recovery:
-    """The options that are left to one call.
-
-    Args:
-        retry: How to try again.
-        services: Whom else to ask.
-        models: The names of the models, in the order in which to try them.
-
-    Attributes:
-        model: Name of the model to ask for now.
-        tried: Services that failed for it.
-    """
-
-    def __init__(self, retry: Retry, services: Services, models: Sequence[str]) -> None:
-        self.model, *self._fallbacks = models
-        self.tried: set[Service] = set()
-        self._retry = retry
-        self._services = services
-        self._failures = 0
-
-    def after(self, error: FoundryError, service: Service | None, left_s: float) -> float | None:
-        """Seconds until the next attempt; None if the error is final, which its hint may explain.
-
-        Args:
-            error: What ended the last attempt, before its first token.
-            service: Who was asked; None if none was found.
-            left_s: Seconds until the call's deadline.
-        """
-        if service is not None and self._goes_elsewhere(error, service):
-            return 0.0
-        delay_s = self._tries_again(error, left_s)
-        if delay_s is None and self._takes_another_model(error):
-            return 0.0
-        return delay_s
-
-    def _goes_elsewhere(self, error: FoundryError, service: Service) -> bool:
-        if not isinstance(error, ANOTHER_SERVICE_MAY) or service in self.tried:
-            return False
-        self.tried.add(service)
-        return self._services.has_untried(self.tried) and self._retry.budget.take()
-
-    def _tries_again(self, error: FoundryError, left_s: float) -> float | None:
-        # A call that had begun waits for the breaker; a new one is refused at once.
-        waits_for_breaker = isinstance(error, CircuitOpen) and self._failures > 0
-        if not (error.retryable or waits_for_breaker) or self._failures >= self._retry.retries:
-            return None
-        self._failures += 1
-        delay_s = self._retry.delay_s(error, self._failures)
-        if delay_s >= left_s:
-            error.hint = f"{error.hint} Its deadline leaves no time for another attempt."
-            return None
-        if not (waits_for_breaker or self._retry.budget.take()):
-            error.hint = f"{error.hint} So many calls failed that the retry budget is spent."
-            return None
-        return delay_s
-
-    def _takes_another_model(self, error: FoundryError) -> bool:
-        if not self._fallbacks or not isinstance(error, ANOTHER_MODEL_MAY):
-            return False
-        self.model = self._fallbacks.pop(0)
-        self.tried.clear()
-        self._failures = 0
-        return True
-
-
+_P = TypeVar("_P")
 _R = TypeVar("_R")
-_A = TypeVar("_A", bound=GuardedAttempt)
 
 
-class Order(msgspec.Struct, Generic[_R], frozen=True):
-    """What the caller ordered.
+class CallRequest(msgspec.Struct, Generic[_R], frozen=True):
+    """What the caller asked for, validated.
 
     Attributes:
         models: The models' names as the caller said them; each is tried when the one before failed.
-        request: The checked request.
+        request: The request.
         timeout_s: Bound of the silence before and between tokens, or `auto`.
         deadline: By when the call has to be over.
         download: Whether a model that is not here may be downloaded first.
@@ -165,18 +81,18 @@ class Order(msgspec.Struct, Generic[_R], frozen=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallTools:
+class CallContext:
     """What all the calls of a client share.
 
     Attributes:
-        services: Whom to ask.
+        services: The services to call.
         retry: How to try again.
-        events: Who wants to hear what happens.
-        latencies: What was seen of the models.
+        events: Who listens to what happens.
+        latencies: What was measured of the models.
         closed: Tells whether the client was closed.
-        bind: Binds the client to the running event loop, or refuses it.
+        binding: Binds the client to the running event loop, or refuses it.
         clock: Seconds of a monotonic clock.
-        numbers: Numbers the calls.
+        call_ids: Numbers the calls.
     """
 
     services: Services
@@ -184,199 +100,251 @@ class CallTools:
     events: Events
     latencies: Latencies
     closed: Callable[[], bool]
-    bind: Callable[[], None] = lambda: None
+    binding: LoopBinding = field(default_factory=LoopBinding)
     clock: Callable[[], float] = time.perf_counter
-    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    call_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
 
-class GuardedCall(ABC, Generic[_R, _A]):
-    """Makes attempts, and reports them.
+class Call(Generic[_P, _R]):
+    """A call, whole or as a stream, and its measurements.
 
     Args:
-        tools: What the client's calls share.
-        order: What the caller ordered.
+        context: What the client's calls share.
+        request: The validated request.
+        operation: What is asked of the service.
+        service: The service to ask, where no other will do; None for any.
     """
 
-    _operation: Operation = "chat"
-
-    def __init__(self, tools: CallTools, order: Order[_R]) -> None:
-        self._tools = tools
-        self._order = order
-        self._request = order.request
-        self._recovery = Recovery(tools.retry, tools.services, order.models)
-        self._number = next(tools.numbers)
-        self._started = self._attempt_started = tools.clock()
-        self._attempt: _A | None = None
-        self._attempts: tuple[Attempt, ...] = ()
-        self._model = order.models[0]
+    def __init__(
+        self,
+        context: CallContext,
+        request: CallRequest[Any],
+        operation: Operation[_P, Any, _R],
+        service: Service | None = None,
+    ) -> None:
+        self._context = context
+        self._request = request
+        self._operation = operation
+        self._only = service
+        self._policy: FailurePolicy | None = None  # few calls fail
+        self._call_id = next(context.call_ids)
+        self._started = self._attempt_started = context.clock()
+        self._watch: Watch | None = None
+        self._attempt: Attempt[_P] | None = None
+        self._attempts: tuple[AttemptRecord, ...] = ()
+        self._model = request.models[0]
         self._service: str | None = None
         self._queued_s = 0.0
-        self._pieces: int = 0
+        self._chunk_count = 0
         self._first_token_s: float | None = None
+        self._texts: list[str] = []
+        self._is_whole = True
+        self._finished: Finished[_R] | None = None
 
-    @abstractmethod
-    def _new_attempt(self, service: Service, watch: Watch) -> _A:
-        """One request for this call."""
+    async def result(self, on_chunks: Callable[[list[_P]], None] | None = None) -> _R:
+        """Return the whole answer.
 
-    async def _pick(self, name: str) -> Service:
-        """The service to ask next."""
-        return await self._tools.services.having(name, self._recovery.tried)
+        Args:
+            on_chunks: Called with its chunks as they come.
+        """
+        watch = self._start()
+        try:
+            while chunks := await self._run_attempt(watch):
+                if on_chunks is not None:
+                    on_chunks(chunks)
+        except BaseException as error:
+            self._emit_failed(watch, error)
+            raise
+        self._emit_completed(watch)
+        return self.outcome
+
+    async def chunks(self) -> AsyncGenerator[_P]:
+        """Yield the answer in chunks. Of a chat completion the last one tells how it ended."""
+        self._is_whole = False
+        watch = self._start()
+        try:
+            while chunks := await self._run_attempt(watch):
+                for chunk in chunks:
+                    yield chunk
+        except BaseException as error:
+            self._emit_failed(watch, error)
+            raise
+        self._emit_completed(watch)
+        final_chunk = self._operation.final_chunk(self.outcome)
+        if final_chunk is not None:
+            yield final_chunk
 
     @property
-    def _told(self) -> ChatRequest | None:
-        """What was asked, for events, where it is a chat completion."""
-        return None
+    def outcome(self) -> _R:
+        """The result, once all of the chunks were taken."""
+        assert self._finished is not None  # noqa: S101 - a mistake of ours
+        return self._finished.result
 
-    @property
-    def _partial(self) -> str:
-        """The text of the answer so far."""
-        return ""
+    def extend_deadline(self, deadline: Deadline) -> None:
+        """Somebody waits for the result who may have more time than who asked for it."""
+        if self._watch is not None:
+            self._watch.extend(deadline)
 
-    def _amended(self, error: FoundryError) -> bool:
-        """Whether the request was put right, so that it can be sent again at once."""
-        del error
-        return False
-
-    def _is_final(self, error: FoundryError, attempt: _A | None) -> bool:
-        """Whether nothing may be sent again after an attempt that failed so."""
-        del error, attempt
-        return False
-
-    def _begin(self) -> Watch:
-        self._tools.bind()
-        self._started = self._tools.clock()
-        if self._tools.events.hears(CallStarted):
-            self._tools.events.emit(
+    def _start(self) -> Watch:
+        context = self._context
+        watch = self._watch = Watch(self._request.deadline)
+        if context.binding.loop is not watch.loop:
+            context.binding.bind()
+        self._started = context.clock()
+        if CallStarted in context.events.heard:
+            context.events.emit(
                 CallStarted(
-                    call=self._number,
+                    call=self._call_id,
                     model=self._model,
-                    request=self._told,
-                    operation=self._operation,
+                    request=self._operation.event_request(),
+                    operation=self._operation.name,
                 )
             )
-        return Watch(self._order.deadline)
+        return watch
 
-    async def _prepare(self, watch: Watch) -> _A:
-        """An attempt that has its turn."""
-        tools, name = self._tools, self._recovery.model
-        self._model, self._service, self._attempt_started = name, None, tools.clock()
-        watch.ignore_silence("connecting")
-        attempt = await self._in_line(name, watch)
-        connection, model = attempt.found
-        self._model, self._service = model.id, connection.endpoint.base_url
-        self._tell_attempt(attempt)
-        return attempt
-
-    async def _in_line(self, name: str, watch: Watch) -> _A:
-        """An attempt that has waited in line for its turn, wherever one was free first."""
-        download, again = self._order.download, bool(self._attempts)
+    async def _run_attempt(self, watch: Watch) -> list[_P]:
+        """Return the next chunks, from a new attempt where none runs; none at the answer's end."""
         while True:
-            with watch:
-                service = await self._pick(name)
-            attempt = self._attempt = self._new_attempt(service, watch)
-            may_move = self._may_move and not self._recovery.tried
             try:
-                await attempt.prepare(name, download=download, again=again, may_move=may_move)
+                attempt = self._attempt
+                if attempt is None:
+                    attempt = await self._prepare_attempt(watch)
+                    await attempt.send(*self._silence_bounds())
+                if not (chunks := await attempt.read()):
+                    await self._finish(attempt, watch)
+                    return chunks
+                if not self._chunk_count:
+                    self._on_first_token(attempt)
+                self._chunk_count += len(chunks)
+                self._operation.collect(chunks, self._texts, whole=self._is_whole)
+            except FoundryError as error:
+                await self._handle_failure(error, watch)
+            else:
+                return chunks
+
+    async def _prepare_attempt(self, watch: Watch) -> Attempt[_P]:
+        """Return an attempt that has waited in line for its turn, wherever one was free first."""
+        context, policy, request = self._context, self._policy, self._request
+        name = policy.model if policy is not None else request.models[0]
+        tried: AbstractSet[Service] = policy.tried if policy is not None else frozenset()
+        requeued = bool(self._attempts)
+        self._model, self._service, self._attempt_started = name, None, context.clock()
+        watch.ignore_silence("connecting")
+        while True:
+            watch.check()
+            service = self._only or context.services.select(name, tried)
+            if service is None:
+                with watch:
+                    service = await context.services.having(name, tried)
+            attempt = self._attempt = Attempt(service, self._operation, watch, context.clock)
+            try:
+                await attempt.acquire(
+                    name,
+                    download=request.download,
+                    requeued=requeued,
+                    may_move=self._only is None and not tried,
+                )
+                break
             except Moved as moved:
                 attempt.close(moved)
                 self._queued_s += attempt.queued_s
-                again = True
-            else:
-                return attempt
-
-    @property
-    def _may_move(self) -> bool:
-        """Whether any of the services may serve it."""
-        return True
+                requeued = True
+        connection = attempt.connection
+        if attempt.model is not None:
+            self._model = attempt.model.id
+        self._service = connection.endpoint.base_url if connection is not None else None
+        if AttemptStarted in context.events.heard:
+            context.events.emit(
+                AttemptStarted(
+                    call=self._call_id,
+                    attempt=len(self._attempts) + 1,
+                    model=self._model,
+                    service=self._service or "",
+                    queued_s=attempt.queued_s,
+                )
+            )
+        return attempt
 
     def _silence_bounds(self) -> tuple[float, float]:
-        timeout_s = self._order.timeout_s
-        if timeout_s == "auto":
-            return self._tools.latencies.of(self._model).bounds_s
-        return timeout_s, timeout_s
+        timeout_s, default_s = self._request.timeout_s, self._operation.default_timeout_s
+        if timeout_s != "auto":
+            return timeout_s, timeout_s
+        if default_s is not None:
+            return default_s, default_s
+        return self._context.latencies.of(self._model).bounds_s
 
-    async def _after(self, error: FoundryError, watch: Watch) -> None:
+    def _on_first_token(self, attempt: Attempt[_P]) -> None:
+        first_token_at = attempt.first_token_at
+        if first_token_at is not None:
+            self._first_token_s = first_token_at - attempt.sent_at
+        if FirstToken in self._context.events.heard:
+            self._context.events.emit(
+                FirstToken(
+                    call=self._call_id,
+                    attempt=len(self._attempts) + 1,
+                    model=self._model,
+                    service=self._service or "",
+                    time_to_first_token_s=self._first_token_s or 0.0,
+                )
+            )
+
+    async def _finish(self, attempt: Attempt[_P], watch: Watch) -> None:
+        """End an attempt that was answered, and make the result."""
+        context, operation = self._context, self._operation
+        longest_gap_s = watch.longest_gap_s
+        value = await attempt.finish()
+        now = self._finish_attempt(attempt, None)
+        budget = context.retry.budget
+        if budget.left < budget.capacity:  # else there is nothing to fill up
+            budget.succeeded()
+        if operation.measures_latency and self._first_token_s is not None:
+            context.latencies.of(self._model).answered(self._first_token_s, longest_gap_s)
+        connection, model = attempt.target
+        first_token_at = attempt.first_token_at
+        self._finished = operation.complete(
+            value,
+            self._texts,
+            AnswerFacts(
+                connection=connection,
+                model=model,
+                status=attempt.status,
+                headers=attempt.headers,
+                attempts=self._attempts,
+                time_to_first_token_s=self._first_token_s,
+                streamed_s=None if first_token_at is None else now - first_token_at,
+                total_s=now - self._started,
+                queued_s=self._queued_s,
+            ),
+        )
+
+    async def _handle_failure(self, error: FoundryError, watch: Watch) -> None:
         """Prepare the next attempt, or raise the error if there is none."""
-        attempt = self._attempt
-        self._close(attempt, error)
-        if self._tools.closed() and not isinstance(error, ClientClosed):
+        context, attempt = self._context, self._attempt
+        self._finish_attempt(attempt, error)
+        if context.closed() and not isinstance(error, ClientClosed):
             closed = ClientClosed("the client was closed during the call")
-            raise self._completed(closed) from error
-        self._completed(error)
-        self._learn(error)
-        if self._pieces or self._is_final(error, attempt):
+            raise self._add_context(closed) from error
+        self._add_context(error)
+        if isinstance(error, SilenceTimeout):
+            # A bound that fell counts as a wait of that length, so that the next one is longer.
+            latency = context.latencies.of(self._model)
+            latency.fell(error.limit_s, streaming=bool(self._chunk_count))
+        was_sent = attempt is not None and attempt.was_sent
+        if self._chunk_count or self._operation.is_final(error, was_sent=was_sent):
             raise error
-        if self._amended(error):
+        if (amended := self._operation.amend(error)) is not None:
+            self._operation = amended
             return
-        delay_s = self._recovery.after(error, attempt.service if attempt else None, watch.left_s)
+        policy = self._policy = self._policy or FailurePolicy(
+            context.retry, context.services, self._request.models
+        )
+        service = attempt.service if attempt is not None else None
+        delay_s = policy.next_delay(error, service, watch.left_s)
         if delay_s is None:
             raise error
-        self._tell_retry(error, delay_s)
-        if delay_s:
-            await self._tools.retry.sleep(delay_s)
-
-    def _close(self, attempt: _A | None, error: BaseException | None) -> float:
-        """The moment at which an attempt ended."""
-        self._attempt = None
-        if attempt is not None:
-            attempt.close(error)
-            self._queued_s += attempt.queued_s
-            self._attempt_started = attempt.sent_at
-        now = self._tools.clock()
-        if error is None or isinstance(error, FoundryError):
-            self._attempts = (*self._attempts, Attempt(now - self._attempt_started, error))
-        return now
-
-    def _completed(self, error: FoundryError) -> FoundryError:
-        """The error with what only the call knows."""
-        failures = [attempt.error for attempt in self._attempts]
-        error.earlier = tuple(failure for failure in failures[:-1] if failure is not None)
-        error.partial = self._partial
-        return error.located(model=self._model, attempts=len(failures))
-
-    def _learn(self, error: FoundryError) -> None:
-        if isinstance(error, SilenceTimeout):
-            latency = self._tools.latencies.of(self._model)
-            latency.fell(error.limit_s, streaming=bool(self._pieces))
-
-    def _timings(self, total_s: float, tokens_per_second: float | None = None) -> Timings:
-        return Timings(
-            time_to_first_token_s=self._first_token_s,
-            total_s=total_s,
-            tokens_per_second=tokens_per_second,
-            queued_s=self._queued_s,
-        )
-
-    def _tell_attempt(self, attempt: _A) -> None:
-        if not self._tools.events.hears(AttemptStarted):
-            return
-        self._tools.events.emit(
-            AttemptStarted(
-                call=self._number,
-                attempt=len(self._attempts) + 1,
-                model=self._model,
-                service=self._service or "",
-                queued_s=attempt.queued_s,
-            )
-        )
-
-    def _tell_first_token(self, seconds: float) -> None:
-        if not self._tools.events.hears(FirstToken):
-            return
-        self._tools.events.emit(
-            FirstToken(
-                call=self._number,
-                attempt=len(self._attempts) + 1,
-                model=self._model,
-                service=self._service or "",
-                time_to_first_token_s=seconds,
-            )
-        )
-
-    def _tell_retry(self, error: FoundryError, delay_s: float) -> None:
-        self._tools.events.emit(
+        context.events.emit(
             RetryScheduled(
-                call=self._number,
+                call=self._call_id,
                 attempt=len(self._attempts),
                 model=self._model,
                 service=self._service,
@@ -384,257 +352,151 @@ class GuardedCall(ABC, Generic[_R, _A]):
                 delay_s=delay_s,
             )
         )
+        if delay_s:
+            await context.retry.sleep(delay_s)
 
-    def _tell_failure(self, watch: Watch, error: BaseException) -> None:
+    def _finish_attempt(self, attempt: Attempt[_P] | None, error: BaseException | None) -> float:
+        """Close an attempt, record it, and return the moment at which it ended."""
+        self._attempt = None
+        if attempt is not None:
+            attempt.close(error)
+            self._queued_s += attempt.queued_s
+            self._attempt_started = attempt.sent_at
+        now = self._context.clock()
+        if error is None or isinstance(error, FoundryError):
+            self._attempts = (*self._attempts, AttemptRecord(now - self._attempt_started, error))
+        return now
+
+    def _add_context(self, error: FoundryError) -> FoundryError:
+        """Add what only the call knows to an error."""
+        failures = [attempt.error for attempt in self._attempts]
+        error.earlier = tuple(failure for failure in failures[:-1] if failure is not None)
+        error.partial = "".join(self._texts)
+        model = self._model if self._operation.needs_model else None
+        return error.located(model=model, attempts=len(failures))
+
+    def _emit_failed(self, watch: Watch, error: BaseException) -> None:
         watch.stop()
         if self._attempt is not None:  # the caller left
-            self._close(self._attempt, error)
+            self._finish_attempt(self._attempt, error)
         failure = error if isinstance(error, FoundryError) else None
-        self._tools.events.emit(
+        self._context.events.emit(
             CallEnded(
-                call=self._number,
+                call=self._call_id,
                 outcome="failed" if failure else "cancelled",
                 model=self._model,
                 service=self._service,
                 attempts=self._attempts,
-                timings=self._timings(self._tools.clock() - self._started),
+                timings=Timings(
+                    time_to_first_token_s=self._first_token_s,
+                    total_s=self._context.clock() - self._started,
+                    tokens_per_second=None,
+                    queued_s=self._queued_s,
+                ),
                 error=failure,
-                chunks=self._pieces,
-                content=self._partial,
-                operation=self._operation,
+                chunks=self._chunk_count,
+                content="".join(self._texts),
+                operation=self._operation.name,
+            )
+        )
+
+    def _emit_completed(self, watch: Watch) -> None:
+        watch.stop()
+        finished = self._finished
+        assert finished is not None  # noqa: S101 - as above
+        self._context.events.emit(
+            CallEnded(
+                call=self._call_id,
+                outcome="answered",
+                model=self._model,
+                service=self._service,
+                attempts=self._attempts,
+                timings=finished.timings,
+                usage=finished.usage,
+                finish_reason=finished.finish_reason,
+                chunks=self._chunk_count,
+                content="".join(self._texts) if finished.content is None else finished.content,
+                operation=self._operation.name,
             )
         )
 
 
-_P = TypeVar("_P")
+FAILOVER_ERRORS = (ServiceError, ModelError, QueueFull, UnsupportedFeature)
+"""What one service failed with, or lacks, says nothing of the next one."""
+
+MODEL_FALLBACK_ERRORS = (
+    ModelError,
+    ContextOverflow,
+    ServerError,
+    ServiceCrashed,
+    StreamInterrupted,
+    SilenceTimeout,
+)
+"""What a model was the cause of. A service that is gone has no other model either."""
 
 
-def ordered(
-    asking: Asking[_P, _R],
-    model: str,
-    timeout_s: float | Literal["auto"],
-    deadline: Deadline,
-    *,
-    download: bool = False,
-) -> Order[Asking[_P, _R]]:
-    """An order of one model."""
-    return Order((model,), asking, timeout_s, deadline, download)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome(Generic[_R]):
-    """The result of a call, with what only the call knows."""
-
-    result: _R
-    model: Model
-    connection: Connection
-    timings: Timings
-    attempts: tuple[Attempt, ...]
-
-    @property
-    def service(self) -> str:
-        """The base URL of the service that answered."""
-        return self.connection.base_url
-
-    @property
-    def generation(self) -> Generation:
-        """Which generation of Foundry Local that is."""
-        return self.connection.endpoint.generation
-
-
-class EndpointAttempt(GuardedAttempt, Generic[_P, _R]):
-    """Sends one request and reads its answer. `close` has to be called, however it ends."""
-
-    def __init__(
-        self,
-        service: Service,
-        asking: Asking[_P, _R],
-        watch: Watch,
-        clock: Callable[[], float],
-    ) -> None:
-        super().__init__(service, watch, clock)
-        self._asking = asking
-        self._decoder: Decoder[_P, _R] | None = None
-
-    async def send(self, first_s: float, gap_s: float) -> None:
-        """Send the request and wait for the head of its answer.
-
-        Raises:
-            FoundryError: The service refused it, failed, or said nothing.
-        """
-        connection, model = self.found
-        with self._watch:
-            await self._asking.verify(connection, model)
-        self._decoder = self._asking.decoder(connection, model)
-        response = await self._open(self._asking.request(connection, model), first_s, gap_s)
-        if not OK <= response.status <= LAST_SUCCESS:
-            error = await self._refusal(response)
-            raise _lacking(error) if isinstance(error, RouteMissing) else error
-
-    async def read(self) -> list[_P]:
-        """The next pieces of the answer, at least one; none at its end.
-
-        Raises:
-            FoundryError: The answer broke off, or says that it failed.
-        """
-        if self._behind is not None:
-            raise self._behind
-        response, decoder = self._reading
-        while not decoder.done:
-            try:
-                block = await self._block(response)
-            except StreamInterrupted as error:
-                plain = self._asking.plain(*self.found)
-                raise await self._explained(error, plain) from error
-            if not block:
-                break
-            if pieces := self._taken(decoder.feed(block)):
-                self._note(len(pieces))
-                return pieces
-        return []
-
-    def finish(self) -> _R:
-        """The result, once all of the answer was read."""
-        _, decoder = self._reading
-        return decoder.finish()
-
-    def _check(self, capabilities: Capabilities) -> None:
-        self._asking.check(capabilities)
-
-    @property
-    def _reading(self) -> tuple[Response, Decoder[_P, _R]]:
-        if self._response is None or self._decoder is None:
-            raise StreamInterrupted("the answer is closed")
-        return self._response, self._decoder
-
-
-def _lacking(error: RouteMissing) -> UnsupportedFeature:
-    """A version that lacks a route, though others of its generation have it."""
-    lacking = UnsupportedFeature(f"the service has no such route: {error.message}")
-    lacking.status = error.status
-    return lacking
-
-
-class EndpointCall(GuardedCall[Asking[_P, _R], EndpointAttempt[_P, _R]], Generic[_P, _R]):
-    """A call of an endpoint, whole or as a stream, and its measurements.
+class FailurePolicy:
+    """Decides what follows the failed attempts of one call.
 
     Args:
-        tools: What the client's calls share.
-        order: What the caller ordered.
-        text: The text of a piece, for errors and events.
-        service: Whom to ask, where no other will do; None for any.
+        retry: How to try again.
+        services: The services to call.
+        models: The names of the models, in the order in which to try them.
+
+    Attributes:
+        model: Name of the model to ask for now.
+        tried: Services that failed for it.
     """
 
-    def __init__(
-        self,
-        tools: CallTools,
-        order: Order[Asking[_P, _R]],
-        text: Callable[[_P], str] = lambda _: "",
-        service: Service | None = None,
-    ) -> None:
-        super().__init__(tools, order)
-        self._operation = order.request.operation
-        self._text_of = text
-        self._only = service
-        self._text: list[str] = []
+    def __init__(self, retry: Retry, services: Services, models: Sequence[str]) -> None:
+        self.model, *self._fallbacks = models
+        self.tried: set[Service] = set()
+        self._retry = retry
+        self._services = services
+        self._failures = 0
 
-    async def whole(self) -> Outcome[_R]:
-        """The result, without the pieces."""
-        watch = self._begin()
-        try:
-            while isinstance(came := await self._next(watch), list):
-                self._note(came)
-        except BaseException as error:
-            self._tell_failure(watch, error)
-            raise
-        self._tell_answer(watch, came)
-        return came
+    def next_delay(
+        self, error: FoundryError, service: Service | None, left_s: float
+    ) -> float | None:
+        """Return seconds until the next attempt; None if the error is final, as its hint may say.
 
-    async def pieces(self) -> AsyncGenerator[_P | Outcome[_R]]:
-        """The pieces as they come, and the outcome as the last."""
-        watch = self._begin()
-        try:
-            while isinstance(came := await self._next(watch), list):
-                self._note(came)
-                for piece in came:
-                    yield piece
-        except BaseException as error:
-            self._tell_failure(watch, error)
-            raise
-        self._tell_answer(watch, came)
-        yield came
+        Args:
+            error: What ended the last attempt, before its first token.
+            service: Who was asked; None if none was found.
+            left_s: Seconds until the call's deadline.
+        """
+        if service is not None and self._failover(error, service):
+            return 0.0
+        delay_s = self._retry_delay(error, left_s)
+        if delay_s is None and self._fallback_model(error):
+            return 0.0
+        return delay_s
 
-    async def _next(self, watch: Watch) -> list[_P] | Outcome[_R]:
-        while True:
-            try:
-                attempt = self._attempt or await self._send(watch)
-                return await attempt.read() or self._finish(attempt)
-            except FoundryError as error:
-                await self._after(error, watch)
-
-    async def _send(self, watch: Watch) -> EndpointAttempt[_P, _R]:
-        attempt = await self._prepare(watch)
-        await attempt.send(*self._silence_bounds())
-        return attempt
-
-    def _new_attempt(self, service: Service, watch: Watch) -> EndpointAttempt[_P, _R]:
-        return EndpointAttempt(service, self._request, watch, self._tools.clock)
-
-    async def _pick(self, name: str) -> Service:
-        return self._only or await super()._pick(name)
-
-    @property
-    def _may_move(self) -> bool:
-        return self._only is None
-
-    def _is_final(self, error: FoundryError, attempt: EndpointAttempt[_P, _R] | None) -> bool:
-        if self._request.is_repeatable or attempt is None or not attempt.was_sent:
+    def _failover(self, error: FoundryError, service: Service) -> bool:
+        if not isinstance(error, FAILOVER_ERRORS) or service in self.tried:
             return False
-        refused = error.status is not None and error.status > LAST_SUCCESS
-        return not refused and not isinstance(error, ServiceNotRunning)
+        self.tried.add(service)
+        return self._services.has_untried(self.tried) and self._retry.budget.take()
 
-    def _amended(self, error: FoundryError) -> bool:
-        amended = self._request.amended(error)
-        if amended is not None:
-            self._request = amended
-        return amended is not None
+    def _retry_delay(self, error: FoundryError, left_s: float) -> float | None:
+        # A call that had begun waits for the breaker; a new one is refused at once.
+        waits_for_breaker = isinstance(error, CircuitOpen) and self._failures > 0
+        if not (error.retryable or waits_for_breaker) or self._failures >= self._retry.retries:
+            return None
+        self._failures += 1
+        delay_s = self._retry.delay_s(error, self._failures)
+        if delay_s >= left_s:
+            error.hint = f"{error.hint} Its deadline leaves no time for another attempt."
+            return None
+        if not (waits_for_breaker or self._retry.budget.take()):
+            error.hint = f"{error.hint} So many calls failed that the retry budget is spent."
+            return None
+        return delay_s
 
-    @property
-    def _partial(self) -> str:
-        return "".join(self._text)
-
-    def _note(self, pieces: list[_P]) -> None:
-        if not self._pieces and self._attempt is not None:
-            self._first_token_s = self._attempt.time_to_first_token_s
-            self._tell_first_token(self._first_token_s or 0.0)
-        self._pieces += len(pieces)
-        self._text += [text for piece in pieces if (text := self._text_of(piece))]
-
-    def _finish(self, attempt: EndpointAttempt[_P, _R]) -> Outcome[_R]:
-        result = attempt.finish()
-        now = self._close(attempt, None)
-        self._tools.retry.budget.succeeded()
-        connection, model = attempt.found
-        return Outcome(
-            result=result,
-            model=model,
-            connection=connection,
-            timings=self._timings(now - self._started),
-            attempts=self._attempts,
-        )
-
-    def _tell_answer(self, watch: Watch, outcome: Outcome[_R]) -> None:
-        watch.stop()
-        self._tools.events.emit(
-            CallEnded(
-                call=self._number,
-                outcome="answered",
-                model=outcome.model.id,
-                service=outcome.service,
-                attempts=outcome.attempts,
-                timings=outcome.timings,
-                chunks=self._pieces,
-                content=self._partial,
-                operation=self._operation,
-            )
-        )
+    def _fallback_model(self, error: FoundryError) -> bool:
+        if not self._fallbacks or not isinstance(error, MODEL_FALLBACK_ERRORS):
+            return False
+        self.model = self._fallbacks.pop(0)
+        self.tried.clear()
+        self._failures = 0
+        return True

@@ -57,6 +57,7 @@ class Connection:
 
     Attributes:
         catalog: What could be downloaded, and what was.
+        resolved: The models that names were resolved to, until something changes.
         embeds: Which models make embeddings, as far as that was found out, by id.
         stored: The responses that this client had it store.
 
@@ -85,7 +86,7 @@ class Connection:
         self.stored = StoredResponses(self.wire, self.dialect)
         self._local: Sequence[Model] = ()
         self._public: Sequence[Model] = ()
-        self._meant: dict[str, Model] = {}
+        self.resolved: dict[str, Model] = {}
         self.memory = Memory(self, others or Nobody(), keeping or Keeping())
         self._listings: SingleFlight[Sequence[Model]] = SingleFlight()
         self._asking: SingleFlight[CatalogListing] = SingleFlight()
@@ -164,16 +165,11 @@ class Connection:
         """Ids of the models that are known to be loaded."""
         return tuple(self.memory.loaded)
 
-    def ready(self, name: str) -> Model | None:
-        """The model that a name means, if it was resolved before and a call of it may begin."""
-        model = self._meant.get(name)
-        return model if model is not None and self.memory.has(model.id) else None
-
     async def meaning(self, name: str, *, download: bool = False) -> Model:
         """As `resolve`, but remembered until something changes: nothing is asked twice."""
-        model = self._meant.get(name)
+        model = self.resolved.get(name)
         if model is None:
-            model = self._meant[name] = await self.resolve(name, download=download)
+            model = self.resolved[name] = await self.resolve(name, download=download)
         return model
 
     async def make_ready(self, name: str, *, download: bool = False) -> Model:
@@ -186,7 +182,7 @@ class Connection:
         if model.cached is False:
             model = await self.download(model)
         await self.ensure_loaded(model)
-        self._meant[name] = model
+        self.resolved[name] = model
         return model
 
     async def download(
@@ -309,7 +305,7 @@ class Connection:
         """Take nothing for granted of a model that was changed or that the service denied."""
         self.memory.loaded.discard(model.id)
         self.embeds.pop(model.id, None)
-        self._meant.clear()
+        self.resolved.clear()
         self._local = ()
         self._public = ()
 

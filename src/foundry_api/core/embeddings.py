@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Never
 
-from foundry_api.core.call import EndpointCall, ordered
+from foundry_api.core.call import Call, CallRequest
 from foundry_api.core.model_task import check_embeds
-from foundry_api.core.operation import WholeBody
+from foundry_api.core.operation import EndpointOperation, WholeBody
 from foundry_api.types.checks import check_several, check_text
 from foundry_api.types.errors import (
     ContextOverflow,
@@ -24,13 +24,13 @@ from foundry_api.wire.endpoints.embeddings import EMBEDDINGS_ROUTE, decoded, emb
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-    from foundry_api.core.call import CallTools, Outcome
+    from foundry_api.core.call import CallContext
     from foundry_api.core.connection import Connection
-    from foundry_api.core.operation import Asking
+    from foundry_api.core.operation import Outcome
     from foundry_api.resilience.deadline import Deadline
     from foundry_api.types.capabilities import Capabilities
     from foundry_api.types.errors import FoundryError
-    from foundry_api.types.events import Operation
+    from foundry_api.types.events import OperationName
     from foundry_api.types.messages import Model
     from foundry_api.types.results import Vector
     from foundry_api.wire.transport import Request
@@ -48,16 +48,11 @@ _Told = tuple["tuple[Vector, ...]", "Usage | None"]
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(EndpointOperation[Never, _Told]):
     """Some texts to embed."""
 
     texts: tuple[str, ...]
-    operation: ClassVar[Operation] = "embeddings"
-
-    @property
-    def is_repeatable(self) -> bool:
-        """Always: nothing stays of it."""
-        return True
+    name: ClassVar[OperationName] = "embeddings"
 
     def check(self, capabilities: Capabilities) -> None:
         """Refuse a generation without embeddings."""
@@ -75,13 +70,8 @@ class Batch:
         path = connection.dialect.path(model.catalog, EMBEDDINGS_ROUTE)
         return connection.wire.post(path, embeddings_body(model.id, self.texts))
 
-    def plain(self, connection: Connection, model: Model) -> Request | None:
-        """None: nothing is streamed."""
-        del connection, model
-        return None
-
-    def amended(self, error: FoundryError) -> None:
-        """None: nothing can be put right."""
+    def amend(self, error: FoundryError) -> None:
+        """Nothing can be put right: say what could be of too long a text."""
         if isinstance(error, ContextOverflow):
             error.blame_prompt()
 
@@ -92,7 +82,7 @@ class Batch:
 
 
 async def embed(
-    tools: CallTools,
+    tools: CallContext,
     texts: Sequence[str],
     *,
     model: str,
@@ -115,9 +105,8 @@ async def embed(
     started = tools.clock()
 
     def call(batch: Batch) -> Awaitable[Outcome[_Told]]:
-        asking: Asking[Never, _Told] = batch
-        order = ordered(asking, model, timeout_s, deadline, download=download)
-        return EndpointCall(tools, order).whole()
+        order = CallRequest((model,), batch, timeout_s, deadline, download)
+        return Call(tools, order, batch).result()
 
     outcomes = await _in_order(call, list(_batches(texts, batch_size)))
     vectors = tuple(vector for each in outcomes for vector in each.result[0])

@@ -19,12 +19,15 @@ class LoopBinding:
 
     Args:
         rebound: Called when the client moves on to another event loop.
+
+    Attributes:
+        loop: The event loop that the client is bound to.
     """
 
     def __init__(self, rebound: Callable[[], None] = lambda: None) -> None:
         self._rebound = rebound
         self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
 
     def bind(self) -> None:
         """Bind the client to the running event loop.
@@ -33,16 +36,16 @@ class LoopBinding:
             InvalidRequest: Another event loop runs that the client is bound to.
         """
         loop = asyncio.get_running_loop()
-        if self._loop is loop:
+        if self.loop is loop:
             return
         with self._lock:
-            before = self._loop
+            before = self.loop
             if before is not None and before.is_running():
                 raise InvalidRequest(
                     "the client is in use on another event loop, and serves one at a time",
                     hint="Use FoundryClient, which serves any number of threads, or a "
                     "FoundryAPIClient for each event loop.",
                 )
-            self._loop = loop
+            self.loop = loop
             if before is not None:
                 self._rebound()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Never, cast
 from urllib.parse import urlencode
 
 import msgspec
 
-from foundry_api.core.attempt import GuardedAttempt
-from foundry_api.core.call import GuardedCall
+from foundry_api.core.call import Call, CallRequest
+from foundry_api.core.operation import Finished, Operation, WholeBody
 from foundry_api.types.errors import FoundryError, InvalidRequest, RouteMissing, ServiceNotRunning
-from foundry_api.types.events import CallEnded
 from foundry_api.types.results import RawReply
 from foundry_api.types.values import (
     UNENCODABLE,
@@ -28,15 +27,17 @@ from foundry_api.wire.headers import checked_headers
 from foundry_api.wire.transport import IDEMPOTENT_METHODS, LAST_SUCCESS, READING_METHODS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from foundry_api.core.call import CallTools, Order
+    from foundry_api.core.call import CallContext
+    from foundry_api.core.connection import Connection
+    from foundry_api.core.operation import AnswerFacts
     from foundry_api.core.service_pool import Service
-    from foundry_api.resilience.silence import Watch
-    from foundry_api.types.events import Operation
-    from foundry_api.wire.transport import Response
+    from foundry_api.resilience.deadline import Deadline
+    from foundry_api.types.capabilities import Capabilities
+    from foundry_api.types.events import OperationName
+    from foundry_api.types.messages import Model
+    from foundry_api.wire.transport import Request, Response
 
-__all__ = ["DEFAULT_TIMEOUT_S", "RawCall", "RawRequest", "raw_request"]
+__all__ = ["RawCall", "RawOperation", "RawRequest", "make_raw_call", "raw_request"]
 
 DEFAULT_TIMEOUT_S = 30.0
 
@@ -46,7 +47,7 @@ _ID = re.compile(r"/(?=[^/]{16})[^/]*[0-9][^/]*")
 
 
 class RawRequest(msgspec.Struct, frozen=True):
-    """A request as the caller wants it, already checked.
+    """A request as the caller wants it, validated.
 
     Attributes:
         method: In capitals.
@@ -67,150 +68,92 @@ class RawRequest(msgspec.Struct, frozen=True):
         return f"{self.method} {route}"
 
 
-class RawAttempt(GuardedAttempt):
-    """Sends one request that is for no model. `close` has to be called, however it ends."""
-
-    def __init__(
-        self, service: Service, request: RawRequest, watch: Watch, clock: Callable[[], float]
-    ) -> None:
-        super().__init__(service, watch, clock)
-        self._request = request
-
-    async def enter(self, *, again: bool) -> None:
-        """Find the service, and wait for a turn if the request makes work.
-
-        Raises:
-            FoundryError: There is no service, no turn, or no time for it.
-        """
-        self._permit = self.service.breaker.try_enter() or await self._enter()
-        with self._watch:
-            self.connection = await self.service.connect()
-        if self._request.method not in READING_METHODS:  # which wait for no turn
-            self._slot = self.service.limiter.try_acquire()
-            if self._slot is None:
-                await self._queue(again=again)
-
-    async def send(self, silence_s: float) -> RawReply:
-        """Send it, and read the whole answer.
-
-        Raises:
-            FoundryError: The service refused it, failed, or said nothing.
-        """
-        request, connection = self._request, self.reached
-        message = connection.wire.request(
-            request.method, request.path, request.body, request.headers
-        )
-        response = await self._open(message, silence_s, silence_s)
-        if response.status > LAST_SUCCESS:
-            raise await self._refusal(response)
-        body = await self._body(response)
-        return RawReply(
-            status=response.status,
-            headers=response.headers,
-            body=body,
-            service=connection.base_url,
-        )
-
-    async def _body(self, response: Response) -> bytes:
-        body = bytearray()
-        while block := await self._block(response):
-            body += block
-        return bytes(body)
-
-
-class RawCall(GuardedCall[RawRequest, RawAttempt]):
-    """A request and its whole answer.
+class RawOperation(Operation[Never, bytes, RawReply]):
+    """A request that is for no model, and its answer as it comes.
 
     Args:
-        tools: What the client's calls share.
-        order: What the caller ordered.
-        service: Whom to ask, where no other will do; None for any.
+        request: The request.
     """
 
-    _operation: Operation = "request"
+    __slots__ = ("_request",)
 
-    def __init__(
-        self, tools: CallTools, order: Order[RawRequest], service: Service | None = None
-    ) -> None:
-        super().__init__(tools, order)
-        self._only = service
+    name: ClassVar[OperationName] = "request"
+    needs_model: ClassVar[bool] = False
+    default_timeout_s: ClassVar[float | None] = DEFAULT_TIMEOUT_S
 
-    async def reply(self) -> RawReply:
-        """The answer."""
-        watch = self._begin()
-        try:
-            reply = await self._made(watch)
-        except BaseException as error:
-            self._tell_failure(watch, error)
-            raise
-        watch.stop()
-        reply = msgspec.structs.replace(reply, attempts=self._attempts)
-        self._tell_answer(reply)
-        return reply
+    def __init__(self, request: RawRequest) -> None:
+        self._request = request
 
-    async def _made(self, watch: Watch) -> RawReply:
-        while True:
-            try:
-                attempt = await self._prepare(watch)
-                reply = await attempt.send(self._silence_bounds()[0])
-            except FoundryError as error:
-                await self._after(error, watch)
-            else:
-                self._close(attempt, None)
-                self._tools.retry.budget.succeeded()
-                return reply
+    @property
+    def needs_slot(self) -> bool:
+        """Whether it may make work for the engine: one that only reads waits for no turn."""
+        return self._request.method not in READING_METHODS
 
-    async def _prepare(self, watch: Watch) -> RawAttempt:
-        self._service, self._attempt_started = None, self._tools.clock()
-        watch.ignore_silence("connecting")
-        with watch:
-            service = await self._pick(self._model)
-        attempt = self._attempt = self._new_attempt(service, watch)
-        await attempt.enter(again=bool(self._attempts))
-        self._service = attempt.reached.base_url
-        self._tell_attempt(attempt)
-        return attempt
+    def check(self, capabilities: Capabilities) -> None:
+        """Refuse nothing: what the service can do is for it to say."""
 
-    def _new_attempt(self, service: Service, watch: Watch) -> RawAttempt:
-        return RawAttempt(service, self._request, watch, self._tools.clock)
+    def request(self, connection: Connection, model: Model) -> Request:
+        """Build the HTTP request."""
+        del model
+        request = self._request
+        return connection.wire.request(request.method, request.path, request.body, request.headers)
 
-    async def _pick(self, name: str) -> Service:
-        return self._only or await super()._pick(name)
+    def decoder(self, connection: Connection, model: Model) -> WholeBody[bytes]:
+        """Return the body as it is."""
+        del connection, model
+        return WholeBody(bytes)
 
-    def _silence_bounds(self) -> tuple[float, float]:
-        timeout_s = self._order.timeout_s
-        bound_s = DEFAULT_TIMEOUT_S if timeout_s == "auto" else timeout_s
-        return bound_s, bound_s
+    def accepts(self, response: Response) -> bool:
+        """Whether it is an answer, and no redirection or error."""
+        return response.status <= LAST_SUCCESS
 
-    async def _after(self, error: FoundryError, watch: Watch) -> None:
+    def refusal(self, error: FoundryError) -> FoundryError:
+        """Say what to check where there is no such route."""
         if isinstance(error, RouteMissing):
             error.hint = "Check the method and the path; the generations differ in their routes."
-        await super()._after(error, watch)
+        return error
 
-    def _is_final(self, error: FoundryError, attempt: RawAttempt | None) -> bool:
-        del attempt
+    def is_final(self, error: FoundryError, *, was_sent: bool) -> bool:
+        """Whether it may have been carried out, and must not be carried out twice."""
+        del was_sent
         may_be_done = not isinstance(error, ServiceNotRunning)
         return may_be_done and self._request.method not in IDEMPOTENT_METHODS
 
-    def _completed(self, error: FoundryError) -> FoundryError:
-        """The error with what only the call knows; a model it has none."""
-        model = error.model
-        completed = super()._completed(error)
-        completed.model = model
-        return completed
-
-    def _tell_answer(self, reply: RawReply) -> None:
-        self._tools.events.emit(
-            CallEnded(
-                call=self._number,
-                outcome="answered",
-                model=self._model,
-                service=reply.service,
-                attempts=reply.attempts,
-                timings=self._timings(self._tools.clock() - self._started),
-                operation=self._operation,
-            )
+    def complete(self, value: bytes, texts: list[str], facts: AnswerFacts) -> Finished[RawReply]:
+        """Make the reply."""
+        del texts
+        reply = RawReply(
+            status=facts.status,
+            headers=facts.headers,
+            body=value,
+            service=facts.connection.base_url,
+            attempts=facts.attempts,
         )
+        return Finished(reply, facts.timings())
+
+
+RawCall = Call[Never, RawReply]
+"""A call of any request."""
+
+
+def make_raw_call(
+    context: CallContext,
+    request: RawRequest,
+    timeout_s: float | Literal["auto"],
+    deadline: Deadline,
+    service: Service | None = None,
+) -> RawCall:
+    """Make a call of a request.
+
+    Args:
+        context: What the client's calls share.
+        request: The validated request.
+        timeout_s: Bound of the silence, or `auto`.
+        deadline: By when it has to be over.
+        service: The service to ask, where no other will do; None for any.
+    """
+    order = CallRequest((request.name,), request, timeout_s, deadline)
+    return Call(context, order, RawOperation(request), service)
 
 
 def raw_request(

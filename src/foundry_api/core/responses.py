@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from foundry_api.core.model_task import check_sees
+from foundry_api.core.operation import EndpointOperation
 from foundry_api.types.checks import (
     EMPTY_RESULT,
     MAX_SEED,
@@ -30,29 +31,28 @@ from foundry_api.types.errors import (
     ContextOverflow,
     InvalidRequest,
     ResponseNotFound,
+    ServiceNotRunning,
     UnsupportedFeature,
 )
 from foundry_api.types.messages import Message
-from foundry_api.types.results import ResponseItem
+from foundry_api.types.results import Response, ResponseEvent, ResponseItem
 from foundry_api.types.values import UNENCODABLE, as_text, is_several, plain, shown
 from foundry_api.wire.chat.request import readable_schema
 from foundry_api.wire.chat.stream import DEFAULT_MAX_TOKENS
 from foundry_api.wire.dialects.base import QUICK_TIMEOUT_S, error_of
 from foundry_api.wire.endpoints.responses import RESPONSES_ROUTE, ResponseReader, ResponseStream
-from foundry_api.wire.transport import OK, fetch
+from foundry_api.wire.transport import LAST_SUCCESS, OK, fetch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from foundry_api.core.connection import Connection
-    from foundry_api.core.operation import Asking
     from foundry_api.core.options import ResponseOptions
     from foundry_api.core.residency.stored_responses import Hold
     from foundry_api.types.capabilities import Capabilities
     from foundry_api.types.errors import FoundryError
-    from foundry_api.types.events import Operation
+    from foundry_api.types.events import OperationName
     from foundry_api.types.messages import Model
-    from foundry_api.types.results import Response, ResponseEvent
     from foundry_api.wire.transport import Request
 
 __all__ = [
@@ -272,14 +272,12 @@ def _kind(content: bytes) -> str:
 if TYPE_CHECKING:
     Input = str | Sequence[Mapping[str, Any] | Message | ResponseItem]
 
-    Answering = Asking[ResponseEvent, Response]
-
 
 _ID = re.compile(r"[\w.-]{1,200}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Responding:
+class Responding(EndpointOperation[ResponseEvent, Response]):
     """A response that is asked for.
 
     Attributes:
@@ -291,12 +289,14 @@ class Responding:
     members: dict[str, Any]
     hold: Hold = "free"
     goes_on: bool = False
-    operation: ClassVar[Operation] = "response"
+    name: ClassVar[OperationName] = "response"
 
-    @property
-    def is_repeatable(self) -> bool:
-        """Whether it may be made twice: one that is stored would be kept twice."""
-        return not self.members.get("store")
+    def is_final(self, error: FoundryError, *, was_sent: bool) -> bool:
+        """Whether it may have been stored: one that is made twice would be kept twice."""
+        if not self.members.get("store") or not was_sent:
+            return False
+        was_refused = error.status is not None and error.status > LAST_SUCCESS
+        return not was_refused and not isinstance(error, ServiceNotRunning)
 
     def check(self, capabilities: Capabilities) -> None:
         """Refuse a generation without responses, or without what this one needs."""
@@ -332,7 +332,7 @@ class Responding:
         """What is sent."""
         return self._request(connection, model, stream=True)
 
-    def plain(self, connection: Connection, model: Model) -> Request | None:
+    def non_streaming_request(self, connection: Connection, model: Model) -> Request | None:
         """The same without streaming, where a stream that fails at once says nothing."""
         if connection.dialect.capabilities.stream_errors == "native":
             return None
@@ -348,7 +348,12 @@ class Responding:
 
         return ResponseStream(reader_of(connection), begun)
 
-    def amended(self, error: FoundryError) -> Responding | None:
+    def collect(self, chunks: list[ResponseEvent], texts: list[str], *, whole: bool) -> None:
+        """Keep the text."""
+        del whole
+        texts += [chunk.text for chunk in chunks]
+
+    def amend(self, error: FoundryError) -> Responding | None:
         """Ask for what fits, when the caller set no bound and the service's default overflows."""
         if not isinstance(error, ContextOverflow) or "max_output_tokens" in self.members:
             return None

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from foundry_api.core.cache.select import cache_of
-from foundry_api.core.call import CallTools
+from foundry_api.core.call import CallContext
 from foundry_api.core.catalog import CatalogStore
 from foundry_api.core.connection import Connection
 from foundry_api.core.loop_binding import LoopBinding
@@ -74,6 +74,7 @@ class Backend:
 
     Attributes:
         settings: As above.
+        closed: Whether the client was closed.
         events: The hook for whoever wants to hear what happens.
         metrics: What happened, counted.
         services: Those that are called.
@@ -100,7 +101,7 @@ class Backend:
         self._hooks = hooks or Hooks()
         self._transport: Transport | None = None if transport is None else OwnTransport(transport)
         self._owns_transport = transport is None
-        self._closed = self._ended = False
+        self.closed = self._ended = False
         self._loop = LoopBinding(self._forget_loop)
         self._limits = limiter or LimiterSettings()
         self._breaking = breaker or BreakerSettings()
@@ -116,13 +117,13 @@ class Backend:
             [self._service(locator, locator.endpoint) for locator in self._locators],
             lambda: self._service(self._locators[0], self._locators[0].embedded),
         )
-        self.tools = CallTools(
+        self.tools = CallContext(
             services=self.services,
             retry=Retry(settings.retries, RETRY_BACKOFF, RetryBudget()),
             events=self.events,
             latencies=Latencies(),
-            closed=lambda: self._closed,
-            bind=self._loop.bind,
+            closed=lambda: self.closed,
+            binding=self._loop,
         )
         self.cache = cache_of(settings.cache) if cache is None else cache
         self._kept_in = self.cache if cache is None else _own_cache(cache)
@@ -160,7 +161,7 @@ class Backend:
         Raises:
             ClientClosed: The client was closed.
         """
-        if self._closed:
+        if self.closed:
             raise ClientClosed("the client is closed")
 
     async def close(self) -> None:
@@ -170,7 +171,7 @@ class Backend:
             InvalidRequest: Another event loop runs that the client is bound to.
         """
         self._loop.bind()
-        self._closed = True
+        self.closed = True
         if self.cached is not None:
             await self.cached.end()
             self._kept_in.detach(self.events.emit)

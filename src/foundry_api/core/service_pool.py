@@ -45,6 +45,7 @@ class Service:
     Attributes:
         breaker: As above.
         limiter: As above.
+        connection: The connection to it, while it is known to be there.
         attempts: Those that were assigned to it and have not ended.
     """
 
@@ -61,7 +62,7 @@ class Service:
         self.attempts: set[object] = set()
         self._connect = connect
         self._forget = forget
-        self._connection: Connection | None = None
+        self.connection: Connection | None = None
         self._connecting: SingleFlight[Connection] = SingleFlight()
         self._recovery: asyncio.Task[None] | None = None
         self._name(name)
@@ -71,18 +72,13 @@ class Service:
         """Its base URL, or what stands for it before it was found."""
         return self.breaker.service
 
-    @property
-    def connection(self) -> Connection | None:
-        """The connection to it, while it is known to be there."""
-        return self._connection
-
     async def connect(self) -> Connection:
         """The connection to it; it is found or started if need be.
 
         Raises:
             ServiceError: It was not found, or could not be started.
         """
-        return self._connection or await self._connecting.run("connection", self._open)
+        return self.connection or await self._connecting.run("connection", self._open)
 
     async def current(self) -> Connection:
         """As `connect`, but found anew if another service has taken its place meanwhile.
@@ -102,7 +98,7 @@ class Service:
         Raises:
             FoundryError: It is not.
         """
-        connection = self._connection
+        connection = self.connection
         if connection is not None:
             try:
                 await connection.dialect.status()
@@ -118,23 +114,23 @@ class Service:
         A service that had models in memory is found again at once, and they are loaded again,
         so that the next callers do not wait for it.
         """
-        if connection is not self._connection:
+        if connection is not self.connection:
             return
-        self._connection = None
+        self.connection = None
         self._forget()
         if connection.loaded:
             self._recovery = asyncio.create_task(self._recover(connection.loaded))
 
     async def aclose(self) -> None:
         """Forget the connection, and end what goes on in the background."""
-        self._connection = None
+        self.connection = None
         recovery, self._recovery = self._recovery, None
         if recovery is not None and recovery.get_loop() is asyncio.get_running_loop():
             recovery.cancel()
             await asyncio.wait({recovery})
 
     async def _open(self) -> Connection:
-        connection = self._connection = await self._connect()
+        connection = self.connection = await self._connect()
         if self._name(connection.endpoint.base_url):
             # Another engine took the place of the one that failed, so nothing is held against it.
             self.breaker.reset()
@@ -157,8 +153,8 @@ class Service:
             for model in models:
                 await connection.ensure_loaded(await connection.resolve(model))
         except FoundryError as error:
-            if isinstance(error, GONE) and connection is self._connection:
-                self._connection = None
+            if isinstance(error, GONE) and connection is self.connection:
+                self.connection = None
                 self._forget()
             return error
         return None
@@ -209,6 +205,12 @@ class Services:
     def has_untried(self, tried: AbstractSet[Service]) -> bool:
         """Whether there is one that did not fail yet."""
         return any(service not in tried for service in self._usable)
+
+    def select(self, name: str, tried: AbstractSet[Service]) -> Service | None:
+        """As `having`, without waiting; None where a service has to be found first."""
+        if len(self._usable) == 1 and name.lower() == DEMO:
+            return None
+        return self.pick(tried)
 
     async def having(self, name: str, tried: AbstractSet[Service] = frozenset()) -> Service:
         """The one to call next for a model: our own for the model that only it has.

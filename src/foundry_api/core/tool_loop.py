@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from foundry_api.core.cache.calls import CachedCall
-    from foundry_api.core.call import Order
+    from foundry_api.core.call import CallRequest
     from foundry_api.core.chat import ChatCall
     from foundry_api.tools.definition import Tool, ToolLike
     from foundry_api.tools.executor import OnError
@@ -32,8 +32,8 @@ _UNREADABLE = "Your call of a tool could not be read: {reason}. Write it again, 
 
 
 def tool_loop(
-    call: Callable[[Order[ChatRequest]], ChatCall | CachedCall],
-    order: Callable[[Sequence[Tool]], Order[ChatRequest]],
+    call: Callable[[CallRequest[ChatRequest]], ChatCall | CachedCall],
+    order: Callable[[Sequence[Tool]], CallRequest[ChatRequest]],
     tools: Sequence[ToolLike],
     limits: tuple[int, int, float, OnError],
 ) -> ToolLoop:
@@ -70,8 +70,8 @@ class ToolLoop:
 
     def __init__(
         self,
-        call: Callable[[Order[ChatRequest]], ChatCall | CachedCall],
-        order: Order[ChatRequest],
+        call: Callable[[CallRequest[ChatRequest]], ChatCall | CachedCall],
+        order: CallRequest[ChatRequest],
         caller: ToolCaller,
     ) -> None:
         self._call = call
@@ -88,7 +88,7 @@ class ToolLoop:
         while True:
             call = self._next()
             try:
-                completion = await call.completion()
+                completion = await call.result()
             except ToolCallError as error:
                 self._tell(error)
                 continue
@@ -106,7 +106,7 @@ class ToolLoop:
             except ToolCallError as error:
                 self._tell(error)
                 continue
-            completion = call.whole
+            completion = call.outcome
             results = await self._answered(completion)
             if results is None:
                 yield self._run(completion)

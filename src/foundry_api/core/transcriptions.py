@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Self
 
 from foundry_api.core.audio import WINDOW_S, WaveFile, duration_s, next_cut, part_of, read_wave
 from foundry_api.core.model_task import speech_kind
-from foundry_api.core.operation import WholeBody
+from foundry_api.core.operation import EndpointOperation, WholeBody
 from foundry_api.types.checks import check_range, check_text
 from foundry_api.types.errors import InvalidRequest, UnsupportedFeature
 from foundry_api.types.local_path import absolute_path
@@ -27,6 +27,7 @@ from foundry_api.types.results import Transcription, TranscriptionChunk
 from foundry_api.types.values import as_path, shown
 from foundry_api.wire.endpoints.transcriptions import (
     TRANSCRIPTIONS_ROUTE,
+    Heard,
     TranscriptionStream,
     heard,
     multipart,
@@ -38,15 +39,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
     from types import TracebackType
 
-    from foundry_api.core.call import Outcome
     from foundry_api.core.connection import Connection
-    from foundry_api.core.operation import Asking, Decoder
+    from foundry_api.core.operation import Decoder, Outcome
     from foundry_api.engine.models.task import Speech
     from foundry_api.types.capabilities import Capabilities
-    from foundry_api.types.errors import FoundryError
-    from foundry_api.types.events import Operation
-    from foundry_api.types.messages import Attempt, Model
-    from foundry_api.wire.endpoints.transcriptions import Heard
+    from foundry_api.types.events import OperationName
+    from foundry_api.types.messages import AttemptRecord, Model
     from foundry_api.wire.transport import Request
 
 __all__ = [
@@ -406,12 +404,8 @@ def _unknown(code: str, model: str) -> InvalidRequest:
     )
 
 
-if TYPE_CHECKING:
-    Hearing = Asking[TranscriptionChunk, Heard]
-
-
 @dataclass(slots=True)
-class Listening:
+class Listening(EndpointOperation[TranscriptionChunk, Heard]):
     """A recording to transcribe.
 
     Attributes:
@@ -424,12 +418,7 @@ class Listening:
     _where: str = ""
     _language: dict[str, str] = field(default_factory=dict[str, str])
     _content: bytes = b""
-    operation: ClassVar[Operation] = "transcription"
-
-    @property
-    def is_repeatable(self) -> bool:
-        """Always: nothing stays of it."""
-        return True
+    name: ClassVar[OperationName] = "transcription"
 
     def check(self, capabilities: Capabilities) -> None:
         """Refuse a generation that does not listen, or not to all of the options."""
@@ -474,20 +463,16 @@ class Listening:
         kind, body = multipart(model.id, self.recording.name, self._content, self.options)
         return connection.wire.request("POST", path, body, {"Content-Type": kind})
 
-    def plain(self, connection: Connection, model: Model) -> Request | None:
-        """None: a stream that fails says why."""
-        del connection, model
-        return None
-
-    def amended(self, error: FoundryError) -> None:
-        """None: nothing can be put right."""
-        del error
-
     def decoder(self, connection: Connection, model: Model) -> Decoder[TranscriptionChunk, Heard]:
         """Reads the text."""
         if connection.dialect.capabilities.audio_form == "path":
             return TranscriptionStream(model.id)
         return WholeBody(heard)
+
+    def collect(self, chunks: list[TranscriptionChunk], texts: list[str], *, whole: bool) -> None:
+        """Keep the text."""
+        del whole
+        texts += [chunk.text for chunk in chunks]
 
 
 def speech_options(language: object, temperature: object, prompt: object) -> dict[str, Any]:
@@ -554,7 +539,7 @@ class Joined:
         return TranscriptionChunk("", model, timings=self.timings, attempts=self.attempts)
 
     @property
-    def attempts(self) -> tuple[Attempt, ...]:
+    def attempts(self) -> tuple[AttemptRecord, ...]:
         """The requests for all parts."""
         return tuple(attempt for outcome in self._outcomes for attempt in outcome.attempts)
 

@@ -7,8 +7,8 @@ import contextvars
 import time
 from typing import TYPE_CHECKING
 
-from foundry_api.core.call import CallTools, Order
-from foundry_api.core.chat import ChatCall
+from foundry_api.core.call import CallContext, CallRequest
+from foundry_api.core.chat import make_chat_call
 from foundry_api.core.service_pool import Service, Services
 from foundry_api.monitor.types import Canary
 from foundry_api.resilience.backoff import Backoff
@@ -180,20 +180,20 @@ async def completion(connection: Connection, model: str, timeout_s: float) -> Co
     service = Service(
         connection.endpoint.base_url, connected, lambda: None, CircuitBreaker(), Limiter()
     )
-    tools = CallTools(
+    tools = CallContext(
         services=Services([service], lambda: service),
         retry=Retry(0, Backoff(base_s=0.1, cap_s=1.0), RetryBudget()),
         events=Events(),
         latencies=Latencies(),
         closed=lambda: False,
     )
-    order = Order(
+    order = CallRequest(
         models=(model,),
         request=ChatRequest(messages=(Message("user", PROMPT),), max_tokens=TOKENS, temperature=0),
         timeout_s=timeout_s,
         deadline=Deadline.after(timeout_s),
     )
     try:
-        return await ChatCall(tools, order).completion()
+        return await make_chat_call(tools, order).result()
     finally:
         await service.aclose()

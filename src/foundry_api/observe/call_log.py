@@ -73,7 +73,9 @@ class CallLog:
 
     def __call__(self, event: Event) -> None:
         """Write an event, if anybody reads it."""
-        level = _level(event)
+        level = _LEVELS.get(type(event), logging.DEBUG)
+        if isinstance(event, CallEnded) and event.outcome == "failed":
+            level = logging.WARNING
         if self._logger.isEnabledFor(level) and _is_read(self._logger):
             facts = _facts(event, content=self._content)
             told = self._object(facts) if self._json else printable_line(_sentence(event, facts))
@@ -93,17 +95,12 @@ _LEVELS: dict[type[Event], int] = {
 }
 
 
-def _level(event: Event) -> int:
-    if isinstance(event, CallEnded) and event.outcome == "failed":
-        return logging.WARNING
-    return _LEVELS.get(type(event), logging.DEBUG)
-
-
 def _is_read(logger: logging.Logger | None) -> bool:
     """Whether a record would reach more than a `NullHandler`: to make one costs 10 µs."""
     while logger is not None:
-        if any(type(handler) is not logging.NullHandler for handler in logger.handlers):
-            return True
+        for handler in logger.handlers:
+            if type(handler) is not logging.NullHandler:
+                return True
         logger = logger.parent if logger.propagate else None
     return False
 

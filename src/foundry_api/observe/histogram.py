@@ -89,6 +89,17 @@ class Histogram:
         self._lowest = min(self._lowest, value)
         self._highest = max(self._highest, value)
 
+    def add_all(self, values: Sequence[float]) -> None:
+        """Count several values at once."""
+        if not values:
+            return
+        counts, bounds = self._counts, self._bounds
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+        self._sum += sum(values)
+        self._lowest = min(self._lowest, *values)
+        self._highest = max(self._highest, *values)
+
     def told(self) -> Distribution:
         """What was counted so far."""
         count = sum(self._counts)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
     from opentelemetry.util.types import AttributeValue
 
-    from foundry_api.types.events import Event, Operation
+    from foundry_api.types.events import Event, OperationName
     from foundry_api.types.messages import ChatRequest
 
     Attributes = dict[str, AttributeValue]
@@ -141,7 +141,7 @@ class _Instruments:
                 self._tokens.record(count, {**attributes, "gen_ai.token.type": kind})
 
 
-def _common(model: str, operation: Operation) -> Attributes:
+def _common(model: str, operation: OperationName) -> Attributes:
     return {
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": PROVIDER,

@@ -11,8 +11,11 @@ import math
 import random
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal, NoReturn
+
+import msgspec
 
 from foundry_api.resilience.backoff import Backoff
 from foundry_api.types.errors import CircuitOpen, ConfigurationError, FoundryError
@@ -25,7 +28,7 @@ from foundry_api.types.serialization import Result
 from foundry_api.types.values import as_float, as_int, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
     from foundry_api.types.events import Listener
 
@@ -128,7 +131,8 @@ class ResultWindow:
         self.results.append((now, failed, slow))
         self.failures += failed
         self.slow += slow
-        self.forget(now)
+        if len(self.results) > self._most or self._span_s != math.inf:
+            self.forget(now)
 
     def forget(self, now: float) -> None:
         """Drop what is no longer within the window."""
@@ -146,7 +150,7 @@ _SPENT = -1
 """No breaker's epoch: what a permit tells with it counts nowhere."""
 
 
-class Permit:
+class Permit(msgspec.Struct, eq=False):
     """A call's leave to go. Its holder must say how the call ended; what is said first counts.
 
     A trial whose end nobody tells would leave the breaker half-open for good.
@@ -156,14 +160,9 @@ class Permit:
         trial: Whether the breaker waits for this call's result to close or to stay open.
     """
 
-    __slots__ = ("_settle", "epoch", "trial")
-
-    def __init__(
-        self, settle: Callable[[int, _Outcome, float], None], epoch: int, *, trial: bool = False
-    ) -> None:
-        self._settle = settle
-        self.epoch = epoch
-        self.trial = trial
+    _settle: Callable[[int, _Outcome, float], None]
+    epoch: int
+    trial: bool = False
 
     def succeeded(self, duration_s: float) -> None:
         """The service answered; its first token took so many seconds."""
@@ -318,8 +317,10 @@ class CircuitBreaker:
             self._end_trial(outcome)
         elif outcome != "released":
             slow = duration_s >= self._settings.slow_s
-            self._window.add(self._clock(), failed=outcome == "failed", slow=slow)
-            self._trip_if_bad()
+            window = self._window
+            window.add(self._clock(), failed=outcome == "failed", slow=slow)
+            if window.failures or window.slow:
+                self._trip_if_bad()
 
     def _end_trial(self, outcome: _Outcome) -> None:
         if outcome == "succeeded":

@@ -92,9 +92,8 @@ NEVER = Deadline(math.inf, math.inf)
 _CURRENT: ContextVar[Deadline] = ContextVar("foundry_api_deadline", default=NEVER)
 
 
-def current() -> Deadline:
-    """The deadline that is set around the caller; `NEVER` without one."""
-    return _CURRENT.get()
+current = _CURRENT.get
+"""Returns the deadline that is set around the caller; `NEVER` without one."""
 
 
 @contextmanager

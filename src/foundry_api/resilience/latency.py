@@ -26,17 +26,14 @@ class _Bound:
     """One bound, from the waits that were seen."""
 
     def __init__(self) -> None:
-        self._seen: deque[float] = deque(maxlen=REMEMBERED)
-
-    def add(self, seconds: float) -> None:
-        self._seen.append(seconds)
+        self.seen: deque[float] = deque(maxlen=REMEMBERED)
 
     @property
     def seconds(self) -> float:
-        if len(self._seen) < ENOUGH:
+        if len(self.seen) < ENOUGH:
             return COLD_S
-        rank = math.ceil(QUANTILE * len(self._seen)) - 1
-        return min(max(FLOOR_S, FACTOR * sorted(self._seen)[rank]), CEILING_S)
+        rank = math.ceil(QUANTILE * len(self.seen)) - 1
+        return min(max(FLOOR_S, FACTOR * sorted(self.seen)[rank]), CEILING_S)
 
 
 class ModelLatency:
@@ -58,12 +55,12 @@ class ModelLatency:
             first_s: Its time to first token.
             gap_s: Its longest wait between two tokens.
         """
-        self._first.add(first_s)
-        self._gap.add(gap_s)
+        self._first.seen.append(first_s)
+        self._gap.seen.append(gap_s)
 
     def fell(self, limit_s: float, *, streaming: bool) -> None:
         """A bound fell. It counts as a wait of that length, so that the next one is longer."""
-        (self._gap if streaming else self._first).add(limit_s)
+        (self._gap if streaming else self._first).seen.append(limit_s)
 
 
 class Latencies:
@@ -78,4 +75,5 @@ class Latencies:
         Args:
             model: Its id.
         """
-        return self._models.setdefault(model, ModelLatency())
+        latency = self._models.get(model)
+        return self._models.setdefault(model, ModelLatency()) if latency is None else latency

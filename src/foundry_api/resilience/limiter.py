@@ -9,6 +9,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from foundry_api.types.errors import ConfigurationError, QueueFull
 from foundry_api.types.serialization import Result
 from foundry_api.types.values import as_int, shown
@@ -205,7 +207,7 @@ class Moved(Exception):
         self.queued_s = queued_s
 
 
-class Slot:
+class Slot(msgspec.Struct, eq=False):
     """A call's turn.
 
     Attributes:
@@ -213,12 +215,9 @@ class Slot:
         epoch: Of the limiter that gave it; after a reset it counts no longer.
     """
 
-    __slots__ = ("_limiter", "epoch", "queued_s")
-
-    def __init__(self, limiter: Limiter, queued_s: float, epoch: int) -> None:
-        self._limiter: Limiter | None = limiter
-        self.epoch = epoch
-        self.queued_s = queued_s
+    _limiter: Limiter | None
+    queued_s: float
+    epoch: int
 
     def progress(self, tokens: int) -> None:
         """So many tokens came."""
@@ -344,7 +343,8 @@ class Limiter:
         if epoch != self._epoch:
             return
         self._in_flight -= 1
-        self._hand_over()
+        if self._queue:
+            self._hand_over()
         if not self._queue:
             self._window_began = None
             if self.on_idle is not None and self._in_flight < self._limit:

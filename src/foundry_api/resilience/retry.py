@@ -39,27 +39,26 @@ class RetryBudget:
     Args:
         capacity: Retries that the full bucket allows. It starts full.
         deposit: What each call that succeeds puts in, in retries.
+
+    Attributes:
+        capacity: Retries that the full bucket allows.
+        left: Retries that are left.
     """
 
     def __init__(self, capacity: float = 100.0, deposit: float = 0.2) -> None:
-        self._capacity = capacity
+        self.capacity = capacity
+        self.left = capacity
         self._deposit = deposit
-        self._left = capacity
-
-    @property
-    def left(self) -> float:
-        """Retries that are left."""
-        return self._left
 
     def succeeded(self) -> None:
         """A call succeeded."""
-        self._left = min(self._capacity, self._left + self._deposit)
+        self.left = min(self.capacity, self.left + self._deposit)
 
     def take(self) -> bool:
         """Whether there is one left; then it is taken."""
-        if self._left < 1:
+        if self.left < 1:
             return False
-        self._left -= 1
+        self.left -= 1
         return True
 
 

@@ -40,6 +40,7 @@ class Watch:
         deadline: By when the call has to be over.
 
     Attributes:
+        loop: The event loop on which the call waits.
         stage: How far the call is; told by the errors.
         longest_gap_s: Longest wait between two tokens since `listen`.
     """
@@ -50,7 +51,6 @@ class Watch:
         "_due",
         "_fallen",
         "_gap_s",
-        "_loop",
         "_silence_s",
         "_silent_at",
         "_since",
@@ -59,6 +59,7 @@ class Watch:
         "_timer_at",
         "_waited_s",
         "longest_gap_s",
+        "loop",
         "stage",
     )
 
@@ -73,7 +74,7 @@ class Watch:
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
         self._fallen = False
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
 
@@ -105,7 +106,7 @@ class Watch:
     @property
     def left_s(self) -> float:
         """Seconds until the deadline."""
-        return self._deadline.at - self._loop.time()
+        return self._deadline.at - self.loop.time()
 
     def extend(self, deadline: Deadline) -> None:
         """Allow more time, also in a wait that has begun. An earlier deadline is ignored."""
@@ -113,6 +114,15 @@ class Watch:
             return
         self._deadline = deadline
         self._due = min(self._silent_at, deadline.at)  # the timer rings too early, and looks again
+
+    def check(self) -> None:
+        """Refuse to go on after the deadline.
+
+        Raises:
+            DeadlineExceeded: The deadline has passed.
+        """
+        if self.loop.time() >= self._deadline.at:
+            raise self._deadline.exceeded(self.stage)
 
     def stop(self) -> None:
         """The call is over."""
@@ -126,7 +136,7 @@ class Watch:
         Raises:
             DeadlineExceeded: The deadline has passed before.
         """
-        self._since = now = self._loop.time()
+        self._since = now = self.loop.time()
         deadline_at = self._deadline.at
         if now >= deadline_at:
             raise self._deadline.exceeded(self.stage)
@@ -135,7 +145,7 @@ class Watch:
             silence_s = silence_s * KEEP_ALIVE_CAP - self._waited_s
         self._silent_at = due = now + silence_s
         self._due = due = min(due, deadline_at)
-        self._task = task = asyncio.current_task(self._loop)
+        self._task = task = asyncio.current_task(self.loop)
         self._cancelling = task.cancelling() if task else 0
         if due < self._timer_at:
             self._arm()
@@ -153,7 +163,7 @@ class Watch:
             DeadlineExceeded: The deadline passed.
         """
         task, self._task = self._task, None
-        self._waited_s += self._loop.time() - self._since
+        self._waited_s += self.loop.time() - self._since
         if self._fallen and task is not None:
             self._fallen = False
             # If somebody else cancelled the task too, the cancellation is not ours to end.
@@ -164,13 +174,13 @@ class Watch:
         self.stop()
         if self._due < math.inf:
             self._timer_at = self._due
-            self._timer = self._loop.call_at(self._due, self._ring)
+            self._timer = self.loop.call_at(self._due, self._ring)
 
     def _ring(self) -> None:
         self._timer, self._timer_at = None, math.inf
         if self._task is None:
             return
-        if self._loop.time() < self._due:
+        if self.loop.time() < self._due:
             self._arm()
         else:
             self._fallen = True

@@ -78,13 +78,16 @@ def chat_request(
     tool_choice: str | None = None,
     constraint: Constraint | None = None,
     extra: Mapping[str, Any] | None = None,
+    is_validated: bool = False,
 ) -> ChatRequest:
     """A request that the service can't refuse for its form.
+
+    With `is_validated` the messages are those that `prompt_turns` or `conversation` gave.
 
     Raises:
         InvalidRequest: An argument is at fault; `.field` names it.
     """
-    offered = _tools(tools)
+    offered = () if tools is None else _tools(tools)
     if isinstance(constraint, Grammar) and offered and tool_choice != "none":
         raise InvalidRequest(
             "grammar and tools were both given, but a model that is kept to a grammar calls none",
@@ -94,17 +97,28 @@ def chat_request(
         raise InvalidRequest(
             "extra has a response_format, beside another description of the answer", field="extra"
         )
+    # Most calls leave most of these out, and a function that returns at once costs its call.
+    if max_tokens is not None:
+        max_tokens = check_whole("max_tokens", max_tokens, 1, MAX_TOKENS)
+    if temperature is not None:
+        temperature = check_range("temperature", temperature, 0, MAX_TEMPERATURE)
+    if top_p is not None:
+        top_p = check_range("top_p", top_p, 0, 1)
+    if seed is not None:
+        seed = check_whole("seed", seed, -MAX_SEED - 1, MAX_SEED)
     return ChatRequest(
-        messages=conversation(messages),
-        max_tokens=check_whole("max_tokens", max_tokens, 1, MAX_TOKENS),
-        temperature=check_range("temperature", temperature, 0, MAX_TEMPERATURE),
-        top_p=check_range("top_p", top_p, 0, 1),
-        seed=check_whole("seed", seed, -MAX_SEED - 1, MAX_SEED),
-        stop=_stop_strings(stop),
+        messages=tuple(cast("Iterable[Message]", messages))
+        if is_validated
+        else conversation(messages),
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        stop=() if stop is None else _stop_strings(stop),
         tools=offered,
-        tool_choice=_tool_choice(tool_choice, offered),
+        tool_choice=None if tool_choice is None else _tool_choice(tool_choice, offered),
         constraint=constraint,
-        extra=_extra(extra),
+        extra={} if extra is None else _extra(extra),
     )
 
 
@@ -143,9 +157,13 @@ def prompt_turns(prompt: str, system: str | None = None) -> list[Message]:
     Raises:
         InvalidRequest: One of them is no text or cannot be sent, or the prompt is empty.
     """
-    ahead = instructions("system", system)
-    turns = [] if ahead is None else [Message("system", ahead)]
-    return [*turns, Message("user", check_text("prompt", prompt))]
+    ahead = None if system is None else instructions("system", system)
+    # A prompt of the commonest form is checked at once.
+    is_plain = type(prompt) is str and prompt.isascii() and "\0" not in prompt
+    if not is_plain or not prompt or prompt.isspace():
+        prompt = check_text("prompt", prompt)
+    turn = Message("user", prompt)
+    return [turn] if ahead is None else [Message("system", ahead), turn]
 
 
 def instructions(field: str, value: object) -> str | None:
@@ -214,6 +232,8 @@ def check_repairs(repairs: object) -> int:
     Raises:
         InvalidRequest: It is no whole number from 0 on.
     """
+    if type(repairs) is int and repairs >= 0:
+        return repairs
     if repairs is None:
         raise InvalidRequest("repairs is None, not a whole number", field="repairs")
     return cast("int", check_whole("repairs", repairs, 0, math.inf))
@@ -344,7 +364,7 @@ def check_text(field: str, value: object) -> str:
         InvalidRequest: It is no text, empty, or holds characters that the service can't take.
     """
     text = _sendable(field, value)
-    if not text.strip():
+    if not text or text.isspace():
         raise InvalidRequest(f"{field} is empty", field=field)
     return text
 
@@ -367,6 +387,8 @@ def check_characters(field: str, text: str) -> None:
     if "\0" in text:
         # Both engines end the prompt at a NUL without a word (foundry-local-service.md, 4.8).
         raise InvalidRequest(f"{field} holds a NUL character", field=field)
+    if text.isascii():
+        return
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -411,8 +433,8 @@ def check_whole(field: str, value: object, low: float, high: float) -> int | Non
     Raises:
         InvalidRequest: It is out of bounds, or no whole number.
     """
-    if value is None:
-        return None
+    if value is None or (type(value) is int and low <= value <= high):
+        return value
     # The 2.x service ignores 2.0 and "5" in silence, 1.x answers 500.
     number = as_int(value)
     check_range(field, value, low, high)
@@ -431,9 +453,7 @@ def _written(number: float) -> str:
     return str(number) if isinstance(number, int) else f"{number:g}"
 
 
-def _stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
-    if stop is None:
-        return ()
+def _stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
     if isinstance(stop, str):
         return (_stop_string("stop", stop),)
     strings = check_several("stop", stop, "a text or a list of texts")
@@ -453,8 +473,8 @@ def _stop_string(field: str, value: object) -> str:
     return text
 
 
-def _tools(tools: Sequence[ToolLike] | None) -> tuple[ToolDefinition, ...]:
-    if tools is None or (isinstance(tools, list) and not tools):
+def _tools(tools: Sequence[ToolLike]) -> tuple[ToolDefinition, ...]:
+    if isinstance(tools, list) and not tools:
         return ()
     # Describing functions is of no use to those who offer none.
     from foundry_api.tools.definition import definitions  # noqa: PLC0415
@@ -462,9 +482,7 @@ def _tools(tools: Sequence[ToolLike] | None) -> tuple[ToolDefinition, ...]:
     return definitions(tools)
 
 
-def _tool_choice(choice: str | None, tools: tuple[ToolDefinition, ...]) -> str | None:
-    if choice is None:
-        return None
+def _tool_choice(choice: str, tools: tuple[ToolDefinition, ...]) -> str:
     name = as_text(choice)
     if name is None:
         raise InvalidRequest(
@@ -488,9 +506,7 @@ def _tool_choice(choice: str | None, tools: tuple[ToolDefinition, ...]) -> str |
     return name
 
 
-def _extra(extra: Mapping[str, Any] | None) -> dict[str, Any]:
-    if extra is None:
-        return {}
+def _extra(extra: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(cast("object", extra), Mapping):
         raise InvalidRequest(f"extra is {shown(extra)}, not a mapping", field="extra")
     try:

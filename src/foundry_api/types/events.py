@@ -22,7 +22,7 @@ from typing import Literal
 import msgspec
 
 from foundry_api.types.errors import FoundryError
-from foundry_api.types.messages import Attempt, ChatRequest, FinishReason, Timings, Usage
+from foundry_api.types.messages import AttemptRecord, ChatRequest, FinishReason, Timings, Usage
 from foundry_api.types.serialization import Result
 
 __all__ = [
@@ -42,14 +42,14 @@ __all__ = [
     "Listener",
     "ModelLoaded",
     "ModelUnloaded",
-    "Operation",
+    "OperationName",
     "Outcome",
     "RetryScheduled",
     "UnloadReason",
 ]
 
 BreakerState = Literal["closed", "open", "half-open"]
-Operation = Literal["chat", "embeddings", "transcription", "response", "request"]
+OperationName = Literal["chat", "embeddings", "transcription", "response", "request"]
 Outcome = Literal["answered", "failed", "cancelled"]
 CacheSource = Literal["cache", "flight"]
 UnloadReason = Literal["asked", "idle", "budget", "swap"]
@@ -85,7 +85,7 @@ class CallStarted(Event, frozen=True, kw_only=True):
     call: int
     model: str
     request: ChatRequest | None
-    operation: Operation = "chat"
+    operation: OperationName = "chat"
 
 
 class AttemptStarted(Event, frozen=True, kw_only=True):
@@ -167,14 +167,14 @@ class CallEnded(Event, frozen=True, kw_only=True):
     outcome: Outcome
     model: str
     service: str | None
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[AttemptRecord, ...]
     timings: Timings
     usage: Usage | None = None
     finish_reason: FinishReason | None = None
     error: FoundryError | None = None
     chunks: int = 0
     content: str = ""
-    operation: Operation = "chat"
+    operation: OperationName = "chat"
     cached: bool = False
 
 
@@ -291,9 +291,14 @@ class Events:
 
     Args:
         listeners: Subscribed to everything from the beginning.
+
+    Attributes:
+        heard: The types of events that somebody listens to: making another one is not worth its
+            time.
     """
 
     def __init__(self, *listeners: Listener) -> None:
+        self.heard: set[type[Event]] = set()
         self._listeners: dict[type[Event], tuple[Listener, ...]] = {}
         for listener in listeners:
             self.subscribe(listener)
@@ -308,17 +313,16 @@ class Events:
         kinds = kinds or KINDS
         for kind in kinds:
             self._listeners[kind] = (*self._listeners.get(kind, ()), listener)
+        self.heard.update(kinds)
 
         def unsubscribe() -> None:
             for kind in kinds:
                 heard = self._listeners[kind]
                 self._listeners[kind] = tuple(one for one in heard if one is not listener)
+                if not self._listeners[kind]:
+                    self.heard.discard(kind)
 
         return unsubscribe
-
-    def hears(self, kind: type[Event]) -> bool:
-        """Whether anybody listens to a type of events, so that making one is worth its time."""
-        return bool(self._listeners.get(kind))
 
     def emit(self, event: Event) -> None:
         """Tell every listener. One that fails is logged; the call it watches goes on."""

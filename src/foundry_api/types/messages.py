@@ -18,7 +18,7 @@ else:
     _T = TypeVar("_T")
 
 __all__ = [
-    "Attempt",
+    "AttemptRecord",
     "ChatRequest",
     "Choice",
     "Chunk",
@@ -198,7 +198,7 @@ class Timings(Result, msgspec.Struct, frozen=True):
     queued_s: float = 0.0
 
 
-class Attempt(Result, msgspec.Struct, frozen=True):
+class AttemptRecord(Result, msgspec.Struct, frozen=True):
     """One HTTP request made for a call.
 
     Attributes:
@@ -236,7 +236,7 @@ class Chunk(ShortResult, msgspec.Struct, frozen=True):
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     timings: Timings | None = None
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[AttemptRecord, ...] = ()
     raw: bytes = b""
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
@@ -281,7 +281,7 @@ class Completion(ShortResult, msgspec.Struct, Generic[_T], frozen=True, kw_only=
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[AttemptRecord, ...]
     cached: bool = False
     headers: tuple[tuple[str, str], ...] = ()
     raw: tuple[bytes, ...] = ()

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from foundry_api.types.errors import ProtocolError
-from foundry_api.types.messages import Attempt, FunctionCall, Generation, Timings, ToolCall, Usage
+from foundry_api.types.messages import (
+    AttemptRecord,
+    FunctionCall,
+    Generation,
+    Timings,
+    ToolCall,
+    Usage,
+)
 from foundry_api.types.serialization import Headers, ShortResult
 
 if TYPE_CHECKING:
@@ -103,7 +110,7 @@ class Response(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     created_at: int = 0
     timings: Timings | None = None
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[AttemptRecord, ...] = ()
     raw: bytes = b""
 
     @property
@@ -193,7 +200,7 @@ class Embeddings(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     generation: Generation
     usage: Usage | None
     timings: Timings
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[AttemptRecord, ...]
 
     @property
     def dimensions(self) -> int:
@@ -228,7 +235,7 @@ class Transcription(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     service: str
     generation: Generation
     timings: Timings
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[AttemptRecord, ...]
     raw: tuple[bytes, ...] = ()
 
 
@@ -246,7 +253,7 @@ class TranscriptionChunk(ShortResult, msgspec.Struct, frozen=True):
     text: str
     model: str
     timings: Timings | None = None
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[AttemptRecord, ...] = ()
     raw: bytes = b""
 
 
@@ -265,7 +272,7 @@ class RawReply(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str]
     body: bytes
     service: str
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[AttemptRecord, ...] = ()
 
     def __post_init__(self) -> None:
         """Have headers that compare without case, wherever they come from."""

@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from aiohttp.connector import Connection as AiohttpConnection
     from aiohttp.tracing import Trace
 
-    from foundry_api.wire.loopback import Exchange
     from foundry_api.wire.transport import Request
 
 __all__ = ["HttpResponse", "HttpTransport", "acknowledge"]
@@ -80,7 +79,8 @@ class HttpTransport:
         connect_timeout_s: Bound of making a connection. On loopback it takes microseconds; a remote
             service that takes longer than the default is as good as dead.
         is_direct: Whether a URL is reached directly.
-        check: Called before anything is sent; raises if nothing may be sent any more.
+        check: Called before anything is sent on an event loop for the first time, and after
+            `aclose`; raises if nothing may be sent any more.
     """
 
     def __init__(
@@ -97,16 +97,25 @@ class HttpTransport:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._at_exit: Callable[[], None] | None = None
 
-    async def send(self, request: Request) -> HttpResponse:
+    async def send(self, request: Request) -> HttpResponse | DecodedResponse:
         """Send a request and wait for the head of its answer. See `Transport.send`."""
-        self._check()
         pools = self._present
         if pools is None or self._loop is not asyncio.get_running_loop():
+            self._check()
             pools = await self._open_pools()
         try:
-            if self._is_direct(request.url):
-                return _direct_response(pools.direct, await pools.direct.send(request), request)
-            return _session_response(await _sent(pools.session(), request))
+            if not self._is_direct(request.url):
+                return _session_response(await _sent(pools.session(), request))
+            exchange = await pools.direct.send(request)
+            response = HttpResponse(
+                exchange.status,
+                exchange.headers,
+                exchange.body,
+                socket=exchange.connection.transport,
+                url=request.url,
+                release=functools.partial(pools.direct.release, exchange),
+            )
+            return _decoded(response) if "Content-Encoding" in exchange.headers else response
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._send_error(request, error) from error
         except RuntimeError as error:
@@ -292,54 +301,49 @@ class HttpResponse:
         headers: The headers.
 
     Args:
-        head: The HTTP status, and the headers.
+        status: The HTTP status.
+        headers: The headers.
         content: The body.
         socket: The connection, while it is open.
-        service: Base URL of who answers.
+        url: Whom the request went to, for errors.
         release: Called at the end, whether or not the body was read to its end.
     """
 
     __slots__ = (
-        *("_content", "_encoded", "_hurried", "_release", "_service", "_socket"),
+        *("_content", "_hurried", "_release", "_socket", "_url"),
         *("headers", "status"),
     )
 
     def __init__(
         self,
-        head: tuple[int, Mapping[str, str]],
+        status: int,
+        headers: Mapping[str, str],
         content: aiohttp.StreamReader,
         *,
         socket: asyncio.BaseTransport | None,
-        service: str,
+        url: str,
         release: Callable[[], object],
     ) -> None:
-        self.status, self.headers = head
+        self.status = status
+        self.headers = headers
         self._content = content
         self._socket = socket
-        self._service = service
+        self._url = url
         self._release: Callable[[], object] | None = release
         self._hurried = 0
-        coding = self.headers.get("Content-Encoding")
-        self._encoded = None if coding is None else _encoded(coding, service)
 
     @property
     def ended(self) -> bool:
         """Whether the end of the body has come, and all before it was read."""
-        return self._content.at_eof() and (self._encoded is None or self._encoded.drained)
+        return self._content.at_eof()
+
+    @property
+    def service(self) -> str:
+        """Base URL of who answers."""
+        return origin(self._url)
 
     async def read(self) -> bytes:
         """What came of the body since the last time; nothing at its end."""
-        encoded = self._encoded
-        if encoded is None:
-            return await self._read()
-        while not (piece := encoded.take()):
-            block = await self._read()
-            if not block:
-                return encoded.finish()
-            encoded.feed(block)
-        return piece
-
-    async def _read(self) -> bytes:
         content = self._content
         try:
             if self._hurried < HURRIED_BLOCKS and not content.at_eof():
@@ -349,7 +353,7 @@ class HttpResponse:
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
             # aiohttp has no error of its own for reading on when the connection was closed here.
             raise StreamInterrupted(
-                "the connection broke before the answer ended", service=self._service
+                "the connection broke before the answer ended", service=self.service
             ) from error
 
     def close(self) -> None:
@@ -359,35 +363,62 @@ class HttpResponse:
             release()
 
 
-def _encoded(coding: str, service: str) -> EncodedBody | None:
-    coding = coding.strip().lower()
-    return EncodedBody(coding, service) if coding in DECODED else None
+class DecodedResponse:
+    """A response whose body is compressed, decompressed.
+
+    Attributes:
+        status: The HTTP status.
+        headers: The headers.
+
+    Args:
+        response: As it comes.
+        coding: How its body is compressed.
+    """
+
+    def __init__(self, response: HttpResponse, coding: str) -> None:
+        self.status, self.headers = response.status, response.headers
+        self._response = response
+        self._encoded = EncodedBody(coding, response.service)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the end of the body has come, and all before it was read."""
+        return self._response.ended and self._encoded.drained
+
+    async def read(self) -> bytes:
+        """What came of the body since the last time; nothing at its end."""
+        encoded = self._encoded
+        while not (piece := encoded.take()):
+            block = await self._response.read()
+            if not block:
+                return encoded.finish()
+            encoded.feed(block)
+        return piece
+
+    def close(self) -> None:
+        """Free the connection, or close it if the body has not ended. Once more does nothing."""
+        self._response.close()
 
 
-def _direct_response(
-    connections: DirectConnections, exchange: Exchange, request: Request
-) -> HttpResponse:
-    return HttpResponse(
-        (exchange.status, exchange.headers),
-        exchange.body,
-        socket=exchange.connection.transport,
-        service=origin(request.url),
-        release=functools.partial(connections.release, exchange),
-    )
+def _decoded(response: HttpResponse) -> HttpResponse | DecodedResponse:
+    coding = response.headers["Content-Encoding"].strip().lower()
+    return DecodedResponse(response, coding) if coding in DECODED else response
 
 
-def _session_response(response: aiohttp.ClientResponse) -> HttpResponse:
+def _session_response(response: aiohttp.ClientResponse) -> HttpResponse | DecodedResponse:
     def release() -> None:
         response.release() if response.content.at_eof() else response.close()
 
     connection = response.connection
-    return HttpResponse(
-        (response.status, response.headers),
+    made = HttpResponse(
+        response.status,
+        response.headers,
         response.content,
         socket=connection.transport if connection else None,
-        service=str(response.url.origin()),
+        url=str(response.url.origin()),
         release=release,
     )
+    return _decoded(made) if "Content-Encoding" in response.headers else made
 
 
 def _send_error(request: Request, error: Exception) -> FoundryError:

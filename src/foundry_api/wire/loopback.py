@@ -10,8 +10,7 @@ import asyncio
 import functools
 import re
 import select
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import aiohttp
 from aiohttp import helpers
@@ -25,7 +24,7 @@ from foundry_api.types.errors import ServiceNotRunning
 from foundry_api.wire.transport import IDEMPOTENT_METHODS, is_loopback, origin
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from foundry_api.wire.transport import Request
 
@@ -46,10 +45,19 @@ ALWAYS = {
 }
 """Headers of every request. No service compresses; a proxy may, though nobody asked for it."""
 
+_RESPONSE_PARAMS: dict[str, Any] = {
+    "read_until_eof": True,
+    "auto_decompress": False,
+    "max_line_size": MAX_HEADER_BYTES,
+    "max_field_size": MAX_HEADER_BYTES,
+    "max_headers": MAX_HEADERS,
+}
+
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FORBIDDEN = re.compile(r"[\r\n\0]")
 
 
+@functools.lru_cache(maxsize=64)
 def is_direct(url: str) -> bool:
     """Whether a request needs neither encryption nor, ever, a proxy."""
     return url.startswith("http://") and is_loopback(url)
@@ -101,26 +109,38 @@ class Connection(ResponseHandler):
         self.address = address
         self.body: aiohttp.StreamReader | None = None
         self.idle_since = 0.0
+        self._poll: Callable[[int], object] | None = None
 
-    def set_response_params(self, **options: Any) -> None:
-        """Prepare for the next answer, and read it as leniently in Python's development mode too.
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Prepare to ask, before each request, whether something came while it was idle."""
+        super().connection_made(transport)
+        socket = transport.get_extra_info("socket")
+        if hasattr(select, "poll") and socket is not None:
+            poll = select.poll()
+            poll.register(socket, select.POLLIN)
+            self._poll = poll.poll
+
+    def read_leniently(self, **options: Any) -> None:
+        """Read the next answer in Python's development mode as leniently as outside of it.
 
         There aiohttp refuses an answer that names its type twice, as every stream of 2.x does
         (foundry-local-service.md, 1D).
         """
-        super().set_response_params(**options)
-        if helpers.DEBUG:
-            self._parser = _LenientParser(
-                self,
-                self._loop,
-                self._read_bufsize,
-                payload_exception=aiohttp.ClientPayloadError,
-                **options,
-            )
+        self._parser = _LenientParser(
+            self,
+            self._loop,
+            self._read_bufsize,
+            payload_exception=aiohttp.ClientPayloadError,
+            **options,
+        )
 
     def is_usable(self) -> bool:
         """Whether a request may be sent on it, after it was idle."""
-        return self.is_connected() and not self.should_close and not has_arrivals(self.transport)
+        if not self.is_connected() or self.should_close:
+            return False
+        if self._poll is not None:  # as `has_arrivals`, in one call of the system
+            return not self._poll(0)
+        return not has_arrivals(self.transport)
 
     def close(self) -> None:
         """Close it. Where its event loop has ended, its socket is closed when it is collected."""
@@ -139,8 +159,7 @@ class Connection(ResponseHandler):
             body.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(NamedTuple):
     """A request that was sent, and the head of its answer.
 
     Attributes:
@@ -280,13 +299,9 @@ async def _exchange(connection: Connection, head: bytes, body: bytes | None) -> 
     transport = connection.transport
     if transport is None:
         raise aiohttp.ServerDisconnectedError
-    connection.set_response_params(
-        read_until_eof=True,
-        auto_decompress=False,
-        max_line_size=MAX_HEADER_BYTES,
-        max_field_size=MAX_HEADER_BYTES,
-        max_headers=MAX_HEADERS,
-    )
+    connection.set_response_params(**_RESPONSE_PARAMS)
+    if helpers.DEBUG:
+        connection.read_leniently(**_RESPONSE_PARAMS)
     if body is None:
         transport.write(head + b"\r\n")
     else:

@@ -66,23 +66,17 @@ class EventDecoder:
         Raises:
             ProtocolError: An event is larger than the bound; those before it came first.
         """
-        events = self._simple(block)
-        return self._feed(block) if events is None else events
-
-    def _simple(self, block: bytes) -> list[Event] | None:
-        """The events of a block that holds whole ones of one line each and nothing else, as most.
-
-        To read them line by line would take twice as long.
-        """
+        # Most blocks hold whole events of one line each and nothing else. To read them line by line
+        # would take twice as long.
         if self._rest or self._data or self._name or self._after_cr or len(block) > self._max:
-            return None
+            return self._feed(block)
         if b"\r" in block or not (block.startswith(b"data: ") and block.endswith(b"\n\n")):
-            return None
+            return self._feed(block)
         lines = block[6:-2].split(b"\n\ndata: ")
         if block.count(b"\n") != 2 * len(lines):
-            return None
+            return self._feed(block)
         self._first_line = False
-        return [Event(data) for data in lines]
+        return map(Event, lines)
 
     def _feed(self, block: bytes) -> Iterator[Event]:
         for line in self._lines(block):

@@ -15,7 +15,7 @@ from foundry_api.cli.chat import described, prompt_from
 from foundry_api.cli.options import Common, common_options, pass_common
 from foundry_api.core.downloads import DownloadProgress
 from foundry_api.types.errors import CatalogUnavailable, InvalidRequest, ModelNotCached
-from foundry_api.types.messages import Attempt, Completion, Model, Timings, Usage
+from foundry_api.types.messages import AttemptRecord, Completion, Model, Timings, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -96,7 +96,7 @@ def test_the_shape_of_an_answer_as_json() -> None:
         finish_reason="stop",
         usage=Usage(1, 2, 3),
         timings=Timings(0.1, 0.2, None),
-        attempts=(Attempt(0.1), Attempt(0.1)),
+        attempts=(AttemptRecord(0.1), AttemptRecord(0.1)),
     )
     assert described(completion) == {
         "content": "Hello",

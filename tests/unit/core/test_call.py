@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api.core.call import Order
-from foundry_api.core.chat import ChatCall
+from foundry_api.core.call import CallRequest
+from foundry_api.core.chat import make_chat_call
 from foundry_api.core.connection import Connection
 from foundry_api.engine.endpoint import Endpoint
 from foundry_api.resilience.deadline import NEVER
@@ -28,12 +28,13 @@ from support.factories import service_of, tools_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from foundry_api.core.chat import ChatCall
     from foundry_api.types.events import Event
     from foundry_api.wire.transport import Request
 
 MODEL = Model(id="tiny:1", alias="tiny", catalog="local", cached=True)
 ENDPOINT = Endpoint(base_url="http://service", generation="sdk-2.1", origin="explicit")
-ORDER = Order(("tiny",), chat_request([{"role": "user", "content": "Hi"}]), 5.0, NEVER)
+ORDER = CallRequest(("tiny",), chat_request([{"role": "user", "content": "Hi"}]), 5.0, NEVER)
 STOP = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
 DONE = b"data: [DONE]\n\n"
 
@@ -72,7 +73,7 @@ class World:
         self.connection._local = (MODEL,)
         self.connection.memory.loaded.add(MODEL.id)
 
-    def call(self, *, retries: int = 0, order: Order = ORDER) -> ChatCall:
+    def call(self, *, retries: int = 0, order: CallRequest = ORDER) -> ChatCall:
         service = service_of("http://service", self.connect, self.lost)
         tools = tools_of(
             service,
@@ -81,7 +82,7 @@ class World:
             sleep=self.sleep,
             listener=self.events.append,
         )
-        return ChatCall(tools, order)
+        return make_chat_call(tools, order)
 
     async def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -135,7 +136,7 @@ WHOLE = [(2.0, token("Hel")), (0.5, token("lo")), (0.5, STOP), (0.0, usage(7, 11
 
 async def test_a_completion_gathers_the_whole_answer() -> None:
     world = World([WHOLE])
-    completion = await world.call().completion()
+    completion = await world.call().result()
     assert completion.content == "Hello"
     assert completion.model == "tiny:1"
     assert (completion.service, completion.generation) == ("http://service", "sdk-2.1")
@@ -146,7 +147,7 @@ async def test_a_completion_gathers_the_whole_answer() -> None:
 
 
 async def test_the_raw_events_are_kept_a_line_each() -> None:
-    completion = await World([WHOLE]).call().completion()
+    completion = await World([WHOLE]).call().result()
     assert b"\n".join(completion.raw).count(b'{"choices"') == 4
     assert (
         b"\n".join(completion.raw).splitlines()[0] == b'{"choices":[{"delta":{"content":"Hel"}}]}'
@@ -155,7 +156,7 @@ async def test_the_raw_events_are_kept_a_line_each() -> None:
 
 async def test_the_times_of_a_call_are_what_the_clock_showed() -> None:
     """One second of finding the service, then two to the first token and one after it."""
-    timings = (await World([WHOLE]).call().completion()).timings
+    timings = (await World([WHOLE]).call().result()).timings
     assert timings.time_to_first_token_s == 2.0
     assert timings.total_s == 4.0
     assert timings.tokens_per_second == 10.0
@@ -163,7 +164,7 @@ async def test_the_times_of_a_call_are_what_the_clock_showed() -> None:
 
 async def test_a_failed_attempt_counts_into_the_whole_time_only() -> None:
     world = World([errors.ServiceCrashed("gone"), WHOLE])
-    completion = await world.call(retries=1).completion()
+    completion = await world.call(retries=1).result()
     assert completion.timings.time_to_first_token_s == pytest.approx(2.0)
     assert completion.timings.total_s == pytest.approx(1.0 + 0.25 + 0.1 + 4.0)
     first, last = completion.attempts
@@ -174,7 +175,7 @@ async def test_a_failed_attempt_counts_into_the_whole_time_only() -> None:
 
 async def test_an_answer_without_text_has_no_first_token() -> None:
     script = [(1.0, STOP + usage(7, 1) + DONE)]
-    timings = (await World([script]).call().completion()).timings
+    timings = (await World([script]).call().result()).timings
     assert timings.time_to_first_token_s is None
     assert timings.tokens_per_second is None
 
@@ -189,14 +190,14 @@ async def test_an_answer_without_text_has_no_first_token() -> None:
     ids=["one token", "not counted", "no time between"],
 )
 async def test_a_rate_that_cannot_be_told_is_not_told(script: list[tuple[float, bytes]]) -> None:
-    timings = (await World([script]).call().completion()).timings
+    timings = (await World([script]).call().result()).timings
     assert timings.tokens_per_second is None
     assert timings.time_to_first_token_s == 1.0
 
 
 async def test_a_clock_may_start_at_any_number() -> None:
     world = World([WHOLE], now=-3.0)
-    timings = (await world.call().completion()).timings
+    timings = (await world.call().result()).timings
     assert (timings.time_to_first_token_s, timings.total_s) == (2.0, 4.0)
 
 
@@ -213,7 +214,7 @@ async def test_only_the_last_chunk_tells_how_it_ended() -> None:
 
 async def test_chunks_and_completion_tell_the_same() -> None:
     last = [chunk async for chunk in World([WHOLE]).call().chunks()][-1]
-    completion = await World([WHOLE]).call().completion()
+    completion = await World([WHOLE]).call().result()
     assert (last.model, last.finish_reason, last.usage, last.timings, last.attempts) == (
         completion.model,
         completion.finish_reason,
@@ -225,7 +226,7 @@ async def test_chunks_and_completion_tell_the_same() -> None:
 
 async def test_each_attempt_finds_the_service_anew() -> None:
     world = World([errors.ServiceCrashed("gone"), errors.ServiceNotRunning("gone"), WHOLE])
-    await world.call(retries=2).completion()
+    await world.call(retries=2).result()
     assert world.connects == 3
     assert world.losses == 2
 
@@ -234,7 +235,7 @@ async def test_a_service_that_cannot_be_found_is_looked_for_again() -> None:
     world = World([])
     world.connect_error = errors.ServiceNotRunning("nowhere")
     with pytest.raises(errors.ServiceNotRunning) as caught:
-        await world.call(retries=2).completion()
+        await world.call(retries=2).result()
     assert caught.value.attempts == 3
     assert caught.value.model == "tiny"
     assert world.connects == 3
@@ -244,21 +245,21 @@ async def test_a_model_that_does_not_exist_is_looked_for_once() -> None:
     world = World([])
     world.connect_error = errors.ModelNotFound("no such model")
     with pytest.raises(errors.ModelNotFound):
-        await world.call(retries=2).completion()
+        await world.call(retries=2).result()
     assert world.connects == 1
 
 
 async def test_what_the_engine_denies_is_not_taken_for_granted_again() -> None:
     world = World([errors.ModelNotFound("no such model")])
     with pytest.raises(errors.ModelNotFound):
-        await world.call(retries=2).completion()
+        await world.call(retries=2).result()
     assert MODEL.id not in world.connection.memory.loaded
 
 
 async def test_the_wait_between_attempts_grows() -> None:
     world = World([errors.ServerError("boom") for _ in range(4)])
     with pytest.raises(errors.ServerError, match="after 4 attempts"):
-        await world.call(retries=3).completion()
+        await world.call(retries=3).result()
     waits = world.now - 1.0 - 4 * 0.25
     assert waits == pytest.approx(0.1 + 0.2 + 0.4)
 
@@ -274,20 +275,20 @@ async def test_a_response_is_closed_when_the_caller_leaves() -> None:
 async def test_a_response_is_closed_when_its_stream_is_wrong() -> None:
     world = World([[(0.0, b"data: garbage\n\n")]])
     with pytest.raises(errors.ProtocolError):
-        await world.call().completion()
+        await world.call().result()
     assert world.closed == 1
 
 
 async def test_calls_do_not_disturb_each_other() -> None:
     worlds = [World([WHOLE]) for _ in range(50)]
-    completions = await asyncio.gather(*(world.call().completion() for world in worlds))
+    completions = await asyncio.gather(*(world.call().result() for world in worlds))
     assert {completion.content for completion in completions} == {"Hello"}
 
 
 async def test_the_events_tell_of_attempts_and_answers_without_the_prompt() -> None:
     world = World([errors.ServerError("boom"), WHOLE])
     request = chat_request([{"role": "user", "content": "my secret"}])
-    await world.call(retries=1, order=Order(("tiny",), request, 5.0, NEVER)).completion()
+    await world.call(retries=1, order=CallRequest(("tiny",), request, 5.0, NEVER)).result()
     told = [repr(event) for event in world.events]
     assert [type(event) for event in world.events] == [
         CallStarted,

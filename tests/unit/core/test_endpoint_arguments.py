@@ -217,11 +217,11 @@ class TestResponses:
 
     def test_what_fits_is_asked_for_when_the_default_does_not(self) -> None:
         overflow = ContextOverflow("x", prompt_tokens=90, max_tokens=2048, context_length=100)
-        amended = responding("x", {}).amended(overflow)
+        amended = responding("x", {}).amend(overflow)
         assert isinstance(amended, Responding)
         assert amended.members["max_output_tokens"] == 10
-        assert responding("x", {"max_output_tokens": 20}).amended(overflow) is None
+        assert responding("x", {"max_output_tokens": 20}).amend(overflow) is None
         full = ContextOverflow("x", prompt_tokens=100, max_tokens=2048, context_length=100)
-        assert responding("x", {}).amended(full) is None
+        assert responding("x", {}).amend(full) is None
         assert (full.field, full.max_tokens) == ("prompt", None)
         assert "no room for an answer in the model's context of 100" in full.message

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.core.call import ANOTHER_MODEL_MAY, ANOTHER_SERVICE_MAY, Recovery
+from foundry_api.core.call import FAILOVER_ERRORS, MODEL_FALLBACK_ERRORS, FailurePolicy
 from foundry_api.core.service_pool import Service, Services
 from foundry_api.resilience.backoff import Backoff
 from foundry_api.resilience.retry import Retry, RetryBudget
@@ -58,73 +58,73 @@ def recovery(
     services: int = 1,
     models: tuple[str, ...] = ("tiny",),
     budget: float = 100.0,
-) -> tuple[list[Service], Recovery]:
+) -> tuple[list[Service], FailurePolicy]:
     known, all_of_them = services_of(services)
     retry = Retry(retries, BACKOFF, RetryBudget(budget, 0.0))
-    return known, Recovery(retry, all_of_them, models)
+    return known, FailurePolicy(retry, all_of_them, models)
 
 
 def test_a_temporary_failure_is_tried_again_ever_later_until_the_retries_are_used_up() -> None:
     (service,), after = recovery(retries=3)
-    delays = [after.after(errors.ServerError("x"), service, FOREVER) for _ in range(4)]
+    delays = [after.next_delay(errors.ServerError("x"), service, FOREVER) for _ in range(4)]
     assert delays == [0.1, 0.2, 0.4, None]
 
 
 def test_the_callers_mistake_is_final() -> None:
     (service,), after = recovery()
-    assert after.after(errors.InvalidRequest("x"), service, FOREVER) is None
+    assert after.next_delay(errors.InvalidRequest("x"), service, FOREVER) is None
 
 
 def test_another_service_is_asked_at_once_before_any_is_asked_again() -> None:
     (first, second), after = recovery(services=2, retries=1)
-    assert after.after(errors.ServiceCrashed("x"), first, FOREVER) == 0.0
+    assert after.next_delay(errors.ServiceCrashed("x"), first, FOREVER) == 0.0
     assert after.tried == {first}
-    assert after.after(errors.ServiceCrashed("x"), second, FOREVER) == 0.1
-    assert after.after(errors.ServiceCrashed("x"), first, FOREVER) is None
+    assert after.next_delay(errors.ServiceCrashed("x"), second, FOREVER) == 0.1
+    assert after.next_delay(errors.ServiceCrashed("x"), first, FOREVER) is None
 
 
 def test_the_next_model_is_asked_when_the_one_before_failed_for_good() -> None:
     (service,), after = recovery(models=("big", "small"), retries=1)
-    assert after.after(errors.ModelNotFound("x"), service, FOREVER) == 0.0
+    assert after.next_delay(errors.ModelNotFound("x"), service, FOREVER) == 0.0
     assert after.model == "small"
-    assert after.after(errors.ServerError("x"), service, FOREVER) == 0.1
-    assert after.after(errors.ServerError("x"), service, FOREVER) is None
+    assert after.next_delay(errors.ServerError("x"), service, FOREVER) == 0.1
+    assert after.next_delay(errors.ServerError("x"), service, FOREVER) is None
 
 
 def test_each_model_has_all_the_services_and_retries() -> None:
     (first, second), after = recovery(services=2, models=("big", "small"), retries=0)
-    assert after.after(errors.ModelNotFound("x"), first, FOREVER) == 0.0
-    assert after.after(errors.ModelNotFound("x"), second, FOREVER) == 0.0
+    assert after.next_delay(errors.ModelNotFound("x"), first, FOREVER) == 0.0
+    assert after.next_delay(errors.ModelNotFound("x"), second, FOREVER) == 0.0
     assert (after.model, after.tried) == ("small", set())
 
 
 def test_a_service_that_is_gone_has_no_other_model_either() -> None:
     (service,), after = recovery(models=("big", "small"), retries=0)
-    assert after.after(errors.ServiceNotRunning("x"), service, FOREVER) is None
+    assert after.next_delay(errors.ServiceNotRunning("x"), service, FOREVER) is None
 
 
 def test_no_attempt_begins_behind_the_deadline() -> None:
     (service,), after = recovery()
     error = errors.ServerError("x")
-    assert after.after(error, service, 0.05) is None
+    assert after.next_delay(error, service, 0.05) is None
     assert "deadline leaves no time" in error.hint
 
 
 def test_a_spent_budget_allows_no_attempt() -> None:
     (service,), after = recovery(budget=1)
-    assert after.after(errors.ServerError("x"), service, FOREVER) == 0.1
+    assert after.next_delay(errors.ServerError("x"), service, FOREVER) == 0.1
     error = errors.ServerError("x")
-    assert after.after(error, service, FOREVER) is None
+    assert after.next_delay(error, service, FOREVER) is None
     assert "retry budget is spent" in error.hint
 
 
 def test_a_new_call_does_not_wait_for_a_breaker_but_one_that_had_begun_does() -> None:
     """And the wait costs no budget: nothing is sent."""
     (service,), after = recovery(budget=1)
-    assert after.after(errors.CircuitOpen("x", retry_after_s=1.0), service, FOREVER) is None
+    assert after.next_delay(errors.CircuitOpen("x", retry_after_s=1.0), service, FOREVER) is None
     (service,), after = recovery(budget=1)
-    assert after.after(errors.ServerError("x"), service, FOREVER) == 0.1
-    assert after.after(errors.CircuitOpen("x", retry_after_s=1.0), service, FOREVER) == 1.2
+    assert after.next_delay(errors.ServerError("x"), service, FOREVER) == 0.1
+    assert after.next_delay(errors.CircuitOpen("x", retry_after_s=1.0), service, FOREVER) == 1.2
 
 
 @given(st.data())
@@ -142,17 +142,17 @@ def test_the_options_of_a_call_are_bounded_and_used_in_order(data: st.DataObject
         left_s = data.draw(st.sampled_from([0.15, 3.0, FOREVER]))
         service = data.draw(st.sampled_from([*services, None]))
         model, tried = after.model, set(after.tried)
-        delay_s = after.after(error, service, left_s)
+        delay_s = after.next_delay(error, service, left_s)
         if delay_s is None:
             break
         assert 0.0 <= delay_s < left_s
         if after.model != model:
             assert models.index(after.model) == models.index(model) + 1
-            assert isinstance(error, ANOTHER_MODEL_MAY)
+            assert isinstance(error, MODEL_FALLBACK_ERRORS)
             assert not after.tried
         elif delay_s == 0.0:
             elsewhere += 1
-            assert isinstance(error, ANOTHER_SERVICE_MAY)
+            assert isinstance(error, FAILOVER_ERRORS)
             assert after.tried == {*tried, service} < set(services)
         else:
             tried_again += not isinstance(error, errors.CircuitOpen)
@@ -167,4 +167,4 @@ def test_without_retries_services_and_models_every_failure_is_final(
     make: Callable[[], errors.FoundryError],
 ) -> None:
     (service,), after = recovery(retries=0)
-    assert after.after(make(), service, FOREVER) is None
+    assert after.next_delay(make(), service, FOREVER) is None

@@ -27,7 +27,7 @@ from foundry_api.types.events import (
     ModelUnloaded,
     RetryScheduled,
 )
-from foundry_api.types.messages import Attempt, Timings, Usage
+from foundry_api.types.messages import AttemptRecord, Timings, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ ANSWERED = CallEnded(
     outcome="answered",
     model="tiny:1",
     service=SERVICE,
-    attempts=(Attempt(0.1, ERROR), Attempt(0.5)),
+    attempts=(AttemptRecord(0.1, ERROR), AttemptRecord(0.5)),
     timings=Timings(0.25, 0.75, 20.0, 0.125),
     usage=Usage(7, 5, 12),
     finish_reason="stop",
@@ -57,7 +57,7 @@ FAILED = CallEnded(
     outcome="failed",
     model="tiny:1",
     service=SERVICE,
-    attempts=(Attempt(0.1, ERROR),),
+    attempts=(AttemptRecord(0.1, ERROR),),
     timings=Timings(None, 0.1, None),
     error=ERROR,
     content="my answer",

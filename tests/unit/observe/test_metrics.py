@@ -19,7 +19,7 @@ from foundry_api.types.events import (
     Event,
     RetryScheduled,
 )
-from foundry_api.types.messages import Attempt, Timings, Usage
+from foundry_api.types.messages import AttemptRecord, Timings, Usage
 
 seconds = st.floats(0, 100)
 models = st.sampled_from(["tiny:1", "big:2"])
@@ -31,7 +31,7 @@ endings = st.builds(
     outcome=st.sampled_from(["answered", "failed", "cancelled"]),
     model=models,
     service=services,
-    attempts=st.integers(0, 4).map(lambda n: (Attempt(0.1),) * n),
+    attempts=st.integers(0, 4).map(lambda n: (AttemptRecord(0.1),) * n),
     timings=st.builds(Timings, st.none() | seconds, seconds, st.none() | seconds, seconds),
     usage=st.none() | st.builds(Usage, st.integers(0, 99), st.integers(0, 99)),
     error=st.none() | failures,

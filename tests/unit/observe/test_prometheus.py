@@ -21,7 +21,7 @@ from foundry_api.types.events import (
     CallEnded,
     RetryScheduled,
 )
-from foundry_api.types.messages import Attempt, Timings, Usage
+from foundry_api.types.messages import AttemptRecord, Timings, Usage
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -37,7 +37,7 @@ def counted(model: str = "tiny:1") -> Metrics:
         outcome="answered",
         model=model,
         service=SERVICE,
-        attempts=(Attempt(0.3),),
+        attempts=(AttemptRecord(0.3),),
         timings=Timings(0.2, 0.3, 50.0),
         usage=Usage(7, 5, 12),
     )
@@ -51,7 +51,7 @@ def counted(model: str = "tiny:1") -> Metrics:
         outcome="failed",
         model=model,
         service=SERVICE,
-        attempts=(Attempt(0.3, error),) * 2,
+        attempts=(AttemptRecord(0.3, error),) * 2,
         timings=Timings(None, 0.7, None, 0.05),
         error=error,
     )

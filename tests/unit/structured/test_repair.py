@@ -18,7 +18,7 @@ from foundry_api.types.errors import (
     StructuredOutputError,
 )
 from foundry_api.types.messages import (
-    Attempt,
+    AttemptRecord,
     Choice,
     Completion,
     FunctionCall,
@@ -48,7 +48,7 @@ def said(content: str, **members: Any) -> Completion[None]:
         finish_reason="stop",
         usage=Usage(10, 5, 15),
         timings=Timings(0.1, 1.0, 50.0, 0.25),
-        attempts=(Attempt(0.9),),
+        attempts=(AttemptRecord(0.9),),
     )
     return msgspec.structs.replace(plain, **members)
 

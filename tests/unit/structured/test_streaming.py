@@ -9,7 +9,7 @@ import pytest
 from foundry_api.structured.expectation import Expectation
 from foundry_api.structured.streaming import parsed_chunks
 from foundry_api.types.errors import StreamInterrupted, StructuredOutputError
-from foundry_api.types.messages import Attempt, Chunk, FinishReason, FunctionCall, ToolCall
+from foundry_api.types.messages import AttemptRecord, Chunk, FinishReason, FunctionCall, ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -24,7 +24,7 @@ class Source:
 
     def __init__(self, *pieces: str | Chunk, finish_reason: FinishReason = "stop") -> None:
         self._pieces = [Chunk(each, "m:1") if isinstance(each, str) else each for each in pieces]
-        self._last = Chunk("", "m:1", finish_reason=finish_reason, attempts=(Attempt(1.0),))
+        self._last = Chunk("", "m:1", finish_reason=finish_reason, attempts=(AttemptRecord(1.0),))
         self.closed = False
 
     async def chunks(self) -> AsyncGenerator[Chunk]:

@@ -10,7 +10,15 @@ import pytest
 
 from foundry_api.types import messages
 from foundry_api.types.errors import ServerError
-from foundry_api.types.messages import Attempt, Chunk, Completion, Message, Model, Timings, Usage
+from foundry_api.types.messages import (
+    AttemptRecord,
+    Chunk,
+    Completion,
+    Message,
+    Model,
+    Timings,
+    Usage,
+)
 
 STRUCTS = [
     value
@@ -28,7 +36,7 @@ COMPLETION = Completion(
     finish_reason="stop",
     usage=USAGE,
     timings=TIMINGS,
-    attempts=(Attempt(0.2),),
+    attempts=(AttemptRecord(0.2),),
     raw=(b"{}",),
 )
 
@@ -61,7 +69,7 @@ def test_values_compare_hash_and_survive_pickling(value: msgspec.Struct) -> None
 
 
 def test_a_failed_attempt_survives_pickling_with_its_error() -> None:
-    twin = pickle.loads(pickle.dumps(Attempt(0.1, ServerError("it broke", status=500))))  # noqa: S301
+    twin = pickle.loads(pickle.dumps(AttemptRecord(0.1, ServerError("it broke", status=500))))  # noqa: S301
     assert str(twin.error) == "it broke (HTTP 500). " + ServerError.default_hint
 
 

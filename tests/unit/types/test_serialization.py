@@ -19,7 +19,7 @@ import pytest
 
 import foundry_api
 from foundry_api import (
-    Attempt,
+    AttemptRecord,
     BatchRequest,
     BatchResult,
     BreakerStatistics,
@@ -61,7 +61,10 @@ from foundry_api.types.capabilities import CAPABILITIES
 from foundry_api.types.serialization import Headers, Result
 
 TIMINGS = Timings(0.1, 0.2, 30.0)
-ATTEMPTS = (Attempt(0.1, ServerError("it failed", service="http://x", status=500)), Attempt(0.2))
+ATTEMPTS = (
+    AttemptRecord(0.1, ServerError("it failed", service="http://x", status=500)),
+    AttemptRecord(0.2),
+)
 CALL = ToolCall("1", FunctionCall("clock", "{}"))
 WHERE: dict[str, Any] = {"service": "http://127.0.0.1:5273", "generation": "sdk-2.1"}
 COMPLETION = Completion(
@@ -243,7 +246,7 @@ def test_an_error_in_a_result_has_its_type_and_its_members() -> None:
 
 def test_an_error_that_was_made_of_its_members_can_be_printed_raised_and_pickled() -> None:
     """In another process, since one without its arguments ends the process when it is printed."""
-    attempt = Attempt(1.0, ServerError("it failed", status=500, model="demo"))
+    attempt = AttemptRecord(1.0, ServerError("it failed", status=500, model="demo"))
     finished = subprocess.run(
         [sys.executable, "-c", PRINTED, msgspec.json.encode(attempt)],
         capture_output=True,
@@ -259,8 +262,8 @@ def test_an_error_that_was_made_of_its_members_can_be_printed_raised_and_pickled
 
 PRINTED = """
 import pickle, sys, msgspec
-from foundry_api import Attempt, FoundryError
-error = msgspec.json.decode(sys.argv[1], type=Attempt).error
+from foundry_api import AttemptRecord, FoundryError
+error = msgspec.json.decode(sys.argv[1], type=AttemptRecord).error
 print(repr(error), error.type)
 print(pickle.loads(pickle.dumps(error)))
 try:

@@ -11,7 +11,7 @@ import msgspec
 
 from foundry_api.core.cache.entry import Entry, answer_key, is_kept, is_served
 from foundry_api.core.cache.shared_work import SharedWork, Work
-from foundry_api.core.chat import ChatCall, last_chunk
+from foundry_api.core.chat import final_chunk, make_chat_call
 from foundry_api.resilience.deadline import Deadline
 from foundry_api.resilience.silence import Watch
 from foundry_api.types.errors import (
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from foundry_api.core.cache.base import ResponseCache
     from foundry_api.core.cache.shared_work import Flight
-    from foundry_api.core.call import CallTools, Order
+    from foundry_api.core.call import CallContext, CallRequest
+    from foundry_api.core.chat import ChatCall
     from foundry_api.types.events import CacheSource
     from foundry_api.types.messages import Generation
 
@@ -45,7 +46,7 @@ class Report:
         order: What the caller ordered.
     """
 
-    def __init__(self, tools: CallTools, order: Order[ChatRequest]) -> None:
+    def __init__(self, tools: CallContext, order: CallRequest[ChatRequest]) -> None:
         self._tools = tools
         self._order = order
         self._number = 0
@@ -53,7 +54,7 @@ class Report:
 
     def began(self) -> None:
         """The call began. Told at once if that is known, else ahead of its end."""
-        self._number = next(self._tools.numbers)
+        self._number = next(self._tools.call_ids)
         model, request = self._order.models[0], self._order.request
         self._tools.events.emit(CallStarted(call=self._number, model=model, request=request))
 
@@ -134,8 +135,8 @@ class Ride:
 
     def __init__(
         self,
-        tools: CallTools,
-        order: Order[ChatRequest],
+        tools: CallContext,
+        order: CallRequest[ChatRequest],
         started: float,
         flight: Flight[Chunk, Completion[None]],
         mine: Making,
@@ -222,7 +223,7 @@ class Means:
         now: Seconds since the epoch.
     """
 
-    tools: CallTools
+    tools: CallContext
     cache: ResponseCache
     now: Callable[[], float]
 
@@ -241,7 +242,7 @@ class Making(Work[Chunk, Completion[None]]):
     """
 
     def __init__(
-        self, means: Means, key: str, identity: Identity, order: Order[ChatRequest]
+        self, means: Means, key: str, identity: Identity, order: CallRequest[ChatRequest]
     ) -> None:
         self.call: ChatCall | None = None
         self._means = means
@@ -254,7 +255,7 @@ class Making(Work[Chunk, Completion[None]]):
         if deadline.at > self._order.deadline.at:
             self._order = msgspec.structs.replace(self._order, deadline=deadline)
         if self.call is not None:
-            self.call.allow(deadline)
+            self.call.extend_deadline(deadline)
 
     async def run(self, receive: Callable[[list[Chunk]], None]) -> Completion[None]:
         """See `Work.run`. The whole answer comes of it."""
@@ -273,8 +274,8 @@ class Making(Work[Chunk, Completion[None]]):
             receive(came)
 
         means.tools.events.emit(CacheMiss(model=identity.model, service=identity.service))
-        self.call = ChatCall(means.tools, self._order)
-        whole = await self.call.completion(note)
+        self.call = make_chat_call(means.tools, self._order)
+        whole = await self.call.result(note)
         await self._keep(pieces, whole)
         return whole
 
@@ -322,7 +323,7 @@ class CachedCalls:
 
     def __init__(
         self,
-        tools: CallTools,
+        tools: CallContext,
         cache: ResponseCache,
         *,
         hooked: bool = False,
@@ -333,18 +334,18 @@ class CachedCalls:
         self._hooked = hooked
         self._known: dict[str, Identity] = {}
 
-    def serves(self, order: Order[ChatRequest]) -> bool:
+    def serves(self, order: CallRequest[ChatRequest]) -> bool:
         """Whether the answer may come from the cache, and be kept there."""
         if self._hooked and order.cache == "auto":
             return False
         only_deterministic = self.means.cache.only_deterministic
         return is_served(order.request, order.cache, only_deterministic=only_deterministic)
 
-    def call(self, order: Order[ChatRequest]) -> CachedCall:
+    def call(self, order: CallRequest[ChatRequest]) -> CachedCall:
         """One call."""
         return CachedCall(self, order)
 
-    async def identify(self, order: Order[ChatRequest]) -> Identity | None:
+    async def identify(self, order: CallRequest[ChatRequest]) -> Identity | None:
         """Who will answer. No model is loaded for it, and nothing is asked a second time.
 
         While the service is away it is who answered before: what was kept is good still. None
@@ -384,24 +385,24 @@ class CachedCall:
         order: What the caller ordered.
     """
 
-    def __init__(self, calls: CachedCalls, order: Order[ChatRequest]) -> None:
+    def __init__(self, calls: CachedCalls, order: CallRequest[ChatRequest]) -> None:
         self._calls = calls
         self._order = order
         self._tools = calls.means.tools
         self._started = self._tools.clock()
-        self._whole: Completion[None] | None = None
+        self._outcome: Completion[None] | None = None
 
     @property
-    def whole(self) -> Completion[None]:
-        """The whole answer, once all of its pieces were taken."""
-        assert self._whole is not None  # noqa: S101 - a mistake of ours
-        return self._whole
+    def outcome(self) -> Completion[None]:
+        """The result, once all of the chunks were taken."""
+        assert self._outcome is not None  # noqa: S101 - a mistake of ours
+        return self._outcome
 
-    async def completion(self) -> Completion[None]:
+    async def result(self) -> Completion[None]:
         """The whole answer."""
         known = await self._identified()
         if known is None:
-            return await ChatCall(self._tools, self._order).completion()
+            return await make_chat_call(self._tools, self._order).result()
         if (entry := await self._found(known)) is not None:
             return self._again(entry)
         async with self._joined(known) as ride:
@@ -413,8 +414,8 @@ class CachedCall:
         if known is None:
             source = self._unserved()
         elif (entry := await self._found(known)) is not None:
-            self._whole = self._again(entry)
-            source = _replayed(entry, self._whole)
+            self._outcome = self._again(entry)
+            source = _replayed(entry, self._outcome)
         else:
             source = self._followed(known)
         async with aclosing(source):
@@ -422,11 +423,11 @@ class CachedCall:
                 yield chunk
 
     async def _unserved(self) -> AsyncGenerator[Chunk]:
-        call = ChatCall(self._tools, self._order)
+        call = make_chat_call(self._tools, self._order)
         async with aclosing(call.chunks()) as chunks:
             async for chunk in chunks:
                 yield chunk
-        self._whole = call.whole
+        self._outcome = call.outcome
 
     async def _followed(self, known: Known) -> AsyncGenerator[Chunk]:
         async with self._joined(known) as ride:
@@ -435,11 +436,11 @@ class CachedCall:
                 position += len(came)
                 for chunk in came:
                     yield chunk
-            self._whole = whole = await ride.whole()
-        yield last_chunk(whole)
+            self._outcome = whole = await ride.whole()
+        yield final_chunk(whole)
 
     async def _identified(self) -> Known | None:
-        self._tools.bind()
+        self._tools.binding.bind()
         watch, order = Watch(self._order.deadline), self._order
         try:
             with watch:
@@ -483,4 +484,4 @@ class CachedCall:
 async def _replayed(entry: Entry, whole: Completion[None]) -> AsyncGenerator[Chunk]:
     for chunk in entry.chunks():
         yield chunk
-    yield last_chunk(whole)
+    yield final_chunk(whole)

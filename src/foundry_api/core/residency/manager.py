@@ -241,7 +241,10 @@ class Memory:
         """Whether a call of the model may begin now: it is loaded, and nobody will unload it."""
         if model_id not in self.loaded:
             return False
-        return not self.others.exist or self.uses_of(model_id).held_until > self._clock()
+        if not self.others.exist:
+            return True
+        uses = self.uses.get(model_id)
+        return uses is not None and uses.held_until > self._clock()
 
     def uses_of(self, model_id: str) -> ModelUses:
         """What this client does with a model."""
@@ -250,13 +253,17 @@ class Memory:
 
     def begin(self, model_id: str) -> ModelUses:
         """A call begins. Whoever says so has to say `end`, too."""
-        uses = self.uses_of(model_id)
+        uses = self.uses.get(model_id) or self.uses_of(model_id)
         uses.calls += 1
         return uses
 
     def end(self, uses: ModelUses) -> None:
         """A call is over."""
-        uses.ended(self._clock())
+        if uses.changed is not None:
+            uses.ended(self._clock())
+        else:  # the same, without the call: of few calls the end is waited for
+            uses.calls -= 1
+            uses.last_used = uses.last_ended = self._clock()
         if self.policy.memory_budget_mb is not None and not uses.calls:
             self.is_unmeasured = True
             self._keeping.wake()

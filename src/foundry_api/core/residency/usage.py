@@ -28,12 +28,13 @@ class ModelUses:
         idle_at: Not to be looked at for idleness before that.
         model: As it was last loaded or found; None before.
         loaded_here: Whether it was this client that loaded it.
+        changed: Set when a call ends, for somebody who waits for that; None while nobody does.
     """
 
     __slots__ = (
-        "_changed",
         "arriving",
         "calls",
+        "changed",
         "held_until",
         "idle_at",
         "last_ended",
@@ -50,7 +51,7 @@ class ModelUses:
         self.last_ended = float("-inf")
         self.model: Model | None = None
         self.loaded_here = False
-        self._changed: asyncio.Event | None = None
+        self.changed: asyncio.Event | None = None
 
     def idle_from(self, idle_s: float) -> float:
         """When it has to be looked at for idleness."""
@@ -60,15 +61,15 @@ class ModelUses:
         """One call is over."""
         self.calls -= 1
         self.last_used = self.last_ended = now
-        if self._changed is not None:
-            self._changed.set()
+        if self.changed is not None:
+            self.changed.set()
 
     def arrived(self) -> None:
         """A caller who waited goes on, and may begin a call at once."""
         self.waiting -= 1
         self.arriving = min(max(self.arriving - 1, 0), self.waiting)
-        if self._changed is not None:
-            self._changed.set()
+        if self.changed is not None:
+            self.changed.set()
 
     async def taken(self, seconds: float) -> None:
         """Let those begin their calls for whom the model was just loaded.
@@ -85,12 +86,12 @@ class ModelUses:
         try:
             async with asyncio.timeout(seconds):
                 while not condition():
-                    self._changed = asyncio.Event()
-                    await self._changed.wait()
+                    self.changed = asyncio.Event()
+                    await self.changed.wait()
         except TimeoutError:
             return False
         finally:
-            self._changed = None
+            self.changed = None
         return True
 
 

@@ -177,22 +177,6 @@ class ChatDelta(msgspec.Struct, gc=False):
     refusal: str | None = None
     function_call: FunctionDelta | None = None
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether it adds nothing."""
-        return not (self.content or self.has_more)
-
-    @property
-    def has_more(self) -> bool:
-        """Whether it adds anything but text of the answer, as few do."""
-        return bool(
-            self.tool_calls
-            or self.reasoning_content
-            or self.reasoning
-            or self.refusal
-            or self.function_call
-        )
-
 
 NOTHING: Final = ChatDelta()
 

@@ -48,7 +48,7 @@ DEFAULT_MAX_TOKENS = 2048
 """Where the SDK's services cut an answer without a bound (foundry-local-service.md, 4.5)."""
 
 _DONE = b"[DONE]"
-_ENCODER = msgspec.json.Encoder()
+_decode = EVENTS.decode
 
 
 def chat_body(request: ChatRequest, model: str) -> dict[str, Any]:
@@ -70,9 +70,11 @@ def chat_body(request: ChatRequest, model: str) -> dict[str, Any]:
             body[name] = value
     if request.stop:
         body["stop"] = request.stop
-    if offers_tools(request) and request.tools_in_prompt:
+    if not request.tools or not offers_tools(request):
+        return body
+    if request.tools_in_prompt:
         body["messages"] = with_tools(inlined(request.messages), request.tools)
-    elif offers_tools(request):
+    else:
         body["tools"] = [{"type": "function", "function": tool} for tool in request.tools]
         if request.tool_choice is not None:
             body["tool_choice"] = _tool_choice(request.tool_choice)
@@ -95,9 +97,8 @@ def _tool_choice(choice: str) -> str | dict[str, Any]:
     return {"type": "function", "function": {"name": choice}}
 
 
-def encode(body: dict[str, Any]) -> bytes:
-    """A body as JSON."""
-    return _ENCODER.encode(body)
+encode = msgspec.json.Encoder().encode
+"""Encodes a body as JSON."""
 
 
 def output_limit(request: ChatRequest, default: int = DEFAULT_MAX_TOKENS) -> int:
@@ -145,38 +146,57 @@ class ChatStream:
         self._finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
         self.pieces = 0
-        self._thinking: ThinkSplitter | None = ThinkSplitter(opened=block_opened)
-        self._tool_calls = ToolCallsInPieces(tools)
+        self._block_opened = block_opened
+        self._tells_apart = True  # until the answer itself has begun
+        self._thinking: ThinkSplitter | None = None  # most answers need none
+        self._tools = tools
+        self._tool_calls: ToolCallsInPieces | None = None
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._without_text: list[bytes] = []
         self._without_text_bytes = 0
         self.done = False
 
-    def feed(self, block: bytes) -> Iterator[Chunk]:
+    def feed(self, block: bytes) -> Iterator[Chunk]:  # noqa: C901 - a call less for each token
         """The pieces of the answer that this block completes."""
+        # This runs for every token. What nearly all events are is decoded here, without a call.
+        model_id = self.model_id
         for event in self._events.feed(block):
             data = event.data
             if data == _DONE:
                 self.done = True
                 break
+            decoded: ChatEvent | None
             try:
-                delta = self._delta(event)
+                decoded = _decode(data)
+            except NOT_JSON:
+                decoded = None
+            else:
+                if (
+                    (choices := decoded.choices)
+                    and len(choices) == 1
+                    and (delta := choices[0].delta) is not None
+                    and (text := delta.content)
+                    and choices[0].finish_reason is None
+                    and decoded.error is None
+                    and not choices[0].index
+                    and not (delta.tool_calls or delta.reasoning_content or delta.reasoning)
+                    and not (delta.refusal or delta.function_call)
+                    and (not self._tells_apart or self._begins_answer(text))
+                ):
+                    if decoded.usage is not None:
+                        self.usage = decoded.usage
+                    self.pieces += 1
+                    yield Chunk(text, model_id, raw=data)
+                    continue
+            try:
+                delta = self._delta(event, decoded)
             except Exception:
                 yield from self._flush()  # the text ahead of an error is the caller's
                 raise
-            if (
-                delta.content
-                and self._thinking is None
-                # As `has_more`, without the call: this runs for every token.
-                and not (delta.tool_calls or delta.reasoning_content or delta.reasoning)
-                and not (delta.refusal or delta.function_call)
-            ):
-                self.pieces += 1
-                yield Chunk(delta.content, self.model_id, raw=data)
-            elif self.done:
+            if self.done:
                 break
-            elif delta is NOTHING:
+            if delta is NOTHING:
                 self._keep(data)
             else:
                 yield from self._pieces(delta, data)
@@ -194,7 +214,22 @@ class ChatStream:
 
     @property
     def _holds(self) -> bool:
-        return bool(self._held or self._tool_calls or self._thinking is not None)
+        return bool(self._held or self._tool_calls or self._tells_apart)
+
+    def _begins_answer(self, text: str) -> bool:
+        """Whether the first text is clearly no reasoning, so that all of it is the answer."""
+        begun = text.lstrip()
+        if self._block_opened or self._thinking is not None or self._held:
+            return False
+        if not begun or begun.startswith("<"):
+            return False
+        self._tells_apart = False
+        return True
+
+    def _splitter(self) -> ThinkSplitter:
+        if self._thinking is None:
+            self._thinking = ThinkSplitter(opened=self._block_opened)
+        return self._thinking
 
     def _reason(self) -> FinishReason | None:
         reason = self._finish_reason
@@ -211,13 +246,15 @@ class ChatStream:
         """The pieces of an event that is more than text of the answer."""
         self.pieces += 1
         self._hold(data)
-        for call in delta.tool_calls or ():
-            self._tool_calls.add(call)
-        if delta.function_call is not None:
-            self._tool_calls.add(ToolCallDelta(function=delta.function_call))
+        if delta.tool_calls or delta.function_call is not None:
+            calls = self._tool_calls = self._tool_calls or ToolCallsInPieces(self._tools)
+            for call in delta.tool_calls or ():
+                calls.add(call)
+            if delta.function_call is not None:
+                calls.add(ToolCallDelta(function=delta.function_call))
         if reasoning := delta.reasoning_content or delta.reasoning:
-            if self._thinking is not None:
-                self._thinking.expect_markers()
+            if self._tells_apart:
+                self._splitter().expect_markers()
             yield Chunk("", self.model_id, raw=self._raw(), reasoning=reasoning)
         if delta.refusal:
             yield Chunk("", self.model_id, raw=self._raw(), refusal=delta.refusal)
@@ -226,12 +263,13 @@ class ChatStream:
 
     def _told_apart(self, text: str) -> Iterator[Chunk]:
         """Text of which it is not clear yet whether it is reasoning."""
-        if self._thinking is None:
+        if not self._tells_apart:
             yield Chunk(text, self.model_id, raw=self._raw())
             return
-        reasoning, content = self._thinking.feed(text)
-        if self._thinking.decided:
-            self._thinking = None
+        thinking = self._splitter()
+        reasoning, content = thinking.feed(text)
+        if thinking.decided:
+            self._thinking, self._tells_apart = None, False
         yield from self._split(reasoning, content)
 
     def _split(self, reasoning: str, content: str) -> Iterator[Chunk]:
@@ -242,12 +280,12 @@ class ChatStream:
 
     def _flush(self) -> Iterator[Chunk]:
         """What was held back until the end of the answer."""
-        thinking, self._thinking = self._thinking, None
+        thinking, self._thinking, self._tells_apart = self._thinking, None, False
         if thinking is not None:
             yield from self._split(*thinking.flush())
             if thinking.unmarked and self._reason() not in {None, "length"}:
                 yield Chunk(thinking.unmarked, self.model_id, raw=self._raw())
-        if calls := self._tool_calls.take():
+        if self._tool_calls and (calls := self._tool_calls.take()):
             yield Chunk("", self.model_id, raw=self._raw(), tool_calls=calls)
         if self._held:
             self._keep(self._raw())
@@ -271,15 +309,15 @@ class ChatStream:
         if self._without_text_bytes > MAX_EVENT_BYTES:
             raise ProtocolError(f"more than {MAX_EVENT_BYTES} bytes of events carry no text")
 
-    def _delta(self, event: Event) -> ChatDelta:
-        """What an event adds to the answer; `NOTHING` if it adds nothing."""
-        try:
-            told = EVENTS.decode(event.data)
-        except NOT_JSON:
+    def _delta(self, event: Event, told: ChatEvent | None) -> ChatDelta:  # noqa: C901
+        """What an event adds to the answer; `NOTHING` if it adds nothing.
+
+        Args:
+            event: The event.
+            told: What it says; None where it is not as nearly all events are.
+        """
+        if told is None or told.error is not None or not (told.choices or told.usage):
             told = self._unusual(event)
-        else:
-            if not told.choices or told.error is not None:
-                told = self._unusual(event)
         if told.usage is not None:
             self.usage = told.usage
         choices = told.choices
@@ -295,13 +333,19 @@ class ChatStream:
                 return NOTHING
             choice = first
         if choice.finish_reason is not None:
-            check_choice(choice)
-            self._finish_reason = finish_reason_of(choice.finish_reason) or self._finish_reason
+            if choice.error:
+                check_choice(choice)
+            if choice.finish_reason == "stop":
+                self._finish_reason = "stop"
+            else:
+                self._finish_reason = finish_reason_of(choice.finish_reason) or self._finish_reason
         delta = choice.whole if choice.delta is None else choice.delta
         if delta.content:
             return delta
-        check_choice(choice)
-        return NOTHING if delta.is_empty else delta
+        if choice.error:
+            check_choice(choice)
+        has_more = delta.tool_calls or delta.reasoning_content or delta.reasoning
+        return delta if has_more or delta.refusal or delta.function_call else NOTHING
 
     def _unusual(self, event: Event) -> ChatEvent:
         """An event that is more or less than a piece of the answer."""

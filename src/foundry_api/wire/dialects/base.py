@@ -107,12 +107,18 @@ class Wire:
         base_url: The service's address, without a slash at its end.
         headers: Sent with every request, such as the credential of a gateway.
         command: For a service that has no routes to manage its models; None without such a program.
+        json_headers: Sent with every request that has a body of JSON.
     """
 
     transport: Transport
     base_url: str
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     command: ModelCommand | None = None
+    json_headers: Mapping[str, str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        json_headers = {"Content-Type": "application/json", **self.headers}
+        object.__setattr__(self, "json_headers", json_headers)
 
     async def get(self, path: str, *, timeout_s: float) -> bytes:
         """The body of a GET that succeeded.
@@ -150,7 +156,7 @@ class Wire:
 
     def post(self, path: str, body: bytes) -> Request:
         """A POST of JSON."""
-        return self.request("POST", path, body, {"Content-Type": "application/json"})
+        return Request("POST", f"{self.base_url}{path}", self.json_headers, body)
 
     def request(
         self,

@@ -36,13 +36,13 @@ from foundry_api.wire.dialects.base import (
     no_download,
 )
 from foundry_api.wire.dialects.model_ids import aliases_of
+from foundry_api.wire.transport import Request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from foundry_api.types.messages import ChatRequest, Generation
     from foundry_api.wire.dialects.base import Catalog, ChatDecoder, Wire
-    from foundry_api.wire.transport import Request
 
 __all__ = ["Sdk20Dialect", "Sdk21Dialect"]
 
@@ -174,13 +174,19 @@ class Sdk21Dialect:
         An engine that keeps the answer to a form lets the model call no tools; where there are
         some, the prompt asks for the form.
         """
-        if offers_tools(request):
+        if request.tools and offers_tools(request):
             request = msgspec.structs.replace(request, messages=told(request), constraint=None)
-        body = constrained(chat_body(request, model.id), request.constraint)
-        return self._wire.post(self.path(model.catalog, _CHAT), encode(body))
+        body = chat_body(request, model.id)
+        if request.constraint is not None or "response_format" in body:
+            body = constrained(body, request.constraint)
+        wire = self._wire
+        url = f"{wire.base_url}{self._prefixes[model.catalog]}{_CHAT}"
+        return Request("POST", url, wire.json_headers, encode(body))
 
     def chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
         """A decoder for one answer."""
+        if not request.tools:
+            return ChatStream(model.id)
         return recovering(ChatStream(model.id, tools=tool_names(request)), model.id, request)
 
     def plain_request(self, model: Model, request: ChatRequest) -> Request | None:

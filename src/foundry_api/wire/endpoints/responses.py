@@ -199,6 +199,7 @@ class ResponseStream:
 
     Attributes:
         done: Whether the stream said that it is complete.
+        pieces: Events that came, without those that are held back.
         response: The whole response, once it came.
     """
 
@@ -206,6 +207,7 @@ class ResponseStream:
         self, reader: ResponseReader, begun: Callable[[str], None] = lambda _: None
     ) -> None:
         self.done = False
+        self.pieces = 0
         self.response: Response | None = None
         self._reader = reader
         self._begun = begun
@@ -235,11 +237,11 @@ class ResponseStream:
             if told.type in _PRELUDE:
                 self._held.append(told)
                 continue
-            yield from self._held
+            ended = self._end_text() if told.type in _ENDS_TEXT else ()
+            for piece in (*self._held, *ended, told):
+                self.pieces += 1
+                yield piece
             self._held.clear()
-            if told.type in _ENDS_TEXT:
-                yield from self._end_text()
-            yield told
 
     def finish(self) -> Response:
         """The whole response, once the body ended.

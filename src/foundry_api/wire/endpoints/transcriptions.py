@@ -117,6 +117,11 @@ class TranscriptionStream:
         self._events = EventDecoder()
         self._pieces: list[TranscriptionChunk] = []
 
+    @property
+    def pieces(self) -> int:
+        """Pieces of the text that came."""
+        return len(self._pieces)
+
     def feed(self, block: bytes) -> Iterator[TranscriptionChunk]:
         """The pieces of text that this block completes.
 

@@ -13,7 +13,7 @@ from foundry_api.core.cache import entry
 from foundry_api.core.cache.entry import Entry, Piece
 from foundry_api.types.errors import ServerError
 from foundry_api.types.messages import (
-    Attempt,
+    AttemptRecord,
     Chunk,
     Completion,
     FunctionCall,
@@ -49,7 +49,7 @@ def whole_of(chunks: list[Chunk]) -> Completion[None]:
         finish_reason="length",
         usage=Usage(1, 2, 3),
         timings=TIMINGS,
-        attempts=(Attempt(0.1, ServerError("no")), Attempt(0.2)),
+        attempts=(AttemptRecord(0.1, ServerError("no")), AttemptRecord(0.2)),
         raw=(*(chunk.raw for chunk in chunks), b"{}\n{}"),
     )
 
