@@ -157,7 +157,7 @@ class ChatStream:
         self._without_text_bytes = 0
         self.done = False
 
-    def feed(self, block: bytes) -> Iterator[Chunk]:  # noqa: C901 - a call less for each token
+    def feed(self, block: bytes) -> Iterator[Chunk]:
         """The pieces of the answer that this block completes."""
         # This runs for every token. What nearly all events are is decoded here, without a call.
         model_id = self.model_id
@@ -309,7 +309,7 @@ class ChatStream:
         if self._without_text_bytes > MAX_EVENT_BYTES:
             raise ProtocolError(f"more than {MAX_EVENT_BYTES} bytes of events carry no text")
 
-    def _delta(self, event: Event, told: ChatEvent | None) -> ChatDelta:  # noqa: C901
+    def _delta(self, event: Event, told: ChatEvent | None) -> ChatDelta:
         """What an event adds to the answer; `NOTHING` if it adds nothing.
 
         Args:
