@@ -65,8 +65,8 @@ _HOMES = {
         "Traffic",
     ),
     "observe.call_log": ("CallLog",),
-    "observe.metrics": (
-        "Metrics",
+    "observe.metrics": ("Metrics",),
+    "observe.snapshot": (
         "MetricsSnapshot",
         "SeriesSnapshot",
     ),

@@ -116,10 +116,10 @@ from foundry_api.observe.call_log import (
 from foundry_api.observe.metrics import (
     Metrics as Metrics,
 )
-from foundry_api.observe.metrics import (
+from foundry_api.observe.snapshot import (
     MetricsSnapshot as MetricsSnapshot,
 )
-from foundry_api.observe.metrics import (
+from foundry_api.observe.snapshot import (
     SeriesSnapshot as SeriesSnapshot,
 )
 from foundry_api.resilience.breaker import (

@@ -535,7 +535,7 @@ class TestUsage:
         assert not (root / ".venv").exists()
 
     def test_every_verb_of_the_command_line_is_named(self, dev: Any) -> None:
-        from foundry_api.cli import VERBS  # noqa: PLC0415 - the other tests run without it
+        from foundry_api.cli.verbs import VERBS  # noqa: PLC0415 - the other tests run without it
 
         _, _, behind = dev.USAGE.partition("goes to foundry-api: ")
         named, _, _ = behind.partition("\n\n")

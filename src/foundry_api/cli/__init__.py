@@ -1,6 +1,6 @@
 """The command line: `foundry-api VERB`, or `python -m foundry_api VERB`.
 
-Help must not wait for what calls need, so the verbs are known by a table, and a verb's module is
+Help must not wait for what calls need: `verbs.py` has a table of the verbs, and a verb's module is
 imported when the verb runs. This module itself imports next to nothing: all that takes time is
 imported by `main`, where a Ctrl-C is heard. tests/unit/test_cli_start.py counts the imports.
 """
@@ -14,25 +14,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["VERBS", "main"]
+__all__ = ["main"]
 
 FAILED = 1
 INTERRUPTED = 130
-
-VERBS = {
-    "chat": "Ask a model: one prompt, or a conversation.",
-    "embed": "Turn texts into vectors, one JSON array a line.",
-    "batch": "Answer a whole file of prompts, and go on where it stopped.",
-    "transcribe": "Tell what is said in a recording, as it is heard.",
-    "models": "See, get and remove models.",
-    "status": "Tell which services are running.",
-    "health": "Look at a service's health, once or again and again.",
-    "doctor": "Find what is wrong here, and tell how to mend it.",
-    "cache": "See and clear the answers that are kept.",
-    "request": "Send any request to the service, and print the body of its answer.",
-    "up": "Start an engine that all programs share.",
-    "down": "Stop the shared engine.",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from foundry_api._version import __version__
-from foundry_api.cli import VERBS
 from foundry_api.cli.options import common_options
+from foundry_api.cli.verbs import VERBS
 from foundry_api.types.local_path import text_of_system
 
 if TYPE_CHECKING:

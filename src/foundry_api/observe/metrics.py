@@ -6,25 +6,22 @@ from collections import Counter, deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar
 
-import msgspec
-
-from foundry_api.observe.histogram import RATES, SECONDS, Distribution, Histogram
+from foundry_api.observe.histogram import RATES, SECONDS, Histogram
+from foundry_api.observe.snapshot import MetricsSnapshot, SeriesSnapshot
 from foundry_api.types.events import (
     BreakerChanged,
-    BreakerState,
     CacheHit,
     CacheMiss,
     CacheStored,
     CallEnded,
     RetryScheduled,
 )
-from foundry_api.types.serialization import Result
 
 if TYPE_CHECKING:
     from foundry_api.types.events import Event
     from foundry_api.types.messages import Timings
 
-__all__ = ["Metrics", "MetricsSnapshot", "SeriesSnapshot"]
+__all__ = ["Metrics"]
 
 MOST_SERIES = 200
 """Pairs of model and service. A program that calls more is told of the rest as `other`."""
@@ -34,67 +31,6 @@ MAX_PENDING = 64
 
 OTHER = "other"
 NO_SERVICE = "none"
-
-
-class SeriesSnapshot(Result, msgspec.Struct, frozen=True, kw_only=True):
-    """The calls for one model at one service.
-
-    Attributes:
-        model: Id of the model; its name as the caller said it where no id was found.
-        service: Base URL of the service; `none` for calls that found none.
-        answered: Calls that were answered.
-        failed: Calls that failed.
-        cancelled: Calls whose callers left.
-        errors: Failed calls by the names of their errors.
-        attempts: Attempts of all the calls.
-        retries: Attempts that followed a failed one.
-        cached: Calls that were answered from the cache; they are among those answered.
-        shared: Calls that were answered with an identical one in flight; among those answered.
-        cache_misses: Calls to which the cache had no answer.
-        cache_stores: Answers that were kept.
-        prompt_tokens: As the service counted them; not again for answers that were kept.
-        completion_tokens: As the service counted them; not again for answers that were kept.
-        queue_s: Seconds that calls waited for their turn.
-        time_to_first_token_s: Seconds from sending a request to its first text.
-        duration_s: Seconds from a call to its end.
-        tokens_per_second: Of the calls that had a rate.
-    """
-
-    model: str
-    service: str
-    answered: int
-    failed: int
-    cancelled: int
-    errors: dict[str, int]
-    attempts: int
-    retries: int
-    cached: int = 0
-    shared: int = 0
-    cache_misses: int = 0
-    cache_stores: int = 0
-    prompt_tokens: int
-    completion_tokens: int
-    queue_s: Distribution
-    time_to_first_token_s: Distribution
-    duration_s: Distribution
-    tokens_per_second: Distribution
-
-    @property
-    def calls(self) -> int:
-        """All the calls that ended."""
-        return self.answered + self.failed + self.cancelled
-
-
-class MetricsSnapshot(Result, msgspec.Struct, frozen=True, kw_only=True):
-    """The metrics of a client at one moment.
-
-    Attributes:
-        series: One for each pair of model and service.
-        breakers: States of the circuit breakers that ever changed, by service.
-    """
-
-    series: tuple[SeriesSnapshot, ...]
-    breakers: dict[str, BreakerState]
 
 
 class _Series:

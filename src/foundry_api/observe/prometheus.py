@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from foundry_api.observe.histogram import Distribution
-    from foundry_api.observe.metrics import MetricsSnapshot, SeriesSnapshot
+    from foundry_api.observe.snapshot import MetricsSnapshot, SeriesSnapshot
 
     Sample = tuple[str, dict[str, str], float]
 

@@ -14,9 +14,9 @@ import click
 import pytest
 
 from foundry_api import __version__
-from foundry_api.cli import VERBS
 from foundry_api.cli.options import examples
 from foundry_api.cli.root import root
+from foundry_api.cli.verbs import VERBS
 from support.cli_program import environment, run
 
 HEAVY = {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.observe.metrics import MOST_SERIES, OTHER, Metrics, SeriesSnapshot
+from foundry_api.observe.metrics import MOST_SERIES, OTHER, Metrics
 from foundry_api.types import errors
 from foundry_api.types.events import (
     BreakerChanged,
@@ -20,6 +21,9 @@ from foundry_api.types.events import (
     RetryScheduled,
 )
 from foundry_api.types.messages import AttemptRecord, Timings, Usage
+
+if TYPE_CHECKING:
+    from foundry_api.observe.snapshot import SeriesSnapshot
 
 seconds = st.floats(0, 100)
 models = st.sampled_from(["tiny:1", "big:2"])
