@@ -25,12 +25,12 @@ from parts.floor import by_hand
 from parts.results import keep
 
 from foundry_api import FoundryAPIClient, LimiterSettings
-from foundry_api.batch.async_tools import BlockingThread
+from foundry_api.batch.async_tools import SerialExecutor
 from foundry_api.batch.engine import LocalEngine
 from foundry_api.batch.job import BatchJob
-from foundry_api.batch.ledger import OutputStream
-from foundry_api.batch.progress import Meter
-from foundry_api.batch.runner import Reading, Run, Task
+from foundry_api.batch.ledger import StdoutStore
+from foundry_api.batch.progress import ProgressMeter
+from foundry_api.batch.runner import BatchRunner, InputPass, RunPlan
 from foundry_api.batch.sources import check, open_source
 from foundry_api.batch.types import BatchOptions, InputOptions
 
@@ -79,10 +79,12 @@ def floor(source: Path, target: Path) -> None:
 
 async def unrecorded(source: Path, engine: BatchEngine) -> None:
     """A run that remembers nothing."""
-    task = Task(source=open_source(InputOptions(path=str(source))))
-    with BlockingThread() as thread, io.BytesIO() as answers:
-        ledger = OutputStream(answers)
-        await Run(task, ledger, engine, thread=thread, meter=Meter(), tell=lambda _: None).run()
+    task = RunPlan(source=open_source(InputOptions(path=str(source))))
+    with SerialExecutor() as thread, io.BytesIO() as answers:
+        ledger = StdoutStore(answers)
+        await BatchRunner(
+            task, ledger, engine, thread=thread, meter=ProgressMeter(), on_progress=lambda _: None
+        ).run()
 
 
 async def recorded(source: Path, engine: BatchEngine) -> dict[str, tuple[float, float]]:
@@ -100,15 +102,15 @@ async def recorded(source: Path, engine: BatchEngine) -> dict[str, tuple[float, 
         options = BatchOptions(
             input=InputOptions(path=str(source)), output=str(Path(scratch) / "answers.jsonl")
         )
-        await BatchJob(options, tell=hear).run(engine)
+        await BatchJob(options, on_progress=hear).run(engine)
     laps[phase] = watch.lap()
     return laps
 
 
 def read_through(source: Path) -> None:
     """Read the lines, and understand them."""
-    reading = Reading(open_source(InputOptions(path=str(source))), OutputStream())
-    for _ in reading.blocks():
+    reading = InputPass(open_source(InputOptions(path=str(source))), StdoutStore())
+    for _ in reading.iter_blocks():
         pass
 
 

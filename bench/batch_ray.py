@@ -27,7 +27,7 @@ from parts.results import keep
 from foundry_api import FoundryAPIClient
 from foundry_api.batch.engine import LocalEngine
 from foundry_api.batch.ray_engine import RayEngine
-from foundry_api.batch.types import BatchRequest, Line, Work
+from foundry_api.batch.types import BatchRequest, Line, WorkItem
 from foundry_api.types.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,13 +42,13 @@ NODES = 2
 STORE_BYTES = 80 * 2**20
 
 
-async def works() -> AsyncIterator[Work]:
+async def works() -> AsyncIterator[WorkItem]:
     """The lines."""
     for index in range(LINES):
         message = {"role": "user", "content": f"Tell me fact {index}."}
         body = {"model": "demo", "messages": [message], "max_tokens": ANSWER_TOKENS}
         request = BatchRequest(custom_id=str(index), body=body)
-        yield Work(Line(index, index + 1, index, None), request)
+        yield WorkItem(Line(index, index + 1, index, None), request)
 
 
 def processor_s() -> dict[psutil.Process, float]:
@@ -70,7 +70,7 @@ async def measure(engine: BatchEngine) -> tuple[float, float, float]:
     """Seconds to the first answer; from there to the last, lines a second, processor ms a line."""
     began = time.perf_counter()
     first, before, spent, count = began, processor_s(), 0.0, 0
-    async with aclosing(engine.answers(works())) as answers:
+    async with aclosing(engine.run(works())) as answers:
         async for finished in answers:
             if finished.failed:
                 sys.exit(finished.output.decode())

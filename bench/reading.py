@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from parts.results import keep
 
-from foundry_api.structured.find_json import json_texts, json_value
-from foundry_api.structured.partial_json import PartialJson
-from foundry_api.structured.refusal import Refused
+from foundry_api.structured.find_json import decode_json, iter_json_candidates
+from foundry_api.structured.partial_json import PartialJsonParser
+from foundry_api.structured.refusal import ValidationFailed
 from foundry_api.structured.validation import SchemaValidator
-from foundry_api.wire.chat.reasoning import ThinkSplitter
+from foundry_api.wire.chat.reasoning import ReasoningSplitter
 from foundry_api.wire.chat.tool_call_matching import MalformedCall
-from foundry_api.wire.chat.tool_call_parser import CallFinder
+from foundry_api.wire.chat.tool_call_parser import ToolCallParser
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,18 +67,18 @@ def text_of(opening: str, unit: str, size: int) -> str:
 def find_json(text: str) -> None:
     """Find the JSON in an answer, as a `response_model` does."""
     try:
-        for candidate in json_texts(text):
+        for candidate in iter_json_candidates(text):
             try:
-                json_value(candidate)
-            except Refused:
+                decode_json(candidate)
+            except ValidationFailed:
                 continue
-    except Refused:
+    except ValidationFailed:
         return
 
 
 def read_partial(text: str) -> None:
     """The value of a stream so far, with each piece."""
-    partial = PartialJson()
+    partial = PartialJsonParser()
     for at in range(0, len(text), PIECE):
         partial.feed(text[at : at + PIECE])
     partial.finish()
@@ -86,7 +86,7 @@ def read_partial(text: str) -> None:
 
 def split_reasoning(text: str) -> None:
     """The reasoning of an answer, and the answer."""
-    splitter = ThinkSplitter()
+    splitter = ReasoningSplitter()
     for at in range(0, len(text), PIECE):
         splitter.feed(text[at : at + PIECE])
     splitter.flush()
@@ -94,7 +94,7 @@ def split_reasoning(text: str) -> None:
 
 def find_calls(text: str) -> None:
     """The calls of tools in a text."""
-    finder = CallFinder(("clock",))
+    finder = ToolCallParser(("clock",))
     try:
         for at in range(0, len(text), PIECE):
             list(finder.feed(text[at : at + PIECE]))
@@ -106,7 +106,7 @@ def find_calls(text: str) -> None:
 def validate(text: str) -> None:
     """Whether the objects in a list differ."""
     items: list[dict[str, Any]] = [{"a": index} for index in range(len(text) // 12)]
-    SchemaValidator({"type": "array", "uniqueItems": True}).errors(items)
+    SchemaValidator({"type": "array", "uniqueItems": True}).find_errors(items)
 
 
 READERS: dict[str, Reader] = {

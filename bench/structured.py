@@ -23,7 +23,7 @@ from parts.results import keep
 from parts.schemas import random_schemas
 
 from foundry_api import FoundryAPIClient, GrammarError, StructuredOutputError
-from foundry_api.structured.refusal import Refused
+from foundry_api.structured.refusal import ValidationFailed
 from foundry_api.structured.validation import SchemaValidator
 
 SCHEMAS = 500
@@ -79,8 +79,8 @@ def parses(text: str) -> bool:
 def is_valid(schema: dict[str, Any], value: object) -> bool:
     """Whether it is what was asked for."""
     try:
-        SchemaValidator(schema).check(value)
-    except Refused:
+        SchemaValidator(schema).validate(value)
+    except ValidationFailed:
         return False
     return True
 

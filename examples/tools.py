@@ -63,7 +63,7 @@ async def main(questions: list[str], model: str) -> None:
                 elif isinstance(piece, ToolResult):
                     print(f"  {piece.name}({piece.arguments}) -> {piece.content}")
                 elif isinstance(piece, ToolRun):
-                    print(f"\n  {piece.rounds} rounds, {piece.usage.total_tokens} tokens\n")
+                    print(f"\n  {piece.turns} rounds, {piece.usage.total_tokens} tokens\n")
 
 
 if __name__ == "__main__":

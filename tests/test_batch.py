@@ -22,7 +22,7 @@ from foundry_api import (
     Message,
 )
 from foundry_api.batch.engine import LocalEngine
-from foundry_api.batch.types import EMBEDDINGS_URL, RESPONSES_URL, Line, Work
+from foundry_api.batch.types import EMBEDDINGS_URL, RESPONSES_URL, Line, WorkItem
 from foundry_api.testing import Cut, Failure, FakeService
 from foundry_api.types import errors
 from service.helpers import hosts_of
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
     from pathlib import Path
 
-    from foundry_api.batch.types import BatchUrl, Finished
+    from foundry_api.batch.types import BatchLineResult, BatchUrl
 
 HELLO = script("say-hello").text
 
@@ -43,18 +43,18 @@ def chat(custom_id: str, prompt: str = "say-hello", **members: Any) -> BatchRequ
     return BatchRequest(custom_id=custom_id, body={"messages": messages, **members})
 
 
-async def works(*requests: BatchRequest) -> AsyncGenerator[Work]:
+async def works(*requests: BatchRequest) -> AsyncGenerator[WorkItem]:
     for index, request in enumerate(requests):
-        yield Work(Line(index, index + 1, 7 * index, b""), request)
+        yield WorkItem(Line(index, index + 1, 7 * index, b""), request)
 
 
-async def finished(engine: LocalEngine, *requests: BatchRequest) -> list[Finished]:
-    async with aclosing(engine.answers(works(*requests))) as answers:
+async def finished(engine: LocalEngine, *requests: BatchRequest) -> list[BatchLineResult]:
+    async with aclosing(engine.run(works(*requests))) as answers:
         told = [answer async for answer in answers]
     return sorted(told, key=lambda each: each.index)
 
 
-def output(of: Finished) -> dict[str, Any]:
+def output(of: BatchLineResult) -> dict[str, Any]:
     told: dict[str, Any] = msgspec.json.decode(of.output)
     return told
 
@@ -94,7 +94,7 @@ class TestResults:
 
     async def test_what_is_wanted_is_read_once_for_all(self, client: FoundryAPIClient) -> None:
         validators = iter([lambda text: text != HELLO])
-        told = client.batch(["say-hello"] * 3, validators=validators, repairs=0)
+        told = client.batch(["say-hello"] * 3, validators=validators, max_repairs=0)
         assert [type(each.error).__name__ async for each in told] == ["StructuredOutputError"] * 3
 
     async def test_a_failure_is_a_result_or_is_raised(self, client: FoundryAPIClient) -> None:

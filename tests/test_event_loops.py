@@ -188,7 +188,7 @@ def test_a_client_is_closed_on_another_loop_than_it_was_used_on(
     with serving(script) as base_url:
         client = FoundryAPIClient(base_url, model="fake")
         if session:
-            client._backend._transport = HttpTransport(is_direct=lambda _: False)
+            client._backend._transport = HttpTransport(use_loopback=lambda _: False)
         chunks = client.stream_complete("Hi")
         try:
             assert loop.run_until_complete(anext(chunks)).content == "Hello"

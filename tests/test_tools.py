@@ -32,8 +32,8 @@ from foundry_api import (
     tool,
 )
 from foundry_api.testing import Answer, Failure, FakeService, ToolCalls
-from foundry_api.tools.definition import runnable
-from foundry_api.tools.executor import ToolCaller, ToolLimits
+from foundry_api.tools.definition import require_callable
+from foundry_api.tools.executor import ToolExecutor, ToolLimits
 
 NO_MARKERS = Failure(
     500, "structured tool calling requires model-published opening and closing tool markers"
@@ -86,7 +86,7 @@ async def test_the_model_is_told_what_its_tools_said_and_answers() -> None:
     ]
     assert [call.content for call in run.calls] == ["42.0", "Noon in Bern"]
     assert all(call.error is None and call.duration_s >= 0 for call in run.calls)
-    assert (run.rounds, {call.round for call in run.calls}) == (2, {1})
+    assert (run.turns, {call.turn for call in run.calls}) == (2, {1})
     assert run.usage == Usage(0, 10, 10)
     assert [message.role for message in run.messages] == [
         "user",
@@ -116,7 +116,7 @@ async def test_a_run_can_be_gone_on_with() -> None:
 
 async def test_without_a_call_there_is_one_round() -> None:
     run = await run_of("Hello")
-    assert (run.content, run.rounds, run.calls) == ("Hello", 1, ())
+    assert (run.content, run.turns, run.calls) == ("Hello", 1, ())
 
 
 async def test_the_chunks_of_all_rounds_come_with_the_results_between() -> None:
@@ -134,7 +134,7 @@ async def test_the_chunks_of_all_rounds_come_with_the_results_between() -> None:
     ]
     run = pieces[-1]
     assert isinstance(run, ToolRun)
-    assert (run.content, run.rounds, run.completion.generation) == ("All done.", 2, "sdk-2.1")
+    assert (run.content, run.turns, run.completion.generation) == ("All done.", 2, "sdk-2.1")
 
 
 async def test_a_stream_that_is_left_early_stops_at_once() -> None:
@@ -247,7 +247,7 @@ async def test_rounds_are_bounded_and_the_run_so_far_is_there() -> None:
         await run_of(SUM, max_rounds=3)
     run = caught.value.run
     assert run
-    assert (run.rounds, len(run.calls), run.messages[-1].role) == (3, 2, "assistant")
+    assert (run.turns, len(run.calls), run.messages[-1].role) == (3, 2, "assistant")
     assert run.messages[-1].tool_calls == run.completion.tool_calls
 
 
@@ -303,7 +303,7 @@ async def test_a_call_in_the_text_that_cannot_be_read_is_written_again() -> None
     wrong = 'Hm. <tool_call>{"name": "calculate", "arguments": {</tool_call>'
     async with FakeService(wrong, SUM, "42.") as service, client_of(service) as client:
         run = await client.run("What?", [calculate])
-    assert (run.content, run.rounds) == ("42.", 3)
+    assert (run.content, run.turns) == ("42.", 3)
     _, said, told = service.requests[1]["messages"]
     assert wrong.startswith(said["content"])
     assert told["role"] == "user"
@@ -419,10 +419,10 @@ async def test_a_run_with_a_cut_answer_ends_with_it() -> None:
 )
 async def test_arguments_that_are_no_object_are_told(arguments: str, told: str) -> None:
     """A service passes on what the model wrote, whatever that is."""
-    limits = ToolLimits(max_rounds=1, parallel=1, tool_timeout=1, on_error="tell")
-    caller = ToolCaller(runnable([clock]), limits, time.monotonic)
+    limits = ToolLimits(max_turns=1, parallel=1, tool_timeout=1, on_error="tell")
+    caller = ToolExecutor(require_callable([clock]), limits, time.monotonic)
     call = ToolCall("call_1", FunctionCall("clock", arguments))
-    (result,) = await caller.answered([call], 1)
+    (result,) = await caller.execute([call], 1)
     assert told in result.content
     assert result.arguments is None
     assert isinstance(result.error, ValueError)

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api.batch.engine import EngineState
-from foundry_api.batch.response_line import answer_line
-from foundry_api.batch.types import Finished
+from foundry_api.batch.response_line import success_line
+from foundry_api.batch.types import BatchLineResult
 from foundry_api.types.errors import ServiceNotRunning
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable
     from pathlib import Path
 
-    from foundry_api.batch.types import Work
+    from foundry_api.batch.types import WorkItem
 
 __all__ = ["BODY", "AtOnce", "write_input"]
 
@@ -49,17 +49,17 @@ class AtOnce:
     def __init__(self, most: float = math.inf) -> None:
         self._most = most
 
-    async def answers(self, works: AsyncIterable[Work], /) -> AsyncGenerator[Finished]:
-        """See `BatchEngine.answers`."""
+    async def run(self, items: AsyncIterable[WorkItem], /) -> AsyncGenerator[BatchLineResult]:
+        """See `BatchEngine.run`."""
         count = 0
-        async for work in works:
+        async for work in items:
             if count >= self._most:
                 raise ServiceNotRunning("the engine went away")
             count += 1
-            yield Finished(
+            yield BatchLineResult(
                 index=work.line.index,
                 digest=work.line.digest,
-                output=answer_line(work.request, BODY),
+                output=success_line(work.request, BODY),
                 failed=False,
                 at=0.0,
                 model="tiny:1",

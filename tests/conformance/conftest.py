@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from foundry_api.types.messages import Generation
-    from foundry_api.wire.transport import Reply
+    from foundry_api.wire.transport import BufferedResponse
 
 
 @pytest.fixture(scope="session")
@@ -107,16 +107,16 @@ class Raw:
         headers = {"Content-Type": "application/json"} if members else {}
         return Request(method, f"{self._service.base_url}{path}", headers, body)
 
-    def chat_request(self, prompt: str, **members: Any) -> Request:
+    def build_chat_request(self, prompt: str, **members: Any) -> Request:
         messages = [{"role": "user", "content": prompt}]
         members = {"model": self._service.model, "messages": messages, **members}
         return self.request("POST", "/v1/chat/completions", **members)
 
-    async def ask(self, method: str, path: str, **members: Any) -> Reply:
+    async def ask(self, method: str, path: str, **members: Any) -> BufferedResponse:
         return await fetch(self.transport, self.request(method, path, **members), timeout_s=60)
 
-    async def chat(self, prompt: str, **members: Any) -> Reply:
-        return await fetch(self.transport, self.chat_request(prompt, **members), timeout_s=60)
+    async def chat(self, prompt: str, **members: Any) -> BufferedResponse:
+        return await fetch(self.transport, self.build_chat_request(prompt, **members), timeout_s=60)
 
     async def choice(self, prompt: str, **members: Any) -> dict[str, Any]:
         """The choice of a chat completion that is not streamed."""

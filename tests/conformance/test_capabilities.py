@@ -119,7 +119,7 @@ async def stream_errors(subject: Subject) -> Support:
 
 async def cancellation(subject: Subject) -> Support:
     """Whether it still works, half a second after its caller left."""
-    request = subject.raw.chat_request("say-slowly", stream=True, max_tokens=100)
+    request = subject.raw.build_chat_request("say-slowly", stream=True, max_tokens=100)
     response = await subject.raw.transport.send(request)
     await response.read()
     response.close()
@@ -131,7 +131,7 @@ async def cancellation(subject: Subject) -> Support:
 
 async def parallel_calls(subject: Subject) -> Support:
     """Whether a short answer overtakes a long one that has begun."""
-    request = subject.raw.chat_request("say-slowly", stream=True, max_tokens=100)
+    request = subject.raw.build_chat_request("say-slowly", stream=True, max_tokens=100)
     response = await subject.raw.transport.send(request)
     await response.read()
     long = asyncio.ensure_future(_rest(response))

@@ -93,7 +93,7 @@ async def test_a_run_goes_on_with_what_the_tools_said(
     assert run.content == "Hello, world!"
     called = [] if keyword == "say-hello" else expected_of(keyword)
     assert [(call.name, call.arguments) for call in run.calls] == called
-    assert run.rounds == 1 + bool(called)
+    assert run.turns == 1 + bool(called)
 
 
 async def test_a_run_streams(client: FoundryAPIClient) -> None:

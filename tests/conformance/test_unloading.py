@@ -46,7 +46,9 @@ async def test_whether_it_survives_being_asked_is_as_it_is_said_to_be(service: S
     name = service.model if service.generation == "sdk-1" else ALIAS
     async with contextlib.aclosing(HttpTransport()) as transport:
         raw = Raw(service, transport)
-        stream = await transport.send(raw.chat_request("say-slowly", stream=True, max_tokens=100))
+        stream = await transport.send(
+            raw.build_chat_request("say-slowly", stream=True, max_tokens=100)
+        )
         await stream.read()
         with contextlib.suppress(FoundryError):
             await raw.ask("GET", f"/models/unload/{name}")

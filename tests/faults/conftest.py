@@ -15,7 +15,7 @@ from foundry_api.resilience.deadline import NEVER, Deadline
 from foundry_api.types.checks import chat_request
 from foundry_api.types.messages import Model
 from foundry_api.wire.http import HttpTransport
-from foundry_api.wire.loopback import is_direct
+from foundry_api.wire.loopback import is_loopback_http
 from support.factories import service_of, tools_of
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Caller:
             endpoint = Endpoint(base_url=base_url, generation=self.generation, origin="explicit")
             connection = Connection(endpoint, self.transport, {}, None)
             connection.memory.loaded.add(MODEL.id)
-            connection.dialect.local_models = self._models  # type: ignore[method-assign]
+            connection.dialect.list_local_models = self._models  # type: ignore[method-assign]
             connection.dialect.load = self._load  # type: ignore[method-assign]
             connection.replaced = self._never  # type: ignore[method-assign]
             return connection
@@ -105,7 +105,7 @@ class Caller:
 @pytest.fixture
 async def caller(request: pytest.FixtureRequest) -> AsyncIterator[Caller]:
     """Makes calls over a real HTTP transport; a parameter says what it reaches directly."""
-    transport = HttpTransport(is_direct=getattr(request, "param", is_direct))
+    transport = HttpTransport(use_loopback=getattr(request, "param", is_loopback_http))
     caller = Caller(transport)
     yield caller
     await caller.aclose()

@@ -62,7 +62,7 @@ class Fault:
         error: What the caller gets; None for the whole answer.
         attempts: How often the call was tried, of three times at most.
         text: The text that the caller has in the end.
-        bound: What ended it: the fault itself, the `timeout`, or the cap on signs of life.
+        capacity: What ended it: the fault itself, the `timeout`, or the cap on signs of life.
         pooled: Whether the call uses the connection of one before it.
     """
 
@@ -70,13 +70,13 @@ class Fault:
     error: type[errors.FoundryError] | None
     attempts: int = 1
     text: str = ""
-    bound: str = "at once"
+    capacity: str = "at once"
     pooled: bool = False
 
     @property
     def timeout_s(self) -> float:
         """The `timeout` of the call."""
-        return PATIENCE_S if self.bound == "at once" else TIMEOUT_S
+        return PATIENCE_S if self.capacity == "at once" else TIMEOUT_S
 
 
 def answered(script: Script) -> Fault:
@@ -96,7 +96,7 @@ def final(script: Script, error: type[errors.FoundryError], text: str = "") -> F
 
 def timed_out(script: Script, text: str = "", bound: str = "timeout") -> Fault:
     """Nobody can say how long it would have taken."""
-    return Fault(script, errors.SilenceTimeout, text=text, bound=bound)
+    return Fault(script, errors.SilenceTimeout, text=text, capacity=bound)
 
 
 NO_SUCH_ROUTE = (
@@ -491,7 +491,7 @@ def markdown() -> str:
 def _row(name: str, fault: Fault) -> str:
     outcome = f"`{fault.error.__name__}`" if fault.error else "the answer"
     text = f"`{fault.text}`" if fault.text else "none"
-    return f"| {name} | {outcome} | {fault.attempts} | {text} | {fault.bound} |"
+    return f"| {name} | {outcome} | {fault.attempts} | {text} | {fault.capacity} |"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from foundry_api import (
 )
 from foundry_api.testing import FakeService
 from foundry_api.wire.http import HttpResponse, HttpTransport
-from foundry_api.wire.loopback import is_direct
+from foundry_api.wire.loopback import is_loopback_http
 
 from .hostile import HostileServer, on_route, piece, say, say_for_ever, stream_head, token, whole
 
@@ -38,7 +38,7 @@ def over_a_session(_url: str) -> bool:
 def client_of(base_url: str, is_direct: Callable[[str], bool], **options: Any) -> FoundryAPIClient:
     client = FoundryAPIClient(base_url, model="fake", **options)
     backend = client._backend
-    backend._transport = HttpTransport(is_direct=is_direct, check=backend._check_sending)
+    backend._transport = HttpTransport(use_loopback=is_direct, check=backend._check_sending)
     return client
 
 
@@ -102,7 +102,7 @@ def check(outcomes: list[Any]) -> None:
         assert not isinstance(outcome, BaseException) or isinstance(outcome, FoundryError), outcome
 
 
-@pytest.mark.parametrize("reach", [is_direct, over_a_session])
+@pytest.mark.parametrize("reach", [is_loopback_http, over_a_session])
 @pytest.mark.parametrize("is_warm", [False, True])
 async def test_whatever_the_moment(
     reach: Callable[[str], bool],
@@ -141,7 +141,7 @@ ENDLESS = on_route(
 )
 
 
-@pytest.mark.parametrize("reach", [is_direct, over_a_session])
+@pytest.mark.parametrize("reach", [is_loopback_http, over_a_session])
 @pytest.mark.parametrize("way", [complete, stream])
 async def test_an_answer_that_is_being_read_ends_with_the_text_so_far(
     reach: Callable[[str], bool], way: Way
@@ -165,7 +165,7 @@ async def test_an_answer_that_is_being_read_ends_with_the_text_so_far(
     assert caught.value.partial.startswith("again ")
 
 
-@pytest.mark.parametrize("reach", [is_direct, over_a_session])
+@pytest.mark.parametrize("reach", [is_loopback_http, over_a_session])
 async def test_a_stream_whose_reader_is_slow_ends_when_he_reads_on(
     reach: Callable[[str], bool],
 ) -> None:
@@ -179,13 +179,13 @@ async def test_a_stream_whose_reader_is_slow_ends_when_he_reads_on(
                 pass
 
 
-@pytest.mark.parametrize("reach", [is_direct, over_a_session])
+@pytest.mark.parametrize("reach", [is_loopback_http, over_a_session])
 @pytest.mark.parametrize("steps", range(6))
 async def test_an_answer_that_is_read_on_while_its_connection_closes(
     reach: Callable[[str], bool], steps: int
 ) -> None:
     """For a moment aiohttp takes the connection for closed, and has told nobody yet."""
-    transport = HttpTransport(is_direct=reach)
+    transport = HttpTransport(use_loopback=reach)
     async with HostileServer(say(stream_head(), piece(token("Hi")), stay=True)) as server:
         response = await transport.send(Request("POST", f"{server.base_url}/", {}, b"{}"))
         assert await response.read()
@@ -207,12 +207,12 @@ async def read_whole(response: HttpResponse) -> None:
         response.close()
 
 
-@pytest.mark.parametrize("reach", [is_direct, over_a_session])
+@pytest.mark.parametrize("reach", [is_loopback_http, over_a_session])
 @pytest.mark.parametrize("steps", range(1, 12))
 async def test_a_request_that_is_sent_while_the_transport_closes(
     reach: Callable[[str], bool], steps: int
 ) -> None:
-    transport = HttpTransport(is_direct=reach)
+    transport = HttpTransport(use_loopback=reach)
     async with HostileServer(ENDLESS) as server:
         request = Request("POST", f"{server.base_url}/chat/completions", {}, b"{}")
         sending = asyncio.ensure_future(transport.send(request))

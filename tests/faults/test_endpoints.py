@@ -9,9 +9,9 @@ import pytest
 
 from foundry_api.core.call import Call, CallRequest
 from foundry_api.core.embeddings import embed
-from foundry_api.core.raw_request import make_raw_call, raw_request
-from foundry_api.core.responses import responding
-from foundry_api.core.transcriptions import Listening, Recording
+from foundry_api.core.raw_request import make_raw_call, make_raw_request
+from foundry_api.core.responses import build_operation
+from foundry_api.core.transcriptions import AudioInput, TranscriptionOperation
 from foundry_api.resilience.deadline import NEVER
 from foundry_api.types import errors
 from foundry_api.types.events import CallEnded
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from foundry_api.core.operation import Outcome
     from foundry_api.core.raw_request import RawCall
     from foundry_api.types.results import Response, ResponseEvent, TranscriptionChunk
-    from foundry_api.wire.endpoints.transcriptions import Heard
+    from foundry_api.wire.endpoints.transcriptions import TranscriptionBody
 
     from .conftest import Caller
     from .hostile import Script
@@ -58,7 +58,7 @@ COMPLETED = event(type="response.completed", response=response())
 def responds(
     caller: Caller, base_url: str, **options: Any
 ) -> Call[ResponseEvent, Outcome[Response]]:
-    asking = responding("Hi", {})
+    asking = build_operation("Hi", {})
     timeout_s = options.pop("timeout_s", 5.0)
     order = CallRequest(("tiny",), asking, timeout_s, NEVER)
     return Call(caller.tools(base_url, **options), order, asking)
@@ -66,7 +66,7 @@ def responds(
 
 def raw(caller: Caller, base_url: str, method: str, *, retries: int = 3) -> RawCall:
     tools = caller.tools(base_url, retries=retries)
-    return make_raw_call(tools, raw_request(method, "/v1/x"), 5.0, NEVER)
+    return make_raw_call(tools, make_raw_request(method, "/v1/x"), 5.0, NEVER)
 
 
 class TestResponses:
@@ -200,8 +200,10 @@ class TestEmbeddings:
 
 
 class TestTranscription:
-    def listens(self, caller: Caller, base_url: str) -> Call[TranscriptionChunk, Outcome[Heard]]:
-        asking = Listening(Recording(__file__), {})
+    def listens(
+        self, caller: Caller, base_url: str
+    ) -> Call[TranscriptionChunk, Outcome[TranscriptionBody]]:
+        asking = TranscriptionOperation(AudioInput(__file__), {})
         order = CallRequest(("tiny",), asking, 5.0, NEVER)
         return Call(caller.tools(base_url, retries=3), order, asking)
 
@@ -244,7 +246,7 @@ class TestRequest:
         assert caught.value.attempts == 3
 
     async def test_a_credential_is_never_in_an_error(self, caller: Caller) -> None:
-        request = raw_request("GET", "/v1/x", params={"key": "s3cret"})
+        request = make_raw_request("GET", "/v1/x", params={"key": "s3cret"})
         async with HostileServer(say(whole(500, b"{}"))) as server:
             call = make_raw_call(caller.tools(server.base_url), request, 5.0, NEVER)
             with pytest.raises(errors.ServerError) as caught:

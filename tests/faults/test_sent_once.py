@@ -12,12 +12,12 @@ import pytest
 from foundry_api.core.call import Call, CallRequest
 from foundry_api.core.chat import make_chat_call
 from foundry_api.core.embeddings import embed
-from foundry_api.core.raw_request import make_raw_call, raw_request
-from foundry_api.core.responses import responding
-from foundry_api.core.transcriptions import Listening, Recording
+from foundry_api.core.raw_request import make_raw_call, make_raw_request
+from foundry_api.core.responses import build_operation
+from foundry_api.core.transcriptions import AudioInput, TranscriptionOperation
 from foundry_api.resilience.deadline import NEVER
 from foundry_api.types import errors
-from foundry_api.wire.loopback import is_direct
+from foundry_api.wire.loopback import is_loopback_http
 
 from .conftest import REQUEST
 from .hostile import (
@@ -50,7 +50,7 @@ def over_a_session(_url: str) -> bool:
     return False
 
 
-both_ways = pytest.mark.parametrize("caller", [is_direct, over_a_session], indirect=True)
+both_ways = pytest.mark.parametrize("caller", [is_loopback_http, over_a_session], indirect=True)
 
 
 async def chat(caller: Caller, base_url: str, retries: int) -> Any:
@@ -64,7 +64,7 @@ async def stream(caller: Caller, base_url: str, retries: int) -> Any:
 async def respond(
     caller: Caller, base_url: str, retries: int, *, store: bool = False, is_stream: bool = False
 ) -> Any:
-    asking = responding("Hi", {"store": store})
+    asking = build_operation("Hi", {"store": store})
     order = CallRequest(("tiny",), asking, 5.0, NEVER)
     call = Call(caller.tools(base_url, retries=retries), order, asking)
     if is_stream:
@@ -86,14 +86,17 @@ async def vectors(caller: Caller, base_url: str, retries: int) -> Any:
 
 
 async def transcribe(caller: Caller, base_url: str, retries: int) -> Any:
-    asking = Listening(Recording(__file__), {})
+    asking = TranscriptionOperation(AudioInput(__file__), {})
     order = CallRequest(("tiny",), asking, 5.0, NEVER)
     tools = caller.tools(base_url, retries=retries)
     return await Call(tools, order, asking).result()
 
 
 async def post(caller: Caller, base_url: str, retries: int) -> Any:
-    request, tools = raw_request("POST", "/v1/x", json={}), caller.tools(base_url, retries=retries)
+    request, tools = (
+        make_raw_request("POST", "/v1/x", json={}),
+        caller.tools(base_url, retries=retries),
+    )
     return await make_raw_call(tools, request, 5.0, NEVER).result()
 
 
@@ -198,7 +201,7 @@ async def test_a_request_that_may_be_repeated_survives_a_pool_of_dead_connection
     pool = Pool(hang_up, 3)
     async with HostileServer(*pool.scripts, lists) as server:
         await pool.warm(caller, server.base_url)
-        request = raw_request("GET", "/v1/x")
+        request = make_raw_request("GET", "/v1/x")
         reply = await make_raw_call(caller.tools(server.base_url), request, 5.0, NEVER).result()
     assert len(reply.attempts) == 1
 

@@ -11,7 +11,7 @@ import pytest
 from foundry_api.resilience import silence
 from foundry_api.types import errors
 from foundry_api.types.events import AttemptStarted, CallEnded
-from foundry_api.wire.loopback import is_direct
+from foundry_api.wire.loopback import is_loopback_http
 
 from .hostile import HostileServer
 from .table import FAULTS, RETRIES, TIMEOUT_S, Fault, markdown
@@ -47,7 +47,7 @@ def over_a_session(_url: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("caller", [is_direct, over_a_session], indirect=True)
+@pytest.mark.parametrize("caller", [is_loopback_http, over_a_session], indirect=True)
 @pytest.mark.parametrize("way", [whole, streamed])
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 async def test_the_outcome_of_a_fault(
@@ -78,10 +78,10 @@ def check(error: errors.FoundryError, fault: Fault, server: HostileServer) -> No
     assert error.hint
     assert str(error).endswith(error.hint)
     if isinstance(error, errors.CallTimeout):
-        assert error.limit_s == pytest.approx(TIMEOUT_S * (CAP if fault.bound == "cap" else 1))
+        assert error.limit_s == pytest.approx(TIMEOUT_S * (CAP if fault.capacity == "cap" else 1))
         assert error.stage == ("streaming" if fault.text else "waiting for the first token")
     else:
-        assert fault.bound == "at once"
+        assert fault.capacity == "at once"
 
 
 def check_events(caller: Caller, fault: Fault) -> None:

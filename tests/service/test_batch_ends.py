@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from foundry_api.batch.journal import BLOCK_LINES, ask_cancel, read_status
-from foundry_api.batch.types import directory_of
+from foundry_api.batch.journal import BLOCK_LINES, read_status, request_cancel
+from foundry_api.batch.types import get_journal_directory
 from foundry_api.types.errors import BatchStorageFailed
 from service.helpers import eventually, hosts_of
 from support.cli_program import command, environment, run
@@ -68,7 +68,7 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
 def finished(output: Path) -> int:
     """How many lines are finished; none before the journal is begun."""
     try:
-        return read_status(directory_of(output)).counts.finished
+        return read_status(get_journal_directory(output)).counts.finished
     except BatchStorageFailed:
         return 0
 
@@ -95,14 +95,14 @@ def test_of_two_runners_that_share_a_batch_one_dies_and_the_other_answers_all(
         """Both have told how far they are, which they do not before they have lines."""
         if not finished(output):
             return False
-        alive = [each for each in read_status(directory_of(output)).runners if each.alive]
+        alive = [each for each in read_status(get_journal_directory(output)).runners if each.alive]
         return len([each for each in alive if each.progress]) == len(runners)
 
     eventually(both_work)
     runners[0].kill()
     assert ended(runners[1])[0] == 0
     assert names(output) == once_each(lines)
-    left = {path.name for path in directory_of(output).iterdir()}
+    left = {path.name for path in get_journal_directory(output).iterdir()}
     assert not [name for name in left if name.startswith("part-")]
 
 
@@ -115,7 +115,9 @@ def test_a_cancelled_batch_finishes_what_runs_and_the_same_command_goes_on(
     arguments = (*arguments, "--set", "max_tokens=4", "--base-url", engine.base_url)
     runner = start(*arguments, "--concurrency", "1")
     eventually(lambda: finished(output) > 2)
-    assert ask_cancel(directory_of(output), "drain") == 1  # at once, so that some lines are left
+    assert (
+        request_cancel(get_journal_directory(output), "drain") == 1
+    )  # at once, so that some lines are left
     code, told = ended(runner)
     kept = finished(output)
     assert (code, 2 < kept < lines) == (1, True)

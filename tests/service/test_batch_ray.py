@@ -17,7 +17,7 @@ import pytest
 from foundry_api import FoundryAPIClient
 from foundry_api.batch.journal import BLOCK_LINES
 from foundry_api.batch.ray_engine import RayEngine
-from foundry_api.batch.types import BatchRequest, Line, Work
+from foundry_api.batch.types import BatchRequest, Line, WorkItem
 from foundry_api.engine.process import demo_models
 from foundry_api.storage.lock import FileLock
 from foundry_api.types import errors
@@ -60,12 +60,12 @@ def written(index: int) -> str:
     return json.dumps({**name, "body": body(index % QUESTIONS)}).ljust(WIDE) + "\n"
 
 
-async def works(wanted: Callable[[], bool]) -> AsyncIterator[Work]:
+async def works(wanted: Callable[[], bool]) -> AsyncIterator[WorkItem]:
     """As many as are wanted, each question twice."""
     index = 0
     while wanted():
         request = BatchRequest(custom_id=str(index), body=body(index // 2))
-        yield Work(Line(index, index + 1, 7 * index, b"raw"), request)
+        yield WorkItem(Line(index, index + 1, 7 * index, b"raw"), request)
         index += 1
 
 
@@ -234,9 +234,9 @@ async def test_given_services_are_used_where_no_cpu_is_free_and_one_that_ends_is
     told: list[str] = []
     left_out = Scene((lambda: any("left out" in each for each in told), lambda: None))
     with no_cpu_free(cluster):
-        engine = RayEngine(settings=settings, patience_s=0.1, dedupe=True, tell=told.append)
+        engine = RayEngine(settings=settings, patience_s=0.1, dedupe=True, on_notice=told.append)
         seen: dict[int, bool] = {}
-        async with aclosing(engine.answers(works(lambda: not left_out.over))) as answers:
+        async with aclosing(engine.run(works(lambda: not left_out.over))) as answers:
             async for each in answers:
                 assert each.index not in seen
                 assert not each.failed, each.output
@@ -263,7 +263,7 @@ async def test_a_node_without_the_package_is_named_with_what_to_do(
         cluster.another(PYTHONPATH=str(tmp_path)),
         pytest.raises(errors.BatchError, match="cannot load foundry-api: No module") as caught,
     ):
-        await anext(engine.answers(works(lambda: True)))
+        await anext(engine.run(works(lambda: True)))
     assert "pip install 'foundry-api[ray]==" in caught.value.hint
 
 
@@ -290,4 +290,4 @@ async def test_each_line_comes_once_though_an_engine_and_a_node_are_killed(
 async def test_a_cluster_that_is_not_there_is_named(home: Path) -> None:
     engine = RayEngine(address="127.0.0.1:1", settings=Settings(home=home, model="demo"))
     with pytest.raises(errors.BatchError, match=r"127\.0\.0\.1:1 cannot be joined"):
-        await anext(engine.answers(works(lambda: True)))
+        await anext(engine.run(works(lambda: True)))

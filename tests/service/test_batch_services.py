@@ -12,7 +12,7 @@ import pytest
 
 from foundry_api import FoundryClient
 from foundry_api.batch.journal import read_status
-from foundry_api.batch.types import directory_of
+from foundry_api.batch.types import get_journal_directory
 from foundry_api.engine.supervisor import EngineHost, HostOptions
 from foundry_api.storage.paths import Paths
 from service.helpers import DEADLINE_S, eventually
@@ -146,7 +146,7 @@ def test_where_both_die_it_ends_and_goes_on_once_there_are_services_again(
         code, told = batch.ended()
         assert (code, told["error"]["type"] in AWAY) == (1, True), told
         assert not batch.output.exists()
-    kept = read_status(directory_of(batch.output)).counts.done
+    kept = read_status(get_journal_directory(batch.output)).counts.done
     assert kept < LINES
     with Batch(prompts, services.start()) as batch:
         code, told = batch.ended()

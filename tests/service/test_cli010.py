@@ -237,7 +237,7 @@ async def test_a_command_that_manages_another_service_is_left_alone(bare_path: P
         with pytest.raises(UnsupportedFeature):
             await client.complete("say-hello")
         assert not models_of(other, "load")
-        assert not await FoundryModels("http://192.0.2.1:5273").available()
+        assert not await FoundryModels("http://192.0.2.1:5273").is_available()
 
 
 async def test_routes_for_models_are_used_where_they_are() -> None:
@@ -287,6 +287,6 @@ async def test_a_command_that_prints_no_list_is_a_protocol_error(bare_path: Path
         (bare_path / "foundry_double.py").write_text("print('oops {')", encoding="utf-8")
         models = FoundryModels(double.base_url)
         with pytest.raises(ProtocolError, match="prints no list of models"):
-            await models.loaded()
+            await models.get_loaded_ids()
         with pytest.raises(ProtocolError, match="prints no list of models"):
-            await models.models()
+            await models.list_models()

@@ -45,7 +45,7 @@ async def test_a_tool_is_called_and_its_result_becomes_the_answer(
 ) -> None:
     run = await client.run(question, [calculate, current_time], model="demo", temperature=0)
     assert [(made.name, made.arguments) for made in run.calls] == [call]
-    assert (run.content, run.rounds) == (answer, 2)
+    assert (run.content, run.turns) == (answer, 2)
 
 
 async def test_what_needs_no_tool_is_answered_as_ever(client: FoundryAPIClient) -> None:

@@ -296,7 +296,7 @@ async def test_log_lines_hide_no_list_of_models(
         return foundry_command.Answer(output, 0, 0.1)
 
     monkeypatch.setattr(foundry_command, "ask", ask)
-    listed = await foundry_command.FoundryModels("http://127.0.0.1:1").models()
+    listed = await foundry_command.FoundryModels("http://127.0.0.1:1").list_models()
     assert [model.id for model in listed] == ["phi:1"]
 
 

@@ -19,7 +19,7 @@ from foundry_api.types.errors import (
     ModelRegistrationFailed,
     ServiceCrashed,
 )
-from foundry_api.wire.dialects.detect import identify
+from foundry_api.wire.dialects.detect import detect_service
 from foundry_api.wire.transport import Request, fetch
 from service.helpers import eventually_async, model_directory
 from support.scripted_model import build, script
@@ -47,8 +47,8 @@ async def test_it_announces_a_service_of_generation_2_1(
 ) -> None:
     host = start()
     endpoint = await host.ready()
-    status = await identify(transport, endpoint.base_url, {}, 10.0)
-    assert (status.generation, endpoint.generation) == ("sdk-2.1", "sdk-2.1")
+    status = await detect_service(transport, endpoint.base_url, {}, 10.0)
+    assert (status.service_generation, endpoint.generation) == ("sdk-2.1", "sdk-2.1")
     assert status.pid == endpoint.pid == host.pid
     assert endpoint.origin == "embedded"
     assert endpoint.sdk_version == "2.2.1"

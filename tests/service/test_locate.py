@@ -13,7 +13,7 @@ from foundry_api.engine.locator import ServiceLocator
 from foundry_api.engine.supervisor import Supervisor
 from foundry_api.types.errors import ServiceCrashed, ServiceNotRunning
 from foundry_api.types.settings import Settings
-from foundry_api.wire.dialects.detect import identify
+from foundry_api.wire.dialects.detect import detect_service
 from foundry_api.wire.transport import Request, fetch
 from service.fakes import foundry_double, free_port, http_double, service_double
 from service.helpers import DEADLINE_S, eventually_async, gives_up, hosts_of
@@ -188,7 +188,7 @@ async def test_an_own_host_whose_engine_was_shut_down_is_replaced(
             locator.forget()
             after = await locator.endpoint()
     assert after.pid != before.pid
-    assert (await identify(transport, after.base_url, {}, 10)).pid == after.pid
+    assert (await detect_service(transport, after.base_url, {}, 10)).pid == after.pid
 
 
 async def test_an_explicit_address_comes_before_an_own_host(

@@ -136,7 +136,7 @@ async def opened(
 async def inside(client: FoundryAPIClient) -> set[str]:
     """What the engine itself says is in memory."""
     connection, _ = await client._backend.route("one")
-    return {each.partition(":")[0] for each in await connection.dialect.loaded("local")}
+    return {each.partition(":")[0] for each in await connection.dialect.get_loaded_ids("local")}
 
 
 async def read_whole(response: Response) -> None:
@@ -238,7 +238,7 @@ async def test_a_model_may_leave_at_once_after_a_call_though_its_engine_still_ho
         await client.complete("say-hello")
         connection, model = await client._backend.route("one")
         asked = ChatRequest(messages=(Message(role="user", content="say-slowly"),), max_tokens=50)
-        session = await transport.send(connection.dialect.chat_request(model, asked))
+        session = await transport.send(connection.dialect.build_chat_request(model, asked))
         assert await session.read()
         await client.complete("say-hello")
         with pytest.raises(errors.ModelInUse):

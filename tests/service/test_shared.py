@@ -21,7 +21,7 @@ from foundry_api.engine.process import HostOptions
 from foundry_api.engine.state import Announcement
 from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.types.errors import ConfigurationError, ServiceStartFailed
-from foundry_api.wire.dialects.detect import identify
+from foundry_api.wire.dialects.detect import detect_service
 from service.helpers import eventually, eventually_async, hosts_of, start_program
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ async def test_up_status_down(
     endpoint, before = await asyncio.to_thread(shared.up, paths, options=options)
     assert not before
     assert endpoint.origin == "shared"
-    assert (await identify(transport, endpoint.base_url, {}, 10)).pid == endpoint.pid
+    assert (await detect_service(transport, endpoint.base_url, {}, 10)).pid == endpoint.pid
     assert shared.status(paths) == endpoint
     assert shared.up(paths, options=options) == (endpoint, True)
     assert endpoint.control

@@ -47,7 +47,7 @@ async def test_calls_are_made_and_answered(client: FoundryAPIClient) -> None:
     assert [(call.name, call.arguments, call.value) for call in run.calls] == [
         ("calculate", {"expression": "6 * 7"}, "6 * 7 is 42")
     ]
-    assert run.rounds == 2
+    assert run.turns == 2
     assert run.usage.total_tokens > run.completion.usage.total_tokens > 0
 
 
@@ -64,12 +64,12 @@ async def test_a_call_after_a_result_is_made_too(client: FoundryAPIClient) -> No
         return f"{city}: call-calculator"
 
     run = await client.run("call-two-tools", [calculate, clock], max_tokens=ENOUGH)
-    assert [(call.name, call.round) for call in run.calls] == [
+    assert [(call.name, call.turn) for call in run.calls] == [
         ("calculate", 1),
         ("clock", 1),
         ("calculate", 2),
     ]
-    assert (run.content, run.rounds) == ("The tool has answered.", 3)
+    assert (run.content, run.turns) == ("The tool has answered.", 3)
 
 
 async def test_a_run_is_gone_on_with(client: FoundryAPIClient) -> None:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from foundry_api.batch.journal import Journal
-from foundry_api.batch.types import BatchOptions, Finished, InputOptions
+from foundry_api.batch.types import BatchLineResult, BatchOptions, InputOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,13 +34,13 @@ def opened(options: BatchOptions, **others: Any) -> Journal:
     return Journal.open(options, **{"fingerprint": FINGERPRINT, "asked": ASKED, **others})
 
 
-def answer(index: int, text: str = "", **others: Any) -> Finished:
+def answer(index: int, text: str = "", **others: Any) -> BatchLineResult:
     """A line that is answered, whose answer names it."""
     message = {"content": text or f"the answer to {index}"}
     body = {"choices": [{"message": message}]}
     output = json.dumps({"custom_id": f"n-{index}", "response": {"body": body}, "error": None})
     told = {"at": 1000.0, "model": "demo", "completion_tokens": 3, "prompt_tokens": 5}
-    return Finished(
+    return BatchLineResult(
         index=index,
         digest=index + 7,
         output=output.encode(),
@@ -49,11 +49,11 @@ def answer(index: int, text: str = "", **others: Any) -> Finished:
     )
 
 
-def failure(index: int, text: str = "", code: str = "ServiceOverloaded") -> Finished:
+def failure(index: int, text: str = "", code: str = "ServiceOverloaded") -> BatchLineResult:
     """A line that failed for good."""
     error = {"code": code, "message": text or "too much to do", "hint": "Wait."}
     output = json.dumps({"custom_id": f"n-{index}", "response": None, "error": error})
-    return Finished(
+    return BatchLineResult(
         index=index, digest=index + 7, output=output.encode(), failed=True, at=1000.0, code=code
     )
 
@@ -68,7 +68,7 @@ def segments(options: BatchOptions) -> list[str]:
 
 def died(journal: Journal) -> None:
     """Have nothing done by a journal any more, as if its process was killed."""
-    if journal._shelf._own is not None:
-        journal._shelf._own[1]._file.close()
+    if journal._segments._current is not None:
+        journal._segments._current[1]._file.close()
     journal._database.close()
     journal._runner._lock.__exit__()

@@ -284,7 +284,7 @@ async def with_tools(client: FoundryAPIClient) -> ToolRun:
     except (ToolCallError, ToolDefinitionError) as error:
         raise SystemExit(error.hint) from error
     assert_type(run.completion, Completion[None])
-    told = [(each.name, each.arguments, each.value, each.error, each.round) for each in run.calls]
+    told = [(each.name, each.arguments, each.value, each.error, each.turn) for each in run.calls]
     return await client.run([*run.messages, Message("user", f"{told}?")], [calculate])
 
 
@@ -474,7 +474,12 @@ async def in_batches(client: FoundryAPIClient, letters: list[str]) -> list[str]:
         assert_type(result.error, FoundryError | None)
     async for person in client.batch((letter for letter in letters), response_model=Person):
         assert_type(person.unwrap().parsed, Person)
-    options: BatchKeywords[str] = {"attempts": 2, "patience": 60, "errors": "raise", "system": "Be"}
+    options: BatchKeywords[str] = {
+        "max_attempts": 2,
+        "patience": 60,
+        "errors": "raise",
+        "system": "Be",
+    }
     async for mood in client.batch([[Message("user", "Hi")]], choice=["glad", "sad"], **options):
         assert_type(mood.unwrap().parsed, str)
     async for number in client.batch(letters, parser=int):

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foundry_api.structured.engine_schema import lark_schema
-from foundry_api.structured.refusal import Refused
-from foundry_api.structured.response_model import response_model
+from foundry_api.structured.engine_schema import make_schema_grammar
+from foundry_api.structured.refusal import ValidationFailed
+from foundry_api.structured.response_model import make_response_type
 
 if TYPE_CHECKING:
     from engine import Engine
@@ -62,7 +62,7 @@ def told_models() -> list[JsonCase]:
 
 
 def measure_json(engine: Engine, temperature: float, *, show_failures: bool) -> None:
-    """Ask for every type as `response_model=` does, and print how many answers are valid."""
+    """Ask for every type as `make_response_type=` does, and print how many answers are valid."""
     for name, cases in (("unseen types", unseen_models()), ("told values", told_models())):
         outcomes = [_outcome(engine, case, temperature) for case in cases]
         valid = sum(value is not None for value, _ in outcomes)
@@ -80,8 +80,8 @@ def measure_json(engine: Engine, temperature: float, *, show_failures: bool) -> 
 
 def _outcome(engine: Engine, case: JsonCase, temperature: float) -> tuple[Any, str]:
     """The value of an answer, None if it is not valid or was cut, and its text."""
-    wanted = response_model(case.model)
-    grammar = {"type": "lark_grammar", "lark_grammar": lark_schema(wanted.schema)}
+    wanted = make_response_type(case.model)
+    grammar = {"type": "lark_grammar", "lark_grammar": make_schema_grammar(wanted.schema)}
     choice = engine.answer(
         [{"role": "user", "content": case.question}],
         temperature=temperature,
@@ -93,7 +93,7 @@ def _outcome(engine: Engine, case: JsonCase, temperature: float) -> tuple[Any, s
         return None, text
     try:
         return wanted.decode(text), text
-    except Refused:
+    except ValidationFailed:
         return None, text
 
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable
 
-__all__ = ["BlockingThread", "closed_after"]
+__all__ = ["SerialExecutor", "closing_iter"]
 
 
 _T = TypeVar("_T")
 
 
 @asynccontextmanager
-async def closed_after(items: AsyncIterable[_T]) -> AsyncGenerator[AsyncIterable[_T]]:
+async def closing_iter(items: AsyncIterable[_T]) -> AsyncGenerator[AsyncIterable[_T]]:
     """The same items; what makes them is closed at the end of the block, where it is a generator.
 
     Else what it holds would stay open until the garbage collector comes by.
@@ -34,7 +34,7 @@ async def closed_after(items: AsyncIterable[_T]) -> AsyncGenerator[AsyncIterable
 _P = ParamSpec("_P")
 
 
-class BlockingThread:
+class SerialExecutor:
     """Runs functions, one after the other. A context manager, which waits for the last one."""
 
     def __init__(self) -> None:

@@ -14,17 +14,23 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.types import BatchRequest
 
-__all__ = ["ANSWERS_FILE", "KEPT_BYTES", "Kept", "forget_answers", "request_key"]
+__all__ = [
+    "ANSWERS_FILE",
+    "MAX_RESULTS_BYTES",
+    "LruResults",
+    "delete_saved_answers",
+    "make_request_key",
+]
 
 _R = TypeVar("_R")
 
 ANSWERS_FILE = "answers.db"
 """Beside a journal: the answers that identical lines share, for as long as the batch goes on."""
 
-KEPT_BYTES = 64 * 2**20
+MAX_RESULTS_BYTES = 64 * 2**20
 
 
-class Kept(Generic[_R]):
+class LruResults(Generic[_R]):
     """Results by their keys, within a bound; the one that was used longest ago goes first.
 
     Args:
@@ -32,23 +38,23 @@ class Kept(Generic[_R]):
         max_bytes: Bound of all of them.
     """
 
-    def __init__(self, size_of: Callable[[_R], int], max_bytes: int = KEPT_BYTES) -> None:
-        self._size_of = size_of
+    def __init__(self, get_size: Callable[[_R], int], max_bytes: int = MAX_RESULTS_BYTES) -> None:
+        self._get_size = get_size
         self._max_bytes = max_bytes
         self._results: OrderedDict[bytes, tuple[_R, int]] = OrderedDict()
         self._bytes = 0
 
     def get(self, key: bytes) -> _R | None:
         """What is kept under a key."""
-        kept = self._results.get(key)
-        if kept is None:
+        entry = self._results.get(key)
+        if entry is None:
             return None
         self._results.move_to_end(key)
-        return kept[0]
+        return entry[0]
 
     def put(self, key: bytes, result: _R) -> None:
         """Keep a result, if it is not larger than all the room."""
-        size = len(key) + self._size_of(result)
+        size = len(key) + self._get_size(result)
         if size > self._max_bytes or key in self._results:
             return
         self._results[key] = result, size
@@ -58,7 +64,7 @@ class Kept(Generic[_R]):
             self._bytes -= freed
 
 
-def request_key(request: BatchRequest, model: str) -> bytes:
+def make_request_key(request: BatchRequest, model: str) -> bytes:
     """The same for requests that ask the same, whatever they are called.
 
     The order of members matters below the first level: engines write tools and schemas into the
@@ -69,11 +75,11 @@ def request_key(request: BatchRequest, model: str) -> bytes:
         model: The model that it is for.
     """
     members = sorted({**request.body, "model": model}.items())
-    asked = msgspec.json.encode((request.url, members))
-    return hashlib.blake2b(asked, digest_size=16).digest()
+    encoded = msgspec.json.encode((request.url, members))
+    return hashlib.blake2b(encoded, digest_size=16).digest()
 
 
-def forget_answers(directory: Path) -> None:
+def delete_saved_answers(directory: Path) -> None:
     """Remove the answers that identical lines share, and what SQLite keeps beside them."""
     for path in directory.glob(f"{ANSWERS_FILE}*"):
         path.unlink()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
-from foundry_api.batch.request_body import turns
+from foundry_api.batch.request_body import parse_messages
 from foundry_api.batch.types import EMBEDDINGS_URL, RESPONSES_URL
 from foundry_api.types.errors import InvalidRequest
-from foundry_api.types.values import shown
+from foundry_api.types.values import format_value
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from foundry_api.client.client import FoundryAPIClient
     from foundry_api.core.options import Timeout
 
-__all__ = ["Bounds", "ask", "model_of"]
+__all__ = ["RequestOverrides", "dispatch", "get_model"]
 
-_STREAMING = {"stream", "stream_options"}
+_STREAMING_MEMBERS = {"stream", "stream_options"}
 """The answer is read as a stream anyway, and given as a whole."""
 
-_CHAT = {"model", "temperature", "top_p", "seed", "stop", "tools"}
-_RESPONSE = {
+_CHAT_MEMBERS = {"model", "temperature", "top_p", "seed", "stop", "tools"}
+_RESPONSE_MEMBERS = {
     "model",
     "instructions",
     "previous_response_id",
@@ -39,10 +39,10 @@ _RESPONSE = {
     "metadata",
     "store",
 }
-_EMBEDDINGS = {"model", "input", "encoding_format", "user"}
+_EMBEDDINGS_MEMBERS = {"model", "input", "encoding_format", "user"}
 
 
-class Bounds(TypedDict, total=False):
+class RequestOverrides(TypedDict, total=False):
     """What calls take that a request has no word for.
 
     Attributes:
@@ -58,22 +58,22 @@ class Bounds(TypedDict, total=False):
     cache: Literal["auto", "always", "never"]
 
 
-def model_of(request: BatchRequest, default: str) -> str:
+def get_model(request: BatchRequest, default: str) -> str:
     """The model that a request is for."""
     body = cast("object", request.body)  # a program's may be anything
     model = cast("Mapping[str, Any]", body).get("model") if isinstance(body, Mapping) else None
     return model if isinstance(model, str) and model else default
 
 
-async def ask(
-    client: FoundryAPIClient, request: BatchRequest, bounds: Bounds, model: str
+async def dispatch(
+    client: FoundryAPIClient, request: BatchRequest, overrides: RequestOverrides, model: str
 ) -> BatchAnswer:
     """The answer to a request.
 
     Args:
         client: Makes the call.
         request: What is asked.
-        bounds: What the request has no word for.
+        overrides: What the request has no word for.
         model: For one that names none.
 
     Raises:
@@ -83,43 +83,53 @@ async def ask(
     body = {
         name: value
         for name, value in request.body.items()
-        if value is not None and name not in _STREAMING
+        if value is not None and name not in _STREAMING_MEMBERS
     }
     body.setdefault("model", model)
     if request.url == EMBEDDINGS_URL:
-        return await _embed(client, body, bounds)
+        return await _embed(client, body, overrides)
     if request.url == RESPONSES_URL:
-        return await _respond(client, body, bounds)
-    return await _chat(client, body, bounds)
+        return await _respond(client, body, overrides)
+    return await _chat(client, body, overrides)
 
 
-async def _chat(client: FoundryAPIClient, body: dict[str, Any], bounds: Bounds) -> BatchAnswer:
-    options: dict[str, Any] = {**_only(body, _CHAT), **bounds}
+async def _chat(
+    client: FoundryAPIClient, body: dict[str, Any], overrides: RequestOverrides
+) -> BatchAnswer:
+    options: dict[str, Any] = {**_select(body, _CHAT_MEMBERS), **overrides}
     limit = body.pop("max_tokens", None)
     options["max_tokens"] = body.pop("max_completion_tokens", limit)
-    options["tool_choice"] = _tool_choice(body.pop("tool_choice", None))
-    options |= _wanted(body)
-    messages = turns(body.pop("messages", None))
-    answer: BatchAnswer = await client.chat(messages, **options, extra=_rest(body, _CHAT))
+    options["tool_choice"] = _parse_tool_choice(body.pop("tool_choice", None))
+    options |= _response_format_arguments(body)
+    messages = parse_messages(body.pop("messages", None))
+    answer: BatchAnswer = await client.chat(
+        messages, **options, extra=_extra_members(body, _CHAT_MEMBERS)
+    )
     return answer
 
 
-async def _respond(client: FoundryAPIClient, body: dict[str, Any], bounds: Bounds) -> BatchAnswer:
-    options: dict[str, Any] = _only(body, _RESPONSE)
-    options |= {name: value for name, value in bounds.items() if name != "cache"}
-    said = body.pop("input", None)
-    return await client.responses.create(said, **options, extra=_rest(body, _RESPONSE))
+async def _respond(
+    client: FoundryAPIClient, body: dict[str, Any], overrides: RequestOverrides
+) -> BatchAnswer:
+    options: dict[str, Any] = _select(body, _RESPONSE_MEMBERS)
+    options |= {name: value for name, value in overrides.items() if name != "cache"}
+    response_input = body.pop("input", None)
+    return await client.responses.create(
+        response_input, **options, extra=_extra_members(body, _RESPONSE_MEMBERS)
+    )
 
 
-async def _embed(client: FoundryAPIClient, body: dict[str, Any], bounds: Bounds) -> BatchAnswer:
-    for name in body.keys() - _EMBEDDINGS:
+async def _embed(
+    client: FoundryAPIClient, body: dict[str, Any], overrides: RequestOverrides
+) -> BatchAnswer:
+    for name in body.keys() - _EMBEDDINGS_MEMBERS:
         raise InvalidRequest(f"{name} is not what embeddings take", field=name)
     if body.get("encoding_format", "float") not in {"float", "base64"}:
         raise InvalidRequest(
             f"encoding_format is {body['encoding_format']!r}, neither float nor base64",
             field="encoding_format",
         )
-    options: dict[str, Any] = {name: value for name, value in bounds.items() if name != "cache"}
+    options: dict[str, Any] = {name: value for name, value in overrides.items() if name != "cache"}
     try:
         return await client.embed(body.get("input", ()), model=body["model"], **options)
     except InvalidRequest as error:
@@ -128,15 +138,15 @@ async def _embed(client: FoundryAPIClient, body: dict[str, Any], bounds: Bounds)
         raise
 
 
-def _only(body: dict[str, Any], names: set[str]) -> dict[str, Any]:
+def _select(body: dict[str, Any], names: set[str]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if name in names}
 
 
-def _rest(body: dict[str, Any], names: set[str]) -> dict[str, Any] | None:
+def _extra_members(body: dict[str, Any], names: set[str]) -> dict[str, Any] | None:
     return {name: value for name, value in body.items() if name not in names} or None
 
 
-def _tool_choice(choice: object) -> Any:
+def _parse_tool_choice(choice: object) -> Any:
     """The name of the tool, where OpenAI's form has an object around it."""
     match choice:
         case {"type": "function", "function": {"name": str(name)}}:
@@ -147,29 +157,29 @@ def _tool_choice(choice: object) -> Any:
             return choice
         case _:
             raise InvalidRequest(
-                f"tool_choice is {shown(choice)}, neither a word nor a function",
+                f"tool_choice is {format_value(choice)}, neither a word nor a function",
                 field="tool_choice",
             )
 
 
-def _wanted(body: dict[str, Any]) -> dict[str, Any]:
+def _response_format_arguments(body: dict[str, Any]) -> dict[str, Any]:
     """What the answer has to be. What only a service knows is left to it."""
     match body.get("response_format"):
         case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:  # pyright: ignore[reportUnknownVariableType] # of JSON
-            wanted: dict[str, Any] = {"response_model": schema}
+            arguments: dict[str, Any] = {"response_model": schema}
         case {"type": "json_schema"}:
             field = "response_format.json_schema.schema"
             raise InvalidRequest(f"{field} is no schema", field=field)
         case {"type": "json_object"}:
-            wanted = {"response_model": {"type": "object"}}
+            arguments = {"response_model": {"type": "object"}}
         case {"type": "lark_grammar", "lark_grammar": str(grammar)}:
-            wanted = {"grammar": grammar}
+            arguments = {"grammar": grammar}
         case {"type": "text"} | None:
-            wanted = {}
+            arguments = {}
         case other:
             raise InvalidRequest(
-                f"response_format is {shown(other)}, which no service knows",
+                f"response_format is {format_value(other)}, which no service knows",
                 field="response_format",
             )
     body.pop("response_format", None)
-    return wanted
+    return arguments

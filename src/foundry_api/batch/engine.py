@@ -10,25 +10,38 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from foundry_api.batch.async_tools import closed_after
-from foundry_api.batch.dedupe import ANSWERS_FILE, Kept, request_key
-from foundry_api.batch.dispatch import ask, model_of
-from foundry_api.batch.response_line import Facts, answer_body, answer_line, facts_of, failed_line
-from foundry_api.batch.scheduler import Conditions, pump_of
+from foundry_api.batch.async_tools import closing_iter
+from foundry_api.batch.dedupe import ANSWERS_FILE, LruResults, make_request_key
+from foundry_api.batch.dispatch import dispatch, get_model
+from foundry_api.batch.response_line import (
+    ResultMetadata,
+    error_result,
+    metadata_from,
+    response_body,
+    success_line,
+)
+from foundry_api.batch.scheduler import RetryPolicy, make_scheduler
 from foundry_api.batch.task import BatchTask
-from foundry_api.batch.types import Finished
+from foundry_api.batch.types import BatchLineResult
 from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Callable
 
-    from foundry_api.batch.dispatch import Bounds
-    from foundry_api.batch.scheduler import Pump
-    from foundry_api.batch.types import Work
+    from foundry_api.batch.dispatch import RequestOverrides
+    from foundry_api.batch.scheduler import Scheduler
+    from foundry_api.batch.types import WorkItem
     from foundry_api.client.client import FoundryAPIClient
     from foundry_api.core.cache.base import ResponseCache
 
-__all__ = ["BatchEngine", "Calling", "EngineState", "LineTask", "LocalEngine", "Reply"]
+__all__ = [
+    "BatchEngine",
+    "CallOptions",
+    "EngineState",
+    "FileLineTask",
+    "LineOutcome",
+    "LocalEngine",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +64,7 @@ class EngineState:
 class BatchEngine(Protocol):
     """Answers lines."""
 
-    def answers(self, works: AsyncIterable[Work], /) -> AsyncGenerator[Finished]:
+    def run(self, items: AsyncIterable[WorkItem], /) -> AsyncGenerator[BatchLineResult]:
         """The lines as they finish; each comes once.
 
         No more are taken than are needed to keep the services busy. Closing the generator stops
@@ -73,136 +86,141 @@ class BatchEngine(Protocol):
         ...
 
 
-class Answered(msgspec.Struct, frozen=True):
+class CachedAnswer(msgspec.Struct, frozen=True):
     """An answer without the line that it belongs to.
 
     Attributes:
-        facts: What is told of it.
+        metadata: What is told of it.
         body: The object that the route answers with.
     """
 
-    facts: Facts
+    metadata: ResultMetadata
     body: msgspec.Raw
 
 
-_DECODER = msgspec.json.Decoder(Answered)
+_DECODER = msgspec.json.Decoder(CachedAnswer)
 _ENCODER = msgspec.json.Encoder()
 
 
-class Reply(msgspec.Struct, frozen=True):
+class LineOutcome(msgspec.Struct, frozen=True):
     """What became of a line.
 
     Attributes:
-        finished: What the journal gets.
-        answered: The answer, for identical lines.
+        result: What the journal gets.
+        answer: The answer, for identical lines.
         error: Why there is none.
     """
 
-    finished: Finished
-    answered: Answered | None = None
+    result: BatchLineResult
+    answer: CachedAnswer | None = None
     error: FoundryError | None = None
 
     @property
     def size(self) -> int:
         """Bytes that it takes, about."""
-        return 512 + 2 * len(self.finished.output)
+        return 512 + 2 * len(self.result.output)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Calling:
+class CallOptions:
     """How lines are answered.
 
     Attributes:
         client: Makes the calls.
-        bounds: What requests have no word for.
+        overrides: What requests have no word for.
         dedupe: Whether identical lines share an answer.
         store: Where shared answers are kept beyond this process; None for nowhere.
-        clock: Seconds of a monotonic clock.
-        now: Seconds since the epoch.
+        monotonic: Seconds of a monotonic clock.
+        wall_clock: Seconds since the epoch.
     """
 
     client: FoundryAPIClient
-    bounds: Bounds
+    overrides: RequestOverrides
     dedupe: bool = False
     store: ResponseCache | None = None
-    clock: Callable[[], float] = time.monotonic
-    now: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    wall_clock: Callable[[], float] = time.time
 
 
-class LineTask(BatchTask[Reply]):
+class FileLineTask(BatchTask[LineOutcome]):
     """One line to answer."""
 
-    __slots__ = ("_began", "_calling", "_work")
+    __slots__ = ("_call_options", "_item", "_started_at")
 
-    def __init__(self, work: Work, calling: Calling) -> None:
-        model = model_of(work.request, calling.client.settings.model)
-        key = request_key(work.request, model) if calling.dedupe else None
-        super().__init__(work.line.index, model, key)
-        self._work = work
-        self._calling = calling
-        self._began: float | None = None
+    def __init__(self, item: WorkItem, call_options: CallOptions) -> None:
+        model = get_model(item.request, call_options.client.settings.model)
+        key = make_request_key(item.request, model) if call_options.dedupe else None
+        super().__init__(item.line.index, model, key)
+        self._item = item
+        self._call_options = call_options
+        self._started_at: float | None = None
 
-    async def run(self) -> Reply:
+    async def run(self) -> LineOutcome:
         """See `BatchTask.run`."""
-        if self._began is None:
-            self._began = self._calling.clock()
-        store, name = self._calling.store, (self.key or b"").hex()
-        if store is not None and (kept := await store.get(name)) is not None:
-            return self._reply(_DECODER.decode(kept), shared=True)
-        answered = await self._asked()
+        if self._started_at is None:
+            self._started_at = self._call_options.monotonic()
+        store, name = self._call_options.store, (self.key or b"").hex()
+        if store is not None and (saved := await store.get(name)) is not None:
+            return self._make_outcome(_DECODER.decode(saved), shared=True)
+        answer = await self._call()
         if store is not None:
-            await store.put(name, _ENCODER.encode(answered), model=answered.facts.model)
-        return self._reply(answered, shared=answered.facts.shared)
+            await store.put(name, _ENCODER.encode(answer), model=answer.metadata.model)
+        return self._make_outcome(answer, shared=answer.metadata.shared)
 
-    def failed(self, error: FoundryError) -> Reply:
-        """See `BatchTask.failed`."""
-        line, request = self._work.line, self._work.request
-        finished = failed_line(
+    def make_failed_result(self, error: FoundryError) -> LineOutcome:
+        """See `BatchTask.make_failed_result`."""
+        line, request = self._item.line, self._item.request
+        result = error_result(
             line.index,
             line.digest,
             request.custom_id,
             error,
-            at=self._calling.now(),
+            at=self._call_options.wall_clock(),
             model=self.group,
-            duration_s=self._took_s,
+            duration_s=self._elapsed_s,
         )
-        return Reply(finished, error=error)
+        return LineOutcome(result, error=error)
 
-    def shared(self, result: Reply) -> Reply:
-        """See `BatchTask.shared`."""
-        if result.answered is not None:
-            return self._reply(result.answered, shared=True)
+    def make_shared_result(self, result: LineOutcome) -> LineOutcome:
+        """See `BatchTask.make_shared_result`."""
+        if result.answer is not None:
+            return self._make_outcome(result.answer, shared=True)
         if result.error is not None:
-            return self.failed(result.error)
+            return self.make_failed_result(result.error)
         return result
 
-    async def _asked(self) -> Answered:
-        calling, request = self._calling, self._work.request
-        answer = await ask(calling.client, request, calling.bounds, self.group)
-        return Answered(facts_of(answer), msgspec.Raw(answer_body(request, answer, calling.now())))
+    async def _call(self) -> CachedAnswer:
+        call_options, request = self._call_options, self._item.request
+        answer = await dispatch(call_options.client, request, call_options.overrides, self.group)
+        return CachedAnswer(
+            metadata_from(answer),
+            msgspec.Raw(response_body(request, answer, call_options.wall_clock())),
+        )
 
-    def _reply(self, answered: Answered, *, shared: bool) -> Reply:
-        line, facts = self._work.line, answered.facts
-        finished = Finished(
+    def _make_outcome(self, answer: CachedAnswer, *, shared: bool) -> LineOutcome:
+        line, metadata = self._item.line, answer.metadata
+        result = BatchLineResult(
             index=line.index,
             digest=line.digest,
-            output=answer_line(self._work.request, answered.body),
+            output=success_line(self._item.request, answer.body),
             failed=False,
-            at=self._calling.now(),
-            model=facts.model,
-            duration_s=self._took_s,
-            queued_s=0.0 if shared else facts.queued_s,
-            time_to_first_token_s=None if shared else facts.time_to_first_token_s,
-            prompt_tokens=facts.prompt_tokens,
-            completion_tokens=facts.completion_tokens,
-            attempts=0 if shared else facts.attempts,
+            at=self._call_options.wall_clock(),
+            model=metadata.model,
+            duration_s=self._elapsed_s,
+            queued_s=0.0 if shared else metadata.queued_s,
+            time_to_first_token_s=None if shared else metadata.time_to_first_token_s,
+            prompt_tokens=metadata.prompt_tokens,
+            completion_tokens=metadata.completion_tokens,
+            attempts=0 if shared else metadata.attempts,
             shared=shared,
         )
-        return Reply(finished, answered)
+        return LineOutcome(result, answer)
 
     @property
-    def _took_s(self) -> float:
-        return 0.0 if self._began is None else self._calling.clock() - self._began
+    def _elapsed_s(self) -> float:
+        return (
+            0.0 if self._started_at is None else self._call_options.monotonic() - self._started_at
+        )
 
 
 class LocalEngine:
@@ -223,51 +241,55 @@ class LocalEngine:
         self,
         client: FoundryAPIClient,
         *,
-        attempts: int = 3,
+        max_attempts: int = 3,
         patience_s: float = 600.0,
         dedupe: bool | Path = False,
-        bounds: Bounds | None = None,
+        overrides: RequestOverrides | None = None,
     ) -> None:
         self._client = client
-        self._conditions = Conditions(attempts=attempts, patience_s=patience_s)
+        self._retry_policy = RetryPolicy(max_attempts=max_attempts, patience_s=patience_s)
         self._dedupe = dedupe
-        self._bounds: Bounds = bounds or {}
-        self._pump: Pump[Reply] | None = None
+        self._overrides: RequestOverrides = overrides or {}
+        self._scheduler: Scheduler[LineOutcome] | None = None
 
-    async def answers(self, works: AsyncIterable[Work], /) -> AsyncGenerator[Finished]:
-        """See `BatchEngine.answers`."""
-        kept = Kept[Reply](lambda reply: reply.size) if self._dedupe else None
-        pump = self._pump = pump_of(self._client, self._conditions, kept=kept)
-        store = self._store()
-        calling = Calling(
-            client=self._client, bounds=self._bounds, dedupe=bool(self._dedupe), store=store
+    async def run(self, items: AsyncIterable[WorkItem], /) -> AsyncGenerator[BatchLineResult]:
+        """See `BatchEngine.run`."""
+        shared_results = (
+            LruResults[LineOutcome](lambda outcome: outcome.size) if self._dedupe else None
+        )
+        scheduler = self._scheduler = make_scheduler(
+            self._client, self._retry_policy, shared_results=shared_results
+        )
+        store = self._open_store()
+        call_options = CallOptions(
+            client=self._client, overrides=self._overrides, dedupe=bool(self._dedupe), store=store
         )
         try:
-            async with aclosing(pump.results(_tasks(works, calling))) as replies:
-                async for reply in replies:
-                    yield reply.finished
+            async with aclosing(scheduler.run(_make_tasks(items, call_options))) as outcomes:
+                async for outcome in outcomes:
+                    yield outcome.result
         finally:
-            self._pump = None
+            self._scheduler = None
             if store is not None:
                 await store.close()
 
     def drain(self) -> None:
         """See `BatchEngine.drain`."""
-        if self._pump is not None:
-            self._pump.drain()
+        if self._scheduler is not None:
+            self._scheduler.drain()
 
     def state(self) -> EngineState:
         """See `BatchEngine.state`."""
         limiters = [service.limiter.statistics() for service in self._client.services]
-        waiting = self._pump.queued if self._pump else 0
+        waiting = self._scheduler.queued if self._scheduler else 0
         return EngineState(
-            in_flight=sum(each.in_flight for each in limiters),
-            queued=waiting + sum(each.queued for each in limiters),
-            limit=sum(each.limit for each in limiters),
-            services=tuple((each.name, each.breaker.state) for each in self._client.services),
+            in_flight=sum(limits.in_flight for limits in limiters),
+            queued=waiting + sum(limits.queued for limits in limiters),
+            limit=sum(limits.limit for limits in limiters),
+            services=tuple((limits.name, limits.breaker.state) for limits in self._client.services),
         )
 
-    def _store(self) -> ResponseCache | None:
+    def _open_store(self) -> ResponseCache | None:
         if not isinstance(self._dedupe, Path):
             return None
         from foundry_api.core.cache.sqlite import SqliteCache  # noqa: PLC0415 - few batches need it
@@ -275,7 +297,9 @@ class LocalEngine:
         return SqliteCache(self._dedupe / ANSWERS_FILE, only_deterministic=False)
 
 
-async def _tasks(works: AsyncIterable[Work], calling: Calling) -> AsyncGenerator[LineTask]:
-    async with closed_after(works):
-        async for work in works:
-            yield LineTask(work, calling)
+async def _make_tasks(
+    items: AsyncIterable[WorkItem], call_options: CallOptions
+) -> AsyncGenerator[FileLineTask]:
+    async with closing_iter(items):
+        async for item in items:
+            yield FileLineTask(item, call_options)

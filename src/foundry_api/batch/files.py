@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
 
 from foundry_api.batch.journal.database import FILE as JOURNAL
-from foundry_api.batch.journal.output import not_written_here
+from foundry_api.batch.journal.output import foreign_file_error
 from foundry_api.batch.report.page import HEAD
 from foundry_api.batch.types import STANDARD_STREAM
 from foundry_api.storage.private_file import followed, is_replaceable
@@ -41,7 +41,7 @@ _OPTIONS: dict[Role, str] = {"output": "-o", "errors": "--errors", "report": "--
 
 
 @dataclass(frozen=True, slots=True)
-class _Named:
+class _NamedFile:
     """A file as an option names it.
 
     Attributes:
@@ -74,74 +74,74 @@ def check_files(options: BatchOptions, *, restart: bool = False) -> None:
             or one cannot be written where it is; `.field` names the option.
         BatchStorageFailed: The output or the error file is there, and no batch wrote it.
     """
-    outputs = _outputs(options)
-    read = _input(options.input.path)
-    streamed = _standard_output() if options.to_stream else []
+    outputs = _output_files(options)
+    read = _input_files(options.input.path)
+    streamed = _stdout_files() if options.to_stream else []
     for one, other in combinations([*read, *streamed, *outputs], 2):
         if one.identity == other.identity:
-            raise _refused(other, f"{other} is the same file as {one}", "Name another file{}")
+            raise _file_error(other, f"{other} is the same file as {one}", "Name another file{}")
     if not options.to_stream:
-        _refuse_in_journal([*read, *outputs], options.directory)
+        _check_outside_journal([*read, *outputs], options.directory)
     for file in outputs:
-        _refuse_unfit(file)
-        _refuse_in_other_journal(file)
+        _check_writable(file)
+        _check_outside_other_journals(file)
     if options.to_stream:
         return
     if not restart and not (options.directory / JOURNAL).exists():
         for file in outputs:
             if file.role != "report" and file.path.exists():
-                raise not_written_here(file.path)
+                raise foreign_file_error(file.path)
 
 
-def _input(path: str) -> list[_Named]:
+def _input_files(path: str) -> list[_NamedFile]:
     if path != STANDARD_STREAM:
-        return [_named("path", Path(path), path)]
-    status = _status_of(sys.stdin)
-    return [] if status is None else [_stream("path", "on standard input", status)]
+        return [_make_named_file("path", Path(path), path)]
+    status = _get_status(sys.stdin)
+    return [] if status is None else [_make_stream("path", "on standard input", status)]
 
 
-def _standard_output() -> list[_Named]:
+def _stdout_files() -> list[_NamedFile]:
     """Standard output, where the shell made a file of it."""
-    status = _status_of(sys.stdout)
+    status = _get_status(sys.stdout)
     if status is None or not stat.S_ISREG(status.st_mode):
         return []  # a terminal, or the null device, may be the input as well
-    return [_stream("output", "on standard output", status)]
+    return [_make_stream("output", "on standard output", status)]
 
 
-def _status_of(stream: TextIO | None) -> os.stat_result | None:
+def _get_status(stream: TextIO | None) -> os.stat_result | None:
     try:
         return None if stream is None else os.fstat(stream.fileno())
     except (AttributeError, OSError, ValueError):  # it is closed, or no file of the system's
         return None
 
 
-def _stream(role: Role, written: str, status: os.stat_result) -> _Named:
-    return _Named(role, Path(), written, (status.st_dev, status.st_ino))
+def _make_stream(role: Role, written: str, status: os.stat_result) -> _NamedFile:
+    return _NamedFile(role, Path(), written, (status.st_dev, status.st_ino))
 
 
-def _outputs(options: BatchOptions) -> list[_Named]:
+def _output_files(options: BatchOptions) -> list[_NamedFile]:
     """What is written. Answers in a stream have no error file."""
-    files: list[_Named] = []
+    files: list[_NamedFile] = []
     if not options.to_stream:
-        files.append(_named("output", options.output_path, options.output))
+        files.append(_make_named_file("output", options.output_path, options.output))
         errors = options.errors_path
-        files.append(_named("errors", errors, options.errors or str(errors)))
+        files.append(_make_named_file("errors", errors, options.errors or str(errors)))
     if options.report is not None:
-        files.append(_named("report", followed(options.report), options.report))
+        files.append(_make_named_file("report", followed(options.report), options.report))
     return files
 
 
-def _named(role: Role, path: Path, written: str) -> _Named:
+def _make_named_file(role: Role, path: Path, written: str) -> _NamedFile:
     try:
         path = absolute_path(path)
-        return _Named(role, path, written, _identity(path))
+        return _NamedFile(role, path, written, _get_identity(path))
     except ValueError as error:
         raise BatchInputInvalid(
             f"{_NAMES[role]} {written!r} cannot be used: {error}", field=role, hint="Name a file."
         ) from error
 
 
-def _refuse_unfit(file: _Named) -> None:
+def _check_writable(file: _NamedFile) -> None:
     """Refuse what cannot become a file of the batch's own."""
     try:
         # By its own name: a pipe in /dev/fd is a link that leads to no other one.
@@ -149,74 +149,76 @@ def _refuse_unfit(file: _Named) -> None:
         mode = (named if named.exists() else file.path).stat().st_mode
     except FileNotFoundError:
         if os.path.basename(file.written) in {"", "."}:  # noqa: PTH119 - a Path has lost it
-            raise _refused(file, f"{file} names a directory", "Name a file{}") from None
-        _refuse_nowhere(file)
+            raise _file_error(file, f"{file} names a directory", "Name a file{}") from None
+        _check_parent(file)
         return
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
-        raise _refused(file, f"{file} cannot be written: {why}", "Name another file{}") from error
+        raise _file_error(
+            file, f"{file} cannot be written: {why}", "Name another file{}"
+        ) from error
     if stat.S_ISDIR(mode):
-        raise _refused(file, f"{file} is a directory", "Name a file{}")
+        raise _file_error(file, f"{file} is a directory", "Name a file{}")
     if not stat.S_ISREG(mode):
         also = "; -o - is standard output" if file.role == "output" else ""
-        raise _refused(file, f"{file} is no regular file", f"Name a file{{}}{also}")
+        raise _file_error(file, f"{file} is no regular file", f"Name a file{{}}{also}")
     if file.role == "report" and not is_replaceable(file.path, HEAD):
-        raise _refused(
+        raise _file_error(
             file,
             f"{file} is there, and is no report of a batch",
             "Move it, or name another file{}",
         )
 
 
-def _refuse_nowhere(file: _Named) -> None:
+def _check_parent(file: _NamedFile) -> None:
     """Refuse a file in a directory that is not there: it may be misspelt."""
     directory = file.path.parent
     if not directory.is_dir():
         what = "is no directory" if directory.exists() else "does not exist"
-        raise _refused(
+        raise _file_error(
             file,
             f"{file} cannot be written: {directory} {what}",
             "Make the directory, or name another file{}",
         )
 
 
-def _refuse_in_journal(files: list[_Named], directory: Path) -> None:
+def _check_outside_journal(files: list[_NamedFile], directory: Path) -> None:
     if os.path.lexists(directory) and not directory.is_dir():
         raise BatchInputInvalid(
             f"the journal would be in {directory}, which is there and is no directory",
             field="output",
             hint="Move it, or name another output with -o.",
         )
-    journal = _identity(directory)
+    journal = _get_identity(directory)
     for file in files:
         real = Path(os.path.realpath(file.path))
-        if journal in {file.identity, *map(_identity, real.parents)}:
-            raise _refused(
+        if journal in {file.identity, *map(_get_identity, real.parents)}:
+            raise _file_error(
                 file,
                 f"{file} lies in {directory}, the journal of this batch",
                 "Name another file{}",
             )
 
 
-def _refuse_in_other_journal(file: _Named) -> None:
+def _check_outside_other_journals(file: _NamedFile) -> None:
     """Refuse to write among another batch's answers, which may be nowhere else."""
     for directory in Path(os.path.realpath(file.path)).parents:
         if directory.suffix == ".batch" and (directory / JOURNAL).is_file():
-            raise _refused(
+            raise _file_error(
                 file,
                 f"{file} lies in {directory}, the journal of another batch",
                 "Name another file{}",
             )
 
 
-def _refused(file: _Named, message: str, hint: str) -> BatchInputInvalid:
+def _file_error(file: _NamedFile, message: str, hint: str) -> BatchInputInvalid:
     """The error; the hint has `{}` where the option is named."""
     option = f" with {_OPTIONS[file.role]}" if file.role in _OPTIONS else ""
     hint = f"{hint.format(option)}. Nothing was written."
     return BatchInputInvalid(message, field=file.role, hint=hint)
 
 
-def _identity(path: Path) -> Identity:
+def _get_identity(path: Path) -> Identity:
     """The same for two names of one file, also of one that is not there yet."""
     real = Path(os.path.realpath(path))
     try:
@@ -227,5 +229,5 @@ def _identity(path: Path) -> Identity:
         # Some file systems take upper and lower case, or composed letters, for the same. Which
         # ones cannot be asked of a name that is not there, so nobody is given the doubt.
         name = unicodedata.normalize("NFC", real.name).casefold()
-        return (*_identity(real.parent), name)
+        return (*_get_identity(real.parent), name)
     return (status.st_dev, status.st_ino)

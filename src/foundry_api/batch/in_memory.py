@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
 
 import msgspec
 
-from foundry_api.batch.async_tools import closed_after
-from foundry_api.batch.dedupe import Kept, request_key
-from foundry_api.batch.dispatch import ask, model_of
-from foundry_api.batch.request_body import checked_body
-from foundry_api.batch.scheduler import Conditions, pump_of
+from foundry_api.batch.async_tools import closing_iter
+from foundry_api.batch.dedupe import LruResults, make_request_key
+from foundry_api.batch.dispatch import dispatch, get_model
+from foundry_api.batch.request_body import validate_body
+from foundry_api.batch.scheduler import RetryPolicy, make_scheduler
 from foundry_api.batch.task import BatchTask
-from foundry_api.batch.types import BatchRequest, BatchResult, Failures, route_of
+from foundry_api.batch.types import BatchRequest, BatchResult, Failures, parse_route
 from foundry_api.client.chat import expectation_of
 from foundry_api.core.options import ChatOptions
 from foundry_api.resilience.deadline import Deadline
@@ -48,26 +48,26 @@ from foundry_api.types.errors import FoundryError, InvalidRequest
 from foundry_api.types.messages import Completion
 from foundry_api.types.results import Embeddings
 from foundry_api.types.user_code import UserCode, describe
-from foundry_api.types.values import UNENCODABLE, as_text, plain, shown
+from foundry_api.types.values import UNENCODABLE, as_text, format_value, to_plain
 
 if TYPE_CHECKING:
-    from foundry_api.batch.dispatch import Bounds
+    from foundry_api.batch.dispatch import RequestOverrides
     from foundry_api.batch.types import BatchAnswer, BatchItem
     from foundry_api.client.client import FoundryAPIClient
-    from foundry_api.structured.expectation import Expectation
+    from foundry_api.structured.expectation import OutputSpec
 
-__all__ = ["Answer", "BatchOrder", "Chat", "ItemTask", "results_of"]
+__all__ = ["BatchCallOptions", "ChatCallable", "ChatFunction", "RequestTask", "run_requests"]
 
 
-Chat = Callable[[Any], Awaitable[Completion[Any]]]
+ChatFunction = Callable[[Any], Awaitable[Completion[Any]]]
 """The answer to a conversation."""
 
-_BOUNDS = frozenset({"timeout", "deadline", "download", "cache"})
+_OVERRIDE_OPTIONS = frozenset({"timeout", "deadline", "download", "cache"})
 _FLOAT_BYTES = 32
 """What Python takes for one number of a vector, its place in the tuple included."""
 
 
-class ItemTask(BatchTask[BatchResult[Any]]):
+class RequestTask(BatchTask[BatchResult[Any]]):
     """One request.
 
     Args:
@@ -88,29 +88,29 @@ class ItemTask(BatchTask[BatchResult[Any]]):
         item: Any,
         *,
         client: FoundryAPIClient,
-        chat: Chat,
+        chat: ChatFunction,
         system: str | None,
         options: ChatOptions,
         dedupe: bool,
     ) -> None:
         default = ", ".join(model_names(options.get("model"))) or client.settings.model
-        is_whole = isinstance(item, BatchRequest)
-        group = model_of(item, default) if is_whole else default
-        super().__init__(index, group, _key(item, group) if dedupe else None)
+        is_request = isinstance(item, BatchRequest)
+        group = get_model(item, default) if is_request else default
+        super().__init__(index, group, _make_key(item, group) if dedupe else None)
         self._item = item
-        named = as_text(item.custom_id) if is_whole else None
-        self._custom_id = f"request-{index}" if named is None else named
+        custom_id = as_text(item.custom_id) if is_request else None
+        self._custom_id = f"request-{index}" if custom_id is None else custom_id
         self._client = client
         self._chat = chat
         self._system = system
         self._options = options
 
     @staticmethod
-    def size_of(result: BatchResult[Any]) -> int:
+    def get_size(result: BatchResult[Any]) -> int:
         """Bytes that a result takes, about."""
         match result.answer:
             case Completion(content=content, raw=raw):
-                return 1024 + len(content) + sum(len(each) + 64 for each in raw)
+                return 1024 + len(content) + sum(len(chunk) + 64 for chunk in raw)
             case Embeddings(vectors=vectors):
                 return 1024 + _FLOAT_BYTES * sum(map(len, vectors))
             case answer:
@@ -120,11 +120,11 @@ class ItemTask(BatchTask[BatchResult[Any]]):
         """See `BatchTask.run`."""
         code = UserCode()
         try:
-            answer = await self._asked()
+            answer = await self._call()
         except FoundryError:
             raise
         except BaseException as error:
-            if not code.raised(error):
+            if not code.is_own_failure(error):
                 raise
             # A conversation may be of the caller's own types, which may raise anything.
             field = f"requests[{self.index}]"
@@ -134,36 +134,39 @@ class ItemTask(BatchTask[BatchResult[Any]]):
                 hint="See the exception that this was raised from.",
             ) from error
         cached = isinstance(answer, Completion) and answer.cached
-        return self._result(answer=answer, shared=cached)
+        return self._make_result(answer=answer, shared=cached)
 
-    def failed(self, error: FoundryError) -> BatchResult[Any]:
-        """See `BatchTask.failed`."""
-        return self._result(error=error)
+    def make_failed_result(self, error: FoundryError) -> BatchResult[Any]:
+        """See `BatchTask.make_failed_result`."""
+        return self._make_result(error=error)
 
-    def shared(self, result: BatchResult[Any]) -> BatchResult[Any]:
-        """See `BatchTask.shared`."""
-        return self._result(answer=result.answer, error=result.error, shared=True)
+    def make_shared_result(self, result: BatchResult[Any]) -> BatchResult[Any]:
+        """See `BatchTask.make_shared_result`."""
+        return self._make_result(answer=result.answer, error=result.error, shared=True)
 
-    def _result(self, **outcome: Any) -> BatchResult[Any]:
+    def _make_result(self, **outcome: Any) -> BatchResult[Any]:
         return BatchResult(
             index=self.index, custom_id=self._custom_id, request=self._item, **outcome
         )
 
-    async def _asked(self) -> BatchAnswer:
+    async def _call(self) -> BatchAnswer:
         item = self._item
         if isinstance(item, BatchRequest):
-            return await ask(
-                self._client, _checked_program_task(item), _bounds(self._options), self.group
+            return await dispatch(
+                self._client, _validate_request(item), _select_overrides(self._options), self.group
             )
-        return await self._chat(_turns(self.index, item, self._system))
+        return await self._chat(_make_messages(self.index, item, self._system))
 
 
-def _bounds(options: ChatOptions) -> Bounds:
+def _select_overrides(options: ChatOptions) -> RequestOverrides:
     """Those of the options that a body has no word for."""
-    return cast("Bounds", {name: value for name, value in options.items() if name in _BOUNDS})
+    return cast(
+        "RequestOverrides",
+        {name: value for name, value in options.items() if name in _OVERRIDE_OPTIONS},
+    )
 
 
-def _turns(index: int, item: Any, system: str | None) -> Any:
+def _make_messages(index: int, item: Any, system: str | None) -> Any:
     if isinstance(item, str):
         return prompt_turns(item, system)
     if issubclass(type(item), Sequence) and not isinstance(item, bytes):
@@ -176,22 +179,24 @@ def _turns(index: int, item: Any, system: str | None) -> Any:
     )
 
 
-def _checked_program_task(request: BatchRequest) -> BatchRequest:
+def _validate_request(request: BatchRequest) -> BatchRequest:
     """A request that the service can't refuse for its form."""
     if as_text(request.custom_id) is None:
         raise InvalidRequest(
-            f"custom_id is {shown(request.custom_id)}, not a text", field="custom_id"
+            f"custom_id is {format_value(request.custom_id)}, not a text", field="custom_id"
         )
-    url = route_of(request.url)
-    return msgspec.structs.replace(request, url=url, body=checked_body(url, _plain_body(request)))
+    url = parse_route(request.url)
+    return msgspec.structs.replace(
+        request, url=url, body=validate_body(url, _make_plain_body(request))
+    )
 
 
-def _plain_body(request: BatchRequest) -> dict[str, Any]:
+def _make_plain_body(request: BatchRequest) -> dict[str, Any]:
     """A body of Python's own types."""
     if not isinstance(cast("object", request.body), Mapping):
-        raise InvalidRequest(f"body is {shown(request.body)}, not a mapping", field="body")
+        raise InvalidRequest(f"body is {format_value(request.body)}, not a mapping", field="body")
     try:
-        body: dict[str, Any] = plain(dict(request.body))
+        body: dict[str, Any] = to_plain(dict(request.body))
     except UnicodeEncodeError:
         return dict(request.body)  # the check of its texts tells which one it is
     except UNENCODABLE as error:
@@ -199,136 +204,150 @@ def _plain_body(request: BatchRequest) -> dict[str, Any]:
     return body
 
 
-def _key(item: Any, group: str) -> bytes | None:
+def _make_key(item: Any, group: str) -> bytes | None:
     """The same for requests that ask the same; None for one that cannot be told from others."""
     try:
         if isinstance(item, BatchRequest):
-            return request_key(item, group)
+            return make_request_key(item, group)
         return hashlib.blake2b(msgspec.json.encode(item), digest_size=16).digest()
     except Exception:  # noqa: BLE001 - it may be of the caller's own types; asking it says what is wrong
         return None
 
 
-class Answer(Protocol):
+class ChatCallable(Protocol):
     """The client's call for a conversation, where it is known what its answer has to be."""
 
     def __call__(
         self,
         messages: Any,
         options: ChatOptions,
-        repairs: int,
-        expectation: Expectation | None,
+        max_repairs: int,
+        expectation: OutputSpec | None,
     ) -> Awaitable[Completion[Any]]:
         """The answer."""
         ...
 
 
-BREATH = 16
+YIELD_EVERY = 16
 """Requests of a plain iterable that are taken before everything else gets its turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchOrder:
+class BatchCallOptions:
     """What a caller of `client.batch` ordered.
 
     Attributes:
         system: Instructions ahead of each prompt.
-        wanted: What the answers to prompts have to be, as `chat` takes it, without `repairs`.
-        repairs: How often such an answer that does not pass is asked for again.
+        output_arguments: What the answers to prompts have to be, as `chat` takes it, without
+            `max_repairs`.
+        max_repairs: How often such an answer that does not pass is asked for again.
         options: See `ChatOptions`.
         ordered: Whether the results keep the order of the requests.
         errors: Whether a failure is a result, or is raised.
         dedupe: Whether identical requests are made once.
-        attempts: How often a request that failed for a passing reason is begun.
+        max_attempts: How often a request that failed for a passing reason is begun.
         patience_s: Seconds that all services may be away.
     """
 
     system: str | None
-    wanted: dict[str, Any]
-    repairs: int
+    output_arguments: dict[str, Any]
+    max_repairs: int
     options: ChatOptions
     ordered: bool
     errors: Failures
     dedupe: bool
-    attempts: int
+    max_attempts: int
     patience_s: float
 
 
-def results_of(
+def run_requests(
     client: FoundryAPIClient,
     requests: Iterable[BatchItem] | AsyncIterable[BatchItem],
-    order: BatchOrder,
-    answer: Answer,
+    call_options: BatchCallOptions,
+    complete_chat: ChatCallable,
 ) -> AsyncGenerator[BatchResult[Any]]:
     """The results of a batch.
 
     Args:
         client: Makes the calls.
         requests: What is asked.
-        order: How.
-        answer: Makes the client's call for a conversation.
+        call_options: How.
+        complete_chat: Makes the client's call for a conversation.
 
     Raises:
         InvalidRequest: An argument is at fault; at once. The rest while iterating.
     """
-    order = _checked(requests, order)
-    expectation = expectation_of(**order.wanted)  # once: it may be a schema to be compiled
-    chat = partial(answer, options=order.options, repairs=order.repairs, expectation=expectation)
-    return _results(client, requests, order, chat)
+    call_options = _validate_options(requests, call_options)
+    expectation = expectation_of(
+        **call_options.output_arguments
+    )  # once: it may be a schema to be compiled
+    chat = partial(
+        complete_chat,
+        options=call_options.options,
+        max_repairs=call_options.max_repairs,
+        expectation=expectation,
+    )
+    return _iter_results(client, requests, call_options, chat)
 
 
-async def _results(
+async def _iter_results(
     client: FoundryAPIClient,
     requests: Iterable[BatchItem] | AsyncIterable[BatchItem],
-    order: BatchOrder,
-    chat: Chat,
+    call_options: BatchCallOptions,
+    chat: ChatFunction,
 ) -> AsyncGenerator[BatchResult[Any]]:
-    kept = Kept["BatchResult[Any]"](ItemTask.size_of) if order.dedupe else None
-    conditions = Conditions(attempts=order.attempts, patience_s=order.patience_s)
-    pump = pump_of(client, conditions, kept=kept, ordered=order.ordered)
-    async with aclosing(pump.results(_tasks(client, requests, order, chat))) as results:
+    shared_results = (
+        LruResults["BatchResult[Any]"](RequestTask.get_size) if call_options.dedupe else None
+    )
+    policy = RetryPolicy(max_attempts=call_options.max_attempts, patience_s=call_options.patience_s)
+    scheduler = make_scheduler(
+        client, policy, shared_results=shared_results, ordered=call_options.ordered
+    )
+    async with aclosing(
+        scheduler.run(_make_tasks(client, requests, call_options, chat))
+    ) as results:
         async for result in results:
-            if result.error is not None and order.errors == "raise":
+            if result.error is not None and call_options.errors == "raise":
                 raise result.error
             yield result
 
 
-async def _tasks(
+async def _make_tasks(
     client: FoundryAPIClient,
     requests: Iterable[BatchItem] | AsyncIterable[BatchItem],
-    order: BatchOrder,
-    chat: Chat,
-) -> AsyncGenerator[ItemTask]:
+    call_options: BatchCallOptions,
+    chat: ChatFunction,
+) -> AsyncGenerator[RequestTask]:
     index = 0
-    async with aclosing(_each(requests)) as items:
+    async with aclosing(_iter_requests(requests)) as items:
         async for item in items:
-            yield ItemTask(
+            yield RequestTask(
                 index,
                 item,
                 client=client,
                 chat=chat,
-                system=order.system,
-                options=order.options,
-                dedupe=order.dedupe,
+                system=call_options.system,
+                options=call_options.options,
+                dedupe=call_options.dedupe,
             )
             index += 1
 
 
-async def _each(
+async def _iter_requests(
     requests: Iterable[BatchItem] | AsyncIterable[BatchItem],
 ) -> AsyncGenerator[BatchItem]:
     if isinstance(requests, AsyncIterable):
-        async with closed_after(requests):
+        async with closing_iter(requests):
             async for item in requests:
                 yield item
         return
     for count, item in enumerate(requests):
-        if count % BREATH == 0:
+        if count % YIELD_EVERY == 0:
             await asyncio.sleep(0)
         yield item
 
 
-def _checked(requests: Any, order: BatchOrder) -> BatchOrder:
+def _validate_options(requests: Any, call_options: BatchCallOptions) -> BatchCallOptions:
     """The order with values of Python's own types.
 
     Raises:
@@ -343,22 +362,25 @@ def _checked(requests: Any, order: BatchOrder) -> BatchOrder:
             field="requests",
             hint="Give a list, or anything to iterate over; for one prompt there is complete().",
         )
-    if order.errors not in get_args(Failures):
+    if call_options.errors not in get_args(Failures):
         raise InvalidRequest(
-            f"errors is {order.errors!r}, but must be 'results' or 'raise'", field="errors"
+            f"errors is {call_options.errors!r}, but must be 'results' or 'raise'", field="errors"
         )
-    _check_options(order.options)
-    for name, value in (("patience", order.patience_s), ("attempts", order.attempts)):
+    _check_options(call_options.options)
+    for name, value in (
+        ("patience", call_options.patience_s),
+        ("attempts", call_options.max_attempts),
+    ):
         if cast("object", value) is None:
             raise InvalidRequest(f"{name} is None, not a number", field=name)
     return replace(
-        order,
-        system=instructions("system", order.system),
-        patience_s=cast("float", check_range("patience", order.patience_s, 0, math.inf)),
-        attempts=cast("int", check_whole("attempts", order.attempts, 1, math.inf)),
-        repairs=check_repairs(order.repairs),
-        ordered=check_flag("ordered", order.ordered),
-        dedupe=check_flag("dedupe", order.dedupe),
+        call_options,
+        system=instructions("system", call_options.system),
+        patience_s=cast("float", check_range("patience", call_options.patience_s, 0, math.inf)),
+        max_attempts=cast("int", check_whole("attempts", call_options.max_attempts, 1, math.inf)),
+        max_repairs=check_repairs(call_options.max_repairs),
+        ordered=check_flag("ordered", call_options.ordered),
+        dedupe=check_flag("dedupe", call_options.dedupe),
     )
 
 
@@ -369,9 +391,9 @@ def _check_options(options: ChatOptions) -> None:
     check_flag("download", options.get("download"))
     model_names(options.get("model"))
     Deadline.after(options.get("deadline"))
-    told = {
+    chat_arguments = {
         name: value
         for name, value in options.items()
         if name not in {"model", "timeout", "deadline", "download", "cache"}
     }
-    chat_request(prompt_turns("?"), **cast("dict[str, Any]", told))
+    chat_request(prompt_turns("?"), **cast("dict[str, Any]", chat_arguments))

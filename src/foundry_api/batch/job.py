@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from foundry_api.batch.async_tools import BlockingThread
-from foundry_api.batch.dedupe import forget_answers
+from foundry_api.batch.async_tools import SerialExecutor
+from foundry_api.batch.dedupe import delete_saved_answers
 from foundry_api.batch.files import check_files
-from foundry_api.batch.journal import Checked, Journal, read_status
+from foundry_api.batch.journal import CheckResult, Journal, read_status
 from foundry_api.batch.journal.database import FILE as JOURNAL
-from foundry_api.batch.ledger import OutputStream
-from foundry_api.batch.progress import BatchProgress, Meter
-from foundry_api.batch.runner import RETURN_S, Run, Task
+from foundry_api.batch.ledger import StdoutStore
+from foundry_api.batch.progress import BatchProgress, ProgressMeter
+from foundry_api.batch.runner import RETRY_PUBLISH_S, BatchRunner, RunPlan
 from foundry_api.batch.sources import CheckReport, check, is_stream, open_source, remove_drafts
 from foundry_api.observe.format import format_count
 from foundry_api.types.errors import BatchInputInvalid, BatchInUse, BatchStorageFailed
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from foundry_api.batch.engine import BatchEngine
-    from foundry_api.batch.journal import Published
+    from foundry_api.batch.journal import PublishedOutput
     from foundry_api.batch.sources import CheckProgress, Source
-    from foundry_api.batch.statistics import Figures
+    from foundry_api.batch.statistics import BatchStatistics
     from foundry_api.batch.types import BatchOptions
 
 __all__ = ["BatchJob", "BatchSummary"]
@@ -64,7 +64,7 @@ class BatchSummary:
     tokens: int
     output: Path | None = None
     errors: Path | None = None
-    figures: Figures | None = None
+    figures: BatchStatistics | None = None
 
 
 class BatchJob:
@@ -88,17 +88,17 @@ class BatchJob:
         shared: bool = False,
         restart: bool = False,
         retry_failed: bool = False,
-        kept: bool = False,
-        tell: Callable[[BatchProgress], None] | None = None,
+        reuse_spooled_input: bool = False,
+        on_progress: Callable[[BatchProgress], None] | None = None,
     ) -> None:
         self._options = options
         self._shared = shared
         self._restart = restart
         self._retry_failed = retry_failed
-        self._kept = kept
-        self._tell = tell or _nobody
-        self._meter = Meter()
-        self._leaving = False
+        self._reuse_spooled_input = reuse_spooled_input
+        self._on_progress = on_progress or _ignore_progress
+        self._meter = ProgressMeter()
+        self._is_leaving = False
         self._report: CheckReport | None = None
 
     async def run(self, engine: BatchEngine) -> BatchSummary:
@@ -111,69 +111,69 @@ class BatchJob:
             BatchInUse: Another process works on it.
             BatchStorageFailed: The journal or the output cannot be written.
             BatchCancelled: Somebody asked for the end.
-            FoundryError: As `BatchEngine.answers`. What was answered is kept.
+            FoundryError: As `BatchEngine.run`. What was answered is kept.
         """
-        with BlockingThread() as thread, self._ending_checks():
+        with SerialExecutor() as thread, self._abandon_check_on_exit():
             await thread(check_files, self._options, restart=self._restart)
             source = await thread(self._open_source)
             if self._options.to_stream:
-                return await self._streamed(source, engine, thread)
+                return await self._run_to_stream(source, engine, thread)
             journal = await thread(self._open_journal, source)
             try:
                 if not self._shared:  # nobody else works on it
                     await thread(remove_drafts, self._options.directory / SPOOL)
                 if self._restart:
-                    await thread(forget_answers, self._options.directory)
-                return await self._journaled(source, journal, engine, thread)
+                    await thread(delete_saved_answers, self._options.directory)
+                return await self._run_with_journal(source, journal, engine, thread)
             finally:
                 await thread(journal.close)
 
-    async def _journaled(
-        self, source: Source, journal: Journal, engine: BatchEngine, thread: BlockingThread
+    async def _run_with_journal(
+        self, source: Source, journal: Journal, engine: BatchEngine, thread: SerialExecutor
     ) -> BatchSummary:
-        checked = await thread(self._checked, source, journal)
+        check_result = await thread(self._ensure_checked, source, journal)
         if self._retry_failed:
             await thread(journal.forget_failed)
-        counts = await thread(journal.counts)
+        counts = await thread(journal.get_counts)
         self._meter.resume(done=counts.done, failed=counts.failed, shared=counts.shared)
-        task = Task(source=source)
-        if checked is not None:
-            task = replace(
-                task,
-                total=checked.total,
-                models=checked.models,
-                duplicates=checked.duplicates,
+        plan = RunPlan(source=source)
+        if check_result is not None:
+            plan = replace(
+                plan,
+                total=check_result.total,
+                models=check_result.models,
+                duplicates=check_result.duplicates,
             )
-        if checked is None or not await thread(journal.complete, checked.total):
-            total = await self._run(task, journal, engine, thread).run()
+        if check_result is None or not await thread(journal.is_complete, check_result.total):
+            total = await self._make_runner(plan, journal, engine, thread).run()
         else:
-            total = checked.total
-        self._tell(self._meter.progress("publishing", total=total))
-        published = await _published(journal, total, thread)
-        figures = await thread(journal.figures)
+            total = check_result.total
+        self._on_progress(self._meter.make_progress("publishing", total=total))
+        published = await _publish(journal, total, thread)
+        statistics = await thread(journal.get_statistics)
         return BatchSummary(
             total=total,
-            done=figures.done,
-            failed=figures.failed,
-            shared=figures.shared,
+            done=statistics.done,
+            failed=statistics.failed,
+            shared=statistics.shared,
             resumed=self._meter.resumed,
             elapsed_s=self._meter.elapsed_s,
             tokens=self._meter.tokens,
             output=published.output,
             errors=published.errors,
-            figures=figures,
+            figures=statistics,
         )
 
-    async def _streamed(
-        self, source: Source, engine: BatchEngine, thread: BlockingThread
+    async def _run_to_stream(
+        self, source: Source, engine: BatchEngine, thread: SerialExecutor
     ) -> BatchSummary:
-        task = Task(source=source, ordered=self._options.ordered)
-        if self._options.check and source.rereadable:
+        plan = RunPlan(source=source, ordered=self._options.ordered)
+        if self._options.check and source.is_seekable:
             report = await thread(self._check, source)
-            task = replace(
-                task, total=report.lines, models=report.models, duplicates=report.duplicates
+            plan = replace(
+                plan, total=report.lines, models=report.models, duplicates=report.duplicates
             )
-        total = await self._run(task, OutputStream(), engine, thread).run()
+        total = await self._make_runner(plan, StdoutStore(), engine, thread).run()
         meter = self._meter
         return BatchSummary(
             total=total,
@@ -185,27 +185,29 @@ class BatchJob:
             tokens=meter.tokens,
         )
 
-    def _run(
+    def _make_runner(
         self,
-        task: Task,
-        ledger: Journal | OutputStream,
+        plan: RunPlan,
+        store: Journal | StdoutStore,
         engine: BatchEngine,
-        thread: BlockingThread,
-    ) -> Run:
-        return Run(task, ledger, engine, thread=thread, meter=self._meter, tell=self._tell)
+        thread: SerialExecutor,
+    ) -> BatchRunner:
+        return BatchRunner(
+            plan, store, engine, thread=thread, meter=self._meter, on_progress=self._on_progress
+        )
 
     def _open_source(self) -> Source:
         options = self._options
         if options.to_stream or not options.check:
-            if self._kept and is_stream(options.input.path):
+            if self._reuse_spooled_input and is_stream(options.input.path):
                 raise BatchInputInvalid(
                     f"{options.input.path} was read already, and no copy of it is kept",
                     field="path",
                     hint="Run the command again that began the batch, with the same input.",
                 )
-            return open_source(options.input, is_left=self._is_left)
+            return open_source(options.input, is_abandoned=self._is_abandoned)
         if self._restart:
-            _refuse_running(options.directory)  # its copy of a pipe is about to be replaced
+            _check_not_running(options.directory)  # its copy of a pipe is about to be replaced
         directory, spool = options.directory, options.directory / SPOOL
         is_begun = (directory / JOURNAL).exists()
         is_new = self._restart or not is_begun
@@ -213,8 +215,8 @@ class BatchJob:
             return open_source(
                 options.input,
                 spool=spool,
-                standard_input="kept" if self._kept else "new" if is_new else "same",
-                is_left=self._is_left,
+                standard_input="kept" if self._reuse_spooled_input else "new" if is_new else "same",
+                is_abandoned=self._is_abandoned,
                 accept=self._accept if self._restart and self._options.strict else None,
             )
         except BatchInputInvalid:
@@ -226,66 +228,68 @@ class BatchJob:
 
     def _accept(self, source: Source) -> None:
         """Refuse an input before what was answered is forgotten."""
-        if source.rereadable:
+        if source.is_seekable:
             self._report = self._check(source)
 
-    def _is_left(self) -> bool:
-        return self._leaving
+    def _is_abandoned(self) -> bool:
+        return self._is_leaving
 
     def _open_journal(self, source: Source) -> Journal:
-        whole = self._options.check and source.rereadable
+        is_checked = self._options.check and source.is_seekable
         return Journal.open(
             self._options,
-            fingerprint=source.fingerprint() if whole else None,
-            asked=_asked(self._options),
+            fingerprint=source.compute_fingerprint() if is_checked else None,
+            request_digest=_request_digest(self._options),
             shared=self._shared,
             restart=self._restart,
         )
 
-    def _checked(self, source: Source, journal: Journal) -> Checked | None:
+    def _ensure_checked(self, source: Source, journal: Journal) -> CheckResult | None:
         """What a check finds, or found before."""
-        if not (self._options.check and source.rereadable):
+        if not (self._options.check and source.is_seekable):
             return None
         known = journal.check_result
         if known is None or (known.bad and self._options.strict):
             report = self._report or self._check(source)
-            journal.checked(report.lines, report.models, report.duplicates, bad=report.bad)
+            journal.store_check_result(
+                report.lines, report.models, report.duplicates, bad=report.bad
+            )
             known = journal.check_result
         return known
 
     def _check(self, source: Source) -> CheckReport:
-        report = check(source, tell=self._tell_check)
+        report = check(source, on_progress=self._on_check_progress)
         if report.bad and self._options.strict:
-            those = format_count(report.bad, "line")
+            bad_lines = format_count(report.bad, "line")
             raise BatchInputInvalid(
-                f"{source.name} is refused: {those} of it cannot be asked",
+                f"{source.name} is refused: {bad_lines} of it cannot be asked",
                 hint="Mend these lines, or leave --strict out: they go to the error file then.",
-            ).with_problems(tuple(each.message for each in report.problems))
+            ).with_problems(tuple(problem.message for problem in report.problems))
         return report
 
-    def _tell_check(self, checked: CheckProgress) -> None:
-        if self._leaving:
-            raise _Left
-        self._tell(
+    def _on_check_progress(self, progress: CheckProgress) -> None:
+        if self._is_leaving:
+            raise _CheckAbandoned
+        self._on_progress(
             BatchProgress(
                 phase="checking",
-                failed=checked.bad,
-                read_bytes=checked.position_bytes,
-                size_bytes=checked.size_bytes,
+                failed=progress.bad,
+                read_bytes=progress.position_bytes,
+                size_bytes=progress.size_bytes,
                 elapsed_s=self._meter.elapsed_s,
             )
         )
 
     @contextmanager
-    def _ending_checks(self) -> Generator[None]:
+    def _abandon_check_on_exit(self) -> Generator[None]:
         """A check that goes on in its thread ends when the run does."""
         try:
             yield
         finally:
-            self._leaving = True
+            self._is_leaving = True
 
 
-def _refuse_running(directory: Path) -> None:
+def _check_not_running(directory: Path) -> None:
     try:
         running = read_status(directory).running
     except BatchStorageFailed:
@@ -294,24 +298,26 @@ def _refuse_running(directory: Path) -> None:
         raise BatchInUse("another process works on this batch", hint="Wait for it.")
 
 
-async def _published(journal: Journal, total: int, thread: BlockingThread) -> Published:
+async def _publish(journal: Journal, total: int, thread: SerialExecutor) -> PublishedOutput:
     """Publish. While another runner does, wait for it in a way that can be ended."""
     while True:
         try:
             return await thread(journal.publish, total)
         except BatchInUse:
-            await asyncio.sleep(RETURN_S)
+            await asyncio.sleep(RETRY_PUBLISH_S)
 
 
-class _Left(Exception):
+class _CheckAbandoned(Exception):
     """Nobody waits for the check any more."""
 
 
-def _nobody(progress: BatchProgress) -> None:
+def _ignore_progress(progress: BatchProgress) -> None:
     """Hears how far it is."""
 
 
-def _asked(options: BatchOptions) -> str:
+def _request_digest(options: BatchOptions) -> str:
     """A digest of what makes requests of an input."""
-    asked = msgspec.structs.replace(options.input, path="")
-    return hashlib.blake2b(msgspec.json.encode(asked, order="sorted"), digest_size=16).hexdigest()
+    input_options = msgspec.structs.replace(options.input, path="")
+    return hashlib.blake2b(
+        msgspec.json.encode(input_options, order="sorted"), digest_size=16
+    ).hexdigest()

@@ -6,21 +6,21 @@ import sys
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from foundry_api.types.errors import BatchStorageFailed
-from foundry_api.types.plain_text import harmless_json
+from foundry_api.types.plain_text import escape_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from foundry_api.batch.journal import CancelHow
-    from foundry_api.batch.types import Finished
+    from foundry_api.batch.journal import CancelMode
+    from foundry_api.batch.types import BatchLineResult
 
-__all__ = ["Ledger", "OutputStream"]
+__all__ = ["ResultStore", "StdoutStore"]
 
 
-class Ledger(Protocol):
+class ResultStore(Protocol):
     """What a run asks and tells about lines. All calls block, and come from one thread."""
 
-    def finished(self, first: int, count: int) -> Mapping[int, int]:
+    def get_finished(self, first: int, count: int) -> Mapping[int, int]:
         """The digests of the finished lines among some, by their index."""
         ...
 
@@ -28,7 +28,7 @@ class Ledger(Protocol):
         """Take a block of lines for this runner; False if another one has it."""
         ...
 
-    def record(self, results: Sequence[Finished]) -> int:
+    def record(self, results: Sequence[BatchLineResult]) -> int:
         """Make finished lines safe, all or none. How many were not known before.
 
         Raises:
@@ -36,16 +36,16 @@ class Ledger(Protocol):
         """
         ...
 
-    def beat(self, progress: bytes) -> CancelHow | None:
+    def heartbeat(self, progress: bytes) -> CancelMode | None:
         """Tell that this runner lives, and how far it is. Whether it was asked to end."""
         ...
 
-    def complete(self, total: int) -> bool:
+    def is_complete(self, total: int) -> bool:
         """Whether all lines are finished."""
         ...
 
 
-class OutputStream:
+class StdoutStore:
     """Writes answers as they come, and remembers nothing: for standard output.
 
     A terminal gets the same JSON with what it would obey escaped.
@@ -59,7 +59,7 @@ class OutputStream:
         self._is_terminal = self._stream.isatty()
         self._written = 0
 
-    def finished(self, first: int, count: int) -> Mapping[int, int]:  # noqa: ARG002 - a Ledger's
+    def get_finished(self, first: int, count: int) -> Mapping[int, int]:  # noqa: ARG002 - a Ledger's
         """None."""
         return {}
 
@@ -67,7 +67,7 @@ class OutputStream:
         """There is nobody else."""
         return True
 
-    def record(self, results: Sequence[Finished]) -> int:
+    def record(self, results: Sequence[BatchLineResult]) -> int:
         """Write lines.
 
         Raises:
@@ -75,7 +75,7 @@ class OutputStream:
         """
         lines = b"".join(result.output + b"\n" for result in results)
         if self._is_terminal:
-            lines = harmless_json(lines.decode()).encode()
+            lines = escape_json(lines.decode()).encode()
         try:
             self._stream.write(lines)
             self._stream.flush()
@@ -89,10 +89,10 @@ class OutputStream:
         self._written += len(results)
         return len(results)
 
-    def beat(self, progress: bytes) -> CancelHow | None:  # noqa: ARG002 - a Ledger's
+    def heartbeat(self, progress: bytes) -> CancelMode | None:  # noqa: ARG002 - a Ledger's
         """Nobody looks, and nobody asks."""
         return None
 
-    def complete(self, total: int) -> bool:
+    def is_complete(self, total: int) -> bool:
         """Whether so many lines were written."""
         return self._written >= total

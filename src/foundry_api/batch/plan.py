@@ -11,8 +11,15 @@ from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from foundry_api.batch.progress import BatchProgress, Meter
-from foundry_api.batch.sampling import Estimate, Part, Sample, draw, model_of, total_of
+from foundry_api.batch.progress import BatchProgress, ProgressMeter
+from foundry_api.batch.sampling import (
+    Estimate,
+    Sample,
+    Stratum,
+    draw_sample,
+    estimate_total,
+    get_named_model,
+)
 from foundry_api.types.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -21,7 +28,7 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.engine import BatchEngine
     from foundry_api.batch.sources import Source
-    from foundry_api.batch.types import Finished, Work
+    from foundry_api.batch.types import BatchLineResult, WorkItem
 
 __all__ = ["BatchPlan", "ModelPlan", "Trial", "make_plan", "run_trial"]
 
@@ -31,11 +38,11 @@ class Trial:
     """Lines that were run.
 
     Attributes:
-        finished: Each with its work.
+        results: Each with its work.
         wall_s: How long all took.
     """
 
-    finished: tuple[tuple[Work, Finished], ...]
+    results: tuple[tuple[WorkItem, BatchLineResult], ...]
     wall_s: float
 
     @cached_property
@@ -44,58 +51,58 @@ class Trial:
 
         At the end fewer and fewer are left; the time since the last one was begun does not count.
         """
-        spans = [_span(finished) for _, finished in self.finished]
+        spans = [_service_interval(result) for _, result in self.results]
         if not spans:
             return 1.0
         begin, last_begun = min(spans)[0], max(spans)[0]
         busy = sum(min(end, last_begun) - start for start, end in spans if start < last_begun)
         return max(1.0, busy / (last_begun - begin)) if last_begun > begin else 1.0
 
-    def seconds_of(self, finished: Finished) -> float:
+    def get_busy_seconds(self, result: BatchLineResult) -> float:
         """How long a line kept the service busy: its share of the time, where others ran too."""
-        return (finished.duration_s - finished.queued_s) / self.concurrency
+        return (result.duration_s - result.queued_s) / self.concurrency
 
-    def by_model(self) -> dict[str, list[Finished]]:
+    def group_by_model(self) -> dict[str, list[BatchLineResult]]:
         """What was finished of each model's lines."""
-        answers: dict[str, list[Finished]] = {}
-        for work, finished in self.finished:
-            answers.setdefault(model_of(work), []).append(finished)
+        answers: dict[str, list[BatchLineResult]] = {}
+        for item, result in self.results:
+            answers.setdefault(get_named_model(item), []).append(result)
         return answers
 
 
-def _span(finished: Finished) -> tuple[float, float]:
+def _service_interval(result: BatchLineResult) -> tuple[float, float]:
     """When a line was begun at the service, and when it ended."""
-    return finished.at - (finished.duration_s - finished.queued_s), finished.at
+    return result.at - (result.duration_s - result.queued_s), result.at
 
 
 async def run_trial(
-    works: Sequence[Work],
+    items: Sequence[WorkItem],
     engine: BatchEngine,
-    tell: Callable[[Finished], object],
+    on_result: Callable[[BatchLineResult], object],
     *,
-    clock: Callable[[], float] = time.monotonic,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> Trial:
     """Run lines, as a batch would.
 
     Raises:
         FoundryError: As of the engine.
     """
-    by_index = {work.line.index: work for work in works}
-    finished: list[tuple[Work, Finished]] = []
-    begun = clock()
-    async with aclosing(engine.answers(_each(works))) as answers:
-        async for answer in answers:
-            finished.append((by_index[answer.index], answer))
-            tell(answer)
-    return Trial(tuple(finished), clock() - begun)
+    by_index = {item.line.index: item for item in items}
+    results: list[tuple[WorkItem, BatchLineResult]] = []
+    started_at = monotonic()
+    async with aclosing(engine.run(_iter_items(items))) as answers:
+        async for result in answers:
+            results.append((by_index[result.index], result))
+            on_result(result)
+    return Trial(tuple(results), monotonic() - started_at)
 
 
-async def _each(works: Sequence[Work]) -> AsyncGenerator[Work]:
-    for work in works:
-        yield work
+async def _iter_items(items: Sequence[WorkItem]) -> AsyncGenerator[WorkItem]:
+    for item in items:
+        yield item
 
 
-WARM_UP_SHARE = 0.5
+WARMUP_SHARE = 0.5
 """Of the sample. Models are loaded by it, and the limiter finds most of the way to its limit."""
 
 
@@ -127,7 +134,7 @@ class BatchPlan:
         bad: Of these, the ones that cannot be asked; they take no time.
         sampled: Lines that were run and measured.
         failed: Of these, the ones that failed.
-        warm_up_s: Seconds that the first lines took longer: models are loaded by them.
+        warmup_s: Seconds that the first lines took longer: models are loaded by them.
         concurrency: Lines that were being answered at once, on average.
         seconds: How long the whole takes on what the sample ran on, the warm-up included.
         prompt_tokens: Tokens of all the prompts.
@@ -139,7 +146,7 @@ class BatchPlan:
     bad: int
     sampled: int
     failed: int
-    warm_up_s: float
+    warmup_s: float
     concurrency: float
     seconds: Estimate
     prompt_tokens: Estimate
@@ -149,24 +156,24 @@ class BatchPlan:
     @property
     def lines_per_s(self) -> float:
         """Lines a second that may be expected."""
-        steady = self.seconds.likely - self.warm_up_s
+        steady = self.seconds.likely - self.warmup_s
         return (self.total - self.bad) / steady if steady > 0 else 0.0
 
     @property
     def tokens_per_s(self) -> float:
         """Tokens of answers a second that may be expected."""
-        steady = self.seconds.likely - self.warm_up_s
+        steady = self.seconds.likely - self.warmup_s
         return self.completion_tokens.likely / steady if steady > 0 else 0.0
 
-    def machines(self, within_s: float) -> int | None:
+    def count_machines(self, within_s: float) -> int | None:
         """So many of what the sample ran on finish it in time, even if the estimate is at its high.
 
         Each of them warms up for itself. None where that alone takes longer than there is time.
         """
-        left_s = within_s - self.warm_up_s
-        if left_s <= 0:
+        remaining_s = within_s - self.warmup_s
+        if remaining_s <= 0:
             return None
-        return max(1, math.ceil((self.seconds.high - self.warm_up_s) / left_s))
+        return max(1, math.ceil((self.seconds.high - self.warmup_s) / remaining_s))
 
 
 async def make_plan(
@@ -175,7 +182,7 @@ async def make_plan(
     *,
     sample: int,
     random: Random,
-    tell: Callable[[BatchProgress], object],
+    on_progress: Callable[[BatchProgress], object],
 ) -> BatchPlan:
     """Run a sample of a batch, and tell what the whole will take. No journal is written.
 
@@ -187,95 +194,96 @@ async def make_plan(
         engine: What the batch would run on.
         sample: How many lines to run.
         random: Draws them.
-        tell: Told how far it is.
+        on_progress: Told how far it is.
 
     Raises:
         InvalidRequest: The input has no line that can be asked.
         FoundryError: As of the source and the engine.
     """
-    meter = Meter()
+    meter = ProgressMeter()
     loop = asyncio.get_running_loop()
 
-    def read(lines: int) -> None:
-        now = BatchProgress(phase="checking", total=lines, elapsed_s=meter.elapsed_s)
-        loop.call_soon_threadsafe(tell, now)
+    def report_read(lines: int) -> None:
+        progress = BatchProgress(phase="checking", total=lines, elapsed_s=meter.elapsed_s)
+        loop.call_soon_threadsafe(on_progress, progress)
 
-    drawn = await asyncio.to_thread(draw, source, sample, random, read)
+    drawn = await asyncio.to_thread(draw_sample, source, sample, random, report_read)
     if not drawn.total:
         raise InvalidRequest(f"{source.name} has no lines", field="input", hint="Give another one.")
-    if not drawn.works:
+    if not drawn.items:
         raise InvalidRequest(
             f"{source.name} has no line that can be asked",
             field="input",
             hint="`foundry-api batch check` tells what is wrong with each.",
         )
-    first, measured = _split(drawn, random)
-    whole = len(first) + len(measured)
+    first, measured = _split_warmup(drawn, random)
+    line_count = len(first) + len(measured)
 
-    def count(finished: Finished) -> None:
-        meter.count(finished)
-        tell(meter.progress("running", total=whole, engine=engine.state()))
+    def record(result: BatchLineResult) -> None:
+        meter.count(result)
+        on_progress(meter.make_progress("running", total=line_count, engine=engine.state()))
 
-    warm_up = await run_trial(first, engine, count)
-    trial = await run_trial(measured or first, engine, count)
-    return _planned(drawn, warm_up, trial)
+    warmup = await run_trial(first, engine, record)
+    trial = await run_trial(measured or first, engine, record)
+    return _build_plan(drawn, warmup, trial)
 
 
-def _split(drawn: Sample, random: Random) -> tuple[list[Work], list[Work]]:
+def _split_warmup(drawn: Sample, random: Random) -> tuple[list[WorkItem], list[WorkItem]]:
     """What warms up, at least one line of each model, and what is measured.
 
     A model with a single line that was drawn is measured only: it is not loaded before.
     """
-    first: list[Work] = []
-    measured: list[Work] = []
-    for works in drawn.works.values():
-        few = min(max(1, round(len(works) * WARM_UP_SHARE)), len(works) - 1)
-        first += works[:few]
-        measured += works[few:]
+    first: list[WorkItem] = []
+    measured: list[WorkItem] = []
+    for items in drawn.items.values():
+        few = min(max(1, round(len(items) * WARMUP_SHARE)), len(items) - 1)
+        first += items[:few]
+        measured += items[few:]
     random.shuffle(measured)
     return first, measured
 
 
-def _planned(drawn: Sample, warm_up: Trial, trial: Trial) -> BatchPlan:
-    warm_up_s = max(0.0, warm_up.wall_s - _steady_s(warm_up, trial))
+def _build_plan(drawn: Sample, warmup: Trial, trial: Trial) -> BatchPlan:
+    warmup_s = max(0.0, warmup.wall_s - _steady_state_s(warmup, trial))
 
-    def total(of: Callable[[Finished], float]) -> Estimate:
-        return total_of(
-            Part(drawn.sizes[model], [of(finished) for finished in answers])
-            for model, answers in trial.by_model().items()
+    def estimate(get_value: Callable[[BatchLineResult], float]) -> Estimate:
+        return estimate_total(
+            Stratum(drawn.sizes[model], [get_value(result) for result in answers])
+            for model, answers in trial.group_by_model().items()
         )
 
     return BatchPlan(
         total=drawn.total,
         bad=drawn.bad,
-        sampled=len(trial.finished),
-        failed=sum(finished.failed for _, finished in trial.finished),
-        warm_up_s=warm_up_s,
+        sampled=len(trial.results),
+        failed=sum(result.failed for _, result in trial.results),
+        warmup_s=warmup_s,
         concurrency=trial.concurrency,
-        seconds=total(trial.seconds_of).plus(warm_up_s),
-        prompt_tokens=total(lambda finished: finished.prompt_tokens),
-        completion_tokens=total(lambda finished: finished.completion_tokens),
-        models=_models(drawn, trial),
+        seconds=estimate(trial.get_busy_seconds).add(warmup_s),
+        prompt_tokens=estimate(lambda result: result.prompt_tokens),
+        completion_tokens=estimate(lambda result: result.completion_tokens),
+        models=_make_model_plans(drawn, trial),
     )
 
 
-def _steady_s(warm_up: Trial, trial: Trial) -> float:
+def _steady_state_s(warmup: Trial, trial: Trial) -> float:
     """How long the first lines would have taken later."""
     later = {
-        model: fmean(map(trial.seconds_of, answers)) for model, answers in trial.by_model().items()
+        model: fmean(map(trial.get_busy_seconds, answers))
+        for model, answers in trial.group_by_model().items()
     }
-    return sum(later.get(model_of(work), 0.0) for work, _ in warm_up.finished)
+    return sum(later.get(get_named_model(item), 0.0) for item, _ in warmup.results)
 
 
-def _models(drawn: Sample, trial: Trial) -> tuple[ModelPlan, ...]:
+def _make_model_plans(drawn: Sample, trial: Trial) -> tuple[ModelPlan, ...]:
     plans = [
         ModelPlan(
             model=model,
             lines=drawn.sizes[model],
             sampled=len(answers),
-            seconds_a_line=fmean(map(trial.seconds_of, answers)),
-            completion_tokens=fmean(finished.completion_tokens for finished in answers),
+            seconds_a_line=fmean(map(trial.get_busy_seconds, answers)),
+            completion_tokens=fmean(result.completion_tokens for result in answers),
         )
-        for model, answers in trial.by_model().items()
+        for model, answers in trial.group_by_model().items()
     ]
     return tuple(sorted(plans, key=lambda plan: -plan.lines * plan.seconds_a_line))

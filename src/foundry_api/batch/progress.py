@@ -12,9 +12,9 @@ from foundry_api.batch.engine import EngineState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from foundry_api.batch.types import Finished
+    from foundry_api.batch.types import BatchLineResult
 
-__all__ = ["BatchProgress", "Meter", "Phase"]
+__all__ = ["BatchProgress", "Phase", "ProgressMeter"]
 
 Phase = Literal["checking", "running", "waiting", "publishing"]
 
@@ -64,19 +64,19 @@ class BatchProgress:
         return self.done + self.failed
 
     @property
-    def left(self) -> int | None:
+    def remaining(self) -> int | None:
         """Lines that are not finished; None while the total is not known."""
         return None if self.total is None else max(self.total - self.finished, 0)
 
     @property
-    def left_s(self) -> float | None:
+    def eta_s(self) -> float | None:
         """Seconds that the rest takes at the speed of lately; None while that is not known."""
-        if self.left is None or not self.lines_per_s:
+        if self.remaining is None or not self.lines_per_s:
             return None
-        return self.left / self.lines_per_s
+        return self.remaining / self.lines_per_s
 
 
-class Meter:
+class ProgressMeter:
     """Counts what finishes, and how fast.
 
     Args:
@@ -90,17 +90,17 @@ class Meter:
         tokens: Tokens of the answers since it began.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.done = self.failed = self.shared = self.resumed = self.tokens = 0
         self._lines = 0
-        self._clock = clock
-        self._began = clock()
-        self._marks: deque[tuple[float, int, int]] = deque([(self._began, 0, 0)])
+        self._monotonic = monotonic
+        self._started_at = monotonic()
+        self._marks: deque[tuple[float, int, int]] = deque([(self._started_at, 0, 0)])
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since it began."""
-        return self._clock() - self._began
+        return self._monotonic() - self._started_at
 
     @property
     def lines(self) -> int:
@@ -112,17 +112,17 @@ class Meter:
         self.done, self.failed, self.shared = done, failed, shared
         self.resumed = done + failed
 
-    def count(self, finished: Finished) -> None:
+    def count(self, result: BatchLineResult) -> None:
         """One more line is finished."""
-        self.failed += finished.failed
-        self.done += not finished.failed
-        self.shared += finished.shared and not finished.failed
-        self.tokens += 0 if finished.shared else finished.completion_tokens
+        self.failed += result.failed
+        self.done += not result.failed
+        self.shared += result.shared and not result.failed
+        self.tokens += 0 if result.shared else result.completion_tokens
         self._lines += 1
 
-    def rates(self) -> tuple[float, float] | None:
+    def compute_rates(self) -> tuple[float, float] | None:
         """Lines and tokens a second, lately; None before anything finished."""
-        now = self._clock()
+        now = self._monotonic()
         if now - self._marks[-1][0] >= RATE_STEP_S:
             self._marks.append((now, self._lines, self.tokens))
         while len(self._marks) > 1 and now - self._marks[1][0] >= RATE_WINDOW_S:
@@ -132,11 +132,11 @@ class Meter:
             return None
         return (self._lines - lines) / (now - since), (self.tokens - tokens) / (now - since)
 
-    def progress(
+    def make_progress(
         self, phase: Phase, *, total: int | None = None, engine: EngineState | None = None
     ) -> BatchProgress:
         """How far it is now."""
-        lines_per_s, tokens_per_s = self.rates() or (None, None)
+        lines_per_s, tokens_per_s = self.compute_rates() or (None, None)
         return BatchProgress(
             phase=phase,
             done=self.done,

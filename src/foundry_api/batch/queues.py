@@ -7,25 +7,25 @@ from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from foundry_api.batch.types import Finished
+    from foundry_api.batch.types import BatchLineResult
 
-__all__ = ["InOrder", "Outlet", "Waiting"]
+__all__ = ["GroupedQueue", "ReorderBuffer", "ResultBuffer"]
 
 
 _T = TypeVar("_T")
 
-FOR_ONE_MODEL = 64
+ONE_GROUP_CAPACITY = 64
 """Lines that wait where all are for the same model: enough never to wait for the reading."""
 
-FOR_SEVERAL = 512
+SEVERAL_GROUPS_CAPACITY = 512
 """Lines among which those for the same model are found. A model that is loaded answers twice as
 many until it is unloaded: those that come meanwhile are found too."""
 
-MOST_OVERTAKEN = 8 * FOR_SEVERAL
+MAX_SKIPS = 8 * SEVERAL_GROUPS_CAPACITY
 """Lines of the present model that may overtake the first one of another."""
 
 
-class Waiting(Generic[_T]):
+class GroupedQueue(Generic[_T]):
     """A bounded queue that changes from one group to the next as seldom as it can.
 
     In each group it is first in, first out, but for those that are given back: they are the next.
@@ -33,38 +33,38 @@ class Waiting(Generic[_T]):
 
     def __init__(self) -> None:
         self._groups: dict[str, deque[_T]] = {}
-        self._present: str | None = None
-        self._first: str | None = None
-        self._several = False
+        self._current_group: str | None = None
+        self._first_group: str | None = None
+        self._has_several_groups = False
         self._count = 0
-        self._overtaken = 0
+        self._skips = 0
 
     def __len__(self) -> int:
         return self._count
 
     @property
-    def bound(self) -> int:
+    def capacity(self) -> int:
         """How many may wait. That is for who puts to heed."""
-        return FOR_SEVERAL if self._several else FOR_ONE_MODEL
+        return SEVERAL_GROUPS_CAPACITY if self._has_several_groups else ONE_GROUP_CAPACITY
 
     @property
-    def several(self) -> bool:
+    def has_several_groups(self) -> bool:
         """Whether there was more than one group so far."""
-        return self._several
+        return self._has_several_groups
 
     def put(self, item: _T, group: str) -> None:
         """Let something wait."""
-        self._group(group).append(item)
+        self._get_queue(group).append(item)
 
-    def give_back(self, item: _T, group: str) -> None:
+    def push_front(self, item: _T, group: str) -> None:
         """Let something that had its turn wait ahead of its group."""
-        self._group(group).appendleft(item)
+        self._get_queue(group).appendleft(item)
 
     def take(self) -> _T | None:
         """What comes next; None if nothing waits."""
         if not self._count:
             return None
-        group = self._next_group()
+        group = self._select_group()
         queue = self._groups[group]
         item = queue.popleft()
         if not queue:
@@ -72,37 +72,37 @@ class Waiting(Generic[_T]):
         self._count -= 1
         return item
 
-    def _next_group(self) -> str:
-        present = self._present
-        if present in self._groups and (len(self._groups) == 1 or self._may_overtake()):
-            return present
+    def _select_group(self) -> str:
+        current = self._current_group
+        if current in self._groups and (len(self._groups) == 1 or self._may_stay_in_group()):
+            return current
         # The first one is not the present one, which went to the end when its turn began.
-        chosen = self._present = next(iter(self._groups))
+        chosen = self._current_group = next(iter(self._groups))
         self._groups[chosen] = self._groups.pop(chosen)
-        self._overtaken = 0
+        self._skips = 0
         return chosen
 
-    def _may_overtake(self) -> bool:
-        self._overtaken += 1
-        return self._overtaken <= MOST_OVERTAKEN
+    def _may_stay_in_group(self) -> bool:
+        self._skips += 1
+        return self._skips <= MAX_SKIPS
 
-    def _group(self, group: str) -> deque[_T]:
+    def _get_queue(self, group: str) -> deque[_T]:
         self._count += 1
-        self._first = self._first or group
-        self._several = self._several or group != self._first
+        self._first_group = self._first_group or group
+        self._has_several_groups = self._has_several_groups or group != self._first_group
         return self._groups.setdefault(group, deque())
 
 
 _R = TypeVar("_R")
 
-ROOM = 128
+MAX_READY = 128
 """Results that may wait, so that the services are busy while somebody writes the last ones."""
 
-REORDER = 512
+REORDER_WINDOW = 512
 """Lines that may be begun ahead of the first one that is not finished, where order is kept."""
 
 
-class Outlet(Generic[_R]):
+class ResultBuffer(Generic[_R]):
     """Gives out results.
 
     Args:
@@ -112,54 +112,54 @@ class Outlet(Generic[_R]):
     def __init__(self, *, ordered: bool) -> None:
         self._ordered = ordered
         self._ready: deque[_R] = deque()
-        self._early: dict[int, _R] = {}
-        self._next = 0
+        self._out_of_order: dict[int, _R] = {}
+        self._next_index = 0
 
     def __len__(self) -> int:
         """How many can be taken now."""
         return len(self._ready)
 
     @property
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         """Whether more may be made."""
-        return len(self._ready) < ROOM
+        return len(self._ready) < MAX_READY
 
-    def admits(self, index: int) -> bool:
+    def accepts(self, index: int) -> bool:
         """Whether a line may be begun."""
-        return not self._ordered or index < self._next + REORDER
+        return not self._ordered or index < self._next_index + REORDER_WINDOW
 
     def put(self, index: int, result: _R) -> None:
         """Let a result be taken, once it is its turn."""
         if not self._ordered:
             self._ready.append(result)
             return
-        self._early[index] = result
-        while self._next in self._early:
-            self._ready.append(self._early.pop(self._next))
-            self._next += 1
+        self._out_of_order[index] = result
+        while self._next_index in self._out_of_order:
+            self._ready.append(self._out_of_order.pop(self._next_index))
+            self._next_index += 1
 
     def take(self) -> _R:
         """The next result; there is one if this has a length."""
         return self._ready.popleft()
 
 
-class InOrder:
+class ReorderBuffer:
     """Holds lines back until all before them have come, within the bounded window of an outlet."""
 
     def __init__(self) -> None:
-        self._outlet = Outlet["Finished"](ordered=True)
-        self._moved = asyncio.Event()
+        self._buffer = ResultBuffer["BatchLineResult"](ordered=True)
+        self._advanced = asyncio.Event()
 
-    async def room(self, index: int) -> None:
+    async def wait_for_capacity(self, index: int) -> None:
         """Wait until a line may begin. Lines begin in their order."""
-        while not self._outlet.admits(index):
-            self._moved.clear()
-            await self._moved.wait()
+        while not self._buffer.accepts(index):
+            self._advanced.clear()
+            await self._advanced.wait()
 
-    def put(self, finished: Finished) -> list[Finished]:
+    def put(self, result: BatchLineResult) -> list[BatchLineResult]:
         """Take a line; those whose turn has come are given back, in order."""
-        self._outlet.put(finished.index, finished)
-        ready = [self._outlet.take() for _ in range(len(self._outlet))]
+        self._buffer.put(result.index, result)
+        ready = [self._buffer.take() for _ in range(len(self._buffer))]
         if ready:
-            self._moved.set()
+            self._advanced.set()
         return ready

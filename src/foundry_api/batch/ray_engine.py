@@ -6,15 +6,15 @@ import logging
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from foundry_api.batch.cluster.cluster import cluster
+from foundry_api.batch.cluster.cluster import connect_cluster
 from foundry_api.batch.engine import EngineState
 from foundry_api.types.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Callable
 
-    from foundry_api.batch.cluster.driver import ClusterRun
-    from foundry_api.batch.types import Finished, Work
+    from foundry_api.batch.cluster.driver import ClusterRunner
+    from foundry_api.batch.types import BatchLineResult, WorkItem
 
 __all__ = ["RayEngine"]
 
@@ -46,47 +46,47 @@ class RayEngine:
         *,
         address: str | None = None,
         settings: Settings | None = None,
-        attempts: int = 3,
+        max_attempts: int = 3,
         patience_s: float = 600.0,
         dedupe: bool = False,
-        tell: Callable[[str], None] = log.info,
+        on_notice: Callable[[str], None] = log.info,
     ) -> None:
         self._address = address
         self._settings = settings or Settings.from_environment()
-        self._attempts = attempts
+        self._max_attempts = max_attempts
         self._patience_s = patience_s
         self._dedupe = dedupe
-        self._tell = tell
-        self._run: ClusterRun | None = None
+        self._on_notice = on_notice
+        self._runner: ClusterRunner | None = None
 
-    async def answers(self, works: AsyncIterable[Work], /) -> AsyncGenerator[Finished]:
-        """See `BatchEngine.answers`.
+    async def run(self, items: AsyncIterable[WorkItem], /) -> AsyncGenerator[BatchLineResult]:
+        """See `BatchEngine.run`.
 
         Raises:
             BatchError: Ray is not installed, or the cluster cannot be joined or fails.
-            FoundryError: As `BatchEngine.answers` says.
+            FoundryError: As `BatchEngine.run` says.
         """
-        async with cluster(self._address):
+        async with connect_cluster(self._address):
             # They import Ray, which may not be there before.
-            from foundry_api.batch.cluster.driver import ClusterRun  # noqa: PLC0415
+            from foundry_api.batch.cluster.driver import ClusterRunner  # noqa: PLC0415
             from foundry_api.batch.cluster.remote import ActorOptions  # noqa: PLC0415
 
             options = ActorOptions(
                 settings=self._settings,
-                attempts=self._attempts,
+                max_attempts=self._max_attempts,
                 patience_s=self._patience_s,
             )
-            self._run = ClusterRun(options, self._tell, dedupe=self._dedupe)
+            self._runner = ClusterRunner(options, self._on_notice, dedupe=self._dedupe)
             try:
-                async with aclosing(self._run.answers(works)) as answers:
-                    async for finished in answers:
-                        yield finished
+                async with aclosing(self._runner.run(items)) as answers:
+                    async for result in answers:
+                        yield result
             finally:
-                self._run = None
+                self._runner = None
 
     def drain(self) -> None:
         """The nodes finish what they have: it is no more than keeps them busy."""
 
     def state(self) -> EngineState:
         """See `BatchEngine.state`."""
-        return EngineState() if self._run is None else self._run.state()
+        return EngineState() if self._runner is None else self._runner.state()

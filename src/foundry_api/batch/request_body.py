@@ -23,7 +23,7 @@ from foundry_api.types.checks import (
     instructions,
 )
 from foundry_api.types.errors import InvalidRequest
-from foundry_api.types.values import shown
+from foundry_api.types.values import format_value
 from foundry_api.wire.dialects.base import BAD_JSON
 
 if TYPE_CHECKING:
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MEMBERS",
-    "checked_body",
-    "chosen_tool",
-    "is_plain_chat",
-    "nearest",
-    "parsed_members",
-    "turns",
+    "is_simple_chat",
+    "parse_members",
+    "parse_messages",
+    "parse_tool_choice",
+    "suggest_nearest",
+    "validate_body",
 ]
 
 
-class _Turn(msgspec.Struct, forbid_unknown_fields=True):
+class _Message(msgspec.Struct, forbid_unknown_fields=True):
     role: Literal["system", "user", "assistant"]
     content: str
 
 
 class _Chat(msgspec.Struct, forbid_unknown_fields=True):
-    messages: Annotated[list[_Turn], Meta(min_length=1)]
+    messages: Annotated[list[_Message], Meta(min_length=1)]
     model: str | UnsetType = UNSET
     max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | UnsetType = UNSET
     temperature: Annotated[float, Meta(ge=0, le=MAX_TEMPERATURE)] | UnsetType = UNSET
@@ -57,7 +57,7 @@ class _Chat(msgspec.Struct, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=-MAX_SEED - 1, le=MAX_SEED)] | UnsetType = UNSET
 
 
-def is_plain_chat(body: Mapping[str, Any]) -> bool:
+def is_simple_chat(body: Mapping[str, Any]) -> bool:
     """Whether a chat completion is certainly one that the service can't refuse for its form.
 
     Of the others this says nothing. It takes a tenth of the time of a look at each member, which
@@ -70,7 +70,7 @@ def is_plain_chat(body: Mapping[str, Any]) -> bool:
         chat = msgspec.convert(body, _Chat)
     except (msgspec.ValidationError, UnicodeEncodeError):  # half a surrogate pair is the second
         return False
-    texts = [turn.content for turn in chat.messages]
+    texts = [message.content for message in chat.messages]
     if chat.model is not UNSET:
         texts.append(chat.model)
     return all(map(_is_sendable, texts))
@@ -85,31 +85,33 @@ def _is_sendable(text: str) -> bool:
     return not text.isspace() and bool(text) and "\0" not in text
 
 
-_UNREAD = {"refusal", "annotations", "audio", "function_call", "name", "reasoning_content"}
+_UNREAD_MEMBERS = {"refusal", "annotations", "audio", "function_call", "name", "reasoning_content"}
 """Members that OpenAI's answers have, and that no Foundry service reads."""
 
 
-def turns(messages: object) -> list[Any]:
+def parse_messages(messages: object) -> list[Any]:
     """Messages without what no service reads, for the client to check the rest.
 
     Raises:
         InvalidRequest: They are no list.
     """
     if not isinstance(messages, list):
-        raise InvalidRequest(f"messages is {shown(messages)}, not a list", field="messages")
-    return [_turn(each) for each in cast("list[object]", messages)]
+        raise InvalidRequest(f"messages is {format_value(messages)}, not a list", field="messages")
+    return [_parse_message(message) for message in cast("list[object]", messages)]
 
 
-def _turn(message: Any) -> Any:
+def _parse_message(message: Any) -> Any:
     if not isinstance(message, dict):
         return message
-    told = cast("Mapping[str, Any]", message)
-    turn = {
-        name: value for name, value in told.items() if value is not None and name not in _UNREAD
+    members = cast("Mapping[str, Any]", message)
+    parsed = {
+        name: value
+        for name, value in members.items()
+        if value is not None and name not in _UNREAD_MEMBERS
     }
-    if turn.get("role") == "developer":
-        turn["role"] = "system"
-    return turn
+    if parsed.get("role") == "developer":
+        parsed["role"] = "system"
+    return parsed
 
 
 if TYPE_CHECKING:
@@ -121,7 +123,7 @@ MAX_PENALTY = 2.0
 MAX_INT = 2**31 - 1
 
 
-def checked_body(url: BatchUrl, body: Body) -> dict[str, Any]:
+def validate_body(url: BatchUrl, body: Body) -> dict[str, Any]:
     """A body that the service can't refuse for its form.
 
     Args:
@@ -135,17 +137,17 @@ def checked_body(url: BatchUrl, body: Body) -> dict[str, Any]:
         InvalidRequest: A member is unknown, missing, or at fault; `.field` names it.
         FoundryError: What it asks for is in no generation of the service.
     """
-    if url == CHAT_URL and is_plain_chat(body):
+    if url == CHAT_URL and is_simple_chat(body):
         return dict(body)
-    known = _KNOWN[url]
-    kept = {name: value for name, value in body.items() if _asks(url, name, value)}
-    for name, value in kept.items():
+    known = _MEMBER_CHECKS[url]
+    members = {name: value for name, value in body.items() if _check_member(url, name, value)}
+    for name, value in members.items():
         known[name](name, value)
-    _WHOLE[url](kept)
-    return kept
+    _BODY_CHECKS[url](members)
+    return members
 
 
-def chosen_tool(value: object) -> str | None:
+def parse_tool_choice(value: object) -> str | None:
     """OpenAI's `tool_choice` as `client.chat` takes it: the name of the tool, not an object.
 
     Raises:
@@ -165,7 +167,7 @@ def chosen_tool(value: object) -> str | None:
             )
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def suggest_nearest(name: str, known: Iterable[str]) -> str:
     """What somebody may have meant, in brackets; nothing where that is anyone's guess.
 
     Args:
@@ -176,51 +178,56 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def _asks(url: BatchUrl, name: str, value: object) -> bool:
+def _check_member(url: BatchUrl, name: str, value: object) -> bool:
     """Whether a member asks for anything.
 
     Raises:
         InvalidRequest: It asks for what no service does.
     """
-    if name in _KNOWN[url]:
+    if name in _MEMBER_CHECKS[url]:
         return value is not None
-    if name not in _IDLE:
+    if name not in _IGNORED_MEMBERS:
         raise InvalidRequest(
-            f"{name} is no member of a request to {url}{nearest(name, _KNOWN[url])}",
+            f"{name} is no member of a request to {url}"
+            f"{suggest_nearest(name, _MEMBER_CHECKS[url])}",
             field=name,
-            hint=f"It has {', '.join(_KNOWN[url])}.",
+            hint=f"It has {', '.join(_MEMBER_CHECKS[url])}.",
         )
-    if not any(value == idle and type(value) is type(idle) for idle in (None, *_IDLE[name])):
+    if not any(
+        value == ignored and type(value) is type(ignored)
+        for ignored in (None, *_IGNORED_MEMBERS[name])
+    ):
         raise InvalidRequest(
-            f"{name} is {_told(value)}, {_WHY.get(name, _UNHEEDED)}",
+            f"{name} is {_format_json(value)}, "
+            f"{_UNSUPPORTED_REASONS.get(name, _UNSUPPORTED_REASON)}",
             field=name,
             hint="Leave it out.",
         )
     return False
 
 
-def _whole_chat(body: Body) -> None:
+def _check_chat(body: Body) -> None:
     chat_request(
-        turns(_needed(body, "messages")),
+        parse_messages(_require(body, "messages")),
         max_tokens=body.get("max_tokens"),
         temperature=body.get("temperature"),
         top_p=body.get("top_p"),
         seed=body.get("seed"),
         stop=body.get("stop"),
         tools=body.get("tools"),
-        tool_choice=chosen_tool(body.get("tool_choice")),
+        tool_choice=parse_tool_choice(body.get("tool_choice")),
     )
 
 
-def _whole_response(body: Body) -> None:
+def _check_response(body: Body) -> None:
     # Images and the Responses API's own forms, which few batches have.
-    from foundry_api.core.responses import responding  # noqa: PLC0415
+    from foundry_api.core.responses import build_operation  # noqa: PLC0415
 
-    responding(_needed(body, "input"), cast("ResponseOptions", body))
+    build_operation(_require(body, "input"), cast("ResponseOptions", body))
 
 
-def _whole_embedding(body: Body) -> None:
-    texts = _needed(body, "input")
+def _check_embedding(body: Body) -> None:
+    texts = _require(body, "input")
     if isinstance(texts, str):
         check_text("input", texts)
         return
@@ -235,13 +242,13 @@ def _whole_embedding(body: Body) -> None:
         check_text(f"input[{index}]", text)
 
 
-def _needed(body: Body, name: str) -> Any:
+def _require(body: Body, name: str) -> Any:
     if name not in body:
         raise InvalidRequest(f"{name} is missing", field=name)
     return body[name]
 
 
-def _told(value: object) -> str:
+def _format_json(value: object) -> str:
     """A value as it is written in JSON, where it can be."""
     try:
         return msgspec.json.encode(value).decode()
@@ -249,114 +256,120 @@ def _told(value: object) -> str:
         return repr(value)
 
 
-def _later(name: str, value: object) -> None:
+def _check_later(name: str, value: object) -> None:
     """Checked with the whole body."""
 
 
-def _list(name: str, value: object) -> None:
+def _check_list(name: str, value: object) -> None:
     if not isinstance(value, list):
         raise InvalidRequest(f"{name} is no list", field=name)
 
 
-def _objects(name: str, value: object) -> None:
-    _list(name, value)
-    for index, each in enumerate(cast("list[object]", value)):
-        _object(f"{name}[{index}]", each)
+def _check_objects(name: str, value: object) -> None:
+    _check_list(name, value)
+    for index, item in enumerate(cast("list[object]", value)):
+        _check_object(f"{name}[{index}]", item)
 
 
-def _object(name: str, value: object) -> None:
+def _check_object(name: str, value: object) -> None:
     if not isinstance(value, dict):
         raise InvalidRequest(f"{name} is no JSON object", field=name)
 
 
-def _typed(name: str, value: object) -> None:
-    _object(name, value)
+def _check_typed_object(name: str, value: object) -> None:
+    _check_object(name, value)
     check_text(f"{name}.type", cast("dict[str, Any]", value).get("type"))
 
 
-def _labels(name: str, value: object) -> None:
+def _check_metadata(name: str, value: object) -> None:
     """1.x and 2.x refuse labels that are no texts, one of them with a 500."""
-    _object(name, value)
+    _check_object(name, value)
     for label, text in cast("dict[str, Any]", value).items():
         if not isinstance(text, str):
             field = f"{name}.{label}"
-            raise InvalidRequest(f"{field} is {shown(text)}, not a text", field=field)
+            raise InvalidRequest(f"{field} is {format_value(text)}, not a text", field=field)
 
 
-def _boolean(name: str, value: object) -> None:
+def _check_boolean(name: str, value: object) -> None:
     if not isinstance(value, bool):
-        raise InvalidRequest(f"{name} is {shown(value)}, neither true nor false", field=name)
+        raise InvalidRequest(f"{name} is {format_value(value)}, neither true nor false", field=name)
 
 
-def _text_or_list(name: str, value: object) -> None:
+def _check_text_or_list(name: str, value: object) -> None:
     if not isinstance(value, str):
-        _list(name, value)
+        _check_list(name, value)
 
 
-def _text_or_object(name: str, value: object) -> None:
+def _check_text_or_object(name: str, value: object) -> None:
     if not isinstance(value, str):
-        _object(name, value)
+        _check_object(name, value)
 
 
-def _encoding(name: str, value: object) -> None:
+def _check_encoding_format(name: str, value: object) -> None:
     if value not in ("float", "base64"):
-        raise InvalidRequest(f"{name} is {shown(value)}, neither float nor base64", field=name)
+        raise InvalidRequest(
+            f"{name} is {format_value(value)}, neither float nor base64", field=name
+        )
 
 
-def _penalty(name: str, value: object) -> None:
+def _check_penalty(name: str, value: object) -> None:
     check_range(name, value, -MAX_PENALTY, MAX_PENALTY)
 
 
-def _whole_number(low: int, high: int) -> Check:
+def _make_int_check(low: int, high: int) -> Check:
     return lambda name, value: check_whole(name, value, low, high)
 
 
-_EVERYWHERE: Mapping[str, Check] = {"model": check_text, "user": check_text}
-_SAMPLED: Mapping[str, Check] = {
-    "temperature": _later,
-    "top_p": _later,
-    "seed": _later,
-    "tools": _objects,
-    "tool_choice": _text_or_object,
-    "parallel_tool_calls": _boolean,
-    "frequency_penalty": _penalty,
-    "presence_penalty": _penalty,
-    "metadata": _labels,
+_COMMON_MEMBERS: Mapping[str, Check] = {"model": check_text, "user": check_text}
+_SAMPLING_MEMBERS: Mapping[str, Check] = {
+    "temperature": _check_later,
+    "top_p": _check_later,
+    "seed": _check_later,
+    "tools": _check_objects,
+    "tool_choice": _check_text_or_object,
+    "parallel_tool_calls": _check_boolean,
+    "frequency_penalty": _check_penalty,
+    "presence_penalty": _check_penalty,
+    "metadata": _check_metadata,
 }
-_KNOWN: Mapping[BatchUrl, Mapping[str, Check]] = {
+_MEMBER_CHECKS: Mapping[BatchUrl, Mapping[str, Check]] = {
     CHAT_URL: {
-        "messages": _objects,
-        "max_tokens": _later,
-        "max_completion_tokens": _whole_number(1, MAX_INT),
-        "stop": _text_or_list,
-        "response_format": _typed,
-        "top_k": _whole_number(1, MAX_INT),
-        "random_seed": _whole_number(-MAX_SEED - 1, MAX_SEED),
-        **_SAMPLED,
-        **_EVERYWHERE,
+        "messages": _check_objects,
+        "max_tokens": _check_later,
+        "max_completion_tokens": _make_int_check(1, MAX_INT),
+        "stop": _check_text_or_list,
+        "response_format": _check_typed_object,
+        "top_k": _make_int_check(1, MAX_INT),
+        "random_seed": _make_int_check(-MAX_SEED - 1, MAX_SEED),
+        **_SAMPLING_MEMBERS,
+        **_COMMON_MEMBERS,
     },
     RESPONSES_URL: {
-        "input": _text_or_list,
+        "input": _check_text_or_list,
         "instructions": instructions,
-        "max_output_tokens": _later,
-        "text": _object,
-        "reasoning": _object,
+        "max_output_tokens": _check_later,
+        "text": _check_object,
+        "reasoning": _check_object,
         "previous_response_id": check_text,
-        "store": _boolean,
-        **_SAMPLED,
-        **_EVERYWHERE,
+        "store": _check_boolean,
+        **_SAMPLING_MEMBERS,
+        **_COMMON_MEMBERS,
     },
-    EMBEDDINGS_URL: {"input": _later, "encoding_format": _encoding, **_EVERYWHERE},
+    EMBEDDINGS_URL: {
+        "input": _check_later,
+        "encoding_format": _check_encoding_format,
+        **_COMMON_MEMBERS,
+    },
 }
 """The members that a body may have, and who checks each of them."""
 
-_WHOLE: Mapping[BatchUrl, Callable[[Body], None]] = {
-    CHAT_URL: _whole_chat,
-    RESPONSES_URL: _whole_response,
-    EMBEDDINGS_URL: _whole_embedding,
+_BODY_CHECKS: Mapping[BatchUrl, Callable[[Body], None]] = {
+    CHAT_URL: _check_chat,
+    RESPONSES_URL: _check_response,
+    EMBEDDINGS_URL: _check_embedding,
 }
 
-_IDLE: Mapping[str, tuple[Any, ...]] = {
+_IGNORED_MEMBERS: Mapping[str, tuple[Any, ...]] = {
     "background": (False,),
     "dimensions": (),
     "include": ([],),
@@ -377,48 +390,48 @@ _IDLE: Mapping[str, tuple[Any, ...]] = {
 }
 """Members of OpenAI's that no generation heeds, and the values with which they ask for nothing."""
 
-_UNHEEDED = "which no Foundry Local heeds"
-_WHY: Mapping[str, str] = {
+_UNSUPPORTED_REASON = "which no Foundry Local heeds"
+_UNSUPPORTED_REASONS: Mapping[str, str] = {
     "stream": "but the answers of a batch come whole",
     "stream_options": "but the answers of a batch come whole",
     "n": "but the service gives one answer to a request",
     "dimensions": "but a model's vectors have the length that they have",
 }
 
-MEMBERS: frozenset[str] = frozenset(_IDLE).union(*(_KNOWN[url] for url in URLS))
+MEMBERS: frozenset[str] = frozenset(_IGNORED_MEMBERS).union(*(_MEMBER_CHECKS[url] for url in URLS))
 """The members that a body may have on one route or another."""
 
 
-def parsed_members(told: Iterable[str]) -> dict[str, Any]:
+def parse_members(arguments: Iterable[str]) -> dict[str, Any]:
     r"""The members; of a name that comes twice, the last.
 
     A value is JSON where it can be read as such, else text: `max_tokens=50`, `stop=["\n"]`,
     `user=me`. A text that looks like JSON is put in quotes: `user='"7"'`.
 
     Args:
-        told: Each as NAME=VALUE.
+        arguments: Each as NAME=VALUE.
 
     Raises:
         InvalidRequest: One has no `=`, or no body has such a member.
     """
-    return dict(map(_parsed, told))
+    return dict(map(_parse_member, arguments))
 
 
-def _parsed(told: str) -> tuple[str, Any]:
-    name, equals, value = told.partition("=")
+def _parse_member(argument: str) -> tuple[str, Any]:
+    name, equals, value = argument.partition("=")
     name = name.strip()
     if not equals or not name:
         raise InvalidRequest(
-            f"{told!r} is not NAME=VALUE", field="set", hint="Such as --set max_tokens=50."
+            f"{argument!r} is not NAME=VALUE", field="set", hint="Such as --set max_tokens=50."
         )
     if name not in MEMBERS:
         raise InvalidRequest(
-            f"{name} is no member of a request{nearest(name, MEMBERS)}", field="set"
+            f"{name} is no member of a request{suggest_nearest(name, MEMBERS)}", field="set"
         )
-    return name, _value(value)
+    return name, _parse_value(value)
 
 
-def _value(text: str) -> Any:
+def _parse_value(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except BAD_JSON:

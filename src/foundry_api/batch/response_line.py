@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.batch.types import Finished
+from foundry_api.batch.types import BatchLineResult
 from foundry_api.types.messages import Completion, Usage
 from foundry_api.types.results import Embeddings
 
@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from foundry_api.types.messages import Timings
     from foundry_api.types.results import Response, Vector
 
-__all__ = ["answer_body", "answer_line", "facts_of", "failed_line", "failure_line", "renamed_line"]
+__all__ = [
+    "error_line",
+    "error_result",
+    "metadata_from",
+    "response_body",
+    "success_line",
+    "with_custom_id",
+]
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -36,7 +43,7 @@ class _Response(msgspec.Struct):
     body: msgspec.Raw
 
 
-class _Written(msgspec.Struct):
+class _OutputLine(msgspec.Struct):
     """A line as it is written, as far as it names its request."""
 
     id: str
@@ -45,15 +52,15 @@ class _Written(msgspec.Struct):
     error: msgspec.Raw
 
 
-_DECODER = msgspec.json.Decoder(_Written)
+_DECODER = msgspec.json.Decoder(_OutputLine)
 
-FIRST_ERROR = 400
+MIN_ERROR_STATUS = 400
 ID_DIGITS = 32
-_COMPLETION = b'{"id":"chatcmpl-'
+_COMPLETION_PREFIX = b'{"id":"chatcmpl-'
 """What the body of a chat completion begins with, before its `ID_DIGITS` digits."""
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ResultMetadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is told of an answer beside it.
 
     Attributes:
@@ -75,11 +82,11 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     shared: bool = False
 
 
-def facts_of(answer: BatchAnswer) -> Facts:
+def metadata_from(answer: BatchAnswer) -> ResultMetadata:
     """What is told of an answer beside it."""
     usage = answer.usage or Usage()
     timings: Timings | None = answer.timings
-    return Facts(
+    return ResultMetadata(
         model=answer.model,
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
@@ -90,7 +97,7 @@ def facts_of(answer: BatchAnswer) -> Facts:
     )
 
 
-def answer_body(request: BatchRequest, answer: BatchAnswer, at: float) -> bytes:
+def response_body(request: BatchRequest, answer: BatchAnswer, at: float) -> bytes:
     """The object that the request's route answers with, as JSON.
 
     Args:
@@ -99,15 +106,15 @@ def answer_body(request: BatchRequest, answer: BatchAnswer, at: float) -> bytes:
         at: When it came, in seconds since the epoch.
     """
     if isinstance(answer, Completion):
-        return _ENCODER.encode(_completion(answer, at))
+        return _ENCODER.encode(_chat_completion_body(answer, at))
     if isinstance(answer, Embeddings):
-        return _ENCODER.encode(_embeddings(request, answer))
-    return _response(answer)
+        return _ENCODER.encode(_embeddings_body(request, answer))
+    return _response_object(answer)
 
 
-def answer_line(request: BatchRequest, body: bytes) -> bytes:
+def success_line(request: BatchRequest, body: bytes) -> bytes:
     """The line of the output for an answered request."""
-    name = _drawn_id()
+    name = _random_id()
     return _ENCODER.encode(
         {
             "id": f"batch_req_{name}",
@@ -115,33 +122,33 @@ def answer_line(request: BatchRequest, body: bytes) -> bytes:
             "response": {
                 "status_code": 200,
                 "request_id": f"req_{name}",
-                "body": _with_id(body, name),
+                "body": _replace_id(body, name),
             },
             "error": None,
         }
     )
 
 
-def renamed_line(line: bytes, custom_id: str) -> bytes:
+def with_custom_id(line: bytes, custom_id: str) -> bytes:
     """The same line, answered or failed, for another request that asks the same."""
-    written = _DECODER.decode(line)
-    name = _drawn_id()
-    written.id, written.custom_id = f"batch_req_{name}", custom_id
-    if written.response is not None:
-        written.response.request_id = f"req_{name}"
-        written.response.body = _with_id(written.response.body, name)
-    return _ENCODER.encode(written)
+    output_line = _DECODER.decode(line)
+    name = _random_id()
+    output_line.id, output_line.custom_id = f"batch_req_{name}", custom_id
+    if output_line.response is not None:
+        output_line.response.request_id = f"req_{name}"
+        output_line.response.body = _replace_id(output_line.response.body, name)
+    return _ENCODER.encode(output_line)
 
 
-def failure_line(custom_id: str | None, error: FoundryError) -> bytes:
+def error_line(custom_id: str | None, error: FoundryError) -> bytes:
     """The line of the error file for a request that failed.
 
     Args:
         custom_id: Its own name, if it is known.
         error: Why it failed.
     """
-    name = _drawn_id()
-    told = {
+    name = _random_id()
+    error_body = {
         "code": type(error).__name__,
         "message": error.message,
         "hint": error.hint or None,
@@ -151,13 +158,13 @@ def failure_line(custom_id: str | None, error: FoundryError) -> bytes:
         {
             "id": f"batch_req_{name}",
             "custom_id": custom_id,
-            "response": _refusal(name, error, told),
-            "error": told,
+            "response": _error_response(name, error, error_body),
+            "error": error_body,
         }
     )
 
 
-def failed_line(
+def error_result(
     index: int,
     digest: int,
     custom_id: str | None,
@@ -166,7 +173,7 @@ def failed_line(
     at: float,
     model: str = "",
     duration_s: float = 0.0,
-) -> Finished:
+) -> BatchLineResult:
     """A line that failed for good.
 
     Args:
@@ -178,10 +185,10 @@ def failed_line(
         model: The model that was asked for.
         duration_s: From its first attempt to its end.
     """
-    return Finished(
+    return BatchLineResult(
         index=index,
         digest=digest,
-        output=failure_line(custom_id, error),
+        output=error_line(custom_id, error),
         failed=True,
         at=at,
         model=error.model or model,
@@ -191,11 +198,18 @@ def failed_line(
     )
 
 
-def _refusal(name: str, error: FoundryError, told: dict[str, Any]) -> dict[str, Any] | None:
+def _error_response(
+    name: str, error: FoundryError, error_body: dict[str, Any]
+) -> dict[str, Any] | None:
     """What the service answered, where it refused. An error in a stream came with a success."""
-    if error.status is None or error.status < FIRST_ERROR:
+    if error.status is None or error.status < MIN_ERROR_STATUS:
         return None
-    body = {"message": told["message"], "type": told["code"], "param": told["param"], "code": None}
+    body = {
+        "message": error_body["message"],
+        "type": error_body["code"],
+        "param": error_body["param"],
+        "code": None,
+    }
     return {
         "status_code": error.status,
         "request_id": f"req_{name}",
@@ -203,8 +217,8 @@ def _refusal(name: str, error: FoundryError, told: dict[str, Any]) -> dict[str, 
     }
 
 
-def _completion(answer: Completion[Any], at: float) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": _content(answer)}
+def _chat_completion_body(answer: Completion[Any], at: float) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": _message_content(answer)}
     message["refusal"] = answer.refusal or None
     if answer.reasoning:
         message["reasoning_content"] = answer.reasoning
@@ -217,7 +231,7 @@ def _completion(answer: Completion[Any], at: float) -> dict[str, Any]:
         "finish_reason": answer.finish_reason,
     }
     return {
-        "id": f"chatcmpl-{_drawn_id()}",
+        "id": f"chatcmpl-{_random_id()}",
         "object": "chat.completion",
         "created": int(at),
         "model": answer.model,
@@ -226,7 +240,7 @@ def _completion(answer: Completion[Any], at: float) -> dict[str, Any]:
     }
 
 
-def _content(answer: Completion[Any]) -> str | None:
+def _message_content(answer: Completion[Any]) -> str | None:
     """The text; where JSON was asked for, that alone, without what a model may have put around."""
     if answer.tool_calls:
         return answer.content or None
@@ -239,25 +253,25 @@ def _content(answer: Completion[Any]) -> str | None:
     return answer.content
 
 
-def _response(answer: Response) -> bytes:
+def _response_object(answer: Response) -> bytes:
     """The service's own object, with what the client knows better."""
     raw: Any = msgspec.json.decode(answer.raw) if answer.raw else {}
-    told: dict[str, Any] = {
-        "id": f"resp_{_drawn_id()}",
+    members: dict[str, Any] = {
+        "id": f"resp_{_random_id()}",
         "object": "response",
         "created_at": answer.created_at,
         "output": [],
-        "usage": answer.usage and _response_usage(answer.usage),
+        "usage": answer.usage and _usage_members(answer.usage),
         **raw,
         "status": answer.status,
         "model": answer.model,
     }
     if answer.incomplete_reason is not None:
-        told["incomplete_details"] = {"reason": answer.incomplete_reason}
-    return _ENCODER.encode(told)
+        members["incomplete_details"] = {"reason": answer.incomplete_reason}
+    return _ENCODER.encode(members)
 
 
-def _response_usage(usage: Usage) -> dict[str, int]:
+def _usage_members(usage: Usage) -> dict[str, int]:
     return {
         "input_tokens": usage.prompt_tokens,
         "output_tokens": usage.completion_tokens,
@@ -265,7 +279,7 @@ def _response_usage(usage: Usage) -> dict[str, int]:
     }
 
 
-def _embeddings(request: BatchRequest, answer: Embeddings) -> dict[str, Any]:
+def _embeddings_body(request: BatchRequest, answer: Embeddings) -> dict[str, Any]:
     in_base64 = request.body.get("encoding_format") == "base64"
     usage = answer.usage or Usage()
     return {
@@ -274,7 +288,7 @@ def _embeddings(request: BatchRequest, answer: Embeddings) -> dict[str, Any]:
             {
                 "object": "embedding",
                 "index": index,
-                "embedding": _base64(vector) if in_base64 else vector,
+                "embedding": _encode_base64(vector) if in_base64 else vector,
             }
             for index, vector in enumerate(answer.vectors)
         ],
@@ -283,18 +297,18 @@ def _embeddings(request: BatchRequest, answer: Embeddings) -> dict[str, Any]:
     }
 
 
-def _base64(vector: Vector) -> str:
+def _encode_base64(vector: Vector) -> str:
     """Four bytes a number, the lowest first, as OpenAI's libraries read them."""
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
-def _drawn_id() -> str:
+def _random_id() -> str:
     return secrets.token_hex(ID_DIGITS // 2)
 
 
-def _with_id(body: bytes | msgspec.Raw, name: str) -> msgspec.Raw:
+def _replace_id(body: bytes | msgspec.Raw, name: str) -> msgspec.Raw:
     """A body with an id of its own: one answer may be given to several lines that ask alike."""
     body = bytes(body)
-    if body.startswith(_COMPLETION):
-        body = _COMPLETION + name.encode() + body[len(_COMPLETION) + ID_DIGITS :]
+    if body.startswith(_COMPLETION_PREFIX):
+        body = _COMPLETION_PREFIX + name.encode() + body[len(_COMPLETION_PREFIX) + ID_DIGITS :]
     return msgspec.Raw(body)

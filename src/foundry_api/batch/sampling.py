@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import NormalDist, fmean, variance
 from typing import TYPE_CHECKING
 
-from foundry_api.batch.types import Work
+from foundry_api.batch.types import WorkItem
 from foundry_api.types.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -16,11 +16,19 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.sources import Source
 
-__all__ = ["CONFIDENCE", "Estimate", "Part", "Sample", "draw", "model_of", "total_of"]
+__all__ = [
+    "CONFIDENCE",
+    "Estimate",
+    "Sample",
+    "Stratum",
+    "draw_sample",
+    "estimate_total",
+    "get_named_model",
+]
 
 
-TELL_EVERY = 1000
-FEWEST_OF_A_MODEL = 2
+REPORT_EVERY = 1000
+MIN_PER_MODEL = 2
 
 
 @dataclass(slots=True)
@@ -31,16 +39,18 @@ class Sample:
         total: Lines of the input.
         bad: Of these, the ones that cannot be asked.
         sizes: Lines that ask each model; the empty name stands for those that name none.
-        works: What was drawn of each model's lines.
+        items: What was drawn of each model's lines.
     """
 
     total: int = 0
     bad: int = 0
     sizes: dict[str, int] = field(default_factory=dict[str, int])
-    works: dict[str, list[Work]] = field(default_factory=dict[str, list[Work]])
+    items: dict[str, list[WorkItem]] = field(default_factory=dict[str, list[WorkItem]])
 
 
-def draw(source: Source, count: int, random: Random, tell: Callable[[int], object]) -> Sample:
+def draw_sample(
+    source: Source, count: int, random: Random, on_progress: Callable[[int], object]
+) -> Sample:
     """Read the whole input once, and draw from it. Blocking.
 
     Memory holds `count` lines of each model at most.
@@ -49,51 +59,51 @@ def draw(source: Source, count: int, random: Random, tell: Callable[[int], objec
         source: The input.
         count: How many lines to draw; each model has two at least, if it has so many.
         random: Draws them.
-        tell: Called now and then with how many lines were read.
+        on_progress: Called now and then with how many lines were read.
 
     Raises:
         BatchInputInvalid: The file cannot be read.
     """
     sample = Sample()
-    for line in source.lines():
+    for line in source.iter_lines():
         sample.total += 1
-        if sample.total % TELL_EVERY == 0:
-            tell(sample.total)
+        if sample.total % REPORT_EVERY == 0:
+            on_progress(sample.total)
         try:
-            work = Work(line, source.request(line))
+            item = WorkItem(line, source.parse_request(line))
         except InvalidRequest:
             sample.bad += 1
             continue
-        _offer(sample, work, count, random)
-    for model, works in sample.works.items():
-        random.shuffle(works)
-        del works[_quota(sample, model, count) :]
+        _reservoir_offer(sample, item, count, random)
+    for model, items in sample.items.items():
+        random.shuffle(items)
+        del items[_stratum_size(sample, model, count) :]
     return sample
 
 
-def model_of(work: Work) -> str:
+def get_named_model(item: WorkItem) -> str:
     """The model that a line asks; empty if it names none."""
-    return str(work.request.body.get("model") or "")
+    return str(item.request.body.get("model") or "")
 
 
-def _offer(sample: Sample, work: Work, count: int, random: Random) -> None:
+def _reservoir_offer(sample: Sample, item: WorkItem, count: int, random: Random) -> None:
     """Keep a line with the chance that all lines of its model have."""
-    model = model_of(work)
+    model = get_named_model(item)
     seen = sample.sizes[model] = sample.sizes.get(model, 0) + 1
-    kept = sample.works.setdefault(model, [])
-    if len(kept) < count:
-        kept.append(work)
+    reservoir = sample.items.setdefault(model, [])
+    if len(reservoir) < count:
+        reservoir.append(item)
     elif (place := random.randrange(seen)) < count:
-        kept[place] = work
+        reservoir[place] = item
 
 
-def _quota(sample: Sample, model: str, count: int) -> int:
+def _stratum_size(sample: Sample, model: str, count: int) -> int:
     share = sample.sizes[model] / max(1, sample.total - sample.bad)
-    return max(FEWEST_OF_A_MODEL, round(count * share))
+    return max(MIN_PER_MODEL, round(count * share))
 
 
 CONFIDENCE = 0.95
-FEWEST = 2
+MIN_SAMPLE = 2
 """Values of which a spread can be told."""
 
 
@@ -111,17 +121,17 @@ class Estimate:
     likely: float
     high: float
 
-    def times(self, factor: float) -> Estimate:
+    def scale(self, factor: float) -> Estimate:
         """As much, so many times."""
         return Estimate(low=self.low * factor, likely=self.likely * factor, high=self.high * factor)
 
-    def plus(self, more: float) -> Estimate:
+    def add(self, value: float) -> Estimate:
         """So much more."""
-        return Estimate(low=self.low + more, likely=self.likely + more, high=self.high + more)
+        return Estimate(low=self.low + value, likely=self.likely + value, high=self.high + value)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Stratum:
     """A part of a whole, whose members resemble each other more than those of other parts do.
 
     Attributes:
@@ -133,40 +143,40 @@ class Part:
     sample: Sequence[float]
 
 
-def total_of(parts: Iterable[Part]) -> Estimate:
+def estimate_total(strata: Iterable[Stratum]) -> Estimate:
     """The sum of a number over all members of all parts.
 
     Each part's mean is taken for all its members. How far off that may be follows from how much
     the sample's values differ; the members that were drawn are known, so they add nothing.
     """
     likely = spread = 0.0
-    freedom = 0
-    for part in parts:
-        if not part.sample:
+    degrees_of_freedom = 0
+    for stratum in strata:
+        if not stratum.sample:
             continue
-        likely += part.size * fmean(part.sample)
-        spread += _uncertainty(part)
-        freedom += max(len(part.sample) - 1, 0)
-    off = _student(freedom) * math.sqrt(spread) if spread else 0.0
-    return Estimate(low=max(0.0, likely - off), likely=likely, high=likely + off)
+        likely += stratum.size * fmean(stratum.sample)
+        spread += _estimate_variance(stratum)
+        degrees_of_freedom += max(len(stratum.sample) - 1, 0)
+    margin = _student_quantile(degrees_of_freedom) * math.sqrt(spread) if spread else 0.0
+    return Estimate(low=max(0.0, likely - margin), likely=likely, high=likely + margin)
 
 
-def _uncertainty(part: Part) -> float:
+def _estimate_variance(stratum: Stratum) -> float:
     """The variance of a part's estimated sum."""
-    drawn = len(part.sample)
-    if drawn < FEWEST or drawn >= part.size:
+    drawn = len(stratum.sample)
+    if drawn < MIN_SAMPLE or drawn >= stratum.size:
         return 0.0
-    return part.size**2 * variance(part.sample) / drawn * (1 - drawn / part.size)
+    return stratum.size**2 * variance(stratum.sample) / drawn * (1 - drawn / stratum.size)
 
 
-def _student(freedom: int) -> float:
+def _student_quantile(degrees_of_freedom: int) -> float:
     """How many standard errors a mean is off at most: the quantile of Student's t.
 
     The normal quantile, corrected by the terms of Cornish and Fisher; from 3 degrees of freedom on
     it is right to within 1 %. Fewer count as 3: such a sample tells little either way.
     """
     z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    n = max(freedom, 3)
+    n = max(degrees_of_freedom, 3)
     first = (z**3 + z) / 4
     second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384

@@ -14,22 +14,28 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from foundry_api.batch.async_tools import closed_after
-from foundry_api.batch.failures import Doubt, Outage, is_for_all, is_of_service, next_step
-from foundry_api.batch.queues import Outlet, Waiting
-from foundry_api.batch.task import Ticket
+from foundry_api.batch.async_tools import closing_iter
+from foundry_api.batch.failures import (
+    Outage,
+    WithheldFailures,
+    affects_all_lines,
+    is_service_fault,
+    next_action,
+)
+from foundry_api.batch.queues import GroupedQueue, ResultBuffer
+from foundry_api.batch.task import TaskState
 from foundry_api.types.errors import BatchError, ClientClosed, FoundryError, SilenceTimeout
 from foundry_api.types.user_code import UserCode, describe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 
-    from foundry_api.batch.dedupe import Kept
+    from foundry_api.batch.dedupe import LruResults
     from foundry_api.batch.task import BatchTask
     from foundry_api.client.client import FoundryAPIClient
     from foundry_api.core.service_pool import Service
 
-__all__ = ["Allowance", "Conditions", "Pump", "pump_of", "wanted_of"]
+__all__ = ["ConcurrencyWindow", "RetryPolicy", "Scheduler", "desired_concurrency", "make_scheduler"]
 
 
 _R = TypeVar("_R")
@@ -37,7 +43,7 @@ _R = TypeVar("_R")
 log = logging.getLogger("foundry_api")
 
 
-class Pump(Generic[_R]):
+class Scheduler(Generic[_R]):
     """Answers tasks, once.
 
     Args:
@@ -52,45 +58,49 @@ class Pump(Generic[_R]):
 
     def __init__(
         self,
-        allowance: Allowance,
+        window: ConcurrencyWindow,
         outage: Outage,
         *,
-        attempts: int,
-        reachable: Callable[[], Awaitable[bool]],
-        kept: Kept[_R] | None = None,
+        max_attempts: int,
+        is_reachable: Callable[[], Awaitable[bool]],
+        shared_results: LruResults[_R] | None = None,
         ordered: bool = False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._allowance = allowance
+        self._window = window
         self._outage = outage
-        self._attempts = attempts
-        self._reachable = reachable
-        self._kept = kept
+        self._max_attempts = max_attempts
+        self._is_reachable = is_reachable
+        self._shared_results = shared_results
         self._sleep = sleep
-        self._outlet: Outlet[_R] = Outlet(ordered=ordered)
-        self._doubt: Doubt[tuple[Ticket[_R], _R]] = Doubt()
-        self._waiting: Waiting[Ticket[_R]] = Waiting()
-        self._suspects: deque[Ticket[_R]] = deque()
-        self._flying: dict[Ticket[_R], asyncio.Task[_R]] = {}
+        self._buffer: ResultBuffer[_R] = ResultBuffer(ordered=ordered)
+        self._withheld: WithheldFailures[tuple[TaskState[_R], _R]] = WithheldFailures()
+        self._queue: GroupedQueue[TaskState[_R]] = GroupedQueue()
+        self._quarantine: deque[TaskState[_R]] = deque()
+        self._in_flight: dict[TaskState[_R], asyncio.Task[_R]] = {}
         self._groups: Counter[str] = Counter()
-        self._leaders: dict[bytes, Ticket[_R]] = {}
-        self._following = 0
-        self._quiet = False  # nothing is started before all that is in flight has ended
-        self._isolated = False  # what is in flight has to be alone
-        self._witness = False  # after a conviction another line has to show that the service lives
+        self._leaders: dict[bytes, TaskState[_R]] = {}
+        self._follower_count = 0
+        self._draining_for_isolation = (
+            False  # nothing is started before all that is in flight has ended
+        )
+        self._isolation_active = False  # what is in flight has to be alone
+        self._needs_liveness_check = (
+            False  # after a conviction another line has to show that the service lives
+        )
         self._pause: asyncio.Task[None] | None = None
-        self._fed = False
+        self._input_done = False
         self._draining = False
         self._failure: BaseException | None = None
-        self._broken: BaseException | None = None  # what the source of the tasks raised
-        self._room, self._news = asyncio.Event(), asyncio.Event()
+        self._source_error: BaseException | None = None  # what the source of the tasks raised
+        self._capacity_event, self._progress_event = asyncio.Event(), asyncio.Event()
 
     @property
     def queued(self) -> int:
         """Tasks that were taken and wait for their turn."""
-        return len(self._waiting) + len(self._suspects) + self._following
+        return len(self._queue) + len(self._quarantine) + self._follower_count
 
-    async def results(self, tasks: AsyncIterable[BatchTask[_R]]) -> AsyncGenerator[_R]:
+    async def run(self, tasks: AsyncIterable[BatchTask[_R]]) -> AsyncGenerator[_R]:
         """The results. Closing this ends what is in flight.
 
         Raises:
@@ -99,325 +109,327 @@ class Pump(Generic[_R]):
             FoundryError: The services were away for too long, or no task can be answered.
         """
         feeder = asyncio.create_task(self._feed(tasks))
-        feeder.add_done_callback(self._end_of_feed)
+        feeder.add_done_callback(self._on_input_end)
         try:
             while True:
-                while self._outlet:
-                    result = self._outlet.take()
-                    self._start()
+                while self._buffer:
+                    result = self._buffer.take()
+                    self._start_tasks()
                     yield result
                 if self._failure is not None:
                     raise self._failure
-                if self._is_over():
+                if self._is_finished():
                     if not self._draining:  # else what is in doubt is left, like what waits
-                        self._release()
-                    if self._outlet:
+                        self._release_withheld()
+                    if self._buffer:
                         continue
-                    if self._broken is not None:
-                        raise self._broken
+                    if self._source_error is not None:
+                        raise self._source_error
                     return
-                self._news.clear()
-                await self._news.wait()
+                self._progress_event.clear()
+                await self._progress_event.wait()
         finally:
-            await self._end(feeder)
+            await self._aclose(feeder)
 
     def drain(self) -> None:
         """Begin nothing more; what is in flight still gives its results."""
         self._draining = True
-        self._news.set()
+        self._progress_event.set()
 
     async def _feed(self, tasks: AsyncIterable[BatchTask[_R]]) -> None:
         code = UserCode()
         try:
-            async with closed_after(tasks):
+            async with closing_iter(tasks):
                 async for task in tasks:
-                    while not self._admits(task):
-                        self._room.clear()
-                        await self._room.wait()
-                    self._waiting.put(Ticket(task), task.group)
-                    self._start()
+                    while not self._can_accept(task):
+                        self._capacity_event.clear()
+                        await self._capacity_event.wait()
+                    self._queue.put(TaskState(task), task.group)
+                    self._start_tasks()
         except (asyncio.CancelledError, GeneratorExit) as error:
-            if not code.raised(error):
+            if not code.is_own_failure(error):
                 raise
             raise BatchError(
                 f"the requests broke off with {describe(error)}, though nobody ended the batch",
                 hint="See the exception that this was raised from, and correct their source.",
             ) from error
 
-    def _admits(self, task: BatchTask[_R]) -> bool:
-        return self.queued < self._waiting.bound and self._outlet.admits(task.index)
+    def _can_accept(self, task: BatchTask[_R]) -> bool:
+        return self.queued < self._queue.capacity and self._buffer.accepts(task.index)
 
-    def _end_of_feed(self, feeder: asyncio.Task[None]) -> None:
-        self._fed = True
+    def _on_input_end(self, feeder: asyncio.Task[None]) -> None:
+        self._input_done = True
         if not feeder.cancelled() and (error := feeder.exception()) is not None:
-            self._broken = error
+            self._source_error = error
             self._draining = True  # what is in flight still gives its results
-        self._news.set()
+        self._progress_event.set()
 
-    def _is_over(self) -> bool:
+    def _is_finished(self) -> bool:
         if self._draining:
-            return not self._flying
-        return self._fed and not (self._flying or self._pause or self.queued)
+            return not self._in_flight
+        return self._input_done and not (self._in_flight or self._pause or self.queued)
 
-    def _start(self) -> None:
+    def _start_tasks(self) -> None:
         """Start as many as may be in flight."""
-        while (ticket := self._next()) is not None:
-            if not self._share(ticket):
-                self._begin(ticket)
-        self._room.set()
+        while (state := self._next_task()) is not None:
+            if not self._dedupe(state):
+                self._start_task(state)
+        self._capacity_event.set()
 
-    def _next(self) -> Ticket[_R] | None:
+    def _next_task(self) -> TaskState[_R] | None:
         if self._failure is not None or self._pause is not None or self._draining:
             return None
-        if not self._outlet.has_room:
+        if not self._buffer.has_capacity:
             return None
-        if self._suspects or self._quiet or self._isolated:
-            return None if self._flying else self._next_alone()
-        if not len(self._waiting) or len(self._flying) >= self._allowance.now:
+        if self._quarantine or self._draining_for_isolation or self._isolation_active:
+            return None if self._in_flight else self._next_isolated()
+        if not len(self._queue) or len(self._in_flight) >= self._window.current:
             return None
-        return self._waiting.take()
+        return self._queue.take()
 
-    def _next_alone(self) -> Ticket[_R] | None:
+    def _next_isolated(self) -> TaskState[_R] | None:
         """The next one, when nothing is in flight. A suspect is not joined by others."""
-        self._quiet, self._isolated = False, bool(self._suspects)
-        if self._witness and len(self._waiting):
-            self._witness = False
-            return self._waiting.take()
-        return self._suspects.popleft() if self._suspects else self._waiting.take()
+        self._draining_for_isolation, self._isolation_active = False, bool(self._quarantine)
+        if self._needs_liveness_check and len(self._queue):
+            self._needs_liveness_check = False
+            return self._queue.take()
+        return self._quarantine.popleft() if self._quarantine else self._queue.take()
 
-    def _share(self, ticket: Ticket[_R]) -> bool:
+    def _dedupe(self, state: TaskState[_R]) -> bool:
         """Whether an identical task's answer is known, or waited for now."""
-        task, kept = ticket.task, self._kept
-        if kept is None or task.key is None:
+        task, shared_results = state.task, self._shared_results
+        if shared_results is None or task.key is None:
             return False
-        if (result := kept.get(task.key)) is not None:
-            self._outlet.put(task.index, task.shared(result))
-            self._news.set()
+        if (result := shared_results.get(task.key)) is not None:
+            self._buffer.put(task.index, task.make_shared_result(result))
+            self._progress_event.set()
             return True
-        leader = self._leaders.setdefault(task.key, ticket)
-        if leader is ticket:
+        leader = self._leaders.setdefault(task.key, state)
+        if leader is state:
             return False
         leader.followers.append(task)
-        self._following += 1
+        self._follower_count += 1
         return True
 
-    def _begin(self, ticket: Ticket[_R]) -> None:
-        flying, group = self._flying, ticket.task.group
-        ticket.alone = not flying
-        if len(flying) == 1:
-            next(iter(flying)).alone = False
-        ticket.mixed = len(self._groups) > (group in self._groups)
-        ticket.unreached = False
+    def _start_task(self, state: TaskState[_R]) -> None:
+        in_flight, group = self._in_flight, state.task.group
+        state.ran_alone = not in_flight
+        if len(in_flight) == 1:
+            next(iter(in_flight)).ran_alone = False
+        state.ran_with_other_models = len(self._groups) > (group in self._groups)
+        state.service_unreachable = False
         self._groups[group] += 1
-        flying[ticket] = task = asyncio.create_task(self._run(ticket))
-        task.add_done_callback(partial(self._ended, ticket))
+        in_flight[state] = task = asyncio.create_task(self._run_task(state))
+        task.add_done_callback(partial(self._on_task_done, state))
 
-    async def _run(self, ticket: Ticket[_R]) -> _R:
+    async def _run_task(self, state: TaskState[_R]) -> _R:
         try:
-            return await ticket.task.run()
+            return await state.task.run()
         except SilenceTimeout:
             # Of one line that takes too long, or of a service that hangs with all of them?
-            ticket.unreached = not await self._reachable()
+            state.service_unreachable = not await self._is_reachable()
             raise
 
-    def _ended(self, ticket: Ticket[_R], done: asyncio.Task[_R]) -> None:
-        del self._flying[ticket]
-        self._left(ticket.task.group)
+    def _on_task_done(self, state: TaskState[_R], done: asyncio.Task[_R]) -> None:
+        del self._in_flight[state]
+        self._on_group_left(state.task.group)
         if done.cancelled():
-            self._stop(ClientClosed("the calls of the batch were cancelled"))
+            self._abort(ClientClosed("the calls of the batch were cancelled"))
         elif (error := done.exception()) is None:
-            self._answered(ticket, done.result())
+            self._on_success(state, done.result())
         elif isinstance(error, FoundryError):
-            self._after(ticket, error)
+            self._handle_failure(state, error)
         else:  # a mistake of ours
-            self._stop(error)
-        self._start()
-        self._news.set()
+            self._abort(error)
+        self._start_tasks()
+        self._progress_event.set()
 
-    def _left(self, group: str) -> None:
+    def _on_group_left(self, group: str) -> None:
         self._groups[group] -= 1
         if not self._groups[group]:
             del self._groups[group]
 
-    def _answered(self, ticket: Ticket[_R], result: _R) -> None:
-        self._witness = False
-        self._outage.ended()
-        self._allowance.answered()
-        self._release()
-        if self._kept is not None and ticket.task.key is not None:
-            self._kept.put(ticket.task.key, result)
-        self._finish(ticket, result)
+    def _on_success(self, state: TaskState[_R], result: _R) -> None:
+        self._needs_liveness_check = False
+        self._outage.reset()
+        self._window.on_answered()
+        self._release_withheld()
+        if self._shared_results is not None and state.task.key is not None:
+            self._shared_results.put(state.task.key, result)
+        self._finish(state, result)
 
-    def _after(self, ticket: Ticket[_R], error: FoundryError) -> None:
-        step = next_step(ticket, error, self._attempts)
-        group = ticket.task.group
-        if step == "fail":
-            self._fail(ticket, error)
-        elif step == "stop":
-            self._stop(error)
-        elif step == "alone":
-            self._suspects.append(ticket)
-        elif step == "later":
-            self._outage.reached()
-            self._waiting.put(ticket, group)
+    def _handle_failure(self, state: TaskState[_R], error: FoundryError) -> None:
+        action = next_action(state, error, self._max_attempts)
+        group = state.task.group
+        if action == "fail":
+            self._handle_final_failure(state, error)
+        elif action == "stop":
+            self._abort(error)
+        elif action == "isolate":
+            self._quarantine.append(state)
+        elif action == "requeue":
+            self._outage.on_reached()
+            self._queue.put(state, group)
         else:
-            self._waiting.give_back(ticket, group)
-            self._slow_down(step, error)
+            self._queue.push_front(state, group)
+            self._throttle(action, error)
 
-    def _slow_down(self, step: str, error: FoundryError) -> None:
-        if step == "drain":
-            self._quiet = True
-        elif step == "fewer" and self._flying:
-            self._allowance.cut(len(self._flying))
+    def _throttle(self, action: str, error: FoundryError) -> None:
+        if action == "drain":
+            self._draining_for_isolation = True
+        elif action == "reduce" and self._in_flight:
+            self._window.reduce(len(self._in_flight))
         elif self._pause is None:
-            self._allowance.cut(1)
-            self._wait(error)
+            self._window.reduce(1)
+            self._pause_for_outage(error)
 
-    def _wait(self, error: FoundryError) -> None:
+    def _pause_for_outage(self, error: FoundryError) -> None:
         try:
-            pause_s = self._outage.pause_s(error)
+            pause_s = self._outage.next_pause_s(error)
         except FoundryError as final:
-            self._stop(final)
+            self._abort(final)
             return
         level = logging.WARNING if self._outage.is_new else logging.DEBUG
         log.log(level, "the batch waits for a service: %s", error)
-        self._pause = asyncio.create_task(self._pausing(pause_s))
+        self._pause = asyncio.create_task(self._resume_after(pause_s))
 
-    async def _pausing(self, seconds: float) -> None:
+    async def _resume_after(self, seconds: float) -> None:
         await self._sleep(seconds)
         self._pause = None
-        self._start()
-        self._news.set()
+        self._start_tasks()
+        self._progress_event.set()
 
-    def _fail(self, ticket: Ticket[_R], error: FoundryError) -> None:
-        result = ticket.task.failed(error)
-        self._witness = is_of_service(error)
-        if not is_for_all(error) or (self._waiting.several and not is_of_service(error)):
-            self._finish(ticket, result)
+    def _handle_final_failure(self, state: TaskState[_R], error: FoundryError) -> None:
+        result = state.task.make_failed_result(error)
+        self._needs_liveness_check = is_service_fault(error)
+        if not affects_all_lines(error) or (
+            self._queue.has_several_groups and not is_service_fault(error)
+        ):
+            self._finish(state, result)
             return
         try:
-            released = self._doubt.failed(error, (ticket, result))
+            released = self._withheld.add(error, (state, result))
         except FoundryError as final:
-            self._stop(final)
+            self._abort(final)
             return
-        for each in released:
-            self._finish(*each)
+        for withheld in released:
+            self._finish(*withheld)
 
-    def _release(self) -> None:
-        for each in self._doubt.release():
-            self._finish(*each)
+    def _release_withheld(self) -> None:
+        for withheld in self._withheld.release():
+            self._finish(*withheld)
 
-    def _finish(self, ticket: Ticket[_R], result: _R) -> None:
-        task = ticket.task
-        self._outlet.put(task.index, result)
-        if self._leaders.get(task.key or b"") is ticket:
+    def _finish(self, state: TaskState[_R], result: _R) -> None:
+        task = state.task
+        self._buffer.put(task.index, result)
+        if self._leaders.get(task.key or b"") is state:
             del self._leaders[task.key or b""]
-        for follower in ticket.followers:
-            self._following -= 1
-            self._outlet.put(follower.index, follower.shared(result))
+        for follower in state.followers:
+            self._follower_count -= 1
+            self._buffer.put(follower.index, follower.make_shared_result(result))
 
-    def _stop(self, error: BaseException) -> None:
+    def _abort(self, error: BaseException) -> None:
         self._failure = self._failure or error
-        self._news.set()
+        self._progress_event.set()
 
-    async def _end(self, feeder: asyncio.Task[None]) -> None:
+    async def _aclose(self, feeder: asyncio.Task[None]) -> None:
         self._failure = self._failure or ClientClosed("the batch was left")
-        tasks: list[asyncio.Task[Any]] = [feeder, *self._flying.values()]
+        tasks: list[asyncio.Task[Any]] = [feeder, *self._in_flight.values()]
         tasks += [self._pause] if self._pause else []
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
 
 
-def wanted_of(services: Iterable[Service]) -> int:
+def desired_concurrency(services: Iterable[Service]) -> int:
     """So many lines keep services busy: those in flight, and as many again that wait for a turn.
 
     A limiter judges its limit only while calls wait all along, and each of those in flight may
     end in the same moment. Nothing is planned for a service that is away, unless all are.
     """
-    wanted = 0
+    desired = 0
     for service in services:
         if service.breaker.state == "closed" or service.breaker.due:
-            wanted += 2 * service.limiter.limit + 2
-    return wanted or 1
+            desired += 2 * service.limiter.limit + 2
+    return desired or 1
 
 
-class Allowance:
+class ConcurrencyWindow:
     """What is wanted, and less for a while after the services had too much to do or were away.
 
     Args:
         wanted: How many keep the services busy, now.
     """
 
-    def __init__(self, wanted: Callable[[], int]) -> None:
-        self._wanted = wanted
+    def __init__(self, get_desired: Callable[[], int]) -> None:
+        self._get_desired = get_desired
         self._cap: float | None = None
 
     @property
-    def now(self) -> int:
+    def current(self) -> int:
         """How many may be in flight."""
-        wanted = self._wanted()
+        desired = self._get_desired()
         if self._cap is None:
-            return wanted
-        if self._cap >= wanted:
+            return desired
+        if self._cap >= desired:
             self._cap = None
-            return wanted
+            return desired
         return int(self._cap)
 
-    def cut(self, to: int) -> None:
+    def reduce(self, limit: int) -> None:
         """Allow no more than so many, at least one."""
-        self._cap = max(1, to)
+        self._cap = max(1, limit)
 
-    def answered(self) -> None:
+    def on_answered(self) -> None:
         """A line was answered: once all of those in flight were, one more may be."""
         if self._cap is not None:
             self._cap += 1 / self._cap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conditions:
+class RetryPolicy:
     """When a line has failed for good, and when the services are gone for good.
 
     Attributes:
-        attempts: How often a line that failed for a passing reason is begun.
+        max_attempts: How often a line that failed for a passing reason is begun.
         patience_s: Seconds that all services may be away.
-        clock: Seconds of a monotonic clock.
+        monotonic: Seconds of a monotonic clock.
         sleep: Waits for so many seconds.
     """
 
-    attempts: int = 3
+    max_attempts: int = 3
     patience_s: float = 600.0
-    clock: Callable[[], float] = time.monotonic
+    monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
-def pump_of(
+def make_scheduler(
     client: FoundryAPIClient,
-    conditions: Conditions,
+    policy: RetryPolicy,
     *,
-    kept: Kept[_R] | None = None,
+    shared_results: LruResults[_R] | None = None,
     ordered: bool = False,
-) -> Pump[_R]:
+) -> Scheduler[_R]:
     """A pump that keeps a client's services busy.
 
     Args:
         client: Makes the calls.
-        conditions: When to give up.
-        kept: Where answers are kept for identical lines.
+        policy: When to give up.
+        shared_results: Where answers are kept for identical lines.
         ordered: Whether the results keep the order of the lines.
     """
-    return Pump(
-        Allowance(lambda: wanted_of(client.services)),
-        Outage(conditions.patience_s, conditions.clock),
-        attempts=conditions.attempts,
-        reachable=lambda: _reachable(client),
-        kept=kept,
+    return Scheduler(
+        ConcurrencyWindow(lambda: desired_concurrency(client.services)),
+        Outage(policy.patience_s, policy.monotonic),
+        max_attempts=policy.max_attempts,
+        is_reachable=lambda: _is_reachable(client),
+        shared_results=shared_results,
         ordered=ordered,
-        sleep=conditions.sleep,
+        sleep=policy.sleep,
     )
 
 
-async def _reachable(client: FoundryAPIClient) -> bool:
+async def _is_reachable(client: FoundryAPIClient) -> bool:
     """Whether one of the services tells its status."""
     for service in client.services:
         try:

@@ -12,29 +12,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 __all__ = [
-    "TIMES",
-    "ErrorFigures",
-    "Figures",
-    "ModelFigures",
-    "Moment",
-    "RunFigures",
-    "Second",
+    "LATENCY_BUCKETS",
+    "BatchStatistics",
+    "ErrorStatistics",
+    "ModelStatistics",
+    "RunStatistics",
+    "SecondStatistics",
     "Timeline",
+    "TimelineBucket",
 ]
 
 
-BUCKETS_OF_A_DECADE = 24
+BUCKETS_PER_DECADE = 24
 
-TIMES = tuple(
-    round(10.0 ** (step / BUCKETS_OF_A_DECADE), 9)
-    for step in range(-3 * BUCKETS_OF_A_DECADE, 4 * BUCKETS_OF_A_DECADE + 1)
+LATENCY_BUCKETS = tuple(
+    round(10.0 ** (step / BUCKETS_PER_DECADE), 9)
+    for step in range(-3 * BUCKETS_PER_DECADE, 4 * BUCKETS_PER_DECADE + 1)
 )
 """Bounds of buckets for times: 1 ms to 10,000 s, each a tenth above the one below, so that a
 quantile is told to within some percent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunFigures:
+class RunStatistics:
     """One run of the batch's command, or of one of several that share it.
 
     Attributes:
@@ -49,7 +49,7 @@ class RunFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
+class TimelineBucket:
     """What was finished in a stretch of time.
 
     Attributes:
@@ -70,7 +70,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorFigures:
+class ErrorStatistics:
     """One kind of failure.
 
     Attributes:
@@ -89,7 +89,7 @@ class ErrorFigures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFigures:
+class ModelStatistics:
     """What one model did.
 
     Attributes:
@@ -107,12 +107,12 @@ class ModelFigures:
     completion_tokens: int
 
 
-def _nothing() -> Distribution:
-    return Histogram(TIMES).told()
+def _empty_histogram() -> Distribution:
+    return Histogram(LATENCY_BUCKETS).told()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class BatchStatistics:
     """What a batch came to, over all its runs.
 
     Attributes:
@@ -137,12 +137,12 @@ class Figures:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     elapsed_s: float = 0.0
-    runs: tuple[RunFigures, ...] = ()
-    latency: Distribution = field(default_factory=_nothing)
-    time_to_first_token: Distribution = field(default_factory=_nothing)
-    throughput: tuple[Moment, ...] = ()
-    errors: tuple[ErrorFigures, ...] = ()
-    models: tuple[ModelFigures, ...] = ()
+    runs: tuple[RunStatistics, ...] = ()
+    latency: Distribution = field(default_factory=_empty_histogram)
+    time_to_first_token: Distribution = field(default_factory=_empty_histogram)
+    throughput: tuple[TimelineBucket, ...] = ()
+    errors: tuple[ErrorStatistics, ...] = ()
+    models: tuple[ModelStatistics, ...] = ()
 
     @property
     def lines_per_s(self) -> float:
@@ -155,12 +155,12 @@ class Figures:
         return self.completion_tokens / self.elapsed_s if self.elapsed_s else 0.0
 
 
-MOST_MOMENTS = 240
+MAX_BUCKETS = 240
 SPANS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 43_200, 86_400)
 
 
 @dataclass(frozen=True, slots=True)
-class Second:
+class SecondStatistics:
     """What was finished in one second.
 
     Attributes:
@@ -185,23 +185,23 @@ class Timeline:
         runs: In any order; they may overlap.
     """
 
-    def __init__(self, runs: Iterable[RunFigures]) -> None:
-        self._stretches = _united(runs)
-        lengths = [end - begin for begin, end in self._stretches]
-        self._before = [0.0, *accumulate(lengths)]
+    def __init__(self, runs: Iterable[RunStatistics]) -> None:
+        self._intervals = _merge_intervals(runs)
+        lengths = [end - begin for begin, end in self._intervals]
+        self._elapsed_before = [0.0, *accumulate(lengths)]
 
     @property
     def elapsed_s(self) -> float:
         """Seconds of work."""
-        return self._before[-1]
+        return self._elapsed_before[-1]
 
     @property
     def span_s(self) -> int:
         """How long a stretch is so that there are not too many."""
-        fitting = (span for span in SPANS_S if self.elapsed_s <= span * MOST_MOMENTS)
-        return next(fitting, int(self.elapsed_s / MOST_MOMENTS) + 1)
+        fitting = (span for span in SPANS_S if self.elapsed_s <= span * MAX_BUCKETS)
+        return next(fitting, int(self.elapsed_s / MAX_BUCKETS) + 1)
 
-    def moments(self, seconds: Iterable[Second]) -> tuple[Moment, ...]:
+    def make_buckets(self, seconds: Iterable[SecondStatistics]) -> tuple[TimelineBucket, ...]:
         """What was finished when. Stretches without anything are told, too.
 
         Args:
@@ -211,15 +211,17 @@ class Timeline:
         count = max(1, int(-(-self.elapsed_s // span)))
         sums = [[0, 0, 0, 0] for _ in range(count)]
         for second in seconds:
-            place = min(count - 1, int(self.worked_at(second.at + 0.5) / span))
-            told = (second.lines, second.failed, second.prompt_tokens, second.completion_tokens)
-            sums[place] = [old + new for old, new in zip(sums[place], told, strict=True)]
-        return tuple(self._moment(place * span, *each) for place, each in enumerate(sums))
+            place = min(count - 1, int(self.active_time_at(second.at + 0.5) / span))
+            values = (second.lines, second.failed, second.prompt_tokens, second.completion_tokens)
+            sums[place] = [old + new for old, new in zip(sums[place], values, strict=True)]
+        return tuple(
+            self._make_bucket(place * span, *bucket_sums) for place, bucket_sums in enumerate(sums)
+        )
 
-    def _moment(
+    def _make_bucket(
         self, at_s: float, lines: int, failed: int, prompt_tokens: int, completion_tokens: int
-    ) -> Moment:
-        return Moment(
+    ) -> TimelineBucket:
+        return TimelineBucket(
             at_s=at_s,
             span_s=max(0.001, min(self.span_s, self.elapsed_s - at_s)),
             lines=lines,
@@ -228,15 +230,15 @@ class Timeline:
             completion_tokens=completion_tokens,
         )
 
-    def worked_at(self, at: float) -> float:
+    def active_time_at(self, at: float) -> float:
         """The seconds of work before a moment; one between two runs counts to the one before."""
-        for (begin, end), before in zip(self._stretches, self._before, strict=False):
+        for (begin, end), before in zip(self._intervals, self._elapsed_before, strict=False):
             if at <= end:
                 return before + max(0.0, at - begin)
         return self.elapsed_s
 
 
-def _united(runs: Iterable[RunFigures]) -> Sequence[tuple[float, float]]:
+def _merge_intervals(runs: Iterable[RunStatistics]) -> Sequence[tuple[float, float]]:
     """The stretches of time in which at least one of them ran."""
     united: list[tuple[float, float]] = []
     for run in sorted(runs, key=lambda run: run.begun_at):

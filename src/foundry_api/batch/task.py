@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 if TYPE_CHECKING:
     from foundry_api.types.errors import FoundryError
 
-__all__ = ["BatchTask", "Ticket"]
+__all__ = ["BatchTask", "TaskState"]
 
 _R = TypeVar("_R")
 
@@ -38,34 +38,42 @@ class BatchTask(ABC, Generic[_R]):
         """
 
     @abstractmethod
-    def failed(self, error: FoundryError) -> _R:
+    def make_failed_result(self, error: FoundryError) -> _R:
         """The result of one that failed for good."""
 
     @abstractmethod
-    def shared(self, result: _R) -> _R:
+    def make_shared_result(self, result: _R) -> _R:
         """Its result, where that of an identical one is known."""
 
 
-class Ticket(Generic[_R]):
+class TaskState(Generic[_R]):
     """What a pump knows of a task.
 
     Attributes:
         task: What to do.
         tries: How often it failed for a passing reason.
-        deaths: How often the service died while nothing else was in flight.
-        alone: Whether nothing else was in flight during the last try.
-        mixed: Whether lines of other models were in flight when the last try began.
-        unreached: Whether the service did not even tell its status after the last try.
+        crashes: How often the service died while nothing else was in flight.
+        ran_alone: Whether nothing else was in flight during the last try.
+        ran_with_other_models: Whether lines of other models were in flight when the last try began.
+        service_unreachable: Whether the service did not even tell its status after the last try.
         followers: Identical ones that wait for its result.
     """
 
-    __slots__ = ("alone", "deaths", "followers", "mixed", "task", "tries", "unreached")
+    __slots__ = (
+        "crashes",
+        "followers",
+        "ran_alone",
+        "ran_with_other_models",
+        "service_unreachable",
+        "task",
+        "tries",
+    )
 
     def __init__(self, task: BatchTask[_R]) -> None:
         self.task = task
         self.tries = 0
-        self.deaths = 0
-        self.alone = False
-        self.mixed = False
-        self.unreached = False
+        self.crashes = 0
+        self.ran_alone = False
+        self.ran_with_other_models = False
+        self.service_unreachable = False
         self.followers: list[BatchTask[_R]] = []

@@ -29,18 +29,18 @@ __all__ = [
     "BatchAnswer",
     "BatchItem",
     "BatchKeywords",
+    "BatchLineResult",
     "BatchOptions",
     "BatchRequest",
     "BatchResult",
     "BatchUrl",
     "Failures",
-    "Finished",
     "InputOptions",
     "Line",
     "Prompt",
-    "Work",
-    "directory_of",
-    "route_of",
+    "WorkItem",
+    "get_journal_directory",
+    "parse_route",
 ]
 
 
@@ -55,7 +55,7 @@ _ROUTES: dict[str, BatchUrl] = {
 }
 
 
-def route_of(url: object) -> BatchUrl:
+def parse_route(url: object) -> BatchUrl:
     """The route that a request names. Azure's batch files leave `/v1` out.
 
     Raises:
@@ -101,14 +101,14 @@ class Line(msgspec.Struct, frozen=True):
     raw: Any
 
 
-class Work(msgspec.Struct, frozen=True):
+class WorkItem(msgspec.Struct, frozen=True):
     """A line that is understood, for an engine to answer."""
 
     line: Line
     request: BatchRequest
 
 
-class Finished(msgspec.Struct, frozen=True, kw_only=True):
+class BatchLineResult(msgspec.Struct, frozen=True, kw_only=True):
     """A line that is answered, or failed for good.
 
     Attributes:
@@ -197,7 +197,7 @@ SUFFIXES = (".jsonl", ".json", ".parquet")
 """What the error file leaves out of the output's name."""
 
 
-def directory_of(output: str | Path) -> Path:
+def get_journal_directory(output: str | Path) -> Path:
     """Where the journal of the batch with that output lies: beside the file itself, not a link."""
     if str(output) == STANDARD_STREAM:
         raise BatchInputInvalid(
@@ -205,11 +205,11 @@ def directory_of(output: str | Path) -> Path:
             field="output",
             hint="Name the file that the answers of the batch go to.",
         )
-    path = _file_of(output)
+    path = _get_file(output)
     return path.with_name(f"{path.name}.batch")
 
 
-def _file_of(output: str | Path) -> Path:
+def _get_file(output: str | Path) -> Path:
     path = followed(output)
     if not path.name:
         raise BatchInputInvalid(
@@ -259,7 +259,7 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
         dedupe: Whether identical requests run once.
         strict: Whether one bad line refuses the whole input.
         check: Whether the whole input is checked before anything runs.
-        attempts: How often a line that failed for a passing reason is begun before it counts as
+        max_attempts: How often a line that failed for a passing reason is begun before it counts as
             failed; default 3. Each of them is a call with retries of its own.
         patience_s: Seconds that all services may be away before the run is given up; default 600.
             Nothing is lost by that: the same command goes on.
@@ -274,7 +274,7 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     dedupe: bool = False
     strict: bool = False
     check: bool = True
-    attempts: int = 3
+    max_attempts: int = 3
     patience_s: float = 600.0
     report: str | None = None
 
@@ -286,7 +286,7 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def directory(self) -> Path:
         """Where the journal lies: beside the output, as `NAME.batch`."""
-        return directory_of(self.output)
+        return get_journal_directory(self.output)
 
     @property
     def absolute(self) -> BatchOptions:
@@ -304,7 +304,7 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def output_path(self) -> Path:
         """Where the answers go. A symbolic link is followed."""
-        return _file_of(self.output)
+        return _get_file(self.output)
 
     @property
     def errors_path(self) -> Path:
@@ -332,8 +332,7 @@ class BatchKeywords(CheckedOptions[_T], Generic[_T], total=False):
         errors: `results` (default) gives a request that failed as a result with an error, `raise`
             raises the first such error.
         dedupe: Whether identical requests are made once, and share their answer; default False.
-        attempts: How often a request that failed for a passing reason is begun before it counts as
-            failed; default 3. Each of them is a call with retries of its own.
+        max_attempts: How often a request that fails for a passing reason is tried; default 3. Each of them is a call with retries of its own.
         patience: Seconds that all services may be away before the batch is given up; default 600.
     """
 
@@ -341,5 +340,5 @@ class BatchKeywords(CheckedOptions[_T], Generic[_T], total=False):
     ordered: bool
     errors: Failures
     dedupe: bool
-    attempts: int
+    max_attempts: int
     patience: float

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from foundry_api.cli.options import Common, examples, output_options, pass_common
-from foundry_api.cli.output import print_fields, print_json, print_table, printable_line
+from foundry_api.cli.output import print_fields, print_json, print_table, sanitize_line
 from foundry_api.cli.session import settings_of
 from foundry_api.core.cache.sqlite import SqliteCache
 from foundry_api.observe.format import format_bytes, format_percent
@@ -82,9 +82,9 @@ def clear_command(common: Common, path: Path | None) -> None:
     if common.as_json:
         print_json({"file": str(file), "cleared": count})
     elif count:
-        click.echo(printable_line(f"{_answers(count)} deleted from {file}."))
+        click.echo(sanitize_line(f"{_answers(count)} deleted from {file}."))
     else:
-        click.echo(printable_line(f"No answers were kept in {file}."))
+        click.echo(sanitize_line(f"No answers were kept in {file}."))
 
 
 def _show(common: Common, path: Path | None) -> None:

@@ -12,7 +12,7 @@ import click
 from foundry_api.cli import errors
 from foundry_api.cli.conversation import Conversation
 from foundry_api.cli.options import Common, common_options, examples, pass_common
-from foundry_api.cli.output import is_terminal, print_json, printable
+from foundry_api.cli.output import is_terminal, print_json, sanitize
 from foundry_api.cli.printer import Speaker, Talker
 from foundry_api.cli.session import Session
 from foundry_api.cli.stdin import MARK, piped_text, read_text
@@ -205,4 +205,4 @@ def _edit_lines() -> None:
 
 
 def _tell(text: str) -> None:
-    click.echo(printable(text), err=True)
+    click.echo(sanitize(text), err=True)

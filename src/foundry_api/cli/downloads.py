@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from foundry_api.cli.output import is_terminal, printable_line
+from foundry_api.cli.output import is_terminal, sanitize_line
 from foundry_api.core.connection import find_model
 from foundry_api.observe.format import (
     format_duration,
@@ -92,7 +92,7 @@ def pull(session: Session, name: str, *, as_json: bool = False) -> Model:
                 f"{name} is stopped, with {format_percent(last[0])} here. "
                 "Pulling it again goes on from there."
             )
-    click.echo(printable_line(told), err=True)
+    click.echo(sanitize_line(told), err=True)
     raise KeyboardInterrupt
 
 
@@ -107,7 +107,7 @@ def _bar(name: str) -> Generator[Tell]:
         TextColumn("{task.fields[told]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(printable_line(name), total=100, told="asking for it ...")
+        task = bar.add_task(sanitize_line(name), total=100, told="asking for it ...")
         yield lambda now: bar.update(task, completed=now.percent, told=in_words(now))
 
 
@@ -122,7 +122,7 @@ def _lines(name: str, *, as_json: bool) -> Generator[Tell]:
         if time.monotonic() < due:
             return
         due = time.monotonic() + every_s
-        told = _json_line(name, now) if as_json else f"{printable_line(name)}: {in_words(now)}"
+        told = _json_line(name, now) if as_json else f"{sanitize_line(name)}: {in_words(now)}"
         click.echo(told, err=True)
 
     yield tell
@@ -151,7 +151,7 @@ def _wanted(session: Session, error: ModelNotCached) -> bool:
     if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         return False
     size = session.run(_size(session.client, error.model or ""))
-    click.echo(f"{printable_line(error.message)}.", err=True)
+    click.echo(f"{sanitize_line(error.message)}.", err=True)
     return click.confirm(f"Download it now{size}?", err=True)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from foundry_api.cli.output import OutputError, print_json, printable, printable_line
+from foundry_api.cli.output import OutputError, print_json, sanitize, sanitize_line
 from foundry_api.types.errors import (
     BatchInputInvalid,
     ConfigurationError,
@@ -32,7 +32,7 @@ def report(error: Exception, *, as_json: bool) -> int:
             tell(error)
             tell(output)
     elif isinstance(error, click.ClickException):
-        vars(error)["message"] = printable(error.message)  # typed as final; nobody else reads it
+        vars(error)["message"] = sanitize(error.message)  # typed as final; nobody else reads it
         error.show()
     else:
         tell(error)
@@ -43,11 +43,11 @@ def tell(error: Exception) -> None:
     """A failure in words, to standard error."""
     told = described(error)
     click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
-    click.echo(printable(_sentence(error, told)).replace("\n", "\n  "), err=True)
+    click.echo(sanitize(_sentence(error, told)).replace("\n", "\n  "), err=True)
     for problem in told.get("problems", ())[:MOST_PROBLEMS]:
-        click.echo(f"  {printable_line(problem)}", err=True)
+        click.echo(f"  {sanitize_line(problem)}", err=True)
     if told["hint"]:
-        click.echo(printable(told["hint"]), err=True)
+        click.echo(sanitize(told["hint"]), err=True)
 
 
 def described(error: Exception) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import click
 from foundry_api.cli.errors import tell
 from foundry_api.cli.health_view import line, sample_fields, summary_fields
 from foundry_api.cli.options import Common, common_options, examples, pass_common
-from foundry_api.cli.output import is_terminal, print_fields, print_json, printable_line
+from foundry_api.cli.output import is_terminal, print_fields, print_json, sanitize_line
 from foundry_api.cli.services import RunningService
 from foundry_api.cli.session import Session
 from foundry_api.monitor.monitor import AlertCommand, AlertWebhook, HealthMonitor
@@ -271,7 +271,7 @@ def _tell_summary(store: Path | None, *, as_json: bool) -> int:
     elif samples:
         _print_summary(str(store), samples[-1].status, summary)
     else:
-        click.echo(printable_line(f"There are no looks in {store}."))
+        click.echo(sanitize_line(f"There are no looks in {store}."))
     return 0
 
 
@@ -288,7 +288,7 @@ def _print_summary(title: str, status: str, summary: HealthSummary) -> None:
 
 
 def _print_line(sample: HealthSample) -> None:
-    click.echo(printable_line(line(sample)))
+    click.echo(sanitize_line(line(sample)))
     sys.stdout.flush()
 
 

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from foundry_api.cli.output import STATE_COLOURS, bars_for, printable, printable_line, sparkline
+from foundry_api.cli.output import STATE_COLOURS, bars_for, sanitize, sanitize_line, sparkline
 from foundry_api.cli.status import health_fields, memory
 from foundry_api.observe.format import (
     format_bytes,
@@ -203,7 +203,7 @@ class _Screen:
         told += [f"restarts {sample.restarts}"] if sample.restarts else []
         title = Text()
         title.append(f" {state} ", style=f"bold reverse {STATE_COLOURS[state]}")
-        title.append(f"  {printable_line('  '.join(filter(None, told)))}")
+        title.append(f"  {sanitize_line('  '.join(filter(None, told)))}")
         return _one_line(title)
 
     def _figures(self, width: int, bars: str) -> Table:
@@ -215,7 +215,7 @@ class _Screen:
         for name, now, values, floor in self._rows():
             line = sparkline(values, width, floor=floor, bars=bars)
             table.add_row(
-                Text(printable_line(name)), Text(printable_line(now)), Text(line, style="cyan")
+                Text(sanitize_line(name)), Text(sanitize_line(now)), Text(line, style="cyan")
             )
         return table
 
@@ -260,16 +260,16 @@ class _Screen:
         }
         for name, told in facts.items():
             if told and newest.generation is not None:
-                yield _one_line(Text(f"{name.ljust(LABEL + GAP)}{printable_line(told)}"))
+                yield _one_line(Text(f"{name.ljust(LABEL + GAP)}{sanitize_line(told)}"))
         if newest.detail:
-            yield Text(printable(newest.detail), style=STATE_COLOURS[newest.status])
+            yield Text(sanitize(newest.detail), style=STATE_COLOURS[newest.status])
 
     def _history(self) -> Iterable[Text]:
         for change in self._changes:
             at = f"{datetime.fromtimestamp(change.at).astimezone():%H:%M:%S}"
             line = Text(f"{at}  ", style="dim")
             line.append(change.new, style=STATE_COLOURS[change.new])
-            line.append(f"  {printable_line(change.reason)}" if change.reason else "")
+            line.append(f"  {sanitize_line(change.reason)}" if change.reason else "")
             yield _one_line(line)
 
 

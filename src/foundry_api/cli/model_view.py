@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from foundry_api.cli.output import print_fields, print_json, print_table, printable_line
+from foundry_api.cli.output import print_fields, print_json, print_table, sanitize_line
 from foundry_api.observe.format import format_age, format_megabytes
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def tell_age(listing: CatalogListing) -> None:
     when = format_age(time.time() - listing.fetched_at)
     click.echo(f"The catalog cannot be reached; this is the one of {when}.", err=True)
     if listing.unreachable:
-        click.echo(f"({printable_line(listing.unreachable)})", err=True)
+        click.echo(f"({sanitize_line(listing.unreachable)})", err=True)
 
 
 def _age(listing: CatalogListing) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import click
 from foundry_api.cli.downloads import pull, run_with_download
 from foundry_api.cli.model_view import described, list_models, show_models
 from foundry_api.cli.options import Common, common_options, examples, pass_common
-from foundry_api.cli.output import is_terminal, print_json, printable, printable_line
+from foundry_api.cli.output import is_terminal, print_json, sanitize, sanitize_line
 from foundry_api.cli.services import find_running
 from foundry_api.cli.session import Session
 from foundry_api.cli.spinner import Waiting
@@ -137,7 +137,7 @@ def load_command(common: Common, names: tuple[str, ...], *, yes: bool) -> None:
             )
             loaded.append(model)
             if not common.as_json:
-                click.echo(printable_line(f"{model.alias} is loaded: {model.id}"))
+                click.echo(sanitize_line(f"{model.alias} is loaded: {model.id}"))
     if common.as_json:
         told = [described(model) for model in loaded]
         print_json({"model": told[0]} if len(names) == 1 else {"models": told})
@@ -269,13 +269,13 @@ def _check(common: Common, directory: str) -> None:
     if common.as_json:
         print_json({"directory": directory, "findings": found, "loaded": is_tried and not found})
     elif found:
-        click.echo(printable_line(f"{directory} cannot be served as a model:"))
+        click.echo(sanitize_line(f"{directory} cannot be served as a model:"))
         for finding in found:
-            click.echo(printable_line(f"  {finding}"))
+            click.echo(sanitize_line(f"  {finding}"))
     elif is_tried:
-        click.echo(printable_line(f"{directory} can be served. Add it with --alias NAME."))
+        click.echo(sanitize_line(f"{directory} can be served. Add it with --alias NAME."))
     else:
-        click.echo(printable_line(f"{directory} has all its files. Add it with --alias NAME."))
+        click.echo(sanitize_line(f"{directory} has all its files. Add it with --alias NAME."))
     if found:
         raise click.exceptions.Exit(CANNOT_BE_SERVED)
 
@@ -294,7 +294,7 @@ def _try(directory: Path) -> tuple[tuple[str, ...], bool]:
     try:
         failure = asyncio.run(trial())
     except ServiceStartFailed as error:
-        click.echo(printable(f"It could not be loaded on trial: {error}"), err=True)
+        click.echo(sanitize(f"It could not be loaded on trial: {error}"), err=True)
         return (), False
     return ((f"the engine cannot serve it: {failure}",) if failure else ()), True
 
@@ -308,7 +308,7 @@ def _confirm(common: Common, model: Model, *, yes: bool) -> None:
     if yes or common.as_json or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         return
     size = f" ({format_megabytes(model.size_mb)})" if model.size_mb else ""
-    if not click.confirm(printable_line(f"Delete {model.id}{size}?"), err=True):
+    if not click.confirm(sanitize_line(f"Delete {model.id}{size}?"), err=True):
         raise click.exceptions.Exit(CANNOT_BE_SERVED)
 
 
@@ -339,7 +339,7 @@ def _tell(common: Common, model: Model, sentence: str, **further: object) -> Non
     if common.as_json:
         print_json({"model": described(model), **further})
     else:
-        click.echo(printable_line(sentence))
+        click.echo(sanitize_line(sentence))
 
 
 ALIAS = "trial"

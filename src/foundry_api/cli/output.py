@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 import msgspec
 
-from foundry_api.types.plain_text import harmless_json, printable, printable_line
+from foundry_api.types.plain_text import escape_json, sanitize, sanitize_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,8 +36,8 @@ __all__ = [
     "print_fields",
     "print_json",
     "print_table",
-    "printable",
-    "printable_line",
+    "sanitize",
+    "sanitize_line",
     "sparkline",
 ]
 
@@ -55,7 +55,7 @@ def print_json(value: Any, *, indent: int = 2) -> None:
     """One JSON document on standard output, on one line where `indent` is 0."""
     encoded = _encoded(value)
     told = (msgspec.json.format(encoded, indent=indent) if indent else encoded).decode()
-    click.echo(harmless_json(told) if is_terminal(sys.stdout) else told)
+    click.echo(escape_json(told) if is_terminal(sys.stdout) else told)
 
 
 def _encoded(value: Any) -> bytes:
@@ -68,7 +68,7 @@ def _encoded(value: Any) -> bytes:
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Aligned columns, the last one ragged."""
-    cells = [[printable_line(cell) for cell in row] for row in (headers, *rows)]
+    cells = [[sanitize_line(cell) for cell in row] for row in (headers, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [GAP.join(map(str.ljust, row, widths)).rstrip() for row in cells]
     click.secho(lines[0], bold=True)
@@ -78,11 +78,11 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def print_fields(title: str, state: str, fields: Iterable[tuple[str, str]]) -> None:
     """A titled list of names and values; values that are not known are left out."""
-    known = [(printable_line(name), value) for name, value in fields if value]
+    known = [(sanitize_line(name), value) for name, value in fields if value]
     width = max((len(name) for name, _ in known), default=0)
-    click.echo(click.style(printable_line(title), bold=True) + GAP + coloured(state))
+    click.echo(click.style(sanitize_line(title), bold=True) + GAP + coloured(state))
     for name, value in known:
-        click.echo(f"{GAP}{name.ljust(width)}{GAP}{printable_line(value)}")
+        click.echo(f"{GAP}{name.ljust(width)}{GAP}{sanitize_line(value)}")
 
 
 def coloured(state: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from foundry_api.cli.downloads import run_with_download
-from foundry_api.cli.output import is_terminal, printable
+from foundry_api.cli.output import is_terminal, sanitize
 from foundry_api.cli.spinner import Waiting
 from foundry_api.core.options import ChatOptions
 
@@ -51,14 +51,14 @@ class Speaker:
             if not self._thinking:
                 self._thinking = True
                 click.secho("", dim=True, reset=False, nl=False, err=True)
-            click.echo(printable(text), nl=False, err=True)
+            click.echo(sanitize(text), nl=False, err=True)
 
     def say(self, text: str) -> None:
         """Say a piece of the answer now; a terminal gets it without what it would obey."""
         self._end_thinking()
         self._said.append(text)
         self.has_begun = self.has_begun or bool(text)
-        self._stream.write(printable(text) if is_terminal(self._stream) else text)
+        self._stream.write(sanitize(text) if is_terminal(self._stream) else text)
         self._stream.flush()
 
     def end(self) -> None:

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from foundry_api.cli.options import Common, common_options, examples, pass_common
-from foundry_api.cli.output import is_terminal, print_json, printable
+from foundry_api.cli.output import is_terminal, print_json, sanitize
 from foundry_api.cli.session import Session
 from foundry_api.cli.stdin import MARK, read_text
 from foundry_api.types.errors import InvalidRequest
@@ -73,7 +73,7 @@ def show_body(reply: RawReply) -> None:
     if not isinstance(body, str):
         print_json(body)
     elif is_terminal(sys.stdout):
-        click.echo(printable(body), nl=bool(body))
+        click.echo(sanitize(body), nl=bool(body))
     else:  # as bytes: of text, click takes the colours away
         click.echo(reply.body, nl=bool(body) and body.encode() == reply.body)
 

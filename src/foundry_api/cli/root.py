@@ -10,7 +10,7 @@ import click
 from foundry_api._version import __version__
 from foundry_api.cli.options import common_options
 from foundry_api.cli.verbs import VERBS
-from foundry_api.types.local_path import text_of_system
+from foundry_api.types.local_path import decode_system_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +91,7 @@ class Verbs(click.Group):
 
 
 class Utf8(click.types.StringParamType):
-    """Text from the command line; see `text_of_system`."""
+    """Text from the command line; see `decode_system_text`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The text.
@@ -100,7 +100,7 @@ class Utf8(click.types.StringParamType):
             BadParameter: It is not UTF-8.
         """
         try:
-            return text_of_system(super().convert(value, param, ctx))
+            return decode_system_text(super().convert(value, param, ctx))
         except ValueError:
             self.fail("it is not text in UTF-8.", param, ctx)
 

@@ -13,7 +13,7 @@ import click
 from foundry_api.cli.spinner import Waiting
 from foundry_api.client.client import FoundryAPIClient
 from foundry_api.types.events import CacheTrouble, Event
-from foundry_api.types.plain_text import printable, printable_line
+from foundry_api.types.plain_text import sanitize, sanitize_line
 from foundry_api.types.settings import Settings
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _warn_of_cache(trouble: Event) -> None:
     if isinstance(trouble, CacheTrouble):
         done = f"it is now {trouble.aside}" if trouble.aside else "calls go on without it"
         told = f"Warning: the cache {trouble.path} cannot be used: {trouble.problem}; {done}."
-        click.echo(printable_line(told), err=True)
+        click.echo(sanitize_line(told), err=True)
 
 
 async def _waited(coroutine: Coroutine[Any, Any, _T], waiting: str) -> _T:
@@ -148,8 +148,8 @@ class _LineFormatter(logging.Formatter):
     """Only a record begins a line at its margin, whatever the texts in it hold."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class's
-        record.message = printable_line(record.message)
+        record.message = sanitize_line(record.message)
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - the base class's
-        return textwrap.indent(printable(super().formatException(ei)), INDENT)
+        return textwrap.indent(sanitize(super().formatException(ei)), INDENT)

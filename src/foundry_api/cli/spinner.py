@@ -6,7 +6,7 @@ import asyncio
 import sys
 from typing import TYPE_CHECKING, Self
 
-from foundry_api.cli.output import is_terminal, printable_line
+from foundry_api.cli.output import is_terminal, sanitize_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +49,6 @@ class Waiting:
         from rich.console import Console  # noqa: PLC0415 - see PATIENCE_S
         from rich.text import Text  # noqa: PLC0415 - as above
 
-        status = Console(stderr=True).status(Text(printable_line(self._what)))
+        status = Console(stderr=True).status(Text(sanitize_line(self._what)))
         status.start()
         self._stop = status.stop

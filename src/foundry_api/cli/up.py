@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from foundry_api.cli.options import Common, examples, output_options, pass_common
-from foundry_api.cli.output import print_json, printable_line
+from foundry_api.cli.output import print_json, sanitize_line
 from foundry_api.cli.session import settings_of
 from foundry_api.engine import shared
 from foundry_api.storage.paths import Paths
@@ -44,7 +44,7 @@ def command(common: Common, *, idle_minutes: float) -> None:
         print_json(described(endpoint, already_running=already_running))
         return
     verb = "was already running" if already_running else "is running"
-    click.echo(printable_line(f"The shared engine {verb} at {endpoint.base_url}"))
+    click.echo(sanitize_line(f"The shared engine {verb} at {endpoint.base_url}"))
     if idle_minutes and not already_running:
         click.echo(f"It leaves after {idle_minutes:g} minutes without use.")
     click.echo("Stop it with: foundry-api down")

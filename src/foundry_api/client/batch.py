@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     )
     from foundry_api.client.client import FoundryAPIClient
     from foundry_api.core.options import ChatOptions
-    from foundry_api.structured.expectation import Expectation
+    from foundry_api.structured.expectation import OutputSpec
     from foundry_api.types.messages import Completion, Message
 
     Prompts = Iterable[Prompt] | AsyncIterable[Prompt]
@@ -103,11 +103,11 @@ class BatchMethods(ABC):
         grammar: str | None = None,
         parser: Callable[[str], Any] | None = None,
         validators: Iterable[Callable[[Any], object]] = (),
-        repairs: int = 2,
+        max_repairs: int = 2,
         ordered: bool = False,
         errors: Failures = "results",
         dedupe: bool = False,
-        attempts: int = 3,
+        max_attempts: int = 3,
         patience: float = 600.0,
         **options: Unpack[ChatOptions],
     ) -> AsyncGenerator[BatchResult[Any]]:
@@ -131,14 +131,13 @@ class BatchMethods(ABC):
             grammar: As in `complete`.
             parser: As in `complete`.
             validators: As in `complete`.
-            repairs: As in `complete`.
+            max_repairs: As in `complete`.
             ordered: Whether the results keep the order of the requests, instead of coming as they
                 finish.
             errors: `results` (default) gives a request that failed as a result with an error,
                 `raise` raises the first such error.
             dedupe: Whether identical requests are made once, and share their answer.
-            attempts: How often a request that failed for a passing reason is begun before it counts
-                as failed. Each of them is a call with retries of its own.
+            max_attempts: How often a request that fails for a passing reason is tried. Each of them is a call with retries of its own.
             patience: Seconds that all services may be away before the batch is given up.
             options: See `ChatOptions`; of a `BatchRequest` those count that its body has no word
                 for, and the model if it names none.
@@ -152,33 +151,35 @@ class BatchMethods(ABC):
                 other exception of theirs is raised as it is, once what is in flight has ended.
             FoundryError: With `errors="raise"`, why the first request failed.
         """
-        from foundry_api.batch.in_memory import BatchOrder, results_of  # noqa: PLC0415 - few need it
+        from foundry_api.batch.in_memory import BatchCallOptions, run_requests  # noqa: PLC0415 - few need it
 
-        order = BatchOrder(
+        call_options = BatchCallOptions(
             system=system,
-            wanted={
+            output_arguments={
                 "response_model": response_model,
                 "choice": choice,
                 "grammar": grammar,
                 "parser": parser,
                 "validators": validators,
             },
-            repairs=repairs,
+            max_repairs=max_repairs,
             options=options,
             ordered=ordered,
             errors=errors,
             dedupe=dedupe,
-            attempts=attempts,
+            max_attempts=max_attempts,
             patience_s=patience,
         )
-        return results_of(cast("FoundryAPIClient", self), requests, order, self._expected)
+        return run_requests(
+            cast("FoundryAPIClient", self), requests, call_options, self._complete_structured
+        )
 
     @abstractmethod
-    async def _expected(
+    async def _complete_structured(
         self,
         messages: Iterable[Message | Mapping[str, Any]],
         options: ChatOptions,
-        repairs: int,
-        expectation: Expectation | None,
+        max_repairs: int,
+        expectation: OutputSpec | None,
     ) -> Completion[Any]:
         """The answer to a conversation, where it is known what it has to be."""

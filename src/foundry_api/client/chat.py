@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from foundry_api.core.call import CallRequest
     from foundry_api.core.chat import ChatCall
     from foundry_api.core.options import ChatOptions, CheckedOptions
-    from foundry_api.structured.expectation import Expectation
+    from foundry_api.structured.expectation import OutputSpec
     from foundry_api.types.messages import ChatRequest, Chunk, Completion, Constraint, Message
 
     Turns = Iterable[Message | Mapping[str, Any]]
@@ -146,7 +146,9 @@ class ChatMethods(ABC):
         )
         if expectation is None:
             return await self._call(self._order(messages, options, is_validated=True)).result()
-        return await self._expected(messages, options, repairs, expectation, is_validated=True)
+        return await self._complete_structured(
+            messages, options, repairs, expectation, is_validated=True
+        )
 
     def stream_complete(
         self,
@@ -279,7 +281,7 @@ class ChatMethods(ABC):
             parser=parser,
             validators=validators,
         )
-        return await self._expected(messages, options, repairs, expectation)
+        return await self._complete_structured(messages, options, repairs, expectation)
 
     def stream_chat(
         self,
@@ -316,12 +318,12 @@ class ChatMethods(ABC):
             validators=validators,
         )
 
-    async def _expected(
+    async def _complete_structured(
         self,
         messages: Turns,
         options: ChatOptions,
-        repairs: int,
-        expectation: Expectation | None,
+        max_repairs: int,
+        expectation: OutputSpec | None,
         *,
         is_validated: bool = False,
     ) -> Completion[Any]:
@@ -329,7 +331,7 @@ class ChatMethods(ABC):
         if expectation is None:
             order = self._order(messages, options, is_validated=is_validated)
             return await self._call(order).result()
-        from foundry_api.structured.repair import answered  # noqa: PLC0415 - few calls need it
+        from foundry_api.structured.repair import complete_with_repairs  # noqa: PLC0415 - few calls need it
 
         order = self._order(messages, options, expectation.constraint, is_validated=is_validated)
 
@@ -341,8 +343,12 @@ class ChatMethods(ABC):
             )
             return await self._call(structs.replace(order, request=request)).result()
 
-        return await answered(
-            ask, order.request.messages, expectation, repairs=repairs, deadline=order.deadline
+        return await complete_with_repairs(
+            ask,
+            order.request.messages,
+            expectation,
+            max_repairs=max_repairs,
+            deadline=order.deadline,
         )
 
     def _stream(
@@ -352,10 +358,10 @@ class ChatMethods(ABC):
         if expectation is None:
             order = self._order(messages, options, is_validated=is_validated)
             return self._call(order).chunks()
-        from foundry_api.structured.streaming import parsed_chunks  # noqa: PLC0415 - as above
+        from foundry_api.structured.streaming import parse_chunks  # noqa: PLC0415 - as above
 
         order = self._order(messages, options, expectation.constraint, is_validated=is_validated)
-        return parsed_chunks(self._call(order).chunks(), expectation)
+        return parse_chunks(self._call(order).chunks(), expectation)
 
     @abstractmethod
     def _order(
@@ -384,11 +390,11 @@ def _sampled(request: ChatRequest, repetitions: int) -> ChatRequest:
     )
 
 
-def expectation_of(**given: Any) -> Expectation | None:
+def expectation_of(**given: Any) -> OutputSpec | None:
     """What an answer has to be; None for any answer.
 
     Args:
-        given: As `Expectation.of` takes it.
+        given: As `OutputSpec.from_arguments` takes it.
 
     Raises:
         InvalidRequest: One is at fault, or two say different things.
@@ -398,6 +404,6 @@ def expectation_of(**given: Any) -> Expectation | None:
             break
     else:
         return None
-    from foundry_api.structured.expectation import Expectation  # noqa: PLC0415 - few calls need it
+    from foundry_api.structured.expectation import OutputSpec  # noqa: PLC0415 - few calls need it
 
-    return Expectation.of(**given)
+    return OutputSpec.from_arguments(**given)

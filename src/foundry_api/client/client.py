@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from foundry_api.client.batch import BatchMethods
 from foundry_api.client.chat import ChatMethods
-from foundry_api.client.endpoints import EndpointCalls
+from foundry_api.client.endpoints import EndpointMethods
 from foundry_api.client.models import Models
 from foundry_api.client.responses import Responses
 from foundry_api.client.tools import ToolMethods
@@ -30,8 +30,8 @@ from foundry_api.types.checks import (
 )
 from foundry_api.types.errors import ConfigurationError, ServiceError
 from foundry_api.types.settings import Settings
-from foundry_api.types.values import is_several, shown
-from foundry_api.wire.headers import checked_headers
+from foundry_api.types.values import format_value, is_list_like
+from foundry_api.wire.headers import validate_headers
 from foundry_api.wire.hooks import BearerKey, Hooks
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ KINDS: dict[str, type] = {
 }
 
 
-class FoundryAPIClient(ChatMethods, ToolMethods, EndpointCalls, BatchMethods):
+class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
     """Microsoft Foundry Local as an API.
 
     Creating a client does no I/O: its first call finds a running service or starts an engine of
@@ -177,7 +177,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointCalls, BatchMethods):
             self.settings = replace(self.settings, api_key=None)
         self._backend = Backend(
             self.settings,
-            headers=checked_headers("headers", headers, ConfigurationError),
+            headers=validate_headers("headers", headers, ConfigurationError),
             limiter=limiter,
             breaker=breaker,
             residency=residency,
@@ -330,7 +330,9 @@ def _check_kinds(**arguments: object) -> None:
     for name, value in arguments.items():
         kind = KINDS[name]
         if value is not None and not isinstance(value, kind):
-            raise ConfigurationError(f"{name} is {shown(value)}", hint=f"Give a {kind.__name__}.")
+            raise ConfigurationError(
+                f"{name} is {format_value(value)}", hint=f"Give a {kind.__name__}."
+            )
 
 
 def _check_transport(transport: object) -> None:
@@ -338,7 +340,7 @@ def _check_transport(transport: object) -> None:
         return
     if not all(callable(getattr(transport, name, None)) for name in ("send", "aclose")):
         raise ConfigurationError(
-            f"transport is {shown(transport)}, which sends no requests",
+            f"transport is {format_value(transport)}, which sends no requests",
             hint="Give an object with the methods of foundry_api.wire.transport.Transport.",
         )
 
@@ -349,12 +351,14 @@ def _callables(name: str, given: object) -> tuple[Any, ...]:
     Raises:
         ConfigurationError: They are no list, or one can't be called.
     """
-    if not is_several(given):
+    if not is_list_like(given):
         raise ConfigurationError(
-            f"{name} is {shown(given)}, not a list", hint=f"Give a list: {name}=[…]."
+            f"{name} is {format_value(given)}, not a list", hint=f"Give a list: {name}=[…]."
         )
     several = tuple(given)
     for index, each in enumerate(several):
         if not callable(each):
-            raise ConfigurationError(f"{name}[{index}] is {shown(each)}, which can't be called")
+            raise ConfigurationError(
+                f"{name}[{index}] is {format_value(each)}, which can't be called"
+            )
     return several

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from foundry_api.core.call import Call, CallRequest
-from foundry_api.core.embeddings import BATCH_SIZE, check_batch_size, checked_texts, embed
-from foundry_api.core.options import ModelOptions, TimeOptions, bounds
-from foundry_api.core.raw_request import make_raw_call, raw_request
-from foundry_api.core.transcriptions import Joined, Listening, Recording, speech_options
+from foundry_api.core.embeddings import BATCH_SIZE, check_batch_size, embed, validate_texts
+from foundry_api.core.options import ModelOptions, TimeOptions, resolve_timeouts
+from foundry_api.core.raw_request import make_raw_call, make_raw_request
+from foundry_api.core.transcriptions import (
+    AudioInput,
+    TranscriptionOperation,
+    TranscriptJoiner,
+    transcription_options,
+)
 from foundry_api.types.checks import check_flag, check_name
 from foundry_api.types.errors import FoundryError
 from foundry_api.types.results import TranscriptionChunk
@@ -25,10 +30,10 @@ if TYPE_CHECKING:
     from foundry_api.types.results import Embeddings, RawReply, Transcription
     from foundry_api.types.settings import Settings
 
-__all__ = ["EndpointCalls"]
+__all__ = ["EndpointMethods"]
 
 
-class EndpointCalls:
+class EndpointMethods:
     """What a client can do beside chat completions; `FoundryAPIClient` inherits it.
 
     Attributes:
@@ -67,11 +72,11 @@ class EndpointCalls:
             ServiceError: The service is at fault.
         """
         size = check_batch_size(batch_size)
-        checked = checked_texts(texts)
-        timeout_s, deadline = bounds(self._backend, options)
+        validated = validate_texts(texts)
+        timeout_s, deadline = resolve_timeouts(self._backend, options)
         return await embed(
             self._backend.tools,
-            checked,
+            validated,
             model=check_name("model", model),
             timeout_s=timeout_s,
             deadline=deadline,
@@ -114,13 +119,20 @@ class EndpointCalls:
             CallTimeout: A time bound fell. The engine's work was stopped.
             ServiceError: The service is at fault.
         """
-        recording, spoken = Recording(audio), speech_options(language, temperature, prompt)
-        joined = Joined(spoken.get("language"))
-        order = self._ordered(Listening(recording, spoken), model, options)
-        async with aclosing(self._pieces(recording, spoken, order, joined)) as pieces:
-            async for _ in pieces:
+        audio_input, speech_options = (
+            AudioInput(audio),
+            transcription_options(language, temperature, prompt),
+        )
+        transcript = TranscriptJoiner(speech_options.get("language"))
+        request = self._build_operation_request(
+            TranscriptionOperation(audio_input, speech_options), model, options
+        )
+        async with aclosing(
+            self._stream_parts(audio_input, speech_options, request, transcript)
+        ) as chunks:
+            async for _ in chunks:
                 pass
-        return joined.transcription()
+        return transcript.make_transcription()
 
     def stream_transcribe(
         self,
@@ -139,9 +151,16 @@ class EndpointCalls:
         Raises:
             FoundryError: As `transcribe`; bad arguments at once, the rest while iterating.
         """
-        recording, spoken = Recording(audio), speech_options(language, temperature, prompt)
-        order = self._ordered(Listening(recording, spoken), model, options)
-        return self._pieces(recording, spoken, order, Joined(spoken.get("language")))
+        audio_input, speech_options = (
+            AudioInput(audio),
+            transcription_options(language, temperature, prompt),
+        )
+        request = self._build_operation_request(
+            TranscriptionOperation(audio_input, speech_options), model, options
+        )
+        return self._stream_parts(
+            audio_input, speech_options, request, TranscriptJoiner(speech_options.get("language"))
+        )
 
     async def request(
         self,
@@ -178,48 +197,53 @@ class EndpointCalls:
             CallTimeout: A time bound fell.
             ServiceError: The service is at fault.
         """
-        asked = raw_request(method, path, json=json, params=params, headers=headers)
-        timeout_s, deadline = bounds(self._backend, options)
-        return await make_raw_call(self._backend.tools, asked, timeout_s, deadline).result()
+        raw = make_raw_request(method, path, json=json, params=params, headers=headers)
+        timeout_s, deadline = resolve_timeouts(self._backend, options)
+        return await make_raw_call(self._backend.tools, raw, timeout_s, deadline).result()
 
-    async def _pieces(
+    async def _stream_parts(
         self,
-        recording: Recording,
-        spoken: dict[str, Any],
-        order: CallRequest[Listening],
-        joined: Joined,
+        audio_input: AudioInput,
+        speech_options: dict[str, Any],
+        request: CallRequest[TranscriptionOperation],
+        transcript: TranscriptJoiner,
     ) -> AsyncGenerator[TranscriptionChunk]:
         """What is said in each part of the recording, and where the time went as the last."""
         try:
-            async with aclosing(recording.parts()) as parts:
+            async with aclosing(audio_input.iter_parts()) as parts:
                 async for part in parts:
-                    ordered_part = replace(order, request=Listening(part, spoken))
-                    async with part, aclosing(self._part(ordered_part, joined)) as pieces:
-                        async for piece in pieces:
-                            yield piece
+                    part_request = replace(
+                        request, request=TranscriptionOperation(part, speech_options)
+                    )
+                    async with (
+                        part,
+                        aclosing(self._stream_part(part_request, transcript)) as chunks,
+                    ):
+                        async for chunk in chunks:
+                            yield chunk
         except FoundryError as error:
-            error.partial = joined.text
+            error.partial = transcript.text
             raise
-        yield joined.last_chunk()
+        yield transcript.final_chunk()
 
-    async def _part(
-        self, order: CallRequest[Listening], joined: Joined
+    async def _stream_part(
+        self, request: CallRequest[TranscriptionOperation], transcript: TranscriptJoiner
     ) -> AsyncGenerator[TranscriptionChunk]:
         is_streamed = False
-        call = Call(self._backend.tools, order, order.request)
-        async with aclosing(call.chunks()) as pieces:
-            async for piece in pieces:
+        call = Call(self._backend.tools, request, request.request)
+        async with aclosing(call.chunks()) as chunks:
+            async for chunk in chunks:
                 is_streamed = True
-                yield replace(piece, text=joined.add(piece.text))
+                yield replace(chunk, text=transcript.add(chunk.text))
         text = call.outcome.result[0]
         if not is_streamed and text:
-            yield TranscriptionChunk(joined.add(text), call.outcome.model.id)
-        joined.end_part(call.outcome)
+            yield TranscriptionChunk(transcript.add(text), call.outcome.model.id)
+        transcript.end_part(call.outcome)
 
-    def _ordered(
-        self, asking: Listening, model: str, options: ModelOptions
-    ) -> CallRequest[Listening]:
-        timeout_s, deadline = bounds(self._backend, options)
+    def _build_operation_request(
+        self, operation: TranscriptionOperation, model: str, options: ModelOptions
+    ) -> CallRequest[TranscriptionOperation]:
+        timeout_s, deadline = resolve_timeouts(self._backend, options)
         download = check_flag("download", options.get("download"))
         name = check_name("model", model)
-        return CallRequest((name,), asking, timeout_s, deadline, download)
+        return CallRequest((name,), operation, timeout_s, deadline, download)

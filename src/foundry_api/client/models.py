@@ -21,7 +21,7 @@ from foundry_api.types.errors import (
     ModelNotFound,
 )
 from foundry_api.types.user_code import describe
-from foundry_api.types.values import as_float, shown
+from foundry_api.types.values import as_float, format_value
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
@@ -257,7 +257,9 @@ class Models:
         """
         limit_s = as_float(stall_s)
         if limit_s is None or not limit_s > 0:
-            raise InvalidRequest(f"stall_s is {shown(stall_s)}, not above 0", field="stall_s")
+            raise InvalidRequest(
+                f"stall_s is {format_value(stall_s)}, not above 0", field="stall_s"
+            )
         name = check_name("name", name)
         connection = await self._connect()
         await connection.check_download(name)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal, cast
 import msgspec
 
 from foundry_api.core.call import Call, CallRequest
-from foundry_api.core.options import ResponseOptions, TimeOptions, bounds
-from foundry_api.core.raw_request import make_raw_call, raw_request
-from foundry_api.core.responses import checked_id, reader_of, responding
+from foundry_api.core.options import ResponseOptions, TimeOptions, resolve_timeouts
+from foundry_api.core.raw_request import make_raw_call, make_raw_request
+from foundry_api.core.responses import build_operation, make_reader, validate_response_id
 from foundry_api.types.checks import check_flag, check_name, check_whole
 from foundry_api.types.errors import (
     FoundryError,
@@ -21,7 +21,7 @@ from foundry_api.types.errors import (
     UnsupportedFeature,
 )
 from foundry_api.types.results import Response, ResponseEvent, ResponsePage
-from foundry_api.types.values import as_text, shown
+from foundry_api.types.values import as_text, format_value
 from foundry_api.wire.endpoints.responses import RESPONSES_ROUTE
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from foundry_api.core.connection import Connection
     from foundry_api.core.operation import Outcome
     from foundry_api.core.residency.stored_responses import Hold
-    from foundry_api.core.responses import Input, Responding
+    from foundry_api.core.responses import Input, ResponseOperation
     from foundry_api.core.runtime import Backend
     from foundry_api.core.service_pool import Service
     from foundry_api.types.results import RawReply, ResponseItem
@@ -68,8 +68,12 @@ class Conversation:
             input: What is said.
             options: Of this turn, before those of the conversation; see `ResponseOptions`.
         """
-        told = self._told(options)
-        return self._said(await self._responses.respond(self._turn(input, told), told))
+        all_options = self._merge_options(options)
+        return self._record_response(
+            await self._responses.run_operation(
+                self._build_operation(input, all_options), all_options
+            )
+        )
 
     def stream(
         self,
@@ -82,14 +86,18 @@ class Conversation:
             input: What is said.
             options: Of this turn, before those of the conversation; see `ResponseOptions`.
         """
-        told = self._told(options)
-        return self._heard(self._responses.events(self._turn(input, told), told))
+        all_options = self._merge_options(options)
+        return self._collect(
+            self._responses.stream_operation(self._build_operation(input, all_options), all_options)
+        )
 
-    async def _heard(self, events: AsyncGenerator[ResponseEvent]) -> AsyncGenerator[ResponseEvent]:
+    async def _collect(
+        self, events: AsyncGenerator[ResponseEvent]
+    ) -> AsyncGenerator[ResponseEvent]:
         async with aclosing(events):
             async for event in events:
                 if event.response is not None and event.response.timings is not None:
-                    self._said(event.response)
+                    self._record_response(event.response)
                 yield event
 
     async def __aenter__(self) -> Self:
@@ -110,22 +118,26 @@ class Conversation:
             except FoundryError as failure:
                 log.debug("the stored response %s was not deleted: %s", name, failure)
 
-    def _told(self, options: ResponseOptions) -> ResponseOptions:
+    def _merge_options(self, options: ResponseOptions) -> ResponseOptions:
         return cast("ResponseOptions", {**self._options, **options, "store": True})
 
-    def _turn(self, said: Input, options: ResponseOptions) -> Responding:
-        before = self.last
-        options["previous_response_id"] = before.id if before else None
-        hold: Hold = "kept" if options.get("keep") else "talking"
-        return responding(said, options, hold=hold, goes_on=before is not None)
+    def _build_operation(
+        self, response_input: Input, options: ResponseOptions
+    ) -> ResponseOperation:
+        previous = self.last
+        options["previous_response_id"] = previous.id if previous else None
+        retain: Hold = "kept" if options.get("keep") else "talking"
+        return build_operation(
+            response_input, options, retain=retain, is_continuation=previous is not None
+        )
 
-    def _said(self, response: Response) -> Response:
+    def _record_response(self, response: Response) -> Response:
         self.last = response
         self._ids.append(response.id)
         return response
 
 
-PAGE = 100
+PAGE_SIZE = 100
 """The most that a service keeps (response_store.h), and lists at once."""
 
 _TERMINAL = frozenset({"response.completed", "response.incomplete"})
@@ -162,7 +174,7 @@ class Responses:
             StreamInterrupted: The answer broke off; `.partial` has its beginning.
             ServiceError: The service is at fault.
         """
-        return await self.respond(responding(input, options), options)
+        return await self.run_operation(build_operation(input, options), options)
 
     def stream(
         self,
@@ -178,7 +190,7 @@ class Responses:
         Raises:
             FoundryError: As `create`; bad arguments at once, the rest while iterating.
         """
-        return self.events(responding(input, options), options)
+        return self.stream_operation(build_operation(input, options), options)
 
     def conversation(self, **options: Unpack[ResponseOptions]) -> Conversation:
         """Turns that go on from each other, as long as the block lasts.
@@ -201,8 +213,8 @@ class Responses:
             ResponseNotFound: No service keeps it.
             ServiceError: The service is at fault.
         """
-        connection, reply = await self._of(response_id, "GET", "", options)
-        return reader_of(connection).response(reply.body)
+        connection, response = await self._request_stored(response_id, "GET", "", options)
+        return make_reader(connection).parse_response(response.body)
 
     async def input_items(
         self, response_id: str, **options: Unpack[TimeOptions]
@@ -213,8 +225,10 @@ class Responses:
             ResponseNotFound: No service keeps it.
             ServiceError: The service is at fault.
         """
-        connection, reply = await self._of(response_id, "GET", "/input_items", options)
-        return reader_of(connection).items(reply.body)
+        connection, response = await self._request_stored(
+            response_id, "GET", "/input_items", options
+        )
+        return make_reader(connection).parse_items(response.body)
 
     async def delete(self, response_id: str, **options: Unpack[TimeOptions]) -> None:
         """Delete a stored response. From SDK 2.1 on, those that went on from it go with it.
@@ -223,7 +237,7 @@ class Responses:
             ResponseNotFound: No service keeps it.
             ServiceError: The service is at fault.
         """
-        connection, _ = await self._of(response_id, "DELETE", "", options)
+        connection, _ = await self._request_stored(response_id, "DELETE", "", options)
         connection.stored.forget(response_id)
 
     async def list(
@@ -247,42 +261,54 @@ class Responses:
             ResponseNotFound: No service keeps the one in `after`.
             ServiceError: The service is at fault.
         """
-        limit = check_whole("limit", limit, 1, PAGE) or 1
+        limit = check_whole("limit", limit, 1, PAGE_SIZE) or 1
         if as_text(order) not in {"asc", "desc"}:
-            raise InvalidRequest(f"order is {shown(order)}, neither asc nor desc", field="order")
+            raise InvalidRequest(
+                f"order is {format_value(order)}, neither asc nor desc", field="order"
+            )
         if after is not None:
-            after = checked_id("after", after)
-        bounds(self._backend, options)[1].check()
-        kept = [
-            await self._all(service, catalog, order, options)
+            after = validate_response_id("after", after)
+        resolve_timeouts(self._backend, options)[1].check()
+        pages = [
+            await self._list_all(service, catalog, order, options)
             for service in self._backend.services
             for catalog in (await service.connect()).dialect.catalogs
         ]
         newest_first = order == "desc"
-        found = tuple(merge(*kept, key=lambda each: each.created_at, reverse=newest_first))
-        rest = _after(found, after) if after is not None else found
+        responses = tuple(
+            merge(*pages, key=lambda response: response.created_at, reverse=newest_first)
+        )
+        rest = _slice_after(responses, after) if after is not None else responses
         return ResponsePage(responses=rest[:limit], has_more=len(rest) > limit)
 
-    async def respond(self, asking: Responding, options: ResponseOptions) -> Response:
+    async def run_operation(
+        self, operation: ResponseOperation, options: ResponseOptions
+    ) -> Response:
         """A response that was checked. `create` is for callers."""
-        return _completed(await self._call(asking, options).result())
+        return _add_call_details(await self._new_call(operation, options).result())
 
-    def events(self, asking: Responding, options: ResponseOptions) -> AsyncGenerator[ResponseEvent]:
+    def stream_operation(
+        self, operation: ResponseOperation, options: ResponseOptions
+    ) -> AsyncGenerator[ResponseEvent]:
         """The events of a response that was checked. `stream` is for callers."""
-        return _told(self._call(asking, options))
+        return _stream_events(self._new_call(operation, options))
 
-    def _call(
-        self, asking: Responding, options: ResponseOptions
+    def _new_call(
+        self, operation: ResponseOperation, options: ResponseOptions
     ) -> Call[ResponseEvent, Outcome[Response]]:
-        timeout_s, deadline = bounds(self._backend, options)
-        given = options.get("model")
-        model = self._backend.settings.model if given is None else check_name("model", given)
+        timeout_s, deadline = resolve_timeouts(self._backend, options)
+        requested_model = options.get("model")
+        model = (
+            self._backend.settings.model
+            if requested_model is None
+            else check_name("model", requested_model)
+        )
         download = check_flag("download", options.get("download"))
-        order = CallRequest((model,), asking, timeout_s, deadline, download)
-        service = self._keeper(asking.members.get("previous_response_id"))
-        return Call(self._backend.tools, order, asking, service)
+        request = CallRequest((model,), operation, timeout_s, deadline, download)
+        service = self._owner(operation.members.get("previous_response_id"))
+        return Call(self._backend.tools, request, operation, service)
 
-    def _keeper(self, response_id: str | None) -> Service | None:
+    def _owner(self, response_id: str | None) -> Service | None:
         """The service that keeps a response of this client's."""
         for service in self._backend.services:
             connection = service.connection
@@ -290,72 +316,72 @@ class Responses:
                 return service
         return None
 
-    async def _of(
-        self, response_id: str, method: str, what: str, options: TimeOptions
+    async def _request_stored(
+        self, response_id: str, method: str, suffix: str, options: TimeOptions
     ) -> tuple[Connection, RawReply]:
         """What a service answers about a response, wherever that is."""
-        name = checked_id("response_id", response_id)
-        bounds(self._backend, options)[1].check()
-        keeper = self._keeper(name)
+        name = validate_response_id("response_id", response_id)
+        resolve_timeouts(self._backend, options)[1].check()
+        owner = self._owner(name)
         missing: ResponseNotFound | None = None
-        for service in [keeper] if keeper else self._backend.services:
+        for service in [owner] if owner else self._backend.services:
             connection = await service.connect()
             for catalog in connection.stored.catalogs(name):
                 try:
-                    route = f"{RESPONSES_ROUTE}/{name}{what}"
-                    return await self._asked(service, catalog, method, route, options)
+                    route = f"{RESPONSES_ROUTE}/{name}{suffix}"
+                    return await self._request(service, catalog, method, route, options)
                 except ResponseNotFound as error:
                     missing = error
             connection.stored.forget(name)
         raise missing or ResponseNotFound(f"no service keeps the response {name}")
 
-    async def _all(
+    async def _list_all(
         self, service: Service, catalog: Catalog, order: str, options: TimeOptions
     ) -> tuple[Response, ...]:
-        route = f"{RESPONSES_ROUTE}?limit={PAGE}&order={order}"
-        connection, reply = await self._asked(service, catalog, "GET", route, options)
-        return reader_of(connection).page(reply.body).responses
+        route = f"{RESPONSES_ROUTE}?limit={PAGE_SIZE}&order={order}"
+        connection, response = await self._request(service, catalog, "GET", route, options)
+        return make_reader(connection).parse_page(response.body).responses
 
-    async def _asked(
+    async def _request(
         self, service: Service, catalog: Catalog, method: str, route: str, options: TimeOptions
     ) -> tuple[Connection, RawReply]:
-        timeout_s, deadline = bounds(self._backend, options)
+        timeout_s, deadline = resolve_timeouts(self._backend, options)
         connection = await service.connect()
         if connection.dialect.capabilities.responses == "unsupported":
             raise UnsupportedFeature(
                 f"a service of generation {connection.endpoint.generation} has no Responses API",
                 service=connection.base_url,
             )
-        request = raw_request(method, connection.dialect.path(catalog, route))
+        request = make_raw_request(method, connection.dialect.make_path(catalog, route))
         call = make_raw_call(self._backend.tools, request, timeout_s, deadline, service)
         return connection, await call.result()
 
 
-async def _told(
+async def _stream_events(
     call: Call[ResponseEvent, Outcome[Response]],
 ) -> AsyncGenerator[ResponseEvent]:
     """The events of a call; the last one has its times and attempts."""
     last: ResponseEvent | None = None
-    async with aclosing(call.chunks()) as pieces:
-        async for piece in pieces:
-            if piece.type in _TERMINAL:
-                last = piece
+    async with aclosing(call.chunks()) as events:
+        async for event in events:
+            if event.type in _TERMINAL:
+                last = event
             else:
-                yield piece
+                yield event
     if last is not None:
-        yield msgspec.structs.replace(last, response=_completed(call.outcome))
+        yield msgspec.structs.replace(last, response=_add_call_details(call.outcome))
 
 
-def _completed(outcome: Outcome[Response]) -> Response:
+def _add_call_details(outcome: Outcome[Response]) -> Response:
     """A response with what only the call knows."""
     return msgspec.structs.replace(
         outcome.result, timings=outcome.timings, attempts=outcome.attempts
     )
 
 
-def _after(found: tuple[Response, ...], name: str) -> tuple[Response, ...]:
+def _slice_after(responses: tuple[Response, ...], name: str) -> tuple[Response, ...]:
     """Those behind one of them: 2.x would begin at the start for one that is not there."""
-    names = [each.id for each in found]
+    names = [response.id for response in responses]
     if name not in names:
         raise ResponseNotFound(f"no service keeps the response {name}", field="after")
-    return found[names.index(name) + 1 :]
+    return responses[names.index(name) + 1 :]

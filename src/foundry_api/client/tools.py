@@ -68,7 +68,7 @@ class ToolMethods(ABC):
             FoundryError: As `complete`.
         """
         limits = (max_rounds, parallel, tool_timeout, on_error)
-        return await self._tool_loop(messages, tools, limits, options).whole()
+        return await self._tool_loop(messages, tools, limits, options).run()
 
     def stream_run(
         self,
@@ -96,7 +96,7 @@ class ToolMethods(ABC):
             FoundryError: As `run`; bad arguments at once, the rest while iterating.
         """
         limits = (max_rounds, parallel, tool_timeout, on_error)
-        return self._tool_loop(messages, tools, limits, options).pieces()
+        return self._tool_loop(messages, tools, limits, options).stream()
 
     def _tool_loop(
         self,
@@ -106,7 +106,7 @@ class ToolMethods(ABC):
         options: RunOptions,
     ) -> ToolLoop:
         # Most programs call no tools.
-        from foundry_api.core.tool_loop import tool_loop  # noqa: PLC0415
+        from foundry_api.core.tool_loop import make_tool_loop  # noqa: PLC0415
 
         is_prompt = isinstance(messages, str)
         turns = prompt_turns(messages) if isinstance(messages, str) else messages
@@ -114,7 +114,7 @@ class ToolMethods(ABC):
         def order(known: Sequence[Tool]) -> CallRequest[ChatRequest]:
             return self._order(turns, {**options, "tools": known}, is_validated=is_prompt)
 
-        return tool_loop(self._call, order, tools, limits)
+        return make_tool_loop(self._call, order, tools, limits)
 
     @abstractmethod
     def _order(

@@ -24,9 +24,9 @@ from foundry_api.types.errors import (
     SilenceTimeout,
     StreamInterrupted,
 )
-from foundry_api.wire.dialects.base import error_of
-from foundry_api.wire.encoding import DECODED
-from foundry_api.wire.transport import OK, Reply
+from foundry_api.wire.dialects.base import parse_error
+from foundry_api.wire.encoding import SUPPORTED_ENCODINGS
+from foundry_api.wire.transport import OK, BufferedResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -183,7 +183,7 @@ class Attempt(Generic[_P]):
         operation, watch = self._operation, self._watch
         if operation.verifies:
             with watch:
-                await operation.verify(connection, model)
+                await operation.preflight(connection, model)
         self._decoder = operation.decoder(connection, model)
         request = operation.request(connection, model)
         watch.listen(first_s, gap_s)
@@ -242,7 +242,7 @@ class Attempt(Generic[_P]):
             value = decoder.finish()
         except StreamInterrupted as error:
             coding = response.headers.get("Content-Encoding", "").strip().lower()
-            if coding and coding not in {"identity", *DECODED}:
+            if coding and coding not in {"identity", *SUPPORTED_ENCODINGS}:
                 raise ProtocolError(f"the answer is encoded as {coding}, unasked") from error
             raise
         if not response.ended and self._operation.may_drain(value):
@@ -325,7 +325,7 @@ class Attempt(Generic[_P]):
 
     def _collect(self, decoder: Decoder[_P, Any], block: bytes) -> list[_P]:
         """Decode a block. An error behind its chunks is raised when they have been taken."""
-        tokens_before = decoder.pieces
+        tokens_before = decoder.chunk_count
         chunks: list[_P] = []
         try:
             chunks.extend(decoder.feed(block))  # which keeps those ahead of an error
@@ -333,7 +333,7 @@ class Attempt(Generic[_P]):
             if not chunks:
                 raise
             self._deferred_error = error
-        if new_tokens := decoder.pieces - tokens_before:
+        if new_tokens := decoder.chunk_count - tokens_before:
             self._on_tokens(new_tokens)
         return chunks
 
@@ -374,7 +374,7 @@ class Attempt(Generic[_P]):
         Raises:
             ServiceCrashed: Another service answers at the address by now.
         """
-        error = error_of(await self._read_error(response, begun))
+        error = parse_error(await self._read_error(response, begun))
         connection, _ = self.target
         # A service that denies what it offered before may be another one by now.
         if isinstance(error, ModelError | RouteMissing):
@@ -384,7 +384,7 @@ class Attempt(Generic[_P]):
                 raise ServiceCrashed("another service has taken the place of this one") from error
         return error
 
-    async def _read_error(self, response: Response, begun: bytes = b"") -> Reply:
+    async def _read_error(self, response: Response, begun: bytes = b"") -> BufferedResponse:
         body = bytearray(begun)
         try:
             while len(body) <= ERROR_BODY_BYTES:
@@ -395,7 +395,7 @@ class Attempt(Generic[_P]):
                 body += block
         except StreamInterrupted:
             log.debug("an error's text broke off; its status tells enough")
-        return Reply(response.status, response.headers, bytes(body))
+        return BufferedResponse(response.status, response.headers, bytes(body))
 
     async def _explain_interruption(self, error: StreamInterrupted) -> FoundryError:
         """Find out why an answer broke off ahead of its first byte, where the service is silent.
@@ -413,7 +413,7 @@ class Attempt(Generic[_P]):
             self._response = response = await connection.transport.send(plain)
         if response.status == OK:
             return error  # it broke off for another reason, and another attempt may succeed
-        return error_of(await self._read_error(response))
+        return parse_error(await self._read_error(response))
 
     def _record_outcome(self, error: BaseException | None) -> None:
         """Tell the breaker how it ended."""

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["WINDOW_S", "WaveFile", "duration_s", "next_cut", "part_of", "read_wave"]
+__all__ = ["WINDOW_S", "WaveFile", "find_next_cut", "iter_part", "read_duration_s", "read_wave"]
 
 
 _TAG_HEAD = 10
 _FLAC_HEAD = 42
 _MPEG_RATES = (44100, 48000, 32000)
-_HALVED = {3: 0, 2: 1, 0: 2}
+_RATE_SHIFTS = {3: 0, 2: 1, 0: 2}
 """MPEG-1, 2 and 2.5: how often the sample rate is halved."""
 _KBITS = {
     (True, 3): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -34,9 +34,9 @@ _KBITS = {
     (False, 1): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 """Kilobits a second, by whether it is MPEG-1 and by the code of the layer."""
-MAX_LOST_BYTES = 64 * 1024
+MAX_JUNK_BYTES = 64 * 1024
 """Without frames in so much it is no MPEG audio. Behind frames there may be more: of pictures."""
-SURE_FRAMES = 3
+MIN_FRAMES = 3
 _BLOCK_BYTES = 4096
 _MPEG_MARK = re.compile(rb"\xff[\xe2-\xff][\x10-\xef]", re.DOTALL)
 
@@ -45,17 +45,17 @@ _FLAC_MARK = re.compile(rb"\xff[\xf8\xf9]")
 _FLAC_FRAME_HEAD = 16
 
 
-def duration_s(file: BinaryIO) -> float | None:
+def read_duration_s(file: BinaryIO) -> float | None:
     """How long a FLAC or MP3 file lasts; None if it is neither, infinity if it can't be said."""
     file.seek(0)
-    start = _after_tags(file)
+    start = _skip_tags(file)
     file.seek(start)
     if (head := file.read(_FLAC_HEAD))[:4] == b"fLaC":
-        return _flac_s(file, head)
-    return _mpeg_s(file, start)
+        return _read_flac_duration_s(file, head)
+    return _read_mpeg_duration_s(file, start)
 
 
-def _after_tags(file: BinaryIO) -> int:
+def _skip_tags(file: BinaryIO) -> int:
     """Where the sound begins behind ID3 tags."""
     start = 0
     while (head := file.read(_TAG_HEAD))[:3] == b"ID3" and len(head) == _TAG_HEAD:
@@ -67,7 +67,7 @@ def _after_tags(file: BinaryIO) -> int:
     return start
 
 
-def _flac_s(file: BinaryIO, head: bytes) -> float | None:
+def _read_flac_duration_s(file: BinaryIO, head: bytes) -> float | None:
     """By the stream's information, which is always the first block, or else by the last frame.
 
     What was written to a pipe does not say at its beginning how many samples it has.
@@ -79,22 +79,22 @@ def _flac_s(file: BinaryIO, head: bytes) -> float | None:
     if not rate:
         return None
     block = int.from_bytes(head[10:12], "big")
-    return (samples or _flac_samples(file, block)) / rate
+    return (samples or _find_flac_sample_count(file, block)) / rate
 
 
-def _flac_samples(file: BinaryIO, block: int) -> float:
+def _find_flac_sample_count(file: BinaryIO, block: int) -> float:
     """The samples up to the end of the last frame; infinity without one."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _FLAC_TAIL_BYTES))
     tail = file.read()
-    for mark in reversed([found.start() for found in _FLAC_MARK.finditer(tail)]):
-        samples = _flac_frame_end(tail[mark : mark + _FLAC_FRAME_HEAD], block)
+    for mark in reversed([match.start() for match in _FLAC_MARK.finditer(tail)]):
+        samples = _parse_flac_frame_end(tail[mark : mark + _FLAC_FRAME_HEAD], block)
         if samples is not None:
             return samples
     return float("inf")
 
 
-def _flac_frame_end(head: bytes, block: int) -> int | None:
+def _parse_flac_frame_end(head: bytes, block: int) -> int | None:
     """The number of the sample behind a frame; None if it is no frame's header (RFC 9639, 9.1)."""
     if len(head) < _FLAC_FRAME_HEAD:
         head += bytes(_FLAC_FRAME_HEAD - len(head))
@@ -111,7 +111,7 @@ def _flac_frame_end(head: bytes, block: int) -> int | None:
     size_bytes = {6: 1, 7: 2}.get(size_code, 0)
     rate_bytes = {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
     end = at + size_bytes + rate_bytes
-    if _crc8(head[:end]) != head[end]:
+    if _compute_crc8(head[:end]) != head[end]:
         return None
     if size_bytes:
         samples = int.from_bytes(head[at : at + size_bytes], "big") + 1
@@ -122,7 +122,7 @@ def _flac_frame_end(head: bytes, block: int) -> int | None:
     return (number if head[1] & 1 else number * block) + samples
 
 
-def _crc8(data: bytes) -> int:
+def _compute_crc8(data: bytes) -> int:
     crc = 0
     for byte in data:
         crc ^= byte
@@ -131,43 +131,43 @@ def _crc8(data: bytes) -> int:
     return crc
 
 
-def _mpeg_s(file: BinaryIO, start: int) -> float | None:
+def _read_mpeg_duration_s(file: BinaryIO, start: int) -> float | None:
     """The frames of MPEG audio one by one, since their bit rate may change."""
     size = file.seek(0, os.SEEK_END)
-    at, total, frames = start, 0.0, 0
-    while at + 4 <= size:
-        if found := _frame_at(file, at):
-            length, seconds = found
-            at, total, frames = at + length, total + seconds, frames + 1
+    position, total, frames = start, 0.0, 0
+    while position + 4 <= size:
+        if frame := _read_frame(file, position):
+            length, seconds = frame
+            position, total, frames = position + length, total + seconds, frames + 1
             continue
-        if frames < SURE_FRAMES:  # what looked like frames was chance
+        if frames < MIN_FRAMES:  # what looked like frames was chance
             total, frames = 0.0, 0
-            size = min(size, at + MAX_LOST_BYTES)
-        at = _next_frame(file, at + 1, size)
-    return total if frames >= SURE_FRAMES else None
+            size = min(size, position + MAX_JUNK_BYTES)
+        position = _find_next_frame(file, position + 1, size)
+    return total if frames >= MIN_FRAMES else None
 
 
-def _next_frame(file: BinaryIO, at: int, end: int) -> int:
+def _find_next_frame(file: BinaryIO, position: int, end: int) -> int:
     """Where the next two frames begin; `end` without any before it."""
-    while at < end:
-        file.seek(at)
+    while position < end:
+        file.seek(position)
         block = file.read(_BLOCK_BYTES)
         for mark in _MPEG_MARK.finditer(block):
-            place = at + mark.start()
-            frame = _frame(mark[0])
-            if frame and _frame_at(file, place + frame[0]):
+            place = position + mark.start()
+            frame = _parse_frame(mark[0])
+            if frame and _read_frame(file, place + frame[0]):
                 return place
-        at += max(1, len(block) - 2)
+        position += max(1, len(block) - 2)
     return end
 
 
-def _frame_at(file: BinaryIO, at: int) -> tuple[int, float] | None:
-    file.seek(at)
+def _read_frame(file: BinaryIO, position: int) -> tuple[int, float] | None:
+    file.seek(position)
     head = file.read(3)
-    return _frame(head) if len(head) == 3 else None  # noqa: PLR2004 - what `_frame` reads
+    return _parse_frame(head) if len(head) == 3 else None  # noqa: PLR2004 - what `_frame` reads
 
 
-def _frame(head: bytes) -> tuple[int, float] | None:
+def _parse_frame(head: bytes) -> tuple[int, float] | None:
     """The bytes and the seconds of the frame that a header begins; None if it is no header."""
     version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
     kbits, rate = head[2] >> 4, head[2] >> 2 & 3
@@ -176,7 +176,7 @@ def _frame(head: bytes) -> tuple[int, float] | None:
     if rate == 3 or kbits in {0, 15}:  # noqa: PLR2004 - reserved
         return None
     is_first = version == 3  # noqa: PLR2004 - MPEG-1
-    per_s = _MPEG_RATES[rate] >> _HALVED[version]
+    per_s = _MPEG_RATES[rate] >> _RATE_SHIFTS[version]
     bits = _KBITS[is_first, layer][kbits] * 1000
     padding = head[2] >> 1 & 1
     if layer == 3:  # noqa: PLR2004 - layer I
@@ -188,10 +188,10 @@ def _frame(head: bytes) -> tuple[int, float] | None:
 WINDOW_S = 30.0
 """What Whisper hears at a time."""
 
-SEARCHED_S = 12.0
+SEARCH_RANGE_S = 12.0
 """A part ends at the quietest moment of the last seconds of a window."""
 
-SHORTEST_PART_S = 5.0
+MIN_PART_S = 5.0
 """So much is left for the last part: a model makes up words for a few tenths of a second."""
 
 BLOCK_S = 0.02
@@ -242,8 +242,10 @@ class WaveFile:
     def is_divisible(self) -> bool:
         """Whether the samples can be read, so that silence can be found."""
         sizes = _SIZES.get(self.encoding, ())
-        whole = self.sample_bits // 8
-        return self.sample_bits in sizes and whole > 0 and self.frame_bytes % whole == 0
+        sample_bytes = self.sample_bits // 8
+        return (
+            self.sample_bits in sizes and sample_bytes > 0 and self.frame_bytes % sample_bytes == 0
+        )
 
 
 def read_wave(file: BinaryIO) -> WaveFile | None:
@@ -262,7 +264,7 @@ def read_wave(file: BinaryIO) -> WaveFile | None:
         start = file.tell()
         if name == b"data":
             length = min(length, size - start)
-            return _described(description, start, length)
+            return _make_wave_file(description, start, length)
         if name == b"fmt ":
             description = file.read(min(length, 64))
         if length == _UNKNOWN_SIZE:
@@ -271,12 +273,12 @@ def read_wave(file: BinaryIO) -> WaveFile | None:
     return None
 
 
-def _described(description: bytes, start: int, length: int) -> WaveFile | None:
-    if len(description) < _FORMAT.size:
+def _make_wave_file(format_chunk: bytes, start: int, length: int) -> WaveFile | None:
+    if len(format_chunk) < _FORMAT.size:
         return None
-    encoding, channels, rate, bytes_per_s, frame_bytes, bits = _FORMAT.unpack_from(description)
-    if encoding == _EXTENSIBLE and len(description) >= 26:  # noqa: PLR2004 - where it is said
-        (encoding,) = struct.unpack_from("<H", description, 24)
+    encoding, channels, rate, bytes_per_s, frame_bytes, bits = _FORMAT.unpack_from(format_chunk)
+    if encoding == _EXTENSIBLE and len(format_chunk) >= 26:  # noqa: PLR2004 - where it is said
+        (encoding,) = struct.unpack_from("<H", format_chunk, 24)
     if not rate or not frame_bytes:
         return None
     if bits in _SIZES.get(encoding, ()):  # as the engine has it, whatever the file says
@@ -285,39 +287,43 @@ def _described(description: bytes, start: int, length: int) -> WaveFile | None:
     if encoding not in _SIZES:  # compressed: what is a frame there holds many
         rates = [per_s for per_s in (bytes_per_s, rate * channels * bits // 8) if per_s]
         frames = length * rate // min(rates) if rates else length
-    return WaveFile(description, encoding, rate, frame_bytes, bits, start, frames)
+    return WaveFile(format_chunk, encoding, rate, frame_bytes, bits, start, frames)
 
 
-def next_cut(file: BinaryIO, wave: WaveFile, start: int) -> int:
+def find_next_cut(file: BinaryIO, wave: WaveFile, start: int) -> int:
     """The frame at which the part that begins with frame `start` ends."""
-    left_s = (wave.frames - start) / wave.rate
-    if left_s <= WINDOW_S:
+    remaining_s = (wave.frames - start) / wave.rate
+    if remaining_s <= WINDOW_S:
         return wave.frames
-    latest_s = min(WINDOW_S, left_s - SHORTEST_PART_S)
+    latest_s = min(WINDOW_S, remaining_s - MIN_PART_S)
     block = max(1, round(BLOCK_S * wave.rate))
-    first = start + int((latest_s - SEARCHED_S) * wave.rate)
-    levels = list(_levels(file, wave, first, int(SEARCHED_S * wave.rate) // block, block))
-    quietest = _quietest(levels)
+    first = start + int((latest_s - SEARCH_RANGE_S) * wave.rate)
+    levels = list(
+        _measure_levels(file, wave, first, int(SEARCH_RANGE_S * wave.rate) // block, block)
+    )
+    quietest = _find_quietest(levels)
     return first + quietest * block
 
 
-def _quietest(levels: list[float]) -> int:
+def _find_quietest(levels: list[float]) -> int:
     """The middle of the quietest third of a second, the last of them if there are several."""
     width = min(QUIET_BLOCKS, len(levels))
-    sums = [sum(levels[at : at + width]) for at in range(len(levels) - width + 1)]
-    quietest = min(range(len(sums)), key=lambda at: (sums[at], -at))
+    sums = [sum(levels[position : position + width]) for position in range(len(levels) - width + 1)]
+    quietest = min(range(len(sums)), key=lambda position: (sums[position], -position))
     return quietest + width // 2
 
 
-def _levels(file: BinaryIO, wave: WaveFile, first: int, count: int, block: int) -> Iterator[float]:
+def _measure_levels(
+    file: BinaryIO, wave: WaveFile, first: int, count: int, block: int
+) -> Iterator[float]:
     """The distance between the highest and the lowest sample of each block of frames."""
     file.seek(wave.start + first * wave.frame_bytes)
     for _ in range(count):
-        samples = _samples(file.read(block * wave.frame_bytes), wave)
+        samples = _decode_samples(file.read(block * wave.frame_bytes), wave)
         yield float(max(samples) - min(samples)) if samples else 0.0
 
 
-def _samples(data: bytes, wave: WaveFile) -> array[int] | array[float] | bytes:
+def _decode_samples(data: bytes, wave: WaveFile) -> array[int] | array[float] | bytes:
     """The samples of all channels. Of 24 bits, the upper 16 are enough to find silence."""
     if wave.encoding in _MAGNITUDES:
         return data.translate(_MAGNITUDES[wave.encoding])
@@ -327,26 +333,26 @@ def _samples(data: bytes, wave: WaveFile) -> array[int] | array[float] | bytes:
         upper = bytearray(len(data) // 3 * 2)
         upper[0::2], upper[1::2] = data[1::3], data[2::3]
         data = bytes(upper)
-    samples = _array(wave)
+    samples = _make_sample_array(wave)
     samples.frombytes(data[: len(data) - len(data) % samples.itemsize])
     if sys.byteorder == "big":
         samples.byteswap()
     return samples
 
 
-def _array(wave: WaveFile) -> array[int] | array[float]:
+def _make_sample_array(wave: WaveFile) -> array[int] | array[float]:
     if wave.encoding == _FLOAT:
         return array("f" if wave.sample_bits == 32 else "d")  # noqa: PLR2004 - bits
     return array("i" if wave.sample_bits == 32 else "h")  # noqa: PLR2004 - bits
 
 
-def part_of(file: BinaryIO, wave: WaveFile, start: int, end: int) -> Iterator[bytes]:
+def iter_part(file: BinaryIO, wave: WaveFile, start: int, end: int) -> Iterator[bytes]:
     """A WAV file of the frames from `start` to `end`, in blocks."""
     length = (end - start) * wave.frame_bytes
-    described = wave.description + b"\0" * (len(wave.description) % 2)
-    total = 4 + _CHUNK.size + len(described) + _CHUNK.size + length
+    padded_description = wave.description + b"\0" * (len(wave.description) % 2)
+    total = 4 + _CHUNK.size + len(padded_description) + _CHUNK.size + length
     yield _CHUNK.pack(b"RIFF", total) + b"WAVE"
-    yield _CHUNK.pack(b"fmt ", len(wave.description)) + described
+    yield _CHUNK.pack(b"fmt ", len(wave.description)) + padded_description
     yield _CHUNK.pack(b"data", length)
     file.seek(wave.start + start * wave.frame_bytes)
     while length and (block := file.read(min(COPY_BYTES, length))):

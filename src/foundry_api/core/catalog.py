@@ -195,7 +195,7 @@ class Catalog:
         offline; so it is asked only for those that are not remembered.
         """
         control, dialect = self._service.control, self._service.dialect
-        local = await (control.local_models() if control else dialect.local_models())
+        local = await (control.local_models() if control else dialect.list_local_models())
         if dialect.capabilities.cached == "native":
             return local
         look = await self._look()
@@ -212,7 +212,7 @@ class Catalog:
         control = self._service.control
         if control is not None:
             return await control.public_models()
-        return PublicListing(models=tuple(await self._service.dialect.public_models()))
+        return PublicListing(models=tuple(await self._service.dialect.list_public_models()))
 
     async def _asked_or_nothing(self) -> Sequence[Model]:
         try:
@@ -245,7 +245,7 @@ class Catalog:
         held = look.held
         elsewhere = None if held is None else False
         if held is None:
-            here = await self._service.dialect.local_models()
+            here = await self._service.dialect.list_local_models()
             held = {model.id: model.path for model in here if model.cached is not False}
         return CatalogListing(
             models=tuple(_as_of_now(model, held, loaded, elsewhere) for model in stored.models),
@@ -262,15 +262,19 @@ class Catalog:
         """
         if self._service.endpoint.origin == "embedded":
             return frozenset(self._service.loaded)
-        return await self._service.dialect.loaded()
+        return await self._service.dialect.get_loaded_ids()
 
     async def _look(self) -> _Look:
         """What the service says of itself, and which downloads lie where it keeps them."""
         service = self._service
-        status = await service.dialect.status()
+        status = await service.dialect.get_status()
         told = await service.control.host() if service.control else None
         cache = status.cache_dir
-        whose = (status.generation, cache or service.endpoint.base_url, told and told.catalog_url)
+        whose = (
+            status.service_generation,
+            cache or service.endpoint.base_url,
+            told and told.catalog_url,
+        )
         source = " ".join(part for part in whose if part)
         if cache is None or not is_loopback(service.endpoint.base_url):
             return _Look(source, None)

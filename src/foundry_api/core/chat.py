@@ -12,10 +12,10 @@ from foundry_api.types.errors import ContextOverflow, ToolMarkersMissing
 from foundry_api.types.messages import Chunk, Completion, Timings
 from foundry_api.types.serialization import header_text
 from foundry_api.types.values import is_dict
-from foundry_api.wire.chat.reasoning import attributed
-from foundry_api.wire.dialects.base import Ending
-from foundry_api.wire.errors import lenient_json
-from foundry_api.wire.transport import LAST_SUCCESS, MAX_BODY_BYTES, OK
+from foundry_api.wire.chat.reasoning import split_reasoning
+from foundry_api.wire.dialects.base import StreamEnd
+from foundry_api.wire.errors import decode_lenient_json
+from foundry_api.wire.transport import MAX_BODY_BYTES, MAX_SUCCESS_STATUS, OK
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -43,7 +43,7 @@ _STREAM_STARTS = (b"data:", b"event:", b": ")
 _TOKEN_BOUNDS = frozenset({"max_tokens", "max_completion_tokens"})
 
 
-class ChatCompletion(Operation[Chunk, Ending, Completion[None]]):
+class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
     """A streamed chat completion.
 
     Args:
@@ -78,19 +78,19 @@ class ChatCompletion(Operation[Chunk, Ending, Completion[None]]):
 
     def request(self, connection: Connection, model: Model) -> Request:
         """Build the HTTP request in the dialect of the service."""
-        return connection.dialect.chat_request(model, self._request)
+        return connection.dialect.build_chat_request(model, self._request)
 
     def non_streaming_request(self, connection: Connection, model: Model) -> Request | None:
         """Build the same without streaming, where a stream that fails does not say why."""
-        return connection.dialect.plain_request(model, self._request)
+        return connection.dialect.non_streaming_request(model, self._request)
 
     def decoder(self, connection: Connection, model: Model) -> ChatDecoder:
         """Make a decoder for one answer in the dialect of the service."""
-        return connection.dialect.chat_decoder(model, self._request)
+        return connection.dialect.make_chat_decoder(model, self._request)
 
     def accepts(self, response: Response) -> bool:
         """Whether an answer is declared a stream."""
-        if not OK <= response.status <= LAST_SUCCESS or response.status in BODYLESS:
+        if not OK <= response.status <= MAX_SUCCESS_STATUS or response.status in BODYLESS:
             return False
         kind = response.headers.get("Content-Type") or EVENT_STREAM
         return kind.partition(";")[0].strip().lower() == EVENT_STREAM
@@ -103,7 +103,7 @@ class ChatCompletion(Operation[Chunk, Ending, Completion[None]]):
         Proxies that cannot stream send the whole, and some declare a stream to be text or JSON.
         """
         body = b""
-        while OK <= response.status <= LAST_SUCCESS and len(body) <= MAX_BODY_BYTES:
+        while OK <= response.status <= MAX_SUCCESS_STATUS and len(body) <= MAX_BODY_BYTES:
             block = await read()
             body += block
             begun = body.lstrip()
@@ -156,17 +156,17 @@ class ChatCompletion(Operation[Chunk, Ending, Completion[None]]):
                 self._refusal.append(chunk.refusal)
                 self._tool_calls += chunk.tool_calls
 
-    def may_drain(self, value: Ending) -> bool:
+    def may_drain(self, value: StreamEnd) -> bool:
         """Whether the service has nothing more to say, so that the end of the body is near."""
-        return not value.early
+        return not value.stopped_early
 
     def complete(
-        self, value: Ending, texts: list[str], facts: AnswerFacts
+        self, value: StreamEnd, texts: list[str], facts: AnswerFacts
     ) -> Finished[Completion[None]]:
         """Put the completion together."""
         reasoning, content = "".join(self._reasoning), "".join(texts)
         if reasoning or "think>" in content or "<|" in content:
-            reasoning, content = attributed(reasoning, content)
+            reasoning, content = split_reasoning(reasoning, content)
         tokens, streamed_s = value.usage.completion_tokens - 1, facts.streamed_s
         is_measured = tokens >= 1 and streamed_s is not None and streamed_s >= MIN_MEASURED_S
         timings = Timings(
@@ -242,7 +242,7 @@ def _is_bounded(request: ChatRequest) -> bool:
 def _is_completion(body: bytes) -> bool:
     """Whether a body is a whole completion."""
     try:
-        members = lenient_json(body)
+        members = decode_lenient_json(body)
     except ValueError:
         return False
     return is_dict(members) and bool(members.get("choices"))

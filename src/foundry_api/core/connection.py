@@ -23,9 +23,9 @@ from foundry_api.types.errors import (
     ModelNotFound,
     UnsupportedFeature,
 )
-from foundry_api.wire.dialects.base import Wire
-from foundry_api.wire.dialects.detect import dialect_of, identify
-from foundry_api.wire.dialects.model_ids import version_of, without_version
+from foundry_api.wire.dialects.base import ServiceClient
+from foundry_api.wire.dialects.detect import detect_service, get_dialect
+from foundry_api.wire.dialects.model_ids import parse_version, strip_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -79,8 +79,8 @@ class Connection:
         self.endpoint = endpoint
         self.transport = transport
         self.control = control
-        self.wire = Wire(transport, endpoint.base_url, headers, _command_of(endpoint))
-        self.dialect = dialect_of(endpoint.generation, self.wire)
+        self.wire = ServiceClient(transport, endpoint.base_url, headers, _command_of(endpoint))
+        self.dialect = get_dialect(endpoint.generation, self.wire)
         self.catalog = Catalog(self, store)
         self.embeds: dict[str, bool] = {}
         self.stored = StoredResponses(self.wire, self.dialect)
@@ -113,11 +113,11 @@ class Connection:
         known = find_model(name, (*self._local, *self._public))
         if known and (known.cached is not False or download):
             return known
-        self._local = await self._listings.run("local", self.dialect.local_models)
+        self._local = await self._listings.run("local", self.dialect.list_local_models)
         if local := find_model(name, self._local) or await self._registered_again(name):
             return local
         catalog = await self.catalog_for(name)
-        model = find_model(name, catalog) or await self.dialect.by_alias(name)
+        model = find_model(name, catalog) or await self.dialect.find_by_alias(name)
         if model is None:
             raise self.not_found(name)
         if model.cached is False and not download:
@@ -130,7 +130,7 @@ class Connection:
         if source is None or self.control is None:
             return None
         model = await self.control.register(source.path, source.alias)
-        self._local = await self.dialect.local_models()
+        self._local = await self.dialect.list_local_models()
         return model
 
     async def catalog_for(self, name: str) -> Sequence[Model]:
@@ -143,7 +143,7 @@ class Connection:
         try:
             listing = await self._catalog_with(name)
         except CatalogUnavailable as error:
-            self._local = self._local or await self.dialect.local_models()
+            self._local = self._local or await self.dialect.list_local_models()
             raise self._unavailable(name) from error
         self._public = listing.models
         if listing.unreachable is not None and find_model(name, self._public) is None:
@@ -219,7 +219,7 @@ class Connection:
         if self.dialect.capabilities.download == "unsupported":
             self.controlled("download models")
         command = self.wire.command
-        if command is not None and not await command.available():
+        if command is not None and not await command.is_available():
             raise UnsupportedFeature(
                 "the service has no route to download a model, and no `foundry` here manages it",
                 hint=f"Run `foundry model download {name}` on its machine.",
@@ -247,11 +247,11 @@ class Connection:
         """Whether another service answers at this address by now."""
         base_url, headers = self.endpoint.base_url, self.wire.headers
         try:
-            now = await identify(self.transport, base_url, headers, KNOWN_TIMEOUT_S)
+            now = await detect_service(self.transport, base_url, headers, KNOWN_TIMEOUT_S)
         except FoundryError:
             return False  # the next request will tell what is there
         known = self.endpoint
-        return (now.generation, now.pid) != (known.generation, known.pid or now.pid)
+        return (now.service_generation, now.pid) != (known.generation, known.pid or now.pid)
 
     async def ensure_loaded(self, model: Model) -> None:
         """Load a model unless it is known to be loaded; concurrent loads are one.
@@ -274,11 +274,11 @@ class Connection:
         Raises:
             FoundryError: The service does not tell.
         """
-        ids = await self.dialect.loaded("local")
-        status = status or await self.dialect.status()
+        ids = await self.dialect.get_loaded_ids("local")
+        status = status or await self.dialect.get_status()
         cheap = self.dialect.capabilities.cached == "native"
         if cheap or may_hold_downloads(self.endpoint.base_url, status.cache_dir):
-            ids |= await self.dialect.loaded("public")
+            ids |= await self.dialect.get_loaded_ids("public")
         return ids
 
     async def models_memory_mb(self) -> float | None:
@@ -311,7 +311,7 @@ class Connection:
 
     async def _downloaded(self, model: Model) -> Model:
         """The model as the service has it after a download."""
-        known = await self.dialect.local_models()
+        known = await self.dialect.list_local_models()
         if find_model(model.id, known) is None:
             known = (await self.catalog.listing(refresh=True)).models
         found = find_model(model.id, known)
@@ -386,7 +386,7 @@ def _built_in(name: str) -> ModelSource | None:
     """The model of this package that a name means, with or without a version."""
     from foundry_api.engine.process import demo_models  # noqa: PLC0415 - most calls need none
 
-    alias = without_version(name.strip().lower())
+    alias = strip_version(name.strip().lower())
     return next((source for source in demo_models() if source.alias.lower() == alias), None)
 
 
@@ -409,9 +409,9 @@ def find_model(name: str, models: Iterable[Model]) -> Model | None:
     models = tuple(models)
     if exact := [model for model in models if model.id.lower() == wanted]:
         return exact[0]
-    if versions := [model for model in models if without_version(model.id).lower() == wanted]:
-        return max(versions, key=lambda model: version_of(model.id))
-    if unversioned := [model for model in models if model.id.lower() == without_version(wanted)]:
+    if versions := [model for model in models if strip_version(model.id).lower() == wanted]:
+        return max(versions, key=lambda model: parse_version(model.id))
+    if unversioned := [model for model in models if model.id.lower() == strip_version(wanted)]:
         return unversioned[0]  # 1.x lists its ids without their version
     variants = _of_alias(wanted, models)
     cached = [model for model in variants if model.cached]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Never
 
 from foundry_api.core.call import Call, CallRequest
-from foundry_api.core.model_task import check_embeds
+from foundry_api.core.model_task import check_embedding_support
 from foundry_api.core.operation import EndpointOperation, WholeBody
 from foundry_api.types.checks import check_several, check_text
 from foundry_api.types.errors import (
@@ -18,8 +18,12 @@ from foundry_api.types.errors import (
 )
 from foundry_api.types.messages import Timings, Usage
 from foundry_api.types.results import Embeddings
-from foundry_api.types.values import as_int, shown
-from foundry_api.wire.endpoints.embeddings import EMBEDDINGS_ROUTE, decoded, embeddings_body
+from foundry_api.types.values import as_int, format_value
+from foundry_api.wire.endpoints.embeddings import (
+    EMBEDDINGS_ROUTE,
+    decode_embeddings,
+    make_embeddings_body,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -35,20 +39,20 @@ if TYPE_CHECKING:
     from foundry_api.types.results import Vector
     from foundry_api.wire.transport import Request
 
-__all__ = ["BATCH_SIZE", "check_batch_size", "checked_texts", "embed"]
+__all__ = ["BATCH_SIZE", "check_batch_size", "embed", "validate_texts"]
 
 BATCH_SIZE = 32
 """The engines embed one text after the other (embeddings_session.cc), so that larger batches save
 only requests; a batch that fails is sent again whole, and its answer waits for its last text."""
 
-AT_ONCE = 4
+MAX_CONCURRENT = 4
 """Batches that wait for their turn at a time. The limiter decides how many are sent."""
 
-_Told = tuple["tuple[Vector, ...]", "Usage | None"]
+_EmbeddingsBody = tuple["tuple[Vector, ...]", "Usage | None"]
 
 
 @dataclass(frozen=True, slots=True)
-class Batch(EndpointOperation[Never, _Told]):
+class EmbeddingOperation(EndpointOperation[Never, _EmbeddingsBody]):
     """Some texts to embed."""
 
     texts: tuple[str, ...]
@@ -61,28 +65,28 @@ class Batch(EndpointOperation[Never, _Told]):
                 f"a service of generation {capabilities.generation} makes no embeddings"
             )
 
-    async def verify(self, connection: Connection, model: Model) -> None:
+    async def preflight(self, connection: Connection, model: Model) -> None:
         """Refuse a model that makes none."""
-        await check_embeds(connection, model)
+        await check_embedding_support(connection, model)
 
     def request(self, connection: Connection, model: Model) -> Request:
         """What is sent."""
-        path = connection.dialect.path(model.catalog, EMBEDDINGS_ROUTE)
-        return connection.wire.post(path, embeddings_body(model.id, self.texts))
+        path = connection.dialect.make_path(model.catalog, EMBEDDINGS_ROUTE)
+        return connection.wire.build_post(path, make_embeddings_body(model.id, self.texts))
 
     def amend(self, error: FoundryError) -> None:
         """Nothing can be put right: say what could be of too long a text."""
         if isinstance(error, ContextOverflow):
             error.blame_prompt()
 
-    def decoder(self, connection: Connection, model: Model) -> WholeBody[_Told]:
+    def decoder(self, connection: Connection, model: Model) -> WholeBody[_EmbeddingsBody]:
         """Reads the vectors."""
         del connection, model
-        return WholeBody(lambda body: decoded(body, len(self.texts)))
+        return WholeBody(lambda body: decode_embeddings(body, len(self.texts)))
 
 
 async def embed(
-    tools: CallContext,
+    context: CallContext,
     texts: Sequence[str],
     *,
     model: str,
@@ -94,7 +98,7 @@ async def embed(
     """The vectors of texts that were checked, in their order.
 
     Args:
-        tools: What the client's calls share.
+        context: What the client's calls share.
         texts: At least one.
         model: Its name as the caller said it.
         timeout_s: Seconds that a batch's answer may take.
@@ -102,29 +106,29 @@ async def embed(
         batch_size: Texts of one request.
         download: Whether the model may be downloaded first.
     """
-    started = tools.clock()
+    started = context.clock()
 
-    def call(batch: Batch) -> Awaitable[Outcome[_Told]]:
-        order = CallRequest((model,), batch, timeout_s, deadline, download)
-        return Call(tools, order, batch).result()
+    def call(batch: EmbeddingOperation) -> Awaitable[Outcome[_EmbeddingsBody]]:
+        request = CallRequest((model,), batch, timeout_s, deadline, download)
+        return Call(context, request, batch).result()
 
-    outcomes = await _in_order(call, list(_batches(texts, batch_size)))
-    vectors = tuple(vector for each in outcomes for vector in each.result[0])
-    _check_alike(outcomes, vectors)
+    outcomes = await _run_batches(call, list(_make_batches(texts, batch_size)))
+    vectors = tuple(vector for outcome in outcomes for vector in outcome.result[0])
+    _check_same_model(outcomes, vectors)
     timings = Timings(
         time_to_first_token_s=None,
-        total_s=tools.clock() - started,
+        total_s=context.clock() - started,
         tokens_per_second=None,
-        queued_s=sum(each.timings.queued_s for each in outcomes),
+        queued_s=sum(outcome.timings.queued_s for outcome in outcomes),
     )
     return Embeddings(
         vectors=vectors,
         model=outcomes[-1].model.id,
         service=outcomes[-1].service,
         generation=outcomes[-1].generation,
-        usage=_total([each.result[1] for each in outcomes]),
+        usage=_sum_usage([outcome.result[1] for outcome in outcomes]),
         timings=timings,
-        attempts=tuple(attempt for each in outcomes for attempt in each.attempts),
+        attempts=tuple(attempt for outcome in outcomes for attempt in outcome.attempts),
     )
 
 
@@ -136,11 +140,13 @@ def check_batch_size(size: object) -> int:
     """
     number = as_int(size)
     if number is None or number < 1:
-        raise InvalidRequest(f"batch_size is {shown(size)}, not 1 or more", field="batch_size")
+        raise InvalidRequest(
+            f"batch_size is {format_value(size)}, not 1 or more", field="batch_size"
+        )
     return number
 
 
-def checked_texts(texts: object) -> tuple[str, ...]:
+def validate_texts(texts: object) -> tuple[str, ...]:
     """The texts, one or several.
 
     Raises:
@@ -148,26 +154,27 @@ def checked_texts(texts: object) -> tuple[str, ...]:
     """
     if isinstance(texts, str):
         return (check_text("texts", texts),)
-    several = check_several("texts", texts, "a text or a list of texts")
-    checked = tuple(check_text(f"texts[{index}]", text) for index, text in enumerate(several))
-    if not checked:
+    items = check_several("texts", texts, "a text or a list of texts")
+    validated = tuple(check_text(f"texts[{index}]", text) for index, text in enumerate(items))
+    if not validated:
         raise InvalidRequest("texts is empty", field="texts")
-    return checked
+    return validated
 
 
-def _batches(texts: Sequence[str], size: int) -> Iterator[Batch]:
+def _make_batches(texts: Sequence[str], size: int) -> Iterator[EmbeddingOperation]:
     for start in range(0, len(texts), size):
-        yield Batch(tuple(texts[start : start + size]))
+        yield EmbeddingOperation(tuple(texts[start : start + size]))
 
 
-async def _in_order(
-    call: Callable[[Batch], Awaitable[Outcome[_Told]]], batches: Sequence[Batch]
-) -> list[Outcome[_Told]]:
+async def _run_batches(
+    call: Callable[[EmbeddingOperation], Awaitable[Outcome[_EmbeddingsBody]]],
+    batches: Sequence[EmbeddingOperation],
+) -> list[Outcome[_EmbeddingsBody]]:
     """The outcomes in the order of the batches. The first failure ends the others."""
-    gate = asyncio.Semaphore(AT_ONCE)
+    semaphore = asyncio.Semaphore(MAX_CONCURRENT)
 
-    async def run(batch: Batch) -> Outcome[_Told]:
-        async with gate:
+    async def run(batch: EmbeddingOperation) -> Outcome[_EmbeddingsBody]:
+        async with semaphore:
             return await call(batch)
 
     tasks = [asyncio.create_task(run(batch)) for batch in batches]
@@ -179,9 +186,11 @@ async def _in_order(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _check_alike(outcomes: Sequence[Outcome[_Told]], vectors: Sequence[Vector]) -> None:
+def _check_same_model(
+    outcomes: Sequence[Outcome[_EmbeddingsBody]], vectors: Sequence[Vector]
+) -> None:
     """Vectors of different models cannot be compared."""
-    models = sorted({each.model.id for each in outcomes})
+    models = sorted({outcome.model.id for outcome in outcomes})
     if len(models) > 1 or len({len(vector) for vector in vectors}) > 1:
         raise ProtocolError(
             f"the texts were embedded differently: by {' and '.join(models)}",
@@ -189,10 +198,10 @@ def _check_alike(outcomes: Sequence[Outcome[_Told]], vectors: Sequence[Vector]) 
         )
 
 
-def _total(usages: Sequence[Usage | None]) -> Usage | None:
+def _sum_usage(usages: Sequence[Usage | None]) -> Usage | None:
     counted = [usage for usage in usages if usage is not None]
     if len(counted) < len(usages):
         return None
     return Usage(
-        sum(each.prompt_tokens for each in counted), 0, sum(each.total_tokens for each in counted)
+        sum(item.prompt_tokens for item in counted), 0, sum(item.total_tokens for item in counted)
     )

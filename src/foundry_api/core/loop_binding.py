@@ -24,8 +24,8 @@ class LoopBinding:
         loop: The event loop that the client is bound to.
     """
 
-    def __init__(self, rebound: Callable[[], None] = lambda: None) -> None:
-        self._rebound = rebound
+    def __init__(self, on_rebound: Callable[[], None] = lambda: None) -> None:
+        self._on_rebound = on_rebound
         self._lock = threading.Lock()
         self.loop: asyncio.AbstractEventLoop | None = None
 
@@ -39,13 +39,13 @@ class LoopBinding:
         if self.loop is loop:
             return
         with self._lock:
-            before = self.loop
-            if before is not None and before.is_running():
+            previous = self.loop
+            if previous is not None and previous.is_running():
                 raise InvalidRequest(
                     "the client is in use on another event loop, and serves one at a time",
                     hint="Use FoundryClient, which serves any number of threads, or a "
                     "FoundryAPIClient for each event loop.",
                 )
             self.loop = loop
-            if before is not None:
-                self._rebound()
+            if previous is not None:
+                self._on_rebound()

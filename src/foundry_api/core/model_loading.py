@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from foundry_api.types.errors import FoundryError, InvalidRequest
-from foundry_api.types.values import as_float, shown
+from foundry_api.types.values import as_float, format_value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -32,7 +32,7 @@ def check_drain(drain_s: object) -> float:
     seconds = as_float(drain_s)
     if seconds is None or not 0 <= seconds < float("inf"):
         raise InvalidRequest(
-            f"drain is {shown(drain_s)}, but must be 0 or more seconds", field="drain"
+            f"drain is {format_value(drain_s)}, but must be 0 or more seconds", field="drain"
         )
     return seconds
 
@@ -71,7 +71,7 @@ async def swap(old: Place, new: Place, *, drain_s: float) -> Model:
     (here, leaving), (there, coming) = old, new
     if (here.base_url, leaving.id) == (there.base_url, coming.id):
         raise InvalidRequest(f"{leaving.id} can't be swapped for itself", field="new")
-    was_in = leaving.id in await here.dialect.loaded(leaving.catalog)
+    was_in = leaving.id in await here.dialect.get_loaded_ids(leaving.catalog)
     await here.memory.unload(leaving, drain_s=drain_s, reason="swap")
     try:
         if coming.cached is False:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from foundry_api.engine.models.download_cache import downloaded
 from foundry_api.engine.models.task import VISION, embeds, speech_of, task_of
 from foundry_api.types.errors import FoundryError, ModelTaskMismatch
-from foundry_api.wire.dialects.model_ids import without_version
+from foundry_api.wire.dialects.model_ids import strip_version
 from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from foundry_api.engine.models.task import Speech
     from foundry_api.types.messages import Model
 
-__all__ = ["check_embeds", "check_sees", "speech_kind"]
+__all__ = ["check_embedding_support", "check_vision", "detect_speech_kind"]
 
 _ENGLISH = re.compile(r"[.-]en\b")
 
@@ -32,7 +32,7 @@ EMBEDDING_TASKS = frozenset({"embeddings", "embedding", "text-embedding", "featu
 """`embeddings` is the engine's own word, `embedding` the public catalog's."""
 
 
-async def check_embeds(connection: Connection, model: Model) -> None:
+async def check_embedding_support(connection: Connection, model: Model) -> None:
     """Refuse a model that cannot embed.
 
     What the catalog or the registration says of it is believed when it says yes. Else its files
@@ -44,7 +44,7 @@ async def check_embeds(connection: Connection, model: Model) -> None:
     """
     known = connection.embeds.get(model.id)
     if known is None:
-        known = await _told(connection, model)
+        known = await _declared_task(connection, model)
         if known is not None:
             connection.embeds[model.id] = known
     if known is False:
@@ -63,7 +63,7 @@ async def check_embeds(connection: Connection, model: Model) -> None:
         )
 
 
-async def check_sees(connection: Connection, model: Model) -> None:
+async def check_vision(connection: Connection, model: Model) -> None:
     """Refuse an image that the service would drop.
 
     Raises:
@@ -71,7 +71,7 @@ async def check_sees(connection: Connection, model: Model) -> None:
     """
     if connection.dialect.capabilities.refuses_images == "native":
         return
-    tasks, directory = await _known(connection, model)
+    tasks, directory = await _get_tasks_and_directory(connection, model)
     if VISION in tasks or (directory and await asyncio.to_thread(task_of, directory) == VISION):
         return
     raise ModelTaskMismatch(
@@ -83,12 +83,12 @@ async def check_sees(connection: Connection, model: Model) -> None:
     )
 
 
-async def speech_kind(connection: Connection, model: Model) -> Speech | None:
+async def detect_speech_kind(connection: Connection, model: Model) -> Speech | None:
     """What kind of transcriber a model is, by its files or else its name; None if it says nothing.
 
     A model that is no transcriber is refused by the service.
     """
-    _, directory = await _known(connection, model)
+    _, directory = await _get_tasks_and_directory(connection, model)
     if directory is not None:
         return await asyncio.to_thread(speech_of, directory)
     name = f"{model.alias} {model.id}".lower()
@@ -99,48 +99,54 @@ async def speech_kind(connection: Connection, model: Model) -> Speech | None:
     return "english" if _ENGLISH.search(name) else "whisper"
 
 
-async def _told(connection: Connection, model: Model) -> bool | None:
+async def _declared_task(connection: Connection, model: Model) -> bool | None:
     """Whether it embeds; None where nothing tells."""
-    tasks, directory = await _known(connection, model)
+    tasks, directory = await _get_tasks_and_directory(connection, model)
     if not tasks.isdisjoint(EMBEDDING_TASKS):
         return True
     return None if directory is None else await asyncio.to_thread(embeds, directory)
 
 
-async def _known(connection: Connection, model: Model) -> tuple[frozenset[str], Path | None]:
+async def _get_tasks_and_directory(
+    connection: Connection, model: Model
+) -> tuple[frozenset[str], Path | None]:
     """The tasks that it is said to have, and where its files lie, if that is on this machine."""
-    described = [model, *await _descriptions(connection, model)]
-    tasks = frozenset(each.task.lower() for each in described if each.task)
-    paths = [Path(each.path) for each in described if each.path is not None]
-    return tasks, paths[0] if paths else await _directory(connection, model)
+    descriptions = [model, *await _get_descriptions(connection, model)]
+    tasks = frozenset(description.task.lower() for description in descriptions if description.task)
+    paths = [Path(description.path) for description in descriptions if description.path is not None]
+    return tasks, paths[0] if paths else await _find_directory(connection, model)
 
 
-async def _descriptions(connection: Connection, model: Model) -> list[Model]:
+async def _get_descriptions(connection: Connection, model: Model) -> list[Model]:
     """What the host's control API and the remembered catalog say of it."""
     known: list[Model] = []
     if connection.control is not None:
         known += await connection.control.local_models()
-    remembered = await connection.catalog.remembered()
-    known += remembered.models if remembered is not None else ()
-    return [each for each in known if each.id == model.id and each.catalog == model.catalog]
+    cached_listing = await connection.catalog.remembered()
+    known += cached_listing.models if cached_listing is not None else ()
+    return [
+        description
+        for description in known
+        if description.id == model.id and description.catalog == model.catalog
+    ]
 
 
-async def _directory(connection: Connection, model: Model) -> Path | None:
+async def _find_directory(connection: Connection, model: Model) -> Path | None:
     """Where a downloaded model lies, if that is on this machine and ours to look into."""
     if model.catalog != "public" or not is_loopback(connection.base_url):
         return None
     try:
-        cache_dir = (await connection.dialect.status()).cache_dir
+        cache_dir = (await connection.dialect.get_status()).cache_dir
         if cache_dir is None:
             return None
-        return _of(model, await asyncio.to_thread(downloaded, Path(cache_dir)))
+        return _select_directory(model, await asyncio.to_thread(downloaded, Path(cache_dir)))
     except (FoundryError, OSError):
         return None
 
 
-def _of(model: Model, directories: Mapping[str, Path]) -> Path | None:
+def _select_directory(model: Model, directories: Mapping[str, Path]) -> Path | None:
     """1.x names a model without its version: of several nobody knows which one it runs."""
     if exact := directories.get(model.id):
         return exact
-    found = [path for name, path in directories.items() if without_version(name) == model.id]
-    return found[0] if len(found) == 1 else None
+    paths = [path for name, path in directories.items() if strip_version(name) == model.id]
+    return paths[0] if len(paths) == 1 else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Protocol, TypeV
 
 from foundry_api.types.errors import RouteMissing, UnsupportedFeature
 from foundry_api.types.messages import Timings
-from foundry_api.wire.transport import LAST_SUCCESS, OK
+from foundry_api.wire.transport import MAX_SUCCESS_STATUS, OK
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -52,7 +52,7 @@ class Decoder(Protocol[_P_co, _T_co]):
     """Turns the body of one answer into chunks, and into a value at its end."""
 
     @property
-    def pieces(self) -> int:
+    def chunk_count(self) -> int:
         """Pieces of the answer that came, those that are held back included."""
         ...
 
@@ -85,7 +85,7 @@ class WholeBody(Generic[_T]):
         decode: Decodes the body.
     """
 
-    pieces = 0
+    chunk_count = 0
     done = False  # HTTP says where the body ends
 
     def __init__(self, decode: Callable[[bytes], _T]) -> None:
@@ -156,7 +156,7 @@ class Operation(ABC, Generic[_P, _T, _R]):
     Attributes:
         name: What events call it.
         needs_model: Whether a model has to be in memory for it.
-        verifies: Whether `verify` has something to do.
+        verifies: Whether `preflight` has something to do.
         default_timeout_s: Bound of the silence where the caller leaves it to the client; None for
             what the model was seen to need.
         measures_latency: Whether its time to the first token says something of the model.
@@ -190,7 +190,7 @@ class Operation(ABC, Generic[_P, _T, _R]):
             UnsupportedFeature: This generation cannot do it.
         """
 
-    async def verify(self, connection: Connection, model: Model) -> None:
+    async def preflight(self, connection: Connection, model: Model) -> None:
         """Refuse what this service or model cannot do, before anything is sent.
 
         Raises:
@@ -212,7 +212,7 @@ class Operation(ABC, Generic[_P, _T, _R]):
 
     def accepts(self, response: Response) -> bool:
         """Whether the head of an answer says that the decoder can read it."""
-        return OK <= response.status <= LAST_SUCCESS
+        return OK <= response.status <= MAX_SUCCESS_STATUS
 
     async def inspect(
         self, response: Response, read: Callable[[], Awaitable[bytes]]

@@ -21,7 +21,7 @@ __all__ = [
     "RunOptions",
     "TimeOptions",
     "Timeout",
-    "bounds",
+    "resolve_timeouts",
 ]
 
 
@@ -164,7 +164,7 @@ class ResponseOptions(ModelOptions, total=False):
     extra: Mapping[str, Any] | None
 
 
-def bounds(backend: Backend, options: TimeOptions) -> tuple[Timeout, Deadline]:
+def resolve_timeouts(backend: Backend, options: TimeOptions) -> tuple[Timeout, Deadline]:
     """The time bounds of a call that begins now.
 
     Raises:

@@ -20,11 +20,11 @@ from foundry_api.types.values import (
     as_int,
     as_text,
     encode,
-    shown,
-    without_secrets,
+    format_value,
+    strip_secrets,
 )
-from foundry_api.wire.headers import checked_headers
-from foundry_api.wire.transport import IDEMPOTENT_METHODS, LAST_SUCCESS, READING_METHODS
+from foundry_api.wire.headers import validate_headers
+from foundry_api.wire.transport import IDEMPOTENT_METHODS, MAX_SUCCESS_STATUS, SAFE_METHODS
 
 if TYPE_CHECKING:
     from foundry_api.core.call import CallContext
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from foundry_api.types.messages import Model
     from foundry_api.wire.transport import Request, Response
 
-__all__ = ["RawCall", "RawOperation", "RawRequest", "make_raw_call", "raw_request"]
+__all__ = ["RawCall", "RawOperation", "RawRequest", "make_raw_call", "make_raw_request"]
 
 DEFAULT_TIMEOUT_S = 30.0
 
 _METHOD = re.compile(r"[A-Z]{1,20}")
 _PATH = re.compile(r"/(?!/)[!-~]*")
-_ID = re.compile(r"/(?=[^/]{16})[^/]*[0-9][^/]*")
+_ID_SEGMENT = re.compile(r"/(?=[^/]{16})[^/]*[0-9][^/]*")
 
 
 class RawRequest(msgspec.Struct, frozen=True):
@@ -64,7 +64,7 @@ class RawRequest(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """What it is called in events: without its query, and without the ids in its path."""
-        route = _ID.sub("/{id}", self.path.partition("?")[0])
+        route = _ID_SEGMENT.sub("/{id}", self.path.partition("?")[0])
         return f"{self.method} {route}"
 
 
@@ -87,7 +87,7 @@ class RawOperation(Operation[Never, bytes, RawReply]):
     @property
     def needs_slot(self) -> bool:
         """Whether it may make work for the engine: one that only reads waits for no turn."""
-        return self._request.method not in READING_METHODS
+        return self._request.method not in SAFE_METHODS
 
     def check(self, capabilities: Capabilities) -> None:
         """Refuse nothing: what the service can do is for it to say."""
@@ -96,7 +96,9 @@ class RawOperation(Operation[Never, bytes, RawReply]):
         """Build the HTTP request."""
         del model
         request = self._request
-        return connection.wire.request(request.method, request.path, request.body, request.headers)
+        return connection.wire.build_request(
+            request.method, request.path, request.body, request.headers
+        )
 
     def decoder(self, connection: Connection, model: Model) -> WholeBody[bytes]:
         """Return the body as it is."""
@@ -105,7 +107,7 @@ class RawOperation(Operation[Never, bytes, RawReply]):
 
     def accepts(self, response: Response) -> bool:
         """Whether it is an answer, and no redirection or error."""
-        return response.status <= LAST_SUCCESS
+        return response.status <= MAX_SUCCESS_STATUS
 
     def refusal(self, error: FoundryError) -> FoundryError:
         """Say what to check where there is no such route."""
@@ -156,7 +158,7 @@ def make_raw_call(
     return Call(context, order, RawOperation(request), service)
 
 
-def raw_request(
+def make_raw_request(
     method: str,
     path: str,
     *,
@@ -169,49 +171,51 @@ def raw_request(
     Raises:
         InvalidRequest: An argument is at fault; `.field` names it.
     """
-    method, path = _method(method), _path(path)
-    told = checked_headers("headers", headers, InvalidRequest)
+    method, path = _validate_method(method), _validate_path(path)
+    all_headers = validate_headers("headers", headers, InvalidRequest)
     body = None
     if json is not None:
-        body = _encoded(json)
-        told = {"Content-Type": "application/json", **told}
-    return RawRequest(method, path + _query(path, params), told, body)
+        body = _encode_json(json)
+        all_headers = {"Content-Type": "application/json", **all_headers}
+    return RawRequest(method, path + _encode_query(path, params), all_headers, body)
 
 
-def _method(method: object) -> str:
+def _validate_method(method: object) -> str:
     name = as_text(method)
     if name is None or not _METHOD.fullmatch(name.upper()):
-        raise InvalidRequest(f"method is {shown(method)}, not a method of HTTP", field="method")
+        raise InvalidRequest(
+            f"method is {format_value(method)}, not a method of HTTP", field="method"
+        )
     return name.upper()
 
 
-def _path(path: object) -> str:
+def _validate_path(path: object) -> str:
     text = as_text(path)
     if text is None or not _PATH.fullmatch(text) or "#" in text:
         raise InvalidRequest(
-            f"path is {without_secrets(path)}, not a path on the service",
+            f"path is {strip_secrets(path)}, not a path on the service",
             field="path",
             hint="Begin it with one slash, and percent-encode what is no printable ASCII.",
         )
     return text
 
 
-def _query(path: str, params: Mapping[str, str | int | float | bool] | None) -> str:
+def _encode_query(path: str, params: Mapping[str, str | int | float | bool] | None) -> str:
     if params is None:
         return ""
     if not isinstance(cast("object", params), Mapping):
-        raise InvalidRequest(f"params is {shown(params)}, not a mapping", field="params")
+        raise InvalidRequest(f"params is {format_value(params)}, not a mapping", field="params")
     if not params:
         return ""
-    told = {name: _parameter(name, value) for name, value in params.items()}
-    return ("&" if "?" in path else "?") + urlencode(told)
+    parameters = {name: _encode_parameter(name, value) for name, value in params.items()}
+    return ("&" if "?" in path else "?") + urlencode(parameters)
 
 
-def _parameter(name: str, value: object) -> str:
+def _encode_parameter(name: str, value: object) -> str:
     if (text := as_text(value)) is not None:
         return text
-    whole = as_int(value)
-    number = as_float(value) if whole is None else whole
+    integer = as_int(value)
+    number = as_float(value) if integer is None else integer
     if number is not None:
         return str(number)
     if (flag := as_bool(value)) is not None:
@@ -222,7 +226,7 @@ def _parameter(name: str, value: object) -> str:
     )
 
 
-def _encoded(json: Any) -> bytes:
+def _encode_json(json: Any) -> bytes:
     try:
         return encode(json)
     except UNENCODABLE as error:

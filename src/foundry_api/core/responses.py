@@ -13,7 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from foundry_api.core.model_task import check_sees
+from foundry_api.core.model_task import check_vision
 from foundry_api.core.operation import EndpointOperation
 from foundry_api.types.checks import (
     EMPTY_RESULT,
@@ -36,12 +36,12 @@ from foundry_api.types.errors import (
 )
 from foundry_api.types.messages import Message
 from foundry_api.types.results import Response, ResponseEvent, ResponseItem
-from foundry_api.types.values import UNENCODABLE, as_text, is_several, plain, shown
-from foundry_api.wire.chat.request import readable_schema
+from foundry_api.types.values import UNENCODABLE, as_text, format_value, is_list_like, to_plain
+from foundry_api.wire.chat.request import make_readable_schema
 from foundry_api.wire.chat.stream import DEFAULT_MAX_TOKENS
-from foundry_api.wire.dialects.base import QUICK_TIMEOUT_S, error_of
+from foundry_api.wire.dialects.base import QUICK_TIMEOUT_S, parse_error
 from foundry_api.wire.endpoints.responses import RESPONSES_ROUTE, ResponseReader, ResponseStream
-from foundry_api.wire.transport import LAST_SUCCESS, OK, fetch
+from foundry_api.wire.transport import MAX_SUCCESS_STATUS, OK, fetch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,15 +57,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_IMAGE_BYTES",
-    "Responding",
-    "checked_id",
+    "ResponseOperation",
+    "build_operation",
     "has_images",
-    "input_items",
-    "json_members",
-    "json_object",
-    "numbers",
-    "reader_of",
-    "responding",
+    "make_input_items",
+    "make_reader",
+    "to_json_members",
+    "to_json_object",
+    "validate_numbers",
+    "validate_response_id",
 ]
 
 
@@ -79,11 +79,11 @@ _SIGNATURES = (
     (b"BM", "image/bmp"),
 )
 _WEBP = re.compile(rb"RIFF....WEBP", re.DOTALL)
-_TEXTS = frozenset({"input_text", "output_text", "text"})
-_LEFT_OUT_IF_EMPTY = frozenset({"assistant", "system", "developer"})
+_TEXT_TYPES = frozenset({"input_text", "output_text", "text"})
+_OMITTED_IF_EMPTY = frozenset({"assistant", "system", "developer"})
 
 
-def input_items(value: object) -> str | list[dict[str, Any]]:
+def make_input_items(value: object) -> str | list[dict[str, Any]]:
     """The input: a text, or items.
 
     Raises:
@@ -91,14 +91,14 @@ def input_items(value: object) -> str | list[dict[str, Any]]:
     """
     if isinstance(value, str):
         return check_text("input", value)
-    several = check_several("input", value, "a text or a list of items")
-    items = [_item(f"input[{index}]", each) for index, each in enumerate(several)]
+    elements = check_several("input", value, "a text or a list of items")
+    items = [_make_item(f"input[{index}]", element) for index, element in enumerate(elements)]
     if not items:
         raise InvalidRequest("input is empty", field="input")
-    kept = [item for item in items if item is not None]
-    if not kept:
+    sent_items = [item for item in items if item is not None]
+    if not sent_items:
         raise InvalidRequest("input has only empty messages", field="input")
-    return kept
+    return sent_items
 
 
 def has_images(items: str | Sequence[Mapping[str, Any]]) -> bool:
@@ -109,44 +109,44 @@ def has_images(items: str | Sequence[Mapping[str, Any]]) -> bool:
     return any(part.get("type") == "input_image" for parts in contents for part in parts)
 
 
-def json_members(field: str, value: object) -> Any:
+def to_json_members(field: str, value: object) -> Any:
     """A value that can be sent as JSON; None is fine.
 
     Raises:
         InvalidRequest: It cannot.
     """
     try:
-        return plain(value)
+        return to_plain(value)
     except UNENCODABLE as error:
         raise InvalidRequest(f"{field} cannot be sent as JSON: {error}", field=field) from error
 
 
-def json_object(field: str, value: object) -> dict[str, Any]:
+def to_json_object(field: str, value: object) -> dict[str, Any]:
     """A mapping that can be sent as JSON.
 
     Raises:
         InvalidRequest: It is none, or cannot.
     """
     if not isinstance(value, Mapping):
-        raise InvalidRequest(f"{field} is {shown(value)}, not a mapping", field=field)
-    members: dict[str, Any] = json_members(field, dict(cast("Mapping[str, Any]", value)))
+        raise InvalidRequest(f"{field} is {format_value(value)}, not a mapping", field=field)
+    members: dict[str, Any] = to_json_members(field, dict(cast("Mapping[str, Any]", value)))
     return members
 
 
-def numbers(
+def validate_numbers(
     *, temperature: object, top_p: object, max_output_tokens: object, seed: object
 ) -> dict[str, object]:
     """Those that were given, within the bounds that the services have."""
-    checked = {
+    validated = {
         "max_output_tokens": check_whole("max_output_tokens", max_output_tokens, 1, MAX_TOKENS),
         "temperature": check_range("temperature", temperature, 0, MAX_TEMPERATURE),
         "top_p": check_range("top_p", top_p, 0, 1),
         "seed": check_whole("seed", seed, -MAX_SEED - 1, MAX_SEED),
     }
-    return {name: value for name, value in checked.items() if value is not None}
+    return {name: value for name, value in validated.items() if value is not None}
 
 
-def _item(field: str, value: object) -> dict[str, Any] | None:
+def _make_item(field: str, value: object) -> dict[str, Any] | None:
     """An item as it is sent; None for an empty message that says nothing by being sent."""
     if isinstance(value, ResponseItem):
         is_empty = value.type == "message" and value.role != "user" and not value.text.strip()
@@ -154,13 +154,13 @@ def _item(field: str, value: object) -> dict[str, Any] | None:
     if isinstance(value, Message):
         value = msgspec.to_builtins(value)
     if not isinstance(value, Mapping):
-        raise InvalidRequest(f"{field} is {shown(value)}, not an item", field=field)
-    item = json_object(field, cast("Mapping[str, Any]", value))
+        raise InvalidRequest(f"{field} is {format_value(value)}, not an item", field=field)
+    item = to_json_object(field, cast("Mapping[str, Any]", value))
     if "role" in item:
         content = item.get("content")
-        if item["role"] in _LEFT_OUT_IF_EMPTY and _is_empty(content):
+        if item["role"] in _OMITTED_IF_EMPTY and _is_empty(content):
             return None
-        item = {"type": "message", **item, "content": _content(field, content)}
+        item = {"type": "message", **item, "content": _make_content(field, content)}
     elif not isinstance(item.get("type"), str):
         raise InvalidRequest(f"{field} has neither a role nor a type", field=field)
     if item["type"] == "function_call_output" and _is_empty(item.get("output")):
@@ -184,56 +184,64 @@ def _is_empty(content: Any) -> bool:
 def _is_empty_text(part: Any) -> bool:
     match part:
         case {"type": str(kind), "text": str(text)}:
-            return kind in _TEXTS and not text.strip()
+            return kind in _TEXT_TYPES and not text.strip()
         case _:
             return False
 
 
-def _content(field: str, content: object) -> object:
+def _make_content(field: str, content: object) -> object:
     if isinstance(content, str):
         return check_text(f"{field}.content", content)
-    if not is_several(content) or not (parts := list(content)):
-        raise InvalidRequest(f"{field}.content is {shown(content)}", field=f"{field}.content")
-    return [_part(f"{field}.content[{index}]", part) for index, part in enumerate(parts)]
+    if not is_list_like(content) or not (parts := list(content)):
+        raise InvalidRequest(
+            f"{field}.content is {format_value(content)}", field=f"{field}.content"
+        )
+    return [_make_part(f"{field}.content[{index}]", part) for index, part in enumerate(parts)]
 
 
-def _part(field: str, part: Any) -> dict[str, Any]:
-    told = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
-    kind = told.get("type")
-    if kind in _TEXTS:
-        check_text(f"{field}.text", told.get("text"))
-        return told if kind != "text" else {**told, "type": "input_text"}
+def _make_part(field: str, part: Any) -> dict[str, Any]:
+    members = cast("dict[str, Any]", part) if isinstance(part, dict) else {}
+    kind = members.get("type")
+    if kind in _TEXT_TYPES:
+        check_text(f"{field}.text", members.get("text"))
+        return members if kind != "text" else {**members, "type": "input_text"}
     if kind == "input_image":
-        return _image(f"{field}.image_url", told)
+        return _make_image(f"{field}.image_url", members)
     if not isinstance(kind, str):
         raise InvalidRequest(f"{field} has no type", field=field)
-    return told
+    return members
 
 
-def _image(field: str, part: dict[str, Any]) -> dict[str, Any]:
+def _make_image(field: str, part: dict[str, Any]) -> dict[str, Any]:
     """An image as a data URL, with the kind that 1.x wants beside it."""
     place = part.get("image_url")
     if not isinstance(place, str) or not place:
-        raise InvalidRequest(f"{field} is {shown(place)}, not a path or a data URL", field=field)
+        raise InvalidRequest(
+            f"{field} is {format_value(place)}, not a path or a data URL", field=field
+        )
     if re.match(r"https?:", place, re.IGNORECASE):
         raise InvalidRequest(
             f"{field} is an address on the network, from which no generation reads images",
             field=field,
             hint="Give a path or a data URL.",
         )
-    kind, content = _data(field, place) if place.startswith("data:") else ("", _read(field, place))
+    kind, content = (
+        _decode_data_url(field, place)
+        if place.startswith("data:")
+        else ("", _read_image(field, place))
+    )
     if len(content) > MAX_IMAGE_BYTES:
         raise InvalidRequest(
             f"{field} has {len(content)} bytes; {MAX_IMAGE_BYTES} can be sent", field=field
         )
-    kind = _kind(content) or kind
+    kind = _detect_image_type(content) or kind
     if not kind.startswith("image/"):
         raise InvalidRequest(f"{field} is no PNG, JPEG, GIF, BMP or WebP image", field=field)
     url = f"data:{kind};base64,{base64.b64encode(content).decode()}"
     return {**part, "image_url": url, "media_type": kind}
 
 
-def _data(field: str, url: str) -> tuple[str, bytes]:
+def _decode_data_url(field: str, url: str) -> tuple[str, bytes]:
     if len(url) > 2 * MAX_IMAGE_BYTES:
         raise InvalidRequest(f"{field} is longer than {2 * MAX_IMAGE_BYTES}", field=field)
     head, comma, data = url.removeprefix("data:").partition(",")
@@ -248,7 +256,7 @@ def _data(field: str, url: str) -> tuple[str, bytes]:
         raise InvalidRequest(f"{field} is no data URL: {error}", field=field) from error
 
 
-def _read(field: str, place: str) -> bytes:
+def _read_image(field: str, place: str) -> bytes:
     path = Path(place).expanduser()
     try:
         if path.exists() and not path.is_file():
@@ -263,7 +271,7 @@ def _read(field: str, place: str) -> bytes:
         raise InvalidRequest(f"{field} cannot be read: {error}", field=field) from error
 
 
-def _kind(content: bytes) -> str:
+def _detect_image_type(content: bytes) -> str:
     if _WEBP.match(content):
         return "image/webp"
     return next((kind for start, kind in _SIGNATURES if content.startswith(start)), "")
@@ -277,25 +285,25 @@ _ID = re.compile(r"[\w.-]{1,200}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Responding(EndpointOperation[ResponseEvent, Response]):
+class ResponseOperation(EndpointOperation[ResponseEvent, Response]):
     """A response that is asked for.
 
     Attributes:
         members: Of the JSON body, all but the model and `stream`; checked.
-        hold: Until when a stored one stays.
-        goes_on: Whether it goes on with a conversation whose instructions were told before.
+        retain: Until when a stored one stays.
+        is_continuation: Whether it goes on with a conversation whose instructions were told before.
     """
 
     members: dict[str, Any]
-    hold: Hold = "free"
-    goes_on: bool = False
+    retain: Hold = "free"
+    is_continuation: bool = False
     name: ClassVar[OperationName] = "response"
 
     def is_final(self, error: FoundryError, *, was_sent: bool) -> bool:
         """Whether it may have been stored: one that is made twice would be kept twice."""
         if not self.members.get("store") or not was_sent:
             return False
-        was_refused = error.status is not None and error.status > LAST_SUCCESS
+        was_refused = error.status is not None and error.status > MAX_SUCCESS_STATUS
         return not was_refused and not isinstance(error, ServiceNotRunning)
 
     def check(self, capabilities: Capabilities) -> None:
@@ -312,48 +320,48 @@ class Responding(EndpointOperation[ResponseEvent, Response]):
                 f"seed is {seed}, but {generation} takes {capabilities.max_seed} at most",
                 field="seed",
             )
-        kind = _format_of(self.members.get("text"))
+        kind = _get_text_format(self.members.get("text"))
         if kind != "text" and capabilities.json_schema != "native":
             raise UnsupportedFeature(
                 f"a service of generation {generation} ignores a text format of type {kind!r}",
                 hint="Leave text out and check the answer, or use a service of SDK 2.1 or later.",
             )
 
-    async def verify(self, connection: Connection, model: Model) -> None:
+    async def preflight(self, connection: Connection, model: Model) -> None:
         """Refuse to go on from what is not there, and images that the model cannot see."""
         previous = self.members.get("previous_response_id")
         corrected = connection.dialect.capabilities.chained_responses == "corrected"
         if previous is not None and corrected:
-            await _check_kept(connection, model, previous)
+            await _check_stored(connection, model, previous)
         if has_images(self.members["input"]):
-            await check_sees(connection, model)
+            await check_vision(connection, model)
 
     def request(self, connection: Connection, model: Model) -> Request:
         """What is sent."""
-        return self._request(connection, model, stream=True)
+        return self._build_request(connection, model, stream=True)
 
     def non_streaming_request(self, connection: Connection, model: Model) -> Request | None:
         """The same without streaming, where a stream that fails at once says nothing."""
         if connection.dialect.capabilities.stream_errors == "native":
             return None
-        return self._request(connection, model, stream=False, store=False)
+        return self._build_request(connection, model, stream=False, store=False)
 
     def decoder(self, connection: Connection, model: Model) -> ResponseStream:
         """Reads the events, and has what is stored released later."""
         store = bool(self.members.get("store"))
 
-        def begun(response_id: str) -> None:
+        def on_created(response_id: str) -> None:
             if store:
-                connection.stored.add(response_id, model, self.hold)
+                connection.stored.add(response_id, model, self.retain)
 
-        return ResponseStream(reader_of(connection), begun)
+        return ResponseStream(make_reader(connection), on_created)
 
     def collect(self, chunks: list[ResponseEvent], texts: list[str], *, whole: bool) -> None:
         """Keep the text."""
         del whole
         texts += [chunk.text for chunk in chunks]
 
-    def amend(self, error: FoundryError) -> Responding | None:
+    def amend(self, error: FoundryError) -> ResponseOperation | None:
         """Ask for what fits, when the caller set no bound and the service's default overflows."""
         if not isinstance(error, ContextOverflow) or "max_output_tokens" in self.members:
             return None
@@ -362,54 +370,61 @@ class Responding(EndpointOperation[ResponseEvent, Response]):
             return None
         return replace(self, members={**self.members, "max_output_tokens": room})
 
-    def _request(self, connection: Connection, model: Model, **more: bool) -> Request:
-        body = {"model": model.id, **self.members, **more}
-        if self.goes_on and connection.dialect.capabilities.chained_responses == "corrected":
+    def _build_request(self, connection: Connection, model: Model, **extra: bool) -> Request:
+        body = {"model": model.id, **self.members, **extra}
+        if (
+            self.is_continuation
+            and connection.dialect.capabilities.chained_responses == "corrected"
+        ):
             # 1.2.4 and 2.0.1 keep them with the input, and would read them twice.
             body.pop("instructions", None)
         match body.get("text"):
             case {"format": {"type": "json_schema", "schema": schema} as form, **rest}:
-                body["text"] = {**rest, "format": {**form, "schema": readable_schema(schema)}}
+                body["text"] = {**rest, "format": {**form, "schema": make_readable_schema(schema)}}
             case _:
                 pass
-        path = connection.dialect.path(model.catalog, RESPONSES_ROUTE)
-        return connection.wire.post(path, msgspec.json.encode(body))
+        path = connection.dialect.make_path(model.catalog, RESPONSES_ROUTE)
+        return connection.wire.build_post(path, msgspec.json.encode(body))
 
 
-def responding(
-    said: object, options: ResponseOptions, *, hold: Hold | None = None, goes_on: bool = False
-) -> Responding:
+def build_operation(
+    response_input: object,
+    options: ResponseOptions,
+    *,
+    retain: Hold | None = None,
+    is_continuation: bool = False,
+) -> ResponseOperation:
     """What is asked for, checked.
 
     Args:
-        said: The input.
+        response_input: The input.
         options: The caller's.
-        hold: Until when a stored one stays; None goes by the options.
-        goes_on: Whether it goes on with a conversation whose instructions were told before.
+        retain: Until when a stored one stays; None goes by the options.
+        is_continuation: Whether it goes on with a conversation whose instructions were told before.
 
     Raises:
         InvalidRequest: An argument is at fault; `.field` names it.
     """
     previous, extra = options.get("previous_response_id"), options.get("extra")
     members: dict[str, Any] = {
-        **({} if extra is None else json_object("extra", extra)),
-        "input": input_items(said),
+        **({} if extra is None else to_json_object("extra", extra)),
+        "input": make_input_items(response_input),
         "store": check_flag("store", options.get("store")),
-        **numbers(
+        **validate_numbers(
             max_output_tokens=options.get("max_output_tokens"),
             temperature=options.get("temperature"),
             top_p=options.get("top_p"),
             seed=options.get("seed"),
         ),
-        **_told(options),
+        **_members(options),
     }
     if previous is not None:
-        members["previous_response_id"] = checked_id("previous_response_id", previous)
-    hold = hold or ("kept" if check_flag("keep", options.get("keep")) else "free")
-    return Responding(members, hold, goes_on)
+        members["previous_response_id"] = validate_response_id("previous_response_id", previous)
+    retain = retain or ("kept" if check_flag("keep", options.get("keep")) else "free")
+    return ResponseOperation(members, retain, is_continuation)
 
 
-def _format_of(text: object) -> str:
+def _get_text_format(text: object) -> str:
     """What kind of text is wanted."""
     match text:
         case {"format": {"type": str(kind)}}:
@@ -418,7 +433,7 @@ def _format_of(text: object) -> str:
             return "text"
 
 
-def checked_id(field: str, value: object) -> str:
+def validate_response_id(field: str, value: object) -> str:
     """The id of a response, which becomes part of a path.
 
     Raises:
@@ -426,68 +441,72 @@ def checked_id(field: str, value: object) -> str:
     """
     name = as_text(value)
     if name is None or not _ID.fullmatch(name) or not name.strip("."):
-        raise InvalidRequest(f"{field} is {shown(value)}, not the id of a response", field=field)
+        raise InvalidRequest(
+            f"{field} is {format_value(value)}, not the id of a response", field=field
+        )
     return name
 
 
-def _told(options: ResponseOptions) -> dict[str, Any]:
+def _members(options: ResponseOptions) -> dict[str, Any]:
     """Those members that were given."""
-    told: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     metadata = options.get("metadata")
-    if (ahead := instructions("instructions", options.get("instructions"))) is not None:
-        told["instructions"] = ahead
+    if (instructions_text := instructions("instructions", options.get("instructions"))) is not None:
+        members["instructions"] = instructions_text
     if metadata is not None:
-        told["metadata"] = _labels(metadata)
+        members["metadata"] = _validate_metadata(metadata)
     if (tools := options.get("tools")) is not None:
-        several = check_several("tools", tools)
-        told["tools"] = [_flat(f"tools[{at}]", tool) for at, tool in enumerate(several)]
+        items = check_several("tools", tools)
+        members["tools"] = [
+            _flatten_tool(f"tools[{index}]", tool) for index, tool in enumerate(items)
+        ]
     if (parallel := options.get("parallel_tool_calls")) is not None:
-        told["parallel_tool_calls"] = check_flag("parallel_tool_calls", parallel)
+        members["parallel_tool_calls"] = check_flag("parallel_tool_calls", parallel)
     for name in ("text", "reasoning"):
         if (value := options.get(name)) is not None:
-            told[name] = json_object(name, value)
+            members[name] = to_json_object(name, value)
     if (choice := options.get("tool_choice")) is not None:
         word = as_text(choice)
-        told["tool_choice"] = json_object("tool_choice", choice) if word is None else word
-    return told
+        members["tool_choice"] = to_json_object("tool_choice", choice) if word is None else word
+    return members
 
 
-def _labels(metadata: Mapping[str, str]) -> dict[str, str]:
+def _validate_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     """2.x and 1.x refuse labels that are no texts, one of them with a 500."""
-    labels = json_object("metadata", metadata)
+    labels = to_json_object("metadata", metadata)
     for name, value in labels.items():
         if not isinstance(value, str):
             field = f"metadata[{name!r}]"
-            raise InvalidRequest(f"{field} is {shown(value)}, not a text", field=field)
+            raise InvalidRequest(f"{field} is {format_value(value)}, not a text", field=field)
     return labels
 
 
-def _flat(field: str, tool: Mapping[str, Any]) -> dict[str, Any]:
+def _flatten_tool(field: str, tool: Mapping[str, Any]) -> dict[str, Any]:
     """A tool as the Responses API wants it, also where it comes in the form of chat completions."""
-    told = json_object(field, tool)
-    inner: Any = told.get("function")
-    return {"type": "function", **inner} if isinstance(inner, dict) else told
+    members = to_json_object(field, tool)
+    inner: Any = members.get("function")
+    return {"type": "function", **inner} if isinstance(inner, dict) else members
 
 
-def reader_of(connection: Connection) -> ResponseReader:
+def make_reader(connection: Connection) -> ResponseReader:
     """Who reads the responses of a service."""
     # What calls a cut answer of a chat `stop` calls a cut response `completed`.
-    lies = connection.dialect.capabilities.finish_reason == "corrected"
+    reports_truncation = connection.dialect.capabilities.finish_reason == "corrected"
     return ResponseReader(
         connection.base_url,
         connection.endpoint.generation,
-        cuts_at=DEFAULT_MAX_TOKENS if lies else None,
+        truncates_at=DEFAULT_MAX_TOKENS if reports_truncation else None,
     )
 
 
-async def _check_kept(connection: Connection, model: Model, response_id: str) -> None:
+async def _check_stored(connection: Connection, model: Model, response_id: str) -> None:
     """1.2.4 and 2.0.1 go on from an unknown response as from none, without a word."""
-    path = connection.dialect.path(model.catalog, f"{RESPONSES_ROUTE}/{response_id}")
-    request = connection.wire.request("GET", path)
-    reply = await fetch(connection.wire.transport, request, timeout_s=QUICK_TIMEOUT_S)
-    if reply.status == OK:
+    path = connection.dialect.make_path(model.catalog, f"{RESPONSES_ROUTE}/{response_id}")
+    request = connection.wire.build_request("GET", path)
+    response = await fetch(connection.wire.transport, request, timeout_s=QUICK_TIMEOUT_S)
+    if response.status == OK:
         return
-    error = error_of(reply)
+    error = parse_error(response)
     if isinstance(error, ResponseNotFound):
         error.field = "previous_response_id"
     raise error.located(model=model.id, service=connection.base_url)

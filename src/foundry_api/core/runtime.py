@@ -31,8 +31,8 @@ from foundry_api.resilience.retry import Retry, RetryBudget
 from foundry_api.storage.paths import Paths
 from foundry_api.types.errors import ClientClosed, ServiceCrashed, ServiceNotRunning
 from foundry_api.types.events import Events
-from foundry_api.types.plain_text import HarmlessArguments
-from foundry_api.wire.custom_transport import OwnTransport
+from foundry_api.types.plain_text import SanitizingFilter
+from foundry_api.wire.custom_transport import CustomTransport
 from foundry_api.wire.hooks import Hooks
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ __all__ = ["Backend"]
 
 # Without a handler of the user's own nothing is printed, instead of warnings on standard error.
 logging.getLogger("foundry_api").addHandler(logging.NullHandler())
-logging.getLogger("foundry_api").addFilter(HarmlessArguments())
+logging.getLogger("foundry_api").addFilter(SanitizingFilter())
 
 RETRY_BACKOFF = Backoff(base_s=0.1, cap_s=5.0)
 
@@ -99,7 +99,9 @@ class Backend:
         self.settings = settings
         self._headers = dict(headers or {})
         self._hooks = hooks or Hooks()
-        self._transport: Transport | None = None if transport is None else OwnTransport(transport)
+        self._transport: Transport | None = (
+            None if transport is None else CustomTransport(transport)
+        )
         self._owns_transport = transport is None
         self.closed = self._ended = False
         self._loop = LoopBinding(self._forget_loop)
@@ -217,7 +219,7 @@ class Backend:
         transport = self._open_transport()
         if base_url is None:
             return transport
-        return self._hooks.around(transport, named=True, headers=self._headers)
+        return self._hooks.wrap(transport, is_explicit=True, headers=self._headers)
 
     def _service(
         self, locator: ServiceLocator, locate: Callable[[], Coroutine[None, None, Endpoint]]
@@ -243,7 +245,7 @@ class Backend:
         others = Nobody() if private else self._home.at(endpoint.base_url)
         return Connection(
             endpoint,
-            self._hooks.around(transport, named=endpoint.origin == "explicit"),
+            self._hooks.wrap(transport, is_explicit=endpoint.origin == "explicit"),
             self._headers_for(endpoint),
             control,
             store=CatalogStore(self.settings.home),

@@ -101,7 +101,7 @@ class Service:
         connection = self.connection
         if connection is not None:
             try:
-                await connection.dialect.status()
+                await connection.dialect.get_status()
             except ServiceError:  # it is gone, or another generation has taken its place
                 self.lost(connection)
             else:

@@ -16,22 +16,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Self
 
-from foundry_api.core.audio import WINDOW_S, WaveFile, duration_s, next_cut, part_of, read_wave
-from foundry_api.core.model_task import speech_kind
+from foundry_api.core.audio import (
+    WINDOW_S,
+    WaveFile,
+    find_next_cut,
+    iter_part,
+    read_duration_s,
+    read_wave,
+)
+from foundry_api.core.model_task import detect_speech_kind
 from foundry_api.core.operation import EndpointOperation, WholeBody
 from foundry_api.types.checks import check_range, check_text
 from foundry_api.types.errors import InvalidRequest, UnsupportedFeature
 from foundry_api.types.local_path import absolute_path
 from foundry_api.types.messages import Timings
 from foundry_api.types.results import Transcription, TranscriptionChunk
-from foundry_api.types.values import as_path, shown
+from foundry_api.types.values import as_path, format_value
 from foundry_api.wire.endpoints.transcriptions import (
     TRANSCRIPTIONS_ROUTE,
-    Heard,
+    TranscriptionBody,
     TranscriptionStream,
-    heard,
-    multipart,
-    transcription_body,
+    encode_multipart,
+    make_transcription_body,
+    parse_transcription,
 )
 from foundry_api.wire.transport import is_loopback
 
@@ -51,15 +58,15 @@ __all__ = [
     "AUTO",
     "LANGUAGES",
     "MAX_UPLOAD_BYTES",
-    "UNSPACED",
-    "Joined",
-    "Listening",
-    "Part",
-    "Recording",
-    "checked_language",
-    "language_for",
+    "UNSPACED_LANGUAGES",
+    "AudioInput",
+    "AudioPart",
+    "TranscriptJoiner",
+    "TranscriptionOperation",
     "read_recording",
-    "speech_options",
+    "select_language",
+    "transcription_options",
+    "validate_language",
 ]
 
 
@@ -72,7 +79,7 @@ ENCODER_PADDING_S = 0.1
 """An encoder of MP3 adds so much silence, at most."""
 
 
-class Part:
+class AudioPart:
     """Something that a model hears at once. As a context manager it removes the file it made.
 
     Attributes:
@@ -82,7 +89,7 @@ class Part:
     name = "recording"
 
     def __init__(self) -> None:
-        self._made: Path | None = None
+        self._temporary_file: Path | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -93,32 +100,32 @@ class Part:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        made, self._made = self._made, None
-        if made is not None:
-            await asyncio.to_thread(_remove, made)
+        temporary_file, self._temporary_file = self._temporary_file, None
+        if temporary_file is not None:
+            await asyncio.to_thread(_remove_file, temporary_file)
 
-    async def path(self) -> str:
+    async def get_path(self) -> str:
         """An absolute path of it. Bytes are written to a file that only this user can read."""
-        if self._made is None:
-            self._made = await asyncio.to_thread(self._write)
-        return str(self._made)
+        if self._temporary_file is None:
+            self._temporary_file = await asyncio.to_thread(self._write_file)
+        return str(self._temporary_file)
 
-    async def content(self) -> bytes:
+    async def read_content(self) -> bytes:
         """Its bytes.
 
         Raises:
             InvalidRequest: It is too large to be uploaded, or cannot be read.
         """
-        return await asyncio.to_thread(lambda: b"".join(self._blocks()))
+        return await asyncio.to_thread(lambda: b"".join(self._iter_blocks()))
 
-    def _write(self) -> Path:
-        return _write(self._blocks())
+    def _write_file(self) -> Path:
+        return _write_file(self._iter_blocks())
 
-    def _blocks(self) -> Iterable[bytes]:
+    def _iter_blocks(self) -> Iterable[bytes]:
         raise NotImplementedError
 
 
-class Recording(Part):
+class AudioInput(AudioPart):
     """A whole recording.
 
     Args:
@@ -138,40 +145,40 @@ class Recording(Part):
             if not self._content:
                 raise InvalidRequest("audio is empty", field="audio")
         else:
-            self._path = _checked(audio)
+            self._path = _validate_path(audio)
             if self._path.is_file():
                 self.name = self._path.name
 
-    async def path(self) -> str:
+    async def get_path(self) -> str:
         """An absolute path of it. Bytes are written to a file that only this user can read."""
         await self._read_pipe()
-        return await super().path() if self._path is None else str(self._path)
+        return await super().get_path() if self._path is None else str(self._path)
 
-    async def content(self) -> bytes:
-        """See `Part.content`."""
+    async def read_content(self) -> bytes:
+        """See `AudioPart.read_content`."""
         await self._read_pipe()
-        return await super().content()
+        return await super().read_content()
 
     async def _read_pipe(self) -> None:
         """Have the bytes of a pipe, which can be read only once."""
         if self._path is not None and not self._path.is_file():
-            self._content = await asyncio.to_thread(_read, self._path)
+            self._content = await asyncio.to_thread(_read_file, self._path)
             self._path = None
 
-    async def parts(self) -> AsyncGenerator[Part]:
+    async def iter_parts(self) -> AsyncGenerator[AudioPart]:
         """What a model hears at once, one after the other: the whole, or parts divided at silence.
 
         Raises:
             InvalidRequest: It is longer than that, and of a format that can't be divided here.
         """
         await self._read_pipe()
-        wave = await asyncio.to_thread(self._measured)
+        wave = await asyncio.to_thread(self._measure)
         if wave is None or wave.duration_s <= WINDOW_S:
             yield self
             return
         start = 0
         while start < wave.frames:
-            end = await asyncio.to_thread(self._next_cut, wave, start)
+            end = await asyncio.to_thread(self._find_next_cut, wave, start)
             yield _WavePart(self, wave, start, end)
             start = end
 
@@ -186,72 +193,74 @@ class Recording(Part):
         try:
             return self._path.open("rb")
         except OSError as error:
-            raise _unreadable(error) from error
+            raise _make_unreadable_error(error) from error
 
-    def _measured(self) -> WaveFile | None:
+    def _measure(self) -> WaveFile | None:
         """Where its sound is; None where it isn't WAV and not too long."""
         try:
             with self.open() as file:
                 wave = read_wave(file)
                 if wave is not None and (wave.is_divisible or wave.duration_s <= WINDOW_S):
                     return wave
-                length_s = wave.duration_s if wave else duration_s(file)
+                length_s = wave.duration_s if wave else read_duration_s(file)
         except OSError as error:
-            raise _unreadable(error) from error
+            raise _make_unreadable_error(error) from error
         if length_s is not None and length_s > WINDOW_S + ENCODER_PADDING_S:
-            lasts = f"lasts {length_s:.1f} s" if math.isfinite(length_s) else "may last long"
+            duration_text = (
+                f"lasts {length_s:.1f} s" if math.isfinite(length_s) else "may last long"
+            )
             raise InvalidRequest(
-                f"the recording {lasts}, and a model hears the first {WINDOW_S:.0f} s only",
+                f"the recording {duration_text}, and a model hears the first {WINDOW_S:.0f} s only",
                 field="audio",
                 hint="Convert it to a WAV file of 16-bit samples, which is divided at silence: "
                 "ffmpeg -i FILE -ac 1 -ar 16000 talk.wav",
             )
         return None
 
-    def _next_cut(self, wave: WaveFile, start: int) -> int:
+    def _find_next_cut(self, wave: WaveFile, start: int) -> int:
         try:
             with self.open() as file:
-                return next_cut(file, wave, start)
+                return find_next_cut(file, wave, start)
         except OSError as error:
-            raise _unreadable(error) from error
+            raise _make_unreadable_error(error) from error
 
-    def _blocks(self) -> Iterable[bytes]:
+    def _iter_blocks(self) -> Iterable[bytes]:
         if self._path is None:
             return [self._content or b""]
-        return [_read(self._path)]
+        return [_read_file(self._path)]
 
 
-class _WavePart(Part):
+class _WavePart(AudioPart):
     """Some frames of a WAV file."""
 
     name = "recording.wav"
 
-    def __init__(self, whole: Recording, wave: WaveFile, start: int, end: int) -> None:
+    def __init__(self, audio_input: AudioInput, wave: WaveFile, start: int, end: int) -> None:
         super().__init__()
-        self._whole = whole
+        self._audio_input = audio_input
         self._wave = wave
         self._range = (start, end)
 
-    def _blocks(self) -> Iterable[bytes]:
-        with self._whole.open() as file:
-            yield from part_of(file, self._wave, *self._range)
+    def _iter_blocks(self) -> Iterable[bytes]:
+        with self._audio_input.open() as file:
+            yield from iter_part(file, self._wave, *self._range)
 
 
-def _checked(audio: object) -> Path:
+def _validate_path(audio: object) -> Path:
     place = as_path(audio)
     if place is None:
-        raise InvalidRequest(f"audio is {shown(audio)}, not a path or bytes", field="audio")
+        raise InvalidRequest(f"audio is {format_value(audio)}, not a path or bytes", field="audio")
     try:
         path = absolute_path(place)
-        fault = _fault(path)
+        problem = _find_path_problem(path)
     except (OSError, ValueError) as error:
-        raise _unreadable(error) from error
-    if fault:
-        raise InvalidRequest(f"the recording {path} is {fault}", field="audio")
+        raise _make_unreadable_error(error) from error
+    if problem:
+        raise InvalidRequest(f"the recording {path} is {problem}", field="audio")
     return path
 
 
-def _fault(path: Path) -> str:
+def _find_path_problem(path: Path) -> str:
     """Why a path is no recording; empty where it may be one."""
     if path.is_dir():
         return "a directory"
@@ -260,12 +269,12 @@ def _fault(path: Path) -> str:
     return "empty" if path.is_file() and path.stat().st_size == 0 else ""
 
 
-def _read(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return read_recording(file, str(path))
     except OSError as error:
-        raise _unreadable(error) from error
+        raise _make_unreadable_error(error) from error
 
 
 def read_recording(file: BinaryIO, name: str) -> bytes:
@@ -290,28 +299,28 @@ def read_recording(file: BinaryIO, name: str) -> bytes:
     return content
 
 
-def _write(blocks: Iterable[bytes]) -> Path:
+def _write_file(blocks: Iterable[bytes]) -> Path:
     handle, name = tempfile.mkstemp(prefix="foundry-api-", suffix=".audio")
     path = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
             file.writelines(blocks)
     except OSError as error:
-        _remove(path)
+        _remove_file(path)
         raise InvalidRequest(
             f"the recording could not be written to a file for the service: {error}", field="audio"
         ) from error
     except BaseException:
-        _remove(path)
+        _remove_file(path)
         raise
     return path
 
 
-def _unreadable(error: Exception) -> InvalidRequest:
+def _make_unreadable_error(error: Exception) -> InvalidRequest:
     return InvalidRequest(f"the recording cannot be read: {error}", field="audio")
 
 
-def _remove(path: Path) -> None:
+def _remove_file(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         try:
             path.unlink()
@@ -326,25 +335,25 @@ _WHISPER_CODES = (
     "nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq sr su sv sw ta te tg th tk tl tr tt uk "
     "ur uz vi yi yo zh"
 )
-WHISPER = frozenset(_WHISPER_CODES.split())
+WHISPER_LANGUAGES = frozenset(_WHISPER_CODES.split())
 _NEMOTRON_CODES = (
     "ar ar-ar bg bg-bg cs cs-cz da da-dk de de-de el el-gr en en-gb en-us es es-es es-us et et-ee "
     "fi fi-fi fr fr-ca fr-fr he he-il hi hi-in hr hr-hr hu hu-hu it it-it ja ja-jp ko ko-kr lt "
     "lt-lt lv lv-lv mt mt-mt nb nb-no nl nl-nl nn nn-no pl pl-pl pt pt-br pt-pt ro ro-ro ru ru-ru "
     "sk sk-sk sl sl-si sv sv-se th th-th tr tr-tr uk uk-ua vi vi-vn zh-cn"
 )
-NEMOTRON = frozenset(_NEMOTRON_CODES.split())
-LANGUAGES = WHISPER | {code.partition("-")[0] for code in NEMOTRON}
+NEMOTRON_LANGUAGES = frozenset(_NEMOTRON_CODES.split())
+LANGUAGES = WHISPER_LANGUAGES | {code.partition("-")[0] for code in NEMOTRON_LANGUAGES}
 """What one of the engine's models knows."""
 
-UNSPACED = frozenset({"bo", "ja", "km", "lo", "my", "th", "zh"})
+UNSPACED_LANGUAGES = frozenset({"bo", "ja", "km", "lo", "my", "th", "zh"})
 """They put no space between sentences."""
 
 _WHISPER_NAMES = {"nb": "no"}
 _NEMOTRON_NAMES = {"no": "nb", "zh": "zh-cn"}
 
 
-def checked_language(language: object) -> str:
+def validate_language(language: object) -> str:
     """A language that a model may know, in small letters.
 
     Raises:
@@ -360,19 +369,19 @@ def checked_language(language: object) -> str:
     return code
 
 
-def language_for(speech: Speech, language: str | None, model: str) -> str:
+def select_language(speech: Speech, language: str | None, model: str) -> str:
     """What the engine is told.
 
     Args:
         speech: What kind of model listens.
-        language: As `checked_language` returns it; None to have it detected.
+        language: As `validate_language` returns it; None to have it detected.
         model: The model's id, for errors.
 
     Raises:
         InvalidRequest: The model does not know it, or can't detect it.
     """
     if speech == "nemotron":
-        return _of_nemotron(language or AUTO, model)
+        return _select_nemotron_language(language or AUTO, model)
     if language is None or language == AUTO:
         if speech == "english":
             return "en"
@@ -384,20 +393,20 @@ def language_for(speech: Speech, language: str | None, model: str) -> str:
         )
     base = language.partition("-")[0]
     code = _WHISPER_NAMES.get(base, base)
-    if code not in WHISPER or (speech == "english" and code != "en"):
-        raise _unknown(language, model)
+    if code not in WHISPER_LANGUAGES or (speech == "english" and code != "en"):
+        raise _make_unknown_language_error(language, model)
     return code
 
 
-def _of_nemotron(code: str, model: str) -> str:
+def _select_nemotron_language(code: str, model: str) -> str:
     base = code.partition("-")[0]
-    for each in (code, _NEMOTRON_NAMES.get(code), base, _NEMOTRON_NAMES.get(base)):
-        if each is not None and (each in NEMOTRON or each == AUTO):
-            return each
-    raise _unknown(code, model)
+    for candidate in (code, _NEMOTRON_NAMES.get(code), base, _NEMOTRON_NAMES.get(base)):
+        if candidate is not None and (candidate in NEMOTRON_LANGUAGES or candidate == AUTO):
+            return candidate
+    raise _make_unknown_language_error(code, model)
 
 
-def _unknown(code: str, model: str) -> InvalidRequest:
+def _make_unknown_language_error(code: str, model: str) -> InvalidRequest:
     return InvalidRequest(
         f"language is {code!r}, which {model} does not know; the engine would listen for another",
         field="language",
@@ -405,17 +414,17 @@ def _unknown(code: str, model: str) -> InvalidRequest:
 
 
 @dataclass(slots=True)
-class Listening(EndpointOperation[TranscriptionChunk, Heard]):
+class TranscriptionOperation(EndpointOperation[TranscriptionChunk, TranscriptionBody]):
     """A recording to transcribe.
 
     Attributes:
-        recording: What to listen to: a whole recording or a part of one.
+        audio: What to listen to: a whole recording or a part of one.
         options: Language, temperature and prompt, those that the caller gave.
     """
 
-    recording: Part
+    audio: AudioPart
     options: dict[str, Any]
-    _where: str = ""
+    _audio_path: str = ""
     _language: dict[str, str] = field(default_factory=dict[str, str])
     _content: bytes = b""
     name: ClassVar[OperationName] = "transcription"
@@ -431,7 +440,7 @@ class Listening(EndpointOperation[TranscriptionChunk, Heard]):
                 hint="Leave prompt out.",
             )
 
-    async def verify(self, connection: Connection, model: Model) -> None:
+    async def preflight(self, connection: Connection, model: Model) -> None:
         """Have the recording where the service can reach it, and a language that it understands.
 
         Raises:
@@ -439,12 +448,12 @@ class Listening(EndpointOperation[TranscriptionChunk, Heard]):
             UnsupportedFeature: The service wants a path, and is on another machine.
         """
         if connection.dialect.capabilities.audio_form == "upload":
-            self._content = await self.recording.content()
+            self._content = await self.audio.read_content()
         elif is_loopback(connection.base_url):
-            if (speech := await speech_kind(connection, model)) is not None:
-                code = language_for(speech, self.options.get("language"), model.id)
+            if (speech := await detect_speech_kind(connection, model)) is not None:
+                code = select_language(speech, self.options.get("language"), model.id)
                 self._language = {"language": code}
-            self._where = await self.recording.path()
+            self._audio_path = await self.audio.get_path()
         else:
             raise UnsupportedFeature(
                 "the service takes the path of a recording on its own machine, and that is not "
@@ -455,19 +464,21 @@ class Listening(EndpointOperation[TranscriptionChunk, Heard]):
 
     def request(self, connection: Connection, model: Model) -> Request:
         """What is sent."""
-        path = connection.dialect.path(model.catalog, TRANSCRIPTIONS_ROUTE)
+        path = connection.dialect.make_path(model.catalog, TRANSCRIPTIONS_ROUTE)
         if connection.dialect.capabilities.audio_form == "path":
             options = {**self.options, **self._language}
-            body = transcription_body(model.id, self._where, options)
-            return connection.wire.post(path, body)
-        kind, body = multipart(model.id, self.recording.name, self._content, self.options)
-        return connection.wire.request("POST", path, body, {"Content-Type": kind})
+            body = make_transcription_body(model.id, self._audio_path, options)
+            return connection.wire.build_post(path, body)
+        kind, body = encode_multipart(model.id, self.audio.name, self._content, self.options)
+        return connection.wire.build_request("POST", path, body, {"Content-Type": kind})
 
-    def decoder(self, connection: Connection, model: Model) -> Decoder[TranscriptionChunk, Heard]:
+    def decoder(
+        self, connection: Connection, model: Model
+    ) -> Decoder[TranscriptionChunk, TranscriptionBody]:
         """Reads the text."""
         if connection.dialect.capabilities.audio_form == "path":
             return TranscriptionStream(model.id)
-        return WholeBody(heard)
+        return WholeBody(parse_transcription)
 
     def collect(self, chunks: list[TranscriptionChunk], texts: list[str], *, whole: bool) -> None:
         """Keep the text."""
@@ -475,7 +486,7 @@ class Listening(EndpointOperation[TranscriptionChunk, Heard]):
         texts += [chunk.text for chunk in chunks]
 
 
-def speech_options(language: object, temperature: object, prompt: object) -> dict[str, Any]:
+def transcription_options(language: object, temperature: object, prompt: object) -> dict[str, Any]:
     """The options that were given, checked.
 
     Raises:
@@ -483,7 +494,7 @@ def speech_options(language: object, temperature: object, prompt: object) -> dic
     """
     options: dict[str, Any] = {}
     if language is not None:
-        options["language"] = checked_language(language)
+        options["language"] = validate_language(language)
     if temperature is not None:
         options["temperature"] = check_range("temperature", temperature, 0, 1)
     if prompt is not None:
@@ -491,7 +502,7 @@ def speech_options(language: object, temperature: object, prompt: object) -> dic
     return options
 
 
-class Joined:
+class TranscriptJoiner:
     """The texts of a recording's parts, put together.
 
     Args:
@@ -502,25 +513,25 @@ class Joined:
     """
 
     def __init__(self, language: str | None) -> None:
-        self._space = "" if language and language.partition("-")[0] in UNSPACED else " "
-        self._outcomes: list[Outcome[Heard]] = []
+        self._space = "" if language and language.partition("-")[0] in UNSPACED_LANGUAGES else " "
+        self._outcomes: list[Outcome[TranscriptionBody]] = []
         self._starts_part = True
         self.text = ""
 
     def add(self, text: str) -> str:
         """Add a piece, and return it with a space before it where a part begins without one."""
-        if text and self._starts_part and self.text and not self._is_apart(text):
+        if text and self._starts_part and self.text and not self._has_separator(text):
             text = self._space + text
         self._starts_part = self._starts_part and not text
         self.text += text
         return text
 
-    def end_part(self, outcome: Outcome[Heard]) -> None:
+    def end_part(self, outcome: Outcome[TranscriptionBody]) -> None:
         """A part is over."""
         self._outcomes.append(outcome)
         self._starts_part = True
 
-    def transcription(self) -> Transcription:
+    def make_transcription(self) -> Transcription:
         """All of it."""
         last = self._outcomes[-1]
         return Transcription(
@@ -533,7 +544,7 @@ class Joined:
             raw=tuple(raw for outcome in self._outcomes for raw in outcome.result[1]),
         )
 
-    def last_chunk(self) -> TranscriptionChunk:
+    def final_chunk(self) -> TranscriptionChunk:
         """What ends a stream of pieces."""
         model = self._outcomes[-1].model.id
         return TranscriptionChunk("", model, timings=self.timings, attempts=self.attempts)
@@ -546,13 +557,13 @@ class Joined:
     @property
     def timings(self) -> Timings:
         """Where the time went, over all parts."""
-        each = [outcome.timings for outcome in self._outcomes]
+        part_timings = [outcome.timings for outcome in self._outcomes]
         return Timings(
-            each[0].time_to_first_token_s,
-            sum(timings.total_s for timings in each),
+            part_timings[0].time_to_first_token_s,
+            sum(timings.total_s for timings in part_timings),
             None,
-            sum(timings.queued_s for timings in each),
+            sum(timings.queued_s for timings in part_timings),
         )
 
-    def _is_apart(self, text: str) -> bool:
+    def _has_separator(self, text: str) -> bool:
         return self.text[-1].isspace() or text[0].isspace()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from foundry_api.engine.endpoint import ControlAddress
-    from foundry_api.wire.transport import Reply, Response, Transport
+    from foundry_api.wire.transport import BufferedResponse, Response, Transport
 
 __all__ = ["ControlClient", "HostInfo", "HostMemory"]
 
@@ -216,7 +216,7 @@ class ControlClient:
 
     async def _call(
         self, method: str, path: str, body: Any = None, *, timeout_s: float = TIMEOUT_S
-    ) -> Reply:
+    ) -> BufferedResponse:
         reply = await fetch(self._transport, self._request(method, path, body), timeout_s=timeout_s)
         if reply.status != _OK:
             raise _failure(reply.body)
@@ -251,7 +251,7 @@ def _progress(line: bytes) -> _Progress:
         raise ProtocolError(f"the host sent what its protocol does not allow: {error}") from error
 
 
-def _decoded(reply: Reply, kind: type[_Decoded]) -> _Decoded:
+def _decoded(reply: BufferedResponse, kind: type[_Decoded]) -> _Decoded:
     try:
         return msgspec.json.decode(reply.body, type=kind)
     except BAD_JSON as error:

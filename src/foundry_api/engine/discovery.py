@@ -16,7 +16,7 @@ from foundry_api.engine import foundry_command
 from foundry_api.engine.endpoint import Endpoint
 from foundry_api.engine.listener import other_user
 from foundry_api.types.errors import ConnectTimeout, FoundryError, ServiceNotRunning
-from foundry_api.wire.dialects.detect import identify
+from foundry_api.wire.dialects.detect import detect_service
 from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ async def explicit(
         await _must_accept(base_url, settings.connect_timeout_s)
     headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     try:
-        status = await identify(transport(), base_url, headers, KNOWN_TIMEOUT_S)
+        status = await detect_service(transport(), base_url, headers, KNOWN_TIMEOUT_S)
     except ConnectTimeout:
         raise
     except ServiceNotRunning as error:
@@ -150,7 +150,7 @@ async def look(
         )
         return None
     try:
-        status = await identify(transport(), url, {}, timeout_s)
+        status = await detect_service(transport(), url, {}, timeout_s)
     except FoundryError:
         return None
     return _endpoint(url, status, origin)
@@ -208,7 +208,9 @@ async def _first(candidates: Iterable[Awaitable[Endpoint | None]]) -> Endpoint |
 
 
 def _endpoint(url: str, status: ServiceStatus, origin: Origin) -> Endpoint:
-    return Endpoint(base_url=url, generation=status.generation, origin=origin, pid=status.pid)
+    return Endpoint(
+        base_url=url, generation=status.service_generation, origin=origin, pid=status.pid
+    )
 
 
 def _refused(url: str) -> ServiceNotRunning:

@@ -34,7 +34,7 @@ from foundry_api.types.errors import (
 from foundry_api.types.messages import Model
 from foundry_api.types.settings import normalised_url
 from foundry_api.wire.dialects.base import LOAD_TIMEOUT_S
-from foundry_api.wire.dialects.legacy import percent_of
+from foundry_api.wire.dialects.legacy import parse_percent
 from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
@@ -328,7 +328,7 @@ class FoundryModels:
     def __init__(self, base_url: str) -> None:
         self._base_url = base_url
 
-    async def available(self) -> bool:
+    async def is_available(self) -> bool:
         """Whether there is a `foundry` that names this very service as its own."""
         if not is_loopback(self._base_url):
             return False
@@ -336,14 +336,14 @@ class FoundryModels:
         urls = await announced_urls(STATUS_TIMEOUT_S)
         return any(is_loopback(url) and urlsplit(url).port == port for url in urls)
 
-    async def models(self) -> Sequence[Model]:
+    async def list_models(self) -> Sequence[Model]:
         """Every variant that it lists; of a command that knows no `--variants`, the main ones."""
         every, loaded = await asyncio.gather(self._list(*_EVERY), self._list("--loaded"))
         listed = await self._list() if every is None else every
         in_memory = {_id(item) for item in self._must(loaded)}
         return [_model(item, in_memory) for item in self._must(listed)]
 
-    async def loaded(self) -> frozenset[str]:
+    async def get_loaded_ids(self) -> frozenset[str]:
         """Ids of the models in memory."""
         return frozenset(_id(item) for item in self._must(await self._list("--loaded")))
 
@@ -355,7 +355,7 @@ class FoundryModels:
         """
 
         async def is_done() -> bool:
-            return model_id in await self.loaded()
+            return model_id in await self.get_loaded_ids()
 
         await self._until(is_done, "load", model_id)
 
@@ -367,7 +367,7 @@ class FoundryModels:
         """
 
         async def is_done() -> bool:
-            return model_id not in await self.loaded()
+            return model_id not in await self.get_loaded_ids()
 
         await self._until(is_done, "unload", model_id)
 
@@ -389,7 +389,7 @@ class FoundryModels:
                     yield percent
             if program.code != 0:
                 raise self._failed(DownloadFailed, "download", model_id, program.complaint())
-        if not any(model.cached and model.id == model_id for model in await self.models()):
+        if not any(model.cached and model.id == model_id for model in await self.list_models()):
             why = "it ended well, but the model is not listed as cached"
             raise self._failed(DownloadFailed, "download", model_id, why)
 
@@ -477,4 +477,4 @@ def _model(item: _Listed, in_memory: set[str]) -> Model:
 def _percent(output: str) -> float:
     """The last percentage of an output; 0 without any."""
     lines = reversed(output.replace("\r", "\n").split("\n"))
-    return next((told for line in lines if (told := percent_of(line.encode())) is not None), 0.0)
+    return next((told for line in lines if (told := parse_percent(line.encode())) is not None), 0.0)

@@ -20,7 +20,7 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 
 from foundry_api.types.errors import InvalidRequest, StructuredOutputError
 from foundry_api.types.messages import FunctionCall, Message, ToolCall, ToolDefinition
-from foundry_api.types.values import shown
+from foundry_api.types.values import format_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,7 +78,8 @@ def _turn(message: BaseMessage) -> Message:
             return Message(role, text)
         case ChatMessage():
             raise InvalidRequest(
-                f"a message has the role {shown(message.role)}, which models here do not know",
+                f"a message has the role {format_value(message.role)}, which models here do not "
+                "know",
                 field="messages",
                 hint="The roles are system, user, assistant and tool.",
             )

@@ -18,9 +18,9 @@ import msgspec
 
 from foundry_api.types.errors import FoundryError, InvalidRequest
 from foundry_api.types.user_code import UserCode
-from foundry_api.types.values import as_float, as_path, as_text, is_several, shown
-from foundry_api.wire.headers import checked_headers
-from foundry_api.wire.transport import Request, fetch, is_loopback, origin
+from foundry_api.types.values import as_float, as_path, as_text, format_value, is_list_like
+from foundry_api.wire.headers import validate_headers
+from foundry_api.wire.transport import Request, fetch, get_origin, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -75,12 +75,12 @@ class AlertWebhook:
         timeout_s: float = WEBHOOK_TIMEOUT_S,
     ) -> None:
         self._url = _checked(url)
-        own = checked_headers("headers", headers, InvalidRequest)
+        own = validate_headers("headers", headers, InvalidRequest)
         self._headers = {"Content-Type": "application/json", **own}
         self._timeout_s = _seconds(timeout_s)
 
     def __repr__(self) -> str:
-        return f"AlertWebhook({origin(self._url)}/…)"
+        return f"AlertWebhook({get_origin(self._url)}/…)"
 
     async def __call__(self, change: HealthChanged) -> None:
         """Post a change."""
@@ -97,10 +97,10 @@ class AlertWebhook:
                 transport, request, timeout_s=self._timeout_s, max_bytes=MAX_ANSWER_BYTES
             )
             if reply.status >= HTTP_ERROR:
-                log.warning("the webhook at %s answered %d", origin(self._url), reply.status)
+                log.warning("the webhook at %s answered %d", get_origin(self._url), reply.status)
         except FoundryError as error:
             # Its text may hold the whole address.
-            log.warning("the webhook at %s failed: %s", origin(self._url), type(error).__name__)
+            log.warning("the webhook at %s failed: %s", get_origin(self._url), type(error).__name__)
         finally:
             await transport.aclose()
 
@@ -108,7 +108,9 @@ class AlertWebhook:
 def _seconds(value: object) -> float:
     seconds = as_float(value)
     if seconds is None or not 0 < seconds < math.inf:
-        raise InvalidRequest(f"timeout_s is {shown(value)}, but must be above 0", field="timeout_s")
+        raise InvalidRequest(
+            f"timeout_s is {format_value(value)}, but must be above 0", field="timeout_s"
+        )
     return seconds
 
 
@@ -152,7 +154,9 @@ class AlertCommand:
     """
 
     def __init__(self, command: Sequence[str], *, timeout_s: float = COMMAND_TIMEOUT_S) -> None:
-        words = [as_path(word) or as_text(word) for word in command] if is_several(command) else []
+        words = (
+            [as_path(word) or as_text(word) for word in command] if is_list_like(command) else []
+        )
         if not words or None in words:
             raise InvalidRequest(
                 "an alert's command has to be a list: the program and its arguments",
@@ -291,6 +295,6 @@ async def _after(before: asyncio.Task[None] | None, going_on: Awaitable[object])
     try:
         await going_on
     except BaseException as error:
-        if not code.raised(error):
+        if not code.is_own_failure(error):
             raise
         log.exception("an alert failed")

@@ -76,7 +76,7 @@ async def look(connection: Connection) -> HealthStatus:
         ServiceCrashed: It went away.
     """
     started = time.perf_counter()
-    status = await connection.dialect.status()
+    status = await connection.dialect.get_status()
     latency_s = time.perf_counter() - started
     loaded, detail = await _loaded_or_why_not(connection, status)
     pid = local_pid(connection, status)
@@ -87,7 +87,7 @@ async def look(connection: Connection) -> HealthStatus:
         memory_usage=process.memory_bytes if process else None,
         uptime=time.time() - process.started_at if process else None,
         version=version_of(connection, status),
-        generation=status.generation,
+        generation=status.service_generation,
         service=connection.endpoint.base_url,
         latency_s=latency_s,
         checked_at=time.time(),
@@ -102,7 +102,7 @@ def local_pid(connection: Connection, status: ServiceStatus) -> int | None:
 
 def version_of(connection: Connection, status: ServiceStatus) -> str | None:
     """The engine's version, or what its fingerprint tells of it."""
-    return connection.endpoint.sdk_version or _VERSIONS.get(status.generation)
+    return connection.endpoint.sdk_version or _VERSIONS.get(status.service_generation)
 
 
 async def _loaded_or_why_not(

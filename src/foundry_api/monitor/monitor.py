@@ -21,7 +21,7 @@ from foundry_api.types.checks import check_name, check_several
 from foundry_api.types.errors import CallTimeout, ClientClosed, InvalidRequest
 from foundry_api.types.events import CallEnded, FirstToken
 from foundry_api.types.user_code import UserCode
-from foundry_api.types.values import as_float, as_int, as_path, shown
+from foundry_api.types.values import as_float, as_int, as_path, format_value
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -114,7 +114,8 @@ class HealthMonitor:
         looks = as_int(canary_every)
         if looks is None or looks < 0:
             raise InvalidRequest(
-                f"canary_every is {shown(canary_every)}, but must be a whole number, 0 or more",
+                f"canary_every is {format_value(canary_every)}, but must be a whole number, 0 or "
+                "more",
                 field="canary_every",
             )
         size, path = _history(history)
@@ -122,14 +123,14 @@ class HealthMonitor:
         names = [check_name(f"models[{index}]", name) for index, name in enumerate(several)]
         if hysteresis is not None and not isinstance(cast("object", hysteresis), Hysteresis):
             raise InvalidRequest(
-                f"hysteresis is {shown(hysteresis)}, not a Hysteresis", field="hysteresis"
+                f"hysteresis is {format_value(hysteresis)}, not a Hysteresis", field="hysteresis"
             )
         listeners = tuple(check_several("alerts", alerts))
         for index, alert in enumerate(listeners):
             if not callable(alert):
                 field = f"alerts[{index}]"
                 raise InvalidRequest(
-                    f"{field} is {shown(alert)}, which can't be called", field=field
+                    f"{field} is {format_value(alert)}, which can't be called", field=field
                 )
         self._client = client
         self._interval_s = interval
@@ -224,7 +225,7 @@ class HealthMonitor:
         limit_s = as_float(timeout)
         if limit_s is None or math.isnan(limit_s):
             raise InvalidRequest(
-                f"timeout is {shown(timeout)}, not a number of seconds", field="timeout"
+                f"timeout is {format_value(timeout)}, not a number of seconds", field="timeout"
             )
         if limit_s <= 0:
             raise self._not_ready(limit_s)
@@ -309,7 +310,7 @@ class HealthMonitor:
                 self._tell_all(None)
                 return
             except BaseException as error:
-                if not code.raised(error):
+                if not code.is_own_failure(error):
                     raise
                 # A monitor that ended in silence would be taken for a service that is well.
                 log.exception("a look failed")
@@ -385,7 +386,9 @@ def _seconds(name: str, value: object, *, at_most: float = float("inf")) -> floa
     seconds = as_float(value)
     if seconds is None or not 0 < seconds <= at_most:
         bound = "" if at_most == float("inf") else f" and at most the interval, {at_most:g}"
-        raise InvalidRequest(f"{name} is {shown(value)}, but must be above 0{bound}", field=name)
+        raise InvalidRequest(
+            f"{name} is {format_value(value)}, but must be above 0{bound}", field=name
+        )
     return seconds
 
 
@@ -396,7 +399,7 @@ def _history(history: object) -> tuple[int, Path | None]:
     size = as_int(history)
     if size is None or size < 1:
         raise InvalidRequest(
-            f"history is {shown(history)}, neither a number of looks above 0 nor a path",
+            f"history is {format_value(history)}, neither a number of looks above 0 nor a path",
             field="history",
         )
     return size, None

@@ -167,7 +167,7 @@ class Looker:
         except FoundryError:
             raise
         except BaseException as error:
-            if not code.raised(error):
+            if not code.is_own_failure(error):
                 raise
             # Of the caller's own code, such as a transport. A look that is missing among the
             # samples would be taken for a service that is well.
@@ -201,7 +201,7 @@ class Looker:
         return Look(
             service=connection.endpoint.base_url,
             latency_s=latency_s,
-            generation=status.generation,
+            generation=status.service_generation,
             version=health.version_of(connection, status),
             pid=status.pid,
             process=process,
@@ -234,7 +234,7 @@ class Looker:
             started = loop.time()
             try:
                 async with asyncio.timeout_at(started + timeout_s):
-                    status = await connection.dialect.status()
+                    status = await connection.dialect.get_status()
             except TimeoutError:
                 if loop.time() - started < timeout_s * (1 + STOOD_STILL_SHARE):
                     break

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from foundry_api.types.errors import ConfigurationError, ServiceError
-from foundry_api.types.values import as_int, shown
+from foundry_api.types.values import as_int, format_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ class Hysteresis:
             number = as_int(value)
             if number is None or number < 1:
                 raise ConfigurationError(
-                    f"the monitor's {name} is {shown(value)}",
+                    f"the monitor's {name} is {format_value(value)}",
                     hint="Give a whole number, 1 or more.",
                 )
             object.__setattr__(self, name, number)

@@ -24,7 +24,7 @@ from foundry_api.types.events import (
     ModelUnloaded,
     RetryScheduled,
 )
-from foundry_api.types.plain_text import harmless_json, printable_line
+from foundry_api.types.plain_text import escape_json, sanitize_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,12 +78,12 @@ class CallLog:
             level = logging.WARNING
         if self._logger.isEnabledFor(level) and _is_read(self._logger):
             facts = _facts(event, content=self._content)
-            told = self._object(facts) if self._json else printable_line(_sentence(event, facts))
+            told = self._object(facts) if self._json else sanitize_line(_sentence(event, facts))
             self._logger.log(level, "%s", told, extra={"foundry": facts})
 
     def _object(self, facts: dict[str, Any]) -> str:
         moment = datetime.fromtimestamp(self._now(), UTC)
-        return harmless_json(msgspec.json.encode({"time": moment, **facts}).decode())
+        return escape_json(msgspec.json.encode({"time": moment, **facts}).decode())
 
 
 _LEVELS: dict[type[Event], int] = {

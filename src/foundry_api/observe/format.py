@@ -23,7 +23,7 @@ __all__ = [
 
 UNITS_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 AGE_UNITS_S = {"day": 86_400, "hour": 3_600, "minute": 60}
-WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)?", re.IGNORECASE)
+DURATION_PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)?", re.IGNORECASE)
 TEN, HUNDRED = 10, 100
 MICROSECOND_S = 1e-6
 KB, MB = 2**10, 2**20
@@ -51,13 +51,13 @@ def format_rate(value: float | None) -> str:
     return format_int(value)
 
 
-def format_percent(part: float | None, whole: float = HUNDRED) -> str:
+def format_percent(part: float | None, total: float = HUNDRED) -> str:
     """Format a share, which is `0%` or `100%` only where it is nothing or all."""
     if part is None or not math.isfinite(part):
         return ""
-    if not whole:
+    if not total:
         return "0%"
-    share = part / whole * HUNDRED
+    share = part / total * HUNDRED
     if 0 < share < 1 or HUNDRED - 1 < share < HUNDRED:
         return f"{min(max(share, 0.01), 99.99):.2f}%"
     return f"{share:.0f}%"
@@ -138,18 +138,18 @@ def parse_duration(text: str, field: str) -> float:
     Raises:
         InvalidRequest: It is no time above 0.
     """
-    parts = WRITTEN.findall(text)
+    parts = DURATION_PATTERN.findall(text)
     alone = len(parts) == 1
-    whole = "".join(text.split()) == "".join("".join(part) for part in parts)
-    if not whole or not all(unit or alone for _, unit in parts):
-        raise _no_duration(text, field)
+    is_complete = "".join(text.split()) == "".join("".join(part) for part in parts)
+    if not is_complete or not all(unit or alone for _, unit in parts):
+        raise _duration_error(text, field)
     seconds = sum(float(count) * UNITS_S[(unit or "s")[0].lower()] for count, unit in parts)
     if seconds <= 0:
-        raise _no_duration(text, field)
+        raise _duration_error(text, field)
     return seconds
 
 
-def _no_duration(text: str, field: str) -> InvalidRequest:
+def _duration_error(text: str, field: str) -> InvalidRequest:
     return InvalidRequest(
         f"{field} is {text!r}, which is no time", field=field, hint="Such as 90s, 10m, 2h or 1h30m."
     )

@@ -18,7 +18,7 @@ from foundry_api.types.events import (
 )
 
 if TYPE_CHECKING:
-    from foundry_api.types.events import Event
+    from foundry_api.types.events import BreakerState, Event
     from foundry_api.types.messages import Timings
 
 __all__ = ["Metrics"]

@@ -25,7 +25,7 @@ from foundry_api.types.events import (
     Events,
 )
 from foundry_api.types.serialization import Result
-from foundry_api.types.values import as_float, as_int, shown
+from foundry_api.types.values import as_float, as_int, format_value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -78,7 +78,7 @@ class BreakerSettings:
             if number is None or not 0 < number <= most:
                 kind = "whole number" if is_count else "number"
                 raise ConfigurationError(
-                    f"the circuit breaker's {setting.name} is {shown(value)}",
+                    f"the circuit breaker's {setting.name} is {format_value(value)}",
                     hint=f"Give a {kind} above 0, at most {most:,.0f}.",
                 )
             object.__setattr__(self, setting.name, number)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from foundry_api.types.errors import DeadlineExceeded, InvalidRequest
-from foundry_api.types.values import as_float, shown
+from foundry_api.types.values import as_float, format_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
@@ -50,7 +50,7 @@ class Deadline:
         limit_s = as_float(seconds)
         if limit_s is None or math.isnan(limit_s):
             raise InvalidRequest(
-                f"deadline is {shown(seconds)}, not a number of seconds", field="deadline"
+                f"deadline is {format_value(seconds)}, not a number of seconds", field="deadline"
             )
         at = _now() + limit_s
         return outer if outer.at <= at else cls(at, limit_s)

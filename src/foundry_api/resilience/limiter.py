@@ -13,7 +13,7 @@ import msgspec
 
 from foundry_api.types.errors import ConfigurationError, QueueFull
 from foundry_api.types.serialization import Result
-from foundry_api.types.values import as_int, shown
+from foundry_api.types.values import as_int, format_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,7 +166,7 @@ class LimiterSettings:
         number = as_int(value)
         if number is None or number < least:
             raise ConfigurationError(
-                f"the limiter's {name} is {shown(value)}",
+                f"the limiter's {name} is {format_value(value)}",
                 hint=f"Give a whole number, {least} or more.",
             )
         object.__setattr__(self, name, number)

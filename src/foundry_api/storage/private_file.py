@@ -17,7 +17,7 @@ __all__ = [
     "move_into_place",
     "read_file",
     "replace_file",
-    "synced_directory",
+    "sync_directory",
 ]
 
 PRIVATE = 0o600
@@ -111,7 +111,7 @@ def move_into_place(draft: Path, target: Path) -> None:
     draft.replace(target)
 
 
-def synced_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """Wait until the names in a directory are on the disk; Windows does that by itself."""
     if os.name == "nt":
         return

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import unquote
 
 from foundry_api.structured.schema_keywords import (
-    LISTS,
-    MAPS,
+    LIST_KEYWORDS,
+    MAP_KEYWORDS,
     MAX_BOUND,
     MIN_BOUND,
-    SINGLE,
-    engine_reads,
+    SINGLE_SCHEMA,
+    get_lower_bound,
+    get_upper_bound,
     is_enforced,
-    is_factor,
-    loosened,
-    lower_bound,
-    upper_bound,
+    is_supported_factor,
+    is_supported_pattern,
+    relax_pattern,
 )
 from foundry_api.types.errors import GrammarError
 
@@ -30,112 +30,118 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = [
+    "ANNOTATIONS",
     "COMBINERS",
-    "SAID_ASIDE",
     "Schema",
-    "added",
-    "engine_schema",
-    "lark_choice",
-    "lark_schema",
-    "target",
-    "told_apart",
+    "extra_constraints",
+    "make_choice_grammar",
+    "make_disjoint",
+    "make_engine_schema",
+    "make_schema_grammar",
+    "resolve_ref",
 ]
 
 
 COMBINERS = frozenset({"$ref", "allOf", "anyOf", "oneOf"})
 """They describe the same value once more."""
 
-SAID_ASIDE = frozenset(
+ANNOTATIONS = frozenset(
     {"$anchor", "$comment", "$defs", "$id", "$schema", "default", "definitions", "deprecated"}
     | {"description", "examples", "readOnly", "title", "writeOnly"}
 )
 """They describe no value."""
 
-_RELATIONS = COMBINERS | {
+_RELATIONAL_KEYWORDS = COMBINERS | {
     *("additionalProperties", "dependencies", "dependentSchemas", "else", "if", "minProperties"),
     *("not", "patternProperties", "propertyNames", "then", "unevaluatedProperties"),
     *("$dynamicRef", "$recursiveRef"),
 }
 """With these beside its properties, an object may need members that it does not name itself."""
 
-SMALLEST_STEP = 1e-9
+MIN_STEP = 1e-9
 
-LAST_INTEGER = 2**63 - 1
-FIRST_INTEGER = 1024 - 2**63
+MAX_INTEGER = 2**63 - 1
+MIN_INTEGER = 1024 - 2**63
 """The engine computes bounds as floats and fails at -(2**63), the next float below (probed)."""
 
-LARGEST_NUMBER = 9e18
+MAX_NUMBER = 9e18
 """The engine fails at larger bounds of numbers (probed)."""
 
 _YEAR = "(?:[1-9]...|0[1-9]..|00[1-9].|000[1-9])"
 _SECONDS = r"[0-5].(?:\.[0-9]{1,6})?(?:[Zz]|[+-]..:..)"
-_STRICTER = {
+_STRICT_PATTERNS = {
     "date": f"^{_YEAR}-",
     "time": f"^..:..:{_SECONDS}$",
     "date-time": f"^{_YEAR}-..-..T..:..:{_SECONDS}$",
 }
 """The engine writes the year 0, second 60, and decimals without end."""
 
-_DECIMAL = r"^-?[0-9]{1,15}(\.[0-9]{1,9})?$"
+_DECIMAL_PATTERN = r"^-?[0-9]{1,15}(\.[0-9]{1,9})?$"
 """A format of msgspec's, which the engine does not know."""
 
 
-def added(schema: Mapping[str, Any], shaped: Mapping[str, Any], *, closing: bool) -> dict[str, Any]:
+def extra_constraints(
+    schema: Mapping[str, Any], rewritten: Mapping[str, Any], *, may_close: bool
+) -> dict[str, Any]:
     """Further keywords.
 
     Args:
         schema: As the caller wrote it.
-        shaped: What the engine gets of it.
-        closing: Whether nothing else bears on the same value.
+        rewritten: What the engine gets of it.
+        may_close: Whether nothing else bears on the same value.
     """
-    more: dict[str, Any] = {}
-    if closing and _may_close(schema):
-        more["additionalProperties"] = False
-    more.update(_missing_bounds(schema, shaped))
-    bounded = {**shaped, **more}
-    if _has_decimals_without_end(bounded) and (lower_bound(bounded) or 0) >= 0:
-        more["multipleOf"] = SMALLEST_STEP
-    if "pattern" not in schema and shaped.get("format") in _STRICTER:
-        more["pattern"] = _STRICTER[shaped["format"]]
+    extra: dict[str, Any] = {}
+    if may_close and _can_close(schema):
+        extra["additionalProperties"] = False
+    extra.update(_make_missing_bounds(schema, rewritten))
+    bounded = {**rewritten, **extra}
+    if _has_unbounded_decimals(bounded) and (get_lower_bound(bounded) or 0) >= 0:
+        extra["multipleOf"] = MIN_STEP
+    if "pattern" not in schema and rewritten.get("format") in _STRICT_PATTERNS:
+        extra["pattern"] = _STRICT_PATTERNS[rewritten["format"]]
     if "pattern" not in schema and schema.get("format") == "decimal":
-        more["pattern"] = _DECIMAL
-    needs: dict[str, list[str]] = schema.get("dependentRequired", {})
-    either = [_absent_or(name, needed) for name, needed in needs.items()]
-    if _has_negatives(schema, shaped):
-        either.append(_multiple_or_negative(schema["multipleOf"]))
-    elif "multipleOf" not in more and _has_decimals_without_end(bounded):
-        either.append(_multiple_or_negative(SMALLEST_STEP))
-    if either:
-        more["allOf"] = [*shaped.get("allOf", ()), *either]
-    return more
+        extra["pattern"] = _DECIMAL_PATTERN
+    dependencies: dict[str, list[str]] = schema.get("dependentRequired", {})
+    conditions = [_optional_or(name, needed) for name, needed in dependencies.items()]
+    if _needs_negative_branch(schema, rewritten):
+        conditions.append(_make_multiple_or_negative(schema["multipleOf"]))
+    elif "multipleOf" not in extra and _has_unbounded_decimals(bounded):
+        conditions.append(_make_multiple_or_negative(MIN_STEP))
+    if conditions:
+        extra["allOf"] = [*rewritten.get("allOf", ()), *conditions]
+    return extra
 
 
-def _absent_or(name: str, needed: list[str]) -> dict[str, Any]:
+def _optional_or(name: str, required: list[str]) -> dict[str, Any]:
     """`dependentRequired` in words that the engine knows."""
-    return {"anyOf": [{"properties": {name: False}}, {"required": needed}]}
+    return {"anyOf": [{"properties": {name: False}}, {"required": required}]}
 
 
-def _multiple_or_negative(factor: float) -> dict[str, Any]:
+def _make_multiple_or_negative(factor: float) -> dict[str, Any]:
     """`multipleOf`, whose multiples the engine takes from 0 on; the others are only validated."""
     return {"anyOf": [{"minimum": 0, "multipleOf": factor}, {"exclusiveMaximum": 0}]}
 
 
-def _has_negatives(schema: Mapping[str, Any], shaped: Mapping[str, Any]) -> bool:
-    if "multipleOf" not in schema or "multipleOf" in shaped or not is_factor(schema["multipleOf"]):
+def _needs_negative_branch(schema: Mapping[str, Any], rewritten: Mapping[str, Any]) -> bool:
+    if (
+        "multipleOf" not in schema
+        or "multipleOf" in rewritten
+        or not is_supported_factor(schema["multipleOf"])
+    ):
         return False
-    high = upper_bound(shaped)
-    return shaped.get("type") in {"integer", "number"} and (high is None or high >= 0)
+    high = get_upper_bound(rewritten)
+    return rewritten.get("type") in {"integer", "number"} and (high is None or high >= 0)
 
 
-def _may_close(schema: Mapping[str, Any]) -> bool:
+def _can_close(schema: Mapping[str, Any]) -> bool:
     properties: dict[str, Any] = schema.get("properties", {})
-    if not properties or _RELATIONS & schema.keys():
+    if not properties or _RELATIONAL_KEYWORDS & schema.keys():
         return False
     needed = {*schema.get("required", ())}.union(*schema.get("dependentRequired", {}).values())
     return needed <= properties.keys()
 
 
-def _number_type(schema: Mapping[str, Any]) -> str | None:
+def _get_number_type(schema: Mapping[str, Any]) -> str | None:
     """The kind of numbers that a schema allows without listing them."""
     types = schema.get("type", ())
     types = [types] if isinstance(types, str) else types
@@ -144,36 +150,38 @@ def _number_type(schema: Mapping[str, Any]) -> str | None:
     return next((name for name in ("number", "integer") if name in types), None)
 
 
-def _missing_bounds(schema: Mapping[str, Any], shaped: Mapping[str, Any]) -> dict[str, float]:
+def _make_missing_bounds(
+    schema: Mapping[str, Any], rewritten: Mapping[str, Any]
+) -> dict[str, float]:
     """Bounds for numbers that have none: a model adds digits up to max_tokens.
 
     A bound beyond 64 bits becomes one of 64 bits.
     """
-    kind = _number_type(schema)
+    kind = _get_number_type(schema)
     if kind is None:
         return {}
-    low, high = lower_bound(schema), upper_bound(schema)
-    first, last = _span(kind, low, high)
+    low, high = get_lower_bound(schema), get_upper_bound(schema)
+    first, last = _get_number_span(kind, low, high)
     if (low is not None and low >= last) or (high is not None and high <= first):
         return {}
     bounds: dict[str, float] = {}
-    if lower_bound(shaped) is None:
-        bounds["minimum"] = first if low is None else max(first, _rounded_down(kind, low))
-    if upper_bound(shaped) is None:
-        bounds["maximum"] = last if high is None else min(last, -_rounded_down(kind, -high))
+    if get_lower_bound(rewritten) is None:
+        bounds["minimum"] = first if low is None else max(first, _round_down(kind, low))
+    if get_upper_bound(rewritten) is None:
+        bounds["maximum"] = last if high is None else min(last, -_round_down(kind, -high))
     return bounds
 
 
-def _span(kind: str, low: float | None, high: float | None) -> tuple[float, float]:
+def _get_number_span(kind: str, low: float | None, high: float | None) -> tuple[float, float]:
     """The numbers that the engine may write, beside the bounds of a schema."""
     if kind == "integer":
-        return FIRST_INTEGER, LAST_INTEGER
+        return MIN_INTEGER, MAX_INTEGER
     is_usual = all(bound is None or abs(bound) < MAX_BOUND for bound in (low, high))
-    largest = MAX_BOUND if is_usual else LARGEST_NUMBER
+    largest = MAX_BOUND if is_usual else MAX_NUMBER
     return -largest, largest
 
 
-def _rounded_down(kind: str, bound: float) -> float:
+def _round_down(kind: str, bound: float) -> float:
     """A lower bound as the engine takes it, which allows no less."""
     if kind == "integer":
         return math.ceil(bound)
@@ -182,60 +190,75 @@ def _rounded_down(kind: str, bound: float) -> float:
     return bound
 
 
-def _has_decimals_without_end(bounded: Mapping[str, Any]) -> bool:
+def _has_unbounded_decimals(bounded: Mapping[str, Any]) -> bool:
     """Whether numbers from 0 on can be kept to a step without losing any other.
 
     Between bounds the engine writes no exponents. Its multiples are never negative.
     """
-    low, high = lower_bound(bounded), upper_bound(bounded)
-    if _number_type(bounded) != "number" or "multipleOf" in bounded or low is None or high is None:
+    low, high = get_lower_bound(bounded), get_upper_bound(bounded)
+    if (
+        _get_number_type(bounded) != "number"
+        or "multipleOf" in bounded
+        or low is None
+        or high is None
+    ):
         return False
     return high - max(low, 0) >= 1
 
 
-_KNOWN = frozenset({"description", "maximum", "minimum", "title", "type"})
+_RANGE_KEYWORDS = frozenset({"description", "maximum", "minimum", "title", "type"})
 
 
-class Range(NamedTuple):
+class IntegerRange(NamedTuple):
     """The integers from the first to the last."""
 
     first: int
     last: int
 
 
-def told_apart(branches: Sequence[Schema]) -> Sequence[Schema]:
+def make_disjoint(branches: Sequence[Schema]) -> Sequence[Schema]:
     """The branches of a `oneOf` without what two of them allow, if all are ranges of integers."""
-    ranges = [found for branch in branches if (found := _range(branch)) is not None]
+    ranges = [
+        integer_range for branch in branches if (integer_range := _parse_range(branch)) is not None
+    ]
     if len(ranges) < len(branches):
         return branches
-    cuts = sorted({each.first for each in ranges} | {each.last + 1 for each in ranges})
-    single = [Range(low, high - 1) for low, high in pairwise(cuts) if _holding(ranges, low) == 1]
-    if not single or sum(map(_size, single)) == sum(map(_size, ranges)):
+    boundaries = sorted({item.first for item in ranges} | {item.last + 1 for item in ranges})
+    disjoint = [
+        IntegerRange(low, high - 1)
+        for low, high in pairwise(boundaries)
+        if _matching(ranges, low) == 1
+    ]
+    if not disjoint or sum(map(_count_integers, disjoint)) == sum(map(_count_integers, ranges)):
         return branches  # nothing is left, or nothing overlaps
-    return [{"type": "integer", "minimum": each.first, "maximum": each.last} for each in single]
+    return [{"type": "integer", "minimum": item.first, "maximum": item.last} for item in disjoint]
 
 
-def _range(branch: Schema) -> Range | None:
-    if isinstance(branch, bool) or branch.get("type") != "integer" or not branch.keys() <= _KNOWN:
+def _parse_range(branch: Schema) -> IntegerRange | None:
+    if (
+        isinstance(branch, bool)
+        or branch.get("type") != "integer"
+        or not branch.keys() <= _RANGE_KEYWORDS
+    ):
         return None
     first, last = branch.get("minimum"), branch.get("maximum")
     if type(first) is not int or type(last) is not int or first > last:
         return None
-    return Range(first, last)
+    return IntegerRange(first, last)
 
 
-def _holding(ranges: Sequence[Range], number: int) -> int:
-    return sum(each.first <= number <= each.last for each in ranges)
+def _matching(ranges: Sequence[IntegerRange], number: int) -> int:
+    return sum(item.first <= number <= item.last for item in ranges)
 
 
-def _size(each: Range) -> int:
-    return each.last - each.first + 1
+def _count_integers(integer_range: IntegerRange) -> int:
+    return integer_range.last - integer_range.first + 1
 
 
 Schema = dict[str, Any] | bool
 
 
-def target(root: dict[str, Any], reference: object, path: str) -> Schema:
+def resolve_ref(root: dict[str, Any], reference: object, path: str) -> Schema:
     """The schema that a reference means, through references that say nothing else.
 
     Args:
@@ -248,16 +271,16 @@ def target(root: dict[str, Any], reference: object, path: str) -> Schema:
     """
     seen: list[object] = []
     while True:
-        found = _found(root, reference, path)
-        if not isinstance(found, dict) or set(found) != {"$ref"}:
-            return found
-        reference = found["$ref"]
+        schema = _resolve_once(root, reference, path)
+        if not isinstance(schema, dict) or set(schema) != {"$ref"}:
+            return schema
+        reference = schema["$ref"]
         if reference in seen:
             raise GrammarError(f"{path}: {reference!r} leads only to itself", field=_FIELD)
         seen.append(reference)
 
 
-def _found(root: dict[str, Any], reference: object, path: str) -> Schema:
+def _resolve_once(root: dict[str, Any], reference: object, path: str) -> Schema:
     if not isinstance(reference, str) or not reference.startswith("#"):
         raise GrammarError(
             f"{path}: {reference!r} leads out of the schema, and nothing is fetched for it",
@@ -265,13 +288,17 @@ def _found(root: dict[str, Any], reference: object, path: str) -> Schema:
             field=_FIELD,
         )
     fragment = unquote(reference[1:])
-    found = _at(root, fragment) if fragment[:1] in {"", "/"} else _anchored(root, fragment)
-    if not isinstance(found, dict | bool):
+    schema = (
+        _resolve_pointer(root, fragment)
+        if fragment[:1] in {"", "/"}
+        else _find_anchor(root, fragment)
+    )
+    if not isinstance(schema, dict | bool):
         raise GrammarError(f"{path}: {reference!r} leads to no schema", field=_FIELD)
-    return cast("Schema", found)
+    return cast("Schema", schema)
 
 
-def _at(root: dict[str, Any], pointer: str) -> object:
+def _resolve_pointer(root: dict[str, Any], pointer: str) -> object:
     value: Any = root
     for step in pointer.split("/")[1:]:
         name = step.replace("~1", "/").replace("~0", "~")
@@ -282,26 +309,28 @@ def _at(root: dict[str, Any], pointer: str) -> object:
     return value
 
 
-def _anchored(root: dict[str, Any], name: str) -> object:
+def _find_anchor(root: dict[str, Any], name: str) -> object:
     names = ("$anchor", "$dynamicAnchor")
-    return next((each for each in _objects(root) if name in map(each.get, names)), None)
+    return next(
+        (candidate for candidate in _iter_objects(root) if name in map(candidate.get, names)), None
+    )
 
 
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
+def _iter_objects(value: Any) -> Iterator[dict[str, Any]]:
     if isinstance(value, dict):
         members = cast("dict[str, Any]", value)
         yield members
         for member in members.values():
-            yield from _objects(member)
+            yield from _iter_objects(member)
     elif isinstance(value, list):
         for item in cast("Iterable[Any]", value):
-            yield from _objects(item)
+            yield from _iter_objects(item)
 
 
 _FIELD = "response_model"
 
 
-GUIDANCE = {
+GUIDANCE_OPTIONS = {
     "whitespace_flexible": False,
     "item_separator": ", ",
     "key_separator": ": ",
@@ -310,7 +339,7 @@ GUIDANCE = {
 """Left to itself, a small model fills its answer with white space up to max_tokens."""
 
 
-def lark_schema(schema: Mapping[str, Any]) -> str:
+def make_schema_grammar(schema: Mapping[str, Any]) -> str:
     """The grammar of the answers that a schema allows.
 
     Within a grammar the engine keeps the order of the properties; a schema by itself reaches it
@@ -319,15 +348,15 @@ def lark_schema(schema: Mapping[str, Any]) -> str:
     Raises:
         GrammarError: A `$ref` leads nowhere.
     """
-    return f"start: %json {json.dumps(engine_schema(schema), ensure_ascii=False)}"
+    return f"start: %json {json.dumps(make_engine_schema(schema), ensure_ascii=False)}"
 
 
-def lark_choice(choices: tuple[str, ...]) -> str:
+def make_choice_grammar(choices: tuple[str, ...]) -> str:
     """The grammar whose answers are these texts."""
-    return f"start: {' | '.join(json.dumps(each, ensure_ascii=False) for each in choices)}"
+    return f"start: {' | '.join(json.dumps(choice, ensure_ascii=False) for choice in choices)}"
 
 
-def engine_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+def make_engine_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     """A schema as the engine takes it; it allows every answer that the given one does.
 
     With these exceptions, for answers that end: an object that names properties, and says nothing
@@ -338,17 +367,17 @@ def engine_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
         GrammarError: A `$ref` leads nowhere.
     """
     root = dict(schema)
-    shaper = _Shaper(root)
-    shaped = shaper.shaped(root, "$", closing=True)
-    told = shaped if isinstance(shaped, dict) else {"allOf": [shaped]}
+    rewriter = _SchemaRewriter(root)
+    rewritten = rewriter.rewrite(root, "$", may_close=True)
+    result = rewritten if isinstance(rewritten, dict) else {"allOf": [rewritten]}
     if "$schema" in schema:
-        told = {"$schema": schema["$schema"], **told}
-    if shaper.definitions:
-        told = {**told, "$defs": shaper.definitions}
-    return {**told, "x-guidance": GUIDANCE}
+        result = {"$schema": schema["$schema"], **result}
+    if rewriter.definitions:
+        result = {**result, "$defs": rewriter.definitions}
+    return {**result, "x-guidance": GUIDANCE_OPTIONS}
 
 
-class _Shaper:
+class _SchemaRewriter:
     """Goes through one schema. What references mean is collected as definitions.
 
     Args:
@@ -363,58 +392,60 @@ class _Shaper:
         self._root = root
         self._numbers: dict[tuple[int, bool], str] = {}
 
-    def shaped(self, schema: Schema, path: str, *, closing: bool) -> Schema:
+    def rewrite(self, schema: Schema, path: str, *, may_close: bool) -> Schema:
         """One schema within the whole.
 
         Args:
             schema: As the caller wrote it.
             path: Where it stands.
-            closing: Whether nothing else bears on the same value, so that objects may be closed.
+            may_close: Whether nothing else bears on the same value, so that objects may be closed.
         """
         if isinstance(schema, bool):
             return schema
         combined = COMBINERS & schema.keys()
-        alone = closing and (not combined or len(schema.keys() - SAID_ASIDE) == 1)
-        alone = alone and len(schema.get("allOf", ())) <= 1
-        shaped = {
-            name: self._member(name, value, f"{path}.{name}", closing=alone)
+        members_may_close = may_close and (not combined or len(schema.keys() - ANNOTATIONS) == 1)
+        members_may_close = members_may_close and len(schema.get("allOf", ())) <= 1
+        rewritten = {
+            name: self._rewrite_member(name, value, f"{path}.{name}", may_close=members_may_close)
             for name, value in schema.items()
             if is_enforced(schema, name)
         }
-        if not all(map(engine_reads, schema.get("patternProperties", ()))):
+        if not all(map(is_supported_pattern, schema.get("patternProperties", ()))):
             # Which members are additional depends on the patterns.
-            shaped.pop("patternProperties")
-            shaped.pop("additionalProperties", None)
-        return {**shaped, **added(schema, shaped, closing=closing)}
+            rewritten.pop("patternProperties")
+            rewritten.pop("additionalProperties", None)
+        return {**rewritten, **extra_constraints(schema, rewritten, may_close=may_close)}
 
-    def _member(self, name: str, value: Any, path: str, *, closing: bool) -> Any:
+    def _rewrite_member(self, name: str, value: Any, path: str, *, may_close: bool) -> Any:
         if name == "$ref":
-            return self._reference(value, path, closing=closing)
+            return self._rewrite_reference(value, path, may_close=may_close)
         if name == "pattern":
-            return loosened(value)
-        if name in MAPS:
+            return relax_pattern(value)
+        if name in MAP_KEYWORDS:
             members = cast("dict[str, Schema]", value)
             return {
-                key: self.shaped(each, f"{path}.{key}", closing=closing)
-                for key, each in members.items()
+                key: self.rewrite(item, f"{path}.{key}", may_close=may_close)
+                for key, item in members.items()
             }
-        if name in LISTS or (name in SINGLE and isinstance(value, list)):
+        if name in LIST_KEYWORDS or (name in SINGLE_SCHEMA and isinstance(value, list)):
             items: Sequence[Schema] = cast("list[Schema]", value)
             if name == "oneOf":
-                items = told_apart(items)
+                items = make_disjoint(items)
             return [
-                self.shaped(each, f"{path}[{index}]", closing=closing)
-                for index, each in enumerate(items)
+                self.rewrite(item, f"{path}[{index}]", may_close=may_close)
+                for index, item in enumerate(items)
             ]
-        return self.shaped(value, path, closing=closing) if name in SINGLE else value
+        return self.rewrite(value, path, may_close=may_close) if name in SINGLE_SCHEMA else value
 
-    def _reference(self, reference: object, path: str, *, closing: bool) -> str:
-        found = target(self._root, reference, path)
-        key = (id(found), closing)
-        if isinstance(found, bool):
-            key = (int(found), closing)
+    def _rewrite_reference(self, reference: object, path: str, *, may_close: bool) -> str:
+        target_schema = resolve_ref(self._root, reference, path)
+        key = (id(target_schema), may_close)
+        if isinstance(target_schema, bool):
+            key = (int(target_schema), may_close)
         if key not in self._numbers:
             number = self._numbers[key] = str(len(self._numbers) + 1)
             self.definitions[number] = True  # holds the place while it refers to itself
-            self.definitions[number] = self.shaped(found, str(reference), closing=closing)
+            self.definitions[number] = self.rewrite(
+                target_schema, str(reference), may_close=may_close
+            )
         return f"#/$defs/{self._numbers[key]}"

@@ -9,62 +9,64 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from foundry_api.structured.find_json import json_texts
-from foundry_api.structured.isolation import validated
-from foundry_api.structured.partial_json import PartialJson
-from foundry_api.structured.refusal import CodeFailed, Refused, TookTooLong
-from foundry_api.structured.response_model import response_model
+from foundry_api.structured.find_json import iter_json_candidates
+from foundry_api.structured.isolation import run_validation
+from foundry_api.structured.partial_json import PartialJsonParser
+from foundry_api.structured.refusal import UserCodeFailed, ValidationFailed, ValidationTimeout
+from foundry_api.structured.response_model import make_response_type
 from foundry_api.types.checks import check_text
 from foundry_api.types.errors import InvalidRequest
 from foundry_api.types.messages import Choice, Grammar, JsonSchema
-from foundry_api.types.user_code import text_of
-from foundry_api.types.values import is_several, shown
+from foundry_api.types.user_code import get_error_text
+from foundry_api.types.values import format_value, is_list_like
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from foundry_api.types.messages import Chunk, Constraint
 
-__all__ = ["Expectation", "begins_like", "chosen"]
+__all__ = ["OutputSpec", "is_choice_prefix", "match_choice"]
 
 
-_AROUND = " \t\r\n\"'`*_.!"
+_WRAPPING_PUNCTUATION = " \t\r\n\"'`*_.!"
 """What models like to put around a word."""
 
 
-def chosen(text: str, choices: Sequence[str]) -> str:
+def match_choice(text: str, choices: Sequence[str]) -> str:
     """The choice that an answer names, whatever its case, quotes, emphasis and full stop.
 
     Raises:
-        Refused: It names none, or more than one.
+        ValidationFailed: It names none, or more than one.
     """
-    if (bare := text.strip()) in choices:
-        return bare
-    plain = _plain(bare)
-    alike = [choice for choice in choices if _plain(choice) == plain]
-    if len(alike) != 1:
-        said = f"it is {bare[:100]!r}" if bare else "it is empty"
-        raise Refused(f"the answer has to be one of {', '.join(map(repr, choices))}, but {said}")
-    return alike[0]
+    if (stripped := text.strip()) in choices:
+        return stripped
+    plain = _normalize(stripped)
+    matches = [choice for choice in choices if _normalize(choice) == plain]
+    if len(matches) != 1:
+        problem = f"it is {stripped[:100]!r}" if stripped else "it is empty"
+        raise ValidationFailed(
+            f"the answer has to be one of {', '.join(map(repr, choices))}, but {problem}"
+        )
+    return matches[0]
 
 
-def begins_like(text: str, choice: str) -> bool:
+def is_choice_prefix(text: str, choice: str) -> bool:
     """Whether a text can be the beginning of a choice: also one with quotes and in another case."""
-    return choice.casefold().startswith(text.lstrip(_AROUND).casefold())
+    return choice.casefold().startswith(text.lstrip(_WRAPPING_PUNCTUATION).casefold())
 
 
-def _plain(text: str) -> str:
-    return text.strip(_AROUND).casefold()
+def _normalize(text: str) -> str:
+    return text.strip(_WRAPPING_PUNCTUATION).casefold()
 
 
 MAX_SEARCH_S = 10.0
 """Seconds in which JSON that passes is looked for in one answer, beside those for the last one."""
 
-_TOGETHER = {"grammar", "parser"}
+_COMPATIBLE_ARGUMENTS = {"grammar", "parser"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Expectation:
+class OutputSpec:
     """What one answer has to be.
 
     Attributes:
@@ -86,7 +88,7 @@ class Expectation:
     slow_from: int | None = None
 
     @classmethod
-    def of(
+    def from_arguments(
         cls,
         *,
         response_model: Any = None,
@@ -95,7 +97,7 @@ class Expectation:
         parser: Callable[[str], Any] | None = None,
         validators: Iterable[Callable[[Any], object]] = (),
         chunk_parser: Callable[[Chunk], Any] | None = None,
-    ) -> Expectation:
+    ) -> OutputSpec:
         """What a caller's arguments say.
 
         Raises:
@@ -105,16 +107,16 @@ class Expectation:
             response_model=response_model, choice=choice, grammar=grammar, parser=parser
         )
         _check_exclusive(response_model=response_model, chunk_parser=chunk_parser)
-        if not is_several(validators):
+        if not is_list_like(validators):
             raise InvalidRequest(
-                f"validators is {shown(validators)}, not a list",
+                f"validators is {format_value(validators)}, not a list",
                 field="validators",
                 hint="Give a list: validators=[…].",
             )
         checks = tuple(validators)
-        numbered = {f"validators[{index}]": each for index, each in enumerate(checks)}
+        numbered = {f"validators[{index}]": validator for index, validator in enumerate(checks)}
         _check_callables({"parser": parser, "chunk_parser": chunk_parser, **numbered})
-        constraint, parse, slow_from = _wanted(response_model, choice, grammar)
+        constraint, parse, slow_from = _select_constraint(response_model, choice, grammar)
         return cls(
             constraint=constraint,
             parse=parse if parser is None else parser,
@@ -124,42 +126,42 @@ class Expectation:
             slow_from=slow_from,
         )
 
-    def check(self, text: str) -> Any:
+    def validate(self, text: str) -> Any:
         """What an answer is, once it has passed; None where nothing was to be made of it.
 
         Raises:
-            Refused: It does not pass.
+            ValidationFailed: It does not pass.
         """
         if self.parse is None:
-            self._validate(text)
+            self._run_validators(text)
             return None
-        parsed = self._parsed(self.parse, text)
-        self._validate(parsed)
+        parsed = self._parse(self.parse, text)
+        self._run_validators(parsed)
         return parsed
 
-    async def check_apart(self, text: str) -> Any:
-        """As `check`, with what may take long in a thread; the caller's own code stays here.
+    async def validate_async(self, text: str) -> Any:
+        """As `validate`, with what may take long in a thread; the caller's own code stays here.
 
         Raises:
-            Refused: It does not pass.
+            ValidationFailed: It does not pass.
         """
         if self.parse is None or self.slow_from is None or len(text) < self.slow_from:
-            return self.check(text)
-        parsed, error = await validated(self._parsed, self.parse, text)
+            return self.validate(text)
+        parsed, error = await run_validation(self._parse, self.parse, text)
         if error is not None:
             raise error
-        self._validate(parsed)
+        self._run_validators(parsed)
         return parsed
 
-    def may_be_cut(self, text: str) -> bool:
+    def may_be_truncated(self, text: str) -> bool:
         """Whether an answer that was cut at max_tokens can be whole all the same.
 
         A choice can that no other one begins with: a bound of one token is usual for those.
         """
         match self.constraint:
             case Choice(choices):
-                said = text.strip()
-                return [each for each in choices if each.startswith(said)] == [said]
+                stripped = text.strip()
+                return [choice for choice in choices if choice.startswith(stripped)] == [stripped]
             case None:
                 return True
             case _:
@@ -169,75 +171,83 @@ class Expectation:
         """Whether nothing that begins like a cut answer could pass: it begins like no choice."""
         match self.constraint:
             case Choice(choices):
-                return not any(begins_like(text, choice) for choice in choices)
+                return not any(is_choice_prefix(text, choice) for choice in choices)
             case _:
                 return False
 
-    def reader(self) -> PartialJson | None:
+    def partial_parser(self) -> PartialJsonParser | None:
         """Reads the value of a stream so far."""
-        return PartialJson() if self.is_json else None
+        return PartialJsonParser() if self.is_json else None
 
-    def partial(self, chunk: Chunk) -> Any:
+    def parse_chunk(self, chunk: Chunk) -> Any:
         """What the caller's `chunk_parser` makes of a chunk.
 
         Raises:
-            Refused: It refuses the chunk, or fails.
+            ValidationFailed: It refuses the chunk, or fails.
         """
         assert self.chunk_parser is not None  # noqa: S101 - a mistake of ours
-        return _called(self.chunk_parser, chunk, "the chunk_parser", "a chunk cannot be parsed: ")
+        return _call_user_code(
+            self.chunk_parser, chunk, "the chunk_parser", "a chunk cannot be parsed: "
+        )
 
-    def _parsed(self, parse: Callable[[str], Any], text: str) -> Any:
-        what = "response_model" if self.is_json else "the parser"
-        return _called(parse, text, what, "the answer cannot be parsed: ")
+    def _parse(self, parse: Callable[[str], Any], text: str) -> Any:
+        code_name = "response_model" if self.is_json else "the parser"
+        return _call_user_code(parse, text, code_name, "the answer cannot be parsed: ")
 
-    def _validate(self, value: Any) -> None:
+    def _run_validators(self, value: Any) -> None:
         for validator in self.validators:
-            name = _name(validator)
-            verdict = _called(validator, value, f"the validator {name}")
+            name = _get_validator_name(validator)
+            verdict = _call_user_code(validator, value, f"the validator {name}")
             if verdict is False:
-                raise Refused(f"{name} refuses the answer")
+                raise ValidationFailed(f"{name} refuses the answer")
 
 
-def _called(code: Callable[[Any], Any], value: Any, what: str, refusal: str = "") -> Any:
+def _call_user_code(
+    code: Callable[[Any], Any], value: Any, code_name: str, error_prefix: str = ""
+) -> Any:
     """What the caller's code makes of a value.
 
     Args:
         code: A parser or a validator.
         value: What it is called with.
-        what: Names the code in the error when it fails.
-        refusal: Begins the error when it refuses the value.
+        code_name: Names the code in the error when it fails.
+        error_prefix: Begins the error when it refuses the value.
 
     Raises:
-        Refused: It raised ValueError, which is how it refuses a value.
-        CodeFailed: It raised anything else.
+        ValidationFailed: It raised ValueError, which is how it refuses a value.
+        UserCodeFailed: It raised anything else.
     """
     try:
         return code(value)
-    except (Refused, KeyboardInterrupt, SystemExit):
+    except (ValidationFailed, KeyboardInterrupt, SystemExit):
         raise
     except (ValueError, msgspec.MsgspecError) as error:
-        why = text_of(error) or f"{what} refuses it"
-        raise Refused(f"{refusal}{why}") from error
+        reason = get_error_text(error) or f"{code_name} refuses it"
+        raise ValidationFailed(f"{error_prefix}{reason}") from error
     except BaseException as error:
-        raise CodeFailed(what, error) from error
+        raise UserCodeFailed(code_name, error) from error
 
 
-def _wanted(
+def _select_constraint(
     model: Any, choice: Sequence[str] | None, grammar: str | None
 ) -> tuple[Constraint | None, Callable[[str], Any] | None, int | None]:
     """What the engine keeps the answer to, and what is made of its text."""
     if model is not None:
-        wanted = response_model(model)
-        return JsonSchema(wanted.schema), lambda text: _first(wanted.decode, text), wanted.slow_from
+        response_type = make_response_type(model)
+        return (
+            JsonSchema(response_type.schema),
+            lambda text: _first_valid(response_type.decode, text),
+            response_type.slow_from,
+        )
     if choice is not None:
-        choices = _checked_choices(choice)
-        return Choice(choices), lambda text: chosen(text, choices), None
+        choices = _validate_choices(choice)
+        return Choice(choices), lambda text: match_choice(text, choices), None
     if grammar is not None:
         return Grammar(check_text("grammar", grammar)), str, None
     return None, None, None
 
 
-def _first(
+def _first_valid(
     decode: Callable[[str], Any], text: str, *, monotonic: Callable[[], float] = time.monotonic
 ) -> Any:
     """The first JSON of an answer that is of the type; if none is, what is wrong with the answer.
@@ -245,31 +255,31 @@ def _first(
     That is told of the JSON within a text, rather than of the text, which is none.
 
     Raises:
-        Refused: None is of the type, or none of those that were tried in `MAX_SEARCH_S`.
+        ValidationFailed: None is of the type, or none of those that were tried in `MAX_SEARCH_S`.
     """
-    wrong: Refused | None = None
+    first_error: ValidationFailed | None = None
     end = monotonic() + MAX_SEARCH_S
-    for index, candidate in enumerate(json_texts(text)):
+    for index, candidate in enumerate(iter_json_candidates(text)):
         if monotonic() >= end:
             break
         try:
             return decode(candidate)
-        except TookTooLong:
+        except ValidationTimeout:
             raise
-        except Refused as error:
-            wrong = error if wrong is None or index == 1 else wrong
-    raise wrong or Refused("the answer holds no JSON")
+        except ValidationFailed as error:
+            first_error = error if first_error is None or index == 1 else first_error
+    raise first_error or ValidationFailed("the answer holds no JSON")
 
 
-def _checked_choices(choice: Any) -> tuple[str, ...]:
+def _validate_choices(choice: Any) -> tuple[str, ...]:
     if isinstance(choice, str | Mapping) or not isinstance(choice, Iterable):
         raise InvalidRequest(f"choice is {choice!r}, not a list of texts", field="choice")
-    told = cast("Sequence[Any]", choice)
-    choices = tuple(check_text(f"choice[{index}]", each) for index, each in enumerate(told))
+    items = cast("Sequence[Any]", choice)
+    choices = tuple(check_text(f"choice[{index}]", item) for index, item in enumerate(items))
     if not choices:
         raise InvalidRequest("choice is empty", field="choice")
-    for index, each in enumerate(choices):
-        if each != each.strip():
+    for index, item in enumerate(choices):
+        if item != item.strip():
             raise InvalidRequest(f"choice[{index}] has white space around it", field="choice")
     if len(set(choices)) < len(choices):
         raise InvalidRequest("choice names the same text twice", field="choice")
@@ -277,16 +287,18 @@ def _checked_choices(choice: Any) -> tuple[str, ...]:
 
 
 def _check_exclusive(**arguments: object) -> None:
-    given = [name for name, value in arguments.items() if value is not None]
-    if len(given) > 1 and set(given) != _TOGETHER:
-        raise InvalidRequest(f"{' and '.join(given)} exclude each other", field=given[-1])
+    names = [name for name, value in arguments.items() if value is not None]
+    if len(names) > 1 and set(names) != _COMPATIBLE_ARGUMENTS:
+        raise InvalidRequest(f"{' and '.join(names)} exclude each other", field=names[-1])
 
 
 def _check_callables(arguments: Mapping[str, object]) -> None:
     for field, value in arguments.items():
         if value is not None and not callable(value):
-            raise InvalidRequest(f"{field} is {shown(value)}, which cannot be called", field=field)
+            raise InvalidRequest(
+                f"{field} is {format_value(value)}, which cannot be called", field=field
+            )
 
 
-def _name(validator: Callable[[Any], object]) -> str:
+def _get_validator_name(validator: Callable[[Any], object]) -> str:
     return getattr(validator, "__name__", type(validator).__name__)

@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 
-from foundry_api.structured.type_marks import UnsupportedType, check_bounds_of_msgspec, for_pydantic
+from foundry_api.structured.type_marks import (
+    UnsupportedType,
+    reject_msgspec_bounds,
+    to_pydantic_type,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
     from pydantic.json_schema import JsonSchemaValue
 
-__all__ = ["PydanticRefusal", "PydanticType", "PydanticUserError", "in_short"]
+__all__ = ["PydanticType", "PydanticUserError", "PydanticValidationFailed", "shorten_errors"]
 
 
-class _Schema(GenerateJsonSchema):
+class _OutputSchemaGenerator(GenerateJsonSchema):
     """As pydantic writes them, but for answers of a model."""
 
     def generator_schema(self, schema: Any) -> JsonSchemaValue:
@@ -31,16 +35,18 @@ class _Schema(GenerateJsonSchema):
 
     def decimal_schema(self, schema: Any) -> JsonSchemaValue:
         """A number: a model that may choose writes any text."""
-        told = self.float_schema(cast("Any", {**schema, "type": "float"}))
-        if (places := schema.get("decimal_places")) is not None and "multipleOf" not in told:
-            told["multipleOf"] = 1 if places == 0 else float(f"1e-{places}")
+        number_schema = self.float_schema(cast("Any", {**schema, "type": "float"}))
+        if (
+            places := schema.get("decimal_places")
+        ) is not None and "multipleOf" not in number_schema:
+            number_schema["multipleOf"] = 1 if places == 0 else float(f"1e-{places}")
         if (digits := schema.get("max_digits")) is not None:
             bound = 10 ** (digits - (places or 0))
-            if not {"maximum", "exclusiveMaximum"} & told.keys():
-                told["exclusiveMaximum"] = bound
-            if not {"minimum", "exclusiveMinimum"} & told.keys():
-                told["exclusiveMinimum"] = -bound
-        return told
+            if not {"maximum", "exclusiveMaximum"} & number_schema.keys():
+                number_schema["exclusiveMaximum"] = bound
+            if not {"minimum", "exclusiveMinimum"} & number_schema.keys():
+                number_schema["exclusiveMinimum"] = -bound
+        return number_schema
 
 
 class PydanticType:
@@ -61,23 +67,27 @@ class PydanticType:
     def __init__(self, kind: Any) -> None:
         is_adapter = isinstance(kind, cast("Any", TypeAdapter))
         if not is_adapter:
-            check_bounds_of_msgspec(kind)
-        self._adapter: TypeAdapter[Any] = kind if is_adapter else TypeAdapter(for_pydantic(kind))
+            reject_msgspec_bounds(kind)
+        self._adapter: TypeAdapter[Any] = (
+            kind if is_adapter else TypeAdapter(to_pydantic_type(kind))
+        )
         written = repr(cast("Any", self._adapter).core_schema)
         self.matches_with_python = "python-re" in written or "re.compile" in written
-        self.schema: dict[str, Any] = self._adapter.json_schema(schema_generator=_Schema)
+        self.schema: dict[str, Any] = self._adapter.json_schema(
+            schema_generator=_OutputSchemaGenerator
+        )
 
     def decode(self, text: str | bytes) -> Any:
         """The value of a JSON text.
 
         Raises:
-            PydanticRefusal: It is not of the type.
+            PydanticValidationFailed: It is not of the type.
         """
-        with in_short():
+        with shorten_errors():
             return self._adapter.validate_json(text)
 
 
-class PydanticRefusal(ValueError):
+class PydanticValidationFailed(ValueError):
     """A value is not of the type.
 
     Attributes:
@@ -85,25 +95,29 @@ class PydanticRefusal(ValueError):
     """
 
     def __init__(self, errors: list[tuple[str, str]]) -> None:
-        places = [(path.removeprefix("$").removeprefix("."), what) for path, what in errors]
-        super().__init__("; ".join(f"{at}: {what}" if at else what for at, what in places))
+        places = [(path.removeprefix("$").removeprefix("."), message) for path, message in errors]
+        super().__init__(
+            "; ".join(f"{place}: {message}" if place else message for place, message in places)
+        )
         self.errors = errors
 
 
 @contextlib.contextmanager
-def in_short() -> Generator[None]:
+def shorten_errors() -> Generator[None]:
     """Raise what pydantic refuses without the value, and without a link to its documentation.
 
     Raises:
-        PydanticRefusal: It refuses a value.
+        PydanticValidationFailed: It refuses a value.
     """
     try:
         yield
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False, include_input=False)
-        raise PydanticRefusal([(_path(each["loc"]), each["msg"]) for each in details]) from error
+        raise PydanticValidationFailed(
+            [(_format_path(detail["loc"]), detail["msg"]) for detail in details]
+        ) from error
 
 
-def _path(location: tuple[int | str, ...]) -> str:
+def _format_path(location: tuple[int | str, ...]) -> str:
     steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in location)
     return "".join(("$", *steps))

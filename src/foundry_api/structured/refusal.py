@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from foundry_api.types.user_code import describe
 
-__all__ = ["CodeFailed", "Incomplete", "Refused", "TookTooLong"]
+__all__ = ["IncompleteOutput", "UserCodeFailed", "ValidationFailed", "ValidationTimeout"]
 
 
-class Refused(ValueError):
+class ValidationFailed(ValueError):
     """An answer does not pass. What leaves the package is `StructuredOutputError`.
 
     Args:
@@ -22,11 +22,11 @@ class Refused(ValueError):
         self.errors = errors
 
 
-class TookTooLong(Refused):
+class ValidationTimeout(ValidationFailed):
     """An answer could not be validated in the time for that."""
 
 
-class Incomplete(Refused):
+class IncompleteOutput(ValidationFailed):
     """Only a part of an answer came, so that asking again would not help.
 
     Args:
@@ -39,7 +39,7 @@ class Incomplete(Refused):
         self.reason = reason
 
 
-class CodeFailed(Refused):
+class UserCodeFailed(ValidationFailed):
     """The caller's own code failed on an answer, which says nothing of the answer.
 
     Args:
@@ -50,6 +50,6 @@ class CodeFailed(Refused):
         failure: As above.
     """
 
-    def __init__(self, what: str, failure: BaseException) -> None:
-        super().__init__(f"{what} failed: {describe(failure)}")
+    def __init__(self, code_name: str, failure: BaseException) -> None:
+        super().__init__(f"{code_name} failed: {describe(failure)}")
         self.failure = failure

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api.resilience.deadline import NEVER
-from foundry_api.structured.refusal import CodeFailed, Incomplete, Refused
+from foundry_api.structured.refusal import IncompleteOutput, UserCodeFailed, ValidationFailed
 from foundry_api.types.errors import ContextOverflow, GrammarError, StructuredOutputError
 from foundry_api.types.messages import Choice, JsonSchema, Message, Usage
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from foundry_api.resilience.deadline import Deadline
-    from foundry_api.structured.expectation import Expectation
+    from foundry_api.structured.expectation import OutputSpec
     from foundry_api.types.messages import Completion, Constraint, FinishReason, Timings
 
 __all__ = [
-    "answered",
-    "asking_again",
-    "checked",
-    "instructed",
-    "refusal_cause",
-    "refusal_hint",
-    "refusal_message",
+    "add_instructions",
+    "complete_with_repairs",
+    "get_failure_cause",
+    "get_failure_hint",
+    "get_failure_message",
+    "repair_messages",
+    "validate_answer",
 ]
 
 
-def instructed(
+def add_instructions(
     messages: tuple[Message, ...], constraint: JsonSchema | Choice
 ) -> tuple[Message, ...]:
     """The conversation with what its answer has to look like, in its system turn.
@@ -45,25 +45,29 @@ def instructed(
     The same words for the same constraint: an engine that keeps the beginnings of prompts can
     reuse them.
     """
-    words = _words(constraint)
+    instructions = _describe_constraint(constraint)
     if messages and messages[0].role == "system":
-        system = msgspec.structs.replace(messages[0], content=f"{messages[0].content}\n\n{words}")
+        system = msgspec.structs.replace(
+            messages[0], content=f"{messages[0].content}\n\n{instructions}"
+        )
         return (system, *messages[1:])
-    return (Message("system", words), *messages)
+    return (Message("system", instructions), *messages)
 
 
-def asking_again(answer: str, errors: Iterable[str]) -> tuple[Message, ...]:
+def repair_messages(answer: str, errors: Iterable[str]) -> tuple[Message, ...]:
     """The turns that follow an answer that did not pass."""
-    wrong = "\n".join(f"- {error}" for error in errors)
-    request = f"This answer was refused:\n{wrong}\nGive the whole corrected answer, nothing else."
-    said = answer.replace("\0", "")  # which a prompt cannot hold
-    refused = [Message("assistant", said)] if said.strip() else []
-    return (*refused, Message("user", request.replace("\0", "")))
+    problems = "\n".join(f"- {error}" for error in errors)
+    request = (
+        f"This answer was refused:\n{problems}\nGive the whole corrected answer, nothing else."
+    )
+    content = answer.replace("\0", "")  # which a prompt cannot hold
+    answer_messages = [Message("assistant", content)] if content.strip() else []
+    return (*answer_messages, Message("user", request.replace("\0", "")))
 
 
-def _words(constraint: JsonSchema | Choice) -> str:
+def _describe_constraint(constraint: JsonSchema | Choice) -> str:
     if isinstance(constraint, Choice):
-        return f"Answer with one of these, and nothing else:\n{_listed(constraint.choices)}"
+        return f"Answer with one of these, and nothing else:\n{_format_list(constraint.choices)}"
     return (
         "Answer with JSON and nothing else: no explanation, no code fence. "
         "It has to be valid against this JSON schema:\n"
@@ -71,32 +75,32 @@ def _words(constraint: JsonSchema | Choice) -> str:
     )
 
 
-def _listed(choices: Sequence[str]) -> str:
+def _format_list(choices: Sequence[str]) -> str:
     return "\n".join(f"- {choice}" for choice in choices)
 
 
 if TYPE_CHECKING:
-    Ask = Callable[[tuple[Message, ...], Constraint | None, int], Awaitable[Completion[None]]]
+    AskModel = Callable[[tuple[Message, ...], Constraint | None, int], Awaitable[Completion[None]]]
     """Takes the turns, what the answer is kept to, and how often the model has repeated itself."""
 
 
-_CUT = "the answer was cut before its end"
-_WITHHELD = "the answer was withheld by a content filter"
-_CODE_HINT = (
+_TRUNCATED = "the answer was cut before its end"
+_FILTERED = "the answer was withheld by a content filter"
+_USER_CODE_HINT = (
     "The answer is in .partial. See the exception that this was raised from, and correct the code; "
     "to refuse an answer, raise ValueError."
 )
-_STUMBLED = "committing tokens"
+_ENGINE_FAILED = "committing tokens"
 """In the engine's words when it lost its own grammar: at a character that it has to write and that
 its tokenizer holds as several tokens (probed on 2.2.1)."""
 
 
-async def answered(
-    ask: Ask,
+async def complete_with_repairs(
+    ask: AskModel,
     messages: tuple[Message, ...],
-    expectation: Expectation,
+    spec: OutputSpec,
     *,
-    repairs: int,
+    max_repairs: int,
     deadline: Deadline = NEVER,
 ) -> Completion[Any]:
     """The first answer that passes.
@@ -104,8 +108,8 @@ async def answered(
     Args:
         ask: Asks the model, and keeps its answer to a constraint.
         messages: The conversation as the caller gave it.
-        expectation: What the answer has to be.
-        repairs: How often the model may be asked again.
+        spec: What the answer has to be.
+        max_repairs: How often the model may be asked again.
         deadline: By when an answer has to be validated.
 
     Raises:
@@ -113,90 +117,90 @@ async def answered(
         DeadlineExceeded: It passed while an answer was validated, which is in `.partial`.
         FoundryError: The model could not be asked.
     """
-    refused: list[Completion[None]] = []
+    rejected: list[Completion[None]] = []
     turns = messages
     while True:
         try:
-            completion = await _asked(ask, turns, expectation.constraint, _repetitions(refused))
+            completion = await _attempt(ask, turns, spec.constraint, _count_repetitions(rejected))
         except ContextOverflow as error:
-            if not refused:
+            if not rejected:
                 raise
             message = "there is no room in the context to ask again"
-            raise _failure(refused, message) from error
+            raise _make_error(rejected, message) from error
         try:
-            parsed = await _parsed_in_time(completion, expectation, deadline)
-        except Refused as error:
-            refused.append(completion)
-            is_final = isinstance(error, CodeFailed | Incomplete)
-            if is_final or len(refused) > repairs:
-                message = refusal_message(error)
-                raise _failure(refused, message, error) from refusal_cause(error)
+            parsed = await _parse_within_deadline(completion, spec, deadline)
+        except ValidationFailed as error:
+            rejected.append(completion)
+            is_final = isinstance(error, UserCodeFailed | IncompleteOutput)
+            if is_final or len(rejected) > max_repairs:
+                message = get_failure_message(error)
+                raise _make_error(rejected, message, error) from get_failure_cause(error)
             turns = messages
-            if not _repeats(refused):
-                turns = (*messages, *asking_again(completion.content, error.errors))
+            if not _is_repeated(rejected):
+                turns = (*messages, *repair_messages(completion.content, error.errors))
         else:
-            return _merged(completion, refused, parsed)
+            return _merge_attempts(completion, rejected, parsed)
 
 
-async def checked(text: str, finish_reason: FinishReason | None, expectation: Expectation) -> Any:
+async def validate_answer(text: str, finish_reason: FinishReason | None, spec: OutputSpec) -> Any:
     """Return what an answer is.
 
     Raises:
-        Incomplete: It was cut or withheld, so that no more than a part of it is there.
-        Refused: It does not pass.
+        IncompleteOutput: It was cut or withheld, so that no more than a part of it is there.
+        ValidationFailed: It does not pass.
     """
     if finish_reason == "stop":
-        return await expectation.check_apart(text)
-    reason = _WITHHELD if finish_reason == "content_filter" else _CUT
-    if finish_reason == "length" and expectation.rules_out(text):
-        return await expectation.check_apart(text)  # more tokens would not have made it pass
-    if not expectation.may_be_cut(text):
-        raise Incomplete(reason)
+        return await spec.validate_async(text)
+    reason = _FILTERED if finish_reason == "content_filter" else _TRUNCATED
+    if finish_reason == "length" and spec.rules_out(text):
+        return await spec.validate_async(text)  # more tokens would not have made it pass
+    if not spec.may_be_truncated(text):
+        raise IncompleteOutput(reason)
     try:
-        return await expectation.check_apart(text)
-    except CodeFailed:
+        return await spec.validate_async(text)
+    except UserCodeFailed:
         raise
-    except Refused as error:
-        raise Incomplete(reason, *error.errors) from error
+    except ValidationFailed as error:
+        raise IncompleteOutput(reason, *error.errors) from error
 
 
-def refusal_message(error: Refused) -> str:
+def get_failure_message(error: ValidationFailed) -> str:
     """Say why an answer is refused."""
-    if isinstance(error, CodeFailed):
+    if isinstance(error, UserCodeFailed):
         return str(error)
-    if isinstance(error, Incomplete):
+    if isinstance(error, IncompleteOutput):
         return error.reason
     return f"the answer does not pass: {'; '.join(error.errors)}"
 
 
-async def _asked(
-    ask: Ask, turns: tuple[Message, ...], constraint: Constraint | None, repetitions: int
+async def _attempt(
+    ask: AskModel, turns: tuple[Message, ...], constraint: Constraint | None, repetitions: int
 ) -> Completion[None]:
     try:
         return await ask(turns, constraint, repetitions)
     except GrammarError as error:
-        if _STUMBLED not in error.message or not isinstance(constraint, JsonSchema | Choice):
+        if _ENGINE_FAILED not in error.message or not isinstance(constraint, JsonSchema | Choice):
             raise
-    return await ask(instructed(turns, constraint), None, repetitions)
+    return await ask(add_instructions(turns, constraint), None, repetitions)
 
 
-def _repeats(refused: Sequence[Completion[None]]) -> bool:
+def _is_repeated(rejected: Sequence[Completion[None]]) -> bool:
     """Whether the last answer is one that was refused before."""
-    return refused[-1].content in {each.content for each in refused[:-1]}
+    return rejected[-1].content in {completion.content for completion in rejected[:-1]}
 
 
-def _repetitions(refused: Sequence[Completion[None]]) -> int:
+def _count_repetitions(rejected: Sequence[Completion[None]]) -> int:
     """How many of the answers are no other than one before."""
-    return len(refused) - len({each.content for each in refused})
+    return len(rejected) - len({completion.content for completion in rejected})
 
 
-async def _parsed_in_time(
-    completion: Completion[None], expectation: Expectation, deadline: Deadline
+async def _parse_within_deadline(
+    completion: Completion[None], spec: OutputSpec, deadline: Deadline
 ) -> Any:
     scope = asyncio.timeout_at(None if math.isinf(deadline.at) else deadline.at)
     try:
         async with scope:
-            return await _parsed(completion, expectation)
+            return await _parse(completion, spec)
     except TimeoutError as error:
         if not scope.expired():
             raise
@@ -205,71 +209,71 @@ async def _parsed_in_time(
         raise exceeded from error
 
 
-async def _parsed(completion: Completion[None], expectation: Expectation) -> Any:
+async def _parse(completion: Completion[None], spec: OutputSpec) -> Any:
     if completion.tool_calls:  # the answer comes when they have been made
         return None
     if completion.refusal and not completion.content.strip():
-        raise Incomplete(f"the model refuses to answer: {completion.refusal}")
-    return await checked(completion.content, completion.finish_reason, expectation)
+        raise IncompleteOutput(f"the model refuses to answer: {completion.refusal}")
+    return await validate_answer(completion.content, completion.finish_reason, spec)
 
 
-def refusal_hint(error: Refused) -> str:
+def get_failure_hint(error: ValidationFailed) -> str:
     """Say what to do about a refused answer: more tokens help only one that was cut."""
-    if isinstance(error, CodeFailed):
-        return _CODE_HINT
-    if isinstance(error, Incomplete) and error.reason == _CUT:
+    if isinstance(error, UserCodeFailed):
+        return _USER_CODE_HINT
+    if isinstance(error, IncompleteOutput) and error.reason == _TRUNCATED:
         return StructuredOutputError.cut_hint
     return StructuredOutputError.default_hint
 
 
-def refusal_cause(error: Refused) -> BaseException:
+def get_failure_cause(error: ValidationFailed) -> BaseException:
     """Return what the caller's error is raised from."""
-    return error.failure if isinstance(error, CodeFailed) else error
+    return error.failure if isinstance(error, UserCodeFailed) else error
 
 
-def _failure(
-    refused: Sequence[Completion[None]], message: str, error: Refused | None = None
+def _make_error(
+    rejected: Sequence[Completion[None]], message: str, error: ValidationFailed | None = None
 ) -> StructuredOutputError:
-    last = refused[-1]
+    last = rejected[-1]
     return StructuredOutputError(
         message,
         errors=error.errors if error else (),
-        repairs=len(refused) - 1,
+        repairs=len(rejected) - 1,
         finish_reason=last.finish_reason,
-        hint=refusal_hint(error) if error else None,
+        hint=get_failure_hint(error) if error else None,
         model=last.model,
         service=last.service,
-        attempts=sum(len(each.attempts) for each in refused),
+        attempts=sum(len(completion.attempts) for completion in rejected),
         partial=last.content,
     )
 
 
-def _merged(
-    last: Completion[None], refused: Sequence[Completion[None]], parsed: Any
+def _merge_attempts(
+    last: Completion[None], rejected: Sequence[Completion[None]], parsed: Any
 ) -> Completion[Any]:
     """The answer that passes, with what all of them took."""
-    answers = (*refused, last)
+    answers = (*rejected, last)
     return msgspec.structs.replace(
         last,
         parsed=parsed,
-        repairs=len(refused),
-        usage=_total([each.usage for each in answers]),
-        timings=_summed([each.timings for each in answers]),
-        attempts=tuple(attempt for each in answers for attempt in each.attempts),
+        repairs=len(rejected),
+        usage=_sum_usage([completion.usage for completion in answers]),
+        timings=_sum_timings([completion.timings for completion in answers]),
+        attempts=tuple(attempt for completion in answers for attempt in completion.attempts),
     )
 
 
-def _total(usages: Sequence[Usage]) -> Usage:
+def _sum_usage(usages: Sequence[Usage]) -> Usage:
     return Usage(
-        prompt_tokens=sum(each.prompt_tokens for each in usages),
-        completion_tokens=sum(each.completion_tokens for each in usages),
-        total_tokens=sum(each.total_tokens for each in usages),
+        prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
+        total_tokens=sum(usage.total_tokens for usage in usages),
     )
 
 
-def _summed(timings: Sequence[Timings]) -> Timings:
+def _sum_timings(timings: Sequence[Timings]) -> Timings:
     return msgspec.structs.replace(
         timings[-1],
-        total_s=sum(each.total_s for each in timings),
-        queued_s=sum(each.queued_s for each in timings),
+        total_s=sum(item.total_s for item in timings),
+        queued_s=sum(item.queued_s for item in timings),
     )

@@ -13,71 +13,75 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
-    "LISTS",
-    "MAPS",
+    "LIST_KEYWORDS",
+    "MAP_KEYWORDS",
     "MAX_BOUND",
     "MIN_BOUND",
-    "SINGLE",
-    "engine_reads",
+    "SINGLE_SCHEMA",
+    "get_lower_bound",
+    "get_upper_bound",
     "is_enforced",
-    "is_factor",
-    "loosened",
-    "lower_bound",
-    "upper_bound",
+    "is_supported_factor",
+    "is_supported_pattern",
+    "relax_pattern",
 ]
 
 
-_NOTABLE = re.compile(r"\\(.)|\(\?(<?[=!]|P=|[>(#])|\{(,)|\[\^?[^\]\\]*(\[|&&|--|~~)", re.DOTALL)
+_SPECIAL_SYNTAX = re.compile(
+    r"\\(.)|\(\?(<?[=!]|P=|[>(#])|\{(,)|\[\^?[^\]\\]*(\[|&&|--|~~)", re.DOTALL
+)
 """Escapes, look-around and other groups, `{,n}`, and set operations of a character class."""
 
-_LOOK_AROUND = re.compile(r"(?<!\\)\(\?<?[=!][^()\[\]\\]*\)(?![*+?{])")
+_LOOKAROUND = re.compile(r"(?<!\\)\(\?<?[=!][^()\[\]\\]*\)(?![*+?{])")
 """A condition on what stands beside it, without further groups or classes within."""
 
-_REFUSED_ESCAPES = frozenset("123456789bBAzZGkKcuN")
+_UNSUPPORTED_ESCAPES = frozenset("123456789bBAzZGkKcuN")
 _UNICODE_ESCAPE = re.compile(r"\\u[0-9a-fA-F]{4}")
 
 
-def engine_reads(pattern: str) -> bool:
+def is_supported_pattern(pattern: str) -> bool:
     r"""Whether the engine of 2.2.1 takes a pattern and means the same by it (probed).
 
     It refuses look-around, back-references, word boundaries and anchors other than `^` and `$`.
     """
-    return not any(map(_is_foreign, _NOTABLE.finditer(_UNICODE_ESCAPE.sub("x", pattern))))
+    return not any(
+        map(_is_unsupported, _SPECIAL_SYNTAX.finditer(_UNICODE_ESCAPE.sub("x", pattern)))
+    )
 
 
-def loosened(pattern: str) -> str | None:
+def relax_pattern(pattern: str) -> str | None:
     """What the engine reads of a pattern: that without look-around, which only narrows it.
 
     None where that is nothing, or still too much.
     """
-    rest = _LOOK_AROUND.sub("", pattern)
-    if not engine_reads(rest) or (rest != pattern and not rest.strip("^$")):
+    rest = _LOOKAROUND.sub("", pattern)
+    if not is_supported_pattern(rest) or (rest != pattern and not rest.strip("^$")):
         return None
     return rest
 
 
-def _is_foreign(found: re.Match[str]) -> bool:
-    return found[1] is None or found[1] in _REFUSED_ESCAPES
+def _is_unsupported(match: re.Match[str]) -> bool:
+    return match[1] is None or match[1] in _UNSUPPORTED_ESCAPES
 
 
-MAPS = frozenset({"patternProperties", "properties"})
+MAP_KEYWORDS = frozenset({"patternProperties", "properties"})
 """Their value is an object of schemas."""
 
-LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+LIST_KEYWORDS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
 """Their value is a list of schemas."""
 
-SINGLE = frozenset({"additionalItems", "additionalProperties", "items"})
+SINGLE_SCHEMA = frozenset({"additionalItems", "additionalProperties", "items"})
 """Their value is a schema; up to draft 2019-09 that of `items` may be a list."""
 
-_COPIED = frozenset(
+_COPIED_KEYWORDS = frozenset(
     {"$ref", "const", "enum", "maxItems", "maxLength", "maxProperties", "minItems", "minLength"}
     | {"minProperties", "required", "type"}
 )
-_BOUNDS = frozenset({"exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum"})
-_FORMATS = frozenset(
+_BOUND_KEYWORDS = frozenset({"exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum"})
+_SUPPORTED_FORMATS = frozenset(
     {"date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uuid"}
 )
-_KEPT = _COPIED | MAPS | LISTS | SINGLE
+_SUPPORTED = _COPIED_KEYWORDS | MAP_KEYWORDS | LIST_KEYWORDS | SINGLE_SCHEMA
 
 MAX_BOUND = 1e15
 MIN_BOUND = 1e-15
@@ -98,38 +102,40 @@ def is_enforced(schema: Mapping[str, Any], name: str) -> bool:
     """
     value = schema[name]
     if name == "format":
-        return value in _FORMATS
+        return value in _SUPPORTED_FORMATS
     if name == "pattern":
-        return loosened(value) is not None
-    if name in _BOUNDS:
+        return relax_pattern(value) is not None
+    if name in _BOUND_KEYWORDS:
         return isinstance(value, bool) or _is_within(value, MIN_BOUND, MAX_BOUND)
     if name == "multipleOf":
         # Of the multiples it lets no negative one through, and ends the answer where all are.
-        low = lower_bound(schema)
-        return is_factor(value) and low is not None and low >= 0
-    return name in _KEPT
+        low = get_lower_bound(schema)
+        return is_supported_factor(value) and low is not None and low >= 0
+    return name in _SUPPORTED
 
 
-def lower_bound(schema: Mapping[str, Any]) -> float | None:
+def get_lower_bound(schema: Mapping[str, Any]) -> float | None:
     """Below which no number is allowed; None without one."""
-    return _bound(schema, "minimum", "exclusiveMinimum")
+    return _get_bound(schema, "minimum", "exclusiveMinimum")
 
 
-def upper_bound(schema: Mapping[str, Any]) -> float | None:
+def get_upper_bound(schema: Mapping[str, Any]) -> float | None:
     """Above which no number is allowed; None without one."""
-    return _bound(schema, "maximum", "exclusiveMaximum")
+    return _get_bound(schema, "maximum", "exclusiveMaximum")
 
 
-def _bound(schema: Mapping[str, Any], *names: str) -> float | None:
+def _get_bound(schema: Mapping[str, Any], *names: str) -> float | None:
     values = (schema.get(name) for name in names)
-    return next((each for each in values if each is not None and not isinstance(each, bool)), None)
+    return next(
+        (value for value in values if value is not None and not isinstance(value, bool)), None
+    )
 
 
 def _is_within(number: float, low: float, high: float) -> bool:
     return number == 0 or (math.isfinite(number) and low <= abs(number) <= high)
 
 
-def is_factor(value: float) -> bool:
+def is_supported_factor(value: float) -> bool:
     """Whether the engine takes a value of `multipleOf`, and has little work with it.
 
     It multiplies the float by ten until it is whole, which 0.07 never becomes: 0.07 * 100 is

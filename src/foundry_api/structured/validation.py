@@ -16,8 +16,8 @@ import jsonschema
 from jsonschema import validators
 from referencing.jsonschema import EMPTY_REGISTRY
 
-from foundry_api.structured.engine_schema import SAID_ASIDE
-from foundry_api.structured.refusal import Refused, TookTooLong
+from foundry_api.structured.engine_schema import ANNOTATIONS
+from foundry_api.structured.refusal import ValidationFailed, ValidationTimeout
 from foundry_api.types.errors import GrammarError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -63,25 +63,29 @@ class SchemaValidator:
                 field="response_model",
             ) from error
         _check_keywords(schema, draft.VALIDATORS)
-        keywords = {**draft.VALIDATORS, "multipleOf": _multiple_of, "uniqueItems": _unique_items}
-        counted = {name: self._counted(check) for name, check in keywords.items()}
+        keywords = {
+            **draft.VALIDATORS,
+            "multipleOf": _check_multiple_of,
+            "uniqueItems": _check_unique_items,
+        }
+        counted = {name: self._count_steps(check) for name, check in keywords.items()}
         checking = cast("Any", validators).extend(draft, counted)
         self._steps = threading.local()
         self._validator: Validator = checking(
-            schema, format_checker=_FORMATS, registry=EMPTY_REGISTRY
+            schema, format_checker=_FORMAT_CHECKER, registry=EMPTY_REGISTRY
         )
 
-    def check(self, value: Any) -> None:
+    def validate(self, value: Any) -> None:
         """Refuse a value that the schema does not allow, however long that takes.
 
         Raises:
-            Refused: It is not as the schema has it.
+            ValidationFailed: It is not as the schema has it.
             GrammarError: The schema refers to itself without end.
         """
-        if errors := self.errors(value):
-            raise Refused(*errors)
+        if errors := self.find_errors(value):
+            raise ValidationFailed(*errors)
 
-    def errors(self, value: Any, *, max_steps: float = math.inf) -> list[str]:
+    def find_errors(self, value: Any, *, max_steps: float = math.inf) -> list[str]:
         """What of a value the schema does not allow.
 
         Args:
@@ -89,29 +93,29 @@ class SchemaValidator:
             max_steps: Keywords that are looked at before it is given up.
 
         Raises:
-            TookTooLong: It was given up.
-            Refused: The value is nested too deeply.
+            ValidationTimeout: It was given up.
+            ValidationFailed: The value is nested too deeply.
             GrammarError: The schema refers to itself without end.
         """
         self._steps.left = max_steps
         try:
             errors = list(itertools.islice(self._validator.iter_errors(value), MAX_ERRORS))
         except RecursionError as error:
-            if _is_deeper(value, MAX_DEPTH):
-                raise Refused("the answer is nested too deeply to validate") from error
+            if _is_nested_deeper(value, MAX_DEPTH):
+                raise ValidationFailed("the answer is nested too deeply to validate") from error
             raise GrammarError(
                 "response_model refers to itself without end", field="response_model"
             ) from error
-        return [f"{each.json_path}: {_shortened(each.message)}" for each in errors]
+        return [f"{failure.json_path}: {_shorten(failure.message)}" for failure in errors]
 
-    def _counted(self, check: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*arguments: Any) -> Iterator[jsonschema.ValidationError]:
+    def _count_steps(self, check: Callable[..., Any]) -> Callable[..., Any]:
+        def counting_check(*arguments: Any) -> Iterator[jsonschema.ValidationError]:
             self._steps.left -= 1
             if self._steps.left < 0:
-                raise TookTooLong("the answer takes too long to validate")
+                raise ValidationTimeout("the answer takes too long to validate")
             yield from check(*arguments) or ()
 
-        return counted
+        return counting_check
 
 
 def _check_keywords(schema: dict[str, Any], known: Mapping[str, object]) -> None:
@@ -120,27 +124,27 @@ def _check_keywords(schema: dict[str, Any], known: Mapping[str, object]) -> None
     Raises:
         InvalidRequest: It has members, and none of them is a keyword.
     """
-    said = schema.keys() - SAID_ASIDE
-    foreign = sorted(name for name in said if not name.startswith(("$", "content", "x-")))
-    if foreign and not said & known.keys():
+    keywords = schema.keys() - ANNOTATIONS
+    unknown = sorted(name for name in keywords if not name.startswith(("$", "content", "x-")))
+    if unknown and not keywords & known.keys():
         raise InvalidRequest(
-            f"response_model is no JSON schema: it has {', '.join(foreign[:3])}, but no keyword "
+            f"response_model is no JSON schema: it has {', '.join(unknown[:3])}, but no keyword "
             "such as type or properties, and would allow anything",
             field="response_model",
         )
 
 
-def _is_deeper(value: Any, depth: int) -> bool:
+def _is_nested_deeper(value: Any, depth: int) -> bool:
     """Whether lists and objects are nested in more levels than that."""
     level: list[Any] = [value]
     for _ in range(depth + 1):
-        level = [part for each in level for part in _parts(each)]
+        level = [part for item in level for part in _get_children(item)]
         if not level:
             return False
     return True
 
 
-def _parts(value: Any) -> Iterable[Any]:
+def _get_children(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
         return cast("dict[str, Any]", value).values()
     if isinstance(value, list):
@@ -149,11 +153,11 @@ def _parts(value: Any) -> Iterable[Any]:
     return ()
 
 
-def _shortened(message: str, limit: int = 300) -> str:
+def _shorten(message: str, limit: int = 300) -> str:
     return message if len(message) <= limit else f"{message[:limit]}…"
 
 
-def _multiple_of(
+def _check_multiple_of(
     validator: object, factor: float, instance: object, schema: object
 ) -> Iterator[jsonschema.ValidationError]:
     """As people count: 0.3 is a multiple of 0.1, which the quotient of two floats denies."""
@@ -164,28 +168,28 @@ def _multiple_of(
         yield jsonschema.ValidationError(f"{instance} is not a multiple of {factor}")
 
 
-def _unique_items(
+def _check_unique_items(
     validator: Any, is_unique: object, instance: Any, schema: object
 ) -> Iterator[jsonschema.ValidationError]:
     """In linear time; jsonschema compares each item with each other one."""
     del schema
     if not is_unique or not validator.is_type(instance, "array"):
         return
-    if len({_comparable(each) for each in instance}) < len(instance):
+    if len({_make_comparable(item) for item in instance}) < len(instance):
         yield jsonschema.ValidationError("has non-unique elements")
 
 
-def _comparable(value: Any) -> Any:
+def _make_comparable(value: Any) -> Any:
     """What is equal for equal JSON: 1 and 1.0 are, 1 and true are not.
 
     Numbers become texts, whose hashes nobody who writes an answer can make collide.
     """
     if isinstance(value, dict):
         members = cast("dict[str, Any]", value)
-        return frozenset((name, _comparable(each)) for name, each in members.items())
+        return frozenset((name, _make_comparable(item)) for name, item in members.items())
     if isinstance(value, list):
         items: list[Any] = value  # pyright: ignore[reportUnknownVariableType] # of JSON
-        return tuple(map(_comparable, items))
+        return tuple(map(_make_comparable, items))
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -210,7 +214,7 @@ def _is_hostname(text: str) -> bool:
     return all(_HOST_LABEL.fullmatch(label) for label in text.split("."))
 
 
-_CHECKS: Mapping[str, Callable[[str], object]] = {
+_FORMAT_CHECKS: Mapping[str, Callable[[str], object]] = {
     "date": _is_date,
     "date-time": _is_date_time,
     "duration": _DURATION.fullmatch,
@@ -223,16 +227,16 @@ _CHECKS: Mapping[str, Callable[[str], object]] = {
 }
 
 
-def _formats() -> jsonschema.FormatChecker:
+def _make_format_checker() -> jsonschema.FormatChecker:
     checker = jsonschema.FormatChecker(formats=())
-    for name, check in _CHECKS.items():
-        checker.checks(name, raises=ValueError)(_of_texts(check))
+    for name, check in _FORMAT_CHECKS.items():
+        checker.checks(name, raises=ValueError)(_for_strings(check))
     return checker
 
 
-def _of_texts(check: Callable[[str], object]) -> Callable[[object], bool]:
+def _for_strings(check: Callable[[str], object]) -> Callable[[object], bool]:
     """A format says nothing of values that are no text."""
     return lambda value: not isinstance(value, str) or bool(check(value))
 
 
-_FORMATS = _formats()
+_FORMAT_CHECKER = _make_format_checker()

@@ -17,75 +17,75 @@ from foundry_api.types.values import is_list, is_object
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["coerced"]
+__all__ = ["coerce"]
 
 MAX_DEPTH: Final = 32
-MAX_WHOLE: Final = 2**53
+MAX_EXACT_INTEGER: Final = 2**53
 """From here on a float does not tell which whole number is meant."""
 
 _NUMBER: Final = re.compile(r"[+-]?\d{1,300}(?:\.\d{1,300})?(?:e[+-]?\d{1,3})?")
-_TRUTHS: Final = {"true": True, "false": False}
-_NOTHINGS: Final = frozenset({"null", "none"})
+_BOOLEANS: Final = {"true": True, "false": False}
+_NULLS: Final = frozenset({"null", "none"})
 
 
-def coerced(value: Any, schema: Mapping[str, Any]) -> Any:
+def coerce(value: Any, schema: Mapping[str, Any]) -> Any:
     """A value with its parts as the schema has them, as far as that is clear; the rest as it is.
 
     Args:
         value: Decoded JSON.
         schema: A JSON schema, with the definitions that it refers to.
     """
-    return _Coercion(schema).value(value, schema, MAX_DEPTH)
+    return _Coercion(schema).coerce(value, schema, MAX_DEPTH)
 
 
 class _Coercion:
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
 
-    def value(self, value: Any, schema: Any, depth: int) -> Any:
-        schema = self._resolved(schema)
+    def coerce(self, value: Any, schema: Any, depth: int) -> Any:
+        schema = self._resolve(schema)
         if not depth or not is_object(schema):
             return value
         branches = schema.get("anyOf") or schema.get("oneOf")
         if is_list(branches):
-            return self._of_branches(value, branches, depth)
-        kind = _kind(schema)
+            return self._coerce_branches(value, branches, depth)
+        kind = _get_type(schema)
         if "enum" in schema or "const" in schema:
-            return _listed(value, schema.get("enum", [schema.get("const")]))
-        value = _as_kind(value, kind)
+            return _match_enum(value, schema.get("enum", [schema.get("const")]))
+        value = _coerce_to_type(value, kind)
         if is_object(value) and kind in ("object", None):
             members = schema.get("properties")
             others = schema.get("additionalProperties")
             known: dict[str, Any] = members if is_object(members) else {}
             return {
-                name: self.value(part, known.get(name, others), depth - 1)
+                name: self.coerce(part, known.get(name, others), depth - 1)
                 for name, part in value.items()
             }
         if is_list(value) and kind in ("array", None):
-            return [self.value(part, schema.get("items"), depth - 1) for part in value]
+            return [self.coerce(part, schema.get("items"), depth - 1) for part in value]
         return value
 
-    def _of_branches(self, value: Any, branches: list[Any], depth: int) -> Any:
+    def _coerce_branches(self, value: Any, branches: list[Any], depth: int) -> Any:
         """A value as the first branch has it that it fits as it is, else the first that changes it.
 
         An object is left alone where more than one branch may be meant.
         """
-        resolved = [self._resolved(branch) for branch in branches]
-        kinds = [_kind(branch) for branch in resolved]
-        fitting = [
+        resolved = [self._resolve(branch) for branch in branches]
+        kinds = [_get_type(branch) for branch in resolved]
+        matching = [
             branch for branch, kind in zip(resolved, kinds, strict=True) if _fits(value, kind)
         ]
-        if len(fitting) == 1:
-            return self.value(value, fitting[0], depth - 1)
-        if fitting:
+        if len(matching) == 1:
+            return self.coerce(value, matching[0], depth - 1)
+        if matching:
             return value
         for branch in resolved:
-            changed = self.value(value, branch, depth - 1)
+            changed = self.coerce(value, branch, depth - 1)
             if changed is not value:
                 return changed
         return value
 
-    def _resolved(self, schema: Any) -> Any:
+    def _resolve(self, schema: Any) -> Any:
         for _ in range(MAX_DEPTH):
             reference = schema.get("$ref") if is_object(schema) else None
             if not isinstance(reference, str) or not reference.startswith("#/"):
@@ -96,7 +96,7 @@ class _Coercion:
         return None
 
 
-def _kind(schema: Any) -> str | None:
+def _get_type(schema: Any) -> str | None:
     """The one JSON type that a schema names."""
     if not is_object(schema):
         return None
@@ -126,49 +126,49 @@ def _fits(value: Any, kind: str | None) -> bool:
     return isinstance(value, types) and (kind == "boolean" or not isinstance(value, bool))
 
 
-def _as_kind(value: Any, kind: str | None) -> Any:
+def _coerce_to_type(value: Any, kind: str | None) -> Any:
     if _fits(value, kind):
         return value
     if isinstance(value, str):
-        return _meant(value, kind)
-    return _whole(value) if kind == "integer" else value
+        return _parse_text(value, kind)
+    return _to_integer(value) if kind == "integer" else value
 
 
-def _meant(text: str, kind: str | None) -> Any:
+def _parse_text(text: str, kind: str | None) -> Any:
     """What a text means of which a schema says that it is none."""
     word = text.strip().lower()
     match kind:
         case "integer":
-            number = _whole(_number(word))
+            number = _to_integer(_parse_number(word))
             return number if isinstance(number, int) else text
         case "number":
-            number = _number(word)
+            number = _parse_number(word)
             return text if number is None else number
         case "boolean":
-            return _TRUTHS.get(word, text)
+            return _BOOLEANS.get(word, text)
         case "null":
-            return None if word in _NOTHINGS else text
+            return None if word in _NULLS else text
         case "array" | "object":
-            return _decoded(text, kind)
+            return _decode(text, kind)
         case _:
             return text
 
 
-def _number(text: str) -> int | float | None:
+def _parse_number(text: str) -> int | float | None:
     if not _NUMBER.fullmatch(text):
         return None
     number = float(text) if any(mark in text for mark in ".e") else int(text)
     return number if math.isfinite(number) else None
 
 
-def _whole(value: Any) -> Any:
+def _to_integer(value: Any) -> Any:
     """A whole number that was written as a fraction."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < MAX_WHOLE:
+    if isinstance(value, float) and value.is_integer() and abs(value) < MAX_EXACT_INTEGER:
         return int(value)
     return value
 
 
-def _decoded(text: str, kind: str) -> Any:
+def _decode(text: str, kind: str) -> Any:
     try:
         value: Any = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -176,10 +176,10 @@ def _decoded(text: str, kind: str) -> Any:
     return value if _fits(value, kind) else text
 
 
-def _listed(value: Any, choices: Any) -> Any:
+def _match_enum(value: Any, choices: Any) -> Any:
     """The member of a list of values that has the same text."""
     if not is_list(choices) or value in choices or is_object(value) or is_list(value):
         return value
-    wanted = str(value).strip().lower()
-    same = [choice for choice in choices if str(choice).lower() == wanted]
-    return same[0] if len(same) == 1 else value
+    normalized = str(value).strip().lower()
+    matches = [choice for choice in choices if str(choice).lower() == normalized]
+    return matches[0] if len(matches) == 1 else value

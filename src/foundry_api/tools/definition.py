@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard, overload
 
 import msgspec
 
-from foundry_api.tools.signature import arguments_of, described
+from foundry_api.tools.signature import make_argument_converter, parse_docstring
 from foundry_api.types.checks import check_characters
 from foundry_api.types.errors import InvalidRequest, ToolDefinitionError
 from foundry_api.types.messages import ToolDefinition
-from foundry_api.types.values import UNENCODABLE, as_text, is_mapping, plain, shown
+from foundry_api.types.values import UNENCODABLE, as_text, format_value, is_mapping, to_plain
 
 if TYPE_CHECKING:
-    from foundry_api.tools.signature import Arguments
+    from foundry_api.tools.signature import ArgumentConverter
 
-__all__ = ["Tool", "ToolLike", "as_tool", "definitions", "runnable", "tool"]
+__all__ = ["Tool", "ToolLike", "require_callable", "to_definitions", "to_tool", "tool"]
 
 _NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_-]{0,63}")
-_ANYTHING: Final[dict[str, Any]] = {"type": "object", "properties": {}}
+_ANY_OBJECT: Final[dict[str, Any]] = {"type": "object", "properties": {}}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Tool:
 
     definition: ToolDefinition
     function: Callable[..., Any]
-    arguments: Arguments | None = field(default=None, repr=False)
+    arguments: ArgumentConverter | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -102,34 +102,38 @@ def tool(
         ToolDefinitionError: It cannot be described; `.field` names the parameter at fault.
     """
     if function is None:
-        return functools.partial(_tool, name=name, description=description, parameters=parameters)
-    return _tool(function, name, description, parameters)
+        return functools.partial(
+            _make_tool, name=name, description=description, parameters=parameters
+        )
+    return _make_tool(function, name, description, parameters)
 
 
-def _tool(
+def _make_tool(
     function: Callable[..., Any],
     name: str | None,
     description: str | None,
     parameters: Mapping[str, Any] | None,
 ) -> Tool:
     if not callable(function):
-        raise ToolDefinitionError(f"{shown(function)} is no function", field="function")
+        raise ToolDefinitionError(f"{format_value(function)} is no function", field="function")
     name = name or str(getattr(function, "__name__", type(function).__name__))
     text = as_text(name)
     if text is None or not _NAME.fullmatch(text):
         raise ToolDefinitionError(
-            f"{shown(name)} is no name for a tool: letters, digits, _ and -, 64 at most",
+            f"{format_value(name)} is no name for a tool: letters, digits, _ and -, 64 at most",
             field="name",
             hint="Give it another one: tool(function, name=…).",
         )
     if description is None:
-        description = described(function).summary
-    arguments = arguments_of(text, function) if parameters is None else None
+        description = parse_docstring(function).summary
+    arguments = make_argument_converter(text, function) if parameters is None else None
     try:
         definition = ToolDefinition(
             name=text,
-            description=_description("description", description),
-            parameters=arguments.schema if arguments else _schema("parameters", parameters),
+            description=_validate_description("description", description),
+            parameters=arguments.schema
+            if arguments
+            else _validate_schema("parameters", parameters),
         )
     except InvalidRequest as error:
         hint = None if error.hint == InvalidRequest.default_hint else error.hint
@@ -137,101 +141,105 @@ def _tool(
     return Tool(definition, function, arguments)
 
 
-def as_tool(field_name: str, given: ToolLike) -> Tool | ToolDefinition:
+def to_tool(field_name: str, value: ToolLike) -> Tool | ToolDefinition:
     """Whatever was offered as a tool, or its definition where it is no more.
 
     Raises:
         InvalidRequest: It is none; `.field` names it.
     """
-    if isinstance(given, Tool):
-        return given
-    if isinstance(given, ToolDefinition):
-        return _checked(field_name, given)
-    if _is_mapping(given):
-        return _checked(field_name, _from_mapping(field_name, given))
-    if callable(given):
-        return tool(given)
-    raise InvalidRequest(f"{field_name} is {shown(given)}, not a function", field=field_name)
+    if isinstance(value, Tool):
+        return value
+    if isinstance(value, ToolDefinition):
+        return _validate_definition(field_name, value)
+    if _is_mapping(value):
+        return _validate_definition(field_name, _from_mapping(field_name, value))
+    if callable(value):
+        return tool(value)
+    raise InvalidRequest(f"{field_name} is {format_value(value)}, not a function", field=field_name)
 
 
-def definitions(tools: Iterable[ToolLike]) -> tuple[ToolDefinition, ...]:
+def to_definitions(tools: Iterable[ToolLike]) -> tuple[ToolDefinition, ...]:
     """What the model is told of these tools.
 
     Raises:
         InvalidRequest: One is no tool, or two have the same name.
         ToolDefinitionError: A function cannot be described.
     """
-    offered = _offered(tools)
-    return tuple(each.definition if isinstance(each, Tool) else each for each in offered)
+    declared = _declared(tools)
+    return tuple(item.definition if isinstance(item, Tool) else item for item in declared)
 
 
-def runnable(tools: Iterable[ToolLike]) -> dict[str, Tool]:
+def require_callable(tools: Iterable[ToolLike]) -> dict[str, Tool]:
     """Tools that can be called, by name.
 
     Raises:
         InvalidRequest: One is no tool, cannot be called, or has another's name.
         ToolDefinitionError: A function cannot be described.
     """
-    offered = _offered(tools)
-    for index, each in enumerate(offered):
-        if not isinstance(each, Tool):
+    declared = _declared(tools)
+    for index, item in enumerate(declared):
+        if not isinstance(item, Tool):
             raise InvalidRequest(
-                f"tools[{index}] describes {each.name}, but cannot be called",
+                f"tools[{index}] describes {item.name}, but cannot be called",
                 field=f"tools[{index}]",
                 hint="Give the function: tool(function, parameters=…).",
             )
-    return {each.name: each for each in offered if isinstance(each, Tool)}
+    return {item.name: item for item in declared if isinstance(item, Tool)}
 
 
-def _is_mapping(given: object) -> TypeGuard[Mapping[str, Any]]:
-    return isinstance(given, Mapping)
+def _is_mapping(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping)
 
 
-def _is_several(given: object) -> bool:
-    return isinstance(given, Iterable) and not isinstance(given, str | Mapping)
+def _is_list_like(value: object) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str | Mapping)
 
 
-def _offered(tools: Iterable[ToolLike]) -> list[Tool | ToolDefinition]:
-    if not _is_several(tools):
-        raise InvalidRequest(f"tools is {shown(tools)}, not a list", field="tools")
-    offered = [as_tool(f"tools[{index}]", each) for index, each in enumerate(tools)]
-    names = [each.name for each in offered]
+def _declared(tools: Iterable[ToolLike]) -> list[Tool | ToolDefinition]:
+    if not _is_list_like(tools):
+        raise InvalidRequest(f"tools is {format_value(tools)}, not a list", field="tools")
+    declared = [to_tool(f"tools[{index}]", item) for index, item in enumerate(tools)]
+    names = [item.name for item in declared]
     for index, name in enumerate(names):
         if name in names[:index]:
             raise InvalidRequest(
                 f"tools[{index}] is named {name}, as another one", field=f"tools[{index}]"
             )
-    return offered
+    return declared
 
 
-def _from_mapping(field_name: str, given: Mapping[str, Any]) -> ToolDefinition:
+def _from_mapping(field_name: str, value: Mapping[str, Any]) -> ToolDefinition:
     """OpenAI's form. `strict` is left out: 2.2.1 refuses it, and keeps to the schema anyway."""
-    told = given["function"] if given.get("type") == "function" and "function" in given else given
+    members_by_name = (
+        value["function"] if value.get("type") == "function" and "function" in value else value
+    )
     try:
         members = {
-            each: told[each] for each in ("name", "description", "parameters") if each in told
+            name: members_by_name[name]
+            for name in ("name", "description", "parameters")
+            if name in members_by_name
         }
-        return msgspec.convert(plain(members), ToolDefinition, strict=True)
+        return msgspec.convert(to_plain(members), ToolDefinition, strict=True)
     except UNENCODABLE as error:
         raise InvalidRequest(f"{field_name} is no tool: {error}", field=field_name) from error
 
 
-def _checked(field_name: str, definition: ToolDefinition) -> ToolDefinition:
+def _validate_definition(field_name: str, definition: ToolDefinition) -> ToolDefinition:
     name = as_text(definition.name)
     if name is None or not _NAME.fullmatch(name):
         raise InvalidRequest(
-            f"{field_name} is named {shown(definition.name)}, which is no name for a tool: "
+            f"{field_name} is named {format_value(definition.name)}, which is no name for a tool: "
             "letters, digits, _ and -, 64 at most",
             field=field_name,
         )
     return ToolDefinition(
         name=name,
-        description=_description(f"{field_name}.description", definition.description),
-        parameters=_schema(f"{field_name}.parameters", definition.parameters),
+        description=_validate_description(f"{field_name}.description", definition.description),
+        parameters=_validate_schema(f"{field_name}.parameters", definition.parameters),
     )
 
 
-def _description(field_name: str, description: object) -> str:
+def _validate_description(field_name: str, description: object) -> str:
     """What the model is told that a tool does.
 
     Raises:
@@ -239,12 +247,14 @@ def _description(field_name: str, description: object) -> str:
     """
     text = as_text(description)
     if text is None:
-        raise InvalidRequest(f"{field_name} is {shown(description)}, not a text", field=field_name)
+        raise InvalidRequest(
+            f"{field_name} is {format_value(description)}, not a text", field=field_name
+        )
     check_characters(field_name, text)
     return text
 
 
-def _schema(field_name: str, parameters: object) -> dict[str, Any]:
+def _validate_schema(field_name: str, parameters: object) -> dict[str, Any]:
     """The JSON schema of a tool's arguments.
 
     Raises:
@@ -252,12 +262,12 @@ def _schema(field_name: str, parameters: object) -> dict[str, Any]:
     """
     if not is_mapping(parameters):
         raise InvalidRequest(
-            f"{field_name} is {shown(parameters)}, not a mapping",
+            f"{field_name} is {format_value(parameters)}, not a mapping",
             field=field_name,
             hint="Give the JSON schema of an object.",
         )
     try:
-        return plain(dict(parameters)) or _ANYTHING
+        return to_plain(dict(parameters)) or _ANY_OBJECT
     except UNENCODABLE as error:
         raise InvalidRequest(
             f"{field_name} cannot be sent as JSON: {error}", field=field_name

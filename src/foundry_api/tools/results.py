@@ -23,7 +23,7 @@ class ToolResult(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
             that there is not, `ValueError` for arguments that do not fit; None where it did not.
         content: What the model was told.
         duration_s: Seconds that the tool took.
-        round: In which round, from 1.
+        turn: In which round, from 1.
     """
 
     call: ToolCall
@@ -32,7 +32,7 @@ class ToolResult(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     error: BaseException | None = None
     content: str
     duration_s: float
-    round: int
+    turn: int
 
     @property
     def name(self) -> str:
@@ -48,14 +48,14 @@ class ToolRun(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
         messages: The whole conversation, with every call, its result and the last answer; a next
             question may be put behind it.
         calls: The calls that were made, in order.
-        rounds: How often the model was asked.
+        turns: How often the model was asked.
         usage: Tokens of all rounds together.
     """
 
     completion: Completion[None]
     messages: tuple[Message, ...]
     calls: tuple[ToolResult, ...]
-    rounds: int
+    turns: int
     usage: Usage
 
     @property

@@ -18,11 +18,11 @@ from foundry_api.types.values import (
     as_float,
     as_int,
     as_text,
+    format_value,
     is_dict,
+    is_list_like,
     is_mapping,
-    is_several,
-    plain,
-    shown,
+    to_plain,
 )
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def conversation(messages: Iterable[Message | Mapping[str, Any]]) -> tuple[Messa
             return tuple(cast("list[Message]", plain_turns))
     if isinstance(given, (str, bytes, Message)) or is_mapping(given):
         raise InvalidRequest(
-            f"messages is {shown(given)}, not a list of messages",
+            f"messages is {format_value(given)}, not a list of messages",
             field="messages",
             hint='Give [{"role": "user", "content": "…"}], or call complete() with a prompt.',
         )
@@ -193,7 +193,7 @@ def check_timeout(timeout: object) -> float | Literal["auto"] | None:
     seconds = as_float(timeout)
     if seconds is None or not seconds > 0:
         wrong = "but must be above 0 s" if seconds is not None else "neither seconds nor 'auto'"
-        raise InvalidRequest(f"timeout is {shown(timeout)}, {wrong}", field="timeout")
+        raise InvalidRequest(f"timeout is {format_value(timeout)}, {wrong}", field="timeout")
     return seconds
 
 
@@ -208,7 +208,8 @@ def check_cache(cache: object) -> Literal["auto", "always", "never"]:
             return known
         case _:
             raise InvalidRequest(
-                f"cache is {shown(cache)}, but must be 'auto', 'always' or 'never'", field="cache"
+                f"cache is {format_value(cache)}, but must be 'auto', 'always' or 'never'",
+                field="cache",
             )
 
 
@@ -222,7 +223,9 @@ def check_flag(field: str, value: object) -> bool:
         return False
     flag = as_bool(value)
     if flag is None:
-        raise InvalidRequest(f"{field} is {shown(value)}, neither True nor False", field=field)
+        raise InvalidRequest(
+            f"{field} is {format_value(value)}, neither True nor False", field=field
+        )
     return flag
 
 
@@ -294,7 +297,7 @@ def _converted(field: str, message: object) -> Message:
     try:
         members = _members(field, message)
         content = _flat(f"{field}.content", members.pop("content", None))
-        return msgspec.convert({**plain(members), "content": content}, Message, strict=True)
+        return msgspec.convert({**to_plain(members), "content": content}, Message, strict=True)
     except UNENCODABLE as error:
         if isinstance(error, InvalidRequest):
             raise
@@ -306,7 +309,7 @@ def _members(field: str, message: object) -> dict[str, Any]:
         return msgspec.structs.asdict(message)
     if not isinstance(message, Iterable) or isinstance(message, str | bytes):
         raise InvalidRequest(
-            f"{field} is {shown(message)}, not a message",
+            f"{field} is {format_value(message)}, not a message",
             field=field,
             hint='Give {"role": "user", "content": "…"}, or a Message.',
         )
@@ -373,7 +376,7 @@ def _sendable(field: str, value: object) -> str:
     """A text that can be sent, which may be empty."""
     text = as_text(value)
     if text is None:
-        raise InvalidRequest(f"{field} is {shown(value)}, not a text", field=field)
+        raise InvalidRequest(f"{field} is {format_value(value)}, not a text", field=field)
     check_characters(field, text)
     return text
 
@@ -403,8 +406,8 @@ def check_several(field: str, value: object, kind: str = "a list") -> Sequence[A
     Raises:
         InvalidRequest: It is none, or fails while it is iterated over.
     """
-    if not is_several(value):
-        raise InvalidRequest(f"{field} is {shown(value)}, not {kind}", field=field)
+    if not is_list_like(value):
+        raise InvalidRequest(f"{field} is {format_value(value)}, not {kind}", field=field)
     return read_argument(field, value)
 
 
@@ -421,9 +424,11 @@ def check_range(field: str, value: object, low: float, high: float) -> float | N
     whole = as_int(value)
     number = as_float(value) if whole is None else whole
     if number is None:
-        raise InvalidRequest(f"{field} is {shown(value)}, not a number", field=field)
+        raise InvalidRequest(f"{field} is {format_value(value)}, not a number", field=field)
     if not low <= number <= high:
-        raise InvalidRequest(f"{field} is {shown(number)}, {_must_be(low, high)}", field=field)
+        raise InvalidRequest(
+            f"{field} is {format_value(number)}, {_must_be(low, high)}", field=field
+        )
     return number
 
 
@@ -439,7 +444,7 @@ def check_whole(field: str, value: object, low: float, high: float) -> int | Non
     number = as_int(value)
     check_range(field, value, low, high)
     if number is None:
-        raise InvalidRequest(f"{field} is {shown(value)}, not a whole number", field=field)
+        raise InvalidRequest(f"{field} is {format_value(value)}, not a whole number", field=field)
     return number
 
 
@@ -477,16 +482,16 @@ def _tools(tools: Sequence[ToolLike]) -> tuple[ToolDefinition, ...]:
     if isinstance(tools, list) and not tools:
         return ()
     # Describing functions is of no use to those who offer none.
-    from foundry_api.tools.definition import definitions  # noqa: PLC0415
+    from foundry_api.tools.definition import to_definitions  # noqa: PLC0415
 
-    return definitions(tools)
+    return to_definitions(tools)
 
 
 def _tool_choice(choice: str, tools: tuple[ToolDefinition, ...]) -> str:
     name = as_text(choice)
     if name is None:
         raise InvalidRequest(
-            f"tool_choice is {shown(choice)}, not a text",
+            f"tool_choice is {format_value(choice)}, not a text",
             field="tool_choice",
             hint="Give auto, none, required or the name of a tool.",
         )
@@ -508,9 +513,9 @@ def _tool_choice(choice: str, tools: tuple[ToolDefinition, ...]) -> str:
 
 def _extra(extra: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(cast("object", extra), Mapping):
-        raise InvalidRequest(f"extra is {shown(extra)}, not a mapping", field="extra")
+        raise InvalidRequest(f"extra is {format_value(extra)}, not a mapping", field="extra")
     try:
-        members: dict[str, Any] = plain(dict(extra))
+        members: dict[str, Any] = to_plain(dict(extra))
     except UNENCODABLE as error:
         raise InvalidRequest(f"extra cannot be sent as JSON: {error}", field="extra") from error
     return members

@@ -744,7 +744,7 @@ class ToolFailed(ToolError):
 
 
 class ToolRoundsExceeded(ToolError):
-    """The model still wanted to call tools when it had been asked `max_rounds` times.
+    """The model still wanted to call tools when it had been asked `max_turns` times.
 
     Attributes:
         run: The run so far; its last turn is the one that wants more calls, which were not made.

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["absolute_path", "text_of_system"]
+__all__ = ["absolute_path", "decode_system_text"]
 
 
 def absolute_path(path: str | os.PathLike[str]) -> Path:
@@ -35,35 +35,35 @@ def absolute_path(path: str | os.PathLike[str]) -> Path:
         # The engine takes no `..`; what it means behind a link is known to the file system alone.
         absolute = absolute.resolve() if ".." in absolute.parts else absolute
     except RuntimeError as error:
-        why = "a link in it leads to itself"
+        reason = "a link in it leads to itself"
         if text.startswith("~"):
-            why = f"there is no home directory for {Path(text).parts[0]}"
-        raise ValueError(why) from error
+            reason = f"there is no home directory for {Path(text).parts[0]}"
+        raise ValueError(reason) from error
     except OSError as error:
         raise ValueError("it is relative, and the working directory is gone") from error
     _check_encoding(str(absolute), f"the name of its directory, {str(absolute.parent)!r},")
     return absolute
 
 
-def _check_encoding(text: str, what: str) -> None:
+def _check_encoding(text: str, subject: str) -> None:
     """Refuse what neither JSON nor SQLite takes."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{what} {_why_not_utf8(text)}") from error
+        raise ValueError(f"{subject} {_describe_encoding_problem(text)}") from error
 
 
-def _why_not_utf8(text: str) -> str:
+def _describe_encoding_problem(text: str) -> str:
     """In a locale of ASCII, Python takes the bytes of any other character for none."""
     try:
-        text_of_system(text)
+        decode_system_text(text)
     except ValueError:
         return "is not valid UTF-8"
     encoding = sys.getfilesystemencoding()
     return f"cannot be read in the encoding of this locale, {encoding}: set PYTHONUTF8=1"
 
 
-def text_of_system(text: str) -> str:
+def decode_system_text(text: str) -> str:
     """Text of the command line or the environment, in UTF-8 whatever the locale says.
 
     In a locale of ASCII, Python gives every other byte as half a surrogate pair. Paths stay so:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["HarmlessArguments", "harmless_json", "printable", "printable_line"]
+__all__ = ["SanitizingFilter", "escape_json", "sanitize", "sanitize_line"]
 
 _C1 = range(0x7F, 0xA0)
 _REORDERING = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -28,7 +28,7 @@ def _escape(code: int) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"  # noqa: PLR2004 - a byte
 
 
-_TEXT = {
+_TEXT_ESCAPES = {
     **{code: _escape(code) for code in (*range(0x20), *_HIDDEN)},
     ord("\t"): "\t",
     ord("\n"): "\n",
@@ -36,37 +36,37 @@ _TEXT = {
 }
 """A carriage return is dropped: it ends lines, too."""
 
-_LINE = {**_TEXT, ord("\n"): "\\n", ord("\r"): "\\r"}
-_JSON = {code: f"\\u{code:04x}" for code in _HIDDEN}
+_LINE_ESCAPES = {**_TEXT_ESCAPES, ord("\n"): "\\n", ord("\r"): "\\r"}
+_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in _HIDDEN}
 
 
-def printable(text: str) -> str:
+def sanitize(text: str) -> str:
     """Return text, of any number of lines, without what a terminal would obey."""
-    return text.translate(_TEXT)
+    return text.translate(_TEXT_ESCAPES)
 
 
-def printable_line(text: str) -> str:
+def sanitize_line(text: str) -> str:
     """Return text as one line, without what a terminal would obey."""
-    return text.translate(_LINE)
+    return text.translate(_LINE_ESCAPES)
 
 
-def harmless_json(document: str) -> str:
+def escape_json(document: str) -> str:
     """Return the same JSON with such characters escaped, which can only be inside its strings."""
-    return document.translate(_JSON)
+    return document.translate(_JSON_ESCAPES)
 
 
-class HarmlessArguments(logging.Filter):
+class SanitizingFilter(logging.Filter):
     """Keeps what a log record quotes on one line, whoever handles the record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Change the record's arguments; let it pass."""
         if isinstance(record.args, tuple):
-            record.args = tuple(map(_harmless, record.args))
+            record.args = tuple(map(_sanitize_argument, record.args))
         elif record.args:
             arguments: Mapping[str, object] = record.args
-            record.args = {name: _harmless(value) for name, value in arguments.items()}
+            record.args = {name: _sanitize_argument(value) for name, value in arguments.items()}
         return True
 
 
-def _harmless(value: object) -> object:
-    return printable_line(str(value)) if isinstance(value, str | BaseException) else value
+def _sanitize_argument(value: object) -> object:
+    return sanitize_line(str(value)) if isinstance(value, str | BaseException) else value

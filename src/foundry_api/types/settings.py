@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 
 from foundry_api.types.errors import ConfigurationError
-from foundry_api.types.local_path import absolute_path, text_of_system
+from foundry_api.types.local_path import absolute_path, decode_system_text
 from foundry_api.types.values import (
     as_float,
     as_int,
     as_path,
     as_text,
-    is_several,
-    shown,
-    without_secrets,
+    format_value,
+    is_list_like,
+    strip_secrets,
 )
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class Settings:
             return cls.from_environment(None, names=names, **arguments)
         if not isinstance(cast("object", settings), Settings):
             raise ConfigurationError(
-                f"settings is {shown(settings)}, not Settings", hint="Give Settings(…)."
+                f"settings is {format_value(settings)}, not Settings", hint="Give Settings(…)."
             )
         values = {each.name: getattr(settings, each.name) for each in fields(cls)}
         return cls(**_over(values, _checked(arguments, names or {})))
@@ -178,7 +178,8 @@ def _absolute(name: str, path: Path) -> Path:
         return absolute_path(path)
     except ValueError as error:
         raise ConfigurationError(
-            f"{name} is {shown(str(path))}: {error}", hint="Give the absolute path of another one."
+            f"{name} is {format_value(str(path))}: {error}",
+            hint="Give the absolute path of another one.",
         ) from error
 
 
@@ -199,7 +200,7 @@ def _budget_mb(name: str, value: object) -> float:
 def _positive(name: str, value: object, hint: str) -> float:
     number = as_float(value)
     if number is None or not 0 < number < math.inf:
-        given = shown(value) if number is None else f"{number:g}"
+        given = format_value(value) if number is None else f"{number:g}"
         raise ConfigurationError(f"{name} is {given}", hint=hint)
     return number
 
@@ -207,16 +208,18 @@ def _positive(name: str, value: object, hint: str) -> float:
 def _model(name: str, value: object) -> str:
     text = as_text(value)
     if text is None:
-        raise ConfigurationError(f"{name} is {shown(value)}, not a text", hint="Name a model.")
+        raise ConfigurationError(
+            f"{name} is {format_value(value)}, not a text", hint="Name a model."
+        )
     if not text.strip():
         raise ConfigurationError(f"{name} is empty", hint="Name a model, or leave it out.")
     if _CONTROL.search(text):
         raise ConfigurationError(
-            f"{name} is {shown(text)}, which holds control characters", hint="Name a model."
+            f"{name} is {format_value(text)}, which holds control characters", hint="Name a model."
         )
     if _SURROGATE.search(text):
         raise ConfigurationError(
-            f"{name} is {shown(text)}, which holds a lone surrogate", hint="Name a model."
+            f"{name} is {format_value(text)}, which holds a lone surrogate", hint="Name a model."
         )
     return text
 
@@ -225,7 +228,7 @@ def _retries(name: str, value: object) -> int:
     number = as_int(value)
     if number is None or number < 0:
         raise ConfigurationError(
-            f"{name} is {shown(value)}",
+            f"{name} is {format_value(value)}",
             hint="Give a whole number, 0 or more; 0 turns retries off.",
         )
     return number
@@ -235,7 +238,7 @@ def _word(*words: str, hint: str) -> Callable[[str, object], str]:
     def check(name: str, value: object) -> str:
         text = as_text(value)
         if text not in words:
-            raise ConfigurationError(f"{name} is {shown(value)}", hint=hint)
+            raise ConfigurationError(f"{name} is {format_value(value)}", hint=hint)
         return text
 
     return check
@@ -245,13 +248,13 @@ def _log_level(name: str, value: object) -> str:
     level = (as_text(value) or "").upper()
     if level not in LOG_LEVELS:
         raise ConfigurationError(
-            f"{name} is {shown(value)}", hint=f"One of {', '.join(LOG_LEVELS)}."
+            f"{name} is {format_value(value)}", hint=f"One of {', '.join(LOG_LEVELS)}."
         )
     return level
 
 
 def _base_urls(name: str, value: object) -> tuple[str, ...]:
-    if not is_several(value):
+    if not is_list_like(value):
         # An address may hold a credential.
         raise ConfigurationError(
             f"{name} is of type {type(value).__name__}, not a list of addresses",
@@ -281,7 +284,7 @@ def _home(name: str, value: object) -> Path:
     path = as_path(value)
     if path is None:
         raise ConfigurationError(
-            f"{name} is {shown(value)}, not a path", hint="Give the path of a directory."
+            f"{name} is {format_value(value)}, not a path", hint="Give the path of a directory."
         )
     return _absolute(name, Path(path))
 
@@ -293,7 +296,7 @@ def _cache_place(name: str, value: object) -> str | Path:
         place = _cache(text or "") if path is None else Path(path)
     except ValueError as error:
         raise ConfigurationError(
-            f"{name} is {shown(value)}", hint=f"It must be a {_KINDS[_cache]}."
+            f"{name} is {format_value(value)}", hint=f"It must be a {_KINDS[_cache]}."
         ) from error
     return _absolute(name, place) if isinstance(place, Path) else place
 
@@ -320,7 +323,7 @@ def _urls(text: str) -> tuple[str, ...]:
 
 def _parsed(variable: str, text: str, parse: Callable[[str], object]) -> object:
     try:
-        return parse(text if parse in _OF_PATHS else text_of_system(text))
+        return parse(text if parse in _OF_PATHS else decode_system_text(text))
     except UnicodeError as error:
         raise ConfigurationError(
             f"{variable} is {text!r}, which is not text in UTF-8", hint="Set it once more."
@@ -405,7 +408,7 @@ def normalised_url(url: object, name: str = "the base URL") -> str:
     """
     text = as_text(url)
     if text is None:
-        raise ConfigurationError(f"{name} is {shown(url)}, not a text", hint=_URL_HINT)
+        raise ConfigurationError(f"{name} is {format_value(url)}, not a text", hint=_URL_HINT)
     text = text.strip()
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
@@ -420,7 +423,7 @@ def normalised_url(url: object, name: str = "the base URL") -> str:
     unsound = spaced or _CONTROL.search(text) or _SURROGATE.search(text)
     if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0 or unsound:
         raise ConfigurationError(
-            f"{name} is {without_secrets(text)}, not a service's address", hint=_URL_HINT
+            f"{name} is {strip_secrets(text)}, not a service's address", hint=_URL_HINT
         )
     host = WILDCARD_HOSTS.get(parts.hostname, parts.hostname)
     host = f"[{host}]" if ":" in host else host

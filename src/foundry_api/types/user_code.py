@@ -14,7 +14,14 @@ from foundry_api.types.errors import FoundryError, InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["UserCode", "describe", "is_cancelled", "read_argument", "text_of", "try_in_thread"]
+__all__ = [
+    "UserCode",
+    "describe",
+    "get_error_text",
+    "is_cancelled",
+    "read_argument",
+    "try_in_thread",
+]
 
 
 def is_cancelled() -> bool:
@@ -47,7 +54,7 @@ class UserCode:
     def __init__(self) -> None:
         self._task = _current_task()
 
-    def raised(self, error: BaseException) -> bool:
+    def is_own_failure(self, error: BaseException) -> bool:
         """Whether an exception is a failure of the code.
 
         Ctrl-C, the end of the program, a cancellation that somebody asked for and the closing of
@@ -63,7 +70,7 @@ class UserCode:
         return True
 
 
-def text_of(error: BaseException) -> str:
+def get_error_text(error: BaseException) -> str:
     """The text of an exception; nothing where making it fails."""
     try:
         return str(error)
@@ -73,7 +80,7 @@ def text_of(error: BaseException) -> str:
 
 def describe(error: BaseException) -> str:
     """The type and the text of an exception."""
-    name, text = type(error).__name__, text_of(error)
+    name, text = type(error).__name__, get_error_text(error)
     return f"{name}: {text}" if text else name
 
 
@@ -91,7 +98,7 @@ def read_argument(field: str, values: Iterable[Any]) -> Sequence[Any]:
     except FoundryError:
         raise
     except BaseException as error:
-        if not code.raised(error):
+        if not code.is_own_failure(error):
             raise
         raise InvalidRequest(f"{field} cannot be read: {describe(error)}", field=field) from error
 

@@ -23,17 +23,17 @@ __all__ = [
     "as_path",
     "as_text",
     "encode",
+    "format_value",
     "is_dict",
     "is_list",
+    "is_list_like",
     "is_mapping",
     "is_object",
-    "is_several",
-    "plain",
-    "shown",
-    "without_secrets",
+    "strip_secrets",
+    "to_plain",
 ]
 
-MOST_SHOWN = 80
+MAX_SHOWN = 80
 """Characters of a value that an error shows."""
 
 UNENCODABLE = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
@@ -100,7 +100,7 @@ def as_path(value: object) -> str | None:
     return text if text and "\0" not in text else None
 
 
-def is_several(value: object) -> TypeGuard[Iterable[Any]]:
+def is_list_like(value: object) -> TypeGuard[Iterable[Any]]:
     """Whether it can be iterated over, and is no text, no bytes and no mapping."""
     if type(value) is list or type(value) is tuple:
         return True  # as in nearly every call, and an abstract base class takes a microsecond
@@ -135,17 +135,21 @@ def encode(value: object) -> bytes:
         TypeError: It has no form in JSON; see `UNENCODABLE` for the others.
     """
     encoded = _ENCODER.encode(value)
-    if any(word in encoded for word in _NOT_FINITE):  # which may be a None, or within a text
+    if any(
+        word in encoded for word in _NON_FINITE_MARKERS
+    ):  # which may be a None, or within a text
         from decimal import Decimal  # noqa: PLC0415 - few values need it
 
-        kept = (Decimal,)
+        builtin_types = (Decimal,)
         _check_finite(
-            msgspec.to_builtins(value, builtin_types=kept, str_keys=True, enc_hook=_plain_leaf)
+            msgspec.to_builtins(
+                value, builtin_types=builtin_types, str_keys=True, enc_hook=_convert_leaf
+            )
         )
     return encoded
 
 
-def plain(value: object) -> Any:
+def to_plain(value: object) -> Any:
     """A caller's value as Python's own dicts, lists, texts and numbers.
 
     Raises:
@@ -155,49 +159,49 @@ def plain(value: object) -> Any:
     return msgspec.json.decode(encode(value))
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """A value for the message of an error: short, and whatever its `repr` does."""
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001 - a caller's own class, or an int of more digits than Python prints
         return f"of type {type(value).__name__}"
-    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 1]}…"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
 
-def without_secrets(url: object) -> str:
+def strip_secrets(url: object) -> str:
     """An address for the message of an error: without user, password, query and fragment."""
     if not isinstance(url, str):
-        return shown(url)
-    before, at, rest = str.__str__(url).rpartition("@")
-    if at and re.search("[?#]", before):
+        return format_value(url)
+    before, separator, rest = str.__str__(url).rpartition("@")
+    if separator and re.search("[?#]", before):
         return "what was given"  # anything in it may be the secret
-    return shown(re.split("[?#]", rest, maxsplit=1)[0])
+    return format_value(re.split("[?#]", rest, maxsplit=1)[0])
 
 
-def _plain_leaf(value: object) -> Any:
+def _convert_leaf(value: object) -> Any:
     """What msgspec cannot encode, as what it can."""
     for convert in (as_text, as_int, as_float, as_bool):
         if (converted := convert(value)) is not None:
             return converted
     if is_mapping(value):
         return dict(value)
-    raise TypeError(f"{shown(value)} has no form in JSON")
+    raise TypeError(f"{format_value(value)} has no form in JSON")
 
 
 def _check_finite(value: Any, place: str = "") -> None:
     """Refuse NaN and infinity: msgspec writes them as null."""
     if is_mapping(value):
         for name, member in value.items():
-            _check_finite(member, f"{place}[{shown(name)}]")
-    elif is_several(value):
+            _check_finite(member, f"{place}[{format_value(name)}]")
+    elif is_list_like(value):
         for index, item in enumerate(value):
             _check_finite(item, f"{place}[{index}]")
-    elif not isinstance(value, (int, str)) and str(value).lower().strip("-+s") in _WORDS:
+    elif not isinstance(value, (int, str)) and str(value).lower().strip("-+s") in _NON_FINITE_WORDS:
         raise ValueError(f"{place or 'it'} is {value}, and JSON has no word for that")
 
 
-_WORDS = frozenset({"nan", "inf", "infinity"})
-_NOT_FINITE = (b"null", b"NaN", b"Inf")
+_NON_FINITE_WORDS = frozenset({"nan", "inf", "infinity"})
+_NON_FINITE_MARKERS = (b"null", b"NaN", b"Inf")
 """How msgspec writes numbers that are not finite: those of float, and those of Decimal."""
 
-_ENCODER = msgspec.json.Encoder(enc_hook=_plain_leaf, decimal_format="number")
+_ENCODER = msgspec.json.Encoder(enc_hook=_convert_leaf, decimal_format="number")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from foundry_api.wire.transport import Request, Response, Transport
 
-__all__ = ["OwnTransport"]
+__all__ = ["CustomTransport"]
 
 _T = TypeVar("_T")
 
@@ -26,7 +26,7 @@ HINT = (
 )
 
 
-class OwnTransport:
+class CustomTransport:
     """Sends requests with the transport that the caller gave to the client.
 
     Args:
@@ -43,8 +43,8 @@ class OwnTransport:
             HookFailed: The transport raised an exception that is none of this package's, or gave
                 something else than a response.
         """
-        response = await _called("send", lambda: self._transport.send(request))
-        return _OwnResponse(response)
+        response = await _call_custom("send", lambda: self._transport.send(request))
+        return _CustomResponse(response)
 
     async def aclose(self) -> None:
         """Close every connection.
@@ -52,10 +52,10 @@ class OwnTransport:
         Raises:
             HookFailed: The transport raised an exception that is none of this package's.
         """
-        await _called("aclose", self._transport.aclose)
+        await _call_custom("aclose", self._transport.aclose)
 
 
-class _OwnResponse:
+class _CustomResponse:
     """A response of the caller's transport."""
 
     def __init__(self, response: Response) -> None:
@@ -75,7 +75,7 @@ class _OwnResponse:
         return bool(getattr(self._response, "ended", False))
 
     async def read(self) -> bytes:
-        block = await _called("read", self._response.read)
+        block = await _call_custom("read", self._response.read)
         if not _is_bytes(block):
             raise HookFailed(f"transport: read gave {type(block).__name__}, not bytes", hint=HINT)
         return block
@@ -93,13 +93,13 @@ def _is_bytes(block: object) -> bool:
     return isinstance(block, bytes)
 
 
-async def _called(name: str, method: Callable[[], Awaitable[_T]]) -> _T:
+async def _call_custom(name: str, method: Callable[[], Awaitable[_T]]) -> _T:
     code = UserCode()
     try:
         return await method()
     except FoundryError:
         raise
     except BaseException as error:
-        if not code.raised(error):
+        if not code.is_own_failure(error):
             raise
         raise HookFailed(f"transport: {name} failed: {describe(error)}", hint=HINT) from error

@@ -11,26 +11,26 @@ from typing import Final
 
 from foundry_api.types.errors import ProtocolError, StreamInterrupted
 
-__all__ = ["DECODED", "EncodedBody"]
+__all__ = ["SUPPORTED_ENCODINGS", "BodyDecompressor"]
 
-DECODED: Final = frozenset({"gzip", "x-gzip", "deflate"})
+SUPPORTED_ENCODINGS: Final = frozenset({"gzip", "x-gzip", "deflate"})
 """The encodings that are read; another one is refused."""
 
-STEP: Final = 2**18
+MAX_BLOCK_BYTES: Final = 2**18
 """Bytes that come out at once at most."""
 
-FREE: Final = 4 * 2**20
+RATIO_CHECK_FROM_BYTES: Final = 4 * 2**20
 """Bytes of which nobody asks how well they were compressed."""
 
 MAX_RATIO: Final = 250
 """By how much a longer body may expand. Events of one answer make about 30, a bomb 1000."""
 
-_KEPT: Final = 2**16
+_MAX_REPLAY_BYTES: Final = 2**16
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _GZIP, _ZLIB, _RAW = 31, 15, -15
 
 
-class EncodedBody:
+class BodyDecompressor:
     """Decodes one body while it arrives.
 
     Args:
@@ -43,32 +43,32 @@ class EncodedBody:
         self._service = service
         self._formats = [_ZLIB, _RAW] if coding == "deflate" else [_GZIP]
         self._decoder = zlib.decompressobj(self._formats.pop(0))
-        self._begun = b""
+        self._replay = b""
         self._pending = b""
-        self._full = False
-        self._plain = False
-        self._in = self._out = 0
+        self._has_more_output = False
+        self._is_plain = False
+        self._bytes_in = self._bytes_out = 0
 
     @property
-    def drained(self) -> bool:
+    def is_drained(self) -> bool:
         """Whether all that was fed was taken."""
-        return not (self._pending or self._full)
+        return not (self._pending or self._has_more_output)
 
     def feed(self, block: bytes) -> None:
         """More of the body as it comes."""
-        self._in += len(block)
+        self._bytes_in += len(block)
         self._pending += block
-        if not self._out and not self._plain and len(self._begun) < _KEPT:
-            self._begun += block
+        if not self._bytes_out and not self._is_plain and len(self._replay) < _MAX_REPLAY_BYTES:
+            self._replay += block
 
-    def take(self) -> bytes:
+    def read(self) -> bytes:
         """Some of the body itself; nothing if more of it has to come first.
 
         Raises:
             ProtocolError: It is damaged, or expands beyond the bounds.
         """
-        while not self.drained:
-            if self._plain:
+        while not self.is_drained:
+            if self._is_plain:
                 out, self._pending = self._pending, b""
                 return out
             if out := self._decode():
@@ -81,7 +81,7 @@ class EncodedBody:
         Raises:
             StreamInterrupted: It ended before its encoding did.
         """
-        if self._in and not self._plain and not self._decoder.eof:
+        if self._bytes_in and not self._is_plain and not self._decoder.eof:
             raise StreamInterrupted(
                 f"the answer ended within its {self._coding}", service=self._service
             )
@@ -89,16 +89,19 @@ class EncodedBody:
 
     def _decode(self) -> bytes:
         try:
-            out = self._decoder.decompress(self._pending, STEP)
+            out = self._decoder.decompress(self._pending, MAX_BLOCK_BYTES)
         except zlib.error as error:
-            self._begin_anew(error)
+            self._restart(error)
             return b""
         self._pending = self._decoder.unconsumed_tail
-        self._full = len(out) == STEP and not self._decoder.eof
-        self._out += len(out)
-        if self._out:
-            self._begun = b""
-        if self._out > FREE and self._out > MAX_RATIO * self._in:
+        self._has_more_output = len(out) == MAX_BLOCK_BYTES and not self._decoder.eof
+        self._bytes_out += len(out)
+        if self._bytes_out:
+            self._replay = b""
+        if (
+            self._bytes_out > RATIO_CHECK_FROM_BYTES
+            and self._bytes_out > MAX_RATIO * self._bytes_in
+        ):
             raise ProtocolError(
                 f"the answer's {self._coding} expands to more than {MAX_RATIO} times its size",
                 service=self._service,
@@ -115,20 +118,20 @@ class EncodedBody:
         else:
             self._pending = b""
 
-    def _begin_anew(self, error: zlib.error) -> None:
+    def _restart(self, error: zlib.error) -> None:
         """Read what was damaged from the beginning as something else.
 
         Raises:
             ProtocolError: Too much was read of it as it claimed to be.
         """
-        is_gzip = self._begun.startswith(_GZIP_MAGIC)
-        if is_gzip or not self._begun or self._in > len(self._begun):
+        is_gzip = self._replay.startswith(_GZIP_MAGIC)
+        if is_gzip or not self._replay or self._bytes_in > len(self._replay):
             raise ProtocolError(
                 f"the answer's {self._coding} is damaged", service=self._service
             ) from error
-        self._full = False
-        self._pending = self._begun
+        self._has_more_output = False
+        self._pending = self._replay
         if self._formats:
             self._decoder = zlib.decompressobj(self._formats.pop(0))
         else:
-            self._plain = True
+            self._is_plain = True

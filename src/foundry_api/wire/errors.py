@@ -42,10 +42,10 @@ __all__ = [
     "NOT_JSON",
     "classify",
     "clean",
-    "error_message",
-    "lenient_json",
-    "retry_after_s",
-    "stream_error",
+    "decode_lenient_json",
+    "extract_error_message",
+    "parse_retry_after",
+    "parse_stream_error",
 ]
 
 
@@ -215,7 +215,9 @@ def _context_overflow(told: str, status: int) -> ContextOverflow:
     )
 
 
-def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float | None:
+def parse_retry_after(
+    headers: Mapping[str, str], current_time: float | None = None
+) -> float | None:
     """Seconds to wait, or None if the headers do not say.
 
     `Retry-After-Ms` is exact and comes first; Azure's gateways send it. `Retry-After` is seconds
@@ -223,17 +225,17 @@ def retry_after_s(headers: Mapping[str, str], now: float | None = None) -> float
 
     Args:
         headers: Of the answer; names compare without case.
-        now: Seconds since the epoch; None asks the clock.
+        current_time: Seconds since the epoch; None asks the clock.
     """
-    exact = _number(headers.get("Retry-After-Ms", ""))
+    exact = _parse_seconds(headers.get("Retry-After-Ms", ""))
     if exact is not None:
         return exact / 1000
-    told = headers.get("Retry-After", "")
-    seconds = _number(told)
-    return _until(told, now) if seconds is None else seconds
+    header = headers.get("Retry-After", "")
+    seconds = _parse_seconds(header)
+    return _seconds_until(header, current_time) if seconds is None else seconds
 
 
-def _number(text: str) -> float | None:
+def _parse_seconds(text: str) -> float | None:
     try:
         value = float(text)
     except ValueError:
@@ -241,12 +243,12 @@ def _number(text: str) -> float | None:
     return value if 0 <= value < math.inf else None
 
 
-def _until(date: str, now: float | None) -> float | None:
+def _seconds_until(date: str, current_time: float | None) -> float | None:
     try:
-        moment = parsedate_to_datetime(date).timestamp()
+        timestamp = parsedate_to_datetime(date).timestamp()
     except (ValueError, OverflowError, OSError):  # no date, or one outside the platform's range
         return None
-    return max(0.0, moment - (time.time() if now is None else now))
+    return max(0.0, timestamp - (time.time() if current_time is None else current_time))
 
 
 NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -255,35 +257,42 @@ NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 MAX_DEPTH: Final = 6
 """How far an error is unwrapped."""
 
-_MESSAGES: Final = ("message", "error", "detail", "msg", "errors", "title", "error_message")
-_SAYS_ERROR: Final = ("message", "detail", "errors", "error_message")
+_MESSAGE_KEYS: Final = ("message", "error", "detail", "msg", "errors", "title", "error_message")
+_ERROR_KEYS: Final = ("message", "detail", "errors", "error_message")
 """Of these, one says that an object without an answer is an error."""
 
-_OF_SERVICE: Final = "server_error"
+_SERVER_ERROR_TYPE: Final = "server_error"
 """What Foundry Local calls its own failures, after which the same request may succeed."""
 
-_OF_CALLER: Final = ("invalid", "badrequest", "bad_request", "notfound", "not_found", "auth")
-_NONE: Final[dict[str, Any]] = {}
-_OVERLOADED: Final = ("rate_limit", "ratelimit", "overloaded", "too_many")
+_CALLER_ERROR_WORDS: Final = (
+    "invalid",
+    "badrequest",
+    "bad_request",
+    "notfound",
+    "not_found",
+    "auth",
+)
+_NO_MEMBERS: Final[dict[str, Any]] = {}
+_OVERLOAD_WORDS: Final = ("rate_limit", "ratelimit", "overloaded", "too_many")
 
 
-def error_message(value: object, depth: int = MAX_DEPTH) -> str:
+def extract_error_message(value: object, depth: int = MAX_DEPTH) -> str:
     """The words in an error of any of these shapes; empty if there are none."""
     if isinstance(value, str):
         return value.strip()
     if not depth:
         return ""
     if is_list(value):
-        messages = (error_message(item, depth - 1) for item in value[:depth])
+        messages = (extract_error_message(item, depth - 1) for item in value[:depth])
         return "; ".join(message for message in messages if message)
     if is_object(value):
-        for name in _MESSAGES:
-            if message := error_message(value.get(name), depth - 1):
+        for name in _MESSAGE_KEYS:
+            if message := extract_error_message(value.get(name), depth - 1):
                 return message
     return ""
 
 
-def lenient_json(data: bytes) -> Any:
+def decode_lenient_json(data: bytes) -> Any:
     """JSON, also as Python writes it: with NaN, half surrogate pairs, or bytes that are not UTF-8.
 
     Raises:
@@ -300,7 +309,7 @@ def lenient_json(data: bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def stream_error(data: bytes, *, is_error: bool = False) -> FoundryError | None:
+def parse_stream_error(data: bytes, *, is_error: bool = False) -> FoundryError | None:
     """The error that an event of a stream carries; None if it carries none.
 
     An answer that failed within its stream was begun. It is asked for again only where the service
@@ -311,23 +320,26 @@ def stream_error(data: bytes, *, is_error: bool = False) -> FoundryError | None:
         is_error: Whether the event is an error whatever its data, as one named `error` is.
     """
     try:
-        value = _folded(lenient_json(data))
+        value = _lowercase_members(decode_lenient_json(data))
     except ValueError:
         if not is_error:
             return None
         value = data.decode("utf-8", "replace")
     if not is_error and not _is_error(value):
         return None
-    inner = _folded(value.get("error")) if is_object(value) else None
-    members = inner if is_object(inner) else value if is_object(value) else _NONE
+    inner = _lowercase_members(value.get("error")) if is_object(value) else None
+    members = inner if is_object(inner) else value if is_object(value) else _NO_MEMBERS
     kind = members.get("type")
-    failure = classify(_status(members, kind), error_message(inner) or error_message(value))
-    if type(failure) is ServerError and kind != _OF_SERVICE:
+    failure = classify(
+        _get_http_status(members, kind),
+        extract_error_message(inner) or extract_error_message(value),
+    )
+    if type(failure) is ServerError and kind != _SERVER_ERROR_TYPE:
         failure.retryable = False
     return failure
 
 
-def _folded(value: Any) -> Any:
+def _lowercase_members(value: Any) -> Any:
     """A JSON object with its keys in lower case, as .NET may write them in upper; else itself."""
     return {key.lower(): item for key, item in value.items()} if is_object(value) else value
 
@@ -341,10 +353,10 @@ def _is_error(value: object) -> bool:
     if "error" in (value.get("object"), value.get("type")):
         return True
     has_answer = any(value.get(name) is not None for name in ("choices", "usage", "type"))
-    return not has_answer and any(value.get(name) for name in _SAYS_ERROR)
+    return not has_answer and any(value.get(name) for name in _ERROR_KEYS)
 
 
-def _status(error: dict[str, Any], kind: object) -> int:
+def _get_http_status(error: dict[str, Any], kind: object) -> int:
     """The HTTP status that the failure would have had."""
     for name in ("code", "status", "status_code"):
         code = error.get(name)
@@ -353,6 +365,6 @@ def _status(error: dict[str, Any], kind: object) -> int:
         if isinstance(code, int) and 400 <= code <= 599:  # noqa: PLR2004 - HTTP's classes
             return 400 if code in {404, 405} else code  # the route itself is there
     name = kind.lower() if isinstance(kind, str) else ""
-    if any(word in name for word in _OVERLOADED):
+    if any(word in name for word in _OVERLOAD_WORDS):
         return 429
-    return 400 if any(word in name for word in _OF_CALLER) else 500
+    return 400 if any(word in name for word in _CALLER_ERROR_WORDS) else 500

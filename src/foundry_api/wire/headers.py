@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from foundry_api.types.errors import InvalidRequest
-from foundry_api.types.values import as_text, shown
+from foundry_api.types.values import as_text, format_value
 
 if TYPE_CHECKING:
     from foundry_api.types.errors import FoundryError
 
-__all__ = ["checked_headers"]
+__all__ = ["validate_headers"]
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _VALUE = re.compile(r"[\t -~\x80-\xff]*")
 
-_OURS = frozenset(
+_RESERVED_HEADERS = frozenset(
     {
         "connection",
         "content-length",
@@ -34,7 +34,7 @@ _OURS = frozenset(
 """Headers that frame a message or are for one connection alone (RFC 9110, 7.6.1)."""
 
 
-def checked_headers(field: str, headers: object, error: type[FoundryError]) -> dict[str, str]:
+def validate_headers(field: str, headers: object, error: type[FoundryError]) -> dict[str, str]:
     """The headers of a caller. Their values may be credentials, so no error shows them.
 
     Args:
@@ -48,22 +48,22 @@ def checked_headers(field: str, headers: object, error: type[FoundryError]) -> d
     if headers is None:
         return {}
     if not isinstance(headers, Mapping):
-        wrong = f"{field} is of type {type(headers).__name__}, not a mapping"
-        raise _refusal(error, field, wrong, 'Give {"name": "value"}.')
-    checked: dict[str, str] = {}
+        problem = f"{field} is of type {type(headers).__name__}, not a mapping"
+        raise _make_header_error(error, field, problem, 'Give {"name": "value"}.')
+    validated: dict[str, str] = {}
     for name, value in cast("Mapping[object, object]", headers).items():
-        if wrong := _fault(name, value):
-            raise _refusal(error, field, f"{field}[{shown(name)}] {wrong}", None)
-        checked[as_text(name) or ""] = as_text(value) or ""
-    return checked
+        if problem := _describe_header_problem(name, value):
+            raise _make_header_error(error, field, f"{field}[{format_value(name)}] {problem}", None)
+        validated[as_text(name) or ""] = as_text(value) or ""
+    return validated
 
 
-def _fault(name: object, value: object) -> str:
+def _describe_header_problem(name: object, value: object) -> str:
     """Why a header cannot be sent; empty for one that can."""
     known, text = as_text(name), as_text(value)
     if known is None or not _NAME.fullmatch(known):
         return "cannot be sent: this is no name of a header"
-    if known.lower() in _OURS:
+    if known.lower() in _RESERVED_HEADERS:
         return "is for the client to set"
     if text is None:
         return f"cannot be sent: its value is of type {type(value).__name__}, not a text"
@@ -72,8 +72,10 @@ def _fault(name: object, value: object) -> str:
     return ""
 
 
-def _refusal(error: type[FoundryError], field: str, message: str, hint: str | None) -> FoundryError:
-    refusal = error(message, hint=hint)
-    if isinstance(refusal, InvalidRequest):
-        refusal.field = field
-    return refusal
+def _make_header_error(
+    error: type[FoundryError], field: str, message: str, hint: str | None
+) -> FoundryError:
+    failure = error(message, hint=hint)
+    if isinstance(failure, InvalidRequest):
+        failure.field = field
+    return failure

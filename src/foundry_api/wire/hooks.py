@@ -13,8 +13,8 @@ from msgspec import structs
 
 from foundry_api.types.errors import ConfigurationError, FoundryError, HookFailed
 from foundry_api.types.user_code import UserCode, describe
-from foundry_api.wire.headers import checked_headers
-from foundry_api.wire.transport import Request, ResponseHead, origin
+from foundry_api.wire.headers import validate_headers
+from foundry_api.wire.transport import Request, ResponseHead, get_origin
 
 if TYPE_CHECKING:
     from foundry_api.wire.transport import Response, Transport
@@ -30,7 +30,7 @@ ResponseHook = Callable[[Request, ResponseHead], Awaitable[None] | None]
 Auth = RequestHook
 """Puts the credential on a request; called anew for each, and once more when it was refused."""
 
-REFUSED = 401
+UNAUTHORIZED = 401
 
 _KEY = re.compile(r"[\x21-\x7e]+")
 
@@ -52,7 +52,7 @@ class BearerKey:
         Raises:
             ConfigurationError: The provider gives what cannot be sent as a key.
         """
-        key = await _called(self._provider)
+        key = await _call_hook(self._provider)
         if not isinstance(key, str) or not _KEY.fullmatch(key):
             raise ConfigurationError(
                 "the api_key callable gave no key: a text without white space is wanted",
@@ -75,17 +75,17 @@ class Hooks:
     requests: tuple[RequestHook, ...] = ()
     responses: tuple[ResponseHook, ...] = ()
 
-    def around(
-        self, transport: Transport, *, named: bool, headers: Mapping[str, str] | None = None
+    def wrap(
+        self, transport: Transport, *, is_explicit: bool, headers: Mapping[str, str] | None = None
     ) -> Transport:
         """A transport that calls them.
 
         Args:
             transport: Sends the requests.
-            named: Whether the caller named the address, so that his credential is meant for it.
+            is_explicit: Whether the caller named the address: the credential is meant for it.
             headers: Added to every request.
         """
-        auth = self.auth if named else None
+        auth = self.auth if is_explicit else None
         if not (auth or headers or self.requests or self.responses):
             return transport
         return HookedTransport(transport, headers=headers, auth=auth, hooks=self)
@@ -110,13 +110,13 @@ class HookedTransport:
         headers: Mapping[str, str] | None = None,
         auth: Auth | None = None,
         hooks: Hooks | None = None,
-        clock: Callable[[], float] = time.perf_counter,
+        monotonic: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._transport = transport
         self._headers = dict(headers or {})
         self._auth = auth
         self._hooks = hooks or Hooks()
-        self._clock = clock
+        self._monotonic = monotonic
 
     async def send(self, request: Request) -> Response:
         """Send a request and wait for the head of its answer. See `Transport.send`.
@@ -127,13 +127,13 @@ class HookedTransport:
         if self._headers:
             request = request.with_headers({**self._headers, **request.headers})
         for hook in self._hooks.requests:
-            request = await _changed(hook, request)
-        sent_at = self._clock()
-        response = await self._authenticated(request)
-        head = ResponseHead(response.status, response.headers, self._clock() - sent_at)
+            request = await _apply_hook(hook, request)
+        sent_at = self._monotonic()
+        response = await self._send_authenticated(request)
+        head = ResponseHead(response.status, response.headers, self._monotonic() - sent_at)
         try:
             for observer in self._hooks.responses:
-                await _called(observer, request, head)
+                await _call_hook(observer, request, head)
         except BaseException:
             response.close()
             raise
@@ -143,45 +143,45 @@ class HookedTransport:
         """Close every connection."""
         await self._transport.aclose()
 
-    async def _authenticated(self, request: Request) -> Response:
+    async def _send_authenticated(self, request: Request) -> Response:
         if self._auth is None:
             return await self._transport.send(request)
-        signed = await _changed(self._auth, request)
+        signed = await _apply_hook(self._auth, request)
         response = await self._transport.send(signed)
-        if response.status != REFUSED:
+        if response.status != UNAUTHORIZED:
             return response
-        again = await _changed(self._auth, request)
-        if again == signed:
+        signed_again = await _apply_hook(self._auth, request)
+        if signed_again == signed:
             return response
         response.close()
-        return await self._transport.send(again)
+        return await self._transport.send(signed_again)
 
 
-async def _changed(hook: RequestHook, request: Request) -> Request:
-    changed = await _called(hook, request)
+async def _apply_hook(hook: RequestHook, request: Request) -> Request:
+    changed = await _call_hook(hook, request)
     if not isinstance(changed, Request):
-        raise HookFailed(f"{_name(hook)} gave {type(changed).__name__}, not a Request")
-    if origin(changed.url) != origin(request.url):
-        raise HookFailed(f"{_name(hook)} would send the request to another host")
+        raise HookFailed(f"{_get_hook_name(hook)} gave {type(changed).__name__}, not a Request")
+    if get_origin(changed.url) != get_origin(request.url):
+        raise HookFailed(f"{_get_hook_name(hook)} would send the request to another host")
     if changed is request:
         return request
-    headers = checked_headers(f"{_name(hook)}: headers", changed.headers, HookFailed)
+    headers = validate_headers(f"{_get_hook_name(hook)}: headers", changed.headers, HookFailed)
     return changed if headers == changed.headers else structs.replace(changed, headers=headers)
 
 
-async def _called(hook: Callable[..., object], *arguments: object) -> object:
+async def _call_hook(hook: Callable[..., object], *arguments: object) -> object:
     """What a hook gives, at once or later."""
     code = UserCode()
     try:
-        given = hook(*arguments)
-        return await given if inspect.isawaitable(given) else given
+        result = hook(*arguments)
+        return await result if inspect.isawaitable(result) else result
     except FoundryError:
         raise
     except BaseException as error:
-        if not code.raised(error):
+        if not code.is_own_failure(error):
             raise
-        raise HookFailed(f"{_name(hook)} failed: {describe(error)}") from error
+        raise HookFailed(f"{_get_hook_name(hook)} failed: {describe(error)}") from error
 
 
-def _name(hook: object) -> str:
+def _get_hook_name(hook: object) -> str:
     return getattr(hook, "__qualname__", None) or type(hook).__name__

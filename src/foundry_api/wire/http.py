@@ -24,18 +24,18 @@ from foundry_api.types.errors import (
     StreamInterrupted,
 )
 from foundry_api.types.settings import CONNECT_TIMEOUT_S
-from foundry_api.types.values import without_secrets
-from foundry_api.wire.encoding import DECODED, EncodedBody
+from foundry_api.types.values import strip_secrets
+from foundry_api.wire.encoding import SUPPORTED_ENCODINGS, BodyDecompressor
 from foundry_api.wire.loopback import (
-    ALWAYS,
+    DEFAULT_HEADERS,
     IDLE_CONNECTION_S,
     MAX_HEADER_BYTES,
     MAX_HEADERS,
-    DirectConnections,
+    LoopbackPool,
     has_arrivals,
-    is_direct,
+    is_loopback_http,
 )
-from foundry_api.wire.transport import IDEMPOTENT_METHODS, is_loopback, origin
+from foundry_api.wire.transport import IDEMPOTENT_METHODS, get_origin, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -47,13 +47,13 @@ if TYPE_CHECKING:
 
     from foundry_api.wire.transport import Request
 
-__all__ = ["HttpResponse", "HttpTransport", "acknowledge"]
+__all__ = ["HttpResponse", "HttpTransport", "send_quickack"]
 
 
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 
 
-def acknowledge(transport: asyncio.BaseTransport | None) -> None:
+def send_quickack(transport: asyncio.BaseTransport | None) -> None:
     """Send the acknowledgement that is due now, if any. The system goes back to delaying later."""
     if _QUICK_ACK is None or transport is None:
         return
@@ -63,7 +63,7 @@ def acknowledge(transport: asyncio.BaseTransport | None) -> None:
             connection.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
 
 
-HURRIED_BLOCKS = 2
+QUICKACK_BLOCKS = 2
 """The head and the first event. Later blocks are larger, the fewer acknowledgements there are."""
 
 
@@ -78,7 +78,7 @@ class HttpTransport:
     Args:
         connect_timeout_s: Bound of making a connection. On loopback it takes microseconds; a remote
             service that takes longer than the default is as good as dead.
-        is_direct: Whether a URL is reached directly.
+        is_loopback_http: Whether a URL is reached directly.
         check: Called before anything is sent on an event loop for the first time, and after
             `aclose`; raises if nothing may be sent any more.
     """
@@ -86,84 +86,84 @@ class HttpTransport:
     def __init__(
         self,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
-        is_direct: Callable[[str], bool] = is_direct,
+        use_loopback: Callable[[str], bool] = is_loopback_http,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self._connect_timeout_s = connect_timeout_s
         self._check = check
-        self._is_direct = is_direct
-        self._pools: AsyncGenerator[_Pools] | None = None
-        self._present: _Pools | None = None
+        self._use_loopback = use_loopback
+        self._pools: AsyncGenerator[_ConnectionPools] | None = None
+        self._current: _ConnectionPools | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._at_exit: Callable[[], None] | None = None
+        self._exit_handler: Callable[[], None] | None = None
 
     async def send(self, request: Request) -> HttpResponse | DecodedResponse:
         """Send a request and wait for the head of its answer. See `Transport.send`."""
-        pools = self._present
+        pools = self._current
         if pools is None or self._loop is not asyncio.get_running_loop():
             self._check()
             pools = await self._open_pools()
         try:
-            if not self._is_direct(request.url):
-                return _session_response(await _sent(pools.session(), request))
-            exchange = await pools.direct.send(request)
+            if not self._use_loopback(request.url):
+                return _make_session_response(await _send(pools.get_session(), request))
+            exchange = await pools.loopback.send(request)
             response = HttpResponse(
                 exchange.status,
                 exchange.headers,
                 exchange.body,
                 socket=exchange.connection.transport,
                 url=request.url,
-                release=functools.partial(pools.direct.release, exchange),
+                release=functools.partial(pools.loopback.release, exchange),
             )
             return _decoded(response) if "Content-Encoding" in exchange.headers else response
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise self._send_error(request, error) from error
+            raise self._make_send_error(request, error) from error
         except RuntimeError as error:
             if not pools.closed:
                 raise
-            raise self._send_error(request, error) from error
+            raise self._make_send_error(request, error) from error
 
-    def _send_error(self, request: Request, error: Exception) -> FoundryError:
+    def _make_send_error(self, request: Request, error: Exception) -> FoundryError:
         if isinstance(error, aiohttp.ConnectionTimeoutError):
-            service, limit_s = origin(request.url), self._connect_timeout_s
+            service, limit_s = get_origin(request.url), self._connect_timeout_s
             return ConnectTimeout(
                 f"{service} accepted no connection within {limit_s:g} s",
                 limit_s=limit_s,
                 stage="connecting",
                 service=service,
             )
-        return _send_error(request, error)
+        return _classify_send_error(request, error)
 
     async def aclose(self) -> None:
         """Close every connection. New ones are made if it is used again."""
-        self._present = None
-        if self._at_exit is not None:
-            atexit.unregister(self._at_exit)
+        self._current = None
+        if self._exit_handler is not None:
+            atexit.unregister(self._exit_handler)
         if self._pools is not None:
             pools, self._pools = self._pools, None
             await pools.aclose()
 
-    async def _open_pools(self) -> _Pools:
+    async def _open_pools(self) -> _ConnectionPools:
         # The pools of another loop are left for that loop to close.
         self._loop = asyncio.get_running_loop()
-        self._pools = _until_loop_ends(self._connect_timeout_s)
-        self._present = await anext(self._pools)
-        self._at_exit = functools.partial(_close_at_exit, self._loop, weakref.ref(self._pools))
-        atexit.register(self._at_exit)
-        return self._present
+        self._pools = _loop_scoped_pools(self._connect_timeout_s)
+        self._current = await anext(self._pools)
+        self._exit_handler = functools.partial(_close_at_exit, self._loop, weakref.ref(self._pools))
+        atexit.register(self._exit_handler)
+        return self._current
 
 
-class _Pools:
+class _ConnectionPools:
     """The connections of one event loop."""
 
     def __init__(self, connect_timeout_s: float) -> None:
-        self.direct = DirectConnections(connect_timeout_s)
+        self.loopback = LoopbackPool(connect_timeout_s)
         self._connect_timeout_s = connect_timeout_s
         self._loop = asyncio.get_running_loop()
         self._session: aiohttp.ClientSession | None = None
         self.closed = False
 
-    def session(self) -> aiohttp.ClientSession:
+    def get_session(self) -> aiohttp.ClientSession:
         """The session for services that are not reached directly."""
         if self.closed:
             raise aiohttp.ServerDisconnectedError("the connections were closed meanwhile")
@@ -172,7 +172,7 @@ class _Pools:
                 connector=_Connector(),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
-                headers=ALWAYS,
+                headers=DEFAULT_HEADERS,
                 auto_decompress=False,
                 max_line_size=MAX_HEADER_BYTES,
                 max_field_size=MAX_HEADER_BYTES,
@@ -183,7 +183,7 @@ class _Pools:
     async def aclose(self) -> None:
         """Close every connection. From now on none is made."""
         self.closed = True
-        await self.direct.aclose()
+        await self.loopback.aclose()
         if self._session is None:
             return
         if self._loop is asyncio.get_running_loop():
@@ -195,32 +195,32 @@ class _Pools:
 
 
 def _close_at_exit(
-    loop: asyncio.AbstractEventLoop, pools: Callable[[], AsyncGenerator[_Pools] | None]
+    loop: asyncio.AbstractEventLoop, pools: Callable[[], AsyncGenerator[_ConnectionPools] | None]
 ) -> None:
     """Close what the loop did not: `python -m asyncio` ends its own without closing anything."""
-    left = pools()
-    if left is not None and not loop.is_closed() and not loop.is_running():
-        loop.run_until_complete(left.aclose())
+    open_pools = pools()
+    if open_pools is not None and not loop.is_closed() and not loop.is_running():
+        loop.run_until_complete(open_pools.aclose())
 
 
-async def _until_loop_ends(connect_timeout_s: float) -> AsyncGenerator[_Pools]:
+async def _loop_scoped_pools(connect_timeout_s: float) -> AsyncGenerator[_ConnectionPools]:
     """Pools. As a generator, because `asyncio.run` closes those that are left at its end.
 
     So a client that was never closed leaves no open socket behind, and one client serves several
     `asyncio.run` calls one after the other.
     """
-    pools = _Pools(connect_timeout_s)
+    pools = _ConnectionPools(connect_timeout_s)
     try:
         yield pools
     finally:
         await pools.aclose()
 
 
-async def _sent(session: aiohttp.ClientSession, request: Request) -> aiohttp.ClientResponse:
-    """The head of the answer. Dead pooled connections are replaced as by `DirectConnections`."""
-    proxy = None if is_loopback(request.url) else _proxy_for(request.url)
+async def _send(session: aiohttp.ClientSession, request: Request) -> aiohttp.ClientResponse:
+    """The head of the answer. Dead pooled connections are replaced as by `LoopbackPool`."""
+    proxy = None if is_loopback(request.url) else _get_proxy(request.url)
     while True:
-        made = _MADE.set(False)
+        token = _NEW_CONNECTION.set(False)
         try:
             response = await session.request(
                 request.method,
@@ -231,17 +231,17 @@ async def _sent(session: aiohttp.ClientSession, request: Request) -> aiohttp.Cli
                 allow_redirects=False,
             )
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            if _MADE.get() or request.method not in IDEMPOTENT_METHODS or session.closed:
+            if _NEW_CONNECTION.get() or request.method not in IDEMPOTENT_METHODS or session.closed:
                 raise
         else:
             if isinstance(session.connector, _Connector):
-                session.connector.reads(response)
+                session.connector.track_reader(response)
             return response
         finally:
-            _MADE.reset(made)
+            _NEW_CONNECTION.reset(token)
 
 
-_MADE: ContextVar[bool] = ContextVar("foundry_api_connection_made", default=False)
+_NEW_CONNECTION: ContextVar[bool] = ContextVar("foundry_api_connection_made", default=False)
 """Whether the request of this task made a connection, instead of taking one from the pool."""
 
 
@@ -253,7 +253,7 @@ class _Connector(aiohttp.TCPConnector):
         super().__init__(  # pyright: ignore[reportUnknownMemberType]
             limit=0, keepalive_timeout=IDLE_CONNECTION_S
         )
-        self._reading: dict[ResponseHandler, aiohttp.StreamReader] = {}
+        self._readers: dict[ResponseHandler, aiohttp.StreamReader] = {}
 
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> AiohttpConnection | None:
         while (connection := await super()._get(key, traces)) is not None:
@@ -269,26 +269,26 @@ class _Connector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - aiohttp's own method
     ) -> ResponseHandler:
-        _MADE.set(True)
+        _NEW_CONNECTION.set(True)
         protocol = await super()._create_connection(req, traces, timeout)
         if protocol.closed is not None:
-            protocol.closed.add_done_callback(functools.partial(self._lost, protocol))
+            protocol.closed.add_done_callback(functools.partial(self._on_closed, protocol))
         return protocol
 
-    def reads(self, response: aiohttp.ClientResponse) -> None:
+    def track_reader(self, response: aiohttp.ClientResponse) -> None:
         """Take note of who reads from a connection."""
         connection = response.connection
         if connection is not None and connection.protocol is not None:
-            self._reading[connection.protocol] = response.content
+            self._readers[connection.protocol] = response.content
 
-    def _lost(self, protocol: ResponseHandler, closed: asyncio.Future[None]) -> None:
+    def _on_closed(self, protocol: ResponseHandler, closed: asyncio.Future[None]) -> None:
         """Tell the reader of a connection that is gone.
 
         aiohttp 3.14 closes a connection whose bytes are not HTTP, and tells nobody who waits for
         more of its body.
         """
         closed.exception()  # taken, so that the event loop does not complain of it
-        content = self._reading.pop(protocol, None)
+        content = self._readers.pop(protocol, None)
         if content is not None and not content.is_eof() and content.exception() is None:
             content.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
 
@@ -310,7 +310,7 @@ class HttpResponse:
     """
 
     __slots__ = (
-        *("_content", "_hurried", "_release", "_socket", "_url"),
+        *("_content", "_acknowledged_blocks", "_release", "_socket", "_url"),
         *("headers", "status"),
     )
 
@@ -330,7 +330,7 @@ class HttpResponse:
         self._socket = socket
         self._url = url
         self._release: Callable[[], object] | None = release
-        self._hurried = 0
+        self._acknowledged_blocks = 0
 
     @property
     def ended(self) -> bool:
@@ -340,15 +340,15 @@ class HttpResponse:
     @property
     def service(self) -> str:
         """Base URL of who answers."""
-        return origin(self._url)
+        return get_origin(self._url)
 
     async def read(self) -> bytes:
         """What came of the body since the last time; nothing at its end."""
         content = self._content
         try:
-            if self._hurried < HURRIED_BLOCKS and not content.at_eof():
-                self._hurried += 1
-                acknowledge(self._socket)
+            if self._acknowledged_blocks < QUICKACK_BLOCKS and not content.at_eof():
+                self._acknowledged_blocks += 1
+                send_quickack(self._socket)
             return await content.readany()
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
             # aiohttp has no error of its own for reading on when the connection was closed here.
@@ -378,17 +378,17 @@ class DecodedResponse:
     def __init__(self, response: HttpResponse, coding: str) -> None:
         self.status, self.headers = response.status, response.headers
         self._response = response
-        self._encoded = EncodedBody(coding, response.service)
+        self._encoded = BodyDecompressor(coding, response.service)
 
     @property
     def ended(self) -> bool:
         """Whether the end of the body has come, and all before it was read."""
-        return self._response.ended and self._encoded.drained
+        return self._response.ended and self._encoded.is_drained
 
     async def read(self) -> bytes:
         """What came of the body since the last time; nothing at its end."""
         encoded = self._encoded
-        while not (piece := encoded.take()):
+        while not (piece := encoded.read()):
             block = await self._response.read()
             if not block:
                 return encoded.finish()
@@ -402,10 +402,10 @@ class DecodedResponse:
 
 def _decoded(response: HttpResponse) -> HttpResponse | DecodedResponse:
     coding = response.headers["Content-Encoding"].strip().lower()
-    return DecodedResponse(response, coding) if coding in DECODED else response
+    return DecodedResponse(response, coding) if coding in SUPPORTED_ENCODINGS else response
 
 
-def _session_response(response: aiohttp.ClientResponse) -> HttpResponse | DecodedResponse:
+def _make_session_response(response: aiohttp.ClientResponse) -> HttpResponse | DecodedResponse:
     def release() -> None:
         response.release() if response.content.at_eof() else response.close()
 
@@ -421,12 +421,12 @@ def _session_response(response: aiohttp.ClientResponse) -> HttpResponse | Decode
     return _decoded(made) if "Content-Encoding" in response.headers else made
 
 
-def _send_error(request: Request, error: Exception) -> FoundryError:
-    service = origin(request.url)
+def _classify_send_error(request: Request, error: Exception) -> FoundryError:
+    service = get_origin(request.url)
     match error:
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
             return ConfigurationError(
-                f"{without_secrets(request.url)} is not a URL",
+                f"{strip_secrets(request.url)} is not a URL",
                 hint="Give one like http://127.0.0.1:5273.",
             )
         case aiohttp.ClientSSLError():
@@ -451,7 +451,7 @@ def _send_error(request: Request, error: Exception) -> FoundryError:
             )
 
 
-def _proxy_for(url: str) -> str | None:
+def _get_proxy(url: str) -> str | None:
     import urllib.request  # noqa: PLC0415 - 10 ms that calls to this machine need not wait for
 
     parts = urlsplit(url)

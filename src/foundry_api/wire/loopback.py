@@ -21,14 +21,20 @@ from yarl import URL
 
 from foundry_api._version import __version__
 from foundry_api.types.errors import ServiceNotRunning
-from foundry_api.wire.transport import IDEMPOTENT_METHODS, is_loopback, origin
+from foundry_api.wire.transport import IDEMPOTENT_METHODS, get_origin, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from foundry_api.wire.transport import Request
 
-__all__ = ["Connection", "DirectConnections", "Exchange", "has_arrivals", "is_direct"]
+__all__ = [
+    "LoopbackConnection",
+    "LoopbackPool",
+    "PendingResponse",
+    "has_arrivals",
+    "is_loopback_http",
+]
 
 IDLE_CONNECTION_S = 15.0
 """The 2.x service spends a thread on each idle connection, so they are not kept for long."""
@@ -38,7 +44,7 @@ MAX_HEADER_BYTES = 32 * 2**10
 
 MAX_HEADERS = 512
 
-ALWAYS = {
+DEFAULT_HEADERS = {
     "Accept": "*/*",
     "Accept-Encoding": "identity",
     "User-Agent": f"foundry-api/{__version__}",
@@ -58,7 +64,7 @@ _FORBIDDEN = re.compile(r"[\r\n\0]")
 
 
 @functools.lru_cache(maxsize=64)
-def is_direct(url: str) -> bool:
+def is_loopback_http(url: str) -> bool:
     """Whether a request needs neither encryption nor, ever, a proxy."""
     return url.startswith("http://") and is_loopback(url)
 
@@ -91,7 +97,7 @@ class _LenientParser(HttpResponseParserPy):
         return super().feed_data(data, b"\n")
 
 
-class Connection(ResponseHandler):
+class LoopbackConnection(ResponseHandler):
     """One connection, which serves one request at a time.
 
     Args:
@@ -159,7 +165,7 @@ class Connection(ResponseHandler):
             body.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
 
 
-class Exchange(NamedTuple):
+class PendingResponse(NamedTuple):
     """A request that was sent, and the head of its answer.
 
     Attributes:
@@ -172,10 +178,10 @@ class Exchange(NamedTuple):
     status: int
     headers: Mapping[str, str]
     body: aiohttp.StreamReader
-    connection: Connection
+    connection: LoopbackConnection
 
 
-class DirectConnections:
+class LoopbackPool:
     """A pool of connections, on one event loop.
 
     Args:
@@ -186,11 +192,11 @@ class DirectConnections:
         self._loop = asyncio.get_running_loop()
         self._connect_timeout_s = connect_timeout_s
         self._closed = False
-        self._open: set[Connection] = set()
-        self._idle: dict[tuple[str, int], list[Connection]] = {}
-        self._sweep: asyncio.TimerHandle | None = None
+        self._open: set[LoopbackConnection] = set()
+        self._idle: dict[tuple[str, int], list[LoopbackConnection]] = {}
+        self._idle_timer: asyncio.TimerHandle | None = None
 
-    async def send(self, request: Request) -> Exchange:
+    async def send(self, request: Request) -> PendingResponse:
         """Send a request and wait for the head of its answer.
 
         A pooled connection that turns out to be dead is replaced: the service may close an idle
@@ -203,12 +209,12 @@ class DirectConnections:
             ClientError: The connection broke, or what came is not HTTP.
             ValueError: The request cannot be sent.
         """
-        address, head = _head(request.method, request.url, tuple(request.headers.items()))
+        address, head = _encode_head(request.method, request.url, tuple(request.headers.items()))
         while True:
-            pooled = self._pooled(address)
+            pooled = self._take_pooled(address)
             connection = await self._connect(address, request.url) if pooled is None else pooled
             try:
-                return await _exchange(connection, head, request.body)
+                return await _send_on(connection, head, request.body)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
                 connection.close()
                 if pooled is None or request.method not in IDEMPOTENT_METHODS or self._closed:
@@ -217,24 +223,24 @@ class DirectConnections:
                 connection.close()
                 raise
 
-    def release(self, exchange: Exchange) -> None:
+    def release(self, pending: PendingResponse) -> None:
         """The answer was read, as far as it was wanted: its connection is kept if it was whole."""
-        connection = exchange.connection
+        connection = pending.connection
         connection.body = None
         closed = self._closed or self._loop.is_closed()
-        if closed or connection.should_close or not exchange.body.at_eof():
+        if closed or connection.should_close or not pending.body.at_eof():
             connection.close()
             return
         connection.idle_since = self._loop.time()
         self._idle.setdefault(connection.address, []).append(connection)
-        if self._sweep is None:
-            self._sweep = self._loop.call_later(IDLE_CONNECTION_S, self._close_old)
+        if self._idle_timer is None:
+            self._idle_timer = self._loop.call_later(IDLE_CONNECTION_S, self._close_idle)
 
     async def aclose(self) -> None:
         """Close every connection. From now on none is made."""
         self._closed = True
-        if self._sweep is not None:
-            self._sweep.cancel()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         self._idle.clear()
         closing = [connection.closed for connection in self._open]
         for connection in self._open:
@@ -242,7 +248,7 @@ class DirectConnections:
         if self._loop is asyncio.get_running_loop():  # elsewhere their ends cannot be waited for
             await asyncio.gather(*filter(None, closing), return_exceptions=True)
 
-    def _pooled(self, address: tuple[str, int]) -> Connection | None:
+    def _take_pooled(self, address: tuple[str, int]) -> LoopbackConnection | None:
         idle = self._idle.get(address)
         while idle:
             connection = idle.pop()
@@ -251,51 +257,61 @@ class DirectConnections:
             connection.close()
         return None
 
-    async def _connect(self, address: tuple[str, int], url: str) -> Connection:
+    async def _connect(self, address: tuple[str, int], url: str) -> LoopbackConnection:
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 _, connection = await self._loop.create_connection(
-                    lambda: Connection(self._loop, address), *address
+                    lambda: LoopbackConnection(self._loop, address), *address
                 )
         except TimeoutError as error:
             raise aiohttp.ConnectionTimeoutError from error
         except OSError as error:
-            raise _not_connected(origin(url), error) from error
+            raise _connect_error(get_origin(url), error) from error
         if self._closed:
             connection.close()
             raise aiohttp.ServerDisconnectedError("the connections were closed meanwhile")
         if connection.closed is not None:
             self._open.add(connection)
-            connection.closed.add_done_callback(functools.partial(self._lost, connection))
+            connection.closed.add_done_callback(functools.partial(self._on_closed, connection))
         return connection
 
-    def _lost(self, connection: Connection, closed: asyncio.Future[None]) -> None:
+    def _on_closed(self, connection: LoopbackConnection, closed: asyncio.Future[None]) -> None:
         closed.exception()  # taken, so that the event loop does not complain of it
         self._open.discard(connection)
 
-    def _close_old(self) -> None:
+    def _close_idle(self) -> None:
         """Close what was idle for too long, and look again when the next one will have been."""
-        too_old = self._loop.time() - IDLE_CONNECTION_S
-        self._sweep = None
+        oldest_allowed = self._loop.time() - IDLE_CONNECTION_S
+        self._idle_timer = None
         for address, idle in list(self._idle.items()):
             for connection in idle:
-                if connection.idle_since <= too_old:
+                if connection.idle_since <= oldest_allowed:
                     connection.close()
-            self._idle[address] = [one for one in idle if one.idle_since > too_old]
+            self._idle[address] = [
+                idle_connection
+                for idle_connection in idle
+                if idle_connection.idle_since > oldest_allowed
+            ]
             if not self._idle[address]:
                 del self._idle[address]
         if self._idle:
-            oldest = min(one.idle_since for idle in self._idle.values() for one in idle)
-            self._sweep = self._loop.call_at(oldest + IDLE_CONNECTION_S, self._close_old)
+            oldest = min(
+                idle_connection.idle_since
+                for idle in self._idle.values()
+                for idle_connection in idle
+            )
+            self._idle_timer = self._loop.call_at(oldest + IDLE_CONNECTION_S, self._close_idle)
 
 
-def _not_connected(service: str, error: OSError) -> ServiceNotRunning:
+def _connect_error(service: str, error: OSError) -> ServiceNotRunning:
     if isinstance(error, ConnectionRefusedError):
         return ServiceNotRunning(f"nothing accepts connections at {service}", service=service)
     return ServiceNotRunning(f"no connection to {service}: {error.strerror}", service=service)
 
 
-async def _exchange(connection: Connection, head: bytes, body: bytes | None) -> Exchange:
+async def _send_on(
+    connection: LoopbackConnection, head: bytes, body: bytes | None
+) -> PendingResponse:
     transport = connection.transport
     if transport is None:
         raise aiohttp.ServerDisconnectedError
@@ -313,18 +329,18 @@ async def _exchange(connection: Connection, head: bytes, body: bytes | None) -> 
     except HttpProcessingError as error:
         raise aiohttp.ClientPayloadError(error.message) from error
     connection.body = content
-    return Exchange(message.code, message.headers, content, connection)
+    return PendingResponse(message.code, message.headers, content, connection)
 
 
 @functools.lru_cache(maxsize=256)
-def _head(
+def _encode_head(
     method: str, url: str, headers: tuple[tuple[str, str], ...]
 ) -> tuple[tuple[str, int], bytes]:
     """Where a request goes, and its head without the length of its body and without its end."""
     parts = URL(url)
     if parts.host is None or parts.port is None:
         raise aiohttp.InvalidURL(url)
-    fields = {"Host": parts.host_port_subcomponent or "", **ALWAYS, **dict(headers)}
+    fields = {"Host": parts.host_port_subcomponent or "", **DEFAULT_HEADERS, **dict(headers)}
     lines = [f"{method} {parts.raw_path_qs} HTTP/1.1"]
     for name, value in fields.items():
         if not _TOKEN.fullmatch(name) or _FORBIDDEN.search(value):

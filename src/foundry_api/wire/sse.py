@@ -24,12 +24,12 @@ MAX_EVENT_BYTES = 4 * 2**20
 
 _BOM = b"\xef\xbb\xbf"
 _DATA = frozenset({b"data", b"error"})
-_LONGEST_END_MARK = 64
+_MAX_END_MARK_BYTES = 64
 
 
 def is_end_mark(data: bytes) -> bool:
     """Whether an event's data are `[DONE]`, perhaps among blanks or in quotes."""
-    return len(data) < _LONGEST_END_MARK and data.strip(b' \t"').upper() == b"[DONE]"
+    return len(data) < _MAX_END_MARK_BYTES and data.strip(b' \t"').upper() == b"[DONE]"
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -69,23 +69,23 @@ class EventDecoder:
         # Most blocks hold whole events of one line each and nothing else. To read them line by line
         # would take twice as long.
         if self._rest or self._data or self._name or self._after_cr or len(block) > self._max:
-            return self._feed(block)
+            return self._decode_lines(block)
         if b"\r" in block or not (block.startswith(b"data: ") and block.endswith(b"\n\n")):
-            return self._feed(block)
+            return self._decode_lines(block)
         lines = block[6:-2].split(b"\n\ndata: ")
         if block.count(b"\n") != 2 * len(lines):
-            return self._feed(block)
+            return self._decode_lines(block)
         self._first_line = False
         return map(Event, lines)
 
-    def _feed(self, block: bytes) -> Iterator[Event]:
-        for line in self._lines(block):
-            if (event := self._line(line)) is not None:
+    def _decode_lines(self, block: bytes) -> Iterator[Event]:
+        for line in self._split_lines(block):
+            if (event := self._process_line(line)) is not None:
                 yield event
         if len(self._rest) > self._max:
-            raise self._too_large()
+            raise self._make_size_error()
 
-    def _lines(self, block: bytes) -> list[bytes]:
+    def _split_lines(self, block: bytes) -> list[bytes]:
         # The LF of a CRLF that the last block tore apart ends no second line.
         if self._after_cr and block:
             block = block.removeprefix(b"\n")
@@ -104,18 +104,18 @@ class EventDecoder:
             lines[0] = lines[0].removeprefix(_BOM)
         return lines
 
-    def _line(self, line: bytes) -> Event | None:
+    def _process_line(self, line: bytes) -> Event | None:
         if not line:
             return self._dispatch()
         if len(line) > self._max:
-            raise self._too_large()
+            raise self._make_size_error()
         field, _, value = line.partition(b":")
         if field in _DATA:
             if field == b"error":
                 self._name = field
             self._size += len(line) + 1
             if self._size > self._max:
-                raise self._too_large()
+                raise self._make_size_error()
             self._data.append(value.removeprefix(b" "))
         elif field == b"event":
             self._name = value.removeprefix(b" ")
@@ -130,5 +130,5 @@ class EventDecoder:
             return None
         return Event(b"\n".join(data), name or b"message")
 
-    def _too_large(self) -> ProtocolError:
+    def _make_size_error(self) -> ProtocolError:
         return ProtocolError(f"an event of the stream is larger than {self._max} bytes")

@@ -21,29 +21,29 @@ from foundry_api.types.errors import (
 
 __all__ = [
     "IDEMPOTENT_METHODS",
-    "LAST_SUCCESS",
     "MAX_BODY_BYTES",
+    "MAX_SUCCESS_STATUS",
     "OK",
-    "READING_METHODS",
-    "Reply",
+    "SAFE_METHODS",
+    "BufferedResponse",
     "Request",
     "Response",
     "ResponseHead",
     "Transport",
     "fetch",
+    "get_origin",
     "is_loopback",
-    "origin",
-    "without_query",
+    "strip_query",
 ]
 
 OK = 200
-LAST_SUCCESS = 299
+MAX_SUCCESS_STATUS = 299
 """The last status that HTTP counts as a success."""
 
-READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that make no work for the engine."""
 
-IDEMPOTENT_METHODS = READING_METHODS | {"PUT", "DELETE"}
+IDEMPOTENT_METHODS = SAFE_METHODS | {"PUT", "DELETE"}
 """Methods that may be sent again though the first one may have been carried out (RFC 9110, 9.2.2).
 """
 
@@ -68,9 +68,11 @@ class Request(msgspec.Struct, frozen=True):
 
     def with_headers(self, headers: Mapping[str, str]) -> Request:
         """The same request with these headers beside its own, or in their place."""
-        named = {name.lower() for name in headers}
-        kept = {name: value for name, value in self.headers.items() if name.lower() not in named}
-        return msgspec.structs.replace(self, headers={**kept, **headers})
+        replaced = {name.lower() for name in headers}
+        others = {
+            name: value for name, value in self.headers.items() if name.lower() not in replaced
+        }
+        return msgspec.structs.replace(self, headers={**others, **headers})
 
     def with_json(self, body: object) -> Request:
         """The same request with this value as its JSON body."""
@@ -82,7 +84,7 @@ class Request(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         # Headers and queries hold credentials, and bodies prompts.
-        return f"Request({self.method} {without_query(self.url)})"
+        return f"Request({self.method} {strip_query(self.url)})"
 
 
 class ResponseHead(msgspec.Struct, frozen=True):
@@ -151,7 +153,7 @@ class Transport(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class BufferedResponse:
     """An answer read whole."""
 
     status: int
@@ -165,7 +167,7 @@ async def fetch(
     *,
     timeout_s: float,
     max_bytes: int = MAX_BODY_BYTES,
-) -> Reply:
+) -> BufferedResponse:
     """Send a request and read its whole answer, bounded in time and size.
 
     Raises:
@@ -177,37 +179,37 @@ async def fetch(
         async with asyncio.timeout(timeout_s):
             response = await transport.send(request)
             try:
-                return await _read(request, response, max_bytes)
+                return await _read_body(request, response, max_bytes)
             finally:
                 response.close()
     except TimeoutError as error:
         raise ServiceNotRunning(
-            f"no answer to {request.method} {without_query(request.url)} within {timeout_s:g} s",
+            f"no answer to {request.method} {strip_query(request.url)} within {timeout_s:g} s",
             hint="Something holds the port without answering: restart the service.",
         ) from error
 
 
-async def _read(request: Request, response: Response, max_bytes: int) -> Reply:
+async def _read_body(request: Request, response: Response, max_bytes: int) -> BufferedResponse:
     body = bytearray()
     try:
         while block := await response.read():
             body += block
             if len(body) > max_bytes:
                 raise ProtocolError(
-                    f"the answer to {without_query(request.url)} is larger than {max_bytes} bytes",
-                    service=origin(request.url),
+                    f"the answer to {strip_query(request.url)} is larger than {max_bytes} bytes",
+                    service=get_origin(request.url),
                 )
     except StreamInterrupted as error:
         raise ServiceCrashed(error.message, service=error.service) from error
-    return Reply(response.status, response.headers, bytes(body))
+    return BufferedResponse(response.status, response.headers, bytes(body))
 
 
-def origin(url: str) -> str:
+def get_origin(url: str) -> str:
     """Scheme, host and port of a URL."""
     return "/".join(url.split("/", 3)[:3])
 
 
-def without_query(url: str) -> str:
+def strip_query(url: str) -> str:
     """A URL as it may be shown: its query may hold a credential."""
     return url.partition("?")[0]
 

@@ -11,7 +11,7 @@ import pytest
 
 from foundry_api.batch.job import BatchJob
 from foundry_api.batch.journal import read_status
-from foundry_api.batch.types import BatchOptions, InputOptions, directory_of
+from foundry_api.batch.types import BatchOptions, InputOptions, get_journal_directory
 from foundry_api.cli import main
 from foundry_api.types.errors import BatchError, BatchInputInvalid, BatchStorageFailed
 from support.journal_factories import answer, failure, lines
@@ -20,7 +20,7 @@ from unit.batch.test_job import Engine, answered
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from foundry_api.batch.types import Finished
+    from foundry_api.batch.types import BatchLineResult
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs links and devices of POSIX")
 INPUT = "".join(f"prompt {index}\n" for index in range(6))
@@ -250,16 +250,16 @@ async def test_a_batch_goes_on_from_any_directory(
 ) -> None:
     """Its journal keeps where the files are, not how they were called from where it was begun."""
 
-    def fails(index: int) -> Finished:
+    def fails(index: int) -> BatchLineResult:
         return failure(index) if index == 2 else answer(index)
 
     chosen = options("a.jsonl", errors="e.jsonl")
     assert (await BatchJob(chosen).run(Engine(fails))).failed == 1
     monkeypatch.chdir(place / "sub")
-    kept = read_status(directory_of("../a.jsonl")).options
+    kept = read_status(get_journal_directory("../a.jsonl")).options
     again = msgspec.structs.replace(kept, output="../a.jsonl")
     still = Engine(fails)
-    summary = await BatchJob(again, retry_failed=True, kept=True).run(still)
+    summary = await BatchJob(again, retry_failed=True, reuse_spooled_input=True).run(still)
     assert (still.asked, summary.failed) == ([2], 1)
     assert names(place, ".jsonl") == ["a.jsonl", "e.jsonl"]
     assert names(place / "sub") == []

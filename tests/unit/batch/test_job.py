@@ -18,7 +18,7 @@ import pytest
 
 from foundry_api.batch.engine import EngineState
 from foundry_api.batch.job import BatchJob
-from foundry_api.batch.journal import BLOCK_LINES, ask_cancel, read_status
+from foundry_api.batch.journal import BLOCK_LINES, read_status, request_cancel
 from foundry_api.batch.types import BatchOptions, InputOptions
 from foundry_api.types.errors import (
     BatchCancelled,
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.job import BatchSummary
     from foundry_api.batch.progress import BatchProgress
-    from foundry_api.batch.types import Finished, Work
+    from foundry_api.batch.types import BatchLineResult, WorkItem
 
-    Does = Callable[[int], Finished | Exception | None]
+    Does = Callable[[int], BatchLineResult | Exception | None]
 
 LINES = 6
 
@@ -57,25 +57,25 @@ class Engine:
         self.does = does
         self.holds = holds
         self.asked: list[int] = []
-        self.held, self.drained = asyncio.Event(), asyncio.Event()
+        self.held, self.is_drained = asyncio.Event(), asyncio.Event()
 
-    async def answers(self, works: AsyncIterable[Work], /) -> AsyncGenerator[Finished]:
-        async for work in works:
+    async def run(self, items: AsyncIterable[WorkItem], /) -> AsyncGenerator[BatchLineResult]:
+        async for work in items:
             index = work.line.index
             self.asked.append(index)
             if index == self.holds:
                 self.held.set()
-                await self.drained.wait()
+                await self.is_drained.wait()
             done = self.does(index)
             if isinstance(done, Exception):
                 raise done
             if done is not None:
                 yield type(done)(**{**fields(done), "digest": work.line.digest})
-            if self.drained.is_set():
+            if self.is_drained.is_set():
                 return
 
     def drain(self) -> None:
-        self.drained.set()
+        self.is_drained.set()
 
     def state(self) -> EngineState:
         return EngineState()
@@ -92,7 +92,7 @@ class Slow(Engine):
         self.told.set()
 
 
-def fields(done: Finished) -> dict[str, Any]:
+def fields(done: BatchLineResult) -> dict[str, Any]:
     return {name: getattr(done, name) for name in done.__struct_fields__}
 
 
@@ -121,7 +121,7 @@ async def test_each_line_is_answered_once_and_written(
 ) -> None:
     engine = Engine()
     told: list[BatchProgress] = []
-    summary = await BatchJob(options, tell=told.append).run(engine)
+    summary = await BatchJob(options, on_progress=told.append).run(engine)
     assert (summary.total, summary.done, summary.failed, summary.resumed) == (LINES, LINES, 0, 0)
     assert lines(tmp_path / "answers.jsonl") == answered(*range(LINES))
     assert engine.asked == list(range(LINES))
@@ -146,7 +146,7 @@ async def test_what_is_finished_is_not_asked_again(options: BatchOptions) -> Non
 async def test_failed_lines_are_asked_again_on_wish_alone(
     options: BatchOptions, tmp_path: Path
 ) -> None:
-    def fails(index: int) -> Finished:
+    def fails(index: int) -> BatchLineResult:
         return failure(index) if index in {1, 3} else answer(index)
 
     summary = await BatchJob(options).run(Engine(fails))
@@ -171,7 +171,7 @@ async def test_an_engine_that_loses_a_line_is_told(options: BatchOptions) -> Non
 async def test_a_drained_batch_keeps_what_was_in_flight(options: BatchOptions) -> None:
     engine = Engine(holds=3)
     running = await until_held(options, engine)
-    ask_cancel(options.directory, "drain")
+    request_cancel(options.directory, "drain")
     with pytest.raises(BatchCancelled):
         await running
     assert read_status(options.directory).counts.done == 4
@@ -185,14 +185,14 @@ async def test_a_batch_whose_last_line_was_in_flight_is_finished_by_the_drain(
 ) -> None:
     engine = Engine(holds=LINES - 1)
     running = await until_held(options, engine)
-    ask_cancel(options.directory, "drain")
+    request_cancel(options.directory, "drain")
     assert (await running).done == LINES
 
 
 async def test_a_batch_that_is_stopped_leaves_what_was_in_flight(options: BatchOptions) -> None:
     engine = Engine(holds=3)
     running = await until_held(options, engine)
-    ask_cancel(options.directory, "stop")
+    request_cancel(options.directory, "stop")
     with pytest.raises(BatchCancelled):
         await running
     assert read_status(options.directory).counts.done == 3
@@ -236,7 +236,7 @@ async def test_a_runner_waits_for_what_another_one_has_and_takes_it_when_that_le
         if now.phase == "waiting":
             waits.set()
 
-    other = asyncio.create_task(BatchJob(options, shared=True, tell=tell).run(second))
+    other = asyncio.create_task(BatchJob(options, shared=True, on_progress=tell).run(second))
     await waits.wait()
     assert second.asked == []
     running.cancel()
@@ -253,13 +253,13 @@ async def test_a_runner_that_waits_for_another_one_leaves_when_it_is_asked_to(
 
     def tell(now: BatchProgress) -> None:
         if now.phase == "waiting":
-            ask_cancel(options.directory, "drain")
+            request_cancel(options.directory, "drain")
 
     with pytest.raises(BatchCancelled):
-        await BatchJob(options, shared=True, tell=tell).run(second)
+        await BatchJob(options, shared=True, on_progress=tell).run(second)
     assert second.asked == []
     await first.told.wait()
-    first.drained.set()
+    first.is_drained.set()
     with pytest.raises(BatchCancelled):
         await running
 
@@ -267,7 +267,7 @@ async def test_a_runner_that_waits_for_another_one_leaves_when_it_is_asked_to(
 async def test_lines_that_another_runner_wants_asked_again_are_answered_by_who_has_them(
     options: BatchOptions,
 ) -> None:
-    def fails_once(index: int) -> Finished:
+    def fails_once(index: int) -> BatchLineResult:
         return failure(index) if index == 1 and engine.asked.count(1) == 1 else answer(index)
 
     engine = Engine(fails_once, holds=3)
@@ -277,8 +277,8 @@ async def test_lines_that_another_runner_wants_asked_again_are_answered_by_who_h
     other = asyncio.create_task(BatchJob(options, shared=True, retry_failed=True).run(Engine()))
     await eventually_async(lambda: not read_status(options.directory).counts.failed)
     engine.holds = None
-    engine.drained.set()
-    engine.drained = asyncio.Event()
+    engine.is_drained.set()
+    engine.is_drained = asyncio.Event()
     for summary in await asyncio.gather(running, other):
         assert (summary.done, summary.failed) == (LINES, 0)
     assert engine.asked.count(1) == 2
@@ -340,7 +340,7 @@ async def test_what_was_piped_is_kept_for_the_same_user_alone(
         await BatchJob(options).run(Engine(lambda _: ServiceNotRunning("gone")))
     if sys.platform != "win32":
         assert stat.S_IMODE(options.directory.stat().st_mode) == 0o700
-    summary = await BatchJob(options, kept=True).run(Engine())
+    summary = await BatchJob(options, reuse_spooled_input=True).run(Engine())
     assert (summary.total, summary.done) == (2, 2)
 
 
@@ -395,7 +395,7 @@ async def test_any_pipe_is_kept_as_standard_input_is(kind: str, tmp_path: Path) 
     first = path
     with pipe(kind, tmp_path, "something else\n") as path, pytest.raises(BatchChanged):
         await BatchJob(reading(path)).run(Engine())
-    summary = await BatchJob(reading(first), kept=True).run(Engine())
+    summary = await BatchJob(reading(first), reuse_spooled_input=True).run(Engine())
     assert (summary.total, summary.done, summary.resumed) == (3, 3, 1)
     with pipe(kind, tmp_path, "one\ntwo\nthree\n") as path:
         assert (await BatchJob(reading(path)).run(Engine())).resumed == 3
@@ -460,7 +460,7 @@ async def test_a_restart_that_is_refused_keeps_what_was_read_and_answered(
         await BatchJob(changed, restart=True).run(Engine())
     kept = [path.name for path in options.directory.glob("input*")]
     assert kept == ["input"]
-    again = await BatchJob(options, kept=True).run(Engine())
+    again = await BatchJob(options, reuse_spooled_input=True).run(Engine())
     assert (again.total, again.resumed) == (2, 2)
     piped(monkeypatch, "three\n")
     assert (await BatchJob(options, restart=True).run(Engine())).total == 1
@@ -470,7 +470,7 @@ async def test_a_pipe_that_was_read_without_being_kept_is_not_read_again(tmp_pat
     for others in ({"check": False, "output": str(tmp_path / "b.jsonl")}, {"output": "-"}):
         options = BatchOptions(input=InputOptions(path="-"), **others)
         with pytest.raises(BatchInputInvalid, match="- was read already, and no copy of it"):
-            await BatchJob(options, kept=True).run(Engine())
+            await BatchJob(options, reuse_spooled_input=True).run(Engine())
 
 
 async def test_another_process_may_look_into_the_journal_meanwhile(options: BatchOptions) -> None:
@@ -488,8 +488,8 @@ async def test_closing_an_engines_answers_closes_the_reading(options: BatchOptio
     """An engine that takes no more leaves the rest of the input unread."""
 
     class Takes(Engine):
-        async def answers(self, works: AsyncIterable[Work], /) -> AsyncGenerator[Finished]:
-            async with aclosing(super().answers(works)) as given:
+        async def run(self, items: AsyncIterable[WorkItem], /) -> AsyncGenerator[BatchLineResult]:
+            async with aclosing(super().run(items)) as given:
                 async for each in given:
                     yield each
                     return

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from foundry_api.batch.ledger import OutputStream
-from foundry_api.batch.runner import GROUP_BYTES, GROUP_LINES, GROUP_S, Recorder
+from foundry_api.batch.ledger import StdoutStore
+from foundry_api.batch.runner import GROUP_BYTES, GROUP_LINES, GROUP_S, GroupCommitWriter
 from foundry_api.types.errors import BatchStorageFailed
 from support.journal_factories import answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from foundry_api.batch.types import Finished
+    from foundry_api.batch.types import BatchLineResult
     from support.no_real_time import Run
 
 
@@ -29,7 +29,7 @@ class Disk:
         self.failures = failures
         self.takes_s = takes_s
 
-    async def record(self, group: Sequence[Finished]) -> None:
+    async def record(self, group: Sequence[BatchLineResult]) -> None:
         await asyncio.sleep(self.takes_s)
         if self.failures:
             self.failures -= 1
@@ -40,7 +40,7 @@ class Disk:
 def test_lines_that_finish_together_are_written_together(run: Run) -> None:
     async def test() -> None:
         disk = Disk()
-        recorder = Recorder(disk.record)
+        recorder = GroupCommitWriter(disk.record)
         running = asyncio.create_task(recorder.run())
         for index in range(3):
             await recorder.add(answer(index))
@@ -59,7 +59,7 @@ def test_lines_that_finish_together_are_written_together(run: Run) -> None:
 def test_a_group_that_is_large_enough_does_not_wait(size: int, lines: int, run: Run) -> None:
     async def test() -> None:
         disk = Disk()
-        recorder = Recorder(disk.record)
+        recorder = GroupCommitWriter(disk.record)
         for index in range(lines):
             assert disk.groups == []
             await recorder.add(answer(index, "x" * size))
@@ -71,7 +71,7 @@ def test_a_group_that_is_large_enough_does_not_wait(size: int, lines: int, run: 
 def test_a_group_that_could_not_be_written_is_written_with_the_next(run: Run) -> None:
     async def test() -> None:
         disk = Disk(failures=1)
-        recorder = Recorder(disk.record)
+        recorder = GroupCommitWriter(disk.record)
         await recorder.add(answer(0))
         with pytest.raises(BatchStorageFailed):
             await recorder.flush()
@@ -86,7 +86,7 @@ def test_a_group_that_could_not_be_written_is_written_with_the_next(run: Run) ->
 def test_a_group_whose_writing_was_cancelled_is_written_at_the_end(run: Run) -> None:
     async def test() -> None:
         disk = Disk(takes_s=1.0)
-        recorder = Recorder(disk.record)
+        recorder = GroupCommitWriter(disk.record)
         running = asyncio.create_task(recorder.run())
         await recorder.add(answer(0))
         await asyncio.sleep(GROUP_S + 0.5)  # it is being written
@@ -102,7 +102,7 @@ def test_a_group_whose_writing_was_cancelled_is_written_at_the_end(run: Run) -> 
 def test_a_disk_that_is_behind_holds_up_who_brings_lines(run: Run) -> None:
     async def test() -> None:
         disk = Disk(takes_s=10.0)
-        recorder = Recorder(disk.record)
+        recorder = GroupCommitWriter(disk.record)
         for index in range(GROUP_LINES):
             await recorder.add(answer(index))
         assert asyncio.get_running_loop().time() == pytest.approx(10.0)
@@ -124,18 +124,18 @@ class Pipe(io.BytesIO):
 
 def test_a_stream_gets_each_line_and_remembers_nothing() -> None:
     stream = io.BytesIO()
-    ledger = OutputStream(stream)
+    ledger = StdoutStore(stream)
     assert ledger.record([answer(0), answer(1)]) == 2
     assert stream.getvalue() == answer(0).output + b"\n" + answer(1).output + b"\n"
-    assert (ledger.finished(0, 9), ledger.claim(3), ledger.beat(b"")) == ({}, True, None)
-    assert (ledger.complete(2), ledger.complete(3)) == (True, False)
+    assert (ledger.get_finished(0, 9), ledger.claim(3), ledger.heartbeat(b"")) == ({}, True, None)
+    assert (ledger.is_complete(2), ledger.is_complete(3)) == (True, False)
 
 
 def test_a_stream_on_a_full_disk_is_told_and_a_reader_that_left_is_no_failure_of_storage() -> None:
     with pytest.raises(BatchStorageFailed, match="standard output cannot be written"):
-        OutputStream(Pipe(OSError(28, "No space left on device"))).record([answer(0)])
+        StdoutStore(Pipe(OSError(28, "No space left on device"))).record([answer(0)])
     with pytest.raises(BrokenPipeError):
-        OutputStream(Pipe(BrokenPipeError())).record([answer(0)])
+        StdoutStore(Pipe(BrokenPipeError())).record([answer(0)])
 
 
 def test_a_terminal_gets_the_same_document_harmlessly() -> None:
@@ -146,7 +146,7 @@ def test_a_terminal_gets_the_same_document_harmlessly() -> None:
     text = "\x9b31m\u202eover \u00fc\u2028"
     line = msgspec.json.encode({"text": text})
     finished = msgspec.structs.replace(answer(0), output=line)
-    OutputStream(stream := Terminal()).record([finished])
+    StdoutStore(stream := Terminal()).record([finished])
     shown = stream.getvalue().decode()
     assert msgspec.json.decode(shown) == {"text": text}
     assert not set(shown) & set("\x9b\u202e\u2028")

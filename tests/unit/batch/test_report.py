@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from foundry_api.batch.report.charts import Scale, curve, histogram, log_ticks, ticks, time_ticks
-from foundry_api.batch.report.page import HEAD, ReportFacts, page
+from foundry_api.batch.report.page import HEAD, ReportData, render_page
 from foundry_api.batch.statistics import (
-    TIMES,
-    ErrorFigures,
-    Figures,
-    ModelFigures,
-    Moment,
-    RunFigures,
+    LATENCY_BUCKETS,
+    BatchStatistics,
+    ErrorStatistics,
+    ModelStatistics,
+    RunStatistics,
+    TimelineBucket,
 )
 from foundry_api.observe.histogram import Distribution, Histogram
 
@@ -25,24 +25,24 @@ EVIL = "<script>alert('x')</script>\"&"
 
 
 def told(*values: float) -> Distribution:
-    histogram = Histogram(TIMES)
+    histogram = Histogram(LATENCY_BUCKETS)
     for value in values:
         histogram.add(value)
     return histogram.told()
 
 
-def figures(**changes: Any) -> Figures:
+def figures(**changes: Any) -> BatchStatistics:
     runs = (
-        RunFigures(begun_at=1_000.0, ended_at=1_010.0, lines=100),
-        RunFigures(begun_at=90_000.0, ended_at=90_010.0, lines=100),
+        RunStatistics(begun_at=1_000.0, ended_at=1_010.0, lines=100),
+        RunStatistics(begun_at=90_000.0, ended_at=90_010.0, lines=100),
     )
     moments = tuple(
-        Moment(
+        TimelineBucket(
             at_s=float(at), span_s=1.0, lines=10, failed=0, prompt_tokens=50, completion_tokens=90
         )
         for at in range(20)
     )
-    return Figures(
+    return BatchStatistics(
         **{
             "done": 198,
             "failed": 2,
@@ -53,9 +53,9 @@ def figures(**changes: Any) -> Figures:
             "throughput": moments,
             "latency": told(0.2, 0.4, 0.4, 3.0),
             "time_to_first_token": told(0.01, 0.02),
-            "errors": (ErrorFigures(code="Bad", count=2, custom_id=EVIL, message=EVIL),),
+            "errors": (ErrorStatistics(code="Bad", count=2, custom_id=EVIL, message=EVIL),),
             "models": (
-                ModelFigures(
+                ModelStatistics(
                     model=EVIL, lines=200, failed=2, prompt_tokens=1_000, completion_tokens=1_800
                 ),
             ),
@@ -64,8 +64,8 @@ def figures(**changes: Any) -> Figures:
     )
 
 
-def facts(**changes: Any) -> ReportFacts:
-    return ReportFacts(
+def facts(**changes: Any) -> ReportData:
+    return ReportData(
         **{
             "title": EVIL,
             "state": "finished with failures",
@@ -96,13 +96,13 @@ class Reader(HTMLParser):
 
 
 def test_texts_of_users_and_models_stay_texts() -> None:
-    seen = Reader(page(facts()))
+    seen = Reader(render_page(facts()))
     assert [tag for tag, _ in seen.elements if tag == "script"] == []
     assert seen.texts.count(EVIL) == 5, "title, first line that failed, its error, model, setting"
 
 
 def test_the_page_asks_nobody_for_anything() -> None:
-    text = page(facts())
+    text = render_page(facts())
     seen = Reader(text)
     linking = {"href", "src", "srcset", "action", "xlink:href", "style"}
     assert [name for _, attributes in seen.elements for name in attributes if name in linking] == []
@@ -113,17 +113,17 @@ def test_the_page_asks_nobody_for_anything() -> None:
 
 
 def test_a_page_is_known_by_its_beginning() -> None:
-    assert page(facts()).startswith(HEAD)
+    assert render_page(facts()).startswith(HEAD)
 
 
 def test_every_opened_element_is_closed() -> None:
     """Meta elements, which have no end, are all that is not XML too."""
-    text = re.sub(r"<!doctype html>|<meta[^>]*>", "", page(facts()))
+    text = re.sub(r"<!doctype html>|<meta[^>]*>", "", render_page(facts()))
     assert ET.fromstring(text).tag == "html"  # noqa: S314 - it was made here
 
 
 def test_the_page_has_plots_of_speed_and_times_and_marks_where_it_was_begun_again() -> None:
-    text = page(facts())
+    text = render_page(facts())
     assert text.count('<svg viewBox="') == 4
     assert text.count("begun again") == 2
     assert ">10.0<" in text, "lines a second"
@@ -132,7 +132,7 @@ def test_the_page_has_plots_of_speed_and_times_and_marks_where_it_was_begun_agai
 
 
 def test_a_batch_of_which_nothing_is_finished_has_a_page() -> None:
-    text = page(facts(figures=Figures(), state="not finished"))
+    text = render_page(facts(figures=BatchStatistics(), state="not finished"))
     assert "<svg" not in text
     assert "No line is finished yet." in text
     assert "the same command goes on" in text
@@ -140,7 +140,7 @@ def test_a_batch_of_which_nothing_is_finished_has_a_page() -> None:
 
 def test_the_size_of_the_page_does_not_grow_with_the_lines() -> None:
     many = figures(done=999_998, latency=told(*(0.001 * n for n in range(1, 9_000))))
-    assert len(page(facts(figures=many))) < 60_000
+    assert len(render_page(facts(figures=many))) < 60_000
 
 
 @pytest.mark.parametrize("value", [0.0, 0.0001, 0.5, 20_000.0])

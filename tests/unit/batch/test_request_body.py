@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from foundry_api.batch.request_body import (
     MEMBERS,
-    checked_body,
-    chosen_tool,
-    is_plain_chat,
-    parsed_members,
+    is_simple_chat,
+    parse_members,
+    parse_tool_choice,
+    validate_body,
 )
 from foundry_api.batch.types import CHAT_URL, EMBEDDINGS_URL, RESPONSES_URL, BatchUrl
 from foundry_api.types.errors import FoundryError, InvalidRequest
@@ -46,7 +46,7 @@ def test_a_body_with_all_that_the_service_takes_stays_as_it_is() -> None:
         "metadata": {"job": "7"},
         "user": "me",
     }
-    assert checked_body(CHAT_URL, body) == body
+    assert validate_body(CHAT_URL, body) == body
 
 
 def test_a_response_may_have_all_that_the_service_takes() -> None:
@@ -63,12 +63,12 @@ def test_a_response_may_have_all_that_the_service_takes() -> None:
         "metadata": {"job": "7"},
         "store": False,
     }
-    assert checked_body(RESPONSES_URL, body) == body
+    assert validate_body(RESPONSES_URL, body) == body
 
 
 @pytest.mark.parametrize("said", ["Hi", ["Hi", "Ho"]])
 def test_texts_to_embed_are_one_or_several(said: str | list[str]) -> None:
-    assert checked_body(EMBEDDINGS_URL, {"input": said}) == {"input": said}
+    assert validate_body(EMBEDDINGS_URL, {"input": said}) == {"input": said}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_texts_to_embed_are_one_or_several(said: str | list[str]) -> None:
 def test_members_that_ask_for_nothing_are_left_out(
     url: BatchUrl, body: dict[str, Any], kept: dict[str, Any]
 ) -> None:
-    assert checked_body(url, body) == kept
+    assert validate_body(url, body) == kept
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_what_cannot_be_asked_is_refused_by_its_name(
     url: BatchUrl, body: dict[str, Any], field: str, message: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        checked_body(url, body)
+        validate_body(url, body)
     assert caught.value.field == field
     assert message in caught.value.message
 
@@ -148,20 +148,20 @@ def test_what_cannot_be_asked_is_refused_by_its_name(
 def test_an_image_in_a_chat_is_refused_as_by_the_client() -> None:
     turn = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}
     with pytest.raises(FoundryError, match=r"messages\[0\].content\[0\] is of type 'image_url'"):
-        checked_body(CHAT_URL, {"messages": [turn]})
+        validate_body(CHAT_URL, {"messages": [turn]})
 
 
 def test_an_image_of_a_response_that_is_not_there_is_found_out_before_anything_runs() -> None:
     image = {"type": "input_image", "image_url": "/no/such.png"}
     item = {"role": "user", "content": [image]}
     with pytest.raises(InvalidRequest, match="cannot be read"):
-        checked_body(RESPONSES_URL, {"input": [item]})
+        validate_body(RESPONSES_URL, {"input": [item]})
 
 
 def test_turns_may_be_those_of_openai_answers() -> None:
     answer = {"role": "assistant", "content": "Ho", "refusal": None, "annotations": []}
     body = {"messages": [{"role": "developer", "content": "Be brief"}, *HI, answer, *HI]}
-    assert checked_body(CHAT_URL, body) == body
+    assert validate_body(CHAT_URL, body) == body
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_turns_may_be_those_of_openai_answers() -> None:
     ],
 )
 def test_the_choice_of_a_tool_is_its_name(choice: object, name: str | None) -> None:
-    assert chosen_tool(choice) == name
+    assert parse_tool_choice(choice) == name
 
 
 def test_members_on_the_command_line_are_json_where_they_can_be() -> None:
@@ -190,7 +190,7 @@ def test_members_on_the_command_line_are_json_where_they_can_be() -> None:
         "top_p=1",
         "top_p=0.5",
     ]
-    assert parsed_members(told) == {
+    assert parse_members(told) == {
         "max_tokens": 50,
         "temperature": 0.5,
         "stop": ["\n", "END"],
@@ -204,13 +204,13 @@ def test_members_on_the_command_line_are_json_where_they_can_be() -> None:
 
 
 def test_a_value_may_hold_an_equals_sign() -> None:
-    assert parsed_members(["user=a=b"]) == {"user": "a=b"}
+    assert parse_members(["user=a=b"]) == {"user": "a=b"}
 
 
 @pytest.mark.parametrize("told", ["max_tokens", "=5", " =5", ""])
 def test_what_is_not_name_and_value_is_refused(told: str) -> None:
     with pytest.raises(InvalidRequest, match="is not NAME=VALUE") as caught:
-        parsed_members([told])
+        parse_members([told])
     assert caught.value.field == "set"
 
 
@@ -218,7 +218,7 @@ def test_a_member_that_no_request_has_is_refused_with_the_nearest() -> None:
     with pytest.raises(
         InvalidRequest, match=r"max_token is no member of a request \(did you mean max_tokens\?\)"
     ):
-        parsed_members(["max_token=5"])
+        parse_members(["max_token=5"])
     assert "max_tokens" in MEMBERS
 
 
@@ -241,10 +241,10 @@ BODY = st.builds(
 @settings(max_examples=1000)
 @given(BODY)
 def test_a_body_that_is_found_sound_at_once_passes_every_other_look(body: dict[str, Any]) -> None:
-    if not is_plain_chat(body):
+    if not is_simple_chat(body):
         return
-    with patch("foundry_api.batch.request_body.is_plain_chat", return_value=False):
-        assert checked_body(CHAT_URL, body) == body
+    with patch("foundry_api.batch.request_body.is_simple_chat", return_value=False):
+        assert validate_body(CHAT_URL, body) == body
 
 
 @pytest.mark.parametrize(
@@ -257,4 +257,4 @@ def test_a_body_that_is_found_sound_at_once_passes_every_other_look(body: dict[s
     ],
 )
 def test_the_commonest_bodies_are_found_sound_at_once(members: dict[str, Any]) -> None:
-    assert is_plain_chat({**CHAT, **members})
+    assert is_simple_chat({**CHAT, **members})

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api.batch.dedupe import Kept
-from foundry_api.batch.failures import IN_A_ROW, START_PATIENCE_S, Outage
-from foundry_api.batch.queues import FOR_ONE_MODEL, REORDER, ROOM
-from foundry_api.batch.scheduler import Allowance, Pump
+from foundry_api.batch.dedupe import LruResults
+from foundry_api.batch.failures import MAX_CONSECUTIVE_FAILURES, MAX_START_OUTAGE_S, Outage
+from foundry_api.batch.queues import MAX_READY, ONE_GROUP_CAPACITY, REORDER_WINDOW
+from foundry_api.batch.scheduler import ConcurrencyWindow, Scheduler
 from foundry_api.batch.task import BatchTask
 from foundry_api.resilience.backoff import Backoff
 from foundry_api.types import errors
@@ -64,17 +64,17 @@ class Mortal(Engine):
         super().__init__()
         self.poison = poison
         self.at_calls = at_calls
-        self.deaths = 0
+        self.crashes = 0
 
     async def answer(self, index: int, group: str, took_s: float) -> str:
         self.begun.append(index)
         self.groups.append(group)
-        number, epoch = len(self.begun), self.deaths
+        number, epoch = len(self.begun), self.crashes
         await asyncio.sleep(took_s / 2)
-        if self.deaths == epoch and (index in self.poison or number in self.at_calls):
-            self.deaths += 1
+        if self.crashes == epoch and (index in self.poison or number in self.at_calls):
+            self.crashes += 1
         await asyncio.sleep(0)  # the others notice it in the same moment
-        if self.deaths != epoch:
+        if self.crashes != epoch:
             raise errors.StreamInterrupted("it died")
         return f"{index}"
 
@@ -90,10 +90,10 @@ class Line(BatchTask[str]):
     async def run(self) -> str:
         return await self.engine.answer(self.index, self.group, self.took_s)
 
-    def failed(self, error: errors.FoundryError) -> str:
+    def make_failed_result(self, error: errors.FoundryError) -> str:
         return f"{self.index} {type(error).__name__}"
 
-    def shared(self, result: str) -> str:
+    def make_shared_result(self, result: str) -> str:
         return f"{self.index} as {result}"
 
 
@@ -103,18 +103,18 @@ def pump(
     attempts: int = 3,
     patience_s: float = 100.0,
     reachable: bool = True,
-    kept: Kept[str] | None = None,
+    kept: LruResults[str] | None = None,
     ordered: bool = False,
-) -> Pump[str]:
+) -> Scheduler[str]:
     async def tells_its_status() -> bool:
         return reachable
 
-    return Pump(
-        Allowance(lambda: at_once),
+    return Scheduler(
+        ConcurrencyWindow(lambda: at_once),
         Outage(patience_s, asyncio.get_running_loop().time, PAUSES),
-        attempts=attempts,
-        reachable=tells_its_status,
-        kept=kept,
+        max_attempts=attempts,
+        is_reachable=tells_its_status,
+        shared_results=kept,
         ordered=ordered,
     )
 
@@ -124,9 +124,9 @@ async def several(lines: list[Line]) -> AsyncGenerator[Line]:
         yield line
 
 
-async def results(of: Pump[str], lines: AsyncIterable[Line] | list[Line]) -> list[str]:
+async def results(of: Scheduler[str], lines: AsyncIterable[Line] | list[Line]) -> list[str]:
     source = several(lines) if isinstance(lines, list) else lines
-    async with aclosing(of.results(source)) as given:
+    async with aclosing(of.run(source)) as given:
         return [result async for result in given]
 
 
@@ -159,12 +159,12 @@ def test_no_more_are_taken_than_are_needed(run: Run) -> None:
                 yield Line(engine, taken)
                 taken += 1
 
-        async with aclosing(pump().results(endless())) as given:
+        async with aclosing(pump().run(endless())) as given:
             for _ in range(3):
                 await anext(given)
             await asyncio.sleep(10_000)
-        assert len(engine.begun) <= ROOM + 2 * 4 + 3
-        assert taken <= len(engine.begun) + FOR_ONE_MODEL + 1
+        assert len(engine.begun) <= MAX_READY + 2 * 4 + 3
+        assert taken <= len(engine.begun) + ONE_GROUP_CAPACITY + 1
 
     run(test())
 
@@ -181,7 +181,7 @@ def test_what_is_left_early_ends_what_is_in_flight_and_the_source(run: Run) -> N
             finally:
                 ended = True
 
-        given = pump().results(source())
+        given = pump().run(source())
         await anext(given)
         await given.aclose()
         assert sorted(engine.cancelled) == [1, 2, 3, 4]
@@ -197,7 +197,7 @@ def test_order_is_kept_and_no_line_runs_too_far_ahead(run: Run) -> None:
         slow_first = [Line(engine, index, s=0.1 if index else 1e4) for index in range(2000)]
         given = await results(pump(ordered=True), slow_first)
         assert given == [f"{index}" for index in range(2000)]
-        assert max(engine.begun[:REORDER]) < REORDER
+        assert max(engine.begun[:REORDER_WINDOW]) < REORDER_WINDOW
 
     run(test())
 
@@ -274,7 +274,7 @@ def test_the_patience_ends_and_the_answers_before_are_kept(run: Run) -> None:
         given: list[str] = []
 
         async def take() -> None:
-            async with aclosing(pump(patience_s=300).results(several(lines(engine, 99)))) as some:
+            async with aclosing(pump(patience_s=300).run(several(lines(engine, 99)))) as some:
                 async for result in some:
                     given.append(result)  # noqa: PERF401 - those before the error count
 
@@ -292,7 +292,7 @@ def test_a_service_that_was_never_there_is_not_waited_for_as_long(run: Run) -> N
         engine = Engine(lambda *_: errors.ServiceNotRunning("gone"))
         with pytest.raises(errors.ServiceNotRunning):
             await results(pump(patience_s=1e6), lines(engine, 99))
-        assert asyncio.get_running_loop().time() < START_PATIENCE_S + 10
+        assert asyncio.get_running_loop().time() < MAX_START_OUTAGE_S + 10
 
     run(test())
 
@@ -315,7 +315,7 @@ def test_a_line_that_kills_the_service_is_found_and_its_neighbours_are_not_blame
         failed = sorted(each for each in given if " " in each)
         assert failed == [f"{index} StreamInterrupted" for index in (30, 31, 60)]
         assert len(given) == 100
-        assert engine.deaths <= 3 * 3 + 2
+        assert engine.crashes <= 3 * 3 + 2
 
     run(test())
 
@@ -324,7 +324,7 @@ def test_a_service_that_is_killed_at_any_moment_fails_no_line(run: Run) -> None:
     async def test() -> None:
         engine = Mortal(set(), at_calls=range(3, 1000, 11))
         given = await results(pump(attempts=3), lines(engine, 300))
-        assert engine.deaths > 20
+        assert engine.crashes > 20
         assert sorted(given, key=int) == [f"{index}" for index in range(300)]
 
     run(test())
@@ -337,7 +337,7 @@ def test_a_service_that_dies_of_every_line_ends_the_batch_and_no_line_is_written
         engine = Mortal(range(1000))
         with pytest.raises(errors.StreamInterrupted):
             await results(pump(), lines(engine, 1000))
-        assert engine.deaths <= 3 * IN_A_ROW + 10
+        assert engine.crashes <= 3 * MAX_CONSECUTIVE_FAILURES + 10
 
     run(test())
 
@@ -347,7 +347,7 @@ def test_a_model_that_nobody_knows_ends_the_batch_before_a_million_lines_fail(ru
         engine = Engine(lambda *_: errors.ModelNotFound("what model?"))
         with pytest.raises(errors.ModelNotFound):
             await results(pump(), lines(engine, 10_000))
-        assert len(engine.begun) < 2 * IN_A_ROW
+        assert len(engine.begun) < 2 * MAX_CONSECUTIVE_FAILURES
 
     run(test())
 
@@ -412,7 +412,7 @@ def test_identical_lines_are_asked_once(run: Run) -> None:
     async def test() -> None:
         engine = Engine()
         same = [Line(engine, index, key=b"k%d" % (index % 10)) for index in range(1000)]
-        given = await results(pump(kept=Kept(len)), same)
+        given = await results(pump(kept=LruResults(len)), same)
         assert len(given) == 1000
         assert len(engine.begun) == 10
         assert sum(" as " in each for each in given) == 990
@@ -422,7 +422,7 @@ def test_identical_lines_are_asked_once(run: Run) -> None:
 
 def test_a_failure_is_shared_by_those_who_waited_for_it_and_is_not_kept(run: Run) -> None:
     async def test() -> None:
-        kept = Kept[str](len)
+        kept = LruResults[str](len)
         engine = Engine(lambda *_: errors.InvalidRequest("no"))
         same = [Line(engine, index, key=b"same") for index in range(3)]
         given = await results(pump(kept=kept), same)
@@ -463,7 +463,7 @@ def test_a_source_that_fails_is_not_at_its_end(run: Run, failure: type[BaseExcep
     async def main() -> None:
         engine, told = Engine(), list[str]()
         expected = errors.BatchError if not issubclass(failure, Exception) else failure
-        given = pump().results(broken(engine))
+        given = pump().run(broken(engine))
         with pytest.raises(expected, match="broken") as caught:  # noqa: PT012 - it ends the loop
             async for result in given:
                 told.append(result)
@@ -494,7 +494,7 @@ def test_a_batch_that_is_cancelled_while_it_reads_is_cancelled(run: Run) -> None
 
 
 def test_what_is_kept_has_a_bound_and_the_one_used_longest_ago_goes() -> None:
-    kept = Kept[str](len, max_bytes=30)
+    kept = LruResults[str](len, max_bytes=30)
     kept.put(b"one", "x" * 9)
     kept.put(b"two", "y" * 9)
     assert kept.get(b"one") is not None
@@ -509,7 +509,7 @@ def test_a_pump_that_is_drained_finishes_what_is_in_flight_and_begins_nothing(ru
     async def test() -> None:
         engine, given = Engine(), list[str]()
         draining = pump()
-        async with aclosing(draining.results(several(lines(engine, 1000)))) as replies:
+        async with aclosing(draining.run(several(lines(engine, 1000)))) as replies:
             async for reply in replies:
                 given.append(reply)
                 if len(given) == 6:

@@ -6,24 +6,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.batch.statistics import MOST_MOMENTS, RunFigures, Second, Timeline
+from foundry_api.batch.statistics import MAX_BUCKETS, RunStatistics, SecondStatistics, Timeline
 
 
-def run(begun_at: float, ended_at: float) -> RunFigures:
-    return RunFigures(begun_at=begun_at, ended_at=ended_at, lines=1)
+def run(begun_at: float, ended_at: float) -> RunStatistics:
+    return RunStatistics(begun_at=begun_at, ended_at=ended_at, lines=1)
 
 
-def second(at: int, lines: int = 1) -> Second:
-    return Second(at, lines, 0, 2 * lines, 3 * lines)
+def second(at: int, lines: int = 1) -> SecondStatistics:
+    return SecondStatistics(at, lines, 0, 2 * lines, 3 * lines)
 
 
 def test_the_time_between_two_runs_does_not_count() -> None:
     timeline = Timeline([run(50_000, 50_005), run(100, 110)])
     assert timeline.elapsed_s == 15
-    assert timeline.worked_at(105) == 5
-    assert timeline.worked_at(30_000) == 10, "between them"
-    assert timeline.worked_at(50_002) == 12
-    assert timeline.worked_at(90_000) == 15, "after all"
+    assert timeline.active_time_at(105) == 5
+    assert timeline.active_time_at(30_000) == 10, "between them"
+    assert timeline.active_time_at(50_002) == 12
+    assert timeline.active_time_at(90_000) == 15, "after all"
 
 
 def test_two_runs_at_once_count_once() -> None:
@@ -31,19 +31,19 @@ def test_two_runs_at_once_count_once() -> None:
 
 
 def test_stretches_tell_what_was_finished_in_them() -> None:
-    moments = Timeline([run(100, 103)]).moments([second(100), second(102, 5)])
+    moments = Timeline([run(100, 103)]).make_buckets([second(100), second(102, 5)])
     assert [each.lines for each in moments] == [1, 0, 5]
     assert [each.at_s for each in moments] == [0, 1, 2]
     assert moments[2].completion_tokens == 15
 
 
 def test_the_last_stretch_is_as_long_as_it_was() -> None:
-    moments = Timeline([run(0, 2.5)]).moments([second(2)])
+    moments = Timeline([run(0, 2.5)]).make_buckets([second(2)])
     assert [each.span_s for each in moments] == [1, 1, 0.5]
 
 
 def test_without_any_run_there_is_one_empty_stretch() -> None:
-    (moment,) = Timeline([]).moments([])
+    (moment,) = Timeline([]).make_buckets([])
     assert (moment.lines, moment.at_s) == (0, 0)
     assert moment.span_s > 0
 
@@ -54,7 +54,7 @@ def test_every_line_is_in_exactly_one_of_some_hundred_stretches(
 ) -> None:
     timeline = Timeline(run(begin, begin + length) for begin, length in runs)
     seconds = [second(begin + length) for begin, length in sorted(runs, key=sum)]
-    moments = timeline.moments(seconds)
-    assert len(moments) <= MOST_MOMENTS
+    moments = timeline.make_buckets(seconds)
+    assert len(moments) <= MAX_BUCKETS
     assert sum(each.lines for each in moments) == len(runs)
     assert sum(each.span_s for each in moments) == pytest.approx(timeline.elapsed_s, abs=0.002)

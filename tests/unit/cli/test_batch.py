@@ -11,7 +11,7 @@ from rich.console import Console
 from foundry_api.batch.engine import EngineState
 from foundry_api.batch.job import BatchSummary
 from foundry_api.batch.progress import BatchProgress
-from foundry_api.batch.statistics import ErrorFigures
+from foundry_api.batch.statistics import ErrorStatistics
 from foundry_api.batch.types import BatchOptions, InputOptions
 from foundry_api.cli import main
 from foundry_api.cli.batch.progress import _Screen, line
@@ -186,7 +186,7 @@ def test_a_line_end_in_an_error_forges_no_line_of_the_summary(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     message = "it failed\nfinished"
-    figures = ErrorFigures(code="Bad", count=2, custom_id="a\nb", message=message, hint="c\nd")
+    figures = ErrorStatistics(code="Bad", count=2, custom_id="a\nb", message=message, hint="c\nd")
     _print_errors((figures,), err=False)
     assert capsys.readouterr().out.splitlines() == [
         r"2 lines failed with Bad, such as a\nb: it failed\nfinished",

@@ -23,8 +23,8 @@ class Terminal(io.StringIO):
 
 def test_a_terminal_gets_no_control_characters_from_a_model() -> None:
     attack = "\x1b]0;title\x07 \x9b31m \x7f\x08"
-    assert output.printable(attack) == r"\x1b]0;title\x07 \x9b31m \x7f\x08"
-    assert output.printable("tab\tline\r\n日本語 😀") == "tab\tline\n日本語 😀"
+    assert output.sanitize(attack) == r"\x1b]0;title\x07 \x9b31m \x7f\x08"
+    assert output.sanitize("tab\tline\r\n日本語 😀") == "tab\tline\n日本語 😀"
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from foundry_api.core.audio import WINDOW_S, duration_s, next_cut, part_of, read_wave
-from foundry_api.core.transcriptions import Recording
+from foundry_api.core.audio import WINDOW_S, find_next_cut, iter_part, read_duration_s, read_wave
+from foundry_api.core.transcriptions import AudioInput
 from foundry_api.types.errors import InvalidRequest
 from support.scripted_model.audio import SAMPLE_RATE, flac_head, silent_mp3
 
@@ -71,7 +71,7 @@ def cuts(content: bytes) -> list[float]:
     ends: list[int] = []
     start = 0
     while start < wave.frames:
-        start = next_cut(file, wave, start)
+        start = find_next_cut(file, wave, start)
         ends.append(start)
     assert all(b - a <= WINDOW_S * RATE for a, b in zip([0, *ends], ends, strict=False))
     return [end / RATE for end in ends]
@@ -101,8 +101,8 @@ def test_the_parts_have_every_byte_and_the_same_format(encoding: int, bits: int)
     assert wave
     together, start = b"", 0
     while start < wave.frames:
-        end = next_cut(file, wave, start)
-        part = io.BytesIO(b"".join(part_of(file, wave, start, end)))
+        end = find_next_cut(file, wave, start)
+        part = io.BytesIO(b"".join(iter_part(file, wave, start, end)))
         found = read_wave(part)
         assert found
         assert (found.description, found.frames) == (wave.description, end - start)
@@ -129,9 +129,9 @@ async def test_a_part_is_a_file_of_its_own_that_goes_again(tmp_path: Path) -> No
     path = tmp_path / "long.wav"
     path.write_bytes(wav(encoded(samples((600, 0.5)), PCM, 16)))
     lengths: list[int] = []
-    async for part in Recording(path).parts():
+    async for part in AudioInput(path).iter_parts():
         async with part:
-            written = Path(await part.path())
+            written = Path(await part.get_path())
             lengths.append(written.stat().st_size)  # noqa: ASYNC240 - a test's
         assert not written.exists()  # noqa: ASYNC240 - as above
     assert sum(lengths) == 600 * RATE * 2 + 44 * len(lengths)
@@ -141,9 +141,9 @@ async def test_a_part_is_a_file_of_its_own_that_goes_again(tmp_path: Path) -> No
 async def test_a_short_one_is_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "short.wav"
     path.write_bytes(wav(encoded(samples((30, 0.5)), PCM, 16)))
-    recording = Recording(path)
-    assert [part async for part in recording.parts()] == [recording]
-    assert await recording.path() == str(path)
+    recording = AudioInput(path)
+    assert [part async for part in recording.iter_parts()] == [recording]
+    assert await recording.get_path() == str(path)
 
 
 async def test_what_cannot_be_divided_says_how_long_it_is() -> None:
@@ -151,7 +151,7 @@ async def test_what_cannot_be_divided_says_how_long_it_is() -> None:
     content = b"RIFF\0\0\0\0WAVEfmt " + struct.pack("<I", 16) + adpcm
     content += b"data" + struct.pack("<I", 40 * RATE // 2) + bytes(40 * RATE // 2)
     with pytest.raises(InvalidRequest, match=r"lasts 40\.0 s") as caught:
-        await anext(Recording(content).parts())
+        await anext(AudioInput(content).iter_parts())
     assert caught.value.field == "audio"
 
 
@@ -197,20 +197,20 @@ def coded(number: int) -> bytes:
 
 class TestDurations:
     def test_of_mp3(self) -> None:
-        assert duration_s(io.BytesIO(silent_mp3(57.8))) == pytest.approx(57.8, abs=0.03)
+        assert read_duration_s(io.BytesIO(silent_mp3(57.8))) == pytest.approx(57.8, abs=0.03)
 
     def test_of_flac(self) -> None:
-        assert duration_s(io.BytesIO(flac_head(57.8))) == pytest.approx(57.8)
+        assert read_duration_s(io.BytesIO(flac_head(57.8))) == pytest.approx(57.8)
 
     @pytest.mark.parametrize("is_variable", [False, True])
     @pytest.mark.parametrize("seconds", [1, 29.9, 57.8, 7200.5])
     def test_of_flac_from_a_pipe(self, seconds: float, *, is_variable: bool) -> None:
         content = piped_flac(seconds, is_variable=is_variable)
-        assert duration_s(io.BytesIO(content)) == pytest.approx(seconds)
+        assert read_duration_s(io.BytesIO(content)) == pytest.approx(seconds)
 
     async def test_of_flac_that_says_nothing_may_be_long(self) -> None:
         with pytest.raises(InvalidRequest, match="may last long") as caught:
-            await anext(Recording(flac_head(0)).parts())
+            await anext(AudioInput(flac_head(0)).iter_parts())
         assert caught.value.field == "audio"
 
     @pytest.mark.parametrize(
@@ -218,16 +218,16 @@ class TestDurations:
     )
     def test_of_mp3_with_a_picture_in_it(self, between: bytes) -> None:
         content = silent_mp3(20.0) + between + silent_mp3(20.0)
-        assert duration_s(io.BytesIO(content)) == pytest.approx(40, abs=0.1)
+        assert read_duration_s(io.BytesIO(content)) == pytest.approx(40, abs=0.1)
 
     def test_of_what_looks_like_frames_in_a_picture_is_not_counted(self) -> None:
         picture = np.random.default_rng(3).integers(0, 256, 2**20, np.uint8).tobytes()
-        assert duration_s(io.BytesIO(silent_mp3(20.0) + picture)) == pytest.approx(20, abs=0.2)
+        assert read_duration_s(io.BytesIO(silent_mp3(20.0) + picture)) == pytest.approx(20, abs=0.2)
 
     @pytest.mark.parametrize("content", [b"", b"x", b"ID3", b"\xff" * 100_000, bytes(200_000)])
     def test_of_anything_else_is_not_known(self, content: bytes) -> None:
-        assert duration_s(io.BytesIO(content)) is None
+        assert read_duration_s(io.BytesIO(content)) is None
 
     def test_of_chance_is_not_known(self) -> None:
         chance = np.random.default_rng(3).integers(0, 256, 200_000, np.uint8).tobytes()
-        assert duration_s(io.BytesIO(chance)) is None
+        assert read_duration_s(io.BytesIO(chance)) is None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from foundry_api.core import transcriptions
-from foundry_api.core.transcriptions import Recording
+from foundry_api.core.transcriptions import AudioInput
 from foundry_api.types.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ def pipe(directory: Path, content: bytes) -> Path:
 
 
 async def test_a_pipe_is_read_once_into_a_file_of_our_own(tmp_path: Path) -> None:
-    async with Recording(pipe(tmp_path, b"RIFF")) as heard:
-        made = await heard.path()
-        assert await heard.path() == made
-        assert await Recording(made).content() == b"RIFF"
-        assert (await heard.content(), heard.name) == (b"RIFF", "recording")
+    async with AudioInput(pipe(tmp_path, b"RIFF")) as heard:
+        made = await heard.get_path()
+        assert await heard.get_path() == made
+        assert await AudioInput(made).read_content() == b"RIFF"
+        assert (await heard.read_content(), heard.name) == (b"RIFF", "recording")
     with pytest.raises(InvalidRequest, match="is not there"):
-        Recording(made)
+        AudioInput(made)
 
 
 @pytest.mark.parametrize(("content", "why"), [(b"", "is empty"), (b"RIFFRIFF", "more than 4")])
@@ -42,4 +42,4 @@ async def test_a_pipe_that_holds_nothing_or_too_much_is_refused(
 ) -> None:
     monkeypatch.setattr(transcriptions, "MAX_UPLOAD_BYTES", 4)
     with pytest.raises(InvalidRequest, match=why):
-        await Recording(pipe(tmp_path, content)).path()
+        await AudioInput(pipe(tmp_path, content)).get_path()

@@ -76,13 +76,13 @@ class Service:
 
 
 class Dialect:
-    """The same with the name that `loaded` has in a dialect."""
+    """The same with the name that `get_loaded_ids` has in a dialect."""
 
     capabilities = CAPABILITIES["sdk-2.1"]
 
     def __init__(self, service: Service) -> None:
-        self.status, self.local_models = service.status, service.local_models
-        self.public_models, self.loaded = service.public_models, service.memory
+        self.get_status, self.list_local_models = service.status, service.local_models
+        self.list_public_models, self.get_loaded_ids = service.public_models, service.memory
 
 
 class Clock:

@@ -102,22 +102,22 @@ class Service:
 
     here: Sequence[Model] = ()
     catalog: Sequence[Model] | None = None
-    generation: Generation = "sdk-2.1"
+    service_generation: Generation = "sdk-2.1"
     capabilities: Capabilities = CAPABILITIES["sdk-2.1"]
     asked: list[str] = field(default_factory=list)
     failures: list[errors.FoundryError] = field(default_factory=list)
 
-    async def local_models(self) -> Sequence[Model]:
+    async def list_local_models(self) -> Sequence[Model]:
         self._ask("local")
         return self.here
 
-    async def public_models(self) -> Sequence[Model]:
+    async def list_public_models(self) -> Sequence[Model]:
         self._ask("public")
         if self.catalog is None:
             raise errors.CatalogUnavailable("the model catalog could not be reached")
         return self.catalog
 
-    async def by_alias(self, name: str) -> Model | None:
+    async def find_by_alias(self, name: str) -> Model | None:
         self._ask(f"alias {name}")
         return None
 

@@ -24,7 +24,7 @@ A, B, C = (Model(id=f"{name}:1", alias=name, catalog="local", cached=True) for n
 class Service:
     """A dialect without a wire, which loads what is not broken."""
 
-    generation = "sdk-2.1"
+    service_generation = "sdk-2.1"
 
     def __init__(self, *broken: str) -> None:
         self.broken = set(broken)
@@ -46,7 +46,7 @@ class Service:
     async def unload(self, model: Model) -> None:
         self.inside.discard(model.alias)
 
-    async def loaded(self, _catalog: Catalog | None = None) -> frozenset[str]:
+    async def get_loaded_ids(self, _catalog: Catalog | None = None) -> frozenset[str]:
         return frozenset(f"{name}:1" for name in self.inside)
 
     async def route(self, name: str) -> tuple[Connection, Model]:

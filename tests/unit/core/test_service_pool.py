@@ -52,9 +52,9 @@ class World:
         self.opened.append(self.url)
         endpoint = Endpoint(base_url=self.url, generation="sdk-2.1", origin=self.origin)
         connection = Connection(endpoint, cast("Transport", None), {}, None)
-        connection.dialect.local_models = self.models  # type: ignore[method-assign]
+        connection.dialect.list_local_models = self.models  # type: ignore[method-assign]
         connection.dialect.load = self.load  # type: ignore[method-assign]
-        connection.dialect.status = self.status  # type: ignore[method-assign]
+        connection.dialect.get_status = self.status  # type: ignore[method-assign]
         return connection
 
     def forget(self) -> None:

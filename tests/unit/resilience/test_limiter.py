@@ -235,7 +235,7 @@ class Queue(RuleBasedStateMachine):
     def begin(self, fixed: int, queue: int) -> None:
         self.runner = asyncio.Runner()
         self.line = self.runner.run(self._line(LimiterSettings(fixed=fixed, queue=queue)))
-        self.fixed, self.bound = fixed, queue
+        self.fixed, self.capacity = fixed, queue
         self.inside: list[int] = []
         self.waiting: list[int] = []
         self.refused = 0
@@ -252,7 +252,7 @@ class Queue(RuleBasedStateMachine):
             self.inside.append(self.callers)
         elif again:
             self.waiting.insert(0, self.callers)
-        elif len(self.waiting) < self.bound:
+        elif len(self.waiting) < self.capacity:
             self.waiting.append(self.callers)
         else:
             self.refused += 1

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from foundry_api import BatchStorageFailed, ConfigurationError, FoundryError, SqliteCache
-from foundry_api.batch.journal import read_figures, read_status
+from foundry_api.batch.journal import read_statistics, read_status
 from foundry_api.core.residency.usage_db import Owner, Unusable, UsesDb
 from foundry_api.monitor.store import SampleStore, read
 from foundry_api.monitor.summary import summarise
@@ -93,18 +93,18 @@ def _use_uses(path: Path) -> None:
 def _use_journal(path: Path) -> None:
     options = options_of(path.parent.parent)
     with opened(options) as journal:
-        journal.checked(6, {"demo": 6}, set())
+        journal.store_check_result(6, {"demo": 6}, set())
         journal.record([answer(0), answer(1), failure(2), answer(3)])
-        journal.finished(0, 10)
-        journal.beat(b"{}")
-        journal.counts()
-        journal.figures()
+        journal.get_finished(0, 10)
+        journal.heartbeat(b"{}")
+        journal.get_counts()
+        journal.get_statistics()
         journal.publish(4)
 
 
 def _read_journal(path: Path) -> None:
     read_status(path.parent)
-    read_figures(path.parent)
+    read_statistics(path.parent)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from foundry_api.structured.repair import instructed
+from foundry_api.structured.repair import add_instructions
 from foundry_api.types.checks import chat_request
 from foundry_api.types.messages import Choice, Grammar, JsonSchema, Message, Model
-from foundry_api.wire.dialects.base import Wire
+from foundry_api.wire.dialects.base import ServiceClient
 from foundry_api.wire.dialects.cli010 import Cli010Dialect
 from foundry_api.wire.dialects.legacy import LegacyDialect
 from foundry_api.wire.dialects.sdk1 import Sdk1Dialect
@@ -33,7 +33,7 @@ OLDER = [LegacyDialect, Cli010Dialect, Sdk1Dialect, Sdk20Dialect]
 
 def body(kind: Any, constraint: Constraint | None, **more: Any) -> dict[str, Any]:
     request = chat_request(ASKED, constraint=constraint, **more)
-    sent = kind(Wire(Recorded({}), "http://service")).chat_request(MODEL, request)
+    sent = kind(ServiceClient(Recorded({}), "http://service")).build_chat_request(MODEL, request)
     members: dict[str, Any] = json.loads(sent.body)
     return members
 
@@ -73,11 +73,11 @@ def test_the_older_ones_read_the_choices(kind: Any) -> None:
 
 
 def test_the_request_that_explains_an_error_says_the_same() -> None:
-    dialect = Sdk1Dialect(Wire(Recorded({}), "http://service"))
-    plain = dialect.plain_request(MODEL, chat_request(ASKED, constraint=PERSON))
+    dialect = Sdk1Dialect(ServiceClient(Recorded({}), "http://service"))
+    plain = dialect.non_streaming_request(MODEL, chat_request(ASKED, constraint=PERSON))
     assert json.loads(plain.body or b"")["messages"][0]["content"] == WORDS
 
 
 def test_a_conversation_without_a_system_turn_gets_one() -> None:
-    turns = instructed((Message("user", "Who?"),), Choice(("yes", "no")))
+    turns = add_instructions((Message("user", "Who?"),), Choice(("yes", "no")))
     assert [each.role for each in turns] == ["system", "user"]

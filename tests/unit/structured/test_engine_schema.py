@@ -7,8 +7,13 @@ from typing import Any
 
 import pytest
 
-from foundry_api.structured.engine_schema import GUIDANCE, engine_schema, lark_choice, lark_schema
-from foundry_api.structured.schema_keywords import engine_reads, loosened
+from foundry_api.structured.engine_schema import (
+    GUIDANCE_OPTIONS,
+    make_choice_grammar,
+    make_engine_schema,
+    make_schema_grammar,
+)
+from foundry_api.structured.schema_keywords import is_supported_pattern, relax_pattern
 
 INTEGER = {"type": "integer", "minimum": -9, "maximum": 9}
 
@@ -16,8 +21,8 @@ FIRST, LAST = 1024 - 2**63, 2**63 - 1
 
 
 def shaped(schema: dict[str, Any]) -> dict[str, Any]:
-    told = engine_schema(schema)
-    assert told.pop("x-guidance") == GUIDANCE
+    told = make_engine_schema(schema)
+    assert told.pop("x-guidance") == GUIDANCE_OPTIONS
     return told
 
 
@@ -257,18 +262,18 @@ def test_a_schema_that_is_shared_is_defined_once() -> None:
 def test_the_callers_schema_is_not_changed() -> None:
     schema = {"properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": {"uniqueItems": True}}}
     before = json.dumps(schema)
-    engine_schema(schema)
+    make_engine_schema(schema)
     assert json.dumps(schema) == before
 
 
 def test_as_a_grammar_a_schema_keeps_the_order_of_its_properties() -> None:
-    lark = lark_schema({"properties": {"b": INTEGER, "a": INTEGER}})
+    lark = make_schema_grammar({"properties": {"b": INTEGER, "a": INTEGER}})
     assert lark.startswith('start: %json {"properties": {"b"')
     assert "\n" not in lark
 
 
 def test_a_choice_is_a_grammar_of_texts() -> None:
-    assert lark_choice(("yes", 'say "no"\n')) == 'start: "yes" | "say \\"no\\"\\n"'
+    assert make_choice_grammar(("yes", 'say "no"\n')) == 'start: "yes" | "say \\"no\\"\\n"'
 
 
 @pytest.mark.parametrize(
@@ -285,7 +290,7 @@ def test_a_choice_is_a_grammar_of_texts() -> None:
     ],
 )
 def test_patterns_that_the_engine_reads(pattern: str) -> None:
-    assert engine_reads(pattern)
+    assert is_supported_pattern(pattern)
 
 
 @pytest.mark.parametrize(
@@ -308,7 +313,7 @@ def test_patterns_that_the_engine_reads(pattern: str) -> None:
     ],
 )
 def test_patterns_that_the_engine_refuses_or_reads_otherwise(pattern: str) -> None:
-    assert not engine_reads(pattern)
+    assert not is_supported_pattern(pattern)
 
 
 @pytest.mark.parametrize(
@@ -326,4 +331,4 @@ def test_patterns_that_the_engine_refuses_or_reads_otherwise(pattern: str) -> No
     ],
 )
 def test_look_around_only_narrows_a_pattern(pattern: str, rest: str | None) -> None:
-    assert loosened(pattern) == rest
+    assert relax_pattern(pattern) == rest

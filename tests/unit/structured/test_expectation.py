@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from foundry_api.structured import expectation
-from foundry_api.structured.expectation import Expectation
-from foundry_api.structured.refusal import CodeFailed, Refused
+from foundry_api.structured.expectation import OutputSpec
+from foundry_api.structured.refusal import UserCodeFailed, ValidationFailed
 from foundry_api.types.errors import InvalidRequest
 from foundry_api.types.messages import Choice, Grammar, JsonSchema
 
@@ -23,9 +23,9 @@ class Point:
     y: int = 0
 
 
-def errors_of(expectation: Expectation, text: str) -> tuple[str, ...]:
-    with pytest.raises(Refused) as caught:
-        expectation.check(text)
+def errors_of(expectation: OutputSpec, text: str) -> tuple[str, ...]:
+    with pytest.raises(ValidationFailed) as caught:
+        expectation.validate(text)
     return caught.value.errors
 
 
@@ -43,7 +43,7 @@ def errors_of(expectation: Expectation, text: str) -> tuple[str, ...]:
     ],
 )
 def test_json_is_found_wherever_a_model_puts_it(text: str) -> None:
-    assert Expectation.of(response_model=Point).check(text) == Point(1)
+    assert OutputSpec.from_arguments(response_model=Point).validate(text) == Point(1)
 
 
 @pytest.mark.parametrize(
@@ -59,11 +59,11 @@ def test_json_is_found_wherever_a_model_puts_it(text: str) -> None:
     ],
 )
 def test_half_an_object_is_none_nor_is_what_lies_within_it(text: str) -> None:
-    errors_of(Expectation.of(response_model=Point), text)
+    errors_of(OutputSpec.from_arguments(response_model=Point), text)
 
 
 def test_of_json_within_talk_the_json_is_told_about() -> None:
-    expectation = Expectation.of(response_model=Point)
+    expectation = OutputSpec.from_arguments(response_model=Point)
     assert errors_of(expectation, 'Sure: {"x": "one"}') == ("$.x: Expected int, got str",)
     assert errors_of(expectation, "") == ("the answer is empty",)
 
@@ -80,37 +80,37 @@ def test_of_json_within_talk_the_json_is_told_about() -> None:
     ],
 )
 def test_a_choice_is_recognised(said: str, choice: str) -> None:
-    assert Expectation.of(choice=["yes", "no", "not sure"]).check(said) == choice
+    assert OutputSpec.from_arguments(choice=["yes", "no", "not sure"]).validate(said) == choice
 
 
 @pytest.mark.parametrize("said", ["", "maybe", "yes, but no", "yes no"])
 def test_what_is_no_choice_is_refused_with_the_choices(said: str) -> None:
-    (error,) = errors_of(Expectation.of(choice=["yes", "no"]), said)
+    (error,) = errors_of(OutputSpec.from_arguments(choice=["yes", "no"]), said)
     assert error.startswith("the answer has to be one of 'yes', 'no', but it is")
 
 
 def test_choices_that_differ_in_case_alone_are_told_apart() -> None:
-    expectation = Expectation.of(choice=["us", "US"])
-    assert expectation.check("US") == "US"
+    expectation = OutputSpec.from_arguments(choice=["us", "US"])
+    assert expectation.validate("US") == "US"
     errors_of(expectation, "Us")
 
 
 def test_a_parser_makes_of_the_text_what_it_likes() -> None:
-    assert Expectation.of(parser=int).check(" 12 ") == 12
-    assert errors_of(Expectation.of(parser=int), "twelve") == (
+    assert OutputSpec.from_arguments(parser=int).validate(" 12 ") == 12
+    assert errors_of(OutputSpec.from_arguments(parser=int), "twelve") == (
         "the answer cannot be parsed: invalid literal for int() with base 10: 'twelve'",
     )
 
 
 def test_a_parser_that_is_wrong_itself_is_not_the_models_fault() -> None:
-    with pytest.raises(CodeFailed, match="the parser failed: InvalidOperation") as caught:
-        Expectation.of(parser=decimal.Decimal).check("twelve")
+    with pytest.raises(UserCodeFailed, match="the parser failed: InvalidOperation") as caught:
+        OutputSpec.from_arguments(parser=decimal.Decimal).validate("twelve")
     assert isinstance(caught.value.failure, decimal.InvalidOperation)
 
 
 def test_a_parser_of_msgspec_refuses_in_its_own_words() -> None:
     parser = msgspec.json.Decoder(list[int]).decode
-    assert errors_of(Expectation.of(parser=parser), '["a"]') == (
+    assert errors_of(OutputSpec.from_arguments(parser=parser), '["a"]') == (
         "the answer cannot be parsed: Expected `int`, got `str` - at `$[0]`",
     )
 
@@ -120,29 +120,31 @@ def test_validators_see_what_was_parsed_and_refuse_it() -> None:
         if point.x > 9:
             raise ValueError("$.x is more than 9")
 
-    expectation = Expectation.of(response_model=Point, validators=[is_small, lambda p: p.y == 0])
-    assert expectation.check('{"x": 1}') == Point(1)
+    expectation = OutputSpec.from_arguments(
+        response_model=Point, validators=[is_small, lambda p: p.y == 0]
+    )
+    assert expectation.validate('{"x": 1}') == Point(1)
     assert errors_of(expectation, '{"x": 10}') == ("$.x is more than 9",)
     assert errors_of(expectation, '{"x": 1, "y": 2}') == ("<lambda> refuses the answer",)
 
 
 def test_validators_alone_see_the_text_and_make_nothing_of_it() -> None:
     seen: list[str] = []
-    assert Expectation.of(validators=[seen.append]).check("a text") is None
+    assert OutputSpec.from_arguments(validators=[seen.append]).validate("a text") is None
     assert seen == ["a text"]
 
 
 def test_a_grammar_leaves_the_text_a_text_or_to_a_parser() -> None:
-    assert Expectation.of(grammar="start: /a+/").check("aa") == "aa"
-    both = Expectation.of(grammar="start: /[0-9]+/", parser=int)
-    assert (both.constraint, both.check("12")) == (Grammar("start: /[0-9]+/"), 12)
+    assert OutputSpec.from_arguments(grammar="start: /a+/").validate("aa") == "aa"
+    both = OutputSpec.from_arguments(grammar="start: /[0-9]+/", parser=int)
+    assert (both.constraint, both.validate("12")) == (Grammar("start: /[0-9]+/"), 12)
 
 
 def test_what_the_engine_is_asked_to_keep_to() -> None:
-    assert Expectation.of(choice=iter(["a", "b"])).constraint == Choice(("a", "b"))  # type: ignore[arg-type]
+    assert OutputSpec.from_arguments(choice=iter(["a", "b"])).constraint == Choice(("a", "b"))  # type: ignore[arg-type]
     schema = {"type": "integer"}
-    assert Expectation.of(response_model=schema).constraint == JsonSchema(schema)
-    assert Expectation.of(parser=json.loads).constraint is None
+    assert OutputSpec.from_arguments(response_model=schema).constraint == JsonSchema(schema)
+    assert OutputSpec.from_arguments(parser=json.loads).constraint is None
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_what_the_engine_is_asked_to_keep_to() -> None:
 )
 def test_arguments_at_fault_are_named(arguments: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        Expectation.of(**arguments)
+        OutputSpec.from_arguments(**arguments)
     assert caught.value.field == field
 
 
@@ -181,14 +183,14 @@ def test_arguments_at_fault_are_named(arguments: dict[str, Any], field: str) -> 
 def test_a_choice_that_no_other_begins_with_may_end_at_the_bound(
     text: str, *, may_be_cut: bool
 ) -> None:
-    expectation = Expectation.of(choice=["yes", "yes please", "no", "not sure"])
-    assert expectation.may_be_cut(text) is (may_be_cut and text != "no")
+    expectation = OutputSpec.from_arguments(choice=["yes", "yes please", "no", "not sure"])
+    assert expectation.may_be_truncated(text) is (may_be_cut and text != "no")
 
 
 def test_what_is_read_by_a_parser_may_be_cut_and_json_may_not() -> None:
-    assert Expectation.of(parser=str).may_be_cut("half a sen")
-    assert not Expectation.of(response_model=int).may_be_cut("12")
-    assert not Expectation.of(grammar="start: /1+/").may_be_cut("11")
+    assert OutputSpec.from_arguments(parser=str).may_be_truncated("half a sen")
+    assert not OutputSpec.from_arguments(response_model=int).may_be_truncated("12")
+    assert not OutputSpec.from_arguments(grammar="start: /1+/").may_be_truncated("11")
 
 
 def test_looking_for_json_that_passes_ends() -> None:
@@ -198,9 +200,9 @@ def test_looking_for_json_that_passes_ends() -> None:
 
     def decode(text: str) -> Any:
         tried.append(text)
-        raise Refused("not this one")
+        raise ValidationFailed("not this one")
 
-    first = vars(expectation)["_first"]
-    with pytest.raises(Refused, match="not this one"):
+    first = vars(expectation)["_first_valid"]
+    with pytest.raises(ValidationFailed, match="not this one"):
         first(decode, '{"a": 1} ' * 50, monotonic=lambda: next(seconds))
     assert len(tried) == 2

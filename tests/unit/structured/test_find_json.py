@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from foundry_api.structured import find_json
-from foundry_api.structured.find_json import MAX_BROKEN, MAX_CANDIDATES, json_texts
+from foundry_api.structured.find_json import (
+    MAX_CANDIDATES,
+    MAX_INVALID_STARTS,
+    iter_json_candidates,
+)
 
 if TYPE_CHECKING:
     import re
@@ -47,10 +51,10 @@ class Decoder:
 def test_a_bounded_number_of_texts_is_tried(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = Decoder()
     monkeypatch.setattr(find_json, "_DECODER", decoder)
-    found = list(json_texts(text[:LENGTH]))
+    found = list(iter_json_candidates(text[:LENGTH]))
     assert len(found) <= MAX_CANDIDATES
     assert sum(map(len, found)) <= 3 * LENGTH
-    assert decoder.calls <= MAX_BROKEN + MAX_CANDIDATES
+    assert decoder.calls <= MAX_INVALID_STARTS + MAX_CANDIDATES
 
 
 def test_no_expression_goes_back_in_the_text() -> None:
@@ -76,8 +80,8 @@ def test_no_expression_goes_back_in_the_text() -> None:
     ],
 )
 def test_json_is_found_in_a_text(text: str) -> None:
-    assert '{"a": 1}' in json_texts(text)
+    assert '{"a": 1}' in iter_json_candidates(text)
 
 
 def test_of_half_an_object_no_part_is_taken() -> None:
-    assert list(json_texts('{"a": {"b": 1}, "c": ')) == ['{"a": {"b": 1}, "c":']
+    assert list(iter_json_candidates('{"a": {"b": 1}, "c": ')) == ['{"a": {"b": 1}, "c":']

@@ -16,10 +16,10 @@ import pytest
 
 from foundry_api import tool
 from foundry_api.structured import response_model as structured_response_model
-from foundry_api.structured.expectation import Expectation
-from foundry_api.structured.isolation import CostlyPatterns, errors_apart
-from foundry_api.structured.refusal import Refused, TookTooLong
-from foundry_api.structured.response_model import response_model
+from foundry_api.structured.expectation import OutputSpec
+from foundry_api.structured.isolation import PatternCosts, validate_in_process
+from foundry_api.structured.refusal import ValidationFailed, ValidationTimeout
+from foundry_api.structured.response_model import make_response_type
 from foundry_api.structured.validation import SchemaValidator
 from foundry_api.tools import signature
 
@@ -60,10 +60,10 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     def never_done(schema: dict[str, Any], text: str, limit_s: float) -> list[str]:
         del schema, text
         limits.append(limit_s)
-        raise TookTooLong("it takes too long")
+        raise ValidationTimeout("it takes too long")
 
     for module in (structured_response_model, signature):
-        monkeypatch.setattr(module, "errors_apart", never_done)
+        monkeypatch.setattr(module, "validate_in_process", never_done)
     return limits
 
 
@@ -94,8 +94,8 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 async def test_what_would_take_for_ever_goes_to_a_process(
     model: Any, text: str, limits: list[float]
 ) -> None:
-    with pytest.raises(TookTooLong):
-        await Expectation.of(response_model=model).check_apart(text)
+    with pytest.raises(ValidationTimeout):
+        await OutputSpec.from_arguments(response_model=model).validate_async(text)
     assert len(limits) == 1
     assert 0 < limits[0] <= 10
 
@@ -110,8 +110,8 @@ def test_a_process_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch)
             started.append(self)
 
     monkeypatch.setattr(subprocess, "Popen", Recorded)
-    with pytest.raises(TookTooLong, match=r"could not be validated within 0\.5 s: a pattern"):
-        errors_apart({"pattern": CATASTROPHE}, json.dumps(NEVER_DONE), 0.5)
+    with pytest.raises(ValidationTimeout, match=r"could not be validated within 0\.5 s: a pattern"):
+        validate_in_process({"pattern": CATASTROPHE}, json.dumps(NEVER_DONE), 0.5)
     (process,) = started
     assert process.returncode not in (None, 0)
 
@@ -129,8 +129,8 @@ async def test_a_process_ends_when_the_caller_is_cancelled(
             loop.call_soon_threadsafe(started.put_nowait, self)
 
     monkeypatch.setattr(subprocess, "Popen", Recorded)
-    expectation = Expectation.of(response_model={"pattern": CATASTROPHE})
-    checking = asyncio.create_task(expectation.check_apart(json.dumps(NEVER_DONE)))
+    expectation = OutputSpec.from_arguments(response_model={"pattern": CATASTROPHE})
+    checking = asyncio.create_task(expectation.validate_async(json.dumps(NEVER_DONE)))
     process = await started.get()
     checking.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -181,8 +181,8 @@ def test_arguments_that_would_take_for_ever_go_to_a_process(
     arguments = tool(function).arguments
     assert arguments is not None
     assert arguments.may_take_long({"code": value})
-    with pytest.raises(TookTooLong):
-        arguments.converted({"code": value})
+    with pytest.raises(ValidationTimeout):
+        arguments.convert({"code": value})
     assert len(limits) == 1
 
 
@@ -193,26 +193,26 @@ def test_arguments_that_take_no_time_go_to_none(limits: list[float]) -> None:
     for function, code in ((described, "aaa"), (linear, "a" * 40)):
         arguments = tool(function).arguments
         assert arguments is not None
-        assert arguments.converted({"code": code}) == {"code": code}
+        assert arguments.convert({"code": code}) == {"code": code}
     assert not limits
 
 
 async def test_validation_leaves_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
-    errors = SchemaValidator.errors
+    errors = SchemaValidator.find_errors
 
     def recorded(self: SchemaValidator, value: Any, **more: float) -> list[str]:
         threads.append(threading.get_ident())
         return errors(self, value, **more)
 
-    monkeypatch.setattr(SchemaValidator, "errors", recorded)
+    monkeypatch.setattr(SchemaValidator, "find_errors", recorded)
     here = threading.get_ident()
     for model, text in (
         ({"type": "array", "items": {"type": "integer"}}, json.dumps([1] * 5000)),
         ({"pattern": "^a+$"}, '"aaa"'),
         (NESTED, "[7]"),
     ):
-        await Expectation.of(response_model=model).check_apart(text)
+        await OutputSpec.from_arguments(response_model=model).validate_async(text)
     assert here not in threads
     assert len(threads) == 3
 
@@ -223,28 +223,30 @@ async def test_the_callers_own_code_stays_on_the_event_loop() -> None:
         if value == "aaaa":
             raise ValueError("not this one")
 
-    expectation = Expectation.of(response_model={"pattern": "^a+$"}, validators=[validator])
-    assert await expectation.check_apart('"aaa"') == "aaa"
-    with pytest.raises(Refused, match="not this one"):
-        await expectation.check_apart('"aaaa"')
-    with pytest.raises(Refused, match="does not match"):
-        await expectation.check_apart('"bbb"')
+    expectation = OutputSpec.from_arguments(
+        response_model={"pattern": "^a+$"}, validators=[validator]
+    )
+    assert await expectation.validate_async('"aaa"') == "aaa"
+    with pytest.raises(ValidationFailed, match="not this one"):
+        await expectation.validate_async('"aaaa"')
+    with pytest.raises(ValidationFailed, match="does not match"):
+        await expectation.validate_async('"bbb"')
 
 
 def test_a_process_of_its_own_tells_the_same_errors() -> None:
     wanted = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["b"]}
     value = {"a": "x"}
-    here = SchemaValidator(wanted).errors(value)
+    here = SchemaValidator(wanted).find_errors(value)
     assert here
-    assert errors_apart(wanted, json.dumps(value), 60) == here
-    assert errors_apart(wanted, '{"b": 1}', 60) == []
+    assert validate_in_process(wanted, json.dumps(value), 60) == here
+    assert validate_in_process(wanted, '{"b": 1}', 60) == []
 
 
 def test_many_steps_go_on_in_a_process_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(structured_response_model, "MAX_STEPS", 10)
-    model = response_model({"type": "array", "items": {"type": "integer"}})
+    model = make_response_type({"type": "array", "items": {"type": "integer"}})
     assert model.decode(json.dumps([1] * 100)) == [1] * 100
-    with pytest.raises(Refused, match=r"\$\[3\]: 'x' is not of type 'integer'"):
+    with pytest.raises(ValidationFailed, match=r"\$\[3\]: 'x' is not of type 'integer'"):
         model.decode(json.dumps([1, 2, 3, "x"] * 100))
 
 
@@ -262,7 +264,7 @@ def test_many_steps_go_on_in_a_process_of_their_own(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_usual_patterns_are_matched_without_a_process(pattern: str) -> None:
-    assert not CostlyPatterns({"pattern": pattern}).may_take_long("x" * 200)
+    assert not PatternCosts({"pattern": pattern}).may_take_long("x" * 200)
 
 
 UNIQUE: list[tuple[list[Any], bool]] = [
@@ -282,7 +284,7 @@ UNIQUE: list[tuple[list[Any], bool]] = [
 
 @pytest.mark.parametrize(("items", "is_unique"), UNIQUE)
 def test_unique_items_are_those_that_json_tells_apart(items: list[Any], *, is_unique: bool) -> None:
-    assert (SchemaValidator({"uniqueItems": True}).errors(items) == []) is is_unique
+    assert (SchemaValidator({"uniqueItems": True}).find_errors(items) == []) is is_unique
 
 
 def test_unique_items_are_not_compared_with_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,16 +292,16 @@ def test_unique_items_are_not_compared_with_one_another(monkeypatch: pytest.Monk
     from foundry_api.structured import validation  # noqa: PLC0415 - for its private name
 
     calls = 0
-    comparable: Callable[[Any], Any] = vars(validation)["_comparable"]
+    comparable: Callable[[Any], Any] = vars(validation)["_make_comparable"]
 
     def counted(value: Any) -> Any:
         nonlocal calls
         calls += 1
         return comparable(value)
 
-    monkeypatch.setattr(validation, "_comparable", counted)
+    monkeypatch.setattr(validation, "_make_comparable", counted)
     items = [{"a": index} for index in range(1000)]
-    assert SchemaValidator({"uniqueItems": True}).errors(items) == []
+    assert SchemaValidator({"uniqueItems": True}).find_errors(items) == []
     assert calls == 2000
     monkeypatch.undo()
     colliding = [number * sys_hash_modulus() for number in range(1, 100)]
@@ -315,4 +317,4 @@ def sys_hash_modulus() -> int:
 def test_what_is_no_pattern_is_no_reason_to_fail() -> None:
     with pytest.raises(re.error):
         re.compile("(")
-    assert CostlyPatterns({"pattern": "("}).may_take_long("x" * 100)
+    assert PatternCosts({"pattern": "("}).may_take_long("x" * 100)

@@ -15,9 +15,9 @@ from foundry_api.structured.partial_json import (
     COPIES_PER_CHARACTER,
     MAX_DEPTH,
     MAX_SAVED_COPIES,
-    NOTHING,
+    MISSING,
     TEXT_PER_COPY,
-    PartialJson,
+    PartialJsonParser,
 )
 
 texts = st.text(alphabet=st.characters(), max_size=20)
@@ -46,7 +46,7 @@ def pieces(text: str, cuts: list[int]) -> list[str]:
 
 def begins(before: Any, after: Any) -> bool:
     """Whether a value may become another one while it is written."""
-    if before is NOTHING:
+    if before is MISSING:
         return True
     if isinstance(before, str) and isinstance(after, str):
         return after.startswith(before)
@@ -63,7 +63,7 @@ def test_every_value_begins_the_next_and_the_last_is_the_whole(
     value: Any, layout: dict[str, Any], cuts: list[int]
 ) -> None:
     text = json.dumps(value, **layout)
-    reader = PartialJson()
+    reader = PartialJsonParser()
     seen = [reader.feed(piece) for piece in pieces(text, cuts)] + [reader.finish()]
     assert all(begins(before, after) for before, after in itertools.pairwise(seen))
     assert seen[-1] == json.loads(text)
@@ -75,7 +75,7 @@ def test_every_value_begins_the_next_and_the_last_is_the_whole(
 def test_every_split_in_two(value: Any, layout: dict[str, Any]) -> None:
     text = json.dumps(value, **layout)
     for cut in range(min(len(text), 60)):
-        reader = PartialJson()
+        reader = PartialJsonParser()
         first = reader.feed(text[:cut])
         reader.feed(text[cut:])
         assert reader.finish() == json.loads(text)
@@ -84,14 +84,14 @@ def test_every_split_in_two(value: Any, layout: dict[str, Any]) -> None:
 
 @given(values, layouts)
 def test_a_value_given_out_does_not_change_any_more(value: Any, layout: dict[str, Any]) -> None:
-    reader = PartialJson()
+    reader = PartialJsonParser()
     given_out = [(seen, repr(seen)) for seen in map(reader.feed, json.dumps(value, **layout))]
     assert all(repr(seen) == as_it_was for seen, as_it_was in given_out)
 
 
 @given(st.text(max_size=60), st.lists(st.integers(min_value=0), max_size=10))
 def test_no_text_breaks_it(text: str, cuts: list[int]) -> None:
-    reader = PartialJson()
+    reader = PartialJsonParser()
     for piece in pieces(text, cuts):
         reader.feed(piece)
     reader.finish()
@@ -100,7 +100,7 @@ def test_no_text_breaks_it(text: str, cuts: list[int]) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("", NOTHING),
+        ("", MISSING),
         ('{"na', {}),
         ('{"name"', {}),
         ('{"name":', {}),
@@ -121,8 +121,8 @@ def test_no_text_breaks_it(text: str, cuts: list[int]) -> None:
     ],
 )
 def test_the_value_so_far(text: str, value: Any) -> None:
-    seen = PartialJson().feed(text)
-    assert seen is value if value is NOTHING else seen == value
+    seen = PartialJsonParser().feed(text)
+    assert seen is value if value is MISSING else seen == value
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_the_value_so_far(text: str, value: Any) -> None:
     ],
 )
 def test_talk_around_the_json_is_passed_over(text: str) -> None:
-    reader = PartialJson()
+    reader = PartialJsonParser()
     for character in text:
         reader.feed(character)
     assert reader.finish() == {"a": 1}
@@ -152,16 +152,16 @@ def test_talk_around_the_json_is_passed_over(text: str) -> None:
         ('{"a": nul}', {}),
         ('{,"a": 1}', {}),
         ("[1 2]", [1]),
-        ("]", NOTHING),
+        ("]", MISSING),
         (f"[{'9' * 5000}]", []),
     ],
 )
 def test_after_a_syntax_error_the_value_stays_as_it_is(text: str, value: Any) -> None:
-    reader = PartialJson()
+    reader = PartialJsonParser()
     for character in text:
         reader.feed(character)
-    seen = reader.feed(' {"b": 2}' if value is not NOTHING else "")
-    assert seen is value if value is NOTHING else seen == value
+    seen = reader.feed(' {"b": 2}' if value is not MISSING else "")
+    assert seen is value if value is MISSING else seen == value
 
 
 def test_ten_times_the_answer_takes_about_ten_times_as_long() -> None:
@@ -169,7 +169,7 @@ def test_ten_times_the_answer_takes_about_ten_times_as_long() -> None:
 
     def seconds(members: int) -> float:
         text = json.dumps({"rows": [{"id": index, "name": "x" * 20} for index in range(members)]})
-        reader = PartialJson()
+        reader = PartialJsonParser()
         started = time.process_time()
         for at in range(0, len(text), 4):
             reader.feed(text[at : at + 4])
@@ -205,7 +205,7 @@ def size(value: Any) -> int:
     ],
 )
 def test_a_longer_text_is_not_copied_more_often(opening: str, unit: str) -> None:
-    text, partial, copied = opening + unit * (1 << 13), PartialJson(), 0
+    text, partial, copied = opening + unit * (1 << 13), PartialJsonParser(), 0
     last: Any = None
     for at in range(0, len(text), 4):
         value = partial.feed(text[at : at + 4])
@@ -216,8 +216,8 @@ def test_a_longer_text_is_not_copied_more_often(opening: str, unit: str) -> None
 
 def test_a_large_value_is_complete_at_its_end() -> None:
     text = json.dumps({"items": list(range(20_000)), "text": "x" * 200_000})
-    partial = PartialJson()
-    value: Any = NOTHING
+    partial = PartialJsonParser()
+    value: Any = MISSING
     for at in range(0, len(text), 4):
         value = partial.feed(text[at : at + 4])
     assert value == json.loads(text)
@@ -225,14 +225,14 @@ def test_a_large_value_is_complete_at_its_end() -> None:
 
 
 def test_an_unfinished_large_value_is_complete_when_no_more_comes() -> None:
-    partial = PartialJson()
+    partial = PartialJsonParser()
     for at in range(0, 1 << 16, 4):
         partial.feed(('{"a": "' + "x" * (1 << 16))[at : at + 4])
     assert partial.finish() == {"a": "x" * ((1 << 16) - 7)}
 
 
 def test_containers_are_read_to_a_depth() -> None:
-    partial = PartialJson()
+    partial = PartialJsonParser()
     partial.feed("[" * 100_000)
     value, depth = partial.finish(), 0
     while value:

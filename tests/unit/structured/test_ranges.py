@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.structured.engine_schema import told_apart
+from foundry_api.structured.engine_schema import make_disjoint
 
 
 def between(first: int, last: int) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def between(first: int, last: int) -> dict[str, Any]:
 @given(st.lists(st.tuples(st.integers(-9, 9), st.integers(0, 9)), min_size=1, max_size=4))
 def test_what_is_left_is_in_exactly_one_range(drawn: list[tuple[int, int]]) -> None:
     ranges = [between(first, first + size) for first, size in drawn]
-    left = told_apart(ranges)
+    left = make_disjoint(ranges)
     for number in range(-10, 20):
         held = [each for each in ranges if each["minimum"] <= number <= each["maximum"]]
         kept = [each for each in left if each["minimum"] <= number <= each["maximum"]]  # type: ignore[index, operator]
@@ -28,7 +28,7 @@ def test_what_is_left_is_in_exactly_one_range(drawn: list[tuple[int, int]]) -> N
 
 
 def test_an_overlap_is_left_out_of_both() -> None:
-    assert told_apart([between(0, 20), between(10, 99)]) == [between(0, 9), between(21, 99)]
+    assert make_disjoint([between(0, 20), between(10, 99)]) == [between(0, 9), between(21, 99)]
 
 
 @pytest.mark.parametrize(
@@ -43,4 +43,4 @@ def test_an_overlap_is_left_out_of_both() -> None:
     ],
 )
 def test_other_branches_are_left_as_they_are(branches: list[Any]) -> None:
-    assert told_apart(branches) is branches
+    assert make_disjoint(branches) is branches

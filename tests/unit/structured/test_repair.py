@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from foundry_api.resilience.deadline import Deadline
-from foundry_api.structured.expectation import Expectation
-from foundry_api.structured.repair import answered
+from foundry_api.structured.expectation import OutputSpec
+from foundry_api.structured.repair import complete_with_repairs
 from foundry_api.types.errors import (
     ContextOverflow,
     DeadlineExceeded,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from support.no_real_time import Run
 
 ASKED = (Message("system", "Be brief."), Message("user", "How many?"))
-NUMBER = Expectation.of(parser=int)
+NUMBER = OutputSpec.from_arguments(parser=int)
 STUMBLED = "token generation failed: Error committing tokens: Parser Error: token"
 
 
@@ -73,13 +73,13 @@ class Model:
 
 
 def answer(
-    run: Run, model: Model, expectation: Expectation = NUMBER, repairs: int = 2
+    run: Run, model: Model, expectation: OutputSpec = NUMBER, repairs: int = 2
 ) -> Completion[Any]:
-    return run(answered(model.ask, ASKED, expectation, repairs=repairs))
+    return run(complete_with_repairs(model.ask, ASKED, expectation, max_repairs=repairs))
 
 
 def failure(
-    run: Run, model: Model, expectation: Expectation = NUMBER, repairs: int = 2
+    run: Run, model: Model, expectation: OutputSpec = NUMBER, repairs: int = 2
 ) -> StructuredOutputError:
     with pytest.raises(StructuredOutputError) as caught:
         answer(run, model, expectation, repairs)
@@ -143,7 +143,7 @@ def test_after_the_last_repair_the_caller_gets_it_all(run: Run, repairs: int) ->
 def test_an_answer_that_was_cut_is_no_answer_and_not_asked_for_again(run: Run) -> None:
     """Although what there is of it would pass."""
     model = Model(said("12", finish_reason="length"))
-    error = failure(run, model, Expectation.of(response_model=int))
+    error = failure(run, model, OutputSpec.from_arguments(response_model=int))
     assert error.message == "the answer was cut before its end"
     assert "max_tokens" in error.hint
     assert (error.finish_reason, error.repairs, error.partial) == ("length", 0, "12")
@@ -162,8 +162,8 @@ def test_a_cut_answer_that_begins_like_no_choice_is_refused_and_asked_for_again(
     run: Run, text: str
 ) -> None:
     """More tokens would not have made it one of them, so it is not called cut."""
-    colours = Expectation.of(choice=["red", "blue", "green"])
-    colours = Expectation.of(choice=["red", "blue", "green"])
+    colours = OutputSpec.from_arguments(choice=["red", "blue", "green"])
+    colours = OutputSpec.from_arguments(choice=["red", "blue", "green"])
     cut = said(text, finish_reason="length")
     assert answer(run, Model(cut, said("red")), colours).parsed == "red"
     error = failure(run, Model(cut, cut, cut), colours)
@@ -174,7 +174,7 @@ def test_a_cut_answer_that_begins_like_no_choice_is_refused_and_asked_for_again(
 
 @pytest.mark.parametrize("text", ["", "g", '"gre', "**Gre", " blu", "`"])
 def test_a_cut_answer_that_may_become_a_choice_is_cut(run: Run, text: str) -> None:
-    colours = Expectation.of(choice=["red", "blue", "green"])
+    colours = OutputSpec.from_arguments(choice=["red", "blue", "green"])
     error = failure(run, Model(said(text, finish_reason="length")), colours)
     assert error.message == "the answer was cut before its end"
     assert "max_tokens" in error.hint
@@ -184,7 +184,7 @@ def test_a_withheld_answer_is_not_asked_for_again_though_it_begins_like_no_choic
     run: Run,
 ) -> None:
     model = Model(said("I will not", finish_reason="content_filter"))
-    error = failure(run, model, Expectation.of(choice=["red", "blue"]))
+    error = failure(run, model, OutputSpec.from_arguments(choice=["red", "blue"]))
     assert error.message == "the answer was withheld by a content filter"
 
 
@@ -233,7 +233,7 @@ def test_a_service_that_fails_fails_the_call(run: Run) -> None:
 
 def test_where_the_engine_loses_its_own_grammar_the_prompt_asks_for_it(run: Run) -> None:
     model = Model(GrammarError(STUMBLED), said("日本"))
-    expectation = Expectation.of(choice=["日本", "中国"])
+    expectation = OutputSpec.from_arguments(choice=["日本", "中国"])
     assert answer(run, model, expectation).parsed == "日本"
     (_, first), (turns, second) = model.asked
     assert (first, second) == (Choice(("日本", "中国")), None)
@@ -244,7 +244,7 @@ def test_where_the_engine_loses_its_own_grammar_the_prompt_asks_for_it(run: Run)
 @pytest.mark.parametrize("message", [STUMBLED, "Error creating grammar: unknown name"])
 def test_a_grammar_of_the_callers_is_not_given_up(run: Run, message: str) -> None:
     with pytest.raises(GrammarError):
-        answer(run, Model(GrammarError(message)), Expectation.of(grammar="start: A"))
+        answer(run, Model(GrammarError(message)), OutputSpec.from_arguments(grammar="start: A"))
 
 
 def test_a_schema_that_the_engine_refuses_is_the_callers_to_mend(run: Run) -> None:
@@ -252,14 +252,14 @@ def test_a_schema_that_the_engine_refuses_is_the_callers_to_mend(run: Run) -> No
         answer(
             run,
             Model(GrammarError("Error creating grammar: Unsatisfiable")),
-            Expectation.of(response_model=int),
+            OutputSpec.from_arguments(response_model=int),
         )
 
 
 async def test_a_refusal_is_told_and_not_asked_again() -> None:
     model = Model(said("", refusal="I may not."), said("5"))
     with pytest.raises(StructuredOutputError, match="refuses to answer: I may not"):
-        await answered(model.ask, ASKED, NUMBER, repairs=2)
+        await complete_with_repairs(model.ask, ASKED, NUMBER, max_repairs=2)
     assert len(model.asked) == 1
 
 
@@ -269,7 +269,9 @@ async def test_validation_ends_with_the_deadline_of_the_call() -> None:
     async def ask(*_: Any) -> Completion[None]:
         return said(text)
 
-    expectation = Expectation.of(response_model={"pattern": "^(a+)+$"})
+    expectation = OutputSpec.from_arguments(response_model={"pattern": "^(a+)+$"})
     with pytest.raises(DeadlineExceeded, match="validating the answer") as caught:
-        await answered(ask, (), expectation, repairs=0, deadline=Deadline.after(0.05))
+        await complete_with_repairs(
+            ask, (), expectation, max_repairs=0, deadline=Deadline.after(0.05)
+        )
     assert caught.value.partial == text

@@ -1,4 +1,4 @@
-"""Every kind of `response_model`: its schema, its objects, and errors that name the place."""
+"""Every kind of `make_response_type`: its schema, its objects, and errors that name the place."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import msgspec
 import pydantic
 import pytest
 
-from foundry_api.structured.refusal import Refused
-from foundry_api.structured.response_model import response_model
+from foundry_api.structured.refusal import ValidationFailed
+from foundry_api.structured.response_model import make_response_type
 from foundry_api.types.errors import GrammarError, InvalidRequest
 
 T = TypeVar("T")
@@ -79,7 +79,7 @@ ADA = '{"name": "Ada", "age": 36}'
     ],
 )
 def test_an_answer_becomes_the_callers_type(model: Any, value: object) -> None:
-    parsed = response_model(model).decode(ADA)
+    parsed = make_response_type(model).decode(ADA)
     assert parsed == value
     assert type(parsed) is type(value)
 
@@ -100,7 +100,7 @@ def test_an_answer_becomes_the_callers_type(model: Any, value: object) -> None:
     ],
 )
 def test_types_made_of_types(model: Any, text: str, value: object) -> None:
-    assert response_model(model).decode(text) == value
+    assert make_response_type(model).decode(text) == value
 
 
 @pytest.mark.parametrize(
@@ -127,22 +127,22 @@ def test_types_made_of_types(model: Any, text: str, value: object) -> None:
     ],
 )
 def test_what_is_wrong_is_told_with_its_place(model: Any, text: str, error: str) -> None:
-    with pytest.raises(Refused) as caught:
-        response_model(model).decode(text)
+    with pytest.raises(ValidationFailed) as caught:
+        make_response_type(model).decode(text)
     assert error in "; ".join(caught.value.errors)
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
     for model in (ModelPerson, PLAIN):
-        with pytest.raises(Refused) as caught:
-            response_model(model).decode('{"name": 1, "age": "old"}')
+        with pytest.raises(ValidationFailed) as caught:
+            make_response_type(model).decode('{"name": 1, "age": "old"}')
         assert len(caught.value.errors) == 2
 
 
 @pytest.mark.parametrize("model", [3, "Person", len, object(), {"type": "strin"}, {"pattern": "("}])
 def test_what_is_no_type_and_no_schema_is_refused(model: Any) -> None:
     with pytest.raises(InvalidRequest, match="response_model") as caught:
-        response_model(model)
+        make_response_type(model)
     assert caught.value.field == "response_model"
 
 
@@ -150,10 +150,10 @@ def test_a_pydantic_type_without_a_schema_is_refused() -> None:
     class Odd(pydantic.BaseModel):
         model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
         value: object = pydantic.Field(json_schema_extra={})
-        thing: Refused
+        thing: ValidationFailed
 
     with pytest.raises(InvalidRequest, match="has no JSON schema"):
-        response_model(Odd)
+        make_response_type(Odd)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_reference_that_leads_nowhere_is_refused_by_name(reference: str, told:
     definitions = {"loop": {"$ref": "#/$defs/loop"}, "list": {"enum": [1]}}
     schema = {"properties": {"a": {"$ref": reference}}, "$defs": definitions}
     with pytest.raises(GrammarError, match=told) as caught:
-        response_model(schema)
+        make_response_type(schema)
     assert "$.properties.a.$ref" in caught.value.message
     assert caught.value.field == "response_model"
 
@@ -180,15 +180,15 @@ def test_a_reference_that_leads_nowhere_is_refused_by_name(reference: str, told:
 def test_a_schema_that_never_ends_is_refused_when_an_answer_shows_it() -> None:
     endless = {"$ref": "#/$defs/a", "$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}}
     with pytest.raises(GrammarError, match="without end"):
-        response_model(endless).decode("1")
+        make_response_type(endless).decode("1")
 
 
 def test_libraries_of_other_kinds_of_types_are_not_imported() -> None:
     program = (
         "import sys, dataclasses\n"
-        "from foundry_api.structured.response_model import response_model\n"
+        "from foundry_api.structured.response_model import make_response_type\n"
         "P = dataclasses.make_dataclass('P', [('name', str)])\n"
-        'response_model(list[P]).decode(\'[{"name": "Ada"}]\')\n'
+        'make_response_type(list[P]).decode(\'[{"name": "Ada"}]\')\n'
         "assert not {'pydantic', 'jsonschema', 'referencing'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -196,21 +196,21 @@ def test_libraries_of_other_kinds_of_types_are_not_imported() -> None:
 
 def test_a_schema_that_comes_again_is_not_checked_again() -> None:
     """A line of a batch has it from JSON of its own, and a check takes milliseconds."""
-    again = response_model({**PLAIN})
-    assert response_model({**PLAIN}) is again
-    assert response_model({**PLAIN, "title": "another"}) is not again
+    again = make_response_type({**PLAIN})
+    assert make_response_type({**PLAIN}) is again
+    assert make_response_type({**PLAIN, "title": "another"}) is not again
 
 
 def test_a_schema_that_its_owner_changes_is_another_one() -> None:
     schema: dict[str, Any] = {"type": "object", "properties": {"name": {"type": "string"}}}
-    before = response_model(schema)
+    before = make_response_type(schema)
     schema["properties"]["name"]["type"] = "integer"
-    assert response_model(schema).decode('{"name": 5}') == {"name": 5}
-    with pytest.raises(Refused):
+    assert make_response_type(schema).decode('{"name": 5}') == {"name": 5}
+    with pytest.raises(ValidationFailed):
         before.decode('{"name": 5}')
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), T, int, {1, 2}, {3: "x"}, b"x"])
 def test_what_json_cannot_hold_is_refused_by_place(value: object) -> None:
     with pytest.raises(InvalidRequest, match=r"\$\.properties\.x\.enum\[1\]"):
-        response_model({"properties": {"x": {"enum": [1, value]}}})
+        make_response_type({"properties": {"x": {"enum": [1, value]}}})

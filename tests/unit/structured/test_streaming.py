@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from foundry_api.structured.expectation import Expectation
-from foundry_api.structured.streaming import parsed_chunks
+from foundry_api.structured.expectation import OutputSpec
+from foundry_api.structured.streaming import parse_chunks
 from foundry_api.types.errors import StreamInterrupted, StructuredOutputError
 from foundry_api.types.messages import AttemptRecord, Chunk, FinishReason, FunctionCall, ToolCall
 
@@ -38,7 +38,7 @@ class Source:
 
 def read(run: Run, source: Source, **wanted: Any) -> list[Chunk]:
     async def gather() -> list[Chunk]:
-        stream = parsed_chunks(source.chunks(), Expectation.of(**wanted))
+        stream = parse_chunks(source.chunks(), OutputSpec.from_arguments(**wanted))
         return [chunk async for chunk in stream]
 
     return run(gather())
@@ -116,7 +116,7 @@ def test_leaving_early_closes_what_lies_beneath(run: Run) -> None:
     source = Source("[1, ", "2", "]")
 
     async def first() -> Any:
-        stream = parsed_chunks(source.chunks(), Expectation.of(response_model=list[int]))
+        stream = parse_chunks(source.chunks(), OutputSpec.from_arguments(response_model=list[int]))
         chunk = await anext(stream)
         await stream.aclose()
         return chunk.partial
@@ -131,7 +131,7 @@ def test_what_interrupts_the_stream_comes_through(run: Run) -> None:
         raise StreamInterrupted("gone")
 
     async def gather() -> None:
-        async for _ in parsed_chunks(broken(), Expectation.of(response_model=list[int])):
+        async for _ in parse_chunks(broken(), OutputSpec.from_arguments(response_model=list[int])):
             pass
 
     with pytest.raises(StreamInterrupted):

@@ -22,9 +22,9 @@ from pydantic import Field, HttpUrl
 from typing_extensions import Doc
 
 from foundry_api import InvalidRequest, ToolDefinitionError, tool
-from foundry_api.structured.engine_schema import engine_schema
-from foundry_api.structured.refusal import Refused
-from foundry_api.structured.response_model import response_model
+from foundry_api.structured.engine_schema import make_engine_schema
+from foundry_api.structured.refusal import ValidationFailed
+from foundry_api.structured.response_model import make_response_type
 
 Score = Annotated[int, Field(ge=1, le=3)]
 NamedScore = NewType("NamedScore", Score)  # type: ignore[valid-newtype]
@@ -126,9 +126,9 @@ TYPES: dict[str, tuple[Any, str, str]] = {
 
 @pytest.mark.parametrize(("kind", "right", "wrong"), TYPES.values(), ids=TYPES.keys())
 def test_a_bound_is_kept_to_in_an_answer(kind: Any, right: str, wrong: str) -> None:
-    model = response_model(kind)
+    model = make_response_type(kind)
     model.decode(right)
-    with pytest.raises(Refused):
+    with pytest.raises(ValidationFailed):
         model.decode(wrong)
 
 
@@ -139,13 +139,13 @@ def test_a_bound_is_kept_to_in_an_argument(kind: Any, right: str, wrong: str) ->
     take.__annotations__["value"] = kind
     arguments = tool(take).arguments
     assert arguments is not None
-    arguments.converted({"value": json.loads(right)})
+    arguments.convert({"value": json.loads(right)})
     with pytest.raises(msgspec.ValidationError, match=r"`\$\.value"):
-        arguments.converted({"value": json.loads(wrong)})
+        arguments.convert({"value": json.loads(wrong)})
 
 
 def test_the_engine_gets_the_bounds_too() -> None:
-    schema = json.dumps(engine_schema(response_model(Nested).schema))
+    schema = json.dumps(make_engine_schema(make_response_type(Nested).schema))
     assert '"minimum": 1' in schema
     assert '"maximum": 3' in schema
 
@@ -171,7 +171,7 @@ def test_the_engine_gets_the_bounds_too() -> None:
 )
 def test_an_unknown_mark_is_refused_by_name(kind: Any, named: str) -> None:
     with pytest.raises(InvalidRequest, match=named) as caught:
-        response_model(kind)
+        make_response_type(kind)
     assert caught.value.field == "response_model"
 
     def take(value: Any) -> None: ...
@@ -184,20 +184,20 @@ def test_an_unknown_mark_is_refused_by_name(kind: Any, named: str) -> None:
 
 def test_bounds_of_msgspec_beside_a_model_of_pydantic_are_kept_to_or_refused() -> None:
     with pytest.raises(InvalidRequest, match=r"msgspec cannot keep to msgspec\.Meta\(ge=1\) here"):
-        response_model(OfBoth)
+        make_response_type(OfBoth)
 
     def take(value: OfBoth) -> None: ...
 
     arguments = tool(take).arguments
     assert arguments is not None
-    assert arguments.converted({"value": {"inner": {"n": 1}, "n": 1}})
+    assert arguments.convert({"value": {"inner": {"n": 1}, "n": 1}})
     with pytest.raises(msgspec.ValidationError, match=">= 1"):
-        arguments.converted({"value": {"inner": {"n": 1}, "n": 0}})
+        arguments.convert({"value": {"inner": {"n": 1}, "n": 0}})
 
 
 def test_words_beside_a_type_are_no_bounds() -> None:
     kind = Annotated[int, "how many", Doc("of them"), msgspec.Meta(description="all in all")]
-    assert response_model(kind).decode("99") == 99
+    assert make_response_type(kind).decode("99") == 99
 
 
 def test_a_field_beside_a_type_may_have_the_default() -> None:
@@ -211,8 +211,8 @@ def test_a_field_beside_a_type_may_have_the_default() -> None:
     assert arguments is not None
     assert not arguments.schema.get("required")
     assert arguments.schema["properties"]["other"]["default"] == 4
-    assert arguments.converted({}) == {"count": 3, "names": []}
-    assert arguments.converted({"count": 5, "names": ["a"]}) == {"count": 5, "names": ["a"]}
+    assert arguments.convert({}) == {"count": 3, "names": []}
+    assert arguments.convert({"count": 5, "names": ["a"]}) == {"count": 5, "names": ["a"]}
 
 
 def test_a_field_as_default_is_a_default() -> None:
@@ -232,10 +232,10 @@ def test_a_field_as_default_is_a_default() -> None:
     }  # fmt: skip
     arguments = described.arguments
     assert arguments is not None
-    assert play(**arguments.converted({"score": 1})) == (3, [], 1)
-    assert play(**arguments.converted({"score": 1, "rounds": 5})) == (5, [], 1)
+    assert play(**arguments.convert({"score": 1})) == (3, [], 1)
+    assert play(**arguments.convert({"score": 1, "rounds": 5})) == (5, [], 1)
     with pytest.raises(msgspec.ValidationError):
-        arguments.converted({"score": 1, "rounds": 9})
+        arguments.convert({"score": 1, "rounds": 9})
 
 
 class Cat(pydantic.BaseModel):
@@ -260,7 +260,7 @@ class Home(pydantic.BaseModel):
     "kind", [Pet, list[Pet], Home, Home.model_json_schema(), Cat | Dog, dict[str, Cat | Dog]]
 )
 def test_every_branch_of_a_union_requires_its_tag(kind: Any) -> None:
-    schema = engine_schema(response_model(kind).schema)
+    schema = make_engine_schema(make_response_type(kind).schema)
     branches = [each for each in schema["$defs"].values() if "kind" in each.get("properties", {})]
     assert len(branches) >= 2
     assert all("kind" in branch["required"] for branch in branches)
@@ -269,7 +269,7 @@ def test_every_branch_of_a_union_requires_its_tag(kind: Any) -> None:
 def test_the_callers_schema_keeps_its_optional_tags() -> None:
     schema = Home.model_json_schema()
     before = json.dumps(schema)
-    response_model(schema)
+    make_response_type(schema)
     assert json.dumps(schema) == before
 
 
@@ -295,9 +295,9 @@ PLAIN = {"type": "object", "properties": {"a": {"type": "integer"}}, "required":
     ],
 )
 def test_a_schema_is_found_in_its_forms(form: Any) -> None:
-    model = response_model(form)
+    model = make_response_type(form)
     assert model.schema == PLAIN
-    with pytest.raises(Refused):
+    with pytest.raises(ValidationFailed):
         model.decode('"anything"')
 
 
@@ -315,7 +315,7 @@ def test_a_schema_is_found_in_its_forms(form: Any) -> None:
 def test_an_example_is_no_schema(example: Any) -> None:
     """Read as one it would allow any answer."""
     with pytest.raises(InvalidRequest, match=r"it has .*but no keyword") as caught:
-        response_model(example)
+        make_response_type(example)
     assert caught.value.field == "response_model"
 
 
@@ -323,13 +323,13 @@ def test_an_example_is_no_schema(example: Any) -> None:
     "schema", [{}, {"title": "T", "description": "D"}, {"$comment": "c"}, {"x-order": 1}]
 )
 def test_a_schema_may_allow_anything(schema: Any) -> None:
-    assert response_model(schema).decode("3") == 3
+    assert make_response_type(schema).decode("3") == 3
 
 
 @pytest.mark.parametrize("text", ["Person", "", "[1]", '"a"', "3", b"\xff", '{"type": '])
 def test_a_text_that_is_no_schema_is_refused_by_name(text: Any) -> None:
     with pytest.raises(InvalidRequest, match="response_model is") as caught:
-        response_model(text)
+        make_response_type(text)
     assert caught.value.field == "response_model"
 
 
@@ -337,10 +337,10 @@ def test_a_text_that_is_no_schema_is_refused_by_name(text: Any) -> None:
     "schema", [{"enum": [Mood.GOOD, Mood.BAD]}, {"enum": list(Mood)}, {"enum": Mood}]
 )
 def test_an_enum_in_a_schema_stands_for_its_values(schema: Any) -> None:
-    model = response_model(schema)
+    model = make_response_type(schema)
     assert model.schema == {"enum": ["good", "bad"]}
     assert model.decode('"good"') == "good"
-    with pytest.raises(Refused):
+    with pytest.raises(ValidationFailed):
         model.decode('"GOOD"')
 
 
@@ -365,8 +365,8 @@ def test_types_that_msgspec_does_not_know_are_parameters_too(
     take.__annotations__["value"] = kind
     arguments = tool(take).arguments
     assert arguments is not None
-    assert arguments.converted({"value": given}) == {"value": value}
-    assert response_model(kind).decode(json.dumps(given)) == value
+    assert arguments.convert({"value": given}) == {"value": value}
+    assert make_response_type(kind).decode(json.dumps(given)) == value
 
 
 def test_what_has_no_json_is_refused_in_our_words() -> None:
@@ -384,12 +384,12 @@ class Bill(pydantic.BaseModel):
 
 
 def test_a_decimal_is_asked_for_as_a_number() -> None:
-    schema = response_model(Bill).schema["properties"]
+    schema = make_response_type(Bill).schema["properties"]
     assert schema["rest"]["type"] == "number"
     assert schema["total"]["type"] == "number"
     assert schema["total"]["multipleOf"] == 0.01
     assert schema["total"]["exclusiveMaximum"] == 1000
-    assert engine_schema(response_model(decimal.Decimal).schema)["pattern"]
+    assert make_engine_schema(make_response_type(decimal.Decimal).schema)["pattern"]
 
 
 def test_paths_and_marks_need_no_pydantic() -> None:

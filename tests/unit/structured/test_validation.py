@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from foundry_api.structured.refusal import Refused
-from foundry_api.structured.response_model import response_model
+from foundry_api.structured.refusal import ValidationFailed
+from foundry_api.structured.response_model import make_response_type
 from foundry_api.structured.validation import SchemaValidator
 from foundry_api.types.errors import GrammarError, InvalidRequest
 
 
 def passes(schema: dict[str, Any], value: object) -> bool:
     try:
-        SchemaValidator(schema).check(value)
-    except Refused:
+        SchemaValidator(schema).validate(value)
+    except ValidationFailed:
         return False
     return True
 
@@ -71,8 +71,8 @@ def test_the_draft_that_a_schema_names_decides() -> None:
 
 
 def test_no_more_is_told_than_helps() -> None:
-    with pytest.raises(Refused) as caught:
-        SchemaValidator({"items": {"type": "integer"}}).check(["x" * 1000] * 50)
+    with pytest.raises(ValidationFailed) as caught:
+        SchemaValidator({"items": {"type": "integer"}}).validate(["x" * 1000] * 50)
     assert len(caught.value.errors) == 8
     assert max(map(len, caught.value.errors)) < 350
 
@@ -82,12 +82,12 @@ TREE = {"type": "array", "items": {"$ref": "#"}}
 
 def test_an_answer_that_is_nested_too_deeply_is_refused() -> None:
     deep = json.loads("[" * 400 + "]" * 400)
-    with pytest.raises(Refused, match="the answer is nested too deeply"):
-        SchemaValidator(TREE).errors(deep)
-    assert SchemaValidator(TREE).errors(json.loads("[" * 50 + "]" * 50)) == []
+    with pytest.raises(ValidationFailed, match="the answer is nested too deeply"):
+        SchemaValidator(TREE).find_errors(deep)
+    assert SchemaValidator(TREE).find_errors(json.loads("[" * 50 + "]" * 50)) == []
     endless = SchemaValidator({"allOf": [{"$ref": "#"}]})
     with pytest.raises(GrammarError, match="refers to itself without end"):
-        endless.errors([[1]])
+        endless.find_errors([[1]])
 
 
 @pytest.mark.parametrize("depth", [200, 3000, 100_000])
@@ -97,5 +97,5 @@ def test_a_schema_that_is_nested_too_deeply_is_refused_by_name(depth: int) -> No
         deep = {"items": deep}
     for model in (deep, '{"items": ' * depth + "{}" + "}" * depth):
         with pytest.raises(InvalidRequest, match="nested too deeply") as caught:
-            response_model(model)
+            make_response_type(model)
         assert caught.value.field == "response_model"

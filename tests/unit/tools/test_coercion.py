@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import pytest
 
-from foundry_api.tools.coercion import coerced
+from foundry_api.tools.coercion import coerce
 from foundry_api.tools.definition import tool
-from foundry_api.tools.executor import ToolCaller, ToolLimits
+from foundry_api.tools.executor import ToolExecutor, ToolLimits
 from foundry_api.types.messages import FunctionCall, ToolCall
 
 
@@ -41,14 +41,14 @@ def book(  # noqa: PLR0917 - as a user writes it
 
 async def called(arguments: str, function: Any = book) -> Any:
     made = tool(function)
-    caller = ToolCaller({made.name: made}, LIMITS, lambda: 0.0)
-    (result,) = await caller.answered([ToolCall("a", FunctionCall(made.name, arguments))], 1)
+    caller = ToolExecutor({made.name: made}, LIMITS, lambda: 0.0)
+    (result,) = await caller.execute([ToolCall("a", FunctionCall(made.name, arguments))], 1)
     if result.error is not None:
         raise result.error
     return result.value
 
 
-LIMITS = ToolLimits(max_rounds=1, parallel=1, tool_timeout=5.0, on_error="tell")
+LIMITS = ToolLimits(max_turns=1, parallel=1, tool_timeout=5.0, on_error="tell")
 DEFAULT: dict[str, Any] = {
     "price": 1.5,
     "breakfast": False,
@@ -126,9 +126,9 @@ async def test_a_schema_that_was_given_says_what_is_meant_too() -> None:
 
     schema = {"type": "object", "properties": {"n": {"type": "integer"}, "s": {"type": "string"}}}
     made = tool(echo, parameters=schema)
-    caller = ToolCaller({made.name: made}, LIMITS, lambda: 0.0)
+    caller = ToolExecutor({made.name: made}, LIMITS, lambda: 0.0)
     call = ToolCall("a", FunctionCall("echo", '{"n": "5", "s": "5", "other": "5"}'))
-    (result,) = await caller.answered([call], 1)
+    (result,) = await caller.execute([call], 1)
     assert result.value == {"n": 5, "s": "5", "other": "5"}
 
 
@@ -148,7 +148,7 @@ async def test_a_schema_that_was_given_says_what_is_meant_too() -> None:
     ],
 )
 def test_a_schema_says_what_is_meant(value: Any, schema: Any, expected: Any) -> None:
-    made = coerced(value, schema)
+    made = coerce(value, schema)
     assert (made, type(made)) == (expected, type(expected))
 
 
@@ -157,5 +157,5 @@ def test_a_schema_that_refers_to_itself_ends() -> None:
     value: Any = "5"
     for _ in range(50):
         value = [value]
-    assert coerced(value, schema) == value
-    assert coerced("5", {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}) == "5"
+    assert coerce(value, schema) == value
+    assert coerce("5", {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}) == "5"

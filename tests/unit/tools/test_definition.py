@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundry_api import InvalidRequest, Tool, ToolDefinition, ToolDefinitionError, tool
-from foundry_api.tools.definition import definitions, runnable
-from foundry_api.tools.signature import described
+from foundry_api.tools.definition import require_callable, to_definitions
+from foundry_api.tools.signature import parse_docstring
 
 
 class Unit(enum.Enum):
@@ -155,17 +155,17 @@ def test_pydantics_models_describe_and_convert_themselves() -> None:
     assert {"Inner"} <= told["$defs"].keys()
     assert "'$defs'" not in str(told["properties"])
     assert made.arguments
-    given = made.arguments.converted({"value": {"inner": {"x": 1}}, "several": [{"x": 2}]})
+    given = made.arguments.convert({"value": {"inner": {"x": 1}}, "several": [{"x": 2}]})
     assert given["value"].inner.x == 1
     assert [each.x for each in given["several"]] == [2]
     with pytest.raises(msgspec.ValidationError, match=r"\$\.several\[0\]"):
-        made.arguments.converted({"value": {"inner": {"x": 1}}, "several": [{"x": "no"}]})
+        made.arguments.convert({"value": {"inner": {"x": 1}}, "several": [{"x": "no"}]})
 
 
 def test_arguments_get_the_functions_types_and_defaults_stay_its_own() -> None:
     arguments = tool(weather).arguments
     assert arguments
-    given = arguments.converted({"place": {"city": "Bern"}, "unit": "F"})
+    given = arguments.convert({"place": {"city": "Bern"}, "unit": "F"})
     assert given == {"place": Place("Bern"), "unit": Unit.FAHRENHEIT}
 
 
@@ -184,7 +184,7 @@ def test_arguments_that_do_not_fit_are_refused_with_their_place(
     arguments = tool(weather).arguments
     assert arguments
     with pytest.raises(msgspec.ValidationError, match=told):
-        arguments.converted(given)
+        arguments.convert(given)
 
 
 @given(
@@ -196,7 +196,7 @@ def test_arguments_that_do_not_fit_are_refused_with_their_place(
 def test_whatever_the_schema_allows_the_function_takes(given: dict[str, Any]) -> None:
     arguments = tool(weather).arguments
     assert arguments
-    assert weather(**arguments.converted(given)).startswith(given["place"]["city"])
+    assert weather(**arguments.convert(given)).startswith(given["place"]["city"])
 
 
 class Station:
@@ -288,7 +288,7 @@ def test_what_cannot_be_described_is_refused_by_name(
     function: Any, field: str | None, told: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=told) as caught:
-        definitions([function])
+        to_definitions([function])
     assert caught.value.field == field
     assert caught.value.hint
 
@@ -303,27 +303,27 @@ def test_a_function_that_cannot_be_described_has_an_error_of_its_own() -> None:
 @pytest.mark.parametrize("tools", [clock, "clock", {"name": "clock"}, 3])
 def test_tools_are_a_list(tools: Any) -> None:
     with pytest.raises(InvalidRequest, match="not a list") as caught:
-        definitions(tools)
+        to_definitions(tools)
     assert caught.value.field == "tools"
 
 
 def test_two_tools_of_one_name_are_refused() -> None:
     with pytest.raises(InvalidRequest, match=r"tools\[1\] is named clock"):
-        runnable([clock, clock])
+        require_callable([clock, clock])
 
 
 def test_openais_form_is_taken_without_strict_which_2_2_1_refuses() -> None:
     schema = {"type": "object", "properties": {}}
     function = {"name": "clock", "description": "x", "parameters": schema, "strict": True}
     expected = (ToolDefinition(name="clock", description="x", parameters=schema),)
-    assert definitions([{"type": "function", "function": function}]) == expected
-    assert definitions([function]) == expected
-    assert definitions([{"name": "clock"}])[0].parameters == schema
+    assert to_definitions([{"type": "function", "function": function}]) == expected
+    assert to_definitions([function]) == expected
+    assert to_definitions([{"name": "clock"}])[0].parameters == schema
 
 
 def test_a_description_alone_cannot_be_run() -> None:
     with pytest.raises(InvalidRequest, match=r"tools\[1\] describes clock, but cannot be called"):
-        runnable([weather, ToolDefinition(name="clock")])
+        require_callable([weather, ToolDefinition(name="clock")])
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def test_a_docstring_tells_of_the_function_and_its_parameters(
     def function() -> None: ...
 
     function.__doc__ = docstring
-    assert described(function) == (summary, told)
+    assert parse_docstring(function) == (summary, told)
 
 
 @given(st.text())
@@ -353,4 +353,4 @@ def test_no_docstring_is_too_odd(docstring: str) -> None:
     def function() -> None: ...
 
     function.__doc__ = docstring
-    described(function)
+    parse_docstring(function)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api.types.local_path import absolute_path, text_of_system
+from foundry_api.types.local_path import absolute_path, decode_system_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,7 @@ def test_a_name_that_the_locale_hides_is_not_called_damaged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text = b"caf\xc3\xa9".decode("ascii", "surrogateescape")
-    assert text_of_system(text) == "caf\u00e9"
+    assert decode_system_text(text) == "caf\u00e9"
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
     with pytest.raises(ValueError, match="the encoding of this locale, ascii: set PYTHONUTF8=1"):
         absolute_path(text)
@@ -42,6 +42,6 @@ def test_a_name_that_the_locale_hides_is_not_called_damaged(
 @latin
 def test_text_that_is_no_utf8_is_refused() -> None:
     with pytest.raises(ValueError, match="codec"):
-        text_of_system("caf\udce9")
+        decode_system_text("caf\udce9")
     with pytest.raises(ValueError, match="its name is not valid UTF-8"):
         absolute_path("caf\udce9")

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import click
 import pytest
 
-from foundry_api.batch.report.charts import tag
+from foundry_api.batch.report.charts import element
 from foundry_api.cli import errors, output, request
 from foundry_api.cli.options import Common
 from foundry_api.cli.request import show_body
@@ -18,7 +18,7 @@ from foundry_api.cli.session import log_handler
 from foundry_api.observe.call_log import CallLog
 from foundry_api.types.errors import BatchInputInvalid, ServerError
 from foundry_api.types.events import CallStarted
-from foundry_api.types.plain_text import harmless_json, printable, printable_line
+from foundry_api.types.plain_text import escape_json, sanitize, sanitize_line
 from foundry_api.types.results import RawReply
 
 CaptureBytes: TypeAlias = "pytest.CaptureFixture[bytes]"
@@ -52,17 +52,17 @@ def dangerous(text: str) -> set[str]:
 
 @everything
 def test_nothing_that_steers_is_left(text: str) -> None:
-    assert not dangerous(printable(text))
-    assert not dangerous(printable_line(text))
+    assert not dangerous(sanitize(text))
+    assert not dangerous(sanitize_line(text))
 
 
 def test_text_keeps_its_lines_and_a_line_has_none() -> None:
-    assert printable("a\tb\r\nc\n") == "a\tb\nc\n"
-    assert printable_line("a\tb\r\nc\n") == "a\tb\\r\\nc\\n"
+    assert sanitize("a\tb\r\nc\n") == "a\tb\nc\n"
+    assert sanitize_line("a\tb\r\nc\n") == "a\tb\\r\\nc\\n"
 
 
 def test_honest_text_stays_as_it_is() -> None:
-    assert printable(HONEST) == printable_line(HONEST) == harmless_json(HONEST) == HONEST
+    assert sanitize(HONEST) == sanitize_line(HONEST) == escape_json(HONEST) == HONEST
 
 
 @everything
@@ -134,7 +134,7 @@ def test_a_cell_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 @everything
 def test_a_report_shows_text_as_it_is_stored(text: str) -> None:
-    assert not dangerous(tag("p", text, title=text))
+    assert not dangerous(element("p", text, title=text))
 
 
 BODIES = {

@@ -87,7 +87,7 @@ RESPONSE = Response(
 STATUS = HealthStatus(status="healthy", service="http://x", loaded_models=("demo:1",))
 SAMPLE = HealthSample(status="healthy", state="healthy", traffic=Traffic(), canary=None)
 TOOL_RESULT = ToolResult(
-    call=CALL, arguments={}, value="12:00", content="12:00", duration_s=0.1, round=1
+    call=CALL, arguments={}, value="12:00", content="12:00", duration_s=0.1, turn=1
 )
 RESULTS: list[Any] = [
     COMPLETION,
@@ -115,7 +115,7 @@ RESULTS: list[Any] = [
         completion=msgspec.structs.replace(COMPLETION, parsed=None),
         messages=(Message("user", "Hi"),),
         calls=(TOOL_RESULT,),
-        rounds=1,
+        turns=1,
         usage=Usage(),
     ),
     STATUS,

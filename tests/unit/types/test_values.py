@@ -32,16 +32,16 @@ from foundry_api import (
     ToolDefinitionError,
     tool,
 )
-from foundry_api.batch.in_memory import _checked_program_task
+from foundry_api.batch.in_memory import _validate_request
 from foundry_api.batch.types import BatchRequest
-from foundry_api.core.embeddings import check_batch_size, checked_texts
-from foundry_api.core.raw_request import raw_request
-from foundry_api.core.responses import responding
-from foundry_api.core.transcriptions import speech_options
+from foundry_api.core.embeddings import check_batch_size, validate_texts
+from foundry_api.core.raw_request import make_raw_request
+from foundry_api.core.responses import build_operation
+from foundry_api.core.transcriptions import transcription_options
 from foundry_api.integrations.langchain_messages import turns
 from foundry_api.resilience.deadline import Deadline
 from foundry_api.testing import FakeService
-from foundry_api.tools.definition import definitions
+from foundry_api.tools.definition import to_definitions
 from foundry_api.types.checks import (
     chat_request,
     check_flag,
@@ -61,9 +61,9 @@ from foundry_api.types.values import (
     as_path,
     as_text,
     encode,
-    plain,
-    shown,
-    without_secrets,
+    format_value,
+    strip_secrets,
+    to_plain,
 )
 
 
@@ -116,12 +116,14 @@ def test_a_text_of_any_type_is_a_plain_one_wherever_it_is_given(value: Any) -> N
     assert [turn.content for turn in prompt_turns(value, value)] == ["Hi", "Hi"]
     assert {type(text) for text in (*model_names(value), *model_names([value]))} == {str}
     assert chat_request(prompt_turns("x"), stop=[value]).stop == ("Hi",)
-    assert {type(text) for text in (*checked_texts(value), *checked_texts([value]))} == {str}
+    assert {type(text) for text in (*validate_texts(value), *validate_texts([value]))} == {str}
     assert type(check_name("name", value)) is str
-    assert speech_options(None, None, value) == {"prompt": "Hi"}
-    assert encode(responding(value, {"instructions": value, "metadata": {"a": value}}).members)
-    assert raw_request("GET", "/a", params={"q": value}, headers={"X-A": value}).path == "/a?q=Hi"
-    assert raw_request("POST", "/a", json={"q": [value]}).body == b'{"q":["Hi"]}'
+    assert transcription_options(None, None, value) == {"prompt": "Hi"}
+    assert encode(build_operation(value, {"instructions": value, "metadata": {"a": value}}).members)
+    assert (
+        make_raw_request("GET", "/a", params={"q": value}, headers={"X-A": value}).path == "/a?q=Hi"
+    )
+    assert make_raw_request("POST", "/a", json={"q": [value]}).body == b'{"q":["Hi"]}'
 
 
 @pytest.mark.parametrize("role", [np.str_("user"), Text("user")])
@@ -137,8 +139,8 @@ def test_a_number_of_any_type_is_a_plain_one_wherever_it_is_given(value: Any) ->
     assert (request.temperature, request.top_p, request.extra) == (1, 1, {"a": 1})
     assert type(check_timeout(value)) in {int, float}
     assert Deadline.after(value).limit_s == 1
-    assert encode(responding("x", {"temperature": value, "top_p": value}).members)
-    assert encode(speech_options(None, value, None)) in {
+    assert encode(build_operation("x", {"temperature": value, "top_p": value}).members)
+    assert encode(transcription_options(None, value, None)) in {
         b'{"temperature":1}',
         b'{"temperature":1.0}',
     }
@@ -152,14 +154,17 @@ def test_a_whole_number_of_any_type_is_a_plain_one(value: Any) -> None:
     assert {type(request.max_tokens), type(request.seed)} == {int}
     assert type(check_batch_size(value)) is int
     assert type(Settings(retries=value).retries) is int
-    assert encode(responding("x", {"max_output_tokens": value, "seed": value}).members)
-    assert raw_request("GET", "/a", params={"n": value}).path == "/a?n=1"
+    assert encode(build_operation("x", {"max_output_tokens": value, "seed": value}).members)
+    assert make_raw_request("GET", "/a", params={"n": value}).path == "/a?n=1"
 
 
 @pytest.mark.parametrize("value", [np.True_, True, 1])
 def test_a_truth_value_of_any_type_is_a_plain_one(value: Any) -> None:
     assert check_flag("download", value) is True
-    assert responding("x", {"store": value, "parallel_tool_calls": value}).members["store"] is True
+    assert (
+        build_operation("x", {"store": value, "parallel_tool_calls": value}).members["store"]
+        is True
+    )
 
 
 @pytest.mark.parametrize("value", ["yes", 2, [], 0.5, object()])
@@ -175,7 +180,7 @@ def test_a_batch_request_of_foreign_types_is_sent_as_plain_json() -> None:
         "temperature": np.float64(0.5),
         "max_tokens": np.int64(5),
     }
-    checked = _checked_program_task(BatchRequest(custom_id=Text("a"), body=body))
+    checked = _validate_request(BatchRequest(custom_id=Text("a"), body=body))
     assert msgspec.json.encode(checked.body) == (
         b'{"messages":[{"role":"user","content":"Hi"}],"temperature":0.5,"max_tokens":5}'
     )
@@ -239,10 +244,10 @@ NOT_FINITE = [
 
 @pytest.mark.parametrize("value", [*NOT_FINITE, Decimal("sNaN"), np.float32("inf")])
 def test_a_number_that_json_has_no_word_for_is_refused_by_its_place(value: Any) -> None:
-    for function in (encode, plain):
+    for function in (encode, to_plain):
         with pytest.raises(ValueError, match=r"^\['a'\]\[1\]\['b'\] is .*no word for that"):
             function({"a": [None, {"b": value}]})
-    assert plain({"a": [None, "NaN", "null", "Infinity"]}) == {
+    assert to_plain({"a": [None, "NaN", "null", "Infinity"]}) == {
         "a": [None, "NaN", "null", "Infinity"]
     }
 
@@ -253,12 +258,15 @@ def test_no_argument_turns_a_number_that_is_none_into_null(value: Any) -> None:
     body: Any = {"messages": [{"role": "user", "content": "Hi"}], "tools": [value]}
     for argument, call in (
         ("extra", lambda: chat_request(prompt_turns("x"), extra={"n": value})),
-        ("extra", lambda: responding("x", {"extra": {"n": value}})),
-        ("reasoning", lambda: responding("x", {"reasoning": {"n": value}})),
-        ("json", lambda: raw_request("POST", "/a", json={"n": value})),
-        ("tools[0]", lambda: definitions([{"name": "f", "parameters": schema}])),
-        ("tools[0].parameters", lambda: definitions([ToolDefinition(name="f", parameters=schema)])),
-        ("body", lambda: _checked_program_task(BatchRequest(custom_id="a", body=body))),
+        ("extra", lambda: build_operation("x", {"extra": {"n": value}})),
+        ("reasoning", lambda: build_operation("x", {"reasoning": {"n": value}})),
+        ("json", lambda: make_raw_request("POST", "/a", json={"n": value})),
+        ("tools[0]", lambda: to_definitions([{"name": "f", "parameters": schema}])),
+        (
+            "tools[0].parameters",
+            lambda: to_definitions([ToolDefinition(name="f", parameters=schema)]),
+        ),
+        ("body", lambda: _validate_request(BatchRequest(custom_id="a", body=body))),
     ):
         with pytest.raises(InvalidRequest, match="no word for that") as caught:
             call()
@@ -334,7 +342,7 @@ def test_a_path_is_one_that_a_system_could_have() -> None:
 @pytest.mark.parametrize("value", [object(), {(1, 2): 3}, np.float64("nan"), [b"x", object()]])
 def test_what_has_no_form_in_json_is_refused(value: Any) -> None:
     with pytest.raises(UNENCODABLE):
-        plain(value)
+        to_plain(value)
 
 
 def test_a_value_is_shown_briefly_whatever_its_repr_does() -> None:
@@ -342,9 +350,9 @@ def test_a_value_is_shown_briefly_whatever_its_repr_does() -> None:
         def __repr__(self) -> str:
             raise RuntimeError
 
-    assert shown(Broken()) == "of type Broken"
-    assert shown(10**5000) == "of type int"
-    assert len(shown("x" * 1000)) == 80
+    assert format_value(Broken()) == "of type Broken"
+    assert format_value(10**5000) == "of type int"
+    assert len(format_value("x" * 1000)) == 80
 
 
 @pytest.mark.parametrize(
@@ -362,7 +370,7 @@ def test_a_value_is_shown_briefly_whatever_its_repr_does() -> None:
     ],
 )
 def test_no_address_in_an_error_shows_its_secret(url: str) -> None:
-    assert "hunter2" not in without_secrets(url)
+    assert "hunter2" not in strip_secrets(url)
     with pytest.raises(Exception) as caught:  # noqa: PT011 - its text is what is looked at
         FoundryAPIClient(f"{url}\0")
     assert "hunter2" not in f"{caught.value!r} {caught.value}"
@@ -456,7 +464,7 @@ class TestEmptyTurns:
             {"type": "function_call_output", "call_id": "1", "output": ""},
             {"role": "user", "content": "Hi"},
         ]
-        items = responding(said, {"instructions": ""}).members
+        items = build_operation(said, {"instructions": ""}).members
         assert "instructions" not in items
         assert items["input"] == [
             {"type": "function_call_output", "call_id": "1", "output": '""'},
@@ -536,7 +544,7 @@ async def test_a_wait_whose_time_is_over_is_a_timeout() -> None:
 
 def test_a_tool_of_foreign_text_types_is_described_in_plain_ones() -> None:
     given = {"type": "function", "function": {"name": Text("f"), "description": np.str_("d")}}
-    (definition,) = definitions([given])
+    (definition,) = to_definitions([given])
     assert (type(definition.name), type(definition.description)) == (str, str)
 
 

@@ -11,7 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundry_api.types.errors import ProtocolError, StreamInterrupted
-from foundry_api.wire.encoding import FREE, MAX_RATIO, STEP, EncodedBody
+from foundry_api.wire.encoding import (
+    MAX_BLOCK_BYTES,
+    MAX_RATIO,
+    RATIO_CHECK_FROM_BYTES,
+    BodyDecompressor,
+)
 
 TEXT = b"".join(b"data: %d\n\n" % number for number in range(500))
 
@@ -38,13 +43,13 @@ FORMS = {
 
 def decoded(coding: str, *blocks: bytes) -> bytes:
     pieces: list[bytes] = []
-    body = EncodedBody(coding, "http://x")
+    body = BodyDecompressor(coding, "http://x")
     for block in blocks:
         body.feed(block)
-        while piece := body.take():
-            assert len(piece) <= max(STEP, len(block) + 2**16)
+        while piece := body.read():
+            assert len(piece) <= max(MAX_BLOCK_BYTES, len(block) + 2**16)
             pieces.append(piece)
-        assert body.drained
+        assert body.is_drained
     return b"".join(pieces) + body.finish()
 
 
@@ -77,19 +82,19 @@ def test_a_damaged_one_is_an_error() -> None:
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 def test_a_bomb_is_refused_before_it_expands(coding: str) -> None:
-    size = 64 * FREE
+    size = 64 * RATIO_CHECK_FROM_BYTES
     bomb = gzip.compress(bytes(size)) if coding == "gzip" else zlib.compress(bytes(size))
-    body, taken = EncodedBody(coding, "http://x"), 0
+    body, taken = BodyDecompressor(coding, "http://x"), 0
     body.feed(bomb)
-    pieces = iter(body.take, b"")
+    pieces = iter(body.read, b"")
     with pytest.raises(ProtocolError, match=str(MAX_RATIO)):  # noqa: PT012 - one of many
         for piece in pieces:
             taken += len(piece)
-    assert taken <= max(FREE, MAX_RATIO * len(bomb)) + STEP
+    assert taken <= max(RATIO_CHECK_FROM_BYTES, MAX_RATIO * len(bomb)) + MAX_BLOCK_BYTES
     assert taken < size
 
 
 def test_a_long_body_that_is_no_bomb_is_read() -> None:
     text = b"".join(b"data: %d\n\n" % number for number in range(400_000))
-    assert len(text) > FREE
+    assert len(text) > RATIO_CHECK_FROM_BYTES
     assert decoded("gzip", gzip.compress(text)) == text

@@ -24,7 +24,7 @@ from foundry_api import FoundryAPIClient
 from foundry_api.types import errors
 from foundry_api.wire import loopback
 from foundry_api.wire.http import HttpResponse, HttpTransport
-from foundry_api.wire.loopback import is_direct
+from foundry_api.wire.loopback import is_loopback_http
 from foundry_api.wire.transport import Request, fetch
 
 if TYPE_CHECKING:
@@ -68,12 +68,14 @@ async def read_whole(transport: HttpTransport, request: Request) -> bytes:
     ],
 )
 def test_only_this_machine_is_reached_directly(url: str, *, direct_one: bool) -> None:
-    assert is_direct(url) is direct_one
+    assert is_loopback_http(url) is direct_one
 
 
-@pytest.mark.parametrize("is_direct_", [is_direct, lambda _: False], ids=["direct", "session"])
+@pytest.mark.parametrize(
+    "is_direct_", [is_loopback_http, lambda _: False], ids=["direct", "session"]
+)
 async def test_both_ways_send_the_same_request(is_direct_: object) -> None:
-    transport = HttpTransport(is_direct=is_direct_)  # type: ignore[arg-type]
+    transport = HttpTransport(use_loopback=is_direct_)  # type: ignore[arg-type]
     async with HostileServer(say(whole(200, b"body"))) as server:
         headers = {"Content-Type": "application/json", "X-Mine": "mine", "Accept": "text/x"}
         await read_whole(transport, Request("POST", f"{server.base_url}/a:1?b=c", headers, b"{}"))

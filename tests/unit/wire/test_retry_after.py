@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.wire.errors import retry_after_s
+from foundry_api.wire.errors import parse_retry_after
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
 
@@ -30,25 +30,25 @@ NOW = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
     ],
 )
 def test_seconds_milliseconds_and_dates(headers: dict[str, str], seconds: float) -> None:
-    assert retry_after_s(headers, NOW) == seconds
+    assert parse_retry_after(headers, NOW) == seconds
 
 
 @pytest.mark.parametrize("told", ["", "-1", "nan", "inf", "-inf", "soon", "Tue, 99 Nov", "1e999"])
 def test_what_cannot_be_read_counts_as_not_said(told: str) -> None:
-    assert retry_after_s({"Retry-After": told}, NOW) is None
-    assert retry_after_s({"Retry-After-Ms": told}, NOW) is None
-    assert retry_after_s({}, NOW) is None
+    assert parse_retry_after({"Retry-After": told}, NOW) is None
+    assert parse_retry_after({"Retry-After-Ms": told}, NOW) is None
+    assert parse_retry_after({}, NOW) is None
 
 
 @given(st.datetimes(datetime(1990, 1, 1), datetime(2900, 1, 1)))  # noqa: DTZ001 - hypothesis' bounds
 def test_a_date_is_the_time_until_it(moment: datetime) -> None:
     moment = moment.replace(tzinfo=UTC, microsecond=0)
     told = {"Retry-After": format_datetime(moment, usegmt=True)}
-    assert retry_after_s(told, NOW) == max(0.0, moment.timestamp() - NOW)
+    assert parse_retry_after(told, NOW) == max(0.0, moment.timestamp() - NOW)
 
 
 @given(st.text())
 def test_nothing_that_a_service_says_is_an_error(told: str) -> None:
     for header in ("Retry-After", "Retry-After-Ms"):
-        seconds = retry_after_s({header: told}, NOW)
+        seconds = parse_retry_after({header: told}, NOW)
         assert seconds is None or (seconds >= 0 and math.isfinite(seconds))

@@ -21,8 +21,8 @@ from faults.hostile import (
     whole,
 )
 from foundry_api.types import errors
-from foundry_api.wire.http import HttpTransport, _proxy_for
-from foundry_api.wire.transport import Reply, Request, fetch, is_loopback
+from foundry_api.wire.http import HttpTransport, _get_proxy
+from foundry_api.wire.transport import BufferedResponse, Request, fetch, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,7 +44,7 @@ def get(base_url: str, path: str = "/status", **headers: str) -> Request:
 async def test_a_whole_answer_is_fetched(transport: HttpTransport) -> None:
     async with HostileServer(say(whole(200, b"body"))) as server:
         reply = await fetch(transport, get(server.base_url), timeout_s=5)
-    assert isinstance(reply, Reply)
+    assert isinstance(reply, BufferedResponse)
     assert (reply.status, reply.body) == (200, b"body")
     assert reply.headers["content-type"] == "application/json"
 
@@ -242,9 +242,9 @@ def test_loopback_is_told_from_the_rest(url: str, *, loopback: bool) -> None:
 def test_a_proxy_is_for_remote_services_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(urllib.request, "getproxies", lambda: {"http": "http://proxy:3128"})
     monkeypatch.setattr(urllib.request, "proxy_bypass", lambda host: host == "inside.example")
-    assert _proxy_for("http://inside.example/x") is None
-    assert _proxy_for("http://outside.example/x") == "http://proxy:3128"
-    assert _proxy_for("https://outside.example/x") is None
+    assert _get_proxy("http://inside.example/x") is None
+    assert _get_proxy("http://outside.example/x") == "http://proxy:3128"
+    assert _get_proxy("https://outside.example/x") is None
 
 
 async def test_the_environments_proxy_is_not_used_for_loopback(

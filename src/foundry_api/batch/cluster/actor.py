@@ -12,42 +12,42 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from foundry_api.batch.cluster.messages import Seat, Who
+    from foundry_api.batch.cluster.messages import Assignment, WorkerId
     from foundry_api.batch.engine import BatchEngine, EngineState
-    from foundry_api.batch.types import Finished, Work
+    from foundry_api.batch.types import BatchLineResult, WorkItem
 
-__all__ = ["DeskCalls", "Station"]
+__all__ = ["CoordinatorClient", "WorkerLoop"]
 
-GATHER_S = 0.1
+FLUSH_DELAY_S = 0.1
 """Lines that are answered within it are delivered together: each delivery is work for three
 processes."""
 
-HURRY_S = 0.01
+FLUSH_DELAY_IDLE_S = 0.01
 """The same where no further lines wait here, so that the next ones come soon."""
 
 
-class DeskCalls(Protocol):
+class CoordinatorClient(Protocol):
     """What an actor asks of the desk; see there."""
 
-    async def seat(self, who: Who, /) -> Seat | None:
+    async def assign(self, worker_id: WorkerId, /) -> Assignment | None:
         """Wait for something to work with."""
         ...
 
-    async def take(self, number: int, actor: str, /) -> Sequence[Work]:
+    async def claim(self, number: int, actor: str, /) -> Sequence[WorkItem]:
         """The lines of a block."""
         ...
 
     async def deliver(
-        self, actor: str, finished: Sequence[Finished], state: EngineState, /
+        self, actor: str, results: Sequence[BatchLineResult], state: EngineState, /
     ) -> None:
         """Give answers."""
         ...
 
-    async def attend(self, actor: str, state: EngineState, /) -> bool:
+    async def heartbeat(self, actor: str, state: EngineState, /) -> bool:
         """Tell how the engine is; whether it is over."""
         ...
 
-    async def leave(self, actor: str, error: FoundryError, /) -> None:
+    async def unregister(self, actor: str, error: FoundryError, /) -> None:
         """Give the lines back."""
         ...
 
@@ -56,7 +56,7 @@ class DeskCalls(Protocol):
         ...
 
 
-class Station:
+class WorkerLoop:
     """Answers blocks, several at once.
 
     The engine sees one stream of lines over its whole life: what it learns of its service, of lines
@@ -70,49 +70,49 @@ class Station:
 
     def __init__(
         self,
-        desk: DeskCalls,
-        who: Who,
-        engine: Callable[[Seat], AbstractAsyncContextManager[BatchEngine]],
+        coordinator: CoordinatorClient,
+        worker_id: WorkerId,
+        open_engine: Callable[[Assignment], AbstractAsyncContextManager[BatchEngine]],
     ) -> None:
-        self._desk = desk
-        self._who = who
-        self._open = engine
-        self._coming: asyncio.Queue[Work] = asyncio.Queue()
+        self._coordinator = coordinator
+        self._worker_id = worker_id
+        self._open_engine = open_engine
+        self._incoming: asyncio.Queue[WorkItem] = asyncio.Queue()
         self._waiting: dict[int, asyncio.Future[None]] = {}
-        self._gathered: list[Finished] = []
-        self._some = asyncio.Event()
+        self._results: list[BatchLineResult] = []
+        self._has_results = asyncio.Event()
         self._ended = asyncio.Event()
 
-    async def answer(self, number: int) -> None:
+    async def process_block(self, number: int) -> None:
         """Take a block, and wait until each of its lines was answered here, or is not wanted."""
-        works = await self._desk.take(number, self._who.actor)
+        items = await self._coordinator.claim(number, self._worker_id.actor)
         if self._ended.is_set():
             return
-        for work in works:
-            if work.line.index not in self._waiting:
-                self._waiting[work.line.index] = asyncio.get_running_loop().create_future()
-                self._coming.put_nowait(work)
-        await asyncio.gather(*(self._waiting[work.line.index] for work in works))
+        for item in items:
+            if item.line.index not in self._waiting:
+                self._waiting[item.line.index] = asyncio.get_running_loop().create_future()
+                self._incoming.put_nowait(item)
+        await asyncio.gather(*(self._waiting[item.line.index] for item in items))
 
-    async def live(self) -> None:
+    async def run(self) -> None:
         """Work until the desk says that it is over. To be called once."""
         try:
-            seat = await self._desk.seat(self._who)
-            if seat is not None:
-                async with self._open(seat) as engine:
-                    await self._work(engine)
+            assignment = await self._coordinator.assign(self._worker_id)
+            if assignment is not None:
+                async with self._open_engine(assignment) as engine:
+                    await self._serve(engine)
         except Exception as error:
-            await self._desk.fail(_unforeseen(self._who, error))
+            await self._coordinator.fail(_wrap_unexpected(self._worker_id, error))
             raise
         finally:
             self._ended.set()
-            self._release(tuple(self._waiting))
+            self._resolve_waiting(tuple(self._waiting))
 
-    async def _work(self, engine: BatchEngine) -> None:
+    async def _serve(self, engine: BatchEngine) -> None:
         tasks = {
-            asyncio.create_task(self._ask(engine)),
+            asyncio.create_task(self._run_engine(engine)),
             asyncio.create_task(self._deliver(engine)),
-            asyncio.create_task(self._attend(engine)),
+            asyncio.create_task(self._send_heartbeats(engine)),
         }
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -123,49 +123,49 @@ class Station:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, engine: BatchEngine) -> None:
+    async def _run_engine(self, engine: BatchEngine) -> None:
         try:
-            async with aclosing(engine.answers(self._works())) as answers:
-                async for finished in answers:
-                    self._gathered.append(finished)
-                    self._some.set()
+            async with aclosing(engine.run(self._iter_items())) as answers:
+                async for result in answers:
+                    self._results.append(result)
+                    self._has_results.set()
         except FoundryError as error:
-            await self._give_up(error)
+            await self._handle_failure(error)
 
-    async def _give_up(self, error: FoundryError) -> None:
+    async def _handle_failure(self, error: FoundryError) -> None:
         """Others have the lines; what one actor's caller got wrong, all of them would."""
         if isinstance(error, ServiceError):
-            await self._desk.leave(self._who.actor, error)
+            await self._coordinator.unregister(self._worker_id.actor, error)
         else:
-            await self._desk.fail(error)
-        self._release(tuple(self._waiting))
+            await self._coordinator.fail(error)
+        self._resolve_waiting(tuple(self._waiting))
         await self._ended.wait()
 
-    async def _works(self) -> AsyncGenerator[Work]:
+    async def _iter_items(self) -> AsyncGenerator[WorkItem]:
         while True:
-            yield await self._coming.get()
+            yield await self._incoming.get()
 
     async def _deliver(self, engine: BatchEngine) -> None:
         while True:
-            await self._some.wait()
-            await asyncio.sleep(GATHER_S if engine.state().queued else HURRY_S)
-            self._some.clear()
-            finished, self._gathered = self._gathered, []
-            await self._desk.deliver(self._who.actor, finished, engine.state())
-            self._release([each.index for each in finished])
+            await self._has_results.wait()
+            await asyncio.sleep(FLUSH_DELAY_S if engine.state().queued else FLUSH_DELAY_IDLE_S)
+            self._has_results.clear()
+            results, self._results = self._results, []
+            await self._coordinator.deliver(self._worker_id.actor, results, engine.state())
+            self._resolve_waiting([result.index for result in results])
 
-    async def _attend(self, engine: BatchEngine) -> None:
-        while not await self._desk.attend(self._who.actor, engine.state()):
+    async def _send_heartbeats(self, engine: BatchEngine) -> None:
+        while not await self._coordinator.heartbeat(self._worker_id.actor, engine.state()):
             pass
 
-    def _release(self, indexes: Sequence[int]) -> None:
+    def _resolve_waiting(self, indexes: Sequence[int]) -> None:
         for index in indexes:
             future = self._waiting.pop(index, None)
             if future is not None and not future.done():
                 future.set_result(None)
 
 
-def _unforeseen(who: Who, error: Exception) -> FoundryError:
+def _wrap_unexpected(worker_id: WorkerId, error: Exception) -> FoundryError:
     if isinstance(error, FoundryError):
         return error
-    return BatchError(f"an actor on {who.host} failed: {type(error).__name__}: {error}")
+    return BatchError(f"an actor on {worker_id.host} failed: {type(error).__name__}: {error}")

@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
     from collections.abc import Set as AbstractSet
 
-__all__ = ["ANSWER_S", "START_S", "Node", "able", "cluster"]
+__all__ = ["ANSWER_TIMEOUT_S", "START_TIMEOUT_S", "Node", "connect_cluster", "usable_nodes"]
 
 
 OBJECT_STORE_BYTES = 80 * 2**20
 """About the least that Ray takes. Only numbers of blocks lie there."""
 
-CONNECT_S = 5.0
+CONNECT_TIMEOUT_S = 5.0
 
-QUIET = {
+QUIET_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
     "RAY_DATA_LOG_LEVEL": "CRITICAL",  # what fails is raised, and told once
 }
 
 
 @asynccontextmanager
-async def cluster(address: str | None) -> AsyncGenerator[None]:
+async def connect_cluster(address: str | None) -> AsyncGenerator[None]:
     """Be part of a cluster.
 
     A program that is part of one already stays so, and keeps that when this ends.
@@ -49,39 +49,39 @@ async def cluster(address: str | None) -> AsyncGenerator[None]:
     Raises:
         BatchError: Ray is not installed, there is no such cluster, or it could not be begun.
     """
-    ray = _ray()
+    ray = _import_ray()
     if ray.is_initialized():
-        with _set(QUIET):
+        with _set_environment(QUIET_ENV):
             yield
         return
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is not None:
-        await _knock(address)
-    with _directory(address) as directory, _set(QUIET):
+        await _check_reachable(address)
+    with _temp_directory(address) as directory, _set_environment(QUIET_ENV):
         try:
-            await asyncio.to_thread(_enter, ray, address, directory)
+            await asyncio.to_thread(_init_ray, ray, address, directory)
             yield
         finally:
             # Also when it was left halfway in: a thread cannot be cancelled.
             await asyncio.to_thread(ray.shutdown)
 
 
-async def _knock(address: str) -> None:
+async def _check_reachable(address: str) -> None:
     """Ray itself tries for minutes where nobody answers."""
     host, _, port = address.rpartition(":")
     if not port.isdecimal():
         return  # `auto`, and whatever else Ray has a meaning for
     try:
-        async with asyncio.timeout(CONNECT_S):
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
             _, writer = await asyncio.open_connection(host, int(port))
     except (OSError, OverflowError) as error:
-        raise _refused(address, error) from error
+        raise _connect_error(address, error) from error
     writer.close()
 
 
-def _ray() -> Any:
+def _import_ray() -> Any:
     try:
-        with _set(QUIET):
+        with _set_environment(QUIET_ENV):
             return import_module("ray")
     except ImportError as error:
         raise BatchError(
@@ -89,14 +89,14 @@ def _ray() -> Any:
         ) from error
 
 
-def _enter(ray: Any, address: str | None, directory: str | None) -> None:
+def _init_ray(ray: Any, address: str | None, directory: str | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
             # It listens to the network, as every Ray does, and wants a token by default: one that
             # only its own processes know. Ray reads it once in a process, so it stays.
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            with _deaf_to_interrupts():
+            with _ignore_sigint():
                 ray.init(
                     "local",
                     include_dashboard=False,
@@ -107,22 +107,22 @@ def _enter(ray: Any, address: str | None, directory: str | None) -> None:
         else:
             ray.init(address, **quiet)
     except Exception as error:  # Ray raises what it likes
-        raise _refused(address, error) from error
+        raise _connect_error(address, error) from error
 
 
-def _refused(address: str | None, error: Exception) -> BatchError:
-    told = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+def _connect_error(address: str | None, error: Exception) -> BatchError:
+    message = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
     if address is None:
-        return BatchError(f"Ray could not be started on this machine: {told}")
+        return BatchError(f"Ray could not be started on this machine: {message}")
     return BatchError(
-        f"the Ray cluster at {address} cannot be joined: {told}",
+        f"the Ray cluster at {address} cannot be joined: {message}",
         hint="See whether it runs with `ray status`. This program has to run on one of its nodes, "
         "with the same versions of Python and Ray.",
     )
 
 
 @contextmanager
-def _directory(address: str | None) -> Generator[str | None]:
+def _temp_directory(address: str | None) -> Generator[str | None]:
     """Where a cluster of our own keeps its sockets and logs, until it ends."""
     if address is not None:
         yield None
@@ -135,7 +135,7 @@ def _directory(address: str | None) -> Generator[str | None]:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Generator[None]:
+def _ignore_sigint() -> Generator[None]:
     """Ctrl-C reaches all processes of a terminal: those that begin here leave it to this one.
 
     It ends them in order. Windows has no such mask.
@@ -151,7 +151,7 @@ def _deaf_to_interrupts() -> Generator[None]:
 
 
 @contextmanager
-def _set(variables: dict[str, str]) -> Generator[None]:
+def _set_environment(variables: dict[str, str]) -> Generator[None]:
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update({name: value for name, value in variables.items() if before[name] is None})
     try:
@@ -162,13 +162,13 @@ def _set(variables: dict[str, str]) -> Generator[None]:
                 os.environ.pop(name, None)
 
 
-ANSWER_S = 60.0
+ANSWER_TIMEOUT_S = 60.0
 """How long a node may take to start a process, before the run begins without it."""
 
-START_S = 600.0
+START_TIMEOUT_S = 600.0
 """How long all of them may take."""
 
-_STATUS = "`ray status` tells what the cluster waits for, and the logs of its nodes why."
+_STATUS_HINT = "`ray status` tells what the cluster waits for, and the logs of its nodes why."
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +184,13 @@ class Node:
     name: str
 
 
-async def able(
+async def usable_nodes(
     nodes: Sequence[Node],
-    version_on: Callable[[str], Awaitable[str]],
-    tell: Callable[[str], None],
+    get_version: Callable[[str], Awaitable[str]],
+    on_notice: Callable[[str], None],
     *,
-    answer_s: float = ANSWER_S,
-    start_s: float = START_S,
+    answer_s: float = ANSWER_TIMEOUT_S,
+    start_s: float = START_TIMEOUT_S,
 ) -> tuple[Node, ...]:
     """The nodes that can work. One is enough to begin.
 
@@ -199,60 +199,69 @@ async def able(
 
     Args:
         nodes: Those that are there for work.
-        version_on: The version of the package on the node with an id.
-        tell: Called with sentences for people.
+        get_version: The version of the package on the node with an id.
+        on_notice: Called with sentences for people.
         answer_s: How long one of them may take.
         start_s: How long all of them may take.
 
     Raises:
         BatchError: A node has not the same version, or none answers.
     """
-    asked: dict[asyncio.Future[str], Node] = {
-        asyncio.ensure_future(version_on(node.id)): node for node in nodes
+    nodes_by_future: dict[asyncio.Future[str], Node] = {
+        asyncio.ensure_future(get_version(node.id)): node for node in nodes
     }
     try:
-        done, late = await asyncio.wait(asked, timeout=answer_s)
+        done, late = await asyncio.wait(nodes_by_future, timeout=answer_s)
         if not done:
-            tell(f"no node of the cluster has started a process in {answer_s:.0f} s. {_STATUS}")
-            done, late = await asyncio.wait(
-                asked, timeout=start_s - answer_s, return_when=asyncio.FIRST_COMPLETED
+            on_notice(
+                f"no node of the cluster has started a process in {answer_s:.0f} s. {_STATUS_HINT}"
             )
-        for each in late:
-            tell(f"{asked[each].name}: left out, since it starts no process. {_STATUS}")
-        return _able(asked, done, tell)
+            done, late = await asyncio.wait(
+                nodes_by_future, timeout=start_s - answer_s, return_when=asyncio.FIRST_COMPLETED
+            )
+        for future in late:
+            on_notice(
+                f"{nodes_by_future[future].name}: left out, since it starts no process. "
+                f"{_STATUS_HINT}"
+            )
+        return _filter_usable(nodes_by_future, done, on_notice)
     finally:
-        for each in asked:
-            each.cancel()
+        for future in nodes_by_future:
+            future.cancel()
 
 
-def _able(
-    asked: dict[asyncio.Future[str], Node],
+def _filter_usable(
+    nodes_by_future: dict[asyncio.Future[str], Node],
     done: AbstractSet[asyncio.Future[str]],
-    tell: Callable[[str], None],
+    on_notice: Callable[[str], None],
 ) -> tuple[Node, ...]:
-    able: list[Node] = []
-    for answer, node in asked.items():
+    usable: list[Node] = []
+    for answer, node in nodes_by_future.items():
         if answer not in done:
             continue
         error = answer.exception()
         if error is None:
-            _check(node, answer.result())
-            able.append(node)
+            _check_version(node, answer.result())
+            usable.append(node)
         elif isinstance(error, ImportError):
-            raise _differs(f"{node.name} cannot load foundry-api: {_told(error)}") from error
+            raise _version_mismatch(
+                f"{node.name} cannot load foundry-api: {_last_line(error)}"
+            ) from error
         else:
-            tell(f"{node.name}: left out. {_told(error)}")
-    if not able:
-        raise BatchError("no node of the cluster can start a process", hint=_STATUS)
-    return tuple(able)
+            on_notice(f"{node.name}: left out. {_last_line(error)}")
+    if not usable:
+        raise BatchError("no node of the cluster can start a process", hint=_STATUS_HINT)
+    return tuple(usable)
 
 
-def _check(node: Node, version: str) -> None:
+def _check_version(node: Node, version: str) -> None:
     if version != __version__:
-        raise _differs(f"{node.name} has foundry-api {version}, and this machine {__version__}")
+        raise _version_mismatch(
+            f"{node.name} has foundry-api {version}, and this machine {__version__}"
+        )
 
 
-def _differs(message: str) -> BatchError:
+def _version_mismatch(message: str) -> BatchError:
     return BatchError(
         message,
         hint="Install the same version on every node, into the Python that runs Ray: "
@@ -260,6 +269,6 @@ def _differs(message: str) -> BatchError:
     )
 
 
-def _told(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     """The last line, where Ray has a traceback ahead of it."""
     return str(error).strip().rpartition("\n")[2].rpartition("Error: ")[2]

@@ -17,34 +17,36 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from foundry_api.batch.cluster.membership import BLOCKS_AT_ONCE, Pace, Roll
-from foundry_api.batch.cluster.messages import Collected, Lost
-from foundry_api.batch.dedupe import Kept
-from foundry_api.batch.response_line import renamed_line
+from foundry_api.batch.cluster.membership import BLOCKS_AT_ONCE, BlockSizer, WorkerRegistry
+from foundry_api.batch.cluster.messages import DrainedResults, LostLine
+from foundry_api.batch.dedupe import LruResults
+from foundry_api.batch.response_line import with_custom_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from foundry_api.batch.cluster.messages import Seat, Who
+    from foundry_api.batch.cluster.messages import Assignment, WorkerId
     from foundry_api.batch.engine import EngineState
-    from foundry_api.batch.types import Finished, Work
+    from foundry_api.batch.types import BatchLineResult, WorkItem
     from foundry_api.types.errors import FoundryError
 
-__all__ = ["MOST_ALIKE", "Alike", "Change", "Desk"]
+__all__ = ["MAX_DUPLICATES_WAITING", "ChangeNotifier", "Coordinator", "RequestDeduplicator"]
 
 
-class Alike:
+class RequestDeduplicator:
     """Knows the lines that are on their way, and the answers that came last.
 
     Args:
         key_of: The same for lines that ask the same. None where every line is asked.
     """
 
-    def __init__(self, key_of: Callable[[Work], bytes] | None) -> None:
-        self._key_of = key_of
-        self._answers: Kept[Finished] = Kept(lambda finished: 512 + len(finished.output))
+    def __init__(self, get_key: Callable[[WorkItem], bytes] | None) -> None:
+        self._get_key = get_key
+        self._known_results: LruResults[BatchLineResult] = LruResults(
+            lambda result: 512 + len(result.output)
+        )
         self._leaders: dict[bytes, int] = {}
-        self._followers: dict[int, list[Work]] = {}
+        self._followers: dict[int, list[WorkItem]] = {}
         self._keys: dict[int, bytes] = {}
 
     @property
@@ -52,95 +54,95 @@ class Alike:
         """Lines that wait for the answer of another one."""
         return sum(map(len, self._followers.values()))
 
-    def sort(self, works: Sequence[Work]) -> tuple[list[Work], list[Finished]]:
+    def partition(self, items: Sequence[WorkItem]) -> tuple[list[WorkItem], list[BatchLineResult]]:
         """Those that are to be asked, and the answers of those that are known already.
 
         The others come with the line that they are like.
         """
-        if self._key_of is None:
-            return list(works), []
-        asked: list[Work] = []
-        known: list[Finished] = []
-        for work in works:
-            key = self._key_of(work)
-            answer = self._answers.get(key)
+        if self._get_key is None:
+            return list(items), []
+        to_send: list[WorkItem] = []
+        known: list[BatchLineResult] = []
+        for item in items:
+            key = self._get_key(item)
+            answer = self._known_results.get(key)
             if answer is not None:
-                known.append(_shared(work, answer))
-            elif self._leads(work, key):
-                asked.append(work)
-        return asked, known
+                known.append(_copy_result(item, answer))
+            elif self._is_leader(item, key):
+                to_send.append(item)
+        return to_send, known
 
-    def answered(self, finished: Finished) -> list[Finished]:
+    def on_answered(self, result: BatchLineResult) -> list[BatchLineResult]:
         """The lines that take this answer. A failure is not kept for later ones."""
-        key = self._keys.get(finished.index)
-        if key is not None and not finished.failed:
-            self._answers.put(key, finished)
-        return [_shared(work, finished) for work in self.lost(finished.index)]
+        key = self._keys.get(result.index)
+        if key is not None and not result.failed:
+            self._known_results.put(key, result)
+        return [_copy_result(item, result) for item in self.drop(result.index)]
 
-    def lost(self, index: int) -> list[Work]:
+    def drop(self, index: int) -> list[WorkItem]:
         """The lines that waited for one that has no answer."""
         key = self._keys.pop(index, None)
         if key is not None:
             del self._leaders[key]
         return self._followers.pop(index, [])
 
-    def _leads(self, work: Work, key: bytes) -> bool:
-        index = work.line.index
+    def _is_leader(self, item: WorkItem, key: bytes) -> bool:
+        index = item.line.index
         leader = self._leaders.setdefault(key, index)
         if leader == index:
             self._keys[index] = key
             return True
-        self._followers.setdefault(leader, []).append(work)
+        self._followers.setdefault(leader, []).append(item)
         return False
 
 
-def _shared(work: Work, finished: Finished) -> Finished:
+def _copy_result(item: WorkItem, result: BatchLineResult) -> BatchLineResult:
     """What a line is answered that asks the same."""
-    line = work.line
-    told = msgspec.structs.replace(
-        finished,
+    line = item.line
+    copied = msgspec.structs.replace(
+        result,
         index=line.index,
         digest=line.digest,
-        output=renamed_line(finished.output, work.request.custom_id),
+        output=with_custom_id(result.output, item.request.custom_id),
         duration_s=0.0,
         queued_s=0.0,
         time_to_first_token_s=None,
         attempts=0,
         shared=True,
     )
-    return told if not finished.failed else msgspec.structs.replace(told, shared=False)
+    return copied if not result.failed else msgspec.structs.replace(copied, shared=False)
 
 
-class Change:
+class ChangeNotifier:
     """Wakes those who wait for a condition whenever it may have come true."""
 
     def __init__(self) -> None:
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiters: set[asyncio.Future[None]] = set()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Something has changed."""
-        for future in self._waiting:
+        for future in self._waiters:
             if not future.done():
                 future.set_result(None)
 
-    async def until(self, condition: Callable[[], object]) -> None:
+    async def wait_for(self, condition: Callable[[], object]) -> None:
         """Wait until a condition holds."""
         while not condition():
             future = asyncio.get_running_loop().create_future()
-            self._waiting.add(future)
+            self._waiters.add(future)
             try:
                 await future
             finally:
-                self._waiting.discard(future)
+                self._waiters.discard(future)
 
 
 SPARE_BLOCKS = 2
 """Blocks on their way to the actors, beside those that they have."""
 
-MOST_ALIKE = 1_000
+MAX_DUPLICATES_WAITING = 1_000
 """Lines that wait for the answer of another one. With more, no further ones are read."""
 
-ATTEND_S = 1.0
+HEARTBEAT_S = 1.0
 """How often an actor tells how its engine is."""
 
 
@@ -149,19 +151,19 @@ class Block:
 
     Attributes:
         lines: Those whose answers have not come, by their indexes.
-        taken: How often an actor began with it.
+        attempts: How often an actor began with it.
         holder: The actor that has it; None while none does.
     """
 
-    __slots__ = ("holder", "lines", "taken")
+    __slots__ = ("attempts", "holder", "lines")
 
-    def __init__(self, works: Sequence[Work]) -> None:
-        self.lines = {work.line.index: work for work in works}
-        self.taken = 0
+    def __init__(self, items: Sequence[WorkItem]) -> None:
+        self.lines = {item.line.index: item for item in items}
+        self.attempts = 0
         self.holder: str | None = None
 
 
-class Desk:
+class Coordinator:
     """See the module.
 
     Args:
@@ -177,176 +179,190 @@ class Desk:
         expected: int,
         urls: Sequence[str] = (),
         *,
-        attempts: int = 3,
-        key_of: Callable[[Work], bytes] | None = None,
-        pace: Pace | None = None,
+        max_attempts: int = 3,
+        get_key: Callable[[WorkItem], bytes] | None = None,
+        block_sizer: BlockSizer | None = None,
     ) -> None:
-        self._roll = Roll(expected, urls)
-        self._attempts = attempts
-        self._alike = Alike(key_of)
-        self._pace = pace or Pace()
-        self._change = Change()
+        self._registry = WorkerRegistry(expected, urls)
+        self._max_attempts = max_attempts
+        self._deduplicator = RequestDeduplicator(get_key)
+        self._block_sizer = block_sizer or BlockSizer()
+        self._notifier = ChangeNotifier()
         self._blocks: dict[int, Block] = {}
-        self._where: dict[int, int] = {}
-        self._next = 0
-        self._no_more = False
+        self._block_numbers: dict[int, int] = {}
+        self._next_number = 0
+        self._input_done = False
         self._failure: FoundryError | None = None
-        self._finished: list[Finished] = []
-        self._lost: list[Lost] = []
+        self._results: list[BatchLineResult] = []
+        self._lost: list[LostLine] = []
 
     # The driver
 
-    async def room(self) -> int:
+    async def wait_for_capacity(self) -> int:
         """Wait until another block is wanted; how many lines it should have. 0 if none is."""
-        await self._change.until(lambda: self._over or self._has_room)
-        return 0 if self._over else self._pace.lines(self._roll.working, self._roll.limit)
-
-    def put(self, works: Sequence[Work]) -> None:
-        """Lay down the lines of a block."""
-        asked, known = self._alike.sort(works)
-        self._finished += known
-        if asked:
-            self._issue(Block(asked))
-        self._change.tell()
-
-    def finish(self) -> None:
-        """No further block comes from the driver."""
-        self._no_more = True
-        self._change.tell()
-
-    async def collect(self) -> Collected:
-        """Wait for what came back since the last time."""
-        await self._change.until(
-            lambda: self._over or self._finished or self._lost or self._roll.news
+        await self._notifier.wait_for(lambda: self._is_finished or self._has_capacity)
+        return (
+            0
+            if self._is_finished
+            else self._block_sizer.next_block_size(
+                self._registry.active_count, self._registry.limit
+            )
         )
-        finished, self._finished = self._finished, []
+
+    def submit(self, items: Sequence[WorkItem]) -> None:
+        """Lay down the lines of a block."""
+        to_send, known = self._deduplicator.partition(items)
+        self._results += known
+        if to_send:
+            self._issue(Block(to_send))
+        self._notifier.notify()
+
+    def close_input(self) -> None:
+        """No further block comes from the driver."""
+        self._input_done = True
+        self._notifier.notify()
+
+    async def drain_results(self) -> DrainedResults:
+        """Wait for what came back since the last time."""
+        await self._notifier.wait_for(
+            lambda: self._is_finished or self._results or self._lost or self._registry.notices
+        )
+        result, self._results = self._results, []
         lost, self._lost = self._lost, []
-        return Collected(
-            finished=tuple(finished),
+        return DrainedResults(
+            results=tuple(result),
             lost=tuple(lost),
-            news=self._roll.told(),
-            states=self._roll.states(),
-            over=self._over,
+            notices=self._registry.drain_notices(),
+            states=self._registry.get_states(),
+            is_finished=self._is_finished,
             failure=self._failure,
         )
 
-    def abandon(self) -> None:
+    def cancel(self) -> None:
         """The driver wants nothing any more."""
-        self._no_more = True
+        self._input_done = True
         self._blocks.clear()
-        self._where.clear()
-        self._change.tell()
+        self._block_numbers.clear()
+        self._notifier.notify()
 
     # The reader
 
-    async def issued(self, known: int) -> tuple[int, bool]:
+    async def wait_for_blocks(self, known: int) -> tuple[int, bool]:
         """Wait until more than `known` blocks were issued; how many, and whether it is over."""
-        await self._change.until(lambda: self._over or self._next > known)
-        return self._next, self._over
+        await self._notifier.wait_for(lambda: self._is_finished or self._next_number > known)
+        return self._next_number, self._is_finished
 
     # The actors
 
-    def enter(self, who: Who) -> Seat | None:
+    def register(self, worker_id: WorkerId) -> Assignment | None:
         """An actor begins; what it works with, or None if it has to wait for that."""
-        seat = self._roll.enter(who)
-        self._change.tell()
-        return seat
+        assignment = self._registry.register(worker_id)
+        self._notifier.notify()
+        return assignment
 
-    async def seat(self, who: Who) -> Seat | None:
+    async def assign(self, worker_id: WorkerId) -> Assignment | None:
         """Wait for something to work with; None at the end."""
-        await self._change.until(lambda: self._over or self._roll.seat(who) is not None)
-        return None if self._over else self._roll.seat(who)
+        await self._notifier.wait_for(
+            lambda: self._is_finished or self._registry.assign(worker_id) is not None
+        )
+        return None if self._is_finished else self._registry.assign(worker_id)
 
-    async def take(self, number: int, actor: str) -> tuple[Work, ...]:
+    async def claim(self, number: int, actor: str) -> tuple[WorkItem, ...]:
         """The lines of a block that are still wanted.
 
         An actor that cannot work gets none, after a wait until it can or until the end: meanwhile
         others have them, and it is not sent all further blocks for being the quickest.
         """
         block = self._blocks.get(number)
-        if not self._roll.works(actor):
+        if not self._registry.can_work(actor):
             if block is not None:
-                self._issue_again(number)
-            await self._change.until(lambda: self._over or self._roll.works(actor))
+                self._reissue(number)
+            await self._notifier.wait_for(
+                lambda: self._is_finished or self._registry.can_work(actor)
+            )
             return ()
         if block is None:
             return ()
-        block.taken += 1
+        block.attempts += 1
         block.holder = actor
-        if block.taken > self._attempts:
-            self._give_up(number)
+        if block.attempts > self._max_attempts:
+            self._mark_lost(number)
             return ()
-        if block.taken == self._attempts and len(block.lines) > 1:
-            self._part(number)
+        if block.attempts == self._max_attempts and len(block.lines) > 1:
+            self._split_block(number)
             return ()
         return tuple(block.lines.values())
 
-    def deliver(self, actor: str, finished: Sequence[Finished], state: EngineState) -> None:
+    def deliver(self, actor: str, results: Sequence[BatchLineResult], state: EngineState) -> None:
         """Lines that are answered. One that another actor answered before is dropped."""
-        wanted = [each for each in finished if self._done(each.index)]
-        for each in wanted:
-            self._finished += [each, *self._alike.answered(each)]
-        self._pace.delivered(len(wanted))
-        self._roll.saw(actor, state)
-        self._change.tell()
+        accepted = [result for result in results if self._remove_line(result.index)]
+        for result in accepted:
+            self._results += [result, *self._deduplicator.on_answered(result)]
+        self._block_sizer.record_delivered(len(accepted))
+        self._registry.update_state(actor, state)
+        self._notifier.notify()
 
-    async def attend(self, actor: str, state: EngineState) -> bool:
+    async def heartbeat(self, actor: str, state: EngineState) -> bool:
         """Tell how the engine is, and wait a moment for the end; whether it has come."""
-        self._roll.saw(actor, state)
+        self._registry.update_state(actor, state)
         with suppress(TimeoutError):
-            async with asyncio.timeout(ATTEND_S):
-                await self._change.until(lambda: self._over)
-        return self._over
+            async with asyncio.timeout(HEARTBEAT_S):
+                await self._notifier.wait_for(lambda: self._is_finished)
+        return self._is_finished
 
-    def leave(self, actor: str, error: FoundryError) -> None:
+    def unregister(self, actor: str, error: FoundryError) -> None:
         """An actor's service is gone: others get its lines, if there are any."""
-        self._roll.leave(actor, error)
-        for number in [each for each, block in self._blocks.items() if block.holder == actor]:
-            self._issue_again(number)
-        if self._roll.hopeless:
+        self._registry.unregister(actor, error)
+        for number in [
+            block_number for block_number, block in self._blocks.items() if block.holder == actor
+        ]:
+            self._reissue(number)
+        if self._registry.all_failed:
             self.fail(error)
-        self._change.tell()
+        self._notifier.notify()
 
     def fail(self, error: FoundryError) -> None:
         """The run cannot go on."""
         self._failure = self._failure or error
-        self._change.tell()
+        self._notifier.notify()
 
     # Inside
 
     @property
-    def _over(self) -> bool:
-        return self._failure is not None or (self._no_more and not self._blocks)
+    def _is_finished(self) -> bool:
+        return self._failure is not None or (self._input_done and not self._blocks)
 
     @property
-    def _has_room(self) -> bool:
-        most_blocks = BLOCKS_AT_ONCE * self._roll.working + SPARE_BLOCKS
-        return len(self._blocks) < most_blocks and self._alike.waiting < MOST_ALIKE
+    def _has_capacity(self) -> bool:
+        max_blocks = BLOCKS_AT_ONCE * self._registry.active_count + SPARE_BLOCKS
+        return (
+            len(self._blocks) < max_blocks and self._deduplicator.waiting < MAX_DUPLICATES_WAITING
+        )
 
     def _issue(self, block: Block) -> None:
-        number, self._next = self._next, self._next + 1
+        number, self._next_number = self._next_number, self._next_number + 1
         self._blocks[number] = block
-        self._where.update(dict.fromkeys(block.lines, number))
-        self._change.tell()
+        self._block_numbers.update(dict.fromkeys(block.lines, number))
+        self._notifier.notify()
 
-    def _issue_again(self, number: int) -> None:
+    def _reissue(self, number: int) -> None:
         """Let another actor have a block, as one that nobody died of."""
         self._issue(Block(tuple(self._blocks.pop(number).lines.values())))
 
-    def _part(self, number: int) -> None:
+    def _split_block(self, number: int) -> None:
         """Of lines that travel together only one may be what the actors die of."""
-        for work in self._blocks.pop(number).lines.values():
-            self._issue(Block((work,)))
+        for item in self._blocks.pop(number).lines.values():
+            self._issue(Block((item,)))
 
-    def _give_up(self, number: int) -> None:
-        for work in self._blocks.pop(number).lines.values():
-            del self._where[work.line.index]
-            for each in (work, *self._alike.lost(work.line.index)):
-                self._lost.append(Lost(each, self._attempts))
-        self._change.tell()
+    def _mark_lost(self, number: int) -> None:
+        for item in self._blocks.pop(number).lines.values():
+            del self._block_numbers[item.line.index]
+            for lost_item in (item, *self._deduplicator.drop(item.line.index)):
+                self._lost.append(LostLine(lost_item, self._max_attempts))
+        self._notifier.notify()
 
-    def _done(self, index: int) -> bool:
-        number = self._where.pop(index, None)
+    def _remove_line(self, index: int) -> bool:
+        number = self._block_numbers.pop(index, None)
         if number is None:
             return False
         lines = self._blocks[number].lines

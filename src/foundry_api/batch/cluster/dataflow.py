@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.cluster.remote import ActorOptions
 
-__all__ = ["on_nodes", "run_blocks"]
+__all__ = ["node_selector", "run_blocks"]
 
 
-def run_blocks(desk: Any, options: ActorOptions, nodes: Sequence[str], actors: int) -> None:
+def run_blocks(coordinator: Any, options: ActorOptions, nodes: Sequence[str], actors: int) -> None:
     """Have blocks done as they are issued, until the desk says that it is over. It blocks.
 
     The reading is here, beside the desk: with this node all of it ends anyway.
@@ -34,7 +34,7 @@ def run_blocks(desk: Any, options: ActorOptions, nodes: Sequence[str], actors: i
     Ray Data's own default): it is the desk that counts, by lines.
 
     Args:
-        desk: Ray's handle of the desk.
+        coordinator: Ray's handle of the desk.
         options: How the actors ask.
         nodes: Ray's ids of the nodes where they are started, in turn.
         actors: How many.
@@ -48,14 +48,14 @@ def run_blocks(desk: Any, options: ActorOptions, nodes: Sequence[str], actors: i
         warnings.simplefilter("ignore", RayDeprecationWarning)
         done = (
             data.read_datasource(
-                _Numbers(desk, actors),
+                _BlockIds(coordinator, actors),
                 num_cpus=0,
                 override_num_blocks=1,
-                **on_nodes(ray.get_runtime_context().get_node_id()),
+                **node_selector(ray.get_runtime_context().get_node_id()),
             )
             .map_batches(
                 BlockWorker,
-                fn_constructor_args=(desk, options),
+                fn_constructor_args=(coordinator, options),
                 batch_size=None,
                 num_cpus=0,
                 compute=ActorPoolStrategy(
@@ -64,7 +64,7 @@ def run_blocks(desk: Any, options: ActorOptions, nodes: Sequence[str], actors: i
                     max_concurrent_calls_per_actor=BLOCKS_AT_ONCE,
                     enable_true_multi_threading=True,
                 ),
-                ray_remote_args_fn=_Placing(nodes),
+                ray_remote_args_fn=_SpreadPlacement(nodes),
             )
             .iter_internal_ref_bundles()
         )
@@ -72,7 +72,7 @@ def run_blocks(desk: Any, options: ActorOptions, nodes: Sequence[str], actors: i
         pass
 
 
-class _Placing:
+class _SpreadPlacement:
     """Where the next actor is started. When its node dies, it may be started on any other of them.
 
     By labels, since the affinity to a node is nothing to Ray where an actor asks for no resources:
@@ -81,28 +81,28 @@ class _Placing:
 
     def __init__(self, nodes: Sequence[str]) -> None:
         self._nodes = cycle(nodes)
-        self._any = on_nodes(f"in({','.join(nodes)})")
+        self._any = node_selector(f"in({','.join(nodes)})")
 
     def __call__(self) -> dict[str, Any]:
-        return {**on_nodes(next(self._nodes)), "fallback_strategy": [self._any]}
+        return {**node_selector(next(self._nodes)), "fallback_strategy": [self._any]}
 
 
-def on_nodes(nodes: str) -> dict[str, Any]:
+def node_selector(nodes: str) -> dict[str, Any]:
     """What has Ray start something on a node, or on one `in(…)` several: their ids."""
     return {"label_selector": {"ray.io/node-id": nodes}}
 
 
-class _Numbers(Datasource):
+class _BlockIds(Datasource):
     """One task without end that yields the numbers of blocks as they are issued.
 
     Done again, as after the death of its node, it yields the same ones: that is what Ray needs to
     go on behind those that came through.
     """
 
-    def __init__(self, desk: Any, least: int) -> None:
+    def __init__(self, coordinator: Any, min_count: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call] # Ray has half its types
-        self._desk = desk
-        self._least = least
+        self._coordinator = coordinator
+        self._min_count = min_count
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -113,16 +113,16 @@ class _Numbers(Datasource):
         per_task_row_limit: int | None = None,  # noqa: ARG002 - as above
         data_context: Any = None,  # noqa: ARG002 - as above
     ) -> list[ReadTask]:
-        desk, least = self._desk, self._least
+        coordinator, min_count = self._coordinator, self._min_count
         metadata = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
-        return [ReadTask(lambda: _numbers(desk, least), metadata)]
+        return [ReadTask(lambda: _iter_block_ids(coordinator, min_count), metadata)]
 
 
-def _numbers(desk: Any, least: int) -> Iterator[Any]:
+def _iter_block_ids(coordinator: Any, min_count: int) -> Iterator[Any]:
     """All of them; and as many as there are actors, or Ray warns that some have nothing to do."""
-    known, over = 0, False
-    while not over:
-        issued, over = ray.get(desk.issued.remote(known))
-        for number in range(known, max(issued, least) if over else issued):
+    known, is_finished = 0, False
+    while not is_finished:
+        block_count, is_finished = ray.get(coordinator.wait_for_blocks.remote(known))
+        for number in range(known, max(block_count, min_count) if is_finished else block_count):
             yield arrow.table({"block": [number]})
-        known = issued
+        known = block_count

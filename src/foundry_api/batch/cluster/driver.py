@@ -12,51 +12,51 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from foundry_api.batch.async_tools import closed_after
-from foundry_api.batch.cluster.cluster import Node, able
-from foundry_api.batch.cluster.coordinator import Change, Desk
-from foundry_api.batch.cluster.dataflow import on_nodes, run_blocks
+from foundry_api.batch.async_tools import closing_iter
+from foundry_api.batch.cluster.cluster import Node, usable_nodes
+from foundry_api.batch.cluster.coordinator import ChangeNotifier, Coordinator
+from foundry_api.batch.cluster.dataflow import node_selector, run_blocks
 from foundry_api.batch.cluster.untyped import ray
-from foundry_api.batch.dedupe import request_key
-from foundry_api.batch.dispatch import model_of
+from foundry_api.batch.dedupe import make_request_key
+from foundry_api.batch.dispatch import get_model
 from foundry_api.batch.engine import EngineState
-from foundry_api.batch.queues import Waiting
-from foundry_api.batch.response_line import failed_line
-from foundry_api.batch.types import Work
+from foundry_api.batch.queues import GroupedQueue
+from foundry_api.batch.response_line import error_result
+from foundry_api.batch.types import WorkItem
 from foundry_api.types.errors import BatchError, ServiceCrashed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 
-    from foundry_api.batch.cluster.messages import Collected, Lost
+    from foundry_api.batch.cluster.messages import DrainedResults, LostLine
     from foundry_api.batch.cluster.remote import ActorOptions
-    from foundry_api.batch.types import Finished
+    from foundry_api.batch.types import BatchLineResult
     from foundry_api.types.settings import Settings
 
-__all__ = ["ClusterRun", "blocks"]
+__all__ = ["ClusterRunner", "iter_blocks"]
 
 
 GATHER_S = 0.05
 """How long a block waits for further lines after its first one, where they come slowly."""
 
 
-async def blocks(
-    works: AsyncIterable[Work],
-    room: Callable[[], Awaitable[int]],
-    model_of: Callable[[Work], str],
-) -> AsyncGenerator[tuple[Work, ...]]:
+async def iter_blocks(
+    items: AsyncIterable[WorkItem],
+    wait_for_capacity: Callable[[], Awaitable[int]],
+    get_model: Callable[[WorkItem], str],
+) -> AsyncGenerator[tuple[WorkItem, ...]]:
     """Lines in blocks, those for the same model together.
 
     Args:
-        works: The lines.
-        room: Waits until a block is wanted, and says of how many lines; 0 ends it.
-        model_of: The model that a line is for.
+        items: The lines.
+        wait_for_capacity: Waits until a block is wanted, and says of how many lines; 0 ends it.
+        get_model: The model that a line is for.
     """
-    shelf = _Shelf(model_of)
-    reading = asyncio.create_task(shelf.fill(works))
+    buffer = _LineBuffer(get_model)
+    reading = asyncio.create_task(buffer.fill(items))
     try:
-        while lines := await room():
-            block = await shelf.take(lines)
+        while lines := await wait_for_capacity():
+            block = await buffer.take(lines)
             if not block:
                 await reading  # raises what the reading failed of
                 return
@@ -67,44 +67,44 @@ async def blocks(
             await reading
 
 
-class _Shelf:
+class _LineBuffer:
     """Lines that were read and wait."""
 
-    def __init__(self, model_of: Callable[[Work], str]) -> None:
-        self._model_of = model_of
-        self._waiting: Waiting[Work] = Waiting()
-        self._change = Change()
-        self._full = False
+    def __init__(self, get_model: Callable[[WorkItem], str]) -> None:
+        self._get_model = get_model
+        self._queue: GroupedQueue[WorkItem] = GroupedQueue()
+        self._notifier = ChangeNotifier()
+        self._input_done = False
 
-    async def fill(self, works: AsyncIterable[Work]) -> None:
+    async def fill(self, items: AsyncIterable[WorkItem]) -> None:
         try:
-            async with closed_after(works):
-                async for work in works:
-                    self._waiting.put(work, self._model_of(work))
-                    self._change.tell()
-                    await self._change.until(lambda: len(self._waiting) < self._waiting.bound)
+            async with closing_iter(items):
+                async for item in items:
+                    self._queue.put(item, self._get_model(item))
+                    self._notifier.notify()
+                    await self._notifier.wait_for(lambda: len(self._queue) < self._queue.capacity)
         finally:
-            self._full = True
-            self._change.tell()
+            self._input_done = True
+            self._notifier.notify()
 
-    async def take(self, lines: int) -> tuple[Work, ...]:
-        await self._change.until(lambda: self._full or len(self._waiting))
+    async def take(self, lines: int) -> tuple[WorkItem, ...]:
+        await self._notifier.wait_for(lambda: self._input_done or len(self._queue))
         with suppress(TimeoutError):
             async with asyncio.timeout(GATHER_S):
-                await self._change.until(lambda: self._full or len(self._waiting) >= lines)
-        taken = [work for _ in range(lines) if (work := self._waiting.take()) is not None]
-        self._change.tell()
+                await self._notifier.wait_for(lambda: self._input_done or len(self._queue) >= lines)
+        taken = [item for _ in range(lines) if (item := self._queue.take()) is not None]
+        self._notifier.notify()
         return tuple(taken)
 
 
-CALLS_AT_ONCE = 100_000
+MAX_CONCURRENT_CALLS = 100_000
 """Of the desk: each actor has a few that wait."""
 
-END_S = 10.0
+SHUTDOWN_TIMEOUT_S = 10.0
 """Seconds that the actors may take to see that it is over."""
 
 
-class ClusterRun:
+class ClusterRunner:
     """Answers lines on the cluster that this process is part of. To be used once.
 
     Args:
@@ -113,40 +113,45 @@ class ClusterRun:
         dedupe: Whether lines that are alike are asked once, wherever they lie.
     """
 
-    def __init__(self, options: ActorOptions, tell: Callable[[str], None], *, dedupe: bool) -> None:
+    def __init__(
+        self, options: ActorOptions, on_notice: Callable[[str], None], *, dedupe: bool
+    ) -> None:
         self._options = options
-        self._tell = tell
+        self._on_notice = on_notice
         self._dedupe = dedupe
-        self._last: Collected | None = None
-        self._open = 0
+        self._last_drained: DrainedResults | None = None
+        self._open_lines = 0
 
-    async def answers(self, works: AsyncIterable[Work]) -> AsyncGenerator[Finished]:
+    async def run(self, items: AsyncIterable[WorkItem]) -> AsyncGenerator[BatchLineResult]:
         """The lines as they finish; each comes once."""
-        nodes = [node.id for node in await able(_workers(), _version_on, self._tell)]
-        urls = _addresses(self._options.settings)
+        nodes = [
+            node.id
+            for node in await usable_nodes(_list_worker_nodes(), _get_version, self._on_notice)
+        ]
+        urls = _service_urls(self._options.settings)
         actors = len(urls or nodes)
-        desk = self._desk(actors, urls)
-        flow = asyncio.create_task(_flow(desk, self._options, nodes, actors))
-        feed = asyncio.create_task(self._feed(works, desk))
+        coordinator = self._start_coordinator(actors, urls)
+        dataflow = asyncio.create_task(_run_dataflow(coordinator, self._options, nodes, actors))
+        feed = asyncio.create_task(self._feed(items, coordinator))
         try:
-            async with aclosing(self._collected(desk, {flow, feed})) as collections:
-                async for collected in collections:
-                    for finished in self._told(collected):
-                        yield finished
-                    if collected.failure is not None:
-                        raise collected.failure
+            async with aclosing(self._iter_drained(coordinator, {dataflow, feed})) as drains:
+                async for drained in drains:
+                    for result in self._process_drained(drained):
+                        yield result
+                    if drained.failure is not None:
+                        raise drained.failure
         finally:
             feed.cancel()
             await asyncio.gather(feed, return_exceptions=True)
-            await _end(desk, flow)
+            await _shut_down(coordinator, dataflow)
 
     def state(self) -> EngineState:
         """What goes on now, as the actors last told."""
-        states = self._last.states if self._last else ()
+        states = self._last_drained.states if self._last_drained else ()
         in_flight = sum(state.in_flight for _, state in states)
         return EngineState(
             in_flight=in_flight,
-            queued=max(0, self._open - in_flight),
+            queued=max(0, self._open_lines - in_flight),
             limit=sum(state.limit or 0 for _, state in states) or None,
             services=tuple(
                 (f"{name} on {host}", service)
@@ -155,94 +160,100 @@ class ClusterRun:
             ),
         )
 
-    def _desk(self, actors: int, urls: tuple[str, ...]) -> Any:
+    def _start_coordinator(self, actors: int, urls: tuple[str, ...]) -> Any:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor = ray.remote(num_cpus=0, max_concurrency=CALLS_AT_ONCE, scheduling_strategy=here)(
-            Desk
-        )
+        actor = ray.remote(
+            num_cpus=0, max_concurrency=MAX_CONCURRENT_CALLS, scheduling_strategy=here
+        )(Coordinator)
         model = self._options.settings.model
-        key_of = partial(_key, default=model) if self._dedupe else None
-        return actor.remote(actors, urls, attempts=self._options.attempts, key_of=key_of)
+        get_key = partial(_make_key, default=model) if self._dedupe else None
+        return actor.remote(actors, urls, max_attempts=self._options.max_attempts, get_key=get_key)
 
-    async def _feed(self, works: AsyncIterable[Work], desk: Any) -> None:
-        async def room() -> int:
-            lines: int = await desk.room.remote()
+    async def _feed(self, items: AsyncIterable[WorkItem], coordinator: Any) -> None:
+        async def wait_for_capacity() -> int:
+            lines: int = await coordinator.wait_for_capacity.remote()
             return lines
 
         model = self._options.settings.model
         async with aclosing(
-            blocks(works, room, lambda work: model_of(work.request, model))
-        ) as them:
-            async for block in them:
-                self._open += len(block)
-                await desk.put.remote([_bare(work) for work in block])
-        await desk.finish.remote()
+            iter_blocks(items, wait_for_capacity, lambda item: get_model(item.request, model))
+        ) as line_blocks:
+            async for block in line_blocks:
+                self._open_lines += len(block)
+                await coordinator.submit.remote([_strip(item) for item in block])
+        await coordinator.close_input.remote()
 
-    async def _collected(
-        self, desk: Any, others: set[asyncio.Task[None]]
-    ) -> AsyncGenerator[Collected]:
-        over = False
-        while not over:
-            collected = await _first(_awaited(desk.collect.remote()), others)
-            self._last, over = collected, collected.over
-            yield collected
+    async def _iter_drained(
+        self, coordinator: Any, others: set[asyncio.Task[None]]
+    ) -> AsyncGenerator[DrainedResults]:
+        is_finished = False
+        while not is_finished:
+            drained = await _first_result(_await_ref(coordinator.collect.remote()), others)
+            self._last_drained, is_finished = drained, drained.is_finished
+            yield drained
 
-    def _told(self, collected: Collected) -> list[Finished]:
-        for sentence in collected.news:
-            self._tell(sentence)
-        finished = [*collected.finished, *map(_given_up, collected.lost)]
-        self._open -= len(finished)
-        return finished
+    def _process_drained(self, drained: DrainedResults) -> list[BatchLineResult]:
+        for notice in drained.notices:
+            self._on_notice(notice)
+        result = [*drained.results, *map(_make_lost_result, drained.lost)]
+        self._open_lines -= len(result)
+        return result
 
 
-async def _flow(desk: Any, options: ActorOptions, nodes: list[str], actors: int) -> None:
+async def _run_dataflow(
+    coordinator: Any, options: ActorOptions, nodes: list[str], actors: int
+) -> None:
     try:
-        await asyncio.to_thread(run_blocks, desk, options, nodes, actors)
+        await asyncio.to_thread(run_blocks, coordinator, options, nodes, actors)
     except Exception as error:
-        raise _broken(error) from error
+        raise _wrap_error(error) from error
 
 
-async def _awaited(ref: Any) -> Any:
+async def _await_ref(ref: Any) -> Any:
     return await ref
 
 
-async def _first(call: Any, others: set[asyncio.Task[None]]) -> Any:
+async def _first_result(call: Any, others: set[asyncio.Task[None]]) -> Any:
     """What a call gives, unless one of the others fails before."""
     task = asyncio.ensure_future(call)
     try:
         waiting = {task, *others}
         while not task.done():
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for each in done - {task}:
-                each.result()
-                waiting.discard(each)
+            for finished_task in done - {task}:
+                finished_task.result()
+                waiting.discard(finished_task)
         return task.result()
     except ray.exceptions.RayError as error:
-        raise _broken(error) from error
+        raise _wrap_error(error) from error
     finally:
         task.cancel()
 
 
-def _broken(error: Exception) -> BatchError:
+def _wrap_error(error: Exception) -> BatchError:
     if isinstance(error, ray.exceptions.ActorUnschedulableError):
         return BatchError(
             "all nodes of the cluster that worked on it are lost",
             hint="See `ray status`. When there are nodes again, the same command goes on.",
         )
-    told = str(error).strip().rpartition("\n")[2]
-    return BatchError(f"the Ray cluster failed: {told}", hint="Ray's logs tell more.")
+    message = str(error).strip().rpartition("\n")[2]
+    return BatchError(f"the Ray cluster failed: {message}", hint="Ray's logs tell more.")
 
 
-def _bare(work: Work) -> Work:
+def _strip(item: WorkItem) -> WorkItem:
     """Without what it was read from, which nobody needs over there."""
-    return Work(msgspec.structs.replace(work.line, raw=None), work.request)
+    return WorkItem(msgspec.structs.replace(item.line, raw=None), item.request)
 
 
-def _addresses(settings: Settings) -> tuple[str, ...]:
-    return tuple(each.base_url for each in settings.each() if each.base_url is not None)
+def _service_urls(settings: Settings) -> tuple[str, ...]:
+    return tuple(
+        service_settings.base_url
+        for service_settings in settings.each()
+        if service_settings.base_url is not None
+    )
 
 
-def _workers() -> list[Node]:
+def _list_worker_nodes() -> list[Node]:
     """The nodes that are there for work: those that offer CPUs."""
     nodes = [node for node in ray.nodes() if node["Alive"]]
     workers = [
@@ -258,10 +269,10 @@ def _workers() -> list[Node]:
     return workers
 
 
-async def _version_on(node: str) -> str:
+async def _get_version(node: str) -> str:
     """The package's version there. What asks is Python's own: the package may not be there."""
-    asking = ray.remote(num_cpus=0, **on_nodes(node))(resolve_name)
-    answer = asking.remote("foundry_api._version:__version__")
+    remote_function = ray.remote(num_cpus=0, **node_selector(node))(resolve_name)
+    answer = remote_function.remote("foundry_api._version:__version__")
     try:
         version: str = await answer
     except asyncio.CancelledError:
@@ -270,22 +281,22 @@ async def _version_on(node: str) -> str:
     return version
 
 
-def _key(work: Work, default: str) -> bytes:
-    return request_key(work.request, model_of(work.request, default))
+def _make_key(item: WorkItem, default: str) -> bytes:
+    return make_request_key(item.request, get_model(item.request, default))
 
 
-async def _end(desk: Any, flow: asyncio.Task[None]) -> None:
+async def _shut_down(coordinator: Any, dataflow: asyncio.Task[None]) -> None:
     """Let the actors see that it is over, and wait for them."""
-    await _awaited(desk.abandon.remote())
-    await asyncio.wait({flow}, timeout=END_S)
-    ray.kill(desk)
-    await asyncio.gather(flow, return_exceptions=True)
+    await _await_ref(coordinator.cancel.remote())
+    await asyncio.wait({dataflow}, timeout=SHUTDOWN_TIMEOUT_S)
+    ray.kill(coordinator)
+    await asyncio.gather(dataflow, return_exceptions=True)
 
 
-def _given_up(lost: Lost) -> Finished:
-    line, request = lost.work.line, lost.work.request
+def _make_lost_result(lost: LostLine) -> BatchLineResult:
+    line, request = lost.item.line, lost.item.request
     error = ServiceCrashed(
-        f"the actor that asked it died {lost.deaths} times",
+        f"the actor that asked it died {lost.crashes} times",
         hint="Send it alone: it may be what they die of. Ray's logs tell more.",
     )
-    return failed_line(line.index, line.digest, request.custom_id, error, at=time.time())
+    return error_result(line.index, line.digest, request.custom_id, error, at=time.time())

@@ -7,19 +7,19 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from foundry_api.batch.cluster.messages import Seat
+from foundry_api.batch.cluster.messages import Assignment
 from foundry_api.batch.engine import EngineState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from foundry_api.batch.cluster.messages import Who
+    from foundry_api.batch.cluster.messages import WorkerId
     from foundry_api.types.errors import FoundryError
 
-__all__ = ["BLOCKS_AT_ONCE", "MOST_LINES", "Pace", "Roll", "Seats"]
+__all__ = ["BLOCKS_AT_ONCE", "MAX_BLOCK_LINES", "BlockSizer", "EngineAssignments", "WorkerRegistry"]
 
 
-class Seats:
+class EngineAssignments:
     """Given to actors as they come, taken back when they come again as another process.
 
     When a node dies, Ray starts its actor anew on any other one. There it would be a second engine
@@ -31,19 +31,21 @@ class Seats:
 
     def __init__(self, urls: Sequence[str] = ()) -> None:
         self._urls = tuple(urls)
-        self._holders: dict[str, Who] = {}
+        self._holders: dict[str, WorkerId] = {}
 
-    def ask(self, who: Who) -> Seat | None:
+    def assign(self, worker_id: WorkerId) -> Assignment | None:
         """A seat for an actor; None while there is none. Whoever asks again has the same."""
-        for name in self._urls or (who.node,):
-            holder = self._holders.setdefault(name, who)
-            if holder == who:
-                return Seat(name, name) if self._urls else Seat(who.host)
+        for name in self._urls or (worker_id.node,):
+            holder = self._holders.setdefault(name, worker_id)
+            if holder == worker_id:
+                return Assignment(name, name) if self._urls else Assignment(worker_id.host)
         return None
 
-    def leave(self, actor: str) -> None:
+    def release(self, actor: str) -> None:
         """An actor has no seat any more, if it had one."""
-        self._holders = {name: who for name, who in self._holders.items() if who.actor != actor}
+        self._holders = {
+            name: worker_id for name, worker_id in self._holders.items() if worker_id.actor != actor
+        }
 
 
 FIRST_LIMIT = 2
@@ -51,13 +53,13 @@ FIRST_LIMIT = 2
 
 
 @dataclass(slots=True)
-class _Member:
-    who: Who
-    left: FoundryError | None = None
+class _Worker:
+    worker_id: WorkerId
+    error: FoundryError | None = None
     state: EngineState = field(default_factory=EngineState)
 
 
-class Roll:
+class WorkerRegistry:
     """The actors, as they have told of themselves.
 
     Args:
@@ -67,77 +69,87 @@ class Roll:
 
     def __init__(self, expected: int, urls: Sequence[str] = ()) -> None:
         self._expected = expected
-        self._seats = Seats(urls)
-        self._members: dict[str, _Member] = {}
-        self.news: list[str] = []
+        self._assignments = EngineAssignments(urls)
+        self._workers: dict[str, _Worker] = {}
+        self.notices: list[str] = []
 
-    def enter(self, who: Who) -> Seat | None:
+    def register(self, worker_id: WorkerId) -> Assignment | None:
         """An actor begins, or begins again as another process."""
-        before = self._members.get(who.actor)
-        if before is not None and before.who != who:
-            self._seats.leave(who.actor)
-            self.news.append(f"{before.who.host}: an actor was lost; its lines are asked again")
-        self._members[who.actor] = _Member(who)
-        seat = self._seats.ask(who)
-        if seat is None:
-            self.news.append(f"{who.host}: another actor, which waits: an engine is here already")
+        previous = self._workers.get(worker_id.actor)
+        if previous is not None and previous.worker_id != worker_id:
+            self._assignments.release(worker_id.actor)
+            self.notices.append(
+                f"{previous.worker_id.host}: an actor was lost; its lines are asked again"
+            )
+        self._workers[worker_id.actor] = _Worker(worker_id)
+        assignment = self._assignments.assign(worker_id)
+        if assignment is None:
+            self.notices.append(
+                f"{worker_id.host}: another actor, which waits: an engine is here already"
+            )
         else:
-            self.news.append(f"{who.host}: {_works_with(seat)}")
-        return seat
+            self.notices.append(f"{worker_id.host}: {_describe_assignment(assignment)}")
+        return assignment
 
-    def seat(self, who: Who) -> Seat | None:
+    def assign(self, worker_id: WorkerId) -> Assignment | None:
         """What an actor works with; None while there is nothing, or if it is not here any more."""
-        member = self._members.get(who.actor)
-        return self._seats.ask(who) if member is not None and member.who == who else None
+        worker = self._workers.get(worker_id.actor)
+        return (
+            self._assignments.assign(worker_id)
+            if worker is not None and worker.worker_id == worker_id
+            else None
+        )
 
-    def saw(self, actor: str, state: EngineState) -> None:
+    def update_state(self, actor: str, state: EngineState) -> None:
         """How an actor's engine is."""
-        member = self._members.get(actor)
-        if member is not None:
-            member.state = state
+        worker = self._workers.get(actor)
+        if worker is not None:
+            worker.state = state
 
-    def leave(self, actor: str, error: FoundryError) -> None:
+    def unregister(self, actor: str, error: FoundryError) -> None:
         """An actor's service is gone, for the rest of the run."""
-        member = self._members[actor]
-        if member.left is None:
-            member.left = error
-            self.news.append(f"{member.who.host}: left out for the rest of the run. {error}")
+        worker = self._workers[actor]
+        if worker.error is None:
+            worker.error = error
+            self.notices.append(
+                f"{worker.worker_id.host}: left out for the rest of the run. {error}"
+            )
 
-    def works(self, actor: str) -> bool:
+    def can_work(self, actor: str) -> bool:
         """Whether an actor can answer lines."""
-        member = self._members[actor]
-        return member.left is None and self._seats.ask(member.who) is not None
+        worker = self._workers[actor]
+        return worker.error is None and self._assignments.assign(worker.worker_id) is not None
 
     @property
-    def working(self) -> int:
+    def active_count(self) -> int:
         """How many can, those that are still expected included; at least one."""
-        idle = sum(not self.works(actor) for actor in self._members)
+        idle = sum(not self.can_work(actor) for actor in self._workers)
         return max(1, self._expected - idle)
 
     @property
-    def hopeless(self) -> bool:
+    def all_failed(self) -> bool:
         """Whether all that were expected are here, and none can work."""
-        working = any(self.works(actor) for actor in self._members)
-        return not working and len(self._members) >= self._expected
+        working = any(self.can_work(actor) for actor in self._workers)
+        return not working and len(self._workers) >= self._expected
 
     @property
     def limit(self) -> int:
         """The most lines that an actor may have in flight."""
-        limits = [member.state.limit or FIRST_LIMIT for member in self._members.values()]
+        limits = [worker.state.limit or FIRST_LIMIT for worker in self._workers.values()]
         return max(limits, default=FIRST_LIMIT)
 
-    def told(self) -> tuple[str, ...]:
+    def drain_notices(self) -> tuple[str, ...]:
         """What happened since the last time."""
-        news, self.news = self.news, []
-        return tuple(news)
+        notices, self.notices = self.notices, []
+        return tuple(notices)
 
-    def states(self) -> tuple[tuple[str, EngineState], ...]:
+    def get_states(self) -> tuple[tuple[str, EngineState], ...]:
         """Each actor's host and engine."""
-        return tuple((member.who.host, member.state) for member in self._members.values())
+        return tuple((worker.worker_id.host, worker.state) for worker in self._workers.values())
 
 
-def _works_with(seat: Seat) -> str:
-    return "an engine of its own" if seat.url is None else f"an actor for {seat.url}"
+def _describe_assignment(assignment: Assignment) -> str:
+    return "an engine of its own" if assignment.url is None else f"an actor for {assignment.url}"
 
 
 BLOCKS_AT_ONCE = 4
@@ -147,28 +159,28 @@ BLOCK_S = 0.5
 """Seconds of an actor's work in a block. It bounds what is asked again when an actor dies, and how
 long the last actor works while the others have nothing left."""
 
-MOST_LINES = 64
+MAX_BLOCK_LINES = 64
 WINDOW_S = 1.0
 
 
-class Pace:
+class BlockSizer:
     """Learns how quickly lines come back.
 
     Args:
         clock: Seconds of a monotonic clock.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._since = clock()
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._since = monotonic()
         self._count = 0
         self._rate = 0.0
 
-    def delivered(self, count: int) -> None:
+    def record_delivered(self, count: int) -> None:
         """So many lines came back."""
         self._count += count
 
-    def lines(self, actors: int, limit: int) -> int:
+    def next_block_size(self, actors: int, limit: int) -> int:
         """Lines for the next block: some time's work of an actor, or as many as fill its engine.
 
         Args:
@@ -176,12 +188,12 @@ class Pace:
             limit: How many lines an actor may have in flight.
         """
         self._measure()
-        work = self._rate * BLOCK_S / max(1, actors)
+        item = self._rate * BLOCK_S / max(1, actors)
         room = 2 * limit / BLOCKS_AT_ONCE
-        return min(MOST_LINES, max(1, math.ceil(work), math.ceil(room)))
+        return min(MAX_BLOCK_LINES, max(1, math.ceil(item), math.ceil(room)))
 
     def _measure(self) -> None:
-        elapsed = self._clock() - self._since
+        elapsed = self._monotonic() - self._since
         if elapsed >= WINDOW_S:
             self._rate = self._count / elapsed
             self._since, self._count = self._since + elapsed, 0

@@ -5,29 +5,29 @@ from __future__ import annotations
 import msgspec
 
 from foundry_api.batch.engine import EngineState
-from foundry_api.batch.types import Finished, Work
+from foundry_api.batch.types import BatchLineResult, WorkItem
 from foundry_api.types.errors import FoundryError
 
-__all__ = ["Collected", "Lost", "Seat", "Who"]
+__all__ = ["Assignment", "DrainedResults", "LostLine", "WorkerId"]
 
 
-class Who(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerId(msgspec.Struct, frozen=True, kw_only=True):
     """An actor, in one of its lives.
 
     Attributes:
         actor: Ray's id of it, which outlives its process.
-        life: Stands for the process: another one has another.
+        incarnation: Stands for the process: another one has another.
         node: Ray's id of the node where it runs.
         host: That node's name or address, for people.
     """
 
     actor: str
-    life: str
+    incarnation: str
     node: str
     host: str
 
 
-class Seat(msgspec.Struct, frozen=True):
+class Assignment(msgspec.Struct, frozen=True):
     """What an actor works with.
 
     Attributes:
@@ -39,33 +39,33 @@ class Seat(msgspec.Struct, frozen=True):
     url: str | None = None
 
 
-class Lost(msgspec.Struct, frozen=True):
+class LostLine(msgspec.Struct, frozen=True):
     """A line in whose flight its actor died too often.
 
     Attributes:
-        work: The line.
-        deaths: How often.
+        item: The line.
+        crashes: How often.
     """
 
-    work: Work
-    deaths: int
+    item: WorkItem
+    crashes: int
 
 
-class Collected(msgspec.Struct, frozen=True, kw_only=True):
+class DrainedResults(msgspec.Struct, frozen=True, kw_only=True):
     """What the desk has for the driver.
 
     Attributes:
-        finished: Lines that came back, each of them once.
+        results: Lines that came back, each of them once.
         lost: Lines that are given up.
-        news: Sentences for people.
+        notices: Sentences for people.
         states: Each actor's name and its engine, as it last told.
-        over: Whether nothing comes any more.
+        is_finished: Whether nothing comes any more.
         failure: Why the run cannot go on.
     """
 
-    finished: tuple[Finished, ...] = ()
-    lost: tuple[Lost, ...] = ()
-    news: tuple[str, ...] = ()
+    results: tuple[BatchLineResult, ...] = ()
+    lost: tuple[LostLine, ...] = ()
+    notices: tuple[str, ...] = ()
     states: tuple[tuple[str, EngineState], ...] = ()
-    over: bool = False
+    is_finished: bool = False
     failure: FoundryError | None = None

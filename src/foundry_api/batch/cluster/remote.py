@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from foundry_api.batch.cluster.actor import Station
-from foundry_api.batch.cluster.messages import Who
+from foundry_api.batch.cluster.actor import WorkerLoop
+from foundry_api.batch.cluster.messages import WorkerId
 from foundry_api.batch.cluster.untyped import ray
 from foundry_api.batch.engine import LocalEngine
 from foundry_api.client.client import FoundryAPIClient
@@ -20,13 +20,13 @@ from foundry_api.client.client import FoundryAPIClient
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from foundry_api.batch.cluster.messages import Seat
+    from foundry_api.batch.cluster.messages import Assignment
     from foundry_api.batch.engine import BatchEngine, EngineState
-    from foundry_api.batch.types import Finished, Work
+    from foundry_api.batch.types import BatchLineResult, WorkItem
     from foundry_api.types.errors import FoundryError
     from foundry_api.types.settings import Settings
 
-__all__ = ["ActorOptions", "BlockWorker", "RemoteDesk"]
+__all__ = ["ActorOptions", "BlockWorker", "RemoteCoordinator"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,16 +35,16 @@ class ActorOptions:
 
     Attributes:
         settings: Of their clients.
-        attempts: How often a line that failed for a passing reason is begun.
+        max_attempts: How often a line that failed for a passing reason is begun.
         patience_s: Seconds that an actor's service may be away.
     """
 
     settings: Settings
-    attempts: int
+    max_attempts: int
     patience_s: float
 
 
-class RemoteDesk:
+class RemoteCoordinator:
     """The desk, as the actors and the driver reach it.
 
     Args:
@@ -54,31 +54,33 @@ class RemoteDesk:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
-    async def seat(self, who: Who) -> Seat | None:
-        """See `Desk`."""
-        seat: Seat | None = await self._actor.seat.remote(who)
-        return seat
+    async def assign(self, worker_id: WorkerId) -> Assignment | None:
+        """See `Coordinator`."""
+        assignment: Assignment | None = await self._actor.assign.remote(worker_id)
+        return assignment
 
-    async def take(self, number: int, actor: str) -> Sequence[Work]:
-        """See `Desk`."""
-        works: Sequence[Work] = await self._actor.take.remote(number, actor)
-        return works
+    async def claim(self, number: int, actor: str) -> Sequence[WorkItem]:
+        """See `Coordinator`."""
+        items: Sequence[WorkItem] = await self._actor.claim.remote(number, actor)
+        return items
 
-    async def deliver(self, actor: str, finished: Sequence[Finished], state: EngineState) -> None:
-        """See `Desk`."""
-        await self._actor.deliver.remote(actor, finished, state)
+    async def deliver(
+        self, actor: str, results: Sequence[BatchLineResult], state: EngineState
+    ) -> None:
+        """See `Coordinator`."""
+        await self._actor.deliver.remote(actor, results, state)
 
-    async def attend(self, actor: str, state: EngineState) -> bool:
-        """See `Desk`."""
-        over: bool = await self._actor.attend.remote(actor, state)
-        return over
+    async def heartbeat(self, actor: str, state: EngineState) -> bool:
+        """See `Coordinator`."""
+        is_finished: bool = await self._actor.heartbeat.remote(actor, state)
+        return is_finished
 
-    async def leave(self, actor: str, error: FoundryError) -> None:
-        """See `Desk`."""
-        await self._actor.leave.remote(actor, error)
+    async def unregister(self, actor: str, error: FoundryError) -> None:
+        """See `Coordinator`."""
+        await self._actor.unregister.remote(actor, error)
 
     async def fail(self, error: FoundryError) -> None:
-        """See `Desk`."""
+        """See `Coordinator`."""
         await self._actor.fail.remote(error)
 
 
@@ -90,34 +92,42 @@ class BlockWorker:
         options: How to ask.
     """
 
-    def __init__(self, desk: Any, options: ActorOptions) -> None:
-        who = _who()
-        ray.get(desk.enter.remote(who))
-        self._station = Station(RemoteDesk(desk), who, lambda seat: _engine(seat, options))
+    def __init__(self, coordinator: Any, options: ActorOptions) -> None:
+        worker_id = _make_worker_id()
+        ray.get(coordinator.register.remote(worker_id))
+        self._worker_loop = WorkerLoop(
+            RemoteCoordinator(coordinator),
+            worker_id,
+            lambda assignment: _open_engine(assignment, options),
+        )
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        self._life = asyncio.run_coroutine_threadsafe(self._station.live(), self._loop)
+        self._run_future = asyncio.run_coroutine_threadsafe(self._worker_loop.run(), self._loop)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Answer some blocks."""
         for number in batch["block"].tolist():
-            asyncio.run_coroutine_threadsafe(self._station.answer(number), self._loop).result()
+            asyncio.run_coroutine_threadsafe(
+                self._worker_loop.process_block(number), self._loop
+            ).result()
         return batch
 
 
 @asynccontextmanager
-async def _engine(seat: Seat, options: ActorOptions) -> AsyncGenerator[BatchEngine]:
-    service = "embedded" if seat.url is None else options.settings.service
-    settings = replace(options.settings, base_url=seat.url, base_urls=(), service=service)
+async def _open_engine(
+    assignment: Assignment, options: ActorOptions
+) -> AsyncGenerator[BatchEngine]:
+    service = "embedded" if assignment.url is None else options.settings.service
+    settings = replace(options.settings, base_url=assignment.url, base_urls=(), service=service)
     async with FoundryAPIClient(settings=settings) as client:
-        yield LocalEngine(client, attempts=options.attempts, patience_s=options.patience_s)
+        yield LocalEngine(client, max_attempts=options.max_attempts, patience_s=options.patience_s)
 
 
-def _who() -> Who:
+def _make_worker_id() -> WorkerId:
     context = ray.get_runtime_context()
-    return Who(
+    return WorkerId(
         actor=context.get_actor_id() or "",
-        life=f"{os.getpid()}-{uuid.uuid4()}",
+        incarnation=f"{os.getpid()}-{uuid.uuid4()}",
         node=context.get_node_id(),
         host=f"{platform.node()} ({ray.util.get_node_ip_address()})",
     )

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from foundry_api.batch.journal.journal import Journal
 from foundry_api.batch.journal.results import BLOCK_LINES
-from foundry_api.batch.journal.status import ask_cancel, read_figures, read_status
+from foundry_api.batch.journal.status import read_statistics, read_status, request_cancel
 from foundry_api.batch.journal.types import (
     BatchStatus,
-    CancelHow,
-    Checked,
-    Counts,
-    Published,
+    CancelMode,
+    CheckResult,
+    PublishedOutput,
+    ResultCounts,
     RunnerStatus,
 )
 
 __all__ = [
     "BLOCK_LINES",
     "BatchStatus",
-    "CancelHow",
-    "Checked",
-    "Counts",
+    "CancelMode",
+    "CheckResult",
     "Journal",
-    "Published",
+    "PublishedOutput",
+    "ResultCounts",
     "RunnerStatus",
-    "ask_cancel",
-    "read_figures",
+    "read_statistics",
     "read_status",
+    "request_cancel",
 ]

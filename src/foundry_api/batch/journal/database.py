@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from foundry_api.batch.journal.types import Published
+from foundry_api.batch.journal.types import PublishedOutput
 from foundry_api.storage.lock import FileLock, LockTimeout
-from foundry_api.storage.private_file import synced_directory
+from foundry_api.storage.private_file import sync_directory
 from foundry_api.storage.sqlite import (
     PRIMARY,
     DamagedFile,
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FILE",
-    "begun",
-    "connected",
-    "forget",
-    "locked",
-    "meta",
-    "meta_of",
-    "published_of",
-    "put",
-    "reading_json",
-    "refuse_unusable",
-    "storage",
+    "check_usable",
+    "delete_meta",
+    "get_meta",
+    "get_meta_as",
+    "journal_lock",
+    "open_existing",
+    "open_or_create",
+    "parse_published",
+    "set_meta",
     "transaction",
+    "translate_json_errors",
+    "translate_storage_errors",
 ]
 
 
@@ -73,7 +73,7 @@ FORMAT = FileFormat(application_id=0x666F756A, version=1, schema=SCHEMA)
 
 
 @contextmanager
-def storage(directory: Path) -> Generator[None]:
+def translate_storage_errors(directory: Path) -> Generator[None]:
     """Raise a failure of the disk or the database as one of ours.
 
     Args:
@@ -94,11 +94,11 @@ def storage(directory: Path) -> Generator[None]:
                 " answered and not yet written to the output is in the part-*.jsonl files there.",
             ) from error
         raise BatchStorageFailed(
-            f"{directory} cannot be used: {error}", hint=_hint(error, directory)
+            f"{directory} cannot be used: {error}", hint=_make_hint(error, directory)
         ) from error
 
 
-def _hint(error: OSError | sqlite3.Error, directory: Path) -> str | None:
+def _make_hint(error: OSError | sqlite3.Error, directory: Path) -> str | None:
     """What helps, where it isn't room on the disk."""
     code = getattr(error, "sqlite_errorcode", None) or 0
     if code & PRIMARY in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
@@ -111,7 +111,7 @@ def _hint(error: OSError | sqlite3.Error, directory: Path) -> str | None:
     return None
 
 
-def connected(directory: Path) -> sqlite3.Connection:
+def open_or_create(directory: Path) -> sqlite3.Connection:
     """The journal of a directory, made if there is none. Call it under the lock of the directory.
 
     Raises:
@@ -119,11 +119,11 @@ def connected(directory: Path) -> sqlite3.Connection:
     """
     path = directory / FILE
     if not _has_content(path):
-        synced_directory(directory.parent)
-    return _opened(path)
+        sync_directory(directory.parent)
+    return _open(path)
 
 
-def refuse_unusable(directory: Path) -> None:
+def check_usable(directory: Path) -> None:
     """Refuse a directory in which no journal can be, before even a lock is put there.
 
     Raises:
@@ -146,7 +146,7 @@ def _has_content(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def begun(directory: Path, *, writes: bool = False) -> sqlite3.Connection:
+def open_existing(directory: Path, *, writes: bool = False) -> sqlite3.Connection:
     """The journal of a directory in which a batch was begun. It is not changed by being opened.
 
     Args:
@@ -163,14 +163,14 @@ def begun(directory: Path, *, writes: bool = False) -> sqlite3.Connection:
         with closing(database) if writes else nullcontext():
             is_begun = database.execute("select 1 from meta where name = 'options'").fetchone()
         if is_begun:
-            return _opened(path) if writes else database
+            return _open(path) if writes else database
         database.close()
     raise BatchStorageFailed(
         f"there is no batch in {directory}", hint="Name the output of one that was begun."
     )
 
 
-def _opened(path: Path) -> sqlite3.Connection:
+def _open(path: Path) -> sqlite3.Connection:
     """A connection that survives a loss of power once a transaction is committed."""
     database = open_database(
         path, FORMAT, lock=nullcontext(), timeout_s=BUSY_S, check_same_thread=False
@@ -200,45 +200,45 @@ LOCK = "lock"
 _T = TypeVar("_T")
 
 
-def put(database: sqlite3.Connection, name: str, value: Any) -> None:
+def set_meta(database: sqlite3.Connection, name: str, value: Any) -> None:
     """Keep something under a name, as JSON."""
     encoded = msgspec.json.encode(value, enc_hook=str)
     database.execute("insert or replace into meta values (?, ?)", (name, encoded))
 
 
-def meta(database: sqlite3.Connection, name: str) -> Any:
+def get_meta(database: sqlite3.Connection, name: str) -> Any:
     """What a journal keeps under a name, as plain JSON; None for nothing."""
     row = database.execute("select value from meta where name = ?", (name,)).fetchone()
     if row is None:
         return None
     (encoded,) = check_row(row, bytes)
-    with reading_json():
+    with translate_json_errors():
         return msgspec.json.decode(encoded)
 
 
-def meta_of(database: sqlite3.Connection, name: str, value_type: type[_T]) -> _T | None:
+def get_meta_as(database: sqlite3.Connection, name: str, value_type: type[_T]) -> _T | None:
     """What a journal keeps under a name, of the type that was kept; None for nothing.
 
     Raises:
         DamagedFile: It is of another type.
     """
-    value = meta(database, name)
-    with reading_json():
+    value = get_meta(database, name)
+    with translate_json_errors():
         return None if value is None else msgspec.convert(value, value_type)
 
 
-def published_of(told: Any) -> Published:
-    """What was written last, as `meta` returns it.
+def parse_published(row: Any) -> PublishedOutput:
+    """What was written last, as `get_meta` returns it.
 
     Raises:
         DamagedFile: It is not that.
     """
-    with reading_json():
-        return Published.of(told)
+    with translate_json_errors():
+        return PublishedOutput.from_row(row)
 
 
 @contextmanager
-def reading_json() -> Generator[None]:
+def translate_json_errors() -> Generator[None]:
     """Raise JSON that is not what was kept as damage of the journal."""
     try:
         yield
@@ -246,12 +246,12 @@ def reading_json() -> Generator[None]:
         raise DamagedFile(f"what it keeps is not what was written: {error}") from error
 
 
-def forget(database: sqlite3.Connection, *names: str) -> None:
+def delete_meta(database: sqlite3.Connection, *names: str) -> None:
     """Keep nothing under some names."""
     database.executemany("delete from meta where name = ?", [(name,) for name in names])
 
 
-class locked:  # noqa: N801 - reads as a verb in `with`
+class journal_lock:  # noqa: N801 - reads as a verb in `with`
     """The lock of a journal's directory, told as our own error where it is not to be had."""
 
     def __init__(self, directory: Path, wait_s: float) -> None:

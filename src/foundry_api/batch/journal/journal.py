@@ -6,22 +6,22 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from foundry_api.batch.journal.database import (
-    connected,
-    forget,
-    locked,
-    meta,
-    meta_of,
-    put,
-    refuse_unusable,
-    storage,
+    check_usable,
+    delete_meta,
+    get_meta,
+    get_meta_as,
+    journal_lock,
+    open_or_create,
+    set_meta,
     transaction,
+    translate_storage_errors,
 )
-from foundry_api.batch.journal.output import OwnFiles, Publisher
-from foundry_api.batch.journal.results import Claims, Rows
+from foundry_api.batch.journal.output import OutputOwnership, Publisher
+from foundry_api.batch.journal.results import Claims, ResultRows
 from foundry_api.batch.journal.runners import Runner
-from foundry_api.batch.journal.segments import Shelf
-from foundry_api.batch.journal.statistics import counted, figured
-from foundry_api.batch.journal.types import Checked, Published
+from foundry_api.batch.journal.segments import SegmentStore
+from foundry_api.batch.journal.statistics import compute_statistics, count_results
+from foundry_api.batch.journal.types import CheckResult, PublishedOutput
 from foundry_api.types.errors import BatchChanged, BatchInUse, BatchStorageFailed
 
 if TYPE_CHECKING:
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
-    from foundry_api.batch.journal.types import CancelHow, Counts
-    from foundry_api.batch.statistics import Figures
-    from foundry_api.batch.types import BatchOptions, Finished
+    from foundry_api.batch.journal.types import CancelMode, ResultCounts
+    from foundry_api.batch.statistics import BatchStatistics
+    from foundry_api.batch.types import BatchLineResult, BatchOptions
 
-__all__ = ["LEASE_S", "Journal", "keep_content"]
+__all__ = ["LEASE_S", "Journal", "store_fingerprint"]
 
 
-def keep_content(
+def store_fingerprint(
     database: sqlite3.Connection,
     options: BatchOptions,
     content: tuple[str | None, str],
     *,
-    alone: bool,
+    is_only_runner: bool,
 ) -> None:
     """Keep what is to be answered. While nothing is, another input may take its place.
 
@@ -49,20 +49,21 @@ def keep_content(
         database: The journal.
         options: What the batch is told.
         content: The input's fingerprint, None if it was not read; and that of what makes requests.
-        alone: Whether nobody else works on the batch; who does is answering what it was begun with.
+        is_only_runner: Whether nobody else works on the batch. Another runner answers what it was
+            started with.
 
     Raises:
         BatchChanged: Lines of another input are answered, or of this one asked otherwise.
     """
-    before = meta_of(database, "content", tuple[str | None, str])
-    if before is not None and (not alone or _any_finished(database)):
-        _compare(options, before, content)
+    before = get_meta_as(database, "content", tuple[str | None, str])
+    if before is not None and (not is_only_runner or _has_results(database)):
+        _check_unchanged(options, before, content)
     if before != content:
-        put(database, "content", content)
-        forget(database, "checked", "total")
+        set_meta(database, "content", content)
+        delete_meta(database, "checked", "total")
 
 
-def _compare(
+def _check_unchanged(
     options: BatchOptions, before: tuple[str | None, str], content: tuple[str | None, str]
 ) -> None:
     if before[1] != content[1]:
@@ -76,7 +77,7 @@ def _compare(
         )
 
 
-def _any_finished(database: sqlite3.Connection) -> bool:
+def _has_results(database: sqlite3.Connection) -> bool:
     return database.execute("select 1 from result limit 1").fetchone() is not None
 
 
@@ -90,7 +91,7 @@ PUBLISH_WAIT_S = 0.5
 class Journal:
     """The journal of a batch, as one of its runners. A context manager, which closes it.
 
-    Every method blocks, for up to some milliseconds, `publish` and `figures` for longer. They may
+    Every method blocks for some milliseconds, `publish` and `get_statistics` for longer. They may
     be called from any thread, from one at a time.
 
     Raises:
@@ -105,8 +106,8 @@ class Journal:
         database: sqlite3.Connection,
         runner: Runner,
         *,
-        clock: Callable[[], float],
-        ticks: Callable[[], float],
+        wall_clock: Callable[[], float],
+        monotonic: Callable[[], float],
         lease_s: float,
     ) -> None:
         self.directory = directory = options.directory
@@ -114,13 +115,13 @@ class Journal:
         self._options = options
         self._database = database
         self._runner = runner
-        self._clock = clock
-        self._rows = Rows(database, runner.number)
-        self._claims = Claims(directory, database, runner, ticks=ticks, lease_s=lease_s)
-        self._shelf = Shelf(directory, output, database, runner)
-        self._files = OwnFiles(database, {"output": output, "errors": options.errors_path})
+        self._wall_clock = wall_clock
+        self._rows = ResultRows(database, runner.number)
+        self._claims = Claims(directory, database, runner, monotonic=monotonic, lease_s=lease_s)
+        self._segments = SegmentStore(directory, output, database, runner)
+        self._files = OutputOwnership(database, {"output": output, "errors": options.errors_path})
         self._publisher = Publisher(
-            database, options, shelf=self._shelf, files=self._files, clock=clock
+            database, options, segments=self._segments, files=self._files, wall_clock=wall_clock
         )
 
     @classmethod
@@ -129,11 +130,11 @@ class Journal:
         options: BatchOptions,
         *,
         fingerprint: str | None,
-        asked: str,
+        request_digest: str,
         shared: bool = False,
         restart: bool = False,
-        clock: Callable[[], float] = time.time,
-        ticks: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         lease_s: float = LEASE_S,
     ) -> Self:
         """Begin or go on with a batch, as a runner of it.
@@ -141,11 +142,11 @@ class Journal:
         Args:
             options: What the batch is told; kept, for `read_status`.
             fingerprint: Of the content of the input; None if it was not read.
-            asked: Of what makes requests of it.
+            request_digest: Of what makes requests of it.
             shared: Whether other processes may work on it at the same time.
             restart: Whether to forget what was answered, and to replace an output that is there.
-            clock: Seconds since the epoch.
-            ticks: Seconds of a clock that never goes back; no other process needs the same.
+            wall_clock: Seconds since the epoch.
+            monotonic: Seconds of a clock that never goes back; no other process needs the same.
             lease_s: Seconds without a sign after which another runner's claims lapse.
 
         Raises:
@@ -156,49 +157,61 @@ class Journal:
                 been written by this batch.
         """
         directory = options.directory
-        with storage(directory):
+        with translate_storage_errors(directory):
             directory.mkdir(mode=0o700, exist_ok=True)
-            refuse_unusable(directory)
-            with locked(directory, LOCK_WAIT_S):
-                database = connected(directory)
+            check_usable(directory)
+            with journal_lock(directory, LOCK_WAIT_S):
+                database = open_or_create(directory)
                 try:
-                    runner = Runner(directory, database, shared=shared, now=clock())
-                    self = cls(options, database, runner, clock=clock, ticks=ticks, lease_s=lease_s)
-                    self._begin((fingerprint, asked), restart=restart)
+                    runner = Runner(directory, database, shared=shared, now=wall_clock())
+                    self = cls(
+                        options,
+                        database,
+                        runner,
+                        wall_clock=wall_clock,
+                        monotonic=monotonic,
+                        lease_s=lease_s,
+                    )
+                    self._initialize((fingerprint, request_digest), restart=restart)
                 except BaseException:
                     database.close()
                     raise
                 return self
 
-    def _begin(self, content: tuple[str | None, str], *, restart: bool) -> None:
+    def _initialize(self, content: tuple[str | None, str], *, restart: bool) -> None:
         try:
             with transaction(self._database):
                 if restart:
                     self._forget_all()
-                keep_content(self._database, self._options, content, alone=not self._runner.others)
-                self._files.refuse_foreign()
-                self._shelf.refuse_gone()
-                put(self._database, "options", self._options.absolute)
-                if meta(self._database, "began") is None:
-                    put(self._database, "began", self._clock())
-            self._shelf.remove_unused()
+                store_fingerprint(
+                    self._database,
+                    self._options,
+                    content,
+                    is_only_runner=not self._runner.live_peers,
+                )
+                self._files.check_not_foreign()
+                self._segments.check_output_present()
+                set_meta(self._database, "options", self._options.absolute)
+                if get_meta(self._database, "began") is None:
+                    set_meta(self._database, "began", self._wall_clock())
+            self._segments.remove_unused()
         except BaseException:
-            self._runner.leave(self._clock())
+            self._runner.close(self._wall_clock())
             raise
 
     def _forget_all(self) -> None:
-        if self._runner.others:
+        if self._runner.live_peers:
             raise BatchInUse("another process works on this batch", hint="Wait for it.")
         self._rows.forget_all()
-        self._files.adopt()
+        self._files.take_ownership()
 
     @property
-    def check_result(self) -> Checked | None:
+    def check_result(self) -> CheckResult | None:
         """What a check of this very input found before; None without one."""
-        with storage(self.directory):
-            return meta_of(self._database, "checked", Checked)
+        with translate_storage_errors(self.directory):
+            return get_meta_as(self._database, "checked", CheckResult)
 
-    def checked(
+    def store_check_result(
         self,
         total: int,
         models: Mapping[str, int],
@@ -207,15 +220,17 @@ class Journal:
         bad: int = 0,
     ) -> None:
         """Keep what the check of the whole input found."""
-        found = Checked(total=total, models=dict(models), duplicates=frozenset(duplicates), bad=bad)
-        with storage(self.directory), transaction(self._database):
-            put(self._database, "checked", found)
-            put(self._database, "total", total)
+        check_result = CheckResult(
+            total=total, models=dict(models), duplicates=frozenset(duplicates), bad=bad
+        )
+        with translate_storage_errors(self.directory), transaction(self._database):
+            set_meta(self._database, "checked", check_result)
+            set_meta(self._database, "total", total)
 
-    def finished(self, first: int, count: int) -> Mapping[int, int]:
+    def get_finished(self, first: int, count: int) -> Mapping[int, int]:
         """The digests of the lines that are finished, by index, from `first` on for `count`."""
-        with storage(self.directory):
-            return self._rows.finished(first, count)
+        with translate_storage_errors(self.directory):
+            return self._rows.get_finished(first, count)
 
     def claim(self, block: int) -> bool:
         """Ask for a block of `BLOCK_LINES` lines; whether it is this runner's.
@@ -223,10 +238,10 @@ class Journal:
         It is this runner's until it closes the journal or dies, or gives no sign for the time of
         the lease. Then others may take it over; what is recorded by both is still there once.
         """
-        with storage(self.directory):
+        with translate_storage_errors(self.directory):
             return self._claims.claim(block)
 
-    def record(self, results: Sequence[Finished]) -> int:
+    def record(self, results: Sequence[BatchLineResult]) -> int:
         """Keep what is finished, all or nothing. It survives a loss of power when this returns.
 
         Returns:
@@ -234,23 +249,25 @@ class Journal:
         """
         if not results:
             return 0
-        with storage(self.directory):
-            places = self._shelf.append([each.output for each in results if not each.failed])
-            return self._rows.record(results, places, self._clock())
+        with translate_storage_errors(self.directory):
+            locations = self._segments.append(
+                [result.output for result in results if not result.failed]
+            )
+            return self._rows.record(results, locations, self._wall_clock())
 
-    def beat(self, progress: bytes = b"") -> CancelHow | None:
+    def heartbeat(self, progress: bytes = b"") -> CancelMode | None:
         """Give a sign of life, and hear whether anybody asked for the end.
 
         Args:
             progress: JSON for `read_status`.
         """
-        with storage(self.directory):
-            return self._runner.beat(progress, self._clock())
+        with translate_storage_errors(self.directory):
+            return self._runner.heartbeat(progress, self._wall_clock())
 
-    def complete(self, total: int) -> bool:
+    def is_complete(self, total: int) -> bool:
         """Whether each of the first `total` lines is finished."""
-        with storage(self.directory):
-            return self._rows.complete(total)
+        with translate_storage_errors(self.directory):
+            return self._rows.is_complete(total)
 
     def forget_failed(self) -> int:
         """Forget the lines that failed, so that they are asked again; how many there were.
@@ -258,20 +275,20 @@ class Journal:
         Raises:
             BatchInUse: Another process is writing the output.
         """
-        with storage(self.directory), locked(self.directory, LOCK_WAIT_S):
+        with translate_storage_errors(self.directory), journal_lock(self.directory, LOCK_WAIT_S):
             return self._rows.forget_failed()
 
-    def counts(self) -> Counts:
+    def get_counts(self) -> ResultCounts:
         """What is finished. A second for a million lines."""
-        with storage(self.directory):
-            return counted(self._database)
+        with translate_storage_errors(self.directory):
+            return count_results(self._database)
 
-    def figures(self) -> Figures:
+    def get_statistics(self) -> BatchStatistics:
         """The batch in figures. Seconds for a million lines, and little memory."""
-        with storage(self.directory):
-            return figured(self._database)
+        with translate_storage_errors(self.directory):
+            return compute_statistics(self._database)
 
-    def publish(self, total: int) -> Published:
+    def publish(self, total: int) -> PublishedOutput:
         """Write the output and the error file, each whole or not at all.
 
         Nothing happens if they hold everything already.
@@ -283,20 +300,20 @@ class Journal:
             BatchChanged: The output is not what was written before.
             BatchInUse: Another process is writing it. Ask again.
         """
-        with storage(self.directory), locked(self.directory, PUBLISH_WAIT_S):
-            if not self._rows.complete(total):
+        with translate_storage_errors(self.directory), journal_lock(self.directory, PUBLISH_WAIT_S):
+            if not self._rows.is_complete(total):
                 raise BatchStorageFailed("the batch is not complete", hint="Run it again.")
-            put(self._database, "total", total)
+            set_meta(self._database, "total", total)
             return self._publisher.publish()
 
     def close(self) -> None:
         """Leave. What this runner claimed and did not finish is free for others."""
-        with storage(self.directory):
+        with translate_storage_errors(self.directory):
             try:
-                self._shelf.leave()
+                self._segments.close()
             finally:
                 try:
-                    self._runner.leave(self._clock())
+                    self._runner.close(self._wall_clock())
                 finally:
                     self._database.close()
 

@@ -15,11 +15,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from foundry_api.batch.journal.database import forget, meta, meta_of, published_of, put, transaction
-from foundry_api.batch.journal.segments import answers, gathered
-from foundry_api.batch.journal.statistics import counted
-from foundry_api.batch.journal.types import Published
-from foundry_api.storage.private_file import move_into_place, synced_directory
+from foundry_api.batch.journal.database import (
+    delete_meta,
+    get_meta,
+    get_meta_as,
+    parse_published,
+    set_meta,
+    transaction,
+)
+from foundry_api.batch.journal.segments import iter_answers, merge_segments
+from foundry_api.batch.journal.statistics import count_results
+from foundry_api.batch.journal.types import PublishedOutput
+from foundry_api.storage.private_file import move_into_place, sync_directory
 from foundry_api.storage.sqlite import check_row, check_rows
 from foundry_api.types.errors import BatchChanged, BatchStorageFailed
 from foundry_api.types.local_path import absolute_path
@@ -28,10 +35,10 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
-    from foundry_api.batch.journal.segments import Shelf
+    from foundry_api.batch.journal.segments import SegmentStore
     from foundry_api.batch.types import BatchOptions
 
-__all__ = ["OwnFiles", "Publisher", "Role", "not_written_here", "write_parquet"]
+__all__ = ["OutputOwnership", "Publisher", "Role", "foreign_file_error", "write_parquet"]
 
 
 Role = Literal["output", "errors"]
@@ -42,7 +49,7 @@ HINTS: dict[Role, str] = {
 }
 
 
-class OwnFiles:
+class OutputOwnership:
     """The output and the error file, known by their sizes and times.
 
     A file is noted as this batch's own before it gets its name. So whatever dies between two
@@ -57,7 +64,7 @@ class OwnFiles:
         self._database = database
         self._paths = paths
 
-    def refuse_foreign(self) -> None:
+    def check_not_foreign(self) -> None:
         """Refuse to go on where that would replace what somebody else wrote.
 
         Raises:
@@ -67,51 +74,51 @@ class OwnFiles:
         for role, path in self._paths.items():
             if path.is_dir():
                 raise BatchStorageFailed(f"{path} is a directory", hint="Name a file.")
-            own = self._own(role)
-            seen = _identity(path)
-            if seen is None or seen in own:
+            known = self._known_identities(role)
+            identity = _get_file_identity(path)
+            if identity is None or identity in known:
                 continue
-            if own:
+            if known:
                 raise BatchChanged(f"{path} is not as this batch left it", hint=HINTS[role])
-            raise not_written_here(path)
+            raise foreign_file_error(path)
 
-    def adopt(self) -> None:
+    def take_ownership(self) -> None:
         """Take what is there now for this batch's own: it may be replaced."""
         self._database.execute("delete from own")
         for role in self._paths:
-            self._note(role, self._paths[role])
+            self._record(role, self._paths[role])
 
-    def place(self, role: Role, draft: Path) -> None:
+    def replace(self, role: Role, draft: Path) -> None:
         """Let a file that is safe on the disk get its name."""
         with transaction(self._database):
-            self._note(role, draft)
+            self._record(role, draft)
         move_into_place(draft, self._paths[role])
-        synced_directory(self._paths[role].parent)
+        sync_directory(self._paths[role].parent)
 
     def remove(self, role: Role) -> None:
         """Have no such file."""
         path = self._paths[role]
         if path.exists():
             path.unlink()
-            synced_directory(path.parent)
+            sync_directory(path.parent)
 
-    def settle(self) -> None:
+    def commit(self) -> None:
         """Forget the files that were replaced."""
         for role, path in self._paths.items():
             self._database.execute("delete from own where role = ?", (role,))
-            self._note(role, path)
+            self._record(role, path)
 
-    def _note(self, role: Role, path: Path) -> None:
-        identity = _identity(path)
+    def _record(self, role: Role, path: Path) -> None:
+        identity = _get_file_identity(path)
         if identity is not None:
             self._database.execute("insert or ignore into own values (?, ?, ?)", (role, *identity))
 
-    def _own(self, role: Role) -> set[tuple[int, int]]:
+    def _known_identities(self, role: Role) -> set[tuple[int, int]]:
         rows = self._database.execute("select size, time from own where role = ?", (role,))
         return {(size, time) for size, time in check_rows(rows, int, int)}
 
 
-def not_written_here(path: Path) -> BatchStorageFailed:
+def foreign_file_error(path: Path) -> BatchStorageFailed:
     """The error for a file that is in the way of a batch."""
     return BatchStorageFailed(
         f"{path} is there, and was not written by this batch",
@@ -119,7 +126,7 @@ def not_written_here(path: Path) -> BatchStorageFailed:
     )
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _get_file_identity(path: Path) -> tuple[int, int] | None:
     """What changes when somebody writes to a file; None without one."""
     try:
         status = path.stat()
@@ -150,17 +157,17 @@ def write_parquet(lines: Iterable[bytes], path: Path) -> None:
         ) from error
     schema: Any = arrow.schema([(name, arrow.string()) for name in COLUMNS])
     with parquet.ParquetWriter(path, schema) as writer:
-        for group in _groups(lines):
+        for group in _iter_groups(lines):
             writer.write_table(arrow.Table.from_pylist(group, schema=schema))
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
-def _groups(lines: Iterable[bytes]) -> Iterator[list[dict[str, str | None]]]:
+def _iter_groups(lines: Iterable[bytes]) -> Iterator[list[dict[str, str | None]]]:
     group: list[dict[str, str | None]] = []
     size = 0
     for line in lines:
-        group.append(_row(line))
+        group.append(_make_table_row(line))
         size += len(line)
         if len(group) >= GROUP_ROWS or size >= GROUP_BYTES:
             yield group
@@ -169,16 +176,16 @@ def _groups(lines: Iterable[bytes]) -> Iterator[list[dict[str, str | None]]]:
         yield group
 
 
-def _row(line: bytes) -> dict[str, str | None]:
-    told = msgspec.json.decode(line)
+def _make_table_row(line: bytes) -> dict[str, str | None]:
+    response_line = msgspec.json.decode(line)
     return {
-        "custom_id": told["custom_id"],
-        "content": _text(told["response"]["body"]),
-        "response": msgspec.json.encode(told["response"]).decode(),
+        "custom_id": response_line["custom_id"],
+        "content": _response_text(response_line["response"]["body"]),
+        "response": msgspec.json.encode(response_line["response"]).decode(),
     }
 
 
-def _text(body: dict[str, Any]) -> str | None:
+def _response_text(body: dict[str, Any]) -> str | None:
     """What a model said, of a chat completion or a response; None where it said nothing."""
     if choices := body.get("choices"):
         content: str | None = choices[0]["message"].get("content")
@@ -207,51 +214,51 @@ class Publisher:
         database: sqlite3.Connection,
         options: BatchOptions,
         *,
-        shelf: Shelf,
-        files: OwnFiles,
-        clock: Callable[[], float],
+        segments: SegmentStore,
+        files: OutputOwnership,
+        wall_clock: Callable[[], float],
     ) -> None:
         self._database = database
         self._options = options
-        self._shelf = shelf
+        self._segments = segments
         self._files = files
-        self._clock = clock
+        self._wall_clock = wall_clock
         self._output = options.output_path
 
-    def publish(self) -> Published:
+    def publish(self) -> PublishedOutput:
         """Write what is not written. See `Journal.publish`."""
-        self._files.refuse_foreign()
-        told = meta(self._database, "published")
-        if told is not None and self._is_current(before := published_of(told)):
+        self._files.check_not_foreign()
+        row = get_meta(self._database, "published")
+        if row is not None and self._is_current(before := parse_published(row)):
             return before
-        self._shelf.refuse_gone()
+        self._segments.check_output_present()
         if self._is_parquet:
             self._write_table()
         else:
             self._write_lines()
-        published = self._published(failed=self._write_errors())
+        published = self._make_published(failed=self._write_errors())
         with transaction(self._database):
-            self._files.settle()
-            put(self._database, "published", published)
-            put(self._database, "current", self._form)
-        self._shelf.remove_unused()
+            self._files.commit()
+            set_meta(self._database, "published", published)
+            set_meta(self._database, "current", self._form)
+        self._segments.remove_unused()
         return published
 
-    def _is_current(self, published: Published) -> bool:
+    def _is_current(self, published: PublishedOutput) -> bool:
         """Whether the files are there, and hold what is finished in the form that is wished."""
         return (
-            meta(self._database, "current") == self._form
+            get_meta(self._database, "current") == self._form
             and self._output.exists()
             and (published.errors is None or self._options.errors_path.exists())
         )
 
-    def _published(self, *, failed: int) -> Published:
-        return Published(
+    def _make_published(self, *, failed: int) -> PublishedOutput:
+        return PublishedOutput(
             output=self._output,
-            lines=counted(self._database).done,
+            lines=count_results(self._database).done,
             errors=self._options.errors_path if failed else None,
             failed=failed,
-            at=self._clock(),
+            at=self._wall_clock(),
         )
 
     @property
@@ -269,24 +276,24 @@ class Publisher:
 
     def _write_lines(self) -> None:
         """Have all answers in one segment, and let it become the output."""
-        number = self._shelf.sole(ordered=self._options.ordered)
+        number = self._segments.single_complete_segment(ordered=self._options.ordered)
         if number is None:
-            number = gathered(self._database, self._shelf)
-        if self._shelf.is_output(number):
+            number = merge_segments(self._database, self._segments)
+        if self._segments.is_output(number):
             return  # only the error file is another one
         with transaction(self._database):
-            put(self._database, "whole", number)
-        self._files.place("output", self._shelf.part(number))
+            set_meta(self._database, "whole", number)
+        self._files.replace("output", self._segments.segment_path(number))
 
     def _write_table(self) -> None:
         """Write a table. The answers stay in the journal, or go back to it from the output."""
-        whole = self._shelf.whole
-        if whole is not None and self._shelf.is_output(whole):
-            gathered(self._database, self._shelf)
-        forget(self._database, "whole")
+        output_segment = self._segments.output_segment
+        if output_segment is not None and self._segments.is_output(output_segment):
+            merge_segments(self._database, self._segments)
+        delete_meta(self._database, "whole")
         with self._draft(self._output) as draft:
-            write_parquet(answers(self._database, self._shelf), draft)
-            self._files.place("output", draft)
+            write_parquet(iter_answers(self._database, self._segments), draft)
+            self._files.replace("output", draft)
 
     def _write_errors(self) -> int:
         """Write the lines that failed; an old file goes if none did. How many there are."""
@@ -302,7 +309,7 @@ class Publisher:
                     file.write(output + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
-            self._files.place("errors", draft)
+            self._files.replace("errors", draft)
         return count
 
     @contextmanager
@@ -312,12 +319,12 @@ class Publisher:
         It lies in the user's own directory, so that its name is drawn at random, and kept for the
         next run to remove it if this one is killed.
         """
-        left = meta_of(self._database, DRAFT, str)
-        if left is not None:
-            Path(left).unlink(missing_ok=True)
+        leftover = get_meta_as(self._database, DRAFT, str)
+        if leftover is not None:
+            Path(leftover).unlink(missing_ok=True)
         draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         with transaction(self._database):
-            put(self._database, DRAFT, str(absolute_path(draft)))
+            set_meta(self._database, DRAFT, str(absolute_path(draft)))
         try:
             yield draft
         except BaseException:

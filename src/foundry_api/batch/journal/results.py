@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from foundry_api.batch.journal.database import forget, transaction
-from foundry_api.batch.journal.runners import known_runner
+from foundry_api.batch.journal.database import delete_meta, transaction
+from foundry_api.batch.journal.runners import find_runner
 from foundry_api.storage.sqlite import check_row, check_rows
 
 if TYPE_CHECKING:
@@ -14,17 +14,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from foundry_api.batch.journal.runners import Runner
-    from foundry_api.batch.types import Finished
+    from foundry_api.batch.types import BatchLineResult
 
-__all__ = ["BLOCK_LINES", "Claims", "Rows"]
+__all__ = ["BLOCK_LINES", "Claims", "ResultRows"]
 
 
-ROW = "insert into result values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) on conflict (idx) do nothing"
-NOWHERE = (0, 0, 0)
+INSERT_SQL = (
+    "insert into result values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) on conflict (idx) do nothing"
+)
+NO_LOCATION = (0, 0, 0)
 """The place of a failed line: its text is short, and lies in the journal."""
 
 
-class Rows:
+class ResultRows:
     """What is finished, line by line.
 
     Args:
@@ -37,52 +39,57 @@ class Rows:
         self._runner = runner
 
     def record(
-        self, results: Sequence[Finished], places: Iterator[tuple[int, int, int]], now: float
+        self,
+        results: Sequence[BatchLineResult],
+        locations: Iterator[tuple[int, int, int]],
+        now: float,
     ) -> int:
         """Note lines, all or none. How many were not known before.
 
         Args:
             results: The lines.
-            places: Where those lie that are answered: segment, offset and length.
+            locations: Where those lie that are answered: segment, offset and length.
             now: Seconds since the epoch.
         """
         with transaction(self._database):
-            models = {each.model for each in results}
-            numbers = {name: self._model(name) for name in models}
+            models = {result.model for result in results}
+            numbers = {name: self._get_model_number(name) for name in models}
             new = sum(
-                self._insert(each, NOWHERE if each.failed else next(places), numbers)
-                for each in results
+                self._insert(result, NO_LOCATION if result.failed else next(locations), numbers)
+                for result in results
             )
             self._database.execute(
                 "update runner set lines = lines + ?, seen = ? where number = ?",
                 (new, now, self._runner),
             )
             if new:
-                forget(self._database, "current")
+                delete_meta(self._database, "current")
         return new
 
     def _insert(
-        self, each: Finished, place: tuple[int, int, int], models: Mapping[str, int]
+        self, result: BatchLineResult, location: tuple[int, int, int], models: Mapping[str, int]
     ) -> int:
-        row = _row(each, place, models[each.model])
-        new = self._database.execute(ROW, row).rowcount
-        if new and each.failed:
-            self._database.execute("insert into failure values (?, ?)", (each.index, each.output))
+        row = _make_row(result, location, models[result.model])
+        new = self._database.execute(INSERT_SQL, row).rowcount
+        if new and result.failed:
+            self._database.execute(
+                "insert into failure values (?, ?)", (result.index, result.output)
+            )
         return new
 
-    def _model(self, name: str) -> int:
+    def _get_model_number(self, name: str) -> int:
         self._database.execute("insert or ignore into model (name) values (?)", (name,))
         row = self._database.execute("select number from model where name = ?", (name,)).fetchone()
         return int(check_row(row, int)[0])
 
-    def finished(self, first: int, count: int) -> dict[int, int]:
+    def get_finished(self, first: int, count: int) -> dict[int, int]:
         """The digests of the finished lines among some, by index."""
         rows = self._database.execute(
             "select idx, digest from result where idx >= ? and idx < ?", (first, first + count)
         )
         return dict(check_rows(rows, int, int))
 
-    def complete(self, total: int) -> bool:
+    def is_complete(self, total: int) -> bool:
         """Whether each of the first `total` lines is finished."""
         row = self._database.execute("select count(*) from result where idx < ?", (total,))
         return bool(row.fetchone()[0] == total)
@@ -93,7 +100,7 @@ class Rows:
             self._database.execute("delete from failure")
             forgotten = self._database.execute("delete from result where failed").rowcount
             if forgotten:
-                forget(self._database, "current")
+                delete_meta(self._database, "current")
         return forgotten
 
     def forget_all(self) -> None:
@@ -102,23 +109,25 @@ class Rows:
             self._database.execute(f"delete from {table}")  # noqa: S608 - names of our own
 
 
-def _row(each: Finished, place: tuple[int, int, int], model: int) -> tuple[object, ...]:
+def _make_row(
+    result: BatchLineResult, location: tuple[int, int, int], model: int
+) -> tuple[object, ...]:
     """A line's row: what is told of it, and the segment, offset and length of its answer."""
     return (
-        each.index,
-        each.digest,
-        *place,
-        each.failed,
-        each.at,
+        result.index,
+        result.digest,
+        *location,
+        result.failed,
+        result.at,
         model,
-        each.duration_s,
-        each.queued_s,
-        each.time_to_first_token_s,
-        each.prompt_tokens,
-        each.completion_tokens,
-        each.attempts,
-        each.shared,
-        each.code,
+        result.duration_s,
+        result.queued_s,
+        result.time_to_first_token_s,
+        result.prompt_tokens,
+        result.completion_tokens,
+        result.attempts,
+        result.shared,
+        result.code,
     )
 
 
@@ -147,13 +156,13 @@ class Claims:
         database: sqlite3.Connection,
         runner: Runner,
         *,
-        ticks: Callable[[], float],
+        monotonic: Callable[[], float],
         lease_s: float,
     ) -> None:
         self._directory = directory
         self._database = database
         self._runner = runner
-        self._ticks = ticks
+        self._monotonic = monotonic
         self._lease_s = lease_s
         self._signs: dict[int, tuple[float, float]] = {}
 
@@ -167,21 +176,21 @@ class Claims:
             ).fetchone()
             if row is not None:
                 (holder,) = check_row(row, int)
-                if holder != self._runner.number and self._is_there(holder):
+                if holder != self._runner.number and self._is_runner_alive(holder):
                     return False
             self._database.execute(
                 "insert or replace into claim values (?, ?)", (block, self._runner.number)
             )
             return True
 
-    def _is_there(self, number: int) -> bool:
+    def _is_runner_alive(self, number: int) -> bool:
         """Whether another runner lives, and gave a sign while this one looked."""
-        other = known_runner(self._directory, self._database, number)
+        other = find_runner(self._directory, self._database, number)
         if other is None or not other.alive:
             return False
-        now = self._ticks()
+        now = self._monotonic()
         sign, since = self._signs.get(number, (None, now))
-        if sign != other.seen:
-            self._signs[number] = (other.seen, now)
+        if sign != other.last_seen_at:
+            self._signs[number] = (other.last_seen_at, now)
             return True
         return now - since < self._lease_s

@@ -16,14 +16,14 @@ from foundry_api.types.errors import BatchInUse
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from foundry_api.batch.journal.types import CancelHow
+    from foundry_api.batch.journal.types import CancelMode
 
-__all__ = ["Runner", "known_runner", "known_runners"]
+__all__ = ["Runner", "find_runner", "list_runners"]
 
 COLUMNS = "number, pid, shared, since, seen, ended, cancel, progress"
 
 NONE = type(None)
-LOOK_S = 5.0
+LOCK_TIMEOUT_S = 5.0
 """A new runner waits so long for its own lock: somebody may be looking whether it is held."""
 
 
@@ -50,20 +50,20 @@ class Runner:
         self.shared = shared
         self._directory = directory
         self._database = database
-        for other in known_runners(directory, database):
+        for other in list_runners(directory, database):
             if other.alive and not (shared and other.shared):
                 raise BatchInUse(f"process {other.pid} works on this batch in {directory}")
             if not other.alive:
                 _remove_lock(directory, other.number)
         with transaction(database):  # nobody sees the row before the lock is held
-            self.number = self._added(now)
-            self._lock = FileLock(lock_file(directory, self.number), timeout_s=LOOK_S)
+            self.number = self._insert_row(now)
+            self._lock = FileLock(get_lock_path(directory, self.number), timeout_s=LOCK_TIMEOUT_S)
             try:
                 self._lock.__enter__()
             except LockTimeout as error:
                 raise BatchInUse(str(error)) from error
 
-    def _added(self, now: float) -> int:
+    def _insert_row(self, now: float) -> int:
         cursor = self._database.execute(
             "insert into runner (pid, shared, since, seen, progress) values (?, ?, ?, ?, ?)",
             (os.getpid(), self.shared, now, now, b""),
@@ -71,22 +71,22 @@ class Runner:
         return cursor.lastrowid or 0
 
     @property
-    def others(self) -> list[RunnerStatus]:
+    def live_peers(self) -> list[RunnerStatus]:
         """The others that work on it now."""
-        known = known_runners(self._directory, self._database)
-        return [each for each in known if each.alive and each.number != self.number]
+        known = list_runners(self._directory, self._database)
+        return [runner for runner in known if runner.alive and runner.number != self.number]
 
-    def beat(self, progress: bytes, now: float) -> CancelHow | None:
+    def heartbeat(self, progress: bytes, now: float) -> CancelMode | None:
         """Give a sign of life. Whether it was asked to end."""
         self._database.execute(
             "update runner set seen = ?, progress = ? where number = ?",
             (now, progress, self.number),
         )
         row = self._database.execute("select cancel from runner where number = ?", (self.number,))
-        (how,) = check_row(row.fetchone(), (str, NONE))
-        return cast("CancelHow | None", how)
+        (mode,) = check_row(row.fetchone(), (str, NONE))
+        return cast("CancelMode | None", mode)
 
-    def leave(self, now: float) -> None:
+    def close(self, now: float) -> None:
         """It works no more; what it claimed is free.
 
         Where the disk is full the rows stay as they are. It then looks like one that died.
@@ -103,42 +103,42 @@ class Runner:
             _remove_lock(self._directory, self.number)
 
 
-def known_runners(directory: Path, database: sqlite3.Connection) -> list[RunnerStatus]:
+def list_runners(directory: Path, database: sqlite3.Connection) -> list[RunnerStatus]:
     """All that ever worked on a batch, the last one first."""
     rows = database.execute(f"select {COLUMNS} from runner order by number desc").fetchall()  # noqa: S608 - names of our own
-    return [_status(directory, row) for row in rows]
+    return [_make_status(directory, row) for row in rows]
 
 
-def known_runner(directory: Path, database: sqlite3.Connection, number: int) -> RunnerStatus | None:
+def find_runner(directory: Path, database: sqlite3.Connection, number: int) -> RunnerStatus | None:
     """One that works, or worked, on a batch."""
     row = database.execute(
         f"select {COLUMNS} from runner where number = ?",  # noqa: S608 - names of our own
         (number,),
     ).fetchone()
-    return None if row is None else _status(directory, row)
+    return None if row is None else _make_status(directory, row)
 
 
-def _status(directory: Path, row: tuple[Any, ...]) -> RunnerStatus:
+def _make_status(directory: Path, row: tuple[Any, ...]) -> RunnerStatus:
     columns = (int, int, int, float, float, (float, NONE), (str, NONE), bytes)
     number, pid, shared, since, seen, ended, cancel, progress = check_row(row, *columns)
     return RunnerStatus(
         number=number,
         pid=pid,
-        alive=ended is None and is_held(lock_file(directory, number)),
+        alive=ended is None and is_held(get_lock_path(directory, number)),
         shared=bool(shared),
-        since=since,
-        seen=seen,
-        ended=ended,
+        started_at=since,
+        last_seen_at=seen,
+        ended_at=ended,
         cancel=cancel,
         progress=progress,
     )
 
 
-def lock_file(directory: Path, number: int) -> Path:
+def get_lock_path(directory: Path, number: int) -> Path:
     """The lock of a runner. No two have the same number, so it can be removed after its end."""
     return directory / f"runner-{number}.lock"
 
 
 def _remove_lock(directory: Path, number: int) -> None:
     with suppress(PermissionError):  # of Windows, while somebody looks at it
-        lock_file(directory, number).unlink(missing_ok=True)
+        get_lock_path(directory, number).unlink(missing_ok=True)

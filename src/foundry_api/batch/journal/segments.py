@@ -7,8 +7,8 @@ from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
-from foundry_api.batch.journal.database import meta_of, transaction
-from foundry_api.storage.private_file import synced_directory
+from foundry_api.batch.journal.database import get_meta_as, transaction
+from foundry_api.storage.private_file import sync_directory
 from foundry_api.storage.sqlite import DamagedFile, check_row, check_rows
 from foundry_api.types.errors import BatchChanged, BatchStorageFailed
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.journal.runners import Runner
 
-__all__ = ["Segment", "Shelf", "answers", "gathered"]
+__all__ = ["Segment", "SegmentStore", "iter_answers", "merge_segments"]
 
 
 BINARY = getattr(os, "O_BINARY", 0)
@@ -45,19 +45,19 @@ class Segment:
 
         The same call may be made again after a failure: what that left is written over.
         """
-        places: list[tuple[int, int]] = []
+        locations: list[tuple[int, int]] = []
         data = bytearray()
         for output in outputs:
-            places.append((self._size + len(data), len(output)))
+            locations.append((self._size + len(data), len(output)))
             data += output
             data += b"\n"
         self._file.seek(self._size)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        unwritten = memoryview(data)
+        while unwritten:
+            unwritten = unwritten[self._file.write(unwritten) :]
         os.fsync(self._file.fileno())
         self._size += len(data)
-        return places
+        return locations
 
     def close(self) -> None:
         """Close it, without what a failed write left behind the last line."""
@@ -65,16 +65,18 @@ class Segment:
             self._file.truncate(self._size)
 
 
-SUM = "select count(*), min(segment), max(segment), sum(length + 1) from result where not failed"
+SEGMENT_TOTALS_SQL = (
+    "select count(*), min(segment), max(segment), sum(length + 1) from result where not failed"
+)
 
-TURNED = """
+OUT_OF_ORDER_SQL = """
 select 1 from (select offset, lag(offset) over (order by idx) as before from result
 where not failed) where offset < before limit 1
 """
 """Whether a line lies before one that the input has before it."""
 
 
-class Shelf:
+class SegmentStore:
     """The segments of a batch, and the one that this runner writes.
 
     A segment has its row before its file is made, and loses it after the file is gone, so a file
@@ -82,7 +84,7 @@ class Shelf:
 
     Args:
         directory: The journal's.
-        output: Where the output is; it is the segment that `whole` names, moved.
+        output: Where the output is; it is the segment that `output_segment` names, moved.
         database: The journal.
         runner: Who writes.
     """
@@ -94,45 +96,45 @@ class Shelf:
         self._output = output
         self._database = database
         self._runner = runner
-        self._own: tuple[int, Segment] | None = None
+        self._current: tuple[int, Segment] | None = None
 
     def append(self, outputs: list[bytes]) -> Iterator[tuple[int, int, int]]:
         """Write lines, and wait until they are on the disk: segment, offset, length of each."""
         if not outputs:
             return iter(())
-        number, segment = self._own = self._own or self._new()
+        number, segment = self._current = self._current or self._create()
         return iter([(number, *place) for place in segment.append(outputs)])
 
-    def _new(self) -> tuple[int, Segment]:
-        number, path = self.new_path()
+    def _create(self) -> tuple[int, Segment]:
+        number, path = self.allocate()
         segment = Segment(path)
         try:
-            synced_directory(self._directory)
+            sync_directory(self._directory)
         except BaseException:
             segment.close()
             raise
         return number, segment
 
-    def new_path(self) -> tuple[int, Path]:
+    def allocate(self) -> tuple[int, Path]:
         """The number and the place of a new segment."""
         with transaction(self._database):
             cursor = self._database.execute(
                 "insert into segment (runner) values (?)", (self._runner.number,)
             )
         number = cursor.lastrowid or 0
-        return number, self.part(number)
+        return number, self.segment_path(number)
 
-    def part(self, number: int) -> Path:
+    def segment_path(self, number: int) -> Path:
         """Where a segment lies as long as it is not the output."""
         return self._directory / f"part-{number:06}.jsonl"
 
-    def path_of(self, number: int) -> Path:
+    def get_path(self, number: int) -> Path:
         """Where a segment lies.
 
         Raises:
             BatchStorageFailed: It is not there.
         """
-        path = self.part(number)
+        path = self.segment_path(number)
         if path.exists():
             return path
         if self.is_output(number):
@@ -143,65 +145,69 @@ class Shelf:
 
     def is_output(self, number: int) -> bool:
         """Whether a segment became the output."""
-        return number == self.whole and not self.part(number).exists()
+        return number == self.output_segment and not self.segment_path(number).exists()
 
     @property
-    def whole(self) -> int | None:
+    def output_segment(self) -> int | None:
         """The segment that is, or is about to become, the output."""
-        return meta_of(self._database, "whole", int)
+        return get_meta_as(self._database, "whole", int)
 
-    def refuse_gone(self) -> None:
+    def check_output_present(self) -> None:
         """Refuse to go on where the output was removed, and the answers in it.
 
         Raises:
             BatchChanged: It was.
         """
-        whole = self.whole
-        if whole is None or self.part(whole).exists() or self._output.exists():
+        output_segment = self.output_segment
+        if (
+            output_segment is None
+            or self.segment_path(output_segment).exists()
+            or self._output.exists()
+        ):
             return
-        if whole in self._used():
+        if output_segment in self._used_segments():
             raise BatchChanged(f"{self._output} is gone, and the answers with it")
 
-    def sole(self, *, ordered: bool) -> int | None:
+    def single_complete_segment(self, *, ordered: bool) -> int | None:
         """The segment that has all answers and nothing else, and to which nobody writes any more.
 
         Args:
             ordered: Whether they have to lie in the order of the input.
         """
-        row = self._database.execute(SUM).fetchone()
+        row = self._database.execute(SEGMENT_TOTALS_SQL).fetchone()
         count, number, last, size = check_row(row, int, *[(int, type(None))] * 3)
-        if not count or number != last or self._is_anothers(number):
+        if not count or number != last or self._owned_by_other(number):
             return None
-        self._release_one_of([number])
-        if self.path_of(number).stat().st_size != size:
+        self._release_if_in([number])
+        if self.get_path(number).stat().st_size != size:
             return None
-        turned = ordered and self._database.execute(TURNED).fetchone()
-        return None if turned else int(number)
+        out_of_order = ordered and self._database.execute(OUT_OF_ORDER_SQL).fetchone()
+        return None if out_of_order else int(number)
 
-    def _is_anothers(self, number: int) -> bool:
-        rows = self._segments("select number, runner from segment where number = ?", number)
-        return bool(self._of_others(rows))
+    def _owned_by_other(self, number: int) -> bool:
+        rows = self._query_segments("select number, runner from segment where number = ?", number)
+        return bool(self._live_segments_of_others(rows))
 
-    def _segments(self, query: str, *values: int) -> list[tuple[Any, ...]]:
+    def _query_segments(self, query: str, *values: int) -> list[tuple[Any, ...]]:
         return check_rows(self._database.execute(query, values), int, int)
 
     def release(self) -> None:
         """Write no more to this runner's segment; what it records next goes to a new one."""
-        if self._own is not None:
-            (_, segment), self._own = self._own, None
+        if self._current is not None:
+            (_, segment), self._current = self._current, None
             segment.close()
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Write no more, and remove what this runner wrote if another one brought it together."""
-        if self._own is None:
+        if self._current is None:
             return
-        number = self._own[0]
+        number = self._current[0]
         self.release()
-        if number not in self._used() and _is_removed(self.part(number)):
+        if number not in self._used_segments() and _try_remove(self.segment_path(number)):
             self._database.execute("delete from segment where number = ?", (number,))
 
-    def _release_one_of(self, numbers: list[int]) -> None:
-        if self._own is not None and self._own[0] in numbers:
+    def _release_if_in(self, numbers: list[int]) -> None:
+        if self._current is not None and self._current[0] in numbers:
             self.release()
 
     def remove_unused(self) -> None:
@@ -210,27 +216,27 @@ class Shelf:
         Call it under the lock of the directory, so that no runner comes meanwhile.
         """
         files = set(self._directory.glob("part-*.jsonl"))  # first: a file's row is older
-        rows = self._segments("select number, runner from segment")
-        kept = self._used() | self._of_others(rows)
-        unused = [number for number, _ in rows if number not in kept]
-        self._release_one_of(unused)
-        gone = [(number,) for number in unused if _is_removed(self.part(number))]
-        if gone:
+        rows = self._query_segments("select number, runner from segment")
+        needed = self._used_segments() | self._live_segments_of_others(rows)
+        unused = [number for number, _ in rows if number not in needed]
+        self._release_if_in(unused)
+        removed = [(number,) for number in unused if _try_remove(self.segment_path(number))]
+        if removed:
             with transaction(self._database):
-                self._database.executemany("delete from segment where number = ?", gone)
-        for path in files - {self.part(number) for number, _ in rows}:
-            _is_removed(path)
+                self._database.executemany("delete from segment where number = ?", removed)
+        for path in files - {self.segment_path(number) for number, _ in rows}:
+            _try_remove(path)
 
-    def _of_others(self, rows: list[tuple[Any, ...]]) -> set[int]:
-        others = {each.number for each in self._runner.others}
+    def _live_segments_of_others(self, rows: list[tuple[Any, ...]]) -> set[int]:
+        others = {peer.number for peer in self._runner.live_peers}
         return {number for number, runner in rows if runner in others}
 
-    def _used(self) -> set[int]:
+    def _used_segments(self) -> set[int]:
         rows = self._database.execute("select distinct segment from result where not failed")
         return {number for (number,) in check_rows(rows, int)}
 
 
-def _is_removed(path: Path) -> bool:
+def _try_remove(path: Path) -> bool:
     """Remove a file; False where Windows does not, since somebody has it open."""
     with suppress(PermissionError):
         path.unlink(missing_ok=True)
@@ -238,16 +244,16 @@ def _is_removed(path: Path) -> bool:
     return False
 
 
-CHUNK = 4096
-MOST_OPEN = 32
+BATCH_ROWS = 4096
+MAX_OPEN_SEGMENTS = 32
 """Segments that are open at a time: a batch that was stopped often has many."""
 
-PLACES = """
+LOCATIONS_SQL = """
 select idx, segment, offset, length from result where idx > ? and not failed order by idx limit ?
 """
 
 
-def gathered(database: sqlite3.Connection, shelf: Shelf) -> int:
+def merge_segments(database: sqlite3.Connection, store: SegmentStore) -> int:
     """Have all answers in one new segment, in the order of the input, and the rows say so.
 
     The rows change at once, when all of it is on the disk. Until then the answers lie where they
@@ -256,14 +262,14 @@ def gathered(database: sqlite3.Connection, shelf: Shelf) -> int:
     Returns:
         The number of the segment.
     """
-    number, path = shelf.new_path()
+    number, path = store.allocate()
     try:
         with path.open("xb") as file:
-            for line in answers(database, shelf):
+            for line in iter_answers(database, store):
                 file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        synced_directory(path.parent)
+        sync_directory(path.parent)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -275,7 +281,7 @@ def gathered(database: sqlite3.Connection, shelf: Shelf) -> int:
 def _move_rows(database: sqlite3.Connection, number: int) -> None:
     """All answers lie in one segment, in the order of the input."""
     offset = 0
-    for rows in _chunks(database):
+    for rows in _iter_locations(database):
         moved: list[tuple[int, int, int]] = []
         for index, _, _, length in rows:
             moved.append((number, offset, index))
@@ -283,22 +289,24 @@ def _move_rows(database: sqlite3.Connection, number: int) -> None:
         database.executemany("update result set segment = ?, offset = ? where idx = ?", moved)
 
 
-def answers(database: sqlite3.Connection, shelf: Shelf) -> Iterator[bytes]:
+def iter_answers(database: sqlite3.Connection, store: SegmentStore) -> Iterator[bytes]:
     """The answers in the order of the input, each with its end of line.
 
     Raises:
         BatchStorageFailed: One is not where it was written.
     """
-    with _OpenSegments(shelf) as segments:
-        for rows in _chunks(database):
+    with _OpenSegments(store) as segments:
+        for rows in _iter_locations(database):
             for _, segment, offset, length in rows:
-                yield segments.line(segment, offset, length)
+                yield segments.read_line(segment, offset, length)
 
 
-def _chunks(database: sqlite3.Connection) -> Iterator[list[tuple[Any, ...]]]:
+def _iter_locations(database: sqlite3.Connection) -> Iterator[list[tuple[Any, ...]]]:
     """Where each answer lies, a chunk at a time: rows may be changed meanwhile."""
     last = -1
-    while rows := check_rows(database.execute(PLACES, (last, CHUNK)), int, int, int, int):
+    while rows := check_rows(
+        database.execute(LOCATIONS_SQL, (last, BATCH_ROWS)), int, int, int, int
+    ):
         if any(offset < 0 or length < 0 for _, _, offset, length in rows):
             raise DamagedFile("an answer lies nowhere")
         yield rows
@@ -308,13 +316,13 @@ def _chunks(database: sqlite3.Connection) -> Iterator[list[tuple[Any, ...]]]:
 class _OpenSegments:
     """Segments to read, of which only so many are open at a time. A context manager."""
 
-    def __init__(self, shelf: Shelf) -> None:
-        self._shelf = shelf
+    def __init__(self, store: SegmentStore) -> None:
+        self._store = store
         self._files: OrderedDict[int, BinaryIO] = OrderedDict()
 
-    def line(self, segment: int, offset: int, length: int) -> bytes:
+    def read_line(self, segment: int, offset: int, length: int) -> bytes:
         """A line with its end."""
-        file = self._file(segment)
+        file = self._get_file(segment)
         is_inside = offset + length < os.fstat(file.fileno()).st_size
         if is_inside and file.tell() != offset:
             file.seek(offset)
@@ -326,10 +334,10 @@ class _OpenSegments:
             )
         return line
 
-    def _file(self, segment: int) -> BinaryIO:
-        file = self._files.pop(segment, None) or self._shelf.path_of(segment).open("rb")
+    def _get_file(self, segment: int) -> BinaryIO:
+        file = self._files.pop(segment, None) or self._store.get_path(segment).open("rb")
         self._files[segment] = file
-        if len(self._files) > MOST_OPEN:
+        if len(self._files) > MAX_OPEN_SEGMENTS:
             self._files.popitem(last=False)[1].close()
         return file
 

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.batch.journal.database import reading_json
-from foundry_api.batch.journal.types import Counts
+from foundry_api.batch.journal.database import translate_json_errors
+from foundry_api.batch.journal.types import ResultCounts
 from foundry_api.batch.statistics import (
-    TIMES,
-    ErrorFigures,
-    Figures,
-    ModelFigures,
-    RunFigures,
-    Second,
+    LATENCY_BUCKETS,
+    BatchStatistics,
+    ErrorStatistics,
+    ModelStatistics,
+    RunStatistics,
+    SecondStatistics,
     Timeline,
 )
 from foundry_api.observe.histogram import Histogram
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from foundry_api.observe.histogram import Distribution
 
-__all__ = ["counted", "failed_by_kind", "figured"]
+__all__ = ["compute_statistics", "count_failures_by_type", "count_results"]
 
-MOST_KINDS = 50
+MAX_ERROR_KINDS = 50
 NONE = type(None)
 
 COUNTS = """
@@ -53,11 +53,11 @@ LATENCIES = "select duration from result where not failed and not shared"
 FIRST_TOKENS = "select first_token from result where first_token is not null and not shared"
 
 
-def counted(database: sqlite3.Connection) -> Counts:
+def count_results(database: sqlite3.Connection) -> ResultCounts:
     """What is finished."""
     row = check_row(database.execute(COUNTS).fetchone(), *[(int, NONE)] * 6)
     done, failed, shared, prompt, completion, attempts = (value or 0 for value in row)
-    return Counts(
+    return ResultCounts(
         done=done,
         failed=failed,
         shared=shared,
@@ -67,20 +67,20 @@ def counted(database: sqlite3.Connection) -> Counts:
     )
 
 
-def failed_by_kind(database: sqlite3.Connection) -> dict[str, int]:
+def count_failures_by_type(database: sqlite3.Connection) -> dict[str, int]:
     """How many lines failed, by the name of the error's type."""
     return dict(database.execute(FAILURES).fetchall())
 
 
-def figured(database: sqlite3.Connection) -> Figures:
+def compute_statistics(database: sqlite3.Connection) -> BatchStatistics:
     """The batch in figures."""
-    counts = counted(database)
+    counts = count_results(database)
     runs = tuple(
-        RunFigures(begun_at=begun, ended_at=ended, lines=lines)
+        RunStatistics(begun_at=begun, ended_at=ended, lines=lines)
         for begun, ended, lines in check_rows(database.execute(RUNS), float, float, int)
     )
     timeline = Timeline(runs)
-    return Figures(
+    return BatchStatistics(
         done=counts.done,
         failed=counts.failed,
         shared=counts.shared,
@@ -88,17 +88,17 @@ def figured(database: sqlite3.Connection) -> Figures:
         completion_tokens=counts.completion_tokens,
         elapsed_s=timeline.elapsed_s,
         runs=runs,
-        latency=_spread(database, LATENCIES),
-        time_to_first_token=_spread(database, FIRST_TOKENS),
-        throughput=timeline.moments(
-            Second(*row) for row in check_rows(database.execute(SECONDS), *[int] * 5)
+        latency=_compute_distribution(database, LATENCIES),
+        time_to_first_token=_compute_distribution(database, FIRST_TOKENS),
+        throughput=timeline.make_buckets(
+            SecondStatistics(*row) for row in check_rows(database.execute(SECONDS), *[int] * 5)
         ),
         errors=tuple(
-            _kind(database, *row)
-            for row in check_rows(database.execute(ERRORS, (MOST_KINDS,)), str, int, int)
+            _make_error_statistics(database, *row)
+            for row in check_rows(database.execute(ERRORS, (MAX_ERROR_KINDS,)), str, int, int)
         ),
         models=tuple(
-            ModelFigures(
+            ModelStatistics(
                 model=model,
                 lines=lines,
                 failed=failed,
@@ -106,30 +106,32 @@ def figured(database: sqlite3.Connection) -> Figures:
                 completion_tokens=completion,
             )
             for model, lines, failed, prompt, completion in check_rows(
-                database.execute(MODELS, (MOST_KINDS,)), str, int, int, int, int
+                database.execute(MODELS, (MAX_ERROR_KINDS,)), str, int, int, int, int
             )
         ),
     )
 
 
-def _spread(database: sqlite3.Connection, query: str) -> Distribution:
-    histogram = Histogram(TIMES)
+def _compute_distribution(database: sqlite3.Connection, query: str) -> Distribution:
+    histogram = Histogram(LATENCY_BUCKETS)
     with closing(database.execute(query)) as rows:
         for row in rows:
             histogram.add(check_row(row, float)[0])
     return histogram.told()
 
 
-def _kind(database: sqlite3.Connection, code: str, count: int, index: int) -> ErrorFigures:
+def _make_error_statistics(
+    database: sqlite3.Connection, code: str, count: int, index: int
+) -> ErrorStatistics:
     row = database.execute("select output from failure where idx = ?", (index,)).fetchone()
     (output,) = check_row(row, bytes)
-    with reading_json():
-        told: dict[str, Any] = msgspec.json.decode(output, type=dict[str, Any])
-        error: dict[str, Any] = msgspec.convert(told.get("error") or {}, dict[str, Any])
-    return ErrorFigures(
+    with translate_json_errors():
+        error_line: dict[str, Any] = msgspec.json.decode(output, type=dict[str, Any])
+        error: dict[str, Any] = msgspec.convert(error_line.get("error") or {}, dict[str, Any])
+    return ErrorStatistics(
         code=code,
         count=count,
-        custom_id=str(told.get("custom_id") or ""),
+        custom_id=str(error_line.get("custom_id") or ""),
         message=str(error.get("message") or ""),
         hint=str(error.get("hint") or ""),
     )

@@ -5,20 +5,30 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from foundry_api.batch.journal.database import begun, meta, meta_of, published_of, storage
-from foundry_api.batch.journal.runners import known_runners
-from foundry_api.batch.journal.statistics import counted, failed_by_kind, figured
-from foundry_api.batch.journal.types import BatchStatus, Checked
+from foundry_api.batch.journal.database import (
+    get_meta,
+    get_meta_as,
+    open_existing,
+    parse_published,
+    translate_storage_errors,
+)
+from foundry_api.batch.journal.runners import list_runners
+from foundry_api.batch.journal.statistics import (
+    compute_statistics,
+    count_failures_by_type,
+    count_results,
+)
+from foundry_api.batch.journal.types import BatchStatus, CheckResult
 from foundry_api.batch.types import BatchOptions
 from foundry_api.storage.sqlite import DamagedFile
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from foundry_api.batch.journal.types import CancelHow
-    from foundry_api.batch.statistics import Figures
+    from foundry_api.batch.journal.types import CancelMode
+    from foundry_api.batch.statistics import BatchStatistics
 
-__all__ = ["ask_cancel", "read_figures", "read_status"]
+__all__ = ["read_statistics", "read_status", "request_cancel"]
 
 
 def read_status(directory: Path) -> BatchStatus:
@@ -27,48 +37,50 @@ def read_status(directory: Path) -> BatchStatus:
     Raises:
         BatchStorageFailed: There is no journal, or it cannot be read.
     """
-    with storage(directory), closing(begun(directory)) as database:
+    with translate_storage_errors(directory), closing(open_existing(directory)) as database:
         database.execute("begin")  # all of it is of one moment
-        published = meta(database, "published")
-        options, began = (
-            meta_of(database, "options", BatchOptions),
-            meta_of(database, "began", float),
+        published = get_meta(database, "published")
+        options, started_at = (
+            get_meta_as(database, "options", BatchOptions),
+            get_meta_as(database, "began", float),
         )
-        if options is None or began is None:
+        if options is None or started_at is None:
             raise DamagedFile("it does not say what was begun")
         return BatchStatus(
             directory=directory,
             options=options,
-            began=began,
-            counts=counted(database),
-            failures=failed_by_kind(database),
-            total=meta_of(database, "total", int),
-            checked=meta_of(database, "checked", Checked),
-            published=None if published is None else published_of(published),
-            current=meta(database, "current") is not None,
+            started_at=started_at,
+            counts=count_results(database),
+            failures=count_failures_by_type(database),
+            total=get_meta_as(database, "total", int),
+            checked=get_meta_as(database, "checked", CheckResult),
+            published=None if published is None else parse_published(published),
+            current=get_meta(database, "current") is not None,
             runners=tuple(
-                each for each in known_runners(directory, database) if each.progress or each.alive
+                runner
+                for runner in list_runners(directory, database)
+                if runner.progress or runner.alive
             ),
         )
 
 
-def read_figures(directory: Path) -> Figures:
+def read_statistics(directory: Path) -> BatchStatistics:
     """A batch in figures, so far. It changes nothing, and may be asked while others work.
 
     Raises:
         BatchStorageFailed: There is no journal, or it cannot be read.
     """
-    with storage(directory), closing(begun(directory)) as database:
+    with translate_storage_errors(directory), closing(open_existing(directory)) as database:
         database.execute("begin")
-        return figured(database)
+        return compute_statistics(database)
 
 
-def ask_cancel(directory: Path, how: CancelHow) -> int:
+def request_cancel(directory: Path, mode: CancelMode) -> int:
     """Ask everybody who works on a batch to leave.
 
     Args:
         directory: Where the journal lies.
-        how: `drain` finishes what is in flight, `stop` does not.
+        mode: `drain` finishes what is in flight, `stop` does not.
 
     Returns:
         How many were asked; 0 if nobody works on it.
@@ -76,8 +88,11 @@ def ask_cancel(directory: Path, how: CancelHow) -> int:
     Raises:
         BatchStorageFailed: There is no journal, or it cannot be used.
     """
-    with storage(directory), closing(begun(directory, writes=True)) as database:
-        alive = [each for each in known_runners(directory, database) if each.alive]
-        for each in alive:
-            database.execute("update runner set cancel = ? where number = ?", (how, each.number))
+    with (
+        translate_storage_errors(directory),
+        closing(open_existing(directory, writes=True)) as database,
+    ):
+        alive = [runner for runner in list_runners(directory, database) if runner.alive]
+        for runner in alive:
+            database.execute("update runner set cancel = ? where number = ?", (mode, runner.number))
         return len(alive)

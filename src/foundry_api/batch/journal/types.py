@@ -11,18 +11,18 @@ from foundry_api.batch.types import BatchOptions
 
 __all__ = [
     "BatchStatus",
-    "CancelHow",
-    "Checked",
-    "Counts",
-    "Published",
+    "CancelMode",
+    "CheckResult",
+    "PublishedOutput",
+    "ResultCounts",
     "RunnerStatus",
 ]
 
-CancelHow = Literal["drain", "stop"]
+CancelMode = Literal["drain", "stop"]
 """How to leave: finish what is in flight, or stop it."""
 
 
-class Checked(msgspec.Struct, frozen=True, kw_only=True):
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a check of the whole input found.
 
     Attributes:
@@ -38,7 +38,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     bad: int = 0
 
 
-class Counts(msgspec.Struct, frozen=True, kw_only=True):
+class ResultCounts(msgspec.Struct, frozen=True, kw_only=True):
     """What is finished.
 
     Attributes:
@@ -63,7 +63,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
         return self.done + self.failed
 
 
-class Published(msgspec.Struct, frozen=True, kw_only=True):
+class PublishedOutput(msgspec.Struct, frozen=True, kw_only=True):
     """What was written.
 
     Attributes:
@@ -81,9 +81,9 @@ class Published(msgspec.Struct, frozen=True, kw_only=True):
     at: float
 
     @classmethod
-    def of(cls, told: dict[str, Any]) -> Published:
+    def from_row(cls, row: dict[str, Any]) -> PublishedOutput:
         """Read back what a journal keeps as JSON."""
-        return msgspec.convert(told, cls, dec_hook=lambda kind, value: kind(value))
+        return msgspec.convert(row, cls, dec_hook=lambda kind, value: kind(value))
 
 
 class RunnerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,9 +94,9 @@ class RunnerStatus(msgspec.Struct, frozen=True, kw_only=True):
         pid: Its process.
         alive: Whether it still holds its lock.
         shared: Whether it shares the work.
-        since: When it began, in seconds since the epoch.
-        seen: When it last gave a sign.
-        ended: When it left; None if it is there, or died.
+        started_at: When it began, in seconds since the epoch.
+        last_seen_at: When it last gave a sign.
+        ended_at: When it left; None if it is there, or died.
         cancel: What it was asked to do, if anything.
         progress: What it last told of itself: JSON; empty before that.
     """
@@ -105,10 +105,10 @@ class RunnerStatus(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     alive: bool
     shared: bool
-    since: float
-    seen: float
-    ended: float | None
-    cancel: CancelHow | None
+    started_at: float
+    last_seen_at: float
+    ended_at: float | None
+    cancel: CancelMode | None
     progress: bytes
 
 
@@ -118,7 +118,7 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         directory: Where the journal lies.
         options: What the batch was last told.
-        began: When the journal was begun, in seconds since the epoch.
+        started_at: When the journal was begun, in seconds since the epoch.
         counts: What is finished.
         failures: How many lines failed, by the name of the error's type.
         total: Lines of the input; None as long as nobody counted them.
@@ -130,12 +130,12 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     directory: Path
     options: BatchOptions
-    began: float
-    counts: Counts
+    started_at: float
+    counts: ResultCounts
     failures: dict[str, int]
     total: int | None
-    checked: Checked | None
-    published: Published | None
+    checked: CheckResult | None
+    published: PublishedOutput | None
     current: bool
     runners: tuple[RunnerStatus, ...]
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from foundry_api.observe.format import format_duration, format_int, format_percent, format_rate
-from foundry_api.types.plain_text import printable
+from foundry_api.types.plain_text import sanitize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "QUANTILES",
-    "Markup",
+    "SafeHtml",
     "Scale",
     "Step",
     "curve",
+    "element",
     "histogram",
     "join",
     "log_ticks",
-    "tag",
     "ticks",
     "time_ticks",
 ]
@@ -44,41 +44,43 @@ class Scale:
     Attributes:
         low: The value at the begin.
         high: The value at the end.
-        begin: Its place.
-        end: Its place.
+        pixel_start: Its place.
+        pixel_end: Its place.
         logarithmic: Whether equal factors are equally far apart.
     """
 
     low: float
     high: float
-    begin: float
-    end: float
+    pixel_start: float
+    pixel_end: float
     logarithmic: bool = False
 
     def __call__(self, value: float) -> float:
         """The place of a value."""
         low, high = self._measure(self.low), self._measure(self.high)
         share = (self._measure(value) - low) / (high - low) if high > low else 0.0
-        return self.begin + share * (self.end - self.begin)
+        return self.pixel_start + share * (self.pixel_end - self.pixel_start)
 
     def _measure(self, value: float) -> float:
         return math.log10(value) if self.logarithmic else value
 
 
-def ticks(highest: float, wanted: int = 4) -> list[float]:
+def ticks(highest: float, count: int = 4) -> list[float]:
     """Round values from 0, the last one at or above the highest."""
     if highest <= 0:
         return [0.0, 1.0]
-    rough = highest / wanted
+    rough = highest / count
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(each * power for each in STEPS if each * power >= rough * (1 - 1e-9))
+    step = next(
+        step_factor * power for step_factor in STEPS if step_factor * power >= rough * (1 - 1e-9)
+    )
     return [round(place * step, 12) for place in range(math.ceil(highest / step - 1e-9) + 1)]
 
 
-def time_ticks(longest_s: float, wanted: int = 8) -> list[float]:
+def time_ticks(longest_s: float, count: int = 8) -> list[float]:
     """Times from 0 that people count in, none beyond the longest."""
     days = (days * DAY_S for days in range(1, 1 + math.ceil(longest_s / DAY_S)))
-    fitting = (step for step in (*TIME_STEPS_S, *days) if longest_s <= step * wanted)
+    fitting = (step for step in (*TIME_STEPS_S, *days) if longest_s <= step * count)
     step = next(fitting, DAY_S)
     return [float(place * step) for place in range(int(longest_s / step) + 1)]
 
@@ -90,36 +92,36 @@ def log_ticks(low: float, high: float) -> list[float]:
     return [value for value in values if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
 
 
-class Markup(str):
+class SafeHtml(str):
     """Text that is markup already. All other text is escaped when it goes into an element."""
 
     __slots__ = ()
 
 
-def join(*parts: str) -> Markup:
+def join(*parts: str) -> SafeHtml:
     """Several pieces as one."""
-    return Markup(
-        "".join(part if isinstance(part, Markup) else escape(printable(part)) for part in parts)
+    return SafeHtml(
+        "".join(part if isinstance(part, SafeHtml) else escape(sanitize(part)) for part in parts)
     )
 
 
-def tag(name: str, *children: str, **attributes: str | float) -> Markup:
+def element(name: str, *children: str, **attributes: str | float) -> SafeHtml:
     """An element.
 
     Args:
         name: Its name.
-        children: What is in it; text that is not `Markup` is escaped.
+        children: What is in it; text that is not `SafeHtml` is escaped.
         attributes: By their names, an underscore for each hyphen, and one behind `class_`.
     """
-    told = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{_value(value)}"'
+    attribute_text = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{_format_attribute(value)}"'
         for key, value in attributes.items()
     )
-    return Markup(f"<{name}{told}>{join(*children)}</{name}>")
+    return SafeHtml(f"<{name}{attribute_text}>{join(*children)}</{name}>")
 
 
-def _value(value: str | float) -> str:
-    return escape(printable(value)) if isinstance(value, str) else f"{value:.6g}"
+def _format_attribute(value: str | float) -> str:
+    return escape(sanitize(value)) if isinstance(value, str) else f"{value:.6g}"
 
 
 WIDTH, HEIGHT = 560, 190
@@ -134,7 +136,7 @@ Step = tuple[float, float, float]
 """Where a stretch begins, how long it is, and the value in it."""
 
 
-def curve(steps: Sequence[Step], unit: str, marks: Sequence[float] = ()) -> Markup:
+def curve(steps: Sequence[Step], unit: str, marks: Sequence[float] = ()) -> SafeHtml:
     """A value over time, as a staircase: each value holds for its stretch.
 
     Args:
@@ -155,24 +157,24 @@ def curve(steps: Sequence[Step], unit: str, marks: Sequence[float] = ()) -> Mark
         f"{unit} over time",
         _levels(levels, up),
         _axis([(across(at), format_duration(at)) for at in time_ticks(end_s)]),
-        tag("polygon", class_="area", points=f"{line} {floor}"),
-        tag("polyline", class_="line", points=line),
-        *(_mark(across(at), "begun again") for at in marks),
+        element("polygon", class_="area", points=f"{line} {floor}"),
+        element("polyline", class_="line", points=line),
+        *(_annotation(across(at), "begun again") for at in marks),
         *(
-            _hover(across, step, f"{format_duration(step[0])}: {format_rate(step[2])} {unit}")
+            _tooltip(across, step, f"{format_duration(step[0])}: {format_rate(step[2])} {unit}")
             for step in steps
         ),
     )
 
 
-def histogram(told: Distribution, what: str) -> Markup:
+def histogram(distribution: Distribution, what: str) -> SafeHtml:
     """How often which time was seen, with the quantiles; the times are on a logarithmic axis.
 
     Args:
-        told: With one value at least.
+        distribution: With one value at least.
         what: What the values are, such as `latency`.
     """
-    bars = _bars(told)
+    bars = _bars(distribution)
     across = Scale(bars[0][0], bars[-1][1], LEFT, WIDTH - RIGHT, logarithmic=True)
     levels = ticks(max(count for _, _, count in bars))
     up = Scale(0.0, levels[-1], HEIGHT - BOTTOM, TOP)
@@ -180,36 +182,36 @@ def histogram(told: Distribution, what: str) -> Markup:
         f"Histogram of the {what}",
         _levels(levels, up),
         _axis([(across(at), format_duration(at)) for at in log_ticks(bars[0][0], bars[-1][1])]),
-        *(_bar(bar, across, up, told.count) for bar in bars),
-        *(_quantile(told, share, across) for share in QUANTILES),
+        *(_bar(bar, across, up, distribution.count) for bar in bars),
+        *(_quantile(distribution, share, across) for share in QUANTILES),
     )
 
 
-def _quantile(told: Distribution, share: float, across: Scale) -> Markup:
-    value = min(max(told.quantile(share), across.low), across.high)
-    return _mark(across(value), f"p{share * 100:g}")
+def _quantile(distribution: Distribution, share: float, across: Scale) -> SafeHtml:
+    value = min(max(distribution.quantile(share), across.low), across.high)
+    return _annotation(across(value), f"p{share * 100:g}")
 
 
-def _bars(told: Distribution) -> list[tuple[float, float, int]]:
+def _bars(distribution: Distribution) -> list[tuple[float, float, int]]:
     """From where to where, and how many; without the empty ones at both ends."""
-    edges = [told.bounds[0] / 2, *told.bounds[::MERGED]]
-    sums = [told.counts[0]] + [
-        sum(told.counts[place + 1 : place + 1 + MERGED])
-        for place in range(0, len(told.bounds), MERGED)
+    edges = [distribution.bounds[0] / 2, *distribution.bounds[::MERGED]]
+    sums = [distribution.counts[0]] + [
+        sum(distribution.counts[place + 1 : place + 1 + MERGED])
+        for place in range(0, len(distribution.bounds), MERGED)
     ]
-    edges.append(max(edges[-1] * 2, told.highest))
+    edges.append(max(edges[-1] * 2, distribution.highest))
     bars = [(low, high, count) for (low, high), count in zip(pairwise(edges), sums, strict=True)]
     used = [place for place, (_, _, count) in enumerate(bars) if count]
     return bars[max(0, used[0] - 1) : used[-1] + 2]
 
 
-def _bar(bar: tuple[float, float, int], across: Scale, up: Scale, whole: int) -> Markup:
+def _bar(bar: tuple[float, float, int], across: Scale, up: Scale, total: int) -> SafeHtml:
     low, high, count = bar
-    share = format_percent(count, whole)
-    told = f"{format_duration(low)} to {format_duration(high)}: {format_int(count)} ({share})"
-    return tag(
+    share = format_percent(count, total)
+    text = f"{format_duration(low)} to {format_duration(high)}: {format_int(count)} ({share})"
+    return element(
         "rect",
-        tag("title", told),
+        element("title", text),
         class_="bar",
         x=across(low) + 0.5,
         width=max(1.0, across(high) - across(low) - 1.0),
@@ -218,51 +220,51 @@ def _bar(bar: tuple[float, float, int], across: Scale, up: Scale, whole: int) ->
     )
 
 
-def _svg(title: str, *parts: Markup) -> Markup:
-    return tag(
+def _svg(title: str, *parts: SafeHtml) -> SafeHtml:
+    return element(
         "svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", class_="plot", aria_label=title
     )
 
 
-def _levels(levels: Sequence[float], up: Scale) -> Markup:
+def _levels(levels: Sequence[float], up: Scale) -> SafeHtml:
     """Lines across, each with its value at the left."""
     return join(
         *(
-            tag("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=up(level), y2=up(level))
+            element("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=up(level), y2=up(level))
             for level in levels
         ),
         *(
-            tag("text", f"{level:,.12g}", class_="level", x=LEFT - 6, y=up(level) + 4)
+            element("text", f"{level:,.12g}", class_="level", x=LEFT - 6, y=up(level) + 4)
             for level in levels
         ),
     )
 
 
-def _axis(labels: Sequence[tuple[float, str]]) -> Markup:
+def _axis(labels: Sequence[tuple[float, str]]) -> SafeHtml:
     """Values below; of those that would run into each other the later ones are left out."""
-    shown: list[Markup] = []
+    shown: list[SafeHtml] = []
     free_from = 0.0
     for place, label in labels:
         if place >= free_from:
             free_from = place + LABEL_ROOM
             x = min(place, WIDTH - RIGHT - LABEL_ROOM / 3)
-            shown.append(tag("text", label, class_="axis", x=x, y=HEIGHT - BOTTOM + 18))
+            shown.append(element("text", label, class_="axis", x=x, y=HEIGHT - BOTTOM + 18))
     return join(*shown)
 
 
-def _mark(place: float, told: str) -> Markup:
+def _annotation(place: float, text: str) -> SafeHtml:
     anchor = "end" if place > WIDTH - RIGHT - LABEL_ROOM else "middle"
     return join(
-        tag("line", class_="mark", x1=place, x2=place, y1=TOP - 4, y2=HEIGHT - BOTTOM),
-        tag("text", told, class_="mark-label", x=place, y=TOP - 8, text_anchor=anchor),
+        element("line", class_="mark", x1=place, x2=place, y1=TOP - 4, y2=HEIGHT - BOTTOM),
+        element("text", text, class_="mark-label", x=place, y=TOP - 8, text_anchor=anchor),
     )
 
 
-def _hover(across: Scale, step: Step, told: str) -> Markup:
+def _tooltip(across: Scale, step: Step, text: str) -> SafeHtml:
     at, span, _ = step
-    return tag(
+    return element(
         "rect",
-        tag("title", told),
+        element("title", text),
         class_="hover",
         x=across(at),
         width=across(at + span) - across(at),

@@ -6,31 +6,31 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from foundry_api.batch.report.charts import QUANTILES, Markup, curve, histogram, join, tag
+from foundry_api.batch.report.charts import QUANTILES, SafeHtml, curve, element, histogram, join
 from foundry_api.batch.statistics import Timeline
 from foundry_api.observe.format import format_duration, format_int, format_percent, format_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from foundry_api.batch.statistics import Figures, Moment
+    from foundry_api.batch.statistics import BatchStatistics, TimelineBucket
     from foundry_api.observe.histogram import Distribution
 
-__all__ = ["HEAD", "STYLE", "ReportFacts", "ReportState", "page"]
+__all__ = ["HEAD", "STYLE", "ReportData", "ReportState", "render_page"]
 
 
 ReportState = Literal["finished", "finished with failures", "not finished"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReportFacts:
+class ReportData:
     """A batch, for a page about it.
 
     Attributes:
         title: What was asked: the input's name.
         state: How far it came.
         total: Lines of the input; None if nobody counted them yet.
-        figures: What it came to.
+        statistics: What it came to.
         settings: How it was asked and where things are, by their names.
         made_at: When the page is made, in seconds since the epoch.
         version: Of this package.
@@ -39,7 +39,7 @@ class ReportFacts:
     title: str
     state: ReportState
     total: int | None
-    figures: Figures
+    statistics: BatchStatistics
     settings: tuple[tuple[str, str], ...]
     made_at: float
     version: str
@@ -114,9 +114,9 @@ footer { color: var(--quiet); font-size: 13px; margin-top: 24px; }
 # The browser is told not to ask anybody for anything, whatever gets into the page.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _META = join(
-    Markup('<meta charset="utf-8">'),
-    Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-    Markup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
+    SafeHtml('<meta charset="utf-8">'),
+    SafeHtml('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+    SafeHtml(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
 )
 HEAD = f'<!doctype html>\n<html lang="en"><head>{_META}'
 """What every page begins with, by which one that is there is known."""
@@ -124,157 +124,175 @@ HEAD = f'<!doctype html>\n<html lang="en"><head>{_META}'
 COLOURS = {"finished": "good", "finished with failures": "bad", "not finished": "warn"}
 
 
-def page(facts: ReportFacts) -> str:
+def render_page(report_data: ReportData) -> str:
     """A whole HTML document, self-contained. Texts of users and models cannot be markup in it."""
-    figures = facts.figures
-    body = tag(
+    statistics = report_data.statistics
+    body = element(
         "main",
-        _header(facts),
-        tag("div", *_tiles(facts), class_="tiles"),
-        tag(
+        _header(report_data),
+        element("div", *_tiles(report_data), class_="tiles"),
+        element(
             "div",
-            *_speed(figures),
-            _times("Latency of a line", "latency", figures.latency),
-            _times("Time to the first token", "time to first token", figures.time_to_first_token),
-            _card("Failures", _errors(figures), wide=True),
-            _card("Models", _models(figures), wide=True),
-            _card("Settings", _settings(facts.settings), wide=True),
+            *_speed_sections(statistics),
+            _latency_section("Latency of a line", "latency", statistics.latency),
+            _latency_section(
+                "Time to the first token", "time to first token", statistics.time_to_first_token
+            ),
+            _section("Failures", _errors(statistics), wide=True),
+            _section("Models", _models(statistics), wide=True),
+            _section("Settings", _settings(report_data.settings), wide=True),
             class_="cards",
         ),
-        tag("footer", f"Made by foundry-api {facts.version}. This page loads nothing."),
+        element("footer", f"Made by foundry-api {report_data.version}. This page loads nothing."),
     )
-    return f"<!doctype html>\n{_document(f'{facts.title}: batch', body)}\n"
+    return f"<!doctype html>\n{_document(f'{report_data.title}: batch', body)}\n"
 
 
-def _document(title: str, body: Markup) -> Markup:
-    head = join(_META, tag("title", title), Markup(f"<style>{STYLE}</style>"))
-    return tag("html", tag("head", head), tag("body", body), lang="en")
+def _document(title: str, body: SafeHtml) -> SafeHtml:
+    head = join(_META, element("title", title), SafeHtml(f"<style>{STYLE}</style>"))
+    return element("html", element("head", head), element("body", body), lang="en")
 
 
-def _header(facts: ReportFacts) -> Markup:
-    runs = facts.figures.runs
-    begun = f"begun {_moment(runs[0].begun_at)}, " if runs else ""
+def _header(report_data: ReportData) -> SafeHtml:
+    runs = report_data.statistics.runs
+    begun = f"begun {_format_moment(runs[0].begun_at)}, " if runs else ""
     times = f"{len(runs)} runs, " if len(runs) > 1 else ""
-    return tag(
+    return element(
         "header",
-        tag("h1", facts.title),
-        tag("span", facts.state, class_=f"state {COLOURS[facts.state]}"),
-        tag("div", f"{begun}{times}seen {_moment(facts.made_at)}", class_="when"),
+        element("h1", report_data.title),
+        element("span", report_data.state, class_=f"state {COLOURS[report_data.state]}"),
+        element("div", f"{begun}{times}seen {_format_moment(report_data.made_at)}", class_="when"),
     )
 
 
-def _moment(at: float) -> str:
+def _format_moment(at: float) -> str:
     return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S %Z}"
 
 
-def _tiles(facts: ReportFacts) -> Iterable[Markup]:
-    figures = facts.figures
-    finished = figures.done + figures.failed
-    whole = facts.total or finished
-    yield _tile(
-        "Answered", format_int(figures.done), f"{format_percent(figures.done, whole)} of all lines"
+def _tiles(report_data: ReportData) -> Iterable[SafeHtml]:
+    statistics = report_data.statistics
+    finished = statistics.done + statistics.failed
+    total = report_data.total or finished
+    yield _stat_tile(
+        "Answered",
+        format_int(statistics.done),
+        f"{format_percent(statistics.done, total)} of all lines",
     )
-    yield _tile("Failed", format_int(figures.failed), format_percent(figures.failed, whole))
-    if facts.total is not None and facts.total > finished:
-        yield _tile("Left", format_int(facts.total - finished), "the same command goes on")
-    if figures.shared:
-        yield _tile("Shared", format_int(figures.shared), "took a known answer")
-    yield _tile("Time", format_duration(figures.elapsed_s), "in which it ran")
-    yield _tile(
-        "Lines a second", format_rate(figures.lines_per_s), f"{format_int(finished)} in all"
+    yield _stat_tile(
+        "Failed", format_int(statistics.failed), format_percent(statistics.failed, total)
     )
-    yield _tile("Tokens a second", format_rate(figures.tokens_per_s), _tokens(figures))
-
-
-def _tokens(figures: Figures) -> str:
-    return (
-        f"{format_int(figures.completion_tokens)} written, {format_int(figures.prompt_tokens)} read"
+    if report_data.total is not None and report_data.total > finished:
+        yield _stat_tile(
+            "Left", format_int(report_data.total - finished), "the same command goes on"
+        )
+    if statistics.shared:
+        yield _stat_tile("Shared", format_int(statistics.shared), "took a known answer")
+    yield _stat_tile("Time", format_duration(statistics.elapsed_s), "in which it ran")
+    yield _stat_tile(
+        "Lines a second", format_rate(statistics.lines_per_s), f"{format_int(finished)} in all"
     )
+    yield _stat_tile("Tokens a second", format_rate(statistics.tokens_per_s), _tokens(statistics))
 
 
-def _tile(name: str, value: str, note: str) -> Markup:
-    return tag(
+def _tokens(statistics: BatchStatistics) -> str:
+    written, read = statistics.completion_tokens, statistics.prompt_tokens
+    return f"{format_int(written)} written, {format_int(read)} read"
+
+
+def _stat_tile(name: str, value: str, note: str) -> SafeHtml:
+    return element(
         "div",
-        tag("div", name, class_="name"),
-        tag("div", value, class_="value"),
-        tag("div", note, class_="note"),
+        element("div", name, class_="name"),
+        element("div", value, class_="value"),
+        element("div", note, class_="note"),
         class_="tile",
     )
 
 
-def _card(title: str, *content: Markup, wide: bool = False, second: bool = False) -> Markup:
+def _section(title: str, *content: SafeHtml, wide: bool = False, second: bool = False) -> SafeHtml:
     kinds = ["card", *(["wide"] if wide else []), *(["second"] if second else [])]
-    return tag("section", tag("h2", title), *content, class_=" ".join(kinds))
+    return element("section", element("h2", title), *content, class_=" ".join(kinds))
 
 
-def _speed(figures: Figures) -> Iterable[Markup]:
+def _speed_sections(statistics: BatchStatistics) -> Iterable[SafeHtml]:
     """Two plots over time. Where one run ended and the next began is marked."""
-    if not figures.throughput or not figures.done + figures.failed:
-        yield _card("Speed", _nothing("No line is finished yet."), wide=True)
+    if not statistics.throughput or not statistics.done + statistics.failed:
+        yield _section("Speed", _empty_note("No line is finished yet."), wide=True)
         return
-    timeline = Timeline(figures.runs)
-    marks = [timeline.worked_at(run.begun_at) for run in figures.runs]
+    timeline = Timeline(statistics.runs)
+    marks = [timeline.active_time_at(run.begun_at) for run in statistics.runs]
     marks = [at for at in marks if at > 0]
 
-    def plot(unit: str, of: Callable[[Moment], int]) -> Markup:
-        steps = [(each.at_s, each.span_s, of(each) / each.span_s) for each in figures.throughput]
+    def plot(unit: str, of: Callable[[TimelineBucket], int]) -> SafeHtml:
+        steps = [
+            (bucket.at_s, bucket.span_s, of(bucket) / bucket.span_s)
+            for bucket in statistics.throughput
+        ]
         return curve(steps, unit, marks)
 
-    yield _card("Lines a second", plot("lines/s", lambda each: each.lines))
-    written = plot("tokens/s", lambda each: each.completion_tokens)
-    yield _card("Tokens a second", written, second=True)
+    yield _section("Lines a second", plot("lines/s", lambda bucket: bucket.lines))
+    written = plot("tokens/s", lambda bucket: bucket.completion_tokens)
+    yield _section("Tokens a second", written, second=True)
 
 
-def _times(title: str, what: str, told: Distribution) -> Markup:
+def _latency_section(title: str, what: str, distribution: Distribution) -> SafeHtml:
     second = what != "latency"
-    if not told.count:
-        return _card(title, _nothing("Not measured: no line had any text."), second=second)
-    quantiles = ", ".join(f"p{q * 100:g} {format_duration(told.quantile(q))}" for q in QUANTILES)
-    words = (
-        f"{quantiles}, mean {format_duration(told.mean)}, longest {format_duration(told.highest)}"
+    if not distribution.count:
+        return _section(title, _empty_note("Not measured: no line had any text."), second=second)
+    quantiles = ", ".join(
+        f"p{q * 100:g} {format_duration(distribution.quantile(q))}" for q in QUANTILES
     )
-    return _card(title, histogram(told, what), tag("p", words, class_="empty"), second=second)
+    mean, longest = format_duration(distribution.mean), format_duration(distribution.highest)
+    words = f"{quantiles}, mean {mean}, longest {longest}"
+    return _section(
+        title, histogram(distribution, what), element("p", words, class_="empty"), second=second
+    )
 
 
-def _errors(figures: Figures) -> Markup:
-    if not figures.errors:
-        return _nothing("None.")
+def _errors(statistics: BatchStatistics) -> SafeHtml:
+    if not statistics.errors:
+        return _empty_note("None.")
     rows = [
-        (each.code, format_int(each.count), format_percent(each.count, figures.failed),
-         each.custom_id, each.message)
-        for each in figures.errors
+        (error.code, format_int(error.count), format_percent(error.count, statistics.failed),
+         error.custom_id, error.message)
+        for error in statistics.errors
     ]  # fmt: skip
     return _table(("Error", "Lines", "Of all failures", "First one", "What it was told"), rows)
 
 
-def _models(figures: Figures) -> Markup:
-    if not figures.models:
-        return _nothing("No line is finished yet.")
+def _models(statistics: BatchStatistics) -> SafeHtml:
+    if not statistics.models:
+        return _empty_note("No line is finished yet.")
     rows = [
-        (each.model or "not named", format_int(each.lines), format_int(each.failed),
-         format_int(each.prompt_tokens), format_int(each.completion_tokens))
-        for each in figures.models
+        (model.model or "not named", format_int(model.lines), format_int(model.failed),
+         format_int(model.prompt_tokens), format_int(model.completion_tokens))
+        for model in statistics.models
     ]  # fmt: skip
     return _table(("Model", "Lines", "Failed", "Prompt tokens", "Completion tokens"), rows)
 
 
-def _settings(settings: Sequence[tuple[str, str]]) -> Markup:
-    rows = [tag("tr", tag("th", name, scope="row"), tag("td", told)) for name, told in settings]
-    return tag("table", tag("tbody", *rows), class_="facts")
+def _settings(settings: Sequence[tuple[str, str]]) -> SafeHtml:
+    rows = [
+        element("tr", element("th", name, scope="row"), element("td", value))
+        for name, value in settings
+    ]
+    return element("table", element("tbody", *rows), class_="facts")
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> SafeHtml:
     """Columns of numbers are set to the right."""
     counts = [all(row[place][:1].isdigit() for row in rows) for place in range(len(heads))]
     kinds = [{"class_": "count"} if count else {} for count in counts]
-    head = [tag("th", told, scope="col", **kind) for told, kind in zip(heads, kinds, strict=True)]
+    head = [
+        element("th", cell, scope="col", **kind) for cell, kind in zip(heads, kinds, strict=True)
+    ]
     body = [
-        tag("tr", *(tag("td", told, **kind) for told, kind in zip(row, kinds, strict=True)))
+        element("tr", *(element("td", cell, **kind) for cell, kind in zip(row, kinds, strict=True)))
         for row in rows
     ]
-    table = tag("table", tag("thead", tag("tr", *head)), tag("tbody", *body))
-    return tag("div", table, class_="scroll")
+    table = element("table", element("thead", element("tr", *head)), element("tbody", *body))
+    return element("div", table, class_="scroll")
 
 
-def _nothing(told: str) -> Markup:
-    return tag("p", told, class_="empty")
+def _empty_note(text: str) -> SafeHtml:
+    return element("p", text, class_="empty")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from foundry_api.batch.sources.base import Source
-from foundry_api.batch.sources.open import open_rereadable, open_source
+from foundry_api.batch.sources.open import open_seekable, open_source
 from foundry_api.batch.sources.stdin import is_stream, remove_drafts
 from foundry_api.batch.sources.validate import CheckProgress, CheckReport, Problem, check
 
@@ -14,7 +14,7 @@ __all__ = [
     "Source",
     "check",
     "is_stream",
-    "open_rereadable",
+    "open_seekable",
     "open_source",
     "remove_drafts",
 ]

@@ -26,14 +26,14 @@ __all__ = [
     "MAX_LINE_BYTES",
     "PARQUET_MAGIC",
     "BadLine",
-    "Origin",
-    "Reading",
-    "StoredFile",
-    "Stream",
-    "beginning_of",
-    "line_pieces",
-    "reading_of",
-    "rest_of_line",
+    "FileOrigin",
+    "InputOrigin",
+    "InputReader",
+    "StdinOrigin",
+    "iter_line_pieces",
+    "read_beginning",
+    "skip_rest_of_line",
+    "translate_read_errors",
 ]
 
 MAX_LINE_BYTES = 16 * 2**20
@@ -62,7 +62,7 @@ class BadLine(msgspec.Struct, frozen=True):
     message: str
 
 
-class Origin(Protocol):
+class InputOrigin(Protocol):
     """Where an input's bytes come from."""
 
     @property
@@ -71,7 +71,7 @@ class Origin(Protocol):
         ...
 
     @property
-    def rereadable(self) -> bool:
+    def is_seekable(self) -> bool:
         """Whether it can be opened more than once."""
         ...
 
@@ -80,7 +80,7 @@ class Origin(Protocol):
         """How many there are; None where nobody knows."""
         ...
 
-    def look(self) -> io.BufferedReader:
+    def peek(self) -> io.BufferedReader:
         """The bytes from the beginning, for whoever reads only that.
 
         Raises:
@@ -101,7 +101,7 @@ class Origin(Protocol):
         ...
 
 
-class StoredFile:
+class FileOrigin:
     """A file.
 
     Args:
@@ -110,7 +110,7 @@ class StoredFile:
         is_copy: Whether it is the copy of a pipe.
     """
 
-    rereadable = True
+    is_seekable = True
 
     def __init__(self, path: Path, name: str | None = None, *, is_copy: bool = False) -> None:
         self.path = path
@@ -120,23 +120,23 @@ class StoredFile:
     @property
     def size_bytes(self) -> int:
         """Its size as it lies there."""
-        with reading_of(self.name):
+        with translate_read_errors(self.name):
             return self.path.stat().st_size
 
-    def look(self) -> io.BufferedReader:
+    def peek(self) -> io.BufferedReader:
         """The file from its beginning."""
         return self.open()
 
     def open(self) -> io.BufferedReader:
         """The file from its beginning."""
-        with reading_of(self.name):
+        with translate_read_errors(self.name):
             return cast("io.BufferedReader", self.path.open("rb", buffering=BLOCK_BYTES))
 
     def close(self) -> None:
         """Nothing is open."""
 
 
-class Stream:
+class StdinOrigin:
     """A pipe, which can be read once. What is only looked at is read again.
 
     Args:
@@ -144,7 +144,7 @@ class Stream:
         name: What messages call it.
     """
 
-    rereadable = False
+    is_seekable = False
     size_bytes = None
 
     def __init__(self, file: BinaryIO, name: str) -> None:
@@ -153,14 +153,14 @@ class Stream:
         self._seen = bytearray()
         self._taken = False
 
-    def look(self) -> io.BufferedReader:
+    def peek(self) -> io.BufferedReader:
         """Its beginning, which will be read again."""
-        return self._replayed(lambda: None)
+        return self._replay(lambda: None)
 
-    def _replayed(self, closed: Callable[[], object]) -> io.BufferedReader:
+    def _replay(self, on_close: Callable[[], object]) -> io.BufferedReader:
         while len(self._seen) < _HEAD_BYTES and self._more(_HEAD_BYTES):
             pass
-        return io.BufferedReader(_Replayed(self.read, closed), BLOCK_BYTES)
+        return io.BufferedReader(_ReplayStream(self.read, on_close), BLOCK_BYTES)
 
     def open(self) -> io.BufferedReader:
         """All of the stream, once."""
@@ -168,7 +168,7 @@ class Stream:
             raise BatchInputInvalid(
                 f"{self.name} can be read only once", hint="Write it to a file, and give that."
             )
-        replayed = self._replayed(self.close)
+        replayed = self._replay(self.close)
         self._taken = True
         return replayed
 
@@ -191,7 +191,7 @@ class Stream:
         return block
 
 
-class _Replayed(io.RawIOBase):
+class _ReplayStream(io.RawIOBase):
     """A stream from its beginning.
 
     Args:
@@ -199,15 +199,15 @@ class _Replayed(io.RawIOBase):
         closed: Called when it is closed.
     """
 
-    def __init__(self, read: Callable[[int, int], bytes], closed: Callable[[], object]) -> None:
+    def __init__(self, read: Callable[[int, int], bytes], on_close: Callable[[], object]) -> None:
         super().__init__()
         self._read = read
-        self._closed = closed
+        self._on_close = on_close
         self._at = 0
 
     def close(self) -> None:
         if not self.closed:
-            self._closed()
+            self._on_close()
         super().close()
 
     def readable(self) -> bool:
@@ -220,7 +220,7 @@ class _Replayed(io.RawIOBase):
         return len(block)
 
 
-class Reading:
+class InputReader:
     """An input that is read once from its beginning, decompressed. A context manager.
 
     Args:
@@ -237,9 +237,9 @@ class Reading:
         self._read_bytes = 0
         self._corrupt = _CORRUPT
         try:
-            with self.told():
-                self.file = self._decompressed()
-                self._skip_mark()
+            with self.translate_errors():
+                self.file = self._open_decompressed()
+                self._skip_bom()
         except BaseException:
             self._raw.close()
             raise
@@ -265,28 +265,28 @@ class Reading:
         return self._raw.tell()
 
     @contextmanager
-    def told(self) -> Generator[None]:
+    def translate_errors(self) -> Generator[None]:
         """What goes wrong while it is read becomes an error of ours.
 
         Raises:
             BatchInputInvalid: It cannot be read, is cut off, or is not what its beginning says.
         """
-        with reading_of(self._name, self._corrupt):
+        with translate_read_errors(self._name, self._corrupt):
             yield
 
-    def _decompressed(self) -> io.BufferedReader:
+    def _open_decompressed(self) -> io.BufferedReader:
         head = self._raw.peek(_HEAD_BYTES)
         if head.startswith(_GZIP):
             unpacked = cast("io.RawIOBase", gzip.GzipFile(fileobj=self._raw, mode="rb"))
         elif head.startswith(_ZSTD):
-            zstd = _zstd(self._name)
+            zstd = _import_zstd(self._name)
             self._corrupt = (zstd.ZstdError,)
             unpacked = zstd.ZstdFile(self._raw)
         else:
             return self._raw
         return io.BufferedReader(unpacked, BLOCK_BYTES)
 
-    def _skip_mark(self) -> None:
+    def _skip_bom(self) -> None:
         head = self.file.peek(_HEAD_BYTES)
         if head.startswith(_UTF16):
             raise BatchInputInvalid(
@@ -297,29 +297,29 @@ class Reading:
             self.file.read(len(_BOM))
 
 
-def beginning_of(origin: Origin) -> bytes:
+def read_beginning(origin: InputOrigin) -> bytes:
     """The first bytes, decompressed: so many that a bracket is there with what follows it.
 
     Raises:
         BatchInputInvalid: They cannot be read.
     """
-    with Reading(origin.look(), origin.name) as reading, reading.told():
-        head = reading.file.read1(_BEGINNING_BYTES)
+    with InputReader(origin.peek(), origin.name) as reader, reader.translate_errors():
+        head = reader.file.read1(_BEGINNING_BYTES)
         while (
             len(head) < _BEGINNING_BYTES
             and _UNDECIDED.fullmatch(head)
-            and (more := reading.file.read1(_BEGINNING_BYTES))
+            and (more := reader.file.read1(_BEGINNING_BYTES))
         ):
             head += more
     return head
 
 
-def line_pieces(file: io.BufferedReader) -> Iterator[bytes]:
+def iter_line_pieces(file: io.BufferedReader) -> Iterator[bytes]:
     """The lines of a file with their ends. What is longer than the bound comes in pieces."""
     return iter(partial(file.readline, MAX_LINE_BYTES + 1), b"")
 
 
-def rest_of_line(file: io.BufferedReader, piece: bytes) -> tuple[bytes, int]:
+def skip_rest_of_line(file: io.BufferedReader, piece: bytes) -> tuple[bytes, int]:
     """Skip the rest of a line that is too long.
 
     Args:
@@ -340,7 +340,9 @@ def rest_of_line(file: io.BufferedReader, piece: bytes) -> tuple[bytes, int]:
 
 
 @contextmanager
-def reading_of(name: str, corrupt: tuple[type[Exception], ...] = _CORRUPT) -> Generator[None]:
+def translate_read_errors(
+    name: str, corrupt: tuple[type[Exception], ...] = _CORRUPT
+) -> Generator[None]:
     """What goes wrong while a file is read becomes an error of ours.
 
     Args:
@@ -365,7 +367,7 @@ def reading_of(name: str, corrupt: tuple[type[Exception], ...] = _CORRUPT) -> Ge
         raise BatchInputInvalid(f"{name} cannot be read: {why}", hint="") from error
 
 
-def _zstd(name: str) -> Any:
+def _import_zstd(name: str) -> Any:
     """The standard library's from Python 3.14 on, else its backport."""
     import importlib  # noqa: PLC0415 - few inputs are compressed so
 

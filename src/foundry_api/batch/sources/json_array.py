@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import io
     from collections.abc import Iterator
 
-__all__ = ["array_elements", "begins_array"]
+__all__ = ["begins_array", "iter_array_elements"]
 
 _BEGINNING = re.compile(rb"\s*\[\s*(?:[\[{\"\]]|\Z)")
 """An array, though a line of plain text may begin with a bracket as well: `[1] What is …`."""
@@ -34,7 +34,7 @@ def begins_array(head: bytes) -> bool:
     return not others.strip() or not _is_json(first)
 
 
-def array_elements(
+def iter_array_elements(
     file: io.BufferedReader, name: str, salt: bytes
 ) -> Iterator[tuple[bytes | BadLine, int]]:
     """The elements of an array as they are written, and a digest of each: 63 bits.
@@ -47,7 +47,7 @@ def array_elements(
     Raises:
         BatchInputInvalid: The array does not end, or something comes after it.
     """
-    return _Elements(file, name, salt).each()
+    return _Elements(file, name, salt).iter_elements()
 
 
 def _is_json(line: bytes) -> bool:
@@ -68,36 +68,36 @@ class _Elements:
         self._depth = 0
         self._in_text = False
         self._escaped = False
-        self._begin()
+        self._start_element()
 
-    def _begin(self) -> None:
+    def _start_element(self) -> None:
         self._pieces: list[bytes] = []
         self._size = 0
         self._is_blank = True
         self._digest = blake2b(digest_size=8, salt=self._salt)
 
-    def each(self) -> Iterator[tuple[bytes | BadLine, int]]:
-        """See `array_elements`."""
+    def iter_elements(self) -> Iterator[tuple[bytes | BadLine, int]]:
+        """See `iter_array_elements`."""
         number = -1  # ahead of the bracket that opens the array
         while block := self._file.read1(BLOCK_BYTES):
             start = 0
-            for place in self._cuts(block):
+            for place in self._find_cuts(block):
                 self._add(block[start:place])
                 start = place + 1
                 is_empty = number == 0 and self._depth == 0 and self._is_blank
                 if number >= 0 and not is_empty:
-                    yield self._element()
-                self._begin()
+                    yield self._finish_element()
+                self._start_element()
                 number += 1
             if number >= 0 and self._depth == 0:
-                self._refuse_more(block[start:])
+                self._check_no_more(block[start:])
                 return
             self._add(block[start:])
         raise BatchInputInvalid(
             f"{self._name} is cut off: its array does not end", hint="Copy it once more, whole."
         )
 
-    def _refuse_more(self, rest: bytes) -> None:
+    def _check_no_more(self, rest: bytes) -> None:
         while not rest.strip():
             rest = self._file.read1(BLOCK_BYTES)
             if not rest:
@@ -107,50 +107,50 @@ class _Elements:
             hint="Give one array of requests, or one request on each line.",
         )
 
-    def _cuts(self, block: bytes) -> Iterator[int]:
+    def _find_cuts(self, block: bytes) -> Iterator[int]:
         """The places of the array's own brackets, and of the commas between its elements."""
         position = 0
-        while (found := self._next(block, position)) is not None:
-            position = found + 1
-            mark = block[found:position]
+        while (mark_at := self._find_mark(block, position)) is not None:
+            position = mark_at + 1
+            mark = block[mark_at:position]
             if mark in _OPENING:
                 self._depth += 1
                 if self._depth == 1:
-                    yield found
+                    yield mark_at
             elif mark in _CLOSING:
                 self._depth -= 1
                 if self._depth == 0:
-                    yield found
+                    yield mark_at
                     return
             elif self._depth == 1:
-                yield found
+                yield mark_at
 
-    def _next(self, block: bytes, position: int) -> int | None:
+    def _find_mark(self, block: bytes, position: int) -> int | None:
         """The place of the next mark outside of texts."""
         while True:
             if self._escaped:
                 position += 1
                 self._escaped = False
             if not self._in_text:
-                found = _OUTSIDE.search(block, position)
-                if found is None:
+                match = _OUTSIDE.search(block, position)
+                if match is None:
                     return None
-                if found[0] != b'"':
-                    return found.start()
+                if match[0] != b'"':
+                    return match.start()
                 self._in_text = True
             else:
-                found = _INSIDE.search(block, position)
-                if found is None:
+                match = _INSIDE.search(block, position)
+                if match is None:
                     return None
-                if found[0] == b'"':
+                if match[0] == b'"':
                     self._in_text = False
-                elif found.end() == len(block):
+                elif match.end() == len(block):
                     self._escaped = True
                     return None
                 else:
-                    position = found.end() + 1
+                    position = match.end() + 1
                     continue
-            position = found.end()
+            position = match.end()
 
     def _add(self, piece: bytes) -> None:
         if self._is_blank:
@@ -163,7 +163,7 @@ class _Elements:
             self._pieces.clear()
         self._digest.update(piece)
 
-    def _element(self) -> tuple[bytes | BadLine, int]:
+    def _finish_element(self) -> tuple[bytes | BadLine, int]:
         digest = int.from_bytes(self._digest.digest(), "little") >> 1
         if self._size > MAX_LINE_BYTES:
             return BadLine(TOO_LONG), digest

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
-from foundry_api.batch.request_body import checked_body, nearest
-from foundry_api.batch.sources.base import LineSource, checked_custom_id
-from foundry_api.batch.sources.files import beginning_of
-from foundry_api.batch.sources.json_array import array_elements, begins_array
-from foundry_api.batch.sources.prompts import DEFAULT_COLUMN, Prompts
-from foundry_api.batch.types import CHAT_URL, BatchRequest, Line, route_of
+from foundry_api.batch.request_body import suggest_nearest, validate_body
+from foundry_api.batch.sources.base import LineSource, validate_custom_id
+from foundry_api.batch.sources.files import read_beginning
+from foundry_api.batch.sources.json_array import begins_array, iter_array_elements
+from foundry_api.batch.sources.prompts import DEFAULT_COLUMN, PromptBuilder
+from foundry_api.batch.types import CHAT_URL, BatchRequest, Line, parse_route
 from foundry_api.types.errors import BatchInputInvalid, FoundryError, InvalidRequest
 from foundry_api.wire.dialects.base import BAD_JSON
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from foundry_api.batch.sources.files import Origin, Reading
+    from foundry_api.batch.sources.files import InputOrigin, InputReader
     from foundry_api.batch.types import InputOptions
 
-__all__ = ["OpenAILines", "TextLines", "decoded"]
+__all__ = ["OpenAILines", "TextLines", "decode_text"]
 
 
 class _Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -32,12 +32,12 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True):
     method: Literal["POST"] = "POST"
 
 
-class _Named(msgspec.Struct):
+class _CustomIdOnly(msgspec.Struct):
     custom_id: str
 
 
 _REQUEST = msgspec.json.Decoder(_Request)
-_NAMED = msgspec.json.Decoder(_Named)
+_CUSTOM_ID_ONLY = msgspec.json.Decoder(_CustomIdOnly)
 _ANYTHING = msgspec.json.Decoder()
 _SPREAD = re.compile(rb"\s*\{[ \t\r]*\n\s*[\"}]")
 """An object that is written over several lines. None of them can be asked."""
@@ -56,9 +56,9 @@ class OpenAILines(LineSource):
         options: The model, and the members that bodies have which lack them.
     """
 
-    def __init__(self, origin: Origin, options: InputOptions) -> None:
+    def __init__(self, origin: InputOrigin, options: InputOptions) -> None:
         super().__init__(origin, options, "openai")
-        head = beginning_of(origin)
+        head = read_beginning(origin)
         if _SPREAD.match(head):
             raise BatchInputInvalid(
                 f"{origin.name} has a JSON object over several lines",
@@ -69,62 +69,62 @@ class OpenAILines(LineSource):
         model = {} if options.model is None else {"model": options.model}
         self._members: Mapping[str, Any] = {**options.members, **model}
 
-    def place(self, line: Line) -> str:
+    def format_place(self, line: Line) -> str:
         """Where a line, or an element, is."""
-        return f"{self.name} item {line.number}" if self._is_array else super().place(line)
+        return f"{self.name} item {line.number}" if self._is_array else super().format_place(line)
 
-    def lines_of(self, reading: Reading) -> Iterator[Line]:
+    def read_lines(self, reader: InputReader) -> Iterator[Line]:
         """The lines that are not blank, or the elements of the array."""
         if not self._is_array:
-            yield from super().lines_of(reading)
+            yield from super().read_lines(reader)
             return
-        elements = array_elements(reading.file, self.name, self._salt)
+        elements = iter_array_elements(reader.file, self.name, self._salt)
         for index, (raw, digest) in enumerate(elements):
             yield Line(index, index + 1, digest, raw)
 
-    def custom_id(self, line: Line) -> str | None:
+    def get_custom_id(self, line: Line) -> str | None:
         """The name of a request, even of one that cannot be asked, if it has any."""
         try:
-            return checked_custom_id(_NAMED.decode(line.raw).custom_id)
+            return validate_custom_id(_CUSTOM_ID_ONLY.decode(line.raw).custom_id)
         except (*BAD_JSON, TypeError, InvalidRequest):
             return None
 
-    def _request(self, line: Line) -> BatchRequest:
-        told = _decoded(line.raw)
-        custom_id = checked_custom_id(told.custom_id)
-        url = route_of(told.url)
+    def _parse_request(self, line: Line) -> BatchRequest:
+        request = _decode_request(line.raw)
+        custom_id = validate_custom_id(request.custom_id)
+        url = parse_route(request.url)
         try:
-            body = checked_body(url, {**self._members, **told.body})
+            body = validate_body(url, {**self._members, **request.body})
         except FoundryError as error:
-            raise self._in_body(error, told.body) from error
+            raise self._locate_in_body(error, request.body) from error
         return BatchRequest(custom_id=custom_id, body=body, url=url)
 
-    def _in_body(self, error: FoundryError, body: dict[str, Any]) -> InvalidRequest:
+    def _locate_in_body(self, error: FoundryError, body: dict[str, Any]) -> InvalidRequest:
         field = error.field if isinstance(error, InvalidRequest) else None
         ours = field in self._members and field not in body
-        told = f"{error.message} (it comes from the options)" if ours else error.message
-        return InvalidRequest(told, field=f"body.{field}" if field else "body", hint=error.hint)
+        message = f"{error.message} (it comes from the options)" if ours else error.message
+        return InvalidRequest(message, field=f"body.{field}" if field else "body", hint=error.hint)
 
 
-def _decoded(raw: bytes) -> _Request:
+def _decode_request(raw: bytes) -> _Request:
     try:
         return _REQUEST.decode(raw)
     except BAD_JSON as error:
-        _explain(_parsed(raw))
+        _explain(_parse_json(raw))
         raise InvalidRequest(f"it is no request: {error}") from error
 
 
-def _parsed(raw: bytes) -> Any:
+def _parse_json(raw: bytes) -> Any:
     """Any JSON."""
     try:
         return _ANYTHING.decode(raw)
     except RecursionError as error:
         raise InvalidRequest("its JSON is nested too deeply") from error
     except BAD_JSON as error:
-        raise InvalidRequest(_why(raw, error)) from error
+        raise InvalidRequest(_describe_decode_error(raw, error)) from error
 
 
-def _why(raw: bytes, error: Exception) -> str:
+def _describe_decode_error(raw: bytes, error: Exception) -> str:
     try:
         raw.decode()
     except UnicodeDecodeError as bad:
@@ -132,30 +132,30 @@ def _why(raw: bytes, error: Exception) -> str:
     return f"it is no JSON: {error}"
 
 
-def _explain(told: Any) -> None:
+def _explain(value: Any) -> None:
     """Say what is wrong with JSON that is no request.
 
     Raises:
         InvalidRequest: The first thing that is.
     """
-    if not isinstance(told, dict):
+    if not isinstance(value, dict):
         raise InvalidRequest("it is no JSON object", hint=_FORM)
-    members = cast("dict[str, Any]", told)
+    members = cast("dict[str, Any]", value)
     known = _Request.__struct_fields__
     for name in members:
         if name not in known:
             raise InvalidRequest(
-                f"{name} is no member of a request{nearest(name, known)}",
+                f"{name} is no member of a request{suggest_nearest(name, known)}",
                 field=name,
                 hint=f"It has {', '.join(known)}.",
             )
     for name in ("custom_id", "body"):
         if name not in members:
             raise InvalidRequest(f"{name} is missing", field=name)
-    checked_custom_id(members["custom_id"])
+    validate_custom_id(members["custom_id"])
     if not isinstance(members["body"], dict):
         raise InvalidRequest("body is no JSON object", field="body")
-    route_of(members.get("url", CHAT_URL))
+    parse_route(members.get("url", CHAT_URL))
     raise InvalidRequest(f"method is {members.get('method')!r}, but must be POST", field="method")
 
 
@@ -170,7 +170,7 @@ class TextLines(LineSource):
         BatchInputInvalid: The options do not fit.
     """
 
-    def __init__(self, origin: Origin, options: InputOptions) -> None:
+    def __init__(self, origin: InputOrigin, options: InputOptions) -> None:
         super().__init__(origin, options, "text")
         if options.column not in {None, DEFAULT_COLUMN}:
             raise BatchInputInvalid(
@@ -178,17 +178,17 @@ class TextLines(LineSource):
                 field="column",
                 hint="Say what it is with --format csv or --format parquet.",
             )
-        self._prompts = Prompts(options, [DEFAULT_COLUMN], "A line", {"line": 0})
+        self._prompts = PromptBuilder(options, [DEFAULT_COLUMN], "A line", {"line": 0})
 
-    def custom_id(self, line: Line) -> str | None:
+    def get_custom_id(self, line: Line) -> str | None:
         """`line-N`, by its number."""
         return f"line-{line.number}"
 
-    def _request(self, line: Line) -> BatchRequest:
-        return self._prompts.request([decoded(line.raw, "it")], f"line-{line.number}")
+    def _parse_request(self, line: Line) -> BatchRequest:
+        return self._prompts.make_request([decode_text(line.raw, "it")], f"line-{line.number}")
 
 
-def decoded(raw: bytes, what: str) -> str:
+def decode_text(raw: bytes, what: str) -> str:
     """UTF-8 as text.
 
     Args:

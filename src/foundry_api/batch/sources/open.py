@@ -8,23 +8,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from foundry_api.batch.request_body import MEMBERS, nearest
+from foundry_api.batch.request_body import MEMBERS, suggest_nearest
 from foundry_api.batch.sources.csv import CsvRows
-from foundry_api.batch.sources.files import PARQUET_MAGIC, StoredFile, beginning_of
+from foundry_api.batch.sources.files import PARQUET_MAGIC, FileOrigin, read_beginning
 from foundry_api.batch.sources.json_array import begins_array
 from foundry_api.batch.sources.lines import OpenAILines, TextLines
-from foundry_api.batch.sources.stdin import draft_of, is_stream, never, spooled
+from foundry_api.batch.sources.stdin import is_stream, make_draft_path, never, spool_stdin
 from foundry_api.types.errors import BatchInputInvalid, BatchStorageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
     from foundry_api.batch.sources.base import Source
-    from foundry_api.batch.sources.files import Origin
+    from foundry_api.batch.sources.files import InputOrigin
     from foundry_api.batch.sources.stdin import StandardInput
     from foundry_api.batch.types import InputOptions
 
-__all__ = ["format_of", "open_rereadable", "open_source"]
+__all__ = ["detect_format", "open_seekable", "open_source"]
 
 
 _COMPRESSED = frozenset({".gz", ".zst", ".zstd"})
@@ -39,7 +39,7 @@ _FORMATS: Mapping[str, str] = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
-_HINT = "Say what it is with --format openai, text, csv or parquet."
+_FORMAT_HINT = "Say what it is with --format openai, text, csv or parquet."
 _SPREADSHEET = "Save it as CSV in UTF-8."
 _PACKED = "Unpack it first; what is compressed with gzip or zstd alone is read as it is."
 _HINTS: Mapping[str, str] = {
@@ -60,7 +60,7 @@ _EXCEL = re.compile(rb'\s*"?sep=([^"\w\s]|\t)"?[,;\t]*\r?\n', re.IGNORECASE)
 _REQUESTS = re.compile(rb'\s*+\[?+\s*+\{\s*"(?:custom_id|method|url|body|messages)"\s*:')
 
 
-def format_of(options: InputOptions, name: str, head: bytes, *, is_stream: bool) -> str:
+def detect_format(options: InputOptions, name: str, head: bytes, *, is_stream: bool) -> str:
     """The format that the name tells, else the content.
 
     Args:
@@ -72,38 +72,38 @@ def format_of(options: InputOptions, name: str, head: bytes, *, is_stream: bool)
     Raises:
         BatchInputInvalid: It may be anything, or is not what its name says.
     """
-    suffix = _suffix(options.path)
+    suffix = _get_suffix(options.path)
     by_name = _FORMATS.get(suffix)
     if head.startswith(PARQUET_MAGIC) and by_name in {None, "parquet"}:
         return "parquet"
     if by_name is None and suffix and not is_stream:
-        raise _unknown(
+        raise _format_error(
             f"what {name} holds is not known: {suffix} is none of {', '.join(_FORMATS)}",
             _HINTS.get(suffix, ""),
         )
     if by_name != "parquet":
-        _refuse_binary(name, head)
+        _check_not_binary(name, head)
     if by_name == "text" and _REQUESTS.match(head):
-        raise _unknown(f"{name} seems to hold requests, not prompts")
-    return by_name or _format_of_content(options, name, head)
+        raise _format_error(f"{name} seems to hold requests, not prompts")
+    return by_name or _detect_from_content(options, name, head)
 
 
-def _suffix(path: str) -> str:
+def _get_suffix(path: str) -> str:
     parts = [part.lower() for part in PurePath(path).suffixes]
     while parts and parts[-1] in _COMPRESSED:
         parts.pop()
     return parts[-1] if parts else ""
 
 
-def _refuse_binary(name: str, head: bytes) -> None:
+def _check_not_binary(name: str, head: bytes) -> None:
     for kind, what, hint in _BINARY:
         if kind.match(head):
-            raise _unknown(f"{name} is {what}", hint)
+            raise _format_error(f"{name} is {what}", hint)
 
 
-def _format_of_content(options: InputOptions, name: str, head: bytes) -> str:
+def _detect_from_content(options: InputOptions, name: str, head: bytes) -> str:
     if _CODE.match(head):
-        raise _unknown(f"{name} seems to hold code or markup, not prompts")
+        raise _format_error(f"{name} seems to hold code or markup, not prompts")
     if head.lstrip().startswith(b"{") or begins_array(head):
         return "openai"
     if _EXCEL.match(head):
@@ -111,8 +111,8 @@ def _format_of_content(options: InputOptions, name: str, head: bytes) -> str:
     return "text" if options.column is None else "csv"
 
 
-def _unknown(message: str, hint: str = "") -> BatchInputInvalid:
-    return BatchInputInvalid(message, field="format", hint=f"{hint} {_HINT}".strip())
+def _format_error(message: str, hint: str = "") -> BatchInputInvalid:
+    return BatchInputInvalid(message, field="format", hint=f"{hint} {_FORMAT_HINT}".strip())
 
 
 def open_source(
@@ -120,7 +120,7 @@ def open_source(
     *,
     spool: Path | None = None,
     standard_input: StandardInput = "same",
-    is_left: Callable[[], bool] = never,
+    is_abandoned: Callable[[], bool] = never,
     accept: Callable[[Source], object] | None = None,
 ) -> Source:
     """The input of a batch. Blocks.
@@ -131,7 +131,7 @@ def open_source(
             None to read it once as it comes.
         standard_input: Whether what is in the spool must be the same, is replaced, or is the
             input.
-        is_left: Asked now and then, while a pipe gives nothing, whether to give up.
+        is_abandoned: Asked now and then, while a pipe gives nothing, whether to give up.
         accept: Raises what refuses the input, before its copy takes the place of another one.
 
     Raises:
@@ -142,11 +142,11 @@ def open_source(
     """
     _check_members(options)
     if standard_input == "new" and spool is not None and spool.exists() and is_stream(options.path):
-        _replace_copy(options, spool, is_left, accept)
+        _replace_copy(options, spool, is_abandoned, accept)
         return open_source(options, spool=spool, standard_input="kept")
-    origin = _origin(options.path, spool, standard_input, is_left)
+    origin = _open_origin(options.path, spool, standard_input, is_abandoned)
     try:
-        source = _SOURCES[_format(origin, options)](origin, options)
+        source = _SOURCES[_get_format(origin, options)](origin, options)
         if accept is not None:
             accept(source)
     except BaseException:
@@ -156,7 +156,7 @@ def open_source(
 
 
 @contextmanager
-def open_rereadable(options: InputOptions) -> Generator[Source]:
+def open_seekable(options: InputOptions) -> Generator[Source]:
     """The input, which can be read more than once: a pipe is copied to a file until the end.
 
     Raises:
@@ -169,13 +169,15 @@ def open_rereadable(options: InputOptions) -> Generator[Source]:
 def _replace_copy(
     options: InputOptions,
     spool: Path,
-    is_left: Callable[[], bool],
+    is_abandoned: Callable[[], bool],
     accept: Callable[[Source], object] | None,
 ) -> None:
     """Copy a pipe in the place of what an earlier run read, which stays if this one is refused."""
-    draft = draft_of(spool)
+    draft = make_draft_path(spool)
     try:
-        open_source(options, spool=draft, standard_input="new", is_left=is_left, accept=accept)
+        open_source(
+            options, spool=draft, standard_input="new", is_abandoned=is_abandoned, accept=accept
+        )
         draft.replace(spool)
     except OSError as error:
         why = error.strerror or str(error)
@@ -185,7 +187,7 @@ def _replace_copy(
             draft.unlink()
 
 
-def _openai(origin: Origin, options: InputOptions) -> Source:
+def _open_openai(origin: InputOrigin, options: InputOptions) -> Source:
     for name in ("column", "template", "system"):
         if getattr(options, name) is not None:
             raise BatchInputInvalid(
@@ -196,27 +198,27 @@ def _openai(origin: Origin, options: InputOptions) -> Source:
     return OpenAILines(origin, options)
 
 
-def _parquet(origin: Origin, options: InputOptions) -> Source:
+def _open_parquet(origin: InputOrigin, options: InputOptions) -> Source:
     from foundry_api.batch.sources.parquet import ParquetRows  # noqa: PLC0415 - few inputs are
 
     return ParquetRows(origin, options)
 
 
-_SOURCES: Mapping[str, Callable[[Origin, InputOptions], Source]] = {
-    "openai": _openai,
+_SOURCES: Mapping[str, Callable[[InputOrigin, InputOptions], Source]] = {
+    "openai": _open_openai,
     "text": TextLines,
     "csv": CsvRows,
-    "parquet": _parquet,
+    "parquet": _open_parquet,
 }
 
 
-def _origin(
-    path: str, spool: Path | None, use: StandardInput, is_left: Callable[[], bool]
-) -> Origin:
+def _open_origin(
+    path: str, spool: Path | None, use: StandardInput, is_abandoned: Callable[[], bool]
+) -> InputOrigin:
     if _is_spooled(path, spool, use):
-        return spooled(path, spool, use, is_left)
-    origin = StoredFile(Path(path).expanduser())
-    origin.look().close()
+        return spool_stdin(path, spool, use, is_abandoned)
+    origin = FileOrigin(Path(path).expanduser())
+    origin.peek().close()
     return origin
 
 
@@ -230,16 +232,16 @@ def _is_spooled(path: str, spool: Path | None, use: StandardInput) -> bool:
         raise
 
 
-def _format(origin: Origin, options: InputOptions) -> str:
+def _get_format(origin: InputOrigin, options: InputOptions) -> str:
     if options.format != "auto":
         return options.format
-    is_stream = not isinstance(origin, StoredFile) or origin.is_copy
-    return format_of(options, origin.name, beginning_of(origin), is_stream=is_stream)
+    is_stream = not isinstance(origin, FileOrigin) or origin.is_copy
+    return detect_format(options, origin.name, read_beginning(origin), is_stream=is_stream)
 
 
 def _check_members(options: InputOptions) -> None:
     for name in options.members:
         if name not in MEMBERS:
             raise BatchInputInvalid(
-                f"{name} is no member of a request{nearest(name, MEMBERS)}", field="members"
+                f"{name} is no member of a request{suggest_nearest(name, MEMBERS)}", field="members"
             )

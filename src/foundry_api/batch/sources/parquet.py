@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import msgspec
 
-from foundry_api.batch.sources.base import Source, checked_custom_id
-from foundry_api.batch.sources.files import Reading
-from foundry_api.batch.sources.lines import decoded
-from foundry_api.batch.sources.prompts import Prompts
+from foundry_api.batch.sources.base import Source, validate_custom_id
+from foundry_api.batch.sources.files import InputReader
+from foundry_api.batch.sources.lines import decode_text
+from foundry_api.batch.sources.prompts import PromptBuilder
 from foundry_api.batch.types import Line
 from foundry_api.types.errors import BatchInputInvalid, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from foundry_api.batch.sources.files import Origin
+    from foundry_api.batch.sources.files import InputOrigin
     from foundry_api.batch.types import BatchRequest, InputOptions
 
 __all__ = ["ParquetRows"]
@@ -44,24 +44,24 @@ class ParquetRows(Source):
 
     unit: ClassVar[str] = "row"
 
-    def __init__(self, origin: Origin, options: InputOptions) -> None:
-        if not origin.rereadable:
+    def __init__(self, origin: InputOrigin, options: InputOptions) -> None:
+        if not origin.is_seekable:
             raise BatchInputInvalid(
                 f"{origin.name} is Parquet, which cannot be read as a stream",
                 hint="Write it to a file, and give that.",
             )
-        with Reading(origin.look(), origin.name) as reading, reading.told():
-            names = tuple(_opened(reading, origin.name).schema_arrow.names)
-        self._prompts = Prompts(options, names, origin.name)
+        with InputReader(origin.peek(), origin.name) as reader, reader.translate_errors():
+            names = tuple(_open_parquet(reader, origin.name).schema_arrow.names)
+        self._prompts = PromptBuilder(options, names, origin.name)
         self._columns = tuple(names[place] for place in self._prompts.places)
         self._width = len(names)
         super().__init__(origin, options, ("parquet", self._columns))
 
-    def lines_of(self, reading: Reading) -> Iterator[Line]:
+    def read_lines(self, reader: InputReader) -> Iterator[Line]:
         """The rows, of which a few are held at once."""
         index, salt = 0, self._salt
-        with _told(self.name):
-            file = _opened(reading, self.name)
+        with _translate_arrow_errors(self.name):
+            file = _open_parquet(reader, self.name)
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(self._columns)):
                 columns = [batch.column(name).to_pylist() for name in self._columns]
                 for raw in zip(*columns, strict=True):
@@ -70,39 +70,39 @@ class ParquetRows(Source):
                     yield Line(index, index + 1, int.from_bytes(digest, "little") >> 1, raw)
                     index += 1
 
-    def custom_id(self, line: Line) -> str | None:
+    def get_custom_id(self, line: Line) -> str | None:
         """What the row says, or `row-N` where there is no column for that."""
         name = self._prompts.id_column
         if name is None:
-            return _default_id(line)
+            return _make_default_id(line)
         try:
-            return checked_custom_id(_text(name, line.raw[self._columns.index(name)]))
+            return validate_custom_id(_format_value(name, line.raw[self._columns.index(name)]))
         except InvalidRequest:
             return None
 
-    def _request(self, line: Line) -> BatchRequest:
-        return self._prompts.request(self._values(line.raw), _default_id(line))
+    def _parse_request(self, line: Line) -> BatchRequest:
+        return self._prompts.make_request(self._format_values(line.raw), _make_default_id(line))
 
-    def _values(self, raw: tuple[Any, ...]) -> list[str]:
+    def _format_values(self, raw: tuple[Any, ...]) -> list[str]:
         """The values as texts, at the places of their columns."""
         values = [""] * self._width
         for place, name, value in zip(self._prompts.places, self._columns, raw, strict=True):
-            values[place] = value if isinstance(value, str) else _text(name, value)
+            values[place] = value if isinstance(value, str) else _format_value(name, value)
         return values
 
 
-def _text(name: str, value: Any) -> str:
+def _format_value(name: str, value: Any) -> str:
     """Null as nothing, numbers and lists as JSON writes them, times as Python does."""
     if value is None:
         return ""
     if isinstance(value, bytes):
-        return decoded(value, name)
+        return decode_text(value, name)
     if isinstance(value, bool | int | float | list | dict):
         return _ENCODER.encode(cast("Any", value)).decode()
     return str(value)
 
 
-def _opened(reading: Reading, name: str) -> Any:
+def _open_parquet(reader: InputReader, name: str) -> Any:
     try:
         parquet: Any = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
@@ -110,12 +110,12 @@ def _opened(reading: Reading, name: str) -> Any:
             f"{name} is Parquet, for which a package is missing",
             hint="pip install 'foundry-api[batch]'",
         ) from error
-    with _told(name):
-        return parquet.ParquetFile(reading.file)
+    with _translate_arrow_errors(name):
+        return parquet.ParquetFile(reader.file)
 
 
 @contextmanager
-def _told(name: str) -> Generator[None]:
+def _translate_arrow_errors(name: str) -> Generator[None]:
     """What Arrow raises of a file becomes an error of ours."""
     arrow: Any = importlib.import_module("pyarrow")
     try:
@@ -129,5 +129,5 @@ def _told(name: str) -> Generator[None]:
         ) from error
 
 
-def _default_id(line: Line) -> str:
+def _make_default_id(line: Line) -> str:
     return f"row-{line.number}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from foundry_api.batch.request_body import checked_body, nearest
-from foundry_api.batch.sources.base import checked_custom_id
+from foundry_api.batch.request_body import suggest_nearest, validate_body
+from foundry_api.batch.sources.base import validate_custom_id
 from foundry_api.batch.types import CHAT_URL, BatchRequest
 from foundry_api.types.checks import check_text, instructions
 from foundry_api.types.errors import BatchInputInvalid, FoundryError, InvalidRequest
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.types import InputOptions
 
-__all__ = ["DEFAULT_COLUMN", "Prompts", "Template"]
+__all__ = ["DEFAULT_COLUMN", "PromptBuilder", "Template"]
 
 
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
@@ -37,7 +37,7 @@ class Template:
         self._pieces = tuple(pieces)
 
     @classmethod
-    def of(cls, text: str, names: Mapping[str, int], what: str) -> Self:
+    def parse(cls, text: str, names: Mapping[str, int], what: str) -> Self:
         """Read a template.
 
         Args:
@@ -50,35 +50,37 @@ class Template:
         """
         pieces: list[str | int] = []
         end = 0
-        for found in _PIECE.finditer(text):
-            pieces += [text[end : found.start()], _piece(found, names, what)]
-            end = found.end()
+        for match in _PIECE.finditer(text):
+            pieces += [text[end : match.start()], _parse_piece(match, names, what)]
+            end = match.end()
         pieces.append(text[end:])
         if not any(isinstance(piece, int) for piece in pieces):
-            raise _wrong("it has no {name}, so that all prompts would be the same", names, what)
+            raise _template_error(
+                "it has no {name}, so that all prompts would be the same", names, what
+            )
         return cls([piece for piece in pieces if piece != ""])
 
-    def filled(self, values: Sequence[str]) -> str:
+    def render(self, values: Sequence[str]) -> str:
         """The prompt of a row."""
         return "".join(piece if isinstance(piece, str) else values[piece] for piece in self._pieces)
 
 
-def _piece(found: re.Match[str], names: Mapping[str, int], what: str) -> str | int:
-    text, name = found[0], found[1]
+def _parse_piece(match: re.Match[str], names: Mapping[str, int], what: str) -> str | int:
+    text, name = match[0], match[1]
     if text in _ESCAPED:
         return _ESCAPED[text]
     if name is None:
         raise BatchInputInvalid(
-            f"the template has a lone {text} at position {found.start() + 1}",
+            f"the template has a lone {text} at position {match.start() + 1}",
             field="template",
             hint=_BRACES,
         )
     if name not in names:
-        raise _wrong(f"there is no {text}{nearest(name, names)}", names, what)
+        raise _template_error(f"there is no {text}{suggest_nearest(name, names)}", names, what)
     return names[name]
 
 
-def _wrong(why: str, names: Mapping[str, int], what: str) -> BatchInputInvalid:
+def _template_error(why: str, names: Mapping[str, int], what: str) -> BatchInputInvalid:
     known = ", ".join(f"{{{name}}}" for name in names)
     return BatchInputInvalid(
         f"the template does not fit: {why}", field="template", hint=f"{what} has {known}. {_BRACES}"
@@ -89,7 +91,7 @@ DEFAULT_COLUMN = "prompt"
 _ID_COLUMNS = ("custom_id", "id")
 
 
-class Prompts:
+class PromptBuilder:
     """Makes requests of rows.
 
     Args:
@@ -116,7 +118,7 @@ class Prompts:
     ) -> None:
         places = {name: place for place, name in enumerate(names)}
         templated = options.template is not None and options.column is None
-        self._column = column = None if templated else _column(options, places, what)
+        self._column = column = None if templated else _find_column(options, places, what)
         self.id_column = next((name for name in _ID_COLUMNS if name in places), None)
         self._id = None if self.id_column is None else places[self.id_column]
         self._template: Template | None = None
@@ -124,13 +126,13 @@ class Prompts:
             known = {**places, **(aliases or {})}
             if column is not None:
                 known.setdefault(DEFAULT_COLUMN, column)
-            self._template = Template.of(options.template, known, what)
-        self._ahead = _instructions(options)
-        self._members = _members(options)
+            self._template = Template.parse(options.template, known, what)
+        self._system_messages = _make_system_messages(options)
+        self._members = _make_members(options)
         used = self._template.places if self._template else (column,)
         self.places = sorted({place for place in (*used, self._id) if place is not None})
 
-    def request(self, values: Sequence[str], default_id: str) -> BatchRequest:
+    def make_request(self, values: Sequence[str], default_id: str) -> BatchRequest:
         """The request of a row.
 
         Args:
@@ -140,26 +142,26 @@ class Prompts:
         Raises:
             InvalidRequest: Its prompt is empty, or cannot be sent.
         """
-        custom_id = default_id if self._id is None else checked_custom_id(values[self._id])
-        turn = {"role": "user", "content": check_text("prompt", self._prompt(values))}
-        body = {**self._members, "messages": [*self._ahead, turn]}
+        custom_id = default_id if self._id is None else validate_custom_id(values[self._id])
+        message = {"role": "user", "content": check_text("prompt", self._render_prompt(values))}
+        body = {**self._members, "messages": [*self._system_messages, message]}
         return BatchRequest(custom_id=custom_id, body=body)
 
-    def _prompt(self, values: Sequence[str]) -> str:
+    def _render_prompt(self, values: Sequence[str]) -> str:
         template = self._template
         if template is None:
             assert self._column is not None  # noqa: S101 - one of the two is there
             return values[self._column]
         if not any(values[place].strip() for place in template.places):
             raise InvalidRequest("every value of the template is empty", field="template")
-        return template.filled(values)
+        return template.render(values)
 
 
-def _column(options: InputOptions, places: Mapping[str, int], what: str) -> int:
+def _find_column(options: InputOptions, places: Mapping[str, int], what: str) -> int:
     name = options.column or DEFAULT_COLUMN
     if name not in places:
         raise BatchInputInvalid(
-            f"{what} has no column {name!r}{nearest(name, places)}",
+            f"{what} has no column {name!r}{suggest_nearest(name, places)}",
             field="column",
             hint=f"It has {', '.join(places)}. Name the one with the prompts: --column NAME, "
             "or make the prompts of several: --template 'Translate: {NAME}'.",
@@ -167,24 +169,24 @@ def _column(options: InputOptions, places: Mapping[str, int], what: str) -> int:
     return places[name]
 
 
-def _instructions(options: InputOptions) -> list[dict[str, str]]:
-    ahead = _for(lambda: instructions("system", options.system))
-    return [] if ahead is None else [{"role": "system", "content": ahead}]
+def _make_system_messages(options: InputOptions) -> list[dict[str, str]]:
+    system = _check_option(lambda: instructions("system", options.system))
+    return [] if system is None else [{"role": "system", "content": system}]
 
 
-def _members(options: InputOptions) -> dict[str, Any]:
+def _make_members(options: InputOptions) -> dict[str, Any]:
     """The members of every body, checked once instead of with each."""
     members = dict(options.members)
     if "messages" in members:
         raise BatchInputInvalid("messages are what the prompts become", field="members")
     if options.model is not None:
         members["model"] = options.model
-    turn = {"role": "user", "content": "Hi"}
-    body = _for(lambda: checked_body(CHAT_URL, {**members, "messages": [turn]}))
+    message = {"role": "user", "content": "Hi"}
+    body = _check_option(lambda: validate_body(CHAT_URL, {**members, "messages": [message]}))
     return {name: value for name, value in body.items() if name != "messages"}
 
 
-def _for(check: Callable[[], Any]) -> Any:
+def _check_option(check: Callable[[], Any]) -> Any:
     """What a check of the options says, as an error of the whole input."""
     try:
         return check()

@@ -14,7 +14,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from foundry_api.batch.sources.files import BLOCK_BYTES, StoredFile, Stream, reading_of
+from foundry_api.batch.sources.files import (
+    BLOCK_BYTES,
+    FileOrigin,
+    StdinOrigin,
+    translate_read_errors,
+)
 from foundry_api.batch.types import STANDARD_STREAM
 from foundry_api.types.errors import BatchChanged, BatchInputInvalid, BatchStorageFailed
 
@@ -22,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import BinaryIO
 
-    from foundry_api.batch.sources.files import Origin
+    from foundry_api.batch.sources.files import InputOrigin
 
-__all__ = ["NAME", "StandardInput", "draft_of", "is_stream", "remove_drafts", "spooled"]
+__all__ = ["NAME", "StandardInput", "is_stream", "make_draft_path", "remove_drafts", "spool_stdin"]
 
 NAME = "standard input"
 
@@ -38,7 +43,7 @@ _BINARY: int = getattr(os, "O_BINARY", 0)
 """Windows would change the ends of lines without it."""
 
 # Elsewhere than on Linux a named pipe that nobody writes to yet would seem to be at its end.
-_AT_ONCE: int = os.O_NONBLOCK if sys.platform == "linux" else 0
+_NONBLOCK: int = os.O_NONBLOCK if sys.platform == "linux" else 0
 
 WAIT_MS = 200
 DRAFT_BYTES = 8
@@ -54,14 +59,14 @@ def is_stream(path: str) -> bool:
     if path == STANDARD_STREAM or _DESCRIPTOR.fullmatch(path):
         return True
     file = Path(path).expanduser()
-    with reading_of(path):
+    with translate_read_errors(path):
         try:
             mode = file.stat().st_mode
         except ValueError as error:  # a NUL
             raise BatchInputInvalid(f"{path!r} cannot be read: {error}", field="path") from error
     if stat.S_ISDIR(mode):
         raise BatchInputInvalid(f"{path} is a directory", field="path", hint="Give a file.")
-    if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not _ends(file)):
+    if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not _is_finite_device(file)):
         raise BatchInputInvalid(f"{path} is a device", field="path", hint="Give a file or a pipe.")
     return not stat.S_ISREG(mode)
 
@@ -71,19 +76,19 @@ def never() -> bool:
     return False
 
 
-def spooled(
+def spool_stdin(
     path: str,
     spool: Path | None,
     use: StandardInput,
-    is_left: Callable[[], bool] = never,
-) -> Origin:
+    is_abandoned: Callable[[], bool] = never,
+) -> InputOrigin:
     """A stream as the origin of an input.
 
     Args:
         path: Its name; `-` is standard input.
         spool: Where it is copied to; None to read it once as it comes.
         use: What becomes of what is there.
-        is_left: Asked now and then, while nothing comes, whether to give up.
+        is_abandoned: Asked now and then, while nothing comes, whether to give up.
 
     Raises:
         BatchInputInvalid: There is none, or none was kept.
@@ -94,18 +99,18 @@ def spooled(
     if use == "kept" and spool is not None:
         if not spool.exists():
             raise BatchInputInvalid(f"no copy of {name} was kept at {spool}")
-        return StoredFile(spool, name, is_copy=True)
+        return FileOrigin(spool, name, is_copy=True)
     if spool is None:
-        return Stream(_opened(path, is_left), name)
-    with _opened(path, is_left) as file:
+        return StdinOrigin(_open_stream(path, is_abandoned), name)
+    with _open_stream(path, is_abandoned) as file:
         _copy(file, spool, use, name)
-    return StoredFile(spool, name, is_copy=True)
+    return FileOrigin(spool, name, is_copy=True)
 
 
-def _opened(path: str, is_left: Callable[[], bool]) -> io.BufferedReader:
+def _open_stream(path: str, is_abandoned: Callable[[], bool]) -> io.BufferedReader:
     """A reader of a stream. Closing it leaves standard input open."""
-    found = _DESCRIPTOR.fullmatch(path)
-    descriptor = int(found[1] or found[2] or 0) if found else None
+    match = _DESCRIPTOR.fullmatch(path)
+    descriptor = int(match[1] or match[2] or 0) if match else None
     # Of programs without a console, and `<&-`: then any file may have got the number 0.
     if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]
         if path == STANDARD_STREAM or descriptor == 0:
@@ -113,16 +118,16 @@ def _opened(path: str, is_left: Callable[[], bool]) -> io.BufferedReader:
                 f"this program has no {NAME}", field="path", hint="Give a file."
             )
     elif path == STANDARD_STREAM:
-        return io.BufferedReader(_Pipe(sys.stdin.buffer, is_left), BLOCK_BYTES)
-    with reading_of(path):
+        return io.BufferedReader(_Pipe(sys.stdin.buffer, is_abandoned), BLOCK_BYTES)
+    with translate_read_errors(path):
         if descriptor is not None:
             # The descriptor itself: by its name a socket cannot be opened at all.
             number = os.dup(descriptor)
         else:
-            number = os.open(Path(path).expanduser(), os.O_RDONLY | _BINARY | _AT_ONCE)
+            number = os.open(Path(path).expanduser(), os.O_RDONLY | _BINARY | _NONBLOCK)
             os.set_blocking(number, True)
         file = os.fdopen(number, "rb", buffering=0)
-        return io.BufferedReader(_Pipe(file, is_left, closes=True), BLOCK_BYTES)
+        return io.BufferedReader(_Pipe(file, is_abandoned, closes=True), BLOCK_BYTES)
 
 
 class _Pipe(io.RawIOBase):
@@ -135,11 +140,11 @@ class _Pipe(io.RawIOBase):
     """
 
     def __init__(
-        self, file: BinaryIO | io.FileIO, is_left: Callable[[], bool], *, closes: bool = False
+        self, file: BinaryIO | io.FileIO, is_abandoned: Callable[[], bool], *, closes: bool = False
     ) -> None:
         super().__init__()
         self._file = file
-        self._is_left = is_left
+        self._is_abandoned = is_abandoned
         self._closes = closes
 
     def readable(self) -> bool:
@@ -147,7 +152,7 @@ class _Pipe(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         while not _has_bytes(self._file):
-            if self._is_left():
+            if self._is_abandoned():
                 raise OSError(errno.ECANCELED, "nobody waits for it any more")
         file = self._file
         block = file.read1(len(buffer)) if isinstance(file, io.BufferedReader) else None
@@ -174,7 +179,7 @@ def _has_bytes(file: BinaryIO | io.FileIO) -> bool:
     return bool(waiting.poll(WAIT_MS))
 
 
-def _ends(device: Path) -> bool:
+def _is_finite_device(device: Path) -> bool:
     """Whether a device is a terminal or the null device, and not one that never ends."""
     if device.samefile(os.devnull):
         return True
@@ -189,10 +194,10 @@ def _ends(device: Path) -> bool:
 
 
 def _copy(file: BinaryIO, spool: Path, use: StandardInput, name: str) -> None:
-    draft = draft_of(spool)
+    draft = make_draft_path(spool)
     try:
         _write(file, draft, name)
-        if use == "same" and spool.exists() and not _alike(draft, spool):
+        if use == "same" and spool.exists() and not _same_content(draft, spool):
             raise BatchChanged(f"{name} is not what this batch was begun with")
         draft.replace(spool)
     except OSError as error:
@@ -205,7 +210,7 @@ def _copy(file: BinaryIO, spool: Path, use: StandardInput, name: str) -> None:
             draft.parent.rmdir()
 
 
-def draft_of(spool: Path) -> Path:
+def make_draft_path(spool: Path) -> Path:
     """The name of a copy that is not finished, or not accepted yet."""
     return spool.with_name(f"{spool.name}.{secrets.token_hex(DRAFT_BYTES)}")
 
@@ -231,11 +236,11 @@ def _write(file: BinaryIO, draft: Path, name: str) -> None:
 
 
 def _read(file: BinaryIO, name: str) -> bytes:
-    with reading_of(name):
+    with translate_read_errors(name):
         return file.read(BLOCK_BYTES)
 
 
-def _alike(one: Path, other: Path) -> bool:
+def _same_content(one: Path, other: Path) -> bool:
     if one.stat().st_size != other.stat().st_size:
         return False
     with one.open("rb") as first, other.open("rb") as second:

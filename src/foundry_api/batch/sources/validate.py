@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from foundry_api.batch.sources.base import Source
     from foundry_api.batch.types import BatchRequest, Line
 
-__all__ = ["CheckProgress", "CheckReport", "Names", "Problem", "check"]
+__all__ = ["CheckProgress", "CheckReport", "IdHashes", "Problem", "check"]
 
 
 _PARTS = 64
-_NAMELESS = 0
+_NO_ID = 0
 
 
-class Names:
+class IdHashes:
     """The names of a batch's requests, in the order of the requests: 8 bytes of each."""
 
     def __init__(self) -> None:
@@ -32,23 +32,23 @@ class Names:
 
     def add(self, name: str | None) -> None:
         """The next request's name, if it has one."""
-        self._hashes.append(_NAMELESS if name is None else hash(name) or 1)
+        self._hashes.append(_NO_ID if name is None else hash(name) or 1)
 
-    def suspects(self) -> Suspects:
+    def find_candidates(self) -> DuplicateCandidates:
         """The requests that seem to have the name of another one.
 
         Two names have the same 64 bits once in trillions of pairs, so they are to be looked at.
         """
-        twice: set[int] = set()
-        for part in self._parts():
-            last = _NAMELESS
+        repeated: set[int] = set()
+        for part in self._iter_parts():
+            last = _NO_ID
             for hash_ in sorted(part):
-                if hash_ == last != _NAMELESS:
-                    twice.add(hash_)
+                if hash_ == last != _NO_ID:
+                    repeated.add(hash_)
                 last = hash_
-        return Suspects(self._hashes, frozenset(twice))
+        return DuplicateCandidates(self._hashes, frozenset(repeated))
 
-    def _parts(self) -> Iterator[array[int]]:
+    def _iter_parts(self) -> Iterator[array[int]]:
         """All hashes in parts that can be sorted one after another: equal ones are in one."""
         parts = [array("q") for _ in range(_PARTS)]
         for hash_ in self._hashes:
@@ -57,7 +57,7 @@ class Names:
             yield parts.pop()
 
 
-class Suspects:
+class DuplicateCandidates:
     """Requests of which several may have the same name.
 
     Args:
@@ -65,22 +65,22 @@ class Suspects:
         twice: Those that come more than once.
     """
 
-    def __init__(self, hashes: array[int], twice: frozenset[int]) -> None:
+    def __init__(self, hashes: array[int], repeated: frozenset[int]) -> None:
         self._hashes = hashes
-        self._twice = twice
+        self._repeated = repeated
 
     def __bool__(self) -> bool:
-        return bool(self._twice)
+        return bool(self._repeated)
 
     def __contains__(self, index: int) -> bool:
-        return self._hashes[index] in self._twice
+        return self._hashes[index] in self._repeated
 
     @property
     def count(self) -> int:
         """How many there are, without the first one of each name."""
-        if not self._twice:
+        if not self._repeated:
             return 0
-        return sum(map(self._twice.__contains__, self._hashes)) - len(self._twice)
+        return sum(map(self._repeated.__contains__, self._hashes)) - len(self._repeated)
 
 
 MAX_PROBLEMS = 100
@@ -152,84 +152,85 @@ class CheckProgress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check(
-    source: Source, *, tell: Callable[[CheckProgress], object] = lambda _: None
+    source: Source, *, on_progress: Callable[[CheckProgress], object] = lambda _: None
 ) -> CheckReport:
     """Look at every line of an input. Blocks; memory stays flat.
 
     Args:
         source: The input, which is read from its beginning, and once more where names seem to come
             twice.
-        tell: Told now and then how far it is. What it raises ends the check.
+        on_progress: Told now and then how far it is. What it raises ends the check.
 
     Raises:
         BatchInputInvalid: The file cannot be read to its end, or only once; or its names are no
             names.
     """
-    if not source.rereadable:
+    if not source.is_seekable:
         raise BatchInputInvalid(
             f"{source.name} can be read only once, so it cannot be checked first",
             hint="Write it to a file, and give that; or give --no-check.",
         )
-    look = _Look(source)
+    checker = _InputCheck(source)
     size_bytes = source.size_bytes
-    with source.reading() as reading, reading.told():
-        for line in source.lines_of(reading):
-            look.at(line)
-            if look.lines % LINES_BETWEEN_REPORTS == 0:
-                tell(
+    with source.open_reader() as reader, reader.translate_errors():
+        for line in source.read_lines(reader):
+            checker.check_line(line)
+            if checker.lines % LINES_BETWEEN_REPORTS == 0:
+                on_progress(
                     CheckProgress(
-                        lines=look.lines,
-                        bad=look.bad,
-                        position_bytes=reading.position_bytes,
+                        lines=checker.lines,
+                        bad=checker.bad,
+                        position_bytes=reader.position_bytes,
                         size_bytes=size_bytes,
                     )
                 )
-    look.compare_names()
-    return look.report()
+    checker.find_duplicates()
+    return checker.make_report()
 
 
-class _Look:
+class _InputCheck:
     """What was seen of an input so far."""
 
     def __init__(self, source: Source) -> None:
         self.lines = 0
         self.bad = 0
         self._source = source
-        self._names = Names()
+        self._id_hashes = IdHashes()
         self._models: Counter[str] = Counter()
         self._urls: Counter[str] = Counter()
         self._problems: list[Problem] = []
         self._duplicates: set[int] = set()
 
-    def at(self, line: Line) -> None:
+    def check_line(self, line: Line) -> None:
         """Look at the next line."""
         self.lines += 1
         try:
-            request = self._source.request(line)
+            request = self._source.parse_request(line)
         except InvalidRequest as error:
-            name = self._source.custom_id(line)
-            self._names.add(name)
-            self._note(line, error.message, error.field, name)
+            name = self._source.get_custom_id(line)
+            self._id_hashes.add(name)
+            self._record_problem(line, error.message, error.field, name)
         else:
-            self._names.add(request.custom_id)
-            self._count(request, 1)
+            self._id_hashes.add(request.custom_id)
+            self._count_request(request, 1)
 
-    def compare_names(self) -> None:
+    def find_duplicates(self) -> None:
         """Look once more at the lines whose names seem to come twice.
 
         A name that a bad line has is taken, too: both lines would be in the results.
         """
-        suspects = self._names.suspects()
-        if suspects.count > MAX_DUPLICATES:
+        candidates = self._id_hashes.find_candidates()
+        if candidates.count > MAX_DUPLICATES:
             raise BatchInputInvalid(
-                f"{suspects.count} lines of {self._source.name} have the custom_id of another one",
+                f"{candidates.count} lines of {self._source.name} have the custom_id of "
+                "another one",
                 field="custom_id",
                 hint="Give each its own; a column `custom_id` or `id` is taken for that.",
             )
-        if suspects:
-            self._look_again(suspects)
+        if candidates:
+            self._confirm_duplicates(candidates)
 
-    def report(self) -> CheckReport:
+    def make_report(self) -> CheckReport:
         """What was seen."""
         self._problems.sort(key=lambda problem: problem.index)
         return CheckReport(
@@ -241,36 +242,40 @@ class _Look:
             duplicates=frozenset(self._duplicates),
         )
 
-    def _look_again(self, suspects: Suspects) -> None:
+    def _confirm_duplicates(self, candidates: DuplicateCandidates) -> None:
         first: dict[str, int] = {}
-        for line in self._source.lines():
-            if line.index not in suspects:
+        for line in self._source.iter_lines():
+            if line.index not in candidates:
                 continue
-            name = self._source.custom_id(line)
+            name = self._source.get_custom_id(line)
             if name is None:
                 continue
             number = first.setdefault(name, line.number)
             if number != line.number:
-                self._duplicate(line, name, f"{self._source.unit} {number}")
+                self._record_duplicate(line, name, f"{self._source.unit} {number}")
 
-    def _duplicate(self, line: Line, name: str, first: str) -> None:
+    def _record_duplicate(self, line: Line, name: str, first: str) -> None:
         self._duplicates.add(line.index)
         try:
-            request = self._source.request(line)
+            request = self._source.parse_request(line)
         except InvalidRequest:
             return  # it was counted as a bad line
-        self._count(request, -1)
-        told = f"{self._source.place(line)}: custom_id {name!r} is that of {first} already"
-        self._note(line, told, "custom_id", name)
+        self._count_request(request, -1)
+        message = (
+            f"{self._source.format_place(line)}: custom_id {name!r} is that of {first} already"
+        )
+        self._record_problem(line, message, "custom_id", name)
 
-    def _note(self, line: Line, message: str, field: str | None, name: str | None) -> None:
+    def _record_problem(
+        self, line: Line, message: str, field: str | None, name: str | None
+    ) -> None:
         self.bad += 1
         if len(self._problems) < 2 * MAX_PROBLEMS:
-            place = self._source.place(line)
+            place = self._source.format_place(line)
             self._problems.append(
                 Problem(index=line.index, place=place, message=message, field=field, custom_id=name)
             )
 
-    def _count(self, request: BatchRequest, times: int) -> None:
+    def _count_request(self, request: BatchRequest, times: int) -> None:
         self._models[request.body.get("model", "")] += times
         self._urls[request.url] += times

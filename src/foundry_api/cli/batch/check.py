@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import click
 
 from foundry_api.batch.progress import BatchProgress
-from foundry_api.batch.sources import check, open_rereadable
+from foundry_api.batch.sources import check, open_seekable
 from foundry_api.cli.batch.options import input_options
 from foundry_api.cli.batch.progress import Watch, telling
 from foundry_api.cli.options import Common, examples, output_options, pass_common
-from foundry_api.cli.output import print_json, print_table, printable_line
+from foundry_api.cli.output import print_json, print_table, sanitize_line
 from foundry_api.observe.format import format_count, format_int
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ def command(common: Common, *, read: InputOptions) -> int:
     Exits with 2 if it has a line that cannot be asked.
     """
     with (
-        open_rereadable(read) as source,
+        open_seekable(read) as source,
         telling(f"Checking {read.path}", common, Watch()) as tell,
     ):
-        report = check(source, tell=lambda now: tell(_progress(now)))
+        report = check(source, on_progress=lambda now: tell(_progress(now)))
     if common.as_json:
         print_json(_described(report))
     else:
@@ -73,13 +73,13 @@ def _print(name: str, report: CheckReport) -> None:
     colour = "red" if report.bad else "green"
     if not report.lines:
         state, colour = "so there is nothing to ask", "yellow"
-    click.echo(f"{printable_line(name)}: {format_count(report.lines, 'line')}, ", nl=False)
+    click.echo(f"{sanitize_line(name)}: {format_count(report.lines, 'line')}, ", nl=False)
     click.secho(state, fg=colour, bold=True)
     if report.models:
         rows = [[model or "not named", format_int(count)] for model, count in report.models.items()]
         print_table(["MODEL", "LINES"], rows)
     for problem in report.problems[:MOST_PROBLEMS]:
-        click.echo(printable_line(problem.message))
+        click.echo(sanitize_line(problem.message))
     if report.bad > MOST_PROBLEMS:
         more = report.bad - MOST_PROBLEMS
         click.echo(f"And {format_int(more)} more; --json tells the first {len(report.problems)}.")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
-from foundry_api.batch.request_body import parsed_members
+from foundry_api.batch.request_body import parse_members
 from foundry_api.batch.types import InputOptions
-from foundry_api.cli.output import printable
+from foundry_api.cli.output import sanitize
 from foundry_api.cli.session import Session
 from foundry_api.observe.format import parse_duration
 from foundry_api.resilience.limiter import LimiterSettings
@@ -164,7 +164,7 @@ def input_options(command: _F) -> _F:
             template=template,
             system=system,
             model=model,
-            members=parsed_members(members),
+            members=parse_members(members),
         )
         return command(*arguments, read=read, **others)
 
@@ -261,11 +261,11 @@ def engine_of(
         return RayEngine(
             address=wishes.ray_address,
             settings=session.settings,
-            attempts=attempts,
+            max_attempts=attempts,
             patience_s=patience_s,
             dedupe=bool(dedupe),
-            tell=lambda told: click.echo(printable(told), err=True),
+            on_notice=lambda told: click.echo(sanitize(told), err=True),
         )
     from foundry_api.batch.engine import LocalEngine  # noqa: PLC0415 - the other one is above
 
-    return LocalEngine(session.client, attempts=attempts, patience_s=patience_s, dedupe=dedupe)
+    return LocalEngine(session.client, max_attempts=attempts, patience_s=patience_s, dedupe=dedupe)

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from foundry_api.batch.plan import make_plan
-from foundry_api.batch.sources import open_rereadable
+from foundry_api.batch.sources import open_seekable
 from foundry_api.batch.types import STANDARD_STREAM, BatchOptions
 from foundry_api.cli.batch.options import (
     Seconds,
@@ -69,19 +69,22 @@ def command(
     read = msgspec.structs.replace(read, model=settings_of(common, model=read.model).model)
     defaults = BatchOptions(input=read, output=STANDARD_STREAM)
     with (
-        open_rereadable(read) as source,
+        open_seekable(read) as source,
         session_of(common, wishes, model=read.model) as session,
     ):
         engine = engine_of(
             session,
             wishes,
-            attempts=wishes.attempts or defaults.attempts,
+            attempts=wishes.attempts or defaults.max_attempts,
             patience_s=wishes.patience_s or defaults.patience_s,
         )
 
         async def run() -> BatchPlan:
             with telling(f"A sample of {read.path}", common, Watch()) as tell:
-                return await make_plan(source, engine, sample=sample, random=Random(), tell=tell)  # noqa: S311 - which lines are drawn is no secret
+                random = Random()  # noqa: S311 - which lines are drawn is no secret
+                return await make_plan(
+                    source, engine, sample=sample, random=random, on_progress=tell
+                )
 
         plan = run_with_download(session, run, yes=wishes.yes, ask=not common.as_json)
     if common.as_json:
@@ -91,7 +94,9 @@ def command(
 
 
 def _described(plan: BatchPlan, within: float | None) -> dict[str, Any]:
-    machines = {} if within is None else {"within_s": within, "machines": plan.machines(within)}
+    machines = (
+        {} if within is None else {"within_s": within, "machines": plan.count_machines(within)}
+    )
     return {
         "total": plan.total,
         "bad": plan.bad,
@@ -102,7 +107,7 @@ def _described(plan: BatchPlan, within: float | None) -> dict[str, Any]:
         "completion_tokens": plan.completion_tokens,
         "lines_per_s": plan.lines_per_s,
         "tokens_per_s": plan.tokens_per_s,
-        "warm_up_s": plan.warm_up_s,
+        "warm_up_s": plan.warmup_s,
         "concurrency": plan.concurrency,
         "models": plan.models,
         **machines,
@@ -121,7 +126,7 @@ def _print(name: str, plan: BatchPlan, within: float | None) -> None:
             ("sample", f"{format_count(plan.sampled, 'line')} measured{failed}"),
             ("time", _range(plan.seconds, format_duration)),
             ("speed", f"{speed}, {plan.concurrency:.1f} at once"),
-            ("warm-up", format_duration(plan.warm_up_s)),
+            ("warm-up", format_duration(plan.warmup_s)),
             ("read", f"{_range(plan.prompt_tokens, format_int)} tokens"),
             ("written", f"{_range(plan.completion_tokens, format_int)} tokens"),
             ("machines", "" if within is None else _machines(plan, within)),
@@ -152,11 +157,11 @@ def _range(told: Estimate, words: Any) -> str:
 
 
 def _machines(plan: BatchPlan, within: float) -> str:
-    count = plan.machines(within)
+    count = plan.count_machines(within)
     if count is None:
         return (
             f"none does it within {format_duration(within)}: "
-            f"warming up alone takes {format_duration(plan.warm_up_s)}"
+            f"warming up alone takes {format_duration(plan.warmup_s)}"
         )
     one = count == 1
     such = "this one does" if one else f"{format_int(count)} like this one do"

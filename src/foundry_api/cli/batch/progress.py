@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from foundry_api.cli.output import bars_for, is_terminal, printable_line, sparkline
+from foundry_api.cli.output import bars_for, is_terminal, sanitize_line, sparkline
 from foundry_api.observe.format import (
     format_bytes,
     format_duration,
@@ -103,7 +103,7 @@ def line(now: BatchProgress) -> str:
         f"{format_int(now.failed)} failed" if now.failed else "",
         f"{format_int(now.shared)} shared" if now.shared else "",
         speed_in_words(now),
-        f"{format_duration(now.left_s)} left" if now.left_s else "",
+        f"{format_duration(now.eta_s)} left" if now.eta_s else "",
         engine_in_words(now.engine) if now.phase == "running" else "",
     ]
     return ", ".join(filter(None, parts))
@@ -132,7 +132,7 @@ class BatchScreen:
         self._speeds: deque[float | None] = deque(maxlen=MOST_STEPS)
         self._due = clock()
         self._live = Live(
-            Text(printable_line(title)),
+            Text(sanitize_line(title)),
             console=Console(stderr=True),
             auto_refresh=False,
             transient=True,
@@ -162,7 +162,7 @@ class _Screen:
         self._speeds = speeds
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        title = Text(printable_line(self._title), style="bold", no_wrap=True, overflow="ellipsis")
+        title = Text(sanitize_line(self._title), style="bold", no_wrap=True, overflow="ellipsis")
         room = max(0, options.max_width - LABEL - NOW - GAP)
         bars = bars_for(console.encoding)
         graph = sparkline(self._speeds, min(room, 60), bars=bars).lstrip()
@@ -220,7 +220,7 @@ class _Screen:
 
     def _time(self) -> str:
         now = self._now
-        left = f", {format_duration(max(1, round(now.left_s)))} left" if now.left_s else ""
+        left = f", {format_duration(max(1, round(now.eta_s)))} left" if now.eta_s else ""
         return f"{format_duration(round(now.elapsed_s))} so far{left}"
 
     def _engine(self) -> Text:
@@ -228,7 +228,7 @@ class _Screen:
         limit = f"/{state.limit}" if state.limit is not None else ""
         told = Text(f"{state.in_flight}{limit} in flight, {format_int(state.queued)} queued")
         for name, health in state.services:
-            told.append(f"  {printable_line(name)} ")
+            told.append(f"  {sanitize_line(name)} ")
             told.append(STATES.get(health, health), style=COLOURS.get(health, "default"))
         return told
 
@@ -299,6 +299,6 @@ def _lines(title: str, clock: Callable[[], float] = time.monotonic) -> Tell:
         if clock() < due:
             return
         due = clock() + LINE_EVERY_S
-        click.echo(f"{printable_line(title)}: {line(now)}", err=True)
+        click.echo(f"{sanitize_line(title)}: {line(now)}", err=True)
 
     return tell

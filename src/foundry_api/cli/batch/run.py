@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from foundry_api.batch.journal import read_status
-from foundry_api.batch.types import STANDARD_STREAM, BatchOptions, directory_of
+from foundry_api.batch.types import STANDARD_STREAM, BatchOptions, get_journal_directory
 from foundry_api.cli.batch.options import engine_options, input_options
 from foundry_api.cli.batch.runner import run_batch
 from foundry_api.cli.options import Common, common_options, examples, pass_common
@@ -122,7 +122,7 @@ def command(
         report=report,
     )
     if wishes.attempts is not None:
-        options = msgspec.structs.replace(options, attempts=wishes.attempts)
+        options = msgspec.structs.replace(options, max_attempts=wishes.attempts)
     if wishes.patience_s is not None:
         options = msgspec.structs.replace(options, patience_s=wishes.patience_s)
     return run_batch(
@@ -149,8 +149,8 @@ def retry_command(common: Common, *, output: str, report: str | None, wishes: En
 
     Which input it was and how it was asked is known from the run that began it.
     """
-    options = read_status(directory_of(output)).options
-    given = {"attempts": wishes.attempts, "patience_s": wishes.patience_s, "report": report}
+    options = read_status(get_journal_directory(output)).options
+    given = {"max_attempts": wishes.attempts, "patience_s": wishes.patience_s, "report": report}
     changes = {name: value for name, value in given.items() if value is not None}
     options = msgspec.structs.replace(options, output=output, **changes)
     return run_batch(common, options, wishes, retry_failed=True, kept=True)

@@ -13,7 +13,7 @@ from foundry_api.cli.batch.options import engine_of, session_of
 from foundry_api.cli.batch.progress import Watch, telling
 from foundry_api.cli.batch.summary import described, print_summary, report_end, report_stop
 from foundry_api.cli.downloads import run_with_download
-from foundry_api.cli.output import print_json, printable
+from foundry_api.cli.output import print_json, sanitize
 from foundry_api.observe.format import format_int
 from foundry_api.types.errors import BatchChanged, BatchInUse, BatchStorageFailed, InvalidRequest
 
@@ -61,7 +61,7 @@ def run_batch(
         engine = engine_of(
             session,
             wishes,
-            attempts=options.attempts,
+            attempts=options.max_attempts,
             patience_s=options.patience_s,
             dedupe=_dedupe(options),
         )
@@ -76,8 +76,8 @@ def run_batch(
                     shared=shared,
                     restart=restart and not again,
                     retry_failed=retry_failed,
-                    kept=kept or again,
-                    tell=tell,
+                    reuse_spooled_input=kept or again,
+                    on_progress=tell,
                 )
                 return await job.run(engine)
 
@@ -109,7 +109,7 @@ def _tell_stop(
         return
     total = f" of {format_int(last.total)}" if last.total else ""
     told = f"Stopped: {format_int(last.finished)}{total} lines are finished and kept in"
-    click.echo(f"{told} {printable(str(options.directory))}.", err=True)
+    click.echo(f"{told} {sanitize(str(options.directory))}.", err=True)
     if restart:
         click.echo("The same command without --restart goes on from there.", err=True)
     elif not isinstance(error, BatchStorageFailed):  # whose hint says so
@@ -127,7 +127,7 @@ def _report_stop(options: BatchOptions, session: Session, *, quiet: bool) -> Non
     else:
         told = f"The report {options.report} tells what is there so far."
     if not quiet:
-        click.echo(printable(told), err=True)
+        click.echo(sanitize(told), err=True)
 
 
 def _tell_end(

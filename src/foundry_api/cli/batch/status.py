@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from foundry_api.batch.journal import ask_cancel, read_status
+from foundry_api.batch.journal import read_status, request_cancel
 from foundry_api.batch.progress import BatchProgress
-from foundry_api.batch.types import directory_of
+from foundry_api.batch.types import get_journal_directory
 from foundry_api.cli.batch.progress import engine_in_words, phase_in_words, speed_in_words
 from foundry_api.cli.batch.summary import retry_advice
 from foundry_api.cli.options import Common, examples, output_options, pass_common
-from foundry_api.cli.output import print_fields, print_json, printable_line
+from foundry_api.cli.output import print_fields, print_json, sanitize_line
 from foundry_api.observe.format import (
     format_age,
     format_count,
@@ -37,7 +37,7 @@ __all__ = ["cancel_command", "command"]
 @pass_common
 def command(common: Common, *, output: str) -> None:
     """Tell how far a batch is, and who works on it. Nothing is changed."""
-    status = read_status(directory_of(output))
+    status = read_status(get_journal_directory(output))
     if common.as_json:
         print_json(_described(status))
     else:
@@ -56,11 +56,11 @@ def cancel_command(common: Common, *, output: str, now: bool) -> None:
 
     What is being answered is finished first. Nothing is lost: the command that ran it goes on.
     """
-    asked = ask_cancel(directory_of(output), "stop" if now else "drain")
+    asked = request_cancel(get_journal_directory(output), "stop" if now else "drain")
     if common.as_json:
         print_json({"output": output, "asked": asked, "now": now})
     elif not asked:
-        click.echo(printable_line(f"Nobody works on {output}."))
+        click.echo(sanitize_line(f"Nobody works on {output}."))
     else:
         how = "stop at once" if now else "leave when what is being answered is finished"
         click.echo(f"Asked {format_count(asked, 'runner')} to {how}.")
@@ -81,7 +81,7 @@ def _described(status: BatchStatus) -> dict[str, Any]:
         "state": state_of(status).partition(",")[0],
         "directory": str(status.directory),
         "options": status.options,
-        "began": status.began,
+        "began": status.started_at,
         "total": status.total,
         "counts": status.counts,
         "output": None if status.published is None else str(status.published.output),
@@ -103,7 +103,7 @@ def _fields(output: str, status: BatchStatus) -> list[tuple[str, str]]:
         ("input", status.options.input.path),
         ("lines", _lines(status)),
         ("tokens", f"{written} written, {read} read" if counts.finished else ""),
-        ("begun", format_age(max(0.0, time.time() - status.began))),
+        ("begun", format_age(max(0.0, time.time() - status.started_at))),
         *(_runner(runner) for runner in status.runners if runner.alive),
         ("answers", "" if published is None else str(published.output)),
         ("failed", _errors(status)),
@@ -127,7 +127,7 @@ def _runner(runner: RunnerStatus) -> tuple[str, str]:
     if runner.progress:
         now = msgspec.json.decode(runner.progress, type=BatchProgress)
         parts += [phase_in_words(now), speed_in_words(now)]
-        parts += [f"{format_duration(now.left_s)} left"] if now.left_s else []
+        parts += [f"{format_duration(now.eta_s)} left"] if now.eta_s else []
         parts += [engine_in_words(now.engine)] if now.phase == "running" else []
     if runner.cancel is not None:
         parts.append("was asked to leave")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from foundry_api._version import __version__
-from foundry_api.batch.failures import is_hopeless
-from foundry_api.batch.journal import read_figures, read_status
-from foundry_api.batch.report.page import ReportFacts, page
-from foundry_api.cli.output import STATE_COLOURS, printable_line
+from foundry_api.batch.failures import is_permanent_failure
+from foundry_api.batch.journal import read_statistics, read_status
+from foundry_api.batch.report.page import ReportData, render_page
+from foundry_api.cli.output import STATE_COLOURS, sanitize_line
 from foundry_api.observe.format import format_count, format_duration, format_int, format_rate
 from foundry_api.storage.private_file import followed, replace_file
 from foundry_api.types.errors import BatchStorageFailed
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.job import BatchSummary
     from foundry_api.batch.report.page import ReportState
-    from foundry_api.batch.statistics import ErrorFigures, Figures
+    from foundry_api.batch.statistics import BatchStatistics, ErrorStatistics
     from foundry_api.batch.types import BatchOptions
     from foundry_api.cli.session import Session
     from foundry_api.observe.histogram import Distribution
@@ -44,11 +44,11 @@ def print_summary(options: BatchOptions, summary: BatchSummary) -> None:
         state, colour = "finished, but some lines failed", STATE_COLOURS["degraded"]
     elif not summary.total:
         told = f"finished, but {options.input.path} has no lines, so nothing was asked"
-        state, colour = printable_line(told), STATE_COLOURS["degraded"]
+        state, colour = sanitize_line(told), STATE_COLOURS["degraded"]
     click.secho(state, fg=colour, bold=True, err=err)
     for name, told in _fields(options, summary):
         if told:
-            click.echo(f"  {name.ljust(WIDTH)}{printable_line(told)}", err=err)
+            click.echo(f"  {name.ljust(WIDTH)}{sanitize_line(told)}", err=err)
     if summary.figures is not None and summary.figures.errors:
         _print_errors(summary.figures.errors, err=err)
     if summary.figures is not None and not err:
@@ -56,7 +56,7 @@ def print_summary(options: BatchOptions, summary: BatchSummary) -> None:
             options.output, {each.code: each.count for each in summary.figures.errors}
         )
         if told:
-            click.echo(printable_line(told))
+            click.echo(sanitize_line(told))
 
 
 def retry_advice(output: str, failures: Mapping[str, int]) -> str:
@@ -66,7 +66,7 @@ def retry_advice(output: str, failures: Mapping[str, int]) -> str:
         output: As the command names it.
         failures: How many failed, by the name of the error's type.
     """
-    lost = sum(count for code, count in failures.items() if is_hopeless(code))
+    lost = sum(count for code, count in failures.items() if is_permanent_failure(code))
     if not sum(failures.values()):
         return ""
     if lost == sum(failures.values()):
@@ -98,7 +98,7 @@ def described(options: BatchOptions, summary: BatchSummary) -> dict[str, Any]:
     }
 
 
-def _of_all_runs(figures: Figures) -> dict[str, Any]:
+def _of_all_runs(figures: BatchStatistics) -> dict[str, Any]:
     return {
         "prompt_tokens": figures.prompt_tokens,
         "completion_tokens": figures.completion_tokens,
@@ -172,13 +172,13 @@ def _quantiles(told: Distribution) -> str:
     )
 
 
-def _print_errors(errors: tuple[ErrorFigures, ...], *, err: bool) -> None:
+def _print_errors(errors: tuple[ErrorStatistics, ...], *, err: bool) -> None:
     for each in errors[:MOST_ERRORS]:
         such = f"such as {each.custom_id}: " if each.custom_id else ""
-        told = printable_line(f"{format_count(each.count, 'line')} failed with {each.code}, {such}")
-        click.echo(f"{click.style(told, fg='red')}{printable_line(each.message)}", err=err)
+        told = sanitize_line(f"{format_count(each.count, 'line')} failed with {each.code}, {such}")
+        click.echo(f"{click.style(told, fg='red')}{sanitize_line(each.message)}", err=err)
         if each.hint:
-            click.echo(f"  {printable_line(each.hint)}", err=err)
+            click.echo(f"  {sanitize_line(each.hint)}", err=err)
     if len(errors) > MOST_ERRORS:
         click.echo(f"And {format_count(len(errors) - MOST_ERRORS, 'other kind')}.", err=err)
 
@@ -215,7 +215,7 @@ def report_stop(path: str, options: BatchOptions, session: Session) -> None:
         options,
         state="not finished",
         total=status.total,
-        figures=read_figures(options.directory),
+        figures=read_statistics(options.directory),
         settings=_settings(options, session, *written),
     )
     _write(path, told, hint="Name another place.")
@@ -226,15 +226,15 @@ def _page(
     *,
     state: ReportState,
     total: int | None,
-    figures: Figures,
+    figures: BatchStatistics,
     settings: tuple[tuple[str, str], ...],
 ) -> str:
-    return page(
-        ReportFacts(
+    return render_page(
+        ReportData(
             title=options.input.path,
             state=state,
             total=total,
-            figures=figures,
+            statistics=figures,
             settings=settings,
             made_at=time.time(),
             version=__version__,
@@ -266,6 +266,6 @@ def _settings(
         "Services": ", ".join(service.name for service in session.client.services),
         "Order of the input kept": "yes" if options.ordered else "no",
         "Identical lines asked once": "yes" if options.dedupe else "no",
-        "Attempts a line": str(options.attempts),
+        "Attempts a line": str(options.max_attempts),
     }
     return tuple((name, value) for name, value in told.items() if value)

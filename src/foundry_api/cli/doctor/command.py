@@ -20,7 +20,7 @@ from foundry_api.cli.doctor.machine import Machine
 from foundry_api.cli.doctor.report import TITLE, markdown, this_person
 from foundry_api.cli.doctor.runner import examine
 from foundry_api.cli.options import Common, common_options, examples, pass_common
-from foundry_api.cli.output import is_terminal, print_json, printable, printable_line
+from foundry_api.cli.output import is_terminal, print_json, sanitize, sanitize_line
 from foundry_api.cli.session import EVERY_DETAIL, OPTIONS, log_handler
 from foundry_api.storage.private_file import is_replaceable
 
@@ -145,7 +145,7 @@ def _write(file: str, text: str) -> None:
         Path(file).write_text(text, encoding="utf-8")
     except OSError as error:
         raise click.FileError(file, error.strerror or str(error)) from error
-    click.echo(printable_line(f"The report is in {file}. Read it before you send it."), err=True)
+    click.echo(sanitize_line(f"The report is in {file}. Read it before you send it."), err=True)
 
 
 def _tell(findings: Sequence[Finding]) -> None:
@@ -182,7 +182,7 @@ def _tell_one(finding: Finding) -> None:
 
 def _wrapped(text: str, label: str = "") -> str:
     """A paragraph, wrapped on a terminal; a pipe gets it on one line, for grep."""
-    text = " ".join(printable(text).split())
+    text = " ".join(sanitize(text).split())
     if not is_terminal(sys.stdout):
         return f"{INDENT}{label}{text}"
     width = max(shutil.get_terminal_size().columns, MIN_WIDTH)

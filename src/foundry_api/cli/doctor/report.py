@@ -11,7 +11,7 @@ from foundry_api._version import __version__
 from foundry_api.cli.doctor.finding import LEVELS
 from foundry_api.cli.doctor.redact import Person, Redaction
 from foundry_api.cli.doctor.runner import CHECK_FAILED, CHECK_TIMED_OUT, GROUPS
-from foundry_api.types.plain_text import printable_line
+from foundry_api.types.plain_text import sanitize_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -68,4 +68,4 @@ def _platform() -> str:
 
 def _escaped(text: str) -> str:
     """One line that Markdown does not take for HTML."""
-    return printable_line(" ".join(text.split())).replace("<", "&lt;")
+    return sanitize_line(" ".join(text.split())).replace("<", "&lt;")

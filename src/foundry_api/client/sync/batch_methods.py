@@ -76,11 +76,11 @@ class SyncBatchMethods:
         grammar: str | None = None,
         parser: Callable[[str], Any] | None = None,
         validators: Iterable[Callable[[Any], object]] = (),
-        repairs: int = 2,
+        max_repairs: int = 2,
         ordered: bool = False,
         errors: Failures = "results",
         dedupe: bool = False,
-        attempts: int = 3,
+        max_attempts: int = 3,
         patience: float = 600.0,
         **options: Unpack[ChatOptions],
     ) -> Generator[BatchResult[Any]]:
@@ -104,13 +104,13 @@ class SyncBatchMethods:
             grammar: As in `complete`.
             parser: As in `complete`.
             validators: As in `complete`.
-            repairs: As in `complete`.
+            max_repairs: As in `complete`.
             ordered: Whether the results keep the order of the requests, instead of coming as they
                 finish.
             errors: `results` (default) gives a request that failed as a result with an error,
                 `raise` raises the first such error.
             dedupe: Whether identical requests are made once, and share their answer.
-            attempts: How often a request that failed for a passing reason is begun before it counts
+            max_attempts: How often a request is tried when it fails for a passing reason, before it counts
                 as failed. Each of them is a call with retries of its own.
             patience: Seconds that all services may be away before the batch is given up.
             options: See `ChatOptions`; of a `BatchRequest` those count that its body has no word
@@ -135,11 +135,11 @@ class SyncBatchMethods:
                 grammar=grammar,
                 parser=parser,
                 validators=validators,
-                repairs=repairs,
+                max_repairs=max_repairs,
                 ordered=ordered,
                 errors=errors,
                 dedupe=dedupe,
-                attempts=attempts,
+                max_attempts=max_attempts,
                 patience=patience,
                 **options,
             )

@@ -9,7 +9,7 @@ from foundry_api.client.sync.background import BackgroundLoop
 from foundry_api.client.sync.batch_methods import SyncBatchMethods
 from foundry_api.client.sync.cache import SyncCache
 from foundry_api.client.sync.chat_methods import SyncChatMethods
-from foundry_api.client.sync.endpoint_calls import SyncEndpointCalls
+from foundry_api.client.sync.endpoint_methods import SyncEndpointMethods
 from foundry_api.client.sync.models import SyncModels
 from foundry_api.client.sync.responses import SyncResponses
 from foundry_api.client.sync.tool_methods import SyncToolMethods
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["FoundryClient"]
 
 
-class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointCalls, SyncBatchMethods):
+class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointMethods, SyncBatchMethods):
     """Microsoft Foundry Local as an API, for code without asyncio.
 
     Every call of `FoundryAPIClient`, blocking. Creating a client does no I/O: its first call

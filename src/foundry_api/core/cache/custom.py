@@ -98,7 +98,7 @@ async def _end(turn: Turn, error: BaseException | None) -> None:
     except BaseException as failure:
         if failure is error:
             return
-        if not code.raised(failure):
+        if not code.is_own_failure(failure):
             raise
         _log("turn", failure)
 
@@ -108,7 +108,7 @@ async def _called(name: str, method: Callable[[], Awaitable[_T]], default: _T) -
     try:
         return await method()
     except BaseException as error:
-        if not code.raised(error):
+        if not code.is_own_failure(error):
             raise
         _log(name, error)
         return default
@@ -119,7 +119,7 @@ def _try(name: str, method: Callable[[], None]) -> None:
     try:
         method()
     except BaseException as error:
-        if not code.raised(error):
+        if not code.is_own_failure(error):
             raise
         _log(name, error)
 

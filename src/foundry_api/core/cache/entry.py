@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from foundry_api.types.messages import Chunk, Completion, FinishReason, Generation, ToolCall, Usage
-from foundry_api.wire.chat.reasoning import attributed
+from foundry_api.wire.chat.reasoning import split_reasoning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -139,7 +139,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
         Args:
             timings: Of the call that is answered with it.
         """
-        reasoning, content = attributed(
+        reasoning, content = split_reasoning(
             "".join(piece.reasoning for piece in self.pieces),
             "".join(piece.content for piece in self.pieces),
         )

@@ -468,7 +468,7 @@ class Memory:
         return ours
 
     async def _is_in(self, model: Model) -> bool:
-        return model.id in await self._store.dialect.loaded(model.catalog)
+        return model.id in await self._store.dialect.get_loaded_ids(model.catalog)
 
     async def _unload(
         self, model: Model, reason: UnloadReason, drain_s: float, quiet_s: float | None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foundry_api.types.errors import ConfigurationError, MemoryBudgetExceeded
-from foundry_api.types.values import as_float, as_int, shown
+from foundry_api.types.values import as_float, as_int, format_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -54,7 +54,9 @@ class ModelResidency:
                 continue
             number = as_int(value) if name == "max_loaded" else as_float(value)
             if number is None or not 0 < number < float("inf"):
-                raise ConfigurationError(f"{name} is {shown(value)}", hint=f"Give {name} above 0.")
+                raise ConfigurationError(
+                    f"{name} is {format_value(value)}", hint=f"Give {name} above 0."
+                )
             object.__setattr__(self, name, number)
 
     @classmethod

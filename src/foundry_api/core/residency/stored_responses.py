@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from foundry_api.types.errors import FoundryError, ResponseNotFound
-from foundry_api.wire.dialects.base import QUICK_TIMEOUT_S, error_of
+from foundry_api.wire.dialects.base import QUICK_TIMEOUT_S, parse_error
 from foundry_api.wire.endpoints.responses import RESPONSES_ROUTE
-from foundry_api.wire.transport import LAST_SUCCESS, fetch
+from foundry_api.wire.transport import MAX_SUCCESS_STATUS, fetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from foundry_api.types.messages import Model
-    from foundry_api.wire.dialects.base import Catalog, Dialect, Wire
+    from foundry_api.wire.dialects.base import Catalog, Dialect, ServiceClient
 
 __all__ = ["Hold", "StoredResponses"]
 
@@ -50,7 +50,7 @@ class StoredResponses:
         dialect: How to talk to it.
     """
 
-    def __init__(self, wire: Wire, dialect: Dialect) -> None:
+    def __init__(self, wire: ServiceClient, dialect: Dialect) -> None:
         self._wire = wire
         self._dialect = dialect
         self._kept: dict[str, _Kept] = {}
@@ -103,12 +103,12 @@ class StoredResponses:
             log.debug("%s did not delete its stored responses in time", self._wire.base_url)
 
     async def _delete_one(self, name: str, kept: _Kept) -> None:
-        path = self._dialect.path(kept.catalog, f"{RESPONSES_ROUTE}/{name}")
-        request = self._wire.request("DELETE", path)
+        path = self._dialect.make_path(kept.catalog, f"{RESPONSES_ROUTE}/{name}")
+        request = self._wire.build_request("DELETE", path)
         try:
             reply = await fetch(self._wire.transport, request, timeout_s=QUICK_TIMEOUT_S)
-            if reply.status > LAST_SUCCESS:
-                raise error_of(reply)
+            if reply.status > MAX_SUCCESS_STATUS:
+                raise parse_error(reply)
         except ResponseNotFound:
             return  # newer ones pushed it out
         except FoundryError as error:

@@ -17,25 +17,25 @@ import msgspec
 from foundry_api.types.errors import ProtocolError, StreamInterrupted
 from foundry_api.types.messages import FinishReason, FunctionCall, ToolCall, Usage
 from foundry_api.types.values import is_list, is_object
-from foundry_api.wire.errors import NOT_JSON, lenient_json, stream_error
+from foundry_api.wire.errors import NOT_JSON, decode_lenient_json, parse_stream_error
 from foundry_api.wire.sse import Event, is_end_mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
 __all__ = [
-    "EVENTS",
-    "NOTHING",
+    "EMPTY_DELTA",
+    "EVENT_DECODER",
     "ChatDelta",
     "ChatEvent",
     "FunctionDelta",
+    "ToolCallAssembler",
     "ToolCallDelta",
-    "ToolCallsInPieces",
     "check_choice",
     "decode_event",
-    "finish_reason_of",
-    "new_call_id",
-    "usage_of",
+    "make_call_id",
+    "parse_finish_reason",
+    "parse_usage",
 ]
 
 
@@ -59,19 +59,19 @@ class ToolCallDelta(msgspec.Struct):
     function: FunctionDelta | None = None
 
 
-class _Call(msgspec.Struct):
+class _PartialCall(msgspec.Struct):
     id: str
     name: str = ""
     arguments: list[str] = []
     checks: int = 0
 
 
-def new_call_id() -> str:
+def make_call_id() -> str:
     """A name for a call that has none; unique, since engines refuse one that is used twice."""
     return f"call_{secrets.token_hex(8)}"
 
 
-class ToolCallsInPieces:
+class ToolCallAssembler:
     """Collects the pieces of the calls of one answer.
 
     Args:
@@ -80,13 +80,13 @@ class ToolCallsInPieces:
     """
 
     def __init__(
-        self, names: Collection[str] = (), *, new_id: Callable[[], str] = new_call_id
+        self, names: Collection[str] = (), *, new_id: Callable[[], str] = make_call_id
     ) -> None:
         self._names = frozenset(names)
         self._new_id = new_id
-        self._calls: list[_Call] = []
-        self._by_id: dict[str, _Call] = {}
-        self._by_index: dict[int, _Call] = {}
+        self._calls: list[_PartialCall] = []
+        self._by_id: dict[str, _PartialCall] = {}
+        self._by_index: dict[int, _PartialCall] = {}
 
     def __len__(self) -> int:
         """How many calls have begun, and were not taken."""
@@ -96,21 +96,21 @@ class ToolCallsInPieces:
         """One more piece."""
         function = delta.function or FunctionDelta()
         name = function.name or ""
-        arguments = _as_text(function.arguments)
-        call = self._call_of(delta)
+        arguments = _encode_arguments(function.arguments)
+        call = self._find_call(delta)
         if call is not None:
-            joined = self._joined(call, name, arguments)
-            call = None if joined is None else call
-            name = joined or name
+            joined_name = self._join_name(call, name, arguments)
+            call = None if joined_name is None else call
+            name = joined_name or name
         if call is None:
-            call = self._begin(delta)
+            call = self._start_call(delta)
         call.name = name
         if arguments:
             call.arguments.append(arguments)
         if delta.index is not None:
             self._by_index[delta.index] = call
 
-    def take(self) -> tuple[ToolCall, ...]:
+    def drain(self) -> tuple[ToolCall, ...]:
         """The calls, in the order in which they began; they are complete at the answer's end."""
         calls, self._calls = self._calls, []
         self._by_id.clear()
@@ -119,7 +119,7 @@ class ToolCallsInPieces:
             ToolCall(call.id, FunctionCall(call.name, "".join(call.arguments))) for call in calls
         )
 
-    def _call_of(self, delta: ToolCallDelta) -> _Call | None:
+    def _find_call(self, delta: ToolCallDelta) -> _PartialCall | None:
         """The call that a piece says it belongs to."""
         if delta.id:
             return self._by_id.get(delta.id)
@@ -127,7 +127,7 @@ class ToolCallsInPieces:
             return self._by_index.get(delta.index)
         return self._calls[-1] if self._calls else None
 
-    def _joined(self, call: _Call, name: str, arguments: str) -> str | None:
+    def _join_name(self, call: _PartialCall, name: str, arguments: str) -> str | None:
         """The name of a call with one more piece; None if the piece belongs to another call."""
         if not name or not call.name:
             return call.name or name
@@ -141,21 +141,21 @@ class ToolCallsInPieces:
                 return longer if longer != name or name.startswith(call.name) else None
         return None
 
-    def _begin(self, delta: ToolCallDelta) -> _Call:
-        taken = delta.id in self._by_id
-        call = _Call(delta.id if delta.id and not taken else self._new_id())
+    def _start_call(self, delta: ToolCallDelta) -> _PartialCall:
+        is_taken = delta.id in self._by_id
+        call = _PartialCall(delta.id if delta.id and not is_taken else self._new_id())
         self._calls.append(call)
         self._by_id[delta.id or call.id] = call
         return call
 
 
-def _as_text(arguments: object) -> str:
+def _encode_arguments(arguments: object) -> str:
     if arguments is None:
         return ""
     return arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
 
 
-def _is_complete(call: _Call) -> bool:
+def _is_complete(call: _PartialCall) -> bool:
     """Whether the arguments are a whole JSON value."""
     call.checks += 1
     if call.checks > MAX_CHECKS:
@@ -178,10 +178,10 @@ class ChatDelta(msgspec.Struct, gc=False):
     function_call: FunctionDelta | None = None
 
 
-NOTHING: Final = ChatDelta()
+EMPTY_DELTA: Final = ChatDelta()
 
 
-class Choice(msgspec.Struct, gc=False):
+class ChatChoice(msgspec.Struct, gc=False):
     """A piece of one of the answers, or the whole of it: a `message`, or its `text`."""
 
     delta: ChatDelta | None = None
@@ -192,21 +192,21 @@ class Choice(msgspec.Struct, gc=False):
     error: Any = None
 
     @property
-    def whole(self) -> ChatDelta:
+    def full_delta(self) -> ChatDelta:
         """What it adds where it has no `delta`."""
-        return self.message or (ChatDelta(self.text) if self.text else NOTHING)
+        return self.message or (ChatDelta(self.text) if self.text else EMPTY_DELTA)
 
 
 class ChatEvent(msgspec.Struct, gc=False):
-    """One event. `ends` says that it is the stream's end mark, however it is written."""
+    """One event. `is_end` says that it is the stream's end mark, however it is written."""
 
-    choices: list[Choice] | None = None
+    choices: list[ChatChoice] | None = None
     usage: Usage | None = None
-    error: Any = None  # in any shape: `stream_error` reads it
-    ends: bool = False
+    error: Any = None  # in any shape: `parse_stream_error` reads it
+    is_end: bool = False
 
 
-EVENTS: Final = msgspec.json.Decoder(ChatEvent)
+EVENT_DECODER: Final = msgspec.json.Decoder(ChatEvent)
 """For events as nearly all of them are. `decode_event` is for any."""
 
 
@@ -219,42 +219,42 @@ def decode_event(event: Event) -> ChatEvent:
     """
     data = event.data
     try:
-        told = EVENTS.decode(data)
+        chat_event = EVENT_DECODER.decode(data)
     except NOT_JSON as error:
-        return _odd_event(event, error)
-    if told.choices and told.error is None:
-        return told
-    if told.error is not None or told.usage is None:
-        failure = stream_error(data, is_error=event.name == b"error")
+        return _decode_unusual_event(event, error)
+    if chat_event.choices and chat_event.error is None:
+        return chat_event
+    if chat_event.error is not None or chat_event.usage is None:
+        failure = parse_stream_error(data, is_error=event.name == b"error")
         if failure is not None:
             raise failure
-    return told
+    return chat_event
 
 
-def check_choice(choice: Choice) -> None:
+def check_choice(choice: ChatChoice) -> None:
     """Look whether a choice carries an error, as OpenRouter's do.
 
     Raises:
         FoundryError: It does.
     """
     if choice.error:
-        failure = stream_error(msgspec.json.encode({"error": choice.error}))
+        failure = parse_stream_error(msgspec.json.encode({"error": choice.error}))
         if failure is not None:
             raise failure
 
 
-def _odd_event(event: Event, error: Exception) -> ChatEvent:
+def _decode_unusual_event(event: Event, error: Exception) -> ChatEvent:
     if is_end_mark(event.data):
-        return ChatEvent(ends=True)
+        return ChatEvent(is_end=True)
     if not event.data.strip():
         return ChatEvent()  # a sign of life
-    failure = stream_error(event.data, is_error=event.name == b"error")
+    failure = parse_stream_error(event.data, is_error=event.name == b"error")
     if failure is not None:
         raise failure
     return _read_by_member(event, error)
 
 
-def _foreign(reason: object) -> ProtocolError:
+def _not_a_chunk(reason: object) -> ProtocolError:
     return ProtocolError(f"an event is not a chat completion chunk: {reason}")
 
 
@@ -265,80 +265,80 @@ def _read_by_member(event: Event, error: Exception) -> ChatEvent:
         ProtocolError: It has no choices where they belong, or text that is no text.
     """
     try:
-        members = lenient_json(event.data)
+        members = decode_lenient_json(event.data)
     except ValueError as not_json:
-        raise _foreign(not_json) from not_json
+        raise _not_a_chunk(not_json) from not_json
     if not members:
         return ChatEvent()  # null, as a sign of life
     if not is_object(members):
-        raise _foreign(error)
+        raise _not_a_chunk(error)
     choices = members.get("choices") or ()
     if is_object(choices):
         choices = [choices]
     if choices and not is_list(choices):
-        raise _foreign(error)
+        raise _not_a_chunk(error)
     return ChatEvent(
-        [_choice(item, error) for item in choices if is_object(item)],
-        usage_of(members.get("usage")),
+        [_read_choice(item, error) for item in choices if is_object(item)],
+        parse_usage(members.get("usage")),
     )
 
 
-def _choice(members: dict[str, Any], error: Exception) -> Choice:
+def _read_choice(members: dict[str, Any], error: Exception) -> ChatChoice:
     delta, reason = members.get("delta"), members.get("finish_reason")
-    index = _count(members.get("index"))
+    index = _read_count(members.get("index"))
     if reason is not None and not isinstance(reason, str):
         reason = "stop" if reason else None
-    message, text = members.get("message"), _text(members.get("text"), error)
-    return Choice(
-        _delta(delta, error),
+    message, text = members.get("message"), _read_text(members.get("text"), error)
+    return ChatChoice(
+        _read_delta(delta, error),
         reason,
         index,
-        message=_delta(message, error),
+        message=_read_delta(message, error),
         text=text,
         error=members.get("error"),
     )
 
 
-def _delta(members: object, error: Exception) -> ChatDelta | None:
+def _read_delta(members: object, error: Exception) -> ChatDelta | None:
     if not members:
         return None
     if isinstance(members, str):
-        return ChatDelta(_text(members, error))
+        return ChatDelta(_read_text(members, error))
     if not is_object(members):
-        raise _foreign(error)
+        raise _not_a_chunk(error)
     calls = members.get("tool_calls")
     if is_object(calls):
         calls = [calls]
     function, content = members.get("function_call"), members.get("content")
     return ChatDelta(
-        content=_text(content, error),
-        reasoning_content=_text(members.get("reasoning_content"), error),
-        tool_calls=[_tool_call(call, error) for call in calls if is_object(call)]
+        content=_read_text(content, error),
+        reasoning_content=_read_text(members.get("reasoning_content"), error),
+        tool_calls=[_read_tool_call(call, error) for call in calls if is_object(call)]
         if is_list(calls)
         else None,
-        reasoning=_text(members.get("reasoning"), error) or _thoughts(content, error),
-        refusal=_text(members.get("refusal"), error),
-        function_call=_function(function, error) if is_object(function) else None,
+        reasoning=_read_text(members.get("reasoning"), error) or _read_thinking(content, error),
+        refusal=_read_text(members.get("refusal"), error),
+        function_call=_read_function(function, error) if is_object(function) else None,
     )
 
 
-def _tool_call(members: dict[str, Any], error: Exception) -> ToolCallDelta:
+def _read_tool_call(members: dict[str, Any], error: Exception) -> ToolCallDelta:
     index, call_id, function = (members.get(name) for name in ("index", "id", "function"))
     return ToolCallDelta(
-        index=None if index is None else _count(index),
+        index=None if index is None else _read_count(index),
         id=None if call_id is None else str(call_id),
-        function=_function(function, error) if is_object(function) else None,
+        function=_read_function(function, error) if is_object(function) else None,
     )
 
 
-def _function(members: dict[str, Any], error: Exception) -> FunctionDelta:
+def _read_function(members: dict[str, Any], error: Exception) -> FunctionDelta:
     arguments = members.get("arguments")
     if isinstance(arguments, str):
-        arguments = _text(arguments, error)
-    return FunctionDelta(_text(members.get("name"), error), arguments)
+        arguments = _read_text(arguments, error)
+    return FunctionDelta(_read_text(members.get("name"), error), arguments)
 
 
-def _text(value: object, error: Exception) -> str | None:
+def _read_text(value: object, error: Exception) -> str | None:
     """A text, also one in parts, as Mistral sends them.
 
     Raises:
@@ -350,27 +350,29 @@ def _text(value: object, error: Exception) -> str | None:
         # Half a surrogate pair, which nobody can encode, becomes U+FFFD.
         return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     if is_list(value):
-        return "".join(_text(part, error) or "" for part in value)
+        return "".join(_read_text(part, error) or "" for part in value)
     if is_object(value):
-        return _text(value.get("text"), error)
-    raise _foreign(error)
+        return _read_text(value.get("text"), error)
+    raise _not_a_chunk(error)
 
 
-def _thoughts(content: object, error: Exception) -> str | None:
+def _read_thinking(content: object, error: Exception) -> str | None:
     """The reasoning among the parts of a text."""
     if not is_list(content):
         return None
-    return "".join(_text(part.get("thinking"), error) or "" for part in content if is_object(part))
+    return "".join(
+        _read_text(part.get("thinking"), error) or "" for part in content if is_object(part)
+    )
 
 
-def usage_of(members: object) -> Usage | None:
+def parse_usage(members: object) -> Usage | None:
     """Tokens, of which a gateway may send some as null, as a fraction, or not at all."""
     if not is_object(members):
         return None
-    return Usage(*(_count(members.get(name)) for name in Usage.__struct_fields__))
+    return Usage(*(_read_count(members.get(name)) for name in Usage.__struct_fields__))
 
 
-def _count(value: object) -> int:
+def _read_count(value: object) -> int:
     if isinstance(value, str):
         return int(value) if value.isascii() and value.isdecimal() and len(value) < 10 else 0  # noqa: PLR2004
     if isinstance(value, float) and not math.isfinite(value):
@@ -378,7 +380,7 @@ def _count(value: object) -> int:
     return max(int(value), 0) if isinstance(value, int | float) else 0
 
 
-_BLANK: Final = frozenset({"", "null", "none"})
+_EMPTY_REASONS: Final = frozenset({"", "null", "none"})
 """What some servers write for a piece that is not the last one, and some for the last one too."""
 
 _REASONS: Final[dict[str, FinishReason]] = {
@@ -403,7 +405,7 @@ _REASONS: Final[dict[str, FinishReason]] = {
     "safety": "content_filter",
     "refusal": "content_filter",
 }
-_BROKE_OFF: Final = frozenset(
+_ABORTED_REASONS: Final = frozenset(
     {
         *("error", "failed", "timeout", "engine_error", "network_error", "server_error"),
         *("abort", "aborted", "cancelled", "canceled", "insufficient_system_resource"),
@@ -411,7 +413,7 @@ _BROKE_OFF: Final = frozenset(
 )
 
 
-def finish_reason_of(reason: str) -> FinishReason | None:
+def parse_finish_reason(reason: str) -> FinishReason | None:
     """Which of the finish reasons that callers know this is; None for one that says nothing.
 
     One that nobody knows, such as `eos` or `stop_sequence`, is an end like any other.
@@ -422,9 +424,9 @@ def finish_reason_of(reason: str) -> FinishReason | None:
     known = _REASONS.get(reason)
     if known is not None:
         return known
-    folded = reason.strip().lower().replace("-", "_")
-    if folded in _BLANK:
+    normalized = reason.strip().lower().replace("-", "_")
+    if normalized in _EMPTY_REASONS:
         return None
-    if folded in _BROKE_OFF:
+    if normalized in _ABORTED_REASONS:
         raise StreamInterrupted(f"the service broke the answer off: finish reason {reason[:40]!r}")
-    return _REASONS.get(folded, "stop")
+    return _REASONS.get(normalized, "stop")

@@ -12,19 +12,19 @@ import msgspec
 from foundry_api.types.errors import ProtocolError, StreamInterrupted
 from foundry_api.types.messages import Chunk, FinishReason, Usage
 from foundry_api.wire.chat.events import (
-    EVENTS,
-    NOTHING,
+    EMPTY_DELTA,
+    EVENT_DECODER,
     ChatDelta,
     ChatEvent,
+    ToolCallAssembler,
     ToolCallDelta,
-    ToolCallsInPieces,
     check_choice,
     decode_event,
-    finish_reason_of,
+    parse_finish_reason,
 )
-from foundry_api.wire.chat.reasoning import ThinkSplitter
-from foundry_api.wire.chat.request import inlined, with_tools
-from foundry_api.wire.dialects.base import Ending
+from foundry_api.wire.chat.reasoning import ReasoningSplitter
+from foundry_api.wire.chat.request import add_tool_prompt, inline_tool_history
+from foundry_api.wire.dialects.base import StreamEnd
 from foundry_api.wire.errors import NOT_JSON
 from foundry_api.wire.sse import MAX_EVENT_BYTES, EventDecoder
 
@@ -37,21 +37,21 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_MAX_TOKENS",
     "ChatStream",
-    "chat_body",
     "encode",
+    "get_output_limit",
+    "get_tool_names",
+    "make_chat_body",
     "offers_tools",
-    "output_limit",
-    "tool_names",
 ]
 
 DEFAULT_MAX_TOKENS = 2048
 """Where the SDK's services cut an answer without a bound (foundry-local-service.md, 4.5)."""
 
 _DONE = b"[DONE]"
-_decode = EVENTS.decode
+_decode = EVENT_DECODER.decode
 
 
-def chat_body(request: ChatRequest, model: str) -> dict[str, Any]:
+def make_chat_body(request: ChatRequest, model: str) -> dict[str, Any]:
     """The members of a streamed chat completion's body.
 
     Args:
@@ -73,11 +73,11 @@ def chat_body(request: ChatRequest, model: str) -> dict[str, Any]:
     if not request.tools or not offers_tools(request):
         return body
     if request.tools_in_prompt:
-        body["messages"] = with_tools(inlined(request.messages), request.tools)
+        body["messages"] = add_tool_prompt(inline_tool_history(request.messages), request.tools)
     else:
         body["tools"] = [{"type": "function", "function": tool} for tool in request.tools]
         if request.tool_choice is not None:
-            body["tool_choice"] = _tool_choice(request.tool_choice)
+            body["tool_choice"] = _make_tool_choice(request.tool_choice)
     return body
 
 
@@ -86,12 +86,12 @@ def offers_tools(request: ChatRequest) -> bool:
     return bool(request.tools) and request.tool_choice != "none"
 
 
-def tool_names(request: ChatRequest) -> tuple[str, ...]:
+def get_tool_names(request: ChatRequest) -> tuple[str, ...]:
     """The names of the tools that the model may call."""
     return tuple(tool.name for tool in request.tools) if offers_tools(request) else ()
 
 
-def _tool_choice(choice: str) -> str | dict[str, Any]:
+def _make_tool_choice(choice: str) -> str | dict[str, Any]:
     if choice in {"auto", "required"}:
         return choice
     return {"type": "function", "function": {"name": choice}}
@@ -101,7 +101,7 @@ encode = msgspec.json.Encoder().encode
 """Encodes a body as JSON."""
 
 
-def output_limit(request: ChatRequest, default: int = DEFAULT_MAX_TOKENS) -> int:
+def get_output_limit(request: ChatRequest, default: int = DEFAULT_MAX_TOKENS) -> int:
     """At how many tokens the service cuts the answer: `max_completion_tokens` wins there."""
     limit = request.extra.get("max_completion_tokens") or request.max_tokens
     return limit if isinstance(limit, int) else default
@@ -126,7 +126,7 @@ class ChatStream:
     Attributes:
         model_id: As above.
         usage: Tokens as they were counted last; some generations count along, others at the end.
-        pieces: Pieces of the answer that came, those that are held back included.
+        chunk_count: Pieces of the answer that came, those that are held back included.
         done: Whether the stream said that it is complete.
     """
 
@@ -135,26 +135,26 @@ class ChatStream:
         model_id: str,
         *,
         limit: int | None = None,
-        says_why: bool = True,
+        explains_errors: bool = True,
         tools: Collection[str] = (),
-        block_opened: bool = False,
+        in_reasoning: bool = False,
     ) -> None:
         self.model_id = model_id
         self._limit = limit
-        self._says_why = says_why
+        self._explains_errors = explains_errors
         self._events = EventDecoder()
         self._finish_reason: FinishReason | None = None
         self.usage: Usage | None = None
-        self.pieces = 0
-        self._block_opened = block_opened
+        self.chunk_count = 0
+        self._block_opened = in_reasoning
         self._tells_apart = True  # until the answer itself has begun
-        self._thinking: ThinkSplitter | None = None  # most answers need none
+        self._reasoning_splitter: ReasoningSplitter | None = None  # most answers need none
         self._tools = tools
-        self._tool_calls: ToolCallsInPieces | None = None
-        self._held: list[bytes] = []
-        self._held_bytes = 0
-        self._without_text: list[bytes] = []
-        self._without_text_bytes = 0
+        self._tool_calls: ToolCallAssembler | None = None
+        self._pending_events: list[bytes] = []
+        self._pending_bytes = 0
+        self._raw_events: list[bytes] = []
+        self._raw_bytes = 0
         self.done = False
 
     def feed(self, block: bytes) -> Iterator[Chunk]:
@@ -186,68 +186,68 @@ class ChatStream:
                 ):
                     if decoded.usage is not None:
                         self.usage = decoded.usage
-                    self.pieces += 1
+                    self.chunk_count += 1
                     yield Chunk(text, model_id, raw=data)
                     continue
             try:
-                delta = self._delta(event, decoded)
+                delta = self._decode_delta(event, decoded)
             except Exception:
                 yield from self._flush()  # the text ahead of an error is the caller's
                 raise
             if self.done:
                 break
-            if delta is NOTHING:
-                self._keep(data)
+            if delta is EMPTY_DELTA:
+                self._keep_raw(data)
             else:
-                yield from self._pieces(delta, data)
-            if self._finish_reason is not None and self._holds:
+                yield from self._make_chunks(delta, data)
+            if self._finish_reason is not None and self._is_held_back:
                 yield from self._flush()
-        if self.done and self._holds:
+        if self.done and self._is_held_back:
             yield from self._flush()
 
-    def finish(self) -> Ending:
+    def finish(self) -> StreamEnd:
         """How the answer ended."""
-        reason = self._reason()
+        reason = self._get_finish_reason()
         if reason is None:
             raise StreamInterrupted("the stream ended before the answer did", model=self.model_id)
-        return Ending(reason, self.usage or Usage(), b"\n".join(self._without_text))
+        return StreamEnd(reason, self.usage or Usage(), b"\n".join(self._raw_events))
 
     @property
-    def _holds(self) -> bool:
-        return bool(self._held or self._tool_calls or self._tells_apart)
+    def _is_held_back(self) -> bool:
+        return bool(self._pending_events or self._tool_calls or self._tells_apart)
 
     def _begins_answer(self, text: str) -> bool:
         """Whether the first text is clearly no reasoning, so that all of it is the answer."""
         begun = text.lstrip()
-        if self._block_opened or self._thinking is not None or self._held:
+        if self._block_opened or self._reasoning_splitter is not None or self._pending_events:
             return False
         if not begun or begun.startswith("<"):
             return False
         self._tells_apart = False
         return True
 
-    def _splitter(self) -> ThinkSplitter:
-        if self._thinking is None:
-            self._thinking = ThinkSplitter(opened=self._block_opened)
-        return self._thinking
+    def _splitter(self) -> ReasoningSplitter:
+        if self._reasoning_splitter is None:
+            self._reasoning_splitter = ReasoningSplitter(in_reasoning=self._block_opened)
+        return self._reasoning_splitter
 
-    def _reason(self) -> FinishReason | None:
+    def _get_finish_reason(self) -> FinishReason | None:
         reason = self._finish_reason
-        if reason is None and self.done and (self.pieces or not self._says_why):
+        if reason is None and self.done and (self.chunk_count or not self._explains_errors):
             reason = "stop"  # its end mark says that the answer is whole
-        if reason == "stop" and self._limit and self._counted() >= self._limit:
+        if reason == "stop" and self._limit and self._count_tokens() >= self._limit:
             reason = "length"
         return reason
 
-    def _counted(self) -> int:
-        return self.pieces if self.usage is None else self.usage.completion_tokens
+    def _count_tokens(self) -> int:
+        return self.chunk_count if self.usage is None else self.usage.completion_tokens
 
-    def _pieces(self, delta: ChatDelta, data: bytes) -> Iterator[Chunk]:
+    def _make_chunks(self, delta: ChatDelta, data: bytes) -> Iterator[Chunk]:
         """The pieces of an event that is more than text of the answer."""
-        self.pieces += 1
-        self._hold(data)
+        self.chunk_count += 1
+        self._hold_back(data)
         if delta.tool_calls or delta.function_call is not None:
-            calls = self._tool_calls = self._tool_calls or ToolCallsInPieces(self._tools)
+            calls = self._tool_calls = self._tool_calls or ToolCallAssembler(self._tools)
             for call in delta.tool_calls or ():
                 calls.add(call)
             if delta.function_call is not None:
@@ -255,99 +255,109 @@ class ChatStream:
         if reasoning := delta.reasoning_content or delta.reasoning:
             if self._tells_apart:
                 self._splitter().expect_markers()
-            yield Chunk("", self.model_id, raw=self._raw(), reasoning=reasoning)
+            yield Chunk("", self.model_id, raw=self._take_raw(), reasoning=reasoning)
         if delta.refusal:
-            yield Chunk("", self.model_id, raw=self._raw(), refusal=delta.refusal)
+            yield Chunk("", self.model_id, raw=self._take_raw(), refusal=delta.refusal)
         if delta.content:
-            yield from self._told_apart(delta.content)
+            yield from self._separate(delta.content)
 
-    def _told_apart(self, text: str) -> Iterator[Chunk]:
+    def _separate(self, text: str) -> Iterator[Chunk]:
         """Text of which it is not clear yet whether it is reasoning."""
         if not self._tells_apart:
-            yield Chunk(text, self.model_id, raw=self._raw())
+            yield Chunk(text, self.model_id, raw=self._take_raw())
             return
         thinking = self._splitter()
         reasoning, content = thinking.feed(text)
-        if thinking.decided:
-            self._thinking, self._tells_apart = None, False
-        yield from self._split(reasoning, content)
+        if thinking.is_decided:
+            self._reasoning_splitter, self._tells_apart = None, False
+        yield from self._make_split_chunks(reasoning, content)
 
-    def _split(self, reasoning: str, content: str) -> Iterator[Chunk]:
+    def _make_split_chunks(self, reasoning: str, content: str) -> Iterator[Chunk]:
         if reasoning:
-            yield Chunk("", self.model_id, raw=self._raw(), reasoning=reasoning)
+            yield Chunk("", self.model_id, raw=self._take_raw(), reasoning=reasoning)
         if content:
-            yield Chunk(content, self.model_id, raw=self._raw())
+            yield Chunk(content, self.model_id, raw=self._take_raw())
 
     def _flush(self) -> Iterator[Chunk]:
         """What was held back until the end of the answer."""
-        thinking, self._thinking, self._tells_apart = self._thinking, None, False
-        if thinking is not None:
-            yield from self._split(*thinking.flush())
-            if thinking.unmarked and self._reason() not in {None, "length"}:
-                yield Chunk(thinking.unmarked, self.model_id, raw=self._raw())
-        if self._tool_calls and (calls := self._tool_calls.take()):
-            yield Chunk("", self.model_id, raw=self._raw(), tool_calls=calls)
-        if self._held:
-            self._keep(self._raw())
+        splitter, self._reasoning_splitter, self._tells_apart = (
+            self._reasoning_splitter,
+            None,
+            False,
+        )
+        if splitter is not None:
+            yield from self._make_split_chunks(*splitter.flush())
+            if splitter.unmarked and self._get_finish_reason() not in {None, "length"}:
+                yield Chunk(splitter.unmarked, self.model_id, raw=self._take_raw())
+        if self._tool_calls and (calls := self._tool_calls.drain()):
+            yield Chunk("", self.model_id, raw=self._take_raw(), tool_calls=calls)
+        if self._pending_events:
+            self._keep_raw(self._take_raw())
 
-    def _hold(self, data: bytes) -> None:
-        self._held.append(data)
-        self._held_bytes += len(data)
-        if self._held_bytes > MAX_EVENT_BYTES:
+    def _hold_back(self, data: bytes) -> None:
+        self._pending_events.append(data)
+        self._pending_bytes += len(data)
+        if self._pending_bytes > MAX_EVENT_BYTES:
             raise ProtocolError(f"a part of the answer is larger than {MAX_EVENT_BYTES} bytes")
 
-    def _raw(self) -> bytes:
+    def _take_raw(self) -> bytes:
         """The data of the events that the next chunk is made of."""
-        raw = b"\n".join(self._held)
-        self._held.clear()
-        self._held_bytes = 0
+        raw = b"\n".join(self._pending_events)
+        self._pending_events.clear()
+        self._pending_bytes = 0
         return raw
 
-    def _keep(self, data: bytes) -> None:
-        self._without_text.append(data)
-        self._without_text_bytes += len(data)
-        if self._without_text_bytes > MAX_EVENT_BYTES:
+    def _keep_raw(self, data: bytes) -> None:
+        self._raw_events.append(data)
+        self._raw_bytes += len(data)
+        if self._raw_bytes > MAX_EVENT_BYTES:
             raise ProtocolError(f"more than {MAX_EVENT_BYTES} bytes of events carry no text")
 
-    def _delta(self, event: Event, told: ChatEvent | None) -> ChatDelta:
-        """What an event adds to the answer; `NOTHING` if it adds nothing.
+    def _decode_delta(self, event: Event, chat_event: ChatEvent | None) -> ChatDelta:
+        """What an event adds to the answer; `EMPTY_DELTA` if it adds nothing.
 
         Args:
             event: The event.
-            told: What it says; None where it is not as nearly all events are.
+            chat_event: What it says; None where it is not as nearly all events are.
         """
-        if told is None or told.error is not None or not (told.choices or told.usage):
-            told = self._unusual(event)
-        if told.usage is not None:
-            self.usage = told.usage
-        choices = told.choices
+        if (
+            chat_event is None
+            or chat_event.error is not None
+            or not (chat_event.choices or chat_event.usage)
+        ):
+            chat_event = self._decode_unusual(event)
+        if chat_event.usage is not None:
+            self.usage = chat_event.usage
+        choices = chat_event.choices
         if not choices:
-            self.done = told.ends
-            return NOTHING
+            self.done = chat_event.is_end
+            return EMPTY_DELTA
         choice = choices[0]
         # A completion holds one answer: of several, which a gateway may mix, that of index 0. The
         # services that send no finish reasons count their events there.
-        if (choice.index and self._says_why) or len(choices) > 1:
-            first = next((one for one in choices if not one.index), None)
-            if first is None:
-                return NOTHING
-            choice = first
+        if (choice.index and self._explains_errors) or len(choices) > 1:
+            first_choice = next((candidate for candidate in choices if not candidate.index), None)
+            if first_choice is None:
+                return EMPTY_DELTA
+            choice = first_choice
         if choice.finish_reason is not None:
             if choice.error:
                 check_choice(choice)
             if choice.finish_reason == "stop":
                 self._finish_reason = "stop"
             else:
-                self._finish_reason = finish_reason_of(choice.finish_reason) or self._finish_reason
-        delta = choice.whole if choice.delta is None else choice.delta
+                self._finish_reason = (
+                    parse_finish_reason(choice.finish_reason) or self._finish_reason
+                )
+        delta = choice.full_delta if choice.delta is None else choice.delta
         if delta.content:
             return delta
         if choice.error:
             check_choice(choice)
         has_more = delta.tool_calls or delta.reasoning_content or delta.reasoning
-        return delta if has_more or delta.refusal or delta.function_call else NOTHING
+        return delta if has_more or delta.refusal or delta.function_call else EMPTY_DELTA
 
-    def _unusual(self, event: Event) -> ChatEvent:
+    def _decode_unusual(self, event: Event) -> ChatEvent:
         """An event that is more or less than a piece of the answer."""
         try:
             return decode_event(event)

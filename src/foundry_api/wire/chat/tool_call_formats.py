@@ -23,29 +23,29 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from foundry_api.tools.coercion import coerced
+from foundry_api.tools.coercion import coerce
 from foundry_api.wire.chat.tool_call_matching import (
-    NOT_YET,
-    Found,
+    INCOMPLETE,
+    CallsFound,
+    Incomplete,
     MalformedCall,
-    NotYet,
-    WrittenCall,
-    call_of,
+    ParsedCall,
+    parse_call,
 )
-from foundry_api.wire.chat.tool_call_scanner import QUOTES, Incomplete, Scan
+from foundry_api.wire.chat.tool_call_scanner import QUOTES, FormatScanner, TextEnded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    from foundry_api.wire.chat.tool_call_matching import Seen
+    from foundry_api.wire.chat.tool_call_matching import TextWindow
 
-__all__ = ["python_calls", "read_format"]
+__all__ = ["parse_python_calls", "read_format"]
 
 
 MAX_DEPTH: Final = 32
 """How deep values may be nested."""
 
-_WORD: Final = re.compile(r"[\w.-]{1,80}")
+_NAME: Final = re.compile(r"[\w.-]{1,80}")
 _KEY: Final = re.compile(r"[A-Za-z_]\w{0,80}")
 _PLAIN: Final = re.compile(r"[^\s,:=()\[\]{}\"']{1,700}")
 _NUMBER: Final = re.compile(
@@ -61,135 +61,137 @@ _CONSTANTS: Final = {
 }
 
 
-class NoValue(Exception):
+class NotAValue(Exception):
     """What stands there is no value."""
 
 
-def python_calls(scan: Scan, tools: Collection[str], *, listed: bool = False) -> list[WrittenCall]:
+def parse_python_calls(
+    scan: FormatScanner, tools: Collection[str], *, is_list: bool = False
+) -> list[ParsedCall]:
     """The calls that stand here; none if one of them is no call of a tool that was offered.
 
     Args:
         scan: Where they stand.
         tools: The names of the tools.
-        listed: Whether it is a list of calls, whose bracket was passed.
+        is_list: Whether it is a list of calls, whose bracket was passed.
     """
-    calls: list[WrittenCall] = []
+    calls: list[ParsedCall] = []
     while True:
-        scan.blanks()
-        name = _name_of_tool(scan, tools)
-        given = None if name is None else _arguments(scan)
-        if name is None or given is None:
+        scan.skip_blanks()
+        name = _parse_tool_name(scan, tools)
+        arguments = None if name is None else _parse_arguments(scan)
+        if name is None or arguments is None:
             return []
-        calls.append(WrittenCall(name, given))
-        scan.blanks()
-        if not listed:
-            if scan.ended or not scan.optional(";"):
+        calls.append(ParsedCall(name, arguments))
+        scan.skip_blanks()
+        if not is_list:
+            if scan.ended or not scan.read_optional(";"):
                 return calls
-            scan.blanks()
+            scan.skip_blanks()
             if scan.ended:
                 return calls
-        elif (closing := scan.literal(",", "]")) != ",":
+        elif (closing := scan.read_literal(",", "]")) != ",":
             return calls if closing else []
 
 
-def _arguments(scan: Scan) -> dict[str, Any] | None:
+def _parse_arguments(scan: FormatScanner) -> dict[str, Any] | None:
     """What stands between the brackets behind a name, which are passed; None if it is no call."""
-    if not scan.literal("("):
+    if not scan.read_literal("("):
         return None
-    given: dict[str, Any] = {}
-    scan.blanks()
-    closing = scan.literal(")")
+    arguments: dict[str, Any] = {}
+    scan.skip_blanks()
+    closing = scan.read_literal(")")
     while closing != ")":
-        scan.blanks()
-        key = scan.pattern(_KEY)
-        scan.blanks()
-        if key is None or not scan.literal("="):
+        scan.skip_blanks()
+        key = scan.read_pattern(_KEY)
+        scan.skip_blanks()
+        if key is None or not scan.read_literal("="):
             return None
         try:
-            given[key] = _python_value(scan, MAX_DEPTH)
-        except NoValue:
+            arguments[key] = _parse_value(scan, MAX_DEPTH)
+        except NotAValue:
             return None
-        scan.blanks()
-        closing = scan.literal(",", ")")
+        scan.skip_blanks()
+        closing = scan.read_literal(",", ")")
         if not closing:
             return None
-        scan.blanks()
+        scan.skip_blanks()
         if closing == ",":
-            closing = scan.literal(")")
-    return given
+            closing = scan.read_literal(")")
+    return arguments
 
 
-def _name_of_tool(scan: Scan, tools: Collection[str]) -> str | None:
+def _parse_tool_name(scan: FormatScanner, tools: Collection[str]) -> str | None:
     """The name of a tool that was offered; Llama's own tools are called as `name.call`."""
-    start = scan.at
+    start = scan.position
     try:
-        name = scan.pattern(_WORD)
-    except Incomplete:
-        begun = scan.rest_from(start)
-        if any(f"{tool}.call".startswith(begun) for tool in tools):
+        name = scan.read_pattern(_NAME)
+    except TextEnded:
+        text = scan.rest_from(start)
+        if any(f"{tool}.call".startswith(text) for tool in tools):
             raise
         return None
     if name is None:
         return None
-    for told in (name, name.removesuffix(".call")):
-        if told in tools:
-            return told
+    for candidate in (name, name.removesuffix(".call")):
+        if candidate in tools:
+            return candidate
     return None
 
 
-def _python_value(scan: Scan, depth: int) -> Any:
-    scan.blanks()
-    first = scan.next()
+def _parse_value(scan: FormatScanner, depth: int) -> Any:
+    scan.skip_blanks()
+    first = scan.peek()
     if not depth:
-        raise NoValue
+        raise NotAValue
     if first in QUOTES:
-        return scan.string()
+        return scan.read_string()
     if first in "[(":
-        scan.at += 1
-        return _python_items(scan, depth, "]" if first == "[" else ")")
+        scan.position += 1
+        return _parse_items(scan, depth, "]" if first == "[" else ")")
     if first == "{":
-        scan.at += 1
-        return _python_members(scan, depth)
-    word = scan.pattern(_PLAIN)
+        scan.position += 1
+        return _parse_members(scan, depth)
+    word = scan.read_pattern(_PLAIN)
     if word in _CONSTANTS:
         return _CONSTANTS[word]
     if word is None or not _NUMBER.fullmatch(word):
-        raise NoValue
+        raise NotAValue
     number = word.replace("_", "")
     return float(number) if any(mark in number for mark in ".eE") else int(number)
 
 
-def _python_items(scan: Scan, depth: int, end: str) -> list[Any]:
+def _parse_items(scan: FormatScanner, depth: int, end: str) -> list[Any]:
     items: list[Any] = []
-    scan.blanks()
-    while not scan.literal(end):
-        items.append(_python_value(scan, depth - 1))
-        scan.blanks()
-        if scan.next() == ",":
-            scan.at += 1
-            scan.blanks()
-        elif scan.next() != end:
-            raise NoValue
+    scan.skip_blanks()
+    while not scan.read_literal(end):
+        items.append(_parse_value(scan, depth - 1))
+        scan.skip_blanks()
+        if scan.peek() == ",":
+            scan.position += 1
+            scan.skip_blanks()
+        elif scan.peek() != end:
+            raise NotAValue
     return items
 
 
-def _python_members(scan: Scan, depth: int) -> dict[str, Any]:
+def _parse_members(scan: FormatScanner, depth: int) -> dict[str, Any]:
     members: dict[str, Any] = {}
-    scan.blanks()
-    while not scan.literal("}"):
-        if scan.next() not in QUOTES:
-            raise NoValue
-        key = scan.string()
-        scan.blanks()
-        if not scan.literal(":"):
-            raise NoValue
-        members[key] = _python_value(scan, depth - 1)
-        scan.blanks()
-        if scan.next() == ",":
-            scan.at += 1
-            scan.blanks()
-        elif scan.next() != "}":
-            raise NoValue
+    scan.skip_blanks()
+    while not scan.read_literal("}"):
+        if scan.peek() not in QUOTES:
+            raise NotAValue
+        key = scan.read_string()
+        scan.skip_blanks()
+        if not scan.read_literal(":"):
+            raise NotAValue
+        members[key] = _parse_value(scan, depth - 1)
+        scan.skip_blanks()
+        if scan.peek() == ",":
+            scan.position += 1
+            scan.skip_blanks()
+        elif scan.peek() != "}":
+            raise NotAValue
     return members
 
 
@@ -198,10 +200,10 @@ if TYPE_CHECKING:
 
 
 _LABEL: Final = re.compile(r"[^<>\s]{1,80}")
-_WORTH_READING: Final = re.compile(
+_POSSIBLE_START: Final = re.compile(
     r"<(?:\Z|[ft]|\|(?:\Z|[tcsp])|\uff5c(?:\Z|t))|\[(?:\Z|[T\s\w])|t(?:\Z|o(?:\Z|=))"
 )
-MAX_PARTS: Final = 4
+MAX_HEADER_PARTS: Final = 4
 """Of a header: the role, the channel, perhaps once more, and the content type."""
 
 _HEADER: Final = re.compile(r"[^<]{0,200}")
@@ -209,193 +211,199 @@ _RECIPIENT: Final = re.compile(r"\bto=(functions\.)?([\w.-]{1,80})")
 _PARAMETER: Final = re.compile(r"<parameter=([^<>\n]{1,80})>")
 
 
-def read_format(seen: Seen, tools: Tools) -> Found | NotYet | None:
+def read_format(window: TextWindow, tools: Tools) -> CallsFound | Incomplete | None:
     """Tell what stands at a place of the text: calls, what may become some, or neither.
 
     Args:
-        seen: The text and the place.
+        window: The text and the place.
         tools: The JSON schemas of the arguments of the tools that were offered, by name.
 
     Raises:
         MalformedCall: A marked call cannot be read.
     """
-    if not _WORTH_READING.match(seen.text, seen.at):
+    if not _POSSIBLE_START.match(window.text, window.position):
         return None
-    undecided = False
-    for read in _FORMATS.get(seen.text[seen.at], ()):
-        scan = Scan(seen)
+    is_undecided = False
+    for reader in _FORMATS.get(window.text[window.position], ()):
+        scan = FormatScanner(window)
         try:
-            calls = read(scan, tools)
-        except Incomplete:
-            if seen.final and scan.proven:
-                raise MalformedCall("it is not complete", seen.text[seen.at :]) from None
-            undecided = True
+            calls = reader(scan, tools)
+        except TextEnded:
+            if window.is_final and scan.is_proven:
+                raise MalformedCall("it is not complete", window.text[window.position :]) from None
+            is_undecided = True
             continue
         if calls:
-            return Found(tuple(calls), scan.at)
-    return NOT_YET if undecided else None
+            return CallsFound(tuple(calls), scan.position)
+    return INCOMPLETE if is_undecided else None
 
 
-def _typed(name: str, given: dict[str, str], tools: Tools) -> WrittenCall:
+def _make_typed_call(name: str, texts_by_name: dict[str, str], tools: Tools) -> ParsedCall:
     """A call whose arguments are texts, which its schema says how to read."""
     schema = tools.get(name, {})
     known: Mapping[str, Any] = schema.get("properties") or {}
-    texts = {key: text.removeprefix("\n").removesuffix("\n") for key, text in given.items()}
-    read = coerced({key: text for key, text in texts.items() if key in known}, schema)
-    guessed = {key: _guessed(text) for key, text in texts.items() if key not in known}
-    return WrittenCall(name, {key: {**read, **guessed}[key] for key in texts})
+    texts = {key: text.removeprefix("\n").removesuffix("\n") for key, text in texts_by_name.items()}
+    typed_arguments = coerce({key: text for key, text in texts.items() if key in known}, schema)
+    guessed_arguments = {key: _guess_value(text) for key, text in texts.items() if key not in known}
+    return ParsedCall(name, {key: {**typed_arguments, **guessed_arguments}[key] for key in texts})
 
 
-def _guessed(text: str) -> Any:
+def _guess_value(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return text
 
 
-def _xml(scan: Scan, tools: Tools) -> list[WrittenCall]:
+def _read_qwen_xml(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
     """Qwen3-Coder's: names and values in tags."""
-    wrapped = scan.literal("<tool_call>")
-    scan.blanks()
-    calls: list[WrittenCall] = []
-    opening = scan.literal("<function=")
+    wrapped = scan.read_literal("<tool_call>")
+    scan.skip_blanks()
+    calls: list[ParsedCall] = []
+    opening = scan.read_literal("<function=")
     while opening == "<function=":
-        name = scan.pattern(_LABEL)
-        if name is None or not scan.literal(">"):
+        name = scan.read_pattern(_LABEL)
+        if name is None or not scan.read_literal(">"):
             return calls
         name = name.strip(QUOTES)
-        scan.blanks()
-        opening = scan.literal("<parameter=", "</function>")
+        scan.skip_blanks()
+        opening = scan.read_literal("<parameter=", "</function>")
         if not opening:
             return calls
-        scan.proven = True
-        given: dict[str, str] = {}
+        scan.is_proven = True
+        parameters: dict[str, str] = {}
         while opening == "<parameter=":
-            key = scan.upto(">").strip()
-            _give(given, key, scan.upto("</parameter>"), tools.get(name, {}))
-            scan.blanks()
-            opening = scan.literal("<parameter=", "</function>")
+            key = scan.read_until(">").strip()
+            _add_parameter(parameters, key, scan.read_until("</parameter>"), tools.get(name, {}))
+            scan.skip_blanks()
+            opening = scan.read_literal("<parameter=", "</function>")
         if not opening:
-            raise scan.malformed("there is something else among its parameters")
-        calls.append(_typed(name, given, tools))
+            raise scan.make_error("there is something else among its parameters")
+        calls.append(_make_typed_call(name, parameters, tools))
         if wrapped:
-            scan.blanks()
-            opening = scan.optional("</tool_call>", "<function=")
+            scan.skip_blanks()
+            opening = scan.read_optional("</tool_call>", "<function=")
     return calls
 
 
-def _give(given: dict[str, str], key: str, text: str, schema: Mapping[str, Any]) -> None:
+def _add_parameter(
+    parameters: dict[str, str], key: str, text: str, schema: Mapping[str, Any]
+) -> None:
     """Take the text of a parameter, and of those behind it where the model closed none of them."""
     known: Mapping[str, Any] = schema.get("properties") or {}
     start = 0
-    for opening in _PARAMETER.finditer(text):
-        if opening[1].strip() in known:
-            given[key] = text[start : opening.start()].rstrip(" ")
-            key, start = opening[1].strip(), opening.end()
-    given[key] = text[start:]
+    for next_parameter in _PARAMETER.finditer(text):
+        if next_parameter[1].strip() in known:
+            parameters[key] = text[start : next_parameter.start()].rstrip(" ")
+            key, start = next_parameter[1].strip(), next_parameter.end()
+    parameters[key] = text[start:]
 
 
-def _glm(scan: Scan, tools: Tools) -> list[WrittenCall]:
+def _read_glm(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
     """GLM's: a name, then keys and values in tags."""
-    if not scan.literal("<tool_call>"):
+    if not scan.read_literal("<tool_call>"):
         return []
-    scan.blanks()
-    name = scan.pattern(_WORD)
+    scan.skip_blanks()
+    name = scan.read_pattern(_NAME)
     if name is None:
         return []
-    scan.blanks()
-    opening = scan.literal("<arg_key>", "</tool_call>")
+    scan.skip_blanks()
+    opening = scan.read_literal("<arg_key>", "</tool_call>")
     if not opening or (opening == "</tool_call>" and name not in tools):
         return []
-    scan.proven = True
-    given: dict[str, str] = {}
+    scan.is_proven = True
+    arguments: dict[str, str] = {}
     while opening == "<arg_key>":
-        key = scan.upto("</arg_key>").strip()
-        scan.blanks()
-        if not scan.literal("<arg_value>"):
-            raise scan.malformed(f"{key} has no value")
-        given[key] = scan.upto("</arg_value>")
-        scan.blanks()
-        opening = scan.literal("<arg_key>", "</tool_call>")
+        key = scan.read_until("</arg_key>").strip()
+        scan.skip_blanks()
+        if not scan.read_literal("<arg_value>"):
+            raise scan.make_error(f"{key} has no value")
+        arguments[key] = scan.read_until("</arg_value>")
+        scan.skip_blanks()
+        opening = scan.read_literal("<arg_key>", "</tool_call>")
     if not opening:
-        raise scan.malformed("there is something else among its arguments")
-    return [_typed(name, given, tools)]
+        raise scan.make_error("there is something else among its arguments")
+    return [_make_typed_call(name, arguments, tools)]
 
 
-def _mistral(scan: Scan, tools: Tools) -> list[WrittenCall]:
+def _read_mistral(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
     """Mistral's newer one, with an id or without; a list behind the marker is the older."""
-    if not scan.literal("[TOOL_CALLS]"):
+    if not scan.read_literal("[TOOL_CALLS]"):
         return []
-    scan.blanks()
-    name = scan.pattern(_WORD)
+    scan.skip_blanks()
+    name = scan.read_pattern(_NAME)
     if name is None:
         return []
-    call_id = scan.upto("[ARGS]").strip() if scan.literal("[CALL_ID]") else None
-    if call_id is None and not scan.literal("[ARGS]") and (scan.next() != "{" or name not in tools):
+    call_id = scan.read_until("[ARGS]").strip() if scan.read_literal("[CALL_ID]") else None
+    if (
+        call_id is None
+        and not scan.read_literal("[ARGS]")
+        and (scan.peek() != "{" or name not in tools)
+    ):
         return []
-    scan.proven = True
-    scan.blanks()
-    return [WrittenCall(name, scan.json(), call_id or None)]
+    scan.is_proven = True
+    scan.skip_blanks()
+    return [ParsedCall(name, scan.read_json(), call_id or None)]
 
 
 _WIDE_BAR: Final = "\N{FULLWIDTH VERTICAL LINE}"
 
 
-def _marker(name: str) -> tuple[str, str]:
+def _make_marker(name: str) -> tuple[str, str]:
     """A marker of DeepSeek's, as it is and as those write it who have no such characters."""
     wide = name.replace("_", "\N{LOWER ONE EIGHTH BLOCK}")
     return f"<{_WIDE_BAR}{wide}{_WIDE_BAR}>", f"<|{name}|>"
 
 
-_CALL_BEGIN: Final = _marker("tool_call_begin")
-_CALL_END: Final = _marker("tool_call_end")
-_CALLS_BEGIN: Final = (*_marker("tool_calls_begin"), "<|tool_calls_section_begin|>")
-_CALLS_END: Final = (*_marker("tool_calls_end"), "<|tool_calls_section_end|>")
-_SEPARATOR: Final = (*_marker("tool_sep"), "<|tool_call_argument_begin|>")
+_CALL_BEGIN: Final = _make_marker("tool_call_begin")
+_CALL_END: Final = _make_marker("tool_call_end")
+_CALLS_BEGIN: Final = (*_make_marker("tool_calls_begin"), "<|tool_calls_section_begin|>")
+_CALLS_END: Final = (*_make_marker("tool_calls_end"), "<|tool_calls_section_end|>")
+_SEPARATOR: Final = (*_make_marker("tool_sep"), "<|tool_call_argument_begin|>")
 _NUMBERED: Final = re.compile(r"(?:functions\.)?(.*?)(?::\d+)?", re.DOTALL)
 
 
-def _deepseek(scan: Scan, tools: Tools) -> list[WrittenCall]:
+def _read_deepseek(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
     """DeepSeek's and Kimi's: names and JSON between markers of their own."""
     del tools
-    if scan.literal(*_CALLS_BEGIN):
-        scan.blanks()
-    calls: list[WrittenCall] = []
-    opening = scan.literal(*_CALL_BEGIN)
+    if scan.read_literal(*_CALLS_BEGIN):
+        scan.skip_blanks()
+    calls: list[ParsedCall] = []
+    opening = scan.read_literal(*_CALL_BEGIN)
     while opening in _CALL_BEGIN:
-        scan.proven = True
-        name = (scan.pattern(_HEADER) or "").strip()
-        if not scan.literal(*_SEPARATOR):
-            raise scan.malformed("it has no name")
+        scan.is_proven = True
+        name = (scan.read_pattern(_HEADER) or "").strip()
+        if not scan.read_literal(*_SEPARATOR):
+            raise scan.make_error("it has no name")
         if name == "function":  # V3 and R1: the kind, and behind it the name and a fence
-            name = (scan.pattern(_WORD) or "").strip()
-            scan.blanks()
-            scan.literal("```json", "```")
-        scan.blanks()
+            name = (scan.read_pattern(_NAME) or "").strip()
+            scan.skip_blanks()
+            scan.read_literal("```json", "```")
+        scan.skip_blanks()
         numbered = _NUMBERED.fullmatch(name)
         name = numbered[1] if numbered else name
         if not name:
-            raise scan.malformed("it has no name")
-        calls.append(WrittenCall(name, scan.json()))
+            raise scan.make_error("it has no name")
+        calls.append(ParsedCall(name, scan.read_json()))
         for closing in (("```",), _CALL_END):
-            scan.blanks()
-            scan.optional(*closing)
-        scan.blanks()
-        opening = scan.optional(*_CALL_BEGIN, *_CALLS_END)
+            scan.skip_blanks()
+            scan.read_optional(*closing)
+        scan.skip_blanks()
+        opening = scan.read_optional(*_CALL_BEGIN, *_CALLS_END)
     return calls
 
 
-def _harmony(scan: Scan, tools: Tools) -> list[WrittenCall]:
+def _read_harmony(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
     """gpt-oss's: a message to a function."""
     header = ""
     # The prompt may have ended in the role, so that the text begins with the recipient.
-    opening = scan.literal("<|start|>assistant", "<|channel|>", "to=")
+    opening = scan.read_literal("<|start|>assistant", "<|channel|>", "to=")
     if not opening or (opening == "to=" and not scan.starts_line):
         return []
     header += opening
-    for _ in range(MAX_PARTS):
-        header += f"{scan.pattern(_HEADER) or ''} "
-        opening = scan.literal("<|channel|>", "<|constrain|>", "<|message|>")
+    for _ in range(MAX_HEADER_PARTS):
+        header += f"{scan.read_pattern(_HEADER) or ''} "
+        opening = scan.read_literal("<|channel|>", "<|constrain|>", "<|message|>")
         if not opening or opening == "<|message|>":
             break
     if opening != "<|message|>":
@@ -403,60 +411,67 @@ def _harmony(scan: Scan, tools: Tools) -> list[WrittenCall]:
     recipient = _RECIPIENT.search(header)
     if recipient is None or not (recipient[1] or recipient[2] in tools):
         return []
-    scan.proven = True
-    scan.blanks()
-    calls = [WrittenCall(recipient[2], scan.json())]
-    scan.blanks()
-    scan.optional("<|call|>", "<|end|>")
+    scan.is_proven = True
+    scan.skip_blanks()
+    calls = [ParsedCall(recipient[2], scan.read_json())]
+    scan.skip_blanks()
+    scan.read_optional("<|call|>", "<|end|>")
     return calls
 
 
-def _python_tag(scan: Scan, tools: Tools) -> list[WrittenCall]:
+def _read_python_tag(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
     """Llama's: JSON, or a call as Python writes it. Other code behind the tag stays text."""
-    if not scan.literal("<|python_tag|>"):
+    if not scan.read_literal("<|python_tag|>"):
         return []
-    scan.blanks()
-    listed = scan.next() == "["
+    scan.skip_blanks()
+    listed = scan.peek() == "["
     if listed:
-        scan.at += 1
-        scan.blanks()
-    if scan.next() != "{":
-        return python_calls(scan, tools, listed=listed)
-    scan.proven = True
-    calls: list[WrittenCall] = []
+        scan.position += 1
+        scan.skip_blanks()
+    if scan.peek() != "{":
+        return parse_python_calls(scan, tools, is_list=listed)
+    scan.is_proven = True
+    calls: list[ParsedCall] = []
     while True:
-        call = call_of(scan.json())
+        call = parse_call(scan.read_json())
         if call is None:
-            raise scan.malformed("it has no name, or its arguments are not a JSON object")
+            raise scan.make_error("it has no name, or its arguments are not a JSON object")
         calls.append(call)
-        scan.blanks()
+        scan.skip_blanks()
         if listed:
-            if scan.literal(",", "]") != ",":
+            if scan.read_literal(",", "]") != ",":
                 return calls
-            scan.blanks()
+            scan.skip_blanks()
             continue
-        if not scan.optional(";"):
+        if not scan.read_optional(";"):
             return calls
-        scan.blanks()
+        scan.skip_blanks()
         if scan.ended:
             return calls
 
 
-def _pythonic(scan: Scan, tools: Tools) -> list[WrittenCall]:
+def _read_pythonic(scan: FormatScanner, tools: Tools) -> list[ParsedCall]:
     """A list of calls as Python writes them."""
-    marked = scan.literal("<|tool_call_start|>")
-    scan.blanks()
-    if not (marked or scan.starts_line) or not scan.literal("["):
+    marked = scan.read_literal("<|tool_call_start|>")
+    scan.skip_blanks()
+    if not (marked or scan.starts_line) or not scan.read_literal("["):
         return []
-    calls = python_calls(scan, tools, listed=True)
+    calls = parse_python_calls(scan, tools, is_list=True)
     if calls and marked:
-        scan.blanks()
-        scan.optional("<|tool_call_end|>")
+        scan.skip_blanks()
+        scan.read_optional("<|tool_call_end|>")
     return calls
 
 
-_FORMATS: Final[dict[str, tuple[Callable[[Scan, Tools], list[WrittenCall]], ...]]] = {
-    "<": (_xml, _glm, _deepseek, _harmony, _python_tag, _pythonic),
-    "[": (_mistral, _pythonic),
-    "t": (_harmony,),
+_FORMATS: Final[dict[str, tuple[Callable[[FormatScanner, Tools], list[ParsedCall]], ...]]] = {
+    "<": (
+        _read_qwen_xml,
+        _read_glm,
+        _read_deepseek,
+        _read_harmony,
+        _read_python_tag,
+        _read_pythonic,
+    ),
+    "[": (_read_mistral, _read_pythonic),
+    "t": (_read_harmony,),
 }

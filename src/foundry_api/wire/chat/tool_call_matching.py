@@ -25,23 +25,23 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 __all__ = [
-    "LONGEST_MARKER",
-    "NOT_YET",
-    "Found",
+    "INCOMPLETE",
+    "MAX_MARKER_LENGTH",
+    "CallsFound",
+    "Incomplete",
     "MalformedCall",
-    "NoCall",
-    "NotYet",
-    "Seen",
-    "WrittenCall",
-    "call_of",
-    "decoded",
-    "end_of_value",
-    "look",
+    "NotACall",
+    "ParsedCall",
+    "TextWindow",
+    "decode_json",
+    "find_value_end",
+    "match_calls",
+    "parse_call",
     "read_end_mark",
 ]
 
 
-LONGEST_MARKER: Final = 64
+MAX_MARKER_LENGTH: Final = 64
 """Characters; a text is copied no further to see whether a marker begins."""
 
 
@@ -60,29 +60,29 @@ class MalformedCall(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class TextWindow:
     """What is known of the text.
 
     Attributes:
         text: What came so far.
-        at: The place that is looked at.
-        final: Whether no more will come.
+        position: The place that is looked at.
+        is_final: Whether no more will come.
         starts_line: Whether nothing but blanks stands before it on its line.
     """
 
     text: str
-    at: int
-    final: bool
+    position: int
+    is_final: bool
     starts_line: bool
 
     @property
     def rest(self) -> str:
         """The text from that place on, as far as a marker can reach."""
-        return self.text[self.at : self.at + LONGEST_MARKER]
+        return self.text[self.position : self.position + MAX_MARKER_LENGTH]
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenCall:
+class ParsedCall:
     """A call as the model wrote it; most have no id."""
 
     name: str
@@ -91,15 +91,15 @@ class WrittenCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class CallsFound:
     """Calls, and where in the text they end."""
 
-    calls: tuple[WrittenCall, ...]
+    calls: tuple[ParsedCall, ...]
     end: int
 
 
 @dataclass(frozen=True, slots=True)
-class NoCall:
+class NotACall:
     """What is no call though it has the brackets of one, and where it ends.
 
     No part of it is looked at as a call if it is JSON.
@@ -109,14 +109,16 @@ class NoCall:
     is_json: bool = True
 
 
-class NotYet:
+class Incomplete:
     """What may become a call with more text."""
 
 
-NOT_YET: Final = NotYet()
+INCOMPLETE: Final = Incomplete()
 
 
-def look(seen: Seen, names: Collection[str]) -> Found | NotYet | NoCall | None:
+def match_calls(
+    window: TextWindow, names: Collection[str]
+) -> CallsFound | Incomplete | NotACall | None:
     """Tell what stands at a place of the text: calls, what may become some, or neither.
 
     Where no more text comes, what may become a call is none.
@@ -124,15 +126,15 @@ def look(seen: Seen, names: Collection[str]) -> Found | NotYet | NoCall | None:
     Raises:
         MalformedCall: A marked call cannot be read.
     """
-    undecided = False
-    no_call: NoCall | None = None
-    for shape in _SHAPES.get(seen.text[seen.at], ()):
-        found = shape(seen, names)
-        if isinstance(found, Found):
-            return found
-        undecided = undecided or found is NOT_YET
-        no_call = found if isinstance(found, NoCall) else no_call
-    return NOT_YET if undecided else no_call
+    is_undecided = False
+    not_a_call: NotACall | None = None
+    for shape in _SHAPES.get(window.text[window.position], ()):
+        match = shape(window, names)
+        if isinstance(match, CallsFound):
+            return match
+        is_undecided = is_undecided or match is INCOMPLETE
+        not_a_call = match if isinstance(match, NotACall) else not_a_call
+    return INCOMPLETE if is_undecided else not_a_call
 
 
 _TAGS: Final = {
@@ -150,70 +152,74 @@ _END_MARKS: Final = (
 )
 """What models and engines leave behind a call, which says nothing."""
 _BLANKS: Final = re.compile(r"[\s,;]*")
-_BEHIND: Final = re.compile(r"[\s,;}\]]*")
+_TRAILING: Final = re.compile(r"[\s,;}\]]*")
 """What stands behind a call: some models close more brackets than they opened."""
 
 
-def read_end_mark(seen: Seen) -> Found | NotYet | None:
+def read_end_mark(window: TextWindow) -> CallsFound | Incomplete | None:
     """Tell whether the mark of an end stands at a place of the text behind a call."""
-    rest = seen.rest
+    rest = window.rest
     for mark in _END_MARKS:
         if rest.startswith(mark):
-            return Found((), seen.at + len(mark))
-    begun = any(mark.startswith(rest) for mark in _END_MARKS)
-    return NOT_YET if begun and not seen.final else None
+            return CallsFound((), window.position + len(mark))
+    may_begin = any(mark.startswith(rest) for mark in _END_MARKS)
+    return INCOMPLETE if may_begin and not window.is_final else None
 
 
-def _tagged(seen: Seen, names: Collection[str]) -> Found | NotYet | None:
+def _match_tagged(window: TextWindow, names: Collection[str]) -> CallsFound | Incomplete | None:
     """One or more values between two tags, of which models forget the second."""
     del names
-    rest = seen.rest
+    rest = window.rest
     for opening, closing in _TAGS.items():
         if rest.startswith(opening):
-            return _until(seen, seen.at + len(opening), closing)
-    return NOT_YET if any(opening.startswith(rest) for opening in _TAGS) else None
+            return _match_until(window, window.position + len(opening), closing)
+    return INCOMPLETE if any(opening.startswith(rest) for opening in _TAGS) else None
 
 
-def _until(seen: Seen, at: int, closing: str) -> Found | NotYet | None:
-    calls: list[WrittenCall] = []
+def _match_until(window: TextWindow, position: int, closing: str) -> CallsFound | Incomplete | None:
+    calls: list[ParsedCall] = []
     while True:
-        at = _past(_BEHIND if calls else _BLANKS, seen.text, at)
-        rest = seen.text[at : at + len(closing)]
+        position = _skip(_TRAILING if calls else _BLANKS, window.text, position)
+        rest = window.text[position : position + len(closing)]
         if rest == closing:
-            return _closed(seen, calls, at + len(closing))
+            return _require_calls(window, calls, position + len(closing))
         if closing.startswith(rest):
-            if not seen.final:
-                return NOT_YET
-            return Found(tuple(calls), len(seen.text)) if calls else None
+            if not window.is_final:
+                return INCOMPLETE
+            return CallsFound(tuple(calls), len(window.text)) if calls else None
         if rest[:1] not in ("{", "["):
-            return Found(tuple(calls), at) if calls else None
-        end = end_of_value(seen.text, at, closing)
-        if end is None and not seen.final:
-            return NOT_YET
-        calls += _marked(seen, at, end)
-        at = end or len(seen.text)
+            return CallsFound(tuple(calls), position) if calls else None
+        end = find_value_end(window.text, position, closing)
+        if end is None and not window.is_final:
+            return INCOMPLETE
+        calls += _match_marked(window, position, end)
+        position = end or len(window.text)
 
 
-def _closed(seen: Seen, calls: list[WrittenCall], end: int) -> Found:
+def _require_calls(window: TextWindow, calls: list[ParsedCall], end: int) -> CallsFound:
     if not calls:
-        raise MalformedCall("there is no call between its markers", seen.text[seen.at : end])
-    return Found(tuple(calls), end)
+        raise MalformedCall(
+            "there is no call between its markers", window.text[window.position : end]
+        )
+    return CallsFound(tuple(calls), end)
 
 
 _LISTED: Final = re.compile(r"functools(?=\[\s*\{)|\[TOOL_CALLS\]\s*(?=[\[{])")
 _LISTED_SO_FAR: Final = re.compile(r"functools\[\s*|\[TOOL_CALLS\]\s*")
 
 
-def _listed(seen: Seen, names: Collection[str]) -> Found | NotYet | None:
+def _match_listed(window: TextWindow, names: Collection[str]) -> CallsFound | Incomplete | None:
     """A list behind a word."""
     del names
-    if match := _LISTED.match(seen.text, seen.at):
-        end = end_of_value(seen.text, match.end())
-        if end is None and not seen.final:
-            return NOT_YET
-        return Found(tuple(_marked(seen, match.end(), end)), end or len(seen.text))
-    begun = any(word.startswith(seen.rest) for word in ("functools[", "[TOOL_CALLS]"))
-    return NOT_YET if begun or _LISTED_SO_FAR.fullmatch(seen.text, seen.at) else None
+    if match := _LISTED.match(window.text, window.position):
+        end = find_value_end(window.text, match.end())
+        if end is None and not window.is_final:
+            return INCOMPLETE
+        return CallsFound(tuple(_match_marked(window, match.end(), end)), end or len(window.text))
+    may_begin = any(word.startswith(window.rest) for word in ("functools[", "[TOOL_CALLS]"))
+    return (
+        INCOMPLETE if may_begin or _LISTED_SO_FAR.fullmatch(window.text, window.position) else None
+    )
 
 
 _NAMED: Final = re.compile(r"<function=([^<>\s]+)>\s*(?=\{)")
@@ -222,98 +228,115 @@ _NAMED_END: Final = "</function>"
 _QUOTES: Final = "\"'"
 
 
-def _named(seen: Seen, names: Collection[str]) -> Found | NotYet | None:
+def _match_named(window: TextWindow, names: Collection[str]) -> CallsFound | Incomplete | None:
     """Arguments between tags that have the name."""
     del names
-    match = _NAMED.match(seen.text, seen.at)
+    match = _NAMED.match(window.text, window.position)
     if not match:
-        begun = "<function=".startswith(seen.rest)
-        return NOT_YET if begun or _NAMED_SO_FAR.fullmatch(seen.text, seen.at) else None
-    end = end_of_value(seen.text, match.end(), _NAMED_END)
-    if end is None and not seen.final:
-        return NOT_YET
-    raw = seen.text[seen.at : end]
-    call = call_of(
-        {"name": match[1].strip(_QUOTES), "arguments": decoded(seen.text[match.end() : end], raw)}
+        may_begin = "<function=".startswith(window.rest)
+        return (
+            INCOMPLETE
+            if may_begin or _NAMED_SO_FAR.fullmatch(window.text, window.position)
+            else None
+        )
+    end = find_value_end(window.text, match.end(), _NAMED_END)
+    if end is None and not window.is_final:
+        return INCOMPLETE
+    raw = window.text[window.position : end]
+    call = parse_call(
+        {
+            "name": match[1].strip(_QUOTES),
+            "arguments": decode_json(window.text[match.end() : end], raw),
+        }
     )
     if call is None:
         raise MalformedCall("its arguments are not a JSON object", raw)
-    end = end or len(seen.text)
-    behind = _past(_BEHIND, seen.text, end)
-    if seen.text.startswith(_NAMED_END, behind):
-        return Found((call,), behind + len(_NAMED_END))
-    if not seen.final and _NAMED_END.startswith(seen.text[behind : behind + LONGEST_MARKER]):
-        return NOT_YET
-    return Found((call,), end)
+    end = end or len(window.text)
+    after = _skip(_TRAILING, window.text, end)
+    if window.text.startswith(_NAMED_END, after):
+        return CallsFound((call,), after + len(_NAMED_END))
+    if not window.is_final and _NAMED_END.startswith(
+        window.text[after : after + MAX_MARKER_LENGTH]
+    ):
+        return INCOMPLETE
+    return CallsFound((call,), end)
 
 
 _FENCE: Final = re.compile(r"```(?:json|tool_calls?)?[ \t]*\r?\n\s*")
 _FENCE_SO_FAR: Final = re.compile(r"`{1,3}|```[a-z_]{0,10}[ \t]*\r?")
 
 
-def _fenced(seen: Seen, names: Collection[str]) -> Found | NotYet | NoCall | None:
+def _match_fenced(
+    window: TextWindow, names: Collection[str]
+) -> CallsFound | Incomplete | NotACall | None:
     """JSON in a fence."""
-    if not seen.starts_line:
+    if not window.starts_line:
         return None
-    match = _FENCE.match(seen.text, seen.at)
+    match = _FENCE.match(window.text, window.position)
     if not match:
-        return NOT_YET if _FENCE_SO_FAR.fullmatch(seen.text, seen.at) else None
-    found = _unmarked(seen, match.end(), names)
-    if not isinstance(found, Found):
-        return found
-    behind = _past(_BEHIND, seen.text, found.end)
-    if seen.text.startswith("```", behind):
-        return Found(found.calls, behind + len("```"))
-    if "```".startswith(seen.text[behind : behind + LONGEST_MARKER]):
-        return Found(found.calls, len(seen.text)) if seen.final else NOT_YET
+        return INCOMPLETE if _FENCE_SO_FAR.fullmatch(window.text, window.position) else None
+    calls_or_none = _match_unmarked(window, match.end(), names)
+    if not isinstance(calls_or_none, CallsFound):
+        return calls_or_none
+    after = _skip(_TRAILING, window.text, calls_or_none.end)
+    if window.text.startswith("```", after):
+        return CallsFound(calls_or_none.calls, after + len("```"))
+    if "```".startswith(window.text[after : after + MAX_MARKER_LENGTH]):
+        return CallsFound(calls_or_none.calls, len(window.text)) if window.is_final else INCOMPLETE
     return None
 
 
-def _bare(seen: Seen, names: Collection[str]) -> Found | NotYet | NoCall | None:
+def _match_bare(
+    window: TextWindow, names: Collection[str]
+) -> CallsFound | Incomplete | NotACall | None:
     """JSON by itself."""
-    return _unmarked(seen, seen.at, names) if seen.starts_line else None
+    return _match_unmarked(window, window.position, names) if window.starts_line else None
 
 
 _SHAPES: Final = {
-    "<": (_tagged, _named),
-    "f": (_listed,),
-    "[": (_listed, _bare),
-    "{": (_bare,),
-    "`": (_fenced,),
+    "<": (_match_tagged, _match_named),
+    "f": (_match_listed,),
+    "[": (_match_listed, _match_bare),
+    "{": (_match_bare,),
+    "`": (_match_fenced,),
 }
 """By the character that they begin with."""
 
 _KEYS: Final = frozenset({"name", "type", "function", "id", "arguments", "parameters"})
-_ARGUMENTS: Final = ("arguments", "parameters", "args", "input")
-_TOLD_BESIDES: Final = frozenset({"index", "description", "strict"})
-_BEGUN_KEYS: Final = "|".join(
+_ARGUMENT_KEYS: Final = ("arguments", "parameters", "args", "input")
+_EXTRA_KEYS: Final = frozenset({"index", "description", "strict"})
+_KEY_PREFIXES: Final = "|".join(
     sorted({key[:length] for key in _KEYS for length in range(1, len(key) + 1)}, reverse=True)
 )
 _CALL: Final = re.compile(rf'(?:\[\s*)?\{{\s*"(?:{"|".join(sorted(_KEYS))})"\s*:')
-_CALL_SO_FAR: Final = re.compile(rf'(?:\[\s*)?(?:\{{\s*(?:"(?:(?:{_BEGUN_KEYS})(?:"\s*)?)?)?)?')
+_CALL_SO_FAR: Final = re.compile(rf'(?:\[\s*)?(?:\{{\s*(?:"(?:(?:{_KEY_PREFIXES})(?:"\s*)?)?)?)?')
 _NAME: Final = re.compile(r'(?:\[\s*)?\{\s*"name"\s*:\s*"([^"\\]*)"')
 
 
-def _unmarked(seen: Seen, at: int, names: Collection[str]) -> Found | NotYet | NoCall | None:
+def _match_unmarked(
+    window: TextWindow, position: int, names: Collection[str]
+) -> CallsFound | Incomplete | NotACall | None:
     """A call or a list of them that nothing but its shape and its name tells from other JSON."""
-    if not _CALL.match(seen.text, at):
-        return NOT_YET if _CALL_SO_FAR.fullmatch(seen.text, at) else None
-    named = _NAME.match(seen.text, at)
+    if not _CALL.match(window.text, position):
+        return INCOMPLETE if _CALL_SO_FAR.fullmatch(window.text, position) else None
+    named = _NAME.match(window.text, position)
     if named and named[1] not in names:
         return None
-    end = end_of_value(seen.text, at)
+    end = find_value_end(window.text, position)
     if end is None:
-        return NOT_YET
+        return INCOMPLETE
     try:
-        items = _items(decoded(seen.text[at:end], ""))
+        items = _as_items(decode_json(window.text[position:end], ""))
     except MalformedCall:
-        return NoCall(end, is_json=False)
-    calls = [call_of(item) for item in items if _is_nothing_but_a_call(item)]
+        return NotACall(end, is_json=False)
+    calls = [parse_call(item) for item in items if _has_only_call_keys(item)]
     offered = [call for call in calls if call and call.name in names]
-    return Found(tuple(offered), end) if offered and len(offered) == len(items) else NoCall(end)
+    return (
+        CallsFound(tuple(offered), end) if offered and len(offered) == len(items) else NotACall(end)
+    )
 
 
-def _is_nothing_but_a_call(item: Any) -> bool:
+def _has_only_call_keys(item: Any) -> bool:
     if not is_object(item) or not item.keys() <= _KEYS:
         return False
     function = item.get("function")
@@ -321,26 +344,26 @@ def _is_nothing_but_a_call(item: Any) -> bool:
     return "arguments" in inner or "parameters" in inner
 
 
-def _marked(seen: Seen, at: int, end: int | None) -> Iterator[WrittenCall]:
+def _match_marked(window: TextWindow, position: int, end: int | None) -> Iterator[ParsedCall]:
     """The calls of a value that has to be one or more."""
-    raw = seen.text[seen.at : end]
+    raw = window.text[window.position : end]
     if end is None:
         raise MalformedCall("it is not complete", raw)
-    items = _items(decoded(seen.text[at:end], raw))
+    items = _as_items(decode_json(window.text[position:end], raw))
     if not items:
         raise MalformedCall("it is an empty list", raw)
     for item in items:
-        call = call_of(item)
+        call = parse_call(item)
         if call is None:
             raise MalformedCall("it has no name, or its arguments are not a JSON object", raw)
         yield call
 
 
-def _items(value: Any) -> list[Any]:
+def _as_items(value: Any) -> list[Any]:
     return value if is_list(value) else [value]
 
 
-def call_of(item: Any) -> WrittenCall | None:
+def parse_call(item: Any) -> ParsedCall | None:
     """The call that a JSON value is; None if it is none."""
     if not is_object(item):
         return None
@@ -349,21 +372,21 @@ def call_of(item: Any) -> WrittenCall | None:
     if not is_object(inner):
         return None
     name, call_id = inner.get("name"), item.get("id")
-    given = [inner[key] for key in _ARGUMENTS if key in inner]
-    if not given and not inner.keys() <= _KEYS | _TOLD_BESIDES:
+    argument_values = [inner[key] for key in _ARGUMENT_KEYS if key in inner]
+    if not argument_values and not inner.keys() <= _KEYS | _EXTRA_KEYS:
         return None  # its arguments would be lost
-    arguments: Any = (given[0] if given else None) or {}
+    arguments: Any = (argument_values[0] if argument_values else None) or {}
     if isinstance(arguments, str):
         try:
-            arguments = decoded(arguments, "")
+            arguments = decode_json(arguments, "")
         except MalformedCall:
             return None
     if not (name and isinstance(name, str) and is_object(arguments)):
         return None
-    return WrittenCall(name, arguments, call_id if isinstance(call_id, str) and call_id else None)
+    return ParsedCall(name, arguments, call_id if isinstance(call_id, str) and call_id else None)
 
 
-def decoded(text: str, raw: str) -> Any:
+def decode_json(text: str, raw: str) -> Any:
     """A JSON value; models write line breaks into strings, which JSON does not allow."""
     try:
         return json.loads(text, strict=False)
@@ -374,7 +397,7 @@ def decoded(text: str, raw: str) -> Any:
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|["{}\[\]]|<[|/]', re.DOTALL)
 
 
-def end_of_value(text: str, start: int, closing: str | None = None) -> int | None:
+def find_value_end(text: str, start: int, closing: str | None = None) -> int | None:
     """Where an object or a list ends; None if it does not end yet.
 
     Args:
@@ -397,6 +420,6 @@ def end_of_value(text: str, start: int, closing: str | None = None) -> int | Non
     return None
 
 
-def _past(pattern: re.Pattern[str], text: str, at: int) -> int:
-    match = pattern.match(text, at)
-    return match.end() if match else at
+def _skip(pattern: re.Pattern[str], text: str, position: int) -> int:
+    match = pattern.match(text, position)
+    return match.end() if match else position

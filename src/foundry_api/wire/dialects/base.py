@@ -15,8 +15,8 @@ from foundry_api.types.errors import (
     UnsupportedFeature,
 )
 from foundry_api.types.messages import FinishReason, Usage
-from foundry_api.wire.errors import NOT_JSON, classify, error_message, retry_after_s
-from foundry_api.wire.transport import Reply, Request, fetch
+from foundry_api.wire.errors import NOT_JSON, classify, extract_error_message, parse_retry_after
+from foundry_api.wire.transport import BufferedResponse, Request, fetch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
@@ -33,13 +33,13 @@ __all__ = [
     "Catalog",
     "ChatDecoder",
     "Dialect",
-    "Ending",
     "ModelCommand",
+    "ServiceClient",
     "ServiceStatus",
-    "Wire",
-    "error_of",
-    "folded",
-    "no_download",
+    "StreamEnd",
+    "lowercase_keys",
+    "parse_error",
+    "refuse_download",
 ]
 
 Catalog = Literal["local", "public"]
@@ -60,12 +60,12 @@ class ServiceStatus:
     """What a service says of itself.
 
     Attributes:
-        generation: Which Foundry Local it is, by its fingerprint.
+        service_generation: Which Foundry Local it is, by its fingerprint.
         pid: Its process; None where the generation does not tell.
         cache_dir: Where its models lie; None where it does not tell.
     """
 
-    generation: Generation
+    service_generation: Generation
     pid: int | None = None
     cache_dir: str | None = None
 
@@ -73,15 +73,15 @@ class ServiceStatus:
 class ModelCommand(Protocol):
     """A program of the user's that manages a service's models where its HTTP routes do not."""
 
-    async def available(self) -> bool:
+    async def is_available(self) -> bool:
         """Whether it is installed, and the service that it manages is this one."""
         ...
 
-    async def models(self) -> Sequence[Model]:
+    async def list_models(self) -> Sequence[Model]:
         """Every variant that it lists, with what is on this machine and what is in memory."""
         ...
 
-    async def loaded(self) -> frozenset[str]:
+    async def get_loaded_ids(self) -> frozenset[str]:
         """Ids of the models in memory."""
         ...
 
@@ -99,7 +99,7 @@ class ModelCommand(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Wire:
+class ServiceClient:
     """How to reach one service.
 
     Attributes:
@@ -128,13 +128,13 @@ class Wire:
         """
         request = Request("GET", f"{self.base_url}{path}", self.headers)
         try:
-            reply = await fetch(self.transport, request, timeout_s=timeout_s)
+            response = await fetch(self.transport, request, timeout_s=timeout_s)
         except FoundryError as error:
             error.located(service=self.base_url)
             raise
-        if reply.status != 200:  # noqa: PLR2004 - HTTP's own number
-            raise error_of(reply).located(service=self.base_url)
-        return reply.body
+        if response.status != 200:  # noqa: PLR2004 - HTTP's own number
+            raise parse_error(response).located(service=self.base_url)
+        return response.body
 
     async def get_json(
         self, path: str, decoder: msgspec.json.Decoder[_T], *, timeout_s: float
@@ -154,11 +154,11 @@ class Wire:
                 service=self.base_url,
             ) from error
 
-    def post(self, path: str, body: bytes) -> Request:
+    def build_post(self, path: str, body: bytes) -> Request:
         """A POST of JSON."""
         return Request("POST", f"{self.base_url}{path}", self.json_headers, body)
 
-    def request(
+    def build_request(
         self,
         method: str,
         path: str,
@@ -166,31 +166,31 @@ class Wire:
         headers: Mapping[str, str] | None = None,
     ) -> Request:
         """Any request; the service's own headers win over those that are given."""
-        told = {**headers, **self.headers} if headers else self.headers
-        return Request(method, f"{self.base_url}{path}", told, body)
+        all_headers = {**headers, **self.headers} if headers else self.headers
+        return Request(method, f"{self.base_url}{path}", all_headers, body)
 
 
-class Ending(msgspec.Struct, frozen=True):
+class StreamEnd(msgspec.Struct, frozen=True):
     """How a streamed answer ended.
 
     Attributes:
         finish_reason: Why.
         usage: Tokens, as the service counted them; zeros if it did not.
         raw: The data of the events without text, a line each.
-        early: Whether the answer was ended here, while the service would have gone on.
+        stopped_early: Whether the answer was ended here, while the service would have gone on.
     """
 
     finish_reason: FinishReason
     usage: Usage
     raw: bytes = b""
-    early: bool = False
+    stopped_early: bool = False
 
 
 class ChatDecoder(Protocol):
     """Turns the body of one streamed chat completion into chunks."""
 
     @property
-    def pieces(self) -> int:
+    def chunk_count(self) -> int:
         """Pieces of the answer that came, those that are held back included."""
         ...
 
@@ -208,7 +208,7 @@ class ChatDecoder(Protocol):
         """
         ...
 
-    def finish(self) -> Ending:
+    def finish(self) -> StreamEnd:
         """Finish reason and usage, once the body ended.
 
         Raises:
@@ -221,7 +221,7 @@ class Dialect(Protocol):
     """One generation of the service. Every method raises the typed errors of `errors.py`."""
 
     @property
-    def generation(self) -> Generation:
+    def service_generation(self) -> Generation:
         """The generation that it speaks."""
         ...
 
@@ -230,15 +230,15 @@ class Dialect(Protocol):
         """What the generation can do."""
         ...
 
-    async def status(self) -> ServiceStatus:
+    async def get_status(self) -> ServiceStatus:
         """Liveness: cheap, and never behind a running generation."""
         ...
 
-    async def local_models(self) -> Sequence[Model]:
+    async def list_local_models(self) -> Sequence[Model]:
         """Models that the service knows without asking a remote catalog, loaded ones marked."""
         ...
 
-    async def public_models(self) -> Sequence[Model]:
+    async def list_public_models(self) -> Sequence[Model]:
         """Models of the remote catalog, loaded ones marked.
 
         Raises:
@@ -246,14 +246,14 @@ class Dialect(Protocol):
         """
         ...
 
-    async def by_alias(self, name: str) -> Model | None:
+    async def find_by_alias(self, name: str) -> Model | None:
         """The model of an alias that no listing tells; None where the service knows none either.
 
         Only loading it shows which one it is.
         """
         ...
 
-    async def loaded(self, catalog: Catalog | None = None) -> frozenset[str]:
+    async def get_loaded_ids(self, catalog: Catalog | None = None) -> frozenset[str]:
         """Ids of the models in memory.
 
         Args:
@@ -284,19 +284,19 @@ class Dialect(Protocol):
         """Those that have routes of their own. Stored responses are kept apart by them."""
         ...
 
-    def path(self, catalog: Catalog, route: str) -> str:
+    def make_path(self, catalog: Catalog, route: str) -> str:
         """Where a route such as /v1/embeddings is for the models of a catalog."""
         ...
 
-    def chat_request(self, model: Model, request: ChatRequest) -> Request:
+    def build_chat_request(self, model: Model, request: ChatRequest) -> Request:
         """The HTTP request of a streamed chat completion."""
         ...
 
-    def chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
-        """A decoder for the answer to `chat_request`, which puts right what it says wrongly."""
+    def make_chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
+        """Return a decoder for the answer to `build_chat_request`; it corrects known mistakes."""
         ...
 
-    def plain_request(self, model: Model, request: ChatRequest) -> Request | None:
+    def non_streaming_request(self, model: Model, request: ChatRequest) -> Request | None:
         """The same without streaming, where a stream that fails does not say why; else None."""
         ...
 
@@ -305,20 +305,20 @@ BAD_JSON = NOT_JSON
 """What msgspec raises for bytes that are not the JSON that was expected."""
 
 
-def error_of(reply: Reply) -> FoundryError:
+def parse_error(response: BufferedResponse) -> FoundryError:
     """The typed error of an answer whose status is no success.
 
     The handlers send `{"error":{"message":…}}`; a missing route is answered in plain text by the
     HTTP library beneath; a C# service passes on its exception with the stack below it, or as
     problem details, and 1.x sends nothing at all.
     """
-    error = classify(reply.status, _told(reply.body))
+    error = classify(response.status, _parse_error_message(response.body))
     if isinstance(error, ServiceOverloaded):
-        error.retry_after_s = retry_after_s(reply.headers)
+        error.retry_after_s = parse_retry_after(response.headers)
     return error
 
 
-def folded(body: bytes) -> dict[str, Any]:
+def lowercase_keys(body: bytes) -> dict[str, Any]:
     """A JSON object with its keys in lower case, as the generations differ in it; else empty."""
     try:
         members = msgspec.json.decode(body, type=dict[str, Any])
@@ -327,30 +327,30 @@ def folded(body: bytes) -> dict[str, Any]:
     return {key.lower(): value for key, value in members.items()}
 
 
-def no_download(wire: Wire) -> AsyncGenerator[float, None]:
+def refuse_download(client: ServiceClient) -> AsyncGenerator[float, None]:
     """What `Dialect.download` does where the service has no route for it.
 
     Raises:
         UnsupportedFeature: Always.
     """
     raise UnsupportedFeature(
-        f"the service at {wire.base_url} has no route to download models",
+        f"the service at {client.base_url} has no route to download models",
         hint="Use its own command line (`foundry model …`), or service='embedded'.",
     )
 
 
-def _told(body: bytes) -> str:
-    return error_message(folded(body)) or _told_in_text(body)
+def _parse_error_message(body: bytes) -> str:
+    return extract_error_message(lowercase_keys(body)) or _message_from_text(body)
 
 
-_EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*\w*Exception: ")
-_STACK = "   at "
+_EXCEPTION_NAME = re.compile(r"^(?:[A-Za-z_]\w*\.)*\w*Exception: ")
+_STACK_LINE = "   at "
 
 
-def _told_in_text(body: bytes) -> str:
+def _message_from_text(body: bytes) -> str:
     lines = body[:500].decode("utf-8", "replace").rstrip().lstrip("\r\n").splitlines()
     if not lines or lines[0].startswith("<"):  # no HTML of a proxy
         return ""
-    if len(lines) > 1 and lines[1].startswith(_STACK):
-        return _EXCEPTION.sub("", lines[0])
+    if len(lines) > 1 and lines[1].startswith(_STACK_LINE):
+        return _EXCEPTION_NAME.sub("", lines[0])
     return lines[-1].strip().removeprefix("message=")

@@ -27,17 +27,17 @@ from foundry_api.wire.dialects.base import (
     LOAD_TIMEOUT_S,
     QUICK_TIMEOUT_S,
     ServiceStatus,
-    error_of,
+    parse_error,
 )
-from foundry_api.wire.dialects.csharp import IDS, LISTING, CSharpDialect
-from foundry_api.wire.dialects.model_ids import aliases_of, without_version
+from foundry_api.wire.dialects.csharp import IDS_DECODER, LISTING_DECODER, CSharpDialect
+from foundry_api.wire.dialects.model_ids import guess_aliases, strip_version
 from foundry_api.wire.transport import fetch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from foundry_api.types.messages import Generation
-    from foundry_api.wire.dialects.base import Catalog, ModelCommand, Wire
+    from foundry_api.wire.dialects.base import Catalog, ModelCommand, ServiceClient
 
 __all__ = ["Cli010Dialect"]
 
@@ -52,70 +52,72 @@ class Cli010Dialect(CSharpDialect):
         wire: How to reach it, with the command that manages it, if there is one.
     """
 
-    generation: Generation = "cli-0.10"
-    _says_why = False  # 0.8 did not, SDK 1.0 does; of 0.10 it is not known
-    _knows_tools = False  # as little known
+    service_generation: Generation = "cli-0.10"
+    _explains_errors = False  # 0.8 did not, SDK 1.0 does; of 0.10 it is not known
+    _accepts_tools = False  # as little known
 
-    def __init__(self, wire: Wire) -> None:
-        super().__init__(wire)
-        self.capabilities = CAPABILITIES[self.generation]
-        self._has_routes: bool | None = None
-        self._command_is_there = False
-        self._answered: set[str] = set()
+    def __init__(self, client: ServiceClient) -> None:
+        super().__init__(client)
+        self.capabilities = CAPABILITIES[self.service_generation]
+        self._has_model_routes: bool | None = None
+        self._command_available = False
+        self._answered_ids: set[str] = set()
 
-    async def status(self) -> ServiceStatus:
+    async def get_status(self) -> ServiceStatus:
         """Liveness. There is no route for it, and a catalog out of reach is no death."""
         with contextlib.suppress(CatalogUnavailable):
-            await self._wire.get("/v1/models", timeout_s=QUICK_TIMEOUT_S)
-        return ServiceStatus(self.generation)
+            await self._client.get("/v1/models", timeout_s=QUICK_TIMEOUT_S)
+        return ServiceStatus(self.service_generation)
 
-    async def local_models(self) -> list[Model]:
+    async def list_local_models(self) -> list[Model]:
         """Models whose files are there, as `foundry` tells them, else as `/v1/models` does.
 
         Where that fails without the remote catalog, as in SDK 1.x, those in memory alone.
         """
-        if command := await self._command():
-            return [model for model in await command.models() if model.cached or model.loaded]
+        if command := await self._get_command():
+            return [model for model in await command.list_models() if model.cached or model.loaded]
         try:
-            return await self._models()
+            return await self._list_models()
         except CatalogUnavailable:
             return [
                 Model(
                     id=model_id,
-                    alias=aliases_of(model_id)[0],
+                    alias=guess_aliases(model_id)[0],
                     catalog="public",
                     cached=True,
                     loaded=True,
                 )
-                for model_id in sorted(await self.loaded())
+                for model_id in sorted(await self.get_loaded_ids())
             ]
 
-    async def public_models(self) -> Sequence[Model]:
+    async def list_public_models(self) -> Sequence[Model]:
         """Models of the catalog, as `foundry` tells them; the service tells of no others.
 
         Raises:
             CatalogUnavailable: It could not be reached.
         """
-        command = await self._command()
+        command = await self._get_command()
         if command is None:
-            return await self._models()
-        if not (models := await command.models()):
+            return await self._list_models()
+        if not (models := await command.list_models()):
             raise CatalogUnavailable(
                 "`foundry` lists no models: it could not reach the catalog",
-                service=self._wire.base_url,
+                service=self._client.base_url,
             )
         return models
 
-    async def loaded(self, catalog: Catalog | None = None) -> frozenset[str]:
+    async def get_loaded_ids(self, catalog: Catalog | None = None) -> frozenset[str]:
         """Ids of the models in memory; where nobody tells, of those that answered here."""
         if catalog == "local":  # there is none
             return frozenset()
-        if await self._routes():
-            ids = await self._wire.get_json("/models/loaded", IDS, timeout_s=QUICK_TIMEOUT_S)
+        if await self._check_model_routes():
+            ids = await self._client.get_json(
+                "/models/loaded", IDS_DECODER, timeout_s=QUICK_TIMEOUT_S
+            )
             return frozenset(ids)
-        if command := await self._command():
-            return await command.loaded()
-        return frozenset(self._answered)
+        if command := await self._get_command():
+            return await command.get_loaded_ids()
+        return frozenset(self._answered_ids)
 
     async def load(self, model: Model) -> None:
         """Load a model over HTTP or by `foundry`; without either, see whether it is loaded.
@@ -124,12 +126,12 @@ class Cli010Dialect(CSharpDialect):
             ModelLoadFailed: It could not be loaded.
             UnsupportedFeature: It is not loaded, and there is no way to load it from here.
         """
-        if await self._routes():
+        if await self._check_model_routes():
             await self._load_over_http(model)
-        elif command := await self._command():
+        elif command := await self._get_command():
             await command.load(model.id)
         else:
-            await self._see_whether_it_answers(model)
+            await self._load_by_probe(model)
 
     async def unload(self, model: Model) -> None:
         """Unload a model over HTTP or by `foundry`.
@@ -137,12 +139,12 @@ class Cli010Dialect(CSharpDialect):
         Raises:
             UnsupportedFeature: There is no way to do it from here.
         """
-        if await self._routes():
-            await self._wire.get(f"/models/unload/{model.id}", timeout_s=LOAD_TIMEOUT_S)
-        elif command := await self._command():
+        if await self._check_model_routes():
+            await self._client.get(f"/models/unload/{model.id}", timeout_s=LOAD_TIMEOUT_S)
+        elif command := await self._get_command():
             await command.unload(model.id)
         else:
-            self._refuse("unload", model)
+            self._raise_unsupported("unload", model)
 
     async def download(self, model: Model) -> AsyncGenerator[float, None]:
         """Have `foundry` download a model. Closing the generator ends the command.
@@ -151,37 +153,41 @@ class Cli010Dialect(CSharpDialect):
             DownloadFailed: It broke off, or the model is not listed as cached after it.
             UnsupportedFeature: There is no `foundry` here that manages this service.
         """
-        command = await self._command()
+        command = await self._get_command()
         if command is None:
-            self._refuse("download", model)
-        async with contextlib.aclosing(command.download(model.id)) as steps:
-            async for percent in steps:
+            self._raise_unsupported("download", model)
+        async with contextlib.aclosing(command.download(model.id)) as percentages:
+            async for percent in percentages:
                 yield percent
 
-    async def _routes(self) -> bool:
+    async def _check_model_routes(self) -> bool:
         """Whether the SDK's routes for models are there. It is asked once."""
-        if self._has_routes is None:
+        if self._has_model_routes is None:
             try:
-                await self._wire.get_json("/models/loaded", IDS, timeout_s=QUICK_TIMEOUT_S)
-                self._has_routes = True
+                await self._client.get_json(
+                    "/models/loaded", IDS_DECODER, timeout_s=QUICK_TIMEOUT_S
+                )
+                self._has_model_routes = True
             except (RouteMissing, ProtocolError):
-                self._has_routes = False
-        return self._has_routes
+                self._has_model_routes = False
+        return self._has_model_routes
 
-    async def _command(self) -> ModelCommand | None:
-        command = self._wire.command
-        if command is not None and not self._command_is_there:
-            self._command_is_there = await command.available()
-        return command if self._command_is_there else None
+    async def _get_command(self) -> ModelCommand | None:
+        command = self._client.command
+        if command is not None and not self._command_available:
+            self._command_available = await command.is_available()
+        return command if self._command_available else None
 
-    async def _models(self) -> list[Model]:
-        loaded = await self.loaded()
-        listing = await self._wire.get_json("/v1/models", LISTING, timeout_s=CATALOG_TIMEOUT_S)
-        full = {without_version(model_id): model_id for model_id in loaded}
+    async def _list_models(self) -> list[Model]:
+        loaded = await self.get_loaded_ids()
+        listing = await self._client.get_json(
+            "/v1/models", LISTING_DECODER, timeout_s=CATALOG_TIMEOUT_S
+        )
+        full = {strip_version(model_id): model_id for model_id in loaded}
         return [
             Model(
                 id=(model_id := full.get(item.id, item.id)),
-                alias=item.parent or without_version(item.id),
+                alias=item.parent or strip_version(item.id),
                 catalog="public",
                 cached=True,
                 loaded=model_id in loaded,
@@ -191,30 +197,32 @@ class Cli010Dialect(CSharpDialect):
 
     async def _load_over_http(self, model: Model) -> None:
         try:
-            await self._wire.get(f"/models/load/{model.id}", timeout_s=LOAD_TIMEOUT_S)
+            await self._client.get(f"/models/load/{model.id}", timeout_s=LOAD_TIMEOUT_S)
         except ServerError as error:
             raise ModelLoadFailed(
                 f"the service could not load it: {error.message}",
                 model=model.id,
-                service=self._wire.base_url,
+                service=self._client.base_url,
             ) from error
 
-    async def _see_whether_it_answers(self, model: Model) -> None:
+    async def _load_by_probe(self, model: Model) -> None:
         """Ask for one token: nothing else tells whether a model is loaded."""
         probe = ChatRequest(messages=(Message("user", "Hi"),), max_tokens=1)
-        request = self.plain_request(model, probe)
-        reply = await fetch(self._wire.transport, request, timeout_s=LOAD_TIMEOUT_S)
-        if reply.status != _OK:
-            error = error_of(reply).located(model=model.id, service=self._wire.base_url)
+        request = self.non_streaming_request(model, probe)
+        response = await fetch(self._client.transport, request, timeout_s=LOAD_TIMEOUT_S)
+        if response.status != _OK:
+            error = parse_error(response).located(model=model.id, service=self._client.base_url)
             if not isinstance(error, ModelError):
                 raise error
-            self._refuse("load", model, error)
-        self._answered.add(model.id)
+            self._raise_unsupported("load", model, error)
+        self._answered_ids.add(model.id)
 
-    def _refuse(self, verb: str, model: Model, cause: ModelError | None = None) -> NoReturn:
+    def _raise_unsupported(
+        self, verb: str, model: Model, cause: ModelError | None = None
+    ) -> NoReturn:
         raise UnsupportedFeature(
             f"the service has no route to {verb} a model, and no `foundry` here manages it",
             hint=f"Run `foundry model {verb} {model.id}` on its machine, then call again.",
             model=model.id,
-            service=self._wire.base_url,
+            service=self._client.base_url,
         ) from cause

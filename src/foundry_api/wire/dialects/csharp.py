@@ -12,43 +12,43 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from foundry_api.wire.chat.reasoning import opens_block_in_prompt
-from foundry_api.wire.chat.request import inlined, told
-from foundry_api.wire.chat.stop_strings import Stopped
+from foundry_api.wire.chat.request import inline_tool_history, prompt_for_constraint
+from foundry_api.wire.chat.stop_strings import StopStringFilter
 from foundry_api.wire.chat.stream import (
     DEFAULT_MAX_TOKENS,
     ChatStream,
-    chat_body,
     encode,
-    output_limit,
-    tool_names,
+    get_output_limit,
+    get_tool_names,
+    make_chat_body,
 )
-from foundry_api.wire.chat.tool_call_parser import recovering
+from foundry_api.wire.chat.tool_call_parser import with_tool_recovery
 
 if TYPE_CHECKING:
     from foundry_api.types.messages import ChatRequest, Model
-    from foundry_api.wire.dialects.base import Catalog, ChatDecoder, Wire
+    from foundry_api.wire.dialects.base import Catalog, ChatDecoder, ServiceClient
     from foundry_api.wire.transport import Request
 
-__all__ = ["IDS", "LISTING", "CSharpDialect", "Listed"]
+__all__ = ["IDS_DECODER", "LISTING_DECODER", "CSharpDialect", "ListedModel"]
 
 _ROUTE = "/v1/chat/completions"
 
 
-class Listed(msgspec.Struct):
+class ListedModel(msgspec.Struct):
     """A model as `/v1/models` lists it; `parent` is its alias."""
 
     id: str
     parent: str | None = None
 
 
-class Listing(msgspec.Struct):
+class ModelListing(msgspec.Struct):
     """The answer of `/v1/models`."""
 
-    data: list[Listed]
+    data: list[ListedModel]
 
 
-LISTING = msgspec.json.Decoder(Listing)
-IDS: msgspec.json.Decoder[list[str]] = msgspec.json.Decoder(list[str])
+LISTING_DECODER = msgspec.json.Decoder(ModelListing)
+IDS_DECODER: msgspec.json.Decoder[list[str]] = msgspec.json.Decoder(list[str])
 
 
 class CSharpDialect:
@@ -58,14 +58,14 @@ class CSharpDialect:
         wire: How to reach it.
     """
 
-    _says_why: ClassVar[bool] = True
+    _explains_errors: ClassVar[bool] = True
     _default_limit: ClassVar[int] = DEFAULT_MAX_TOKENS
-    _knows_tools: ClassVar[bool] = True
+    _accepts_tools: ClassVar[bool] = True
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
+    def __init__(self, client: ServiceClient) -> None:
+        self._client = client
 
-    async def by_alias(self, name: str) -> Model | None:
+    async def find_by_alias(self, name: str) -> Model | None:
         """None: every alias is listed."""
         del name
         return None
@@ -75,44 +75,44 @@ class CSharpDialect:
         """Its only one."""
         return ("public",)
 
-    def path(self, catalog: Catalog, route: str) -> str:
+    def make_path(self, catalog: Catalog, route: str) -> str:
         """The route itself."""
         del catalog
         return route
 
-    def chat_request(self, model: Model, request: ChatRequest) -> Request:
+    def build_chat_request(self, model: Model, request: ChatRequest) -> Request:
         """A streamed chat completion; stop strings are left out, as they are ignored."""
-        return self._wire.post(_ROUTE, encode(self._body(model, request)))
+        return self._client.build_post(_ROUTE, encode(self._make_body(model, request)))
 
-    def chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
+    def make_chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
         """A decoder that ends the answer at a stop string, and tells a cut answer from a whole."""
-        limit = output_limit(request, self._default_limit)
+        limit = get_output_limit(request, self._default_limit)
         stream = ChatStream(
             model.id,
             limit=limit,
-            says_why=self._says_why,
-            tools=tool_names(request),
-            block_opened=opens_block_in_prompt(model.id),
+            explains_errors=self._explains_errors,
+            tools=get_tool_names(request),
+            in_reasoning=opens_block_in_prompt(model.id),
         )
-        stopped = Stopped(stream, request.stop) if request.stop else stream
-        return recovering(stopped, model.id, request)
+        decoder = StopStringFilter(stream, request.stop) if request.stop else stream
+        return with_tool_recovery(decoder, model.id, request)
 
-    def plain_request(self, model: Model, request: ChatRequest) -> Request:
+    def non_streaming_request(self, model: Model, request: ChatRequest) -> Request:
         """The same without streaming, whose errors have a message."""
-        body = self._body(model, request)
+        body = self._make_body(model, request)
         for name in ("stream", "stream_options"):
             del body[name]
-        return self._wire.post(_ROUTE, encode(body))
+        return self._client.build_post(_ROUTE, encode(body))
 
-    def _body(self, model: Model, request: ChatRequest) -> dict[str, Any]:
-        messages = told(request)
-        if not self._knows_tools:
-            messages = inlined(messages)
+    def _make_body(self, model: Model, request: ChatRequest) -> dict[str, Any]:
+        messages = prompt_for_constraint(request)
+        if not self._accepts_tools:
+            messages = inline_tool_history(messages)
         request = msgspec.structs.replace(
             request,
             messages=messages,
-            tools_in_prompt=request.tools_in_prompt or not self._knows_tools,
+            tools_in_prompt=request.tools_in_prompt or not self._accepts_tools,
         )
-        body = chat_body(request, model.id)
+        body = make_chat_body(request, model.id)
         body.pop("stop", None)
         return body

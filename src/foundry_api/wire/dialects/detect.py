@@ -14,7 +14,7 @@ from foundry_api.types.errors import (
     ServiceNotRunning,
     UnsupportedFeature,
 )
-from foundry_api.wire.dialects.base import BAD_JSON, ServiceStatus, error_of, folded
+from foundry_api.wire.dialects.base import BAD_JSON, ServiceStatus, lowercase_keys, parse_error
 from foundry_api.wire.dialects.cli010 import Cli010Dialect
 from foundry_api.wire.dialects.legacy import LegacyDialect
 from foundry_api.wire.dialects.sdk1 import Sdk1Dialect
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from foundry_api.types.messages import Generation
-    from foundry_api.wire.dialects.base import Dialect, Wire
-    from foundry_api.wire.transport import Reply, Transport
+    from foundry_api.wire.dialects.base import Dialect, ServiceClient
+    from foundry_api.wire.transport import BufferedResponse, Transport
 
-__all__ = ["dialect_of", "identify"]
+__all__ = ["detect_service", "get_dialect"]
 
 
 MAX_STATUS_BYTES = 64 * 1024
@@ -36,11 +36,11 @@ MAX_LIST_BYTES = 16 * 2**20
 """A service lists its whole catalog, which is too long for the other bound."""
 
 _OK = 200
-_REFUSED = frozenset({401, 403})
-_MISSING = frozenset({404, 405})
+_UNAUTHORIZED = frozenset({401, 403})
+_NOT_FOUND = frozenset({404, 405})
 
 
-async def identify(
+async def detect_service(
     transport: Transport, base_url: str, headers: Mapping[str, str], timeout_s: float
 ) -> ServiceStatus:
     """Look at a service's routes until its generation is known.
@@ -56,10 +56,10 @@ async def identify(
         ConfigurationError: The service wants another credential.
         ProtocolError: What answers is not a Foundry Local service.
     """
-    asked = _Asked(transport, base_url, headers, timeout_s)
+    fingerprint = _Fingerprint(transport, base_url, headers, timeout_s)
     try:
         async with asyncio.timeout(timeout_s):
-            return await _identified(asked)
+            return await _match_fingerprint(fingerprint)
     except TimeoutError as error:
         raise ServiceNotRunning(
             f"{base_url} did not answer within {timeout_s:g} s", service=base_url
@@ -70,7 +70,7 @@ class _List(msgspec.Struct, frozen=True):
     data: list[dict[str, Any]]
 
 
-class _Asked:
+class _Fingerprint:
     """One service, asked route by route."""
 
     def __init__(
@@ -81,81 +81,83 @@ class _Asked:
         self._headers = headers
         self._timeout_s = timeout_s
 
-    async def get(self, path: str, *, max_bytes: int = MAX_STATUS_BYTES) -> Reply:
+    async def get(self, path: str, *, max_bytes: int = MAX_STATUS_BYTES) -> BufferedResponse:
         """The answer of one route.
 
         Raises:
             ConfigurationError: The service wants another credential.
         """
         request = Request("GET", f"{self.base_url}{path}", self._headers)
-        reply = await fetch(
+        response = await fetch(
             self._transport, request, timeout_s=self._timeout_s, max_bytes=max_bytes
         )
-        if reply.status in _REFUSED:
+        if response.status in _UNAUTHORIZED:
             raise ConfigurationError(
                 f"{self.base_url} refuses the credential",
                 hint="Give its key as api_key or FOUNDRY_API_KEY.",
                 service=self.base_url,
-                status=reply.status,
+                status=response.status,
             )
-        return reply
+        return response
 
 
-async def _identified(asked: _Asked) -> ServiceStatus:
-    reply = await asked.get("/status")
-    if reply.status == _OK:
-        return await _sdk(asked, folded(reply.body))
-    if reply.status in _MISSING:
-        return await _cli(asked)
-    raise _foreign(asked)
+async def _match_fingerprint(fingerprint: _Fingerprint) -> ServiceStatus:
+    response = await fingerprint.get("/status")
+    if response.status == _OK:
+        return await _match_sdk(fingerprint, lowercase_keys(response.body))
+    if response.status in _NOT_FOUND:
+        return await _match_cli(fingerprint)
+    raise _unknown_service(fingerprint)
 
 
-async def _sdk(asked: _Asked, told: Mapping[str, Any]) -> ServiceStatus:
+async def _match_sdk(fingerprint: _Fingerprint, status: Mapping[str, Any]) -> ServiceStatus:
     """2.x says `modelCachePath` and `pid`, 1.x `modelDirPath`; only 2.1 has the local catalog."""
-    pid = told.get("pid")
-    if isinstance(cache := told.get("modelcachepath"), str) and isinstance(pid, int):
-        return ServiceStatus(await _sdk2(asked), pid, cache)
-    if isinstance(cache := told.get("modeldirpath"), str):
-        return ServiceStatus("sdk-1", cache_dir=cache)
-    raise _foreign(asked)
+    pid = status.get("pid")
+    if isinstance(cache_dir := status.get("modelcachepath"), str) and isinstance(pid, int):
+        return ServiceStatus(await _match_sdk2(fingerprint), pid, cache_dir)
+    if isinstance(cache_dir := status.get("modeldirpath"), str):
+        return ServiceStatus("sdk-1", cache_dir=cache_dir)
+    raise _unknown_service(fingerprint)
 
 
-async def _sdk2(asked: _Asked) -> Generation:
-    reply = await asked.get("/catalogs/local/v1/models", max_bytes=MAX_LIST_BYTES)
-    if reply.status in _MISSING:
+async def _match_sdk2(fingerprint: _Fingerprint) -> Generation:
+    response = await fingerprint.get("/catalogs/local/v1/models", max_bytes=MAX_LIST_BYTES)
+    if response.status in _NOT_FOUND:
         return "sdk-2.0"
-    if reply.status == _OK:
+    if response.status == _OK:
         return "sdk-2.1"
-    raise error_of(reply).located(service=asked.base_url)
+    raise parse_error(response).located(service=fingerprint.base_url)
 
 
-async def _cli(asked: _Asked) -> ServiceStatus:
-    reply = await asked.get("/openai/status")
-    told = folded(reply.body)
-    if reply.status == _OK and ("modeldirpath" in told or "endpoints" in told):
-        cache = told.get("modeldirpath")
-        return ServiceStatus("legacy", cache_dir=cache if isinstance(cache, str) else None)
-    listed = await asked.get("/v1/models", max_bytes=MAX_LIST_BYTES)
-    if "isdelta" in folded(listed.body) or "isdelta" in _first_item(listed):
+async def _match_cli(fingerprint: _Fingerprint) -> ServiceStatus:
+    response = await fingerprint.get("/openai/status")
+    status = lowercase_keys(response.body)
+    if response.status == _OK and ("modeldirpath" in status or "endpoints" in status):
+        cache_dir = status.get("modeldirpath")
+        return ServiceStatus("legacy", cache_dir=cache_dir if isinstance(cache_dir, str) else None)
+    listing = await fingerprint.get("/v1/models", max_bytes=MAX_LIST_BYTES)
+    if "isdelta" in lowercase_keys(listing.body) or "isdelta" in _get_first_item(listing):
         return ServiceStatus("cli-0.10")
-    if listed.status != _OK and isinstance(error_of(listed), CatalogUnavailable):
+    if listing.status != _OK and isinstance(parse_error(listing), CatalogUnavailable):
         return ServiceStatus("cli-0.10")  # as its core, SDK 1.x, answers without network
-    raise _foreign(asked)
+    raise _unknown_service(fingerprint)
 
 
-def _first_item(reply: Reply) -> dict[str, Any]:
+def _get_first_item(response: BufferedResponse) -> dict[str, Any]:
     try:
-        items = msgspec.json.decode(reply.body, type=_List).data
+        items = msgspec.json.decode(response.body, type=_List).data
     except BAD_JSON:
         return {}
     return {key.lower(): value for key, value in items[0].items()} if items else {}
 
 
-def _foreign(asked: _Asked) -> ProtocolError:
-    return ProtocolError(f"{asked.base_url} is not a Foundry Local service", service=asked.base_url)
+def _unknown_service(fingerprint: _Fingerprint) -> ProtocolError:
+    return ProtocolError(
+        f"{fingerprint.base_url} is not a Foundry Local service", service=fingerprint.base_url
+    )
 
 
-_DIALECTS: Mapping[Generation, Callable[[Wire], Dialect]] = {
+_DIALECTS: Mapping[Generation, Callable[[ServiceClient], Dialect]] = {
     "legacy": LegacyDialect,
     "cli-0.10": Cli010Dialect,
     "sdk-1": Sdk1Dialect,
@@ -164,15 +166,15 @@ _DIALECTS: Mapping[Generation, Callable[[Wire], Dialect]] = {
 }
 
 
-def dialect_of(generation: Generation, wire: Wire) -> Dialect:
+def get_dialect(service_generation: Generation, client: ServiceClient) -> Dialect:
     """The dialect of a generation, for one service.
 
     Raises:
         UnsupportedFeature: There is none for it.
     """
-    if generation not in _DIALECTS:
+    if service_generation not in _DIALECTS:
         raise UnsupportedFeature(
-            f"the service is of generation {generation}, which has no dialect yet",
+            f"the service is of generation {service_generation}, which has no dialect yet",
             hint="Use service='embedded', or a service of the Foundry Local SDK.",
-        ).located(service=wire.base_url)
-    return _DIALECTS[generation](wire)
+        ).located(service=client.base_url)
+    return _DIALECTS[service_generation](client)

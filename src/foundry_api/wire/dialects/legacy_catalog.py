@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api.types.messages import Model
-from foundry_api.wire.dialects.model_ids import aliases_of, version_of, without_version
+from foundry_api.wire.dialects.model_ids import guess_aliases, parse_version, strip_version
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
 
-__all__ = ["LISTING", "Listed", "download_body", "ep_of", "id_of", "items_of", "model_of"]
+__all__ = [
+    "CATALOG_DECODER",
+    "CatalogItem",
+    "execution_provider_for",
+    "iter_items",
+    "make_download_body",
+    "make_model",
+    "resolve_id",
+]
 
 
 class _Runtime(msgspec.Struct, rename="camel"):
@@ -25,7 +33,7 @@ class _Runtime(msgspec.Struct, rename="camel"):
     execution_provider: str | None = None
 
 
-class Listed(msgspec.Struct, rename="camel"):
+class CatalogItem(msgspec.Struct, rename="camel"):
     """One variant of a model, as the catalog describes it."""
 
     name: str
@@ -40,37 +48,39 @@ class Listed(msgspec.Struct, rename="camel"):
     license: str | None = None
 
 
-class _Wrapped(msgspec.Struct):
-    models: list[Listed]
+class _WrappedCatalog(msgspec.Struct):
+    models: list[CatalogItem]
 
 
-LISTING: msgspec.json.Decoder[list[Listed] | _Wrapped] = msgspec.json.Decoder(
-    list[Listed] | _Wrapped
+CATALOG_DECODER: msgspec.json.Decoder[list[CatalogItem] | _WrappedCatalog] = msgspec.json.Decoder(
+    list[CatalogItem] | _WrappedCatalog
 )
 
 
-def items_of(listing: list[Listed] | _Wrapped, *, windows: bool) -> list[Listed]:
+def iter_items(
+    listing: list[CatalogItem] | _WrappedCatalog, *, is_windows: bool
+) -> list[CatalogItem]:
     """The variants, those first that an alias means.
 
     On Windows the SDK prefers the CPU to a generic GPU, unless there is CUDA.
 
     Args:
         listing: As decoded.
-        windows: Whether this machine runs Windows.
+        is_windows: Whether this machine runs Windows.
     """
-    items = list(listing.models if isinstance(listing, _Wrapped) else listing)
-    if not windows or _has_cuda(items):
+    items = list(listing.models if isinstance(listing, _WrappedCatalog) else listing)
+    if not is_windows or _has_cuda(items):
         return items
     for first in {item.alias: item for item in reversed(items)}.values():
         siblings = (item for item in items if item.alias == first.alias)
-        cpu = next((item for item in siblings if _device(item) == "CPU"), None)
+        cpu = next((item for item in siblings if _get_device(item) == "CPU"), None)
         if _is_generic_gpu(first.name) and cpu is not None:
             items.remove(cpu)
             items.insert(items.index(first), cpu)
     return items
 
 
-def ep_of(model_id: str, items: Sequence[Listed]) -> str | None:
+def execution_provider_for(model_id: str, items: Sequence[CatalogItem]) -> str | None:
     """The execution provider to load a model with; None for the model's own.
 
     A generic GPU variant runs on CUDA where the catalog shows that there is CUDA.
@@ -78,36 +88,38 @@ def ep_of(model_id: str, items: Sequence[Listed]) -> str | None:
     return "cuda" if _is_generic_gpu(model_id) and _has_cuda(items) else None
 
 
-def id_of(name: str, items: Iterable[Listed]) -> str:
+def resolve_id(name: str, items: Iterable[CatalogItem]) -> str:
     """The id that a service means by a name in its lists, which may lack the version.
 
     As the SDK resolves names: an id, an id without version of which the highest is meant, an alias.
     """
-    wanted = name.lower()
+    lowercase_name = name.lower()
     items = list(items)
-    if exact := [item.name for item in items if item.name.lower() == wanted]:
+    if exact := [item.name for item in items if item.name.lower() == lowercase_name]:
         return exact[0]
-    if versions := [item.name for item in items if without_version(item.name).lower() == wanted]:
-        return max(versions, key=version_of)
-    return next((item.name for item in items if (item.alias or "").lower() == wanted), name)
+    if versions := [
+        item.name for item in items if strip_version(item.name).lower() == lowercase_name
+    ]:
+        return max(versions, key=parse_version)
+    return next((item.name for item in items if (item.alias or "").lower() == lowercase_name), name)
 
 
-def model_of(item: Listed, *, cached: Container[str], loaded: Container[str]) -> Model:
+def make_model(item: CatalogItem, *, cached: Container[str], loaded: Container[str]) -> Model:
     """A variant as a model."""
     return Model(
         id=item.name,
-        alias=item.alias or aliases_of(item.name)[0],
+        alias=item.alias or guess_aliases(item.name)[0],
         catalog="public",
         cached=item.name in cached or item.name in loaded,
         loaded=item.name in loaded,
         task=item.task,
-        device=_device(item),
+        device=_get_device(item),
         size_mb=None if item.file_size_mb is None else round(item.file_size_mb),
         license=item.license,
     )
 
 
-def download_body(item: Listed) -> dict[str, Any]:
+def make_download_body(item: CatalogItem) -> dict[str, Any]:
     """The body of `POST /openai/download`, as the SDK sends it."""
     provider = item.provider_type
     return {
@@ -123,12 +135,12 @@ def download_body(item: Listed) -> dict[str, Any]:
     }
 
 
-def _device(item: Listed) -> str | None:
+def _get_device(item: CatalogItem) -> str | None:
     device = item.runtime.device_type if item.runtime else None
     return device.upper() if device else None
 
 
-def _has_cuda(items: Iterable[Listed]) -> bool:
+def _has_cuda(items: Iterable[CatalogItem]) -> bool:
     return any(
         item.runtime is not None and item.runtime.execution_provider == "CUDAExecutionProvider"
         for item in items
@@ -136,4 +148,4 @@ def _has_cuda(items: Iterable[Listed]) -> bool:
 
 
 def _is_generic_gpu(model_id: str) -> bool:
-    return without_version(model_id).lower().endswith("-generic-gpu")
+    return strip_version(model_id).lower().endswith("-generic-gpu")

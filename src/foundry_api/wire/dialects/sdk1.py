@@ -19,16 +19,21 @@ from foundry_api.wire.dialects.base import (
     LOAD_TIMEOUT_S,
     QUICK_TIMEOUT_S,
     ServiceStatus,
-    no_download,
+    refuse_download,
 )
-from foundry_api.wire.dialects.csharp import IDS, LISTING, CSharpDialect, Listed
-from foundry_api.wire.dialects.model_ids import without_version
+from foundry_api.wire.dialects.csharp import (
+    IDS_DECODER,
+    LISTING_DECODER,
+    CSharpDialect,
+    ListedModel,
+)
+from foundry_api.wire.dialects.model_ids import strip_version
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from foundry_api.types.messages import Generation
-    from foundry_api.wire.dialects.base import Catalog, Wire
+    from foundry_api.wire.dialects.base import Catalog, ServiceClient
 
 __all__ = ["Sdk1Dialect"]
 
@@ -47,39 +52,39 @@ class Sdk1Dialect(CSharpDialect):
         wire: How to reach it.
     """
 
-    generation: Generation = "sdk-1"
+    service_generation: Generation = "sdk-1"
 
-    def __init__(self, wire: Wire) -> None:
-        super().__init__(wire)
-        self.capabilities = CAPABILITIES[self.generation]
+    def __init__(self, client: ServiceClient) -> None:
+        super().__init__(client)
+        self.capabilities = CAPABILITIES[self.service_generation]
 
-    async def status(self) -> ServiceStatus:
+    async def get_status(self) -> ServiceStatus:
         """Liveness. The service does not tell its process."""
-        status = await self._wire.get_json("/status", _STATUS, timeout_s=QUICK_TIMEOUT_S)
-        return ServiceStatus(self.generation, cache_dir=status.cache_dir)
+        status = await self._client.get_json("/status", _STATUS, timeout_s=QUICK_TIMEOUT_S)
+        return ServiceStatus(self.service_generation, cache_dir=status.cache_dir)
 
-    async def local_models(self) -> list[Model]:
+    async def list_local_models(self) -> list[Model]:
         """Models whose files are there; without the remote catalog, those in memory alone."""
-        loaded = await self.loaded()
+        loaded = await self.get_loaded_ids()
         try:
-            return await self._cached(loaded)
+            return await self._list_cached(loaded)
         except CatalogUnavailable:
-            return [_model(Listed(model_id), loaded) for model_id in sorted(loaded)]
+            return [_make_model(ListedModel(model_id), loaded) for model_id in sorted(loaded)]
 
-    async def public_models(self) -> list[Model]:
+    async def list_public_models(self) -> list[Model]:
         """Models whose files are there: the service tells of no others.
 
         Raises:
             CatalogUnavailable: It could not reach its catalog, without which it lists nothing.
         """
-        return await self._cached(await self.loaded())
+        return await self._list_cached(await self.get_loaded_ids())
 
-    async def loaded(self, catalog: Catalog | None = None) -> frozenset[str]:
+    async def get_loaded_ids(self, catalog: Catalog | None = None) -> frozenset[str]:
         """Ids of the models in memory, without their version, as they are listed."""
         if catalog == "local":  # there is none
             return frozenset()
-        ids = await self._wire.get_json("/models/loaded", IDS, timeout_s=QUICK_TIMEOUT_S)
-        return frozenset(without_version(model_id) for model_id in ids)
+        ids = await self._client.get_json("/models/loaded", IDS_DECODER, timeout_s=QUICK_TIMEOUT_S)
+        return frozenset(strip_version(model_id) for model_id in ids)
 
     async def load(self, model: Model) -> None:
         """Load a model. Of a failure the service says nothing, so its list tells the kinds apart.
@@ -89,13 +94,13 @@ class Sdk1Dialect(CSharpDialect):
             ModelNotFound: The service does not know it.
         """
         try:
-            await self._wire.get(f"/models/load/{model.id}", timeout_s=LOAD_TIMEOUT_S)
+            await self._client.get(f"/models/load/{model.id}", timeout_s=LOAD_TIMEOUT_S)
         except ServerError as error:
-            raise await self._why_not(model) from error
+            raise await self._find_load_error(model) from error
 
     async def unload(self, model: Model) -> None:
         """Unload a model. While it generates, that kills the service: callers drain it first."""
-        await self._wire.get(f"/models/unload/{model.id}", timeout_s=LOAD_TIMEOUT_S)
+        await self._client.get(f"/models/unload/{model.id}", timeout_s=LOAD_TIMEOUT_S)
 
     def download(self, model: Model) -> AsyncGenerator[float, None]:
         """There is no route for it.
@@ -104,29 +109,33 @@ class Sdk1Dialect(CSharpDialect):
             UnsupportedFeature: Always.
         """
         del model
-        return no_download(self._wire)
+        return refuse_download(self._client)
 
-    async def _cached(self, loaded: frozenset[str]) -> list[Model]:
-        listing = await self._wire.get_json("/v1/models", LISTING, timeout_s=CATALOG_TIMEOUT_S)
-        return [_model(item, loaded) for item in listing.data]
+    async def _list_cached(self, loaded: frozenset[str]) -> list[Model]:
+        listing = await self._client.get_json(
+            "/v1/models", LISTING_DECODER, timeout_s=CATALOG_TIMEOUT_S
+        )
+        return [_make_model(item, loaded) for item in listing.data]
 
-    async def _why_not(self, model: Model) -> ModelLoadFailed | ModelNotFound | CatalogUnavailable:
+    async def _find_load_error(
+        self, model: Model
+    ) -> ModelLoadFailed | ModelNotFound | CatalogUnavailable:
         try:
-            known = {each.id for each in await self.public_models()}
+            known = {known_model.id for known_model in await self.list_public_models()}
         except CatalogUnavailable as error:
             return error
         if model.id not in known:
             return ModelNotFound(
-                "the service knows no such model", model=model.id, service=self._wire.base_url
+                "the service knows no such model", model=model.id, service=self._client.base_url
             )
         return ModelLoadFailed(
             "the service could not load it, and its generation does not say why",
             model=model.id,
-            service=self._wire.base_url,
+            service=self._client.base_url,
         )
 
 
-def _model(item: Listed, loaded: frozenset[str]) -> Model:
-    name = without_version(item.id)
+def _make_model(item: ListedModel, loaded: frozenset[str]) -> Model:
+    name = strip_version(item.id)
     alias = item.parent or name
     return Model(id=name, alias=alias, catalog="public", cached=True, loaded=name in loaded)

@@ -9,13 +9,13 @@ import msgspec
 from foundry_api.types.errors import ProtocolError
 from foundry_api.types.messages import Usage
 from foundry_api.types.results import Vector
-from foundry_api.wire.chat.events import usage_of
+from foundry_api.wire.chat.events import parse_usage
 from foundry_api.wire.dialects.base import BAD_JSON
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["EMBEDDINGS_ROUTE", "decoded", "embeddings_body"]
+__all__ = ["EMBEDDINGS_ROUTE", "decode_embeddings", "make_embeddings_body"]
 
 EMBEDDINGS_ROUTE = "/v1/embeddings"
 
@@ -25,20 +25,20 @@ class _Item(msgspec.Struct):
     index: int
 
 
-class _Reply(msgspec.Struct):
+class _EmbeddingsResponse(msgspec.Struct):
     data: list[_Item]
     usage: Any = None
 
 
-_REPLY = msgspec.json.Decoder(_Reply)
+_RESPONSE_DECODER = msgspec.json.Decoder(_EmbeddingsResponse)
 
 
-def embeddings_body(model_id: str, texts: Sequence[str]) -> bytes:
+def make_embeddings_body(model_id: str, texts: Sequence[str]) -> bytes:
     """The body that asks for the vectors of some texts."""
     return msgspec.json.encode({"model": model_id, "input": texts})
 
 
-def decoded(body: bytes, count: int) -> tuple[tuple[Vector, ...], Usage | None]:
+def decode_embeddings(body: bytes, count: int) -> tuple[tuple[Vector, ...], Usage | None]:
     """The vectors in the order of the texts, and the tokens, where they were counted.
 
     The SDK's services send zeros for that (foundry-local-service.md, 1D).
@@ -47,17 +47,17 @@ def decoded(body: bytes, count: int) -> tuple[tuple[Vector, ...], Usage | None]:
         ProtocolError: There are not as many as there were texts, or they differ in length.
     """
     try:
-        reply = _REPLY.decode(body)
+        response = _RESPONSE_DECODER.decode(body)
     except BAD_JSON as error:
         raise ProtocolError(f"the answer holds no embeddings: {error}") from error
-    items = sorted(reply.data, key=lambda item: item.index)
+    items = sorted(response.data, key=lambda item: item.index)
     if [item.index for item in items] != list(range(count)):
         raise ProtocolError(f"{count} texts were sent, and {len(items)} embeddings came back")
     vectors = tuple(item.embedding for item in items)
     if len({len(vector) for vector in vectors}) != 1 or not vectors[0]:
         raise ProtocolError("the embeddings that came back are empty, or differ in length")
-    counted = usage_of(reply.usage)
+    reported_usage = parse_usage(response.usage)
     usage = None
-    if counted is not None and counted.prompt_tokens:
-        usage = Usage(counted.prompt_tokens, 0, counted.total_tokens)
+    if reported_usage is not None and reported_usage.prompt_tokens:
+        usage = Usage(reported_usage.prompt_tokens, 0, reported_usage.total_tokens)
     return vectors, usage

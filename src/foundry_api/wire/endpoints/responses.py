@@ -19,10 +19,10 @@ from foundry_api.types.results import (
     ResponsePage,
     ResponseStatus,
 )
-from foundry_api.wire.chat.events import usage_of
-from foundry_api.wire.chat.reasoning import ThinkSplitter, attributed
+from foundry_api.wire.chat.events import parse_usage
+from foundry_api.wire.chat.reasoning import ReasoningSplitter, split_reasoning
 from foundry_api.wire.dialects.base import BAD_JSON
-from foundry_api.wire.errors import classify, error_message, stream_error
+from foundry_api.wire.errors import classify, extract_error_message, parse_stream_error
 from foundry_api.wire.sse import EventDecoder, is_end_mark
 
 if TYPE_CHECKING:
@@ -38,24 +38,24 @@ MAX_RESPONSE_BYTES = 64 * 2**20
 """Bound of one event: the last one holds the whole response."""
 
 _DONE = b"[DONE]"
-_NOTHING = frozenset({b"", b"null"})
-_TEXT = "response.output_text.delta"
-_REFUSAL = "response.refusal.delta"
-_REASONING = frozenset(
+_NO_RESPONSE = frozenset({b"", b"null"})
+_TEXT_DELTA = "response.output_text.delta"
+_REFUSAL_DELTA = "response.refusal.delta"
+_REASONING_DELTAS = frozenset(
     {
         "response.reasoning.delta",  # the name of SDK 2.x
         "response.reasoning_text.delta",
         "response.reasoning_summary_text.delta",
     }
 )
-_PRELUDE = frozenset({"response.queued", "response.created", "response.in_progress"})
-_TERMINAL = frozenset({"response.completed", "response.incomplete"})
-_FAILED = "response.failed"
-_NO_KIND = frozenset({"", "error"})
-_ENDS_TEXT = frozenset(
+_START_EVENTS = frozenset({"response.queued", "response.created", "response.in_progress"})
+_TERMINAL_EVENTS = frozenset({"response.completed", "response.incomplete"})
+_FAILED_EVENT = "response.failed"
+_ERROR_EVENT_TYPES = frozenset({"", "error"})
+_TEXT_END_EVENTS = frozenset(
     {
         *("response.output_text.done", "response.content_part.done", "response.output_item.done"),
-        *_TERMINAL,
+        *_TERMINAL_EVENTS,
     }
 )
 
@@ -113,50 +113,52 @@ class ResponseReader:
             without a bound. None for one that tells.
     """
 
-    def __init__(self, service: str, generation: Generation, *, cuts_at: int | None = None) -> None:
+    def __init__(
+        self, service: str, service_generation: Generation, *, truncates_at: int | None = None
+    ) -> None:
         self._service = service
-        self._generation: Generation = generation
-        self._cuts_at = cuts_at
+        self._service_generation: Generation = service_generation
+        self._truncates_at = truncates_at
 
-    def response(self, data: bytes, pieces: int | None = None) -> Response:
+    def parse_response(self, data: bytes, chunk_count: int | None = None) -> Response:
         """One response.
 
         Args:
             data: As it came.
-            pieces: How many deltas came ahead of it, where it was streamed.
+            chunk_count: How many deltas came ahead of it, where it was streamed.
 
         Raises:
             ProtocolError: It is none.
         """
         try:
-            told = _RESPONSE.decode(data)
+            members = _RESPONSE.decode(data)
         except BAD_JSON as error:
             raise ProtocolError(f"this is no response: {error}", service=self._service) from error
-        reason = told.incomplete_details.reason if told.incomplete_details else None
-        status = told.status
-        usage = None if self._miscounts(told) else _usage(told.usage)
-        written = pieces if usage is None else usage.completion_tokens
-        if status == "completed" and self._was_cut(told, written):
+        reason = members.incomplete_details.reason if members.incomplete_details else None
+        status = members.status
+        usage = None if self._has_wrong_usage(members) else _parse_usage(members.usage)
+        output_tokens = chunk_count if usage is None else usage.completion_tokens
+        if status == "completed" and self._is_truncated(members, output_tokens):
             status, reason = "incomplete", "max_output_tokens"
         return Response(
-            id=told.id,
+            id=members.id,
             status=status,
-            model=told.model or "",
+            model=members.model or "",
             service=self._service,
-            generation=self._generation,
-            output=tuple(map(item_of, told.output or ())),
+            generation=self._service_generation,
+            output=tuple(map(parse_item, members.output or ())),
             usage=usage,
-            error=None if told.error is None else error_message(told.error),
+            error=None if members.error is None else extract_error_message(members.error),
             incomplete_reason=reason,
-            instructions=told.instructions if isinstance(told.instructions, str) else None,
-            previous_response_id=told.previous_response_id,
-            stored=bool(told.store),
-            metadata={name: str(value) for name, value in (told.metadata or {}).items()},
-            created_at=int(told.created_at or 0),
+            instructions=members.instructions if isinstance(members.instructions, str) else None,
+            previous_response_id=members.previous_response_id,
+            stored=bool(members.store),
+            metadata={name: str(value) for name, value in (members.metadata or {}).items()},
+            created_at=int(members.created_at or 0),
             raw=bytes(data),
         )
 
-    def page(self, data: bytes) -> ResponsePage:
+    def parse_page(self, data: bytes) -> ResponsePage:
         """Some responses.
 
         Raises:
@@ -166,28 +168,28 @@ class ResponseReader:
             page = _PAGE.decode(data)
         except BAD_JSON as error:
             raise ProtocolError(f"this is no list: {error}", service=self._service) from error
-        responses = tuple(self.response(bytes(each)) for each in page.data)
+        responses = tuple(self.parse_response(bytes(item)) for item in page.data)
         return ResponsePage(responses=responses, has_more=page.has_more)
 
-    def items(self, data: bytes) -> tuple[ResponseItem, ...]:
+    def parse_items(self, data: bytes) -> tuple[ResponseItem, ...]:
         """Some items.
 
         Raises:
             ProtocolError: It is no list of them.
         """
         try:
-            return tuple(map(item_of, _ITEMS.decode(data).data))
+            return tuple(map(parse_item, _ITEMS.decode(data).data))
         except BAD_JSON as error:
             raise ProtocolError(f"this is no list: {error}", service=self._service) from error
 
-    def _miscounts(self, told: _Response) -> bool:
+    def _has_wrong_usage(self, members: _Response) -> bool:
         """2.0.1 counts the earlier turns of a chained response as part of its answer."""
-        return self._generation == "sdk-2.0" and told.previous_response_id is not None
+        return self._service_generation == "sdk-2.0" and members.previous_response_id is not None
 
-    def _was_cut(self, told: _Response, written: int | None) -> bool:
-        if self._cuts_at is None or written is None:
+    def _is_truncated(self, members: _Response, output_tokens: int | None) -> bool:
+        if self._truncates_at is None or output_tokens is None:
             return False
-        return written >= (told.max_output_tokens or self._cuts_at)
+        return output_tokens >= (members.max_output_tokens or self._truncates_at)
 
 
 class ResponseStream:
@@ -199,23 +201,23 @@ class ResponseStream:
 
     Attributes:
         done: Whether the stream said that it is complete.
-        pieces: Events that came, without those that are held back.
+        chunk_count: Events that came, without those that are held back.
         response: The whole response, once it came.
     """
 
     def __init__(
-        self, reader: ResponseReader, begun: Callable[[str], None] = lambda _: None
+        self, reader: ResponseReader, on_created: Callable[[str], None] = lambda _: None
     ) -> None:
         self.done = False
-        self.pieces = 0
+        self.chunk_count = 0
         self.response: Response | None = None
         self._reader = reader
-        self._begun = begun
+        self._on_created = on_created
         self._id = ""
-        self._pieces = 0
-        self._held: list[ResponseEvent] = []
+        self._chunk_count = 0
+        self._pending_events: list[ResponseEvent] = []
         self._events = EventDecoder(MAX_RESPONSE_BYTES)
-        self._thinking: ThinkSplitter | None = ThinkSplitter()
+        self._reasoning_splitter: ReasoningSplitter | None = ReasoningSplitter()
 
     def feed(self, block: bytes) -> Iterator[ResponseEvent]:
         """The events that this block completes, those ahead of a failure too.
@@ -233,15 +235,15 @@ class ResponseStream:
                 break
             if not event.data.strip():
                 continue  # a sign of life
-            told = self._event(event)
-            if told.type in _PRELUDE:
-                self._held.append(told)
+            response_event = self._decode_event(event)
+            if response_event.type in _START_EVENTS:
+                self._pending_events.append(response_event)
                 continue
-            ended = self._end_text() if told.type in _ENDS_TEXT else ()
-            for piece in (*self._held, *ended, told):
-                self.pieces += 1
+            ended = self._flush_text() if response_event.type in _TEXT_END_EVENTS else ()
+            for piece in (*self._pending_events, *ended, response_event):
+                self.chunk_count += 1
                 yield piece
-            self._held.clear()
+            self._pending_events.clear()
 
     def finish(self) -> Response:
         """The whole response, once the body ended.
@@ -253,93 +255,97 @@ class ResponseStream:
             raise StreamInterrupted("the stream ended before the response did")
         return self.response
 
-    def _end_text(self) -> Iterator[ResponseEvent]:
+    def _flush_text(self) -> Iterator[ResponseEvent]:
         """What was held back of a message, at its end; the next one may begin with reasoning."""
-        thinking, self._thinking = self._thinking, ThinkSplitter()
-        reasoning, text = ("", "") if thinking is None else thinking.flush()
+        splitter, self._reasoning_splitter = self._reasoning_splitter, ReasoningSplitter()
+        reasoning, text = ("", "") if splitter is None else splitter.flush()
         if reasoning or text:
-            yield ResponseEvent(type=_TEXT, text=text, reasoning=reasoning)
+            yield ResponseEvent(type=_TEXT_DELTA, text=text, reasoning=reasoning)
 
-    def _told_apart(self, text: str) -> tuple[str, str]:
+    def _separate(self, text: str) -> tuple[str, str]:
         """The reasoning and the text of a delta, of a service that does not tell them apart."""
-        if self._thinking is None:
+        if self._reasoning_splitter is None:
             return "", text
-        split = self._thinking.feed(text)
-        if self._thinking.decided:
-            self._thinking = None
+        split = self._reasoning_splitter.feed(text)
+        if self._reasoning_splitter.is_decided:
+            self._reasoning_splitter = None
         return split
 
-    def _event(self, event: Event) -> ResponseEvent:
+    def _decode_event(self, event: Event) -> ResponseEvent:
         data, is_error = event.data, event.name == b"error"
         try:
-            told = _EVENT.decode(data)
+            members = _EVENT.decode(data)
         except BAD_JSON as error:
-            failure = stream_error(data, is_error=is_error)
+            failure = parse_stream_error(data, is_error=is_error)
             raise failure or ProtocolError(f"an event is not a response's: {error}") from error
-        self._pieces += told.type == _TEXT
-        about = bytes(told.response)
-        response = None if about in _NOTHING else self._reader.response(about, self._pieces)
+        self._chunk_count += members.type == _TEXT_DELTA
+        response_data = bytes(members.response)
+        response = (
+            None
+            if response_data in _NO_RESPONSE
+            else self._reader.parse_response(response_data, self._chunk_count)
+        )
         if response is not None and not self._id:
             self._id = response.id
-            self._begun(response.id)
-        if told.type == _FAILED:
-            raise classify(500, _why(told, response))
-        if told.error is not None or is_error or told.type in _NO_KIND:
-            failure = stream_error(data, is_error=is_error)
+            self._on_created(response.id)
+        if members.type == _FAILED_EVENT:
+            raise classify(500, _failure_message(members, response))
+        if members.error is not None or is_error or members.type in _ERROR_EVENT_TYPES:
+            failure = parse_stream_error(data, is_error=is_error)
             if failure is not None:
                 raise failure
-        kind = told.type
-        if response is not None and kind in _TERMINAL:
+        kind = members.type
+        if response is not None and kind in _TERMINAL_EVENTS:
             kind = f"response.{response.status}"  # it may have been cut
             self.response = response
-        delta = told.delta if isinstance(told.delta, str) else ""
-        reasoning = delta if kind in _REASONING else ""
+        delta = members.delta if isinstance(members.delta, str) else ""
+        reasoning = delta if kind in _REASONING_DELTAS else ""
         text = ""
-        if kind == _TEXT:
-            reasoning, text = self._told_apart(delta)
+        if kind == _TEXT_DELTA:
+            reasoning, text = self._separate(delta)
         return ResponseEvent(
             type=kind,
             text=text,
             reasoning=reasoning,
-            refusal=delta if kind == _REFUSAL else "",
-            item=item_of(told.item) if told.item else None,
+            refusal=delta if kind == _REFUSAL_DELTA else "",
+            item=parse_item(members.item) if members.item else None,
             response=response,
             raw=data,
         )
 
 
-def item_of(item: dict[str, Any]) -> ResponseItem:
+def parse_item(item: dict[str, Any]) -> ResponseItem:
     """One item, as callers see it: a message's reasoning apart from its text."""
-    reasoning, text = "", _text_of(item)
-    if _text(item, "role") == "assistant" and text:
-        reasoning, text = attributed("", text)
+    reasoning, text = "", _join_text(item)
+    if _get_text(item, "role") == "assistant" and text:
+        reasoning, text = split_reasoning("", text)
     return ResponseItem(
-        type=_text(item, "type") or "message",
-        id=_text(item, "id"),
-        status=_text(item, "status") or None,
-        role=_text(item, "role") or None,
+        type=_get_text(item, "type") or "message",
+        id=_get_text(item, "id"),
+        status=_get_text(item, "status") or None,
+        role=_get_text(item, "role") or None,
         text=text,
         reasoning=reasoning,
-        refusal=_text_of(item, "refusal"),
-        call_id=_text(item, "call_id") or None,
-        name=_text(item, "name") or None,
-        arguments=_text(item, "arguments"),
+        refusal=_join_text(item, "refusal"),
+        call_id=_get_text(item, "call_id") or None,
+        name=_get_text(item, "name") or None,
+        arguments=_get_text(item, "arguments"),
         raw=item,
     )
 
 
-def _why(told: _Event, response: Response | None) -> str:
+def _failure_message(event: _Event, response: Response | None) -> str:
     if response is not None and response.error:
         return response.error
-    return error_message(told.error)
+    return extract_error_message(event.error)
 
 
-def _text(item: Any, name: str) -> str:
+def _get_text(item: Any, name: str) -> str:
     value = cast("dict[str, Any]", item).get(name) if isinstance(item, dict) else None
     return value if isinstance(value, str) else ""
 
 
-def _text_of(item: dict[str, Any], member: str = "text") -> str:
+def _join_text(item: dict[str, Any], member: str = "text") -> str:
     """The text of an item's parts: a message's content, a reasoning's summary, an output."""
     for name in ("content", "summary", "output"):
         value: Any = item.get(name)
@@ -347,17 +353,17 @@ def _text_of(item: dict[str, Any], member: str = "text") -> str:
             return value if member == "text" else ""
         if isinstance(value, list) and value:
             parts: list[Any] = value  # pyright: ignore[reportUnknownVariableType] # JSON
-            return "".join(_text(part, member) for part in parts)
+            return "".join(_get_text(part, member) for part in parts)
     return ""
 
 
-def _usage(told: object) -> Usage | None:
-    if not isinstance(told, dict):
+def _parse_usage(data: object) -> Usage | None:
+    if not isinstance(data, dict):
         return None
-    members = cast("dict[str, Any]", told)
-    renamed = {_USAGE.get(name, name): value for name, value in members.items()}
-    usage = usage_of(renamed)
+    members = cast("dict[str, Any]", data)
+    renamed = {_USAGE_NAMES.get(name, name): value for name, value in members.items()}
+    usage = parse_usage(renamed)
     return usage if usage is not None and usage.total_tokens else None
 
 
-_USAGE = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens"}
+_USAGE_NAMES = {"input_tokens": "prompt_tokens", "output_tokens": "completion_tokens"}

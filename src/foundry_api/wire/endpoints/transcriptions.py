@@ -14,7 +14,7 @@ import msgspec
 from foundry_api.types.errors import ProtocolError, StreamInterrupted
 from foundry_api.types.results import TranscriptionChunk
 from foundry_api.wire.dialects.base import BAD_JSON
-from foundry_api.wire.errors import stream_error
+from foundry_api.wire.errors import parse_stream_error
 from foundry_api.wire.sse import EventDecoder, is_end_mark
 
 if TYPE_CHECKING:
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TRANSCRIPTIONS_ROUTE",
-    "Heard",
+    "TranscriptionBody",
     "TranscriptionStream",
-    "heard",
-    "multipart",
-    "transcription_body",
+    "encode_multipart",
+    "make_transcription_body",
+    "parse_transcription",
 ]
 
 TRANSCRIPTIONS_ROUTE = "/v1/audio/transcriptions"
-Heard = tuple[str, tuple[bytes, ...]]
+TranscriptionBody = tuple[str, tuple[bytes, ...]]
 """What was said, and the bytes that said so."""
 
 _DONE = b"[DONE]"
@@ -40,18 +40,18 @@ _DONE = b"[DONE]"
 
 class _Event(msgspec.Struct):
     text: str | None = None
-    error: Any = None  # in any shape: `stream_error` reads it
+    error: Any = None  # in any shape: `parse_stream_error` reads it
 
 
-class _Reply(msgspec.Struct):
+class _TranscriptionResponse(msgspec.Struct):
     text: str
 
 
 _EVENT = msgspec.json.Decoder(_Event)
-_REPLY = msgspec.json.Decoder(_Reply)
+_RESPONSE_DECODER = msgspec.json.Decoder(_TranscriptionResponse)
 
 
-def transcription_body(model_id: str, filename: str, options: Mapping[str, object]) -> bytes:
+def make_transcription_body(model_id: str, filename: str, options: Mapping[str, object]) -> bytes:
     """The JSON body that asks for a streamed transcription.
 
     Args:
@@ -63,7 +63,7 @@ def transcription_body(model_id: str, filename: str, options: Mapping[str, objec
     return msgspec.json.encode(body)
 
 
-def multipart(
+def encode_multipart(
     model_id: str, filename: str, content: bytes, options: Mapping[str, object]
 ) -> tuple[str, bytes]:
     """The content type and the body of an upload.
@@ -89,14 +89,14 @@ def multipart(
     return f"multipart/form-data; boundary={boundary}", body
 
 
-def heard(body: bytes) -> Heard:
+def parse_transcription(body: bytes) -> TranscriptionBody:
     """What an answer that is not streamed says.
 
     Raises:
         ProtocolError: It holds none.
     """
     try:
-        return _REPLY.decode(body).text, (body,)
+        return _RESPONSE_DECODER.decode(body).text, (body,)
     except BAD_JSON as error:
         raise ProtocolError(f"the answer holds no transcription: {error}") from error
 
@@ -115,12 +115,12 @@ class TranscriptionStream:
         self.done = False
         self._model_id = model_id
         self._events = EventDecoder()
-        self._pieces: list[TranscriptionChunk] = []
+        self._chunks: list[TranscriptionChunk] = []
 
     @property
-    def pieces(self) -> int:
+    def chunk_count(self) -> int:
         """Pieces of the text that came."""
-        return len(self._pieces)
+        return len(self._chunks)
 
     def feed(self, block: bytes) -> Iterator[TranscriptionChunk]:
         """The pieces of text that this block completes.
@@ -135,11 +135,11 @@ class TranscriptionStream:
                 break
             if not event.data.strip():
                 continue  # a sign of life
-            piece = TranscriptionChunk(_text(event), self._model_id, raw=event.data)
-            self._pieces.append(piece)
-            yield piece
+            chunk = TranscriptionChunk(_decode_text(event), self._model_id, raw=event.data)
+            self._chunks.append(chunk)
+            yield chunk
 
-    def finish(self) -> Heard:
+    def finish(self) -> TranscriptionBody:
         """All that was said, once the body ended.
 
         Raises:
@@ -149,18 +149,18 @@ class TranscriptionStream:
             raise StreamInterrupted(
                 "the stream ended before the transcription did", model=self._model_id
             )
-        text = "".join(piece.text for piece in self._pieces)
-        return text, tuple(piece.raw for piece in self._pieces)
+        text = "".join(chunk.text for chunk in self._chunks)
+        return text, tuple(chunk.raw for chunk in self._chunks)
 
 
-def _text(event: Event) -> str:
+def _decode_text(event: Event) -> str:
     try:
-        told = _EVENT.decode(event.data)
+        members = _EVENT.decode(event.data)
     except BAD_JSON as error:
-        failure = stream_error(event.data, is_error=event.name == b"error")
+        failure = parse_stream_error(event.data, is_error=event.name == b"error")
         raise failure or ProtocolError(f"an event is not a transcription's: {error}") from error
-    if told.error is not None or told.text is None:
-        failure = stream_error(event.data, is_error=event.name == b"error")
+    if members.error is not None or members.text is None:
+        failure = parse_stream_error(event.data, is_error=event.name == b"error")
         if failure is not None:
             raise failure
-    return told.text or ""
+    return members.text or ""

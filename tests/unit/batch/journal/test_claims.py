@@ -83,7 +83,7 @@ def test_a_sign_renews_the_lease(options: BatchOptions) -> None:
             assert not other.claim(0)
             ticks.now += LEASE_S - 1
             clock.now += LEASE_S - 1
-            one.beat()
+            one.heartbeat()
         assert not other.claim(0)
 
 
@@ -96,7 +96,7 @@ def test_a_clock_that_jumps_neither_ends_a_lease_nor_renews_it(
         assert one.claim(0)
         assert not other.claim(0)
         clock.now += jump_s
-        one.beat()
+        one.heartbeat()
         ticks.now += LEASE_S - 1
         assert not other.claim(0), "it gave a sign, whatever the time is"
         clock.now += jump_s

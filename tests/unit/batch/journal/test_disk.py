@@ -54,12 +54,12 @@ def test_an_append_that_failed_is_written_over_by_the_next(
 ) -> None:
     with opened(options) as journal:
         journal.record([answer(0)])
-        number, segment = journal._shelf._own or (0, None)
+        number, segment = journal._segments._current or (0, None)
         assert segment is not None
         real, segment._file = segment._file, FullFile(segment._file, room=30)  # type: ignore[assignment]
         with pytest.raises(BatchStorageFailed, match="No space left"):
             journal.record([answer(1), failure(2)])
-        assert journal.finished(0, 9) == {0: 7}, "all or nothing"
+        assert journal.get_finished(0, 9) == {0: 7}, "all or nothing"
         segment._file = real
         assert journal.record([answer(1, "shorter"), failure(2)]) == 2
         assert segments(options) == [f"part-{number:06}.jsonl"]
@@ -72,7 +72,7 @@ def test_what_a_failed_append_left_is_cut_off_at_the_end(
 ) -> None:
     with opened(options) as journal:
         journal.record([answer(0)])
-        _, segment = journal._shelf._own or (0, None)
+        _, segment = journal._segments._current or (0, None)
         assert segment is not None
         real, segment._file = segment._file, FullFile(segment._file, room=30)  # type: ignore[assignment]
         with pytest.raises(BatchStorageFailed):
@@ -91,7 +91,7 @@ def test_a_segment_that_cannot_be_begun_is_begun_anew_by_the_same_call(
 
     with opened(options) as journal:
         with monkeypatch.context() as patch:
-            patch.setattr("foundry_api.batch.journal.segments.synced_directory", full)
+            patch.setattr("foundry_api.batch.journal.segments.sync_directory", full)
             with pytest.raises(BatchStorageFailed):
                 journal.record([answer(0)])
         assert journal.record([answer(0)]) == 1
@@ -111,7 +111,7 @@ def test_a_gathering_that_finds_no_room_leaves_nothing(
             def full(directory: Path) -> None:
                 raise OSError(28, "No space left on device", str(directory))
 
-            patch.setattr("foundry_api.batch.journal.segments.synced_directory", full)
+            patch.setattr("foundry_api.batch.journal.segments.sync_directory", full)
             with pytest.raises(BatchStorageFailed):
                 journal.publish(2)
         assert segments(options) == before
@@ -151,7 +151,7 @@ def test_a_journal_on_a_full_disk_can_be_left(options: BatchOptions) -> None:
         journal.record([answer(1)])
     journal.close()
     with opened(options) as later:
-        assert later.finished(0, 2) == {0: 7}
+        assert later.get_finished(0, 2) == {0: 7}
 
 
 LIMITED = """

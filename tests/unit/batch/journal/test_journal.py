@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from foundry_api.batch.journal import Checked, ask_cancel, read_figures, read_status
+from foundry_api.batch.journal import CheckResult, read_statistics, read_status, request_cancel
 from foundry_api.types.errors import BatchChanged, BatchInUse, BatchStorageFailed
 from support.journal_factories import answer, failure, lines, opened, options_of, segments
 
@@ -42,9 +42,9 @@ def test_what_was_recorded_is_known_to_the_next_one_who_opens_it(options: BatchO
         assert journal.record([answer(0), failure(1)]) == 2
         assert journal.record([answer(2)]) == 1
     with opened(options) as journal:
-        assert journal.finished(0, 10) == {0: 7, 1: 8, 2: 9}
-        assert journal.finished(1, 1) == {1: 8}
-        assert (journal.complete(3), journal.complete(4)) == (True, False)
+        assert journal.get_finished(0, 10) == {0: 7, 1: 8, 2: 9}
+        assert journal.get_finished(1, 1) == {1: 8}
+        assert (journal.is_complete(3), journal.is_complete(4)) == (True, False)
 
 
 def test_a_line_that_is_finished_stays_as_it_is(options: BatchOptions) -> None:
@@ -83,7 +83,7 @@ def test_a_second_runner_is_refused_unless_both_share(options: BatchOptions) -> 
         opened(options)
     with opened(options, shared=True) as one, opened(options, shared=True) as two:
         one.record([answer(0)])
-        assert two.finished(0, 1) == {0: 7}
+        assert two.get_finished(0, 1) == {0: 7}
 
 
 def test_a_second_runner_in_a_process_does_not_free_the_locks_of_the_first(
@@ -100,7 +100,7 @@ def test_a_second_runner_in_a_process_does_not_free_the_locks_of_the_first(
         assert (options.directory / "journal.sqlite-wal").exists()
         other.record([answer(1)])
     with opened(options) as journal:
-        assert journal.finished(0, 2) == {0: 7, 1: 8}
+        assert journal.get_finished(0, 2) == {0: 7, 1: 8}
 
 
 def test_a_runner_that_left_is_not_in_the_way(options: BatchOptions) -> None:
@@ -139,10 +139,10 @@ def test_another_input_is_refused_while_somebody_works_on_the_first(options: Bat
 
 
 def test_what_a_check_found_is_kept_as_long_as_the_input_is_the_same(options: BatchOptions) -> None:
-    found = Checked(total=9, models={"": 9}, duplicates=frozenset({4, 7}), bad=2)
+    found = CheckResult(total=9, models={"": 9}, duplicates=frozenset({4, 7}), bad=2)
     with opened(options) as journal:
         assert journal.check_result is None
-        journal.checked(9, {"": 9}, {4, 7}, bad=2)
+        journal.store_check_result(9, {"": 9}, {4, 7}, bad=2)
         assert journal.check_result == found
     with opened(options) as journal:
         assert journal.check_result == found
@@ -154,9 +154,9 @@ def test_what_a_check_found_is_kept_as_long_as_the_input_is_the_same(options: Ba
 def test_a_restart_forgets_what_was_answered(options: BatchOptions) -> None:
     with opened(options) as journal:
         journal.record([answer(0), failure(1)])
-        journal.checked(2, {}, frozenset())
+        journal.store_check_result(2, {}, frozenset())
     with opened(options, restart=True, fingerprint="another") as journal:
-        assert (journal.finished(0, 2), journal.check_result) == ({}, None)
+        assert (journal.get_finished(0, 2), journal.check_result) == ({}, None)
         assert segments(options) == []
         journal.record([answer(0, "new"), answer(1)])
         journal.publish(2)
@@ -176,7 +176,7 @@ def test_failed_lines_are_forgotten_on_wish_and_answered_ones_are_not(
     with opened(options) as journal:
         journal.record([answer(0), failure(1), failure(2)])
         assert journal.forget_failed() == 2
-        assert journal.finished(0, 3) == {0: 7}
+        assert journal.get_finished(0, 3) == {0: 7}
         assert journal.record([answer(1)]) == 1
         assert journal.forget_failed() == 0
 
@@ -184,7 +184,7 @@ def test_failed_lines_are_forgotten_on_wish_and_answered_ones_are_not(
 def test_it_counts_what_is_finished(options: BatchOptions) -> None:
     with opened(options) as journal:
         journal.record([answer(0), answer(1, shared=True, attempts=0), failure(2)])
-        counts = journal.counts()
+        counts = journal.get_counts()
     assert (counts.done, counts.failed, counts.shared, counts.finished) == (2, 1, 1, 3)
     assert (counts.prompt_tokens, counts.completion_tokens, counts.attempts) == (10, 6, 1)
 
@@ -193,8 +193,8 @@ def test_it_tells_the_batch_in_figures(options: BatchOptions) -> None:
     with opened(options) as journal:
         journal.record([answer(0), answer(1, model="other"), failure(2), failure(3, code="Odd")])
         journal.record([failure(4, "a word")])
-        figures = journal.figures()
-        assert figures == read_figures(options.directory)
+        figures = journal.get_statistics()
+        assert figures == read_statistics(options.directory)
     assert (figures.done, figures.failed, figures.latency.count) == (2, 3, 2)
     kinds = [(each.code, each.count, each.custom_id) for each in figures.errors]
     assert kinds == [("ServiceOverloaded", 2, "n-2"), ("Odd", 1, "n-3")]
@@ -209,23 +209,27 @@ def test_a_model_that_was_rolled_back_is_not_remembered(options: BatchOptions) -
             journal.record([broken])
         journal.record([answer(1, model="second")])
         journal.record([answer(0, model="first")])
-        models = {each.model: each.lines for each in journal.figures().models}
+        models = {each.model: each.lines for each in journal.get_statistics().models}
     assert models == {"first": 1, "second": 1}
 
 
 def test_the_status_tells_how_far_it_is_and_who_works(options: BatchOptions) -> None:
     with opened(options, clock=lambda: 50.0) as journal:
-        journal.checked(3, {"": 3}, frozenset())
+        journal.store_check_result(3, {"": 3}, frozenset())
         journal.record([answer(0), failure(1)])
-        assert journal.beat(b'{"so":"far"}') is None
+        assert journal.heartbeat(b'{"so":"far"}') is None
         status = read_status(options.directory)
         assert (status.total, status.counts.finished, status.running) == (3, 2, True)
-        assert (status.began, status.published) == (50.0, None)
+        assert (status.started_at, status.published) == (50.0, None)
         assert status.options == options.absolute
         (runner,) = status.runners
-        assert (runner.pid, runner.progress, runner.ended) == (os.getpid(), b'{"so":"far"}', None)
+        assert (runner.pid, runner.progress, runner.ended_at) == (
+            os.getpid(),
+            b'{"so":"far"}',
+            None,
+        )
     status = read_status(options.directory)
-    assert (status.running, status.runners[0].ended, status.current) == (False, 50.0, False)
+    assert (status.running, status.runners[0].ended_at, status.current) == (False, 50.0, False)
 
 
 def test_what_is_published_is_current_until_a_line_changes(options: BatchOptions) -> None:
@@ -244,16 +248,16 @@ def test_what_is_published_is_current_until_a_line_changes(options: BatchOptions
 
 def test_those_who_work_hear_that_they_are_to_leave(options: BatchOptions) -> None:
     with opened(options, shared=True) as one, opened(options, shared=True) as two:
-        assert ask_cancel(options.directory, "drain") == 2
-        assert (one.beat(), two.beat()) == ("drain", "drain")
-        assert ask_cancel(options.directory, "stop") == 2
-        assert one.beat() == "stop"
+        assert request_cancel(options.directory, "drain") == 2
+        assert (one.heartbeat(), two.heartbeat()) == ("drain", "drain")
+        assert request_cancel(options.directory, "stop") == 2
+        assert one.heartbeat() == "stop"
     with opened(options) as later:
-        assert later.beat() is None
-    assert ask_cancel(options.directory, "stop") == 0
+        assert later.heartbeat() is None
+    assert request_cancel(options.directory, "stop") == 0
 
 
-@pytest.mark.parametrize("ask", [read_status, lambda path: ask_cancel(path, "stop")])
+@pytest.mark.parametrize("ask", [read_status, lambda path: request_cancel(path, "stop")])
 def test_there_is_no_batch_where_none_was_begun(ask: object, tmp_path: Path) -> None:
     assert callable(ask)
     with pytest.raises(BatchStorageFailed, match="there is no batch"):

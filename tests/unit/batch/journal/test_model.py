@@ -24,7 +24,7 @@ from support.journal_factories import answer, died, failure, lines, opened, opti
 
 if TYPE_CHECKING:
     from foundry_api.batch.journal import Journal
-    from foundry_api.batch.types import Finished
+    from foundry_api.batch.types import BatchLineResult
 
 LINES = 8
 INDEXES = st.sets(st.integers(0, LINES - 1), min_size=1)
@@ -40,7 +40,7 @@ class Runners(RuleBasedStateMachine):
     def begin(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="foundry-api-journal-"))
         self.alive: list[Journal] = []
-        self.known: dict[int, Finished] = {}
+        self.known: dict[int, BatchLineResult] = {}
 
     @rule(target=journals, ordered=st.booleans())
     def come(self, *, ordered: bool) -> Journal:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from foundry_api.batch.journal import read_status
-from foundry_api.batch.journal.output import OwnFiles, Role
+from foundry_api.batch.journal.output import OutputOwnership, Role
 from foundry_api.types.errors import BatchChanged, BatchInUse, BatchStorageFailed
 from support.journal_factories import answer, failure, lines, opened, options_of, segments
 
@@ -75,8 +75,8 @@ def test_the_order_of_the_input_is_kept_on_wish(tmp_path: Path, output: Path) ->
 def test_answers_of_several_runs_come_together(
     options: BatchOptions, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("foundry_api.batch.journal.segments.MOST_OPEN", 2)
-    monkeypatch.setattr("foundry_api.batch.journal.segments.CHUNK", 3)
+    monkeypatch.setattr("foundry_api.batch.journal.segments.MAX_OPEN_SEGMENTS", 2)
+    monkeypatch.setattr("foundry_api.batch.journal.segments.BATCH_ROWS", 3)
     for run in range(4):
         with opened(options) as journal:
             journal.record([answer(index) for index in range(run, 8, 4)])
@@ -111,15 +111,15 @@ def test_the_draft_of_a_run_that_was_killed_is_removed_by_the_next_one(
 ) -> None:
     begin(options, failed=True)
 
-    place = OwnFiles.place
+    place = OutputOwnership.replace
 
-    def die(files: OwnFiles, role: Role, draft: Path) -> None:
+    def die(files: OutputOwnership, role: Role, draft: Path) -> None:
         if role == "errors":
             raise SystemExit
         place(files, role, draft)
 
     with monkeypatch.context() as patch, opened(options) as journal:
-        patch.setattr(OwnFiles, "place", die)
+        patch.setattr(OutputOwnership, "replace", die)
         patch.setattr(Path, "unlink", lambda *_, **__: None)
         with pytest.raises(SystemExit):
             journal.publish(3)

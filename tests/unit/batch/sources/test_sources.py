@@ -22,7 +22,7 @@ from pyarrow import parquet
 
 from foundry_api import BatchRequest, InputOptions
 from foundry_api.batch.sources import files, open_source
-from foundry_api.batch.sources.stdin import spooled
+from foundry_api.batch.sources.stdin import spool_stdin
 from foundry_api.batch.types import EMBEDDINGS_URL, Line
 from foundry_api.types.errors import BatchInputInvalid, BatchStorageFailed, InvalidRequest
 from support.cli_program import run
@@ -59,7 +59,7 @@ def source(tmp_path: Path, name: str, content: bytes | str, **options: Any) -> S
 
 
 def requests(source: Source) -> list[BatchRequest]:
-    return [source.request(line) for line in source.lines()]
+    return [source.parse_request(line) for line in source.iter_lines()]
 
 
 def prompts(source: Source) -> list[str]:
@@ -71,12 +71,12 @@ def why(source: Source) -> list[str]:
 
     def problem(line: Line) -> str:
         try:
-            source.request(line)
+            source.parse_request(line)
         except InvalidRequest as error:
             return error.message
         return ""
 
-    return [problem(line) for line in source.lines()]
+    return [problem(line) for line in source.iter_lines()]
 
 
 def table(rows: Sequence[Sequence[str]], **form: Any) -> str:
@@ -105,7 +105,7 @@ def test_lines_are_counted_as_an_editor_counts_them_and_requests_without_blank_o
 ) -> None:
     """A byte order mark and the ends of lines of Windows are no part of a line."""
     content = b"\xef\xbb\xbf" + b"\r\n".join([asks("a"), b"", b"  \t", asks("b"), b""])
-    lines = list(source(tmp_path, "in.jsonl", content).lines())
+    lines = list(source(tmp_path, "in.jsonl", content).iter_lines())
     assert [(line.index, line.number, line.raw) for line in lines] == [
         (0, 1, asks("a")),
         (1, 4, asks("b")),
@@ -152,13 +152,13 @@ def test_a_bad_line_is_told_with_its_place_and_the_member(
     tmp_path: Path, line: bytes, field: str | None, message: str
 ) -> None:
     opened = source(tmp_path, "in.jsonl", b"\n" + line + b"\n" + asks("good"))
-    bad, good = opened.lines()
+    bad, good = opened.iter_lines()
     with pytest.raises(InvalidRequest) as caught:
-        opened.request(bad)
+        opened.parse_request(bad)
     assert caught.value.message.startswith("in.jsonl line 2: ")
     assert message in caught.value.message
     assert caught.value.field == field
-    assert opened.request(good).custom_id == "good"
+    assert opened.parse_request(good).custom_id == "good"
 
 
 def test_a_member_of_the_options_that_a_line_cannot_have_is_told_as_such(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_bad_line_keeps_its_name_for_the_error_file(
     tmp_path: Path, line: bytes, name: str | None
 ) -> None:
     opened = source(tmp_path, "in.jsonl", line)
-    assert [opened.custom_id(each) for each in opened.lines()] == [name]
+    assert [opened.get_custom_id(each) for each in opened.iter_lines()] == [name]
 
 
 # --- Lines of text, CSV and Parquet ----------------------------------------------------------
@@ -206,7 +206,10 @@ def test_a_column_of_csv_has_the_prompts(tmp_path: Path) -> None:
     opened = source(tmp_path, "in.csv", table(rows))
     assert prompts(opened) == ['He said "Hi",\nand left', "Ho"]
     assert [request.custom_id for request in requests(opened)] == ["a", "b"]
-    assert [opened.place(line) for line in opened.lines()] == ["in.csv row 1", "in.csv row 2"]
+    assert [opened.format_place(line) for line in opened.iter_lines()] == [
+        "in.csv row 1",
+        "in.csv row 2",
+    ]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -252,7 +255,7 @@ def test_rows_that_are_no_csv_are_bad_and_the_others_are_not(tmp_path: Path) -> 
         "",
         "in.csv row 6: it is no CSV: unexpected end of data",
     ]
-    names = [opened.custom_id(line) for line in opened.lines()]
+    names = [opened.get_custom_id(line) for line in opened.iter_lines()]
     assert names == ["a", None, None, "d", "e", None]
 
 
@@ -301,7 +304,7 @@ def test_options_that_do_not_fit_the_input_are_refused_at_once(  # noqa: PLR0917
     message: str,
 ) -> None:
     with pytest.raises(BatchInputInvalid) as caught:
-        list(source(tmp_path, name, content, **options).lines())
+        list(source(tmp_path, name, content, **options).iter_lines())
     assert message in caught.value.message
     assert caught.value.field == field
     assert caught.value.hint
@@ -339,7 +342,7 @@ def test_zstd_without_its_package_says_what_to_install(
     monkeypatch.setitem(sys.modules, "compression.zstd", None)
     monkeypatch.setitem(sys.modules, "backports.zstd", None)
     with pytest.raises(BatchInputInvalid, match="a package is missing") as caught:
-        list(source(tmp_path, "in.txt.zst", zstd.compress(b"Hi")).lines())
+        list(source(tmp_path, "in.txt.zst", zstd.compress(b"Hi")).iter_lines())
     assert caught.value.hint == "pip install 'foundry-api[batch]'"
 
 
@@ -422,7 +425,7 @@ def test_what_may_be_anything_is_not_asked_as_prompts(
     assert caught.value.field == "format" or "UTF-16" in why
     assert "--format" in caught.value.hint or "UTF-16" in why
     if "UTF-16" not in why:
-        assert list(source(tmp_path, name, content, format="text").lines())
+        assert list(source(tmp_path, name, content, format="text").iter_lines())
 
 
 @pytest.mark.parametrize("text", ["[1] What is that?", "[INST] Hi", "{a} is a set", "- one"])
@@ -449,8 +452,8 @@ def test_the_elements_of_an_array_are_the_requests(
     assert [(each.custom_id, each.body) for each in requests(opened)] == [
         (each["custom_id"], each["body"]) for each in ARRAY
     ]
-    assert len({line.digest for line in opened.lines()}) == 3
-    assert opened.place(list(opened.lines())[2]) == "in.json item 3"
+    assert len({line.digest for line in opened.iter_lines()}) == 3
+    assert opened.format_place(list(opened.iter_lines())[2]) == "in.json item 3"
 
 
 @pytest.mark.parametrize("content", ["[]", " [ \n ]\n"])
@@ -533,10 +536,10 @@ def test_a_line_that_is_too_long_is_bad_and_never_held(
         "",
         "in.txt line 4: it is longer than 16 MiB",
     ]
-    digests = [line.digest for line in opened.lines()]
+    digests = [line.digest for line in opened.iter_lines()]
     changed = source(tmp_path, "in.txt", pack(content + b"y"))
-    assert [line.digest for line in changed.lines()][:3] == digests[:3]
-    assert [line.digest for line in changed.lines()][3] != digests[3]
+    assert [line.digest for line in changed.iter_lines()][:3] == digests[:3]
+    assert [line.digest for line in changed.iter_lines()][3] != digests[3]
 
 
 def test_a_line_as_long_as_it_may_be_is_good(
@@ -577,7 +580,7 @@ def test_compressed_data_that_is_cut_off_is_named(tmp_path: Path, name: str) -> 
     packed = PACK[Path(name).suffix](lines)
     opened = source(tmp_path, name, packed[: len(packed) // 2])
     with pytest.raises(BatchInputInvalid, match=f"{name} is cut off"):
-        list(opened.lines())
+        list(opened.iter_lines())
 
 
 @pytest.mark.parametrize("name", ["in.jsonl.gz", "in.jsonl.zst"])
@@ -586,7 +589,7 @@ def test_compressed_data_that_is_damaged_is_named(tmp_path: Path, name: str) -> 
     packed[len(packed) // 2 : len(packed) // 2 + 50] = bytes(50)
     opened = source(tmp_path, name, bytes(packed))
     with pytest.raises(BatchInputInvalid, match=f"{name} is damaged"):
-        list(opened.lines())
+        list(opened.iter_lines())
 
 
 def test_parquet_that_is_damaged_is_named(tmp_path: Path) -> None:
@@ -596,12 +599,12 @@ def test_parquet_that_is_damaged_is_named(tmp_path: Path) -> None:
     content[100:5000] = bytes(4900)
     opened = source(tmp_path, "in.parquet", bytes(content))
     with pytest.raises(BatchInputInvalid, match=r"in\.parquet is damaged"):
-        list(opened.lines())
+        list(opened.iter_lines())
 
 
 def test_leaving_the_lines_early_closes_the_file(tmp_path: Path) -> None:
     """An open file would be a warning, which is an error in these tests."""
-    lines = source(tmp_path, "in.txt.gz", gz(b"a\n" * 1000)).lines()
+    lines = source(tmp_path, "in.txt.gz", gz(b"a\n" * 1000)).iter_lines()
     assert next(lines).raw == b"a"
     del lines
 
@@ -610,7 +613,7 @@ def test_leaving_the_lines_early_closes_the_file(tmp_path: Path) -> None:
 
 
 def digests(source: Source) -> list[int]:
-    return [line.digest for line in source.lines()]
+    return [line.digest for line in source.iter_lines()]
 
 
 @pytest.mark.parametrize(
@@ -646,26 +649,29 @@ def test_the_same_row_under_other_names_has_another_digest(tmp_path: Path) -> No
 def test_the_fingerprint_is_of_the_content_and_the_options_and_not_of_the_place(
     tmp_path: Path,
 ) -> None:
-    here = source(tmp_path, "in.txt", "Hi").fingerprint()
+    here = source(tmp_path, "in.txt", "Hi").compute_fingerprint()
     (tmp_path / "there").mkdir()
-    assert source(tmp_path / "there", "other.txt", "Hi").fingerprint() == here
-    assert source(tmp_path, "in.txt", "Ho").fingerprint() != here
-    assert source(tmp_path, "in.txt", "Hi", system="x").fingerprint() != here
-    assert source(tmp_path, "in.txt", "Hi", format="text").fingerprint() == here
+    assert source(tmp_path / "there", "other.txt", "Hi").compute_fingerprint() == here
+    assert source(tmp_path, "in.txt", "Ho").compute_fingerprint() != here
+    assert source(tmp_path, "in.txt", "Hi", system="x").compute_fingerprint() != here
+    assert source(tmp_path, "in.txt", "Hi", format="text").compute_fingerprint() == here
 
 
 def test_the_order_in_which_members_were_told_does_not_matter(tmp_path: Path) -> None:
     one = source(tmp_path, "in.txt", "Hi", members={"seed": 1, "top_p": 1})
     other = source(tmp_path, "in.txt", "Hi", members={"top_p": 1, "seed": 1})
-    assert (one.fingerprint(), digests(one)) == (other.fingerprint(), digests(other))
+    assert (one.compute_fingerprint(), digests(one)) == (
+        other.compute_fingerprint(),
+        digests(other),
+    )
 
 
 def test_a_line_goes_to_another_process_and_means_the_same(tmp_path: Path) -> None:
     for name, content in (("a.jsonl", asks()), ("a.csv", b"prompt,x\nHi,y"), ("a.txt", b"Hi")):
         opened = source(tmp_path, name, content)
-        (line,) = opened.lines()
+        (line,) = opened.iter_lines()
         there = msgspec.msgpack.decode(msgspec.msgpack.encode(line), type=Line)
-        assert opened.request(line) == opened.request(there)
+        assert opened.parse_request(line) == opened.parse_request(there)
 
 
 # --- Standard input --------------------------------------------------------------------------
@@ -715,7 +721,7 @@ def test_other_standard_input_does_not_take_the_place_of_what_a_batch_was_begun_
 
 def test_nothing_was_kept_of_a_batch_that_never_began(tmp_path: Path) -> None:
     with pytest.raises(BatchInputInvalid, match="no copy of standard input was kept"):
-        spooled("-", tmp_path / "input", "kept")
+        spool_stdin("-", tmp_path / "input", "kept")
 
 
 def test_standard_input_that_cannot_be_copied_says_where_to(
@@ -724,7 +730,7 @@ def test_standard_input_that_cannot_be_copied_says_where_to(
     (tmp_path / "file").touch()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Hi")))
     with pytest.raises(BatchStorageFailed, match="standard input cannot be copied to"):
-        spooled("-", tmp_path / "file" / "input", "same")
+        spool_stdin("-", tmp_path / "file" / "input", "same")
 
 
 STREAMED = """
@@ -777,12 +783,12 @@ def test_a_stream_may_be_compressed(
 
 def test_a_stream_is_read_once_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     opened = streamed(monkeypatch, asks())
-    assert (opened.rereadable, opened.size_bytes, opened.name) == (False, None, "standard input")
+    assert (opened.is_seekable, opened.size_bytes, opened.name) == (False, None, "standard input")
     assert prompts(opened) == ["Hi"]
     with pytest.raises(BatchInputInvalid, match="can be read only once"):
-        list(opened.lines())
+        list(opened.iter_lines())
     with pytest.raises(BatchInputInvalid, match="can be read only once"):
-        opened.fingerprint()
+        opened.compute_fingerprint()
 
 
 def test_parquet_cannot_be_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -912,7 +918,7 @@ def test_any_bytes_give_requests_or_errors_of_ours(
 ) -> None:
     try:
         opened = source(tmp_path, f"in.{kind}", content)
-        told = [(line.index, line.number) for line in opened.lines()]
+        told = [(line.index, line.number) for line in opened.iter_lines()]
         why(opened)
     except BatchInputInvalid:
         return

@@ -10,7 +10,7 @@ import pytest
 
 from foundry_api import InputOptions
 from foundry_api.batch.sources import CheckProgress, check, open_source, validate
-from foundry_api.batch.sources.validate import Names
+from foundry_api.batch.sources.validate import IdHashes
 from foundry_api.types.errors import BatchInputInvalid
 
 if TYPE_CHECKING:
@@ -89,10 +89,10 @@ def test_names_that_only_seem_to_come_twice_are_looked_at(
 
 
 def test_requests_without_a_name_have_no_name_in_common() -> None:
-    names = Names()
+    names = IdHashes()
     for name in (None, "a", None, "b", "a"):
         names.add(name)
-    suspects = names.suspects()
+    suspects = names.find_candidates()
     assert [index for index in range(5) if index in suspects] == [1, 4]
     assert suspects.count == 1
 
@@ -100,7 +100,7 @@ def test_requests_without_a_name_have_no_name_in_common() -> None:
 def test_a_check_tells_how_far_it_is_and_ends_when_its_listener_raises(tmp_path: Path) -> None:
     opened = source(tmp_path, (asks(str(index)) for index in range(5_500)))
     told: list[CheckProgress] = []
-    check(opened, tell=told.append)
+    check(opened, on_progress=told.append)
     assert [each.lines for each in told] == [1000, 2000, 3000, 4000, 5000]
     fractions = [each.fraction for each in told]
     assert all(fraction is not None and 0 < fraction <= 1 for fraction in fractions)
@@ -109,7 +109,7 @@ def test_a_check_tells_how_far_it_is_and_ends_when_its_listener_raises(tmp_path:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        check(opened, tell=stop)
+        check(opened, on_progress=stop)
 
 
 def test_an_empty_input_has_no_lines(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_memory_stays_flat_in_a_long_input(tmp_path: Path) -> None:
     """Each of 30,000 lines has 2 kB; 8 bytes of each are held, 16 while they are compared."""
     count = 30_000
     opened = source(tmp_path, (asks(str(index), "x" * 2000) for index in range(count)))
-    check(open_source(InputOptions(path=str(tmp_path / "in.jsonl"))), tell=lambda _: None)
+    check(open_source(InputOptions(path=str(tmp_path / "in.jsonl"))), on_progress=lambda _: None)
     tracemalloc.start()
     try:
         check(opened)

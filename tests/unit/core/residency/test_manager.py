@@ -62,7 +62,7 @@ class Stored:
 class Engine:
     """What a service does with its memory; a double of dialect and connection."""
 
-    generation: Generation = "sdk-2.1"
+    service_generation: Generation = "sdk-2.1"
     base_url: str = "http://127.0.0.1:1"
     inside: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
@@ -76,7 +76,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         self.dialect = self
-        self.capabilities = CAPABILITIES[self.generation]
+        self.capabilities = CAPABILITIES[self.service_generation]
         self.stored = Stored()
 
     async def load(self, model: Model) -> None:
@@ -96,7 +96,7 @@ class Engine:
             raise errors.ModelInUse("1 session(s) still using it")
         self.inside.discard(model.id)
 
-    async def loaded(self, _catalog: Catalog | None = None) -> frozenset[str]:
+    async def get_loaded_ids(self, _catalog: Catalog | None = None) -> frozenset[str]:
         return frozenset(self.inside)
 
     async def in_memory(self) -> frozenset[str]:

@@ -10,7 +10,7 @@ import pytest
 from foundry_api.types import errors
 from foundry_api.types.messages import Usage
 from foundry_api.wire.chat.stream import ChatStream
-from foundry_api.wire.errors import error_message, stream_error
+from foundry_api.wire.errors import extract_error_message, parse_stream_error
 
 DONE = b"data: [DONE]\n\n"
 
@@ -270,11 +270,11 @@ def test_whose_mistake_it_was_is_in_the_code_and_the_type(
     members: dict[str, Any], kind: type[errors.FoundryError]
 ) -> None:
     for value in ({"error": {"message": "boom", **members}}, {"object": "error", **members}):
-        assert type(stream_error(msgspec.json.encode(value))) is kind
+        assert type(parse_stream_error(msgspec.json.encode(value))) is kind
 
 
 def test_what_foundry_local_calls_its_own_failure_may_succeed_next_time() -> None:
-    failure = stream_error(b'{"error":{"message":"boom","type":"server_error"}}')
+    failure = parse_stream_error(b'{"error":{"message":"boom","type":"server_error"}}')
     assert failure is not None
     assert failure.retryable
 
@@ -283,6 +283,6 @@ def test_the_words_of_an_error_are_found_within_bounds() -> None:
     deep: Any = "boom"
     for _ in range(9):
         deep = {"error": deep}
-    assert error_message(deep) == ""
-    assert error_message({"error": None, "message": " boom "}) == "boom"
-    assert error_message({"code": 3}) == ""
+    assert extract_error_message(deep) == ""
+    assert extract_error_message({"error": None, "message": " boom "}) == "boom"
+    assert extract_error_message({"code": 3}) == ""

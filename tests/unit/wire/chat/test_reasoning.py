@@ -8,7 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.wire.chat.reasoning import ThinkSplitter, attributed, opens_block_in_prompt
+from foundry_api.wire.chat.reasoning import (
+    ReasoningSplitter,
+    opens_block_in_prompt,
+    split_reasoning,
+)
 
 CASES = [
     ("<think>Six times seven.</think>42", "Six times seven.", "42"),
@@ -30,14 +34,14 @@ CASES = [
 
 
 def told_apart(pieces: list[str]) -> tuple[str, str]:
-    splitter, reasoning, content = ThinkSplitter(), "", ""
+    splitter, reasoning, content = ReasoningSplitter(), "", ""
     for piece in pieces:
-        if splitter.decided:
+        if splitter.is_decided:
             content += piece
             continue
         split = splitter.feed(piece)
         reasoning, content = reasoning + split.reasoning, content + split.content
-    if not splitter.decided:
+    if not splitter.is_decided:
         split = splitter.flush()
         reasoning, content = reasoning + split.reasoning, content + split.content
     return reasoning, content
@@ -71,7 +75,7 @@ def test_how_a_text_is_split_changes_nothing(parts: list[str], data: st.DataObje
 )
 def test_what_is_held_back_is_not_read_again_with_each_piece(opening: str, unit: str) -> None:
     """No text that is read again is longer than the marker that it may begin."""
-    splitter, text = ThinkSplitter(), opening + unit * 4096
+    splitter, text = ReasoningSplitter(), opening + unit * 4096
     for at in range(0, len(text), 4):
         splitter.feed(text[at : at + 4])
         held = [each for each in vars(splitter).values() if isinstance(each, str)]
@@ -98,15 +102,15 @@ def test_what_is_held_back_is_not_read_again_with_each_piece(opening: str, unit:
 def test_a_whole_text_is_attributed_also_where_the_prompt_opened_the_block(
     text: str, reasoning: str, content: str
 ) -> None:
-    assert attributed("", text) == (reasoning, content)
+    assert split_reasoning("", text) == (reasoning, content)
 
 
 def test_what_was_told_apart_before_stays_so() -> None:
-    assert attributed("Hm.", "a\n</think>\nb") == ("Hm.", "a\n</think>\nb")
+    assert split_reasoning("Hm.", "a\n</think>\nb") == ("Hm.", "a\n</think>\nb")
 
 
 def test_an_answer_that_was_taken_for_reasoning_is_the_answer() -> None:
-    assert attributed("All of it.\n", "All of it.") == ("", "All of it.")
+    assert split_reasoning("All of it.\n", "All of it.") == ("", "All of it.")
 
 
 CHANNELS = [
@@ -152,12 +156,12 @@ CHANNELS = [
 def test_an_answer_in_channels_is_told_apart(text: str, reasoning: str, content: str) -> None:
     assert told_apart([text]) == (reasoning, content)
     assert told_apart(list(text)) == (reasoning, content)
-    assert attributed("", text) == (reasoning, content)
+    assert split_reasoning("", text) == (reasoning, content)
 
 
 @pytest.mark.parametrize("unit", ["<", "<|", "<|channel|>", "<|message|>", "<|end|>x"])
 def test_channels_hold_back_no_more_than_a_marker_or_a_header(unit: str) -> None:
-    splitter, text = ThinkSplitter(), "<|channel|>final<|message|>" + unit * 1000
+    splitter, text = ReasoningSplitter(), "<|channel|>final<|message|>" + unit * 1000
     given = sum(len(piece) for at in range(len(text)) for piece in splitter.feed(text[at]))
     rest = splitter.flush()
     assert len(rest.reasoning) + len(rest.content) < 500

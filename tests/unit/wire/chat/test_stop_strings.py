@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from foundry_api.types.errors import ServerError
 from foundry_api.types.messages import Usage
-from foundry_api.wire.chat.stop_strings import Stopped
+from foundry_api.wire.chat.stop_strings import StopStringFilter
 from foundry_api.wire.chat.stream import ChatStream
 
 FEW_LETTERS = st.text(alphabet="ab c", max_size=12)
@@ -26,8 +26,8 @@ def stream(*texts: str) -> bytes:
     return b"\n\n".join([*events, b"data: [DONE]", b""])
 
 
-def decoded(stop: list[str], *blocks: bytes) -> tuple[str, Stopped]:
-    decoder = Stopped(ChatStream("m"), stop)
+def decoded(stop: list[str], *blocks: bytes) -> tuple[str, StopStringFilter]:
+    decoder = StopStringFilter(ChatStream("m"), stop)
     text = ""
     for block in blocks:
         if not decoder.done:
@@ -62,7 +62,7 @@ def test_where_the_bytes_are_torn_makes_no_difference(
 
 
 def test_text_is_held_back_only_while_it_may_become_a_stop_string() -> None:
-    decoder = Stopped(ChatStream("m"), ["STOP"])
+    decoder = StopStringFilter(ChatStream("m"), ["STOP"])
     said = [
         [chunk.content for chunk in decoder.feed(event(text) + b"\n\n")]
         for text in ("one S", "T", "AR", "T", "S", "TOP", " two")
@@ -72,7 +72,7 @@ def test_text_is_held_back_only_while_it_may_become_a_stop_string() -> None:
 
 
 def test_the_events_of_held_text_come_with_it() -> None:
-    decoder = Stopped(ChatStream("m"), ["ab"])
+    decoder = StopStringFilter(ChatStream("m"), ["ab"])
     (chunk,) = decoder.feed(event("a") + b"\n\n" + event("c") + b"\n\n")
     assert chunk.content == "ac"
     assert [
@@ -87,11 +87,15 @@ def test_after_a_hit_the_ending_is_ours_with_what_was_counted_so_far() -> None:
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
     _, decoder = decoded(["!"], event("Hi!", usage=usage) + b"\n\n")
     ending = decoder.finish()
-    assert (ending.finish_reason, ending.usage, ending.early) == ("stop", Usage(3, 2, 5), True)
+    assert (ending.finish_reason, ending.usage, ending.stopped_early) == (
+        "stop",
+        Usage(3, 2, 5),
+        True,
+    )
 
 
 def test_what_was_held_back_comes_ahead_of_an_error() -> None:
-    decoder = Stopped(ChatStream("m"), ["STOP"])
+    decoder = StopStringFilter(ChatStream("m"), ["STOP"])
     chunks = iter(decoder.feed(event("ST") + b'\n\ndata: {"error":{"message":"boom"}}\n\n'))
     assert next(chunks).content == "ST"
     with pytest.raises(ServerError):

@@ -9,8 +9,8 @@ import pytest
 
 from foundry_api.types.errors import ServerError, StreamInterrupted
 from foundry_api.types.messages import Chunk, FunctionCall, ToolCall
-from foundry_api.wire.chat.reasoning import attributed
-from foundry_api.wire.chat.stop_strings import Stopped
+from foundry_api.wire.chat.reasoning import split_reasoning
+from foundry_api.wire.chat.stop_strings import StopStringFilter
 from foundry_api.wire.chat.stream import ChatStream
 
 STOP = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
@@ -101,11 +101,11 @@ def test_tool_calls_of_an_answer_that_broke_off_are_not_passed_on() -> None:
 def test_pieces_that_are_held_back_count_as_life() -> None:
     stream = ChatStream("tiny:1")
     list(stream.feed(event(tool_calls=[piece(0, '{"x":', "a", "add")])))
-    assert stream.pieces == 1
+    assert stream.chunk_count == 1
 
 
 def test_a_stop_string_is_looked_for_in_the_answer_alone() -> None:
-    stopped = Stopped(ChatStream("tiny:1"), ["END"])
+    stopped = StopStringFilter(ChatStream("tiny:1"), ["END"])
     blocks = [event(reasoning_content="END"), event(content="yes EN"), event(content="D no")]
     chunks = [chunk for block in blocks for chunk in stopped.feed(block)]
     assert [(chunk.reasoning, chunk.content) for chunk in chunks] == [("END", ""), ("", "yes ")]
@@ -193,7 +193,7 @@ def test_the_older_form_of_a_call_is_one_too() -> None:
 
 def opened(*texts: str, reason: str = "stop") -> tuple[str, str]:
     """The reasoning and the text of a model whose prompt opened the block."""
-    stream = ChatStream("deepseek-r1:1", block_opened=True)
+    stream = ChatStream("deepseek-r1:1", in_reasoning=True)
     end = b'data: {"choices":[{"delta":{},"finish_reason":"%b"}]}\n\n' % reason.encode()
     blocks = [*(event(content=text) for text in texts), end, DONE]
     chunks = [chunk for block in blocks for chunk in stream.feed(block)]
@@ -211,11 +211,11 @@ def test_one_that_was_cut_is_reasoning_and_one_that_ended_is_the_answer_too() ->
     assert opened("Hm", ". So", reason="length") == ("Hm. So", "")
     reasoning, text = opened("Hel", "lo.")
     assert text == "Hello."
-    assert attributed(reasoning, text) == ("", "Hello.")
+    assert split_reasoning(reasoning, text) == ("", "Hello.")
 
 
 def test_where_the_service_tells_reasoning_apart_the_text_is_the_answer() -> None:
-    stream = ChatStream("deepseek-r1:1", block_opened=True)
+    stream = ChatStream("deepseek-r1:1", in_reasoning=True)
     chunks = [
         *stream.feed(event(reasoning_content="Hm.") + event(content="Yes")),
         *stream.feed(STOP),

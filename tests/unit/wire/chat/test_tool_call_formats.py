@@ -16,7 +16,11 @@ from foundry_api.types.errors import ToolCallError
 from foundry_api.types.messages import ChatRequest, Message, ToolCall, ToolDefinition
 from foundry_api.wire.chat.stream import ChatStream
 from foundry_api.wire.chat.tool_call_matching import MalformedCall
-from foundry_api.wire.chat.tool_call_parser import CallFinder, Recovered, recovering
+from foundry_api.wire.chat.tool_call_parser import (
+    ToolCallParser,
+    ToolCallRecovery,
+    with_tool_recovery,
+)
 
 Calls = list[tuple[str, dict[str, Any]]]
 
@@ -263,7 +267,7 @@ MALFORMED = (
 
 
 def found_in(*pieces: str) -> tuple[str, Calls]:
-    finder = CallFinder(TOOLS)
+    finder = ToolCallParser(TOOLS)
     found = [each for piece in pieces for each in finder.feed(piece)]
     found += finder.finish()
     calls = [each for each in found if isinstance(each, ToolCall)]
@@ -314,13 +318,13 @@ def test_no_text_is_lost(text: str) -> None:
 def test_text_is_text_where_no_tool_was_offered() -> None:
     request = ChatRequest(messages=(Message("user", "x"),))
     stream = ChatStream("m")
-    assert recovering(stream, "m", request) is stream
+    assert with_tool_recovery(stream, "m", request) is stream
 
 
 def test_the_schemas_of_a_request_say_how_to_read_texts() -> None:
     tool = ToolDefinition(name="weather", parameters=TOOLS["weather"])
     request = ChatRequest(messages=(Message("user", "x"),), tools=(tool,))
-    decoder = recovering(ChatStream("m"), "m", request)
+    decoder = with_tool_recovery(ChatStream("m"), "m", request)
     chunks = [*decoder.feed(said(XML_FULL, "stop"))]
     (call,) = [call for chunk in chunks for call in chunk.tool_calls]
     assert json.loads(call.function.arguments) == FULL[0][1]
@@ -345,7 +349,7 @@ def said(text: str, reason: str) -> bytes:
 )
 @pytest.mark.parametrize(("reason", "told"), [("length", "length"), ("stop", None)])
 def test_a_call_that_was_cut_says_so(text: str, reason: str, told: str | None) -> None:
-    decoder = Recovered(ChatStream("m"), "m", TOOLS)
+    decoder = ToolCallRecovery(ChatStream("m"), "m", TOOLS)
     with pytest.raises(ToolCallError) as caught:
         list(decoder.feed(said(text, reason)))
     assert caught.value.finish_reason == told
@@ -360,7 +364,7 @@ def test_a_call_of_the_services_own_that_was_cut_says_so() -> None:
         {"delta": {}, "finish_reason": "length"},
     ]
     stream = b"".join(f"data: {json.dumps({'choices': [each]})}\n\n".encode() for each in events)
-    decoder = Recovered(ChatStream("m"), "m", TOOLS)
+    decoder = ToolCallRecovery(ChatStream("m"), "m", TOOLS)
     with pytest.raises(ToolCallError, match="max_tokens") as caught:
         list(decoder.feed(stream + b"data: [DONE]\n\n"))
     assert (caught.value.finish_reason, caught.value.text) == ("length", '{"city": "Be')

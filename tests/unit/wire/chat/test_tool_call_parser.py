@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from foundry_api.types.messages import ToolCall
 from foundry_api.wire.chat import tool_call_matching, tool_call_parser
 from foundry_api.wire.chat.tool_call_matching import MalformedCall
-from foundry_api.wire.chat.tool_call_parser import MAX_HELD, CallFinder
+from foundry_api.wire.chat.tool_call_parser import MAX_PENDING, ToolCallParser
 
 Calls = list[tuple[str, dict[str, Any]]]
 
@@ -111,7 +111,7 @@ MALFORMED = (
 def found_in(*pieces: str) -> tuple[str, Calls, list[ToolCall]]:
     """The text, the calls, and those as they came."""
     counter = itertools.count()
-    finder = CallFinder(NAMES, new_id=lambda: f"call_{next(counter)}")
+    finder = ToolCallParser(NAMES, new_id=lambda: f"call_{next(counter)}")
     found = [each for piece in pieces for each in finder.feed(piece)]
     found += finder.finish()
     calls = [each for each in found if isinstance(each, ToolCall)]
@@ -182,14 +182,14 @@ def test_a_marked_call_that_cannot_be_read_is_malformed(text: str, pieces: str) 
 
 
 def test_text_is_passed_on_at_once_where_it_cannot_be_a_call() -> None:
-    finder = CallFinder(NAMES)
+    finder = ToolCallParser(NAMES)
     said = [list(finder.feed(piece)) for piece in ("a <", "b> <to", "ols> f", "un", '\n{"na', "me")]
     assert said == [["a "], ["<b> "], ["<tools> "], [], ["fun\n"], []]
     assert list(finder.feed('": "Ada"')) == ['{"name": "Ada"']
 
 
 def test_text_ahead_of_a_malformed_call_is_passed_on() -> None:
-    found = CallFinder(NAMES).feed("Let me see.<tool_call>{]</tool_call>")
+    found = ToolCallParser(NAMES).feed("Let me see.<tool_call>{]</tool_call>")
     assert next(found) == "Let me see."
     with pytest.raises(MalformedCall):
         next(found)
@@ -199,17 +199,17 @@ def test_a_calls_own_id_is_kept_and_others_get_one() -> None:
     text = f'{{"id": "call_7", "function": {CALL}}}'
     assert [call.id for call in found_in(text)[2]] == ["call_7"]
     assert [call.id for call in found_in(f"[{CALL}, {OTHER}]")[2]] == ["call_0", "call_1"]
-    first, second = (next(iter(CallFinder(NAMES).feed(CALL))) for _ in range(2))
+    first, second = (next(iter(ToolCallParser(NAMES).feed(CALL))) for _ in range(2))
     assert isinstance(first, ToolCall)
     assert isinstance(second, ToolCall)
     assert first.id != second.id
 
 
 def test_a_text_that_never_becomes_a_call_is_not_held_for_ever() -> None:
-    finder = CallFinder(NAMES)
+    finder = ToolCallParser(NAMES)
     begun = '{"name": "clock", "arguments": {"city": "'
     assert list(finder.feed(begun)) == []
-    assert "".join(map(str, finder.feed("x" * MAX_HELD))).startswith(begun)
+    assert "".join(map(str, finder.feed("x" * MAX_PENDING))).startswith(begun)
 
 
 HOSTILE = {
@@ -233,8 +233,8 @@ class Work:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.characters = 0
-        end_of_value: Any = vars(tool_call_matching)["end_of_value"]
-        blank_line: Any = vars(tool_call_parser)["_blank_line"]
+        end_of_value: Any = vars(tool_call_matching)["find_value_end"]
+        blank_line: Any = vars(tool_call_parser)["_is_blank_line"]
 
         def counted_end(text: str, start: int, *more: str | None) -> int | None:
             end = end_of_value(text, start, *more)
@@ -245,8 +245,8 @@ class Work:
             self.characters += len(text)
             return blank_line(text, was_blank)
 
-        monkeypatch.setattr(tool_call_matching, "end_of_value", counted_end)
-        monkeypatch.setattr(tool_call_parser, "_blank_line", counted_line)
+        monkeypatch.setattr(tool_call_matching, "find_value_end", counted_end)
+        monkeypatch.setattr(tool_call_parser, "_is_blank_line", counted_line)
 
 
 @pytest.mark.parametrize("unit", HOSTILE.values(), ids=HOSTILE.keys())

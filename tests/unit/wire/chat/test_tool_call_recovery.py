@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from foundry_api.types.errors import ServerError, ToolCallError
 from foundry_api.types.messages import ChatRequest, Chunk, Message, ToolDefinition
 from foundry_api.wire.chat.stream import ChatStream
-from foundry_api.wire.chat.tool_call_parser import Recovered, recovering
+from foundry_api.wire.chat.tool_call_parser import ToolCallRecovery, with_tool_recovery
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,8 +40,8 @@ def ended(reason: str = "stop", tokens: int = 9) -> list[bytes]:
     return [event({}, reason, usage=usage), b"data: [DONE]\n\n"]
 
 
-def decoded(events: Sequence[bytes]) -> tuple[list[Chunk], Recovered]:
-    decoder = Recovered(ChatStream("m"), "m", ["clock"])
+def decoded(events: Sequence[bytes]) -> tuple[list[Chunk], ToolCallRecovery]:
+    decoder = ToolCallRecovery(ChatStream("m"), "m", ["clock"])
     return [chunk for block in events for chunk in decoder.feed(block)], decoder
 
 
@@ -102,7 +102,7 @@ def test_a_cut_answer_with_a_call_stays_cut() -> None:
 
 @pytest.mark.parametrize("text", ['<tool_call>{"name": }</tool_call>', '<tool_call>{"name": "clo'])
 def test_a_malformed_call_is_an_error_with_its_text(text: str) -> None:
-    decoder = Recovered(ChatStream("m"), "m", ["clock"])
+    decoder = ToolCallRecovery(ChatStream("m"), "m", ["clock"])
     chunks = (chunk for block in [*said("Well. ", text), *ended()] for chunk in decoder.feed(block))
     assert next(chunks).content == "Well. "
     with pytest.raises(ToolCallError) as caught:
@@ -112,7 +112,7 @@ def test_a_malformed_call_is_an_error_with_its_text(text: str) -> None:
 
 
 def test_the_text_ahead_of_a_services_error_is_passed_on() -> None:
-    decoder = Recovered(ChatStream("m"), "m", ["clock"])
+    decoder = ToolCallRecovery(ChatStream("m"), "m", ["clock"])
     list(decoder.feed(said(CALL[:15])[0]))
     failing = decoder.feed(b'data: {"error":{"message":"it failed","type":"server_error"}}\n\n')
     assert next(failing).content == CALL[:15]
@@ -133,17 +133,19 @@ def test_only_a_request_that_offers_tools_is_searched_for_calls() -> None:
     tool = ToolDefinition(name="clock")
     messages = (Message("user", "x"),)
     stream = ChatStream("m")
-    assert recovering(stream, "m", ChatRequest(messages=messages)) is stream
+    assert with_tool_recovery(stream, "m", ChatRequest(messages=messages)) is stream
     none = ChatRequest(messages=messages, tools=(tool,), tool_choice="none")
-    assert recovering(stream, "m", none) is stream
-    assert recovering(stream, "m", ChatRequest(messages=messages, tools=(tool,))) is not stream
+    assert with_tool_recovery(stream, "m", none) is stream
+    assert (
+        with_tool_recovery(stream, "m", ChatRequest(messages=messages, tools=(tool,))) is not stream
+    )
 
 
 def test_arguments_that_only_open_brackets_are_no_foreign_error() -> None:
     """Each piece repeats the name and looks like the beginning of another call."""
     call = {"index": 0, "function": {"name": "clock", "arguments": "{"}}
     piece = f"data: {json.dumps({'choices': [{'delta': {'tool_calls': [call]}}]})}\n\n".encode()
-    decoder = Recovered(ChatStream("m"), "m", {"clock": {}})
+    decoder = ToolCallRecovery(ChatStream("m"), "m", {"clock": {}})
     chunks = [chunk for _ in range(20_000) for chunk in decoder.feed(piece)]
     chunks += decoder.feed(b"data: [DONE]\n\n")
     (told,) = [call for chunk in chunks for call in chunk.tool_calls]

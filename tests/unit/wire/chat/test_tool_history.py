@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from foundry_api.types.messages import FunctionCall, Message, ToolCall
-from foundry_api.wire.chat.request import inlined
+from foundry_api.wire.chat.request import inline_tool_history
 
 ASKED = Message("user", "What is 2 + 2?")
 CALL = ToolCall("call_1", FunctionCall("add", '{"a": 2, "b": 2}'))
 
 
 def test_a_call_becomes_the_assistants_words_and_its_result_the_users() -> None:
-    said, wanted, result = inlined(
+    said, wanted, result = inline_tool_history(
         [ASKED, Message("assistant", tool_calls=(CALL,)), Message("tool", "4", (), "call_1")]
     )
     assert said is ASKED
@@ -21,12 +21,12 @@ def test_a_call_becomes_the_assistants_words_and_its_result_the_users() -> None:
 
 
 def test_words_beside_calls_are_kept() -> None:
-    (turn,) = inlined([Message("assistant", "Let me see.", tool_calls=(CALL, CALL))])
+    (turn,) = inline_tool_history([Message("assistant", "Let me see.", tool_calls=(CALL, CALL))])
     assert turn.content.startswith("Let me see.\n<tool_call>")
     assert turn.content.count("</tool_call>") == 2
 
 
 def test_a_result_without_its_call_is_kept() -> None:
-    assert inlined([Message("tool", "4", (), "call_9")]) == (
+    assert inline_tool_history([Message("tool", "4", (), "call_9")]) == (
         Message("user", "the tool returned:\n4"),
     )

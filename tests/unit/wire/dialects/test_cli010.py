@@ -11,7 +11,7 @@ import pytest
 from foundry_api.types import errors
 from foundry_api.types.checks import chat_request
 from foundry_api.types.messages import Model
-from foundry_api.wire.dialects.base import ServiceStatus, Wire
+from foundry_api.wire.dialects.base import ServiceClient, ServiceStatus
 from foundry_api.wire.dialects.cli010 import Cli010Dialect
 from support.fake_transport import RecordedResponse
 
@@ -58,14 +58,14 @@ class Command:
     in_memory: set[str] = field(default_factory=set[str])
     asked: int = 0
 
-    async def available(self) -> bool:
+    async def is_available(self) -> bool:
         self.asked += 1
         return self.there
 
-    async def models(self) -> Sequence[Model]:
+    async def list_models(self) -> Sequence[Model]:
         return self.listed
 
-    async def loaded(self) -> frozenset[str]:
+    async def get_loaded_ids(self) -> frozenset[str]:
         return frozenset(self.in_memory)
 
     async def load(self, model_id: str) -> None:
@@ -83,14 +83,14 @@ def dialect(
     routes: Mapping[str, tuple[int, bytes]] | None = None, command: Command | None = None
 ) -> tuple[Cli010Dialect, Server]:
     server = Server({"/v1/models": (200, LISTING), **(routes or {})})
-    return Cli010Dialect(Wire(server, "http://service", {}, command)), server
+    return Cli010Dialect(ServiceClient(server, "http://service", {}, command)), server
 
 
 async def test_its_routes_for_models_are_looked_for_once() -> None:
     service, server = dialect(command=Command())
     for _ in range(3):
         await service.load(LISTED)
-        assert await service.loaded() == {LISTED.id}
+        assert await service.get_loaded_ids() == {LISTED.id}
         await service.unload(LISTED)
     assert server.asked == ["/models/loaded"]
 
@@ -106,7 +106,7 @@ async def test_routes_that_are_there_are_used_instead_of_the_command() -> None:
         command,
     )
     await service.load(LISTED)
-    assert await service.loaded() == {LISTED.id}
+    assert await service.get_loaded_ids() == {LISTED.id}
     await service.unload(LISTED)
     assert not command.asked
     assert f"/models/load/{LISTED.id}" in server.asked
@@ -129,10 +129,10 @@ async def test_a_page_of_another_program_is_no_route(page: bytes) -> None:
 async def test_an_id_without_version_becomes_the_loaded_one() -> None:
     """Inference wants the version, which `/v1/models` was seen to leave out."""
     service, _ = dialect({"/models/loaded": (200, json.dumps([LISTED.id]).encode())})
-    (model,) = await service.local_models()
+    (model,) = await service.list_local_models()
     assert (model.id, model.alias, model.loaded) == (LISTED.id, "phi-4-mini", True)
     service, _ = dialect()
-    (model,) = await service.local_models()
+    (model,) = await service.list_local_models()
     assert (model.id, model.loaded) == ("phi-4-mini-instruct-generic-cpu", False)
 
 
@@ -140,12 +140,12 @@ async def test_the_command_tells_of_models_where_it_is() -> None:
     far = Model(id="far:1", alias="far", catalog="public", cached=False)
     here = Model(id="here:1", alias="here", catalog="public", cached=True)
     service, server = dialect(command=Command(listed=[far, here]))
-    assert await service.local_models() == [here]
-    assert await service.public_models() == [far, here]
+    assert await service.list_local_models() == [here]
+    assert await service.list_public_models() == [far, here]
     assert server.asked == []
     service, _ = dialect(command=Command())
     with pytest.raises(errors.CatalogUnavailable):
-        await service.public_models()
+        await service.list_public_models()
 
 
 async def test_a_command_that_came_later_is_found() -> None:
@@ -175,7 +175,7 @@ async def test_without_route_and_command_the_error_names_the_command_to_run(
 async def test_without_both_a_model_that_answers_is_loaded() -> None:
     service, server = dialect({"/v1/chat/completions": (200, b"{}")})
     await service.load(LISTED)
-    assert await service.loaded() == {LISTED.id}
+    assert await service.get_loaded_ids() == {LISTED.id}
     assert server.asked.count("/v1/chat/completions") == 1
 
 
@@ -196,23 +196,23 @@ async def test_a_failure_of_another_kind_is_not_taken_for_an_unloaded_model() ->
 async def test_a_catalog_out_of_reach_is_no_death() -> None:
     told = b'{"error":{"message":"Failed to retrieve model list: Catalog request failed"}}'
     service, _ = dialect({"/v1/models": (500, told)})
-    assert await service.status() == ServiceStatus("cli-0.10")
-    assert await service.local_models() == []
+    assert await service.get_status() == ServiceStatus("cli-0.10")
+    assert await service.list_local_models() == []
     service, _ = dialect(
         {"/v1/models": (500, told), "/models/loaded": (200, json.dumps([LISTED.id]).encode())}
     )
-    (model,) = await service.local_models()
+    (model,) = await service.list_local_models()
     assert (model.id, model.alias, model.loaded) == (LISTED.id, "phi-4-mini", True)
     service, _ = dialect({"/v1/models": (503, b"")})
     with pytest.raises(errors.ServiceOverloaded):
-        await service.status()
+        await service.get_status()
 
 
 @pytest.mark.parametrize("reason", [b"", b',"finish_reason":"stop"'])
 def test_a_finish_reason_may_be_missing(reason: bytes) -> None:
     """0.8 sends none, SDK 1.0 does; of 0.10 it is not known."""
     service, _ = dialect()
-    decoder = service.chat_decoder(LISTED, HI)
+    decoder = service.make_chat_decoder(LISTED, HI)
     chunk = b'data: {"choices":[{"delta":{"content":"Hi"},"message":{"content":"Hi"},"index":0'
     stream = chunk + reason + b"}]," + FLAGS + b"}\n\ndata: [DONE]\n\n"
     assert [each.content for each in decoder.feed(stream)] == ["Hi"]

@@ -16,7 +16,7 @@ from foundry_api.types.errors import (
     ServiceNotRunning,
 )
 from foundry_api.wire.dialects.base import ServiceStatus
-from foundry_api.wire.dialects.detect import identify
+from foundry_api.wire.dialects.detect import detect_service
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,7 +95,7 @@ LOCAL = "/catalogs/local/v1/models"
     ],
 )
 async def test_a_generation_is_known_by_its_routes(routes: Routes, status: ServiceStatus) -> None:
-    assert await identify(Service(routes), URL, {}, 1.0) == status
+    assert await detect_service(Service(routes), URL, {}, 1.0) == status
 
 
 @pytest.mark.parametrize(
@@ -121,26 +121,28 @@ async def test_a_generation_is_known_by_its_routes(routes: Routes, status: Servi
 )
 async def test_anything_else_is_not_a_service(routes: Routes) -> None:
     with pytest.raises(ProtocolError):
-        await identify(Service(routes), URL, {}, 1.0)
+        await detect_service(Service(routes), URL, {}, 1.0)
 
 
 async def test_a_failing_service_is_not_taken_for_an_older_one() -> None:
     with pytest.raises(ServerError) as caught:
-        await identify(Service({"/status": SDK_2, LOCAL: (500, b"")}), URL, {}, 1.0)
+        await detect_service(Service({"/status": SDK_2, LOCAL: (500, b"")}), URL, {}, 1.0)
     assert caught.value.service == URL
 
 
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_refused_credential_is_told(status: int) -> None:
     with pytest.raises(ConfigurationError, match="refuses the credential") as caught:
-        await identify(Service({"/status": (status, b"")}), URL, {"Authorization": "Bearer k"}, 1)
+        await detect_service(
+            Service({"/status": (status, b"")}), URL, {"Authorization": "Bearer k"}, 1
+        )
     assert "FOUNDRY_API_KEY" in caught.value.hint
     assert "Bearer" not in str(caught.value)
 
 
 async def test_the_credential_goes_with_every_request() -> None:
     service = Service({"/status": SDK_2, LOCAL: LISTED})
-    await identify(service, URL, {"Authorization": "Bearer k"}, 1.0)
+    await detect_service(service, URL, {"Authorization": "Bearer k"}, 1.0)
     assert len(service.asked) == 2
     assert all(request.headers["Authorization"] == "Bearer k" for request in service.asked)
     assert {request.method for request in service.asked} == {"GET"}
@@ -154,7 +156,7 @@ async def test_the_time_is_for_all_requests_together() -> None:
             return await super().send(request)
 
     with pytest.raises(ServiceNotRunning, match="within"):
-        await identify(Silent({"/openai/status": LEGACY}), URL, {}, 0.05)
+        await detect_service(Silent({"/openai/status": LEGACY}), URL, {}, 0.05)
 
 
 async def test_what_the_transport_raises_passes() -> None:
@@ -163,4 +165,4 @@ async def test_what_the_transport_raises_passes() -> None:
             raise ServiceNotRunning(f"nothing at {request.url}")
 
     with pytest.raises(FoundryError, match="nothing at"):
-        await identify(Gone({}), URL, {}, 1.0)
+        await detect_service(Gone({}), URL, {}, 1.0)

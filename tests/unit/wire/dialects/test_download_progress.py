@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundry_api.types.errors import DownloadFailed, FoundryError, ProtocolError
-from foundry_api.wire.dialects.legacy import MAX_LINE_BYTES, ProgressDecoder, percent_of
+from foundry_api.wire.dialects.legacy import MAX_LINE_BYTES, DownloadProgressDecoder, parse_percent
 
 DOCUMENTED = (
     b'("genai_config.json", 1)\n("model.onnx.data", 0.125)\n("model.onnx.data", 1.0)\n'
@@ -22,7 +22,7 @@ OF_THE_SDK = (
 
 
 def read(blocks: list[bytes]) -> list[float]:
-    decoder = ProgressDecoder()
+    decoder = DownloadProgressDecoder()
     percentages = [percent for block in blocks for percent in decoder.feed(block)]
     decoder.finish()
     return percentages
@@ -60,7 +60,7 @@ def test_a_stream_means_the_same_in_any_split(stream: bytes, cuts: list[int]) ->
     ],
 )
 def test_a_line_tells_a_percentage_or_none(line: bytes, percent: float | None) -> None:
-    assert percent_of(line) == percent
+    assert parse_percent(line) == percent
 
 
 def test_a_bar_that_is_drawn_over_itself_is_many_lines() -> None:
@@ -86,7 +86,7 @@ def test_a_download_that_is_not_said_to_be_done_failed(result: bytes, why: str) 
 
 @pytest.mark.parametrize("start", [b"x", b"{"])
 def test_a_line_without_an_end_is_refused(start: bytes) -> None:
-    decoder = ProgressDecoder()
+    decoder = DownloadProgressDecoder()
     blocks = [start + b"y" * 1000] * (MAX_LINE_BYTES // 1000 + 2)
     with pytest.raises(ProtocolError, match="larger than"):
         list(itertools.chain.from_iterable(map(decoder.feed, blocks)))
@@ -94,7 +94,7 @@ def test_a_line_without_an_end_is_refused(start: bytes) -> None:
 
 @given(st.lists(st.binary(max_size=50)))
 def test_any_bytes_are_percentages_or_a_typed_error(blocks: list[bytes]) -> None:
-    decoder = ProgressDecoder()
+    decoder = DownloadProgressDecoder()
     for block in blocks:
         assert all(0 <= percent <= 100 for percent in decoder.feed(block))
     try:

@@ -13,22 +13,22 @@ from hypothesis import strategies as st
 from foundry_api.types import errors
 from foundry_api.types.checks import chat_request
 from foundry_api.types.messages import Model, Usage
-from foundry_api.wire.dialects.base import Wire, error_of
+from foundry_api.wire.dialects.base import ServiceClient, parse_error
 from foundry_api.wire.dialects.legacy import LegacyDialect
 from foundry_api.wire.dialects.legacy_catalog import (
-    LISTING,
-    Listed,
-    download_body,
-    ep_of,
-    id_of,
-    items_of,
-    model_of,
+    CATALOG_DECODER,
+    CatalogItem,
+    execution_provider_for,
+    iter_items,
+    make_download_body,
+    make_model,
+    resolve_id,
 )
-from foundry_api.wire.transport import Reply
+from foundry_api.wire.transport import BufferedResponse
 
 if TYPE_CHECKING:
     from foundry_api.types.messages import Chunk
-    from foundry_api.wire.dialects.base import Ending
+    from foundry_api.wire.dialects.base import StreamEnd
     from foundry_api.wire.transport import Request
 
 MODEL = Model(id="qwen2.5-1.5b-instruct-generic-gpu:3", alias="qwen2.5-1.5b", catalog="public")
@@ -70,12 +70,12 @@ def body_of(request: Request | None) -> dict[str, Any]:
     return members
 
 
-DIALECT = LegacyDialect(Wire(Unused(), "http://service"))
+DIALECT = LegacyDialect(ServiceClient(Unused(), "http://service"))
 
 
-def read(stream: bytes, **options: Any) -> tuple[list[Chunk], Ending]:
+def read(stream: bytes, **options: Any) -> tuple[list[Chunk], StreamEnd]:
     request = chat_request([{"role": "user", "content": "Hi"}], **options)
-    decoder = DIALECT.chat_decoder(MODEL, request)
+    decoder = DIALECT.make_chat_decoder(MODEL, request)
     chunks = list(decoder.feed(stream))
     return chunks, decoder.finish()
 
@@ -129,12 +129,12 @@ def test_an_answer_without_its_end_mark_is_not_whole(stream: bytes) -> None:
 
 def test_a_request_has_no_stop_strings_and_the_documented_name_of_the_seed() -> None:
     request = chat_request([{"role": "user", "content": "Hi"}], stop="END", seed=7)
-    told = body_of(DIALECT.chat_request(MODEL, request))
+    told = body_of(DIALECT.build_chat_request(MODEL, request))
     assert told["model"] == MODEL.id
     assert "stop" not in told
     assert (told["seed"], told["random_seed"]) == (7, 7)
     assert told["stream"] is True
-    plain = body_of(DIALECT.plain_request(MODEL, request))
+    plain = body_of(DIALECT.non_streaming_request(MODEL, request))
     assert plain == {
         name: value for name, value in told.items() if name not in {"stream", "stream_options"}
     }
@@ -148,7 +148,7 @@ def test_turns_of_tools_are_plain_turns() -> None:
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "c", "content": "a cat"},
     ]
-    told = body_of(DIALECT.chat_request(MODEL, chat_request(turns)))
+    told = body_of(DIALECT.build_chat_request(MODEL, chat_request(turns)))
     assert [turn["role"] for turn in told["messages"]] == ["user", "assistant", "user"]
     assert told["messages"][2]["content"] == "look returned:\na cat"
 
@@ -191,17 +191,17 @@ def test_turns_of_tools_are_plain_turns() -> None:
 def test_an_error_of_the_net_framework_is_told_without_its_stack(
     status: int, body: bytes, kind: type[errors.FoundryError], message: str
 ) -> None:
-    error = error_of(Reply(status, {}, body))
+    error = parse_error(BufferedResponse(status, {}, body))
     assert (type(error), error.message) == (kind, message)
 
 
 # --- the catalog ------------------------------------------------------------------------------
 
 
-def variant(name: str, device: str, provider: str | None = None, alias: str = "phi") -> Listed:
+def variant(name: str, device: str, provider: str | None = None, alias: str = "phi") -> CatalogItem:
     provider = provider or f"{device.title()}ExecutionProvider"
     runtime = {"deviceType": device, "executionProvider": provider}
-    return msgspec.convert({"name": name, "alias": alias, "runtime": runtime}, Listed)
+    return msgspec.convert({"name": name, "alias": alias, "runtime": runtime}, CatalogItem)
 
 
 NPU = variant("phi-qnn-npu:1", "NPU")
@@ -213,8 +213,8 @@ CPU_OLD = variant("phi-generic-cpu:1", "CPU")
 
 def test_a_list_may_be_bare_or_wrapped() -> None:
     item = b'{"name":"phi-generic-cpu:1","alias":"phi","runtime":{"deviceType":"CPU"}}'
-    bare = items_of(LISTING.decode(b"[" + item + b"]"), windows=False)
-    wrapped = items_of(LISTING.decode(b'{"models":[' + item + b"]}"), windows=False)
+    bare = iter_items(CATALOG_DECODER.decode(b"[" + item + b"]"), is_windows=False)
+    wrapped = iter_items(CATALOG_DECODER.decode(b'{"models":[' + item + b"]}"), is_windows=False)
     assert bare == wrapped
     assert bare[0].name == "phi-generic-cpu:1"
 
@@ -229,22 +229,22 @@ def test_a_list_may_be_bare_or_wrapped() -> None:
     ],
 )
 def test_on_windows_an_alias_means_the_cpu_before_a_generic_gpu_unless_there_is_cuda(
-    items: list[Listed], first: Listed
+    items: list[CatalogItem], first: CatalogItem
 ) -> None:
-    assert items_of(items, windows=True)[0] == first
-    assert items_of(items, windows=False) == items
+    assert iter_items(items, is_windows=True)[0] == first
+    assert iter_items(items, is_windows=False) == items
 
 
 @given(st.lists(st.sampled_from([NPU, GPU, CUDA, CPU, CPU_OLD]), unique_by=lambda item: item.name))
-def test_no_variant_is_lost_by_preferring_another(items: list[Listed]) -> None:
-    preferred = items_of(items, windows=True)
+def test_no_variant_is_lost_by_preferring_another(items: list[CatalogItem]) -> None:
+    preferred = iter_items(items, is_windows=True)
     assert sorted(item.name for item in preferred) == sorted(item.name for item in items)
 
 
 def test_a_generic_gpu_variant_runs_on_cuda_where_there_is_cuda() -> None:
-    assert ep_of(GPU.name, [GPU, CUDA]) == "cuda"
-    assert ep_of(GPU.name, [GPU, CPU]) is None
-    assert ep_of(CPU.name, [GPU, CUDA]) is None
+    assert execution_provider_for(GPU.name, [GPU, CUDA]) == "cuda"
+    assert execution_provider_for(GPU.name, [GPU, CPU]) is None
+    assert execution_provider_for(CPU.name, [GPU, CUDA]) is None
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_generic_gpu_variant_runs_on_cuda_where_there_is_cuda() -> None:
     ],
 )
 def test_a_name_in_a_list_of_the_service_may_lack_its_version(name: str, meant: str) -> None:
-    assert id_of(name, [NPU, GPU, CPU_OLD, CPU]) == meant
+    assert resolve_id(name, [NPU, GPU, CPU_OLD, CPU]) == meant
 
 
 def test_a_variant_is_described_as_far_as_the_catalog_does() -> None:
@@ -270,8 +270,8 @@ def test_a_variant_is_described_as_far_as_the_catalog_does() -> None:
         "fileSizeMb": 4915,
         "license": "MIT",
     }
-    item = msgspec.convert(told, Listed)
-    assert model_of(item, cached={item.name}, loaded=()) == Model(
+    item = msgspec.convert(told, CatalogItem)
+    assert make_model(item, cached={item.name}, loaded=()) == Model(
         id=item.name,
         alias="phi-4-mini",
         catalog="public",
@@ -281,8 +281,8 @@ def test_a_variant_is_described_as_far_as_the_catalog_does() -> None:
         size_mb=4915,
         license="MIT",
     )
-    bare = msgspec.convert({"name": item.name}, Listed)
-    assert model_of(bare, cached=(), loaded=()) == Model(
+    bare = msgspec.convert({"name": item.name}, CatalogItem)
+    assert make_model(bare, cached=(), loaded=()) == Model(
         id=item.name, alias="phi-4-mini", catalog="public", cached=False
     )
 
@@ -292,8 +292,10 @@ def test_a_variant_is_described_as_far_as_the_catalog_does() -> None:
 )
 def test_a_download_is_ordered_as_the_sdk_does(provider: str, sent: str) -> None:
     told = {"name": "phi:1", "uri": "azureml://phi", "publisher": "Microsoft"}
-    item = msgspec.convert({**told, "providerType": provider, "promptTemplate": {"a": "b"}}, Listed)
-    assert download_body(item) == {
+    item = msgspec.convert(
+        {**told, "providerType": provider, "promptTemplate": {"a": "b"}}, CatalogItem
+    )
+    assert make_download_body(item) == {
         "model": {
             "Name": "phi:1",
             "Uri": "azureml://phi",

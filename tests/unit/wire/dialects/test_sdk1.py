@@ -10,7 +10,7 @@ import pytest
 from foundry_api.types import errors
 from foundry_api.types.checks import chat_request
 from foundry_api.types.messages import Chunk, Model, Usage
-from foundry_api.wire.dialects.base import Wire
+from foundry_api.wire.dialects.base import ServiceClient
 from foundry_api.wire.dialects.sdk1 import Sdk1Dialect
 from support.fake_transport import Recorded
 
@@ -42,7 +42,7 @@ HI = chat_request([{"role": "user", "content": "Hi"}])
 
 
 def dialect(answers: Mapping[str, tuple[int, bytes]] | None = None) -> Sdk1Dialect:
-    return Sdk1Dialect(Wire(Recorded(answers or {}), "http://service"))
+    return Sdk1Dialect(ServiceClient(Recorded(answers or {}), "http://service"))
 
 
 EVENT = (
@@ -61,23 +61,23 @@ def event(text: bytes, tokens: int, end: bytes = b"") -> bytes:
 
 
 async def test_its_status_tells_no_process() -> None:
-    status = await dialect({"/status": (200, STATUS)}).status()
-    assert (status.generation, status.pid, status.cache_dir) == ("sdk-1", None, "/models")
+    status = await dialect({"/status": (200, STATUS)}).get_status()
+    assert (status.service_generation, status.pid, status.cache_dir) == ("sdk-1", None, "/models")
 
 
 async def test_models_are_listed_by_their_alias_and_as_loaded_whatever_their_version() -> None:
     service = dialect({"/v1/models": (200, LISTED), "/models/loaded": (200, LOADED)})
     expected = [msgspec.structs.replace(PHI, loaded=True)]
-    assert await service.local_models() == await service.public_models() == expected
-    assert await service.loaded() == {PHI.id}
+    assert await service.list_local_models() == await service.list_public_models() == expected
+    assert await service.get_loaded_ids() == {PHI.id}
 
 
 async def test_without_its_catalog_those_in_memory_are_left() -> None:
     service = dialect({"/v1/models": (500, CATALOG_GONE), "/models/loaded": (200, LOADED)})
-    (model,) = await service.local_models()
+    (model,) = await service.list_local_models()
     assert (model.id, model.loaded) == (PHI.id, True)
     with pytest.raises(errors.CatalogUnavailable):
-        await service.public_models()
+        await service.list_public_models()
 
 
 LOAD = f"/models/load/{PHI.id}"
@@ -106,7 +106,7 @@ async def test_a_load_that_succeeds_says_nothing_either() -> None:
 
 
 def test_an_answer_is_read_once_though_each_piece_comes_twice() -> None:
-    decoder = dialect().chat_decoder(PHI, HI)
+    decoder = dialect().make_chat_decoder(PHI, HI)
     body = event(b"Hel", 1) + event(b"lo", 2, b',"finish_reason":"stop"') + b"data: [DONE]\n\n"
     chunks = list(decoder.feed(body))
     assert [chunk.content for chunk in chunks] == ["Hel", "lo"]
@@ -129,14 +129,17 @@ def test_an_answer_as_long_as_its_bound_was_cut(
     tokens: int, bound: dict[str, object], reason: str
 ) -> None:
     request = chat_request([{"role": "user", "content": "Hi"}], **bound)  # type: ignore[arg-type]
-    decoder = dialect().chat_decoder(PHI, request)
+    decoder = dialect().make_chat_decoder(PHI, request)
     list(decoder.feed(event(b"x", tokens, b',"finish_reason":"stop"') + b"data: [DONE]\n\n"))
     assert decoder.finish().finish_reason == reason
 
 
 def test_the_plain_request_is_the_same_but_for_the_stream() -> None:
     request = chat_request([{"role": "user", "content": "Hi"}], max_tokens=9, stop="x")
-    plain, streamed = dialect().plain_request(PHI, request), dialect().chat_request(PHI, request)
+    plain, streamed = (
+        dialect().non_streaming_request(PHI, request),
+        dialect().build_chat_request(PHI, request),
+    )
     assert plain
     assert plain.body
     assert streamed.body

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from foundry_api.types import errors
 from foundry_api.types.checks import chat_request
 from foundry_api.types.messages import Chunk, Model, Usage
-from foundry_api.wire.dialects.base import Ending, ServiceStatus, Wire
+from foundry_api.wire.dialects.base import ServiceClient, ServiceStatus, StreamEnd
 from foundry_api.wire.dialects.sdk2 import Sdk21Dialect
 from foundry_api.wire.sse import MAX_EVENT_BYTES
 from foundry_api.wire.transport import Request
@@ -27,7 +27,7 @@ HI = chat_request([{"role": "user", "content": "Hi"}])
 
 
 def dialect(answers: Mapping[str, tuple[int, bytes]] | None = None) -> Sdk21Dialect:
-    return Sdk21Dialect(Wire(Recorded(answers or {}), "http://service"))
+    return Sdk21Dialect(ServiceClient(Recorded(answers or {}), "http://service"))
 
 
 def recorded(choices: bytes, more: bytes = b"") -> bytes:
@@ -79,7 +79,7 @@ def test_a_chat_request_is_these_bytes() -> None:
         stop=["\n", "END"],
         extra={"metadata": {"top_k": "5"}},
     )
-    assert dialect().chat_request(LOCAL, request) == Request(
+    assert dialect().build_chat_request(LOCAL, request) == Request(
         "POST",
         "http://service/catalogs/local/v1/chat/completions",
         {"Content-Type": "application/json"},
@@ -93,7 +93,7 @@ def test_a_chat_request_is_these_bytes() -> None:
 
 
 def test_what_was_not_asked_for_is_not_sent() -> None:
-    assert dialect().chat_request(LOCAL, HI).body == (
+    assert dialect().build_chat_request(LOCAL, HI).body == (
         b'{"model":"demo:1","messages":[{"role":"user","content":"Hi"}],"stream":true,'
         b'"stream_options":{"include_usage":true}}'
     )
@@ -102,12 +102,12 @@ def test_what_was_not_asked_for_is_not_sent() -> None:
 def test_extra_members_do_not_replace_what_the_call_is_about() -> None:
     extra = {"model": "other", "messages": [], "stream": False, "stream_options": None}
     request = chat_request([{"role": "user", "content": "Hi"}], extra=extra)
-    sent = dialect().chat_request(LOCAL, request)
-    assert sent.body == dialect().chat_request(LOCAL, HI).body
+    sent = dialect().build_chat_request(LOCAL, request)
+    assert sent.body == dialect().build_chat_request(LOCAL, HI).body
 
 
 def test_models_of_the_two_catalogs_have_routes_of_their_own() -> None:
-    urls = [dialect().chat_request(model, HI).url for model in (LOCAL, PUBLIC)]
+    urls = [dialect().build_chat_request(model, HI).url for model in (LOCAL, PUBLIC)]
     assert urls == [
         "http://service/catalogs/local/v1/chat/completions",
         "http://service/v1/chat/completions",
@@ -115,8 +115,8 @@ def test_models_of_the_two_catalogs_have_routes_of_their_own() -> None:
 
 
 def test_credentials_travel_with_every_request() -> None:
-    wire = Wire(Recorded({}), "http://service", {"Authorization": "Bearer secret"})
-    headers = Sdk21Dialect(wire).chat_request(LOCAL, HI).headers
+    wire = ServiceClient(Recorded({}), "http://service", {"Authorization": "Bearer secret"})
+    headers = Sdk21Dialect(wire).build_chat_request(LOCAL, HI).headers
     assert headers == {"Content-Type": "application/json", "Authorization": "Bearer secret"}
     assert "secret" not in repr(wire)
 
@@ -124,8 +124,8 @@ def test_credentials_travel_with_every_request() -> None:
 # --- streams --------------------------------------------------------------------------------
 
 
-def read(blocks: list[bytes]) -> tuple[list[Chunk], Ending]:
-    decoder = dialect().chat_decoder(LOCAL, HI)
+def read(blocks: list[bytes]) -> tuple[list[Chunk], StreamEnd]:
+    decoder = dialect().make_chat_decoder(LOCAL, HI)
     chunks = [chunk for block in blocks for chunk in decoder.feed(block)]
     assert decoder.done == (DONE in b"".join(blocks))
     return chunks, decoder.finish()
@@ -193,7 +193,7 @@ def test_an_error_without_a_known_message_goes_by_its_type(
 
 
 def test_text_ahead_of_an_error_is_given_out_first() -> None:
-    chunks = dialect().chat_decoder(LOCAL, HI).feed(ROLE + PIECES[0] + OVERFLOW)
+    chunks = dialect().make_chat_decoder(LOCAL, HI).feed(ROLE + PIECES[0] + OVERFLOW)
     assert next(chunks).content == "I"
     with pytest.raises(errors.ContextOverflow):
         next(chunks)
@@ -201,7 +201,7 @@ def test_text_ahead_of_an_error_is_given_out_first() -> None:
 
 @given(data=st.binary() | st.text().map(str.encode) | st.just(b"[" * 5000))
 def test_an_event_of_any_bytes_is_a_chunk_or_a_typed_error(data: bytes) -> None:
-    decoder = dialect().chat_decoder(LOCAL, HI)
+    decoder = dialect().make_chat_decoder(LOCAL, HI)
     try:
         for _ in decoder.feed(b"data: " + data + b"\n\n"):
             pass
@@ -210,7 +210,7 @@ def test_an_event_of_any_bytes_is_a_chunk_or_a_typed_error(data: bytes) -> None:
 
 
 def test_events_without_text_are_kept_up_to_a_bound() -> None:
-    decoder = dialect().chat_decoder(LOCAL, HI)
+    decoder = dialect().make_chat_decoder(LOCAL, HI)
     padded = recorded(b"", b',"padding":"' + b"a" * 2**18 + b'"')
     for _ in range(MAX_EVENT_BYTES // len(padded)):
         assert list(decoder.feed(padded)) == []
@@ -223,7 +223,7 @@ def test_events_without_text_are_kept_up_to_a_bound() -> None:
 
 async def test_the_status_tells_process_and_cache() -> None:
     body = b'{"endpoints":["http://127.0.0.1:5391"],"modelCachePath":"/cache","pid":6230}'
-    status = await dialect({"/status": (200, body)}).status()
+    status = await dialect({"/status": (200, body)}).get_status()
     assert status == ServiceStatus("sdk-2.1", pid=6230, cache_dir="/cache")
 
 
@@ -235,7 +235,7 @@ async def test_registered_models_are_known_with_what_is_loaded() -> None:
             "/catalogs/local/v1/models": (200, listing),
             "/catalogs/local/models/loaded": (200, b'["demo:1"]'),
         }
-    ).local_models()
+    ).list_local_models()
     assert models == [
         Model(id="demo:1", alias="demo", catalog="local", cached=True, loaded=True),
         Model(id="mine:2", alias="mine", catalog="local", cached=True, loaded=False),
@@ -249,7 +249,7 @@ async def test_models_of_the_public_catalog_are_known_by_their_alias() -> None:
             "/v1/models": (200, listing),
             "/models/loaded": (200, b'["Phi-4-mini-instruct-generic-cpu:4"]'),
         }
-    ).public_models()
+    ).list_public_models()
     told = [(model.id, model.alias, model.cached, model.loaded) for model in models]
     assert told == [
         ("Phi-4-mini-instruct-generic-cpu:4", "phi-4-mini", True, True),
@@ -260,12 +260,12 @@ async def test_models_of_the_public_catalog_are_known_by_their_alias() -> None:
 async def test_an_empty_public_catalog_is_one_that_could_not_be_reached() -> None:
     """The service answers so after four attempts, offline."""
     with pytest.raises(errors.CatalogUnavailable):
-        await dialect({"/v1/models": (200, b'{"data":[],"object":"list"}')}).public_models()
+        await dialect({"/v1/models": (200, b'{"data":[],"object":"list"}')}).list_public_models()
 
 
 async def test_an_empty_local_catalog_is_just_empty() -> None:
     answers = {"/catalogs/local/v1/models": (200, b'{"data":[],"object":"list"}')}
-    assert await dialect(answers).local_models() == []
+    assert await dialect(answers).list_local_models() == []
 
 
 async def test_loading_and_unloading_name_the_alias() -> None:
@@ -276,7 +276,7 @@ async def test_loading_and_unloading_name_the_alias() -> None:
             "/catalogs/local/models/unload/demo": (200, b'{"status":"unloaded"}'),
         }
     )
-    service = Sdk21Dialect(Wire(transport, "http://service"))
+    service = Sdk21Dialect(ServiceClient(transport, "http://service"))
     await service.load(LOCAL)
     await service.unload(LOCAL)
     assert transport.asked == [
@@ -336,7 +336,7 @@ async def test_an_answer_of_another_shape_is_a_protocol_error(path: str, body: b
         f"/catalogs/local{path}": (200, body),
     }
     with pytest.raises(errors.ProtocolError, match="is not what this generation sends") as caught:
-        await dialect(answers).local_models()
+        await dialect(answers).list_local_models()
     assert caught.value.service == "http://service"
 
 
@@ -344,10 +344,10 @@ async def test_a_missing_route_is_told_in_the_routers_own_words() -> None:
     page = b"server=oatpp/1.3.0\ncode=404\ndescription=Not Found\n"
     page += b"message=No mapping for HTTP-method: 'GET', URL: '/status'\n"
     with pytest.raises(errors.RouteMissing, match="No mapping for HTTP-method"):
-        await dialect({"/status": (404, page)}).status()
+        await dialect({"/status": (404, page)}).get_status()
 
 
 async def test_models_are_looked_up_from_many_tasks_at_once() -> None:
     answers = {"/catalogs/local/v1/models": (200, b'{"data":[]}')}
     service = dialect(answers)
-    assert await asyncio.gather(*(service.local_models() for _ in range(10))) == [[]] * 10
+    assert await asyncio.gather(*(service.list_local_models() for _ in range(10))) == [[]] * 10

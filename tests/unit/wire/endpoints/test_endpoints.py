@@ -12,24 +12,28 @@ from hypothesis import strategies as st
 
 from foundry_api.types import errors
 from foundry_api.types.messages import Usage
-from foundry_api.wire.endpoints.embeddings import decoded
-from foundry_api.wire.endpoints.responses import ResponseReader, ResponseStream, item_of
-from foundry_api.wire.endpoints.transcriptions import TranscriptionStream, heard, multipart
+from foundry_api.wire.endpoints.embeddings import decode_embeddings
+from foundry_api.wire.endpoints.responses import ResponseReader, ResponseStream, parse_item
+from foundry_api.wire.endpoints.transcriptions import (
+    TranscriptionStream,
+    encode_multipart,
+    parse_transcription,
+)
 
 SERVICE = "http://127.0.0.1:5273"
 NEW = ResponseReader(SERVICE, "sdk-2.1")
-OLD = ResponseReader(SERVICE, "sdk-1", cuts_at=2048)
+OLD = ResponseReader(SERVICE, "sdk-1", truncates_at=2048)
 
 
 class TestEmbeddings:
     def test_vectors_come_in_the_order_of_the_texts(self) -> None:
         body = b'{"data":[{"embedding":[0,1],"index":1},{"embedding":[1.0,0.0],"index":0}]}'
-        assert decoded(body, 2) == (((1.0, 0.0), (0.0, 1.0)), None)
+        assert decode_embeddings(body, 2) == (((1.0, 0.0), (0.0, 1.0)), None)
 
     def test_zero_tokens_mean_that_they_were_not_counted(self) -> None:
         item = b'{"data":[{"embedding":[1],"index":0}],"usage":'
-        assert decoded(item + b'{"prompt_tokens":0,"total_tokens":0}}', 1)[1] is None
-        counted = decoded(item + b'{"prompt_tokens":3,"total_tokens":3}}', 1)[1]
+        assert decode_embeddings(item + b'{"prompt_tokens":0,"total_tokens":0}}', 1)[1] is None
+        counted = decode_embeddings(item + b'{"prompt_tokens":3,"total_tokens":3}}', 1)[1]
         assert counted == Usage(3, 0, 3)
 
     @pytest.mark.parametrize(
@@ -47,7 +51,7 @@ class TestEmbeddings:
     )
     def test_what_is_not_a_vector_for_each_text_is_refused(self, body: bytes) -> None:
         with pytest.raises(errors.ProtocolError):
-            decoded(body, 2)
+            decode_embeddings(body, 2)
 
 
 class TestTranscriptions:
@@ -87,7 +91,7 @@ class TestTranscriptions:
             list(TranscriptionStream("m").feed(b"data: " + data + b"\n\n"))
 
     def test_an_upload_is_a_form(self) -> None:
-        kind, body = multipart("m:1", 'a "b".wav', b"\0\xff\r\n--", {"language": "de"})
+        kind, body = encode_multipart("m:1", 'a "b".wav', b"\0\xff\r\n--", {"language": "de"})
         form = message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + body)
         payload: Any = form.get_payload()
         parts = {part.get_param("name", header="content-disposition"): part for part in payload}
@@ -100,9 +104,9 @@ class TestTranscriptions:
         assert parts["file"].get_filename() == "a %22b%22.wav"
 
     def test_a_whole_answer_has_a_text(self) -> None:
-        assert heard(b'{"text":"Hi"}') == ("Hi", (b'{"text":"Hi"}',))
+        assert parse_transcription(b'{"text":"Hi"}') == ("Hi", (b'{"text":"Hi"}',))
         with pytest.raises(errors.ProtocolError):
-            heard(b"{}")
+            parse_transcription(b"{}")
 
 
 def response(**members: object) -> dict[str, object]:
@@ -129,7 +133,7 @@ def response(**members: object) -> dict[str, object]:
 
 
 def told(reader: ResponseReader = NEW, **members: object) -> Any:
-    return reader.response(json.dumps(response(**members)).encode())
+    return reader.parse_response(json.dumps(response(**members)).encode())
 
 
 class TestOddTranscriptions:
@@ -173,14 +177,14 @@ class TestResponses:
 
     def test_what_2_0_counts_of_a_chained_one_is_not_believed(self) -> None:
         """It counts the earlier turns as part of the answer."""
-        reader = ResponseReader(SERVICE, "sdk-2.0", cuts_at=2048)
+        reader = ResponseReader(SERVICE, "sdk-2.0", truncates_at=2048)
         usage = {"input_tokens": 23, "output_tokens": 86, "total_tokens": 109}
         chained = response(usage=usage, previous_response_id="resp_0", max_output_tokens=50)
-        whole = reader.response(json.dumps(chained).encode(), pieces=35)
+        whole = reader.parse_response(json.dumps(chained).encode(), chunk_count=35)
         assert (whole.status, whole.usage) == ("completed", None)
-        cut = reader.response(json.dumps(chained).encode(), pieces=50)
+        cut = reader.parse_response(json.dumps(chained).encode(), chunk_count=50)
         assert (cut.status, cut.incomplete_reason) == ("incomplete", "max_output_tokens")
-        assert reader.response(json.dumps(chained).encode()).status == "completed"
+        assert reader.parse_response(json.dumps(chained).encode()).status == "completed"
 
     def test_tokens_that_were_not_counted_are_none(self) -> None:
         assert told(usage=None).usage is None
@@ -199,22 +203,22 @@ class TestResponses:
         assert (call.id, call.function.name, call.function.arguments) == ("c1", "f", "{}")
 
     def test_items_of_the_input_are_told_alike(self) -> None:
-        said = item_of({"type": "message", "role": "user", "content": "Hi", "id": "m"})
+        said = parse_item({"type": "message", "role": "user", "content": "Hi", "id": "m"})
         assert (said.text, said.role, said.raw["id"]) == ("Hi", "user", "m")
-        returned = item_of({"type": "function_call_output", "call_id": "c1", "output": "5"})
+        returned = parse_item({"type": "function_call_output", "call_id": "c1", "output": "5"})
         assert (returned.text, returned.call_id) == ("5", "c1")
-        assert item_of({"content": [None, "x", {"text": 3}, {"text": "a"}]}).text == "a"
+        assert parse_item({"content": [None, "x", {"text": 3}, {"text": "a"}]}).text == "a"
 
     @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"id":"r","status":"odd"}'])
     def test_what_is_no_response_is_refused(self, data: bytes) -> None:
         with pytest.raises(errors.ProtocolError):
-            NEW.response(data)
+            NEW.parse_response(data)
         with pytest.raises(errors.ProtocolError):
-            NEW.page(b'{"data":[' + (data or b"3") + b"]}")
+            NEW.parse_page(b'{"data":[' + (data or b"3") + b"]}")
 
     def test_a_page_tells_whether_there_is_more(self) -> None:
         listed = {"object": "list", "data": [response()], "has_more": True}
-        page = NEW.page(json.dumps(listed).encode())
+        page = NEW.parse_page(json.dumps(listed).encode())
         assert ([each.id for each in page.responses], page.has_more) == (["resp_1"], True)
 
 
@@ -298,8 +302,8 @@ class TestStreamedResponses:
 
     def test_a_marker_that_only_ends_is_one(self) -> None:
         item = {"type": "message", "role": "assistant", "content": "Hm.\n</think>\n\nYes"}
-        assert (item_of(item).reasoning, item_of(item).text) == ("Hm.", "Yes")
-        assert item_of({**item, "role": "user"}).text == item["content"]
+        assert (parse_item(item).reasoning, parse_item(item).text) == ("Hm.", "Yes")
+        assert parse_item({**item, "role": "user"}).text == item["content"]
 
     def test_a_refusal_is_visible(self) -> None:
         (said,) = ResponseStream(NEW).feed(event("response.refusal.delta", delta="No."))
