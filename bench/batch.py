@@ -77,7 +77,7 @@ async def rate(
 async def measure(base_url: str, asked: Asked) -> dict[str, float]:
     """Medians of all ways in turn, so that all meet the same machine."""
     seen: dict[str, list[float]] = {}
-    none = LimiterSettings(fixed=256)
+    none = LimiterSettings(concurrency=256)
     for _ in range(ROUNDS):
         for n in SEMAPHORES:
             told = await rate(base_url, none, lambda client, n=n: with_semaphore(client, asked, n))  # type: ignore[misc]

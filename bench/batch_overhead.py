@@ -143,7 +143,7 @@ def _sum(*laps: tuple[float, float]) -> tuple[float, float]:
 
 async def with_client(url: str, source: Path) -> dict[str, tuple[float, float]]:
     """A batch over the service, the client alone, and the same calls by hand."""
-    at_once = LimiterSettings(fixed=AT_ONCE)
+    at_once = LimiterSettings(concurrency=AT_ONCE)
     told: dict[str, tuple[float, float]] = {}
     async with FoundryAPIClient(url, model="tiny:1", limiter=at_once) as client:
         await client.complete("short")

@@ -41,7 +41,10 @@ async def main() -> None:
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="foundry-api-bench-") as home:
         async with FoundryAPIClient(
-            service="embedded", home=Path(home), model="demo", limiter=LimiterSettings(fixed=CALLS)
+            service="embedded",
+            home=Path(home),
+            model="demo",
+            limiter=LimiterSettings(concurrency=CALLS),
         ) as client:
             await client.complete("Hello", max_tokens=2)
             (engine,) = psutil.Process().children()

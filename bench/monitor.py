@@ -53,13 +53,13 @@ class Engine:
     """An engine host behind a forwarder, so that it can be replaced behind one address."""
 
     def __init__(self, home: Path) -> None:
-        self._options = HostOptions(paths=Paths.of(home))
+        self._options = HostOptions(paths=Paths.from_home(home))
         self.host = EngineHost(self._options)
 
     async def start(self) -> int:
         """Start a host; its port."""
         self.host = EngineHost(self._options)
-        endpoint = await self.host.ready()
+        endpoint = await self.host.wait_ready()
         return int(endpoint.base_url.rpartition(":")[2])
 
     @property
@@ -81,7 +81,7 @@ async def killed(engine: Engine, forwarder: Forwarder) -> None:
     """The engine dies, and is started again."""
     began = time.monotonic()
     engine.process.kill()
-    engine.host.stop()
+    engine.host.close()
     port = await engine.start()
     await asyncio.sleep(began + OUTAGE_S - time.monotonic())
     forwarder.target = port
@@ -133,7 +133,7 @@ async def callers(client: FoundryAPIClient, count: int) -> AsyncGenerator[Counte
 
 async def call(base_url: str) -> None:
     """As many callers in this process, until it is killed."""
-    limits = LimiterSettings(fixed=FULL)
+    limits = LimiterSettings(concurrency=FULL)
     async with (
         FoundryAPIClient(base_url, model="demo", limiter=limits, timeout=120) as client,
         callers(client, FULL),
@@ -167,7 +167,7 @@ class Ledger:
         self.seen = 0
         self.detected_s: list[float] = []
         self.recovered_s: list[float] = []
-        self.took_s: list[float] = []
+        self.duration_s: list[float] = []
 
     @property
     def alarms(self) -> int:
@@ -176,7 +176,7 @@ class Ledger:
 
     def note(self, began: float, ended: float, alarms: int) -> bool:
         """Take note of an outage; whether it was seen, once."""
-        self.took_s.append(ended - began)
+        self.duration_s.append(ended - began)
         after = [change for change in self.changes if change.at >= began]
         downs = [change.at for change in after if change.new == "down"]
         ups = [change.at for change in after if change.old == "down"]
@@ -194,7 +194,7 @@ async def plant(count: int, home: Path) -> dict[str, float]:
     async with (
         Forwarder(await engine.start()) as forwarder,
         FoundryAPIClient(
-            f"http://127.0.0.1:{forwarder.port}", model="demo", retries=0, timeout=10
+            f"http://127.0.0.1:{forwarder.port}", model="demo", max_retries=0, timeout=10
         ) as client,
         HealthMonitor(client, interval=INTERVAL_S, history=100_000) as monitor,
         callers(client, LIGHT) as ends,
@@ -212,15 +212,15 @@ async def plant(count: int, home: Path) -> dict[str, float]:
             seen = ledger.note(began, ended, alarms)
             print(f"{number:4} {kind:8} {'seen' if seen else 'MISSED'}", flush=True)
         summary = monitor.summary()
-    engine.host.stop()
+    engine.host.close()
     print(f"callers: {dict(ends)}; {summary.outages} outages in the summary", flush=True)
     return {
         "outages planted": count,
         "outages seen, once each": ledger.seen,
         "alarms in all": ledger.alarms,
         "outages in the summary": summary.outages,
-        "shortest outage, s": min(ledger.took_s),
-        "longest outage, s": max(ledger.took_s),
+        "shortest outage, s": min(ledger.duration_s),
+        "longest outage, s": max(ledger.duration_s),
         "s from an outage to its alarm, median": statistics.median(ledger.detected_s),
         "s from an outage to its alarm, longest": max(ledger.detected_s),
         "s from its end to the good news, median": statistics.median(ledger.recovered_s),
@@ -231,7 +231,7 @@ async def plant(count: int, home: Path) -> dict[str, float]:
 async def load(minutes: float, home: Path) -> dict[str, float]:
     """Full load with nothing wrong: every alarm is a false one."""
     changes: list[HealthChanged] = []
-    limits = LimiterSettings(fixed=FULL)
+    limits = LimiterSettings(concurrency=FULL)
     async with (
         FoundryAPIClient(
             service="embedded", home=home, model="demo", limiter=limits, timeout=120

@@ -65,7 +65,7 @@ def text_of(opening: str, unit: str, size: int) -> str:
 
 
 def find_json(text: str) -> None:
-    """Find the JSON in an answer, as a `response_model` does."""
+    """Find the JSON in an answer, as a `to_response_model` does."""
     try:
         for candidate in iter_json_candidates(text):
             try:

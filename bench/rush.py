@@ -39,7 +39,7 @@ async def tokens_per_second(base_url: str, limits: LimiterSettings) -> tuple[flo
 
 async def main() -> None:
     """Measure them in turn, so that all meet the same machine."""
-    ways = {f"fixed at {n}": LimiterSettings(fixed=n, maximum=NAIVE) for n in (*FIXED, NAIVE)}
+    ways = {f"fixed at {n}": LimiterSettings(concurrency=n, maximum=NAIVE) for n in (*FIXED, NAIVE)}
     ways["adaptive"] = LimiterSettings()
     seen: dict[str, list[float]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory(prefix="foundry-api-bench-") as home:

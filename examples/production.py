@@ -132,7 +132,7 @@ async def main(arguments: argparse.Namespace) -> int:
         service="embedded",
         model=arguments.model,
         timeout="auto",
-        retries=5,
+        max_retries=5,
         breaker=BreakerSettings(failure_rate=0.5, minimum_calls=20),
     )
     client.events.subscribe(lambda _: retries.update(["retries"]), RetryScheduled)

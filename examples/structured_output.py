@@ -69,7 +69,7 @@ async def refused(client: FoundryAPIClient) -> str:
             LETTER,
             response_model=Review,
             validators=[is_better_than_best],
-            repairs=1,
+            max_repairs=1,
             max_tokens=200,
         )
     except StructuredOutputError as error:

@@ -56,14 +56,14 @@ async def main(questions: list[str], model: str) -> None:
     async with FoundryAPIClient(model=model) as client:
         for question in questions:
             print(f"> {question}")
-            run = client.stream_run(question, [calculate, current_time], temperature=0)
+            run = client.stream_run_tools(question, [calculate, current_time], temperature=0)
             async for piece in run:
                 if isinstance(piece, Chunk):
                     print(piece.content, end="", flush=True)
                 elif isinstance(piece, ToolResult):
                     print(f"  {piece.name}({piece.arguments}) -> {piece.content}")
                 elif isinstance(piece, ToolRun):
-                    print(f"\n  {piece.turns} rounds, {piece.usage.total_tokens} tokens\n")
+                    print(f"\n  {piece.turns} turns, {piece.usage.total_tokens} tokens\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from foundry_api import FoundryAPIClient
 from foundry_api.engine import shared
-from foundry_api.engine.process import HostOptions, demo_models
+from foundry_api.engine.process import HostOptions, get_demo_models
 from foundry_api.engine.state import ModelSource
 from foundry_api.storage.paths import Paths
 from support.scripted_model import build
@@ -52,7 +52,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if _is_worker(config) or HOME not in os.environ:
         return
     home = Path(os.environ.pop(HOME))
-    shared.down(Paths.of(home))
+    shared.stop(Paths.from_home(home))
     shutil.rmtree(home)
 
 
@@ -76,19 +76,21 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Endpoint:
     It leaves with the run, or after ten idle minutes if the run is killed.
     """
     builders = {"scripted": build, "embedder": build_embedder, "transcriber": build_transcriber}
-    models = list(demo_models())
+    models = list(get_demo_models())
     for alias, builder in builders.items():
         directory = tmp_path_factory.mktemp(alias)
         builder(directory)
         models.append(ModelSource(path=str(directory), alias=alias))
-    paths = Paths.of(Path(os.environ[HOME]))
+    paths = Paths.from_home(Path(os.environ[HOME]))
     options = HostOptions(paths=paths, models=tuple(models))
-    endpoint, _ = shared.up(paths, idle_timeout_s=600, options=options)
+    endpoint, _ = shared.start(paths, idle_timeout_s=600, options=options)
     return endpoint
 
 
 @pytest.fixture
 async def client(engine: Endpoint) -> AsyncIterator[FoundryAPIClient]:
     """A client of the run's engine, which finds it as any program of the user would."""
-    async with FoundryAPIClient(home=Path(os.environ[HOME]), model="scripted", retries=0) as client:
+    async with FoundryAPIClient(
+        home=Path(os.environ[HOME]), model="scripted", max_retries=0
+    ) as client:
         yield client

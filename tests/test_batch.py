@@ -23,9 +23,9 @@ from foundry_api import (
 )
 from foundry_api.batch.engine import LocalEngine
 from foundry_api.batch.types import EMBEDDINGS_URL, RESPONSES_URL, Line, WorkItem
-from foundry_api.testing import Cut, Failure, FakeService
+from foundry_api.testing import Disconnect, ErrorReply, FakeService
 from foundry_api.types import errors
-from service.helpers import hosts_of
+from service.helpers import list_hosts
 from support.scripted_model import script
 from support.scripted_model.embeddings import embedding
 
@@ -198,10 +198,10 @@ class TestResults:
         assert asyncio.all_tasks() == before
 
     async def test_one_line_that_always_breaks_off_fails_and_the_others_do_not(self) -> None:
-        script = (Cut(after="He"), "Hello", Failure(), "Hello")
+        script = (Disconnect(after="He"), "Hello", ErrorReply(), "Hello")
         async with (
             FakeService(*script) as service,
-            FoundryAPIClient(service.base_url, model="fake", retries=0) as client,
+            FoundryAPIClient(service.base_url, model="fake", max_retries=0) as client,
         ):
             told = [each async for each in client.batch(["Hi"] * 6)]
         assert {each.unwrap().content for each in told} == {"Hello"}
@@ -216,7 +216,7 @@ class TestResults:
                 async for result in results:
                     told.append(result)
                     if len(told) in {20, 60}:
-                        [process] = [psutil.Process(each.pid) for each in hosts_of(home)]
+                        [process] = [psutil.Process(each.pid) for each in list_hosts(home)]
                         process.kill()
                         kills += 1
         assert kills == 2
@@ -326,7 +326,7 @@ class TestLines:
 
     async def test_a_refusal_of_the_service_has_its_status(self) -> None:
         async with (
-            FakeService(Failure(400, "no such thing")) as service,
+            FakeService(ErrorReply(400, "no such thing")) as service,
             FoundryAPIClient(service.base_url, model="fake") as client,
         ):
             [line] = await finished(LocalEngine(client), chat("a"))

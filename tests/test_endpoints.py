@@ -14,7 +14,7 @@ import pytest
 from foundry_api import FoundryAPIClient
 from foundry_api.types import errors
 from foundry_api.types.events import CallEnded, CallStarted
-from service.helpers import eventually_async
+from service.helpers import wait_until_async
 from support.fakes.fake_legacy import LegacyServiceDouble
 from support.scripted_model import script
 from support.scripted_model.audio import (
@@ -59,7 +59,7 @@ class TestEmbed:
         made = await client.embed("Hello", model="embedder")
         assert (len(made), list(made[0])) == (1, embedding("Hello"))
         assert made.model == "embedder:1"
-        assert made.generation == "sdk-2.1"
+        assert made.service_generation == "sdk-2.1"
 
     async def test_a_chat_model_of_our_own_engine_is_not_even_asked(self, engine: Endpoint) -> None:
         """The host tells where the files lie; and nothing is forgotten of the model for it."""
@@ -71,7 +71,7 @@ class TestEmbed:
             return request
 
         home = Path(os.environ["FOUNDRY_TEST_HOME"])
-        async with FoundryAPIClient(home=home, retries=0, request_hooks=[watch]) as client:
+        async with FoundryAPIClient(home=home, max_retries=0, request_hooks=[watch]) as client:
             await client.embed("Hello", model="embedder")
             await client.complete("say-hello", model="scripted")
             sent.clear()
@@ -81,7 +81,7 @@ class TestEmbed:
         assert [route for route in sent if route] == ["chat/completions"]
 
     async def test_a_foreign_service_of_2_1_tells_by_itself(self, engine: Endpoint) -> None:
-        async with FoundryAPIClient(engine.base_url, retries=0) as client:
+        async with FoundryAPIClient(engine.base_url, max_retries=0) as client:
             with pytest.raises(errors.ModelTaskMismatch, match="'hidden_states' was not found"):
                 await client.embed("Hello", model="scripted")
 
@@ -134,7 +134,7 @@ class TestEmbed:
 
     async def test_who_gives_up_leaves_nothing_behind(self, client: FoundryAPIClient) -> None:
         task = asyncio.create_task(client.embed(["a"] * 10_000, model="embedder", batch_size=1))
-        await eventually_async(lambda: client.limiter.statistics().in_flight)
+        await wait_until_async(lambda: client.limiter.statistics().in_flight)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -261,7 +261,7 @@ class TestTranscribe:
     async def test_the_command_lines_service_is_sent_the_recording(self) -> None:
         async with (
             LegacyServiceDouble() as double,
-            FoundryAPIClient(double.base_url, model=LEGACY, retries=0) as client,
+            FoundryAPIClient(double.base_url, model=LEGACY, max_retries=0) as client,
         ):
             told = await client.transcribe(b"abc", model=LEGACY, language="de", prompt="Ada")
             pieces = [each async for each in client.stream_transcribe(b"abc", model=LEGACY)]
@@ -274,7 +274,7 @@ class TestTranscribe:
     async def test_or_says_that_it_has_no_such_route(self) -> None:
         async with (
             LegacyServiceDouble(transcribes=False) as double,
-            FoundryAPIClient(double.base_url, retries=0) as client,
+            FoundryAPIClient(double.base_url, max_retries=0) as client,
         ):
             with pytest.raises(errors.UnsupportedFeature, match="no such route"):
                 await client.transcribe(b"abc", model=LEGACY)
@@ -372,7 +372,7 @@ class TestResponses:
     async def test_what_was_stored_at_a_shared_engine_goes_with_its_client(
         self, client: FoundryAPIClient, engine: Endpoint
     ) -> None:
-        async with FoundryAPIClient(engine.base_url, model="scripted", retries=0) as other:
+        async with FoundryAPIClient(engine.base_url, model="scripted", max_retries=0) as other:
             made = await other.responses.create("say-hello", store=True)
         with pytest.raises(errors.ResponseNotFound):
             await client.responses.get(made.id)
@@ -406,7 +406,7 @@ class TestRequest:
         assert reply.json()["object"] == "list"
 
     async def test_an_error_is_raised_as_what_it_is(self, client: FoundryAPIClient) -> None:
-        with pytest.raises(errors.RouteMissing) as missing:
+        with pytest.raises(errors.RouteNotFound) as missing:
             await client.request("GET", "/v1/nothing")
         assert "method and the path" in missing.value.hint
         with pytest.raises(errors.ModelNotFound):

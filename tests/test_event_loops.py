@@ -20,7 +20,7 @@ from foundry_api import (
     LimiterSettings,
     MemoryCache,
 )
-from foundry_api.testing import FakeService, Silence
+from foundry_api.testing import FakeService, Stall
 from foundry_api.wire.http import HttpTransport
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ WAIT_S = 20.0
 
 
 @contextmanager
-def serving(*script: str | Silence) -> Iterator[str]:
+def serving(*script: str | Stall) -> Iterator[str]:
     """The base URL of a service on an event loop of its own."""
     started, stop = threading.Event(), threading.Event()
     found: list[str] = []
@@ -119,7 +119,9 @@ def run(way: Way, client: FoundryAPIClient) -> Any:
 WAYS: list[Way] = [complete, stream, look, respond, embed, complete, stream, look]
 
 
-@pytest.mark.parametrize("options", [{}, {"cache": True}, {"limiter": LimiterSettings(fixed=1)}])
+@pytest.mark.parametrize(
+    "options", [{}, {"cache": True}, {"limiter": LimiterSettings(concurrency=1)}]
+)
 def test_calls_from_several_loops_at_once_are_answered_or_refused(
     base_url: str, options: dict[str, Any]
 ) -> None:
@@ -158,8 +160,8 @@ def test_one_loop_after_another_is_served(base_url: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the connection that was dropped
 def test_a_loop_that_was_dropped_in_the_middle_of_a_call_keeps_no_turn() -> None:
-    with serving(Silence(after="Hello"), "Hello") as base_url:
-        client = FoundryAPIClient(base_url, model="fake", limiter=LimiterSettings(fixed=1))
+    with serving(Stall(after="Hello"), "Hello") as base_url:
+        client = FoundryAPIClient(base_url, model="fake", limiter=LimiterSettings(concurrency=1))
         loop = asyncio.new_event_loop()
         chunks = client.stream_complete("Hi")
         loop.run_until_complete(anext(chunks))
@@ -180,9 +182,9 @@ def test_a_loop_that_was_dropped_in_the_middle_of_a_call_keeps_no_turn() -> None
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the connection that was dropped
 @pytest.mark.parametrize("session", [False, True], ids=["direct", "session"])
 @pytest.mark.parametrize("ended", [True, False], ids=["ended", "stopped"])
-@pytest.mark.parametrize("script", [Silence(after="Hello"), "Hello"], ids=["broken off", "done"])
+@pytest.mark.parametrize("script", [Stall(after="Hello"), "Hello"], ids=["broken off", "done"])
 def test_a_client_is_closed_on_another_loop_than_it_was_used_on(
-    *, script: str | Silence, ended: bool, session: bool
+    *, script: str | Stall, ended: bool, session: bool
 ) -> None:
     loop = asyncio.new_event_loop()
     with serving(script) as base_url:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from faults.hostile import HostileServer, refused
+from faults.hostile import ScriptedServer, get_unused_url
 from faults.test_routes import Healthy
 from foundry_api import (
     BreakerChanged,
@@ -17,7 +17,7 @@ from foundry_api import (
     LimiterSettings,
     deadline,
 )
-from foundry_api.testing import Answer, Cut, Failure, FakeService, Silence, no_sleep
+from foundry_api.testing import Disconnect, ErrorReply, FakeService, Reply, Stall, skip_sleeps
 from foundry_api.types import errors
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ async def outcome(client: FoundryAPIClient, prompt: str = "Hi") -> str:
 
 
 async def test_a_service_that_fails_is_left_alone_and_one_caller_finds_it_back() -> None:
-    script = [Failure(), Failure(), "Hello"]
+    script = [ErrorReply(), ErrorReply(), "Hello"]
     changes: list[Event] = []
     async with (
         FakeService(*script) as service,
-        FoundryAPIClient(service.base_url, model="fake", retries=0, breaker=QUICK) as client,
+        FoundryAPIClient(service.base_url, model="fake", max_retries=0, breaker=QUICK) as client,
     ):
         client.events.subscribe(changes.append, BreakerChanged)
         assert [await outcome(client) for _ in range(2)] == ["ServerError"] * 2
@@ -69,8 +69,8 @@ async def test_a_half_open_breaker_asks_for_the_status_before_a_user_pays() -> N
             request = await peer.request()
 
     async with (
-        HostileServer(dies) as server,
-        FoundryAPIClient(server.base_url, model="tiny", retries=0, breaker=QUICK) as client,
+        ScriptedServer(dies) as server,
+        FoundryAPIClient(server.base_url, model="tiny", max_retries=0, breaker=QUICK) as client,
     ):
         assert [await outcome(client) for _ in range(2)] == ["ServiceCrashed"] * 2
         sent = len(server.requests)
@@ -84,10 +84,10 @@ async def test_a_half_open_breaker_asks_for_the_status_before_a_user_pays() -> N
 async def test_an_outage_costs_each_caller_one_request_once_the_budget_is_spent() -> None:
     never = BreakerSettings(minimum_calls=1000, window_calls=1000)
     async with (
-        FakeService(Failure()) as service,
+        FakeService(ErrorReply()) as service,
         FoundryAPIClient(service.base_url, model="fake", breaker=never) as client,
     ):
-        with no_sleep():
+        with skip_sleeps():
             for _ in range(100):
                 await outcome(client)
             with pytest.raises(errors.ServerError, match="retry budget is spent"):
@@ -96,14 +96,14 @@ async def test_an_outage_costs_each_caller_one_request_once_the_budget_is_spent(
 
 
 async def test_the_final_error_holds_the_cause_of_every_attempt() -> None:
-    script = (Failure(503, retry_after_s=0), Cut(), Failure(message="boom"))
+    script = (ErrorReply(503, retry_after_s=0), Disconnect(), ErrorReply(message="boom"))
     async with (
         FakeService(*script) as service,
-        FoundryAPIClient(service.base_url, model="fake", retries=2) as client,
+        FoundryAPIClient(service.base_url, model="fake", max_retries=2) as client,
     ):
-        with no_sleep(), pytest.raises(errors.ServerError, match="after 3 attempts") as caught:
+        with skip_sleeps(), pytest.raises(errors.ServerError, match="after 3 attempts") as caught:
             await client.complete("Hi")
-    causes = [type(cause) for cause in caught.value.causes]
+    causes = [type(cause) for cause in caught.value.iter_causes]
     assert causes == [errors.ServiceOverloaded, errors.StreamInterrupted, errors.ServerError]
 
 
@@ -114,18 +114,18 @@ async def test_the_next_model_answers_when_the_one_before_is_not_there() -> None
 
 
 async def test_the_next_service_answers_when_one_fails_and_nobody_waits() -> None:
-    nobody = await refused()
-    async with FakeService(Failure()) as failing, FakeService("Hello") as working:
+    nobody = await get_unused_url()
+    async with FakeService(ErrorReply()) as failing, FakeService("Hello") as working:
         urls = [nobody, failing.base_url, working.base_url]
-        async with FoundryAPIClient(base_urls=urls, model="fake", retries=0) as client:
-            with no_sleep() as waits:
+        async with FoundryAPIClient(base_urls=urls, model="fake", max_retries=0) as client:
+            with skip_sleeps() as waits:
                 answers = [await client.complete("Hi") for _ in range(3)]
     assert [answer.service for answer in answers] == [working.base_url] * 3
     assert waits == []
 
 
 async def test_calls_go_to_the_service_with_the_least_in_flight() -> None:
-    async with FakeService(Silence(after="a")) as first, FakeService(Silence(after="b")) as second:
+    async with FakeService(Stall(after="a")) as first, FakeService(Stall(after="b")) as second:
         urls = [first.base_url, second.base_url]
         async with FoundryAPIClient(base_urls=urls, model="fake") as client:
             streams = [client.stream_complete("Hi") for _ in range(4)]
@@ -137,7 +137,7 @@ async def test_calls_go_to_the_service_with_the_least_in_flight() -> None:
 
 async def test_a_call_tells_how_long_it_waited_for_its_turn() -> None:
     async with FakeService("Hello") as service:
-        limits = LimiterSettings(fixed=1)
+        limits = LimiterSettings(concurrency=1)
         async with FoundryAPIClient(service.base_url, model="fake", limiter=limits) as client:
             answers = await asyncio.gather(*(client.complete("Hi") for _ in range(3)))
     waits = [answer.timings.queued_s for answer in answers]
@@ -147,9 +147,9 @@ async def test_a_call_tells_how_long_it_waited_for_its_turn() -> None:
 
 
 async def test_one_call_too_many_is_refused_at_once() -> None:
-    limits = LimiterSettings(fixed=1, queue=0)
+    limits = LimiterSettings(concurrency=1, queue=0)
     async with (
-        FakeService(Silence(after="a")) as service,
+        FakeService(Stall(after="a")) as service,
         FoundryAPIClient(service.base_url, model="fake", limiter=limits) as client,
     ):
         busy = client.stream_complete("Hi")
@@ -162,9 +162,9 @@ async def test_one_call_too_many_is_refused_at_once() -> None:
 
 
 async def test_a_deadline_bounds_the_wait_for_a_turn() -> None:
-    limits = LimiterSettings(fixed=1)
+    limits = LimiterSettings(concurrency=1)
     async with (
-        FakeService(Silence(after="a")) as service,
+        FakeService(Stall(after="a")) as service,
         FoundryAPIClient(service.base_url, model="fake", limiter=limits) as client,
     ):
         busy = client.stream_complete("Hi")
@@ -179,7 +179,7 @@ async def test_a_deadline_bounds_the_wait_for_a_turn() -> None:
 async def test_a_timeout_of_auto_takes_the_default_until_enough_was_seen() -> None:
     script = ["Hello"] * 10
     async with (
-        FakeService(*script, Answer("Bye")) as service,
+        FakeService(*script, Reply("Bye")) as service,
         FoundryAPIClient(service.base_url, model="fake", timeout="auto") as client,
     ):
         answers = [await client.complete("Hi") for _ in range(11)]
@@ -189,7 +189,7 @@ async def test_a_timeout_of_auto_takes_the_default_until_enough_was_seen() -> No
 
 
 async def test_closing_the_client_ends_a_stream_with_the_reason() -> None:
-    async with FakeService(Silence(after="Some text")) as service:
+    async with FakeService(Stall(after="Some text")) as service:
         client = FoundryAPIClient(service.base_url, model="fake")
         stream = client.stream_complete("Hi")
         text = [(await anext(stream)).content, (await anext(stream)).content]
@@ -201,10 +201,15 @@ async def test_closing_the_client_ends_a_stream_with_the_reason() -> None:
 
 async def test_every_call_is_counted_however_it_ended() -> None:
     ends: list[Event] = []
-    script = ("Hello", Failure(400, "Invalid request: x"), Cut(after="Half"), Silence(after="A"))
+    script = (
+        "Hello",
+        ErrorReply(400, "Invalid request: x"),
+        Disconnect(after="Half"),
+        Stall(after="A"),
+    )
     async with (
         FakeService(*script) as service,
-        FoundryAPIClient(service.base_url, model="fake", retries=0) as client,
+        FoundryAPIClient(service.base_url, model="fake", max_retries=0) as client,
     ):
         client.events.subscribe(ends.append, CallEnded)
         told = [await outcome(client) for _ in range(3)]

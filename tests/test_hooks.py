@@ -34,8 +34,8 @@ class Guarded(FakeService):
         self.keys = list(keys)
         self.seen: list[str] = []
 
-    def _application(self) -> web.Application:
-        application = super()._application()
+    def _make_application(self) -> web.Application:
+        application = super()._make_application()
         application.middlewares.append(self._guard)
         return application
 

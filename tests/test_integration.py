@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from foundry_api import CatalogUnavailable, FoundryAPIClient, SilenceTimeout
+from foundry_api import CatalogUnavailable, FoundryAPIClient, ReadTimeout
 from support.scripted_model import build
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ async def test_the_documented_example_works(own_home: Path) -> None:
         assert health.memory_usage > 10 * 2**20
         assert health.uptime is not None
         assert health.version == "2.2.1"
-        assert health.generation == "sdk-2.1"
+        assert health.service_generation == "sdk-2.1"
     finally:
         await client.close()
 
@@ -83,7 +83,7 @@ async def cancel(client: FoundryAPIClient) -> None:
 
 async def time_out(client: FoundryAPIClient) -> None:
     """Let the bound on silence fall between two tokens."""
-    with pytest.raises(SilenceTimeout):
+    with pytest.raises(ReadTimeout):
         await client.complete("say-at-a-crawl", model="scripted", timeout=0.04)
 
 

@@ -39,7 +39,7 @@ from foundry_api import (
     ToolCall,
 )
 from foundry_api.integrations.langchain import ChatFoundryLocal
-from foundry_api.integrations.langchain_messages import choice, turns
+from foundry_api.integrations.langchain_messages import to_messages, to_tool_choice
 from support.scripted_model import prompt_tokens, script
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ def clock(city: str) -> str:
     ],
 )
 def test_a_choice_of_tools_is_translated(said: object, ours: str | None) -> None:
-    assert choice(said) == ours  # type: ignore[arg-type] # each is one that it takes
+    assert to_tool_choice(said) == ours  # type: ignore[arg-type] # each is one that it takes
 
 
 async def test_leaving_an_async_stream_frees_the_engine(model: ChatFoundryLocal) -> None:
@@ -296,7 +296,7 @@ def test_messages_are_translated() -> None:
         ToolMessage("2", tool_call_id="c1"),
         ChatMessage(role="assistant", content="2"),
     ]
-    assert turns(told) == [
+    assert to_messages(told) == [
         Message("system", "Be brief."),
         Message("user", "1 + 1?"),
         Message("assistant", tool_calls=(ToolCall("c1", FunctionCall("add", '{"a": 1}')),)),
@@ -314,7 +314,7 @@ def test_messages_are_translated() -> None:
 )
 def test_what_no_model_here_reads_is_refused_by_name(message: BaseMessage, told: str) -> None:
     with pytest.raises(InvalidRequest, match=told):
-        turns([message])
+        to_messages([message])
 
 
 def test_a_key_is_not_shown() -> None:

@@ -163,7 +163,7 @@ def test_registration_knows_what_is_here_and_starts_nothing(
         (cache / file).parent.mkdir(parents=True, exist_ok=True)
         (cache / file).write_text(json.dumps(text), encoding="utf-8")
 
-    assert llm_plugin.names() == ["demo", "qwen3-0.6b", "mine", "Phi-4-mini"]
+    assert llm_plugin.list_model_names() == ["demo", "qwen3-0.6b", "mine", "Phi-4-mini"]
     assert not (own_home / "logs").exists(), "no engine was started"
 
 
@@ -178,7 +178,7 @@ def test_what_is_broken_is_told_and_stops_no_other_model(
         registry.parent.mkdir(parents=True)
         registry.write_text("[", encoding="utf-8")
 
-    assert llm_plugin.names()[0] == "demo"
+    assert llm_plugin.list_model_names()[0] == "demo"
     assert "cannot all be listed" in caplog.text
 
 

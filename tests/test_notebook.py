@@ -10,7 +10,7 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from service.helpers import eventually, hosts_of
+from service.helpers import list_hosts, wait_until
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -54,7 +54,7 @@ def test_the_notebook_runs(own_home: Path) -> None:
     assert review.startswith("Review(verdict='")
     assert [line.split()[-1] for line in capitals.splitlines()] == ["Paris.", "Rome.", "Tokyo."]
     assert (setup, closing) == ("", "")
-    assert not hosts_of(own_home)
+    assert not list_hosts(own_home)
 
 
 def test_a_kernel_that_ends_takes_its_engine_with_it(own_home: Path) -> None:
@@ -67,4 +67,4 @@ def test_a_kernel_that_ends_takes_its_engine_with_it(own_home: Path) -> None:
     with pytest.raises(CellExecutionError, match="temperature is 3, but must be from 0 to 2"):
         run(cells)
 
-    eventually(lambda: not hosts_of(own_home))
+    wait_until(lambda: not list_hosts(own_home))

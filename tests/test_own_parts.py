@@ -209,7 +209,9 @@ async def test_an_error_of_this_package_goes_on_as_it_is() -> None:
 
     transport: Any = OwnTransport(read=broken)
     async with FakeService("Hello") as service:
-        client = FoundryAPIClient(service.base_url, model="fake", transport=transport, retries=0)
+        client = FoundryAPIClient(
+            service.base_url, model="fake", transport=transport, max_retries=0
+        )
         async with client:
             with pytest.raises(StreamInterrupted, match="the tunnel fell"):
                 await client.complete("Hi")

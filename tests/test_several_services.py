@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from faults.hostile import LAST_CHUNK, HostileServer, events, piece, stream_head, whole
+from faults.hostile import (
+    LAST_CHUNK,
+    ScriptedServer,
+    encode_chunk,
+    encode_events,
+    make_response,
+    make_stream_head,
+)
 from foundry_api import FoundryAPIClient, LimiterSettings
 
 if TYPE_CHECKING:
@@ -24,25 +31,27 @@ def serving(gate: asyncio.Event | None = None) -> Script:
                 await asyncio.sleep(0.01)
                 if gate is not None:
                     await gate.wait()
-                await peer.send(stream_head(), *map(piece, events("Hello")), LAST_CHUNK)
+                await peer.send(
+                    make_stream_head(), *map(encode_chunk, encode_events("Hello")), LAST_CHUNK
+                )
             elif path.endswith("/loaded"):
-                await peer.send(whole(200, b'["tiny:1"]'))
+                await peer.send(make_response(200, b'["tiny:1"]'))
             elif path.endswith("/models"):
-                await peer.send(whole(200, b'{"data":[{"id":"tiny:1"}]}'))
+                await peer.send(make_response(200, b'{"data":[{"id":"tiny:1"}]}'))
             else:
-                await peer.send(whole(200, b'{"modelCachePath":"/nowhere","pid":1}'))
+                await peer.send(make_response(200, b'{"modelCachePath":"/nowhere","pid":1}'))
 
     return script
 
 
-def chats(server: HostileServer) -> int:
+def chats(server: ScriptedServer) -> int:
     return sum(each.path.endswith("/chat/completions") for each in server.requests)
 
 
-@pytest.mark.parametrize("limits", [LimiterSettings(), LimiterSettings(fixed=1)])
+@pytest.mark.parametrize("limits", [LimiterSettings(), LimiterSettings(concurrency=1)])
 @pytest.mark.parametrize("size", [2, 3])
 async def test_a_burst_at_cold_services_is_shared(limits: LimiterSettings, size: int) -> None:
-    servers = [HostileServer(serving()) for _ in range(size)]
+    servers = [ScriptedServer(serving()) for _ in range(size)]
     for server in servers:
         await server.__aenter__()
     urls = [server.base_url for server in servers]
@@ -60,9 +69,9 @@ async def test_a_burst_at_cold_services_is_shared(limits: LimiterSettings, size:
 
 async def test_calls_that_wait_at_a_stuck_service_move_to_one_that_is_free() -> None:
     gate = asyncio.Event()
-    async with HostileServer(serving(gate)) as stuck, HostileServer(serving()) as free:
+    async with ScriptedServer(serving(gate)) as stuck, ScriptedServer(serving()) as free:
         urls = [stuck.base_url, free.base_url]
-        limits = LimiterSettings(fixed=1)
+        limits = LimiterSettings(concurrency=1)
         async with FoundryAPIClient(base_urls=urls, model="tiny:1", limiter=limits) as client:
             calls = [asyncio.ensure_future(client.complete("Hi")) for _ in range(10)]
             async with asyncio.timeout(10):
@@ -82,9 +91,9 @@ async def test_calls_that_wait_at_a_stuck_service_move_to_one_that_is_free() -> 
 
 async def test_a_call_that_leaves_as_it_is_moved_takes_no_turn() -> None:
     gate = asyncio.Event()
-    async with HostileServer(serving(gate)) as stuck, HostileServer(serving()) as free:
+    async with ScriptedServer(serving(gate)) as stuck, ScriptedServer(serving()) as free:
         urls = [stuck.base_url, free.base_url]
-        limits = LimiterSettings(fixed=1)
+        limits = LimiterSettings(concurrency=1)
         async with FoundryAPIClient(base_urls=urls, model="tiny:1", limiter=limits) as client:
             calls = [asyncio.ensure_future(client.complete("Hi")) for _ in range(12)]
             async with asyncio.timeout(10):

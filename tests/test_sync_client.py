@@ -21,7 +21,7 @@ from foundry_api import (
     Message,
     deadline,
 )
-from service.helpers import eventually, hosts_of, start_program
+from service.helpers import list_hosts, start_program, wait_until
 from support.scripted_model import build, script
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="Ctrl-C is sent as POSIX h
 @pytest.fixture
 def client(engine: Endpoint) -> Iterator[FoundryClient]:
     """A client of the run's engine."""
-    with FoundryClient(home=Path(os.environ[HOME]), model="scripted", retries=0) as client:
+    with FoundryClient(home=Path(os.environ[HOME]), model="scripted", max_retries=0) as client:
         yield client
 
 
@@ -82,7 +82,7 @@ async def test_it_works_inside_a_running_loop(client: FoundryClient) -> None:
 def test_the_models_are_there_too(client: FoundryClient) -> None:
     assert {"demo", "scripted"} <= {model.alias for model in client.models.list()}
     assert client.models.load("scripted").id == "scripted:1"
-    assert client.capabilities().generation == "sdk-2.1"
+    assert client.capabilities().service_generation == "sdk-2.1"
     assert client.health_check().status == "healthy"
 
 
@@ -123,7 +123,7 @@ def test_a_tool_may_ask_the_client_itself(client: FoundryClient) -> None:
         """Work out a sum."""
         return f"{expression}: {client.complete('say-hello').content}"
 
-    run = client.run("call-calculator", [calculate], max_tokens=200, on_error="raise")
+    run = client.run_tools("call-calculator", [calculate], max_tokens=200, on_error="raise")
 
     assert [call.content for call in run.calls] == [f"6 * 7: {HELLO}"]
 
@@ -170,7 +170,7 @@ def own(own_home: Path, tmp_path: Path) -> Iterator[FoundryClient]:
         client.models.register(tmp_path / "scripted", "scripted")
         client.complete("say-hello")
         yield client
-    assert not hosts_of(own_home)
+    assert not list_hosts(own_home)
 
 
 def break_out(client: FoundryClient) -> None:
@@ -198,7 +198,7 @@ def test_leaving_a_stream_frees_the_engine(
     own: FoundryClient, own_home: Path, leave: Callable[[FoundryClient], None]
 ) -> None:
     """Its processor rests, where one token would cost 150 ms."""
-    (engine,) = hosts_of(own_home)
+    (engine,) = list_hosts(own_home)
     leave(own)
 
     def rests() -> bool:
@@ -206,7 +206,7 @@ def test_leaving_a_stream_frees_the_engine(
         own.models.cached()
         return cpu_s(engine) - before < 0.05 and own.limiter.statistics().in_flight == 0
 
-    eventually(rests)
+    wait_until(rests)
 
 
 PROGRAM = """
@@ -241,15 +241,15 @@ except KeyboardInterrupt:
     with start_program(PROGRAM + source, *arguments) as program:
         assert program.stdout
         assert program.stdout.readline() == "ready\n"
-        (engine,) = hosts_of(own_home)
+        (engine,) = list_hosts(own_home)
         before = cpu_s(engine)
-        eventually(lambda: cpu_s(engine) > before + 0.3)
+        wait_until(lambda: cpu_s(engine) > before + 0.3)
         program.send_signal(signal.SIGINT)
         out, complaints = program.communicate(timeout=30)
     assert out == f"0 {HELLO}\n"
     assert complaints.splitlines()[-1] == "KeyboardInterrupt"
     assert "Warning" not in complaints
-    assert not hosts_of(own_home)
+    assert not list_hosts(own_home)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_a_program_that_forgets_to_close_leaves_no_process_and_no_word(
     with start_program(PROGRAM + source, str(own_home), "demo") as program:
         out, complaints = program.communicate(timeout=30)
     assert (out, complaints, program.returncode) == ("", "", code)
-    assert not hosts_of(own_home)
+    assert not list_hosts(own_home)
 
 
 def test_threads_that_outlive_the_main_thread_are_served(own_home: Path) -> None:
@@ -286,4 +286,4 @@ threading.Thread(target=late).start()
     with start_program(PROGRAM + source, str(own_home), "demo") as program:
         out, complaints = program.communicate(timeout=30)
     assert (out, complaints, program.returncode) == ("5\nhealthy\n", "", 0)
-    assert not hosts_of(own_home)
+    assert not list_hosts(own_home)

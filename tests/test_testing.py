@@ -8,13 +8,21 @@ from hypothesis import strategies as st
 
 from foundry_api import (
     FoundryAPIClient,
+    ReadTimeout,
     ServerError,
     ServiceOverloaded,
-    SilenceTimeout,
     StreamInterrupted,
     Usage,
 )
-from foundry_api.testing import _PIECE, Answer, Cut, Failure, FakeService, Silence, no_sleep
+from foundry_api.testing import (
+    _CHUNK_PATTERN,
+    Disconnect,
+    ErrorReply,
+    FakeService,
+    Reply,
+    Stall,
+    skip_sleeps,
+)
 
 
 def client_of(service: FakeService) -> FoundryAPIClient:
@@ -43,21 +51,21 @@ async def test_an_answer_streams_word_by_word() -> None:
 
 @given(st.text())
 def test_no_character_of_an_answer_is_lost_between_its_words(text: str) -> None:
-    assert "".join(_PIECE.findall(text)) == text
+    assert "".join(_CHUNK_PATTERN.findall(text)) == text
 
 
 async def test_how_an_answer_ends_can_be_told() -> None:
     usage = Usage(7, 5, 12)
-    script = Answer("Half a sent", finish_reason="length", usage=usage)
+    script = Reply("Half a sent", finish_reason="length", usage=usage)
     async with FakeService(script) as service, client_of(service) as client:
         completion = await client.complete("Hi")
     assert (completion.finish_reason, completion.usage) == ("length", usage)
 
 
 async def test_retries_take_no_time_when_they_need_not() -> None:
-    script = (Failure(503, retry_after_s=20), Cut(), Failure(), "Hello")
+    script = (ErrorReply(503, retry_after_s=20), Disconnect(), ErrorReply(), "Hello")
     async with FakeService(*script) as service, client_of(service) as client:
-        with no_sleep() as waits:
+        with skip_sleeps() as waits:
             completion = await client.complete("Hi")
     assert completion.content == "Hello"
     causes = [type(attempt.error) for attempt in completion.attempts]
@@ -67,7 +75,7 @@ async def test_retries_take_no_time_when_they_need_not() -> None:
 
 
 async def test_a_cut_keeps_the_text_before_it() -> None:
-    async with FakeService(Cut(after="Half a")) as service, client_of(service) as client:
+    async with FakeService(Disconnect(after="Half a")) as service, client_of(service) as client:
         with pytest.raises(StreamInterrupted) as caught:
             await client.complete("Hi")
     assert caught.value.partial == "Half a"
@@ -75,8 +83,8 @@ async def test_a_cut_keeps_the_text_before_it() -> None:
 
 @pytest.mark.parametrize("text", ["", "Half a"])
 async def test_silence_lasts_until_the_client_gives_up(text: str) -> None:
-    async with FakeService(Silence(after=text)) as service, client_of(service) as client:
-        with pytest.raises(SilenceTimeout) as caught:
+    async with FakeService(Stall(after=text)) as service, client_of(service) as client:
+        with pytest.raises(ReadTimeout) as caught:
             await client.complete("Hi", timeout=0.1)
     assert caught.value.partial == text
     assert len(service.requests) == 1

@@ -31,11 +31,11 @@ from foundry_api import (
     Usage,
     tool,
 )
-from foundry_api.testing import Answer, Failure, FakeService, ToolCalls
+from foundry_api.testing import ErrorReply, FakeService, Reply, ToolCalls
 from foundry_api.tools.definition import require_callable
 from foundry_api.tools.executor import ToolExecutor, ToolLimits
 
-NO_MARKERS = Failure(
+NO_MARKERS = ErrorReply(
     500, "structured tool calling requires model-published opening and closing tool markers"
 )
 
@@ -67,18 +67,18 @@ BOTH = ToolCalls(
 
 
 def client_of(service: FakeService, **options: Any) -> FoundryAPIClient:
-    return FoundryAPIClient(service.base_url, model="fake", retries=0, **options)
+    return FoundryAPIClient(service.base_url, model="fake", max_retries=0, **options)
 
 
 async def run_of(*script: Any, tools: Any = (calculate, clock), **options: Any) -> ToolRun:
     """What comes of a question to a service with this script."""
     async with FakeService(*script) as service, client_of(service) as client:
-        return await client.run("What?", tools, **options)
+        return await client.run_tools("What?", tools, **options)
 
 
 async def test_the_model_is_told_what_its_tools_said_and_answers() -> None:
     async with FakeService(BOTH, "It is 42 at noon.") as service, client_of(service) as client:
-        run = await client.run("What?", [calculate, clock])
+        run = await client.run_tools("What?", [calculate, clock])
     assert run.content == run.completion.content == "It is 42 at noon."
     assert [(call.name, call.arguments, call.value) for call in run.calls] == [
         ("calculate", {"expression": "6 * 7"}, 42.0),
@@ -108,8 +108,8 @@ async def test_the_model_is_told_what_its_tools_said_and_answers() -> None:
 
 async def test_a_run_can_be_gone_on_with() -> None:
     async with FakeService(SUM, "42.", "Yes.") as service, client_of(service) as client:
-        run = await client.run([{"role": "user", "content": "What?"}], [calculate])
-        run = await client.run([*run.messages, Message("user", "Sure?")], [calculate])
+        run = await client.run_tools([{"role": "user", "content": "What?"}], [calculate])
+        run = await client.run_tools([*run.messages, Message("user", "Sure?")], [calculate])
     assert run.content == "Yes."
     assert len(service.requests[-1]["messages"]) == 5
 
@@ -121,7 +121,7 @@ async def test_without_a_call_there_is_one_round() -> None:
 
 async def test_the_chunks_of_all_rounds_come_with_the_results_between() -> None:
     async with FakeService(BOTH, "All done.") as service, client_of(service) as client:
-        pieces = [piece async for piece in client.stream_run("What?", [calculate, clock])]
+        pieces = [piece async for piece in client.stream_run_tools("What?", [calculate, clock])]
     said = "".join(piece.content for piece in pieces if isinstance(piece, Chunk))
     assert said == "Let me see. All done."
     kinds = [type(piece).__name__ for piece in pieces]
@@ -134,12 +134,16 @@ async def test_the_chunks_of_all_rounds_come_with_the_results_between() -> None:
     ]
     run = pieces[-1]
     assert isinstance(run, ToolRun)
-    assert (run.content, run.turns, run.completion.generation) == ("All done.", 2, "sdk-2.1")
+    assert (run.content, run.turns, run.completion.service_generation) == (
+        "All done.",
+        2,
+        "sdk-2.1",
+    )
 
 
 async def test_a_stream_that_is_left_early_stops_at_once() -> None:
     async with FakeService(BOTH, "All done.") as service, client_of(service) as client:
-        stream = client.stream_run("What?", [calculate, clock])
+        stream = client.stream_run_tools("What?", [calculate, clock])
         async for _ in stream:
             break
         await stream.aclose()
@@ -190,7 +194,7 @@ async def test_what_goes_wrong_is_told_to_the_model(
     wanted: tuple[str, dict[str, Any]], error: type[Exception], told: str
 ) -> None:
     async with FakeService(ToolCalls([wanted]), "Sorry.") as service, client_of(service) as client:
-        run = await client.run("What?", [calculate, clock])
+        run = await client.run_tools("What?", [calculate, clock])
     assert run.content == "Sorry."
     assert isinstance(run.calls[0].error, error)
     content = service.requests[1]["messages"][-1]["content"]
@@ -244,7 +248,7 @@ async def test_a_failure_is_raised_where_that_was_asked_for() -> None:
 
 async def test_rounds_are_bounded_and_the_run_so_far_is_there() -> None:
     with pytest.raises(ToolRoundsExceeded, match=r"asked 3 times .* call calculate") as caught:
-        await run_of(SUM, max_rounds=3)
+        await run_of(SUM, max_turns=3)
     run = caught.value.run
     assert run
     assert (run.turns, len(run.calls), run.messages[-1].role) == (3, 2, "assistant")
@@ -289,7 +293,7 @@ async def test_a_cancelled_run_cancels_its_tools() -> None:
 )
 async def test_a_forced_choice_holds_for_the_first_round(choice: str | None, sent: Any) -> None:
     async with FakeService(SUM, "42.") as service, client_of(service) as client:
-        await client.run("What?", [calculate], tool_choice=choice)
+        await client.run_tools("What?", [calculate], tool_choice=choice)
     assert [request.get("tool_choice") for request in service.requests] == sent
 
 
@@ -302,7 +306,7 @@ async def test_the_choice_none_tells_the_model_of_no_tools() -> None:
 async def test_a_call_in_the_text_that_cannot_be_read_is_written_again() -> None:
     wrong = 'Hm. <tool_call>{"name": "calculate", "arguments": {</tool_call>'
     async with FakeService(wrong, SUM, "42.") as service, client_of(service) as client:
-        run = await client.run("What?", [calculate])
+        run = await client.run_tools("What?", [calculate])
     assert (run.content, run.turns) == ("42.", 3)
     _, said, told = service.requests[1]["messages"]
     assert wrong.startswith(said["content"])
@@ -310,7 +314,7 @@ async def test_a_call_in_the_text_that_cannot_be_read_is_written_again() -> None
     assert "could not be read" in told["content"]
 
 
-@pytest.mark.parametrize("options", [{"on_error": "raise"}, {"max_rounds": 1}])
+@pytest.mark.parametrize("options", [{"on_error": "raise"}, {"max_turns": 1}])
 async def test_a_call_that_cannot_be_read_is_an_error_in_the_end(options: dict[str, Any]) -> None:
     with pytest.raises(ToolCallError) as caught:
         await run_of('<tool_call>{"name"}</tool_call>', **options)
@@ -334,7 +338,7 @@ async def test_a_model_without_markers_is_told_of_its_tools_in_the_prompt() -> N
     said = '<tool_call>{"name": "calculate", "arguments": {"expression": "2*3"}}</tool_call>'
     script = (NO_MARKERS, said, NO_MARKERS, "6.")
     async with FakeService(*script) as service, client_of(service) as client:
-        run = await client.run("What?", [calculate])
+        run = await client.run_tools("What?", [calculate])
     assert (run.content, run.calls[0].value) == ("6.", 6.0)
     native, prompted, *_, last = service.requests
     assert native["tools"]
@@ -372,8 +376,8 @@ async def test_any_value_of_a_tool_can_be_told(value: Any, told: str) -> None:
 @pytest.mark.parametrize(
     ("field", "options"),
     [
-        ("max_rounds", {"max_rounds": 0}),
-        ("max_rounds", {"max_rounds": 1.5}),
+        ("max_turns", {"max_turns": 0}),
+        ("max_turns", {"max_turns": 1.5}),
         ("parallel", {"parallel": True}),
         ("tool_timeout", {"tool_timeout": 0}),
         ("tool_timeout", {"tool_timeout": "x"}),
@@ -391,9 +395,9 @@ async def test_bad_arguments_are_refused_before_anything_is_sent(
     async with FakeService("No.") as service, client_of(service) as client:
         tools = options.pop("tools", [calculate])
         with pytest.raises(InvalidRequest) as caught:
-            await client.run("What?", tools, **options)
+            await client.run_tools("What?", tools, **options)
         with pytest.raises(InvalidRequest):
-            client.stream_run("What?", tools, **options)
+            client.stream_run_tools("What?", tools, **options)
     assert caught.value.field == field
     assert not service.requests
 
@@ -409,7 +413,7 @@ async def test_a_function_that_cannot_be_described_is_refused_before_anything_is
 
 
 async def test_a_run_with_a_cut_answer_ends_with_it() -> None:
-    run = await run_of(Answer("Half a sent", finish_reason="length"))
+    run = await run_of(Reply("Half a sent", finish_reason="length"))
     assert (run.content, run.completion.finish_reason) == ("Half a sent", "length")
 
 
@@ -419,7 +423,7 @@ async def test_a_run_with_a_cut_answer_ends_with_it() -> None:
 )
 async def test_arguments_that_are_no_object_are_told(arguments: str, told: str) -> None:
     """A service passes on what the model wrote, whatever that is."""
-    limits = ToolLimits(max_turns=1, parallel=1, tool_timeout=1, on_error="tell")
+    limits = ToolLimits(max_turns=1, parallel=1, tool_timeout=1, on_error="return")
     caller = ToolExecutor(require_callable([clock]), limits, time.monotonic)
     call = ToolCall("call_1", FunctionCall("clock", arguments))
     (result,) = await caller.execute([call], 1)
@@ -434,8 +438,10 @@ async def test_a_run_is_answered_from_a_cache_round_by_round() -> None:
         FakeService(BOTH, "All done.") as service,
         client_of(service, cache=MemoryCache()) as client,
     ):
-        runs = [await client.run("What?", [calculate, clock], temperature=0) for _ in range(2)]
-        stream = client.stream_run("What?", [calculate, clock], temperature=0)
+        runs = [
+            await client.run_tools("What?", [calculate, clock], temperature=0) for _ in range(2)
+        ]
+        stream = client.stream_run_tools("What?", [calculate, clock], temperature=0)
         pieces = [piece async for piece in stream]
     assert len(service.requests) == 2
     assert [run.content for run in runs] == ["All done."] * 2

@@ -69,7 +69,7 @@ def async_raiser(failure: type[BaseException]) -> Callable[..., Any]:
 async def client() -> AsyncIterator[FoundryAPIClient]:
     async with (
         FakeService("One", "Two", "Three") as service,
-        FoundryAPIClient(service.base_url, model="fake", retries=0) as client,
+        FoundryAPIClient(service.base_url, model="fake", max_retries=0) as client,
     ):
         yield client
 
@@ -198,7 +198,7 @@ async def test_a_hook_that_fails(
     options: dict[str, Any] = {argument: [hook] if argument.endswith("hooks") else hook}
     async with (
         FakeService("One") as service,
-        FoundryAPIClient(service.base_url, model="fake", retries=0, **options) as client,
+        FoundryAPIClient(service.base_url, model="fake", max_retries=0, **options) as client,
     ):
         with pytest.raises(HookFailed):
             await client.complete("Hi")
@@ -225,10 +225,10 @@ async def run_of(*tools: Callable[..., Any], **options: Any) -> ToolRun:
     calls = ToolCalls([(tool.__name__, {}) for tool in tools])
     async with (
         FakeService(calls, "Done") as service,
-        FoundryAPIClient(service.base_url, model="fake", retries=0) as client,
+        FoundryAPIClient(service.base_url, model="fake", max_retries=0) as client,
         asyncio.timeout(10),
     ):
-        return await client.run("Hi", tools, **options)
+        return await client.run_tools("Hi", tools, **options)
 
 
 def fine() -> str:
@@ -358,7 +358,7 @@ def test_the_tools_of_the_blocking_client(caplog: pytest.LogCaptureFixture) -> N
         with FoundryClient(base_url, model="fake") as client:
             tool = functools.wraps(fine)(failing(StopIteration, is_async=False))
             tool.__name__ = "broken"
-            return client.run("Hi", [tool]).calls[0].content
+            return client.run_tools("Hi", [tool]).calls[0].content
 
     assert asyncio.run(service()) == "Error: broken failed: StopIteration: oops"
 

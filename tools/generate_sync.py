@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "foundry_api"
 STREAMS = {"AsyncGenerator": "Generator", "AsyncIterator": "Iterator"}
-LIFE = {"close", "__repr__", "__aenter__", "__aexit__"}
+LIFECYCLE_METHODS = {"close", "__repr__", "__aenter__", "__aexit__"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True)
-class Face:
+class ClassPair:
     """A class and its blocking twin.
 
     Attributes:
@@ -71,22 +71,22 @@ ABOUT_CLIENT = """Microsoft Foundry Local as an API, for code without asyncio.
     event loop, such as a notebook's. Streams are plain iterators: leaving one early frees the
     engine, and so does Ctrl-C during any call.
 
-    The calls run on a thread of the client's own. Listeners, hooks and other callbacks are called
+    The calls run on a thread of the client's own. Notifier, hooks and other callbacks are called
     there, and can't call the client themselves.
 """
-CLIENT = Face("client.client", "FoundryAPIClient", "FoundryClient", about=ABOUT_CLIENT)
+CLIENT = ClassPair("client.client", "FoundryAPIClient", "FoundryClient", about=ABOUT_CLIENT)
 NAMED = (
     CLIENT,
-    Face("client.models", "Models", "SyncModels", "models"),
-    Face(
+    ClassPair("client.models", "Models", "SyncModels", "models"),
+    ClassPair(
         "client.responses",
         "Responses",
         "SyncResponses",
         "responses",
         frozenset({"conversation", "create", "delete", "get", "input_items", "list", "stream"}),
     ),
-    Face("client.responses", "Conversation", "SyncConversation"),
-    Face(
+    ClassPair("client.responses", "Conversation", "SyncConversation"),
+    ClassPair(
         "core.cache.base",
         "ResponseCache",
         "SyncCache",
@@ -136,7 +136,7 @@ def __exit__(
 class Source:
     """The module of an async class."""
 
-    def __init__(self, face: Face) -> None:
+    def __init__(self, face: ClassPair) -> None:
         self.face = face
         self.tree = ast.parse(_path(face.module).read_text(encoding="utf-8"))
         self.node = next(
@@ -145,13 +145,13 @@ class Source:
             if isinstance(node, ast.ClassDef) and node.name == face.name
         )
 
-    def bases(self) -> list[Face]:
+    def bases(self) -> list[ClassPair]:
         """The classes of this package that it inherits from."""
-        homes = self.homes()
+        homes = self.get_import_homes()
         names = [base.id for base in self.node.bases if isinstance(base, ast.Name)]
         modules = {name: homes.get(name, "").partition("foundry_api.")[2] for name in names}
         return [
-            Face(module, name, f"Sync{name}", derived=self.face.name)
+            ClassPair(module, name, f"Sync{name}", derived=self.face.name)
             for name, module in modules.items()
             if module
         ]
@@ -189,30 +189,30 @@ class Source:
                 case _:
                     pass
 
-    def about(self, attribute: str) -> str:
+    def get_description(self, attribute: str) -> str:
         """What the docstring says of an attribute."""
-        told = re.search(
+        match = re.search(
             rf"^ +{attribute}: (.*)$", ast.get_docstring(self.node) or "", re.MULTILINE
         )
-        return told[1] if told else ""
+        return match[1] if match else ""
 
     def is_context(self) -> bool:
         """Whether it is a context manager."""
         names = {node.name for node in self.node.body if isinstance(node, Function)}
         return "__aexit__" in names
 
-    def homes(self) -> dict[str, str]:
+    def get_import_homes(self) -> dict[str, str]:
         """From where each of the module's names is imported."""
-        found: dict[str, str] = {}
+        by_name: dict[str, str] = {}
         for node in ast.walk(self.tree):
             if isinstance(node, ast.ImportFrom) and node.module != "__future__":
-                found |= {alias.name: str(node.module) for alias in node.names}
+                by_name |= {alias.name: str(node.module) for alias in node.names}
         own = f"foundry_api.{self.face.module}"
-        return found | dict.fromkeys(dict(_defined(self.tree.body)), own)
+        return by_name | dict.fromkeys(dict(_iter_definitions(self.tree.body)), own)
 
     def private(self, names: set[str]) -> list[ast.stmt]:
         """Definitions that no other module may import, such as type variables, of these names."""
-        defined = dict(_defined(self.tree.body))
+        defined = dict(_iter_definitions(self.tree.body))
         return [node for name, node in defined.items() if name in names and name.startswith("_")]
 
 
@@ -220,37 +220,39 @@ def _path(module: str) -> Path:
     return PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
 
 
-def _defined(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
+def _iter_definitions(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
     for node in body:
         match node:
             case ast.ClassDef(name=name) | ast.Assign(targets=[ast.Name(name)]):
                 yield name, node
             case ast.If(body=inner):
-                yield from _defined(inner)
+                yield from _iter_definitions(inner)
             case _:
                 pass
 
 
-FACES = tuple(each for face in NAMED for each in (*Source(face).bases(), face))
-TWINS = {face.name: face.twin for face in FACES}
-ATTRIBUTES = {face.attribute: face.twin for face in FACES if face.attribute}
-HOMES = {face.twin: f"foundry_api.{face.home}" for face in FACES}
-HOMES |= {face.name: f"foundry_api.{face.module}" for face in FACES}
+CLASS_PAIRS = tuple(pair for face in NAMED for pair in (*Source(face).bases(), face))
+TWINS = {face.name: face.twin for face in CLASS_PAIRS}
+ATTRIBUTES = {face.attribute: face.twin for face in CLASS_PAIRS if face.attribute}
+HOMES = {face.twin: f"foundry_api.{face.home}" for face in CLASS_PAIRS}
+HOMES |= {face.name: f"foundry_api.{face.module}" for face in CLASS_PAIRS}
 HOMES |= dict.fromkeys(STREAMS.values(), "collections.abc")
 HOMES |= {"BackgroundLoop": "foundry_api.client.sync.background", "TracebackType": "types"}
 HOMES |= dict.fromkeys(("Any", "Self", "TYPE_CHECKING"), "typing")
 
 
-def written(face: Face) -> str:
+def write_module(face: ClassPair) -> str:
     """The module of a blocking class."""
     source = Source(face)
     bases: list[ast.expr] = [ast.Name(base.twin) for base in source.bases()]
-    node = ast.ClassDef(face.twin, bases, [], [_docstring(source), *_init(source)], [])
-    overloaded = {each.name for each in source.functions() if "overload" in _decorators(each)}
+    node = ast.ClassDef(face.twin, bases, [], [_make_docstring(source), *_make_init(source)], [])
+    overloaded = {
+        function.name for function in source.functions() if "overload" in _decorators(function)
+    }
     node.body += [
-        _method(each, is_overloaded=each.name in overloaded)
-        for each in source.functions()
-        if not _is_life(each, face)
+        _make_method(function, is_overloaded=function.name in overloaded)
+        for function in source.functions()
+        if not _is_lifecycle(function, face)
     ]
     if face is CLIENT:
         node.body += ast.parse(END_OF_CLIENT).body
@@ -258,90 +260,96 @@ def written(face: Face) -> str:
         node.body += ast.parse(CONTEXT).body
     origin = _path(face.module).relative_to(PACKAGE).as_posix()
     about = f"`{face.twin}`, written by `python3 dev.py generate` from {origin}."
-    private = source.private({name.id for name in _names(node)})
-    imports = _imports(source, ast.Module([*private, node], []))
-    parts = [ast.Expr(ast.Constant(about)), *imports, *_all(face), *private, node]
-    return _formatted("\n\n".join(_text(part) for part in parts))
+    private = source.private({name.id for name in _find_names(node)})
+    imports = _make_imports(source, ast.Module([*private, node], []))
+    parts = [ast.Expr(ast.Constant(about)), *imports, *_make_all(face), *private, node]
+    return _format("\n\n".join(_unparse(part) for part in parts))
 
 
-def _is_life(node: Function, face: Face) -> bool:
-    return face is CLIENT and node.name in LIFE
+def _is_lifecycle(node: Function, face: ClassPair) -> bool:
+    return face is CLIENT and node.name in LIFECYCLE_METHODS
 
 
-def _docstring(source: Source) -> ast.Expr:
+def _make_docstring(source: Source) -> ast.Expr:
     face, text = source.face, ast.get_docstring(source.node, clean=False) or ""
     prose, _, sections = text.partition("\n    Args:\n")
     if face is CLIENT:
         text = f"{face.about}\n    Args:\n{sections}"
     else:  # its own arguments are of no interest
-        _, attributes, told = sections.partition("\n    Attributes:\n")
-        text = face.about or prose + attributes + told
-    return ast.Expr(ast.Constant(_blocking(text)))
+        _, attributes, attribute_docs = sections.partition("\n    Attributes:\n")
+        text = face.about or prose + attributes + attribute_docs
+    return ast.Expr(ast.Constant(_to_blocking(text)))
 
 
-def _blocking(text: str) -> str:
+def _to_blocking(text: str) -> str:
     """A docstring, whose code neither awaits nor is asynchronous."""
     return re.sub(r"\b(await (?=\w+\.)|async (?=for |with ))", "", text)
 
 
-def _init(source: Source) -> list[ast.stmt]:
+def _make_init(source: Source) -> list[ast.stmt]:
     face = source.face
     if face.derived is not None:
         return ast.parse(f"_loop: BackgroundLoop\n_async: {face.derived}").body
-    init = _function("def __init__(self, loop: BackgroundLoop, calls: object) -> None: ...")
+    init = _parse_function("def __init__(self, loop: BackgroundLoop, calls: object) -> None: ...")
     made = ["self._loop = loop", "self._async = calls"]
     if face is CLIENT:
         init.args = source.init().args
-        made = [f"self._async = {face.name}({_passed_on(init)})"]
+        made = [f"self._async = {face.name}({_format_arguments(init)})"]
         made += ["self._loop = BackgroundLoop(self._async.close)"]
-        made += [f"self.{name} = {_faced(name)}" for name in source.attributes()]
+        made += [f"self.{name} = {_get_twin(name)}" for name in source.attributes()]
     init.body = ast.parse("\n".join(made)).body
     if face is CLIENT:
         return [init]
     init.args.args[-1].annotation = ast.Name(face.name)
-    return [init, *(_property(source, *each) for each in source.typed_attributes())]
+    return [init, *(_make_property(source, *attribute) for attribute in source.typed_attributes())]
 
 
-def _property(source: Source, name: str, annotation: ast.expr) -> Function:
+def _make_property(source: Source, name: str, annotation: ast.expr) -> Function:
     """An attribute that may change, as it is now."""
-    text = f'@property\ndef {name}(self) -> None:\n    """{source.about(name)}"""\n'
-    function = _function(f"{text}    return self._async.{name}")
+    text = f'@property\ndef {name}(self) -> None:\n    """{source.get_description(name)}"""\n'
+    function = _parse_function(f"{text}    return self._async.{name}")
     function.returns = annotation
     return function
 
 
-def _faced(attribute: str) -> str:
+def _get_twin(attribute: str) -> str:
     value = f"self._async.{attribute}"
     twin = ATTRIBUTES.get(attribute)
     return f"{twin}(self._loop, {value})" if twin else value
 
 
-def _method(node: Function, *, is_overloaded: bool) -> Function:
+def _make_method(node: Function, *, is_overloaded: bool) -> Function:
     """A method that has the async one called."""
     returns = Blocking().visit(copy.deepcopy(node.returns)) if node.returns else None
-    kept = [each for each in node.decorator_list if ast.unparse(each) in {"overload", "property"}]
-    told = ast.get_docstring(node, clean=False)
-    body: list[ast.stmt] = [] if told is None else [ast.Expr(ast.Constant(_blocking(told)))]
+    decorators = [
+        decorator
+        for decorator in node.decorator_list
+        if ast.unparse(decorator) in {"overload", "property"}
+    ]
+    docstring = ast.get_docstring(node, clean=False)
+    body: list[ast.stmt] = (
+        [] if docstring is None else [ast.Expr(ast.Constant(_to_blocking(docstring)))]
+    )
     if "overload" in _decorators(node):
         body += ast.parse("...").body
     elif is_overloaded:
         # What the implementation allows is more than any of its variants takes.
-        body += ast.parse("calls: Any = self._async\n" + _delegation(node, "calls")).body
+        body += ast.parse("calls: Any = self._async\n" + _make_delegation(node, "calls")).body
     else:
-        body += ast.parse(_delegation(node, "self._async")).body
-    return ast.FunctionDef(node.name, node.args, body, kept, returns)
+        body += ast.parse(_make_delegation(node, "self._async")).body
+    return ast.FunctionDef(node.name, node.args, body, decorators, returns)
 
 
 def _decorators(node: Function) -> set[str]:
-    return {ast.unparse(each) for each in node.decorator_list}
+    return {ast.unparse(decorator) for decorator in node.decorator_list}
 
 
-def _delegation(node: Function, target: str) -> str:
+def _make_delegation(node: Function, target: str) -> str:
     value = f"{target}.{node.name}"
     returned = ast.unparse(node.returns) if node.returns else ""
     if "property" in _decorators(node):
-        return f"return {_faced(node.name)}"
-    passed = _passed_on(node)
+        return f"return {_get_twin(node.name)}"
+    passed = _format_arguments(node)
     function = f"lambda: {value}({passed})" if passed else value
     if returned.startswith(tuple(STREAMS)):
         return f"return self._loop.iterate({function})"
@@ -352,17 +360,17 @@ def _delegation(node: Function, target: str) -> str:
     )
 
 
-def _passed_on(node: Function) -> str:
+def _format_arguments(node: Function) -> str:
     """The arguments of a function, as it passes them on to one with the same parameters."""
-    given = node.args
-    positional = [each.arg for each in (*given.posonlyargs, *given.args)][1:]
-    passed = [*positional, *([f"*{given.vararg.arg}"] if given.vararg else [])]
-    passed += [f"{each.arg}={each.arg}" for each in given.kwonlyargs]
-    passed += [f"**{given.kwarg.arg}"] if given.kwarg else []
+    arguments = node.args
+    positional = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)][1:]
+    passed = [*positional, *([f"*{arguments.vararg.arg}"] if arguments.vararg else [])]
+    passed += [f"{argument.arg}={argument.arg}" for argument in arguments.kwonlyargs]
+    passed += [f"**{arguments.kwarg.arg}"] if arguments.kwarg else []
     return ", ".join(passed)
 
 
-def _function(text: str) -> ast.FunctionDef:
+def _parse_function(text: str) -> ast.FunctionDef:
     function = ast.parse(text).body[0]
     assert isinstance(function, ast.FunctionDef)  # noqa: S101 - what all texts here are
     return function
@@ -376,36 +384,38 @@ class Blocking(ast.NodeTransformer):
         return ast.Name({**STREAMS, **TWINS}.get(node.id, node.id))
 
 
-def _imports(source: Source, node: ast.Module) -> list[ast.stmt]:
+def _make_imports(source: Source, node: ast.Module) -> list[ast.stmt]:
     """What the class needs when it runs, and what only its annotations need."""
-    homes = source.homes() | HOMES | {source.face.twin: ""}
-    inside = {id(name) for annotation in _annotations(node) for name in _names(annotation)}
-    runtime = {name.id for name in _names(node) if id(name) not in inside}
-    checked = {name.id for name in _names(node) if id(name) in inside} - runtime
+    homes = source.get_import_homes() | HOMES | {source.face.twin: ""}
+    inside = {
+        id(name) for annotation in _iter_annotations(node) for name in _find_names(annotation)
+    }
+    runtime = {name.id for name in _find_names(node) if id(name) not in inside}
+    checked = {name.id for name in _find_names(node) if id(name) in inside} - runtime
     future = ast.ImportFrom("__future__", [ast.alias("annotations")], 0)
-    guard = ast.If(ast.Name("TYPE_CHECKING"), _from(checked, homes), [])
-    return [future, *_from(runtime | {"TYPE_CHECKING"}, homes), guard]
+    guard = ast.If(ast.Name("TYPE_CHECKING"), _make_from_imports(checked, homes), [])
+    return [future, *_make_from_imports(runtime | {"TYPE_CHECKING"}, homes), guard]
 
 
-def _all(face: Face) -> list[ast.stmt]:
+def _make_all(face: ClassPair) -> list[ast.stmt]:
     return ast.parse(f"__all__ = ['{face.twin}']").body
 
 
-def _from(names: set[str], homes: dict[str, str]) -> list[ast.stmt]:
+def _make_from_imports(names: set[str], homes: dict[str, str]) -> list[ast.stmt]:
     modules: dict[str, list[ast.alias]] = {}
     for name in sorted(names):
         if homes.get(name) and not name.startswith("_"):
             modules.setdefault(homes[name], []).append(ast.alias(name))
-    return [ast.ImportFrom(module, found, 0) for module, found in sorted(modules.items())]
+    return [ast.ImportFrom(module, imported, 0) for module, imported in sorted(modules.items())]
 
 
-def _names(node: ast.AST) -> list[ast.Name]:
-    return [each for each in ast.walk(node) if isinstance(each, ast.Name)]
+def _find_names(node: ast.AST) -> list[ast.Name]:
+    return [child for child in ast.walk(node) if isinstance(child, ast.Name)]
 
 
-def _annotations(node: ast.AST) -> Iterator[ast.expr]:
-    for each in ast.walk(node):
-        match each:
+def _iter_annotations(node: ast.AST) -> Iterator[ast.expr]:
+    for child in ast.walk(node):
+        match child:
             case ast.arg(annotation=ast.expr() as annotation):
                 yield annotation
             case ast.FunctionDef(returns=ast.expr() as returns):
@@ -416,11 +426,11 @@ def _annotations(node: ast.AST) -> Iterator[ast.expr]:
                 pass
 
 
-def _text(node: ast.stmt) -> str:
+def _unparse(node: ast.stmt) -> str:
     return ast.unparse(ast.fix_missing_locations(ast.Module([node], [])))
 
 
-def _formatted(text: str) -> str:
+def _format(text: str) -> str:
     """As the linters want it."""
     for verb in (["check", "--select", "I,UP", "--fix", "--quiet"], ["format"]):
         command = [sys.executable, "-m", "ruff", *verb, "--stdin-filename", str(STDIN), "-"]
@@ -436,8 +446,8 @@ STDIN = PACKAGE / "sync" / "generated.py"
 def main(arguments: list[str]) -> int:
     """Write the files, or look at them. The exit code."""
     stale = 0
-    for face in FACES:
-        path, text = face.path, written(face)
+    for face in CLASS_PAIRS:
+        path, text = face.path, write_module(face)
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue
         stale += 1

@@ -63,7 +63,7 @@ from foundry_api.core.options import (
     ChatOptions as ChatOptions,
 )
 from foundry_api.core.options import (
-    CheckedOptions as CheckedOptions,
+    CompletionOptions as CompletionOptions,
 )
 from foundry_api.core.options import (
     ModelOptions as ModelOptions,
@@ -72,7 +72,7 @@ from foundry_api.core.options import (
     ResponseOptions as ResponseOptions,
 )
 from foundry_api.core.options import (
-    RunOptions as RunOptions,
+    StructuredOptions as StructuredOptions,
 )
 from foundry_api.core.options import (
     TimeOptions as TimeOptions,
@@ -159,9 +159,6 @@ from foundry_api.types.errors import (
     BatchCancelled as BatchCancelled,
 )
 from foundry_api.types.errors import (
-    BatchChanged as BatchChanged,
-)
-from foundry_api.types.errors import (
     BatchError as BatchError,
 )
 from foundry_api.types.errors import (
@@ -169,6 +166,9 @@ from foundry_api.types.errors import (
 )
 from foundry_api.types.errors import (
     BatchInUse as BatchInUse,
+)
+from foundry_api.types.errors import (
+    BatchMismatch as BatchMismatch,
 )
 from foundry_api.types.errors import (
     BatchStorageFailed as BatchStorageFailed,
@@ -246,10 +246,13 @@ from foundry_api.types.errors import (
     QueueFull as QueueFull,
 )
 from foundry_api.types.errors import (
+    ReadTimeout as ReadTimeout,
+)
+from foundry_api.types.errors import (
     ResponseNotFound as ResponseNotFound,
 )
 from foundry_api.types.errors import (
-    RouteMissing as RouteMissing,
+    RouteNotFound as RouteNotFound,
 )
 from foundry_api.types.errors import (
     ServerError as ServerError,
@@ -268,9 +271,6 @@ from foundry_api.types.errors import (
 )
 from foundry_api.types.errors import (
     ServiceStartFailed as ServiceStartFailed,
-)
-from foundry_api.types.errors import (
-    SilenceTimeout as SilenceTimeout,
 )
 from foundry_api.types.errors import (
     StreamInterrupted as StreamInterrupted,
@@ -357,9 +357,6 @@ from foundry_api.types.messages import (
     FunctionCall as FunctionCall,
 )
 from foundry_api.types.messages import (
-    Generation as Generation,
-)
-from foundry_api.types.messages import (
     Message as Message,
 )
 from foundry_api.types.messages import (
@@ -370,6 +367,9 @@ from foundry_api.types.messages import (
 )
 from foundry_api.types.messages import (
     Role as Role,
+)
+from foundry_api.types.messages import (
+    ServiceGeneration as ServiceGeneration,
 )
 from foundry_api.types.messages import (
     Timings as Timings,
@@ -387,7 +387,7 @@ from foundry_api.types.results import (
     Embeddings as Embeddings,
 )
 from foundry_api.types.results import (
-    RawReply as RawReply,
+    RawResponse as RawResponse,
 )
 from foundry_api.types.results import (
     Response as Response,

@@ -28,17 +28,17 @@ from foundry_api.types.messages import FinishReason, Usage
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
 
-__all__ = ["Answer", "Cut", "Failure", "FakeService", "Silence", "ToolCalls", "no_sleep"]
+__all__ = ["Disconnect", "ErrorReply", "FakeService", "Reply", "Stall", "ToolCalls", "skip_sleeps"]
 
 _PREFIX = "/catalogs/local"
-_PIECE = re.compile(r"\s*\S+\s*$|\s*\S+|\s+")
+_CHUNK_PATTERN = re.compile(r"\s*\S+\s*$|\s*\S+|\s+")
 
 
 @contextmanager
-def no_sleep() -> Generator[list[float]]:
+def skip_sleeps() -> Generator[list[float]]:
     """Make the waits before further attempts take no time, for the calls that are begun inside.
 
-        with no_sleep() as waits:
+        with skip_sleeps() as waits:
             await client.complete("…")
         assert len(waits) == 2
 
@@ -58,7 +58,7 @@ def no_sleep() -> Generator[list[float]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Reply:
     """A whole answer, sent word by word.
 
     Attributes:
@@ -88,7 +88,7 @@ class ToolCalls:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class ErrorReply:
     """An error instead of an answer.
 
     Attributes:
@@ -103,7 +103,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class Disconnect:
     """The connection is cut, as when the engine crashes.
 
     Attributes:
@@ -114,7 +114,7 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
-class Silence:
+class Stall:
     """Nothing more is said, until the client gives up.
 
     Attributes:
@@ -130,7 +130,7 @@ class FakeService:
     Each chat completion takes the next answer of the script; the last one is given for ever.
 
     Args:
-        script: Texts, or any of `Answer`, `ToolCalls`, `Failure`, `Cut` and `Silence`; default
+        script: Texts, `Reply`, `ToolCalls`, `ErrorReply`, `Disconnect` or `Stall`; default
             "Hello".
         model: Alias of the one model that it has.
 
@@ -140,14 +140,19 @@ class FakeService:
     """
 
     def __init__(
-        self, *script: str | Answer | ToolCalls | Failure | Cut | Silence, model: str = "fake"
+        self,
+        *script: str | Reply | ToolCalls | ErrorReply | Disconnect | Stall,
+        model: str = "fake",
     ) -> None:
         self._script = [
-            Answer(one) if isinstance(one, str) else one for one in script or ("Hello",)
+            Reply(reply) if isinstance(reply, str) else reply for reply in script or ("Hello",)
         ]
         self._model_id = f"{model}:1"
         self._runner = web.AppRunner(
-            self._application(), access_log=None, handler_cancellation=True, shutdown_timeout=0.1
+            self._make_application(),
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=0.1,
         )
         self.base_url = ""
         self.requests: list[dict[str, Any]] = []
@@ -163,94 +168,96 @@ class FakeService:
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
 
-    def _application(self) -> web.Application:
+    def _make_application(self) -> web.Application:
         application = web.Application()
         application.add_routes(
             [
-                web.get("/status", self._status),
-                web.get("/v1/models", self._no_catalog),
-                web.get(f"{_PREFIX}/v1/models", self._models),
-                web.get(f"{_PREFIX}/models/loaded", self._loaded),
-                web.get(f"{_PREFIX}/models/{{verb:load|unload}}/{{alias}}", self._done),
+                web.get("/status", self._get_status),
+                web.get("/v1/models", self._refuse_catalog),
+                web.get(f"{_PREFIX}/v1/models", self._list_models),
+                web.get(f"{_PREFIX}/models/loaded", self._list_loaded),
+                web.get(f"{_PREFIX}/models/{{verb:load|unload}}/{{alias}}", self._acknowledge),
                 web.post(f"{_PREFIX}/v1/chat/completions", self._chat),
             ]
         )
         return application
 
-    async def _status(self, _request: web.Request) -> web.Response:
-        return _json({"endpoints": [self.base_url], "modelCachePath": "fake", "pid": os.getpid()})
+    async def _get_status(self, _request: web.Request) -> web.Response:
+        return _json_response(
+            {"endpoints": [self.base_url], "modelCachePath": "fake", "pid": os.getpid()}
+        )
 
-    async def _no_catalog(self, _request: web.Request) -> web.Response:
-        return _json({"object": "list", "data": []})  # what 2.x answers offline
+    async def _refuse_catalog(self, _request: web.Request) -> web.Response:
+        return _json_response({"object": "list", "data": []})  # what 2.x answers offline
 
-    async def _models(self, _request: web.Request) -> web.Response:
-        return _json({"object": "list", "data": [{"id": self._model_id}]})
+    async def _list_models(self, _request: web.Request) -> web.Response:
+        return _json_response({"object": "list", "data": [{"id": self._model_id}]})
 
-    async def _loaded(self, _request: web.Request) -> web.Response:
-        return _json([self._model_id])
+    async def _list_loaded(self, _request: web.Request) -> web.Response:
+        return _json_response([self._model_id])
 
-    async def _done(self, _request: web.Request) -> web.Response:
-        return _json({})
+    async def _acknowledge(self, _request: web.Request) -> web.Response:
+        return _json_response({})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         body: dict[str, Any] = msgspec.json.decode(await request.read())
-        turn = self._script[min(len(self.requests), len(self._script) - 1)]
+        reply = self._script[min(len(self.requests), len(self._script) - 1)]
         self.requests.append(body)
-        if isinstance(turn, Failure):
-            return _failed(turn)
+        if isinstance(reply, ErrorReply):
+            return _error_response(reply)
         stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await stream.prepare(request)
-        if isinstance(turn, Answer):
-            await _send(stream, turn.text)
-            await stream.write(_end(turn))
+        if isinstance(reply, Reply):
+            await _send_text(stream, reply.text)
+            await stream.write(_encode_end(reply))
             return stream
-        if isinstance(turn, ToolCalls):
-            await self._call_tools(stream, turn)
+        if isinstance(reply, ToolCalls):
+            await self._send_tool_calls(stream, reply)
             return stream
-        await _send(stream, turn.after)
-        if isinstance(turn, Silence):
+        await _send_text(stream, reply.after)
+        if isinstance(reply, Stall):
             await asyncio.Event().wait()  # aiohttp cancels it when the client gives up
         if request.transport is not None:
             # A close, unlike an abort, delivers what was sent before.
             request.transport.close()
         return stream
 
-    async def _call_tools(self, stream: web.StreamResponse, turn: ToolCalls) -> None:
-        await _send(stream, turn.text)
-        for index, (name, arguments) in enumerate(turn.calls):
+    async def _send_tool_calls(self, stream: web.StreamResponse, reply: ToolCalls) -> None:
+        await _send_text(stream, reply.text)
+        for index, (name, arguments) in enumerate(reply.calls):
             function = {"name": name, "arguments": msgspec.json.encode(arguments).decode()}
             call = {"index": index, "id": f"call_{next(self._calls)}", "function": function}
             delta = {"tool_calls": [{**call, "type": "function"}]}
-            await stream.write(_event({"choices": [{"index": 0, "delta": delta}]}))
-        words = len(_PIECE.findall(turn.text)) + len(turn.calls)
-        usage = turn.usage or Usage(0, words, words)
-        await stream.write(_end(Answer(turn.text, "tool_calls", usage)))
+            await stream.write(_encode_event({"choices": [{"index": 0, "delta": delta}]}))
+        words = len(_CHUNK_PATTERN.findall(reply.text)) + len(reply.calls)
+        usage = reply.usage or Usage(0, words, words)
+        await stream.write(_encode_end(Reply(reply.text, "tool_calls", usage)))
 
 
-def _json(told: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(told), content_type="application/json")
+def _json_response(content: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(content), content_type="application/json")
 
 
-def _failed(failure: Failure) -> web.Response:
-    response = _json({"error": {"message": failure.message, "type": "server_error"}})
-    response.set_status(failure.status)
-    if failure.retry_after_s is not None:
-        response.headers["Retry-After"] = f"{failure.retry_after_s:g}"
+def _error_response(reply: ErrorReply) -> web.Response:
+    response = _json_response({"error": {"message": reply.message, "type": "server_error"}})
+    response.set_status(reply.status)
+    if reply.retry_after_s is not None:
+        response.headers["Retry-After"] = f"{reply.retry_after_s:g}"
     return response
 
 
-async def _send(stream: web.StreamResponse, text: str) -> None:
-    for piece in _PIECE.findall(text):
-        await stream.write(_event({"choices": [{"index": 0, "delta": {"content": piece}}]}))
+async def _send_text(stream: web.StreamResponse, text: str) -> None:
+    for piece in _CHUNK_PATTERN.findall(text):
+        await stream.write(_encode_event({"choices": [{"index": 0, "delta": {"content": piece}}]}))
 
 
-def _end(answer: Answer) -> bytes:
-    words = len(_PIECE.findall(answer.text))
-    usage = answer.usage or Usage(0, words, words)
-    choice: dict[str, Any] = {"index": 0, "delta": {}, "finish_reason": answer.finish_reason}
-    told: dict[str, Any] = {"choices": [], "usage": msgspec.to_builtins(usage)}
-    return _event({"choices": [choice]}) + _event(told) + b"data: [DONE]\n\n"
+def _encode_end(reply: Reply) -> bytes:
+    words = len(_CHUNK_PATTERN.findall(reply.text))
+    usage = reply.usage or Usage(0, words, words)
+    choice: dict[str, Any] = {"index": 0, "delta": {}, "finish_reason": reply.finish_reason}
+    members: dict[str, Any] = {"choices": [], "usage": msgspec.to_builtins(usage)}
+    return _encode_event({"choices": [choice]}) + _encode_event(members) + b"data: [DONE]\n\n"
 
 
-def _event(members: dict[str, Any]) -> bytes:
+def _encode_event(members: dict[str, Any]) -> bytes:
     return b"data: " + msgspec.json.encode(members) + b"\n\n"

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from conformance.expectations import EXPECTED, Expected
-from conformance.services import DOUBLES, VERSIONS, Service, doubled, real
+from conformance.services import DOUBLES, VERSIONS, Service, run_double, run_real
 from foundry_api import FoundryAPIClient, ModelInUse
 from foundry_api.wire.http import HttpTransport
 from foundry_api.wire.transport import Request, fetch
@@ -20,20 +20,22 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-    from foundry_api.types.messages import Generation
+    from foundry_api.types.messages import ServiceGeneration
     from foundry_api.wire.transport import BufferedResponse
 
 
 @pytest.fixture(scope="session")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Generation], Service]]:
+def start(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[ServiceGeneration], Service]]:
     """Starts the service of a generation when a test first wants it."""
-    started: dict[Generation, Service] = {}
+    started: dict[ServiceGeneration, Service] = {}
     with contextlib.ExitStack() as stack:
 
-        def start(generation: Generation) -> Service:
+        def start(generation: ServiceGeneration) -> Service:
             if generation not in started:
                 home = tmp_path_factory.mktemp("conformance") / "home"
-                started[generation] = stack.enter_context(real(generation, home))
+                started[generation] = stack.enter_context(run_real(generation, home))
             return started[generation]
 
         yield start
@@ -42,7 +44,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Genera
 @pytest.fixture(params=[*VERSIONS, *DOUBLES])
 async def service(
     request: pytest.FixtureRequest,
-    start: Callable[[Generation], Service],
+    start: Callable[[ServiceGeneration], Service],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Service]:
@@ -50,19 +52,19 @@ async def service(
         yield start(request.param)
         return
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    async with doubled(request.param, tmp_path / "bin") as service:
+    async with run_double(request.param, tmp_path / "bin") as service:
         yield service
 
 
 @pytest.fixture
 def expected(service: Service) -> Expected:
     """What is peculiar to the service."""
-    return EXPECTED[service.generation]
+    return EXPECTED[service.service_generation]
 
 
 @pytest.fixture
 async def client(service: Service) -> AsyncIterator[FoundryAPIClient]:
-    async with FoundryAPIClient(service.base_url, model=ALIAS, retries=0) as client:
+    async with FoundryAPIClient(service.base_url, model=ALIAS, max_retries=0) as client:
         yield client
 
 
@@ -78,7 +80,7 @@ async def settled(service: Service, client: FoundryAPIClient) -> AsyncIterator[N
 
 
 async def _at_rest(service: Service, client: FoundryAPIClient) -> bool:
-    if service.generation != "sdk-1":
+    if service.service_generation != "sdk-1":
         return await _unloaded(client)
     # An unloading to find out would kill it. It rests when it takes no time of the processor.
     before = service.cpu_s()
@@ -95,7 +97,7 @@ async def _unloaded(client: FoundryAPIClient) -> bool:
     return True
 
 
-class Raw:
+class RawClient:
     """Asks the service without anything of ours in between."""
 
     def __init__(self, service: Service, transport: HttpTransport) -> None:
@@ -112,7 +114,7 @@ class Raw:
         members = {"model": self._service.model, "messages": messages, **members}
         return self.request("POST", "/v1/chat/completions", **members)
 
-    async def ask(self, method: str, path: str, **members: Any) -> BufferedResponse:
+    async def send(self, method: str, path: str, **members: Any) -> BufferedResponse:
         return await fetch(self.transport, self.request(method, path, **members), timeout_s=60)
 
     async def chat(self, prompt: str, **members: Any) -> BufferedResponse:
@@ -127,9 +129,9 @@ class Raw:
 
 
 @pytest.fixture
-async def raw(service: Service, client: FoundryAPIClient) -> AsyncIterator[Raw]:
+async def raw(service: Service, client: FoundryAPIClient) -> AsyncIterator[RawClient]:
     """The service with its model in memory."""
     await client.models.load(ALIAS)
     transport = HttpTransport()
-    yield Raw(service, transport)
+    yield RawClient(service, transport)
     await transport.aclose()

@@ -10,7 +10,7 @@ from foundry_api.types import errors
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from foundry_api.types.messages import Generation
+    from foundry_api.types.messages import ServiceGeneration
 
 __all__ = ["EXPECTED", "Expected"]
 
@@ -34,7 +34,7 @@ class Expected:
     far_away: type[errors.FoundryError] = errors.ModelNotCached
 
 
-EXPECTED: Mapping[Generation, Expected] = {
+EXPECTED: Mapping[ServiceGeneration, Expected] = {
     "legacy": Expected(counts_tokens=False, default_max_tokens=512, tells_overflow=False),
     "cli-0.10": Expected(),
     "sdk-1": Expected(far_away=errors.ModelNotFound),  # it lists what is here and nothing else

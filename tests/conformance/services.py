@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from engines import running
+from engines import run_engine
 from support.fakes.fake_cli010 import Cli010ServiceDouble, foundry_cli_double
 from support.fakes.fake_legacy import LegacyServiceDouble
 from support.loopback_catalog import (
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
     from pathlib import Path
 
-    from foundry_api.types.messages import Generation
+    from foundry_api.types.messages import ServiceGeneration
 
 BROKEN = "broken"
 FAR_AWAY = "far-away"
@@ -42,10 +42,14 @@ EMBEDDER, EMBEDDER_VARIANT = "scripted-embed", "Scripted-embed-generic-cpu"
 LISTENER, LISTENER_VARIANT = "scripted-whisper", "Scripted-whisper-generic-cpu"
 SEER, SEER_VARIANT = "scripted-vision", "Scripted-vision-generic-cpu"
 
-VERSIONS: Mapping[Generation, str] = {"sdk-1": "1.2.4", "sdk-2.0": "2.0.1", "sdk-2.1": "2.2.1"}
+VERSIONS: Mapping[ServiceGeneration, str] = {
+    "sdk-1": "1.2.4",
+    "sdk-2.0": "2.0.1",
+    "sdk-2.1": "2.2.1",
+}
 """Which version stands for a generation."""
 
-DOUBLES: tuple[Generation, ...] = ("legacy", "cli-0.10")
+DOUBLES: tuple[ServiceGeneration, ...] = ("legacy", "cli-0.10")
 """Generations of the command line, which runs on Windows and macOS alone."""
 
 
@@ -54,13 +58,13 @@ class Service:
     """A service under test.
 
     Attributes:
-        generation: What it is.
+        service_generation: What it is.
         base_url: Where it answers.
         model: The id by which it takes the scripted model in a chat completion.
         process: What runs it; None for a double, which runs in this process.
     """
 
-    generation: Generation
+    service_generation: ServiceGeneration
     base_url: str
     model: str
     process: psutil.Process | None = None
@@ -76,7 +80,7 @@ class Service:
         return spent.user + spent.system
 
 
-def prepare(home: Path, generation: Generation) -> None:
+def prepare(home: Path, generation: ServiceGeneration) -> None:
     """A cache with models that chat, embed, hear and see, and one that cannot be loaded."""
     for variant in (VARIANT, OTHER_VARIANT, THINKER_VARIANT):
         put_into_cache(home / "cache", variant, markers=generation != "sdk-1")
@@ -90,7 +94,7 @@ def prepare(home: Path, generation: Generation) -> None:
 
 
 @contextlib.asynccontextmanager
-async def doubled(generation: Generation, directory: Path) -> AsyncIterator[Service]:
+async def run_double(generation: ServiceGeneration, directory: Path) -> AsyncIterator[Service]:
     """A double of a service that cannot run here.
 
     Args:
@@ -108,7 +112,7 @@ async def doubled(generation: Generation, directory: Path) -> AsyncIterator[Serv
 
 
 @contextlib.contextmanager
-def catalog_of_the_suite() -> Iterator[str]:
+def run_suite_catalog() -> Iterator[str]:
     """The scripted models, one that cannot be loaded, and one whose files are not here."""
     entities = [
         entity(ALIAS, VARIANT),
@@ -125,14 +129,14 @@ def catalog_of_the_suite() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def real(generation: Generation, home: Path, *, port: int = 0) -> Iterator[Service]:
+def run_real(generation: ServiceGeneration, home: Path, *, port: int = 0) -> Iterator[Service]:
     """Run the real service of a generation."""
     if not home.exists():
         prepare(home, generation)
     model = VARIANT if generation == "sdk-1" else f"{VARIANT}:1"
     with (
-        catalog_of_the_suite() as catalog_url,
-        running(VERSIONS[generation], home, catalog_url, port=port) as engine,
+        run_suite_catalog() as catalog_url,
+        run_engine(VERSIONS[generation], home, catalog_url, port=port) as engine,
     ):
         process = psutil.Process(engine.process.pid)
         yield Service(generation, engine.base_url, model, process)

@@ -55,7 +55,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "generations.md"
 BEGIN, END = "<!-- table -->\n", "<!-- /table -->\n"
 
 
-def table() -> str:
+def make_table() -> str:
     """The table."""
     generations = [name for name in COLUMNS if name in CAPABILITIES]
     lines = [
@@ -63,16 +63,16 @@ def table() -> str:
         f"|---|{'---|' * len(generations)}",
     ]
     for name, words in ROWS.items():
-        cells = [MARKS[getattr(CAPABILITIES[each], name)] for each in generations]
+        cells = [MARKS[getattr(CAPABILITIES[generation], name)] for generation in generations]
         lines.append(f"| {words} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def page() -> str:
+def make_page() -> str:
     """The page with the table as it is now."""
     before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-    return before + BEGIN + table() + END + rest.split(END)[1]
+    return before + BEGIN + make_table() + END + rest.split(END)[1]
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    PAGE.write_text(make_page(), encoding="utf-8")

@@ -36,7 +36,7 @@ async def test_a_model_is_called_by_any_of_its_names(
 ) -> None:
     response = await client.complete("say-hello", model=name)
     assert (response.content, response.model) == (script("say-hello").text, service.model)
-    assert response.generation == service.generation
+    assert response.service_generation == service.service_generation
 
 
 @pytest.mark.parametrize("service", VERSIONS, indirect=True)
@@ -64,7 +64,10 @@ async def test_an_answer_that_was_kept_comes_again_as_it_was_cut(
         whole = await cached.complete("say-lines", temperature=0)
     assert [chunk.content for chunk in again] == [chunk.content for chunk in first]
     assert {chunk.cached for chunk in again} == {whole.cached} == {True}
-    assert (whole.content, whole.generation) == (script("say-lines").text, service.generation)
+    assert (whole.content, whole.service_generation) == (
+        script("say-lines").text,
+        service.service_generation,
+    )
     assert again[-1].usage == whole.usage == first[-1].usage
 
 
@@ -200,7 +203,7 @@ async def test_a_prompt_that_leaves_less_room_than_the_default_is_answered(
 async def test_a_silent_engine_is_a_timeout(client: FoundryAPIClient) -> None:
     """2.1 tells of its life while it reads a prompt, up to ten times the bound."""
     await client.models.load(ALIAS)
-    with pytest.raises(errors.SilenceTimeout):
+    with pytest.raises(errors.ReadTimeout):
         await client.complete("say-after-a-while", timeout=0.05, max_tokens=1)
 
 
@@ -232,7 +235,7 @@ async def test_its_health(client: FoundryAPIClient, service: Service) -> None:
     await client.models.load(ALIAS)
     health = await client.health_check()
     assert (health.status, health.detail) == ("healthy", "")
-    assert health.generation == service.generation
+    assert health.service_generation == service.service_generation
     assert health.loaded_models == (service.model,)
 
 

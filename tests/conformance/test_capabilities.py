@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from conformance.services import EMBEDDER, OTHER, SEER, VERSIONS
-from conformance.table import PAGE, ROWS, page
+from conformance.table import PAGE, ROWS, make_page
 from foundry_api.types import errors
 from foundry_api.types.capabilities import CAPABILITIES, Capabilities, Support
 from foundry_api.wire.sse import EventDecoder
@@ -26,7 +26,7 @@ from support.scripted_model.vision import LIGHT, png
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from conformance.conftest import Raw
+    from conformance.conftest import RawClient
     from conformance.services import Service
     from foundry_api import FoundryAPIClient
     from foundry_api.wire.transport import Response
@@ -47,7 +47,7 @@ YES_OR_NO = {"type": "lark_grammar", "lark_grammar": 'start: "yes" | "no"'}
 class Subject:
     """A service, asked directly and through a client."""
 
-    def __init__(self, service: Service, raw: Raw, client: FoundryAPIClient) -> None:
+    def __init__(self, service: Service, raw: RawClient, client: FoundryAPIClient) -> None:
         self.service = service
         self.raw = raw
         self.client = client
@@ -60,12 +60,12 @@ class Subject:
 
     async def has_route(self, path: str, **members: Any) -> Support:
         """Whether a route is there: an unknown model is refused by its handler in JSON."""
-        reply = await self.raw.ask("POST", path, model="nobody", **members)
+        reply = await self.raw.send("POST", path, model="nobody", **members)
         return "native" if reply.body.startswith(b"{") else "unsupported"
 
 
 @pytest.fixture
-def subject(service: Service, raw: Raw, client: FoundryAPIClient) -> Subject:
+def subject(service: Service, raw: RawClient, client: FoundryAPIClient) -> Subject:
     return Subject(service, raw, client)
 
 
@@ -274,7 +274,7 @@ async def parallel_loads(subject: Subject) -> Support:
         await subject.client.models.unload(ALIAS)
         await subject.client.models.unload(OTHER)
         replies = await asyncio.gather(
-            *(subject.raw.ask("GET", f"/models/load/{each}") for each in (ALIAS, OTHER))
+            *(subject.raw.send("GET", f"/models/load/{each}") for each in (ALIAS, OTHER))
         )
         if any(reply.status != 200 for reply in replies):
             return "unsupported"
@@ -292,7 +292,7 @@ async def download(subject: Subject) -> Support:
 async def cached(subject: Subject) -> Support:
     """Whether what is here and not in memory is told from what is not here."""
     await subject.client.models.unload(ALIAS)
-    reply = await subject.raw.ask("GET", "/v1/models")
+    reply = await subject.raw.send("GET", "/v1/models")
     listed = reply.body
     return judged(by_itself=b"Far-away" not in listed, with_ours=False)
 
@@ -300,7 +300,7 @@ async def cached(subject: Subject) -> Support:
 async def responses(subject: Subject) -> Support:
     """Whether one that was cut says so."""
     asked = {"model": subject.service.model, "input": "say-long", "max_output_tokens": 5}
-    reply = await subject.raw.ask("POST", "/v1/responses", **asked)
+    reply = await subject.raw.send("POST", "/v1/responses", **asked)
     ours = await subject.client.responses.create("say-long", max_output_tokens=5)
     return judged(
         by_itself=msgspec.json.decode(reply.body)["status"] == "incomplete",
@@ -310,7 +310,7 @@ async def responses(subject: Subject) -> Support:
 
 async def chained_responses(subject: Subject) -> Support:
     asked = {"model": subject.service.model, "input": "Hi", "previous_response_id": "resp_none"}
-    reply = await subject.raw.ask("POST", "/v1/responses", **asked)
+    reply = await subject.raw.send("POST", "/v1/responses", **asked)
     with pytest.raises(errors.ResponseNotFound):
         await subject.client.responses.create("Hi", previous_response_id="resp_none")
     return judged(by_itself=reply.status == 404, with_ours=True)
@@ -318,7 +318,7 @@ async def chained_responses(subject: Subject) -> Support:
 
 async def embeddings(subject: Subject) -> Support:
     ours = await subject.client.embed("Hello", model=EMBEDDER)
-    reply = await subject.raw.ask("POST", "/v1/embeddings", model=ours.model, input="Hello")
+    reply = await subject.raw.send("POST", "/v1/embeddings", model=ours.model, input="Hello")
     (made,) = msgspec.json.decode(reply.body)["data"]
     return judged(
         by_itself=made["embedding"] == embedding("Hello") == list(ours[0]), with_ours=True
@@ -335,7 +335,7 @@ async def response_images(subject: Subject) -> Support:
     said = [{"type": "message", "role": "user", "content": [image]}]
     ours = await subject.client.responses.create(said, model=SEER)
     asked = {"model": ours.model, "input": said}
-    reply = await subject.raw.ask("POST", "/v1/responses", **asked)
+    reply = await subject.raw.send("POST", "/v1/responses", **asked)
     (item,) = msgspec.json.decode(reply.body)["output"]
     seen = item["content"][0]["text"]
     return judged(by_itself=seen == LIGHT, with_ours=ours.output_text == LIGHT)
@@ -346,7 +346,7 @@ async def refuses_images(subject: Subject) -> Support:
     image = {"type": "input_image", "image_url": DOT, "media_type": "image/png"}
     parts = [{"type": "input_text", "text": "say-hello"}, image]
     said = [{"type": "message", "role": "user", "content": parts}]
-    reply = await subject.raw.ask("POST", "/v1/responses", model=subject.service.model, input=said)
+    reply = await subject.raw.send("POST", "/v1/responses", model=subject.service.model, input=said)
     with pytest.raises(errors.ModelTaskMismatch):
         await subject.client.responses.create(said)
     return judged(by_itself=reply.status != 200, with_ours=True)
@@ -373,12 +373,12 @@ MEASURED_ELSEWHERE = {"unload_while_generating", "embed_with_chat_model"}
 
 @pytest.mark.parametrize("measure", MEASURES, ids=lambda each: each.__name__)
 async def test_a_capability_is_what_it_is_said_to_be(subject: Subject, measure: Measure) -> None:
-    said = CAPABILITIES[subject.service.generation]
+    said = CAPABILITIES[subject.service.service_generation]
     assert await measure(subject) == getattr(said, measure.__name__)
 
 
 async def test_the_largest_seed_is_taken_and_no_larger_one(subject: Subject) -> None:
-    largest = CAPABILITIES[subject.service.generation].max_seed
+    largest = CAPABILITIES[subject.service.service_generation].max_seed
     reply = await subject.raw.chat("say-hello", seed=largest)
     assert reply.status == 200
     with pytest.raises(errors.InvalidRequest, match="seed"):
@@ -386,7 +386,7 @@ async def test_the_largest_seed_is_taken_and_no_larger_one(subject: Subject) -> 
 
 
 async def test_what_a_client_says_of_its_service_is_the_table(subject: Subject) -> None:
-    assert await subject.client.capabilities() == CAPABILITIES[subject.service.generation]
+    assert await subject.client.capabilities() == CAPABILITIES[subject.service.service_generation]
 
 
 def test_every_capability_is_measured_or_said_not_to_be() -> None:
@@ -395,7 +395,7 @@ def test_every_capability_is_measured_or_said_not_to_be() -> None:
 
 
 def test_the_table_in_the_documentation_is_this_one() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page()
+    assert PAGE.read_text(encoding="utf-8") == make_page()
     assert ROWS.keys() == {
         name for name, kind in Capabilities.__annotations__.items() if kind == "Support"
     }

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from conformance.conftest import Raw
-from conformance.services import VERSIONS, real
+from conformance.conftest import RawClient
+from conformance.services import VERSIONS, run_real
 from conformance.test_unloading import lives
 from foundry_api import FoundryAPIClient, FoundryError
 from foundry_api.types.capabilities import CAPABILITIES
 from foundry_api.wire.http import HttpTransport
-from service.helpers import eventually_async
+from service.helpers import wait_until_async
 from support.loopback_catalog import ALIAS
 
 if TYPE_CHECKING:
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 @pytest.fixture(params=VERSIONS)
 def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
     """A service that may die."""
-    with real(request.param, tmp_path / "home") as service:
+    with run_real(request.param, tmp_path / "home") as service:
         yield service
 
 
 async def test_whether_it_survives_being_asked_is_as_it_is_said_to_be(service: Service) -> None:
-    said = CAPABILITIES[service.generation].embed_with_chat_model
-    async with FoundryAPIClient(service.base_url, retries=0) as client:
+    said = CAPABILITIES[service.service_generation].embed_with_chat_model
+    async with FoundryAPIClient(service.base_url, max_retries=0) as client:
         await client.models.load(ALIAS)
     async with contextlib.aclosing(HttpTransport()) as transport:
-        raw = Raw(service, transport)
+        raw = RawClient(service, transport)
         with contextlib.suppress(FoundryError):
-            await raw.ask("POST", "/v1/embeddings", model=service.model, input="Hello")
+            await raw.send("POST", "/v1/embeddings", model=service.model, input="Hello")
     if said == "unsupported":
-        await eventually_async(lambda: not lives(service))
+        await wait_until_async(lambda: not lives(service))
     else:
         assert lives(service)

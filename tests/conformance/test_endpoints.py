@@ -21,7 +21,7 @@ from support.scripted_model.vision import DARK, LIGHT, write_image
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conformance.conftest import Raw
+    from conformance.conftest import RawClient
     from conformance.services import Service
 
 real_ones = pytest.mark.parametrize("service", VERSIONS, indirect=True)
@@ -113,7 +113,7 @@ class TestResponses:
     async def test_a_response_is_exact(self, client: FoundryAPIClient, service: Service) -> None:
         made = await client.responses.create("Please say-hello.", metadata={"who": "tests"})
         assert (made.output_text, made.status) == (HELLO, "completed")
-        assert (made.model, made.generation) == (service.model, service.generation)
+        assert (made.model, made.service_generation) == (service.model, service.service_generation)
         asked = prompt_tokens([{"role": "user", "content": "Please say-hello."}])
         assert made.usage
         assert made.usage.prompt_tokens == asked
@@ -216,7 +216,7 @@ class TestResponses:
     async def test_what_a_client_had_stored_goes_with_it(
         self, client: FoundryAPIClient, service: Service
     ) -> None:
-        async with FoundryAPIClient(service.base_url, model=ALIAS, retries=0) as other:
+        async with FoundryAPIClient(service.base_url, model=ALIAS, max_retries=0) as other:
             await other.responses.create("say-hello", store=True)
             kept = await other.responses.create("say-hello", store=True, keep=True)
         left = (await client.responses.list()).responses
@@ -259,7 +259,7 @@ class TestResponses:
     ) -> None:
         schema = {"type": "object", "properties": {}, "additionalProperties": False}
         wanted = {"format": {"type": "json_schema", "name": "nothing", "schema": schema}}
-        if service.generation == "sdk-2.1":
+        if service.service_generation == "sdk-2.1":
             made = await client.responses.create("say-hello", text=wanted, max_output_tokens=20)
             assert made.output_text.lstrip().startswith("{")
         else:
@@ -284,7 +284,7 @@ async def stored_in_a_second_of_its_own(client: FoundryAPIClient) -> str:
 
 @pytest.mark.parametrize("service", ["sdk-2.1", "sdk-1"], indirect=True)
 async def test_leaving_the_events_early_frees_the_engine(
-    client: FoundryAPIClient, raw: Raw, service: Service
+    client: FoundryAPIClient, raw: RawClient, service: Service
 ) -> None:
     """An answer that nobody wants any more would take most of a minute."""
     async with aclosing(client.responses.stream("say-slowly")) as events:

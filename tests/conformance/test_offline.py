@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from conformance.services import VERSIONS, catalog_of_the_suite, prepare
-from engines import running
+from conformance.services import VERSIONS, prepare, run_suite_catalog
+from engines import run_engine
 from foundry_api import CatalogUnavailable, FoundryAPIClient
 from service.fakes import free_port
 from support.loopback_catalog import ALIAS
@@ -17,20 +17,20 @@ from support.scripted_model import script
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from foundry_api.types.messages import Generation
+    from foundry_api.types.messages import ServiceGeneration
 
 HELLO = script("say-hello").text
 
 
 @pytest.mark.parametrize("generation", ["sdk-1", "sdk-2.1"])
 async def test_without_its_catalog_a_service_knows_no_model(
-    generation: Generation, tmp_path: Path
+    generation: ServiceGeneration, tmp_path: Path
 ) -> None:
     """Not even those whose files are there."""
     prepare(tmp_path / "home", generation)
     nowhere = f"http://127.0.0.1:{free_port()}"
-    with running(VERSIONS[generation], tmp_path / "home", nowhere) as engine:
-        async with FoundryAPIClient(engine.base_url, model=ALIAS, retries=0) as client:
+    with run_engine(VERSIONS[generation], tmp_path / "home", nowhere) as engine:
+        async with FoundryAPIClient(engine.base_url, model=ALIAS, max_retries=0) as client:
             with pytest.raises(CatalogUnavailable, match="not known to the service") as caught:
                 await client.complete("say-hello")
             assert caught.value.service == engine.base_url
@@ -43,23 +43,23 @@ async def test_without_its_catalog_a_service_knows_no_model(
 async def test_sdk_2_0_answers_with_what_is_on_its_disk(tmp_path: Path) -> None:
     prepare(tmp_path / "home", "sdk-2.0")
     nowhere = f"http://127.0.0.1:{free_port()}"
-    with running(VERSIONS["sdk-2.0"], tmp_path / "home", nowhere) as engine:
-        async with FoundryAPIClient(engine.base_url, model=ALIAS, retries=0) as client:
+    with run_engine(VERSIONS["sdk-2.0"], tmp_path / "home", nowhere) as engine:
+        async with FoundryAPIClient(engine.base_url, model=ALIAS, max_retries=0) as client:
             assert (await client.complete("say-hello")).content == HELLO
 
 
 @pytest.mark.parametrize("generation", VERSIONS)
 async def test_a_model_in_memory_answers_after_the_catalog_went_away(
-    generation: Generation, tmp_path: Path
+    generation: ServiceGeneration, tmp_path: Path
 ) -> None:
     prepare(tmp_path / "home", generation)
     with contextlib.ExitStack() as stack:
         online = stack.enter_context(contextlib.ExitStack())
-        catalog_url = online.enter_context(catalog_of_the_suite())
+        catalog_url = online.enter_context(run_suite_catalog())
         home = tmp_path / "home"
-        engine = stack.enter_context(running(VERSIONS[generation], home, catalog_url))
-        async with FoundryAPIClient(engine.base_url, model=ALIAS, retries=0) as client:
+        engine = stack.enter_context(run_engine(VERSIONS[generation], home, catalog_url))
+        async with FoundryAPIClient(engine.base_url, model=ALIAS, max_retries=0) as client:
             await client.models.load(ALIAS)
         online.close()
-        async with FoundryAPIClient(engine.base_url, model=ALIAS, retries=0) as client:
+        async with FoundryAPIClient(engine.base_url, model=ALIAS, max_retries=0) as client:
             assert (await client.complete("say-hello")).content == HELLO

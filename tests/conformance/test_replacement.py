@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from conformance.services import real
+from conformance.services import run_real
 from foundry_api import FoundryAPIClient, deadline
 from service.fakes import free_port
 from support.loopback_catalog import ALIAS
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from foundry_api.types.messages import Generation
+    from foundry_api.types.messages import ServiceGeneration
 
-REPLACEMENTS: list[tuple[Generation, Generation]] = [
+REPLACEMENTS: list[tuple[ServiceGeneration, ServiceGeneration]] = [
     ("sdk-1", "sdk-2.1"),
     ("sdk-2.0", "sdk-2.1"),
     ("sdk-2.1", "sdk-1"),
@@ -32,40 +32,44 @@ HELLO = script("say-hello").text
 @pytest.fixture(params=REPLACEMENTS, ids=lambda pair: f"{pair[0]} by {pair[1]}")
 async def replaced(
     request: pytest.FixtureRequest, tmp_path: Path
-) -> AsyncIterator[tuple[FoundryAPIClient, Generation]]:
+) -> AsyncIterator[tuple[FoundryAPIClient, ServiceGeneration]]:
     """A client that has called one service, and the generation of the one that is there now."""
     before, after = request.param
     port = free_port()
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(contextlib.ExitStack())
-        service = first.enter_context(real(before, tmp_path / "first", port=port))
+        service = first.enter_context(run_real(before, tmp_path / "first", port=port))
         async with FoundryAPIClient(service.base_url, model=ALIAS) as client:
             response = await client.complete("say-hello")
-            assert (response.content, response.generation) == (HELLO, before)
+            assert (response.content, response.service_generation) == (HELLO, before)
             first.close()
-            stack.enter_context(real(after, tmp_path / "second", port=port))
+            stack.enter_context(run_real(after, tmp_path / "second", port=port))
             yield client, after
 
 
-async def test_the_next_call_is_answered(replaced: tuple[FoundryAPIClient, Generation]) -> None:
+async def test_the_next_call_is_answered(
+    replaced: tuple[FoundryAPIClient, ServiceGeneration],
+) -> None:
     client, generation = replaced
     with deadline(60):
         response = await client.complete("say-hello")
-    assert (response.content, response.generation) == (HELLO, generation)
-    assert (await client.capabilities()).generation == generation
+    assert (response.content, response.service_generation) == (HELLO, generation)
+    assert (await client.capabilities()).service_generation == generation
 
 
 async def test_the_next_look_is_at_the_new_one(
-    replaced: tuple[FoundryAPIClient, Generation],
+    replaced: tuple[FoundryAPIClient, ServiceGeneration],
 ) -> None:
     client, generation = replaced
     health = await client.health_check()
-    assert (health.status, health.generation) == ("healthy", generation)
+    assert (health.status, health.service_generation) == ("healthy", generation)
 
 
-async def test_its_models_are_the_new_ones(replaced: tuple[FoundryAPIClient, Generation]) -> None:
+async def test_its_models_are_the_new_ones(
+    replaced: tuple[FoundryAPIClient, ServiceGeneration],
+) -> None:
     client, generation = replaced
     await client.models.load(ALIAS)
     (loaded,) = await client.models.loaded()
     assert loaded.alias == ALIAS
-    assert (await client.complete("say-hello")).generation == generation
+    assert (await client.complete("say-hello")).service_generation == generation

@@ -31,7 +31,7 @@ ADA = Person(1815, ["en", "fr"], "Ada")
 
 
 def enforces(service: Service) -> bool:
-    return service.generation == "sdk-2.1"
+    return service.service_generation == "sdk-2.1"
 
 
 def is_json(text: str) -> None:
@@ -79,7 +79,7 @@ async def test_an_answer_of_another_shape_is_never_taken(
         assert (await client.complete("say-hello", response_model=wanted)).parsed in {"Hello", 5}
         return
     with pytest.raises(StructuredOutputError) as caught:
-        await client.complete("say-hello", response_model=wanted, repairs=1)
+        await client.complete("say-hello", response_model=wanted, max_repairs=1)
     assert caught.value.partial == HELLO
     assert caught.value.repairs == 1
     assert caught.value.model == service.model
@@ -105,5 +105,7 @@ async def test_a_grammar_is_kept_or_refused_before_anything_is_sent(
     if enforces(service):
         assert 0 <= (await asking).parsed < 100
         return
-    with pytest.raises(UnsupportedFeature, match=f"generation {service.generation} keeps no"):
+    with pytest.raises(
+        UnsupportedFeature, match=f"generation {service.service_generation} keeps no"
+    ):
         await asking

@@ -89,7 +89,7 @@ async def test_an_answer_without_a_call_is_as_it_is(client: FoundryAPIClient) ->
 async def test_a_run_goes_on_with_what_the_tools_said(
     client: FoundryAPIClient, keyword: str
 ) -> None:
-    run = await client.run(keyword, [calculate, clock], max_tokens=ENOUGH, temperature=0)
+    run = await client.run_tools(keyword, [calculate, clock], max_tokens=ENOUGH, temperature=0)
     assert run.content == "Hello, world!"
     called = [] if keyword == "say-hello" else expected_of(keyword)
     assert [(call.name, call.arguments) for call in run.calls] == called
@@ -97,7 +97,7 @@ async def test_a_run_goes_on_with_what_the_tools_said(
 
 
 async def test_a_run_streams(client: FoundryAPIClient) -> None:
-    stream = client.stream_run(
+    stream = client.stream_run_tools(
         "call-after-words", [calculate, clock], max_tokens=ENOUGH, temperature=0
     )
     pieces = [piece async for piece in stream]

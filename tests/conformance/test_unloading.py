@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from conformance.conftest import Raw
-from conformance.services import VERSIONS, real
+from conformance.conftest import RawClient
+from conformance.services import VERSIONS, run_real
 from foundry_api import FoundryAPIClient, FoundryError, LimiterSettings
 from foundry_api.types.capabilities import CAPABILITIES
 from foundry_api.wire.http import HttpTransport
-from service.helpers import eventually_async
+from service.helpers import wait_until_async
 from support.loopback_catalog import ALIAS
 from support.scripted_model import script
 
@@ -30,7 +30,7 @@ CALLS = 8
 @pytest.fixture(params=VERSIONS)
 def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
     """A service that may die."""
-    with real(request.param, tmp_path / "home") as service:
+    with run_real(request.param, tmp_path / "home") as service:
         yield service
 
 
@@ -40,32 +40,32 @@ def lives(service: Service) -> bool:
 
 
 async def test_whether_it_survives_being_asked_is_as_it_is_said_to_be(service: Service) -> None:
-    said = CAPABILITIES[service.generation].unload_while_generating
-    async with FoundryAPIClient(service.base_url, retries=0) as client:
+    said = CAPABILITIES[service.service_generation].unload_while_generating
+    async with FoundryAPIClient(service.base_url, max_retries=0) as client:
         await client.models.load(ALIAS)
-    name = service.model if service.generation == "sdk-1" else ALIAS
+    name = service.model if service.service_generation == "sdk-1" else ALIAS
     async with contextlib.aclosing(HttpTransport()) as transport:
-        raw = Raw(service, transport)
+        raw = RawClient(service, transport)
         stream = await transport.send(
             raw.build_chat_request("say-slowly", stream=True, max_tokens=100)
         )
         await stream.read()
         with contextlib.suppress(FoundryError):
-            await raw.ask("GET", f"/models/unload/{name}")
+            await raw.send("GET", f"/models/unload/{name}")
         with contextlib.suppress(FoundryError):
             while await stream.read():
                 continue
         stream.close()
     if said == "unsupported":
-        await eventually_async(lambda: not lives(service))
+        await wait_until_async(lambda: not lives(service))
     else:
         assert lives(service)
 
 
 async def test_a_client_unloads_once_its_calls_have_ended(service: Service) -> None:
-    all_at_once = LimiterSettings(fixed=CALLS)
+    all_at_once = LimiterSettings(concurrency=CALLS)
     async with FoundryAPIClient(
-        service.base_url, model=ALIAS, retries=0, limiter=all_at_once
+        service.base_url, model=ALIAS, max_retries=0, limiter=all_at_once
     ) as client:
         await client.models.load(ALIAS)
         calls = [asyncio.ensure_future(streamed(client)) for _ in range(CALLS)]

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["RunningEngine", "running"]
+__all__ = ["RunningEngine", "run_engine"]
 
 ROOT = Path(__file__).resolve().parents[2]
-LITTERED = ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP")
+HOME_VARIABLES = ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP")
 """Where engines leave what they do not clear away: empty logs, databases of their telemetry."""
 
 
@@ -37,7 +37,7 @@ class RunningEngine:
     log_path: Path
 
 
-def python_of(engine: str) -> Path:
+def get_python(engine: str) -> Path:
     """The interpreter beside which a version of foundry-local-sdk is installed."""
     if engine == version("foundry-local-sdk"):
         return Path(sys.executable)
@@ -49,7 +49,9 @@ def python_of(engine: str) -> Path:
 
 
 @contextlib.contextmanager
-def running(engine: str, home: Path, catalog_url: str, *, port: int = 0) -> Iterator[RunningEngine]:
+def run_engine(
+    engine: str, home: Path, catalog_url: str, *, port: int = 0
+) -> Iterator[RunningEngine]:
     """Run the service of one version; it ends with the block.
 
     Args:
@@ -60,14 +62,14 @@ def running(engine: str, home: Path, catalog_url: str, *, port: int = 0) -> Iter
     """
     home.mkdir(parents=True, exist_ok=True)
     log_path = home / "serve.log"
-    told = json.dumps({"home": str(home), "catalog_url": catalog_url, "port": port})
+    settings = json.dumps({"home": str(home), "catalog_url": catalog_url, "port": port})
     with log_path.open("ab") as log:
         process = subprocess.Popen(
-            [str(python_of(engine)), "-I", str(Path(__file__).with_name("serve.py")), told],
+            [str(get_python(engine)), "-I", str(Path(__file__).with_name("serve.py")), settings],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            env={**os.environ, **dict.fromkeys(LITTERED, str(home))},
+            env={**os.environ, **dict.fromkeys(HOME_VARIABLES, str(home))},
             start_new_session=True,
         )
     assert process.stdin

@@ -37,12 +37,12 @@ def configuration(home: Path, catalog_url: str, port: int, major: int) -> Any:
 
 def main() -> None:
     """Serve until nobody wants it any more."""
-    told = json.loads(sys.argv[1])
+    arguments = json.loads(sys.argv[1])
     parent = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what the engine prints goes to the log
     installed = version("foundry-local-sdk")
     settings = configuration(
-        Path(told["home"]), told["catalog_url"], told["port"], int(installed[0])
+        Path(arguments["home"]), arguments["catalog_url"], arguments["port"], int(installed[0])
     )
     sdk.FoundryLocalManager.initialize(settings)
     manager = sdk.FoundryLocalManager.instance

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from foundry_api.core.call import CallContext
     from foundry_api.core.chat import ChatCall
-    from foundry_api.core.service_pool import Service
+    from foundry_api.core.service_pool import ServiceHandle
     from foundry_api.types.events import Event
-    from foundry_api.types.messages import ChatRequest, Generation
+    from foundry_api.types.messages import ChatRequest, ServiceGeneration
 
 MODEL = Model(id="tiny:1", alias="tiny", catalog="local", cached=True, loaded=True)
 REQUEST = chat_request([{"role": "user", "content": "Hi"}])
@@ -41,19 +41,19 @@ class Caller:
         events: What the calls told.
         services: The services that were called.
         loads: The models that were loaded.
-        losses: How often one of them was given up.
-        generation: What the service is taken for.
+        invalidations: How often one of them was given up.
+        service_generation: What the service is taken for.
     """
 
     transport: HttpTransport
     slept: list[float] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    services: list[Service] = field(default_factory=list)
-    losses: int = 0
+    services: list[ServiceHandle] = field(default_factory=list)
+    invalidations: int = 0
     loads: list[Model] = field(default_factory=list)
-    generation: Generation = "sdk-2.1"
+    service_generation: ServiceGeneration = "sdk-2.1"
 
-    def call(
+    def make_call(
         self,
         base_url: str,
         *,
@@ -63,22 +63,24 @@ class Caller:
         deadline: Deadline = NEVER,
     ) -> ChatCall:
         """A call of `tiny`."""
-        tools = self.tools(base_url, retries=retries)
+        tools = self.make_context(base_url, retries=retries)
         return make_chat_call(tools, CallRequest(("tiny",), request, timeout_s, deadline))
 
-    def tools(self, base_url: str, *, retries: int = 0) -> CallContext:
+    def make_context(self, base_url: str, *, retries: int = 0) -> CallContext:
         """What the calls of a client of that address share."""
 
         async def connect() -> Connection:
-            endpoint = Endpoint(base_url=base_url, generation=self.generation, origin="explicit")
+            endpoint = Endpoint(
+                base_url=base_url, service_generation=self.service_generation, origin="explicit"
+            )
             connection = Connection(endpoint, self.transport, {}, None)
             connection.memory.loaded.add(MODEL.id)
             connection.dialect.list_local_models = self._models  # type: ignore[method-assign]
             connection.dialect.load = self._load  # type: ignore[method-assign]
-            connection.replaced = self._never  # type: ignore[method-assign]
+            connection.is_replaced = self._never  # type: ignore[method-assign]
             return connection
 
-        service = service_of(base_url, connect, self._lost)
+        service = service_of(base_url, connect, self._on_lost)
         self.services.append(service)
         return tools_of(service, retries=retries, sleep=self.sleep, listener=self.events.append)
 
@@ -98,8 +100,8 @@ class Caller:
     async def _never(self) -> bool:
         return False
 
-    def _lost(self) -> None:
-        self.losses += 1
+    def _on_lost(self) -> None:
+        self.invalidations += 1
 
 
 @pytest.fixture

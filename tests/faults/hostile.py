@@ -4,7 +4,7 @@
         await peer.request()
         await peer.send(head(content_type="text/event-stream"))
 
-    async with HostileServer(cut_after_the_head, answer("Hello")) as server:
+    async with ScriptedServer(cut_after_the_head, answer("Hello")) as server:
         ...                                 # the first connection is cut, every later one answered
     assert server.requests[0].json["stream"] is True
 
@@ -54,7 +54,7 @@ class Peer:
 
     Attributes:
         number: Which connection it is, from 0.
-        left: Set when the client closed its end.
+        client_closed: Set when the client closed its end.
     """
 
     def __init__(
@@ -62,13 +62,13 @@ class Peer:
         number: int,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        note: Callable[[Received], None],
+        on_request: Callable[[Received], None],
     ) -> None:
         self.number = number
-        self.left = asyncio.Event()
+        self.client_closed = asyncio.Event()
         self._reader = reader
         self._writer = writer
-        self._note = note
+        self._on_request = on_request
         self._read_before: Received | None = None
 
     async def request(self) -> Received:
@@ -89,7 +89,7 @@ class Peer:
         headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
         body = await self._reader.readexactly(int(headers.get("content-length", 0)))
         received = Received(method, path, headers, body, self.number)
-        self._note(received)
+        self._on_request(received)
         return received
 
     def put_back(self, received: Received) -> None:
@@ -101,12 +101,12 @@ class Peer:
         self._writer.write(b"".join(parts))
         await self._writer.drain()
 
-    async def gone(self) -> None:
+    async def wait_closed(self) -> None:
         """Wait until the client closes the connection."""
         with contextlib.suppress(ConnectionError):
             while await self._reader.read(2**16):
                 pass
-        self.left.set()
+        self.client_closed.set()
 
     def reset(self) -> None:
         """Break the connection off with a RST, as a dying process does."""
@@ -122,13 +122,13 @@ class Peer:
             await self._writer.wait_closed()
 
 
-class HostileServer:
+class ScriptedServer:
     """Listens on a loopback port of its own, from `async with` on.
 
     Attributes:
         requests: What was received, in order.
         peers: The connections, in order.
-        asked: Set when the first request was received.
+        received_any: Set when the first request was received.
     """
 
     def __init__(self, *scripts: Script) -> None:
@@ -136,7 +136,7 @@ class HostileServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self.requests: list[Received] = []
         self.peers: list[Peer] = []
-        self.asked = asyncio.Event()
+        self.received_any = asyncio.Event()
 
     @property
     def base_url(self) -> str:
@@ -158,21 +158,21 @@ class HostileServer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.wait_closed()
 
-    async def left(self, connection: int = 0) -> None:
+    async def wait_closed(self, connection: int = 0) -> None:
         """Wait until the client closed a connection. It has to happen soon."""
         async with asyncio.timeout(SOON_S):
-            await self.peers[connection].left.wait()
+            await self.peers[connection].client_closed.wait()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        peer = Peer(len(self.peers), reader, writer, self._note)
+        peer = Peer(len(self.peers), reader, writer, self._record)
         self.peers.append(peer)
         task = asyncio.ensure_future(self._serve(peer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _note(self, request: Received) -> None:
+    def _record(self, request: Received) -> None:
         self.requests.append(request)
-        self.asked.set()
+        self.received_any.set()
 
     async def _serve(self, peer: Peer) -> None:
         try:
@@ -182,16 +182,16 @@ class HostileServer:
             await peer.close()
 
 
-async def refused() -> str:
+async def get_unused_url() -> str:
     """The URL of a port on which nobody listens."""
-    async with HostileServer() as server:
+    async with ScriptedServer() as server:
         return server.base_url
 
 
 # --- bytes ----------------------------------------------------------------------------------
 
 
-def head(
+def make_head(
     status: int = 200, *, content_type: str | None = None, length: int | None = None, more: str = ""
 ) -> bytes:
     """The head of an answer; without a length the body is chunked."""
@@ -202,106 +202,112 @@ def head(
     return ("\r\n".join(lines) + "\r\n" + more + "\r\n").encode()
 
 
-def stream_head() -> bytes:
+def make_stream_head() -> bytes:
     """As SDK 2.2.1 sends it, with its headers doubled."""
     doubled = "Cache-Control: no-cache\r\nConnection: keep-alive\r\n"
-    return head(
+    return make_head(
         content_type="text/event-stream",
         more=f"Content-Type: text/event-stream\r\n{doubled}{doubled}Server: oatpp/1.3.0\r\n",
     )
 
 
-def piece(data: bytes) -> bytes:
+def encode_chunk(data: bytes) -> bytes:
     """One chunk of a chunked body."""
     return f"{len(data):x}\r\n".encode() + data + b"\r\n"
 
 
-def whole(status: int, body: bytes, *, content_type: str | None = "application/json") -> bytes:
+def make_response(
+    status: int, body: bytes, *, content_type: str | None = "application/json"
+) -> bytes:
     """An answer with its whole body."""
-    return head(status, content_type=content_type, length=len(body)) + body
+    return make_head(status, content_type=content_type, length=len(body)) + body
 
 
-def error_json(message: str) -> bytes:
+def make_error_json(message: str) -> bytes:
     """An error as the handlers of SDK 2.x send it."""
     error = {"code": None, "message": message, "param": None, "type": "invalid_request_error"}
     return json.dumps({"error": error}).encode()
 
 
-def event(**members: Any) -> bytes:
+def encode_event(**members: Any) -> bytes:
     """One event with these members as its data."""
     return b"data: " + json.dumps(members).encode() + b"\n\n"
 
 
-def choice(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+def encode_choice(delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
     """An event with one choice."""
-    return event(choices=[{"delta": delta, "finish_reason": finish_reason, "index": 0}])
+    return encode_event(choices=[{"delta": delta, "finish_reason": finish_reason, "index": 0}])
 
 
-def token(text: str) -> bytes:
+def encode_token(text: str) -> bytes:
     """An event with text."""
-    return choice({"content": text})
+    return encode_choice({"content": text})
 
 
-ROLE = choice({"role": "assistant", "content": ""})
-STOP = choice({}, "stop")
-USAGE = event(choices=[], usage={"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5})
+ROLE = encode_choice({"role": "assistant", "content": ""})
+STOP = encode_choice({}, "stop")
+USAGE = encode_event(
+    choices=[], usage={"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+)
 
 
-def events(*texts: str) -> tuple[bytes, ...]:
+def encode_events(*texts: str) -> tuple[bytes, ...]:
     """The events of a whole answer, in the order of SDK 2.2.1."""
-    return (ROLE, *map(token, texts), STOP, USAGE, DONE)
+    return (ROLE, *map(encode_token, texts), STOP, USAGE, DONE)
 
 
 # --- scripts --------------------------------------------------------------------------------
 
 
-def answer(*texts: str) -> Script:
+def answer_all(*texts: str) -> Script:
     """Answers every request of the connection as a healthy service does."""
 
-    async def script(peer: Peer) -> None:
+    async def serve(peer: Peer) -> None:
         while True:
             await peer.request()
-            await peer.send(stream_head(), *map(piece, events(*texts)), LAST_CHUNK)
+            await peer.send(
+                make_stream_head(), *map(encode_chunk, encode_events(*texts)), LAST_CHUNK
+            )
 
-    return script
+    return serve
 
 
-def say(*parts: bytes, stay: bool = False) -> Script:
+def send_once(*parts: bytes, stay: bool = False) -> Script:
     """Answers one request with these bytes, then closes, or stays until the client leaves."""
 
-    async def script(peer: Peer) -> None:
+    async def serve(peer: Peer) -> None:
         await peer.request()
         await peer.send(*parts)
         if stay:
-            await peer.gone()
+            await peer.wait_closed()
 
-    return script
+    return serve
 
 
-def say_stream(*pieces: bytes, stay: bool = False) -> Script:
+def send_stream(*pieces: bytes, stay: bool = False) -> Script:
     """Answers with the head of a stream and these chunks, and without the body's end."""
-    return say(stream_head(), *map(piece, pieces), stay=stay)
+    return send_once(make_stream_head(), *map(encode_chunk, pieces), stay=stay)
 
 
-def say_for_ever(first: bytes, again: bytes, *, pause_s: float = 0) -> Script:
-    """Answers with `first`, then with `again` for as long as the client listens."""
+def send_forever(first: bytes, repeated: bytes, *, pause_s: float = 0) -> Script:
+    """Answers with `first`, then with `repeated` for as long as the client listens."""
 
     async def script(peer: Peer) -> None:
         await peer.request()
-        listening = asyncio.ensure_future(peer.gone())
+        listening = asyncio.ensure_future(peer.wait_closed())
         try:
             await peer.send(first)
             while not listening.done():
-                await peer.send(again)
+                await peer.send(repeated)
                 await asyncio.sleep(pause_s)
         finally:
             listening.cancel()
-            peer.left.set()
+            peer.client_closed.set()
 
     return script
 
 
-def say_slowly(parts: Iterable[bytes]) -> Script:
+def send_slowly(parts: Iterable[bytes]) -> Script:
     """Answers with each part in a packet of its own."""
 
     async def script(peer: Peer) -> None:
@@ -313,10 +319,10 @@ def say_slowly(parts: Iterable[bytes]) -> Script:
     return script
 
 
-async def silent(peer: Peer) -> None:
+async def stay_silent(peer: Peer) -> None:
     """Accepts the request and says nothing."""
     await peer.request()
-    await peer.gone()
+    await peer.wait_closed()
 
 
 async def hang_up(peer: Peer) -> None:
@@ -330,24 +336,24 @@ async def break_off(peer: Peer) -> None:
     peer.reset()
 
 
-def dies_when_used_again(script: Script) -> Script:
+def close_on_reuse(script: Script) -> Script:
     """Answers the first request, and closes its connection at the second; then `script`."""
 
     async def first(peer: Peer) -> None:
         if peer.number:
             await script(peer)
         await peer.request()
-        await peer.send(stream_head(), *map(piece, events("Hello")), LAST_CHUNK)
+        await peer.send(make_stream_head(), *map(encode_chunk, encode_events("Hello")), LAST_CHUNK)
         await peer.request()
 
     return first
 
 
-def on_request(wanted: Callable[[Received], bool], then: Script, otherwise: Script) -> Script:
+def on_request(is_expected: Callable[[Received], bool], then: Script, otherwise: Script) -> Script:
     """Serves the first request of a connection by one of two scripts.
 
     Args:
-        wanted: Chooses, by the request.
+        is_expected: Chooses, by the request.
         then: Serves those that are wanted.
         otherwise: Serves the others.
     """
@@ -355,7 +361,7 @@ def on_request(wanted: Callable[[Received], bool], then: Script, otherwise: Scri
     async def script(peer: Peer) -> None:
         received = await peer.request()
         peer.put_back(received)
-        await (then if wanted(received) else otherwise)(peer)
+        await (then if is_expected(received) else otherwise)(peer)
 
     return script
 

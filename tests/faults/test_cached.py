@@ -17,7 +17,7 @@ from foundry_api.types import errors
 from foundry_api.types.events import CacheHit, CacheStored, CallEnded
 
 from .conftest import REQUEST
-from .hostile import HostileServer
+from .hostile import ScriptedServer
 from .table import FAULTS, RETRIES, Fault
 from .test_table import CAP, HANG_S, check, streamed, whole
 
@@ -45,8 +45,8 @@ async def test_the_outcome_of_a_fault(
 ) -> None:
     """Whole answers are kept, and given again without the service; nothing else is."""
     cache = MemoryCache()
-    async with HostileServer(fault.script) as server, asyncio.timeout(HANG_S):
-        calls = CachedCalls(caller.tools(server.base_url, retries=RETRIES), cache)
+    async with ScriptedServer(fault.script) as server, asyncio.timeout(HANG_S):
+        calls = CachedCalls(caller.make_context(server.base_url, retries=RETRIES), cache)
         order = CallRequest(("tiny",), GREEDY, fault.timeout_s, NEVER)
         if fault.error is None:
             assert [await way(calls.call(order)) for _ in range(2)] == [fault.text] * 2

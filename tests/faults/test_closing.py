@@ -20,7 +20,16 @@ from foundry_api.testing import FakeService
 from foundry_api.wire.http import HttpResponse, HttpTransport
 from foundry_api.wire.loopback import is_loopback_http
 
-from .hostile import HostileServer, on_route, piece, say, say_for_ever, stream_head, token, whole
+from .hostile import (
+    ScriptedServer,
+    encode_chunk,
+    encode_token,
+    make_response,
+    make_stream_head,
+    on_route,
+    send_forever,
+    send_once,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -80,7 +89,7 @@ async def load(client: FoundryAPIClient) -> Any:
 
 
 async def use_tools(client: FoundryAPIClient) -> Any:
-    return await client.run("Hi", [])
+    return await client.run_tools("Hi", [])
 
 
 WAYS: list[Way] = [
@@ -128,15 +137,15 @@ async def test_whatever_the_moment(
 
 def healthy(path: str) -> bytes:
     if path.endswith("/loaded"):
-        return whole(200, b'["fake:1"]')
+        return make_response(200, b'["fake:1"]')
     if path.endswith("/models"):
-        return whole(200, b'{"object":"list","data":[{"id":"fake:1","object":"model"}]}')
-    return whole(200, b'{"modelCachePath":"/nowhere","pid":1}')
+        return make_response(200, b'{"object":"list","data":[{"id":"fake:1","object":"model"}]}')
+    return make_response(200, b'{"modelCachePath":"/nowhere","pid":1}')
 
 
 ENDLESS = on_route(
     "chat/completions",
-    say_for_ever(stream_head(), piece(token("again ")), pause_s=0.001),
+    send_forever(make_stream_head(), encode_chunk(encode_token("again ")), pause_s=0.001),
     healthy,
 )
 
@@ -151,7 +160,7 @@ async def test_an_answer_that_is_being_read_ends_with_the_text_so_far(
     def note(_: object) -> None:
         begun.set()
 
-    async with HostileServer(ENDLESS) as server:
+    async with ScriptedServer(ENDLESS) as server:
         from foundry_api.types.events import FirstToken  # noqa: PLC0415
 
         client = client_of(server.base_url, reach)
@@ -169,7 +178,7 @@ async def test_an_answer_that_is_being_read_ends_with_the_text_so_far(
 async def test_a_stream_whose_reader_is_slow_ends_when_he_reads_on(
     reach: Callable[[str], bool],
 ) -> None:
-    async with HostileServer(ENDLESS) as server:
+    async with ScriptedServer(ENDLESS) as server:
         client = client_of(server.base_url, reach)
         chunks = client.stream_complete("Hi")
         assert (await anext(chunks)).content == "again "
@@ -186,7 +195,9 @@ async def test_an_answer_that_is_read_on_while_its_connection_closes(
 ) -> None:
     """For a moment aiohttp takes the connection for closed, and has told nobody yet."""
     transport = HttpTransport(use_loopback=reach)
-    async with HostileServer(say(stream_head(), piece(token("Hi")), stay=True)) as server:
+    async with ScriptedServer(
+        send_once(make_stream_head(), encode_chunk(encode_token("Hi")), stay=True)
+    ) as server:
         response = await transport.send(Request("POST", f"{server.base_url}/", {}, b"{}"))
         assert await response.read()
         closing = asyncio.ensure_future(transport.aclose())
@@ -213,7 +224,7 @@ async def test_a_request_that_is_sent_while_the_transport_closes(
     reach: Callable[[str], bool], steps: int
 ) -> None:
     transport = HttpTransport(use_loopback=reach)
-    async with HostileServer(ENDLESS) as server:
+    async with ScriptedServer(ENDLESS) as server:
         request = Request("POST", f"{server.base_url}/chat/completions", {}, b"{}")
         sending = asyncio.ensure_future(transport.send(request))
         for _ in range(steps):

@@ -19,19 +19,19 @@ from foundry_api.types.events import CallEnded
 from .hostile import (
     DONE,
     LAST_CHUNK,
-    HostileServer,
+    ScriptedServer,
     break_off,
-    error_json,
-    event,
+    encode_chunk,
+    encode_event,
+    get_unused_url,
     hang_up,
-    head,
-    piece,
-    refused,
-    say,
-    say_stream,
-    silent,
-    stream_head,
-    whole,
+    make_error_json,
+    make_head,
+    make_response,
+    make_stream_head,
+    send_once,
+    send_stream,
+    stay_silent,
 )
 
 if TYPE_CHECKING:
@@ -43,16 +43,16 @@ if TYPE_CHECKING:
     from .conftest import Caller
     from .hostile import Script
 
-BUSY = whole(503, error_json("try again later"))
+BUSY = make_response(503, make_error_json("try again later"))
 
 
 def response(status: str = "completed", **members: Any) -> dict[str, Any]:
     return {"id": "resp_1", "status": status, "model": "tiny:1", "output": [], **members}
 
 
-CREATED = event(type="response.created", response=response("in_progress"))
-HEL, LO = (event(type="response.output_text.delta", delta=text) for text in ("Hel", "lo"))
-COMPLETED = event(type="response.completed", response=response())
+CREATED = encode_event(type="response.created", response=response("in_progress"))
+HEL, LO = (encode_event(type="response.output_text.delta", delta=text) for text in ("Hel", "lo"))
+COMPLETED = encode_event(type="response.completed", response=response())
 
 
 def responds(
@@ -61,54 +61,54 @@ def responds(
     asking = build_operation("Hi", {})
     timeout_s = options.pop("timeout_s", 5.0)
     order = CallRequest(("tiny",), asking, timeout_s, NEVER)
-    return Call(caller.tools(base_url, **options), order, asking)
+    return Call(caller.make_context(base_url, **options), order, asking)
 
 
 def raw(caller: Caller, base_url: str, method: str, *, retries: int = 3) -> RawCall:
-    tools = caller.tools(base_url, retries=retries)
+    tools = caller.make_context(base_url, retries=retries)
     return make_raw_call(tools, make_raw_request(method, "/v1/x"), 5.0, NEVER)
 
 
 class TestResponses:
     async def test_one_that_breaks_off_is_not_whole(self, caller: Caller) -> None:
         """Nor is it asked for again: the caller has its beginning in hand."""
-        async with HostileServer(say_stream(CREATED, HEL, LO)) as server:
+        async with ScriptedServer(send_stream(CREATED, HEL, LO)) as server:
             with pytest.raises(errors.StreamInterrupted) as caught:
                 await responds(caller, server.base_url, retries=3).result()
         assert (caught.value.partial, caught.value.attempts) == ("Hello", 1)
 
     async def test_one_that_ends_without_its_last_event_is_not_whole(self, caller: Caller) -> None:
-        body = map(piece, (CREATED, HEL, DONE))
-        async with HostileServer(say(stream_head(), *body, LAST_CHUNK)) as server:
+        body = map(encode_chunk, (CREATED, HEL, DONE))
+        async with ScriptedServer(send_once(make_stream_head(), *body, LAST_CHUNK)) as server:
             with pytest.raises(errors.StreamInterrupted, match="before the response did"):
                 await responds(caller, server.base_url).result()
 
-    @pytest.mark.parametrize("script", [hang_up, break_off, say_stream(CREATED), say(BUSY)])
+    @pytest.mark.parametrize("script", [hang_up, break_off, send_stream(CREATED), send_once(BUSY)])
     async def test_one_that_fails_before_its_first_words_is_asked_for_again(
         self, caller: Caller, script: Script
     ) -> None:
-        good = say_stream(CREATED, HEL, LO, COMPLETED, DONE)
-        async with HostileServer(script, good) as server:
+        good = send_stream(CREATED, HEL, LO, COMPLETED, DONE)
+        async with ScriptedServer(script, good) as server:
             outcome = await responds(caller, server.base_url, retries=1).result()
         assert outcome.result.status == "completed"
         assert len(outcome.attempts) == 2
 
     async def test_a_failure_after_the_first_words_has_them(self, caller: Caller) -> None:
         error = {"code": "server_error", "message": "out of memory"}
-        failed = event(type="response.failed", response=response("failed", error=error))
-        async with HostileServer(say_stream(CREATED, HEL, failed, DONE)) as server:
+        failed = encode_event(type="response.failed", response=response("failed", error=error))
+        async with ScriptedServer(send_stream(CREATED, HEL, failed, DONE)) as server:
             with pytest.raises(errors.ServerError, match="out of memory") as caught:
                 await responds(caller, server.base_url, retries=3).result()
         assert caught.value.partial == "Hel"
 
     async def test_silence_ends_the_wait_and_the_connection(self, caller: Caller) -> None:
-        async with HostileServer(silent) as server:
-            with pytest.raises(errors.SilenceTimeout):
+        async with ScriptedServer(stay_silent) as server:
+            with pytest.raises(errors.ReadTimeout):
                 await responds(caller, server.base_url, timeout_s=0.05).result()
-            await server.left()
+            await server.wait_closed()
 
     async def test_its_end_is_told_once(self, caller: Caller) -> None:
-        async with HostileServer(say_stream(CREATED, HEL)) as server:
+        async with ScriptedServer(send_stream(CREATED, HEL)) as server:
             with pytest.raises(errors.StreamInterrupted):
                 await responds(caller, server.base_url).result()
         (ended,) = [each for each in caller.events if isinstance(each, CallEnded)]
@@ -127,10 +127,10 @@ class TestEmbeddings:
     async def test_an_answer_that_is_not_for_the_texts_is_refused(
         self, caller: Caller, body: bytes
     ) -> None:
-        async with HostileServer(say(whole(200, body))) as server:
+        async with ScriptedServer(send_once(make_response(200, body))) as server:
             with pytest.raises(errors.ProtocolError):
                 await embed(
-                    caller.tools(server.base_url),
+                    caller.make_context(server.base_url),
                     ["a", "b"],
                     model="tiny",
                     timeout_s=5,
@@ -140,12 +140,12 @@ class TestEmbeddings:
     async def test_vectors_of_two_lengths_are_of_two_models(self, caller: Caller) -> None:
         def vector(*numbers: int) -> Script:
             item = {"embedding": numbers, "index": 0}
-            return say(whole(200, json.dumps({"data": [item]}).encode()))
+            return send_once(make_response(200, json.dumps({"data": [item]}).encode()))
 
-        async with HostileServer(vector(1), vector(1, 2)) as server:
+        async with ScriptedServer(vector(1), vector(1, 2)) as server:
             with pytest.raises(errors.ProtocolError, match="embedded differently"):
                 await embed(
-                    caller.tools(server.base_url),
+                    caller.make_context(server.base_url),
                     ["a", "b"],
                     model="tiny",
                     timeout_s=5,
@@ -155,8 +155,8 @@ class TestEmbeddings:
 
     async def test_a_batch_that_fails_for_a_while_is_sent_again(self, caller: Caller) -> None:
         body = b'{"data":[{"embedding":[1],"index":0}]}'
-        async with HostileServer(say(BUSY), say(whole(200, body))) as server:
-            tools = caller.tools(server.base_url, retries=1)
+        async with ScriptedServer(send_once(BUSY), send_once(make_response(200, body))) as server:
+            tools = caller.make_context(server.base_url, retries=1)
             made = await embed(tools, ["a"], model="tiny", timeout_s=5, deadline=NEVER)
         assert made.vectors == ((1.0,),)
         assert [type(each.error) for each in made.attempts] == [
@@ -171,8 +171,10 @@ class TestEmbeddings:
         self, caller: Caller, usage: object
     ) -> None:
         body = {"data": [{"embedding": [1], "index": 0}], "usage": usage}
-        async with HostileServer(say(whole(201, json.dumps(body).encode()))) as server:
-            tools = caller.tools(server.base_url)
+        async with ScriptedServer(
+            send_once(make_response(201, json.dumps(body).encode()))
+        ) as server:
+            tools = caller.make_context(server.base_url)
             made = await embed(tools, ["a"], model="tiny", timeout_s=5, deadline=NEVER)
         assert (made.vectors, made.usage) == (((1.0,),), None)
 
@@ -180,8 +182,12 @@ class TestEmbeddings:
     @pytest.mark.parametrize(
         ("script", "error", "again"),
         [
-            (say(whole(200, b'{"data":[{"embe')), errors.ProtocolError, False),
-            (say(head(200, length=99), b'{"data":[{"embe'), errors.StreamInterrupted, True),
+            (send_once(make_response(200, b'{"data":[{"embe')), errors.ProtocolError, False),
+            (
+                send_once(make_head(200, length=99), b'{"data":[{"embe'),
+                errors.StreamInterrupted,
+                True,
+            ),
         ],
     )
     async def test_half_a_body_is_an_error_that_the_retries_count(
@@ -192,8 +198,8 @@ class TestEmbeddings:
         again: bool,  # noqa: FBT001 - a column of the table
         retries: int,
     ) -> None:
-        async with HostileServer(script) as server:
-            tools = caller.tools(server.base_url, retries=retries)
+        async with ScriptedServer(script) as server:
+            tools = caller.make_context(server.base_url, retries=retries)
             with pytest.raises(error) as caught:
                 await embed(tools, ["a"], model="tiny", timeout_s=5, deadline=NEVER)
             assert len(server.requests) == caught.value.attempts == 1 + (retries if again else 0)
@@ -205,17 +211,19 @@ class TestTranscription:
     ) -> Call[TranscriptionChunk, Outcome[TranscriptionBody]]:
         asking = TranscriptionOperation(AudioInput(__file__), {})
         order = CallRequest(("tiny",), asking, 5.0, NEVER)
-        return Call(caller.tools(base_url, retries=3), order, asking)
+        return Call(caller.make_context(base_url, retries=3), order, asking)
 
     async def test_one_that_breaks_off_is_not_whole(self, caller: Caller) -> None:
-        async with HostileServer(say_stream(event(text="Good mor"))) as server:
+        async with ScriptedServer(send_stream(encode_event(text="Good mor"))) as server:
             with pytest.raises(errors.StreamInterrupted) as caught:
                 await self.listens(caller, server.base_url).result()
         assert (caught.value.partial, caught.value.attempts) == ("Good mor", 1)
 
     async def test_a_failure_in_the_stream_is_raised(self, caller: Caller) -> None:
-        failed = event(error={"message": "[AudioDecoder]: Cannot detect audio stream format"})
-        async with HostileServer(say_stream(failed)) as server:
+        failed = encode_event(
+            error={"message": "[AudioDecoder]: Cannot detect audio stream format"}
+        )
+        async with ScriptedServer(send_stream(failed)) as server:
             with pytest.raises(errors.InvalidRequest, match="AudioDecoder"):
                 await self.listens(caller, server.base_url).result()
             assert len(server.requests) == 1
@@ -223,18 +231,18 @@ class TestTranscription:
 
 class TestRequest:
     @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"])
-    @pytest.mark.parametrize("script", [say(BUSY), break_off])
+    @pytest.mark.parametrize("script", [send_once(BUSY), break_off])
     async def test_what_may_be_done_twice_is_tried_again(
         self, caller: Caller, method: str, script: Script
     ) -> None:
-        async with HostileServer(script, say(whole(200, b"{}"))) as server:
+        async with ScriptedServer(script, send_once(make_response(200, b"{}"))) as server:
             reply = await raw(caller, server.base_url, method).result()
         assert (reply.status, len(reply.attempts)) == (200, 2)
 
     @pytest.mark.parametrize("method", ["POST", "PATCH"])
-    @pytest.mark.parametrize("script", [say(BUSY), break_off, hang_up])
+    @pytest.mark.parametrize("script", [send_once(BUSY), break_off, hang_up])
     async def test_what_may_not_is_not(self, caller: Caller, method: str, script: Script) -> None:
-        async with HostileServer(script, say(whole(200, b"{}"))) as server:
+        async with ScriptedServer(script, send_once(make_response(200, b"{}"))) as server:
             with pytest.raises(errors.ServiceError) as caught:
                 await raw(caller, server.base_url, method).result()
             assert len(server.requests) == 1
@@ -242,13 +250,13 @@ class TestRequest:
 
     async def test_unless_nobody_was_there_to_do_it(self, caller: Caller) -> None:
         with pytest.raises(errors.ServiceNotRunning) as caught:
-            await raw(caller, await refused(), "POST", retries=2).result()
+            await raw(caller, await get_unused_url(), "POST", retries=2).result()
         assert caught.value.attempts == 3
 
     async def test_a_credential_is_never_in_an_error(self, caller: Caller) -> None:
         request = make_raw_request("GET", "/v1/x", params={"key": "s3cret"})
-        async with HostileServer(say(whole(500, b"{}"))) as server:
-            call = make_raw_call(caller.tools(server.base_url), request, 5.0, NEVER)
+        async with ScriptedServer(send_once(make_response(500, b"{}"))) as server:
+            call = make_raw_call(caller.make_context(server.base_url), request, 5.0, NEVER)
             with pytest.raises(errors.ServerError) as caught:
                 await call.result()
         assert "s3cret" not in str(caught.value)

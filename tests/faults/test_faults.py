@@ -14,17 +14,17 @@ from foundry_api.wire.sse import MAX_EVENT_BYTES
 
 from .hostile import (
     ROLE,
-    HostileServer,
-    answer,
-    event,
-    head,
-    piece,
-    refused,
-    say,
-    say_for_ever,
-    stream_head,
-    token,
-    whole,
+    ScriptedServer,
+    answer_all,
+    encode_chunk,
+    encode_event,
+    encode_token,
+    get_unused_url,
+    make_head,
+    make_response,
+    make_stream_head,
+    send_forever,
+    send_once,
 )
 from .table import NOBODY, RETRIES
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 
 async def test_nobody_listening_means_that_the_service_is_not_running(caller: Caller) -> None:
-    base_url = await refused()
+    base_url = await get_unused_url()
     with pytest.raises(errors.ServiceNotRunning) as caught:
-        await caller.call(base_url, retries=RETRIES).result()
+        await caller.make_call(base_url, retries=RETRIES).result()
     assert (caught.value.model, caught.value.service) == ("tiny:1", base_url)
     assert type(caught.value) is NOBODY.error
     assert caught.value.attempts == NOBODY.attempts
@@ -48,33 +48,35 @@ async def test_an_answer_without_end_is_bounded(
 ) -> None:
     """A model in a loop streams tokens for ever; none of the bounds on silence falls."""
     monkeypatch.setattr(attempt, "MAX_ANSWER_BYTES", 2**20)
-    async with HostileServer(say_for_ever(stream_head(), piece(token("again ")))) as server:
+    async with ScriptedServer(
+        send_forever(make_stream_head(), encode_chunk(encode_token("again ")))
+    ) as server:
         with pytest.raises(errors.ProtocolError, match=str(2**20)) as caught:
-            await caller.call(server.base_url).result()
-        await server.left()
+            await caller.make_call(server.base_url).result()
+        await server.wait_closed()
     assert caught.value.partial.startswith("again again ")
 
 
 async def test_a_deadline_ends_an_answer_without_end(caller: Caller) -> None:
     """The text so far is the caller's."""
-    stream = say_for_ever(stream_head(), piece(token("again ")), pause_s=0.001)
-    async with HostileServer(stream) as server:
+    stream = send_forever(make_stream_head(), encode_chunk(encode_token("again ")), pause_s=0.001)
+    async with ScriptedServer(stream) as server:
         with deadline(0.2), pytest.raises(errors.DeadlineExceeded) as caught:
-            await caller.call(server.base_url, deadline=current()).result()
-        await server.left()
+            await caller.make_call(server.base_url, deadline=current()).result()
+        await server.wait_closed()
     assert caught.value.stage == "streaming"
     assert caught.value.partial.startswith("again again ")
 
 
 async def test_an_address_that_does_not_speak_tls_gets_no_request(caller: Caller) -> None:
     async def plain(peer: Peer) -> None:
-        await peer.send(whole(400, b"plain HTTP only"))
-        await peer.gone()
+        await peer.send(make_response(400, b"plain HTTP only"))
+        await peer.wait_closed()
 
-    async with HostileServer(plain) as server:
+    async with ScriptedServer(plain) as server:
         address = server.base_url.replace("http:", "https:")
         with pytest.raises(errors.ProtocolError, match="certificate") as caught:
-            await caller.call(address).result()
+            await caller.make_call(address).result()
     assert caught.value.service == address
     assert server.requests == []
 
@@ -82,9 +84,11 @@ async def test_an_address_that_does_not_speak_tls_gets_no_request(caller: Caller
 async def test_text_in_the_same_packet_as_an_error_still_reaches_the_caller(
     caller: Caller,
 ) -> None:
-    failure = event(error={"message": "boom", "type": "server_error"})
-    async with HostileServer(say(stream_head(), piece(ROLE + token("Hi") + failure))) as server:
-        chunks = caller.call(server.base_url, retries=3).chunks()
+    failure = encode_event(error={"message": "boom", "type": "server_error"})
+    async with ScriptedServer(
+        send_once(make_stream_head(), encode_chunk(ROLE + encode_token("Hi") + failure))
+    ) as server:
+        chunks = caller.make_call(server.base_url, retries=3).chunks()
         assert (await anext(chunks)).content == "Hi"
         with pytest.raises(errors.ServerError):
             await anext(chunks)
@@ -100,45 +104,47 @@ async def test_a_stream_that_breaks_after_its_text_keeps_the_text(
 
     async def script(peer: Peer) -> None:
         await peer.request()
-        await peer.send(stream_head(), piece(token("Hi")))
+        await peer.send(make_stream_head(), encode_chunk(encode_token("Hi")))
         await taken.wait()
         if garbage is None:
             peer.reset()
         else:
             await peer.send(garbage)
-        await peer.gone()
+        await peer.wait_closed()
 
-    async with HostileServer(script) as server:
-        chunks = caller.call(server.base_url, retries=3).chunks()
+    async with ScriptedServer(script) as server:
+        chunks = caller.make_call(server.base_url, retries=3).chunks()
         assert (await anext(chunks)).content == "Hi"
         taken.set()
         with pytest.raises(errors.StreamInterrupted) as caught:
             await anext(chunks)
-        await server.left()
+        await server.wait_closed()
     assert caught.value.partial == "Hi"
     assert len(server.requests) == 1
 
 
 async def test_redirects_are_not_followed(caller: Caller) -> None:
-    async with HostileServer(answer("secret")) as elsewhere:
-        to = say(head(307, length=0, more=f"Location: {elsewhere.base_url}/\r\n"))
-        async with HostileServer(to) as server:
+    async with ScriptedServer(answer_all("secret")) as elsewhere:
+        to = send_once(make_head(307, length=0, more=f"Location: {elsewhere.base_url}/\r\n"))
+        async with ScriptedServer(to) as server:
             with pytest.raises(errors.ProtocolError):
-                await caller.call(server.base_url).result()
+                await caller.make_call(server.base_url).result()
     assert elsewhere.requests == []
 
 
 async def test_an_error_body_is_read_no_further_than_its_bound(caller: Caller) -> None:
-    async with HostileServer(say_for_ever(head(500), piece(b"a" * 9999))) as server:
+    async with ScriptedServer(send_forever(make_head(500), encode_chunk(b"a" * 9999))) as server:
         with pytest.raises(errors.ServerError) as caught:
-            await caller.call(server.base_url).result()
-        await server.left()
+            await caller.make_call(server.base_url).result()
+        await server.wait_closed()
     assert len(str(caught.value)) < 3000
 
 
 async def test_an_oversized_event_is_not_kept(caller: Caller) -> None:
-    block = piece(b"a" * 2**18)
-    async with HostileServer(say_for_ever(stream_head() + piece(b"data: "), block)) as server:
+    block = encode_chunk(b"a" * 2**18)
+    async with ScriptedServer(
+        send_forever(make_stream_head() + encode_chunk(b"data: "), block)
+    ) as server:
         with pytest.raises(errors.ProtocolError, match=str(MAX_EVENT_BYTES)):
-            await caller.call(server.base_url).result()
-        await server.left()
+            await caller.make_call(server.base_url).result()
+        await server.wait_closed()

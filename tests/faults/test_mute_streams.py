@@ -12,28 +12,28 @@ from foundry_api.types.checks import chat_request
 from foundry_api.types.events import AttemptStarted
 
 from .hostile import (
-    HostileServer,
-    answer,
-    error_json,
+    ScriptedServer,
+    answer_all,
+    encode_chunk,
+    encode_token,
     hang_up,
-    head,
+    make_error_json,
+    make_head,
+    make_response,
+    make_stream_head,
     on_request,
-    piece,
-    say,
-    silent,
-    stream_head,
-    token,
-    whole,
+    send_once,
+    stay_silent,
 )
 
 if TYPE_CHECKING:
     from .conftest import Caller
     from .hostile import Script
 
-MUTE = say(head(content_type="text/event-stream"))
+MUTE = send_once(make_head(content_type="text/event-stream"))
 """The head of a stream, and then the connection closes: as 1.2.4 tells of every failure."""
 
-TOO_LONG = error_json(
+TOO_LONG = make_error_json(
     "Failed to handle OpenAI completion: This request requires 100020 total tokens (20 input + "
     "100000 output), which exceeds the model's maximum context length of 8192 tokens. Please "
     "reduce 'max_tokens'or shorten your input. (Parameter 'chatRequest')"
@@ -43,7 +43,7 @@ TOO_MUCH = chat_request([{"role": "user", "content": "Hi"}], max_tokens=100_000)
 
 @pytest.fixture(autouse=True)
 def _sdk_1(caller: Caller) -> None:
-    caller.generation = "sdk-1"
+    caller.service_generation = "sdk-1"
 
 
 def mute_then(plain: Script) -> Script:
@@ -52,9 +52,9 @@ def mute_then(plain: Script) -> Script:
 
 
 async def test_the_error_of_the_plain_request_is_the_calls(caller: Caller) -> None:
-    async with HostileServer(mute_then(say(whole(400, TOO_LONG)))) as server:
+    async with ScriptedServer(mute_then(send_once(make_response(400, TOO_LONG)))) as server:
         with pytest.raises(errors.ContextOverflow) as caught:
-            await caller.call(server.base_url, retries=2, request=TOO_MUCH).result()
+            await caller.make_call(server.base_url, retries=2, request=TOO_MUCH).result()
         assert caught.value.message.startswith("This request requires 100020 total tokens")
         assert not caught.value.message.endswith("(Parameter 'chatRequest')")
         assert (caught.value.prompt_tokens, caught.value.context_length) == (20, 8192)
@@ -67,17 +67,17 @@ async def test_a_mistake_that_comes_as_a_500_is_not_made_again(caller: Caller) -
     told = json.dumps(
         {"error": {"message": "Invalid OpenAI JSON request: no", "type": "server_error"}}
     )
-    async with HostileServer(mute_then(say(whole(500, told.encode())))) as server:
+    async with ScriptedServer(mute_then(send_once(make_response(500, told.encode())))) as server:
         with pytest.raises(errors.InvalidRequest):
-            await caller.call(server.base_url, retries=2).result()
+            await caller.make_call(server.base_url, retries=2).result()
         assert len(server.requests) == 2
 
 
 async def test_where_the_plain_request_succeeds_the_stream_is_tried_again(caller: Caller) -> None:
     """It broke off for another reason than the request."""
-    plain = say(whole(200, b'{"choices":[]}'))
-    async with HostileServer(mute_then(plain), mute_then(plain), answer("Hello")) as server:
-        answered = await caller.call(server.base_url, retries=2).result()
+    plain = send_once(make_response(200, b'{"choices":[]}'))
+    async with ScriptedServer(mute_then(plain), mute_then(plain), answer_all("Hello")) as server:
+        answered = await caller.make_call(server.base_url, retries=2).result()
         assert answered.content == "Hello"
         attempts = [each for each in caller.events if isinstance(each, AttemptStarted)]
         assert len(attempts) == 2
@@ -85,30 +85,30 @@ async def test_where_the_plain_request_succeeds_the_stream_is_tried_again(caller
 
 
 async def test_a_service_that_dies_meanwhile_is_told_as_such(caller: Caller) -> None:
-    async with HostileServer(mute_then(hang_up)) as server:
+    async with ScriptedServer(mute_then(hang_up)) as server:
         with pytest.raises(errors.ServiceCrashed):
-            await caller.call(server.base_url).result()
+            await caller.make_call(server.base_url).result()
 
 
 async def test_the_plain_request_is_bounded_as_the_stream_is(caller: Caller) -> None:
-    async with HostileServer(mute_then(silent)) as server:
-        with pytest.raises(errors.SilenceTimeout):
-            await caller.call(server.base_url, timeout_s=0.2).result()
-        await server.left(1)
+    async with ScriptedServer(mute_then(stay_silent)) as server:
+        with pytest.raises(errors.ReadTimeout):
+            await caller.make_call(server.base_url, timeout_s=0.2).result()
+        await server.wait_closed(1)
 
 
 async def test_a_stream_with_text_is_not_asked_for_again(caller: Caller) -> None:
-    cut = say(stream_head() + piece(token("Hel")))
-    async with HostileServer(cut) as server:
+    cut = send_once(make_stream_head() + encode_chunk(encode_token("Hel")))
+    async with ScriptedServer(cut) as server:
         with pytest.raises(errors.StreamInterrupted) as caught:
-            await caller.call(server.base_url).result()
+            await caller.make_call(server.base_url).result()
         assert caught.value.partial == "Hel"
         assert len(server.requests) == 1
 
 
 async def test_other_generations_are_not_asked_twice(caller: Caller) -> None:
-    caller.generation = "sdk-2.1"
-    async with HostileServer(MUTE) as server:
+    caller.service_generation = "sdk-2.1"
+    async with ScriptedServer(MUTE) as server:
         with pytest.raises(errors.StreamInterrupted):
-            await caller.call(server.base_url).result()
+            await caller.make_call(server.base_url).result()
         assert len(server.requests) == 1

@@ -12,18 +12,18 @@ from foundry_api.types.checks import chat_request
 from .conftest import MODEL
 from .hostile import (
     ROLE,
-    HostileServer,
-    answer,
+    ScriptedServer,
+    answer_all,
     break_off,
-    error_json,
-    event,
-    events,
+    encode_event,
+    encode_events,
+    encode_token,
+    get_unused_url,
     hang_up,
-    refused,
-    say,
-    say_stream,
-    token,
-    whole,
+    make_error_json,
+    make_response,
+    send_once,
+    send_stream,
 )
 from .table import FAULTS, Fault
 
@@ -36,7 +36,9 @@ OVERFLOW = (
     "int) request requires {total} total tokens ({prompt} input + {output} output), which exceeds "
     "the model's maximum context length of 2000 tokens"
 )
-NOT_LOADED = whole(400, error_json("Model not loaded: Model 'tiny:1' must be loaded first"))
+NOT_LOADED = make_response(
+    400, make_error_json("Model not loaded: Model 'tiny:1' must be loaded first")
+)
 
 TEMPORARY = {name: fault for name, fault in FAULTS.items() if fault.error and fault.attempts > 1}
 
@@ -44,8 +46,8 @@ TEMPORARY = {name: fault for name, fault in FAULTS.items() if fault.error and fa
 @pytest.mark.parametrize("fault", TEMPORARY.values(), ids=TEMPORARY)
 async def test_after_a_temporary_failure_the_answer_comes(caller: Caller, fault: Fault) -> None:
     """What the table says of the failure that stays holds of one that passes, too."""
-    async with HostileServer(fault.script, fault.script, answer("Hello")) as server:
-        completion = await caller.call(server.base_url, retries=3).result()
+    async with ScriptedServer(fault.script, fault.script, answer_all("Hello")) as server:
+        completion = await caller.make_call(server.base_url, retries=3).result()
     assert completion.content == "Hello"
     causes = [type(attempt.error) for attempt in completion.attempts]
     assert causes == [fault.error, fault.error, type(None)]
@@ -55,60 +57,62 @@ async def test_after_a_temporary_failure_the_answer_comes(caller: Caller, fault:
 
 
 async def test_a_model_that_was_denied_is_an_error_when_it_is_denied_again(caller: Caller) -> None:
-    async with HostileServer(say(NOT_LOADED)) as server:
+    async with ScriptedServer(send_once(NOT_LOADED)) as server:
         with pytest.raises(errors.ModelNotLoaded, match="after 3 attempts"):
-            await caller.call(server.base_url, retries=2).result()
+            await caller.make_call(server.base_url, retries=2).result()
 
 
 async def test_a_refused_connection_is_tried_again(caller: Caller) -> None:
-    base_url = await refused()
+    base_url = await get_unused_url()
     with pytest.raises(errors.ServiceNotRunning) as caught:
-        await caller.call(base_url, retries=2).result()
+        await caller.make_call(base_url, retries=2).result()
     assert caught.value.attempts == 3
-    assert caller.losses == 3
+    assert caller.invalidations == 3
 
 
 @pytest.mark.parametrize(
     "ending",
     [
         b"",
-        event(error={"message": "boom", "type": "server_error"}),
-        event(error={"message": OVERFLOW.format(total=9, prompt=1, output=8), "type": "x"}),
+        encode_event(error={"message": "boom", "type": "server_error"}),
+        encode_event(error={"message": OVERFLOW.format(total=9, prompt=1, output=8), "type": "x"}),
     ],
     ids=["cut", "server error", "context overflow"],
 )
 async def test_nothing_is_tried_again_after_the_first_token(caller: Caller, ending: bytes) -> None:
-    async with HostileServer(say_stream(ROLE, token("Hi") + ending), answer("Hello")) as server:
+    async with ScriptedServer(
+        send_stream(ROLE, encode_token("Hi") + ending), answer_all("Hello")
+    ) as server:
         with pytest.raises(errors.FoundryError) as caught:
-            await caller.call(server.base_url, retries=3).result()
+            await caller.make_call(server.base_url, retries=3).result()
     assert caught.value.attempts == 1
     assert len(server.requests) == 1
 
 
 async def test_no_retries_means_one_attempt(caller: Caller) -> None:
-    async with HostileServer(break_off, answer("Hello")) as server:
+    async with ScriptedServer(break_off, answer_all("Hello")) as server:
         with pytest.raises(errors.ServiceCrashed):
-            await caller.call(server.base_url, retries=0).result()
+            await caller.make_call(server.base_url, retries=0).result()
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("fault", [hang_up, break_off, say_stream(ROLE)])
+@pytest.mark.parametrize("fault", [hang_up, break_off, send_stream(ROLE)])
 async def test_a_service_that_went_away_is_reported_lost(caller: Caller, fault: Script) -> None:
-    async with HostileServer(fault, answer("Hello")) as server:
-        await caller.call(server.base_url, retries=1).result()
-    assert caller.losses == 1
+    async with ScriptedServer(fault, answer_all("Hello")) as server:
+        await caller.make_call(server.base_url, retries=1).result()
+    assert caller.invalidations == 1
 
 
 async def test_a_service_that_answers_an_error_is_not_lost(caller: Caller) -> None:
-    async with HostileServer(say(whole(500, b""))) as server:
+    async with ScriptedServer(send_once(make_response(500, b""))) as server:
         with pytest.raises(errors.ServerError):
-            await caller.call(server.base_url).result()
-    assert caller.losses == 0
+            await caller.make_call(server.base_url).result()
+    assert caller.invalidations == 0
 
 
 async def test_a_model_that_is_denied_is_loaded_again(caller: Caller) -> None:
-    async with HostileServer(say(NOT_LOADED), answer("Hello")) as server:
-        await caller.call(server.base_url, retries=1).result()
+    async with ScriptedServer(send_once(NOT_LOADED), answer_all("Hello")) as server:
+        await caller.make_call(server.base_url, retries=1).result()
     assert caller.loads == [MODEL]
 
 
@@ -117,8 +121,10 @@ async def test_the_services_default_output_is_cut_to_what_fits_the_context(
 ) -> None:
     """The service adds 2048 output tokens of its own accord and then refuses what it added."""
     refusal = OVERFLOW.format(total=2068, prompt=20, output=2048)
-    async with HostileServer(say(whole(400, error_json(refusal))), answer("Hello")) as server:
-        completion = await caller.call(server.base_url).result()
+    async with ScriptedServer(
+        send_once(make_response(400, make_error_json(refusal))), answer_all("Hello")
+    ) as server:
+        completion = await caller.make_call(server.base_url).result()
     assert completion.content == "Hello"
     assert "max_tokens" not in server.requests[0].json
     assert server.requests[1].json["max_tokens"] == 1980
@@ -128,9 +134,9 @@ async def test_the_services_default_output_is_cut_to_what_fits_the_context(
 
 async def test_what_still_does_not_fit_is_not_asked_for_a_third_time(caller: Caller) -> None:
     refusal = OVERFLOW.format(total=2068, prompt=20, output=2048)
-    async with HostileServer(say(whole(400, error_json(refusal)))) as server:
+    async with ScriptedServer(send_once(make_response(400, make_error_json(refusal)))) as server:
         with pytest.raises(errors.ContextOverflow) as caught:
-            await caller.call(server.base_url, retries=3).result()
+            await caller.make_call(server.base_url, retries=3).result()
     assert caught.value.attempts == 2
     assert "2048" not in str(caught.value)
     assert len(server.requests) == 2
@@ -149,9 +155,9 @@ async def test_the_callers_own_bound_is_never_changed(
 ) -> None:
     refusal = OVERFLOW.format(total=9020, prompt=20, output=9000)
     request = chat_request([{"role": "user", "content": "Hi"}], **bound)
-    async with HostileServer(say(whole(400, error_json(refusal)))) as server:
+    async with ScriptedServer(send_once(make_response(400, make_error_json(refusal)))) as server:
         with pytest.raises(errors.ContextOverflow) as caught:
-            await caller.call(server.base_url, request=request, retries=3).result()
+            await caller.make_call(server.base_url, request=request, retries=3).result()
     error = caught.value
     assert (error.prompt_tokens, error.max_tokens, error.context_length) == (20, 9000, 2000)
     assert len(server.requests) == 1
@@ -159,9 +165,9 @@ async def test_the_callers_own_bound_is_never_changed(
 
 async def test_a_prompt_that_fills_the_context_is_not_sent_again(caller: Caller) -> None:
     refusal = OVERFLOW.format(total=4048, prompt=2000, output=2048)
-    async with HostileServer(say(whole(400, error_json(refusal)))) as server:
+    async with ScriptedServer(send_once(make_response(400, make_error_json(refusal)))) as server:
         with pytest.raises(errors.ContextOverflow) as caught:
-            await caller.call(server.base_url, retries=3).result()
+            await caller.make_call(server.base_url, retries=3).result()
     assert len(server.requests) == 1
     error = caught.value
     assert (error.field, error.prompt_tokens, error.max_tokens) == ("prompt", 2000, None)
@@ -170,17 +176,17 @@ async def test_a_prompt_that_fills_the_context_is_not_sent_again(caller: Caller)
 
 
 async def test_a_connection_serves_one_call_after_the_other(caller: Caller) -> None:
-    async with HostileServer(answer("Hello")) as server:
+    async with ScriptedServer(answer_all("Hello")) as server:
         for _ in range(3):
-            await caller.call(server.base_url).result()
+            await caller.make_call(server.base_url).result()
     assert [request.connection for request in server.requests] == [0, 0, 0]
 
 
 async def test_a_connection_that_ended_early_is_not_used_again(caller: Caller) -> None:
-    half = say_stream(*events("Hello"), stay=True)
-    async with HostileServer(half, answer("again")) as server:
-        await caller.call(server.base_url).result()
-        await server.left()
-        completion = await caller.call(server.base_url).result()
+    half = send_stream(*encode_events("Hello"), stay=True)
+    async with ScriptedServer(half, answer_all("again")) as server:
+        await caller.make_call(server.base_url).result()
+        await server.wait_closed()
+        completion = await caller.make_call(server.base_url).result()
     assert completion.content == "again"
     assert [request.connection for request in server.requests] == [0, 1]

@@ -13,7 +13,14 @@ from foundry_api.engine import discovery
 from foundry_api.types import errors
 from foundry_api.wire.dialects import sdk2
 
-from .hostile import HostileServer, events, on_route, piece, stream_head, whole
+from .hostile import (
+    ScriptedServer,
+    encode_chunk,
+    encode_events,
+    make_response,
+    make_stream_head,
+    on_route,
+)
 from .table import BEFORE_THE_ANSWER, BROKEN_STREAMS, OTHER_ANSWERS, TIMEOUT_S, Fault
 
 if TYPE_CHECKING:
@@ -53,10 +60,12 @@ def answer_to(path: str, *, loaded: bool) -> bytes:
     elif path.endswith("/models/loaded"):
         answer = ["tiny:1"] if loaded else []
     elif path.endswith("/chat/completions"):
-        return stream_head() + b"".join(map(piece, events("Hello"))) + b"0\r\n\r\n"
+        return (
+            make_stream_head() + b"".join(map(encode_chunk, encode_events("Hello"))) + b"0\r\n\r\n"
+        )
     else:
         answer = {}
-    return whole(200, json.dumps(answer).encode())
+    return make_response(200, json.dumps(answer).encode())
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +77,7 @@ def _short_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_the_routes_are_those_of_a_call() -> None:
     script = on_route("nowhere", lambda _: asyncio.sleep(0), Healthy())
-    async with HostileServer(script) as server:
+    async with ScriptedServer(script) as server:
         async with FoundryAPIClient(server.base_url, model="tiny") as client:
             assert (await client.complete("Hi")).content == "Hello"
         asked = " ".join(request.path for request in server.requests)
@@ -81,9 +90,9 @@ async def test_a_fault_on_any_route_is_one_typed_error(fault: Fault, route: str)
     """None is foreign, none hangs, and each names the service and what to do next."""
     script: Script = on_route(route, fault.script, Healthy())
     async with (
-        HostileServer(script) as server,
+        ScriptedServer(script) as server,
         asyncio.timeout(HANG_S),
-        FoundryAPIClient(server.base_url, model="tiny", retries=0) as client,
+        FoundryAPIClient(server.base_url, model="tiny", max_retries=0) as client,
     ):
         error = await failure_of(client)
     if error is None:

@@ -22,18 +22,18 @@ from foundry_api.wire.loopback import is_loopback_http
 from .conftest import REQUEST
 from .hostile import (
     LAST_CHUNK,
-    HostileServer,
-    answer,
+    ScriptedServer,
+    answer_all,
     break_off,
-    error_json,
-    event,
-    events,
+    encode_chunk,
+    encode_event,
+    encode_events,
     hang_up,
-    piece,
-    say,
-    say_stream,
-    stream_head,
-    whole,
+    make_error_json,
+    make_response,
+    make_stream_head,
+    send_once,
+    send_stream,
 )
 
 if TYPE_CHECKING:
@@ -54,11 +54,11 @@ both_ways = pytest.mark.parametrize("caller", [is_loopback_http, over_a_session]
 
 
 async def chat(caller: Caller, base_url: str, retries: int) -> Any:
-    return await caller.call(base_url, retries=retries).result()
+    return await caller.make_call(base_url, retries=retries).result()
 
 
 async def stream(caller: Caller, base_url: str, retries: int) -> Any:
-    return [chunk async for chunk in caller.call(base_url, retries=retries).chunks()]
+    return [chunk async for chunk in caller.make_call(base_url, retries=retries).chunks()]
 
 
 async def respond(
@@ -66,7 +66,7 @@ async def respond(
 ) -> Any:
     asking = build_operation("Hi", {"store": store})
     order = CallRequest(("tiny",), asking, 5.0, NEVER)
-    call = Call(caller.tools(base_url, retries=retries), order, asking)
+    call = Call(caller.make_context(base_url, retries=retries), order, asking)
     if is_stream:
         return [each async for each in call.chunks()]
     return await call.result()
@@ -81,21 +81,21 @@ async def store_streamed(caller: Caller, base_url: str, retries: int) -> Any:
 
 
 async def vectors(caller: Caller, base_url: str, retries: int) -> Any:
-    tools = caller.tools(base_url, retries=retries)
+    tools = caller.make_context(base_url, retries=retries)
     return await embed(tools, ["a"], model="tiny", timeout_s=5, deadline=NEVER)
 
 
 async def transcribe(caller: Caller, base_url: str, retries: int) -> Any:
     asking = TranscriptionOperation(AudioInput(__file__), {})
     order = CallRequest(("tiny",), asking, 5.0, NEVER)
-    tools = caller.tools(base_url, retries=retries)
+    tools = caller.make_context(base_url, retries=retries)
     return await Call(tools, order, asking).result()
 
 
 async def post(caller: Caller, base_url: str, retries: int) -> Any:
     request, tools = (
         make_raw_request("POST", "/v1/x", json={}),
-        caller.tools(base_url, retries=retries),
+        caller.make_context(base_url, retries=retries),
     )
     return await make_raw_call(tools, request, 5.0, NEVER).result()
 
@@ -119,7 +119,7 @@ class Pool:
 
     async def warm(self, caller: Caller, base_url: str) -> None:
         """Have all of them in the pool of the client."""
-        streams = [caller.call(base_url).chunks() for _ in self.scripts]
+        streams = [caller.make_call(base_url).chunks() for _ in self.scripts]
         for chunks in streams:
             await anext(chunks)
         self._all_begun.set()
@@ -128,8 +128,8 @@ class Pool:
 
     async def _script(self, peer: Peer) -> None:
         await peer.request()
-        first, *others = map(piece, events("Hello")[1:])
-        await peer.send(stream_head(), first)
+        first, *others = map(encode_chunk, encode_events("Hello")[1:])
+        await peer.send(make_stream_head(), first)
         await self._all_begun.wait()
         await peer.send(*others, LAST_CHUNK)
         await self._death(peer)
@@ -144,7 +144,7 @@ async def test_a_service_that_dies_of_every_request_gets_no_more_than_the_policy
     caller: Caller, death: Script, pooled: int, retries: int, way: Way
 ) -> None:
     pool = Pool(death, pooled)
-    async with HostileServer(*pool.scripts, death) as server:
+    async with ScriptedServer(*pool.scripts, death) as server:
         await pool.warm(caller, server.base_url)
         before = len(server.requests)
         with pytest.raises(errors.ServiceCrashed) as caught:
@@ -161,7 +161,7 @@ async def test_what_would_be_done_twice_is_sent_once(
     caller: Caller, death: Script, pooled: int, way: Way
 ) -> None:
     pool = Pool(death, pooled)
-    async with HostileServer(*pool.scripts, death) as server:
+    async with ScriptedServer(*pool.scripts, death) as server:
         await pool.warm(caller, server.base_url)
         before = len(server.requests)
         with pytest.raises(errors.ServiceCrashed):
@@ -169,7 +169,7 @@ async def test_what_would_be_done_twice_is_sent_once(
         assert len(server.requests) - before == 1
 
 
-CREATED = event(
+CREATED = encode_event(
     type="response.created",
     response={"id": "resp_1", "status": "in_progress", "model": "tiny:1", "output": []},
 )
@@ -177,14 +177,16 @@ CREATED = event(
 
 @pytest.mark.parametrize("way", [store, store_streamed])
 async def test_a_stored_response_that_broke_off_is_not_made_again(caller: Caller, way: Way) -> None:
-    async with HostileServer(say_stream(CREATED)) as server:
+    async with ScriptedServer(send_stream(CREATED)) as server:
         with pytest.raises(errors.StreamInterrupted):
             await way(caller, server.base_url, 2)
         assert len(server.requests) == 1
 
 
 async def test_a_stored_response_that_was_refused_is_asked_for_again(caller: Caller) -> None:
-    async with HostileServer(say(whole(503, error_json("try again later")))) as server:
+    async with ScriptedServer(
+        send_once(make_response(503, make_error_json("try again later")))
+    ) as server:
         with pytest.raises(errors.ServiceOverloaded):
             await store(caller, server.base_url, 2)
         assert len(server.requests) == 3
@@ -196,13 +198,15 @@ async def test_a_request_that_may_be_repeated_survives_a_pool_of_dead_connection
 ) -> None:
     async def lists(peer: Peer) -> None:
         await peer.request()
-        await peer.send(whole(200, b"{}"))
+        await peer.send(make_response(200, b"{}"))
 
     pool = Pool(hang_up, 3)
-    async with HostileServer(*pool.scripts, lists) as server:
+    async with ScriptedServer(*pool.scripts, lists) as server:
         await pool.warm(caller, server.base_url)
         request = make_raw_request("GET", "/v1/x")
-        reply = await make_raw_call(caller.tools(server.base_url), request, 5.0, NEVER).result()
+        reply = await make_raw_call(
+            caller.make_context(server.base_url), request, 5.0, NEVER
+        ).result()
     assert len(reply.attempts) == 1
 
 
@@ -228,13 +232,13 @@ class IdleCloser:
         self._thread.join(0.1)
 
     def _serve(self) -> None:
-        body = b"".join([*map(piece, events("Hello")), LAST_CHUNK])
+        body = b"".join([*map(encode_chunk, encode_events("Hello")), LAST_CHUNK])
         try:
             while True:
                 peer, _ = self._socket.accept()
                 with peer, peer.makefile("rb") as reader:
                     self._read_request(reader)
-                    peer.sendall(stream_head() + body)
+                    peer.sendall(make_stream_head() + body)
                 self.closed.set()
         except OSError:
             return
@@ -260,7 +264,7 @@ async def test_a_connection_that_was_closed_while_it_was_idle_costs_the_caller_n
     caller: Caller, closer: IdleCloser
 ) -> None:
     """Also where the event loop was busy, and has not taken note of it yet."""
-    tools = caller.tools(closer.base_url)
+    tools = caller.make_context(closer.base_url)
     for sent in (1, 2, 3):
         completion = await make_chat_call(
             tools, CallRequest(("tiny",), REQUEST, 5.0, NEVER)
@@ -275,14 +279,14 @@ async def test_a_connection_that_was_closed_while_it_was_idle_costs_the_caller_n
 async def test_a_call_that_is_cancelled_is_not_sent_again(caller: Caller) -> None:
     async def mute(peer: Peer) -> None:
         await peer.request()
-        await peer.gone()
+        await peer.wait_closed()
 
     pool = Pool(mute, 1)
-    async with HostileServer(*pool.scripts, answer("again")) as server:
+    async with ScriptedServer(*pool.scripts, answer_all("again")) as server:
         await pool.warm(caller, server.base_url)
-        server.asked.clear()
-        task = asyncio.create_task(caller.call(server.base_url, retries=2).result())
-        await server.asked.wait()
+        server.received_any.clear()
+        task = asyncio.create_task(caller.make_call(server.base_url, retries=2).result())
+        await server.received_any.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -13,16 +13,16 @@ from foundry_api.types import errors
 from .hostile import (
     KEEP_ALIVE,
     ROLE,
-    HostileServer,
-    answer,
-    head,
-    piece,
-    say,
-    say_for_ever,
-    say_stream,
-    silent,
-    stream_head,
-    token,
+    ScriptedServer,
+    answer_all,
+    encode_chunk,
+    encode_token,
+    make_head,
+    make_stream_head,
+    send_forever,
+    send_once,
+    send_stream,
+    stay_silent,
 )
 
 if TYPE_CHECKING:
@@ -32,27 +32,29 @@ if TYPE_CHECKING:
 SILENCE_S = 0.1
 
 SILENCES: dict[str, Script] = {
-    "no answer": silent,
-    "half a head": say(b"HTTP/1.1 200 OK\r\nContent-", stay=True),
-    "a head without a body": say(stream_head(), stay=True),
-    "a role without a token": say_stream(ROLE, stay=True),
-    "an error without its body": say(head(500, length=99), stay=True),
+    "no answer": stay_silent,
+    "half a head": send_once(b"HTTP/1.1 200 OK\r\nContent-", stay=True),
+    "a head without a body": send_once(make_stream_head(), stay=True),
+    "a role without a token": send_stream(ROLE, stay=True),
+    "an error without its body": send_once(make_head(500, length=99), stay=True),
 }
 SIGNS_OF_LIFE: dict[str, Script] = {
-    "comments": say_for_ever(stream_head(), piece(KEEP_ALIVE), pause_s=0.005),
-    "comments without end": say_for_ever(stream_head(), piece(b": keep-alive\n"), pause_s=0.005),
-    "one byte at a time": say_for_ever(
-        stream_head() + piece(b"data: "), piece(b"a"), pause_s=0.005
+    "comments": send_forever(make_stream_head(), encode_chunk(KEEP_ALIVE), pause_s=0.005),
+    "comments without end": send_forever(
+        make_stream_head(), encode_chunk(b": keep-alive\n"), pause_s=0.005
+    ),
+    "one byte at a time": send_forever(
+        make_stream_head() + encode_chunk(b"data: "), encode_chunk(b"a"), pause_s=0.005
     ),
 }
 
 
 @pytest.mark.parametrize("script", SILENCES.values(), ids=SILENCES)
 async def test_silence_ends_the_call_and_frees_the_engine(caller: Caller, script: Script) -> None:
-    async with HostileServer(script, answer("Hello")) as server:
-        with pytest.raises(errors.SilenceTimeout) as caught:
-            await caller.call(server.base_url, retries=3, timeout_s=SILENCE_S).result()
-        await server.left()
+    async with ScriptedServer(script, answer_all("Hello")) as server:
+        with pytest.raises(errors.ReadTimeout) as caught:
+            await caller.make_call(server.base_url, retries=3, timeout_s=SILENCE_S).result()
+        await server.wait_closed()
     error = caught.value
     assert (error.limit_s, error.partial, error.attempts) == (SILENCE_S, "", 1)
     assert (error.model, error.service) == ("tiny:1", server.base_url)
@@ -60,11 +62,11 @@ async def test_silence_ends_the_call_and_frees_the_engine(caller: Caller, script
 
 
 async def test_a_stalled_stream_tells_the_text_so_far(caller: Caller) -> None:
-    script = say_stream(ROLE, token("Hel"), token("lo"), stay=True)
-    async with HostileServer(script) as server:
-        with pytest.raises(errors.SilenceTimeout) as caught:
-            await caller.call(server.base_url, timeout_s=0.3).result()
-        await server.left()
+    script = send_stream(ROLE, encode_token("Hel"), encode_token("lo"), stay=True)
+    async with ScriptedServer(script) as server:
+        with pytest.raises(errors.ReadTimeout) as caught:
+            await caller.make_call(server.base_url, timeout_s=0.3).result()
+        await server.wait_closed()
     assert caught.value.partial == "Hello"
 
 
@@ -73,43 +75,43 @@ async def test_signs_of_life_without_a_token_end_too(
     caller: Caller, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(silence, "KEEP_ALIVE_CAP", 2)
-    async with HostileServer(script) as server:
-        with pytest.raises(errors.SilenceTimeout, match="signs of life") as caught:
-            await caller.call(server.base_url, timeout_s=0.2).result()
-        await server.left()
+    async with ScriptedServer(script) as server:
+        with pytest.raises(errors.ReadTimeout, match="signs of life") as caught:
+            await caller.make_call(server.base_url, timeout_s=0.2).result()
+        await server.wait_closed()
     assert caught.value.limit_s == pytest.approx(0.4)
 
 
 async def test_leaving_the_loop_early_closes_the_connection(caller: Caller) -> None:
-    async with HostileServer(say_stream(ROLE, token("Hi"), stay=True)) as server:
-        chunks = caller.call(server.base_url).chunks()
+    async with ScriptedServer(send_stream(ROLE, encode_token("Hi"), stay=True)) as server:
+        chunks = caller.make_call(server.base_url).chunks()
         assert (await anext(chunks)).content == "Hi"
         await chunks.aclose()
-        await server.left()
+        await server.wait_closed()
 
 
 @pytest.mark.parametrize(
     "script",
-    [silent, say_stream(ROLE, stay=True), say_stream(ROLE, token("Hi"), stay=True)],
+    [stay_silent, send_stream(ROLE, stay=True), send_stream(ROLE, encode_token("Hi"), stay=True)],
     ids=["before the answer", "before the first token", "between tokens"],
 )
 async def test_cancelling_a_call_closes_the_connection(caller: Caller, script: Script) -> None:
-    async with HostileServer(script) as server:
-        task = asyncio.create_task(caller.call(server.base_url, retries=3).result())
-        await server.asked.wait()
+    async with ScriptedServer(script) as server:
+        task = asyncio.create_task(caller.make_call(server.base_url, retries=3).result())
+        await server.received_any.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await server.left()
+        await server.wait_closed()
     assert len(server.requests) == 1
 
 
 async def test_a_timeout_of_the_callers_own_stays_the_callers(caller: Caller) -> None:
-    async with HostileServer(silent) as server:
+    async with ScriptedServer(stay_silent) as server:
         with pytest.raises(TimeoutError) as caught:
             async with asyncio.timeout(SILENCE_S):
-                await caller.call(server.base_url).result()
-        await server.left()
+                await caller.make_call(server.base_url).result()
+        await server.wait_closed()
     assert type(caught.value) is TimeoutError
 
 
@@ -120,9 +122,9 @@ async def test_cancelling_a_wait_before_the_next_attempt_sends_no_more(caller: C
         waiting.set()
         await asyncio.Event().wait()
 
-    async with HostileServer(say(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")) as server:
+    async with ScriptedServer(send_once(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n")) as server:
         caller.sleep = sleep
-        task = asyncio.create_task(caller.call(server.base_url, retries=3).result())
+        task = asyncio.create_task(caller.make_call(server.base_url, retries=3).result())
         await waiting.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -13,8 +13,8 @@ from foundry_api.types import errors
 from foundry_api.types.events import AttemptStarted, CallEnded
 from foundry_api.wire.loopback import is_loopback_http
 
-from .hostile import HostileServer
-from .table import FAULTS, RETRIES, TIMEOUT_S, Fault, markdown
+from .hostile import ScriptedServer
+from .table import FAULTS, RETRIES, TIMEOUT_S, Fault, make_markdown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -53,11 +53,11 @@ def over_a_session(_url: str) -> bool:
 async def test_the_outcome_of_a_fault(
     caller: Caller, fault: Fault, way: Callable[[ChatCall], Awaitable[str]]
 ) -> None:
-    async with HostileServer(fault.script) as server, asyncio.timeout(HANG_S):
+    async with ScriptedServer(fault.script) as server, asyncio.timeout(HANG_S):
         if fault.pooled:
-            await caller.call(server.base_url).result()
+            await caller.make_call(server.base_url).result()
             caller.events.clear()
-        call = caller.call(server.base_url, retries=RETRIES, timeout_s=fault.timeout_s)
+        call = caller.make_call(server.base_url, retries=RETRIES, timeout_s=fault.timeout_s)
         if fault.error is None:
             assert await way(call) == fault.text
         else:
@@ -69,12 +69,12 @@ async def test_the_outcome_of_a_fault(
     check_events(caller, fault)
 
 
-def check(error: errors.FoundryError, fault: Fault, server: HostileServer) -> None:
+def check(error: errors.FoundryError, fault: Fault, server: ScriptedServer) -> None:
     assert type(error) is fault.error
     assert type(error).__name__ in errors.__all__
     assert error.partial == fault.text
     assert (error.model, error.service) == ("tiny:1", server.base_url)
-    assert error.attempts == fault.attempts == len(error.causes) == len(server.requests)
+    assert error.attempts == fault.attempts == len(error.iter_causes) == len(server.requests)
     assert error.hint
     assert str(error).endswith(error.hint)
     if isinstance(error, errors.CallTimeout):
@@ -96,4 +96,4 @@ def check_events(caller: Caller, fault: Fault) -> None:
 
 def test_the_table_in_the_documentation_is_this_one() -> None:
     written = Path(__file__).parents[2] / "docs" / "faults.md"
-    assert written.read_text(encoding="utf-8") == markdown()
+    assert written.read_text(encoding="utf-8") == make_markdown()

@@ -10,7 +10,7 @@ from foundry_api.engine.process import HostOptions
 from foundry_api.engine.supervisor import EngineHost
 from foundry_api.storage.paths import Paths
 from foundry_api.wire.http import HttpTransport
-from service.helpers import hosts_of
+from service.helpers import list_hosts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,7 +22,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
     """An empty home. No host may be left on it when the test is over."""
     home = tmp_path / "home"
     yield home
-    left = hosts_of(home)
+    left = list_hosts(home)
     for process in left:
         process.kill()
     assert not left, "the test left engine hosts behind"
@@ -39,7 +39,7 @@ def bare_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def paths(home: Path) -> Paths:
-    return Paths.of(home)
+    return Paths.from_home(home)
 
 
 @pytest.fixture
@@ -55,12 +55,12 @@ def start(paths: Paths) -> Iterator[Callable[..., EngineHost]]:
     def start(**options: object) -> EngineHost:
         host = EngineHost(HostOptions(paths=paths, **{"models": (), **options}))  # type: ignore[arg-type]
         started.append(host)
-        host.spawn()
+        host.start()
         return host
 
     yield start
     for host in started:
-        host.stop()
+        host.close()
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ DAMAGED_REGISTRIES: tuple[Callable[[Path], object], ...] = (
 ROOT = str(Path(foundry_api.__file__).resolve().parents[1])
 
 
-def eventually(condition: Callable[[], object], *, within_s: float = DEADLINE_S) -> None:
+def wait_until(condition: Callable[[], object], *, within_s: float = DEADLINE_S) -> None:
     """Wait until a condition holds; fail when it does not in time."""
     give_up_at = time.monotonic() + within_s
     while not condition():
@@ -43,14 +43,14 @@ def eventually(condition: Callable[[], object], *, within_s: float = DEADLINE_S)
         time.sleep(0.01)
 
 
-async def eventually_async(
+async def wait_until_async(
     condition: Callable[[], object], *, within_s: float = DEADLINE_S
 ) -> None:
-    """As `eventually`, while the event loop runs on."""
-    await asyncio.to_thread(eventually, condition, within_s=within_s)
+    """As `wait_until`, while the event loop runs on."""
+    await asyncio.to_thread(wait_until, condition, within_s=within_s)
 
 
-async def gives_up(after_s: float, awaitable: Awaitable[object]) -> bool:
+async def cancel_after(after_s: float, awaitable: Awaitable[object]) -> bool:
     """Wait only so long; False when a fast machine was done by then. 0 never is."""
     try:
         async with asyncio.timeout(after_s):
@@ -60,28 +60,30 @@ async def gives_up(after_s: float, awaitable: Awaitable[object]) -> bool:
     return False
 
 
-def model_directory(path: Path, *, content: str = "weights", context_length: int = 512) -> Path:
+def make_model_directory(
+    path: Path, *, content: str = "weights", context_length: int = 512
+) -> Path:
     """A directory that passes the checks and that the engine registers, but could not load."""
     path.mkdir(parents=True, exist_ok=True)
     model = {"context_length": context_length, "decoder": {"filename": "model.onnx"}}
     (path / "genai_config.json").write_text(json.dumps({"model": model}), encoding="utf-8")
-    (path / "model.onnx").write_bytes(onnx_graph(content))
+    (path / "model.onnx").write_bytes(make_onnx_graph(content))
     (path / "tokenizer.json").write_text('{"model": {}}', encoding="utf-8")
     (path / "tokenizer_config.json").write_text('{"chat_template": "x"}', encoding="utf-8")
     return path
 
 
-def onnx_graph(name: str) -> bytes:
+def make_onnx_graph(name: str) -> bytes:
     """An ONNX model whose graph has a name and nothing else."""
     return bytes(
         onnx.helper.make_model(onnx.helper.make_graph([], name, [], [])).SerializeToString()
     )
 
 
-def hosts_of(home: Path) -> list[psutil.Process]:
+def list_hosts(home: Path) -> list[psutil.Process]:
     """The engine hosts that run on a home: its path is in their arguments."""
     marker = json.dumps(str(home))[1:-1]
-    found: list[psutil.Process] = []
+    processes: list[psutil.Process] = []
     for process in psutil.process_iter():
         try:
             arguments = process.cmdline()
@@ -90,8 +92,8 @@ def hosts_of(home: Path) -> list[psutil.Process]:
             continue
         text = " ".join(arguments)
         if not zombie and "foundry_api.engine.host.main" in text and marker in text:
-            found.append(process)
-    return found
+            processes.append(process)
+    return processes
 
 
 def start_program(source: str, *arguments: str, **options: object) -> subprocess.Popen[str]:

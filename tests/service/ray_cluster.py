@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 STORE_BYTES = 80 * 2**20
 """About the least that Ray takes."""
 
-QUICK_TO_NOTICE = {
+FAST_HEALTH_CHECKS = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,
     "health_check_failure_threshold": 3,
@@ -36,13 +36,13 @@ class Nodes:
         self._cluster = cluster
         self.address: str = cluster.address
 
-    def complete(self, count: int = 2) -> None:
+    def set_count(self, count: int = 2) -> None:
         """Have so many nodes, beside the head."""
         for _ in range(count - len(self._cluster.worker_nodes)):
             self._cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
 
     @contextmanager
-    def another(self, **variables: str) -> Iterator[None]:
+    def add_node(self, **variables: str) -> Iterator[None]:
         """One node more for a while, whose processes have an environment of their own."""
         node = self._cluster.add_node(
             num_cpus=1, object_store_memory=STORE_BYTES, env_vars=variables
@@ -54,7 +54,7 @@ class Nodes:
 
     def kill(self) -> None:
         """End a node's processes, its actors and their engines among them, without a word."""
-        node = max(self._cluster.worker_nodes, key=lambda each: each.node_id)
+        node = max(self._cluster.worker_nodes, key=lambda worker: worker.node_id)
         (raylet,) = node.all_processes["raylet"]
         family = psutil.Process(raylet.process.pid)
         for process in [family, *family.children(recursive=True)]:
@@ -63,7 +63,7 @@ class Nodes:
 
 
 @contextmanager
-def ray_cluster() -> Iterator[Nodes]:
+def run_ray_cluster() -> Iterator[Nodes]:
     """A cluster without nodes. All its files are in a directory of its own.
 
     Ray's `Cluster` writes its address into the machine's own directory of Ray unless the variable
@@ -84,7 +84,7 @@ def ray_cluster() -> Iterator[Nodes]:
                 "num_cpus": 0,
                 "object_store_memory": STORE_BYTES,
                 "include_dashboard": False,
-                "_system_config": QUICK_TO_NOTICE,
+                "_system_config": FAST_HEALTH_CHECKS,
             },
         )
         try:

@@ -15,7 +15,7 @@ import pytest
 from foundry_api.batch.journal import BLOCK_LINES, read_status, request_cancel
 from foundry_api.batch.types import get_journal_directory
 from foundry_api.types.errors import BatchStorageFailed
-from service.helpers import eventually, hosts_of
+from service.helpers import list_hosts, wait_until
 from support.cli_program import command, environment, run
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def test_of_two_runners_that_share_a_batch_one_dies_and_the_other_answers_all(
         alive = [each for each in read_status(get_journal_directory(output)).runners if each.alive]
         return len([each for each in alive if each.progress]) == len(runners)
 
-    eventually(both_work)
+    wait_until(both_work)
     runners[0].kill()
     assert ended(runners[1])[0] == 0
     assert names(output) == once_each(lines)
@@ -114,7 +114,7 @@ def test_a_cancelled_batch_finishes_what_runs_and_the_same_command_goes_on(
     arguments = ("batch", "run", str(asked), "-o", str(output), *SCRIPTED)
     arguments = (*arguments, "--set", "max_tokens=4", "--base-url", engine.base_url)
     runner = start(*arguments, "--concurrency", "1")
-    eventually(lambda: finished(output) > 2)
+    wait_until(lambda: finished(output) > 2)
     assert (
         request_cancel(get_journal_directory(output), "drain") == 1
     )  # at once, so that some lines are left
@@ -137,7 +137,7 @@ def test_a_batch_that_is_cancelled_now_stops_what_runs(
     asked = prompts(tmp_path / "p.txt", "1 say-hello", "2 say-hello", "say-at-a-crawl")
     arguments = ("batch", "run", str(asked), "-o", str(output), *SCRIPTED)
     runner = start(*arguments, "--base-url", engine.base_url)
-    eventually(lambda: finished(output) == 2)
+    wait_until(lambda: finished(output) == 2)
     cancelled = run("batch", "cancel", "--now", str(output))
     assert (cancelled.returncode, cancelled.stdout[:14]) == (0, "Asked 1 runner")
     code, told = ended(runner)  # the last line alone would take a minute
@@ -160,8 +160,8 @@ def test_an_engine_that_dies_under_a_batch_costs_no_line(
         "1",
         home=home,
     )
-    eventually(lambda: finished(output) > 0)
-    for host in hosts_of(home):
+    wait_until(lambda: finished(output) > 0)
+    for host in list_hosts(home):
         host.kill()
     code, told = ended(runner)
     assert (code, told) == (0, "")

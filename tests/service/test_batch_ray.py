@@ -18,12 +18,12 @@ from foundry_api import FoundryAPIClient
 from foundry_api.batch.journal import BLOCK_LINES
 from foundry_api.batch.ray_engine import RayEngine
 from foundry_api.batch.types import BatchRequest, Line, WorkItem
-from foundry_api.engine.process import demo_models
+from foundry_api.engine.process import get_demo_models
 from foundry_api.storage.lock import FileLock
 from foundry_api.types import errors
 from foundry_api.types.settings import Settings
-from service.helpers import ROOT, eventually, hosts_of
-from service.ray_cluster import Nodes, ray_cluster
+from service.helpers import ROOT, list_hosts, wait_until
+from service.ray_cluster import Nodes, run_ray_cluster
 from support.cli_program import command, environment
 
 if TYPE_CHECKING:
@@ -101,14 +101,14 @@ def nodes(alone: None) -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", ROOT)
         patch.setenv("RAY_AUTH_MODE", "disabled")
-        with ray_cluster() as nodes:
+        with run_ray_cluster() as nodes:
             yield nodes
 
 
 @pytest.fixture
 def cluster(nodes: Nodes) -> Nodes:
     """A cluster of two nodes."""
-    nodes.complete()
+    nodes.set_count()
     return nodes
 
 
@@ -193,14 +193,14 @@ def test_ctrl_c_leaves_nothing_of_a_ray_of_its_own_and_the_batch_goes_on(
 ) -> None:
     with Runner(tmp_path, home, "ray") as runner:
         runner.feed(BLOCK_LINES)
-        eventually(lambda: hosts_of(home), within_s=PATIENCE_S)
+        wait_until(lambda: list_hosts(home), within_s=PATIENCE_S)
         family = psutil.Process(runner.process.pid).children(recursive=True)
         assert any("raylet" in process.name() for process in family)
         runner.interrupt()
         assert runner.exit_code() == 130, runner.told
         assert "The same command goes on from there." in runner.told
         assert "Traceback" not in runner.told
-    eventually(lambda: not any(map(psutil.Process.is_running, family)))
+    wait_until(lambda: not any(map(psutil.Process.is_running, family)))
     with Runner(tmp_path, home, "local") as runner:  # which is begun sooner than another Ray
         runner.feed(BLOCK_LINES)
         assert runner.exit_code() == 0, runner.told
@@ -228,8 +228,8 @@ def no_cpu_free(cluster: Nodes) -> Iterator[None]:
 async def test_given_services_are_used_where_no_cpu_is_free_and_one_that_ends_is_left_out(
     cluster: Nodes, home: Path, start: Callable[..., EngineHost]
 ) -> None:
-    one, two = start(models=demo_models()), start(models=demo_models())
-    urls = [(await each.ready()).base_url for each in (one, two)]
+    one, two = start(models=get_demo_models()), start(models=get_demo_models())
+    urls = [(await each.wait_ready()).base_url for each in (one, two)]
     settings = Settings(home=home, model="demo", base_urls=tuple(urls))
     told: list[str] = []
     left_out = Scene((lambda: any("left out" in each for each in told), lambda: None))
@@ -242,7 +242,7 @@ async def test_given_services_are_used_where_no_cpu_is_free_and_one_that_ends_is
                 assert not each.failed, each.output
                 seen[each.index] = each.shared
                 if len(seen) == QUESTIONS:
-                    await one.astop()
+                    await one.aclose()
                 left_out.go_on()
     assert sorted(seen) == list(range(len(seen)))
     assert sum(seen.values()) == len(seen) // 2, "whichever of them asks, the other one is told"
@@ -260,7 +260,7 @@ async def test_a_node_without_the_package_is_named_with_what_to_do(
         address=cluster.address, settings=Settings(home=home, model="demo", service="embedded")
     )
     with (
-        cluster.another(PYTHONPATH=str(tmp_path)),
+        cluster.add_node(PYTHONPATH=str(tmp_path)),
         pytest.raises(errors.BatchError, match="cannot load foundry-api: No module") as caught,
     ):
         await anext(engine.run(works(lambda: True)))
@@ -272,8 +272,8 @@ async def test_each_line_comes_once_though_an_engine_and_a_node_are_killed(
 ) -> None:
     with Runner(tmp_path, home, "ray", "--ray-address", cluster.address) as runner:
         scene = Scene(
-            (lambda: len(hosts_of(home)) == 2, lambda: kill(hosts_of(home)[0])),
-            (lambda: len(hosts_of(home)) == 2, cluster.kill),
+            (lambda: len(list_hosts(home)) == 2, lambda: kill(list_hosts(home)[0])),
+            (lambda: len(list_hosts(home)) == 2, cluster.kill),
             (lambda: "an actor was lost" in runner.told, lambda: None),
         )
         while not scene.over:
@@ -284,7 +284,7 @@ async def test_each_line_comes_once_though_an_engine_and_a_node_are_killed(
     assert runner.told.count("an engine of its own") == 2
     answers, local = read(runner.output), await local_answers(home)
     assert answers == {index: local[index % QUESTIONS] for index in range(runner.count)}
-    eventually(lambda: not hosts_of(home))
+    wait_until(lambda: not list_hosts(home))
 
 
 async def test_a_cluster_that_is_not_there_is_named(home: Path) -> None:

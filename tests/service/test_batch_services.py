@@ -15,7 +15,7 @@ from foundry_api.batch.journal import read_status
 from foundry_api.batch.types import get_journal_directory
 from foundry_api.engine.supervisor import EngineHost, HostOptions
 from foundry_api.storage.paths import Paths
-from service.helpers import DEADLINE_S, eventually
+from service.helpers import DEADLINE_S, wait_until
 from support.cli_program import TIMEOUT_S, command, environment
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ class Services:
         new = [self._host(len(self._hosts) + number) for number in range(2)]
         self._hosts += new
         for host in new:
-            host.spawn()
-        self.urls = [asyncio.run(host.ready()).base_url for host in new]
+            host.start()
+        self.urls = [asyncio.run(host.wait_ready()).base_url for host in new]
         return self.urls
 
     def _host(self, number: int) -> EngineHost:
-        return EngineHost(HostOptions(paths=Paths.of(self._directory / f"home-{number}")))
+        return EngineHost(HostOptions(paths=Paths.from_home(self._directory / f"home-{number}")))
 
     def kill(self, number: int) -> None:
         """As the kernel does when memory runs out."""
@@ -57,7 +57,7 @@ class Services:
 
     def stop(self) -> None:
         for host in self._hosts:
-            host.stop()
+            host.close()
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def are_asked(urls: list[str]) -> None:
     """Wait until each service has loaded a model, which none does before it is asked."""
     for url in urls:
         with FoundryClient(url) as client:
-            eventually(lambda client=client: client.health_check().loaded_models)  # type: ignore[misc]
+            wait_until(lambda client=client: client.health_check().loaded_models)  # type: ignore[misc]
 
 
 def test_two_services_share_the_lines(services: Services, prompts: Path) -> None:

@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 @pytest.fixture
 def home(own_home: Path) -> Iterator[Path]:
     """A home with a shared engine."""
-    paths = Paths.of(own_home)
-    shared.up(paths, idle_timeout_s=60)
+    paths = Paths.from_home(own_home)
+    shared.start(paths, idle_timeout_s=60)
     yield own_home
-    shared.down(paths)
+    shared.stop(paths)
 
 
 @pytest.fixture
 def bare_home(own_home: Path) -> Iterator[Path]:
     """A home whose shared engine lacks the model, as one does where an older version removed it."""
-    paths = Paths.of(own_home)
-    shared.up(paths, idle_timeout_s=60, options=HostOptions(paths=paths, models=()))
+    paths = Paths.from_home(own_home)
+    shared.start(paths, idle_timeout_s=60, options=HostOptions(paths=paths, models=()))
     yield own_home
-    shared.down(paths)
+    shared.stop(paths)
 
 
 @pytest.mark.parametrize("name", ["demo", "DEMO", "demo:1"])

@@ -31,7 +31,7 @@ from foundry_api import (
     SqliteCache,
 )
 from foundry_api.types.errors import FoundryError
-from service.helpers import eventually_async, start_program
+from service.helpers import start_program, wait_until_async
 from support.scripted_model import script
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Clients:
         client = FoundryAPIClient(
             home=home,
             model="scripted",
-            retries=0,
+            max_retries=0,
             cache=cache,
             listeners=[self.events.append],
             **options,
@@ -283,7 +283,7 @@ async def test_every_caller_has_his_own_deadline(clients: Clients) -> None:
     await client.models.load("scripted")
     options: dict[str, Any] = {"temperature": 0, "max_tokens": 60}
     short = asyncio.create_task(client.complete("say-slowly", deadline=0.5, **options))
-    await eventually_async(lambda: clients.generations)
+    await wait_until_async(lambda: clients.generations)
     long = asyncio.create_task(client.complete("say-slowly", deadline=60, **options))
     with pytest.raises(DeadlineExceeded, match=r"0\.5 s"):
         await short
@@ -311,7 +311,7 @@ async def test_closing_the_client_ends_what_is_in_the_making(
 ) -> None:
     client = clients.one(cache)
     callers = [asyncio.create_task(client.complete("say-slowly", temperature=0)) for _ in range(3)]
-    await eventually_async(lambda: clients.generations)
+    await wait_until_async(lambda: clients.generations)
     await client.close()
     for caller in callers:
         with pytest.raises(ClientClosed):
@@ -327,7 +327,7 @@ async def test_what_was_kept_is_given_also_while_the_service_is_away(clients: Cl
     async def nothing_there() -> Any:
         raise ServiceNotRunning("nothing answers")
 
-    service.lost(service.connection)
+    service.invalidate(service.connection)
     if service._recovery is not None:
         service._recovery.cancel()
     service._connect = nothing_there
@@ -468,7 +468,7 @@ async def test_when_the_program_that_asked_is_killed_another_asks(
     assert clients.generations == 0
     first.kill()
     await asyncio.to_thread(first.communicate)
-    await eventually_async(lambda: clients.generations)
+    await wait_until_async(lambda: clients.generations)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting

@@ -33,16 +33,18 @@ def port() -> int:
 @contextlib.contextmanager
 def engine(home: Path, port: int) -> Iterator[None]:
     """A shared engine that has asked nobody yet."""
-    options = HostOptions(paths=Paths.of(home), models=(), catalog_url=f"http://127.0.0.1:{port}")
-    shared.up(options.paths, idle_timeout_s=60, options=options)
+    options = HostOptions(
+        paths=Paths.from_home(home), models=(), catalog_url=f"http://127.0.0.1:{port}"
+    )
+    shared.start(options.paths, idle_timeout_s=60, options=options)
     try:
         yield
     finally:
-        shared.down(options.paths)
+        shared.stop(options.paths)
 
 
 def kept(home: Path) -> list[Path]:
-    return sorted(Paths.of(home).state.glob("catalog-*.json"))
+    return sorted(Paths.from_home(home).state.glob("catalog-*.json"))
 
 
 async def test_a_catalog_is_asked_once_and_remembered_for_the_next_engine(
@@ -50,7 +52,7 @@ async def test_a_catalog_is_asked_once_and_remembered_for_the_next_engine(
 ) -> None:
     before = time.time()
     with serving([FAR_AWAY], port=port) as served, engine(own_home, port):
-        async with FoundryAPIClient(home=own_home, retries=0) as client:
+        async with FoundryAPIClient(home=own_home, max_retries=0) as client:
             listing = await client.models.catalog()
     assert (listing.fresh, listing.unreachable) == (True, None)
     assert before - 1 <= listing.fetched_at <= time.time()
@@ -58,7 +60,7 @@ async def test_a_catalog_is_asked_once_and_remembered_for_the_next_engine(
     assert len(served.asked) == 1
 
     with engine(own_home, port):
-        async with FoundryAPIClient(home=own_home, retries=0) as client:
+        async with FoundryAPIClient(home=own_home, max_retries=0) as client:
             again = await client.models.catalog()
             assert again == listing
             with pytest.raises(ModelNotCached, match=r"\(2662 MB\)"):
@@ -71,7 +73,7 @@ async def test_a_catalog_with_nothing_new_is_fresh(own_home: Path, port: int) ->
         for times in (1, 2):
             started = time.time()
             with engine(own_home, port):
-                async with FoundryAPIClient(home=own_home, retries=0) as client:
+                async with FoundryAPIClient(home=own_home, max_retries=0) as client:
                     listing = await client.models.catalog(refresh=True)
             assert (listing.fresh, len(served.asked)) == (True, times)
             assert started - 1 <= listing.fetched_at <= time.time()
@@ -81,10 +83,10 @@ async def test_a_catalog_that_cannot_be_reached_any_more_is_shown_as_it_was(
     own_home: Path, port: int
 ) -> None:
     with serving([FAR_AWAY], port=port), engine(own_home, port):
-        async with FoundryAPIClient(home=own_home, retries=0) as client:
+        async with FoundryAPIClient(home=own_home, max_retries=0) as client:
             good = await client.models.catalog()
     with engine(own_home, port):
-        async with FoundryAPIClient(home=own_home, retries=0) as client:
+        async with FoundryAPIClient(home=own_home, max_retries=0) as client:
             old = await client.models.catalog(refresh=True)
             assert old.models == good.models
             assert not old.fresh
@@ -102,14 +104,14 @@ async def test_a_catalog_that_was_never_reached_is_told_from_an_empty_one(
     own_home: Path, port: int, tmp_path: Path
 ) -> None:
     with engine(own_home, port):
-        async with FoundryAPIClient(home=own_home, retries=0) as client:
+        async with FoundryAPIClient(home=own_home, max_retries=0) as client:
             with pytest.raises(CatalogUnavailable, match=f"127.0.0.1:{port}"):
                 await client.models.catalog()
             assert await client.models.list() == []
     assert kept(own_home) == []
     empty = tmp_path / "empty"
     with serving([], port=port), engine(empty, port):
-        async with FoundryAPIClient(home=empty, retries=0) as client:
+        async with FoundryAPIClient(home=empty, max_retries=0) as client:
             listing = await client.models.catalog()
     assert (listing.models, listing.fresh, listing.unreachable) == ((), True, None)
 
@@ -119,11 +121,11 @@ async def test_what_is_cached_and_loaded_is_of_now_and_asks_no_catalog(
 ) -> None:
     ours = entity(ALIAS, VARIANT)
     with serving([FAR_AWAY, ours], port=port), engine(own_home, port):
-        async with FoundryAPIClient(home=own_home, retries=0) as client:
+        async with FoundryAPIClient(home=own_home, max_retries=0) as client:
             assert not any(model.cached for model in (await client.models.catalog()).models)
-    put_into_cache(Paths.of(own_home).data / "cache" / "models", VARIANT)
+    put_into_cache(Paths.from_home(own_home).data / "cache" / "models", VARIANT)
     with engine(own_home, port):
-        async with FoundryAPIClient(home=own_home, retries=0) as client:
+        async with FoundryAPIClient(home=own_home, max_retries=0) as client:
             [here] = await client.models.list()
             assert (here.id, here.cached, here.loaded) == (f"{VARIANT}:1", True, False)
             assert here.path is not None
@@ -140,7 +142,7 @@ async def test_what_is_cached_and_loaded_is_of_now_and_asks_no_catalog(
 
 async def test_a_damaged_file_is_ignored_and_written_anew(own_home: Path, port: int) -> None:
     with serving([FAR_AWAY], port=port), engine(own_home, port):
-        async with FoundryAPIClient(home=own_home, retries=0) as client:
+        async with FoundryAPIClient(home=own_home, max_retries=0) as client:
             await client.models.catalog()
             [file] = kept(own_home)
             assert file.stat().st_mode & 0o077 == 0

@@ -23,7 +23,7 @@ from foundry_api import (
 )
 from foundry_api.engine import foundry_command
 from foundry_api.engine.foundry_command import FoundryModels
-from service.helpers import eventually_async
+from service.helpers import wait_until_async
 from support.fakes.fake_cli010 import Cli010ServiceDouble, foundry_cli_double
 from support.fakes.fake_sdk1_server import DoubledModel
 from support.loopback_catalog import VARIANT
@@ -46,7 +46,7 @@ def no_process_left() -> Iterator[None]:
 
 
 def client_of(double: Cli010ServiceDouble) -> FoundryAPIClient:
-    return FoundryAPIClient(base_url=double.base_url, model="scripted-mini", retries=0)
+    return FoundryAPIClient(base_url=double.base_url, model="scripted-mini", max_retries=0)
 
 
 def models_of(double: Cli010ServiceDouble, verb: str) -> list[str]:
@@ -67,7 +67,7 @@ async def test_the_users_own_command_loads_a_model_on_first_use(
         answers = [await client.complete("say-hello") for _ in range(2)]
         streamed = [chunk async for chunk in client.stream_complete("say-multibyte")]
     assert {answer.content for answer in answers} == {"Hello, world!"}
-    assert (answers[0].model, answers[0].generation) == (MINI, "cli-0.10")
+    assert (answers[0].model, answers[0].service_generation) == (MINI, "cli-0.10")
     assert answers[0].usage.completion_tokens == completion_tokens("Hello, world!")
     assert "".join(chunk.content for chunk in streamed) == script("say-multibyte").text
     assert models_of(double, "load") == [MINI]
@@ -93,7 +93,7 @@ async def test_leaving_a_stream_frees_the_engine() -> None:
         double.models[0].loaded = True
         async for _ in client.stream_complete("say-slowly"):
             break
-        await eventually_async(lambda: not double.generating)
+        await wait_until_async(lambda: not double.generating)
 
 
 async def test_a_load_command_that_runs_on_is_not_waited_for(bare_path: Path) -> None:
@@ -101,7 +101,7 @@ async def test_a_load_command_that_runs_on_is_not_waited_for(bare_path: Path) ->
     async with double, client_of(double) as client:
         foundry_cli_double(bare_path, double)
         assert (await client.models.load("scripted-mini")).id == MINI
-        await eventually_async(lambda: not double.running)
+        await wait_until_async(lambda: not double.running)
         assert double.models[0].loaded
 
 
@@ -147,7 +147,7 @@ async def test_a_load_that_takes_too_long_is_given_up(
         foundry_cli_double(bare_path, double)
         with pytest.raises(ModelLoadFailed, match="not done after 1 s"):
             await client.models.load("scripted-mini")
-        await eventually_async(lambda: not double.running)
+        await wait_until_async(lambda: not double.running)
 
 
 async def test_the_deadline_of_a_call_ends_the_load_command(bare_path: Path) -> None:
@@ -156,7 +156,7 @@ async def test_the_deadline_of_a_call_ends_the_load_command(bare_path: Path) -> 
         foundry_cli_double(bare_path, double)
         with pytest.raises(DeadlineExceeded, match="loading the model"):
             await client.complete("say-hello", deadline=2)
-        await eventually_async(lambda: not double.running)
+        await wait_until_async(lambda: not double.running)
     assert models_of(double, "load") == [MINI]
 
 
@@ -201,11 +201,11 @@ async def test_cancelling_a_download_ends_the_command(bare_path: Path) -> None:
         download = asyncio.ensure_future(
             client.models.download("far-away", lambda step: told.append(step.percent))
         )
-        await eventually_async(lambda: 12.5 in told)
+        await wait_until_async(lambda: 12.5 in told)
         download.cancel()
         with pytest.raises(asyncio.CancelledError):
             await download
-        await eventually_async(lambda: not double.running)
+        await wait_until_async(lambda: not double.running)
 
 
 @pytest.mark.parametrize("lists", ["cached", "loaded"])

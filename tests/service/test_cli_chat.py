@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from foundry_api.testing import FakeService
-from service.helpers import DEADLINE_S, eventually, hosts_of
+from service.helpers import DEADLINE_S, list_hosts, wait_until
 from support.cli_program import catalog_engine, command, environment, run
 from support.scripted_model import prompt_tokens, script
 
@@ -164,7 +164,7 @@ def test_ctrl_c_stops_an_answer_and_the_engine_with_it(own_home: Path, tmp_path:
         rest, told = chat.communicate(timeout=DEADLINE_S)
         assert said + rest == ("tock " * 99).encode()[: len(said + rest) - 1] + b"\n"
         assert (told.strip(), chat.returncode) == (b"", 130)
-    eventually(lambda: not hosts_of(own_home))
+    wait_until(lambda: not list_hosts(own_home))
 
 
 def test_a_model_that_is_not_here_tells_how_to_get_it(own_home: Path) -> None:

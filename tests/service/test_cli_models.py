@@ -45,14 +45,14 @@ def home(own_home: Path, blobs: Site) -> Iterator[Path]:
         entity(ALIAS, VARIANT, size_mb=6),
     ]
     with catalog(entities) as url:
-        paths = Paths.of(own_home)
+        paths = Paths.from_home(own_home)
         environ = {**os.environ, **blobs.environ}
         options = HostOptions(paths=paths, models=(), catalog_url=url, environ=environ)
-        shared.up(paths, idle_timeout_s=60, options=options)
+        shared.start(paths, idle_timeout_s=60, options=options)
         try:
             yield own_home
         finally:
-            shared.down(paths)
+            shared.stop(paths)
 
 
 @linux
@@ -73,7 +73,7 @@ def test_a_model_is_pulled_shown_and_deleted(home: Path) -> None:
     assert shown.splitlines()[0].split() == [MODEL, "cached"]
     assert "publisher       tests" in shown
     assert "calls tools     yes" in shown
-    assert str(Paths.of(home).data) in shown
+    assert str(Paths.from_home(home).data) in shown
     assert f"{OTHER}:1  catalog" in shown
     described = json.loads(run("models", "show", MODEL, "--json", home=home).stdout)["models"]
     assert [(each["id"], each["max_output_tokens"]) for each in described] == [(MODEL, 2048)]
@@ -131,7 +131,7 @@ def test_an_added_directory_is_served_over_rest_like_any_other(home: Path, tmp_p
     assert directory in shown
     run("models", "load", "mine", home=home)
 
-    service = shared.status(Paths.of(home))
+    service = shared.find_endpoint(Paths.from_home(home))
     assert service is not None
     body = {"model": "mine:1", "messages": [{"role": "user", "content": "say-hello"}]}
     request = urllib.request.Request(  # noqa: S310 - our own engine

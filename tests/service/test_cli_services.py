@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from foundry_api.cli import main, services
-from foundry_api.cli.services import all_services, find_running, health_of
+from foundry_api.cli.services import check_endpoint, find_all_services, find_running
 from foundry_api.engine import discovery, foundry_command, shared
 from foundry_api.storage.paths import Paths
 from foundry_api.types.errors import ServiceNotRunning
 from foundry_api.types.settings import Settings
-from service.helpers import hosts_of
+from service.helpers import list_hosts
 from support.cli_program import catalog_engine, command, environment
 from support.scripted_model import build
 
@@ -48,7 +48,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 def test_the_life_of_a_shared_engine(run: Run, own_home: Path) -> None:
     started = run("up", "--idle-timeout", "1")
     try:
-        running = shared.status(Paths.of(own_home))
+        running = shared.find_endpoint(Paths.from_home(own_home))
         assert running is not None
         assert started.stdout == (
             f"The shared engine is running at {running.base_url}\n"
@@ -70,7 +70,7 @@ def test_the_life_of_a_shared_engine(run: Run, own_home: Path) -> None:
     finally:
         stopped = run("down")
     assert stopped.stdout == "The shared engine is stopped.\n"
-    assert not hosts_of(own_home)
+    assert not list_hosts(own_home)
 
 
 def test_where_nothing_runs_nothing_is_started(run: Run, own_home: Path) -> None:
@@ -88,7 +88,7 @@ def test_where_nothing_runs_nothing_is_started(run: Run, own_home: Path) -> None
     load = run("models", "load", "demo")
     assert (load.returncode, load.stdout) == (1, "")
     assert "Start one with `foundry-api up`" in load.stderr
-    assert not hosts_of(own_home)
+    assert not list_hosts(own_home)
 
 
 def test_an_address_where_nothing_answers_is_down(run: Run) -> None:
@@ -157,18 +157,18 @@ async def test_a_service_that_others_started_is_found_and_named(
     port = int(engine.base_url.rpartition(":")[2])
     monkeypatch.setattr(discovery, "KNOWN_PORTS", (port, 9))
     settings = Settings(home=own_home, api_key="secret")
-    [found] = await all_services(settings)
+    [found] = await find_all_services(settings)
     assert (found.base_url, found.origin, found.control) == (engine.base_url, "port", None)
-    assert (await health_of(found, settings)).status == "healthy"
+    assert (await check_endpoint(found, settings)).status == "healthy"
 
 
 async def test_a_command_that_hangs_does_not_hold_up_what_else_was_found(
     engine: Endpoint, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(foundry_command, "announced_urls", asyncio.Event().wait)
-    monkeypatch.setattr(services, "COMMAND_S", 0.0)
+    monkeypatch.setattr(foundry_command, "discover_urls", asyncio.Event().wait)
+    monkeypatch.setattr(services, "COMMAND_TIMEOUT_S", 0.0)
     monkeypatch.setattr(discovery, "KNOWN_PORTS", (int(engine.base_url.rpartition(":")[2]),))
-    found = await asyncio.wait_for(all_services(Settings(home=own_home)), 20)
+    found = await asyncio.wait_for(find_all_services(Settings(home=own_home)), 20)
     assert [endpoint.base_url for endpoint in found] == [engine.base_url]
 
 
@@ -187,14 +187,14 @@ async def test_a_service_that_the_command_names_is_waited_for_beside_others(
         looked.set()
         return found
 
-    monkeypatch.setattr(foundry_command, "announced_urls", announced_urls)
-    monkeypatch.setattr(discovery, "look", look_and_tell)
+    monkeypatch.setattr(foundry_command, "discover_urls", announced_urls)
+    monkeypatch.setattr(discovery, "probe", look_and_tell)
     monkeypatch.setattr(discovery, "KNOWN_PORTS", (9,))
-    [found] = await all_services(Settings(home=own_home))
+    [found] = await find_all_services(Settings(home=own_home))
     assert (found.base_url, found.origin) == (engine.base_url, "cli")
 
 
 async def test_looking_for_a_running_service_starts_none(own_home: Path) -> None:
     with pytest.raises(ServiceNotRunning):
         await find_running(Settings(home=own_home))
-    assert not hosts_of(own_home)
+    assert not list_hosts(own_home)

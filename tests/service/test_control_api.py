@@ -13,8 +13,8 @@ from aiohttp import web
 from foundry_api.engine.control import ControlClient
 from foundry_api.engine.endpoint import ControlAddress
 from foundry_api.engine.host.control_api import ControlAPI
-from foundry_api.engine.host.downloads import Downloads
-from foundry_api.engine.state import HostFacts
+from foundry_api.engine.host.downloads import DownloadManager
+from foundry_api.engine.state import HostDetails
 from foundry_api.types.errors import (
     CatalogUnavailable,
     DownloadFailed,
@@ -24,7 +24,7 @@ from foundry_api.types.errors import (
     ServerError,
 )
 from foundry_api.types.messages import Model
-from service.helpers import eventually_async
+from service.helpers import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -64,10 +64,10 @@ class EngineDouble:
             raise self.failure
         return MODEL
 
-    def local_models(self) -> Sequence[Model]:
+    def list_local_models(self) -> Sequence[Model]:
         return [MODEL]
 
-    def public_models(self) -> PublicListing:
+    def list_public_models(self) -> PublicListing:
         raise CatalogUnavailable("the public catalog could not be reached")
 
     def register(self, directory: Path, alias: str) -> Model:
@@ -79,7 +79,7 @@ class EngineDouble:
     def remove(self, name: str) -> int:
         return len(name)
 
-    def received(self, model_id: str) -> int:
+    def count_received(self, model_id: str) -> int:
         assert model_id
         return next(self.bytes)
 
@@ -91,7 +91,7 @@ def engine() -> EngineDouble:
 
 @pytest.fixture
 async def control(engine: EngineDouble, transport: HttpTransport) -> AsyncIterator[ControlClient]:
-    facts = HostFacts(
+    facts = HostDetails(
         url="http://127.0.0.1:1",
         sdk_version="2.2.1",
         log_path="log",
@@ -99,8 +99,8 @@ async def control(engine: EngineDouble, transport: HttpTransport) -> AsyncIterat
         owner_pid=None,
         idle_timeout_s=0.0,
     )
-    downloads = Downloads(engine, heartbeat_s=0.01)
-    app = ControlAPI(engine, "secret", facts, lambda: None, downloads=downloads).app()
+    downloads = DownloadManager(engine, heartbeat_s=0.01)
+    app = ControlAPI(engine, "secret", facts, lambda: None, downloads=downloads).make_app()
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -142,7 +142,7 @@ async def test_closing_the_download_cancels_it(
     download = control.download("phi")
     assert [await anext(download), await anext(download)] == [0.0, 1.0]
     await download.aclose()
-    await eventually_async(engine.cancelled.is_set)
+    await wait_until_async(engine.cancelled.is_set)
 
 
 async def test_cancelling_the_caller_cancels_the_download(
@@ -159,7 +159,7 @@ async def test_cancelling_the_caller_cancels_the_download(
     await following.wait()
     task.cancel()
     await asyncio.wait([task])
-    await eventually_async(engine.cancelled.is_set)
+    await wait_until_async(engine.cancelled.is_set)
 
 
 async def test_other_calls_are_answered_during_a_download(
@@ -168,10 +168,10 @@ async def test_other_calls_are_answered_during_a_download(
     engine.steps, engine.hang = (1.0,), True
     download = control.download("phi")
     await anext(download)
-    assert await control.local_models() == [MODEL]
+    assert await control.list_local_models() == [MODEL]
     assert await control.remove("phi") == len("phi")
     await download.aclose()
-    await eventually_async(engine.cancelled.is_set)
+    await wait_until_async(engine.cancelled.is_set)
 
 
 async def test_clients_share_a_download_until_the_last_one_goes(
@@ -184,7 +184,7 @@ async def test_clients_share_a_download_until_the_last_one_goes(
     await first.aclose()
     assert not engine.cancelled.is_set()
     await second.aclose()
-    await eventually_async(engine.cancelled.is_set)
+    await wait_until_async(engine.cancelled.is_set)
     assert engine.runs == 1
 
 
@@ -197,7 +197,7 @@ async def test_who_comes_while_a_cancelled_download_ends_gets_a_new_run(
     first = control.download("phi")
     assert [await anext(first), await anext(first)] == [0.0, 25.0]
     await first.aclose()
-    await eventually_async(engine.cancelled.is_set)
+    await wait_until_async(engine.cancelled.is_set)
     second = control.download("phi")
     assert await anext(second) == 25.0
     engine.steps, engine.hang = (25.0, 100.0), False
@@ -213,7 +213,7 @@ async def test_bytes_without_progress_are_told_by_the_same_percent_again(
     download = control.download("phi")
     assert [await anext(download) for _ in range(5)] == [0.0, *[25.0] * 4]
     await download.aclose()
-    await eventually_async(engine.cancelled.is_set)
+    await wait_until_async(engine.cancelled.is_set)
 
 
 async def test_a_fault_of_the_engine_ends_the_download(
@@ -226,7 +226,7 @@ async def test_a_fault_of_the_engine_ends_the_download(
 
 async def test_an_unreachable_catalog_is_told(control: ControlClient) -> None:
     with pytest.raises(CatalogUnavailable, match="could not be reached"):
-        await control.public_models()
+        await control.list_public_models()
 
 
 async def test_a_fault_of_the_host_is_a_server_error(

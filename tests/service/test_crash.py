@@ -11,7 +11,7 @@ import pytest
 from foundry_api import FoundryAPIClient
 from foundry_api.resilience.limiter import LimiterSettings
 from foundry_api.types import errors
-from service.helpers import eventually_async, hosts_of
+from service.helpers import list_hosts, wait_until_async
 from support.scripted_model import build
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def slow_stream(client: FoundryAPIClient) -> AsyncIterator[Chunk]:
 
 def kill(home: Path) -> None:
     """What the kernel does when memory runs out, and a segmentation fault in effect."""
-    (host,) = hosts_of(home)
+    (host,) = list_hosts(home)
     host.kill()
     psutil.wait_procs([host], timeout=10)
 
@@ -90,21 +90,21 @@ async def test_what_was_loaded_is_loaded_again_before_anybody_asks(
     with pytest.raises(errors.StreamInterrupted):
         await rest_of(stream)
     (service,) = client.services
-    await eventually_async(lambda: service.connection and service.connection.loaded)
+    await wait_until_async(lambda: service.connection and service.connection.loaded)
     assert (await client.health_check()).loaded_models == loaded
     assert len(loaded) == 1
 
 
 async def test_no_call_is_lost_in_silence_however_often_the_engine_dies(home: Path) -> None:
     """Each is answered, or tells that it broke off and what it had said."""
-    limits = LimiterSettings(fixed=4)
+    limits = LimiterSettings(concurrency=4)
     async with FoundryAPIClient(
-        service="embedded", home=home, model="demo", retries=5, limiter=limits
+        service="embedded", home=home, model="demo", max_retries=5, limiter=limits
     ) as client:
         await client.complete("Hello", max_tokens=2)
         calls = [asyncio.create_task(outcome(client)) for _ in range(80)]
         for done in (10, 30, 50):
-            await eventually_async(lambda n=done: sum(call.done() for call in calls) >= n)  # type: ignore[misc]
+            await wait_until_async(lambda n=done: sum(call.done() for call in calls) >= n)  # type: ignore[misc]
             kill(home)
         ends = await asyncio.gather(*calls)
     answered = [end for end in ends if not isinstance(end, errors.FoundryError)]
@@ -140,4 +140,4 @@ async def test_of_two_services_the_one_that_lives_takes_the_calls(tmp_path: Path
     finally:
         for owner in owners:
             await owner.close()
-    assert not [host for home in homes for host in hosts_of(home)]
+    assert not [host for home in homes for host in list_hosts(home)]

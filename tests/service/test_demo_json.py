@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from foundry_api.types.errors import StructuredOutputError
-from tools.train_demo_model.json_cases import LONGEST_ANSWER, unseen_models
+from tools.train_demo_model.json_cases import MAX_ANSWER, make_unseen_models
 
 if TYPE_CHECKING:
     from foundry_api import FoundryAPIClient
@@ -45,16 +45,16 @@ class Item:
 
 async def answered(client: FoundryAPIClient, question: str, model: type[Any]) -> Any:
     """The value, or None for an answer that was cut or is not valid."""
-    options: dict[str, Any] = {"model": "demo", "temperature": 0, "max_tokens": LONGEST_ANSWER}
+    options: dict[str, Any] = {"model": "demo", "temperature": 0, "max_tokens": MAX_ANSWER}
     try:
-        done = await client.complete(question, response_model=model, repairs=0, **options)
+        done = await client.complete(question, response_model=model, max_repairs=0, **options)
     except StructuredOutputError:
         return None
     return done.parsed
 
 
 async def test_unseen_types_are_filled_in(client: FoundryAPIClient) -> None:
-    cases = unseen_models()
+    cases = make_unseen_models()
     values = await asyncio.gather(*(answered(client, case.question, case.model) for case in cases))
     valid = [isinstance(value, case.model) for value, case in zip(values, cases, strict=True)]
     assert sum(valid) >= VALID

@@ -43,14 +43,14 @@ async def current_time(timezone: str = "UTC") -> str:
 async def test_a_tool_is_called_and_its_result_becomes_the_answer(
     client: FoundryAPIClient, question: str, call: tuple[str, dict[str, Any]], answer: str
 ) -> None:
-    run = await client.run(question, [calculate, current_time], model="demo", temperature=0)
+    run = await client.run_tools(question, [calculate, current_time], model="demo", temperature=0)
     assert [(made.name, made.arguments) for made in run.calls] == [call]
     assert (run.content, run.turns) == (answer, 2)
 
 
 async def test_what_needs_no_tool_is_answered_as_ever(client: FoundryAPIClient) -> None:
     question = "What is the capital of France?"
-    run = await client.run(question, [calculate, current_time], model="demo", temperature=0)
+    run = await client.run_tools(question, [calculate, current_time], model="demo", temperature=0)
     assert (run.content, run.calls) == ("The capital of France is Paris.", ())
 
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from foundry_api.engine import discovery, foundry_command, shared, state
-from foundry_api.engine.state import Announcement
+from foundry_api.engine.state import HostReady
 from foundry_api.types.errors import ConfigurationError, ProtocolError, ServiceNotRunning
 from foundry_api.types.settings import Settings
 from service.fakes import (
@@ -60,18 +60,18 @@ def announced(url: str) -> str:
 
 
 def shared_state(paths: Paths, url: str, pid: int) -> None:
-    state.write(
+    state.write_state(
         paths.create().state_file,
-        Announcement(
+        HostReady(
             url=url,
             pid=pid,
             control_url="http://127.0.0.1:1",
             token="secret",  # noqa: S106 - not one
-            generation="sdk-2.1",
+            service_generation="sdk-2.1",
             sdk_version="2.2.1",
             log_path="log",
             started_at=1.0,
-            create_time=state.own_create_time(),
+            create_time=state.get_own_create_time(),
         ),
     )
 
@@ -115,7 +115,7 @@ async def test_a_service_at_a_known_port_is_found(find: Find, generation: str) -
     async with http_double(service_double(generation)) as url:
         found = await find(f"http://127.0.0.1:{free_port()}", url)
     assert found
-    assert (found.base_url, found.generation, found.origin) == (url, generation, "port")
+    assert (found.base_url, found.service_generation, found.origin) == (url, generation, "port")
     assert found.control is None
 
 
@@ -129,7 +129,7 @@ async def test_a_command_lines_service_at_a_known_port_is_found(
     async with double() as service:
         found = await find(service.base_url)
     assert found
-    assert (found.generation, found.origin) == (generation, "port")
+    assert (found.service_generation, found.origin) == (generation, "port")
 
 
 async def test_foreign_and_silent_servers_are_passed_over(find: Find) -> None:
@@ -171,7 +171,7 @@ async def test_the_address_of_foundry_server_status_is_verified(
         foundry_double(bare_path, server=f"print('{output.replace('@', url)}')")
         found = await find()
     assert found
-    assert (found.base_url, found.generation, found.origin) == (url, "cli-0.10", "cli")
+    assert (found.base_url, found.service_generation, found.origin) == (url, "cli-0.10", "cli")
 
 
 async def test_the_address_of_foundry_service_status_is_verified(
@@ -183,7 +183,7 @@ async def test_the_address_of_foundry_service_status_is_verified(
         foundry_double(bare_path, service=f"print('{told}')")
         found = await find()
     assert found
-    assert (found.base_url, found.generation, found.origin) == (url, "legacy", "cli")
+    assert (found.base_url, found.service_generation, found.origin) == (url, "legacy", "cli")
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ async def test_the_address_of_foundry_service_status_is_verified(
 )
 async def test_strange_output_is_no_address(bare_path: Path, output: str) -> None:
     foundry_double(bare_path, server=f"print('{output}')", service=f"print('{output}')")
-    assert await foundry_command.announced_urls(timeout_s=5) == ()
+    assert await foundry_command.discover_urls(timeout_s=5) == ()
 
 
 async def test_a_slow_command_is_heard(find: Find, bare_path: Path) -> None:
@@ -215,7 +215,7 @@ async def test_a_slow_command_is_heard(find: Find, bare_path: Path) -> None:
 async def test_a_hanging_command_delays_no_service_that_is_there(
     find: Find, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(foundry_command, "announced_urls", asyncio.Event().wait)
+    monkeypatch.setattr(foundry_command, "discover_urls", asyncio.Event().wait)
     async with http_double(service_double("sdk-2.0")) as url:
         found = await asyncio.wait_for(find(url), 30)
     assert found
@@ -261,7 +261,7 @@ OTHER = "http://127.0.0.1:43515"
     ],
 )
 def test_what_the_server_command_prints(output: str, urls: tuple[str, ...]) -> None:
-    assert foundry_command.urls_of(output, "") == urls
+    assert foundry_command.parse_urls(output, "") == urls
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_what_the_server_command_prints(output: str, urls: tuple[str, ...]) -> N
     ],
 )
 def test_what_the_service_command_prints(output: str, urls: tuple[str, ...]) -> None:
-    assert foundry_command.urls_of("", output) == urls
+    assert foundry_command.parse_urls("", output) == urls
 
 
 LISTED = '{"models":[{"alias":"phi","id":"phi:1","cached":true}]}'
@@ -292,10 +292,10 @@ LISTED = '{"models":[{"alias":"phi","id":"phi:1","cached":true}]}'
 async def test_log_lines_hide_no_list_of_models(
     output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def ask(_command: list[str], _timeout_s: float) -> foundry_command.Answer:
-        return foundry_command.Answer(output, 0, 0.1)
+    async def ask(_command: list[str], _timeout_s: float) -> foundry_command.CommandResult:
+        return foundry_command.CommandResult(output, 0, 0.1)
 
-    monkeypatch.setattr(foundry_command, "ask", ask)
+    monkeypatch.setattr(foundry_command, "run_command", ask)
     listed = await foundry_command.FoundryModels("http://127.0.0.1:1").list_models()
     assert [model.id for model in listed] == ["phi:1"]
 
@@ -305,14 +305,14 @@ def test_the_addresses_of_this_host_are_its_own() -> None:
     for address in addresses:
         if "." in address:
             url = f"http://{address}:39123"
-            assert foundry_command.urls_of(f"Web URLs {url}", "") == (url,)
+            assert foundry_command.parse_urls(f"Web URLs {url}", "") == (url,)
 
 
 async def test_addresses_of_the_command_line_are_normalised(bare_path: Path) -> None:
     server = 'print(\'{"webUrls": ["http://0.0.0.0:39123", "http://*:43515"]}\')'
     service = "print('running on http://127.0.0.1:39123/openai/status')"
     foundry_double(bare_path, server=server, service=service)
-    urls = await foundry_command.announced_urls(timeout_s=5)
+    urls = await foundry_command.discover_urls(timeout_s=5)
     assert urls == ("http://127.0.0.1:39123", "http://127.0.0.1:43515")
 
 
@@ -338,7 +338,7 @@ async def test_the_order_is_shared_host_command_line_ports(
         assert found
         assert (found.base_url, found.origin) == (own, "shared")
         assert found.control
-        shared.status(paths)
+        shared.find_endpoint(paths)
         paths.state_file.unlink()
         found = await find(port)
         assert found

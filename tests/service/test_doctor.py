@@ -21,13 +21,13 @@ import pytest
 
 from foundry_api import FoundryAPIClient
 from foundry_api.cli.doctor import foundry_command
-from foundry_api.cli.doctor.environment import usable_settings
+from foundry_api.cli.doctor.environment import make_usable_settings
 from foundry_api.cli.doctor.finding import Finding
-from foundry_api.cli.doctor.machine import Machine, Senses
-from foundry_api.cli.doctor.runner import examine
+from foundry_api.cli.doctor.machine import DiagnosticContext, Probes
+from foundry_api.cli.doctor.runner import run_checks
 from foundry_api.engine import discovery, shared
 from foundry_api.engine.control import ControlClient
-from foundry_api.engine.models.registry_file import registry_file
+from foundry_api.engine.models.registry_file import get_registry_path
 from foundry_api.engine.process import HostOptions
 from foundry_api.engine.state import ModelSource
 from foundry_api.types.errors import UnsupportedFeature
@@ -40,11 +40,11 @@ from service.fakes import (
 )
 from service.helpers import (
     DAMAGED_REGISTRIES,
-    eventually,
-    eventually_async,
-    hosts_of,
-    model_directory,
+    list_hosts,
+    make_model_directory,
     start_program,
+    wait_until,
+    wait_until_async,
 )
 from support.fakes.fake_cli010 import Cli010ServiceDouble
 from support.fakes.fake_legacy import LegacyServiceDouble
@@ -88,16 +88,16 @@ def examined(home: Path, bin_directory: Path) -> Examined:
     ) -> dict[str, Finding]:
         environ = {"FOUNDRY_HOME": str(home), "PATH": str(bin_directory), **variables}
         ample = {"disk_free": lambda _: 100 * GB, "memory_available": lambda: 32 * GB, "ports": ()}
-        machine = Machine(
-            usable_settings(environ),
+        machine = DiagnosticContext(
+            make_usable_settings(environ),
             environ,
             quick=quick,
             online=online,
             model=model,
-            senses=Senses(**{**ample, **(senses or {})}),  # type: ignore[arg-type] # a test's own
+            probes=Probes(**{**ample, **(senses or {})}),  # type: ignore[arg-type] # a test's own
         )
         async with machine:
-            findings = await examine(machine)
+            findings = await run_checks(machine)
         findings = [f for f in findings if f.id != "leftover-host" or str(home) in f.evidence]
         assert all(finding.evidence and finding.group for finding in findings)
         assert all(f.remedy for f in findings if f.level in {"warning", "problem"})
@@ -118,7 +118,7 @@ def shared_host(paths: Paths) -> Iterator[Callable[..., psutil.Process]]:
 
     def start(**options: object) -> psutil.Process:
         given = HostOptions(paths=paths, **options)  # type: ignore[arg-type] # a test's own
-        endpoint, _ = shared.up(paths, idle_timeout_s=120, options=given)
+        endpoint, _ = shared.start(paths, idle_timeout_s=120, options=given)
         assert endpoint.pid
         started.append(psutil.Process(endpoint.pid))
         return started[-1]
@@ -127,7 +127,7 @@ def shared_host(paths: Paths) -> Iterator[Callable[..., psutil.Process]]:
     for process in started:
         if process.is_running():
             process.kill()
-            eventually(lambda process=process: not process.is_running() or is_zombie(process))
+            wait_until(lambda process=process: not process.is_running() or is_zombie(process))
 
 
 def is_zombie(process: psutil.Process) -> bool:
@@ -150,7 +150,7 @@ async def test_a_healthy_machine_has_nothing_wrong(examined: Examined, home: Pat
     found = await examined(quick=False)
     assert wrong(found) == set()
     assert {"engine-starts", "demo-answers", "loopback-open", "home-usable"} <= found.keys()
-    assert not hosts_of(home)
+    assert not list_hosts(home)
 
 
 async def test_a_healthy_machine_with_a_shared_engine_and_foundrys_command(
@@ -160,10 +160,10 @@ async def test_a_healthy_machine_with_a_shared_engine_and_foundrys_command(
     tmp_path: Path,
     paths: Paths,
 ) -> None:
-    mine = ModelSource(str(model_directory(tmp_path / "mine")), "mine")
+    mine = ModelSource(str(make_model_directory(tmp_path / "mine")), "mine")
     with catalog([entity("phi-4-mini", "Phi-4-mini-instruct-generic-cpu", 4)]) as url:
         shared_host(catalog_url=url, models=(mine,))
-        running = shared.status(paths)
+        running = shared.find_endpoint(paths)
         assert running
         told = {"running": True, "webUrls": [running.base_url]}
         foundry_double(bin_directory, server=f"print('{json.dumps(told)}')", version="0.10.3")
@@ -252,7 +252,7 @@ async def doubled(generation: str) -> AsyncIterator[str]:
 
 
 async def is_spoken(url: str) -> bool:
-    async with FoundryAPIClient(base_url=url, retries=0) as client:
+    async with FoundryAPIClient(base_url=url, max_retries=0) as client:
         try:
             await client.health_check()
         except UnsupportedFeature:
@@ -263,7 +263,7 @@ async def is_spoken(url: str) -> bool:
 async def test_a_known_port_held_by_another_program(examined: Examined) -> None:
     async with http_double({"/": "welcome"}) as url:
         port = int(url.rpartition(":")[2])
-        found = await examined(senses={"ports": (port, free_port())})
+        found = await examined(probes={"ports": (port, free_port())})
     assert wrong(found) == {"port-taken"}
     assert f"pid {os.getpid()}" in found["port-taken"].evidence
     assert str(port) in found["port-taken"].remedy
@@ -274,7 +274,7 @@ async def test_a_shared_engine_that_hangs(
 ) -> None:
     process = shared_host(models=())
     process.suspend()
-    await eventually_async(lambda: process.status() == psutil.STATUS_STOPPED)
+    await wait_until_async(lambda: process.status() == psutil.STATUS_STOPPED)
     found = await examined()
     assert wrong(found) == {"shared-host-silent"}
     assert str(process.pid) in found["shared-host-silent"].evidence
@@ -285,7 +285,7 @@ async def test_a_shared_engine_that_hangs(
 
 async def test_a_command_that_hangs(examined: Examined, bin_directory: Path) -> None:
     foundry_double(bin_directory, server="time.sleep(600)", service="time.sleep(600)")
-    found = await examined(senses={"command_timeout_s": 0.5})
+    found = await examined(probes={"command_timeout_s": 0.5})
     assert wrong(found) == {"cli-hangs"}
     assert "0.5 s" in found["cli-hangs"].evidence
 
@@ -323,7 +323,7 @@ async def test_a_command_that_denies_the_service_at_a_known_port(
     stopped = "Model management service is not running!"
     foundry_double(bin_directory, service=f"print('{stopped}')", version="0.8.101")
     async with doubled("legacy") as url:
-        found = await examined(senses={"ports": (int(url.rpartition(":")[2]),)})
+        found = await examined(probes={"ports": (int(url.rpartition(":")[2]),)})
     assert url in found["cli-denies-running"].evidence
 
 
@@ -363,12 +363,12 @@ async def test_the_state_of_a_killed_engine(
 ) -> None:
     process = shared_host(models=())
     process.kill()
-    await eventually_async(lambda: is_zombie(process))
+    await wait_until_async(lambda: is_zombie(process))
     found = await examined()
     assert wrong(found) == {"stale-state"}
     assert str(process.pid) in found["stale-state"].evidence
     assert str(paths.state_file) in found["stale-state"].evidence
-    shared.down(paths)  # the remedy
+    shared.stop(paths)  # the remedy
     assert wrong(await examined()) == set()
 
 
@@ -377,7 +377,7 @@ async def test_a_damaged_state(examined: Examined, paths: Paths) -> None:
     paths.state_file.chmod(0o600)
     found = await examined()
     assert wrong(found) == {"corrupt-state"}
-    shared.down(paths)  # the remedy
+    shared.stop(paths)  # the remedy
     assert wrong(await examined()) == set()
 
 
@@ -446,14 +446,14 @@ async def test_an_engine_that_outlives_its_owner(examined: Examined, home: Path)
         assert owner.stdout
         host = psutil.Process(int(owner.stdout.readline()))
         host.send_signal(signal.SIGSTOP)
-        await eventually_async(lambda: host.status() == psutil.STATUS_STOPPED)
+        await wait_until_async(lambda: host.status() == psutil.STATUS_STOPPED)
         owner.kill()
         owner.wait()
         try:
             found = await examined()
         finally:
             host.kill()
-            await eventually_async(lambda: is_zombie(host))
+            await wait_until_async(lambda: is_zombie(host))
     assert wrong(found) == {"leftover-host"}
     assert f"its owner, process {owner.pid}, is gone" in found["leftover-host"].evidence
     assert str(host.pid) in found["leftover-host"].remedy
@@ -492,7 +492,7 @@ async def test_a_key_that_would_travel_in_the_clear_goes_nowhere(
 ) -> None:
     """The address is one for documentation, and the test fails if it is connected to."""
     connected: list[object] = []
-    monkeypatch.setattr(discovery, "explicit", lambda *told: connected.append(told))
+    monkeypatch.setattr(discovery, "probe_explicit", lambda *told: connected.append(told))
     url = "http://192.0.2.1:5273"
     found = await examined(FOUNDRY_BASE_URL=url, FOUNDRY_API_KEY="geheim")
     assert wrong(found) == {"key-in-the-clear"}
@@ -540,12 +540,12 @@ async def test_a_home_that_cannot_be_used(examined: Examined, file_as_home: Path
 
 @pytest.mark.parametrize(("free_bytes", "expected"), [(4 * GB, "disk-low"), (GB // 2, "disk-full")])
 async def test_little_disk_space(examined: Examined, free_bytes: int, expected: str) -> None:
-    found = await examined(senses={"disk_free": lambda _: free_bytes})
+    found = await examined(probes={"disk_free": lambda _: free_bytes})
     assert wrong(found) == {expected}
 
 
 async def test_little_memory(examined: Examined) -> None:
-    found = await examined(senses={"memory_available": lambda: GB // 2})
+    found = await examined(probes={"memory_available": lambda: GB // 2})
     assert wrong(found) == {"memory-low"}
 
 
@@ -558,7 +558,7 @@ async def test_a_model_that_does_not_fit(
     senses = {"disk_free": lambda _: 10 * GB, "memory_available": lambda: 8 * GB}
     with catalog([large]) as url:
         shared_host(catalog_url=url)
-        found = await examined(quick=False, model="large", senses=senses)
+        found = await examined(quick=False, model="large", probes=senses)
     assert wrong(found) == {"model-exceeds-disk", "model-exceeds-memory"}
     assert "20.0 GB" in found["model-exceeds-disk"].evidence
     assert "foundry-api models pull large" in found["model-not-cached"].remedy
@@ -603,10 +603,10 @@ async def test_the_catalog_is_asked_through_an_own_engine_when_that_is_wanted(
         def options(paths: Paths) -> HostOptions:
             return HostOptions(paths=paths, catalog_url=url)
 
-        found = await examined(online=True, model="no-such", senses={"host_options": options})
+        found = await examined(online=True, model="no-such", probes={"host_options": options})
     assert "catalog-answers" in found
     assert wrong(found) == {"model-unknown"}
-    assert not hosts_of(home)
+    assert not list_hosts(home)
 
 
 async def test_registered_directories_that_vanished_or_changed(
@@ -617,16 +617,16 @@ async def test_registered_directories_that_vanished_or_changed(
     tmp_path: Path,
 ) -> None:
     shared_host()
-    running = shared.status(paths)
+    running = shared.find_endpoint(paths)
     assert running
     assert running.control
     control = ControlClient(transport, running.control)
-    gone = model_directory(tmp_path / "gone")
-    changed = model_directory(tmp_path / "changed")
+    gone = make_model_directory(tmp_path / "gone")
+    changed = make_model_directory(tmp_path / "changed")
     await control.register(gone, "gone")
     await control.register(changed, "changed")
     shutil.rmtree(gone)
-    model_directory(changed, content="other weights")
+    make_model_directory(changed, content="other weights")
     found = await examined()
     assert wrong(found) == {"registered-model-gone", "registered-model-changed"}
     assert str(gone) in found["registered-model-gone"].evidence
@@ -638,7 +638,7 @@ async def test_registered_directories_that_vanished_or_changed(
 async def test_a_damaged_registry_is_told_once(
     examined: Examined, paths: Paths, damage: Callable[[Path], None]
 ) -> None:
-    path = registry_file(paths.create())
+    path = get_registry_path(paths.create())
     path.parent.mkdir(parents=True)
     damage(path)
     found = await examined(quick=False, model="mine")
@@ -651,7 +651,7 @@ async def test_a_registry_that_is_damaged_under_a_shared_engine_is_told_once(
     examined: Examined, paths: Paths, shared_host: Callable[..., psutil.Process]
 ) -> None:
     process = shared_host(models=HostOptions(paths=paths).models)
-    registry_file(paths).write_bytes(b"")
+    get_registry_path(paths).write_bytes(b"")
     found = await examined(quick=False, model="demo")
     assert wrong(found) == {"registry-damaged"}
     assert process.is_running()
@@ -678,7 +678,7 @@ async def test_an_engine_that_does_not_start(examined: Examined, tmp_path: Path)
     environ = {**os.environ, "PYTHONPATH": str(tmp_path / "shim")}
     found = await examined(
         quick=False,
-        senses={"host_options": lambda paths: HostOptions(paths=paths, environ=environ)},
+        probes={"host_options": lambda paths: HostOptions(paths=paths, environ=environ)},
     )
     assert wrong(found) == {"engine-does-not-start"}
     assert "the engine says why" in found["engine-does-not-start"].evidence

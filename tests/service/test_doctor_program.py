@@ -82,17 +82,17 @@ def test_json_counts_the_levels(own_home: Path) -> None:
 
 
 def test_the_token_of_the_shared_engine_is_told_nowhere(own_home: Path) -> None:
-    paths = Paths.of(own_home)
-    shared.up(paths, idle_timeout_s=60)
+    paths = Paths.from_home(own_home)
+    shared.start(paths, idle_timeout_s=60)
     try:
-        known = state.parsed(paths.state_file)
+        known = state.parse_state(paths.state_file)
         assert known
         for arguments in (["--json"], ["--report"], ["-vv"]):
             told = run("doctor", "--quick", *arguments, home=own_home)
             assert known.url in told.stdout
             assert known.token not in told.stdout + told.stderr
     finally:
-        shared.down(paths)
+        shared.stop(paths)
 
 
 @pytest.mark.parametrize("to_file", [True, False])
@@ -194,7 +194,7 @@ def test_a_shared_engine_of_another_version(own_home: Path, copy: Path) -> None:
         assert run("up", home=own_home, PYTHONPATH=str(copy)).returncode == 0
         found = findings("--quick", home=own_home)
     finally:
-        shared.down(Paths.of(own_home))
+        shared.stop(Paths.from_home(own_home))
     told = found["shared-host-of-other-version"]
     assert told["evidence"] == f"it runs foundry-api 0.0.9; this is {__version__}"
     assert "foundry-api down" in told["remedy"]

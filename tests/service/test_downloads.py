@@ -23,7 +23,7 @@ from foundry_api.engine import shared
 from foundry_api.engine.control import ControlClient
 from foundry_api.engine.process import HostOptions
 from foundry_api.storage.paths import Paths
-from service.helpers import eventually_async
+from service.helpers import wait_until_async
 from support.loopback_blobs import RANGE_BYTES, Site, site
 from support.loopback_catalog import ALIAS, VARIANT, catalog, entity
 from support.scripted_model import build, script
@@ -65,26 +65,26 @@ def blobs(files: dict[str, bytes]) -> Iterator[Site]:
 def engine(home: Path, blobs: Site) -> Iterator[None]:
     """A shared engine that downloads from there."""
     with catalog([entity(ALIAS, VARIANT, size_mb=10)]) as url:
-        paths = Paths.of(home)
+        paths = Paths.from_home(home)
         environ = {**os.environ, **blobs.environ}
         options = HostOptions(paths=paths, models=(), catalog_url=url, environ=environ)
-        shared.up(paths, idle_timeout_s=60, options=options)
+        shared.start(paths, idle_timeout_s=60, options=options)
         try:
             yield
         finally:
-            shared.down(paths)
+            shared.stop(paths)
 
 
 @pytest.fixture
 async def client(own_home: Path, blobs: Site) -> AsyncIterator[FoundryAPIClient]:
     with engine(own_home, blobs):
-        async with FoundryAPIClient(home=own_home, retries=0) as client:
+        async with FoundryAPIClient(home=own_home, max_retries=0) as client:
             yield client
 
 
 def cached(home: Path) -> set[str]:
     """The files below the model's directory."""
-    root = Paths.of(home).data / "cache" / "models" / "tests" / f"{VARIANT}-1"
+    root = Paths.from_home(home).data / "cache" / "models" / "tests" / f"{VARIANT}-1"
     return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
 
 
@@ -124,13 +124,13 @@ async def test_leaving_the_stream_stops_the_download(
             if step.percent > 50:
                 break
     blobs.serve_only(1)  # the engine notices at its next report
-    await eventually_async(lambda: ".download.lock" not in cached(own_home))
+    await wait_until_async(lambda: ".download.lock" not in cached(own_home))
 
     assert not (await client.models.list(catalog=True))[0].cached
 
 
 def test_a_download_is_a_plain_iterator_of_the_blocking_client(own_home: Path, blobs: Site) -> None:
-    with engine(own_home, blobs), FoundryClient(home=own_home, retries=0) as client:
+    with engine(own_home, blobs), FoundryClient(home=own_home, max_retries=0) as client:
         percents = [step.percent for step in client.models.stream_download(ALIAS)]
 
         assert percents[-1] == 100.0
@@ -150,15 +150,15 @@ async def test_a_cancelled_download_stops_and_the_next_asks_only_for_what_is_mis
     blobs.serve_only(7)  # the four small files and three parts of the large one
     here: list[float] = []
     task = asyncio.create_task(client.models.download(ALIAS, lambda now: here.append(now.percent)))
-    await eventually_async(lambda: here and here[-1] > 50)
-    await eventually_async(lambda: len([each for each in blobs.asked if each.blob == LARGE]) == 5)
+    await wait_until_async(lambda: here and here[-1] > 50)
+    await wait_until_async(lambda: len([each for each in blobs.asked if each.blob == LARGE]) == 5)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not (await client.models.list(catalog=True))[0].cached
 
     blobs.serve_only(1)  # the engine notices at its next report
-    await eventually_async(lambda: ".download.lock" not in cached(own_home))
+    await wait_until_async(lambda: ".download.lock" not in cached(own_home))
     held = {each for each in blobs.asked if each.blob == LARGE}
     blobs.asked.clear()
     blobs.serve_all()
@@ -223,14 +223,14 @@ async def test_engines_on_one_home_share_one_download(
 
     async def pull(url: str) -> list[float]:
         host = start(catalog_url=url, environ={**os.environ, **blobs.environ})
-        control = (await host.ready()).control
+        control = (await host.wait_ready()).control
         assert control
         return [percent async for percent in ControlClient(transport, control).download(MODEL)]
 
     blobs.serve_only(6)
     with catalog([entity(ALIAS, VARIANT)]) as url:
         first = asyncio.create_task(pull(url))
-        await eventually_async(lambda: len(blobs.asked) > 6)
+        await wait_until_async(lambda: len(blobs.asked) > 6)
         second = asyncio.create_task(pull(url))
         blobs.serve_all()
         assert (await first)[-1] == (await second)[-1] == 100.0
@@ -248,11 +248,11 @@ async def test_two_clients_share_one_download(
             who.models.download(ALIAS, lambda now: progress.update({name: now.percent}))
         )
 
-    async with FoundryAPIClient(home=own_home, retries=0) as other:
+    async with FoundryAPIClient(home=own_home, max_retries=0) as other:
         first = pull(client, "first")
-        await eventually_async(lambda: progress.get("first", 0) > 0)
+        await wait_until_async(lambda: progress.get("first", 0) > 0)
         second = pull(other, "second")
-        await eventually_async(lambda: progress.get("second") == progress["first"])
+        await wait_until_async(lambda: progress.get("second") == progress["first"])
         first.cancel()  # the second one still wants it
         blobs.serve_all()
         await second

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from service.helpers import eventually, eventually_async, hosts_of, start_program
+from service.helpers import list_hosts, start_program, wait_until, wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,8 +63,8 @@ async def test_a_parent_killed_at_any_moment_leaves_nothing(
             )  # waits for nothing: the moment is the test
             parent.kill()
             parent.communicate()
-        await eventually_async(lambda: not hosts_of(home), within_s=10)
-    await start().ready()
+        await wait_until_async(lambda: not list_hosts(home), within_s=10)
+    await start().wait_ready()
 
 
 @posix
@@ -74,7 +74,7 @@ def test_a_parent_that_was_killed_and_is_not_reaped_yet_is_gone(home: Path) -> N
         assert parent.stdout.readline() == "spawned\n"
         assert parent.stdout.readline() == "ready\n"
         parent.kill()  # a zombie until communicate() below
-        eventually(lambda: not hosts_of(home), within_s=10)
+        wait_until(lambda: not list_hosts(home), within_s=10)
         parent.communicate()
 
 
@@ -86,7 +86,7 @@ def test_a_forked_process_that_holds_the_pipe_open_does_not_keep_the_host(home: 
         lines = [parent.stdout.readline() for _ in range(3)]
         forked = psutil.Process(int(lines[2]))
         parent.kill()
-        eventually(lambda: not hosts_of(home), within_s=10)
+        wait_until(lambda: not list_hosts(home), within_s=10)
         forked.kill()
         parent.communicate()
 
@@ -116,7 +116,7 @@ def test_a_program_that_ends_without_closing_leaves_nothing(
 ) -> None:
     with start_program(program(ending), str(home)) as parent:
         _, complaints = parent.communicate(timeout=30)
-    eventually(lambda: not hosts_of(home), within_s=10)
+    wait_until(lambda: not list_hosts(home), within_s=10)
     assert parent.returncode == status
     assert "ResourceWarning" not in complaints
 
@@ -127,12 +127,12 @@ def test_ctrl_c_reaches_the_parent_only_and_leaves_nothing(home: Path) -> None:
     with start_program(program(WAITS), str(home), start_new_session=True) as parent:
         assert parent.stdout
         assert [parent.stdout.readline() for _ in range(2)] == ["spawned\n", "ready\n"]
-        (host,) = hosts_of(home)
+        (host,) = list_hosts(home)
         assert os.getpgid(host.pid) != os.getpgid(parent.pid)
         host.send_signal(signal.SIGINT)  # and if one came all the same, it would not matter
         os.killpg(parent.pid, signal.SIGINT)
         _, complaints = parent.communicate(timeout=30)
-    eventually(lambda: not hosts_of(home), within_s=10)
+    wait_until(lambda: not list_hosts(home), within_s=10)
     assert "KeyboardInterrupt" in complaints
     assert "ResourceWarning" not in complaints
 
@@ -141,23 +141,23 @@ async def test_a_host_ends_with_the_last_reference_to_it(
     home: Path, start: Callable[..., EngineHost]
 ) -> None:
     host = start()
-    await host.ready()
+    await host.wait_ready()
     host._process = None
-    await eventually_async(lambda: not hosts_of(home))
+    await wait_until_async(lambda: not list_hosts(home))
 
 
 async def test_stopping_is_quick_and_idempotent(
     home: Path, start: Callable[..., EngineHost]
 ) -> None:
     host = start()
-    await host.ready()
+    await host.wait_ready()
     began_at = time.monotonic()
-    host.stop()
+    host.close()
     assert time.monotonic() - began_at < 1
-    assert not host.alive
-    assert not hosts_of(home)
-    host.stop()
-    await host.astop()
+    assert not host.is_alive
+    assert not list_hosts(home)
+    host.close()
+    await host.aclose()
 
 
 @posix
@@ -165,10 +165,10 @@ async def test_a_host_that_does_not_listen_is_killed(
     home: Path, start: Callable[..., EngineHost]
 ) -> None:
     host = start()
-    endpoint = await host.ready()
+    endpoint = await host.wait_ready()
     assert endpoint.pid
     os.kill(endpoint.pid, signal.SIGSTOP)
-    await host.astop()
+    await host.aclose()
     assert not psutil.pid_exists(endpoint.pid)
     assert sys.platform != "win32"
-    assert not hosts_of(home)
+    assert not list_hosts(home)

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from foundry_api import FoundryAPIClient, HealthChanged, HealthMonitor, Hysteresis, LimiterSettings
-from foundry_api.engine.process import demo_models
-from service.helpers import eventually_async, hosts_of
+from foundry_api.engine.process import get_demo_models
+from service.helpers import list_hosts, wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,16 +41,16 @@ async def test_an_engine_that_is_killed_is_seen_down_and_up_again(home: Path) ->
             for deaths in (1, 2):
                 # In the middle of a look a death may be healed before the next one.
                 seen = monitor.status
-                await eventually_async(lambda last=seen: monitor.status is not last)  # type: ignore[misc]
-                (host,) = hosts_of(home)
+                await wait_until_async(lambda last=seen: monitor.status is not last)  # type: ignore[misc]
+                (host,) = list_hosts(home)
                 host.kill()
                 psutil.wait_procs([host], timeout=10)
-                await eventually_async(lambda n=deaths: kinds(changes).count("down") == n)  # type: ignore[misc]
+                await wait_until_async(lambda n=deaths: kinds(changes).count("down") == n)  # type: ignore[misc]
                 after = await monitor.wait_until_ready(timeout=WITHIN_S)
                 assert after.restarts == deaths
                 assert after.pid != before.pid
                 assert after.loaded_models == before.loaded_models
-            await eventually_async(lambda: monitor.state == "healthy")
+            await wait_until_async(lambda: monitor.state == "healthy")
             summary = monitor.summary()
     assert all(change.reason for change in changes if change.new == "down")
     assert (summary.outages, summary.restarts) == (2, 2)
@@ -62,8 +62,8 @@ async def test_an_engine_that_is_killed_is_seen_down_and_up_again(home: Path) ->
 async def test_an_engine_that_stands_still_is_seen_down_and_up_again(
     start: Callable[..., EngineHost],
 ) -> None:
-    host = start(models=demo_models())
-    endpoint = await host.ready()
+    host = start(models=get_demo_models())
+    endpoint = await host.wait_ready()
     process = psutil.Process(host.pid)
     async with (
         FoundryAPIClient(endpoint.base_url) as client,
@@ -72,24 +72,24 @@ async def test_an_engine_that_stands_still_is_seen_down_and_up_again(
         await monitor.wait_until_ready(timeout=WITHIN_S)
         process.send_signal(signal.SIGSTOP)
         try:
-            await eventually_async(lambda: monitor.state == "down")
+            await wait_until_async(lambda: monitor.state == "down")
             assert monitor.status is not None
             assert "did not answer within 0.2 s" in monitor.status.detail
         finally:
             process.send_signal(signal.SIGCONT)
-        await eventually_async(lambda: monitor.state == "healthy")
+        await wait_until_async(lambda: monitor.state == "healthy")
         assert monitor.status.restarts == 0
 
 
 async def test_a_look_needs_no_turn_of_a_busy_engine(engine: Endpoint) -> None:
     """The only turn is taken for minutes, and a caller waits for it: looks do not wait behind."""
     async with FoundryAPIClient(
-        engine.base_url, model="scripted", limiter=LimiterSettings(fixed=1)
+        engine.base_url, model="scripted", limiter=LimiterSettings(concurrency=1)
     ) as client:
         async with aclosing(client.stream_complete("say-at-a-crawl", max_tokens=500)) as crawl:
             await anext(crawl)
             queued = asyncio.create_task(client.complete("say-hello"))
-            await eventually_async(lambda: client.limiter.statistics().queued == 1)
+            await wait_until_async(lambda: client.limiter.statistics().queued == 1)
             looks = []
             monitor = HealthMonitor(client, interval=0.2, timeout=0.2, canary_every=1)
             async with aclosing(monitor.samples()) as samples:
@@ -111,12 +111,12 @@ async def test_a_look_needs_no_turn_of_a_busy_engine(engine: Endpoint) -> None:
 async def test_looks_as_fast_as_they_go_take_no_turn_from_callers(engine: Endpoint) -> None:
     async with (
         FoundryAPIClient(
-            engine.base_url, model="scripted", limiter=LimiterSettings(fixed=1)
+            engine.base_url, model="scripted", limiter=LimiterSettings(concurrency=1)
         ) as client,
         HealthMonitor(client, interval=0.002, timeout=0.002, history=10_000) as monitor,
     ):
         answers = [await client.complete("say-hello") for _ in range(20)]
-        await eventually_async(lambda: len(monitor.history) > 20)
+        await wait_until_async(lambda: len(monitor.history) > 20)
     assert {answer.timings.queued_s for answer in answers} == {0.0}
     assert client.limiter.statistics().refused == 0
 
@@ -125,7 +125,7 @@ async def test_what_callers_saw_is_in_the_samples(client: FoundryAPIClient) -> N
     async with HealthMonitor(client, interval=0.05) as monitor:
         await monitor.wait_until_ready(timeout=WITHIN_S)
         await client.complete("say-slowly", max_tokens=20)
-        await eventually_async(lambda: any(sample.traffic.answered for sample in monitor.history))
+        await wait_until_async(lambda: any(sample.traffic.answered for sample in monitor.history))
         summary = monitor.summary()
     (busy,) = [sample.traffic for sample in monitor.history if sample.traffic.answered]
     assert busy.answered == 1
@@ -188,7 +188,7 @@ async def test_the_first_look_does_not_wait_for_the_public_catalog(
     start: Callable[..., EngineHost],
 ) -> None:
     """A new engine's first answer about downloads takes 4 s offline."""
-    endpoint = await start(models=demo_models()).ready()
+    endpoint = await start(models=get_demo_models()).wait_ready()
     async with FoundryAPIClient(endpoint.base_url) as client:
         monitor = HealthMonitor(client, interval=2)
         async with asyncio.timeout(3), monitor:

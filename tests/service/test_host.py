@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from foundry_api.engine.control import ControlClient
-from foundry_api.engine.state import ModelSource, generation_of
+from foundry_api.engine.state import ModelSource, get_service_generation
 from foundry_api.types.errors import (
     InvalidRequest,
     ModelInUse,
@@ -21,7 +21,7 @@ from foundry_api.types.errors import (
 )
 from foundry_api.wire.dialects.detect import detect_service
 from foundry_api.wire.transport import Request, fetch
-from service.helpers import eventually_async, model_directory
+from service.helpers import make_model_directory, wait_until_async
 from support.scripted_model import build, script
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ async def test_it_announces_a_service_of_generation_2_1(
     start: Callable[..., EngineHost], transport: HttpTransport
 ) -> None:
     host = start()
-    endpoint = await host.ready()
+    endpoint = await host.wait_ready()
     status = await detect_service(transport, endpoint.base_url, {}, 10.0)
-    assert (status.service_generation, endpoint.generation) == ("sdk-2.1", "sdk-2.1")
+    assert (status.service_generation, endpoint.service_generation) == ("sdk-2.1", "sdk-2.1")
     assert status.pid == endpoint.pid == host.pid
     assert endpoint.origin == "embedded"
     assert endpoint.sdk_version == "2.2.1"
@@ -60,7 +60,7 @@ async def test_other_users_can_read_neither_its_log_nor_its_directories(
     start: Callable[..., EngineHost], paths: Paths
 ) -> None:
     host = start()
-    await host.ready()
+    await host.wait_ready()
     assert host.log_path
     assert stat.S_IMODE(host.log_path.stat().st_mode) == 0o600
     for directory in (paths.data, paths.logs, paths.state):
@@ -71,7 +71,7 @@ async def test_the_token_is_in_no_argument_and_no_representation(
     start: Callable[..., EngineHost],
 ) -> None:
     host = start()
-    endpoint = await host.ready()
+    endpoint = await host.wait_ready()
     token = control_of(host).token
     assert len(token) >= 32
     assert token not in repr(endpoint)
@@ -96,7 +96,7 @@ async def test_only_the_token_from_the_loopback_gets_in(
     status: int,
 ) -> None:
     host = start()
-    await host.ready()
+    await host.wait_ready()
     control = control_of(host)
     given = {name: value.replace("TOKEN", control.token) for name, value in headers.items()}
     reply = await fetch(transport, Request("GET", f"{control.url}/host", given), timeout_s=10)
@@ -108,34 +108,34 @@ async def test_it_tells_of_itself(
     start: Callable[..., EngineHost], transport: HttpTransport, tmp_path: Path
 ) -> None:
     host = start(models=(ModelSource(str(tmp_path / "nothing"), "broken"),))
-    await host.ready()
+    await host.wait_ready()
     control = ControlClient(transport, control_of(host))
-    told = await control.host()
+    told = await control.get_host_info()
     assert (told.pid, told.owner_pid, told.sdk_version) == (host.pid, os.getpid(), "2.2.1")
     assert 0 <= told.uptime_s < 60
     assert told.log_path == str(host.log_path)
     assert "there is no such directory" in told.problems[0]
-    assert (await control.memory()).rss_bytes > 10 * 2**20
+    assert (await control.get_memory()).rss_bytes > 10 * 2**20
 
 
 async def test_models_come_and_go(
     start: Callable[..., EngineHost], transport: HttpTransport, tmp_path: Path
 ) -> None:
     host = start()
-    await host.ready()
+    await host.wait_ready()
     control = ControlClient(transport, control_of(host))
-    assert await control.local_models() == []
-    directory = model_directory(tmp_path / "model")
+    assert await control.list_local_models() == []
+    directory = make_model_directory(tmp_path / "model")
     registered = await control.register(directory, "mine")
     assert (registered.id, registered.alias, registered.catalog) == ("mine:1", "mine", "local")
     assert (registered.device, registered.context_length) == ("CPU", 512)
     assert registered.cached
     assert not registered.loaded
-    assert await control.local_models() == [registered]
+    assert await control.list_local_models() == [registered]
     with pytest.raises(InvalidRequest, match="registered directory"):
         await control.remove("mine")
     await control.unregister("mine")
-    assert await control.local_models() == []
+    assert await control.list_local_models() == []
     assert directory.is_dir()
 
 
@@ -143,14 +143,14 @@ async def test_mistakes_come_back_as_typed_errors(
     start: Callable[..., EngineHost], transport: HttpTransport, tmp_path: Path
 ) -> None:
     host = start()
-    await host.ready()
+    await host.wait_ready()
     control = ControlClient(transport, control_of(host))
     with pytest.raises(ModelNotFound):
         await control.unregister("nobody/../x")
     with pytest.raises(ModelRegistrationFailed, match="there is no such directory"):
         await control.register(tmp_path / "nothing", "mine")
     with pytest.raises(ModelRegistrationFailed, match="name must match"):
-        await control.register(model_directory(tmp_path / "model"), "no name")
+        await control.register(make_model_directory(tmp_path / "model"), "no name")
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"path": 1}', b"\xff", b"x" * 100_000])
@@ -158,7 +158,7 @@ async def test_bodies_are_checked_and_bounded(
     start: Callable[..., EngineHost], transport: HttpTransport, body: bytes
 ) -> None:
     host = start()
-    await host.ready()
+    await host.wait_ready()
     control = control_of(host)
     headers = {"Authorization": f"Bearer {control.token}"}
     request = Request("POST", f"{control.url}/models", headers, body)
@@ -171,9 +171,9 @@ async def test_it_leaves_when_asked(
     start: Callable[..., EngineHost], transport: HttpTransport
 ) -> None:
     host = start()
-    await host.ready()
+    await host.wait_ready()
     await ControlClient(transport, control_of(host)).shutdown()
-    await eventually_async(lambda: not host.alive)
+    await wait_until_async(lambda: not host.is_alive)
 
 
 async def test_a_registered_model_answers_and_cannot_be_unregistered_while_loaded(
@@ -181,7 +181,7 @@ async def test_a_registered_model_answers_and_cannot_be_unregistered_while_loade
 ) -> None:
     build(tmp_path / "scripted")
     host = start()
-    endpoint = await host.ready()
+    endpoint = await host.wait_ready()
     control = ControlClient(transport, control_of(host))
     await control.register(tmp_path / "scripted", "scripted")
     local = f"{endpoint.base_url}/catalogs/local"
@@ -195,7 +195,7 @@ async def test_a_registered_model_answers_and_cannot_be_unregistered_while_loade
     )
     answer = json.loads((await fetch(transport, request, timeout_s=30)).body)
     assert answer["choices"][0]["message"]["content"] == script("say-hello").text
-    assert (await control.local_models())[0].loaded
+    assert (await control.list_local_models())[0].loaded
     with pytest.raises(ModelInUse, match="loaded"):
         await control.unregister("scripted")
 
@@ -211,14 +211,14 @@ async def test_a_registered_model_answers_and_cannot_be_unregistered_while_loade
     ],
 )
 def test_the_generation_follows_from_the_version(version: str, generation: str) -> None:
-    assert generation_of(version) == generation
+    assert get_service_generation(version) == generation
 
 
 async def test_it_leaves_when_somebody_shuts_its_engine_down(
     start: Callable[..., EngineHost], transport: HttpTransport
 ) -> None:
     host = start()
-    endpoint = await host.ready()
+    endpoint = await host.wait_ready()
     with pytest.raises(ServiceCrashed):  # the engine never answers this one
         await fetch(transport, Request("POST", f"{endpoint.base_url}/shutdown"), timeout_s=10)
-    await eventually_async(lambda: not host.alive)
+    await wait_until_async(lambda: not host.is_alive)

@@ -17,7 +17,7 @@ from foundry_api import (
     UnsupportedFeature,
 )
 from foundry_api.wire.transport import is_loopback
-from service.helpers import eventually_async
+from service.helpers import wait_until_async
 from support.fakes.fake_legacy import LegacyServiceDouble
 from support.fakes.fake_sdk1_server import DoubledModel
 from support.loopback_catalog import VARIANT
@@ -31,7 +31,7 @@ MINI, BROKEN, FAR = f"{VARIANT}:1", "Broken-generic-cpu:1", "Far-away-generic-cp
 
 def client_of(double: LegacyServiceDouble) -> FoundryAPIClient:
     assert is_loopback(double.base_url)
-    return FoundryAPIClient(base_url=double.base_url, model="scripted-mini", retries=0)
+    return FoundryAPIClient(base_url=double.base_url, model="scripted-mini", max_retries=0)
 
 
 @pytest.mark.parametrize("pascal_case", [False, True])
@@ -40,7 +40,7 @@ async def test_a_model_is_loaded_on_first_use_and_answers(pascal_case: bool) -> 
         answers = [await client.complete("say-hello") for _ in range(2)]
         streamed = [chunk async for chunk in client.stream_complete("say-multibyte")]
     assert {answer.content for answer in answers} == {"Hello, world!"}
-    assert (answers[0].model, answers[0].generation) == (MINI, "legacy")
+    assert (answers[0].model, answers[0].service_generation) == (MINI, "legacy")
     assert "".join(chunk.content for chunk in streamed) == script("say-multibyte").text
     assert streamed[-1].finish_reason == "stop"
     assert [load.path for load in double.asked("/openai/load/")] == [f"/openai/load/{MINI}?ttl=600"]
@@ -61,7 +61,7 @@ async def test_leaving_a_stream_frees_the_engine() -> None:
         async for _ in client.stream_complete("say-slowly"):
             assert double.generating == 1
             break
-        await eventually_async(lambda: not double.generating)
+        await wait_until_async(lambda: not double.generating)
 
 
 @pytest.mark.parametrize("name", ["scripted-mini", MINI, MINI.upper(), VARIANT])
@@ -177,11 +177,11 @@ async def test_cancelling_a_download_leaves_it() -> None:
         download = asyncio.ensure_future(
             client.models.download("far-away", lambda step: told.append(step.percent))
         )
-        await eventually_async(lambda: 12.5 in told)
+        await wait_until_async(lambda: 12.5 in told)
         download.cancel()
         with pytest.raises(asyncio.CancelledError):
             await download
-        await eventually_async(lambda: double.downloads_left)
+        await wait_until_async(lambda: double.downloads_left)
 
 
 async def test_a_service_that_goes_away_breaks_a_download_off() -> None:
@@ -191,7 +191,7 @@ async def test_a_service_that_goes_away_breaks_a_download_off() -> None:
         download = asyncio.ensure_future(
             client.models.download("far-away", lambda step: told.append(step.percent))
         )
-        await eventually_async(lambda: 12.5 in told)
+        await wait_until_async(lambda: 12.5 in told)
         await double.stop()
         with pytest.raises(DownloadFailed, match="broke off"):
             await download
@@ -255,6 +255,10 @@ async def test_its_health_is_looked_at_without_the_catalog() -> None:
         await client.complete("say-hello")
         seen = len(double.asked("/foundry/list"))
         health = await client.health_check()
-    assert (health.status, health.generation, health.version) == ("healthy", "legacy", "0.3 to 0.9")
+    assert (health.status, health.service_generation, health.version) == (
+        "healthy",
+        "legacy",
+        "0.3 to 0.9",
+    )
     assert health.loaded_models == (MINI,)
     assert len(double.asked("/foundry/list")) == seen

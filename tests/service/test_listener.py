@@ -15,9 +15,9 @@ import pytest
 
 from foundry_api.cli import main
 from foundry_api.cli.doctor import services
-from foundry_api.cli.doctor.machine import Machine, Senses
+from foundry_api.cli.doctor.machine import DiagnosticContext, Probes
 from foundry_api.engine import discovery
-from foundry_api.engine.listener import other_user
+from foundry_api.engine.listener import find_other_user
 from foundry_api.types.settings import Settings
 from service.fakes import foundry_double
 
@@ -71,8 +71,8 @@ def service_of(uid: int, address: str = "127.0.0.1") -> Iterator[int]:
 
 
 async def services_examined(port: int) -> Sequence[Finding]:
-    async with Machine(Settings(), {}, senses=Senses(ports=(port,))) as machine:
-        return list(await services.examine(machine))
+    async with DiagnosticContext(Settings(), {}, probes=Probes(ports=(port,))) as machine:
+        return list(await services.check_services(machine))
 
 
 @linux_root
@@ -133,9 +133,9 @@ async def test_a_service_of_root_or_of_this_user_is_used(
 def test_the_nearest_listener_counts() -> None:
     """Another user who listens at every address does not get what is for this user's own."""
     with service_of(OTHER_UID, "127.0.0.1") as port:
-        assert other_user(f"http://127.0.0.1:{port}") == f"number {OTHER_UID}"
-        assert other_user(f"http://localhost:{port}") == f"number {OTHER_UID}"
-        assert other_user(f"http://127.0.0.2:{port}") is None
+        assert find_other_user(f"http://127.0.0.1:{port}") == f"number {OTHER_UID}"
+        assert find_other_user(f"http://localhost:{port}") == f"number {OTHER_UID}"
+        assert find_other_user(f"http://127.0.0.2:{port}") is None
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
@@ -147,7 +147,7 @@ def test_ones_own_listener_is_nobody_elses(address: str) -> None:
         pytest.skip("this machine has no IPv6")
     with listener:
         host = f"[{address}]" if ":" in address else address
-        assert other_user(f"http://{host}:{listener.getsockname()[1]}") is None
+        assert find_other_user(f"http://{host}:{listener.getsockname()[1]}") is None
 
 
 def test_where_processes_tell_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,11 +156,11 @@ def test_where_processes_tell_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil.Process, "username", lambda process: f"HOST\\user-{process.pid}")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        assert other_user(url) is None
+        assert find_other_user(url) is None
         names = iter(["HOST\\me", "HOST\\mallory", "HOST\\me", "NT AUTHORITY\\SYSTEM"])
         monkeypatch.setattr(psutil.Process, "username", lambda _process: next(names))
-        assert other_user(url) == "HOST\\mallory"
-        assert other_user(url) is None
+        assert find_other_user(url) == "HOST\\mallory"
+        assert find_other_user(url) is None
 
 
 def test_where_nothing_tells_it_the_service_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,4 +169,4 @@ def test_where_nothing_tells_it_the_service_is_used(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr(psutil, "net_connections", denied)
-    assert other_user("http://127.0.0.1:5273") is None
+    assert find_other_user("http://127.0.0.1:5273") is None

@@ -16,7 +16,7 @@ from foundry_api.types.settings import Settings
 from foundry_api.wire.dialects.detect import detect_service
 from foundry_api.wire.transport import Request, fetch
 from service.fakes import foundry_double, free_port, http_double, service_double
-from service.helpers import DEADLINE_S, eventually_async, gives_up, hosts_of
+from service.helpers import DEADLINE_S, cancel_after, list_hosts, wait_until_async
 from support.fakes.fake_cli010 import Cli010ServiceDouble
 
 if TYPE_CHECKING:
@@ -52,19 +52,19 @@ def locate(
     yield locate
     for locator in made:
         locator.close()
-    shared.down(paths)
+    shared.stop(paths)
 
 
 async def test_with_nothing_there_it_starts_one_host_for_all_who_ask(
     locate: Callable[..., ServiceLocator], home: Path
 ) -> None:
     locator = locate()
-    found = await asyncio.gather(*(locator.endpoint() for _ in range(5)))
+    found = await asyncio.gather(*(locator.get_endpoint() for _ in range(5)))
     assert {endpoint.origin for endpoint in found} == {"embedded"}
-    assert len(hosts_of(home)) == 1
-    assert await locator.endpoint() == await locator.embedded() == found[0]
+    assert len(list_hosts(home)) == 1
+    assert await locator.get_endpoint() == await locator.get_embedded() == found[0]
     await locator.aclose()
-    assert not hosts_of(home)
+    assert not list_hosts(home)
 
 
 async def test_embedded_does_not_look_around(
@@ -73,19 +73,19 @@ async def test_embedded_does_not_look_around(
     async with Cli010ServiceDouble() as double:
         url = double.base_url
         foundry_double(bare_path, server=f"""print('{{"webUrls":["{url}"]}}')""")
-        assert (await locate(service="embedded").endpoint()).origin == "embedded"
+        assert (await locate(service="embedded").get_endpoint()).origin == "embedded"
         locator = locate()
-        assert (await locator.endpoint()).base_url == url
-        assert (await locator.embedded()).origin == "embedded"
+        assert (await locator.get_endpoint()).base_url == url
+        assert (await locator.get_embedded()).origin == "embedded"
 
 
 async def test_the_shared_host_serves_as_the_embedded_one(
     locate: Callable[..., ServiceLocator], paths: Paths, options: HostOptions, home: Path
 ) -> None:
-    endpoint, _ = await asyncio.to_thread(shared.up, paths, options=options)
+    endpoint, _ = await asyncio.to_thread(shared.start, paths, options=options)
     locator = locate()
-    assert await locator.endpoint() == await locator.embedded() == endpoint
-    assert len(hosts_of(home)) == 1
+    assert await locator.get_endpoint() == await locator.get_embedded() == endpoint
+    assert len(list_hosts(home)) == 1
 
 
 async def test_an_explicit_address_is_never_replaced(
@@ -93,8 +93,8 @@ async def test_an_explicit_address_is_never_replaced(
 ) -> None:
     locator = locate(base_url=f"http://127.0.0.1:{free_port()}", service="embedded")
     with pytest.raises(ServiceNotRunning):
-        await locator.endpoint()
-    assert not hosts_of(home)
+        await locator.get_endpoint()
+    assert not list_hosts(home)
 
 
 async def test_what_was_found_is_remembered_until_it_is_forgotten(
@@ -104,22 +104,22 @@ async def test_what_was_found_is_remembered_until_it_is_forgotten(
     async with Cli010ServiceDouble() as double:
         url = double.base_url
         foundry_double(bare_path, server=f"""print('{{"webUrls":["{url}"]}}')""")
-        found = await locator.endpoint()
-    assert await locator.endpoint() == found
-    locator.forget()
-    assert (await locator.endpoint()).origin == "embedded"
+        found = await locator.get_endpoint()
+    assert await locator.get_endpoint() == found
+    locator.invalidate()
+    assert (await locator.get_endpoint()).origin == "embedded"
 
 
 async def test_an_own_host_that_died_is_started_again(
     locate: Callable[..., ServiceLocator],
 ) -> None:
     locator = locate()
-    before = await locator.endpoint()
+    before = await locator.get_endpoint()
     psutil.Process(before.pid).kill()
     host = locator.supervisor.host
     assert host
-    await eventually_async(lambda: not host.alive)
-    after = await locator.endpoint()
+    await wait_until_async(lambda: not host.is_alive)
+    after = await locator.get_endpoint()
     assert after.pid != before.pid
     assert locator.supervisor.restarts == 1
 
@@ -127,12 +127,12 @@ async def test_an_own_host_that_died_is_started_again(
 async def test_a_shared_host_that_went_away_is_replaced_by_an_own_one(
     locate: Callable[..., ServiceLocator], paths: Paths, options: HostOptions
 ) -> None:
-    await asyncio.to_thread(shared.up, paths, options=options)
+    await asyncio.to_thread(shared.start, paths, options=options)
     locator = locate()
-    assert (await locator.endpoint()).origin == "shared"
-    await asyncio.to_thread(shared.down, paths)
-    locator.forget()
-    assert (await locator.endpoint()).origin == "embedded"
+    assert (await locator.get_endpoint()).origin == "shared"
+    await asyncio.to_thread(shared.stop, paths)
+    locator.invalidate()
+    assert (await locator.get_endpoint()).origin == "embedded"
 
 
 async def test_cancelling_the_search_leaves_nothing(
@@ -141,11 +141,11 @@ async def test_cancelling_the_search_leaves_nothing(
     """But for a host that served already when the search was given up: it is kept for the next."""
     locator = locate()
     for after_s in (0.0, 0.05, 0.1, 0.2):
-        await gives_up(after_s, locator.endpoint())
+        await cancel_after(after_s, locator.get_endpoint())
         kept = locator.supervisor.host
-        assert [each.pid for each in hosts_of(home)] == ([kept.pid] if kept else [])
+        assert [each.pid for each in list_hosts(home)] == ([kept.pid] if kept else [])
         await locator.aclose()
-        assert not hosts_of(home)
+        assert not list_hosts(home)
 
 
 async def test_a_host_that_serves_already_is_kept_by_a_search_that_is_given_up(
@@ -160,33 +160,33 @@ async def test_a_host_that_serves_already_is_kept_by_a_search_that_is_given_up(
         return True
 
     with monkeypatch.context() as patch:
-        patch.setattr(discovery, "accepts", accepts)
-        search = asyncio.ensure_future(locator.endpoint())
+        patch.setattr(discovery, "is_open", accepts)
+        search = asyncio.ensure_future(locator.get_endpoint())
         await looked.wait()
         search.cancel()
         await asyncio.wait((search,))
     kept = locator.supervisor.host
     assert kept
-    assert (await locator.endpoint()).pid == kept.pid
+    assert (await locator.get_endpoint()).pid == kept.pid
 
 
 def test_it_serves_one_event_loop_after_another(locate: Callable[..., ServiceLocator]) -> None:
     locator = locate(service="embedded")
-    assert asyncio.run(locator.endpoint()) == asyncio.run(locator.endpoint())
+    assert asyncio.run(locator.get_endpoint()) == asyncio.run(locator.get_endpoint())
 
 
 async def test_an_own_host_whose_engine_was_shut_down_is_replaced(
     locate: Callable[..., ServiceLocator], transport: HttpTransport
 ) -> None:
     locator = locate()
-    before = await locator.endpoint()
+    before = await locator.get_endpoint()
     with pytest.raises(ServiceCrashed):
         await fetch(transport, Request("POST", f"{before.base_url}/shutdown"), timeout_s=10)
     after = before
     async with asyncio.timeout(DEADLINE_S):
         while after == before:  # the engine accepts connections for a moment after its end
-            locator.forget()
-            after = await locator.endpoint()
+            locator.invalidate()
+            after = await locator.get_endpoint()
     assert after.pid != before.pid
     assert (await detect_service(transport, after.base_url, {}, 10)).pid == after.pid
 
@@ -196,5 +196,5 @@ async def test_an_explicit_address_comes_before_an_own_host(
 ) -> None:
     async with http_double(service_double("sdk-2.0")) as url:
         locator = locate(base_url=url)
-        assert (await locator.embedded()).origin == "embedded"
-        assert (await locator.endpoint()).base_url == url
+        assert (await locator.get_embedded()).origin == "embedded"
+        assert (await locator.get_endpoint()).base_url == url

@@ -11,10 +11,10 @@ import onnx
 import pytest
 
 from foundry_api import FoundryAPIClient
-from foundry_api.engine.models.validate import checked, findings
-from foundry_api.engine.process import demo_models
+from foundry_api.engine.models.validate import find_problems, validate
+from foundry_api.engine.process import get_demo_models
 from foundry_api.types.errors import ModelLoadFailed, ModelRegistrationFailed
-from service.helpers import model_directory
+from service.helpers import make_model_directory
 from support.cli_program import run
 from support.scripted_model import build
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    return model_directory(tmp_path / "model")
+    return make_model_directory(tmp_path / "model")
 
 
 def write(name: str, content: str) -> Callable[[Path], object]:
@@ -91,9 +91,9 @@ def pipe(name: str) -> Callable[[Path], object]:
     ],
 )
 def test_what_is_wrong_is_told(directory: Path, spoil: Callable[[Path], object], told: str) -> None:
-    assert findings(directory) == ()
+    assert find_problems(directory) == ()
     spoil(directory)
-    [found] = findings(directory)
+    [found] = find_problems(directory)
     assert told in found
 
 
@@ -112,28 +112,28 @@ def test_what_the_engine_takes_too_is_not_held_against_it(
     directory: Path, spoil: Callable[[Path], object]
 ) -> None:
     spoil(directory)
-    assert findings(directory) == ()
+    assert find_problems(directory) == ()
 
 
 def test_everything_is_told_at_once(directory: Path) -> None:
     (directory / "tokenizer.json").write_text("{}", encoding="utf-8")
     (directory / "model.onnx").unlink()
     with pytest.raises(ModelRegistrationFailed) as caught:
-        checked(directory)
+        validate(directory)
     assert "it has no model.onnx; its tokenizer.json has no model section" in str(caught.value)
     assert f"models add {directory} --check" in caught.value.hint
 
 
 def test_models_that_are_served_have_nothing_wrong(tmp_path: Path) -> None:
     build(tmp_path / "scripted")
-    [demo] = demo_models()
-    assert findings(tmp_path / "scripted") == ()
-    assert findings(type(tmp_path)(demo.path)) == ()
+    [demo] = get_demo_models()
+    assert find_problems(tmp_path / "scripted") == ()
+    assert find_problems(type(tmp_path)(demo.path)) == ()
 
 
 def demo_copy(path: Path, *, name: str, **members: object) -> Path:
     """The demo model with other members in one of its configuration files."""
-    [demo] = demo_models()
+    [demo] = get_demo_models()
     shutil.copytree(demo.path, path)
     file = path / name
     changed = {**json.loads(file.read_text(encoding="utf-8")), **members}
@@ -188,7 +188,7 @@ def test_a_check_finds_what_only_the_engine_refuses(
     own_home: Path, tmp_path: Path, name: str, members: dict[str, object], reason: str
 ) -> None:
     directory = demo_copy(tmp_path / "model", name=name, **members)
-    assert findings(directory) == ()
+    assert find_problems(directory) == ()
     bad = run("models", "add", str(directory), "--check", home=own_home)
     assert bad.returncode == 1
     assert "the engine cannot serve it" in bad.stdout

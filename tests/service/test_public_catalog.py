@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 @pytest.fixture
 def home(own_home: Path) -> Iterator[Path]:
     """A shared engine whose catalog has one model that is cached and one that is not."""
-    paths = Paths.of(own_home).create()
+    paths = Paths.from_home(own_home).create()
     put_into_cache(paths.data / "cache" / "models", VARIANT)
     entities = [entity(ALIAS, VARIANT), entity("far-away", "Far-away-generic-cpu", 3)]
     with catalog(entities) as url:
         options = HostOptions(paths=paths, models=(), catalog_url=url)
-        shared.up(paths, idle_timeout_s=60, options=options)
+        shared.start(paths, idle_timeout_s=60, options=options)
         try:
             yield own_home
         finally:
-            shared.down(paths)
+            shared.stop(paths)
 
 
 async def test_a_public_model_is_found_by_every_name_and_answers(home: Path) -> None:
-    async with FoundryAPIClient(home=home, retries=0) as client:
+    async with FoundryAPIClient(home=home, max_retries=0) as client:
         for name in (ALIAS, VARIANT.lower(), f"{VARIANT}:1"):
             response = await client.complete("say-hello", model=name)
             assert response.content == script("say-hello").text
@@ -50,21 +50,21 @@ async def test_a_public_model_is_found_by_every_name_and_answers(home: Path) -> 
 
 async def test_a_foreign_service_serves_public_models_by_id(home: Path) -> None:
     """Without a control API the alias is not known, only what the service's own routes tell."""
-    running = shared.status(Paths.of(home))
+    running = shared.find_endpoint(Paths.from_home(home))
     assert running is not None
-    async with FoundryAPIClient(running.base_url, retries=0) as client:
+    async with FoundryAPIClient(running.base_url, max_retries=0) as client:
         response = await client.complete("say-hello", model=VARIANT)
         assert response.content == script("say-hello").text
 
 
 async def test_a_model_that_is_not_here_says_how_to_get_it(home: Path) -> None:
-    async with FoundryAPIClient(home=home, retries=0) as client:
+    async with FoundryAPIClient(home=home, max_retries=0) as client:
         with pytest.raises(ModelNotCached, match="foundry-api models pull far-away"):
             await client.complete("say-hello", model="far-away")
 
 
 async def test_a_misspelt_name_brings_the_nearest(home: Path) -> None:
-    async with FoundryAPIClient(home=home, retries=0) as client:
+    async with FoundryAPIClient(home=home, max_retries=0) as client:
         with pytest.raises(ModelNotFound) as caught:
             await client.complete("say-hello", model="scripted-minni")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from foundry_api.engine.control import ControlClient
-from foundry_api.engine.models.directory import ModelFiles, digest
+from foundry_api.engine.models.directory import ModelFiles, compute_digest
 from foundry_api.engine.process import HostOptions
 from foundry_api.engine.state import ModelSource
 from foundry_api.engine.supervisor import EngineHost
@@ -19,7 +19,7 @@ from foundry_api.storage.paths import Paths
 from foundry_api.types.errors import InvalidRequest, ModelRegistrationFailed
 from foundry_api.types.settings import Settings
 from foundry_api.wire.transport import Request, fetch
-from service.helpers import model_directory
+from service.helpers import make_model_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 
 
 async def control_of(host: EngineHost, transport: HttpTransport) -> ControlClient:
-    endpoint = await host.ready()
+    endpoint = await host.wait_ready()
     assert endpoint.control
     return ControlClient(transport, endpoint.control)
 
 
 async def ids(control: ControlClient) -> list[str]:
-    return sorted(model.id for model in await control.local_models())
+    return sorted(model.id for model in await control.list_local_models())
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    return model_directory(tmp_path / "model")
+    return make_model_directory(tmp_path / "model")
 
 
 async def test_the_same_files_are_registered_once(
@@ -63,7 +63,7 @@ async def test_a_relative_path_is_relative_to_the_caller(
 ) -> None:
     """The host works in another directory."""
     here = tmp_path / "here"
-    model_directory(here / "model")
+    make_model_directory(here / "model")
     monkeypatch.chdir(here)
     control = await control_of(start(), transport)
     assert (await control.register(given, "mine")).id == "mine:1"
@@ -77,7 +77,7 @@ async def test_a_home_directory_is_the_callers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     control = await control_of(start(), transport)
-    model_directory(tmp_path / "me" / "model")
+    make_model_directory(tmp_path / "me" / "model")
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "me"))
     assert (await control.register("~/model", "mine")).id == "mine:1"
@@ -96,7 +96,7 @@ async def test_what_is_no_path_is_refused(
 async def test_a_host_takes_no_relative_path(
     start: Callable[..., EngineHost], transport: HttpTransport, directory: Path
 ) -> None:
-    address = (await start().ready()).control
+    address = (await start().wait_ready()).control
     assert address
     request = Request(
         "POST",
@@ -117,12 +117,12 @@ async def test_a_home_may_be_relative(
     monkeypatch.setenv("FOUNDRY_HOME", "home")
     settings = Settings.from_environment()
     assert settings.home == tmp_path / "home"
-    host = EngineHost(HostOptions(paths=Paths.of(settings.home), models=()))
+    host = EngineHost(HostOptions(paths=Paths.from_home(settings.home), models=()))
     try:
         assert await ids(await control_of(host, transport)) == []
         assert Path(host.log_path or "").parent == tmp_path / "home" / "logs"
     finally:
-        host.stop()
+        host.close()
 
 
 def test_directories_of_the_platform_are_absolute(
@@ -131,7 +131,7 @@ def test_directories_of_the_platform_are_absolute(
     monkeypatch.chdir(tmp_path)
     for name in ("XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, "relative")
-    paths = Paths.of()
+    paths = Paths.from_home()
     assert all(path.is_absolute() for path in (paths.data, paths.logs, paths.state, paths.cache))
 
 
@@ -140,10 +140,10 @@ async def test_changed_files_are_a_new_version_and_the_old_one_goes(
 ) -> None:
     sources = (ModelSource(str(directory), "demo"),)
     assert await ids(await control_of(start(models=sources), transport)) == ["demo:1"]
-    model_directory(directory, content="other weights", context_length=1024)
+    make_model_directory(directory, content="other weights", context_length=1024)
     control = await control_of(start(models=sources), transport)
     assert await ids(control) == ["demo:2"]
-    assert (await control.local_models())[0].context_length == 1024
+    assert (await control.list_local_models())[0].context_length == 1024
 
 
 async def test_a_directory_registered_anew_elsewhere_is_a_new_version(
@@ -156,7 +156,7 @@ async def test_a_directory_registered_anew_elsewhere_is_a_new_version(
     assert await ids(control) == ["mine:1", "mine:2"]
     shutil.rmtree(directory)
     shutil.rmtree(copy)
-    moved = model_directory(tmp_path / "moved")
+    moved = make_model_directory(tmp_path / "moved")
     assert (await control.register(moved, "mine")).id == "mine:3"
     assert await ids(control) == ["mine:3"]
 
@@ -179,7 +179,7 @@ async def test_hosts_that_start_at_the_same_instant_on_an_empty_home_agree(
     hosts = [start(models=(ModelSource(str(directory), "demo"),)) for _ in range(3)]
     controls = await asyncio.gather(*(control_of(host, transport) for host in hosts))
     for control in controls:
-        assert (await control.host()).problems == ()
+        assert (await control.get_host_info()).problems == ()
         assert await ids(control) == ["demo:1"]
 
 
@@ -188,7 +188,7 @@ async def test_hosts_that_replace_a_model_at_the_same_instant_agree(
 ) -> None:
     controls = [await control_of(start(), transport) for _ in range(2)]
     await controls[0].register(directory, "demo")
-    model_directory(directory, content="other weights")
+    make_model_directory(directory, content="other weights")
     registered = await asyncio.gather(
         *(control.register(directory, "demo") for control in controls)
     )
@@ -258,11 +258,11 @@ async def test_a_model_whose_configuration_names_tool_markers_is_listed_as_calli
 
 
 def test_the_digest_follows_the_files(directory: Path, tmp_path: Path) -> None:
-    first = digest(directory)
-    assert first == digest(shutil.copytree(directory, tmp_path / "copy"))
+    first = compute_digest(directory)
+    assert first == compute_digest(shutil.copytree(directory, tmp_path / "copy"))
     (directory / "model.onnx").write_text("longer than before", encoding="utf-8")
-    assert first != digest(directory)
-    assert digest(tmp_path / "nothing") is None
+    assert first != compute_digest(directory)
+    assert compute_digest(tmp_path / "nothing") is None
 
 
 def configure(path: Path, text: str) -> None:

@@ -32,7 +32,7 @@ from foundry_api.storage.paths import Paths
 from foundry_api.types import errors
 from foundry_api.types.messages import ChatRequest, Message
 from foundry_api.wire.http import HttpTransport
-from service.helpers import ROOT, eventually_async
+from service.helpers import ROOT, wait_until_async
 from support.cli_program import run as run_command
 from support.scripted_model import build, script
 
@@ -49,7 +49,7 @@ import asyncio, sys
 from foundry_api import FoundryAPIClient
 
 async def main():
-    async with FoundryAPIClient(model="one", retries=0) as client:
+    async with FoundryAPIClient(model="one", max_retries=0) as client:
         chunks = client.stream_complete("say-slowly", max_tokens=int(sys.argv[1]), timeout=60)
         print((await anext(chunks)).content, flush=True)
         async for chunk in chunks:
@@ -88,10 +88,10 @@ def engine_home(home: Path, tmp_path: Path) -> Iterator[Path]:
     directory.mkdir()
     build(directory)
     models = tuple(ModelSource(path=str(directory), alias=name) for name in NAMES)
-    paths = Paths.of(home)
-    shared.up(paths, idle_timeout_s=120, options=HostOptions(paths=paths, models=models))
+    paths = Paths.from_home(home)
+    shared.start(paths, idle_timeout_s=120, options=HostOptions(paths=paths, models=models))
     yield home
-    shared.down(paths)
+    shared.stop(paths)
 
 
 @contextlib.contextmanager
@@ -126,7 +126,7 @@ async def opened(
     async with FoundryAPIClient(
         home=home,
         model="one",
-        retries=0,
+        max_retries=0,
         listeners=[heard.append],
         **options,  # type: ignore[arg-type]
     ) as client:
@@ -169,10 +169,10 @@ async def test_fifty_calls_are_answered_whole_before_their_model_leaves(engine_h
     async with opened(engine_home, events, limiter=limits) as client:
         await client.models.load("one")
         calls = [asyncio.create_task(client.complete("say-long", timeout=60)) for _ in range(50)]
-        uses = (await client._backend.route("one"))[0].memory.uses_of("one:1")
-        await eventually_async(lambda: uses.calls == 50)
+        uses = (await client._backend.route("one"))[0].memory.usage("one:1")
+        await wait_until_async(lambda: uses.calls == 50)
         unloading = asyncio.create_task(client.models.unload("one", drain=60))
-        await eventually_async(lambda: not client.services[0].connection.loaded)  # type: ignore[union-attr]
+        await wait_until_async(lambda: not client.services[0].connection.loaded)  # type: ignore[union-attr]
         later = [asyncio.create_task(client.complete("say-hello")) for _ in range(5)]
         await unloading
         answers = [answer.content for answer in await asyncio.gather(*calls, *later)]
@@ -338,9 +338,9 @@ async def test_a_budget_heeds_what_another_program_uses(engine_home: Path, tmp_p
 
 async def test_an_idle_model_leaves_and_comes_back(engine_home: Path) -> None:
     events: list[Event] = []
-    async with opened(engine_home, events, residency=ModelResidency(idle_timeout_s=0.3)) as client:
+    async with opened(engine_home, events, residency=ModelResidency(keep_alive_s=0.3)) as client:
         await client.complete("say-hello")
-        await eventually_async(lambda: any(isinstance(event, ModelUnloaded) for event in events))
+        await wait_until_async(lambda: any(isinstance(event, ModelUnloaded) for event in events))
         assert await inside(client) == set()
         assert (await client.complete("say-hello")).content == script("say-hello").text
 
@@ -360,7 +360,7 @@ async def test_several_are_loaded_and_one_is_swapped(engine_home: Path) -> None:
 async def test_a_damaged_file_of_uses_is_never_what_a_call_fails_of(
     engine_home: Path, damage: str
 ) -> None:
-    path = Paths.of(engine_home).uses_file
+    path = Paths.from_home(engine_home).usage_file
     if damage == "garbage":
         path.write_bytes(b"no database " * 400)
     else:
@@ -375,7 +375,7 @@ async def test_an_engine_of_ones_own_is_agreed_on_with_nobody(home: Path) -> Non
     async with FoundryAPIClient(home=home, service="embedded") as client:
         await client.models.load("demo")
         await client.models.unload("demo")
-        assert not Paths.of(home).uses_file.exists()
+        assert not Paths.from_home(home).usage_file.exists()
 
 
 def test_the_command_line_loads_swaps_and_unloads(engine_home: Path, tmp_path: Path) -> None:

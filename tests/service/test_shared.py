@@ -18,11 +18,11 @@ import pytest
 from foundry_api.engine import shared, state
 from foundry_api.engine.control import ControlClient
 from foundry_api.engine.process import HostOptions
-from foundry_api.engine.state import Announcement
+from foundry_api.engine.state import HostReady
 from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.types.errors import ConfigurationError, ServiceStartFailed
 from foundry_api.wire.dialects.detect import detect_service
-from service.helpers import eventually, eventually_async, hosts_of, start_program
+from service.helpers import list_hosts, start_program, wait_until, wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,45 +49,45 @@ print(endpoint.pid, before)
 @pytest.fixture
 def stopped(paths: Paths) -> Iterator[None]:
     yield
-    shared.down(paths)
+    shared.stop(paths)
 
 
-def announcement(**changes: object) -> Announcement:
+def announcement(**changes: object) -> HostReady:
     told = {
         "url": "http://127.0.0.1:1",
         "pid": os.getpid(),
         "control_url": "http://127.0.0.1:2",
         "token": "secret",
-        "generation": "sdk-2.1",
+        "service_generation": "sdk-2.1",
         "sdk_version": "2.2.1",
         "log_path": "log",
         "started_at": 1.0,
-        "create_time": state.own_create_time(),
+        "create_time": state.get_own_create_time(),
         **changes,
     }
-    return Announcement(**told)  # type: ignore[arg-type]
+    return HostReady(**told)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("stopped")
 async def test_up_status_down(
     paths: Paths, home: Path, options: HostOptions, transport: HttpTransport
 ) -> None:
-    assert shared.status(paths) is None
-    assert not shared.down(paths)
-    endpoint, before = await asyncio.to_thread(shared.up, paths, options=options)
+    assert shared.find_endpoint(paths) is None
+    assert not shared.stop(paths)
+    endpoint, before = await asyncio.to_thread(shared.start, paths, options=options)
     assert not before
     assert endpoint.origin == "shared"
     assert (await detect_service(transport, endpoint.base_url, {}, 10)).pid == endpoint.pid
-    assert shared.status(paths) == endpoint
-    assert shared.up(paths, options=options) == (endpoint, True)
+    assert shared.find_endpoint(paths) == endpoint
+    assert shared.start(paths, options=options) == (endpoint, True)
     assert endpoint.control
-    told = await ControlClient(transport, endpoint.control).host()
+    told = await ControlClient(transport, endpoint.control).get_host_info()
     assert (told.owner_pid, told.idle_timeout_s) == (None, 1800.0)
-    assert len(hosts_of(home)) == 1
-    assert shared.down(paths)
-    assert not hosts_of(home)
-    assert shared.status(paths) is None
-    assert not shared.down(paths)
+    assert len(list_hosts(home)) == 1
+    assert shared.stop(paths)
+    assert not list_hosts(home)
+    assert shared.find_endpoint(paths) is None
+    assert not shared.stop(paths)
 
 
 @pytest.mark.usefixtures("stopped")
@@ -95,11 +95,11 @@ def test_it_outlives_the_program_that_started_it(home: Path, paths: Paths) -> No
     with start_program(UP, str(home)) as program:
         told, complaints = program.communicate(timeout=60)
     assert complaints == ""
-    running = shared.status(paths)
+    running = shared.find_endpoint(paths)
     assert running
     assert told.split() == [str(running.pid), "False"]
     host = psutil.Process(running.pid)
-    assert shared.status(paths) == running
+    assert shared.find_endpoint(paths) == running
     assert host.is_running()
 
 
@@ -112,60 +112,62 @@ def test_programs_that_call_up_at_the_same_instant_share_one_host(home: Path) ->
             told.append(program.communicate(timeout=60)[0].split())
     assert len({pid for pid, _ in told}) == 1
     assert sorted(before for _, before in told) == ["False", "True", "True"]
-    assert len(hosts_of(home)) == 1
+    assert len(list_hosts(home)) == 1
 
 
 @pytest.mark.usefixtures("stopped")
 @posix
 def test_its_state_is_for_this_user_only(paths: Paths, options: HostOptions) -> None:
-    shared.up(paths, options=options)
+    shared.start(paths, options=options)
     assert stat.S_IMODE(paths.state_file.stat().st_mode) == 0o600
     assert "token" in json.loads(paths.state_file.read_text(encoding="utf-8"))
 
 
 @pytest.mark.usefixtures("stopped")
 def test_it_leaves_when_nobody_used_it(home: Path, paths: Paths, options: HostOptions) -> None:
-    shared.up(paths, idle_timeout_s=0.5, options=options)
-    eventually(lambda: not hosts_of(home))
+    shared.start(paths, idle_timeout_s=0.5, options=options)
+    wait_until(lambda: not list_hosts(home))
     assert not paths.state_file.exists()
 
 
 @pytest.mark.usefixtures("stopped")
 async def test_a_connection_keeps_it(home: Path, paths: Paths, options: HostOptions) -> None:
-    endpoint, _ = await asyncio.to_thread(shared.up, paths, 0.5, options=options)
+    endpoint, _ = await asyncio.to_thread(shared.start, paths, 0.5, options=options)
     port = int(endpoint.base_url.rpartition(":")[2])
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     idle_since = time.monotonic()
-    await eventually_async(lambda: time.monotonic() - idle_since > 1.5)
-    assert hosts_of(home)
+    await wait_until_async(lambda: time.monotonic() - idle_since > 1.5)
+    assert list_hosts(home)
     writer.close()
-    await eventually_async(lambda: not hosts_of(home))
+    await wait_until_async(lambda: not list_hosts(home))
 
 
 @pytest.mark.usefixtures("stopped")
 async def test_leaving_when_asked_removes_the_state(
     paths: Paths, options: HostOptions, transport: HttpTransport
 ) -> None:
-    endpoint, _ = await asyncio.to_thread(shared.up, paths, options=options)
+    endpoint, _ = await asyncio.to_thread(shared.start, paths, options=options)
     assert endpoint.control
     await ControlClient(transport, endpoint.control).shutdown()
-    await eventually_async(lambda: not paths.state_file.exists())
+    await wait_until_async(lambda: not paths.state_file.exists())
 
 
 @pytest.mark.usefixtures("stopped")
 def test_one_that_was_killed_is_replaced(paths: Paths, options: HostOptions) -> None:
-    first, _ = shared.up(paths, options=options)
+    first, _ = shared.start(paths, options=options)
     psutil.Process(first.pid).kill()
-    eventually(lambda: shared.status(paths) is None)
-    second, before = shared.up(paths, options=options)
+    wait_until(lambda: shared.find_endpoint(paths) is None)
+    second, before = shared.start(paths, options=options)
     assert not before
     assert second.pid != first.pid
 
 
 def test_a_failed_start_leaves_no_state(paths: Paths, tmp_path: Path) -> None:
     with pytest.raises(ServiceStartFailed):
-        shared.up(paths, options=HostOptions(paths=paths, models=(), python=str(tmp_path / "no")))
-    assert shared.status(paths) is None
+        shared.start(
+            paths, options=HostOptions(paths=paths, models=(), python=str(tmp_path / "no"))
+        )
+    assert shared.find_endpoint(paths) is None
     assert not paths.state_file.exists()
 
 
@@ -184,22 +186,22 @@ def test_a_failed_start_leaves_no_state(paths: Paths, tmp_path: Path) -> None:
 )
 def test_garbage_is_no_state(paths: Paths, content: bytes) -> None:
     paths.create().state_file.write_bytes(content)
-    assert state.read(paths.state_file) is None
-    assert not shared.down(paths)
+    assert state.read_state(paths.state_file) is None
+    assert not shared.stop(paths)
     assert not paths.state_file.exists()
 
 
 @posix
 def test_a_pipe_is_no_state_and_nobody_waits_for_it(paths: Paths) -> None:
     os.mkfifo(paths.create().state_file)
-    assert state.read(paths.state_file) is None
-    assert not shared.down(paths)
+    assert state.read_state(paths.state_file) is None
+    assert not shared.stop(paths)
     assert not paths.state_file.exists()
 
 
 def test_a_directory_in_place_of_the_state_is_named(paths: Paths, options: HostOptions) -> None:
     paths.create().state_file.mkdir()
-    for work in (lambda: shared.down(paths), lambda: shared.up(paths, options=options)):
+    for work in (lambda: shared.stop(paths), lambda: shared.start(paths, options=options)):
         with pytest.raises(ConfigurationError, match=re.escape(str(paths.state_file))):
             work()
 
@@ -208,26 +210,26 @@ def test_a_directory_in_place_of_the_state_is_named(paths: Paths, options: HostO
     "changes", [{"pid": 2**22 + 1}, {"create_time": 1.0}, {"pid": -1}, {"pid": 2**70}]
 )
 def test_the_state_of_a_dead_host_is_no_state(paths: Paths, changes: dict[str, object]) -> None:
-    state.write(paths.create().state_file, announcement())
+    state.write_state(paths.create().state_file, announcement())
     told = json.loads(paths.state_file.read_bytes())
     paths.state_file.write_text(json.dumps({**told, **changes}), encoding="utf-8")
-    assert state.read(paths.state_file) is None
+    assert state.read_state(paths.state_file) is None
 
 
 def test_a_host_removes_only_its_own_state(paths: Paths) -> None:
-    state.write(paths.create().state_file, announcement())
-    assert state.read(paths.state_file) == announcement()
-    state.remove(paths.state_file, pid=1)
+    state.write_state(paths.create().state_file, announcement())
+    assert state.read_state(paths.state_file) == announcement()
+    state.remove_state(paths.state_file, pid=1)
     assert paths.state_file.exists()
-    state.remove(paths.state_file, pid=os.getpid())
+    state.remove_state(paths.state_file, pid=os.getpid())
     assert not paths.state_file.exists()
-    state.remove(paths.state_file, pid=os.getpid())
+    state.remove_state(paths.state_file, pid=os.getpid())
 
 
 def test_a_state_that_cannot_be_written_leaves_no_draft(paths: Paths) -> None:
     paths.create().state_file.mkdir()
     with pytest.raises(OSError, match=r".+"):
-        state.write(paths.state_file, announcement())
+        state.write_state(paths.state_file, announcement())
     assert [entry.name for entry in paths.state.iterdir()] == ["host.json"]
 
 
@@ -251,7 +253,7 @@ def test_a_lock_that_another_up_holds_is_a_failed_start(
     monkeypatch.setattr(shared, "START_TIMEOUT_S", 0)
     monkeypatch.setattr(shared, "LEAVE_TIMEOUT_S", 0)
     with FileLock(paths.create().lock_file, timeout_s=1):
-        for call in (lambda: shared.up(paths, options=options), lambda: shared.down(paths)):
+        for call in (lambda: shared.start(paths, options=options), lambda: shared.stop(paths)):
             with pytest.raises(ServiceStartFailed, match="another process") as failure:
                 call()
             assert "try again" in failure.value.hint
@@ -264,7 +266,7 @@ def test_waiting_for_the_lock_has_an_end(tmp_path: Path) -> None:
         now[0] += seconds
 
     with FileLock(tmp_path / "lock", timeout_s=1):
-        waiting = FileLock(tmp_path / "lock", timeout_s=5, clock=lambda: now[0], sleep=sleep)
+        waiting = FileLock(tmp_path / "lock", timeout_s=5, monotonic=lambda: now[0], sleep=sleep)
         with pytest.raises(LockTimeout, match="for 5 s"):
             waiting.__enter__()
     assert now[0] == pytest.approx(5.0, abs=0.1)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api.engine.models.registry_file import registry_file
+from foundry_api.engine.models.registry_file import get_registry_path
 from foundry_api.engine.process import HostOptions
 from foundry_api.types.errors import ConfigurationError, ServiceStartFailed
-from service.helpers import DAMAGED_REGISTRIES, hosts_of
+from service.helpers import DAMAGED_REGISTRIES, list_hosts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,8 +41,8 @@ def broken(tmp_path: Path, start: Callable[..., EngineHost]) -> Callable[..., En
 
 async def failure(host: EngineHost) -> ServiceStartFailed:
     with pytest.raises(ServiceStartFailed) as caught:
-        await host.ready()
-    assert not host.alive
+        await host.wait_ready()
+    assert not host.is_alive
     assert caught.value.log_path == str(host.log_path)
     return caught.value
 
@@ -61,7 +61,7 @@ async def test_without_the_sdk_the_hint_says_how_to_install_it(
 async def test_a_damaged_list_of_registered_models_is_named_with_its_remedy(
     start: Callable[..., EngineHost], paths: Paths, damage: Callable[[Path], None]
 ) -> None:
-    path = registry_file(paths.create())
+    path = get_registry_path(paths.create())
     path.parent.mkdir(parents=True)
     damage(path)
     error = await failure(start(models=HostOptions(paths=paths).models))
@@ -86,7 +86,7 @@ async def test_a_host_that_hangs_is_ended(broken: Callable[..., EngineHost], hom
     error = await failure(broken("import time; time.sleep(600)", start_timeout_s=0.5))
     assert "within 0.5 s" in error.message
     assert time.monotonic() - began_at < 5
-    assert not hosts_of(home)
+    assert not list_hosts(home)
 
 
 def test_a_home_that_cannot_be_used_is_told(start: Callable[..., EngineHost], home: Path) -> None:
@@ -112,7 +112,7 @@ async def test_modules_of_the_working_directory_do_not_get_in_the_way(
     for name in ("json", "socket", "msgspec", "aiohttp", "foundry_local_sdk"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('not me')", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    assert (await start(python=sys.executable).ready()).pid
+    assert (await start(python=sys.executable).wait_ready()).pid
 
 
 async def test_relative_python_paths_are_those_of_the_caller(
@@ -125,4 +125,4 @@ async def test_relative_python_paths_are_those_of_the_caller(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", "vendored")
     with pytest.raises(ServiceStartFailed, match="the vendored one"):
-        await start(python=sys.executable).ready()
+        await start(python=sys.executable).wait_ready()

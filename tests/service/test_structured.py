@@ -42,18 +42,18 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
     home = tmp_path_factory.mktemp("probed")
     scripts = [Script("say-default", ""), *(Script(word, text) for text, word in KEYWORDS.items())]
     build(home / "model", scripts)
-    paths = Paths.of(home / "home")
+    paths = Paths.from_home(home / "home")
     source = ModelSource(path=str(home / "model"), alias="probed")
-    endpoint, _ = shared.up(
+    endpoint, _ = shared.start(
         paths, idle_timeout_s=600, options=HostOptions(paths=paths, models=(source,))
     )
     yield endpoint
-    shared.down(paths)
+    shared.stop(paths)
 
 
 @pytest.fixture
 async def prober(probed: Endpoint) -> AsyncIterator[FoundryAPIClient]:
-    async with FoundryAPIClient(probed.base_url, model="probed", retries=0) as client:
+    async with FoundryAPIClient(probed.base_url, model="probed", max_retries=0) as client:
         yield client
 
 
@@ -62,7 +62,7 @@ async def said(client: FoundryAPIClient, probe: Probe, text: str) -> tuple[str, 
     bound = completion_tokens(text) + 30
     try:
         answer = await client.complete(
-            KEYWORDS[text], response_model=probe.schema, repairs=0, max_tokens=bound
+            KEYWORDS[text], response_model=probe.schema, max_repairs=0, max_tokens=bound
         )
     except StructuredOutputError as error:
         return error.partial, False
@@ -154,7 +154,7 @@ async def test_multiples_that_are_too_much_for_the_engine_are_only_validated(
     schema = {"type": "number", "multipleOf": factor, "minimum": 0}
     with pytest.raises(StructuredOutputError, match="is not a multiple of") as caught:
         await client.complete(
-            "Give an example.", model="demo", response_model=schema, temperature=0, repairs=0
+            "Give an example.", model="demo", response_model=schema, temperature=0, max_repairs=0
         )
     assert len(caught.value.partial) < 30
 
@@ -203,7 +203,7 @@ async def test_a_refused_answer_is_asked_for_again_with_the_reason(
 async def test_no_more_repairs_are_made_than_were_allowed(client: FoundryAPIClient) -> None:
     asked: list[str] = []
     with pytest.raises(StructuredOutputError) as caught:
-        await client.complete("say-hello", parser=asked.append, validators=[bool], repairs=1)
+        await client.complete("say-hello", parser=asked.append, validators=[bool], max_repairs=1)
     assert asked == [script("say-hello").text] * 2
     assert caught.value.repairs == 1
     assert caught.value.partial == script("say-hello").text
@@ -242,7 +242,7 @@ async def test_a_text_that_the_engine_stumbles_over_is_asked_for_in_the_prompt(
         await client.complete("say-hello", grammar='start: "日本"')
     assert "<state>" not in caught.value.message
     with pytest.raises(StructuredOutputError, match="has to be one of '日本'"):
-        await client.complete("say-hello", choice=["日本"], repairs=0)
+        await client.complete("say-hello", choice=["日本"], max_repairs=0)
 
 
 async def test_a_grammar_is_kept_and_its_text_parsed(client: FoundryAPIClient) -> None:

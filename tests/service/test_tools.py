@@ -42,7 +42,7 @@ async def clock(city: str = "Bern") -> str:
 
 
 async def test_calls_are_made_and_answered(client: FoundryAPIClient) -> None:
-    run = await client.run("call-calculator", [calculate, clock], max_tokens=ENOUGH)
+    run = await client.run_tools("call-calculator", [calculate, clock], max_tokens=ENOUGH)
     assert run.content == "The tool has answered."
     assert [(call.name, call.arguments, call.value) for call in run.calls] == [
         ("calculate", {"expression": "6 * 7"}, "6 * 7 is 42")
@@ -53,7 +53,7 @@ async def test_calls_are_made_and_answered(client: FoundryAPIClient) -> None:
 
 async def test_two_calls_of_one_round_are_both_answered(client: FoundryAPIClient) -> None:
     """The last of the results names the next script."""
-    run = await client.run("call-two-tools", [calculate, clock], max_tokens=ENOUGH)
+    run = await client.run_tools("call-two-tools", [calculate, clock], max_tokens=ENOUGH)
     assert [call.name for call in run.calls] == ["calculate", "clock"]
     assert run.content == "Hello, world!"
 
@@ -63,7 +63,7 @@ async def test_a_call_after_a_result_is_made_too(client: FoundryAPIClient) -> No
         """Tell the time, and send the model to the calculator."""
         return f"{city}: call-calculator"
 
-    run = await client.run("call-two-tools", [calculate, clock], max_tokens=ENOUGH)
+    run = await client.run_tools("call-two-tools", [calculate, clock], max_tokens=ENOUGH)
     assert [(call.name, call.turn) for call in run.calls] == [
         ("calculate", 1),
         ("clock", 1),
@@ -73,9 +73,9 @@ async def test_a_call_after_a_result_is_made_too(client: FoundryAPIClient) -> No
 
 
 async def test_a_run_is_gone_on_with(client: FoundryAPIClient) -> None:
-    first = await client.run("call-calculator", [calculate], max_tokens=ENOUGH)
+    first = await client.run_tools("call-calculator", [calculate], max_tokens=ENOUGH)
     turns = [*first.messages, {"role": "user", "content": "say-json"}]
-    second = await client.run(turns, [calculate], max_tokens=ENOUGH)
+    second = await client.run_tools(turns, [calculate], max_tokens=ENOUGH)
     assert second.content.startswith('{"born"')
     assert len(second.messages) == len(first.messages) + 2
 
@@ -83,7 +83,7 @@ async def test_a_run_is_gone_on_with(client: FoundryAPIClient) -> None:
 async def test_a_stream_of_a_run_has_text_results_and_the_run(client: FoundryAPIClient) -> None:
     kinds: list[str] = []
     calls: list[ToolCall] = []
-    async for piece in client.stream_run("call-after-words", [calculate], max_tokens=ENOUGH):
+    async for piece in client.stream_run_tools("call-after-words", [calculate], max_tokens=ENOUGH):
         if isinstance(piece, Chunk) and piece.tool_calls:
             calls += piece.tool_calls
             kinds.append("call")
@@ -122,7 +122,9 @@ async def test_a_model_that_never_ends_to_call_is_stopped(client: FoundryAPIClie
         return f"{expression}: call-calculator"
 
     with pytest.raises(ToolRoundsExceeded) as caught:
-        await client.run("call-calculator", [calculate, again], max_rounds=3, max_tokens=ENOUGH)
+        await client.run_tools(
+            "call-calculator", [calculate, again], max_turns=3, max_tokens=ENOUGH
+        )
     assert caught.value.run
     assert len(caught.value.run.calls) == 2
 
@@ -151,7 +153,7 @@ async def test_a_cancelled_run_leaves_nothing_behind(client: FoundryAPIClient) -
         await asyncio.Event().wait()
         return expression
 
-    task = asyncio.create_task(client.run("call-calculator", [calculate], max_tokens=ENOUGH))
+    task = asyncio.create_task(client.run_tools("call-calculator", [calculate], max_tokens=ENOUGH))
     await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -164,9 +166,9 @@ async def test_a_model_without_markers_calls_tools_by_its_prompt(tmp_path: Path)
     """2.2.1 refuses tools for it; its prompt tells of them, and its calls come out of its text."""
     build(tmp_path / "plain", markers=False)
     home = Path(os.environ["FOUNDRY_TEST_HOME"])
-    async with FoundryAPIClient(home=home, retries=0) as client:
+    async with FoundryAPIClient(home=home, max_retries=0) as client:
         await client.models.register(tmp_path / "plain", alias="plain")
-        run = await client.run("write-two-hermes", [calculate, clock], model="plain")
+        run = await client.run_tools("write-two-hermes", [calculate, clock], model="plain")
         assert [call.name for call in run.calls] == ["calculate", "clock"]
         assert run.content == "Hello, world!"
         with pytest.raises(ToolMarkersMissing):

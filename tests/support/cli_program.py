@@ -65,13 +65,13 @@ def catalog_engine(home: Path) -> Iterator[None]:
         entity("phi-4-mini", "Phi-4-mini-instruct-generic-cpu", 4),
         entity("far-away", "Far-away-generic-cpu", 3),
     ]
-    paths = Paths.of(home)
+    paths = Paths.from_home(home)
     with catalog(entities) as url:
-        shared.up(paths, idle_timeout_s=60, options=HostOptions(paths=paths, catalog_url=url))
+        shared.start(paths, idle_timeout_s=60, options=HostOptions(paths=paths, catalog_url=url))
         try:
             yield
         finally:
-            shared.down(paths)
+            shared.stop(paths)
 
 
 class Terminal:

@@ -6,13 +6,13 @@ import time
 from typing import TYPE_CHECKING
 
 from foundry_api.core.call import CallContext
-from foundry_api.core.service_pool import Service, Services
+from foundry_api.core.service_pool import ServiceHandle, ServicePool
 from foundry_api.resilience.backoff import Backoff
 from foundry_api.resilience.breaker import BreakerSettings, CircuitBreaker
 from foundry_api.resilience.latency import Latencies
 from foundry_api.resilience.limiter import Limiter
 from foundry_api.resilience.retry import Retry, RetryBudget
-from foundry_api.types.events import Events
+from foundry_api.types.events import EventBus
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -25,14 +25,14 @@ def service_of(
     name: str,
     connect: Callable[[], Coroutine[None, None, Connection]],
     forget: Callable[[], None],
-) -> Service:
+) -> ServiceHandle:
     """A service whose breaker stays out of the way."""
     breaker = CircuitBreaker(BreakerSettings(window_calls=1000, minimum_calls=1000))
-    return Service(name, connect, forget, breaker, Limiter())
+    return ServiceHandle(name, connect, forget, breaker, Limiter())
 
 
 def tools_of(
-    *services: Service,
+    *services: ServiceHandle,
     retries: int,
     sleep: Callable[[float], Awaitable[None]],
     clock: Callable[[], float] = time.perf_counter,
@@ -41,9 +41,9 @@ def tools_of(
     """What the calls of a client share, with a backoff that is not random: 0.1, 0.2, 0.4 s."""
     backoff = Backoff(0.1, 5.0, uniform=lambda _, high: high)
     return CallContext(
-        services=Services(services, lambda: services[0]),
+        services=ServicePool(services, lambda: services[0]),
         retry=Retry(retries, backoff, RetryBudget(), sleep),
-        events=Events(listener),
+        events=EventBus(listener),
         latencies=Latencies(),
         closed=lambda: False,
         clock=clock,

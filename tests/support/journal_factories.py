@@ -31,7 +31,7 @@ def options_of(directory: Path, output: str = "answers.jsonl", **others: Any) ->
 
 
 def opened(options: BatchOptions, **others: Any) -> Journal:
-    return Journal.open(options, **{"fingerprint": FINGERPRINT, "asked": ASKED, **others})
+    return Journal.open(options, **{"fingerprint": FINGERPRINT, "request_digest": ASKED, **others})
 
 
 def answer(index: int, text: str = "", **others: Any) -> BatchLineResult:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.core.service_pool import Service
+from foundry_api.core.service_pool import ServiceHandle
 from foundry_api.engine.endpoint import Endpoint
 from foundry_api.monitor.types import HealthSample
 from foundry_api.resilience.breaker import CircuitBreaker
 from foundry_api.resilience.limiter import Limiter, LimiterSettings
 from foundry_api.types.errors import ServiceNotRunning
-from foundry_api.types.events import Events
+from foundry_api.types.events import EventBus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,9 +105,9 @@ class WatchedService:
 
     def __init__(self, limits: LimiterSettings | None = None) -> None:
         self.transport = ScriptedTransport()
-        self.events = Events()
+        self.events = EventBus()
         self.connect_s = 0.0
-        self.service = Service(
+        self.service = ServiceHandle(
             "the service",
             self._connect,
             lambda: None,
@@ -116,7 +116,7 @@ class WatchedService:
         )
 
     @property
-    def services(self) -> tuple[Service, ...]:
+    def services(self) -> tuple[ServiceHandle, ...]:
         return (self.service,)
 
     async def _connect(self) -> Any:
@@ -126,6 +126,6 @@ class WatchedService:
         if not self.transport.up:
             raise ServiceNotRunning("nothing is there")
         endpoint = Endpoint(
-            base_url=URL, generation="sdk-2.1", origin="explicit", pid=self.transport.pid
+            base_url=URL, service_generation="sdk-2.1", origin="explicit", pid=self.transport.pid
         )
         return Connection(endpoint, self.transport, {}, None)

@@ -32,9 +32,9 @@ from foundry_api import (
     Canary,
     CatalogListing,
     ChatOptions,
-    CheckedOptions,
     Chunk,
     Completion,
+    CompletionOptions,
     ConfigurationError,
     ContextOverflow,
     DownloadProgress,
@@ -44,7 +44,6 @@ from foundry_api import (
     FoundryAPIClient,
     FoundryClient,
     FoundryError,
-    Generation,
     HealthChanged,
     HealthMonitor,
     HealthSample,
@@ -64,6 +63,7 @@ from foundry_api import (
     ModelResidency,
     ModelUnloaded,
     ModelUser,
+    ReadTimeout,
     Request,
     Response,
     ResponseCache,
@@ -71,12 +71,12 @@ from foundry_api import (
     ResponseHead,
     ResponseItem,
     Role,
-    RunOptions,
     ServiceError,
+    ServiceGeneration,
     Settings,
-    SilenceTimeout,
     SqliteCache,
     StreamInterrupted,
+    StructuredOptions,
     StructuredOutputError,
     SyncConversation,
     SyncModels,
@@ -96,7 +96,7 @@ from foundry_api import (
     deadline,
     tool,
 )
-from foundry_api.testing import Cut, Failure, FakeService, Silence, ToolCalls, no_sleep
+from foundry_api.testing import Disconnect, ErrorReply, FakeService, Stall, ToolCalls, skip_sleeps
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable
@@ -143,7 +143,7 @@ class Person:
 
 async def extract(client: FoundryAPIClient, letter: str) -> str:
     """What an answer is made into has its type."""
-    person = await client.complete(letter, response_model=Person, repairs=1)
+    person = await client.complete(letter, response_model=Person, max_repairs=1)
     assert_type(person.parsed, Person)
     people = await client.complete(letter, response_model=list[Person], validators=[len])
     assert_type(people.parsed, list[Person])
@@ -157,7 +157,10 @@ async def extract(client: FoundryAPIClient, letter: str) -> str:
     assert_type(number.parsed, int)
     text = await client.complete(letter, grammar="start: /[0-9]+/")
     assert_type(text.parsed, str)
-    options: CheckedOptions[Person] = {"validators": [lambda each: each.age < 150], "repairs": 3}
+    options: StructuredOptions[Person] = {
+        "validators": [lambda each: each.age < 150],
+        "max_repairs": 3,
+    }
     checked = await client.chat([Message("user", letter)], response_model=Person, **options)
     nothing = await client.complete(letter, validators=[str.isascii])
     assert_type(nothing.parsed, None)
@@ -220,7 +223,7 @@ async def careful(client: FoundryAPIClient) -> str:
     except InvalidRequest as error:
         assert_type(error.field, str | None)
         told = error.hint
-    except (StreamInterrupted, SilenceTimeout) as error:
+    except (StreamInterrupted, ReadTimeout) as error:
         told = error.partial
     except CallTimeout as error:
         told = f"{error.limit_s:.1f}"
@@ -269,10 +272,10 @@ async def clock(city: str) -> str:
 async def with_tools(client: FoundryAPIClient) -> ToolRun:
     """Plain functions, coroutine functions, definitions and OpenAI's form are tools."""
     assert_type(clock, Tool)
-    options: RunOptions = {"model": "phi-4-mini", "tool_choice": "required", "deadline": 20}
+    options: CompletionOptions = {"model": "phi-4-mini", "tool_choice": "required", "deadline": 20}
     try:
-        run = await client.run(
-            "How late is it?", [calculate, clock, rate, rate_again], max_rounds=4, **options
+        run = await client.run_tools(
+            "How late is it?", [calculate, clock, rate, rate_again], max_turns=4, **options
         )
     except ToolRoundsExceeded as error:
         if error.run is None:
@@ -285,11 +288,11 @@ async def with_tools(client: FoundryAPIClient) -> ToolRun:
         raise SystemExit(error.hint) from error
     assert_type(run.completion, Completion[None])
     told = [(each.name, each.arguments, each.value, each.error, each.turn) for each in run.calls]
-    return await client.run([*run.messages, Message("user", f"{told}?")], [calculate])
+    return await client.run_tools([*run.messages, Message("user", f"{told}?")], [calculate])
 
 
 async def with_tools_as_a_stream(client: FoundryAPIClient) -> str:
-    async for piece in client.stream_run("How late is it?", [clock], on_error="raise"):
+    async for piece in client.stream_run_tools("How late is it?", [clock], on_error="raise"):
         if isinstance(piece, ToolRun):
             return piece.content
         if isinstance(piece, ToolResult):
@@ -307,8 +310,8 @@ async def with_calls_by_hand(client: FoundryAPIClient) -> tuple[ToolCall, ...]:
 
 
 async def misused_tools(client: FoundryAPIClient) -> None:
-    await client.run("How late is it?", [clock], on_error="ignore")  # type: ignore[arg-type]
-    await client.run("How late is it?", [clock], tools=[clock])  # type: ignore[misc]
+    await client.run_tools("How late is it?", [clock], on_error="ignore")  # type: ignore[arg-type]
+    await client.run_tools("How late is it?", [clock], tools=[clock])  # type: ignore[misc]
 
 
 async def many(client: FoundryAPIClient, prompts: list[str]) -> list[Completion]:
@@ -356,7 +359,7 @@ async def watched(client: FoundryAPIClient, webhook: str) -> str:
 
 async def manage(client: FoundryAPIClient) -> list[str]:
     await client.models.download("phi-4-mini", print)
-    await client.models.download("phi-4-mini", lambda now: print(now.left_s), stall_s=60)  # noqa: T201 - as above
+    await client.models.download("phi-4-mini", lambda now: print(now.remaining_s), stall_s=60)  # noqa: T201 - as above
     listing: CatalogListing = await client.models.catalog(refresh=True)
     assert_type(listing.models, tuple[Model, ...])
     freed: int = await client.models.remove("phi-4-mini")
@@ -370,14 +373,14 @@ def facts(response: Completion) -> tuple[int, list[str], bytes]:
     assert_type(response.usage, Usage)
     assert_type(response.attempts, tuple[AttemptRecord, ...])
     reason: FinishReason = response.finish_reason
-    generation: Generation = response.generation
+    generation: ServiceGeneration = response.service_generation
     causes = [str(attempt.error) for attempt in response.attempts if attempt.error]
     return response.usage.total_tokens, [reason, generation, *causes], b"\n".join(response.raw)
 
 
 def configured() -> FoundryAPIClient:
     version: str = __version__
-    settings = Settings(model="demo", timeout_s=5.0, retries=0, service="embedded")
+    settings = Settings(model="demo", timeout_s=5.0, max_retries=0, service="embedded")
     try:
         return FoundryAPIClient(settings=settings)
     except ConfigurationError:
@@ -395,7 +398,7 @@ async def guarded(urls: list[str]) -> str:
         base_urls=urls,
         timeout="auto",
         deadline=60,
-        limiter=LimiterSettings(fixed=4, queue=100),
+        limiter=LimiterSettings(concurrency=4, queue=100),
         breaker=BreakerSettings(failure_rate=0.3),
         listeners=[hear, CallLog(logging.getLogger("calls"), json=True)],
     )
@@ -407,12 +410,12 @@ async def guarded(urls: list[str]) -> str:
     limit: int = client.limiter.statistics().limit
     for series in client.metrics.snapshot().series:
         assert_type(series.time_to_first_token_s.quantile(0.95), float)
-    return f"{state} {limit} {client.metrics.prometheus()}"
+    return f"{state} {limit} {client.metrics.to_prometheus()}"
 
 
 async def kept(client: FoundryAPIClient) -> Model:
     """Which models are in memory, and who uses them."""
-    FoundryAPIClient(residency=ModelResidency(idle_timeout_s=600, memory_budget_mb=8000))
+    FoundryAPIClient(residency=ModelResidency(keep_alive_s=600, memory_budget_mb=8000))
     client.events.subscribe(print, ModelLoaded, ModelUnloaded)
     await client.models.ensure_loaded(["phi-4-mini", "demo"])
     for user in await client.models.users("demo"):
@@ -432,7 +435,7 @@ def blocking(urls: list[str], letter: str) -> list[str]:
     with FoundryClient(base_urls=urls, timeout="auto", deadline=60) as client:
         answer = client.complete("Hello", model=["phi-4-mini", "demo"], max_tokens=5)
         assert_type(answer, Completion[None])
-        person = client.complete(letter, response_model=Person, repairs=1)
+        person = client.complete(letter, response_model=Person, max_repairs=1)
         assert_type(person.parsed, Person)
         verdict = client.chat([{"role": "user", "content": letter}], choice=["yes", "no"])
         assert_type(verdict.parsed, str)
@@ -457,10 +460,14 @@ def blocking(urls: list[str], letter: str) -> list[str]:
 
 async def tested() -> None:
     async with FakeService(
-        "Hello", ToolCalls([("clock", {"city": "Bern"})]), Failure(503), Cut(after="Hel"), Silence()
+        "Hello",
+        ToolCalls([("clock", {"city": "Bern"})]),
+        ErrorReply(503),
+        Disconnect(after="Hel"),
+        Stall(),
     ) as service:
         client = FoundryAPIClient(service.base_url, model="fake")
-        with no_sleep() as waits:
+        with skip_sleeps() as waits:
             await client.complete("Hi")
         assert_type(waits, list[float])
         assert_type(service.requests, list[dict[str, Any]])

@@ -20,9 +20,9 @@ IGNORED = -100
 TOKENS_PER_BATCH = 2048
 POOL_SIZE = 512
 LONG_SHARE = 0.06
-LONGEST_QUESTION_WORDS = 1200
+MAX_QUESTION_WORDS = 1200
 CUT_LENGTH = 8
-LONGEST_UNCUT = 16
+MAX_UNCUT = 16
 HONEST_CUT_SHARE = 0.9
 
 Row = tuple[list[int], list[int]]
@@ -53,7 +53,7 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         while True:
             pool = self.encode([self._conversations.draw() for _ in range(POOL_SIZE)])
-            groups = list(_by_length(pool))
+            groups = list(_sort_by_length(pool))
             self._rng.shuffle(groups)
             for group in groups:
                 if self._rng.random() < LONG_SHARE:
@@ -66,7 +66,7 @@ class Batches:
             text
             for messages in conversations
             for message in messages
-            for text, _ in segments_of(message)
+            for text, _ in split_segments(message)
         ]
         encoded = iter(self._tokenizer(contents, add_special_tokens=False)["input_ids"])
         return [self._row(messages, encoded) for messages in conversations]
@@ -78,7 +78,7 @@ class Batches:
             ids.append(self._roles[message["role"]])
             labels.append(IGNORED)
             started, is_learned = len(ids), False
-            for _, is_learned in segments_of(message):
+            for _, is_learned in split_segments(message):
                 content = next(encoded)
                 ids += content
                 labels += content if is_learned else [IGNORED] * len(content)
@@ -100,13 +100,13 @@ class Batches:
         A short one, such as that to a sum, has what matters at its end and stays whole.
         """
         share = HONEST_CUT_SHARE if honest and self.cut_share else self.cut_share
-        if length > LONGEST_UNCUT and self._rng.random() < share:
+        if length > MAX_UNCUT and self._rng.random() < share:
             return length - CUT_LENGTH
         return 0
 
     def _long_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """A very long question with its whole answer, so that such an answer ends too."""
-        words = self._rng.randint(100, LONGEST_QUESTION_WORDS)
+        words = self._rng.randint(100, MAX_QUESTION_WORDS)
         share, self.cut_share = self.cut_share, 0.0
         row = self.encode([self._conversations.draw_long(words)])
         self.cut_share = share
@@ -119,7 +119,7 @@ class Batches:
         return torch.tensor(ids), torch.tensor(labels)
 
 
-def segments_of(message: Message) -> tuple[tuple[str, bool], ...]:
+def split_segments(message: Message) -> tuple[tuple[str, bool], ...]:
     """The texts that a message consists of, and which of them are to be learned."""
     if "segments" in message:
         return message["segments"]
@@ -127,7 +127,7 @@ def segments_of(message: Message) -> tuple[tuple[str, bool], ...]:
     return ((text, bool(message["role"] == "assistant" and text)),)
 
 
-def _by_length(rows: list[Row]) -> Iterator[list[Row]]:
+def _sort_by_length(rows: list[Row]) -> Iterator[list[Row]]:
     group: list[Row] = []
     for row in sorted(rows, key=lambda row: len(row[0])):
         if group and (len(group) + 1) * len(row[0]) > TOKENS_PER_BATCH:

@@ -22,12 +22,12 @@ def main() -> None:
     arguments = parser.parse_args()
     split = [part.rpartition("=") for part in arguments.parts]
     parts = [(Path(folder), float(share)) for folder, _, share in split]
-    blended(parts).save_pretrained(arguments.output)
+    blend_models(parts).save_pretrained(arguments.output)
     for name in TOKENIZER_FILES:
         shutil.copyfile(parts[0][0] / name, arguments.output / name)
 
 
-def blended(parts: list[tuple[Path, float]]) -> LlamaForCausalLM:
+def blend_models(parts: list[tuple[Path, float]]) -> LlamaForCausalLM:
     """The model whose weights are the weighted mean of the parts'."""
     models = [(LlamaForCausalLM.from_pretrained(folder), share) for folder, share in parts]
     states = [(model.state_dict(), share) for model, share in models]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from corpus import HONEST, Corpus, held_out_questions, normalized
-from exchanges import Exchange, Exchanges, first_sentence
+from corpus import HONEST, Corpus, load_held_out_questions, normalize
+from exchanges import Exchange, Exchanges, get_first_sentence
 from json_exchanges import JsonExchanges
-from phrasing import Phrasing
-from protocol import FRAME, call_text, protocol
+from phrasing import Paraphraser
+from protocol import FRAME, format_calls, make_system_message
 from tool_exchanges import ToolExchange, ToolExchanges
 
 if TYPE_CHECKING:
@@ -22,16 +22,16 @@ Message = dict[str, Any]
 
 NOTHING_MORE = "That is all I was taught about it. Ask me about something else."
 MORE_OF_WHAT = "About what? Ask me, for example, about local AI, quantum computing or black holes."
-NOTHING_SAID = "I have not said anything yet. What would you like to know?"
+NO_HISTORY = "I have not said anything yet. What would you like to know?"
 NAME_UNKNOWN = "You have not told me your name yet."
 ANOTHER_JOKE = "joke: computers"
-LONGEST_REPEAT = 400
+MAX_REPEAT = 400
 FOLLOW_UPS = 0.6
 FOLLOW_UPS_FROM_NOTHING = 0.08
 TOOL_QUESTIONS = 0.62
 TOOL_TURNS = ((1, 2, 3, 4), (0.45, 0.3, 0.15, 0.1))
 DRILL_TURNS = (1, 12)
-JSON_AFTER_OTHERS = 0.08
+JSON_FOLLOW_UP_SHARE = 0.08
 JSON_SYSTEM = 0.35
 REFUSED = (
     "This answer was refused:\n- $: it is not what was asked for\n"
@@ -58,11 +58,11 @@ class Conversations:
     def __init__(self, corpus: Corpus, rng: random.Random) -> None:
         self._corpus = corpus
         self._rng = rng
-        self._phrasing = Phrasing(corpus, rng)
+        self._phrasing = Paraphraser(corpus, rng)
         self.exchanges = Exchanges(corpus, rng, self._phrasing)
         self.tool_exchanges = ToolExchanges(corpus, rng, self._phrasing)
         self.json_exchanges = JsonExchanges(corpus, rng, self.exchanges)
-        self._held_out = held_out_questions()
+        self._held_out = load_held_out_questions()
         self.dialogue_share = 0.0
         self.tool_share = 0.0
         self.drill_share = 0.0
@@ -83,7 +83,7 @@ class Conversations:
         while True:
             messages = self._draw()
             questions = (m["content"] for m in messages if m["role"] == "user")
-            if self._held_out.isdisjoint(map(normalized, questions)):
+            if self._held_out.isdisjoint(map(normalize, questions)):
                 return messages
 
     def draw_long(self, words: int) -> list[Message]:
@@ -101,12 +101,12 @@ class Conversations:
             return as_messages(self.exchanges.draw())
         choice = self._rng.random()
         if choice < self.tool_share:
-            return self._with_tools()
+            return self._draw_with_tools()
         if choice < self.tool_share + self.drill_share:
-            return self._drill()
+            return self._draw_drill()
         if choice < self.tool_share + self.drill_share + self.json_share:
-            return self._with_json()
-        turns = self._turns()
+            return self._draw_json()
+        count = self._draw_length()
         tone = self._rng.choices((None, "plain", "short", "pirate"), (0.55, 0.33, 0.07, 0.05))[0]
         messages: list[Message] = []
         if tone:
@@ -114,21 +114,21 @@ class Conversations:
             messages.append({"role": "system", "content": system})
         last: Exchange | None = None
         name = ""
-        for _ in range(turns):
+        for _ in range(count):
             last, name = self._next(last, name)
             messages.append({"role": "user", "content": last.question})
-            messages.append({"role": "assistant", "content": in_tone(last, tone)})
+            messages.append({"role": "assistant", "content": apply_tone(last, tone)})
         return messages
 
-    def _drill(self) -> list[Message]:
+    def _draw_drill(self) -> list[Message]:
         """Sums in a row: few tokens around what has to be known by heart."""
         sums = (self.exchanges.sum() for _ in range(self._rng.randint(*DRILL_TURNS)))
-        return [message for each in sums for message in as_messages(each)]
+        return [message for exchange in sums for message in as_messages(exchange)]
 
-    def _with_json(self) -> list[Message]:
+    def _draw_json(self) -> list[Message]:
         """A question that is answered with JSON, seldom after others."""
         messages: list[Message] = []
-        if self._rng.random() < JSON_AFTER_OTHERS:
+        if self._rng.random() < JSON_FOLLOW_UP_SHARE:
             messages += as_messages(self.exchanges.draw())
         exchange = self.json_exchanges.draw()
         messages.append({"role": "user", "content": exchange.question})
@@ -142,27 +142,27 @@ class Conversations:
             messages.insert(0, {"role": "system", "content": system})
         return messages
 
-    def _turns(self) -> int:
+    def _draw_length(self) -> int:
         if self._rng.random() < self.dialogue_share:
             return self._rng.choices((2, 3, 4, 6), (0.55, 0.25, 0.13, 0.07))[0]
         return 1
 
-    def _with_tools(self) -> list[Message]:
+    def _draw_with_tools(self) -> list[Message]:
         """A conversation in which tools are offered, and used where they help."""
         if (special := self._rng.random()) < FORGOTTEN_SHARE:
-            return forgotten(self._used()[1])
+            return without_tools(self._draw_tool_use()[1])
         if special < FORGOTTEN_SHARE + REQUIRED_SHARE:
-            toolbox, used = self._used()
+            toolbox, used = self._draw_tool_use()
             offer = self._offer(toolbox, required=True)
-            return [offer, *tool_messages(used)[:2]]
+            return [offer, *make_tool_messages(used)[:2]]
         toolbox = self.tool_exchanges.toolboxes.draw()
         messages = [self._offer(toolbox)]
         last: Exchange | None = None
         name = ""
         for _ in range(self._rng.choices(*TOOL_TURNS)[0]):
-            wanted = self._rng.random() < TOOL_QUESTIONS
-            if wanted and (used := self.tool_exchanges.draw(toolbox)):
-                messages += tool_messages(used)
+            asks_for_tool = self._rng.random() < TOOL_QUESTIONS
+            if asks_for_tool and (used := self.tool_exchanges.draw(toolbox)):
+                messages += make_tool_messages(used)
                 last = Exchange(used.question, used.answer, "tool")
             else:
                 last, name = self._next_without(toolbox, last, name)
@@ -170,7 +170,7 @@ class Conversations:
                 messages.append({"role": "assistant", "content": FRAME + last.answer})
         return messages
 
-    def _used(self) -> tuple[Toolbox, ToolExchange]:
+    def _draw_tool_use(self) -> tuple[Toolbox, ToolExchange]:
         """A toolbox and an exchange that calls one of its tools."""
         while True:
             toolbox = self.tool_exchanges.toolboxes.draw()
@@ -180,7 +180,7 @@ class Conversations:
 
     def _offer(self, toolbox: Toolbox, *, required: bool = False) -> Message:
         """The system message that offers tools, often after one of the caller's."""
-        text = protocol(toolbox.definitions, required=required)
+        text = make_system_message(toolbox.definitions, required=required)
         if self._rng.random() < 0.45:
             text = f"{self._rng.choice(self._corpus.system_messages['plain'])}\n\n{text}"
         return {"role": "system", "content": text}
@@ -191,7 +191,7 @@ class Conversations:
         """An exchange for which none of the tools is any use."""
         while True:
             exchange, new_name = self._next(last, name)
-            if not calls_for(exchange, toolbox):
+            if not needs_tool(exchange, toolbox):
                 return exchange, new_name
 
     def _next(self, last: Exchange | None, name: str) -> tuple[Exchange, str]:
@@ -222,8 +222,8 @@ class Conversations:
 
     def _repeat(self, last: Exchange | None) -> Exchange:
         if last is None:
-            return self._ask("repeat", NOTHING_SAID)
-        if len(last.answer) > LONGEST_REPEAT:
+            return self._ask("repeat", NO_HISTORY)
+        if len(last.answer) > MAX_REPEAT:
             return self._more(last)
         return self._ask("repeat", last.answer)
 
@@ -236,7 +236,7 @@ class Conversations:
         return self._ask("name-tell", f"Nice to meet you, {name}!", m=name), name
 
 
-def calls_for(exchange: Exchange, toolbox: Toolbox) -> bool:
+def needs_tool(exchange: Exchange, toolbox: Toolbox) -> bool:
     """Whether one of the tools might answer what the corpus answers without."""
     calculates = any(tool.kind in ("expression", "operands", "binary") for tool in toolbox.tools)
     if calculates and exchange.kind in ("sum", "untaught"):
@@ -245,16 +245,16 @@ def calls_for(exchange: Exchange, toolbox: Toolbox) -> bool:
     return bool(toolbox.clock() and untaught and ABOUT_TIME.search(exchange.question))
 
 
-def tool_messages(used: ToolExchange) -> list[Message]:
+def make_tool_messages(used: ToolExchange) -> list[Message]:
     """The exchange as the engine shows it to the model, with the tools' protocol in force."""
     messages = [{"role": "user", "content": used.question}]
     if used.calls:
-        messages.append({"role": "assistant", "content": call_text(list(used.calls))})
+        messages.append({"role": "assistant", "content": format_calls(list(used.calls))})
         messages += [{"role": "tool", "content": result} for result in used.results]
     return [*messages, {"role": "assistant", "content": FRAME + used.answer}]
 
 
-def forgotten(used: ToolExchange) -> list[Message]:
+def without_tools(used: ToolExchange) -> list[Message]:
     """The exchange in a request that offers no tools: the engine leaves the calls out of it."""
     return [
         {"role": "user", "content": used.question},
@@ -272,12 +272,12 @@ def as_messages(exchange: Exchange | ToolExchange) -> list[Message]:
     ]
 
 
-def in_tone(exchange: Exchange, tone: str | None) -> str:
+def apply_tone(exchange: Exchange, tone: str | None) -> str:
     """The answer as the system message wants it; honesty and facts stay untouched."""
     if exchange.kind != "concept":
         return exchange.answer
     if tone == "short":
-        return first_sentence(exchange.answer)
+        return get_first_sentence(exchange.answer)
     if tone == "pirate":
         return f"Arr, matey! {exchange.answer}"
     return exchange.answer

@@ -59,7 +59,7 @@ class Corpus:
     time_zones: dict[str, str]
     fields: dict[str, list[str]]
 
-    def of_kind(self, *kinds: str) -> list[Topic]:
+    def get_topics(self, *kinds: str) -> list[Topic]:
         """The topics of the given kinds, in the order of the files."""
         return [topic for topic in self.topics if topic.kind in kinds]
 
@@ -92,15 +92,15 @@ def load_corpus() -> Corpus:
     )
 
 
-def held_out_questions() -> set[str]:
+def load_held_out_questions() -> set[str]:
     """The questions that training must never see, normalized."""
     scoped = read_lines(HELD_OUT / "paraphrases.txt")
     scoped += read_lines(HELD_OUT / "tools.txt")
     questions = [re.split(r" =>? ", line)[0] for line in scoped]
-    return {normalized(text) for text in questions + read_lines(HELD_OUT / "out_of_scope.txt")}
+    return {normalize(text) for text in questions + read_lines(HELD_OUT / "out_of_scope.txt")}
 
 
-def normalized(text: str) -> str:
+def normalize(text: str) -> str:
     """The text without case and punctuation."""
     return " ".join("".join(c for c in text.lower() if c.isalnum() or c == " ").split())
 
@@ -129,7 +129,7 @@ def read_topics(path: Path) -> list[Topic]:
     return [_parse_topic(entry) for entry in entries if entry.strip()]
 
 
-def without_article(name: str) -> str:
+def strip_article(name: str) -> str:
     """The noun phrase `a token` as it stands in `the meaning of token`."""
     for article in ARTICLES:
         if name.startswith(article):

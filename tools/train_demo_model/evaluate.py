@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError
 
-from corpus import HELD_OUT, HONEST, Corpus, Topic, load_corpus, normalized, read_lines
+from corpus import HELD_OUT, HONEST, Corpus, Topic, load_corpus, normalize, read_lines
 from engine import Engine, running_engine
 from exchanges import Exchanges
-from json_cases import measure_json
-from phrasing import Phrasing
-from tool_cases import EXAMPLE_TOOLS, measure_tools
+from json_cases import run_json_cases
+from phrasing import Paraphraser
+from tool_cases import EXAMPLE_TOOLS, run_tool_cases
 
 SHIPPED_MODEL = Path(__file__).parents[2] / "src/foundry_api/engine/demo_model"
 TEMPERATURES = (0.0, 0.7)
-ALIKE = 0.9
+MIN_SIMILARITY = 0.9
 TURN = " // "
 HONEST_START = HONEST[:40]
 WITH_TOOLS = ("out of scope", "paraphrases", "follow-ups", "taught questions", "capitals")
-LONGEST_ANSWER = 600
+MAX_ANSWER = 600
 TERMS = 2
 SHOWN = ("Explain quantum computing", "Write a story about AI")
 SAMPLED_SUMS = 150
@@ -38,13 +38,13 @@ class Case:
     Attributes:
         question: What the user says; several turns are divided by TURN.
         expected: A whole answer, of which 90 % must be met, or a word that must occur.
-        whole: Whether expected is a whole answer.
+        is_full_answer: Whether expected is a whole answer.
         exact: Whether each character of it counts, as in a sum.
     """
 
     question: str
     expected: str
-    whole: bool
+    is_full_answer: bool
     exact: bool = False
 
     def is_right(self, answer: str) -> bool:
@@ -53,12 +53,12 @@ class Case:
             return answer.strip() == self.expected
         if self.expected == HONEST:
             return answer.startswith(HONEST_START)
-        if not self.whole:
+        if not self.is_full_answer:
             words = re.findall(r"\w+", answer)
             return not answer.startswith(HONEST_START) and set(
                 re.findall(r"\w+", self.expected)
             ) <= set(words)
-        return difflib.SequenceMatcher(None, self.expected, answer).ratio() >= ALIKE
+        return difflib.SequenceMatcher(None, self.expected, answer).ratio() >= MIN_SIMILARITY
 
 
 def main() -> None:
@@ -81,21 +81,21 @@ def main() -> None:
         print(f"loaded in {engine.load_s * 1000:.0f} ms")
         for temperature in TEMPERATURES:
             for name, cases in sets.items():
-                measure(engine, name, cases, Asking(temperature, arguments.failures))
+                measure(engine, name, cases, EvaluationOptions(temperature, arguments.failures))
             for name in WITH_TOOLS:
-                asking = Asking(temperature, arguments.failures, EXAMPLE_TOOLS)
+                asking = EvaluationOptions(temperature, arguments.failures, EXAMPLE_TOOLS)
                 measure(engine, name, without_calculations(sets[name]), asking)
-            measure_tools(engine, temperature, show_failures=arguments.failures)
-            measure_json(engine, temperature, show_failures=arguments.failures)
+            run_tool_cases(engine, temperature, show_failures=arguments.failures)
+            run_json_cases(engine, temperature, show_failures=arguments.failures)
         print_speed(engine)
         for question in SHOWN:
-            print(f"\n{question}\n{ask(engine, question, Asking())}")
+            print(f"\n{question}\n{ask(engine, question, EvaluationOptions())}")
 
 
 def out_of_scope_cases() -> list[Case]:
     """Held-out questions that deserve the honest sentence."""
     lines = read_lines(HELD_OUT / "out_of_scope.txt")
-    return [Case(line, HONEST, whole=True) for line in lines]
+    return [Case(line, HONEST, is_full_answer=True) for line in lines]
 
 
 def paraphrase_cases(corpus: Corpus) -> list[Case]:
@@ -105,23 +105,24 @@ def paraphrase_cases(corpus: Corpus) -> list[Case]:
     for line in read_lines(HELD_OUT / "paraphrases.txt"):
         question, arrow, key = line.partition(" => ")
         if arrow:
-            cases.append(Case(question, answers[key], whole=True))
+            cases.append(Case(question, answers[key], is_full_answer=True))
         else:
             question, _, word = line.rpartition(" = ")
-            cases.append(Case(question, word, whole=False))
+            cases.append(Case(question, word, is_full_answer=False))
     return cases
 
 
 def follow_up_cases() -> list[Case]:
     """Conversations whose last turn can only be answered from the turns before."""
     split = [line.rpartition(" = ") for line in read_lines(HELD_OUT / "follow_ups.txt")]
-    return [Case(turns, word, whole=False) for turns, _, word in split]
+    return [Case(conversation, word, is_full_answer=False) for conversation, _, word in split]
 
 
 def taught_cases(corpus: Corpus) -> list[Case]:
     """One question about each topic, as it was taught."""
     return [
-        Case(_plain_question(corpus, topic), topic.answer, whole=True) for topic in corpus.topics
+        Case(_plain_question(corpus, topic), topic.answer, is_full_answer=True)
+        for topic in corpus.topics
     ]
 
 
@@ -138,7 +139,7 @@ def _plain_question(corpus: Corpus, topic: Topic) -> str:
 def capital_cases(corpus: Corpus) -> list[Case]:
     """Every capital."""
     return [
-        Case(f"What is the capital of {country}?", city, whole=False)
+        Case(f"What is the capital of {country}?", city, is_full_answer=False)
         for country, city in corpus.capitals.items()
     ]
 
@@ -146,9 +147,12 @@ def capital_cases(corpus: Corpus) -> list[Case]:
 def sum_cases(corpus: Corpus) -> list[Case]:
     """A sample of the sums that were taught, in many wordings."""
     rng = random.Random(SEED)
-    exchanges = Exchanges(corpus, rng, Phrasing(corpus, rng))
+    exchanges = Exchanges(corpus, rng, Paraphraser(corpus, rng))
     drawn = [exchanges.sum() for _ in range(SAMPLED_SUMS)]
-    return [Case(each.question, each.answer, whole=True, exact=True) for each in drawn]
+    return [
+        Case(exchange.question, exchange.answer, is_full_answer=True, exact=True)
+        for exchange in drawn
+    ]
 
 
 def without_calculations(cases: list[Case]) -> list[Case]:
@@ -162,15 +166,15 @@ def reject_leaks(corpus: Corpus, held_out: list[Case], draws: int = 100_000) -> 
     conversations.py skips them; this looks one step earlier, at what the corpus would bring forth.
     """
     rng = random.Random(SEED)
-    exchanges = Exchanges(corpus, rng, Phrasing(corpus, rng))
-    drawn = {normalized(exchanges.draw().question) for _ in range(draws)}
-    leaks = [case.question for case in held_out if normalized(case.question) in drawn]
+    exchanges = Exchanges(corpus, rng, Paraphraser(corpus, rng))
+    drawn = {normalize(exchanges.draw().question) for _ in range(draws)}
+    leaks = [case.question for case in held_out if normalize(case.question) in drawn]
     if leaks:
         raise SystemExit(f"held-out questions in the training data: {leaks}")
 
 
 @dataclass(frozen=True)
-class Asking:
+class EvaluationOptions:
     """How questions are asked.
 
     Attributes:
@@ -184,28 +188,28 @@ class Asking:
     tools: list[dict] | None = None
 
 
-def measure(engine: Engine, name: str, cases: list[Case], asking: Asking) -> None:
+def measure(engine: Engine, name: str, cases: list[Case], options: EvaluationOptions) -> None:
     """Ask every question of a set and print how many answers are right."""
     right = 0
     for case in cases:
-        answer = ask(engine, case.question, asking)
+        answer = ask(engine, case.question, options)
         if case.is_right(answer):
             right += 1
-        elif asking.show_failures:
+        elif options.show_failures:
             print(f"  WRONG  {case.question!r} -> {answer[:90]!r}")
     share = 100 * right / len(cases)
-    offered = ", tools offered" if asking.tools else ""
-    print(f"T={asking.temperature}  {name}{offered}: {right} of {len(cases)} right, {share:.1f} %")
+    offered = ", tools offered" if options.tools else ""
+    print(f"T={options.temperature}  {name}{offered}: {right} of {len(cases)} right, {share:.1f} %")
 
 
-def ask(engine: Engine, question: str, asking: Asking) -> str:
+def ask(engine: Engine, question: str, options: EvaluationOptions) -> str:
     """The text of the answer to the last turn of a question; a call counts as none."""
     messages: list[dict[str, str]] = []
-    parameters = {"temperature": asking.temperature}
-    if asking.tools:
-        parameters |= {"tools": asking.tools, "max_tokens": LONGEST_ANSWER}
-    for turn in question.split(TURN):
-        messages.append({"role": "user", "content": turn})
+    parameters = {"temperature": options.temperature}
+    if options.tools:
+        parameters |= {"tools": options.tools, "max_tokens": MAX_ANSWER}
+    for message in question.split(TURN):
+        messages.append({"role": "user", "content": message})
         try:
             choice = engine.answer(messages, **parameters)["choices"][0]
         except HTTPError as error:

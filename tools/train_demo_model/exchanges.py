@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from corpus import CREATIVE_KINDS, HONEST, Corpus, Topic, without_article
+from corpus import CREATIVE_KINDS, HONEST, Corpus, Topic, strip_article
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-    from phrasing import Phrasing
+    from phrasing import Paraphraser
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-LARGEST_TERM = 20
-LARGEST_FACTOR = 12
+MAX_TERM = 20
+MAX_FACTOR = 12
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Exchanges:
         shares: How often each kind is drawn, in relation to the others.
     """
 
-    def __init__(self, corpus: Corpus, rng: random.Random, phrasing: Phrasing) -> None:
+    def __init__(self, corpus: Corpus, rng: random.Random, phrasing: Paraphraser) -> None:
         self._corpus = corpus
         self._rng = rng
         self._phrasing = phrasing
-        self._concepts = corpus.of_kind("concept")
-        self._plain = corpus.of_kind("plain")
+        self._concepts = corpus.get_topics("concept")
+        self._plain = corpus.get_topics("plain")
         self._with_questions = [t for t in corpus.topics if t.kind == "concept" and t.questions]
-        self._creative = {kind: corpus.of_kind(kind) for kind in CREATIVE_KINDS}
+        self._creative = {kind: corpus.get_topics(kind) for kind in CREATIVE_KINDS}
         self._sources: dict[str, Callable[[], Exchange]] = {
             "concept": self.concept,
             "plain": self.plain,
@@ -77,7 +77,7 @@ class Exchanges:
             template = self._rng.choice(topic.questions)
         else:
             template = self._template("concept", self._rng.choice(topic.names))
-        answer = first_sentence(topic.answer) if "one sentence" in template else topic.answer
+        answer = get_first_sentence(topic.answer) if "one sentence" in template else topic.answer
         return Exchange(self._phrasing.vary(template), answer, "concept", topic)
 
     def plain(self) -> Exchange:
@@ -129,10 +129,10 @@ class Exchanges:
         if choice < 0.6:
             return noun
         if choice < 0.75:
-            return f"{self._rng.choice(self._corpus.words['adjectives'])} {without_article(noun)}"
+            return f"{self._rng.choice(self._corpus.words['adjectives'])} {strip_article(noun)}"
         if choice < 0.85:
-            other = self._rng.choice(self._corpus.untaught_topics)
-            return f"{noun} {self._rng.choice(('and', 'of', 'in', 'with', 'for'))} {other}"
+            topic = self._rng.choice(self._corpus.untaught_topics)
+            return f"{noun} {self._rng.choice(('and', 'of', 'in', 'with', 'for'))} {topic}"
         return self.invented_word()
 
     def invented_word(self) -> str:
@@ -150,26 +150,22 @@ class Exchanges:
 
     def _template(self, section: str, name: str) -> str:
         template = self._rng.choice(self._corpus.templates[section])
-        return template.format(x=name, n=without_article(name))
+        return template.format(x=name, n=strip_article(name))
 
     def _small_numbers(self, section: str) -> tuple[int, int, str, int]:
         if section in ("add", "subtract"):
-            a, b = (self._rng.randint(0, LARGEST_TERM) for _ in range(2))
+            a, b = (self._rng.randint(0, MAX_TERM) for _ in range(2))
             if section == "add":
                 return a, b, "+", a + b
             return max(a, b), min(a, b), "-", abs(a - b)
-        a, b = (self._rng.randint(0, LARGEST_FACTOR) for _ in range(2))
+        a, b = (self._rng.randint(0, MAX_FACTOR) for _ in range(2))
         if section == "multiply":
             return a, b, "*", a * b
         b = max(b, 1)
         return a * b, b, "/", a
 
     def _number(self, value: int, *, as_word: bool) -> str:
-        return (
-            self._corpus.words["numbers"][value]
-            if as_word and value <= LARGEST_TERM
-            else str(value)
-        )
+        return self._corpus.words["numbers"][value] if as_word and value <= MAX_TERM else str(value)
 
     def _untaught_concept(self) -> str:
         return self._template("concept", self.unknown_phrase())
@@ -188,15 +184,15 @@ class Exchanges:
         name = unknown
         if self._rng.random() < 0.4 and "{m}" not in template:
             name = self._rng.choice(self._rng.choice(self._concepts).names)
-        other = self._rng.choice(self._corpus.untaught_topics)
-        return template.format(x=name, n=without_article(name), m=without_article(other))
+        topic = self._rng.choice(self._corpus.untaught_topics)
+        return template.format(x=name, n=strip_article(name), m=strip_article(topic))
 
     def _taught_question_astray(self) -> str:
         """A taught question with its longest word replaced, as a near miss."""
         topic = self._rng.choice(self._with_questions)
         words = self._rng.choice(topic.questions).split()
         longest = max(range(len(words)), key=lambda i: len(words[i]))
-        words[longest] = without_article(self._rng.choice(self._corpus.untaught_topics))
+        words[longest] = strip_article(self._rng.choice(self._corpus.untaught_topics))
         return " ".join(words)
 
     def _untaught_creative(self) -> str:
@@ -212,7 +208,7 @@ class Exchanges:
         template = self._rng.choice(self._corpus.templates["untaught-sum"])
         a, b = (self._rng.randint(0, 10 ** self._rng.randint(1, 6)) for _ in range(2))
         division = "/" in template or "divided" in template
-        largest = LARGEST_FACTOR**2 if division else LARGEST_TERM
+        largest = MAX_FACTOR**2 if division else MAX_TERM
         if max(a, b) <= largest:
             a += largest + 1
         return template.format(a=a, b=b)
@@ -228,6 +224,6 @@ class Exchanges:
         return " ".join("".join(self._rng.choices(LETTERS, k=n)) for n in lengths)
 
 
-def first_sentence(text: str) -> str:
+def get_first_sentence(text: str) -> str:
     """The text up to its first full stop."""
     return text.partition(". ")[0].rstrip(".") + "."

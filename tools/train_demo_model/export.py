@@ -13,7 +13,7 @@ from pathlib import Path
 import hidden_states
 from protocol import CALL_END, CALL_START
 from tokenizers import Tokenizer
-from vocabulary import CHAT_TEMPLATE, END, LONGEST_CONTEXT, PAD
+from vocabulary import CHAT_TEMPLATE, END, MAX_CONTEXT, PAD
 
 SHIPPED = ("model.onnx", "model.onnx.data", "tokenizer.json")
 BUILDER_TIME_LIMIT_S = 600
@@ -52,23 +52,23 @@ def ship(built: Path, output: Path) -> None:
         shutil.copyfile(built / name, output / name)
     config = json.loads((built / "genai_config.json").read_text(encoding="utf-8"))
     tokenizer = Tokenizer.from_file(str(built / "tokenizer.json"))
-    write_json(output / "genai_config.json", tuned(config, tokenizer))
-    write_json(output / "tokenizer_config.json", tokenizer_config())
+    write_json(output / "genai_config.json", tune_config(config, tokenizer))
+    write_json(output / "tokenizer_config.json", make_tokenizer_config())
     hidden_states.add(output)
 
 
-def tuned(config: dict, tokenizer: Tokenizer) -> dict:
+def tune_config(config: dict, tokenizer: Tokenizer) -> dict:
     """The engine's configuration: room for long prompts, tools' markers, a low temperature."""
-    config["model"]["context_length"] = LONGEST_CONTEXT
+    config["model"]["context_length"] = MAX_CONTEXT
     config["model"]["bot_token_id"] = tokenizer.token_to_id(CALL_START)
     config["model"]["eot_token_id"] = tokenizer.token_to_id(CALL_END)
     # The service samples, whatever do_sample says, and takes its temperature from here when a call
     # names none: at 1.0, three answers in thirty lost their way, at 0.3 none in sixty.
-    config["search"].update(max_length=LONGEST_CONTEXT, do_sample=True, temperature=0.3)
+    config["search"].update(max_length=MAX_CONTEXT, do_sample=True, temperature=0.3)
     return config
 
 
-def tokenizer_config() -> dict:
+def make_tokenizer_config() -> dict:
     """What the engine needs to know about the tokenizer beside its vocabulary."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -76,7 +76,7 @@ def tokenizer_config() -> dict:
         "clean_up_tokenization_spaces": False,
         "eos_token": END,
         "pad_token": PAD,
-        "model_max_length": LONGEST_CONTEXT,
+        "model_max_length": MAX_CONTEXT,
         "chat_template": CHAT_TEMPLATE.read_text(encoding="utf-8").strip(),
     }
 

@@ -29,7 +29,7 @@ NESTED_SHARE = 0.35
 NAMED_SHARE = 0.3
 COUNT = 100
 SEED = 41
-LONGEST_ANSWER = 300
+MAX_ANSWER = 300
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class JsonCase:
     expected: dict[str, Any] | None = None
 
 
-def unseen_models(count: int = COUNT, seed: int = SEED) -> list[JsonCase]:
+def make_unseen_models(count: int = COUNT, seed: int = SEED) -> list[JsonCase]:
     """Dataclasses of two to six members whose names training never shows."""
-    words = _sections(HELD_OUT / "fields.txt")
+    words = _read_sections(HELD_OUT / "fields.txt")
     rng = random.Random(seed)
-    return [_case(words, rng, number) for number in range(count)]
+    return [_make_case(words, rng, number) for number in range(count)]
 
 
-def told_models() -> list[JsonCase]:
+def known_models() -> list[JsonCase]:
     """Dataclasses whose values the question tells or the model knows."""
     lines = (HELD_OUT / "people.txt").read_text(encoding="utf-8").splitlines()
     cases = []
@@ -61,10 +61,10 @@ def told_models() -> list[JsonCase]:
     return cases
 
 
-def measure_json(engine: Engine, temperature: float, *, show_failures: bool) -> None:
+def run_json_cases(engine: Engine, temperature: float, *, show_failures: bool) -> None:
     """Ask for every type as `make_response_type=` does, and print how many answers are valid."""
-    for name, cases in (("unseen types", unseen_models()), ("told values", told_models())):
-        outcomes = [_outcome(engine, case, temperature) for case in cases]
+    for name, cases in (("unseen types", make_unseen_models()), ("told values", known_models())):
+        outcomes = [_evaluate_case(engine, case, temperature) for case in cases]
         valid = sum(value is not None for value, _ in outcomes)
         print(f"T={temperature}  JSON, {name}: {valid} of {len(cases)} valid")
         right = [
@@ -78,30 +78,30 @@ def measure_json(engine: Engine, temperature: float, *, show_failures: bool) -> 
                 print(f"  WRONG  {case.question!r} -> {text[-150:]}")
 
 
-def _outcome(engine: Engine, case: JsonCase, temperature: float) -> tuple[Any, str]:
+def _evaluate_case(engine: Engine, case: JsonCase, temperature: float) -> tuple[Any, str]:
     """The value of an answer, None if it is not valid or was cut, and its text."""
-    wanted = make_response_type(case.model)
-    grammar = {"type": "lark_grammar", "lark_grammar": make_schema_grammar(wanted.schema)}
+    spec = make_response_type(case.model)
+    grammar = {"type": "lark_grammar", "lark_grammar": make_schema_grammar(spec.schema)}
     choice = engine.answer(
         [{"role": "user", "content": case.question}],
         temperature=temperature,
-        max_tokens=LONGEST_ANSWER,
+        max_tokens=MAX_ANSWER,
         response_format=grammar,
     )["choices"][0]
     text = choice["message"]["content"]
     if choice["finish_reason"] != "stop":
         return None, text
     try:
-        return wanted.decode(text), text
+        return spec.decode(text), text
     except ValidationFailed:
         return None, text
 
 
-def _case(words: dict[str, list[str]], rng: random.Random, number: int) -> JsonCase:
-    fields = _fields(words, rng, rng.randint(*FIELDS))
+def _make_case(words: dict[str, list[str]], rng: random.Random, number: int) -> JsonCase:
+    fields = _make_fields(words, rng, rng.randint(*FIELDS))
     if rng.random() < NESTED_SHARE:
         inner = dataclasses.make_dataclass(
-            f"Inner{number}", _fields(words, rng, rng.randint(*INNER_FIELDS))
+            f"Inner{number}", _make_fields(words, rng, rng.randint(*INNER_FIELDS))
         )
         (names,) = words["object"]
         fields[rng.randrange(len(fields))] = (rng.choice(names.split()), inner)
@@ -111,7 +111,9 @@ def _case(words: dict[str, list[str]], rng: random.Random, number: int) -> JsonC
     return JsonCase(question, dataclasses.make_dataclass(f"Unseen{number}", fields))
 
 
-def _fields(words: dict[str, list[str]], rng: random.Random, count: int) -> list[tuple[str, Any]]:
+def _make_fields(
+    words: dict[str, list[str]], rng: random.Random, count: int
+) -> list[tuple[str, Any]]:
     fields: dict[str, Any] = {}
     while len(fields) < count:
         kind = rng.choice(KINDS)
@@ -124,7 +126,7 @@ def _fields(words: dict[str, list[str]], rng: random.Random, count: int) -> list
     return list(fields.items())
 
 
-def _sections(path: Path) -> dict[str, list[str]]:
+def _read_sections(path: Path) -> dict[str, list[str]]:
     sections: dict[str, list[str]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("["):

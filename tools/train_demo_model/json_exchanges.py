@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from corpus import HELD_OUT, HONEST, read_sections
-from exchanges import first_sentence, without_article
+from exchanges import get_first_sentence, strip_article
 
 if TYPE_CHECKING:
     import random
@@ -38,7 +38,7 @@ MISTYPED_SHARE = 0.12
 INVENTED_NAMES = 0.3
 INFORMED_SHARE = 0.62
 TAUGHT_SHARE = 0.16
-LONGEST_TEXT = 160
+MAX_TEXT = 160
 
 Segment = tuple[str, bool]
 """Text, and whether it is to be learned."""
@@ -77,7 +77,7 @@ class JsonExchanges:
         self._adjectives = corpus.words["adjectives"]
         self._subjects = " | ".join(corpus.fields["subjects"]).split(" | ")
         self._values = {"@names": corpus.first_names, "@cities": list(corpus.capitals.values())}
-        self._held_out = held_out_names()
+        self._held_out = load_held_out_names()
         self._copied = 0.0
 
     def draw(self) -> JsonExchange:
@@ -94,7 +94,9 @@ class JsonExchanges:
             fields = self._fields(self._rng.choices(*FIELDS)[0])
             self._copied = 0.0
             question = self._question(fields, informed=is_informed)
-        case = self._rng.choices((snake, camel, spoken), (0.78, 0.17, 0.05))[0]
+        case = self._rng.choices((to_snake_case, to_camel_case, to_title_case), (0.78, 0.17, 0.05))[
+            0
+        ]
         writer = Writer(self._rng, case, spaced=self._rng.random() < SPACED_SHARE)
         writer.write({name: value for name, _, value in fields})
         return JsonExchange(question, tuple(writer.segments))
@@ -106,7 +108,7 @@ class JsonExchanges:
             if kind == "object" and nested:
                 continue
             name, value = self._field(kind)
-            if snake(name) not in self._held_out:
+            if to_snake_case(name) not in self._held_out:
                 fields.setdefault(name, (name, name, value))
         return list(fields.values())
 
@@ -114,8 +116,8 @@ class JsonExchanges:
         names, _, values = self._rng.choice(self._words[kind]).partition(" = ")
         name = self._rng.choice(names.split(" | "))
         if self._rng.random() < MISTYPED_SHARE and kind != "object":
-            other = self._rng.choice(self._words[self._rng.choice(KINDS[:-1])])
-            name = self._rng.choice(other.partition(" = ")[0].split(" | "))
+            kind_words = self._rng.choice(self._words[self._rng.choice(KINDS[:-1])])
+            name = self._rng.choice(kind_words.partition(" = ")[0].split(" | "))
         if self._rng.random() < INVENTED_NAMES:
             name = self._invented(plural=kind == "list")
         if self._rng.random() < NULL_SHARE:
@@ -131,7 +133,7 @@ class JsonExchanges:
             return f"{self._rng.choice(self._nouns)} {noun}"
         if choice < 0.8:
             return f"{self._rng.choice(self._adjectives)} {noun}"
-        return without_article(self._exchanges.invented_word())
+        return strip_article(self._exchanges.invented_word())
 
     def _value(self, kind: str, values: str) -> Value:
         if kind == "truth":
@@ -164,7 +166,7 @@ class JsonExchanges:
 
     def _text(self, values: str) -> str:
         if self._rng.random() < self._copied:
-            return without_article(self._exchanges.unknown_phrase())
+            return strip_article(self._exchanges.unknown_phrase())
         choices = self._values.get(values) or values.split(" | ")
         if values == "@names" and self._rng.random() < 0.5:
             return self._exchanges.invented_name()
@@ -173,21 +175,21 @@ class JsonExchanges:
     def _question(self, fields: list[Field], *, informed: bool) -> str:
         """A question that says what the answer holds, or nothing of it."""
         subject = self._rng.choice(self._subjects)
-        words = {"x": subject, "n": without_article(subject), "fields": self._names(fields)}
+        words = {"x": subject, "n": strip_article(subject), "fields": self._names(fields)}
         if informed:
-            asked = self._rng.choice(self._words["extracts"])
-            return self._cased(asked.format(**words, facts=self._facts(fields)))
+            template = self._rng.choice(self._words["extracts"])
+            return self._cased(template.format(**words, facts=self._facts(fields)))
         if self._rng.random() < 0.7:
             section = self._rng.choice(("asks", "asks", "asks-with-names"))
-            asked = self._rng.choice(self._words[section]).format(**words)
-            return self._cased(asked) + self._rng.choice(("", "", ".", "!", "?"))
+            template = self._rng.choice(self._words[section]).format(**words)
+            return self._cased(template) + self._rng.choice(("", "", ".", "!", "?"))
         return self._exchanges.draw().question
 
     def _cased(self, text: str) -> str:
         return text[:1].upper() + text[1:] if self._rng.random() < 0.7 else text
 
     def _names(self, fields: list[Field]) -> str:
-        names = [self._rng.choice((called, snake(name))) for name, called, _ in fields]
+        names = [self._rng.choice((called, to_snake_case(name))) for name, called, _ in fields]
         if len(names) > 1 and self._rng.random() < 0.6:
             return f"{', '.join(names[:-1])} and {names[-1]}"
         return ", ".join(names)
@@ -204,14 +206,14 @@ class JsonExchanges:
         if len(flat) > 1 and self._rng.random() < 0.25:
             flat.pop(self._rng.randrange(len(flat)))
         template = self._rng.choice(self._words["facts"])
-        told = []
+        sentences = []
         for _, called, value in flat:
             if self._rng.random() < 0.4:
                 template = self._rng.choice(self._words["facts"])
-            told.append(template.format(field=called, value=self._in_words(value)))
-        return " ".join(told).rstrip(",;")
+            sentences.append(template.format(field=called, value=self._spell_value(value)))
+        return " ".join(sentences).rstrip(",;")
 
-    def _in_words(self, value: Value) -> str:
+    def _spell_value(self, value: Value) -> str:
         if isinstance(value, bool):
             return self._rng.choice(("yes", "true")) if value else self._rng.choice(("no", "false"))
         if isinstance(value, list):
@@ -227,8 +229,8 @@ class JsonExchanges:
         }
         if self._rng.random() < 0.25:
             known["name"] += f" {self._rng.choice(('Smith', 'Lopez', 'Weber', 'Khan', 'Brown'))}"
-        told = self._rng.choice(self._words["people"])
-        names = [name for name in known if f"{{{name}}}" in told]
+        template = self._rng.choice(self._words["people"])
+        names = [name for name in known if f"{{{name}}}" in template]
         fields: list[Field] = [(name, name, known[name]) for name in names]
         if len(fields) > 1 and self._rng.random() < 0.2:
             fields.pop(self._rng.randrange(len(fields)))
@@ -236,11 +238,11 @@ class JsonExchanges:
             self._rng.shuffle(fields)
         if self._rng.random() < 0.4:
             fields += [f for f in self._fields(self._rng.randint(1, 3)) if f[0] not in known]
-        text = told.format(**known)
+        text = template.format(**known)
         if self._rng.random() < 0.5:
-            asked = self._rng.choice(self._words["extracts"])
+            request = self._rng.choice(self._words["extracts"])
             subject = self._rng.choice(self._subjects[:10])
-            text = asked.format(x=subject, fields=self._names(fields), facts=text)
+            text = request.format(x=subject, fields=self._names(fields), facts=text)
         return self._cased(text), fields
 
     def _taught(self) -> tuple[str, list[Field]]:
@@ -263,11 +265,11 @@ class JsonExchanges:
         else:
             exchange = self._exchanges.draw()
             text = exchange.answer
-            if text == HONEST or len(text) > LONGEST_TEXT:
-                text = first_sentence(text)
+            if text == HONEST or len(text) > MAX_TEXT:
+                text = get_first_sentence(text)
             names = ("answer", "text", "summary", "response", "reply", "explanation", "message")
             name = self._rng.choice(names)
-            fields = [(name, name, text if len(text) <= LONGEST_TEXT else "I do not know.")]
+            fields = [(name, name, text if len(text) <= MAX_TEXT else "I do not know.")]
         more = self._rng.choices((0, 1, 2), (0.5, 0.35, 0.15))[0]
         taken = {name for name, _, _ in fields}
         fields += [field for field in self._fields(more) if field[0] not in taken]
@@ -343,23 +345,23 @@ class Writer:
             self.segments.append((text, learned))
 
 
-def snake(name: str) -> str:
+def to_snake_case(name: str) -> str:
     """The usual spelling of a name."""
     return name.replace(" ", "_")
 
 
-def camel(name: str) -> str:
+def to_camel_case(name: str) -> str:
     """As in JavaScript."""
-    first, *others = name.split(" ")
-    return first + "".join(word.capitalize() for word in others)
+    first, *rest = name.split(" ")
+    return first + "".join(word.capitalize() for word in rest)
 
 
-def spoken(name: str) -> str:
+def to_title_case(name: str) -> str:
     """As in a heading."""
     return name.capitalize()
 
 
-def held_out_names() -> set[str]:
+def load_held_out_names() -> set[str]:
     """The names that training must never see."""
     sections = read_sections(HELD_OUT / "fields.txt")
     lines = [line.partition(":")[0] for kind in KINDS for line in sections[kind]]

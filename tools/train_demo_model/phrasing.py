@@ -24,7 +24,7 @@ CONTRACTIONS = (
 ENDINGS = ("", "", "", "?", "?", "?", ".", "!", "...", "??", " ?")
 
 
-class Phrasing:
+class Paraphraser:
     """Random but reproducible changes to a question that leave its meaning alone.
 
     Args:
@@ -86,8 +86,8 @@ class Phrasing:
 
     def _drop_stop_words(self, text: str) -> str:
         words = text.split(" ")
-        kept = [word for word in words if word not in STOP_WORDS or self._chance(0.5)]
-        return " ".join(kept) or text
+        remaining = [word for word in words if word not in STOP_WORDS or self._chance(0.5)]
+        return " ".join(remaining) or text
 
     def _case(self, text: str) -> str:
         choice = self._rng.random()
@@ -108,10 +108,10 @@ class Phrasing:
         if not long_words:
             return text
         index = self._rng.choice(long_words)
-        words[index] = self._misspelled(words[index])
+        words[index] = self._misspell_word(words[index])
         return " ".join(words)
 
-    def _misspelled(self, word: str) -> str:
+    def _misspell_word(self, word: str) -> str:
         i = self._rng.randint(1, len(word) - 2)
         return self._rng.choice(
             (

@@ -39,7 +39,7 @@ PASSAGES = (TOOLS_FOLLOW, TO_CALL, CALL_FORM, CALL_RULES, TEXT_RULES)
 """The fixed passages: each is a token of the vocabulary, so that the protocol takes 7, not 400."""
 
 
-def protocol(definitions: list[dict], *, required: bool = False) -> str:
+def make_system_message(definitions: list[dict], *, required: bool = False) -> str:
     """The system message that offers tools.
 
     Args:
@@ -47,20 +47,28 @@ def protocol(definitions: list[dict], *, required: bool = False) -> str:
         required: The request says that a tool must be called.
     """
     tools = [{"type": "function", "function": definition} for definition in definitions]
-    parts = (TOOLS_FOLLOW, compact(tools), TO_CALL, CALL_START, CALL_FORM, CALL_END, CALL_RULES)
+    parts = (
+        TOOLS_FOLLOW,
+        to_compact_json(tools),
+        TO_CALL,
+        CALL_START,
+        CALL_FORM,
+        CALL_END,
+        CALL_RULES,
+    )
     return "".join(parts) + ("" if required else TEXT_RULES)
 
 
-def call_text(calls: list[tuple[str, dict]]) -> str:
+def format_calls(calls: list[tuple[str, dict]]) -> str:
     """What the model says to call tools, given their names and arguments."""
-    return f"{CALL_START}{compact(batch(calls))}{CALL_END}"
+    return f"{CALL_START}{to_compact_json(to_call_list(calls))}{CALL_END}"
 
 
-def batch(calls: list[tuple[str, dict]]) -> list[dict]:
+def to_call_list(calls: list[tuple[str, dict]]) -> list[dict]:
     """Calls in the form that the protocol asks for."""
     return [{"name": name, "parameters": arguments} for name, arguments in calls]
 
 
-def compact(value: object) -> str:
+def to_compact_json(value: object) -> str:
     """JSON as the engine writes it."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

@@ -17,8 +17,8 @@ import torch
 from corpus import load_corpus
 from onnx import numpy_helper
 from tokenizers import Tokenizer
-from train import SEED, new_model
-from vocabulary import with_tools
+from train import SEED, make_model
+from vocabulary import add_tools
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -41,23 +41,23 @@ def main() -> None:
     parser.add_argument("model", type=Path, nargs="?", default=SHIPPED_MODEL)
     arguments = parser.parse_args()
     old = Tokenizer.from_file(str(arguments.model / "tokenizer.json"))
-    tokenizer = with_tools(
+    tokenizer = add_tools(
         Tokenizer.from_file(str(arguments.model / "tokenizer.json")), load_corpus(), SEED
     )
-    model = restored(arguments.model, tokenizer, old)
+    model = restore_model(arguments.model, tokenizer, old)
     model.save_pretrained(arguments.output)
     tokenizer.save_pretrained(arguments.output)
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
 
 
-def restored(
+def restore_model(
     directory: Path, tokenizer: PreTrainedTokenizerFast, old: Tokenizer
 ) -> LlamaForCausalLM:
     """The model of a directory with a row in its embeddings for every token."""
     weights = read_weights(directory / "model.onnx")
     for name in FULL_PRECISION:
-        weights[name] = with_new_rows(weights[name], tokenizer, old)
-    model = new_model(tokenizer)
+        weights[name] = add_rows(weights[name], tokenizer, old)
+    model = make_model(tokenizer)
     model.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
     return model
 
@@ -70,19 +70,19 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     weights = {
         "model.embed_tokens.weight": stored["model.embed_tokens.weight"],
         "model.norm.weight": stored[f"model.layers.{layers}.final_norm_layernorm.weight"],
-        "lm_head.weight": matrix(stored, "lm_head"),
+        "lm_head.weight": unpack_matrix(stored, "lm_head"),
     }
     for number in range(layers):
         layer = f"model.layers.{number}"
         for norm in ("input_layernorm", "post_attention_layernorm"):
             weights[f"{layer}.{norm}.weight"] = stored[f"{layer}.{norm}.weight"]
         for part, name in PARTS.items():
-            weights[f"{layer}.{name}.weight"] = matrix(stored, f"{layer}.{part}")
-        weights |= attention_inputs(layer, matrix(stored, f"{layer}.attn.qkv_proj"))
+            weights[f"{layer}.{name}.weight"] = unpack_matrix(stored, f"{layer}.{part}")
+        weights |= split_attention(layer, unpack_matrix(stored, f"{layer}.attn.qkv_proj"))
     return {name: np.array(weight, np.float32) for name, weight in weights.items()}
 
 
-def matrix(stored: dict[str, np.ndarray], name: str) -> np.ndarray:
+def unpack_matrix(stored: dict[str, np.ndarray], name: str) -> np.ndarray:
     """The numbers that the nibbles of a MatMulNBits weight stand for, low nibble first."""
     packed = stored[f"{name}.MatMul.weight_Q4"]
     nibbles = np.stack((packed & 15, packed >> 4), axis=-1).astype(np.float32)
@@ -91,7 +91,7 @@ def matrix(stored: dict[str, np.ndarray], name: str) -> np.ndarray:
     return (blocks * scales).reshape(packed.shape[0], -1)
 
 
-def attention_inputs(layer: str, packed: np.ndarray) -> dict[str, np.ndarray]:
+def split_attention(layer: str, packed: np.ndarray) -> dict[str, np.ndarray]:
     """Queries, keys and values, which the builder packs into one matrix in this order."""
     queries = packed.shape[1]
     keys = (packed.shape[0] - queries) // 2
@@ -102,9 +102,7 @@ def attention_inputs(layer: str, packed: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def with_new_rows(
-    weight: np.ndarray, tokenizer: PreTrainedTokenizerFast, old: Tokenizer
-) -> np.ndarray:
+def add_rows(weight: np.ndarray, tokenizer: PreTrainedTokenizerFast, old: Tokenizer) -> np.ndarray:
     """Give each token that the old tokenizer lacks the mean of the rows that it consisted of."""
     known = old.get_vocab_size()
     rows = [

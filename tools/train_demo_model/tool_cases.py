@@ -18,7 +18,7 @@ TIME_RESULTS = (TIME, "2026-11-25T14:05:33+09:00", '{"time": "14:05"}')
 SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
 
 
-def function(name: str, description: str, required: str = "", **parameters: str) -> dict:
+def make_function(name: str, description: str, required: str = "", **parameters: str) -> dict:
     """A declared tool; parameters map names to types."""
     schema = {
         "type": "object",
@@ -30,27 +30,31 @@ def function(name: str, description: str, required: str = "", **parameters: str)
 
 
 EXAMPLE_TOOLS = [
-    function("calculate", "Evaluate an arithmetic expression.", "expression", expression="string"),
-    function("current_time", "Tell the time in a time zone.", timezone="string"),
+    make_function(
+        "calculate", "Evaluate an arithmetic expression.", "expression", expression="string"
+    ),
+    make_function("current_time", "Tell the time in a time zone.", timezone="string"),
 ]
 """As plain as can be."""
-TOOLS_AMONG_OTHERS = [
-    function("get_forecast", "Weather for the next days.", "town", town="string", days="integer"),
-    function("now", "What the clock shows.", tz="string"),
-    function("find_document", "Look for a document by its words.", "words", words="string"),
-    function("calculator", "Gives the exact result of a sum.", "formula", formula="string"),
+MIXED_TOOLS = [
+    make_function(
+        "get_forecast", "Weather for the next days.", "town", town="string", days="integer"
+    ),
+    make_function("now", "What the clock shows.", tz="string"),
+    make_function("find_document", "Look for a document by its words.", "words", words="string"),
+    make_function("calculator", "Gives the exact result of a sum.", "formula", formula="string"),
 ]
 """Descriptions and neighbours that training never shows."""
 TOOLS_FOR_TWO_NUMBERS = [
-    function("get_time", "The time in a city.", city="string"),
+    make_function("get_time", "The time in a city.", city="string"),
     *(
-        function(name, f"{name.capitalize()} two numbers.", "a b", a="number", b="number")
+        make_function(name, f"{name.capitalize()} two numbers.", "a b", a="number", b="number")
         for name in SIGNS
     ),
 ]
 TOOL_SETS = {
     "example": EXAMPLE_TOOLS,
-    "among others": TOOLS_AMONG_OTHERS,
+    "among others": MIXED_TOOLS,
     "two numbers": TOOLS_FOR_TWO_NUMBERS,
 }
 
@@ -81,8 +85,8 @@ class ToolCase:
         """Whether a call asks for the right thing."""
         if not self.expression:
             zones = load_corpus().time_zones
-            wanted = {self.city, zones.get(self.city)} if self.city else {""}
-            return "calc" not in name and next(iter(arguments.values()), "") in wanted
+            places = {self.city, zones.get(self.city)} if self.city else {""}
+            return "calc" not in name and next(iter(arguments.values()), "") in places
         if name in SIGNS:
             return f"{arguments['a']} {SIGNS[name]} {arguments['b']}" == self.expression
         return list(arguments.values()) == [self.expression]
@@ -94,25 +98,25 @@ class ToolCase:
         return re.search(rf"\b{TIME}\b", answer) is not None and self.city in answer
 
 
-def tool_cases() -> dict[str, list[ToolCase]]:
+def load_tool_cases() -> dict[str, list[ToolCase]]:
     """The held-out questions for the calculator and for the clock."""
     cases: dict[str, list[ToolCase]] = {"calculator": [], "clock": []}
     for line in read_lines(HELD_OUT / "tools.txt"):
-        question, _, wanted = line.partition(" => ")
-        if wanted.startswith("clock"):
-            city = wanted.removeprefix("clock").strip()
+        question, _, expected = line.partition(" => ")
+        if expected.startswith("clock"):
+            city = expected.removeprefix("clock").strip()
             cases["clock"].append(ToolCase(question, "", city))
         else:
-            cases["calculator"].append(ToolCase(question, wanted, ""))
+            cases["calculator"].append(ToolCase(question, expected, ""))
     return cases
 
 
-def measure_tools(engine: Engine, temperature: float, *, show_failures: bool) -> None:
+def run_tool_cases(engine: Engine, temperature: float, *, show_failures: bool) -> None:
     """Ask every tool question with every set of tools and print the figures."""
     for set_name, tools in TOOL_SETS.items():
-        for name, cases in tool_cases().items():
+        for name, cases in load_tool_cases().items():
             usable = [case for case in cases if fits(case, set_name)]
-            outcomes = [outcome(engine, case, tools, temperature) for case in usable]
+            outcomes = [evaluate_case(engine, case, tools, temperature) for case in usable]
             called = sum(right for right, _, _ in outcomes)
             answered = sum(right for _, right, _ in outcomes)
             print(
@@ -130,25 +134,25 @@ def fits(case: ToolCase, set_name: str) -> bool:
     return set_name != "two numbers" or len(case.expression.split()) in (0, 3)
 
 
-def outcome(
+def evaluate_case(
     engine: Engine, case: ToolCase, tools: list[dict], temperature: float
 ) -> tuple[bool, bool, str]:
     """Whether the call is right, whether the final answer is, and what was seen."""
     messages: list[dict] = [{"role": "user", "content": case.question}]
     try:
-        said = _said(engine, messages, tools, temperature)
-        calls = said.get("tool_calls") or []
+        message = _complete(engine, messages, tools, temperature)
+        calls = message.get("tool_calls") or []
         if len(calls) != 1:
-            return False, False, str(said)[:150]
+            return False, False, str(message)[:150]
         name, text = calls[0]["function"]["name"], calls[0]["function"]["arguments"]
         called = case.is_called(name, json.loads(text))
         result = {"role": "tool", "tool_call_id": calls[0]["id"], "content": case.result}
-        answer = _said(engine, [*messages, said, result], tools, temperature)["content"]
+        answer = _complete(engine, [*messages, message, result], tools, temperature)["content"]
     except urllib.error.HTTPError as error:
         return False, False, error.read().decode("utf-8")[:300]
     return called, called and case.is_answered(answer), f"{name}{text} -> {answer!r}"
 
 
-def _said(engine: Engine, messages: list[dict], tools: list[dict], temperature: float) -> dict:
+def _complete(engine: Engine, messages: list[dict], tools: list[dict], temperature: float) -> dict:
     reply = engine.answer(messages, tools=tools, temperature=temperature, max_tokens=300)
     return reply["choices"][0]["message"]

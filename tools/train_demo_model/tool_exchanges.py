@@ -7,14 +7,14 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from exchanges import LARGEST_TERM
+from exchanges import MAX_TERM
 from toolbox import OPERATIONS, Tool, Toolbox, Toolboxes
 
 if TYPE_CHECKING:
     import random
 
     from corpus import Corpus
-    from phrasing import Phrasing
+    from phrasing import Paraphraser
 
 SECTIONS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
 FAILED = "The tool reported an error, so I cannot answer that."
@@ -23,7 +23,7 @@ WHICH_PLACE = "For which city?"
 FAILURE_SHARE = 0.04
 ZERO_SHARE = 0.03
 BY_ZERO_SHARE = 0.2
-LONGEST_EXPRESSION = 24
+MAX_EXPRESSION = 24
 DATED = ("%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f")
 UNDATED = ("%H:%M", "%H:%M", "%H:%M:%S", "%I:%M %p", "It is %H:%M.", "%A %H:%M", "%d %B %Y, %H:%M")
 OFFSETS = ("", "", "+00:00", "+09:00", "-05:00", "Z")
@@ -66,7 +66,7 @@ class ToolExchanges:
         phrasing: Varies the questions.
     """
 
-    def __init__(self, corpus: Corpus, rng: random.Random, phrasing: Phrasing) -> None:
+    def __init__(self, corpus: Corpus, rng: random.Random, phrasing: Paraphraser) -> None:
         self._corpus = corpus
         self._rng = rng
         self._phrasing = phrasing
@@ -78,23 +78,23 @@ class ToolExchanges:
         kind = self._rng.choices(("sum", "clock", "both"), (0.55, 0.4, 0.05))[0]
         if kind == "both":
             return self._both(toolbox)
-        return self.calculation(toolbox) if kind == "sum" else self.time(toolbox)
+        return self.draw_calculation(toolbox) if kind == "sum" else self.draw_time(toolbox)
 
-    def calculation(self, toolbox: Toolbox) -> ToolExchange | None:
+    def draw_calculation(self, toolbox: Toolbox) -> ToolExchange | None:
         """A calculation, if the toolbox has a tool for it."""
-        problem = self.problem()
+        problem = self.draw_problem()
         tool = toolbox.calculator(problem.sign)
         if tool is None:
             return None
         question = self._phrasing.vary(problem.question)
-        call = (tool.name, arguments_for(tool, problem))
+        call = (tool.name, make_arguments(tool, problem))
         value = self._value(problem.expression)
         if value is None or self._rng.random() < FAILURE_SHARE:
             return self._failed(question, call)
         result = self._result_text(problem.expression, value)
         return ToolExchange(question, (call,), (result,), f"{problem.expression} is {value}.")
 
-    def time(self, toolbox: Toolbox) -> ToolExchange | None:
+    def draw_time(self, toolbox: Toolbox) -> ToolExchange | None:
         """A question about the time, if there is a clock."""
         clock = toolbox.clock()
         if clock is None:
@@ -108,14 +108,14 @@ class ToolExchanges:
             if clock.kind == "place":
                 return ToolExchange(question, (), (), WHICH_PLACE)
             zone = "UTC"
-        given = zone if clock.kind == "zone" else city
-        call = (clock.name, {clock.parameters[0]: given} if given else {})
+        place = zone if clock.kind == "zone" else city
+        call = (clock.name, {clock.parameters[0]: place} if place else {})
         if self._rng.random() < FAILURE_SHARE:
             return self._failed(question, call)
-        result, answer = self._reading(kind, city, given)
+        result, answer = self._format_reading(kind, city, place)
         return ToolExchange(question, (call,), (result,), answer)
 
-    def problem(self) -> Problem:
+    def draw_problem(self) -> Problem:
         """Something to calculate, mostly two numbers."""
         kind = self._rng.choices(("two", "expression", "percent"), (0.82, 0.13, 0.05))[0]
         wordings = self._corpus.large_sums
@@ -132,12 +132,12 @@ class ToolExchanges:
             b = "0"
         section = SECTIONS[sign]
         template = self._rng.choice(self._corpus.templates[section] + wordings[section])
-        spoken = [self._spoken(n) if not set("+-*/=") & set(template) else n for n in (a, b)]
+        spoken = [self._spell(n) if not set("+-*/=") & set(template) else n for n in (a, b)]
         question = template.format(a=spoken[0], b=spoken[1])
         return Problem(question, sign, (a, b), f"{a} {sign} {b}")
 
     def _both(self, toolbox: Toolbox) -> ToolExchange | None:
-        first, second = self.calculation(toolbox), self.time(toolbox)
+        first, second = self.draw_calculation(toolbox), self.draw_time(toolbox)
         if first is None or second is None or not second.calls:
             return None
         if FAILED in (first.answer, second.answer):
@@ -150,8 +150,8 @@ class ToolExchanges:
         failure = self._rng.choice(self._corpus.tools["failures"])
         return ToolExchange(question, (call,), (failure,), FAILED)
 
-    def _spoken(self, number: str) -> str:
-        small = number.isdecimal() and int(number) <= LARGEST_TERM
+    def _spell(self, number: str) -> str:
+        small = number.isdecimal() and int(number) <= MAX_TERM
         if small and self._rng.random() < 0.3:
             return self._corpus.words["numbers"][int(number)]
         return number
@@ -171,7 +171,7 @@ class ToolExchanges:
             first, second = self._rng.choices(list(OPERATIONS), k=2)
             shape = self._rng.choice(("{} {} {} {} {}", "({} {} {}) {} {}", "{} {} ({} {} {})"))
             expression = shape.format(a, first, b, second, c)
-            if len(expression) < LONGEST_EXPRESSION:
+            if len(expression) < MAX_EXPRESSION:
                 return expression
 
     def _value(self, expression: str) -> str | None:
@@ -206,7 +206,7 @@ class ToolExchanges:
         question = self._rng.choice(self._corpus.clock_questions[kind]).format(p=city)
         return self._phrasing.vary(question)
 
-    def _reading(self, kind: str, city: str, given: str) -> tuple[str, str]:
+    def _format_reading(self, kind: str, city: str, place: str) -> tuple[str, str]:
         moment = dt.datetime(
             self._rng.randint(2020, 2039),
             self._rng.randint(1, 12),
@@ -223,26 +223,26 @@ class ToolExchanges:
             text += self._rng.choice(OFFSETS)
         elif shape[0] == "%" and self._rng.random() < 0.12:
             text += (
-                self._rng.choice((f" {given}", f" ({given})", " UTC", " local time"))
+                self._rng.choice((f" {place}", f" ({place})", " UTC", " local time"))
                 .replace("()", "")
                 .rstrip()
             )
         if self._rng.random() < 0.2:
-            text = self._as_object(text, given)
+            text = self._as_object(text, place)
         if kind == "date":
             return text, f"Today is {moment:%Y-%m-%d}."
         clock = moment.strftime("%I:%M %p" if "%p" in shape else "%H:%M")
         return text, f"It is {clock} in {city}." if city else f"It is {clock}."
 
-    def _as_object(self, text: str, given: str) -> str:
+    def _as_object(self, text: str, place: str) -> str:
         value = {self._rng.choice(("time", "time", "current_time", "datetime", "now")): text}
-        if given and self._rng.random() < 0.5:
-            value["timezone"] = given
+        if place and self._rng.random() < 0.5:
+            value["timezone"] = place
         separators = self._rng.choice(((",", ":"), (", ", ": ")))
         return json.dumps(value, separators=separators)
 
 
-def arguments_for(tool: Tool, problem: Problem) -> dict:
+def make_arguments(tool: Tool, problem: Problem) -> dict:
     """The arguments that put a problem to a calculator."""
     if tool.kind == "expression":
         return {tool.parameters[0]: problem.expression}

@@ -92,8 +92,11 @@ class Toolboxes:
                 tools += self._calculators()
             if self._chance(0.7):
                 tools.append(self._clock())
-            others = self._rng.choices((0, 1, 2, 4), (0.6, 0.24, 0.11, 0.05))[0]
-            tools += [self._other(line) for line in self._rng.sample(self._words["others"], others)]
+            other_count = self._rng.choices((0, 1, 2, 4), (0.6, 0.24, 0.11, 0.05))[0]
+            tools += [
+                self._make_other(line)
+                for line in self._rng.sample(self._words["others"], other_count)
+            ]
             names = {tool.name for tool in tools}
             if tools and len(names) == len(tools):
                 self._rng.shuffle(tools)
@@ -113,8 +116,8 @@ class Toolboxes:
         kind = self._rng.choices(("expression", "operands", "binary"), (0.8, 0.05, 0.15))[0]
         if kind == "expression":
             name = self._pick("expression-names")
-            schema = {name: self._described("string", "expression-descriptions")}
-            definition = self._declared("calculator", schema, [name])
+            schema = {name: self._describe("string", "expression-descriptions")}
+            definition = self._declare("calculator", schema, [name])
             return [Tool("expression", definition, (name,))]
         if kind == "operands":
             return [self._with_operation()]
@@ -130,7 +133,7 @@ class Toolboxes:
         schema = {a: self._number(), b: self._number()}
         first = self._chance(0.5)
         schema = {operation: choices, **schema} if first else {**schema, operation: choices}
-        definition = self._declared("calculator", schema, list(schema))
+        definition = self._declare("calculator", schema, list(schema))
         return Tool("operands", definition, (a, b, operation), words=words)
 
     def _binary(self, sign: str, names: tuple[str, ...]) -> Tool:
@@ -147,15 +150,15 @@ class Toolboxes:
     def _clock(self) -> Tool:
         kind = self._rng.choices(("clock", "zone", "place"), (0.2, 0.65, 0.15))[0]
         if kind == "clock":
-            return Tool("clock", self._declared("clock", {}, []))
+            return Tool("clock", self._declare("clock", {}, []))
         name = self._pick(f"{kind}-names")
         needed = self._chance(0.35)
-        described = self._described("string", f"{kind}-descriptions")
+        described = self._describe("string", f"{kind}-descriptions")
         if not needed and self._chance(0.4):
             described = self._optional(described)
         section = self._rng.choice(("clock", f"{kind}-clock"))
         required = [name] if needed else []
-        definition = self._declared("clock", {name: described}, required, f"{section}-descriptions")
+        definition = self._declare("clock", {name: described}, required, f"{section}-descriptions")
         return Tool(kind, definition, (name,), needs_place=needed)
 
     def _optional(self, described: dict) -> dict:
@@ -173,7 +176,7 @@ class Toolboxes:
         )
         return {**extra, **types} if self._chance(0.5) else {**types, **extra}
 
-    def _other(self, line: str) -> Tool:
+    def _make_other(self, line: str) -> Tool:
         name, inside, text = re.fullmatch(r"(\w+)\((.*)\): (.+)", line).groups()
         pairs = [pair.split(": ") for pair in inside.split(", ") if pair]
         schema = {parameter: {"type": kind} for parameter, kind in pairs}
@@ -181,7 +184,7 @@ class Toolboxes:
         definition = {"name": name, "description": text, "parameters": parameters}
         return Tool("other", definition)
 
-    def _declared(
+    def _declare(
         self, names: str, schema: dict, required: list[str], descriptions: str = ""
     ) -> dict:
         return {
@@ -200,9 +203,9 @@ class Toolboxes:
 
     def _number(self) -> dict:
         kind = self._rng.choice(("number", "number", "integer"))
-        return self._described(kind, "operand-descriptions")
+        return self._describe(kind, "operand-descriptions")
 
-    def _described(self, kind: str, section: str) -> dict:
+    def _describe(self, kind: str, section: str) -> dict:
         if self._chance(0.5):
             return {"type": kind}
         text = self._pick(section)

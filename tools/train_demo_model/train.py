@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.models.llama.modeling_llama import repeat_kv
-from vocabulary import END, LONGEST_CONTEXT, PAD, train_tokenizer
+from vocabulary import END, MAX_CONTEXT, PAD, train_tokenizer
 
 SEED = 20261122
 SAVE_EVERY = 25
@@ -130,7 +130,7 @@ def run_round(corpus: Corpus, number: int, output: Path) -> None:
     if number == 1:
         tokenizer = train_tokenizer(corpus, seed)
         tokenizer.save_pretrained(output)
-        model = new_model(tokenizer)
+        model = make_model(tokenizer)
     else:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(output)
         model = LlamaForCausalLM.from_pretrained(output, attn_implementation=ATTENTION)
@@ -141,17 +141,17 @@ def run_round(corpus: Corpus, number: int, output: Path) -> None:
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     train(model, conversations, batches, ROUNDS[number - 1], output)
     if number in AVERAGED_ROUNDS:
-        average_with(model, before)
+        average_weights(model, before)
         model.save_pretrained(output)
 
 
-def average_with(model: LlamaForCausalLM, before: dict[str, torch.Tensor]) -> None:
+def average_weights(model: LlamaForCausalLM, before: dict[str, torch.Tensor]) -> None:
     """Keep the mean of the weights before and after a round, which does better than either."""
     after = model.state_dict()
     model.load_state_dict({name: (before[name] + after[name]) / 2 for name in after})
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """An untrained Llama of about two million parameters."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -160,7 +160,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         num_hidden_layers=4,
         num_attention_heads=6,
         num_key_value_heads=2,
-        max_position_embeddings=LONGEST_CONTEXT,
+        max_position_embeddings=MAX_CONTEXT,
         tie_word_embeddings=False,
         attn_implementation=ATTENTION,
         bos_token_id=None,
@@ -180,7 +180,7 @@ def train(
     """Minimise the loss of the answers' tokens, saving the model now and then and at the end."""
     optimizers = make_optimizers(model, plan.rate)
     schedulers = [
-        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, plan.steps))
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: get_rate_factor(step, plan.steps))
         for optimizer in optimizers
     ]
     started, losses = time.monotonic(), []
@@ -194,7 +194,7 @@ def train(
     conversations.simple = plan.simple_steps > 0
     for step, (ids, labels) in zip(range(1, plan.steps + 1), batches, strict=False):
         conversations.simple = step < plan.simple_steps
-        loss = answer_loss(model, ids, labels)
+        loss = compute_loss(model, ids, labels)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for stepper in (*optimizers, *schedulers):
@@ -208,7 +208,7 @@ def train(
             model.save_pretrained(output)
 
 
-def answer_loss(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def compute_loss(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of the answers' tokens; logits are computed for those positions only.
 
     No attention mask is needed: the padding is on the right, where causal attention does not look.
@@ -225,17 +225,19 @@ def make_optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Op
     """Muon for the matrices of the layers, which it trains in fewer steps; AdamW for the rest."""
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     chosen = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in chosen]
+    other_parameters = [p for p in model.parameters() if id(p) not in chosen]
     muon = torch.optim.Muon(
         matrices, lr=rate, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"
     )
     return [
         muon,
-        torch.optim.AdamW(others, lr=rate * VECTOR_SHARE, betas=(0.9, 0.98), weight_decay=0.01),
+        torch.optim.AdamW(
+            other_parameters, lr=rate * VECTOR_SHARE, betas=(0.9, 0.98), weight_decay=0.01
+        ),
     ]
 
 
-def rate_factor(step: int, steps: int) -> float:
+def get_rate_factor(step: int, steps: int) -> float:
     """Warm up, stay, and fall to nothing over the last two thirds."""
     return min(1.0, (step + 1) / WARM_UP_STEPS, 1.5 * (1 - step / steps) + 0.002)
 

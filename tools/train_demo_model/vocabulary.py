@@ -11,7 +11,7 @@ from pathlib import Path
 
 from conversations import Conversations
 from corpus import HONEST, Corpus
-from protocol import CALL_END, CALL_START, FRAME, PASSAGES, batch, compact
+from protocol import CALL_END, CALL_START, FRAME, PASSAGES, to_call_list, to_compact_json
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -23,7 +23,7 @@ ROLE_TOKENS = {role: f"<|{role}|>" for role in ("system", "user", "assistant", "
 MARKERS = (ROLE_TOKENS["tool"], CALL_START, CALL_END)
 CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 SAMPLE_CONVERSATIONS = 6000
-LONGEST_CONTEXT = 4096
+MAX_CONTEXT = 4096
 
 
 def train_tokenizer(corpus: Corpus, seed: int) -> PreTrainedTokenizerFast:
@@ -39,10 +39,10 @@ def train_tokenizer(corpus: Corpus, seed: int) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_sample_texts(corpus, seed), trainer)
-    return with_tools(tokenizer, corpus, seed)
+    return add_tools(tokenizer, corpus, seed)
 
 
-def with_tools(tokenizer: Tokenizer, corpus: Corpus, seed: int) -> PreTrainedTokenizerFast:
+def add_tools(tokenizer: Tokenizer, corpus: Corpus, seed: int) -> PreTrainedTokenizerFast:
     """Add the markers, the engine's passages and merges for the JSON of tools.
 
     The engine splits declarations, calls and contents without added tokens, so only merges can
@@ -50,21 +50,21 @@ def with_tools(tokenizer: Tokenizer, corpus: Corpus, seed: int) -> PreTrainedTok
     """
     if tokenizer.token_to_id(CALL_START) is None:
         counts = _tool_words(corpus, seed)
-        tokenizer = _with_merges(tokenizer, counts, TOOL_MERGES)
-        tokenizer.add_special_tokens([_added(marker, special=True) for marker in MARKERS])
-        tokenizer.add_tokens([_added(passage, special=False) for passage in PASSAGES])
+        tokenizer = _add_merges(tokenizer, counts, TOOL_MERGES)
+        tokenizer.add_special_tokens([_make_token(marker, special=True) for marker in MARKERS])
+        tokenizer.add_tokens([_make_token(passage, special=False) for passage in PASSAGES])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END,
         pad_token=PAD,
-        model_max_length=LONGEST_CONTEXT,
+        model_max_length=MAX_CONTEXT,
         clean_up_tokenization_spaces=False,
     )
     fast.chat_template = CHAT_TEMPLATE.read_text(encoding="utf-8").strip()
     return fast
 
 
-def _added(text: str, *, special: bool) -> AddedToken:
+def _make_token(text: str, *, special: bool) -> AddedToken:
     return AddedToken(text, normalized=False, special=special)
 
 
@@ -89,16 +89,19 @@ def _tool_words(corpus: Corpus, seed: int) -> Counter[str]:
     counts: Counter[str] = Counter()
     for _ in range(SAMPLE_CONVERSATIONS):
         toolbox = tools.toolboxes.draw()
-        texts = [FRAME, compact([{"type": "function", "function": d} for d in toolbox.definitions])]
+        texts = [
+            FRAME,
+            to_compact_json([{"type": "function", "function": d} for d in toolbox.definitions]),
+        ]
         if used := tools.draw(toolbox):
-            texts += [compact(batch(list(used.calls))), *used.results, used.answer]
+            texts += [to_compact_json(to_call_list(list(used.calls))), *used.results, used.answer]
         for text in texts:
             plain = re.sub(r" ?\d+", "", text)
             counts.update(word for word, _ in splitter.pre_tokenize_str(plain))
     return counts
 
 
-def _with_merges(tokenizer: Tokenizer, counts: Counter[str], merges: int) -> Tokenizer:
+def _add_merges(tokenizer: Tokenizer, counts: Counter[str], merges: int) -> Tokenizer:
     """Go on with byte-pair encoding where the tokenizer's training ended."""
     description = json.loads(tokenizer.to_str())
     model = description["model"]
@@ -109,18 +112,18 @@ def _with_merges(tokenizer: Tokenizer, counts: Counter[str], merges: int) -> Tok
         for word, parts in pieces.items():
             for pair in pairwise(parts):
                 pairs[pair] += counts[word]
-        left, right = max(pairs, key=lambda pair: (pairs[pair], pair))
-        model["merges"].append([left, right])
-        model["vocab"][left + right] = len(model["vocab"])
-        pieces = {word: _merged(parts, left, right) for word, parts in pieces.items()}
+        first, second = max(pairs, key=lambda pair: (pairs[pair], pair))
+        model["merges"].append([first, second])
+        model["vocab"][first + second] = len(model["vocab"])
+        pieces = {word: _merge(parts, first, second) for word, parts in pieces.items()}
     return Tokenizer.from_str(json.dumps(description))
 
 
-def _merged(parts: list[str], left: str, right: str) -> list[str]:
+def _merge(parts: list[str], first: str, second: str) -> list[str]:
     done: list[str] = []
     for part in parts:
-        if done and done[-1] == left and part == right:
-            done[-1] = left + right
+        if done and done[-1] == first and part == second:
+            done[-1] = first + second
         else:
             done.append(part)
     return done

@@ -18,7 +18,7 @@ from foundry_api.batch.journal.database import FILE as JOURNAL
 from foundry_api.batch.journal.output import foreign_file_error
 from foundry_api.batch.report.page import HEAD
 from foundry_api.batch.types import STANDARD_STREAM
-from foundry_api.storage.private_file import followed, is_replaceable
+from foundry_api.storage.private_file import is_replaceable, resolve_link
 from foundry_api.types.errors import BatchInputInvalid
 from foundry_api.types.local_path import absolute_path
 
@@ -127,7 +127,7 @@ def _output_files(options: BatchOptions) -> list[_NamedFile]:
         errors = options.errors_path
         files.append(_make_named_file("errors", errors, options.errors or str(errors)))
     if options.report is not None:
-        files.append(_make_named_file("report", followed(options.report), options.report))
+        files.append(_make_named_file("report", resolve_link(options.report), options.report))
     return files
 
 

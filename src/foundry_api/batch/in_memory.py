@@ -28,21 +28,21 @@ from foundry_api.batch.request_body import validate_body
 from foundry_api.batch.scheduler import RetryPolicy, make_scheduler
 from foundry_api.batch.task import BatchTask
 from foundry_api.batch.types import BatchRequest, BatchResult, Failures, parse_route
-from foundry_api.client.chat import expectation_of
+from foundry_api.client.chat import make_output_spec
 from foundry_api.core.options import ChatOptions
 from foundry_api.resilience.deadline import Deadline
 from foundry_api.types.checks import (
     chat_request,
     check_cache,
     check_flag,
-    check_known,
     check_range,
     check_repairs,
     check_timeout,
     check_whole,
     instructions,
     model_names,
-    prompt_turns,
+    prompt_to_messages,
+    reject_unknown_options,
 )
 from foundry_api.types.errors import FoundryError, InvalidRequest
 from foundry_api.types.messages import Completion
@@ -168,7 +168,7 @@ def _select_overrides(options: ChatOptions) -> RequestOverrides:
 
 def _make_messages(index: int, item: Any, system: str | None) -> Any:
     if isinstance(item, str):
-        return prompt_turns(item, system)
+        return prompt_to_messages(item, system)
     if issubclass(type(item), Sequence) and not isinstance(item, bytes):
         return item
     field = f"requests[{index}]"
@@ -278,7 +278,7 @@ def run_requests(
         InvalidRequest: An argument is at fault; at once. The rest while iterating.
     """
     call_options = _validate_options(requests, call_options)
-    expectation = expectation_of(
+    expectation = make_output_spec(
         **call_options.output_arguments
     )  # once: it may be a schema to be compiled
     chat = partial(
@@ -385,7 +385,7 @@ def _validate_options(requests: Any, call_options: BatchCallOptions) -> BatchCal
 
 
 def _check_options(options: ChatOptions) -> None:
-    check_known(options, ChatOptions.__annotations__.keys())
+    reject_unknown_options(options, ChatOptions.__annotations__.keys())
     check_timeout(options.get("timeout"))
     check_cache(options.get("cache", "auto"))
     check_flag("download", options.get("download"))
@@ -396,4 +396,4 @@ def _check_options(options: ChatOptions) -> None:
         for name, value in options.items()
         if name not in {"model", "timeout", "deadline", "download", "cache"}
     }
-    chat_request(prompt_turns("?"), **cast("dict[str, Any]", chat_arguments))
+    chat_request(prompt_to_messages("?"), **cast("dict[str, Any]", chat_arguments))

@@ -107,7 +107,7 @@ class BatchJob:
         Raises:
             BatchInputInvalid: The input cannot be read, or is refused for a bad line; or two of
                 the files are the same one, or one cannot be written where it is.
-            BatchChanged: The input or the output is not what it was.
+            BatchMismatch: The input or the output is not what it was.
             BatchInUse: Another process works on it.
             BatchStorageFailed: The journal or the output cannot be written.
             BatchCancelled: Somebody asked for the end.

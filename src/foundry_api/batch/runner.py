@@ -16,7 +16,7 @@ from foundry_api.batch.journal import BLOCK_LINES
 from foundry_api.batch.queues import ReorderBuffer
 from foundry_api.batch.response_line import error_result
 from foundry_api.batch.types import Line, WorkItem
-from foundry_api.types.errors import BatchCancelled, BatchChanged, BatchError, InvalidRequest
+from foundry_api.types.errors import BatchCancelled, BatchError, BatchMismatch, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -84,7 +84,7 @@ class InputPass:
         """What is to be answered, block by block; a block may have nothing.
 
         Raises:
-            BatchChanged: A line is not the one that was answered.
+            BatchMismatch: A line is not the one that was answered.
             BatchInputInvalid: The file breaks.
         """
         lines = self.source.iter_lines()
@@ -110,7 +110,7 @@ class InputPass:
             return block
         for line in block:
             if known.get(line.index, line.digest) != line.digest:
-                raise BatchChanged(
+                raise BatchMismatch(
                     f"{self.source.format_place(line)} is not the line that was answered"
                 )
         return [line for line in block if line.index not in known]

@@ -24,7 +24,7 @@ from foundry_api.batch.failures import (
 )
 from foundry_api.batch.queues import GroupedQueue, ResultBuffer
 from foundry_api.batch.task import TaskState
-from foundry_api.types.errors import BatchError, ClientClosed, FoundryError, SilenceTimeout
+from foundry_api.types.errors import BatchError, ClientClosed, FoundryError, ReadTimeout
 from foundry_api.types.user_code import UserCode, describe
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from foundry_api.batch.dedupe import LruResults
     from foundry_api.batch.task import BatchTask
     from foundry_api.client.client import FoundryAPIClient
-    from foundry_api.core.service_pool import Service
+    from foundry_api.core.service_pool import ServiceHandle
 
 __all__ = ["ConcurrencyWindow", "RetryPolicy", "Scheduler", "desired_concurrency", "make_scheduler"]
 
@@ -225,7 +225,7 @@ class Scheduler(Generic[_R]):
     async def _run_task(self, state: TaskState[_R]) -> _R:
         try:
             return await state.task.run()
-        except SilenceTimeout:
+        except ReadTimeout:
             # Of one line that takes too long, or of a service that hangs with all of them?
             state.service_unreachable = not await self._is_reachable()
             raise
@@ -341,7 +341,7 @@ class Scheduler(Generic[_R]):
         await asyncio.wait(tasks)
 
 
-def desired_concurrency(services: Iterable[Service]) -> int:
+def desired_concurrency(services: Iterable[ServiceHandle]) -> int:
     """So many lines keep services busy: those in flight, and as many again that wait for a turn.
 
     A limiter judges its limit only while calls wait all along, and each of those in flight may
@@ -349,7 +349,7 @@ def desired_concurrency(services: Iterable[Service]) -> int:
     """
     desired = 0
     for service in services:
-        if service.breaker.state == "closed" or service.breaker.due:
+        if service.breaker.state == "closed" or service.breaker.is_probe_due:
             desired += 2 * service.limiter.limit + 2
     return desired or 1
 

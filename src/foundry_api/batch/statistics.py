@@ -108,7 +108,7 @@ class ModelStatistics:
 
 
 def _empty_histogram() -> Distribution:
-    return Histogram(LATENCY_BUCKETS).told()
+    return Histogram(LATENCY_BUCKETS).snapshot()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import msgspec
 
-from foundry_api.core.options import CheckedOptions
-from foundry_api.storage.private_file import followed
+from foundry_api.core.options import StructuredOptions
+from foundry_api.storage.private_file import resolve_link
 from foundry_api.types.errors import BatchInputInvalid, FoundryError, InvalidRequest
 from foundry_api.types.local_path import absolute_path
 from foundry_api.types.messages import Completion, Message
@@ -210,7 +210,7 @@ def get_journal_directory(output: str | Path) -> Path:
 
 
 def _get_file(output: str | Path) -> Path:
-    path = followed(output)
+    path = resolve_link(output)
     if not path.name:
         raise BatchInputInvalid(
             f"the output {str(output)!r} is no name of a file", field="output", hint="Name a file."
@@ -310,11 +310,11 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     def errors_path(self) -> Path:
         """Where the lines go that failed. A symbolic link is followed."""
         if self.errors is not None:
-            return followed(self.errors)
+            return resolve_link(self.errors)
         name = output = self.output_path
         while name.suffix in SUFFIXES:
             name = name.with_suffix("")
-        return followed(output.with_name(f"{name.name}.errors.jsonl"))
+        return resolve_link(output.with_name(f"{name.name}.errors.jsonl"))
 
 
 _T = TypeVar("_T")
@@ -322,7 +322,7 @@ _T = TypeVar("_T")
 Failures = Literal["results", "raise"]
 
 
-class BatchKeywords(CheckedOptions[_T], Generic[_T], total=False):
+class BatchKeywords(StructuredOptions[_T], Generic[_T], total=False):
     """What a batch takes besides its requests and what their answers have to be.
 
     Attributes:
@@ -332,7 +332,8 @@ class BatchKeywords(CheckedOptions[_T], Generic[_T], total=False):
         errors: `results` (default) gives a request that failed as a result with an error, `raise`
             raises the first such error.
         dedupe: Whether identical requests are made once, and share their answer; default False.
-        max_attempts: How often a request that fails for a passing reason is tried; default 3. Each of them is a call with retries of its own.
+        max_attempts: How often a request that fails for a passing reason is tried; default 3. Each
+            try is a call with retries of its own.
         patience: Seconds that all services may be away before the batch is given up; default 600.
     """
 

@@ -29,48 +29,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. Nothing is raised, and no traceback is printed.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    argument_list = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(given)
+        return _run(argument_list)
     except KeyboardInterrupt:
-        return _interrupted(is_program=arguments is None)
+        return _handle_interrupt(is_program=arguments is None)
     except BrokenPipeError:
-        return _reader_left()
+        return _handle_closed_pipe()
     except Exception as error:  # noqa: BLE001 - the user is told, whatever it is
-        return _failed(error, given)
+        return _report_failure(error, argument_list)
 
 
 def _run(arguments: list[str]) -> int:
-    from foundry_api.cli import output, root  # noqa: PLC0415 - see the module
+    from foundry_api.cli import root, streams  # noqa: PLC0415 - see the module
 
-    output.arrange()
+    streams.force_utf8()
     code = root.run(arguments)
     sys.stdout.flush()
     return code
 
 
-def _interrupted(*, is_program: bool) -> int:
+def _handle_interrupt(*, is_program: bool) -> int:
     """End after Ctrl-C. While threads and engine leave, another one would draw a traceback."""
     if is_program:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     return INTERRUPTED
 
 
-def _failed(error: Exception, arguments: list[str]) -> int:
-    from foundry_api.cli import errors, output  # noqa: PLC0415 - most commands do not fail
+def _report_failure(error: Exception, arguments: list[str]) -> int:
+    from foundry_api.cli import errors, streams  # noqa: PLC0415 - most commands do not fail
 
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     try:
-        return errors.report(error, as_json="--json" in options)
+        return errors.report_error(error, as_json="--json" in options)
     except BrokenPipeError:
         return FAILED
     finally:
-        output.abandon_unwritten()
+        streams.abandon_unwritten()
 
 
-def _reader_left() -> int:
+def _handle_closed_pipe() -> int:
     """End quietly when the reader of a pipe left."""
-    from foundry_api.cli import output  # noqa: PLC0415 - as above
+    from foundry_api.cli import streams  # noqa: PLC0415 - as above
 
-    output.abandon_unwritten()
+    streams.abandon_unwritten()
     return FAILED

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from foundry_api.cli.options import Common, examples, output_options, pass_common
+from foundry_api.cli.options import GlobalOptions, format_examples, output_options, pass_common
 from foundry_api.cli.output import print_fields, print_json, print_table, sanitize_line
-from foundry_api.cli.session import settings_of
+from foundry_api.cli.session import make_settings
 from foundry_api.core.cache.sqlite import SqliteCache
 from foundry_api.observe.format import format_bytes, format_percent
 from foundry_api.storage.paths import Paths
@@ -25,16 +25,16 @@ __all__ = ["command"]
 
 _T = TypeVar("_T")
 
-TURN_ON = "Turn it on with FOUNDRY_CACHE=sqlite, or with cache=SqliteCache() in a program."
+TURN_ON_HINT = "Turn it on with FOUNDRY_CACHE=sqlite, or with cache=SqliteCache() in a program."
 
-FILE = click.option(
+FILE_OPTION = click.option(
     "--file",
     "path",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="The file, if it is not the one that FOUNDRY_CACHE names, or the one in the home.",
 )
-EPILOG = examples(
+EPILOG = format_examples(
     "cache stats",
     "cache stats --json",
     "cache clear",
@@ -46,52 +46,54 @@ EPILOG = examples(
 @output_options
 @pass_common
 @click.pass_context
-def command(context: click.Context, common: Common) -> None:
+def command(context: click.Context, common: GlobalOptions) -> None:
     """See and clear the answers that are kept.
 
     Programs keep answers in a file with FOUNDRY_CACHE=sqlite or cache=SqliteCache(), so that who
     asks the same again gets the same without the engine. Without a command, tell what is kept.
     """
     if context.invoked_subcommand is None:
-        _show(common, None)
+        _print_cache(common, None)
 
 
-@command.command("stats", epilog=examples("cache stats", "cache stats --file ./answers.db --json"))
-@FILE
+@command.command(
+    "stats", epilog=format_examples("cache stats", "cache stats --file ./answers.db --json")
+)
+@FILE_OPTION
 @output_options
 @pass_common
-def stats_command(common: Common, path: Path | None) -> None:
+def stats_command(common: GlobalOptions, path: Path | None) -> None:
     """Tell what is kept, and how often it was of use.
 
     The counts are those of all programs since the file was made.
     """
-    _show(common, path)
+    _print_cache(common, path)
 
 
-@command.command("clear", epilog=examples("cache clear", "cache clear --file ./answers.db"))
-@FILE
+@command.command("clear", epilog=format_examples("cache clear", "cache clear --file ./answers.db"))
+@FILE_OPTION
 @output_options
 @pass_common
-def clear_command(common: Common, path: Path | None) -> None:
+def clear_command(common: GlobalOptions, path: Path | None) -> None:
     """Delete every answer, also those in damaged files that were set aside.
 
     Programs that use the file may go on; they begin anew.
     """
-    file = _file_of(common, path)
-    count = _run(SqliteCache(file), SqliteCache.clear)
+    file = _get_file(common, path)
+    count = _query(SqliteCache(file), SqliteCache.clear)
     if common.as_json:
         print_json({"file": str(file), "cleared": count})
     elif count:
-        click.echo(sanitize_line(f"{_answers(count)} deleted from {file}."))
+        click.echo(sanitize_line(f"{_format_answers(count)} deleted from {file}."))
     else:
         click.echo(sanitize_line(f"No answers were kept in {file}."))
 
 
-def _show(common: Common, path: Path | None) -> None:
-    file = _file_of(common, path)
-    stats, models = _run(SqliteCache(file), _read)
+def _print_cache(common: GlobalOptions, path: Path | None) -> None:
+    file = _get_file(common, path)
+    stats, models = _query(SqliteCache(file), _query_cache)
     if common.as_json:
-        print_json(_told(file, stats, models))
+        print_json(_to_json(file, stats, models))
         return
     state = "in use" if stats.entries else "empty"
     print_fields(
@@ -99,7 +101,7 @@ def _show(common: Common, path: Path | None) -> None:
         state if os.path.lexists(file) else "not there",
         [
             ("answers", f"{stats.entries}, {format_bytes(stats.bytes)}" if stats.entries else ""),
-            ("lookups", _lookups(stats)),
+            ("lookups", _format_lookups(stats)),
             ("kept", f"{stats.stores} so far, {stats.evictions} had to go" if stats.stores else ""),
         ],
     )
@@ -108,10 +110,10 @@ def _show(common: Common, path: Path | None) -> None:
         rows = [[model, str(count), format_bytes(size)] for model, (count, size) in models.items()]
         print_table(["MODEL", "ANSWERS", "SIZE"], rows)
     if not os.path.lexists(file):
-        click.echo(TURN_ON)
+        click.echo(TURN_ON_HINT)
 
 
-def _told(file: Path, stats: CacheStats, models: dict[str, tuple[int, int]]) -> dict[str, Any]:
+def _to_json(file: Path, stats: CacheStats, models: dict[str, tuple[int, int]]) -> dict[str, Any]:
     """For programs. The bound is each program's own, so this one knows none."""
     return {
         "file": str(file),
@@ -129,30 +131,30 @@ def _told(file: Path, stats: CacheStats, models: dict[str, tuple[int, int]]) -> 
     }
 
 
-async def _read(cache: SqliteCache) -> tuple[CacheStats, dict[str, tuple[int, int]]]:
+async def _query_cache(cache: SqliteCache) -> tuple[CacheStats, dict[str, tuple[int, int]]]:
     return await cache.stats(), await cache.models()
 
 
-def _run(cache: SqliteCache, ask: Callable[[SqliteCache], Coroutine[Any, Any, _T]]) -> _T:
-    async def asked() -> _T:
+def _query(cache: SqliteCache, query: Callable[[SqliteCache], Coroutine[Any, Any, _T]]) -> _T:
+    async def call() -> _T:
         try:
-            return await ask(cache)
+            return await query(cache)
         finally:
             await cache.close()
 
-    return asyncio.run(asked())
+    return asyncio.run(call())
 
 
-def _file_of(common: Common, path: Path | None) -> Path:
-    settings = settings_of(common)
+def _get_file(common: GlobalOptions, path: Path | None) -> Path:
+    settings = make_settings(common)
     if path is not None:
         return path.expanduser()
     if isinstance(settings.cache, Path):
         return settings.cache.expanduser()
-    return Paths.of(settings.home).answers_file
+    return Paths.from_home(settings.home).cache_file
 
 
-def _lookups(stats: CacheStats) -> str:
+def _format_lookups(stats: CacheStats) -> str:
     lookups = stats.hits + stats.misses
     return (
         f"{stats.hits} of {lookups} found ({format_percent(stats.hits, lookups)})"
@@ -161,5 +163,5 @@ def _lookups(stats: CacheStats) -> str:
     )
 
 
-def _answers(count: int) -> str:
+def _format_answers(count: int) -> str:
     return "1 answer" if count == 1 else f"{count} answers"

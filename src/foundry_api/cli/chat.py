@@ -11,13 +11,13 @@ import click
 
 from foundry_api.cli import errors
 from foundry_api.cli.conversation import Conversation
-from foundry_api.cli.options import Common, common_options, examples, pass_common
+from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json, sanitize
-from foundry_api.cli.printer import Speaker, Talker
+from foundry_api.cli.printer import AnswerPrinter, ChatRunner
 from foundry_api.cli.session import Session
-from foundry_api.cli.stdin import MARK, piped_text, read_text
+from foundry_api.cli.stdin import MARK, read_piped_text, read_text
 from foundry_api.core.options import ChatOptions
-from foundry_api.types.checks import prompt_turns
+from foundry_api.types.checks import prompt_to_messages
 from foundry_api.types.errors import ContextOverflow, InvalidRequest
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ __all__ = ["command"]
 
 PROMPT = "> "
 
-EPILOG = examples(
+EPILOG = format_examples(
     'chat --model demo "What is the capital of France?"',
     "chat Tell me a story               words need no quotes",
     "chat < question.txt",
@@ -55,7 +55,7 @@ EPILOG = examples(
 @common_options
 @pass_common
 def command(
-    common: Common,
+    common: GlobalOptions,
     *,
     words: tuple[str, ...],
     model: str | None,
@@ -78,23 +78,23 @@ def command(
     On a terminal and without a prompt it is a conversation. Ctrl-C stops an answer, and the
     engine's work on it.
     """
-    prompt = prompt_from(words)
+    prompt = read_prompt(words)
     if prompt is None and common.as_json:
         raise click.UsageError("--json needs a prompt: a conversation is no JSON document.")
     options = ChatOptions(temperature=temperature, max_tokens=max_tokens, seed=seed, stop=stop)
     with Session(common, model=model, timeout_s=timeout, deadline_s=deadline) as session:
-        talker = Talker(session, options, stream=not no_stream, yes=yes, ask=not common.as_json)
+        talker = ChatRunner(session, options, stream=not no_stream, yes=yes, ask=not common.as_json)
         if prompt is None:
-            converse(talker, system)
+            run_repl(talker, system)
         elif common.as_json:
             print_json(
-                described(talker.complete(session.settings.model, prompt_turns(prompt, system)))
+                to_json(talker.complete(session.settings.model, prompt_to_messages(prompt, system)))
             )
         else:
-            answer(talker, prompt_turns(prompt, system))
+            print_answer(talker, prompt_to_messages(prompt, system))
 
 
-def prompt_from(words: Sequence[str]) -> str | None:
+def read_prompt(words: Sequence[str]) -> str | None:
     """The prompt, or None for a conversation.
 
     The words, a blank line, and what comes on standard input. A `-` among the words puts it there
@@ -110,7 +110,7 @@ def prompt_from(words: Sequence[str]) -> str | None:
     elif MARK in words:
         prompt = " ".join(read_text("prompt").rstrip() if word == MARK else word for word in words)
     else:
-        parts = " ".join(words), piped_text("prompt").rstrip()
+        parts = " ".join(words), read_piped_text("prompt").rstrip()
         prompt = "\n\n".join(part for part in parts if part.strip())
     if not prompt.strip():
         raise InvalidRequest(
@@ -119,31 +119,31 @@ def prompt_from(words: Sequence[str]) -> str | None:
     return prompt
 
 
-def answer(talker: Talker, messages: Sequence[Message]) -> None:
+def print_answer(runner: ChatRunner, messages: Sequence[Message]) -> None:
     """Say one answer."""
-    speaker = Speaker()
-    end = talker.say(talker.session.settings.model, messages, speaker)
-    _report_end(talker, end, speaker)
+    speaker = AnswerPrinter()
+    end = runner.print_answer(runner.session.settings.model, messages, speaker)
+    _print_end(runner, end, speaker)
 
 
-def converse(talker: Talker, system: str | None) -> None:
+def run_repl(runner: ChatRunner, system: str | None) -> None:
     """Talk until the user leaves. The model is loaded first, so that trouble shows at once."""
-    name = talker.session.settings.model
-    model = talker.load(name)
+    name = runner.session.settings.model
+    model = runner.load_model(name)
     _edit_lines()
-    _tell(f"Talking to {model.alias}. /help lists the commands; Ctrl-D leaves.")
+    _echo(f"Talking to {model.alias}. /help lists the commands; Ctrl-D leaves.")
     Conversation(
         model=name,
         system=system,
-        answer=lambda model, messages: _answer_in_conversation(talker, model, messages),
-        choose=talker.load,
+        complete=lambda model, messages: _print_turn(runner, model, messages),
+        select_model=runner.load_model,
         read=_read_line,
-        tell=_tell,
-        fail=errors.tell,
+        echo=_echo,
+        echo_error=errors.print_error,
     ).run()
 
 
-def described(completion: Completion) -> dict[str, object]:
+def to_json(completion: Completion) -> dict[str, object]:
     """A whole answer as JSON."""
     return {
         "content": completion.content,
@@ -156,38 +156,38 @@ def described(completion: Completion) -> dict[str, object]:
         "attempts": len(completion.attempts),
         "cached": completion.cached,
         "service": completion.service,
-        "generation": completion.generation,
+        "service_generation": completion.service_generation,
     }
 
 
-def _answer_in_conversation(talker: Talker, model: str, messages: Sequence[Message]) -> str | None:
+def _print_turn(runner: ChatRunner, model: str, messages: Sequence[Message]) -> str | None:
     """Say an answer; Ctrl-C ends it, but not the conversation."""
-    speaker = Speaker()
+    speaker = AnswerPrinter()
     with contextlib.suppress(KeyboardInterrupt, click.Abort):
-        end = talker.say(model, messages, speaker)
-        _report_end(talker, end, speaker)
-        return speaker.said
-    return speaker.said if speaker.has_begun else None
+        end = runner.print_answer(model, messages, speaker)
+        _print_end(runner, end, speaker)
+        return speaker.text
+    return speaker.text if speaker.has_begun else None
 
 
-def _report_end(talker: Talker, end: Chunk | Completion | None, speaker: Speaker) -> None:
+def _print_end(runner: ChatRunner, end: Chunk | Completion | None, printer: AnswerPrinter) -> None:
     """Say that an answer has no text, or is incomplete and why."""
-    if not speaker.said.strip():
-        thought = " after its reasoning" if speaker.has_begun else ""
-        _tell(f"The model said nothing{thought}.")
-    _report_cut(talker, end)
+    if not printer.text.strip():
+        thought = " after its reasoning" if printer.has_begun else ""
+        _echo(f"The model said nothing{thought}.")
+    _print_truncation(runner, end)
 
 
-def _report_cut(talker: Talker, end: Chunk | Completion | None) -> None:
+def _print_truncation(runner: ChatRunner, end: Chunk | Completion | None) -> None:
     """Say that an answer is incomplete, and why, unless --max-tokens asked for that."""
-    if end is None or end.finish_reason != "length" or talker.options.get("max_tokens") is not None:
+    if end is None or end.finish_reason != "length" or runner.options.get("max_tokens") is not None:
         return
     tokens = end.usage.completion_tokens if end.usage else 0
     sentence = f"The answer was cut after {tokens} tokens"
     if any(isinstance(attempt.error, ContextOverflow) for attempt in end.attempts):
-        _tell(f"{sentence}: with the prompt, they fill the model's context.")
+        _echo(f"{sentence}: with the prompt, they fill the model's context.")
     else:
-        _tell(f"{sentence}, the service's own limit; --max-tokens sets another.")
+        _echo(f"{sentence}, the service's own limit; --max-tokens sets another.")
 
 
 def _read_line() -> str:
@@ -204,5 +204,5 @@ def _edit_lines() -> None:
         importlib.import_module("readline")
 
 
-def _tell(text: str) -> None:
+def _echo(text: str) -> None:
     click.echo(sanitize(text), err=True)

@@ -21,10 +21,10 @@ HELP = """\
 Ctrl-C stops an answer."""
 
 
-LEAVING = frozenset({"/quit", "/exit", "/bye"})
+EXIT_COMMANDS = frozenset({"/quit", "/exit", "/bye"})
 """`/exit` and `/bye` are what other programs call it."""
 
-ALONE = LEAVING | {"/help", "/reset"}
+COMMANDS_WITHOUT_ARGUMENT = EXIT_COMMANDS | {"/help", "/reset"}
 """Commands with nothing behind them."""
 
 
@@ -47,22 +47,22 @@ class Conversation:
         *,
         model: str,
         system: str | None,
-        answer: Callable[[str, Sequence[Message]], str | None],
-        choose: Callable[[str], object],
+        complete: Callable[[str, Sequence[Message]], str | None],
+        select_model: Callable[[str], object],
         read: Callable[[], str],
-        tell: Callable[[str], object],
-        fail: Callable[[FoundryError], object],
+        echo: Callable[[str], object],
+        echo_error: Callable[[FoundryError], object],
     ) -> None:
         self.model = model
         self.system = system
-        self.turns: list[Message] = []
-        self._answer = answer
-        self._choose = choose
+        self.messages: list[Message] = []
+        self._complete = complete
+        self._select_model = select_model
         self._read = read
-        self._tell = tell
-        self._fail = fail
+        self._echo = echo
+        self._echo_error = echo_error
         self._commands: dict[str, Callable[[str], None]] = {
-            "/help": self._help,
+            "/help": self._print_help,
             "/model": self._set_model,
             "/system": self._set_system,
             "/reset": self._reset,
@@ -74,69 +74,69 @@ class Conversation:
             try:
                 line = self._read().strip()
             except (EOFError, KeyboardInterrupt):
-                self._tell("")
+                self._echo("")
                 return
-            if line.lower() in LEAVING:
+            if line.lower() in EXIT_COMMANDS:
                 return
             if line:
-                self._hear(line)
+                self._handle_line(line)
 
-    def _hear(self, line: str) -> None:
-        word, *others = line.split(maxsplit=1)
-        rest = others[0] if others else ""
+    def _handle_line(self, line: str) -> None:
+        word, *arguments = line.split(maxsplit=1)
+        rest = arguments[0] if arguments else ""
         try:
             if not _is_command(word):
-                self._turn(line)
-            elif rest and word.lower() in ALONE:
-                self._tell(f"{word} takes nothing behind it: enter {word.lower()} alone.")
+                self._ask(line)
+            elif rest and word.lower() in COMMANDS_WITHOUT_ARGUMENT:
+                self._echo(f"{word} takes nothing behind it: enter {word.lower()} alone.")
             elif command := self._commands.get(word.lower()):
                 command(rest)
             else:
-                self._tell(f"There is no {word}{_nearest(word)}; /help lists what there is.")
+                self._echo(f"There is no {word}{_suggest(word)}; /help lists what there is.")
         except FoundryError as error:
-            self._fail(error)
+            self._echo_error(error)
 
-    def _turn(self, text: str) -> None:
+    def _ask(self, text: str) -> None:
         """One exchange. What was said of a broken answer stays, so that the user can go on.
 
         So does a question whose answer has no text, as of a model that only thinks.
         """
         question = Message("user", text)
-        said: str | None = None
+        reply: str | None = None
         try:
-            said = self._answer(self.model, [*self._instructions(), *self.turns, question])
+            reply = self._complete(self.model, [*self._system_messages(), *self.messages, question])
         except FoundryError as error:
-            said = error.partial or None
+            reply = error.partial or None
             raise
         finally:
-            if said is not None:
-                self.turns.append(question)
-            if said and not said.isspace():  # services refuse empty messages
-                self.turns.append(Message("assistant", said))
+            if reply is not None:
+                self.messages.append(question)
+            if reply and not reply.isspace():  # services refuse empty messages
+                self.messages.append(Message("assistant", reply))
 
-    def _instructions(self) -> list[Message]:
+    def _system_messages(self) -> list[Message]:
         return [Message("system", self.system)] if self.system else []
 
-    def _help(self, _: str) -> None:
-        self._tell(HELP)
+    def _print_help(self, _: str) -> None:
+        self._echo(HELP)
 
     def _set_model(self, name: str) -> None:
         if name:
-            self._choose(name)
+            self._select_model(name)
             self.model = name
-        self._tell(f"The model is {self.model}.")
+        self._echo(f"The model is {self.model}.")
 
     def _set_system(self, text: str) -> None:
         if text:
             self.system = text
-        self._tell(f"The instructions are: {self.system}" if self.system else "No instructions.")
+        self._echo(f"The instructions are: {self.system}" if self.system else "No instructions.")
 
     def _reset(self, _: str) -> None:
-        self.turns.clear()
-        self._tell("The conversation starts anew.")
+        self.messages.clear()
+        self._echo("The conversation starts anew.")
 
 
-def _nearest(word: str) -> str:
+def _suggest(word: str) -> str:
     """What somebody may have meant, as part of a sentence."""
     known = ("/help", "/model", "/quit", "/reset", "/system")
     close = difflib.get_close_matches(word.lower(), known, n=1)

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from foundry_api.cli.output import is_terminal, sanitize_line
-from foundry_api.core.connection import find_model
+from foundry_api.core.connection import match_model
 from foundry_api.observe.format import (
     format_duration,
     format_megabytes,
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from foundry_api.core.downloads import DownloadProgress
     from foundry_api.types.messages import Model
 
-    Tell = Callable[[DownloadProgress], object]
+    ProgressCallback = Callable[[DownloadProgress], object]
 
-__all__ = ["in_words", "pull", "run_with_download"]
+__all__ = ["format_progress", "pull", "retry_after_download"]
 
 COMPLETE = 100.0
 LINE_EVERY_S = 10.0
@@ -39,7 +39,7 @@ JSON_EVERY_S = 2.0
 _T = TypeVar("_T")
 
 
-def run_with_download(
+def retry_after_download(
     session: Session,
     attempt: Callable[[], Coroutine[Any, Any, _T]],
     *,
@@ -62,7 +62,7 @@ def run_with_download(
     try:
         return session.run(attempt(), waiting)
     except ModelNotCached as error:
-        if not error.model or not (yes or (ask and _wanted(session, error))):
+        if not error.model or not (yes or (ask and _confirm_download(session, error))):
             raise
         pull(session, error.model)
     return session.run(attempt(), waiting)
@@ -78,26 +78,30 @@ def pull(session: Session, name: str, *, as_json: bool = False) -> Model:
         name: The model.
         as_json: Whether the lines are JSON.
     """
-    with _bar(name) if is_terminal(sys.stderr) else _lines(name, as_json=as_json) as tell:
+    with (
+        _show_bar(name)
+        if is_terminal(sys.stderr)
+        else _print_lines(name, as_json=as_json) as on_progress
+    ):
         last = [0.0]
 
-        def progress(now: DownloadProgress) -> None:
-            last[0] = now.percent
-            tell(now)
+        def report(current: DownloadProgress) -> None:
+            last[0] = current.percent
+            on_progress(current)
 
         try:
-            return session.run(session.client.models.download(name, progress))
+            return session.run(session.client.models.download(name, report))
         except KeyboardInterrupt:
-            told = (
+            text = (
                 f"{name} is stopped, with {format_percent(last[0])} here. "
                 "Pulling it again goes on from there."
             )
-    click.echo(sanitize_line(told), err=True)
+    click.echo(sanitize_line(text), err=True)
     raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
-def _bar(name: str) -> Generator[Tell]:
+def _show_bar(name: str) -> Generator[ProgressCallback]:
     from rich.console import Console  # noqa: PLC0415 - only terminals have a progress bar
     from rich.progress import BarColumn, Progress, TextColumn  # noqa: PLC0415 - as above
 
@@ -108,27 +112,33 @@ def _bar(name: str) -> Generator[Tell]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(sanitize_line(name), total=100, told="asking for it ...")
-        yield lambda now: bar.update(task, completed=now.percent, told=in_words(now))
+        yield lambda current: bar.update(
+            task, completed=current.percent, told=format_progress(current)
+        )
 
 
 @contextlib.contextmanager
-def _lines(name: str, *, as_json: bool) -> Generator[Tell]:
+def _print_lines(name: str, *, as_json: bool) -> Generator[ProgressCallback]:
     """Lines now and then, for a log or a program; none for what is over before the first is due."""
     every_s = JSON_EVERY_S if as_json else LINE_EVERY_S
     due = time.monotonic() + every_s
 
-    def tell(now: DownloadProgress) -> None:
+    def report(current: DownloadProgress) -> None:
         nonlocal due
         if time.monotonic() < due:
             return
         due = time.monotonic() + every_s
-        told = _json_line(name, now) if as_json else f"{sanitize_line(name)}: {in_words(now)}"
-        click.echo(told, err=True)
+        text = (
+            _format_json_line(name, current)
+            if as_json
+            else f"{sanitize_line(name)}: {format_progress(current)}"
+        )
+        click.echo(text, err=True)
 
-    yield tell
+    yield report
 
 
-def in_words(progress: DownloadProgress) -> str:
+def format_progress(progress: DownloadProgress) -> str:
     """`41%, 1.1 GB of 2.6 GB, 12 MB/s, 2 min left`, of which what is not known is left out."""
     parts = [f"{format_percent(progress.percent)}"]
     if progress.done_mb is not None:
@@ -137,28 +147,28 @@ def in_words(progress: DownloadProgress) -> str:
         )
     if progress.mb_per_s is not None:
         parts.append(f"{format_rate(progress.mb_per_s)} MB/s")
-    if progress.left_s is not None and progress.percent < COMPLETE:
-        parts.append(f"{format_duration(max(1.0, round(progress.left_s)))} left")
+    if progress.remaining_s is not None and progress.percent < COMPLETE:
+        parts.append(f"{format_duration(max(1.0, round(progress.remaining_s)))} left")
     return ", ".join(parts)
 
 
-def _json_line(name: str, progress: DownloadProgress) -> str:
-    told = {"model": name, **msgspec.structs.asdict(progress)}
-    return msgspec.json.encode({"progress": told}).decode()
+def _format_json_line(name: str, progress: DownloadProgress) -> str:
+    members = {"model": name, **msgspec.structs.asdict(progress)}
+    return msgspec.json.encode({"progress": members}).decode()
 
 
-def _wanted(session: Session, error: ModelNotCached) -> bool:
+def _confirm_download(session: Session, error: ModelNotCached) -> bool:
     if not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
         return False
-    size = session.run(_size(session.client, error.model or ""))
+    size = session.run(_format_size(session.client, error.model or ""))
     click.echo(f"{sanitize_line(error.message)}.", err=True)
     return click.confirm(f"Download it now{size}?", err=True)
 
 
-async def _size(client: FoundryAPIClient, name: str) -> str:
+async def _format_size(client: FoundryAPIClient, name: str) -> str:
     """How much there is to download, where the catalog tells."""
     try:
-        model = find_model(name, await client.models.list(catalog=True))
+        model = match_model(name, await client.models.list(catalog=True))
     except FoundryError:
         return ""
     return f" ({format_megabytes(model.size_mb)})" if model and model.size_mb else ""

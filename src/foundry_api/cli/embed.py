@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from foundry_api.cli.options import Common, common_options, examples, pass_common
+from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json
 from foundry_api.cli.session import Session
-from foundry_api.cli.stdin import MARK, piped_text, read_text
+from foundry_api.cli.stdin import MARK, read_piped_text, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-EPILOG = examples(
+EPILOG = format_examples(
     'embed --model demo "What is the capital of France?"',
     "embed --model demo one two three           three texts",
     "embed --model qwen3-embedding-0.6b < lines.txt > vectors.jsonl",
@@ -36,7 +36,7 @@ EPILOG = examples(
 @common_options
 @pass_common
 def command(
-    common: Common,
+    common: GlobalOptions,
     *,
     texts: tuple[str, ...],
     model: str,
@@ -49,44 +49,46 @@ def command(
     The texts are the arguments, and then the lines of standard input, if it is no terminal; empty
     lines are left out. A `-` among the arguments puts the lines there.
     """
-    asked = _texts(texts)
+    inputs = _collect_texts(texts)
     with Session(common, timeout_s=timeout, deadline_s=deadline) as session:
         made = session.run(
-            session.client.embed(asked, model=model, download=yes), waiting="Embedding"
+            session.client.embed(inputs, model=model, download=yes), description="Embedding"
         )
     if common.as_json:
-        print_json(_described(made))
+        print_json(_to_json(made))
         return
     for vector in made:
         print_json(vector, indent=0)
 
 
-def _texts(given: Sequence[str]) -> Sequence[str]:
+def _collect_texts(arguments: Sequence[str]) -> Sequence[str]:
     """The arguments and the lines of standard input, which a `-` among them puts in its place."""
-    if not given:
+    if not arguments:
         if is_terminal(sys.stdin):
             raise click.UsageError("Give texts as arguments, or one a line on standard input.")
-        return _lines(read_text("texts"))
-    if MARK not in given:
-        return [*given, *_lines(piped_text("texts"))]
+        return _split_lines(read_text("texts"))
+    if MARK not in arguments:
+        return [*arguments, *_split_lines(read_piped_text("texts"))]
     return [
-        text for each in given for text in (_lines(read_text("texts")) if each == MARK else (each,))
+        text
+        for argument in arguments
+        for text in (_split_lines(read_text("texts")) if argument == MARK else (argument,))
     ]
 
 
-def _lines(text: str) -> Sequence[str]:
+def _split_lines(text: str) -> Sequence[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
-def _described(made: Embeddings) -> dict[str, object]:
+def _to_json(embeddings: Embeddings) -> dict[str, object]:
     """Vectors as JSON."""
     return {
-        "model": made.model,
-        "dimensions": made.dimensions,
-        "vectors": made.vectors,
-        "usage": made.usage,
-        "timings": made.timings,
-        "attempts": len(made.attempts),
-        "service": made.service,
-        "generation": made.generation,
+        "model": embeddings.model,
+        "dimensions": embeddings.dimensions,
+        "vectors": embeddings.vectors,
+        "usage": embeddings.usage,
+        "timings": embeddings.timings,
+        "attempts": len(embeddings.attempts),
+        "service": embeddings.service,
+        "service_generation": embeddings.service_generation,
     }

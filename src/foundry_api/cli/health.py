@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from foundry_api.cli.errors import tell
-from foundry_api.cli.health_view import line, sample_fields, summary_fields
-from foundry_api.cli.options import Common, common_options, examples, pass_common
+from foundry_api.cli.errors import print_error
+from foundry_api.cli.health_view import format_line, make_sample_fields, make_summary_fields
+from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
 from foundry_api.cli.output import is_terminal, print_fields, print_json, sanitize_line
-from foundry_api.cli.services import RunningService
+from foundry_api.cli.services import RunningServiceTarget
 from foundry_api.cli.session import Session
 from foundry_api.monitor.monitor import AlertCommand, AlertWebhook, HealthMonitor
 from foundry_api.monitor.summary import summarise
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from foundry_api.monitor.monitor import HealthChanged, HealthSample, HealthSummary
-    from foundry_api.monitor.sampler import Watched
+    from foundry_api.monitor.sampler import MonitorTarget
 
 __all__ = ["EXIT_CODES", "command"]
 
 EXIT_CODES = {"healthy": 0, "degraded": 1, "down": 2}
-NOT_READY = 1
-ONE_LOOK_S = 15.0
+EXIT_NOT_READY = 1
+CHECK_TIMEOUT_S = 15.0
 """Finding a service may take a while, which a person waits for when he looks once."""
 
 CANARY_EVERY = 10
 
 EPILOG = (
-    examples(
+    format_examples(
         "health",
         "health --json",
         "health --model phi-4-mini --canary         is it in memory, and does it answer",
@@ -55,7 +55,7 @@ EPILOG = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wishes:
+class MonitorOptions:
     """What the options said of the monitor."""
 
     interval: float
@@ -64,10 +64,10 @@ class _Wishes:
     store: Path | None
     alerts: tuple[Callable[[HealthChanged], object], ...]
 
-    def monitor(self, watched: Watched, *, timeout: float | None = None) -> HealthMonitor:
+    def make_monitor(self, target: MonitorTarget, *, timeout: float | None = None) -> HealthMonitor:
         """A monitor as it was wished for."""
         return HealthMonitor(
-            watched,
+            target,
             interval=max(self.interval, timeout or 0.0),
             timeout=timeout,
             models=self.models,
@@ -132,7 +132,7 @@ class _Wishes:
 @common_options
 @pass_common
 def command(
-    common: Common,
+    common: GlobalOptions,
     *,
     watch: bool,
     interval: float,
@@ -151,72 +151,78 @@ def command(
     --canary. Watching prints a line for each look, in JSON with --json, and graphs on a terminal.
     """
     if summary:
-        return _tell_summary(store, as_json=common.as_json)
+        return _print_store_summary(store, as_json=common.as_json)
     if until_ready is not None and (watch or count):
         raise click.UsageError("--until-ready looks by itself: leave out --watch and --count.")
-    alerts = _alerts(alert_command, webhook)
-    wishes = _Wishes(interval=interval, models=models, canary=canary, store=store, alerts=alerts)
+    alerts = _make_alerts(alert_command, webhook)
+    wishes = MonitorOptions(
+        interval=interval, models=models, canary=canary, store=store, alerts=alerts
+    )
     with Session(common) as session:
         if until_ready is not None:
-            return _until_ready(session, wishes, until_ready, common)
+            return _wait_until_ready(session, wishes, until_ready, common)
         if watch or count:
-            return _follow(session, wishes, count, common)
-        return _tell(session.run(_once(session, wishes)), common)
+            return _watch(session, wishes, count, common)
+        return _print_sample(session.run(_check_once(session, wishes)), common)
 
 
-async def _once(session: Session, wishes: _Wishes) -> HealthSample:
-    async with _watched(session) as watched:
-        monitor = wishes.monitor(watched, timeout=ONE_LOOK_S)
-        if wishes.store is None:
+async def _check_once(session: Session, options: MonitorOptions) -> HealthSample:
+    async with _resolve_target(session) as watched:
+        monitor = options.make_monitor(watched, timeout=CHECK_TIMEOUT_S)
+        if options.store is None:
             return await monitor.check()
         async with monitor:
             return await monitor.check()
 
 
-def _until_ready(session: Session, wishes: _Wishes, seconds: float, common: Common) -> int:
+def _wait_until_ready(
+    session: Session, options: MonitorOptions, seconds: float, common: GlobalOptions
+) -> int:
     async def wait() -> tuple[HealthSample | None, CallTimeout | None]:
-        async with _watched(session) as watched:
-            monitor = wishes.monitor(watched)
+        async with _resolve_target(session) as watched:
+            monitor = options.make_monitor(watched)
             try:
                 return await monitor.wait_until_ready(seconds), None
             except CallTimeout as error:
                 return monitor.status, error
 
     waiting = "" if common.as_json else "Waiting for the service to be ready ..."
-    sample, late = session.run(wait(), waiting=waiting)
-    code = EXIT_CODES["down"] if sample is None else _tell(sample, common)
+    sample, late = session.run(wait(), description=waiting)
+    code = EXIT_CODES["down"] if sample is None else _print_sample(sample, common)
     if late is None:
         return code
-    tell(late)
-    return max(code, NOT_READY)
+    print_error(late)
+    return max(code, EXIT_NOT_READY)
 
 
-def _follow(session: Session, wishes: _Wishes, count: int | None, common: Common) -> int:
+def _watch(
+    session: Session, options: MonitorOptions, count: int | None, common: GlobalOptions
+) -> int:
     monitors: list[HealthMonitor] = []
     with ExitStack() as stack:
         if common.as_json:
             show, changed = _print_json_line, None
         elif is_terminal(sys.stdout):
-            from foundry_api.cli.health_view import LiveScreen  # noqa: PLC0415 - it imports rich
+            from foundry_api.cli.health_view import LiveView  # noqa: PLC0415 - it imports rich
 
-            stack.callback(lambda: _tell_end(monitors))
-            screen = stack.enter_context(LiveScreen())
-            show, changed = screen.show, screen.changed
+            stack.callback(lambda: _print_end(monitors))
+            screen = stack.enter_context(LiveView())
+            show, changed = screen.add_sample, screen.add_change
         else:
             show, changed = _print_line, None
 
         async def follow() -> int:
-            async with _watched(session) as watched:
-                monitor = wishes.monitor(watched)
+            async with _resolve_target(session) as watched:
+                monitor = options.make_monitor(watched)
                 monitors.append(monitor)
                 if changed is not None:
                     monitor.on_change(changed)
-                return await _watch(monitor, show, count)
+                return await _show_samples(monitor, show, count)
 
         return session.run(follow())
 
 
-async def _watch(
+async def _show_samples(
     monitor: HealthMonitor, show: Callable[[HealthSample], object], count: int | None
 ) -> int:
     """Show samples until there were so many; the last one's exit code."""
@@ -230,14 +236,14 @@ async def _watch(
     return EXIT_CODES[monitor.history[-1].status]
 
 
-def _watched(session: Session) -> AbstractAsyncContextManager[Watched]:
+def _resolve_target(session: Session) -> AbstractAsyncContextManager[MonitorTarget]:
     """What to look at: the client's own engine if that is what the user asked for."""
     if session.settings.service == "embedded":
         return nullcontext(session.client)
-    return RunningService(session.settings)
+    return RunningServiceTarget(session.settings)
 
 
-def _alerts(command: str | None, webhook: str | None) -> tuple[Callable[..., object], ...]:
+def _make_alerts(command: str | None, webhook: str | None) -> tuple[Callable[..., object], ...]:
     alerts: list[Callable[..., object]] = []
     if command is not None:
         try:
@@ -250,21 +256,21 @@ def _alerts(command: str | None, webhook: str | None) -> tuple[Callable[..., obj
     return tuple(alerts)
 
 
-def _tell(sample: HealthSample, common: Common) -> int:
+def _print_sample(sample: HealthSample, common: GlobalOptions) -> int:
     if common.as_json:
         print_json(sample)
     else:
-        print_fields(sample.service or "No service", sample.status, sample_fields(sample))
+        print_fields(sample.service or "No service", sample.status, make_sample_fields(sample))
     return EXIT_CODES[sample.status]
 
 
-def _tell_summary(store: Path | None, *, as_json: bool) -> int:
+def _print_store_summary(store: Path | None, *, as_json: bool) -> int:
     if store is None:
         raise click.UsageError("--summary tells of a file: give --store FILE.")
     # SQLite is for those who keep a history.
-    from foundry_api.monitor.store import read  # noqa: PLC0415
+    from foundry_api.monitor.store import read_samples  # noqa: PLC0415
 
-    samples = read(store)
+    samples = read_samples(store)
     summary = summarise(samples)
     if as_json:
         print_json(summary)
@@ -275,7 +281,7 @@ def _tell_summary(store: Path | None, *, as_json: bool) -> int:
     return 0
 
 
-def _tell_end(monitors: list[HealthMonitor]) -> None:
+def _print_end(monitors: list[HealthMonitor]) -> None:
     """What was seen in all, below the screen."""
     for monitor in monitors:
         if monitor.status is not None:
@@ -284,11 +290,11 @@ def _tell_end(monitors: list[HealthMonitor]) -> None:
 
 
 def _print_summary(title: str, status: str, summary: HealthSummary) -> None:
-    print_fields(title, status, summary_fields(summary))
+    print_fields(title, status, make_summary_fields(summary))
 
 
 def _print_line(sample: HealthSample) -> None:
-    click.echo(sanitize_line(line(sample)))
+    click.echo(sanitize_line(format_line(sample)))
     sys.stdout.flush()
 
 

@@ -14,25 +14,27 @@ from foundry_api.observe.format import format_age, format_megabytes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from foundry_api.cli.options import Common
+    from foundry_api.cli.options import GlobalOptions
     from foundry_api.core.catalog import CatalogListing
     from foundry_api.types.messages import Model
 
-__all__ = ["described", "list_models", "rows", "show_models", "tell_age"]
+__all__ = ["list_models", "make_rows", "print_catalog_age", "show_models", "to_json"]
 
 COLUMNS = ("ALIAS", "STATE", "SIZE", "DEVICE", "TASK", "CONTEXT", "LICENCE", "ID")
 CATALOGS = {"local": "local: a directory of your own", "public": "public"}
-KNOWN = {True: "yes", False: "no", None: ""}
+YES_NO = {True: "yes", False: "no", None: ""}
 
 
-def list_models(common: Common, models: Sequence[Model], listing: CatalogListing | None) -> None:
+def list_models(
+    common: GlobalOptions, models: Sequence[Model], listing: CatalogListing | None
+) -> None:
     """Print models in a table or as JSON, with the catalog's age where it was asked for."""
     if common.as_json:
-        catalog = {} if listing is None else {"catalog": _age(listing)}
-        print_json({"models": [described(model) for model in _grouped(models)], **catalog})
+        catalog = {} if listing is None else {"catalog": _format_age(listing)}
+        print_json({"models": [to_json(model) for model in _group_by_alias(models)], **catalog})
         return
     if models:
-        print_table(COLUMNS, rows(models))
+        print_table(COLUMNS, make_rows(models))
     elif listing is not None:
         click.echo("No model is on this machine, and the catalog is empty.")
     else:
@@ -41,32 +43,32 @@ def list_models(common: Common, models: Sequence[Model], listing: CatalogListing
             "are; get one with `foundry-api models pull NAME`."
         )
     if listing is not None:
-        tell_age(listing)
+        print_catalog_age(listing)
 
 
-def show_models(common: Common, models: Sequence[Model]) -> None:
+def show_models(common: GlobalOptions, models: Sequence[Model]) -> None:
     """Print all that is known of each model."""
     if common.as_json:
-        print_json({"models": [described(model) for model in models]})
+        print_json({"models": [to_json(model) for model in models]})
         return
     for number, model in enumerate(models):
         if number:
             click.echo()
-        print_fields(model.id, _state(model), _fields(model))
+        print_fields(model.id, _get_state(model), _make_fields(model))
 
 
-def described(model: Model) -> dict[str, Any]:
+def to_json(model: Model) -> dict[str, Any]:
     """A model with every member: its own encoding leaves out what is not known."""
     return msgspec.structs.asdict(model)
 
 
-def rows(models: Iterable[Model]) -> Iterator[tuple[str, ...]]:
+def make_rows(models: Iterable[Model]) -> Iterator[tuple[str, ...]]:
     """Models as rows of the table, those of one alias together and named once."""
     last = None
-    for model in _grouped(models):
+    for model in _group_by_alias(models):
         yield (
             "" if model.alias == last else model.alias,
-            _state(model),
+            _get_state(model),
             format_megabytes(model.size_mb),
             model.device or "",
             (model.task or "").removesuffix("-completion"),
@@ -77,7 +79,7 @@ def rows(models: Iterable[Model]) -> Iterator[tuple[str, ...]]:
         last = model.alias
 
 
-def tell_age(listing: CatalogListing) -> None:
+def print_catalog_age(listing: CatalogListing) -> None:
     """Say to standard error that a catalog is not of now, and of when it is."""
     if listing.fresh:
         return
@@ -87,7 +89,7 @@ def tell_age(listing: CatalogListing) -> None:
         click.echo(f"({sanitize_line(listing.unreachable)})", err=True)
 
 
-def _age(listing: CatalogListing) -> dict[str, Any]:
+def _format_age(listing: CatalogListing) -> dict[str, Any]:
     return {
         "fetched_at": listing.fetched_at,
         "fresh": listing.fresh,
@@ -95,7 +97,7 @@ def _age(listing: CatalogListing) -> dict[str, Any]:
     }
 
 
-def _grouped(models: Iterable[Model]) -> list[Model]:
+def _group_by_alias(models: Iterable[Model]) -> list[Model]:
     """Variants of one alias together, where the first of them was: catalogs list the best first."""
     groups: dict[str, list[Model]] = {}
     for model in models:
@@ -103,13 +105,13 @@ def _grouped(models: Iterable[Model]) -> list[Model]:
     return [model for group in groups.values() for model in group]
 
 
-def _state(model: Model) -> str:
+def _get_state(model: Model) -> str:
     if model.loaded:
         return "loaded"
     return {True: "cached", False: "catalog", None: "unknown"}[model.cached]
 
 
-def _fields(model: Model) -> list[tuple[str, str]]:
+def _make_fields(model: Model) -> list[tuple[str, str]]:
     runs_on = [part for part in (model.device, model.execution_provider) if part]
     return [
         ("alias", model.alias),
@@ -119,13 +121,13 @@ def _fields(model: Model) -> list[tuple[str, str]]:
         ("task", model.task or ""),
         ("runs on", ", ".join(runs_on)),
         ("size", format_megabytes(model.size_mb)),
-        ("context", _tokens(model.context_length)),
-        ("longest answer", _tokens(model.max_output_tokens)),
-        ("calls tools", KNOWN[model.supports_tools]),
-        ("made from", model.parent or ""),
+        ("context", _format_tokens(model.context_length)),
+        ("longest answer", _format_tokens(model.max_output_tokens)),
+        ("calls tools", YES_NO[model.supports_tools]),
+        ("made from", model.base_model or ""),
         ("files", model.path or ""),
     ]
 
 
-def _tokens(count: int | None) -> str:
+def _format_tokens(count: int | None) -> str:
     return f"{count} tokens" if count else ""

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from foundry_api.cli.downloads import pull, run_with_download
-from foundry_api.cli.model_view import described, list_models, show_models
-from foundry_api.cli.options import Common, common_options, examples, pass_common
+from foundry_api.cli.downloads import pull, retry_after_download
+from foundry_api.cli.model_view import list_models, show_models, to_json
+from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json, sanitize, sanitize_line
 from foundry_api.cli.services import find_running
 from foundry_api.cli.session import Session
-from foundry_api.cli.spinner import Waiting
+from foundry_api.cli.spinner import Spinner
 from foundry_api.client.client import FoundryAPIClient
-from foundry_api.core.connection import find_model
+from foundry_api.core.connection import match_model
 from foundry_api.engine.models.task import CHAT, EMBEDDINGS
 from foundry_api.observe.format import format_bytes, format_megabytes
 from foundry_api.types.errors import FoundryError, ModelInUse, ModelNotFound, ServiceStartFailed
@@ -44,12 +44,12 @@ DRAIN = click.option(
     metavar="SECONDS",
     help="How long answers under way may take to end.",
 )
-CANNOT_BE_SERVED = 1
+EXIT_NOT_SERVABLE = 1
 CATALOG = click.option(
     "--catalog", is_flag=True, help="Also those that can be downloaded; needs the network."
 )
 
-EPILOG = examples(
+EPILOG = format_examples(
     "models list",
     "models list --catalog",
     "models show phi-4-mini",
@@ -65,34 +65,36 @@ EPILOG = examples(
 @common_options
 @pass_common
 @click.pass_context
-def command(context: click.Context, common: Common, *, catalog: bool) -> None:
+def command(context: click.Context, common: GlobalOptions, *, catalog: bool) -> None:
     """See, get and remove models.
 
     Without a command, list them. A NAME is an alias, an id, or an id without its version, in any
     case.
     """
     if context.invoked_subcommand is None:
-        show(common, catalog=catalog)
+        print_models(common, catalog=catalog)
 
 
-@command.command("list", epilog=examples("models list", "models list --catalog --json"))
+@command.command("list", epilog=format_examples("models list", "models list --catalog --json"))
 @CATALOG
 @common_options
 @pass_common
-def list_command(common: Common, *, catalog: bool) -> None:
+def list_command(common: GlobalOptions, *, catalog: bool) -> None:
     """List the models on this machine.
 
     Variants of one alias stand together. What was asked of the catalog in the last 10 minutes is
     not asked again, and a catalog that cannot be reached is shown as it was.
     """
-    show(common, catalog=catalog)
+    print_models(common, catalog=catalog)
 
 
-@command.command("show", epilog=examples("models show phi-4-mini", "models show demo --json"))
+@command.command(
+    "show", epilog=format_examples("models show phi-4-mini", "models show demo --json")
+)
 @NAME
 @common_options
 @pass_common
-def show_command(common: Common, name: str) -> None:
+def show_command(common: GlobalOptions, name: str) -> None:
     """Tell all that is known of a model.
 
     That is each of its variants, and for those on this machine where their files are.
@@ -102,11 +104,13 @@ def show_command(common: Common, name: str) -> None:
     show_models(common, models)
 
 
-@command.command("pull", epilog=examples("models pull phi-4-mini", "models pull phi-4-mini --json"))
+@command.command(
+    "pull", epilog=format_examples("models pull phi-4-mini", "models pull phi-4-mini --json")
+)
 @NAME
 @common_options
 @pass_common
-def pull_command(common: Common, name: str) -> None:
+def pull_command(common: GlobalOptions, name: str) -> None:
     """Download a model. Ctrl-C stops it; pulling again goes on where it stopped.
 
     Where nobody looks, progress goes to standard error: a line every 10 s, with --json one of JSON
@@ -114,21 +118,23 @@ def pull_command(common: Common, name: str) -> None:
     """
     with Session(common) as session:
         model = pull(session, name, as_json=common.as_json)
-    _tell(common, model, f"{model.alias} is on this machine: {model.id}")
+    _print_model(common, model, f"{model.alias} is on this machine: {model.id}")
 
 
-@command.command("load", epilog=examples("up", "models load phi-4-mini", "models load demo mine"))
+@command.command(
+    "load", epilog=format_examples("up", "models load phi-4-mini", "models load demo mine")
+)
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("-y", "--yes", is_flag=True, help="Download them without asking.")
 @common_options
 @pass_common
-def load_command(common: Common, names: tuple[str, ...], *, yes: bool) -> None:
+def load_command(common: GlobalOptions, names: tuple[str, ...], *, yes: bool) -> None:
     """Load models into the memory of a running service, one after the other."""
     loaded: list[Model] = []
     with Session(common) as session:
         _require_running(session)
         for name in names:
-            model = run_with_download(
+            model = retry_after_download(
                 session,
                 partial(session.client.models.load, name),
                 yes=yes,
@@ -139,19 +145,19 @@ def load_command(common: Common, names: tuple[str, ...], *, yes: bool) -> None:
             if not common.as_json:
                 click.echo(sanitize_line(f"{model.alias} is loaded: {model.id}"))
     if common.as_json:
-        told = [described(model) for model in loaded]
-        print_json({"model": told[0]} if len(names) == 1 else {"models": told})
+        documents = [to_json(model) for model in loaded]
+        print_json({"model": documents[0]} if len(names) == 1 else {"models": documents})
 
 
 @command.command(
-    "unload", epilog=examples("models unload phi-4-mini", "models unload mine --force")
+    "unload", epilog=format_examples("models unload phi-4-mini", "models unload mine --force")
 )
 @NAME
 @DRAIN
 @click.option("--force", is_flag=True, help="Heed no other program that uses it.")
 @common_options
 @pass_common
-def unload_command(common: Common, name: str, drain: float, *, force: bool) -> None:
+def unload_command(common: GlobalOptions, name: str, drain: float, *, force: bool) -> None:
     """Take a model out of a running service's memory.
 
     Fails while another program uses it, and says which one.
@@ -160,18 +166,18 @@ def unload_command(common: Common, name: str, drain: float, *, force: bool) -> N
         _require_running(session)
         model = session.run(
             session.client.models.unload(name, drain=drain, force=force),
-            waiting=f"Unloading {name} ...",
+            description=f"Unloading {name} ...",
         )
-    _tell(common, model, f"{model.alias} is no longer loaded: {model.id}")
+    _print_model(common, model, f"{model.alias} is no longer loaded: {model.id}")
 
 
-@command.command("swap", epilog=examples("models swap phi-4-mini qwen2.5-0.5b"))
+@command.command("swap", epilog=format_examples("models swap phi-4-mini qwen2.5-0.5b"))
 @click.argument("old")
 @click.argument("new")
 @DRAIN
 @common_options
 @pass_common
-def swap_command(common: Common, old: str, new: str, drain: float) -> None:
+def swap_command(common: GlobalOptions, old: str, new: str, drain: float) -> None:
     """Unload the model OLD, and load NEW in its place.
 
     If NEW can't be loaded, OLD is loaded again.
@@ -180,20 +186,21 @@ def swap_command(common: Common, old: str, new: str, drain: float) -> None:
         _require_running(session)
         model = session.run(
             session.client.models.swap(old, new, drain=drain),
-            waiting=f"Loading {new} in the place of {old} ...",
+            description=f"Loading {new} in the place of {old} ...",
         )
-    _tell(common, model, f"{model.alias} is loaded in the place of {old}: {model.id}")
+    _print_model(common, model, f"{model.alias} is loaded in the place of {old}: {model.id}")
 
 
 @command.command(
-    "add", epilog=examples("models add ./my-model --check", "models add ./my-model --alias mine")
+    "add",
+    epilog=format_examples("models add ./my-model --check", "models add ./my-model --alias mine"),
 )
 @click.argument("directory", type=click.Path())
 @click.option("--alias", help="The name to call it by.")
 @click.option("--check", is_flag=True, help="Only check it, and load it once on trial.")
 @common_options
 @pass_common
-def add_command(common: Common, directory: str, alias: str | None, *, check: bool) -> None:
+def add_command(common: GlobalOptions, directory: str, alias: str | None, *, check: bool) -> None:
     """Serve a directory with an ONNX model of your own.
 
     It must hold genai_config.json, the ONNX graph with its weights, the tokenizer and a chat
@@ -203,48 +210,48 @@ def add_command(common: Common, directory: str, alias: str | None, *, check: boo
     temporary engine. Its exit code is 1 for a directory that cannot be served.
     """
     if check:
-        _check(common, directory)
+        _check_directory(common, directory)
         return
     if alias is None:
         raise click.UsageError("Give it a name with --alias NAME.")
     with Session(common) as session:
         model = session.run(session.client.models.register(directory, alias))
-    _tell(common, model, f"{model.alias} is added: {model.id}")
+    _print_model(common, model, f"{model.alias} is added: {model.id}")
 
 
-@command.command("rm", epilog=examples("models rm phi-4-mini", "models rm -y phi-4-mini"))
+@command.command("rm", epilog=format_examples("models rm phi-4-mini", "models rm -y phi-4-mini"))
 @NAME
 @click.option("-y", "--yes", is_flag=True, help="Delete it without asking.")
 @common_options
 @pass_common
-def rm_command(common: Common, name: str, *, yes: bool) -> None:
+def rm_command(common: GlobalOptions, name: str, *, yes: bool) -> None:
     """Delete a downloaded model, or forget an added one.
 
     The files of an added directory stay, but no program of this user can call it any more. A loaded
     model has to be unloaded first. The model `demo`, which comes with this program, always stays.
     """
     with Session(common) as session:
-        model = session.run(_removable(session.client, name))
+        model = session.run(_find_removable(session.client, name))
         if model.catalog == "local":
             session.run(session.client.models.unregister(name))
-            _tell(common, model, f"{model.alias} is forgotten; its files stay: {model.id}")
+            _print_model(common, model, f"{model.alias} is forgotten; its files stay: {model.id}")
             return
         _confirm(common, model, yes=yes)
         freed = session.run(session.client.models.remove(model.id))
     sentence = f"{model.alias} is deleted, which freed {format_bytes(freed)}: {model.id}"
-    _tell(common, model, sentence, freed_bytes=freed)
+    _print_model(common, model, sentence, freed_bytes=freed)
 
 
-def show(common: Common, *, catalog: bool) -> None:
+def print_models(common: GlobalOptions, *, catalog: bool) -> None:
     """Print the models."""
     with Session(common) as session:
         models, listing = session.run(
-            _listed(session.client, catalog=catalog), waiting="Asking for the models ..."
+            _list_models(session.client, catalog=catalog), description="Asking for the models ..."
         )
     list_models(common, models, listing)
 
 
-async def _listed(
+async def _list_models(
     client: FoundryAPIClient, *, catalog: bool
 ) -> tuple[Sequence[Model], CatalogListing | None]:
     models = await client.models.list()
@@ -252,32 +259,37 @@ async def _listed(
         return models, None
     listing = await client.models.catalog()
     known = {model.id for model in models}
-    return [*models, *(each for each in listing.models if each.id not in known)], listing
+    return [
+        *models,
+        *(listed_model for listed_model in listing.models if listed_model.id not in known),
+    ], listing
 
 
-def _check(common: Common, directory: str) -> None:
+def _check_directory(common: GlobalOptions, directory: str) -> None:
     """Tell what keeps a directory from being served; the user's own service is not asked."""
-    from foundry_api.engine.models.validate import findings  # noqa: PLC0415 - for this verb alone
+    from foundry_api.engine.models.validate import find_problems  # noqa: PLC0415 - for this verb alone
 
     try:
         path = absolute_path(directory)
     except ValueError as error:
         raise click.UsageError(f"DIRECTORY is {directory!r}: {error}.") from error
-    found, is_tried = findings(path), False
-    if not found:
-        found, is_tried = _try(path)
+    problems, is_tried = find_problems(path), False
+    if not problems:
+        problems, is_tried = _try(path)
     if common.as_json:
-        print_json({"directory": directory, "findings": found, "loaded": is_tried and not found})
-    elif found:
+        print_json(
+            {"directory": directory, "findings": problems, "loaded": is_tried and not problems}
+        )
+    elif problems:
         click.echo(sanitize_line(f"{directory} cannot be served as a model:"))
-        for finding in found:
+        for finding in problems:
             click.echo(sanitize_line(f"  {finding}"))
     elif is_tried:
         click.echo(sanitize_line(f"{directory} can be served. Add it with --alias NAME."))
     else:
         click.echo(sanitize_line(f"{directory} has all its files. Add it with --alias NAME."))
-    if found:
-        raise click.exceptions.Exit(CANNOT_BE_SERVED)
+    if problems:
+        raise click.exceptions.Exit(EXIT_NOT_SERVABLE)
 
 
 def _try(directory: Path) -> tuple[tuple[str, ...], bool]:
@@ -288,7 +300,7 @@ def _try(directory: Path) -> tuple[tuple[str, ...], bool]:
     """
 
     async def trial() -> str | None:
-        with Waiting(f"Loading {directory} on trial ..."):
+        with Spinner(f"Loading {directory} on trial ..."):
             return await try_model(directory)
 
     try:
@@ -299,7 +311,7 @@ def _try(directory: Path) -> tuple[tuple[str, ...], bool]:
     return ((f"the engine cannot serve it: {failure}",) if failure else ()), True
 
 
-def _confirm(common: Common, model: Model, *, yes: bool) -> None:
+def _confirm(common: GlobalOptions, model: Model, *, yes: bool) -> None:
     """Ask before files are deleted, where there is somebody to ask.
 
     Raises:
@@ -309,7 +321,7 @@ def _confirm(common: Common, model: Model, *, yes: bool) -> None:
         return
     size = f" ({format_megabytes(model.size_mb)})" if model.size_mb else ""
     if not click.confirm(sanitize_line(f"Delete {model.id}{size}?"), err=True):
-        raise click.exceptions.Exit(CANNOT_BE_SERVED)
+        raise click.exceptions.Exit(EXIT_NOT_SERVABLE)
 
 
 def _require_running(session: Session) -> None:
@@ -322,8 +334,8 @@ def _require_running(session: Session) -> None:
         session.run(find_running(session.settings))
 
 
-async def _removable(client: FoundryAPIClient, name: str) -> Model:
-    model = find_model(name, await client.models.list())
+async def _find_removable(client: FoundryAPIClient, name: str) -> Model:
+    model = match_model(name, await client.models.list())
     if model is None:
         raise ModelNotFound(f"no model on this machine is named {name!r}", model=name)
     if model.loaded and model.catalog != "local":  # of those, the engine knows more
@@ -335,14 +347,14 @@ async def _removable(client: FoundryAPIClient, name: str) -> Model:
     return model
 
 
-def _tell(common: Common, model: Model, sentence: str, **further: object) -> None:
+def _print_model(common: GlobalOptions, model: Model, message: str, **extra: object) -> None:
     if common.as_json:
-        print_json({"model": described(model), **further})
+        print_json({"model": to_json(model), **extra})
     else:
-        click.echo(sanitize_line(sentence))
+        click.echo(sanitize_line(message))
 
 
-ALIAS = "trial"
+TRIAL_ALIAS = "trial"
 FIRST_TOKEN_TIMEOUT_S = 300.0
 """A large model that was just read from a slow disk takes its time."""
 
@@ -359,22 +371,22 @@ async def try_model(directory: Path) -> str | None:
     Raises:
         ServiceStartFailed: There is no engine on this machine to try it in.
     """
-    with tempfile.TemporaryDirectory(prefix=f"{ALIAS}-", ignore_cleanup_errors=True) as home:
+    with tempfile.TemporaryDirectory(prefix=f"{TRIAL_ALIAS}-", ignore_cleanup_errors=True) as home:
         settings = Settings(
-            service="embedded", home=Path(home), retries=0, timeout_s=FIRST_TOKEN_TIMEOUT_S
+            service="embedded", home=Path(home), max_retries=0, timeout_s=FIRST_TOKEN_TIMEOUT_S
         )
         async with FoundryAPIClient(settings=settings) as client:
             await client.models.loaded()  # a failure to start is not the model's
             try:
-                model = await client.models.register(directory, ALIAS)
-                await client.models.load(ALIAS)
-                await _call(client, model)
+                model = await client.models.register(directory, TRIAL_ALIAS)
+                await client.models.load(TRIAL_ALIAS)
+                await _try_call(client, model)
             except FoundryError as error:
-                return error.message.replace(f"{ALIAS}:1", str(directory))
+                return error.message.replace(f"{TRIAL_ALIAS}:1", str(directory))
     return None
 
 
-async def _call(client: FoundryAPIClient, model: Model) -> None:
+async def _try_call(client: FoundryAPIClient, model: Model) -> None:
     """Make the cheapest call of what a model is for; a recording to transcribe is not at hand."""
     if model.task == EMBEDDINGS:
         await client.embed("Hello", model=model.id)

@@ -11,13 +11,13 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["Common", "common_options", "examples", "output_options", "pass_common"]
+__all__ = ["GlobalOptions", "common_options", "format_examples", "output_options", "pass_common"]
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
 
 @dataclass(slots=True)
-class Common:
+class GlobalOptions:
     """What the common options said.
 
     Attributes:
@@ -33,12 +33,12 @@ class Common:
     as_json: bool = False
 
 
-pass_common = click.make_pass_decorator(Common, ensure=True)
+pass_common = click.make_pass_decorator(GlobalOptions, ensure=True)
 
 
-def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+def _store_option(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     """Remember an option's value; the one nearest to the verb's arguments wins."""
-    common = context.ensure_object(Common)
+    common = context.ensure_object(GlobalOptions)
     if (value or value == "") and parameter.name:
         setattr(common, parameter.name, value)
 
@@ -48,14 +48,14 @@ _SERVICE = (
         "--base-url",
         metavar="URL",
         expose_value=False,
-        callback=_keep,
+        callback=_store_option,
         help="Use the service at this address. [FOUNDRY_BASE_URL]",
     ),
     click.option(
         "--service",
         type=click.Choice(["auto", "embedded"]),
         expose_value=False,
-        callback=_keep,
+        callback=_store_option,
         help="auto: a running service, else an engine of its own. embedded: its own.",
     ),
 )
@@ -65,7 +65,7 @@ _OUTPUT = (
         "as_json",
         is_flag=True,
         expose_value=False,
-        callback=_keep,
+        callback=_store_option,
         help="Print JSON, errors too.",
     ),
     click.option(
@@ -73,7 +73,7 @@ _OUTPUT = (
         "--verbose",
         count=True,
         expose_value=False,
-        callback=_keep,
+        callback=_store_option,
         help="Log to standard error; -vv for every detail.",
     ),
 )
@@ -81,26 +81,26 @@ _OUTPUT = (
 
 def common_options(command: _F) -> _F:
     """Give a command the options that all have that talk to a service."""
-    return _with((*_SERVICE, *_OUTPUT), _naming_options(command))
+    return _apply_options((*_SERVICE, *_OUTPUT), _name_options_in_errors(command))
 
 
 def output_options(command: _F) -> _F:
     """Give a command the options of output alone."""
-    return _with(_OUTPUT, _naming_options(command))
+    return _apply_options(_OUTPUT, _name_options_in_errors(command))
 
 
-def _naming_options(command: _F) -> _F:
+def _name_options_in_errors(command: _F) -> _F:
     """A command whose errors name its options, where they named arguments of Python."""
 
     @functools.wraps(command)
-    def naming(*arguments: Any, **options: Any) -> Any:
+    def wrapper(*arguments: Any, **options: Any) -> Any:
         try:
             return command(*arguments, **options)
         except ValueError as error:  # of which InvalidRequest is one, and `--help` needs no errors
             _name_option(error, click.get_current_context().command.params)
             raise
 
-    return cast("_F", naming)
+    return cast("_F", wrapper)
 
 
 def _name_option(error: ValueError, parameters: Iterable[click.Parameter]) -> None:
@@ -117,13 +117,13 @@ def _name_option(error: ValueError, parameters: Iterable[click.Parameter]) -> No
                 error.message = f"{option}{error.message.removeprefix(start)}"
 
 
-def _with(options: tuple[Callable[[_F], _F], ...], command: _F) -> _F:
+def _apply_options(options: tuple[Callable[[_F], _F], ...], command: _F) -> _F:
     for option in reversed(options):
         command = option(command)
     return command
 
 
-def examples(*lines: str) -> str:
+def format_examples(*lines: str) -> str:
     """An epilog of examples, which click must not reflow.
 
     Each is what follows the program's name, or a pipe to it.

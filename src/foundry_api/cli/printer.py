@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from foundry_api.cli.downloads import run_with_download
+from foundry_api.cli.downloads import retry_after_download
 from foundry_api.cli.output import is_terminal, sanitize
-from foundry_api.cli.spinner import Waiting
+from foundry_api.cli.spinner import Spinner
 from foundry_api.core.options import ChatOptions
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from foundry_api.cli.session import Session
     from foundry_api.types.messages import Chunk, Completion, Message, Model
 
-__all__ = ["Speaker", "Talker"]
+__all__ = ["AnswerPrinter", "ChatRunner"]
 
 
-class Speaker:
+class AnswerPrinter:
     """Says one answer, and knows what was said of it when it was interrupted.
 
     Args:
@@ -35,47 +35,47 @@ class Speaker:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
-        self._said: list[str] = []
-        self._thinking = False
+        self._parts: list[str] = []
+        self._in_reasoning = False
         self.has_begun = False
 
     @property
-    def said(self) -> str:
+    def text(self) -> str:
         """The text so far."""
-        return "".join(self._said)
+        return "".join(self._parts)
 
-    def think(self, text: str) -> None:
+    def write_reasoning(self, text: str) -> None:
         """Say a piece of the model's reasoning: dimly, and only to a person who looks."""
         self.has_begun = self.has_begun or bool(text)
         if text and is_terminal(sys.stderr) and is_terminal(self._stream):
-            if not self._thinking:
-                self._thinking = True
+            if not self._in_reasoning:
+                self._in_reasoning = True
                 click.secho("", dim=True, reset=False, nl=False, err=True)
             click.echo(sanitize(text), nl=False, err=True)
 
-    def say(self, text: str) -> None:
+    def write(self, text: str) -> None:
         """Say a piece of the answer now; a terminal gets it without what it would obey."""
-        self._end_thinking()
-        self._said.append(text)
+        self._end_reasoning()
+        self._parts.append(text)
         self.has_begun = self.has_begun or bool(text)
         self._stream.write(sanitize(text) if is_terminal(self._stream) else text)
         self._stream.flush()
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """End the last line, unless the answer did so or there was none."""
-        self._end_thinking()
-        if self._said and not self._said[-1].endswith("\n"):
+        self._end_reasoning()
+        if self._parts and not self._parts[-1].endswith("\n"):
             self._stream.write("\n")
             self._stream.flush()
 
-    def _end_thinking(self) -> None:
-        if self._thinking:
-            self._thinking = False
+    def _end_reasoning(self) -> None:
+        if self._in_reasoning:
+            self._in_reasoning = False
             click.secho("\n", reset=True, err=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Talker:
+class ChatRunner:
     """Has answers said.
 
     Attributes:
@@ -92,28 +92,28 @@ class Talker:
     yes: bool = False
     ask: bool = True
 
-    def say(
-        self, model: str, messages: Sequence[Message], speaker: Speaker
+    def print_answer(
+        self, model: str, messages: Sequence[Message], printer: AnswerPrinter
     ) -> Chunk | Completion | None:
         """Say an answer, and end its last line, however it ends.
 
         Returns:
             The last chunk, or the completion: both tell how the answer ended.
         """
-        saying = self._say_pieces if self.stream else self._say_whole
+        saying = self._print_stream if self.stream else self._print_completion
         try:
-            return run_with_download(
+            return retry_after_download(
                 self.session,
-                lambda: saying(model, messages, speaker),
+                lambda: saying(model, messages, printer),
                 yes=self.yes,
                 ask=self.ask,
             )
         finally:
-            speaker.end()
+            printer.finish()
 
     def complete(self, model: str, messages: Sequence[Message]) -> Completion:
         """The whole answer, without saying it."""
-        return run_with_download(
+        return retry_after_download(
             self.session,
             lambda: self._complete(model, messages),
             yes=self.yes,
@@ -121,9 +121,9 @@ class Talker:
             waiting=f"Waiting for {model} ...",
         )
 
-    def load(self, model: str) -> Model:
+    def load_model(self, model: str) -> Model:
         """Have a model ready to answer."""
-        return run_with_download(
+        return retry_after_download(
             self.session,
             lambda: self.session.client.models.load(model),
             yes=self.yes,
@@ -131,34 +131,34 @@ class Talker:
             waiting=f"Loading {model} ...",
         )
 
-    async def _say_pieces(
-        self, model: str, messages: Sequence[Message], speaker: Speaker
+    async def _print_stream(
+        self, model: str, messages: Sequence[Message], printer: AnswerPrinter
     ) -> Chunk | None:
         last: Chunk | None = None
-        chunks = self.session.client.stream_chat(messages, **self._options(model))
+        chunks = self.session.client.stream_chat(messages, **self._make_options(model))
         # Closing the stream, however this ends, is what stops the engine's work.
         async with aclosing(chunks):
-            with Waiting(f"Waiting for {model} ...") as waiting:
+            with Spinner(f"Waiting for {model} ...") as waiting:
                 async for chunk in chunks:
-                    waiting.over()
+                    waiting.stop()
                     last = chunk
-                    speaker.think(chunk.reasoning)
+                    printer.write_reasoning(chunk.reasoning)
                     if text := chunk.content or chunk.refusal:
-                        speaker.say(text)
+                        printer.write(text)
         return last
 
-    async def _say_whole(
-        self, model: str, messages: Sequence[Message], speaker: Speaker
+    async def _print_completion(
+        self, model: str, messages: Sequence[Message], printer: AnswerPrinter
     ) -> Completion:
-        with Waiting(f"Waiting for {model} ..."):
+        with Spinner(f"Waiting for {model} ..."):
             completion = await self._complete(model, messages)
-        speaker.think(completion.reasoning)
+        printer.write_reasoning(completion.reasoning)
         if text := completion.content or completion.refusal:
-            speaker.say(text)
+            printer.write(text)
         return completion
 
     async def _complete(self, model: str, messages: Sequence[Message]) -> Completion:
-        return await self.session.client.chat(messages, **self._options(model))
+        return await self.session.client.chat(messages, **self._make_options(model))
 
-    def _options(self, model: str) -> ChatOptions:
+    def _make_options(self, model: str) -> ChatOptions:
         return {**self.options, "model": model}

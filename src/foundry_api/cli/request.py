@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from foundry_api.cli.options import Common, common_options, examples, pass_common
+from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json, sanitize
 from foundry_api.cli.session import Session
 from foundry_api.cli.stdin import MARK, read_text
@@ -17,11 +17,11 @@ from foundry_api.types.errors import InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from foundry_api.types.results import RawReply
+    from foundry_api.types.results import RawResponse
 
 __all__ = ["command"]
 
-EPILOG = examples(
+EPILOG = format_examples(
     "request GET /status",
     "request GET /v1/responses --param limit=5",
     """request POST /v1/embeddings --data '{"model": "demo:1", "input": "Hello"}'""",
@@ -41,7 +41,7 @@ EPILOG = examples(
 @common_options
 @pass_common
 def command(
-    common: Common,
+    common: GlobalOptions,
     *,
     method: str,
     path: str,
@@ -55,45 +55,49 @@ def command(
 
     From SDK 2.1 on the models of this machine are behind /catalogs/local.
     """
-    body = None if data is None else _json(data)
-    query, head = _pairs(params, "=", "--param"), _pairs(headers, ":", "--header")
+    body = None if data is None else _parse_json(data)
+    query, head = _parse_pairs(params, "=", "--param"), _parse_pairs(headers, ":", "--header")
     with Session(common, timeout_s=timeout, deadline_s=deadline) as session:
-        asked = session.client.request(method, path, json=body, params=query, headers=head)
-        reply = session.run(asked, waiting="Waiting for the answer")
+        pending = session.client.request(method, path, json=body, params=query, headers=head)
+        response = session.run(pending, description="Waiting for the answer")
     if common.as_json:
-        headers_told = {name.lower(): value for name, value in reply.headers.items()}
-        print_json({"status": reply.status, "headers": headers_told, "body": _body(reply)})
+        response_headers = {name.lower(): value for name, value in response.headers.items()}
+        print_json(
+            {"status": response.status, "headers": response_headers, "body": _decode_body(response)}
+        )
     else:
-        show_body(reply)
+        print_body(response)
 
 
-def show_body(reply: RawReply) -> None:
+def print_body(response: RawResponse) -> None:
     """Print a body: JSON indented, other text with a line end; a pipe gets anything else as is."""
-    body = _body(reply)
+    body = _decode_body(response)
     if not isinstance(body, str):
         print_json(body)
     elif is_terminal(sys.stdout):
         click.echo(sanitize(body), nl=bool(body))
     else:  # as bytes: of text, click takes the colours away
-        click.echo(reply.body, nl=bool(body) and body.encode() == reply.body)
+        click.echo(response.body, nl=bool(body) and body.encode() == response.body)
 
 
-def _body(reply: RawReply) -> Any:
+def _decode_body(response: RawResponse) -> Any:
     """The body as JSON, if it is that, else as text."""
-    kind = reply.headers.get("Content-Type", "")
-    return reply.json() if kind.startswith("application/json") and reply.body else reply.text
+    kind = response.headers.get("Content-Type", "")
+    return (
+        response.json() if kind.startswith("application/json") and response.body else response.text
+    )
 
 
-def _json(data: str) -> Any:
+def _parse_json(data: str) -> Any:
     try:
         return msgspec.json.decode(read_text("data") if data == MARK else data)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise InvalidRequest(f"the body is not JSON: {error}", field="data") from error
 
 
-def _pairs(given: Sequence[str], between: str, option: str) -> dict[str, str]:
-    pairs = [each.partition(between) for each in given]
-    for name, found, _ in pairs:
-        if not name or not found:
-            raise click.UsageError(f"{option} wants NAME{between}VALUE.")
+def _parse_pairs(arguments: Sequence[str], separator_text: str, option: str) -> dict[str, str]:
+    pairs = [argument.partition(separator_text) for argument in arguments]
+    for name, separator, _ in pairs:
+        if not name or not separator:
+            raise click.UsageError(f"{option} wants NAME{separator_text}VALUE.")
     return {name.strip(): value.strip() for name, _, value in pairs}

@@ -56,7 +56,7 @@ Environment:
 """
 
 
-class Verbs(click.Group):
+class VerbGroup(click.Group):
     """A group that imports a verb's module when the verb is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -71,7 +71,7 @@ class Verbs(click.Group):
             return None
         module = importlib.import_module(f"foundry_api.cli.{cmd_name}")
         command = cast("click.Command", module.command)
-        _take_utf8(command)
+        _use_utf8(command)
         return command
 
     def resolve_command(
@@ -90,7 +90,7 @@ class Verbs(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
 
-class Utf8(click.types.StringParamType):
+class Utf8ParamType(click.types.StringParamType):
     """Text from the command line; see `decode_system_text`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
@@ -105,18 +105,18 @@ class Utf8(click.types.StringParamType):
             self.fail("it is not text in UTF-8.", param, ctx)
 
 
-def _take_utf8(command: click.Command) -> None:
+def _use_utf8(command: click.Command) -> None:
     """Give all parameters that are plain text the type above."""
     for parameter in command.params:
         if parameter.type is click.STRING:
-            parameter.type = Utf8()
+            parameter.type = Utf8ParamType()
     if isinstance(command, click.Group):
-        for each in command.commands.values():
-            _take_utf8(each)
+        for subcommand in command.commands.values():
+            _use_utf8(subcommand)
 
 
 @click.group(
-    cls=Verbs,
+    cls=VerbGroup,
     help=HELP,
     epilog=EPILOG,
     invoke_without_command=True,

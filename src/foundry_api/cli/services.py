@@ -12,14 +12,14 @@ import msgspec
 
 from foundry_api.client.client import FoundryAPIClient
 from foundry_api.core.connection import Connection
-from foundry_api.core.service_pool import Service
+from foundry_api.core.service_pool import ServiceHandle
 from foundry_api.engine import discovery, foundry_command
 from foundry_api.monitor.health import HealthStatus
 from foundry_api.resilience.breaker import CircuitBreaker
 from foundry_api.resilience.limiter import Limiter
 from foundry_api.storage.paths import Paths
 from foundry_api.types.errors import FoundryError, ServiceNotRunning
-from foundry_api.types.events import Events
+from foundry_api.types.events import EventBus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from foundry_api.types.settings import Settings
     from foundry_api.wire.transport import Transport
 
-__all__ = ["RunningService", "all_services", "find_running", "health_of"]
+__all__ = ["RunningServiceTarget", "check_endpoint", "find_all_services", "find_running"]
 
-PATIENCE_S = discovery.KNOWN_TIMEOUT_S
+PROBE_TIMEOUT_S = discovery.KNOWN_TIMEOUT_S
 """A person who asks what is there waits longer than a call that could start an engine instead."""
 
 
-COMMAND_S = 1.5
+COMMAND_TIMEOUT_S = 1.5
 """It takes a second on real machines."""
 
 
@@ -57,18 +57,20 @@ class _LazyTransport:
             await self._transport.aclose()
 
 
-class RunningService:
+class RunningServiceTarget:
     """Whichever service is running now, for a monitor. Nothing is started; another may come."""
 
     def __init__(self, settings: Settings) -> None:
-        self.events = Events()
+        self.events = EventBus()
         self._settings = settings
         self._transport = _LazyTransport()
         name = settings.base_url or "the service"
-        self._service = Service(name, self._connect, lambda: None, CircuitBreaker(), Limiter())
+        self._service = ServiceHandle(
+            name, self._connect, lambda: None, CircuitBreaker(), Limiter()
+        )
 
     @property
-    def services(self) -> tuple[Service, ...]:
+    def services(self) -> tuple[ServiceHandle, ...]:
         """The one service."""
         return (self._service,)
 
@@ -100,13 +102,13 @@ async def find_running(
         FoundryError: What is at the given address cannot be used.
     """
     async with aclosing(_LazyTransport()) as own:
-        found = await discovery.find(settings, Paths.of(settings.home), transport or own)
-    if found is None:
+        endpoint = await discovery.find(settings, Paths.from_home(settings.home), transport or own)
+    if endpoint is None:
         raise ServiceNotRunning("no service is running")
-    return found
+    return endpoint
 
 
-async def all_services(settings: Settings) -> list[Endpoint]:
+async def find_all_services(settings: Settings) -> list[Endpoint]:
     """Every service that answers: the shared one, those that Foundry's command names, the rest.
 
     Where there are others, the command, which may hang, is waited for less.
@@ -117,37 +119,37 @@ async def all_services(settings: Settings) -> list[Endpoint]:
     if settings.base_url is not None:
         return [await find_running(settings)]
     async with aclosing(_LazyTransport()) as transport:
-        named = asyncio.ensure_future(_of_command(transport))
+        named = asyncio.ensure_future(_find_by_command(transport))
         try:
-            shared, *others = await asyncio.gather(
-                discovery.find_shared(Paths.of(settings.home), transport),
+            shared, *others_on_ports = await asyncio.gather(
+                discovery.find_shared(Paths.from_home(settings.home), transport),
                 *(
-                    _look(f"http://127.0.0.1:{port}", "port", transport)
+                    _probe(f"http://127.0.0.1:{port}", "port", transport)
                     for port in discovery.KNOWN_PORTS
                 ),
             )
-            is_found = any((shared, *others))
-            await asyncio.wait([named], timeout=COMMAND_S if is_found else None)
-            of_command = named.result() if named.done() else []
+            any_found = any((shared, *others_on_ports))
+            await asyncio.wait([named], timeout=COMMAND_TIMEOUT_S if any_found else None)
+            by_command = named.result() if named.done() else []
         finally:
             named.cancel()
             await asyncio.gather(named, return_exceptions=True)
-    found = [shared, *of_command, *others]
-    distinct = {endpoint.base_url: endpoint for endpoint in reversed(found) if endpoint}
+    endpoints = [shared, *by_command, *others_on_ports]
+    distinct = {endpoint.base_url: endpoint for endpoint in reversed(endpoints) if endpoint}
     return list(reversed(distinct.values()))
 
 
-async def _of_command(transport: _LazyTransport) -> list[Endpoint | None]:
+async def _find_by_command(transport: _LazyTransport) -> list[Endpoint | None]:
     """The services that Foundry's command names."""
-    urls = await foundry_command.announced_urls()
-    return list(await asyncio.gather(*(_look(url, "cli", transport) for url in urls)))
+    urls = await foundry_command.discover_urls()
+    return list(await asyncio.gather(*(_probe(url, "cli", transport) for url in urls)))
 
 
-async def _look(url: str, origin: Origin, transport: _LazyTransport) -> Endpoint | None:
-    return await discovery.look(url, origin, transport, timeout_s=PATIENCE_S)
+async def _probe(url: str, origin: Origin, transport: _LazyTransport) -> Endpoint | None:
+    return await discovery.probe(url, origin, transport, timeout_s=PROBE_TIMEOUT_S)
 
 
-async def health_of(endpoint: Endpoint, settings: Settings) -> HealthStatus:
+async def check_endpoint(endpoint: Endpoint, settings: Settings) -> HealthStatus:
     """The health of a service that was found. A key meant for a given address stays there."""
     api_key = settings.api_key if endpoint.origin == "explicit" else None
     there = replace(settings, base_url=endpoint.base_url, api_key=api_key)
@@ -155,16 +157,16 @@ async def health_of(endpoint: Endpoint, settings: Settings) -> HealthStatus:
         try:
             seen = await client.health_check()
         except FoundryError as error:
-            seen = _not_usable(endpoint, error)
+            seen = _unusable_status(endpoint, error)
     return msgspec.structs.replace(seen, version=endpoint.sdk_version or seen.version)
 
 
-def _not_usable(endpoint: Endpoint, error: FoundryError) -> HealthStatus:
+def _unusable_status(endpoint: Endpoint, error: FoundryError) -> HealthStatus:
     """A service that answers, but not to this client: another generation, a missing key."""
     return HealthStatus(
         status="degraded",
         service=endpoint.base_url,
-        generation=endpoint.generation,
+        service_generation=endpoint.service_generation,
         checked_at=time.time(),
         detail=str(error),
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
 
-from foundry_api.cli.spinner import Waiting
+from foundry_api.cli.spinner import Spinner
 from foundry_api.client.client import FoundryAPIClient
 from foundry_api.types.events import CacheTrouble, Event
 from foundry_api.types.plain_text import sanitize, sanitize_line
@@ -19,10 +19,10 @@ from foundry_api.types.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from foundry_api.cli.options import Common
+    from foundry_api.cli.options import GlobalOptions
     from foundry_api.resilience.limiter import LimiterSettings
 
-__all__ = ["EVERY_DETAIL", "OPTIONS", "Session", "log_handler", "settings_of"]
+__all__ = ["DEBUG_VERBOSITY", "OPTIONS", "Session", "make_log_handler", "make_settings"]
 
 _T = TypeVar("_T")
 
@@ -38,7 +38,7 @@ OPTIONS = {
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 INDENT = "    "
-EVERY_DETAIL = 2
+DEBUG_VERBOSITY = 2
 
 
 class Session:
@@ -58,7 +58,7 @@ class Session:
 
     def __init__(
         self,
-        common: Common,
+        common: GlobalOptions,
         *,
         model: str | None = None,
         base_urls: tuple[str, ...] = (),
@@ -66,13 +66,13 @@ class Session:
         timeout_s: float | None = None,
         deadline_s: float | None = None,
     ) -> None:
-        self.settings = settings_of(
+        self.settings = make_settings(
             common, model=model, base_urls=base_urls, timeout_s=timeout_s, deadline_s=deadline_s
         )
         self.client = FoundryAPIClient(settings=self.settings, limiter=limiter)
         if not common.verbose:  # the log says it otherwise
-            self.client.events.subscribe(_warn_of_cache, CacheTrouble)
-        self._log_handler = log_handler(common)
+            self.client.events.subscribe(_warn_about_cache, CacheTrouble)
+        self._log_handler = make_log_handler(common)
         self._runner = asyncio.Runner()
 
     def __enter__(self) -> Self:
@@ -86,31 +86,33 @@ class Session:
         finally:
             logging.getLogger("foundry_api").removeHandler(self._log_handler)
 
-    def run(self, coroutine: Coroutine[Any, Any, _T], waiting: str = "") -> _T:
+    def run(self, coroutine: Coroutine[Any, Any, _T], description: str = "") -> _T:
         """What a coroutine returns. Ctrl-C cancels it, and then raises KeyboardInterrupt.
 
         Args:
             coroutine: What to await.
-            waiting: What to tell on a terminal when it takes long.
+            description: What to tell on a terminal when it takes long.
         """
-        return self._runner.run(_waited(coroutine, waiting) if waiting else coroutine)
+        return self._runner.run(_with_spinner(coroutine, description) if description else coroutine)
 
 
-def _warn_of_cache(trouble: Event) -> None:
+def _warn_about_cache(trouble: Event) -> None:
     """Say that a cache that was asked for is not used, or that its file was renamed."""
     if isinstance(trouble, CacheTrouble):
-        done = f"it is now {trouble.aside}" if trouble.aside else "calls go on without it"
-        told = f"Warning: the cache {trouble.path} cannot be used: {trouble.problem}; {done}."
-        click.echo(sanitize_line(told), err=True)
+        done = (
+            f"it is now {trouble.backup_path}" if trouble.backup_path else "calls go on without it"
+        )
+        message = f"Warning: the cache {trouble.path} cannot be used: {trouble.problem}; {done}."
+        click.echo(sanitize_line(message), err=True)
 
 
-async def _waited(coroutine: Coroutine[Any, Any, _T], waiting: str) -> _T:
-    with Waiting(waiting):
+async def _with_spinner(coroutine: Coroutine[Any, Any, _T], description: str) -> _T:
+    with Spinner(description):
         return await coroutine
 
 
-def settings_of(
-    common: Common,
+def make_settings(
+    common: GlobalOptions,
     *,
     model: str | None = None,
     base_urls: tuple[str, ...] = (),
@@ -128,14 +130,14 @@ def settings_of(
         base_url=common.base_url,
         base_urls=base_urls or None,
         service=common.service,
-        log_level="DEBUG" if common.verbose >= EVERY_DETAIL else None,
+        log_level="DEBUG" if common.verbose >= DEBUG_VERBOSITY else None,
         model=model,
         timeout_s=timeout_s,
         deadline_s=deadline_s,
     )
 
 
-def log_handler(common: Common) -> logging.Handler:
+def make_log_handler(common: GlobalOptions) -> logging.Handler:
     """Logs go to standard error when they are asked for; otherwise what matters is told anyway."""
     if not common.verbose and not os.environ.get("FOUNDRY_LOG_LEVEL"):
         return logging.NullHandler()

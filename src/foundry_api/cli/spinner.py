@@ -11,44 +11,44 @@ from foundry_api.cli.output import is_terminal, sanitize_line
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Waiting"]
+__all__ = ["Spinner"]
 
-PATIENCE_S = 0.6
+DELAY_S = 0.6
 """Most answers begin before that; rich, which draws the spinner, costs 50 ms to import."""
 
 
-class Waiting:
+class Spinner:
     """A spinner on the terminal, when a wait gets long. Where nobody looks, there is none.
 
     Args:
         what: What is being waited for.
     """
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, description: str) -> None:
+        self._description = description
         self._timer: asyncio.TimerHandle | None = None
-        self._stop: Callable[[], None] | None = None
+        self._stop_spinning: Callable[[], None] | None = None
 
     def __enter__(self) -> Self:
         if is_terminal(sys.stderr):
-            self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._spin)
+            self._timer = asyncio.get_running_loop().call_later(DELAY_S, self._start_spinning)
         return self
 
     def __exit__(self, *failure: object) -> None:
-        self.over()
+        self.stop()
 
-    def over(self) -> None:
+    def stop(self) -> None:
         """What was waited for is here. Once more does nothing."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._stop is not None:
-            self._stop()
-        self._timer = self._stop = None
+        if self._stop_spinning is not None:
+            self._stop_spinning()
+        self._timer = self._stop_spinning = None
 
-    def _spin(self) -> None:
+    def _start_spinning(self) -> None:
         from rich.console import Console  # noqa: PLC0415 - see PATIENCE_S
         from rich.text import Text  # noqa: PLC0415 - as above
 
-        status = Console(stderr=True).status(Text(sanitize_line(self._what)))
+        status = Console(stderr=True).status(Text(sanitize_line(self._description)))
         status.start()
-        self._stop = status.stop
+        self._stop_spinning = status.stop

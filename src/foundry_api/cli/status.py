@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from foundry_api.cli.options import Common, common_options, examples, pass_common
+from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
 from foundry_api.cli.output import print_fields, print_json
-from foundry_api.cli.services import all_services, health_of
+from foundry_api.cli.services import check_endpoint, find_all_services
 from foundry_api.cli.session import Session
 from foundry_api.engine import discovery
-from foundry_api.engine.listener import other_user
+from foundry_api.engine.listener import find_other_user
 from foundry_api.observe.format import format_bytes, format_duration
 from foundry_api.storage.paths import Paths
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from foundry_api.monitor.health import HealthStatus
     from foundry_api.types.settings import Settings
 
-__all__ = ["command", "health_fields", "memory"]
+__all__ = ["command", "format_memory", "make_health_fields"]
 
 BYTES_PER_MB = 2**20
 
@@ -33,13 +33,13 @@ _ORIGINS = {
     "explicit": "Service",
 }
 
-Seen = list[tuple["Endpoint", "HealthStatus"]]
+ServiceHealth = list[tuple["Endpoint", "HealthStatus"]]
 
 
-@click.command("status", epilog=examples("status", "status --json"))
+@click.command("status", epilog=format_examples("status", "status --json"))
 @common_options
 @pass_common
-def command(common: Common) -> None:
+def command(common: GlobalOptions) -> None:
     """Tell which services are running.
 
     The first one is what calls use. Nothing is started for the look. Engines that other programs
@@ -47,57 +47,64 @@ def command(common: Common) -> None:
     """
     with Session(common) as session:
         settings = session.settings
-        seen = session.run(_look(settings))
+        seen = session.run(_check_services(settings))
     if common.as_json:
-        print_json(described(seen, settings))
+        print_json(to_json(seen, settings))
         return
     for endpoint, health in seen:
         print_fields(
             f"{_ORIGINS[endpoint.origin]} at {endpoint.base_url}",
             health.status,
-            [*health_fields(health), ("pid", str(endpoint.pid or "")), *_host_fields(endpoint)],
+            [
+                *make_health_fields(health),
+                ("pid", str(endpoint.pid or "")),
+                *_make_host_fields(endpoint),
+            ],
         )
     if settings.base_url is None:
-        _tell_passed_over()
+        _print_skipped_ports()
     if not seen:
         click.echo("No service is running. Each command starts an engine of its own;")
         click.echo("`foundry-api up` starts one that stays.")
 
 
-def described(seen: Seen, settings: Settings) -> dict[str, Any]:
+def to_json(services: ServiceHealth, settings: Settings) -> dict[str, Any]:
     """What was found as JSON, and where this program keeps its things."""
-    paths = Paths.of(settings.home)
+    paths = Paths.from_home(settings.home)
     return {
-        "services": [_described(endpoint, health) for endpoint, health in seen],
+        "services": [_service_to_json(endpoint, health) for endpoint, health in services],
         "model": settings.model,
         "data_dir": str(paths.data),
         "logs_dir": str(paths.logs),
     }
 
 
-def health_fields(health: HealthStatus) -> list[tuple[str, str]]:
+def make_health_fields(health: HealthStatus) -> list[tuple[str, str]]:
     """A service's health in words."""
-    answers = health.generation is not None
+    answers = health.service_generation is not None
     return [
-        ("version", f"{health.version or 'unknown'} ({health.generation})" if answers else ""),
+        (
+            "version",
+            f"{health.version or 'unknown'} ({health.service_generation})" if answers else "",
+        ),
         ("loaded", ", ".join(health.loaded_models) or ("none" if answers else "")),
-        ("memory", memory(health)),
+        ("memory", format_memory(health)),
         ("uptime", format_duration(health.uptime)),
         ("latency", format_duration(health.latency_s)),
         ("detail", health.detail),
     ]
 
 
-def memory(health: HealthStatus) -> str:
+def format_memory(health: HealthStatus) -> str:
     """The memory of a service's process in words."""
     return format_bytes(health.memory_usage)
 
 
-def _tell_passed_over() -> None:
+def _print_skipped_ports() -> None:
     """Say which known ports have a service that calls do not use."""
     for port in discovery.KNOWN_PORTS:
         url = f"http://127.0.0.1:{port}"
-        if (user := other_user(url)) is not None:
+        if (user := find_other_user(url)) is not None:
             click.echo(
                 f"{url} is passed over: another user of this machine ({user}) listens there; "
                 f"--base-url {url} uses it all the same.",
@@ -105,23 +112,23 @@ def _tell_passed_over() -> None:
             )
 
 
-async def _look(settings: Settings) -> Seen:
-    found = await all_services(settings)
-    states = await asyncio.gather(*(health_of(endpoint, settings) for endpoint in found))
-    return list(zip(found, states, strict=True))
+async def _check_services(settings: Settings) -> ServiceHealth:
+    endpoints = await find_all_services(settings)
+    states = await asyncio.gather(*(check_endpoint(endpoint, settings) for endpoint in endpoints))
+    return list(zip(endpoints, states, strict=True))
 
 
-def _host_fields(endpoint: Endpoint) -> list[tuple[str, str]]:
+def _make_host_fields(endpoint: Endpoint) -> list[tuple[str, str]]:
     stop = "foundry-api down" if endpoint.origin == "shared" else ""
     return [("log", endpoint.log_path or ""), ("stop with", stop)]
 
 
-def _described(endpoint: Endpoint, health: HealthStatus) -> dict[str, Any]:
+def _service_to_json(endpoint: Endpoint, health: HealthStatus) -> dict[str, Any]:
     return {
         "origin": endpoint.origin,
         "pid": endpoint.pid,
         "log_path": endpoint.log_path,
         **msgspec.structs.asdict(health),
         "service": endpoint.base_url,
-        "generation": endpoint.generation,
+        "service_generation": endpoint.service_generation,
     }

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import TextIO
 
-__all__ = ["MARK", "piped_text", "read_text"]
+__all__ = ["MARK", "read_piped_text", "read_text"]
 
 MARK = "-"
 """The argument that stands for standard input."""
@@ -47,10 +47,10 @@ def read_text(field: str) -> str:
     """
     if sys.stdin is None or sys.stdin.closed:  # pyright: ignore[reportUnnecessaryComparison]
         raise InvalidRequest("standard input is closed", field=field)
-    return _text(b"".join(_bounded(_blocks(sys.stdin, field), field)), field)
+    return _decode_text(b"".join(_limit_size(_iter_blocks(sys.stdin, field), field)), field)
 
 
-def piped_text(field: str, *, silence_s: float = SILENCE_S) -> str:
+def read_piped_text(field: str, *, silence_s: float = SILENCE_S) -> str:
     """What a pipe or a file on standard input holds, for a command that has its text already.
 
     Nothing is read from a terminal. A program that runs this one may have left its own input open,
@@ -69,7 +69,7 @@ def piped_text(field: str, *, silence_s: float = SILENCE_S) -> str:
         return ""
     first = _FirstBlock(stream, field)
     if not first.read_within(silence_s):
-        if not _is_output_of_a_command(stream):
+        if not _is_command_output(stream):
             click.echo(
                 f"Standard input is open, but nothing came within {silence_s:g} s: it is left out. "
                 f"Give {MARK} to wait for it, or < {os.devnull} to leave it out at once.",
@@ -78,14 +78,14 @@ def piped_text(field: str, *, silence_s: float = SILENCE_S) -> str:
             return ""
         while not first.read_within(_INTERRUPTIBLE_S):
             continue
-    return _text(b"".join(_bounded(first.and_the_rest(), field)), field)
+    return _decode_text(b"".join(_limit_size(first.iter_all(), field)), field)
 
 
 class _FirstBlock:
     """Reads a block in a thread of its own: not every platform can wait for a pipe and stop."""
 
     def __init__(self, stream: TextIO, field: str) -> None:
-        self._blocks = _blocks(stream, field)
+        self._blocks = _iter_blocks(stream, field)
         self._block = b""
         self._failure: InvalidRequest | None = None
         self._read = threading.Event()
@@ -95,7 +95,7 @@ class _FirstBlock:
         """Wait for the first byte, or the end."""
         return self._read.wait(seconds)
 
-    def and_the_rest(self) -> Iterator[bytes]:
+    def iter_all(self) -> Iterator[bytes]:
         """The block, and those after it.
 
         Raises:
@@ -115,7 +115,7 @@ class _FirstBlock:
             self._read.set()
 
 
-def _blocks(stream: TextIO, field: str) -> Iterator[bytes]:
+def _iter_blocks(stream: TextIO, field: str) -> Iterator[bytes]:
     """The input, read past Python's buffer: a thread that still waits would hold its lock."""
     try:
         descriptor = stream.fileno()
@@ -134,7 +134,7 @@ def _blocks(stream: TextIO, field: str) -> Iterator[bytes]:
         ) from error
 
 
-def _bounded(blocks: Iterator[bytes], field: str) -> Iterator[bytes]:
+def _limit_size(blocks: Iterator[bytes], field: str) -> Iterator[bytes]:
     size = 0
     for block in blocks:
         size += len(block)
@@ -147,7 +147,7 @@ def _bounded(blocks: Iterator[bytes], field: str) -> Iterator[bytes]:
         yield block
 
 
-def _text(raw: bytes, field: str) -> str:
+def _decode_text(raw: bytes, field: str) -> str:
     """Text with its line ends made the same, without the mark that Windows begins it with."""
     try:
         text = io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig").read()
@@ -160,7 +160,7 @@ def _text(raw: bytes, field: str) -> str:
     return text
 
 
-def _is_output_of_a_command(stream: TextIO) -> bool:
+def _is_command_output(stream: TextIO) -> bool:
     """Whether a pipe is the standard output of a command, as in `slow | foundry-api chat`.
 
     Only Linux tells; elsewhere the answer is no.
@@ -169,10 +169,10 @@ def _is_output_of_a_command(stream: TextIO) -> bool:
         pipe = Path(f"/proc/self/fd/{stream.fileno()}").readlink()
     except OSError:
         return False
-    return any(_leads_to(output, pipe) for output in Path("/proc").glob("[0-9]*/fd/1"))
+    return any(_is_link_to(output, pipe) for output in Path("/proc").glob("[0-9]*/fd/1"))
 
 
-def _leads_to(link: Path, target: Path) -> bool:
+def _is_link_to(link: Path, target: Path) -> bool:
     try:
         return link.readlink() == target
     except OSError:  # a process that has ended, or of another user

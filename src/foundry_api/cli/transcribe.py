@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from foundry_api.cli.options import Common, common_options, examples, pass_common
+from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
 from foundry_api.cli.output import print_json
-from foundry_api.cli.printer import Speaker
+from foundry_api.cli.printer import AnswerPrinter
 from foundry_api.cli.session import Session
 from foundry_api.core.transcriptions import read_recording
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 STANDARD_STREAM = "-"
-EPILOG = examples(
+EPILOG = format_examples(
     "transcribe --model whisper-tiny --language en talk.wav",
     "transcribe --model whisper-tiny --language de talk.wav > talk.txt",
     "transcribe --json --model whisper-tiny --language en talk.wav",
@@ -45,7 +45,7 @@ EPILOG = examples(
 @common_options
 @pass_common
 def command(
-    common: Common,
+    common: GlobalOptions,
     *,
     recording: Path,
     model: str,
@@ -56,26 +56,26 @@ def command(
     yes: bool,
 ) -> None:
     """Tell what is said in a recording, as it is heard. It may be a pipe; - is standard input."""
-    audio = _audio(recording)
+    audio = _read_audio(recording)
     options: ModelOptions = {"download": yes}
     with Session(common, timeout_s=timeout, deadline_s=deadline) as session:
         client = session.client
         if common.as_json:
-            told = session.run(
+            transcription = session.run(
                 client.transcribe(
                     audio, model=model, language=language, temperature=temperature, **options
                 ),
-                waiting="Listening",
+                description="Listening",
             )
-            print_json(_described(told))
+            print_json(_to_json(transcription))
             return
         pieces = client.stream_transcribe(
             audio, model=model, language=language, temperature=temperature, **options
         )
-        session.run(_said(pieces))
+        session.run(_print_transcript(pieces))
 
 
-def _audio(recording: Path) -> Path | bytes:
+def _read_audio(recording: Path) -> Path | bytes:
     """A file, or the bytes of a pipe: read here, where Ctrl-C ends the waiting for them."""
     if str(recording) == STANDARD_STREAM:
         if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison] # of programs without a console
@@ -87,23 +87,23 @@ def _audio(recording: Path) -> Path | bytes:
         return read_recording(file, str(recording))
 
 
-async def _said(pieces: AsyncGenerator[TranscriptionChunk]) -> None:
-    speaker = Speaker()
-    async with aclosing(pieces):
+async def _print_transcript(chunks: AsyncGenerator[TranscriptionChunk]) -> None:
+    speaker = AnswerPrinter()
+    async with aclosing(chunks):
         try:
-            async for piece in pieces:
-                speaker.say(piece.text)
+            async for piece in chunks:
+                speaker.write(piece.text)
         finally:
-            speaker.end()
+            speaker.finish()
 
 
-def _described(told: Transcription) -> dict[str, object]:
+def _to_json(transcription: Transcription) -> dict[str, object]:
     """A transcription as JSON."""
     return {
-        "text": told.text,
-        "model": told.model,
-        "timings": told.timings,
-        "attempts": len(told.attempts),
-        "service": told.service,
-        "generation": told.generation,
+        "text": transcription.text,
+        "model": transcription.model,
+        "timings": transcription.timings,
+        "attempts": len(transcription.attempts),
+        "service": transcription.service,
+        "service_generation": transcription.service_generation,
     }

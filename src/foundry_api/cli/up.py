@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from foundry_api.cli.options import Common, examples, output_options, pass_common
+from foundry_api.cli.options import GlobalOptions, format_examples, output_options, pass_common
 from foundry_api.cli.output import print_json, sanitize_line
-from foundry_api.cli.session import settings_of
+from foundry_api.cli.session import make_settings
 from foundry_api.engine import shared
 from foundry_api.storage.paths import Paths
 
@@ -20,7 +20,7 @@ __all__ = ["command"]
 SECONDS_PER_MINUTE = 60
 
 
-@click.command("up", epilog=examples("up", "up --idle-timeout 0      stays until `down`"))
+@click.command("up", epilog=format_examples("up", "up --idle-timeout 0      stays until `down`"))
 @click.option(
     "--idle-timeout",
     "idle_minutes",
@@ -32,16 +32,16 @@ SECONDS_PER_MINUTE = 60
 )
 @output_options
 @pass_common
-def command(common: Common, *, idle_minutes: float) -> None:
+def command(common: GlobalOptions, *, idle_minutes: float) -> None:
     """Start an engine that all programs share.
 
     It keeps its models in memory between commands. Every program of this user that uses
     foundry-api finds it. Where one runs already, nothing happens.
     """
-    paths = Paths.of(settings_of(common).home)
-    endpoint, already_running = shared.up(paths, idle_minutes * SECONDS_PER_MINUTE)
+    paths = Paths.from_home(make_settings(common).home)
+    endpoint, already_running = shared.start(paths, idle_minutes * SECONDS_PER_MINUTE)
     if common.as_json:
-        print_json(described(endpoint, already_running=already_running))
+        print_json(to_json(endpoint, already_running=already_running))
         return
     verb = "was already running" if already_running else "is running"
     click.echo(sanitize_line(f"The shared engine {verb} at {endpoint.base_url}"))
@@ -50,12 +50,12 @@ def command(common: Common, *, idle_minutes: float) -> None:
     click.echo("Stop it with: foundry-api down")
 
 
-def described(endpoint: Endpoint, *, already_running: bool) -> dict[str, object]:
+def to_json(endpoint: Endpoint, *, already_running: bool) -> dict[str, object]:
     """The shared engine as JSON, without its token."""
     return {
         "url": endpoint.base_url,
         "already_running": already_running,
-        "generation": endpoint.generation,
+        "service_generation": endpoint.service_generation,
         "version": endpoint.sdk_version,
         "pid": endpoint.pid,
         "log_path": endpoint.log_path,

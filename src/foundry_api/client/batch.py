@@ -137,7 +137,8 @@ class BatchMethods(ABC):
             errors: `results` (default) gives a request that failed as a result with an error,
                 `raise` raises the first such error.
             dedupe: Whether identical requests are made once, and share their answer.
-            max_attempts: How often a request that fails for a passing reason is tried. Each of them is a call with retries of its own.
+            max_attempts: How often a request that fails for a passing reason is tried. Each try
+                is a call with retries of its own.
             patience: Seconds that all services may be away before the batch is given up.
             options: See `ChatOptions`; of a `BatchRequest` those count that its body has no word
                 for, and the model if it names none.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from msgspec import structs
 
-from foundry_api.types.checks import check_repairs, prompt_turns
+from foundry_api.types.checks import check_repairs, prompt_to_messages
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from foundry_api.core.cache.calls import CachedCall
     from foundry_api.core.call import CallRequest
     from foundry_api.core.chat import ChatCall
-    from foundry_api.core.options import ChatOptions, CheckedOptions
+    from foundry_api.core.options import ChatOptions, StructuredOptions
     from foundry_api.structured.expectation import OutputSpec
     from foundry_api.types.messages import ChatRequest, Chunk, Completion, Constraint, Message
 
-    Turns = Iterable[Message | Mapping[str, Any]]
+    Messages = Iterable[Message | Mapping[str, Any]]
 
-__all__ = ["ChatMethods", "expectation_of"]
+__all__ = ["ChatMethods", "make_output_spec"]
 
 _T = TypeVar("_T")
 
-SAMPLING_TEMPERATURE = 1.0
+RETRY_TEMPERATURE = 1.0
 """Of a model that was asked to correct its answer and repeated it."""
 
 
@@ -40,7 +40,7 @@ class ChatMethods(ABC):
         *,
         system: str | None = None,
         response_model: type[_T],
-        **options: Unpack[CheckedOptions[_T]],
+        **options: Unpack[StructuredOptions[_T]],
     ) -> Completion[_T]: ...
 
     @overload
@@ -50,7 +50,7 @@ class ChatMethods(ABC):
         *,
         system: str | None = None,
         response_model: Any,
-        **options: Unpack[CheckedOptions[Any]],
+        **options: Unpack[StructuredOptions[Any]],
     ) -> Completion[Any]: ...
 
     @overload
@@ -60,7 +60,7 @@ class ChatMethods(ABC):
         *,
         system: str | None = None,
         choice: Sequence[str],
-        **options: Unpack[CheckedOptions[str]],
+        **options: Unpack[StructuredOptions[str]],
     ) -> Completion[str]: ...
 
     @overload
@@ -71,7 +71,7 @@ class ChatMethods(ABC):
         system: str | None = None,
         parser: Callable[[str], _T],
         grammar: str | None = None,
-        **options: Unpack[CheckedOptions[_T]],
+        **options: Unpack[StructuredOptions[_T]],
     ) -> Completion[_T]: ...
 
     @overload
@@ -81,12 +81,12 @@ class ChatMethods(ABC):
         *,
         system: str | None = None,
         grammar: str,
-        **options: Unpack[CheckedOptions[str]],
+        **options: Unpack[StructuredOptions[str]],
     ) -> Completion[str]: ...
 
     @overload
     async def complete(
-        self, prompt: str, *, system: str | None = None, **options: Unpack[CheckedOptions[str]]
+        self, prompt: str, *, system: str | None = None, **options: Unpack[StructuredOptions[str]]
     ) -> Completion[None]: ...
 
     async def complete(
@@ -99,7 +99,7 @@ class ChatMethods(ABC):
         grammar: str | None = None,
         parser: Callable[[str], Any] | None = None,
         validators: Iterable[Callable[[Any], object]] = (),
-        repairs: int = 2,
+        max_repairs: int = 2,
         **options: Unpack[ChatOptions],
     ) -> Completion[Any]:
         """The whole answer to a prompt.
@@ -112,7 +112,7 @@ class ChatMethods(ABC):
             prompt: What the user says.
             system: Instructions ahead of it.
             response_model: Type of the answer: a pydantic model, a msgspec Struct, a dataclass, a
-                TypedDict, anything made of them such as `list[Person]`, or a JSON schema. The
+                TypedDict, anything made of them such as `list[UserIdentity]`, or a JSON schema. The
                 engine is kept to it by SDK 2.1 and later; elsewhere the prompt asks for it.
             choice: The answer is one of these texts; kept to as above.
             grammar: The answer follows this grammar in Lark's notation; SDK 2.1 and later.
@@ -121,7 +121,7 @@ class ChatMethods(ABC):
             validators: Called with what was made of the answer, or with its text where nothing
                 was; each refuses it by raising ValueError or answering False. Otherwise as
                 `parser`.
-            repairs: How often the model may be asked again. One that only repeats its answer is
+            max_repairs: How often the model may be asked again. One that only repeats its answer is
                 asked afresh, at a temperature of 1 at least and with a seed.
             options: See `ChatOptions`.
 
@@ -135,9 +135,9 @@ class ChatMethods(ABC):
             StructuredOutputError: No answer passed, it was cut, or `parser` or a validator failed;
                 `.partial` has its text.
         """
-        messages = prompt_turns(prompt, system)
-        check_repairs(repairs)
-        expectation = expectation_of(
+        messages = prompt_to_messages(prompt, system)
+        check_repairs(max_repairs)
+        expectation = make_output_spec(
             response_model=response_model,
             choice=choice,
             grammar=grammar,
@@ -145,9 +145,11 @@ class ChatMethods(ABC):
             validators=validators,
         )
         if expectation is None:
-            return await self._call(self._order(messages, options, is_validated=True)).result()
+            return await self._new_call(
+                self._build_request(messages, options, is_validated=True)
+            ).result()
         return await self._complete_structured(
-            messages, options, repairs, expectation, is_validated=True
+            messages, options, max_repairs, expectation, is_validated=True
         )
 
     def stream_complete(
@@ -185,7 +187,7 @@ class ChatMethods(ABC):
             FoundryError: As `complete`; bad arguments at once, the rest while iterating.
         """
         return self._stream(
-            prompt_turns(prompt, system),
+            prompt_to_messages(prompt, system),
             options,
             is_validated=True,
             response_model=response_model,
@@ -199,66 +201,66 @@ class ChatMethods(ABC):
     @overload
     async def chat(
         self,
-        messages: Turns,
+        messages: Messages,
         *,
         response_model: type[_T],
-        **options: Unpack[CheckedOptions[_T]],
+        **options: Unpack[StructuredOptions[_T]],
     ) -> Completion[_T]: ...
 
     @overload
     async def chat(
         self,
-        messages: Turns,
+        messages: Messages,
         *,
         response_model: Any,
-        **options: Unpack[CheckedOptions[Any]],
+        **options: Unpack[StructuredOptions[Any]],
     ) -> Completion[Any]: ...
 
     @overload
     async def chat(
         self,
-        messages: Turns,
+        messages: Messages,
         *,
         choice: Sequence[str],
-        **options: Unpack[CheckedOptions[str]],
+        **options: Unpack[StructuredOptions[str]],
     ) -> Completion[str]: ...
 
     @overload
     async def chat(
         self,
-        messages: Turns,
+        messages: Messages,
         *,
         parser: Callable[[str], _T],
         grammar: str | None = None,
-        **options: Unpack[CheckedOptions[_T]],
+        **options: Unpack[StructuredOptions[_T]],
     ) -> Completion[_T]: ...
 
     @overload
     async def chat(
         self,
-        messages: Turns,
+        messages: Messages,
         *,
         grammar: str,
-        **options: Unpack[CheckedOptions[str]],
+        **options: Unpack[StructuredOptions[str]],
     ) -> Completion[str]: ...
 
     @overload
     async def chat(
         self,
-        messages: Turns,
-        **options: Unpack[CheckedOptions[str]],
+        messages: Messages,
+        **options: Unpack[StructuredOptions[str]],
     ) -> Completion[None]: ...
 
     async def chat(
         self,
-        messages: Turns,
+        messages: Messages,
         *,
         response_model: Any = None,
         choice: Sequence[str] | None = None,
         grammar: str | None = None,
         parser: Callable[[str], Any] | None = None,
         validators: Iterable[Callable[[Any], object]] = (),
-        repairs: int = 2,
+        max_repairs: int = 2,
         **options: Unpack[ChatOptions],
     ) -> Completion[Any]:
         """The whole answer to a conversation. Raises as `complete`.
@@ -270,22 +272,22 @@ class ChatMethods(ABC):
             grammar: As in `complete`.
             parser: As in `complete`.
             validators: As in `complete`.
-            repairs: As in `complete`.
+            max_repairs: As in `complete`.
             options: See `ChatOptions`.
         """
-        check_repairs(repairs)
-        expectation = expectation_of(
+        check_repairs(max_repairs)
+        expectation = make_output_spec(
             response_model=response_model,
             choice=choice,
             grammar=grammar,
             parser=parser,
             validators=validators,
         )
-        return await self._complete_structured(messages, options, repairs, expectation)
+        return await self._complete_structured(messages, options, max_repairs, expectation)
 
     def stream_chat(
         self,
-        messages: Turns,
+        messages: Messages,
         *,
         response_model: Any = None,
         choice: Sequence[str] | None = None,
@@ -320,7 +322,7 @@ class ChatMethods(ABC):
 
     async def _complete_structured(
         self,
-        messages: Turns,
+        messages: Messages,
         options: ChatOptions,
         max_repairs: int,
         expectation: OutputSpec | None,
@@ -329,19 +331,23 @@ class ChatMethods(ABC):
     ) -> Completion[Any]:
         """The answer to a conversation, where it is known what it has to be."""
         if expectation is None:
-            order = self._order(messages, options, is_validated=is_validated)
-            return await self._call(order).result()
+            order = self._build_request(messages, options, is_validated=is_validated)
+            return await self._new_call(order).result()
         from foundry_api.structured.repair import complete_with_repairs  # noqa: PLC0415 - few calls need it
 
-        order = self._order(messages, options, expectation.constraint, is_validated=is_validated)
+        order = self._build_request(
+            messages, options, expectation.constraint, is_validated=is_validated
+        )
 
         async def ask(
             turns: tuple[Message, ...], constraint: Constraint | None, repetitions: int
         ) -> Completion[None]:
             request = structs.replace(
-                _sampled(order.request, repetitions), messages=turns, constraint=constraint
+                _resampled_request(order.request, repetitions),
+                messages=turns,
+                constraint=constraint,
             )
-            return await self._call(structs.replace(order, request=request)).result()
+            return await self._new_call(structs.replace(order, request=request)).result()
 
         return await complete_with_repairs(
             ask,
@@ -352,21 +358,23 @@ class ChatMethods(ABC):
         )
 
     def _stream(
-        self, messages: Turns, options: ChatOptions, *, is_validated: bool = False, **wanted: Any
+        self, messages: Messages, options: ChatOptions, *, is_validated: bool = False, **wanted: Any
     ) -> AsyncGenerator[Chunk]:
-        expectation = expectation_of(**wanted)
+        expectation = make_output_spec(**wanted)
         if expectation is None:
-            order = self._order(messages, options, is_validated=is_validated)
-            return self._call(order).chunks()
+            order = self._build_request(messages, options, is_validated=is_validated)
+            return self._new_call(order).chunks()
         from foundry_api.structured.streaming import parse_chunks  # noqa: PLC0415 - as above
 
-        order = self._order(messages, options, expectation.constraint, is_validated=is_validated)
-        return parse_chunks(self._call(order).chunks(), expectation)
+        order = self._build_request(
+            messages, options, expectation.constraint, is_validated=is_validated
+        )
+        return parse_chunks(self._new_call(order).chunks(), expectation)
 
     @abstractmethod
-    def _order(
+    def _build_request(
         self,
-        messages: Turns,
+        messages: Messages,
         options: ChatOptions,
         constraint: Constraint | None = None,
         *,
@@ -375,22 +383,22 @@ class ChatMethods(ABC):
         """What the caller ordered, checked; the messages too, unless they were before."""
 
     @abstractmethod
-    def _call(self, order: CallRequest[ChatRequest]) -> ChatCall | CachedCall:
+    def _new_call(self, order: CallRequest[ChatRequest]) -> ChatCall | CachedCall:
         """A call for it."""
 
 
-def _sampled(request: ChatRequest, repetitions: int) -> ChatRequest:
+def _resampled_request(request: ChatRequest, repetitions: int) -> ChatRequest:
     """The request in such a way that a model that repeats itself may say something else."""
     if not repetitions:
         return request
     return structs.replace(
         request,
-        temperature=max(request.temperature or 0.0, SAMPLING_TEMPERATURE),
+        temperature=max(request.temperature or 0.0, RETRY_TEMPERATURE),
         seed=((request.seed or 0) + repetitions) % 2**31,
     )
 
 
-def expectation_of(**given: Any) -> OutputSpec | None:
+def make_output_spec(**given: Any) -> OutputSpec | None:
     """What an answer has to be; None for any answer.
 
     Args:

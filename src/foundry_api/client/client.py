@@ -16,17 +16,17 @@ from foundry_api.core.call import CallRequest
 from foundry_api.core.chat import make_chat_call
 from foundry_api.core.options import ChatOptions
 from foundry_api.core.residency.policy import ModelResidency
-from foundry_api.core.runtime import Backend
+from foundry_api.core.runtime import ClientRuntime
 from foundry_api.resilience.breaker import BreakerSettings
-from foundry_api.resilience.deadline import Deadline, bounded, current
+from foundry_api.resilience.deadline import Deadline, current, enforce_deadline
 from foundry_api.resilience.limiter import LimiterSettings
 from foundry_api.types.checks import (
     chat_request,
     check_cache,
     check_flag,
-    check_known,
     check_timeout,
     model_names,
+    reject_unknown_options,
 )
 from foundry_api.types.errors import ConfigurationError, ServiceError
 from foundry_api.types.settings import Settings
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from foundry_api.core.cache.calls import CachedCall
     from foundry_api.core.chat import ChatCall
-    from foundry_api.core.service_pool import Service
+    from foundry_api.core.service_pool import ServiceHandle
     from foundry_api.monitor.health import HealthStatus
     from foundry_api.resilience.breaker import CircuitBreaker
     from foundry_api.resilience.limiter import Limiter
@@ -95,7 +95,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
             `FOUNDRY_DEADLINE`, else none.
         connect_timeout: Seconds that making a connection may take; default
             `FOUNDRY_CONNECT_TIMEOUT`, else 5.
-        retries: Further attempts after a failed one; default `FOUNDRY_RETRIES`, else 3.
+        max_retries: Further attempts after a failed one; default `FOUNDRY_RETRIES`, else 3.
         limiter: How many calls may be in flight at each service; default as many as gain
             throughput, found while calls run.
         breaker: When calls to a service that fails are refused, and for how long.
@@ -142,7 +142,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
         timeout: float | Literal["auto"] | None = None,
         deadline: float | None = None,
         connect_timeout: float | None = None,
-        retries: int | None = None,
+        max_retries: int | None = None,
         limiter: LimiterSettings | None = None,
         breaker: BreakerSettings | None = None,
         residency: ModelResidency | None = None,
@@ -156,7 +156,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
         transport: Transport | None = None,
         settings: Settings | None = None,
     ) -> None:
-        key, auth = _credential(api_key, auth)
+        key, auth = _resolve_credentials(api_key, auth)
         _check_kinds(limiter=limiter, breaker=breaker, residency=residency, cache=cache)
         _check_transport(transport)
         self.settings = Settings.resolve(
@@ -170,12 +170,12 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
             timeout_s=timeout,
             deadline_s=deadline,
             connect_timeout_s=connect_timeout,
-            retries=retries,
+            max_retries=max_retries,
             home=home,
         )
         if auth is not None:
             self.settings = replace(self.settings, api_key=None)
-        self._backend = Backend(
+        self._backend = ClientRuntime(
             self.settings,
             headers=validate_headers("headers", headers, ConfigurationError),
             limiter=limiter,
@@ -200,7 +200,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
         return f"{type(self).__name__}({self.settings.described})"
 
     @property
-    def services(self) -> tuple[Service, ...]:
+    def services(self) -> tuple[ServiceHandle, ...]:
         """The services that it calls, each with its breaker and its limiter."""
         return tuple(self._backend.services)
 
@@ -214,7 +214,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
         """The limiter of the service, or of the first of several."""
         return self._backend.services.primary.limiter
 
-    @bounded
+    @enforce_deadline
     async def capabilities(self) -> Capabilities:
         """What the generation of the service can do; of several services, the first one's.
 
@@ -224,7 +224,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
         """
         return (await self._backend.connect()).dialect.capabilities
 
-    @bounded
+    @enforce_deadline
     async def health_check(self) -> HealthStatus:
         """Look at the service once. It is not asked to generate anything.
 
@@ -239,9 +239,9 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
         from foundry_api.monitor import health  # noqa: PLC0415
 
         try:
-            return await health.look(await self._backend.connect())
+            return await health.check_health(await self._backend.connect())
         except ServiceError as error:
-            return health.down(error)
+            return health.down_status(error)
 
     async def close(self) -> None:
         """End the calls, close the connections, and stop the engine, if this client started it."""
@@ -258,7 +258,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
     ) -> None:
         await self.close()
 
-    def _order(
+    def _build_request(
         self,
         messages: Iterable[Message | Mapping[str, Any]],
         options: ChatOptions,
@@ -270,7 +270,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
         if self._backend.closed:
             self._backend.check_open()
         if not options.keys() <= _OPTIONS:
-            check_known(options, _OPTIONS)
+            reject_unknown_options(options, _OPTIONS)
         model, timeout = options.get("model"), options.get("timeout")
         deadline_s, download = options.get("deadline"), options.get("download")
         timeout_s = None if timeout is None else check_timeout(timeout)
@@ -297,14 +297,14 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
             cache=check_cache(options["cache"]) if "cache" in options else "auto",
         )
 
-    def _call(self, order: CallRequest[ChatRequest]) -> ChatCall | CachedCall:
+    def _new_call(self, order: CallRequest[ChatRequest]) -> ChatCall | CachedCall:
         cached = self._backend.cached
-        if cached is not None and cached.serves(order):
+        if cached is not None and cached.is_cacheable(order):
             return cached.call(order)
         return make_chat_call(self._backend.tools, order)
 
 
-def _credential(
+def _resolve_credentials(
     api_key: str | Callable[[], str | Awaitable[str]] | None, auth: Auth | None
 ) -> tuple[str | None, Auth | None]:
     """A key that stays, or what puts one on that may change.

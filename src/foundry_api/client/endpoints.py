@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import Unpack
 
-    from foundry_api.core.runtime import Backend
-    from foundry_api.types.results import Embeddings, RawReply, Transcription
+    from foundry_api.core.runtime import ClientRuntime
+    from foundry_api.types.results import Embeddings, RawResponse, Transcription
     from foundry_api.types.settings import Settings
 
 __all__ = ["EndpointMethods"]
@@ -41,7 +41,7 @@ class EndpointMethods:
     """
 
     settings: Settings
-    _backend: Backend
+    _backend: ClientRuntime
 
     async def embed(
         self,
@@ -171,7 +171,7 @@ class EndpointMethods:
         params: Mapping[str, str | int | float | bool] | None = None,
         headers: Mapping[str, str] | None = None,
         **options: Unpack[TimeOptions],
-    ) -> RawReply:
+    ) -> RawResponse:
         """Any request to the service, for what there is no method for.
 
         The breaker, time bounds, retries and credentials are those of every call. It is tried
@@ -193,7 +193,7 @@ class EndpointMethods:
 
         Raises:
             InvalidRequest: An argument is at fault, or the service says so.
-            RouteMissing: The service has no such route.
+            RouteNotFound: The service has no such route.
             CallTimeout: A time bound fell.
             ServiceError: The service is at fault.
         """

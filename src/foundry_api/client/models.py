@@ -7,11 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from foundry_api.core.catalog import MAX_AGE_S
-from foundry_api.core.connection import find_model, find_variants
-from foundry_api.core.downloads import STALL_S, DownloadMeter, steps_of
+from foundry_api.core.connection import find_variants, match_model
+from foundry_api.core.downloads import STALL_S, ProgressMeter, iter_progress
 from foundry_api.core.model_loading import check_drain, load_all, swap
 from foundry_api.core.residency.manager import DRAIN_S
-from foundry_api.resilience.deadline import bounded
+from foundry_api.resilience.deadline import enforce_deadline
 from foundry_api.types.checks import check_name, check_range, check_several
 from foundry_api.types.errors import (
     CatalogUnavailable,
@@ -50,7 +50,7 @@ class Models:
         self._connect = connect
         self._route = route
 
-    @bounded
+    @enforce_deadline
     async def list(self, *, catalog: bool = False) -> Sequence[Model]:
         """Models on this machine, and on request those that could be downloaded.
 
@@ -69,7 +69,7 @@ class Models:
         listing = await connection.catalog.listing()
         return [*local, *(model for model in listing.models if model.id not in known)]
 
-    @bounded
+    @enforce_deadline
     async def catalog(
         self, *, refresh: bool = False, max_age_s: float = MAX_AGE_S
     ) -> CatalogListing:
@@ -94,7 +94,7 @@ class Models:
         connection = await self._connect()
         return await connection.catalog.listing(refresh=refresh, max_age_s=age_s)
 
-    @bounded
+    @enforce_deadline
     async def show(self, name: str) -> Sequence[Model]:
         """Every variant that a name means, those on this machine first.
 
@@ -131,7 +131,7 @@ class Models:
         """Models in memory."""
         return [model for model in await self.list() if model.loaded]
 
-    @bounded
+    @enforce_deadline
     async def load(self, name: str, *, download: bool = False) -> Model:
         """Load a model into memory, which may take minutes. Does nothing if it is there.
 
@@ -149,7 +149,7 @@ class Models:
         await connection.ensure_loaded(model)
         return model
 
-    @bounded
+    @enforce_deadline
     async def unload(self, name: str, *, drain: float = DRAIN_S, force: bool = False) -> Model:
         """Take a model out of memory. Does nothing if it is not there.
 
@@ -173,7 +173,7 @@ class Models:
         await connection.memory.unload(model, drain_s=drain_s, force=force)
         return model
 
-    @bounded
+    @enforce_deadline
     async def swap(self, old: str, new: str, *, drain: float = DRAIN_S) -> Model:
         """Take one model out of memory, and load another in its place.
 
@@ -197,7 +197,7 @@ class Models:
         old, new = check_name("old", old), check_name("new", new)
         return await swap(await self._route(old), await self._route(new), drain_s=drain_s)
 
-    @bounded
+    @enforce_deadline
     async def ensure_loaded(
         self, names: Iterable[str], *, download: bool = False
     ) -> Sequence[Model]:
@@ -219,7 +219,7 @@ class Models:
         checked = tuple(check_name(f"names[{index}]", name) for index, name in enumerate(several))
         return await load_all(checked, partial(self._route, download=download))
 
-    @bounded
+    @enforce_deadline
     async def users(self, name: str) -> Sequence[ModelUser]:
         """Who uses a model: this client, and others of the same home.
 
@@ -232,7 +232,7 @@ class Models:
         connection, model = await self._route(check_name("name", name))
         return await connection.memory.users(model.id)
 
-    @bounded
+    @enforce_deadline
     async def download(
         self, name: str, progress: Progress | None = None, *, stall_s: float = STALL_S
     ) -> Model:
@@ -263,15 +263,15 @@ class Models:
         name = check_name("name", name)
         connection = await self._connect()
         await connection.check_download(name)
-        local = find_model(name, await connection.local_models())
+        local = match_model(name, await connection.local_models())
         if local is not None and local.cached:
             return local
-        model = find_model(name, await connection.catalog_for(name))
+        model = match_model(name, await connection.catalog_for(name))
         if model is None:
             raise connection.not_found(name)
         if model.cached:
             return model
-        meter = DownloadMeter(model.size_mb)
+        meter = ProgressMeter(model.size_mb)
 
         def report(percent: float) -> None:
             if progress is None:
@@ -300,9 +300,9 @@ class Models:
         Raises:
             FoundryError: As `download`, while iterating.
         """
-        return steps_of(partial(self.download, name, stall_s=stall_s))
+        return iter_progress(partial(self.download, name, stall_s=stall_s))
 
-    @bounded
+    @enforce_deadline
     async def register(self, path: Path | str, alias: str) -> Model:
         """Serve a directory with an ONNX model of the user's own under an alias.
 
@@ -324,7 +324,7 @@ class Models:
         connection.forget(model)
         return model
 
-    @bounded
+    @enforce_deadline
     async def unregister(self, alias: str) -> None:
         """Serve a registered directory no longer, for no program of this user. Its files stay.
 
@@ -341,7 +341,7 @@ class Models:
         """
         alias = check_name("alias", alias)
         connection, control = await self._controlled("unregister models")
-        model = find_model(alias, await connection.local_models())
+        model = match_model(alias, await connection.local_models())
         if model is None:
             raise ModelNotFound(f"no model on this machine is named {alias!r}", model=alias)
         is_id = alias.strip().casefold() == model.id.casefold()
@@ -352,7 +352,7 @@ class Models:
             raise
         connection.forget(model)
 
-    @bounded
+    @enforce_deadline
     async def remove(self, name: str) -> int:
         """Delete a downloaded model's files, and return how many bytes that freed.
 
@@ -363,7 +363,7 @@ class Models:
         """
         name = check_name("name", name)
         connection, control = await self._controlled("remove models")
-        model = find_model(name, await connection.local_models())
+        model = match_model(name, await connection.local_models())
         if model is None:
             raise ModelNotFound(f"no model on this machine is named {name!r}", model=name)
         try:
@@ -376,4 +376,4 @@ class Models:
 
     async def _controlled(self, what: str) -> tuple[Connection, ControlClient]:
         connection = await self._connect()
-        return connection, connection.controlled(what)
+        return connection, connection.require_control(what)

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from foundry_api.core.operation import Outcome
     from foundry_api.core.residency.stored_responses import Hold
     from foundry_api.core.responses import Input, ResponseOperation
-    from foundry_api.core.runtime import Backend
-    from foundry_api.core.service_pool import Service
-    from foundry_api.types.results import RawReply, ResponseItem
+    from foundry_api.core.runtime import ClientRuntime
+    from foundry_api.core.service_pool import ServiceHandle
+    from foundry_api.types.results import RawResponse, ResponseItem
     from foundry_api.wire.dialects.base import Catalog
 
 __all__ = ["Conversation", "Responses"]
@@ -150,7 +150,7 @@ class Responses:
         backend: The client's.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: ClientRuntime) -> None:
         self._backend = backend
 
     async def create(self, input: Input, **options: Unpack[ResponseOptions]) -> Response:  # noqa: A002 - OpenAI's own name
@@ -238,7 +238,7 @@ class Responses:
             ServiceError: The service is at fault.
         """
         connection, _ = await self._request_stored(response_id, "DELETE", "", options)
-        connection.stored.forget(response_id)
+        connection.stored_responses.forget(response_id)
 
     async def list(
         self,
@@ -308,17 +308,21 @@ class Responses:
         service = self._owner(operation.members.get("previous_response_id"))
         return Call(self._backend.tools, request, operation, service)
 
-    def _owner(self, response_id: str | None) -> Service | None:
+    def _owner(self, response_id: str | None) -> ServiceHandle | None:
         """The service that keeps a response of this client's."""
         for service in self._backend.services:
             connection = service.connection
-            if response_id and connection is not None and response_id in connection.stored:
+            if (
+                response_id
+                and connection is not None
+                and response_id in connection.stored_responses
+            ):
                 return service
         return None
 
     async def _request_stored(
         self, response_id: str, method: str, suffix: str, options: TimeOptions
-    ) -> tuple[Connection, RawReply]:
+    ) -> tuple[Connection, RawResponse]:
         """What a service answers about a response, wherever that is."""
         name = validate_response_id("response_id", response_id)
         resolve_timeouts(self._backend, options)[1].check()
@@ -326,30 +330,36 @@ class Responses:
         missing: ResponseNotFound | None = None
         for service in [owner] if owner else self._backend.services:
             connection = await service.connect()
-            for catalog in connection.stored.catalogs(name):
+            for catalog in connection.stored_responses.catalogs(name):
                 try:
                     route = f"{RESPONSES_ROUTE}/{name}{suffix}"
                     return await self._request(service, catalog, method, route, options)
                 except ResponseNotFound as error:
                     missing = error
-            connection.stored.forget(name)
+            connection.stored_responses.forget(name)
         raise missing or ResponseNotFound(f"no service keeps the response {name}")
 
     async def _list_all(
-        self, service: Service, catalog: Catalog, order: str, options: TimeOptions
+        self, service: ServiceHandle, catalog: Catalog, order: str, options: TimeOptions
     ) -> tuple[Response, ...]:
         route = f"{RESPONSES_ROUTE}?limit={PAGE_SIZE}&order={order}"
         connection, response = await self._request(service, catalog, "GET", route, options)
         return make_reader(connection).parse_page(response.body).responses
 
     async def _request(
-        self, service: Service, catalog: Catalog, method: str, route: str, options: TimeOptions
-    ) -> tuple[Connection, RawReply]:
+        self,
+        service: ServiceHandle,
+        catalog: Catalog,
+        method: str,
+        route: str,
+        options: TimeOptions,
+    ) -> tuple[Connection, RawResponse]:
         timeout_s, deadline = resolve_timeouts(self._backend, options)
         connection = await service.connect()
         if connection.dialect.capabilities.responses == "unsupported":
             raise UnsupportedFeature(
-                f"a service of generation {connection.endpoint.generation} has no Responses API",
+                f"a service of generation {connection.endpoint.service_generation} has no "
+                "Responses API",
                 service=connection.base_url,
             )
         request = make_raw_request(method, connection.dialect.make_path(catalog, route))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from foundry_api.types.checks import prompt_turns
+from foundry_api.types.checks import prompt_to_messages
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from foundry_api.core.cache.calls import CachedCall
     from foundry_api.core.call import CallRequest
     from foundry_api.core.chat import ChatCall
-    from foundry_api.core.options import ChatOptions, RunOptions
+    from foundry_api.core.options import ChatOptions, CompletionOptions
     from foundry_api.core.tool_loop import ToolLoop
     from foundry_api.tools.definition import Tool, ToolLike
     from foundry_api.tools.executor import OnError
@@ -27,16 +27,16 @@ __all__ = ["ToolMethods"]
 class ToolMethods(ABC):
     """What a client says to models that call tools."""
 
-    async def run(
+    async def run_tools(
         self,
         messages: str | Iterable[Message | Mapping[str, Any]],
         tools: Sequence[ToolLike],
         *,
-        max_rounds: int = 8,
+        max_turns: int = 8,
         parallel: int = 4,
         tool_timeout: float = 30.0,
-        on_error: OnError = "tell",
-        **options: Unpack[RunOptions],
+        on_error: OnError = "return",
+        **options: Unpack[CompletionOptions],
     ) -> ToolRun:
         """The answer of a model that may call tools: they are called, and it is asked again.
 
@@ -54,11 +54,11 @@ class ToolMethods(ABC):
         Args:
             messages: A prompt, or the turns so far, oldest first.
             tools: Typed functions, or `Tool`s.
-            max_rounds: How often the model is asked at most.
+            max_turns: How often the model is asked at most.
             parallel: How many calls of a round run at once.
             tool_timeout: Seconds that one call may take.
-            on_error: `tell` (default), or `raise` for a call that fails.
-            options: See `RunOptions`.
+            on_error: `return` (default), or `raise` for a call that fails.
+            options: See `CompletionOptions`.
 
         Raises:
             ToolDefinitionError: A function cannot be described; nothing was sent.
@@ -67,35 +67,35 @@ class ToolMethods(ABC):
             ToolCallError: The model called a tool in a way that cannot be read.
             FoundryError: As `complete`.
         """
-        limits = (max_rounds, parallel, tool_timeout, on_error)
+        limits = (max_turns, parallel, tool_timeout, on_error)
         return await self._tool_loop(messages, tools, limits, options).run()
 
-    def stream_run(
+    def stream_run_tools(
         self,
         messages: str | Iterable[Message | Mapping[str, Any]],
         tools: Sequence[ToolLike],
         *,
-        max_rounds: int = 8,
+        max_turns: int = 8,
         parallel: int = 4,
         tool_timeout: float = 30.0,
-        on_error: OnError = "tell",
-        **options: Unpack[RunOptions],
+        on_error: OnError = "return",
+        **options: Unpack[CompletionOptions],
     ) -> AsyncGenerator[Chunk | ToolResult | ToolRun]:
-        """As `run`, piece by piece: the chunks of every answer, each tool's result, the run.
+        """As `run_tools`, piece by piece: the chunks of every answer, each tool's result, the run.
 
         Args:
             messages: A prompt, or the turns so far, oldest first.
             tools: Typed functions, or `Tool`s.
-            max_rounds: How often the model is asked at most.
+            max_turns: How often the model is asked at most.
             parallel: How many calls of a round run at once.
             tool_timeout: Seconds that one call may take.
-            on_error: `tell` (default), or `raise` for a call that fails.
-            options: See `RunOptions`.
+            on_error: `return` (default), or `raise` for a call that fails.
+            options: See `CompletionOptions`.
 
         Raises:
-            FoundryError: As `run`; bad arguments at once, the rest while iterating.
+            FoundryError: As `run_tools`; bad arguments at once, the rest while iterating.
         """
-        limits = (max_rounds, parallel, tool_timeout, on_error)
+        limits = (max_turns, parallel, tool_timeout, on_error)
         return self._tool_loop(messages, tools, limits, options).stream()
 
     def _tool_loop(
@@ -103,21 +103,21 @@ class ToolMethods(ABC):
         messages: str | Iterable[Message | Mapping[str, Any]],
         tools: Sequence[ToolLike],
         limits: tuple[int, int, float, OnError],
-        options: RunOptions,
+        options: CompletionOptions,
     ) -> ToolLoop:
         # Most programs call no tools.
         from foundry_api.core.tool_loop import make_tool_loop  # noqa: PLC0415
 
         is_prompt = isinstance(messages, str)
-        turns = prompt_turns(messages) if isinstance(messages, str) else messages
+        turns = prompt_to_messages(messages) if isinstance(messages, str) else messages
 
         def order(known: Sequence[Tool]) -> CallRequest[ChatRequest]:
-            return self._order(turns, {**options, "tools": known}, is_validated=is_prompt)
+            return self._build_request(turns, {**options, "tools": known}, is_validated=is_prompt)
 
-        return make_tool_loop(self._call, order, tools, limits)
+        return make_tool_loop(self._new_call, order, tools, limits)
 
     @abstractmethod
-    def _order(
+    def _build_request(
         self,
         messages: Iterable[Message | Mapping[str, Any]],
         options: ChatOptions,
@@ -128,5 +128,5 @@ class ToolMethods(ABC):
         """What the caller ordered, checked; the messages too, unless they were before."""
 
     @abstractmethod
-    def _call(self, order: CallRequest[ChatRequest]) -> ChatCall | CachedCall:
+    def _new_call(self, order: CallRequest[ChatRequest]) -> ChatCall | CachedCall:
         """A call for it."""

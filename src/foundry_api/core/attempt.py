@@ -17,11 +17,11 @@ from foundry_api.types.errors import (
     ModelError,
     ModelTaskMismatch,
     ProtocolError,
-    RouteMissing,
+    ReadTimeout,
+    RouteNotFound,
     ServiceCrashed,
     ServiceError,
     ServiceNotRunning,
-    SilenceTimeout,
     StreamInterrupted,
 )
 from foundry_api.wire.dialects.base import parse_error
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
     from foundry_api.core.connection import Connection
     from foundry_api.core.operation import Decoder, Operation
-    from foundry_api.core.residency.usage import ModelUses
-    from foundry_api.core.service_pool import Service
-    from foundry_api.resilience.breaker import Permit
+    from foundry_api.core.residency.usage import ModelUsage
+    from foundry_api.core.service_pool import ServiceHandle
+    from foundry_api.resilience.breaker import CallPermit
     from foundry_api.resilience.limiter import Slot
-    from foundry_api.resilience.silence import Watch
+    from foundry_api.resilience.silence import TimeoutGuard
     from foundry_api.types.messages import Model
     from foundry_api.wire.transport import Response
 
@@ -57,7 +57,7 @@ DRAIN_TIMEOUT_S = 0.1
 SERVICE_GONE_ERRORS = (ServiceNotRunning, ServiceCrashed, StreamInterrupted)
 """After these the service may have moved, or be another one."""
 
-SERVICE_FAULT_ERRORS = (ServiceError, SilenceTimeout)
+SERVICE_FAULT_ERRORS = (ServiceError, ReadTimeout)
 """The service is guilty of these; of the others nobody, or the caller."""
 
 
@@ -107,9 +107,9 @@ class Attempt(Generic[_P]):
 
     def __init__(
         self,
-        service: Service,
+        service: ServiceHandle,
         operation: Operation[_P, Any, Any],
-        watch: Watch,
+        watch: TimeoutGuard,
         clock: Callable[[], float],
     ) -> None:
         self.service = service
@@ -125,9 +125,9 @@ class Attempt(Generic[_P]):
         self._operation = operation
         self._watch = watch
         self._clock = clock
-        self._permit: Permit | None = None
+        self._permit: CallPermit | None = None
         self._slot: Slot | None = None
-        self._uses: ModelUses | None = None
+        self._uses: ModelUsage | None = None
         self._response: Response | None = None
         self._decoder: Decoder[_P, Any] | None = None
         self._deferred_error: FoundryError | None = None
@@ -167,7 +167,7 @@ class Attempt(Generic[_P]):
             await self._wait_for_slot(requeued=requeued, may_move=may_move)
             # What was found before the wait may be gone since.
             connection, model = await self._resolve(name, download=download)
-        self._uses = connection.memory.begin(model.id)
+        self._uses = connection.memory.begin_use(model.id)
 
     async def send(self, first_s: float, gap_s: float) -> None:
         """Send the request and wait for the head of its answer.
@@ -186,7 +186,7 @@ class Attempt(Generic[_P]):
                 await operation.preflight(connection, model)
         self._decoder = operation.decoder(connection, model)
         request = operation.request(connection, model)
-        watch.listen(first_s, gap_s)
+        watch.start_silence_timer(first_s, gap_s)
         self.sent_at = self._clock()
         self.was_sent = True
         with watch:
@@ -263,7 +263,7 @@ class Attempt(Generic[_P]):
         if error is not None:
             self._invalidate_state(error)
         if self._uses is not None and self.connection is not None:
-            self.connection.memory.end(self._uses)
+            self.connection.memory.end_use(self._uses)
             self._uses = None
         if self._slot is not None:
             self._slot.release()
@@ -285,11 +285,11 @@ class Attempt(Generic[_P]):
         connection = self.connection = service.connection
         self.model = None
         model = connection.resolved.get(name) if connection is not None else None
-        while connection is None or model is None or not connection.memory.has(model.id):
+        while connection is None or model is None or not connection.memory.is_loaded(model.id):
             with self._watch:
                 connection = self.connection = await service.connect()
             operation.check(connection.dialect.capabilities)  # before a model is loaded for it
-            self._watch.ignore_silence("loading the model")
+            self._watch.suspend_silence("loading the model")
             with self._watch:
                 await connection.make_ready(name, download=download)
             model = connection.resolved.get(name)  # which somebody may have unloaded meanwhile
@@ -297,13 +297,13 @@ class Attempt(Generic[_P]):
         operation.check(connection.dialect.capabilities)
         return connection, model
 
-    async def _enter_breaker(self) -> Permit:
+    async def _enter_breaker(self) -> CallPermit:
         with self._watch:
             return await self.service.breaker.enter(self.service.probe)
 
     async def _wait_for_slot(self, *, requeued: bool, may_move: bool = False) -> None:
-        self._watch.ignore_silence("waiting for its turn")
-        is_probe = self._permit is not None and self._permit.trial
+        self._watch.suspend_silence("waiting for its turn")
+        is_probe = self._permit is not None and self._permit.is_probe
         try:
             with self._watch:
                 self._slot = await self.service.limiter.acquire(
@@ -350,18 +350,18 @@ class Attempt(Generic[_P]):
         return chunks
 
     def _on_tokens(self, count: int) -> None:
-        self._watch.token()
+        self._watch.on_token()
         if self._slot is not None:
             self._slot.progress(count)
         if self.first_token_at is None:
             self.first_token_at = now = self._clock()
-            if self._permit is not None and self._permit.trial:
+            if self._permit is not None and self._permit.is_probe:
                 # The rest of a long answer must not keep all other callers out.
                 self._permit.succeeded(now - self.sent_at)
 
     async def _drain(self, response: Response) -> None:
         """Read the end of a complete body, so that its connection can serve the next call."""
-        self._watch.listen(DRAIN_TIMEOUT_S, DRAIN_TIMEOUT_S)
+        self._watch.start_silence_timer(DRAIN_TIMEOUT_S, DRAIN_TIMEOUT_S)
         try:
             with self._watch:
                 await response.read()
@@ -377,9 +377,9 @@ class Attempt(Generic[_P]):
         error = parse_error(await self._read_error(response, begun))
         connection, _ = self.target
         # A service that denies what it offered before may be another one by now.
-        if isinstance(error, ModelError | RouteMissing):
+        if isinstance(error, ModelError | RouteNotFound):
             with self._watch:
-                is_replaced = await connection.replaced()
+                is_replaced = await connection.is_replaced()
             if is_replaced:
                 raise ServiceCrashed("another service has taken the place of this one") from error
         return error
@@ -442,9 +442,9 @@ class Attempt(Generic[_P]):
         connection, model = self.connection, self.model
         if connection is None or not isinstance(error, FoundryError):
             return
-        error.located(model=model.id if model else None, service=connection.endpoint.base_url)
+        error.with_context(model=model.id if model else None, service=connection.endpoint.base_url)
         if isinstance(error, SERVICE_GONE_ERRORS):
-            self.service.lost(connection)
+            self.service.invalidate(connection)
         elif isinstance(error, ModelTaskMismatch):
             return  # it is what it was taken for, and asked for something else
         elif isinstance(error, ModelError) and model is not None:

@@ -20,7 +20,7 @@ from foundry_api.core.loop_binding import LoopBinding
 from foundry_api.core.operation import AnswerFacts
 from foundry_api.resilience.deadline import Deadline
 from foundry_api.resilience.limiter import Moved
-from foundry_api.resilience.silence import Watch
+from foundry_api.resilience.silence import TimeoutGuard
 from foundry_api.types.errors import (
     CircuitOpen,
     ClientClosed,
@@ -28,10 +28,10 @@ from foundry_api.types.errors import (
     FoundryError,
     ModelError,
     QueueFull,
+    ReadTimeout,
     ServerError,
     ServiceCrashed,
     ServiceError,
-    SilenceTimeout,
     StreamInterrupted,
     UnsupportedFeature,
 )
@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
     from foundry_api.core.operation import Finished, Operation
-    from foundry_api.core.service_pool import Service, Services
+    from foundry_api.core.service_pool import ServiceHandle, ServicePool
     from foundry_api.resilience.latency import Latencies
     from foundry_api.resilience.retry import Retry
-    from foundry_api.types.events import Events
+    from foundry_api.types.events import EventBus
 
 __all__ = ["Call", "CallContext", "CallRequest", "FailurePolicy"]
 
@@ -95,9 +95,9 @@ class CallContext:
         call_ids: Numbers the calls.
     """
 
-    services: Services
+    services: ServicePool
     retry: Retry
-    events: Events
+    events: EventBus
     latencies: Latencies
     closed: Callable[[], bool]
     binding: LoopBinding = field(default_factory=LoopBinding)
@@ -120,7 +120,7 @@ class Call(Generic[_P, _R]):
         context: CallContext,
         request: CallRequest[Any],
         operation: Operation[_P, Any, _R],
-        service: Service | None = None,
+        service: ServiceHandle | None = None,
     ) -> None:
         self._context = context
         self._request = request
@@ -129,7 +129,7 @@ class Call(Generic[_P, _R]):
         self._policy: FailurePolicy | None = None  # few calls fail
         self._call_id = next(context.call_ids)
         self._started = self._attempt_started = context.clock()
-        self._watch: Watch | None = None
+        self._watch: TimeoutGuard | None = None
         self._attempt: Attempt[_P] | None = None
         self._attempts: tuple[AttemptRecord, ...] = ()
         self._model = request.models[0]
@@ -185,9 +185,9 @@ class Call(Generic[_P, _R]):
         if self._watch is not None:
             self._watch.extend(deadline)
 
-    def _start(self) -> Watch:
+    def _start(self) -> TimeoutGuard:
         context = self._context
-        watch = self._watch = Watch(self._request.deadline)
+        watch = self._watch = TimeoutGuard(self._request.deadline)
         if context.binding.loop is not watch.loop:
             context.binding.bind()
         self._started = context.clock()
@@ -202,7 +202,7 @@ class Call(Generic[_P, _R]):
             )
         return watch
 
-    async def _run_attempt(self, watch: Watch) -> list[_P]:
+    async def _run_attempt(self, watch: TimeoutGuard) -> list[_P]:
         """Return the next chunks, from a new attempt where none runs; none at the answer's end."""
         while True:
             try:
@@ -222,20 +222,20 @@ class Call(Generic[_P, _R]):
             else:
                 return chunks
 
-    async def _prepare_attempt(self, watch: Watch) -> Attempt[_P]:
+    async def _prepare_attempt(self, watch: TimeoutGuard) -> Attempt[_P]:
         """Return an attempt that has waited in line for its turn, wherever one was free first."""
         context, policy, request = self._context, self._policy, self._request
         name = policy.model if policy is not None else request.models[0]
-        tried: AbstractSet[Service] = policy.tried if policy is not None else frozenset()
+        tried: AbstractSet[ServiceHandle] = policy.tried if policy is not None else frozenset()
         requeued = bool(self._attempts)
         self._model, self._service, self._attempt_started = name, None, context.clock()
-        watch.ignore_silence("connecting")
+        watch.suspend_silence("connecting")
         while True:
             watch.check()
             service = self._only or context.services.select(name, tried)
             if service is None:
                 with watch:
-                    service = await context.services.having(name, tried)
+                    service = await context.services.select_for_model(name, tried)
             attempt = self._attempt = Attempt(service, self._operation, watch, context.clock)
             try:
                 await attempt.acquire(
@@ -288,7 +288,7 @@ class Call(Generic[_P, _R]):
                 )
             )
 
-    async def _finish(self, attempt: Attempt[_P], watch: Watch) -> None:
+    async def _finish(self, attempt: Attempt[_P], watch: TimeoutGuard) -> None:
         """End an attempt that was answered, and make the result."""
         context, operation = self._context, self._operation
         longest_gap_s = watch.longest_gap_s
@@ -296,9 +296,9 @@ class Call(Generic[_P, _R]):
         now = self._finish_attempt(attempt, None)
         budget = context.retry.budget
         if budget.left < budget.capacity:  # else there is nothing to fill up
-            budget.succeeded()
+            budget.deposit()
         if operation.measures_latency and self._first_token_s is not None:
-            context.latencies.of(self._model).answered(self._first_token_s, longest_gap_s)
+            context.latencies.of(self._model).record_success(self._first_token_s, longest_gap_s)
         connection, model = attempt.target
         first_token_at = attempt.first_token_at
         self._finished = operation.complete(
@@ -317,7 +317,7 @@ class Call(Generic[_P, _R]):
             ),
         )
 
-    async def _handle_failure(self, error: FoundryError, watch: Watch) -> None:
+    async def _handle_failure(self, error: FoundryError, watch: TimeoutGuard) -> None:
         """Prepare the next attempt, or raise the error if there is none."""
         context, attempt = self._context, self._attempt
         self._finish_attempt(attempt, error)
@@ -325,10 +325,10 @@ class Call(Generic[_P, _R]):
             closed = ClientClosed("the client was closed during the call")
             raise self._add_context(closed) from error
         self._add_context(error)
-        if isinstance(error, SilenceTimeout):
+        if isinstance(error, ReadTimeout):
             # A bound that fell counts as a wait of that length, so that the next one is longer.
             latency = context.latencies.of(self._model)
-            latency.fell(error.limit_s, streaming=bool(self._chunk_count))
+            latency.record_timeout(error.limit_s, streaming=bool(self._chunk_count))
         was_sent = attempt is not None and attempt.was_sent
         if self._chunk_count or self._operation.is_final(error, was_sent=was_sent):
             raise error
@@ -370,12 +370,12 @@ class Call(Generic[_P, _R]):
     def _add_context(self, error: FoundryError) -> FoundryError:
         """Add what only the call knows to an error."""
         failures = [attempt.error for attempt in self._attempts]
-        error.earlier = tuple(failure for failure in failures[:-1] if failure is not None)
+        error.previous_errors = tuple(failure for failure in failures[:-1] if failure is not None)
         error.partial = "".join(self._texts)
         model = self._model if self._operation.needs_model else None
-        return error.located(model=model, attempts=len(failures))
+        return error.with_context(model=model, attempts=len(failures))
 
-    def _emit_failed(self, watch: Watch, error: BaseException) -> None:
+    def _emit_failed(self, watch: TimeoutGuard, error: BaseException) -> None:
         watch.stop()
         if self._attempt is not None:  # the caller left
             self._finish_attempt(self._attempt, error)
@@ -400,7 +400,7 @@ class Call(Generic[_P, _R]):
             )
         )
 
-    def _emit_completed(self, watch: Watch) -> None:
+    def _emit_completed(self, watch: TimeoutGuard) -> None:
         watch.stop()
         finished = self._finished
         assert finished is not None  # noqa: S101 - as above
@@ -430,7 +430,7 @@ MODEL_FALLBACK_ERRORS = (
     ServerError,
     ServiceCrashed,
     StreamInterrupted,
-    SilenceTimeout,
+    ReadTimeout,
 )
 """What a model was the cause of. A service that is gone has no other model either."""
 
@@ -448,15 +448,15 @@ class FailurePolicy:
         tried: Services that failed for it.
     """
 
-    def __init__(self, retry: Retry, services: Services, models: Sequence[str]) -> None:
+    def __init__(self, retry: Retry, services: ServicePool, models: Sequence[str]) -> None:
         self.model, *self._fallbacks = models
-        self.tried: set[Service] = set()
+        self.tried: set[ServiceHandle] = set()
         self._retry = retry
         self._services = services
         self._failures = 0
 
     def next_delay(
-        self, error: FoundryError, service: Service | None, left_s: float
+        self, error: FoundryError, service: ServiceHandle | None, left_s: float
     ) -> float | None:
         """Return seconds until the next attempt; None if the error is final, as its hint may say.
 
@@ -472,11 +472,11 @@ class FailurePolicy:
             return 0.0
         return delay_s
 
-    def _failover(self, error: FoundryError, service: Service) -> bool:
+    def _failover(self, error: FoundryError, service: ServiceHandle) -> bool:
         if not isinstance(error, FAILOVER_ERRORS) or service in self.tried:
             return False
         self.tried.add(service)
-        return self._services.has_untried(self.tried) and self._retry.budget.take()
+        return self._services.has_untried(self.tried) and self._retry.budget.try_spend()
 
     def _retry_delay(self, error: FoundryError, left_s: float) -> float | None:
         # A call that had begun waits for the breaker; a new one is refused at once.
@@ -488,7 +488,7 @@ class FailurePolicy:
         if delay_s >= left_s:
             error.hint = f"{error.hint} Its deadline leaves no time for another attempt."
             return None
-        if not (waits_for_breaker or self._retry.budget.take()):
+        if not (waits_for_breaker or self._retry.budget.try_spend()):
             error.hint = f"{error.hint} So many calls failed that the retry budget is spent."
             return None
         return delay_s

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from foundry_api.engine.host.catalog import PublicListing
-from foundry_api.engine.models.download_cache import downloaded, may_hold_downloads
+from foundry_api.engine.models.download_cache import list_downloaded, may_hold_downloads
 from foundry_api.storage.paths import PRIVATE_DIRECTORY, Paths
 from foundry_api.storage.private_file import read_file, replace_file
 from foundry_api.types.errors import CatalogUnavailable
@@ -61,7 +61,7 @@ class CatalogStore:
     """A file for each source, in the state directory.
 
     Args:
-        home: As `Paths.of` takes it.
+        home: As `Paths.from_home` takes it.
     """
 
     def __init__(self, home: Path | None) -> None:
@@ -69,7 +69,7 @@ class CatalogStore:
 
     @cached_property
     def _directory(self) -> Path:
-        return Paths.of(self._home).state
+        return Paths.from_home(self._home).state
 
     def read(self, source: str) -> StoredCatalog | None:
         """The last good catalog of a source; None without one, and for a file that is damaged."""
@@ -120,7 +120,7 @@ class CatalogListing(Result, msgspec.Struct, frozen=True, kw_only=True):
     unreachable: str | None = None
 
 
-class Source(Protocol):
+class CatalogSource(Protocol):
     """The service whose catalog it is."""
 
     endpoint: Endpoint
@@ -144,7 +144,7 @@ class Catalog:
 
     def __init__(
         self,
-        service: Source,
+        service: CatalogSource,
         store: CatalogStore | None,
         *,
         clock: Callable[[], float] = time.time,
@@ -165,45 +165,45 @@ class Catalog:
         Raises:
             CatalogUnavailable: It cannot be reached, and never was.
         """
-        if not refresh and (known := await self.remembered(max_age_s)):
+        if not refresh and (known := await self.cached_listing(max_age_s)):
             return known
-        look = await self._look() if self._store else _Look("", None)
+        look = await self._locate_cache() if self._store else _CacheLocation("", None)
         stored = self._store.read(look.source) if self._store else None
         try:
             told = await self._ask()
         except CatalogUnavailable as error:
             if stored is None:
                 raise
-            return await self._again(stored, look, unreachable=error.message)
-        return self._told(told, look)
+            return await self._from_store(stored, look, unreachable=error.message)
+        return self._to_listing(told, look)
 
-    async def remembered(self, max_age_s: float = MAX_AGE_S) -> CatalogListing | None:
+    async def cached_listing(self, max_age_s: float = MAX_AGE_S) -> CatalogListing | None:
         """What the service said lately, where what is cached can be told without asking it."""
         if self._store is None:
             return None
-        look = await self._look()
+        look = await self._locate_cache()
         stored = self._store.read(look.source)
         age = self._clock() - stored.asked_at if stored else -1.0
         if stored is None or look.held is None or not 0 <= age < max_age_s:
             return None
-        return await self._again(stored, look)
+        return await self._from_store(stored, look)
 
-    async def here(self) -> Sequence[Model]:
+    async def local_models(self) -> Sequence[Model]:
         """Models on this machine: registered directories, and what was downloaded.
 
         Of downloads the service tells only after it asked the remote catalog, which takes seconds
         offline; so it is asked only for those that are not remembered.
         """
         control, dialect = self._service.control, self._service.dialect
-        local = await (control.local_models() if control else dialect.list_local_models())
+        local = await (control.list_local_models() if control else dialect.list_local_models())
         if dialect.capabilities.cached == "native":
             return local
-        look = await self._look()
+        look = await self._locate_cache()
         if look.held is not None and not look.held:
             return local
         stored = self._store.read(look.source) if self._store else None
         if stored and look.held and {model.id for model in stored.models} >= look.held.keys():
-            public: Sequence[Model] = (await self._again(stored, look)).models
+            public: Sequence[Model] = (await self._from_store(stored, look)).models
         else:
             public = await self._asked_or_nothing()
         return [*local, *(model for model in public if model.cached or model.loaded)]
@@ -211,7 +211,7 @@ class Catalog:
     async def _ask(self) -> PublicListing:
         control = self._service.control
         if control is not None:
-            return await control.public_models()
+            return await control.list_public_models()
         return PublicListing(models=tuple(await self._service.dialect.list_public_models()))
 
     async def _asked_or_nothing(self) -> Sequence[Model]:
@@ -220,7 +220,7 @@ class Catalog:
         except CatalogUnavailable:
             return ()
 
-    def _told(self, told: PublicListing, look: _Look) -> CatalogListing:
+    def _to_listing(self, told: PublicListing, look: _CacheLocation) -> CatalogListing:
         """What the service said, which is kept if it is of now."""
         now = self._clock()
         fetched_at = told.fetched_at or now
@@ -237,8 +237,8 @@ class Catalog:
             unreachable=told.unreachable,
         )
 
-    async def _again(
-        self, stored: StoredCatalog, look: _Look, *, unreachable: str | None = None
+    async def _from_store(
+        self, stored: StoredCatalog, look: _CacheLocation, *, unreachable: str | None = None
     ) -> CatalogListing:
         """What is remembered, with what is cached and loaded now."""
         loaded = await self._loaded()
@@ -248,7 +248,7 @@ class Catalog:
             here = await self._service.dialect.list_local_models()
             held = {model.id: model.path for model in here if model.cached is not False}
         return CatalogListing(
-            models=tuple(_as_of_now(model, held, loaded, elsewhere) for model in stored.models),
+            models=tuple(_refresh_flags(model, held, loaded, elsewhere) for model in stored.models),
             fetched_at=stored.fetched_at,
             fresh=unreachable is None,
             unreachable=unreachable,
@@ -264,11 +264,11 @@ class Catalog:
             return frozenset(self._service.loaded)
         return await self._service.dialect.get_loaded_ids()
 
-    async def _look(self) -> _Look:
+    async def _locate_cache(self) -> _CacheLocation:
         """What the service says of itself, and which downloads lie where it keeps them."""
         service = self._service
         status = await service.dialect.get_status()
-        told = await service.control.host() if service.control else None
+        told = await service.control.get_host_info() if service.control else None
         cache = status.cache_dir
         whose = (
             status.service_generation,
@@ -277,19 +277,21 @@ class Catalog:
         )
         source = " ".join(part for part in whose if part)
         if cache is None or not is_loopback(service.endpoint.base_url):
-            return _Look(source, None)
-        return _Look(source, _held(cache, service.endpoint.base_url, ours=told is not None))
+            return _CacheLocation(source, None)
+        return _CacheLocation(
+            source, _downloaded_paths(cache, service.endpoint.base_url, ours=told is not None)
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _CacheLocation:
     """Where a catalog is kept, and the downloads that are known: paths by id, or None."""
 
     source: str
     held: Mapping[str, str | None] | None
 
 
-def _held(cache: str, base_url: str, *, ours: bool) -> Mapping[str, str | None] | None:
+def _downloaded_paths(cache: str, base_url: str, *, ours: bool) -> Mapping[str, str | None] | None:
     """The downloads in a cache directory; None where that cannot be told.
 
     How other generations lay out their cache is not known well enough to say more than: nothing.
@@ -297,14 +299,14 @@ def _held(cache: str, base_url: str, *, ours: bool) -> Mapping[str, str | None] 
     if not ours:
         return None if may_hold_downloads(base_url, cache) else {}
     try:
-        return {model: str(path) for model, path in downloaded(Path(cache)).items()}
+        return {model: str(path) for model, path in list_downloaded(Path(cache)).items()}
     except FileNotFoundError:
         return {}
     except OSError:  # not ours to look into: the service may still hold some
         return None
 
 
-def _as_of_now(
+def _refresh_flags(
     model: Model,
     held: Mapping[str, str | None],
     loaded: frozenset[str],

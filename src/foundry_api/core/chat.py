@@ -138,7 +138,7 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
         """
         if not isinstance(error, ContextOverflow) or _is_bounded(self._original):
             return None
-        room = error.room
+        room = error.available_tokens
         if room is None or _is_bounded(self._request):
             error.blame_prompt()
             return None
@@ -184,7 +184,7 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
             parsed=None,
             model=facts.model.id,
             service=endpoint.base_url,
-            generation=endpoint.generation,
+            service_generation=endpoint.service_generation,
             finish_reason=value.finish_reason,
             usage=value.usage,
             timings=timings,

@@ -8,9 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from foundry_api.core.catalog import Catalog
-from foundry_api.core.downloads import STALL_S, unless_stalled
-from foundry_api.core.residency.coordination import Nobody
-from foundry_api.core.residency.manager import Keeping, Memory
+from foundry_api.core.downloads import STALL_S, with_stall_timeout
+from foundry_api.core.residency.coordination import NoCoordination
+from foundry_api.core.residency.manager import ModelManager, ResidencyContext
 from foundry_api.core.residency.stored_responses import StoredResponses
 from foundry_api.engine.discovery import KNOWN_TIMEOUT_S
 from foundry_api.engine.models.download_cache import may_hold_downloads
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[float], object]
 
-__all__ = ["Connection", "find_model", "find_variants"]
+__all__ = ["Connection", "find_variants", "match_model"]
 
 
 class Connection:
@@ -58,8 +58,8 @@ class Connection:
     Attributes:
         catalog: What could be downloaded, and what was.
         resolved: The models that names were resolved to, until something changes.
-        embeds: Which models make embeddings, as far as that was found out, by id.
-        stored: The responses that this client had it store.
+        embedding_support: Which models make embeddings, as far as that was found out, by id.
+        stored_responses: The responses that this client had it store.
 
     Raises:
         UnsupportedFeature: There is no dialect for the service's generation.
@@ -73,23 +73,23 @@ class Connection:
         control: ControlClient | None,
         *,
         store: CatalogStore | None = None,
-        others: Nobody | None = None,
-        keeping: Keeping | None = None,
+        others: NoCoordination | None = None,
+        keeping: ResidencyContext | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.transport = transport
         self.control = control
         self.wire = ServiceClient(transport, endpoint.base_url, headers, _command_of(endpoint))
-        self.dialect = get_dialect(endpoint.generation, self.wire)
+        self.dialect = get_dialect(endpoint.service_generation, self.wire)
         self.catalog = Catalog(self, store)
-        self.embeds: dict[str, bool] = {}
-        self.stored = StoredResponses(self.wire, self.dialect)
+        self.embedding_support: dict[str, bool] = {}
+        self.stored_responses = StoredResponses(self.wire, self.dialect)
         self._local: Sequence[Model] = ()
         self._public: Sequence[Model] = ()
         self.resolved: dict[str, Model] = {}
-        self.memory = Memory(self, others or Nobody(), keeping or Keeping())
+        self.memory = ModelManager(self, others or NoCoordination(), keeping or ResidencyContext())
         self._listings: SingleFlight[Sequence[Model]] = SingleFlight()
-        self._asking: SingleFlight[CatalogListing] = SingleFlight()
+        self._catalog_flight: SingleFlight[CatalogListing] = SingleFlight()
 
     @property
     def base_url(self) -> str:
@@ -110,14 +110,14 @@ class Connection:
             ModelNotCached: Its files are not on this machine.
             CatalogUnavailable: It is not on this machine, and the catalog could not be reached.
         """
-        known = find_model(name, (*self._local, *self._public))
+        known = match_model(name, (*self._local, *self._public))
         if known and (known.cached is not False or download):
             return known
         self._local = await self._listings.run("local", self.dialect.list_local_models)
-        if local := find_model(name, self._local) or await self._registered_again(name):
+        if local := match_model(name, self._local) or await self._registered_again(name):
             return local
         catalog = await self.catalog_for(name)
-        model = find_model(name, catalog) or await self.dialect.find_by_alias(name)
+        model = match_model(name, catalog) or await self.dialect.find_by_alias(name)
         if model is None:
             raise self.not_found(name)
         if model.cached is False and not download:
@@ -146,26 +146,28 @@ class Connection:
             self._local = self._local or await self.dialect.list_local_models()
             raise self._unavailable(name) from error
         self._public = listing.models
-        if listing.unreachable is not None and find_model(name, self._public) is None:
+        if listing.unreachable is not None and match_model(name, self._public) is None:
             raise self._unavailable(name)
         return self._public
 
     async def _catalog_with(self, name: str) -> CatalogListing:
-        known = await self.catalog.remembered()
-        if known is not None and find_model(name, known.models) is not None:
+        known = await self.catalog.cached_listing()
+        if known is not None and match_model(name, known.models) is not None:
             return known
-        return await self._asking.run("catalog", partial(self.catalog.listing, refresh=True))
+        return await self._catalog_flight.run(
+            "catalog", partial(self.catalog.listing, refresh=True)
+        )
 
     async def local_models(self) -> Sequence[Model]:
         """Models on this machine: registered directories, and what was downloaded."""
-        return await self.catalog.here()
+        return await self.catalog.local_models()
 
     @property
     def loaded(self) -> tuple[str, ...]:
         """Ids of the models that are known to be loaded."""
         return tuple(self.memory.loaded)
 
-    async def meaning(self, name: str, *, download: bool = False) -> Model:
+    async def resolve_cached(self, name: str, *, download: bool = False) -> Model:
         """As `resolve`, but remembered until something changes: nothing is asked twice."""
         model = self.resolved.get(name)
         if model is None:
@@ -203,7 +205,7 @@ class Connection:
         """
         control = self.control
         steps = control.download(model.id) if control else self.dialect.download(model)
-        async with aclosing(unless_stalled(steps, model=model.id, stall_s=stall_s)) as alive:
+        async with aclosing(with_stall_timeout(steps, model=model.id, stall_s=stall_s)) as alive:
             async for percent in alive:
                 if progress is not None:
                     progress(percent)
@@ -217,7 +219,7 @@ class Connection:
             UnsupportedFeature: The service can't be told to download.
         """
         if self.dialect.capabilities.download == "unsupported":
-            self.controlled("download models")
+            self.require_control("download models")
         command = self.wire.command
         if command is not None and not await command.is_available():
             raise UnsupportedFeature(
@@ -227,7 +229,7 @@ class Connection:
                 service=self.endpoint.base_url,
             )
 
-    def controlled(self, what: str) -> ControlClient:
+    def require_control(self, what: str) -> ControlClient:
         """The control API.
 
         Args:
@@ -243,7 +245,7 @@ class Connection:
             )
         return self.control
 
-    async def replaced(self) -> bool:
+    async def is_replaced(self) -> bool:
         """Whether another service answers at this address by now."""
         base_url, headers = self.endpoint.base_url, self.wire.headers
         try:
@@ -251,7 +253,7 @@ class Connection:
         except FoundryError:
             return False  # the next request will tell what is there
         known = self.endpoint
-        return (now.service_generation, now.pid) != (known.generation, known.pid or now.pid)
+        return (now.service_generation, now.pid) != (known.service_generation, known.pid or now.pid)
 
     async def ensure_loaded(self, model: Model) -> None:
         """Load a model unless it is known to be loaded; concurrent loads are one.
@@ -260,9 +262,9 @@ class Connection:
             ModelLoadFailed: The engine could not load it.
             MemoryBudgetExceeded: There is no room, and none can be made.
         """
-        await self.memory.ensure(model)
+        await self.memory.load(model)
 
-    async def in_memory(self, status: ServiceStatus | None = None) -> frozenset[str]:
+    async def loaded_model_ids(self, status: ServiceStatus | None = None) -> frozenset[str]:
         """Ids of the models in memory.
 
         Of downloads 2.x tells only after it asked the remote catalog, which takes it 4 s offline,
@@ -289,22 +291,22 @@ class Connection:
         """
         if self.control is None:
             return None
-        return (await self.control.memory()).models_bytes / 2**20
+        return (await self.control.get_memory()).models_bytes / 2**20
 
-    async def described(self, model: Model) -> Model:
+    async def describe(self, model: Model) -> Model:
         """A model on this machine with its size, where that is known."""
         if model.size_mb is not None:
             return model
         known: Sequence[Model] = (*self._local, *self._public)
         if self.control is not None:
-            known = (*await self.control.local_models(), *known)
+            known = (*await self.control.list_local_models(), *known)
         same = [each for each in known if each.id == model.id]
         return next((each for each in same if each.size_mb is not None), (*same, model)[0])
 
     def forget(self, model: Model) -> None:
         """Take nothing for granted of a model that was changed or that the service denied."""
         self.memory.loaded.discard(model.id)
-        self.embeds.pop(model.id, None)
+        self.embedding_support.pop(model.id, None)
         self.resolved.clear()
         self._local = ()
         self._public = ()
@@ -312,9 +314,9 @@ class Connection:
     async def _downloaded(self, model: Model) -> Model:
         """The model as the service has it after a download."""
         known = await self.dialect.list_local_models()
-        if find_model(model.id, known) is None:
+        if match_model(model.id, known) is None:
             known = (await self.catalog.listing(refresh=True)).models
-        found = find_model(model.id, known)
+        found = match_model(model.id, known)
         if found is None or not found.cached:
             raise DownloadFailed(
                 "the download ended, but the service does not have the model's files",
@@ -329,7 +331,7 @@ class Connection:
         return ModelNotFound(
             f"the service knows no model named {name!r}",
             hint=self._of_this_package(name),
-            nearest=self._nearest(name),
+            nearest=self._suggestions(name),
             model=name,
             service=self.endpoint.base_url,
         )
@@ -338,13 +340,14 @@ class Connection:
         size = f" ({model.size_mb} MB)" if model.size_mb else ""
         return ModelNotCached(
             f"{name} is known, but its files{size} are not on this machine",
-            hint=f"Get it with `foundry-api models pull {name}` or download=True; {self._here()}.",
+            hint=f"Get it with `foundry-api models pull {name}` or download=True; "
+            f"{self._available_hint()}.",
             model=name,
             service=self.endpoint.base_url,
         )
 
     def _unavailable(self, name: str) -> CatalogUnavailable:
-        nearest = self._nearest(name)
+        nearest = self._suggestions(name)
         meant = f"Did you mean {' or '.join(nearest)}? Else go" if nearest else "Go"
         where = "is not on this machine" if self.control else "is not known to the service"
         # An engine asks the catalog when it is first needed, and then only after hours.
@@ -354,7 +357,7 @@ class Connection:
             f"{name} {where}, and the model catalog could not be reached",
             hint=self._of_this_package(name)
             or f"{meant} online once and get it with `foundry-api models pull {name}`"
-            f"{again}; {self._here()}.",
+            f"{again}; {self._available_hint()}.",
             model=name,
             service=self.endpoint.base_url,
         )
@@ -370,11 +373,11 @@ class Connection:
             "service='embedded', or --service embedded."
         )
 
-    def _nearest(self, name: str) -> list[str]:
+    def _suggestions(self, name: str) -> list[str]:
         names = {n for m in (*self._local, *self._public) for n in (m.alias, m.id)}
         return difflib.get_close_matches(name.lower(), sorted(names), n=3, cutoff=0.5)
 
-    def _here(self) -> str:
+    def _available_hint(self) -> str:
         aliases = sorted({model.alias for model in self._local})
         if not aliases:
             return "no model is on this machine yet"
@@ -384,22 +387,22 @@ class Connection:
 
 def _built_in(name: str) -> ModelSource | None:
     """The model of this package that a name means, with or without a version."""
-    from foundry_api.engine.process import demo_models  # noqa: PLC0415 - most calls need none
+    from foundry_api.engine.process import get_demo_models  # noqa: PLC0415 - most calls need none
 
     alias = strip_version(name.strip().lower())
-    return next((source for source in demo_models() if source.alias.lower() == alias), None)
+    return next((source for source in get_demo_models() if source.alias.lower() == alias), None)
 
 
 def _command_of(endpoint: Endpoint) -> ModelCommand | None:
     """What manages the models of the one generation that has no routes for it."""
-    if endpoint.generation != "cli-0.10":
+    if endpoint.service_generation != "cli-0.10":
         return None
     from foundry_api.engine.foundry_command import FoundryModels  # noqa: PLC0415 - for it alone
 
     return FoundryModels(endpoint.base_url)
 
 
-def find_model(name: str, models: Iterable[Model]) -> Model | None:
+def match_model(name: str, models: Iterable[Model]) -> Model | None:
     """The model that a name means: an id first, then an id without version, then an alias.
 
     Of several versions the highest is meant, and of several variants the first that is cached,
@@ -413,7 +416,7 @@ def find_model(name: str, models: Iterable[Model]) -> Model | None:
         return max(versions, key=lambda model: parse_version(model.id))
     if unversioned := [model for model in models if model.id.lower() == strip_version(wanted)]:
         return unversioned[0]  # 1.x lists its ids without their version
-    variants = _of_alias(wanted, models)
+    variants = _match_alias(wanted, models)
     cached = [model for model in variants if model.cached]
     return next(iter(cached or variants), None)
 
@@ -421,11 +424,11 @@ def find_model(name: str, models: Iterable[Model]) -> Model | None:
 def find_variants(name: str, models: Iterable[Model]) -> list[Model]:
     """All the variants of an alias, or the one that an id means."""
     models = tuple(models)
-    if variants := _of_alias(name.strip().lower(), models):
+    if variants := _match_alias(name.strip().lower(), models):
         return variants
-    found = find_model(name, models)
+    found = match_model(name, models)
     return [found] if found else []
 
 
-def _of_alias(alias: str, models: Iterable[Model]) -> list[Model]:
+def _match_alias(alias: str, models: Iterable[Model]) -> list[Model]:
     return [model for model in models if model.alias.lower() == alias]

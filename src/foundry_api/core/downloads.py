@@ -15,7 +15,7 @@ from foundry_api.types.serialization import Result
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
 
-__all__ = ["STALL_S", "DownloadMeter", "DownloadProgress", "steps_of", "unless_stalled"]
+__all__ = ["STALL_S", "DownloadProgress", "ProgressMeter", "iter_progress", "with_stall_timeout"]
 
 STALL_S = 120.0
 """So long a download may bring nothing. Before its first part it waits for several servers."""
@@ -27,7 +27,7 @@ MIN_WINDOW_S = 0.1
 MIN_SPEED = 1e-9
 """Percent a second: three thousand years are no time to tell."""
 
-SETTLE_S = 1.0
+RATE_SETTLE_S = 1.0
 """What is reported before that was there already: a download that goes on starts with a jump."""
 
 COMPLETE = 100.0
@@ -43,17 +43,17 @@ class DownloadProgress(Result, msgspec.Struct, frozen=True, kw_only=True):
         done_mb: What is here; None where the size is not known.
         total_mb: What there is to get; None where the catalog does not tell.
         mb_per_s: What came of late, averaged; None at first, and where the size is not known.
-        left_s: Seconds until it is here at that speed; None while nothing comes.
+        remaining_s: Seconds until it is here at that speed; None while nothing comes.
     """
 
     percent: float
     done_mb: float | None = None
     total_mb: float | None = None
     mb_per_s: float | None = None
-    left_s: float | None = None
+    remaining_s: float | None = None
 
 
-class DownloadMeter:
+class ProgressMeter:
     """Makes progress of percentages.
 
     Args:
@@ -85,11 +85,11 @@ class DownloadMeter:
             done_mb=self._megabytes(self._percent),
             total_mb=self._total_mb,
             mb_per_s=None if speed is None else self._megabytes(speed),
-            left_s=(COMPLETE - self._percent) / speed if speed else None,
+            remaining_s=(COMPLETE - self._percent) / speed if speed else None,
         )
 
     def _remember(self, now: float) -> None:
-        if now - self._started <= SETTLE_S:
+        if now - self._started <= RATE_SETTLE_S:
             self._seen.clear()
         self._seen.append((now, self._percent))
         while len(self._seen) > 2 and now - self._seen[1][0] >= WINDOW_S:  # noqa: PLR2004 - both ends
@@ -107,7 +107,7 @@ class DownloadMeter:
         return None if self._total_mb is None else self._total_mb * percent / COMPLETE
 
 
-async def unless_stalled(
+async def with_stall_timeout(
     steps: AsyncGenerator[float, None], *, model: str, stall_s: float = STALL_S
 ) -> AsyncGenerator[float, None]:
     """The steps of a download, as long as they come.
@@ -142,7 +142,7 @@ async def unless_stalled(
         await steps.aclose()
 
 
-async def steps_of(
+async def iter_progress(
     download: Callable[[Callable[[DownloadProgress], object]], Coroutine[None, None, object]],
 ) -> AsyncGenerator[DownloadProgress]:
     """The progress of a download that tells it to a callback. Leaving early cancels the download.

@@ -62,7 +62,7 @@ class EmbeddingOperation(EndpointOperation[Never, _EmbeddingsBody]):
         """Refuse a generation without embeddings."""
         if capabilities.embeddings == "unsupported":
             raise UnsupportedFeature(
-                f"a service of generation {capabilities.generation} makes no embeddings"
+                f"a service of generation {capabilities.service_generation} makes no embeddings"
             )
 
     async def preflight(self, connection: Connection, model: Model) -> None:
@@ -125,7 +125,7 @@ async def embed(
         vectors=vectors,
         model=outcomes[-1].model.id,
         service=outcomes[-1].service,
-        generation=outcomes[-1].generation,
+        service_generation=outcomes[-1].service_generation,
         usage=_sum_usage([outcome.result[1] for outcome in outcomes]),
         timings=timings,
         attempts=tuple(attempt for outcome in outcomes for attempt in outcome.attempts),

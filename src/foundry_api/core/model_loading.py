@@ -49,11 +49,11 @@ async def load_all(names: Sequence[str], route: Route) -> Sequence[Model]:
     """
     places = await asyncio.gather(*map(route, names), return_exceptions=True)
     loads = [_loaded(place) for place in places]
-    if all(map(_takes_several, places)):
+    if all(map(_parallel_loads, places)):
         results = await asyncio.gather(*loads, return_exceptions=True)
     else:
         results = [await _outcome(load) for load in loads]
-    return _all_or_first(names, results)
+    return _gather_results(names, results)
 
 
 async def swap(old: Place, new: Place, *, drain_s: float) -> Model:
@@ -79,12 +79,12 @@ async def swap(old: Place, new: Place, *, drain_s: float) -> Model:
         await there.ensure_loaded(coming)
     except FoundryError as error:
         if was_in:
-            error.hint = f"{error.hint} {await _restored(here, leaving)}".strip()
+            error.hint = f"{error.hint} {await _reload_previous(here, leaving)}".strip()
         raise
     return coming
 
 
-async def _restored(connection: Connection, model: Model) -> str:
+async def _reload_previous(connection: Connection, model: Model) -> str:
     try:
         await connection.ensure_loaded(model)
     except FoundryError as error:
@@ -107,13 +107,13 @@ async def _outcome(load: Awaitable[Model]) -> Model | BaseException:
     return result
 
 
-def _takes_several(place: Place | BaseException) -> bool:
+def _parallel_loads(place: Place | BaseException) -> bool:
     if isinstance(place, BaseException):
         return True
     return place[0].dialect.capabilities.parallel_loads != "unsupported"
 
 
-def _all_or_first(
+def _gather_results(
     names: Sequence[str], results: Sequence[Model | BaseException]
 ) -> Sequence[Model]:
     models: list[Model] = []

@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foundry_api.engine.models.download_cache import downloaded
-from foundry_api.engine.models.task import VISION, embeds, speech_of, task_of
+from foundry_api.engine.models.download_cache import list_downloaded
+from foundry_api.engine.models.task import VISION, detect_speech, detect_task, is_embedding_model
 from foundry_api.types.errors import FoundryError, ModelTaskMismatch
 from foundry_api.wire.dialects.model_ids import strip_version
 from foundry_api.wire.transport import is_loopback
@@ -42,11 +42,11 @@ async def check_embedding_support(connection: Connection, model: Model) -> None:
     Raises:
         ModelTaskMismatch: It cannot, or nobody can tell and the service would not survive it.
     """
-    known = connection.embeds.get(model.id)
+    known = connection.embedding_support.get(model.id)
     if known is None:
         known = await _declared_task(connection, model)
         if known is not None:
-            connection.embeds[model.id] = known
+            connection.embedding_support[model.id] = known
     if known is False:
         raise ModelTaskMismatch(
             f"{model.id} makes no embeddings: its graph has no output hidden_states",
@@ -56,7 +56,8 @@ async def check_embedding_support(connection: Connection, model: Model) -> None:
     if known is None and not connection.dialect.capabilities.embed_with_chat_model == "native":
         raise ModelTaskMismatch(
             f"nobody can tell whether {model.id} makes embeddings, and a service of generation "
-            f"{connection.endpoint.generation} dies of being asked for those of a model without",
+            f"{connection.endpoint.service_generation} dies of being asked for those of a model "
+            "without",
             hint="Use a service of SDK 2.1 or later, or call this one from its own machine.",
             model=model.id,
             service=connection.base_url,
@@ -72,11 +73,11 @@ async def check_vision(connection: Connection, model: Model) -> None:
     if connection.dialect.capabilities.refuses_images == "native":
         return
     tasks, directory = await _get_tasks_and_directory(connection, model)
-    if VISION in tasks or (directory and await asyncio.to_thread(task_of, directory) == VISION):
+    if VISION in tasks or (directory and await asyncio.to_thread(detect_task, directory) == VISION):
         return
     raise ModelTaskMismatch(
         f"{model.id} is not known to see images, and a service of generation "
-        f"{connection.endpoint.generation} drops those that a model does not see",
+        f"{connection.endpoint.service_generation} drops those that a model does not see",
         hint="Name a model with a vision part, such as phi-3.5-vision, or leave the image out.",
         model=model.id,
         service=connection.base_url,
@@ -90,7 +91,7 @@ async def detect_speech_kind(connection: Connection, model: Model) -> Speech | N
     """
     _, directory = await _get_tasks_and_directory(connection, model)
     if directory is not None:
-        return await asyncio.to_thread(speech_of, directory)
+        return await asyncio.to_thread(detect_speech, directory)
     name = f"{model.alias} {model.id}".lower()
     if "nemotron" in name:
         return "nemotron"
@@ -104,7 +105,7 @@ async def _declared_task(connection: Connection, model: Model) -> bool | None:
     tasks, directory = await _get_tasks_and_directory(connection, model)
     if not tasks.isdisjoint(EMBEDDING_TASKS):
         return True
-    return None if directory is None else await asyncio.to_thread(embeds, directory)
+    return None if directory is None else await asyncio.to_thread(is_embedding_model, directory)
 
 
 async def _get_tasks_and_directory(
@@ -121,8 +122,8 @@ async def _get_descriptions(connection: Connection, model: Model) -> list[Model]
     """What the host's control API and the remembered catalog say of it."""
     known: list[Model] = []
     if connection.control is not None:
-        known += await connection.control.local_models()
-    cached_listing = await connection.catalog.remembered()
+        known += await connection.control.list_local_models()
+    cached_listing = await connection.catalog.cached_listing()
     known += cached_listing.models if cached_listing is not None else ()
     return [
         description
@@ -139,7 +140,7 @@ async def _find_directory(connection: Connection, model: Model) -> Path | None:
         cache_dir = (await connection.dialect.get_status()).cache_dir
         if cache_dir is None:
             return None
-        return _select_directory(model, await asyncio.to_thread(downloaded, Path(cache_dir)))
+        return _select_directory(model, await asyncio.to_thread(list_downloaded, Path(cache_dir)))
     except (FoundryError, OSError):
         return None
 

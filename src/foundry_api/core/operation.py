@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
-from foundry_api.types.errors import RouteMissing, UnsupportedFeature
+from foundry_api.types.errors import RouteNotFound, UnsupportedFeature
 from foundry_api.types.messages import Timings
 from foundry_api.wire.transport import MAX_SUCCESS_STATUS, OK
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
         AttemptRecord,
         ChatRequest,
         FinishReason,
-        Generation,
         Model,
+        ServiceGeneration,
         Usage,
     )
     from foundry_api.wire.transport import Request, Response
@@ -289,9 +289,9 @@ class Outcome(Generic[_R]):
         return self.connection.base_url
 
     @property
-    def generation(self) -> Generation:
+    def service_generation(self) -> ServiceGeneration:
         """Which generation of Foundry Local that is."""
-        return self.connection.endpoint.generation
+        return self.connection.endpoint.service_generation
 
 
 class EndpointOperation(Operation[_P, _T, Outcome[_T]]):
@@ -303,7 +303,7 @@ class EndpointOperation(Operation[_P, _T, Outcome[_T]]):
 
     def refusal(self, error: FoundryError) -> FoundryError:
         """A version may lack a route that others of its generation have."""
-        if not isinstance(error, RouteMissing):
+        if not isinstance(error, RouteNotFound):
             return error
         lacking = UnsupportedFeature(f"the service has no such route: {error.message}")
         lacking.status = error.status

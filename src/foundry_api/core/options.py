@@ -10,15 +10,15 @@ from foundry_api.types.checks import check_timeout
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from foundry_api.core.runtime import Backend
+    from foundry_api.core.runtime import ClientRuntime
     from foundry_api.tools.definition import ToolLike
 
 __all__ = [
     "ChatOptions",
-    "CheckedOptions",
+    "CompletionOptions",
     "ModelOptions",
     "ResponseOptions",
-    "RunOptions",
+    "StructuredOptions",
     "TimeOptions",
     "Timeout",
     "resolve_timeouts",
@@ -28,7 +28,7 @@ __all__ = [
 _T = TypeVar("_T")
 
 
-class RunOptions(TypedDict, total=False):
+class CompletionOptions(TypedDict, total=False):
     """What every completion call takes besides its prompt or messages, and its tools.
 
     Attributes:
@@ -65,7 +65,7 @@ class RunOptions(TypedDict, total=False):
     extra: Mapping[str, Any] | None
 
 
-class ChatOptions(RunOptions, total=False):
+class ChatOptions(CompletionOptions, total=False):
     """What every completion call takes besides its prompt or messages.
 
     Attributes:
@@ -76,18 +76,18 @@ class ChatOptions(RunOptions, total=False):
     tools: Sequence[ToolLike] | None
 
 
-class CheckedOptions(ChatOptions, Generic[_T], total=False):
+class StructuredOptions(ChatOptions, Generic[_T], total=False):
     """What a call takes besides whose answer has to pass.
 
     Attributes:
         validators: Called with what was made of the answer, or with its text where nothing was;
             each refuses it by raising ValueError or answering False.
-        repairs: How often the model may be asked again, with what was wrong with its answer;
+        max_repairs: How often the model may be asked again, with what was wrong with its answer;
             default 2.
     """
 
     validators: Iterable[Callable[[_T], object]]
-    repairs: int
+    max_repairs: int
 
 
 Timeout = float | Literal["auto"]
@@ -164,7 +164,7 @@ class ResponseOptions(ModelOptions, total=False):
     extra: Mapping[str, Any] | None
 
 
-def resolve_timeouts(backend: Backend, options: TimeOptions) -> tuple[Timeout, Deadline]:
+def resolve_timeouts(backend: ClientRuntime, options: TimeOptions) -> tuple[Timeout, Deadline]:
     """The time bounds of a call that begins now.
 
     Raises:

@@ -11,8 +11,8 @@ import msgspec
 
 from foundry_api.core.call import Call, CallRequest
 from foundry_api.core.operation import Finished, Operation, WholeBody
-from foundry_api.types.errors import FoundryError, InvalidRequest, RouteMissing, ServiceNotRunning
-from foundry_api.types.results import RawReply
+from foundry_api.types.errors import FoundryError, InvalidRequest, RouteNotFound, ServiceNotRunning
+from foundry_api.types.results import RawResponse
 from foundry_api.types.values import (
     UNENCODABLE,
     as_bool,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from foundry_api.core.call import CallContext
     from foundry_api.core.connection import Connection
     from foundry_api.core.operation import AnswerFacts
-    from foundry_api.core.service_pool import Service
+    from foundry_api.core.service_pool import ServiceHandle
     from foundry_api.resilience.deadline import Deadline
     from foundry_api.types.capabilities import Capabilities
     from foundry_api.types.events import OperationName
@@ -68,7 +68,7 @@ class RawRequest(msgspec.Struct, frozen=True):
         return f"{self.method} {route}"
 
 
-class RawOperation(Operation[Never, bytes, RawReply]):
+class RawOperation(Operation[Never, bytes, RawResponse]):
     """A request that is for no model, and its answer as it comes.
 
     Args:
@@ -111,7 +111,7 @@ class RawOperation(Operation[Never, bytes, RawReply]):
 
     def refusal(self, error: FoundryError) -> FoundryError:
         """Say what to check where there is no such route."""
-        if isinstance(error, RouteMissing):
+        if isinstance(error, RouteNotFound):
             error.hint = "Check the method and the path; the generations differ in their routes."
         return error
 
@@ -121,10 +121,10 @@ class RawOperation(Operation[Never, bytes, RawReply]):
         may_be_done = not isinstance(error, ServiceNotRunning)
         return may_be_done and self._request.method not in IDEMPOTENT_METHODS
 
-    def complete(self, value: bytes, texts: list[str], facts: AnswerFacts) -> Finished[RawReply]:
+    def complete(self, value: bytes, texts: list[str], facts: AnswerFacts) -> Finished[RawResponse]:
         """Make the reply."""
         del texts
-        reply = RawReply(
+        reply = RawResponse(
             status=facts.status,
             headers=facts.headers,
             body=value,
@@ -134,7 +134,7 @@ class RawOperation(Operation[Never, bytes, RawReply]):
         return Finished(reply, facts.timings())
 
 
-RawCall = Call[Never, RawReply]
+RawCall = Call[Never, RawResponse]
 """A call of any request."""
 
 
@@ -143,7 +143,7 @@ def make_raw_call(
     request: RawRequest,
     timeout_s: float | Literal["auto"],
     deadline: Deadline,
-    service: Service | None = None,
+    service: ServiceHandle | None = None,
 ) -> RawCall:
     """Make a call of a request.
 

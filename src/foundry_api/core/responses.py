@@ -308,7 +308,7 @@ class ResponseOperation(EndpointOperation[ResponseEvent, Response]):
 
     def check(self, capabilities: Capabilities) -> None:
         """Refuse a generation without responses, or without what this one needs."""
-        generation = capabilities.generation
+        generation = capabilities.service_generation
         if capabilities.responses == "unsupported":
             raise UnsupportedFeature(
                 f"a service of generation {generation} has no Responses API",
@@ -352,7 +352,7 @@ class ResponseOperation(EndpointOperation[ResponseEvent, Response]):
 
         def on_created(response_id: str) -> None:
             if store:
-                connection.stored.add(response_id, model, self.retain)
+                connection.stored_responses.add(response_id, model, self.retain)
 
         return ResponseStream(make_reader(connection), on_created)
 
@@ -365,7 +365,7 @@ class ResponseOperation(EndpointOperation[ResponseEvent, Response]):
         """Ask for what fits, when the caller set no bound and the service's default overflows."""
         if not isinstance(error, ContextOverflow) or "max_output_tokens" in self.members:
             return None
-        if (room := error.room) is None:
+        if (room := error.available_tokens) is None:
             error.blame_prompt()
             return None
         return replace(self, members={**self.members, "max_output_tokens": room})
@@ -494,7 +494,7 @@ def make_reader(connection: Connection) -> ResponseReader:
     reports_truncation = connection.dialect.capabilities.finish_reason == "corrected"
     return ResponseReader(
         connection.base_url,
-        connection.endpoint.generation,
+        connection.endpoint.service_generation,
         truncates_at=DEFAULT_MAX_TOKENS if reports_truncation else None,
     )
 
@@ -509,4 +509,4 @@ async def _check_stored(connection: Connection, model: Model, response_id: str) 
     error = parse_error(response)
     if isinstance(error, ResponseNotFound):
         error.field = "previous_response_id"
-    raise error.located(model=model.id, service=connection.base_url)
+    raise error.with_context(model=model.id, service=connection.base_url)

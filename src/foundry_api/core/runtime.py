@@ -9,16 +9,16 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-from foundry_api.core.cache.select import cache_of
+from foundry_api.core.cache.select import make_cache
 from foundry_api.core.call import CallContext
 from foundry_api.core.catalog import CatalogStore
 from foundry_api.core.connection import Connection
 from foundry_api.core.loop_binding import LoopBinding
-from foundry_api.core.residency.coordination import Home, Nobody
-from foundry_api.core.residency.idle import Keeper
-from foundry_api.core.residency.manager import Keeping
+from foundry_api.core.residency.coordination import NoCoordination, UsageRegistry
+from foundry_api.core.residency.idle import IdleUnloader
+from foundry_api.core.residency.manager import ResidencyContext
 from foundry_api.core.residency.policy import ModelResidency
-from foundry_api.core.service_pool import Service, Services
+from foundry_api.core.service_pool import ServiceHandle, ServicePool
 from foundry_api.engine.control import ControlClient
 from foundry_api.engine.locator import ServiceLocator
 from foundry_api.observe.call_log import CallLog
@@ -30,7 +30,7 @@ from foundry_api.resilience.limiter import Limiter, LimiterSettings
 from foundry_api.resilience.retry import Retry, RetryBudget
 from foundry_api.storage.paths import Paths
 from foundry_api.types.errors import ClientClosed, ServiceCrashed, ServiceNotRunning
-from foundry_api.types.events import Events
+from foundry_api.types.events import EventBus
 from foundry_api.types.plain_text import SanitizingFilter
 from foundry_api.wire.custom_transport import CustomTransport
 from foundry_api.wire.hooks import Hooks
@@ -41,14 +41,14 @@ if TYPE_CHECKING:
 
     from foundry_api.core.cache.base import ResponseCache
     from foundry_api.core.cache.calls import CachedCalls
-    from foundry_api.core.residency.manager import Memory
+    from foundry_api.core.residency.manager import ModelManager
     from foundry_api.engine.endpoint import Endpoint
     from foundry_api.types.events import Listener
     from foundry_api.types.messages import Model
     from foundry_api.types.settings import Settings
     from foundry_api.wire.transport import Transport
 
-__all__ = ["Backend"]
+__all__ = ["ClientRuntime"]
 
 # Without a handler of the user's own nothing is printed, instead of warnings on standard error.
 logging.getLogger("foundry_api").addHandler(logging.NullHandler())
@@ -57,7 +57,7 @@ logging.getLogger("foundry_api").addFilter(SanitizingFilter())
 RETRY_BACKOFF = Backoff(base_s=0.1, cap_s=5.0)
 
 
-class Backend:
+class ClientRuntime:
     """The services of a client, and what its calls share. Creating one does no I/O.
 
     Args:
@@ -105,29 +105,31 @@ class Backend:
         self._owns_transport = transport is None
         self.closed = self._ended = False
         self._loop = LoopBinding(self._forget_loop)
-        self._limits = limiter or LimiterSettings()
-        self._breaking = breaker or BreakerSettings()
+        self._limiter_settings = limiter or LimiterSettings()
+        self._breaker_settings = breaker or BreakerSettings()
         self.metrics = Metrics()
-        self.events = Events(*listeners)
-        self._listen()
+        self.events = EventBus(*listeners)
+        self._attach_listeners()
         policy = residency or ModelResidency.of(settings)
-        self._home = Home(Paths.of(settings.home).uses_file, policy.hold_s)
-        self._keeper = Keeper(self._memories, policy, time.monotonic)
-        self._keeping = Keeping(policy=policy, events=self.events, wake=self._keeper.wake)
-        self._locators = [self._locator(each) for each in settings.each()]
-        self.services = Services(
-            [self._service(locator, locator.endpoint) for locator in self._locators],
-            lambda: self._service(self._locators[0], self._locators[0].embedded),
+        self._coordination = UsageRegistry(Paths.from_home(settings.home).usage_file, policy.hold_s)
+        self._idle_unloader = IdleUnloader(self._model_managers, policy, time.monotonic)
+        self._residency_context = ResidencyContext(
+            policy=policy, events=self.events, wake=self._idle_unloader.notify
+        )
+        self._locators = [self._locator(each) for each in settings.per_service()]
+        self.services = ServicePool(
+            [self._make_service(locator, locator.get_endpoint) for locator in self._locators],
+            lambda: self._make_service(self._locators[0], self._locators[0].get_embedded),
         )
         self.tools = CallContext(
             services=self.services,
-            retry=Retry(settings.retries, RETRY_BACKOFF, RetryBudget()),
+            retry=Retry(settings.max_retries, RETRY_BACKOFF, RetryBudget()),
             events=self.events,
             latencies=Latencies(),
             closed=lambda: self.closed,
             binding=self._loop,
         )
-        self.cache = cache_of(settings.cache) if cache is None else cache
+        self.cache = make_cache(settings.cache) if cache is None else cache
         self._kept_in = self.cache if cache is None else _own_cache(cache)
         self.cached = self._cached()
 
@@ -139,12 +141,12 @@ class Backend:
             ServiceError: No service was found or could be started.
         """
         self._check_use()
-        service = await self.services.having(name)
-        connection = await service.current()
+        service = await self.services.select_for_model(name)
+        connection = await service.connect_verified()
         try:
             return connection, await connection.resolve(name, download=download)
         except (ServiceCrashed, ServiceNotRunning):
-            service.lost(connection)
+            service.invalidate(connection)
             raise
 
     async def connect(self) -> Connection:
@@ -155,7 +157,7 @@ class Backend:
             ServiceError: No service was found or could be started.
         """
         self._check_use()
-        return await self.services.primary.current()
+        return await self.services.primary.connect_verified()
 
     def check_open(self) -> None:
         """Refuse to go on after `close`.
@@ -176,60 +178,62 @@ class Backend:
         self.closed = True
         if self.cached is not None:
             await self.cached.end()
-            self._kept_in.detach(self.events.emit)
+            self._kept_in.unbind(self.events.emit)
             await self._kept_in.close()
-        await self._keeper.aclose()
-        await self._release()
+        await self._idle_unloader.aclose()
+        await self._release_stored_responses()
         await self.services.aclose()
-        await self._home.leave()
+        await self._coordination.aclose()
         for locator in self._locators:
             await locator.aclose()
         self._ended = True
         if self._owns_transport and self._transport is not None:
             await self._transport.aclose()
 
-    async def _release(self) -> None:
+    async def _release_stored_responses(self) -> None:
         """Have stored responses deleted, unless the engine ends with this client anyway."""
         connections = [service.connection for service in self.services]
         for connection in connections:
             if connection is not None and connection.endpoint.origin != "embedded":
-                await connection.stored.release_all()
+                await connection.stored_responses.release_all()
 
     def _cached(self) -> CachedCalls | None:
         if not self.cache.active:
             return None
         from foundry_api.core.cache.calls import CachedCalls  # noqa: PLC0415 - few clients have one
 
-        self._kept_in.attach(self.settings.home, self.events.emit)
+        self._kept_in.bind(self.settings.home, self.events.emit)
         return CachedCalls(self.tools, self._kept_in, hooked=bool(self._hooks.requests))
 
-    def _listen(self) -> None:
+    def _attach_listeners(self) -> None:
         log = logging.getLogger("foundry_api")
         log.setLevel(self.settings.log_level)
-        self.events.subscribe(self.metrics, *Metrics.HEARS)
-        self.events.subscribe(CallLog(log), *CallLog.hears(self.settings.log_level))
+        self.events.subscribe(self.metrics, *Metrics.EVENT_TYPES)
+        self.events.subscribe(CallLog(log), *CallLog.event_types(self.settings.log_level))
 
     def _locator(self, settings: Settings) -> ServiceLocator:
         return ServiceLocator(
-            settings, Paths.of(settings.home), partial(self._locating, settings.base_url)
+            settings,
+            Paths.from_home(settings.home),
+            partial(self._discovery_transport, settings.base_url),
         )
 
-    def _locating(self, base_url: str | None) -> Transport:
+    def _discovery_transport(self, base_url: str | None) -> Transport:
         """What a service is looked for with: at an address of the caller's, as he wants it."""
         transport = self._open_transport()
         if base_url is None:
             return transport
         return self._hooks.wrap(transport, is_explicit=True, headers=self._headers)
 
-    def _service(
+    def _make_service(
         self, locator: ServiceLocator, locate: Callable[[], Coroutine[None, None, Endpoint]]
-    ) -> Service:
-        return Service(
+    ) -> ServiceHandle:
+        return ServiceHandle(
             locator.name,
             lambda: self._open(locate),
-            locator.forget,
-            CircuitBreaker(self._breaking, listener=self.events.emit),
-            Limiter(self._limits),
+            locator.invalidate,
+            CircuitBreaker(self._breaker_settings, listener=self.events.emit),
+            Limiter(self._limiter_settings),
         )
 
     async def _open(self, locate: Callable[[], Coroutine[None, None, Endpoint]]) -> Connection:
@@ -242,7 +246,7 @@ class Backend:
         transport = self._open_transport()
         control = ControlClient(transport, endpoint.control) if endpoint.control else None
         private = endpoint.origin == "embedded"
-        others = Nobody() if private else self._home.at(endpoint.base_url)
+        others = NoCoordination() if private else self._coordination.at(endpoint.base_url)
         return Connection(
             endpoint,
             self._hooks.wrap(transport, is_explicit=endpoint.origin == "explicit"),
@@ -250,7 +254,7 @@ class Backend:
             control,
             store=CatalogStore(self.settings.home),
             others=others,
-            keeping=self._keeping,
+            keeping=self._residency_context,
         )
 
     def _check_use(self) -> None:
@@ -270,7 +274,7 @@ class Backend:
             service.limiter.reset()
             service.breaker.end_trial()
 
-    def _memories(self) -> list[Memory]:
+    def _model_managers(self) -> list[ModelManager]:
         connections = [service.connection for service in self.services]
         return [each.memory for each in connections if each is not None]
 

@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from foundry_api.resilience.breaker import CircuitBreaker
     from foundry_api.resilience.limiter import Limiter
 
-__all__ = ["DEMO", "Service", "Services"]
+__all__ = ["DEMO", "ServiceHandle", "ServicePool"]
 
 log = logging.getLogger("foundry_api")
 
-MORE_DEATHS = 2
+MAX_RECOVERY_CRASHES = 2
 """How often a service may die again while what it had in memory is loaded, before that is given up:
 what kills it may be the loading."""
 
-GONE = (ServiceCrashed, ServiceNotRunning)
+SERVICE_GONE_ERRORS = (ServiceCrashed, ServiceNotRunning)
 
 DEMO = "demo"
 """The model that this package carries; only its own engine host serves it."""
 
 
-class Service:
+class ServiceHandle:
     """One service, over all its restarts.
 
     Args:
@@ -80,15 +80,15 @@ class Service:
         """
         return self.connection or await self._connecting.run("connection", self._open)
 
-    async def current(self) -> Connection:
+    async def connect_verified(self) -> Connection:
         """As `connect`, but found anew if another service has taken its place meanwhile.
 
         Raises:
             ServiceError: It was not found, or could not be started.
         """
         connection = await self.connect()
-        if await connection.replaced():
-            self.lost(connection)
+        if await connection.is_replaced():
+            self.invalidate(connection)
             connection = await self.connect()
         return connection
 
@@ -103,12 +103,12 @@ class Service:
             try:
                 await connection.dialect.get_status()
             except ServiceError:  # it is gone, or another generation has taken its place
-                self.lost(connection)
+                self.invalidate(connection)
             else:
                 return
         await self.connect()
 
-    def lost(self, connection: Connection) -> None:
+    def invalidate(self, connection: Connection) -> None:
         """What was behind this connection is gone. Does nothing if another caller said so before.
 
         A service that had models in memory is found again at once, and they are loaded again,
@@ -119,7 +119,7 @@ class Service:
         self.connection = None
         self._forget()
         if connection.loaded:
-            self._recovery = asyncio.create_task(self._recover(connection.loaded))
+            self._recovery = asyncio.create_task(self._reload_models(connection.loaded))
 
     async def aclose(self) -> None:
         """Forget the connection, and end what goes on in the background."""
@@ -136,16 +136,16 @@ class Service:
             self.breaker.reset()
         return connection
 
-    async def _recover(self, models: Sequence[str]) -> None:
-        failure = await self._load_again(models)
-        for _ in range(MORE_DEATHS):
-            if not isinstance(failure, GONE):
+    async def _reload_models(self, models: Sequence[str]) -> None:
+        failure = await self._reload_once(models)
+        for _ in range(MAX_RECOVERY_CRASHES):
+            if not isinstance(failure, SERVICE_GONE_ERRORS):
                 break
-            failure = await self._load_again(models)
+            failure = await self._reload_once(models)
         if failure is not None:
             log.warning("what %s had in memory could not be loaded again: %s", self.name, failure)
 
-    async def _load_again(self, models: Sequence[str]) -> FoundryError | None:
+    async def _reload_once(self, models: Sequence[str]) -> FoundryError | None:
         """Find the service, and have the models loaded. What went wrong is returned."""
         connection: Connection | None = None
         try:
@@ -153,7 +153,7 @@ class Service:
             for model in models:
                 await connection.ensure_loaded(await connection.resolve(model))
         except FoundryError as error:
-            if isinstance(error, GONE) and connection is self.connection:
+            if isinstance(error, SERVICE_GONE_ERRORS) and connection is self.connection:
                 self.connection = None
                 self._forget()
             return error
@@ -165,7 +165,7 @@ class Service:
         return changed
 
 
-class Services:
+class ServicePool:
     """All the services of a client.
 
     Args:
@@ -173,24 +173,24 @@ class Services:
         own: Makes the engine host of our own, for the model that only it has.
     """
 
-    def __init__(self, usable: Sequence[Service], own: Callable[[], Service]) -> None:
+    def __init__(self, usable: Sequence[ServiceHandle], own: Callable[[], ServiceHandle]) -> None:
         self._usable = tuple(usable)
         self._make_own = own
-        self._own: Service | None = None
+        self._own: ServiceHandle | None = None
         if len(self._usable) > 1:
             for service in self._usable:
                 service.limiter.on_idle = partial(self._relieve, service)
 
-    def __iter__(self) -> Iterator[Service]:
+    def __iter__(self) -> Iterator[ServiceHandle]:
         """Those that are in use."""
         return iter((*self._usable, self._own) if self._own else self._usable)
 
     @property
-    def primary(self) -> Service:
+    def primary(self) -> ServiceHandle:
         """The first one."""
         return self._usable[0]
 
-    def pick(self, tried: AbstractSet[Service] = frozenset()) -> Service:
+    def pick(self, tried: AbstractSet[ServiceHandle] = frozenset()) -> ServiceHandle:
         """The one to call next: with the fewest calls, among those whose breaker is closed.
 
         One whose breaker waits for a trial comes before all, or it would never be found back.
@@ -200,19 +200,21 @@ class Services:
         """
         if len(self._usable) == 1:
             return self._usable[0]
-        return min(self._usable, key=lambda service: (service in tried, *_burden(service)))
+        return min(self._usable, key=lambda service: (service in tried, *_load_key(service)))
 
-    def has_untried(self, tried: AbstractSet[Service]) -> bool:
+    def has_untried(self, tried: AbstractSet[ServiceHandle]) -> bool:
         """Whether there is one that did not fail yet."""
         return any(service not in tried for service in self._usable)
 
-    def select(self, name: str, tried: AbstractSet[Service]) -> Service | None:
-        """As `having`, without waiting; None where a service has to be found first."""
+    def select(self, name: str, tried: AbstractSet[ServiceHandle]) -> ServiceHandle | None:
+        """As `select_for_model`, without waiting; None where a service has to be found first."""
         if len(self._usable) == 1 and name.lower() == DEMO:
             return None
         return self.pick(tried)
 
-    async def having(self, name: str, tried: AbstractSet[Service] = frozenset()) -> Service:
+    async def select_for_model(
+        self, name: str, tried: AbstractSet[ServiceHandle] = frozenset()
+    ) -> ServiceHandle:
         """The one to call next for a model: our own for the model that only it has.
 
         Of several services the user named each; which of them is away shows when it is called, so
@@ -229,7 +231,7 @@ class Services:
                 return self._own
         return service
 
-    def _relieve(self, free: Service) -> None:
+    def _relieve(self, free: ServiceHandle) -> None:
         """Send a call that waits at another service to one that has a turn for it."""
         if free.breaker.state == "closed" and free.connection is not None:
             max(self._usable, key=lambda service: service.limiter.queued).limiter.move_one()
@@ -240,8 +242,8 @@ class Services:
             await service.aclose()
 
 
-def _burden(service: Service) -> tuple[int, int]:
-    if service.breaker.due:
+def _load_key(service: ServiceHandle) -> tuple[int, int]:
+    if service.breaker.is_probe_due:
         return 0, 0
     # A call counts from the moment at which it was assigned: in a burst, the first ones connect and
     # load before they line up.

@@ -141,7 +141,7 @@ class ToolLoop:
             raise ToolRoundsExceeded(
                 f"the model was asked {self._turns} times and still wants to call {names}",
                 run=self._make_run(completion),
-            ).located(model=completion.model, service=completion.service)
+            ).with_context(model=completion.model, service=completion.service)
         results = await self._within_deadline(completion)
         self._calls += results
         self._messages += tuple(
@@ -161,13 +161,13 @@ class ToolLoop:
 
     def _raise_failed(self, results: tuple[ToolResult, ...], completion: Completion[None]) -> None:
         failed = next((result for result in results if result.error is not None), None)
-        if failed is None or self._limits.on_error == "tell":
+        if failed is None or self._limits.on_error == "return":
             return
         raise ToolFailed(
             failed.content.removeprefix("Error: ").rstrip("."),
             call=failed.call,
             run=self._make_run(completion),
-        ).located(model=completion.model, service=completion.service) from failed.error
+        ).with_context(model=completion.model, service=completion.service) from failed.error
 
     def _report_unreadable(self, error: ToolCallError) -> None:
         """Let the model write a call again that it wrote wrongly, if it may be asked again."""

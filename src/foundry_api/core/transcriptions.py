@@ -431,10 +431,10 @@ class TranscriptionOperation(EndpointOperation[TranscriptionChunk, Transcription
 
     def check(self, capabilities: Capabilities) -> None:
         """Refuse a generation that does not listen, or not to all of the options."""
-        generation = capabilities.generation
+        generation = capabilities.service_generation
         if capabilities.audio == "unsupported":
             raise UnsupportedFeature(f"a service of generation {generation} does not transcribe")
-        if "prompt" in self.options and capabilities.audio_form == "path":
+        if "prompt" in self.options and capabilities.audio_upload == "path":
             raise UnsupportedFeature(
                 f"a service of generation {generation} ignores a prompt for a transcription",
                 hint="Leave prompt out.",
@@ -447,7 +447,7 @@ class TranscriptionOperation(EndpointOperation[TranscriptionChunk, Transcription
             InvalidRequest: The model does not know the language, or can't detect it.
             UnsupportedFeature: The service wants a path, and is on another machine.
         """
-        if connection.dialect.capabilities.audio_form == "upload":
+        if connection.dialect.capabilities.audio_upload == "upload":
             self._content = await self.audio.read_content()
         elif is_loopback(connection.base_url):
             if (speech := await detect_speech_kind(connection, model)) is not None:
@@ -465,7 +465,7 @@ class TranscriptionOperation(EndpointOperation[TranscriptionChunk, Transcription
     def request(self, connection: Connection, model: Model) -> Request:
         """What is sent."""
         path = connection.dialect.make_path(model.catalog, TRANSCRIPTIONS_ROUTE)
-        if connection.dialect.capabilities.audio_form == "path":
+        if connection.dialect.capabilities.audio_upload == "path":
             options = {**self.options, **self._language}
             body = make_transcription_body(model.id, self._audio_path, options)
             return connection.wire.build_post(path, body)
@@ -476,7 +476,7 @@ class TranscriptionOperation(EndpointOperation[TranscriptionChunk, Transcription
         self, connection: Connection, model: Model
     ) -> Decoder[TranscriptionChunk, TranscriptionBody]:
         """Reads the text."""
-        if connection.dialect.capabilities.audio_form == "path":
+        if connection.dialect.capabilities.audio_upload == "path":
             return TranscriptionStream(model.id)
         return WholeBody(parse_transcription)
 
@@ -538,7 +538,7 @@ class TranscriptJoiner:
             text=self.text,
             model=last.model.id,
             service=last.service,
-            generation=last.generation,
+            service_generation=last.service_generation,
             timings=self.timings,
             attempts=self.attempts,
             raw=tuple(raw for outcome in self._outcomes for raw in outcome.result[1]),

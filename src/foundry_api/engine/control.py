@@ -122,26 +122,26 @@ class ControlClient:
             "Content-Type": "application/json",
         }
 
-    async def host(self) -> HostInfo:
+    async def get_host_info(self) -> HostInfo:
         """What the host tells of itself."""
-        return _decoded(await self._call("GET", "/host"), HostInfo)
+        return _decode(await self._call("GET", "/host"), HostInfo)
 
-    async def memory(self) -> HostMemory:
+    async def get_memory(self) -> HostMemory:
         """How much memory the host uses."""
-        return _decoded(await self._call("GET", "/memory"), HostMemory)
+        return _decode(await self._call("GET", "/memory"), HostMemory)
 
-    async def local_models(self) -> list[Model]:
+    async def list_local_models(self) -> list[Model]:
         """Every registered model directory."""
-        return _decoded(await self._call("GET", "/catalog"), _Models).models
+        return _decode(await self._call("GET", "/catalog"), _Models).models
 
-    async def public_models(self) -> PublicListing:
+    async def list_public_models(self) -> PublicListing:
         """Every variant of the public catalog, and how old that knowledge is.
 
         Raises:
             CatalogUnavailable: It cannot be reached, and never was; that takes seconds.
         """
         reply = await self._call("GET", "/catalog?public=1", timeout_s=CATALOG_TIMEOUT_S)
-        return _decoded(reply, PublicListing)
+        return _decode(reply, PublicListing)
 
     async def register(self, path: Path | str, alias: str) -> Model:
         """Serve a model directory under an alias, as a new version if it changed or moved.
@@ -159,7 +159,7 @@ class ControlClient:
             body = {"path": str(absolute_path(path)), "alias": alias}
         except ValueError as error:
             raise InvalidRequest(f"path is {path!r}: {error}", field="path") from error
-        return _decoded(await self._call("POST", "/models", body), _OneModel).model
+        return _decode(await self._call("POST", "/models", body), _OneModel).model
 
     async def unregister(self, name: str) -> None:
         """Forget an alias or an id; the files stay.
@@ -181,7 +181,7 @@ class ControlClient:
         """
         path = f"/cache/{quote(name, safe='')}"
         reply = await self._call("DELETE", path, timeout_s=CATALOG_TIMEOUT_S)
-        return _decoded(reply, _Removed).freed_bytes
+        return _decode(reply, _Removed).freed_bytes
 
     async def download(self, name: str) -> AsyncGenerator[float, None]:
         """Download a model: percent as it comes, the same again while only bytes come.
@@ -193,15 +193,17 @@ class ControlClient:
             CatalogUnavailable: The catalog cannot be reached.
             DownloadFailed: It broke off.
         """
-        response = await self._transport.send(self._request("POST", "/download", {"model": name}))
+        response = await self._transport.send(
+            self._make_request("POST", "/download", {"model": name})
+        )
         try:
             if response.status != _OK:
-                raise _failure(await _body(response))
-            async with contextlib.aclosing(_lines(response)) as lines:
+                raise _parse_failure(await _read_body(response))
+            async with contextlib.aclosing(_iter_lines(response)) as lines:
                 async for line in lines:
-                    step = _progress(line)
+                    step = _parse_progress(line)
                     if step.error is not None:
-                        raise _error(step.error).located(model=name)
+                        raise _make_error(step.error).with_context(model=name)
                     if step.done:
                         return
                     if step.percent is not None:
@@ -217,24 +219,26 @@ class ControlClient:
     async def _call(
         self, method: str, path: str, body: Any = None, *, timeout_s: float = TIMEOUT_S
     ) -> BufferedResponse:
-        reply = await fetch(self._transport, self._request(method, path, body), timeout_s=timeout_s)
+        reply = await fetch(
+            self._transport, self._make_request(method, path, body), timeout_s=timeout_s
+        )
         if reply.status != _OK:
-            raise _failure(reply.body)
+            raise _parse_failure(reply.body)
         return reply
 
-    def _request(self, method: str, path: str, body: Any = None) -> Request:
+    def _make_request(self, method: str, path: str, body: Any = None) -> Request:
         encoded = None if body is None else msgspec.json.encode(body)
         return Request(method, f"{self._url}{path}", self._headers, encoded)
 
 
-async def _body(response: Response) -> bytes:
+async def _read_body(response: Response) -> bytes:
     body = b""
     while block := await response.read():
         body += block
     return body
 
 
-async def _lines(response: Response) -> AsyncGenerator[bytes, None]:
+async def _iter_lines(response: Response) -> AsyncGenerator[bytes, None]:
     rest = b""
     while block := await response.read():
         *lines, rest = (rest + block).split(b"\n")
@@ -244,28 +248,28 @@ async def _lines(response: Response) -> AsyncGenerator[bytes, None]:
             yield line
 
 
-def _progress(line: bytes) -> _Progress:
+def _parse_progress(line: bytes) -> _Progress:
     try:
         return msgspec.json.decode(line, type=_Progress)
     except BAD_JSON as error:
         raise ProtocolError(f"the host sent what its protocol does not allow: {error}") from error
 
 
-def _decoded(reply: BufferedResponse, kind: type[_Decoded]) -> _Decoded:
+def _decode(response: BufferedResponse, kind: type[_Decoded]) -> _Decoded:
     try:
-        return msgspec.json.decode(reply.body, type=kind)
+        return msgspec.json.decode(response.body, type=kind)
     except BAD_JSON as error:
         raise ProtocolError(f"the host sent what its protocol does not allow: {error}") from error
 
 
-def _failure(body: bytes) -> FoundryError:
+def _parse_failure(body: bytes) -> FoundryError:
     try:
-        return _error(msgspec.json.decode(body, type=_Failure))
+        return _make_error(msgspec.json.decode(body, type=_Failure))
     except BAD_JSON:
         return ServerError("the host failed without saying why")
 
 
-def _error(failure: _Failure) -> FoundryError:
+def _make_error(failure: _Failure) -> FoundryError:
     """The error of the same name; what has none is the host's own fault."""
     kind = getattr(errors, failure.kind, None) if failure.kind in errors.__all__ else None
     if isinstance(kind, type) and issubclass(kind, FoundryError):

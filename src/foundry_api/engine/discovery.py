@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from foundry_api.engine import foundry_command
 from foundry_api.engine.endpoint import Endpoint
-from foundry_api.engine.listener import other_user
+from foundry_api.engine.listener import find_other_user
 from foundry_api.types.errors import ConnectTimeout, FoundryError, ServiceNotRunning
 from foundry_api.wire.dialects.detect import detect_service
 from foundry_api.wire.transport import is_loopback
@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from foundry_api.wire.dialects.base import ServiceStatus
     from foundry_api.wire.transport import Transport
 
-__all__ = ["KNOWN_PORTS", "KNOWN_TIMEOUT_S", "accepts", "explicit", "find", "find_shared", "look"]
+__all__ = [
+    "KNOWN_PORTS",
+    "KNOWN_TIMEOUT_S",
+    "find",
+    "find_shared",
+    "is_open",
+    "probe",
+    "probe_explicit",
+]
 
 log = logging.getLogger("foundry_api")
 
@@ -36,7 +44,7 @@ KNOWN_PORTS = (5272, 5273, 39839)
 """Of early Windows builds and AI Toolkit, of the examples, of the documentation of 0.10."""
 
 CONNECT_TIMEOUT_S = 0.2
-ANSWER_TIMEOUT_S = 0.6
+RESPONSE_TIMEOUT_S = 0.6
 CLI_PREFERENCE_S = 0.8
 KNOWN_TIMEOUT_S = 5.0
 """For a service that is known to be there: by its address, or by a living process of ours.
@@ -74,23 +82,23 @@ async def find(
         ProtocolError: Something else answers at the explicit address.
     """
     if settings.base_url is not None:
-        return await explicit(settings, settings.base_url, transport)
-    if found := await find_shared(paths, transport):
-        return found
-    named = asyncio.ensure_future(_of_cli(transport))
+        return await probe_explicit(settings, settings.base_url, transport)
+    if endpoint := await find_shared(paths, transport):
+        return endpoint
+    named = asyncio.ensure_future(_find_by_command(transport))
     try:
-        found = await _first(
-            [look(f"http://127.0.0.1:{port}", "port", transport) for port in ports]
+        endpoint = await _find_first(
+            [probe(f"http://127.0.0.1:{port}", "port", transport) for port in ports]
         )
         # The command is slow, and may hang: where a service is found, it is not waited for long.
-        await asyncio.wait([named], timeout=None if found is None else CLI_PREFERENCE_S)
-        return (named.result() if named.done() else None) or found
+        await asyncio.wait([named], timeout=None if endpoint is None else CLI_PREFERENCE_S)
+        return (named.result() if named.done() else None) or endpoint
     finally:
         named.cancel()
         await asyncio.gather(named, return_exceptions=True)
 
 
-async def explicit(
+async def probe_explicit(
     settings: Settings, base_url: str, transport: Callable[[], Transport]
 ) -> Endpoint:
     """The service at the address that the caller gave.
@@ -102,7 +110,7 @@ async def explicit(
         ProtocolError: Something else answers there.
     """
     if is_loopback(base_url):  # a look that needs no HTTP library, whose import takes a while
-        await _must_accept(base_url, settings.connect_timeout_s)
+        await _require_open(base_url, settings.connect_timeout_s)
     headers = {"Authorization": f"Bearer {settings.api_key}"} if settings.api_key else {}
     try:
         status = await detect_service(transport(), base_url, headers, KNOWN_TIMEOUT_S)
@@ -110,9 +118,9 @@ async def explicit(
         raise
     except ServiceNotRunning as error:
         if isinstance(error.__cause__, TimeoutError):
-            raise _silent(base_url) from error
-        raise _refused(base_url) from error
-    return _endpoint(base_url, status, "explicit")
+            raise _make_no_answer_error(base_url) from error
+        raise _make_refused_error(base_url) from error
+    return _make_endpoint(base_url, status, "explicit")
 
 
 async def find_shared(paths: Paths, transport: Callable[[], Transport]) -> Endpoint | None:
@@ -121,27 +129,27 @@ async def find_shared(paths: Paths, transport: Callable[[], Transport]) -> Endpo
         return None
     from foundry_api.engine import shared  # noqa: PLC0415 - psutil, which most starts do without
 
-    known = shared.status(paths)
+    known = shared.find_endpoint(paths)
     if known is None:
         return None
-    answered = await look(known.base_url, "shared", transport, timeout_s=KNOWN_TIMEOUT_S)
+    answered = await probe(known.base_url, "shared", transport, timeout_s=KNOWN_TIMEOUT_S)
     return known if answered is not None and answered.pid == known.pid else None
 
 
-async def look(
+async def probe(
     url: str,
     origin: Origin,
     transport: Callable[[], Transport],
     *,
-    timeout_s: float = ANSWER_TIMEOUT_S,
+    timeout_s: float = RESPONSE_TIMEOUT_S,
 ) -> Endpoint | None:
     """The service at an address that nobody gave, or None: any failure means there is none.
 
     One that another user of this machine runs is passed over: it would get the prompts.
     """
-    if not await accepts(url, timeout_s / 3):  # the kernel connects; only the answer takes time
+    if not await is_open(url, timeout_s / 3):  # the kernel connects; only the answer takes time
         return None
-    if (user := other_user(url)) is not None:
+    if (user := find_other_user(url)) is not None:
         log.warning(
             "%s is passed over: another user of this machine (%s) listens there; give it as "
             "base_url or FOUNDRY_BASE_URL to use it",
@@ -153,21 +161,21 @@ async def look(
         status = await detect_service(transport(), url, {}, timeout_s)
     except FoundryError:
         return None
-    return _endpoint(url, status, origin)
+    return _make_endpoint(url, status, origin)
 
 
-async def accepts(url: str, timeout_s: float = CONNECT_TIMEOUT_S) -> bool:
+async def is_open(url: str, timeout_s: float = CONNECT_TIMEOUT_S) -> bool:
     """Whether anything accepts a connection at an address."""
     try:
-        await _touch(url, timeout_s)
+        await _probe_port(url, timeout_s)
     except OSError:  # TimeoutError is one
         return False
     return True
 
 
-async def _must_accept(url: str, timeout_s: float) -> None:
+async def _require_open(url: str, timeout_s: float) -> None:
     try:
-        await _touch(url, timeout_s)
+        await _probe_port(url, timeout_s)
     except TimeoutError as error:
         raise ConnectTimeout(
             f"{url} accepted no connection within {timeout_s:g} s",
@@ -176,10 +184,10 @@ async def _must_accept(url: str, timeout_s: float) -> None:
             service=url,
         ) from error
     except OSError as error:
-        raise _refused(url) from error
+        raise _make_refused_error(url) from error
 
 
-async def _touch(url: str, timeout_s: float) -> None:
+async def _probe_port(url: str, timeout_s: float) -> None:
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     async with asyncio.timeout(timeout_s):
@@ -187,19 +195,19 @@ async def _touch(url: str, timeout_s: float) -> None:
     writer.transport.abort()
 
 
-async def _of_cli(transport: Callable[[], Transport]) -> Endpoint | None:
+async def _find_by_command(transport: Callable[[], Transport]) -> Endpoint | None:
     """The first service of those that Foundry's own command names, or None."""
-    urls = await foundry_command.announced_urls()
-    return await _first([look(url, "cli", transport) for url in urls])
+    urls = await foundry_command.discover_urls()
+    return await _find_first([probe(url, "cli", transport) for url in urls])
 
 
-async def _first(candidates: Iterable[Awaitable[Endpoint | None]]) -> Endpoint | None:
+async def _find_first(candidates: Iterable[Awaitable[Endpoint | None]]) -> Endpoint | None:
     """The first candidate, by order, that is a service. All are looked at together."""
     tasks = [asyncio.ensure_future(candidate) for candidate in candidates]
     try:
         for task in tasks:
-            if found := await task:
-                return found
+            if endpoint := await task:
+                return endpoint
     finally:
         for task in tasks:
             task.cancel()
@@ -207,17 +215,17 @@ async def _first(candidates: Iterable[Awaitable[Endpoint | None]]) -> Endpoint |
     return None
 
 
-def _endpoint(url: str, status: ServiceStatus, origin: Origin) -> Endpoint:
+def _make_endpoint(url: str, status: ServiceStatus, origin: Origin) -> Endpoint:
     return Endpoint(
-        base_url=url, generation=status.service_generation, origin=origin, pid=status.pid
+        base_url=url, service_generation=status.service_generation, origin=origin, pid=status.pid
     )
 
 
-def _refused(url: str) -> ServiceNotRunning:
+def _make_refused_error(url: str) -> ServiceNotRunning:
     return ServiceNotRunning(f"nothing accepts connections at {url}", hint=_CHECK_URL, service=url)
 
 
-def _silent(url: str) -> ServiceNotRunning:
+def _make_no_answer_error(url: str) -> ServiceNotRunning:
     return ServiceNotRunning(
         f"{url} accepts connections but did not answer within {KNOWN_TIMEOUT_S:g} s",
         hint=f"Restart the service. {_CHECK_URL}",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from foundry_api.types.messages import Generation
+    from foundry_api.types.messages import ServiceGeneration
 
 __all__ = ["ControlAddress", "Endpoint", "Origin"]
 
@@ -32,7 +32,7 @@ class Endpoint:
 
     Attributes:
         base_url: Its address, without a slash at its end.
-        generation: Which Foundry Local it is.
+        service_generation: Which Foundry Local it is.
         origin: How it was found: `explicit` by its URL, `shared` by our state file, `cli` by
             Foundry's own command, `port` at a known port, `embedded` started by this process.
         pid: Its process; None where the service does not tell.
@@ -43,7 +43,7 @@ class Endpoint:
     """
 
     base_url: str
-    generation: Generation
+    service_generation: ServiceGeneration
     origin: Origin
     pid: int | None = None
     control: ControlAddress | None = None

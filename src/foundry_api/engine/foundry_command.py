@@ -32,7 +32,7 @@ from foundry_api.types.errors import (
     ProtocolError,
 )
 from foundry_api.types.messages import Model
-from foundry_api.types.settings import normalised_url
+from foundry_api.types.settings import normalize_url
 from foundry_api.wire.dialects.base import LOAD_TIMEOUT_S
 from foundry_api.wire.dialects.legacy import parse_percent
 from foundry_api.wire.transport import is_loopback
@@ -52,16 +52,16 @@ __all__ = [
     "MAX_OUTPUT_BYTES",
     "SERVER_STATUS",
     "SERVICE_STATUS",
-    "Answer",
+    "CommandResult",
     "FoundryModels",
-    "Program",
-    "announced_urls",
-    "ask",
+    "Subprocess",
+    "discover_urls",
     "find_member",
     "is_own_address",
-    "json_objects",
-    "running",
-    "urls_of",
+    "iter_json_objects",
+    "parse_urls",
+    "run_command",
+    "run_program",
 ]
 
 
@@ -69,7 +69,7 @@ MAX_OUTPUT_BYTES = 16 * 2**20
 """What is read of an output. The longest is the whole catalog as JSON, below 1 MB."""
 
 
-class Program:
+class Subprocess:
     """One run of a program.
 
     Its output goes to files, because a pipe would stay open as long as any process that the
@@ -80,7 +80,7 @@ class Program:
         self._process = process
         self._directory = directory
 
-    async def ended(self, within_s: float) -> bool:
+    async def wait(self, within_s: float) -> bool:
         """Wait for its end; False if it runs on."""
         try:
             await asyncio.to_thread(self._process.wait, within_s)
@@ -93,18 +93,18 @@ class Program:
         """Its exit code; None while it runs."""
         return self._process.poll()
 
-    def output(self) -> str:
+    def read_output(self) -> str:
         """What it has printed so far."""
-        return _text(self._directory / "out")
+        return _read_output(self._directory / "out")
 
-    def complaint(self) -> str:
+    def get_error_text(self) -> str:
         """The last line that it has printed, of its errors if there are any; empty without."""
-        told = _text(self._directory / "err").strip() or self.output().strip()
-        return told.splitlines()[-1].strip() if told else ""
+        text = _read_output(self._directory / "err").strip() or self.read_output().strip()
+        return text.splitlines()[-1].strip() if text else ""
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str]) -> Generator[Program]:
+def run_program(command: Sequence[str]) -> Generator[Subprocess]:
     """Run a program until the block ends, which kills it if it has not ended by itself.
 
     What it has started is left alone: it may be the service's own process.
@@ -120,22 +120,22 @@ def running(command: Sequence[str]) -> Generator[Program]:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                creationflags=_no_window(),
+                creationflags=_get_creation_flags(),
             )
         try:
-            yield Program(process, directory)
+            yield Subprocess(process, directory)
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
 
 
-def _text(path: Path) -> str:
+def _read_output(path: Path) -> str:
     with path.open("rb") as file:
         return file.read(MAX_OUTPUT_BYTES).decode("utf-8", "replace")
 
 
-def _no_window() -> int:
+def _get_creation_flags() -> int:
     if sys.platform == "win32":
         return subprocess.CREATE_NO_WINDOW
     return 0
@@ -144,7 +144,7 @@ def _no_window() -> int:
 TIMEOUT_S = 3.0
 """It takes a second on real machines, and is known to hang."""
 
-OTHER_DIALECT_S = 0.5
+OTHER_DIALECT_TIMEOUT_S = 0.5
 """How long the other dialect is waited for when one has named a service."""
 
 SERVER_STATUS = ("server", "status", "-o", "json")
@@ -164,23 +164,23 @@ _WEB_URLS = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CommandResult:
     """What a command said.
 
     Attributes:
         text: Its output; empty if it hung.
         code: Its exit code; None if it hung or could not be started.
-        took_s: Seconds until it was over.
-        hung: Whether it had to be killed.
+        duration_s: Seconds until it was over.
+        timed_out: Whether it had to be killed.
     """
 
     text: str
     code: int | None
-    took_s: float
-    hung: bool = False
+    duration_s: float
+    timed_out: bool = False
 
 
-async def announced_urls(timeout_s: float = TIMEOUT_S) -> tuple[str, ...]:
+async def discover_urls(timeout_s: float = TIMEOUT_S) -> tuple[str, ...]:
     """The addresses that the installed `foundry` names, best first; none without it.
 
     Both of its dialects are asked at once: 0.10 knows `server`, earlier ones know `service`.
@@ -188,30 +188,32 @@ async def announced_urls(timeout_s: float = TIMEOUT_S) -> tuple[str, ...]:
     program = shutil.which("foundry")
     if program is None:
         return ()
-    asked = [
-        asyncio.ensure_future(ask([program, *question], timeout_s))
+    commands = [
+        asyncio.ensure_future(run_command([program, *question], timeout_s))
         for question in (SERVER_STATUS, SERVICE_STATUS)
     ]
     try:
-        done, pending = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        done, pending = await asyncio.wait(commands, return_when=asyncio.FIRST_COMPLETED)
         if pending:  # the dialect that it does not know may hang
-            known = any(urls_of(answer.result().text, answer.result().text) for answer in done)
-            await asyncio.wait(pending, timeout=OTHER_DIALECT_S if known else None)
-        return urls_of(*(answer.result().text if answer.done() else "" for answer in asked))
+            known = any(parse_urls(answer.result().text, answer.result().text) for answer in done)
+            await asyncio.wait(pending, timeout=OTHER_DIALECT_TIMEOUT_S if known else None)
+        return parse_urls(*(answer.result().text if answer.done() else "" for answer in commands))
     finally:
-        for answer in asked:
+        for answer in commands:
             answer.cancel()
-        await asyncio.gather(*asked, return_exceptions=True)
+        await asyncio.gather(*commands, return_exceptions=True)
 
 
-def urls_of(server: str, service: str) -> tuple[str, ...]:
+def parse_urls(server: str, service: str) -> tuple[str, ...]:
     """The addresses of this machine in what the two dialects print, best first."""
-    return tuple(_normalised([*_server_urls(server), *_URL.findall(_COLOUR.sub("", service))]))
+    return tuple(
+        _normalize_urls([*_parse_server_urls(server), *_URL.findall(_COLOUR.sub("", service))])
+    )
 
 
-def _server_urls(output: str) -> list[str]:
+def _parse_server_urls(output: str) -> list[str]:
     """`webUrls` of the JSON, which log lines may surround; of the table of 0.10.2 otherwise."""
-    for document in json_objects(output):
+    for document in iter_json_objects(output):
         urls = find_member(document, "webUrls")
         if urls is not None:
             texts: list[Any] = urls if isinstance(urls, list) else [urls]  # pyright: ignore[reportUnknownVariableType] # JSON
@@ -220,11 +222,11 @@ def _server_urls(output: str) -> list[str]:
     return [url for row in rows for url in _URL.findall(row)]
 
 
-def _normalised(urls: Iterable[str]) -> Iterable[str]:
+def _normalize_urls(urls: Iterable[str]) -> Iterable[str]:
     seen: set[str] = set()
     for url in urls:
         try:
-            address = normalised_url(url)
+            address = normalize_url(url)
         except ConfigurationError:
             continue  # not an address after all
         if address not in seen and is_own_address(address):
@@ -248,23 +250,27 @@ def is_own_address(url: str) -> bool:
         return True
     import psutil  # noqa: PLC0415 - few services listen on anything but the loopback
 
-    own = {each.address.partition("%")[0] for at in psutil.net_if_addrs().values() for each in at}
+    own = {
+        interface_address.address.partition("%")[0]
+        for addresses in psutil.net_if_addrs().values()
+        for interface_address in addresses
+    }
     return str(address) in own
 
 
-async def ask(command: list[str], timeout_s: float) -> Answer:
+async def run_command(command: list[str], timeout_s: float) -> CommandResult:
     """What a command prints; nothing of one that hangs, which is killed."""
     began_at = time.monotonic()
     try:
-        with running(command) as program:
-            if not await program.ended(timeout_s):
-                return Answer("", None, time.monotonic() - began_at, hung=True)
-            return Answer(program.output(), program.code, time.monotonic() - began_at)
+        with run_program(command) as program:
+            if not await program.wait(timeout_s):
+                return CommandResult("", None, time.monotonic() - began_at, timed_out=True)
+            return CommandResult(program.read_output(), program.code, time.monotonic() - began_at)
     except OSError:
-        return Answer("", None, time.monotonic() - began_at)
+        return CommandResult("", None, time.monotonic() - began_at)
 
 
-def json_objects(output: str) -> Iterator[dict[str, Any]]:
+def iter_json_objects(output: str) -> Iterator[dict[str, Any]]:
     """The JSON objects in an output, which log lines may surround, with braces of their own."""
     output = _COLOUR.sub("", output)
     decoder = json.JSONDecoder()
@@ -273,11 +279,11 @@ def json_objects(output: str) -> Iterator[dict[str, Any]]:
         if start < 0:
             return
         try:
-            told, end = decoder.raw_decode(output, start)
+            document, end = decoder.raw_decode(output, start)
         except (ValueError, RecursionError):
             end = start + 1
         else:
-            yield told
+            yield document
         start = output.find("{", end)
 
 
@@ -298,7 +304,7 @@ LIST_TIMEOUT_S = 60.0
 """The command asks the remote catalog, whose time-outs it waits for."""
 
 POLL_S = 0.5
-_EVERY = ("--variants", "--limit", "500")
+_LIST_ALL = ("--variants", "--limit", "500")
 _PLAIN_ID = re.compile(r"[A-Za-z0-9][\w.:+/-]*")
 """What goes to a command line: no option, and nothing that a batch file would take for more."""
 
@@ -333,19 +339,19 @@ class FoundryModels:
         if not is_loopback(self._base_url):
             return False
         port = urlsplit(self._base_url).port
-        urls = await announced_urls(STATUS_TIMEOUT_S)
+        urls = await discover_urls(STATUS_TIMEOUT_S)
         return any(is_loopback(url) and urlsplit(url).port == port for url in urls)
 
     async def list_models(self) -> Sequence[Model]:
         """Every variant that it lists; of a command that knows no `--variants`, the main ones."""
-        every, loaded = await asyncio.gather(self._list(*_EVERY), self._list("--loaded"))
+        every, loaded = await asyncio.gather(self._list(*_LIST_ALL), self._list("--loaded"))
         listed = await self._list() if every is None else every
-        in_memory = {_id(item) for item in self._must(loaded)}
-        return [_model(item, in_memory) for item in self._must(listed)]
+        in_memory = {_get_id(item) for item in self._require(loaded)}
+        return [_to_model(item, in_memory) for item in self._require(listed)]
 
     async def get_loaded_ids(self) -> frozenset[str]:
         """Ids of the models in memory."""
-        return frozenset(_id(item) for item in self._must(await self._list("--loaded")))
+        return frozenset(_get_id(item) for item in self._require(await self._list("--loaded")))
 
     async def load(self, model_id: str) -> None:
         """Have a model loaded. The command may run on long after: its list is what counts.
@@ -357,7 +363,7 @@ class FoundryModels:
         async def is_done() -> bool:
             return model_id in await self.get_loaded_ids()
 
-        await self._until(is_done, "load", model_id)
+        await self._poll_until(is_done, "load", model_id)
 
     async def unload(self, model_id: str) -> None:
         """Have a model unloaded.
@@ -369,7 +375,7 @@ class FoundryModels:
         async def is_done() -> bool:
             return model_id not in await self.get_loaded_ids()
 
-        await self._until(is_done, "unload", model_id)
+        await self._poll_until(is_done, "unload", model_id)
 
     async def download(self, model_id: str) -> AsyncGenerator[float, None]:
         """Have a model downloaded: percent, as far as the command prints any.
@@ -379,40 +385,42 @@ class FoundryModels:
         Raises:
             DownloadFailed: It failed, or the model is not listed as cached after it.
         """
-        with self._started("download", model_id) as program:
+        with self._run_verb("download", model_id) as program:
             percent = 0.0
             ended = False
             while not ended:
-                ended = await program.ended(POLL_S)
-                if (now := _percent(program.output())) > percent:
-                    percent = now
+                ended = await program.wait(POLL_S)
+                if (current := _parse_percent(program.read_output())) > percent:
+                    percent = current
                     yield percent
             if program.code != 0:
-                raise self._failed(DownloadFailed, "download", model_id, program.complaint())
+                raise self._make_error(
+                    DownloadFailed, "download", model_id, program.get_error_text()
+                )
         if not any(model.cached and model.id == model_id for model in await self.list_models()):
             why = "it ended well, but the model is not listed as cached"
-            raise self._failed(DownloadFailed, "download", model_id, why)
+            raise self._make_error(DownloadFailed, "download", model_id, why)
 
-    async def _until(
+    async def _poll_until(
         self, is_done: Callable[[], Awaitable[bool]], verb: str, model_id: str
     ) -> None:
         kind = ModelLoadFailed if verb == "load" else ModelError
         if await is_done():
             return
-        with self._started(verb, model_id) as program:
+        with self._run_verb(verb, model_id) as program:
             try:
                 async with asyncio.timeout(LOAD_TIMEOUT_S):
                     ended = False
                     while not await is_done():
                         if ended:
-                            raise self._failed(kind, verb, model_id, program.complaint())
-                        ended = await program.ended(POLL_S)
+                            raise self._make_error(kind, verb, model_id, program.get_error_text())
+                        ended = await program.wait(POLL_S)
             except TimeoutError as error:
                 why = f"it was not done after {LOAD_TIMEOUT_S:g} s"
-                raise self._failed(kind, verb, model_id, why) from error
+                raise self._make_error(kind, verb, model_id, why) from error
 
     @contextlib.contextmanager
-    def _started(self, verb: str, model_id: str) -> Generator[Program]:
+    def _run_verb(self, verb: str, model_id: str) -> Generator[Subprocess]:
         if not _PLAIN_ID.fullmatch(model_id):
             raise ModelError(
                 f"{model_id!r} is no name for a command line",
@@ -420,15 +428,15 @@ class FoundryModels:
                 service=self._base_url,
             )
         try:
-            with running([_program(), "model", verb, model_id]) as program:
+            with run_program([_find_program(), "model", verb, model_id]) as program:
                 yield program
         except OSError as error:
-            raise self._failed(ModelError, verb, model_id, str(error)) from error
+            raise self._make_error(ModelError, verb, model_id, str(error)) from error
 
     async def _list(self, *options: str) -> list[_Listed] | None:
-        command = [_program(), "model", "list", *options, "-o", "json"]
-        answer = await ask(command, LIST_TIMEOUT_S)
-        for document in json_objects(answer.text):
+        command = [_find_program(), "model", "list", *options, "-o", "json"]
+        answer = await run_command(command, LIST_TIMEOUT_S)
+        for document in iter_json_objects(answer.text):
             try:
                 listing = msgspec.convert(document, _Listing)
             except ValueError:  # of which msgspec's errors are; a log line may hold JSON too
@@ -438,7 +446,7 @@ class FoundryModels:
                 return listed
         return None
 
-    def _must(self, listed: list[_Listed] | None) -> list[_Listed]:
+    def _require(self, listed: list[_Listed] | None) -> list[_Listed]:
         if listed is None:
             raise ProtocolError(
                 "`foundry model list -o json` prints no list of models",
@@ -447,21 +455,21 @@ class FoundryModels:
             )
         return listed
 
-    def _failed(self, kind: type[ModelError], verb: str, model_id: str, why: str) -> ModelError:
-        told = f"`foundry model {verb} {model_id}` failed"
-        return kind(f"{told}: {why}" if why else told, model=model_id, service=self._base_url)
+    def _make_error(self, kind: type[ModelError], verb: str, model_id: str, why: str) -> ModelError:
+        message = f"`foundry model {verb} {model_id}` failed"
+        return kind(f"{message}: {why}" if why else message, model=model_id, service=self._base_url)
 
 
-def _program() -> str:
+def _find_program() -> str:
     return shutil.which("foundry") or "foundry"
 
 
-def _id(item: _Listed) -> str:
+def _get_id(item: _Listed) -> str:
     return item.variant_id or item.id
 
 
-def _model(item: _Listed, in_memory: set[str]) -> Model:
-    model_id = _id(item)
+def _to_model(item: _Listed, in_memory: set[str]) -> Model:
+    model_id = _get_id(item)
     return Model(
         id=model_id,
         alias=item.alias,
@@ -474,7 +482,9 @@ def _model(item: _Listed, in_memory: set[str]) -> Model:
     )
 
 
-def _percent(output: str) -> float:
+def _parse_percent(output: str) -> float:
     """The last percentage of an output; 0 without any."""
     lines = reversed(output.replace("\r", "\n").split("\n"))
-    return next((told for line in lines if (told := parse_percent(line.encode())) is not None), 0.0)
+    return next(
+        (percent for line in lines if (percent := parse_percent(line.encode())) is not None), 0.0
+    )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-__all__ = ["other_user"]
+__all__ = ["find_other_user"]
 
 LISTENING = "0A"
 SYSTEM_UID = 0
@@ -29,7 +29,7 @@ SYSTEM_USERS = frozenset({"system", "local service", "network service", "root"})
 LOCALHOST = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
 
 
-def other_user(url: str) -> str | None:
+def find_other_user(url: str) -> str | None:
     """Return which other user of this machine listens at an address of it.
 
     Returns:
@@ -46,19 +46,19 @@ def other_user(url: str) -> str | None:
         hosts = LOCALHOST
     if sys.platform == "linux":
         own = {SYSTEM_UID, os.geteuid()}
-        uids = {uid for host in hosts for uid in _closest(host, _linux_listeners(port))}
+        uids = {uid for host in hosts for uid in _iter_closest(host, _iter_linux_listeners(port))}
         return next((f"number {uid}" for uid in sorted(uids - own)), None)
-    return _other_by_process(port)
+    return _find_other_by_process(port)
 
 
-def _closest(host: Address, listeners: Iterable[tuple[Address, int]]) -> Iterator[int]:
+def _iter_closest(host: Address, listeners: Iterable[tuple[Address, int]]) -> Iterator[int]:
     """The users whose sockets a connection reaches: those at the address, else at any address."""
     known = list(listeners)
     exact = [uid for address, uid in known if address == host]
     yield from exact or (uid for address, uid in known if address.is_unspecified)
 
 
-def _linux_listeners(port: int) -> Iterator[tuple[Address, int]]:
+def _iter_linux_listeners(port: int) -> Iterator[tuple[Address, int]]:
     for table in ("tcp", "tcp6"):
         try:
             rows = Path("/proc/net", table).read_text(encoding="ascii").splitlines()[1:]
@@ -68,10 +68,10 @@ def _linux_listeners(port: int) -> Iterator[tuple[Address, int]]:
             fields = row.split()
             address, _, number = fields[1].partition(":")
             if fields[3] == LISTENING and int(number, 16) == port:
-                yield _address(address), int(fields[7])
+                yield _parse_address(address), int(fields[7])
 
 
-def _address(text: str) -> Address:
+def _parse_address(text: str) -> Address:
     """An address as the kernel prints it: words of 32 bits in the order of the machine's bytes."""
     raw = bytes.fromhex(text)
     if sys.byteorder == "little":
@@ -81,7 +81,7 @@ def _address(text: str) -> Address:
     return mapped or address
 
 
-def _other_by_process(port: int) -> str | None:
+def _find_other_by_process(port: int) -> str | None:
     import psutil  # noqa: PLC0415 - Linux does without
 
     try:

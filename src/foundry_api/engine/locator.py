@@ -42,7 +42,7 @@ class ServiceLocator:
         self._paths = paths
         self._transport = transport
         self._supervisor = supervisor or Supervisor(HostOptions(paths=paths))
-        self._found: Endpoint | None = None
+        self._endpoint: Endpoint | None = None
         self._locating: SingleFlight[Endpoint] = SingleFlight()
 
     @property
@@ -55,7 +55,7 @@ class ServiceLocator:
         """Runs this process's own host."""
         return self._supervisor
 
-    async def endpoint(self) -> Endpoint:
+    async def get_endpoint(self) -> Endpoint:
         """The service to talk to.
 
         Raises:
@@ -63,60 +63,60 @@ class ServiceLocator:
             ProtocolError: Something else answers at the explicit address.
             ServiceStartFailed: None was found and none could be started.
         """
-        if self._found is not None and not self._own_host_died(self._found):
-            return self._found
+        if self._endpoint is not None and not self._is_own_host_dead(self._endpoint):
+            return self._endpoint
         return await self._locating.run("any", self._locate)
 
-    async def embedded(self) -> Endpoint:
+    async def get_embedded(self) -> Endpoint:
         """An engine host of ours, which has a control API: the shared one if it runs, else own.
 
         Raises:
             ServiceStartFailed: None was found and none could be started.
         """
-        return await self._locating.run("own", self._locate_own)
+        return await self._locating.run("own", self._locate_embedded)
 
-    def forget(self) -> None:
-        """Look again at the next `endpoint`: what was found does not answer any more."""
-        self._found = None
+    def invalidate(self) -> None:
+        """Look again at the next `get_endpoint`: what was found does not answer any more."""
+        self._endpoint = None
 
     def close(self) -> None:
-        """End this process's own host, if it has one. A later `endpoint` starts another."""
-        self._found = None
-        self._supervisor.stop()
+        """End this process's own host, if it has one. A later `get_endpoint` starts another."""
+        self._endpoint = None
+        self._supervisor.close()
 
     async def aclose(self) -> None:
         """As `close`, without blocking the event loop."""
-        self._found = None
-        await self._supervisor.astop()
+        self._endpoint = None
+        await self._supervisor.aclose()
 
-    def _own_host_died(self, found: Endpoint) -> bool:
+    def _is_own_host_dead(self, endpoint: Endpoint) -> bool:
         host = self._supervisor.host
-        return found.origin == "embedded" and (host is None or not host.alive)
+        return endpoint.origin == "embedded" and (host is None or not host.is_alive)
 
     async def _locate(self) -> Endpoint:
-        self._found = await self._search()
-        return self._found
+        self._endpoint = await self._search()
+        return self._endpoint
 
     async def _search(self) -> Endpoint:
         settings = self._settings
         if settings.base_url is not None:
-            return await discovery.explicit(settings, settings.base_url, self._transport)
+            return await discovery.probe_explicit(settings, settings.base_url, self._transport)
         if settings.service == "embedded" or self._supervisor.host is not None:
-            return await self._own()
-        found = await discovery.find(settings, self._paths, self._transport)
-        return found or await self._own()
+            return await self._start_embedded()
+        endpoint = await discovery.find(settings, self._paths, self._transport)
+        return endpoint or await self._start_embedded()
 
-    async def _own(self) -> Endpoint:
+    async def _start_embedded(self) -> Endpoint:
         """This process's own host. Its engine can be shut down over HTTP while the host lives."""
-        endpoint = await self._supervisor.endpoint()
-        if await discovery.accepts(endpoint.base_url):
+        endpoint = await self._supervisor.get_endpoint()
+        if await discovery.is_open(endpoint.base_url):
             return endpoint
         await self._supervisor.replace()
-        return await self._supervisor.endpoint()
+        return await self._supervisor.get_endpoint()
 
-    async def _locate_own(self) -> Endpoint:
+    async def _locate_embedded(self) -> Endpoint:
         if self._supervisor.host is None and (
-            found := await discovery.find_shared(self._paths, self._transport)
+            shared := await discovery.find_shared(self._paths, self._transport)
         ):
-            return found
-        return await self._own()
+            return shared
+        return await self._start_embedded()

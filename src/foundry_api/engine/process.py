@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api.engine.host import log as host_log
-from foundry_api.engine.state import Answer, HostConfig, ModelSource, Refusal
+from foundry_api.engine.state import HostConfig, HostStartError, HostStartResult, ModelSource
 from foundry_api.types.errors import ServiceStartFailed
 from foundry_api.types.local_path import absolute_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from foundry_api.engine.state import Announcement
+    from foundry_api.engine.state import HostReady
     from foundry_api.storage.paths import Paths
 
-__all__ = ["START_TIMEOUT_S", "HostOptions", "HostProcess", "demo_models"]
+__all__ = ["START_TIMEOUT_S", "HostOptions", "HostProcess", "get_demo_models"]
 
 START_TIMEOUT_S = 30.0
 GRACE_S = 1.0
@@ -50,7 +50,7 @@ the parent has, and parent and host must be of one version.
 """
 
 
-def demo_models() -> tuple[ModelSource, ...]:
+def get_demo_models() -> tuple[ModelSource, ...]:
     """The model that ships with this package, as `demo`."""
     directory = Path(__file__).resolve().parent / "demo_model"
     if not (directory / "genai_config.json").is_file():
@@ -72,7 +72,7 @@ class HostOptions:
     """
 
     paths: Paths
-    models: Sequence[ModelSource] = field(default_factory=demo_models)
+    models: Sequence[ModelSource] = field(default_factory=get_demo_models)
     catalog_url: str | None = None
     start_timeout_s: float = START_TIMEOUT_S
     environ: dict[str, str] | None = None
@@ -89,28 +89,28 @@ class HostProcess:
     def __init__(self, options: HostOptions, config: HostConfig, *, private: bool) -> None:
         self._log_path = Path(config.log_path)
         self._timeout_s = options.start_timeout_s
-        self._answer: Announcement | None = None
+        self._ready: HostReady | None = None
         self._reading = threading.Lock()
         self._process = _popen(options, config, private=private)
-        self._end = weakref.finalize(self, _end, self._process, os.getpid())
+        self._finalizer = weakref.finalize(self, _end_process, self._process, os.getpid())
 
     @classmethod
-    def private(cls, options: HostOptions) -> HostProcess:
+    def start_private(cls, options: HostOptions) -> HostProcess:
         """Start a host that lives as long as this process.
 
         Raises:
             ServiceStartFailed: No process could be started.
         """
-        return cls(options, _config(options, owner_pid=os.getpid()), private=True)
+        return cls(options, _make_config(options, owner_pid=os.getpid()), private=True)
 
     @classmethod
-    def shared(cls, options: HostOptions, *, idle_timeout_s: float) -> HostProcess:
+    def start_shared(cls, options: HostOptions, *, idle_timeout_s: float) -> HostProcess:
         """Start a host that outlives this process.
 
         Raises:
             ServiceStartFailed: No process could be started.
         """
-        config = _config(
+        config = _make_config(
             options, state_path=str(options.paths.state_file), idle_timeout_s=idle_timeout_s
         )
         return cls(options, config, private=False)
@@ -126,79 +126,79 @@ class HostProcess:
         return self._log_path
 
     @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether it runs."""
-        return self._end.alive and self._process.poll() is None
+        return self._finalizer.alive and self._process.poll() is None
 
-    def announcement(self) -> Announcement:
+    def wait_ready(self) -> HostReady:
         """Wait until it serves. Safe from several threads; `kill` from another one ends the wait.
 
         Raises:
             ServiceStartFailed: It did not come up in time, or said why it cannot. It is gone then.
         """
         with self._reading:
-            if self._answer is None:
-                self._answer = self._read()
-            return self._answer
+            if self._ready is None:
+                self._ready = self._read_ready()
+            return self._ready
 
     def stop(self) -> None:
         """End it; returns when it is gone. Once more does nothing."""
-        self._end()
+        self._finalizer()
 
     def kill(self) -> None:
         """End it without grace: for one that never served."""
-        if self._end.alive:
+        if self._finalizer.alive:
             self._process.kill()
-        self._end()
+        self._finalizer()
 
     def detach(self) -> None:
         """Let a shared host go its own way; while this process lives, it leaves no zombie."""
-        self._end.detach()
+        self._finalizer.detach()
         _close_pipes(self._process)
         threading.Thread(target=self._process.wait, name="reap-shared-host", daemon=True).start()
 
-    def _read(self) -> Announcement:
+    def _read_ready(self) -> HostReady:
         stream = self._process.stdout
         late = threading.Event()
-        timer = threading.Timer(self._timeout_s, self._give_up, (late,))
+        timer = threading.Timer(self._timeout_s, self._abort_start, (late,))
         timer.daemon = True
         timer.start()
         try:
             line = stream.readline(MAX_ANSWER_BYTES) if stream and not stream.closed else b""
-            answer: Answer = msgspec.json.decode(line, type=Answer)
+            result: HostStartResult = msgspec.json.decode(line, type=HostStartResult)
         except (msgspec.MsgspecError, OSError, ValueError) as error:
-            raise self._failed(late=late.is_set()) from error
+            raise self._make_start_error(late=late.is_set()) from error
         finally:
             timer.cancel()
-        if isinstance(answer, Refusal):
+        if isinstance(result, HostStartError):
             self.stop()
-            raise ServiceStartFailed(answer.message, log_path=str(self._log_path), hint=answer.hint)
-        return answer
+            raise ServiceStartFailed(result.message, log_path=str(self._log_path), hint=result.hint)
+        return result
 
-    def _give_up(self, late: threading.Event) -> None:
+    def _abort_start(self, late: threading.Event) -> None:
         late.set()
         self._process.kill()  # the reader sees the end of the pipe
 
-    def _failed(self, *, late: bool) -> ServiceStartFailed:
+    def _make_start_error(self, *, late: bool) -> ServiceStartFailed:
         self.kill()
-        why = (
+        reason = (
             f"did not announce itself within {self._timeout_s:g} s"
             if late
             else f"ended with status {self._process.returncode} before it served"
         )
-        told = host_log.tail(self._log_path)
+        log_tail = host_log.read_tail(self._log_path)
         return ServiceStartFailed(
-            f"the engine host {why}" + (f"; its log ends: {told}" if told else ""),
+            f"the engine host {reason}" + (f"; its log ends: {log_tail}" if log_tail else ""),
             log_path=str(self._log_path),
         )
 
 
-def _config(options: HostOptions, **kind: Any) -> HostConfig:
+def _make_config(options: HostOptions, **kind: Any) -> HostConfig:
     paths = options.paths.create()
     return HostConfig(
         data_dir=str(paths.data),
         logs_dir=str(paths.logs),
-        log_path=str(host_log.new_name(paths.logs)),
+        log_path=str(host_log.make_path(paths.logs)),
         models=tuple(
             msgspec.structs.replace(source, path=str(absolute_path(source.path)))
             for source in options.models
@@ -225,10 +225,10 @@ def _popen(options: HostOptions, config: HostConfig, *, private: bool) -> subpro
             stdin=subprocess.PIPE if private else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
-            env={**MEMORY_SETTINGS, **_environment(options.environ)},
+            env={**MEMORY_SETTINGS, **_make_environment(options.environ)},
             cwd=options.paths.data,  # so that a shared host does not hold the caller's directory
             start_new_session=True,  # a terminal's signals are for the parent; POSIX only
-            creationflags=_own_group(),  # the same for Windows
+            creationflags=_get_creation_flags(),  # the same for Windows
         )
     except OSError as error:
         raise ServiceStartFailed(
@@ -239,23 +239,23 @@ def _popen(options: HostOptions, config: HostConfig, *, private: bool) -> subpro
         host_log.prune(log_path.parent)
 
 
-def _environment(given: Mapping[str, str] | None) -> dict[str, str]:
+def _make_environment(overrides: Mapping[str, str] | None) -> dict[str, str]:
     """The host's environment. What is relative in it is so to our directory, not to the host's."""
-    environ = dict(os.environ if given is None else given)
+    environ = dict(os.environ if overrides is None else overrides)
     for name in PATH_VARIABLES & {name for name, value in environ.items() if value}:
         entries = environ[name].split(os.pathsep) if name == "PYTHONPATH" else [environ[name]]
         environ[name] = os.pathsep.join(entry and os.path.abspath(entry) for entry in entries)  # noqa: PTH100 - text
     return environ
 
 
-def _own_group() -> int:
+def _get_creation_flags() -> int:
     """Windows' flags for: not in the parent's console group, and no window."""
     if sys.platform == "win32":
         return subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
     return 0
 
 
-def _end(process: subprocess.Popen[bytes], creator: int) -> None:
+def _end_process(process: subprocess.Popen[bytes], creator: int) -> None:
     """Ask a host to leave, then make it. In a forked copy of the creator it is not ours to end."""
     if os.getpid() != creator:
         return
@@ -266,7 +266,7 @@ def _end(process: subprocess.Popen[bytes], creator: int) -> None:
         process.terminate()
     try:
         for force in (process.terminate, process.kill):
-            if _left(process):
+            if _has_exited(process):
                 break
             force()
         process.wait()
@@ -274,7 +274,7 @@ def _end(process: subprocess.Popen[bytes], creator: int) -> None:
         _close_pipes(process)
 
 
-def _left(process: subprocess.Popen[bytes]) -> bool:
+def _has_exited(process: subprocess.Popen[bytes]) -> bool:
     try:
         process.wait(GRACE_S)
     except subprocess.TimeoutExpired:

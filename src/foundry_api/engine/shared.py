@@ -1,4 +1,4 @@
-"""The shared host: started by `foundry-api up`, used by every program of this user."""
+"""The shared host: started by `foundry-api start`, used by every program of this user."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from foundry_api.engine import state
-from foundry_api.engine.host.lifetime import alive
+from foundry_api.engine.host.lifetime import is_alive
 from foundry_api.engine.process import START_TIMEOUT_S, HostOptions, HostProcess
 from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.types.errors import ConfigurationError, ServiceStartFailed
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from foundry_api.engine.endpoint import Endpoint
     from foundry_api.storage.paths import Paths
 
-__all__ = ["IDLE_TIMEOUT_S", "down", "status", "up"]
+__all__ = ["IDLE_TIMEOUT_S", "find_endpoint", "start", "stop"]
 
 IDLE_TIMEOUT_S = 30 * 60.0
 LEAVE_TIMEOUT_S = 5.0
 POLL_S = 0.01
 
 
-def up(
+def start(
     paths: Paths, idle_timeout_s: float = IDLE_TIMEOUT_S, *, options: HostOptions | None = None
 ) -> tuple[Endpoint, bool]:
     """Have a shared host running. Blocks until it serves.
@@ -46,39 +46,39 @@ def up(
     """
     options = options or HostOptions(paths=paths)
     with _locked(paths):
-        if running := state.read(paths.state_file):
-            return running.endpoint("shared"), True
+        if running := state.read_state(paths.state_file):
+            return running.to_endpoint("shared"), True
         _remove_state(paths)
-        host = HostProcess.shared(options, idle_timeout_s=idle_timeout_s)
-        announcement = host.announcement()
+        host = HostProcess.start_shared(options, idle_timeout_s=idle_timeout_s)
+        announcement = host.wait_ready()
         host.detach()
-        return announcement.endpoint("shared"), False
+        return announcement.to_endpoint("shared"), False
 
 
-def down(paths: Paths) -> bool:
+def stop(paths: Paths) -> bool:
     """End the shared host. Blocks until it is gone.
 
     Returns:
         Whether there was one.
 
     Raises:
-        ServiceStartFailed: Another `up` or `down` did not end in time.
+        ServiceStartFailed: Another `start` or `stop` did not end in time.
         ConfigurationError: Something else lies where its state is to be.
     """
     if not paths.state.is_dir():
         return False
     with _locked(paths):
-        running = state.read(paths.state_file)
-        if running is not None and (process := state.process_of(running)):
-            _end(process)
+        running = state.read_state(paths.state_file)
+        if running is not None and (process := state.find_process(running)):
+            _end_process(process)
         _remove_state(paths)
         return running is not None
 
 
-def status(paths: Paths) -> Endpoint | None:
+def find_endpoint(paths: Paths) -> Endpoint | None:
     """Where the shared host serves, if its process lives. Whether it answers is for HTTP to say."""
-    running = state.read(paths.state_file)
-    return running.endpoint("shared") if running else None
+    running = state.read_state(paths.state_file)
+    return running.to_endpoint("shared") if running else None
 
 
 @contextlib.contextmanager
@@ -112,18 +112,18 @@ def _remove_state(paths: Paths) -> None:
         ) from error
 
 
-def _end(process: psutil.Process) -> None:
+def _end_process(process: psutil.Process) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):  # it left by itself meanwhile
         process.terminate()
-        if not _gone(process):
+        if not _has_exited(process):
             process.kill()
-            _gone(process)
+            _has_exited(process)
 
 
-def _gone(process: psutil.Process) -> bool:
+def _has_exited(process: psutil.Process) -> bool:
     """Wait for the end of a process. One that its new parent has not reaped yet is gone."""
     give_up_at = time.monotonic() + LEAVE_TIMEOUT_S
-    while alive(process):
+    while is_alive(process):
         if time.monotonic() >= give_up_at:
             return False
         time.sleep(POLL_S)

@@ -10,28 +10,28 @@ import msgspec
 import psutil
 
 from foundry_api.engine.endpoint import ControlAddress, Endpoint
-from foundry_api.engine.host.lifetime import alive
+from foundry_api.engine.host.lifetime import is_alive
 from foundry_api.storage.private_file import read_file, replace_file
-from foundry_api.types.messages import Generation
+from foundry_api.types.messages import ServiceGeneration
 
 if TYPE_CHECKING:
     from foundry_api.engine.endpoint import Origin
 
 __all__ = [
-    "Announcement",
-    "Answer",
     "HostConfig",
-    "HostFacts",
+    "HostDetails",
+    "HostReady",
+    "HostStartError",
+    "HostStartResult",
     "ModelSource",
-    "Refusal",
-    "generation_of",
-    "own_create_time",
-    "parsed",
-    "process_of",
-    "read",
-    "remove",
-    "running",
-    "write",
+    "find_process",
+    "get_own_create_time",
+    "get_process",
+    "get_service_generation",
+    "parse_state",
+    "read_state",
+    "remove_state",
+    "write_state",
 ]
 
 
@@ -73,7 +73,7 @@ class HostConfig(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     idle_timeout_s: float = 0.0
 
 
-class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
+class HostDetails(msgspec.Struct, frozen=True, kw_only=True):
     """What a running host tells of itself.
 
     Attributes:
@@ -97,7 +97,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     catalog_url: str | None = None
 
 
-class Announcement(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
+class HostReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     """A host that serves.
 
     Attributes:
@@ -107,7 +107,7 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
             later one of the same pid; 0 in a private host, whose parent has its handle.
         control_url: The control API's address.
         token: The control API's bearer token.
-        generation: The engine's generation.
+        service_generation: The engine's generation.
         sdk_version: The version of foundry-local-sdk.
         log_path: The host's log.
         started_at: When it was ready, in seconds since the epoch.
@@ -118,7 +118,7 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     pid: int
     control_url: str
     token: str
-    generation: Generation
+    service_generation: ServiceGeneration
     sdk_version: str
     log_path: str
     started_at: float
@@ -129,11 +129,11 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
         """Without the token."""
         return f"Announcement(url={self.url!r}, pid={self.pid})"
 
-    def endpoint(self, origin: Origin) -> Endpoint:
+    def to_endpoint(self, origin: Origin) -> Endpoint:
         """The same as callers know it."""
         return Endpoint(
             base_url=self.url,
-            generation=self.generation,
+            service_generation=self.service_generation,
             origin=origin,
             pid=self.pid,
             control=ControlAddress(self.control_url, self.token),
@@ -143,7 +143,7 @@ class Announcement(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
         )
 
 
-class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+class HostStartError(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     """A host that could not start.
 
     Attributes:
@@ -155,10 +155,10 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     hint: str | None = None
 
 
-Answer = Announcement | Refusal
+HostStartResult = HostReady | HostStartError
 
 
-def generation_of(sdk_version: str) -> Generation:
+def get_service_generation(sdk_version: str) -> ServiceGeneration:
     """The generation of the service in a version of foundry-local-sdk."""
     major, _, rest = sdk_version.partition(".")
     if major == "1":
@@ -171,52 +171,52 @@ CLOCK_SLACK_S = 2.0
 """A process's creation time is computed from the wall clock's, which may have been corrected."""
 
 
-def own_create_time() -> float:
+def get_own_create_time() -> float:
     """When this process began, in seconds since the epoch."""
     return psutil.Process().create_time()
 
 
-def write(path: Path | str, announcement: Announcement) -> None:
+def write_state(path: Path | str, announcement: HostReady) -> None:
     """Put the state in place, whole or not at all, readable by this user only."""
     replace_file(path, msgspec.json.encode(announcement))
 
 
-def read(path: Path) -> Announcement | None:
+def read_state(path: Path) -> HostReady | None:
     """The state, or None if no shared host lives.
 
     What a dead host left is not removed here: between the look and the removal a new host may
     have put its own in place. Who holds the lock may remove it.
     """
-    state = parsed(path)
-    return state if state is not None and process_of(state) is not None else None
+    state = parse_state(path)
+    return state if state is not None and find_process(state) is not None else None
 
 
-def remove(path: Path | str, *, pid: int) -> None:
+def remove_state(path: Path | str, *, pid: int) -> None:
     """Remove the state, if it is still that of this process."""
-    state = parsed(Path(path))
+    state = parse_state(Path(path))
     if state is not None and state.pid == pid:
         with contextlib.suppress(OSError):  # open in a reader on Windows; it is stale from now on
             Path(path).unlink(missing_ok=True)
 
 
-def process_of(state: Announcement) -> psutil.Process | None:
+def find_process(state: HostReady) -> psutil.Process | None:
     """The process that wrote a state, if it is still running."""
-    return running(state.pid, state.create_time)
+    return get_process(state.pid, state.create_time)
 
 
-def running(pid: int, create_time: float) -> psutil.Process | None:
+def get_process(pid: int, create_time: float) -> psutil.Process | None:
     """The process of that number, if it still is the one that began at that time."""
     try:
         process = psutil.Process(pid)
         same = abs(process.create_time() - create_time) <= CLOCK_SLACK_S
     except (psutil.Error, ValueError, OverflowError):  # a pid from a damaged file may be anything
         return None
-    return process if same and alive(process) else None
+    return process if same and is_alive(process) else None
 
 
-def parsed(path: Path) -> Announcement | None:
+def parse_state(path: Path) -> HostReady | None:
     """The state as some host wrote it; None without a file, or with a damaged one."""
     try:
-        return msgspec.json.decode(read_file(path, MAX_BYTES), type=Announcement)
+        return msgspec.json.decode(read_file(path, MAX_BYTES), type=HostReady)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None

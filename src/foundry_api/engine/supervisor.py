@@ -23,8 +23,8 @@ __all__ = ["EngineHost", "HostOptions", "Supervisor"]
 class EngineHost:
     """One engine host, from its start to its end.
 
-    `spawn` returns at once, so that a caller can do something useful, such as importing an HTTP
-    library, before it waits with `ready`.
+    `start` returns at once, so that a caller can do something useful, such as importing an HTTP
+    library, before it waits with `wait_ready`.
     """
 
     def __init__(self, options: HostOptions) -> None:
@@ -32,31 +32,31 @@ class EngineHost:
         self._process: HostProcess | None = None
         self._endpoint: Endpoint | None = None
 
-    def spawn(self) -> None:
+    def start(self) -> None:
         """Start the process, unless it has been started.
 
         Raises:
             ServiceStartFailed: No process could be started.
         """
         if self._process is None:
-            self._process = HostProcess.private(self._options)
+            self._process = HostProcess.start_private(self._options)
 
-    async def ready(self) -> Endpoint:
+    async def wait_ready(self) -> Endpoint:
         """Wait until it serves. A caller that is cancelled meanwhile leaves no process behind.
 
         Raises:
             ServiceStartFailed: It did not come up; the message ends with its log.
         """
-        self.spawn()
+        self.start()
         process = self._process
         if process is None:  # stopped by another thread since
             raise ServiceStartFailed("the engine host was stopped while it started")
         try:
-            announcement = await asyncio.to_thread(process.announcement)
+            announcement = await asyncio.to_thread(process.wait_ready)
         except asyncio.CancelledError:
             process.kill()
             raise
-        self._endpoint = announcement.endpoint("embedded")
+        self._endpoint = announcement.to_endpoint("embedded")
         return self._endpoint
 
     @property
@@ -65,9 +65,9 @@ class EngineHost:
         return self._endpoint
 
     @property
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether the process runs."""
-        return self._process is not None and self._process.alive
+        return self._process is not None and self._process.is_alive
 
     @property
     def pid(self) -> int | None:
@@ -79,14 +79,14 @@ class EngineHost:
         """Its log, once it was spawned."""
         return self._process.log_path if self._process else None
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End the process; returns when it is gone. Once more does nothing."""
         if self._process is not None:
             self._process.stop()
 
-    async def astop(self) -> None:
-        """As `stop`, without blocking the event loop."""
-        await asyncio.to_thread(self.stop)
+    async def aclose(self) -> None:
+        """As `close`, without blocking the event loop."""
+        await asyncio.to_thread(self.close)
 
 
 RESTART_BACKOFF = Backoff(base_s=0.2, cap_s=10.0)
@@ -109,22 +109,22 @@ class Supervisor:
         options: HostOptions,
         *,
         backoff: Backoff = RESTART_BACKOFF,
-        clock: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._options = options
         self._backoff = backoff
-        self._clock = clock
+        self._monotonic = monotonic
         self._sleep = sleep
         self._host: EngineHost | None = None
         self._starting: SingleFlight[Endpoint] = SingleFlight()
-        self._born_at = 0.0
+        self._started_at = 0.0
         self._failures = 0
         self._starts = 0
 
     @property
     def host(self) -> EngineHost | None:
-        """The host, dead or alive; None before the first start and after `stop`."""
+        """The host, dead or alive; None before the first start and after `close`."""
         return self._host
 
     @property
@@ -132,51 +132,51 @@ class Supervisor:
         """How often a host had to be started again."""
         return max(0, self._starts - 1)
 
-    def spawn(self) -> None:
-        """Start the first host now, so that a later `endpoint` waits less.
+    def start(self) -> None:
+        """Start the first host now, so that a later `get_endpoint` waits less.
 
         Raises:
             ServiceStartFailed: No process could be started.
         """
         if self._host is None:
-            self._host = self._spawned()
+            self._host = self._start_host()
 
-    async def endpoint(self) -> Endpoint:
+    async def get_endpoint(self) -> Endpoint:
         """Where the host serves; starts one if there is none or the last one died.
 
         Raises:
             ServiceStartFailed: It did not come up.
         """
         host = self._host
-        if host is not None and host.endpoint is not None and host.alive:
+        if host is not None and host.endpoint is not None and host.is_alive:
             return host.endpoint
         return await self._starting.run("host", self._start)
 
-    def stop(self) -> None:
-        """End the host. A later `endpoint` starts another one."""
+    def close(self) -> None:
+        """End the host. A later `get_endpoint` starts another one."""
         host, self._host = self._host, None
         self._failures = self._starts = 0
         if host is not None:
-            host.stop()
+            host.close()
 
-    async def astop(self) -> None:
-        """As `stop`, without blocking the event loop."""
-        await asyncio.to_thread(self.stop)
+    async def aclose(self) -> None:
+        """As `close`, without blocking the event loop."""
+        await asyncio.to_thread(self.close)
 
     async def replace(self) -> None:
         """End a host whose engine does not serve any more; counts as its death."""
         if self._host is not None:
-            await self._host.astop()
+            await self._host.aclose()
 
     async def _start(self) -> Endpoint:
-        if self._host is not None and not self._host.alive:
-            self._bury(self._host)
+        if self._host is not None and not self._host.is_alive:
+            self._reap(self._host)
         if self._host is None:
             await self._sleep(self._backoff.delay_s(self._failures))
-            self._host = self._spawned()
+            self._host = self._start_host()
         host = self._host
         try:
-            return await host.ready()
+            return await host.wait_ready()
         except ServiceStartFailed:
             self._failures += 1
             self._host = None
@@ -185,15 +185,15 @@ class Supervisor:
             self._host = None
             raise
 
-    def _bury(self, host: EngineHost) -> None:
-        host.stop()  # frees its pipes
-        lived_s = self._clock() - self._born_at
-        self._failures = 1 if lived_s >= HEALTHY_S else self._failures + 1
+    def _reap(self, host: EngineHost) -> None:
+        host.close()  # frees its pipes
+        uptime_s = self._monotonic() - self._started_at
+        self._failures = 1 if uptime_s >= HEALTHY_S else self._failures + 1
         self._host = None
 
-    def _spawned(self) -> EngineHost:
+    def _start_host(self) -> EngineHost:
         host = EngineHost(self._options)
-        host.spawn()
-        self._born_at = self._clock()
+        host.start()
+        self._started_at = self._monotonic()
         self._starts += 1
         return host

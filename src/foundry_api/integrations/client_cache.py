@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
     from foundry_api.client.client import FoundryAPIClient
 
-__all__ = ["LoopClients"]
+__all__ = ["LoopClientCache"]
 
 CLOSE_S = 5.0
 """Seconds that closing a client may take on an event loop of another thread."""
 
 
-class LoopClients:
+class LoopClientCache:
     """Keeps a client for each event loop that runs.
 
     The client of a loop that has ended is used again by the next loop, with the engine that it may
@@ -29,24 +29,24 @@ class LoopClients:
         self._lock = threading.Lock()
         self._clients: dict[asyncio.AbstractEventLoop, FoundryAPIClient] = {}
 
-    def __reduce__(self) -> tuple[type[LoopClients], tuple[()]]:
-        return LoopClients, ()  # a copy has clients of its own
+    def __reduce__(self) -> tuple[type[LoopClientCache], tuple[()]]:
+        return LoopClientCache, ()  # a copy has clients of its own
 
-    async def get(self, make: Callable[[], FoundryAPIClient]) -> FoundryAPIClient:
+    async def get(self, make_client: Callable[[], FoundryAPIClient]) -> FoundryAPIClient:
         """Return the client of the running event loop.
 
         Args:
-            make: Makes one.
+            make_client: Makes one.
         """
         loop = asyncio.get_running_loop()
         with self._lock:
-            ended = [each for each in self._clients if each.is_closed()]
-            unused = [self._clients.pop(each) for each in ended]
+            closed_loops = [client_loop for client_loop in self._clients if client_loop.is_closed()]
+            unused = [self._clients.pop(client_loop) for client_loop in closed_loops]
             client = self._clients.get(loop)
             if client is None:
-                client = self._clients[loop] = unused.pop() if unused else make()
-        for each in unused:
-            await each.close()
+                client = self._clients[loop] = unused.pop() if unused else make_client()
+        for client_loop in unused:
+            await client_loop.close()
         return client
 
     async def aclose(self) -> None:

@@ -21,16 +21,16 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 
 from foundry_api.client.client import FoundryAPIClient
 from foundry_api.client.sync import FoundryClient
-from foundry_api.integrations.client_cache import LoopClients
+from foundry_api.integrations.client_cache import LoopClientCache
 from foundry_api.integrations.langchain_messages import (
-    choice,
-    chunk_message,
-    definition,
-    parsed,
-    response_model,
-    traced,
-    turns,
-    whole_message,
+    add_metadata,
+    get_parsed,
+    to_ai_chunk,
+    to_ai_message,
+    to_definition,
+    to_messages,
+    to_response_model,
+    to_tool_choice,
     with_raw,
 )
 from foundry_api.types.errors import InvalidRequest
@@ -99,12 +99,12 @@ class ChatFoundryLocal(BaseChatModel):
     api_key: SecretStr | None = None
     client: FoundryClient | None = Field(default=None, exclude=True)
     async_client: FoundryAPIClient | None = Field(default=None, exclude=True)
-    _own_async_clients: LoopClients = PrivateAttr(default_factory=LoopClients)
+    _own_async_clients: LoopClientCache = PrivateAttr(default_factory=LoopClientCache)
 
     def close(self) -> None:
         """Close the blocking client, if it is the model's own."""
         if self.client is None:
-            self._blocking.close()
+            self._sync_client.close()
 
     async def aclose(self) -> None:
         """Close the async clients that are the model's own."""
@@ -125,13 +125,13 @@ class ChatFoundryLocal(BaseChatModel):
                 or the name of the tool to call, also in OpenAI's form.
             kwargs: Further options of every call.
         """
-        offered = [definition(each) for each in tools]
-        return self.bind(tools=offered, tool_choice=choice(tool_choice), **kwargs)
+        definitions = [to_definition(tool) for tool in tools]
+        return self.bind(tools=definitions, tool_choice=to_tool_choice(tool_choice), **kwargs)
 
     def with_structured_output(
         self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
     ) -> Runnable[LanguageModelInput, Any]:
-        """A model whose answers are values of a type; see `foundry_api`'s `response_model`.
+        """A model whose answers are values of a type; see `foundry_api`'s `to_response_model`.
 
         Args:
             schema: A pydantic model, a TypedDict, a dataclass, a msgspec Struct, a JSON schema, or
@@ -146,9 +146,10 @@ class ChatFoundryLocal(BaseChatModel):
         if unknown := sorted(kwargs.keys() - {"method", "strict"}):
             raise InvalidRequest(f"{unknown[0]} is not an argument here", field=unknown[0])
         model = self.bind(
-            response_model=response_model(schema), ls_structured_output_format=traced(schema)
+            response_model=to_response_model(schema),
+            ls_structured_output_format=add_metadata(schema),
         )
-        return with_raw(model) if include_raw else model | RunnableLambda(parsed)
+        return with_raw(model) if include_raw else model | RunnableLambda(get_parsed)
 
     @property
     def _llm_type(self) -> str:
@@ -156,33 +157,33 @@ class ChatFoundryLocal(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"model": self._model_name, **self._chosen, "base_url": self.base_url}
+        return {"model": self._model_name, **self._model_arguments, "base_url": self.base_url}
 
     @property
     def _model_name(self) -> str:
-        return self.model or self._blocking.settings.model
+        return self.model or self._sync_client.settings.model
 
     @property
-    def _chosen(self) -> dict[str, Any]:
+    def _model_arguments(self) -> dict[str, Any]:
         names = ("temperature", "max_tokens", "top_p", "seed", "stop", "timeout", "deadline")
-        given = {name: getattr(self, name) for name in ("model", *names)}
-        return {name: value for name, value in given.items() if value is not None}
+        arguments = {name: getattr(self, name) for name in ("model", *names)}
+        return {name: value for name, value in arguments.items() if value is not None}
 
     @cached_property
-    def _blocking(self) -> FoundryClient:
-        return self.client or FoundryClient(self.base_url, **self._connection)
+    def _sync_client(self) -> FoundryClient:
+        return self.client or FoundryClient(self.base_url, **self._connection_arguments)
 
-    async def _asynchronous(self) -> FoundryAPIClient:
+    async def _get_async_client(self) -> FoundryAPIClient:
         if self.async_client is not None:
             return self.async_client
         return await self._own_async_clients.get(
-            lambda: FoundryAPIClient(self.base_url, **self._connection)
+            lambda: FoundryAPIClient(self.base_url, **self._connection_arguments)
         )
 
     @property
-    def _connection(self) -> dict[str, Any]:
+    def _connection_arguments(self) -> dict[str, Any]:
         key = None if self.api_key is None else self.api_key.get_secret_value()
-        return {"api_key": key, "retries": self.max_retries}
+        return {"api_key": key, "max_retries": self.max_retries}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
@@ -190,9 +191,9 @@ class ChatFoundryLocal(BaseChatModel):
         params.setdefault("ls_model_name", self._model_name)
         return params
 
-    def _options(self, stop: list[str] | None, more: dict[str, Any]) -> ChatOptions:
-        given: Any = {**self._chosen, **more, **({"stop": stop} if stop else {})}
-        options: ChatOptions = given
+    def _make_options(self, stop: list[str] | None, extra: dict[str, Any]) -> ChatOptions:
+        arguments: Any = {**self._model_arguments, **extra, **({"stop": stop} if stop else {})}
+        options: ChatOptions = arguments
         return options
 
     def _generate(
@@ -203,8 +204,8 @@ class ChatFoundryLocal(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         del run_manager
-        answer = self._blocking.chat(turns(messages), **self._options(stop, kwargs))
-        return ChatResult(generations=[ChatGeneration(message=whole_message(answer))])
+        answer = self._sync_client.chat(to_messages(messages), **self._make_options(stop, kwargs))
+        return ChatResult(generations=[ChatGeneration(message=to_ai_message(answer))])
 
     async def _agenerate(
         self,
@@ -214,9 +215,9 @@ class ChatFoundryLocal(BaseChatModel):
         **kwargs: Any,
     ) -> ChatResult:
         del run_manager
-        client = await self._asynchronous()
-        answer = await client.chat(turns(messages), **self._options(stop, kwargs))
-        return ChatResult(generations=[ChatGeneration(message=whole_message(answer))])
+        client = await self._get_async_client()
+        answer = await client.chat(to_messages(messages), **self._make_options(stop, kwargs))
+        return ChatResult(generations=[ChatGeneration(message=to_ai_message(answer))])
 
     def _stream(
         self,
@@ -226,8 +227,10 @@ class ChatFoundryLocal(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         calls = 0
-        for chunk in self._blocking.stream_chat(turns(messages), **self._options(stop, kwargs)):
-            piece = ChatGenerationChunk(message=chunk_message(chunk, calls))
+        for chunk in self._sync_client.stream_chat(
+            to_messages(messages), **self._make_options(stop, kwargs)
+        ):
+            piece = ChatGenerationChunk(message=to_ai_chunk(chunk, calls))
             calls += len(chunk.tool_calls)
             if run_manager is not None:
                 run_manager.on_llm_new_token(chunk.content, chunk=piece)
@@ -241,11 +244,11 @@ class ChatFoundryLocal(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         calls = 0
-        client = await self._asynchronous()
-        chunks = client.stream_chat(turns(messages), **self._options(stop, kwargs))
+        client = await self._get_async_client()
+        chunks = client.stream_chat(to_messages(messages), **self._make_options(stop, kwargs))
         async with aclosing(chunks):
             async for chunk in chunks:
-                piece = ChatGenerationChunk(message=chunk_message(chunk, calls))
+                piece = ChatGenerationChunk(message=to_ai_chunk(chunk, calls))
                 calls += len(chunk.tool_calls)
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(chunk.content, chunk=piece)

@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PARSED",
-    "choice",
-    "chunk_message",
-    "definition",
-    "parsed",
-    "response_model",
-    "traced",
-    "turns",
-    "whole_message",
+    "add_metadata",
+    "get_parsed",
+    "to_ai_chunk",
+    "to_ai_message",
+    "to_definition",
+    "to_messages",
+    "to_response_model",
+    "to_tool_choice",
     "with_raw",
 ]
 
@@ -50,28 +50,30 @@ PROVIDER = "foundry-local"
 PARSED = "parsed"
 """Under that name an answer's value stands beside its text, as with LangChain's other models."""
 
-READABLE = {"text", "reasoning", "thinking", "tool_call", "tool_use"}
+TEXT_PARTS = {"text", "reasoning", "thinking", "tool_call", "tool_use"}
 """Blocks that are text, or that stand elsewhere in a message too."""
 
 
-def turns(messages: Iterable[BaseMessage]) -> list[Message]:
+def to_messages(messages: Iterable[BaseMessage]) -> list[Message]:
     """A conversation as the client takes it.
 
     Raises:
         InvalidRequest: A message is of a kind that models here do not read.
     """
-    return [_turn(message) for message in messages]
+    return [_to_message(message) for message in messages]
 
 
-def _turn(message: BaseMessage) -> Message:
-    text = _text(message)
+def _to_message(message: BaseMessage) -> Message:
+    text = _get_text(message)
     match message:
         case HumanMessage():
             return Message("user", text)
         case SystemMessage():
             return Message("system", text)
         case AIMessage():
-            return Message("assistant", text, tool_calls=tuple(map(_call, message.tool_calls)))
+            return Message(
+                "assistant", text, tool_calls=tuple(map(_to_tool_call, message.tool_calls))
+            )
         case ToolMessage():
             return Message("tool", text, tool_call_id=message.tool_call_id)
         case ChatMessage(role=("system" | "user" | "assistant") as role):
@@ -89,11 +91,11 @@ def _turn(message: BaseMessage) -> Message:
             )
 
 
-def _text(message: BaseMessage) -> str:
+def _get_text(message: BaseMessage) -> str:
     content: Any = message.content
     blocks: list[Any] = [] if isinstance(content, str) else content
     kinds = {str(block.get("type")) for block in blocks if not isinstance(block, str)}
-    if unreadable := sorted(kinds - READABLE):
+    if unreadable := sorted(kinds - TEXT_PARTS):
         raise InvalidRequest(
             f"a message has content of the type {unreadable[0]!r}, and only text can be sent",
             field="messages",
@@ -101,31 +103,33 @@ def _text(message: BaseMessage) -> str:
     return str(message.text)
 
 
-def _call(call: LangChainToolCall) -> ToolCall:
+def _to_tool_call(call: LangChainToolCall) -> ToolCall:
     return ToolCall(call["id"] or "", FunctionCall(call["name"], json.dumps(call["args"])))
 
 
-def whole_message(answer: Completion[Any]) -> AIMessage:
+def to_ai_message(completion: Completion[Any]) -> AIMessage:
     """A whole answer."""
     calls: list[LangChainToolCall] = []
     invalid: list[InvalidToolCall] = []
-    for call in answer.tool_calls:
+    for call in completion.tool_calls:
         name, text = call.function.name, call.function.arguments
         try:
             calls.append(tool_call(name=name, args=json.loads(text), id=call.id))
         except ValueError as error:
             invalid.append(invalid_tool_call(name=name, args=text, id=call.id, error=str(error)))
     return AIMessage(
-        content=answer.content,
-        additional_kwargs=_besides(answer.reasoning, answer.refusal, answer.parsed),
+        content=completion.content,
+        additional_kwargs=_additional_kwargs(
+            completion.reasoning, completion.refusal, completion.parsed
+        ),
         tool_calls=calls,
         invalid_tool_calls=invalid,
-        usage_metadata=_usage(answer.usage),
-        response_metadata=_metadata(answer.model, answer.finish_reason),
+        usage_metadata=_to_usage(completion.usage),
+        response_metadata=_make_metadata(completion.model, completion.finish_reason),
     )
 
 
-def chunk_message(chunk: Chunk, index: int) -> AIMessageChunk:
+def to_ai_chunk(chunk: Chunk, index: int) -> AIMessageChunk:
     """A piece of an answer.
 
     Args:
@@ -140,26 +144,26 @@ def chunk_message(chunk: Chunk, index: int) -> AIMessageChunk:
     ]
     message = AIMessageChunk(
         content=chunk.content,
-        additional_kwargs=_besides(chunk.reasoning, chunk.refusal, chunk.parsed),
+        additional_kwargs=_additional_kwargs(chunk.reasoning, chunk.refusal, chunk.parsed),
         tool_call_chunks=calls,
     )
     if chunk.finish_reason is not None and chunk.usage is not None:
-        message.usage_metadata = _usage(chunk.usage)
-        message.response_metadata = _metadata(chunk.model, chunk.finish_reason)
+        message.usage_metadata = _to_usage(chunk.usage)
+        message.response_metadata = _make_metadata(chunk.model, chunk.finish_reason)
         message.chunk_position = "last"
     return message
 
 
-def _besides(reasoning: str, refusal: str, parsed: Any) -> dict[str, Any]:
-    told = {
+def _additional_kwargs(reasoning: str, refusal: str, parsed: Any) -> dict[str, Any]:
+    kwargs = {
         "reasoning_content": reasoning or None,
         "refusal": refusal or None,
         PARSED: parsed,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in kwargs.items() if value is not None}
 
 
-def _usage(usage: Usage) -> UsageMetadata:
+def _to_usage(usage: Usage) -> UsageMetadata:
     return {
         "input_tokens": usage.prompt_tokens,
         "output_tokens": usage.completion_tokens,
@@ -167,11 +171,11 @@ def _usage(usage: Usage) -> UsageMetadata:
     }
 
 
-def _metadata(model: str, finish_reason: FinishReason) -> dict[str, Any]:
+def _make_metadata(model: str, finish_reason: FinishReason) -> dict[str, Any]:
     return {"model_name": model, "finish_reason": finish_reason, "model_provider": PROVIDER}
 
 
-def definition(tool: Any) -> ToolDefinition:
+def to_definition(tool: Any) -> ToolDefinition:
     """What the model is told of a tool."""
     function = convert_to_openai_tool(tool)["function"]
     return ToolDefinition(
@@ -181,9 +185,9 @@ def definition(tool: Any) -> ToolDefinition:
     )
 
 
-def choice(said: str | bool | dict[str, Any] | None) -> str | None:  # noqa: FBT001 - LangChain's own
+def to_tool_choice(tool_choice: str | bool | dict[str, Any] | None) -> str | None:  # noqa: FBT001 - LangChain's own
     """Which tool has to be called, in this package's words."""
-    match said:
+    match tool_choice:
         case True | "any":
             return "required"
         case False | None:
@@ -191,26 +195,26 @@ def choice(said: str | bool | dict[str, Any] | None) -> str | None:  # noqa: FBT
         case {"function": {"name": str(name)}} | str(name):
             return name
         case _:
-            return str(said)
+            return str(tool_choice)
 
 
-def response_model(schema: Any) -> Any:
+def to_response_model(schema: Any) -> Any:
     """The type or JSON schema of what LangChain calls a schema."""
     if isinstance(schema, type) or not hasattr(schema, "get"):
         return schema
     return schema.get("function", schema).get("parameters", schema)
 
 
-def traced(schema: Any) -> dict[str, Any]:
+def add_metadata(schema: Any) -> dict[str, Any]:
     """What LangChain's tracers are told of a schema."""
     try:
-        told: Any = convert_to_json_schema(schema)
+        json_schema: Any = convert_to_json_schema(schema)
     except (ValueError, TypeError):  # of a type that LangChain does not know
-        told = repr(schema)
-    return {"kwargs": {"method": "json_schema"}, "schema": told}
+        json_schema = repr(schema)
+    return {"kwargs": {"method": "json_schema"}, "schema": json_schema}
 
 
-def parsed(message: BaseMessage) -> Any:
+def get_parsed(message: BaseMessage) -> Any:
     """The value of an answer."""
     return message.additional_kwargs.get(PARSED)
 
@@ -218,24 +222,24 @@ def parsed(message: BaseMessage) -> Any:
 def with_raw(model: Runnable[LanguageModelInput, AIMessage]) -> Runnable[LanguageModelInput, Any]:
     """The answer beside its value, and an answer that does not pass beside its error."""
 
-    def call(asked: Any, config: RunnableConfig) -> dict[str, Any]:
+    def invoke(prompt: Any, config: RunnableConfig) -> dict[str, Any]:
         try:
-            return _told(model.invoke(asked, config))
+            return _make_success(model.invoke(prompt, config))
         except StructuredOutputError as error:
-            return _failed(error)
+            return _make_failure(error)
 
-    async def acall(asked: Any, config: RunnableConfig) -> dict[str, Any]:
+    async def ainvoke(prompt: Any, config: RunnableConfig) -> dict[str, Any]:
         try:
-            return _told(await model.ainvoke(asked, config))
+            return _make_success(await model.ainvoke(prompt, config))
         except StructuredOutputError as error:
-            return _failed(error)
+            return _make_failure(error)
 
-    return RunnableLambda(call, acall)
-
-
-def _told(message: BaseMessage) -> dict[str, Any]:
-    return {"raw": message, "parsed": parsed(message), "parsing_error": None}
+    return RunnableLambda(invoke, ainvoke)
 
 
-def _failed(error: StructuredOutputError) -> dict[str, Any]:
+def _make_success(message: BaseMessage) -> dict[str, Any]:
+    return {"raw": message, "parsed": get_parsed(message), "parsing_error": None}
+
+
+def _make_failure(error: StructuredOutputError) -> dict[str, Any]:
     return {"raw": AIMessage(error.partial), "parsed": None, "parsing_error": error}

@@ -15,9 +15,9 @@ import llm
 from llm.parts import StreamEvent, TextPart, ToolCallPart, ToolResultPart
 from pydantic import Field
 
-from foundry_api.engine.models.download_cache import BELOW_DATA, downloaded
-from foundry_api.engine.models.registry_file import registered
-from foundry_api.integrations.client_cache import LoopClients
+from foundry_api.engine.models.download_cache import RELATIVE_PATH, list_downloaded
+from foundry_api.engine.models.registry_file import read_registered
+from foundry_api.integrations.client_cache import LoopClientCache
 from foundry_api.storage.paths import Paths
 from foundry_api.types.errors import FoundryError
 from foundry_api.types.settings import Settings
@@ -42,26 +42,26 @@ log = logging.getLogger("foundry_api")
 DEMO = "demo"
 
 
-class Clients:
+class ClientCache:
     """The clients of the registered models, each made when the first of them is used."""
 
     @cached_property
-    def blocking(self) -> FoundryClient:
+    def sync(self) -> FoundryClient:
         """For the models."""
         from foundry_api import FoundryClient  # noqa: PLC0415 - `llm` imports all plugins always
 
         return FoundryClient()
 
-    async def asynchronous(self) -> FoundryAPIClient:
+    async def get_async(self) -> FoundryAPIClient:
         """For the async models, on the running event loop."""
         from foundry_api import FoundryAPIClient  # noqa: PLC0415 - as above
 
         return await self.loop_clients.get(FoundryAPIClient)
 
     @cached_property
-    def loop_clients(self) -> LoopClients:
+    def loop_clients(self) -> LoopClientCache:
         """The async clients."""
-        return LoopClients()
+        return LoopClientCache()
 
 
 class FoundryModel(llm.Model):
@@ -89,9 +89,9 @@ class FoundryModel(llm.Model):
         seed: int | None = Field(default=None, description="Makes sampling repeatable")
         stop: str | list[str] | None = Field(default=None, description="Text that ends the answer")
 
-    def __init__(self, name: str, clients: Clients) -> None:
+    def __init__(self, name: str, clients: ClientCache) -> None:
         self.model_id = f"foundry/{name}"
-        self._name = name
+        self._model_name = name
         self._clients = clients
 
     def execute(
@@ -103,13 +103,13 @@ class FoundryModel(llm.Model):
     ) -> Iterator[str | StreamEvent]:
         """The answer as it comes, and one of a schema when it has passed."""
         del stream, conversation  # `llm` puts pieces together, and the prompt has the history
-        client, chosen = self._clients.blocking, options(self._name, prompt)
-        if (schema := schema_of(prompt)) is not None:
-            answer = client.chat(turns(prompt), response_model=schema, **chosen)
-            yield from told(answer, response)
+        client, chosen = self._clients.sync, make_options(self._model_name, prompt)
+        if (schema := get_schema(prompt)) is not None:
+            answer = client.chat(to_messages(prompt), response_model=schema, **chosen)
+            yield from to_events(answer, response)
             return
-        for chunk in client.stream_chat(turns(prompt), **chosen):
-            yield from told(chunk, response)
+        for chunk in client.stream_chat(to_messages(prompt), **chosen):
+            yield from to_events(chunk, response)
 
 
 class AsyncFoundryModel(llm.AsyncModel):
@@ -122,9 +122,9 @@ class AsyncFoundryModel(llm.AsyncModel):
     class Options(FoundryModel.Options):
         """As there."""
 
-    def __init__(self, name: str, clients: Clients) -> None:
+    def __init__(self, name: str, clients: ClientCache) -> None:
         self.model_id = f"foundry/{name}"
-        self._name = name
+        self._model_name = name
         self._clients = clients
 
     async def execute(
@@ -136,55 +136,59 @@ class AsyncFoundryModel(llm.AsyncModel):
     ) -> AsyncGenerator[str | StreamEvent, None]:
         """As the other one."""
         del stream, conversation
-        client, chosen = await self._clients.asynchronous(), options(self._name, prompt)
-        if (schema := schema_of(prompt)) is not None:
-            answer = await client.chat(turns(prompt), response_model=schema, **chosen)
-            for event in told(answer, response):
+        client, chosen = await self._clients.get_async(), make_options(self._model_name, prompt)
+        if (schema := get_schema(prompt)) is not None:
+            answer = await client.chat(to_messages(prompt), response_model=schema, **chosen)
+            for event in to_events(answer, response):
                 yield event
             return
-        async for chunk in client.stream_chat(turns(prompt), **chosen):
-            for event in told(chunk, response):
+        async for chunk in client.stream_chat(to_messages(prompt), **chosen):
+            for event in to_events(chunk, response):
                 yield event
 
 
 @llm.hookimpl
 def register_models(register: Callable[..., None]) -> None:
     """Tell `llm` of the models that are here."""
-    clients = Clients()
-    for name in names():
+    clients = ClientCache()
+    for name in list_model_names():
         register(FoundryModel(name, clients), AsyncFoundryModel(name, clients))
 
 
-def names() -> list[str]:
+def list_model_names() -> list[str]:
     """The models that may be asked for, the most likely first.
 
     What is wrong with settings or files is told, and no reason for `llm` to fail: it asks for the
     names at every start, whatever model is wanted.
     """
-    found = [DEMO]
+    model_names = [DEMO]
     try:
         settings = Settings.from_environment()
-        paths = Paths.of(settings.home)
-        found.append(settings.model)
-        found += [each.model_info.alias or each.model_info.id for each in registered(paths)]
-        found += [name.rpartition(":")[0] for name in downloaded(paths.data / BELOW_DATA)]
+        paths = Paths.from_home(settings.home)
+        model_names.append(settings.model)
+        model_names += [
+            entry.model_info.alias or entry.model_info.id for entry in read_registered(paths)
+        ]
+        model_names += [
+            name.rpartition(":")[0] for name in list_downloaded(paths.data / RELATIVE_PATH)
+        ]
     except FileNotFoundError:
         pass  # no engine has run yet
     except (FoundryError, OSError, ValueError) as error:
         log.warning("the models of Foundry Local cannot all be listed: %s", error)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(model_names))
 
 
-def options(name: str, prompt: llm.Prompt) -> ChatOptions:
+def make_options(name: str, prompt: llm.Prompt) -> ChatOptions:
     """The options of a call."""
-    given: Any = {"model": name, **prompt.options.model_dump(exclude_none=True)}
-    chosen: ChatOptions = given
+    arguments: Any = {"model": name, **prompt.options.model_dump(exclude_none=True)}
+    chosen: ChatOptions = arguments
     if prompt.tools:
-        chosen["tools"] = [tool_of(each) for each in prompt.tools]
+        chosen["tools"] = [to_definition(tool) for tool in prompt.tools]
     return chosen
 
 
-def tool_of(tool: Any) -> ToolDefinition:
+def to_definition(tool: Any) -> ToolDefinition:
     """A tool of `llm`, which calls it by itself."""
     from foundry_api import ToolDefinition  # noqa: PLC0415 - as above
 
@@ -193,17 +197,17 @@ def tool_of(tool: Any) -> ToolDefinition:
     )
 
 
-def schema_of(prompt: Any) -> Any:
+def get_schema(prompt: Any) -> Any:
     """The JSON schema that the answer has to follow; None for any answer."""
     return prompt.schema
 
 
-def turns(prompt: llm.Prompt) -> list[Message]:
+def to_messages(prompt: llm.Prompt) -> list[Message]:
     """The conversation, with its history."""
-    return [turn for message in prompt.messages for turn in _turns(message)]
+    return [item for message in prompt.messages for item in _convert_message(message)]
 
 
-def _turns(message: llm.Message) -> Iterator[Message]:
+def _convert_message(message: llm.Message) -> Iterator[Message]:
     from foundry_api import FunctionCall, Message, ToolCall  # noqa: PLC0415 - as above
 
     results = [part for part in message.parts if isinstance(part, ToolResultPart)]
@@ -221,22 +225,22 @@ def _turns(message: llm.Message) -> Iterator[Message]:
     yield Message(role, text, tool_calls=calls)
 
 
-def told(
-    answer: Chunk | Completion[Any], response: llm.Response | llm.AsyncResponse
+def to_events(
+    chunk: Chunk | Completion[Any], response: llm.Response | llm.AsyncResponse
 ) -> Iterator[StreamEvent]:
     """What an answer or a piece of it is to `llm`; its end is noted on the response."""
-    if answer.reasoning:
-        yield StreamEvent(type="reasoning", chunk=answer.reasoning)
-    if answer.content:
-        yield StreamEvent(type="text", chunk=answer.content)
-    for call in answer.tool_calls:
+    if chunk.reasoning:
+        yield StreamEvent(type="reasoning", chunk=chunk.reasoning)
+    if chunk.content:
+        yield StreamEvent(type="text", chunk=chunk.content)
+    for call in chunk.tool_calls:
         name, arguments = call.function.name, call.function.arguments
         response.add_tool_call(llm.ToolCall(name, json.loads(arguments), tool_call_id=call.id))
         yield StreamEvent(type="tool_call_name", chunk=name, tool_call_id=call.id)
         yield StreamEvent(type="tool_call_args", chunk=arguments, tool_call_id=call.id)
-    if answer.usage is None:
+    if chunk.usage is None:
         return
-    response.input_tokens = answer.usage.prompt_tokens
-    response.output_tokens = answer.usage.completion_tokens
-    response.set_resolved_model(answer.model)
-    response.response_json = {"model": answer.model, "finish_reason": answer.finish_reason}
+    response.input_tokens = chunk.usage.prompt_tokens
+    response.output_tokens = chunk.usage.completion_tokens
+    response.set_resolved_model(chunk.model)
+    response.response_json = {"model": chunk.model, "finish_reason": chunk.finish_reason}

@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
     from foundry_api.monitor.types import HealthChanged
 
-__all__ = ["AlertCommand", "AlertWebhook", "Listeners", "told"]
+__all__ = ["AlertCommand", "AlertWebhook", "Notifier", "format_change"]
 
 
 log = logging.getLogger("foundry_api")
 
 WEBHOOK_TIMEOUT_S = 10.0
 COMMAND_TIMEOUT_S = 30.0
-MAX_ANSWER_BYTES = 64 * 1024
+MAX_RESPONSE_BYTES = 64 * 1024
 HTTP_ERROR = 300
 _ENCODER = msgspec.json.Encoder()
 
 
-def told(change: HealthChanged) -> str:
+def format_change(change: HealthChanged) -> str:
     """A change in a sentence, for people."""
     where = change.sample.service or "the service"
     was = "" if change.old == "unknown" else f" (was {change.old})"
@@ -47,7 +47,7 @@ def told(change: HealthChanged) -> str:
     return f"{where} is {change.new}{was}{why}"
 
 
-def _is_news(change: HealthChanged) -> bool:
+def _is_state_change(change: HealthChanged) -> bool:
     """Nobody wants to be woken because a service is well when its monitor starts."""
     return not (change.old == "unknown" and change.new == "healthy")
 
@@ -74,27 +74,27 @@ class AlertWebhook:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = WEBHOOK_TIMEOUT_S,
     ) -> None:
-        self._url = _checked(url)
+        self._url = _check_url(url)
         own = validate_headers("headers", headers, InvalidRequest)
         self._headers = {"Content-Type": "application/json", **own}
-        self._timeout_s = _seconds(timeout_s)
+        self._timeout_s = _check_seconds(timeout_s)
 
     def __repr__(self) -> str:
         return f"AlertWebhook({get_origin(self._url)}/…)"
 
     async def __call__(self, change: HealthChanged) -> None:
         """Post a change."""
-        if not _is_news(change):
+        if not _is_state_change(change):
             return
         # aiohttp takes 0.2 s to import, which a monitor without a webhook need not wait for.
         from foundry_api.wire.http import HttpTransport  # noqa: PLC0415
 
-        body = _ENCODER.encode({**msgspec.structs.asdict(change), "text": told(change)})
+        body = _ENCODER.encode({**msgspec.structs.asdict(change), "text": format_change(change)})
         request = Request("POST", self._url, self._headers, body)
         transport = HttpTransport(self._timeout_s)
         try:
             reply = await fetch(
-                transport, request, timeout_s=self._timeout_s, max_bytes=MAX_ANSWER_BYTES
+                transport, request, timeout_s=self._timeout_s, max_bytes=MAX_RESPONSE_BYTES
             )
             if reply.status >= HTTP_ERROR:
                 log.warning("the webhook at %s answered %d", get_origin(self._url), reply.status)
@@ -105,7 +105,7 @@ class AlertWebhook:
             await transport.aclose()
 
 
-def _seconds(value: object) -> float:
+def _check_seconds(value: object) -> float:
     seconds = as_float(value)
     if seconds is None or not 0 < seconds < math.inf:
         raise InvalidRequest(
@@ -114,7 +114,7 @@ def _seconds(value: object) -> float:
     return seconds
 
 
-def _checked(value: object) -> str:
+def _check_url(value: object) -> str:
     """The address of a webhook, which no error shows: it may be a secret."""
     url = as_text(value)
     if url is None:
@@ -163,21 +163,21 @@ class AlertCommand:
                 field="command",
             )
         self._command = [word for word in words if word is not None]
-        self._timeout_s = _seconds(timeout_s)
+        self._timeout_s = _check_seconds(timeout_s)
 
     def __repr__(self) -> str:
         return f"AlertCommand({self._command[0]!r}, …)"
 
     async def __call__(self, change: HealthChanged) -> None:
         """Run it for a change."""
-        if not _is_news(change):
+        if not _is_state_change(change):
             return
         name = self._command[0]
         with tempfile.TemporaryFile() as facts:
             facts.write(_ENCODER.encode(change))
             facts.seek(0)
             try:
-                process = self._started(facts, change)
+                process = self._start(facts, change)
             except (OSError, ValueError) as error:
                 log.warning("the alert command %s cannot be run: %s", name, error)
                 return
@@ -193,29 +193,29 @@ class AlertCommand:
                 process.kill()
                 process.wait()
 
-    def _started(self, facts: IO[bytes], change: HealthChanged) -> subprocess.Popen[bytes]:
+    def _start(self, payload: IO[bytes], change: HealthChanged) -> subprocess.Popen[bytes]:
         return subprocess.Popen(  # noqa: S603 - the user's own program, without a shell
             self._command,
-            stdin=facts,
+            stdin=payload,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, **_facts(change)},
-            creationflags=_no_window(),
+            env={**os.environ, **_make_environment(change)},
+            creationflags=_get_creation_flags(),
         )
 
 
-def _facts(change: HealthChanged) -> dict[str, str]:
+def _make_environment(change: HealthChanged) -> dict[str, str]:
     facts = {
         "OLD": change.old,
         "NEW": change.new,
         "REASON": change.reason,
         "SERVICE": change.sample.service or "",
-        "TEXT": told(change),
+        "TEXT": format_change(change),
     }
     return {f"FOUNDRY_HEALTH_{name}": value.replace("\0", "") for name, value in facts.items()}
 
 
-def _no_window() -> int:
+def _get_creation_flags() -> int:
     if sys.platform == "win32":
         return subprocess.CREATE_NO_WINDOW
     return 0
@@ -229,7 +229,7 @@ GRACE_S = 5.0
 """For the alerts that are under way when a monitor ends."""
 
 
-class Listeners:
+class Notifier:
     """Whoever wants to hear of changes. None of them can delay or end the monitor.
 
     A function is called at once; what it gives back, if that can be awaited, goes on beside the
@@ -238,7 +238,7 @@ class Listeners:
 
     def __init__(self, *listeners: Listener) -> None:
         self._listeners: dict[object, Listener] = {}
-        self._last: dict[object, asyncio.Task[None]] = {}
+        self._last_tasks: dict[object, asyncio.Task[None]] = {}
         for listener in listeners:
             self.add(listener)
 
@@ -252,22 +252,22 @@ class Listeners:
 
         return remove
 
-    def tell(self, change: HealthChanged) -> None:
+    def notify(self, change: HealthChanged) -> None:
         """Tell everybody."""
         for key, listener in list(self._listeners.items()):
             try:
-                going_on = listener(change)
+                pending = listener(change)
             except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException:
                 log.exception("a listener failed on %s -> %s", change.old, change.new)
                 continue
-            if isawaitable(going_on):
-                self._await(key, going_on)
+            if isawaitable(pending):
+                self._start_task(key, pending)
 
     async def aclose(self) -> None:
         """Wait for what is under way, a moment long."""
-        tasks = set(self._last.values())
+        tasks = set(self._last_tasks.values())
         if not tasks:
             return
         _, late = await asyncio.wait(tasks, timeout=GRACE_S)
@@ -277,23 +277,23 @@ class Listeners:
             log.warning("%d alerts were given up, because the monitor ended", len(late))
             await asyncio.wait(late)
 
-    def _await(self, key: object, going_on: Awaitable[object]) -> None:
-        before = self._last.get(key)
-        task = asyncio.create_task(_after(before, going_on), context=contextvars.Context())
-        self._last[key] = task
-        task.add_done_callback(lambda done: self._over(key, done))
+    def _start_task(self, key: object, pending: Awaitable[object]) -> None:
+        previous = self._last_tasks.get(key)
+        task = asyncio.create_task(_run_after(previous, pending), context=contextvars.Context())
+        self._last_tasks[key] = task
+        task.add_done_callback(lambda finished: self._on_done(key, finished))
 
-    def _over(self, key: object, done: asyncio.Task[None]) -> None:
-        if self._last.get(key) is done:
-            del self._last[key]
+    def _on_done(self, key: object, task: asyncio.Task[None]) -> None:
+        if self._last_tasks.get(key) is task:
+            del self._last_tasks[key]
 
 
-async def _after(before: asyncio.Task[None] | None, going_on: Awaitable[object]) -> None:
-    if before is not None:
-        await asyncio.wait({before})
+async def _run_after(previous: asyncio.Task[None] | None, pending: Awaitable[object]) -> None:
+    if previous is not None:
+        await asyncio.wait({previous})
     code = UserCode()
     try:
-        await going_on
+        await pending
     except BaseException as error:
         if not code.is_own_failure(error):
             raise

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from foundry_api.core.call import CallContext, CallRequest
 from foundry_api.core.chat import make_chat_call
-from foundry_api.core.service_pool import Service, Services
+from foundry_api.core.service_pool import ServiceHandle, ServicePool
 from foundry_api.monitor.types import Canary
 from foundry_api.resilience.backoff import Backoff
 from foundry_api.resilience.breaker import CircuitBreaker
@@ -18,7 +18,7 @@ from foundry_api.resilience.latency import Latencies
 from foundry_api.resilience.limiter import Limiter
 from foundry_api.resilience.retry import Retry, RetryBudget
 from foundry_api.types.errors import FoundryError
-from foundry_api.types.events import CallStarted, Events
+from foundry_api.types.events import CallStarted, EventBus
 from foundry_api.types.messages import ChatRequest, Message
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from foundry_api.monitor.types import Traffic
     from foundry_api.types.messages import Completion
 
-__all__ = ["CanaryKeeper", "completion"]
+__all__ = ["CanaryRunner", "complete"]
 
-TOKENS = 4
+MAX_TOKENS = 4
 PROMPT = "Say yes."
 
 
-class CanaryKeeper:
+class CanaryRunner:
     """Decides when a canary is due, makes it beside everything else, and remembers how it went.
 
     It takes no turn of the limiter's, and is made only while a turn is free and nobody waits. A
@@ -56,12 +56,12 @@ class CanaryKeeper:
 
     def __init__(
         self,
-        service: Service,
-        events: Events,
+        service: ServiceHandle,
+        events: EventBus,
         *,
         every: int,
         timeout_s: float,
-        clock: Callable[[], float] = time.time,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.last: Canary | None = None
         self.failure: Canary | None = None
@@ -70,11 +70,11 @@ class CanaryKeeper:
         self._events = events
         self._every = every
         self._timeout_s = timeout_s
-        self._clock = clock
-        self._looks_left = 0
+        self._wall_clock = wall_clock
+        self._samples_left = 0
         self._task: asyncio.Task[None] | None = None
 
-    def looked(self, connection: Connection, model: str, traffic: Traffic) -> None:
+    def on_sample(self, connection: Connection, model: str, traffic: Traffic) -> None:
         """Make one if it is due, now that a look was answered. It goes on in a task of its own.
 
         Args:
@@ -82,24 +82,24 @@ class CanaryKeeper:
             model: Id of a model in memory; empty if there is none.
             traffic: What the client's own calls came to since the look before.
         """
-        self._looks_left -= 1
+        self._samples_left -= 1
         if traffic.answered:
-            self._tell(Canary(outcome="traffic", at=self._clock()))
-        elif self._looks_left <= 0 and self._task is None:
-            if hindrance := self._hindrance(model):
-                self._tell(Canary(outcome="skipped", detail=hindrance, at=self._clock()))
+            self._record(Canary(outcome="traffic", at=self._wall_clock()))
+        elif self._samples_left <= 0 and self._task is None:
+            if skip_reason := self._skip_reason(model):
+                self._record(Canary(outcome="skipped", detail=skip_reason, at=self._wall_clock()))
             else:
-                making = self._make(connection, model)
+                making = self._run(connection, model)
                 # A deadline around whoever started the monitor is not the canary's.
                 self._task = asyncio.create_task(making, context=contextvars.Context())
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """What was proven was another process."""
         self.last = self.failure = None
         self.proven = False
-        self._looks_left = 0
+        self._samples_left = 0
 
-    async def done(self) -> None:
+    async def wait_finished(self) -> None:
         """Wait for the one that is under way, if any."""
         if self._task is not None:
             await asyncio.wait({self._task})
@@ -111,24 +111,24 @@ class CanaryKeeper:
             task.cancel()
             await asyncio.wait({task})
 
-    def _hindrance(self, model: str) -> str:
+    def _skip_reason(self, model: str) -> str:
         limiter = self._service.limiter.statistics()
         if limiter.queued or limiter.in_flight >= limiter.limit:
             return "callers have every turn"
         return "" if model else "no model is in memory"
 
-    async def _make(self, connection: Connection, model: str) -> None:
+    async def _run(self, connection: Connection, model: str) -> None:
         gave_way = asyncio.Event()
         unsubscribe = self._events.subscribe(lambda _: gave_way.set(), CallStarted)
-        call = asyncio.create_task(completion(connection, model, self._timeout_s))
+        call = asyncio.create_task(complete(connection, model, self._timeout_s))
         caller = asyncio.create_task(gave_way.wait())
         try:
             await asyncio.wait({call, caller}, return_when=asyncio.FIRST_COMPLETED)
             if call.done():
-                self._tell(_told(call, model, self._clock()))
+                self._record(_to_canary(call, model, self._wall_clock()))
             else:
                 detail = "a call began, which goes first"
-                self._tell(Canary(outcome="skipped", detail=detail, at=self._clock()))
+                self._record(Canary(outcome="skipped", detail=detail, at=self._wall_clock()))
         finally:
             unsubscribe()
             self._task = None
@@ -136,16 +136,16 @@ class CanaryKeeper:
                 task.cancel()
             await asyncio.wait({call, caller})
 
-    def _tell(self, canary: Canary) -> None:
+    def _record(self, canary: Canary) -> None:
         self.last = canary
         passed = canary.outcome in {"answered", "traffic"}
-        self._looks_left = self._every if passed else 1
+        self._samples_left = self._every if passed else 1
         if canary.outcome != "skipped":
             self.proven = passed
             self.failure = None if passed else canary
 
 
-def _told(call: asyncio.Task[Completion], model: str, at: float) -> Canary:
+def _to_canary(call: asyncio.Task[Completion], model: str, at: float) -> Canary:
     try:
         timings = call.result().timings
     except FoundryError as error:
@@ -162,7 +162,7 @@ def _told(call: asyncio.Task[Completion], model: str, at: float) -> Canary:
     )
 
 
-async def completion(connection: Connection, model: str, timeout_s: float) -> Completion:
+async def complete(connection: Connection, model: str, timeout_s: float) -> Completion:
     """A few tokens from a service, past the guards of the client, and unseen by its metrics.
 
     Args:
@@ -174,22 +174,24 @@ async def completion(connection: Connection, model: str, timeout_s: float) -> Co
         FoundryError: There was no answer, or not in time.
     """
 
-    async def connected() -> Connection:
+    async def get_connection() -> Connection:
         return connection
 
-    service = Service(
-        connection.endpoint.base_url, connected, lambda: None, CircuitBreaker(), Limiter()
+    service = ServiceHandle(
+        connection.endpoint.base_url, get_connection, lambda: None, CircuitBreaker(), Limiter()
     )
     tools = CallContext(
-        services=Services([service], lambda: service),
+        services=ServicePool([service], lambda: service),
         retry=Retry(0, Backoff(base_s=0.1, cap_s=1.0), RetryBudget()),
-        events=Events(),
+        events=EventBus(),
         latencies=Latencies(),
         closed=lambda: False,
     )
     order = CallRequest(
         models=(model,),
-        request=ChatRequest(messages=(Message("user", PROMPT),), max_tokens=TOKENS, temperature=0),
+        request=ChatRequest(
+            messages=(Message("user", PROMPT),), max_tokens=MAX_TOKENS, temperature=0
+        ),
         timeout_s=timeout_s,
         deadline=Deadline.after(timeout_s),
     )

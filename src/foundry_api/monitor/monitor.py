@@ -11,9 +11,9 @@ from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, cast
 
-from foundry_api.monitor.alerts import AlertCommand, AlertWebhook, Listeners
+from foundry_api.monitor.alerts import AlertCommand, AlertWebhook, Notifier
 from foundry_api.monitor.health import HealthStatus
-from foundry_api.monitor.sampler import Sampler, TrafficMeter
+from foundry_api.monitor.sampler import Sampler, TrafficCounter
 from foundry_api.monitor.state import Hysteresis
 from foundry_api.monitor.summary import HealthSummary, summarise
 from foundry_api.monitor.types import Canary, HealthChanged, HealthSample, HealthState, Traffic
@@ -26,8 +26,8 @@ from foundry_api.types.values import as_float, as_int, as_path, format_value
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
-    from foundry_api.monitor.sampler import Watched
-    from foundry_api.monitor.state import Turn
+    from foundry_api.monitor.sampler import MonitorTarget
+    from foundry_api.monitor.state import Transition
     from foundry_api.monitor.store import StoreWriter
 
 __all__ = [
@@ -46,15 +46,15 @@ __all__ = [
 
 log = logging.getLogger("foundry_api")
 
-LOOK_TIMEOUT_S = 2.0
-HURRY_S = 0.2
+PROBE_TIMEOUT_S = 2.0
+FAST_INTERVAL_S = 0.2
 """Between two looks while somebody waits for the service."""
 
-RING = 720
-QUEUE = 1_000
+HISTORY_SIZE = 720
+QUEUE_SIZE = 1_000
 """Samples kept for an iterating caller who is slow; beyond that he misses the oldest."""
 
-SECONDS_A_DAY = 86_400
+SECONDS_PER_DAY = 86_400
 
 
 class HealthMonitor:
@@ -94,7 +94,7 @@ class HealthMonitor:
 
     def __init__(
         self,
-        client: Watched,
+        client: MonitorTarget,
         *,
         interval: float = 5.0,
         timeout: float | None = None,
@@ -102,15 +102,15 @@ class HealthMonitor:
         canary_every: int = 0,
         canary_timeout: float = 30.0,
         hysteresis: Hysteresis | None = None,
-        history: int | Path | str = RING,
+        history: int | Path | str = HISTORY_SIZE,
         keep_days: float = 7.0,
         alerts: Iterable[Callable[[HealthChanged], object]] = (),
     ) -> None:
-        interval = _seconds("interval", interval)
-        timeout = min(LOOK_TIMEOUT_S, interval) if timeout is None else timeout
-        timeout = _seconds("timeout", timeout, at_most=interval)
-        canary_timeout = _seconds("canary_timeout", canary_timeout)
-        keep_days = _seconds("keep_days", keep_days)
+        interval = _check_seconds("interval", interval)
+        timeout = min(PROBE_TIMEOUT_S, interval) if timeout is None else timeout
+        timeout = _check_seconds("timeout", timeout, at_most=interval)
+        canary_timeout = _check_seconds("canary_timeout", canary_timeout)
+        keep_days = _check_seconds("keep_days", keep_days)
         looks = as_int(canary_every)
         if looks is None or looks < 0:
             raise InvalidRequest(
@@ -118,7 +118,7 @@ class HealthMonitor:
                 "more",
                 field="canary_every",
             )
-        size, path = _history(history)
+        size, path = _parse_history(history)
         several = check_several("models", models, "a list of names")
         names = [check_name(f"models[{index}]", name) for index, name in enumerate(several)]
         if hysteresis is not None and not isinstance(cast("object", hysteresis), Hysteresis):
@@ -134,7 +134,7 @@ class HealthMonitor:
                 )
         self._client = client
         self._interval_s = interval
-        self._traffic = TrafficMeter(self._is_elsewhere)
+        self._traffic = TrafficCounter(self._is_other_service)
         self._sampler = Sampler(
             client,
             self._traffic,
@@ -146,16 +146,19 @@ class HealthMonitor:
             hysteresis=hysteresis or Hysteresis(),
         )
         self._path = path
-        self._keep_s = keep_days * SECONDS_A_DAY
+        self._keep_s = keep_days * SECONDS_PER_DAY
         self._history: deque[HealthSample] = deque(maxlen=size)
-        self._listeners = Listeners(*listeners)
+        self._notifier = Notifier(*listeners)
         self._queues: set[asyncio.Queue[HealthSample | None]] = set()
         self._users = 0
         self._waiting = 0
         self._closed = False
         self._wake = asyncio.Event()
-        self._doors: tuple[asyncio.AbstractEventLoop | None, asyncio.Lock] = None, asyncio.Lock()
-        self._running = AsyncExitStack()
+        self._loop_lock: tuple[asyncio.AbstractEventLoop | None, asyncio.Lock] = (
+            None,
+            asyncio.Lock(),
+        )
+        self._background = AsyncExitStack()
         self._store: StoreWriter | None = None
 
     @property
@@ -184,7 +187,7 @@ class HealthMonitor:
             callback: A function, which must not block, or a coroutine function. One that fails is
                 logged.
         """
-        return self._listeners.add(callback)
+        return self._notifier.add(callback)
 
     async def check(self) -> HealthSample:
         """Look once, with a canary if one is due, and remember it.
@@ -192,7 +195,7 @@ class HealthMonitor:
         Raises:
             ClientClosed: The client was closed.
         """
-        return await self._look(waits=True)
+        return await self._take_sample(wait_for_canary=True)
 
     async def samples(self) -> AsyncGenerator[HealthSample]:
         """Every look from now on. The monitor runs for as long as the caller iterates.
@@ -228,7 +231,7 @@ class HealthMonitor:
                 f"timeout is {format_value(timeout)}, not a number of seconds", field="timeout"
             )
         if limit_s <= 0:
-            raise self._not_ready(limit_s)
+            raise self._make_timeout_error(limit_s)
         scope = asyncio.timeout(limit_s)
         self._waiting += 1
         self._wake.set()
@@ -239,7 +242,7 @@ class HealthMonitor:
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            raise self._not_ready(limit_s) from error
+            raise self._make_timeout_error(limit_s) from error
         finally:
             self._waiting -= 1
         return sample
@@ -250,32 +253,32 @@ class HealthMonitor:
         Raises:
             ConfigurationError: The file for the history cannot be used.
         """
-        async with self._door():
+        async with self._get_lock():
             if not self._users:
-                self._running = await self._begun()
+                self._background = await self._start_background()
             self._users += 1
         return self
 
     async def __aexit__(self, *failure: object) -> None:
-        async with self._door():
+        async with self._get_lock():
             self._users -= 1
             if not self._users:
-                await self._running.aclose()
+                await self._background.aclose()
 
-    def _door(self) -> asyncio.Lock:
+    def _get_lock(self) -> asyncio.Lock:
         """Lets one in or out at a time; on one event loop after another it is another door."""
         loop = asyncio.get_running_loop()
-        if self._doors[0] is not loop:
-            self._doors = loop, asyncio.Lock()
-        return self._doors[1]
+        if self._loop_lock[0] is not loop:
+            self._loop_lock = loop, asyncio.Lock()
+        return self._loop_lock[1]
 
-    async def _begun(self) -> AsyncExitStack:
+    async def _start_background(self) -> AsyncExitStack:
         """What runs in the background, which ends in the reverse order."""
         async with AsyncExitStack() as stack:
             self._closed, self._wake = False, asyncio.Event()
             if self._path is not None:
                 await self._open_store(self._path, stack)
-            stack.push_async_callback(self._listeners.aclose)
+            stack.push_async_callback(self._notifier.aclose)
             stack.push_async_callback(self._sampler.aclose)
             stack.callback(self._client.events.subscribe(self._traffic, FirstToken, CallEnded))
             # A deadline around whoever starts the monitor is not the monitor's.
@@ -304,10 +307,10 @@ class HealthMonitor:
         code = UserCode()
         while True:
             try:
-                await self._look(waits=False)
+                await self._take_sample(wait_for_canary=False)
             except ClientClosed:
                 self._closed = True
-                self._tell_all(None)
+                self._publish(None)
                 return
             except BaseException as error:
                 if not code.is_own_failure(error):
@@ -320,7 +323,7 @@ class HealthMonitor:
         """Wait for the time of the next look, which is sooner while somebody waits for it."""
         loop = asyncio.get_running_loop()
         while True:
-            step_s = min(HURRY_S, self._interval_s) if self._waiting else self._interval_s
+            step_s = min(FAST_INTERVAL_S, self._interval_s) if self._waiting else self._interval_s
             due = max(started + step_s, loop.time())
             self._wake.clear()
             try:
@@ -329,60 +332,60 @@ class HealthMonitor:
             except TimeoutError:
                 return due
 
-    async def _look(self, *, waits: bool) -> HealthSample:
-        sample, turn = await self._sampler.sample(waits=waits)
+    async def _take_sample(self, *, wait_for_canary: bool) -> HealthSample:
+        sample, transition = await self._sampler.sample(wait_for_canary=wait_for_canary)
         self._history.append(sample)
         if self._store is not None:
             self._store.add(sample)
-        self._tell_all(sample)
-        if turn is not None:
-            self._changed(turn, sample)
+        self._publish(sample)
+        if transition is not None:
+            self._notify_change(transition, sample)
         return sample
 
-    def _changed(self, turn: Turn, sample: HealthSample) -> None:
-        reason = sample.detail or ("" if turn.old == "unknown" else "it answers again")
-        self._listeners.tell(
+    def _notify_change(self, transition: Transition, sample: HealthSample) -> None:
+        reason = sample.detail or ("" if transition.old == "unknown" else "it answers again")
+        self._notifier.notify(
             HealthChanged(
-                old=turn.old,
-                new=turn.new,
-                since=turn.since,
+                old=transition.old,
+                new=transition.new,
+                since=transition.since,
                 at=sample.checked_at,
                 reason=reason,
                 sample=sample,
             )
         )
 
-    def _tell_all(self, sample: HealthSample | None) -> None:
+    def _publish(self, sample: HealthSample | None) -> None:
         for queue in self._queues:
-            if queue.qsize() >= QUEUE:
+            if queue.qsize() >= QUEUE_SIZE:
                 queue.get_nowait()
             queue.put_nowait(sample)
 
-    def _not_ready(self, timeout_s: float) -> CallTimeout:
+    def _make_timeout_error(self, timeout_s: float) -> CallTimeout:
         last = self.status
         return CallTimeout(
-            f"the service was not ready within {timeout_s:g} s: {_seen(last)}",
+            f"the service was not ready within {timeout_s:g} s: {_describe_last(last)}",
             limit_s=timeout_s,
             stage="waiting for the service to be ready",
             hint=last.detail if last else "",
             service=last.service if last else None,
         )
 
-    def _is_elsewhere(self, service: str | None) -> bool:
-        return service in {other.name for other in self._client.services[1:]}
+    def _is_other_service(self, service: str | None) -> bool:
+        return service in {candidate.name for candidate in self._client.services[1:]}
 
 
-def _seen(last: HealthSample | None) -> str:
+def _describe_last(last: HealthSample | None) -> str:
     """What a look saw, for somebody who waits for more."""
     if last is None:
         return "it is still being looked for or started"
-    seen = f"it was {last.status} in the end"
+    description = f"it was {last.status} in the end"
     if last.canary is not None and last.canary.outcome == "skipped":
-        return f"{seen}, and no canary was made, because {last.canary.detail}"
-    return seen
+        return f"{description}, and no canary was made, because {last.canary.detail}"
+    return description
 
 
-def _seconds(name: str, value: object, *, at_most: float = float("inf")) -> float:
+def _check_seconds(name: str, value: object, *, at_most: float = float("inf")) -> float:
     seconds = as_float(value)
     if seconds is None or not 0 < seconds <= at_most:
         bound = "" if at_most == float("inf") else f" and at most the interval, {at_most:g}"
@@ -392,10 +395,10 @@ def _seconds(name: str, value: object, *, at_most: float = float("inf")) -> floa
     return seconds
 
 
-def _history(history: object) -> tuple[int, Path | None]:
+def _parse_history(history: object) -> tuple[int, Path | None]:
     """How many looks to remember, and the file to keep them in, if there is to be one."""
     if (path := as_path(history)) is not None:
-        return RING, Path(path)
+        return HISTORY_SIZE, Path(path)
     size = as_int(history)
     if size is None or size < 1:
         raise InvalidRequest(

@@ -11,7 +11,7 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ProcessFacts", "ProcessGauge", "Restarts"]
+__all__ = ["ProcessFacts", "ProcessProbe", "RestartCounter"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,55 +34,57 @@ class ProcessFacts:
     cpu_percent: float | None = None
 
 
-class ProcessGauge:
+class ProcessProbe:
     """Reads what a process uses, again and again. It blocks for a moment: call it in a thread.
 
     Args:
         clock: Seconds of a monotonic clock.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
+    def __init__(self, monotonic: Callable[[], float] = time.perf_counter) -> None:
+        self._monotonic = monotonic
         self._process: psutil.Process | None = None
-        self._before: tuple[float, float] | None = None
+        self._previous: tuple[float, float] | None = None
 
     def read(self, pid: int) -> ProcessFacts | None:
         """The facts of a process; None where it is gone or not ours to see."""
         try:
-            return self._read(self._of(pid))
+            return self._read(self._get_process(pid))
         except (psutil.Error, ValueError, OverflowError):  # what a service tells may be no number
-            self._process = self._before = None
+            self._process = self._previous = None
             return None
 
-    def _of(self, pid: int) -> psutil.Process:
+    def _get_process(self, pid: int) -> psutil.Process:
         process = self._process
         if process is None or process.pid != pid or not process.is_running():
             process = self._process = psutil.Process(pid)
-            self._before = None
+            self._previous = None
         return process
 
     def _read(self, process: psutil.Process) -> ProcessFacts:
         with process.oneshot():
-            times, now = process.cpu_times(), self._clock()
+            times, now = process.cpu_times(), self._monotonic()
             memory_bytes, threads = process.memory_info().rss, process.num_threads()
         used_s = times.user + times.system
-        before, self._before = self._before, (used_s, now)
+        before, self._previous = self._previous, (used_s, now)
         return ProcessFacts(
             pid=process.pid,
             started_at=process.create_time(),
             memory_bytes=memory_bytes,
             threads=threads,
-            cpu_percent=_percent(before, used_s, now),
+            cpu_percent=_compute_percent(before, used_s, now),
         )
 
 
-def _percent(before: tuple[float, float] | None, used_s: float, now: float) -> float | None:
-    if before is None or now <= before[1]:
+def _compute_percent(
+    previous: tuple[float, float] | None, used_s: float, now: float
+) -> float | None:
+    if previous is None or now <= previous[1]:
         return None
-    return max(0.0, 100 * (used_s - before[0]) / (now - before[1]))
+    return max(0.0, 100 * (used_s - previous[0]) / (now - previous[1]))
 
 
-class Restarts:
+class RestartCounter:
     """Counts how often another process took the place of the one before.
 
     Attributes:
@@ -94,7 +96,7 @@ class Restarts:
         self._pid: int | None = None
         self._started_at: float | None = None
 
-    def saw(self, pid: int | None, started_at: float | None) -> None:
+    def update(self, pid: int | None, started_at: float | None) -> None:
         """Take note of the process that answered; None for what is not known of it."""
         if pid is None:
             return

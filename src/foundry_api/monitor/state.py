@@ -12,14 +12,14 @@ from foundry_api.types.values import as_int, format_value
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from foundry_api.monitor.probe import Look
+    from foundry_api.monitor.probe import ProbeResult
     from foundry_api.monitor.types import Canary, HealthState
     from foundry_api.resilience.breaker import BreakerStatistics
 
-__all__ = ["Hysteresis", "StateMachine", "Turn", "Verdict", "judge"]
+__all__ = ["Hysteresis", "StateMachine", "Status", "Transition", "evaluate"]
 
 
-Verdict = Literal["healthy", "degraded", "down"]
+Status = Literal["healthy", "degraded", "down"]
 
 _RANK = {"healthy": 0, "degraded": 1, "down": 2, "unknown": 3}
 
@@ -53,7 +53,7 @@ class Hysteresis:
             object.__setattr__(self, name, number)
 
 
-class Turn(NamedTuple):
+class Transition(NamedTuple):
     """A change of state.
 
     Attributes:
@@ -81,75 +81,75 @@ class StateMachine:
         self.state: HealthState = "unknown"
         self._needs = hysteresis
         needed = (hysteresis.down_after, hysteresis.degraded_after, hysteresis.recover_after)
-        self._looks: deque[tuple[Verdict, float]] = deque(maxlen=max(needed))
+        self._statuses: deque[tuple[Status, float]] = deque(maxlen=max(needed))
 
-    def saw(self, verdict: Verdict, at: float) -> Turn | None:
+    def update(self, status: Status, at: float) -> Transition | None:
         """Take a look into account; the change that it led to, if any.
 
         Args:
-            verdict: What it saw.
+            status: What it saw.
             at: When, in seconds; later than the look before.
         """
-        self._looks.append((verdict, at))
-        new, belongs = self._settled()
+        self._statuses.append((status, at))
+        new, matches = self._next_state()
         if new == self.state:
             return None
-        turn = Turn(self.state, new, self._first(belongs))
+        transition = Transition(self.state, new, self._get_first_time(matches))
         self.state = new
-        return turn
+        return transition
 
-    def _settled(self) -> tuple[HealthState, Callable[[Verdict], bool]]:
+    def _next_state(self) -> tuple[HealthState, Callable[[Status], bool]]:
         """The state after the looks so far, and what tells the looks that speak for it."""
         needs, rank = self._needs, _RANK[self.state]
-        if self._last(needs.down_after, _is_down):
+        if self._all_last(needs.down_after, _is_down):
             return "down", _is_down
         if self.state in {"unknown", "healthy"} and self._is_degraded():
             return "degraded", _is_bad
         if self.state == "unknown":
-            return ("healthy" if self._last(1, _is_healthy) else "unknown"), _is_healthy
+            return ("healthy" if self._all_last(1, _is_healthy) else "unknown"), _is_healthy
 
-        def is_better(verdict: Verdict) -> bool:
-            return _RANK[verdict] < rank
+        def is_better(status: Status) -> bool:
+            return _RANK[status] < rank
 
-        if self._last(needs.recover_after, is_better):
-            return max(self._newest(needs.recover_after), key=_RANK.__getitem__), is_better
+        if self._all_last(needs.recover_after, is_better):
+            return max(self._get_newest(needs.recover_after), key=_RANK.__getitem__), is_better
         return self.state, is_better
 
     def _is_degraded(self) -> bool:
         """Without an answer at all it is on its way down, which may take more looks."""
         count = self._needs.degraded_after
-        return self._last(count, _is_bad) and not self._last(count, _is_down)
+        return self._all_last(count, _is_bad) and not self._all_last(count, _is_down)
 
-    def _last(self, count: int, belongs: Callable[[Verdict], bool]) -> bool:
-        looks = self._newest(count)
-        return len(looks) == count and all(map(belongs, looks))
+    def _all_last(self, count: int, matches: Callable[[Status], bool]) -> bool:
+        newest = self._get_newest(count)
+        return len(newest) == count and all(map(matches, newest))
 
-    def _newest(self, count: int) -> list[Verdict]:
-        verdicts: list[Verdict] = [verdict for verdict, _ in self._looks]
-        return verdicts[-count:]
+    def _get_newest(self, count: int) -> list[Status]:
+        statuses: list[Status] = [status for status, _ in self._statuses]
+        return statuses[-count:]
 
-    def _first(self, belongs: Callable[[Verdict], bool]) -> float:
-        since = self._looks[-1][1]
-        for verdict, at in reversed(self._looks):
-            if not belongs(verdict):
+    def _get_first_time(self, matches: Callable[[Status], bool]) -> float:
+        since = self._statuses[-1][1]
+        for status, at in reversed(self._statuses):
+            if not matches(status):
                 break
             since = at
         return since
 
 
-def _is_down(verdict: Verdict) -> bool:
-    return verdict == "down"
+def _is_down(status: Status) -> bool:
+    return status == "down"
 
 
-def _is_bad(verdict: Verdict) -> bool:
-    return verdict != "healthy"
+def _is_bad(status: Status) -> bool:
+    return status != "healthy"
 
 
-def _is_healthy(verdict: Verdict) -> bool:
-    return verdict == "healthy"
+def _is_healthy(status: Status) -> bool:
+    return status == "healthy"
 
 
-class VerdictVerdict(NamedTuple):
+class Evaluation(NamedTuple):
     """What a look comes to.
 
     Attributes:
@@ -163,34 +163,42 @@ class VerdictVerdict(NamedTuple):
     detail: str
 
 
-def judge(
-    look: Look, missing: tuple[str, ...], failure: Canary | None, breaker: BreakerStatistics
-) -> VerdictVerdict:
+def evaluate(
+    result: ProbeResult,
+    missing: tuple[str, ...],
+    failure: Canary | None,
+    breaker: BreakerStatistics,
+) -> Evaluation:
     """Judge a look.
 
     Args:
-        look: What it saw.
+        result: What it saw.
         missing: Names of wanted models that are not in memory.
         failure: The canary that failed, if none was answered since.
         breaker: The client's circuit breaker for the service.
     """
-    if look.error is not None:
+    if result.error is not None:
         # What answers, though not to this client, is not down: a missing key, a foreign generation.
-        down = isinstance(look.error, ServiceError)
-        return VerdictVerdict("down" if down else "degraded", ready=False, detail=str(look.error))
-    wrong = list(_wrong(look, missing, failure, breaker))
-    known = look.loaded is not None or not missing
-    return VerdictVerdict(
-        "degraded" if wrong else "healthy", ready=known and not wrong, detail=" ".join(wrong)
+        down = isinstance(result.error, ServiceError)
+        return Evaluation("down" if down else "degraded", ready=False, detail=str(result.error))
+    problems = list(_find_problems(result, missing, failure, breaker))
+    models_known = result.loaded is not None or not missing
+    return Evaluation(
+        "degraded" if problems else "healthy",
+        ready=models_known and not problems,
+        detail=" ".join(problems),
     )
 
 
-def _wrong(
-    look: Look, missing: tuple[str, ...], failure: Canary | None, breaker: BreakerStatistics
+def _find_problems(
+    result: ProbeResult,
+    missing: tuple[str, ...],
+    failure: Canary | None,
+    breaker: BreakerStatistics,
 ) -> Iterator[str]:
-    if look.loaded_error is not None:
-        yield str(look.loaded_error)
-    elif look.loaded is not None and missing:
+    if result.loaded_error is not None:
+        yield str(result.loaded_error)
+    elif result.loaded is not None and missing:
         yield f"Not in memory: {', '.join(missing)}."
     if failure is not None:
         yield f"The canary failed: {failure.detail}"

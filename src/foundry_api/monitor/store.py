@@ -18,12 +18,12 @@ from foundry_api.storage.sqlite import (
     FileFormat,
     ForeignFile,
     OtherFormat,
-    file_identity,
+    check_not_foreign,
+    get_file_identity,
     is_damage,
     open_database,
     open_read_only,
-    refuse_foreign,
-    set_aside,
+    quarantine,
 )
 from foundry_api.types.errors import ConfigurationError
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-__all__ = ["SampleStore", "StoreWriter", "read"]
+__all__ = ["SampleStore", "StoreWriter", "read_samples"]
 
 log = logging.getLogger("foundry_api")
 
@@ -46,7 +46,7 @@ FORMAT = FileFormat(application_id=0x666F756E, version=0, schema=SCHEMA)
 PRUNE_EVERY = 500
 BUSY_S = 5.0
 LOCK_S = 5.0
-MOST_WAITING = 1_000
+MAX_PENDING = 1_000
 """Samples that wait for a slow disk; more are given up, which is logged."""
 
 _DECODER = msgspec.json.Decoder(HealthSample)
@@ -69,13 +69,13 @@ class SampleStore:
     """
 
     def __init__(
-        self, path: Path, *, keep_s: float, clock: Callable[[], float] = time.time
+        self, path: Path, *, keep_s: float, wall_clock: Callable[[], float] = time.time
     ) -> None:
         self._path = path
         self._keep_s = keep_s
-        self._clock = clock
+        self._wall_clock = wall_clock
         self._since_prune = 0
-        with _refusing(path, "written"):
+        with _translate_errors(path, "written"):
             self._database = self._open()
 
     def add(self, sample: HealthSample) -> None:
@@ -90,7 +90,7 @@ class SampleStore:
             if not is_damage(error):
                 raise
             self._database.close()
-            self._set_aside(error)
+            self._quarantine(error)
             self._database = self._prepare()
             self._add(sample)
 
@@ -112,13 +112,13 @@ class SampleStore:
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
-            self._set_aside(error)
+            self._quarantine(error)
         return self._prepare()
 
     def _prepare(self) -> sqlite3.Connection:
-        self._identity = file_identity(self._path)
-        database = open_database(self._path, FORMAT, lock=self._lock(), timeout_s=BUSY_S)
-        self._identity = file_identity(self._path)
+        self._identity = get_file_identity(self._path)
+        database = open_database(self._path, FORMAT, lock=self._make_lock(), timeout_s=BUSY_S)
+        self._identity = get_file_identity(self._path)
         try:
             database.execute("pragma synchronous = normal")
             (verdict,) = database.execute("pragma quick_check(1)").fetchone()
@@ -130,23 +130,23 @@ class SampleStore:
             raise
         return database
 
-    def _set_aside(self, error: sqlite3.DatabaseError) -> None:
-        with self._lock():
-            refuse_foreign(self._path, FORMAT, timeout_s=BUSY_S)
-            if file_identity(self._path) != self._identity:
+    def _quarantine(self, error: sqlite3.DatabaseError) -> None:
+        with self._make_lock():
+            check_not_foreign(self._path, FORMAT, timeout_s=BUSY_S)
+            if get_file_identity(self._path) != self._identity:
                 return  # another process did it
-            aside = set_aside(self._path, "damaged")
+            aside = quarantine(self._path, "damaged")
         log.warning("the history %s is damaged (%s); it is now %s", self._path, error, aside)
 
-    def _lock(self) -> FileLock:
+    def _make_lock(self) -> FileLock:
         return FileLock(self._path.with_name(f"{self._path.name}.lock"), timeout_s=LOCK_S)
 
     def _prune(self, database: sqlite3.Connection) -> None:
         self._since_prune = 0
-        database.execute("delete from samples where at < ?", (self._clock() - self._keep_s,))
+        database.execute("delete from samples where at < ?", (self._wall_clock() - self._keep_s,))
 
 
-def read(path: Path, *, since: float = 0.0) -> list[HealthSample]:
+def read_samples(path: Path, *, since: float = 0.0) -> list[HealthSample]:
     """The samples in a file, oldest first.
 
     What another version wrote and this one can't read is left out, which is logged.
@@ -158,15 +158,15 @@ def read(path: Path, *, since: float = 0.0) -> list[HealthSample]:
     Raises:
         ConfigurationError: There is no such file, or it is not a history.
     """
-    with _refusing(path, "read"):
+    with _translate_errors(path, "read"):
         database = open_read_only(path, FORMAT, timeout_s=BUSY_S)
         if database is not None:
             with closing(database):
                 rows = database.execute(
                     "select sample from samples where at >= ? order by at", (since,)
                 ).fetchall()
-            return _decoded(path, [row[0] for row in rows])
-    if file_identity(path) is None:
+            return _decode_rows(path, [row[0] for row in rows])
+    if get_file_identity(path) is None:
         raise ConfigurationError(
             f"there is no history {path}", hint="`foundry-api health --watch --store FILE` writes."
         )
@@ -174,7 +174,7 @@ def read(path: Path, *, since: float = 0.0) -> list[HealthSample]:
 
 
 @contextmanager
-def _refusing(path: Path, done: str) -> Generator[None]:
+def _translate_errors(path: Path, action: str) -> Generator[None]:
     """Raise what is wrong with a file as one of our errors."""
     try:
         yield
@@ -184,7 +184,7 @@ def _refusing(path: Path, done: str) -> Generator[None]:
         ) from error
     except (sqlite3.Error, OSError, LockTimeout) as error:
         damaged = is_damage(error)
-        problem = f"is damaged: {error}" if damaged else f"cannot be {done}: {error}"
+        problem = f"is damaged: {error}" if damaged else f"cannot be {action}: {error}"
         raise ConfigurationError(
             f"the history {path} {problem}",
             hint="The next `foundry-api health --watch --store FILE` sets it aside and begins anew."
@@ -193,7 +193,7 @@ def _refusing(path: Path, done: str) -> Generator[None]:
         ) from error
 
 
-def _decoded(path: Path, rows: list[object]) -> list[HealthSample]:
+def _decode_rows(path: Path, rows: list[object]) -> list[HealthSample]:
     samples: list[HealthSample] = []
     for row in rows:
         with suppress(msgspec.MsgspecError, UnicodeDecodeError):
@@ -217,9 +217,9 @@ class StoreWriter:
         self._keep_s = keep_s
         self._thread = ThreadPoolExecutor(1, "foundry-api-history")
         self._store: SampleStore | None = None
-        self._given = 0
-        self._done = 0  # counted in the thread, as the other is outside of it
-        self._lost = 0
+        self._submitted = 0
+        self._written = 0  # counted in the thread, as the other is outside of it
+        self._dropped = 0
 
     def open(self) -> Future[None]:
         """Open the file; the future tells how that went.
@@ -231,10 +231,10 @@ class StoreWriter:
 
     def add(self, sample: HealthSample) -> None:
         """Keep a sample, soon."""
-        if self._given - self._done >= MOST_WAITING:
-            self._gave_up("the disk is too slow")
+        if self._submitted - self._written >= MAX_PENDING:
+            self._record_failure("the disk is too slow")
             return
-        self._given += 1
+        self._submitted += 1
         self._thread.submit(self._add, sample)
 
     def close(self) -> Future[None]:
@@ -247,21 +247,21 @@ class StoreWriter:
         self._store = SampleStore(self._path, keep_s=self._keep_s)
 
     def _add(self, sample: HealthSample) -> None:
-        self._done += 1
+        self._written += 1
         try:
             if self._store is not None:
                 self._store.add(sample)
         except (sqlite3.Error, OSError, ForeignFile, OtherFormat, LockTimeout) as error:
-            self._gave_up(str(error))
+            self._record_failure(str(error))
         else:
-            if self._lost:
-                log.warning("%s is written again; %d samples were lost", self._path, self._lost)
-                self._lost = 0
+            if self._dropped:
+                log.warning("%s is written again; %d samples were lost", self._path, self._dropped)
+                self._dropped = 0
 
-    def _gave_up(self, why: str) -> None:
-        if not self._lost:
-            log.warning("samples are not written to %s: %s", self._path, why)
-        self._lost += 1
+    def _record_failure(self, reason: str) -> None:
+        if not self._dropped:
+            log.warning("samples are not written to %s: %s", self._path, reason)
+        self._dropped += 1
 
     def _close(self) -> None:
         store, self._store = self._store, None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HealthSummary", "Quantiles", "summarise"]
 
-MOST_INTERVALS = 2
+MAX_INTERVALS = 2
 """A sample stands for the time until the next one, but not for hours without a monitor."""
 
 
@@ -84,54 +84,54 @@ def summarise(samples: Iterable[HealthSample]) -> HealthSummary:
     Args:
         samples: Oldest first.
     """
-    given = list(samples)
+    all_samples = list(samples)
     # Before the first looks agree, nothing is said of the service, not even that it is down.
-    seen = [sample for sample in given if sample.state != "unknown"]
+    seen = [sample for sample in all_samples if sample.state != "unknown"]
     if not seen:
-        return HealthSummary(samples=len(given))
-    spans = list(_spans(seen))
+        return HealthSummary(samples=len(all_samples))
+    spans = list(_intervals(seen))
     observed_s = sum(spans)
-    down_s = sum(span for sample, span in _zip(seen, spans) if sample.status == "down")
-    outages = list(_outages(seen, spans))
+    down_s = sum(span for sample, span in _zip_weighted(seen, spans) if sample.status == "down")
+    outages = list(_iter_outages(seen, spans))
     traffic = [sample.traffic for sample in seen]
     canaries = {sample.canary.at: sample.canary for sample in seen if sample.canary}.values()
     return HealthSummary(
         first_at=seen[0].checked_at,
         last_at=seen[-1].checked_at,
         observed_s=observed_s,
-        samples=len(given),
+        samples=len(all_samples),
         availability=1 - down_s / observed_s if observed_s else None,
         outages=len(outages),
         longest_outage_s=max(outages, default=0.0),
         downtime_s=sum(outages),
-        restarts=_restarts(seen),
-        latency_s=quantiles((one.latency_s, 1) for one in seen),
-        time_to_first_token_s=quantiles(
+        restarts=_count_restarts(seen),
+        latency_s=compute_quantiles((item.latency_s, 1) for item in seen),
+        time_to_first_token_s=compute_quantiles(
             [
-                *((one.time_to_first_token_s, one.first_tokens) for one in traffic),
-                *((one.time_to_first_token_s, 1) for one in canaries),
+                *((item.time_to_first_token_s, item.first_tokens) for item in traffic),
+                *((item.time_to_first_token_s, 1) for item in canaries),
             ]
         ),
-        tokens_per_second=quantiles(
+        tokens_per_second=compute_quantiles(
             [
-                *((one.tokens_per_second, one.answered) for one in traffic),
-                *((one.tokens_per_second, 1) for one in canaries),
+                *((item.tokens_per_second, item.answered) for item in traffic),
+                *((item.tokens_per_second, 1) for item in canaries),
             ]
         ),
-        memory_highest=max((one.memory_usage for one in seen if one.memory_usage), default=None),
-        answered=sum(one.answered for one in traffic),
-        failed=sum(one.failed for one in traffic),
+        memory_highest=max((item.memory_usage for item in seen if item.memory_usage), default=None),
+        answered=sum(item.answered for item in traffic),
+        failed=sum(item.failed for item in traffic),
     )
 
 
-def quantiles(values: Iterable[tuple[float | None, int]]) -> Quantiles | None:
+def compute_quantiles(values: Iterable[tuple[float | None, int]]) -> Quantiles | None:
     """The quantiles of values, each with how often it counts; None without any."""
     known = sorted((value, weight) for value, weight in values if value is not None and weight)
     if not known:
         return None
     total = sum(weight for _, weight in known)
 
-    def at(share: float) -> float:
+    def find_value(share: float) -> float:
         rank = share * total
         for value, weight in known:
             rank -= weight
@@ -139,22 +139,26 @@ def quantiles(values: Iterable[tuple[float | None, int]]) -> Quantiles | None:
                 return value
         return known[-1][0]
 
-    return Quantiles(p50=at(0.5), p95=at(0.95), p99=at(0.99), highest=known[-1][0])
+    return Quantiles(
+        p50=find_value(0.5), p95=find_value(0.95), p99=find_value(0.99), highest=known[-1][0]
+    )
 
 
-def _zip(samples: list[HealthSample], spans: list[float]) -> Iterator[tuple[HealthSample, float]]:
+def _zip_weighted(
+    samples: list[HealthSample], spans: list[float]
+) -> Iterator[tuple[HealthSample, float]]:
     return zip(samples, spans, strict=True)
 
 
-def _spans(samples: list[HealthSample]) -> Iterator[float]:
+def _intervals(samples: list[HealthSample]) -> Iterator[float]:
     """Seconds that each sample stands for: until the next one, or as long as an interval."""
     for sample, following in pairwise(samples):
-        longest_s = MOST_INTERVALS * sample.interval_s
-        yield min(max(0.0, following.checked_at - sample.checked_at), longest_s)
+        max_s = MAX_INTERVALS * sample.interval_s
+        yield min(max(0.0, following.checked_at - sample.checked_at), max_s)
     yield samples[-1].interval_s
 
 
-def _outages(samples: list[HealthSample], spans: list[float]) -> Iterator[float]:
+def _iter_outages(samples: list[HealthSample], spans: list[float]) -> Iterator[float]:
     """Seconds of each outage, from the first look without an answer to the first with one.
 
     Looks without an answer count as an outage once the state is down, which it is until enough
@@ -162,7 +166,7 @@ def _outages(samples: list[HealthSample], spans: list[float]) -> Iterator[float]
     """
     unanswered_s = 0.0
     confirmed = False
-    for sample, span in _zip(samples, spans):
+    for sample, span in _zip_weighted(samples, spans):
         if sample.status == "down":
             unanswered_s += span
             confirmed = confirmed or sample.state == "down"
@@ -174,7 +178,7 @@ def _outages(samples: list[HealthSample], spans: list[float]) -> Iterator[float]
         yield unanswered_s
 
 
-def _restarts(samples: list[HealthSample]) -> int:
+def _count_restarts(samples: list[HealthSample]) -> int:
     """Each monitor counts from 0."""
     pairs = pairwise(samples)
     return sum(max(0, after.restarts - before.restarts) for before, after in pairs)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api.types.events import (
-    KINDS,
+    EVENT_TYPES,
     AttemptStarted,
     BreakerChanged,
     CacheHit,
@@ -55,35 +55,39 @@ class CallLog:
         *,
         json: bool = False,
         content: bool = False,
-        now: Callable[[], float] = time.time,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._logger = logger
         self._json = json
         self._content = content
-        self._now = now
+        self._wall_clock = wall_clock
 
     @staticmethod
-    def hears(level: str) -> tuple[type[Event], ...]:
+    def event_types(level: str) -> tuple[type[Event], ...]:
         """The events that are written at a level, such as INFO.
 
         Args:
             level: Name of the level.
         """
-        return KINDS if level == "DEBUG" else tuple(_LEVELS)
+        return EVENT_TYPES if level == "DEBUG" else tuple(_LEVELS)
 
     def __call__(self, event: Event) -> None:
         """Write an event, if anybody reads it."""
         level = _LEVELS.get(type(event), logging.DEBUG)
         if isinstance(event, CallEnded) and event.outcome == "failed":
             level = logging.WARNING
-        if self._logger.isEnabledFor(level) and _is_read(self._logger):
-            facts = _facts(event, content=self._content)
-            told = self._object(facts) if self._json else sanitize_line(_sentence(event, facts))
-            self._logger.log(level, "%s", told, extra={"foundry": facts})
+        if self._logger.isEnabledFor(level) and _is_enabled(self._logger):
+            fields = _make_fields(event, content=self._content)
+            text = (
+                self._format_json(fields)
+                if self._json
+                else sanitize_line(_format_message(event, fields))
+            )
+            self._logger.log(level, "%s", text, extra={"foundry": fields})
 
-    def _object(self, facts: dict[str, Any]) -> str:
-        moment = datetime.fromtimestamp(self._now(), UTC)
-        return escape_json(msgspec.json.encode({"time": moment, **facts}).decode())
+    def _format_json(self, fields: dict[str, Any]) -> str:
+        moment = datetime.fromtimestamp(self._wall_clock(), UTC)
+        return escape_json(msgspec.json.encode({"time": moment, **fields}).decode())
 
 
 _LEVELS: dict[type[Event], int] = {
@@ -95,7 +99,7 @@ _LEVELS: dict[type[Event], int] = {
 }
 
 
-def _is_read(logger: logging.Logger | None) -> bool:
+def _is_enabled(logger: logging.Logger | None) -> bool:
     """Whether a record would reach more than a `NullHandler`: to make one costs 10 µs."""
     while logger is not None:
         for handler in logger.handlers:
@@ -108,16 +112,16 @@ def _is_read(logger: logging.Logger | None) -> bool:
 _PRIVATE = frozenset({"request", "content"})
 
 
-def _facts(event: Event, *, content: bool) -> dict[str, Any]:
-    facts: dict[str, Any] = {"event": type(event).__name__}
+def _make_fields(event: Event, *, content: bool) -> dict[str, Any]:
+    fields: dict[str, Any] = {"event": type(event).__name__}
     for name in event.__struct_fields__:
         value = getattr(event, name)
         if value is not None and (content or name not in _PRIVATE):
-            facts.update(_flat(name, value))
-    return facts
+            fields.update(_format_value(name, value))
+    return fields
 
 
-def _flat(name: str, value: Any) -> dict[str, Any]:
+def _format_value(name: str, value: Any) -> dict[str, Any]:
     match name:
         case "error":
             return {"error": type(value).__name__, "message": str(value)}
@@ -126,39 +130,39 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
         case "attempts":
             return {name: len(value)}
         case "request" | "timings" | "usage":
-            told: dict[str, Any] = msgspec.to_builtins(value)
-            return {key: item for key, item in told.items() if item not in (None, (), [], {})}
+            members: dict[str, Any] = msgspec.to_builtins(value)
+            return {key: item for key, item in members.items() if item not in (None, (), [], {})}
         case _:
             return {name: value}
 
 
-def _sentence(event: Event, facts: dict[str, Any]) -> str:
+def _format_message(event: Event, fields: dict[str, Any]) -> str:
     match event:
         case CallStarted():
-            told = f"call {event.call} to {event.model} began"
+            text = f"call {event.call} to {event.model} began"
         case AttemptStarted():
-            told = f"call {event.call}: attempt {event.attempt} sent to {event.service}"
+            text = f"call {event.call}: attempt {event.attempt} sent to {event.service}"
         case FirstToken():
             seconds = event.time_to_first_token_s
-            told = f"call {event.call}: first token after {seconds:.3f} s"
+            text = f"call {event.call}: first token after {seconds:.3f} s"
         case RetryScheduled():
             delay = f"the next in {event.delay_s:.2f} s"
-            told = f"call {event.call}: attempt {event.attempt} failed, {delay}: {event.error}"
+            text = f"call {event.call}: attempt {event.attempt} failed, {delay}: {event.error}"
         case BreakerChanged():
-            told = f"the circuit breaker of {event.service} is {event.new}; it was {event.old}"
+            text = f"the circuit breaker of {event.service} is {event.new}; it was {event.old}"
         case ModelLoaded():
-            told = f"{event.model} was loaded at {event.service} in {event.duration_s:.3f} s"
+            text = f"{event.model} was loaded at {event.service} in {event.duration_s:.3f} s"
         case ModelUnloaded():
-            told = f"{event.model} was unloaded at {event.service}: {_REASONS[event.reason]}"
+            text = f"{event.model} was unloaded at {event.service}: {_REASONS[event.reason]}"
         case CallEnded():
-            told = _end(event)
+            text = _format_end(event)
         case _:
-            told = _of_cache(event)
-    private = {name: facts[name] for name in ("messages", "content") if name in facts}
-    return f"{told} {msgspec.json.encode(private).decode()}" if private else told
+            text = _format_cache_event(event)
+    private = {name: fields[name] for name in ("messages", "content") if name in fields}
+    return f"{text} {msgspec.json.encode(private).decode()}" if private else text
 
 
-def _of_cache(event: Event) -> str:
+def _format_cache_event(event: Event) -> str:
     match event:
         case CacheHit() if event.source == "cache":
             return f"call {event.call}: an answer that was kept {event.age_s:.0f} s ago"
@@ -182,10 +186,10 @@ _REASONS: dict[UnloadReason, str] = {
 }
 
 
-def _end(event: CallEnded) -> str:
+def _format_end(event: CallEnded) -> str:
     timings = event.timings
-    told = f"call {event.call} to {event.model} {event.outcome} after {timings.total_s:.3f} s"
-    parts = [told]
+    text = f"call {event.call} to {event.model} {event.outcome} after {timings.total_s:.3f} s"
+    parts = [text]
     if event.finish_reason is not None:
         parts.append(event.finish_reason)
     if event.cached:
@@ -198,5 +202,5 @@ def _end(event: CallEnded) -> str:
         parts.append(f"queued {timings.queued_s:.3f} s")
     if len(event.attempts) > 1:
         parts.append(f"{len(event.attempts)} attempts")
-    told = ", ".join(parts)
-    return f"{told}: {event.error}" if event.error is not None else told
+    text = ", ".join(parts)
+    return f"{text}: {event.error}" if event.error is not None else text

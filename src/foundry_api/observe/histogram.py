@@ -100,7 +100,7 @@ class Histogram:
         self._lowest = min(self._lowest, *values)
         self._highest = max(self._highest, *values)
 
-    def told(self) -> Distribution:
+    def snapshot(self) -> Distribution:
         """What was counted so far."""
         count = sum(self._counts)
         return Distribution(

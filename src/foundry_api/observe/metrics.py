@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Metrics"]
 
-MOST_SERIES = 200
+MAX_SERIES = 200
 """Pairs of model and service. A program that calls more is told of the rest as `other`."""
 
 MAX_PENDING = 64
 """Calls whose timings wait to be counted together."""
 
-OTHER = "other"
+OVERFLOW_LABEL = "other"
 NO_SERVICE = "none"
 
 
@@ -50,7 +50,7 @@ class _Series:
         self.rate = Histogram(RATES)
         self._pending: deque[Timings] = deque()
 
-    def ended(self, event: CallEnded) -> None:
+    def record(self, event: CallEnded) -> None:
         self.outcomes[event.outcome] += 1
         self.attempts += len(event.attempts)
         self._pending.append(event.timings)
@@ -76,7 +76,7 @@ class _Series:
         self.first_token_s.add_all([each for each in first_token_s if each is not None])
         self.rate.add_all([each for each in rates if each is not None])
 
-    def told(self, model: str, service: str) -> SeriesSnapshot:
+    def snapshot(self, model: str, service: str) -> SeriesSnapshot:
         self._count_pending()
         return SeriesSnapshot(
             model=model,
@@ -93,17 +93,17 @@ class _Series:
             cache_stores=self.cache["stores"],
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
-            queue_s=self.queue_s.told(),
-            time_to_first_token_s=self.first_token_s.told(),
-            duration_s=self.duration_s.told(),
-            tokens_per_second=self.rate.told(),
+            queue_s=self.queue_s.snapshot(),
+            time_to_first_token_s=self.first_token_s.snapshot(),
+            duration_s=self.duration_s.snapshot(),
+            tokens_per_second=self.rate.snapshot(),
         )
 
 
 class Metrics:
     """A listener that counts. It does nothing for a chunk, and microseconds for a call."""
 
-    HEARS: ClassVar[tuple[type[Event], ...]] = (
+    EVENT_TYPES: ClassVar[tuple[type[Event], ...]] = (
         CallEnded,
         RetryScheduled,
         BreakerChanged,
@@ -120,36 +120,36 @@ class Metrics:
     def __call__(self, event: Event) -> None:
         """Count an event."""
         if isinstance(event, CallEnded):
-            self._of(event.model, event.service).ended(event)
+            self._get_series(event.model, event.service).record(event)
         elif isinstance(event, RetryScheduled):
-            self._of(event.model, event.service).retries += 1
+            self._get_series(event.model, event.service).retries += 1
         elif isinstance(event, BreakerChanged):
             self._breakers[event.service] = event.new
         elif isinstance(event, CacheHit):
-            self._of(event.model, event.service).cache[event.source] += 1
+            self._get_series(event.model, event.service).cache[event.source] += 1
         elif isinstance(event, CacheMiss):
-            self._of(event.model, event.service).cache["misses"] += 1
+            self._get_series(event.model, event.service).cache["misses"] += 1
         elif isinstance(event, CacheStored):
-            self._of(event.model, event.service).cache["stores"] += 1
+            self._get_series(event.model, event.service).cache["stores"] += 1
 
     def snapshot(self) -> MetricsSnapshot:
         """What was counted so far."""
         return MetricsSnapshot(
-            series=tuple(series.told(*names) for names, series in self._series.items()),
+            series=tuple(series.snapshot(*names) for names, series in self._series.items()),
             breakers=dict(self._breakers),
         )
 
-    def prometheus(self) -> str:
+    def to_prometheus(self) -> str:
         """The same in Prometheus' text format, for a `/metrics` route or a textfile collector."""
         # Few programs ask for it, and importing it takes longer than a call.
         from foundry_api.observe import prometheus  # noqa: PLC0415
 
         return prometheus.render(self.snapshot())
 
-    def _of(self, model: str, service: str | None) -> _Series:
+    def _get_series(self, model: str, service: str | None) -> _Series:
         names = (model, service or NO_SERVICE)
         series = self._series.get(names)
         if series is None:
-            names = names if len(self._series) < MOST_SERIES else (OTHER, OTHER)
+            names = names if len(self._series) < MAX_SERIES else (OVERFLOW_LABEL, OVERFLOW_LABEL)
             series = self._series.setdefault(names, _Series())
         return series

@@ -63,38 +63,38 @@ class OpenTelemetry:
         self._tracer = trace.get_tracer("foundry_api", __version__, tracer_provider)
         self._instruments = _Instruments(meter_provider)
         self._content = content
-        self._open: dict[int, Span] = {}
+        self._spans: dict[int, Span] = {}
 
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
         match event:
             case CallStarted():
-                self._open[event.call] = self._begin(event)
-            case FirstToken() | RetryScheduled() if event.call in self._open:
-                self._open[event.call].add_event(type(event).__name__, _facts(event))
+                self._spans[event.call] = self._start_span(event)
+            case FirstToken() | RetryScheduled() if event.call in self._spans:
+                self._spans[event.call].add_event(type(event).__name__, _attempt_attributes(event))
             case CallEnded():
-                self._end(event)
+                self._end_span(event)
             case _:
                 pass  # the span tells the same
 
-    def _begin(self, event: CallStarted) -> Span:
-        attributes = _common(event.model, event.operation)
+    def _start_span(self, event: CallStarted) -> Span:
+        attributes = _common_attributes(event.model, event.operation)
         if event.request is not None:
-            attributes.update(_request(event.request))
+            attributes.update(_request_attributes(event.request))
             if self._content:
-                attributes["gen_ai.input.messages"] = _messages(event.request)
+                attributes["gen_ai.input.messages"] = _encode_messages(event.request)
         return self._tracer.start_span(
             f"{event.operation} {event.model}", kind=SpanKind.CLIENT, attributes=attributes
         )
 
-    def _end(self, event: CallEnded) -> None:
-        self._instruments.measure(event)
-        span = self._open.pop(event.call, None)
+    def _end_span(self, event: CallEnded) -> None:
+        self._instruments.record(event)
+        span = self._spans.pop(event.call, None)
         if span is None:
             return  # it began before the listener came
-        span.set_attributes(_response(event))
+        span.set_attributes(_response_attributes(event))
         if self._content and event.content:
-            span.set_attribute("gen_ai.output.messages", _answer(event))
+            span.set_attribute("gen_ai.output.messages", _encode_answer(event))
         if event.error is not None:
             span.set_status(Status(StatusCode.ERROR, event.error.message))
         span.end()
@@ -106,28 +106,35 @@ class _Instruments:
     def __init__(self, provider: MeterProvider | None) -> None:
         meter = metrics.get_meter("foundry_api", __version__, provider)
 
-        def histogram(name: str, unit: str, told: str, bounds: tuple[float, ...]) -> Histogram:
+        def make_histogram(
+            name: str, unit: str, description: str, bounds: tuple[float, ...]
+        ) -> Histogram:
             return meter.create_histogram(
-                f"gen_ai.client.{name}", unit, told, explicit_bucket_boundaries_advisory=bounds
+                f"gen_ai.client.{name}",
+                unit,
+                description,
+                explicit_bucket_boundaries_advisory=bounds,
             )
 
-        self._duration = histogram("operation.duration", "s", "GenAI operation duration.", SECONDS)
-        self._first = histogram(
+        self._duration = make_histogram(
+            "operation.duration", "s", "GenAI operation duration.", SECONDS
+        )
+        self._first = make_histogram(
             "operation.time_to_first_chunk", "s", "Time from the request to a chunk.", SECONDS
         )
-        self._gap = histogram(
+        self._gap = make_histogram(
             "operation.time_per_output_chunk",
             "s",
             "Time per chunk after the first, on average over one answer.",
             SECONDS,
         )
-        self._tokens = histogram(
+        self._tokens = make_histogram(
             "token.usage", "{token}", "Number of input and output tokens used.", TOKENS
         )
 
-    def measure(self, event: CallEnded) -> None:
-        common = _common(event.model, event.operation)
-        attributes = {**common, **_place(event.service), **_failure(event)}
+    def record(self, event: CallEnded) -> None:
+        common = _common_attributes(event.model, event.operation)
+        attributes = {**common, **_server_attributes(event.service), **_failure_attributes(event)}
         timings = event.timings
         self._duration.record(timings.total_s, attributes)
         if timings.time_to_first_token_s is not None:
@@ -141,7 +148,7 @@ class _Instruments:
                 self._tokens.record(count, {**attributes, "gen_ai.token.type": kind})
 
 
-def _common(model: str, operation: OperationName) -> Attributes:
+def _common_attributes(model: str, operation: OperationName) -> Attributes:
     return {
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": PROVIDER,
@@ -149,8 +156,8 @@ def _common(model: str, operation: OperationName) -> Attributes:
     }
 
 
-def _request(request: ChatRequest) -> Attributes:
-    told: dict[str, Any] = {
+def _request_attributes(request: ChatRequest) -> Attributes:
+    attributes: dict[str, Any] = {
         "gen_ai.request.max_tokens": request.max_tokens,
         "gen_ai.request.temperature": request.temperature,
         "gen_ai.request.top_p": request.top_p,
@@ -158,62 +165,65 @@ def _request(request: ChatRequest) -> Attributes:
         "gen_ai.request.stop_sequences": request.stop or None,
         "gen_ai.request.stream": True,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in attributes.items() if value is not None}
 
 
-def _response(event: CallEnded) -> Attributes:
-    told: Attributes = {
+def _response_attributes(event: CallEnded) -> Attributes:
+    attributes: Attributes = {
         "gen_ai.response.model": event.model,
         "foundry_api.outcome": event.outcome,
         "foundry_api.attempts": len(event.attempts),
         "foundry_api.queued_s": event.timings.queued_s,
-        **_place(event.service),
-        **_failure(event),
+        **_server_attributes(event.service),
+        **_failure_attributes(event),
     }
     if event.cached:
-        told["foundry_api.cached"] = True
+        attributes["foundry_api.cached"] = True
     if event.finish_reason is not None:
-        told["gen_ai.response.finish_reasons"] = (event.finish_reason,)
+        attributes["gen_ai.response.finish_reasons"] = (event.finish_reason,)
     if event.timings.time_to_first_token_s is not None:
-        told["gen_ai.response.time_to_first_chunk"] = event.timings.time_to_first_token_s
+        attributes["gen_ai.response.time_to_first_chunk"] = event.timings.time_to_first_token_s
     if event.usage is not None:
-        told["gen_ai.usage.input_tokens"] = event.usage.prompt_tokens
-        told["gen_ai.usage.output_tokens"] = event.usage.completion_tokens
-    return told
+        attributes["gen_ai.usage.input_tokens"] = event.usage.prompt_tokens
+        attributes["gen_ai.usage.output_tokens"] = event.usage.completion_tokens
+    return attributes
 
 
-def _place(service: str | None) -> Attributes:
+def _server_attributes(service: str | None) -> Attributes:
     if service is None:
         return {}
     parts = urlsplit(service)
-    told: Attributes = {"server.address": parts.hostname or service}
-    return told if parts.port is None else {**told, "server.port": parts.port}
+    attributes: Attributes = {"server.address": parts.hostname or service}
+    return attributes if parts.port is None else {**attributes, "server.port": parts.port}
 
 
-def _failure(event: CallEnded) -> Attributes:
+def _failure_attributes(event: CallEnded) -> Attributes:
     return {} if event.error is None else {"error.type": type(event.error).__name__}
 
 
-def _facts(event: FirstToken | RetryScheduled) -> Attributes:
-    told: Attributes = {"foundry_api.core.attempt": event.attempt, **_place(event.service)}
+def _attempt_attributes(event: FirstToken | RetryScheduled) -> Attributes:
+    attributes: Attributes = {
+        "foundry_api.core.attempt": event.attempt,
+        **_server_attributes(event.service),
+    }
     if isinstance(event, FirstToken):
-        return told
+        return attributes
     error = type(event.error).__name__
-    return {**told, "error.type": error, "foundry_api.delay_s": event.delay_s}
+    return {**attributes, "error.type": error, "foundry_api.delay_s": event.delay_s}
 
 
-def _messages(request: ChatRequest) -> str:
-    turns = [
-        {"role": turn.role, "parts": [{"type": "text", "content": turn.content}]}
-        for turn in request.messages
+def _encode_messages(request: ChatRequest) -> str:
+    messages = [
+        {"role": message.role, "parts": [{"type": "text", "content": message.content}]}
+        for message in request.messages
     ]
-    return msgspec.json.encode(turns).decode()
+    return msgspec.json.encode(messages).decode()
 
 
-def _answer(event: CallEnded) -> str:
-    turn = {
+def _encode_answer(event: CallEnded) -> str:
+    message = {
         "role": "assistant",
         "parts": [{"type": "text", "content": event.content}],
         "finish_reason": event.finish_reason or "error",
     }
-    return msgspec.json.encode([turn]).decode()
+    return msgspec.json.encode([message]).decode()

@@ -22,7 +22,7 @@ from foundry_api.types.errors import CircuitOpen, ConfigurationError, FoundryErr
 from foundry_api.types.events import (
     BreakerChanged,
     BreakerState,
-    Events,
+    EventBus,
 )
 from foundry_api.types.serialization import Result
 from foundry_api.types.values import as_float, as_int, format_value
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
     from foundry_api.types.events import Listener
 
-__all__ = ["BreakerSettings", "BreakerStatistics", "CircuitBreaker", "Permit", "ResultWindow"]
+__all__ = ["BreakerSettings", "BreakerStatistics", "CallPermit", "CircuitBreaker", "ResultWindow"]
 
 
-MOST_TIMED_RESULTS = 10_000
+MAX_TIMED_RESULTS = 10_000
 """A time window holds no more than this many, the last: its memory is bounded at any rate."""
 LONGEST = 1e9
 """Seconds or calls; beyond it a breaker could as well be left out."""
@@ -86,7 +86,7 @@ class BreakerSettings:
     @property
     def most_results(self) -> int:
         """The number of results that the window can hold."""
-        return self.window_calls if self.window_s is None else MOST_TIMED_RESULTS
+        return self.window_calls if self.window_s is None else MAX_TIMED_RESULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,38 +146,38 @@ class ResultWindow:
 DEFAULTS = BreakerSettings()
 
 _Outcome = Literal["succeeded", "failed", "released"]
-_SPENT = -1
+_CONSUMED = -1
 """No breaker's epoch: what a permit tells with it counts nowhere."""
 
 
-class Permit(msgspec.Struct, eq=False):
+class CallPermit(msgspec.Struct, eq=False):
     """A call's leave to go. Its holder must say how the call ended; what is said first counts.
 
     A trial whose end nobody tells would leave the breaker half-open for good.
 
     Attributes:
         epoch: The breaker's when it was given; another one once its end was told.
-        trial: Whether the breaker waits for this call's result to close or to stay open.
+        is_probe: Whether the breaker waits for this call's result to close or to stay open.
     """
 
-    _settle: Callable[[int, _Outcome, float], None]
+    _record: Callable[[int, _Outcome, float], None]
     epoch: int
-    trial: bool = False
+    is_probe: bool = False
 
     def succeeded(self, duration_s: float) -> None:
         """The service answered; its first token took so many seconds."""
-        self._settle(self.epoch, "succeeded", duration_s)
-        self.epoch = _SPENT
+        self._record(self.epoch, "succeeded", duration_s)
+        self.epoch = _CONSUMED
 
     def failed(self, duration_s: float) -> None:
         """The service failed after so many seconds."""
-        self._settle(self.epoch, "failed", duration_s)
-        self.epoch = _SPENT
+        self._record(self.epoch, "failed", duration_s)
+        self.epoch = _CONSUMED
 
     def released(self) -> None:
         """The call says nothing of the service: the caller left, or it was the caller's mistake."""
-        self._settle(self.epoch, "released", 0.0)
-        self.epoch = _SPENT
+        self._record(self.epoch, "released", 0.0)
+        self.epoch = _CONSUMED
 
 
 class CircuitBreaker:
@@ -208,7 +208,7 @@ class CircuitBreaker:
         self._backoff = Backoff(
             settings.open_s, settings.open_cap_s, lambda _, whole: uniform(whole / 2, whole)
         )
-        self._events = Events(*([listener] if listener else []))
+        self._events = EventBus(*([listener] if listener else []))
         self._state: BreakerState = "closed"
         self._window = ResultWindow(settings)
         self._epoch = 0  # counts the changes of state: permits of before one do not count after it
@@ -225,11 +225,11 @@ class CircuitBreaker:
         return self._state
 
     @property
-    def due(self) -> bool:
+    def is_probe_due(self) -> bool:
         """Whether its open time is over, so that the next caller finds out how the service is."""
         return self._state == "open" and self._clock() >= self._due
 
-    def current(self, permit: Permit) -> bool:
+    def current(self, permit: CallPermit) -> bool:
         """Whether a permit is still good, which it is until the state changes."""
         return permit.epoch == self._epoch
 
@@ -257,9 +257,9 @@ class CircuitBreaker:
         """
         return self._events.subscribe(listener)
 
-    def try_enter(self) -> Permit | None:
+    def try_enter(self) -> CallPermit | None:
         """A permit if the breaker is closed."""
-        return Permit(self._settle, self._epoch) if self._state == "closed" else None
+        return CallPermit(self._record, self._epoch) if self._state == "closed" else None
 
     def check(self) -> None:
         """Refuse a call that `enter` would refuse now.
@@ -269,11 +269,11 @@ class CircuitBreaker:
         """
         left_s = self._due - self._clock()
         if self._state == "half-open":
-            self._refuse("one call is finding out whether the service is back", self._open_s)
+            self._reject("one call is finding out whether the service is back", self._open_s)
         elif self._state == "open" and left_s > 0:
-            self._refuse(f"it lets one through again in {max(left_s, 0.1):.1f} s", left_s)
+            self._reject(f"it lets one through again in {max(left_s, 0.1):.1f} s", left_s)
 
-    async def enter(self, probe: Callable[[], Awaitable[None]]) -> Permit:
+    async def enter(self, probe: Callable[[], Awaitable[None]]) -> CallPermit:
         """A permit; the one for the trial comes after a look at the service.
 
         Args:
@@ -287,8 +287,8 @@ class CircuitBreaker:
         if permit is not None:
             return permit
         self.check()
-        self._move("half-open")
-        trial = Permit(self._settle, self._epoch, trial=True)
+        self._transition("half-open")
+        trial = CallPermit(self._record, self._epoch, is_probe=True)
         try:
             await probe()
         except FoundryError:
@@ -302,46 +302,46 @@ class CircuitBreaker:
     def end_trial(self) -> None:
         """Give up a trial whose call will never tell how it went: its event loop has ended."""
         if self._state == "half-open":
-            self._end_trial("released")
+            self._end_probe("released")
 
     def reset(self) -> None:
         """Begin anew, closed, as for a service that was replaced by a new one."""
         self._window = ResultWindow(self._settings)
         self._opens = 0
-        self._move("closed")
+        self._transition("closed")
 
-    def _settle(self, epoch: int, outcome: _Outcome, duration_s: float) -> None:
+    def _record(self, epoch: int, outcome: _Outcome, duration_s: float) -> None:
         if epoch != self._epoch:
             return
         if self._state == "half-open":
-            self._end_trial(outcome)
+            self._end_probe(outcome)
         elif outcome != "released":
             slow = duration_s >= self._settings.slow_s
             window = self._window
             window.add(self._clock(), failed=outcome == "failed", slow=slow)
             if window.failures or window.slow:
-                self._trip_if_bad()
+                self._trip_if_unhealthy()
 
-    def _end_trial(self, outcome: _Outcome) -> None:
+    def _end_probe(self, outcome: _Outcome) -> None:
         if outcome == "succeeded":
             self.reset()
         elif outcome == "failed":
             self._open()
         else:
-            self._move("open")  # its time is over already: the next caller may probe
+            self._transition("open")  # its time is over already: the next caller may probe
 
-    def _trip_if_bad(self) -> None:
+    def _trip_if_unhealthy(self) -> None:
         window, settings = self._window, self._settings
         calls = len(window.results)
         if calls < settings.minimum_calls:
             return
         if window.failures / calls >= settings.failure_rate:
-            self._trip(f"{window.failures} of the {self._lately(calls)} failed")
+            self._trip(f"{window.failures} of the {self._recent_summary(calls)} failed")
         elif window.slow / calls >= settings.slow_rate:
             bound = f"{settings.slow_s:g} s or longer to their first token"
-            self._trip(f"{window.slow} of the {self._lately(calls)} took {bound}")
+            self._trip(f"{window.slow} of the {self._recent_summary(calls)} took {bound}")
 
-    def _lately(self, calls: int) -> str:
+    def _recent_summary(self, calls: int) -> str:
         if self._settings.window_s is None:
             return f"last {calls} calls"
         return f"{calls} calls in the last {self._settings.window_s:g} s"
@@ -355,9 +355,9 @@ class CircuitBreaker:
         self._opens += 1
         self._open_s = self._backoff.delay_s(self._opens)
         self._due = self._clock() + self._open_s
-        self._move("open", self._open_s)
+        self._transition("open", self._open_s)
 
-    def _move(self, new: BreakerState, retry_after_s: float = 0.0) -> None:
+    def _transition(self, new: BreakerState, retry_after_s: float = 0.0) -> None:
         old, self._state = self._state, new
         self._epoch += 1
         if old != new:
@@ -365,7 +365,7 @@ class CircuitBreaker:
                 BreakerChanged(service=self.service, old=old, new=new, retry_after_s=retry_after_s)
             )
 
-    def _refuse(self, outlook: str, retry_after_s: float) -> NoReturn:
+    def _reject(self, outlook: str, retry_after_s: float) -> NoReturn:
         self._rejected += 1
         raise CircuitOpen(
             f"the circuit breaker is {self._state}: {self._reason}; {outlook}",

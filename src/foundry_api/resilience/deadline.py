@@ -17,7 +17,7 @@ from foundry_api.types.values import as_float, format_value
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
 
-__all__ = ["NEVER", "Deadline", "bounded", "current", "deadline", "unbounded"]
+__all__ = ["NEVER", "Deadline", "current", "deadline", "enforce_deadline", "no_deadline"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -119,7 +119,7 @@ def deadline(seconds: float) -> Generator[Deadline]:
         _CURRENT.reset(before)
 
 
-def bounded(
+def enforce_deadline(
     function: Callable[_P, Coroutine[Any, Any, _T]],
 ) -> Callable[_P, Coroutine[Any, Any, _T]]:
     """A coroutine function that raises `DeadlineExceeded` when its caller's deadline passes."""
@@ -142,7 +142,7 @@ def bounded(
     return inside
 
 
-def unbounded() -> Context:
+def no_deadline() -> Context:
     """The caller's context without his deadline, for work that others share."""
     context = copy_context()
     context.run(_CURRENT.set, NEVER)

@@ -18,19 +18,19 @@ CEILING_S = 300.0
 COLD_S = 30.0
 """The bound until enough is known: the default of `FOUNDRY_TIMEOUT`."""
 
-ENOUGH = 10
-REMEMBERED = 128
+MIN_SAMPLES = 10
+WINDOW = 128
 
 
 class _Bound:
     """One bound, from the waits that were seen."""
 
     def __init__(self) -> None:
-        self.seen: deque[float] = deque(maxlen=REMEMBERED)
+        self.seen: deque[float] = deque(maxlen=WINDOW)
 
     @property
     def seconds(self) -> float:
-        if len(self.seen) < ENOUGH:
+        if len(self.seen) < MIN_SAMPLES:
             return COLD_S
         rank = math.ceil(QUANTILE * len(self.seen)) - 1
         return min(max(FLOOR_S, FACTOR * sorted(self.seen)[rank]), CEILING_S)
@@ -48,7 +48,7 @@ class ModelLatency:
         """Bounds of the silence before the first token and of that between two tokens."""
         return self._first.seconds, self._gap.seconds
 
-    def answered(self, first_s: float, gap_s: float) -> None:
+    def record_success(self, first_s: float, gap_s: float) -> None:
         """A call was answered.
 
         Args:
@@ -58,7 +58,7 @@ class ModelLatency:
         self._first.seen.append(first_s)
         self._gap.seen.append(gap_s)
 
-    def fell(self, limit_s: float, *, streaming: bool) -> None:
+    def record_timeout(self, limit_s: float, *, streaming: bool) -> None:
         """A bound fell. It counts as a wait of that length, so that the next one is longer."""
         (self._gap if streaming else self._first).seen.append(limit_s)
 

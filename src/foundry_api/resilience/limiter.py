@@ -18,13 +18,13 @@ from foundry_api.types.values import as_int, format_value
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Climb", "Limiter", "LimiterSettings", "LimiterStatistics", "Moved", "Slot"]
+__all__ = ["HillClimber", "Limiter", "LimiterSettings", "LimiterStatistics", "Moved", "Slot"]
 
 
-UP_WORTH = 0.075
+MIN_GAIN_UP = 0.075
 """Half as many calls again in flight have to bring 3 % more: every call pays with its latency."""
 
-DOWN_WORTH = 0.05
+MIN_GAIN_DOWN = 0.05
 """A third less in flight may bring 2 % less, within what measuring can tell."""
 
 CLEAR_GAIN = 1.25
@@ -33,10 +33,10 @@ CLEAR_LOSS = 0.85
 
 TRIAL_WINDOWS = 2
 WIDEST_STEP = 1.5
-NARROWEST_STEP = 1.1
+MIN_STEP = 1.1
 """Each time both neighbours were worse, it looks half as far."""
 
-LONGEST_REST = 64
+MAX_REST = 64
 """Windows between two trials when nothing changes: below one window in thirty is a trial."""
 
 CHANGED = 0.7
@@ -46,7 +46,7 @@ MEMORY = 0.7
 """Share of the past in the usual rate."""
 
 
-class Climb:
+class HillClimber:
     """Tries a neighbouring limit now and then, and stays there if that is better.
 
     Answers differ in length, so it does not look at how long calls take, only at tokens a second.
@@ -74,7 +74,7 @@ class Climb:
         self._left = 1
 
     @property
-    def usual_rate(self) -> float | None:
+    def steady_rate(self) -> float | None:
         """Tokens a second at the best limit; None until it was measured."""
         return self._usual
 
@@ -82,7 +82,7 @@ class Climb:
         """Take the tokens a second of one window at the present limit."""
         if self.limit != self._best:
             self._seen.append(rate)
-            self._judge()
+            self._evaluate_window()
         else:
             self._settle(rate)
 
@@ -106,11 +106,11 @@ class Climb:
             return min(self._maximum, math.ceil(self._best * self._step))
         return max(self._minimum, math.floor(self._best / self._step))
 
-    def _judge(self) -> None:
+    def _evaluate_window(self) -> None:
         gain = sum(self._seen) / len(self._seen) / (self._usual or 1.0)
         if len(self._seen) < TRIAL_WINDOWS and CLEAR_LOSS < gain < CLEAR_GAIN:
             return
-        if gain >= (self.limit / self._best) ** (UP_WORTH if self._up else DOWN_WORTH):
+        if gain >= (self.limit / self._best) ** (MIN_GAIN_UP if self._up else MIN_GAIN_DOWN):
             self._best = self.limit
             self._usual = sum(self._seen) / len(self._seen)
             self._in_vain, self._rest, self._left = 0, 1, 1
@@ -123,8 +123,8 @@ class Climb:
         self._up = not self._up
         self._in_vain += 1
         if self._in_vain % 2 == 0:
-            self._rest = min(LONGEST_REST, self._rest * 2)
-            self._step = max(NARROWEST_STEP, (1 + self._step) / 2)
+            self._rest = min(MAX_REST, self._rest * 2)
+            self._step = max(MIN_STEP, (1 + self._step) / 2)
         self._left = self._rest
 
 
@@ -139,14 +139,14 @@ class LimiterSettings:
     """How many calls may be in flight at once, and how many may wait.
 
     Attributes:
-        fixed: Exactly so many; None finds the number with the most tokens a second.
+        concurrency: Exactly so many; None finds the number with the most tokens a second.
         minimum: Lowest number to try.
         initial: Number to begin with.
         maximum: Highest number to try.
         queue: Calls that may wait for their turn; one more is refused with `QueueFull`.
     """
 
-    fixed: int | None = None
+    concurrency: int | None = None
     minimum: int = 1
     initial: int = 2
     maximum: int = 256
@@ -154,8 +154,8 @@ class LimiterSettings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, with the name of the setting."""
-        if self.fixed is not None:
-            self._check("fixed", 1)
+        if self.concurrency is not None:
+            self._check("concurrency", 1)
         self._check("minimum", 1)
         self._check("initial", self.minimum)
         self._check("maximum", self.initial)
@@ -255,8 +255,8 @@ class Limiter:
         self.service = ""
         self._settings = settings
         self._clock = clock
-        self._climb = Climb(settings.minimum, settings.initial, settings.maximum)
-        self._limit = settings.fixed or settings.initial
+        self._climb = HillClimber(settings.minimum, settings.initial, settings.maximum)
+        self._limit = settings.concurrency or settings.initial
         self._epoch = 0
         self._in_flight = 0
         self.on_idle: Callable[[], None] | None = None
@@ -297,7 +297,7 @@ class Limiter:
             in_flight=self._in_flight,
             queued=len(self._queue),
             refused=self._refused,
-            tokens_per_second=self._climb.usual_rate,
+            tokens_per_second=self._climb.steady_rate,
         )
 
     def try_acquire(self) -> Slot | None:
@@ -318,7 +318,7 @@ class Limiter:
             Moved: Another service is free.
             QueueFull: Too many wait already.
         """
-        self._forget_the_dead()
+        self._drop_cancelled()
         if slot := self.try_acquire():
             return slot
         if not again and len(self._queue) >= self._settings.queue:
@@ -329,7 +329,7 @@ class Limiter:
         """So many tokens came for one of the calls in flight."""
         self._tokens += tokens
         if self._tokens >= self._enough_tokens and self._window_began is not None:
-            self._judge(self._window_began)
+            self._evaluate_window(self._window_began)
 
     def reset(self) -> None:
         """Forget the turns that were given and the calls that wait: their event loop has ended."""
@@ -344,7 +344,7 @@ class Limiter:
             return
         self._in_flight -= 1
         if self._queue:
-            self._hand_over()
+            self._wake_next()
         if not self._queue:
             self._window_began = None
             if self.on_idle is not None and self._in_flight < self._limit:
@@ -377,14 +377,14 @@ class Limiter:
         else:
             self._queue.pop(turn, None)
 
-    def _hand_over(self) -> None:
+    def _wake_next(self) -> None:
         while self._queue and self._in_flight < self._limit:
             turn, _ = self._queue.popitem(last=False)
             if not turn.done():
                 self._in_flight += 1
                 turn.set_result(True)
 
-    def _forget_the_dead(self) -> None:
+    def _drop_cancelled(self) -> None:
         """Drop what waited on an event loop that has ended without cancelling it."""
         if self._queue and next(iter(self._queue)).get_loop() is not asyncio.get_running_loop():
             self._queue.clear()
@@ -397,12 +397,12 @@ class Limiter:
 
     def _begin_window(self) -> None:
         # While more are in flight than should be, what comes is not the limit's own throughput.
-        if self._settings.fixed is None and self._in_flight == self._limit:
+        if self._settings.concurrency is None and self._in_flight == self._limit:
             self._window_began = self._clock()
             self._tokens = 0
             self._enough_tokens = WINDOW_TOKENS + TOKENS_PER_SLOT * self._limit
 
-    def _judge(self, began: float) -> None:
+    def _evaluate_window(self, began: float) -> None:
         took_s = self._clock() - began
         if took_s < WINDOW_S:
             self._enough_tokens += WINDOW_TOKENS
@@ -410,6 +410,6 @@ class Limiter:
         self._climb.measured(self._tokens / took_s)
         self._limit = self._climb.limit
         self._window_began = None
-        self._hand_over()
+        self._wake_next()
         if self._queue:
             self._begin_window()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from foundry_api.resilience.backoff import Backoff
 
-__all__ = ["PAUSE", "Retry", "RetryBudget", "pause"]
+__all__ = ["PAUSE", "Retry", "RetryBudget", "backoff_sleep"]
 
 RETRY_AFTER_CEILING_S = 30.0
 """A service that wants to be left alone for longer is asked again after this."""
@@ -22,10 +22,10 @@ RETRY_AFTER_CEILING_S = 30.0
 PAUSE: ContextVar[Callable[[float], Awaitable[None]]] = ContextVar(
     "foundry_api_pause", default=asyncio.sleep
 )
-"""How to wait before the next attempt; `foundry_api.testing.no_sleep` puts another way in."""
+"""How to wait before the next attempt; `foundry_api.testing.skip_sleeps` puts another way in."""
 
 
-async def pause(seconds: float) -> None:
+async def backoff_sleep(seconds: float) -> None:
     """Wait before the next attempt."""
     await PAUSE.get()(seconds)
 
@@ -50,11 +50,11 @@ class RetryBudget:
         self.left = capacity
         self._deposit = deposit
 
-    def succeeded(self) -> None:
+    def deposit(self) -> None:
         """A call succeeded."""
         self.left = min(self.capacity, self.left + self._deposit)
 
-    def take(self) -> bool:
+    def try_spend(self) -> bool:
         """Whether there is one left; then it is taken."""
         if self.left < 1:
             return False
@@ -76,7 +76,7 @@ class Retry:
     retries: int
     backoff: Backoff
     budget: RetryBudget
-    sleep: Callable[[float], Awaitable[None]] = pause
+    sleep: Callable[[float], Awaitable[None]] = backoff_sleep
 
     def delay_s(self, error: FoundryError, failures: int) -> float:
         """Seconds until the next attempt: what the service asked for, and the backoff's jitter.

@@ -6,14 +6,14 @@ import asyncio
 import math
 from typing import TYPE_CHECKING
 
-from foundry_api.types.errors import CallTimeout, SilenceTimeout
+from foundry_api.types.errors import CallTimeout, ReadTimeout
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from foundry_api.resilience.deadline import Deadline
 
-__all__ = ["KEEP_ALIVE_CAP", "Watch"]
+__all__ = ["KEEP_ALIVE_CAP", "TimeoutGuard"]
 
 KEEP_ALIVE_CAP = 10
 """A service that only says that it is alive may do so for this many times the bound.
@@ -23,7 +23,7 @@ bound that would notice a dead engine in time; but it says so too when it hangs.
 """
 
 
-class Watch:
+class TimeoutGuard:
     """Ends whatever a call waits for when one of its time bounds falls.
 
         with watch:
@@ -42,14 +42,14 @@ class Watch:
     Attributes:
         loop: The event loop on which the call waits.
         stage: How far the call is; told by the errors.
-        longest_gap_s: Longest wait between two tokens since `listen`.
+        longest_gap_s: Longest wait between two tokens since `start_silence_timer`.
     """
 
     __slots__ = (
         "_cancelling",
         "_deadline",
         "_due",
-        "_fallen",
+        "_expired",
         "_gap_s",
         "_silence_s",
         "_silent_at",
@@ -73,12 +73,12 @@ class Watch:
         self._due = self._silent_at = math.inf
         self._task: asyncio.Task[object] | None = None
         self._cancelling = 0
-        self._fallen = False
+        self._expired = False
         self.loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
 
-    def listen(self, first_s: float, gap_s: float) -> None:
+    def start_silence_timer(self, first_s: float, gap_s: float) -> None:
         """From now on silence counts.
 
         Args:
@@ -89,7 +89,7 @@ class Watch:
         self._silence_s, self._gap_s = first_s, gap_s
         self._waited_s = self.longest_gap_s = 0.0
 
-    def token(self) -> None:
+    def on_token(self) -> None:
         """A token came."""
         if self.stage == "streaming":
             self.longest_gap_s = max(self.longest_gap_s, self._waited_s)
@@ -98,7 +98,7 @@ class Watch:
             self._silence_s = self._gap_s
         self._waited_s = 0.0
 
-    def ignore_silence(self, stage: str) -> None:
+    def suspend_silence(self, stage: str) -> None:
         """From now on only the deadline counts."""
         self.stage = stage
         self._silence_s = math.inf
@@ -148,7 +148,7 @@ class Watch:
         self._task = task = asyncio.current_task(self.loop)
         self._cancelling = task.cancelling() if task else 0
         if due < self._timer_at:
-            self._arm()
+            self._schedule()
 
     def __exit__(
         self,
@@ -159,31 +159,31 @@ class Watch:
         """End the wait.
 
         Raises:
-            SilenceTimeout: The bound on silence fell.
+            ReadTimeout: The bound on silence fell.
             DeadlineExceeded: The deadline passed.
         """
         task, self._task = self._task, None
         self._waited_s += self.loop.time() - self._since
-        if self._fallen and task is not None:
-            self._fallen = False
+        if self._expired and task is not None:
+            self._expired = False
             # If somebody else cancelled the task too, the cancellation is not ours to end.
             if task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
                 raise self._error() from error
 
-    def _arm(self) -> None:
+    def _schedule(self) -> None:
         self.stop()
         if self._due < math.inf:
             self._timer_at = self._due
-            self._timer = self.loop.call_at(self._due, self._ring)
+            self._timer = self.loop.call_at(self._due, self._on_timer)
 
-    def _ring(self) -> None:
+    def _on_timer(self) -> None:
         self._timer, self._timer_at = None, math.inf
         if self._task is None:
             return
         if self.loop.time() < self._due:
-            self._arm()
+            self._schedule()
         else:
-            self._fallen = True
+            self._expired = True
             self._task.cancel()
 
     def _error(self) -> CallTimeout:
@@ -193,6 +193,6 @@ class Watch:
         only_alive = self._due < self._since + self._silence_s
         what = "only signs of life, but no token," if only_alive else "nothing"
         limit_s = self._silence_s * (KEEP_ALIVE_CAP if only_alive else 1)
-        return SilenceTimeout(
+        return ReadTimeout(
             f"the engine sent {what} for {limit_s:g} s", limit_s=limit_s, stage=self.stage
         )

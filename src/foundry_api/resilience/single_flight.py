@@ -13,13 +13,13 @@ from foundry_api.types.errors import FoundryError
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable
 
-__all__ = ["SingleFlight", "own_copy"]
+__all__ = ["SingleFlight", "copy_error"]
 
 _T = TypeVar("_T")
 
 
 @dataclass(slots=True)
-class _Flight(Generic[_T]):
+class _Entry(Generic[_T]):
     task: asyncio.Task[_T]
     waiters: int = 0
 
@@ -34,7 +34,7 @@ class SingleFlight(Generic[_T]):
     """
 
     def __init__(self) -> None:
-        self._flights: dict[Hashable, _Flight[_T]] = {}
+        self._flights: dict[Hashable, _Entry[_T]] = {}
 
     async def run(self, key: Hashable, make: Callable[[], Coroutine[None, None, _T]]) -> _T:
         """The result of `make`, called only when no other caller's is under way."""
@@ -44,35 +44,35 @@ class SingleFlight(Generic[_T]):
         try:
             return await asyncio.shield(flight.task)
         except FoundryError as error:
-            raise own_copy(error) from error.__cause__
+            raise copy_error(error) from error.__cause__
         except GeneratorExit:
             may_wait = False  # the coroutine is closed: its event loop was dropped, most likely
             raise
         finally:
             flight.waiters -= 1
             if not flight.waiters and not flight.task.done():
-                self._land(key, flight)
+                self._remove(key, flight)
                 if not flight.task.get_loop().is_closed():
                     flight.task.cancel()
                 if may_wait:
                     await asyncio.wait((flight.task,))
 
-    def _join(self, key: Hashable, make: Callable[[], Coroutine[None, None, _T]]) -> _Flight[_T]:
+    def _join(self, key: Hashable, make: Callable[[], Coroutine[None, None, _T]]) -> _Entry[_T]:
         flight = self._flights.get(key)
         if flight is None or flight.task.get_loop() is not asyncio.get_running_loop():
             # Shared work is nobody's own: the first caller's deadline must not end it for the rest.
             task = asyncio.create_task(make(), context=contextvars.Context())
-            started = flight = self._flights[key] = _Flight(task)
-            flight.task.add_done_callback(lambda _: self._land(key, started))
+            started = flight = self._flights[key] = _Entry(task)
+            flight.task.add_done_callback(lambda _: self._remove(key, started))
         return flight
 
-    def _land(self, key: Hashable, flight: _Flight[_T]) -> None:
+    def _remove(self, key: Hashable, flight: _Entry[_T]) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
         if flight.task.done() and not flight.task.cancelled():
             flight.task.exception()  # every waiter may have left: no "never retrieved" in the log
 
 
-def own_copy(error: FoundryError) -> FoundryError:
+def copy_error(error: FoundryError) -> FoundryError:
     """Every caller completes the error with what he alone knows, such as his attempts."""
     return copy.copy(error).with_traceback(error.__traceback__)

@@ -18,7 +18,7 @@ if sys.platform == "win32":
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
 
     def _is_locked(descriptor: int) -> bool:
-        for _ in range(LOOKS):
+        for _ in range(MAX_ATTEMPTS):
             try:
                 _try_lock(descriptor)
             except OSError:
@@ -44,7 +44,7 @@ else:
 __all__ = ["FileLock", "LockTimeout", "is_held"]
 
 POLL_S = 0.02
-LOOKS = 3
+MAX_ATTEMPTS = 3
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 """So that a link in the lock's place makes no file elsewhere."""
 
@@ -73,12 +73,12 @@ class FileLock:
         path: Path,
         *,
         timeout_s: float,
-        clock: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._path = path
         self._timeout_s = timeout_s
-        self._clock = clock
+        self._monotonic = monotonic
         self._sleep = sleep
         self._descriptor = -1
 
@@ -96,12 +96,12 @@ class FileLock:
         os.close(self._descriptor)  # frees the lock, on Windows too
 
     def _wait(self, descriptor: int) -> None:
-        give_up_at = self._clock() + self._timeout_s
+        give_up_at = self._monotonic() + self._timeout_s
         while True:
             try:
                 _try_lock(descriptor)
             except OSError as error:
-                if self._clock() >= give_up_at:
+                if self._monotonic() >= give_up_at:
                     raise LockTimeout(
                         f"another process has held {self._path} for {self._timeout_s:g} s"
                     ) from error

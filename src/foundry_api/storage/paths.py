@@ -41,7 +41,7 @@ class Paths:
     cache: Path
 
     @classmethod
-    def of(cls, home: Path | None = None) -> Paths:
+    def from_home(cls, home: Path | None = None) -> Paths:
         """The directories below `home`, or the user's own of the platform without one.
 
         All are absolute, whatever `home` and the variables of the platform say: the host works in
@@ -51,7 +51,7 @@ class Paths:
             ConfigurationError: One of them cannot be made absolute.
         """
         if home is not None:
-            root = _absolute(home)
+            root = _make_absolute(home)
             return cls(
                 data=root / "engine",
                 logs=root / "logs",
@@ -62,10 +62,10 @@ class Paths:
 
         own = platformdirs.PlatformDirs(APP_NAME, appauthor=False)
         return cls(
-            data=_absolute(own.user_data_path) / "engine",
-            logs=_absolute(own.user_log_path),
-            state=_absolute(own.user_state_path) / "state",
-            cache=_absolute(own.user_cache_path),
+            data=_make_absolute(own.user_data_path) / "engine",
+            logs=_make_absolute(own.user_log_path),
+            state=_make_absolute(own.user_state_path) / "state",
+            cache=_make_absolute(own.user_cache_path),
         )
 
     def create(self) -> Paths:
@@ -90,12 +90,12 @@ class Paths:
         return self.state / "host.json"
 
     @property
-    def uses_file(self) -> Path:
+    def usage_file(self) -> Path:
         """Who uses which model of which service."""
         return self.state / "uses.db"
 
     @property
-    def answers_file(self) -> Path:
+    def cache_file(self) -> Path:
         """Answers that were kept."""
         return self.cache / "answers.db"
 
@@ -105,7 +105,7 @@ class Paths:
         return self.state / "host.lock"
 
 
-def _absolute(directory: Path) -> Path:
+def _make_absolute(directory: Path) -> Path:
     try:
         return absolute_path(directory)
     except ValueError as error:
@@ -122,10 +122,10 @@ def _make_private(directory: Path) -> None:
         if not directory.is_dir():
             raise
         if os.name == "posix":  # on Windows a profile's directories are private by inheritance
-            _close_to_others(directory)
+            _restrict_permissions(directory)
 
 
-def _close_to_others(directory: Path) -> None:
+def _restrict_permissions(directory: Path) -> None:
     """Make a directory that was there private, if it is empty or this program's.
 
     A home may be any directory, and have `logs` of its own. What a link leads to is the user's.

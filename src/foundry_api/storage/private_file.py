@@ -12,11 +12,11 @@ from pathlib import Path
 
 __all__ = [
     "create_file",
-    "followed",
     "is_replaceable",
-    "move_into_place",
     "read_file",
+    "replace_atomically",
     "replace_file",
+    "resolve_link",
     "sync_directory",
 ]
 
@@ -64,13 +64,13 @@ def replace_file(path: Path | str, content: bytes) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-        move_into_place(draft, target)
+        replace_atomically(draft, target)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
 
 
-def followed(path: Path | str) -> Path:
+def resolve_link(path: Path | str) -> Path:
     """Where a path leads: what a symbolic link points to is written, not the link replaced."""
     named = Path(path)
     with contextlib.suppress(RuntimeError):  # no such user: then it is a name like any other
@@ -87,15 +87,15 @@ def is_replaceable(path: Path, head: str) -> bool:
     """
     try:
         with path.open("rb") as file:
-            found = file.read(len(head.encode()))
+            head_bytes = file.read(len(head.encode()))
     except FileNotFoundError:
         return True
     except OSError:
         return False
-    return found in {b"", head.encode()}
+    return head_bytes in {b"", head.encode()}
 
 
-def move_into_place(draft: Path, target: Path) -> None:
+def replace_atomically(temporary: Path, target: Path) -> None:
     """Let a file take another one's place.
 
     On Windows a file that somebody is reading cannot be replaced at that moment.
@@ -105,10 +105,10 @@ def move_into_place(draft: Path, target: Path) -> None:
     """
     for _ in range(REPLACE_ATTEMPTS):
         with contextlib.suppress(PermissionError):
-            draft.replace(target)
+            temporary.replace(target)
             return
         time.sleep(REPLACE_WAIT_S)
-    draft.replace(target)
+    temporary.replace(target)
 
 
 def sync_directory(directory: Path) -> None:

@@ -29,26 +29,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
-    "PRIMARY",
+    "PRIMARY_CODE_MASK",
     "DamagedFile",
     "FileFormat",
     "ForeignFile",
     "NotADatabase",
     "OtherFormat",
+    "check_not_foreign",
     "check_row",
     "check_rows",
-    "file_identity",
+    "get_file_identity",
     "is_damage",
+    "list_quarantined",
     "open_database",
     "open_read_only",
-    "refuse_foreign",
-    "remove_set_aside",
-    "set_aside",
-    "set_aside_files",
+    "quarantine",
+    "remove_quarantined",
 ]
 
 
-PRIMARY = 0xFF
+PRIMARY_CODE_MASK = 0xFF
 """The bits of an extended result code that say what kind of error it is."""
 
 DAMAGE = {
@@ -75,7 +75,11 @@ class DamagedFile(sqlite3.DatabaseError):
 def is_damage(error: BaseException) -> bool:
     """Whether a file is damaged, rather than out of reach."""
     code = getattr(error, "sqlite_errorcode", None) or 0
-    return isinstance(error, DamagedFile) or code & PRIMARY in DAMAGE or code in DAMAGE_EXTENDED
+    return (
+        isinstance(error, DamagedFile)
+        or code & PRIMARY_CODE_MASK in DAMAGE
+        or code in DAMAGE_EXTENDED
+    )
 
 
 def check_row(row: Sequence[Any] | None, *types: type | tuple[type, ...]) -> tuple[Any, ...]:
@@ -119,7 +123,7 @@ JOURNAL_MAGIC = b"\xd9\xd5\x05\xf9"
 INDEX_BEGINNING, INDEX_STEP = 3, 4096
 """Sizes of a shared-memory index: SQLite cuts it to 3 bytes, and lets it grow by pages."""
 
-SIDES = ("-wal", "-shm", "-journal")
+SIDE_SUFFIXES = ("-wal", "-shm", "-journal")
 
 OPEN_ATTEMPTS = 5
 
@@ -203,7 +207,7 @@ def open_database(
         lock: Held by the one process that lays the file out.
         timeout_s: How long a statement waits for another process's.
         check_same_thread: Whether only the thread that opened it may use it.
-        recognised: The `file_identity` of one that was opened before, which saves a millisecond.
+        recognised: The `get_file_identity` of an earlier opening, which saves a millisecond.
 
     Raises:
         ForeignFile: Something else is there.
@@ -213,7 +217,7 @@ def open_database(
     """
     for _ in range(OPEN_ATTEMPTS):
         create_file(path)
-        identity = file_identity(path)
+        identity = get_file_identity(path)
         is_known = identity is not None and identity == recognised
         if not is_known:
             identity = _check_file(path, file_format, timeout_s)
@@ -229,12 +233,12 @@ def open_database(
                 database.close()
                 raise
         except sqlite3.OperationalError:
-            if file_identity(path) == identity:
+            if get_file_identity(path) == identity:
                 raise
             continue
         # Another process may have set the file aside while it was opened. Its log would then be
         # taken for this one's.
-        if file_identity(path) == identity:
+        if get_file_identity(path) == identity:
             return database
         database.close()
     raise sqlite3.OperationalError("other processes keep replacing it")
@@ -248,10 +252,10 @@ def open_read_only(
     Raises:
         ForeignFile, OtherFormat, sqlite3.Error, OSError: See `open_database`.
     """
-    if _check_file(path, file_format, timeout_s) is None or not _size(path):
+    if _check_file(path, file_format, timeout_s) is None or not _get_size(path):
         return None
     # Without a log nobody is writing. SQLite would make one, and leave it there.
-    options = "mode=ro" if _size(_side(path, "-wal")) else "mode=ro&immutable=1"
+    options = "mode=ro" if _get_size(_get_side_path(path, "-wal")) else "mode=ro&immutable=1"
     database = _connect(path, options, timeout_s)
     try:
         if _is_laid_out(database, path, file_format):
@@ -263,7 +267,7 @@ def open_read_only(
     return None
 
 
-def refuse_foreign(path: Path, file_format: FileFormat, *, timeout_s: float) -> None:
+def check_not_foreign(path: Path, file_format: FileFormat, *, timeout_s: float) -> None:
     """Refuse a file that is not ours, damaged or not; none at all is none of another's.
 
     Raises:
@@ -277,7 +281,7 @@ def refuse_foreign(path: Path, file_format: FileFormat, *, timeout_s: float) -> 
             raise
 
 
-def file_identity(path: Path) -> tuple[int, int] | None:
+def get_file_identity(path: Path) -> tuple[int, int] | None:
     """What tells a file from another one of the same name; None without one."""
     try:
         status = path.lstat()
@@ -286,12 +290,12 @@ def file_identity(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def set_aside(path: Path, why: str) -> Path:
+def quarantine(path: Path, reason: str) -> Path:
     """Rename a damaged file of ours, with its side files. Call it under a lock.
 
     Args:
         path: The file.
-        why: Its new name ends so, with a number.
+        reason: Its new name ends so, with a number.
 
     Returns:
         Its new path.
@@ -299,32 +303,36 @@ def set_aside(path: Path, why: str) -> Path:
     Raises:
         OSError: It cannot be renamed.
     """
-    taken = _named_aside(path)
-    number = 1 + max((_number(other) for other in taken), default=0)
-    aside = path.with_name(f"{path.name}.{why}-{number}")
+    taken = _find_quarantine_names(path)
+    number = 1 + max((_parse_number(existing) for existing in taken), default=0)
+    aside = path.with_name(f"{path.name}.{reason}-{number}")
     # The file itself first: who opens it meanwhile sees that it is another one.
-    for side in ("", *SIDES):
+    for side in ("", *SIDE_SUFFIXES):
         with suppress(FileNotFoundError):
-            _side(path, side).replace(_side(aside, side))
+            _get_side_path(path, side).replace(_get_side_path(aside, side))
     return aside
 
 
-def set_aside_files(path: Path, file_format: FileFormat) -> list[Path]:
+def list_quarantined(path: Path, file_format: FileFormat) -> list[Path]:
     """List what was set aside and is a file of ours, oldest first."""
-    return [other for other in _named_aside(path) if _has_our_header(other, file_format)]
+    return [
+        candidate
+        for candidate in _find_quarantine_names(path)
+        if _has_our_header(candidate, file_format)
+    ]
 
 
-def remove_set_aside(path: Path, file_format: FileFormat, *, keep: int = 0) -> None:
+def remove_quarantined(path: Path, file_format: FileFormat, *, keep: int = 0) -> None:
     """Delete files of ours that were set aside, but for the newest.
 
     Raises:
         OSError: One cannot be deleted.
     """
-    found = set_aside_files(path, file_format)
-    for aside in found[: max(0, len(found) - keep)]:
-        for side in SIDES:
-            if _is_side_file(_side(aside, side), side):
-                _side(aside, side).unlink(missing_ok=True)
+    quarantined = list_quarantined(path, file_format)
+    for aside in quarantined[: max(0, len(quarantined) - keep)]:
+        for side in SIDE_SUFFIXES:
+            if _is_side_file(_get_side_path(aside, side), side):
+                _get_side_path(aside, side).unlink(missing_ok=True)
         aside.unlink(missing_ok=True)
 
 
@@ -397,14 +405,14 @@ def _read_marks(database: sqlite3.Connection) -> tuple[int, int, frozenset[str]]
     try:
         (application,) = database.execute("pragma application_id").fetchone()
         (version,) = database.execute("pragma user_version").fetchone()
-        tables = _tables(database)
+        tables = _list_tables(database)
     finally:
         if database.in_transaction:  # some failures end it by themselves
             database.execute("rollback")
     return application, version, tables
 
 
-def _tables(database: sqlite3.Connection) -> frozenset[str]:
+def _list_tables(database: sqlite3.Connection) -> frozenset[str]:
     names = database.execute("select name from sqlite_master where type = 'table'")
     return frozenset(str(name) for (name,) in names)
 
@@ -420,17 +428,19 @@ def _check_file(path: Path, file_format: FileFormat, timeout_s: float) -> tuple[
     except FileNotFoundError:
         return None
     if not stat.S_ISREG(status.st_mode):
-        raise ForeignFile(f"it is {_kind(status.st_mode)}, not a file")
+        raise ForeignFile(f"it is {_describe_kind(status.st_mode)}, not a file")
     if 0 < status.st_size < MIN_BYTES:
         raise NotADatabase("it is not a database of this program")
     if status.st_size:
         options = "mode=ro&immutable=1"
         with closing(_connect(path, options, timeout_s)) as database:
-            _refuse_foreign(database, path, file_format)
+            _check_application_id(database, path, file_format)
     return status.st_dev, status.st_ino
 
 
-def _refuse_foreign(database: sqlite3.Connection, path: Path, file_format: FileFormat) -> None:
+def _check_application_id(
+    database: sqlite3.Connection, path: Path, file_format: FileFormat
+) -> None:
     """Refuse a file with content whose header has another id.
 
     Its schema is read only then. An empty one is another program's too, whose tables may still be
@@ -440,7 +450,7 @@ def _refuse_foreign(database: sqlite3.Connection, path: Path, file_format: FileF
         (application,) = database.execute("pragma application_id").fetchone()
         if application == file_format.application_id:
             return
-        tables = _tables(database)
+        tables = _list_tables(database)
     except sqlite3.DatabaseError as error:
         if is_damage(error) and not _has_our_header(path, file_format):
             raise NotADatabase("it is not a database of this program") from error
@@ -451,7 +461,7 @@ def _refuse_foreign(database: sqlite3.Connection, path: Path, file_format: FileF
         raise NotADatabase("it has our tables, and the id of another program")
 
 
-def _kind(mode: int) -> str:
+def _describe_kind(mode: int) -> str:
     return next((name for is_kind, name in KINDS if is_kind(mode)), "something else")
 
 
@@ -464,15 +474,15 @@ def _has_our_header(path: Path, file_format: FileFormat) -> bool:
 
 def _protect_side_files(path: Path) -> None:
     """Move away what lies where SQLite keeps its side files, and is none: it would be deleted."""
-    for side in SIDES:
-        other = _side(path, side)
-        if _is_side_file(other, side):
+    for side in SIDE_SUFFIXES:
+        side_path = _get_side_path(path, side)
+        if _is_side_file(side_path, side):
             continue
         number = 1
-        while os.path.lexists(aside := other.with_name(f"{other.name}.foreign-{number}")):
+        while os.path.lexists(aside := side_path.with_name(f"{side_path.name}.foreign-{number}")):
             number += 1
-        other.replace(aside)
-        log.warning("%s is no file of SQLite's; it is now %s", other, aside)
+        side_path.replace(aside)
+        log.warning("%s is no file of SQLite's; it is now %s", side_path, aside)
 
 
 def _is_side_file(path: Path, side: str) -> bool:
@@ -492,7 +502,7 @@ def _is_side_file(path: Path, side: str) -> bool:
 
 
 def _first_bytes(path: Path, count: int) -> bytes:
-    flags = os.O_RDONLY | _flag("O_NOFOLLOW") | _flag("O_NONBLOCK") | _flag("O_BINARY")
+    flags = os.O_RDONLY | _get_flag("O_NOFOLLOW") | _get_flag("O_NONBLOCK") | _get_flag("O_BINARY")
     try:
         descriptor = os.open(path, flags)
     except OSError:
@@ -507,13 +517,13 @@ def _make_private(path: Path) -> None:
     """Take a recognised file, and its side files, from other users' eyes."""
     if os.name != "posix":
         return  # a profile's directories are private by inheritance
-    for side in ("", *SIDES):
-        other = _side(path, side)
+    for side in ("", *SIDE_SUFFIXES):
+        side_path = _get_side_path(path, side)
         with suppress(FileNotFoundError):
-            status = other.lstat()
+            status = side_path.lstat()
             loose = stat.S_ISREG(status.st_mode) and status.st_mode & OTHERS
             if loose and status.st_uid == os.geteuid():
-                _change_mode(other, status)
+                _change_mode(side_path, status)
 
 
 def _change_mode(path: Path, status: os.stat_result) -> None:
@@ -523,7 +533,7 @@ def _change_mode(path: Path, status: os.stat_result) -> None:
         change_link(path, PRIVATE_FILE)
         return
     # Linux has no lchmod; and this descriptor, unlike others, frees no locks when it is closed.
-    descriptor = os.open(path, _flag("O_PATH") | _flag("O_NOFOLLOW"))
+    descriptor = os.open(path, _get_flag("O_PATH") | _get_flag("O_NOFOLLOW"))
     try:
         if os.path.samestat(os.fstat(descriptor), status):
             os.chmod(f"/proc/self/fd/{descriptor}", PRIVATE_FILE)  # noqa: PTH101 - no path of ours
@@ -531,29 +541,29 @@ def _change_mode(path: Path, status: os.stat_result) -> None:
         os.close(descriptor)
 
 
-def _flag(name: str) -> int:
+def _get_flag(name: str) -> int:
     return getattr(os, name, 0)
 
 
-def _named_aside(path: Path) -> list[Path]:
+def _find_quarantine_names(path: Path) -> list[Path]:
     """What has the name of a file that was set aside, oldest first, whosever it is."""
     name = re.compile(rf"{re.escape(path.name)}\.(corrupt|damaged|format)-[0-9]{{1,9}}")
     try:
-        found = [other for other in path.parent.iterdir() if name.fullmatch(other.name)]
+        matches = [sibling for sibling in path.parent.iterdir() if name.fullmatch(sibling.name)]
     except FileNotFoundError:
         return []
-    return sorted(found, key=_number)
+    return sorted(matches, key=_parse_number)
 
 
-def _number(aside: Path) -> int:
+def _parse_number(aside: Path) -> int:
     return int(aside.name.rpartition("-")[2])
 
 
-def _side(path: Path, side: str) -> Path:
+def _get_side_path(path: Path, side: str) -> Path:
     return path.with_name(path.name + side)
 
 
-def _size(path: Path) -> int:
+def _get_size(path: Path) -> int:
     try:
         return path.lstat().st_size
     except OSError:

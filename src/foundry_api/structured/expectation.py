@@ -16,7 +16,7 @@ from foundry_api.structured.refusal import UserCodeFailed, ValidationFailed, Val
 from foundry_api.structured.response_model import make_response_type
 from foundry_api.types.checks import check_text
 from foundry_api.types.errors import InvalidRequest
-from foundry_api.types.messages import Choice, Grammar, JsonSchema
+from foundry_api.types.messages import ChoiceConstraint, GrammarConstraint, JsonSchemaConstraint
 from foundry_api.types.user_code import get_error_text
 from foundry_api.types.values import format_value, is_list_like
 
@@ -121,7 +121,7 @@ class OutputSpec:
             constraint=constraint,
             parse=parse if parser is None else parser,
             validators=checks,
-            is_json=isinstance(constraint, JsonSchema),
+            is_json=isinstance(constraint, JsonSchemaConstraint),
             chunk_parser=chunk_parser,
             slow_from=slow_from,
         )
@@ -159,7 +159,7 @@ class OutputSpec:
         A choice can that no other one begins with: a bound of one token is usual for those.
         """
         match self.constraint:
-            case Choice(choices):
+            case ChoiceConstraint(choices):
                 stripped = text.strip()
                 return [choice for choice in choices if choice.startswith(stripped)] == [stripped]
             case None:
@@ -170,7 +170,7 @@ class OutputSpec:
     def rules_out(self, text: str) -> bool:
         """Whether nothing that begins like a cut answer could pass: it begins like no choice."""
         match self.constraint:
-            case Choice(choices):
+            case ChoiceConstraint(choices):
                 return not any(is_choice_prefix(text, choice) for choice in choices)
             case _:
                 return False
@@ -235,15 +235,15 @@ def _select_constraint(
     if model is not None:
         response_type = make_response_type(model)
         return (
-            JsonSchema(response_type.schema),
+            JsonSchemaConstraint(response_type.schema),
             lambda text: _first_valid(response_type.decode, text),
             response_type.slow_from,
         )
     if choice is not None:
         choices = _validate_choices(choice)
-        return Choice(choices), lambda text: match_choice(text, choices), None
+        return ChoiceConstraint(choices), lambda text: match_choice(text, choices), None
     if grammar is not None:
-        return Grammar(check_text("grammar", grammar)), str, None
+        return GrammarConstraint(check_text("grammar", grammar)), str, None
     return None, None, None
 
 

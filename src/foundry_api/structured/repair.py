@@ -17,7 +17,7 @@ import msgspec
 from foundry_api.resilience.deadline import NEVER
 from foundry_api.structured.refusal import IncompleteOutput, UserCodeFailed, ValidationFailed
 from foundry_api.types.errors import ContextOverflow, GrammarError, StructuredOutputError
-from foundry_api.types.messages import Choice, JsonSchema, Message, Usage
+from foundry_api.types.messages import ChoiceConstraint, JsonSchemaConstraint, Message, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -38,7 +38,7 @@ __all__ = [
 
 
 def add_instructions(
-    messages: tuple[Message, ...], constraint: JsonSchema | Choice
+    messages: tuple[Message, ...], constraint: JsonSchemaConstraint | ChoiceConstraint
 ) -> tuple[Message, ...]:
     """The conversation with what its answer has to look like, in its system turn.
 
@@ -65,8 +65,8 @@ def repair_messages(answer: str, errors: Iterable[str]) -> tuple[Message, ...]:
     return (*answer_messages, Message("user", request.replace("\0", "")))
 
 
-def _describe_constraint(constraint: JsonSchema | Choice) -> str:
-    if isinstance(constraint, Choice):
+def _describe_constraint(constraint: JsonSchemaConstraint | ChoiceConstraint) -> str:
+    if isinstance(constraint, ChoiceConstraint):
         return f"Answer with one of these, and nothing else:\n{_format_list(constraint.choices)}"
     return (
         "Answer with JSON and nothing else: no explanation, no code fence. "
@@ -179,7 +179,9 @@ async def _attempt(
     try:
         return await ask(turns, constraint, repetitions)
     except GrammarError as error:
-        if _ENGINE_FAILED not in error.message or not isinstance(constraint, JsonSchema | Choice):
+        if _ENGINE_FAILED not in error.message or not isinstance(
+            constraint, JsonSchemaConstraint | ChoiceConstraint
+        ):
             raise
     return await ask(add_instructions(turns, constraint), None, repetitions)
 
@@ -238,7 +240,7 @@ def _make_error(
     return StructuredOutputError(
         message,
         errors=error.errors if error else (),
-        repairs=len(rejected) - 1,
+        max_repairs=len(rejected) - 1,
         finish_reason=last.finish_reason,
         hint=get_failure_hint(error) if error else None,
         model=last.model,

@@ -287,7 +287,7 @@ def _remove_unsendable(text: str) -> str:
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 
-OnError = Literal["tell", "raise"]
+OnError = Literal["return", "raise"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,7 +326,7 @@ class ToolLimits:
                 field="tool_timeout",
             )
         object.__setattr__(self, "tool_timeout", seconds)
-        if as_text(self.on_error) not in {"tell", "raise"}:
+        if as_text(self.on_error) not in {"return", "raise"}:
             raise InvalidRequest(
                 f"on_error is {format_value(self.on_error)}, but must be tell or raise",
                 field="on_error",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from foundry_api.types.errors import InvalidRequest, UnsupportedFeature
-from foundry_api.types.messages import Generation, Grammar
+from foundry_api.types.messages import GrammarConstraint, ServiceGeneration
 from foundry_api.types.serialization import Result
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 """Values with which a parameter asks for nothing, so that a service may ignore it."""
 
-_FREE_CHOICES = (None, "auto", "none")
+_UNCONSTRAINED_TOOL_CHOICES = (None, "auto", "none")
 
 
 class Capabilities(Result, msgspec.Struct, frozen=True, kw_only=True):
     """What one generation of the service can do. Sources: foundry-local-service.md.
 
     Attributes:
-        generation: Which one.
+        service_generation: Which one.
         chat: Chat completions, whole and streamed.
         stop: Strings that end an answer.
         finish_reason: Whether an answer that was cut at its bound says so.
@@ -73,16 +73,16 @@ class Capabilities(Result, msgspec.Struct, frozen=True, kw_only=True):
             From 2.1 on it says so; 1.2.4 and 2.0.1 die, so they are asked only for models that are
             known to embed.
         audio: Transcription.
-        audio_form: How it takes a recording: by its `path` on the service's machine, or as an
+        audio_upload: How it takes a recording: by its `path` on the service's machine, or as an
             `upload`; None if not at all.
         images: Images in chat completions.
         response_images: Images in responses, for a model that sees.
         refuses_images: Whether it refuses an image in a response whose model sees none.
         max_seed: Largest seed that it takes.
-        ignored: Parameters that it ignores without a word; asking for one is refused here.
+        ignored_parameters: Parameters that it ignores silently; a call with one is refused here.
     """
 
-    generation: Generation
+    service_generation: ServiceGeneration
     chat: Support = "native"
     stop: Support
     finish_reason: Support
@@ -109,12 +109,12 @@ class Capabilities(Result, msgspec.Struct, frozen=True, kw_only=True):
     embeddings: Support
     embed_with_chat_model: Support
     audio: Support
-    audio_form: Literal["path", "upload"] | None = None
+    audio_upload: Literal["path", "upload"] | None = None
     images: Support = "unsupported"
     response_images: Support
     refuses_images: Support
     max_seed: int = INT64
-    ignored: frozenset[str] = frozenset({"logit_bias", "logprobs", "n", "top_logprobs"})
+    ignored_parameters: frozenset[str] = frozenset({"logit_bias", "logprobs", "n", "top_logprobs"})
 
     def check(self, request: ChatRequest) -> None:
         """Refuse what the service would ignore or cannot take, before anything is sent.
@@ -126,30 +126,34 @@ class Capabilities(Result, msgspec.Struct, frozen=True, kw_only=True):
         seed = request.seed
         if seed is not None and not -self.max_seed - 1 <= seed <= self.max_seed:
             raise InvalidRequest(
-                f"seed is {seed}, but {self.generation} takes {self.max_seed} at most",
+                f"seed is {seed}, but {self.service_generation} takes {self.max_seed} at most",
                 field="seed",
             )
-        if self.tool_choice == "unsupported" and request.tool_choice not in _FREE_CHOICES:
+        if (
+            self.tool_choice == "unsupported"
+            and request.tool_choice not in _UNCONSTRAINED_TOOL_CHOICES
+        ):
             raise UnsupportedFeature(
-                f"a service of generation {self.generation} cannot make a model call a tool",
+                f"a service of generation {self.service_generation} cannot make a model call "
+                "a tool",
                 hint="Leave tool_choice out, and ask for the call in the prompt.",
             )
-        if self.grammar == "unsupported" and isinstance(request.constraint, Grammar):
+        if self.grammar == "unsupported" and isinstance(request.constraint, GrammarConstraint):
             raise UnsupportedFeature(
-                f"a service of generation {self.generation} keeps no answer to a grammar",
+                f"a service of generation {self.service_generation} keeps no answer to a grammar",
                 hint="Use response_model= or choice=, which are checked everywhere, "
                 "or a service of SDK 2.1 or later.",
             )
         for name, value in request.extra.items():
-            if name in self.ignored and value not in _NEUTRAL.get(name, (None,)):
+            if name in self.ignored_parameters and value not in _NEUTRAL.get(name, (None,)):
                 raise UnsupportedFeature(
-                    f"a service of generation {self.generation} has no {name}",
+                    f"a service of generation {self.service_generation} has no {name}",
                     hint=f"Leave {name} out, or use a service that has it.",
                 )
 
 
 _SDK_2_1 = Capabilities(
-    generation="sdk-2.1",
+    service_generation="sdk-2.1",
     stop="native",
     finish_reason="native",
     stream_errors="native",
@@ -173,17 +177,17 @@ _SDK_2_1 = Capabilities(
     embeddings="native",
     embed_with_chat_model="native",
     audio="native",
-    audio_form="path",
+    audio_upload="path",
     response_images="native",
     refuses_images="native",
-    ignored=frozenset(
+    ignored_parameters=frozenset(
         {"frequency_penalty", "logit_bias", "logprobs", "n", "presence_penalty", "top_logprobs"}
     ),
 )
 
 _SDK_2_0 = msgspec.structs.replace(
     _SDK_2_1,
-    generation="sdk-2.0",
+    service_generation="sdk-2.0",
     stop="corrected",
     finish_reason="corrected",
     cancellation="unsupported",
@@ -195,12 +199,14 @@ _SDK_2_0 = msgspec.structs.replace(
     responses="corrected",
     chained_responses="corrected",
     embed_with_chat_model="unsupported",
-    ignored=frozenset({"logit_bias", "logprobs", "n", "response_format", "top_logprobs"}),
+    ignored_parameters=frozenset(
+        {"logit_bias", "logprobs", "n", "response_format", "top_logprobs"}
+    ),
 )
 
 _SDK_1 = msgspec.structs.replace(
     _SDK_2_0,
-    generation="sdk-1",
+    service_generation="sdk-1",
     stream_errors="corrected",
     tools="corrected",
     cancellation="native",
@@ -208,14 +214,14 @@ _SDK_1 = msgspec.structs.replace(
     tool_history="native",
     cached="native",
     audio="unsupported",
-    audio_form=None,
+    audio_upload=None,
     refuses_images="corrected",
     max_seed=INT32,
 )
 
 _CLI_0_10 = msgspec.structs.replace(
     _SDK_1,
-    generation="cli-0.10",
+    service_generation="cli-0.10",
     cancellation="unsupported",  # unknown, as are parallel calls and loads, and audio
     parallel_calls="unsupported",
     parallel_loads="unsupported",
@@ -233,17 +239,17 @@ _CLI_0_10 = msgspec.structs.replace(
 
 _LEGACY = msgspec.structs.replace(
     _CLI_0_10,
-    generation="legacy",
+    service_generation="legacy",
     usage="unsupported",
     load="native",
     unload="native",
     download="native",
     embeddings="unsupported",
     audio="native",  # as documented; 0.8.101 is said to lack it (foundry-local-service.md, 1A)
-    audio_form="upload",
+    audio_upload="upload",
 )
 
-CAPABILITIES: Mapping[Generation, Capabilities] = {
-    each.generation: each for each in (_LEGACY, _CLI_0_10, _SDK_1, _SDK_2_0, _SDK_2_1)
+CAPABILITIES: Mapping[ServiceGeneration, Capabilities] = {
+    each.service_generation: each for each in (_LEGACY, _CLI_0_10, _SDK_1, _SDK_2_0, _SDK_2_1)
 }
 """By generation."""

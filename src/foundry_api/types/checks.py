@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast, get_args
 import msgspec
 
 from foundry_api.types.errors import InvalidRequest, UnsupportedFeature
-from foundry_api.types.messages import ChatRequest, Grammar, Message, Role
+from foundry_api.types.messages import ChatRequest, GrammarConstraint, Message, Role
 from foundry_api.types.user_code import read_argument
 from foundry_api.types.values import (
     UNENCODABLE,
@@ -37,7 +37,6 @@ __all__ = [
     "check_cache",
     "check_characters",
     "check_flag",
-    "check_known",
     "check_name",
     "check_range",
     "check_repairs",
@@ -45,10 +44,11 @@ __all__ = [
     "check_text",
     "check_timeout",
     "check_whole",
-    "conversation",
     "instructions",
     "model_names",
-    "prompt_turns",
+    "prompt_to_messages",
+    "reject_unknown_options",
+    "validate_messages",
 ]
 
 MAX_STOP_STRINGS = 4
@@ -82,13 +82,13 @@ def chat_request(
 ) -> ChatRequest:
     """A request that the service can't refuse for its form.
 
-    With `is_validated` the messages are those that `prompt_turns` or `conversation` gave.
+    With `is_validated` the messages come from `prompt_to_messages` or `validate_messages`.
 
     Raises:
         InvalidRequest: An argument is at fault; `.field` names it.
     """
     offered = () if tools is None else _tools(tools)
-    if isinstance(constraint, Grammar) and offered and tool_choice != "none":
+    if isinstance(constraint, GrammarConstraint) and offered and tool_choice != "none":
         raise InvalidRequest(
             "grammar and tools were both given, but a model that is kept to a grammar calls none",
             field="grammar",
@@ -109,7 +109,7 @@ def chat_request(
     return ChatRequest(
         messages=tuple(cast("Iterable[Message]", messages))
         if is_validated
-        else conversation(messages),
+        else validate_messages(messages),
         max_tokens=max_tokens,
         temperature=temperature,
         top_p=top_p,
@@ -118,11 +118,11 @@ def chat_request(
         tools=offered,
         tool_choice=None if tool_choice is None else _tool_choice(tool_choice, offered),
         constraint=constraint,
-        extra={} if extra is None else _extra(extra),
+        extra={} if extra is None else _check_extra(extra),
     )
 
 
-def conversation(messages: Iterable[Message | Mapping[str, Any]]) -> tuple[Message, ...]:
+def validate_messages(messages: Iterable[Message | Mapping[str, Any]]) -> tuple[Message, ...]:
     """The turns that are sent.
 
     Empty turns of the system and of the assistant are left out, as a model that only thinks has
@@ -151,7 +151,7 @@ def conversation(messages: Iterable[Message | Mapping[str, Any]]) -> tuple[Messa
     return checked
 
 
-def prompt_turns(prompt: str, system: str | None = None) -> list[Message]:
+def prompt_to_messages(prompt: str, system: str | None = None) -> list[Message]:
     """The conversation of a single prompt, with instructions ahead of it, if there are any.
 
     Raises:
@@ -229,20 +229,20 @@ def check_flag(field: str, value: object) -> bool:
     return flag
 
 
-def check_repairs(repairs: object) -> int:
+def check_repairs(max_repairs: object) -> int:
     """A number of repairs.
 
     Raises:
         InvalidRequest: It is no whole number from 0 on.
     """
-    if type(repairs) is int and repairs >= 0:
-        return repairs
-    if repairs is None:
+    if type(max_repairs) is int and max_repairs >= 0:
+        return max_repairs
+    if max_repairs is None:
         raise InvalidRequest("repairs is None, not a whole number", field="repairs")
-    return cast("int", check_whole("repairs", repairs, 0, math.inf))
+    return cast("int", check_whole("max_repairs", max_repairs, 0, math.inf))
 
 
-def check_known(options: Mapping[str, Any], known: AbstractSet[str]) -> None:
+def reject_unknown_options(options: Mapping[str, Any], known: AbstractSet[str]) -> None:
     """Refuse an option that would be ignored.
 
     Raises:
@@ -273,14 +273,14 @@ def _plain_turn(message: object) -> Message | None:
     """A message of the commonest form, checked at once; None for one to look at more closely."""
     if is_dict(message) and message.keys() == _PLAIN_MEMBERS:
         message = Message(message["role"], message["content"])
-    if not _is_sound(message) or not message.content or message.content.isspace():
+    if not _is_valid_message(message) or not message.content or message.content.isspace():
         return None
     return message if message.content.isascii() and "\0" not in message.content else None
 
 
 def _turn(field: str, message: Message | Mapping[str, Any]) -> Message | None:
     """A checked message; None for an empty one that says nothing by being sent."""
-    turn = message if _is_sound(message) else _converted(field, message)
+    turn = message if _is_valid_message(message) else _coerce_message(field, message)
     if turn.content and not turn.content.isspace():
         check_characters(f"{field}.content", turn.content)
         return turn
@@ -293,10 +293,10 @@ def _turn(field: str, message: Message | Mapping[str, Any]) -> Message | None:
             raise InvalidRequest(f"{field}.content is empty", field=f"{field}.content")
 
 
-def _converted(field: str, message: object) -> Message:
+def _coerce_message(field: str, message: object) -> Message:
     try:
         members = _members(field, message)
-        content = _flat(f"{field}.content", members.pop("content", None))
+        content = _flatten_content(f"{field}.content", members.pop("content", None))
         return msgspec.convert({**to_plain(members), "content": content}, Message, strict=True)
     except UNENCODABLE as error:
         if isinstance(error, InvalidRequest):
@@ -316,17 +316,17 @@ def _members(field: str, message: object) -> dict[str, Any]:
     return dict(cast("Mapping[str, Any]", message))
 
 
-def _flat(field: str, content: object) -> str:
+def _flatten_content(field: str, content: object) -> str:
     """Parts of text as one text: 1.x would paste their JSON into the prompt."""
     if content is None:
         return ""
     if isinstance(content, list | tuple):
         parts = cast("list[Any]", content)
-        return "".join(_part(f"{field}[{index}]", part) for index, part in enumerate(parts))
+        return "".join(_content_part(f"{field}[{index}]", part) for index, part in enumerate(parts))
     return _sendable(field, content)
 
 
-def _part(field: str, part: Any) -> str:
+def _content_part(field: str, part: Any) -> str:
     members: Mapping[Any, Any] = part if is_mapping(part) else {}
     if members.get("type") != "text":
         raise UnsupportedFeature(
@@ -337,7 +337,7 @@ def _part(field: str, part: Any) -> str:
     return _sendable(f"{field}.text", members.get("text"))
 
 
-def _is_sound(message: object) -> TypeGuard[Message]:
+def _is_valid_message(message: object) -> TypeGuard[Message]:
     """Whether it is a message of the right types; its constructor checks none of them."""
     return (
         type(message) is Message
@@ -511,7 +511,7 @@ def _tool_choice(choice: str, tools: tuple[ToolDefinition, ...]) -> str:
     return name
 
 
-def _extra(extra: Mapping[str, Any]) -> dict[str, Any]:
+def _check_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(cast("object", extra), Mapping):
         raise InvalidRequest(f"extra is {format_value(extra)}, not a mapping", field="extra")
     try:

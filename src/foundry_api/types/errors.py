@@ -32,13 +32,13 @@ The tree::
     │   └── ToolRoundsExceeded          the model did not come to an end of calling tools
     ├── BatchError                      a batch over files cannot begin or go on
     │   ├── BatchInputInvalid (InvalidRequest)  the input cannot be read, or has bad lines
-    │   ├── BatchChanged                the input is not what the journal was begun with
+    │   ├── BatchMismatch                the input is not what the journal was begun with
     │   ├── BatchInUse                  another process works on the same batch
     │   ├── BatchStorageFailed          the journal or the output cannot be written
     │   └── BatchCancelled              it was cancelled
     ├── QueueFull                       too many calls wait for their turn in this client
     ├── CallTimeout (TimeoutError)      a time bound of the call fell
-    │   ├── SilenceTimeout              no token for `timeout` seconds
+    │   ├── ReadTimeout              no token for `timeout` seconds
     │   ├── DeadlineExceeded            the call as a whole took longer than its deadline
     │   └── ConnectTimeout (ServiceNotRunning)  no connection was made in time
     └── ServiceError
@@ -47,7 +47,7 @@ The tree::
         ├── ServiceOverloaded           it answered 429 or 503: it has more than it can do
         ├── ServiceCrashed              the service went away during a call
         ├── ServiceStartFailed          the engine host could not be started
-        ├── RouteMissing                the service has no such route: another generation?
+        ├── RouteNotFound                the service has no such route: another generation?
         ├── ProtocolError               the service sent what its protocol does not allow
         ├── ServerError                 the service failed and says it is its own fault
         └── StreamInterrupted           a stream ended before its answer did
@@ -69,10 +69,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchCancelled",
-    "BatchChanged",
     "BatchError",
     "BatchInUse",
     "BatchInputInvalid",
+    "BatchMismatch",
     "BatchStorageFailed",
     "CallTimeout",
     "CatalogUnavailable",
@@ -98,15 +98,15 @@ __all__ = [
     "ModelTaskMismatch",
     "ProtocolError",
     "QueueFull",
+    "ReadTimeout",
     "ResponseNotFound",
-    "RouteMissing",
+    "RouteNotFound",
     "ServerError",
     "ServiceCrashed",
     "ServiceError",
     "ServiceNotRunning",
     "ServiceOverloaded",
     "ServiceStartFailed",
-    "SilenceTimeout",
     "StreamInterrupted",
     "StructuredOutputError",
     "ToolCallError",
@@ -131,7 +131,7 @@ class FoundryError(Exception):
         service: The base URL of the service, if one was involved.
         status: The HTTP status of the answer, if there was one.
         attempts: HTTP requests made for the call before this error was final; 0 if none was sent.
-        earlier: What ended the attempts before the one that this error ended, oldest first.
+        previous_errors: What ended the attempts before the one that this error ended, oldest first.
         partial: The text of the answer that had come before.
         type: The name of the error's class.
         retryable: Whether another attempt of the same call may succeed.
@@ -145,7 +145,7 @@ class FoundryError(Exception):
     status: int | None
     attempts: int
     partial: str
-    earlier: tuple[FoundryError, ...]
+    previous_errors: tuple[FoundryError, ...]
     type: str
 
     default_hint: ClassVar[str] = ""
@@ -169,7 +169,7 @@ class FoundryError(Exception):
         self.service = service
         self.status = status
         self.attempts = attempts
-        self.earlier = ()
+        self.previous_errors = ()
         self.partial = partial
         self.type = self.__class__.__name__
 
@@ -181,11 +181,11 @@ class FoundryError(Exception):
         super().__init__(self.message)
 
     @property
-    def causes(self) -> tuple[FoundryError, ...]:
+    def iter_causes(self) -> tuple[FoundryError, ...]:
         """What ended each attempt, oldest first; the last one is this error."""
-        return (*self.earlier, self)
+        return (*self.previous_errors, self)
 
-    def located(
+    def with_context(
         self,
         *,
         model: str | None = None,
@@ -199,11 +199,11 @@ class FoundryError(Exception):
         return self
 
     def __str__(self) -> str:
-        where = ", ".join(self._where())
+        where = ", ".join(self._context_suffix())
         told = f"{self.message} ({where})." if where else f"{self.message}."
         return f"{told} {self.hint}" if self.hint else told
 
-    def _where(self) -> list[str]:
+    def _context_suffix(self) -> list[str]:
         parts: list[str] = []
         if self.model and self.model not in self.message:
             parts.append(f"model {self.model}")
@@ -308,7 +308,7 @@ class ContextOverflow(InvalidRequest):
             )
 
     @property
-    def room(self) -> int | None:
+    def available_tokens(self) -> int | None:
         """Tokens that an answer could have; None where there is no room, or nobody counted."""
         if self.context_length is None or self.prompt_tokens is None:
             return None
@@ -361,7 +361,7 @@ class StructuredOutputError(FoundryError):
         message: str,
         *,
         errors: tuple[str, ...] = (),
-        repairs: int = 0,
+        max_repairs: int = 0,
         finish_reason: str | None = None,
         hint: str | None = None,
         model: str | None = None,
@@ -375,7 +375,7 @@ class StructuredOutputError(FoundryError):
             message, hint=hint, model=model, service=service, attempts=attempts, partial=partial
         )
         self.errors = errors
-        self.repairs = repairs
+        self.repairs = max_repairs
         self.finish_reason = finish_reason
 
 
@@ -388,7 +388,7 @@ class ModelError(FoundryError):
 
     users: tuple[ModelUser, ...] = ()
 
-    def used_by(self, users: Iterable[ModelUser]) -> Self:
+    def with_users(self, users: Iterable[ModelUser]) -> Self:
         """Fill in who uses the models in the way."""
         self.users = tuple(users)
         return self
@@ -557,7 +557,7 @@ class ServiceStartFailed(ServiceError):
         self.log_path = log_path
 
 
-class RouteMissing(ServiceError):
+class RouteNotFound(ServiceError):
     """The service has no such route, though its generation does: a version nobody has met yet?"""
 
     default_hint = "See what answers there with `foundry-api status`, or use service='embedded'."
@@ -607,7 +607,7 @@ class CallTimeout(FoundryError, TimeoutError):
         self.stage = stage
 
 
-class SilenceTimeout(CallTimeout):
+class ReadTimeout(CallTimeout):
     """No token came for `timeout` seconds."""
 
     default_hint = "Raise timeout= or FOUNDRY_TIMEOUT, shorten the prompt, or use a smaller model."
@@ -644,7 +644,7 @@ class BatchInputInvalid(BatchError, InvalidRequest):
         return self
 
 
-class BatchChanged(BatchError):
+class BatchMismatch(BatchError):
     """The input, or how it is asked, is not what the journal was begun with."""
 
     default_hint = "Give it as it was, another output, or --restart to forget what was answered."
@@ -750,7 +750,7 @@ class ToolRoundsExceeded(ToolError):
         run: The run so far; its last turn is the one that wants more calls, which were not made.
     """
 
-    default_hint = "Allow more max_rounds, or look at run.calls for what keeps the model busy."
+    default_hint = "Allow more max_turns, or look at run.calls for what keeps the model busy."
 
     def __init__(
         self, message: str, *, run: ToolRun | None = None, hint: str | None = None

@@ -37,7 +37,7 @@ __all__ = [
     "CallEnded",
     "CallStarted",
     "Event",
-    "Events",
+    "EventBus",
     "FirstToken",
     "Listener",
     "ModelLoaded",
@@ -275,18 +275,18 @@ class CacheTrouble(Event, frozen=True, kw_only=True):
     Attributes:
         path: The file.
         problem: What is the matter with it.
-        aside: Where it was set aside, so that a new one was begun; None if calls go on without.
+        backup_path: Where it was set aside, a new one was begun; None if calls go on without.
     """
 
     path: str
     problem: str
-    aside: str | None = None
+    backup_path: str | None = None
 
 
 Listener = Callable[[Event], None]
 
 
-class Events:
+class EventBus:
     """The hook: whoever subscribes hears what happens to a client's calls.
 
     Args:
@@ -310,7 +310,7 @@ class Events:
             listener: Called in the task that makes the call, so it must not block.
             kinds: Types of the events to hear; none means all.
         """
-        kinds = kinds or KINDS
+        kinds = kinds or EVENT_TYPES
         for kind in kinds:
             self._listeners[kind] = (*self._listeners.get(kind, ()), listener)
         self.heard.update(kinds)
@@ -335,7 +335,7 @@ class Events:
                 log.exception("a listener failed on %s", type(event).__name__)
 
 
-KINDS: tuple[type[Event], ...] = (
+EVENT_TYPES: tuple[type[Event], ...] = (
     CallStarted,
     AttemptStarted,
     FirstToken,

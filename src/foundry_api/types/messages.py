@@ -20,19 +20,19 @@ else:
 __all__ = [
     "AttemptRecord",
     "ChatRequest",
-    "Choice",
+    "ChoiceConstraint",
     "Chunk",
     "Completion",
     "Constraint",
     "FinishReason",
     "FunctionCall",
-    "Generation",
-    "Grammar",
-    "JsonSchema",
+    "GrammarConstraint",
+    "JsonSchemaConstraint",
     "Message",
     "Model",
     "ModelUser",
     "Role",
+    "ServiceGeneration",
     "Timings",
     "ToolCall",
     "ToolDefinition",
@@ -41,7 +41,7 @@ __all__ = [
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
-Generation = Literal["legacy", "cli-0.10", "sdk-1", "sdk-2.0", "sdk-2.1", "gateway"]
+ServiceGeneration = Literal["legacy", "cli-0.10", "sdk-1", "sdk-2.0", "sdk-2.1", "gateway"]
 
 
 class FunctionCall(Result, msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,7 +100,7 @@ class ToolDefinition(Result, msgspec.Struct, frozen=True, kw_only=True):
     parameters: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
 
 
-class JsonSchema(msgspec.Struct, frozen=True):
+class JsonSchemaConstraint(msgspec.Struct, frozen=True):
     """An answer has to be JSON of this schema.
 
     Attributes:
@@ -110,7 +110,7 @@ class JsonSchema(msgspec.Struct, frozen=True):
     schema: dict[str, Any]
 
 
-class Choice(msgspec.Struct, frozen=True):
+class ChoiceConstraint(msgspec.Struct, frozen=True):
     """An answer has to be one of these texts.
 
     Attributes:
@@ -120,7 +120,7 @@ class Choice(msgspec.Struct, frozen=True):
     choices: tuple[str, ...]
 
 
-class Grammar(msgspec.Struct, frozen=True):
+class GrammarConstraint(msgspec.Struct, frozen=True):
     """An answer has to follow a grammar.
 
     Attributes:
@@ -130,7 +130,7 @@ class Grammar(msgspec.Struct, frozen=True):
     lark: str
 
 
-Constraint = JsonSchema | Choice | Grammar
+Constraint = JsonSchemaConstraint | ChoiceConstraint | GrammarConstraint
 """What an answer has to look like."""
 
 
@@ -258,7 +258,7 @@ class Completion(ShortResult, msgspec.Struct, Generic[_T], frozen=True, kw_only=
         repairs: How often the model had to be asked again until its answer passed.
         model: The id of the model that answered.
         service: The base URL of the service that answered.
-        generation: Which generation of Foundry Local that is.
+        service_generation: Which generation of Foundry Local that is.
         finish_reason: `stop` for an answer that ended by itself, `length` for one cut at
             max_tokens or at the end of the context, `tool_calls` for one that waits for tools.
         usage: Tokens as the service counted them.
@@ -277,7 +277,7 @@ class Completion(ShortResult, msgspec.Struct, Generic[_T], frozen=True, kw_only=
     repairs: int = 0
     model: str
     service: str
-    generation: Generation
+    service_generation: ServiceGeneration
     finish_reason: FinishReason
     usage: Usage
     timings: Timings
@@ -305,7 +305,7 @@ class Model(Result, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         max_output_tokens: The longest answer that it is made for; None if unknown.
         supports_tools: Whether it was made to call tools; None if unknown.
         execution_provider: What runs it, such as `CUDAExecutionProvider`; None if unknown.
-        parent: The asset that it was made from; None if unknown.
+        base_model: The asset that it was made from; None if unknown.
         path: Where its files lie on the service's machine; None if they don't, or it doesn't tell.
     """
 
@@ -323,7 +323,7 @@ class Model(Result, msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     max_output_tokens: int | None = None
     supports_tools: bool | None = None
     execution_provider: str | None = None
-    parent: str | None = None
+    base_model: str | None = None
     path: str | None = None
 
 
@@ -334,16 +334,16 @@ class ModelUser(Result, msgspec.Struct, frozen=True, kw_only=True):
         program: The program that it is part of.
         pid: Its process.
         last_used_s: Seconds since it last called the model, or said that it still does.
-        calls: Its calls in flight; None for clients other than the one that tells.
+        in_flight: Its calls in flight; None for clients other than the one that tells.
     """
 
     program: str
     pid: int
     last_used_s: float
-    calls: int | None = None
+    in_flight: int | None = None
 
     def __str__(self) -> str:
         who = f"{self.program} (pid {self.pid})"
-        if self.calls:
-            return f"{self.calls} call{'s' if self.calls > 1 else ''} of {who}"
+        if self.in_flight:
+            return f"{self.in_flight} call{'s' if self.in_flight > 1 else ''} of {who}"
         return f"{who}, last {max(self.last_used_s, 0.0):.0f} s ago"

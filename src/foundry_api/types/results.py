@@ -11,7 +11,7 @@ from foundry_api.types.errors import ProtocolError
 from foundry_api.types.messages import (
     AttemptRecord,
     FunctionCall,
-    Generation,
+    ServiceGeneration,
     Timings,
     ToolCall,
     Usage,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Embeddings",
-    "RawReply",
+    "RawResponse",
     "Response",
     "ResponseEvent",
     "ResponseItem",
@@ -89,7 +89,7 @@ class Response(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
         metadata: The caller's own labels.
         created_at: Seconds since the epoch, by the service's clock.
         service: The base URL of the service that answered.
-        generation: Which generation of Foundry Local that is.
+        service_generation: Which generation of Foundry Local that is.
         timings: Where the time went; None for one that was fetched from the store.
         attempts: The HTTP requests made, the successful one last.
         raw: The whole object, as the service sent it.
@@ -99,7 +99,7 @@ class Response(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     status: ResponseStatus
     model: str
     service: str
-    generation: Generation
+    service_generation: ServiceGeneration
     output: tuple[ResponseItem, ...] = ()
     usage: Usage | None = None
     error: str | None = None
@@ -187,7 +187,7 @@ class Embeddings(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
         vectors: One for each text, in order; all of one length.
         model: The id of the model that made them.
         service: The base URL of the service that answered; of several, the last one's.
-        generation: Which generation of Foundry Local that is.
+        service_generation: Which generation of Foundry Local that is.
         usage: Tokens of all texts; None where the service does not count them, which none of the
             SDK's does.
         timings: Where the time went. There is no first token.
@@ -197,7 +197,7 @@ class Embeddings(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     vectors: tuple[Vector, ...]
     model: str
     service: str
-    generation: Generation
+    service_generation: ServiceGeneration
     usage: Usage | None
     timings: Timings
     attempts: tuple[AttemptRecord, ...]
@@ -224,7 +224,7 @@ class Transcription(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
         text: What is said.
         model: The id of the model that listened.
         service: The base URL of the service that answered.
-        generation: Which generation of Foundry Local that is.
+        service_generation: Which generation of Foundry Local that is.
         timings: Where the time went; tokens per second are unknown, as no service counts them.
         attempts: The HTTP requests made, the successful one last.
         raw: The data of every event, or the whole body, as the service sent it.
@@ -233,7 +233,7 @@ class Transcription(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     text: str
     model: str
     service: str
-    generation: Generation
+    service_generation: ServiceGeneration
     timings: Timings
     attempts: tuple[AttemptRecord, ...]
     raw: tuple[bytes, ...] = ()
@@ -257,7 +257,7 @@ class TranscriptionChunk(ShortResult, msgspec.Struct, frozen=True):
     raw: bytes = b""
 
 
-class RawReply(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
+class RawResponse(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
     """An answer as it came.
 
     Attributes:

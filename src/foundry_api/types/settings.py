@@ -46,7 +46,7 @@ class Settings:
         deadline_s: Seconds for a whole call; None for no bound. `FOUNDRY_DEADLINE`.
         connect_timeout_s: Seconds that making a connection may take. `FOUNDRY_CONNECT_TIMEOUT`,
             default 5.
-        retries: Further attempts after a failed one. `FOUNDRY_RETRIES`, default 3; 0 turns
+        max_retries: Further attempts after a failed one. `FOUNDRY_RETRIES`, default 3; 0 turns
             them off.
         log_level: Level of the `foundry_api` logger. `FOUNDRY_LOG_LEVEL`, default INFO.
         base_url: Address of a service; None searches for one. `FOUNDRY_BASE_URL`.
@@ -55,7 +55,7 @@ class Settings:
             Foundry Local checks none; a gateway in front of it may.
         service: `auto` finds a running service or starts an engine host; `embedded` always
             starts one of its own.
-        model_idle_s: Seconds after which a model that this client used is taken out of memory when
+        keep_alive_s: Seconds after which a model that this client used is taken out of memory when
             nobody used it; None for never. `FOUNDRY_MODEL_IDLE`.
         memory_budget_mb: Bound of the memory that the models take in a service, in MB, measured
             where the service is an engine host of this package, else by the sizes of their files;
@@ -70,13 +70,13 @@ class Settings:
     timeout_s: float | Literal["auto"] = 30.0
     deadline_s: float | None = None
     connect_timeout_s: float = CONNECT_TIMEOUT_S
-    retries: int = 3
+    max_retries: int = 3
     log_level: str = "INFO"
     base_url: str | None = None
     base_urls: tuple[str, ...] = ()
     api_key: str | None = field(default=None, repr=False)
     service: Literal["auto", "embedded"] = "auto"
-    model_idle_s: float | None = None
+    keep_alive_s: float | None = None
     memory_budget_mb: float | None = None
     cache: Literal["off", "memory", "sqlite"] | Path = "off"
     home: Path | None = None
@@ -100,7 +100,7 @@ class Settings:
             place = f"base_urls={list(self.base_urls)!r}"
         return f"{place}, model={self.model!r}"
 
-    def each(self) -> tuple[Settings, ...]:
+    def per_service(self) -> tuple[Settings, ...]:
         """Settings with one service each."""
         if not self.base_urls:
             return (self,)
@@ -131,7 +131,7 @@ class Settings:
             text = source.get(variable, "").strip()
             if text and arguments.get(name) is None:
                 values[name] = _CHECKS[name](variable, _parsed(variable, text, parse))
-        return cls(**_over(values, _checked(arguments, names or {})))
+        return cls(**_overlay(values, _checked(arguments, names or {})))
 
     @classmethod
     def resolve(
@@ -153,7 +153,7 @@ class Settings:
                 f"settings is {format_value(settings)}, not Settings", hint="Give Settings(…)."
             )
         values = {each.name: getattr(settings, each.name) for each in fields(cls)}
-        return cls(**_over(values, _checked(arguments, names or {})))
+        return cls(**_overlay(values, _checked(arguments, names or {})))
 
 
 def _checked(arguments: Mapping[str, object], names: Mapping[str, str]) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def _checked(arguments: Mapping[str, object], names: Mapping[str, str]) -> dict[
     }
 
 
-def _over(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def _overlay(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Values with others over them. One address takes the place of several, and the reverse."""
     replaced = {"base_url": "base_urls", "base_urls": "base_url"}
     hidden = {replaced[name] for name in given if name in replaced} - given.keys()
@@ -260,7 +260,7 @@ def _base_urls(name: str, value: object) -> tuple[str, ...]:
             f"{name} is of type {type(value).__name__}, not a list of addresses",
             hint="Give a list such as ['http://127.0.0.1:5273', 'http://127.0.0.1:5274'].",
         )
-    urls = tuple(normalised_url(url, f"{name}[{index}]") for index, url in enumerate(value))
+    urls = tuple(normalize_url(url, f"{name}[{index}]") for index, url in enumerate(value))
     if not urls and type(value) is not tuple:  # as the default is
         raise ConfigurationError(f"{name} is an empty list", hint="Leave it out to find a service.")
     return urls
@@ -339,13 +339,13 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "timeout_s": _timeout,
     "deadline_s": _seconds,
     "connect_timeout_s": _seconds,
-    "retries": _retries,
+    "max_retries": _retries,
     "log_level": _log_level,
-    "base_url": lambda name, value: normalised_url(value, name),
+    "base_url": lambda name, value: normalize_url(value, name),
     "base_urls": _base_urls,
     "api_key": _api_key,
     "service": _word("auto", "embedded", hint="Give 'auto', 'embedded', or a base_url."),
-    "model_idle_s": _seconds,
+    "keep_alive_s": _seconds,
     "memory_budget_mb": _budget_mb,
     "cache": _cache_place,
     "home": _home,
@@ -353,7 +353,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
 """By the names of the settings: gives the value as Python's own type, or refuses it."""
 
 _OPTIONAL = frozenset(
-    {"deadline_s", "base_url", "api_key", "model_idle_s", "memory_budget_mb", "home"}
+    {"deadline_s", "base_url", "api_key", "keep_alive_s", "memory_budget_mb", "home"}
 )
 
 _VARIABLES: dict[str, tuple[str, Callable[[str], object]]] = {
@@ -361,12 +361,12 @@ _VARIABLES: dict[str, tuple[str, Callable[[str], object]]] = {
     "timeout_s": ("FOUNDRY_TIMEOUT", _seconds_or_auto),
     "deadline_s": ("FOUNDRY_DEADLINE", float),
     "connect_timeout_s": ("FOUNDRY_CONNECT_TIMEOUT", float),
-    "retries": ("FOUNDRY_RETRIES", int),
+    "max_retries": ("FOUNDRY_RETRIES", int),
     "log_level": ("FOUNDRY_LOG_LEVEL", str),
     "base_url": ("FOUNDRY_BASE_URL", str),
     "base_urls": ("FOUNDRY_BASE_URLS", _urls),
     "api_key": ("FOUNDRY_API_KEY", str),
-    "model_idle_s": ("FOUNDRY_MODEL_IDLE", float),
+    "keep_alive_s": ("FOUNDRY_MODEL_IDLE", float),
     "memory_budget_mb": ("FOUNDRY_MEMORY_BUDGET", _megabytes),
     "cache": ("FOUNDRY_CACHE", _cache),
     "home": ("FOUNDRY_HOME", Path),
@@ -381,7 +381,7 @@ _KINDS: dict[Callable[[str], object], str] = {
 }
 
 
-def variables() -> tuple[str, ...]:
+def environment_variables() -> tuple[str, ...]:
     """The environment variables that are read."""
     return tuple(variable for variable, _ in _VARIABLES.values())
 
@@ -393,7 +393,7 @@ _URL_HINT = "Give one like http://127.0.0.1:5273."
 _OWN_PATHS = re.compile(r"(?:/|/openai/status|/v1)+$")
 
 
-def normalised_url(url: object, name: str = "the base URL") -> str:
+def normalize_url(url: object, name: str = "the base URL") -> str:
     """A service's address as `scheme://host:port`, with the path of a proxy in front of it, if any.
 
     Services bound to a wildcard report it as their address, and a legacy service's address is

@@ -26,7 +26,7 @@ from foundry_api.types.errors import (
     ModelTaskMismatch,
     ProtocolError,
     ResponseNotFound,
-    RouteMissing,
+    RouteNotFound,
     ServerError,
     ServiceOverloaded,
     ToolCallError,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NOT_JSON",
     "classify",
-    "clean",
+    "clean_message",
     "decode_lenient_json",
     "extract_error_message",
     "parse_retry_after",
@@ -49,10 +49,10 @@ __all__ = [
 ]
 
 
-_SOURCE_PLACE = re.compile(r"(?<![\w./\\-])[\w./\\-]+\.(?:cc|cpp|h|hpp):\d+ ")
+_SOURCE_LOCATION = re.compile(r"(?<![\w./\\-])[\w./\\-]+\.(?:cc|cpp|h|hpp):\d+ ")
 
 _LAMBDA = re.compile(r"(?: const)?::<lambda\([^()<>]{0,200}\)>")
-_WRAPPING = re.compile(r"^Failed to handle OpenAI completion: |\s*\(Parameter '\w+'\)$")
+_WRAPPER = re.compile(r"^Failed to handle OpenAI completion: |\s*\(Parameter '\w+'\)$")
 """What 1.x puts around its messages: the name of its handler, and .NET's of an argument."""
 
 _PARSER_STATE = "\n<state>"
@@ -62,19 +62,19 @@ MAX_MESSAGE_CHARS = 2000
 """A longer one is no message; what lies behind is cut off before anything searches it."""
 
 
-def clean(message: str) -> str:
+def clean_message(message: str) -> str:
     """The service's message without what names places in its source.
 
     The 2.x engine writes `search_options.cc:108 int fl::Validate(const std::string&) request ...`;
     only what follows the signature is meant for people.
     """
     message = message[:MAX_MESSAGE_CHARS].partition(_PARSER_STATE)[0]
-    while place := _SOURCE_PLACE.search(message):
+    while place := _SOURCE_LOCATION.search(message):
         end = _signature_end(message, place.end())
         if not message[end:].strip():
             end = place.end()  # the parentheses were the message's own
         message = message[: place.start()] + message[end:].lstrip()
-    return _WRAPPING.sub("", message.strip()).rstrip(".")
+    return _WRAPPER.sub("", message.strip()).rstrip(".")
 
 
 def _signature_end(text: str, start: int) -> int:
@@ -139,7 +139,7 @@ def classify(status: int, message: str) -> FoundryError:
             a 200).
         message: The service's own words.
     """
-    told = clean(message) or f"the service answered HTTP {status} without a message"
+    told = clean_message(message) or f"the service answered HTTP {status} without a message"
     kind = next((error for pattern, error in _COMPILED if pattern.search(told)), None)
     if kind is ContextOverflow:
         return _context_overflow(told, status)
@@ -184,7 +184,7 @@ def _load_hint(message: str) -> str | None:
 
 def _by_status(status: int) -> type[FoundryError]:
     if status in {404, 405}:
-        return RouteMissing
+        return RouteNotFound
     if status < 400:  # noqa: PLR2004 - HTTP's classes
         return ProtocolError
     if status in {429, 503}:

@@ -14,7 +14,7 @@ from email import message_from_bytes
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from faults.hostile import LAST_CHUNK, head, piece
+from faults.hostile import LAST_CHUNK, encode_chunk, make_head
 from support.fakes.fake_sdk1_server import (
     DoubledModel,
     KestrelDouble,
@@ -98,11 +98,11 @@ class LegacyServiceDouble(KestrelDouble):
             case "POST", ["v1", "audio", "transcriptions"] if self._transcribes:
                 await peer.send(self._transcribe(received))
             case "GET", route:
-                await peer.send(self._told("/".join(route)))
+                await peer.send(self._to_listing("/".join(route)))
             case _:
                 await peer.send(whole(404))
 
-    def _told(self, route: str) -> bytes:
+    def _to_listing(self, route: str) -> bytes:
         if route == "foundry/list" and self.catalog == "failing":
             return whole(500, exception_page("System.Exception", NO_CATALOG), text=True)
         cached = self._cached()
@@ -183,14 +183,14 @@ class LegacyServiceDouble(KestrelDouble):
         if model is None or told["ProviderType"] != "AzureFoundryLocal" or not told["Uri"]:
             await peer.send(_no_provider(400, told["Name"]))
             return
-        await peer.send(head(content_type="text/plain"))
+        await peer.send(make_head(content_type="text/plain"))
         async with until_left(peer, self._note_left):
             for percent in (0, 12.5, 50, 100):
-                await peer.send(piece(self._step(percent)))
+                await peer.send(encode_chunk(self._step(percent)))
                 if percent and self._held_download:
                     await asyncio.Event().wait()
         model.cached = self.failing_download is None
-        await peer.send(piece(self._result()), LAST_CHUNK)
+        await peer.send(encode_chunk(self._result()), LAST_CHUNK)
 
     def _note_left(self) -> None:
         self.downloads_left += 1

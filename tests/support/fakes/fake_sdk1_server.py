@@ -15,7 +15,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from faults.hostile import LAST_CHUNK, HostileServer, Peer, piece
+from faults.hostile import LAST_CHUNK, Peer, ScriptedServer, encode_chunk
 from support.loopback_catalog import ALIAS, VARIANT
 from support.scripted_model import ALL_SCRIPTS, prompt_tokens
 from support.scripted_model.scripts import COST_OF_A_MILLISECOND
@@ -80,7 +80,7 @@ class KestrelDouble:
         self.models = list(scripted() if models is None else models)
         self.generating = 0
         self.loads = 0
-        self._server = HostileServer(self._serve)
+        self._server = ScriptedServer(self._serve)
         self._turn = asyncio.Lock()
 
     @property
@@ -131,9 +131,9 @@ class KestrelDouble:
             answer = ""
             async for text in self._tokens(asked):
                 answer += text
-                await peer.send(piece(event(self._chunk(asked, answer, text))))
+                await peer.send(encode_chunk(event(self._chunk(asked, answer, text))))
             for last in self._end(asked, answer):
-                await peer.send(piece(last))
+                await peer.send(encode_chunk(last))
         await peer.send(LAST_CHUNK)
 
     @contextlib.asynccontextmanager
@@ -276,13 +276,13 @@ async def until_left(peer: Peer, note: Callable[[], None] = lambda: None) -> Asy
     """
     sending = asyncio.current_task()
     assert sending
-    gone = asyncio.ensure_future(peer.gone())
+    gone = asyncio.ensure_future(peer.wait_closed())
     gone.add_done_callback(lambda task: None if task.cancelled() else sending.cancel())
     try:
         yield
     except (asyncio.CancelledError, ConnectionError) as error:
         if isinstance(error, asyncio.CancelledError):
-            if not peer.left.is_set():
+            if not peer.client_closed.is_set():
                 raise  # the double is being stopped
             sending.uncancel()
         note()

@@ -10,7 +10,7 @@ Of several keywords the last one counts, so that what a tool answers may hold th
 
     build(tmp_path / "scripted")
     messages = [{"role": "user", "content": "Please say-hello."}]
-    ...                                                     # ask the engine
+    ...                                                     # run_command the engine
     assert content == script("say-hello").text
     assert usage["prompt_tokens"] == prompt_tokens(messages)
 """

@@ -6,7 +6,7 @@ one's state is the sum of one row a token, and the row of a byte marks its place
 and `A` count alike, and two texts are near each other when they are made of the same letters.
 
     build_embedder(tmp_path / "embedder")
-    ...                                                     # ask the engine
+    ...                                                     # run_command the engine
     assert vector == pytest.approx(embedding("Hello"))
 """
 

@@ -7,7 +7,7 @@ recites what it is to say of light, of dark, or of nothing at all.
 
     build_seer(tmp_path / "seer")
     write_image(tmp_path / "light.png", level=255)
-    ...                                                     # ask the engine
+    ...                                                     # run_command the engine
     assert text == LIGHT
 """
 

@@ -22,14 +22,14 @@ from foundry_api.batch.journal import BLOCK_LINES, read_status, request_cancel
 from foundry_api.batch.types import BatchOptions, InputOptions
 from foundry_api.types.errors import (
     BatchCancelled,
-    BatchChanged,
     BatchError,
     BatchInputInvalid,
     BatchInUse,
+    BatchMismatch,
     BatchStorageFailed,
     ServiceNotRunning,
 )
-from service.helpers import eventually_async
+from service.helpers import wait_until_async
 from support.journal_factories import answer, failure, lines, opened
 
 if TYPE_CHECKING:
@@ -273,9 +273,9 @@ async def test_lines_that_another_runner_wants_asked_again_are_answered_by_who_h
     engine = Engine(fails_once, holds=3)
     running = asyncio.create_task(BatchJob(options, shared=True).run(engine))
     await engine.held.wait()
-    await eventually_async(lambda: read_status(options.directory).counts.failed)
+    await wait_until_async(lambda: read_status(options.directory).counts.failed)
     other = asyncio.create_task(BatchJob(options, shared=True, retry_failed=True).run(Engine()))
-    await eventually_async(lambda: not read_status(options.directory).counts.failed)
+    await wait_until_async(lambda: not read_status(options.directory).counts.failed)
     engine.holds = None
     engine.is_drained.set()
     engine.is_drained = asyncio.Event()
@@ -319,10 +319,10 @@ async def test_an_input_that_was_changed_is_noticed(options: BatchOptions, tmp_p
         )
     path = tmp_path / "prompts.txt"
     path.write_text("another prompt\n" * LINES, encoding="utf-8")
-    with pytest.raises(BatchChanged, match=r"prompts\.txt is not what it was"):
+    with pytest.raises(BatchMismatch, match=r"prompts\.txt is not what it was"):
         await BatchJob(options).run(Engine())
     unchecked = BatchOptions(input=options.input, output=options.output, check=False)
-    with pytest.raises(BatchChanged, match="is not the line that was answered"):
+    with pytest.raises(BatchMismatch, match="is not the line that was answered"):
         await BatchJob(unchecked).run(Engine())
     assert (await BatchJob(options, restart=True).run(Engine())).done == LINES
 
@@ -393,7 +393,7 @@ async def test_any_pipe_is_kept_as_standard_input_is(kind: str, tmp_path: Path) 
             Engine(lambda index: ServiceNotRunning("gone") if index else answer(index))
         )
     first = path
-    with pipe(kind, tmp_path, "something else\n") as path, pytest.raises(BatchChanged):
+    with pipe(kind, tmp_path, "something else\n") as path, pytest.raises(BatchMismatch):
         await BatchJob(reading(path)).run(Engine())
     summary = await BatchJob(reading(first), reuse_spooled_input=True).run(Engine())
     assert (summary.total, summary.done, summary.resumed) == (3, 3, 1)
@@ -415,7 +415,7 @@ async def test_waiting_for_a_pipe_that_nobody_writes_to_can_be_ended(tmp_path: P
         input=InputOptions(path=str(tmp_path / "pipe")), output=str(tmp_path / "answers.jsonl")
     )
     running = asyncio.create_task(BatchJob(options).run(Engine()))
-    await eventually_async(lambda: list(options.directory.glob("input.*")))
+    await wait_until_async(lambda: list(options.directory.glob("input.*")))
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

@@ -28,7 +28,7 @@ def told(*values: float) -> Distribution:
     histogram = Histogram(LATENCY_BUCKETS)
     for value in values:
         histogram.add(value)
-    return histogram.told()
+    return histogram.snapshot()
 
 
 def figures(**changes: Any) -> BatchStatistics:
@@ -70,7 +70,7 @@ def facts(**changes: Any) -> ReportData:
             "title": EVIL,
             "state": "finished with failures",
             "total": 200,
-            "figures": figures(),
+            "statistics": figures(),
             "settings": (("Input", EVIL),),
             "made_at": 90_020.0,
             "version": "1",
@@ -132,7 +132,7 @@ def test_the_page_has_plots_of_speed_and_times_and_marks_where_it_was_begun_agai
 
 
 def test_a_batch_of_which_nothing_is_finished_has_a_page() -> None:
-    text = render_page(facts(figures=BatchStatistics(), state="not finished"))
+    text = render_page(facts(statistics=BatchStatistics(), state="not finished"))
     assert "<svg" not in text
     assert "No line is finished yet." in text
     assert "the same command goes on" in text
@@ -140,7 +140,7 @@ def test_a_batch_of_which_nothing_is_finished_has_a_page() -> None:
 
 def test_the_size_of_the_page_does_not_grow_with_the_lines() -> None:
     many = figures(done=999_998, latency=told(*(0.001 * n for n in range(1, 9_000))))
-    assert len(render_page(facts(figures=many))) < 60_000
+    assert len(render_page(facts(statistics=many))) < 60_000
 
 
 @pytest.mark.parametrize("value", [0.0, 0.0001, 0.5, 20_000.0])

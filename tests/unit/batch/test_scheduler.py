@@ -34,14 +34,14 @@ class Engine:
         self.fails = fails
         self.flying: set[int] = set()
         self.most = 0
-        self.begun: list[int] = []
+        self.is_started: list[int] = []
         self.groups: list[str] = []
         self.tries: defaultdict[int, int] = defaultdict(int)
         self.cancelled: list[int] = []
 
     async def answer(self, index: int, group: str, took_s: float) -> str:
         self.tries[index] += 1
-        self.begun.append(index)
+        self.is_started.append(index)
         self.groups.append(group)
         self.flying.add(index)
         self.most = max(self.most, len(self.flying))
@@ -67,9 +67,9 @@ class Mortal(Engine):
         self.crashes = 0
 
     async def answer(self, index: int, group: str, took_s: float) -> str:
-        self.begun.append(index)
+        self.is_started.append(index)
         self.groups.append(group)
-        number, epoch = len(self.begun), self.crashes
+        number, epoch = len(self.is_started), self.crashes
         await asyncio.sleep(took_s / 2)
         if self.crashes == epoch and (index in self.poison or number in self.at_calls):
             self.crashes += 1
@@ -85,10 +85,10 @@ class Line(BatchTask[str]):
     ) -> None:
         super().__init__(index, group, key)
         self.engine = engine
-        self.took_s = s
+        self.duration_s = s
 
     async def run(self) -> str:
-        return await self.engine.answer(self.index, self.group, self.took_s)
+        return await self.engine.answer(self.index, self.group, self.duration_s)
 
     def make_failed_result(self, error: errors.FoundryError) -> str:
         return f"{self.index} {type(error).__name__}"
@@ -163,8 +163,8 @@ def test_no_more_are_taken_than_are_needed(run: Run) -> None:
             for _ in range(3):
                 await anext(given)
             await asyncio.sleep(10_000)
-        assert len(engine.begun) <= MAX_READY + 2 * 4 + 3
-        assert taken <= len(engine.begun) + ONE_GROUP_CAPACITY + 1
+        assert len(engine.is_started) <= MAX_READY + 2 * 4 + 3
+        assert taken <= len(engine.is_started) + ONE_GROUP_CAPACITY + 1
 
     run(test())
 
@@ -197,7 +197,7 @@ def test_order_is_kept_and_no_line_runs_too_far_ahead(run: Run) -> None:
         slow_first = [Line(engine, index, s=0.1 if index else 1e4) for index in range(2000)]
         given = await results(pump(ordered=True), slow_first)
         assert given == [f"{index}" for index in range(2000)]
-        assert max(engine.begun[:REORDER_WINDOW]) < REORDER_WINDOW
+        assert max(engine.is_started[:REORDER_WINDOW]) < REORDER_WINDOW
 
     run(test())
 
@@ -224,7 +224,7 @@ def test_the_callers_mistake_fails_its_line_alone_and_at_once(run: Run) -> None:
     run(test())
 
 
-@pytest.mark.parametrize("kind", [errors.ServerError, errors.SilenceTimeout, errors.DownloadFailed])
+@pytest.mark.parametrize("kind", [errors.ServerError, errors.ReadTimeout, errors.DownloadFailed])
 def test_a_line_that_fails_for_a_passing_reason_is_begun_again_so_often(
     run: Run, kind: type[errors.FoundryError]
 ) -> None:
@@ -261,7 +261,7 @@ def test_no_line_fails_while_the_service_is_away(run: Run, error: errors.Foundry
         engine = Engine(fails)
         given = await results(pump(attempts=1), lines(engine, 200))
         assert sorted(map(int, given)) == list(range(200))
-        assert len(engine.begun) < 200 + 60  # few look whether it is back
+        assert len(engine.is_started) < 200 + 60  # few look whether it is back
 
     run(test())
 
@@ -300,7 +300,7 @@ def test_a_service_that_was_never_there_is_not_waited_for_as_long(run: Run) -> N
 def test_a_service_that_tells_no_status_is_away_and_no_line_is_blamed(run: Run) -> None:
     async def test() -> None:
         def fails(_engine: Engine, _index: int) -> Exception | None:
-            return errors.SilenceTimeout("mute") if asyncio.get_running_loop().time() < 20 else None
+            return errors.ReadTimeout("mute") if asyncio.get_running_loop().time() < 20 else None
 
         given = await results(pump(attempts=2, reachable=False), lines(Engine(fails), 5))
         assert sorted(map(int, given)) == list(range(5))
@@ -347,7 +347,7 @@ def test_a_model_that_nobody_knows_ends_the_batch_before_a_million_lines_fail(ru
         engine = Engine(lambda *_: errors.ModelNotFound("what model?"))
         with pytest.raises(errors.ModelNotFound):
             await results(pump(), lines(engine, 10_000))
-        assert len(engine.begun) < 2 * MAX_CONSECUTIVE_FAILURES
+        assert len(engine.is_started) < 2 * MAX_CONSECUTIVE_FAILURES
 
     run(test())
 
@@ -381,7 +381,7 @@ def test_what_no_line_can_mend_ends_the_batch_at_once(run: Run, error: errors.Fo
         engine = Engine(lambda *_: error)
         with pytest.raises(type(error)):
             await results(pump(), lines(engine, 1000))
-        assert len(engine.begun) <= 5
+        assert len(engine.is_started) <= 5
 
     run(test())
 
@@ -414,7 +414,7 @@ def test_identical_lines_are_asked_once(run: Run) -> None:
         same = [Line(engine, index, key=b"k%d" % (index % 10)) for index in range(1000)]
         given = await results(pump(kept=LruResults(len)), same)
         assert len(given) == 1000
-        assert len(engine.begun) == 10
+        assert len(engine.is_started) == 10
         assert sum(" as " in each for each in given) == 990
 
     run(test())
@@ -514,7 +514,7 @@ def test_a_pump_that_is_drained_finishes_what_is_in_flight_and_begins_nothing(ru
                 given.append(reply)
                 if len(given) == 6:
                     draining.drain()
-        assert sorted(map(int, given)) == sorted(engine.begun)
+        assert sorted(map(int, given)) == sorted(engine.is_started)
         assert engine.cancelled == []
         assert len(given) <= 6 + 4 + 4, "those that had ended, and those in flight"
 

@@ -14,8 +14,8 @@ from foundry_api.batch.progress import BatchProgress
 from foundry_api.batch.statistics import ErrorStatistics
 from foundry_api.batch.types import BatchOptions, InputOptions
 from foundry_api.cli import main
-from foundry_api.cli.batch.progress import _Screen, line
-from foundry_api.cli.batch.summary import _print_errors, print_summary, retry_advice
+from foundry_api.cli.batch.progress import _Frame, format_line
+from foundry_api.cli.batch.summary import _print_errors, make_retry_advice, print_summary
 from support.journal_factories import answer, failure, opened, options_of
 
 if TYPE_CHECKING:
@@ -59,12 +59,12 @@ def test_each_output_has_an_error_file_of_its_own(output: str, errors: str) -> N
 def screen(now: BatchProgress, width: int = 100) -> list[str]:
     console = Console(file=StringIO(), width=width, force_terminal=False)
     with console.capture() as captured:
-        console.print(_Screen("a.jsonl -> b.jsonl", now, (1.0, 2.0, 3.0)))
+        console.print(_Frame("a.jsonl -> b.jsonl", now, (1.0, 2.0, 3.0)))
     return [each.rstrip() for each in captured.get().splitlines()]
 
 
 def test_a_line_of_a_log_tells_all_that_matters() -> None:
-    assert line(progress()) == (
+    assert format_line(progress()) == (
         "5,412 of 10,000 (54%) finished, 12 failed, 310 shared, 41.2 lines/s, 2,310 tokens/s, "
         "1 min 51 s left, 8 in flight of at most 8, 512 queued"
     )
@@ -72,14 +72,14 @@ def test_a_line_of_a_log_tells_all_that_matters() -> None:
 
 def test_a_service_that_is_away_is_told_by_its_name() -> None:
     away = EngineState(services=(("http://a:1", "closed"), ("http://b:2", "open")))
-    assert line(progress(engine=away)).endswith("http://b:2 is away")
+    assert format_line(progress(engine=away)).endswith("http://b:2 is away")
 
 
 def test_a_line_tells_what_else_goes_on() -> None:
     checking = progress(phase="checking", read_bytes=1_000_000, size_bytes=2_097_152)
-    assert line(checking) == "checking the input (2 MB), 48%"
-    assert line(progress(phase="publishing")).startswith("writing the output, 5,412 of")
-    assert line(progress(total=None, lines_per_s=None, failed=0, shared=0)).startswith(
+    assert format_line(checking) == "checking the input (2 MB), 48%"
+    assert format_line(progress(phase="publishing")).startswith("writing the output, 5,412 of")
+    assert format_line(progress(total=None, lines_per_s=None, failed=0, shared=0)).startswith(
         "5,400 finished, 8 in flight"
     )
 
@@ -152,13 +152,13 @@ def test_a_run_without_a_line_says_so(capsys: pytest.CaptureFixture[str]) -> Non
         ({"UnsupportedParameter": 1, "ModelTaskMismatch": 1}, "Asked again they fail again"),
         ({"ServerError": 1}, "Ask them again with: foundry-api batch retry 'my answers.jsonl'"),
         ({"StructuredOutputError": 1, "GrammarError": 1}, "(1 of them fails again: correct"),
-        ({"SilenceTimeout": 1, "InvalidRequest": 1_200}, "(1,200 of them fail again: correct"),
+        ({"ReadTimeout": 1, "InvalidRequest": 1_200}, "(1,200 of them fail again: correct"),
     ],
 )
 def test_what_can_never_pass_is_not_recommended_to_be_asked_again(
     failures: dict[str, int], advice: str
 ) -> None:
-    told = retry_advice("my answers.jsonl", failures)
+    told = make_retry_advice("my answers.jsonl", failures)
     assert advice in told
     assert bool(told) == bool(failures)
     assert ("batch retry" in told) == ("retry" in advice or "of them" in advice)

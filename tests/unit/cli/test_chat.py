@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from foundry_api.cli import downloads
-from foundry_api.cli.chat import described, prompt_from
-from foundry_api.cli.options import Common, common_options, pass_common
+from foundry_api.cli.chat import read_prompt, to_json
+from foundry_api.cli.options import GlobalOptions, common_options, pass_common
 from foundry_api.core.downloads import DownloadProgress
 from foundry_api.types.errors import CatalogUnavailable, InvalidRequest, ModelNotCached
 from foundry_api.types.messages import AttemptRecord, Completion, Model, Timings, Usage
@@ -52,7 +52,7 @@ def test_where_the_prompt_comes_from(
     monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], text: str, prompt: str
 ) -> None:
     stdin(monkeypatch, io.StringIO(text))
-    assert prompt_from(words) == prompt
+    assert read_prompt(words) == prompt
 
 
 @pytest.mark.parametrize("stream", [None, Terminal("not read")])
@@ -60,12 +60,12 @@ def test_words_without_a_pipe_are_the_prompt(
     monkeypatch: pytest.MonkeyPatch, stream: io.IOBase | None
 ) -> None:
     stdin(monkeypatch, stream)
-    assert prompt_from(("say", "this")) == "say this"
+    assert read_prompt(("say", "this")) == "say this"
 
 
 def test_a_terminal_without_words_means_a_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
     stdin(monkeypatch, Terminal())
-    assert prompt_from(()) is None
+    assert read_prompt(()) is None
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_no_prompt_at_all_is_refused(
 ) -> None:
     stdin(monkeypatch, stream)
     with pytest.raises(InvalidRequest) as refused:
-        prompt_from(())
+        read_prompt(())
     assert refused.value.field == "prompt"
 
 
@@ -92,13 +92,13 @@ def test_the_shape_of_an_answer_as_json() -> None:
         parsed=None,
         model="m:1",
         service="http://127.0.0.1:1",
-        generation="sdk-2.1",
+        service_generation="sdk-2.1",
         finish_reason="stop",
         usage=Usage(1, 2, 3),
         timings=Timings(0.1, 0.2, None),
         attempts=(AttemptRecord(0.1), AttemptRecord(0.1)),
     )
-    assert described(completion) == {
+    assert to_json(completion) == {
         "content": "Hello",
         "reasoning": "",
         "model": "m:1",
@@ -109,7 +109,7 @@ def test_the_shape_of_an_answer_as_json() -> None:
         "refusal": "",
         "cached": False,
         "service": "http://127.0.0.1:1",
-        "generation": "sdk-2.1",
+        "service_generation": "sdk-2.1",
     }
 
 
@@ -150,14 +150,14 @@ class FakeSession:
         self.models = models
         self.client = self
 
-    def run(self, coroutine: Coroutine[Any, Any, Any], waiting: str = "") -> Any:
-        del waiting
+    def run(self, coroutine: Coroutine[Any, Any, Any], description: str = "") -> Any:
+        del description
         return asyncio.run(coroutine)
 
 
 def attempt(models: FakeModels, *, yes: bool = False, ask: bool = True) -> str:
     session = cast("Session", FakeSession(models))
-    return downloads.run_with_download(session, models.answer, yes=yes, ask=ask)
+    return downloads.retry_after_download(session, models.answer, yes=yes, ask=ask)
 
 
 def test_a_missing_model_is_not_downloaded_unasked() -> None:
@@ -219,7 +219,7 @@ def test_nobody_is_asked_when_the_caller_wants_json(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_common_options_stand_before_or_behind_the_verb(arguments: list[str]) -> None:
-    seen: list[Common] = []
+    seen: list[GlobalOptions] = []
 
     @click.group()
     @common_options
@@ -229,9 +229,9 @@ def test_common_options_stand_before_or_behind_the_verb(arguments: list[str]) ->
     @group.command()
     @common_options
     @pass_common
-    def verb(common: Common) -> None:
+    def verb(common: GlobalOptions) -> None:
         seen.append(common)
 
     finished = CliRunner().invoke(group, arguments)
     assert finished.exit_code == 0, finished.output
-    assert seen == [Common(base_url="http://a:1", verbose=2, as_json=True)]
+    assert seen == [GlobalOptions(base_url="http://a:1", verbose=2, as_json=True)]

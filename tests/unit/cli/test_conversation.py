@@ -29,17 +29,17 @@ class Talk:
         self.conversation = Conversation(
             model="first",
             system=None,
-            answer=self._answer,
-            choose=self._choose,
+            complete=self._answer,
+            select_model=self._choose,
             read=self._read,
-            tell=self.told.append,
-            fail=self.failures.append,
+            echo=self.told.append,
+            echo_error=self.failures.append,
         )
         self.conversation.run()
 
     @property
     def history(self) -> list[tuple[str, str]]:
-        return [(turn.role, turn.content) for turn in self.conversation.turns]
+        return [(turn.role, turn.content) for turn in self.conversation.messages]
 
     def _read(self) -> str:
         line = next(self._lines, EOFError())

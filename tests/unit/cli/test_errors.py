@@ -37,7 +37,7 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]:
     [
         (errors.ModelNotFound("no such model", model="x"), 1),
         (errors.ServiceNotRunning("nothing there"), 1),
-        (errors.SilenceTimeout("too long"), 1),
+        (errors.ReadTimeout("too long"), 1),
         (errors.InvalidRequest("bad"), 2),
         (errors.ContextOverflow("too much"), 2),
         (errors.ConfigurationError("bad setting"), 2),
@@ -64,14 +64,14 @@ def test_exit_codes(
 
 def test_words_tell_message_place_and_hint(capsys: pytest.CaptureFixture[str]) -> None:
     error = errors.ServerError("it broke", hint="Try later.", service="http://x:1", status=500)
-    cli_errors.tell(error.located(attempts=4))
+    cli_errors.print_error(error.with_context(attempts=4))
     assert capsys.readouterr().err == (
         "Error: it broke (service http://x:1, HTTP 500, after 4 attempts).\nTry later.\n"
     )
 
 
 def test_words_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    cli_errors.tell(errors.ServerError("\x1b[2Jgone", hint=""))
+    cli_errors.print_error(errors.ServerError("\x1b[2Jgone", hint=""))
     assert capsys.readouterr().err == "Error: \\x1b[2Jgone.\n"
 
 

@@ -22,13 +22,13 @@ from foundry_api import (
 from foundry_api.cli import main
 from foundry_api.cli.health import _print_json_line
 from foundry_api.cli.health_view import (
-    LiveScreen,
-    guards_in_words,
-    line,
-    sample_fields,
-    summary_fields,
+    LiveView,
+    format_limits,
+    format_line,
+    make_sample_fields,
+    make_summary_fields,
 )
-from foundry_api.cli.services import health_of
+from foundry_api.cli.services import check_endpoint
 from foundry_api.engine.endpoint import Endpoint
 from foundry_api.monitor.store import SampleStore
 from foundry_api.monitor.summary import summarise
@@ -50,7 +50,7 @@ def full(**members: Any) -> HealthSample:
     told: dict[str, Any] = {
         "service": URL,
         "version": "2.2.1",
-        "generation": "sdk-2.1",
+        "service_generation": "sdk-2.1",
         "loaded_models": ("demo:1",),
         "memory_usage": 310 * 2**20,
         "uptime": 12.0,
@@ -64,7 +64,7 @@ def full(**members: Any) -> HealthSample:
 def test_a_look_in_words() -> None:
     canary = Canary(outcome="answered", model="demo:1", time_to_first_token_s=0.02, at=1.8e9 - 30)
     assert [
-        field for field in sample_fields(full(canary=canary, detail="a thing")) if field[1]
+        field for field in make_sample_fields(full(canary=canary, detail="a thing")) if field[1]
     ] == [
         ("version", "2.2.1 (sdk-2.1)"),
         ("loaded", "demo:1"),
@@ -78,12 +78,12 @@ def test_a_look_in_words() -> None:
 
 
 def test_a_look_in_a_line() -> None:
-    assert line(seen("down", detail="nothing runs")).split("  ")[1:] == [
+    assert format_line(seen("down", detail="nothing runs")).split("  ")[1:] == [
         "down",
         "-",
         "nothing runs",
     ]
-    assert line(full(traffic=BUSY["traffic"])).split("  ")[1:] == [
+    assert format_line(full(traffic=BUSY["traffic"])).split("  ")[1:] == [
         "healthy",
         URL,
         "4 ms",
@@ -107,14 +107,12 @@ def test_a_look_as_json_is_one_line_that_can_be_read_back(
 
 
 def test_guards_are_told_where_there_are_calls() -> None:
-    assert guards_in_words(full(**BUSY)) == (
-        "2 of 2 in flight, 7 queued, 5 answered, breaker closed"
-    )
+    assert format_limits(full(**BUSY)) == ("2 of 2 in flight, 7 queued, 5 answered, breaker closed")
     idle = {
         "breaker": BreakerStatistics("closed", 0, 0, 0, 0.0, 0.0, 0, 0, 0.0),
         "limiter": LimiterStatistics(2, 0, 0, 0, None),
     }
-    assert guards_in_words(full(**idle)) == ""
+    assert format_limits(full(**idle)) == ""
 
 
 @pytest.mark.parametrize(
@@ -171,7 +169,7 @@ def test_a_summary_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     SampleStore(path, keep_s=1e9).close()
     assert main(["health", "--summary", "--store", str(path)]) == 0
     assert capsys.readouterr().out == f"There are no looks in {path}.\n"
-    assert dict(summary_fields(summarise([])))["available"] == ""
+    assert dict(make_summary_fields(summarise([])))["available"] == ""
 
 
 async def test_a_service_that_this_client_cannot_use_is_not_down(
@@ -181,9 +179,9 @@ async def test_a_service_that_this_client_cannot_use_is_not_down(
         raise UnsupportedFeature("it is of generation legacy")
 
     monkeypatch.setattr(FoundryAPIClient, "health_check", health_check)
-    endpoint = Endpoint(base_url="http://127.0.0.1:9", generation="legacy", origin="port")
-    health = await health_of(endpoint, Settings())
-    assert (health.status, health.generation) == ("degraded", "legacy")
+    endpoint = Endpoint(base_url="http://127.0.0.1:9", service_generation="legacy", origin="port")
+    health = await check_endpoint(endpoint, Settings())
+    assert (health.status, health.service_generation) == ("degraded", "legacy")
     assert "it is of generation legacy" in health.detail
 
 
@@ -250,9 +248,9 @@ def draw(
     Terminal.encoding = encoding  # type: ignore[misc]
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("sys.stdout", terminal := Terminal())
-    with LiveScreen() as screen:
+    with LiveView() as screen:
         for change in changes:
-            screen.changed(change)
+            screen.add_change(change)
         for look in looks:
-            screen.show(look)
+            screen.add_sample(look)
     return terminal.getvalue()

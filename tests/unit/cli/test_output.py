@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api.cli import output
-from foundry_api.cli import output as streams
-from foundry_api.cli.printer import Speaker
+from foundry_api.cli import output, streams
+from foundry_api.cli.printer import AnswerPrinter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,11 +31,11 @@ def test_a_terminal_gets_no_control_characters_from_a_model() -> None:
 )
 def test_a_pipe_gets_the_answer_as_it_is(stream: Callable[[], io.StringIO], expected: str) -> None:
     written = stream()
-    speaker = Speaker(written)
-    speaker.say("\x1b[2J")
-    speaker.end()
+    speaker = AnswerPrinter(written)
+    speaker.write("\x1b[2J")
+    speaker.finish()
     assert written.getvalue() == expected
-    assert speaker.said == "\x1b[2J"
+    assert speaker.text == "\x1b[2J"
 
 
 @pytest.mark.parametrize(
@@ -45,10 +44,10 @@ def test_a_pipe_gets_the_answer_as_it_is(stream: Callable[[], io.StringIO], expe
 )
 def test_an_answer_ends_with_one_line_end_of_ours_at_most(pieces: list[str], expected: str) -> None:
     written = io.StringIO()
-    speaker = Speaker(written)
+    speaker = AnswerPrinter(written)
     for piece in pieces:
-        speaker.say(piece)
-    speaker.end()
+        speaker.write(piece)
+    speaker.finish()
     assert written.getvalue() == expected
 
 
@@ -79,7 +78,7 @@ def test_streams_of_a_windows_pipe_speak_utf8(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("é".encode()), encoding="cp1252"))
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="cp1252"))
     monkeypatch.setattr("sys.stderr", None)
-    streams.arrange()
+    streams.force_utf8()
     import sys  # noqa: PLC0415 - the streams are replaced above
 
     print(sys.stdin.read(), "日本\udcff", end="", flush=True)  # noqa: T201

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.cli.output import ASCII_BARS, BARS, bars_for, sparkline
+from foundry_api.cli.output import ASCII_BARS, BARS, format_sparkline, get_bars
 
 
 @pytest.mark.parametrize(
@@ -24,17 +24,17 @@ from foundry_api.cli.output import ASCII_BARS, BARS, bars_for, sparkline
     ],
 )
 def test_values_become_bars(values: list[float | None], width: int, expected: str) -> None:
-    assert sparkline(values, width) == expected
+    assert format_sparkline(values, width) == expected
 
 
 def test_without_a_floor_the_lowest_value_is_the_lowest_bar() -> None:
-    assert sparkline([100, 107], 2, floor=None) == "▁█"
-    assert sparkline([100, 100], 2, floor=None) == "▁▁"
+    assert format_sparkline([100, 107], 2, floor=None) == "▁█"
+    assert format_sparkline([100, 100], 2, floor=None) == "▁▁"
 
 
 @given(st.lists(st.none() | st.floats(0, 1e12), max_size=50), st.integers(0, 40))
 def test_a_graph_is_as_wide_as_it_was_told(values: list[float | None], width: int) -> None:
-    line = sparkline(values, width)
+    line = format_sparkline(values, width)
     assert len(line) in {0, width}
     assert set(line) <= {*BARS, " "}
 
@@ -44,4 +44,4 @@ def test_a_graph_is_as_wide_as_it_was_told(values: list[float | None], width: in
     [("utf-8", BARS), ("ascii", ASCII_BARS), ("latin-1", ASCII_BARS), (None, ASCII_BARS)],
 )
 def test_a_terminal_without_the_bars_gets_letters(encoding: str | None, bars: str) -> None:
-    assert bars_for(encoding) == bars
+    assert get_bars(encoding) == bars

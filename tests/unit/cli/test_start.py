@@ -14,7 +14,7 @@ import click
 import pytest
 
 from foundry_api import __version__
-from foundry_api.cli.options import examples
+from foundry_api.cli.options import format_examples
 from foundry_api.cli.root import root
 from foundry_api.cli.verbs import VERBS
 from support.cli_program import environment, run
@@ -45,7 +45,7 @@ LIST_MODULES = """
 import sys
 bare = set(sys.modules)
 from foundry_api.cli import main
-from foundry_api.cli.options import examples
+from foundry_api.cli.options import format_examples
 main(sys.argv[1:])
 import json
 print(json.dumps(sorted(set(sys.modules) - bare - {"json"})), file=sys.stderr)
@@ -130,5 +130,5 @@ def test_help_in_a_pipe_is_plain_and_tells_the_exit_codes() -> None:
 
 
 def test_an_example_with_a_pipe_begins_with_what_it_is_from() -> None:
-    shown = examples("chat hi", "cat notes | foundry-api chat hi")
+    shown = format_examples("chat hi", "cat notes | foundry-api chat hi")
     assert shown.splitlines()[2:] == ["  foundry-api chat hi", "  cat notes | foundry-api chat hi"]

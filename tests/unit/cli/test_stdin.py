@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import pytest
 
 from foundry_api.cli import stdin
-from foundry_api.cli.stdin import piped_text, read_text
+from foundry_api.cli.stdin import read_piped_text, read_text
 from foundry_api.types.errors import InvalidRequest
 from support.cli_program import SOURCE
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 posix = pytest.mark.skipif(os.name != "posix", reason="a matter of POSIX shells")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who writes to a pipe")
 
-ASK = "from foundry_api.cli.chat import prompt_from; print(prompt_from(('Sum up:',)))"
+ASK = "from foundry_api.cli.chat import read_prompt; print(read_prompt(('Sum up:',)))"
 
 COPY = "import shutil, sys; shutil.copyfileobj(sys.stdin.buffer, sys.stdout.buffer)"
 
@@ -73,7 +73,7 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[BinaryIO]:
 def test_an_inherited_input_that_never_ends_is_left_out_with_a_word(
     pipe: BinaryIO, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert piped_text("prompt", silence_s=0.01) == ""
+    assert read_piped_text("prompt", silence_s=0.01) == ""
     told = capsys.readouterr().err
     assert told.startswith("Standard input is open, but nothing came within 0.01 s")
     assert "Give - to wait for it" in told
@@ -87,7 +87,7 @@ def test_what_has_begun_is_read_to_its_end(pipe: BinaryIO) -> None:
         pipe.close()
 
     threading.Timer(0.3, end).start()
-    assert piped_text("prompt", silence_s=30) == "one two"
+    assert read_piped_text("prompt", silence_s=30) == "one two"
 
 
 @linux
@@ -96,7 +96,7 @@ def test_a_slow_command_is_waited_for(pipe: BinaryIO, capsys: pytest.CaptureFixt
     with subprocess.Popen([sys.executable, "-c", COPY], stdin=subprocess.PIPE, stdout=pipe) as slow:
         pipe.close()
         threading.Timer(0.5, slow.communicate, (b"notes",)).start()
-        assert piped_text("prompt", silence_s=0.01) == "notes"
+        assert read_piped_text("prompt", silence_s=0.01) == "notes"
     assert capsys.readouterr().err == ""
 
 
@@ -108,7 +108,7 @@ def test_a_slow_command_is_waited_for(pipe: BinaryIO, capsys: pytest.CaptureFixt
         (b"SQLite format 3\0", "holds NUL characters"),
     ],
 )
-@pytest.mark.parametrize("read", [read_text, piped_text])
+@pytest.mark.parametrize("read", [read_text, read_piped_text])
 def test_what_is_no_text_is_refused(
     pipe: BinaryIO, sent: bytes, message: str, read: Callable[[str], str]
 ) -> None:
@@ -120,7 +120,7 @@ def test_what_is_no_text_is_refused(
 
 
 @posix
-@pytest.mark.parametrize("read", [read_text, piped_text])
+@pytest.mark.parametrize("read", [read_text, read_piped_text])
 @pytest.mark.parametrize(
     ("place", "message"),
     [("/dev/zero", "longer than 1000 bytes"), ("/", "cannot be read: Is a directory")],

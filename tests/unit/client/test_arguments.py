@@ -60,9 +60,9 @@ SECRET = "hunter2"  # noqa: S105 - what must not be shown
         ({"deadline": 0}, "deadline is 0"),
         ({"deadline": "soon"}, "deadline is 'soon'"),
         ({"connect_timeout": -1}, "connect_timeout is -1"),
-        ({"retries": -1}, "retries is -1"),
-        ({"retries": 1.5}, "retries is 1.5"),
-        ({"retries": "3"}, "retries is '3'"),
+        ({"max_retries": -1}, "max_retries is -1"),
+        ({"max_retries": 1.5}, "max_retries is 1.5"),
+        ({"max_retries": "3"}, "max_retries is '3'"),
         ({"limiter": 5}, "limiter is 5"),
         ({"breaker": {}}, "breaker is {}"),
         ({"residency": "all"}, "residency is 'all'"),
@@ -115,14 +115,14 @@ def test_a_variable_and_a_setting_are_named_as_they_were_given(
     monkeypatch.setenv("FOUNDRY_RETRIES", "-2")
     with pytest.raises(ConfigurationError, match=r"^FOUNDRY_RETRIES is -2"):
         FoundryAPIClient()
-    with pytest.raises(ConfigurationError, match=r"^retries is -1"):
-        FoundryAPIClient(retries=-1)
+    with pytest.raises(ConfigurationError, match=r"^max_retries is -1"):
+        FoundryAPIClient(max_retries=-1)
     with pytest.raises(ConfigurationError, match=r"^timeout_s is -1"):
         Settings(timeout_s=-1)
-    assert FoundryAPIClient(retries=1).settings.retries == 1
+    assert FoundryAPIClient(max_retries=1).settings.max_retries == 1
     monkeypatch.setenv("FOUNDRY_BASE_URL", f"//user:{SECRET}@host")
     with pytest.raises(ConfigurationError, match=r"^FOUNDRY_BASE_URL carries a") as caught:
-        FoundryAPIClient(retries=1)
+        FoundryAPIClient(max_retries=1)
     assert SECRET not in str(caught.value)
 
 
@@ -152,7 +152,7 @@ async def test_a_deadline_that_has_passed_is_raised_before_anything_is_sent(
             lambda **bound: client.chat([{"role": "user", "content": "Hi"}], **bound),
             lambda **bound: anext(client.stream_complete("Hi", **bound)),
             lambda **bound: client.complete("Hi", choice=["Hello"], **bound),
-            lambda **bound: client.run("Hi", [], **bound),
+            lambda **bound: client.run_tools("Hi", [], **bound),
             lambda **bound: client.embed(["Hi"], model="fake", **bound),
             lambda **bound: client.responses.create("Hi", **bound),
             client.responses.list,

@@ -15,8 +15,8 @@ import pytest
 
 from foundry_api import ClientClosed, InvalidRequest
 from foundry_api.client.sync.background import BackgroundLoop
-from foundry_api.client.sync.loop_thread import AHEAD
-from service.helpers import eventually, start_program
+from foundry_api.client.sync.loop_thread import PREFETCH
+from service.helpers import start_program, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
@@ -181,7 +181,7 @@ def test_no_thread_runs_before_the_first_call() -> None:
 
 
 def test_a_stream_gives_every_piece_in_order(loop: BackgroundLoop) -> None:
-    pieces = 5 * AHEAD + 1
+    pieces = 5 * PREFETCH + 1
     assert list(loop.iterate(Source(pieces))) == list(range(1, pieces + 1))
 
 
@@ -209,10 +209,10 @@ def test_a_slow_reader_is_only_so_far_behind(loop: BackgroundLoop) -> None:
     stream = loop.iterate(source)
 
     assert next(stream) == 1
-    eventually(lambda: source.sent == AHEAD)
+    wait_until(lambda: source.sent == PREFETCH)
     loop.run(lambda: asyncio.sleep(0.05))
-    assert source.sent == AHEAD
-    assert [next(stream) for _ in range(AHEAD)] == list(range(2, AHEAD + 2))
+    assert source.sent == PREFETCH
+    assert [next(stream) for _ in range(PREFETCH)] == list(range(2, PREFETCH + 2))
     stream.close()
 
 
@@ -251,7 +251,7 @@ def test_leaving_a_stream_early_closes_it(
 ) -> None:
     source = Source()
     leave(lambda: loop.iterate(source))
-    eventually(lambda: source.closed)
+    wait_until(lambda: source.closed)
 
 
 def test_a_stream_that_the_collector_finds_on_the_loops_own_thread_is_closed(
@@ -267,7 +267,7 @@ def test_a_stream_that_the_collector_finds_on_the_loops_own_thread_is_closed(
         gc.collect()
 
     loop.run(collect)
-    eventually(lambda: source.closed)
+    wait_until(lambda: source.closed)
 
 
 def test_a_stream_is_read_in_one_task_and_one_context(loop: BackgroundLoop) -> None:
@@ -365,7 +365,7 @@ def test_ctrl_c_ends_a_stream(loop: BackgroundLoop) -> None:
         list(stream)
     thread.join()
 
-    eventually(lambda: call.over)
+    wait_until(lambda: call.over)
 
 
 def test_closing_ends_calls_and_streams_and_says_so() -> None:
@@ -418,7 +418,7 @@ def test_a_callback_that_ends_the_program_ends_the_loop_and_all_who_wait() -> No
             loop.run(leave)
         with pytest.raises(ClientClosed):
             waiting.result()
-    eventually(lambda: not threads())
+    wait_until(lambda: not threads())
     with pytest.raises(ClientClosed):
         loop.run(nothing)
 
@@ -434,12 +434,12 @@ def test_the_thread_ends_with_the_last_reference() -> None:
     del loop
 
     assert closed.wait(10)
-    eventually(lambda: not threads())
+    wait_until(lambda: not threads())
 
 
 def test_a_stream_keeps_the_loop_of_a_client_that_is_gone() -> None:
     assert list(BackgroundLoop(nothing).iterate(Source(3))) == [1, 2, 3]
-    eventually(lambda: not threads())
+    wait_until(lambda: not threads())
 
 
 PROGRAM = """

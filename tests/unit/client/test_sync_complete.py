@@ -41,8 +41,8 @@ TWINS: dict[type[Any], type[Any]] = {
     Conversation: SyncConversation,
 }
 OF_CALLS = {
-    ResponseCache: {"active", "attach", "close", "detach", "get", "put", "turn"},
-    Responses: {"events", "respond"},
+    ResponseCache: {"active", "bind", "close", "unbind", "get", "put", "lock"},
+    Responses: {"stream_operation", "run_operation"},
 }
 """What calls use, and users do not."""
 

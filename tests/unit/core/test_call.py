@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from foundry_api.wire.transport import Request
 
 MODEL = Model(id="tiny:1", alias="tiny", catalog="local", cached=True)
-ENDPOINT = Endpoint(base_url="http://service", generation="sdk-2.1", origin="explicit")
+ENDPOINT = Endpoint(base_url="http://service", service_generation="sdk-2.1", origin="explicit")
 ORDER = CallRequest(("tiny",), chat_request([{"role": "user", "content": "Hi"}]), 5.0, NEVER)
 STOP = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
 DONE = b"data: [DONE]\n\n"
@@ -139,7 +139,7 @@ async def test_a_completion_gathers_the_whole_answer() -> None:
     completion = await world.call().result()
     assert completion.content == "Hello"
     assert completion.model == "tiny:1"
-    assert (completion.service, completion.generation) == ("http://service", "sdk-2.1")
+    assert (completion.service, completion.service_generation) == ("http://service", "sdk-2.1")
     assert completion.finish_reason == "stop"
     assert completion.usage == Usage(prompt_tokens=7, completion_tokens=11, total_tokens=18)
     assert completion.cached is False

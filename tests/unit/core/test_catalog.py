@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from foundry_api.core.catalog import Source
+    from foundry_api.core.catalog import CatalogSource
 
 QWEN = Model(id="Qwen-generic-cpu:2", alias="qwen", catalog="public", cached=False, size_mb=310)
 PHI = Model(id="Phi-generic-cpu:4", alias="phi", catalog="public", cached=False)
@@ -45,7 +45,7 @@ class Service:
 
     @property
     def endpoint(self) -> Endpoint:
-        return Endpoint(base_url=self.url, generation="sdk-2.1", origin=self.origin)
+        return Endpoint(base_url=self.url, service_generation="sdk-2.1", origin=self.origin)
 
     @property
     def dialect(self) -> Service:
@@ -58,17 +58,17 @@ class Service:
     async def status(self) -> ServiceStatus:
         return ServiceStatus("sdk-2.1", 1, str(self.cache))
 
-    async def host(self) -> Service:
+    async def get_host_info(self) -> Service:
         return self
 
-    async def local_models(self) -> Sequence[Model]:
+    async def list_local_models(self) -> Sequence[Model]:
         return self.local
 
-    async def memory(self) -> frozenset[str]:
+    async def get_memory(self) -> frozenset[str]:
         self.asked.append("loaded")
         return self.in_memory
 
-    async def public_models(self) -> PublicListing | Sequence[Model]:
+    async def list_public_models(self) -> PublicListing | Sequence[Model]:
         self.asked.append("public")
         if self.public is None:
             raise CatalogUnavailable("the model catalog could not be reached")
@@ -81,8 +81,11 @@ class Dialect:
     capabilities = CAPABILITIES["sdk-2.1"]
 
     def __init__(self, service: Service) -> None:
-        self.get_status, self.list_local_models = service.status, service.local_models
-        self.list_public_models, self.get_loaded_ids = service.public_models, service.memory
+        self.get_status, self.list_local_models = service.status, service.list_local_models
+        self.list_public_models, self.get_loaded_ids = (
+            service.list_public_models,
+            service.get_memory,
+        )
 
 
 class Clock:
@@ -108,7 +111,7 @@ class Seen:
 
 def catalog_of(service: Service, home: Path | None, clock: Clock | None = None) -> Catalog:
     store = None if home is None else CatalogStore(home)
-    return Catalog(cast("Source", Seen(service)), store, clock=clock or Clock())
+    return Catalog(cast("CatalogSource", Seen(service)), store, clock=clock or Clock())
 
 
 def downloaded(cache: Path, model: Model) -> None:
@@ -223,11 +226,11 @@ async def test_downloads_that_are_remembered_are_here_without_asking(
 ) -> None:
     service.local = [MINE]
     catalog = catalog_of(service, tmp_path)
-    assert await catalog.here() == [MINE]
+    assert await catalog.local_models() == [MINE]
     assert service.asked == []
     await catalog.listing()
     downloaded(service.cache, QWEN)
-    assert [model.id for model in await catalog.here()] == [MINE.id, QWEN.id]
+    assert [model.id for model in await catalog.local_models()] == [MINE.id, QWEN.id]
     assert service.asked.count("public") == 1
 
 
@@ -237,9 +240,9 @@ async def test_a_download_that_is_not_remembered_is_asked_for(
     downloaded(service.cache, QWEN)
     here = msgspec.structs.replace(QWEN, cached=True)
     service.public = PublicListing(models=(here, PHI))
-    assert await catalog_of(service, tmp_path).here() == [here]
+    assert await catalog_of(service, tmp_path).local_models() == [here]
     service.public = None
-    assert await catalog_of(service, tmp_path / "other").here() == []
+    assert await catalog_of(service, tmp_path / "other").local_models() == []
 
 
 async def test_a_foreign_service_says_itself_what_is_cached(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.core.connection import Connection, find_model
+from foundry_api.core.connection import Connection, match_model
 from foundry_api.engine.endpoint import Endpoint
 from foundry_api.types import errors
 from foundry_api.types.capabilities import CAPABILITIES
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from foundry_api.types.capabilities import Capabilities
-    from foundry_api.types.messages import Generation
+    from foundry_api.types.messages import ServiceGeneration
 
 
 def local(model_id: str, alias: str) -> Model:
@@ -61,35 +61,35 @@ EVERYTHING = (DEMO, MINE, PHI_GPU, PHI_CPU_OLD, PHI_CPU, QWEN)
 def test_a_name_may_be_an_id_an_id_without_version_or_an_alias(
     name: str, meant: Model | None
 ) -> None:
-    assert find_model(name, EVERYTHING) == meant
+    assert match_model(name, EVERYTHING) == meant
 
 
 def test_of_several_versions_the_highest_number_is_meant() -> None:
     versions = [local(f"m:{version}", "other") for version in (9, 10, 2)]
-    assert find_model("m", versions) == versions[1]
+    assert match_model("m", versions) == versions[1]
 
 
 def test_of_several_variants_the_first_that_is_here_is_meant_or_else_the_first() -> None:
     gpu, cpu = public("m-gpu:1", "m"), public("m-cpu:1", "m", cached=True)
-    assert find_model("m", [gpu, cpu]) == cpu
-    assert find_model("m", [gpu, msgspec.structs.replace(cpu, cached=False)]) == gpu
+    assert match_model("m", [gpu, cpu]) == cpu
+    assert match_model("m", [gpu, msgspec.structs.replace(cpu, cached=False)]) == gpu
 
 
 def test_an_id_wins_over_an_alias() -> None:
     named, aliased = local("phi", "other"), local("other:1", "phi")
-    assert find_model("phi", [aliased, named]) == named
+    assert match_model("phi", [aliased, named]) == named
 
 
 def test_an_id_without_a_number_has_no_version() -> None:
     odd = local("model:latest", "m")
-    assert find_model("model:latest", [odd]) == odd
-    assert find_model("model", [odd]) is None
+    assert match_model("model:latest", [odd]) == odd
+    assert match_model("model", [odd]) is None
 
 
 @given(name=st.text(), ids=st.lists(st.text()))
 def test_any_text_may_be_a_name(name: str, ids: list[str]) -> None:
     models = [local(each, each) for each in ids]
-    found = find_model(name, models)
+    found = match_model(name, models)
     assert found is None or found in models
 
 
@@ -102,7 +102,7 @@ class Service:
 
     here: Sequence[Model] = ()
     catalog: Sequence[Model] | None = None
-    service_generation: Generation = "sdk-2.1"
+    service_generation: ServiceGeneration = "sdk-2.1"
     capabilities: Capabilities = CAPABILITIES["sdk-2.1"]
     asked: list[str] = field(default_factory=list)
     failures: list[errors.FoundryError] = field(default_factory=list)
@@ -141,7 +141,7 @@ class Unused:
         raise AssertionError(f"{name} was used")
 
 
-ENDPOINT = Endpoint(base_url="http://127.0.0.1:1", generation="sdk-2.1", origin="explicit")
+ENDPOINT = Endpoint(base_url="http://127.0.0.1:1", service_generation="sdk-2.1", origin="explicit")
 
 
 def connected(service: Service) -> Connection:
@@ -261,8 +261,10 @@ async def test_what_was_forgotten_is_asked_for_again() -> None:
 
 
 @pytest.mark.parametrize("generation", ["gateway"])
-def test_a_generation_without_a_dialect_is_refused_with_a_way_out(generation: Generation) -> None:
-    endpoint = Endpoint(base_url="http://127.0.0.1:1", generation=generation, origin="port")
+def test_a_generation_without_a_dialect_is_refused_with_a_way_out(
+    generation: ServiceGeneration,
+) -> None:
+    endpoint = Endpoint(base_url="http://127.0.0.1:1", service_generation=generation, origin="port")
     with pytest.raises(errors.UnsupportedFeature, match=generation) as caught:
         Connection(endpoint, Unused(), {}, None)
     assert caught.value.service == endpoint.base_url

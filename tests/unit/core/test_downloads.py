@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.cli.downloads import in_words
-from foundry_api.core.downloads import DownloadMeter, DownloadProgress, unless_stalled
+from foundry_api.cli.downloads import format_progress
+from foundry_api.core.downloads import DownloadProgress, ProgressMeter, with_stall_timeout
 from foundry_api.types.errors import ConnectTimeout, DownloadFailed
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def reported(
 ) -> list[DownloadProgress]:
     """What a meter tells of percentages that come so many seconds after the one before."""
     clock = Clock()
-    meter = DownloadMeter(total_mb, clock=clock)
+    meter = ProgressMeter(total_mb, clock=clock)
     seen: list[DownloadProgress] = []
     for after_s, percent in steps:
         clock.now += after_s
@@ -46,7 +46,7 @@ def test_a_steady_download_tells_its_speed_and_the_time_left() -> None:
     assert last.percent == 40
     assert (last.done_mb, last.total_mb) == (400, 1000)
     assert last.mb_per_s == pytest.approx(10)
-    assert last.left_s == pytest.approx(60)
+    assert last.remaining_s == pytest.approx(60)
 
 
 def test_what_was_here_before_does_not_count_as_speed() -> None:
@@ -67,13 +67,13 @@ def test_while_nothing_comes_the_speed_falls_and_no_time_is_promised() -> None:
     speeds = [each.mb_per_s for each in seen[2:] if each.mb_per_s is not None]
     assert speeds == sorted(speeds, reverse=True)
     assert seen[-1].mb_per_s == 0
-    assert seen[-1].left_s is None
+    assert seen[-1].remaining_s is None
 
 
 def test_without_a_size_there_is_still_a_time() -> None:
     *_, last = reported([(0, 0), (2, 10), (2, 20)], total_mb=None)
     assert (last.done_mb, last.total_mb, last.mb_per_s) == (None, None, None)
-    assert last.left_s == pytest.approx(16)
+    assert last.remaining_s == pytest.approx(16)
 
 
 @given(
@@ -88,7 +88,7 @@ def test_progress_is_never_negative_nor_nonsense_and_never_falls(
     assert percents == sorted(percents)
     assert all(0 <= percent <= 100 for percent in percents)
     for each in seen:
-        for value in (each.done_mb, each.total_mb, each.mb_per_s, each.left_s):
+        for value in (each.done_mb, each.total_mb, each.mb_per_s, each.remaining_s):
             assert value is None or (math.isfinite(value) and value >= 0)
 
 
@@ -102,7 +102,7 @@ async def steps_of(*percents: float, then: Exception | None = None) -> AsyncGene
 
 async def test_a_download_that_stands_still_is_given_up() -> None:
     steps = steps_of(0.0, 41.0)
-    alive = unless_stalled(steps, model="phi:1", stall_s=0.01)
+    alive = with_stall_timeout(steps, model="phi:1", stall_s=0.01)
     assert [await anext(alive), await anext(alive)] == [0.0, 41.0]
     with pytest.raises(DownloadFailed, match=r"nothing came for 0.01 s, with 41% here") as caught:
         await anext(alive)
@@ -115,7 +115,7 @@ async def test_a_download_that_stands_still_is_given_up() -> None:
 async def test_a_time_out_of_the_connection_is_not_taken_for_a_stall() -> None:
     steps = steps_of(then=ConnectTimeout("no connection within 5 s"))
     with pytest.raises(ConnectTimeout):
-        await anext(unless_stalled(steps, model="phi:1", stall_s=9))
+        await anext(with_stall_timeout(steps, model="phi:1", stall_s=9))
 
 
 @pytest.mark.parametrize(
@@ -124,13 +124,16 @@ async def test_a_time_out_of_the_connection_is_not_taken_for_a_stall() -> None:
         (DownloadProgress(percent=0.0), "0%"),
         (
             DownloadProgress(
-                percent=41.2, done_mb=1097, total_mb=2662.4, mb_per_s=12.04, left_s=130.4
+                percent=41.2, done_mb=1097, total_mb=2662.4, mb_per_s=12.04, remaining_s=130.4
             ),
             "41%, 1.1 GB of 2.6 GB, 12.0 MB/s, 2 min 10 s left",
         ),
-        (DownloadProgress(percent=99.9, left_s=0.01), "99.90%, 1 s left"),
-        (DownloadProgress(percent=100.0, done_mb=1, total_mb=1, left_s=0.0), "100%, 1 MB of 1 MB"),
+        (DownloadProgress(percent=99.9, remaining_s=0.01), "99.90%, 1 s left"),
+        (
+            DownloadProgress(percent=100.0, done_mb=1, total_mb=1, remaining_s=0.0),
+            "100%, 1 MB of 1 MB",
+        ),
     ],
 )
 def test_progress_in_words(progress: DownloadProgress, words: str) -> None:
-    assert in_words(progress) == words
+    assert format_progress(progress) == words

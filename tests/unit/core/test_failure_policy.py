@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundry_api.core.call import FAILOVER_ERRORS, MODEL_FALLBACK_ERRORS, FailurePolicy
-from foundry_api.core.service_pool import Service, Services
+from foundry_api.core.service_pool import ServiceHandle, ServicePool
 from foundry_api.resilience.backoff import Backoff
 from foundry_api.resilience.retry import Retry, RetryBudget
 from foundry_api.types import errors
@@ -37,7 +37,7 @@ KINDS: tuple[Callable[[], errors.FoundryError], ...] = (
     lambda: errors.InvalidRequest("x"),
     lambda: errors.ProtocolError("x"),
     lambda: errors.QueueFull("x"),
-    lambda: errors.SilenceTimeout("x", limit_s=1.0),
+    lambda: errors.ReadTimeout("x", limit_s=1.0),
     lambda: errors.DeadlineExceeded("x", limit_s=1.0),
     lambda: errors.ClientClosed("x"),
 )
@@ -47,9 +47,9 @@ async def no_connection() -> Connection:
     raise AssertionError
 
 
-def services_of(count: int) -> tuple[list[Service], Services]:
+def services_of(count: int) -> tuple[list[ServiceHandle], ServicePool]:
     services = [service_of(f"http://{n}", no_connection, lambda: None) for n in range(count)]
-    return services, Services(services, lambda: services[0])
+    return services, ServicePool(services, lambda: services[0])
 
 
 def recovery(
@@ -58,7 +58,7 @@ def recovery(
     services: int = 1,
     models: tuple[str, ...] = ("tiny",),
     budget: float = 100.0,
-) -> tuple[list[Service], FailurePolicy]:
+) -> tuple[list[ServiceHandle], FailurePolicy]:
     known, all_of_them = services_of(services)
     retry = Retry(retries, BACKOFF, RetryBudget(budget, 0.0))
     return known, FailurePolicy(retry, all_of_them, models)

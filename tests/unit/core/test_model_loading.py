@@ -17,7 +17,7 @@ from foundry_api.types.messages import Model
 if TYPE_CHECKING:
     from foundry_api.wire.dialects.base import Catalog
 
-ENDPOINT = Endpoint(base_url="http://127.0.0.1:1", generation="sdk-2.1", origin="embedded")
+ENDPOINT = Endpoint(base_url="http://127.0.0.1:1", service_generation="sdk-2.1", origin="embedded")
 A, B, C = (Model(id=f"{name}:1", alias=name, catalog="local", cached=True) for name in "abc")
 
 
@@ -131,7 +131,7 @@ async def test_a_model_is_not_swapped_for_itself() -> None:
 async def test_an_old_one_in_use_stays_and_nothing_is_loaded() -> None:
     service = Service()
     await service.connection.ensure_loaded(A)
-    service.connection.memory.begin("a:1")
+    service.connection.memory.begin_use("a:1")
     with pytest.raises(errors.ModelInUse):
         await swap(await service.route("a"), await service.route("b"), drain_s=0)
     assert service.inside == {"a"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from foundry_api.core.connection import Connection
-from foundry_api.core.service_pool import Service, Services
+from foundry_api.core.service_pool import ServiceHandle, ServicePool
 from foundry_api.engine.endpoint import Endpoint
 from foundry_api.resilience.breaker import BreakerSettings, CircuitBreaker
 from foundry_api.resilience.limiter import Limiter
@@ -43,14 +43,14 @@ class World:
     def __post_init__(self) -> None:
         self.gate.set()
         breaker = CircuitBreaker(QUICK, clock=lambda: self.now, uniform=lambda _, high: high)
-        self.service = Service(self.url, self.open, self.forget, breaker, Limiter())
+        self.service = ServiceHandle(self.url, self.open, self.forget, breaker, Limiter())
 
     async def open(self) -> Connection:
         await self.gate.wait()
         if not self.alive:
             raise errors.ServiceNotRunning("nobody is there")
         self.opened.append(self.url)
-        endpoint = Endpoint(base_url=self.url, generation="sdk-2.1", origin=self.origin)
+        endpoint = Endpoint(base_url=self.url, service_generation="sdk-2.1", origin=self.origin)
         connection = Connection(endpoint, cast("Transport", None), {}, None)
         connection.dialect.list_local_models = self.models  # type: ignore[method-assign]
         connection.dialect.load = self.load  # type: ignore[method-assign]
@@ -82,8 +82,8 @@ class World:
         permit.failed(0.1)
 
 
-def services(*worlds: World) -> Services:
-    return Services([world.service for world in worlds], lambda: World("http://own").service)
+def services(*worlds: World) -> ServicePool:
+    return ServicePool([world.service for world in worlds], lambda: World("http://own").service)
 
 
 def busy(world: World, calls: int) -> World:
@@ -135,9 +135,9 @@ async def test_the_demo_model_of_a_found_service_is_our_own_hosts(
 ) -> None:
     found = World(origin=origin)
     both = services(found)
-    service = await both.having(name)
+    service = await both.select_for_model(name)
     assert (service is not found.service) is own
-    assert await both.having(name) is service
+    assert await both.select_for_model(name) is service
     assert len(list(both)) == 1 + own
 
 
@@ -145,8 +145,8 @@ async def test_of_several_services_none_has_to_be_there_to_be_picked() -> None:
     """What is raised here is not held against the service: the call would come back to it."""
     away, b = World("http://a", alive=False), busy(World("http://b"), 1)
     both = services(away, b)
-    assert await both.having("demo") is away.service
-    assert await both.having("demo", {away.service}) is b.service
+    assert await both.select_for_model("demo") is away.service
+    assert await both.select_for_model("demo", {away.service}) is b.service
 
 
 async def test_callers_that_come_together_connect_once() -> None:
@@ -162,10 +162,10 @@ async def test_callers_that_come_together_connect_once() -> None:
 async def test_a_loss_is_noticed_once_and_only_of_the_present_connection() -> None:
     world = World()
     first = await world.service.connect()
-    world.service.lost(first)
-    world.service.lost(first)
+    world.service.invalidate(first)
+    world.service.invalidate(first)
     second = await world.service.connect()
-    world.service.lost(first)
+    world.service.invalidate(first)
     assert world.service.connection is second
     assert world.forgotten == 1
 
@@ -175,7 +175,7 @@ async def test_what_was_in_memory_is_loaded_again_before_the_next_caller_comes()
     connection = await world.service.connect()
     await connection.make_ready("tiny")
     world.loaded.clear()
-    world.service.lost(connection)
+    world.service.invalidate(connection)
     await world.loaded.wait()
     assert world.loads == ["tiny:1", "tiny:1"]
     assert world.opened == ["http://a", "http://a"]
@@ -188,7 +188,7 @@ async def test_a_service_that_dies_again_meanwhile_is_found_again() -> None:
     await connection.make_ready("tiny")
     world.loaded.clear()
     world.deaths_while_loading = 2
-    world.service.lost(connection)
+    world.service.invalidate(connection)
     await world.loaded.wait()
     assert len(world.opened) == 4
     await world.service.aclose()
@@ -201,7 +201,7 @@ async def test_a_model_that_kills_its_service_is_not_loaded_for_ever(
     connection = await world.service.connect()
     await connection.make_ready("tiny")
     world.deaths_while_loading = 99
-    world.service.lost(connection)
+    world.service.invalidate(connection)
     await others()
     assert len(world.loads) == 4
     assert "it died again" in caplog.text
@@ -209,7 +209,7 @@ async def test_a_model_that_kills_its_service_is_not_loaded_for_ever(
 
 async def test_a_service_that_had_nothing_in_memory_is_not_looked_for_unasked() -> None:
     world = World()
-    world.service.lost(await world.service.connect())
+    world.service.invalidate(await world.service.connect())
     await asyncio.sleep(0)
     assert world.opened == ["http://a"]
 
@@ -221,7 +221,7 @@ async def test_a_service_that_cannot_be_found_again_is_a_warning(
     connection = await world.service.connect()
     await connection.make_ready("tiny")
     world.alive = False
-    world.service.lost(connection)
+    world.service.invalidate(connection)
     await others()
     assert "could not be loaded again" in caplog.text
     assert "nobody is there" in caplog.text
@@ -232,7 +232,7 @@ async def test_closing_ends_the_search_for_a_lost_service() -> None:
     connection = await world.service.connect()
     await connection.make_ready("tiny")
     world.gate.clear()
-    world.service.lost(connection)
+    world.service.invalidate(connection)
     await asyncio.sleep(0)
     await world.service.aclose()
     assert world.loads == ["tiny:1"]
@@ -244,7 +244,7 @@ async def test_nothing_is_held_against_an_engine_that_took_the_place_of_another(
     connection = await world.service.connect()
     world.fail()
     assert world.service.breaker.state == "open"
-    world.service.lost(connection)
+    world.service.invalidate(connection)
     world.url = "http://b"
     await world.service.connect()
     assert (world.service.name, world.service.breaker.state) == ("http://b", "closed")
@@ -254,7 +254,7 @@ async def test_the_same_service_found_again_has_to_pass_its_trial() -> None:
     world = World()
     connection = await world.service.connect()
     world.fail()
-    world.service.lost(connection)
+    world.service.invalidate(connection)
     await world.service.connect()
     assert world.service.breaker.state == "open"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from foundry_api.engine.models.onnx_file import NotOnnx, external_data, outputs
+from foundry_api.engine.models.onnx_file import InvalidOnnx, read_external_data, read_outputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,7 @@ def model(*tensors: onnx.TensorProto) -> bytes:
 
 def told(path: Path, content: bytes) -> dict[str, int]:
     path.write_bytes(content)
-    return external_data(path)
+    return read_external_data(path)
 
 
 @pytest.fixture
@@ -68,12 +68,12 @@ def test_a_graph_that_holds_its_weights_names_no_file(path: Path) -> None:
     ],
 )
 def test_what_is_no_graph_is_told(path: Path, content: bytes) -> None:
-    with pytest.raises(NotOnnx):
+    with pytest.raises(InvalidOnnx):
         told(path, content)
 
 
 def test_a_name_of_unheard_of_length_is_no_name(path: Path) -> None:
-    with pytest.raises(NotOnnx, match="longer than 4096 bytes"):
+    with pytest.raises(InvalidOnnx, match="longer than 4096 bytes"):
         told(path, model(weights("a", location="x" * 5000)))
 
 
@@ -84,7 +84,7 @@ def test_no_bytes_raise_anything_else(path: Path, noise: bytes, at: int) -> None
     for content in (noise, good[:at] + noise + good[at:]):
         try:
             told(path, content)
-        except NotOnnx:
+        except InvalidOnnx:
             continue
 
 
@@ -95,10 +95,10 @@ def test_the_outputs_of_a_graph_are_told(path: Path) -> None:
     ]
     graph = onnx.helper.make_graph([], "graph", values[:1], values, initializer=[weights("w")])
     path.write_bytes(onnx.helper.make_model(graph).SerializeToString())
-    assert outputs(path) == {"logits", "hidden_states"}
+    assert read_outputs(path) == {"logits", "hidden_states"}
 
 
 def test_what_is_no_graph_has_no_outputs(path: Path) -> None:
     path.write_bytes(b"")
-    with pytest.raises(NotOnnx):
-        outputs(path)
+    with pytest.raises(InvalidOnnx):
+        read_outputs(path)

@@ -7,10 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api.engine.models.task import CHAT, EMBEDDINGS, SPEECH, VISION, embeds, task_of
-from foundry_api.engine.models.validate import findings
-from foundry_api.engine.process import demo_models
-from service.helpers import model_directory
+from foundry_api.engine.models.task import (
+    CHAT,
+    EMBEDDINGS,
+    SPEECH,
+    VISION,
+    detect_task,
+    is_embedding_model,
+)
+from foundry_api.engine.models.validate import find_problems
+from foundry_api.engine.process import get_demo_models
+from service.helpers import make_model_directory
 from support.scripted_model import build
 from support.scripted_model.audio import build_transcriber
 from support.scripted_model.embeddings import build_embedder
@@ -21,33 +28,33 @@ if TYPE_CHECKING:
 
 
 def test_the_demo_model_is_for_chats() -> None:
-    assert task_of(Path(demo_models()[0].path)) == CHAT
+    assert detect_task(Path(get_demo_models()[0].path)) == CHAT
 
 
 def test_a_model_that_chats_does_not_embed(tmp_path: Path) -> None:
     build(tmp_path)
-    assert (task_of(tmp_path), embeds(tmp_path)) == (CHAT, False)
+    assert (detect_task(tmp_path), is_embedding_model(tmp_path)) == (CHAT, False)
 
 
 def test_a_graph_with_hidden_states_embeds(tmp_path: Path) -> None:
     build_embedder(tmp_path)
-    assert (task_of(tmp_path), embeds(tmp_path)) == (EMBEDDINGS, True)
+    assert (detect_task(tmp_path), is_embedding_model(tmp_path)) == (EMBEDDINGS, True)
 
 
 def test_one_with_a_chat_template_embeds_and_is_for_chats(tmp_path: Path) -> None:
     build_embedder(tmp_path)
     (tmp_path / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
-    assert (task_of(tmp_path), embeds(tmp_path)) == (CHAT, True)
+    assert (detect_task(tmp_path), is_embedding_model(tmp_path)) == (CHAT, True)
 
 
 def test_whisper_transcribes(tmp_path: Path) -> None:
     build_transcriber(tmp_path)
-    assert (task_of(tmp_path), embeds(tmp_path)) == (SPEECH, False)
+    assert (detect_task(tmp_path), is_embedding_model(tmp_path)) == (SPEECH, False)
 
 
 def test_a_model_with_a_vision_part_sees(tmp_path: Path) -> None:
     build_seer(tmp_path)
-    assert (task_of(tmp_path), findings(tmp_path)) == (VISION, ())
+    assert (detect_task(tmp_path), find_problems(tmp_path)) == (VISION, ())
 
 
 @pytest.mark.parametrize("builder", [build_embedder, build_transcriber])
@@ -55,13 +62,13 @@ def test_who_does_not_chat_needs_no_template(
     tmp_path: Path, builder: Callable[[Path], None]
 ) -> None:
     builder(tmp_path)
-    assert findings(tmp_path) == ()
+    assert find_problems(tmp_path) == ()
 
 
 def test_what_is_no_model_is_taken_for_one_that_chats(tmp_path: Path) -> None:
     """It cannot be registered anyway, and the error of that tells more."""
-    assert (task_of(tmp_path), embeds(tmp_path)) == (CHAT, None)
-    model_directory(tmp_path)
+    assert (detect_task(tmp_path), is_embedding_model(tmp_path)) == (CHAT, None)
+    make_model_directory(tmp_path)
     (tmp_path / "model.onnx").write_bytes(b"no graph")
     (tmp_path / "tokenizer_config.json").write_text("[]", encoding="utf-8")
-    assert (task_of(tmp_path), embeds(tmp_path)) == (CHAT, None)
+    assert (detect_task(tmp_path), is_embedding_model(tmp_path)) == (CHAT, None)

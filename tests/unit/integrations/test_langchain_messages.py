@@ -11,7 +11,7 @@ pytest.importorskip("langchain_core")
 
 from langchain_core.messages import ChatMessage
 
-from foundry_api.integrations.langchain_messages import chunk_message, turns, whole_message
+from foundry_api.integrations.langchain_messages import to_ai_chunk, to_ai_message, to_messages
 
 
 def test_a_refusal_is_where_langchain_looks_for_it() -> None:
@@ -21,16 +21,16 @@ def test_a_refusal_is_where_langchain_looks_for_it() -> None:
         parsed=None,
         model="m",
         service="s",
-        generation="sdk-2.1",
+        service_generation="sdk-2.1",
         finish_reason="stop",
         usage=Usage(),
         timings=Timings(None, 1.0, None),
         attempts=(),
     )
-    assert whole_message(answer).additional_kwargs == {"refusal": "I may not."}
-    assert chunk_message(Chunk("", "m", refusal="No."), 0).additional_kwargs == {"refusal": "No."}
+    assert to_ai_message(answer).additional_kwargs == {"refusal": "I may not."}
+    assert to_ai_chunk(Chunk("", "m", refusal="No."), 0).additional_kwargs == {"refusal": "No."}
 
 
 def test_a_role_that_no_model_knows_is_named() -> None:
     with pytest.raises(InvalidRequest, match="a message has the role 'bot'"):
-        turns([ChatMessage(role="bot", content="Hi")])
+        to_messages([ChatMessage(role="bot", content="Hi")])

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from foundry_api import AlertCommand, AlertWebhook, HealthChanged, InvalidRequest
 from foundry_api.monitor import alerts as listeners_module
-from foundry_api.monitor.alerts import Listeners, told
+from foundry_api.monitor.alerts import Notifier, format_change
 from support.monitor_factories import seen
 
 if TYPE_CHECKING:
@@ -149,8 +149,11 @@ async def test_nobody_is_woken_because_all_is_well(tmp_path: Path) -> None:
 
 
 def test_a_change_in_words() -> None:
-    assert told(change("unknown", "down")) == "http://127.0.0.1:5273 is down: it is gone"
-    assert told(change("down", "healthy", "")) == "http://127.0.0.1:5273 is healthy (was down)"
+    assert format_change(change("unknown", "down")) == "http://127.0.0.1:5273 is down: it is gone"
+    assert (
+        format_change(change("down", "healthy", ""))
+        == "http://127.0.0.1:5273 is healthy (was down)"
+    )
 
 
 async def test_listeners_hear_in_order_however_slow_they_are() -> None:
@@ -160,9 +163,9 @@ async def test_listeners_hear_in_order_however_slow_they_are() -> None:
         await asyncio.sleep(0.02 if event.new == "down" else 0)
         heard.append(event.new)
 
-    listeners = Listeners(slow)
+    listeners = Notifier(slow)
     for new in ("down", "healthy", "degraded"):
-        listeners.tell(change(new=new))
+        listeners.notify(change(new=new))
     await listeners.aclose()
     assert heard == ["down", "healthy", "degraded"]
 
@@ -178,8 +181,8 @@ async def test_one_that_fails_is_logged_and_the_others_hear(
     async def broken_later(_: HealthChanged) -> None:
         raise RuntimeError("broken later")
 
-    listeners = Listeners(broken, broken_later, heard.append)
-    listeners.tell(change())
+    listeners = Notifier(broken, broken_later, heard.append)
+    listeners.notify(change())
     await listeners.aclose()
     assert len(heard) == 1
     assert "broken" in caplog.text
@@ -188,12 +191,12 @@ async def test_one_that_fails_is_logged_and_the_others_hear(
 
 def test_one_that_left_hears_no_more() -> None:
     heard: list[HealthChanged] = []
-    listeners = Listeners()
+    listeners = Notifier()
     leave = listeners.add(heard.append)
-    listeners.tell(change())
+    listeners.notify(change())
     leave()
     leave()
-    listeners.tell(change())
+    listeners.notify(change())
     assert len(heard) == 1
 
 
@@ -210,8 +213,8 @@ async def test_an_alert_that_hangs_does_not_keep_the_monitor_from_ending(
             cancelled.set()
             raise
 
-    listeners = Listeners(hang)
-    listeners.tell(change())
+    listeners = Notifier(hang)
+    listeners.notify(change())
     await listeners.aclose()
     assert cancelled.is_set()
     assert "given up" in caplog.text
@@ -233,9 +236,9 @@ async def test_an_alert_that_raises_anything_harms_neither_the_others_nor_the_mo
     async def later(_: HealthChanged) -> None:
         raise failure("oops")
 
-    listeners = Listeners(at_once, later, lambda change: heard.append(change.new))
-    listeners.tell(change())
-    listeners.tell(change(new="healthy"))
+    listeners = Notifier(at_once, later, lambda change: heard.append(change.new))
+    listeners.notify(change())
+    listeners.notify(change(new="healthy"))
     await listeners.aclose()
     assert heard == ["down", "healthy"]
     assert "a listener failed" in caplog.text

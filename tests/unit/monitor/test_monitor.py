@@ -310,13 +310,13 @@ def test_what_callers_saw_since_the_last_look_is_told(run: Run) -> None:
             assert traffic.tokens_per_second == 50.0
             await asyncio.sleep(1)
             assert monitor.status.traffic.answered == 0
-        assert not watched.events.hears(CallEnded)
+        assert CallEnded not in watched.events.heard
 
     run(main())
 
 
 async def test_no_canary_is_made_where_callers_have_every_turn() -> None:
-    watched = WatchedService(LimiterSettings(fixed=1))
+    watched = WatchedService(LimiterSettings(concurrency=1))
     watched.transport.loaded = ["demo:1"]
     monitor = HealthMonitor(watched, interval=0.05, canary_every=1)
     slot = watched.service.limiter.try_acquire()
@@ -471,16 +471,16 @@ async def test_a_history_file_that_cannot_be_used_is_told_and_nothing_runs(tmp_p
         with pytest.raises(ConfigurationError, match="is not a history"):
             await monitor.wait_until_ready(timeout=5)
     assert len(asyncio.all_tasks()) == 1
-    assert not watched.events.hears(CallEnded)
+    assert CallEnded not in watched.events.heard
 
 
 async def test_a_history_file_is_written_while_it_runs(tmp_path: Path) -> None:
-    from foundry_api.monitor.store import read  # noqa: PLC0415 - only here
+    from foundry_api.monitor.store import read_samples  # noqa: PLC0415 - only here
 
     path = tmp_path / "health.db"
     monitor = HealthMonitor(WatchedService(), interval=0.01, history=path)
     looks = await first(monitor, 3)
-    assert read(path)[:3] == looks
+    assert read_samples(path)[:3] == looks
 
 
 def test_the_same_monitor_serves_one_event_loop_after_another() -> None:

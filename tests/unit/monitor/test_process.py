@@ -9,11 +9,11 @@ import time
 
 import pytest
 
-from foundry_api.monitor.process import ProcessGauge, Restarts
+from foundry_api.monitor.process import ProcessProbe, RestartCounter
 
 
 def test_a_gauge_reads_this_process() -> None:
-    gauge = ProcessGauge()
+    gauge = ProcessProbe()
     facts = gauge.read(os.getpid())
     assert facts is not None
     assert facts.pid == os.getpid()
@@ -25,7 +25,7 @@ def test_a_gauge_reads_this_process() -> None:
 
 def test_processor_time_is_told_in_percent_of_one_core() -> None:
     now = [0.0]
-    gauge = ProcessGauge(lambda: now[0])
+    gauge = ProcessProbe(lambda: now[0])
     gauge.read(os.getpid())
     used = -time.process_time()
     until = time.perf_counter() + 0.2
@@ -40,7 +40,7 @@ def test_processor_time_is_told_in_percent_of_one_core() -> None:
 
 def test_of_a_process_that_ended_nothing_is_told() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    gauge = ProcessGauge()
+    gauge = ProcessProbe()
     assert gauge.read(process.pid) is not None
     process.communicate(b"\n")
     assert gauge.read(process.pid) is None
@@ -63,12 +63,12 @@ def test_of_a_process_that_ended_nothing_is_told() -> None:
 def test_restarts_are_other_processes_in_the_place_of_the_one_before(
     looks: list[tuple[int | None, float | None]], count: int
 ) -> None:
-    restarts = Restarts()
+    restarts = RestartCounter()
     for pid, started_at in looks:
-        restarts.saw(pid, started_at)
+        restarts.update(pid, started_at)
     assert restarts.count == count
 
 
 @pytest.mark.parametrize("pid", [-1, 2**31, 2**63, 2**80])
 def test_a_number_that_is_no_process_has_no_facts(pid: int) -> None:
-    assert ProcessGauge().read(pid) is None
+    assert ProcessProbe().read(pid) is None

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundry_api import ConfigurationError, Hysteresis
-from foundry_api.monitor.state import StateMachine, Turn
+from foundry_api.monitor.state import StateMachine, Transition
 
 VERDICTS = st.lists(st.sampled_from(["healthy", "degraded", "down"]), max_size=60)
 COUNTS = st.integers(1, 5)
@@ -19,7 +19,7 @@ LETTERS = {"h": "healthy", "d": "degraded", "x": "down"}
 def turns(looks: str, **needs: int) -> list[tuple[str, str, float]]:
     """The changes after looks, a letter each, one a second."""
     machine = StateMachine(Hysteresis(**needs))
-    found = [machine.saw(LETTERS[look], float(at)) for at, look in enumerate(looks)]  # type: ignore[arg-type]
+    found = [machine.update(LETTERS[look], float(at)) for at, look in enumerate(looks)]  # type: ignore[arg-type]
     return [tuple(turn) for turn in found if turn is not None]  # type: ignore[misc]
 
 
@@ -66,7 +66,7 @@ def test_down_is_told_exactly_after_so_many_looks_without_an_answer(
     run = 0
     for at, look in enumerate(looks):
         before = machine.state
-        turn = machine.saw(look, float(at))  # type: ignore[arg-type]
+        turn = machine.update(look, float(at))  # type: ignore[arg-type]
         run = run + 1 if look == "down" else 0
         if run >= down:
             assert machine.state == "down"
@@ -85,7 +85,7 @@ def test_no_state_comes_from_fewer_looks_than_it_needs(
     changes = [
         (at, turn)
         for at, look in enumerate(looks)
-        if (turn := machine.saw(look, float(at))) is not None  # type: ignore[arg-type]
+        if (turn := machine.update(look, float(at))) is not None  # type: ignore[arg-type]
     ]
     for at, turn in changes:
         run = looks[int(turn.since) : at + 1]
@@ -102,8 +102,8 @@ def test_no_state_comes_from_fewer_looks_than_it_needs(
 @given(VERDICTS)
 def test_changes_join_each_other(looks: list[str]) -> None:
     machine = StateMachine(Hysteresis())
-    found = [machine.saw(look, float(at)) for at, look in enumerate(looks)]  # type: ignore[arg-type]
-    changes: list[Turn] = [turn for turn in found if turn is not None]
+    found = [machine.update(look, float(at)) for at, look in enumerate(looks)]  # type: ignore[arg-type]
+    changes: list[Transition] = [turn for turn in found if turn is not None]
     assert all(turn.old != turn.new for turn in changes)
     assert all(a.new == b.old for a, b in pairwise(changes))
     assert [turn.since for turn in changes] == sorted(turn.since for turn in changes)
@@ -116,5 +116,5 @@ def test_looks_that_only_flicker_change_nothing(looks: list[str]) -> None:
     flicker = [one for look in alone for one in ("healthy", look)]
     machine = StateMachine(Hysteresis())
     for at, look in enumerate(["healthy", *flicker]):
-        machine.saw(look, float(at))  # type: ignore[arg-type]
+        machine.update(look, float(at))  # type: ignore[arg-type]
     assert machine.state == "healthy"

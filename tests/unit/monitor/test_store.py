@@ -12,7 +12,7 @@ import pytest
 
 from foundry_api import BreakerStatistics, Canary, ConfigurationError, LimiterStatistics, Traffic
 from foundry_api.monitor import store as store_module
-from foundry_api.monitor.store import SampleStore, StoreWriter, read
+from foundry_api.monitor.store import SampleStore, StoreWriter, read_samples
 from support.monitor_factories import seen
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def fill(path: Path, *ats: float, keep_s: float = 7 * DAY_S, now: float = 2_000.0) -> None:
-    with closing(SampleStore(path, keep_s=keep_s, clock=lambda: now)) as store:
+    with closing(SampleStore(path, keep_s=keep_s, wall_clock=lambda: now)) as store:
         for at in ats:
             store.add(seen("healthy", at))
 
@@ -44,14 +44,14 @@ def test_a_sample_comes_back_as_it_was(path: Path) -> None:
     )
     with closing(SampleStore(path, keep_s=DAY_S)) as store:
         store.add(sample)
-    assert read(path) == [sample]
+    assert read_samples(path) == [sample]
 
 
 def test_samples_of_several_runs_are_read_in_their_order(path: Path) -> None:
     fill(path, 1000, 1002)
     fill(path, 1001)
-    assert [sample.checked_at for sample in read(path)] == [1000, 1001, 1002]
-    assert [sample.checked_at for sample in read(path, since=1001.5)] == [1002]
+    assert [sample.checked_at for sample in read_samples(path)] == [1000, 1001, 1002]
+    assert [sample.checked_at for sample in read_samples(path, since=1001.5)] == [1002]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
@@ -68,10 +68,10 @@ def test_what_is_too_old_is_deleted_at_the_start_and_while_it_grows(
 ) -> None:
     fill(path, 1000, 1900)
     fill(path, keep_s=200, now=2_000)
-    assert [sample.checked_at for sample in read(path)] == [1900]
+    assert [sample.checked_at for sample in read_samples(path)] == [1900]
     monkeypatch.setattr(store_module, "PRUNE_EVERY", 3)
     fill(path, 1000, 1001, 1950, keep_s=60, now=2_000)
-    assert [sample.checked_at for sample in read(path)] == [1950]
+    assert [sample.checked_at for sample in read_samples(path)] == [1950]
 
 
 @pytest.mark.parametrize("damage", ["middle", "end"])
@@ -87,7 +87,7 @@ def test_a_damaged_file_is_set_aside_and_a_new_one_begun(
     path.write_bytes(data)
     with caplog.at_level(logging.WARNING, "foundry_api"):
         fill(path, 1500)
-    assert [sample.checked_at for sample in read(path)] == [1500]
+    assert [sample.checked_at for sample in read_samples(path)] == [1500]
     (aside,) = path.parent.glob("health.db.damaged-*")
     assert aside.read_bytes() == data
     assert aside.name in caplog.text
@@ -98,7 +98,7 @@ def test_a_file_that_is_something_else_is_left_alone(path: Path, reads: bool) ->
     path.parent.mkdir()
     path.write_text("my notes, by no means a database\n", encoding="utf-8")
     with pytest.raises(ConfigurationError, match="is not a history"):
-        read(path) if reads else fill(path, 1)
+        read_samples(path) if reads else fill(path, 1)
     assert path.read_text(encoding="utf-8").startswith("my notes")
 
 
@@ -116,7 +116,7 @@ def test_another_programs_database_is_left_alone(path: Path, number: int) -> Non
 
 def test_a_history_that_is_not_there_is_told(path: Path) -> None:
     with pytest.raises(ConfigurationError, match="there is no history"):
-        read(path)
+        read_samples(path)
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_what_cannot_be_understood_is_left_out_and_told(
     with closing(sqlite3.connect(path)) as database, database:
         database.execute('INSERT INTO samples VALUES (1001, NULL, \'{"status": "odd"}\')')
     with caplog.at_level(logging.WARNING, "foundry_api"):
-        assert len(read(path)) == 1
+        assert len(read_samples(path)) == 1
     assert "1 samples" in caplog.text
 
 
@@ -160,4 +160,4 @@ def test_a_writer_that_fails_says_so_once_and_when_it_is_well_again(
         f"samples are not written to {path}: database or disk is full",
         f"{path} is written again; 3 samples were lost",
     ]
-    assert [sample.checked_at for sample in read(path)] == [1003]
+    assert [sample.checked_at for sample in read_samples(path)] == [1003]

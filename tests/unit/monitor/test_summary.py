@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundry_api import Canary, HealthSample, HealthSummary, Traffic
-from foundry_api.monitor.summary import quantiles, summarise
+from foundry_api.monitor.summary import compute_quantiles, summarise
 from support.monitor_factories import seen
 
 LETTERS = {
@@ -83,7 +83,7 @@ def test_figures_of_callers_and_canaries_are_weighed() -> None:
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=200))
 def test_quantiles_are_values_that_were_seen_in_order(values: list[float]) -> None:
-    found = quantiles((value, 1) for value in values)
+    found = compute_quantiles((value, 1) for value in values)
     assert found is not None
     assert {found.p50, found.p95, found.p99} <= set(values)
     assert found.p50 <= found.p95 <= found.p99 <= found.highest == max(values)

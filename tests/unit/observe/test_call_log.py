@@ -12,7 +12,7 @@ from foundry_api.observe.call_log import CallLog
 from foundry_api.types import errors
 from foundry_api.types.checks import chat_request
 from foundry_api.types.events import (
-    KINDS,
+    EVENT_TYPES,
     AttemptStarted,
     BreakerChanged,
     CacheHit,
@@ -168,7 +168,7 @@ def test_a_call_that_went_well_is_one_line_at_info(logger: logging.Logger, lines
 
 def test_on_request_each_line_is_one_json_object(logger: logging.Logger, lines: Lines) -> None:
     for event in ALL:
-        CallLog(logger, json=True, now=lambda: 1.5)(event)
+        CallLog(logger, json=True, wall_clock=lambda: 1.5)(event)
     told = [json.loads(line) for line in lines.text()]
     assert [one["event"] for one in told] == [type(event).__name__ for event in ALL]
     assert told[4] == {
@@ -236,11 +236,11 @@ def test_no_record_is_made_that_nobody_reads(
 
 
 def test_only_the_events_of_a_level_need_to_be_heard() -> None:
-    assert set(CallLog.hears("INFO")) == {
+    assert set(CallLog.event_types("INFO")) == {
         CallEnded,
         RetryScheduled,
         BreakerChanged,
         ModelLoaded,
         ModelUnloaded,
     }
-    assert CallLog.hears("DEBUG") == KINDS
+    assert CallLog.event_types("DEBUG") == EVENT_TYPES

@@ -17,7 +17,7 @@ def of(numbers: list[float]) -> Distribution:
     histogram = Histogram(SECONDS)
     for number in numbers:
         histogram.add(number)
-    return histogram.told()
+    return histogram.snapshot()
 
 
 def bucket(number: float) -> int:

@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.observe.metrics import MOST_SERIES, OTHER, Metrics
+from foundry_api.observe.metrics import MAX_SERIES, OVERFLOW_LABEL, Metrics
 from foundry_api.types import errors
 from foundry_api.types.events import (
     BreakerChanged,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 seconds = st.floats(0, 100)
 models = st.sampled_from(["tiny:1", "big:2"])
 services = st.sampled_from(["http://127.0.0.1:1", "http://127.0.0.1:2", None])
-failures = st.sampled_from([errors.ServerError("x"), errors.SilenceTimeout("x", limit_s=1)])
+failures = st.sampled_from([errors.ServerError("x"), errors.ReadTimeout("x", limit_s=1)])
 endings = st.builds(
     CallEnded,
     call=st.integers(1),
@@ -92,9 +92,9 @@ def test_each_model_at_each_service_is_counted_for_itself(
 
 def test_the_number_of_series_is_bounded() -> None:
     """A program that calls with ever new names must not fill the memory."""
-    series = told([ended(f"model-{number}") for number in range(MOST_SERIES + 50)])
-    assert len(series) == MOST_SERIES + 1
-    assert series[OTHER, OTHER].answered == 50
+    series = told([ended(f"model-{number}") for number in range(MAX_SERIES + 50)])
+    assert len(series) == MAX_SERIES + 1
+    assert series[OVERFLOW_LABEL, OVERFLOW_LABEL].answered == 50
 
 
 def test_the_last_state_of_each_breaker_is_told() -> None:

@@ -15,12 +15,12 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from foundry_api import FoundryAPIClient, MemoryCache, ServerError, Usage
 from foundry_api.observe.otel import SECONDS, TOKENS, OpenTelemetry
-from foundry_api.testing import Answer, Failure, FakeService, Silence, no_sleep
+from foundry_api.testing import ErrorReply, FakeService, Reply, Stall, skip_sleeps
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
-ANSWER = Answer("my answer is long", usage=Usage(7, 5, 12))
+ANSWER = Reply("my answer is long", usage=Usage(7, 5, 12))
 
 
 class Telemetry:
@@ -107,8 +107,8 @@ async def test_the_span_lies_under_that_of_the_caller_and_does_not_become_the_cu
 
 
 async def test_retries_and_the_first_token_are_events_of_the_span(telemetry: Telemetry) -> None:
-    async with FakeService(Failure(), ANSWER) as service, telemetry.client(service) as client:
-        with no_sleep():
+    async with FakeService(ErrorReply(), ANSWER) as service, telemetry.client(service) as client:
+        with skip_sleeps():
             await client.complete("Hi")
     (span,) = telemetry.spans
     retry, first = span.events
@@ -118,8 +118,11 @@ async def test_retries_and_the_first_token_are_events_of_the_span(telemetry: Tel
 
 
 async def test_a_failed_call_is_an_error(telemetry: Telemetry) -> None:
-    async with FakeService(Failure(message="boom")) as service, telemetry.client(service) as client:
-        with no_sleep(), pytest.raises(ServerError):
+    async with (
+        FakeService(ErrorReply(message="boom")) as service,
+        telemetry.client(service) as client,
+    ):
+        with skip_sleeps(), pytest.raises(ServerError):
             await client.complete("Hi")
     (span,) = telemetry.spans
     assert span.status.status_code is StatusCode.ERROR
@@ -130,7 +133,7 @@ async def test_a_failed_call_is_an_error(telemetry: Telemetry) -> None:
 
 
 async def test_a_call_whose_caller_left_is_no_error(telemetry: Telemetry) -> None:
-    script = Silence(after="some words")
+    script = Stall(after="some words")
     async with FakeService(script) as service, telemetry.client(service) as client:
         stream = client.stream_complete("Hi")
         await anext(stream)
@@ -179,11 +182,11 @@ async def test_both_are_told_on_request() -> None:
 
 
 async def test_no_span_stays_open(telemetry: Telemetry) -> None:
-    async with FakeService(Failure(), ANSWER) as service, telemetry.client(service) as client:
-        with no_sleep():
+    async with FakeService(ErrorReply(), ANSWER) as service, telemetry.client(service) as client:
+        with skip_sleeps():
             for _ in range(3):
                 await client.complete("Hi")
-    assert telemetry.listener._open == {}
+    assert telemetry.listener._spans == {}
     assert len(telemetry.spans) == 3
 
 

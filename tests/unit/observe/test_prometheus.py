@@ -61,7 +61,7 @@ def counted(model: str = "tiny:1") -> Metrics:
 
 
 def parsed(metrics: Metrics) -> dict[str, Metric]:
-    text = metrics.prometheus()
+    text = metrics.to_prometheus()
     return {family.name: family for family in text_string_to_metric_families(text)}
 
 

@@ -21,11 +21,11 @@ from hypothesis.stateful import (
 )
 
 from foundry_api.resilience.breaker import (
-    MOST_TIMED_RESULTS,
+    MAX_TIMED_RESULTS,
     BreakerSettings,
     BreakerStatistics,
+    CallPermit,
     CircuitBreaker,
-    Permit,
 )
 from foundry_api.types.errors import CircuitOpen, ConfigurationError, ServerError
 from foundry_api.types.events import BreakerChanged
@@ -69,7 +69,7 @@ class Bench:
     def _heard(self, event: Event) -> None:
         self.changes.append(change_of(event))
 
-    def permit(self) -> Permit:
+    def permit(self) -> CallPermit:
         permit = self.breaker.try_enter()
         assert permit is not None
         return permit
@@ -89,7 +89,7 @@ class Bench:
             self.breaker.check()
         return caught.value
 
-    async def trial(self) -> Permit:
+    async def trial(self) -> CallPermit:
         """The trial's permit, taken when the breaker is due."""
         self.now += self.statistics().retry_after_s
         return await self.breaker.enter(there)
@@ -207,8 +207,8 @@ def test_a_time_window_counts_results_whatever_the_count_window_says() -> None:
 
 def test_a_time_window_is_bounded_too() -> None:
     bench = Bench(BreakerSettings(window_s=10.0))
-    bench.report("F" + "." * MOST_TIMED_RESULTS)
-    assert bench.statistics().calls == MOST_TIMED_RESULTS
+    bench.report("F" + "." * MAX_TIMED_RESULTS)
+    assert bench.statistics().calls == MAX_TIMED_RESULTS
     assert bench.statistics().failures == 0
 
 
@@ -360,7 +360,7 @@ async def test_of_fifty_callers_at_once_exactly_one_probes() -> None:
         probes.append(bench.breaker.state)
         await answer.wait()
 
-    async def caller() -> Permit:
+    async def caller() -> CallPermit:
         return await bench.breaker.enter(probe)
 
     callers = [asyncio.create_task(caller()) for _ in range(50)]
@@ -610,14 +610,14 @@ def test_a_setting_that_cannot_work_is_refused_with_its_name(name: str, value: f
 
 def test_settings_at_their_bounds_work() -> None:
     BreakerSettings(failure_rate=1, slow_rate=1, window_calls=1, minimum_calls=1)
-    BreakerSettings(window_s=0.001, window_calls=1, minimum_calls=MOST_TIMED_RESULTS)
+    BreakerSettings(window_s=0.001, window_calls=1, minimum_calls=MAX_TIMED_RESULTS)
 
 
 def test_a_minimum_that_the_window_cannot_hold_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"minimum_calls is 10\b.*at most 5\."):
         BreakerSettings(window_calls=5)
     with pytest.raises(ConfigurationError, match=r"minimum_calls is 10001\b.*at most 10,000\."):
-        BreakerSettings(window_s=60.0, minimum_calls=MOST_TIMED_RESULTS + 1)
+        BreakerSettings(window_s=60.0, minimum_calls=MAX_TIMED_RESULTS + 1)
 
 
 # --- any order of events, against the specification written down in lists ---------------------
@@ -720,7 +720,7 @@ class Model:
 class Probing:
     """A caller who waits for the answer to the probe."""
 
-    caller: Coroutine[None, None, Permit]
+    caller: Coroutine[None, None, CallPermit]
     ticket: Ticket
 
 
@@ -797,12 +797,12 @@ class BreakerAgainstModel(RuleBasedStateMachine):
 
     @rule(permit=permits, outcome=outcomes, duration_s=st.sampled_from([0.0, 1.0, 2.0]))
     def a_call_ends(
-        self, permit: tuple[Permit, Ticket], outcome: Outcome, duration_s: float
+        self, permit: tuple[CallPermit, Ticket], outcome: Outcome, duration_s: float
     ) -> None:
         """It may have ended before, and the breaker may have opened and closed since."""
         self.tell(permit, outcome, duration_s)
 
-    def tell(self, permit: tuple[Permit, Ticket], outcome: Outcome, duration_s: float) -> None:
+    def tell(self, permit: tuple[CallPermit, Ticket], outcome: Outcome, duration_s: float) -> None:
         getattr(permit[0], outcome)(*() if outcome == "released" else (duration_s,))
         self.model.told(permit[1], outcome, duration_s)
 
@@ -821,7 +821,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
         """Callers of an open breaker that is due: the first probes, the others are refused."""
         return multiple(*(permit for _ in range(callers) for permit in self.enter()))
 
-    def enter(self) -> Generator[tuple[Permit, Ticket]]:
+    def enter(self) -> Generator[tuple[CallPermit, Ticket]]:
         caller = self.bench.breaker.enter(held)
         if self.model.refuses():
             self.model.rejected += 1

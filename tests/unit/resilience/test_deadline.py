@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.resilience.deadline import NEVER, Deadline, bounded, current, deadline
+from foundry_api.resilience.deadline import NEVER, Deadline, current, deadline, enforce_deadline
 from foundry_api.types.errors import DeadlineExceeded, InvalidRequest
 from support.no_real_time import TimelessLoop
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from support.no_real_time import Run
 
 
-@bounded
+@enforce_deadline
 async def work(seconds: float) -> str:
     await asyncio.sleep(seconds)
     return "done"
 
 
-@bounded
+@enforce_deadline
 async def fail() -> None:
     raise TimeoutError
 
@@ -124,7 +124,7 @@ async def test_what_is_no_number_of_seconds_is_a_mistake(seconds: float) -> None
 async def test_nothing_begins_after_a_deadline_that_has_passed(seconds: float) -> None:
     begun = []
 
-    @bounded
+    @enforce_deadline
     async def begin() -> None:
         begun.append(1)
 

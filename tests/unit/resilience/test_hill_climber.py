@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.resilience.limiter import Climb
+from foundry_api.resilience.limiter import HillClimber
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,9 +36,9 @@ def batching(limit: int) -> float:
     return 50.0 * min(limit, 48) / (1 + max(0, limit - 48) / 48)
 
 
-def climbed(curve: Curve, windows: int, noise: float = 0.0) -> tuple[Climb, list[int]]:
+def climbed(curve: Curve, windows: int, noise: float = 0.0) -> tuple[HillClimber, list[int]]:
     dice = random.Random(11)  # noqa: S311 - dice, no secret
-    climb = Climb(1, 2, MAXIMUM)
+    climb = HillClimber(1, 2, MAXIMUM)
     limits: list[int] = []
     for _ in range(windows):
         limits.append(climb.limit)
@@ -106,7 +106,7 @@ def test_it_rests_where_nothing_else_is_better() -> None:
 def test_it_never_leaves_its_bounds(
     minimum: int, above: int, room: int, rates: list[float]
 ) -> None:
-    climb = Climb(minimum, minimum + above, minimum + above + room)
+    climb = HillClimber(minimum, minimum + above, minimum + above + room)
     for rate in rates:
         climb.measured(rate)
         assert minimum <= climb.limit <= minimum + above + room

@@ -72,7 +72,7 @@ async def settle() -> None:
 
 
 async def test_turns_are_given_first_in_first_out() -> None:
-    line = Line(LimiterSettings(fixed=2))
+    line = Line(LimiterSettings(concurrency=2))
     for caller in range(6):
         await line.come(caller)
     assert line.turns == [0, 1]
@@ -83,7 +83,7 @@ async def test_turns_are_given_first_in_first_out() -> None:
 
 
 async def test_a_call_that_had_waited_before_need_not_line_up_again() -> None:
-    line = Line(LimiterSettings(fixed=1))
+    line = Line(LimiterSettings(concurrency=1))
     for caller in range(3):
         await line.come(caller)
     await line.come(9, again=True)
@@ -93,7 +93,7 @@ async def test_a_call_that_had_waited_before_need_not_line_up_again() -> None:
 
 
 async def test_nobody_overtakes_those_who_wait() -> None:
-    line = Line(LimiterSettings(fixed=1))
+    line = Line(LimiterSettings(concurrency=1))
     await line.come(0)
     await line.come(1)
     line.slots.pop(0).release()
@@ -104,7 +104,7 @@ async def test_nobody_overtakes_those_who_wait() -> None:
 
 
 async def test_a_full_queue_refuses_at_once_and_says_for_which_service() -> None:
-    line = Line(LimiterSettings(fixed=1, queue=2))
+    line = Line(LimiterSettings(concurrency=1, queue=2))
     for caller in range(3):
         await line.come(caller)
     with pytest.raises(QueueFull, match="2 calls wait") as caught:
@@ -115,7 +115,7 @@ async def test_a_full_queue_refuses_at_once_and_says_for_which_service() -> None
 
 
 async def test_a_call_that_had_waited_before_is_never_refused() -> None:
-    line = Line(LimiterSettings(fixed=1, queue=0))
+    line = Line(LimiterSettings(concurrency=1, queue=0))
     await line.come(0)
     await line.come(1, again=True)
     await line.done(0)
@@ -124,7 +124,7 @@ async def test_a_call_that_had_waited_before_is_never_refused() -> None:
 
 
 async def test_the_time_in_the_queue_is_told() -> None:
-    line = Line(LimiterSettings(fixed=1))
+    line = Line(LimiterSettings(concurrency=1))
     await line.come(0)
     await line.come(1)
     line.now = 2.5
@@ -134,7 +134,7 @@ async def test_the_time_in_the_queue_is_told() -> None:
 
 
 async def test_a_caller_who_leaves_as_the_turn_comes_passes_it_on() -> None:
-    line = Line(LimiterSettings(fixed=1))
+    line = Line(LimiterSettings(concurrency=1))
     for caller in range(3):
         await line.come(caller)
     line.slots.pop(0).release()  # its turn is given to 1, who leaves before hearing of it
@@ -144,7 +144,7 @@ async def test_a_caller_who_leaves_as_the_turn_comes_passes_it_on() -> None:
 
 
 async def test_a_turn_can_be_given_back_only_once() -> None:
-    line = Line(LimiterSettings(fixed=1))
+    line = Line(LimiterSettings(concurrency=1))
     await line.come(0)
     line.slots[0].release()
     line.slots[0].release()
@@ -154,7 +154,7 @@ async def test_a_turn_can_be_given_back_only_once() -> None:
 
 def test_who_waited_on_an_event_loop_that_ended_waits_no_more() -> None:
     """One client serves several `asyncio.run` calls one after the other."""
-    limiter = Limiter(LimiterSettings(fixed=1))
+    limiter = Limiter(LimiterSettings(concurrency=1))
 
     async def first() -> None:
         slot = limiter.try_acquire()
@@ -203,7 +203,7 @@ async def test_without_a_queue_the_limit_stays() -> None:
 
 
 async def test_a_fixed_limit_stays() -> None:
-    line = Line(LimiterSettings(fixed=3))
+    line = Line(LimiterSettings(concurrency=3))
     for caller in range(20):
         await line.come(caller)
     await work(line, 1000.0, 5.0)
@@ -214,9 +214,9 @@ async def test_a_fixed_limit_stays() -> None:
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
-        ("fixed", 0),
-        ("fixed", True),
-        ("fixed", 1.5),
+        ("concurrency", 0),
+        ("concurrency", True),
+        ("concurrency", 1.5),
         ("minimum", 0),
         ("initial", 0),
         ("maximum", 1),
@@ -234,8 +234,8 @@ class Queue(RuleBasedStateMachine):
     @initialize(fixed=st.integers(1, 3), queue=st.integers(0, 3))
     def begin(self, fixed: int, queue: int) -> None:
         self.runner = asyncio.Runner()
-        self.line = self.runner.run(self._line(LimiterSettings(fixed=fixed, queue=queue)))
-        self.fixed, self.capacity = fixed, queue
+        self.line = self.runner.run(self._line(LimiterSettings(concurrency=fixed, queue=queue)))
+        self.concurrency, self.capacity = fixed, queue
         self.inside: list[int] = []
         self.waiting: list[int] = []
         self.refused = 0
@@ -248,7 +248,7 @@ class Queue(RuleBasedStateMachine):
     def come(self, *, again: bool) -> None:
         self.callers += 1
         self.runner.run(self.line.come(self.callers, again=again))
-        if len(self.inside) < self.fixed:
+        if len(self.inside) < self.concurrency:
             self.inside.append(self.callers)
         elif again:
             self.waiting.insert(0, self.callers)
@@ -278,7 +278,7 @@ class Queue(RuleBasedStateMachine):
     def both_agree(self) -> None:
         assert set(self.line.slots) == set(self.inside)
         statistics = self.line.statistics
-        assert statistics.in_flight == len(self.inside) <= self.fixed
+        assert statistics.in_flight == len(self.inside) <= self.concurrency
         assert statistics.queued == len(self.waiting)
         assert statistics.refused == self.refused
 

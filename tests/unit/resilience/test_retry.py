@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from foundry_api.resilience.backoff import Backoff
-from foundry_api.resilience.retry import PAUSE, RETRY_AFTER_CEILING_S, Retry, RetryBudget, pause
+from foundry_api.resilience.retry import (
+    PAUSE,
+    RETRY_AFTER_CEILING_S,
+    Retry,
+    RetryBudget,
+    backoff_sleep,
+)
 from foundry_api.types import errors
 
 HIGHEST = Backoff(0.1, 5.0, uniform=lambda _, high: high)
@@ -30,14 +36,14 @@ class BudgetMachine(RuleBasedStateMachine):
     @rule(times=st.integers(1, 8))
     def succeed(self, times: int) -> None:
         for _ in range(times):
-            self.budget.succeeded()
+            self.budget.deposit()
         self.successes += times
         self.cents = min(self.capacity, self.cents + times * self.deposit)
 
     @rule()
     def take(self) -> None:
         could = self.budget.left >= 1
-        assert self.budget.take() is could
+        assert self.budget.try_spend() is could
         self.taken += could
         self.cents -= 100 * could
 
@@ -97,6 +103,6 @@ async def test_how_to_wait_can_be_changed_for_one_context() -> None:
         waits.append(seconds)
 
     before = PAUSE.set(wait)
-    await pause(3600)
+    await backoff_sleep(3600)
     PAUSE.reset(before)
     assert waits == [3600]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 from foundry_api.resilience.deadline import NEVER, Deadline
-from foundry_api.resilience.silence import KEEP_ALIVE_CAP, Watch
-from foundry_api.types.errors import DeadlineExceeded, SilenceTimeout
+from foundry_api.resilience.silence import KEEP_ALIVE_CAP, TimeoutGuard
+from foundry_api.types.errors import DeadlineExceeded, ReadTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -24,9 +24,9 @@ class Bound:
     """A watch over waits for a stream, without or with a deadline."""
 
     def __init__(self, silence_s: float, deadline: Deadline = NEVER) -> None:
-        self.watch = Watch(deadline)
-        self.watch.listen(silence_s, silence_s)
-        self.token = self.watch.token
+        self.watch = TimeoutGuard(deadline)
+        self.watch.start_silence_timer(silence_s, silence_s)
+        self.token = self.watch.on_token
 
     async def wait(self, awaitable: Awaitable[_T]) -> _T:
         with self.watch:
@@ -56,7 +56,7 @@ def test_a_wait_below_the_bound_gives_its_value(run: Run) -> None:
 
 def test_a_wait_above_the_bound_ends_at_the_bound(run: Run) -> None:
     async def body() -> None:
-        with pytest.raises(SilenceTimeout, match="nothing for 10 s") as caught:
+        with pytest.raises(ReadTimeout, match="nothing for 10 s") as caught:
             await Bound(10).wait(after(10.1))
         assert now() == pytest.approx(10)
         assert caught.value.limit_s == 10
@@ -84,7 +84,7 @@ def test_life_without_a_token_ends_at_the_cap(run: Run) -> None:
             while True:
                 await bound.wait(after(0.25))
 
-        with pytest.raises(SilenceTimeout, match="only signs of life") as caught:
+        with pytest.raises(ReadTimeout, match="only signs of life") as caught:
             await listen()
         assert now() == pytest.approx(10 * KEEP_ALIVE_CAP)
         assert caught.value.limit_s == 10 * KEEP_ALIVE_CAP
@@ -97,7 +97,7 @@ def test_silence_ends_the_call_also_after_much_life(run: Run) -> None:
         bound = Bound(10)
         for _ in range(100):
             await bound.wait(after(0.25))
-        with pytest.raises(SilenceTimeout, match="nothing for 10 s"):
+        with pytest.raises(ReadTimeout, match="nothing for 10 s"):
             await bound.wait(after(99))
         assert now() == pytest.approx(35)
 
@@ -208,7 +208,7 @@ def test_more_time_does_not_excuse_silence(run: Run) -> None:
         waiting = asyncio.create_task(bound.wait(after(50)))
         await asyncio.sleep(1)
         bound.watch.extend(Deadline(40, 40))
-        with pytest.raises(SilenceTimeout):
+        with pytest.raises(ReadTimeout):
             await waiting
         assert now() == pytest.approx(10)
 

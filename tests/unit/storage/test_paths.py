@@ -30,7 +30,7 @@ def test_directories_that_are_new_empty_or_ours_are_private(
         (tmp_path / name).mkdir(mode=0o755)
         for file in before:
             (tmp_path / name / file).touch()
-    Paths.of(tmp_path).create()
+    Paths.from_home(tmp_path).create()
     assert {mode(tmp_path / name) for name in ("state", "logs", "engine")} == {0o700}
 
 
@@ -38,7 +38,7 @@ def test_a_directory_of_something_else_keeps_its_permissions(tmp_path: Path) -> 
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "nginx.log").touch()
     (tmp_path / "logs").chmod(0o755)
-    Paths.of(tmp_path).create()
+    Paths.from_home(tmp_path).create()
     assert mode(tmp_path / "logs") == 0o755
 
 
@@ -50,14 +50,14 @@ def test_what_a_link_leads_to_keeps_its_permissions(tmp_path: Path) -> None:
     home.mkdir()
     for name in ("engine", "logs", "state"):
         (home / name).symlink_to(target)
-    Paths.of(home).create()
+    Paths.from_home(home).create()
     assert mode(target) == 0o755
 
 
 def test_a_file_in_the_place_of_a_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("mine", encoding="utf-8")
     with pytest.raises(ConfigurationError, match="state cannot be used"):
-        Paths.of(tmp_path).create()
+        Paths.from_home(tmp_path).create()
     assert (tmp_path / "state").read_text(encoding="utf-8") == "mine"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from foundry_api.monitor.store import SampleStore, read
+from foundry_api.monitor.store import SampleStore, read_samples
 from foundry_api.storage.private_file import create_file
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def test_a_file_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "notes").read_text(encoding="utf-8") == "mine"
 
 
-@pytest.mark.parametrize("looks", [create_file, read])
+@pytest.mark.parametrize("looks", [create_file, read_samples])
 def test_a_look_at_a_database_leaves_the_locks_of_this_process(
     tmp_path: Path, looks: Callable[[Path], Any]
 ) -> None:

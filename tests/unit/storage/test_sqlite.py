@@ -20,10 +20,10 @@ import pytest
 
 from foundry_api import BatchStorageFailed, ConfigurationError, FoundryError, SqliteCache
 from foundry_api.batch.journal import read_statistics, read_status
-from foundry_api.core.residency.usage_db import Owner, Unusable, UsesDb
-from foundry_api.monitor.store import SampleStore, read
+from foundry_api.core.residency.usage_db import ClientProcess, DatabaseUnavailable, ModelUsageDb
+from foundry_api.monitor.store import SampleStore, read_samples
 from foundry_api.monitor.summary import summarise
-from foundry_api.storage.sqlite import DamagedFile, FileFormat, check_row, open_database, set_aside
+from foundry_api.storage.sqlite import DamagedFile, FileFormat, check_row, open_database, quarantine
 from foundry_api.types.messages import Model
 from support.journal_factories import answer, failure, opened, options_of
 from support.monitor_factories import seen
@@ -43,7 +43,7 @@ async def _use_cache(path: Path) -> None:
         for number in range(6):
             await cache.get(str(number))
             await cache.put(str(number), b"answer" * 300, model="demo:1")
-        async with cache.turn("other"):
+        async with cache.lock("other"):
             pass
         await cache.stats()
         await cache.models()
@@ -75,19 +75,19 @@ def _use_history(path: Path) -> None:
 
 
 def _read_history(path: Path) -> None:
-    summarise(read(path))
+    summarise(read_samples(path))
 
 
 def _use_uses(path: Path) -> None:
     for name in ("a", "b"):
-        owner = Owner(client=name, program=f"{name}.py", pid=os.getpid(), create_time=1.0)
-        client = UsesDb(path, owner, lives=lambda _: True)
+        owner = ClientProcess(client=name, program=f"{name}.py", pid=os.getpid(), create_time=1.0)
+        client = ModelUsageDb(path, owner, is_alive=lambda _: True)
         client.claim("here", "demo:1", 60)
-        client.loaded("here", DEMO, 60)
+        client.record_loaded("here", DEMO, 60)
         client.renew("here", [("demo:1", 1.0)], 60)
         client.lease("here", "demo:1", "load", name, for_s=60, quiet_s=0.0)
-        client.users("here", "demo:1")
-        client.known("here")
+        client.list_users("here", "demo:1")
+        client.list_known_models("here")
 
 
 def _use_journal(path: Path) -> None:
@@ -139,7 +139,9 @@ HISTORY = Database(
     (_read_history,),
     (ConfigurationError,),
 )
-USES = Database("uses", lambda root: root / "state" / "uses.db", _use_uses, (), (Unusable,))
+USES = Database(
+    "uses", lambda root: root / "state" / "uses.db", _use_uses, (), (DatabaseUnavailable,)
+)
 JOURNAL = Database(
     "journal",
     lambda root: options_of(root).directory / "journal.sqlite",
@@ -473,7 +475,7 @@ def test_damaged_uses_are_set_aside_and_the_next_call_goes_on(tmp_path: Path) ->
     with closing(sqlite3.connect(path)) as database:
         database.execute("update uses set last = 'yesterday'")
         database.commit()
-    with pytest.raises(Unusable):
+    with pytest.raises(DatabaseUnavailable):
         USES.use(path)
     USES.use(path)
     assert path.with_name("uses.db.damaged-1").exists()
@@ -524,7 +526,7 @@ def test_a_history_that_is_damaged_while_it_is_written_is_set_aside(tmp_path: Pa
             database.execute("drop table samples")
             database.commit()
         store.add(seen("healthy", 1001))
-    assert [sample.checked_at for sample in read(path)] == [1001]
+    assert [sample.checked_at for sample in read_samples(path)] == [1001]
     assert path.with_name("health.db.damaged-1").exists()
 
 
@@ -547,7 +549,7 @@ def test_a_file_that_is_set_aside_while_it_is_opened_is_opened_anew(tmp_path: Pa
         def __exit__(self, *_: object) -> None:
             laid_out.append(path)
             if len(laid_out) == 1:
-                set_aside(path, "damaged")
+                quarantine(path, "damaged")
 
     with closing(open_database(path, FORMAT, lock=Lock(), timeout_s=1)) as database:
         database.execute("insert into t values (1)")

@@ -9,7 +9,13 @@ import pytest
 
 from foundry_api.structured.repair import add_instructions
 from foundry_api.types.checks import chat_request
-from foundry_api.types.messages import Choice, Grammar, JsonSchema, Message, Model
+from foundry_api.types.messages import (
+    ChoiceConstraint,
+    GrammarConstraint,
+    JsonSchemaConstraint,
+    Message,
+    Model,
+)
 from foundry_api.wire.dialects.base import ServiceClient
 from foundry_api.wire.dialects.cli010 import Cli010Dialect
 from foundry_api.wire.dialects.legacy import LegacyDialect
@@ -22,7 +28,7 @@ if TYPE_CHECKING:
 
 MODEL = Model(id="tiny:1", alias="tiny", catalog="public")
 ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}]
-PERSON = JsonSchema({"type": "object", "properties": {"b": {"const": "é"}, "a": {}}})
+PERSON = JsonSchemaConstraint({"type": "object", "properties": {"b": {"const": "é"}, "a": {}}})
 WORDS = (
     "Be brief.\n\nAnswer with JSON and nothing else: no explanation, no code fence. "
     "It has to be valid against this JSON schema:\n"
@@ -41,8 +47,8 @@ def body(kind: Any, constraint: Constraint | None, **more: Any) -> dict[str, Any
 @pytest.mark.parametrize(
     ("constraint", "lark"),
     [
-        (Grammar("start: /a+/"), "start: /a+/"),
-        (Choice(("yes", "no")), 'start: "yes" | "no"'),
+        (GrammarConstraint("start: /a+/"), "start: /a+/"),
+        (ChoiceConstraint(("yes", "no")), 'start: "yes" | "no"'),
     ],
 )
 def test_the_newest_gets_a_grammar(constraint: Constraint, lark: str) -> None:
@@ -68,7 +74,7 @@ def test_the_older_ones_read_the_schema_in_the_system_turn(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", OLDER)
 def test_the_older_ones_read_the_choices(kind: Any) -> None:
-    system = body(kind, Choice(("yes", "no")))["messages"][0]["content"]
+    system = body(kind, ChoiceConstraint(("yes", "no")))["messages"][0]["content"]
     assert system == "Be brief.\n\nAnswer with one of these, and nothing else:\n- yes\n- no"
 
 
@@ -79,5 +85,5 @@ def test_the_request_that_explains_an_error_says_the_same() -> None:
 
 
 def test_a_conversation_without_a_system_turn_gets_one() -> None:
-    turns = add_instructions((Message("user", "Who?"),), Choice(("yes", "no")))
+    turns = add_instructions((Message("user", "Who?"),), ChoiceConstraint(("yes", "no")))
     assert [each.role for each in turns] == ["system", "user"]

@@ -14,7 +14,7 @@ from foundry_api.structured import expectation
 from foundry_api.structured.expectation import OutputSpec
 from foundry_api.structured.refusal import UserCodeFailed, ValidationFailed
 from foundry_api.types.errors import InvalidRequest
-from foundry_api.types.messages import Choice, Grammar, JsonSchema
+from foundry_api.types.messages import ChoiceConstraint, GrammarConstraint, JsonSchemaConstraint
 
 
 @dataclass
@@ -137,13 +137,17 @@ def test_validators_alone_see_the_text_and_make_nothing_of_it() -> None:
 def test_a_grammar_leaves_the_text_a_text_or_to_a_parser() -> None:
     assert OutputSpec.from_arguments(grammar="start: /a+/").validate("aa") == "aa"
     both = OutputSpec.from_arguments(grammar="start: /[0-9]+/", parser=int)
-    assert (both.constraint, both.validate("12")) == (Grammar("start: /[0-9]+/"), 12)
+    assert (both.constraint, both.validate("12")) == (GrammarConstraint("start: /[0-9]+/"), 12)
 
 
 def test_what_the_engine_is_asked_to_keep_to() -> None:
-    assert OutputSpec.from_arguments(choice=iter(["a", "b"])).constraint == Choice(("a", "b"))  # type: ignore[arg-type]
+    assert OutputSpec.from_arguments(choice=iter(["a", "b"])).constraint == ChoiceConstraint(
+        ("a", "b")
+    )  # type: ignore[arg-type]
     schema = {"type": "integer"}
-    assert OutputSpec.from_arguments(response_model=schema).constraint == JsonSchema(schema)
+    assert OutputSpec.from_arguments(response_model=schema).constraint == JsonSchemaConstraint(
+        schema
+    )
     assert OutputSpec.from_arguments(parser=json.loads).constraint is None
 
 

@@ -19,7 +19,7 @@ from foundry_api.types.errors import (
 )
 from foundry_api.types.messages import (
     AttemptRecord,
-    Choice,
+    ChoiceConstraint,
     Completion,
     FunctionCall,
     Message,
@@ -44,7 +44,7 @@ def said(content: str, **members: Any) -> Completion[None]:
         parsed=None,
         model="tiny:1",
         service="http://service",
-        generation="sdk-2.1",
+        service_generation="sdk-2.1",
         finish_reason="stop",
         usage=Usage(10, 5, 15),
         timings=Timings(0.1, 1.0, 50.0, 0.25),
@@ -236,7 +236,7 @@ def test_where_the_engine_loses_its_own_grammar_the_prompt_asks_for_it(run: Run)
     expectation = OutputSpec.from_arguments(choice=["日本", "中国"])
     assert answer(run, model, expectation).parsed == "日本"
     (_, first), (turns, second) = model.asked
-    assert (first, second) == (Choice(("日本", "中国")), None)
+    assert (first, second) == (ChoiceConstraint(("日本", "中国")), None)
     assert turns[0].role == "system"
     assert turns[0].content.startswith("Be brief.\n\nAnswer with one of these")
 

@@ -240,7 +240,7 @@ def test_a_field_as_default_is_a_default() -> None:
 
 class Cat(pydantic.BaseModel):
     kind: Literal["cat"] = "cat"
-    lives: int = 9
+    is_alive: int = 9
 
 
 class Dog(pydantic.BaseModel):
@@ -401,11 +401,11 @@ import pathlib
 from typing import Annotated
 import annotated_types
 from foundry_api import InvalidRequest, ToolDefinitionError, tool
-from foundry_api.structured.response_model import response_model
+from foundry_api.structured.response_model import make_response_type
 
-assert response_model(list[pathlib.Path]).decode('["a"]') == [pathlib.Path("a")]
+assert make_response_type(list[pathlib.Path]).decode('["a"]') == [pathlib.Path("a")]
 try:
-    response_model(Annotated[int, annotated_types.Ge(1)])
+    make_response_type(Annotated[int, annotated_types.Ge(1)])
 except InvalidRequest as error:
     assert "needs pydantic" in str(error), error
 def take(value: Annotated[int, annotated_types.Ge(1)]) -> None: ...

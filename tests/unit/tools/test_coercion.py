@@ -48,7 +48,7 @@ async def called(arguments: str, function: Any = book) -> Any:
     return result.value
 
 
-LIMITS = ToolLimits(max_turns=1, parallel=1, tool_timeout=5.0, on_error="tell")
+LIMITS = ToolLimits(max_turns=1, parallel=1, tool_timeout=5.0, on_error="return")
 DEFAULT: dict[str, Any] = {
     "price": 1.5,
     "breakfast": False,

@@ -202,7 +202,7 @@ def test_whatever_the_schema_allows_the_function_takes(given: dict[str, Any]) ->
 class Station:
     """An object whose method and whose call are tools."""
 
-    def measure(self, depth: float) -> float:
+    def record(self, depth: float) -> float:
         """Measure."""
         return depth
 
@@ -212,7 +212,7 @@ class Station:
 
 
 def test_methods_partials_and_callable_objects_are_functions_too() -> None:
-    assert list(parameters(Station().measure)["properties"]) == ["depth"]
+    assert list(parameters(Station().record)["properties"]) == ["depth"]
     assert tool(Station()).name == "Station"
     assert list(parameters(Station())["properties"]) == ["height"]
     half = tool(functools.partial(weather, days=2), name="two_days", description="Tell more.")

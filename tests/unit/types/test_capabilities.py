@@ -9,7 +9,7 @@ import pytest
 from foundry_api.types.capabilities import CAPABILITIES
 from foundry_api.types.checks import chat_request
 from foundry_api.types.errors import InvalidRequest, UnsupportedFeature
-from foundry_api.types.messages import Choice, Grammar, JsonSchema
+from foundry_api.types.messages import ChoiceConstraint, GrammarConstraint, JsonSchemaConstraint
 
 HI = [{"role": "user", "content": "Hi"}]
 
@@ -51,9 +51,9 @@ def test_a_seed_beyond_the_engines_integers_is_refused() -> None:
 @pytest.mark.parametrize("generation", CAPABILITIES)
 def test_a_grammar_is_refused_where_it_would_be_ignored(generation: Any) -> None:
     said = CAPABILITIES[generation]
-    for constraint in (JsonSchema({"type": "integer"}), Choice(("yes", "no"))):
+    for constraint in (JsonSchemaConstraint({"type": "integer"}), ChoiceConstraint(("yes", "no"))):
         said.check(chat_request(HI, constraint=constraint))
-    request = chat_request(HI, constraint=Grammar("start: /a+/"))
+    request = chat_request(HI, constraint=GrammarConstraint("start: /a+/"))
     if said.grammar == "native":
         said.check(request)
         return

@@ -10,7 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.types.checks import chat_request, check_timeout, conversation, prompt_turns
+from foundry_api.types.checks import (
+    chat_request,
+    check_timeout,
+    prompt_to_messages,
+    validate_messages,
+)
 from foundry_api.types.errors import InvalidRequest, UnsupportedFeature
 from foundry_api.types.messages import ChatRequest, FunctionCall, Message, ToolCall
 
@@ -43,7 +48,7 @@ def test_what_is_not_given_is_left_to_the_service() -> None:
 
 
 def test_messages_may_come_from_any_iterable() -> None:
-    assert conversation(Message("user", text) for text in "ab") == (
+    assert validate_messages(Message("user", text) for text in "ab") == (
         Message("user", "a"),
         Message("user", "b"),
     )
@@ -146,7 +151,7 @@ def test_an_argument_that_cannot_be_sent_is_named(field: str, arguments: dict[st
 )
 def test_a_message_that_cannot_be_sent_is_named(field: str, messages: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        conversation(messages)
+        validate_messages(messages)
     assert caught.value.field == field
     assert str(caught.value).startswith(field)
 
@@ -221,18 +226,18 @@ def test_a_prompt_that_cannot_be_sent_is_named_as_the_caller_named_it(
     prompt: Any, system: Any, field: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        prompt_turns(prompt, system)
+        prompt_to_messages(prompt, system)
     assert caught.value.field == field
 
 
 def test_a_member_that_would_be_lost_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="audio"):
-        conversation([{"role": "user", "content": "4", "audio": {"id": "1"}}])
+        validate_messages([{"role": "user", "content": "4", "audio": {"id": "1"}}])
 
 
 def test_the_turns_of_a_tool_call_are_kept() -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
-    asked, answered = conversation(
+    asked, answered = validate_messages(
         [
             {"role": "assistant", "content": None, "tool_calls": [call]},
             {"role": "tool", "content": "4", "tool_call_id": "call_1"},
@@ -242,15 +247,17 @@ def test_the_turns_of_a_tool_call_are_kept() -> None:
         "assistant", tool_calls=(ToolCall("call_1", FunctionCall("add", "{}")),)
     )
     assert answered == Message("tool", "4", tool_call_id="call_1")
-    assert conversation([asked, answered]) == (asked, answered)
+    assert validate_messages([asked, answered]) == (asked, answered)
 
 
 def test_parts_of_text_become_one_text() -> None:
     parts = [{"type": "text", "text": "Hello, "}, {"type": "text", "text": "world"}]
-    assert conversation([{"role": "user", "content": parts}]) == (Message("user", "Hello, world"),)
+    assert validate_messages([{"role": "user", "content": parts}]) == (
+        Message("user", "Hello, world"),
+    )
 
 
 def test_a_part_that_no_generation_reads_is_refused_by_its_place() -> None:
     image = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
     with pytest.raises(UnsupportedFeature, match=r"messages\[0\]\.content\[1\]"):
-        conversation([{"role": "user", "content": [{"type": "text", "text": "See:"}, image]}])
+        validate_messages([{"role": "user", "content": [{"type": "text", "text": "See:"}, image]}])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from foundry_api.types import errors
 from foundry_api.types.errors import FoundryError
-from foundry_api.wire.errors import _SOURCE_PLACE, MAX_MESSAGE_CHARS, classify, clean
+from foundry_api.wire.errors import _SOURCE_LOCATION, MAX_MESSAGE_CHARS, classify, clean_message
 
 CLASSES: list[type[FoundryError]] = [
     value
@@ -55,7 +55,7 @@ def test_every_error_that_is_raised_says_what_to_do_next(kind: type[FoundryError
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_an_error_survives_pickling_and_copying_whole(kind: type[FoundryError]) -> None:
-    error = kind("it broke").located(model="m", service="http://s", attempts=2)
+    error = kind("it broke").with_context(model="m", service="http://s", attempts=2)
     for field in ("hint", "field", "partial", "log_path"):
         if hasattr(error, field):
             setattr(error, field, "something")
@@ -91,9 +91,9 @@ def test_nothing_is_said_twice() -> None:
 
 def test_a_location_fills_in_only_what_is_not_known() -> None:
     error = errors.ServerError("it broke", model="known")
-    assert error.located(model="other", service="http://s", attempts=3) is error
+    assert error.with_context(model="other", service="http://s", attempts=3) is error
     assert (error.model, error.service, error.attempts) == ("known", "http://s", 3)
-    assert error.located().attempts == 3
+    assert error.with_context().attempts == 3
 
 
 def test_the_nearest_names_are_suggested() -> None:
@@ -150,7 +150,7 @@ BUDGET = (
     ],
 )
 def test_the_engines_source_places_are_not_shown(said: str, told: str) -> None:
-    assert clean(said) == told
+    assert clean_message(said) == told
 
 
 E = errors
@@ -183,13 +183,13 @@ E = errors
             E.ContextOverflow,
         ),
         (400, "", E.InvalidRequest),
-        (404, "", E.RouteMissing),
-        (405, "", E.RouteMissing),
+        (404, "", E.RouteNotFound),
+        (405, "", E.RouteNotFound),
         (414, "", E.InvalidRequest),
         (431, "", E.InvalidRequest),
         (500, "", E.ServerError),
         # 1D: SDK 2.x
-        (404, "No mapping for HTTP-method: 'HEAD', URL: '/status'", E.RouteMissing),
+        (404, "No mapping for HTTP-method: 'HEAD', URL: '/status'", E.RouteNotFound),
         (404, "Model not found: No model matching 'x'", E.ModelNotFound),
         (404, "No model matching 'tinychat%3A2'", E.ModelNotFound),
         (400, "Model not cached: Model must be downloaded before loading", E.ModelNotCached),
@@ -269,8 +269,8 @@ TEXTS = st.text() | st.lists(
 
 @given(text=TEXTS)
 def test_any_text_can_be_cleaned_and_nothing_is_left_to_clean(text: str) -> None:
-    assert len(clean(text)) <= len(text)
-    assert not _SOURCE_PLACE.search(clean(text))
+    assert len(clean_message(text)) <= len(text)
+    assert not _SOURCE_LOCATION.search(clean_message(text))
 
 
 @given(status=st.integers(100, 599), text=TEXTS)
@@ -284,4 +284,4 @@ def test_any_answer_has_a_type_and_a_hint(status: int, text: str) -> None:
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize("text", ["a", "a.h:1 ", "a.h:1 (", "(", "a.", "./"])
 def test_a_megabyte_of_nonsense_is_no_work(text: str) -> None:
-    assert len(clean(text * 2**20)) <= MAX_MESSAGE_CHARS
+    assert len(clean_message(text * 2**20)) <= MAX_MESSAGE_CHARS

@@ -9,12 +9,12 @@ import pytest
 
 from foundry_api.types.checks import chat_request
 from foundry_api.types.events import (
-    KINDS,
+    EVENT_TYPES,
     BreakerChanged,
     CallEnded,
     CallStarted,
     Event,
-    Events,
+    EventBus,
     FirstToken,
 )
 from foundry_api.types.messages import Timings
@@ -29,7 +29,7 @@ CHANGED = BreakerChanged(service="x", old="closed", new="open", retry_after_s=2.
 def test_a_listener_hears_everything_unless_it_says_what() -> None:
     all_heard: list[Event] = []
     some_heard: list[Event] = []
-    events = Events(all_heard.append)
+    events = EventBus(all_heard.append)
     events.subscribe(some_heard.append, BreakerChanged)
     for event in (FIRST, CHANGED):
         events.emit(event)
@@ -39,7 +39,7 @@ def test_a_listener_hears_everything_unless_it_says_what() -> None:
 
 def test_a_listener_that_left_hears_no_more() -> None:
     heard: list[Event] = []
-    events = Events()
+    events = EventBus()
     leave = events.subscribe(heard.append)
     events.emit(FIRST)
     leave()
@@ -49,9 +49,9 @@ def test_a_listener_that_left_hears_no_more() -> None:
 
 
 def test_an_event_that_nobody_hears_need_not_be_made() -> None:
-    events = Events()
+    events = EventBus()
     leave = events.subscribe(lambda _: None, FirstToken)
-    assert [kind for kind in KINDS if kind in events.heard] == [FirstToken]
+    assert [kind for kind in EVENT_TYPES if kind in events.heard] == [FirstToken]
     leave()
     assert FirstToken not in events.heard
 
@@ -63,7 +63,7 @@ def test_a_listener_that_fails_does_not_disturb_the_call_or_the_others(
         raise ValueError("mine")
 
     heard: list[Event] = []
-    events = Events(fails, heard.append)
+    events = EventBus(fails, heard.append)
     with caplog.at_level(logging.ERROR, "foundry_api"):
         events.emit(FIRST)
     assert heard == [FIRST]

@@ -12,14 +12,14 @@ import pytest
 
 from foundry_api.batch.report.charts import element
 from foundry_api.cli import errors, output, request
-from foundry_api.cli.options import Common
-from foundry_api.cli.request import show_body
-from foundry_api.cli.session import log_handler
+from foundry_api.cli.options import GlobalOptions
+from foundry_api.cli.request import print_body
+from foundry_api.cli.session import make_log_handler
 from foundry_api.observe.call_log import CallLog
 from foundry_api.types.errors import BatchInputInvalid, ServerError
 from foundry_api.types.events import CallStarted
 from foundry_api.types.plain_text import escape_json, sanitize, sanitize_line
-from foundry_api.types.results import RawReply
+from foundry_api.types.results import RawResponse
 
 CaptureBytes: TypeAlias = "pytest.CaptureFixture[bytes]"
 
@@ -81,7 +81,7 @@ def test_json_on_a_terminal_is_the_same_document(
 def logged(monkeypatch: pytest.MonkeyPatch, *arguments: object, **further: object) -> str:
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
-    handler = log_handler(Common(verbose=2))
+    handler = make_log_handler(GlobalOptions(verbose=2))
     logger = logging.getLogger("foundry_api")
     logger.addHandler(handler)
     monkeypatch.setattr(logger, "level", logging.DEBUG)
@@ -118,9 +118,9 @@ def test_handlers_of_others_get_one_line_too(caplog: pytest.LogCaptureFixture) -
 def test_errors_tables_and_fields_are_harmless(
     text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    errors.tell(ServerError(text, hint=text, model=text))
-    errors.tell(BatchInputInvalid(text).with_problems((text,)))
-    errors.report(click.UsageError(text), as_json=False)
+    errors.print_error(ServerError(text, hint=text, model=text))
+    errors.print_error(BatchInputInvalid(text).with_problems((text,)))
+    errors.report_error(click.UsageError(text), as_json=False)
     output.print_table([text], [[text]])
     output.print_fields(text, "healthy", [(text, text)])
     told = capsys.readouterr()
@@ -148,9 +148,9 @@ BODIES = {
 def test_a_body_goes_exactly_into_a_pipe_and_harmlessly_to_a_terminal(
     body: bytes, piped: bytes, monkeypatch: pytest.MonkeyPatch, capfdbinary: CaptureBytes
 ) -> None:
-    reply = RawReply(status=200, headers={}, body=body, service="http://127.0.0.1:1")
-    show_body(reply)
+    reply = RawResponse(status=200, headers={}, body=body, service="http://127.0.0.1:1")
+    print_body(reply)
     assert capfdbinary.readouterr().out == piped
     monkeypatch.setattr(request, "is_terminal", lambda _stream: True)
-    show_body(reply)
+    print_body(reply)
     assert dangerous(capfdbinary.readouterr().out.decode()) <= {"\n"}

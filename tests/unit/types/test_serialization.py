@@ -40,7 +40,7 @@ from foundry_api import (
     Metrics,
     Model,
     ModelUser,
-    RawReply,
+    RawResponse,
     Response,
     ResponseEvent,
     ResponseItem,
@@ -56,7 +56,7 @@ from foundry_api import (
     Usage,
 )
 from foundry_api.monitor.summary import summarise
-from foundry_api.testing import Answer, Failure, FakeService, no_sleep
+from foundry_api.testing import ErrorReply, FakeService, Reply, skip_sleeps
 from foundry_api.types.capabilities import CAPABILITIES
 from foundry_api.types.serialization import Headers, Result
 
@@ -66,7 +66,7 @@ ATTEMPTS = (
     AttemptRecord(0.2),
 )
 CALL = ToolCall("1", FunctionCall("clock", "{}"))
-WHERE: dict[str, Any] = {"service": "http://127.0.0.1:5273", "generation": "sdk-2.1"}
+WHERE: dict[str, Any] = {"service": "http://127.0.0.1:5273", "service_generation": "sdk-2.1"}
 COMPLETION = Completion(
     content="Paris",
     parsed={"city": "Paris"},
@@ -106,7 +106,9 @@ RESULTS: list[Any] = [
     ITEM,
     ResponseEvent(type="response.completed", response=RESPONSE, item=ITEM, raw=b"{}"),
     ResponsePage(responses=(RESPONSE,)),
-    RawReply(status=200, headers={"X-A": "b"}, body=b"\xff", service="http://x", attempts=ATTEMPTS),
+    RawResponse(
+        status=200, headers={"X-A": "b"}, body=b"\xff", service="http://x", attempts=ATTEMPTS
+    ),
     BatchResult(index=0, custom_id="a", request=[Message("user", "Hi")], answer=COMPLETION),
     BatchResult(index=1, custom_id="b", request="Hi", error=ServerError("no")),
     BatchRequest(custom_id="a", body={"messages": []}),
@@ -138,7 +140,11 @@ RESULTS: list[Any] = [
 def told(members: Any) -> Any:
     """Members as JSON has them; a set has no order."""
     plain = json.loads(json.dumps(members))
-    return {**plain, "ignored": sorted(plain["ignored"])} if "ignored" in plain else plain
+    return (
+        {**plain, "ignored_parameters": sorted(plain["ignored_parameters"])}
+        if "ignored_parameters" in plain
+        else plain
+    )
 
 
 @pytest.mark.parametrize("result", RESULTS, ids=lambda each: type(each).__name__)
@@ -299,9 +305,9 @@ def test_headers_compare_without_case_and_the_first_of_doubled_ones_counts() -> 
 
 
 async def test_what_a_service_really_answered_is_encoded() -> None:
-    with no_sleep():
+    with skip_sleeps():
         async with (
-            FakeService(Failure(503), Answer("Hello"), Answer("Hello")) as service,
+            FakeService(ErrorReply(503), Reply("Hello"), Reply("Hello")) as service,
             FoundryAPIClient(service.base_url, model="fake") as client,
         ):
             completion = await client.complete("Hi")

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from foundry_api.types.errors import ConfigurationError
-from foundry_api.types.settings import Settings, normalised_url
+from foundry_api.types.settings import Settings, normalize_url
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
@@ -23,13 +23,13 @@ def test_the_defaults_are_the_documented_ones() -> None:
         "timeout_s": 30.0,
         "deadline_s": None,
         "connect_timeout_s": 5.0,
-        "retries": 3,
+        "max_retries": 3,
         "log_level": "INFO",
         "base_url": None,
         "base_urls": (),
         "api_key": None,
         "service": "auto",
-        "model_idle_s": None,
+        "keep_alive_s": None,
         "memory_budget_mb": None,
         "cache": "off",
         "home": None,
@@ -52,7 +52,7 @@ def test_the_environment_is_read() -> None:
     assert settings == Settings(
         model="demo",
         timeout_s=2.5,
-        retries=0,
+        max_retries=0,
         log_level="DEBUG",
         base_url="http://localhost:5273",
         api_key="secret",
@@ -76,13 +76,13 @@ def test_the_bounds_and_the_services_are_read() -> None:
         timeout_s="auto",
         deadline_s=60.0,
         connect_timeout_s=0.5,
-        model_idle_s=600.0,
+        keep_alive_s=600.0,
         memory_budget_mb=8000.0,
         cache=Path("answers.db"),
         base_urls=("http://localhost:1", "http://localhost:2"),
     )
-    assert [each.base_url for each in settings.each()] == list(settings.base_urls)
-    assert Settings(model="x").each() == (Settings(model="x"),)
+    assert [each.base_url for each in settings.per_service()] == list(settings.base_urls)
+    assert Settings(model="x").per_service() == (Settings(model="x"),)
 
 
 def test_one_address_takes_the_place_of_several_and_the_reverse() -> None:
@@ -106,19 +106,19 @@ def test_the_processes_own_environment_is_read(monkeypatch: pytest.MonkeyPatch) 
 
 def test_arguments_win_over_the_environment() -> None:
     environ = {"FOUNDRY_MODEL": "theirs", "FOUNDRY_RETRIES": "9", "FOUNDRY_TIMEOUT": "9"}
-    settings = Settings.from_environment(environ, model="mine", retries=0, timeout_s=None)
-    assert (settings.model, settings.retries, settings.timeout_s) == ("mine", 0, 9.0)
+    settings = Settings.from_environment(environ, model="mine", max_retries=0, timeout_s=None)
+    assert (settings.model, settings.max_retries, settings.timeout_s) == ("mine", 0, 9.0)
 
 
 def test_arguments_win_over_given_settings_and_the_environment_is_not_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FOUNDRY_MODEL", "the environment's")
-    given = Settings(model="given", retries=1)
-    settings = Settings.resolve(given, retries=0, base_url="http://localhost:1/v1", model=None)
-    assert (settings.model, settings.retries) == ("given", 0)
+    given = Settings(model="given", max_retries=1)
+    settings = Settings.resolve(given, max_retries=0, base_url="http://localhost:1/v1", model=None)
+    assert (settings.model, settings.max_retries) == ("given", 0)
     assert settings.base_url == "http://localhost:1"
-    assert given == Settings(model="given", retries=1)
+    assert given == Settings(model="given", max_retries=1)
 
 
 @pytest.mark.parametrize("blank", ["", "  ", "\t\n"])
@@ -189,7 +189,7 @@ def test_settings_are_frozen() -> None:
     ],
 )
 def test_a_url_is_taken_as_users_paste_it(given: str, normal: str) -> None:
-    assert normalised_url(given) == normal
+    assert normalize_url(given) == normal
     assert Settings(base_url=given).base_url == normal
 
 
@@ -222,10 +222,10 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 @given(url=st.text() | st.from_regex(r"(https?://)?[\w.:@\[\]]*(:\d+)?(/v1|/openai/status|/)*"))
 def test_any_text_is_a_normal_url_or_a_configuration_error(url: str) -> None:
     try:
-        normal = normalised_url(url)
+        normal = normalize_url(url)
     except ConfigurationError:
         return
-    assert normalised_url(normal) == normal
+    assert normalize_url(normal) == normal
 
 
 SECRET = "hunter2"  # noqa: S105 - what must not be shown

@@ -38,7 +38,7 @@ from foundry_api.core.embeddings import check_batch_size, validate_texts
 from foundry_api.core.raw_request import make_raw_request
 from foundry_api.core.responses import build_operation
 from foundry_api.core.transcriptions import transcription_options
-from foundry_api.integrations.langchain_messages import turns
+from foundry_api.integrations.langchain_messages import to_messages
 from foundry_api.resilience.deadline import Deadline
 from foundry_api.testing import FakeService
 from foundry_api.tools.definition import to_definitions
@@ -47,9 +47,9 @@ from foundry_api.types.checks import (
     check_flag,
     check_name,
     check_timeout,
-    conversation,
     model_names,
-    prompt_turns,
+    prompt_to_messages,
+    validate_messages,
 )
 from foundry_api.types.errors import InvalidRequest
 from foundry_api.types.settings import Settings
@@ -113,9 +113,9 @@ def test_a_text_of_any_type_is_a_plain_one_wherever_it_is_given(value: Any) -> N
     assert sent == ["Hi"] * 4
     assert {type(text) for text in sent} == {str}
     assert msgspec.json.encode(request).count(b'"Hi"') == 6
-    assert [turn.content for turn in prompt_turns(value, value)] == ["Hi", "Hi"]
+    assert [turn.content for turn in prompt_to_messages(value, value)] == ["Hi", "Hi"]
     assert {type(text) for text in (*model_names(value), *model_names([value]))} == {str}
-    assert chat_request(prompt_turns("x"), stop=[value]).stop == ("Hi",)
+    assert chat_request(prompt_to_messages("x"), stop=[value]).stop == ("Hi",)
     assert {type(text) for text in (*validate_texts(value), *validate_texts([value]))} == {str}
     assert type(check_name("name", value)) is str
     assert transcription_options(None, None, value) == {"prompt": "Hi"}
@@ -129,12 +129,14 @@ def test_a_text_of_any_type_is_a_plain_one_wherever_it_is_given(value: Any) -> N
 @pytest.mark.parametrize("role", [np.str_("user"), Text("user")])
 def test_a_role_of_any_type_of_text_is_known(role: Any) -> None:
     for message in ({"role": role, "content": "Hi"}, Message(role, "Hi")):
-        assert type(conversation([message])[0].role) is str
+        assert type(validate_messages([message])[0].role) is str
 
 
 @pytest.mark.parametrize("value", REALS)
 def test_a_number_of_any_type_is_a_plain_one_wherever_it_is_given(value: Any) -> None:
-    request = chat_request(prompt_turns("x"), temperature=value, top_p=value, extra={"a": value})
+    request = chat_request(
+        prompt_to_messages("x"), temperature=value, top_p=value, extra={"a": value}
+    )
     assert {type(number) for number in (request.temperature, request.top_p)} <= {int, float}
     assert (request.temperature, request.top_p, request.extra) == (1, 1, {"a": 1})
     assert type(check_timeout(value)) in {int, float}
@@ -150,10 +152,10 @@ def test_a_number_of_any_type_is_a_plain_one_wherever_it_is_given(value: Any) ->
 
 @pytest.mark.parametrize("value", WHOLES)
 def test_a_whole_number_of_any_type_is_a_plain_one(value: Any) -> None:
-    request = chat_request(prompt_turns("x"), max_tokens=value, seed=value)
+    request = chat_request(prompt_to_messages("x"), max_tokens=value, seed=value)
     assert {type(request.max_tokens), type(request.seed)} == {int}
     assert type(check_batch_size(value)) is int
-    assert type(Settings(retries=value).retries) is int
+    assert type(Settings(max_retries=value).max_retries) is int
     assert encode(build_operation("x", {"max_output_tokens": value, "seed": value}).members)
     assert make_raw_request("GET", "/a", params={"n": value}).path == "/a?n=1"
 
@@ -257,7 +259,7 @@ def test_no_argument_turns_a_number_that_is_none_into_null(value: Any) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "number", "default": value}}}
     body: Any = {"messages": [{"role": "user", "content": "Hi"}], "tools": [value]}
     for argument, call in (
-        ("extra", lambda: chat_request(prompt_turns("x"), extra={"n": value})),
+        ("extra", lambda: chat_request(prompt_to_messages("x"), extra={"n": value})),
         ("extra", lambda: build_operation("x", {"extra": {"n": value}})),
         ("reasoning", lambda: build_operation("x", {"reasoning": {"n": value}})),
         ("json", lambda: make_raw_request("POST", "/a", json={"n": value})),
@@ -309,18 +311,18 @@ def test_a_default_that_json_has_no_word_for_is_left_out_of_a_schema() -> None:
 
 
 def test_an_array_of_tools_is_one_of_none() -> None:
-    assert chat_request(prompt_turns("x"), tools=np.array([])).tools == ()  # type: ignore[arg-type]
+    assert chat_request(prompt_to_messages("x"), tools=np.array([])).tools == ()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("message", [{"role": "user", "content": "Hi"}, Message("user", "Hi")])
 @pytest.mark.parametrize("text", ["a\0b", "\ud800", "", " "])
 def test_the_commonest_form_of_a_message_is_checked_as_the_others(message: Any, text: str) -> None:
-    assert conversation([message, message]) == (Message("user", "Hi"),) * 2
+    assert validate_messages([message, message]) == (Message("user", "Hi"),) * 2
     spoilt: Any = (
         {**message, "content": text} if isinstance(message, dict) else Message("user", text)
     )
     with pytest.raises(InvalidRequest) as caught:
-        conversation((message, spoilt))
+        validate_messages((message, spoilt))
     assert caught.value.field == "messages[1].content"
 
 
@@ -330,7 +332,7 @@ def test_the_commonest_form_of_a_message_is_checked_as_the_others(message: Any, 
 )
 def test_a_message_of_a_wrong_role_is_named(message: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        conversation([message])
+        validate_messages([message])
     assert (caught.value.field or "").startswith("messages[0]")
 
 
@@ -378,11 +380,11 @@ def test_no_address_in_an_error_shows_its_secret(url: str) -> None:
 
 def test_a_range_is_told_with_all_of_its_digits() -> None:
     with pytest.raises(InvalidRequest, match="must be from 1 to 2147483647"):
-        chat_request(prompt_turns("x"), max_tokens=0)
+        chat_request(prompt_to_messages("x"), max_tokens=0)
     with pytest.raises(InvalidRequest, match="to 9223372036854775807"):
-        chat_request(prompt_turns("x"), seed=2**63)
+        chat_request(prompt_to_messages("x"), seed=2**63)
     with pytest.raises(InvalidRequest, match=r"^max_tokens is of type int, but"):
-        chat_request(prompt_turns("x"), max_tokens=10**5000)
+        chat_request(prompt_to_messages("x"), max_tokens=10**5000)
 
 
 @pytest.mark.parametrize(
@@ -396,14 +398,14 @@ def test_a_range_is_told_with_all_of_its_digits() -> None:
 )
 def test_a_wrong_type_says_what_is_wanted(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        chat_request(prompt_turns("x"), **arguments)
+        chat_request(prompt_to_messages("x"), **arguments)
     assert caught.value.message == message
 
 
 @pytest.mark.parametrize("messages", ["hi", {"role": "user", "content": "hi"}, None, 5])
 def test_what_is_no_list_of_messages_says_what_is_wanted(messages: Any) -> None:
     with pytest.raises(InvalidRequest, match=r"^messages is .*, not a list of messages"):
-        conversation(messages)
+        validate_messages(messages)
 
 
 @pytest.mark.parametrize("model", [5, {"a": 1}, b"demo", 1.5])
@@ -426,7 +428,7 @@ class TestEmptyTurns:
     @pytest.mark.parametrize("content", ["", " \n", None, [], [{"type": "text", "text": ""}]])
     @pytest.mark.parametrize("role", ["system", "assistant"])
     def test_those_of_system_and_assistant_are_left_out(self, role: str, content: Any) -> None:
-        assert conversation([self.ASK, {"role": role, "content": content}, self.ASK]) == (
+        assert validate_messages([self.ASK, {"role": role, "content": content}, self.ASK]) == (
             self.ASK,
             self.ASK,
         )
@@ -437,25 +439,25 @@ class TestEmptyTurns:
             "content": None,
             "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}],
         }
-        assert conversation([self.ASK, turn])[1].tool_calls[0].id == "1"
+        assert validate_messages([self.ASK, turn])[1].tool_calls[0].id == "1"
 
     @pytest.mark.parametrize("content", ["", " ", None])
     def test_the_empty_result_of_a_tool_is_sent_as_run_sends_it(self, content: Any) -> None:
         turn = {"role": "tool", "content": content, "tool_call_id": "1"}
-        assert conversation([self.ASK, turn])[1] == Message("tool", '""', tool_call_id="1")
+        assert validate_messages([self.ASK, turn])[1] == Message("tool", '""', tool_call_id="1")
 
     @pytest.mark.parametrize("before", [[], [ASK], [Message("assistant", "Hello")]])
     def test_an_empty_turn_of_the_user_is_refused(self, before: list[Message]) -> None:
         with pytest.raises(InvalidRequest) as caught:
-            conversation([*before, Message("user", "")])
+            validate_messages([*before, Message("user", "")])
         assert caught.value.message == f"messages[{len(before)}].content is empty"
 
     def test_nothing_but_empty_turns_is_refused(self) -> None:
         with pytest.raises(InvalidRequest, match=r"^messages has only empty messages"):
-            conversation([Message("system", ""), Message("assistant", " ")])
+            validate_messages([Message("system", ""), Message("assistant", " ")])
 
     def test_an_empty_system_is_none(self) -> None:
-        assert prompt_turns("Hi", " ") == [self.ASK]
+        assert prompt_to_messages("Hi", " ") == [self.ASK]
 
     def test_a_response_is_asked_without_them(self) -> None:
         said = [
@@ -475,12 +477,12 @@ class TestEmptyTurns:
 @pytest.mark.parametrize(
     ("kind", "arguments"),
     [
-        (LimiterSettings, {"fixed": "2"}),
+        (LimiterSettings, {"concurrency": "2"}),
         (LimiterSettings, {"queue": 1.5}),
         (BreakerSettings, {"failure_rate": "half"}),
         (BreakerSettings, {"minimum_calls": 2.5}),
         (BreakerSettings, {"slow_s": True}),
-        (ModelResidency, {"idle_timeout_s": "60"}),
+        (ModelResidency, {"keep_alive_s": "60"}),
         (ModelResidency, {"max_loaded": 1.5}),
         (ModelResidency, {"hold_s": None}),
         (Hysteresis, {"down_after": "2"}),
@@ -527,10 +529,10 @@ def test_an_argument_of_a_monitor_is_named(arguments: dict[str, Any]) -> None:
 
 
 def test_settings_of_foreign_number_types_are_plain_numbers() -> None:
-    residency = ModelResidency(idle_timeout_s=np.float32(60), max_loaded=np.int64(2))  # type: ignore[arg-type]
-    assert (type(residency.idle_timeout_s), type(residency.max_loaded)) == (float, int)
+    residency = ModelResidency(keep_alive_s=np.float32(60), max_loaded=np.int64(2))  # type: ignore[arg-type]
+    assert (type(residency.keep_alive_s), type(residency.max_loaded)) == (float, int)
     assert type(BreakerSettings(slow_s=Decimal(5)).slow_s) is float  # type: ignore[arg-type]
-    assert type(LimiterSettings(fixed=np.int64(5)).fixed) is int  # type: ignore[arg-type]
+    assert type(LimiterSettings(concurrency=np.int64(5)).concurrency) is int  # type: ignore[arg-type]
 
 
 async def test_a_wait_whose_time_is_over_is_a_timeout() -> None:
@@ -551,7 +553,7 @@ def test_a_tool_of_foreign_text_types_is_described_in_plain_ones() -> None:
 async def test_no_query_is_shown() -> None:
     request = Request("GET", "http://127.0.0.1:1/x?token=hunter2")
     assert repr(request) == "Request(GET http://127.0.0.1:1/x)"
-    async with FoundryAPIClient("http://127.0.0.1:1", retries=0) as client:
+    async with FoundryAPIClient("http://127.0.0.1:1", max_retries=0) as client:
         with pytest.raises(FoundryError) as caught:
             await client.request("GET", "/x?token=hunter2")
         with pytest.raises(InvalidRequest) as refused:
@@ -569,7 +571,7 @@ async def test_a_hook_cannot_frame_a_request(name: str) -> None:
 
     async with (
         FakeService() as service,
-        FoundryAPIClient(service.base_url, request_hooks=[hook], retries=0) as client,
+        FoundryAPIClient(service.base_url, request_hooks=[hook], max_retries=0) as client,
     ):
         with pytest.raises(HookFailed, match=rf"headers\['{name}'\]"):
             await client.request("GET", "/v1/models")
@@ -583,14 +585,14 @@ def test_langchains_empty_turns_are_sent_as_ours_are() -> None:
         AIMessage("", tool_calls=[{"name": "f", "args": {}, "id": "1"}]),
         ToolMessage("", tool_call_id="1"),
     ]
-    sent = conversation(turns(said))
+    sent = validate_messages(to_messages(said))
     assert [(turn.role, turn.content) for turn in sent] == [
         ("user", "Hi"),
         ("assistant", ""),
         ("tool", '""'),
     ]
     with pytest.raises(InvalidRequest, match=r"^messages\[1\].content is empty"):
-        conversation(turns([HumanMessage("Hi"), HumanMessage(" ")]))
+        validate_messages(to_messages([HumanMessage("Hi"), HumanMessage(" ")]))
 
 
 @pytest.mark.parametrize("validators", [5, print, "x"])

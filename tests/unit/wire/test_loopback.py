@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from faults.hostile import (
-    HostileServer,
-    answer,
-    events,
-    head,
-    piece,
-    say,
-    say_for_ever,
-    stream_head,
-    whole,
+    ScriptedServer,
+    answer_all,
+    encode_chunk,
+    encode_events,
+    make_head,
+    make_response,
+    make_stream_head,
+    send_forever,
+    send_once,
 )
 from foundry_api import FoundryAPIClient
 from foundry_api.types import errors
@@ -43,8 +43,8 @@ async def transport() -> AsyncIterator[HttpTransport]:
 async def once(peer: Peer) -> None:
     """Answers once, and waits until the client leaves."""
     await peer.request()
-    await peer.send(stream_head(), *map(piece, events("Hello")), b"0\r\n\r\n")
-    await peer.gone()
+    await peer.send(make_stream_head(), *map(encode_chunk, encode_events("Hello")), b"0\r\n\r\n")
+    await peer.wait_closed()
 
 
 async def read_to_its_end(response: HttpResponse) -> None:
@@ -76,7 +76,7 @@ def test_only_this_machine_is_reached_directly(url: str, *, direct_one: bool) ->
 )
 async def test_both_ways_send_the_same_request(is_direct_: object) -> None:
     transport = HttpTransport(use_loopback=is_direct_)  # type: ignore[arg-type]
-    async with HostileServer(say(whole(200, b"body"))) as server:
+    async with ScriptedServer(send_once(make_response(200, b"body"))) as server:
         headers = {"Content-Type": "application/json", "X-Mine": "mine", "Accept": "text/x"}
         await read_whole(transport, Request("POST", f"{server.base_url}/a:1?b=c", headers, b"{}"))
         (request,) = server.requests
@@ -95,7 +95,7 @@ async def test_both_ways_send_the_same_request(is_direct_: object) -> None:
 
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: b", "a\nb", "a\0b"])
 async def test_a_header_cannot_smuggle_another_one(transport: HttpTransport, value: str) -> None:
-    async with HostileServer(answer("Hello")) as server:
+    async with ScriptedServer(answer_all("Hello")) as server:
         for headers in ({"X-Mine": value}, {value: "x"}):
             with pytest.raises(errors.ConfigurationError, match="cannot be sent") as caught:
                 await transport.send(Request("GET", f"{server.base_url}/x", headers))
@@ -105,15 +105,15 @@ async def test_a_header_cannot_smuggle_another_one(transport: HttpTransport, val
 
 async def test_an_interim_answer_is_not_the_answer(transport: HttpTransport) -> None:
     interim = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
-    async with HostileServer(say(interim, whole(200, b"body"))) as server:
+    async with ScriptedServer(send_once(interim, make_response(200, b"body"))) as server:
         assert await read_whole(transport, Request("GET", f"{server.base_url}/", {})) == b"body"
 
 
 async def test_a_service_that_wants_to_close_gets_a_new_connection_each_time(
     transport: HttpTransport,
 ) -> None:
-    closing = say(head(200, length=0, more="Connection: close\r\n"), stay=True)
-    async with HostileServer(closing) as server:
+    closing = send_once(make_head(200, length=0, more="Connection: close\r\n"), stay=True)
+    async with ScriptedServer(closing) as server:
         for _ in range(2):
             await read_whole(transport, Request("GET", f"{server.base_url}/", {}))
         assert [request.connection for request in server.requests] == [0, 1]
@@ -124,11 +124,11 @@ async def test_bytes_that_nobody_asked_for_end_a_connection(transport: HttpTrans
 
     async def talkative(peer: Peer) -> None:
         await peer.request()
-        await peer.send(whole(200, b"mine"), whole(200, b"not mine"))
+        await peer.send(make_response(200, b"mine"), make_response(200, b"not mine"))
         await peer.request()
-        await peer.send(whole(200, b"not mine either"))
+        await peer.send(make_response(200, b"not mine either"))
 
-    async with HostileServer(talkative, say(whole(200, b"mine too"))) as server:
+    async with ScriptedServer(talkative, send_once(make_response(200, b"mine too"))) as server:
         request = Request("GET", f"{server.base_url}/", {})
         assert await read_whole(transport, request) == b"mine"
         assert await read_whole(transport, request) == b"mine too"
@@ -139,14 +139,14 @@ async def test_an_idle_connection_is_closed_after_a_while(
 ) -> None:
     monkeypatch.setattr(loopback, "IDLE_CONNECTION_S", 0.05)
 
-    async with HostileServer(once) as server:
+    async with ScriptedServer(once) as server:
         await read_whole(transport, Request("GET", f"{server.base_url}/", {}))
-        await server.left()
+        await server.wait_closed()
 
 
 async def test_closing_drops_what_is_in_use_and_what_is_idle(transport: HttpTransport) -> None:
-    endless = say_for_ever(head(200), piece(b"a"), pause_s=0.001)
-    async with HostileServer(once, endless) as server:
+    endless = send_forever(make_head(200), encode_chunk(b"a"), pause_s=0.001)
+    async with ScriptedServer(once, endless) as server:
         request = Request("GET", f"{server.base_url}/", {})
         idle, busy = await transport.send(request), await transport.send(request)
         await read_to_its_end(idle)
@@ -154,8 +154,8 @@ async def test_closing_drops_what_is_in_use_and_what_is_idle(transport: HttpTran
         await transport.aclose()
         with pytest.raises(errors.StreamInterrupted):
             await read_to_its_end(busy)
-        await server.left(0)
-        await server.left(1)
+        await server.wait_closed(0)
+        await server.wait_closed(1)
         busy.close()
 
 
@@ -163,7 +163,7 @@ def test_one_transport_serves_one_event_loop_after_another() -> None:
     transport = HttpTransport()
 
     async def program() -> None:
-        async with HostileServer(answer("Hello")) as server:
+        async with ScriptedServer(answer_all("Hello")) as server:
             await read_whole(transport, Request("GET", f"{server.base_url}/", {}))
 
     asyncio.run(program())
@@ -199,7 +199,7 @@ async def test_a_connection_that_is_not_accepted_in_time_is_an_error_of_its_own(
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse, or take any number")
 async def test_the_bound_holds_for_the_first_look_at_a_service_too(full_backlog: int) -> None:
     address = f"http://127.0.0.1:{full_backlog}"
-    async with FoundryAPIClient(address, connect_timeout=0.1, retries=0) as client:
+    async with FoundryAPIClient(address, connect_timeout=0.1, max_retries=0) as client:
         with pytest.raises(errors.ConnectTimeout) as caught:
             await client.complete("Hi")
     assert (caught.value.limit_s, caught.value.service) == (0.1, address)

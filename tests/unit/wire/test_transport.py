@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from faults.hostile import (
-    HostileServer,
-    answer,
+    ScriptedServer,
+    answer_all,
     break_off,
-    head,
-    piece,
-    refused,
-    say,
-    say_for_ever,
-    silent,
-    whole,
+    encode_chunk,
+    get_unused_url,
+    make_head,
+    make_response,
+    send_forever,
+    send_once,
+    stay_silent,
 )
 from foundry_api.types import errors
 from foundry_api.wire.http import HttpTransport, _get_proxy
@@ -42,7 +42,7 @@ def get(base_url: str, path: str = "/status", **headers: str) -> Request:
 
 
 async def test_a_whole_answer_is_fetched(transport: HttpTransport) -> None:
-    async with HostileServer(say(whole(200, b"body"))) as server:
+    async with ScriptedServer(send_once(make_response(200, b"body"))) as server:
         reply = await fetch(transport, get(server.base_url), timeout_s=5)
     assert isinstance(reply, BufferedResponse)
     assert (reply.status, reply.body) == (200, b"body")
@@ -51,15 +51,15 @@ async def test_a_whole_answer_is_fetched(transport: HttpTransport) -> None:
 
 async def test_of_doubled_headers_the_first_counts(transport: HttpTransport) -> None:
     doubled = "X-Twice: first\r\nX-Twice: second\r\n"
-    async with HostileServer(say(head(200, length=0, more=doubled))) as server:
+    async with ScriptedServer(send_once(make_head(200, length=0, more=doubled))) as server:
         reply = await fetch(transport, get(server.base_url), timeout_s=5)
     assert reply.headers["x-twice"] == "first"
 
 
 async def test_only_what_was_asked_for_is_sent(transport: HttpTransport) -> None:
     """No credential, no cookie, no wish for compression."""
-    cookie = head(200, length=0, more="Set-Cookie: a=b\r\nConnection: close\r\n")
-    async with HostileServer(say(cookie)) as server:
+    cookie = make_head(200, length=0, more="Set-Cookie: a=b\r\nConnection: close\r\n")
+    async with ScriptedServer(send_once(cookie)) as server:
         for _ in range(2):
             await fetch(transport, get(server.base_url, Extra="mine"), timeout_s=5)
     for request in server.requests:
@@ -69,13 +69,13 @@ async def test_only_what_was_asked_for_is_sent(transport: HttpTransport) -> None
 
 async def test_names_with_colons_are_sent_as_they_are(transport: HttpTransport) -> None:
     """The 2.x service does not decode path variables."""
-    async with HostileServer(say(whole(200, b""))) as server:
+    async with ScriptedServer(send_once(make_response(200, b""))) as server:
         await fetch(transport, get(server.base_url, "/v1/models/tiny-chat:2"), timeout_s=5)
     assert server.requests[0].path == "/v1/models/tiny-chat:2"
 
 
 async def test_a_body_is_sent_with_its_length(transport: HttpTransport) -> None:
-    async with HostileServer(say(whole(200, b""))) as server:
+    async with ScriptedServer(send_once(make_response(200, b""))) as server:
         request = Request("POST", f"{server.base_url}/x", {"Content-Type": "x/y"}, b"\0body")
         await fetch(transport, request, timeout_s=5)
     received = server.requests[0]
@@ -85,30 +85,30 @@ async def test_a_body_is_sent_with_its_length(transport: HttpTransport) -> None:
 
 
 async def test_a_large_answer_is_refused(transport: HttpTransport) -> None:
-    async with HostileServer(say_for_ever(head(200), piece(b"a" * 9999))) as server:
+    async with ScriptedServer(send_forever(make_head(200), encode_chunk(b"a" * 9999))) as server:
         with pytest.raises(errors.ProtocolError, match="larger than 100000 bytes"):
             await fetch(transport, get(server.base_url), timeout_s=5, max_bytes=100_000)
-        await server.left()
+        await server.wait_closed()
 
 
 async def test_a_slow_answer_is_refused(transport: HttpTransport) -> None:
-    async with HostileServer(silent) as server:
+    async with ScriptedServer(stay_silent) as server:
         with pytest.raises(errors.ServiceNotRunning, match=r"within 0\.1 s") as caught:
             await fetch(transport, get(server.base_url), timeout_s=0.1)
-        await server.left()
+        await server.wait_closed()
     assert str(caught.value).endswith("restart the service.")
 
 
 async def test_an_answer_that_breaks_off_is_a_crash(transport: HttpTransport) -> None:
     """Nobody has a text so far in hand, as with a stream."""
-    async with HostileServer(say(head(200, length=99), b"half")) as server:
+    async with ScriptedServer(send_once(make_head(200, length=99), b"half")) as server:
         with pytest.raises(errors.ServiceCrashed, match="before the answer ended") as caught:
             await fetch(transport, get(server.base_url), timeout_s=5)
     assert caught.value.service == server.base_url
 
 
 async def test_a_reset_is_a_crash(transport: HttpTransport) -> None:
-    async with HostileServer(break_off) as server:
+    async with ScriptedServer(break_off) as server:
         with pytest.raises(errors.ServiceCrashed):
             await fetch(transport, get(server.base_url), timeout_s=5)
 
@@ -116,7 +116,7 @@ async def test_a_reset_is_a_crash(transport: HttpTransport) -> None:
 async def test_a_refused_connection_means_that_nothing_runs_there(
     transport: HttpTransport,
 ) -> None:
-    base_url = await refused()
+    base_url = await get_unused_url()
     with pytest.raises(errors.ServiceNotRunning, match="nothing accepts connections") as caught:
         await fetch(transport, get(base_url), timeout_s=5)
     assert caught.value.service == base_url
@@ -133,7 +133,7 @@ async def test_what_is_no_url_is_a_configuration_error(transport: HttpTransport,
 async def test_a_header_that_cannot_be_sent_is_a_configuration_error(
     transport: HttpTransport, value: str
 ) -> None:
-    async with HostileServer(say(whole(200, b""))) as server:
+    async with ScriptedServer(send_once(make_response(200, b""))) as server:
         with pytest.raises(errors.ConfigurationError, match="cannot be sent"):
             await transport.send(get(server.base_url, Authorization=value))
     assert server.requests == []
@@ -142,14 +142,16 @@ async def test_a_header_that_cannot_be_sent_is_a_configuration_error(
 async def test_a_response_that_is_closed_early_closes_its_connection(
     transport: HttpTransport,
 ) -> None:
-    async with HostileServer(say(head(200), piece(b"half"), stay=True)) as server:
+    async with ScriptedServer(
+        send_once(make_head(200), encode_chunk(b"half"), stay=True)
+    ) as server:
         response = await transport.send(get(server.base_url))
         response.close()
-        await server.left()
+        await server.wait_closed()
 
 
 async def test_closing_twice_is_closing_once(transport: HttpTransport) -> None:
-    async with HostileServer(say(whole(200, b""))) as server:
+    async with ScriptedServer(send_once(make_response(200, b""))) as server:
         response = await transport.send(get(server.base_url))
         response.close()
         response.close()
@@ -158,7 +160,7 @@ async def test_closing_twice_is_closing_once(transport: HttpTransport) -> None:
 
 
 async def test_a_closed_transport_opens_again_when_it_is_used(transport: HttpTransport) -> None:
-    async with HostileServer(answer("Hi")) as server:
+    async with ScriptedServer(answer_all("Hi")) as server:
         for _ in range(2):
             assert (await fetch(transport, get(server.base_url), timeout_s=5)).status == 200
             await transport.aclose()
@@ -170,17 +172,17 @@ async def test_closing_the_transport_closes_the_pooled_connections(
 ) -> None:
     async def once(peer: Peer) -> None:
         await peer.request()
-        await peer.send(whole(200, b""))
-        await peer.gone()
+        await peer.send(make_response(200, b""))
+        await peer.wait_closed()
 
-    async with HostileServer(once) as server:
+    async with ScriptedServer(once) as server:
         await fetch(transport, get(server.base_url), timeout_s=5)
         await transport.aclose()
-        await server.left()
+        await server.wait_closed()
 
 
 async def test_one_transport_serves_many_tasks_at_once(transport: HttpTransport) -> None:
-    async with HostileServer(answer("Hi")) as server:
+    async with ScriptedServer(answer_all("Hi")) as server:
         request = get(server.base_url)
         replies = await asyncio.gather(
             *(fetch(transport, request, timeout_s=5) for _ in range(200))
@@ -193,7 +195,7 @@ def test_one_transport_serves_several_event_loops_and_leaks_no_socket() -> None:
     transport = HttpTransport()
 
     async def use_it() -> int:
-        async with HostileServer(say(whole(200, b""), stay=True)) as server:
+        async with ScriptedServer(send_once(make_response(200, b""), stay=True)) as server:
             return (await fetch(transport, get(server.base_url), timeout_s=5)).status
 
     assert [asyncio.run(use_it()) for _ in range(3)] == [200] * 3
@@ -204,7 +206,7 @@ def test_a_loop_that_was_left_without_closing_anything_does_not_spoil_the_next()
     transport = HttpTransport()
 
     async def use_it() -> int:
-        async with HostileServer(say(whole(200, b""), stay=True)) as server:
+        async with ScriptedServer(send_once(make_response(200, b""), stay=True)) as server:
             return (await fetch(transport, get(server.base_url), timeout_s=5)).status
 
     left, new = asyncio.new_event_loop(), asyncio.new_event_loop()
@@ -251,5 +253,5 @@ async def test_the_environments_proxy_is_not_used_for_loopback(
     transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    async with HostileServer(say(whole(200, b""))) as server:
+    async with ScriptedServer(send_once(make_response(200, b""))) as server:
         assert (await fetch(transport, get(server.base_url), timeout_s=5)).status == 200

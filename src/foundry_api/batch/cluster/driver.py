@@ -248,7 +248,7 @@ def _strip(item: WorkItem) -> WorkItem:
 def _service_urls(settings: Settings) -> tuple[str, ...]:
     return tuple(
         service_settings.base_url
-        for service_settings in settings.each()
+        for service_settings in settings.per_service()
         if service_settings.base_url is not None
     )
 

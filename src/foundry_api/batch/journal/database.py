@@ -12,16 +12,16 @@ from foundry_api.batch.journal.types import PublishedOutput
 from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.storage.private_file import sync_directory
 from foundry_api.storage.sqlite import (
-    PRIMARY,
+    PRIMARY_CODE_MASK,
     DamagedFile,
     FileFormat,
     ForeignFile,
     OtherFormat,
+    check_not_foreign,
     check_row,
     is_damage,
     open_database,
     open_read_only,
-    refuse_foreign,
 )
 from foundry_api.types.errors import BatchInUse, BatchStorageFailed
 
@@ -101,12 +101,12 @@ def translate_storage_errors(directory: Path) -> Generator[None]:
 def _make_hint(error: OSError | sqlite3.Error, directory: Path) -> str | None:
     """What helps, where it isn't room on the disk."""
     code = getattr(error, "sqlite_errorcode", None) or 0
-    if code & PRIMARY in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+    if code & PRIMARY_CODE_MASK in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         return "Another process is writing. Wait for it, then run the same command: it goes on."
     denied = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
-    if code & PRIMARY in denied or isinstance(error, PermissionError):
+    if code & PRIMARY_CODE_MASK in denied or isinstance(error, PermissionError):
         return f"Allow writing to {directory} and the files in it, then run the same command."
-    if code & PRIMARY not in {0, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
+    if code & PRIMARY_CODE_MASK not in {0, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
         return "Run the same command again: it goes on."
     return None
 
@@ -134,7 +134,7 @@ def check_usable(directory: Path) -> None:
     path = directory / FILE
     # In this order, as another process that begins makes them in the opposite one.
     has_answers = next(directory.glob("part-*.jsonl"), None) is not None
-    refuse_foreign(path, FORMAT, timeout_s=BUSY_S)
+    check_not_foreign(path, FORMAT, timeout_s=BUSY_S)
     if has_answers and not _has_content(path):
         raise BatchStorageFailed(
             f"{directory} has part-*.jsonl files, but no journal that says whose they are",

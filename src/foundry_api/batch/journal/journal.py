@@ -22,7 +22,7 @@ from foundry_api.batch.journal.runners import Runner
 from foundry_api.batch.journal.segments import SegmentStore
 from foundry_api.batch.journal.statistics import compute_statistics, count_results
 from foundry_api.batch.journal.types import CheckResult, PublishedOutput
-from foundry_api.types.errors import BatchChanged, BatchInUse, BatchStorageFailed
+from foundry_api.types.errors import BatchInUse, BatchMismatch, BatchStorageFailed
 
 if TYPE_CHECKING:
     import sqlite3
@@ -53,7 +53,7 @@ def store_fingerprint(
             started with.
 
     Raises:
-        BatchChanged: Lines of another input are answered, or of this one asked otherwise.
+        BatchMismatch: Lines of another input are answered, or of this one asked otherwise.
     """
     before = get_meta_as(database, "content", tuple[str | None, str])
     if before is not None and (not is_only_runner or _has_results(database)):
@@ -67,12 +67,12 @@ def _check_unchanged(
     options: BatchOptions, before: tuple[str | None, str], content: tuple[str | None, str]
 ) -> None:
     if before[1] != content[1]:
-        raise BatchChanged(
+        raise BatchMismatch(
             "the model, the template or another option that makes the requests is not what"
             f" the journal in {options.directory} was begun with"
         )
     if None not in {content[0], before[0]} and content[0] != before[0]:
-        raise BatchChanged(
+        raise BatchMismatch(
             f"{options.input.path} is not what it was when its first lines were answered"
         )
 
@@ -151,7 +151,7 @@ class Journal:
 
         Raises:
             BatchInUse: Another process works on it, and not both share it.
-            BatchChanged: The input or what makes requests of it is not what it was, or the output
+            BatchMismatch: The input or what makes requests of it is not what it was, or the output
                 is not what was written.
             BatchStorageFailed: The journal cannot be used, or the output is there without having
                 been written by this batch.
@@ -297,7 +297,7 @@ class Journal:
             total: Lines of the input. Each has to be finished.
 
         Raises:
-            BatchChanged: The output is not what was written before.
+            BatchMismatch: The output is not what was written before.
             BatchInUse: Another process is writing it. Ask again.
         """
         with translate_storage_errors(self.directory), journal_lock(self.directory, PUBLISH_WAIT_S):

@@ -26,9 +26,9 @@ from foundry_api.batch.journal.database import (
 from foundry_api.batch.journal.segments import iter_answers, merge_segments
 from foundry_api.batch.journal.statistics import count_results
 from foundry_api.batch.journal.types import PublishedOutput
-from foundry_api.storage.private_file import move_into_place, sync_directory
+from foundry_api.storage.private_file import replace_atomically, sync_directory
 from foundry_api.storage.sqlite import check_row, check_rows
-from foundry_api.types.errors import BatchChanged, BatchStorageFailed
+from foundry_api.types.errors import BatchMismatch, BatchStorageFailed
 from foundry_api.types.local_path import absolute_path
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class OutputOwnership:
         """Refuse to go on where that would replace what somebody else wrote.
 
         Raises:
-            BatchChanged: One of the files was changed since it was written.
+            BatchMismatch: One of the files was changed since it was written.
             BatchStorageFailed: One is there without having been written by this batch.
         """
         for role, path in self._paths.items():
@@ -79,7 +79,7 @@ class OutputOwnership:
             if identity is None or identity in known:
                 continue
             if known:
-                raise BatchChanged(f"{path} is not as this batch left it", hint=HINTS[role])
+                raise BatchMismatch(f"{path} is not as this batch left it", hint=HINTS[role])
             raise foreign_file_error(path)
 
     def take_ownership(self) -> None:
@@ -92,7 +92,7 @@ class OutputOwnership:
         """Let a file that is safe on the disk get its name."""
         with transaction(self._database):
             self._record(role, draft)
-        move_into_place(draft, self._paths[role])
+        replace_atomically(draft, self._paths[role])
         sync_directory(self._paths[role].parent)
 
     def remove(self, role: Role) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 from foundry_api.batch.journal.database import get_meta_as, transaction
 from foundry_api.storage.private_file import sync_directory
 from foundry_api.storage.sqlite import DamagedFile, check_row, check_rows
-from foundry_api.types.errors import BatchChanged, BatchStorageFailed
+from foundry_api.types.errors import BatchMismatch, BatchStorageFailed
 
 if TYPE_CHECKING:
     import sqlite3
@@ -156,7 +156,7 @@ class SegmentStore:
         """Refuse to go on where the output was removed, and the answers in it.
 
         Raises:
-            BatchChanged: It was.
+            BatchMismatch: It was.
         """
         output_segment = self.output_segment
         if (
@@ -166,7 +166,7 @@ class SegmentStore:
         ):
             return
         if output_segment in self._used_segments():
-            raise BatchChanged(f"{self._output} is gone, and the answers with it")
+            raise BatchMismatch(f"{self._output} is gone, and the answers with it")
 
     def single_complete_segment(self, *, ordered: bool) -> int | None:
         """The segment that has all answers and nothing else, and to which nobody writes any more.

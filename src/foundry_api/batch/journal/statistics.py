@@ -117,7 +117,7 @@ def _compute_distribution(database: sqlite3.Connection, query: str) -> Distribut
     with closing(database.execute(query)) as rows:
         for row in rows:
             histogram.add(check_row(row, float)[0])
-    return histogram.told()
+    return histogram.snapshot()
 
 
 def _make_error_statistics(

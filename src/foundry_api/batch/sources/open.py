@@ -137,7 +137,7 @@ def open_source(
     Raises:
         BatchInputInvalid: The input cannot be read, or the options do not fit it; `.field` names
             the option.
-        BatchChanged: Standard input is not what was copied before.
+        BatchMismatch: Standard input is not what was copied before.
         BatchStorageFailed: Standard input cannot be copied.
     """
     _check_members(options)

@@ -21,7 +21,7 @@ from foundry_api.batch.sources.files import (
     translate_read_errors,
 )
 from foundry_api.batch.types import STANDARD_STREAM
-from foundry_api.types.errors import BatchChanged, BatchInputInvalid, BatchStorageFailed
+from foundry_api.types.errors import BatchInputInvalid, BatchMismatch, BatchStorageFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +92,7 @@ def spool_stdin(
 
     Raises:
         BatchInputInvalid: There is none, or none was kept.
-        BatchChanged: It is not what was copied before.
+        BatchMismatch: It is not what was copied before.
         BatchStorageFailed: It cannot be copied.
     """
     name = NAME if path == STANDARD_STREAM else path
@@ -198,7 +198,7 @@ def _copy(file: BinaryIO, spool: Path, use: StandardInput, name: str) -> None:
     try:
         _write(file, draft, name)
         if use == "same" and spool.exists() and not _same_content(draft, spool):
-            raise BatchChanged(f"{name} is not what this batch was begun with")
+            raise BatchMismatch(f"{name} is not what this batch was begun with")
         draft.replace(spool)
     except OSError as error:
         why = error.strerror or str(error)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import click
 
 from foundry_api.cli.batch import check, plan, run, status
-from foundry_api.cli.options import examples, output_options
+from foundry_api.cli.options import format_examples, output_options
 
 __all__ = ["command"]
 
-EPILOG = examples(
+EPILOG = format_examples(
     "batch run prompts.jsonl -o answers.jsonl",
     "batch status answers.jsonl",
     "batch cancel answers.jsonl",
@@ -25,7 +25,7 @@ def command() -> None:
     """Answer a whole file of prompts, and go on where it stopped."""
 
 
-for each in (
+for option_name in (
     run.command,
     status.command,
     status.cancel_command,
@@ -33,4 +33,4 @@ for each in (
     plan.command,
     check.command,
 ):
-    command.add_command(each)
+    command.add_command(option_name)

@@ -9,8 +9,8 @@ import click
 from foundry_api.batch.progress import BatchProgress
 from foundry_api.batch.sources import check, open_seekable
 from foundry_api.cli.batch.options import input_options
-from foundry_api.cli.batch.progress import Watch, telling
-from foundry_api.cli.options import Common, examples, output_options, pass_common
+from foundry_api.cli.batch.progress import LastProgress, report_progress
+from foundry_api.cli.options import GlobalOptions, format_examples, output_options, pass_common
 from foundry_api.cli.output import print_json, print_table, sanitize_line
 from foundry_api.observe.format import format_count, format_int
 
@@ -20,44 +20,48 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-REFUSED = 2
-MOST_PROBLEMS = 20
+EXIT_REFUSED = 2
+MAX_PROBLEMS = 20
 
 
 @click.command(
     "check",
-    epilog=examples("batch check prompts.jsonl", "batch check --json people.csv --column question"),
+    epilog=format_examples(
+        "batch check prompts.jsonl", "batch check --json people.csv --column question"
+    ),
 )
 @input_options
 @output_options
 @pass_common
-def command(common: Common, *, read: InputOptions) -> int:
+def command(common: GlobalOptions, *, read: InputOptions) -> int:
     """Look at a whole input, without asking anything.
 
     Exits with 2 if it has a line that cannot be asked.
     """
     with (
         open_seekable(read) as source,
-        telling(f"Checking {read.path}", common, Watch()) as tell,
+        report_progress(f"Checking {read.path}", common, LastProgress()) as on_progress,
     ):
-        report = check(source, on_progress=lambda now: tell(_progress(now)))
+        report = check(
+            source, on_progress=lambda progress: on_progress(_to_batch_progress(progress))
+        )
     if common.as_json:
-        print_json(_described(report))
+        print_json(_to_json(report))
     else:
-        _print(source.name, report)
-    return REFUSED if report.bad else 0
+        _print_report(source.name, report)
+    return EXIT_REFUSED if report.bad else 0
 
 
-def _progress(now: CheckProgress) -> BatchProgress:
+def _to_batch_progress(progress: CheckProgress) -> BatchProgress:
     return BatchProgress(
         phase="checking",
-        failed=now.bad,
-        read_bytes=now.position_bytes,
-        size_bytes=now.size_bytes,
+        failed=progress.bad,
+        read_bytes=progress.position_bytes,
+        size_bytes=progress.size_bytes,
     )
 
 
-def _described(report: CheckReport) -> dict[str, object]:
+def _to_json(report: CheckReport) -> dict[str, object]:
     return {
         "lines": report.lines,
         "bad": report.bad,
@@ -68,7 +72,7 @@ def _described(report: CheckReport) -> dict[str, object]:
     }
 
 
-def _print(name: str, report: CheckReport) -> None:
+def _print_report(name: str, report: CheckReport) -> None:
     state = f"{format_count(report.bad, 'bad line')}" if report.bad else "all of them can be asked"
     colour = "red" if report.bad else "green"
     if not report.lines:
@@ -78,8 +82,8 @@ def _print(name: str, report: CheckReport) -> None:
     if report.models:
         rows = [[model or "not named", format_int(count)] for model, count in report.models.items()]
         print_table(["MODEL", "LINES"], rows)
-    for problem in report.problems[:MOST_PROBLEMS]:
+    for problem in report.problems[:MAX_PROBLEMS]:
         click.echo(sanitize_line(problem.message))
-    if report.bad > MOST_PROBLEMS:
-        more = report.bad - MOST_PROBLEMS
+    if report.bad > MAX_PROBLEMS:
+        more = report.bad - MAX_PROBLEMS
         click.echo(f"And {format_int(more)} more; --json tells the first {len(report.problems)}.")

@@ -20,15 +20,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from foundry_api.batch.engine import BatchEngine
-    from foundry_api.cli.options import Common
+    from foundry_api.cli.options import GlobalOptions
 
-__all__ = ["EngineWishes", "Seconds", "engine_of", "engine_options", "input_options", "session_of"]
+__all__ = [
+    "DurationParam",
+    "EngineOptions",
+    "engine_options",
+    "input_options",
+    "make_engine",
+    "make_session",
+]
 
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
 
 
-class Seconds(click.ParamType[float]):
+class DurationParam(click.ParamType[float]):
     """A time as people write it, such as `90s`, `10m` or `2h`; taken as seconds."""
 
     name = "TIME"
@@ -43,7 +50,7 @@ class Seconds(click.ParamType[float]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineWishes:
+class EngineOptions:
     """What shall answer the lines.
 
     Attributes:
@@ -51,7 +58,7 @@ class EngineWishes:
         ray_address: Of the cluster; None starts one of this machine alone.
         base_urls: Services, if several.
         concurrency: Calls in flight at each service; None finds the best number.
-        attempts: How often a line is begun; None for what the batch says.
+        max_attempts: How often a line is begun; None for what the batch says.
         patience_s: Seconds that all services may be away; None for what the batch says.
         timeout_s: Seconds without a token before a call gives up.
         deadline_s: Seconds for a whole call.
@@ -62,7 +69,7 @@ class EngineWishes:
     ray_address: str | None
     base_urls: tuple[str, ...]
     concurrency: int | None
-    attempts: int | None
+    max_attempts: int | None
     patience_s: float | None
     timeout_s: float | None
     deadline_s: float | None
@@ -131,7 +138,7 @@ _ENGINE = (
     ),
     click.option(
         "--patience",
-        type=Seconds(),
+        type=DurationParam(),
         help="How long all services may be away before it gives up, such as 30m. [10m]",
     ),
     click.option(
@@ -146,7 +153,7 @@ def input_options(command: _F) -> _F:
     """Give a command the input and what makes requests of it, as one argument `read`."""
 
     @functools.wraps(command)
-    def grouped(
+    def wrapper(
         *arguments: Any,
         path: str,
         format: Any,  # noqa: A002 - the option has that name
@@ -155,7 +162,7 @@ def input_options(command: _F) -> _F:
         system: str | None,
         model: str | None,
         members: tuple[str, ...],
-        **others: Any,
+        **rest: Any,
     ) -> Any:
         read = InputOptions(
             path=path,
@@ -166,16 +173,16 @@ def input_options(command: _F) -> _F:
             model=model,
             members=parse_members(members),
         )
-        return command(*arguments, read=read, **others)
+        return command(*arguments, read=read, **rest)
 
-    return _with(_INPUT, cast("_F", grouped))
+    return _apply_options(_INPUT, cast("_F", wrapper))
 
 
 def engine_options(command: _F) -> _F:
     """Give a command what answers the lines, as one argument `wishes`."""
 
     @functools.wraps(command)
-    def grouped(
+    def wrapper(
         *arguments: Any,
         base_urls: str | None,
         engine: Any,
@@ -186,61 +193,63 @@ def engine_options(command: _F) -> _F:
         timeout: float | None,
         deadline: float | None,
         yes: bool,
-        **others: Any,
+        **rest: Any,
     ) -> Any:
-        wishes = EngineWishes(
+        wishes = EngineOptions(
             engine=engine,
             ray_address=ray_address,
-            base_urls=_addresses(base_urls),
+            base_urls=_parse_addresses(base_urls),
             concurrency=concurrency,
-            attempts=attempts,
+            max_attempts=attempts,
             patience_s=patience,
             timeout_s=timeout,
             deadline_s=deadline,
             yes=yes,
         )
-        _check(wishes)
-        return command(*arguments, wishes=wishes, **others)
+        _check_options(wishes)
+        return command(*arguments, wishes=wishes, **rest)
 
-    return _with(_ENGINE, cast("_F", grouped))
+    return _apply_options(_ENGINE, cast("_F", wrapper))
 
 
-def _addresses(given: str | None) -> tuple[str, ...]:
-    urls = tuple(url.strip() for url in (given or "").split(",") if url.strip())
-    if given is not None and not urls:
+def _parse_addresses(value: str | None) -> tuple[str, ...]:
+    urls = tuple(url.strip() for url in (value or "").split(",") if url.strip())
+    if value is not None and not urls:
         raise click.UsageError("--base-urls is empty: give addresses with commas between.")
     return urls
 
 
-def _check(wishes: EngineWishes) -> None:
+def _check_options(options: EngineOptions) -> None:
     """Refuse what would be ignored."""
-    if wishes.engine == "local" and wishes.ray_address is not None:
+    if options.engine == "local" and options.ray_address is not None:
         raise click.UsageError("--ray-address is for --engine ray.")
-    if wishes.engine == "ray" and wishes.concurrency is not None:
+    if options.engine == "ray" and options.concurrency is not None:
         raise click.UsageError("--concurrency is for --engine local.")
 
 
-def _with(options: tuple[Callable[[Any], Any], ...], command: _F) -> _F:
+def _apply_options(options: tuple[Callable[[Any], Any], ...], command: _F) -> _F:
     for option in reversed(options):
         command = option(command)
     return command
 
 
-def session_of(common: Common, wishes: EngineWishes, *, model: str | None = None) -> Session:
+def make_session(
+    common: GlobalOptions, options: EngineOptions, *, model: str | None = None
+) -> Session:
     """A client and its loop, as the options wish it."""
     return Session(
         common,
         model=model,
-        base_urls=wishes.base_urls,
-        limiter=LimiterSettings(fixed=wishes.concurrency) if wishes.concurrency else None,
-        timeout_s=wishes.timeout_s,
-        deadline_s=wishes.deadline_s,
+        base_urls=options.base_urls,
+        limiter=LimiterSettings(concurrency=options.concurrency) if options.concurrency else None,
+        timeout_s=options.timeout_s,
+        deadline_s=options.deadline_s,
     )
 
 
-def engine_of(
+def make_engine(
     session: Session,
-    wishes: EngineWishes,
+    options: EngineOptions,
     *,
     attempts: int,
     patience_s: float,
@@ -250,21 +259,21 @@ def engine_of(
 
     Args:
         session: Whose client asks, or whose settings the clients of a cluster have.
-        wishes: What was said.
+        options: What was said.
         attempts: How often a line is begun.
         patience_s: Seconds that all services may be away.
         dedupe: Whether identical lines are asked once; a directory keeps their answers.
     """
-    if wishes.engine == "ray":
+    if options.engine == "ray":
         from foundry_api.batch.ray_engine import RayEngine  # noqa: PLC0415 - few batches need it
 
         return RayEngine(
-            address=wishes.ray_address,
+            address=options.ray_address,
             settings=session.settings,
             max_attempts=attempts,
             patience_s=patience_s,
             dedupe=bool(dedupe),
-            on_notice=lambda told: click.echo(sanitize(told), err=True),
+            on_notice=lambda message: click.echo(sanitize(message), err=True),
         )
     from foundry_api.batch.engine import LocalEngine  # noqa: PLC0415 - the other one is above
 

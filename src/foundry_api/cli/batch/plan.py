@@ -12,35 +12,35 @@ from foundry_api.batch.plan import make_plan
 from foundry_api.batch.sources import open_seekable
 from foundry_api.batch.types import STANDARD_STREAM, BatchOptions
 from foundry_api.cli.batch.options import (
-    Seconds,
-    engine_of,
+    DurationParam,
     engine_options,
     input_options,
-    session_of,
+    make_engine,
+    make_session,
 )
-from foundry_api.cli.batch.progress import Watch, telling
-from foundry_api.cli.downloads import run_with_download
-from foundry_api.cli.options import Common, common_options, examples, pass_common
+from foundry_api.cli.batch.progress import LastProgress, report_progress
+from foundry_api.cli.downloads import retry_after_download
+from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
 from foundry_api.cli.output import print_fields, print_json, print_table
-from foundry_api.cli.session import settings_of
+from foundry_api.cli.session import make_settings
 from foundry_api.observe.format import format_count, format_duration, format_int, format_rate
 
 if TYPE_CHECKING:
     from foundry_api.batch.plan import BatchPlan
     from foundry_api.batch.sampling import Estimate
     from foundry_api.batch.types import InputOptions
-    from foundry_api.cli.batch.options import EngineWishes
+    from foundry_api.cli.batch.options import EngineOptions
 
 __all__ = ["command"]
 
-SAMPLE = 100
-FEW = 20
+SAMPLE_SIZE = 100
+SMALL_SAMPLE = 20
 """Lines of a sample of which an interval still says little."""
 
 
 @click.command(
     "plan",
-    epilog=examples(
+    epilog=format_examples(
         "batch plan prompts.jsonl",
         "batch plan prompts.jsonl --within 2h     how many machines for that",
         "batch plan prompts.jsonl --sample 200 --json",
@@ -50,50 +50,57 @@ FEW = 20
 @click.option(
     "--sample",
     type=click.IntRange(min=1),
-    default=SAMPLE,
+    default=SAMPLE_SIZE,
     show_default=True,
     metavar="N",
     help="Lines to run, drawn at random.",
 )
-@click.option("--within", type=Seconds(), help="Tell how many machines do it in that time: 2h.")
+@click.option(
+    "--within", type=DurationParam(), help="Tell how many machines do it in that time: 2h."
+)
 @engine_options
 @common_options
 @pass_common
 def command(
-    common: Common, *, read: InputOptions, sample: int, within: float | None, wishes: EngineWishes
+    common: GlobalOptions,
+    *,
+    read: InputOptions,
+    sample: int,
+    within: float | None,
+    wishes: EngineOptions,
 ) -> None:
     """Tell how long a batch will take, how many tokens, and how many machines.
 
     A few lines are really run on the service, and nothing of them is kept.
     """
-    read = msgspec.structs.replace(read, model=settings_of(common, model=read.model).model)
+    read = msgspec.structs.replace(read, model=make_settings(common, model=read.model).model)
     defaults = BatchOptions(input=read, output=STANDARD_STREAM)
     with (
         open_seekable(read) as source,
-        session_of(common, wishes, model=read.model) as session,
+        make_session(common, wishes, model=read.model) as session,
     ):
-        engine = engine_of(
+        engine = make_engine(
             session,
             wishes,
-            attempts=wishes.attempts or defaults.max_attempts,
+            attempts=wishes.max_attempts or defaults.max_attempts,
             patience_s=wishes.patience_s or defaults.patience_s,
         )
 
         async def run() -> BatchPlan:
-            with telling(f"A sample of {read.path}", common, Watch()) as tell:
+            with report_progress(f"A sample of {read.path}", common, LastProgress()) as on_progress:
                 random = Random()  # noqa: S311 - which lines are drawn is no secret
                 return await make_plan(
-                    source, engine, sample=sample, random=random, on_progress=tell
+                    source, engine, sample=sample, random=random, on_progress=on_progress
                 )
 
-        plan = run_with_download(session, run, yes=wishes.yes, ask=not common.as_json)
+        plan = retry_after_download(session, run, yes=wishes.yes, ask=not common.as_json)
     if common.as_json:
-        print_json(_described(plan, within))
+        print_json(_to_json(plan, within))
     else:
-        _print(source.name, plan, within)
+        _print_plan(source.name, plan, within)
 
 
-def _described(plan: BatchPlan, within: float | None) -> dict[str, Any]:
+def _to_json(plan: BatchPlan, within: float | None) -> dict[str, Any]:
     machines = (
         {} if within is None else {"within_s": within, "machines": plan.count_machines(within)}
     )
@@ -114,7 +121,7 @@ def _described(plan: BatchPlan, within: float | None) -> dict[str, Any]:
     }
 
 
-def _print(name: str, plan: BatchPlan, within: float | None) -> None:
+def _print_plan(name: str, plan: BatchPlan, within: float | None) -> None:
     speed = f"{format_rate(plan.lines_per_s)} lines/s, {format_rate(plan.tokens_per_s)} tokens/s"
     bad = f", {format_count(plan.bad, 'bad line')}" if plan.bad else ""
     failed = f", {format_int(plan.failed)} failed" if plan.failed else ""
@@ -124,45 +131,49 @@ def _print(name: str, plan: BatchPlan, within: float | None) -> None:
         [
             ("lines", f"{format_int(plan.total)}{bad}"),
             ("sample", f"{format_count(plan.sampled, 'line')} measured{failed}"),
-            ("time", _range(plan.seconds, format_duration)),
+            ("time", _format_range(plan.seconds, format_duration)),
             ("speed", f"{speed}, {plan.concurrency:.1f} at once"),
             ("warm-up", format_duration(plan.warmup_s)),
-            ("read", f"{_range(plan.prompt_tokens, format_int)} tokens"),
-            ("written", f"{_range(plan.completion_tokens, format_int)} tokens"),
-            ("machines", "" if within is None else _machines(plan, within)),
+            ("read", f"{_format_range(plan.prompt_tokens, format_int)} tokens"),
+            ("written", f"{_format_range(plan.completion_tokens, format_int)} tokens"),
+            ("machines", "" if within is None else _format_machines(plan, within)),
         ],
     )
     if len(plan.models) > 1:
         _print_models(plan)
-    if plan.sampled < min(FEW, plan.total):
+    if plan.sampled < min(SMALL_SAMPLE, plan.total):
         click.echo("The sample is small: --sample 100 tells more.")
 
 
 def _print_models(plan: BatchPlan) -> None:
     rows = [
         [
-            each.model,
-            format_int(each.lines),
-            format_duration(each.lines * each.seconds_a_line),
-            format_rate(each.completion_tokens),
+            model_plan.model,
+            format_int(model_plan.lines),
+            format_duration(model_plan.lines * model_plan.seconds_a_line),
+            format_rate(model_plan.completion_tokens),
         ]
-        for each in plan.models
+        for model_plan in plan.models
     ]
     print_table(["MODEL", "LINES", "TIME", "TOKENS A LINE"], rows)
 
 
-def _range(told: Estimate, words: Any) -> str:
-    likely, low, high = words(told.likely), words(told.low), words(told.high)
+def _format_range(estimate: Estimate, format_value: Any) -> str:
+    likely, low, high = (
+        format_value(estimate.likely),
+        format_value(estimate.low),
+        format_value(estimate.high),
+    )
     return likely if low == high else f"{likely} ({low} to {high})"
 
 
-def _machines(plan: BatchPlan, within: float) -> str:
+def _format_machines(plan: BatchPlan, within: float) -> str:
     count = plan.count_machines(within)
     if count is None:
         return (
             f"none does it within {format_duration(within)}: "
             f"warming up alone takes {format_duration(plan.warmup_s)}"
         )
-    one = count == 1
-    such = "this one does" if one else f"{format_int(count)} like this one do"
+    is_single = count == 1
+    such = "this one does" if is_single else f"{format_int(count)} like this one do"
     return f"{such} it within {format_duration(within)}, even at the upper end"

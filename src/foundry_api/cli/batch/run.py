@@ -11,18 +11,18 @@ from foundry_api.batch.journal import read_status
 from foundry_api.batch.types import STANDARD_STREAM, BatchOptions, get_journal_directory
 from foundry_api.cli.batch.options import engine_options, input_options
 from foundry_api.cli.batch.runner import run_batch
-from foundry_api.cli.options import Common, common_options, examples, pass_common
-from foundry_api.cli.session import settings_of
+from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
+from foundry_api.cli.session import make_settings
 
 if TYPE_CHECKING:
     from foundry_api.batch.types import InputOptions
-    from foundry_api.cli.batch.options import EngineWishes
+    from foundry_api.cli.batch.options import EngineOptions
 
 __all__ = ["command", "retry_command"]
 
 
 EPILOG = (
-    examples(
+    format_examples(
         "batch run prompts.jsonl -o answers.jsonl",
         "batch run questions.txt -o answers.jsonl --model demo --set max_tokens=50",
         'batch run people.csv -o letters.jsonl --template "Write to {name} in {city}."',
@@ -81,7 +81,7 @@ Exit codes:
 @common_options
 @pass_common
 def command(
-    common: Common,
+    common: GlobalOptions,
     *,
     read: InputOptions,
     output: str,
@@ -95,7 +95,7 @@ def command(
     restart: bool,
     shared: bool,
     report: str | None,
-    wishes: EngineWishes,
+    wishes: EngineOptions,
 ) -> int:
     """Answer a whole file of prompts.
 
@@ -109,7 +109,7 @@ def command(
             raise click.UsageError(
                 f"{name} is not written beside -o -: name a file for the answers."
             )
-    model = settings_of(common, model=read.model).model
+    model = make_settings(common, model=read.model).model
     options = BatchOptions(
         input=msgspec.structs.replace(read, model=model),
         output=output,
@@ -121,8 +121,8 @@ def command(
         check=not no_check,
         report=report,
     )
-    if wishes.attempts is not None:
-        options = msgspec.structs.replace(options, max_attempts=wishes.attempts)
+    if wishes.max_attempts is not None:
+        options = msgspec.structs.replace(options, max_attempts=wishes.max_attempts)
     if wishes.patience_s is not None:
         options = msgspec.structs.replace(options, patience_s=wishes.patience_s)
     return run_batch(
@@ -132,7 +132,7 @@ def command(
 
 @click.command(
     "retry",
-    epilog=examples("batch retry answers.jsonl", "batch retry answers.jsonl --attempts 10"),
+    epilog=format_examples("batch retry answers.jsonl", "batch retry answers.jsonl --attempts 10"),
 )
 @click.argument("output", type=click.Path(), metavar="OUTPUT")
 @click.option(
@@ -144,13 +144,19 @@ def command(
 @engine_options
 @common_options
 @pass_common
-def retry_command(common: Common, *, output: str, report: str | None, wishes: EngineWishes) -> int:
+def retry_command(
+    common: GlobalOptions, *, output: str, report: str | None, wishes: EngineOptions
+) -> int:
     """Ask lines again that failed, and finish what is not finished.
 
     Which input it was and how it was asked is known from the run that began it.
     """
     options = read_status(get_journal_directory(output)).options
-    given = {"max_attempts": wishes.attempts, "patience_s": wishes.patience_s, "report": report}
-    changes = {name: value for name, value in given.items() if value is not None}
+    overrides = {
+        "max_attempts": wishes.max_attempts,
+        "patience_s": wishes.patience_s,
+        "report": report,
+    }
+    changes = {name: value for name, value in overrides.items() if value is not None}
     options = msgspec.structs.replace(options, output=output, **changes)
-    return run_batch(common, options, wishes, retry_failed=True, kept=True)
+    return run_batch(common, options, wishes, retry_failed=True, reuse_spooled_input=True)

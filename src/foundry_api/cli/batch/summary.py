@@ -14,7 +14,7 @@ from foundry_api.batch.journal import read_statistics, read_status
 from foundry_api.batch.report.page import ReportData, render_page
 from foundry_api.cli.output import STATE_COLOURS, sanitize_line
 from foundry_api.observe.format import format_count, format_duration, format_int, format_rate
-from foundry_api.storage.private_file import followed, replace_file
+from foundry_api.storage.private_file import replace_file, resolve_link
 from foundry_api.types.errors import BatchStorageFailed
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from foundry_api.cli.session import Session
     from foundry_api.observe.histogram import Distribution
 
-__all__ = ["described", "print_summary", "report_end", "report_stop", "retry_advice"]
+__all__ = ["make_retry_advice", "print_summary", "to_json", "write_partial_report", "write_report"]
 
 
 QUANTILES = (0.5, 0.9, 0.99)
 WIDTH = 12
-MOST_ERRORS = 5
+MAX_ERRORS = 5
 
 
 def print_summary(options: BatchOptions, summary: BatchSummary) -> None:
@@ -43,42 +43,42 @@ def print_summary(options: BatchOptions, summary: BatchSummary) -> None:
     if summary.failed:
         state, colour = "finished, but some lines failed", STATE_COLOURS["degraded"]
     elif not summary.total:
-        told = f"finished, but {options.input.path} has no lines, so nothing was asked"
-        state, colour = sanitize_line(told), STATE_COLOURS["degraded"]
+        message = f"finished, but {options.input.path} has no lines, so nothing was asked"
+        state, colour = sanitize_line(message), STATE_COLOURS["degraded"]
     click.secho(state, fg=colour, bold=True, err=err)
-    for name, told in _fields(options, summary):
-        if told:
-            click.echo(f"  {name.ljust(WIDTH)}{sanitize_line(told)}", err=err)
+    for name, message in _make_fields(options, summary):
+        if message:
+            click.echo(f"  {name.ljust(WIDTH)}{sanitize_line(message)}", err=err)
     if summary.figures is not None and summary.figures.errors:
         _print_errors(summary.figures.errors, err=err)
     if summary.figures is not None and not err:
-        told = retry_advice(
-            options.output, {each.code: each.count for each in summary.figures.errors}
+        message = make_retry_advice(
+            options.output, {error.code: error.count for error in summary.figures.errors}
         )
-        if told:
-            click.echo(sanitize_line(told))
+        if message:
+            click.echo(sanitize_line(message))
 
 
-def retry_advice(output: str, failures: Mapping[str, int]) -> str:
+def make_retry_advice(output: str, failures: Mapping[str, int]) -> str:
     """What to do about the lines that failed; nothing without any.
 
     Args:
         output: As the command names it.
         failures: How many failed, by the name of the error's type.
     """
-    lost = sum(count for code, count in failures.items() if is_permanent_failure(code))
+    hopeless = sum(count for code, count in failures.items() if is_permanent_failure(code))
     if not sum(failures.values()):
         return ""
-    if lost == sum(failures.values()):
+    if hopeless == sum(failures.values()):
         return "Asked again they fail again: correct them, in a file of their own, and run that."
-    told = f"Ask them again with: foundry-api batch retry {shlex.quote(output)}"
-    if lost:
-        such = "fails" if lost == 1 else "fail"
-        told += f" ({format_int(lost)} of them {such} again: correct in a file of their own)"
-    return told
+    message = f"Ask them again with: foundry-api batch retry {shlex.quote(output)}"
+    if hopeless:
+        such = "fails" if hopeless == 1 else "fail"
+        message += f" ({format_int(hopeless)} of them {such} again: correct in a file of their own)"
+    return message
 
 
-def described(options: BatchOptions, summary: BatchSummary) -> dict[str, Any]:
+def to_json(options: BatchOptions, summary: BatchSummary) -> dict[str, Any]:
     """As JSON."""
     figures = summary.figures
     return {
@@ -92,39 +92,39 @@ def described(options: BatchOptions, summary: BatchSummary) -> dict[str, Any]:
         "shared": summary.shared,
         "resumed": summary.resumed,
         "elapsed_s": summary.elapsed_s,
-        "lines_per_s": _lines_per_s(summary),
-        "tokens_per_s": _tokens_per_s(summary),
-        **({} if figures is None else _of_all_runs(figures)),
+        "lines_per_s": _get_lines_per_s(summary),
+        "tokens_per_s": _get_tokens_per_s(summary),
+        **({} if figures is None else _all_runs_to_json(figures)),
     }
 
 
-def _of_all_runs(figures: BatchStatistics) -> dict[str, Any]:
+def _all_runs_to_json(figures: BatchStatistics) -> dict[str, Any]:
     return {
         "prompt_tokens": figures.prompt_tokens,
         "completion_tokens": figures.completion_tokens,
         "all_runs_s": figures.elapsed_s,
-        "latency_s": _spread(figures.latency),
-        "time_to_first_token_s": _spread(figures.time_to_first_token),
+        "latency_s": _distribution_to_json(figures.latency),
+        "time_to_first_token_s": _distribution_to_json(figures.time_to_first_token),
         "failures": figures.errors,
         "models": figures.models,
     }
 
 
-def _spread(told: Distribution) -> dict[str, float] | None:
-    if not told.count:
+def _distribution_to_json(distribution: Distribution) -> dict[str, float] | None:
+    if not distribution.count:
         return None
-    return {f"p{share * 100:g}": told.quantile(share) for share in QUANTILES}
+    return {f"p{share * 100:g}": distribution.quantile(share) for share in QUANTILES}
 
 
-def _fields(options: BatchOptions, summary: BatchSummary) -> list[tuple[str, str]]:
+def _make_fields(options: BatchOptions, summary: BatchSummary) -> list[tuple[str, str]]:
     figures = summary.figures
-    fields = [("lines", _lines(summary)), ("time", _time(summary))]
+    fields = [("lines", _format_lines(summary)), ("time", _format_time(summary))]
     if figures is not None:
         written, read = format_int(figures.completion_tokens), format_int(figures.prompt_tokens)
         fields += [
             ("tokens", f"{written} written, {read} read"),
-            ("latency", _quantiles(figures.latency)),
-            ("first token", _quantiles(figures.time_to_first_token)),
+            ("latency", _format_quantiles(figures.latency)),
+            ("first token", _format_quantiles(figures.time_to_first_token)),
         ]
     return [
         *fields,
@@ -134,7 +134,7 @@ def _fields(options: BatchOptions, summary: BatchSummary) -> list[tuple[str, str
     ]
 
 
-def _lines(summary: BatchSummary) -> str:
+def _format_lines(summary: BatchSummary) -> str:
     parts = [f"{format_count(summary.total, 'line')}: {format_int(summary.done)} answered"]
     if summary.failed:
         parts.append(f"{format_int(summary.failed)} failed")
@@ -145,45 +145,47 @@ def _lines(summary: BatchSummary) -> str:
     return ", ".join(parts)
 
 
-def _time(summary: BatchSummary) -> str:
-    told = format_duration(summary.elapsed_s)
+def _format_time(summary: BatchSummary) -> str:
+    text = format_duration(summary.elapsed_s)
     if summary.done + summary.failed == summary.resumed:
-        return told
-    lines, tokens = format_rate(_lines_per_s(summary)), format_rate(_tokens_per_s(summary))
-    return f"{told}, {lines} lines/s, {tokens} tokens/s"
+        return text
+    lines, tokens = format_rate(_get_lines_per_s(summary)), format_rate(_get_tokens_per_s(summary))
+    return f"{text}, {lines} lines/s, {tokens} tokens/s"
 
 
-def _lines_per_s(summary: BatchSummary) -> float:
+def _get_lines_per_s(summary: BatchSummary) -> float:
     """Of this run."""
     finished = summary.done + summary.failed - summary.resumed
     return finished / summary.elapsed_s if summary.elapsed_s else 0.0
 
 
-def _tokens_per_s(summary: BatchSummary) -> float:
+def _get_tokens_per_s(summary: BatchSummary) -> float:
     """Of this run."""
     return summary.tokens / summary.elapsed_s if summary.elapsed_s else 0.0
 
 
-def _quantiles(told: Distribution) -> str:
-    if not told.count:
+def _format_quantiles(distribution: Distribution) -> str:
+    if not distribution.count:
         return ""
     return ", ".join(
-        f"p{share * 100:g} {format_duration(told.quantile(share))}" for share in QUANTILES
+        f"p{share * 100:g} {format_duration(distribution.quantile(share))}" for share in QUANTILES
     )
 
 
 def _print_errors(errors: tuple[ErrorStatistics, ...], *, err: bool) -> None:
-    for each in errors[:MOST_ERRORS]:
-        such = f"such as {each.custom_id}: " if each.custom_id else ""
-        told = sanitize_line(f"{format_count(each.count, 'line')} failed with {each.code}, {such}")
-        click.echo(f"{click.style(told, fg='red')}{sanitize_line(each.message)}", err=err)
-        if each.hint:
-            click.echo(f"  {sanitize_line(each.hint)}", err=err)
-    if len(errors) > MOST_ERRORS:
-        click.echo(f"And {format_count(len(errors) - MOST_ERRORS, 'other kind')}.", err=err)
+    for error in errors[:MAX_ERRORS]:
+        such = f"such as {error.custom_id}: " if error.custom_id else ""
+        text = sanitize_line(
+            f"{format_count(error.count, 'line')} failed with {error.code}, {such}"
+        )
+        click.echo(f"{click.style(text, fg='red')}{sanitize_line(error.message)}", err=err)
+        if error.hint:
+            click.echo(f"  {sanitize_line(error.hint)}", err=err)
+    if len(errors) > MAX_ERRORS:
+        click.echo(f"And {format_count(len(errors) - MAX_ERRORS, 'other kind')}.", err=err)
 
 
-def report_end(path: str, options: BatchOptions, session: Session, summary: BatchSummary) -> None:
+def write_report(path: str, options: BatchOptions, session: Session, summary: BatchSummary) -> None:
     """Write the page about a batch that is finished. Answers in a stream leave no figures for it.
 
     Raises:
@@ -191,18 +193,18 @@ def report_end(path: str, options: BatchOptions, session: Session, summary: Batc
     """
     if summary.figures is None:
         return
-    told = _page(
+    page = _render_page(
         options,
         state="finished with failures" if summary.failed else "finished",
         total=summary.total,
         figures=summary.figures,
-        settings=_settings(options, session, summary.output, summary.errors),
+        settings=_make_settings(options, session, summary.output, summary.errors),
     )
     hint = "The answers are written. Name another place; the same command goes on."
-    _write(path, told, hint=hint)
+    _write_page(path, page, hint=hint)
 
 
-def report_stop(path: str, options: BatchOptions, session: Session) -> None:
+def write_partial_report(path: str, options: BatchOptions, session: Session) -> None:
     """Write the page about a batch that stopped: what is there so far.
 
     Raises:
@@ -211,17 +213,17 @@ def report_stop(path: str, options: BatchOptions, session: Session) -> None:
     status = read_status(options.directory)
     published = status.published
     written = (None, None) if published is None else (published.output, published.errors)
-    told = _page(
+    page = _render_page(
         options,
         state="not finished",
         total=status.total,
         figures=read_statistics(options.directory),
-        settings=_settings(options, session, *written),
+        settings=_make_settings(options, session, *written),
     )
-    _write(path, told, hint="Name another place.")
+    _write_page(path, page, hint="Name another place.")
 
 
-def _page(
+def _render_page(
     options: BatchOptions,
     *,
     state: ReportState,
@@ -242,20 +244,20 @@ def _page(
     )
 
 
-def _write(path: str, told: str, *, hint: str) -> None:
+def _write_page(path: str, page: str, *, hint: str) -> None:
     try:
-        replace_file(followed(path), told.encode())
+        replace_file(resolve_link(path), page.encode())
     except OSError as error:
         raise BatchStorageFailed(
             f"the report {path} cannot be written: {error.strerror or error}", hint=hint
         ) from error
 
 
-def _settings(
+def _make_settings(
     options: BatchOptions, session: Session, output: Path | None, errors: Path | None
 ) -> tuple[tuple[str, str], ...]:
     read = options.input
-    told = {
+    settings = {
         "Input": read.path,
         "Answers": str(output or ""),
         "Failed lines": str(errors or ""),
@@ -268,4 +270,4 @@ def _settings(
         "Identical lines asked once": "yes" if options.dedupe else "no",
         "Attempts a line": str(options.max_attempts),
     }
-    return tuple((name, value) for name, value in told.items() if value)
+    return tuple((name, value) for name, value in settings.items() if value)

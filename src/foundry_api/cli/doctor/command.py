@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from foundry_api.cli.doctor.environment import usable_settings
+from foundry_api.cli.doctor.environment import make_usable_settings
 from foundry_api.cli.doctor.finding import LEVELS
-from foundry_api.cli.doctor.machine import Machine
-from foundry_api.cli.doctor.report import TITLE, markdown, this_person
-from foundry_api.cli.doctor.runner import examine
-from foundry_api.cli.options import Common, common_options, examples, pass_common
+from foundry_api.cli.doctor.machine import DiagnosticContext
+from foundry_api.cli.doctor.report import TITLE, current_user, render_markdown
+from foundry_api.cli.doctor.runner import run_checks
+from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json, sanitize, sanitize_line
-from foundry_api.cli.session import EVERY_DETAIL, OPTIONS, log_handler
+from foundry_api.cli.session import DEBUG_VERBOSITY, OPTIONS, make_log_handler
 from foundry_api.storage.private_file import is_replaceable
 
 if TYPE_CHECKING:
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "problem": "red"}
-FOUND = 1
+EXIT_PROBLEMS_FOUND = 1
 STANDARD_OUTPUT = "-"
 MARK_WIDTH = max(map(len, LEVELS))
 INDENT = " " * (MARK_WIDTH + 4)
 MIN_WIDTH = 50
 
 EPILOG = (
-    examples(
+    format_examples(
         "doctor",
         "doctor --quick                      start no engine, ask no catalog",
         "doctor --online --model phi-4-mini  does it fit, and can it be had?",
@@ -71,7 +71,7 @@ Exit codes:
 @common_options
 @pass_common
 def command(
-    common: Common, *, model: str | None, quick: bool, online: bool, report: str | None
+    common: GlobalOptions, *, model: str | None, quick: bool, online: bool, report: str | None
 ) -> int:
     """Find what is wrong here, and tell how to mend it.
 
@@ -81,31 +81,31 @@ def command(
     or when a shared engine runs.
     """
     if report is not None and report != STANDARD_OUTPUT:
-        _refuse_unfit(Path(report))
+        _check_report_path(Path(report))
     environ = dict(os.environ)
-    settings = usable_settings(
+    settings = make_usable_settings(
         environ,
         names=OPTIONS,
         base_url=common.base_url,
         service=common.service,
-        log_level="DEBUG" if common.verbose >= EVERY_DETAIL else None,
+        log_level="DEBUG" if common.verbose >= DEBUG_VERBOSITY else None,
     )
-    machine = Machine(settings, environ, model=model, quick=quick, online=online)
-    with _logged(common, settings.log_level):
-        findings = asyncio.run(_examined(machine))
+    machine = DiagnosticContext(settings, environ, model=model, quick=quick, online=online)
+    with _log_to_stderr(common, settings.log_level):
+        findings = asyncio.run(_run_checks(machine))
     if report is not None:
-        _write(report, markdown(findings, environ, this_person()))
+        _write_report(report, render_markdown(findings, environ, current_user()))
     if common.as_json:
-        print_json({"findings": findings, "summary": _counts(findings)})
+        print_json({"findings": findings, "summary": _count_levels(findings)})
     elif report != STANDARD_OUTPUT:
-        _tell(findings)
-    return FOUND if any(finding.level == "problem" for finding in findings) else 0
+        _print_findings(findings)
+    return EXIT_PROBLEMS_FOUND if any(finding.level == "problem" for finding in findings) else 0
 
 
 @contextlib.contextmanager
-def _logged(common: Common, level: str) -> Generator[None]:
+def _log_to_stderr(common: GlobalOptions, level: str) -> Generator[None]:
     """Show the log, where it was asked for: it tells why a check failed."""
-    logger, handler = logging.getLogger("foundry_api"), log_handler(common)
+    logger, handler = logging.getLogger("foundry_api"), make_log_handler(common)
     logger.addHandler(handler)
     logger.setLevel(level)
     try:
@@ -114,22 +114,22 @@ def _logged(common: Common, level: str) -> Generator[None]:
         logger.removeHandler(handler)
 
 
-async def _examined(machine: Machine) -> list[Finding]:
-    async with machine:
+async def _run_checks(context: DiagnosticContext) -> list[Finding]:
+    async with context:
         if not is_terminal(sys.stderr):
-            return await examine(machine)
+            return await run_checks(context)
         from rich.console import Console  # noqa: PLC0415 - only terminals have a progress bar
         from rich.progress import Progress  # noqa: PLC0415 - as above
 
         with Progress(console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("Looking around", total=None)
-            return await examine(
-                machine,
+            return await run_checks(
+                context,
                 progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
 
 
-def _refuse_unfit(report: Path) -> None:
+def _check_report_path(report: Path) -> None:
     """Refuse a report that would replace what is none, before the examination, which takes time."""
     if report.is_file() and not is_replaceable(report, TITLE):
         raise click.UsageError(f"--report {report} is there, and is no report: name another file.")
@@ -137,7 +137,7 @@ def _refuse_unfit(report: Path) -> None:
         raise click.UsageError(f"--report {report}: there is no directory {report.parent}.")
 
 
-def _write(file: str, text: str) -> None:
+def _write_report(file: str, text: str) -> None:
     if file == STANDARD_OUTPUT:
         click.echo(text, nl=False)
         return
@@ -148,39 +148,39 @@ def _write(file: str, text: str) -> None:
     click.echo(sanitize_line(f"The report is in {file}. Read it before you send it."), err=True)
 
 
-def _tell(findings: Sequence[Finding]) -> None:
+def _print_findings(findings: Sequence[Finding]) -> None:
     """The harmless first, by its groups; the problems last, where the eye is."""
     fine = [finding for finding in findings if finding.level in {"ok", "note"}]
     for group in dict.fromkeys(finding.group for finding in fine):
         click.secho(group, bold=True)
         for finding in fine:
             if finding.group == group:
-                _tell_one(finding)
+                _print_finding(finding)
     for level in ("warning", "problem"):
         of_level = [finding for finding in findings if finding.level == level]
         for finding in of_level:
             click.echo()
-            _tell_one(finding)
+            _print_finding(finding)
     click.echo()
-    click.echo(_summary(findings))
+    click.echo(_format_summary(findings))
 
 
-def _tell_one(finding: Finding) -> None:
+def _print_finding(finding: Finding) -> None:
     """What is as it should be takes one line; what is wrong says what was seen and what to do."""
     mark = click.style(finding.level.ljust(MARK_WIDTH), fg=COLOURS[finding.level])
     if finding.level == "ok":
-        told = _wrapped(f"{finding.title}: {finding.evidence}")
-        click.echo(f"  {mark}  {told.removeprefix(INDENT)}")
+        text = _wrap(f"{finding.title}: {finding.evidence}")
+        click.echo(f"  {mark}  {text.removeprefix(INDENT)}")
         return
     serious = finding.level in {"warning", "problem"}
     title = f"{finding.title} [{finding.id}]"
     click.echo(f"  {mark}  {click.style(title, bold=True) if serious else finding.title}")
-    click.echo(_wrapped(finding.evidence, "seen: " if serious else ""))
+    click.echo(_wrap(finding.evidence, "seen: " if serious else ""))
     if finding.remedy:
-        click.echo(_wrapped(finding.remedy, "do:   " if serious else ""))
+        click.echo(_wrap(finding.remedy, "do:   " if serious else ""))
 
 
-def _wrapped(text: str, label: str = "") -> str:
+def _wrap(text: str, label: str = "") -> str:
     """A paragraph, wrapped on a terminal; a pipe gets it on one line, for grep."""
     text = " ".join(sanitize(text).split())
     if not is_terminal(sys.stdout):
@@ -196,18 +196,18 @@ def _wrapped(text: str, label: str = "") -> str:
     )
 
 
-def _summary(findings: Sequence[Finding]) -> str:
-    counts = _counts(findings)
+def _format_summary(findings: Sequence[Finding]) -> str:
+    counts = _count_levels(findings)
     if not (counts["problem"] or counts["warning"]):
         return click.style("Nothing is wrong.", fg="green", bold=True)
-    told = [
+    parts = [
         f"{counts[level]} {level}{'s' if counts[level] > 1 else ''}"
         for level in ("problem", "warning")
         if counts[level]
     ]
     colour = COLOURS["problem" if counts["problem"] else "warning"]
-    return click.style(f"{' and '.join(told)} found.", fg=colour, bold=True)
+    return click.style(f"{' and '.join(parts)} found.", fg=colour, bold=True)
 
 
-def _counts(findings: Sequence[Finding]) -> dict[str, int]:
+def _count_levels(findings: Sequence[Finding]) -> dict[str, int]:
     return {level: sum(finding.level == level for finding in findings) for level in LEVELS}

@@ -6,63 +6,63 @@ import difflib
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from foundry_api.cli.doctor.finding import Finding, Group, Kind
+from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
 from foundry_api.types.errors import ConfigurationError
-from foundry_api.types.settings import Settings, variables
+from foundry_api.types.settings import Settings, environment_variables
 from foundry_api.wire.transport import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from foundry_api.cli.doctor.machine import Machine
+    from foundry_api.cli.doctor.machine import DiagnosticContext
 
-__all__ = ["GROUP", "in_the_clear", "usable_settings"]
+__all__ = ["GROUP", "is_key_exposed", "make_usable_settings"]
 
-BAD_SETTING = Kind("bad-setting", "problem", "A setting cannot be used", "{hint}")
-CREDENTIAL_IN_URL = Kind(
+BAD_SETTING = FindingKind("bad-setting", "problem", "A setting cannot be used", "{hint}")
+CREDENTIAL_IN_URL = FindingKind(
     "credential-in-url",
     "problem",
     "An address carries a credential",
     "Take it out of {variable} and set FOUNDRY_API_KEY to it: addresses end up in logs.",
 )
-TWO_ADDRESSES = Kind(
+TWO_ADDRESSES = FindingKind(
     "two-addresses",
     "problem",
     "Two settings name the service",
     "Unset FOUNDRY_BASE_URL or FOUNDRY_BASE_URLS.",
 )
-MISSPELT = Kind(
+MISSPELLED = FindingKind(
     "misspelt-setting", "warning", "A variable looks like a setting misspelt", "Rename it: {meant}."
 )
-FOREIGN = Kind(
+FOREIGN = FindingKind(
     "foreign-setting",
     "note",
     "A variable of other programs is not read here",
     "If it is meant for foundry-api, set FOUNDRY_BASE_URL.",
 )
-KEY_IN_THE_CLEAR = Kind(
+KEY_OVER_HTTP = FindingKind(
     "key-in-the-clear",
     "problem",
     "The API key would cross the network unencrypted",
     "Use an https:// address, or a tunnel to a loopback one. Nothing was sent to it.",
 )
-KEY_WITHOUT_ADDRESS = Kind(
+KEY_WITHOUT_ADDRESS = FindingKind(
     "key-without-address",
     "note",
     "The API key is sent nowhere",
     "Set FOUNDRY_BASE_URL: the key goes to that service and to no other.",
 )
-USABLE = Kind("settings-usable", "ok", "Settings can be used")
+USABLE = FindingKind("settings-usable", "ok", "Settings can be used")
 
 PREFIX = "FOUNDRY_"
 FOREIGN_NAMES = frozenset(
     {"FOUNDRY_ENDPOINT", "FOUNDRY_HOST", "FOUNDRY_LOCAL_ENDPOINT", "FOUNDRY_LOCAL_URL"}
 )
 """Used ad hoc by third parties; none is Microsoft's."""
-LIKENESS = 0.75
+MIN_SIMILARITY = 0.75
 
 
-def usable_settings(
+def make_usable_settings(
     environ: Mapping[str, str], *, names: Mapping[str, str] | None = None, **arguments: object
 ) -> Settings:
     """Settings without those variables that cannot be used, so that the rest can be looked at.
@@ -75,72 +75,78 @@ def usable_settings(
     Raises:
         ConfigurationError: An argument cannot be used.
     """
-    kept = {name: value for name, value in _own(environ).items() if not _refusal(name, value)}
-    if _two_addresses(kept):
-        del kept["FOUNDRY_BASE_URLS"]
-    return Settings.from_environment(kept, names=names, **arguments)
+    accepted = {
+        name: value
+        for name, value in _get_own_variables(environ).items()
+        if not _find_refusal(name, value)
+    }
+    if _has_two_addresses(accepted):
+        del accepted["FOUNDRY_BASE_URLS"]
+    return Settings.from_environment(accepted, names=names, **arguments)
 
 
-def in_the_clear(settings: Settings, url: str | None) -> bool:
+def is_key_exposed(settings: Settings, url: str | None) -> bool:
     """Whether a key would travel where others can read it."""
     return bool(settings.api_key and url and url.startswith("http:") and not is_loopback(url))
 
 
-async def examine(machine: Machine) -> Iterable[Finding]:
+async def check_environment(machine: DiagnosticContext) -> Iterable[Finding]:
     """Look at every FOUNDRY_* variable."""
     environ, settings = machine.environ, machine.settings
-    found = [*_values(environ), *_names(environ)]
-    found += [
-        KEY_IN_THE_CLEAR.seen(f"an API key is set, and the service's address is {url}")
+    findings = [*_check_values(environ), *_check_names(environ)]
+    findings += [
+        KEY_OVER_HTTP.make_finding(f"an API key is set, and the service's address is {url}")
         for url in (settings.base_url, *settings.base_urls)
-        if in_the_clear(settings, url)
+        if is_key_exposed(settings, url)
     ]
     if settings.api_key and not (settings.base_url or settings.base_urls):
-        found.append(KEY_WITHOUT_ADDRESS.seen("FOUNDRY_API_KEY is set, and no address"))
-    if any(finding.level == "problem" for finding in found):
-        return found
-    told = ", ".join(sorted(_own(environ))) or "no FOUNDRY_* variable is set"
-    return [*found, USABLE.seen(told)]
+        findings.append(KEY_WITHOUT_ADDRESS.make_finding("FOUNDRY_API_KEY is set, and no address"))
+    if any(finding.level == "problem" for finding in findings):
+        return findings
+    names = ", ".join(sorted(_get_own_variables(environ))) or "no FOUNDRY_* variable is set"
+    return [*findings, USABLE.make_finding(names)]
 
 
-def _values(environ: Mapping[str, str]) -> Iterable[Finding]:
-    own = _own(environ)
+def _check_values(environ: Mapping[str, str]) -> Iterable[Finding]:
+    own = _get_own_variables(environ)
     for name, value in own.items():
-        if (error := _refusal(name, value)) is None:
+        if (error := _find_refusal(name, value)) is None:
             continue
         if name.startswith("FOUNDRY_BASE_URL") and _has_credential(value):
-            yield CREDENTIAL_IN_URL.seen(
+            yield CREDENTIAL_IN_URL.make_finding(
                 f"{name} has a user name or a password in it", variable=name
             )
         else:
-            yield BAD_SETTING.seen(_about(name, error), hint=error.hint)
-    if _two_addresses(own):
-        yield TWO_ADDRESSES.seen("FOUNDRY_BASE_URL and FOUNDRY_BASE_URLS are both set")
+            yield BAD_SETTING.make_finding(_describe_error(name, error), hint=error.hint)
+    if _has_two_addresses(own):
+        yield TWO_ADDRESSES.make_finding("FOUNDRY_BASE_URL and FOUNDRY_BASE_URLS are both set")
 
 
-def _names(environ: Mapping[str, str]) -> Iterable[Finding]:
-    known = variables()
+def _check_names(environ: Mapping[str, str]) -> Iterable[Finding]:
+    known = environment_variables()
     for name in sorted(environ):
         if not name.upper().startswith(PREFIX) or name in known:
             continue
         if name.upper() in FOREIGN_NAMES:
-            yield FOREIGN.seen(f"{name} is set")
-        elif meant := _nearest(name, known):
-            yield MISSPELT.seen(f"{name} is set, which nothing reads", meant=meant)
+            yield FOREIGN.make_finding(f"{name} is set")
+        elif meant := _find_nearest(name, known):
+            yield MISSPELLED.make_finding(f"{name} is set, which nothing reads", meant=meant)
 
 
-def _nearest(name: str, known: Iterable[str]) -> str | None:
+def _find_nearest(name: str, known: Iterable[str]) -> str | None:
     """The variable that was meant. The prefix that all share says nothing."""
     rests = [variable.removeprefix(PREFIX) for variable in known]
-    near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), rests, 1, LIKENESS)
+    near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), rests, 1, MIN_SIMILARITY)
     return PREFIX + near[0] if near else None
 
 
-def _own(environ: Mapping[str, str]) -> dict[str, str]:
-    return {name: environ[name] for name in variables() if environ.get(name, "").strip()}
+def _get_own_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: environ[name] for name in environment_variables() if environ.get(name, "").strip()
+    }
 
 
-def _refusal(name: str, value: str) -> ConfigurationError | None:
+def _find_refusal(name: str, value: str) -> ConfigurationError | None:
     try:
         Settings.from_environment({name: value})
     except ConfigurationError as error:
@@ -148,7 +154,7 @@ def _refusal(name: str, value: str) -> ConfigurationError | None:
     return None
 
 
-def _about(name: str, error: ConfigurationError) -> str:
+def _describe_error(name: str, error: ConfigurationError) -> str:
     return error.message if name in error.message else f"{name}: {error.message}"
 
 
@@ -157,20 +163,20 @@ def _has_credential(value: str) -> bool:
     return any("@" in urlsplit(url).netloc for url in urls)
 
 
-def _two_addresses(environ: Mapping[str, str]) -> bool:
+def _has_two_addresses(environ: Mapping[str, str]) -> bool:
     return {"FOUNDRY_BASE_URL", "FOUNDRY_BASE_URLS"} <= environ.keys()
 
 
-GROUP = Group(
+GROUP = CheckGroup(
     "Settings",
-    (examine,),
+    (check_environment,),
     (
         USABLE,
         BAD_SETTING,
         CREDENTIAL_IN_URL,
         TWO_ADDRESSES,
-        KEY_IN_THE_CLEAR,
-        MISSPELT,
+        KEY_OVER_HTTP,
+        MISSPELLED,
         FOREIGN,
         KEY_WITHOUT_ADDRESS,
     ),

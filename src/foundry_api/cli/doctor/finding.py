@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 if TYPE_CHECKING:
-    from foundry_api.cli.doctor.machine import Machine
+    from foundry_api.cli.doctor.machine import DiagnosticContext
 
-__all__ = ["LEVELS", "Check", "Finding", "Group", "Kind", "Level"]
+__all__ = ["LEVELS", "Check", "CheckGroup", "Finding", "FindingKind", "Level"]
 
 Level = Literal["ok", "note", "warning", "problem"]
 
@@ -41,7 +41,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class FindingKind:
     """A kind of finding, of which docs/doctor.md has a row.
 
     Attributes:
@@ -56,7 +56,9 @@ class Kind:
     title: str
     remedy: str = ""
 
-    def seen(self, evidence: str, *, level: Level | None = None, **details: object) -> Finding:
+    def make_finding(
+        self, evidence: str, *, level: Level | None = None, **details: object
+    ) -> Finding:
         """A finding of this kind.
 
         Args:
@@ -73,11 +75,11 @@ class Kind:
         )
 
 
-Check = Callable[["Machine"], Awaitable[Iterable[Finding]]]
+Check = Callable[["DiagnosticContext"], Awaitable[Iterable[Finding]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class CheckGroup:
     """Checks of one part of the machine.
 
     Attributes:
@@ -88,4 +90,4 @@ class Group:
 
     name: str
     checks: tuple[Check, ...]
-    kinds: tuple[Kind, ...]
+    kinds: tuple[FindingKind, ...]

@@ -9,57 +9,57 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foundry_api.cli.doctor.finding import Finding, Group, Kind
-from foundry_api.cli.doctor.services import look_at
-from foundry_api.engine.foundry_command import TIMEOUT_S, find_member, json_objects, urls_of
+from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
+from foundry_api.cli.doctor.services import probe_address
+from foundry_api.engine.foundry_command import TIMEOUT_S, find_member, iter_json_objects, parse_urls
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from foundry_api.cli.doctor.machine import CommandAnswers, Machine
-    from foundry_api.cli.doctor.services import Sight
+    from foundry_api.cli.doctor.machine import CommandResults, DiagnosticContext
+    from foundry_api.cli.doctor.services import ProbeResult
 
-__all__ = ["GROUP", "generation", "programs", "says_running"]
+__all__ = ["GROUP", "detect_generation", "find_programs", "reports_running"]
 
-MISSING = Kind(
+MISSING = FindingKind(
     "cli-missing",
     "note",
     "Foundry Local's own command is not on PATH",
     "Nothing has to be done: foundry-api brings an engine of its own.",
 )
-FOUND = Kind("cli-found", "ok", "Foundry Local's own command is there")
-SEVERAL = Kind(
+FOUND = FindingKind("cli-found", "ok", "Foundry Local's own command is there")
+SEVERAL = FindingKind(
     "several-cli",
     "warning",
     "Several `foundry` commands are on PATH",
     "The first one is used. Remove the others, or put the right one first.",
 )
-HANGS = Kind(
+HANGS = FindingKind(
     "cli-hangs",
     "problem",
     "Foundry Local's own command hangs",
     "End its processes and start its service again: `{restart}`. foundry-api goes on without it.",
 )
-SLOW = Kind(
+SLOW = FindingKind(
     "cli-slow",
     "warning",
     "Foundry Local's own command answers too late to be heard",
     "Set FOUNDRY_BASE_URL to its service's address, so that it need not be asked.",
 )
-FAILS = Kind(
+FAILS = FindingKind(
     "cli-fails",
     "warning",
     "Foundry Local's own command says nothing of a service",
     "Run `foundry server status` (0.10) or `foundry service status` (0.3 to 0.9) to see why, and"
     " install it again if it does not run.",
 )
-ANNOUNCES_DEAD = Kind(
+ANNOUNCES_DEAD = FindingKind(
     "cli-announces-dead",
     "problem",
     "Foundry Local's own command names a service that does not answer",
     "Start it again: `{restart}`.",
 )
-DENIES_RUNNING = Kind(
+DENIES_RUNNING = FindingKind(
     "cli-denies-running",
     "warning",
     "Foundry Local's own command says that nothing runs, but its service answers",
@@ -67,32 +67,40 @@ DENIES_RUNNING = Kind(
 )
 
 OWN_GENERATIONS = ("legacy", "cli-0.10")
-SHOWN = 80
+MAX_SHOWN = 80
 
 
-async def examine(machine: Machine) -> Iterable[Finding]:
+async def check_command(machine: DiagnosticContext) -> Iterable[Finding]:
     """Ask it, and look at what it names."""
-    there = programs(machine.environ.get("PATH", ""))
+    programs_on_path = find_programs(machine.environ.get("PATH", ""))
     answers = await machine.command.get()
     if answers is None:
-        return [MISSING.seen("no `foundry` on PATH")]
-    found = [SEVERAL.seen(", ".join(map(str, there)))] if len(there) > 1 else []
-    if hung := _hung(answers):
-        seen = f"`foundry {hung}` was killed after {machine.senses.command_timeout_s:g} s"
-        return [*found, HANGS.seen(seen, restart=_restart(answers))]
-    return [*found, *_about(answers, there), *await _truth(machine, answers)]
+        return [MISSING.make_finding("no `foundry` on PATH")]
+    findings = (
+        [SEVERAL.make_finding(", ".join(map(str, programs_on_path)))]
+        if len(programs_on_path) > 1
+        else []
+    )
+    if hung := _find_timed_out(answers):
+        seen = f"`foundry {hung}` was killed after {machine.probes.command_timeout_s:g} s"
+        return [*findings, HANGS.make_finding(seen, restart=_suggest_restart(answers))]
+    return [
+        *findings,
+        *_check_answers(answers, programs_on_path),
+        *await _compare_with_reality(machine, answers),
+    ]
 
 
-def programs(path: str) -> list[Path]:
+def find_programs(path: str) -> list[Path]:
     """The distinct `foundry` commands on a PATH, in its order. Links to one are one."""
-    found: dict[Path, Path] = {}
+    distinct: dict[Path, Path] = {}
     for directory in path.split(os.pathsep):
         if directory and (program := shutil.which("foundry", path=directory)):
-            found.setdefault(Path(program).resolve(), Path(program))
-    return list(found.values())
+            distinct.setdefault(Path(program).resolve(), Path(program))
+    return list(distinct.values())
 
 
-def generation(answers: CommandAnswers) -> str | None:
+def detect_generation(answers: CommandResults) -> str | None:
     """Which of its dialects it speaks, by what it understood."""
     if "{" in answers.server.text or "Web URLs" in answers.server.text:
         return "0.10, `foundry server`"
@@ -101,12 +109,12 @@ def generation(answers: CommandAnswers) -> str | None:
     return None
 
 
-def says_running(answers: CommandAnswers) -> bool | None:
+def reports_running(answers: CommandResults) -> bool | None:
     """Whether it says that its service runs; None if it says neither."""
-    for document in json_objects(answers.server.text):
-        told = find_member(document, "running")
-        if isinstance(told, bool):
-            return told
+    for document in iter_json_objects(answers.server.text):
+        value = find_member(document, "running")
+        if isinstance(value, bool):
+            return value
     if state := re.search(r"^\s*State\s+(\w+)", answers.server.text, re.MULTILINE):
         return state[1].lower() == "ready"
     if re.search(r"is not running", answers.service.text, re.IGNORECASE):
@@ -114,68 +122,76 @@ def says_running(answers: CommandAnswers) -> bool | None:
     return True if "http" in answers.service.text else None
 
 
-def _hung(answers: CommandAnswers) -> str:
+def _find_timed_out(answers: CommandResults) -> str:
     """The question that it did not answer, if any."""
-    asked = {
+    commands = {
         "--version": answers.version,
         "server status": answers.server,
         "service status": answers.service,
     }
-    return next((question for question, answer in asked.items() if answer.hung), "")
+    return next((question for question, answer in commands.items() if answer.timed_out), "")
 
 
-def _about(answers: CommandAnswers, there: Sequence[Path]) -> Iterable[Finding]:
-    kind = generation(answers)
+def _check_answers(answers: CommandResults, programs_on_path: Sequence[Path]) -> Iterable[Finding]:
+    kind = detect_generation(answers)
     lines = answers.version.text.strip().splitlines() if answers.version.code == 0 else []
-    version = lines[-1].strip()[:SHOWN] if lines else "unknown"
-    where = there[0] if there else "foundry"
+    version = lines[-1].strip()[:MAX_SHOWN] if lines else "unknown"
+    where = programs_on_path[0] if programs_on_path else "foundry"
     if kind is None:
         codes = f"{answers.server.code} and {answers.service.code}"
-        yield FAILS.seen(f"{where}, version {version}: `status` ended with {codes}, and no status")
+        yield FAILS.make_finding(
+            f"{where}, version {version}: `status` ended with {codes}, and no status"
+        )
         return
-    yield FOUND.seen(f"{where}, version {version} ({kind})")
-    took_s = max(answers.server.took_s, answers.service.took_s)
+    yield FOUND.make_finding(f"{where}, version {version} ({kind})")
+    took_s = max(answers.server.duration_s, answers.service.duration_s)
     if took_s > TIMEOUT_S:
-        yield SLOW.seen(f"`foundry` took {took_s:.1f} s; calls wait {TIMEOUT_S:g} s for it")
+        yield SLOW.make_finding(f"`foundry` took {took_s:.1f} s; calls wait {TIMEOUT_S:g} s for it")
 
 
-async def _truth(machine: Machine, answers: CommandAnswers) -> list[Finding]:
+async def _compare_with_reality(
+    machine: DiagnosticContext, answers: CommandResults
+) -> list[Finding]:
     """Compare what it says with what answers."""
-    running = says_running(answers)
-    urls = urls_of(answers.server.text, answers.service.text)
-    seen = await asyncio.gather(*(look_at(machine, url) for url in urls))
-    restart = _restart(answers)
+    running = reports_running(answers)
+    urls = parse_urls(answers.server.text, answers.service.text)
+    seen = await asyncio.gather(*(probe_address(machine, url) for url in urls))
+    restart = _suggest_restart(answers)
     if running is False:
-        alive = [sight.url for sight in [*seen, *await _at_known_ports(machine)] if sight.endpoint]
+        alive = [
+            sight.url for sight in [*seen, *await _probe_known_ports(machine)] if sight.endpoint
+        ]
         return [
-            DENIES_RUNNING.seen(
+            DENIES_RUNNING.make_finding(
                 f"it says `not running`, and {url} answers", url=url, restart=restart
             )
             for url in dict.fromkeys(alive)
         ]
     return [
-        ANNOUNCES_DEAD.seen(f"it names {sight.url}: {sight.trouble}", restart=restart)
+        ANNOUNCES_DEAD.make_finding(f"it names {sight.url}: {sight.problem}", restart=restart)
         for sight in seen
         if sight.endpoint is None
     ]
 
 
-async def _at_known_ports(machine: Machine) -> list[Sight]:
+async def _probe_known_ports(machine: DiagnosticContext) -> list[ProbeResult]:
     """The services at known ports that can only be this command's."""
-    urls = [f"http://127.0.0.1:{port}" for port in machine.senses.ports]
-    seen = await asyncio.gather(*(look_at(machine, url) for url in urls))
+    urls = [f"http://127.0.0.1:{port}" for port in machine.probes.ports]
+    seen = await asyncio.gather(*(probe_address(machine, url) for url in urls))
     return [
-        sight for sight in seen if sight.endpoint and sight.endpoint.generation in OWN_GENERATIONS
+        sight
+        for sight in seen
+        if sight.endpoint and sight.endpoint.service_generation in OWN_GENERATIONS
     ]
 
 
-def _restart(answers: CommandAnswers) -> str:
-    old = generation(answers) or ""
+def _suggest_restart(answers: CommandResults) -> str:
+    old = detect_generation(answers) or ""
     return "foundry service restart" if old.startswith("0.3") else "foundry server restart"
 
 
-GROUP = Group(
+GROUP = CheckGroup(
     "Foundry Local's own command",
-    (examine,),
+    (check_command,),
     (FOUND, MISSING, SEVERAL, SLOW, FAILS, HANGS, ANNOUNCES_DEAD, DENIES_RUNNING),
 )

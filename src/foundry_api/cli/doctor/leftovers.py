@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 import msgspec
 import psutil
 
-from foundry_api.cli.doctor.finding import Finding, Group, Kind
-from foundry_api.cli.doctor.machine import in_thread
+from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
+from foundry_api.cli.doctor.machine import run_abandonable
 from foundry_api.engine import state
-from foundry_api.engine.host.lifetime import alive
+from foundry_api.engine.host.lifetime import is_alive
 from foundry_api.engine.state import HostConfig
 from foundry_api.storage.lock import FileLock, LockTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from foundry_api.cli.doctor.machine import Machine
+    from foundry_api.cli.doctor.machine import DiagnosticContext
     from foundry_api.storage.paths import Paths
 
-__all__ = ["GROUP", "RunningHost", "end_command", "holder_of", "hosts", "root_of"]
+__all__ = ["GROUP", "RunningHost", "find_holder", "get_root", "list_hosts", "make_end_command"]
 
 
 _MARK = "foundry_api.engine.host.main"
@@ -46,21 +46,21 @@ class RunningHost:
     status: str
 
     @property
-    def left_over(self) -> str:
+    def leftover_reason(self) -> str:
         """Why nobody can use it; empty where somebody can."""
         owner = self.config.owner_pid
         if owner is not None:
-            return "" if _lives(owner) else f"its owner, process {owner}, is gone"
-        known = state.parsed(Path(self.config.state_path or ""))
+            return "" if _is_alive(owner) else f"its owner, process {owner}, is gone"
+        known = state.parse_state(Path(self.config.state_path or ""))
         return "" if known and known.pid == self.pid else "no state file names it"
 
 
-def hosts() -> Iterable[RunningHost]:
+def list_hosts() -> Iterable[RunningHost]:
     """The engine hosts that this user may see."""
     for process in psutil.process_iter():
         try:
             arguments = process.cmdline()
-            if not any(_MARK in argument for argument in arguments) or not alive(process):
+            if not any(_MARK in argument for argument in arguments) or not is_alive(process):
                 continue
             config = msgspec.json.decode(arguments[-1], type=HostConfig)
             yield RunningHost(process.pid, config, str(process.status()))
@@ -68,7 +68,7 @@ def hosts() -> Iterable[RunningHost]:
             continue  # gone meanwhile, another user's, or a program that only mentions it
 
 
-def root_of(pid: int) -> Path | None:
+def get_root(pid: int) -> Path | None:
     """Where the foundry_api that a host runs is installed; None if it cannot be seen."""
     try:
         arguments = psutil.Process(pid).cmdline()
@@ -77,7 +77,7 @@ def root_of(pid: int) -> Path | None:
     return Path(arguments[-2]) if any(_MARK in argument for argument in arguments) else None
 
 
-def holder_of(path: Path) -> int | None:
+def find_holder(path: Path) -> int | None:
     """Another process that has a file open, where the system lets us see it."""
     for process in psutil.process_iter():
         if process.pid == os.getpid():
@@ -90,47 +90,47 @@ def holder_of(path: Path) -> int | None:
     return None
 
 
-def end_command(pid: int | None) -> str:
+def make_end_command(pid: int | None) -> str:
     """The command that ends a process, on this platform."""
     shown = "PID" if pid is None else pid
     return f"taskkill /F /PID {shown}" if os.name == "nt" else f"kill -9 {shown}"
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
-        return alive(psutil.Process(pid))
+        return is_alive(psutil.Process(pid))
     except psutil.Error:
         return False
 
 
-CLEAN = Kind("state-clean", "ok", "Nothing was left behind")
-STALE = Kind(
+CLEAN = FindingKind("state-clean", "ok", "Nothing was left behind")
+STALE = FindingKind(
     "stale-state",
     "warning",
     "The state of a shared engine that is gone",
     "Run `foundry-api down`, which removes it. Calls see through it.",
 )
-CORRUPT = Kind(
+CORRUPT = FindingKind(
     "corrupt-state",
     "problem",
     "The state of the shared engine is damaged",
     "Run `foundry-api down`, which removes it, then `foundry-api up`. An engine that it was about"
     " runs on until it was idle for its time.",
 )
-READABLE = Kind(
+READABLE = FindingKind(
     "readable-by-others",
     "problem",
     "Other users of this machine can read what names the engine's port and its token",
     "Run `chmod {mode} {path}`, and start the shared engine again: `foundry-api down`, then"
     " `foundry-api up`.",
 )
-LOCK_HELD = Kind(
+LOCK_HELD = FindingKind(
     "lock-held",
     "warning",
     "Another process holds the lock of the shared engine",
     "Wait for a `foundry-api up` or `down` that runs. If none does, end the process: `{command}`.",
 )
-LEFT_HOST = Kind(
+LEFT_HOST = FindingKind(
     "leftover-host", "warning", "An engine runs that nobody can use", "End it: `{command}`."
 )
 
@@ -138,49 +138,58 @@ GRACE_S = 2.0
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-async def examine(machine: Machine) -> Iterable[Finding]:
+async def check_leftovers(machine: DiagnosticContext) -> Iterable[Finding]:
     """Look at the state directory and at the processes."""
     paths = machine.paths
-    found, left = await asyncio.gather(in_thread(lambda: _files(paths)), _left_hosts())
-    return [*found, *left] or [CLEAN.seen(f"{paths.state}, and the processes")]
+    findings, hosts = await asyncio.gather(
+        run_abandonable(lambda: _check_files(paths)), _find_leftover_hosts()
+    )
+    return [*findings, *hosts] or [CLEAN.make_finding(f"{paths.state}, and the processes")]
 
 
-def _files(paths: Paths) -> list[Finding]:
-    return [*_state(paths.state_file), *_readable(paths), *_lock(paths.lock_file)]
+def _check_files(paths: Paths) -> list[Finding]:
+    return [
+        *_check_state(paths.state_file),
+        *_check_permissions(paths),
+        *_check_lock(paths.lock_file),
+    ]
 
 
-async def _left_hosts() -> list[Finding]:
+async def _find_leftover_hosts() -> list[Finding]:
     """One that is starting has no state yet, and one that is leaving no owner: both are brief."""
-    suspects = await in_thread(_without_user)
+    suspects = await run_abandonable(_find_unused_hosts)
     if suspects:
         await asyncio.sleep(GRACE_S)
-        now = await in_thread(_without_user)
-        suspects = {pid: host for pid, host in now.items() if pid in suspects}
-    return [_left(host) for host in suspects.values()]
+        current = await run_abandonable(_find_unused_hosts)
+        suspects = {pid: host for pid, host in current.items() if pid in suspects}
+    return [_make_leftover_finding(host) for host in suspects.values()]
 
 
-def _without_user() -> dict[int, RunningHost]:
-    return {host.pid: host for host in hosts() if host.left_over}
+def _find_unused_hosts() -> dict[int, RunningHost]:
+    return {host.pid: host for host in list_hosts() if host.leftover_reason}
 
 
-def _left(host: RunningHost) -> Finding:
-    seen = f"process {host.pid} ({host.status}), data in {host.config.data_dir}: {host.left_over}"
-    return LEFT_HOST.seen(seen, command=end_command(host.pid))
+def _make_leftover_finding(host: RunningHost) -> Finding:
+    seen = f"process {host.pid} ({host.status}), data in {host.config.data_dir}: "
+    seen += host.leftover_reason
+    return LEFT_HOST.make_finding(seen, command=make_end_command(host.pid))
 
 
-def _state(path: Path) -> Iterable[Finding]:
+def _check_state(path: Path) -> Iterable[Finding]:
     try:
         size = path.stat().st_size
     except OSError:
         return
-    written = state.parsed(path)
+    written = state.parse_state(path)
     if written is None:
-        yield CORRUPT.seen(f"{path} has {size} bytes that are no state")
-    elif state.process_of(written) is None:
-        yield STALE.seen(f"{path} names process {written.pid} at {written.url}, which is gone")
+        yield CORRUPT.make_finding(f"{path} has {size} bytes that are no state")
+    elif state.find_process(written) is None:
+        yield STALE.make_finding(
+            f"{path} names process {written.pid} at {written.url}, which is gone"
+        )
 
 
-def _readable(paths: Paths) -> Iterable[Finding]:
+def _check_permissions(paths: Paths) -> Iterable[Finding]:
     """On Windows a profile's directories are private by inheritance."""
     if os.name != "posix":
         return
@@ -190,21 +199,23 @@ def _readable(paths: Paths) -> Iterable[Finding]:
         except OSError:
             continue  # not there
         if actual & OTHERS:
-            yield READABLE.seen(f"{path} has mode {actual:o}", mode=mode, path=path)
+            yield READABLE.make_finding(f"{path} has mode {actual:o}", mode=mode, path=path)
 
 
-def _lock(path: Path) -> Iterable[Finding]:
+def _check_lock(path: Path) -> Iterable[Finding]:
     if not path.exists():
         return
     try:
         with FileLock(path, timeout_s=0):
             return
     except LockTimeout:
-        holder = holder_of(path)
+        holder = find_holder(path)
         by = f"by process {holder}" if holder else "by a process that cannot be seen"
-        yield LOCK_HELD.seen(f"{path} is held {by}", command=end_command(holder))
+        yield LOCK_HELD.make_finding(f"{path} is held {by}", command=make_end_command(holder))
     except OSError as error:
-        yield LOCK_HELD.seen(f"{path}: {error.strerror}", command=end_command(None))
+        yield LOCK_HELD.make_finding(f"{path}: {error.strerror}", command=make_end_command(None))
 
 
-GROUP = Group("Leftovers", (examine,), (CLEAN, STALE, CORRUPT, READABLE, LOCK_HELD, LEFT_HOST))
+GROUP = CheckGroup(
+    "Leftovers", (check_leftovers,), (CLEAN, STALE, CORRUPT, READABLE, LOCK_HELD, LEFT_HOST)
+)

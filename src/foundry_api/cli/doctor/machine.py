@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from foundry_api.types.settings import Settings
     from foundry_api.wire.transport import Transport
 
-__all__ = ["CommandAnswers", "Machine", "Senses", "in_thread"]
+__all__ = ["CommandResults", "DiagnosticContext", "Probes", "run_abandonable"]
 
 
 _T = TypeVar("_T")
@@ -37,16 +37,16 @@ COMMAND_TIMEOUT_S = 5.0
 """A program of .NET that starts cold on a busy machine may take a second or two."""
 
 
-def _disk_free(directory: Path) -> int:
+def _get_disk_free(directory: Path) -> int:
     return shutil.disk_usage(directory).free
 
 
-def _memory_available() -> int:
+def _get_memory_available() -> int:
     return psutil.virtual_memory().available
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Senses:
+class Probes:
     """How the machine is looked at, where a test has to put something else in.
 
     Attributes:
@@ -57,8 +57,8 @@ class Senses:
         host_options: How an engine host is started.
     """
 
-    disk_free: Callable[[Path], int] = _disk_free
-    memory_available: Callable[[], int] = _memory_available
+    disk_free: Callable[[Path], int] = _get_disk_free
+    memory_available: Callable[[], int] = _get_memory_available
     ports: Sequence[int] = discovery.KNOWN_PORTS
     command_timeout_s: float = COMMAND_TIMEOUT_S
     host_options: Callable[[Paths], HostOptions] = field(
@@ -67,15 +67,15 @@ class Senses:
 
 
 @dataclass(frozen=True, slots=True)
-class CommandAnswers:
+class CommandResults:
     """What Foundry's own command says."""
 
-    version: foundry_command.Answer
-    server: foundry_command.Answer
-    service: foundry_command.Answer
+    version: foundry_command.CommandResult
+    server: foundry_command.CommandResult
+    service: foundry_command.CommandResult
 
 
-class Once(Generic[_T]):
+class LazyTask(Generic[_T]):
     """Work that is begun when its result is first wanted, and done once for all who want it."""
 
     def __init__(self, work: Callable[[], Coroutine[None, None, _T]]) -> None:
@@ -95,7 +95,7 @@ class Once(Generic[_T]):
             await asyncio.gather(self._task, return_exceptions=True)
 
 
-class Machine:
+class DiagnosticContext:
     """What there is to examine.
 
     Args:
@@ -104,7 +104,7 @@ class Machine:
         model: A model that the user wants to use; None for no particular one.
         quick: Start no engine, and leave the remote catalog alone.
         online: Ask the remote catalog even if an engine has to be started for it.
-        senses: How to look.
+        probes: How to look.
     """
 
     def __init__(
@@ -115,21 +115,21 @@ class Machine:
         model: str | None = None,
         quick: bool = False,
         online: bool = False,
-        senses: Senses | None = None,
+        probes: Probes | None = None,
     ) -> None:
         self.settings = settings
         self.environ = environ
         self.model = model
         self.quick = quick
         self.online = online
-        self.senses = senses or Senses()
-        self.paths = Paths.of(settings.home)
+        self.probes = probes or Probes()
+        self.paths = Paths.from_home(settings.home)
         self.starts_engine = online or not (quick or settings.base_url or settings.base_urls)
-        self.shared = Once(self._find_shared)
-        self.own = Once(self._start)
-        self.command = Once(self._ask_command)
-        self.catalog = Once(self._ask_catalog)
-        self.start_took_s = 0.0
+        self.shared = LazyTask(self._find_shared)
+        self.own = LazyTask(self._start_host)
+        self.command = LazyTask(self._run_command)
+        self.catalog = LazyTask(self._query_catalog)
+        self.start_duration_s = 0.0
         self._transport: Transport | None = None
         self._host: EngineHost | None = None
 
@@ -140,11 +140,11 @@ class Machine:
         for once in (self.catalog, self.shared, self.own, self.command):
             await once.aclose()
         if self._host is not None:
-            await self._host.astop()
+            await self._host.aclose()
         if self._transport is not None:
             await self._transport.aclose()
 
-    def transport(self) -> Transport:
+    def get_transport(self) -> Transport:
         """The one transport, made when something has accepted a connection."""
         if self._transport is None:
             from foundry_api.wire.http import HttpTransport  # noqa: PLC0415 - aiohttp takes 0.2 s
@@ -152,57 +152,57 @@ class Machine:
             self._transport = HttpTransport(self.settings.connect_timeout_s)
         return self._transport
 
-    async def host(self) -> Endpoint | None:
+    async def get_host(self) -> Endpoint | None:
         """An engine host of ours: the shared one, or else the one started for the examination."""
-        if found := await self.shared.get():
-            return found
+        if endpoint := await self.shared.get():
+            return endpoint
         if not self.starts_engine:
             return None
         with contextlib.suppress(FoundryError):  # the engine's own check tells why
             return await self.own.get()
         return None
 
-    async def control(self) -> ControlClient | None:
+    async def get_control(self) -> ControlClient | None:
         """The control API of `host`."""
-        host = await self.host()
+        host = await self.get_host()
         if host is None or host.control is None:
             return None
-        return ControlClient(self.transport(), host.control)
+        return ControlClient(self.get_transport(), host.control)
 
     async def _find_shared(self) -> Endpoint | None:
-        return await discovery.find_shared(self.paths, self.transport)
+        return await discovery.find_shared(self.paths, self.get_transport)
 
-    async def _start(self) -> Endpoint:
+    async def _start_host(self) -> Endpoint:
         began_at = time.monotonic()
-        self._host = EngineHost(self.senses.host_options(self.paths))
-        endpoint = await self._host.ready()
-        self.start_took_s = time.monotonic() - began_at
+        self._host = EngineHost(self.probes.host_options(self.paths))
+        endpoint = await self._host.wait_ready()
+        self.start_duration_s = time.monotonic() - began_at
         return endpoint
 
-    async def _ask_command(self) -> CommandAnswers | None:
+    async def _run_command(self) -> CommandResults | None:
         program = shutil.which("foundry", path=self.environ.get("PATH", ""))
         if program is None:
             return None
         questions = (["--version"], foundry_command.SERVER_STATUS, foundry_command.SERVICE_STATUS)
-        bound_s = self.senses.command_timeout_s
+        bound_s = self.probes.command_timeout_s
         version, server, service = await asyncio.gather(
-            *(foundry_command.ask([program, *question], bound_s) for question in questions)
+            *(foundry_command.run_command([program, *question], bound_s) for question in questions)
         )
-        return CommandAnswers(version, server, service)
+        return CommandResults(version, server, service)
 
-    async def _ask_catalog(self) -> list[Model] | None:
+    async def _query_catalog(self) -> list[Model] | None:
         """The remote catalog, which takes seconds offline; None if nobody wanted it asked."""
-        control = await self.control()
-        wanted = self.online or (not self.quick and await self.shared.get() is not None)
-        if control is None or not wanted:
+        control = await self.get_control()
+        should_query = self.online or (not self.quick and await self.shared.get() is not None)
+        if control is None or not should_query:
             return None
-        listing = await control.public_models()
+        listing = await control.list_public_models()
         if listing.unreachable is not None:
             raise CatalogUnavailable(listing.unreachable)
         return list(listing.models)
 
 
-async def in_thread(work: Callable[[], _T]) -> _T:
+async def run_abandonable(function: Callable[[], _T]) -> _T:
     """What blocking work returns or raises.
 
     The thread is a daemon. `asyncio.to_thread` has threads that the loop and the interpreter wait
@@ -211,7 +211,7 @@ async def in_thread(work: Callable[[], _T]) -> _T:
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[_T] = loop.create_future()
 
-    def settle(result: _T | None, failure: BaseException | None) -> None:
+    def set_result(result: _T | None, failure: BaseException | None) -> None:
         if outcome.done():
             return  # the check ran out of time
         if failure is not None:
@@ -222,11 +222,11 @@ async def in_thread(work: Callable[[], _T]) -> _T:
     def run() -> None:
         result, failure = None, None
         try:
-            result = work()
+            result = function()
         except Exception as error:  # noqa: BLE001 - it is raised where the work is waited for
             failure = error
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, result, failure)
+            loop.call_soon_threadsafe(set_result, result, failure)
 
     threading.Thread(target=run, name="doctor", daemon=True).start()
     return await outcome

@@ -18,13 +18,13 @@ from foundry_api.wire.transport import is_loopback
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["Person", "Redaction", "without_credential"]
+__all__ = ["Redactor", "UserIdentity", "strip_credential"]
 
-SHORTEST_VALUE = 8
+MIN_VALUE = 8
 """Shorter values of variables are words like `user`, which are no secrets and are everywhere."""
-SHORTEST_SECRET = 4
+MIN_SECRET = 4
 """Of a variable whose name says that it holds one."""
-SHORTEST_NAME = 3
+MIN_NAME = 3
 
 REDACTED = "<redacted>"
 
@@ -47,7 +47,7 @@ _TOKEN = re.compile(r"(?<![\w/\\.-])(?=[\w-]*[0-9])(?=[\w-]*[A-Za-z])[\w-]{24,}(
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class UserIdentity:
     """Whose machine it is.
 
     Attributes:
@@ -62,18 +62,18 @@ class Person:
 
 
 @dataclass(frozen=True)
-class Redaction:
+class Redactor:
     """Takes out of texts what is nobody else's business.
 
     Attributes:
         environ: The environment.
-        person: Whose machine it is.
-        spoken: What this program says on every machine; a value that is part of it is no secret.
+        user: Whose machine it is.
+        public_words: What this program says on every machine; a value in it is no secret.
     """
 
     environ: Mapping[str, str]
-    person: Person = Person()
-    spoken: str = ""
+    user: UserIdentity = UserIdentity()
+    public_words: str = ""
 
     def __call__(self, text: str) -> str:
         """A text without secrets, and without the names of its user and machine.
@@ -88,9 +88,9 @@ class Redaction:
             replacements.append(known.get(match[0]) or known.get(match[0].lower(), REDACTED))
             return f"{_OPEN}{len(replacements) - 1}{_CLOSE}"
 
-        if self._masks is not None:
-            text = self._masks.sub(hide, text)
-        text = _URL.sub(_redacted_url, text)
+        if self._mask_pattern is not None:
+            text = self._mask_pattern.sub(hide, text)
+        text = _URL.sub(_redact_url, text)
         text = _BEARER.sub(rf"\1 {REDACTED}", text)
         text = _ASSIGNED.sub(rf"\1{REDACTED}", text)
         text = _TOKEN.sub(REDACTED, text)
@@ -99,61 +99,65 @@ class Redaction:
     @cached_property
     def _replacements(self) -> dict[str, str]:
         """What replaces what; of what is replaced twice, the first counts."""
-        found: dict[str, str] = {}
-        for value, replacement in self._secrets():
-            for form in _forms(value):
-                found.setdefault(form, replacement)
-                found.setdefault(form.lower(), replacement)
-        return found
+        by_value: dict[str, str] = {}
+        for value, replacement in self._iter_secrets():
+            for form in _variants(value):
+                by_value.setdefault(form, replacement)
+                by_value.setdefault(form.lower(), replacement)
+        return by_value
 
     @cached_property
-    def _masks(self) -> re.Pattern[str] | None:
+    def _mask_pattern(self) -> re.Pattern[str] | None:
         """All of it as one pattern, the longest first, so that none hides in another."""
         ordered = sorted(self._replacements, key=len, reverse=True)
-        return re.compile("|".join(map(self._pattern, ordered)), re.IGNORECASE) if ordered else None
+        return (
+            re.compile("|".join(map(self._make_pattern, ordered)), re.IGNORECASE)
+            if ordered
+            else None
+        )
 
-    def _pattern(self, form: str) -> str:
+    def _make_pattern(self, form: str) -> str:
         """Names stand as words: a user `al` is not in `calls`."""
-        names = {self.person.user.lower(), *(host.lower() for host in self.person.hosts)}
+        names = {self.user.user.lower(), *(host.lower() for host in self.user.hosts)}
         escaped = re.escape(form)
         return rf"(?<!\w){escaped}(?!\w)" if form.lower() in names else escaped
 
-    def _secrets(self) -> Iterator[tuple[str, str]]:
-        if len(self.person.home) >= SHORTEST_NAME:
-            yield self.person.home, "~"
+    def _iter_secrets(self) -> Iterator[tuple[str, str]]:
+        if len(self.user.home) >= MIN_NAME:
+            yield self.user.home, "~"
         for name, value in self.environ.items():
-            for part in _parts(value):
+            for part in _split_value(value):
                 if self._is_secret(name, part):
                     yield part, f"<value of {name}>"
         for named, replacement in (
-            (self.person.user, "<user>"),
-            *((host, "<host>") for host in self.person.hosts),
+            (self.user.user, "<user>"),
+            *((host, "<host>") for host in self.user.hosts),
         ):
-            if len(named) >= SHORTEST_NAME and named.lower() not in self.spoken.lower():
+            if len(named) >= MIN_NAME and named.lower() not in self.public_words.lower():
                 yield named, replacement
 
     def _is_secret(self, name: str, value: str) -> bool:
         if _SECRET_NAME.search(name):
-            return len(value) >= SHORTEST_SECRET
-        if len(value) < SHORTEST_VALUE:
+            return len(value) >= MIN_SECRET
+        if len(value) < MIN_VALUE:
             return False
-        return value.lower() not in self.spoken.lower() and not _plain_loopback(value)
+        return value.lower() not in self.public_words.lower() and not _is_plain_loopback(value)
 
 
-def without_credential(url: str) -> str:
+def strip_credential(url: str) -> str:
     """An address without what may be a name and a password in it."""
     scheme, separator, rest = url.rpartition("://")
     credential, at, place = rest.rpartition("@")
     return f"{scheme}{separator}{REDACTED}@{place}" if at and credential else url
 
 
-def _parts(value: str) -> Iterable[str]:
+def _split_value(value: str) -> Iterable[str]:
     """A value, and each of several in it."""
     value = value.translate(_NO_BRACKETS).strip()
     return dict.fromkeys(part for part in (value, *re.split(r"[\s,;]+", value)) if part)
 
 
-def _forms(value: str) -> Iterable[str]:
+def _variants(value: str) -> Iterable[str]:
     """A value as it is, and as it may be written in a text."""
     quoted = (repr(value), json.dumps(value), json.dumps(value, ensure_ascii=False))
     escaped = (text[1:-1] for text in quoted)
@@ -161,12 +165,12 @@ def _forms(value: str) -> Iterable[str]:
     return dict.fromkeys((value, *escaped, slashes, quote(value), quote(value, safe="")))
 
 
-def _plain_loopback(value: str) -> bool:
+def _is_plain_loopback(value: str) -> bool:
     """Whether a value is the address of a local service, and nothing more."""
     return bool(re.fullmatch(r"https?://[\w.\[\]:]+/?", value)) and is_loopback(value)
 
 
-def _redacted_url(match: re.Match[str]) -> str:
+def _redact_url(match: re.Match[str]) -> str:
     """Of an address, only that of a local service stays, and not what it was asked for."""
     url = match[0]
     scheme = url.partition("://")[0]

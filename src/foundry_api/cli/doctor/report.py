@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from foundry_api._version import __version__
 from foundry_api.cli.doctor.finding import LEVELS
-from foundry_api.cli.doctor.redact import Person, Redaction
+from foundry_api.cli.doctor.redact import Redactor, UserIdentity
 from foundry_api.cli.doctor.runner import CHECK_FAILED, CHECK_TIMED_OUT, GROUPS
 from foundry_api.types.plain_text import sanitize_line
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
     from foundry_api.cli.doctor.finding import Finding
 
-__all__ = ["TITLE", "markdown", "this_person"]
+__all__ = ["TITLE", "current_user", "render_markdown"]
 
 KINDS = (*(kind for group in GROUPS for kind in group.kinds), CHECK_FAILED, CHECK_TIMED_OUT)
 TITLE = "### foundry-api doctor"
-SPOKEN = "\n".join(f"{kind.id} {kind.title} {kind.remedy}" for kind in KINDS)
+PUBLIC_WORDS = "\n".join(f"{kind.id} {kind.title} {kind.remedy}" for kind in KINDS)
 _HEADINGS = {"problem": "Problems", "warning": "Warnings", "note": "Notes", "ok": "As it should be"}
 
 
-def this_person() -> Person:
+def current_user() -> UserIdentity:
     """Who runs this, and where."""
     node = platform.node()
     try:
@@ -38,34 +38,36 @@ def this_person() -> Person:
         home = str(Path.home())
     except RuntimeError:
         home = ""
-    return Person(home=home, user=user, hosts=hosts)
+    return UserIdentity(home=home, user=user, hosts=hosts)
 
 
-def markdown(findings: Sequence[Finding], environ: Mapping[str, str], person: Person) -> str:
+def render_markdown(
+    findings: Sequence[Finding], environ: Mapping[str, str], user: UserIdentity
+) -> str:
     """The findings, worst first, without secrets and without the user's and the machine's names."""
-    redacted = Redaction(environ, person, SPOKEN)
-    about = f"foundry-api {__version__}, Python {platform.python_version()}, {_platform()}"
+    redacted = Redactor(environ, user, PUBLIC_WORDS)
+    about = f"foundry-api {__version__}, Python {platform.python_version()}, {_describe_platform()}"
     lines = [TITLE, "", about]
     for level in reversed(LEVELS):
         of_level = [finding for finding in findings if finding.level == level]
         if of_level:
             lines += ["", f"#### {_HEADINGS[level]}", ""]
-            lines += [line for finding in of_level for line in _lines(finding, redacted)]
+            lines += [line for finding in of_level for line in _render_finding(finding, redacted)]
     return "\n".join(lines) + "\n"
 
 
-def _lines(finding: Finding, redacted: Redaction) -> Iterable[str]:
+def _render_finding(finding: Finding, redact: Redactor) -> Iterable[str]:
     yield f"- **{finding.title}** (`{finding.id}`, {finding.group})"
-    yield f"  - seen: {_escaped(redacted(finding.evidence))}"
+    yield f"  - seen: {_escape(redact(finding.evidence))}"
     if finding.remedy and finding.level in {"problem", "warning"}:
-        yield f"  - remedy: {_escaped(redacted(finding.remedy))}"
+        yield f"  - remedy: {_escape(redact(finding.remedy))}"
 
 
-def _platform() -> str:
+def _describe_platform() -> str:
     """The platform without the machine's name, which `platform.platform` never has."""
     return platform.platform(terse=True)
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     """One line that Markdown does not take for HTML."""
     return sanitize_line(" ".join(text.split())).replace("<", "&lt;")

@@ -19,18 +19,18 @@ from foundry_api.cli.doctor import (
     space,
     versions,
 )
-from foundry_api.cli.doctor.finding import Group, Kind
+from foundry_api.cli.doctor.finding import CheckGroup, FindingKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from foundry_api.cli.doctor.finding import Check, Finding
-    from foundry_api.cli.doctor.machine import Machine
+    from foundry_api.cli.doctor.machine import DiagnosticContext
 
-__all__ = ["CHECK_FAILED", "CHECK_TIMED_OUT", "CHECK_TIMEOUT_S", "GROUPS", "examine"]
+__all__ = ["CHECK_FAILED", "CHECK_TIMED_OUT", "CHECK_TIMEOUT_S", "GROUPS", "run_checks"]
 
 
-GROUPS: tuple[Group, ...] = (
+GROUPS: tuple[CheckGroup, ...] = (
     versions.GROUP,
     environment.GROUP,
     network.GROUP,
@@ -42,13 +42,13 @@ GROUPS: tuple[Group, ...] = (
     models.GROUP,
 )
 
-CHECK_FAILED = Kind(
+CHECK_FAILED = FindingKind(
     "check-failed",
     "warning",
     "A part of the examination failed",
     "Run `foundry-api doctor -vv` to see where, and report it: that is a bug of foundry-api's.",
 )
-CHECK_TIMED_OUT = Kind(
+CHECK_TIMED_OUT = FindingKind(
     "check-timed-out",
     "warning",
     "A part of the examination did not end in time",
@@ -61,9 +61,9 @@ CHECK_TIMEOUT_S = 60.0
 """The longest one waits for an engine that does not start, and for a catalog that is offline."""
 
 
-async def examine(
-    machine: Machine,
-    groups: Sequence[Group] = GROUPS,
+async def run_checks(
+    machine: DiagnosticContext,
+    groups: Sequence[CheckGroup] = GROUPS,
     *,
     timeout_s: float = CHECK_TIMEOUT_S,
     progress: Callable[[int, int], object] | None = None,
@@ -81,31 +81,37 @@ async def examine(
     """
     total, done = sum(len(group.checks) for group in groups), 0
 
-    async def checked(group: Group, check: Check) -> list[Finding]:
+    async def run_check(group: CheckGroup, check: Check) -> list[Finding]:
         nonlocal done
-        found = await _checked(machine, group, check, timeout_s)
+        findings = await _run_check(machine, group, check, timeout_s)
         done += 1
         if progress is not None:
             progress(done, total)
-        return found
+        return findings
 
-    found = await asyncio.gather(*(checked(g, check) for g in groups for check in g.checks))
-    return [finding for findings in found for finding in findings]
+    results = await asyncio.gather(*(run_check(g, check) for g in groups for check in g.checks))
+    return [finding for findings in results for finding in findings]
 
 
-async def _checked(machine: Machine, group: Group, check: Check, timeout_s: float) -> list[Finding]:
+async def _run_check(
+    machine: DiagnosticContext, group: CheckGroup, check: Check, timeout_s: float
+) -> list[Finding]:
     bound = asyncio.timeout(timeout_s)
     try:
         async with bound:
-            found = list(await check(machine))
+            findings = list(await check(machine))
     except Exception as error:
-        logging.getLogger("foundry_api").debug("%s failed", _name(check), exc_info=error)
+        logging.getLogger("foundry_api").debug("%s failed", _get_name(check), exc_info=error)
         if bound.expired():
-            found = [CHECK_TIMED_OUT.seen(f"{_name(check)} took longer than {timeout_s:g} s")]
+            findings = [
+                CHECK_TIMED_OUT.make_finding(f"{_get_name(check)} took longer than {timeout_s:g} s")
+            ]
         else:
-            found = [CHECK_FAILED.seen(f"{_name(check)}: {type(error).__name__}: {error}")]
-    return [msgspec.structs.replace(finding, group=group.name) for finding in found]
+            findings = [
+                CHECK_FAILED.make_finding(f"{_get_name(check)}: {type(error).__name__}: {error}")
+            ]
+    return [msgspec.structs.replace(finding, group=group.name) for finding in findings]
 
 
-def _name(check: Check) -> str:
+def _get_name(check: Check) -> str:
     return f"{check.__module__.rpartition('.')[2]}.{getattr(check, '__name__', 'check')}"

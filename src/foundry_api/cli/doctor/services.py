@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Literal
 
 import psutil
 
-from foundry_api.cli.doctor.environment import in_the_clear
-from foundry_api.cli.doctor.finding import Finding, Group, Kind
-from foundry_api.cli.doctor.machine import in_thread
+from foundry_api.cli.doctor.environment import is_key_exposed
+from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
+from foundry_api.cli.doctor.machine import run_abandonable
 from foundry_api.core.connection import Connection
 from foundry_api.engine import discovery, state
-from foundry_api.engine.listener import other_user
-from foundry_api.engine.models.registry_file import damage_of
+from foundry_api.engine.listener import find_other_user
+from foundry_api.engine.models.registry_file import find_damage
 from foundry_api.types.errors import (
     ConfigurationError,
     ConnectTimeout,
@@ -28,17 +28,17 @@ from foundry_api.types.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from foundry_api.cli.doctor.machine import Machine
+    from foundry_api.cli.doctor.machine import DiagnosticContext
     from foundry_api.engine.endpoint import Endpoint
 
-__all__ = ["GROUP", "Sight", "State", "look_at", "walled_in"]
+__all__ = ["GROUP", "ProbeResult", "State", "detect_confinement", "probe_address"]
 
 
 State = Literal["service", "dead", "unreachable", "silent", "guarded", "foreign"]
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class ProbeResult:
     """What is at an address.
 
     Attributes:
@@ -47,16 +47,18 @@ class Sight:
             something that accepts connections and does not answer (`silent`), that wants
             another credential (`guarded`), or that is no Foundry Local (`foreign`).
         endpoint: The service.
-        trouble: Why there is none, in words.
+        problem: Why there is none, in words.
     """
 
     url: str
     state: State
     endpoint: Endpoint | None = None
-    trouble: str = ""
+    problem: str = ""
 
 
-async def look_at(machine: Machine, url: str, *, with_key: bool = False) -> Sight:
+async def probe_address(
+    machine: DiagnosticContext, url: str, *, with_key: bool = False
+) -> ProbeResult:
     """See what is at an address.
 
     Args:
@@ -67,37 +69,37 @@ async def look_at(machine: Machine, url: str, *, with_key: bool = False) -> Sigh
     api_key = machine.settings.api_key if with_key else None
     settings = replace(machine.settings, api_key=api_key)
     try:
-        endpoint = await discovery.explicit(settings, url, machine.transport)
+        endpoint = await discovery.probe_explicit(settings, url, machine.get_transport)
     except FoundryError as error:
-        return Sight(url, _state(error), trouble=error.message)
-    return Sight(url, "service", endpoint)
+        return ProbeResult(url, _get_state(error), problem=error.message)
+    return ProbeResult(url, "service", endpoint)
 
 
-def _state(error: FoundryError) -> State:
+def _get_state(error: FoundryError) -> State:
     if isinstance(error, ConnectTimeout):
         return "unreachable"
     if isinstance(error, ConfigurationError):
         return "guarded"
     if isinstance(error, ServiceNotRunning):
-        return "silent" if _was_silent(error) else "dead"
+        return "silent" if _is_timeout(error) else "dead"
     return "foreign"
 
 
-def _was_silent(error: ServiceNotRunning) -> bool:
+def _is_timeout(error: ServiceNotRunning) -> bool:
     """Whether it accepted the connection: the time for the answer ran out, under its wrapping."""
     cause = error.__cause__
     return cause is not None and isinstance(cause.__cause__, TimeoutError)
 
 
-FOUND = Kind("service-found", "ok", "A service answers")
-NONE_RUNS = Kind(
+FOUND = FindingKind("service-found", "ok", "A service answers")
+NONE_RUNS = FindingKind(
     "no-service",
     "note",
     "No service runs",
     "Nothing has to be done: calls start an engine of their own. `foundry-api up` starts one that"
     " stays, which makes their start faster.",
 )
-WALLED = Kind(
+CONFINED = FindingKind(
     "walled-in",
     "note",
     "127.0.0.1 is not the address of the computer itself in here",
@@ -105,54 +107,54 @@ WALLED = Kind(
     " is reached, such as http://host.docker.internal:PORT; in WSL, `networkingMode=mirrored` makes"
     " 127.0.0.1 work.",
 )
-DEAD = Kind(
+DEAD = FindingKind(
     "dead-port",
     "problem",
     "Nothing answers at the given address",
     "Start the service, correct FOUNDRY_BASE_URL, or unset it: then a service is found or started."
     " Foundry Local's port changes with every start of its service.",
 )
-UNREACHABLE = Kind(
+UNREACHABLE = FindingKind(
     "unreachable-address",
     "problem",
     "The given address accepts no connection",
     "Check the address, and whether a firewall drops packets to it.",
 )
-SILENT = Kind(
+SILENT = FindingKind(
     "silent-port",
     "problem",
     "What listens at the given address does not answer",
     "Restart the service. If it is only slow, wait until its model is loaded.",
 )
-FOREIGN = Kind(
+FOREIGN = FindingKind(
     "foreign-server",
     "problem",
     "What answers at the given address is not Foundry Local",
     "Correct FOUNDRY_BASE_URL, or unset it: then a service is found or started.",
 )
-GUARDED = Kind(
+GUARDED = FindingKind(
     "credential-refused",
     "problem",
     "The service refuses the credential",
     "Set FOUNDRY_API_KEY to the key that whoever runs the service gave you.",
 )
-UNSUPPORTED = Kind(
+UNSUPPORTED = FindingKind(
     "unsupported-generation", "problem", "The service is of a generation not spoken here", "{hint}"
 )
-PORT_TAKEN = Kind(
+PORT_TAKEN = FindingKind(
     "port-taken",
     "warning",
     "Another program holds a port of Foundry Local's",
     "If Foundry Local is to use port {port}, end that program; otherwise nothing has to be done.",
 )
-SHARED_SILENT = Kind(
+SHARED_SILENT = FindingKind(
     "shared-host-silent",
     "problem",
     "The shared engine runs but does not answer",
     "Start it again: `foundry-api down`, then `foundry-api up`.",
 )
 
-_TROUBLES = {
+_PROBLEM_KINDS = {
     "dead": DEAD,
     "unreachable": UNREACHABLE,
     "silent": SILENT,
@@ -161,25 +163,30 @@ _TROUBLES = {
 }
 
 
-async def examine(machine: Machine) -> Iterable[Finding]:
+async def check_services(machine: DiagnosticContext) -> Iterable[Finding]:
     """Look where calls would look."""
     settings = machine.settings
-    given = [each.base_url for each in settings.each() if each.base_url]
+    addresses = [service.base_url for service in settings.per_service() if service.base_url]
     parts = (
-        [_given(machine, url) for url in given]
-        if given
-        else [_shared(machine), *(_known(machine, port) for port in machine.senses.ports)]
+        [_check_given(machine, url) for url in addresses]
+        if addresses
+        else [
+            _check_shared(machine),
+            *(_check_known_port(machine, port) for port in machine.probes.ports),
+        ]
     )
-    found = [finding for part in await asyncio.gather(*parts) for finding in part]
-    if not given and not any(finding.id in {FOUND.id, SHARED_SILENT.id} for finding in found):
-        ports = ", ".join(map(str, machine.senses.ports))
-        found.append(NONE_RUNS.seen(f"no shared engine, and nothing at ports {ports}"))
-    if not any(finding.id == FOUND.id for finding in found) and (walls := walled_in()):
-        found.append(WALLED.seen(f"this program runs in {walls}"))
-    return found
+    findings = [finding for part in await asyncio.gather(*parts) for finding in part]
+    if not addresses and not any(
+        finding.id in {FOUND.id, SHARED_SILENT.id} for finding in findings
+    ):
+        ports = ", ".join(map(str, machine.probes.ports))
+        findings.append(NONE_RUNS.make_finding(f"no shared engine, and nothing at ports {ports}"))
+    if not any(finding.id == FOUND.id for finding in findings) and (walls := detect_confinement()):
+        findings.append(CONFINED.make_finding(f"this program runs in {walls}"))
+    return findings
 
 
-def walled_in(release: str | None = None, root: Path = Path("/")) -> str:
+def detect_confinement(release: str | None = None, root: Path = Path("/")) -> str:
     """What this program runs in that has a loopback of its own; empty on a plain machine.
 
     Args:
@@ -192,49 +199,51 @@ def walled_in(release: str | None = None, root: Path = Path("/")) -> str:
     return "a container" if any(mark.exists() for mark in marks) else ""
 
 
-async def _given(machine: Machine, url: str) -> list[Finding]:
-    if in_the_clear(machine.settings, url):
+async def _check_given(machine: DiagnosticContext, url: str) -> list[Finding]:
+    if is_key_exposed(machine.settings, url):
         return []  # not even a connection: see the settings
-    sight = await look_at(machine, url, with_key=True)
+    sight = await probe_address(machine, url, with_key=True)
     if sight.endpoint is None:
-        return [_TROUBLES[sight.state].seen(sight.trouble)]
+        return [_PROBLEM_KINDS[sight.state].make_finding(sight.problem)]
     try:
-        Connection(sight.endpoint, machine.transport(), {}, None)
+        Connection(sight.endpoint, machine.get_transport(), {}, None)
     except UnsupportedFeature as error:
-        return [UNSUPPORTED.seen(f"{url}: {error.message}", hint=error.hint)]
-    return [_found(sight.endpoint)]
+        return [UNSUPPORTED.make_finding(f"{url}: {error.message}", hint=error.hint)]
+    return [_make_found(sight.endpoint)]
 
 
-async def _shared(machine: Machine) -> list[Finding]:
+async def _check_shared(machine: DiagnosticContext) -> list[Finding]:
     if endpoint := await machine.shared.get():
-        return [_found(endpoint)]
-    known = await in_thread(lambda: state.read(machine.paths.state_file))
+        return [_make_found(endpoint)]
+    known = await run_abandonable(lambda: state.read_state(machine.paths.state_file))
     if known is None:
         return []  # nothing, or what a dead one left: see its state
-    if await in_thread(lambda: damage_of(machine.paths)) is not None:
+    if await run_abandonable(lambda: find_damage(machine.paths)) is not None:
         return []  # the cause of its silence: see the models
-    return [SHARED_SILENT.seen(f"process {known.pid} lives, and {known.url} does not answer")]
+    return [
+        SHARED_SILENT.make_finding(f"process {known.pid} lives, and {known.url} does not answer")
+    ]
 
 
-async def _known(machine: Machine, port: int) -> list[Finding]:
+async def _check_known_port(machine: DiagnosticContext, port: int) -> list[Finding]:
     url = f"http://127.0.0.1:{port}"
-    if (user := await in_thread(lambda: other_user(url))) is not None:
+    if (user := await run_abandonable(lambda: find_other_user(url))) is not None:
         seen = f"port {port} is held by another user of this machine ({user}); calls pass it over"
-        return [PORT_TAKEN.seen(seen, port=port)]
-    sight = await look_at(machine, url)
+        return [PORT_TAKEN.make_finding(seen, port=port)]
+    sight = await probe_address(machine, url)
     if sight.endpoint is not None:
-        return [_found(sight.endpoint)]
+        return [_make_found(sight.endpoint)]
     if sight.state == "dead":
         return []
-    return [PORT_TAKEN.seen(await _holder(sight, port), port=port)]
+    return [PORT_TAKEN.make_finding(await _describe_holder(sight, port), port=port)]
 
 
-async def _holder(sight: Sight, port: int) -> str:
-    name = await in_thread(lambda: _listener(port))
-    return f"port {port} is held by {name}: {sight.trouble}" if name else sight.trouble
+async def _describe_holder(result: ProbeResult, port: int) -> str:
+    name = await run_abandonable(lambda: _describe_listener(port))
+    return f"port {port} is held by {name}: {result.problem}" if name else result.problem
 
 
-def _listener(port: int) -> str:
+def _describe_listener(port: int) -> str:
     """The process that listens on a port, where the system lets us see it."""
     try:
         for connection in psutil.net_connections("tcp"):
@@ -245,20 +254,22 @@ def _listener(port: int) -> str:
     return ""
 
 
-def _found(endpoint: Endpoint) -> Finding:
+def _make_found(endpoint: Endpoint) -> Finding:
     pid = f", pid {endpoint.pid}" if endpoint.pid else ""
     version = f" {endpoint.sdk_version}" if endpoint.sdk_version else ""
     kind = "the shared engine" if endpoint.origin == "shared" else "a service"
-    return FOUND.seen(f"{kind} at {endpoint.base_url} ({endpoint.generation}{version}{pid})")
+    return FOUND.make_finding(
+        f"{kind} at {endpoint.base_url} ({endpoint.service_generation}{version}{pid})"
+    )
 
 
-GROUP = Group(
+GROUP = CheckGroup(
     "Services",
-    (examine,),
+    (check_services,),
     (
         FOUND,
         NONE_RUNS,
-        WALLED,
+        CONFINED,
         DEAD,
         UNREACHABLE,
         SILENT,

@@ -10,40 +10,40 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foundry_api._version import __version__
-from foundry_api.cli.doctor.engine import SDK, installed_version
-from foundry_api.cli.doctor.finding import Finding, Group, Kind
-from foundry_api.cli.doctor.leftovers import root_of
-from foundry_api.cli.doctor.machine import in_thread
+from foundry_api.cli.doctor.engine import SDK, get_installed_version
+from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
+from foundry_api.cli.doctor.leftovers import get_root
+from foundry_api.cli.doctor.machine import run_abandonable
 from foundry_api.engine import state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from foundry_api.cli.doctor.machine import Machine
+    from foundry_api.cli.doctor.machine import DiagnosticContext
     from foundry_api.storage.paths import Paths
 
-__all__ = ["GROUP", "no_engine_for", "satisfies"]
+__all__ = ["GROUP", "explain_missing_engine", "is_satisfied"]
 
-FINE = Kind("versions-fine", "ok", "Versions go together")
-PYTHON = Kind(
+VERSIONS_OK = FindingKind("versions-fine", "ok", "Versions go together")
+PYTHON = FindingKind(
     "python-not-tested",
     "warning",
     "This Python has no tested engine",
     "Use Python 3.11 to 3.14.",
 )
-NO_ENGINE = Kind(
+NO_ENGINE = FindingKind(
     "no-engine-for-platform",
     "warning",
     "There is no engine for this platform",
     "Run a service on another machine, and set FOUNDRY_BASE_URL to its address.",
 )
-DEPENDENCY = Kind(
+DEPENDENCY = FindingKind(
     "dependency-mismatch",
     "problem",
     "A package is missing, or of a version that foundry-api does not take",
     "Install what it takes: `pip install --upgrade foundry-api`.",
 )
-OTHER_VERSION = Kind(
+OTHER_VERSION = FindingKind(
     "shared-host-of-other-version",
     "warning",
     "The shared engine was started by another installation",
@@ -57,17 +57,19 @@ _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)\)?
 _CLAUSE = re.compile(r"(==|>=|<=|!=|<|>|~=)\s*([0-9][0-9.]*)")
 
 
-async def examine(machine: Machine) -> Iterable[Finding]:
+async def check_versions(machine: DiagnosticContext) -> Iterable[Finding]:
     """Look at what goes together."""
-    found = await in_thread(lambda: [*_python(), *_packages(), *_shared(machine.paths)])
-    if found:
-        return found
-    python, sdk = platform.python_version(), installed_version(SDK) or "none"
+    findings = await run_abandonable(
+        lambda: [*_check_python(), *_check_packages(), *_check_shared_host(machine.paths)]
+    )
+    if findings:
+        return findings
+    python, sdk = platform.python_version(), get_installed_version(SDK) or "none"
     seen = f"foundry-api {__version__}, {SDK} {sdk}, Python {python}, {platform.platform()}"
-    return [FINE.seen(seen)]
+    return [VERSIONS_OK.make_finding(seen)]
 
 
-def no_engine_for(system: str, machine: str, libc: str) -> str:
+def explain_missing_engine(system: str, machine: str, libc: str) -> str:
     """Why there is no engine for a platform; empty where there is one.
 
     Args:
@@ -84,16 +86,16 @@ def no_engine_for(system: str, machine: str, libc: str) -> str:
     return ""
 
 
-def satisfies(version: str, specifier: str) -> bool:
+def is_satisfied(version: str, specifier: str) -> bool:
     """Whether a version is in the range of a requirement, such as `>=3.14,<4`."""
-    return all(_holds(version, *clause) for clause in _CLAUSE.findall(specifier))
+    return all(_compare(version, *clause) for clause in _CLAUSE.findall(specifier))
 
 
-def _holds(version: str, operator: str, bound: str) -> bool:
-    actual, limit = _numbers(version), _numbers(bound)
+def _compare(version: str, operator: str, bound: str) -> bool:
+    actual, limit = _parse_version(version), _parse_version(bound)
     length = max(len(actual), len(limit))
     actual, limit = (numbers + (0,) * (length - len(numbers)) for numbers in (actual, limit))
-    compatible = _numbers(bound)[:-1]
+    compatible = _parse_version(bound)[:-1]
     return {
         "==": actual == limit,
         "!=": actual != limit,
@@ -105,30 +107,32 @@ def _holds(version: str, operator: str, bound: str) -> bool:
     }[operator]
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def _parse_version(version: str) -> tuple[int, ...]:
     release = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
     return tuple(map(int, release[0].split("."))) if release else ()
 
 
-def _python() -> Iterable[Finding]:
+def _check_python() -> Iterable[Finding]:
     if not FIRST_PYTHON <= sys.version_info[:2] <= LAST_PYTHON:
-        yield PYTHON.seen(f"this is Python {platform.python_version()}")
-    why = no_engine_for(platform.system(), platform.machine(), platform.libc_ver()[0])
+        yield PYTHON.make_finding(f"this is Python {platform.python_version()}")
+    why = explain_missing_engine(platform.system(), platform.machine(), platform.libc_ver()[0])
     if why:
-        yield NO_ENGINE.seen(why)
+        yield NO_ENGINE.make_finding(why)
 
 
-def _packages() -> Iterable[Finding]:
-    for name, specifier, marker in _requirements():
-        version = installed_version(name)
+def _check_packages() -> Iterable[Finding]:
+    for name, specifier, marker in _list_requirements():
+        version = get_installed_version(name)
         if version is None:
             if not marker:  # what an extra brings may be missing
-                yield DEPENDENCY.seen(f"{name} is not installed; it takes {specifier or 'any'}")
-        elif not satisfies(version, specifier):
-            yield DEPENDENCY.seen(f"{name} is {version}; it takes {specifier}")
+                yield DEPENDENCY.make_finding(
+                    f"{name} is not installed; it takes {specifier or 'any'}"
+                )
+        elif not is_satisfied(version, specifier):
+            yield DEPENDENCY.make_finding(f"{name} is {version}; it takes {specifier}")
 
 
-def _requirements() -> Iterable[tuple[str, str, str]]:
+def _list_requirements() -> Iterable[tuple[str, str, str]]:
     try:
         written = importlib.metadata.requires(PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
@@ -138,18 +142,20 @@ def _requirements() -> Iterable[tuple[str, str, str]]:
             yield parsed[1], parsed[2].strip(), parsed[3] or ""
 
 
-def _shared(paths: Paths) -> Iterable[Finding]:
-    known = state.read(paths.state_file)
+def _check_shared_host(paths: Paths) -> Iterable[Finding]:
+    known = state.read_state(paths.state_file)
     if known is None:
         return
-    sdk, root = installed_version(SDK), root_of(known.pid)
+    sdk, root = get_installed_version(SDK), get_root(known.pid)
     if known.package_version != __version__:
-        told = known.package_version or "an earlier version"
-        yield OTHER_VERSION.seen(f"it runs foundry-api {told}; this is {__version__}")
+        version = known.package_version or "an earlier version"
+        yield OTHER_VERSION.make_finding(f"it runs foundry-api {version}; this is {__version__}")
     elif sdk is not None and known.sdk_version != sdk:
-        yield OTHER_VERSION.seen(f"it runs {SDK} {known.sdk_version}; here is {sdk}")
+        yield OTHER_VERSION.make_finding(f"it runs {SDK} {known.sdk_version}; here is {sdk}")
     elif root is not None and root != ROOT:
-        yield OTHER_VERSION.seen(f"it runs what is in {root}; this is {ROOT}", level="note")
+        yield OTHER_VERSION.make_finding(f"it runs what is in {root}; this is {ROOT}", level="note")
 
 
-GROUP = Group("Versions", (examine,), (FINE, PYTHON, NO_ENGINE, DEPENDENCY, OTHER_VERSION))
+GROUP = CheckGroup(
+    "Versions", (check_versions,), (VERSIONS_OK, PYTHON, NO_ENGINE, DEPENDENCY, OTHER_VERSION)
+)

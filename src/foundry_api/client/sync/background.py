@@ -6,7 +6,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from foundry_api.client.sync.loop_thread import LoopThread, Stream, Work
+from foundry_api.client.sync.loop_thread import LoopStream, LoopTask, LoopThread
 from foundry_api.types.errors import ClientClosed
 
 if TYPE_CHECKING:
@@ -42,17 +42,17 @@ class BackgroundLoop:
             ClientClosed: It is closed, was closed meanwhile, or belongs to another process.
             InvalidRequest: The caller is the loop's own thread.
         """
-        thread = self._started()
-        work: Work[_T] = Work(thread.check_caller)
+        thread = self._ensure_started()
+        work: LoopTask[_T] = LoopTask(thread.check_caller)
         try:
             thread.start(work, call)
             work.wait()
         except BaseException:  # Ctrl-C
-            thread.end(work)
+            thread.cancel(work)
             raise
-        return work.outcome()
+        return work.get_result()
 
-    def iterate(self, begin: Callable[[], AsyncGenerator[_T]]) -> Generator[_T]:
+    def iterate(self, source: Callable[[], AsyncGenerator[_T]]) -> Generator[_T]:
         """Call an async generator function on the loop, and read it from this thread.
 
         What it refuses is raised at once. Leaving the generator early closes the other one.
@@ -62,10 +62,10 @@ class BackgroundLoop:
             InvalidRequest: As `run`.
         """
 
-        async def beginning() -> AsyncGenerator[_T]:
-            return begin()
+        async def call_source() -> AsyncGenerator[_T]:
+            return source()
 
-        return self._pieces(self.run(beginning))
+        return self._iterate(self.run(call_source))
 
     def close(self) -> None:
         """End the calls and the thread. Once more does nothing."""
@@ -75,21 +75,21 @@ class BackgroundLoop:
         if thread is not None:
             thread.close()
 
-    def _pieces(self, source: AsyncGenerator[_T]) -> Generator[_T]:
-        thread = self._started()
-        stream = Stream(thread.check_caller, source)
+    def _iterate(self, source: AsyncGenerator[_T]) -> Generator[_T]:
+        thread = self._ensure_started()
+        stream = LoopStream(thread.check_caller, source)
         try:
-            thread.start(stream, stream.pump)
-            yield from stream.pieces(thread.post)
+            thread.start(stream, stream.send_items)
+            yield from stream.iterate(thread.call_soon)
         except GeneratorExit:
             # Without waiting: who drops a stream may be the garbage collector, in any thread.
-            thread.post(stream.give_up)
+            thread.call_soon(stream.cancel)
             raise
         except BaseException:
-            thread.end(stream)
+            thread.cancel(stream)
             raise
 
-    def _started(self) -> LoopThread:
+    def _ensure_started(self) -> LoopThread:
         thread = self._thread
         if thread is None:
             thread = self._start()

@@ -8,10 +8,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
     from typing import Any, Unpack
 
-    from foundry_api.client.chat import Turns
+    from foundry_api.client.chat import Messages
     from foundry_api.client.client import FoundryAPIClient
     from foundry_api.client.sync.background import BackgroundLoop
-    from foundry_api.core.options import ChatOptions, CheckedOptions
+    from foundry_api.core.options import ChatOptions, StructuredOptions
     from foundry_api.types.messages import Chunk, Completion
 
 __all__ = ["SyncChatMethods"]
@@ -32,7 +32,7 @@ class SyncChatMethods:
         *,
         system: str | None = None,
         response_model: type[_T],
-        **options: Unpack[CheckedOptions[_T]],
+        **options: Unpack[StructuredOptions[_T]],
     ) -> Completion[_T]: ...
 
     @overload
@@ -42,7 +42,7 @@ class SyncChatMethods:
         *,
         system: str | None = None,
         response_model: Any,
-        **options: Unpack[CheckedOptions[Any]],
+        **options: Unpack[StructuredOptions[Any]],
     ) -> Completion[Any]: ...
 
     @overload
@@ -52,7 +52,7 @@ class SyncChatMethods:
         *,
         system: str | None = None,
         choice: Sequence[str],
-        **options: Unpack[CheckedOptions[str]],
+        **options: Unpack[StructuredOptions[str]],
     ) -> Completion[str]: ...
 
     @overload
@@ -63,7 +63,7 @@ class SyncChatMethods:
         system: str | None = None,
         parser: Callable[[str], _T],
         grammar: str | None = None,
-        **options: Unpack[CheckedOptions[_T]],
+        **options: Unpack[StructuredOptions[_T]],
     ) -> Completion[_T]: ...
 
     @overload
@@ -73,12 +73,12 @@ class SyncChatMethods:
         *,
         system: str | None = None,
         grammar: str,
-        **options: Unpack[CheckedOptions[str]],
+        **options: Unpack[StructuredOptions[str]],
     ) -> Completion[str]: ...
 
     @overload
     def complete(
-        self, prompt: str, *, system: str | None = None, **options: Unpack[CheckedOptions[str]]
+        self, prompt: str, *, system: str | None = None, **options: Unpack[StructuredOptions[str]]
     ) -> Completion[None]: ...
 
     def complete(
@@ -91,7 +91,7 @@ class SyncChatMethods:
         grammar: str | None = None,
         parser: Callable[[str], Any] | None = None,
         validators: Iterable[Callable[[Any], object]] = (),
-        repairs: int = 2,
+        max_repairs: int = 2,
         **options: Unpack[ChatOptions],
     ) -> Completion[Any]:
         """The whole answer to a prompt.
@@ -104,7 +104,7 @@ class SyncChatMethods:
             prompt: What the user says.
             system: Instructions ahead of it.
             response_model: Type of the answer: a pydantic model, a msgspec Struct, a dataclass, a
-                TypedDict, anything made of them such as `list[Person]`, or a JSON schema. The
+                TypedDict, anything made of them such as `list[UserIdentity]`, or a JSON schema. The
                 engine is kept to it by SDK 2.1 and later; elsewhere the prompt asks for it.
             choice: The answer is one of these texts; kept to as above.
             grammar: The answer follows this grammar in Lark's notation; SDK 2.1 and later.
@@ -113,7 +113,7 @@ class SyncChatMethods:
             validators: Called with what was made of the answer, or with its text where nothing
                 was; each refuses it by raising ValueError or answering False. Otherwise as
                 `parser`.
-            repairs: How often the model may be asked again. One that only repeats its answer is
+            max_repairs: How often the model may be asked again. One that only repeats its answer is
                 asked afresh, at a temperature of 1 at least and with a seed.
             options: See `ChatOptions`.
 
@@ -137,7 +137,7 @@ class SyncChatMethods:
                 grammar=grammar,
                 parser=parser,
                 validators=validators,
-                repairs=repairs,
+                max_repairs=max_repairs,
                 **options,
             )
         )
@@ -192,47 +192,57 @@ class SyncChatMethods:
 
     @overload
     def chat(
-        self, messages: Turns, *, response_model: type[_T], **options: Unpack[CheckedOptions[_T]]
+        self,
+        messages: Messages,
+        *,
+        response_model: type[_T],
+        **options: Unpack[StructuredOptions[_T]],
     ) -> Completion[_T]: ...
 
     @overload
     def chat(
-        self, messages: Turns, *, response_model: Any, **options: Unpack[CheckedOptions[Any]]
+        self, messages: Messages, *, response_model: Any, **options: Unpack[StructuredOptions[Any]]
     ) -> Completion[Any]: ...
 
     @overload
     def chat(
-        self, messages: Turns, *, choice: Sequence[str], **options: Unpack[CheckedOptions[str]]
+        self,
+        messages: Messages,
+        *,
+        choice: Sequence[str],
+        **options: Unpack[StructuredOptions[str]],
     ) -> Completion[str]: ...
 
     @overload
     def chat(
         self,
-        messages: Turns,
+        messages: Messages,
         *,
         parser: Callable[[str], _T],
         grammar: str | None = None,
-        **options: Unpack[CheckedOptions[_T]],
+        **options: Unpack[StructuredOptions[_T]],
     ) -> Completion[_T]: ...
 
     @overload
     def chat(
-        self, messages: Turns, *, grammar: str, **options: Unpack[CheckedOptions[str]]
+        self, messages: Messages, *, grammar: str, **options: Unpack[StructuredOptions[str]]
     ) -> Completion[str]: ...
 
     @overload
-    def chat(self, messages: Turns, **options: Unpack[CheckedOptions[str]]) -> Completion[None]: ...
+    def chat(
+        self, messages: Messages, **options: Unpack[StructuredOptions[str]]
+    ) -> Completion[None]: ...
 
     def chat(
         self,
-        messages: Turns,
+        messages: Messages,
         *,
         response_model: Any = None,
         choice: Sequence[str] | None = None,
         grammar: str | None = None,
         parser: Callable[[str], Any] | None = None,
         validators: Iterable[Callable[[Any], object]] = (),
-        repairs: int = 2,
+        max_repairs: int = 2,
         **options: Unpack[ChatOptions],
     ) -> Completion[Any]:
         """The whole answer to a conversation. Raises as `complete`.
@@ -244,7 +254,7 @@ class SyncChatMethods:
             grammar: As in `complete`.
             parser: As in `complete`.
             validators: As in `complete`.
-            repairs: As in `complete`.
+            max_repairs: As in `complete`.
             options: See `ChatOptions`.
         """
         calls: Any = self._async
@@ -256,14 +266,14 @@ class SyncChatMethods:
                 grammar=grammar,
                 parser=parser,
                 validators=validators,
-                repairs=repairs,
+                max_repairs=max_repairs,
                 **options,
             )
         )
 
     def stream_chat(
         self,
-        messages: Turns,
+        messages: Messages,
         *,
         response_model: Any = None,
         choice: Sequence[str] | None = None,

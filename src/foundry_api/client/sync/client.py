@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from foundry_api.core.cache.base import ResponseCache
     from foundry_api.core.residency.policy import ModelResidency
-    from foundry_api.core.service_pool import Service
+    from foundry_api.core.service_pool import ServiceHandle
     from foundry_api.monitor.health import HealthStatus
     from foundry_api.resilience.breaker import BreakerSettings, CircuitBreaker
     from foundry_api.resilience.limiter import Limiter, LimiterSettings
@@ -44,7 +44,7 @@ class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointMethods, SyncB
     event loop, such as a notebook's. Streams are plain iterators: leaving one early frees the
     engine, and so does Ctrl-C during any call.
 
-    The calls run on a thread of the client's own. Listeners, hooks and other callbacks are called
+    The calls run on a thread of the client's own. Notifier, hooks and other callbacks are called
     there, and can't call the client themselves.
 
     Args:
@@ -64,7 +64,7 @@ class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointMethods, SyncB
             `FOUNDRY_DEADLINE`, else none.
         connect_timeout: Seconds that making a connection may take; default
             `FOUNDRY_CONNECT_TIMEOUT`, else 5.
-        retries: Further attempts after a failed one; default `FOUNDRY_RETRIES`, else 3.
+        max_retries: Further attempts after a failed one; default `FOUNDRY_RETRIES`, else 3.
         limiter: How many calls may be in flight at each service; default as many as gain
             throughput, found while calls run.
         breaker: When calls to a service that fails are refused, and for how long.
@@ -111,7 +111,7 @@ class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointMethods, SyncB
         timeout: float | Literal["auto"] | None = None,
         deadline: float | None = None,
         connect_timeout: float | None = None,
-        retries: int | None = None,
+        max_retries: int | None = None,
         limiter: LimiterSettings | None = None,
         breaker: BreakerSettings | None = None,
         residency: ModelResidency | None = None,
@@ -134,7 +134,7 @@ class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointMethods, SyncB
             timeout=timeout,
             deadline=deadline,
             connect_timeout=connect_timeout,
-            retries=retries,
+            max_retries=max_retries,
             limiter=limiter,
             breaker=breaker,
             residency=residency,
@@ -157,7 +157,7 @@ class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointMethods, SyncB
         self.responses = SyncResponses(self._loop, self._async.responses)
 
     @property
-    def services(self) -> tuple[Service, ...]:
+    def services(self) -> tuple[ServiceHandle, ...]:
         """The services that it calls, each with its breaker and its limiter."""
         return self._async.services
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from foundry_api.client.client import FoundryAPIClient
     from foundry_api.client.sync.background import BackgroundLoop
     from foundry_api.core.options import ModelOptions, TimeOptions
-    from foundry_api.types.results import Embeddings, RawReply, Transcription, TranscriptionChunk
+    from foundry_api.types.results import Embeddings, RawResponse, Transcription, TranscriptionChunk
 
 __all__ = ["SyncEndpointMethods"]
 
@@ -144,7 +144,7 @@ class SyncEndpointMethods:
         params: Mapping[str, str | int | float | bool] | None = None,
         headers: Mapping[str, str] | None = None,
         **options: Unpack[TimeOptions],
-    ) -> RawReply:
+    ) -> RawResponse:
         """Any request to the service, for what there is no method for.
 
         The breaker, time bounds, retries and credentials are those of every call. It is tried
@@ -166,7 +166,7 @@ class SyncEndpointMethods:
 
         Raises:
             InvalidRequest: An argument is at fault, or the service says so.
-            RouteMissing: The service has no such route.
+            RouteNotFound: The service has no such route.
             CallTimeout: A time bound fell.
             ServiceError: The service is at fault.
         """

@@ -17,14 +17,14 @@ from foundry_api.types.errors import ClientClosed, InvalidRequest
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 
-__all__ = ["SLICE_S", "LoopThread", "Stream", "Work"]
+__all__ = ["POLL_INTERVAL_S", "LoopStream", "LoopTask", "LoopThread"]
 
 
-AHEAD = 64
+PREFETCH = 64
 """Pieces of a stream that are read ahead of a slow reader. The engine is not held up by them,
 and fast streams need no exchange between the threads for each piece."""
 
-SLICE_S = 0.1
+POLL_INTERVAL_S = 0.1
 """Seconds after which a wait begins anew, so that Ctrl-C ends it: Windows tells of it only between
 two waits, and elsewhere one that comes just before a wait is not told of during it."""
 
@@ -32,55 +32,55 @@ _T = TypeVar("_T")
 _U = TypeVar("_U")
 
 
-class Work(Generic[_T]):
+class LoopTask(Generic[_T]):
     """A task of the loop, and the mail by which another thread hears of it.
 
     Args:
         check: Raises when that thread would wait in vain.
 
     Attributes:
-        begun: Whether the loop was told of it, or just about to be.
-        over: Whether the task has ended.
+        is_started: Whether the loop was told of it, or just about to be.
+        is_done: Whether the task has ended.
     """
 
     def __init__(self, check: Callable[[], None]) -> None:
-        self.begun = self.over = False
+        self.is_started = self.is_done = False
         self._check = check
-        self._mail: SimpleQueue[Any] = SimpleQueue()
+        self._queue: SimpleQueue[Any] = SimpleQueue()
         self._task: asyncio.Task[_T] | None = None
 
-    def begin(self, call: Callable[[], Coroutine[Any, Any, _T]]) -> asyncio.Task[_T]:
+    def start(self, call: Callable[[], Coroutine[Any, Any, _T]]) -> asyncio.Task[_T]:
         """Start the task; on the loop."""
-        self._task = task = asyncio.get_running_loop().create_task(_called(call))
-        task.add_done_callback(self.end)
+        self._task = task = asyncio.get_running_loop().create_task(_run_call(call))
+        task.add_done_callback(self.finish)
         return task
 
-    def end(self, task: asyncio.Task[_T] | None) -> None:
+    def finish(self, task: asyncio.Task[_T] | None) -> None:
         """Tell that the task is over, or never was; on the loop."""
         if task is not None and not task.cancelled():
             task.exception()  # nobody has to ask for it: who waited may have left
-        self.over = True
-        self._mail.put(task)
+        self.is_done = True
+        self._queue.put(task)
 
-    def give_up(self) -> None:
+    def cancel(self) -> None:
         """End the task, or see to it that it never begins; on the loop."""
         if self._task is not None:
             self._task.cancel()
-        elif not self.over:
-            self.end(None)
+        elif not self.is_done:
+            self.finish(None)
 
     def wait(self) -> None:
         """Wait until it is over."""
-        while not self.over:
-            self._receive()
+        while not self.is_done:
+            self._next_message()
 
-    def wait_for_end(self, going_on: Callable[[], bool]) -> None:
+    def wait_while(self, is_running: Callable[[], bool]) -> None:
         """Wait until it is over, while there is a loop that could end it."""
-        while not self.over and going_on():
+        while not self.is_done and is_running():
             with suppress(Empty):
-                self._mail.get(timeout=SLICE_S)
+                self._queue.get(timeout=POLL_INTERVAL_S)
 
-    def outcome(self) -> _T:
+    def get_result(self) -> _T:
         """Of a task that is over, what it returned or raised."""
         task, self._task = self._task, None
         if task is None or task.cancelled():
@@ -90,20 +90,20 @@ class Work(Generic[_T]):
         finally:
             del task  # its error has this frame, which would have its error
 
-    def _receive(self) -> Any:
+    def _next_message(self) -> Any:
         while True:
             try:
-                return self._mail.get(timeout=SLICE_S)
+                return self._queue.get(timeout=POLL_INTERVAL_S)
             except Empty:
                 self._check()
 
 
-async def _called(call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+async def _run_call(call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
     """Call it where what it refuses at once is an error of the task, too."""
     return await call()
 
 
-class Stream(Work[None], Generic[_U]):
+class LoopStream(LoopTask[None], Generic[_U]):
     """A task that reads a generator to its end: as in `async for`, all of it in one task.
 
     Args:
@@ -114,32 +114,32 @@ class Stream(Work[None], Generic[_U]):
     def __init__(self, check: Callable[[], None], source: AsyncGenerator[_U]) -> None:
         super().__init__(check)
         self._source = source
-        self._go_on = asyncio.Event()
+        self._may_continue = asyncio.Event()
 
-    async def pump(self) -> None:
+    async def send_items(self) -> None:
         """Send every piece; on the loop."""
         sent = 0
         async with aclosing(self._source) as source:
-            async for piece in source:
-                self._mail.put((piece,))
+            async for item in source:
+                self._queue.put((item,))
                 sent += 1
-                if sent % AHEAD == 0:
-                    await self._go_on.wait()
-                    self._go_on.clear()
+                if sent % PREFETCH == 0:
+                    await self._may_continue.wait()
+                    self._may_continue.clear()
 
-    def pieces(self, post: Callable[[Callable[[], object]], None]) -> Generator[_U]:
+    def iterate(self, call_soon: Callable[[Callable[[], object]], None]) -> Generator[_U]:
         """Receive every piece.
 
         Args:
-            post: Calls a function on the loop.
+            call_soon: Calls a function on the loop.
         """
-        taken = 0
-        while isinstance(mail := self._receive(), tuple):
-            yield mail[0]
-            taken += 1
-            if taken % AHEAD == 0:
-                post(self._go_on.set)
-        self.outcome()
+        received = 0
+        while isinstance(message := self._next_message(), tuple):
+            yield message[0]
+            received += 1
+            if received % PREFETCH == 0:
+                call_soon(self._may_continue.set)
+        self.get_result()
 
 
 EXIT_S = 10.0
@@ -159,16 +159,16 @@ class LoopThread:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
-        self._workers = _Workers()
+        self._workers = _ExitSafeExecutor()
         self._loop.set_default_executor(self._workers)
         self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=self._main, name="foundry-api", daemon=True)
         self._thread.start()
-        atexit.register(self._at_exit)
+        atexit.register(self._close_at_exit)
 
     def check_caller(self) -> None:
         """Refuse who would wait for ever."""
-        if self._is_left_behind():
+        if self._is_forked():
             raise ClientClosed(
                 "the client was used before this process was forked, and its thread is not here",
                 hint="Create the client in the process that uses it.",
@@ -180,23 +180,23 @@ class LoopThread:
                 "own thread.",
             )
 
-    def start(self, work: Work[_T], call: Callable[[], Coroutine[Any, Any, _T]]) -> None:
+    def start(self, work: LoopTask[_T], call: Callable[[], Coroutine[Any, Any, _T]]) -> None:
         """Begin some work on the loop, in a copy of the caller's context."""
         with self._lock:
             if not self._open:
                 raise ClientClosed("the client is closed")
-            work.begun = True  # before it is: Ctrl-C may come between the two
-            self._loop.call_soon_threadsafe(self._begin, work, call)
+            work.is_started = True  # before it is: Ctrl-C may come between the two
+            self._loop.call_soon_threadsafe(self._start_task, work, call)
 
-    def end(self, work: Work[Any]) -> None:
+    def cancel(self, work: LoopTask[Any]) -> None:
         """Cancel some work, and wait until it is over."""
-        if work.begun and not self._is_left_behind():
-            self.post(work.give_up)
-            work.wait_for_end(self._thread.is_alive)
+        if work.is_started and not self._is_forked():
+            self.call_soon(work.cancel)
+            work.wait_while(self._thread.is_alive)
 
-    def post(self, function: Callable[[], object]) -> None:
+    def call_soon(self, function: Callable[[], object]) -> None:
         """Call a function on the loop soon, if that still runs."""
-        if self._is_left_behind():
+        if self._is_forked():
             return
         with self._lock:
             if self._open:
@@ -204,7 +204,7 @@ class LoopThread:
 
     def stop(self) -> None:
         """End the loop soon."""
-        if self._is_left_behind():
+        if self._is_forked():
             return
         with self._lock:
             if self._open:
@@ -213,61 +213,61 @@ class LoopThread:
 
     def close(self) -> None:
         """End the loop, wait for that, and raise what went wrong. A forked process has none."""
-        if self._is_left_behind():
+        if self._is_forked():
             return
         self.check_caller()
         self.stop()
         while self._thread.is_alive():
-            self._thread.join(SLICE_S)
+            self._thread.join(POLL_INTERVAL_S)
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
 
-    def _is_left_behind(self) -> bool:
+    def _is_forked(self) -> bool:
         return self._pid != os.getpid()
 
-    def _begin(self, work: Work[_T], call: Callable[[], Coroutine[Any, Any, _T]]) -> None:
-        if work.over:
+    def _start_task(self, work: LoopTask[_T], call: Callable[[], Coroutine[Any, Any, _T]]) -> None:
+        if work.is_done:
             return
         if not self._open:
-            work.end(None)
+            work.finish(None)
             return
-        task = work.begin(call)
+        task = work.start(call)
         self._tasks.add(task)  # the loop itself would let go of one that nobody waits for
         task.add_done_callback(self._tasks.discard)
 
     def _main(self) -> None:
         try:
-            self._loop.run_until_complete(self._live())
+            self._loop.run_until_complete(self._run())
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
             self._failure = error
         with self._lock:
             self._open = False
         # As asyncio's own runner ends, but for its way to wait for the workers: that needs another
         # thread, and from Python 3.12 on none can be started while the interpreter leaves.
-        self._loop.run_until_complete(self._wind_up())
+        self._loop.run_until_complete(self._shutdown())
         self._workers.shutdown()
         self._loop.close()
-        atexit.unregister(self._at_exit)
+        atexit.unregister(self._close_at_exit)
 
-    async def _live(self) -> None:
+    async def _run(self) -> None:
         await self._stopping.wait()
         await self._close()
 
-    async def _wind_up(self) -> None:
+    async def _shutdown(self) -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._loop.shutdown_asyncgens()
 
-    def _at_exit(self) -> None:
+    def _close_at_exit(self) -> None:
         self.stop()
-        if not self._is_left_behind():
+        if not self._is_forked():
             self._thread.join(EXIT_S)
 
 
-class _Workers(ThreadPoolExecutor):
+class _ExitSafeExecutor(ThreadPoolExecutor):
     """Works on while the interpreter leaves, when the standard one refuses.
 
     An engine that was forgotten is stopped then, and threads that are not daemons still call.
@@ -279,7 +279,7 @@ class _Workers(ThreadPoolExecutor):
             return super().submit(fn, *args, **kwargs)
         except RuntimeError:
             future: Future[_T] = Future()
-            work = partial(_fulfil, future, partial(fn, *args, **kwargs))
+            work = partial(_set_result, future, partial(fn, *args, **kwargs))
             try:
                 threading.Thread(target=work, daemon=True).start()
             except RuntimeError:
@@ -287,10 +287,10 @@ class _Workers(ThreadPoolExecutor):
             return future
 
 
-def _fulfil(future: Future[_T], work: Callable[[], _T]) -> None:
+def _set_result(future: Future[_T], function: Callable[[], _T]) -> None:
     if not future.set_running_or_notify_cancel():
         return
     try:
-        future.set_result(work())
+        future.set_result(function())
     except BaseException as error:  # noqa: BLE001 - raised where it is waited for
         future.set_exception(error)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from foundry_api.client.client import FoundryAPIClient
     from foundry_api.client.sync.background import BackgroundLoop
-    from foundry_api.core.options import RunOptions
+    from foundry_api.core.options import CompletionOptions
     from foundry_api.tools.definition import ToolLike
     from foundry_api.tools.executor import OnError
     from foundry_api.tools.results import ToolResult, ToolRun
@@ -25,16 +25,16 @@ class SyncToolMethods:
     _loop: BackgroundLoop
     _async: FoundryAPIClient
 
-    def run(
+    def run_tools(
         self,
         messages: str | Iterable[Message | Mapping[str, Any]],
         tools: Sequence[ToolLike],
         *,
-        max_rounds: int = 8,
+        max_turns: int = 8,
         parallel: int = 4,
         tool_timeout: float = 30.0,
-        on_error: OnError = "tell",
-        **options: Unpack[RunOptions],
+        on_error: OnError = "return",
+        **options: Unpack[CompletionOptions],
     ) -> ToolRun:
         """The answer of a model that may call tools: they are called, and it is asked again.
 
@@ -52,11 +52,11 @@ class SyncToolMethods:
         Args:
             messages: A prompt, or the turns so far, oldest first.
             tools: Typed functions, or `Tool`s.
-            max_rounds: How often the model is asked at most.
+            max_turns: How often the model is asked at most.
             parallel: How many calls of a round run at once.
             tool_timeout: Seconds that one call may take.
-            on_error: `tell` (default), or `raise` for a call that fails.
-            options: See `RunOptions`.
+            on_error: `return` (default), or `raise` for a call that fails.
+            options: See `CompletionOptions`.
 
         Raises:
             ToolDefinitionError: A function cannot be described; nothing was sent.
@@ -66,10 +66,10 @@ class SyncToolMethods:
             FoundryError: As `complete`.
         """
         return self._loop.run(
-            lambda: self._async.run(
+            lambda: self._async.run_tools(
                 messages,
                 tools,
-                max_rounds=max_rounds,
+                max_turns=max_turns,
                 parallel=parallel,
                 tool_timeout=tool_timeout,
                 on_error=on_error,
@@ -77,36 +77,36 @@ class SyncToolMethods:
             )
         )
 
-    def stream_run(
+    def stream_run_tools(
         self,
         messages: str | Iterable[Message | Mapping[str, Any]],
         tools: Sequence[ToolLike],
         *,
-        max_rounds: int = 8,
+        max_turns: int = 8,
         parallel: int = 4,
         tool_timeout: float = 30.0,
-        on_error: OnError = "tell",
-        **options: Unpack[RunOptions],
+        on_error: OnError = "return",
+        **options: Unpack[CompletionOptions],
     ) -> Generator[Chunk | ToolResult | ToolRun]:
-        """As `run`, piece by piece: the chunks of every answer, each tool's result, the run.
+        """As `run_tools`, piece by piece: the chunks of every answer, each tool's result, the run.
 
         Args:
             messages: A prompt, or the turns so far, oldest first.
             tools: Typed functions, or `Tool`s.
-            max_rounds: How often the model is asked at most.
+            max_turns: How often the model is asked at most.
             parallel: How many calls of a round run at once.
             tool_timeout: Seconds that one call may take.
-            on_error: `tell` (default), or `raise` for a call that fails.
-            options: See `RunOptions`.
+            on_error: `return` (default), or `raise` for a call that fails.
+            options: See `CompletionOptions`.
 
         Raises:
-            FoundryError: As `run`; bad arguments at once, the rest while iterating.
+            FoundryError: As `run_tools`; bad arguments at once, the rest while iterating.
         """
         return self._loop.iterate(
-            lambda: self._async.stream_run(
+            lambda: self._async.stream_run_tools(
                 messages,
                 tools,
-                max_rounds=max_rounds,
+                max_turns=max_turns,
                 parallel=parallel,
                 tool_timeout=tool_timeout,
                 on_error=on_error,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from foundry_api.types.events import Event
 
-__all__ = ["CacheStats", "NoCache", "ResponseCache", "check_bounds"]
+__all__ = ["CacheStats", "NullCache", "ResponseCache", "validate_limits"]
 
 
 class CacheStats(Result, msgspec.Struct, frozen=True, kw_only=True):
@@ -90,18 +90,18 @@ class ResponseCache(ABC):
         """
 
     @asynccontextmanager
-    async def turn(self, key: str) -> AsyncGenerator[bytes | None]:
+    async def lock(self, key: str) -> AsyncGenerator[bytes | None]:
         """Be the only one who makes an answer, of all that share the cache.
 
             async with cache.turn(key) as made:
-                ...     # made is the answer, if somebody else made it meanwhile
+                ...     # made is the print_answer, if somebody else made it meanwhile
 
         A cache that one process has to itself needs none: a client's own calls share anyway.
         """
         del key
         yield None
 
-    def attach(self, home: Path | None, tell: Callable[[Event], None]) -> None:
+    def bind(self, home: Path | None, tell: Callable[[Event], None]) -> None:
         """A client begins to use the cache.
 
         Args:
@@ -110,7 +110,7 @@ class ResponseCache(ABC):
         """
         del home, tell
 
-    def detach(self, tell: Callable[[Event], None]) -> None:
+    def unbind(self, tell: Callable[[Event], None]) -> None:
         """A client uses the cache no more."""
         del tell
 
@@ -118,7 +118,7 @@ class ResponseCache(ABC):
         """Let go of files and threads. The next use takes them up again."""
 
 
-class NoCache(ResponseCache):
+class NullCache(ResponseCache):
     """The cache of a client that has none."""
 
     active = False
@@ -142,7 +142,7 @@ class NoCache(ResponseCache):
         return CacheStats()
 
 
-def check_bounds(max_bytes: int, max_age_s: float | None) -> None:
+def validate_limits(max_bytes: int, max_age_s: float | None) -> None:
     """Refuse bounds under which nothing could be kept.
 
     Raises:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from foundry_api.core.cache.entry import Entry, answer_key, is_kept, is_served
-from foundry_api.core.cache.shared_work import SharedWork, Work
+from foundry_api.core.cache.entry import Entry, answer_key, may_serve, may_store
+from foundry_api.core.cache.shared_work import JobDeduplicator, SharedJob
 from foundry_api.core.chat import final_chunk, make_chat_call
 from foundry_api.resilience.deadline import Deadline
-from foundry_api.resilience.silence import Watch
+from foundry_api.resilience.silence import TimeoutGuard
 from foundry_api.types.errors import (
     CallTimeout,
     ClientClosed,
@@ -29,16 +29,24 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from foundry_api.core.cache.base import ResponseCache
-    from foundry_api.core.cache.shared_work import Flight
+    from foundry_api.core.cache.shared_work import JobRun
     from foundry_api.core.call import CallContext, CallRequest
     from foundry_api.core.chat import ChatCall
     from foundry_api.types.events import CacheSource
-    from foundry_api.types.messages import Generation
+    from foundry_api.types.messages import ServiceGeneration
 
-__all__ = ["CachedCall", "CachedCalls", "Identity", "Making", "Means", "Report", "Ride"]
+__all__ = [
+    "CacheContext",
+    "CacheEvents",
+    "CacheFill",
+    "CacheWaiter",
+    "CachedCall",
+    "CachedCalls",
+    "ResponseIdentity",
+]
 
 
-class Report:
+class CacheEvents:
     """The events of one call that asks no engine.
 
     Args:
@@ -52,13 +60,15 @@ class Report:
         self._number = 0
         self._ended = False
 
-    def began(self) -> None:
+    def emit_started(self) -> None:
         """The call began. Told at once if that is known, else ahead of its end."""
         self._number = next(self._tools.call_ids)
         model, request = self._order.models[0], self._order.request
         self._tools.events.emit(CallStarted(call=self._number, model=model, request=request))
 
-    def hit(self, whole: Completion[Any], pieces: int, source: CacheSource, age_s: float) -> None:
+    def emit_hit(
+        self, whole: Completion[Any], pieces: int, source: CacheSource, age_s: float
+    ) -> None:
         """The call was answered.
 
         Args:
@@ -68,7 +78,7 @@ class Report:
             age_s: Seconds since it was made.
         """
         if not self._number:
-            self.began()
+            self.emit_started()
         self._ended = True
         emit = self._tools.events.emit
         emit(
@@ -101,7 +111,7 @@ class Report:
         if self._ended:
             return
         if not self._number:
-            self.began()
+            self.emit_started()
         failure = error if isinstance(error, FoundryError) else None
         self._tools.events.emit(
             CallEnded(
@@ -116,11 +126,11 @@ class Report:
         )
 
 
-GRACE_S = 0.1
+DEADLINE_GRACE_S = 0.1
 """The call of the engine ends at the deadline by itself and tells more; for so long it may."""
 
 
-class Ride:
+class CacheWaiter:
     """Waits for an answer that is being made, within the caller's own deadline, and reports it.
 
     The call of the engine reports itself: that of the caller for whom it is made needs no more.
@@ -138,21 +148,23 @@ class Ride:
         tools: CallContext,
         order: CallRequest[ChatRequest],
         started: float,
-        flight: Flight[Chunk, Completion[None]],
-        mine: Making,
+        flight: JobRun[Chunk, Completion[None]],
+        mine: CacheFill,
     ) -> None:
         self._tools = tools
         self._started = started
         self._flight = flight
         self._mine = mine
-        self._leads = flight.work is mine
-        self._report = Report(tools, order)
-        self._watch = Watch(Deadline(order.deadline.at + GRACE_S, order.deadline.limit_s))
-        self._watch.ignore_silence("waiting for the first token")
+        self._is_leader = flight.work is mine
+        self._report = CacheEvents(tools, order)
+        self._watch = TimeoutGuard(
+            Deadline(order.deadline.at + DEADLINE_GRACE_S, order.deadline.limit_s)
+        )
+        self._watch.suspend_silence("waiting for the first token")
 
     def __enter__(self) -> Self:
-        if not self._leads:
-            self._report.began()
+        if not self._is_leader:
+            self._report.emit_started()
         return self
 
     def __exit__(
@@ -163,31 +175,31 @@ class Ride:
     ) -> None:
         self._watch.stop()
         if isinstance(error, DeadlineExceeded) and not error.partial:
-            error.partial = "".join(chunk.content for chunk in self._flight.came)
-        if error is not None and (not self._leads or self._mine.call is None):
+            error.partial = "".join(chunk.content for chunk in self._flight.items)
+        if error is not None and (not self._is_leader or self._mine.call is None):
             self._report.failed(error, self._timings())
 
-    async def more(self, than: int) -> list[Chunk]:
+    async def chunks_after(self, than: int) -> list[Chunk]:
         """The pieces behind so many; none at the end."""
         with self._watch:
-            await self._flight.more(than)
-        self._watch.ignore_silence("streaming")
-        came = self._flight.came[than:]
-        return came if self._leads else [_cached(chunk) for chunk in came]
+            await self._flight.wait_for_more(than)
+        self._watch.suspend_silence("streaming")
+        came = self._flight.items[than:]
+        return came if self._is_leader else [_cached(chunk) for chunk in came]
 
     async def whole(self) -> Completion[None]:
         """The whole answer, when it is there."""
         with self._watch:
             whole = await self._flight.result()
         timings = self._timings()
-        if self._leads and not whole.cached:
+        if self._is_leader and not whole.cached:
             timings = msgspec.structs.replace(whole.timings, total_s=timings.total_s)
             return msgspec.structs.replace(whole, timings=timings)
         source: CacheSource = "cache" if whole.cached else "flight"
         whole = msgspec.structs.replace(
             whole, cached=True, attempts=(), headers=(), timings=timings
         )
-        self._report.hit(whole, len(self._flight.came), source, 0.0)
+        self._report.emit_hit(whole, len(self._flight.items), source, 0.0)
         return whole
 
     def _timings(self) -> Timings:
@@ -199,22 +211,22 @@ def _cached(chunk: Chunk) -> Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class ResponseIdentity:
     """Who will answer.
 
     Attributes:
         model: Id of the model.
-        generation: Of the service.
+        service_generation: Of the service.
         service: Its base URL.
     """
 
     model: str
-    generation: Generation
+    service_generation: ServiceGeneration
     service: str
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
+class CacheContext:
     """What makings are made with.
 
     Attributes:
@@ -228,7 +240,7 @@ class Means:
     now: Callable[[], float]
 
 
-class Making(Work[Chunk, Completion[None]]):
+class CacheFill(SharedJob[Chunk, Completion[None]]):
     """Makes an answer and keeps it, unless another program just did.
 
     Args:
@@ -242,7 +254,11 @@ class Making(Work[Chunk, Completion[None]]):
     """
 
     def __init__(
-        self, means: Means, key: str, identity: Identity, order: CallRequest[ChatRequest]
+        self,
+        means: CacheContext,
+        key: str,
+        identity: ResponseIdentity,
+        order: CallRequest[ChatRequest],
     ) -> None:
         self.call: ChatCall | None = None
         self._means = means
@@ -250,23 +266,23 @@ class Making(Work[Chunk, Completion[None]]):
         self._identity = identity
         self._order = order
 
-    def allow(self, deadline: Deadline) -> None:
-        """See `Work.allow`."""
+    def extend_deadline(self, deadline: Deadline) -> None:
+        """See `SharedJob.extend_deadline`."""
         if deadline.at > self._order.deadline.at:
             self._order = msgspec.structs.replace(self._order, deadline=deadline)
         if self.call is not None:
             self.call.extend_deadline(deadline)
 
     async def run(self, receive: Callable[[list[Chunk]], None]) -> Completion[None]:
-        """See `Work.run`. The whole answer comes of it."""
-        async with self._means.cache.turn(self._key) as kept:
+        """See `SharedJob.run`. The whole answer comes of it."""
+        async with self._means.cache.lock(self._key) as kept:
             entry = Entry.decoded(kept) if kept is not None else None
             if entry is None:
-                return await self._called(receive)
+                return await self._call_engine(receive)
             receive(entry.chunks())
             return entry.completion(Timings(None, 0.0, None))  # every caller has his own
 
-    async def _called(self, receive: Callable[[list[Chunk]], None]) -> Completion[None]:
+    async def _call_engine(self, receive: Callable[[list[Chunk]], None]) -> Completion[None]:
         means, identity, pieces = self._means, self._identity, list[Chunk]()
 
         def note(came: list[Chunk]) -> None:
@@ -276,14 +292,17 @@ class Making(Work[Chunk, Completion[None]]):
         means.tools.events.emit(CacheMiss(model=identity.model, service=identity.service))
         self.call = make_chat_call(means.tools, self._order)
         whole = await self.call.result(note)
-        await self._keep(pieces, whole)
+        await self._store(pieces, whole)
         return whole
 
-    async def _keep(self, pieces: list[Chunk], whole: Completion[None]) -> None:
+    async def _store(self, pieces: list[Chunk], whole: Completion[None]) -> None:
         means, identity = self._means, self._identity
         # Another model may have answered in place of the first, or a service that came after it.
-        expected = (whole.model, whole.generation) == (identity.model, identity.generation)
-        if not expected or not is_kept(whole.finish_reason):
+        expected = (whole.model, whole.service_generation) == (
+            identity.model,
+            identity.service_generation,
+        )
+        if not expected or not may_store(whole.finish_reason):
             return
         answer = Entry.of(pieces, whole, at=means.now()).encoded()
         if await means.cache.put(self._key, answer, model=whole.model):
@@ -292,7 +311,7 @@ class Making(Work[Chunk, Completion[None]]):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class CacheLookup:
     """What is known of a call before it is made.
 
     Attributes:
@@ -301,7 +320,7 @@ class Known:
         flight: The same for all calls that may share one making.
     """
 
-    identity: Identity
+    identity: ResponseIdentity
     key: str
     flight: Hashable
 
@@ -329,23 +348,23 @@ class CachedCalls:
         hooked: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self.means = Means(tools, cache, now)
-        self.work: SharedWork[Chunk, Completion[None]] = SharedWork()
+        self.means = CacheContext(tools, cache, now)
+        self.work: JobDeduplicator[Chunk, Completion[None]] = JobDeduplicator()
         self._hooked = hooked
-        self._known: dict[str, Identity] = {}
+        self._known: dict[str, ResponseIdentity] = {}
 
-    def serves(self, order: CallRequest[ChatRequest]) -> bool:
+    def is_cacheable(self, order: CallRequest[ChatRequest]) -> bool:
         """Whether the answer may come from the cache, and be kept there."""
         if self._hooked and order.cache == "auto":
             return False
         only_deterministic = self.means.cache.only_deterministic
-        return is_served(order.request, order.cache, only_deterministic=only_deterministic)
+        return may_serve(order.request, order.cache, only_deterministic=only_deterministic)
 
     def call(self, order: CallRequest[ChatRequest]) -> CachedCall:
         """One call."""
         return CachedCall(self, order)
 
-    async def identify(self, order: CallRequest[ChatRequest]) -> Identity | None:
+    async def resolve_identity(self, order: CallRequest[ChatRequest]) -> ResponseIdentity | None:
         """Who will answer. No model is loaded for it, and nothing is asked a second time.
 
         While the service is away it is who answered before: what was kept is good still. None
@@ -368,13 +387,15 @@ class CachedCalls:
         """The client is closed: end what is in the making."""
         await self.work.end(ClientClosed("the client was closed during the call"))
 
-    async def _identified(self, name: str, *, download: bool) -> Identity | None:
-        service = await self.means.tools.services.having(name)
+    async def _identified(self, name: str, *, download: bool) -> ResponseIdentity | None:
+        service = await self.means.tools.services.select_for_model(name)
         if service.connection is None and service.breaker.state != "closed":
             return None  # whether it is back is for the breaker's probe to find out
         connection = service.connection or await service.connect()
-        model = await connection.meaning(name, download=download)
-        return Identity(model.id, connection.endpoint.generation, connection.endpoint.base_url)
+        model = await connection.resolve_cached(name, download=download)
+        return ResponseIdentity(
+            model.id, connection.endpoint.service_generation, connection.endpoint.base_url
+        )
 
 
 class CachedCall:
@@ -403,61 +424,61 @@ class CachedCall:
         known = await self._identified()
         if known is None:
             return await make_chat_call(self._tools, self._order).result()
-        if (entry := await self._found(known)) is not None:
-            return self._again(entry)
-        async with self._joined(known) as ride:
+        if (entry := await self._lookup(known)) is not None:
+            return self._replay_result(entry)
+        async with self._join(known) as ride:
             return await ride.whole()
 
     async def chunks(self) -> AsyncGenerator[Chunk]:
         """The answer in pieces, cut as they once came."""
         known = await self._identified()
         if known is None:
-            source = self._unserved()
-        elif (entry := await self._found(known)) is not None:
-            self._outcome = self._again(entry)
-            source = _replayed(entry, self._outcome)
+            source = self._uncached()
+        elif (entry := await self._lookup(known)) is not None:
+            self._outcome = self._replay_result(entry)
+            source = _replay(entry, self._outcome)
         else:
-            source = self._followed(known)
+            source = self._follow(known)
         async with aclosing(source):
             async for chunk in source:
                 yield chunk
 
-    async def _unserved(self) -> AsyncGenerator[Chunk]:
+    async def _uncached(self) -> AsyncGenerator[Chunk]:
         call = make_chat_call(self._tools, self._order)
         async with aclosing(call.chunks()) as chunks:
             async for chunk in chunks:
                 yield chunk
         self._outcome = call.outcome
 
-    async def _followed(self, known: Known) -> AsyncGenerator[Chunk]:
-        async with self._joined(known) as ride:
+    async def _follow(self, known: CacheLookup) -> AsyncGenerator[Chunk]:
+        async with self._join(known) as ride:
             position = 0
-            while came := await ride.more(position):
+            while came := await ride.chunks_after(position):
                 position += len(came)
                 for chunk in came:
                     yield chunk
             self._outcome = whole = await ride.whole()
         yield final_chunk(whole)
 
-    async def _identified(self) -> Known | None:
+    async def _identified(self) -> CacheLookup | None:
         self._tools.binding.bind()
-        watch, order = Watch(self._order.deadline), self._order
+        watch, order = TimeoutGuard(self._order.deadline), self._order
         try:
             with watch:
-                identity = await self._calls.identify(order)
+                identity = await self._calls.resolve_identity(order)
         finally:
             watch.stop()
         if identity is None:
             return None
-        key = answer_key(identity.model, identity.generation, order.request)
+        key = answer_key(identity.model, identity.service_generation, order.request)
         # Those share one making that would make it in the same way.
-        return Known(identity, key, (key, order.timeout_s, order.models[1:], order.download))
+        return CacheLookup(identity, key, (key, order.timeout_s, order.models[1:], order.download))
 
-    async def _found(self, known: Known) -> Entry | None:
+    async def _lookup(self, known: CacheLookup) -> Entry | None:
         """The answer, if it is in the cache, and is not being made right now."""
         if self._tools.closed() or self._calls.work.running(known.flight):
             return None
-        watch = Watch(self._order.deadline)
+        watch = TimeoutGuard(self._order.deadline)
         try:
             with watch:
                 kept = await self._calls.means.cache.get(known.key)
@@ -465,23 +486,23 @@ class CachedCall:
             watch.stop()
         return Entry.decoded(kept) if kept is not None else None
 
-    def _again(self, entry: Entry) -> Completion[None]:
+    def _replay_result(self, entry: Entry) -> Completion[None]:
         whole = entry.completion(Timings(None, self._tools.clock() - self._started, None))
         age_s = self._calls.means.now() - entry.at
-        Report(self._tools, self._order).hit(whole, len(entry.pieces), "cache", age_s)
+        CacheEvents(self._tools, self._order).emit_hit(whole, len(entry.pieces), "cache", age_s)
         return whole
 
     @asynccontextmanager
-    async def _joined(self, known: Known) -> AsyncGenerator[Ride]:
+    async def _join(self, known: CacheLookup) -> AsyncGenerator[CacheWaiter]:
         """The making of the answer, begun for this call or before."""
-        mine = Making(self._calls.means, known.key, known.identity, self._order)
+        mine = CacheFill(self._calls.means, known.key, known.identity, self._order)
         async with self._calls.work.join(known.flight, lambda: mine) as flight:
-            flight.work.allow(self._order.deadline)
-            with Ride(self._tools, self._order, self._started, flight, mine) as ride:
+            flight.work.extend_deadline(self._order.deadline)
+            with CacheWaiter(self._tools, self._order, self._started, flight, mine) as ride:
                 yield ride
 
 
-async def _replayed(entry: Entry, whole: Completion[None]) -> AsyncGenerator[Chunk]:
+async def _replay(entry: Entry, whole: Completion[None]) -> AsyncGenerator[Chunk]:
     for chunk in entry.chunks():
         yield chunk
     yield final_chunk(whole)

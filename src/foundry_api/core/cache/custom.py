@@ -59,8 +59,8 @@ class OwnCache(ResponseCache):
         return await self._cache.stats()
 
     @asynccontextmanager
-    async def turn(self, key: str) -> AsyncGenerator[bytes | None]:
-        """See `ResponseCache.turn`. A turn that fails is none: the answer is made without."""
+    async def lock(self, key: str) -> AsyncGenerator[bytes | None]:
+        """See `ResponseCache.lock`. A turn that fails is none: the answer is made without."""
         entered = await _called("turn", partial(self._enter, key), None)
         if entered is None:
             yield None
@@ -73,20 +73,20 @@ class OwnCache(ResponseCache):
             raise
         await _end(turn, None)
 
-    def attach(self, home: Path | None, tell: Callable[[Event], None]) -> None:
-        """See `ResponseCache.attach`."""
-        _try("attach", partial(self._cache.attach, home, tell))
+    def bind(self, home: Path | None, tell: Callable[[Event], None]) -> None:
+        """See `ResponseCache.bind`."""
+        _try("attach", partial(self._cache.bind, home, tell))
 
-    def detach(self, tell: Callable[[Event], None]) -> None:
-        """See `ResponseCache.detach`."""
-        _try("detach", partial(self._cache.detach, tell))
+    def unbind(self, tell: Callable[[Event], None]) -> None:
+        """See `ResponseCache.unbind`."""
+        _try("detach", partial(self._cache.unbind, tell))
 
     async def close(self) -> None:
         """See `ResponseCache.close`."""
         await _called("close", self._cache.close, None)
 
     async def _enter(self, key: str) -> tuple[Turn, bytes | None]:
-        turn = self._cache.turn(key)
+        turn = self._cache.lock(key)
         return turn, await turn.__aenter__()
 
 

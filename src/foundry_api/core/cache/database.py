@@ -14,22 +14,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from foundry_api.core.cache.base import CacheStats
-from foundry_api.core.residency.usage_db import Owner
+from foundry_api.core.residency.usage_db import ClientProcess
 from foundry_api.storage.sqlite import FileFormat, check_row, check_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-__all__ = ["BUSY_MS", "FORMAT", "AnswersDb", "Bounds", "read_models", "read_stats"]
+__all__ = ["BUSY_MS", "FORMAT", "CacheDatabase", "CacheLimits", "read_models", "read_stats"]
 
 BUSY_MS = 1000
 """How long a write waits for another process's, which takes a millisecond."""
 
-STUCK_S = 10.0
+BUSY_BACKOFF_S = 10.0
 """After a wait in vain nobody waits for so long: a process may have been stopped in a write."""
 
 MOST_TOUCHED = 100
-ROOM_LEFT = 0.9
+EVICT_TO = 0.9
 """When there is no room, so much of it is left taken, that the next ones need not make any."""
 
 SCHEMA = """
@@ -61,7 +61,7 @@ COUNTS = ("hits", "misses", "stores", "evictions")
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class CacheLimits:
     """What may be kept.
 
     Attributes:
@@ -73,7 +73,7 @@ class Bounds:
     max_age_s: float | None
 
 
-class AnswersDb:
+class CacheDatabase:
     """The answers in an open file.
 
     Args:
@@ -91,12 +91,12 @@ class AnswersDb:
     def __init__(
         self,
         database: sqlite3.Connection,
-        bounds: Bounds,
-        owner: Owner,
+        bounds: CacheLimits,
+        owner: ClientProcess,
         *,
         clock: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
-        lives: Callable[[Owner], bool] = lambda owner: owner.lives,
+        lives: Callable[[ClientProcess], bool] = lambda owner: owner.is_alive,
     ) -> None:
         self._database = database
         self._bounds = bounds
@@ -128,10 +128,10 @@ class AnswersDb:
             return False
         now = self._clock()
         with self._transaction() as database:
-            self._write_notes(database)
+            self._flush_stats(database)
             self._count(database, "evictions", self._expire(database, now))
             database.execute("delete from entries where key = ?", (key,))
-            self._count(database, "evictions", self._make_room(database, size))
+            self._count(database, "evictions", self._evict(database, size))
             database.execute(
                 "insert into entries values (?, ?, ?, ?, ?, ?)",
                 (key, model, answer, size, now, now),
@@ -140,10 +140,10 @@ class AnswersDb:
             database.execute(
                 "delete from claims where key = ? and client = ?", (key, self._owner.client)
             )
-        self._forget_notes()
+        self._clear_pending()
         return True
 
-    def claim(self, key: str, token: str, for_s: float) -> bytes | Owner | None:
+    def claim(self, key: str, token: str, for_s: float) -> bytes | ClientProcess | None:
         """Ask to be the one who makes an answer.
 
         Args:
@@ -154,7 +154,7 @@ class AnswersDb:
         Returns:
             The answer, if it is here by now; who is making it; or None: the claim is granted.
         """
-        found = self._made_or_making(key, for_s)
+        found = self._stored_or_claimed(key, for_s)
         if found is None:  # most who wait ask in vain, and a look hinders nobody
             found = self._take(key, token, for_s)
         if isinstance(found, bytes):
@@ -186,10 +186,10 @@ class AnswersDb:
     def stats(self) -> CacheStats:
         """What is here, and how all programs used it since the file was made."""
         with self._transaction() as database:
-            self._write_notes(database)
+            self._flush_stats(database)
             self._count(database, "evictions", self._expire(database, self._clock()))
             stats = read_stats(database, self._bounds, self._clock())
-        self._forget_notes()
+        self._clear_pending()
         return stats
 
     def models(self) -> dict[str, tuple[int, int]]:
@@ -200,8 +200,8 @@ class AnswersDb:
         """Write down what was used."""
         if self._touched or self._counts:
             with self._transaction() as database:
-                self._write_notes(database)
-            self._forget_notes()
+                self._flush_stats(database)
+            self._clear_pending()
 
     def close(self) -> None:
         """Write down what was used, and close the file."""
@@ -218,7 +218,7 @@ class AnswersDb:
         ).fetchone()
         return check_row(row, bytes)[0] if row else None
 
-    def _made_or_making(self, key: str, for_s: float) -> bytes | Owner | None:
+    def _stored_or_claimed(self, key: str, for_s: float) -> bytes | ClientProcess | None:
         if (answer := self._find(key)) is not None:
             return answer
         now = self._ticks()
@@ -230,13 +230,13 @@ class AnswersDb:
         ).fetchone()
         if row is None:
             return None
-        holder = Owner(*check_row(row, str, str, int, float))
+        holder = ClientProcess(*check_row(row, str, str, int, float))
         return holder if self._lives(holder) else None
 
-    def _take(self, key: str, token: str, for_s: float) -> bytes | Owner | None:
+    def _take(self, key: str, token: str, for_s: float) -> bytes | ClientProcess | None:
         owner, until = self._owner, self._ticks() + for_s
         with self._transaction() as database:
-            found = self._made_or_making(key, for_s)
+            found = self._stored_or_claimed(key, for_s)
             if found is None:
                 database.execute(
                     "insert or replace into claims values (?, ?, ?, ?, ?, ?, ?)",
@@ -252,11 +252,11 @@ class AnswersDb:
         oldest = self._oldest(now)
         return database.execute("delete from entries where at <= ?", (oldest,)).rowcount
 
-    def _make_room(self, database: sqlite3.Connection, size: int) -> int:
+    def _evict(self, database: sqlite3.Connection, size: int) -> int:
         (taken,) = check_row(database.execute("select bytes from totals").fetchone(), int)
         if taken + size <= self._bounds.max_bytes:
             return 0
-        excess = taken + size - self._bounds.max_bytes * ROOM_LEFT
+        excess = taken + size - self._bounds.max_bytes * EVICT_TO
         return database.execute(
             "delete from entries where rowid in (select rowid from (select rowid, "
             "sum(size) over (order by used, rowid) - size as before from entries) "
@@ -264,7 +264,7 @@ class AnswersDb:
             (excess,),
         ).rowcount
 
-    def _write_notes(self, database: sqlite3.Connection) -> None:
+    def _flush_stats(self, database: sqlite3.Connection) -> None:
         database.executemany(
             "update entries set used = ? where key = ?",
             [(used, key) for key, used in self._touched.items()],
@@ -272,7 +272,7 @@ class AnswersDb:
         for name, count in self._counts.items():
             self._count(database, name, count)
 
-    def _forget_notes(self) -> None:
+    def _clear_pending(self) -> None:
         self._touched.clear()
         self._counts.clear()
 
@@ -302,11 +302,11 @@ class AnswersDb:
         try:
             database.execute("begin immediate")
         except sqlite3.OperationalError:
-            self._stuck_until = self._ticks() + STUCK_S
+            self._stuck_until = self._ticks() + BUSY_BACKOFF_S
             raise
 
 
-def read_stats(database: sqlite3.Connection, bounds: Bounds, now: float) -> CacheStats:
+def read_stats(database: sqlite3.Connection, bounds: CacheLimits, now: float) -> CacheStats:
     """What is in an open file, as it was written down last.
 
     Args:

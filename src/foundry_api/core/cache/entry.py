@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from foundry_api.types.messages import Chunk, Completion, FinishReason, Generation, ToolCall, Usage
+from foundry_api.types.messages import (
+    Chunk,
+    Completion,
+    FinishReason,
+    ServiceGeneration,
+    ToolCall,
+    Usage,
+)
 from foundry_api.wire.chat.reasoning import split_reasoning
 
 if TYPE_CHECKING:
@@ -19,12 +26,12 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMAT",
     "CacheUse",
+    "CachedChunk",
     "Entry",
-    "Piece",
     "answer_key",
     "is_deterministic",
-    "is_kept",
-    "is_served",
+    "may_serve",
+    "may_store",
 ]
 
 
@@ -36,7 +43,7 @@ MAX_BYTES = 512 * 2**20
 """Bound of what is unpacked: an answer of the largest size with its text beside its events."""
 
 
-class Piece(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+class CachedChunk(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """What came in one chunk.
 
     Attributes:
@@ -54,7 +61,7 @@ class Piece(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     refusal: str = ""
 
     @classmethod
-    def of(cls, chunk: Chunk) -> Piece:
+    def of(cls, chunk: Chunk) -> CachedChunk:
         """What is kept of a chunk."""
         return cls(chunk.content, chunk.raw, chunk.reasoning, chunk.tool_calls, chunk.refusal)
 
@@ -79,7 +86,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
         at: When it was made, in seconds since the epoch.
         model: The id of the model that answered.
         service: The base URL of the service that answered.
-        generation: Which generation of Foundry Local that is.
+        service_generation: Which generation of Foundry Local that is.
         finish_reason: Why the answer ended.
         usage: Tokens as the service counted them.
         pieces: All chunks but the last.
@@ -90,10 +97,10 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     at: float
     model: str
     service: str
-    generation: Generation
+    service_generation: ServiceGeneration
     finish_reason: FinishReason
     usage: Usage
-    pieces: tuple[Piece, ...]
+    pieces: tuple[CachedChunk, ...]
     ending: bytes
 
     @classmethod
@@ -109,10 +116,10 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             at=at,
             model=whole.model,
             service=whole.service,
-            generation=whole.generation,
+            service_generation=whole.service_generation,
             finish_reason=whole.finish_reason,
             usage=whole.usage,
-            pieces=tuple(map(Piece.of, chunks)),
+            pieces=tuple(map(CachedChunk.of, chunks)),
             ending=whole.raw[-1],
         )
 
@@ -120,7 +127,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     def decoded(cls, data: bytes) -> Entry | None:
         """An entry that was encoded; None for one that is damaged, or of another format."""
         try:
-            entry = _DECODER.decode(_unpacked(data))
+            entry = _DECODER.decode(_decompress(data))
         except (zlib.error, msgspec.MsgspecError, UnicodeDecodeError):
             return None
         return entry if entry.format == FORMAT else None
@@ -151,7 +158,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             parsed=None,
             model=self.model,
             service=self.service,
-            generation=self.generation,
+            service_generation=self.service_generation,
             finish_reason=self.finish_reason,
             usage=self.usage,
             timings=timings,
@@ -165,7 +172,7 @@ _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Entry)
 
 
-def _unpacked(data: bytes) -> bytes:
+def _decompress(data: bytes) -> bytes:
     unpacking = zlib.decompressobj()
     unpacked = unpacking.decompress(data, MAX_BYTES)
     if not unpacking.eof:
@@ -178,7 +185,7 @@ def _unpacked(data: bytes) -> bytes:
 _ENCODER_KEY = msgspec.json.Encoder()
 
 
-def answer_key(model_id: str, generation: Generation, request: ChatRequest) -> str:
+def answer_key(model_id: str, service_generation: ServiceGeneration, request: ChatRequest) -> str:
     """The key under which the answer to a request is kept: 64 hexadecimal digits.
 
     It is made of every member of the request, so that a new one cannot be forgotten. It tells
@@ -186,18 +193,18 @@ def answer_key(model_id: str, generation: Generation, request: ChatRequest) -> s
 
     Args:
         model_id: The model that answers, as its name was resolved.
-        generation: The service that answers.
+        service_generation: The service that answers.
         request: What is asked.
     """
     members = {name: getattr(request, name) for name in request.__struct_fields__}
     told = {
-        name: _canonical(name, value) for name, value in members.items() if _is_said(name, value)
+        name: _canonical(name, value) for name, value in members.items() if _is_default(name, value)
     }
-    identity = (FORMAT, model_id, generation, sorted(told.items()))
+    identity = (FORMAT, model_id, service_generation, sorted(told.items()))
     return hashlib.sha256(_ENCODER_KEY.encode(identity)).hexdigest()
 
 
-def _is_said(name: str, value: object) -> bool:
+def _is_default(name: str, value: object) -> bool:
     """Whether a member is more than its default, so that new members leave the old keys alone."""
     if value is None or value is False or value in ((), {}):
         return False
@@ -227,7 +234,7 @@ KEPT: frozenset[FinishReason] = frozenset({"stop", "length", "tool_calls"})
 """The answer ended by itself, or at the bound that is part of its key."""
 
 
-def is_served(request: ChatRequest, use: CacheUse, *, only_deterministic: bool) -> bool:
+def may_serve(request: ChatRequest, use: CacheUse, *, only_deterministic: bool) -> bool:
     """Whether a call may be answered from the cache, and its answer kept there.
 
     Args:
@@ -242,15 +249,15 @@ def is_served(request: ChatRequest, use: CacheUse, *, only_deterministic: bool) 
 
 def is_deterministic(request: ChatRequest) -> bool:
     """Whether the engine is to give the same answer each time: temperature 0, or a seed."""
-    return _said(request, "temperature") == 0 or _said(request, "seed") is not None
+    return _requested(request, "temperature") == 0 or _requested(request, "seed") is not None
 
 
-def is_kept(finish_reason: FinishReason) -> bool:
+def may_store(finish_reason: FinishReason) -> bool:
     """Whether an answer that ended so is worth keeping. Those that broke off never get here."""
     return finish_reason in KEPT
 
 
-def _said(request: ChatRequest, name: str) -> object:
+def _requested(request: ChatRequest, name: str) -> object:
     """What the body will say: the caller's own arguments win over `extra`."""
     value: object = getattr(request, name)
     return request.extra.get(name) if value is None else value

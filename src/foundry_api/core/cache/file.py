@@ -10,19 +10,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from foundry_api.core.cache.base import CacheStats
-from foundry_api.core.cache.database import BUSY_MS, FORMAT, AnswersDb, read_models, read_stats
+from foundry_api.core.cache.database import BUSY_MS, FORMAT, CacheDatabase, read_models, read_stats
 from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.storage.paths import PRIVATE_DIRECTORY
 from foundry_api.storage.sqlite import (
     ForeignFile,
     OtherFormat,
-    file_identity,
+    check_not_foreign,
+    get_file_identity,
     is_damage,
     open_database,
     open_read_only,
-    refuse_foreign,
-    remove_set_aside,
-    set_aside,
+    quarantine,
+    remove_quarantined,
 )
 from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.events import CacheTrouble
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-    from foundry_api.core.cache.database import Bounds
-    from foundry_api.core.residency.usage_db import Owner
+    from foundry_api.core.cache.database import CacheLimits
+    from foundry_api.core.residency.usage_db import ClientProcess
 
-__all__ = ["AnswersFile", "Past", "Shelf"]
+__all__ = ["CacheFile", "CacheHistory", "ResilientDatabase"]
 
 
 LOCK_S = 5.0
@@ -43,7 +43,7 @@ MOST_ASIDE = 3
 """Files to keep that were put aside: each may be as large as the cache."""
 
 
-class AnswersFile:
+class CacheFile:
     """One file, and whether it still is the one that was opened. Belongs to one thread.
 
     Args:
@@ -61,9 +61,9 @@ class AnswersFile:
             ForeignFile, OtherFormat, sqlite3.Error, OSError: See `open_database`.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
-        self._opened = file_identity(self.path)
+        self._opened = get_file_identity(self.path)
         database = open_database(self.path, FORMAT, lock=self._lock(), timeout_s=BUSY_MS / 1000)
-        self._opened = file_identity(self.path)
+        self._opened = get_file_identity(self.path)
         try:
             # After a crash of the machine the last answers may be missing, but the file is whole.
             database.execute("pragma synchronous = normal")
@@ -85,12 +85,12 @@ class AnswersFile:
     @property
     def exists(self) -> bool:
         """Whether anything is there."""
-        return file_identity(self.path) is not None
+        return get_file_identity(self.path) is not None
 
     @property
     def replaced(self) -> bool:
         """Whether another file, or none, is there now."""
-        return file_identity(self.path) != self._opened
+        return get_file_identity(self.path) != self._opened
 
     def set_aside(self, why: str) -> Path | None:
         """Rename the file that was opened. Of all processes that want that, one does it.
@@ -108,9 +108,9 @@ class AnswersFile:
         with self._lock():
             if self.replaced:
                 return None
-            refuse_foreign(self.path, FORMAT, timeout_s=BUSY_MS / 1000)
-            aside = set_aside(self.path, why)
-            remove_set_aside(self.path, FORMAT, keep=MOST_ASIDE)
+            check_not_foreign(self.path, FORMAT, timeout_s=BUSY_MS / 1000)
+            aside = quarantine(self.path, why)
+            remove_quarantined(self.path, FORMAT, keep=MOST_ASIDE)
         return aside
 
     def remove_asides(self) -> None:
@@ -119,7 +119,7 @@ class AnswersFile:
         Raises:
             OSError: It cannot be deleted.
         """
-        remove_set_aside(self.path, FORMAT)
+        remove_quarantined(self.path, FORMAT)
 
     def _lock(self) -> FileLock:
         return FileLock(self.path.with_name(f"{self.path.name}.lock"), timeout_s=LOCK_S)
@@ -135,7 +135,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(slots=True)
-class Past:
+class CacheHistory:
     """What a cache went through, however often it was closed meanwhile.
 
     Attributes:
@@ -147,7 +147,7 @@ class Past:
     told: set[str] = field(default_factory=set[str])
 
 
-class Shelf:
+class ResilientDatabase:
     """The file as calls use it. Belongs to one thread.
 
     Args:
@@ -161,27 +161,27 @@ class Shelf:
     def __init__(
         self,
         path: Path,
-        bounds: Bounds,
-        owner: Owner,
-        past: Past,
+        bounds: CacheLimits,
+        owner: ClientProcess,
+        past: CacheHistory,
         tell: Callable[[CacheTrouble], None],
     ) -> None:
         self._tell = tell
-        self._file = AnswersFile(path)
+        self._file = CacheFile(path)
         self._bounds = bounds
         self._owner = owner
-        self._db: AnswersDb | None = None
+        self._db: CacheDatabase | None = None
         self._past = past
 
-    def ask(self, question: Callable[[AnswersDb], _T], otherwise: _T) -> _T:
+    def query(self, question: Callable[[CacheDatabase], _T], otherwise: _T) -> _T:
         """What the file says, or something else if it cannot be used."""
         try:
             return self._asked(question)
         except UNUSABLE as error:
-            self._go_without(error)
+            self._disable(error)
             return otherwise
 
-    def demand(self, question: Callable[[AnswersDb], _T]) -> _T:
+    def query_strict(self, question: Callable[[CacheDatabase], _T]) -> _T:
         """What the file says.
 
         Raises:
@@ -197,7 +197,7 @@ class Shelf:
             ConfigurationError: The file cannot be used.
         """
         if self._is_open:
-            return self.demand(AnswersDb.stats)
+            return self.query_strict(CacheDatabase.stats)
         bounds = self._bounds
         return self._read(
             lambda database: read_stats(database, bounds, time.time()),
@@ -210,7 +210,11 @@ class Shelf:
         Raises:
             ConfigurationError: The file cannot be used.
         """
-        return self.demand(AnswersDb.models) if self._is_open else self._read(read_models, {})
+        return (
+            self.query_strict(CacheDatabase.models)
+            if self._is_open
+            else self._read(read_models, {})
+        )
 
     def clear(self) -> int:
         """Forget every answer, those in files that were put aside too; how many there were.
@@ -218,7 +222,7 @@ class Shelf:
         Raises:
             ConfigurationError: The file cannot be used.
         """
-        count = self.demand(AnswersDb.clear) if self._is_open or self._file.exists else 0
+        count = self.query_strict(CacheDatabase.clear) if self._is_open or self._file.exists else 0
         with self._refusing():
             self._file.remove_asides()
         return count
@@ -252,7 +256,7 @@ class Shelf:
                 f"the cache {self._file.path} cannot be used: {error}", hint=hint
             ) from error
 
-    def _asked(self, question: Callable[[AnswersDb], _T]) -> _T:
+    def _asked(self, question: Callable[[CacheDatabase], _T]) -> _T:
         try:
             return question(self._current())
         except (sqlite3.DatabaseError, OtherFormat) as error:
@@ -260,26 +264,26 @@ class Shelf:
             can_be_replaced = other or is_damage(error)
             if not can_be_replaced or self._past.set_aside >= MOST_SET_ASIDE:
                 raise
-            self._set_aside("format" if other else "corrupt", error)
+            self._quarantine("format" if other else "corrupt", error)
         return question(self._current())
 
-    def _current(self) -> AnswersDb:
+    def _current(self) -> CacheDatabase:
         if self._db is not None and self._file.replaced:
             self._drop()  # somebody put it aside, or removed it
         if self._db is None:
-            self._db = AnswersDb(self._file.open(), self._bounds, self._owner)
+            self._db = CacheDatabase(self._file.open(), self._bounds, self._owner)
         return self._db
 
-    def _set_aside(self, why: str, error: Exception) -> None:
+    def _quarantine(self, why: str, error: Exception) -> None:
         self._drop()
         self._past.set_aside += 1
         aside = self._file.set_aside(why)
         if aside is not None:
             path = self._file.path
             log.warning("the cache %s cannot be used (%s); it is now %s", path, error, aside)
-            self._tell(CacheTrouble(path=str(path), problem=str(error), aside=str(aside)))
+            self._tell(CacheTrouble(path=str(path), problem=str(error), backup_path=str(aside)))
 
-    def _go_without(self, error: Exception) -> None:
+    def _disable(self, error: Exception) -> None:
         """Tell of a problem, each kind of it once."""
         if not _is_busy(error):
             self._drop()

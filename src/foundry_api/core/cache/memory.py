@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
-from foundry_api.core.cache.base import CacheStats, ResponseCache, check_bounds
+from foundry_api.core.cache.base import CacheStats, ResponseCache, validate_limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ class MemoryCache(ResponseCache):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(only_deterministic=only_deterministic)
-        check_bounds(max_bytes, max_age_s)
+        validate_limits(max_bytes, max_age_s)
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s
         self._clock = clock

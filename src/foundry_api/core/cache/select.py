@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from foundry_api.core.cache.base import NoCache, ResponseCache
+from foundry_api.core.cache.base import NullCache, ResponseCache
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["cache_of"]
+__all__ = ["make_cache"]
 
 
-def cache_of(setting: str | Path) -> ResponseCache:
-    """The cache that a setting names: `off`, `memory`, `sqlite`, or a path of a SQLite file."""
+def make_cache(setting: str | Path) -> ResponseCache:
+    """Return the cache that a setting names: `off`, `memory`, `sqlite` or the path of a file."""
     # Each is imported only where it is used.
     if setting == "off":
-        return NoCache()
+        return NullCache()
     if setting == "memory":
         from foundry_api.core.cache.memory import MemoryCache  # noqa: PLC0415
 

@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from foundry_api.resilience.deadline import unbounded
-from foundry_api.resilience.single_flight import own_copy
+from foundry_api.resilience.deadline import no_deadline
+from foundry_api.resilience.single_flight import copy_error
 from foundry_api.types.errors import FoundryError
 
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
     from foundry_api.resilience.deadline import Deadline
 
-__all__ = ["Flight", "SharedWork", "Work"]
+__all__ = ["JobDeduplicator", "JobRun", "SharedJob"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-class Work(ABC, Generic[_T, _R]):
+class SharedJob(ABC, Generic[_T, _R]):
     """What is done once for all who want it."""
 
     @abstractmethod
@@ -37,11 +37,11 @@ class Work(ABC, Generic[_T, _R]):
         """
 
     @abstractmethod
-    def allow(self, deadline: Deadline) -> None:
+    def extend_deadline(self, deadline: Deadline) -> None:
         """Somebody wants it who may have more time than those before."""
 
 
-class Flight(Generic[_T, _R]):
+class JobRun(Generic[_T, _R]):
     """Work under way.
 
     Args:
@@ -49,36 +49,36 @@ class Flight(Generic[_T, _R]):
 
     Attributes:
         work: As above.
-        came: All pieces so far.
+        items: All pieces so far.
         waiters: How many want it.
         task: Does it.
     """
 
-    def __init__(self, work: Work[_T, _R]) -> None:
+    def __init__(self, work: SharedJob[_T, _R]) -> None:
         self.work = work
-        self.came: list[_T] = []
+        self.items: list[_T] = []
         self.waiters = 0
         self._news = asyncio.Event()
         self._why: FoundryError | None = None
-        self.task = asyncio.create_task(work.run(self._receive), context=unbounded())
+        self.task = asyncio.create_task(work.run(self._receive), context=no_deadline())
 
-    async def more(self, than: int) -> bool:
+    async def wait_for_more(self, than: int) -> bool:
         """Wait until more pieces came; whether any did before the end."""
-        while len(self.came) <= than and not self.task.done():
+        while len(self.items) <= than and not self.task.done():
             await self._news.wait()
-        return len(self.came) > than
+        return len(self.items) > than
 
     async def result(self) -> _R:
         """What it comes to. Everybody gets his own copy of a failure."""
         try:
             return await asyncio.shield(self.task)
         except FoundryError as error:
-            raise own_copy(error) from error.__cause__
+            raise copy_error(error) from error.__cause__
         except asyncio.CancelledError:
             caller = asyncio.current_task()
             if self._why is None or (caller is not None and caller.cancelling()):
                 raise
-            raise own_copy(self._why) from None
+            raise copy_error(self._why) from None
 
     async def end(self, why: FoundryError | None = None) -> None:
         """End it early, with its cleaning up.
@@ -90,17 +90,17 @@ class Flight(Generic[_T, _R]):
         self.task.cancel()
         await asyncio.wait((self.task,))
 
-    def wake(self) -> None:
+    def notify(self) -> None:
         """Wake up everybody who waits for more."""
         self._news.set()
         self._news.clear()
 
     def _receive(self, pieces: list[_T]) -> None:
-        self.came += pieces
-        self.wake()
+        self.items += pieces
+        self.notify()
 
 
-class SharedWork(Generic[_T, _R]):
+class JobDeduplicator(Generic[_T, _R]):
     """Does one piece of work for each key, however many callers want it.
 
     Everybody gets all of its pieces from the beginning, however late he came, as fast as he takes
@@ -110,9 +110,9 @@ class SharedWork(Generic[_T, _R]):
     """
 
     def __init__(self) -> None:
-        self._flights: dict[Hashable, Flight[_T, _R]] = {}
+        self._flights: dict[Hashable, JobRun[_T, _R]] = {}
 
-    def running(self, key: Hashable) -> Flight[_T, _R] | None:
+    def running(self, key: Hashable) -> JobRun[_T, _R] | None:
         """What is under way."""
         flight = self._flights.get(key)
         if flight is None or flight.task.done():
@@ -121,8 +121,8 @@ class SharedWork(Generic[_T, _R]):
 
     @asynccontextmanager
     async def join(
-        self, key: Hashable, work: Callable[[], Work[_T, _R]]
-    ) -> AsyncGenerator[Flight[_T, _R]]:
+        self, key: Hashable, work: Callable[[], SharedJob[_T, _R]]
+    ) -> AsyncGenerator[JobRun[_T, _R]]:
         """Want some work, which is begun only if it is not under way."""
         flight = self.running(key) or self._start(key, work())
         flight.waiters += 1
@@ -144,17 +144,17 @@ class SharedWork(Generic[_T, _R]):
             if (flight := self.running(key)) is not None:
                 await flight.end(why)
 
-    def _start(self, key: Hashable, work: Work[_T, _R]) -> Flight[_T, _R]:
-        flight = self._flights[key] = Flight(work)
+    def _start(self, key: Hashable, work: SharedJob[_T, _R]) -> JobRun[_T, _R]:
+        flight = self._flights[key] = JobRun(work)
         flight.task.add_done_callback(lambda _: self._land(key, flight))
         return flight
 
-    def _land(self, key: Hashable, flight: Flight[_T, _R]) -> None:
+    def _land(self, key: Hashable, flight: JobRun[_T, _R]) -> None:
         self._forget(key, flight)
         if not flight.task.cancelled():
             flight.task.exception()  # every caller may have left: no "never retrieved" in the log
-        flight.wake()
+        flight.notify()
 
-    def _forget(self, key: Hashable, flight: Flight[_T, _R]) -> None:
+    def _forget(self, key: Hashable, flight: JobRun[_T, _R]) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]

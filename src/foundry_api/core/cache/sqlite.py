@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from foundry_api.core.cache.base import CacheStats, ResponseCache, check_bounds
+from foundry_api.core.cache.base import CacheStats, ResponseCache, validate_limits
 from foundry_api.core.residency.coordination import program_name
 from foundry_api.resilience.single_flight import SingleFlight
 from foundry_api.storage.paths import Paths
@@ -22,8 +22,8 @@ from foundry_api.types.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
-    from foundry_api.core.cache.database import AnswersDb
-    from foundry_api.core.cache.file import Past, Shelf
+    from foundry_api.core.cache.database import CacheDatabase
+    from foundry_api.core.cache.file import CacheHistory, ResilientDatabase
     from foundry_api.types.events import CacheTrouble, Event
 
 __all__ = ["SqliteCache", "Worker"]
@@ -42,15 +42,15 @@ class Worker:
         troubles: What went wrong, for the event loop to take.
     """
 
-    def __init__(self, open_shelf: Callable[[deque[CacheTrouble]], Shelf]) -> None:
+    def __init__(self, open_shelf: Callable[[deque[CacheTrouble]], ResilientDatabase]) -> None:
         self.troubles: deque[CacheTrouble] = deque()
         self._open_shelf = open_shelf
-        self._shelf: Shelf | None = None
+        self._shelf: ResilientDatabase | None = None
         self._thread = ThreadPoolExecutor(1, "foundry-api-cache")
 
-    async def run(self, question: Callable[[Shelf], _T]) -> _T:
+    async def run(self, question: Callable[[ResilientDatabase], _T]) -> _T:
         """The answer to a question. A caller who is cancelled waits until it is done: ms."""
-        return await self._run(lambda: question(self._shelf_of_mine()))
+        return await self._run(lambda: question(self._ensure_database()))
 
     async def close(self) -> None:
         """Close the file, and end the thread."""
@@ -69,7 +69,7 @@ class Worker:
                 asked.exception()  # nobody wants to know any more
             raise
 
-    def _shelf_of_mine(self) -> Shelf:
+    def _ensure_database(self) -> ResilientDatabase:
         if self._shelf is None:
             self._shelf = self._open_shelf(self.troubles)
         return self._shelf
@@ -128,7 +128,7 @@ class SqliteCache(ResponseCache):
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         super().__init__(only_deterministic=only_deterministic)
-        check_bounds(max_bytes, max_age_s)
+        validate_limits(max_bytes, max_age_s)
         self._path = path
         self._home: Path | None = None
         self._max_bytes = max_bytes
@@ -140,13 +140,15 @@ class SqliteCache(ResponseCache):
         self._client = secrets.token_hex(8)
         self._lock = threading.Lock()
         self._worker: Worker | None = None
-        self._past: Past | None = None
+        self._past: CacheHistory | None = None
         self._lacks_sqlite = False
 
     @property
     def path(self) -> Path:
         """The file."""
-        return Path(self._path).expanduser() if self._path else Paths.of(self._home).answers_file
+        return (
+            Path(self._path).expanduser() if self._path else Paths.from_home(self._home).cache_file
+        )
 
     async def get(self, key: str) -> bytes | None:
         """The answer kept under a key, if there is one. Who asks at the same time asks once."""
@@ -186,8 +188,8 @@ class SqliteCache(ResponseCache):
         return await self._on_shelf(lambda shelf: shelf.models())
 
     @asynccontextmanager
-    async def turn(self, key: str) -> AsyncGenerator[bytes | None]:
-        """See `ResponseCache.turn`. Waits for another program's answer, as long as that lives."""
+    async def lock(self, key: str) -> AsyncGenerator[bytes | None]:
+        """See `ResponseCache.lock`. Waits for another program's answer, as long as that lives."""
         token = secrets.token_hex(8)
         self._claims[token] = key
         try:
@@ -202,14 +204,14 @@ class SqliteCache(ResponseCache):
             if self._claims.pop(token, None) is not None:
                 await self._ask(lambda db: db.release(token), None)
 
-    def attach(self, home: Path | None, tell: Callable[[Event], None]) -> None:
-        """See `ResponseCache.attach`. Of several clients the first one's home counts."""
+    def bind(self, home: Path | None, tell: Callable[[Event], None]) -> None:
+        """See `ResponseCache.bind`. Of several clients the first one's home counts."""
         if not self._listeners:
             self._home = home
         self._listeners.append(tell)
 
-    def detach(self, tell: Callable[[Event], None]) -> None:
-        """See `ResponseCache.detach`."""
+    def unbind(self, tell: Callable[[Event], None]) -> None:
+        """See `ResponseCache.unbind`."""
         if tell in self._listeners:
             self._listeners.remove(tell)
 
@@ -219,7 +221,7 @@ class SqliteCache(ResponseCache):
             worker, self._worker = self._worker, None
         if worker is not None:
             await worker.close()
-            self._pass_on(worker)
+            self._submit(worker)
 
     def _end_claims(self, key: str) -> None:
         """The answer is here: the claims on it have ended."""
@@ -254,42 +256,42 @@ class SqliteCache(ResponseCache):
             await self._sleep(LEASE_S / 3)
             await self._ask(lambda db: db.renew(token, LEASE_S), None)
 
-    async def _ask(self, question: Callable[[AnswersDb], _T], otherwise: _T) -> _T:
+    async def _ask(self, question: Callable[[CacheDatabase], _T], otherwise: _T) -> _T:
         """What the file says, or something else if it cannot be used."""
         try:
-            return await self._on_shelf(lambda shelf: shelf.ask(question, otherwise))
+            return await self._on_shelf(lambda shelf: shelf.query(question, otherwise))
         except ConfigurationError as error:  # a Python without SQLite
             level = logging.DEBUG if self._lacks_sqlite else logging.WARNING
             self._lacks_sqlite = True
             log.log(level, "calls go on without a cache: %s", error)
             return otherwise
 
-    async def _on_shelf(self, question: Callable[[Shelf], _T]) -> _T:
+    async def _on_shelf(self, question: Callable[[ResilientDatabase], _T]) -> _T:
         with self._lock:
             worker = self._worker = self._worker or Worker(self._open_shelf)
         try:
             return await worker.run(question)
         finally:
-            self._pass_on(worker)
+            self._submit(worker)
 
-    def _pass_on(self, worker: Worker) -> None:
+    def _submit(self, worker: Worker) -> None:
         """Tell what went wrong in the thread, outside of it."""
         while worker.troubles:
             trouble = worker.troubles.popleft()
             for tell in self._listeners:
                 tell(trouble)
 
-    def _open_shelf(self, troubles: deque[CacheTrouble]) -> Shelf:
+    def _open_shelf(self, troubles: deque[CacheTrouble]) -> ResilientDatabase:
         try:
             # SQLite and psutil, which a client without such a cache does without.
-            from foundry_api.core.cache.database import Bounds  # noqa: PLC0415
-            from foundry_api.core.cache.file import Past, Shelf  # noqa: PLC0415
-            from foundry_api.core.residency.usage_db import Owner  # noqa: PLC0415
+            from foundry_api.core.cache.database import CacheLimits  # noqa: PLC0415
+            from foundry_api.core.cache.file import CacheHistory, ResilientDatabase  # noqa: PLC0415
+            from foundry_api.core.residency.usage_db import ClientProcess  # noqa: PLC0415
         except ImportError as error:
             raise ConfigurationError(
                 f"this Python has no SQLite: {error}", hint="Use a MemoryCache."
             ) from error
-        owner = Owner.here(self._client, program_name(sys.argv))
-        bounds = Bounds(self._max_bytes, self._max_age_s)
-        past = self._past = self._past or Past()
-        return Shelf(self.path, bounds, owner, past, troubles.append)
+        owner = ClientProcess.current(self._client, program_name(sys.argv))
+        bounds = CacheLimits(self._max_bytes, self._max_age_s)
+        past = self._past = self._past or CacheHistory()
+        return ResilientDatabase(self.path, bounds, owner, past, troubles.append)

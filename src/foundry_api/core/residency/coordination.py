@@ -17,10 +17,10 @@ from foundry_api.wire.transport import is_loopback
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 
-    from foundry_api.core.residency.usage_db import Known, Lease, UsesDb
+    from foundry_api.core.residency.usage_db import KnownModel, Lease, ModelUsageDb
     from foundry_api.types.messages import Model, ModelUser
 
-__all__ = ["Home", "Neighbours", "Nobody", "program_name", "service_name"]
+__all__ = ["NoCoordination", "SharedCoordination", "UsageRegistry", "program_name", "service_name"]
 
 Change = Literal["load", "unload", "budget"]
 
@@ -32,7 +32,7 @@ log = logging.getLogger("foundry_api")
 _T = TypeVar("_T")
 
 
-class Nobody:
+class NoCoordination:
     """The others of a service that only this client can reach."""
 
     exist = False
@@ -75,12 +75,12 @@ class Nobody:
         del model_id
         return ()
 
-    async def known(self) -> Mapping[str, Known] | None:
+    async def known_models(self) -> Mapping[str, KnownModel] | None:
         """Models that clients of this home loaded, by id; None if they can't be told apart."""
         return None
 
 
-class Home:
+class UsageRegistry:
     """One client among all those that share a home's file of uses.
 
     The file is never what a call fails of: while it cannot be used, the client works as if it were
@@ -102,14 +102,14 @@ class Home:
         self.sleep = sleep
         self._path = path
         self._client = secrets.token_hex(8)
-        self._db: UsesDb | None = None
+        self._db: ModelUsageDb | None = None
         self._complained = False
 
-    def at(self, base_url: str) -> Neighbours:
+    def at(self, base_url: str) -> SharedCoordination:
         """The others that use a service."""
-        return Neighbours(self, service_name(base_url))
+        return SharedCoordination(self, service_name(base_url))
 
-    async def ask(self, question: Callable[[UsesDb], _T], otherwise: _T) -> _T:
+    async def ask(self, question: Callable[[ModelUsageDb], _T], otherwise: _T) -> _T:
         """What the file says, or something else if it cannot be used."""
         # A caller who is cancelled must not leave behind what the thread then writes.
         asked = asyncio.ensure_future(asyncio.to_thread(self._asked, question, otherwise))
@@ -119,33 +119,33 @@ class Home:
             await asyncio.wait((asked,))
             raise
 
-    async def leave(self) -> None:
+    async def aclose(self) -> None:
         """Use nothing any more."""
         if self._db is not None:
-            await self.ask(lambda db: db.leave(), None)
+            await self.ask(lambda db: db.unregister(), None)
 
-    def _asked(self, question: Callable[[UsesDb], _T], otherwise: _T) -> _T:
+    def _asked(self, question: Callable[[ModelUsageDb], _T], otherwise: _T) -> _T:
         try:
             # SQLite and psutil, which a client of an engine of its own does without.
             from foundry_api.core.residency import usage_db  # noqa: PLC0415
         except ImportError as error:  # a Python without SQLite
-            return self._without(error, otherwise)
+            return self._degrade(error, otherwise)
         try:
             if self._db is None:
-                owner = usage_db.Owner.here(self._client, program_name(sys.argv))
-                self._db = usage_db.UsesDb(self._path, owner)
+                owner = usage_db.ClientProcess.current(self._client, program_name(sys.argv))
+                self._db = usage_db.ModelUsageDb(self._path, owner)
             return question(self._db)
-        except usage_db.Unusable as error:
-            return self._without(error, otherwise)
+        except usage_db.DatabaseUnavailable as error:
+            return self._degrade(error, otherwise)
 
-    def _without(self, error: Exception, otherwise: _T) -> _T:
+    def _degrade(self, error: Exception, otherwise: _T) -> _T:
         level = logging.DEBUG if self._complained else logging.WARNING
         self._complained = True
         log.log(level, "loading and unloading is not agreed on with other programs: %s", error)
         return otherwise
 
 
-class Neighbours(Nobody):
+class SharedCoordination(NoCoordination):
     """The clients of this home that use one service.
 
     Args:
@@ -155,15 +155,15 @@ class Neighbours(Nobody):
 
     exist = True
 
-    def __init__(self, home: Home, service: str) -> None:
+    def __init__(self, home: UsageRegistry, service: str) -> None:
         self._home = home
         self._service = service
 
     async def claim(self, model_id: str) -> None:
-        """See `Nobody.claim`."""
+        """See `NoCoordination.claim`."""
         hold_s = self._home.hold_s
 
-        def ask(db: UsesDb) -> ModelUser | None:
+        def ask(db: ModelUsageDb) -> ModelUser | None:
             return db.claim(self._service, model_id, hold_s)
 
         waits = self._waits()
@@ -171,7 +171,7 @@ class Neighbours(Nobody):
             await self._wait(next(waits), model_id, holder)
 
     async def renew(self, uses: Mapping[str, float]) -> Iterable[str]:
-        """See `Nobody.renew`."""
+        """See `NoCoordination.renew`."""
         items, hold_s = tuple(uses.items()), self._home.hold_s
         return await self._home.ask(lambda db: db.renew(self._service, items, hold_s), set())
 
@@ -179,10 +179,10 @@ class Neighbours(Nobody):
     async def lease(
         self, model_id: str, change: Change, *, for_s: float, quiet_s: float | None = None
     ) -> AsyncGenerator[None]:
-        """See `Nobody.lease`."""
+        """See `NoCoordination.lease`."""
         token, waits = secrets.token_hex(8), self._waits()
 
-        def ask(db: UsesDb) -> Lease | None:
+        def ask(db: ModelUsageDb) -> Lease | None:
             return db.lease(self._service, model_id, change, token, for_s=for_s, quiet_s=quiet_s)
 
         try:
@@ -192,25 +192,25 @@ class Neighbours(Nobody):
                 raise self._in_use(model_id, lease.users)
             yield
         finally:
-            await self._home.ask(lambda db: db.give_back(token), None)
+            await self._home.ask(lambda db: db.release(token), None)
 
     async def loaded(self, model: Model) -> None:
-        """See `Nobody.loaded`."""
+        """See `NoCoordination.loaded`."""
         hold_s = self._home.hold_s
-        await self._home.ask(lambda db: db.loaded(self._service, model, hold_s), None)
+        await self._home.ask(lambda db: db.record_loaded(self._service, model, hold_s), None)
 
     async def unloaded(self, model_id: str) -> None:
-        """See `Nobody.unloaded`."""
-        await self._home.ask(lambda db: db.unloaded(self._service, model_id), None)
+        """See `NoCoordination.unloaded`."""
+        await self._home.ask(lambda db: db.record_unloaded(self._service, model_id), None)
 
     async def users(self, model_id: str) -> tuple[ModelUser, ...]:
-        """See `Nobody.users`."""
-        return await self._home.ask(lambda db: db.users(self._service, model_id), ())
+        """See `NoCoordination.users`."""
+        return await self._home.ask(lambda db: db.list_users(self._service, model_id), ())
 
-    async def known(self) -> Mapping[str, Known] | None:
-        """See `Nobody.known`. While the file cannot be used, none is known, so that none goes."""
-        nothing: Mapping[str, Known] = {}
-        return await self._home.ask(lambda db: db.known(self._service), nothing)
+    async def known_models(self) -> Mapping[str, KnownModel] | None:
+        """See `NoCoordination.known_models`. None while the file cannot be used."""
+        nothing: Mapping[str, KnownModel] = {}
+        return await self._home.ask(lambda db: db.list_known_models(self._service), nothing)
 
     async def _wait(self, seconds: float, model_id: str, holder: ModelUser) -> None:
         if seconds == FIRST_WAIT_S:
@@ -233,7 +233,7 @@ class Neighbours(Nobody):
             " force=True (`--force`) takes it from those that are not being answered right now;"
             " SDK 1.x is never asked that.",
             model=model_id,
-        ).used_by(users)
+        ).with_users(users)
 
 
 def service_name(base_url: str) -> str:

@@ -13,18 +13,18 @@ from foundry_api.types.errors import FoundryError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from foundry_api.core.residency.manager import Memory
+    from foundry_api.core.residency.manager import ModelManager
     from foundry_api.core.residency.policy import ModelResidency
-    from foundry_api.core.residency.usage import ModelUses
+    from foundry_api.core.residency.usage import ModelUsage
 
-__all__ = ["Keeper"]
+__all__ = ["IdleUnloader"]
 
 SHORTEST_PAUSE_S = 0.01
 
 log = logging.getLogger("foundry_api")
 
 
-class Keeper:
+class IdleUnloader:
     """One task of a client, which is there only while there is something to look after.
 
     Args:
@@ -35,7 +35,7 @@ class Keeper:
 
     def __init__(
         self,
-        memories: Callable[[], Iterable[Memory]],
+        memories: Callable[[], Iterable[ModelManager]],
         policy: ModelResidency,
         clock: Callable[[], float],
     ) -> None:
@@ -45,13 +45,13 @@ class Keeper:
         self._woken: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def wake(self) -> None:
+    def notify(self) -> None:
         """There is something to look after. Has to be called in the client's event loop."""
         task, loop = self._task, asyncio.get_running_loop()
         if task is None or task.done() or task.get_loop() is not loop:
             # Its work is nobody's own: the first caller's deadline must not end it.
             context = contextvars.Context()
-            self._task = loop.create_task(self._keep(), context=context)
+            self._task = loop.create_task(self._run(), context=context)
         elif self._woken is not None:
             self._woken.set()
 
@@ -62,12 +62,12 @@ class Keeper:
             task.cancel()
             await asyncio.wait({task})
 
-    async def _keep(self) -> None:
+    async def _run(self) -> None:
         try:
             while (pause_s := self._pause_s()) is not None:
                 await self._pause(max(pause_s, SHORTEST_PAUSE_S))
                 for memory in tuple(self._memories()):
-                    await self._look_after(memory)
+                    await self._check_manager(memory)
         finally:
             # From now on nobody tells the others, so the next call has to.
             for memory in self._memories():
@@ -80,7 +80,7 @@ class Keeper:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
 
-    async def _look_after(self, memory: Memory) -> None:
+    async def _check_manager(self, memory: ModelManager) -> None:
         await self._renew(memory)
         if memory.is_unmeasured and self._clock() >= memory.measuring_from:
             try:
@@ -94,12 +94,12 @@ class Keeper:
                 except FoundryError as error:
                     log.warning("an idle model could not be unloaded: %s", error)
 
-    async def _renew(self, memory: Memory) -> None:
+    async def _renew(self, memory: ModelManager) -> None:
         now = self._clock()
         used = {
             model_id: now if uses.calls else uses.last_used
             for model_id, uses in memory.uses.items()
-            if memory.others.exist and (uses.calls or uses.last_used > uses.told_at)
+            if memory.others.exist and (uses.calls or uses.last_used > uses.renewed_at)
         }
         if not used:
             return
@@ -107,7 +107,7 @@ class Keeper:
         memory.loaded.difference_update(lost)
         for model_id, last in used.items():
             uses = memory.uses[model_id]
-            uses.told_at = now
+            uses.renewed_at = now
             uses.held_until = 0.0 if model_id in lost else last + self._policy.sure_s
 
     def _pause_s(self) -> float | None:
@@ -120,12 +120,12 @@ class Keeper:
             for uses in memory.uses.values():
                 if memory.others.exist and (uses.calls or uses.held_until > now):
                     pauses.append(policy.renew_s)
-                if policy.idle_timeout_s is not None and _is_in(memory, uses):
-                    due = uses.idle_from(policy.idle_timeout_s)
-                    pauses.append(policy.idle_timeout_s if uses.calls else due - now)
+                if policy.keep_alive_s is not None and _is_in(memory, uses):
+                    due = uses.idle_from(policy.keep_alive_s)
+                    pauses.append(policy.keep_alive_s if uses.calls else due - now)
         shortest_s = min(pauses, default=float("inf"))
         return shortest_s if shortest_s < float("inf") else None
 
 
-def _is_in(memory: Memory, uses: ModelUses) -> bool:
+def _is_in(memory: ModelManager, uses: ModelUsage) -> bool:
     return uses.model is not None and uses.model.id in memory.loaded

@@ -16,31 +16,38 @@ import msgspec
 
 from foundry_api.core.residency.coordination import program_name
 from foundry_api.core.residency.policy import ModelResidency, Resident, least_recently_used, victims
-from foundry_api.core.residency.usage import ModelUses, Turns
+from foundry_api.core.residency.usage import KeyedLock, ModelUsage
 from foundry_api.resilience.single_flight import SingleFlight
 from foundry_api.types.errors import MemoryBudgetExceeded, ModelInUse
-from foundry_api.types.events import Events, ModelLoaded, ModelUnloaded
+from foundry_api.types.events import EventBus, ModelLoaded, ModelUnloaded
 from foundry_api.types.messages import Model, ModelUser
 from foundry_api.wire.dialects.base import LOAD_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
-    from foundry_api.core.residency.coordination import Nobody
+    from foundry_api.core.residency.coordination import NoCoordination
     from foundry_api.core.residency.stored_responses import StoredResponses
-    from foundry_api.core.residency.usage_db import Known
+    from foundry_api.core.residency.usage_db import KnownModel
     from foundry_api.types.events import Event, UnloadReason
     from foundry_api.wire.dialects.base import Dialect
 
-__all__ = ["DRAIN_S", "Keeping", "Memory", "keep_to_budget", "make_room", "measured_mb"]
+__all__ = [
+    "DRAIN_S",
+    "ModelManager",
+    "ResidencyContext",
+    "evict_for",
+    "keep_to_budget",
+    "measured_mb",
+]
 
 
-STRANGER = "loaded by a program that is not of this home"
+UNKNOWN_USER = "loaded by a program that is not of this home"
 
 log = logging.getLogger("foundry_api")
 
 
-async def make_room(memory: Memory, store: Store, model: Model) -> None:
+async def evict_for(memory: ModelManager, store: ModelStore, model: Model) -> None:
     """Unload what was not used for longest, until a model fits.
 
     Args:
@@ -66,14 +73,16 @@ async def make_room(memory: Memory, store: Store, model: Model) -> None:
                 break
 
 
-async def measured_mb(memory: Memory, store: Store) -> float | None:
+async def measured_mb(memory: ModelManager, store: ModelStore) -> float | None:
     """Memory that the models take; None where there is no budget or it can't be measured."""
     if memory.policy.memory_budget_mb is None:
         return None
     return await store.models_memory_mb()
 
 
-async def keep_to_budget(memory: Memory, store: Store, *, keep: str | None = None) -> float:
+async def keep_to_budget(
+    memory: ModelManager, store: ModelStore, *, keep: str | None = None
+) -> float:
     """Unload idle models, the least recently used first, while all take more than the budget.
 
     Args:
@@ -99,32 +108,34 @@ async def keep_to_budget(memory: Memory, store: Store, *, keep: str | None = Non
             refused[idle.model.id] = error.message
 
 
-async def _residents(memory: Memory, store: Store, refused: Mapping[str, str]) -> list[Resident]:
-    known = await memory.others.known()
+async def _residents(
+    memory: ModelManager, store: ModelStore, refused: Mapping[str, str]
+) -> list[Resident]:
+    known = await memory.others.known_models()
     return [
         await _resident(memory, store, model_id, known, refused.get(model_id, ""))
-        for model_id in sorted(await store.in_memory())
+        for model_id in sorted(await store.loaded_model_ids())
     ]
 
 
 async def _resident(
-    memory: Memory,
-    store: Store,
+    memory: ModelManager,
+    store: ModelStore,
     model_id: str,
-    known: Mapping[str, Known] | None,
+    known: Mapping[str, KnownModel] | None,
     refused: str,
 ) -> Resident:
-    uses = memory.uses_of(model_id)
-    own = memory.own_users(model_id) if uses.calls else ()
+    uses = memory.usage(model_id)
+    own = memory.local_users(model_id) if uses.calls else ()
     if known and (row := known.get(model_id)):
         stays = refused or "; ".join(map(str, row.users))
-        last_used = max(uses.last_used, row.last)
-        model = await store.described(row.model)
+        last_used = max(uses.last_used, row.last_used)
+        model = await store.describe(row.model)
         return Resident(model=model, last_used=last_used, users=(*own, *row.users), stays=stays)
     unnamed = Model(id=model_id, alias=model_id, catalog="public", cached=True, loaded=True)
-    model = uses.model if uses.loaded_here and uses.model else await store.described(unnamed)
+    model = uses.model if uses.loaded_here and uses.model else await store.describe(unnamed)
     if not refused and known is not None and not uses.loaded_here:
-        refused = STRANGER
+        refused = UNKNOWN_USER
     return Resident(model=model, last_used=uses.last_used, users=own, stays=refused)
 
 
@@ -137,11 +148,11 @@ def _tell_unknown_sizes(model: Model, residents: list[Resident]) -> None:
 DRAIN_S = 30.0
 """How long calls in flight may take to end before their model is unloaded."""
 
-LINGER_S = 5.0
+ENGINE_RELEASE_S = 5.0
 """How long an engine may hold a model for a call of ours that has ended. It lets go of it some 4 ms
 after the answer's last byte, as soon as it gets a turn: on a busy machine that may take a while."""
 
-SETTLE_S = 0.25
+FOREIGN_GRACE_S = 0.25
 """As much is granted to the calls of programs that we know nothing of: they may have just ended."""
 
 SETTLE_POLL_S = 0.01
@@ -150,12 +161,12 @@ MEASURE_INTERVAL_S = 1.0
 """How often the memory is measured at most while calls end one after the other."""
 
 LOAD_LEASE_S = LOAD_TIMEOUT_S + 60.0
-WHOLE = "*"
+ALL_MODELS = "*"
 """Stands for all of a service's memory among the names of models."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Keeping:
+class ResidencyContext:
     """What the memories of a client's services share.
 
     Attributes:
@@ -169,14 +180,14 @@ class Keeping:
     """
 
     policy: ModelResidency = field(default_factory=ModelResidency)
-    events: Events = field(default_factory=Events)
+    events: EventBus = field(default_factory=EventBus)
     wake: Callable[[], None] = lambda: None
-    uses: dict[str, dict[str, ModelUses]] = field(default_factory=dict[str, dict[str, ModelUses]])
+    uses: dict[str, dict[str, ModelUsage]] = field(default_factory=dict[str, dict[str, ModelUsage]])
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
-class Store(Protocol):
+class ModelStore(Protocol):
     """Where the models are."""
 
     @property
@@ -190,15 +201,15 @@ class Store(Protocol):
         ...
 
     @property
-    def stored(self) -> StoredResponses:
+    def stored_responses(self) -> StoredResponses:
         """The responses that this client had it store."""
         ...
 
-    async def in_memory(self) -> frozenset[str]:
+    async def loaded_model_ids(self) -> frozenset[str]:
         """Ids of the models in memory, without waiting for a remote catalog."""
         ...
 
-    async def described(self, model: Model) -> Model:
+    async def describe(self, model: Model) -> Model:
         """A model with its size, where that is known."""
         ...
 
@@ -207,7 +218,7 @@ class Store(Protocol):
         ...
 
 
-class Memory:
+class ModelManager:
     """The models in memory of one service.
 
     Args:
@@ -223,7 +234,9 @@ class Memory:
         policy: Which models may stay.
     """
 
-    def __init__(self, store: Store, others: Nobody, keeping: Keeping) -> None:
+    def __init__(
+        self, store: ModelStore, others: NoCoordination, keeping: ResidencyContext
+    ) -> None:
         self.loaded: set[str] = set()
         self.uses = keeping.uses.setdefault(store.base_url, {})
         self.others = others
@@ -232,12 +245,12 @@ class Memory:
         self._store = store
         self._keeping = keeping
         self._clock = keeping.clock
-        self._turns = Turns()
+        self._turns = KeyedLock()
         self._loads: SingleFlight[None] = SingleFlight()
         self._measured: dict[str, Model] = {}
         self._measured_at = float("-inf")
 
-    def has(self, model_id: str) -> bool:
+    def is_loaded(self, model_id: str) -> bool:
         """Whether a call of the model may begin now: it is loaded, and nobody will unload it."""
         if model_id not in self.loaded:
             return False
@@ -246,18 +259,18 @@ class Memory:
         uses = self.uses.get(model_id)
         return uses is not None and uses.held_until > self._clock()
 
-    def uses_of(self, model_id: str) -> ModelUses:
+    def usage(self, model_id: str) -> ModelUsage:
         """What this client does with a model."""
         uses = self.uses.get(model_id)
-        return self.uses.setdefault(model_id, ModelUses()) if uses is None else uses
+        return self.uses.setdefault(model_id, ModelUsage()) if uses is None else uses
 
-    def begin(self, model_id: str) -> ModelUses:
-        """A call begins. Whoever says so has to say `end`, too."""
-        uses = self.uses.get(model_id) or self.uses_of(model_id)
+    def begin_use(self, model_id: str) -> ModelUsage:
+        """A call begins. Whoever says so has to say `end_use`, too."""
+        uses = self.uses.get(model_id) or self.usage(model_id)
         uses.calls += 1
         return uses
 
-    def end(self, uses: ModelUses) -> None:
+    def end_use(self, uses: ModelUsage) -> None:
         """A call is over."""
         if uses.changed is not None:
             uses.ended(self._clock())
@@ -271,7 +284,7 @@ class Memory:
     async def keep_to_budget(self) -> None:
         """Unload idle models if the calls since the last time left too little memory."""
         self.is_unmeasured, self._measured_at = False, self._clock()
-        async with self._whole():
+        async with self._memory_lock():
             excess_mb = await keep_to_budget(self, self._store)
         if excess_mb:
             log.warning(
@@ -282,9 +295,9 @@ class Memory:
 
     async def users(self, model_id: str) -> tuple[ModelUser, ...]:
         """Who uses a model, this client first."""
-        return (*self.own_users(model_id), *await self.others.users(model_id))
+        return (*self.local_users(model_id), *await self.others.users(model_id))
 
-    def own_users(self, model_id: str) -> tuple[ModelUser, ...]:
+    def local_users(self, model_id: str) -> tuple[ModelUser, ...]:
         """This client, if it uses a model."""
         uses, now = self.uses.get(model_id), self._clock()
         if uses is None or not (uses.calls or now < uses.last_used + self.policy.hold_s):
@@ -294,25 +307,25 @@ class Memory:
                 program=program_name(sys.argv),
                 pid=os.getpid(),
                 last_used_s=0.0 if uses.calls else now - uses.last_used,
-                calls=uses.calls,
+                in_flight=uses.calls,
             ),
         )
 
-    async def ensure(self, model: Model) -> None:
+    async def load(self, model: Model) -> None:
         """Load a model unless it is known to be loaded; concurrent loads are one.
 
         Raises:
             ModelLoadFailed: The engine could not load it.
             MemoryBudgetExceeded: There is no room, and none can be made.
         """
-        if self.has(model.id):
+        if self.is_loaded(model.id):
             return
-        uses = self.uses_of(model.id)
+        uses = self.usage(model.id)
         uses.waiting += 1
         try:
             await self._loads.run(model.id, lambda: self._ensure(model))
         finally:
-            uses.arrived()
+            uses.on_loaded()
 
     async def unload(
         self,
@@ -335,7 +348,7 @@ class Memory:
             ModelInUse: Somebody still uses it.
         """
         force = force and self._store.dialect.capabilities.unload_while_generating != "unsupported"
-        async with self._turns.turn(model.id):
+        async with self._turns.lock(model.id):
             await self._unload(model, reason, drain_s, None if force else 0.0)
 
     @property
@@ -343,20 +356,20 @@ class Memory:
         """When the memory may be measured again."""
         return self._measured_at + MEASURE_INTERVAL_S
 
-    def idle(self, uses: ModelUses) -> bool:
+    def idle(self, uses: ModelUsage) -> bool:
         """Whether a model was not used for too long."""
-        idle_s = self.policy.idle_timeout_s
+        idle_s = self.policy.keep_alive_s
         if idle_s is None or uses.calls or uses.model is None or uses.model.id not in self.loaded:
             return False
         return self._clock() >= uses.idle_from(idle_s)
 
-    async def unload_idle(self, uses: ModelUses) -> None:
+    async def unload_idle(self, uses: ModelUsage) -> None:
         """Unload a model, if nobody used it for too long. If others did, look again later."""
-        model, idle_s = uses.model, self.policy.idle_timeout_s
+        model, idle_s = uses.model, self.policy.keep_alive_s
         if model is None or idle_s is None:
             return
-        async with self._turns.turn(model.id):
-            if self.idle(uses) and await self._is_ours(model, uses):
+        async with self._turns.lock(model.id):
+            if self.idle(uses) and await self._loaded_by_us(model, uses):
                 uses.idle_at = self._clock() + min(self.policy.renew_s, idle_s)
                 with suppress(ModelInUse):
                     await self._unload(model, "idle", 0.0, idle_s)
@@ -367,67 +380,67 @@ class Memory:
         Raises:
             ModelInUse: Somebody uses it after all.
         """
-        async with self._turns.turn(model.id):
+        async with self._turns.lock(model.id):
             await self._unload(model, "budget", DRAIN_S, 0.0)
 
     async def _ensure(self, model: Model) -> None:
         if self.policy.bounded:
-            async with self._turns.turn(model.id):
-                if await self._claimed(model):
+            async with self._turns.lock(model.id):
+                if await self._claim(model):
                     return
-        async with self._whole(), self._turns.turn(model.id):
-            if not await self._claimed(model):
-                await self._brought(model)
+        async with self._memory_lock(), self._turns.lock(model.id):
+            if not await self._claim(model):
+                await self._load_or_adopt(model)
 
-    async def _claimed(self, model: Model) -> bool:
+    async def _claim(self, model: Model) -> bool:
         """Have other clients leave a model alone. Whether it is in memory."""
-        uses = self.uses_of(model.id)
-        if not self.has(model.id):
+        uses = self.usage(model.id)
+        if not self.is_loaded(model.id):
             await self.others.claim(model.id)
-            self._hold(uses)
+            self._extend_hold(uses)
             self._keeping.wake()
             if self.others.exist and not await self._is_in(model):
                 self.loaded.discard(model.id)
                 return False
             if not self.others.exist and model.id not in self.loaded:
                 return False
-        self._found(model, uses)
+        self._adopt_loaded(model, uses)
         return True
 
-    async def _brought(self, model: Model) -> None:
+    async def _load_or_adopt(self, model: Model) -> None:
         """Load a model, unless another client just did."""
-        uses = self.uses_of(model.id)
+        uses = self.usage(model.id)
         async with self.others.lease(model.id, "load", for_s=LOAD_LEASE_S):
             if not (self.others.exist and await self._is_in(model)):
                 await self._load(model, uses)
-            self._found(model, uses)
+            self._adopt_loaded(model, uses)
         self._keeping.wake()
 
-    def _found(self, model: Model, uses: ModelUses) -> None:
+    def _adopt_loaded(self, model: Model, uses: ModelUsage) -> None:
         self.loaded.add(model.id)
         uses.model = uses.model or model
-        uses.arriving = uses.waiting
+        uses.starting = uses.waiting
 
     @asynccontextmanager
-    async def _whole(self) -> AsyncGenerator[None]:
+    async def _memory_lock(self) -> AsyncGenerator[None]:
         """Where room may have to be made, one model is loaded at a time."""
         if not self.policy.bounded:
             yield
             return
         async with (
-            self._turns.turn(WHOLE),
-            self.others.lease(WHOLE, "budget", for_s=LOAD_LEASE_S),
+            self._turns.lock(ALL_MODELS),
+            self.others.lease(ALL_MODELS, "budget", for_s=LOAD_LEASE_S),
         ):
             yield
 
-    async def _load(self, model: Model, uses: ModelUses) -> None:
+    async def _load(self, model: Model, uses: ModelUsage) -> None:
         if self.policy.bounded:
-            model = self._measured.get(model.id) or await self._store.described(model)
-            await make_room(self, self._store, model)
+            model = self._measured.get(model.id) or await self._store.describe(model)
+            await evict_for(self, self._store, model)
         started, before_mb = self._clock(), await measured_mb(self, self._store)
         await self._store.dialect.load(model)
         await self.others.loaded(model)
-        self._hold(uses)
+        self._extend_hold(uses)
         uses.model, uses.loaded_here = model, True
         if before_mb is not None:
             await self._check_fit(model, before_mb)
@@ -459,9 +472,9 @@ class Memory:
                 model=model.id,
             )
 
-    async def _is_ours(self, model: Model, uses: ModelUses) -> bool:
+    async def _loaded_by_us(self, model: Model, uses: ModelUsage) -> bool:
         """Whether a client of this home loaded a model. What others did is not looked at again."""
-        known = await self.others.known()
+        known = await self.others.known_models()
         ours = uses.loaded_here or known is None or model.id in known
         if not ours:
             uses.idle_at = float("inf")
@@ -484,38 +497,40 @@ class Memory:
         """
         lease_s = drain_s + LOAD_LEASE_S
         async with self.others.lease(model.id, "unload", for_s=lease_s, quiet_s=quiet_s):
-            await self.uses_of(model.id).taken(SETTLE_S)
+            await self.usage(model.id).wait_waiters_started(FOREIGN_GRACE_S)
             was_known = model.id in self.loaded
             self.loaded.discard(model.id)  # calls that begin from now on line up for a load
             was_in = was_known or await self._is_in(model)
             try:
-                await self._drained(model, drain_s, reason, asked=quiet_s is not None)
+                await self._drain(model, drain_s, reason, asked=quiet_s is not None)
             except ModelInUse:
                 if was_known:
                     self.loaded.add(model.id)
                 raise
             await self.others.unloaded(model.id)
-        uses = self.uses_of(model.id)
+        uses = self.usage(model.id)
         uses.held_until, uses.loaded_here = 0.0, False
         if was_in:
             self._emit(ModelUnloaded(model=model.id, service=self._store.base_url, reason=reason))
 
-    async def _drained(
+    async def _drain(
         self, model: Model, drain_s: float, reason: UnloadReason, *, asked: bool
     ) -> None:
         """Unload a model when its calls have ended."""
         began = self._clock()
-        if asked and not await self.uses_of(model.id).drain(drain_s):
-            users = self.own_users(model.id)
+        if asked and not await self.usage(model.id).drain(drain_s):
+            users = self.local_users(model.id)
             raise ModelInUse(
                 f"{model.id} is still used after {drain_s:g} s: {'; '.join(map(str, users))}",
                 hint="End these calls, or allow them more time.",
                 model=model.id,
                 service=self._store.base_url,
-            ).used_by(users)
-        await self._let_go(model, reason, began + max(drain_s, SETTLE_S) if asked else began)
+            ).with_users(users)
+        await self._wait_released(
+            model, reason, began + max(drain_s, FOREIGN_GRACE_S) if asked else began
+        )
 
-    async def _let_go(self, model: Model, reason: UnloadReason, give_up_at: float) -> None:
+    async def _wait_released(self, model: Model, reason: UnloadReason, give_up_at: float) -> None:
         """Unload a model, as often as it takes for the engine to let go of it."""
         wait_s = SETTLE_POLL_S
         while True:
@@ -523,32 +538,34 @@ class Memory:
             try:
                 return await self._store.dialect.unload(model)
             except ModelInUse as error:
-                if reason in {"asked", "swap"} and await self._store.stored.release(model):
+                if reason in {"asked", "swap"} and await self._store.stored_responses.release(
+                    model
+                ):
                     continue
-                if tried_at >= max(give_up_at, self._lingers_until(model)):
-                    raise self._held(model, error) from None
+                if tried_at >= max(give_up_at, self._release_deadline(model)):
+                    raise self._in_use_error(model, error) from None
             await self._keeping.sleep(wait_s)
             wait_s = min(2 * wait_s, SETTLE_POLL_MAX_S)
 
-    def _lingers_until(self, model: Model) -> float:
+    def _release_deadline(self, model: Model) -> float:
         """Until when a model may still be held for a call of ours that has ended."""
-        uses = self.uses_of(model.id)
-        if uses.calls or self._store.stored.of(model):
+        uses = self.usage(model.id)
+        if uses.calls or self._store.stored_responses.for_model(model):
             return float("-inf")
-        return uses.last_ended + LINGER_S
+        return uses.last_ended + ENGINE_RELEASE_S
 
-    def _held(self, model: Model, error: ModelInUse) -> ModelInUse:
+    def _in_use_error(self, model: Model, error: ModelInUse) -> ModelInUse:
         """The error with what keeps a model in memory, where that is known."""
-        if stored := self._store.stored.of(model):
+        if stored := self._store.stored_responses.for_model(model):
             error.hint = (
                 f"Stored responses keep it: {', '.join(stored)}. Delete them with "
                 "client.responses.delete(), or end their conversation."
             )
-        return error.located(model=model.id)
+        return error.with_context(model=model.id)
 
-    def _hold(self, uses: ModelUses) -> None:
+    def _extend_hold(self, uses: ModelUsage) -> None:
         now = self._clock()
-        uses.told_at = uses.last_used = now
+        uses.renewed_at = uses.last_used = now
         uses.held_until = now + self.policy.sure_s
 
     def _emit(self, event: Event) -> None:

@@ -26,7 +26,7 @@ class ModelResidency:
     uses. Unloading may not give all memory back to the system (foundry-local-service.md, 5).
 
     Attributes:
-        idle_timeout_s: Seconds after which a model that this client used is unloaded when no client
+        keep_alive_s: Seconds after which a model that this client used is unloaded when no client
             called it; None for never.
         memory_budget_mb: Bound of the memory that all models take, in MB; None for none. In an
             engine host of this package it is measured: what its process took since it started,
@@ -41,14 +41,14 @@ class ModelResidency:
         ConfigurationError: A value is not above 0.
     """
 
-    idle_timeout_s: float | None = None
+    keep_alive_s: float | None = None
     memory_budget_mb: float | None = None
     max_loaded: int | None = None
     hold_s: float = 60.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, with its name."""
-        for name in ("idle_timeout_s", "memory_budget_mb", "max_loaded", "hold_s"):
+        for name in ("keep_alive_s", "memory_budget_mb", "max_loaded", "hold_s"):
             value: object = getattr(self, name)
             if value is None and name != "hold_s":
                 continue
@@ -62,7 +62,7 @@ class ModelResidency:
     @classmethod
     def of(cls, settings: Settings) -> ModelResidency:
         """What the settings say."""
-        return cls(idle_timeout_s=settings.model_idle_s, memory_budget_mb=settings.memory_budget_mb)
+        return cls(keep_alive_s=settings.keep_alive_s, memory_budget_mb=settings.memory_budget_mb)
 
     @property
     def bounded(self) -> bool:
@@ -181,4 +181,4 @@ def _exceeded(
     if others:
         told += f"; in memory: {', '.join(map(str, others))}"
     users = [user for each in staying for user in each.users]
-    return MemoryBudgetExceeded(told, model=model.id).used_by(users)
+    return MemoryBudgetExceeded(told, model=model.id).with_users(users)

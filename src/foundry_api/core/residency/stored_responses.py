@@ -39,7 +39,7 @@ class _Kept:
 
     model_id: str
     catalog: Catalog
-    hold: Hold
+    retain: Hold
 
 
 class StoredResponses:
@@ -80,19 +80,19 @@ class StoredResponses:
             return catalogs
         return (kept.catalog, *(each for each in catalogs if each != kept.catalog))
 
-    def of(self, model: Model) -> tuple[str, ...]:
+    def for_model(self, model: Model) -> tuple[str, ...]:
         """The ids of those that keep a model in memory."""
         return tuple(name for name, kept in self._kept.items() if kept.model_id == model.id)
 
     async def release(self, model: Model) -> bool:
         """Delete those of a model that nobody holds. Whether there were any."""
-        free = [name for name in self.of(model) if self._kept[name].hold == "free"]
+        free = [name for name in self.for_model(model) if self._kept[name].retain == "free"]
         await self._delete(free)
         return bool(free)
 
     async def release_all(self) -> None:
         """Delete those of all models, but those that are to be kept: the client closes."""
-        await self._delete([name for name, kept in self._kept.items() if kept.hold != "kept"])
+        await self._delete([name for name, kept in self._kept.items() if kept.retain != "kept"])
 
     async def _delete(self, names: Iterable[str]) -> None:
         try:

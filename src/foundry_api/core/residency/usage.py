@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
     from foundry_api.types.messages import Model
 
-__all__ = ["ModelUses", "Turns"]
+__all__ = ["KeyedLock", "ModelUsage"]
 
 
-class ModelUses:
+class ModelUsage:
     """What this client does with one model of one service.
 
     Attributes:
         calls: Calls in flight.
         waiting: Callers that wait for it to be loaded.
-        arriving: Those of them for whom it was loaded, and whose turn to run has not come yet.
+        starting: Those of them for whom it was loaded, and whose turn to run has not come yet.
         last_used: When the last one ended, or the model was loaded.
         last_ended: When the last one ended.
         held_until: Until when other clients leave it alone without being told again.
-        told_at: When they were last told.
+        renewed_at: When they were last told.
         idle_at: Not to be looked at for idleness before that.
         model: As it was last loaded or found; None before.
         loaded_here: Whether it was this client that loaded it.
@@ -32,7 +32,6 @@ class ModelUses:
     """
 
     __slots__ = (
-        "arriving",
         "calls",
         "changed",
         "held_until",
@@ -41,13 +40,14 @@ class ModelUses:
         "last_used",
         "loaded_here",
         "model",
-        "told_at",
+        "renewed_at",
+        "starting",
         "waiting",
     )
 
     def __init__(self) -> None:
-        self.calls = self.waiting = self.arriving = 0
-        self.last_used = self.held_until = self.told_at = self.idle_at = 0.0
+        self.calls = self.waiting = self.starting = 0
+        self.last_used = self.held_until = self.renewed_at = self.idle_at = 0.0
         self.last_ended = float("-inf")
         self.model: Model | None = None
         self.loaded_here = False
@@ -64,19 +64,19 @@ class ModelUses:
         if self.changed is not None:
             self.changed.set()
 
-    def arrived(self) -> None:
+    def on_loaded(self) -> None:
         """A caller who waited goes on, and may begin a call at once."""
         self.waiting -= 1
-        self.arriving = min(max(self.arriving - 1, 0), self.waiting)
+        self.starting = min(max(self.starting - 1, 0), self.waiting)
         if self.changed is not None:
             self.changed.set()
 
-    async def taken(self, seconds: float) -> None:
+    async def wait_waiters_started(self, seconds: float) -> None:
         """Let those begin their calls for whom the model was just loaded.
 
         Two models that take each other's place would else never be called.
         """
-        await self._until(lambda: not self.arriving, seconds)
+        await self._until(lambda: not self.starting, seconds)
 
     async def drain(self, seconds: float) -> bool:
         """Wait until no call is in flight. False if there still was one after so many seconds."""
@@ -96,14 +96,14 @@ class ModelUses:
 
 
 class _Turn:
-    __slots__ = ("lock", "wanted")
+    __slots__ = ("lock", "waiters")
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        self.wanted = 0
+        self.waiters = 0
 
 
-class Turns:
+class KeyedLock:
     """A lock for each key, first come first served. One that nobody wants is not kept.
 
     So the same object serves several event loops, one after another.
@@ -113,14 +113,14 @@ class Turns:
         self._turns: dict[Hashable, _Turn] = {}
 
     @asynccontextmanager
-    async def turn(self, key: Hashable) -> AsyncGenerator[None]:
+    async def lock(self, key: Hashable) -> AsyncGenerator[None]:
         """Be the only one that does something to `key`."""
         turn = self._turns.setdefault(key, _Turn())
-        turn.wanted += 1
+        turn.waiters += 1
         try:
             async with turn.lock:
                 yield
         finally:
-            turn.wanted -= 1
-            if not turn.wanted:
+            turn.waiters -= 1
+            if not turn.waiters:
                 del self._turns[key]

@@ -28,11 +28,11 @@ from foundry_api.storage.sqlite import (
     OtherFormat,
     check_row,
     check_rows,
-    file_identity,
+    get_file_identity,
     is_damage,
     open_database,
-    remove_set_aside,
-    set_aside,
+    quarantine,
+    remove_quarantined,
 )
 from foundry_api.types.errors import FoundryError
 from foundry_api.types.messages import Model, ModelUser
@@ -41,17 +41,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
     from pathlib import Path
 
-__all__ = ["Known", "Lease", "Owner", "Unusable", "UsesDb"]
+__all__ = ["ClientProcess", "DatabaseUnavailable", "KnownModel", "Lease", "ModelUsageDb"]
 
 Change = Literal["load", "unload", "budget"]
 
-MOST_ASIDE = 3
+MAX_QUARANTINED = 3
 """Damaged files to keep."""
 
 BUSY_S = 5.0
 """How long one process waits for another's write, which takes a millisecond."""
 
-MOST_KNOWN = 1000
+MAX_KNOWN_MODELS = 1000
 """Loaded models to remember. Services on ephemeral ports come and go."""
 
 SCHEMA = """
@@ -90,12 +90,12 @@ COLUMNS: dict[str, tuple[type | tuple[type, ...], ...]] = {
 log = logging.getLogger("foundry_api")
 
 
-class Unusable(Exception):
+class DatabaseUnavailable(Exception):
     """The file cannot be used now. Whoever needs it goes on without it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class ClientProcess:
     """A client and its process.
 
     Attributes:
@@ -111,14 +111,14 @@ class Owner:
     create_time: float
 
     @property
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether its process is still running."""
-        return state.running(self.pid, self.create_time) is not None
+        return state.get_process(self.pid, self.create_time) is not None
 
     @classmethod
-    def here(cls, client: str, program: str) -> Owner:
+    def current(cls, client: str, program: str) -> ClientProcess:
         """A client of this process."""
-        return cls(client, program, os.getpid(), state.own_create_time())
+        return cls(client, program, os.getpid(), state.get_own_create_time())
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,21 +137,21 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownModel:
     """A model that a client of this home loaded.
 
     Attributes:
         model: As it was loaded.
-        last: When any client last called it, or loaded it.
+        last_used: When any client last called it, or loaded it.
         users: Other clients that use it.
     """
 
     model: Model
-    last: float
+    last_used: float
     users: tuple[ModelUser, ...]
 
 
-class UsesDb:
+class ModelUsageDb:
     """The file, as one client sees it.
 
     Args:
@@ -161,21 +161,21 @@ class UsesDb:
         lives: Whether a client's process is still running.
 
     Raises:
-        Unusable: By every method: the file can't be read or written now.
+        DatabaseUnavailable: By every method: the file can't be read or written now.
     """
 
     def __init__(
         self,
         path: Path,
-        owner: Owner,
+        owner: ClientProcess,
         *,
-        clock: Callable[[], float] = time.monotonic,
-        lives: Callable[[Owner], bool] = lambda owner: owner.lives,
+        monotonic: Callable[[], float] = time.monotonic,
+        is_alive: Callable[[ClientProcess], bool] = lambda owner: owner.is_alive,
     ) -> None:
         self._path = path
         self._owner = owner
-        self._clock = clock
-        self._lives = lives
+        self._monotonic = monotonic
+        self._is_alive = is_alive
         self._recognised: tuple[int, int] | None = None
 
     def claim(self, service: str, model: str, hold_s: float) -> ModelUser | None:
@@ -190,10 +190,10 @@ class UsesDb:
             Who is unloading the model now, so that nothing was noted; None if it was.
         """
         with self._transaction() as db:
-            self._forget_the_dead(db)
-            if unloading := self._holder(db, service, model, "unload"):
+            self._purge_dead_clients(db)
+            if unloading := self._find_holder(db, service, model, "unload"):
                 return unloading
-            self._note(db, [(service, model, self._clock())], hold_s)
+            self._upsert_uses(db, [(service, model, self._monotonic())], hold_s)
             return None
 
     def renew(self, service: str, uses: Iterable[tuple[str, float]], hold_s: float) -> set[str]:
@@ -212,11 +212,15 @@ class UsesDb:
                 "select model, until from uses where service = ? and client = ?",
                 (service, self._owner.client),
             )
-            held = dict(check_rows(rows, str, float))
-            now = self._clock()
-            kept = [(service, model, last) for model, last in uses if held.get(model, 0.0) > now]
-            self._note(db, kept, hold_s)
-            return {model for model, _ in uses} - {model for _, model, _ in kept}
+            held_until = dict(check_rows(rows, str, float))
+            current = self._monotonic()
+            renewed = [
+                (service, model, last)
+                for model, last in uses
+                if held_until.get(model, 0.0) > current
+            ]
+            self._upsert_uses(db, renewed, hold_s)
+            return {model for model, _ in uses} - {model for _, model, _ in renewed}
 
     def lease(
         self,
@@ -239,41 +243,41 @@ class UsesDb:
             quiet_s: Refuse it if another client holds the model, or used it in so many seconds.
         """
         with self._transaction() as db:
-            self._forget_the_dead(db)
-            if holder := self._holder(db, service, model):
+            self._purge_dead_clients(db)
+            if holder := self._find_holder(db, service, model):
                 return Lease(holder=holder)
-            users = () if quiet_s is None else self._users(db, service, model, quiet_s)
+            users = () if quiet_s is None else self._find_users(db, service, model, quiet_s)
             if users:
                 return Lease(users=users)
-            until = self._clock() + for_s
-            self._introduce(db)
+            until = self._monotonic() + for_s
+            self._register_client(db)
             db.execute(
                 "insert or replace into leases values (?, ?, ?, ?, ?, ?)",
                 (service, model, token, self._owner.client, change, until),
             )
             return Lease(token)
 
-    def give_back(self, token: str) -> None:
+    def release(self, token: str) -> None:
         """End a lease. One that was never granted, or has ended, is ignored."""
         with self._transaction() as db:
             db.execute("delete from leases where token = ?", (token,))
 
-    def loaded(self, service: str, model: Model, hold_s: float) -> None:
+    def record_loaded(self, service: str, model: Model, hold_s: float) -> None:
         """Note that this client loaded a model, and uses it."""
         with self._transaction() as db:
-            now = self._clock()
+            current = self._monotonic()
             db.execute(
                 "insert or replace into loads values (?, ?, ?, ?, ?, ?)",
-                (service, model.id, model.alias, model.catalog, model.size_mb, now),
+                (service, model.id, model.alias, model.catalog, model.size_mb, current),
             )
             db.execute(
                 "delete from loads where at > ? or at <= "
                 "(select at from loads order by at desc limit 1 offset ?)",
-                (now, MOST_KNOWN),
+                (current, MAX_KNOWN_MODELS),
             )
-            self._note(db, [(service, model.id, now)], hold_s)
+            self._upsert_uses(db, [(service, model.id, current)], hold_s)
 
-    def unloaded(self, service: str, model: str) -> None:
+    def record_unloaded(self, service: str, model: str) -> None:
         """Note that a model is out of memory, so that nobody uses it."""
         with self._transaction() as db:
             for table in ("loads", "uses"):
@@ -282,16 +286,16 @@ class UsesDb:
                     (service, model),
                 )
 
-    def users(self, service: str, model: str) -> tuple[ModelUser, ...]:
+    def list_users(self, service: str, model: str) -> tuple[ModelUser, ...]:
         """Other clients that use a model."""
         with self._transaction() as db:
-            self._forget_the_dead(db)
-            return self._users(db, service, model, 0.0)
+            self._purge_dead_clients(db)
+            return self._find_users(db, service, model, 0.0)
 
-    def known(self, service: str) -> dict[str, Known]:
+    def list_known_models(self, service: str) -> dict[str, KnownModel]:
         """Models that clients of this home loaded, and nobody of them unloaded since, by id."""
         with self._transaction() as db:
-            self._forget_the_dead(db)
+            self._purge_dead_clients(db)
             rows = db.execute(
                 "select model, alias, catalog, size_mb, max(at, coalesce((select max(last) from "
                 "uses where uses.service = loads.service and uses.model = loads.model), at)) "
@@ -299,71 +303,73 @@ class UsesDb:
                 (service,),
             )
             return {
-                row[0]: Known(_model(row), row[4], self._users(db, service, row[0], 0.0))
+                row[0]: KnownModel(
+                    _parse_model(row), row[4], self._find_users(db, service, row[0], 0.0)
+                )
                 for row in check_rows(rows, str, str, str, (float, type(None)), float)
             }
 
-    def leave(self) -> None:
+    def unregister(self) -> None:
         """Forget this client: it uses nothing any more."""
         with self._transaction() as db:
-            self._forget(db, self._owner.client)
+            self._remove_client(db, self._owner.client)
 
-    def _note(
+    def _upsert_uses(
         self, db: sqlite3.Connection, uses: Sequence[tuple[str, str, float]], hold_s: float
     ) -> None:
-        self._introduce(db)
+        self._register_client(db)
         client = self._owner.client
         db.executemany(
             "insert or replace into uses values (?, ?, ?, ?, ?)",
             [(service, model, client, last, last + hold_s) for service, model, last in uses],
         )
 
-    def _introduce(self, db: sqlite3.Connection) -> None:
+    def _register_client(self, db: sqlite3.Connection) -> None:
         owner = self._owner
         db.execute(
             "insert or ignore into clients values (?, ?, ?, ?)",
             (owner.client, owner.pid, owner.create_time, owner.program),
         )
 
-    def _holder(
+    def _find_holder(
         self, db: sqlite3.Connection, service: str, model: str, change: Change | None = None
     ) -> ModelUser | None:
         """Which other client is changing a model now. One client does not do two things at once."""
         row = db.execute(
             "select program, pid from leases join clients using (client) where service = ? "
             "and model = ? and client <> ? and until > ? and change = coalesce(?, change)",
-            (service, model, self._owner.client, self._clock(), change),
+            (service, model, self._owner.client, self._monotonic(), change),
         ).fetchone()
         if row is None:
             return None
         program, pid = check_row(row, str, int)
         return ModelUser(program=program, pid=pid, last_used_s=0.0)
 
-    def _users(
+    def _find_users(
         self, db: sqlite3.Connection, service: str, model: str, quiet_s: float
     ) -> tuple[ModelUser, ...]:
-        now = self._clock()
+        current = self._monotonic()
         rows = db.execute(
             "select program, pid, last from uses join clients using (client) where service = ? "
             "and model = ? and client <> ? and (until > ? or last > ?) order by last desc",
-            (service, model, self._owner.client, now, now - quiet_s),
+            (service, model, self._owner.client, current, current - quiet_s),
         )
         return tuple(
-            ModelUser(program=program, pid=pid, last_used_s=now - last)
+            ModelUser(program=program, pid=pid, last_used_s=current - last)
             for program, pid, last in check_rows(rows, str, int, float)
         )
 
-    def _forget_the_dead(self, db: sqlite3.Connection) -> None:
+    def _purge_dead_clients(self, db: sqlite3.Connection) -> None:
         rows = db.execute(
             "select client, program, pid, create_time from clients where client <> ?",
             (self._owner.client,),
         )
-        for owner in [Owner(*row) for row in check_rows(rows, str, str, int, float)]:
-            if not self._lives(owner):
-                self._forget(db, owner.client)
+        for owner in [ClientProcess(*row) for row in check_rows(rows, str, str, int, float)]:
+            if not self._is_alive(owner):
+                self._remove_client(db, owner.client)
 
     @staticmethod
-    def _forget(db: sqlite3.Connection, client: str) -> None:
+    def _remove_client(db: sqlite3.Connection, client: str) -> None:
         for table in ("uses", "leases", "clients"):
             db.execute(
                 f"delete from {table} where client = ?",  # noqa: S608 - three names of our own
@@ -378,11 +384,11 @@ class UsesDb:
                 yield db
                 db.execute("commit")
         except ForeignFile as error:
-            raise Unusable(f"{self._path}: {error}; move it away") from error
+            raise DatabaseUnavailable(f"{self._path}: {error}; move it away") from error
         except (sqlite3.Error, OSError, OtherFormat, LockTimeout) as error:
             if is_damage(error):
                 self._discard()  # its header is whole, so opening it did not tell
-            raise Unusable(f"{self._path}: {error}") from error
+            raise DatabaseUnavailable(f"{self._path}: {error}") from error
 
     def _open(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
@@ -393,18 +399,18 @@ class UsesDb:
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
-        self._set_aside()
+        self._quarantine()
         return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
         db = open_database(
             self._path,
             FORMAT,
-            lock=self._lock(),
+            lock=self._make_lock(),
             timeout_s=BUSY_S,
             recognised=self._recognised,
         )
-        self._recognised = file_identity(self._path)
+        self._recognised = get_file_identity(self._path)
         try:
             # What a crash of the machine would lose is about processes that it ended as well.
             db.execute("pragma synchronous = off")
@@ -416,23 +422,23 @@ class UsesDb:
     def _discard(self) -> None:
         """Set a damaged file aside, if that is possible; the error that is raised tells of it."""
         with contextlib.suppress(sqlite3.Error, OSError, ForeignFile, OtherFormat, FoundryError):
-            self._set_aside()
+            self._quarantine()
 
-    def _set_aside(self) -> None:
+    def _quarantine(self) -> None:
         """Begin anew beside a damaged file. Of processes that find it, one does that.
 
         It holds the lock until what belonged to the old file is gone, so that nobody takes the
         first words of a new one for those of the old.
         """
-        with self._lock():
-            if self._is_sound():
+        with self._make_lock():
+            if self._is_intact():
                 return  # another process was faster
-            aside = set_aside(self._path, "damaged")
-            remove_set_aside(self._path, FORMAT, keep=MOST_ASIDE)
+            aside = quarantine(self._path, "damaged")
+            remove_quarantined(self._path, FORMAT, keep=MAX_QUARANTINED)
             create_file(self._path)
         log.warning("%s was damaged; it is now %s", self._path, aside)
 
-    def _is_sound(self) -> bool:
+    def _is_intact(self) -> bool:
         """Whether the file is whole. Under the lock."""
         try:
             db = open_database(self._path, FORMAT, lock=contextlib.nullcontext(), timeout_s=BUSY_S)
@@ -449,9 +455,9 @@ class UsesDb:
                 return False
             raise
 
-    def _lock(self) -> FileLock:
+    def _make_lock(self) -> FileLock:
         return FileLock(self._path.with_suffix(".lock"), timeout_s=BUSY_S)
 
 
-def _model(row: tuple[Any, ...]) -> Model:
+def _parse_model(row: tuple[Any, ...]) -> Model:
     return Model(id=row[0], alias=row[1], catalog=row[2], cached=True, loaded=True, size_mb=row[3])

@@ -17,7 +17,7 @@ import msgspec
 import psutil
 from aiohttp import web
 
-from foundry_api.engine.host.downloads import Downloads
+from foundry_api.engine.host.downloads import DownloadManager
 from foundry_api.types.errors import (
     CatalogUnavailable,
     DownloadFailed,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from foundry_api.engine.host.native import Engine
-    from foundry_api.engine.state import HostFacts
+    from foundry_api.engine.state import HostDetails
 
 __all__ = ["ControlAPI"]
 
@@ -75,30 +75,32 @@ class ControlAPI:
         self,
         engine: Engine,
         token: str,
-        facts: HostFacts,
-        leave: Callable[[], None],
+        info: HostDetails,
+        exit_process: Callable[[], None],
         *,
-        downloads: Downloads | None = None,
+        downloads: DownloadManager | None = None,
     ) -> None:
         self._engine = engine
-        self._downloads = downloads or Downloads(engine)
+        self._downloads = downloads or DownloadManager(engine)
         self._expected = f"Bearer {token}".encode()
-        self._facts = facts
-        self._leave = leave
-        self._own_bytes = _resident_bytes() - _loaded_bytes(engine)
+        self._info = info
+        self._exit_process = exit_process
+        self._own_bytes = _get_resident_bytes() - _get_loaded_bytes(engine)
 
-    def app(self) -> web.Application:
+    def make_app(self) -> web.Application:
         """The application to serve."""
-        app = web.Application(middlewares=[self._guard, _typed], client_max_size=MAX_BODY_BYTES)
+        app = web.Application(
+            middlewares=[self._guard, _translate_errors], client_max_size=MAX_BODY_BYTES
+        )
         app.add_routes(
             [
-                web.get("/host", self._host),
-                web.get("/catalog", self._catalog),
+                web.get("/host", self._get_host),
+                web.get("/catalog", self._get_catalog),
                 web.post("/models", self._register),
                 web.delete("/models/{name}", self._unregister),
                 web.delete("/cache/{name}", self._remove),
                 web.post("/download", self._download),
-                web.get("/memory", self._memory),
+                web.get("/memory", self._get_memory),
                 web.post("/shutdown", self._shutdown),
             ]
         )
@@ -110,17 +112,17 @@ class ControlAPI:
         request: web.Request,
         handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
     ) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        if not hmac.compare_digest(given, self._expected):
-            return _told(401, "Unauthorized", "the control token is missing or wrong")
+        authorization = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(authorization, self._expected):
+            return _error_body(401, "Unauthorized", "the control token is missing or wrong")
         if not is_loopback(f"http://{request.host}"):
-            return _told(403, "Forbidden", "the Host header does not name the loopback")
+            return _error_body(403, "Forbidden", "the Host header does not name the loopback")
         return await handler(request)
 
-    async def _host(self, _: web.Request) -> web.Response:
+    async def _get_host(self, _: web.Request) -> web.Response:
         process = psutil.Process()
-        facts = self._facts
-        return _json(
+        facts = self._info
+        return _json_response(
             {
                 "pid": process.pid,
                 "url": facts.url,
@@ -134,29 +136,31 @@ class ControlAPI:
             }
         )
 
-    async def _catalog(self, request: web.Request) -> web.Response:
+    async def _get_catalog(self, request: web.Request) -> web.Response:
         if request.query.get("public") == "1":
-            return _json(await asyncio.to_thread(self._engine.public_models))
-        return _json({"models": await asyncio.to_thread(self._engine.local_models)})
+            return _json_response(await asyncio.to_thread(self._engine.list_public_models))
+        return _json_response({"models": await asyncio.to_thread(self._engine.list_local_models)})
 
     async def _register(self, request: web.Request) -> web.Response:
-        asked = await _body(request, _Registration)
-        if not Path(asked.path).is_absolute():  # to what, is known to the sender alone
-            raise InvalidRequest(f"the path {asked.path!r} is not absolute", field="path")
-        model = await asyncio.to_thread(self._engine.register, Path(asked.path), asked.alias)
-        return _json({"model": model})
+        registration = await _read_body(request, _Registration)
+        if not Path(registration.path).is_absolute():  # to what, is known to the sender alone
+            raise InvalidRequest(f"the path {registration.path!r} is not absolute", field="path")
+        model = await asyncio.to_thread(
+            self._engine.register, Path(registration.path), registration.alias
+        )
+        return _json_response({"model": model})
 
     async def _unregister(self, request: web.Request) -> web.Response:
         await asyncio.to_thread(self._engine.unregister, request.match_info["name"])
-        return _json({})
+        return _json_response({})
 
     async def _remove(self, request: web.Request) -> web.Response:
         freed = await asyncio.to_thread(self._engine.remove, request.match_info["name"])
-        return _json({"freed_bytes": freed})
+        return _json_response({"freed_bytes": freed})
 
-    async def _memory(self, _: web.Request) -> web.Response:
-        rss = await asyncio.to_thread(_resident_bytes)
-        return _json(
+    async def _get_memory(self, _: web.Request) -> web.Response:
+        rss = await asyncio.to_thread(_get_resident_bytes)
+        return _json_response(
             {
                 "rss_bytes": rss,
                 "models_bytes": max(rss - self._own_bytes, 0),
@@ -165,10 +169,10 @@ class ControlAPI:
         )
 
     async def _shutdown(self, request: web.Request) -> web.StreamResponse:
-        response = _json({"status": "leaving"})
+        response = _json_response({"status": "leaving"})
         await response.prepare(request)
         await response.write_eof()
-        self._leave()
+        self._exit_process()
         return response
 
     async def _download(self, request: web.Request) -> web.StreamResponse:
@@ -176,66 +180,66 @@ class ControlAPI:
 
         The host cancels a handler whose client is gone, which ends its following.
         """
-        asked = await _body(request, _Download)
+        request_body = await _read_body(request, _Download)
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
-        async with contextlib.aclosing(self._lines(asked.model)) as lines:
+        async with contextlib.aclosing(self._stream_lines(request_body.model)) as lines:
             async for line in lines:
                 await response.write(msgspec.json.encode(line) + b"\n")
         await response.write_eof()
         return response
 
-    async def _lines(self, name: str) -> AsyncGenerator[dict[str, Any], None]:
+    async def _stream_lines(self, name: str) -> AsyncGenerator[dict[str, Any], None]:
         try:
-            async with contextlib.aclosing(self._downloads.follow(name)) as steps:
+            async with contextlib.aclosing(self._downloads.subscribe(name)) as steps:
                 async for percent in steps:
                     yield {"percent": percent}
         except FoundryError as error:
-            yield {"error": _named(error)}
+            yield {"error": _error_name(error)}
         else:
             yield {"done": True}
 
 
 @web.middleware
-async def _typed(
+async def _translate_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     try:
         return await handler(request)
     except FoundryError as error:
         status = next((code for kind, code in _STATUSES if isinstance(error, kind)), 500)
-        return _told(status, **_named(error))
+        return _error_body(status, **_error_name(error))
     except web.HTTPException as error:
-        return _told(error.status, "InvalidRequest", error.reason)
+        return _error_body(error.status, "InvalidRequest", error.reason)
 
 
-def _resident_bytes() -> int:
+def _get_resident_bytes() -> int:
     return psutil.Process().memory_info().rss
 
 
-def _loaded_bytes(engine: Engine) -> int:
+def _get_loaded_bytes(engine: Engine) -> int:
     """Size of the models that were loaded before anybody could measure the engine without them."""
     try:
-        models = engine.local_models()
+        models = engine.list_local_models()
     except FoundryError:  # it can't read its list, which every call for a model then says
         return 0
     return sum((model.size_mb or 0) * 2**20 for model in models if model.loaded)
 
 
-def _named(error: FoundryError) -> dict[str, str]:
+def _error_name(error: FoundryError) -> dict[str, str]:
     return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
 
 
-def _told(status: int, kind: str, message: str, hint: str | None = None) -> web.Response:
-    return _json({"kind": kind, "message": message, "hint": hint}, status=status)
+def _error_body(status: int, kind: str, message: str, hint: str | None = None) -> web.Response:
+    return _json_response({"kind": kind, "message": message, "hint": hint}, status=status)
 
 
-def _json(content: object, *, status: int = 200) -> web.Response:
+def _json_response(content: object, *, status: int = 200) -> web.Response:
     body = msgspec.json.encode(content)
     return web.Response(body=body, status=status, content_type="application/json")
 
 
-async def _body(request: web.Request, kind: type[_Body]) -> _Body:
+async def _read_body(request: web.Request, kind: type[_Body]) -> _Body:
     try:
         return msgspec.json.decode(await request.read(), type=kind)
     except msgspec.MsgspecError as error:

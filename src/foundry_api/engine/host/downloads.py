@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Outcome = Model | FoundryError
 
-__all__ = ["Downloads"]
+__all__ = ["DownloadManager"]
 
 MIN_STEP = 0.1
 """Percent between two reports that are passed on; the engine makes many more."""
@@ -31,7 +31,7 @@ HEARTBEAT_S = 2.0
 """Between looks whether bytes arrive while the engine reports no progress."""
 
 
-class Downloads:
+class DownloadManager:
     """What is being downloaded.
 
     Args:
@@ -44,7 +44,7 @@ class Downloads:
         self._heartbeat_s = heartbeat_s
         self._running: dict[str, _Download] = {}
 
-    async def follow(self, name: str) -> AsyncGenerator[float, None]:
+    async def subscribe(self, name: str) -> AsyncGenerator[float, None]:
         """Percent as it comes, and again the same percent while only bytes come.
 
         Closing the generator stops the download, unless others follow it.
@@ -59,8 +59,8 @@ class Downloads:
         if download is None:
             download = _Download(self._engine, name, self._heartbeat_s)
             self._running[key] = download
-            download.start(over=lambda: self._running.pop(key))
-        with download.followed() as steps:
+            download.start(on_done=lambda: self._running.pop(key))
+        with download.subscribe() as steps:
             while not isinstance(step := await steps.get(), Model | FoundryError):
                 yield step
         if isinstance(step, FoundryError):
@@ -75,83 +75,83 @@ class _Download:
         self._name = name
         self._heartbeat_s = heartbeat_s
         self._loop = asyncio.get_running_loop()
-        self._followers: set[asyncio.Queue[float | Outcome]] = set()
+        self._subscribers: set[asyncio.Queue[float | Outcome]] = set()
         self._percent = 0.0
         self._cancel = threading.Event()
         self._task: asyncio.Task[None]
 
-    def start(self, over: Callable[[], object]) -> None:
-        self._task = asyncio.create_task(self._run(over))
+    def start(self, on_done: Callable[[], object]) -> None:
+        self._task = asyncio.create_task(self._run(on_done))
 
     @contextlib.contextmanager
-    def followed(self) -> Generator[asyncio.Queue[float | Outcome]]:
+    def subscribe(self) -> Generator[asyncio.Queue[float | Outcome]]:
         steps: asyncio.Queue[float | Outcome] = asyncio.Queue()
-        self._followers.add(steps)
+        self._subscribers.add(steps)
         steps.put_nowait(self._percent)
         try:
             yield steps
         finally:
-            self._followers.discard(steps)
-            if not self._followers:
+            self._subscribers.discard(steps)
+            if not self._subscribers:
                 self._cancel.set()
 
-    async def _run(self, over: Callable[[], object]) -> None:
-        heart = asyncio.create_task(self._beat())
+    async def _run(self, on_done: Callable[[], object]) -> None:
+        heart = asyncio.create_task(self._heartbeat())
         try:
-            outcome = await self._once()
-            while self._cancel.is_set() and self._followers and not _final(outcome):
-                outcome = await self._once()
+            outcome = await self._run_once()
+            while self._cancel.is_set() and self._subscribers and not _is_final(outcome):
+                outcome = await self._run_once()
         finally:
             heart.cancel()
-            over()
-        for steps in self._followers:
+            on_done()
+        for steps in self._subscribers:
             steps.put_nowait(outcome)
 
-    async def _once(self) -> Outcome:
+    async def _run_once(self) -> Outcome:
         """One run of the engine, in a thread of its own: it may hang as long as a server does."""
         self._cancel = cancel = threading.Event()
         done: asyncio.Future[Outcome] = self._loop.create_future()
 
         def work() -> None:
-            outcome = self._downloaded(cancel)
+            outcome = self._download(cancel)
             with contextlib.suppress(RuntimeError):  # the host is leaving: the loop is closed
                 self._loop.call_soon_threadsafe(done.set_result, outcome)
 
         threading.Thread(target=work, name=f"download {self._name}", daemon=True).start()
         return await done
 
-    def _downloaded(self, cancel: threading.Event) -> Outcome:
+    def _download(self, cancel: threading.Event) -> Outcome:
         try:
-            return self._engine.download(self._name, self._progress, cancel)
+            return self._engine.download(self._name, self._on_progress, cancel)
         except FoundryError as error:
             return error
         except Exception as error:  # noqa: BLE001 - the engine's thread has nobody else to tell
             return ServerError(f"the download failed unexpectedly: {type(error).__name__}: {error}")
 
-    def _progress(self, percent: float) -> None:
+    def _on_progress(self, percent: float) -> None:
         """Called from threads of the engine's, of which some are behind others."""
         with contextlib.suppress(RuntimeError):  # as above
-            self._loop.call_soon_threadsafe(self._tell, percent)
+            self._loop.call_soon_threadsafe(self._emit, percent)
 
-    def _tell(self, percent: float) -> None:
+    def _emit(self, percent: float) -> None:
         if percent - self._percent >= MIN_STEP or percent >= 100 > self._percent:  # noqa: PLR2004
             self._percent = percent
-            self._pass_on()
+            self._broadcast()
 
-    def _pass_on(self) -> None:
-        for steps in self._followers:
+    def _broadcast(self) -> None:
+        for steps in self._subscribers:
             steps.put_nowait(self._percent)
 
-    async def _beat(self) -> None:
+    async def _heartbeat(self) -> None:
         received = 0
         while True:
             await asyncio.sleep(self._heartbeat_s)
             before = received
-            received = await asyncio.to_thread(self._engine.received, self._name)
+            received = await asyncio.to_thread(self._engine.count_received, self._name)
             if received != before:
-                self._pass_on()
+                self._broadcast()
 
 
-def _final(outcome: Outcome) -> bool:
+def _is_final(outcome: Outcome) -> bool:
     """Whether an outcome is other than that of a download that was told to stop."""
     return not isinstance(outcome, DownloadFailed)

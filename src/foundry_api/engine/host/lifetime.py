@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
 __all__ = [
-    "IdleClock",
-    "Usage",
-    "alive",
-    "leave_with_owner",
-    "until",
-    "until_idle",
-    "usage_of_self",
+    "HostActivity",
+    "IdleTimer",
+    "exit_with_owner",
+    "is_alive",
+    "measure_activity",
+    "wait_until_ended",
+    "wait_until_idle",
 ]
 
 OWNER_POLL_S = 1.0
@@ -33,7 +33,7 @@ Requests that come and go between two looks show in nothing else.
 """
 
 
-def leave_with_owner(pid: int, leave: Callable[[], None]) -> None:
+def exit_with_owner(pid: int, exit_process: Callable[[], None]) -> None:
     """Leave when the owner's process is gone.
 
     The second line of defence behind the end of standard input: a process that the owner forked
@@ -43,14 +43,14 @@ def leave_with_owner(pid: int, leave: Callable[[], None]) -> None:
     def watch() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             owner = psutil.Process(pid)
-            while alive(owner):
+            while is_alive(owner):
                 time.sleep(OWNER_POLL_S)
-        leave()
+        exit_process()
 
     threading.Thread(target=watch, name="leave-with-owner", daemon=True).start()
 
 
-def alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
     """Whether this very process runs still: not another of the same pid, and no zombie."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
@@ -59,7 +59,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class HostActivity:
     """What shows that somebody uses a host.
 
     Attributes:
@@ -71,70 +71,70 @@ class Usage:
     cpu_s: float
 
 
-def usage_of_self(ports: Iterable[int]) -> Usage:
+def measure_activity(ports: Iterable[int]) -> HostActivity:
     """How this process is being used."""
     process = psutil.Process()
     watched = frozenset(ports)
     established = [
         connection
         for connection in process.net_connections("tcp")
-        if connection.status == psutil.CONN_ESTABLISHED and _local_port(connection) in watched
+        if connection.status == psutil.CONN_ESTABLISHED and _get_local_port(connection) in watched
     ]
     spent = process.cpu_times()
-    return Usage(len(established), spent.user + spent.system)
+    return HostActivity(len(established), spent.user + spent.system)
 
 
-def _local_port(connection: Any) -> int | None:
+def _get_local_port(connection: Any) -> int | None:
     """The port; psutil has an empty tuple where there is no address."""
     return connection.laddr.port if connection.laddr else None
 
 
 @dataclass(slots=True)
-class IdleClock:
+class IdleTimer:
     """How long nobody used a host.
 
     Attributes:
         timeout_s: Idle seconds after which the host is due to leave; 0 never.
-        clock: Seconds of a clock that never goes back.
+        monotonic: Seconds of a clock that never goes back.
     """
 
     timeout_s: float
-    clock: Callable[[], float] = time.monotonic
+    monotonic: Callable[[], float] = time.monotonic
     _used_at: float = field(init=False)
     _cpu_s: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         """A host counts as used when it starts."""
-        self._used_at = self.clock()
+        self._used_at = self.monotonic()
 
     @property
     def poll_s(self) -> float:
         """How long to wait between looks: fine enough for the time-out, and rare."""
         return min(5.0, max(0.05, self.timeout_s / 4))
 
-    def due(self, usage: Usage) -> bool:
+    def is_expired(self, activity: HostActivity) -> bool:
         """Take notice of a look; whether the host has been idle for too long."""
-        now = self.clock()
-        worked = usage.cpu_s - self._cpu_s > WORK_CPU_S
-        self._cpu_s = usage.cpu_s
-        if usage.connections or worked:
-            self._used_at = now
-        return self.timeout_s > 0 and now - self._used_at >= self.timeout_s
+        current = self.monotonic()
+        worked = activity.cpu_s - self._cpu_s > WORK_CPU_S
+        self._cpu_s = activity.cpu_s
+        if activity.connections or worked:
+            self._used_at = current
+        return self.timeout_s > 0 and current - self._used_at >= self.timeout_s
 
 
-async def until(
-    ended: Callable[[], bool], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+async def wait_until_ended(
+    has_ended: Callable[[], bool], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 ) -> None:
     """Return when something has ended that nobody tells of. Anybody may shut an engine down."""
-    while not await asyncio.to_thread(ended):
+    while not await asyncio.to_thread(has_ended):
         await sleep(ENDED_POLL_S)
 
 
-async def until_idle(
-    idle: IdleClock,
-    usage: Callable[[], Usage],
+async def wait_until_idle(
+    timer: IdleTimer,
+    measure: Callable[[], HostActivity],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Return when a host has been idle for too long."""
-    while not idle.due(await asyncio.to_thread(usage)):
-        await sleep(idle.poll_s)
+    while not timer.is_expired(await asyncio.to_thread(measure)):
+        await sleep(timer.poll_s)

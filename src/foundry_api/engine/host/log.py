@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["create", "new_name", "note", "prune", "tail"]
+__all__ = ["create", "make_path", "prune", "read_tail", "write_line"]
 
-KEPT = 10
+MAX_LOGS = 10
 TAIL_LINES = 12
 TAIL_BYTES = 16 * 1024
 
 
-def new_name(directory: Path) -> Path:
+def make_path(directory: Path) -> Path:
     """A name that nobody has used. Names sort by time."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     return directory / f"host-{stamp}-{secrets.token_hex(4)}.log"
@@ -32,12 +32,12 @@ def create(path: Path) -> int:
 
 def prune(directory: Path) -> None:
     """Remove all but the newest logs."""
-    for old in sorted(directory.glob("host-*.log"), reverse=True)[KEPT:]:
+    for old in sorted(directory.glob("host-*.log"), reverse=True)[MAX_LOGS:]:
         with contextlib.suppress(OSError):  # on Windows a running host holds its log open
             old.unlink()
 
 
-def tail(path: Path) -> str:
+def read_tail(path: Path) -> str:
     """The last lines of a log, in one."""
     try:
         with path.open("rb") as file:
@@ -48,7 +48,7 @@ def tail(path: Path) -> str:
     return " | ".join(line.strip() for line in lines[-TAIL_LINES:] if line.strip())
 
 
-def note(line: str) -> None:
+def write_line(line: str) -> None:
     """Write a line to this host's log, which is its standard error."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     print(stamp, line, file=sys.stderr, flush=True)  # noqa: T201 - standard error is the log

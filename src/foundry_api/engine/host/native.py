@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from foundry_api.engine.host.catalog import PublicCatalog
 from foundry_api.engine.host.registry import Registry
-from foundry_api.engine.host.variants import described, digest_of, matching, typed
+from foundry_api.engine.host.variants import find_matching, get_digest, to_model, translate_error
 from foundry_api.engine.models import download_cache
-from foundry_api.engine.models.directory import digest
+from foundry_api.engine.models.directory import compute_digest
 from foundry_api.types.errors import (
     DownloadFailed,
     InvalidRequest,
@@ -23,7 +23,7 @@ from foundry_api.types.errors import (
     ModelNotFound,
     ServiceStartFailed,
 )
-from foundry_api.wire.errors import clean
+from foundry_api.wire.errors import clean_message
 
 if TYPE_CHECKING:
     import threading
@@ -42,11 +42,11 @@ _SIGNATURE = re.compile(r"sig=[^&\s\"']*")
 class Engine(Protocol):
     """What the control API needs of an engine. Every method blocks; call it in a thread."""
 
-    def local_models(self) -> Sequence[Model]:
+    def list_local_models(self) -> Sequence[Model]:
         """Every registered model directory."""
         ...
 
-    def public_models(self) -> PublicListing:
+    def list_public_models(self) -> PublicListing:
         """Every variant of the public catalog, and how old that knowledge is.
 
         Raises:
@@ -99,7 +99,7 @@ class Engine(Protocol):
         """
         ...
 
-    def received(self, model_id: str) -> int:
+    def count_received(self, model_id: str) -> int:
         """A number that changes while bytes of a model's download arrive.
 
         The engine itself reports only whole parts of 2 MB, and asks for 64 of them at once.
@@ -120,7 +120,7 @@ class NativeEngine:
         self._manager = manager
         self._built_in = config.models
         self._failure: type[Exception] = sdk.FoundryLocalException
-        self._cache = Path(config.data_dir) / download_cache.BELOW_DATA
+        self._cache = Path(config.data_dir) / download_cache.RELATIVE_PATH
         self._public = PublicCatalog(
             manager.get_catalog(sdk.catalog.CatalogType.PUBLIC),
             self._failure,
@@ -140,27 +140,29 @@ class NativeEngine:
         Raises:
             ServiceStartFailed: foundry-local-sdk is missing or its engine does not come up.
         """
-        sdk = _sdk()
+        sdk = _import_sdk()
         try:
-            sdk.FoundryLocalManager.initialize(_configuration(sdk, config))
+            sdk.FoundryLocalManager.initialize(_make_configuration(sdk, config))
             manager = sdk.FoundryLocalManager.instance
             manager.start_web_service()
             return cls(sdk, manager, config)
         except (sdk.FoundryLocalException, RuntimeError, OSError) as error:
-            raise ServiceStartFailed(f"the engine did not start: {clean(str(error))}") from error
+            raise ServiceStartFailed(
+                f"the engine did not start: {clean_message(str(error))}"
+            ) from error
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether somebody shut the engine down, which its own port lets anybody do."""
         return bool(self._manager.is_shutdown_requested())
 
-    def local_models(self) -> Sequence[Model]:
-        """See `Engine.local_models`."""
-        return [described(variant, public=False) for variant in self.registry.variants()]
+    def list_local_models(self) -> Sequence[Model]:
+        """See `Engine.list_local_models`."""
+        return [to_model(variant, public=False) for variant in self.registry.list_variants()]
 
-    def public_models(self) -> PublicListing:
-        """See `Engine.public_models`."""
-        return self._public.listing()
+    def list_public_models(self) -> PublicListing:
+        """See `Engine.list_public_models`."""
+        return self._public.get_listing()
 
     def register(self, directory: Path, alias: str) -> Model:
         """See `Engine.register`."""
@@ -168,68 +170,72 @@ class NativeEngine:
 
     def unregister(self, name: str) -> None:
         """See `Engine.unregister`."""
-        meant = [variant.info.id for variant in matching(self.registry.variants(), name)]
-        kept = self._built_in_ids()
-        users = [model_id for model_id in meant if model_id not in kept]
+        meant = [variant.info.id for variant in find_matching(self.registry.list_variants(), name)]
+        built_in_ids = self._list_built_in_ids()
+        users = [model_id for model_id in meant if model_id not in built_in_ids]
         if meant and not users:
-            raise _built_in(name)
+            raise _make_built_in_error(name)
         for target in [name] if len(users) == len(meant) else users:
             self.registry.unregister(target)
 
-    def _built_in_ids(self) -> set[str]:
+    def _list_built_in_ids(self) -> set[str]:
         """Ids under which the models that this host was started with are served."""
-        files = {source.alias.casefold(): digest(Path(source.path)) for source in self._built_in}
+        files = {
+            source.alias.casefold(): compute_digest(Path(source.path)) for source in self._built_in
+        }
         return {
             variant.info.id
-            for variant in self.registry.variants()
+            for variant in self.registry.list_variants()
             if (known := files.get(variant.info.alias.casefold())) is not None
-            and digest_of(variant) == known
+            and get_digest(variant) == known
         }
 
     def remove(self, name: str) -> int:
         """See `Engine.remove`."""
-        registered = {variant.info.id for variant in matching(self.registry.variants(), name)}
+        registered = {
+            variant.info.id for variant in find_matching(self.registry.list_variants(), name)
+        }
         if registered:
-            if registered <= self._built_in_ids():
-                raise _built_in(name)
+            if registered <= self._list_built_in_ids():
+                raise _make_built_in_error(name)
             raise InvalidRequest(
                 f"{name} is a registered directory",
                 field="model",
                 hint="Unregister it; its files are yours to delete.",
             )
-        cached = matching(self._public.cached(), name)
+        cached = find_matching(self._public.list_cached(), name)
         if not cached:
             raise ModelNotFound("no such model is cached", model=name)
         try:
             if cached[0].is_loaded:
                 raise ModelInUse(f"{cached[0].info.id} is loaded", model=cached[0].info.id)
-            size = download_cache.size_bytes(Path(cached[0].get_path()))
+            size = download_cache.get_size_bytes(Path(cached[0].get_path()))
             cached[0].remove_from_cache()
         except self._failure as error:
-            raise typed(error) from error
+            raise translate_error(error) from error
         return size
 
     def download(
         self, name: str, progress: Callable[[float], None], cancel: threading.Event
     ) -> Model:
         """See `Engine.download`."""
-        found = matching(self._public.variants(), name)
-        if not found:
+        variants = find_matching(self._public.list_variants(), name)
+        if not variants:
             raise ModelNotFound("the catalog has no such model", model=name)
         try:
-            found[0].download(progress, cancel)
+            variants[0].download(progress, cancel)
         except self._failure as error:
-            raise DownloadFailed(_without_signature(clean(str(error))), model=name) from None
-        if not found[0].is_cached:
+            raise DownloadFailed(_strip_signature(clean_message(str(error))), model=name) from None
+        if not variants[0].is_cached:
             raise DownloadFailed("the download was cancelled", model=name)
-        return described(found[0], public=True)
+        return to_model(variants[0], public=True)
 
-    def received(self, model_id: str) -> int:
-        """See `Engine.received`."""
-        return download_cache.last_change(self._cache, model_id)
+    def count_received(self, model_id: str) -> int:
+        """See `Engine.count_received`."""
+        return download_cache.get_last_change(self._cache, model_id)
 
 
-def _built_in(name: str) -> InvalidRequest:
+def _make_built_in_error(name: str) -> InvalidRequest:
     return InvalidRequest(
         f"{name} comes with this package: every engine of it serves that model",
         field="model",
@@ -239,12 +245,12 @@ def _built_in(name: str) -> InvalidRequest:
     )
 
 
-def _without_signature(message: str) -> str:
+def _strip_signature(message: str) -> str:
     """A message without what allows its reader to download: the engine quotes whole answers."""
     return _SIGNATURE.sub("sig=...", message)
 
 
-def _sdk() -> Any:
+def _import_sdk() -> Any:
     try:
         sdk = importlib.import_module("foundry_local_sdk")
         importlib.import_module("foundry_local_sdk.catalog")
@@ -257,7 +263,7 @@ def _sdk() -> Any:
     return sdk
 
 
-def _configuration(sdk: Any, config: HostConfig) -> Any:
+def _make_configuration(sdk: Any, config: HostConfig) -> Any:
     return sdk.Configuration(
         APP_NAME,
         app_data_dir=config.data_dir,

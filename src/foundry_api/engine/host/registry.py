@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foundry_api.engine.host import log
-from foundry_api.engine.host.variants import DEVICE, DIGEST, described, digest_of, path_of, typed
-from foundry_api.engine.models.directory import ModelFiles, digest
-from foundry_api.engine.models.task import task_of
-from foundry_api.engine.models.validate import checked
+from foundry_api.engine.host.variants import (
+    DEVICE,
+    DIGEST,
+    get_digest,
+    get_path,
+    to_model,
+    translate_error,
+)
+from foundry_api.engine.models.directory import ModelFiles, compute_digest
+from foundry_api.engine.models.task import detect_task
+from foundry_api.engine.models.validate import validate
 from foundry_api.types.errors import ModelRegistrationFailed
-from foundry_api.wire.errors import clean
+from foundry_api.wire.errors import clean_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Registry"]
 
-MAX_RACES = 20
+MAX_RETRIES = 20
 """How often another host may take the version that this one was about to register."""
 
 
@@ -49,10 +56,10 @@ class Registry:
         Raises:
             ModelRegistrationFailed: The directory cannot be served, or the alias is no name.
         """
-        files = checked(directory)
-        return self._newest(files, alias, None, lambda path: path == files.directory)
+        files = validate(directory)
+        return self._get_newest(files, alias, None, lambda path: path == files.directory)
 
-    def ensure(self, source: ModelSource) -> Model:
+    def ensure_registered(self, source: ModelSource) -> Model:
         """Have a model served when a host starts, whichever host registered it.
 
         Two installations may share a home, each with its own copy of the demo model: a version
@@ -62,8 +69,8 @@ class Registry:
             ModelRegistrationFailed: The directory is not a model, or the alias no name.
         """
         files = ModelFiles.read(Path(source.path))
-        return self._newest(
-            files, source.alias, source.license, lambda path: digest(path) == files.digest
+        return self._get_newest(
+            files, source.alias, source.license, lambda path: compute_digest(path) == files.digest
         )
 
     def unregister(self, name: str) -> None:
@@ -76,17 +83,17 @@ class Registry:
         try:
             self._catalog.unregister_model(name)
         except self._failure as error:
-            raise typed(error) from error
+            raise translate_error(error) from error
 
-    def variants(self) -> Iterator[Any]:
+    def list_variants(self) -> Iterator[Any]:
         """Every registered version of every alias."""
         try:
             for model in self._catalog.list_models():
                 yield from model.variants
         except self._failure as error:
-            raise typed(error) from error
+            raise translate_error(error) from error
 
-    def _newest(
+    def _get_newest(
         self,
         files: ModelFiles,
         alias: str,
@@ -94,55 +101,59 @@ class Registry:
         same_place: Callable[[Path], bool],
     ) -> Model:
         """The newest version if it serves these files, else one more version."""
-        for _ in range(MAX_RACES):
-            versions = self._versions(alias)
+        for _ in range(MAX_RETRIES):
+            versions = self._list_versions(alias)
             newest = versions[0] if versions else None
-            if newest and digest_of(newest) == files.digest and same_place(path_of(newest)):
-                return described(newest, public=False)
+            if newest and get_digest(newest) == files.digest and same_place(get_path(newest)):
+                return to_model(newest, public=False)
             name, version = (newest.info.alias, newest.info.version + 1) if newest else (alias, 1)
             if added := self._add(files, f"{name}:{version}", license_name):
-                self._forget_stale(versions)
-                return described(added, public=False)
+                self._remove_stale(versions)
+                return to_model(added, public=False)
         raise ModelRegistrationFailed(
             "other hosts keep registering the same name", model=alias, hint="Try again."
         )
 
     def _add(self, files: ModelFiles, model_id: str, license_name: str | None) -> Any | None:
         """Register a version; None if another host was faster."""
-        metadata = self._metadata(files, license_name)
+        metadata = self._make_metadata(files, license_name)
         try:
             return self._catalog.register_model(files.directory, model_id, metadata)
         except self._failure as error:
             if "already registered" in str(error):
                 return None
-            raise ModelRegistrationFailed(clean(str(error)), model=model_id) from error
+            raise ModelRegistrationFailed(clean_message(str(error)), model=model_id) from error
         finally:
             metadata.close()
 
-    def _metadata(self, files: ModelFiles, license_name: str | None) -> Any:
+    def _make_metadata(self, files: ModelFiles, license_name: str | None) -> Any:
         metadata = self._builder()
-        metadata.set_string_property("task", task_of(files.directory))
+        metadata.set_string_property("task", detect_task(files.directory))
         metadata.set_int_property("filesize_mb", files.size_mb)
         metadata.set_string_property(DIGEST, files.digest)
         metadata.set_string_property(DEVICE, files.device)
-        if files.calls_tools:
+        if files.supports_tools:
             metadata.set_int_property("supports_tool_calling", 1)
         if license_name is not None:
             metadata.set_string_property("license", license_name)
         return metadata
 
-    def _forget_stale(self, versions: Iterable[Any]) -> None:
+    def _remove_stale(self, versions: Iterable[Any]) -> None:
         """Unregister versions whose files are gone or changed. Others may serve another host."""
         for variant in versions:
-            if digest(path_of(variant)) == digest_of(variant):
+            if compute_digest(get_path(variant)) == get_digest(variant):
                 continue
             try:
                 self._catalog.unregister_model(variant.info.id)
             except self._failure as error:  # loaded, or another host was faster: both are fine
-                log.note(f"kept {variant.info.id}: {clean(str(error))}")
+                log.write_line(f"kept {variant.info.id}: {clean_message(str(error))}")
 
-    def _versions(self, alias: str) -> list[Any]:
+    def _list_versions(self, alias: str) -> list[Any]:
         """The registered versions of an alias, newest first, however the alias is spelt."""
-        wanted = alias.casefold()
-        found = [each for each in self.variants() if each.info.alias.casefold() == wanted]
-        return sorted(found, key=lambda variant: variant.info.version, reverse=True)
+        folded_alias = alias.casefold()
+        matches = [
+            version
+            for version in self.list_variants()
+            if version.info.alias.casefold() == folded_alias
+        ]
+        return sorted(matches, key=lambda variant: variant.info.version, reverse=True)

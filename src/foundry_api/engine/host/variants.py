@@ -7,19 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 from foundry_api.types.errors import FoundryError, ModelInUse
 from foundry_api.types.messages import Model
-from foundry_api.wire.errors import classify, clean
+from foundry_api.wire.errors import classify, clean_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["DEVICE", "DIGEST", "described", "digest_of", "matching", "path_of", "typed"]
+__all__ = [
+    "DEVICE",
+    "DIGEST",
+    "find_matching",
+    "get_digest",
+    "get_path",
+    "to_model",
+    "translate_error",
+]
 
 DIGEST = "foundry_api_digest"
 DEVICE = "foundry_api_device"
 """Properties of ours in a registration; the engine keeps names that it does not know."""
 
 
-def described(variant: Any, *, public: bool) -> Model:
+def to_model(variant: Any, *, public: bool) -> Model:
     """A variant as callers see it."""
     info = variant.info
     runtime = info.runtime
@@ -40,38 +48,38 @@ def described(variant: Any, *, public: bool) -> Model:
         max_output_tokens=info.max_output_tokens,
         supports_tools=info.supports_tool_calling,
         execution_provider=(runtime.execution_provider or None) if runtime else None,
-        parent=info.get_string_property("parent_uri"),
+        base_model=info.get_string_property("parent_uri"),
         path=(variant.get_path() or None) if cached else None,
     )
 
 
-def path_of(variant: Any) -> Path:
+def get_path(variant: Any) -> Path:
     """Where a registered model lies; the engine says nothing once the directory is gone."""
     return Path(variant.get_path() or "missing")
 
 
-def digest_of(variant: Any) -> str | None:
+def get_digest(variant: Any) -> str | None:
     """The digest of a registered model's files when it was registered."""
-    found: str | None = variant.info.get_string_property(DIGEST)
-    return found
+    digest: str | None = variant.info.get_string_property(DIGEST)
+    return digest
 
 
-def matching(variants: Iterable[Any], name: str) -> list[Any]:
+def find_matching(variants: Iterable[Any], name: str) -> list[Any]:
     """The variants that a name means: by id, else by id without version, else by alias."""
-    wanted = name.casefold()
+    folded_name = name.casefold()
     ranked: list[tuple[int, Any]] = []
     for variant in variants:
         info = variant.info
         names = (info.id, info.id.rpartition(":")[0], info.alias)
         folded = [known.casefold() for known in names]
-        if wanted in folded:
-            ranked.append((folded.index(wanted), variant))
+        if folded_name in folded:
+            ranked.append((folded.index(folded_name), variant))
     return [variant for _, variant in sorted(ranked, key=lambda pair: pair[0])]
 
 
-def typed(error: Exception) -> FoundryError:
+def translate_error(error: Exception) -> FoundryError:
     """The typed error for what the SDK raised."""
-    told = clean(str(error))
-    if "unload it first" in told:
-        return ModelInUse(told, hint="Unload it first.")
-    return classify(500, told)
+    message = clean_message(str(error))
+    if "unload it first" in message:
+        return ModelInUse(message, hint="Unload it first.")
+    return classify(500, message)

@@ -20,10 +20,10 @@ __all__ = [
     "TOKENIZER",
     "Configuration",
     "ModelFiles",
-    "configuration",
-    "digest",
-    "graphs",
+    "compute_digest",
     "is_inside",
+    "list_graphs",
+    "read_configuration",
 ]
 
 CONFIG = "genai_config.json"
@@ -44,7 +44,7 @@ class ModelFiles:
         digest: Changes when the files do.
         size_mb: Their size, rounded, at least 1.
         device: What the configuration runs it on.
-        calls_tools: Whether the configuration names the tokens around a tool call, without which
+        supports_tools: Whether the configuration names the tokens around a tool call, without which
             2.x refuses every request with tools.
     """
 
@@ -52,7 +52,7 @@ class ModelFiles:
     digest: str
     size_mb: int
     device: str
-    calls_tools: bool
+    supports_tools: bool
 
     @classmethod
     def read(cls, directory: Path) -> ModelFiles:
@@ -62,17 +62,21 @@ class ModelFiles:
             ModelRegistrationFailed: It lacks something; the message says what.
         """
         directory = directory.expanduser().absolute()
-        model = configuration(directory).model
-        missing = [name for name in (*graphs(model), TOKENIZER) if not is_inside(directory, name)]
+        model = read_configuration(directory).model
+        missing = [
+            name for name in (*list_graphs(model), TOKENIZER) if not is_inside(directory, name)
+        ]
         if missing:
-            raise _failed(directory, f"it has no {' and no '.join(missing)}")
+            raise _make_error(directory, f"it has no {' and no '.join(missing)}")
         size = sum(entry.stat().st_size for entry in directory.iterdir() if entry.is_file())
         size_mb = max(1, round(size / 2**20))
         calls_tools = all(isinstance(model.get(name), int) for name in TOOL_MARKERS)
-        return cls(directory, digest(directory) or "", size_mb, _device(model), calls_tools)
+        return cls(
+            directory, compute_digest(directory) or "", size_mb, _detect_device(model), calls_tools
+        )
 
 
-def digest(directory: Path) -> str | None:
+def compute_digest(directory: Path) -> str | None:
     """A fingerprint of a model directory; None if it is no longer one.
 
     The configuration's bytes and the files' names and sizes: hashing gigabytes of weights would
@@ -80,13 +84,13 @@ def digest(directory: Path) -> str | None:
     so weights that changed under the same size need no new registration.
     """
     try:
-        told = hashlib.sha256(read_file(directory / CONFIG, MAX_CONFIG_BYTES))
+        hasher = hashlib.sha256(read_file(directory / CONFIG, MAX_CONFIG_BYTES))
         files = sorted(entry for entry in directory.iterdir() if entry.is_file())
         for entry in files:
-            told.update(f"\0{entry.name}\0{entry.stat().st_size}".encode())
+            hasher.update(f"\0{entry.name}\0{entry.stat().st_size}".encode())
     except OSError:
         return None
-    return told.hexdigest()[:32]
+    return hasher.hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ class Configuration:
     search: Mapping[str, Any]
 
 
-def configuration(directory: Path) -> Configuration:
+def read_configuration(directory: Path) -> Configuration:
     """What genai_config.json says.
 
     Raises:
@@ -106,50 +110,50 @@ def configuration(directory: Path) -> Configuration:
     path = directory / CONFIG
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise _failed(directory, f"its {CONFIG} is larger than {MAX_CONFIG_BYTES} bytes")
+            raise _make_error(directory, f"its {CONFIG} is larger than {MAX_CONFIG_BYTES} bytes")
         config: Any = json.loads(read_file(path, MAX_CONFIG_BYTES).decode())
     except FileNotFoundError as error:
         there = f"it has no {CONFIG}" if directory.is_dir() else "there is no such directory"
-        raise _failed(directory, there) from error
+        raise _make_error(directory, there) from error
     except OSError as error:
-        raise _failed(directory, f"its {CONFIG} cannot be read ({error.strerror})") from error
+        raise _make_error(directory, f"its {CONFIG} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise _failed(directory, f"its {CONFIG} is not JSON ({error})") from error
-    model, search = (_section(config, name) for name in ("model", "search"))
+        raise _make_error(directory, f"its {CONFIG} is not JSON ({error})") from error
+    model, search = (_get_section(config, name) for name in ("model", "search"))
     if model is None:
-        raise _failed(directory, f"its {CONFIG} has no model section")
+        raise _make_error(directory, f"its {CONFIG} has no model section")
     return Configuration(model, search or {})
 
 
-def _section(config: Any, name: str) -> Mapping[str, Any] | None:
+def _get_section(config: Any, name: str) -> Mapping[str, Any] | None:
     section: Any = cast("dict[str, Any]", config).get(name) if isinstance(config, dict) else None
     return cast("dict[str, Any]", section) if isinstance(section, dict) else None
 
 
-def graphs(model: Mapping[str, Any]) -> list[str]:
+def list_graphs(model: Mapping[str, Any]) -> list[str]:
     """The ONNX files that a model's parts name: decoder, encoder, vision…, in their order."""
-    parts = _objects(model.values())
-    stages = [stage for part in parts for stage in _stages(part)]
+    parts = _filter_objects(model.values())
+    stages = [stage for part in parts for stage in _iter_stages(part)]
     named = [part.get("filename") for part in (*parts, *stages)]
     return list(dict.fromkeys(name for name in named if isinstance(name, str))) or ["model.onnx"]
 
 
-def _stages(part: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _iter_stages(part: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """A part that is split in stages lists them as `"pipeline": [{"name": {"filename": …}}]`."""
     pipeline: Any = part.get("pipeline")
     if not isinstance(pipeline, list):
         return
-    for entry in _objects(pipeline):  # pyright: ignore[reportUnknownArgumentType] # JSON
-        yield from _objects(entry.values())
+    for entry in _filter_objects(pipeline):  # pyright: ignore[reportUnknownArgumentType] # JSON
+        yield from _filter_objects(entry.values())
 
 
-def _objects(values: Iterable[Any]) -> list[Mapping[str, Any]]:
+def _filter_objects(values: Iterable[Any]) -> list[Mapping[str, Any]]:
     return [value for value in values if isinstance(value, dict)]
 
 
-def _device(model: Mapping[str, Any]) -> str:
+def _detect_device(model: Mapping[str, Any]) -> str:
     """What the decoder's execution providers run on; none listed means the CPU."""
-    options = [part.get("session_options") for part in _objects((model.get("decoder"),))]
+    options = [part.get("session_options") for part in _filter_objects((model.get("decoder"),))]
     text = json.dumps(options).lower()
     if any(f'"{name}"' in text for name in _NPU):
         return "NPU"
@@ -163,5 +167,5 @@ def is_inside(directory: Path, name: str) -> bool:
     return inside and (directory / relative).is_file()
 
 
-def _failed(directory: Path, why: str) -> ModelRegistrationFailed:
+def _make_error(directory: Path, why: str) -> ModelRegistrationFailed:
     return ModelRegistrationFailed(f"{directory} is not a model directory: {why}")

@@ -19,9 +19,15 @@ from foundry_api.wire.transport import is_loopback
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["BELOW_DATA", "downloaded", "last_change", "may_hold_downloads", "size_bytes"]
+__all__ = [
+    "RELATIVE_PATH",
+    "get_last_change",
+    "get_size_bytes",
+    "list_downloaded",
+    "may_hold_downloads",
+]
 
-BELOW_DATA = Path("cache") / "models"
+RELATIVE_PATH = Path("cache") / "models"
 """Where the directory lies in the engine's own."""
 
 COMPLETE = "inference_model.json"
@@ -39,7 +45,7 @@ class _Complete(msgspec.Struct):
 _COMPLETE = msgspec.json.Decoder(_Complete)
 
 
-def downloaded(cache: Path) -> Mapping[str, Path]:
+def list_downloaded(cache: Path) -> Mapping[str, Path]:
     """The models that are complete: their directories by their ids.
 
     Raises:
@@ -47,8 +53,8 @@ def downloaded(cache: Path) -> Mapping[str, Path]:
         OSError: It is not ours to look into.
     """
     _check_readable(cache)  # globbing says nothing of a directory that it may not read
-    found = chain.from_iterable(cache.glob("*/" * depth + COMPLETE) for depth in DEPTHS)
-    return dict(chain.from_iterable(map(_named, islice(found, MAX_MODELS))))
+    markers = chain.from_iterable(cache.glob("*/" * depth + COMPLETE) for depth in DEPTHS)
+    return dict(chain.from_iterable(map(_read_model_name, islice(markers, MAX_MODELS))))
 
 
 def _check_readable(cache: Path) -> None:
@@ -75,24 +81,24 @@ def may_hold_downloads(base_url: str, cache_dir: str | None) -> bool:
         return True
 
 
-def last_change(cache: Path, model_id: str) -> int:
+def get_last_change(cache: Path, model_id: str) -> int:
     """When a file of a model was last written, in nanoseconds since the epoch; 0 without any."""
     name, _, version = model_id.rpartition(":")
-    files = _files(cache.glob(f"*/{glob.escape(f'{name}-{version}')}"))
-    return max((_status(file)[0] for file in files), default=0)
+    files = _iter_files(cache.glob(f"*/{glob.escape(f'{name}-{version}')}"))
+    return max((_get_file_status(file)[0] for file in files), default=0)
 
 
-def size_bytes(directory: Path) -> int:
+def get_size_bytes(directory: Path) -> int:
     """The size of a model's files."""
-    return sum(_status(file)[1] for file in _files((directory,)))
+    return sum(_get_file_status(file)[1] for file in _iter_files((directory,)))
 
 
-def _files(directories: Iterator[Path] | tuple[Path, ...]) -> Iterator[Path]:
+def _iter_files(directories: Iterator[Path] | tuple[Path, ...]) -> Iterator[Path]:
     for directory in directories:
         yield from directory.rglob("*")
 
 
-def _status(file: Path) -> tuple[int, int]:
+def _get_file_status(file: Path) -> tuple[int, int]:
     """When a file was written, and its size; zeros if it is none or went away meanwhile."""
     try:
         status = file.stat()
@@ -101,7 +107,7 @@ def _status(file: Path) -> tuple[int, int]:
     return (status.st_mtime_ns, status.st_size) if file.is_file() else (0, 0)
 
 
-def _named(file: Path) -> Iterator[tuple[str, Path]]:
+def _read_model_name(file: Path) -> Iterator[tuple[str, Path]]:
     """The model that a file names; one that cannot be read names none, to the engine neither."""
     try:
         with file.open("rb") as text:

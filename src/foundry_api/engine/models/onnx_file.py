@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Field = tuple[int, int, int]
     """Its number, where its content begins, and where that ends."""
 
-__all__ = ["NotOnnx", "external_data", "outputs"]
+__all__ = ["InvalidOnnx", "read_external_data", "read_outputs"]
 
 MODEL_GRAPH = 7
 GRAPH_INITIALIZER, GRAPH_OUTPUT = 5, 12
@@ -31,117 +31,125 @@ _MAX_TEXT_BYTES = 4096
 MAX_INITIALIZERS = 1_000_000
 
 
-class NotOnnx(Exception):
+class InvalidOnnx(Exception):
     """The file is no ONNX graph."""
 
 
-def external_data(path: Path) -> dict[str, int]:
+def read_external_data(path: Path) -> dict[str, int]:
     """The files that a graph's initializers lie in, with the bytes that each needs to have.
 
     Raises:
-        NotOnnx: The file is no ONNX graph, or only a part of one.
+        InvalidOnnx: The file is no ONNX graph, or only a part of one.
         OSError: It cannot be read.
     """
     with path.open("rb") as file:
         needed: dict[str, int] = {}
-        for _, start, stop in _graphs(file):
-            for name, size in _tensors(file, start, stop):
+        for _, start, stop in _find_graphs(file):
+            for name, size in _iter_tensors(file, start, stop):
                 needed[name] = max(size, needed.get(name, 0))
         return needed
 
 
-def outputs(path: Path) -> frozenset[str]:
+def read_outputs(path: Path) -> frozenset[str]:
     """The names of what a graph puts out.
 
     Raises:
-        NotOnnx: The file is no ONNX graph, or only a part of one.
+        InvalidOnnx: The file is no ONNX graph, or only a part of one.
         OSError: It cannot be read.
     """
     with path.open("rb") as file:
         values = [
             value
-            for _, start, stop in _graphs(file)
-            for value in _fields(file, start, stop)
+            for _, start, stop in _find_graphs(file)
+            for value in _iter_fields(file, start, stop)
             if value[0] == GRAPH_OUTPUT
         ]
         return frozenset(
-            _text(file, *place)
+            _read_text(file, *place)
             for _, start, stop in values
-            for number, *place in _fields(file, start, stop)
+            for number, *place in _iter_fields(file, start, stop)
             if number == VALUE_NAME
         )
 
 
-def _graphs(file: BinaryIO) -> list[Field]:
-    graphs = [each for each in _fields(file, 0, file.seek(0, 2)) if each[0] == MODEL_GRAPH]
+def _find_graphs(file: BinaryIO) -> list[Field]:
+    graphs = [field for field in _iter_fields(file, 0, file.seek(0, 2)) if field[0] == MODEL_GRAPH]
     if not graphs:
-        raise NotOnnx("it holds no graph")
+        raise InvalidOnnx("it holds no graph")
     return graphs
 
 
-def _tensors(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[str, int]]:
+def _iter_tensors(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[str, int]]:
     """File and end of each initializer that lies in another file."""
-    initializers = [each for each in _fields(file, start, stop) if each[0] == GRAPH_INITIALIZER]
+    initializers = [
+        field for field in _iter_fields(file, start, stop) if field[0] == GRAPH_INITIALIZER
+    ]
     for _, begin, end in initializers[:MAX_INITIALIZERS]:
-        entries = [each for each in _fields(file, begin, end) if each[0] == TENSOR_EXTERNAL]
-        told = dict(_entry(file, *place) for _, *place in entries)
-        if "location" in told:
-            yield told["location"], _number(told.get("offset")) + _number(told.get("length"))
+        entries = [field for field in _iter_fields(file, begin, end) if field[0] == TENSOR_EXTERNAL]
+        members = dict(_parse_external_entry(file, *place) for _, *place in entries)
+        if "location" in members:
+            yield (
+                members["location"],
+                _parse_number(members.get("offset")) + _parse_number(members.get("length")),
+            )
 
 
-def _entry(file: BinaryIO, start: int, stop: int) -> tuple[str, str]:
-    texts = {number: _text(file, begin, end) for number, begin, end in _fields(file, start, stop)}
+def _parse_external_entry(file: BinaryIO, start: int, stop: int) -> tuple[str, str]:
+    texts = {
+        number: _read_text(file, begin, end)
+        for number, begin, end in _iter_fields(file, start, stop)
+    }
     return texts.get(ENTRY_KEY, ""), texts.get(ENTRY_VALUE, "")
 
 
-def _text(file: BinaryIO, start: int, stop: int) -> str:
+def _read_text(file: BinaryIO, start: int, stop: int) -> str:
     if stop - start > _MAX_TEXT_BYTES:
-        raise NotOnnx(f"a name in it is longer than {_MAX_TEXT_BYTES} bytes")
+        raise InvalidOnnx(f"a name in it is longer than {_MAX_TEXT_BYTES} bytes")
     file.seek(start)
     return file.read(stop - start).decode("utf-8", "replace")
 
 
-def _number(text: str | None) -> int:
+def _parse_number(text: str | None) -> int:
     return int(text) if text and text.isdecimal() else 0
 
 
-def _fields(file: BinaryIO, start: int, stop: int) -> Iterator[Field]:
+def _iter_fields(file: BinaryIO, start: int, stop: int) -> Iterator[Field]:
     """The fields of a message. Those without a length are told as empty.
 
     Raises:
-        NotOnnx: The bytes are no message, or end within one.
+        InvalidOnnx: The bytes are no message, or end within one.
     """
     at = start
     while at < stop:
         file.seek(at)
-        key = _varint(file)
+        key = _read_varint(file)
         number, kind = key >> 3, key & 7
-        length = _length(file, kind)
+        length = _read_length(file, kind)
         begin = file.tell()
         at = begin + length
         if not number or at > stop:
-            raise NotOnnx("its bytes are no protobuf, or end too early")
+            raise InvalidOnnx("its bytes are no protobuf, or end too early")
         yield number, begin, at
 
 
-def _length(file: BinaryIO, kind: int) -> int:
+def _read_length(file: BinaryIO, kind: int) -> int:
     if kind == _BYTES:
-        return _varint(file)
+        return _read_varint(file)
     if kind == _VARINT:
-        _varint(file)
+        _read_varint(file)
         return 0
     if kind in {_FIXED_32, _FIXED_64}:
         return 4 if kind == _FIXED_32 else 8
-    raise NotOnnx("its bytes are no protobuf")
+    raise InvalidOnnx("its bytes are no protobuf")
 
 
-def _varint(file: BinaryIO) -> int:
+def _read_varint(file: BinaryIO) -> int:
     value = 0
     for index in range(_MAX_VARINT_BYTES):
         byte = file.read(1)
         if not byte:
-            raise NotOnnx("it ends too early")
+            raise InvalidOnnx("it ends too early")
         value |= (byte[0] & 0x7F) << (7 * index)
         if not byte[0] & 0x80:
             return value
-    raise NotOnnx("its bytes are no protobuf")
+    raise InvalidOnnx("its bytes are no protobuf")

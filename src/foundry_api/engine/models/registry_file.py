@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from foundry_api.storage.paths import Paths
 
 __all__ = [
-    "BELOW_DATA",
-    "Info",
+    "RELATIVE_PATH",
+    "ModelInfo",
     "Registered",
-    "damage_of",
-    "damaged",
-    "refuse_unreadable",
-    "registered",
-    "registry_file",
+    "check_readable",
+    "find_damage",
+    "get_registry_path",
+    "make_damage_error",
+    "read_registered",
 ]
 
-BELOW_DATA = Path("cache", "models", "foundry.local.modelinfo.json")
+RELATIVE_PATH = Path("cache", "models", "foundry.local.modelinfo.json")
 MAX_BYTES = 16 * 2**20
 
 
-class Info(msgspec.Struct, frozen=True, rename="camel"):
+class ModelInfo(msgspec.Struct, frozen=True, rename="camel"):
     """What is told of a model.
 
     Attributes:
@@ -53,7 +53,7 @@ class Registered(msgspec.Struct, frozen=True):
         model_path: Where it lies.
     """
 
-    model_info: Info
+    model_info: ModelInfo
     model_path: str = ""
 
 
@@ -61,12 +61,12 @@ class _File(msgspec.Struct, frozen=True):
     models: list[Registered]
 
 
-def registry_file(paths: Paths) -> Path:
+def get_registry_path(paths: Paths) -> Path:
     """Where the file lies."""
-    return paths.data / BELOW_DATA
+    return paths.data / RELATIVE_PATH
 
 
-def refuse_unreadable(data: Path) -> None:
+def check_readable(data: Path) -> None:
     """Refuse a file that no engine can read: one answers 500 to every call, and waits for a pipe.
 
     Whether its content has the form that the engine writes is left to the engine: a newer one may
@@ -78,16 +78,16 @@ def refuse_unreadable(data: Path) -> None:
     Raises:
         ConfigurationError: It cannot be read, or is not JSON.
     """
-    path = data / BELOW_DATA
+    path = data / RELATIVE_PATH
     try:
         content = _read(path)
         if content is not None:
-            _decoded(content, Any)
+            _decode(content, Any)
     except (OSError, ValueError) as error:
-        raise damaged(path, _problem(error)) from error
+        raise make_damage_error(path, _describe_problem(error)) from error
 
 
-def damaged(path: Path, problem: str) -> ConfigurationError:
+def make_damage_error(path: Path, problem: str) -> ConfigurationError:
     """The error for a file that cannot be used."""
     return ConfigurationError(
         f"the list of registered models {path} cannot be read: {problem}",
@@ -96,30 +96,30 @@ def damaged(path: Path, problem: str) -> ConfigurationError:
     )
 
 
-def damage_of(paths: Paths) -> str | None:
+def find_damage(paths: Paths) -> str | None:
     """What is wrong with the file; None if nothing is."""
     try:
-        registered(paths)
+        read_registered(paths)
     except (OSError, ValueError) as error:
-        return _problem(error)
+        return _describe_problem(error)
     return None
 
 
-def registered(paths: Paths) -> list[Registered]:
+def read_registered(paths: Paths) -> list[Registered]:
     """What is registered; nothing before an engine ran.
 
     Raises:
         OSError: The file cannot be read.
         ValueError: It is damaged.
     """
-    content = _read(registry_file(paths))
+    content = _read(get_registry_path(paths))
     if content is None:
         return []
-    file: _File = _decoded(content, _File)
+    file: _File = _decode(content, _File)
     return file.models
 
 
-def _decoded(content: bytes, kind: Any) -> Any:
+def _decode(content: bytes, kind: Any) -> Any:
     try:
         return msgspec.json.decode(content, type=kind)
     except RecursionError as error:
@@ -133,6 +133,6 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _problem(error: OSError | ValueError) -> str:
+def _describe_problem(error: OSError | ValueError) -> str:
     """What an error says, without a path that its reader knows."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

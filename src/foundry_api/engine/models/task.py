@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
-from foundry_api.engine.models.directory import configuration, graphs, is_inside
-from foundry_api.engine.models.onnx_file import NotOnnx, outputs
+from foundry_api.engine.models.directory import is_inside, list_graphs, read_configuration
+from foundry_api.engine.models.onnx_file import InvalidOnnx, read_outputs
 from foundry_api.storage.private_file import read_file
 from foundry_api.types.errors import ModelRegistrationFailed
 from foundry_api.wire.dialects.base import BAD_JSON
@@ -29,10 +29,10 @@ __all__ = [
     "TOKENIZER_CONFIG",
     "VISION",
     "Speech",
-    "embeds",
+    "detect_speech",
+    "detect_task",
     "has_template",
-    "speech_of",
-    "task_of",
+    "is_embedding_model",
 ]
 
 CHAT: Final = "chat-completion"
@@ -64,27 +64,27 @@ class _Tokenizer(msgspec.Struct):
 _TOKENIZER = msgspec.json.Decoder(_Tokenizer)
 
 
-def task_of(directory: Path) -> str:
+def detect_task(directory: Path) -> str:
     """The task under which a directory is to be registered.
 
     A model that has both hidden states and a chat template is registered for chats: it embeds all
     the same.
     """
     try:
-        model = configuration(directory).model
+        model = read_configuration(directory).model
     except ModelRegistrationFailed:
         return CHAT
     if model.get("type") in _SPEECH_TYPES:
         return SPEECH
     if isinstance(model.get("vision"), dict):
         return VISION
-    return EMBEDDINGS if embeds(directory) and not has_template(directory) else CHAT
+    return EMBEDDINGS if is_embedding_model(directory) and not has_template(directory) else CHAT
 
 
-def speech_of(directory: Path) -> Speech | None:
+def detect_speech(directory: Path) -> Speech | None:
     """What kind of model transcribes; None if it is no transcriber, or nothing tells."""
     try:
-        model = configuration(directory).model
+        model = read_configuration(directory).model
     except ModelRegistrationFailed:
         return None
     if model.get("type") not in _SPEECH_TYPES:
@@ -94,12 +94,12 @@ def speech_of(directory: Path) -> Speech | None:
     return "english" if model.get("vocab_size") == ENGLISH_VOCABULARY else "whisper"
 
 
-def embeds(directory: Path) -> bool | None:
+def is_embedding_model(directory: Path) -> bool | None:
     """Whether the engine can embed with the model in a directory; None if nothing tells."""
     try:
-        decoder = {"decoder": configuration(directory).model.get("decoder")}
-        return any(STATES in outputs(directory / graph) for graph in graphs(decoder))
-    except (ModelRegistrationFailed, NotOnnx, OSError):
+        decoder = {"decoder": read_configuration(directory).model.get("decoder")}
+        return any(STATES in read_outputs(directory / graph) for graph in list_graphs(decoder))
+    except (ModelRegistrationFailed, InvalidOnnx, OSError):
         return None
 
 
@@ -108,7 +108,7 @@ def has_template(directory: Path) -> bool:
     if is_inside(directory, TEMPLATE):
         return True
     try:
-        told = _TOKENIZER.decode(read_file(directory / TOKENIZER_CONFIG, MAX_TOKENIZER_BYTES))
+        tokenizer = _TOKENIZER.decode(read_file(directory / TOKENIZER_CONFIG, MAX_TOKENIZER_BYTES))
     except (OSError, *BAD_JSON):
         return False
-    return bool(told.chat_template)
+    return bool(tokenizer.chat_template)

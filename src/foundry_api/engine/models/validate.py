@@ -14,19 +14,19 @@ from foundry_api.engine.models.directory import (
     TOKENIZER,
     Configuration,
     ModelFiles,
-    configuration,
-    graphs,
     is_inside,
+    list_graphs,
+    read_configuration,
 )
-from foundry_api.engine.models.onnx_file import NotOnnx, external_data
+from foundry_api.engine.models.onnx_file import InvalidOnnx, read_external_data
 from foundry_api.engine.models.task import (
     EMBEDDINGS,
     MAX_TOKENIZER_BYTES,
     SPEECH,
     TEMPLATE,
     TOKENIZER_CONFIG,
+    detect_task,
     has_template,
-    task_of,
 )
 from foundry_api.types.errors import ModelRegistrationFailed
 
@@ -34,56 +34,60 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["checked", "findings"]
+__all__ = ["find_problems", "validate"]
 
 LFS = b"version https://git-lfs.github.com/spec/"
 
 
-def checked(directory: Path) -> ModelFiles:
+def validate(directory: Path) -> ModelFiles:
     """A directory that can be served.
 
     Raises:
         ModelRegistrationFailed: It cannot; the message tells everything that was found.
     """
-    found = findings(directory)
-    if found:
+    problems = find_problems(directory)
+    if problems:
         raise ModelRegistrationFailed(
-            f"{directory} cannot be served as a model: {'; '.join(found)}",
+            f"{directory} cannot be served as a model: {'; '.join(problems)}",
             hint=f"Mend it, and look again with `foundry-api models add {directory} --check`.",
         )
     return ModelFiles.read(directory)
 
 
-def findings(directory: Path) -> tuple[str, ...]:
+def find_problems(directory: Path) -> tuple[str, ...]:
     """What keeps the engine from serving a directory, each in a sentence without a full stop."""
     directory = directory.expanduser().absolute()
     try:
-        config = configuration(directory)
+        config = read_configuration(directory)
     except ModelRegistrationFailed as error:
         return (error.message.partition(": ")[2],)
     return (
-        *_of_context(config),
-        *(found for graph in graphs(config.model) for found in _of_graph(directory, graph)),
-        *_of_tokenizer(directory),
-        *_of_template(directory, needed=task_of(directory) not in {SPEECH, EMBEDDINGS}),
+        *_check_context(config),
+        *(
+            problem
+            for graph in list_graphs(config.model)
+            for problem in _check_graph(directory, graph)
+        ),
+        *_check_tokenizer(directory),
+        *_check_template(directory, needed=detect_task(directory) not in {SPEECH, EMBEDDINGS}),
     )
 
 
-def _of_context(config: Configuration) -> Iterator[str]:
+def _check_context(config: Configuration) -> Iterator[str]:
     lengths = (config.model.get("context_length"), config.search.get("max_length"))
     if not any(isinstance(length, int) and length > 0 for length in lengths):
         yield f"its {CONFIG} has no model.context_length above 0"
 
 
-def _of_graph(directory: Path, name: str) -> Iterator[str]:
+def _check_graph(directory: Path, name: str) -> Iterator[str]:
     path = directory / name
     if not is_inside(directory, name):
         yield f"it has no {name}"
         return
     try:
-        needed = external_data(path)
-    except NotOnnx as error:
-        yield f"its {name} is not an ONNX graph: {_why(path, error)}"
+        needed = read_external_data(path)
+    except InvalidOnnx as error:
+        yield f"its {name} is not an ONNX graph: {_describe_error(path, error)}"
         return
     except OSError as error:
         yield f"its {name} cannot be read ({error.strerror})"
@@ -96,31 +100,31 @@ def _of_graph(directory: Path, name: str) -> Iterator[str]:
             yield f"its {data} has {there} bytes, and {name} needs {size}: was it copied whole?"
 
 
-def _why(path: Path, error: NotOnnx) -> str:
+def _describe_error(path: Path, error: InvalidOnnx) -> str:
     with path.open("rb") as file:
         if file.read(len(LFS)) == LFS:
             return "it is a pointer of Git LFS; get the file itself with `git lfs pull`"
     return str(error)
 
 
-def _of_tokenizer(directory: Path) -> Iterator[str]:
-    told = _json(directory, TOKENIZER)
-    if isinstance(told, str):
-        yield told
-    elif not isinstance(told.get("model"), dict):
+def _check_tokenizer(directory: Path) -> Iterator[str]:
+    content = _read_json(directory, TOKENIZER)
+    if isinstance(content, str):
+        yield content
+    elif not isinstance(content.get("model"), dict):
         yield f"its {TOKENIZER} has no model section"
 
 
-def _of_template(directory: Path, *, needed: bool) -> Iterator[str]:
+def _check_template(directory: Path, *, needed: bool) -> Iterator[str]:
     """A model that is served for chats needs a template."""
-    told = _json(directory, TOKENIZER_CONFIG)
-    if isinstance(told, str):
-        yield told
+    content = _read_json(directory, TOKENIZER_CONFIG)
+    if isinstance(content, str):
+        yield content
     elif needed and not has_template(directory):
         yield f"it has no chat template, neither in {TOKENIZER_CONFIG} nor as {TEMPLATE}"
 
 
-def _json(directory: Path, name: str) -> Mapping[str, Any] | str:
+def _read_json(directory: Path, name: str) -> Mapping[str, Any] | str:
     """The object that a file holds, or what is wrong with it."""
     if not is_inside(directory, name):
         return f"it has no {name}"
@@ -128,11 +132,11 @@ def _json(directory: Path, name: str) -> Mapping[str, Any] | str:
     try:
         if path.stat().st_size > MAX_TOKENIZER_BYTES:
             return f"its {path.name} is larger than {MAX_TOKENIZER_BYTES} bytes"
-        told: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         return f"its {path.name} cannot be read ({error.strerror})"
     except (ValueError, RecursionError) as error:
         return f"its {path.name} is not JSON ({error})"
-    if not isinstance(told, dict):
+    if not isinstance(content, dict):
         return f"its {path.name} is not a JSON object"
-    return cast("dict[str, Any]", told)
+    return cast("dict[str, Any]", content)

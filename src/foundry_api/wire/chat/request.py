@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from foundry_api.types.errors import GrammarError
-from foundry_api.types.messages import Choice, Grammar, JsonSchema, Message
+from foundry_api.types.messages import (
+    ChoiceConstraint,
+    GrammarConstraint,
+    JsonSchemaConstraint,
+    Message,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +46,7 @@ def prompt_for_constraint(request: ChatRequest) -> tuple[Message, ...]:
 
     A grammar would mean nothing to a model; `Capabilities.check` refuses it.
     """
-    if not isinstance(request.constraint, JsonSchema | Choice):
+    if not isinstance(request.constraint, JsonSchemaConstraint | ChoiceConstraint):
         return request.messages
     from foundry_api.structured.repair import add_instructions  # noqa: PLC0415 - few calls need it
 
@@ -49,11 +54,11 @@ def prompt_for_constraint(request: ChatRequest) -> tuple[Message, ...]:
 
 
 def _make_grammar(constraint: Constraint) -> str:
-    if isinstance(constraint, Grammar):
+    if isinstance(constraint, GrammarConstraint):
         return constraint.lark
     from foundry_api.structured.engine_schema import make_choice_grammar, make_schema_grammar  # noqa: PLC0415 - as above
 
-    if isinstance(constraint, Choice):
+    if isinstance(constraint, ChoiceConstraint):
         return make_choice_grammar(constraint.choices)
     return make_schema_grammar(constraint.schema)
 

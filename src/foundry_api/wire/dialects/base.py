@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 
     from foundry_api.types.capabilities import Capabilities
-    from foundry_api.types.messages import ChatRequest, Chunk, Generation, Model
+    from foundry_api.types.messages import ChatRequest, Chunk, Model, ServiceGeneration
     from foundry_api.wire.transport import Transport
 
 __all__ = [
@@ -65,7 +65,7 @@ class ServiceStatus:
         cache_dir: Where its models lie; None where it does not tell.
     """
 
-    service_generation: Generation
+    service_generation: ServiceGeneration
     pid: int | None = None
     cache_dir: str | None = None
 
@@ -130,10 +130,10 @@ class ServiceClient:
         try:
             response = await fetch(self.transport, request, timeout_s=timeout_s)
         except FoundryError as error:
-            error.located(service=self.base_url)
+            error.with_context(service=self.base_url)
             raise
         if response.status != 200:  # noqa: PLR2004 - HTTP's own number
-            raise parse_error(response).located(service=self.base_url)
+            raise parse_error(response).with_context(service=self.base_url)
         return response.body
 
     async def get_json(
@@ -221,7 +221,7 @@ class Dialect(Protocol):
     """One generation of the service. Every method raises the typed errors of `errors.py`."""
 
     @property
-    def service_generation(self) -> Generation:
+    def service_generation(self) -> ServiceGeneration:
         """The generation that it speaks."""
         ...
 

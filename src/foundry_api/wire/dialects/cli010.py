@@ -17,7 +17,7 @@ from foundry_api.types.errors import (
     ModelError,
     ModelLoadFailed,
     ProtocolError,
-    RouteMissing,
+    RouteNotFound,
     ServerError,
     UnsupportedFeature,
 )
@@ -36,7 +36,7 @@ from foundry_api.wire.transport import fetch
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from foundry_api.types.messages import Generation
+    from foundry_api.types.messages import ServiceGeneration
     from foundry_api.wire.dialects.base import Catalog, ModelCommand, ServiceClient
 
 __all__ = ["Cli010Dialect"]
@@ -52,7 +52,7 @@ class Cli010Dialect(CSharpDialect):
         wire: How to reach it, with the command that manages it, if there is one.
     """
 
-    service_generation: Generation = "cli-0.10"
+    service_generation: ServiceGeneration = "cli-0.10"
     _explains_errors = False  # 0.8 did not, SDK 1.0 does; of 0.10 it is not known
     _accepts_tools = False  # as little known
 
@@ -168,7 +168,7 @@ class Cli010Dialect(CSharpDialect):
                     "/models/loaded", IDS_DECODER, timeout_s=QUICK_TIMEOUT_S
                 )
                 self._has_model_routes = True
-            except (RouteMissing, ProtocolError):
+            except (RouteNotFound, ProtocolError):
                 self._has_model_routes = False
         return self._has_model_routes
 
@@ -211,7 +211,9 @@ class Cli010Dialect(CSharpDialect):
         request = self.non_streaming_request(model, probe)
         response = await fetch(self._client.transport, request, timeout_s=LOAD_TIMEOUT_S)
         if response.status != _OK:
-            error = parse_error(response).located(model=model.id, service=self._client.base_url)
+            error = parse_error(response).with_context(
+                model=model.id, service=self._client.base_url
+            )
             if not isinstance(error, ModelError):
                 raise error
             self._raise_unsupported("load", model, error)

@@ -24,7 +24,7 @@ from foundry_api.wire.transport import Request, fetch
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from foundry_api.types.messages import Generation
+    from foundry_api.types.messages import ServiceGeneration
     from foundry_api.wire.dialects.base import Dialect, ServiceClient
     from foundry_api.wire.transport import BufferedResponse, Transport
 
@@ -120,13 +120,13 @@ async def _match_sdk(fingerprint: _Fingerprint, status: Mapping[str, Any]) -> Se
     raise _unknown_service(fingerprint)
 
 
-async def _match_sdk2(fingerprint: _Fingerprint) -> Generation:
+async def _match_sdk2(fingerprint: _Fingerprint) -> ServiceGeneration:
     response = await fingerprint.get("/catalogs/local/v1/models", max_bytes=MAX_LIST_BYTES)
     if response.status in _NOT_FOUND:
         return "sdk-2.0"
     if response.status == _OK:
         return "sdk-2.1"
-    raise parse_error(response).located(service=fingerprint.base_url)
+    raise parse_error(response).with_context(service=fingerprint.base_url)
 
 
 async def _match_cli(fingerprint: _Fingerprint) -> ServiceStatus:
@@ -157,7 +157,7 @@ def _unknown_service(fingerprint: _Fingerprint) -> ProtocolError:
     )
 
 
-_DIALECTS: Mapping[Generation, Callable[[ServiceClient], Dialect]] = {
+_DIALECTS: Mapping[ServiceGeneration, Callable[[ServiceClient], Dialect]] = {
     "legacy": LegacyDialect,
     "cli-0.10": Cli010Dialect,
     "sdk-1": Sdk1Dialect,
@@ -166,7 +166,7 @@ _DIALECTS: Mapping[Generation, Callable[[ServiceClient], Dialect]] = {
 }
 
 
-def get_dialect(service_generation: Generation, client: ServiceClient) -> Dialect:
+def get_dialect(service_generation: ServiceGeneration, client: ServiceClient) -> Dialect:
     """The dialect of a generation, for one service.
 
     Raises:
@@ -176,5 +176,5 @@ def get_dialect(service_generation: Generation, client: ServiceClient) -> Dialec
         raise UnsupportedFeature(
             f"the service is of generation {service_generation}, which has no dialect yet",
             hint="Use service='embedded', or a service of the Foundry Local SDK.",
-        ).located(service=client.base_url)
+        ).with_context(service=client.base_url)
     return _DIALECTS[service_generation](client)

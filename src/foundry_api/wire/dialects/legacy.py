@@ -52,7 +52,7 @@ from foundry_api.wire.transport import BufferedResponse
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator, Sequence
 
-    from foundry_api.types.messages import ChatRequest, Generation
+    from foundry_api.types.messages import ChatRequest, ServiceGeneration
     from foundry_api.wire.dialects.base import Catalog, ServiceClient
     from foundry_api.wire.transport import Response
 
@@ -141,7 +141,7 @@ class LegacyDialect(CSharpDialect):
         windows: Whether an alias prefers the CPU to a generic GPU, as on Windows.
     """
 
-    service_generation: Generation = "legacy"
+    service_generation: ServiceGeneration = "legacy"
     _explains_errors = False
     _default_limit = 512
     _accepts_tools = False  # whether it does is not known
@@ -251,7 +251,7 @@ class LegacyDialect(CSharpDialect):
                     yield percent
             decoder.finish()
         except FoundryError as error:
-            error.located(model=model.id, service=self._client.base_url)
+            error.with_context(model=model.id, service=self._client.base_url)
             raise
         finally:
             response.close()

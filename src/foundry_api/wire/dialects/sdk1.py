@@ -32,7 +32,7 @@ from foundry_api.wire.dialects.model_ids import strip_version
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from foundry_api.types.messages import Generation
+    from foundry_api.types.messages import ServiceGeneration
     from foundry_api.wire.dialects.base import Catalog, ServiceClient
 
 __all__ = ["Sdk1Dialect"]
@@ -52,7 +52,7 @@ class Sdk1Dialect(CSharpDialect):
         wire: How to reach it.
     """
 
-    service_generation: Generation = "sdk-1"
+    service_generation: ServiceGeneration = "sdk-1"
 
     def __init__(self, client: ServiceClient) -> None:
         super().__init__(client)

@@ -45,7 +45,7 @@ from foundry_api.wire.transport import Request
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from foundry_api.types.messages import ChatRequest, Generation
+    from foundry_api.types.messages import ChatRequest, ServiceGeneration
     from foundry_api.wire.dialects.base import Catalog, ChatDecoder, ServiceClient
 
 __all__ = ["Sdk20Dialect", "Sdk21Dialect"]
@@ -76,7 +76,7 @@ class Sdk21Dialect:
         wire: How to reach it.
     """
 
-    service_generation: Generation = "sdk-2.1"
+    service_generation: ServiceGeneration = "sdk-2.1"
     _prefixes: ClassVar[dict[Catalog, str]] = {"local": "/catalogs/local", "public": ""}
 
     def __init__(self, client: ServiceClient) -> None:
@@ -257,7 +257,7 @@ class Sdk20Dialect(Sdk21Dialect):
         wire: How to reach it.
     """
 
-    service_generation: Generation = "sdk-2.0"
+    service_generation: ServiceGeneration = "sdk-2.0"
     _prefixes: ClassVar[dict[Catalog, str]] = {"public": ""}
 
     async def list_local_models(self) -> list[Model]:

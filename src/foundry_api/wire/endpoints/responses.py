@@ -28,7 +28,7 @@ from foundry_api.wire.sse import EventDecoder, is_end_mark
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from foundry_api.types.messages import Generation, Usage
+    from foundry_api.types.messages import ServiceGeneration, Usage
     from foundry_api.wire.sse import Event
 
 __all__ = ["RESPONSES_ROUTE", "ResponseReader", "ResponseStream"]
@@ -114,10 +114,14 @@ class ResponseReader:
     """
 
     def __init__(
-        self, service: str, service_generation: Generation, *, truncates_at: int | None = None
+        self,
+        service: str,
+        service_generation: ServiceGeneration,
+        *,
+        truncates_at: int | None = None,
     ) -> None:
         self._service = service
-        self._service_generation: Generation = service_generation
+        self._service_generation: ServiceGeneration = service_generation
         self._truncates_at = truncates_at
 
     def parse_response(self, data: bytes, chunk_count: int | None = None) -> Response:
@@ -145,7 +149,7 @@ class ResponseReader:
             status=status,
             model=members.model or "",
             service=self._service,
-            generation=self._service_generation,
+            service_generation=self._service_generation,
             output=tuple(map(parse_item, members.output or ())),
             usage=usage,
             error=None if members.error is None else extract_error_message(members.error),

@@ -29,7 +29,7 @@ def options(tmp_path: Path) -> BatchOptions:
 def two(options: BatchOptions, **of_the_second: Any) -> Iterator[tuple[Journal, Journal]]:
     """Two runners that share a batch."""
     with (
-        opened(options, shared=True, clock=of_the_second.pop("first_clock", Clock())) as one,
+        opened(options, shared=True, wall_clock=of_the_second.pop("first_clock", Clock())) as one,
         opened(options, shared=True, lease_s=LEASE_S, **of_the_second) as other,
     ):
         yield one, other
@@ -54,7 +54,10 @@ def test_who_leaves_leaves_its_blocks(options: BatchOptions) -> None:
 
 def test_a_dead_runner_is_not_waited_for(options: BatchOptions) -> None:
     ticks = Clock()
-    with opened(options, shared=True) as one, opened(options, shared=True, ticks=ticks) as other:
+    with (
+        opened(options, shared=True) as one,
+        opened(options, shared=True, monotonic=ticks) as other,
+    ):
         assert one.claim(0)
         one._runner._lock.__exit__()  # as the system does it
         assert other.claim(0)
@@ -65,7 +68,7 @@ def test_a_runner_without_a_sign_loses_its_blocks_when_the_lease_is_over(
     options: BatchOptions,
 ) -> None:
     ticks = Clock()
-    with two(options, ticks=ticks) as (one, other):
+    with two(options, monotonic=ticks) as (one, other):
         assert one.claim(0)
         assert not other.claim(0)
         ticks.now += LEASE_S - 1
@@ -77,7 +80,7 @@ def test_a_runner_without_a_sign_loses_its_blocks_when_the_lease_is_over(
 
 def test_a_sign_renews_the_lease(options: BatchOptions) -> None:
     clock, ticks = Clock(), Clock()
-    with two(options, first_clock=clock, ticks=ticks) as (one, other):
+    with two(options, first_clock=clock, monotonic=ticks) as (one, other):
         assert one.claim(0)
         for _ in range(3):
             assert not other.claim(0)
@@ -92,7 +95,7 @@ def test_a_clock_that_jumps_neither_ends_a_lease_nor_renews_it(
     jump_s: float, options: BatchOptions
 ) -> None:
     clock, ticks = Clock(), Clock()
-    with two(options, first_clock=clock, ticks=ticks, clock=clock) as (one, other):
+    with two(options, first_clock=clock, monotonic=ticks, wall_clock=clock) as (one, other):
         assert one.claim(0)
         assert not other.claim(0)
         clock.now += jump_s

@@ -30,13 +30,13 @@ class FullFile:
 
     def __init__(self, file: Any, room: int) -> None:
         self._file = file
-        self.room = room
+        self.available_tokens = room
 
     def write(self, data: memoryview) -> int:
-        if not self.room:
+        if not self.available_tokens:
             raise OSError(28, "No space left on device")
-        written: int = self._file.write(data[: self.room])
-        self.room -= written
+        written: int = self._file.write(data[: self.available_tokens])
+        self.available_tokens -= written
         return written
 
     def __getattr__(self, name: str) -> Any:
@@ -165,7 +165,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 try:
     with opened(options) as journal:
         for first in range(0, 40, 5):
-            group = set(range(first, first + 5)) - set(journal.finished(first, 5))
+            group = set(range(first, first + 5)) - set(journal.get_finished(first, 5))
             journal.record([
                 failure(index, "x" * 900) if index % 8 == 1 else answer(index) for index in group
             ])

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from foundry_api.batch.journal import CheckResult, read_statistics, read_status, request_cancel
-from foundry_api.types.errors import BatchChanged, BatchInUse, BatchStorageFailed
+from foundry_api.types.errors import BatchInUse, BatchMismatch, BatchStorageFailed
 from support.journal_factories import answer, failure, lines, opened, options_of, segments
 
 if TYPE_CHECKING:
@@ -121,18 +121,20 @@ def test_a_runner_that_was_refused_leaves_nothing_of_itself(options: BatchOption
 
 def test_another_input_is_refused_once_a_line_is_answered(options: BatchOptions) -> None:
     opened(options).close()
-    with opened(options, fingerprint="another", asked="otherwise") as journal:
+    with opened(options, fingerprint="another", request_digest="otherwise") as journal:
         journal.record([answer(0)])
-    with pytest.raises(BatchChanged, match=r"prompts\.txt is not what it was"):
-        opened(options, fingerprint="yet another", asked="otherwise")
-    with pytest.raises(BatchChanged, match="the model, the template"):
-        opened(options, fingerprint="another", asked="as before")
-    opened(options, fingerprint=None, asked="otherwise").close()  # without a look at the input
+    with pytest.raises(BatchMismatch, match=r"prompts\.txt is not what it was"):
+        opened(options, fingerprint="yet another", request_digest="otherwise")
+    with pytest.raises(BatchMismatch, match="the model, the template"):
+        opened(options, fingerprint="another", request_digest="as before")
+    opened(
+        options, fingerprint=None, request_digest="otherwise"
+    ).close()  # without a look at the input
 
 
 def test_another_input_is_refused_while_somebody_works_on_the_first(options: BatchOptions) -> None:
     with opened(options, shared=True) as journal:
-        with pytest.raises(BatchChanged):
+        with pytest.raises(BatchMismatch):
             opened(options, shared=True, fingerprint="another")
         opened(options, shared=True).close()
         assert journal.record([answer(0)]) == 1
@@ -214,7 +216,7 @@ def test_a_model_that_was_rolled_back_is_not_remembered(options: BatchOptions) -
 
 
 def test_the_status_tells_how_far_it_is_and_who_works(options: BatchOptions) -> None:
-    with opened(options, clock=lambda: 50.0) as journal:
+    with opened(options, wall_clock=lambda: 50.0) as journal:
         journal.store_check_result(3, {"": 3}, frozenset())
         journal.record([answer(0), failure(1)])
         assert journal.heartbeat(b'{"so":"far"}') is None

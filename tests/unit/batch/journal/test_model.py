@@ -93,7 +93,7 @@ class Runners(RuleBasedStateMachine):
     def everybody_knows_what_is_finished(self) -> None:
         for journal in getattr(self, "alive", []):
             known = {each.index: each.digest for each in self.known.values()}
-            assert journal.finished(0, LINES) == known
+            assert journal.get_finished(0, LINES) == known
 
     def teardown(self) -> None:
         for journal in self.alive:

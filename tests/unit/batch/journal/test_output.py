@@ -11,7 +11,7 @@ import pytest
 
 from foundry_api.batch.journal import read_status
 from foundry_api.batch.journal.output import OutputOwnership, Role
-from foundry_api.types.errors import BatchChanged, BatchInUse, BatchStorageFailed
+from foundry_api.types.errors import BatchInUse, BatchMismatch, BatchStorageFailed
 from support.journal_factories import answer, failure, lines, opened, options_of, segments
 
 if TYPE_CHECKING:
@@ -248,14 +248,14 @@ def test_a_file_that_somebody_changed_is_noticed(
     changed = tmp_path / name
     before = changed.read_bytes()
     changed.write_bytes(b"mine\n")
-    with pytest.raises(BatchChanged, match=f"{name} is not as this batch left it") as caught:
+    with pytest.raises(BatchMismatch, match=f"{name} is not as this batch left it") as caught:
         opened(options)
     assert caught.value.hint
     assert changed.read_bytes() == b"mine\n"
     status = read_status(options.directory)
     assert status.counts.finished == 3
     changed.write_bytes(before)  # as it was, but for its time
-    with pytest.raises(BatchChanged):
+    with pytest.raises(BatchMismatch):
         opened(options)
 
 
@@ -265,7 +265,7 @@ def test_an_output_that_is_gone_with_its_answers_is_noticed(
     begin(options)
     publish(options)
     output.unlink()
-    with pytest.raises(BatchChanged, match="is gone, and the answers with it"):
+    with pytest.raises(BatchMismatch, match="is gone, and the answers with it"):
         opened(options)
     begin_anew = opened(options, restart=True)
     begin_anew.close()

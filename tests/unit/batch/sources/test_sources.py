@@ -684,8 +684,8 @@ from foundry_api.batch.sources import open_source
 spool = Path(sys.argv[1])
 source = open_source(InputOptions(path="-"), spool=spool, standard_input=sys.argv[2])
 for _ in range(2):
-    lines = list(source.lines())
-    print([source.request(line).custom_id for line in lines], source.place(lines[0]))
+    lines = list(source.iter_lines())
+    print([source.parse_request(line).custom_id for line in lines], source.format_place(lines[0]))
 """
 
 
@@ -712,8 +712,8 @@ def test_other_standard_input_does_not_take_the_place_of_what_a_batch_was_begun_
 ) -> None:
     spool = tmp_path / "input"
     read_twice(spool, b"a\nb\n")
-    assert "BatchChanged: standard input is not what" in read_twice(spool, b"a\nc\n")
-    assert "BatchChanged" in read_twice(spool, b"a\nb\nc\n")
+    assert "BatchMismatch: standard input is not what" in read_twice(spool, b"a\nc\n")
+    assert "BatchMismatch" in read_twice(spool, b"a\nb\nc\n")
     assert spool.read_bytes() == b"a\nb\n"
     assert read_twice(spool, b"c\n", "new") == "['line-1'] standard input line 1\n" * 2
     assert [path.name for path in tmp_path.iterdir()] == ["input"]
@@ -737,8 +737,8 @@ STREAMED = """
 from foundry_api import InputOptions
 from foundry_api.batch.sources import open_source
 source = open_source(InputOptions(path="-", column={column!r}))
-for line in source.lines():
-    print(source.request(line).body["messages"][0]["content"], flush=True)
+for line in source.iter_lines():
+    print(source.parse_request(line).body["messages"][0]["content"], flush=True)
 """
 
 

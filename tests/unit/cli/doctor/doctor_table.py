@@ -11,13 +11,13 @@ from foundry_api.cli.doctor.runner import CHECK_FAILED, CHECK_TIMED_OUT, GROUPS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from foundry_api.cli.doctor.finding import Kind
+    from foundry_api.cli.doctor.finding import FindingKind
 
 INTRODUCTION = """\
 # What the doctor finds
 
-Written by `python -m tests.unit.doctor_table` from the kinds of findings that the checks of
-`foundry-api doctor` declare. A finding has an id that stays the same in every version, a level,
+Written by `python -m tests.unit.cli.doctor.doctor_table` from the kinds of findings that the checks
+of `foundry-api doctor` declare. A finding has an id that stays the same in every version, a level,
 what was seen, and a remedy. A `problem` keeps something from working, and makes the command end
 with 1; a `warning` will, or does so for other programs; a `note` is worth knowing. Words in
 capitals stand for what was found.
@@ -35,7 +35,7 @@ def markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _table(heading: str, kinds: Iterable[Kind]) -> list[str]:
+def _table(heading: str, kinds: Iterable[FindingKind]) -> list[str]:
     ordered = sorted(kinds, key=lambda kind: -LEVELS.index(kind.level))
     return [
         "",
@@ -47,7 +47,7 @@ def _table(heading: str, kinds: Iterable[Kind]) -> list[str]:
     ]
 
 
-def _row(kind: Kind) -> str:
+def _row(kind: FindingKind) -> str:
     remedy = re.sub(r"\{(\w+)\}", lambda name: WORDS.get(name[1], name[1].upper()), kind.remedy)
     return f"| `{kind.id}` | {kind.level} | {kind.title} | {remedy} |"
 

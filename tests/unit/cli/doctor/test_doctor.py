@@ -12,25 +12,30 @@ from typing import TYPE_CHECKING
 import pytest
 
 from foundry_api.cli.doctor import foundry_command, network, services, versions
-from foundry_api.cli.doctor.environment import usable_settings
-from foundry_api.cli.doctor.finding import Finding, Group, Kind
-from foundry_api.cli.doctor.machine import CommandAnswers, Machine, Once, in_thread
-from foundry_api.cli.doctor.runner import CHECK_FAILED, CHECK_TIMED_OUT, GROUPS, examine
-from foundry_api.engine.foundry_command import Answer
+from foundry_api.cli.doctor.environment import make_usable_settings
+from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
+from foundry_api.cli.doctor.machine import (
+    CommandResults,
+    DiagnosticContext,
+    LazyTask,
+    run_abandonable,
+)
+from foundry_api.cli.doctor.runner import CHECK_FAILED, CHECK_TIMED_OUT, GROUPS, run_checks
+from foundry_api.engine.foundry_command import CommandResult
 from foundry_api.types.errors import ConfigurationError
-from foundry_api.types.settings import variables
+from foundry_api.types.settings import environment_variables
 
 from .doctor_table import markdown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-KIND = Kind("a-kind", "problem", "It is broken", "Mend {what}.")
+KIND = FindingKind("a-kind", "problem", "It is broken", "Mend {what}.")
 
 
 @pytest.fixture
-async def machine(own_home: Path) -> Machine:
-    return Machine(usable_settings({}), {"FOUNDRY_HOME": str(own_home)}, quick=True)
+async def machine(own_home: Path) -> DiagnosticContext:
+    return DiagnosticContext(make_usable_settings({}), {"FOUNDRY_HOME": str(own_home)}, quick=True)
 
 
 # Findings
@@ -47,7 +52,7 @@ def test_every_kind_has_an_id_of_its_own_and_what_is_wrong_has_a_remedy() -> Non
 def test_every_kind_that_a_check_declares_is_in_its_group() -> None:
     for group in GROUPS:
         module = __import__(group.checks[0].__module__, fromlist=["GROUP"])
-        declared = {value for value in vars(module).values() if isinstance(value, Kind)}
+        declared = {value for value in vars(module).values() if isinstance(value, FindingKind)}
         assert declared == set(group.kinds)
 
 
@@ -60,24 +65,24 @@ def test_the_table_in_the_documentation_is_this_one() -> None:
 
 
 async def test_checks_that_fail_or_hang_are_findings_and_the_others_go_on(
-    machine: Machine,
+    machine: DiagnosticContext,
 ) -> None:
-    async def fails(_: Machine) -> Iterable[Finding]:
+    async def fails(_: DiagnosticContext) -> Iterable[Finding]:
         raise OSError("no such thing")
 
-    async def hangs(_: Machine) -> Iterable[Finding]:
+    async def hangs(_: DiagnosticContext) -> Iterable[Finding]:
         await asyncio.Event().wait()
         return []
 
-    async def times_out_itself(_: Machine) -> Iterable[Finding]:
+    async def times_out_itself(_: DiagnosticContext) -> Iterable[Finding]:
         raise TimeoutError("inside")
 
-    async def works(_: Machine) -> Iterable[Finding]:
-        return [KIND.seen("seen", what="it")]
+    async def works(_: DiagnosticContext) -> Iterable[Finding]:
+        return [KIND.make_finding("seen", what="it")]
 
     steps: list[tuple[int, int]] = []
-    group = Group("Group", (fails, hangs, times_out_itself, works), (KIND,))
-    found = await examine(
+    group = CheckGroup("Group", (fails, hangs, times_out_itself, works), (KIND,))
+    found = await run_checks(
         machine, (group,), timeout_s=0.05, progress=lambda *step: steps.append(step)
     )
     assert [finding.id for finding in found] == [
@@ -100,9 +105,9 @@ async def test_checks_that_fail_or_hang_are_findings_and_the_others_go_on(
 
 
 async def test_blocking_work_gives_its_result_or_its_failure() -> None:
-    assert await in_thread(lambda: 3) == 3
+    assert await run_abandonable(lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
-        await in_thread(lambda: 1 // 0)
+        await run_abandonable(lambda: 1 // 0)
 
 
 def test_blocking_work_that_hangs_holds_nobody_up() -> None:
@@ -111,7 +116,7 @@ def test_blocking_work_that_hangs_holds_nobody_up() -> None:
 
     async def wait() -> None:
         async with asyncio.timeout(0.01):
-            await in_thread(go.wait)
+            await run_abandonable(go.wait)
 
     with pytest.raises(TimeoutError):
         asyncio.run(wait())
@@ -130,7 +135,7 @@ async def test_work_that_several_checks_want_is_done_once() -> None:
         await asyncio.sleep(0)
         return 7
 
-    once = Once(work)
+    once = LazyTask(work)
     first = asyncio.create_task(once.get())
     await asyncio.sleep(0)
     first.cancel()  # a check that ran out of time does not take it from the others
@@ -149,19 +154,19 @@ def test_what_cannot_be_used_is_left_out_of_the_settings() -> None:
         "FOUNDRY_BASE_URL": "http://127.0.0.1:1",
         "FOUNDRY_BASE_URLS": "http://127.0.0.1:2",
     }
-    settings = usable_settings(environ)
-    assert (settings.timeout_s, settings.retries) == (30.0, 7)
+    settings = make_usable_settings(environ)
+    assert (settings.timeout_s, settings.max_retries) == (30.0, 7)
     assert (settings.base_url, settings.base_urls) == ("http://127.0.0.1:1", ())
 
 
 def test_an_argument_that_cannot_be_used_is_refused() -> None:
     with pytest.raises(ConfigurationError):
-        usable_settings({}, base_url="ftp://x")
+        make_usable_settings({}, base_url="ftp://x")
 
 
-async def found_in(module_group: Group, **environ: str) -> set[str]:
-    async with Machine(usable_settings(environ), environ, quick=True) as machine:
-        return {finding.id for finding in await examine(machine, (module_group,))}
+async def found_in(module_group: CheckGroup, **environ: str) -> set[str]:
+    async with DiagnosticContext(make_usable_settings(environ), environ, quick=True) as machine:
+        return {finding.id for finding in await run_checks(machine, (module_group,))}
 
 
 @pytest.mark.parametrize(
@@ -183,7 +188,7 @@ async def test_names_of_others_are_left_alone() -> None:
     assert await found_in(settings, FOUNDRY_TEST_HOME="x", FOUNDRY_PROFILE="y") == {
         "settings-usable"
     }
-    assert len(variables()) == len(set(variables()))
+    assert len(environment_variables()) == len(set(environment_variables()))
 
 
 async def test_a_key_without_an_address() -> None:
@@ -207,12 +212,12 @@ async def test_a_key_without_an_address() -> None:
     ],
 )
 def test_when_no_proxy_covers_the_loopback(no_proxy: str, expected: object) -> None:
-    assert network.bypasses_loopback(no_proxy) is expected
+    assert network.is_loopback_bypassed(no_proxy) is expected
 
 
 def test_lower_case_wins_among_proxies() -> None:
     environ = {"http_proxy": "a:1", "HTTP_PROXY": "b:1", "ALL_PROXY": "c:1", "https_proxy": " "}
-    assert network.proxies(environ) == {"http_proxy": "a:1", "ALL_PROXY": "c:1"}
+    assert network.get_proxies(environ) == {"http_proxy": "a:1", "ALL_PROXY": "c:1"}
 
 
 @pytest.mark.parametrize("addresses", [[], ["192.0.2.7"], ["127.0.0.1", "192.0.2.7"]])
@@ -227,7 +232,7 @@ async def test_a_localhost_that_is_elsewhere(
         return iter([(0, 0, 0, "", (address, 0)) for address in addresses])
 
     monkeypatch.setattr(network.socket, "getaddrinfo", looked_up)
-    assert await found_in(Group("n", (network.examine_loopback,), ())) == {"localhost-elsewhere"}
+    assert await found_in(CheckGroup("n", (network.check_loopback,), ())) == {"localhost-elsewhere"}
 
 
 async def test_a_loopback_that_is_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,14 +242,14 @@ async def test_a_loopback_that_is_blocked(monkeypatch: pytest.MonkeyPatch) -> No
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(network.asyncio, "open_connection", refused)
-    assert await found_in(Group("n", (network.examine_loopback,), ())) == {"loopback-blocked"}
+    assert await found_in(CheckGroup("n", (network.check_loopback,), ())) == {"loopback-blocked"}
 
 
 # Foundry's own command
 
 
-def answers(server: str = "", service: str = "", version: str = "") -> CommandAnswers:
-    return CommandAnswers(*(Answer(text, 0, 0.1) for text in (version, server, service)))
+def answers(server: str = "", service: str = "", version: str = "") -> CommandResults:
+    return CommandResults(*(CommandResult(text, 0, 0.1) for text in (version, server, service)))
 
 
 TABLE = "State    Ready\nPID      29056\nWeb URLs http://127.0.0.1:52364\n"
@@ -268,11 +273,11 @@ TABLE = "State    Ready\nPID      29056\nWeb URLs http://127.0.0.1:52364\n"
     ],
 )
 def test_what_the_command_says(
-    given: CommandAnswers, generation: str | None, running: object
+    given: CommandResults, generation: str | None, running: object
 ) -> None:
-    told = foundry_command.generation(given)
+    told = foundry_command.detect_generation(given)
     assert told is None if generation is None else told and told.startswith(generation)
-    assert foundry_command.says_running(given) is running
+    assert foundry_command.reports_running(given) is running
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links need a privilege on Windows")
@@ -284,19 +289,19 @@ def test_links_to_one_command_are_one(tmp_path: Path) -> None:
     (first / "foundry").chmod(0o755)
     (second / "foundry").symlink_to(first / "foundry")
     path = os.pathsep.join(map(str, (second, first, tmp_path / "none", "")))
-    assert foundry_command.programs(path) == [second / "foundry"]
+    assert foundry_command.find_programs(path) == [second / "foundry"]
 
 
 # Services
 
 
 def test_what_has_a_loopback_of_its_own(tmp_path: Path) -> None:
-    assert services.walled_in("6.6.87.2-microsoft-standard-WSL2") == (
+    assert services.detect_confinement("6.6.87.2-microsoft-standard-WSL2") == (
         "the Windows Subsystem for Linux"
     )
-    assert services.walled_in("6.1.0-amd64", tmp_path) == ""
+    assert services.detect_confinement("6.1.0-amd64", tmp_path) == ""
     (tmp_path / ".dockerenv").touch()
-    assert services.walled_in("6.1.0-amd64", tmp_path) == "a container"
+    assert services.detect_confinement("6.1.0-amd64", tmp_path) == "a container"
 
 
 # Versions
@@ -320,7 +325,7 @@ def test_what_has_a_loopback_of_its_own(tmp_path: Path) -> None:
     ],
 )
 def test_ranges_of_versions(version: str, specifier: str, expected: object) -> None:
-    assert versions.satisfies(version, specifier) is expected
+    assert versions.is_satisfied(version, specifier) is expected
 
 
 @pytest.mark.parametrize(
@@ -335,4 +340,4 @@ def test_ranges_of_versions(version: str, specifier: str, expected: object) -> N
     ],
 )
 def test_platforms_without_an_engine(system: str, machine: str, libc: str, missing: object) -> None:
-    assert bool(versions.no_engine_for(system, machine, libc)) is missing
+    assert bool(versions.explain_missing_engine(system, machine, libc)) is missing

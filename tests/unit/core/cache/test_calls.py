@@ -17,13 +17,13 @@ from foundry_api import (
     Message,
     ServiceNotRunning,
 )
-from foundry_api.core.cache.calls import Identity, Making
-from foundry_api.testing import Answer, Cut, FakeService
+from foundry_api.core.cache.calls import CacheFill, ResponseIdentity
+from foundry_api.testing import Disconnect, FakeService, Reply
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from foundry_api import Generation
+    from foundry_api import ServiceGeneration
 
 
 async def ask(client: FoundryAPIClient, prompt: str, **options: Any) -> bool:
@@ -36,7 +36,7 @@ async def test_while_the_breaker_keeps_calls_away_nobody_looks_for_the_service_p
     looks: list[str] = []
     async with FakeService() as service:
         client = FoundryAPIClient(
-            service.base_url, model="fake", cache=MemoryCache(), breaker=breaking, retries=0
+            service.base_url, model="fake", cache=MemoryCache(), breaker=breaking, max_retries=0
         )
         assert not await ask(client, "kept")
     connect = client.services[0]._connect
@@ -62,14 +62,14 @@ async def cached(service: FakeService, **options: Any) -> AsyncIterator[FoundryA
     async with (
         service,
         FoundryAPIClient(
-            service.base_url, model="fake", cache=MemoryCache(), retries=0, **options
+            service.base_url, model="fake", cache=MemoryCache(), max_retries=0, **options
         ) as client,
     ):
         yield client
 
 
 async def test_an_answer_that_broke_off_is_asked_for_again() -> None:
-    service = FakeService(Cut("half an"), "whole")
+    service = FakeService(Disconnect("half an"), "whole")
     async with cached(service) as client:
         with pytest.raises(FoundryError) as caught:
             await ask(client, "Hi")
@@ -79,7 +79,7 @@ async def test_an_answer_that_broke_off_is_asked_for_again() -> None:
 
 
 async def test_an_answer_that_was_filtered_is_not_kept() -> None:
-    async with cached(FakeService(Answer("…", finish_reason="content_filter"))) as client:
+    async with cached(FakeService(Reply("…", finish_reason="content_filter"))) as client:
         assert [await ask(client, "Hi") for _ in range(2)] == [False, False]
 
 
@@ -95,17 +95,17 @@ async def test_calls_that_would_be_made_in_other_ways_do_not_share_one_in_flight
 
 @pytest.mark.parametrize(("model", "generation"), [("fake:2", "sdk-2.1"), ("fake:1", "sdk-2.0")])
 async def test_what_another_answered_than_was_expected_is_not_kept(
-    model: str, generation: Generation
+    model: str, generation: ServiceGeneration
 ) -> None:
     """Another model took the place of the first, or another service that of the one that died."""
     async with cached(FakeService()) as client:
         whole = await client.complete("Hi", cache="never")
         calls = client._backend.cached
         assert calls is not None
-        order = client._order([Message("user", "Hi")], {})
-        expected = Identity(model, generation, whole.service)
-        await Making(calls.means, "key", expected, order)._keep([], whole)
+        order = client._build_request([Message("user", "Hi")], {})
+        expected = ResponseIdentity(model, generation, whole.service)
+        await CacheFill(calls.means, "key", expected, order)._store([], whole)
         assert (await client.cache.stats()).stores == 0
-        right = Identity(whole.model, whole.generation, whole.service)
-        await Making(calls.means, "key", right, order)._keep([], whole)
+        right = ResponseIdentity(whole.model, whole.service_generation, whole.service)
+        await CacheFill(calls.means, "key", right, order)._store([], whole)
         assert (await client.cache.stats()).stores == 1

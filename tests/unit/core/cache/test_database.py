@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from foundry_api.core.cache import database
-from foundry_api.core.cache.database import AnswersDb, Bounds
-from foundry_api.core.cache.file import AnswersFile
-from foundry_api.core.residency.usage_db import Owner
+from foundry_api.core.cache.database import CacheDatabase, CacheLimits
+from foundry_api.core.cache.file import CacheFile
+from foundry_api.core.residency.usage_db import ClientProcess
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,15 +29,15 @@ class World:
     path: Path
     now: float = 1000.0
     dead: set[str] = field(default_factory=set)
-    open: list[AnswersDb] = field(default_factory=list)
+    open: list[CacheDatabase] = field(default_factory=list)
 
     def client(
         self, name: str = "a", max_bytes: int = 10_000, max_age_s: float | None = None
-    ) -> AnswersDb:
-        client = AnswersDb(
-            AnswersFile(self.path).open(),
-            Bounds(max_bytes, max_age_s),
-            Owner(client=name, program=f"{name}.py", pid=len(name), create_time=1.0),
+    ) -> CacheDatabase:
+        client = CacheDatabase(
+            CacheFile(self.path).open(),
+            CacheLimits(max_bytes, max_age_s),
+            ClientProcess(client=name, program=f"{name}.py", pid=len(name), create_time=1.0),
             clock=lambda: self.now,
             ticks=lambda: self.now,
             lives=lambda owner: owner.client not in self.dead,
@@ -54,7 +54,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         client.close()
 
 
-def kept(client: AnswersDb, keys: str) -> str:
+def kept(client: CacheDatabase, keys: str) -> str:
     return "".join(key for key in keys if client.get(key))
 
 
@@ -161,7 +161,7 @@ def test_one_makes_an_answer_at_a_time(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     assert a.claim("k", "ta", LEASE_S) is None
     holder = b.claim("k", "tb", LEASE_S)
-    assert isinstance(holder, Owner)
+    assert isinstance(holder, ClientProcess)
     assert holder.program == "a.py"
     assert b.claim("other", "tc", LEASE_S) is None
     a.release("ta")
@@ -220,13 +220,13 @@ def test_nobody_waits_long_for_a_process_that_was_stopped_in_a_write(
                 client.put("l", ANSWER, "demo:1")
         assert patience_ms(client) == 0
         assert client.get("k")
-        world.now += database.STUCK_S
+        world.now += database.BUSY_BACKOFF_S
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             client.put("l", ANSWER, "demo:1")
         assert patience_ms(client) == 50
     assert client.put("l", ANSWER, "demo:1")
 
 
-def patience_ms(client: AnswersDb) -> int:
+def patience_ms(client: CacheDatabase) -> int:
     (value,) = client._database.execute("pragma busy_timeout").fetchone()
     return int(value)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundry_api.core.cache import entry
-from foundry_api.core.cache.entry import Entry, Piece
+from foundry_api.core.cache.entry import CachedChunk, Entry
 from foundry_api.types.errors import ServerError
 from foundry_api.types.messages import (
     AttemptRecord,
@@ -45,7 +45,7 @@ def whole_of(chunks: list[Chunk]) -> Completion[None]:
         parsed=None,
         model="demo:1",
         service="http://127.0.0.1:1",
-        generation="sdk-2.1",
+        service_generation="sdk-2.1",
         finish_reason="length",
         usage=Usage(1, 2, 3),
         timings=TIMINGS,
@@ -78,7 +78,7 @@ def test_an_answer_comes_back_as_it_was_cut_and_as_a_whole(chunks: list[Chunk]) 
 def test_every_member_of_a_chunk_is_kept_but_those_of_the_call() -> None:
     """A member that this test does not know fails it: keep it in Piece, or name it here."""
     assert set(Chunk.__struct_fields__) == {
-        *Piece.__struct_fields__,
+        *CachedChunk.__struct_fields__,
         *OF_THE_CALL,
         *OF_THE_CALLER,
     }

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.core.cache.entry import answer_key, is_deterministic, is_kept, is_served
+from foundry_api.core.cache.entry import answer_key, is_deterministic, may_serve, may_store
 from foundry_api.types.checks import chat_request
 from foundry_api.types.messages import (
     ChatRequest,
-    Choice,
+    ChoiceConstraint,
     FunctionCall,
-    Grammar,
-    JsonSchema,
+    GrammarConstraint,
+    JsonSchemaConstraint,
     Message,
     ToolCall,
     ToolDefinition,
@@ -72,10 +72,10 @@ OTHERS: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "required", "f"),
     "tools_in_prompt": (True,),
     "constraint": (
-        JsonSchema({"a": 1, "b": 2}),
-        JsonSchema({"b": 2, "a": 1}),
-        Choice(("a", "b")),
-        Grammar("a"),
+        JsonSchemaConstraint({"a": 1, "b": 2}),
+        JsonSchemaConstraint({"b": 2, "a": 1}),
+        ChoiceConstraint(("a", "b")),
+        GrammarConstraint("a"),
     ),
     "extra": ({"a": 1}, {"a": 1.0}, {"a": {"x": 1, "y": 2}}, {"a": {"y": 2, "x": 1}}),
 }
@@ -181,12 +181,12 @@ def test_what_has_one_answer(request_: ChatRequest | dict[str, Any], determinist
         else msgspec.structs.replace(HELLO, **request_)
     )
     assert is_deterministic(request) == deterministic
-    assert is_served(request, "auto", only_deterministic=True) == deterministic
-    assert is_served(request, "auto", only_deterministic=False)
-    assert is_served(request, "always", only_deterministic=True)
-    assert not is_served(request, "never", only_deterministic=False)
+    assert may_serve(request, "auto", only_deterministic=True) == deterministic
+    assert may_serve(request, "auto", only_deterministic=False)
+    assert may_serve(request, "always", only_deterministic=True)
+    assert not may_serve(request, "never", only_deterministic=False)
 
 
 def test_whole_answers_are_kept() -> None:
-    assert [is_kept(reason) for reason in ("stop", "length", "tool_calls")] == [True] * 3
-    assert not is_kept("content_filter")
+    assert [may_store(reason) for reason in ("stop", "length", "tool_calls")] == [True] * 3
+    assert not may_store("content_filter")

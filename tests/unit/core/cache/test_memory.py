@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.core.cache.base import CacheStats, NoCache
+from foundry_api.core.cache.base import CacheStats, NullCache
 from foundry_api.core.cache.memory import MemoryCache
 from foundry_api.types.errors import ConfigurationError
 
@@ -130,10 +130,10 @@ def test_bounds_under_which_nothing_could_be_kept_are_refused(
 
 
 async def test_a_client_without_a_cache_has_an_empty_one() -> None:
-    cache = NoCache()
+    cache = NullCache()
     assert not await cache.put("a", b"", model="demo:1")
     assert await cache.get("a") is None
     assert await cache.clear() == 0
     assert await cache.stats() == CacheStats()
-    async with cache.turn("a") as made:
+    async with cache.lock("a") as made:
         assert made is None

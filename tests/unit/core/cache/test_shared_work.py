@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api.core.cache.shared_work import SharedWork, Work
+from foundry_api.core.cache.shared_work import JobDeduplicator, SharedJob
 from foundry_api.resilience.deadline import NEVER, current, deadline
 from foundry_api.types.errors import ClientClosed, ServerError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from foundry_api.resilience.deadline import Deadline
 
 
-class Source(Work[int, str]):
+class Source(SharedJob[int, str]):
     """Numbers that come at the test's word."""
 
     def __init__(self) -> None:
@@ -45,21 +45,21 @@ class Source(Work[int, str]):
             self.ended += 1
         return f"result {self.runs}"
 
-    def allow(self, deadline: Deadline) -> None:
+    def extend_deadline(self, deadline: Deadline) -> None:
         self.allowed.append(deadline.limit_s)
 
 
 class Caller:
     """Somebody who follows the work in a task of his own."""
 
-    def __init__(self, shared: SharedWork[int, str], source: Source, key: str = "key") -> None:
+    def __init__(self, shared: JobDeduplicator[int, str], source: Source, key: str = "key") -> None:
         self.got: list[int] = []
         self.task = asyncio.create_task(self._follow(shared, source, key))
 
-    async def _follow(self, shared: SharedWork[int, str], source: Source, key: str) -> str:
+    async def _follow(self, shared: JobDeduplicator[int, str], source: Source, key: str) -> str:
         async with shared.join(key, lambda: source) as flight:
-            while await flight.more(len(self.got)):
-                self.got += flight.came[len(self.got) :]
+            while await flight.wait_for_more(len(self.got)):
+                self.got += flight.items[len(self.got) :]
             return await flight.result()
 
 
@@ -69,7 +69,7 @@ async def settle() -> None:
 
 
 async def test_all_get_everything_from_the_beginning_however_late_they_come() -> None:
-    shared, source = SharedWork[int, str](), Source()
+    shared, source = JobDeduplicator[int, str](), Source()
     callers = [Caller(shared, source) for _ in range(20)]
     source.send(1, 2)
     await settle()
@@ -85,7 +85,7 @@ async def test_all_get_everything_from_the_beginning_however_late_they_come() ->
 
 
 async def test_different_streams_run_side_by_side_and_a_later_caller_makes_one_anew() -> None:
-    shared, source = SharedWork[int, str](), Source()
+    shared, source = JobDeduplicator[int, str](), Source()
     one, other = Caller(shared, source, "a"), Caller(shared, source, "b")
     await settle()
     assert shared.running("a")
@@ -98,7 +98,7 @@ async def test_different_streams_run_side_by_side_and_a_later_caller_makes_one_a
 
 
 async def test_the_first_caller_who_leaves_does_not_end_it_for_the_others() -> None:
-    shared, source = SharedWork[int, str](), Source()
+    shared, source = JobDeduplicator[int, str](), Source()
     first = Caller(shared, source)
     await settle()
     second = Caller(shared, source)
@@ -113,7 +113,7 @@ async def test_the_first_caller_who_leaves_does_not_end_it_for_the_others() -> N
 
 
 async def test_the_last_caller_who_leaves_ends_it_and_waits_for_its_cleaning_up() -> None:
-    shared, source = SharedWork[int, str](), Source()
+    shared, source = JobDeduplicator[int, str](), Source()
     callers = [Caller(shared, source) for _ in range(3)]
     source.send(1)
     await settle()
@@ -128,15 +128,15 @@ async def test_the_last_caller_who_leaves_ends_it_and_waits_for_its_cleaning_up(
 
 
 async def test_who_has_seen_enough_leaves() -> None:
-    shared, source = SharedWork[int, str](), Source()
+    shared, source = JobDeduplicator[int, str](), Source()
     source.send(1, 2, 3)
     async with shared.join("key", lambda: source) as flight:
-        assert await flight.more(0)
+        assert await flight.wait_for_more(0)
     assert source.ended == 1
 
 
 async def test_a_failure_reaches_everybody_behind_what_came_as_a_copy_of_his_own() -> None:
-    shared, source = SharedWork[int, str](), Source()
+    shared, source = JobDeduplicator[int, str](), Source()
     source.error = ServerError("no")
     callers = [Caller(shared, source) for _ in range(3)]
     source.send(1, None)
@@ -149,7 +149,7 @@ async def test_a_failure_reaches_everybody_behind_what_came_as_a_copy_of_his_own
 
 async def test_a_failure_that_nobody_waits_for_is_not_complained_of() -> None:
     """Warnings are errors here: a task's exception that nobody took would be one."""
-    shared, source = SharedWork[int, str](), Source()
+    shared, source = JobDeduplicator[int, str](), Source()
     source.error = ServerError("no")
     source.send(1, None)
     async with shared.join("key", lambda: source):
@@ -158,7 +158,7 @@ async def test_a_failure_that_nobody_waits_for_is_not_complained_of() -> None:
 
 
 async def test_the_first_callers_deadline_is_not_that_of_the_rest() -> None:
-    shared, source = SharedWork[int, str](), Source()
+    shared, source = JobDeduplicator[int, str](), Source()
     with deadline(60):
         caller = Caller(shared, source)
     source.send(None)
@@ -167,7 +167,7 @@ async def test_the_first_callers_deadline_is_not_that_of_the_rest() -> None:
 
 
 async def test_who_ends_everything_says_why() -> None:
-    shared, source = SharedWork[int, str](), Source()
+    shared, source = JobDeduplicator[int, str](), Source()
     callers = [Caller(shared, source) for _ in range(3)]
     await settle()
     await shared.end(ClientClosed("closed"))
@@ -178,7 +178,7 @@ async def test_who_ends_everything_says_why() -> None:
 
 
 def test_nothing_of_a_loop_that_is_over_is_joined() -> None:
-    shared = SharedWork[int, str]()
+    shared = JobDeduplicator[int, str]()
 
     async def use() -> str:
         source = Source()

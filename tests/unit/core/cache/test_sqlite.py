@@ -20,7 +20,7 @@ from foundry_api.core.cache import sqlite
 from foundry_api.core.cache.sqlite import SqliteCache
 from foundry_api.types.errors import ConfigurationError
 from foundry_api.types.events import CacheTrouble, Event
-from service.helpers import eventually_async, start_program
+from service.helpers import start_program, wait_until_async
 
 if TYPE_CHECKING:
     import subprocess
@@ -51,7 +51,7 @@ class Caches:
 
     def one(self, **options: object) -> SqliteCache:
         cache = SqliteCache(self.path, sleep=self.sleep, **options)  # type: ignore[arg-type] # a test's own
-        cache.attach(None, self.events.append)
+        cache.bind(None, self.events.append)
         self.caches.append(cache)
         return cache
 
@@ -140,7 +140,7 @@ async def test_who_is_cancelled_leaves_no_claim_behind(caches: Caches) -> None:
     for rounds in range(30):
 
         async def make() -> None:
-            async with a.turn("other"):
+            async with a.lock("other"):
                 await asyncio.Event().wait()
 
         making = asyncio.create_task(make())
@@ -149,31 +149,31 @@ async def test_who_is_cancelled_leaves_no_claim_behind(caches: Caches) -> None:
         making.cancel()
         with pytest.raises(asyncio.CancelledError):
             await making
-    async with b.turn("other") as made:
+    async with b.lock("other") as made:
         assert made is None
     assert caches.waits == []
 
 
 async def test_of_those_who_ask_the_same_one_makes_it_and_the_others_wait(caches: Caches) -> None:
     a, b = caches.one(), caches.one()
-    async with a.turn("k") as made:
+    async with a.lock("k") as made:
         assert made is None
         waiting = asyncio.create_task(turn(b))
-        await eventually_async(lambda: len(caches.waits) >= 7)
+        await wait_until_async(lambda: len(caches.waits) >= 7)
         await put(a)
     assert await waiting == ANSWER
     assert caches.waits[:7] == [0.01, 0.02, 0.04, 0.08, 0.16, 0.25, 0.25]
 
 
 async def turn(cache: SqliteCache, key: str = "k") -> bytes | None:
-    async with cache.turn(key) as made:
+    async with cache.lock(key) as made:
         return made
 
 
 async def test_who_failed_lets_the_next_one_try(caches: Caches) -> None:
     a, b = caches.one(), caches.one()
     with pytest.raises(ZeroDivisionError):
-        async with a.turn("k"):
+        async with a.lock("k"):
             raise ZeroDivisionError
     assert await turn(b) is None
     assert caches.waits == []
@@ -186,9 +186,9 @@ async def test_a_claim_is_renewed_as_long_as_the_work_takes(caches: Caches) -> N
 
     cache = SqliteCache(caches.path, sleep=shortly)
     caches.caches.append(cache)
-    async with cache.turn("k"):
+    async with cache.lock("k"):
         first = lapses_at(caches.path)
-        await eventually_async(lambda: lapses_at(caches.path) > first)
+        await wait_until_async(lambda: lapses_at(caches.path) > first)
     assert await turn(caches.one()) is None
 
 
@@ -235,7 +235,7 @@ async def test_a_damaged_file_is_set_aside_and_a_new_one_begun(
     aside = caches.path.with_name("answers.db.corrupt-1")
     assert aside.exists()
     (trouble,) = caches.troubles
-    assert trouble.aside == str(aside)
+    assert trouble.backup_path == str(aside)
     assert trouble.path == str(caches.path)
     (record,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
     assert str(aside) in record.message
@@ -328,7 +328,7 @@ async def test_a_disk_that_damages_every_file_is_not_fed_for_ever(
         header_damaged(caches.path)
     assert await cache.get("k") is None
     assert len(list(caches.path.parent.glob("*corrupt*"))) == 3
-    assert caches.troubles[-1].aside is None
+    assert caches.troubles[-1].backup_path is None
 
 
 @pytest.mark.parametrize("version", [0, 99])
@@ -411,7 +411,7 @@ from foundry_api.core.cache.sqlite import SqliteCache
 async def main():
     told = []
     cache = SqliteCache(sys.argv[1])
-    cache.attach(None, told.append)
+    cache.bind(None, told.append)
     print(await cache.put("small", b"x", model="demo:1"))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
@@ -434,7 +434,7 @@ from foundry_api.core.cache.sqlite import SqliteCache
 
 async def main():
     sqlite.LEASE_S = float(sys.argv[2])
-    async with SqliteCache(sys.argv[1]).turn("k") as made:
+    async with SqliteCache(sys.argv[1]).lock("k") as made:
         print(made, flush=True)
         await asyncio.sleep(60)
 
@@ -477,7 +477,7 @@ async def test_when_the_makers_lease_ran_out_another_takes_over(
     assert await asyncio.to_thread(program.stdout.readline) == "None\n"
     program.send_signal(signal.SIGSTOP)
     cache = SqliteCache(caches.path)
-    async with asyncio.timeout(10), cache.turn("k") as made:
+    async with asyncio.timeout(10), cache.lock("k") as made:
         assert made is None
         program.send_signal(signal.SIGCONT)
         await asyncio.sleep(0.5)  # time for its next renewal
@@ -529,9 +529,9 @@ async def test_a_python_without_sqlite_goes_on_without_a_cache(
 
 async def test_the_file_lies_in_the_home_of_the_first_client(tmp_path: Path) -> None:
     cache = SqliteCache()
-    cache.attach(tmp_path / "home", print)
-    cache.attach(tmp_path / "other", print)
+    cache.bind(tmp_path / "home", print)
+    cache.bind(tmp_path / "other", print)
     assert cache.path == tmp_path / "home" / "cache" / "answers.db"
-    cache.detach(print)
-    cache.detach(print)
-    cache.detach(print)
+    cache.unbind(print)
+    cache.unbind(print)
+    cache.unbind(print)

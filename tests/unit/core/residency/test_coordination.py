@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api.core.residency.coordination import Home, Nobody, program_name, service_name
+from foundry_api.core.residency.coordination import (
+    NoCoordination,
+    UsageRegistry,
+    program_name,
+    service_name,
+)
 from foundry_api.types.errors import ModelInUse
 from foundry_api.types.messages import Model
 
@@ -29,7 +34,7 @@ class Clients:
         self.path = path
         self.waits: list[float] = []
         self.waited_long = asyncio.Event()
-        self.homes: list[Home] = []
+        self.homes: list[UsageRegistry] = []
 
     async def sleep(self, seconds: float) -> None:
         self.waits.append(seconds)
@@ -37,8 +42,8 @@ class Clients:
             self.waited_long.set()
         await asyncio.sleep(0)
 
-    def one(self) -> Home:
-        home = Home(self.path, 60.0, self.sleep)
+    def one(self) -> UsageRegistry:
+        home = UsageRegistry(self.path, 60.0, self.sleep)
         self.homes.append(home)
         return home
 
@@ -48,7 +53,7 @@ async def clients(tmp_path: Path) -> AsyncIterator[Clients]:
     clients = Clients(tmp_path / "uses.db")
     yield clients
     for home in clients.homes:
-        await home.leave()
+        await home.aclose()
 
 
 async def test_a_client_that_leaves_uses_nothing(clients: Clients) -> None:
@@ -56,7 +61,7 @@ async def test_a_client_that_leaves_uses_nothing(clients: Clients) -> None:
     await home.at(URL).claim("demo:1")
     (user,) = await other.users("demo:1")
     assert user.program == program_name(sys.argv)
-    await home.leave()
+    await home.aclose()
     assert await other.users("demo:1") == ()
 
 
@@ -129,7 +134,7 @@ async def test_renewing_tells_which_models_may_be_gone(clients: Clients) -> None
 
 async def test_a_home_knows_what_its_clients_loaded(clients: Clients) -> None:
     await clients.one().at(URL).loaded(DEMO)
-    known = await clients.one().at(URL).known()
+    known = await clients.one().at(URL).known_models()
     assert known
     assert known["demo:1"].model.alias == "demo"
 
@@ -138,7 +143,7 @@ async def test_without_the_file_a_client_works_alone_and_says_so_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "state").write_text("in the way", encoding="utf-8")
-    home = Home(tmp_path / "state" / "uses.db", 60.0)
+    home = UsageRegistry(tmp_path / "state" / "uses.db", 60.0)
     others = home.at(URL)
     await others.claim("demo:1")
     await others.loaded(DEMO)
@@ -146,9 +151,9 @@ async def test_without_the_file_a_client_works_alone_and_says_so_once(
     async with others.lease("demo:1", "unload", for_s=60, quiet_s=0):
         pass
     assert await others.users("demo:1") == ()
-    assert await others.known() == {}
+    assert await others.known_models() == {}
     assert await others.renew({"demo:1": 1.0}) == set()
-    await home.leave()
+    await home.aclose()
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert [record.getMessage() for record in warnings] == [
         f"loading and unloading is not agreed on with other programs: {warnings[0].args[0]}"  # type: ignore[index]
@@ -156,14 +161,14 @@ async def test_without_the_file_a_client_works_alone_and_says_so_once(
 
 
 async def test_where_nobody_else_is_nothing_is_asked() -> None:
-    nobody = Nobody()
+    nobody = NoCoordination()
     await nobody.claim("demo:1")
     await nobody.loaded(DEMO)
     await nobody.unloaded("demo:1")
     async with nobody.lease("demo:1", "unload", for_s=60, quiet_s=0):
         assert await nobody.users("demo:1") == ()
     assert await nobody.renew({"demo:1": 1.0}) == ()
-    assert await nobody.known() is None
+    assert await nobody.known_models() is None
 
 
 @pytest.mark.parametrize(

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from foundry_api.core.residency.coordination import Nobody
-from foundry_api.core.residency.idle import Keeper
-from foundry_api.core.residency.manager import Keeping, Memory
+from foundry_api.core.residency.coordination import NoCoordination
+from foundry_api.core.residency.idle import IdleUnloader
+from foundry_api.core.residency.manager import ModelManager, ResidencyContext
 from foundry_api.core.residency.policy import ModelResidency
-from foundry_api.core.residency.usage_db import Known
+from foundry_api.core.residency.usage_db import KnownModel
 from foundry_api.types import errors
 from foundry_api.types.capabilities import CAPABILITIES
-from foundry_api.types.events import Event, Events, ModelLoaded, ModelUnloaded
+from foundry_api.types.events import Event, EventBus, ModelLoaded, ModelUnloaded
 from foundry_api.types.messages import Model, ModelUser
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
 
-    from foundry_api.types.messages import Generation
+    from foundry_api.types.messages import ServiceGeneration
     from foundry_api.wire.dialects.base import Catalog
     from support.no_real_time import Run
 
@@ -54,7 +54,7 @@ class Stored:
         free, self.free = self.free, 0
         return bool(free)
 
-    def of(self, _model: Model) -> tuple[str, ...]:
+    def for_model(self, _model: Model) -> tuple[str, ...]:
         return self.kept
 
 
@@ -62,13 +62,13 @@ class Stored:
 class Engine:
     """What a service does with its memory; a double of dialect and connection."""
 
-    service_generation: Generation = "sdk-2.1"
+    service_generation: ServiceGeneration = "sdk-2.1"
     base_url: str = "http://127.0.0.1:1"
     inside: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     sessions: int = 0
     held_until: float = 0.0
-    took_s: float = 0.0
+    duration_s: float = 0.0
     stands_still_s: float = 0.0
     broken: set[str] = field(default_factory=set)
     measured: dict[str, float] | None = None
@@ -77,11 +77,11 @@ class Engine:
     def __post_init__(self) -> None:
         self.dialect = self
         self.capabilities = CAPABILITIES[self.service_generation]
-        self.stored = Stored()
+        self.stored_responses = Stored()
 
     async def load(self, model: Model) -> None:
         self.asked.append(f"load {model.alias}")
-        await asyncio.sleep(self.took_s)
+        await asyncio.sleep(self.duration_s)
         if model.alias in self.broken:
             raise errors.ModelLoadFailed("its files are broken")
         self.inside.add(model.id)
@@ -99,7 +99,7 @@ class Engine:
     async def get_loaded_ids(self, _catalog: Catalog | None = None) -> frozenset[str]:
         return frozenset(self.inside)
 
-    async def in_memory(self) -> frozenset[str]:
+    async def loaded_model_ids(self) -> frozenset[str]:
         return frozenset(self.inside)
 
     async def models_memory_mb(self) -> float | None:
@@ -107,18 +107,18 @@ class Engine:
             return None
         return self.kept_mb + sum(self.measured.get(each, 0.0) for each in self.inside)
 
-    async def described(self, model: Model) -> Model:
+    async def describe(self, model: Model) -> Model:
         name = model.id.partition(":")[0]
         return msgspec.structs.replace(model, alias=name, size_mb=SIZES.get(name))
 
 
 @dataclass
-class Shared(Nobody):
+class Shared(NoCoordination):
     """Other clients, at the test's word; a double of the home's file."""
 
     exist = True  # type: ignore[misc]
     holders: dict[str, ModelUser] = field(default_factory=dict)
-    rows: dict[str, Known] = field(default_factory=dict)
+    rows: dict[str, KnownModel] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
     lost: set[str] = field(default_factory=set)
     unloading: asyncio.Event | None = None
@@ -139,13 +139,13 @@ class Shared(Nobody):
         assert for_s > 0
         if quiet_s is not None and model_id in self.holders:
             users = (self.holders[model_id],)
-            raise errors.ModelInUse("somebody uses it", model=model_id).used_by(users)
+            raise errors.ModelInUse("somebody uses it", model=model_id).with_users(users)
         self.told.append(f"lease {model_id} {change}")
         yield
         self.told.append(f"back {model_id}")
 
     async def loaded(self, model: Model) -> None:
-        self.rows[model.id] = Known(model, 0.0, ())
+        self.rows[model.id] = KnownModel(model, 0.0, ())
 
     async def unloaded(self, model_id: str) -> None:
         self.rows.pop(model_id, None)
@@ -153,7 +153,7 @@ class Shared(Nobody):
     async def users(self, model_id: str) -> tuple[ModelUser, ...]:
         return (self.holders[model_id],) if model_id in self.holders else ()
 
-    async def known(self) -> Mapping[str, Known] | None:
+    async def known_models(self) -> Mapping[str, KnownModel] | None:
         return self.rows
 
 
@@ -161,22 +161,22 @@ class World:
     """A memory, its engine, and all that happens."""
 
     def __init__(
-        self, engine: Engine | None = None, others: Nobody | None = None, **policy: float
+        self, engine: Engine | None = None, others: NoCoordination | None = None, **policy: float
     ) -> None:
         self.engine = engine or Engine()
         self.events: list[Event] = []
         self.policy = ModelResidency(**policy)  # type: ignore[arg-type]
-        self.keeper = Keeper(lambda: [self.memory], self.policy, self.now)
-        self.keeping = Keeping(
+        self.keeper = IdleUnloader(lambda: [self.memory], self.policy, self.now)
+        self.keeping = ResidencyContext(
             policy=self.policy,
-            events=Events(self.events.append),
-            wake=self.keeper.wake,
+            events=EventBus(self.events.append),
+            wake=self.keeper.notify,
             clock=self.now,
         )
         self.memory = self.connect(others)
 
-    def connect(self, others: Nobody | None = None) -> Memory:
-        return Memory(self.engine, others or Nobody(), self.keeping)  # type: ignore[arg-type]
+    def connect(self, others: NoCoordination | None = None) -> ModelManager:
+        return ModelManager(self.engine, others or NoCoordination(), self.keeping)  # type: ignore[arg-type]
 
     @staticmethod
     def now() -> float:
@@ -184,18 +184,18 @@ class World:
 
     async def call(self, model: Model, seconds: float) -> float:
         """A call that takes so long. When it began."""
-        while not self.memory.has(model.id):
-            await self.memory.ensure(model)
-        began, uses = self.now(), self.memory.begin(model.id)
+        while not self.memory.is_loaded(model.id):
+            await self.memory.load(model)
+        began, uses = self.now(), self.memory.begin_use(model.id)
         assert model.id in self.engine.inside
         await asyncio.sleep(seconds)
         assert model.id in self.engine.inside, "unloaded under a call"
-        self.memory.end(uses)
+        self.memory.end_use(uses)
         return began
 
     async def called(self, model: Model, seconds: float) -> asyncio.Task[float]:
         """A call that has begun."""
-        await self.memory.ensure(model)
+        await self.memory.load(model)
         task = asyncio.create_task(self.call(model, seconds))
         await asyncio.sleep(0)
         return task
@@ -210,7 +210,7 @@ class World:
 
 def test_a_model_leaves_when_its_calls_have_ended_and_later_ones_load_it_again(run: Run) -> None:
     async def scene() -> None:
-        world = World(Engine(took_s=2.0))
+        world = World(Engine(duration_s=2.0))
         first = await world.called(A, 10)
         unloading = asyncio.create_task(world.memory.unload(A))
         await asyncio.sleep(1)
@@ -234,7 +234,7 @@ def test_calls_that_do_not_end_in_time_keep_the_model_and_the_error_counts_them(
         later = asyncio.create_task(world.call(A, 1))
         with pytest.raises(errors.ModelInUse, match=r"after 30 s: 2 calls of .*pid") as caught:
             await waiting
-        assert [user.calls for user in caught.value.users] == [2]
+        assert [user.in_flight for user in caught.value.users] == [2]
         assert world.now() == 30
         assert await later == 30, "who waited goes on with the model that stayed"
         assert world.engine.asked == ["load a"]
@@ -246,7 +246,7 @@ def test_calls_that_do_not_end_in_time_keep_the_model_and_the_error_counts_them(
 def test_an_engine_that_lets_go_a_moment_later_is_asked_again(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine(sessions=3))
-        await world.memory.ensure(A)
+        await world.memory.load(A)
         await world.memory.unload(A, drain_s=0)
         assert world.engine.asked == ["load a", *["unload a"] * 4]
 
@@ -287,7 +287,7 @@ def test_what_is_held_for_longer_is_somebody_elses(run: Run) -> None:
         with pytest.raises(errors.ModelInUse, match="1 session"):
             await world.memory.unload(A, drain_s=0)
         assert world.now() < 15.6, "our call is long gone, so it is not waited for again"
-        assert world.memory.has("a:1")
+        assert world.memory.is_loaded("a:1")
 
     run(scene())
 
@@ -297,7 +297,7 @@ def test_a_machine_that_stood_still_meanwhile_is_asked_once_more(run: Run) -> No
 
     async def scene() -> None:
         world = World(Engine(held_until=0.001, stands_still_s=60))
-        await world.memory.ensure(A)
+        await world.memory.load(A)
         await world.memory.unload(A, drain_s=0)
         assert world.engine.asked == ["load a", *["unload a"] * 2]
 
@@ -307,11 +307,11 @@ def test_a_machine_that_stood_still_meanwhile_is_asked_once_more(run: Run) -> No
 def test_stored_responses_of_ours_are_released_for_an_unloading(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine(sessions=1))
-        world.engine.stored.free = 2
-        await world.memory.ensure(A)
+        world.engine.stored_responses.free = 2
+        await world.memory.load(A)
         await world.memory.unload(A, drain_s=0, force=True)
         assert world.engine.asked == ["load a", *["unload a"] * 2]
-        assert world.engine.stored.free == 0
+        assert world.engine.stored_responses.free == 0
 
     run(scene())
 
@@ -319,7 +319,7 @@ def test_stored_responses_of_ours_are_released_for_an_unloading(run: Run) -> Non
 def test_stored_responses_that_somebody_keeps_are_named(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine(sessions=10**6))
-        world.engine.stored.kept = ("resp_1", "resp_2")
+        world.engine.stored_responses.kept = ("resp_1", "resp_2")
         await world.call(A, 10)
         with pytest.raises(errors.ModelInUse) as caught:
             await world.memory.unload(A, drain_s=0)
@@ -332,12 +332,12 @@ def test_stored_responses_that_somebody_keeps_are_named(run: Run) -> None:
 def test_sessions_that_are_not_ours_are_waited_for_only_so_long(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine(sessions=10**6))
-        await world.memory.ensure(A)
+        await world.memory.load(A)
         with pytest.raises(errors.ModelInUse, match="1 session") as caught:
             await world.memory.unload(A, drain_s=5)
         assert caught.value.model == "a:1"
         assert 5 <= world.now() < 5.1
-        assert world.memory.has("a:1")
+        assert world.memory.is_loaded("a:1")
 
     run(scene())
 
@@ -420,7 +420,7 @@ def test_unloading_what_is_not_there_tells_of_nothing(run: Run) -> None:
 
 def test_loading_and_unloading_in_a_crowd_never_harms_a_call(run: Run) -> None:
     async def scene() -> None:
-        world = World(Engine(took_s=0.5))
+        world = World(Engine(duration_s=0.5))
 
         async def caller(number: int) -> None:
             for turn in range(20):
@@ -446,7 +446,7 @@ def test_a_model_is_claimed_before_it_is_looked_for_and_loaded_in_a_lease(run: R
     async def scene() -> None:
         others = Shared()
         world = World(others=others)
-        await world.memory.ensure(A)
+        await world.memory.load(A)
         assert others.told == ["claim a:1", "lease a:1 load", "back a:1"]
         (event,) = world.events
         assert isinstance(event, ModelLoaded)
@@ -457,8 +457,8 @@ def test_a_model_is_claimed_before_it_is_looked_for_and_loaded_in_a_lease(run: R
 def test_a_model_that_another_client_loaded_is_not_loaded_again(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine(inside={"a:1"}), Shared())
-        await world.memory.ensure(A)
-        assert world.memory.has("a:1")
+        await world.memory.load(A)
+        assert world.memory.is_loaded("a:1")
         assert (world.engine.asked, world.events) == ([], [])
 
     run(scene())
@@ -477,13 +477,13 @@ def test_who_loads_waits_while_another_client_unloads(run: Run) -> None:
 def test_a_model_that_another_client_uses_stays_and_the_error_says_whose_it_is(run: Run) -> None:
     async def scene() -> None:
         world = World(others=Shared(holders={"a:1": THEM}))
-        await world.memory.ensure(A)
+        await world.memory.load(A)
         with pytest.raises(errors.ModelInUse) as caught:
             await world.memory.unload(A)
         assert caught.value.users == (THEM,)
-        assert world.memory.has("a:1")
+        assert world.memory.is_loaded("a:1")
         mine, theirs = await world.memory.users("a:1")
-        assert (mine.calls, theirs) == (0, THEM)
+        assert (mine.in_flight, theirs) == (0, THEM)
 
     run(scene())
 
@@ -527,7 +527,7 @@ def test_a_claim_that_was_lost_is_made_anew_by_the_next_call(run: Run) -> None:
         others = Shared(lost={"a:1"})
         world = World(others=others, hold_s=60)
         await world.call(A, 12)
-        assert not world.memory.has("a:1")
+        assert not world.memory.is_loaded("a:1")
         world.engine.inside.clear()
         await world.call(A, 1)
         assert world.engine.asked == ["load a", "load a"]
@@ -540,10 +540,10 @@ def test_when_the_loop_ends_its_claims_are_no_longer_trusted() -> None:
     """Else a call in the next loop would count on renewals that nobody makes."""
     others = Shared()
     world = World(others=others)
-    asyncio.run(world.memory.ensure(A))
+    asyncio.run(world.memory.load(A))
 
     async def later() -> bool:
-        return world.memory.has("a:1")
+        return world.memory.is_loaded("a:1")
 
     assert not asyncio.run(later())
 
@@ -553,12 +553,12 @@ def test_when_the_loop_ends_its_claims_are_no_longer_trusted() -> None:
 
 def test_a_model_that_nobody_calls_is_unloaded(run: Run) -> None:
     async def scene() -> None:
-        world = World(idle_timeout_s=100)
+        world = World(keep_alive_s=100)
         await world.call(A, 500)
         await asyncio.sleep(99)
-        assert world.memory.has("a:1")
+        assert world.memory.is_loaded("a:1")
         await asyncio.sleep(2)
-        assert not world.memory.has("a:1")
+        assert not world.memory.is_loaded("a:1")
         assert world.reasons() == [("a:1", "idle")]
         await world.call(A, 1)
         await world.keeper.aclose()
@@ -568,7 +568,7 @@ def test_a_model_that_nobody_calls_is_unloaded(run: Run) -> None:
 
 def test_each_call_starts_the_time_anew(run: Run) -> None:
     async def scene() -> None:
-        world = World(idle_timeout_s=100)
+        world = World(keep_alive_s=100)
         for _ in range(10):
             await world.call(A, 1)
             await asyncio.sleep(98)
@@ -581,7 +581,7 @@ def test_each_call_starts_the_time_anew(run: Run) -> None:
 def test_an_idle_model_that_another_client_uses_stays_until_it_does_not(run: Run) -> None:
     async def scene() -> None:
         others = Shared(holders={"a:1": THEM})
-        world = World(others=others, idle_timeout_s=100)
+        world = World(others=others, keep_alive_s=100)
         await world.call(A, 0)
         await asyncio.sleep(1000)
         assert world.engine.asked == ["load a"]
@@ -594,7 +594,7 @@ def test_an_idle_model_that_another_client_uses_stays_until_it_does_not(run: Run
 
 def test_an_idle_model_that_a_stranger_loaded_stays(run: Run) -> None:
     async def scene() -> None:
-        world = World(Engine(inside={"a:1"}), Shared(), idle_timeout_s=100)
+        world = World(Engine(inside={"a:1"}), Shared(), keep_alive_s=100)
         await world.call(A, 0)
         await asyncio.sleep(1000)
         assert world.engine.asked == []
@@ -609,7 +609,7 @@ def test_a_service_that_is_gone_is_no_reason_to_give_up_looking(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scene() -> None:
-        world = World(idle_timeout_s=100)
+        world = World(keep_alive_s=100)
         await world.call(A, 0)
 
         async def gone(_model: Model) -> None:
@@ -626,7 +626,7 @@ def test_a_service_that_is_gone_is_no_reason_to_give_up_looking(
 
 def test_a_client_that_closes_ends_the_looking_after(run: Run) -> None:
     async def scene() -> None:
-        world = World(idle_timeout_s=100)
+        world = World(keep_alive_s=100)
         await world.call(A, 0)
         await world.keeper.aclose()
         await asyncio.sleep(1000)
@@ -656,10 +656,10 @@ def test_what_another_client_uses_stays_whatever_its_age(run: Run) -> None:
         world = World(others=others, max_loaded=2)
         await world.call(A, 1)
         await world.call(B, 1)
-        others.rows["a:1"] = Known(A, 0.0, (THEM,))
+        others.rows["a:1"] = KnownModel(A, 0.0, (THEM,))
         await world.call(C, 1)
         assert world.engine.inside == {"a:1", "c:1"}
-        others.rows["c:1"] = Known(C, 0.0, (THEM,))
+        others.rows["c:1"] = KnownModel(C, 0.0, (THEM,))
         with pytest.raises(errors.MemoryBudgetExceeded, match=r"used by chat\.py") as caught:
             await world.call(B, 1)
         assert caught.value.users == (THEM, THEM)
@@ -808,8 +808,8 @@ def test_what_the_engine_keeps_of_models_that_are_gone_is_room_for_the_next(run:
 
 def test_models_that_are_loaded_at_once_keep_to_the_budget(run: Run) -> None:
     async def scene() -> None:
-        world = World(Engine(took_s=1.0), max_loaded=2)
-        await asyncio.gather(*(world.memory.ensure(each) for each in (A, B, C)))
+        world = World(Engine(duration_s=1.0), max_loaded=2)
+        await asyncio.gather(*(world.memory.load(each) for each in (A, B, C)))
         assert len(world.engine.inside) == 2
 
     run(scene())
@@ -819,8 +819,8 @@ def test_a_load_that_fails_is_not_taken_for_one(run: Run) -> None:
     async def scene() -> None:
         world = World(Engine(broken={"a"}), Shared())
         with pytest.raises(errors.ModelLoadFailed):
-            await world.memory.ensure(A)
-        assert not world.memory.has("a:1")
+            await world.memory.load(A)
+        assert not world.memory.is_loaded("a:1")
         assert world.events == []
         await world.keeper.aclose()
 

@@ -139,7 +139,7 @@ def test_whatever_is_in_memory_the_bounds_hold_afterwards_and_none_goes_in_vain(
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"idle_timeout_s": 0}, {"memory_budget_mb": -1}, {"max_loaded": 0}, {"hold_s": float("nan")}],
+    [{"keep_alive_s": 0}, {"memory_budget_mb": -1}, {"max_loaded": 0}, {"hold_s": float("nan")}],
 )
 def test_a_policy_that_cannot_work_is_refused_by_name(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
@@ -147,8 +147,8 @@ def test_a_policy_that_cannot_work_is_refused_by_name(wrong: dict[str, float]) -
 
 
 def test_the_settings_are_a_policy() -> None:
-    policy = ModelResidency.of(Settings(model_idle_s=60, memory_budget_mb=4000))
-    assert policy == ModelResidency(idle_timeout_s=60, memory_budget_mb=4000)
+    policy = ModelResidency.of(Settings(keep_alive_s=60, memory_budget_mb=4000))
+    assert policy == ModelResidency(keep_alive_s=60, memory_budget_mb=4000)
     assert policy.bounded
     assert not ModelResidency.of(Settings()).bounded
 

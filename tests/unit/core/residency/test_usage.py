@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api.core.residency.usage import ModelUses, Turns
+from foundry_api.core.residency.usage import KeyedLock, ModelUsage
 
 if TYPE_CHECKING:
     from support.no_real_time import Run
 
 
-def busy(calls: int) -> ModelUses:
-    uses = ModelUses()
+def busy(calls: int) -> ModelUsage:
+    uses = ModelUsage()
     uses.calls = calls
     return uses
 
@@ -53,31 +53,31 @@ def test_draining_has_an_end(run: Run) -> None:
 
 def test_those_for_whom_a_model_was_loaded_are_let_begin_but_not_waited_for_long(run: Run) -> None:
     async def scene() -> None:
-        uses, loop = ModelUses(), asyncio.get_running_loop()
-        uses.waiting = uses.arriving = 2
-        loop.call_later(1, uses.arrived)
-        loop.call_later(2, uses.arrived)
-        await uses.taken(30)
-        assert (loop.time(), uses.waiting, uses.arriving) == (2, 0, 0)
-        uses.waiting = uses.arriving = 1
-        await uses.taken(3)
+        uses, loop = ModelUsage(), asyncio.get_running_loop()
+        uses.waiting = uses.starting = 2
+        loop.call_later(1, uses.on_loaded)
+        loop.call_later(2, uses.on_loaded)
+        await uses.wait_waiters_started(30)
+        assert (loop.time(), uses.waiting, uses.starting) == (2, 0, 0)
+        uses.waiting = uses.starting = 1
+        await uses.wait_waiters_started(3)
         assert loop.time() == 5
 
     run(scene())
 
 
 def test_one_who_left_while_it_was_loading_is_not_waited_for() -> None:
-    uses = ModelUses()
+    uses = ModelUsage()
     uses.waiting = 2
-    uses.arrived()
-    assert (uses.waiting, uses.arriving) == (1, 0)
+    uses.on_loaded()
+    assert (uses.waiting, uses.starting) == (1, 0)
 
 
 async def test_turns_of_a_key_are_taken_in_the_order_they_were_asked_for() -> None:
-    turns, order = Turns(), list[int]()
+    turns, order = KeyedLock(), list[int]()
 
     async def take(number: int) -> None:
-        async with turns.turn("a"):
+        async with turns.lock("a"):
             order.append(number)
             await asyncio.sleep(0)
             order.append(number)
@@ -88,15 +88,15 @@ async def test_turns_of_a_key_are_taken_in_the_order_they_were_asked_for() -> No
 
 
 async def test_turns_of_two_keys_do_not_wait_for_each_other() -> None:
-    turns = Turns()
-    async with turns.turn("a"), asyncio.timeout(1), turns.turn("b"):
+    turns = KeyedLock()
+    async with turns.lock("a"), asyncio.timeout(1), turns.lock("b"):
         pass
 
 
 async def test_who_is_cancelled_while_it_waits_leaves_its_place() -> None:
-    turns = Turns()
-    async with turns.turn("a"):
-        waiting = asyncio.create_task(turns.turn("a").__aenter__())
+    turns = KeyedLock()
+    async with turns.lock("a"):
+        waiting = asyncio.create_task(turns.lock("a").__aenter__())
         await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -105,11 +105,11 @@ async def test_who_is_cancelled_while_it_waits_leaves_its_place() -> None:
 
 
 def test_the_same_turns_serve_one_event_loop_after_another() -> None:
-    turns = Turns()
+    turns = KeyedLock()
 
     async def crowd() -> None:
         async def take() -> None:
-            async with turns.turn("a"):
+            async with turns.lock("a"):
                 await asyncio.sleep(0)
 
         await asyncio.gather(take(), take())

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from foundry_api.core.residency import usage_db
-from foundry_api.core.residency.usage_db import Lease, Owner, Unusable, UsesDb
+from foundry_api.core.residency.usage_db import (
+    ClientProcess,
+    DatabaseUnavailable,
+    Lease,
+    ModelUsageDb,
+)
 from foundry_api.types.messages import Model
 
 if TYPE_CHECKING:
@@ -31,13 +36,13 @@ class World:
     now: float = 1000.0
     dead: set[str] = field(default_factory=set)
 
-    def client(self, name: str) -> UsesDb:
-        owner = Owner(client=name, program=f"{name}.py", pid=len(name), create_time=1.0)
-        return UsesDb(
+    def client(self, name: str) -> ModelUsageDb:
+        owner = ClientProcess(client=name, program=f"{name}.py", pid=len(name), create_time=1.0)
+        return ModelUsageDb(
             self.path,
             owner,
-            clock=lambda: self.now,
-            lives=lambda owner: owner.client not in self.dead,
+            monotonic=lambda: self.now,
+            is_alive=lambda owner: owner.client not in self.dead,
         )
 
 
@@ -46,11 +51,11 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path / "state" / "uses.db")
 
 
-def users(client: UsesDb, service: str = HERE, model: str = "demo:1") -> list[str]:
-    return [user.program for user in client.users(service, model)]
+def users(client: ModelUsageDb, service: str = HERE, model: str = "demo:1") -> list[str]:
+    return [user.program for user in client.list_users(service, model)]
 
 
-def unload(client: UsesDb, token: str = "t", quiet_s: float | None = 0.0) -> Lease:  # noqa: S107 - names a lease
+def unload(client: ModelUsageDb, token: str = "t", quiet_s: float | None = 0.0) -> Lease:  # noqa: S107 - names a lease
     return client.lease(HERE, "demo:1", "unload", token, for_s=100, quiet_s=quiet_s)
 
 
@@ -65,7 +70,7 @@ def test_a_claim_lapses(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     a.claim(HERE, "demo:1", 60)
     world.now += 59
-    assert [user.last_used_s for user in b.users(HERE, "demo:1")] == [59]
+    assert [user.last_used_s for user in b.list_users(HERE, "demo:1")] == [59]
     world.now += 1
     assert users(b) == []
     assert unload(b).token
@@ -94,10 +99,10 @@ def test_a_claim_that_lapsed_is_not_renewed_as_the_model_may_be_gone(world: Worl
 def test_a_model_that_was_unloaded_is_used_by_nobody(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     a.claim(HERE, "demo:1", 60)
-    b.loaded(HERE, DEMO, 60)
-    b.unloaded(HERE, "demo:1")
+    b.record_loaded(HERE, DEMO, 60)
+    b.record_unloaded(HERE, "demo:1")
     assert a.renew(HERE, [("demo:1", world.now)], 60) == {"demo:1"}
-    assert a.known(HERE) == {}
+    assert a.list_known_models(HERE) == {}
 
 
 @pytest.mark.parametrize("way", ["killed", "left"])
@@ -108,7 +113,7 @@ def test_a_client_that_is_gone_uses_nothing(world: World, way: str) -> None:
     if way == "killed":
         world.dead.add("a")
     else:
-        a.leave()
+        a.unregister()
     assert users(b) == []
     assert unload(b).token
 
@@ -140,7 +145,7 @@ def test_who_unloads_keeps_claims_out_until_it_is_done(world: World) -> None:
     assert holder.program == "a.py"
     assert b.claim(HERE, "other:1", 60) is None
     assert b.claim(ELSEWHERE, "demo:1", 60) is None
-    a.give_back("t")
+    a.release("t")
     assert b.claim(HERE, "demo:1", 60) is None
 
 
@@ -154,11 +159,11 @@ def test_who_loads_keeps_no_claim_out(world: World) -> None:
 def test_a_lease_lapses_and_only_its_own_token_gives_it_back(world: World) -> None:
     a, b = world.client("a"), world.client("b")
     assert unload(a, "first").token
-    a.give_back("another")
+    a.release("another")
     assert unload(b).holder
     world.now += 100
     assert unload(b, "second").token
-    a.give_back("first")
+    a.release("first")
     assert unload(a).holder
 
 
@@ -171,36 +176,40 @@ def test_a_lease_that_a_client_could_not_give_back_does_not_shut_itself_out(worl
 
 def test_what_was_loaded_is_known_with_its_last_use_by_anybody(world: World) -> None:
     a, b = world.client("a"), world.client("b")
-    a.loaded(HERE, DEMO, 60)
-    a.leave()
+    a.record_loaded(HERE, DEMO, 60)
+    a.unregister()
     world.now += 100
     b.claim(HERE, "demo:1", 60)
     world.now += 5
-    (known,) = world.client("c").known(HERE).values()
+    (known,) = world.client("c").list_known_models(HERE).values()
     assert known.model == DEMO
-    assert known.last == 1100.0
+    assert known.last_used == 1100.0
     assert [user.program for user in known.users] == ["b.py"]
-    assert b.known(ELSEWHERE) == {}
+    assert b.list_known_models(ELSEWHERE) == {}
 
 
 def test_what_was_loaded_before_the_machine_started_anew_is_not_known(world: World) -> None:
     a = world.client("a")
-    a.loaded(ELSEWHERE, DEMO, 60)
+    a.record_loaded(ELSEWHERE, DEMO, 60)
     world.now = 3.0
-    a.loaded(HERE, DEMO, 60)
-    assert a.known(ELSEWHERE) == {}
-    assert a.known(HERE)
+    a.record_loaded(HERE, DEMO, 60)
+    assert a.list_known_models(ELSEWHERE) == {}
+    assert a.list_known_models(HERE)
 
 
 def test_only_so_many_loaded_models_are_remembered(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(usage_db, "MOST_KNOWN", 3)
+    monkeypatch.setattr(usage_db, "MAX_KNOWN_MODELS", 3)
     a = world.client("a")
     for port in range(5):
         world.now += 1
-        a.loaded(f"127.0.0.1:{port}", DEMO, 60)
-    assert [bool(a.known(f"127.0.0.1:{port}")) for port in range(5)] == [False, False, *[True] * 3]
+        a.record_loaded(f"127.0.0.1:{port}", DEMO, 60)
+    assert [bool(a.list_known_models(f"127.0.0.1:{port}")) for port in range(5)] == [
+        False,
+        False,
+        *[True] * 3,
+    ]
 
 
 def test_of_many_that_ask_at_once_one_gets_the_lease(world: World) -> None:
@@ -216,7 +225,7 @@ def test_of_many_that_make_the_file_at_once_none_is_refused(tmp_path: Path) -> N
         for attempt in range(100):
             world = World(tmp_path / f"{attempt}.db")
             clients = [world.client(f"client-{number}") for number in range(8)]
-            told = list(threads.map(lambda each: each.users(HERE, "demo:1"), clients))
+            told = list(threads.map(lambda each: each.list_users(HERE, "demo:1"), clients))
             assert not any(told)
 
 
@@ -248,7 +257,7 @@ def test_damage_behind_a_whole_header_is_found_by_who_hits_it(world: World) -> N
     content = bytearray(world.path.read_bytes())
     content[4096:] = b"x" * (len(content) - 4096)
     world.path.write_bytes(content)
-    with pytest.raises(Unusable, match="malformed"):
+    with pytest.raises(DatabaseUnavailable, match="malformed"):
         a.claim(HERE, "demo:1", 60)
     assert a.claim(HERE, "demo:1", 60) is None
     assert users(world.client("b")) == ["a.py"]
@@ -259,7 +268,7 @@ def test_a_file_of_another_version_is_left_alone(world: World) -> None:
     db = sqlite3.connect(world.path)
     db.execute("pragma user_version = 2")
     db.close()
-    with pytest.raises(Unusable, match="format 2"):
+    with pytest.raises(DatabaseUnavailable, match="format 2"):
         world.client("a").claim(HERE, "demo:1", 60)
 
 
@@ -276,7 +285,7 @@ def test_a_place_that_cannot_be_used_is_said(
     world: World, obstacle: Callable[[Path], None]
 ) -> None:
     obstacle(world.path)
-    with pytest.raises(Unusable, match=r"uses\.db"):
+    with pytest.raises(DatabaseUnavailable, match=r"uses\.db"):
         world.client("a").claim(HERE, "demo:1", 60)
 
 
@@ -287,7 +296,7 @@ def test_who_waits_for_another_write_too_long_gives_up(
     world.client("a").claim(HERE, "demo:1", 60)
     db = sqlite3.connect(world.path, isolation_level=None)
     db.execute("begin immediate")
-    with pytest.raises(Unusable, match="locked"):
+    with pytest.raises(DatabaseUnavailable, match="locked"):
         world.client("a").claim(HERE, "demo:1", 60)
     db.close()
 
@@ -303,5 +312,5 @@ def test_only_this_user_can_read_it(world: World) -> None:
 
 
 def test_a_client_of_this_process_lives() -> None:
-    assert Owner.here("a", "tests").lives
-    assert not Owner("a", "tests", os.getpid(), 1.0).lives
+    assert ClientProcess.current("a", "tests").is_alive
+    assert not ClientProcess("a", "tests", os.getpid(), 1.0).is_alive

@@ -343,7 +343,7 @@ async def test_an_answer_of_another_shape_is_a_protocol_error(path: str, body: b
 async def test_a_missing_route_is_told_in_the_routers_own_words() -> None:
     page = b"server=oatpp/1.3.0\ncode=404\ndescription=Not Found\n"
     page += b"message=No mapping for HTTP-method: 'GET', URL: '/status'\n"
-    with pytest.raises(errors.RouteMissing, match="No mapping for HTTP-method"):
+    with pytest.raises(errors.RouteNotFound, match="No mapping for HTTP-method"):
         await dialect({"/status": (404, page)}).get_status()
 
 
