@@ -103,7 +103,7 @@ async def test_the_final_error_holds_the_cause_of_every_attempt() -> None:
     ):
         with skip_sleeps(), pytest.raises(errors.ServerError, match="after 3 attempts") as caught:
             await client.complete("Hi")
-    causes = [type(cause) for cause in caught.value.iter_causes]
+    causes = [type(cause) for cause in caught.value.causes]
     assert causes == [errors.ServiceOverloaded, errors.StreamInterrupted, errors.ServerError]
 
 

@@ -74,7 +74,7 @@ def check(error: errors.FoundryError, fault: Fault, server: ScriptedServer) -> N
     assert type(error).__name__ in errors.__all__
     assert error.partial == fault.text
     assert (error.model, error.service) == ("tiny:1", server.base_url)
-    assert error.attempts == fault.attempts == len(error.iter_causes) == len(server.requests)
+    assert error.attempts == fault.attempts == len(error.causes) == len(server.requests)
     assert error.hint
     assert str(error).endswith(error.hint)
     if isinstance(error, errors.CallTimeout):

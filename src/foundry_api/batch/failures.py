@@ -136,7 +136,7 @@ def is_service_fault(error: FoundryError) -> bool:
 
 def _count_crashes(error: FoundryError) -> int:
     """How often the service died under a call, with the attempts that the client made by itself."""
-    return sum(isinstance(cause, _CRASH) for cause in error.iter_causes)
+    return sum(isinstance(cause, _CRASH) for cause in error.causes)
 
 
 _R = TypeVar("_R")

@@ -17,9 +17,9 @@ from foundry_api.types.checks import (
     MAX_TEMPERATURE,
     MAX_TOKENS,
     chat_request,
+    check_int,
     check_range,
     check_text,
-    check_whole,
     instructions,
 )
 from foundry_api.types.errors import InvalidRequest
@@ -317,7 +317,7 @@ def _check_penalty(name: str, value: object) -> None:
 
 
 def _make_int_check(low: int, high: int) -> Check:
-    return lambda name, value: check_whole(name, value, low, high)
+    return lambda name, value: check_int(name, value, low, high)
 
 
 _COMMON_MEMBERS: Mapping[str, Check] = {"model": check_text, "user": check_text}

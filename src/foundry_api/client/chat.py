@@ -358,9 +358,14 @@ class ChatMethods(ABC):
         )
 
     def _stream(
-        self, messages: Messages, options: ChatOptions, *, is_validated: bool = False, **wanted: Any
+        self,
+        messages: Messages,
+        options: ChatOptions,
+        *,
+        is_validated: bool = False,
+        **output_arguments: Any,
     ) -> AsyncGenerator[Chunk]:
-        expectation = make_output_spec(**wanted)
+        expectation = make_output_spec(**output_arguments)
         if expectation is None:
             order = self._build_request(messages, options, is_validated=is_validated)
             return self._new_call(order).chunks()

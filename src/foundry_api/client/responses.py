@@ -13,7 +13,7 @@ from foundry_api.core.call import Call, CallRequest
 from foundry_api.core.options import ResponseOptions, TimeOptions, resolve_timeouts
 from foundry_api.core.raw_request import make_raw_call, make_raw_request
 from foundry_api.core.responses import build_operation, make_reader, validate_response_id
-from foundry_api.types.checks import check_flag, check_name, check_whole
+from foundry_api.types.checks import check_flag, check_int, check_name
 from foundry_api.types.errors import (
     FoundryError,
     InvalidRequest,
@@ -261,7 +261,7 @@ class Responses:
             ResponseNotFound: No service keeps the one in `after`.
             ServiceError: The service is at fault.
         """
-        limit = check_whole("limit", limit, 1, PAGE_SIZE) or 1
+        limit = check_int("limit", limit, 1, PAGE_SIZE) or 1
         if as_text(order) not in {"asc", "desc"}:
             raise InvalidRequest(
                 f"order is {format_value(order)}, neither asc nor desc", field="order"

@@ -138,7 +138,7 @@ class Call(Generic[_P, _R]):
         self._chunk_count = 0
         self._first_token_s: float | None = None
         self._texts: list[str] = []
-        self._is_whole = True
+        self._keeps_result = True
         self._finished: Finished[_R] | None = None
 
     async def result(self, on_chunks: Callable[[list[_P]], None] | None = None) -> _R:
@@ -160,7 +160,7 @@ class Call(Generic[_P, _R]):
 
     async def chunks(self) -> AsyncGenerator[_P]:
         """Yield the answer in chunks. Of a chat completion the last one tells how it ended."""
-        self._is_whole = False
+        self._keeps_result = False
         watch = self._start()
         try:
             while chunks := await self._run_attempt(watch):
@@ -216,7 +216,7 @@ class Call(Generic[_P, _R]):
                 if not self._chunk_count:
                     self._on_first_token(attempt)
                 self._chunk_count += len(chunks)
-                self._operation.collect(chunks, self._texts, whole=self._is_whole)
+                self._operation.collect(chunks, self._texts, keep_result=self._keeps_result)
             except FoundryError as error:
                 await self._handle_failure(error, watch)
             else:

@@ -170,12 +170,12 @@ class Catalog:
         look = await self._locate_cache() if self._store else _CacheLocation("", None)
         stored = self._store.read(look.source) if self._store else None
         try:
-            told = await self._ask()
+            listing = await self._ask()
         except CatalogUnavailable as error:
             if stored is None:
                 raise
             return await self._from_store(stored, look, unreachable=error.message)
-        return self._to_listing(told, look)
+        return self._to_listing(listing, look)
 
     async def cached_listing(self, max_age_s: float = MAX_AGE_S) -> CatalogListing | None:
         """What the service said lately, where what is cached can be told without asking it."""
@@ -205,7 +205,7 @@ class Catalog:
         if stored and look.held and {model.id for model in stored.models} >= look.held.keys():
             public: Sequence[Model] = (await self._from_store(stored, look)).models
         else:
-            public = await self._asked_or_nothing()
+            public = await self._fetch_public_or_nothing()
         return [*local, *(model for model in public if model.cached or model.loaded)]
 
     async def _ask(self) -> PublicListing:
@@ -214,27 +214,27 @@ class Catalog:
             return await control.list_public_models()
         return PublicListing(models=tuple(await self._service.dialect.list_public_models()))
 
-    async def _asked_or_nothing(self) -> Sequence[Model]:
+    async def _fetch_public_or_nothing(self) -> Sequence[Model]:
         try:
             return (await self._ask()).models
         except CatalogUnavailable:
             return ()
 
-    def _to_listing(self, told: PublicListing, look: _CacheLocation) -> CatalogListing:
+    def _to_listing(self, listing: PublicListing, look: _CacheLocation) -> CatalogListing:
         """What the service said, which is kept if it is of now."""
         now = self._clock()
-        fetched_at = told.fetched_at or now
-        if self._store is not None and told.unreachable is None:
+        fetched_at = listing.fetched_at or now
+        if self._store is not None and listing.unreachable is None:
             self._store.write(
                 StoredCatalog(
-                    source=look.source, fetched_at=fetched_at, asked_at=now, models=told.models
+                    source=look.source, fetched_at=fetched_at, asked_at=now, models=listing.models
                 )
             )
         return CatalogListing(
-            models=told.models,
+            models=listing.models,
             fetched_at=fetched_at,
-            fresh=told.unreachable is None,
-            unreachable=told.unreachable,
+            fresh=listing.unreachable is None,
+            unreachable=listing.unreachable,
         )
 
     async def _from_store(
@@ -268,18 +268,18 @@ class Catalog:
         """What the service says of itself, and which downloads lie where it keeps them."""
         service = self._service
         status = await service.dialect.get_status()
-        told = await service.control.get_host_info() if service.control else None
+        host_info = await service.control.get_host_info() if service.control else None
         cache = status.cache_dir
         whose = (
             status.service_generation,
             cache or service.endpoint.base_url,
-            told and told.catalog_url,
+            host_info and host_info.catalog_url,
         )
         source = " ".join(part for part in whose if part)
         if cache is None or not is_loopback(service.endpoint.base_url):
             return _CacheLocation(source, None)
         return _CacheLocation(
-            source, _downloaded_paths(cache, service.endpoint.base_url, ours=told is not None)
+            source, _downloaded_paths(cache, service.endpoint.base_url, ours=host_info is not None)
         )
 
 

@@ -144,9 +144,9 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
             return None
         return msgspec.structs.replace(self._request, max_tokens=room)
 
-    def collect(self, chunks: list[Chunk], texts: list[str], *, whole: bool) -> None:
+    def collect(self, chunks: list[Chunk], texts: list[str], *, keep_result: bool) -> None:
         """Keep what the result is made of, and for a whole answer the data of every event."""
-        if whole:
+        if keep_result:
             self._raw += [chunk.raw for chunk in chunks]
         for chunk in chunks:
             if chunk.content:

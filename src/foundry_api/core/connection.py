@@ -408,15 +408,15 @@ def match_model(name: str, models: Iterable[Model]) -> Model | None:
     Of several versions the highest is meant, and of several variants the first that is cached,
     else the first: catalogs list the best device first.
     """
-    wanted = name.strip().lower()
+    requested = name.strip().lower()
     models = tuple(models)
-    if exact := [model for model in models if model.id.lower() == wanted]:
+    if exact := [model for model in models if model.id.lower() == requested]:
         return exact[0]
-    if versions := [model for model in models if strip_version(model.id).lower() == wanted]:
+    if versions := [model for model in models if strip_version(model.id).lower() == requested]:
         return max(versions, key=lambda model: parse_version(model.id))
-    if unversioned := [model for model in models if model.id.lower() == strip_version(wanted)]:
+    if unversioned := [model for model in models if model.id.lower() == strip_version(requested)]:
         return unversioned[0]  # 1.x lists its ids without their version
-    variants = _match_alias(wanted, models)
+    variants = _match_alias(requested, models)
     cached = [model for model in variants if model.cached]
     return next(iter(cached or variants), None)
 

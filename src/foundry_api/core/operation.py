@@ -243,13 +243,13 @@ class Operation(ABC, Generic[_P, _T, _R]):
         del error, was_sent
         return False
 
-    def collect(self, chunks: list[_P], texts: list[str], *, whole: bool) -> None:
+    def collect(self, chunks: list[_P], texts: list[str], *, keep_result: bool) -> None:
         """Keep what the result is made of.
 
         Args:
             chunks: The next ones.
             texts: Gathers the text of the answer, for events and errors.
-            whole: Whether the caller takes the answer as a whole.
+            keep_result: Whether the caller takes the answer as a whole.
         """
 
     def may_drain(self, value: _T) -> bool:

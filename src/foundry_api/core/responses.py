@@ -21,10 +21,10 @@ from foundry_api.types.checks import (
     MAX_TEMPERATURE,
     MAX_TOKENS,
     check_flag,
+    check_int,
     check_range,
     check_several,
     check_text,
-    check_whole,
     instructions,
 )
 from foundry_api.types.errors import (
@@ -138,10 +138,10 @@ def validate_numbers(
 ) -> dict[str, object]:
     """Those that were given, within the bounds that the services have."""
     validated = {
-        "max_output_tokens": check_whole("max_output_tokens", max_output_tokens, 1, MAX_TOKENS),
+        "max_output_tokens": check_int("max_output_tokens", max_output_tokens, 1, MAX_TOKENS),
         "temperature": check_range("temperature", temperature, 0, MAX_TEMPERATURE),
         "top_p": check_range("top_p", top_p, 0, 1),
-        "seed": check_whole("seed", seed, -MAX_SEED - 1, MAX_SEED),
+        "seed": check_int("seed", seed, -MAX_SEED - 1, MAX_SEED),
     }
     return {name: value for name, value in validated.items() if value is not None}
 
@@ -356,9 +356,9 @@ class ResponseOperation(EndpointOperation[ResponseEvent, Response]):
 
         return ResponseStream(make_reader(connection), on_created)
 
-    def collect(self, chunks: list[ResponseEvent], texts: list[str], *, whole: bool) -> None:
+    def collect(self, chunks: list[ResponseEvent], texts: list[str], *, keep_result: bool) -> None:
         """Keep the text."""
-        del whole
+        del keep_result
         texts += [chunk.text for chunk in chunks]
 
     def amend(self, error: FoundryError) -> ResponseOperation | None:

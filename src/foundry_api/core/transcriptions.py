@@ -480,9 +480,11 @@ class TranscriptionOperation(EndpointOperation[TranscriptionChunk, Transcription
             return TranscriptionStream(model.id)
         return WholeBody(parse_transcription)
 
-    def collect(self, chunks: list[TranscriptionChunk], texts: list[str], *, whole: bool) -> None:
+    def collect(
+        self, chunks: list[TranscriptionChunk], texts: list[str], *, keep_result: bool
+    ) -> None:
         """Keep the text."""
-        del whole
+        del keep_result
         texts += [chunk.text for chunk in chunks]
 
 

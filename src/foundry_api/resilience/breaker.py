@@ -206,7 +206,7 @@ class CircuitBreaker:
         self._clock = clock
         # Many clients must not come back together, nor any of them at once.
         self._backoff = Backoff(
-            settings.open_s, settings.open_cap_s, lambda _, whole: uniform(whole / 2, whole)
+            settings.open_s, settings.open_cap_s, lambda _, bound_s: uniform(bound_s / 2, bound_s)
         )
         self._events = EventBus(*([listener] if listener else []))
         self._state: BreakerState = "closed"

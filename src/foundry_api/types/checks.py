@@ -37,13 +37,13 @@ __all__ = [
     "check_cache",
     "check_characters",
     "check_flag",
+    "check_int",
     "check_name",
     "check_range",
     "check_repairs",
     "check_several",
     "check_text",
     "check_timeout",
-    "check_whole",
     "instructions",
     "model_names",
     "prompt_to_messages",
@@ -99,13 +99,13 @@ def chat_request(
         )
     # Most calls leave most of these out, and a function that returns at once costs its call.
     if max_tokens is not None:
-        max_tokens = check_whole("max_tokens", max_tokens, 1, MAX_TOKENS)
+        max_tokens = check_int("max_tokens", max_tokens, 1, MAX_TOKENS)
     if temperature is not None:
         temperature = check_range("temperature", temperature, 0, MAX_TEMPERATURE)
     if top_p is not None:
         top_p = check_range("top_p", top_p, 0, 1)
     if seed is not None:
-        seed = check_whole("seed", seed, -MAX_SEED - 1, MAX_SEED)
+        seed = check_int("seed", seed, -MAX_SEED - 1, MAX_SEED)
     return ChatRequest(
         messages=tuple(cast("Iterable[Message]", messages))
         if is_validated
@@ -239,7 +239,7 @@ def check_repairs(max_repairs: object) -> int:
         return max_repairs
     if max_repairs is None:
         raise InvalidRequest("repairs is None, not a whole number", field="repairs")
-    return cast("int", check_whole("max_repairs", max_repairs, 0, math.inf))
+    return cast("int", check_int("max_repairs", max_repairs, 0, math.inf))
 
 
 def reject_unknown_options(options: Mapping[str, Any], known: AbstractSet[str]) -> None:
@@ -421,8 +421,8 @@ def check_range(field: str, value: object, low: float, high: float) -> float | N
         return None
     if (type(value) is float or type(value) is int) and low <= value <= high:
         return value
-    whole = as_int(value)
-    number = as_float(value) if whole is None else whole
+    number: float | None = as_int(value)
+    number = as_float(value) if number is None else number
     if number is None:
         raise InvalidRequest(f"{field} is {format_value(value)}, not a number", field=field)
     if not low <= number <= high:
@@ -432,7 +432,7 @@ def check_range(field: str, value: object, low: float, high: float) -> float | N
     return number
 
 
-def check_whole(field: str, value: object, low: float, high: float) -> int | None:
+def check_int(field: str, value: object, low: float, high: float) -> int | None:
     """A whole number between two others; None is fine.
 
     Raises:

@@ -181,7 +181,7 @@ class FoundryError(Exception):
         super().__init__(self.message)
 
     @property
-    def iter_causes(self) -> tuple[FoundryError, ...]:
+    def causes(self) -> tuple[FoundryError, ...]:
         """What ended each attempt, oldest first; the last one is this error."""
         return (*self.previous_errors, self)
 
@@ -200,8 +200,8 @@ class FoundryError(Exception):
 
     def __str__(self) -> str:
         where = ", ".join(self._context_suffix())
-        told = f"{self.message} ({where})." if where else f"{self.message}."
-        return f"{told} {self.hint}" if self.hint else told
+        text = f"{self.message} ({where})." if where else f"{self.message}."
+        return f"{text} {self.hint}" if self.hint else text
 
     def _context_suffix(self) -> list[str]:
         parts: list[str] = []

@@ -61,12 +61,12 @@ class Event(Result, msgspec.Struct, frozen=True, kw_only=True):
     """What every event is. Its text shows neither prompts nor answers."""
 
     def __repr__(self) -> str:
-        told = (
+        fields = (
             f"{name}={value!r}"
             for name in self.__struct_fields__
             if name not in _PRIVATE and (value := getattr(self, name)) is not None
         )
-        return f"{type(self).__name__}({', '.join(told)})"
+        return f"{type(self).__name__}({', '.join(fields)})"
 
 
 _PRIVATE = {"request", "content"}

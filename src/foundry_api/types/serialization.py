@@ -128,8 +128,8 @@ class Headers(dict[str, str]):
 
     def _written(self, name: object) -> str | None:
         """A name as the service wrote it."""
-        wanted = name.lower() if isinstance(name, str) else None
-        return next((each for each in self if each.lower() == wanted), None)
+        lowered = name.lower() if isinstance(name, str) else None
+        return next((each for each in self if each.lower() == lowered), None)
 
 
 def header_text(value: str) -> str:

@@ -139,15 +139,15 @@ def classify(status: int, message: str) -> FoundryError:
             a 200).
         message: The service's own words.
     """
-    told = clean_message(message) or f"the service answered HTTP {status} without a message"
-    kind = next((error for pattern, error in _COMPILED if pattern.search(told)), None)
+    text = clean_message(message) or f"the service answered HTTP {status} without a message"
+    kind = next((error for pattern, error in _COMPILED if pattern.search(text)), None)
     if kind is ContextOverflow:
-        return _context_overflow(told, status)
+        return _context_overflow(text, status)
     if kind is ConfigurationError:
-        return ConfigurationError(told, status=status, hint=_REGISTRATIONS_HINT)
+        return ConfigurationError(text, status=status, hint=_REGISTRATIONS_HINT)
     if kind is ModelLoadFailed:
-        return ModelLoadFailed(told, status=status, hint=_load_hint(told))
-    return (kind or _by_status(status))(told, status=status)
+        return ModelLoadFailed(text, status=status, hint=_load_hint(text))
+    return (kind or _by_status(status))(text, status=status)
 
 
 _REGISTRATIONS_HINT = (
@@ -203,11 +203,11 @@ _PROMPT = re.compile(
 """ONNX Runtime GenAI's own words, for a prompt that is too long by itself."""
 
 
-def _context_overflow(told: str, status: int) -> ContextOverflow:
-    found = _BUDGET.search(told) or _PROMPT.search(told)
+def _context_overflow(text: str, status: int) -> ContextOverflow:
+    found = _BUDGET.search(text) or _PROMPT.search(text)
     counts = {name: int(count) for name, count in found.groupdict().items()} if found else {}
     return ContextOverflow(
-        told,
+        text,
         status=status,
         prompt_tokens=counts.get("prompt"),
         max_tokens=counts.get("output"),

@@ -67,12 +67,12 @@ class CacheEvents:
         self._tools.events.emit(CallStarted(call=self._number, model=model, request=request))
 
     def emit_hit(
-        self, whole: Completion[Any], pieces: int, source: CacheSource, age_s: float
+        self, completion: Completion[Any], pieces: int, source: CacheSource, age_s: float
     ) -> None:
         """The call was answered.
 
         Args:
-            whole: The answer.
+            completion: The answer.
             pieces: In how many pieces it came.
             source: Where it came from.
             age_s: Seconds since it was made.
@@ -84,8 +84,8 @@ class CacheEvents:
         emit(
             CacheHit(
                 call=self._number,
-                model=whole.model,
-                service=whole.service,
+                model=completion.model,
+                service=completion.service,
                 source=source,
                 age_s=max(age_s, 0.0),
             )
@@ -94,14 +94,14 @@ class CacheEvents:
             CallEnded(
                 call=self._number,
                 outcome="answered",
-                model=whole.model,
-                service=whole.service,
+                model=completion.model,
+                service=completion.service,
                 attempts=(),
-                timings=whole.timings,
-                usage=whole.usage,
-                finish_reason=whole.finish_reason,
+                timings=completion.timings,
+                usage=completion.usage,
+                finish_reason=completion.finish_reason,
                 chunks=pieces,
-                content=whole.content,
+                content=completion.content,
                 cached=True,
             )
         )
@@ -184,23 +184,23 @@ class CacheWaiter:
         with self._watch:
             await self._flight.wait_for_more(than)
         self._watch.suspend_silence("streaming")
-        came = self._flight.items[than:]
-        return came if self._is_leader else [_cached(chunk) for chunk in came]
+        new_chunks = self._flight.items[than:]
+        return new_chunks if self._is_leader else [_cached(chunk) for chunk in new_chunks]
 
-    async def whole(self) -> Completion[None]:
+    async def result(self) -> Completion[None]:
         """The whole answer, when it is there."""
         with self._watch:
-            whole = await self._flight.result()
+            completion = await self._flight.result()
         timings = self._timings()
-        if self._is_leader and not whole.cached:
-            timings = msgspec.structs.replace(whole.timings, total_s=timings.total_s)
-            return msgspec.structs.replace(whole, timings=timings)
-        source: CacheSource = "cache" if whole.cached else "flight"
-        whole = msgspec.structs.replace(
-            whole, cached=True, attempts=(), headers=(), timings=timings
+        if self._is_leader and not completion.cached:
+            timings = msgspec.structs.replace(completion.timings, total_s=timings.total_s)
+            return msgspec.structs.replace(completion, timings=timings)
+        source: CacheSource = "cache" if completion.cached else "flight"
+        completion = msgspec.structs.replace(
+            completion, cached=True, attempts=(), headers=(), timings=timings
         )
-        self._report.emit_hit(whole, len(self._flight.items), source, 0.0)
-        return whole
+        self._report.emit_hit(completion, len(self._flight.items), source, 0.0)
+        return completion
 
     def _timings(self) -> Timings:
         return Timings(None, self._tools.clock() - self._started, None)
@@ -285,28 +285,30 @@ class CacheFill(SharedJob[Chunk, Completion[None]]):
     async def _call_engine(self, receive: Callable[[list[Chunk]], None]) -> Completion[None]:
         means, identity, pieces = self._means, self._identity, list[Chunk]()
 
-        def note(came: list[Chunk]) -> None:
-            pieces.extend(came)
-            receive(came)
+        def note(new_chunks: list[Chunk]) -> None:
+            pieces.extend(new_chunks)
+            receive(new_chunks)
 
         means.tools.events.emit(CacheMiss(model=identity.model, service=identity.service))
         self.call = make_chat_call(means.tools, self._order)
-        whole = await self.call.result(note)
-        await self._store(pieces, whole)
-        return whole
+        completion = await self.call.result(note)
+        await self._store(pieces, completion)
+        return completion
 
-    async def _store(self, pieces: list[Chunk], whole: Completion[None]) -> None:
+    async def _store(self, pieces: list[Chunk], completion: Completion[None]) -> None:
         means, identity = self._means, self._identity
         # Another model may have answered in place of the first, or a service that came after it.
-        expected = (whole.model, whole.service_generation) == (
+        expected = (completion.model, completion.service_generation) == (
             identity.model,
             identity.service_generation,
         )
-        if not expected or not may_store(whole.finish_reason):
+        if not expected or not may_store(completion.finish_reason):
             return
-        answer = Entry.of(pieces, whole, at=means.now()).encoded()
-        if await means.cache.put(self._key, answer, model=whole.model):
-            stored = CacheStored(model=whole.model, service=whole.service, bytes=len(answer))
+        answer = Entry.of(pieces, completion, at=means.now()).encoded()
+        if await means.cache.put(self._key, answer, model=completion.model):
+            stored = CacheStored(
+                model=completion.model, service=completion.service, bytes=len(answer)
+            )
             means.tools.events.emit(stored)
 
 
@@ -427,7 +429,7 @@ class CachedCall:
         if (entry := await self._lookup(known)) is not None:
             return self._replay_result(entry)
         async with self._join(known) as ride:
-            return await ride.whole()
+            return await ride.result()
 
     async def chunks(self) -> AsyncGenerator[Chunk]:
         """The answer in pieces, cut as they once came."""
@@ -453,12 +455,12 @@ class CachedCall:
     async def _follow(self, known: CacheLookup) -> AsyncGenerator[Chunk]:
         async with self._join(known) as ride:
             position = 0
-            while came := await ride.chunks_after(position):
-                position += len(came)
-                for chunk in came:
+            while new_chunks := await ride.chunks_after(position):
+                position += len(new_chunks)
+                for chunk in new_chunks:
                     yield chunk
-            self._outcome = whole = await ride.whole()
-        yield final_chunk(whole)
+            self._outcome = completion = await ride.result()
+        yield final_chunk(completion)
 
     async def _identified(self) -> CacheLookup | None:
         self._tools.binding.bind()
@@ -487,10 +489,12 @@ class CachedCall:
         return Entry.decoded(kept) if kept is not None else None
 
     def _replay_result(self, entry: Entry) -> Completion[None]:
-        whole = entry.completion(Timings(None, self._tools.clock() - self._started, None))
+        completion = entry.completion(Timings(None, self._tools.clock() - self._started, None))
         age_s = self._calls.means.now() - entry.at
-        CacheEvents(self._tools, self._order).emit_hit(whole, len(entry.pieces), "cache", age_s)
-        return whole
+        CacheEvents(self._tools, self._order).emit_hit(
+            completion, len(entry.pieces), "cache", age_s
+        )
+        return completion
 
     @asynccontextmanager
     async def _join(self, known: CacheLookup) -> AsyncGenerator[CacheWaiter]:
@@ -502,7 +506,7 @@ class CachedCall:
                 yield ride
 
 
-async def _replay(entry: Entry, whole: Completion[None]) -> AsyncGenerator[Chunk]:
+async def _replay(entry: Entry, completion: Completion[None]) -> AsyncGenerator[Chunk]:
     for chunk in entry.chunks():
         yield chunk
-    yield final_chunk(whole)
+    yield final_chunk(completion)

@@ -104,23 +104,23 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     ending: bytes
 
     @classmethod
-    def of(cls, chunks: Iterable[Chunk], whole: Completion[Any], *, at: float) -> Entry:
+    def of(cls, chunks: Iterable[Chunk], completion: Completion[Any], *, at: float) -> Entry:
         """What is kept of an answer.
 
         Args:
             chunks: All but the last.
-            whole: All of it.
+            completion: All of it.
             at: Now, in seconds since the epoch.
         """
         return cls(
             at=at,
-            model=whole.model,
-            service=whole.service,
-            service_generation=whole.service_generation,
-            finish_reason=whole.finish_reason,
-            usage=whole.usage,
+            model=completion.model,
+            service=completion.service,
+            service_generation=completion.service_generation,
+            finish_reason=completion.finish_reason,
+            usage=completion.usage,
             pieces=tuple(map(CachedChunk.of, chunks)),
-            ending=whole.raw[-1],
+            ending=completion.raw[-1],
         )
 
     @classmethod
@@ -197,10 +197,10 @@ def answer_key(model_id: str, service_generation: ServiceGeneration, request: Ch
         request: What is asked.
     """
     members = {name: getattr(request, name) for name in request.__struct_fields__}
-    told = {
+    options = {
         name: _canonical(name, value) for name, value in members.items() if _is_default(name, value)
     }
-    identity = (FORMAT, model_id, service_generation, sorted(told.items()))
+    identity = (FORMAT, model_id, service_generation, sorted(options.items()))
     return hashlib.sha256(_ENCODER_KEY.encode(identity)).hexdigest()
 
 

@@ -144,7 +144,7 @@ class CacheHistory:
     """
 
     set_aside: int = 0
-    told: set[str] = field(default_factory=set[str])
+    reported_kinds: set[str] = field(default_factory=set[str])
 
 
 class ResilientDatabase:
@@ -176,7 +176,7 @@ class ResilientDatabase:
     def query(self, question: Callable[[CacheDatabase], _T], otherwise: _T) -> _T:
         """What the file says, or something else if it cannot be used."""
         try:
-            return self._asked(question)
+            return self._run_query(question)
         except UNUSABLE as error:
             self._disable(error)
             return otherwise
@@ -188,7 +188,7 @@ class ResilientDatabase:
             ConfigurationError: It cannot be used.
         """
         with self._refusing():
-            return self._asked(question)
+            return self._run_query(question)
 
     def stats(self) -> CacheStats:
         """What the file holds. One that is not open is read without changing anything.
@@ -256,7 +256,7 @@ class ResilientDatabase:
                 f"the cache {self._file.path} cannot be used: {error}", hint=hint
             ) from error
 
-    def _asked(self, question: Callable[[CacheDatabase], _T]) -> _T:
+    def _run_query(self, question: Callable[[CacheDatabase], _T]) -> _T:
         try:
             return question(self._current())
         except (sqlite3.DatabaseError, OtherFormat) as error:
@@ -288,10 +288,10 @@ class ResilientDatabase:
         if not _is_busy(error):
             self._drop()
         kind = f"{type(error).__name__} {getattr(error, 'sqlite_errorcode', '')}"
-        if kind in self._past.told:
+        if kind in self._past.reported_kinds:
             log.debug("the cache %s: %s", self._file.path, error)
             return
-        self._past.told.add(kind)
+        self._past.reported_kinds.add(kind)
         log.warning("calls go on without the cache %s: %s", self._file.path, error)
         self._tell(CacheTrouble(path=str(self._file.path), problem=str(error)))
 

@@ -60,13 +60,13 @@ class Worker:
             self._thread.shutdown()  # its last work is done: this takes microseconds
 
     async def _run(self, work: Callable[[], _T]) -> _T:
-        asked = asyncio.wrap_future(self._thread.submit(work))
+        future = asyncio.wrap_future(self._thread.submit(work))
         try:
-            return await asyncio.shield(asked)
+            return await asyncio.shield(future)
         except asyncio.CancelledError:
-            await asyncio.wait((asked,))
-            if not asked.cancelled():
-                asked.exception()  # nobody wants to know any more
+            await asyncio.wait((future,))
+            if not future.cancelled():
+                future.exception()  # nobody wants to know any more
             raise
 
     def _ensure_database(self) -> ResilientDatabase:

@@ -112,11 +112,11 @@ class UsageRegistry:
     async def ask(self, question: Callable[[ModelUsageDb], _T], otherwise: _T) -> _T:
         """What the file says, or something else if it cannot be used."""
         # A caller who is cancelled must not leave behind what the thread then writes.
-        asked = asyncio.ensure_future(asyncio.to_thread(self._asked, question, otherwise))
+        future = asyncio.ensure_future(asyncio.to_thread(self._run_query, question, otherwise))
         try:
-            return await asyncio.shield(asked)
+            return await asyncio.shield(future)
         except asyncio.CancelledError:
-            await asyncio.wait((asked,))
+            await asyncio.wait((future,))
             raise
 
     async def aclose(self) -> None:
@@ -124,7 +124,7 @@ class UsageRegistry:
         if self._db is not None:
             await self.ask(lambda db: db.unregister(), None)
 
-    def _asked(self, question: Callable[[ModelUsageDb], _T], otherwise: _T) -> _T:
+    def _run_query(self, question: Callable[[ModelUsageDb], _T], otherwise: _T) -> _T:
         try:
             # SQLite and psutil, which a client of an engine of its own does without.
             from foundry_api.core.residency import usage_db  # noqa: PLC0415

@@ -173,12 +173,12 @@ def _exceeded(
         f"{policy.memory_budget_mb:g} MB" if policy.memory_budget_mb is not None else "",
         f"{policy.max_loaded} models" if policy.max_loaded is not None else "",
     ]
-    told = f"{model.id} takes {size_mb:.0f} MB by itself"
+    message = f"{model.id} takes {size_mb:.0f} MB by itself"
     if staying:
-        told = f"with what has to stay, {model.id} would take {size_mb:.0f} MB"
-        told += f" in {len(staying) + 1} models"
-    told += f", and the budget is {' and '.join(filter(None, bounds))}"
+        message = f"with what has to stay, {model.id} would take {size_mb:.0f} MB"
+        message += f" in {len(staying) + 1} models"
+    message += f", and the budget is {' and '.join(filter(None, bounds))}"
     if others:
-        told += f"; in memory: {', '.join(map(str, others))}"
+        message += f"; in memory: {', '.join(map(str, others))}"
     users = [user for each in staying for user in each.users]
-    return MemoryBudgetExceeded(told, model=model.id).with_users(users)
+    return MemoryBudgetExceeded(message, model=model.id).with_users(users)
