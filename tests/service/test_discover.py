@@ -86,10 +86,10 @@ async def test_nothing_there_takes_milliseconds_and_no_http(paths: Paths) -> Non
 def test_nothing_there_imports_no_http_library(home: Path) -> None:
     source = (
         "import asyncio, sys; from pathlib import Path\n"
-        "from foundry_api.engine import discover; from foundry_api.storage.paths import Paths\n"
+        "from foundry_api.engine import discovery; from foundry_api.storage.paths import Paths\n"
         "from foundry_api.types.settings import Settings\n"
-        "paths = Paths.of(Path(sys.argv[1]))\n"
-        "found = asyncio.run(discover.find(Settings(), paths, lambda: 1 / 0, ports=()))\n"
+        "paths = Paths.from_home(Path(sys.argv[1]))\n"
+        "found = asyncio.run(discovery.find(Settings(), paths, lambda: 1 / 0, ports=()))\n"
         "print(found, 'aiohttp' in sys.modules)"
     )
     with start_program(source, str(home)) as program:

@@ -83,7 +83,7 @@ def examined(home: Path, bin_directory: Path) -> Examined:
         quick: bool = True,
         online: bool = False,
         model: str | None = None,
-        senses: dict[str, object] | None = None,
+        probes: dict[str, object] | None = None,
         **variables: str,
     ) -> dict[str, Finding]:
         environ = {"FOUNDRY_HOME": str(home), "PATH": str(bin_directory), **variables}
@@ -94,7 +94,7 @@ def examined(home: Path, bin_directory: Path) -> Examined:
             quick=quick,
             online=online,
             model=model,
-            probes=Probes(**{**ample, **(senses or {})}),  # type: ignore[arg-type] # a test's own
+            probes=Probes(**{**ample, **(probes or {})}),  # type: ignore[arg-type] # a test's own
         )
         async with machine:
             findings = await run_checks(machine)
@@ -437,8 +437,8 @@ async def test_an_engine_that_outlives_its_owner(examined: Examined, home: Path)
     owner = start_program(
         "import sys, time, pathlib; from foundry_api.storage.paths import Paths\n"
         "from foundry_api.engine.process import HostOptions, HostProcess\n"
-        "options = HostOptions(paths=Paths.of(pathlib.Path(sys.argv[1])), models=())\n"
-        "host = HostProcess.private(options); host.announcement()\n"
+        "options = HostOptions(paths=Paths.from_home(pathlib.Path(sys.argv[1])), models=())\n"
+        "host = HostProcess.start_private(options); host.wait_ready()\n"
         "print(host.pid, flush=True); time.sleep(600)",
         str(home),
     )

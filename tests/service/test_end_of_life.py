@@ -29,12 +29,12 @@ from pathlib import Path
 from foundry_api.storage.paths import Paths
 from foundry_api.engine.supervisor import EngineHost, HostOptions
 
-host = EngineHost(HostOptions(paths=Paths.of(Path(sys.argv[1])), models=()))
+host = EngineHost(HostOptions(paths=Paths.from_home(Path(sys.argv[1])), models=()))
 
 async def main():
-    host.spawn()
+    host.start()
     print("spawned", flush=True)
-    await host.ready()
+    await host.wait_ready()
     print("ready", flush=True)
     ENDING
 

@@ -40,8 +40,8 @@ from foundry_api.engine import shared
 from foundry_api.storage.paths import Paths
 from foundry_api.engine.process import HostOptions
 
-paths = Paths.of(Path(sys.argv[1]))
-endpoint, before = shared.up(paths, options=HostOptions(paths=paths, models=()))
+paths = Paths.from_home(Path(sys.argv[1]))
+endpoint, before = shared.start(paths, options=HostOptions(paths=paths, models=()))
 print(endpoint.pid, before)
 """
 
