@@ -61,7 +61,7 @@ def later(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @any_failure
-@pytest.mark.parametrize("name", ["get", "put", "turn", "attach", "detach", "close"])
+@pytest.mark.parametrize("name", ["get", "put", "lock", "bind", "unbind", "close"])
 async def test_a_call_goes_on_without_a_cache_that_fails(
     name: str, failure: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -90,7 +90,7 @@ async def test_a_turn_that_fails_is_none(when: str, failure: type[BaseException]
         raise failure("oops")
 
     async with FakeService("Hello") as service:
-        cache = OwnCache("turn", turn)
+        cache = OwnCache("lock", turn)
         async with FoundryAPIClient(service.base_url, model="fake", cache=cache) as client:
             assert (await client.complete("Hi", temperature=0)).content == "Hello"
             assert cache.answers

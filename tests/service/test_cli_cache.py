@@ -38,7 +38,7 @@ def test_what_is_kept_is_told_and_cleared(own_home: Path) -> None:
         "",
         "MODEL    ANSWERS  SIZE",
         "demo:1   2        6 KB",
-        "other:1  1        1 KB",
+        "other:1  1        31 B",
     ]
     facts = json.loads(run("cache", "stats", "--json", home=own_home).stdout)
     assert facts == {

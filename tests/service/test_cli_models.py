@@ -109,7 +109,7 @@ def test_a_program_reads_how_far_it_is(home: Path, blobs: Site) -> None:
     assert json.loads(pulled.stdout)["model"]["id"] == MODEL
     lines = [json.loads(line)["progress"] for line in pulled.stderr.splitlines()]
     assert lines
-    assert {"model", "percent", "done_mb", "total_mb", "mb_per_s", "left_s"} == lines[0].keys()
+    assert {"model", "percent", "done_mb", "total_mb", "mb_per_s", "remaining_s"} == lines[0].keys()
 
 
 @linux

@@ -176,7 +176,7 @@ async def test_a_service_that_the_command_names_is_waited_for_beside_others(
     engine: Endpoint, own_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = asyncio.Event()
-    look = services.discover.look
+    look = services.discovery.probe
 
     async def announced_urls() -> tuple[str, ...]:
         await looked.wait()

@@ -94,7 +94,7 @@ def test_a_forked_process_that_holds_the_pipe_open_does_not_keep_the_host(home: 
 @posix
 def test_a_forked_process_that_exits_does_not_end_its_parents_host(home: Path) -> None:
     source = (
-        program("") + "pid = os.fork(); pid or sys.exit(); os.waitpid(pid, 0); print(host.alive)"
+        program("") + "pid = os.fork(); pid or sys.exit(); os.waitpid(pid, 0); print(host.is_alive)"
     )
     with start_program(source, str(home)) as parent:
         told, _ = parent.communicate(timeout=30)

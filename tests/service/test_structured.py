@@ -215,7 +215,12 @@ async def test_a_model_that_repeats_a_refused_answer_is_made_to_sample(
     """Although the caller wants the likeliest token always; and it comes to the same each time."""
     wanted = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 99}}
     wanted |= {"minItems": 2, "maxItems": 2, "uniqueItems": True}
-    options: dict[str, Any] = {"model": "demo", "temperature": 0, "repairs": 9, "max_tokens": 60}
+    options: dict[str, Any] = {
+        "model": "demo",
+        "temperature": 0,
+        "max_repairs": 9,
+        "max_tokens": 60,
+    }
     first = await client.complete("Two numbers?", response_model=wanted, **options)
     again = await client.complete("Two numbers?", response_model=wanted, **options)
     assert first.parsed == again.parsed
@@ -302,8 +307,8 @@ async def test_a_stream_may_be_parsed_piece_by_piece(client: FoundryAPIClient) -
     [
         {"response_model": Person, "choice": ["a"]},
         {"choice": []},
-        {"repairs": -1},
-        {"repairs": 1.5},
+        {"max_repairs": -1},
+        {"max_repairs": 1.5},
         {"validators": [5]},
         {"response_model": Person, "extra": {"response_format": {"type": "text"}}},
     ],

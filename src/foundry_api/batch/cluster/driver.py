@@ -188,7 +188,7 @@ class ClusterRunner:
     ) -> AsyncGenerator[DrainedResults]:
         is_finished = False
         while not is_finished:
-            drained = await _first_result(_await_ref(coordinator.collect.remote()), others)
+            drained = await _first_result(_await_ref(coordinator.drain_results.remote()), others)
             self._last_drained, is_finished = drained, drained.is_finished
             yield drained
 
