@@ -440,7 +440,7 @@ def _format(text: str) -> str:
     return text
 
 
-STDIN = PACKAGE / "sync" / "generated.py"
+STDIN = PACKAGE / "client" / "sync" / "generated.py"
 
 
 def main(arguments: list[str]) -> int:

@@ -369,7 +369,7 @@ def _validate_options(requests: Any, call_options: BatchCallOptions) -> BatchCal
     _check_options(call_options.options)
     for name, value in (
         ("patience", call_options.patience_s),
-        ("attempts", call_options.max_attempts),
+        ("max_attempts", call_options.max_attempts),
     ):
         if cast("object", value) is None:
             raise InvalidRequest(f"{name} is None, not a number", field=name)
@@ -377,7 +377,7 @@ def _validate_options(requests: Any, call_options: BatchCallOptions) -> BatchCal
         call_options,
         system=instructions("system", call_options.system),
         patience_s=cast("float", check_range("patience", call_options.patience_s, 0, math.inf)),
-        max_attempts=cast("int", check_int("attempts", call_options.max_attempts, 1, math.inf)),
+        max_attempts=cast("int", check_int("max_attempts", call_options.max_attempts, 1, math.inf)),
         max_repairs=check_repairs(call_options.max_repairs),
         ordered=check_flag("ordered", call_options.ordered),
         dedupe=check_flag("dedupe", call_options.dedupe),

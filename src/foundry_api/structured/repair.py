@@ -240,7 +240,7 @@ def _make_error(
     return StructuredOutputError(
         message,
         errors=error.errors if error else (),
-        max_repairs=len(rejected) - 1,
+        repairs=len(rejected) - 1,
         finish_reason=last.finish_reason,
         hint=get_failure_hint(error) if error else None,
         model=last.model,

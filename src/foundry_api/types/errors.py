@@ -361,7 +361,7 @@ class StructuredOutputError(FoundryError):
         message: str,
         *,
         errors: tuple[str, ...] = (),
-        max_repairs: int = 0,
+        repairs: int = 0,
         finish_reason: str | None = None,
         hint: str | None = None,
         model: str | None = None,
@@ -375,7 +375,7 @@ class StructuredOutputError(FoundryError):
             message, hint=hint, model=model, service=service, attempts=attempts, partial=partial
         )
         self.errors = errors
-        self.repairs = max_repairs
+        self.repairs = repairs
         self.finish_reason = finish_reason
 
 
@@ -728,7 +728,7 @@ class ToolFailed(ToolError):
         run: The run so far.
     """
 
-    default_hint = "Correct the tool, or let the model be told of errors: on_error='tell'."
+    default_hint = "Correct the tool, or let the model be told of errors: on_error='return'."
 
     def __init__(
         self,

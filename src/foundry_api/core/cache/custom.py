@@ -61,13 +61,13 @@ class OwnCache(ResponseCache):
     @asynccontextmanager
     async def lock(self, key: str) -> AsyncGenerator[bytes | None]:
         """See `ResponseCache.lock`. A turn that fails is none: the answer is made without."""
-        entered = await _called("turn", partial(self._enter, key), None)
+        entered = await _called("lock", partial(self._enter, key), None)
         if entered is None:
             yield None
             return
         turn, kept = entered
         try:
-            yield _checked("turn", kept)
+            yield _checked("lock", kept)
         except BaseException as error:
             await _end(turn, error)
             raise
@@ -75,11 +75,11 @@ class OwnCache(ResponseCache):
 
     def bind(self, home: Path | None, tell: Callable[[Event], None]) -> None:
         """See `ResponseCache.bind`."""
-        _try("attach", partial(self._cache.bind, home, tell))
+        _try("bind", partial(self._cache.bind, home, tell))
 
     def unbind(self, tell: Callable[[Event], None]) -> None:
         """See `ResponseCache.unbind`."""
-        _try("detach", partial(self._cache.unbind, tell))
+        _try("unbind", partial(self._cache.unbind, tell))
 
     async def close(self) -> None:
         """See `ResponseCache.close`."""
@@ -100,7 +100,7 @@ async def _end(turn: Turn, error: BaseException | None) -> None:
             return
         if not code.is_own_failure(failure):
             raise
-        _log("turn", failure)
+        _log("lock", failure)
 
 
 async def _called(name: str, method: Callable[[], Awaitable[_T]], default: _T) -> _T:
