@@ -1,4 +1,4 @@
-"""What tests of programs that use this package need: a service that answers from a script.
+"""A fake service with scripted answers, for testing programs that use this package.
 
     async def test_my_program() -> None:
         async with FakeService("Hello there") as service:
@@ -59,7 +59,7 @@ def skip_sleeps() -> Generator[list[float]]:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A whole answer, sent word by word.
+    """A complete answer, sent word by word.
 
     Attributes:
         text: What is said.
@@ -115,7 +115,7 @@ class Disconnect:
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """Nothing more is said, until the client gives up.
+    """Send nothing more until the client times out.
 
     Attributes:
         after: Text that was sent before.

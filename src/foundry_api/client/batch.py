@@ -1,4 +1,4 @@
-"""`client.batch`: many requests, answered at the engine's own pace."""
+"""`client.batch`: run many requests with bounded concurrency."""
 
 from __future__ import annotations
 

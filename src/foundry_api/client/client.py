@@ -1,4 +1,4 @@
-"""`FoundryAPIClient`: the parts of this package composed. No detail of the protocol lives here."""
+"""The asynchronous client, `FoundryAPIClient`."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
         settings: As they were resolved.
         models: The models of the service.
         responses: The Responses API: `await client.responses.create("…")`.
-        events: The hook for whoever wants to hear what happens.
+        events: The event hook; subscribe listeners to it.
         metrics: What happened, counted: `client.metrics.snapshot()`.
         cache: Where answers are kept: `await client.cache.stats()`, `await client.cache.clear()`.
             One that keeps nothing where there is none.

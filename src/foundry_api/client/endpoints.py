@@ -1,4 +1,4 @@
-"""The calls of a client beside chat completions."""
+"""The client methods other than chat completions."""
 
 from __future__ import annotations
 

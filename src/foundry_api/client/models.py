@@ -1,4 +1,4 @@
-"""`client.models`: what models there are, and getting them in and out of memory."""
+"""`client.models`: list, download, load and unload models."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ class Models:
     async def download(
         self, name: str, progress: Progress | None = None, *, stall_s: float = STALL_S
     ) -> Model:
-        """Download a model's files. Downloading it again goes on where it stopped.
+        """Download a model's files. An interrupted download resumes where it stopped.
 
         Cancelling the call stops the download at its next step, unless another client waits for
         the same model: they share one download; a command line's service may go on with it. It is
@@ -253,7 +253,7 @@ class Models:
             CatalogUnavailable: The catalog could not be reached.
             DownloadFailed: The download broke off or stood still.
             HookFailed: `progress` failed, which ends the download.
-            UnsupportedFeature: The service can't be told to download.
+            UnsupportedFeature: The service cannot download models.
         """
         limit_s = as_float(stall_s)
         if limit_s is None or not limit_s > 0:

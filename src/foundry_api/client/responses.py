@@ -1,4 +1,4 @@
-"""`client.responses`: the Responses API, alike over the generations that have it."""
+"""`client.responses`: the Responses API, the same for all generations that support it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Conversation:
         self._ids: list[str] = []
 
     async def say(self, input: Input, **options: Unpack[ResponseOptions]) -> Response:  # noqa: A002 - OpenAI's own name
-        """One more turn, whole. Raises as `Responses.create`.
+        """Send the next turn and return the response. Raises the same errors as `Responses.create`.
 
         Args:
             input: What is said.
@@ -154,7 +154,7 @@ class Responses:
         self._backend = backend
 
     async def create(self, input: Input, **options: Unpack[ResponseOptions]) -> Response:  # noqa: A002 - OpenAI's own name
-        """One response, whole.
+        """Create a response and return it.
 
         Args:
             input: A text, or items: mappings as in OpenAI's Responses API, `Message`s, or items of

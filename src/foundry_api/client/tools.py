@@ -1,4 +1,4 @@
-"""The calls in which a model may call tools, which are made for it."""
+"""Run a conversation in which the model calls tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each generation of the service can do, what this package makes up for, and what is left."""
+"""The features of every service generation: native, emulated by this package, or unsupported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what callers pass, before anything is sent, each naming the argument at fault."""
+"""Validate arguments before a request is sent. Errors name the invalid argument."""
 
 from __future__ import annotations
 

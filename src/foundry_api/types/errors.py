@@ -1,4 +1,4 @@
-"""Every failure this package raises.
+"""The exceptions that this package raises.
 
 The tree::
 
@@ -28,7 +28,7 @@ The tree::
     ├── StructuredOutputError           the answer is not what it has to be, asked again or not
     ├── ToolError
     │   ├── ToolCallError               the model's call of a tool cannot be read
-    │   ├── ToolFailed                  a tool failed, and the model was not to be told
+    │   ├── ToolFailed                  a tool failed, and on_error is not "tell"
     │   └── ToolRoundsExceeded          the model did not come to an end of calling tools
     ├── BatchError                      a batch over files cannot begin or go on
     │   ├── BatchInputInvalid (InvalidRequest)  the input cannot be read, or has bad lines
@@ -39,7 +39,7 @@ The tree::
     ├── QueueFull                       too many calls wait for their turn in this client
     ├── CallTimeout (TimeoutError)      a time bound of the call fell
     │   ├── ReadTimeout              no token for `timeout` seconds
-    │   ├── DeadlineExceeded            the call as a whole took longer than its deadline
+    │   ├── DeadlineExceeded            the call took longer than its deadline
     │   └── ConnectTimeout (ServiceNotRunning)  no connection was made in time
     └── ServiceError
         ├── ServiceNotRunning           nothing answers at the address
@@ -577,7 +577,7 @@ class ServerError(ServiceError):
 
 
 class StreamInterrupted(ServiceError):
-    """A stream ended without finish reason or end mark: the answer is not whole."""
+    """A stream ended without finish reason or end mark: the answer is incomplete."""
 
     default_hint = "The text so far is in .partial; call again for a whole answer."
     retryable = True
@@ -614,7 +614,7 @@ class ReadTimeout(CallTimeout):
 
 
 class DeadlineExceeded(CallTimeout):
-    """The call as a whole, with its queueing and retries, took longer than its deadline."""
+    """The call, including queueing and retries, took longer than its deadline."""
 
     default_hint = "Allow a later deadline, or ask for less: a shorter prompt, fewer max_tokens."
 

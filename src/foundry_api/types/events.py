@@ -1,4 +1,4 @@
-"""What happened, told as it happens: one frozen type for each kind, and one hook.
+"""The events of a client: one frozen type for every kind, and the hook to subscribe to them.
 
 A listener is called with every event, in the task that makes the call, so it must not block. Logs,
 metrics and traces are listeners (`foundry_api.observe`); so is any function of the user's own:
@@ -154,9 +154,9 @@ class CallEnded(Event, frozen=True, kw_only=True):
         service: Base URL of the last service asked; None if none was found.
         attempts: The attempts made, with what went wrong in those that failed.
         timings: Where the time went.
-        usage: Tokens as the service counted them; None without a whole answer.
-        finish_reason: Why the answer ended; None without a whole answer.
-        error: What the caller was told; None unless the call failed.
+        usage: Tokens as the service counted them; None without a complete answer.
+        finish_reason: Why the answer ended; None without a complete answer.
+        error: The error that the caller got; None unless the call failed.
         chunks: Pieces of text that came.
         content: The text, as far as it came.
         operation: What was ordered.
@@ -287,7 +287,7 @@ Listener = Callable[[Event], None]
 
 
 class EventBus:
-    """The hook: whoever subscribes hears what happens to a client's calls.
+    """The event hook of a client: subscribe a listener to get the events of its calls.
 
     Args:
         listeners: Subscribed to everything from the beginning.
@@ -325,7 +325,7 @@ class EventBus:
         return unsubscribe
 
     def emit(self, event: Event) -> None:
-        """Tell every listener. One that fails is logged; the call it watches goes on."""
+        """Call every listener. A failing listener is logged and does not fail the call."""
         for listener in self._listeners.get(type(event), ()):
             try:
                 listener(event)

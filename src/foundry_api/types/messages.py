@@ -1,4 +1,4 @@
-"""What callers send and get: frozen value objects, without any protocol in them."""
+"""Messages, requests and answers: frozen value objects that are independent of the protocol."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ class Chunk(ShortResult, msgspec.Struct, frozen=True):
 
 
 class Completion(ShortResult, msgspec.Struct, Generic[_T], frozen=True, kw_only=True):
-    """A whole answer.
+    """A complete answer.
 
     Attributes:
         content: The text.

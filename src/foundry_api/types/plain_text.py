@@ -56,7 +56,7 @@ def escape_json(document: str) -> str:
 
 
 class SanitizingFilter(logging.Filter):
-    """Keeps what a log record quotes on one line, whoever handles the record."""
+    """Keeps what a log record quotes on one line, for every log handler."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Change the record's arguments; let it pass."""

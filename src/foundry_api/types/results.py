@@ -1,4 +1,4 @@
-"""What the Responses API answers."""
+"""The result types of the Responses API."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ResponseItem(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
         call_id: Of a function call and its output, what connects the two.
         name: Of a function call, the function.
         arguments: Of a function call, a JSON object as text.
-        raw: The whole item, as the service sent it.
+        raw: The complete item, as the service sent it.
     """
 
     type: str
@@ -83,7 +83,7 @@ class Response(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
         usage: Tokens; None where the service did not count them.
         error: Of a failed one that was fetched from the store, why.
         incomplete_reason: Why it was cut, such as `max_output_tokens`; else None.
-        instructions: What the model was told ahead of the input.
+        instructions: The instructions sent before the input.
         previous_response_id: What it is chained to.
         stored: Whether the service keeps it, until it is deleted or pushed out by newer ones.
         metadata: The caller's own labels.
@@ -92,7 +92,7 @@ class Response(ShortResult, msgspec.Struct, frozen=True, kw_only=True):
         service_generation: Which generation of Foundry Local that is.
         timings: Where the time went; None for one that was fetched from the store.
         attempts: The HTTP requests made, the successful one last.
-        raw: The whole object, as the service sent it.
+        raw: The complete object, as the service sent it.
     """
 
     id: str

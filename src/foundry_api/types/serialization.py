@@ -1,4 +1,4 @@
-"""What all results have in common: a dict, JSON, a pydantic field, and a `repr` that is short."""
+"""The base of all results: conversion to dict and JSON, pydantic support and a short `repr`."""
 
 from __future__ import annotations
 

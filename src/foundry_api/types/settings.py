@@ -1,4 +1,4 @@
-"""Settings: what the environment says, what the arguments say, and the defaults beneath."""
+"""Settings: arguments first, then environment variables, then defaults."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def as_text(value: object) -> str | None:
 
 
 def as_int(value: object) -> int | None:
-    """A whole number of exactly the type `int`; None for anything else, `True` and 2.0 included."""
+    """An integer of exactly the type `int`; None for anything else, `True` and 2.0 included."""
     if type(value) is int:
         return value
     if value is None or isinstance(value, (bool, float, str)) or not isinstance(value, Integral):

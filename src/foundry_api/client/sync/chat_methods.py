@@ -94,7 +94,7 @@ class SyncChatMethods:
         max_repairs: int = 2,
         **options: Unpack[ChatOptions],
     ) -> Completion[Any]:
-        """The whole answer to a prompt.
+        """Complete a prompt and return the answer.
 
         With one of `response_model`, `choice`, `grammar` and `parser`, the result's `.parsed` is
         what was made of the answer. An answer that does not pass is asked for again, together
@@ -245,7 +245,7 @@ class SyncChatMethods:
         max_repairs: int = 2,
         **options: Unpack[ChatOptions],
     ) -> Completion[Any]:
-        """The whole answer to a conversation. Raises as `complete`.
+        """Complete a conversation and return the answer. Raises the same errors as `complete`.
 
         Args:
             messages: The turns so far, oldest first: `Message`s or mappings with role and content.

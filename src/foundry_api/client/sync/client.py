@@ -91,7 +91,7 @@ class FoundryClient(SyncChatMethods, SyncToolMethods, SyncEndpointMethods, SyncB
         settings: As they were resolved.
         models: The models of the service.
         responses: The Responses API: `client.responses.create("…")`.
-        events: The hook for whoever wants to hear what happens.
+        events: The event hook; subscribe listeners to it.
         metrics: What happened, counted: `client.metrics.snapshot()`.
         cache: Where answers are kept: `client.cache.stats()`, `client.cache.clear()`.
             One that keeps nothing where there is none.

@@ -35,7 +35,7 @@ class SyncConversation:
         return self._async.last
 
     def say(self, input: Input, **options: Unpack[ResponseOptions]) -> Response:
-        """One more turn, whole. Raises as `Responses.create`.
+        """Send the next turn and return the response. Raises the same errors as `Responses.create`.
 
         Args:
             input: What is said.

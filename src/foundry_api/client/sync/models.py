@@ -168,7 +168,7 @@ class SyncModels:
     def download(
         self, name: str, progress: Progress | None = None, *, stall_s: float = STALL_S
     ) -> Model:
-        """Download a model's files. Downloading it again goes on where it stopped.
+        """Download a model's files. An interrupted download resumes where it stopped.
 
         Cancelling the call stops the download at its next step, unless another client waits for
         the same model: they share one download; a command line's service may go on with it. It is
@@ -185,7 +185,7 @@ class SyncModels:
             CatalogUnavailable: The catalog could not be reached.
             DownloadFailed: The download broke off or stood still.
             HookFailed: `progress` failed, which ends the download.
-            UnsupportedFeature: The service can't be told to download.
+            UnsupportedFeature: The service cannot download models.
         """
         return self._loop.run(lambda: self._async.download(name, progress, stall_s=stall_s))
 

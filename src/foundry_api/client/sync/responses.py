@@ -27,7 +27,7 @@ class SyncResponses:
         self._async = calls
 
     def create(self, input: Input, **options: Unpack[ResponseOptions]) -> Response:
-        """One response, whole.
+        """Create a response and return it.
 
         Args:
             input: A text, or items: mappings as in OpenAI's Responses API, `Message`s, or items of
