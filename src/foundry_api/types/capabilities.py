@@ -1,4 +1,4 @@
-"""The features of every service generation: native, emulated by this package, or unsupported."""
+"""What every service generation supports: natively, corrected by this package, or not at all."""
 
 from __future__ import annotations
 

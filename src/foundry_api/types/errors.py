@@ -28,7 +28,7 @@ The tree::
     ├── StructuredOutputError           the answer is not what it has to be, asked again or not
     ├── ToolError
     │   ├── ToolCallError               the model's call of a tool cannot be read
-    │   ├── ToolFailed                  a tool failed, and on_error is not "tell"
+    │   ├── ToolFailed                  a tool failed, and on_error is "raise"
     │   └── ToolRoundsExceeded          the model did not come to an end of calling tools
     ├── BatchError                      a batch over files cannot begin or go on
     │   ├── BatchInputInvalid (InvalidRequest)  the input cannot be read, or has bad lines
