@@ -238,7 +238,7 @@ def check_repairs(max_repairs: object) -> int:
     if type(max_repairs) is int and max_repairs >= 0:
         return max_repairs
     if max_repairs is None:
-        raise InvalidRequest("repairs is None, not a whole number", field="repairs")
+        raise InvalidRequest("max_repairs is None, not a whole number", field="max_repairs")
     return cast("int", check_int("max_repairs", max_repairs, 0, math.inf))
 
 
