@@ -131,7 +131,7 @@ class ChatFoundryLocal(BaseChatModel):
     def with_structured_output(
         self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
     ) -> Runnable[LanguageModelInput, Any]:
-        """A model whose answers are values of a type; see `foundry_api`'s `to_response_model`.
+        """A model whose answers are values of a type; see `response_model` of `complete`.
 
         Args:
             schema: A pydantic model, a TypedDict, a dataclass, a msgspec Struct, a JSON schema, or
