@@ -568,7 +568,7 @@ _INTRODUCTION = """\
 # What happens when the service fails
 
 Written by `python -m tests.faults.table` from the table that `tests/faults/` runs against a hostile
-server on a real socket, with `retries={retries}`. What ends a call is the fault itself (at once),
+server on a real socket, with `max_retries={retries}`. The fault itself ends a call (at once),
 its `timeout`, or ten times that where the service does send signs of life (cap). The text that had
 come is in `error.partial`, and the error of every attempt in `error.causes`.
 """
