@@ -26,7 +26,7 @@ LAYERS = (
 )
 """From the ground up: a room imports from its own layer and from lower ones."""
 
-FILES = {"__init__.py", "__init__.pyi", "__main__.py", "_version.py", "py.typed", "testing.py"}
+FILES = {"__init__.py", "__main__.py", "_version.py", "py.typed", "testing.py"}
 
 KNOWN_UPWARD = {
     ("batch.cluster.remote", "client.client"),

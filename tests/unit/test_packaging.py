@@ -140,7 +140,6 @@ class TestWheel:
 
     def test_type_checkers_are_invited(self, wheel: zipfile.ZipFile) -> None:
         assert "foundry_api/py.typed" in wheel.namelist()
-        assert "foundry_api/__init__.pyi" in wheel.namelist()
 
     def test_the_command_is_installed(self, wheel: zipfile.ZipFile) -> None:
         (name,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))

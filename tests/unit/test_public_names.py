@@ -199,20 +199,25 @@ def test_another_name_is_an_attribute_error_that_names_it() -> None:
 
 
 def test_every_name_is_public_in_the_module_it_comes_from() -> None:
-    for module, names in foundry_api._HOMES.items():
+    for module, names in foundry_api._NAMES_BY_MODULE.items():
         exported = importlib.import_module(f"foundry_api.{module}").__all__
         assert set(names) <= set(exported), module
 
 
 def test_type_checkers_see_the_same_names() -> None:
-    stub = Path(foundry_api.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    tree = ast.parse(Path(foundry_api.__file__).read_text(encoding="utf-8"))
+    (block,) = (
+        node
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
     seen = {
         alias.asname: (node.module or "").removeprefix("foundry_api.")
-        for node in ast.parse(stub).body
+        for node in block.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert seen == {**foundry_api._HOME_OF, "__version__": "_version"}
+    assert seen == foundry_api._MODULES_BY_NAME
 
 
 def test_the_package_is_marked_as_typed() -> None:
