@@ -35,7 +35,7 @@ def tools_of(
     *services: ServiceHandle,
     retries: int,
     sleep: Callable[[float], Awaitable[None]],
-    clock: Callable[[], float] = time.perf_counter,
+    monotonic: Callable[[], float] = time.perf_counter,
     listener: Listener = lambda _: None,
 ) -> CallContext:
     """What the calls of a client share, with a backoff that is not random: 0.1, 0.2, 0.4 s."""
@@ -45,6 +45,6 @@ def tools_of(
         retry=Retry(retries, backoff, RetryBudget(), sleep),
         events=EventBus(listener),
         latencies=Latencies(),
-        closed=lambda: False,
-        clock=clock,
+        is_closed=lambda: False,
+        monotonic=monotonic,
     )

@@ -1,9 +1,7 @@
-"""One call from its first attempt to its end.
+"""One call to a service, with its retries.
 
-Read `Call` from the top: `result` and `chunks` are what callers use, `_run_attempt` makes attempts
-until one brings a piece of the answer, and `_handle_failure` decides what follows one that failed.
-Once a piece has come nothing is tried again: the caller has something in hand that another attempt
-would contradict.
+`result` and `chunks` are the entry points, `_run_attempt` makes attempts until one yields a part of
+the answer, and `_handle_failure` decides whether a failed attempt is retried.
 """
 
 from __future__ import annotations
@@ -59,60 +57,50 @@ __all__ = ["Call", "CallContext", "CallRequest", "FailurePolicy"]
 _P = TypeVar("_P")
 _R = TypeVar("_R")
 
+# Another service may succeed where one failed with these.
+FAILOVER_ERRORS = (ServiceError, ModelError, QueueFull, UnsupportedFeature)
+
+# Errors that the model may have caused. ServiceNotRunning is not among them: a service that is gone
+# cannot run another model either.
+MODEL_FALLBACK_ERRORS = (
+    ModelError,
+    ContextOverflow,
+    ServerError,
+    ServiceCrashed,
+    StreamInterrupted,
+    ReadTimeout,
+)
+
 
 class CallRequest(msgspec.Struct, Generic[_R], frozen=True):
-    """What the caller asked for, validated.
+    """A validated request with the options of its call."""
 
-    Attributes:
-        models: The models' names as the caller said them; each is tried when the one before failed.
-        request: The request.
-        timeout_s: Bound of the silence before and between tokens, or `auto`.
-        deadline: By when the call has to be over.
-        download: Whether a model that is not here may be downloaded first.
-        cache: Whether the answer may come from the cache, and be kept there.
-    """
-
-    models: tuple[str, ...]
+    models: tuple[str, ...]  # the first one is called, the others are fallbacks in this order
     request: _R
-    timeout_s: float | Literal["auto"]
+    timeout_s: float | Literal["auto"]  # bounds the silence before and between tokens
     deadline: Deadline
-    download: bool = False
+    download: bool = False  # whether a missing model may be downloaded first
     cache: Literal["auto", "always", "never"] = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallContext:
-    """What all the calls of a client share.
-
-    Attributes:
-        services: The services to call.
-        retry: How to try again.
-        events: Who listens to what happens.
-        latencies: What was measured of the models.
-        closed: Tells whether the client was closed.
-        binding: Binds the client to the running event loop, or refuses it.
-        clock: Seconds of a monotonic clock.
-        call_ids: Numbers the calls.
-    """
+    """State that all calls of a client share."""
 
     services: ServicePool
     retry: Retry
     events: EventBus
     latencies: Latencies
-    closed: Callable[[], bool]
+    is_closed: Callable[[], bool]
     binding: LoopBinding = field(default_factory=LoopBinding)
-    clock: Callable[[], float] = time.perf_counter
+    monotonic: Callable[[], float] = time.perf_counter
     call_ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
 
 class Call(Generic[_P, _R]):
-    """A call, whole or as a stream, and its measurements.
+    """A call that returns its answer at once or as a stream of chunks.
 
-    Args:
-        context: What the client's calls share.
-        request: The validated request.
-        operation: What is asked of the service.
-        service: The service to ask, where no other will do; None for any.
+    With `service`, only that service is called; without it, any service of the client.
     """
 
     def __init__(
@@ -125,11 +113,11 @@ class Call(Generic[_P, _R]):
         self._context = context
         self._request = request
         self._operation = operation
-        self._only = service
-        self._policy: FailurePolicy | None = None  # few calls fail
+        self._required_service = service
+        self._policy: FailurePolicy | None = None  # created by the first failure: few calls fail
         self._call_id = next(context.call_ids)
-        self._started = self._attempt_started = context.clock()
-        self._watch: TimeoutGuard | None = None
+        self._started_at = self._attempt_started_at = context.monotonic()
+        self._guard: TimeoutGuard | None = None
         self._attempt: Attempt[_P] | None = None
         self._attempts: tuple[AttemptRecord, ...] = ()
         self._model = request.models[0]
@@ -142,56 +130,53 @@ class Call(Generic[_P, _R]):
         self._finished: Finished[_R] | None = None
 
     async def result(self, on_chunks: Callable[[list[_P]], None] | None = None) -> _R:
-        """Return the whole answer.
-
-        Args:
-            on_chunks: Called with its chunks as they come.
-        """
-        watch = self._start()
+        """Return the complete answer. `on_chunks` receives its chunks as they arrive."""
+        guard = self._start()
         try:
-            while chunks := await self._run_attempt(watch):
+            while chunks := await self._run_attempt(guard):
                 if on_chunks is not None:
                     on_chunks(chunks)
         except BaseException as error:
-            self._emit_failed(watch, error)
+            self._emit_failed(guard, error)
             raise
-        self._emit_completed(watch)
+        self._emit_completed(guard)
         return self.outcome
 
     async def chunks(self) -> AsyncGenerator[_P]:
-        """Yield the answer in chunks. Of a chat completion the last one tells how it ended."""
+        """Yield the answer in chunks. The last chunk of a chat completion has its finish reason."""
         self._keeps_result = False
-        watch = self._start()
+        guard = self._start()
         try:
-            while chunks := await self._run_attempt(watch):
+            while chunks := await self._run_attempt(guard):
                 for chunk in chunks:
                     yield chunk
         except BaseException as error:
-            self._emit_failed(watch, error)
+            self._emit_failed(guard, error)
             raise
-        self._emit_completed(watch)
+        self._emit_completed(guard)
         final_chunk = self._operation.final_chunk(self.outcome)
         if final_chunk is not None:
             yield final_chunk
 
     @property
     def outcome(self) -> _R:
-        """The result, once all of the chunks were taken."""
-        assert self._finished is not None  # noqa: S101 - a mistake of ours
+        """The result. Available after the last chunk."""
+        assert self._finished is not None  # noqa: S101 - a bug if it fails
         return self._finished.result
 
     def extend_deadline(self, deadline: Deadline) -> None:
-        """Somebody waits for the result who may have more time than who asked for it."""
-        if self._watch is not None:
-            self._watch.extend(deadline)
+        # A cached call may serve several callers, and a later caller may have more time.
+        if self._guard is not None:
+            self._guard.extend(deadline)
 
     def _start(self) -> TimeoutGuard:
         context = self._context
-        watch = self._watch = TimeoutGuard(self._request.deadline)
-        if context.binding.loop is not watch.loop:
+        guard = self._guard = TimeoutGuard(self._request.deadline)
+        # `bind` checks this too; comparing first saves a function call on every prompt.
+        if context.binding.loop is not guard.loop:
             context.binding.bind()
-        self._started = context.clock()
-        if CallStarted in context.events.heard:
+        self._started_at = context.monotonic()
+        if CallStarted in context.events.observed_types:
             context.events.emit(
                 CallStarted(
                     call=self._call_id,
@@ -200,52 +185,54 @@ class Call(Generic[_P, _R]):
                     operation=self._operation.name,
                 )
             )
-        return watch
+        return guard
 
-    async def _run_attempt(self, watch: TimeoutGuard) -> list[_P]:
-        """Return the next chunks, from a new attempt where none runs; none at the answer's end."""
+    async def _run_attempt(self, guard: TimeoutGuard) -> list[_P]:
+        """Return the next chunks, starting an attempt if none runs. Empty at the answer's end."""
         while True:
             try:
                 attempt = self._attempt
                 if attempt is None:
-                    attempt = await self._prepare_attempt(watch)
-                    await attempt.send(*self._silence_bounds())
+                    attempt = await self._prepare_attempt(guard)
+                    await attempt.send(*self._get_silence_bounds_s())
                 if not (chunks := await attempt.read()):
-                    await self._finish(attempt, watch)
+                    await self._finish(attempt, guard)
                     return chunks
                 if not self._chunk_count:
                     self._on_first_token(attempt)
                 self._chunk_count += len(chunks)
                 self._operation.collect(chunks, self._texts, keep_result=self._keeps_result)
             except FoundryError as error:
-                await self._handle_failure(error, watch)
+                await self._handle_failure(error, guard)
             else:
                 return chunks
 
-    async def _prepare_attempt(self, watch: TimeoutGuard) -> Attempt[_P]:
-        """Return an attempt that has waited in line for its turn, wherever one was free first."""
+    async def _prepare_attempt(self, guard: TimeoutGuard) -> Attempt[_P]:
+        """Select a service and return an attempt that holds a slot there, with the model loaded."""
         context, policy, request = self._context, self._policy, self._request
         name = policy.model if policy is not None else request.models[0]
         tried: AbstractSet[ServiceHandle] = policy.tried if policy is not None else frozenset()
+        # A retry has waited for its slot already, so it need not queue behind newer calls.
         requeued = bool(self._attempts)
-        self._model, self._service, self._attempt_started = name, None, context.clock()
-        watch.suspend_silence("connecting")
+        self._model, self._service, self._attempt_started_at = name, None, context.monotonic()
+        guard.suspend_silence("connecting")
         while True:
-            watch.check()
-            service = self._only or context.services.select(name, tried)
+            guard.check()
+            service = self._required_service or context.services.select(name, tried)
             if service is None:
-                with watch:
+                with guard:
                     service = await context.services.select_for_model(name, tried)
-            attempt = self._attempt = Attempt(service, self._operation, watch, context.clock)
+            attempt = self._attempt = Attempt(service, self._operation, guard, context.monotonic)
             try:
                 await attempt.acquire(
                     name,
                     download=request.download,
                     requeued=requeued,
-                    may_move=self._only is None and not tried,
+                    may_move=self._required_service is None and not tried,
                 )
                 break
             except Moved as moved:
+                # Another service has a free slot while this call waits: select again.
                 attempt.close(moved)
                 self._queued_s += attempt.queued_s
                 requeued = True
@@ -253,7 +240,7 @@ class Call(Generic[_P, _R]):
         if attempt.model is not None:
             self._model = attempt.model.id
         self._service = connection.endpoint.base_url if connection is not None else None
-        if AttemptStarted in context.events.heard:
+        if AttemptStarted in context.events.observed_types:
             context.events.emit(
                 AttemptStarted(
                     call=self._call_id,
@@ -265,7 +252,8 @@ class Call(Generic[_P, _R]):
             )
         return attempt
 
-    def _silence_bounds(self) -> tuple[float, float]:
+    def _get_silence_bounds_s(self) -> tuple[float, float]:
+        """Return the longest allowed silence before the first token and between two tokens."""
         timeout_s, default_s = self._request.timeout_s, self._operation.default_timeout_s
         if timeout_s != "auto":
             return timeout_s, timeout_s
@@ -277,7 +265,7 @@ class Call(Generic[_P, _R]):
         first_token_at = attempt.first_token_at
         if first_token_at is not None:
             self._first_token_s = first_token_at - attempt.sent_at
-        if FirstToken in self._context.events.heard:
+        if FirstToken in self._context.events.observed_types:
             self._context.events.emit(
                 FirstToken(
                     call=self._call_id,
@@ -288,14 +276,14 @@ class Call(Generic[_P, _R]):
                 )
             )
 
-    async def _finish(self, attempt: Attempt[_P], watch: TimeoutGuard) -> None:
-        """End an attempt that was answered, and make the result."""
+    async def _finish(self, attempt: Attempt[_P], guard: TimeoutGuard) -> None:
+        """Close a successful attempt and build the result."""
         context, operation = self._context, self._operation
-        longest_gap_s = watch.longest_gap_s
+        longest_gap_s = guard.longest_gap_s  # `finish` may reset it
         value = await attempt.finish()
-        now = self._finish_attempt(attempt, None)
+        ended_at = self._finish_attempt(attempt, None)
         budget = context.retry.budget
-        if budget.left < budget.capacity:  # else there is nothing to fill up
+        if budget.left < budget.capacity:  # saves a call: it is full unless calls failed
             budget.deposit()
         if operation.measures_latency and self._first_token_s is not None:
             context.latencies.of(self._model).record_success(self._first_token_s, longest_gap_s)
@@ -311,25 +299,26 @@ class Call(Generic[_P, _R]):
                 headers=attempt.headers,
                 attempts=self._attempts,
                 time_to_first_token_s=self._first_token_s,
-                streamed_s=None if first_token_at is None else now - first_token_at,
-                total_s=now - self._started,
+                streamed_s=None if first_token_at is None else ended_at - first_token_at,
+                total_s=ended_at - self._started_at,
                 queued_s=self._queued_s,
             ),
         )
 
-    async def _handle_failure(self, error: FoundryError, watch: TimeoutGuard) -> None:
-        """Prepare the next attempt, or raise the error if there is none."""
+    async def _handle_failure(self, error: FoundryError, guard: TimeoutGuard) -> None:
+        """Prepare for another attempt, or raise the error if the call has failed."""
         context, attempt = self._context, self._attempt
         self._finish_attempt(attempt, error)
-        if context.closed() and not isinstance(error, ClientClosed):
+        if context.is_closed() and not isinstance(error, ClientClosed):
             closed = ClientClosed("the client was closed during the call")
             raise self._add_context(closed) from error
         self._add_context(error)
         if isinstance(error, ReadTimeout):
-            # A bound that fell counts as a wait of that length, so that the next one is longer.
+            # A timeout counts as a wait of its limit, so that the next limit is longer.
             latency = context.latencies.of(self._model)
             latency.record_timeout(error.limit_s, streaming=bool(self._chunk_count))
         was_sent = attempt is not None and attempt.was_sent
+        # Never retry once the caller has chunks: another attempt would give a different answer.
         if self._chunk_count or self._operation.is_final(error, was_sent=was_sent):
             raise error
         if (amended := self._operation.amend(error)) is not None:
@@ -339,7 +328,7 @@ class Call(Generic[_P, _R]):
             context.retry, context.services, self._request.models
         )
         service = attempt.service if attempt is not None else None
-        delay_s = policy.next_delay(error, service, watch.left_s)
+        delay_s = policy.next_delay(error, service, guard.left_s)
         if delay_s is None:
             raise error
         context.events.emit(
@@ -356,28 +345,28 @@ class Call(Generic[_P, _R]):
             await context.retry.sleep(delay_s)
 
     def _finish_attempt(self, attempt: Attempt[_P] | None, error: BaseException | None) -> float:
-        """Close an attempt, record it, and return the moment at which it ended."""
+        """Close an attempt, record it, and return the time at which it ended."""
         self._attempt = None
         if attempt is not None:
             attempt.close(error)
             self._queued_s += attempt.queued_s
-            self._attempt_started = attempt.sent_at
-        now = self._context.clock()
-        if error is None or isinstance(error, FoundryError):
-            self._attempts = (*self._attempts, AttemptRecord(now - self._attempt_started, error))
-        return now
+            self._attempt_started_at = attempt.sent_at
+        ended_at = self._context.monotonic()
+        if error is None or isinstance(error, FoundryError):  # else the caller cancelled it
+            record = AttemptRecord(ended_at - self._attempt_started_at, error)
+            self._attempts = (*self._attempts, record)
+        return ended_at
 
     def _add_context(self, error: FoundryError) -> FoundryError:
-        """Add what only the call knows to an error."""
-        failures = [attempt.error for attempt in self._attempts]
-        error.previous_errors = tuple(failure for failure in failures[:-1] if failure is not None)
+        errors = [attempt.error for attempt in self._attempts]
+        error.previous_errors = tuple(previous for previous in errors[:-1] if previous is not None)
         error.partial = "".join(self._texts)
         model = self._model if self._operation.needs_model else None
-        return error.with_context(model=model, attempts=len(failures))
+        return error.with_context(model=model, attempts=len(errors))
 
-    def _emit_failed(self, watch: TimeoutGuard, error: BaseException) -> None:
-        watch.stop()
-        if self._attempt is not None:  # the caller left
+    def _emit_failed(self, guard: TimeoutGuard, error: BaseException) -> None:
+        guard.stop()
+        if self._attempt is not None:  # the caller cancelled the call or left the stream
             self._finish_attempt(self._attempt, error)
         failure = error if isinstance(error, FoundryError) else None
         self._context.events.emit(
@@ -389,7 +378,7 @@ class Call(Generic[_P, _R]):
                 attempts=self._attempts,
                 timings=Timings(
                     time_to_first_token_s=self._first_token_s,
-                    total_s=self._context.clock() - self._started,
+                    total_s=self._context.monotonic() - self._started_at,
                     tokens_per_second=None,
                     queued_s=self._queued_s,
                 ),
@@ -400,10 +389,10 @@ class Call(Generic[_P, _R]):
             )
         )
 
-    def _emit_completed(self, watch: TimeoutGuard) -> None:
-        watch.stop()
+    def _emit_completed(self, guard: TimeoutGuard) -> None:
+        guard.stop()
         finished = self._finished
-        assert finished is not None  # noqa: S101 - as above
+        assert finished is not None  # noqa: S101 - a bug if it fails
         self._context.events.emit(
             CallEnded(
                 call=self._call_id,
@@ -421,36 +410,15 @@ class Call(Generic[_P, _R]):
         )
 
 
-FAILOVER_ERRORS = (ServiceError, ModelError, QueueFull, UnsupportedFeature)
-"""What one service failed with, or lacks, says nothing of the next one."""
-
-MODEL_FALLBACK_ERRORS = (
-    ModelError,
-    ContextOverflow,
-    ServerError,
-    ServiceCrashed,
-    StreamInterrupted,
-    ReadTimeout,
-)
-"""What a model was the cause of. A service that is gone has no other model either."""
-
-
 class FailurePolicy:
-    """Decides what follows the failed attempts of one call.
+    """Decides whether and where one call is tried again.
 
-    Args:
-        retry: How to try again.
-        services: The services to call.
-        models: The names of the models, in the order in which to try them.
-
-    Attributes:
-        model: Name of the model to ask for now.
-        tried: Services that failed for it.
+    In this order: at another service, at the same one after a delay, with the next model.
     """
 
     def __init__(self, retry: Retry, services: ServicePool, models: Sequence[str]) -> None:
         self.model, *self._fallbacks = models
-        self.tried: set[ServiceHandle] = set()
+        self.tried: set[ServiceHandle] = set()  # the services that failed with the current model
         self._retry = retry
         self._services = services
         self._failures = 0
@@ -458,45 +426,33 @@ class FailurePolicy:
     def next_delay(
         self, error: FoundryError, service: ServiceHandle | None, left_s: float
     ) -> float | None:
-        """Return seconds until the next attempt; None if the error is final, as its hint may say.
+        """Return the seconds until the next attempt, or None if the call has failed.
 
-        Args:
-            error: What ended the last attempt, before its first token.
-            service: Who was asked; None if none was found.
-            left_s: Seconds until the call's deadline.
+        `left_s` are the seconds until the call's deadline.
         """
-        if service is not None and self._failover(error, service):
-            return 0.0
-        delay_s = self._retry_delay(error, left_s)
-        if delay_s is None and self._fallback_model(error):
+        if isinstance(error, FAILOVER_ERRORS) and service is not None and service not in self.tried:
+            self.tried.add(service)
+            if self._services.has_untried(self.tried) and self._retry.budget.try_spend():
+                return 0.0
+        delay_s = self._get_retry_delay(error, left_s)
+        if delay_s is None and self._fallbacks and isinstance(error, MODEL_FALLBACK_ERRORS):
+            self.model = self._fallbacks.pop(0)
+            self.tried.clear()
+            self._failures = 0
             return 0.0
         return delay_s
 
-    def _failover(self, error: FoundryError, service: ServiceHandle) -> bool:
-        if not isinstance(error, FAILOVER_ERRORS) or service in self.tried:
-            return False
-        self.tried.add(service)
-        return self._services.has_untried(self.tried) and self._retry.budget.try_spend()
-
-    def _retry_delay(self, error: FoundryError, left_s: float) -> float | None:
-        # A call that had begun waits for the breaker; a new one is refused at once.
+    def _get_retry_delay(self, error: FoundryError, left_s: float) -> float | None:
+        # A call that has made an attempt waits for the breaker; a new call is refused at once.
         waits_for_breaker = isinstance(error, CircuitOpen) and self._failures > 0
         if not (error.retryable or waits_for_breaker) or self._failures >= self._retry.retries:
             return None
         self._failures += 1
         delay_s = self._retry.delay_s(error, self._failures)
         if delay_s >= left_s:
-            error.hint = f"{error.hint} Its deadline leaves no time for another attempt."
+            error.hint = f"{error.hint} The deadline leaves no time for another attempt."
             return None
         if not (waits_for_breaker or self._retry.budget.try_spend()):
             error.hint = f"{error.hint} So many calls failed that the retry budget is spent."
             return None
         return delay_s
-
-    def _fallback_model(self, error: FoundryError) -> bool:
-        if not self._fallbacks or not isinstance(error, MODEL_FALLBACK_ERRORS):
-            return False
-        self.model = self._fallbacks.pop(0)
-        self.tried.clear()
-        self._failures = 0
-        return True

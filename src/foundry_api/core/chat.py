@@ -1,4 +1,4 @@
-"""Chat completions: what is sent, how the answer is read, and what its result is made of."""
+"""Chat completions: the request, its corrections after an error, and the result."""
 
 from __future__ import annotations
 
@@ -32,24 +32,18 @@ if TYPE_CHECKING:
 
 __all__ = ["ChatCall", "ChatCompletion", "final_chunk", "make_chat_call"]
 
+# Below this all tokens arrived at once, which says nothing about the speed of the engine.
 MIN_MEASURED_S = 0.001
-"""An answer that came in one burst says nothing of the engine's speed."""
 
 EVENT_STREAM = "text/event-stream"
-BODYLESS = frozenset({204, 205})
-"""Successes that have no body."""
+BODYLESS_STATUSES = frozenset({204, 205})
 
 _STREAM_STARTS = (b"data:", b"event:", b": ")
 _TOKEN_BOUNDS = frozenset({"max_tokens", "max_completion_tokens"})
 
 
 class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
-    """A streamed chat completion.
-
-    Args:
-        request: What the caller wants.
-        original: The request before it was put right; None for one that was not.
-    """
+    """A streamed chat completion. `original` is the caller's request if `request` is corrected."""
 
     __slots__ = ("_original", "_raw", "_reasoning", "_refusal", "_request", "_tool_calls")
 
@@ -66,31 +60,27 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
         self._raw: list[bytes] = []
 
     def event_request(self) -> ChatRequest:
-        """Return the request."""
         return self._request
 
     def check(self, capabilities: Capabilities) -> None:
-        """Refuse what the service generation would ignore or cannot take."""
         request = self._request
+        # Generations differ only in these parameters, so a plain prompt skips the check.
         is_plain = request.seed is None and request.tool_choice is None and not request.extra
-        if not is_plain or request.constraint is not None:  # generations differ in nothing else
+        if not is_plain or request.constraint is not None:
             capabilities.check(request)
 
     def request(self, connection: Connection, model: Model) -> Request:
-        """Build the HTTP request in the dialect of the service."""
         return connection.dialect.build_chat_request(model, self._request)
 
     def non_streaming_request(self, connection: Connection, model: Model) -> Request | None:
-        """Build the same without streaming, where a stream that fails does not say why."""
         return connection.dialect.non_streaming_request(model, self._request)
 
     def decoder(self, connection: Connection, model: Model) -> ChatDecoder:
-        """Make a decoder for one answer in the dialect of the service."""
         return connection.dialect.make_chat_decoder(model, self._request)
 
     def accepts(self, response: Response) -> bool:
-        """Whether an answer is declared a stream."""
-        if not OK <= response.status <= MAX_SUCCESS_STATUS or response.status in BODYLESS:
+        """Whether the headers declare an event stream."""
+        if not OK <= response.status <= MAX_SUCCESS_STATUS or response.status in BODYLESS_STATUSES:
             return False
         kind = response.headers.get("Content-Type") or EVENT_STREAM
         return kind.partition(";")[0].strip().lower() == EVENT_STREAM
@@ -98,55 +88,55 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
     async def inspect(
         self, response: Response, read: Callable[[], Awaitable[bytes]]
     ) -> tuple[bool, bytes]:
-        """Look whether an answer that is not declared a stream is one, or a whole completion.
+        """Accept a stream with wrong headers, and a complete answer in place of a stream.
 
-        Proxies that cannot stream send the whole, and some declare a stream to be text or JSON.
+        Some proxies cannot stream and send all at once, some declare a stream as text or JSON.
         """
         body = b""
         while OK <= response.status <= MAX_SUCCESS_STATUS and len(body) <= MAX_BODY_BYTES:
             block = await read()
             body += block
-            begun = body.lstrip()
-            if begun.startswith(_STREAM_STARTS):
+            start = body.lstrip()
+            if start.startswith(_STREAM_STARTS):
                 return True, body
-            if not block or not begun.startswith(b"{"):
+            if not block or not start.startswith(b"{"):
                 break
         if not _is_completion(body):
             return False, body
+        # The decoder reads only streams, so make the JSON a stream of one event. Its line breaks
+        # are insignificant whitespace, but would end the event.
         line = body.replace(b"\r", b" ").replace(b"\n", b" ")
         return True, b"data: %b\n\ndata: [DONE]\n\n" % line
 
     def amend(self, error: FoundryError) -> ChatCompletion | None:
-        """Put the request right where the service refused it for something that can be changed."""
         request = self._move_tools_into_prompt(error) or self._cap_max_tokens(error)
         return None if request is None else ChatCompletion(request, self._original)
 
     def _move_tools_into_prompt(self, error: FoundryError) -> ChatRequest | None:
-        """Tell a model of its tools in the prompt, when the service would not tell this one."""
+        """Describe the tools in the prompt, if the service supports no tools for this model."""
         request = self._request
         if not isinstance(error, ToolMarkersMissing) or request.tools_in_prompt:
             return None
+        # A prompt cannot force a model to call a tool.
         if request.tool_choice not in {None, "auto"}:
             return None
         return msgspec.structs.replace(request, tools_in_prompt=True)
 
     def _cap_max_tokens(self, error: FoundryError) -> ChatRequest | None:
-        """Ask for what fits, when the caller set no bound and the service's default overflows.
-
-        The service adds 2048 output tokens to the prompt and refuses when that is more than the
-        context, though the answer may be short (foundry-local-service.md, 4.5).
-        """
-        if not isinstance(error, ContextOverflow) or _is_bounded(self._original):
+        """Request as many tokens as the context has room for, if the caller set no limit."""
+        # Without a limit the service adds 2048 output tokens to the prompt and rejects the request
+        # if the sum exceeds the context, though the answer may be short
+        # (foundry-local-service.md, 4.5).
+        if not isinstance(error, ContextOverflow) or _has_token_limit(self._original):
             return None
-        room = error.available_tokens
-        if room is None or _is_bounded(self._request):
+        if error.available_tokens is None or _has_token_limit(self._request):
+            # The prompt alone does not fit, or the capped request was rejected as well.
             error.blame_prompt()
             return None
-        return msgspec.structs.replace(self._request, max_tokens=room)
+        return msgspec.structs.replace(self._request, max_tokens=error.available_tokens)
 
     def collect(self, chunks: list[Chunk], texts: list[str], *, keep_result: bool) -> None:
-        """Keep what the result is made of, and for a whole answer the data of every event."""
-        if keep_result:
+        if keep_result:  # `raw` of the result; a stream has it in each chunk
             self._raw += [chunk.raw for chunk in chunks]
         for chunk in chunks:
             if chunk.content:
@@ -157,16 +147,16 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
                 self._tool_calls += chunk.tool_calls
 
     def may_drain(self, value: StreamEnd) -> bool:
-        """Whether the service has nothing more to say, so that the end of the body is near."""
         return not value.stopped_early
 
     def complete(
         self, value: StreamEnd, texts: list[str], facts: AnswerFacts
     ) -> Finished[Completion[None]]:
-        """Put the completion together."""
         reasoning, content = "".join(self._reasoning), "".join(texts)
+        # The markers are rare, and searching for them is cheaper than a call.
         if reasoning or "think>" in content or "<|" in content:
             reasoning, content = split_reasoning(reasoning, content)
+        # The time is measured from the first token on, so that one is not counted.
         tokens, streamed_s = value.usage.completion_tokens - 1, facts.streamed_s
         is_measured = tokens >= 1 and streamed_s is not None and streamed_s >= MIN_MEASURED_S
         timings = Timings(
@@ -190,7 +180,7 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
             timings=timings,
             attempts=facts.attempts,
             headers=tuple(
-                [  # aiohttp's names are no plain texts, which encoders of JSON refuse
+                [  # aiohttp's header names are a subclass of str, which JSON encoders reject
                     (
                         str.__str__(name),
                         str.__str__(value) if value.isascii() else header_text(value),
@@ -203,26 +193,18 @@ class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):
         return Finished(completion, timings, value.usage, value.finish_reason, content)
 
     def final_chunk(self, result: Completion[None]) -> Chunk:
-        """Return the last chunk of the answer as a stream."""
         return final_chunk(result)
 
 
 ChatCall = Call[Chunk, Completion[None]]
-"""A call of a chat completion."""
 
 
 def make_chat_call(context: CallContext, request: CallRequest[ChatRequest]) -> ChatCall:
-    """Make a call of a chat completion.
-
-    Args:
-        context: What the client's calls share.
-        request: The validated request.
-    """
     return Call(context, request, ChatCompletion(request.request))
 
 
 def final_chunk(completion: Completion[None]) -> Chunk:
-    """Return the last chunk of an answer as a stream."""
+    """Return the chunk that ends the stream of a completion."""
     return Chunk(
         content="",
         model=completion.model,
@@ -235,12 +217,11 @@ def final_chunk(completion: Completion[None]) -> Chunk:
     )
 
 
-def _is_bounded(request: ChatRequest) -> bool:
+def _has_token_limit(request: ChatRequest) -> bool:
     return request.max_tokens is not None or not _TOKEN_BOUNDS.isdisjoint(request.extra)
 
 
 def _is_completion(body: bytes) -> bool:
-    """Whether a body is a whole completion."""
     try:
         members = decode_lenient_json(body)
     except ValueError:

@@ -106,7 +106,7 @@ async def embed(
         batch_size: Texts of one request.
         download: Whether the model may be downloaded first.
     """
-    started = context.clock()
+    started = context.monotonic()
 
     def call(batch: EmbeddingOperation) -> Awaitable[Outcome[_EmbeddingsBody]]:
         request = CallRequest((model,), batch, timeout_s, deadline, download)
@@ -117,7 +117,7 @@ async def embed(
     _check_same_model(outcomes, vectors)
     timings = Timings(
         time_to_first_token_s=None,
-        total_s=context.clock() - started,
+        total_s=context.monotonic() - started,
         tokens_per_second=None,
         queued_s=sum(outcome.timings.queued_s for outcome in outcomes),
     )

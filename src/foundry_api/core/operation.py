@@ -1,7 +1,7 @@
-"""Operations: what differs between the endpoints that a call may be for.
+"""Operations: the parts of a call that differ between endpoints.
 
-A `Call` makes attempts, and an `Attempt` makes one request. Which request that is, who decodes the
-answer and what the result is made of is for the operation to say.
+An operation builds the request, decodes the response and makes the result. `Call` and `Attempt`
+are the same for all of them.
 """
 
 from __future__ import annotations
@@ -49,233 +49,169 @@ _R = TypeVar("_R")
 
 
 class Decoder(Protocol[_P_co, _T_co]):
-    """Turns the body of one answer into chunks, and into a value at its end."""
+    """Decodes one response body into chunks and a final value."""
 
     @property
     def chunk_count(self) -> int:
-        """Pieces of the answer that came, those that are held back included."""
+        """Chunks received so far, including those that are buffered."""
         ...
 
     @property
     def done(self) -> bool:
-        """Whether the body said that it is complete."""
+        """Whether the body has its end marker."""
         ...
 
     def feed(self, block: bytes) -> Iterable[_P_co]:
-        """Return the chunks that this block completes, those ahead of an error too.
-
-        Raises:
-            FoundryError: The body carries an error, or is not what the service sends.
-        """
+        """Yield the chunks that this block completes, and raise an error after those before it."""
         ...
 
     def finish(self) -> _T_co:
-        """Return the value of the whole body, once it ended.
-
-        Raises:
-            FoundryError: The body ended too early, or is not what the service sends.
-        """
+        """Return the value of the complete body."""
         ...
 
 
 class WholeBody(Generic[_T]):
-    """Decodes a body that makes sense only as a whole.
-
-    Args:
-        decode: Decodes the body.
-    """
+    """Decodes a body that can't be decoded in parts, such as a JSON object."""
 
     chunk_count = 0
-    done = False  # HTTP says where the body ends
+    done = False  # the body has no end marker: it ends where HTTP says so
 
     def __init__(self, decode: Callable[[bytes], _T]) -> None:
         self._decode = decode
         self._body = bytearray()
 
     def feed(self, block: bytes) -> tuple[()]:
-        """Keep a block."""
         self._body += block
         return ()
 
     def finish(self) -> _T:
-        """Return the decoded body."""
         return self._decode(bytes(self._body))
 
 
 class AnswerFacts(NamedTuple):
-    """What a call knows of the answer that it got.
-
-    Attributes:
-        connection: The service that answered.
-        model: The model that answered; of no use to an operation that needs none.
-        status: The HTTP status.
-        headers: The headers.
-        attempts: The requests made, the successful one last.
-        time_to_first_token_s: Seconds from sending the request to its first token.
-        streamed_s: Seconds from the first token to the end.
-        total_s: Seconds that the whole call took.
-        queued_s: Seconds of them spent waiting for its turn.
-    """
+    """The facts about a successful call from which an operation makes its result."""
 
     connection: Connection
-    model: Model
+    model: Model  # meaningless for an operation without a model
     status: int
     headers: Mapping[str, str]
     attempts: tuple[AttemptRecord, ...]
     time_to_first_token_s: float | None
-    streamed_s: float | None
+    streamed_s: float | None  # from the first token to the end
     total_s: float
     queued_s: float
 
     def timings(self, tokens_per_second: float | None = None) -> Timings:
-        """Return where the time went."""
         return Timings(self.time_to_first_token_s, self.total_s, tokens_per_second, self.queued_s)
 
 
 class Finished(NamedTuple, Generic[_R]):
-    """The result of a call, with what its last event tells.
-
-    Attributes:
-        result: The result.
-        timings: Where the time went.
-        usage: Tokens as the service counted them; None where it does not.
-        finish_reason: Why the answer ended; None where it does not say.
-        content: The text of the answer; None where it is what was streamed.
-    """
+    """The result of a call, and the other values of its `CallEnded` event."""
 
     result: _R
     timings: Timings
     usage: Usage | None = None
     finish_reason: FinishReason | None = None
-    content: str | None = None
+    content: str | None = None  # None if it is the text that was streamed
 
 
 class Operation(ABC, Generic[_P, _T, _R]):
-    """What a call asks of a service. The defaults suit an endpoint that answers in one piece.
-
-    Attributes:
-        name: What events call it.
-        needs_model: Whether a model has to be in memory for it.
-        verifies: Whether `preflight` has something to do.
-        default_timeout_s: Bound of the silence where the caller leaves it to the client; None for
-            what the model was seen to need.
-        measures_latency: Whether its time to the first token says something of the model.
-        end_of_body: What completes a last event whose line end is missing.
-    """
+    """Base of all operations. The defaults suit an endpoint that returns its answer at once."""
 
     __slots__ = ()
 
     name: ClassVar[OperationName]
     needs_model: ClassVar[bool] = True
+    # Whether `preflight` is implemented.
     verifies: ClassVar[bool] = False
+    # The silence allowed with `timeout_s="auto"`; None derives it from the latency of the model.
     default_timeout_s: ClassVar[float | None] = None
+    # Whether the time to the first token is recorded as the latency of the model.
     measures_latency: ClassVar[bool] = False
+    # Completes a last event that lacks its final blank line.
     end_of_body: ClassVar[bytes] = b""
 
     @property
     def needs_slot(self) -> bool:
-        """Whether it makes work for the engine, so that it waits for its turn."""
+        """Whether the engine does work for it, so that it waits for a slot."""
         return True
 
     def event_request(self) -> ChatRequest | None:
-        """Return the request for events; None where it is no chat completion."""
+        """Return the request for events, if this is a chat completion."""
         return None
 
     @abstractmethod
     def check(self, capabilities: Capabilities) -> None:
-        """Refuse what the service generation cannot do, before a model is loaded for it.
-
-        Raises:
-            InvalidRequest: The caller asks for what this generation does not take.
-            UnsupportedFeature: This generation cannot do it.
-        """
+        """Raise if the service generation does not support the request."""
 
     async def preflight(self, connection: Connection, model: Model) -> None:
-        """Refuse what this service or model cannot do, before anything is sent.
-
-        Raises:
-            FoundryError: It cannot.
-        """
+        """Raise if this service or model does not support the request."""
 
     @abstractmethod
     def request(self, connection: Connection, model: Model) -> Request:
         """Build the HTTP request."""
 
     def non_streaming_request(self, connection: Connection, model: Model) -> Request | None:
-        """Build the same without streaming, where a stream that fails does not say why."""
+        """Build the request without streaming, if failed streams of the service give no reason."""
         del connection, model
         return None
 
     @abstractmethod
     def decoder(self, connection: Connection, model: Model) -> Decoder[_P, _T]:
-        """Make a decoder for one answer."""
+        """Return a new decoder for one response."""
 
     def accepts(self, response: Response) -> bool:
-        """Whether the head of an answer says that the decoder can read it."""
+        """Whether the decoder can read the response, judged by its status and headers."""
         return OK <= response.status <= MAX_SUCCESS_STATUS
 
     async def inspect(
         self, response: Response, read: Callable[[], Awaitable[bytes]]
     ) -> tuple[bool, bytes]:
-        """Look into the body of an answer whose head is not accepted.
+        """Read the start of a body that `accepts` rejected.
 
-        Args:
-            response: The answer.
-            read: Reads the next block of its body.
-
-        Returns:
-            Whether it can be decoded after all, and what was read of the body.
+        Returns whether the decoder can read it after all, and the bytes that were read.
         """
         del response, read
         return False, b""
 
     def refusal(self, error: FoundryError) -> FoundryError:
-        """Say what the refusal of a request means for this operation."""
+        """Translate an error response of the service."""
         return error
 
     def amend(self, error: FoundryError) -> Operation[_P, _T, _R] | None:
-        """Return the same put right after a refusal, to be sent at once; None where none helps."""
+        """Return a corrected operation to send at once, if the error can be corrected."""
         del error
         return None
 
     def is_final(self, error: FoundryError, *, was_sent: bool) -> bool:
-        """Whether nothing may be sent again, because the service may have carried it out."""
+        """Whether the call must not be retried, because the service may have executed it."""
         del error, was_sent
         return False
 
     def collect(self, chunks: list[_P], texts: list[str], *, keep_result: bool) -> None:
-        """Keep what the result is made of.
+        """Store the parts of the result; append the text of the answer to `texts`.
 
-        Args:
-            chunks: The next ones.
-            texts: Gathers the text of the answer, for events and errors.
-            keep_result: Whether the caller takes the answer as a whole.
+        `keep_result` is False for a stream, whose caller gets only chunks.
         """
 
     def may_drain(self, value: _T) -> bool:
-        """Whether the rest of a complete body is worth reading, to keep its connection."""
+        """Whether the body ends soon, so that reading it lets the connection be reused."""
         del value
         return False
 
     @abstractmethod
     def complete(self, value: _T, texts: list[str], facts: AnswerFacts) -> Finished[_R]:
-        """Make the result.
-
-        Args:
-            value: What the decoder made of the whole body.
-            texts: The text of the answer.
-            facts: What the call knows.
-        """
+        """Make the result from the decoded value."""
 
     def final_chunk(self, result: _R) -> _P | None:
-        """Return the chunk that ends a stream with what only the result tells; None for none."""
+        """Return the chunk that ends a stream with the facts only the result has, if any."""
         del result
         return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome(Generic[_R]):
-    """The value that an endpoint answered, with what only the call knows."""
+    """The decoded response of an endpoint, with the facts about its call."""
 
     result: _R
     model: Model
@@ -285,32 +221,31 @@ class Outcome(Generic[_R]):
 
     @property
     def service(self) -> str:
-        """The base URL of the service that answered."""
+        """The base URL of the service."""
         return self.connection.base_url
 
     @property
     def service_generation(self) -> ServiceGeneration:
-        """Which generation of Foundry Local that is."""
+        """The generation of Foundry Local that the service runs."""
         return self.connection.endpoint.service_generation
 
 
 class EndpointOperation(Operation[_P, _T, Outcome[_T]]):
-    """An operation of a model beside chat completions."""
+    """Base of the model operations other than chat completions."""
 
     __slots__ = ()
 
     verifies: ClassVar[bool] = True
 
     def refusal(self, error: FoundryError) -> FoundryError:
-        """A version may lack a route that others of its generation have."""
+        # `check` knows only the generation, and not every version has all the routes of its own.
         if not isinstance(error, RouteNotFound):
             return error
-        lacking = UnsupportedFeature(f"the service has no such route: {error.message}")
-        lacking.status = error.status
-        return lacking
+        unsupported = UnsupportedFeature(f"the service has no such route: {error.message}")
+        unsupported.status = error.status
+        return unsupported
 
     def complete(self, value: _T, texts: list[str], facts: AnswerFacts) -> Finished[Outcome[_T]]:
-        """Add what the call knows to the value."""
         del texts
         timings = facts.timings()
         return Finished(

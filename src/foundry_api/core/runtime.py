@@ -126,7 +126,7 @@ class ClientRuntime:
             retry=Retry(settings.max_retries, RETRY_BACKOFF, RetryBudget()),
             events=self.events,
             latencies=Latencies(),
-            closed=lambda: self.closed,
+            is_closed=lambda: self.closed,
             binding=self._loop,
         )
         self.cache = make_cache(settings.cache) if cache is None else cache

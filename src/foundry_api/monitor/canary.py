@@ -185,7 +185,7 @@ async def complete(connection: Connection, model: str, timeout_s: float) -> Comp
         retry=Retry(0, Backoff(base_s=0.1, cap_s=1.0), RetryBudget()),
         events=EventBus(),
         latencies=Latencies(),
-        closed=lambda: False,
+        is_closed=lambda: False,
     )
     order = CallRequest(
         models=(model,),

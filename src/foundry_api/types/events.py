@@ -293,12 +293,11 @@ class EventBus:
         listeners: Subscribed to everything from the beginning.
 
     Attributes:
-        heard: The types of events that somebody listens to: making another one is not worth its
-            time.
+        observed_types: The event types that have a listener. Others need not be created.
     """
 
     def __init__(self, *listeners: Listener) -> None:
-        self.heard: set[type[Event]] = set()
+        self.observed_types: set[type[Event]] = set()
         self._listeners: dict[type[Event], tuple[Listener, ...]] = {}
         for listener in listeners:
             self.subscribe(listener)
@@ -313,14 +312,14 @@ class EventBus:
         kinds = kinds or EVENT_TYPES
         for kind in kinds:
             self._listeners[kind] = (*self._listeners.get(kind, ()), listener)
-        self.heard.update(kinds)
+        self.observed_types.update(kinds)
 
         def unsubscribe() -> None:
             for kind in kinds:
-                heard = self._listeners[kind]
-                self._listeners[kind] = tuple(one for one in heard if one is not listener)
+                listeners = self._listeners[kind]
+                self._listeners[kind] = tuple(one for one in listeners if one is not listener)
                 if not self._listeners[kind]:
-                    self.heard.discard(kind)
+                    self.observed_types.discard(kind)
 
         return unsubscribe
 

@@ -78,7 +78,7 @@ class World:
         tools = tools_of(
             service,
             retries=retries,
-            clock=lambda: self.now,
+            monotonic=lambda: self.now,
             sleep=self.sleep,
             listener=self.events.append,
         )

@@ -51,9 +51,9 @@ def test_a_listener_that_left_hears_no_more() -> None:
 def test_an_event_that_nobody_hears_need_not_be_made() -> None:
     events = EventBus()
     leave = events.subscribe(lambda _: None, FirstToken)
-    assert [kind for kind in EVENT_TYPES if kind in events.heard] == [FirstToken]
+    assert [kind for kind in EVENT_TYPES if kind in events.observed_types] == [FirstToken]
     leave()
-    assert FirstToken not in events.heard
+    assert FirstToken not in events.observed_types
 
 
 def test_a_listener_that_fails_does_not_disturb_the_call_or_the_others(

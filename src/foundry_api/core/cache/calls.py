@@ -203,7 +203,7 @@ class CacheWaiter:
         return completion
 
     def _timings(self) -> Timings:
-        return Timings(None, self._tools.clock() - self._started, None)
+        return Timings(None, self._tools.monotonic() - self._started, None)
 
 
 def _cached(chunk: Chunk) -> Chunk:
@@ -412,7 +412,7 @@ class CachedCall:
         self._calls = calls
         self._order = order
         self._tools = calls.means.tools
-        self._started = self._tools.clock()
+        self._started = self._tools.monotonic()
         self._outcome: Completion[None] | None = None
 
     @property
@@ -478,7 +478,7 @@ class CachedCall:
 
     async def _lookup(self, known: CacheLookup) -> Entry | None:
         """The answer, if it is in the cache, and is not being made right now."""
-        if self._tools.closed() or self._calls.work.running(known.flight):
+        if self._tools.is_closed() or self._calls.work.running(known.flight):
             return None
         watch = TimeoutGuard(self._order.deadline)
         try:
@@ -489,7 +489,7 @@ class CachedCall:
         return Entry.decoded(kept) if kept is not None else None
 
     def _replay_result(self, entry: Entry) -> Completion[None]:
-        completion = entry.completion(Timings(None, self._tools.clock() - self._started, None))
+        completion = entry.completion(Timings(None, self._tools.monotonic() - self._started, None))
         age_s = self._calls.means.now() - entry.at
         CacheEvents(self._tools, self._order).emit_hit(
             completion, len(entry.pieces), "cache", age_s
