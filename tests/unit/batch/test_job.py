@@ -319,7 +319,7 @@ async def test_an_input_that_was_changed_is_noticed(options: BatchOptions, tmp_p
         )
     path = tmp_path / "prompts.txt"
     path.write_text("another prompt\n" * LINES, encoding="utf-8")
-    with pytest.raises(BatchMismatch, match=r"prompts\.txt is not what it was"):
+    with pytest.raises(BatchMismatch, match=r"prompts\.txt has changed since"):
         await BatchJob(options).run(Engine())
     unchecked = BatchOptions(input=options.input, output=options.output, check=False)
     with pytest.raises(BatchMismatch, match="is not the line that was answered"):

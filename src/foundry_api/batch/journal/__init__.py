@@ -1,9 +1,9 @@
-"""The journal of a batch: what is answered, where that lies, who works on it."""
+"""The journal of a batch: the results so far, where they are stored, and its runners."""
 
 from __future__ import annotations
 
 from foundry_api.batch.journal.journal import Journal
-from foundry_api.batch.journal.results import BLOCK_LINES
+from foundry_api.batch.journal.runners import BLOCK_LINES
 from foundry_api.batch.journal.status import read_statistics, read_status, request_cancel
 from foundry_api.batch.journal.types import (
     BatchStatus,

@@ -1,4 +1,7 @@
-"""The journal's SQLite file: small rows, which say where the answers lie."""
+"""The journal's SQLite file: opening it, its schema, its metadata and its errors.
+
+Its rows are small. Answers are stored in segment files, and a row says where each one is.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from foundry_api.batch.journal.types import PublishedOutput
 from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.storage.private_file import sync_directory
 from foundry_api.storage.sqlite import (
@@ -38,17 +40,17 @@ __all__ = [
     "journal_lock",
     "open_existing",
     "open_or_create",
-    "parse_published",
     "set_meta",
     "transaction",
     "translate_json_errors",
     "translate_storage_errors",
 ]
 
-
 FILE = "journal.sqlite"
+LOCK = "lock"
 BUSY_S = 30.0
 
+# Any change here needs a new `version` in FORMAT: journals outlive the program that wrote them.
 SCHEMA = """
 create table meta (name text primary key, value blob) without rowid;
 create table own (role text, size int, time int, primary key (role, size, time)) without rowid;
@@ -68,76 +70,48 @@ create table runner (
     lines int not null default 0
 );
 """
+# The application id is "fouj" in ASCII; it distinguishes journals from other SQLite databases.
 FORMAT = FileFormat(application_id=0x666F756A, version=1, schema=SCHEMA)
-"""`fouj`: tells these files from other SQLite databases."""
 
-
-@contextmanager
-def translate_storage_errors(directory: Path) -> Generator[None]:
-    """Raise a failure of the disk or the database as one of ours.
-
-    Args:
-        directory: The journal's.
-    """
-    try:
-        yield
-    except (ForeignFile, OtherFormat) as error:
-        raise BatchStorageFailed(
-            f"{directory / FILE} is not a journal that this version of foundry-api reads: {error}",
-            hint="Name another output, or move it away if nobody needs it.",
-        ) from error
-    except (OSError, sqlite3.Error) as error:
-        if is_damage(error):
-            raise BatchStorageFailed(
-                f"the journal {directory / FILE} is damaged: {error}",
-                hint=f"Move {directory} away, then run the same command: it begins anew. What was"
-                " answered and not yet written to the output is in the part-*.jsonl files there.",
-            ) from error
-        raise BatchStorageFailed(
-            f"{directory} cannot be used: {error}", hint=_make_hint(error, directory)
-        ) from error
-
-
-def _make_hint(error: OSError | sqlite3.Error, directory: Path) -> str | None:
-    """What helps, where it isn't room on the disk."""
-    code = getattr(error, "sqlite_errorcode", None) or 0
-    if code & PRIMARY_CODE_MASK in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-        return "Another process is writing. Wait for it, then run the same command: it goes on."
-    denied = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
-    if code & PRIMARY_CODE_MASK in denied or isinstance(error, PermissionError):
-        return f"Allow writing to {directory} and the files in it, then run the same command."
-    if code & PRIMARY_CODE_MASK not in {0, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
-        return "Run the same command again: it goes on."
-    return None
+_T = TypeVar("_T")
 
 
 def open_or_create(directory: Path) -> sqlite3.Connection:
-    """The journal of a directory, made if there is none. Call it under the lock of the directory.
-
-    Raises:
-        ForeignFile, OtherFormat, sqlite3.Error, OSError: See `open_database`.
-    """
+    """Open the journal of a directory, or create it. The caller holds the directory's lock."""
     path = directory / FILE
     if not _has_content(path):
+        # The caller may just have created the directory: a power failure must not lose its name.
         sync_directory(directory.parent)
     return _open(path)
 
 
-def check_usable(directory: Path) -> None:
-    """Refuse a directory in which no journal can be, before even a lock is put there.
-
-    Raises:
-        ForeignFile, sqlite3.Error, OSError: See `open_database`.
-        BatchStorageFailed: There are answers, but no journal of them. A new one has no row for
-            them, and would remove them.
-    """
+def open_existing(directory: Path, *, writes: bool = False) -> sqlite3.Connection:
+    """Open the journal of a batch that was started. Opening it changes nothing."""
     path = directory / FILE
-    # In this order, as another process that begins makes them in the opposite one.
+    database = open_read_only(path, FORMAT, timeout_s=BUSY_S)
+    if database is not None:
+        with closing(database) if writes else nullcontext():
+            # A run whose files were refused leaves a journal without options.
+            is_started = database.execute("select 1 from meta where name = 'options'").fetchone()
+        if is_started:
+            return _open(path) if writes else database
+        database.close()
+    raise BatchStorageFailed(
+        f"there is no batch in {directory}", hint="Give the output of a batch that was started."
+    )
+
+
+def check_usable(directory: Path) -> None:
+    """Refuse a directory that cannot hold a journal, before even a lock is created in it."""
+    path = directory / FILE
+    # Look for answers first and for the journal second: another process that starts a batch
+    # creates them in the opposite order.
     has_answers = next(directory.glob("part-*.jsonl"), None) is not None
     check_not_foreign(path, FORMAT, timeout_s=BUSY_S)
+    # A new journal would have no rows for these answers and would remove them as unused.
     if has_answers and not _has_content(path):
         raise BatchStorageFailed(
-            f"{directory} has part-*.jsonl files, but no journal that says whose they are",
+            f"{directory} has part-*.jsonl files, but no journal that they belong to",
             hint="Move them away, then run the same command.",
         )
 
@@ -146,36 +120,13 @@ def _has_content(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def open_existing(directory: Path, *, writes: bool = False) -> sqlite3.Connection:
-    """The journal of a directory in which a batch was begun. It is not changed by being opened.
-
-    Args:
-        directory: The journal's.
-        writes: Whether the caller is going to change it.
-
-    Raises:
-        ForeignFile, OtherFormat, sqlite3.Error, OSError: See `open_database`.
-        BatchStorageFailed: There is none.
-    """
-    path = directory / FILE
-    database = open_read_only(path, FORMAT, timeout_s=BUSY_S)
-    if database is not None:
-        with closing(database) if writes else nullcontext():
-            is_begun = database.execute("select 1 from meta where name = 'options'").fetchone()
-        if is_begun:
-            return _open(path) if writes else database
-        database.close()
-    raise BatchStorageFailed(
-        f"there is no batch in {directory}", hint="Name the output of one that was begun."
-    )
-
-
 def _open(path: Path) -> sqlite3.Connection:
-    """A connection that survives a loss of power once a transaction is committed."""
+    # No lock for laying out the file: the directory's lock is held whenever it may be missing.
     database = open_database(
         path, FORMAT, lock=nullcontext(), timeout_s=BUSY_S, check_same_thread=False
     )
     try:
+        # Committed rows must survive a power failure; some builds of SQLite default to less.
         database.execute("pragma synchronous = full")
     except BaseException:
         database.close()
@@ -184,30 +135,41 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
+def journal_lock(directory: Path, wait_s: float) -> Generator[None]:
+    """Hold the lock of a journal's directory, or raise `BatchInUse`."""
+    lock = FileLock(directory / LOCK, timeout_s=wait_s)
+    try:
+        lock.__enter__()
+    except LockTimeout as error:
+        raise BatchInUse(f"another process holds the journal in {directory}") from error
+    try:
+        yield
+    finally:
+        lock.__exit__()
+
+
+@contextmanager
 def transaction(database: sqlite3.Connection) -> Generator[None]:
-    """All of it, or nothing."""
+    """Commit everything in the block, or nothing."""
     database.execute("begin immediate")
     try:
         yield
         database.execute("commit")
     except BaseException:
+        # SQLite rolls back by itself after some errors, such as a full disk.
         if database.in_transaction:
             database.execute("rollback")
         raise
 
 
-LOCK = "lock"
-_T = TypeVar("_T")
-
-
 def set_meta(database: sqlite3.Connection, name: str, value: Any) -> None:
-    """Keep something under a name, as JSON."""
+    """Store a value under a name, as JSON."""
     encoded = msgspec.json.encode(value, enc_hook=str)
     database.execute("insert or replace into meta values (?, ?)", (name, encoded))
 
 
 def get_meta(database: sqlite3.Connection, name: str) -> Any:
-    """What a journal keeps under a name, as plain JSON; None for nothing."""
+    """Return the JSON value stored under a name, or None."""
     row = database.execute("select value from meta where name = ?", (name,)).fetchone()
     if row is None:
         return None
@@ -217,52 +179,60 @@ def get_meta(database: sqlite3.Connection, name: str) -> Any:
 
 
 def get_meta_as(database: sqlite3.Connection, name: str, value_type: type[_T]) -> _T | None:
-    """What a journal keeps under a name, of the type that was kept; None for nothing.
-
-    Raises:
-        DamagedFile: It is of another type.
-    """
+    """Return the value stored under a name as its type, or None."""
     value = get_meta(database, name)
     with translate_json_errors():
-        return None if value is None else msgspec.convert(value, value_type)
+        # The hook makes what `set_meta` stored as a string: paths.
+        return (
+            None
+            if value is None
+            else msgspec.convert(value, value_type, dec_hook=lambda kind, text: kind(text))
+        )
 
 
-def parse_published(row: Any) -> PublishedOutput:
-    """What was written last, as `get_meta` returns it.
-
-    Raises:
-        DamagedFile: It is not that.
-    """
-    with translate_json_errors():
-        return PublishedOutput.from_row(row)
+def delete_meta(database: sqlite3.Connection, *names: str) -> None:
+    """Delete the values stored under some names."""
+    database.executemany("delete from meta where name = ?", [(name,) for name in names])
 
 
 @contextmanager
 def translate_json_errors() -> Generator[None]:
-    """Raise JSON that is not what was kept as damage of the journal."""
+    """Raise JSON that this program did not write as damage of the journal."""
     try:
         yield
     except (msgspec.MsgspecError, ValueError, TypeError) as error:
-        raise DamagedFile(f"what it keeps is not what was written: {error}") from error
+        raise DamagedFile(f"a stored value is not what was written: {error}") from error
 
 
-def delete_meta(database: sqlite3.Connection, *names: str) -> None:
-    """Keep nothing under some names."""
-    database.executemany("delete from meta where name = ?", [(name,) for name in names])
+@contextmanager
+def translate_storage_errors(directory: Path) -> Generator[None]:
+    """Raise errors of the disk and of SQLite as `BatchStorageFailed`."""
+    try:
+        yield
+    except (ForeignFile, OtherFormat) as error:
+        raise BatchStorageFailed(
+            f"{directory / FILE} is not a journal that this version of foundry-api reads: {error}",
+            hint="Choose another output, or move the file away if it is not needed.",
+        ) from error
+    except (OSError, sqlite3.Error) as error:
+        if is_damage(error):
+            raise BatchStorageFailed(
+                f"the journal {directory / FILE} is damaged: {error}",
+                hint=f"Move {directory} away, then run the same command: the batch starts over."
+                " Answers that are not in the output yet are in its part-*.jsonl files.",
+            ) from error
+        raise BatchStorageFailed(
+            f"{directory} cannot be used: {error}", hint=_make_hint(error, directory)
+        ) from error
 
 
-class journal_lock:  # noqa: N801 - reads as a verb in `with`
-    """The lock of a journal's directory, told as our own error where it is not to be had."""
-
-    def __init__(self, directory: Path, wait_s: float) -> None:
-        self._directory = directory
-        self._lock = FileLock(directory / LOCK, timeout_s=wait_s)
-
-    def __enter__(self) -> None:
-        try:
-            self._lock.__enter__()
-        except LockTimeout as error:
-            raise BatchInUse(f"another process holds the journal in {self._directory}") from error
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.__exit__()
+def _make_hint(error: OSError | sqlite3.Error, directory: Path) -> str | None:
+    code = (getattr(error, "sqlite_errorcode", None) or 0) & PRIMARY_CODE_MASK
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return "Another process is writing. When it has finished, run the same command to resume."
+    denied = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM}
+    if code in denied or isinstance(error, PermissionError):
+        return f"Allow writing to {directory} and the files in it, then run the same command."
+    if code not in {0, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
+        return "Run the same command to resume."
+    return None  # the error's own hint asks for room on the disk

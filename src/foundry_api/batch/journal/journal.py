@@ -1,4 +1,4 @@
-"""What is answered, and where that lies, so that a batch goes on after whatever happens."""
+"""The journal of a batch: it stores every result, so that a run can resume after any failure."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from foundry_api.batch.journal.database import (
     translate_storage_errors,
 )
 from foundry_api.batch.journal.output import OutputOwnership, Publisher
-from foundry_api.batch.journal.results import Claims, ResultRows
-from foundry_api.batch.journal.runners import Runner
+from foundry_api.batch.journal.results import ResultRows
+from foundry_api.batch.journal.runners import Claims, Runner
 from foundry_api.batch.journal.segments import SegmentStore
 from foundry_api.batch.journal.statistics import compute_statistics, count_results
 from foundry_api.batch.journal.types import CheckResult, PublishedOutput
@@ -33,71 +33,21 @@ if TYPE_CHECKING:
     from foundry_api.batch.statistics import BatchStatistics
     from foundry_api.batch.types import BatchLineResult, BatchOptions
 
-__all__ = ["LEASE_S", "Journal", "store_fingerprint"]
+__all__ = ["LEASE_S", "Journal"]
 
-
-def store_fingerprint(
-    database: sqlite3.Connection,
-    options: BatchOptions,
-    content: tuple[str | None, str],
-    *,
-    is_only_runner: bool,
-) -> None:
-    """Keep what is to be answered. While nothing is, another input may take its place.
-
-    Args:
-        database: The journal.
-        options: What the batch is told.
-        content: The input's fingerprint, None if it was not read; and that of what makes requests.
-        is_only_runner: Whether nobody else works on the batch. Another runner answers what it was
-            started with.
-
-    Raises:
-        BatchMismatch: Lines of another input are answered, or of this one asked otherwise.
-    """
-    before = get_meta_as(database, "content", tuple[str | None, str])
-    if before is not None and (not is_only_runner or _has_results(database)):
-        _check_unchanged(options, before, content)
-    if before != content:
-        set_meta(database, "content", content)
-        delete_meta(database, "checked", "total")
-
-
-def _check_unchanged(
-    options: BatchOptions, before: tuple[str | None, str], content: tuple[str | None, str]
-) -> None:
-    if before[1] != content[1]:
-        raise BatchMismatch(
-            "the model, the template or another option that makes the requests is not what"
-            f" the journal in {options.directory} was begun with"
-        )
-    if None not in {content[0], before[0]} and content[0] != before[0]:
-        raise BatchMismatch(
-            f"{options.input.path} is not what it was when its first lines were answered"
-        )
-
-
-def _has_results(database: sqlite3.Connection) -> bool:
-    return database.execute("select 1 from result limit 1").fetchone() is not None
-
-
+# A runner without a heartbeat for this long loses its claims. A dead one loses them at once.
 LEASE_S = 60.0
-"""A runner that gave no sign for so long is no longer waited for. A dead one never is."""
-
 LOCK_WAIT_S = 10.0
+# Another runner that is publishing does the same work, so it is not worth waiting for.
 PUBLISH_WAIT_S = 0.5
 
 
 class Journal:
-    """The journal of a batch, as one of its runners. A context manager, which closes it.
+    """The journal of a batch, opened by one of its runners. A context manager.
 
-    Every method blocks for some milliseconds, `publish` and `get_statistics` for longer. They may
-    be called from any thread, from one at a time.
-
-    Raises:
-        BatchStorageFailed: By every method: the journal or the output cannot be written or read,
-            for instance because the disk is full. What was recorded before is kept, and the same
-            call may be made again.
+    Every method blocks for milliseconds, `publish` and `get_statistics` for longer. Any thread may
+    call them, one at a time. Each raises `BatchStorageFailed` if the disk or the database fails;
+    results recorded before are safe, and the call may be repeated.
     """
 
     def __init__(
@@ -137,24 +87,11 @@ class Journal:
         monotonic: Callable[[], float] = time.monotonic,
         lease_s: float = LEASE_S,
     ) -> Self:
-        """Begin or go on with a batch, as a runner of it.
+        """Start or resume a batch as one of its runners.
 
-        Args:
-            options: What the batch is told; kept, for `read_status`.
-            fingerprint: Of the content of the input; None if it was not read.
-            request_digest: Of what makes requests of it.
-            shared: Whether other processes may work on it at the same time.
-            restart: Whether to forget what was answered, and to replace an output that is there.
-            wall_clock: Seconds since the epoch.
-            monotonic: Seconds of a clock that never goes back; no other process needs the same.
-            lease_s: Seconds without a sign after which another runner's claims lapse.
-
-        Raises:
-            BatchInUse: Another process works on it, and not both share it.
-            BatchMismatch: The input or what makes requests of it is not what it was, or the output
-                is not what was written.
-            BatchStorageFailed: The journal cannot be used, or the output is there without having
-                been written by this batch.
+        `fingerprint` identifies the content of the input, None if it was not read.
+        `request_digest` identifies the options that turn it into requests. `restart` forgets all
+        results, and lets existing output files be replaced.
         """
         directory = options.directory
         with translate_storage_errors(directory):
@@ -183,12 +120,7 @@ class Journal:
             with transaction(self._database):
                 if restart:
                     self._forget_all()
-                store_fingerprint(
-                    self._database,
-                    self._options,
-                    content,
-                    is_only_runner=not self._runner.live_peers,
-                )
+                self._store_content(content)
                 self._files.check_not_foreign()
                 self._segments.check_output_present()
                 set_meta(self._database, "options", self._options.absolute)
@@ -205,9 +137,29 @@ class Journal:
         self._rows.forget_all()
         self._files.take_ownership()
 
+    def _store_content(self, content: tuple[str | None, str]) -> None:
+        """Store the identity of the input and the requests, or refuse it if it changed."""
+        before = get_meta_as(self._database, "content", tuple[str | None, str])
+        has_results = self._database.execute("select 1 from result limit 1").fetchone() is not None
+        # Until a line is finished another input may replace this one, except under another runner,
+        # which keeps answering the input that it was started with.
+        if before is not None and (self._runner.live_peers or has_results):
+            if before[1] != content[1]:
+                raise BatchMismatch(
+                    "the model, the template or another option that shapes the requests differs"
+                    f" from those of the batch in {self.directory}"
+                )
+            if None not in {content[0], before[0]} and content[0] != before[0]:
+                raise BatchMismatch(
+                    f"{self._options.input.path} has changed since its first lines were answered"
+                )
+        if before != content:
+            set_meta(self._database, "content", content)
+            delete_meta(self._database, "checked", "total")
+
     @property
     def check_result(self) -> CheckResult | None:
-        """What a check of this very input found before; None without one."""
+        """The stored check of exactly this input, if there is one."""
         with translate_storage_errors(self.directory):
             return get_meta_as(self._database, "checked", CheckResult)
 
@@ -219,7 +171,6 @@ class Journal:
         *,
         bad: int = 0,
     ) -> None:
-        """Keep what the check of the whole input found."""
         check_result = CheckResult(
             total=total, models=dict(models), duplicates=frozenset(duplicates), bad=bad
         )
@@ -228,38 +179,37 @@ class Journal:
             set_meta(self._database, "total", total)
 
     def get_finished(self, first: int, count: int) -> Mapping[int, int]:
-        """The digests of the lines that are finished, by index, from `first` on for `count`."""
+        """Return the digests of finished lines by index, for `count` indexes from `first`."""
         with translate_storage_errors(self.directory):
             return self._rows.get_finished(first, count)
 
     def claim(self, block: int) -> bool:
-        """Ask for a block of `BLOCK_LINES` lines; whether it is this runner's.
+        """Claim a block of `BLOCK_LINES` lines; return whether this runner may process it.
 
-        It is this runner's until it closes the journal or dies, or gives no sign for the time of
-        the lease. Then others may take it over; what is recorded by both is still there once.
+        The claim lapses when this runner closes the journal, dies, or sends no heartbeat for the
+        lease. If two runners finish the same line, the first result stays.
         """
         with translate_storage_errors(self.directory):
             return self._claims.claim(block)
 
     def record(self, results: Sequence[BatchLineResult]) -> int:
-        """Keep what is finished, all or nothing. It survives a loss of power when this returns.
+        """Store finished lines durably, all or none; return how many are new.
 
-        Returns:
-            How many were new. A line that is finished stays as it is.
+        A line that is already finished keeps its first result.
         """
         if not results:
             return 0
         with translate_storage_errors(self.directory):
+            # The answers are on disk before the rows that refer to them are committed.
             locations = self._segments.append(
                 [result.output for result in results if not result.failed]
             )
             return self._rows.record(results, locations, self._wall_clock())
 
     def heartbeat(self, progress: bytes = b"") -> CancelMode | None:
-        """Give a sign of life, and hear whether anybody asked for the end.
+        """Record that this runner is alive; return the requested cancellation, if any.
 
-        Args:
-            progress: JSON for `read_status`.
+        `progress` is JSON, which `read_status` returns.
         """
         with translate_storage_errors(self.directory):
             return self._runner.heartbeat(progress, self._wall_clock())
@@ -270,35 +220,25 @@ class Journal:
             return self._rows.is_complete(total)
 
     def forget_failed(self) -> int:
-        """Forget the lines that failed, so that they are asked again; how many there were.
-
-        Raises:
-            BatchInUse: Another process is writing the output.
-        """
+        """Delete failed lines, so that they are sent again; return how many there were."""
         with translate_storage_errors(self.directory), journal_lock(self.directory, LOCK_WAIT_S):
             return self._rows.forget_failed()
 
     def get_counts(self) -> ResultCounts:
-        """What is finished. A second for a million lines."""
+        """Count the finished lines. Takes a second for a million."""
         with translate_storage_errors(self.directory):
             return count_results(self._database)
 
     def get_statistics(self) -> BatchStatistics:
-        """The batch in figures. Seconds for a million lines, and little memory."""
+        """Compute the statistics. Takes seconds for a million lines, and little memory."""
         with translate_storage_errors(self.directory):
             return compute_statistics(self._database)
 
     def publish(self, total: int) -> PublishedOutput:
-        """Write the output and the error file, each whole or not at all.
+        """Write the output and the error file, each whole or not at all, unless they are current.
 
-        Nothing happens if they hold everything already.
-
-        Args:
-            total: Lines of the input. Each has to be finished.
-
-        Raises:
-            BatchMismatch: The output is not what was written before.
-            BatchInUse: Another process is writing it. Ask again.
+        All `total` lines of the input must be finished. Raises `BatchInUse` while another runner
+        publishes; call it again then.
         """
         with translate_storage_errors(self.directory), journal_lock(self.directory, PUBLISH_WAIT_S):
             if not self._rows.is_complete(total):
@@ -307,7 +247,7 @@ class Journal:
             return self._publisher.publish()
 
     def close(self) -> None:
-        """Leave. What this runner claimed and did not finish is free for others."""
+        """Stop being a runner. Unfinished claims become free for others."""
         with translate_storage_errors(self.directory):
             try:
                 self._segments.close()

@@ -1,7 +1,7 @@
-"""The output and the error file of a batch: each is written whole, or not at all.
+"""Publish the output and the error file of a batch, each whole or not at all.
 
-One segment that has all answers becomes the output by its name alone. Whatever dies between two
-steps, the rows say where each answer lies, and the next `publish` goes on from there.
+If one segment has all the answers it becomes the output by being renamed. If the process dies
+between two steps, the rows still say where each answer is, and the next `publish` resumes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from foundry_api.batch.journal.database import (
     delete_meta,
     get_meta,
     get_meta_as,
-    parse_published,
     set_meta,
     transaction,
 )
@@ -40,24 +39,25 @@ if TYPE_CHECKING:
 
 __all__ = ["OutputOwnership", "Publisher", "Role", "foreign_file_error", "write_parquet"]
 
-
 Role = Literal["output", "errors"]
 
 HINTS: dict[Role, str] = {
-    "output": "Put it back as it was. To begin anew, move it away, then give --restart.",
+    "output": "Restore it. To start over, move it away, then give --restart.",
     "errors": "Move it away: the same command then writes it again.",
 }
+DRAFT = "draft"
+
+COLUMNS = ("custom_id", "content", "response")
+# A row group is built in memory, and embeddings make long rows: limit both rows and bytes.
+GROUP_ROWS = 8192
+GROUP_BYTES = 8 * 1024 * 1024
 
 
 class OutputOwnership:
-    """The output and the error file, known by their sizes and times.
+    """Knows which output and error file this batch wrote, by their sizes and times.
 
-    A file is noted as this batch's own before it gets its name. So whatever dies between two
-    steps, what lies there under the name is known: the old file or the new one.
-
-    Args:
-        database: The journal.
-        paths: Where each is.
+    A file is recorded as this batch's own before it is renamed into place. If the process dies
+    between the two steps, both the old and the new file are known.
     """
 
     def __init__(self, database: sqlite3.Connection, paths: Mapping[Role, Path]) -> None:
@@ -65,16 +65,12 @@ class OutputOwnership:
         self._paths = paths
 
     def check_not_foreign(self) -> None:
-        """Refuse to go on where that would replace what somebody else wrote.
-
-        Raises:
-            BatchMismatch: One of the files was changed since it was written.
-            BatchStorageFailed: One is there without having been written by this batch.
-        """
+        """Raise an error if an existing file was written, or changed, by anything else."""
         for role, path in self._paths.items():
             if path.is_dir():
-                raise BatchStorageFailed(f"{path} is a directory", hint="Name a file.")
-            known = self._known_identities(role)
+                raise BatchStorageFailed(f"{path} is a directory", hint="Give a file name.")
+            rows = self._database.execute("select size, time from own where role = ?", (role,))
+            known = set(check_rows(rows, int, int))
             identity = _get_file_identity(path)
             if identity is None or identity in known:
                 continue
@@ -83,20 +79,19 @@ class OutputOwnership:
             raise foreign_file_error(path)
 
     def take_ownership(self) -> None:
-        """Take what is there now for this batch's own: it may be replaced."""
+        """Record the existing files as this batch's own, so that they may be replaced."""
         self._database.execute("delete from own")
         for role in self._paths:
             self._record(role, self._paths[role])
 
     def replace(self, role: Role, draft: Path) -> None:
-        """Let a file that is safe on the disk get its name."""
+        """Rename a draft, which is already synced to disk, to its final name."""
         with transaction(self._database):
             self._record(role, draft)
         replace_atomically(draft, self._paths[role])
         sync_directory(self._paths[role].parent)
 
     def remove(self, role: Role) -> None:
-        """Have no such file."""
         path = self._paths[role]
         if path.exists():
             path.unlink()
@@ -113,21 +108,16 @@ class OutputOwnership:
         if identity is not None:
             self._database.execute("insert or ignore into own values (?, ?, ?)", (role, *identity))
 
-    def _known_identities(self, role: Role) -> set[tuple[int, int]]:
-        rows = self._database.execute("select size, time from own where role = ?", (role,))
-        return {(size, time) for size, time in check_rows(rows, int, int)}
-
 
 def foreign_file_error(path: Path) -> BatchStorageFailed:
-    """The error for a file that is in the way of a batch."""
     return BatchStorageFailed(
-        f"{path} is there, and was not written by this batch",
-        hint="Name another file. With --restart it is replaced, and what is in it is lost.",
+        f"{path} exists, and was not written by this batch",
+        hint="Choose another file. With --restart it is replaced, and what is in it is lost.",
     )
 
 
 def _get_file_identity(path: Path) -> tuple[int, int] | None:
-    """What changes when somebody writes to a file; None without one."""
+    """Return the size and time of a file, which change when it is written to."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -135,79 +125,8 @@ def _get_file_identity(path: Path) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-GROUP_ROWS = 8192
-GROUP_BYTES = 8 * 1024 * 1024
-"""Rows of a group are in memory together; embeddings make long ones."""
-
-COLUMNS = ("custom_id", "content", "response")
-
-
-def write_parquet(lines: Iterable[bytes], path: Path) -> None:
-    """Write answers as a table: what names them, their text, and the whole answer as JSON.
-
-    Raises:
-        BatchStorageFailed: pyarrow is not installed.
-    """
-    try:
-        arrow: Any = importlib.import_module("pyarrow")
-        parquet: Any = importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise BatchStorageFailed(
-            "Parquet needs pyarrow", hint="pip install 'foundry-api[batch]'"
-        ) from error
-    schema: Any = arrow.schema([(name, arrow.string()) for name in COLUMNS])
-    with parquet.ParquetWriter(path, schema) as writer:
-        for group in _iter_groups(lines):
-            writer.write_table(arrow.Table.from_pylist(group, schema=schema))
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _iter_groups(lines: Iterable[bytes]) -> Iterator[list[dict[str, str | None]]]:
-    group: list[dict[str, str | None]] = []
-    size = 0
-    for line in lines:
-        group.append(_make_table_row(line))
-        size += len(line)
-        if len(group) >= GROUP_ROWS or size >= GROUP_BYTES:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
-
-
-def _make_table_row(line: bytes) -> dict[str, str | None]:
-    response_line = msgspec.json.decode(line)
-    return {
-        "custom_id": response_line["custom_id"],
-        "content": _response_text(response_line["response"]["body"]),
-        "response": msgspec.json.encode(response_line["response"]).decode(),
-    }
-
-
-def _response_text(body: dict[str, Any]) -> str | None:
-    """What a model said, of a chat completion or a response; None where it said nothing."""
-    if choices := body.get("choices"):
-        content: str | None = choices[0]["message"].get("content")
-        return content
-    parts = [part for item in body.get("output") or () for part in item.get("content") or ()]
-    texts = [part["text"] for part in parts if part.get("type") == "output_text"]
-    return "".join(texts) if texts else None
-
-
-DRAFT = "draft"
-
-
 class Publisher:
-    """Writes the output and the error file. Use it under the lock of the directory.
-
-    Args:
-        database: The journal.
-        options: Where to, and in which form.
-        shelf: Where the answers lie.
-        files: The files that are written.
-        clock: Seconds since the epoch.
-    """
+    """Writes the output and the error file. Use it under the lock of the directory."""
 
     def __init__(
         self,
@@ -226,44 +145,41 @@ class Publisher:
         self._output = options.output_path
 
     def publish(self) -> PublishedOutput:
-        """Write what is not written. See `Journal.publish`."""
+        """Write the files, unless they are current."""
         self._files.check_not_foreign()
-        row = get_meta(self._database, "published")
-        if row is not None and self._is_current(before := parse_published(row)):
+        before = get_meta_as(self._database, "published", PublishedOutput)
+        if before is not None and self._is_current(before):
             return before
         self._segments.check_output_present()
         if self._is_parquet:
             self._write_table()
         else:
             self._write_lines()
-        published = self._make_published(failed=self._write_errors())
-        with transaction(self._database):
-            self._files.commit()
-            set_meta(self._database, "published", published)
-            set_meta(self._database, "current", self._form)
-        self._segments.remove_unused()
-        return published
-
-    def _is_current(self, published: PublishedOutput) -> bool:
-        """Whether the files are there, and hold what is finished in the form that is wished."""
-        return (
-            get_meta(self._database, "current") == self._form
-            and self._output.exists()
-            and (published.errors is None or self._options.errors_path.exists())
-        )
-
-    def _make_published(self, *, failed: int) -> PublishedOutput:
-        return PublishedOutput(
+        failed = self._write_errors()
+        published = PublishedOutput(
             output=self._output,
             lines=count_results(self._database).done,
             errors=self._options.errors_path if failed else None,
             failed=failed,
             at=self._wall_clock(),
         )
+        with transaction(self._database):
+            self._files.commit()
+            set_meta(self._database, "published", published)
+            set_meta(self._database, "current", self._layout)
+        self._segments.remove_unused()
+        return published
+
+    def _is_current(self, published: PublishedOutput) -> bool:
+        return (
+            get_meta(self._database, "current") == self._layout
+            and self._output.exists()
+            and (published.errors is None or self._options.errors_path.exists())
+        )
 
     @property
-    def _form(self) -> list[object]:
-        """What makes the files other ones, though the same lines are in them."""
+    def _layout(self) -> list[object]:
+        """The options that change the files even if the results stay the same."""
         ordered = self._options.ordered and not self._is_parquet  # a table always is
         return [self._is_parquet, ordered, str(absolute_path(self._options.errors_path))]
 
@@ -275,18 +191,21 @@ class Publisher:
         )
 
     def _write_lines(self) -> None:
-        """Have all answers in one segment, and let it become the output."""
+        """Rename the segment with all answers to the output; merge several into one first."""
         number = self._segments.single_complete_segment(ordered=self._options.ordered)
         if number is None:
             number = merge_segments(self._database, self._segments)
         if self._segments.is_output(number):
-            return  # only the error file is another one
+            return  # only the error file differs
+        # The row comes first: if the process dies before the rename, the segment's own path still
+        # exists, and that is where `get_path` looks first.
         with transaction(self._database):
             set_meta(self._database, "whole", number)
         self._files.replace("output", self._segments.segment_path(number))
 
     def _write_table(self) -> None:
-        """Write a table. The answers stay in the journal, or go back to it from the output."""
+        # A table does not contain the exact answers, so these stay in the journal. An output in
+        # JSON lines has the only copy; it is merged back before the table replaces it.
         output_segment = self._segments.output_segment
         if output_segment is not None and self._segments.is_output(output_segment):
             merge_segments(self._database, self._segments)
@@ -296,7 +215,7 @@ class Publisher:
             self._files.replace("output", draft)
 
     def _write_errors(self) -> int:
-        """Write the lines that failed; an old file goes if none did. How many there are."""
+        """Write the failed lines, or remove the file if none failed; return their number."""
         path = self._options.errors_path
         count: int = self._database.execute("select count(*) from failure").fetchone()[0]
         if not count:
@@ -314,14 +233,11 @@ class Publisher:
 
     @contextmanager
     def _draft(self, path: Path) -> Generator[Path]:
-        """Where a file is written before it gets its name; nothing is left of it after a failure.
-
-        It lies in the user's own directory, so that its name is drawn at random, and kept for the
-        next run to remove it if this one is killed.
-        """
-        leftover = get_meta_as(self._database, DRAFT, str)
-        if leftover is not None:
-            Path(leftover).unlink(missing_ok=True)
+        """Yield the path of a temporary file, which is removed after a failure."""
+        previous = get_meta_as(self._database, DRAFT, str)
+        if previous is not None:  # the run that wrote it was killed
+            Path(previous).unlink(missing_ok=True)
+        # It lies in the user's own directory, so a fixed name could be that of the user's file.
         draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         with transaction(self._database):
             set_meta(self._database, DRAFT, str(absolute_path(draft)))
@@ -330,3 +246,51 @@ class Publisher:
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
+
+
+def write_parquet(lines: Iterable[bytes], path: Path) -> None:
+    """Write answers as a table of custom_id, text, and the whole response as JSON."""
+    try:
+        arrow: Any = importlib.import_module("pyarrow")
+        parquet: Any = importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise BatchStorageFailed(
+            "Parquet needs pyarrow", hint="pip install 'foundry-api[batch]'"
+        ) from error
+    schema: Any = arrow.schema([(name, arrow.string()) for name in COLUMNS])
+    with parquet.ParquetWriter(path, schema) as writer:
+        for group in _iter_groups(lines):
+            writer.write_table(arrow.Table.from_pylist(group, schema=schema))
+    # The writer has closed the file without syncing it.
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _iter_groups(lines: Iterable[bytes]) -> Iterator[list[dict[str, str | None]]]:
+    group: list[dict[str, str | None]] = []
+    size = 0
+    for line in lines:
+        response_line = msgspec.json.decode(line)
+        group.append(
+            {
+                "custom_id": response_line["custom_id"],
+                "content": _extract_text(response_line["response"]["body"]),
+                "response": msgspec.json.encode(response_line["response"]).decode(),
+            }
+        )
+        size += len(line)
+        if len(group) >= GROUP_ROWS or size >= GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _extract_text(body: dict[str, Any]) -> str | None:
+    """Return the text of a chat completion or a response; None without any."""
+    if choices := body.get("choices"):
+        content: str | None = choices[0]["message"].get("content")
+        return content
+    parts = [part for item in body.get("output") or () for part in item.get("content") or ()]
+    texts = [part["text"] for part in parts if part.get("type") == "output_text"]
+    return "".join(texts) if texts else None

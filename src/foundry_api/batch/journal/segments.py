@@ -1,4 +1,8 @@
-"""Where the answers lie: segments in the journal's directory, of which one becomes the output."""
+"""Segments: the files in the journal's directory that contain the answers.
+
+A row of the table `result` says where each answer is. When the batch is complete, one segment
+becomes the output by being renamed.
+"""
 
 from __future__ import annotations
 
@@ -21,29 +25,37 @@ if TYPE_CHECKING:
 
 __all__ = ["Segment", "SegmentStore", "iter_answers", "merge_segments"]
 
-
 BINARY = getattr(os, "O_BINARY", 0)
+BATCH_ROWS = 4096
+# A batch that was stopped often has many segments, and a process may have few open files.
+MAX_OPEN_SEGMENTS = 32
+
+SEGMENT_TOTALS_SQL = (
+    "select count(*), min(segment), max(segment), sum(length + 1) from result where not failed"
+)
+OUT_OF_ORDER_SQL = """
+select 1 from (select offset, lag(offset) over (order by idx) as before from result
+where not failed) where offset < before limit 1
+"""
+LOCATIONS_SQL = """
+select idx, segment, offset, length from result where idx > ? and not failed order by idx limit ?
+"""
 
 
 class Segment:
-    """A new file of answers.
-
-    One of them becomes the output, so the user's umask says who may read it. Until then the
-    directory keeps others away.
-
-    Args:
-        path: Where; nothing may be there.
-    """
+    """A new segment file, open for appending."""
 
     def __init__(self, path: Path) -> None:
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | BINARY
+        # One segment becomes the output, so the user's umask decides about its permissions. Until
+        # then the directory, which is private, protects it.
         self._file = os.fdopen(os.open(path, flags, 0o666), "wb", buffering=0)
         self._size = 0
 
     def append(self, outputs: Iterable[bytes]) -> list[tuple[int, int]]:
-        """Write lines, and wait until they are on the disk. Where each lies, and how long it is.
+        """Write lines and sync them to disk; return the offset and length of each.
 
-        The same call may be made again after a failure: what that left is written over.
+        After a failure the call can be repeated.
         """
         locations: list[tuple[int, int]] = []
         data = bytearray()
@@ -51,6 +63,7 @@ class Segment:
             locations.append((self._size + len(data), len(output)))
             data += output
             data += b"\n"
+        # The size grows only after the sync, so a repeated call overwrites a partial write.
         self._file.seek(self._size)
         unwritten = memoryview(data)
         while unwritten:
@@ -60,33 +73,17 @@ class Segment:
         return locations
 
     def close(self) -> None:
-        """Close it, without what a failed write left behind the last line."""
-        with self._file, suppress(OSError):  # such bytes do no harm: no row names them
+        """Close the file, and cut off what a failed write left at its end."""
+        # If that fails, the remaining bytes do no harm: no row refers to them.
+        with self._file, suppress(OSError):
             self._file.truncate(self._size)
 
 
-SEGMENT_TOTALS_SQL = (
-    "select count(*), min(segment), max(segment), sum(length + 1) from result where not failed"
-)
-
-OUT_OF_ORDER_SQL = """
-select 1 from (select offset, lag(offset) over (order by idx) as before from result
-where not failed) where offset < before limit 1
-"""
-"""Whether a line lies before one that the input has before it."""
-
-
 class SegmentStore:
-    """The segments of a batch, and the one that this runner writes.
+    """All segments of a batch, and the one that this runner writes.
 
-    A segment has its row before its file is made, and loses it after the file is gone, so a file
-    without a row is nobody's. The file of a living runner is touched by nobody else.
-
-    Args:
-        directory: The journal's.
-        output: Where the output is; it is the segment that `output_segment` names, moved.
-        database: The journal.
-        runner: Who writes.
+    A segment's row is inserted before its file is created, and deleted after the file, so a file
+    without a row is unused. Nobody touches the file of another live runner.
     """
 
     def __init__(
@@ -99,24 +96,23 @@ class SegmentStore:
         self._current: tuple[int, Segment] | None = None
 
     def append(self, outputs: list[bytes]) -> Iterator[tuple[int, int, int]]:
-        """Write lines, and wait until they are on the disk: segment, offset, length of each."""
+        """Write lines and sync them to disk; return the segment, offset and length of each."""
         if not outputs:
             return iter(())
-        number, segment = self._current = self._current or self._create()
-        return iter([(number, *place) for place in segment.append(outputs)])
-
-    def _create(self) -> tuple[int, Segment]:
-        number, path = self.allocate()
-        segment = Segment(path)
-        try:
-            sync_directory(self._directory)
-        except BaseException:
-            segment.close()
-            raise
-        return number, segment
+        if self._current is None:
+            number, path = self.allocate()
+            segment = Segment(path)
+            try:
+                sync_directory(self._directory)
+            except BaseException:
+                segment.close()
+                raise
+            self._current = number, segment
+        number, segment = self._current
+        return iter([(number, *location) for location in segment.append(outputs)])
 
     def allocate(self) -> tuple[int, Path]:
-        """The number and the place of a new segment."""
+        """Insert the row of a new segment; return its number and path."""
         with transaction(self._database):
             cursor = self._database.execute(
                 "insert into segment (runner) values (?)", (self._runner.number,)
@@ -125,22 +121,18 @@ class SegmentStore:
         return number, self.segment_path(number)
 
     def segment_path(self, number: int) -> Path:
-        """Where a segment lies as long as it is not the output."""
+        """Return the path of a segment that has not become the output."""
         return self._directory / f"part-{number:06}.jsonl"
 
     def get_path(self, number: int) -> Path:
-        """Where a segment lies.
-
-        Raises:
-            BatchStorageFailed: It is not there.
-        """
+        """Return where a segment is now: in the directory, or renamed to the output."""
         path = self.segment_path(number)
         if path.exists():
             return path
         if self.is_output(number):
             return self._output
         raise BatchStorageFailed(
-            f"{path} is gone, and answers with it", hint="Begin again with --restart."
+            f"{path} is gone, and answers with it", hint="Start over with --restart."
         )
 
     def is_output(self, number: int) -> bool:
@@ -149,56 +141,44 @@ class SegmentStore:
 
     @property
     def output_segment(self) -> int | None:
-        """The segment that is, or is about to become, the output."""
+        """The segment that became, or is about to become, the output."""
         return get_meta_as(self._database, "whole", int)
 
     def check_output_present(self) -> None:
-        """Refuse to go on where the output was removed, and the answers in it.
-
-        Raises:
-            BatchMismatch: It was.
-        """
-        output_segment = self.output_segment
-        if (
-            output_segment is None
-            or self.segment_path(output_segment).exists()
-            or self._output.exists()
-        ):
+        """Raise `BatchMismatch` if the output was removed, and answers with it."""
+        number = self.output_segment
+        if number is None or self.segment_path(number).exists() or self._output.exists():
             return
-        if output_segment in self._used_segments():
+        if number in self._used_segments():
             raise BatchMismatch(f"{self._output} is gone, and the answers with it")
 
     def single_complete_segment(self, *, ordered: bool) -> int | None:
-        """The segment that has all answers and nothing else, and to which nobody writes any more.
+        """Return the segment that contains all answers and nothing else, if there is one.
 
-        Args:
-            ordered: Whether they have to lie in the order of the input.
+        With `ordered`, they must also be in the order of the input.
         """
         row = self._database.execute(SEGMENT_TOTALS_SQL).fetchone()
         count, number, last, size = check_row(row, int, *[(int, type(None))] * 3)
-        if not count or number != last or self._owned_by_other(number):
+        if not count or number != last:
             return None
+        rows = self._query_segments("select number, runner from segment where number = ?", number)
+        if self._live_segments_of_others(rows):
+            return None  # its runner may append to it at any moment
         self._release_if_in([number])
+        # A runner that died may have left bytes that no row refers to.
         if self.get_path(number).stat().st_size != size:
             return None
         out_of_order = ordered and self._database.execute(OUT_OF_ORDER_SQL).fetchone()
         return None if out_of_order else int(number)
 
-    def _owned_by_other(self, number: int) -> bool:
-        rows = self._query_segments("select number, runner from segment where number = ?", number)
-        return bool(self._live_segments_of_others(rows))
-
-    def _query_segments(self, query: str, *values: int) -> list[tuple[Any, ...]]:
-        return check_rows(self._database.execute(query, values), int, int)
-
     def release(self) -> None:
-        """Write no more to this runner's segment; what it records next goes to a new one."""
+        """Stop writing to the current segment; the next result goes to a new one."""
         if self._current is not None:
             (_, segment), self._current = self._current, None
             segment.close()
 
     def close(self) -> None:
-        """Write no more, and remove what this runner wrote if another one brought it together."""
+        """Stop writing, and remove the current segment if its answers were merged into another."""
         if self._current is None:
             return
         number = self._current[0]
@@ -206,16 +186,13 @@ class SegmentStore:
         if number not in self._used_segments() and _try_remove(self.segment_path(number)):
             self._database.execute("delete from segment where number = ?", (number,))
 
-    def _release_if_in(self, numbers: list[int]) -> None:
-        if self._current is not None and self._current[0] in numbers:
-            self.release()
-
     def remove_unused(self) -> None:
-        """Remove what no line needs any more, but for what other living runners write.
+        """Remove segments without answers, except those of other live runners.
 
-        Call it under the lock of the directory, so that no runner comes meanwhile.
+        Call it under the lock of the directory, so that no runner joins meanwhile.
         """
-        files = set(self._directory.glob("part-*.jsonl"))  # first: a file's row is older
+        # List the files before the rows: a file without a row is then unused, not merely newer.
+        files = set(self._directory.glob("part-*.jsonl"))
         rows = self._query_segments("select number, runner from segment")
         needed = self._used_segments() | self._live_segments_of_others(rows)
         unused = [number for number, _ in rows if number not in needed]
@@ -227,6 +204,13 @@ class SegmentStore:
         for path in files - {self.segment_path(number) for number, _ in rows}:
             _try_remove(path)
 
+    def _release_if_in(self, numbers: list[int]) -> None:
+        if self._current is not None and self._current[0] in numbers:
+            self.release()
+
+    def _query_segments(self, query: str, *values: int) -> list[tuple[Any, ...]]:
+        return check_rows(self._database.execute(query, values), int, int)
+
     def _live_segments_of_others(self, rows: list[tuple[Any, ...]]) -> set[int]:
         others = {peer.number for peer in self._runner.live_peers}
         return {number for number, runner in rows if runner in others}
@@ -237,31 +221,15 @@ class SegmentStore:
 
 
 def _try_remove(path: Path) -> bool:
-    """Remove a file; False where Windows does not, since somebody has it open."""
+    """Remove a file; return False if Windows refuses because another process has it open."""
     with suppress(PermissionError):
         path.unlink(missing_ok=True)
         return True
     return False
 
 
-BATCH_ROWS = 4096
-MAX_OPEN_SEGMENTS = 32
-"""Segments that are open at a time: a batch that was stopped often has many."""
-
-LOCATIONS_SQL = """
-select idx, segment, offset, length from result where idx > ? and not failed order by idx limit ?
-"""
-
-
 def merge_segments(database: sqlite3.Connection, store: SegmentStore) -> int:
-    """Have all answers in one new segment, in the order of the input, and the rows say so.
-
-    The rows change at once, when all of it is on the disk. Until then the answers lie where they
-    lay, and where there is no room for them twice, nothing is left of the attempt.
-
-    Returns:
-        The number of the segment.
-    """
+    """Copy all answers into one new segment, in the order of the input; return its number."""
     number, path = store.allocate()
     try:
         with path.open("xb") as file:
@@ -271,30 +239,24 @@ def merge_segments(database: sqlite3.Connection, store: SegmentStore) -> int:
             os.fsync(file.fileno())
         sync_directory(path.parent)
     except BaseException:
+        # The disk may have no room for the answers twice. The old segments are still valid.
         path.unlink(missing_ok=True)
         raise
-    with transaction(database):  # should it fail, the file is removed with all that no row names
-        _move_rows(database, number)
+    # Rows move only after the new file is on disk, all at once. If this fails, no row refers to
+    # the new file, and `remove_unused` removes it.
+    with transaction(database):
+        offset = 0
+        for rows in _iter_locations(database):
+            moved: list[tuple[int, int, int]] = []
+            for index, _, _, length in rows:
+                moved.append((number, offset, index))
+                offset += length + 1
+            database.executemany("update result set segment = ?, offset = ? where idx = ?", moved)
     return number
 
 
-def _move_rows(database: sqlite3.Connection, number: int) -> None:
-    """All answers lie in one segment, in the order of the input."""
-    offset = 0
-    for rows in _iter_locations(database):
-        moved: list[tuple[int, int, int]] = []
-        for index, _, _, length in rows:
-            moved.append((number, offset, index))
-            offset += length + 1
-        database.executemany("update result set segment = ?, offset = ? where idx = ?", moved)
-
-
 def iter_answers(database: sqlite3.Connection, store: SegmentStore) -> Iterator[bytes]:
-    """The answers in the order of the input, each with its end of line.
-
-    Raises:
-        BatchStorageFailed: One is not where it was written.
-    """
+    """Yield the answers in the order of the input, each with its newline."""
     with _OpenSegments(store) as segments:
         for rows in _iter_locations(database):
             for _, segment, offset, length in rows:
@@ -302,35 +264,36 @@ def iter_answers(database: sqlite3.Connection, store: SegmentStore) -> Iterator[
 
 
 def _iter_locations(database: sqlite3.Connection) -> Iterator[list[tuple[Any, ...]]]:
-    """Where each answer lies, a chunk at a time: rows may be changed meanwhile."""
+    """Yield the rows of answers in chunks; the caller may update rows meanwhile."""
     last = -1
     while rows := check_rows(
         database.execute(LOCATIONS_SQL, (last, BATCH_ROWS)), int, int, int, int
     ):
         if any(offset < 0 or length < 0 for _, _, offset, length in rows):
-            raise DamagedFile("an answer lies nowhere")
+            raise DamagedFile("an answer has a negative offset or length")
         yield rows
         last = rows[-1][0]
 
 
 class _OpenSegments:
-    """Segments to read, of which only so many are open at a time. A context manager."""
+    """Reads segments, with a limited number of them open at a time. A context manager."""
 
     def __init__(self, store: SegmentStore) -> None:
         self._store = store
         self._files: OrderedDict[int, BinaryIO] = OrderedDict()
 
     def read_line(self, segment: int, offset: int, length: int) -> bytes:
-        """A line with its end."""
         file = self._get_file(segment)
+        # A damaged row must not make this read gigabytes.
         is_inside = offset + length < os.fstat(file.fileno()).st_size
+        # Most lines follow one another; a needless seek would discard the read buffer.
         if is_inside and file.tell() != offset:
             file.seek(offset)
         line = file.read(length + 1) if is_inside else b""
         if len(line) != length + 1 or not line.endswith(b"\n"):
             raise BatchStorageFailed(
                 f"{file.name} does not hold what the journal says",
-                hint="Something else wrote to it. Begin again with --restart.",
+                hint="Another program wrote to it. Start over with --restart.",
             )
         return line
 

@@ -1,4 +1,4 @@
-"""A journal in figures, read row by row so that memory stays flat."""
+"""Counts and statistics over a journal. Latencies are read row by row, so memory stays flat."""
 
 from __future__ import annotations
 
@@ -28,34 +28,36 @@ if TYPE_CHECKING:
 
 __all__ = ["compute_statistics", "count_failures_by_type", "count_results"]
 
-MAX_ERROR_KINDS = 50
+MAX_GROUPS = 50
 NONE = type(None)
 
-COUNTS = """
+COUNTS_SQL = """
 select count(*) - sum(failed), sum(failed), sum(shared and not failed), sum(prompt),
     sum(completion), sum(attempts) from result
 """
-RUNS = "select since, coalesce(ended, seen), lines from runner where lines order by number"
-SECONDS = """
+# A runner that died has no end; the time of its last heartbeat stands in for it.
+RUNS_SQL = "select since, coalesce(ended, seen), lines from runner where lines order by number"
+# A shared answer was generated once, so its tokens do not count as throughput again.
+SECONDS_SQL = """
 select cast(at as integer), count(*), sum(failed), sum(prompt * (not shared)),
     sum(completion * (not shared)) from result group by 1 order by 1
 """
-ERRORS = """
+ERRORS_SQL = """
 select code, count(*), min(idx) from result where failed group by code
 order by 2 desc, code limit ?
 """
-MODELS = """
+MODELS_SQL = """
 select name, count(*), sum(failed), sum(prompt), sum(completion) from result
 join model on model.number = result.model group by name order by 2 desc, name limit ?
 """
-FAILURES = "select code, count(*) from result where failed group by code"
-LATENCIES = "select duration from result where not failed and not shared"
-FIRST_TOKENS = "select first_token from result where first_token is not null and not shared"
+FAILURES_SQL = "select code, count(*) from result where failed group by code"
+LATENCIES_SQL = "select duration from result where not failed and not shared"
+FIRST_TOKENS_SQL = "select first_token from result where first_token is not null and not shared"
 
 
 def count_results(database: sqlite3.Connection) -> ResultCounts:
-    """What is finished."""
-    row = check_row(database.execute(COUNTS).fetchone(), *[(int, NONE)] * 6)
+    # Without any row each sum is null.
+    row = check_row(database.execute(COUNTS_SQL).fetchone(), *[(int, NONE)] * 6)
     done, failed, shared, prompt, completion, attempts = (value or 0 for value in row)
     return ResultCounts(
         done=done,
@@ -68,16 +70,14 @@ def count_results(database: sqlite3.Connection) -> ResultCounts:
 
 
 def count_failures_by_type(database: sqlite3.Connection) -> dict[str, int]:
-    """How many lines failed, by the name of the error's type."""
-    return dict(database.execute(FAILURES).fetchall())
+    return dict(database.execute(FAILURES_SQL).fetchall())
 
 
 def compute_statistics(database: sqlite3.Connection) -> BatchStatistics:
-    """The batch in figures."""
     counts = count_results(database)
     runs = tuple(
         RunStatistics(begun_at=begun, ended_at=ended, lines=lines)
-        for begun, ended, lines in check_rows(database.execute(RUNS), float, float, int)
+        for begun, ended, lines in check_rows(database.execute(RUNS_SQL), float, float, int)
     )
     timeline = Timeline(runs)
     return BatchStatistics(
@@ -88,14 +88,14 @@ def compute_statistics(database: sqlite3.Connection) -> BatchStatistics:
         completion_tokens=counts.completion_tokens,
         elapsed_s=timeline.elapsed_s,
         runs=runs,
-        latency=_compute_distribution(database, LATENCIES),
-        time_to_first_token=_compute_distribution(database, FIRST_TOKENS),
+        latency=_compute_distribution(database, LATENCIES_SQL),
+        time_to_first_token=_compute_distribution(database, FIRST_TOKENS_SQL),
         throughput=timeline.make_buckets(
-            SecondStatistics(*row) for row in check_rows(database.execute(SECONDS), *[int] * 5)
+            SecondStatistics(*row) for row in check_rows(database.execute(SECONDS_SQL), *[int] * 5)
         ),
         errors=tuple(
             _make_error_statistics(database, *row)
-            for row in check_rows(database.execute(ERRORS, (MAX_ERROR_KINDS,)), str, int, int)
+            for row in check_rows(database.execute(ERRORS_SQL, (MAX_GROUPS,)), str, int, int)
         ),
         models=tuple(
             ModelStatistics(
@@ -106,7 +106,7 @@ def compute_statistics(database: sqlite3.Connection) -> BatchStatistics:
                 completion_tokens=completion,
             )
             for model, lines, failed, prompt, completion in check_rows(
-                database.execute(MODELS, (MAX_ERROR_KINDS,)), str, int, int, int, int
+                database.execute(MODELS_SQL, (MAX_GROUPS,)), str, int, int, int, int
             )
         ),
     )
@@ -121,9 +121,9 @@ def _compute_distribution(database: sqlite3.Connection, query: str) -> Distribut
 
 
 def _make_error_statistics(
-    database: sqlite3.Connection, code: str, count: int, index: int
+    database: sqlite3.Connection, code: str, count: int, first_index: int
 ) -> ErrorStatistics:
-    row = database.execute("select output from failure where idx = ?", (index,)).fetchone()
+    row = database.execute("select output from failure where idx = ?", (first_index,)).fetchone()
     (output,) = check_row(row, bytes)
     with translate_json_errors():
         error_line: dict[str, Any] = msgspec.json.decode(output, type=dict[str, Any])

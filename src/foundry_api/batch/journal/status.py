@@ -1,4 +1,4 @@
-"""A batch seen from outside: by who does not work on it."""
+"""Inspect or cancel a batch from a process that does not work on it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from foundry_api.batch.journal.database import (
     get_meta,
     get_meta_as,
     open_existing,
-    parse_published,
     translate_storage_errors,
 )
 from foundry_api.batch.journal.runners import list_runners
@@ -18,7 +17,7 @@ from foundry_api.batch.journal.statistics import (
     count_failures_by_type,
     count_results,
 )
-from foundry_api.batch.journal.types import BatchStatus, CheckResult
+from foundry_api.batch.journal.types import BatchStatus, CheckResult, PublishedOutput
 from foundry_api.batch.types import BatchOptions
 from foundry_api.storage.sqlite import DamagedFile
 
@@ -32,20 +31,13 @@ __all__ = ["read_statistics", "read_status", "request_cancel"]
 
 
 def read_status(directory: Path) -> BatchStatus:
-    """How a batch stands. It changes nothing, and may be asked while others work.
-
-    Raises:
-        BatchStorageFailed: There is no journal, or it cannot be read.
-    """
+    """Read the state of a batch. Safe while runners work on it; changes nothing."""
     with translate_storage_errors(directory), closing(open_existing(directory)) as database:
-        database.execute("begin")  # all of it is of one moment
-        published = get_meta(database, "published")
-        options, started_at = (
-            get_meta_as(database, "options", BatchOptions),
-            get_meta_as(database, "began", float),
-        )
+        database.execute("begin")  # one snapshot for all the queries
+        options = get_meta_as(database, "options", BatchOptions)
+        started_at = get_meta_as(database, "began", float)
         if options is None or started_at is None:
-            raise DamagedFile("it does not say what was begun")
+            raise DamagedFile("it does not say which batch was started")
         return BatchStatus(
             directory=directory,
             options=options,
@@ -54,8 +46,9 @@ def read_status(directory: Path) -> BatchStatus:
             failures=count_failures_by_type(database),
             total=get_meta_as(database, "total", int),
             checked=get_meta_as(database, "checked", CheckResult),
-            published=None if published is None else parse_published(published),
+            published=get_meta_as(database, "published", PublishedOutput),
             current=get_meta(database, "current") is not None,
+            # A runner that ended before its first heartbeat has nothing to show.
             runners=tuple(
                 runner
                 for runner in list_runners(directory, database)
@@ -65,29 +58,14 @@ def read_status(directory: Path) -> BatchStatus:
 
 
 def read_statistics(directory: Path) -> BatchStatistics:
-    """A batch in figures, so far. It changes nothing, and may be asked while others work.
-
-    Raises:
-        BatchStorageFailed: There is no journal, or it cannot be read.
-    """
+    """Compute the statistics of a batch so far. Safe while runners work on it; changes nothing."""
     with translate_storage_errors(directory), closing(open_existing(directory)) as database:
         database.execute("begin")
         return compute_statistics(database)
 
 
 def request_cancel(directory: Path, mode: CancelMode) -> int:
-    """Ask everybody who works on a batch to leave.
-
-    Args:
-        directory: Where the journal lies.
-        mode: `drain` finishes what is in flight, `stop` does not.
-
-    Returns:
-        How many were asked; 0 if nobody works on it.
-
-    Raises:
-        BatchStorageFailed: There is no journal, or it cannot be used.
-    """
+    """Ask all live runners of a batch to leave; return their number. They see it at a heartbeat."""
     with (
         translate_storage_errors(directory),
         closing(open_existing(directory, writes=True)) as database,

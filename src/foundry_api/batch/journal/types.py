@@ -1,9 +1,9 @@
-"""What a journal tells: value objects."""
+"""Value types that a journal returns."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -19,17 +19,17 @@ __all__ = [
 ]
 
 CancelMode = Literal["drain", "stop"]
-"""How to leave: finish what is in flight, or stop it."""
+"""How a runner leaves: `drain` finishes the requests in flight, `stop` cancels them."""
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a check of the whole input found.
+    """The result of checking the whole input.
 
     Attributes:
-        total: Lines of the input, bad ones included.
-        models: Lines that ask each model.
-        duplicates: Indexes of lines whose custom_id an earlier line had.
-        bad: Lines that cannot be asked, duplicates included.
+        total: Lines of the input, invalid ones included.
+        models: Number of lines for each model.
+        duplicates: Indexes of lines that repeat an earlier line's custom_id.
+        bad: Number of lines that cannot be sent, duplicates included.
     """
 
     total: int
@@ -39,15 +39,15 @@ class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResultCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is finished.
+    """Counts of finished lines.
 
     Attributes:
-        done: Lines that are answered.
+        done: Answered lines.
         failed: Lines that failed for good.
-        shared: Of those answered, the ones that took another's answer, or one from the cache.
-        prompt_tokens: As the services counted them.
-        completion_tokens: As the services counted them.
-        attempts: HTTP requests made.
+        shared: Answered lines that share an identical line's answer or come from the cache.
+        prompt_tokens: As counted by the services.
+        completion_tokens: As counted by the services.
+        attempts: HTTP requests sent.
     """
 
     done: int = 0
@@ -59,19 +59,18 @@ class ResultCounts(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def finished(self) -> int:
-        """Lines that are answered or failed."""
         return self.done + self.failed
 
 
 class PublishedOutput(msgspec.Struct, frozen=True, kw_only=True):
-    """What was written.
+    """The files that were last published.
 
     Attributes:
-        output: The output.
-        lines: Its lines or rows.
-        errors: The error file; None if no line failed, so that there is none.
-        failed: Its lines.
-        at: When, in seconds since the epoch.
+        output: The output file.
+        lines: Its number of lines or rows.
+        errors: The error file; None if no line failed.
+        failed: Number of lines in the error file.
+        at: Seconds since the epoch.
     """
 
     output: Path
@@ -80,25 +79,20 @@ class PublishedOutput(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     at: float
 
-    @classmethod
-    def from_row(cls, row: dict[str, Any]) -> PublishedOutput:
-        """Read back what a journal keeps as JSON."""
-        return msgspec.convert(row, cls, dec_hook=lambda kind, value: kind(value))
-
 
 class RunnerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that works, or worked last, on a batch.
+    """A process that works on a batch, or did.
 
     Attributes:
-        number: Its number among the batch's.
-        pid: Its process.
-        alive: Whether it still holds its lock.
-        shared: Whether it shares the work.
-        started_at: When it began, in seconds since the epoch.
-        last_seen_at: When it last gave a sign.
-        ended_at: When it left; None if it is there, or died.
-        cancel: What it was asked to do, if anything.
-        progress: What it last told of itself: JSON; empty before that.
+        number: Its number among the batch's runners.
+        pid: Its process id.
+        alive: Whether it holds its lock.
+        shared: Whether it allows other runners.
+        started_at: Seconds since the epoch.
+        last_seen_at: Time of its last heartbeat or commit.
+        ended_at: When it closed the journal; None if it runs, or died.
+        cancel: The requested cancellation, if any.
+        progress: The JSON of its last heartbeat; empty before that.
     """
 
     number: int
@@ -113,19 +107,19 @@ class RunnerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch as its journal knows it.
+    """The state of a batch.
 
     Attributes:
-        directory: Where the journal lies.
-        options: What the batch was last told.
-        started_at: When the journal was begun, in seconds since the epoch.
-        counts: What is finished.
-        failures: How many lines failed, by the name of the error's type.
-        total: Lines of the input; None as long as nobody counted them.
-        checked: What the check found; None without one.
-        published: What was written last; None before that.
-        current: Whether what was written holds everything that is finished.
-        runners: Who works on it, and who worked on it last.
+        directory: The journal's directory.
+        options: The options of the last run.
+        started_at: When the batch was first run, in seconds since the epoch.
+        counts: Counts of finished lines.
+        failures: Number of failed lines by the name of the error's type.
+        total: Lines of the input; None until they are counted.
+        checked: The result of the input check; None without one.
+        published: The files published last; None before that.
+        current: Whether the published files contain every finished line.
+        runners: The runners, latest first.
     """
 
     directory: Path
@@ -141,5 +135,4 @@ class BatchStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def running(self) -> bool:
-        """Whether anybody works on it."""
         return any(runner.alive for runner in self.runners)

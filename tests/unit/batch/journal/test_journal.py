@@ -123,7 +123,7 @@ def test_another_input_is_refused_once_a_line_is_answered(options: BatchOptions)
     opened(options).close()
     with opened(options, fingerprint="another", request_digest="otherwise") as journal:
         journal.record([answer(0)])
-    with pytest.raises(BatchMismatch, match=r"prompts\.txt is not what it was"):
+    with pytest.raises(BatchMismatch, match=r"prompts\.txt has changed since"):
         opened(options, fingerprint="yet another", request_digest="otherwise")
     with pytest.raises(BatchMismatch, match="the model, the template"):
         opened(options, fingerprint="another", request_digest="as before")
