@@ -1,4 +1,4 @@
-"""How long a batch will take, how many tokens, and how many machines: told from a sample of it."""
+"""Estimate how long a batch takes, its tokens, and how many machines it needs, from a sample."""
 
 from __future__ import annotations
 
@@ -30,150 +30,89 @@ if TYPE_CHECKING:
     from foundry_api.batch.sources import Source
     from foundry_api.batch.types import BatchLineResult, WorkItem
 
-__all__ = ["BatchPlan", "ModelPlan", "Trial", "make_plan", "run_trial"]
+__all__ = ["BatchPlan", "ModelPlan", "make_plan"]
+
+# Share of the sample that warms up: it loads the models, and lets the limiter find most of its
+# limit.
+WARMUP_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPlan:
+    """The part of a batch that one model has."""
+
+    model: str  # the name in the lines; empty for lines that name none
+    lines: int
+    sampled: int
+    seconds_a_line: float  # how long the service is busy with one line while it answers others too
+    completion_tokens: float  # the mean per answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPlan:
+    """The estimate for a batch."""
+
+    total: int
+    bad: int  # invalid lines of the total; they take no time
+    sampled: int
+    failed: int  # sampled lines that failed
+    warmup_s: float  # how much longer the first lines took, because they loaded the models
+    concurrency: float  # the mean number of lines in flight
+    seconds: Estimate  # duration on the machines that ran the sample, warm-up included
+    prompt_tokens: Estimate
+    completion_tokens: Estimate
+    models: tuple[ModelPlan, ...] = field(default_factory=tuple)  # busiest first
+
+    @property
+    def lines_per_s(self) -> float:
+        steady = self.seconds.likely - self.warmup_s
+        return (self.total - self.bad) / steady if steady > 0 else 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        steady = self.seconds.likely - self.warmup_s
+        return self.completion_tokens.likely / steady if steady > 0 else 0.0
+
+    def count_machines(self, within_s: float) -> int | None:
+        """Return how many machines finish in time; None if no number of them can."""
+        # Each machine warms up for itself, so that time is not shared. The estimate's high end
+        # makes the answer hold even if the sample was quick.
+        remaining_s = within_s - self.warmup_s
+        if remaining_s <= 0:
+            return None
+        return max(1, math.ceil((self.seconds.high - self.warmup_s) / remaining_s))
 
 
 @dataclass(frozen=True)
-class Trial:
-    """Lines that were run.
-
-    Attributes:
-        results: Each with its work.
-        wall_s: How long all took.
-    """
+class _Trial:
+    """Lines that were run, with their results."""
 
     results: tuple[tuple[WorkItem, BatchLineResult], ...]
     wall_s: float
 
     @cached_property
     def concurrency(self) -> float:
-        """How many lines were being answered at once, on average, while there were enough of them.
-
-        At the end fewer and fewer are left; the time since the last one was begun does not count.
-        """
-        spans = [_service_interval(result) for _, result in self.results]
+        """The mean number of lines in flight, without the end, where they run out."""
+        spans = [
+            (result.at - (result.duration_s - result.queued_s), result.at)
+            for _, result in self.results
+        ]
         if not spans:
             return 1.0
+        # Time after the last line began does not count: from then on fewer and fewer are left.
         begin, last_begun = min(spans)[0], max(spans)[0]
         busy = sum(min(end, last_begun) - start for start, end in spans if start < last_begun)
         return max(1.0, busy / (last_begun - begin)) if last_begun > begin else 1.0
 
     def get_busy_seconds(self, result: BatchLineResult) -> float:
-        """How long a line kept the service busy: its share of the time, where others ran too."""
+        """Return a line's share of the service's time."""
         return (result.duration_s - result.queued_s) / self.concurrency
 
     def group_by_model(self) -> dict[str, list[BatchLineResult]]:
-        """What was finished of each model's lines."""
         answers: dict[str, list[BatchLineResult]] = {}
         for item, result in self.results:
             answers.setdefault(get_named_model(item), []).append(result)
         return answers
-
-
-def _service_interval(result: BatchLineResult) -> tuple[float, float]:
-    """When a line was begun at the service, and when it ended."""
-    return result.at - (result.duration_s - result.queued_s), result.at
-
-
-async def run_trial(
-    items: Sequence[WorkItem],
-    engine: BatchEngine,
-    on_result: Callable[[BatchLineResult], object],
-    *,
-    monotonic: Callable[[], float] = time.monotonic,
-) -> Trial:
-    """Run lines, as a batch would.
-
-    Raises:
-        FoundryError: As of the engine.
-    """
-    by_index = {item.line.index: item for item in items}
-    results: list[tuple[WorkItem, BatchLineResult]] = []
-    started_at = monotonic()
-    async with aclosing(engine.run(_iter_items(items))) as answers:
-        async for result in answers:
-            results.append((by_index[result.index], result))
-            on_result(result)
-    return Trial(tuple(results), monotonic() - started_at)
-
-
-async def _iter_items(items: Sequence[WorkItem]) -> AsyncGenerator[WorkItem]:
-    for item in items:
-        yield item
-
-
-WARMUP_SHARE = 0.5
-"""Of the sample. Models are loaded by it, and the limiter finds most of the way to its limit."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelPlan:
-    """What one model will have to do.
-
-    Attributes:
-        model: As the lines name it; empty for those that name none.
-        lines: Lines that ask it.
-        sampled: Of these, the ones that were run and measured.
-        seconds_a_line: How long one takes, where others are answered at the same time.
-        completion_tokens: Tokens of an answer, on average.
-    """
-
-    model: str
-    lines: int
-    sampled: int
-    seconds_a_line: float
-    completion_tokens: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchPlan:
-    """What a batch will take.
-
-    Attributes:
-        total: Lines of the input.
-        bad: Of these, the ones that cannot be asked; they take no time.
-        sampled: Lines that were run and measured.
-        failed: Of these, the ones that failed.
-        warmup_s: Seconds that the first lines took longer: models are loaded by them.
-        concurrency: Lines that were being answered at once, on average.
-        seconds: How long the whole takes on what the sample ran on, the warm-up included.
-        prompt_tokens: Tokens of all the prompts.
-        completion_tokens: Tokens of all the answers.
-        models: What each model will have to do, the busiest first.
-    """
-
-    total: int
-    bad: int
-    sampled: int
-    failed: int
-    warmup_s: float
-    concurrency: float
-    seconds: Estimate
-    prompt_tokens: Estimate
-    completion_tokens: Estimate
-    models: tuple[ModelPlan, ...] = field(default_factory=tuple)
-
-    @property
-    def lines_per_s(self) -> float:
-        """Lines a second that may be expected."""
-        steady = self.seconds.likely - self.warmup_s
-        return (self.total - self.bad) / steady if steady > 0 else 0.0
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens of answers a second that may be expected."""
-        steady = self.seconds.likely - self.warmup_s
-        return self.completion_tokens.likely / steady if steady > 0 else 0.0
-
-    def count_machines(self, within_s: float) -> int | None:
-        """So many of what the sample ran on finish it in time, even if the estimate is at its high.
-
-        Each of them warms up for itself. None where that alone takes longer than there is time.
-        """
-        remaining_s = within_s - self.warmup_s
-        if remaining_s <= 0:
-            return None
-        return max(1, math.ceil((self.seconds.high - self.warmup_s) / remaining_s))
 
 
 async def make_plan(
@@ -184,26 +123,11 @@ async def make_plan(
     random: Random,
     on_progress: Callable[[BatchProgress], object],
 ) -> BatchPlan:
-    """Run a sample of a batch, and tell what the whole will take. No journal is written.
-
-    The first lines warm the models up and are not measured. Of the others it is seen how long each
-    kept the service busy, which is what the estimate is made of.
-
-    Args:
-        source: The input; it is read once.
-        engine: What the batch would run on.
-        sample: How many lines to run.
-        random: Draws them.
-        on_progress: Told how far it is.
-
-    Raises:
-        InvalidRequest: The input has no line that can be asked.
-        FoundryError: As of the source and the engine.
-    """
+    """Run a sample of a batch and estimate the rest. No journal is written."""
     meter = ProgressMeter()
     loop = asyncio.get_running_loop()
 
-    def report_read(lines: int) -> None:
+    def report_read(lines: int) -> None:  # called in the thread that reads
         progress = BatchProgress(phase="checking", total=lines, elapsed_s=meter.elapsed_s)
         loop.call_soon_threadsafe(on_progress, progress)
 
@@ -212,9 +136,9 @@ async def make_plan(
         raise InvalidRequest(f"{source.name} has no lines", field="input", hint="Give another one.")
     if not drawn.items:
         raise InvalidRequest(
-            f"{source.name} has no line that can be asked",
+            f"{source.name} has no valid line",
             field="input",
-            hint="`foundry-api batch check` tells what is wrong with each.",
+            hint="`foundry-api batch check` reports what is wrong with each.",
         )
     first, measured = _split_warmup(drawn, random)
     line_count = len(first) + len(measured)
@@ -223,19 +147,18 @@ async def make_plan(
         meter.count(result)
         on_progress(meter.make_progress("running", total=line_count, engine=engine.state()))
 
-    warmup = await run_trial(first, engine, record)
-    trial = await run_trial(measured or first, engine, record)
+    warmup = await _run_trial(first, engine, record)
+    trial = await _run_trial(measured or first, engine, record)
     return _build_plan(drawn, warmup, trial)
 
 
 def _split_warmup(drawn: Sample, random: Random) -> tuple[list[WorkItem], list[WorkItem]]:
-    """What warms up, at least one line of each model, and what is measured.
-
-    A model with a single line that was drawn is measured only: it is not loaded before.
-    """
+    """Split the sample into lines that warm up, and lines that are measured."""
     first: list[WorkItem] = []
     measured: list[WorkItem] = []
     for items in drawn.items.values():
+        # At least one line loads the model. A single line is measured, though the model is not
+        # loaded before it: else nothing would be known of its lines.
         few = min(max(1, round(len(items) * WARMUP_SHARE)), len(items) - 1)
         first += items[:few]
         measured += items[few:]
@@ -243,15 +166,50 @@ def _split_warmup(drawn: Sample, random: Random) -> tuple[list[WorkItem], list[W
     return first, measured
 
 
-def _build_plan(drawn: Sample, warmup: Trial, trial: Trial) -> BatchPlan:
-    warmup_s = max(0.0, warmup.wall_s - _steady_state_s(warmup, trial))
+async def _run_trial(
+    items: Sequence[WorkItem], engine: BatchEngine, on_result: Callable[[BatchLineResult], object]
+) -> _Trial:
+    by_index = {item.line.index: item for item in items}
+    results: list[tuple[WorkItem, BatchLineResult]] = []
+    started_at = time.monotonic()
+    async with aclosing(engine.run(_iter_items(items))) as answers:
+        async for result in answers:
+            results.append((by_index[result.index], result))
+            on_result(result)
+    return _Trial(tuple(results), time.monotonic() - started_at)
+
+
+async def _iter_items(items: Sequence[WorkItem]) -> AsyncGenerator[WorkItem]:
+    for item in items:
+        yield item
+
+
+def _build_plan(drawn: Sample, warmup: _Trial, trial: _Trial) -> BatchPlan:
+    answers_by_model = trial.group_by_model()
+    busy_s = {
+        model: fmean(map(trial.get_busy_seconds, answers))
+        for model, answers in answers_by_model.items()
+    }
+    # What the warm-up lines took longer than they would have taken once the models were loaded.
+    steady_s = sum(busy_s.get(get_named_model(item), 0.0) for item, _ in warmup.results)
+    warmup_s = max(0.0, warmup.wall_s - steady_s)
 
     def estimate(get_value: Callable[[BatchLineResult], float]) -> Estimate:
         return estimate_total(
             Stratum(drawn.sizes[model], [get_value(result) for result in answers])
-            for model, answers in trial.group_by_model().items()
+            for model, answers in answers_by_model.items()
         )
 
+    models = [
+        ModelPlan(
+            model=model,
+            lines=drawn.sizes[model],
+            sampled=len(answers),
+            seconds_a_line=busy_s[model],
+            completion_tokens=fmean(result.completion_tokens for result in answers),
+        )
+        for model, answers in answers_by_model.items()
+    ]
     return BatchPlan(
         total=drawn.total,
         bad=drawn.bad,
@@ -262,28 +220,5 @@ def _build_plan(drawn: Sample, warmup: Trial, trial: Trial) -> BatchPlan:
         seconds=estimate(trial.get_busy_seconds).add(warmup_s),
         prompt_tokens=estimate(lambda result: result.prompt_tokens),
         completion_tokens=estimate(lambda result: result.completion_tokens),
-        models=_make_model_plans(drawn, trial),
+        models=tuple(sorted(models, key=lambda plan: -plan.lines * plan.seconds_a_line)),
     )
-
-
-def _steady_state_s(warmup: Trial, trial: Trial) -> float:
-    """How long the first lines would have taken later."""
-    later = {
-        model: fmean(map(trial.get_busy_seconds, answers))
-        for model, answers in trial.group_by_model().items()
-    }
-    return sum(later.get(get_named_model(item), 0.0) for item, _ in warmup.results)
-
-
-def _make_model_plans(drawn: Sample, trial: Trial) -> tuple[ModelPlan, ...]:
-    plans = [
-        ModelPlan(
-            model=model,
-            lines=drawn.sizes[model],
-            sampled=len(answers),
-            seconds_a_line=fmean(map(trial.get_busy_seconds, answers)),
-            completion_tokens=fmean(result.completion_tokens for result in answers),
-        )
-        for model, answers in trial.group_by_model().items()
-    ]
-    return tuple(sorted(plans, key=lambda plan: -plan.lines * plan.seconds_a_line))

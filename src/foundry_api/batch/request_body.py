@@ -1,7 +1,4 @@
-"""What the body of a request may hold, by its route. What no service heeds is refused by its name.
-
-In a batch of a million lines a misspelt member would be found out from a million answers.
-"""
+"""Validate the bodies of batch requests before anything runs."""
 
 from __future__ import annotations
 
@@ -32,6 +29,9 @@ if TYPE_CHECKING:
     from foundry_api.batch.types import BatchUrl
     from foundry_api.core.options import ResponseOptions
 
+    Check = Callable[[str, Any], object]
+    Body = Mapping[str, Any]
+
 __all__ = [
     "MEMBERS",
     "is_simple_chat",
@@ -41,6 +41,43 @@ __all__ = [
     "suggest_nearest",
     "validate_body",
 ]
+
+MAX_PENALTY = 2.0
+MAX_INT = 2**31 - 1
+
+# OpenAI returns these in its answers, so clients send them back; no Foundry service reads them.
+_UNREAD_MEMBERS = {"refusal", "annotations", "audio", "function_call", "name", "reasoning_content"}
+
+# Members of OpenAI's API that no service generation supports, with the values that ask for the
+# default behaviour. Such a value is dropped; any other one is refused, since the answers to a
+# million lines would all be wrong for it.
+_IGNORED_MEMBERS: Mapping[str, tuple[Any, ...]] = {
+    "background": (False,),
+    "dimensions": (),
+    "include": ([],),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "n": (1,),
+    "prediction": (),
+    "reasoning_effort": (),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "stream": (False,),
+    "stream_options": (),
+    "top_logprobs": (0,),
+    "truncation": ("disabled",),
+    "verbosity": (),
+    "web_search_options": (),
+}
+
+_UNSUPPORTED_REASON = "which no version of Foundry Local supports"
+_UNSUPPORTED_REASONS: Mapping[str, str] = {
+    "stream": "but a batch does not stream its answers",
+    "stream_options": "but a batch does not stream its answers",
+    "n": "but the service returns one answer per request",
+    "dimensions": "but the length of a model's vectors is fixed",
+}
 
 
 class _Message(msgspec.Struct, forbid_unknown_fields=True):
@@ -57,18 +94,50 @@ class _Chat(msgspec.Struct, forbid_unknown_fields=True):
     seed: Annotated[int, Meta(ge=-MAX_SEED - 1, le=MAX_SEED)] | UnsetType = UNSET
 
 
+def validate_body(url: BatchUrl, body: Body) -> dict[str, Any]:
+    """Return the body without members that request nothing, such as `"stream": false`."""
+    if url == CHAT_URL and is_simple_chat(body):
+        return dict(body)
+    known = _MEMBER_CHECKS[url]
+    members = {name: value for name, value in body.items() if _check_member(url, name, value)}
+    # One check per member first: its error names that member. The checks of the whole body come
+    # last, since they read several members at once.
+    for name, value in members.items():
+        known[name](name, value)
+    _BODY_CHECKS[url](members)
+    return members
+
+
+def parse_tool_choice(value: object) -> str | None:
+    """Return the tool's name, which `client.chat` takes in place of OpenAI's object."""
+    match value:
+        case None | str():
+            return value
+        case {"type": "function", "function": {"name": str(name)}}:
+            return name
+        case {"type": "function", "name": str(name)}:
+            return name
+        case _:
+            raise InvalidRequest(
+                f"tool_choice is {format_value(value)}, neither a text nor an object that names a "
+                "function",
+                field="tool_choice",
+            )
+
+
+def suggest_nearest(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean …?)" if a known name is similar, else an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
 def is_simple_chat(body: Mapping[str, Any]) -> bool:
-    """Whether a chat completion is certainly one that the service can't refuse for its form.
-
-    Of the others this says nothing. It takes a tenth of the time of a look at each member, which
-    counts in a file of millions.
-
-    Args:
-        body: As it was given.
-    """
+    """Return whether a body surely is a valid chat completion; False means "not checked"."""
+    # This takes a tenth of the time of checking each member, which counts in a file of millions of
+    # lines. Only the commonest form passes; all others go through the full check.
     try:
         chat = msgspec.convert(body, _Chat)
-    except (msgspec.ValidationError, UnicodeEncodeError):  # half a surrogate pair is the second
+    except (msgspec.ValidationError, UnicodeEncodeError):  # the latter for half a surrogate pair
         return False
     texts = [message.content for message in chat.messages]
     if chat.model is not UNSET:
@@ -77,7 +146,7 @@ def is_simple_chat(body: Mapping[str, Any]) -> bool:
 
 
 def _is_sendable(text: str) -> bool:
-    if not text.isascii():
+    if not text.isascii():  # only these can hold half a surrogate pair
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -85,16 +154,8 @@ def _is_sendable(text: str) -> bool:
     return not text.isspace() and bool(text) and "\0" not in text
 
 
-_UNREAD_MEMBERS = {"refusal", "annotations", "audio", "function_call", "name", "reasoning_content"}
-"""Members that OpenAI's answers have, and that no Foundry service reads."""
-
-
 def parse_messages(messages: object) -> list[Any]:
-    """Messages without what no service reads, for the client to check the rest.
-
-    Raises:
-        InvalidRequest: They are no list.
-    """
+    """Drop the members that no service reads; the client checks the rest."""
     if not isinstance(messages, list):
         raise InvalidRequest(f"messages is {format_value(messages)}, not a list", field="messages")
     return [_parse_message(message) for message in cast("list[object]", messages)]
@@ -109,90 +170,48 @@ def _parse_message(message: Any) -> Any:
         for name, value in members.items()
         if value is not None and name not in _UNREAD_MEMBERS
     }
-    if parsed.get("role") == "developer":
+    if parsed.get("role") == "developer":  # OpenAI's newer name of the role
         parsed["role"] = "system"
     return parsed
 
 
-if TYPE_CHECKING:
-    Check = Callable[[str, Any], object]
-    Body = Mapping[str, Any]
+def parse_members(arguments: Iterable[str]) -> dict[str, Any]:
+    r"""Parse NAME=VALUE arguments; if a name repeats, the last one wins.
 
-
-MAX_PENALTY = 2.0
-MAX_INT = 2**31 - 1
-
-
-def validate_body(url: BatchUrl, body: Body) -> dict[str, Any]:
-    """A body that the service can't refuse for its form.
-
-    Args:
-        url: The route.
-        body: As it was given. It may lack a model.
-
-    Returns:
-        It without the members that ask for nothing, such as `"stream": false`.
-
-    Raises:
-        InvalidRequest: A member is unknown, missing, or at fault; `.field` names it.
-        FoundryError: What it asks for is in no generation of the service.
+    A value is decoded as JSON if possible, else it is text: `max_tokens=50`, `stop=["\n"]`,
+    `user=me`. Quotes make text of a value that looks like JSON: `user='"7"'`.
     """
-    if url == CHAT_URL and is_simple_chat(body):
-        return dict(body)
-    known = _MEMBER_CHECKS[url]
-    members = {name: value for name, value in body.items() if _check_member(url, name, value)}
-    for name, value in members.items():
-        known[name](name, value)
-    _BODY_CHECKS[url](members)
+    members: dict[str, Any] = {}
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise InvalidRequest(
+                f"{argument!r} is not NAME=VALUE", field="set", hint="Such as --set max_tokens=50."
+            )
+        if name not in MEMBERS:
+            raise InvalidRequest(
+                f"{name} is not a member of a request{suggest_nearest(name, MEMBERS)}", field="set"
+            )
+        try:
+            members[name] = msgspec.json.decode(value)
+        except BAD_JSON:
+            members[name] = value
     return members
 
 
-def parse_tool_choice(value: object) -> str | None:
-    """OpenAI's `tool_choice` as `client.chat` takes it: the name of the tool, not an object.
-
-    Raises:
-        InvalidRequest: It is neither.
-    """
-    match value:
-        case None | str():
-            return value
-        case {"type": "function", "function": {"name": str(name)}}:
-            return name
-        case {"type": "function", "name": str(name)}:
-            return name
-        case _:
-            raise InvalidRequest(
-                "tool_choice is neither a text nor an object that names a function",
-                field="tool_choice",
-            )
-
-
-def suggest_nearest(name: str, known: Iterable[str]) -> str:
-    """What somebody may have meant, in brackets; nothing where that is anyone's guess.
-
-    Args:
-        name: What was written.
-        known: What there is.
-    """
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
 def _check_member(url: BatchUrl, name: str, value: object) -> bool:
-    """Whether a member asks for anything.
-
-    Raises:
-        InvalidRequest: It asks for what no service does.
-    """
+    """Return whether a member is to be sent to the service."""
     if name in _MEMBER_CHECKS[url]:
         return value is not None
     if name not in _IGNORED_MEMBERS:
         raise InvalidRequest(
-            f"{name} is no member of a request to {url}"
+            f"{name} is not a member of a request to {url}"
             f"{suggest_nearest(name, _MEMBER_CHECKS[url])}",
             field=name,
             hint=f"It has {', '.join(_MEMBER_CHECKS[url])}.",
         )
+    # The types are compared too: in Python True == 1 and False == 0.
     if not any(
         value == ignored and type(value) is type(ignored)
         for ignored in (None, *_IGNORED_MEMBERS[name])
@@ -220,7 +239,7 @@ def _check_chat(body: Body) -> None:
 
 
 def _check_response(body: Body) -> None:
-    # Images and the Responses API's own forms, which few batches have.
+    # Imported late: images and the forms of the Responses API, which few batches use.
     from foundry_api.core.responses import build_operation  # noqa: PLC0415
 
     build_operation(_require(body, "input"), cast("ResponseOptions", body))
@@ -236,7 +255,7 @@ def _check_embedding(body: Body) -> None:
     for index, text in enumerate(cast("list[object]", texts)):
         if isinstance(text, int | list):
             raise InvalidRequest(
-                f"input[{index}] is made of tokens, but the service takes texts alone",
+                f"input[{index}] is made of tokens, but the service accepts only text",
                 field=f"input[{index}]",
             )
         check_text(f"input[{index}]", text)
@@ -249,7 +268,6 @@ def _require(body: Body, name: str) -> Any:
 
 
 def _format_json(value: object) -> str:
-    """A value as it is written in JSON, where it can be."""
     try:
         return msgspec.json.encode(value).decode()
     except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError):
@@ -257,12 +275,12 @@ def _format_json(value: object) -> str:
 
 
 def _check_later(name: str, value: object) -> None:
-    """Checked with the whole body."""
+    """Accept any value: the check of the whole body validates it with the other members."""
 
 
 def _check_list(name: str, value: object) -> None:
     if not isinstance(value, list):
-        raise InvalidRequest(f"{name} is no list", field=name)
+        raise InvalidRequest(f"{name} is not a list", field=name)
 
 
 def _check_objects(name: str, value: object) -> None:
@@ -273,7 +291,7 @@ def _check_objects(name: str, value: object) -> None:
 
 def _check_object(name: str, value: object) -> None:
     if not isinstance(value, dict):
-        raise InvalidRequest(f"{name} is no JSON object", field=name)
+        raise InvalidRequest(f"{name} is not a JSON object", field=name)
 
 
 def _check_typed_object(name: str, value: object) -> None:
@@ -282,7 +300,7 @@ def _check_typed_object(name: str, value: object) -> None:
 
 
 def _check_metadata(name: str, value: object) -> None:
-    """1.x and 2.x refuse labels that are no texts, one of them with a 500."""
+    # Services 1.x and 2.x refuse labels whose values are not text, one of them with a 500.
     _check_object(name, value)
     for label, text in cast("dict[str, Any]", value).items():
         if not isinstance(text, str):
@@ -332,6 +350,7 @@ _SAMPLING_MEMBERS: Mapping[str, Check] = {
     "presence_penalty": _check_penalty,
     "metadata": _check_metadata,
 }
+# The members that a body may have on each route, and the check for each of them.
 _MEMBER_CHECKS: Mapping[BatchUrl, Mapping[str, Check]] = {
     CHAT_URL: {
         "messages": _check_objects,
@@ -361,7 +380,6 @@ _MEMBER_CHECKS: Mapping[BatchUrl, Mapping[str, Check]] = {
         **_COMMON_MEMBERS,
     },
 }
-"""The members that a body may have, and who checks each of them."""
 
 _BODY_CHECKS: Mapping[BatchUrl, Callable[[Body], None]] = {
     CHAT_URL: _check_chat,
@@ -369,70 +387,4 @@ _BODY_CHECKS: Mapping[BatchUrl, Callable[[Body], None]] = {
     EMBEDDINGS_URL: _check_embedding,
 }
 
-_IGNORED_MEMBERS: Mapping[str, tuple[Any, ...]] = {
-    "background": (False,),
-    "dimensions": (),
-    "include": ([],),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "modalities": (["text"],),
-    "n": (1,),
-    "prediction": (),
-    "reasoning_effort": (),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "stream": (False,),
-    "stream_options": (),
-    "top_logprobs": (0,),
-    "truncation": ("disabled",),
-    "verbosity": (),
-    "web_search_options": (),
-}
-"""Members of OpenAI's that no generation heeds, and the values with which they ask for nothing."""
-
-_UNSUPPORTED_REASON = "which no Foundry Local heeds"
-_UNSUPPORTED_REASONS: Mapping[str, str] = {
-    "stream": "but the answers of a batch come whole",
-    "stream_options": "but the answers of a batch come whole",
-    "n": "but the service gives one answer to a request",
-    "dimensions": "but a model's vectors have the length that they have",
-}
-
 MEMBERS: frozenset[str] = frozenset(_IGNORED_MEMBERS).union(*(_MEMBER_CHECKS[url] for url in URLS))
-"""The members that a body may have on one route or another."""
-
-
-def parse_members(arguments: Iterable[str]) -> dict[str, Any]:
-    r"""The members; of a name that comes twice, the last.
-
-    A value is JSON where it can be read as such, else text: `max_tokens=50`, `stop=["\n"]`,
-    `user=me`. A text that looks like JSON is put in quotes: `user='"7"'`.
-
-    Args:
-        arguments: Each as NAME=VALUE.
-
-    Raises:
-        InvalidRequest: One has no `=`, or no body has such a member.
-    """
-    return dict(map(_parse_member, arguments))
-
-
-def _parse_member(argument: str) -> tuple[str, Any]:
-    name, equals, value = argument.partition("=")
-    name = name.strip()
-    if not equals or not name:
-        raise InvalidRequest(
-            f"{argument!r} is not NAME=VALUE", field="set", hint="Such as --set max_tokens=50."
-        )
-    if name not in MEMBERS:
-        raise InvalidRequest(
-            f"{name} is no member of a request{suggest_nearest(name, MEMBERS)}", field="set"
-        )
-    return name, _parse_value(value)
-
-
-def _parse_value(text: str) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except BAD_JSON:
-        return text

@@ -1,10 +1,4 @@
-"""Answers and failures as OpenAI's batches write them: a line of JSON for each request.
-
-    {"id": "batch_req_…", "custom_id": "…", "response": {"status_code": 200, …}, "error": null}
-
-Ids are drawn at random: `custom_id` names a line within its batch alone, and answers of several
-batches may come together in one place.
-"""
+"""The lines of output and error files, in the JSON of OpenAI's batches."""
 
 from __future__ import annotations
 
@@ -34,7 +28,11 @@ __all__ = [
     "with_custom_id",
 ]
 
-_ENCODER = msgspec.json.Encoder()
+MIN_ERROR_STATUS = 400
+
+# A chat completion begins with this prefix and ID_DIGITS digits: `_replace_id` relies on it.
+_COMPLETION_PREFIX = b'{"id":"chatcmpl-'
+ID_DIGITS = 32
 
 
 class _Response(msgspec.Struct):
@@ -44,46 +42,29 @@ class _Response(msgspec.Struct):
 
 
 class _OutputLine(msgspec.Struct):
-    """A line as it is written, as far as it names its request."""
-
     id: str
     custom_id: str | None
     response: _Response | None
     error: msgspec.Raw
 
 
-_DECODER = msgspec.json.Decoder(_OutputLine)
-
-MIN_ERROR_STATUS = 400
-ID_DIGITS = 32
-_COMPLETION_PREFIX = b'{"id":"chatcmpl-'
-"""What the body of a chat completion begins with, before its `ID_DIGITS` digits."""
-
-
 class ResultMetadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is told of an answer beside it.
-
-    Attributes:
-        model: The id of the model that answered.
-        prompt_tokens: As the service counted them.
-        completion_tokens: As the service counted them.
-        attempts: HTTP requests made for it.
-        queued_s: Seconds of waiting for its turn in the client.
-        time_to_first_token_s: None without any text.
-        shared: Whether it came from the client's cache.
-    """
+    """What the journal stores about an answer besides its body; counts are the service's."""
 
     model: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
     attempts: int = 0
-    queued_s: float = 0.0
-    time_to_first_token_s: float | None = None
-    shared: bool = False
+    queued_s: float = 0.0  # seconds that the call waited in the client's queue
+    time_to_first_token_s: float | None = None  # none if the answer has no text
+    shared: bool = False  # whether the answer came from the client's cache
+
+
+_DECODER = msgspec.json.Decoder(_OutputLine)
+_ENCODER = msgspec.json.Encoder()
 
 
 def metadata_from(answer: BatchAnswer) -> ResultMetadata:
-    """What is told of an answer beside it."""
     usage = answer.usage or Usage()
     timings: Timings | None = answer.timings
     return ResultMetadata(
@@ -98,13 +79,7 @@ def metadata_from(answer: BatchAnswer) -> ResultMetadata:
 
 
 def response_body(request: BatchRequest, answer: BatchAnswer, at: float) -> bytes:
-    """The object that the request's route answers with, as JSON.
-
-    Args:
-        request: What was asked.
-        answer: The answer.
-        at: When it came, in seconds since the epoch.
-    """
+    """Encode the JSON object that the request's route responds with."""
     if isinstance(answer, Completion):
         return _ENCODER.encode(_chat_completion_body(answer, at))
     if isinstance(answer, Embeddings):
@@ -113,7 +88,8 @@ def response_body(request: BatchRequest, answer: BatchAnswer, at: float) -> byte
 
 
 def success_line(request: BatchRequest, body: bytes) -> bytes:
-    """The line of the output for an answered request."""
+    # Ids are random: `custom_id` names a line only within its batch, and the answers of several
+    # batches may be put together.
     name = _random_id()
     return _ENCODER.encode(
         {
@@ -130,7 +106,7 @@ def success_line(request: BatchRequest, body: bytes) -> bytes:
 
 
 def with_custom_id(line: bytes, custom_id: str) -> bytes:
-    """The same line, answered or failed, for another request that asks the same."""
+    """Copy a line, successful or failed, for an identical request."""
     output_line = _DECODER.decode(line)
     name = _random_id()
     output_line.id, output_line.custom_id = f"batch_req_{name}", custom_id
@@ -141,12 +117,6 @@ def with_custom_id(line: bytes, custom_id: str) -> bytes:
 
 
 def error_line(custom_id: str | None, error: FoundryError) -> bytes:
-    """The line of the error file for a request that failed.
-
-    Args:
-        custom_id: Its own name, if it is known.
-        error: Why it failed.
-    """
     name = _random_id()
     error_body = {
         "code": type(error).__name__,
@@ -174,17 +144,6 @@ def error_result(
     model: str = "",
     duration_s: float = 0.0,
 ) -> BatchLineResult:
-    """A line that failed for good.
-
-    Args:
-        index: The line's.
-        digest: The line's.
-        custom_id: Its own name, if it is known.
-        error: Why it failed.
-        at: When, in seconds since the epoch.
-        model: The model that was asked for.
-        duration_s: From its first attempt to its end.
-    """
     return BatchLineResult(
         index=index,
         digest=digest,
@@ -201,7 +160,7 @@ def error_result(
 def _error_response(
     name: str, error: FoundryError, error_body: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """What the service answered, where it refused. An error in a stream came with a success."""
+    # An error within a stream has the status of a success: its headers were sent before it.
     if error.status is None or error.status < MIN_ERROR_STATUS:
         return None
     body = {
@@ -241,27 +200,33 @@ def _chat_completion_body(answer: Completion[Any], at: float) -> dict[str, Any]:
 
 
 def _message_content(answer: Completion[Any]) -> str | None:
-    """The text; where JSON was asked for, that alone, without what a model may have put around."""
+    """Return the text; if JSON was requested, only the JSON in it."""
     if answer.tool_calls:
         return answer.content or None
     if answer.parsed is None or isinstance(answer.parsed, str):
         return answer.content
     try:
         msgspec.json.decode(answer.content)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError):  # the model put other text around the JSON
         return _ENCODER.encode(answer.parsed).decode()
     return answer.content
 
 
 def _response_object(answer: Response) -> bytes:
-    """The service's own object, with what the client knows better."""
     raw: Any = msgspec.json.decode(answer.raw) if answer.raw else {}
+    usage = answer.usage and {
+        "input_tokens": answer.usage.prompt_tokens,
+        "output_tokens": answer.usage.completion_tokens,
+        "total_tokens": answer.usage.total_tokens,
+    }
     members: dict[str, Any] = {
         "id": f"resp_{_random_id()}",
         "object": "response",
         "created_at": answer.created_at,
         "output": [],
-        "usage": answer.usage and _usage_members(answer.usage),
+        "usage": usage,
+        # The service's own object replaces the members above, but not those below, which the client
+        # knows better.
         **raw,
         "status": answer.status,
         "model": answer.model,
@@ -269,14 +234,6 @@ def _response_object(answer: Response) -> bytes:
     if answer.incomplete_reason is not None:
         members["incomplete_details"] = {"reason": answer.incomplete_reason}
     return _ENCODER.encode(members)
-
-
-def _usage_members(usage: Usage) -> dict[str, int]:
-    return {
-        "input_tokens": usage.prompt_tokens,
-        "output_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
-    }
 
 
 def _embeddings_body(request: BatchRequest, answer: Embeddings) -> dict[str, Any]:
@@ -298,7 +255,7 @@ def _embeddings_body(request: BatchRequest, answer: Embeddings) -> dict[str, Any
 
 
 def _encode_base64(vector: Vector) -> str:
-    """Four bytes a number, the lowest first, as OpenAI's libraries read them."""
+    # Little-endian 32-bit floats, which OpenAI's libraries expect.
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
@@ -307,7 +264,8 @@ def _random_id() -> str:
 
 
 def _replace_id(body: bytes | msgspec.Raw, name: str) -> msgspec.Raw:
-    """A body with an id of its own: one answer may be given to several lines that ask alike."""
+    # One answer may go to several identical lines; each of them gets an id of its own. Replacing
+    # the bytes saves decoding the body.
     body = bytes(body)
     if body.startswith(_COMPLETION_PREFIX):
         body = _COMPLETION_PREFIX + name.encode() + body[len(_COMPLETION_PREFIX) + ID_DIGITS :]

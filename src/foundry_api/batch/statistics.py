@@ -1,4 +1,4 @@
-"""What a batch came to: the figures of its summary and of its report."""
+"""The statistics of a batch, for its summary and its report."""
 
 from __future__ import annotations
 
@@ -22,86 +22,57 @@ __all__ = [
     "TimelineBucket",
 ]
 
-
 BUCKETS_PER_DECADE = 24
 
+# Bucket bounds for latencies: 1 ms to 10,000 s, each a tenth above the one below, so that a
+# quantile is accurate to within some percent.
 LATENCY_BUCKETS = tuple(
     round(10.0 ** (step / BUCKETS_PER_DECADE), 9)
     for step in range(-3 * BUCKETS_PER_DECADE, 4 * BUCKETS_PER_DECADE + 1)
 )
-"""Bounds of buckets for times: 1 ms to 10,000 s, each a tenth above the one below, so that a
-quantile is told to within some percent."""
+
+MAX_BUCKETS = 240
+SPANS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 43_200, 86_400)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatistics:
-    """One run of the batch's command, or of one of several that share it.
+    """One run of the batch; several may run at the same time."""
 
-    Attributes:
-        begun_at: When it began, in seconds since the epoch.
-        ended_at: When it ended, or was heard of last.
-        lines: Lines that it finished, failed ones included.
-    """
-
-    begun_at: float
-    ended_at: float
-    lines: int
+    begun_at: float  # Unix time in seconds
+    ended_at: float  # when the run ended, or its last heartbeat
+    lines: int  # lines that the run finished, failed ones included
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimelineBucket:
-    """What was finished in a stretch of time.
+    """What finished in one interval of the timeline."""
 
-    Attributes:
-        at_s: Its begin, in seconds of work: the time between two runs does not count.
-        span_s: Its length.
-        lines: Lines finished, failed ones included.
-        failed: Of these, the failed ones.
-        prompt_tokens: Of the lines that an engine answered.
-        completion_tokens: Of the lines that an engine answered.
-    """
-
-    at_s: float
+    at_s: float  # where the interval begins, in seconds of work: gaps between runs do not count
     span_s: float
-    lines: int
+    lines: int  # finished lines, failed ones included
     failed: int
-    prompt_tokens: int
+    prompt_tokens: int  # tokens of the lines that the engine answered, without shared answers
     completion_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorStatistics:
-    """One kind of failure.
+    """One type of error."""
 
-    Attributes:
-        code: Name of the error's type.
-        count: Lines that failed so.
-        custom_id: The first of them.
-        message: What that one was told.
-        hint: What it was told to do about it.
-    """
-
-    code: str
+    code: str  # name of the error's type
     count: int
-    custom_id: str
+    custom_id: str  # the first line with this error, and its message and hint
     message: str
     hint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStatistics:
-    """What one model did.
+    """Statistics of one model; token counts are the service's."""
 
-    Attributes:
-        model: Its id, or the name that was asked for; empty for lines that name none.
-        lines: Lines finished, failed ones included.
-        failed: Of these, the failed ones.
-        prompt_tokens: As the service counted them.
-        completion_tokens: As the service counted them.
-    """
-
-    model: str
-    lines: int
+    model: str  # the model's id, or the requested name; empty for lines that name none
+    lines: int  # finished lines, failed ones included
     failed: int
     prompt_tokens: int
     completion_tokens: int
@@ -113,77 +84,46 @@ def _empty_histogram() -> Distribution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchStatistics:
-    """What a batch came to, over all its runs.
-
-    Attributes:
-        done: Lines answered.
-        failed: Lines that failed for good.
-        shared: Of those answered, the ones that took another's answer.
-        prompt_tokens: As the service counted them.
-        completion_tokens: As the service counted them.
-        elapsed_s: Seconds of work: the time between two runs does not count, and that of two at
-            once counts once.
-        runs: Each run, the oldest first.
-        latency: Of the lines that an engine answered: from the first attempt to the end.
-        time_to_first_token: Of those that had any text.
-        throughput: What was finished when; some hundred stretches at most.
-        errors: The kinds of failures, the commonest first.
-        models: What each model did, the busiest first.
-    """
+    """Statistics of a batch over all its runs; token counts are the service's."""
 
     done: int = 0
     failed: int = 0
-    shared: int = 0
+    shared: int = 0  # lines among the done ones that share the answer of an identical line
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    # Seconds of work: gaps between runs do not count, and overlapping runs count once.
     elapsed_s: float = 0.0
-    runs: tuple[RunStatistics, ...] = ()
+    runs: tuple[RunStatistics, ...] = ()  # oldest first
+    # Of the lines that the engine answered: from the first attempt to the end.
     latency: Distribution = field(default_factory=_empty_histogram)
+    # Of the lines with any text.
     time_to_first_token: Distribution = field(default_factory=_empty_histogram)
     throughput: tuple[TimelineBucket, ...] = ()
-    errors: tuple[ErrorStatistics, ...] = ()
-    models: tuple[ModelStatistics, ...] = ()
+    errors: tuple[ErrorStatistics, ...] = ()  # most frequent first
+    models: tuple[ModelStatistics, ...] = ()  # busiest first
 
     @property
     def lines_per_s(self) -> float:
-        """Lines finished in each second of work; 0 without any."""
         return (self.done + self.failed) / self.elapsed_s if self.elapsed_s else 0.0
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens that the models wrote in each second of work; 0 without any."""
         return self.completion_tokens / self.elapsed_s if self.elapsed_s else 0.0
-
-
-MAX_BUCKETS = 240
-SPANS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 43_200, 86_400)
 
 
 @dataclass(frozen=True, slots=True)
 class SecondStatistics:
-    """What was finished in one second.
+    """What finished in one second."""
 
-    Attributes:
-        at: The second, since the epoch.
-        lines: Lines finished, failed ones included.
-        failed: Of these, the failed ones.
-        prompt_tokens: Of the lines that an engine answered.
-        completion_tokens: Of the lines that an engine answered.
-    """
-
-    at: int
-    lines: int
+    at: int  # Unix time
+    lines: int  # finished lines, failed ones included
     failed: int
-    prompt_tokens: int
+    prompt_tokens: int  # tokens of the lines that the engine answered, without shared answers
     completion_tokens: int
 
 
 class Timeline:
-    """The time in which a batch ran, without the gaps between its runs.
-
-    Args:
-        runs: In any order; they may overlap.
-    """
+    """The time in which a batch ran, without the gaps between its runs."""
 
     def __init__(self, runs: Iterable[RunStatistics]) -> None:
         self._intervals = _merge_intervals(runs)
@@ -192,46 +132,39 @@ class Timeline:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds of work."""
         return self._elapsed_before[-1]
 
     @property
     def span_s(self) -> int:
-        """How long a stretch is so that there are not too many."""
+        """The length of an interval, such that there are at most MAX_BUCKETS of them."""
         fitting = (span for span in SPANS_S if self.elapsed_s <= span * MAX_BUCKETS)
         return next(fitting, int(self.elapsed_s / MAX_BUCKETS) + 1)
 
     def make_buckets(self, seconds: Iterable[SecondStatistics]) -> tuple[TimelineBucket, ...]:
-        """What was finished when. Stretches without anything are told, too.
-
-        Args:
-            seconds: Ascending; those in which nothing was finished may be left out.
-        """
+        """Sum up ascending seconds into intervals; empty seconds may be left out."""
         span = self.span_s
         count = max(1, int(-(-self.elapsed_s // span)))
         sums = [[0, 0, 0, 0] for _ in range(count)]
         for second in seconds:
+            # A line counts to the middle of its second: the second may lie across a run's edge.
             place = min(count - 1, int(self.active_time_at(second.at + 0.5) / span))
             values = (second.lines, second.failed, second.prompt_tokens, second.completion_tokens)
             sums[place] = [old + new for old, new in zip(sums[place], values, strict=True)]
         return tuple(
-            self._make_bucket(place * span, *bucket_sums) for place, bucket_sums in enumerate(sums)
-        )
-
-    def _make_bucket(
-        self, at_s: float, lines: int, failed: int, prompt_tokens: int, completion_tokens: int
-    ) -> TimelineBucket:
-        return TimelineBucket(
-            at_s=at_s,
-            span_s=max(0.001, min(self.span_s, self.elapsed_s - at_s)),
-            lines=lines,
-            failed=failed,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
+            TimelineBucket(
+                at_s=place * span,
+                # Not 0 even for an empty timeline: rates are divided by it.
+                span_s=max(0.001, min(span, self.elapsed_s - place * span)),
+                lines=lines,
+                failed=failed,
+                prompt_tokens=prompt_tokens,
+                completion_tokens=completion_tokens,
+            )
+            for place, (lines, failed, prompt_tokens, completion_tokens) in enumerate(sums)
         )
 
     def active_time_at(self, at: float) -> float:
-        """The seconds of work before a moment; one between two runs counts to the one before."""
+        """Return the seconds of work before `at`; a time in a gap counts as the gap's begin."""
         for (begin, end), before in zip(self._intervals, self._elapsed_before, strict=False):
             if at <= end:
                 return before + max(0.0, at - begin)
@@ -239,11 +172,12 @@ class Timeline:
 
 
 def _merge_intervals(runs: Iterable[RunStatistics]) -> Sequence[tuple[float, float]]:
-    """The stretches of time in which at least one of them ran."""
-    united: list[tuple[float, float]] = []
+    """Return the intervals in which at least one run was active."""
+    merged: list[tuple[float, float]] = []
     for run in sorted(runs, key=lambda run: run.begun_at):
-        if united and run.begun_at <= united[-1][1]:
-            united[-1] = (united[-1][0], max(united[-1][1], run.ended_at))
+        if merged and run.begun_at <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], run.ended_at))
         else:
-            united.append((run.begun_at, max(run.begun_at, run.ended_at)))
-    return united
+            # The wall clock may have been set back while it ran.
+            merged.append((run.begun_at, max(run.begun_at, run.ended_at)))
+    return merged

@@ -164,7 +164,9 @@ def test_a_bad_line_is_told_with_its_place_and_the_member(
 def test_a_member_of_the_options_that_a_line_cannot_have_is_told_as_such(tmp_path: Path) -> None:
     line = asks(url=EMBEDDINGS_URL, body={"input": "Hi"})
     opened = source(tmp_path, "in.jsonl", line, members={"max_tokens": 5})
-    refused = "max_tokens is no member of a request to /v1/embeddings (it comes from the options)"
+    refused = (
+        "max_tokens is not a member of a request to /v1/embeddings (it comes from the options)"
+    )
     assert why(opened) == [f"in.jsonl line 1: {refused}"]
 
 
