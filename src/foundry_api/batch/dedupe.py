@@ -1,4 +1,4 @@
-"""Answers that identical lines share."""
+"""Share answers between identical lines."""
 
 from __future__ import annotations
 
@@ -24,19 +24,14 @@ __all__ = [
 
 _R = TypeVar("_R")
 
+# Stored next to a journal until the batch is complete.
 ANSWERS_FILE = "answers.db"
-"""Beside a journal: the answers that identical lines share, for as long as the batch goes on."""
 
 MAX_RESULTS_BYTES = 64 * 2**20
 
 
 class LruResults(Generic[_R]):
-    """Results by their keys, within a bound; the one that was used longest ago goes first.
-
-    Args:
-        size_of: Bytes that a result takes.
-        max_bytes: Bound of all of them.
-    """
+    """Results by key; when their size exceeds `max_bytes`, the least recently used go."""
 
     def __init__(self, get_size: Callable[[_R], int], max_bytes: int = MAX_RESULTS_BYTES) -> None:
         self._get_size = get_size
@@ -45,7 +40,6 @@ class LruResults(Generic[_R]):
         self._bytes = 0
 
     def get(self, key: bytes) -> _R | None:
-        """What is kept under a key."""
         entry = self._results.get(key)
         if entry is None:
             return None
@@ -53,8 +47,8 @@ class LruResults(Generic[_R]):
         return entry[0]
 
     def put(self, key: bytes, result: _R) -> None:
-        """Keep a result, if it is not larger than all the room."""
         size = len(key) + self._get_size(result)
+        # A result larger than the whole bound would evict everything and still not fit.
         if size > self._max_bytes or key in self._results:
             return
         self._results[key] = result, size
@@ -65,21 +59,14 @@ class LruResults(Generic[_R]):
 
 
 def make_request_key(request: BatchRequest, model: str) -> bytes:
-    """The same for requests that ask the same, whatever they are called.
-
-    The order of members matters below the first level: engines write tools and schemas into the
-    prompt as they are.
-
-    Args:
-        request: What is asked.
-        model: The model that it is for.
-    """
+    """Return a key that is equal for requests with the same content."""
+    # Only the first level is sorted: engines write tools and schemas into the prompt as they are,
+    # so the order of their members may change the answer.
     members = sorted({**request.body, "model": model}.items())
     encoded = msgspec.json.encode((request.url, members))
     return hashlib.blake2b(encoded, digest_size=16).digest()
 
 
 def delete_saved_answers(directory: Path) -> None:
-    """Remove the answers that identical lines share, and what SQLite keeps beside them."""
-    for path in directory.glob(f"{ANSWERS_FILE}*"):
+    for path in directory.glob(f"{ANSWERS_FILE}*"):  # SQLite stores files next to it
         path.unlink()

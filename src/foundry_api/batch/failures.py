@@ -1,4 +1,4 @@
-"""What a failed call says: of its line, of the services, or of the whole batch."""
+"""Decide what follows a failed call: for its line, for the services, or for the whole batch."""
 
 from __future__ import annotations
 
@@ -49,119 +49,108 @@ __all__ = [
 ]
 
 
-FailureClass = Literal["line", "again", "death", "away", "busy", "room", "batch"]
-"""Of a failure: it is the line's own; another try may succeed; the service died of this line or of
-another one; there is no service; it has too much to do; another model is in the way; no line can be
-answered."""
+# What failed: "line": this line; "transient": this attempt; "crash": the service crashed, because
+# of this line or another one in flight; "unreachable": no service responds; "overloaded": the
+# service has too much to do; "memory": the model does not fit beside the others; "batch": every
+# line.
+FailureClass = Literal["line", "transient", "crash", "unreachable", "overloaded", "memory", "batch"]
 
+# "fail": the line has failed for good; "requeue": retry it after the waiting lines; "isolate":
+# retry it with nothing else in flight; "pause": retry it after a pause of all lines; "reduce":
+# retry it with fewer in flight; "drain": retry it once nothing is in flight; "stop": end the batch.
 NextAction = Literal["fail", "requeue", "isolate", "pause", "reduce", "drain", "stop"]
-"""After a failure: the line has failed for good; it is tried again when its turn comes; with
-nothing else in flight; after a pause for all; with fewer at once; once what is in flight has ended;
-or never, nor any other."""
 
 _FATAL = (ClientClosed, ConfigurationError)
-_BUSY = (QueueFull, ServiceOverloaded)
+_OVERLOADED = (QueueFull, ServiceOverloaded)
 _CRASH = (ServiceCrashed, StreamInterrupted)
 _UNREACHABLE = (ServiceNotRunning, CircuitOpen, ServiceStartFailed)
+# Not all of these are `retryable` within one call, but a later attempt may succeed.
 _TRANSIENT = (CallTimeout, CatalogUnavailable, DownloadFailed, ModelLoadFailed, ProtocolError)
 _AFFECTS_ALL = (ModelError, HookFailed, *_CRASH)
-
 _PERMANENT = (InvalidRequest, UnsupportedFeature, ModelTaskMismatch)
 
 UNAUTHORIZED, FORBIDDEN = 401, 403
 
+# A million lines must not fail for one reason that all of them share, such as an unknown model:
+# after this many such failures without a success between them, the batch ends.
+MAX_CONSECUTIVE_FAILURES = 10
+
+BACKOFF = Backoff(base_s=0.2, cap_s=5.0)
+MAX_RETRY_AFTER_S = 30.0
+
+# A service that never answered may have another address: it is not waited for as long.
+MAX_START_OUTAGE_S = 30.0
+
+_R = TypeVar("_R")
+
 
 def classify_failure(error: FoundryError) -> FailureClass:
-    """What a failed call says."""
+    # A key that is refused for one line is refused for all.
     if isinstance(error, _FATAL) or error.status == UNAUTHORIZED:
         return "batch"
-    if isinstance(error, _BUSY):
-        return "busy"
+    if isinstance(error, _OVERLOADED):
+        return "overloaded"
     if isinstance(error, _CRASH):
-        return "death"
+        return "crash"
     if isinstance(error, _UNREACHABLE):
-        return "away"
+        return "unreachable"
     if isinstance(error, MemoryBudgetExceeded):
-        return "room"
-    return "again" if error.retryable or isinstance(error, _TRANSIENT) else "line"
+        return "memory"
+    return "transient" if error.retryable or isinstance(error, _TRANSIENT) else "line"
 
 
 def next_action(state: TaskState[Any], error: FoundryError, max_attempts: int) -> NextAction:
-    """What follows the failure of a try.
-
-    A line is blamed for the death of a service only where nothing else was in flight: whoever was
-    there at a death is tried alone until it is cleared or convicted.
-
-    Args:
-        state: Of the line; it is told of the failure.
-        error: Why the try failed.
-        max_attempts: How often it may fail for a passing reason, or the service die of it.
-    """
-    failure_class = classify_failure(error)
-    if failure_class == "away" or (failure_class == "again" and state.service_unreachable):
-        return "pause"
-    if failure_class == "death":
-        state.crashes += _count_crashes(error) if state.ran_alone else 0
-        return "fail" if state.crashes >= max_attempts else "isolate"
-    if failure_class == "again":
-        state.tries += 1
-        return "fail" if state.tries >= max_attempts else "requeue"
-    if failure_class == "room":
-        return "drain" if state.ran_with_other_models else "fail"
-    return _FIXED_ACTIONS[failure_class]
-
-
-_FIXED_ACTIONS: dict[FailureClass, NextAction] = {"line": "fail", "busy": "reduce", "batch": "stop"}
+    """Record a failed attempt in the task's state, and return what follows."""
+    match classify_failure(error):
+        case "batch":
+            return "stop"
+        case "overloaded":
+            return "reduce"
+        case "unreachable":
+            return "pause"
+        case "memory":
+            return "drain" if state.ran_with_other_models else "fail"
+        case "crash":
+            # A line is blamed for a crash only if nothing else was in flight: each line that was
+            # there is retried alone, until one is found to crash the service. The causes include
+            # the attempts that the client made within this call.
+            if state.ran_alone:
+                state.crashes += sum(isinstance(cause, _CRASH) for cause in error.causes)
+            return "fail" if state.crashes >= max_attempts else "isolate"
+        case "transient":
+            if state.service_unreachable:
+                return "pause"
+            state.tries += 1
+            return "fail" if state.tries >= max_attempts else "requeue"
+        case "line":
+            return "fail"
 
 
 def affects_all_lines(error: FoundryError) -> bool:
-    """Whether every line might fail of the same."""
+    """Return whether every line might fail with the same error."""
     return isinstance(error, _AFFECTS_ALL) or error.status == FORBIDDEN
 
 
 def is_permanent_failure(code: str) -> bool:
-    """Whether a line that failed so fails again, however often it is asked as it is.
-
-    Args:
-        code: The name of the error's type, as the error file has it.
-    """
+    """Return whether an unchanged line fails again; `code` is the name of its error's type."""
     kind = getattr(errors, code, None)
     return isinstance(kind, type) and issubclass(kind, _PERMANENT)
 
 
 def is_service_fault(error: FoundryError) -> bool:
-    """Whether it fails all models' lines alike."""
+    """Return whether the error concerns the lines of all models alike."""
     return isinstance(error, _CRASH)
 
 
-def _count_crashes(error: FoundryError) -> int:
-    """How often the service died under a call, with the attempts that the client made by itself."""
-    return sum(isinstance(cause, _CRASH) for cause in error.causes)
-
-
-_R = TypeVar("_R")
-
-MAX_CONSECUTIVE_FAILURES = 10
-"""So many lines without an answer between them fail of what all would fail of."""
-
-
 class WithheldFailures(Generic[_R]):
-    """Holds failures back until it is clear whose they are.
-
-    A model that nobody knows fails every line that names it, and an engine that dies of any line
-    dies of all: a million lines must not be written off for that.
-    """
+    """Withholds failures that might affect all lines, until a line succeeds or the batch ends."""
 
     def __init__(self) -> None:
         self._withheld: list[_R] = []
         self._error_type: type[FoundryError] | None = None
 
     def add(self, error: FoundryError, result: _R) -> list[_R]:
-        """A line failed of what might be of all. Gives the failures that are the lines' own.
-
-        Raises:
-            FoundryError: The error, if too many have failed of it in a row.
-        """
+        """Withhold a failure; return earlier ones of another type. Raises the error if too many."""
         released = self.release() if self._error_type not in {None, type(error)} else []
         self._error_type = type(error)
         self._withheld.append(result)
@@ -170,26 +159,13 @@ class WithheldFailures(Generic[_R]):
         return released
 
     def release(self) -> list[_R]:
-        """Another line was answered, or there are no more: the failures were the lines' own."""
+        """Return the withheld failures: they concern only their own lines."""
         withheld, self._withheld, self._error_type = self._withheld, [], None
         return withheld
 
 
-BACKOFF = Backoff(base_s=0.2, cap_s=5.0)
-MAX_RETRY_AFTER_S = 30.0
-
-MAX_START_OUTAGE_S = 30.0
-"""A service that was never there may have another address: that is not waited for as long."""
-
-
 class Outage:
-    """Tells how long to wait until the next call is tried, and when to wait no more.
-
-    Args:
-        patience_s: Seconds that all services may be away.
-        clock: Seconds of a monotonic clock.
-        backoff: Between two tries.
-    """
+    """Computes the pauses while services are unreachable, and gives up after `max_outage_s`."""
 
     def __init__(
         self, max_outage_s: float, monotonic: Callable[[], float], backoff: Backoff = BACKOFF
@@ -202,55 +178,35 @@ class Outage:
         self._has_answered = False
 
     @property
-    def is_new(self) -> bool:
-        """Whether there was one pause at most since a service was there."""
+    def is_first_pause(self) -> bool:
         return self._tries <= 1
 
-    def reset(self) -> None:
-        """A service gave an answer."""
+    def on_answered(self) -> None:
+        """A service answered a line."""
         self._has_answered = True
         self.on_reached()
 
     def on_reached(self) -> None:
-        """A service is there, whatever it said."""
+        """A service responded, with an answer or an error."""
         self._started_at = None
         self._tries = 0
 
     def next_pause_s(self, error: FoundryError) -> float:
-        """Seconds until the next try.
-
-        Args:
-            error: What the last try came to.
-
-        Raises:
-            FoundryError: The error, if the services were away for too long. An engine that cannot
-                even be started the first time is not waited for.
-        """
+        """Return the seconds until the next attempt. Raises the error after too long an outage."""
         now = self._monotonic()
         started_at = self._started_at = now if self._started_at is None else self._started_at
-        remaining_s = started_at + self._allowed_outage_s - now
-        if remaining_s <= 0 or (isinstance(error, ServiceStartFailed) and not self._has_answered):
-            raise self._add_outage_hint(error, now - started_at)
+        max_outage_s = self._max_outage_s
+        if not self._has_answered:
+            max_outage_s = min(max_outage_s, MAX_START_OUTAGE_S)
+        remaining_s = started_at + max_outage_s - now
+        # An engine that cannot even be started the first time is not worth waiting for.
+        cannot_start = isinstance(error, ServiceStartFailed) and not self._has_answered
+        if remaining_s <= 0 or cannot_start:
+            if now > started_at:
+                error.hint = f"It was away for {now - started_at:.0f} s. {error.hint}"
+            raise error
         self._tries += 1
-        pause_s = max(_requested_pause_s(error), self._backoff.delay_s(self._tries))
-        return min(pause_s, remaining_s)
-
-    @property
-    def _allowed_outage_s(self) -> float:
-        return (
-            self._max_outage_s
-            if self._has_answered
-            else min(self._max_outage_s, MAX_START_OUTAGE_S)
-        )
-
-    def _add_outage_hint(self, error: FoundryError, away_s: float) -> FoundryError:
-        if away_s:
-            error.hint = f"It was away for {away_s:.0f} s. {error.hint}"
-        return error
-
-
-def _requested_pause_s(error: FoundryError) -> float:
-    """How long the service, or the breaker in front of it, wants to be left alone."""
-    if not isinstance(error, CircuitOpen | ServiceOverloaded):
-        return 0.0
-    return min(error.retry_after_s or 0.0, MAX_RETRY_AFTER_S)
+        requested_s = 0.0
+        if isinstance(error, CircuitOpen | ServiceOverloaded):
+            requested_s = min(error.retry_after_s or 0.0, MAX_RETRY_AFTER_S)
+        return min(max(requested_s, self._backoff.delay_s(self._tries)), remaining_s)

@@ -251,7 +251,7 @@ class Scheduler(Generic[_R]):
 
     def _on_success(self, state: TaskState[_R], result: _R) -> None:
         self._needs_liveness_check = False
-        self._outage.reset()
+        self._outage.on_answered()
         self._window.on_answered()
         self._release_withheld()
         if self._shared_results is not None and state.task.key is not None:
@@ -289,7 +289,7 @@ class Scheduler(Generic[_R]):
         except FoundryError as final:
             self._abort(final)
             return
-        level = logging.WARNING if self._outage.is_new else logging.DEBUG
+        level = logging.WARNING if self._outage.is_first_pause else logging.DEBUG
         log.log(level, "the batch waits for a service: %s", error)
         self._pause = asyncio.create_task(self._resume_after(pause_s))
 
