@@ -110,7 +110,7 @@ def test_a_strict_run_refuses_such_an_input(
     bad, output = with_a_bad_line(prompts), tmp_path / "answers.jsonl"
     finished = run("batch", "run", str(bad), "-o", str(output), "--strict", home=shared_home)
     assert (finished.returncode, finished.stdout) == (2, "")
-    assert "is refused: 1 line of it cannot be asked" in finished.stderr
+    assert "is refused: it has 1 invalid line" in finished.stderr
     assert finished.stderr.count("prompts.jsonl line 2") == 1
     assert not output.exists()
 

@@ -1,10 +1,10 @@
-"""A batch over files, from its input to its output."""
+"""Run a batch over files, from its input to its output."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,13 @@ from foundry_api.batch.journal import CheckResult, Journal, read_status
 from foundry_api.batch.journal.database import FILE as JOURNAL
 from foundry_api.batch.ledger import StdoutStore
 from foundry_api.batch.progress import BatchProgress, ProgressMeter
-from foundry_api.batch.runner import RETRY_PUBLISH_S, BatchRunner, RunPlan
+from foundry_api.batch.runner import POLL_INTERVAL_S, BatchRunner, RunPlan
 from foundry_api.batch.sources import CheckReport, check, is_stream, open_source, remove_drafts
 from foundry_api.observe.format import format_count
 from foundry_api.types.errors import BatchInputInvalid, BatchInUse, BatchStorageFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
     from pathlib import Path
 
     from foundry_api.batch.engine import BatchEngine
@@ -34,51 +34,42 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchJob", "BatchSummary"]
 
+# The copy of a pipe, in the journal's directory: the input is read several times.
 SPOOL = "input"
-"""Where the copy of a pipe lies, beside the journal, so that it can be read again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSummary:
-    """What a batch came to.
-
-    Attributes:
-        total: Lines of the input.
-        done: Lines answered, in earlier runs too.
-        failed: Lines that failed for good, in earlier runs too.
-        shared: Of those answered, the ones that took the answer of an identical request.
-        resumed: Lines that were finished before this run.
-        elapsed_s: Seconds of this run.
-        tokens: Tokens of the answers of this run.
-        output: Where the answers are; None for standard output.
-        errors: Where the failed lines are; None without any, and for standard output.
-        figures: The whole batch in figures; None for standard output.
-    """
+    """The outcome of a run. `done` and `failed` include the lines of earlier runs."""
 
     total: int
     done: int
     failed: int
-    shared: int
-    resumed: int
-    elapsed_s: float
-    tokens: int
-    output: Path | None = None
-    errors: Path | None = None
-    figures: BatchStatistics | None = None
+    shared: int  # done lines that share the answer of an identical request
+    resumed: int  # lines that were finished before this run
+    elapsed_s: float  # of this run
+    tokens: int  # of the answers of this run
+    output: Path | None = None  # None for standard output
+    errors: Path | None = None  # None if no line failed, and for standard output
+    figures: BatchStatistics | None = None  # of the whole batch; None for standard output
+
+
+class _CheckAbandoned(Exception):
+    """The run that started a check has ended."""
 
 
 class BatchJob:
     """A batch over files. It is run once.
 
     Args:
-        options: What to do.
-        shared: Whether other processes may work on it at the same time.
-        restart: Whether to forget what was answered before.
-        retry_failed: Whether lines that failed are asked again.
-        kept: Whether standard input, or another pipe, was read by an earlier run, and is not to be
-            read now.
-        tell: Called in the event loop, some times a second, with how far it is; while the input
-            is checked, in another thread.
+        options: What to run.
+        shared: Whether other processes may work on the batch at the same time.
+        restart: Whether to discard earlier answers.
+        retry_failed: Whether to retry lines that failed.
+        reuse_spooled_input: Whether to read the copy of standard input, or of another pipe, that an
+            earlier run made.
+        on_progress: Called some times a second, in the event loop; while the input is checked, in
+            another thread.
     """
 
     def __init__(
@@ -96,37 +87,32 @@ class BatchJob:
         self._restart = restart
         self._retry_failed = retry_failed
         self._reuse_spooled_input = reuse_spooled_input
-        self._on_progress = on_progress or _ignore_progress
+        self._on_progress = on_progress or (lambda _: None)
         self._meter = ProgressMeter()
         self._is_leaving = False
         self._report: CheckReport | None = None
 
     async def run(self, engine: BatchEngine) -> BatchSummary:
-        """Answer what is not answered, and write the output.
-
-        Raises:
-            BatchInputInvalid: The input cannot be read, or is refused for a bad line; or two of
-                the files are the same one, or one cannot be written where it is.
-            BatchMismatch: The input or the output is not what it was.
-            BatchInUse: Another process works on it.
-            BatchStorageFailed: The journal or the output cannot be written.
-            BatchCancelled: Somebody asked for the end.
-            FoundryError: As `BatchEngine.run`. What was answered is kept.
-        """
-        with SerialExecutor() as thread, self._abandon_check_on_exit():
-            await thread(check_files, self._options, restart=self._restart)
-            source = await thread(self._open_source)
-            if self._options.to_stream:
-                return await self._run_to_stream(source, engine, thread)
-            journal = await thread(self._open_journal, source)
+        """Answer all unfinished lines, and write the output. What was answered is always kept."""
+        with SerialExecutor() as thread:
             try:
-                if not self._shared:  # nobody else works on it
-                    await thread(remove_drafts, self._options.directory / SPOOL)
-                if self._restart:
-                    await thread(delete_saved_answers, self._options.directory)
-                return await self._run_with_journal(source, journal, engine, thread)
+                await thread(check_files, self._options, restart=self._restart)
+                source = await thread(self._open_source)
+                if self._options.to_stream:
+                    return await self._run_to_stream(source, engine, thread)
+                journal = await thread(self._open_journal, source)
+                try:
+                    if not self._shared:  # no other process can be writing a draft
+                        await thread(remove_drafts, self._options.directory / SPOOL)
+                    if self._restart:
+                        await thread(delete_saved_answers, self._options.directory)
+                    return await self._run_with_journal(source, journal, engine, thread)
+                finally:
+                    await thread(journal.close)
             finally:
-                await thread(journal.close)
+                # The executor waits for its thread, which cannot be cancelled: the flag ends a
+                # check, or the wait for a pipe, that goes on there.
+                self._is_leaving = True
 
     async def _run_with_journal(
         self, source: Source, journal: Journal, engine: BatchEngine, thread: SerialExecutor
@@ -201,13 +187,13 @@ class BatchJob:
         if options.to_stream or not options.check:
             if self._reuse_spooled_input and is_stream(options.input.path):
                 raise BatchInputInvalid(
-                    f"{options.input.path} was read already, and no copy of it is kept",
+                    f"{options.input.path} has already been read, and no copy of it was stored",
                     field="path",
-                    hint="Run the command again that began the batch, with the same input.",
+                    hint="Run the command that started the batch again, with the same input.",
                 )
-            return open_source(options.input, is_abandoned=self._is_abandoned)
+            return open_source(options.input, is_abandoned=lambda: self._is_leaving)
         if self._restart:
-            _check_not_running(options.directory)  # its copy of a pipe is about to be replaced
+            _check_not_running(options.directory)  # a restart replaces the copy of a pipe
         directory, spool = options.directory, options.directory / SPOOL
         is_begun = (directory / JOURNAL).exists()
         is_new = self._restart or not is_begun
@@ -216,38 +202,39 @@ class BatchJob:
                 options.input,
                 spool=spool,
                 standard_input="kept" if self._reuse_spooled_input else "new" if is_new else "same",
-                is_abandoned=self._is_abandoned,
-                accept=self._accept if self._restart and self._options.strict else None,
+                is_abandoned=lambda: self._is_leaving,
+                accept=self._check_before_restart if self._restart and options.strict else None,
             )
         except BatchInputInvalid:
-            if not is_begun:  # what is refused leaves nothing behind
+            if not is_begun:  # a batch whose input is refused leaves no files
                 with suppress(OSError):
                     spool.unlink()
                     directory.rmdir()
             raise
 
-    def _accept(self, source: Source) -> None:
-        """Refuse an input before what was answered is forgotten."""
+    def _check_before_restart(self, source: Source) -> None:
+        # A restart discards earlier answers, so an invalid input is refused before that.
         if source.is_seekable:
             self._report = self._check(source)
 
-    def _is_abandoned(self) -> bool:
-        return self._is_leaving
-
     def _open_journal(self, source: Source) -> Journal:
         is_checked = self._options.check and source.is_seekable
+        # A digest of the options that turn lines into requests. The path does not count.
+        input_options = msgspec.structs.replace(self._options.input, path="")
+        encoded_options = msgspec.json.encode(input_options, order="sorted")
         return Journal.open(
             self._options,
             fingerprint=source.compute_fingerprint() if is_checked else None,
-            request_digest=_request_digest(self._options),
+            request_digest=hashlib.blake2b(encoded_options, digest_size=16).hexdigest(),
             shared=self._shared,
             restart=self._restart,
         )
 
     def _ensure_checked(self, source: Source, journal: Journal) -> CheckResult | None:
-        """What a check finds, or found before."""
+        """Check the input, unless an earlier run did; None if the options skip the check."""
         if not (self._options.check and source.is_seekable):
             return None
+        # With --strict, a result with bad lines is not enough: the error has to name them.
         known = journal.check_result
         if known is None or (known.bad and self._options.strict):
             report = self._report or self._check(source)
@@ -260,10 +247,10 @@ class BatchJob:
     def _check(self, source: Source) -> CheckReport:
         report = check(source, on_progress=self._on_check_progress)
         if report.bad and self._options.strict:
-            bad_lines = format_count(report.bad, "line")
+            bad_lines = format_count(report.bad, "invalid line")
             raise BatchInputInvalid(
-                f"{source.name} is refused: {bad_lines} of it cannot be asked",
-                hint="Mend these lines, or leave --strict out: they go to the error file then.",
+                f"{source.name} is refused: it has {bad_lines}",
+                hint="Correct these lines, or omit --strict: they then go to the error file.",
             ).with_problems(tuple(problem.message for problem in report.problems))
         return report
 
@@ -280,44 +267,21 @@ class BatchJob:
             )
         )
 
-    @contextmanager
-    def _abandon_check_on_exit(self) -> Generator[None]:
-        """A check that goes on in its thread ends when the run does."""
-        try:
-            yield
-        finally:
-            self._is_leaving = True
-
 
 def _check_not_running(directory: Path) -> None:
     try:
         running = read_status(directory).running
     except BatchStorageFailed:
-        return  # there is no batch, or what is there is refused when it is opened
+        return  # there is no batch, or opening its journal will report what is wrong
     if running:
         raise BatchInUse("another process works on this batch", hint="Wait for it.")
 
 
 async def _publish(journal: Journal, total: int, thread: SerialExecutor) -> PublishedOutput:
-    """Publish. While another runner does, wait for it in a way that can be ended."""
+    # Another runner may be publishing. This polls instead of waiting for the lock in the thread,
+    # which could not be cancelled.
     while True:
         try:
             return await thread(journal.publish, total)
         except BatchInUse:
-            await asyncio.sleep(RETRY_PUBLISH_S)
-
-
-class _CheckAbandoned(Exception):
-    """Nobody waits for the check any more."""
-
-
-def _ignore_progress(progress: BatchProgress) -> None:
-    """Hears how far it is."""
-
-
-def _request_digest(options: BatchOptions) -> str:
-    """A digest of what makes requests of an input."""
-    input_options = msgspec.structs.replace(options.input, path="")
-    return hashlib.blake2b(
-        msgspec.json.encode(input_options, order="sorted"), digest_size=16
-    ).hexdigest()
+            await asyncio.sleep(POLL_INTERVAL_S)

@@ -56,7 +56,7 @@ class ResultMetadata(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     completion_tokens: int = 0
     attempts: int = 0
     queued_s: float = 0.0  # seconds that the call waited in the client's queue
-    time_to_first_token_s: float | None = None  # none if the answer has no text
+    time_to_first_token_s: float | None = None  # None if the answer has no text
     shared: bool = False  # whether the answer came from the client's cache
 
 

@@ -305,7 +305,7 @@ async def test_a_strict_batch_asks_nothing_where_a_line_is_bad(
     strict = BatchOptions(input=InputOptions(path=str(path)), output=options.output, strict=True)
     engine = Engine()
     for _ in range(2):  # what the check found is kept, and looked at again
-        with pytest.raises(BatchInputInvalid, match="2 lines of it cannot be asked") as caught:
+        with pytest.raises(BatchInputInvalid, match="it has 2 invalid lines") as caught:
             await BatchJob(strict).run(engine)
         assert len(caught.value.problems) == 2
         assert not any(problem in caught.value.message for problem in caught.value.problems)
@@ -469,7 +469,7 @@ async def test_a_restart_that_is_refused_keeps_what_was_read_and_answered(
 async def test_a_pipe_that_was_read_without_being_kept_is_not_read_again(tmp_path: Path) -> None:
     for others in ({"check": False, "output": str(tmp_path / "b.jsonl")}, {"output": "-"}):
         options = BatchOptions(input=InputOptions(path="-"), **others)
-        with pytest.raises(BatchInputInvalid, match="- was read already, and no copy of it"):
+        with pytest.raises(BatchInputInvalid, match="- has already been read, and no copy of it"):
             await BatchJob(options, reuse_spooled_input=True).run(Engine())
 
 
