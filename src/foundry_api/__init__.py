@@ -60,6 +60,7 @@ _NAMES_BY_MODULE = {
     "resilience.deadline": ("deadline",),
     "resilience.limiter": ("LimiterSettings", "LimiterStatistics"),
     "tools.definition": ("Tool", "tool"),
+    "tools.errors": ("MaxTurnsExceeded", "ToolFailed"),
     "tools.results": ("ToolResult", "ToolRun"),
     "types.capabilities": ("Capabilities", "Support"),
     "types.errors": (
@@ -107,9 +108,7 @@ _NAMES_BY_MODULE = {
         "ToolCallError",
         "ToolDefinitionError",
         "ToolError",
-        "ToolFailed",
         "ToolMarkersMissing",
-        "ToolRoundsExceeded",
         "UnsupportedFeature",
         "UnsupportedParameter",
     ),
@@ -135,8 +134,6 @@ _NAMES_BY_MODULE = {
         "FinishReason",
         "FunctionCall",
         "Message",
-        "Model",
-        "ModelUser",
         "Role",
         "ServiceGeneration",
         "Timings",
@@ -144,6 +141,7 @@ _NAMES_BY_MODULE = {
         "ToolDefinition",
         "Usage",
     ),
+    "types.models": ("Model", "ModelUser"),
     "types.results": (
         "Embeddings",
         "RawResponse",
@@ -228,6 +226,10 @@ if TYPE_CHECKING:
         LimiterStatistics as LimiterStatistics,
     )
     from foundry_api.tools.definition import Tool as Tool, tool as tool
+    from foundry_api.tools.errors import (
+        MaxTurnsExceeded as MaxTurnsExceeded,
+        ToolFailed as ToolFailed,
+    )
     from foundry_api.tools.results import ToolResult as ToolResult, ToolRun as ToolRun
     from foundry_api.types.capabilities import Capabilities as Capabilities, Support as Support
     from foundry_api.types.errors import (
@@ -275,9 +277,7 @@ if TYPE_CHECKING:
         ToolCallError as ToolCallError,
         ToolDefinitionError as ToolDefinitionError,
         ToolError as ToolError,
-        ToolFailed as ToolFailed,
         ToolMarkersMissing as ToolMarkersMissing,
-        ToolRoundsExceeded as ToolRoundsExceeded,
         UnsupportedFeature as UnsupportedFeature,
         UnsupportedParameter as UnsupportedParameter,
     )
@@ -303,8 +303,6 @@ if TYPE_CHECKING:
         FinishReason as FinishReason,
         FunctionCall as FunctionCall,
         Message as Message,
-        Model as Model,
-        ModelUser as ModelUser,
         Role as Role,
         ServiceGeneration as ServiceGeneration,
         Timings as Timings,
@@ -312,6 +310,7 @@ if TYPE_CHECKING:
         ToolDefinition as ToolDefinition,
         Usage as Usage,
     )
+    from foundry_api.types.models import Model as Model, ModelUser as ModelUser
     from foundry_api.types.results import (
         Embeddings as Embeddings,
         RawResponse as RawResponse,

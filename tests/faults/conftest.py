@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from foundry_api.core.call import CallRequest
-from foundry_api.core.chat import make_chat_call
+from foundry_api.core.chat import make_chat_call, make_chat_request
 from foundry_api.core.connection import Connection
 from foundry_api.engine.endpoint import Endpoint
 from foundry_api.resilience.deadline import NEVER, Deadline
-from foundry_api.types.checks import chat_request
-from foundry_api.types.messages import Model
+from foundry_api.types.models import Model
 from foundry_api.wire.http import HttpTransport
 from foundry_api.wire.loopback import is_loopback_http
 from support.factories import service_of, tools_of
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from foundry_api.types.messages import ChatRequest, ServiceGeneration
 
 MODEL = Model(id="tiny:1", alias="tiny", catalog="local", cached=True, loaded=True)
-REQUEST = chat_request([{"role": "user", "content": "Hi"}])
+REQUEST = make_chat_request([{"role": "user", "content": "Hi"}])
 
 
 @dataclass

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from foundry_api.core.chat import make_chat_request
 from foundry_api.types import errors
-from foundry_api.types.checks import chat_request
 from foundry_api.types.events import AttemptStarted
 
 from .hostile import (
@@ -38,7 +38,7 @@ TOO_LONG = make_error_json(
     "100000 output), which exceeds the model's maximum context length of 8192 tokens. Please "
     "reduce 'max_tokens'or shorten your input. (Parameter 'chatRequest')"
 )
-TOO_MUCH = chat_request([{"role": "user", "content": "Hi"}], max_tokens=100_000)
+TOO_MUCH = make_chat_request([{"role": "user", "content": "Hi"}], max_tokens=100_000)
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from foundry_api.core.chat import make_chat_request
 from foundry_api.types import errors
-from foundry_api.types.checks import chat_request
 
 from .conftest import MODEL
 from .hostile import (
@@ -154,7 +154,7 @@ async def test_the_callers_own_bound_is_never_changed(
     caller: Caller, bound: dict[str, int]
 ) -> None:
     refusal = OVERFLOW.format(total=9020, prompt=20, output=9000)
-    request = chat_request([{"role": "user", "content": "Hi"}], **bound)
+    request = make_chat_request([{"role": "user", "content": "Hi"}], **bound)
     async with ScriptedServer(send_once(make_response(400, make_error_json(refusal)))) as server:
         with pytest.raises(errors.ContextOverflow) as caught:
             await caller.make_call(server.base_url, request=request, retries=3).result()

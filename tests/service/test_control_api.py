@@ -23,7 +23,7 @@ from foundry_api.types.errors import (
     ProtocolError,
     ServerError,
 )
-from foundry_api.types.messages import Model
+from foundry_api.types.models import Model
 from service.helpers import wait_until_async
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from foundry_api import (
     Chunk,
     FoundryAPIClient,
     InvalidRequest,
+    MaxTurnsExceeded,
     ToolCallError,
     ToolMarkersMissing,
     ToolResult,
-    ToolRoundsExceeded,
     ToolRun,
 )
 from support.scripted_model import build
@@ -121,7 +121,7 @@ async def test_a_model_that_never_ends_to_call_is_stopped(client: FoundryAPIClie
         """Send the model back, too."""
         return f"{expression}: call-calculator"
 
-    with pytest.raises(ToolRoundsExceeded) as caught:
+    with pytest.raises(MaxTurnsExceeded) as caught:
         await client.run_tools(
             "call-calculator", [calculate, again], max_turns=3, max_tokens=ENOUGH
         )

@@ -52,6 +52,7 @@ from foundry_api import (
     Hysteresis,
     InvalidRequest,
     LimiterSettings,
+    MaxTurnsExceeded,
     MemoryBudgetExceeded,
     MemoryCache,
     Message,
@@ -88,7 +89,6 @@ from foundry_api import (
     ToolDefinitionError,
     ToolFailed,
     ToolResult,
-    ToolRoundsExceeded,
     ToolRun,
     TranscriptionChunk,
     Usage,
@@ -277,7 +277,7 @@ async def with_tools(client: FoundryAPIClient) -> ToolRun:
         run = await client.run_tools(
             "How late is it?", [calculate, clock, rate, rate_again], max_turns=4, **options
         )
-    except ToolRoundsExceeded as error:
+    except MaxTurnsExceeded as error:
         if error.run is None:
             raise
         run = error.run

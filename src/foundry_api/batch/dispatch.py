@@ -13,8 +13,8 @@ from foundry_api.types.values import format_value
 if TYPE_CHECKING:
     from typing import Literal
 
+    from foundry_api.batch.protocol import BatchClient
     from foundry_api.batch.types import BatchAnswer, BatchRequest
-    from foundry_api.client.client import FoundryAPIClient
     from foundry_api.core.options import Timeout
 
 __all__ = ["RequestOverrides", "dispatch", "get_model"]
@@ -66,7 +66,7 @@ def get_model(request: BatchRequest, default: str) -> str:
 
 
 async def dispatch(
-    client: FoundryAPIClient, request: BatchRequest, overrides: RequestOverrides, model: str
+    client: BatchClient, request: BatchRequest, overrides: RequestOverrides, model: str
 ) -> BatchAnswer:
     """The answer to a request.
 
@@ -94,7 +94,7 @@ async def dispatch(
 
 
 async def _chat(
-    client: FoundryAPIClient, body: dict[str, Any], overrides: RequestOverrides
+    client: BatchClient, body: dict[str, Any], overrides: RequestOverrides
 ) -> BatchAnswer:
     options: dict[str, Any] = {**_select(body, _CHAT_MEMBERS), **overrides}
     limit = body.pop("max_tokens", None)
@@ -109,7 +109,7 @@ async def _chat(
 
 
 async def _respond(
-    client: FoundryAPIClient, body: dict[str, Any], overrides: RequestOverrides
+    client: BatchClient, body: dict[str, Any], overrides: RequestOverrides
 ) -> BatchAnswer:
     options: dict[str, Any] = _select(body, _RESPONSE_MEMBERS)
     options |= {name: value for name, value in overrides.items() if name != "cache"}
@@ -120,7 +120,7 @@ async def _respond(
 
 
 async def _embed(
-    client: FoundryAPIClient, body: dict[str, Any], overrides: RequestOverrides
+    client: BatchClient, body: dict[str, Any], overrides: RequestOverrides
 ) -> BatchAnswer:
     for name in body.keys() - _EMBEDDINGS_MEMBERS:
         raise InvalidRequest(f"{name} is not what embeddings take", field=name)

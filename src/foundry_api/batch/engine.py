@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Callable
 
     from foundry_api.batch.dispatch import RequestOverrides
+    from foundry_api.batch.protocol import BatchClient
     from foundry_api.batch.scheduler import Scheduler
     from foundry_api.batch.types import WorkItem
-    from foundry_api.client.client import FoundryAPIClient
     from foundry_api.core.cache.base import ResponseCache
 
 __all__ = [
@@ -134,7 +134,7 @@ class CallOptions:
         wall_clock: Seconds since the epoch.
     """
 
-    client: FoundryAPIClient
+    client: BatchClient
     overrides: RequestOverrides
     dedupe: bool = False
     store: ResponseCache | None = None
@@ -239,7 +239,7 @@ class LocalEngine:
 
     def __init__(
         self,
-        client: FoundryAPIClient,
+        client: BatchClient,
         *,
         max_attempts: int = 3,
         patience_s: float = 600.0,

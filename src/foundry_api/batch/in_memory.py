@@ -28,11 +28,10 @@ from foundry_api.batch.request_body import validate_body
 from foundry_api.batch.scheduler import RetryPolicy, make_scheduler
 from foundry_api.batch.task import BatchTask
 from foundry_api.batch.types import BatchRequest, BatchResult, Failures, parse_route
-from foundry_api.client.chat import make_output_spec
+from foundry_api.core.chat import make_chat_request, make_output_spec
 from foundry_api.core.options import ChatOptions
 from foundry_api.resilience.deadline import Deadline
 from foundry_api.types.checks import (
-    chat_request,
     check_cache,
     check_flag,
     check_int,
@@ -52,8 +51,8 @@ from foundry_api.types.values import UNENCODABLE, as_text, format_value, to_plai
 
 if TYPE_CHECKING:
     from foundry_api.batch.dispatch import RequestOverrides
+    from foundry_api.batch.protocol import BatchClient
     from foundry_api.batch.types import BatchAnswer, BatchItem
-    from foundry_api.client.client import FoundryAPIClient
     from foundry_api.structured.expectation import OutputSpec
 
 __all__ = ["BatchCallOptions", "ChatCallable", "ChatFunction", "RequestTask", "run_requests"]
@@ -87,7 +86,7 @@ class RequestTask(BatchTask[BatchResult[Any]]):
         index: int,
         item: Any,
         *,
-        client: FoundryAPIClient,
+        client: BatchClient,
         chat: ChatFunction,
         system: str | None,
         options: ChatOptions,
@@ -261,7 +260,7 @@ class BatchCallOptions:
 
 
 def run_requests(
-    client: FoundryAPIClient,
+    client: BatchClient,
     requests: Iterable[BatchItem] | AsyncIterable[BatchItem],
     call_options: BatchCallOptions,
     complete_chat: ChatCallable,
@@ -291,7 +290,7 @@ def run_requests(
 
 
 async def _iter_results(
-    client: FoundryAPIClient,
+    client: BatchClient,
     requests: Iterable[BatchItem] | AsyncIterable[BatchItem],
     call_options: BatchCallOptions,
     chat: ChatFunction,
@@ -313,7 +312,7 @@ async def _iter_results(
 
 
 async def _make_tasks(
-    client: FoundryAPIClient,
+    client: BatchClient,
     requests: Iterable[BatchItem] | AsyncIterable[BatchItem],
     call_options: BatchCallOptions,
     chat: ChatFunction,
@@ -396,4 +395,4 @@ def _check_options(options: ChatOptions) -> None:
         for name, value in options.items()
         if name not in {"model", "timeout", "deadline", "download", "cache"}
     }
-    chat_request(prompt_to_messages("?"), **cast("dict[str, Any]", chat_arguments))
+    make_chat_request(prompt_to_messages("?"), **cast("dict[str, Any]", chat_arguments))

@@ -9,11 +9,11 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from foundry_api.batch.types import CHAT_URL, EMBEDDINGS_URL, RESPONSES_URL, URLS
+from foundry_api.core.chat import make_chat_request
 from foundry_api.types.checks import (
     MAX_SEED,
     MAX_TEMPERATURE,
     MAX_TOKENS,
-    chat_request,
     check_int,
     check_range,
     check_text,
@@ -226,7 +226,7 @@ def _check_member(url: BatchUrl, name: str, value: object) -> bool:
 
 
 def _check_chat(body: Body) -> None:
-    chat_request(
+    make_chat_request(
         parse_messages(_require(body, "messages")),
         max_tokens=body.get("max_tokens"),
         temperature=body.get("temperature"),

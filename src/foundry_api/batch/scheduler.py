@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable
 
     from foundry_api.batch.dedupe import LruResults
+    from foundry_api.batch.protocol import BatchClient
     from foundry_api.batch.task import BatchTask
-    from foundry_api.client.client import FoundryAPIClient
     from foundry_api.core.service_pool import ServiceHandle
 
 __all__ = ["ConcurrencyWindow", "RetryPolicy", "Scheduler", "desired_concurrency", "make_scheduler"]
@@ -404,7 +404,7 @@ class RetryPolicy:
 
 
 def make_scheduler(
-    client: FoundryAPIClient,
+    client: BatchClient,
     policy: RetryPolicy,
     *,
     shared_results: LruResults[_R] | None = None,
@@ -429,7 +429,7 @@ def make_scheduler(
     )
 
 
-async def _is_reachable(client: FoundryAPIClient) -> bool:
+async def _is_reachable(client: BatchClient) -> bool:
     """Whether one of the services tells its status."""
     for service in client.services:
         try:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from foundry_api.cli.session import Session
     from foundry_api.client.client import FoundryAPIClient
     from foundry_api.core.downloads import DownloadProgress
-    from foundry_api.types.messages import Model
+    from foundry_api.types.models import Model
 
     ProgressCallback = Callable[[DownloadProgress], object]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from foundry_api.cli.options import GlobalOptions
     from foundry_api.core.catalog import CatalogListing
-    from foundry_api.types.messages import Model
+    from foundry_api.types.models import Model
 
 __all__ = ["list_models", "make_rows", "print_catalog_age", "show_models", "to_json"]
 

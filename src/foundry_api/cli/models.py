@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from foundry_api.core.catalog import CatalogListing
-    from foundry_api.types.messages import Model
+    from foundry_api.types.models import Model
 
 __all__ = ["command", "try_model"]
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from foundry_api.cli.session import Session
-    from foundry_api.types.messages import Chunk, Completion, Message, Model
+    from foundry_api.types.messages import Chunk, Completion, Message
+    from foundry_api.types.models import Model
 
 __all__ = ["AnswerPrinter", "ChatRunner"]
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
     from typing import Unpack
 
+    from foundry_api.batch.protocol import BatchClient
     from foundry_api.batch.types import (
         BatchAnswer,
         BatchItem,
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
         Failures,
         Prompt,
     )
-    from foundry_api.client.client import FoundryAPIClient
     from foundry_api.core.options import ChatOptions
     from foundry_api.structured.expectation import OutputSpec
     from foundry_api.types.messages import Completion, Message
@@ -172,7 +172,7 @@ class BatchMethods(ABC):
             patience_s=patience,
         )
         return run_requests(
-            cast("FoundryAPIClient", self), requests, call_options, self._complete_structured
+            cast("BatchClient", self), requests, call_options, self._complete_structured
         )
 
     @abstractmethod

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from msgspec import structs
 
+from foundry_api.core.chat import make_output_spec
 from foundry_api.types.checks import check_repairs, prompt_to_messages
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     Messages = Iterable[Message | Mapping[str, Any]]
 
-__all__ = ["ChatMethods", "make_output_spec"]
+__all__ = ["ChatMethods"]
 
 _T = TypeVar("_T")
 
@@ -401,22 +402,3 @@ def _resampled_request(request: ChatRequest, repetitions: int) -> ChatRequest:
         temperature=max(request.temperature or 0.0, RETRY_TEMPERATURE),
         seed=((request.seed or 0) + repetitions) % 2**31,
     )
-
-
-def make_output_spec(**given: Any) -> OutputSpec | None:
-    """What an answer has to be; None for any answer.
-
-    Args:
-        given: As `OutputSpec.from_arguments` takes it.
-
-    Raises:
-        InvalidRequest: One is at fault, or two say different things.
-    """
-    for value in given.values():
-        if value is not None and not (type(value) is tuple and not value):
-            break
-    else:
-        return None
-    from foundry_api.structured.expectation import OutputSpec  # noqa: PLC0415 - few calls need it
-
-    return OutputSpec.from_arguments(**given)

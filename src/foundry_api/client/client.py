@@ -13,7 +13,7 @@ from foundry_api.client.responses import Responses
 from foundry_api.client.tools import ToolMethods
 from foundry_api.core.cache.base import ResponseCache
 from foundry_api.core.call import CallRequest
-from foundry_api.core.chat import make_chat_call
+from foundry_api.core.chat import make_chat_call, make_chat_request
 from foundry_api.core.options import ChatOptions
 from foundry_api.core.residency.policy import ModelResidency
 from foundry_api.core.runtime import ClientRuntime
@@ -21,7 +21,6 @@ from foundry_api.resilience.breaker import BreakerSettings
 from foundry_api.resilience.deadline import Deadline, current, enforce_deadline
 from foundry_api.resilience.limiter import LimiterSettings
 from foundry_api.types.checks import (
-    chat_request,
     check_cache,
     check_flag,
     check_timeout,
@@ -278,7 +277,7 @@ class FoundryAPIClient(ChatMethods, ToolMethods, EndpointMethods, BatchMethods):
             deadline_s = settings.deadline_s
         return CallRequest(
             models=(settings.model,) if model is None else model_names(model),
-            request=chat_request(
+            request=make_chat_request(
                 messages,
                 max_tokens=options.get("max_tokens"),
                 temperature=options.get("temperature"),

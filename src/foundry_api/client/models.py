@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from foundry_api.core.connection import Connection
     from foundry_api.core.downloads import DownloadProgress
     from foundry_api.engine.control import ControlClient
-    from foundry_api.types.messages import Model, ModelUser
+    from foundry_api.types.models import Model, ModelUser
 
     Progress = Callable[[DownloadProgress], object]
     Connect = Callable[[], Awaitable[Connection]]

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from foundry_api.resilience.breaker import CallPermit
     from foundry_api.resilience.limiter import Slot
     from foundry_api.resilience.silence import TimeoutGuard
-    from foundry_api.types.messages import Model
+    from foundry_api.types.models import Model
     from foundry_api.wire.transport import Response
 
 __all__ = ["Attempt"]

@@ -21,7 +21,7 @@ from foundry_api.engine.models.download_cache import list_downloaded, may_hold_d
 from foundry_api.storage.paths import PRIVATE_DIRECTORY, Paths
 from foundry_api.storage.private_file import read_file, replace_file
 from foundry_api.types.errors import CatalogUnavailable
-from foundry_api.types.messages import Model
+from foundry_api.types.models import Model
 from foundry_api.types.serialization import Result
 from foundry_api.wire.transport import is_loopback
 

@@ -2,35 +2,58 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import msgspec
 
 from foundry_api.core.call import Call
 from foundry_api.core.operation import Finished, Operation
-from foundry_api.types.errors import ContextOverflow, ToolMarkersMissing
-from foundry_api.types.messages import Chunk, Completion, Timings
+from foundry_api.types.checks import (
+    MAX_SEED,
+    MAX_TEMPERATURE,
+    MAX_TOKENS,
+    check_encodable,
+    check_int,
+    check_range,
+    check_several,
+    validate_messages,
+)
+from foundry_api.types.errors import ContextOverflow, InvalidRequest, ToolMarkersMissing
+from foundry_api.types.messages import ChatRequest, Chunk, Completion, GrammarConstraint, Timings
 from foundry_api.types.serialization import header_text
-from foundry_api.types.values import is_dict
+from foundry_api.types.values import UNENCODABLE, as_text, format_value, is_dict, to_plain
+from foundry_api.wire.chat.events import StreamEnd
 from foundry_api.wire.chat.reasoning import split_reasoning
-from foundry_api.wire.dialects.base import StreamEnd
 from foundry_api.wire.errors import decode_lenient_json
 from foundry_api.wire.transport import MAX_BODY_BYTES, MAX_SUCCESS_STATUS, OK
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from foundry_api.core.call import CallContext, CallRequest
     from foundry_api.core.connection import Connection
     from foundry_api.core.operation import AnswerFacts
+    from foundry_api.structured.expectation import OutputSpec
+    from foundry_api.tools.definition import ToolLike
     from foundry_api.types.capabilities import Capabilities
     from foundry_api.types.errors import FoundryError
     from foundry_api.types.events import OperationName
-    from foundry_api.types.messages import ChatRequest, Model, ToolCall
-    from foundry_api.wire.dialects.base import ChatDecoder
+    from foundry_api.types.messages import Constraint, Message, ToolCall, ToolDefinition
+    from foundry_api.types.models import Model
+    from foundry_api.wire.chat.events import ChatDecoder
     from foundry_api.wire.transport import Request, Response
 
-__all__ = ["ChatCall", "ChatCompletion", "final_chunk", "make_chat_call"]
+__all__ = [
+    "ChatCall",
+    "ChatCompletion",
+    "final_chunk",
+    "make_chat_call",
+    "make_chat_request",
+    "make_output_spec",
+]
+
+MAX_STOP_STRINGS = 4
 
 # Below this all tokens arrived at once, which says nothing about the speed of the engine.
 MIN_MEASURED_S = 0.001
@@ -40,6 +63,145 @@ BODYLESS_STATUSES = frozenset({204, 205})
 
 _STREAM_STARTS = (b"data:", b"event:", b": ")
 _TOKEN_BOUNDS = frozenset({"max_tokens", "max_completion_tokens"})
+
+
+def make_chat_request(
+    messages: Iterable[Message | Mapping[str, Any]],
+    *,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: str | Sequence[str] | None = None,
+    tools: Sequence[ToolLike] | None = None,
+    tool_choice: str | None = None,
+    constraint: Constraint | None = None,
+    extra: Mapping[str, Any] | None = None,
+    is_validated: bool = False,
+) -> ChatRequest:
+    """A request that the service can't refuse for its form.
+
+    With `is_validated` the messages come from `prompt_to_messages` or `validate_messages`.
+
+    Raises:
+        InvalidRequest: An argument is at fault; `.field` names it.
+    """
+    offered = () if tools is None else _tools(tools)
+    if isinstance(constraint, GrammarConstraint) and offered and tool_choice != "none":
+        raise InvalidRequest(
+            "grammar and tools were both given, but a model that is kept to a grammar calls none",
+            field="grammar",
+        )
+    if constraint is not None and extra and "response_format" in extra:
+        raise InvalidRequest(
+            "extra has a response_format, beside another description of the answer", field="extra"
+        )
+    # Most calls leave most of these out, and a function that returns at once costs its call.
+    if max_tokens is not None:
+        max_tokens = check_int("max_tokens", max_tokens, 1, MAX_TOKENS)
+    if temperature is not None:
+        temperature = check_range("temperature", temperature, 0, MAX_TEMPERATURE)
+    if top_p is not None:
+        top_p = check_range("top_p", top_p, 0, 1)
+    if seed is not None:
+        seed = check_int("seed", seed, -MAX_SEED - 1, MAX_SEED)
+    return ChatRequest(
+        messages=tuple(cast("Iterable[Message]", messages))
+        if is_validated
+        else validate_messages(messages),
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        stop=() if stop is None else _stop_strings(stop),
+        tools=offered,
+        tool_choice=None if tool_choice is None else _tool_choice(tool_choice, offered),
+        constraint=constraint,
+        extra={} if extra is None else _check_extra(extra),
+    )
+
+
+def _stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
+    if isinstance(stop, str):
+        return (_stop_string("stop", stop),)
+    strings = check_several("stop", stop, "a text or a list of texts")
+    if len(strings) > MAX_STOP_STRINGS:
+        raise InvalidRequest(
+            f"stop holds {len(strings)} strings, but the service takes {MAX_STOP_STRINGS} at most",
+            field="stop",
+        )
+    return tuple(_stop_string(f"stop[{index}]", text) for index, text in enumerate(strings))
+
+
+def _stop_string(field: str, value: object) -> str:
+    """A text that ends an answer; it may be white space."""
+    text = check_encodable(field, value)
+    if not text:
+        raise InvalidRequest(f"{field} is empty", field=field)
+    return text
+
+
+def _tools(tools: Sequence[ToolLike]) -> tuple[ToolDefinition, ...]:
+    if isinstance(tools, list) and not tools:
+        return ()
+    # Describing functions is of no use to those who offer none.
+    from foundry_api.tools.definition import to_definitions  # noqa: PLC0415
+
+    return to_definitions(tools)
+
+
+def _tool_choice(choice: str, tools: tuple[ToolDefinition, ...]) -> str:
+    name = as_text(choice)
+    if name is None:
+        raise InvalidRequest(
+            f"tool_choice is {format_value(choice)}, not a text",
+            field="tool_choice",
+            hint="Give auto, none, required or the name of a tool.",
+        )
+    if name in {"auto", "none"}:
+        return name
+    names = [tool.name for tool in tools]
+    if not names:
+        raise InvalidRequest(
+            f"tool_choice is {name!r}, but there are no tools", field="tool_choice"
+        )
+    if name != "required" and name not in names:
+        raise InvalidRequest(
+            f"tool_choice is {name!r}, but must be auto, none, required or the name of a tool: "
+            f"{', '.join(names)}",
+            field="tool_choice",
+        )
+    return name
+
+
+def _check_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(cast("object", extra), Mapping):
+        raise InvalidRequest(f"extra is {format_value(extra)}, not a mapping", field="extra")
+    try:
+        members: dict[str, Any] = to_plain(dict(extra))
+    except UNENCODABLE as error:
+        raise InvalidRequest(f"extra cannot be sent as JSON: {error}", field="extra") from error
+    return members
+
+
+def make_output_spec(**arguments: Any) -> OutputSpec | None:
+    """Return what the answer has to be; None for any answer.
+
+    Args:
+        arguments: See `OutputSpec.from_arguments`.
+
+    Raises:
+        InvalidRequest: An argument is invalid, or two of them contradict each other.
+    """
+    for value in arguments.values():
+        if value is not None and not (type(value) is tuple and not value):
+            break
+    else:
+        return None
+    # Most calls take any answer, so the schema code is imported by the calls that need it.
+    from foundry_api.structured.expectation import OutputSpec  # noqa: PLC0415
+
+    return OutputSpec.from_arguments(**arguments)
 
 
 class ChatCompletion(Operation[Chunk, StreamEnd, Completion[None]]):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from foundry_api.core.connection import Connection
-    from foundry_api.types.messages import Model
+    from foundry_api.types.models import Model
 
     Place = tuple[Connection, Model]
     Route = Callable[[str], Awaitable[Place]]

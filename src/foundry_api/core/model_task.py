@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from foundry_api.core.connection import Connection
     from foundry_api.engine.models.task import Speech
-    from foundry_api.types.messages import Model
+    from foundry_api.types.models import Model
 
 __all__ = ["check_embedding_support", "check_vision", "detect_speech_kind"]
 

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
         AttemptRecord,
         ChatRequest,
         FinishReason,
-        Model,
         ServiceGeneration,
         Usage,
     )
+    from foundry_api.types.models import Model
     from foundry_api.wire.transport import Request, Response
 
 __all__ = [

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from foundry_api.resilience.deadline import Deadline
     from foundry_api.types.capabilities import Capabilities
     from foundry_api.types.events import OperationName
-    from foundry_api.types.messages import Model
+    from foundry_api.types.models import Model
     from foundry_api.wire.transport import Request, Response
 
 __all__ = ["RawCall", "RawOperation", "RawRequest", "make_raw_call", "make_raw_request"]

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from foundry_api.types.capabilities import Capabilities
     from foundry_api.types.errors import FoundryError
     from foundry_api.types.events import OperationName
-    from foundry_api.types.messages import Model
+    from foundry_api.types.models import Model
     from foundry_api.wire.transport import Request
 
 __all__ = [

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from foundry_api.core.residency.manager import ModelManager
     from foundry_api.engine.endpoint import Endpoint
     from foundry_api.types.events import Listener
-    from foundry_api.types.messages import Model
+    from foundry_api.types.models import Model
     from foundry_api.types.settings import Settings
     from foundry_api.wire.transport import Transport
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from foundry_api.tools.definition import require_callable
+from foundry_api.tools.errors import MaxTurnsExceeded, ToolFailed
 from foundry_api.tools.executor import ToolExecutor, ToolLimits
 from foundry_api.tools.results import ToolResult, ToolRun
-from foundry_api.types.errors import ToolCallError, ToolFailed, ToolRoundsExceeded
+from foundry_api.types.errors import ToolCallError
 from foundry_api.types.messages import Message, Usage
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class ToolLoop:
 
         Raises:
             ToolFailed: One failed, and the model is not to be told.
-            ToolRoundsExceeded: The model may not be asked again.
+            MaxTurnsExceeded: The model may not be asked again.
         """
         self._usage = _add_usage(self._usage, completion.usage)
         self._add_answer(completion)
@@ -138,7 +139,7 @@ class ToolLoop:
             return None
         if self._turns >= self._limits.max_turns:
             names = ", ".join(call.function.name for call in completion.tool_calls)
-            raise ToolRoundsExceeded(
+            raise MaxTurnsExceeded(
                 f"the model was asked {self._turns} times and still wants to call {names}",
                 run=self._make_run(completion),
             ).with_context(model=completion.model, service=completion.service)

@@ -51,7 +51,8 @@ if TYPE_CHECKING:
     from foundry_api.engine.models.task import Speech
     from foundry_api.types.capabilities import Capabilities
     from foundry_api.types.events import OperationName
-    from foundry_api.types.messages import AttemptRecord, Model
+    from foundry_api.types.messages import AttemptRecord
+    from foundry_api.types.models import Model
     from foundry_api.wire.transport import Request
 
 __all__ = [

@@ -18,7 +18,7 @@ from foundry_api.types.errors import (
     ServerError,
 )
 from foundry_api.types.local_path import absolute_path
-from foundry_api.types.messages import Model
+from foundry_api.types.models import Model
 from foundry_api.wire.dialects.base import BAD_JSON
 from foundry_api.wire.transport import Request, fetch
 

@@ -31,7 +31,7 @@ from foundry_api.types.errors import (
     ModelLoadFailed,
     ProtocolError,
 )
-from foundry_api.types.messages import Model
+from foundry_api.types.models import Model
 from foundry_api.types.settings import normalize_url
 from foundry_api.wire.dialects.base import LOAD_TIMEOUT_S
 from foundry_api.wire.dialects.legacy import parse_percent

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import psutil
 
 from foundry_api.engine import state
-from foundry_api.engine.host.lifetime import is_alive
 from foundry_api.engine.process import START_TIMEOUT_S, HostOptions, HostProcess
+from foundry_api.engine.state import is_alive
 from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.types.errors import ConfigurationError, ServiceStartFailed
 

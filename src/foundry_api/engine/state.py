@@ -10,7 +10,6 @@ import msgspec
 import psutil
 
 from foundry_api.engine.endpoint import ControlAddress, Endpoint
-from foundry_api.engine.host.lifetime import is_alive
 from foundry_api.storage.private_file import read_file, replace_file
 from foundry_api.types.messages import ServiceGeneration
 
@@ -28,6 +27,7 @@ __all__ = [
     "get_own_create_time",
     "get_process",
     "get_service_generation",
+    "is_alive",
     "parse_state",
     "read_state",
     "remove_state",
@@ -220,3 +220,11 @@ def parse_state(path: Path) -> HostReady | None:
         return msgspec.json.decode(read_file(path, MAX_BYTES), type=HostReady)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether this very process runs still: not another of the same pid, and no zombie."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast, get_args
 import msgspec
 
 from foundry_api.types.errors import InvalidRequest, UnsupportedFeature
-from foundry_api.types.messages import ChatRequest, GrammarConstraint, Message, Role
+from foundry_api.types.messages import Message, Role
 from foundry_api.types.user_code import read_argument
 from foundry_api.types.values import (
     UNENCODABLE,
@@ -29,13 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from collections.abc import Set as AbstractSet
 
-    from foundry_api.tools.definition import ToolLike
-    from foundry_api.types.messages import Constraint, ToolDefinition
 
 __all__ = [
-    "chat_request",
     "check_cache",
     "check_characters",
+    "check_encodable",
     "check_flag",
     "check_int",
     "check_name",
@@ -51,7 +49,7 @@ __all__ = [
     "validate_messages",
 ]
 
-MAX_STOP_STRINGS = 4
+
 MAX_TEMPERATURE = 2.0
 MAX_TOKENS = 2**31 - 1
 """The engine keeps the bound in an int."""
@@ -64,62 +62,6 @@ EMPTY_RESULT = '""'
 _ROLES = frozenset(get_args(Role))
 _PLAIN_MEMBERS = {"role", "content"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
-
-def chat_request(
-    messages: Iterable[Message | Mapping[str, Any]],
-    *,
-    max_tokens: int | None = None,
-    temperature: float | None = None,
-    top_p: float | None = None,
-    seed: int | None = None,
-    stop: str | Sequence[str] | None = None,
-    tools: Sequence[ToolLike] | None = None,
-    tool_choice: str | None = None,
-    constraint: Constraint | None = None,
-    extra: Mapping[str, Any] | None = None,
-    is_validated: bool = False,
-) -> ChatRequest:
-    """A request that the service can't refuse for its form.
-
-    With `is_validated` the messages come from `prompt_to_messages` or `validate_messages`.
-
-    Raises:
-        InvalidRequest: An argument is at fault; `.field` names it.
-    """
-    offered = () if tools is None else _tools(tools)
-    if isinstance(constraint, GrammarConstraint) and offered and tool_choice != "none":
-        raise InvalidRequest(
-            "grammar and tools were both given, but a model that is kept to a grammar calls none",
-            field="grammar",
-        )
-    if constraint is not None and extra and "response_format" in extra:
-        raise InvalidRequest(
-            "extra has a response_format, beside another description of the answer", field="extra"
-        )
-    # Most calls leave most of these out, and a function that returns at once costs its call.
-    if max_tokens is not None:
-        max_tokens = check_int("max_tokens", max_tokens, 1, MAX_TOKENS)
-    if temperature is not None:
-        temperature = check_range("temperature", temperature, 0, MAX_TEMPERATURE)
-    if top_p is not None:
-        top_p = check_range("top_p", top_p, 0, 1)
-    if seed is not None:
-        seed = check_int("seed", seed, -MAX_SEED - 1, MAX_SEED)
-    return ChatRequest(
-        messages=tuple(cast("Iterable[Message]", messages))
-        if is_validated
-        else validate_messages(messages),
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        stop=() if stop is None else _stop_strings(stop),
-        tools=offered,
-        tool_choice=None if tool_choice is None else _tool_choice(tool_choice, offered),
-        constraint=constraint,
-        extra={} if extra is None else _check_extra(extra),
-    )
 
 
 def validate_messages(messages: Iterable[Message | Mapping[str, Any]]) -> tuple[Message, ...]:
@@ -323,7 +265,7 @@ def _flatten_content(field: str, content: object) -> str:
     if isinstance(content, list | tuple):
         parts = cast("list[Any]", content)
         return "".join(_content_part(f"{field}[{index}]", part) for index, part in enumerate(parts))
-    return _sendable(field, content)
+    return check_encodable(field, content)
 
 
 def _content_part(field: str, part: Any) -> str:
@@ -334,7 +276,7 @@ def _content_part(field: str, part: Any) -> str:
             "in every generation",
             hint="Leave it out: the service would drop it without a word.",
         )
-    return _sendable(f"{field}.text", members.get("text"))
+    return check_encodable(f"{field}.text", members.get("text"))
 
 
 def _is_valid_message(message: object) -> TypeGuard[Message]:
@@ -366,13 +308,13 @@ def check_text(field: str, value: object) -> str:
     Raises:
         InvalidRequest: It is no text, empty, or holds characters that the service can't take.
     """
-    text = _sendable(field, value)
+    text = check_encodable(field, value)
     if not text or text.isspace():
         raise InvalidRequest(f"{field} is empty", field=field)
     return text
 
 
-def _sendable(field: str, value: object) -> str:
+def check_encodable(field: str, value: object) -> str:
     """A text that can be sent, which may be empty."""
     text = as_text(value)
     if text is None:
@@ -456,66 +398,3 @@ def _must_be(low: float, high: float) -> str:
 def _written(number: float) -> str:
     """A bound, with all of its digits if it is a whole number."""
     return str(number) if isinstance(number, int) else f"{number:g}"
-
-
-def _stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
-    if isinstance(stop, str):
-        return (_stop_string("stop", stop),)
-    strings = check_several("stop", stop, "a text or a list of texts")
-    if len(strings) > MAX_STOP_STRINGS:
-        raise InvalidRequest(
-            f"stop holds {len(strings)} strings, but the service takes {MAX_STOP_STRINGS} at most",
-            field="stop",
-        )
-    return tuple(_stop_string(f"stop[{index}]", text) for index, text in enumerate(strings))
-
-
-def _stop_string(field: str, value: object) -> str:
-    """A text that ends an answer; it may be white space."""
-    text = _sendable(field, value)
-    if not text:
-        raise InvalidRequest(f"{field} is empty", field=field)
-    return text
-
-
-def _tools(tools: Sequence[ToolLike]) -> tuple[ToolDefinition, ...]:
-    if isinstance(tools, list) and not tools:
-        return ()
-    # Describing functions is of no use to those who offer none.
-    from foundry_api.tools.definition import to_definitions  # noqa: PLC0415
-
-    return to_definitions(tools)
-
-
-def _tool_choice(choice: str, tools: tuple[ToolDefinition, ...]) -> str:
-    name = as_text(choice)
-    if name is None:
-        raise InvalidRequest(
-            f"tool_choice is {format_value(choice)}, not a text",
-            field="tool_choice",
-            hint="Give auto, none, required or the name of a tool.",
-        )
-    if name in {"auto", "none"}:
-        return name
-    names = [tool.name for tool in tools]
-    if not names:
-        raise InvalidRequest(
-            f"tool_choice is {name!r}, but there are no tools", field="tool_choice"
-        )
-    if name != "required" and name not in names:
-        raise InvalidRequest(
-            f"tool_choice is {name!r}, but must be auto, none, required or the name of a tool: "
-            f"{', '.join(names)}",
-            field="tool_choice",
-        )
-    return name
-
-
-def _check_extra(extra: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(cast("object", extra), Mapping):
-        raise InvalidRequest(f"extra is {format_value(extra)}, not a mapping", field="extra")
-    try:
-        members: dict[str, Any] = to_plain(dict(extra))
-    except UNENCODABLE as error:
-        raise InvalidRequest(f"extra cannot be sent as JSON: {error}", field="extra") from error
-    return members

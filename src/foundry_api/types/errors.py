@@ -28,8 +28,8 @@ The tree::
     ├── StructuredOutputError           the answer is not what it has to be, asked again or not
     ├── ToolError
     │   ├── ToolCallError               the model's call of a tool cannot be read
-    │   ├── ToolFailed                  a tool failed, and on_error is "raise"
-    │   └── ToolRoundsExceeded          the model did not come to an end of calling tools
+    │   ├── ToolFailed                  a tool failed, and on_error is "raise" in tools/errors.py
+    │   └── MaxTurnsExceeded            the model still called tools after max_turns turns; there too
     ├── BatchError                      a batch over files cannot begin or go on
     │   ├── BatchInputInvalid (InvalidRequest)  the input cannot be read, or has bad lines
     │   ├── BatchMismatch                the input is not what the journal was begun with
@@ -64,8 +64,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from foundry_api.tools.results import ToolRun
-    from foundry_api.types.messages import ModelUser, ToolCall
+    from foundry_api.types.models import ModelUser
 
 __all__ = [
     "BatchCancelled",
@@ -112,9 +111,7 @@ __all__ = [
     "ToolCallError",
     "ToolDefinitionError",
     "ToolError",
-    "ToolFailed",
     "ToolMarkersMissing",
-    "ToolRoundsExceeded",
     "UnsupportedFeature",
     "UnsupportedParameter",
 ]
@@ -716,44 +713,3 @@ class ToolCallError(ToolError):
         super().__init__(message, hint=hint, model=model, service=service, status=status)
         self.text = text
         self.finish_reason = finish_reason
-
-
-class ToolFailed(ToolError):
-    """A tool could not do what the model called it for; raised where `on_error` is `raise`.
-
-    The exception of the tool, if there is one, is the `__cause__`.
-
-    Attributes:
-        call: What the model wanted.
-        run: The run so far.
-    """
-
-    default_hint = "Correct the tool, or let the model be told of errors: on_error='return'."
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        call: ToolCall | None = None,
-        run: ToolRun | None = None,
-        hint: str | None = None,
-    ) -> None:
-        super().__init__(message, hint=hint)
-        self.call = call
-        self.run = run
-
-
-class ToolRoundsExceeded(ToolError):
-    """The model still wanted to call tools when it had been asked `max_turns` times.
-
-    Attributes:
-        run: The run so far; its last turn is the one that wants more calls, which were not made.
-    """
-
-    default_hint = "Allow more max_turns, or look at run.calls for what keeps the model busy."
-
-    def __init__(
-        self, message: str, *, run: ToolRun | None = None, hint: str | None = None
-    ) -> None:
-        super().__init__(message, hint=hint)
-        self.run = run

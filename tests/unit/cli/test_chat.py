@@ -15,7 +15,8 @@ from foundry_api.cli.chat import read_prompt, to_json
 from foundry_api.cli.options import GlobalOptions, common_options, pass_common
 from foundry_api.core.downloads import DownloadProgress
 from foundry_api.types.errors import CatalogUnavailable, InvalidRequest, ModelNotCached
-from foundry_api.types.messages import AttemptRecord, Completion, Model, Timings, Usage
+from foundry_api.types.messages import AttemptRecord, Completion, Timings, Usage
+from foundry_api.types.models import Model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

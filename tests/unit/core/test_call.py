@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from foundry_api.core.call import CallRequest
-from foundry_api.core.chat import make_chat_call
+from foundry_api.core.chat import make_chat_call, make_chat_request
 from foundry_api.core.connection import Connection
 from foundry_api.engine.endpoint import Endpoint
 from foundry_api.resilience.deadline import NEVER
 from foundry_api.types import errors
-from foundry_api.types.checks import chat_request
 from foundry_api.types.events import (
     AttemptStarted,
     CallEnded,
@@ -22,7 +21,8 @@ from foundry_api.types.events import (
     FirstToken,
     RetryScheduled,
 )
-from foundry_api.types.messages import Model, Usage
+from foundry_api.types.messages import Usage
+from foundry_api.types.models import Model
 from support.factories import service_of, tools_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 MODEL = Model(id="tiny:1", alias="tiny", catalog="local", cached=True)
 ENDPOINT = Endpoint(base_url="http://service", service_generation="sdk-2.1", origin="explicit")
-ORDER = CallRequest(("tiny",), chat_request([{"role": "user", "content": "Hi"}]), 5.0, NEVER)
+ORDER = CallRequest(("tiny",), make_chat_request([{"role": "user", "content": "Hi"}]), 5.0, NEVER)
 STOP = b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
 DONE = b"data: [DONE]\n\n"
 
@@ -287,7 +287,7 @@ async def test_calls_do_not_disturb_each_other() -> None:
 
 async def test_the_events_tell_of_attempts_and_answers_without_the_prompt() -> None:
     world = World([errors.ServerError("boom"), WHOLE])
-    request = chat_request([{"role": "user", "content": "my secret"}])
+    request = make_chat_request([{"role": "user", "content": "my secret"}])
     await world.call(retries=1, order=CallRequest(("tiny",), request, 5.0, NEVER)).result()
     told = [repr(event) for event in world.events]
     assert [type(event) for event in world.events] == [

@@ -14,7 +14,7 @@ from foundry_api.engine.endpoint import Endpoint, Origin
 from foundry_api.engine.host.catalog import PublicListing
 from foundry_api.types.capabilities import CAPABILITIES
 from foundry_api.types.errors import CatalogUnavailable
-from foundry_api.types.messages import Model
+from foundry_api.types.models import Model
 from foundry_api.wire.dialects.base import ServiceStatus
 
 if TYPE_CHECKING:

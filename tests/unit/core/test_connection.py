@@ -15,7 +15,7 @@ from foundry_api.core.connection import Connection, match_model
 from foundry_api.engine.endpoint import Endpoint
 from foundry_api.types import errors
 from foundry_api.types.capabilities import CAPABILITIES
-from foundry_api.types.messages import Model
+from foundry_api.types.models import Model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

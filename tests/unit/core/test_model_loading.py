@@ -12,7 +12,7 @@ from foundry_api.core.model_loading import check_drain, load_all, swap
 from foundry_api.engine.endpoint import Endpoint
 from foundry_api.types import errors
 from foundry_api.types.capabilities import CAPABILITIES
-from foundry_api.types.messages import Model
+from foundry_api.types.models import Model
 
 if TYPE_CHECKING:
     from foundry_api.wire.dialects.base import Catalog

@@ -14,7 +14,7 @@ from foundry_api.engine.endpoint import Endpoint
 from foundry_api.resilience.breaker import BreakerSettings, CircuitBreaker
 from foundry_api.resilience.limiter import Limiter
 from foundry_api.types import errors
-from foundry_api.types.messages import Model
+from foundry_api.types.models import Model
 from foundry_api.wire.dialects.base import ServiceStatus
 
 if TYPE_CHECKING:

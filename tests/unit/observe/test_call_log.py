@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from foundry_api.core.chat import make_chat_request
 from foundry_api.observe.call_log import CallLog
 from foundry_api.types import errors
-from foundry_api.types.checks import chat_request
 from foundry_api.types.events import (
     EVENT_TYPES,
     AttemptStarted,
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 SERVICE = "http://127.0.0.1:5273"
 ERROR = errors.ServerError("the engine failed", service=SERVICE)
-REQUEST = chat_request([{"role": "user", "content": "my prompt"}], max_tokens=9, stop="my stop")
+REQUEST = make_chat_request(
+    [{"role": "user", "content": "my prompt"}], max_tokens=9, stop="my stop"
+)
 
 STARTED = CallStarted(call=1, model="tiny", request=REQUEST)
 SENT = AttemptStarted(call=1, attempt=1, model="tiny:1", service=SERVICE, queued_s=0)

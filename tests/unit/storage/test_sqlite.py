@@ -24,7 +24,7 @@ from foundry_api.core.residency.usage_db import ClientProcess, DatabaseUnavailab
 from foundry_api.monitor.store import SampleStore, read_samples
 from foundry_api.monitor.summary import summarise
 from foundry_api.storage.sqlite import DamagedFile, FileFormat, check_row, open_database, quarantine
-from foundry_api.types.messages import Model
+from foundry_api.types.models import Model
 from support.journal_factories import answer, failure, opened, options_of
 from support.monitor_factories import seen
 

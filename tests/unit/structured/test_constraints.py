@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from foundry_api.core.chat import make_chat_request
 from foundry_api.structured.repair import add_instructions
-from foundry_api.types.checks import chat_request
 from foundry_api.types.messages import (
     ChoiceConstraint,
     GrammarConstraint,
     JsonSchemaConstraint,
     Message,
-    Model,
 )
+from foundry_api.types.models import Model
 from foundry_api.wire.dialects.base import ServiceClient
 from foundry_api.wire.dialects.cli010 import Cli010Dialect
 from foundry_api.wire.dialects.legacy import LegacyDialect
@@ -38,7 +38,7 @@ OLDER = [LegacyDialect, Cli010Dialect, Sdk1Dialect, Sdk20Dialect]
 
 
 def body(kind: Any, constraint: Constraint | None, **more: Any) -> dict[str, Any]:
-    request = chat_request(ASKED, constraint=constraint, **more)
+    request = make_chat_request(ASKED, constraint=constraint, **more)
     sent = kind(ServiceClient(Recorded({}), "http://service")).build_chat_request(MODEL, request)
     members: dict[str, Any] = json.loads(sent.body)
     return members
@@ -80,7 +80,7 @@ def test_the_older_ones_read_the_choices(kind: Any) -> None:
 
 def test_the_request_that_explains_an_error_says_the_same() -> None:
     dialect = Sdk1Dialect(ServiceClient(Recorded({}), "http://service"))
-    plain = dialect.non_streaming_request(MODEL, chat_request(ASKED, constraint=PERSON))
+    plain = dialect.non_streaming_request(MODEL, make_chat_request(ASKED, constraint=PERSON))
     assert json.loads(plain.body or b"")["messages"][0]["content"] == WORDS
 
 

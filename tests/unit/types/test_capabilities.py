@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from foundry_api.core.chat import make_chat_request
 from foundry_api.types.capabilities import CAPABILITIES
-from foundry_api.types.checks import chat_request
 from foundry_api.types.errors import InvalidRequest, UnsupportedFeature
 from foundry_api.types.messages import ChoiceConstraint, GrammarConstraint, JsonSchemaConstraint
 
@@ -27,7 +27,7 @@ HI = [{"role": "user", "content": "Hi"}]
     ],
 )
 def test_what_asks_for_nothing_is_let_through(generation: Any, extra: dict[str, Any]) -> None:
-    CAPABILITIES[generation].check(chat_request(HI, extra=extra))
+    CAPABILITIES[generation].check(make_chat_request(HI, extra=extra))
 
 
 @pytest.mark.parametrize("generation", CAPABILITIES)
@@ -37,23 +37,23 @@ def test_what_asks_for_nothing_is_let_through(generation: Any, extra: dict[str, 
 def test_what_would_be_ignored_is_refused_by_name(generation: Any, extra: dict[str, Any]) -> None:
     (name,) = extra
     with pytest.raises(UnsupportedFeature, match=rf"{generation} has no {name}"):
-        CAPABILITIES[generation].check(chat_request(HI, extra=extra))
+        CAPABILITIES[generation].check(make_chat_request(HI, extra=extra))
 
 
 def test_a_seed_beyond_the_engines_integers_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="seed is 2147483648") as caught:
-        CAPABILITIES["sdk-1"].check(chat_request(HI, seed=2**31))
+        CAPABILITIES["sdk-1"].check(make_chat_request(HI, seed=2**31))
     assert caught.value.field == "seed"
-    CAPABILITIES["sdk-1"].check(chat_request(HI, seed=-(2**31)))
-    CAPABILITIES["sdk-2.1"].check(chat_request(HI, seed=2**31))
+    CAPABILITIES["sdk-1"].check(make_chat_request(HI, seed=-(2**31)))
+    CAPABILITIES["sdk-2.1"].check(make_chat_request(HI, seed=2**31))
 
 
 @pytest.mark.parametrize("generation", CAPABILITIES)
 def test_a_grammar_is_refused_where_it_would_be_ignored(generation: Any) -> None:
     said = CAPABILITIES[generation]
     for constraint in (JsonSchemaConstraint({"type": "integer"}), ChoiceConstraint(("yes", "no"))):
-        said.check(chat_request(HI, constraint=constraint))
-    request = chat_request(HI, constraint=GrammarConstraint("start: /a+/"))
+        said.check(make_chat_request(HI, constraint=constraint))
+    request = make_chat_request(HI, constraint=GrammarConstraint("start: /a+/"))
     if said.grammar == "native":
         said.check(request)
         return

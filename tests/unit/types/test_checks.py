@@ -10,12 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from foundry_api.types.checks import (
-    chat_request,
-    check_timeout,
-    prompt_to_messages,
-    validate_messages,
-)
+from foundry_api.core.chat import make_chat_request
+from foundry_api.types.checks import check_timeout, prompt_to_messages, validate_messages
 from foundry_api.types.errors import InvalidRequest, UnsupportedFeature
 from foundry_api.types.messages import ChatRequest, FunctionCall, Message, ToolCall
 
@@ -23,7 +19,7 @@ HI = [{"role": "user", "content": "Hi"}]
 
 
 def test_a_request_holds_what_was_asked_for() -> None:
-    request = chat_request(
+    request = make_chat_request(
         [{"role": "system", "content": "Be brief"}, Message("user", "Hi")],
         max_tokens=5,
         temperature=0,
@@ -44,7 +40,7 @@ def test_a_request_holds_what_was_asked_for() -> None:
 
 
 def test_what_is_not_given_is_left_to_the_service() -> None:
-    assert chat_request(HI) == ChatRequest(messages=(Message("user", "Hi"),))
+    assert make_chat_request(HI) == ChatRequest(messages=(Message("user", "Hi"),))
 
 
 def test_messages_may_come_from_any_iterable() -> None:
@@ -56,12 +52,12 @@ def test_messages_may_come_from_any_iterable() -> None:
 
 @pytest.mark.parametrize(("stop", "strings"), [(None, ()), ("END", ("END",)), ([], ())])
 def test_a_stop_string_may_stand_alone(stop: Any, strings: tuple[str, ...]) -> None:
-    assert chat_request(HI, stop=stop).stop == strings
+    assert make_chat_request(HI, stop=stop).stop == strings
 
 
 def test_changing_what_was_passed_does_not_change_the_request() -> None:
     extra = {"user": "me"}
-    request = chat_request(HI, extra=extra)
+    request = make_chat_request(HI, extra=extra)
     extra["user"] = "you"
     assert request.extra == {"user": "me"}
 
@@ -111,7 +107,7 @@ REFUSALS: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("field", "arguments"), REFUSALS)
 def test_an_argument_that_cannot_be_sent_is_named(field: str, arguments: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        chat_request(HI, **arguments)
+        make_chat_request(HI, **arguments)
     assert caught.value.field == field
     assert str(caught.value).startswith(field)
     assert str(caught.value).endswith(caught.value.hint)
@@ -171,7 +167,7 @@ def test_a_timeout_may_be_short_or_endless(timeout: float | None) -> None:
 def request_or_field(messages: Any, **options: Any) -> ChatRequest | str | None:
     """The request if it can be sent, else the argument at fault."""
     try:
-        request = chat_request(messages, **options)
+        request = make_chat_request(messages, **options)
     except InvalidRequest as error:
         return error.field
     msgspec.json.encode(request)

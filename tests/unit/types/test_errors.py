@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foundry_api.tools import errors as tool_errors
 from foundry_api.types import errors
 from foundry_api.types.errors import FoundryError
 from foundry_api.wire.errors import _SOURCE_LOCATION, MAX_MESSAGE_CHARS, classify, clean_message
 
 CLASSES: list[type[FoundryError]] = [
     value
-    for value in vars(errors).values()
+    for value in (vars(errors) | vars(tool_errors)).values()
     if inspect.isclass(value) and issubclass(value, FoundryError)
 ]
 BASES = {"BatchError", "ToolError", "FoundryError", "ModelError", "ServiceError"}
@@ -43,7 +44,7 @@ def test_the_tree_drawn_in_the_docstring_is_the_tree_of_the_classes() -> None:
 
 
 def test_every_error_is_public() -> None:
-    assert sorted(c.__name__ for c in CLASSES) == sorted(errors.__all__)
+    assert sorted(c.__name__ for c in CLASSES) == sorted([*errors.__all__, *tool_errors.__all__])
 
 
 @pytest.mark.parametrize("kind", CLASSES)

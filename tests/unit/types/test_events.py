@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from foundry_api.types.checks import chat_request
+from foundry_api.core.chat import make_chat_request
 from foundry_api.types.events import (
     EVENT_TYPES,
     BreakerChanged,
@@ -75,7 +75,7 @@ def test_a_listener_that_fails_does_not_disturb_the_call_or_the_others(
     "make",
     [
         lambda secret: CallStarted(
-            call=1, model="tiny", request=chat_request([{"role": "user", "content": secret}])
+            call=1, model="tiny", request=make_chat_request([{"role": "user", "content": secret}])
         ),
         lambda secret: CallEnded(
             call=1,

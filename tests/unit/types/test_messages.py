@@ -10,15 +10,8 @@ import pytest
 
 from foundry_api.types import messages
 from foundry_api.types.errors import ServerError
-from foundry_api.types.messages import (
-    AttemptRecord,
-    Chunk,
-    Completion,
-    Message,
-    Model,
-    Timings,
-    Usage,
-)
+from foundry_api.types.messages import AttemptRecord, Chunk, Completion, Message, Timings, Usage
+from foundry_api.types.models import Model
 
 STRUCTS = [
     value

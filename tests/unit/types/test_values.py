@@ -34,6 +34,7 @@ from foundry_api import (
 )
 from foundry_api.batch.in_memory import _validate_request
 from foundry_api.batch.types import BatchRequest
+from foundry_api.core.chat import make_chat_request
 from foundry_api.core.embeddings import check_batch_size, validate_texts
 from foundry_api.core.raw_request import make_raw_request
 from foundry_api.core.responses import build_operation
@@ -43,7 +44,6 @@ from foundry_api.resilience.deadline import Deadline
 from foundry_api.testing import FakeService
 from foundry_api.tools.definition import to_definitions
 from foundry_api.types.checks import (
-    chat_request,
     check_flag,
     check_name,
     check_timeout,
@@ -104,7 +104,7 @@ REALS = [Real(1), np.float64(1), np.float32(1), np.float16(1), Decimal(1), Fract
 @pytest.mark.parametrize("value", TEXTS)
 def test_a_text_of_any_type_is_a_plain_one_wherever_it_is_given(value: Any) -> None:
     assert type(as_text(value)) is str
-    request = chat_request(
+    request = make_chat_request(
         [{"role": "user", "content": value}, Message("user", value)],
         stop=value,
         extra={"user": value, value: [value]},
@@ -115,7 +115,7 @@ def test_a_text_of_any_type_is_a_plain_one_wherever_it_is_given(value: Any) -> N
     assert msgspec.json.encode(request).count(b'"Hi"') == 6
     assert [turn.content for turn in prompt_to_messages(value, value)] == ["Hi", "Hi"]
     assert {type(text) for text in (*model_names(value), *model_names([value]))} == {str}
-    assert chat_request(prompt_to_messages("x"), stop=[value]).stop == ("Hi",)
+    assert make_chat_request(prompt_to_messages("x"), stop=[value]).stop == ("Hi",)
     assert {type(text) for text in (*validate_texts(value), *validate_texts([value]))} == {str}
     assert type(check_name("name", value)) is str
     assert transcription_options(None, None, value) == {"prompt": "Hi"}
@@ -134,7 +134,7 @@ def test_a_role_of_any_type_of_text_is_known(role: Any) -> None:
 
 @pytest.mark.parametrize("value", REALS)
 def test_a_number_of_any_type_is_a_plain_one_wherever_it_is_given(value: Any) -> None:
-    request = chat_request(
+    request = make_chat_request(
         prompt_to_messages("x"), temperature=value, top_p=value, extra={"a": value}
     )
     assert {type(number) for number in (request.temperature, request.top_p)} <= {int, float}
@@ -152,7 +152,7 @@ def test_a_number_of_any_type_is_a_plain_one_wherever_it_is_given(value: Any) ->
 
 @pytest.mark.parametrize("value", WHOLES)
 def test_a_whole_number_of_any_type_is_a_plain_one(value: Any) -> None:
-    request = chat_request(prompt_to_messages("x"), max_tokens=value, seed=value)
+    request = make_chat_request(prompt_to_messages("x"), max_tokens=value, seed=value)
     assert {type(request.max_tokens), type(request.seed)} == {int}
     assert type(check_batch_size(value)) is int
     assert type(Settings(max_retries=value).max_retries) is int
@@ -259,7 +259,7 @@ def test_no_argument_turns_a_number_that_is_none_into_null(value: Any) -> None:
     schema = {"type": "object", "properties": {"n": {"type": "number", "default": value}}}
     body: Any = {"messages": [{"role": "user", "content": "Hi"}], "tools": [value]}
     for argument, call in (
-        ("extra", lambda: chat_request(prompt_to_messages("x"), extra={"n": value})),
+        ("extra", lambda: make_chat_request(prompt_to_messages("x"), extra={"n": value})),
         ("extra", lambda: build_operation("x", {"extra": {"n": value}})),
         ("reasoning", lambda: build_operation("x", {"reasoning": {"n": value}})),
         ("json", lambda: make_raw_request("POST", "/a", json={"n": value})),
@@ -311,7 +311,7 @@ def test_a_default_that_json_has_no_word_for_is_left_out_of_a_schema() -> None:
 
 
 def test_an_array_of_tools_is_one_of_none() -> None:
-    assert chat_request(prompt_to_messages("x"), tools=np.array([])).tools == ()  # type: ignore[arg-type]
+    assert make_chat_request(prompt_to_messages("x"), tools=np.array([])).tools == ()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("message", [{"role": "user", "content": "Hi"}, Message("user", "Hi")])
@@ -380,11 +380,11 @@ def test_no_address_in_an_error_shows_its_secret(url: str) -> None:
 
 def test_a_range_is_told_with_all_of_its_digits() -> None:
     with pytest.raises(InvalidRequest, match="must be from 1 to 2147483647"):
-        chat_request(prompt_to_messages("x"), max_tokens=0)
+        make_chat_request(prompt_to_messages("x"), max_tokens=0)
     with pytest.raises(InvalidRequest, match="to 9223372036854775807"):
-        chat_request(prompt_to_messages("x"), seed=2**63)
+        make_chat_request(prompt_to_messages("x"), seed=2**63)
     with pytest.raises(InvalidRequest, match=r"^max_tokens is of type int, but"):
-        chat_request(prompt_to_messages("x"), max_tokens=10**5000)
+        make_chat_request(prompt_to_messages("x"), max_tokens=10**5000)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ def test_a_range_is_told_with_all_of_its_digits() -> None:
 )
 def test_a_wrong_type_says_what_is_wanted(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        chat_request(prompt_to_messages("x"), **arguments)
+        make_chat_request(prompt_to_messages("x"), **arguments)
     assert caught.value.message == message
 
 

@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import foundry_api
 from foundry_api.batch.cluster.actor import WorkerLoop
 from foundry_api.batch.cluster.messages import WorkerId
 from foundry_api.batch.cluster.untyped import ray
 from foundry_api.batch.engine import LocalEngine
-from foundry_api.client.client import FoundryAPIClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -119,7 +119,9 @@ async def _open_engine(
 ) -> AsyncGenerator[BatchEngine]:
     service = "embedded" if assignment.url is None else options.settings.service
     settings = replace(options.settings, base_url=assignment.url, base_urls=(), service=service)
-    async with FoundryAPIClient(settings=settings) as client:
+    # An actor is a program of its own: it takes the client by its public name, because the client
+    # itself imports this package.
+    async with foundry_api.FoundryAPIClient(settings=settings) as client:
         yield LocalEngine(client, max_attempts=options.max_attempts, patience_s=options.patience_s)
 
 

@@ -15,8 +15,7 @@ import psutil
 from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
 from foundry_api.cli.doctor.machine import run_abandonable
 from foundry_api.engine import state
-from foundry_api.engine.host.lifetime import is_alive
-from foundry_api.engine.state import HostConfig
+from foundry_api.engine.state import HostConfig, is_alive
 from foundry_api.storage.lock import FileLock, LockTimeout
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from foundry_api.engine.endpoint import Endpoint
-    from foundry_api.types.messages import Model
+    from foundry_api.types.models import Model
     from foundry_api.types.settings import Settings
     from foundry_api.wire.transport import Transport
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from foundry_api.cli.doctor.machine import DiagnosticContext
     from foundry_api.engine.models.registry_file import Registered
     from foundry_api.storage.paths import Paths
-    from foundry_api.types.messages import Model
+    from foundry_api.types.models import Model
 
 __all__ = ["GROUP", "find_model_in_use"]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from foundry_api.client.sync.background import BackgroundLoop
     from foundry_api.core.catalog import CatalogListing
     from foundry_api.core.downloads import DownloadProgress
-    from foundry_api.types.messages import Model, ModelUser
+    from foundry_api.types.models import Model, ModelUser
 
 __all__ = ["SyncModels"]
 

@@ -60,7 +60,7 @@ class SyncToolMethods:
 
         Raises:
             ToolDefinitionError: A function cannot be described; nothing was sent.
-            ToolRoundsExceeded: The model did not come to an end; `.run` has what it did.
+            MaxTurnsExceeded: The model did not come to an end; `.run` has what it did.
             ToolFailed: A call failed, and `on_error` is `raise`.
             ToolCallError: The model called a tool in a way that cannot be read.
             FoundryError: As `complete`.

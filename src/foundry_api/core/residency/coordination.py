@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping
 
     from foundry_api.core.residency.usage_db import KnownModel, Lease, ModelUsageDb
-    from foundry_api.types.messages import Model, ModelUser
+    from foundry_api.types.models import Model, ModelUser
 
 __all__ = ["NoCoordination", "SharedCoordination", "UsageRegistry", "program_name", "service_name"]
 

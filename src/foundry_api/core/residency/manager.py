@@ -20,7 +20,7 @@ from foundry_api.core.residency.usage import KeyedLock, ModelUsage
 from foundry_api.resilience.single_flight import SingleFlight
 from foundry_api.types.errors import MemoryBudgetExceeded, ModelInUse
 from foundry_api.types.events import EventBus, ModelLoaded, ModelUnloaded
-from foundry_api.types.messages import Model, ModelUser
+from foundry_api.types.models import Model, ModelUser
 from foundry_api.wire.dialects.base import LOAD_TIMEOUT_S
 
 if TYPE_CHECKING:

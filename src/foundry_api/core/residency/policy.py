@@ -11,7 +11,7 @@ from foundry_api.types.values import as_float, as_int, format_value
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from foundry_api.types.messages import Model, ModelUser
+    from foundry_api.types.models import Model, ModelUser
     from foundry_api.types.settings import Settings
 
 __all__ = ["ModelResidency", "Resident", "least_recently_used", "victims"]

@@ -19,7 +19,7 @@ from foundry_api.wire.transport import MAX_SUCCESS_STATUS, fetch
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from foundry_api.types.messages import Model
+    from foundry_api.types.models import Model
     from foundry_api.wire.dialects.base import Catalog, Dialect, ServiceClient
 
 __all__ = ["Hold", "StoredResponses"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Hashable
 
-    from foundry_api.types.messages import Model
+    from foundry_api.types.models import Model
 
 __all__ = ["KeyedLock", "ModelUsage"]
 

@@ -35,7 +35,7 @@ from foundry_api.storage.sqlite import (
     remove_quarantined,
 )
 from foundry_api.types.errors import FoundryError
-from foundry_api.types.messages import Model, ModelUser
+from foundry_api.types.models import Model, ModelUser
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence

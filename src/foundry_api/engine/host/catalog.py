@@ -15,7 +15,7 @@ import msgspec
 
 from foundry_api.engine.host.variants import to_model, translate_error
 from foundry_api.types.errors import CatalogUnavailable
-from foundry_api.types.messages import Model
+from foundry_api.types.models import Model
 from foundry_api.wire.errors import clean_message
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from foundry_api.types.errors import DownloadFailed, FoundryError, ServerError
-from foundry_api.types.messages import Model
+from foundry_api.types.models import Model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from foundry_api.engine.state import is_alive
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
@@ -18,7 +20,6 @@ __all__ = [
     "HostActivity",
     "IdleTimer",
     "exit_with_owner",
-    "is_alive",
     "measure_activity",
     "wait_until_ended",
     "wait_until_idle",
@@ -48,14 +49,6 @@ def exit_with_owner(pid: int, exit_process: Callable[[], None]) -> None:
         exit_process()
 
     threading.Thread(target=watch, name="leave-with-owner", daemon=True).start()
-
-
-def is_alive(process: psutil.Process) -> bool:
-    """Whether this very process runs still: not another of the same pid, and no zombie."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from foundry_api.engine.host.catalog import PublicListing
     from foundry_api.engine.state import HostConfig
-    from foundry_api.types.messages import Model
+    from foundry_api.types.models import Model
 
 __all__ = ["Engine", "NativeEngine"]
 

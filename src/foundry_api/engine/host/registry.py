@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from foundry_api.engine.state import ModelSource
-    from foundry_api.types.messages import Model
+    from foundry_api.types.models import Model
 
 __all__ = ["Registry"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foundry_api.types.errors import FoundryError, ModelInUse
-from foundry_api.types.messages import Model
+from foundry_api.types.models import Model
 from foundry_api.wire.errors import classify, clean_message
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
@@ -21,14 +21,18 @@ from foundry_api.wire.errors import NOT_JSON, decode_lenient_json, parse_stream_
 from foundry_api.wire.sse import Event, is_end_mark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterator
+
+    from foundry_api.types.messages import Chunk
 
 __all__ = [
     "EMPTY_DELTA",
     "EVENT_DECODER",
+    "ChatDecoder",
     "ChatDelta",
     "ChatEvent",
     "FunctionDelta",
+    "StreamEnd",
     "ToolCallAssembler",
     "ToolCallDelta",
     "check_choice",
@@ -37,6 +41,53 @@ __all__ = [
     "parse_finish_reason",
     "parse_usage",
 ]
+
+
+class StreamEnd(msgspec.Struct, frozen=True):
+    """How a streamed answer ended.
+
+    Attributes:
+        finish_reason: Why.
+        usage: Tokens, as the service counted them; zeros if it did not.
+        raw: The data of the events without text, a line each.
+        stopped_early: Whether the answer was ended here, while the service would have gone on.
+    """
+
+    finish_reason: FinishReason
+    usage: Usage
+    raw: bytes = b""
+    stopped_early: bool = False
+
+
+class ChatDecoder(Protocol):
+    """Turns the body of one streamed chat completion into chunks."""
+
+    @property
+    def chunk_count(self) -> int:
+        """Pieces of the answer that came, those that are held back included."""
+        ...
+
+    @property
+    def done(self) -> bool:
+        """Whether the stream said that it is complete."""
+        ...
+
+    def feed(self, block: bytes) -> Iterator[Chunk]:
+        """The pieces of text that this block completes, those ahead of an error too.
+
+        Raises:
+            FoundryError: The stream carries an error, classified by its message.
+            ProtocolError: The stream is not what the generation sends.
+        """
+        ...
+
+    def finish(self) -> StreamEnd:
+        """Finish reason and usage, once the body ended.
+
+        Raises:
+            StreamInterrupted: The stream ended before the answer did.
+        """
+        ...
 
 
 MAX_CHECKS: Final = 32

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from foundry_api.types.messages import Chunk, Usage
-from foundry_api.wire.dialects.base import StreamEnd
+from foundry_api.wire.chat.events import StreamEnd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -16,6 +16,7 @@ from foundry_api.wire.chat.events import (
     EVENT_DECODER,
     ChatDelta,
     ChatEvent,
+    StreamEnd,
     ToolCallAssembler,
     ToolCallDelta,
     check_choice,
@@ -24,7 +25,6 @@ from foundry_api.wire.chat.events import (
 )
 from foundry_api.wire.chat.reasoning import ReasoningSplitter
 from foundry_api.wire.chat.request import add_tool_prompt, inline_tool_history
-from foundry_api.wire.dialects.base import StreamEnd
 from foundry_api.wire.errors import NOT_JSON
 from foundry_api.wire.sse import MAX_EVENT_BYTES, EventDecoder
 

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from foundry_api.types.messages import ChatRequest, FinishReason
+    from foundry_api.wire.chat.events import ChatDecoder, StreamEnd
     from foundry_api.wire.chat.tool_call_matching import ParsedCall
-    from foundry_api.wire.dialects.base import ChatDecoder, StreamEnd
 
 __all__ = [
     "MalformedCall",

@@ -14,15 +14,16 @@ from foundry_api.types.errors import (
     ServiceOverloaded,
     UnsupportedFeature,
 )
-from foundry_api.types.messages import FinishReason, Usage
 from foundry_api.wire.errors import NOT_JSON, classify, extract_error_message, parse_retry_after
 from foundry_api.wire.transport import BufferedResponse, Request, fetch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from foundry_api.types.capabilities import Capabilities
-    from foundry_api.types.messages import ChatRequest, Chunk, Model, ServiceGeneration
+    from foundry_api.types.messages import ChatRequest, ServiceGeneration
+    from foundry_api.types.models import Model
+    from foundry_api.wire.chat.events import ChatDecoder
     from foundry_api.wire.transport import Transport
 
 __all__ = [
@@ -31,12 +32,10 @@ __all__ = [
     "LOAD_TIMEOUT_S",
     "QUICK_TIMEOUT_S",
     "Catalog",
-    "ChatDecoder",
     "Dialect",
     "ModelCommand",
     "ServiceClient",
     "ServiceStatus",
-    "StreamEnd",
     "lowercase_keys",
     "parse_error",
     "refuse_download",
@@ -168,53 +167,6 @@ class ServiceClient:
         """Any request; the service's own headers win over those that are given."""
         all_headers = {**headers, **self.headers} if headers else self.headers
         return Request(method, f"{self.base_url}{path}", all_headers, body)
-
-
-class StreamEnd(msgspec.Struct, frozen=True):
-    """How a streamed answer ended.
-
-    Attributes:
-        finish_reason: Why.
-        usage: Tokens, as the service counted them; zeros if it did not.
-        raw: The data of the events without text, a line each.
-        stopped_early: Whether the answer was ended here, while the service would have gone on.
-    """
-
-    finish_reason: FinishReason
-    usage: Usage
-    raw: bytes = b""
-    stopped_early: bool = False
-
-
-class ChatDecoder(Protocol):
-    """Turns the body of one streamed chat completion into chunks."""
-
-    @property
-    def chunk_count(self) -> int:
-        """Pieces of the answer that came, those that are held back included."""
-        ...
-
-    @property
-    def done(self) -> bool:
-        """Whether the stream said that it is complete."""
-        ...
-
-    def feed(self, block: bytes) -> Iterator[Chunk]:
-        """The pieces of text that this block completes, those ahead of an error too.
-
-        Raises:
-            FoundryError: The stream carries an error, classified by its message.
-            ProtocolError: The stream is not what the generation sends.
-        """
-        ...
-
-    def finish(self) -> StreamEnd:
-        """Finish reason and usage, once the body ended.
-
-        Raises:
-            StreamInterrupted: The stream ended before the answer did.
-        """
-        ...
 
 
 class Dialect(Protocol):

@@ -21,7 +21,8 @@ from foundry_api.types.errors import (
     ServerError,
     UnsupportedFeature,
 )
-from foundry_api.types.messages import ChatRequest, Message, Model
+from foundry_api.types.messages import ChatRequest, Message
+from foundry_api.types.models import Model
 from foundry_api.wire.dialects.base import (
     CATALOG_TIMEOUT_S,
     LOAD_TIMEOUT_S,

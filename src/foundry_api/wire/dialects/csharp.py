@@ -25,8 +25,10 @@ from foundry_api.wire.chat.stream import (
 from foundry_api.wire.chat.tool_call_parser import with_tool_recovery
 
 if TYPE_CHECKING:
-    from foundry_api.types.messages import ChatRequest, Model
-    from foundry_api.wire.dialects.base import Catalog, ChatDecoder, ServiceClient
+    from foundry_api.types.messages import ChatRequest
+    from foundry_api.types.models import Model
+    from foundry_api.wire.chat.events import ChatDecoder
+    from foundry_api.wire.dialects.base import Catalog, ServiceClient
     from foundry_api.wire.transport import Request
 
 __all__ = ["IDS_DECODER", "LISTING_DECODER", "CSharpDialect", "ListedModel"]

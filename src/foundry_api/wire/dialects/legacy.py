@@ -26,7 +26,7 @@ from foundry_api.types.errors import (
     ServiceError,
     StreamInterrupted,
 )
-from foundry_api.types.messages import Model
+from foundry_api.types.models import Model
 from foundry_api.wire.chat.stream import encode
 from foundry_api.wire.dialects.base import (
     CATALOG_TIMEOUT_S,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from foundry_api.types.messages import Model
+from foundry_api.types.models import Model
 from foundry_api.wire.dialects.model_ids import guess_aliases, parse_version, strip_version
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import msgspec
 
 from foundry_api.types.capabilities import CAPABILITIES
 from foundry_api.types.errors import CatalogUnavailable, ModelLoadFailed, ModelNotFound, ServerError
-from foundry_api.types.messages import Model
+from foundry_api.types.models import Model
 from foundry_api.wire.dialects.base import (
     CATALOG_TIMEOUT_S,
     LOAD_TIMEOUT_S,

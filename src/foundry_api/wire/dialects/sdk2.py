@@ -15,7 +15,7 @@ import msgspec
 
 from foundry_api.types.capabilities import CAPABILITIES
 from foundry_api.types.errors import CatalogUnavailable, ModelLoadFailed, ModelNotFound
-from foundry_api.types.messages import Model
+from foundry_api.types.models import Model
 from foundry_api.wire.chat.reasoning import opens_block_in_prompt
 from foundry_api.wire.chat.request import (
     apply_constraint,
@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from foundry_api.types.messages import ChatRequest, ServiceGeneration
-    from foundry_api.wire.dialects.base import Catalog, ChatDecoder, ServiceClient
+    from foundry_api.wire.chat.events import ChatDecoder
+    from foundry_api.wire.dialects.base import Catalog, ServiceClient
 
 __all__ = ["Sdk20Dialect", "Sdk21Dialect"]
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundry_api.core.cache.entry import answer_key, is_deterministic, may_serve, may_store
-from foundry_api.types.checks import chat_request
+from foundry_api.core.chat import make_chat_request
 from foundry_api.types.messages import (
     ChatRequest,
     ChoiceConstraint,
@@ -99,12 +99,14 @@ def spelt_otherwise(arguments: dict[str, Any]) -> dict[str, Any]:
 
 @given(ARGUMENTS)
 def test_requests_that_mean_the_same_have_one_key(arguments: dict[str, Any]) -> None:
-    assert key(chat_request(**arguments)) == key(chat_request(**spelt_otherwise(arguments)))
+    assert key(make_chat_request(**arguments)) == key(
+        make_chat_request(**spelt_otherwise(arguments))
+    )
 
 
 @given(ARGUMENTS, ARGUMENTS)
 def test_requests_that_differ_have_keys_that_differ(a: dict[str, Any], b: dict[str, Any]) -> None:
-    one, other = chat_request(**a), chat_request(**b)
+    one, other = make_chat_request(**a), make_chat_request(**b)
     alike = meaning(one) == meaning(other)
     assert (key(one) == key(other)) == alike
 

@@ -17,7 +17,7 @@ from foundry_api.core.residency.coordination import (
     service_name,
 )
 from foundry_api.types.errors import ModelInUse
-from foundry_api.types.messages import Model
+from foundry_api.types.models import Model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

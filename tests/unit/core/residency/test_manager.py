@@ -18,7 +18,7 @@ from foundry_api.core.residency.usage_db import KnownModel
 from foundry_api.types import errors
 from foundry_api.types.capabilities import CAPABILITIES
 from foundry_api.types.events import Event, EventBus, ModelLoaded, ModelUnloaded
-from foundry_api.types.messages import Model, ModelUser
+from foundry_api.types.models import Model, ModelUser
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from foundry_api.core.residency.policy import ModelResidency, Resident, victims
 from foundry_api.types.errors import ConfigurationError, MemoryBudgetExceeded
-from foundry_api.types.messages import Model, ModelUser
+from foundry_api.types.models import Model, ModelUser
 from foundry_api.types.settings import Settings
 
 SOMEBODY = ModelUser(program="chat.py", pid=7, last_used_s=4.0)

@@ -18,7 +18,7 @@ from foundry_api.core.residency.usage_db import (
     Lease,
     ModelUsageDb,
 )
-from foundry_api.types.messages import Model
+from foundry_api.types.models import Model
 
 if TYPE_CHECKING:
     from collections.abc import Callable

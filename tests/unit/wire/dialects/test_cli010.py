@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from foundry_api.core.chat import make_chat_request
 from foundry_api.types import errors
-from foundry_api.types.checks import chat_request
-from foundry_api.types.messages import Model
+from foundry_api.types.models import Model
 from foundry_api.wire.dialects.base import ServiceClient, ServiceStatus
 from foundry_api.wire.dialects.cli010 import Cli010Dialect
 from support.fake_transport import RecordedResponse
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from foundry_api.wire.transport import Request
 
 LISTED = Model(id="phi-4-mini-instruct-generic-cpu:4", alias="phi-4-mini", catalog="public")
-HI = chat_request([{"role": "user", "content": "Hi"}])
+HI = make_chat_request([{"role": "user", "content": "Hi"}])
 FLAGS = b'"IsDelta":false,"Successful":true,"HttpStatusCode":0'
 LISTING = (
     b'{"data":[{"id":"phi-4-mini-instruct-generic-cpu","parent":"phi-4-mini",'

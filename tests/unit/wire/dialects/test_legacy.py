@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foundry_api.core.chat import make_chat_request
 from foundry_api.types import errors
-from foundry_api.types.checks import chat_request
-from foundry_api.types.messages import Model, Usage
+from foundry_api.types.messages import Usage
+from foundry_api.types.models import Model
 from foundry_api.wire.dialects.base import ServiceClient, parse_error
 from foundry_api.wire.dialects.legacy import LegacyDialect
 from foundry_api.wire.dialects.legacy_catalog import (
@@ -28,7 +29,7 @@ from foundry_api.wire.transport import BufferedResponse
 
 if TYPE_CHECKING:
     from foundry_api.types.messages import Chunk
-    from foundry_api.wire.dialects.base import StreamEnd
+    from foundry_api.wire.chat.events import StreamEnd
     from foundry_api.wire.transport import Request
 
 MODEL = Model(id="qwen2.5-1.5b-instruct-generic-gpu:3", alias="qwen2.5-1.5b", catalog="public")
@@ -74,7 +75,7 @@ DIALECT = LegacyDialect(ServiceClient(Unused(), "http://service"))
 
 
 def read(stream: bytes, **options: Any) -> tuple[list[Chunk], StreamEnd]:
-    request = chat_request([{"role": "user", "content": "Hi"}], **options)
+    request = make_chat_request([{"role": "user", "content": "Hi"}], **options)
     decoder = DIALECT.make_chat_decoder(MODEL, request)
     chunks = list(decoder.feed(stream))
     return chunks, decoder.finish()
@@ -128,7 +129,7 @@ def test_an_answer_without_its_end_mark_is_not_whole(stream: bytes) -> None:
 
 
 def test_a_request_has_no_stop_strings_and_the_documented_name_of_the_seed() -> None:
-    request = chat_request([{"role": "user", "content": "Hi"}], stop="END", seed=7)
+    request = make_chat_request([{"role": "user", "content": "Hi"}], stop="END", seed=7)
     told = body_of(DIALECT.build_chat_request(MODEL, request))
     assert told["model"] == MODEL.id
     assert "stop" not in told
@@ -148,7 +149,7 @@ def test_turns_of_tools_are_plain_turns() -> None:
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "c", "content": "a cat"},
     ]
-    told = body_of(DIALECT.build_chat_request(MODEL, chat_request(turns)))
+    told = body_of(DIALECT.build_chat_request(MODEL, make_chat_request(turns)))
     assert [turn["role"] for turn in told["messages"]] == ["user", "assistant", "user"]
     assert told["messages"][2]["content"] == "look returned:\na cat"
 

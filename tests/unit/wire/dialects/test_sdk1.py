@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from foundry_api.core.chat import make_chat_request
 from foundry_api.types import errors
-from foundry_api.types.checks import chat_request
-from foundry_api.types.messages import Chunk, Model, Usage
+from foundry_api.types.messages import Chunk, Usage
+from foundry_api.types.models import Model
 from foundry_api.wire.dialects.base import ServiceClient
 from foundry_api.wire.dialects.sdk1 import Sdk1Dialect
 from support.fake_transport import Recorded
@@ -38,7 +39,7 @@ CATALOG_GONE = (
 )
 LOADED = b'["Phi-4-mini-instruct-generic-cpu:4"]'
 PHI = Model(id="Phi-4-mini-instruct-generic-cpu", alias="phi-4-mini", catalog="public", cached=True)
-HI = chat_request([{"role": "user", "content": "Hi"}])
+HI = make_chat_request([{"role": "user", "content": "Hi"}])
 
 
 def dialect(answers: Mapping[str, tuple[int, bytes]] | None = None) -> Sdk1Dialect:
@@ -128,14 +129,14 @@ def test_an_answer_is_read_once_though_each_piece_comes_twice() -> None:
 def test_an_answer_as_long_as_its_bound_was_cut(
     tokens: int, bound: dict[str, object], reason: str
 ) -> None:
-    request = chat_request([{"role": "user", "content": "Hi"}], **bound)  # type: ignore[arg-type]
+    request = make_chat_request([{"role": "user", "content": "Hi"}], **bound)  # type: ignore[arg-type]
     decoder = dialect().make_chat_decoder(PHI, request)
     list(decoder.feed(event(b"x", tokens, b',"finish_reason":"stop"') + b"data: [DONE]\n\n"))
     assert decoder.finish().finish_reason == reason
 
 
 def test_the_plain_request_is_the_same_but_for_the_stream() -> None:
-    request = chat_request([{"role": "user", "content": "Hi"}], max_tokens=9, stop="x")
+    request = make_chat_request([{"role": "user", "content": "Hi"}], max_tokens=9, stop="x")
     plain, streamed = (
         dialect().non_streaming_request(PHI, request),
         dialect().build_chat_request(PHI, request),

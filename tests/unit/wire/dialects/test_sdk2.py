@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foundry_api.core.chat import make_chat_request
 from foundry_api.types import errors
-from foundry_api.types.checks import chat_request
-from foundry_api.types.messages import Chunk, Model, Usage
-from foundry_api.wire.dialects.base import ServiceClient, ServiceStatus, StreamEnd
+from foundry_api.types.messages import Chunk, Usage
+from foundry_api.types.models import Model
+from foundry_api.wire.dialects.base import ServiceClient, ServiceStatus
 from foundry_api.wire.dialects.sdk2 import Sdk21Dialect
 from foundry_api.wire.sse import MAX_EVENT_BYTES
 from foundry_api.wire.transport import Request
@@ -21,9 +22,11 @@ from support.fake_transport import Recorded
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from foundry_api.wire.chat.events import StreamEnd
+
 LOCAL = Model(id="demo:1", alias="demo", catalog="local")
 PUBLIC = Model(id="Phi-4-mini-instruct-generic-cpu:4", alias="phi-4-mini", catalog="public")
-HI = chat_request([{"role": "user", "content": "Hi"}])
+HI = make_chat_request([{"role": "user", "content": "Hi"}])
 
 
 def dialect(answers: Mapping[str, tuple[int, bytes]] | None = None) -> Sdk21Dialect:
@@ -70,7 +73,7 @@ OVERFLOW = (
 
 
 def test_a_chat_request_is_these_bytes() -> None:
-    request = chat_request(
+    request = make_chat_request(
         [{"role": "system", "content": "Be brief"}, {"role": "user", "content": "Grüß Gott"}],
         max_tokens=5,
         temperature=0.5,
@@ -101,7 +104,7 @@ def test_what_was_not_asked_for_is_not_sent() -> None:
 
 def test_extra_members_do_not_replace_what_the_call_is_about() -> None:
     extra = {"model": "other", "messages": [], "stream": False, "stream_options": None}
-    request = chat_request([{"role": "user", "content": "Hi"}], extra=extra)
+    request = make_chat_request([{"role": "user", "content": "Hi"}], extra=extra)
     sent = dialect().build_chat_request(LOCAL, request)
     assert sent.body == dialect().build_chat_request(LOCAL, HI).body
 

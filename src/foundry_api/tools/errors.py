@@ -1,0 +1,54 @@
+"""Errors of calling tools, which carry the run so far."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from foundry_api.types.errors import ToolError
+
+if TYPE_CHECKING:
+    from foundry_api.tools.results import ToolRun
+    from foundry_api.types.messages import ToolCall
+
+__all__ = ["MaxTurnsExceeded", "ToolFailed"]
+
+
+class ToolFailed(ToolError):
+    """A tool could not do what the model called it for; raised where `on_error` is `raise`.
+
+    The exception of the tool, if there is one, is the `__cause__`.
+
+    Attributes:
+        call: What the model wanted.
+        run: The run so far.
+    """
+
+    default_hint = "Correct the tool, or let the model be told of errors: on_error='return'."
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        call: ToolCall | None = None,
+        run: ToolRun | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.call = call
+        self.run = run
+
+
+class MaxTurnsExceeded(ToolError):
+    """The model still wanted to call tools when it had been asked `max_turns` times.
+
+    Attributes:
+        run: The run so far; its last turn is the one that wants more calls, which were not made.
+    """
+
+    default_hint = "Allow more max_turns, or look at run.calls for what keeps the model busy."
+
+    def __init__(
+        self, message: str, *, run: ToolRun | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.run = run
