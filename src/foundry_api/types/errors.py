@@ -28,8 +28,8 @@ The tree::
     ├── StructuredOutputError           the answer is not what it has to be, asked again or not
     ├── ToolError
     │   ├── ToolCallError               the model's call of a tool cannot be read
-    │   ├── ToolFailed                  a tool failed, and on_error is "raise" in tools/errors.py
-    │   └── MaxTurnsExceeded            the model still called tools after max_turns turns; there too
+    │   ├── ToolFailed                  a tool failed, and on_error is "raise"; in tools.errors
+    │   └── MaxTurnsExceeded            the model still called tools after `max_turns`; in tools.errors
     ├── BatchError                      a batch over files cannot begin or go on
     │   ├── BatchInputInvalid (InvalidRequest)  the input cannot be read, or has bad lines
     │   ├── BatchMismatch                the input is not what the journal was begun with
