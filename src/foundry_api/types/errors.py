@@ -29,7 +29,7 @@ The tree::
     ├── ToolError
     │   ├── ToolCallError               the model's call of a tool cannot be read
     │   ├── ToolFailed                  a tool failed, and on_error is "raise"; in tools.errors
-    │   └── MaxTurnsExceeded            the model still called tools after `max_turns`; in tools.errors
+    │   └── MaxTurnsExceeded            too many turns with tools; in tools.errors
     ├── BatchError                      a batch over files cannot begin or go on
     │   ├── BatchInputInvalid (InvalidRequest)  the input cannot be read, or has bad lines
     │   ├── BatchMismatch                the input is not what the journal was begun with

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import platform
 import threading
@@ -11,7 +12,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import foundry_api
 from foundry_api.batch.cluster.actor import WorkerLoop
 from foundry_api.batch.cluster.messages import WorkerId
 from foundry_api.batch.cluster.untyped import ray
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.cluster.messages import Assignment
     from foundry_api.batch.engine import BatchEngine, EngineState
+    from foundry_api.batch.protocol import BatchClient
     from foundry_api.batch.types import BatchLineResult, WorkItem
     from foundry_api.types.errors import FoundryError
     from foundry_api.types.settings import Settings
@@ -119,9 +120,11 @@ async def _open_engine(
 ) -> AsyncGenerator[BatchEngine]:
     service = "embedded" if assignment.url is None else options.settings.service
     settings = replace(options.settings, base_url=assignment.url, base_urls=(), service=service)
-    # An actor is a program of its own: it takes the client by its public name, because the client
-    # itself imports this package.
-    async with foundry_api.FoundryAPIClient(settings=settings) as client:
+    # By its public name, as in any other program: the client imports this package, so this package
+    # cannot import the client.
+    client_class = importlib.import_module("foundry_api").FoundryAPIClient
+    client: BatchClient
+    async with client_class(settings=settings) as client:
         yield LocalEngine(client, max_attempts=options.max_attempts, patience_s=options.patience_s)
 
 
