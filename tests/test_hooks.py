@@ -93,7 +93,7 @@ async def test_a_key_that_is_refused_twice_is_the_callers_to_correct() -> None:
 @pytest.mark.parametrize("key", ["", "two words", "line\nbreak", 7, None])
 async def test_what_cannot_be_sent_as_a_key_is_refused(key: Any) -> None:
     async with a_client(service := Guarded("one"), api_key=lambda: key) as client:
-        with pytest.raises(ConfigurationError, match="gave no key"):
+        with pytest.raises(ConfigurationError, match="returned no key"):
             await client.complete("Hi")
     assert service.seen == []
 
@@ -152,7 +152,7 @@ def straying(request: Request) -> Request:
         (failing, HookFailed, "failing failed: KeyError: 'tenant'"),
         (refusing, InvalidRequest, "not today"),
         (straying, HookFailed, "straying would send the request to another host"),
-        (lambda _: None, HookFailed, "gave NoneType, not a Request"),
+        (lambda _: None, HookFailed, "returned NoneType, not a Request"),
     ],
 )
 async def test_a_hook_that_fails_ends_the_call_in_our_words(

@@ -183,12 +183,12 @@ async def test_a_response_that_cannot_be_closed_is_logged(
 @pytest.mark.parametrize(
     ("methods", "words"),
     [
-        ({"send": later(lambda _: None)}, "send gave NoneType"),
-        ({"send": later(lambda _: "answer")}, "send gave str"),
-        ({"read": later(lambda: "text")}, "read gave str"),
-        ({"read": later(lambda: None)}, "read gave NoneType"),
-        ({"status": "200"}, "send gave OwnResponse"),
-        ({"headers": None}, "send gave OwnResponse"),
+        ({"send": later(lambda _: None)}, "send returned NoneType"),
+        ({"send": later(lambda _: "answer")}, "send returned str"),
+        ({"read": later(lambda: "text")}, "read returned str"),
+        ({"read": later(lambda: None)}, "read returned NoneType"),
+        ({"status": "200"}, "send returned OwnResponse"),
+        ({"headers": None}, "send returned OwnResponse"),
     ],
 )
 async def test_what_a_transport_gives_that_is_no_response(

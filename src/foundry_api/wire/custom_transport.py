@@ -1,4 +1,4 @@
-"""The caller's own transport: whatever it raises is an error of this package, and names it."""
+"""Wraps the user's own transport so that all its failures become HookFailed."""
 
 from __future__ import annotations
 
@@ -21,49 +21,32 @@ _T = TypeVar("_T")
 log = logging.getLogger("foundry_api")
 
 HINT = (
-    "See the exception that it was raised from, and correct the transport: what it may raise, and "
-    "is to return, is written in foundry_api.wire.transport.Transport."
+    "Read the exception that caused this one and correct the transport. What it may raise and must "
+    "return is documented in foundry_api.wire.transport.Transport."
 )
 
 
 class CustomTransport:
-    """Sends requests with the transport that the caller gave to the client.
-
-    Args:
-        transport: The caller's.
-    """
+    """Sends requests with a transport that the user passed to the client."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     async def send(self, request: Request) -> Response:
-        """Send a request and wait for the head of its answer. See `Transport.send`.
-
-        Raises:
-            HookFailed: The transport raised an exception that is none of this package's, or gave
-                something else than a response.
-        """
-        response = await _call_custom("send", lambda: self._transport.send(request))
-        return _CustomResponse(response)
+        """Send a request and wait for the head of its response. See `Transport.send`."""
+        return _CustomResponse(await _call_custom("send", lambda: self._transport.send(request)))
 
     async def aclose(self) -> None:
-        """Close every connection.
-
-        Raises:
-            HookFailed: The transport raised an exception that is none of this package's.
-        """
         await _call_custom("aclose", self._transport.aclose)
 
 
 class _CustomResponse:
-    """A response of the caller's transport."""
-
     def __init__(self, response: Response) -> None:
         self._response = response
         status, headers = getattr(response, "status", None), getattr(response, "headers", None)
         if not isinstance(status, int) or not isinstance(headers, Mapping):
             raise HookFailed(
-                f"transport.send gave {type(response).__name__} without status and headers, "
+                f"transport.send returned {type(response).__name__} without status and headers, "
                 "not a response",
                 hint=HINT,
             )
@@ -75,9 +58,12 @@ class _CustomResponse:
         return bool(getattr(self._response, "ended", False))
 
     async def read(self) -> bytes:
-        block = await _call_custom("read", self._response.read)
-        if not _is_bytes(block):
-            raise HookFailed(f"transport: read gave {type(block).__name__}, not bytes", hint=HINT)
+        # Typed as object: type checkers would otherwise call the check below unreachable.
+        block: object = await _call_custom("read", self._response.read)
+        if not isinstance(block, bytes):
+            raise HookFailed(
+                f"transport: read returned {type(block).__name__}, not bytes", hint=HINT
+            )
         return block
 
     def close(self) -> None:
@@ -85,12 +71,8 @@ class _CustomResponse:
             self._response.close()
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # noqa: BLE001 - it must not take the answer's place
+        except BaseException as error:  # noqa: BLE001 - the caller still gets its response
             log.warning("transport: close failed: %s", describe(error))
-
-
-def _is_bytes(block: object) -> bool:
-    return isinstance(block, bytes)
 
 
 async def _call_custom(name: str, method: Callable[[], Awaitable[_T]]) -> _T:

@@ -1,8 +1,4 @@
-"""Bodies that come compressed although nobody asked for it, as some proxies send them.
-
-What claims to be compressed and is not is passed on as it is. The expansion is bounded: what comes
-out at once, and by how much all of it may be larger than what came in.
-"""
+"""Decompression of response bodies, which some proxies compress though it was not requested."""
 
 from __future__ import annotations
 
@@ -14,36 +10,29 @@ from foundry_api.types.errors import ProtocolError, StreamInterrupted
 __all__ = ["SUPPORTED_ENCODINGS", "BodyDecompressor"]
 
 SUPPORTED_ENCODINGS: Final = frozenset({"gzip", "x-gzip", "deflate"})
-"""The encodings that are read; another one is refused."""
 
-MAX_BLOCK_BYTES: Final = 2**18
-"""Bytes that come out at once at most."""
+MAX_BLOCK_BYTES: Final = 2**18  # limit for the result of one `read`
 
+# Smaller bodies may expand by any factor. Beyond, the events of a chat stream expand about
+# 30 times and a decompression bomb 1000 times.
 RATIO_CHECK_FROM_BYTES: Final = 4 * 2**20
-"""Bytes of which nobody asks how well they were compressed."""
-
 MAX_RATIO: Final = 250
-"""By how much a longer body may expand. Events of one answer make about 30, a bomb 1000."""
 
 _MAX_REPLAY_BYTES: Final = 2**16
 _GZIP_MAGIC: Final = b"\x1f\x8b"
-_GZIP, _ZLIB, _RAW = 31, 15, -15
+_GZIP, _ZLIB, _RAW = 31, 15, -15  # values of zlib's wbits
 
 
 class BodyDecompressor:
-    """Decodes one body while it arrives.
-
-    Args:
-        coding: `gzip`, `x-gzip` or `deflate`; the last one with zlib's head or without.
-        service: Base URL of who sends it.
-    """
+    """Decodes a body while it arrives. One that turns out not to be compressed is passed on."""
 
     def __init__(self, coding: str, service: str) -> None:
         self._coding = coding
         self._service = service
+        # "deflate" is ambiguous: some servers send it without zlib's header.
         self._formats = [_ZLIB, _RAW] if coding == "deflate" else [_GZIP]
         self._decoder = zlib.decompressobj(self._formats.pop(0))
-        self._replay = b""
+        self._replay = b""  # the beginning of the body, in case the format turns out to be wrong
         self._pending = b""
         self._has_more_output = False
         self._is_plain = False
@@ -51,22 +40,16 @@ class BodyDecompressor:
 
     @property
     def is_drained(self) -> bool:
-        """Whether all that was fed was taken."""
         return not (self._pending or self._has_more_output)
 
     def feed(self, block: bytes) -> None:
-        """More of the body as it comes."""
         self._bytes_in += len(block)
         self._pending += block
         if not self._bytes_out and not self._is_plain and len(self._replay) < _MAX_REPLAY_BYTES:
             self._replay += block
 
     def read(self) -> bytes:
-        """Some of the body itself; nothing if more of it has to come first.
-
-        Raises:
-            ProtocolError: It is damaged, or expands beyond the bounds.
-        """
+        """Return some of the decoded body, or b"" if more input is needed."""
         while not self.is_drained:
             if self._is_plain:
                 out, self._pending = self._pending, b""
@@ -76,11 +59,7 @@ class BodyDecompressor:
         return b""
 
     def finish(self) -> bytes:
-        """Nothing, at the end of a body that is whole.
-
-        Raises:
-            StreamInterrupted: It ended before its encoding did.
-        """
+        """Return b"" at the end of the body; raise if the compressed data is incomplete."""
         if self._bytes_in and not self._is_plain and not self._decoder.eof:
             raise StreamInterrupted(
                 f"the answer ended within its {self._coding}", service=self._service
@@ -107,23 +86,15 @@ class BodyDecompressor:
                 service=self._service,
             )
         if self._decoder.eof:
-            self._end_member()
+            # A gzip body may have several members. Anything else at the end is padding.
+            rest = self._decoder.unused_data
+            self._pending = rest if rest.startswith(_GZIP_MAGIC) else b""
+            if self._pending:
+                self._decoder = zlib.decompressobj(_GZIP)
         return out
 
-    def _end_member(self) -> None:
-        rest = self._decoder.unused_data
-        if rest.startswith(_GZIP_MAGIC):  # a file of several, one behind the other
-            self._decoder = zlib.decompressobj(_GZIP)
-            self._pending = rest
-        else:
-            self._pending = b""
-
     def _restart(self, error: zlib.error) -> None:
-        """Read what was damaged from the beginning as something else.
-
-        Raises:
-            ProtocolError: Too much was read of it as it claimed to be.
-        """
+        """Decode the body from its beginning in the next format; raise if there is none left."""
         is_gzip = self._replay.startswith(_GZIP_MAGIC)
         if is_gzip or not self._replay or self._bytes_in > len(self._replay):
             raise ProtocolError(

@@ -1,4 +1,4 @@
-"""How the words of a service become one of the errors of `errors.py`."""
+"""Turns error responses and error events of the services into typed errors."""
 
 from __future__ import annotations
 
@@ -48,58 +48,31 @@ __all__ = [
     "parse_stream_error",
 ]
 
+# A longer text is not a message. It is cut before any pattern searches it.
+MAX_MESSAGE_CHARS = 2000
+
+# How deep an error message is searched for in nested JSON.
+MAX_DEPTH: Final = 6
+
+# What msgspec raises for bytes that are not JSON.
+NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _SOURCE_LOCATION = re.compile(r"(?<![\w./\\-])[\w./\\-]+\.(?:cc|cpp|h|hpp):\d+ ")
-
 _LAMBDA = re.compile(r"(?: const)?::<lambda\([^()<>]{0,200}\)>")
+
+# SDK 1.x puts the name of its handler before a message, and .NET the name of an argument after it.
 _WRAPPER = re.compile(r"^Failed to handle OpenAI completion: |\s*\(Parameter '\w+'\)$")
-"""What 1.x puts around its messages: the name of its handler, and .NET's of an argument."""
 
+# The engine's grammar parser appends pages of its internal state.
 _PARSER_STATE = "\n<state>"
-"""Ahead of pages of what the engine's grammar parser has in mind."""
 
-MAX_MESSAGE_CHARS = 2000
-"""A longer one is no message; what lies behind is cut off before anything searches it."""
-
-
-def clean_message(message: str) -> str:
-    """The service's message without what names places in its source.
-
-    The 2.x engine writes `search_options.cc:108 int fl::Validate(const std::string&) request ...`;
-    only what follows the signature is meant for people.
-    """
-    message = message[:MAX_MESSAGE_CHARS].partition(_PARSER_STATE)[0]
-    while place := _SOURCE_LOCATION.search(message):
-        end = _signature_end(message, place.end())
-        if not message[end:].strip():
-            end = place.end()  # the parentheses were the message's own
-        message = message[: place.start()] + message[end:].lstrip()
-    return _WRAPPER.sub("", message.strip()).rstrip(".")
-
-
-def _signature_end(text: str, start: int) -> int:
-    """The index behind the balanced parentheses that open after `start`, or `start` without any."""
-    depth = 0
-    for index in range(start, len(text)):
-        if text[index] == "(":
-            depth += 1
-        elif text[index] == ")":
-            depth -= 1
-            # `(anonymous namespace)::f(int)` and `operator()(int)` go on behind the first pair.
-            if depth == 0 and not text.startswith((":", "("), index + 1):
-                end = index + 1
-                if inner := _LAMBDA.match(text, end):
-                    return inner.end()
-                return end + len(" const") if text.startswith(" const ", end) else end
-    return start
-
-
+# How SDK 2.2.1 reports tool calls whose format or arguments are not what it requires.
 _TOOL_CALL = (
     r"^(inference failed: )?(model emitted an? (malformed|invalid) tool call"
     r"|model emitted unframed|tool '[^']*': instance |incomplete tool-call)"
 )
-"""What 2.2.1 says of calls that do not have the form or the arguments that it asks for."""
 
+# Messages of all service generations. The first match counts.
 _RULES: tuple[tuple[str, type[FoundryError]], ...] = (
     (r"local model registration index", ConfigurationError),
     (r"session\(s\) still using", ModelInUse),
@@ -123,32 +96,7 @@ _RULES: tuple[tuple[str, type[FoundryError]], ...] = (
     ),
     (r"invalid (openai )?(json )?request|invalid json", InvalidRequest),
 )
-"""What the services say, first match first. Sources: foundry-local-service.md, sections 1 and 7."""
-
 _COMPILED = tuple((re.compile(pattern, re.IGNORECASE), error) for pattern, error in _RULES)
-
-
-def classify(status: int, message: str) -> FoundryError:
-    """The typed error for what a service said.
-
-    The message decides before the status: 1.x answers 500 to malformed JSON and 2.0.1 answers 500
-    to a context overflow, which are the caller's mistakes and must not be sent again.
-
-    Args:
-        status: HTTP status, or the one that the failure would have had (stream errors come in
-            a 200).
-        message: The service's own words.
-    """
-    text = clean_message(message) or f"the service answered HTTP {status} without a message"
-    kind = next((error for pattern, error in _COMPILED if pattern.search(text)), None)
-    if kind is ContextOverflow:
-        return _context_overflow(text, status)
-    if kind is ConfigurationError:
-        return ConfigurationError(text, status=status, hint=_REGISTRATIONS_HINT)
-    if kind is ModelLoadFailed:
-        return ModelLoadFailed(text, status=status, hint=_load_hint(text))
-    return (kind or _by_status(status))(text, status=status)
-
 
 _REGISTRATIONS_HINT = (
     "The engine's list of registered models, foundry.local.modelinfo.json, is damaged. Move it away"
@@ -156,6 +104,7 @@ _REGISTRATIONS_HINT = (
     " register your models again with `foundry-api models add`."
 )
 
+# What to do when a model cannot be loaded, by patterns in the messages of SDK 2.2.1.
 _LOAD_HINTS = {
     r"unsupported tokenizer class": (
         "The engine cannot read the tokenizer_class of tokenizer_config.json; use a model with one "
@@ -172,14 +121,53 @@ _LOAD_HINTS = {
         "Free memory: unload other models, or use a smaller one."
     ),
 }
-"""What helps where a load failed, by the engine's words (probed on 2.2.1)."""
+
+# A context overflow reported by SDK 1.x and 2.2.1, and by ONNX Runtime GenAI for a prompt that
+# exceeds the context without any output.
+_BUDGET = re.compile(
+    r"\((?P<prompt>\d{1,9}) input \+ (?P<output>\d{1,9}) output\).*?length of (?P<context>\d{1,9})"
+)
+_PROMPT = re.compile(
+    r"input_ids size \((?P<prompt>\d{1,9})\).*?exceeds max length \((?P<context>\d{1,9})\)"
+)
+
+# Members that may hold the message, and those that mark an object without an answer as an error.
+_MESSAGE_KEYS: Final = ("message", "error", "detail", "msg", "errors", "title", "error_message")
+_ERROR_KEYS: Final = ("message", "detail", "errors", "error_message")
+
+# The type that Foundry Local gives to its own failures, after which a retry may succeed.
+_SERVER_ERROR_TYPE: Final = "server_error"
+
+# Parts of the error types that proxies and other services use.
+_CALLER_ERROR_WORDS: Final = (
+    "invalid",
+    "badrequest",
+    "bad_request",
+    "notfound",
+    "not_found",
+    "auth",
+)
+_OVERLOAD_WORDS: Final = ("rate_limit", "ratelimit", "overloaded", "too_many")
+
+_NO_MEMBERS: Final[dict[str, Any]] = {}
 
 
-def _load_hint(message: str) -> str | None:
-    found = (
-        hint for words, hint in _LOAD_HINTS.items() if re.search(words, message, re.IGNORECASE)
-    )
-    return next(found, None)
+def classify(status: int, message: str) -> FoundryError:
+    """Return the typed error for a response status and the service's message."""
+    # The message takes precedence over the status: SDK 1.x answers 500 to malformed JSON and 2.0.1
+    # answers 500 to a context overflow. Both are mistakes of the caller, and must not be retried.
+    text = clean_message(message) or f"the service answered HTTP {status} without a message"
+    kind = next((error for pattern, error in _COMPILED if pattern.search(text)), None)
+    if kind is ContextOverflow:
+        return _make_context_overflow(text, status)
+    if kind is ConfigurationError:
+        return ConfigurationError(text, status=status, hint=_REGISTRATIONS_HINT)
+    if kind is ModelLoadFailed:
+        hints = (
+            hint for words, hint in _LOAD_HINTS.items() if re.search(words, text, re.IGNORECASE)
+        )
+        return ModelLoadFailed(text, status=status, hint=next(hints, None))
+    return (kind or _by_status(status))(text, status=status)
 
 
 def _by_status(status: int) -> type[FoundryError]:
@@ -189,21 +177,12 @@ def _by_status(status: int) -> type[FoundryError]:
         return ProtocolError
     if status in {429, 503}:
         return ServiceOverloaded
-    if status == 408:  # noqa: PLR2004 - the service gave up reading the request in time
+    if status == 408:  # noqa: PLR2004 - the service stopped waiting for the request
         return ServerError
     return InvalidRequest if status < 500 else ServerError  # noqa: PLR2004 - as above
 
 
-_BUDGET = re.compile(
-    r"\((?P<prompt>\d{1,9}) input \+ (?P<output>\d{1,9}) output\).*?length of (?P<context>\d{1,9})"
-)
-_PROMPT = re.compile(
-    r"input_ids size \((?P<prompt>\d{1,9})\).*?exceeds max length \((?P<context>\d{1,9})\)"
-)
-"""ONNX Runtime GenAI's own words, for a prompt that is too long by itself."""
-
-
-def _context_overflow(text: str, status: int) -> ContextOverflow:
+def _make_context_overflow(text: str, status: int) -> ContextOverflow:
     found = _BUDGET.search(text) or _PROMPT.search(text)
     counts = {name: int(count) for name, count in found.groupdict().items()} if found else {}
     return ContextOverflow(
@@ -215,27 +194,59 @@ def _context_overflow(text: str, status: int) -> ContextOverflow:
     )
 
 
+def clean_message(message: str) -> str:
+    """Return a service's message without references to its source code."""
+    # SDK 2.x writes `search_options.cc:108 int fl::Validate(const std::string&) request ...`. Only
+    # the text after the signature means anything to users.
+    message = message[:MAX_MESSAGE_CHARS].partition(_PARSER_STATE)[0]
+    while place := _SOURCE_LOCATION.search(message):
+        end = _find_signature_end(message, place.end())
+        if not message[end:].strip():
+            end = place.end()  # the parentheses belong to the message
+        message = message[: place.start()] + message[end:].lstrip()
+    return _WRAPPER.sub("", message.strip()).rstrip(".")
+
+
+def _find_signature_end(text: str, start: int) -> int:
+    """Return the index after the first balanced parentheses, or `start` if there are none."""
+    depth = 0
+    for index in range(start, len(text)):
+        if text[index] == "(":
+            depth += 1
+        elif text[index] == ")":
+            depth -= 1
+            # `(anonymous namespace)::f(int)` and `operator()(int)` continue after the first pair.
+            if depth == 0 and not text.startswith((":", "("), index + 1):
+                end = index + 1
+                if inner := _LAMBDA.match(text, end):
+                    return inner.end()
+                return end + len(" const") if text.startswith(" const ", end) else end
+    return start
+
+
 def parse_retry_after(
     headers: Mapping[str, str], current_time: float | None = None
 ) -> float | None:
-    """Seconds to wait, or None if the headers do not say.
+    """Return the seconds to wait before a retry, or None if the headers do not say.
 
-    `Retry-After-Ms` is exact and comes first; Azure's gateways send it. `Retry-After` is seconds
-    or an HTTP date. What cannot be read counts as not said.
-
-    Args:
-        headers: Of the answer; names compare without case.
-        current_time: Seconds since the epoch; None asks the clock.
+    `current_time` is in seconds since the epoch; None means now.
     """
-    exact = _parse_seconds(headers.get("Retry-After-Ms", ""))
-    if exact is not None:
-        return exact / 1000
+    # Azure's gateways send milliseconds, which are more precise than the standard header.
+    milliseconds = _parse_number(headers.get("Retry-After-Ms", ""))
+    if milliseconds is not None:
+        return milliseconds / 1000
     header = headers.get("Retry-After", "")
-    seconds = _parse_seconds(header)
-    return _seconds_until(header, current_time) if seconds is None else seconds
+    seconds = _parse_number(header)
+    if seconds is not None:
+        return seconds
+    try:
+        timestamp = parsedate_to_datetime(header).timestamp()
+    except (ValueError, OverflowError, OSError):  # no date, or one outside the platform's range
+        return None
+    return max(0.0, timestamp - (time.time() if current_time is None else current_time))
 
 
-def _parse_seconds(text: str) -> float | None:
+def _parse_number(text: str) -> float | None:
     try:
         value = float(text)
     except ValueError:
@@ -243,41 +254,8 @@ def _parse_seconds(text: str) -> float | None:
     return value if 0 <= value < math.inf else None
 
 
-def _seconds_until(date: str, current_time: float | None) -> float | None:
-    try:
-        timestamp = parsedate_to_datetime(date).timestamp()
-    except (ValueError, OverflowError, OSError):  # no date, or one outside the platform's range
-        return None
-    return max(0.0, timestamp - (time.time() if current_time is None else current_time))
-
-
-NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for bytes that are not JSON."""
-
-MAX_DEPTH: Final = 6
-"""How far an error is unwrapped."""
-
-_MESSAGE_KEYS: Final = ("message", "error", "detail", "msg", "errors", "title", "error_message")
-_ERROR_KEYS: Final = ("message", "detail", "errors", "error_message")
-"""Of these, one says that an object without an answer is an error."""
-
-_SERVER_ERROR_TYPE: Final = "server_error"
-"""What Foundry Local calls its own failures, after which the same request may succeed."""
-
-_CALLER_ERROR_WORDS: Final = (
-    "invalid",
-    "badrequest",
-    "bad_request",
-    "notfound",
-    "not_found",
-    "auth",
-)
-_NO_MEMBERS: Final[dict[str, Any]] = {}
-_OVERLOAD_WORDS: Final = ("rate_limit", "ratelimit", "overloaded", "too_many")
-
-
 def extract_error_message(value: object, depth: int = MAX_DEPTH) -> str:
-    """The words in an error of any of these shapes; empty if there are none."""
+    """Return the message in an error of any known shape; empty if there is none."""
     if isinstance(value, str):
         return value.strip()
     if not depth:
@@ -293,10 +271,9 @@ def extract_error_message(value: object, depth: int = MAX_DEPTH) -> str:
 
 
 def decode_lenient_json(data: bytes) -> Any:
-    """JSON, also as Python writes it: with NaN, half surrogate pairs, or bytes that are not UTF-8.
+    """Decode JSON that may contain NaN, lone surrogates or invalid UTF-8; ValueError if it fails.
 
-    Raises:
-        ValueError: It is none.
+    Python's own encoder writes the first two.
     """
     text = data.decode("utf-8", "replace")
     try:
@@ -310,14 +287,9 @@ def decode_lenient_json(data: bytes) -> Any:
 
 
 def parse_stream_error(data: bytes, *, is_error: bool = False) -> FoundryError | None:
-    """The error that an event of a stream carries; None if it carries none.
+    """Return the error in an event of a stream, or None if the event is not an error.
 
-    An answer that failed within its stream was begun. It is asked for again only where the service
-    calls that its own failure, or the message says what to put right.
-
-    Args:
-        data: The event's data.
-        is_error: Whether the event is an error whatever its data, as one named `error` is.
+    `is_error` is set for an event named `error`, which is an error whatever its data.
     """
     try:
         value = _lowercase_members(decode_lenient_json(data))
@@ -334,13 +306,15 @@ def parse_stream_error(data: bytes, *, is_error: bool = False) -> FoundryError |
         _get_http_status(members, kind),
         extract_error_message(inner) or extract_error_message(value),
     )
+    # The model has already begun to answer. A retry is worthwhile only if the service calls it
+    # its own failure, or if the message identified a more specific error.
     if type(failure) is ServerError and kind != _SERVER_ERROR_TYPE:
         failure.retryable = False
     return failure
 
 
 def _lowercase_members(value: Any) -> Any:
-    """A JSON object with its keys in lower case, as .NET may write them in upper; else itself."""
+    # .NET may write member names with capitals.
     return {key.lower(): item for key, item in value.items()} if is_object(value) else value
 
 
@@ -357,13 +331,13 @@ def _is_error(value: object) -> bool:
 
 
 def _get_http_status(error: dict[str, Any], kind: object) -> int:
-    """The HTTP status that the failure would have had."""
+    """Return the HTTP status that the error would have had as a response of its own."""
     for name in ("code", "status", "status_code"):
         code = error.get(name)
         if isinstance(code, str) and code.isdecimal() and len(code) == 3:  # noqa: PLR2004
             code = int(code)
         if isinstance(code, int) and 400 <= code <= 599:  # noqa: PLR2004 - HTTP's classes
-            return 400 if code in {404, 405} else code  # the route itself is there
+            return 400 if code in {404, 405} else code  # the route exists: the stream began
     name = kind.lower() if isinstance(kind, str) else ""
     if any(word in name for word in _OVERLOAD_WORDS):
         return 429

@@ -1,4 +1,4 @@
-"""The headers that a caller may add to requests."""
+"""Validation of headers that users add to requests."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ __all__ = ["validate_headers"]
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 _VALUE = re.compile(r"[\t -~\x80-\xff]*")
 
+# Headers that frame the message or apply to one connection only (RFC 9110, section 7.6.1).
 _RESERVED_HEADERS = frozenset(
     {
         "connection",
@@ -31,20 +32,10 @@ _RESERVED_HEADERS = frozenset(
         "upgrade",
     }
 )
-"""Headers that frame a message or are for one connection alone (RFC 9110, 7.6.1)."""
 
 
 def validate_headers(field: str, headers: object, error: type[FoundryError]) -> dict[str, str]:
-    """The headers of a caller. Their values may be credentials, so no error shows them.
-
-    Args:
-        field: What the caller calls the argument.
-        headers: A mapping; None is an empty one.
-        error: What is raised.
-
-    Raises:
-        FoundryError: One cannot be sent, or is for the client to set.
-    """
+    """Return the headers as a dict, or raise `error` with a message about argument `field`."""
     if headers is None:
         return {}
     if not isinstance(headers, Mapping):
@@ -59,16 +50,17 @@ def validate_headers(field: str, headers: object, error: type[FoundryError]) -> 
 
 
 def _describe_header_problem(name: object, value: object) -> str:
-    """Why a header cannot be sent; empty for one that can."""
+    """Return why a header cannot be sent; empty if it can."""
     known, text = as_text(name), as_text(value)
     if known is None or not _NAME.fullmatch(known):
-        return "cannot be sent: this is no name of a header"
+        return "cannot be sent: this is not a valid header name"
     if known.lower() in _RESERVED_HEADERS:
-        return "is for the client to set"
+        return "is set by the client"
+    # The value may be a credential, so no message shows it.
     if text is None:
         return f"cannot be sent: its value is of type {type(value).__name__}, not a text"
     if not _VALUE.fullmatch(text):
-        return "cannot be sent: its value holds a line break, or what is not in Latin-1"
+        return "cannot be sent: its value holds a line break or a character that is not in Latin-1"
     return ""
 
 

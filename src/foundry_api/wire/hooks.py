@@ -1,4 +1,4 @@
-"""What callers put between this package and the network: credentials and hooks."""
+"""Request hooks, response hooks and credentials."""
 
 from __future__ import annotations
 
@@ -22,40 +22,30 @@ if TYPE_CHECKING:
 __all__ = ["Auth", "BearerKey", "HookedTransport", "Hooks", "RequestHook", "ResponseHook"]
 
 RequestHook = Callable[[Request], Request | Awaitable[Request]]
-"""Called with every request; gives the one to send instead."""
+"""Called with every request; returns the request to send in its place."""
 
 ResponseHook = Callable[[Request, ResponseHead], Awaitable[None] | None]
-"""Called with every request and the head of its answer."""
+"""Called with every request and the head of its response."""
 
 Auth = RequestHook
-"""Puts the credential on a request; called anew for each, and once more when it was refused."""
+"""Adds the credential to a request. Called for every request, and again after a 401 response."""
 
 UNAUTHORIZED = 401
 
-_KEY = re.compile(r"[\x21-\x7e]+")
+_KEY = re.compile(r"[\x21-\x7e]+")  # visible ASCII
 
 
 class BearerKey:
-    """Puts a key that may change on requests.
-
-    Args:
-        provider: Gives the key that is good now. It may be a coroutine function; one that is not
-            should answer at once, as the event loop waits for it.
-    """
+    """Adds a bearer token from a callable, which may be a coroutine function."""
 
     def __init__(self, provider: Callable[[], str | Awaitable[str]]) -> None:
         self._provider = provider
 
     async def __call__(self, request: Request) -> Request:
-        """The request with the key.
-
-        Raises:
-            ConfigurationError: The provider gives what cannot be sent as a key.
-        """
         key = await _call_hook(self._provider)
         if not isinstance(key, str) or not _KEY.fullmatch(key):
             raise ConfigurationError(
-                "the api_key callable gave no key: a text without white space is wanted",
+                "the api_key callable returned no key: it must be a string without white space",
                 hint="Return the key itself, without 'Bearer '.",
             )
         return request.with_headers({"Authorization": f"Bearer {key}"})
@@ -63,13 +53,7 @@ class BearerKey:
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """The callables that a caller gave.
-
-    Attributes:
-        auth: Puts the credential on requests to an address that the caller named.
-        requests: Called with every request, one after another.
-        responses: Called with every answer's head.
-    """
+    """The hooks of one client. Request hooks run in order."""
 
     auth: Auth | None = None
     requests: tuple[RequestHook, ...] = ()
@@ -78,13 +62,8 @@ class Hooks:
     def wrap(
         self, transport: Transport, *, is_explicit: bool, headers: Mapping[str, str] | None = None
     ) -> Transport:
-        """A transport that calls them.
-
-        Args:
-            transport: Sends the requests.
-            is_explicit: Whether the caller named the address: the credential is meant for it.
-            headers: Added to every request.
-        """
+        """Return a transport that calls these hooks, or `transport` if there is nothing to do."""
+        # A credential goes only to an address that the user named, never to one that was found.
         auth = self.auth if is_explicit else None
         if not (auth or headers or self.requests or self.responses):
             return transport
@@ -92,16 +71,7 @@ class Hooks:
 
 
 class HookedTransport:
-    """A transport whose requests pass the caller's hooks, and carry the caller's credential.
-
-    Args:
-        transport: Sends the requests.
-        headers: Added to every request that does not have them.
-        auth: Puts the credential on; comes last, so that no hook sees it. A refused request
-            is sent once more if another credential is to be had by then.
-        hooks: Called with every request, and with every answer's head.
-        clock: Seconds of a monotonic clock.
-    """
+    """A transport that adds headers and a credential, and calls the hooks."""
 
     def __init__(
         self,
@@ -119,17 +89,17 @@ class HookedTransport:
         self._monotonic = monotonic
 
     async def send(self, request: Request) -> Response:
-        """Send a request and wait for the head of its answer. See `Transport.send`.
-
-        Raises:
-            HookFailed: A hook failed, or gave something else than a request.
-        """
+        """Send a request and wait for the head of its response. See `Transport.send`."""
         if self._headers:
             request = request.with_headers({**self._headers, **request.headers})
         for hook in self._hooks.requests:
             request = await _apply_hook(hook, request)
         sent_at = self._monotonic()
-        response = await self._send_authenticated(request)
+        # The credential is added last, so that no hook sees it.
+        if self._auth is None:
+            response = await self._transport.send(request)
+        else:
+            response = await self._send_authenticated(self._auth, request)
         head = ResponseHead(response.status, response.headers, self._monotonic() - sent_at)
         try:
             for observer in self._hooks.responses:
@@ -140,17 +110,15 @@ class HookedTransport:
         return response
 
     async def aclose(self) -> None:
-        """Close every connection."""
         await self._transport.aclose()
 
-    async def _send_authenticated(self, request: Request) -> Response:
-        if self._auth is None:
-            return await self._transport.send(request)
-        signed = await _apply_hook(self._auth, request)
+    async def _send_authenticated(self, auth: Auth, request: Request) -> Response:
+        signed = await _apply_hook(auth, request)
         response = await self._transport.send(signed)
         if response.status != UNAUTHORIZED:
             return response
-        signed_again = await _apply_hook(self._auth, request)
+        # The key may have been rotated since. The same key would be refused again.
+        signed_again = await _apply_hook(auth, request)
         if signed_again == signed:
             return response
         response.close()
@@ -160,8 +128,8 @@ class HookedTransport:
 async def _apply_hook(hook: RequestHook, request: Request) -> Request:
     changed = await _call_hook(hook, request)
     if not isinstance(changed, Request):
-        raise HookFailed(f"{_get_hook_name(hook)} gave {type(changed).__name__}, not a Request")
-    if get_origin(changed.url) != get_origin(request.url):
+        raise HookFailed(f"{_get_hook_name(hook)} returned {type(changed).__name__}, not a Request")
+    if get_origin(changed.url) != get_origin(request.url):  # it would get the credential
         raise HookFailed(f"{_get_hook_name(hook)} would send the request to another host")
     if changed is request:
         return request
@@ -170,7 +138,6 @@ async def _apply_hook(hook: RequestHook, request: Request) -> Request:
 
 
 async def _call_hook(hook: Callable[..., object], *arguments: object) -> object:
-    """What a hook gives, at once or later."""
     code = UserCode()
     try:
         result = hook(*arguments)

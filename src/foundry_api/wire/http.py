@@ -1,4 +1,4 @@
-"""The transport: pools of connections, with bounds and without surprises."""
+"""The HTTP transport: one pool for loopback services, and an aiohttp session for all others."""
 
 from __future__ import annotations
 
@@ -49,39 +49,26 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpResponse", "HttpTransport", "send_quickack"]
 
-
-_QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
-
-
-def send_quickack(transport: asyncio.BaseTransport | None) -> None:
-    """Send the acknowledgement that is due now, if any. The system goes back to delaying later."""
-    if _QUICK_ACK is None or transport is None:
-        return
-    connection: socket.socket | None = transport.get_extra_info("socket")
-    if connection is not None:
-        with contextlib.suppress(OSError):  # it broke; reading it will say so
-            connection.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
-
-
+# The head and the first event. Later, fewer acknowledgements make for larger blocks.
 QUICKACK_BLOCKS = 2
-"""The head and the first event. Later blocks are larger, the fewer acknowledgements there are."""
+
+_TCP_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux only
+
+# Whether the current task's request opened a connection instead of reusing a pooled one.
+_NEW_CONNECTION: ContextVar[bool] = ContextVar("foundry_api_connection_made", default=False)
 
 
 class HttpTransport:
-    """Requests over pools of connections.
-
-    Services on this machine are reached directly, and others over aiohttp's session: it speaks TLS
-    and knows the proxies of the environment, which can't reach the caller's loopback. Redirects
-    are not followed and cookies not kept, because no service sends any. A body that is compressed
-    although nobody asked for it is decompressed, within bounds.
+    """Sends requests over pooled connections, which are opened per event loop.
 
     Args:
-        connect_timeout_s: Bound of making a connection. On loopback it takes microseconds; a remote
-            service that takes longer than the default is as good as dead.
-        is_loopback_http: Whether a URL is reached directly.
-        check: Called before anything is sent on an event loop for the first time, and after
-            `aclose`; raises if nothing may be sent any more.
+        connect_timeout_s: Limit for opening a connection. On loopback that takes microseconds.
+        use_loopback: Decides whether a URL is reached through the loopback pool.
+        check: Called before the first request on an event loop and after `aclose`; raises if
+            nothing may be sent any more.
     """
+
+    # Redirects are not followed and cookies not stored, because no service generation sends any.
 
     def __init__(
         self,
@@ -98,14 +85,14 @@ class HttpTransport:
         self._exit_handler: Callable[[], None] | None = None
 
     async def send(self, request: Request) -> HttpResponse | DecodedResponse:
-        """Send a request and wait for the head of its answer. See `Transport.send`."""
+        """Send a request and wait for the head of its response. See `Transport.send`."""
         pools = self._current
         if pools is None or self._loop is not asyncio.get_running_loop():
             self._check()
             pools = await self._open_pools()
         try:
             if not self._use_loopback(request.url):
-                return _make_session_response(await _send(pools.get_session(), request))
+                return await _send_with_session(pools.get_session(), request)
             exchange = await pools.loopback.send(request)
             response = HttpResponse(
                 exchange.status,
@@ -117,25 +104,15 @@ class HttpTransport:
             )
             return _decoded(response) if "Content-Encoding" in exchange.headers else response
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise self._make_send_error(request, error) from error
+            raise _classify_send_error(request, error, self._connect_timeout_s) from error
         except RuntimeError as error:
+            # aiohttp raises it if the session was closed while the request was being sent.
             if not pools.closed:
                 raise
-            raise self._make_send_error(request, error) from error
-
-    def _make_send_error(self, request: Request, error: Exception) -> FoundryError:
-        if isinstance(error, aiohttp.ConnectionTimeoutError):
-            service, limit_s = get_origin(request.url), self._connect_timeout_s
-            return ConnectTimeout(
-                f"{service} accepted no connection within {limit_s:g} s",
-                limit_s=limit_s,
-                stage="connecting",
-                service=service,
-            )
-        return _classify_send_error(request, error)
+            raise _classify_send_error(request, error, self._connect_timeout_s) from error
 
     async def aclose(self) -> None:
-        """Close every connection. New ones are made if it is used again."""
+        """Close all connections. The transport can be used again afterwards."""
         self._current = None
         if self._exit_handler is not None:
             atexit.unregister(self._exit_handler)
@@ -144,13 +121,109 @@ class HttpTransport:
             await pools.aclose()
 
     async def _open_pools(self) -> _ConnectionPools:
-        # The pools of another loop are left for that loop to close.
+        # Another loop may still own pools. They are left for that loop to close.
         self._loop = asyncio.get_running_loop()
         self._pools = _loop_scoped_pools(self._connect_timeout_s)
         self._current = await anext(self._pools)
+        # A weak reference: the exit handler must not keep a forgotten client's sockets open.
         self._exit_handler = functools.partial(_close_at_exit, self._loop, weakref.ref(self._pools))
         atexit.register(self._exit_handler)
         return self._current
+
+
+class HttpResponse:
+    """A response whose head has arrived."""
+
+    __slots__ = (
+        *("_content", "_acknowledged_blocks", "_release", "_socket", "_url"),
+        *("headers", "status"),
+    )
+
+    def __init__(
+        self,
+        status: int,
+        headers: Mapping[str, str],
+        content: aiohttp.StreamReader,
+        *,
+        socket: asyncio.BaseTransport | None,
+        url: str,
+        release: Callable[[], object],
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self._content = content
+        self._socket = socket
+        self._url = url
+        self._release: Callable[[], object] | None = release
+        self._acknowledged_blocks = 0
+
+    @property
+    def ended(self) -> bool:
+        return self._content.at_eof()
+
+    @property
+    def service(self) -> str:
+        """Base URL of the service."""
+        return get_origin(self._url)
+
+    async def read(self) -> bytes:
+        content = self._content
+        try:
+            if self._acknowledged_blocks < QUICKACK_BLOCKS and not content.at_eof():
+                self._acknowledged_blocks += 1
+                send_quickack(self._socket)
+            return await content.readany()
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:
+            # RuntimeError: aiohttp has no error class for reading from a connection closed here.
+            raise StreamInterrupted(
+                "the connection broke before the answer ended", service=self.service
+            ) from error
+
+    def close(self) -> None:
+        """Release the connection, or close it if the body has not ended. Idempotent."""
+        release, self._release = self._release, None
+        if release is not None:
+            release()
+
+
+class DecodedResponse:
+    """Decompresses the body of a response. Some proxies compress though we send `identity`."""
+
+    def __init__(self, response: HttpResponse, coding: str) -> None:
+        self.status, self.headers = response.status, response.headers
+        self._response = response
+        self._decompressor = BodyDecompressor(coding, response.service)
+
+    @property
+    def ended(self) -> bool:
+        return self._response.ended and self._decompressor.is_drained
+
+    async def read(self) -> bytes:
+        decompressor = self._decompressor
+        while not (piece := decompressor.read()):
+            block = await self._response.read()
+            if not block:
+                return decompressor.finish()
+            decompressor.feed(block)
+        return piece
+
+    def close(self) -> None:
+        self._response.close()
+
+
+def _decoded(response: HttpResponse) -> HttpResponse | DecodedResponse:
+    coding = response.headers["Content-Encoding"].strip().lower()
+    return DecodedResponse(response, coding) if coding in SUPPORTED_ENCODINGS else response
+
+
+def send_quickack(transport: asyncio.BaseTransport | None) -> None:
+    """Send a pending TCP acknowledgement now instead of after the kernel's delay."""
+    if _TCP_QUICKACK is None or transport is None:
+        return
+    connection: socket.socket | None = transport.get_extra_info("socket")
+    if connection is not None:
+        with contextlib.suppress(OSError):  # a broken connection: the next read reports it
+            connection.setsockopt(socket.IPPROTO_TCP, _TCP_QUICKACK, 1)
 
 
 class _ConnectionPools:
@@ -164,16 +237,16 @@ class _ConnectionPools:
         self.closed = False
 
     def get_session(self) -> aiohttp.ClientSession:
-        """The session for services that are not reached directly."""
         if self.closed:
             raise aiohttp.ServerDisconnectedError("the connections were closed meanwhile")
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=_Connector(),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                # No total timeout: a long answer is bounded by the call's own deadlines.
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
                 headers=DEFAULT_HEADERS,
-                auto_decompress=False,
+                auto_decompress=False,  # DecodedResponse does it, with limits
                 max_line_size=MAX_HEADER_BYTES,
                 max_field_size=MAX_HEADER_BYTES,
                 max_headers=MAX_HEADERS,
@@ -181,7 +254,7 @@ class _ConnectionPools:
         return self._session
 
     async def aclose(self) -> None:
-        """Close every connection. From now on none is made."""
+        """Close all connections, and refuse to open new ones."""
         self.closed = True
         await self.loopback.aclose()
         if self._session is None:
@@ -189,26 +262,15 @@ class _ConnectionPools:
         if self._loop is asyncio.get_running_loop():
             await self._session.close()
         else:
-            # It closes at once. Its connections' ends cannot be waited for on another event loop.
+            # The session closes its sockets before it waits for their transports. That wait
+            # fails here, because they belong to another event loop.
             with contextlib.suppress(RuntimeError):
                 await self._session.close()
 
 
-def _close_at_exit(
-    loop: asyncio.AbstractEventLoop, pools: Callable[[], AsyncGenerator[_ConnectionPools] | None]
-) -> None:
-    """Close what the loop did not: `python -m asyncio` ends its own without closing anything."""
-    open_pools = pools()
-    if open_pools is not None and not loop.is_closed() and not loop.is_running():
-        loop.run_until_complete(open_pools.aclose())
-
-
 async def _loop_scoped_pools(connect_timeout_s: float) -> AsyncGenerator[_ConnectionPools]:
-    """Pools. As a generator, because `asyncio.run` closes those that are left at its end.
-
-    So a client that was never closed leaves no open socket behind, and one client serves several
-    `asyncio.run` calls one after the other.
-    """
+    # An async generator, because `asyncio.run` closes all that are still open when it ends. So a
+    # client that was never closed leaks no socket, and can be used in several `asyncio.run` calls.
     pools = _ConnectionPools(connect_timeout_s)
     try:
         yield pools
@@ -216,8 +278,20 @@ async def _loop_scoped_pools(connect_timeout_s: float) -> AsyncGenerator[_Connec
         await pools.aclose()
 
 
-async def _send(session: aiohttp.ClientSession, request: Request) -> aiohttp.ClientResponse:
-    """The head of the answer. Dead pooled connections are replaced as by `LoopbackPool`."""
+def _close_at_exit(
+    loop: asyncio.AbstractEventLoop, pools: Callable[[], AsyncGenerator[_ConnectionPools] | None]
+) -> None:
+    # `python -m asyncio` ends without closing its event loop's async generators.
+    open_pools = pools()
+    if open_pools is not None and not loop.is_closed() and not loop.is_running():
+        loop.run_until_complete(open_pools.aclose())
+
+
+async def _send_with_session(
+    session: aiohttp.ClientSession, request: Request
+) -> HttpResponse | DecodedResponse:
+    """Send a request; replace a dead pooled connection as `LoopbackPool.send` does."""
+    # No proxy can reach the loopback interface of this machine.
     proxy = None if is_loopback(request.url) else _get_proxy(request.url)
     while True:
         token = _NEW_CONNECTION.set(False)
@@ -230,23 +304,36 @@ async def _send(session: aiohttp.ClientSession, request: Request) -> aiohttp.Cli
                 proxy=proxy,
                 allow_redirects=False,
             )
+            break
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             if _NEW_CONNECTION.get() or request.method not in IDEMPOTENT_METHODS or session.closed:
                 raise
-        else:
-            if isinstance(session.connector, _Connector):
-                session.connector.track_reader(response)
-            return response
         finally:
             _NEW_CONNECTION.reset(token)
 
+    def release() -> None:
+        response.release() if response.content.at_eof() else response.close()
 
-_NEW_CONNECTION: ContextVar[bool] = ContextVar("foundry_api_connection_made", default=False)
-"""Whether the request of this task made a connection, instead of taking one from the pool."""
+    if isinstance(session.connector, _Connector):
+        session.connector.track_reader(response)
+    connection = response.connection
+    made = HttpResponse(
+        response.status,
+        response.headers,
+        response.content,
+        socket=connection.transport if connection else None,
+        url=str(response.url.origin()),
+        release=release,
+    )
+    return _decoded(made) if "Content-Encoding" in response.headers else made
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Knows two things of a connection that aiohttp does not tell, or only at 20 µs a request."""
+    """Adds three things to aiohttp's pool.
+
+    It tells new connections from reused ones (aiohttp's tracing does so for 20 µs a request),
+    discards idle connections that the service has closed, and wakes readers of lost ones.
+    """
 
     def __init__(self) -> None:
         # aiohttp leaves the type of its socket factory's address open.
@@ -276,154 +363,43 @@ class _Connector(aiohttp.TCPConnector):
         return protocol
 
     def track_reader(self, response: aiohttp.ClientResponse) -> None:
-        """Take note of who reads from a connection."""
+        """Remember which reader a connection feeds, for `_on_closed`."""
         connection = response.connection
         if connection is not None and connection.protocol is not None:
             self._readers[connection.protocol] = response.content
 
     def _on_closed(self, protocol: ResponseHandler, closed: asyncio.Future[None]) -> None:
-        """Tell the reader of a connection that is gone.
-
-        aiohttp 3.14 closes a connection whose bytes are not HTTP, and tells nobody who waits for
-        more of its body.
-        """
-        closed.exception()  # taken, so that the event loop does not complain of it
+        closed.exception()  # retrieved, so that the event loop does not log it
+        # aiohttp 3.14 closes a connection that sends something other than HTTP, but does not
+        # wake the reader of its body, which would wait forever.
         content = self._readers.pop(protocol, None)
         if content is not None and not content.is_eof() and content.exception() is None:
             content.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
 
 
-class HttpResponse:
-    """An answer whose head has come.
+def _get_proxy(url: str) -> str | None:
+    # Importing it takes 10 ms, which calls to this machine need not spend.
+    import urllib.request  # noqa: PLC0415
 
-    Attributes:
-        status: The HTTP status.
-        headers: The headers.
-
-    Args:
-        status: The HTTP status.
-        headers: The headers.
-        content: The body.
-        socket: The connection, while it is open.
-        url: Whom the request went to, for errors.
-        release: Called at the end, whether or not the body was read to its end.
-    """
-
-    __slots__ = (
-        *("_content", "_acknowledged_blocks", "_release", "_socket", "_url"),
-        *("headers", "status"),
-    )
-
-    def __init__(
-        self,
-        status: int,
-        headers: Mapping[str, str],
-        content: aiohttp.StreamReader,
-        *,
-        socket: asyncio.BaseTransport | None,
-        url: str,
-        release: Callable[[], object],
-    ) -> None:
-        self.status = status
-        self.headers = headers
-        self._content = content
-        self._socket = socket
-        self._url = url
-        self._release: Callable[[], object] | None = release
-        self._acknowledged_blocks = 0
-
-    @property
-    def ended(self) -> bool:
-        """Whether the end of the body has come, and all before it was read."""
-        return self._content.at_eof()
-
-    @property
-    def service(self) -> str:
-        """Base URL of who answers."""
-        return get_origin(self._url)
-
-    async def read(self) -> bytes:
-        """What came of the body since the last time; nothing at its end."""
-        content = self._content
-        try:
-            if self._acknowledged_blocks < QUICKACK_BLOCKS and not content.at_eof():
-                self._acknowledged_blocks += 1
-                send_quickack(self._socket)
-            return await content.readany()
-        except (aiohttp.ClientError, OSError, RuntimeError) as error:
-            # aiohttp has no error of its own for reading on when the connection was closed here.
-            raise StreamInterrupted(
-                "the connection broke before the answer ended", service=self.service
-            ) from error
-
-    def close(self) -> None:
-        """Free the connection, or close it if the body has not ended. Once more does nothing."""
-        release, self._release = self._release, None
-        if release is not None:
-            release()
+    parts = urlsplit(url)
+    with contextlib.suppress(OSError):  # the Windows registry may be unreadable
+        if urllib.request.proxy_bypass(parts.hostname or ""):
+            return None
+    return urllib.request.getproxies().get(parts.scheme)
 
 
-class DecodedResponse:
-    """A response whose body is compressed, decompressed.
-
-    Attributes:
-        status: The HTTP status.
-        headers: The headers.
-
-    Args:
-        response: As it comes.
-        coding: How its body is compressed.
-    """
-
-    def __init__(self, response: HttpResponse, coding: str) -> None:
-        self.status, self.headers = response.status, response.headers
-        self._response = response
-        self._encoded = BodyDecompressor(coding, response.service)
-
-    @property
-    def ended(self) -> bool:
-        """Whether the end of the body has come, and all before it was read."""
-        return self._response.ended and self._encoded.is_drained
-
-    async def read(self) -> bytes:
-        """What came of the body since the last time; nothing at its end."""
-        encoded = self._encoded
-        while not (piece := encoded.read()):
-            block = await self._response.read()
-            if not block:
-                return encoded.finish()
-            encoded.feed(block)
-        return piece
-
-    def close(self) -> None:
-        """Free the connection, or close it if the body has not ended. Once more does nothing."""
-        self._response.close()
-
-
-def _decoded(response: HttpResponse) -> HttpResponse | DecodedResponse:
-    coding = response.headers["Content-Encoding"].strip().lower()
-    return DecodedResponse(response, coding) if coding in SUPPORTED_ENCODINGS else response
-
-
-def _make_session_response(response: aiohttp.ClientResponse) -> HttpResponse | DecodedResponse:
-    def release() -> None:
-        response.release() if response.content.at_eof() else response.close()
-
-    connection = response.connection
-    made = HttpResponse(
-        response.status,
-        response.headers,
-        response.content,
-        socket=connection.transport if connection else None,
-        url=str(response.url.origin()),
-        release=release,
-    )
-    return _decoded(made) if "Content-Encoding" in response.headers else made
-
-
-def _classify_send_error(request: Request, error: Exception) -> FoundryError:
+def _classify_send_error(
+    request: Request, error: Exception, connect_timeout_s: float
+) -> FoundryError:
     service = get_origin(request.url)
     match error:
+        case aiohttp.ConnectionTimeoutError():
+            return ConnectTimeout(
+                f"{service} accepted no connection within {connect_timeout_s:g} s",
+                limit_s=connect_timeout_s,
+                stage="connecting",
+                service=service,
+            )
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
             return ConfigurationError(
                 f"{strip_secrets(request.url)} is not a URL",
@@ -437,25 +413,17 @@ def _classify_send_error(request: Request, error: Exception) -> FoundryError:
             )
         case aiohttp.ClientConnectorError():
             return ServiceNotRunning(f"nothing accepts connections at {service}", service=service)
-        case ValueError():  # before anything was sent: a line end in a header, above all
+        # Raised before anything is sent, mostly for a line break in a header. It has to come
+        # after InvalidURL, which is a ValueError, too.
+        case ValueError():
             return ConfigurationError(
                 f"the request to {service} cannot be sent: {error}",
                 hint="Check the API key and the headers.",
                 service=service,
             )
         case aiohttp.ClientPayloadError() | aiohttp.ClientResponseError():
-            return ProtocolError(f"{service} does not speak HTTP as it should", service=service)
+            return ProtocolError(f"{service} sent an invalid HTTP response", service=service)
         case _:
             return ServiceCrashed(
                 f"{service} closed the connection before it answered", service=service
             )
-
-
-def _get_proxy(url: str) -> str | None:
-    import urllib.request  # noqa: PLC0415 - 10 ms that calls to this machine need not wait for
-
-    parts = urlsplit(url)
-    with contextlib.suppress(OSError):  # the Windows registry may refuse to say
-        if urllib.request.proxy_bypass(parts.hostname or ""):
-            return None
-    return urllib.request.getproxies().get(parts.scheme)

@@ -1,8 +1,4 @@
-"""HTTP/1.1 to a service on this machine, without what a client of the whole web needs.
-
-aiohttp's parser reads the answers. Its session, which minds redirects, cookies, proxies and
-encryption, takes more time than all else in a short call, and has nothing to do here.
-"""
+"""HTTP/1.1 to services on this machine, over aiohttp's parser but without its session."""
 
 from __future__ import annotations
 
@@ -36,20 +32,19 @@ __all__ = [
     "is_loopback_http",
 ]
 
+# SDK 2.x uses one thread for each idle connection.
 IDLE_CONNECTION_S = 15.0
-"""The 2.x service spends a thread on each idle connection, so they are not kept for long."""
 
+# Limit for one header. API gateways send tokens and policies of 16 KB.
 MAX_HEADER_BYTES = 32 * 2**10
-"""Bound of one header. Gateways put tokens and policies of 16 KB there."""
 
 MAX_HEADERS = 512
 
 DEFAULT_HEADERS = {
     "Accept": "*/*",
-    "Accept-Encoding": "identity",
+    "Accept-Encoding": "identity",  # no service compresses, and on loopback it would cost time
     "User-Agent": f"foundry-api/{__version__}",
 }
-"""Headers of every request. No service compresses; a proxy may, though nobody asked for it."""
 
 _RESPONSE_PARAMS: dict[str, Any] = {
     "read_until_eof": True,
@@ -65,115 +60,12 @@ _FORBIDDEN = re.compile(r"[\r\n\0]")
 
 @functools.lru_cache(maxsize=64)
 def is_loopback_http(url: str) -> bool:
-    """Whether a request needs neither encryption nor, ever, a proxy."""
+    """Return whether a URL needs neither encryption nor a proxy."""
     return url.startswith("http://") and is_loopback(url)
 
 
-def has_arrivals(transport: asyncio.BaseTransport | None) -> bool:
-    """Whether something came over a connection that the event loop has not read yet.
-
-    On an idle one that is its end, as no service speaks unasked. The event loop takes note of it
-    when it next polls, which may be after a request was sent on the dead connection.
-    """
-    socket = transport.get_extra_info("socket") if transport is not None else None
-    if socket is None:
-        return False
-    try:
-        if hasattr(select, "poll"):  # select() takes no descriptor above 1023
-            poll = select.poll()
-            poll.register(socket, select.POLLIN)
-            return bool(poll.poll(0))
-        return bool(select.select([socket], (), (), 0)[0])
-    except (OSError, ValueError):
-        return True  # it is closed
-
-
-class _LenientParser(HttpResponseParserPy):
-    """aiohttp's parser as it is outside of Python's development mode."""
-
-    lax = True
-
-    def feed_data(self, data: bytes, *_: Any, **__: Any) -> Any:
-        return super().feed_data(data, b"\n")
-
-
-class LoopbackConnection(ResponseHandler):
-    """One connection, which serves one request at a time.
-
-    Args:
-        loop: The event loop.
-        address: Host and port at its other end.
-
-    Attributes:
-        address: As above.
-        body: Of the answer that is being read.
-        idle_since: When it was last used, on the loop's clock.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, address: tuple[str, int]) -> None:
-        super().__init__(loop)
-        self.address = address
-        self.body: aiohttp.StreamReader | None = None
-        self.idle_since = 0.0
-        self._poll: Callable[[int], object] | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Prepare to ask, before each request, whether something came while it was idle."""
-        super().connection_made(transport)
-        socket = transport.get_extra_info("socket")
-        if hasattr(select, "poll") and socket is not None:
-            poll = select.poll()
-            poll.register(socket, select.POLLIN)
-            self._poll = poll.poll
-
-    def read_leniently(self, **options: Any) -> None:
-        """Read the next answer in Python's development mode as leniently as outside of it.
-
-        There aiohttp refuses an answer that names its type twice, as every stream of 2.x does
-        (foundry-local-service.md, 1D).
-        """
-        self._parser = _LenientParser(
-            self,
-            self._loop,
-            self._read_bufsize,
-            payload_exception=aiohttp.ClientPayloadError,
-            **options,
-        )
-
-    def is_usable(self) -> bool:
-        """Whether a request may be sent on it, after it was idle."""
-        if not self.is_connected() or self.should_close:
-            return False
-        if self._poll is not None:  # as `has_arrivals`, in one call of the system
-            return not self._poll(0)
-        return not has_arrivals(self.transport)
-
-    def close(self) -> None:
-        """Close it. Where its event loop has ended, its socket is closed when it is collected."""
-        if not self._loop.is_closed():
-            super().close()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Tell whoever reads the body.
-
-        aiohttp 3.14 closes a connection whose bytes are not HTTP, and tells nobody who waits for
-        more of its body.
-        """
-        super().connection_lost(exc)
-        body = self.body
-        if body is not None and not body.is_eof() and body.exception() is None:
-            body.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
-
-
 class PendingResponse(NamedTuple):
-    """A request that was sent, and the head of its answer.
-
-    Attributes:
-        status: The HTTP status.
-        headers: Of the answer.
-        body: Of the answer.
-        connection: Where it comes from.
-    """
+    """The head of a response, and what its body is read from."""
 
     status: int
     headers: Mapping[str, str]
@@ -182,10 +74,10 @@ class PendingResponse(NamedTuple):
 
 
 class LoopbackPool:
-    """A pool of connections, on one event loop.
+    """A connection pool on one event loop.
 
-    Args:
-        connect_timeout_s: Bound of making a connection.
+    It takes the place of aiohttp's session: redirects, cookies, proxies and TLS have no use on
+    loopback, and handling them takes longer than all the rest of a short call.
     """
 
     def __init__(self, connect_timeout_s: float) -> None:
@@ -197,34 +89,46 @@ class LoopbackPool:
         self._idle_timer: asyncio.TimerHandle | None = None
 
     async def send(self, request: Request) -> PendingResponse:
-        """Send a request and wait for the head of its answer.
-
-        A pooled connection that turns out to be dead is replaced: the service may close an idle
-        one at any moment. If it dies after the request was sent, the service may have carried that
-        out, so that only an idempotent request is sent again here.
-
-        Raises:
-            ServiceNotRunning: Nothing accepts connections there.
-            ConnectionTimeoutError: Nothing did so in time.
-            ClientError: The connection broke, or what came is not HTTP.
-            ValueError: The request cannot be sent.
-        """
+        """Send a request and wait for the head of its response."""
+        body = request.body
         address, head = _encode_head(request.method, request.url, tuple(request.headers.items()))
         while True:
             pooled = self._take_pooled(address)
             connection = await self._connect(address, request.url) if pooled is None else pooled
             try:
-                return await _send_on(connection, head, request.body)
+                transport = connection.transport
+                if transport is None:
+                    raise aiohttp.ServerDisconnectedError  # noqa: TRY301 - handled as any other
+                connection.set_response_params(**_RESPONSE_PARAMS)
+                if helpers.DEBUG:
+                    connection.read_leniently(**_RESPONSE_PARAMS)
+                if body is None:
+                    transport.write(head + b"\r\n")
+                else:
+                    transport.write(b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body))
+                message, content = await connection.read()
+                # 100 to 199 are interim responses, but 101 (another protocol) is final.
+                while 100 <= message.code < 200 and message.code != 101:  # noqa: PLR2004
+                    message, content = await connection.read()
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                # The service may close an idle connection at any moment, so a pooled one that turns
+                # out to be dead is replaced. But it may already have carried out the request:
+                # only an idempotent one is sent again here.
                 connection.close()
                 if pooled is None or request.method not in IDEMPOTENT_METHODS or self._closed:
                     raise
+            except HttpProcessingError as error:
+                connection.close()
+                raise aiohttp.ClientPayloadError(error.message) from error
             except BaseException:
                 connection.close()
                 raise
+            else:
+                connection.body = content
+                return PendingResponse(message.code, message.headers, content, connection)
 
     def release(self, pending: PendingResponse) -> None:
-        """The answer was read, as far as it was wanted: its connection is kept if it was whole."""
+        """Return the connection to the pool if the body was read to its end, else close it."""
         connection = pending.connection
         connection.body = None
         closed = self._closed or self._loop.is_closed()
@@ -237,7 +141,7 @@ class LoopbackPool:
             self._idle_timer = self._loop.call_later(IDLE_CONNECTION_S, self._close_idle)
 
     async def aclose(self) -> None:
-        """Close every connection. From now on none is made."""
+        """Close all connections, and refuse to open new ones."""
         self._closed = True
         if self._idle_timer is not None:
             self._idle_timer.cancel()
@@ -245,7 +149,7 @@ class LoopbackPool:
         closing = [connection.closed for connection in self._open]
         for connection in self._open:
             connection.close()
-        if self._loop is asyncio.get_running_loop():  # elsewhere their ends cannot be waited for
+        if self._loop is asyncio.get_running_loop():  # futures of another loop cannot be awaited
             await asyncio.gather(*filter(None, closing), return_exceptions=True)
 
     def _take_pooled(self, address: tuple[str, int]) -> LoopbackConnection | None:
@@ -267,7 +171,7 @@ class LoopbackPool:
             raise aiohttp.ConnectionTimeoutError from error
         except OSError as error:
             raise _connect_error(get_origin(url), error) from error
-        if self._closed:
+        if self._closed:  # `aclose` ran while the connection was being opened
             connection.close()
             raise aiohttp.ServerDisconnectedError("the connections were closed meanwhile")
         if connection.closed is not None:
@@ -276,11 +180,11 @@ class LoopbackPool:
         return connection
 
     def _on_closed(self, connection: LoopbackConnection, closed: asyncio.Future[None]) -> None:
-        closed.exception()  # taken, so that the event loop does not complain of it
+        closed.exception()  # retrieved, so that the event loop does not log it
         self._open.discard(connection)
 
     def _close_idle(self) -> None:
-        """Close what was idle for too long, and look again when the next one will have been."""
+        """Close connections that were idle for too long; run again when the next one is due."""
         oldest_allowed = self._loop.time() - IDLE_CONNECTION_S
         self._idle_timer = None
         for address, idle in list(self._idle.items()):
@@ -288,19 +192,93 @@ class LoopbackPool:
                 if connection.idle_since <= oldest_allowed:
                     connection.close()
             self._idle[address] = [
-                idle_connection
-                for idle_connection in idle
-                if idle_connection.idle_since > oldest_allowed
+                connection for connection in idle if connection.idle_since > oldest_allowed
             ]
             if not self._idle[address]:
                 del self._idle[address]
         if self._idle:
             oldest = min(
-                idle_connection.idle_since
-                for idle in self._idle.values()
-                for idle_connection in idle
+                connection.idle_since for idle in self._idle.values() for connection in idle
             )
             self._idle_timer = self._loop.call_at(oldest + IDLE_CONNECTION_S, self._close_idle)
+
+
+class LoopbackConnection(ResponseHandler):
+    """A connection, which serves one request at a time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, address: tuple[str, int]) -> None:
+        super().__init__(loop)
+        self.address = address
+        self.body: aiohttp.StreamReader | None = None  # of the response being read
+        self.idle_since = 0.0  # on the event loop's clock
+        self._poll: Callable[[int], object] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # For is_usable: a poll object per connection saves building one for every request.
+        socket = transport.get_extra_info("socket")
+        if hasattr(select, "poll") and socket is not None:
+            poll = select.poll()
+            poll.register(socket, select.POLLIN)
+            self._poll = poll.poll
+
+    def read_leniently(self, **options: Any) -> None:
+        """Replace the parser by one that is lenient in Python's development mode, too."""
+        # In that mode, aiohttp rejects the two Content-Type headers of every stream of SDK 2.x.
+        self._parser = _LenientParser(
+            self,
+            self._loop,
+            self._read_bufsize,
+            payload_exception=aiohttp.ClientPayloadError,
+            **options,
+        )
+
+    def is_usable(self) -> bool:
+        """Return whether an idle connection can take another request."""
+        if not self.is_connected() or self.should_close:
+            return False
+        if self._poll is not None:  # the check of has_arrivals in a single system call
+            return not self._poll(0)
+        return not has_arrivals(self.transport)
+
+    def close(self) -> None:
+        # A closed event loop raises here. The garbage collector closes the socket then.
+        if not self._loop.is_closed():
+            super().close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        # aiohttp 3.14 closes a connection that sends something other than HTTP, but does not
+        # wake the reader of its body, which would wait forever.
+        body = self.body
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
+
+
+class _LenientParser(HttpResponseParserPy):
+    """aiohttp's parser as it behaves outside Python's development mode."""
+
+    lax = True
+
+    def feed_data(self, data: bytes, *_: Any, **__: Any) -> Any:
+        return super().feed_data(data, b"\n")
+
+
+def has_arrivals(transport: asyncio.BaseTransport | None) -> bool:
+    """Return whether a connection has input that the event loop has not read yet."""
+    # On an idle connection that is the end of the stream: no service sends anything unrequested.
+    # The event loop notices it only at its next poll, perhaps after a request was sent on it.
+    socket = transport.get_extra_info("socket") if transport is not None else None
+    if socket is None:
+        return False
+    try:
+        if hasattr(select, "poll"):  # not on Windows; select() fails above descriptor 1023
+            poll = select.poll()
+            poll.register(socket, select.POLLIN)
+            return bool(poll.poll(0))
+        return bool(select.select([socket], (), (), 0)[0])
+    except (OSError, ValueError):
+        return True  # the socket is closed
 
 
 def _connect_error(service: str, error: OSError) -> ServiceNotRunning:
@@ -309,34 +287,11 @@ def _connect_error(service: str, error: OSError) -> ServiceNotRunning:
     return ServiceNotRunning(f"no connection to {service}: {error.strerror}", service=service)
 
 
-async def _send_on(
-    connection: LoopbackConnection, head: bytes, body: bytes | None
-) -> PendingResponse:
-    transport = connection.transport
-    if transport is None:
-        raise aiohttp.ServerDisconnectedError
-    connection.set_response_params(**_RESPONSE_PARAMS)
-    if helpers.DEBUG:
-        connection.read_leniently(**_RESPONSE_PARAMS)
-    if body is None:
-        transport.write(head + b"\r\n")
-    else:
-        transport.write(b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body))
-    try:
-        message, content = await connection.read()
-        while 100 <= message.code < 200 and message.code != 101:  # noqa: PLR2004 - not yet it
-            message, content = await connection.read()
-    except HttpProcessingError as error:
-        raise aiohttp.ClientPayloadError(error.message) from error
-    connection.body = content
-    return PendingResponse(message.code, message.headers, content, connection)
-
-
 @functools.lru_cache(maxsize=256)
 def _encode_head(
     method: str, url: str, headers: tuple[tuple[str, str], ...]
 ) -> tuple[tuple[str, int], bytes]:
-    """Where a request goes, and its head without the length of its body and without its end."""
+    """Return host and port, and the head without Content-Length and without the empty line."""
     parts = URL(url)
     if parts.host is None or parts.port is None:
         raise aiohttp.InvalidURL(url)
@@ -344,6 +299,6 @@ def _encode_head(
     lines = [f"{method} {parts.raw_path_qs} HTTP/1.1"]
     for name, value in fields.items():
         if not _TOKEN.fullmatch(name) or _FORBIDDEN.search(value):
-            raise ValueError(f"the header {name!r} holds a character that no header may hold")
+            raise ValueError(f"the header {name!r} contains a character that is not allowed")
         lines.append(f"{name}: {value}")
     return (parts.host, parts.port), ("\r\n".join(lines) + "\r\n").encode()

@@ -1,10 +1,4 @@
-"""Decoder of event streams (WHATWG HTML, section 9.2.6), for any split of the bytes.
-
-The services send `data:` lines, comments as keep-alive (`: keep-alive`, every 250 ms from 2.1 on)
-and, rarely, `event:`; `id:` and `retry:` serve reconnecting browsers and are skipped. What the
-standard would skip as well is not lost: a line of JSON without its `data:`, as a proxy may send an
-error, and `error:`, as llama.cpp names one.
-"""
+"""Incremental decoder for server-sent events (WHATWG HTML, section 9.2.6)."""
 
 from __future__ import annotations
 
@@ -19,16 +13,16 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_EVENT_BYTES", "Event", "EventDecoder", "is_end_mark"]
 
+# Limit for one event. A chat completion chunk is below 1 kB; a tool call may be longer.
 MAX_EVENT_BYTES = 4 * 2**20
-"""Bound of one event. A chunk of a chat completion is below 1 kB; a tool call may be longer."""
 
 _BOM = b"\xef\xbb\xbf"
-_DATA = frozenset({b"data", b"error"})
+_DATA_FIELDS = frozenset({b"data", b"error"})  # llama.cpp sends errors as `error:` lines
 _MAX_END_MARK_BYTES = 64
 
 
 def is_end_mark(data: bytes) -> bool:
-    """Whether an event's data are `[DONE]`, perhaps among blanks or in quotes."""
+    """Return whether event data is `[DONE]`, also with white space around it or in quotes."""
     return len(data) < _MAX_END_MARK_BYTES and data.strip(b' \t"').upper() == b"[DONE]"
 
 
@@ -40,16 +34,13 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
 
 class EventDecoder:
-    """Turns blocks of bytes into events.
+    """Decodes blocks of bytes, split at any place, into events.
 
-    Lines end in CR, LF or CRLF, also when a block ends between the two. An event that the stream
-    leaves unfinished is dropped, as the standard wants; whether the answer is whole is for the
-    dialect to judge.
-
-    Args:
-        max_event_bytes: Bound of one event's data, and of one line. What is not kept, such as
-            comments between two events, does not count.
+    An event that is unfinished when the stream ends is dropped, as the standard requires.
     """
+
+    # The services send `data:` lines, comments as keep-alive (every 250 ms since SDK 2.1) and
+    # rarely `event:`. `id:` and `retry:` are for browsers that reconnect, and are skipped.
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max = max_event_bytes
@@ -61,13 +52,9 @@ class EventDecoder:
         self._first_line = True
 
     def feed(self, block: bytes) -> Iterable[Event]:
-        """The events that this block completes. They have to be taken before the next block.
-
-        Raises:
-            ProtocolError: An event is larger than the bound; those before it came first.
-        """
-        # Most blocks hold whole events of one line each and nothing else. To read them line by line
-        # would take twice as long.
+        """Return the events that this block completes. Consume them before the next call."""
+        # Fast path: most blocks contain only complete events of one line each. Decoding them line
+        # by line takes twice as long.
         if self._rest or self._data or self._name or self._after_cr or len(block) > self._max:
             return self._decode_lines(block)
         if b"\r" in block or not (block.startswith(b"data: ") and block.endswith(b"\n\n")):
@@ -79,6 +66,7 @@ class EventDecoder:
         return map(Event, lines)
 
     def _decode_lines(self, block: bytes) -> Iterator[Event]:
+        # A generator, so that the events before an oversized one are delivered before the error.
         for line in self._split_lines(block):
             if (event := self._process_line(line)) is not None:
                 yield event
@@ -86,7 +74,7 @@ class EventDecoder:
             raise self._make_size_error()
 
     def _split_lines(self, block: bytes) -> list[bytes]:
-        # The LF of a CRLF that the last block tore apart ends no second line.
+        # A CRLF may be split between two blocks. Its CR has already ended the line.
         if self._after_cr and block:
             block = block.removeprefix(b"\n")
             self._after_cr = False
@@ -106,11 +94,13 @@ class EventDecoder:
 
     def _process_line(self, line: bytes) -> Event | None:
         if not line:
-            return self._dispatch()
+            data, name = self._data, self._name
+            self._data, self._name, self._size = [], b"", 0
+            return Event(b"\n".join(data), name or b"message") if data else None
         if len(line) > self._max:
             raise self._make_size_error()
         field, _, value = line.partition(b":")
-        if field in _DATA:
+        if field in _DATA_FIELDS:
             if field == b"error":
                 self._name = field
             self._size += len(line) + 1
@@ -120,15 +110,9 @@ class EventDecoder:
         elif field == b"event":
             self._name = value.removeprefix(b" ")
         elif line.startswith(b"{") and line.rstrip().endswith(b"}") and not self._data:
+            # The standard ignores such a line. It is an error in JSON that a proxy inserted.
             return Event(line)
         return None
-
-    def _dispatch(self) -> Event | None:
-        data, name = self._data, self._name
-        self._data, self._name, self._size = [], b"", 0
-        if not data:
-            return None
-        return Event(b"\n".join(data), name or b"message")
 
     def _make_size_error(self) -> ProtocolError:
         return ProtocolError(f"an event of the stream is larger than {self._max} bytes")

@@ -1,4 +1,4 @@
-"""The seam between protocol and network, so narrow that tests and users can put theirs in."""
+"""Requests, responses and the transport protocol that tests and users can implement."""
 
 from __future__ import annotations
 
@@ -38,27 +38,25 @@ __all__ = [
 
 OK = 200
 MAX_SUCCESS_STATUS = 299
-"""The last status that HTTP counts as a success."""
 
+# Methods that never start work on the engine.
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that make no work for the engine."""
 
+# A second request does no harm even if the first one was carried out (RFC 9110, section 9.2.2).
 IDEMPOTENT_METHODS = SAFE_METHODS | {"PUT", "DELETE"}
-"""Methods that may be sent again though the first one may have been carried out (RFC 9110, 9.2.2).
-"""
 
+# Limit for a body that is read into memory. The largest known, the catalog, is below 1 MB.
 MAX_BODY_BYTES = 16 * 2**20
-"""Bound of a body that is read whole. The largest known, the whole catalog, is below 1 MB."""
 
 
 class Request(msgspec.Struct, frozen=True):
     """One HTTP request.
 
     Attributes:
-        method: GET or POST.
-        url: The whole URL.
-        headers: Headers beside those that HTTP itself needs.
-        body: The body, already encoded.
+        method: The HTTP method, such as GET or POST.
+        url: The absolute URL.
+        headers: Additional headers. The transport adds those that HTTP itself needs.
+        body: The encoded body; None for a request without one.
     """
 
     method: str
@@ -67,7 +65,7 @@ class Request(msgspec.Struct, frozen=True):
     body: bytes | None = None
 
     def with_headers(self, headers: Mapping[str, str]) -> Request:
-        """The same request with these headers beside its own, or in their place."""
+        """Return a copy with these headers added; headers of the same name are replaced."""
         replaced = {name.lower() for name in headers}
         others = {
             name: value for name, value in self.headers.items() if name.lower() not in replaced
@@ -75,25 +73,25 @@ class Request(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, headers={**others, **headers})
 
     def with_json(self, body: object) -> Request:
-        """The same request with this value as its JSON body."""
+        """Return a copy with this value as its JSON body."""
         return msgspec.structs.replace(self, body=msgspec.json.encode(body))
 
     def json(self) -> Any:
-        """The body as a JSON value; None without a body."""
+        """Return the body decoded from JSON, or None if there is no body."""
         return None if self.body is None else msgspec.json.decode(self.body)
 
     def __repr__(self) -> str:
-        # Headers and queries hold credentials, and bodies prompts.
+        # Headers and queries may hold credentials, and bodies hold prompts.
         return f"Request({self.method} {strip_query(self.url)})"
 
 
 class ResponseHead(msgspec.Struct, frozen=True):
-    """What comes of an answer ahead of its body.
+    """The status and headers of a response.
 
     Attributes:
         status: The HTTP status.
-        headers: The headers; names compare without case.
-        duration_s: Seconds from sending the request to this.
+        headers: The headers. Lookups ignore case.
+        duration_s: Seconds from sending the request to receiving the head.
     """
 
     status: int
@@ -102,7 +100,7 @@ class ResponseHead(msgspec.Struct, frozen=True):
 
 
 class Response(Protocol):
-    """An answer whose status and headers are here and whose body is still to come."""
+    """A response whose head has arrived and whose body is read in pieces."""
 
     @property
     def status(self) -> int:
@@ -111,25 +109,30 @@ class Response(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The headers; names compare without case, of doubled ones the first counts."""
+        """The headers. Lookups ignore case; of repeated headers the first one counts."""
         ...
 
     @property
     def ended(self) -> bool:
-        """Whether the end of the body has come, and all before it was read."""
+        """Whether the whole body has arrived and has been read."""
         ...
 
     async def read(self) -> bytes:
-        """What came of the body since the last time, at least a byte; nothing at its end.
+        """Return the bytes that arrived since the last call, or b"" at the end of the body.
+
+        Waits until at least one byte is available.
 
         Raises:
             StreamInterrupted: The connection broke before the body ended.
-            ProtocolError: What came is not HTTP.
+            ProtocolError: The service sent something that is not HTTP.
         """
         ...
 
     def close(self) -> None:
-        """Free the connection. Before the body's end this closes it, which frees a 2.1 engine."""
+        """Release the connection; close it if the body has not ended.
+
+        Closing the connection is what makes an engine of SDK 2.1 or later stop generating.
+        """
         ...
 
 
@@ -137,24 +140,24 @@ class Transport(Protocol):
     """Sends requests."""
 
     async def send(self, request: Request) -> Response:
-        """Send a request and wait for the head of its answer.
+        """Send a request and wait for the head of its response.
 
         Raises:
-            ServiceNotRunning: Nothing accepts connections at the address.
-            ConnectTimeout: Nothing did so in time.
-            ServiceCrashed: The connection broke before an answer came.
-            ProtocolError: What came is not HTTP, or larger than the bounds.
+            ServiceNotRunning: No service accepts connections at the address.
+            ConnectTimeout: No connection was accepted in time.
+            ServiceCrashed: The connection broke before a response arrived.
+            ProtocolError: The response is not HTTP, or exceeds a size limit.
         """
         ...
 
     async def aclose(self) -> None:
-        """Close every connection."""
+        """Close all connections."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class BufferedResponse:
-    """An answer read whole."""
+    """A response with its complete body."""
 
     status: int
     headers: Mapping[str, str]
@@ -168,13 +171,7 @@ async def fetch(
     timeout_s: float,
     max_bytes: int = MAX_BODY_BYTES,
 ) -> BufferedResponse:
-    """Send a request and read its whole answer, bounded in time and size.
-
-    Raises:
-        ServiceNotRunning: Nothing answers there, or not within `timeout_s` seconds.
-        ServiceCrashed: The connection broke before the answer ended.
-        ProtocolError: The answer is larger than `max_bytes`.
-    """
+    """Send a request and read the complete response, within a time and a size limit."""
     try:
         async with asyncio.timeout(timeout_s):
             response = await transport.send(request)
@@ -200,23 +197,24 @@ async def _read_body(request: Request, response: Response, max_bytes: int) -> Bu
                     service=get_origin(request.url),
                 )
     except StreamInterrupted as error:
+        # StreamInterrupted carries the text received so far; here the caller has received none.
         raise ServiceCrashed(error.message, service=error.service) from error
     return BufferedResponse(response.status, response.headers, bytes(body))
 
 
 def get_origin(url: str) -> str:
-    """Scheme, host and port of a URL."""
+    """Return scheme, host and port of a URL."""
     return "/".join(url.split("/", 3)[:3])
 
 
 def strip_query(url: str) -> str:
-    """A URL as it may be shown: its query may hold a credential."""
+    """Return a URL that may be shown: a query may hold a credential."""
     return url.partition("?")[0]
 
 
 @functools.lru_cache(maxsize=64)
 def is_loopback(url: str) -> bool:
-    """Whether a URL's host is this machine by its loopback interface."""
+    """Return whether a URL's host is this machine's loopback interface."""
     try:
         host = urlsplit(url).hostname or ""
         if host == "localhost" or host.endswith(".localhost"):

@@ -100,7 +100,7 @@ FRAMING = ["Host", "content-length", "Transfer-Encoding", "Connection", "TE", "U
 
 @pytest.mark.parametrize("name", FRAMING)
 async def test_a_header_that_frames_requests_is_refused_by_client_and_request(name: str) -> None:
-    message = rf"^headers\['{name}'\] is for the client to set"
+    message = rf"^headers\['{name}'\] is set by the client"
     with pytest.raises(ConfigurationError, match=message):
         FoundryAPIClient(headers={name: "x"})
     async with FoundryAPIClient("http://127.0.0.1:1") as client:
