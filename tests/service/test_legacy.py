@@ -165,7 +165,7 @@ async def test_a_download_is_believed_when_the_model_is_listed(
     """A service was seen to say that it had a model which it then did not know: issue 232."""
     async with LegacyServiceDouble() as double, client_of(double) as client:
         monkeypatch.setattr(type(double), "_cached", lambda _: [])
-        with pytest.raises(DownloadFailed, match="does not list it") as caught:
+        with pytest.raises(DownloadFailed, match="does not list the model") as caught:
             await client.models.download("far-away")
     assert f"foundry model download {FAR}" in caught.value.hint
 

@@ -1,4 +1,4 @@
-"""What a dialect is: the routes, names and corrections of one generation behind one face."""
+"""The dialect protocol: one interface to the routes, names and quirks of each generation."""
 
 from __future__ import annotations
 
@@ -44,25 +44,25 @@ __all__ = [
 Catalog = Literal["local", "public"]
 _T = TypeVar("_T")
 
+# For routes that answer in milliseconds, even while the engine generates.
 QUICK_TIMEOUT_S = 10.0
-"""For routes that answer in milliseconds, also while the engine generates."""
 
+# The first request for the public catalog waits for it: 4 s offline, longer behind proxies.
 CATALOG_TIMEOUT_S = 60.0
-"""The first call that touches the public catalog waits for it: 4 s offline, more behind proxies."""
 
+# Large models take minutes to load from a cold disk.
 LOAD_TIMEOUT_S = 900.0
-"""Large models take minutes to load from a cold disk."""
+
+# What msgspec raises for JSON that is invalid or of another type than expected.
+BAD_JSON = NOT_JSON
+
+_EXCEPTION_NAME = re.compile(r"^(?:[A-Za-z_]\w*\.)*\w*Exception: ")
+_STACK_LINE = "   at "
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """What a service says of itself.
-
-    Attributes:
-        service_generation: Which Foundry Local it is, by its fingerprint.
-        pid: Its process; None where the generation does not tell.
-        cache_dir: Where its models lie; None where it does not tell.
-    """
+    """The status of a service; None for what its generation does not report."""
 
     service_generation: ServiceGeneration
     pid: int | None = None
@@ -70,44 +70,36 @@ class ServiceStatus:
 
 
 class ModelCommand(Protocol):
-    """A program of the user's that manages a service's models where its HTTP routes do not."""
+    """A command line program that manages the models of a service without routes for that."""
 
     async def is_available(self) -> bool:
-        """Whether it is installed, and the service that it manages is this one."""
+        """Return whether the program is installed and manages this service."""
         ...
 
     async def list_models(self) -> Sequence[Model]:
-        """Every variant that it lists, with what is on this machine and what is in memory."""
+        """Return every variant, with cached and loaded ones marked."""
         ...
 
     async def get_loaded_ids(self) -> frozenset[str]:
-        """Ids of the models in memory."""
+        """Return the ids of the models in memory."""
         ...
 
     async def load(self, model_id: str) -> None:
-        """Have a model loaded; returns when it is listed as loaded."""
+        """Load a model; return when it is listed as loaded."""
         ...
 
     async def unload(self, model_id: str) -> None:
-        """Have a model unloaded; returns when it is no longer listed as loaded."""
+        """Unload a model; return when it is no longer listed as loaded."""
         ...
 
     def download(self, model_id: str) -> AsyncGenerator[float, None]:
-        """Have a model downloaded: percent as it comes. Closing the generator ends the program."""
+        """Download a model and yield percentages. Closing the generator ends the program."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceClient:
-    """How to reach one service.
-
-    Attributes:
-        transport: Sends the requests.
-        base_url: The service's address, without a slash at its end.
-        headers: Sent with every request, such as the credential of a gateway.
-        command: For a service that has no routes to manage its models; None without such a program.
-        json_headers: Sent with every request that has a body of JSON.
-    """
+    """Sends requests to one service. `base_url` has no slash at its end."""
 
     transport: Transport
     base_url: str
@@ -120,11 +112,7 @@ class ServiceClient:
         object.__setattr__(self, "json_headers", json_headers)
 
     async def get(self, path: str, *, timeout_s: float) -> bytes:
-        """The body of a GET that succeeded.
-
-        Raises:
-            FoundryError: The typed error for any other answer, or for none.
-        """
+        """Return the body of a GET request, or raise the typed error for its failure."""
         request = Request("GET", f"{self.base_url}{path}", self.headers)
         try:
             response = await fetch(self.transport, request, timeout_s=timeout_s)
@@ -138,12 +126,7 @@ class ServiceClient:
     async def get_json(
         self, path: str, decoder: msgspec.json.Decoder[_T], *, timeout_s: float
     ) -> _T:
-        """As `get`, decoded.
-
-        Raises:
-            FoundryError: As `get`.
-            ProtocolError: The body is not what the decoder takes.
-        """
+        """Return the decoded body of a GET request."""
         body = await self.get(path, timeout_s=timeout_s)
         try:
             return decoder.decode(body)
@@ -154,7 +137,6 @@ class ServiceClient:
             ) from error
 
     def build_post(self, path: str, body: bytes) -> Request:
-        """A POST of JSON."""
         return Request("POST", f"{self.base_url}{path}", self.json_headers, body)
 
     def build_request(
@@ -164,114 +146,90 @@ class ServiceClient:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Request:
-        """Any request; the service's own headers win over those that are given."""
+        """Build any request. The headers of this client replace those given."""
         all_headers = {**headers, **self.headers} if headers else self.headers
         return Request(method, f"{self.base_url}{path}", all_headers, body)
 
 
 class Dialect(Protocol):
-    """One generation of the service. Every method raises the typed errors of `errors.py`."""
+    """The protocol of one service generation."""
 
     @property
-    def service_generation(self) -> ServiceGeneration:
-        """The generation that it speaks."""
-        ...
+    def service_generation(self) -> ServiceGeneration: ...
 
     @property
-    def capabilities(self) -> Capabilities:
-        """What the generation can do."""
-        ...
+    def capabilities(self) -> Capabilities: ...
 
     async def get_status(self) -> ServiceStatus:
-        """Liveness: cheap, and never behind a running generation."""
+        """Check that the service is alive. Cheap, and independent of running generations."""
         ...
 
     async def list_local_models(self) -> Sequence[Model]:
-        """Models that the service knows without asking a remote catalog, loaded ones marked."""
+        """List the models that are known without the remote catalog, loaded ones marked."""
         ...
 
     async def list_public_models(self) -> Sequence[Model]:
-        """Models of the remote catalog, loaded ones marked.
-
-        Raises:
-            CatalogUnavailable: It could not be reached; finding that out may take seconds.
-        """
+        """List the models of the remote catalog; CatalogUnavailable may take seconds to arise."""
         ...
 
     async def find_by_alias(self, name: str) -> Model | None:
-        """The model of an alias that no listing tells; None where the service knows none either.
-
-        Only loading it shows which one it is.
-        """
+        """Find a model by an alias that is in no listing, which may load it."""
         ...
 
     async def get_loaded_ids(self, catalog: Catalog | None = None) -> frozenset[str]:
-        """Ids of the models in memory.
-
-        Args:
-            catalog: Only of this one, where the generation tells them apart. The first question
-                about the public one makes 2.x ask the remote catalog, which takes 4 s offline.
-        """
+        """Return the ids of the models in memory, of one catalog or of all."""
         ...
 
     async def load(self, model: Model) -> None:
-        """Load a model into memory; returns when it is there."""
+        """Load a model; return when it is in memory."""
         ...
 
     async def unload(self, model: Model) -> None:
-        """Take a model out of memory; returns when it is out."""
+        """Unload a model; return when it is out of memory."""
         ...
 
     def download(self, model: Model) -> AsyncGenerator[float, None]:
-        """Download a model's files: percent as it comes. Closing the generator gives it up.
-
-        Raises:
-            UnsupportedFeature: The generation cannot be told to, when this is called.
-            DownloadFailed: It broke off, or the service does not have the model after it.
-        """
+        """Download a model's files and yield percentages. Closing the generator cancels it."""
         ...
 
     @property
     def catalogs(self) -> tuple[Catalog, ...]:
-        """Those that have routes of their own. Stored responses are kept apart by them."""
+        """Catalogs with their own routes. Each has its own store of responses."""
         ...
 
     def make_path(self, catalog: Catalog, route: str) -> str:
-        """Where a route such as /v1/embeddings is for the models of a catalog."""
+        """Return the path of a route such as /v1/embeddings for the models of a catalog."""
         ...
 
     def build_chat_request(self, model: Model, request: ChatRequest) -> Request:
-        """The HTTP request of a streamed chat completion."""
+        """Build the HTTP request of a streamed chat completion."""
         ...
 
     def make_chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
-        """Return a decoder for the answer to `build_chat_request`; it corrects known mistakes."""
+        """Make a decoder that corrects the generation's known mistakes."""
         ...
 
     def non_streaming_request(self, model: Model, request: ChatRequest) -> Request | None:
-        """The same without streaming, where a stream that fails does not say why; else None."""
+        """Build a request that explains why a stream failed; None if the stream itself does."""
         ...
 
 
-BAD_JSON = NOT_JSON
-"""What msgspec raises for bytes that are not the JSON that was expected."""
-
-
 def parse_error(response: BufferedResponse) -> FoundryError:
-    """The typed error of an answer whose status is no success.
-
-    The handlers send `{"error":{"message":…}}`; a missing route is answered in plain text by the
-    HTTP library beneath; a C# service passes on its exception with the stack below it, or as
-    problem details, and 1.x sends nothing at all.
-    """
-    error = classify(response.status, _parse_error_message(response.body))
+    """Return the typed error for a response whose status is not a success."""
+    # Handlers send `{"error": {"message": …}}`. The HTTP library under SDK 2.x reports a missing
+    # route in plain text. C# services send problem details, or an exception with its stack trace,
+    # and SDK 1.x often sends no body at all.
+    body = response.body
+    message = extract_error_message(lowercase_keys(body)) or _parse_text_error(body)
+    error = classify(response.status, message)
     if isinstance(error, ServiceOverloaded):
         error.retry_after_s = parse_retry_after(response.headers)
     return error
 
 
 def lowercase_keys(body: bytes) -> dict[str, Any]:
-    """A JSON object with its keys in lower case, as the generations differ in it; else empty."""
+    """Decode a JSON object with its keys in lower case; return {} for anything else."""
+    # The documentation and the services differ in the case of their keys.
     try:
         members = msgspec.json.decode(body, type=dict[str, Any])
     except BAD_JSON:
@@ -280,29 +238,17 @@ def lowercase_keys(body: bytes) -> dict[str, Any]:
 
 
 def refuse_download(client: ServiceClient) -> AsyncGenerator[float, None]:
-    """What `Dialect.download` does where the service has no route for it.
-
-    Raises:
-        UnsupportedFeature: Always.
-    """
+    """Raise UnsupportedFeature, for generations without a download route."""
     raise UnsupportedFeature(
         f"the service at {client.base_url} has no route to download models",
         hint="Use its own command line (`foundry model …`), or service='embedded'.",
     )
 
 
-def _parse_error_message(body: bytes) -> str:
-    return extract_error_message(lowercase_keys(body)) or _message_from_text(body)
-
-
-_EXCEPTION_NAME = re.compile(r"^(?:[A-Za-z_]\w*\.)*\w*Exception: ")
-_STACK_LINE = "   at "
-
-
-def _message_from_text(body: bytes) -> str:
+def _parse_text_error(body: bytes) -> str:
     lines = body[:500].decode("utf-8", "replace").rstrip().lstrip("\r\n").splitlines()
-    if not lines or lines[0].startswith("<"):  # no HTML of a proxy
+    if not lines or lines[0].startswith("<"):  # a proxy's HTML page says nothing about the cause
         return ""
     if len(lines) > 1 and lines[1].startswith(_STACK_LINE):
         return _EXCEPTION_NAME.sub("", lines[0])
-    return lines[-1].strip().removeprefix("message=")
+    return lines[-1].strip().removeprefix("message=")  # the last line of oatpp's error page

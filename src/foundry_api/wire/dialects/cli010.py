@@ -1,10 +1,4 @@
-"""The dialect of the 0.10 command line's server: recorded by its users, never probed.
-
-What is peculiar to it: of the legacy routes none is left, and whether the SDK's are there is not
-known, so the service is asked once. Where they are not, the user's own `foundry` manages the
-models, as it does for the user. Inference wants the id with its version, which `/v1/models` leaves
-out and `foundry` tells.
-"""
+"""The dialect of the CLI 0.10 server, known from recordings of its users only."""
 
 from __future__ import annotations
 
@@ -47,15 +41,14 @@ _OK = 200
 
 
 class Cli010Dialect(CSharpDialect):
-    """Speaks to one server of the 0.10 command line.
+    """The dialect of the CLI 0.10 server.
 
-    Args:
-        wire: How to reach it, with the command that manages it, if there is one.
+    Models are managed over the SDK's routes if the server has them, else with the user's `foundry`.
     """
 
     service_generation: ServiceGeneration = "cli-0.10"
-    _explains_errors = False  # 0.8 did not, SDK 1.0 does; of 0.10 it is not known
-    _accepts_tools = False  # as little known
+    _explains_errors = False  # 0.8 does not, SDK 1.0 does; for 0.10 it is unknown
+    _accepts_tools = False  # unknown, too
 
     def __init__(self, client: ServiceClient) -> None:
         super().__init__(client)
@@ -65,21 +58,17 @@ class Cli010Dialect(CSharpDialect):
         self._answered_ids: set[str] = set()
 
     async def get_status(self) -> ServiceStatus:
-        """Liveness. There is no route for it, and a catalog out of reach is no death."""
+        # There is no status route. A service that cannot reach its catalog is still alive.
         with contextlib.suppress(CatalogUnavailable):
             await self._client.get("/v1/models", timeout_s=QUICK_TIMEOUT_S)
         return ServiceStatus(self.service_generation)
 
     async def list_local_models(self) -> list[Model]:
-        """Models whose files are there, as `foundry` tells them, else as `/v1/models` does.
-
-        Where that fails without the remote catalog, as in SDK 1.x, those in memory alone.
-        """
         if command := await self._get_command():
             return [model for model in await command.list_models() if model.cached or model.loaded]
         try:
             return await self._list_models()
-        except CatalogUnavailable:
+        except CatalogUnavailable:  # as with SDK 1.x, only models in memory are known then
             return [
                 Model(
                     id=model_id,
@@ -92,11 +81,6 @@ class Cli010Dialect(CSharpDialect):
             ]
 
     async def list_public_models(self) -> Sequence[Model]:
-        """Models of the catalog, as `foundry` tells them; the service tells of no others.
-
-        Raises:
-            CatalogUnavailable: It could not be reached.
-        """
         command = await self._get_command()
         if command is None:
             return await self._list_models()
@@ -108,7 +92,7 @@ class Cli010Dialect(CSharpDialect):
         return models
 
     async def get_loaded_ids(self, catalog: Catalog | None = None) -> frozenset[str]:
-        """Ids of the models in memory; where nobody tells, of those that answered here."""
+        """Return the loaded models; if neither route nor command exists, those that answered."""
         if catalog == "local":  # there is none
             return frozenset()
         if await self._check_model_routes():
@@ -121,25 +105,22 @@ class Cli010Dialect(CSharpDialect):
         return frozenset(self._answered_ids)
 
     async def load(self, model: Model) -> None:
-        """Load a model over HTTP or by `foundry`; without either, see whether it is loaded.
-
-        Raises:
-            ModelLoadFailed: It could not be loaded.
-            UnsupportedFeature: It is not loaded, and there is no way to load it from here.
-        """
+        """Load a model over HTTP or with `foundry`; without either, check that it is loaded."""
         if await self._check_model_routes():
-            await self._load_over_http(model)
+            try:
+                await self._client.get(f"/models/load/{model.id}", timeout_s=LOAD_TIMEOUT_S)
+            except ServerError as error:
+                raise ModelLoadFailed(
+                    f"the service could not load it: {error.message}",
+                    model=model.id,
+                    service=self._client.base_url,
+                ) from error
         elif command := await self._get_command():
             await command.load(model.id)
         else:
             await self._load_by_probe(model)
 
     async def unload(self, model: Model) -> None:
-        """Unload a model over HTTP or by `foundry`.
-
-        Raises:
-            UnsupportedFeature: There is no way to do it from here.
-        """
         if await self._check_model_routes():
             await self._client.get(f"/models/unload/{model.id}", timeout_s=LOAD_TIMEOUT_S)
         elif command := await self._get_command():
@@ -148,12 +129,6 @@ class Cli010Dialect(CSharpDialect):
             self._raise_unsupported("unload", model)
 
     async def download(self, model: Model) -> AsyncGenerator[float, None]:
-        """Have `foundry` download a model. Closing the generator ends the command.
-
-        Raises:
-            DownloadFailed: It broke off, or the model is not listed as cached after it.
-            UnsupportedFeature: There is no `foundry` here that manages this service.
-        """
         command = await self._get_command()
         if command is None:
             self._raise_unsupported("download", model)
@@ -162,7 +137,7 @@ class Cli010Dialect(CSharpDialect):
                 yield percent
 
     async def _check_model_routes(self) -> bool:
-        """Whether the SDK's routes for models are there. It is asked once."""
+        """Return whether the server has the SDK's model routes, which the first call finds out."""
         if self._has_model_routes is None:
             try:
                 await self._client.get_json(
@@ -184,6 +159,7 @@ class Cli010Dialect(CSharpDialect):
         listing = await self._client.get_json(
             "/v1/models", LISTING_DECODER, timeout_s=CATALOG_TIMEOUT_S
         )
+        # `/v1/models` leaves out the version, which inference requires.
         full = {strip_version(model_id): model_id for model_id in loaded}
         return [
             Model(
@@ -196,18 +172,8 @@ class Cli010Dialect(CSharpDialect):
             for item in listing.data
         ]
 
-    async def _load_over_http(self, model: Model) -> None:
-        try:
-            await self._client.get(f"/models/load/{model.id}", timeout_s=LOAD_TIMEOUT_S)
-        except ServerError as error:
-            raise ModelLoadFailed(
-                f"the service could not load it: {error.message}",
-                model=model.id,
-                service=self._client.base_url,
-            ) from error
-
     async def _load_by_probe(self, model: Model) -> None:
-        """Ask for one token: nothing else tells whether a model is loaded."""
+        # Generating one token is the only way to find out whether a model is loaded.
         probe = ChatRequest(messages=(Message("user", "Hi"),), max_tokens=1)
         request = self.non_streaming_request(model, probe)
         response = await fetch(self._client.transport, request, timeout_s=LOAD_TIMEOUT_S)

@@ -1,9 +1,4 @@
-"""What the C# services share: the CLI's up to 0.10, and SDK 1.x, probed on 1.2.4.
-
-They share one core (foundry-local-service.md, 1A to 1C): stop strings are ignored, a cut answer is
-called `stop`, and a stream that fails is a 200 that breaks off without a byte, so the same request
-is made once more without streaming to learn why.
-"""
+"""Base of the dialects of C# services: the CLI's up to 0.10, and SDK 1.x."""
 
 from __future__ import annotations
 
@@ -37,15 +32,13 @@ _ROUTE = "/v1/chat/completions"
 
 
 class ListedModel(msgspec.Struct):
-    """A model as `/v1/models` lists it; `parent` is its alias."""
+    """A model in the response of `/v1/models`."""
 
     id: str
-    parent: str | None = None
+    parent: str | None = None  # the alias
 
 
 class ModelListing(msgspec.Struct):
-    """The answer of `/v1/models`."""
-
     data: list[ListedModel]
 
 
@@ -54,11 +47,7 @@ IDS_DECODER: msgspec.json.Decoder[list[str]] = msgspec.json.Decoder(list[str])
 
 
 class CSharpDialect:
-    """What the dialects of the C# services share.
-
-    Args:
-        wire: How to reach it.
-    """
+    """The chat protocol of the C# core, as probed on SDK 1.2.4."""
 
     _explains_errors: ClassVar[bool] = True
     _default_limit: ClassVar[int] = DEFAULT_MAX_TOKENS
@@ -68,39 +57,36 @@ class CSharpDialect:
         self._client = client
 
     async def find_by_alias(self, name: str) -> Model | None:
-        """None: every alias is listed."""
-        del name
+        del name  # every alias is listed
         return None
 
     @property
     def catalogs(self) -> tuple[Catalog, ...]:
-        """Its only one."""
         return ("public",)
 
     def make_path(self, catalog: Catalog, route: str) -> str:
-        """The route itself."""
         del catalog
         return route
 
     def build_chat_request(self, model: Model, request: ChatRequest) -> Request:
-        """A streamed chat completion; stop strings are left out, as they are ignored."""
         return self._client.build_post(_ROUTE, encode(self._make_body(model, request)))
 
     def make_chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
-        """A decoder that ends the answer at a stop string, and tells a cut answer from a whole."""
-        limit = get_output_limit(request, self._default_limit)
         stream = ChatStream(
             model.id,
-            limit=limit,
+            # The services report `stop` for most truncated answers; the limit tells them apart.
+            limit=get_output_limit(request, self._default_limit),
             explains_errors=self._explains_errors,
             tools=get_tool_names(request),
             in_reasoning=opens_block_in_prompt(model.id),
         )
+        # The services ignore stop strings.
         decoder = StopStringFilter(stream, request.stop) if request.stop else stream
         return with_tool_recovery(decoder, model.id, request)
 
     def non_streaming_request(self, model: Model, request: ChatRequest) -> Request:
-        """The same without streaming, whose errors have a message."""
+        # A failed stream is a 200 whose body breaks off without a byte. The same request without
+        # streaming gets an error message.
         body = self._make_body(model, request)
         for name in ("stream", "stream_options"):
             del body[name]

@@ -1,9 +1,4 @@
-"""The dialect of the CLI's service up to 0.9: documented, and recorded by its users, never probed.
-
-What is peculiar to it: everything has a route, downloads too; models are named by their id
-everywhere; a loaded model leaves memory after its `ttl` unused; finish reasons are not sent, nor,
-from 0.8 on, counts of tokens, and an answer without a bound is cut at about 512.
-"""
+"""The dialect of the CLI service up to 0.9, known from documentation and recordings only."""
 
 from __future__ import annotations
 
@@ -58,93 +53,36 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_LINE_BYTES", "DownloadProgressDecoder", "LegacyDialect", "parse_percent"]
 
-
+# Limit for one line of a download, and for the JSON at its end.
 MAX_LINE_BYTES = 64 * 1024
-"""Bound of one line, and of the JSON at the end."""
 
-_FRACTION = re.compile(rb"^\(.*,\s*(\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?)\s*\)$")
-_PERCENT = re.compile(rb"(\d{1,3}(?:\.\d+)?)\s?%")
-
-
-class DownloadProgressDecoder:
-    """Decodes the body of one download."""
-
-    def __init__(self) -> None:
-        self._buffer = b""
-        self._result = b""
-
-    def feed(self, block: bytes) -> Iterator[float]:
-        """The percentages, 0 to 100, that this block completes.
-
-        Of the documentation's form they are those of one file after the other.
-
-        Raises:
-            ProtocolError: A line is larger than the bound.
-        """
-        *lines, self._buffer = (self._buffer + block.replace(b"\r", b"\n")).split(b"\n")
-        for line in lines:
-            yield from self._decode_line(line)
-        if len(self._buffer) > MAX_LINE_BYTES or len(self._result) > MAX_LINE_BYTES:
-            raise ProtocolError(f"a line of the download is larger than {MAX_LINE_BYTES} bytes")
-
-    def finish(self) -> None:
-        """Return if the service said that it has the model.
-
-        Raises:
-            DownloadFailed: It said that it has not, or nothing.
-        """
-        for _ in self._decode_line(self._buffer):
-            pass
-        result = lowercase_keys(self._result)
-        if not result:
-            raise DownloadFailed("the download broke off before the service said that it is done")
-        if result.get("success") is not True:
-            reason = (
-                result.get("errormessage") or result.get("error") or "the service does not say why"
-            )
-            raise DownloadFailed(f"the service could not download it: {reason}")
-
-    def _decode_line(self, line: bytes) -> Iterator[float]:
-        line = line.strip()
-        if self._result or line.startswith(b"{"):
-            self._result += line
-        elif (percent := parse_percent(line)) is not None:
-            yield percent
-
-
-def parse_percent(line: bytes) -> float | None:
-    """The percentage that a line tells, 0 to 100; None if it tells none."""
-    if match := _FRACTION.search(line):
-        return min(100.0 * float(match[1]), 100.0)
-    match = _PERCENT.search(line)
-    return min(float(match[1]), 100.0) if match else None
-
-
+# How long an unused model stays in memory: the service's own default, and what its SDK requests.
 TTL_S = 600
-"""How long a model stays in memory unused: the service's own default, and what its SDK asks for."""
 
+# The catalog only adds details to the list of local models. A service without network would
+# keep the caller waiting for CATALOG_TIMEOUT_S.
 DETAILS_TIMEOUT_S = 15.0
-"""For the catalog where it is nice to have: a service without network asks for it in vain."""
 
+# How long a download may send nothing before it counts as failed.
 STALL_TIMEOUT_S = 300.0
-"""How long a download may say nothing before it is given up."""
 
 ERROR_BODY_BYTES = 64 * 1024
 _OK = 200
 
+# `("model.onnx.data", 0.5)`, as documented, and `Total 10.1% …`, as the SDK reads it.
+_FRACTION = re.compile(rb"^\(.*,\s*(\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?)\s*\)$")
+_PERCENT = re.compile(rb"(\d{1,3}(?:\.\d+)?)\s?%")
+
 
 class LegacyDialect(CSharpDialect):
-    """Speaks to one service of the CLI up to 0.9.
-
-    Args:
-        wire: How to reach it.
-        windows: Whether an alias prefers the CPU to a generic GPU, as on Windows.
-    """
+    """The dialect of the CLI service up to 0.9."""
 
     service_generation: ServiceGeneration = "legacy"
     _explains_errors = False
+    # Answers are truncated at about 512 tokens. Since 0.8 neither a finish reason nor token counts
+    # are sent (issues 243 and 299), so reaching the limit is the only sign of it.
     _default_limit = 512
-    _accepts_tools = False  # whether it does is not known
+    _accepts_tools = False  # unknown
 
     def __init__(
         self, client: ServiceClient, *, is_windows: bool = sys.platform == "win32"
@@ -155,7 +93,6 @@ class LegacyDialect(CSharpDialect):
         self._catalog: Sequence[CatalogItem] | None = None
 
     async def get_status(self) -> ServiceStatus:
-        """Liveness. The service does not tell its process; the case of its keys varies."""
         members = lowercase_keys(
             await self._client.get("/openai/status", timeout_s=QUICK_TIMEOUT_S)
         )
@@ -165,12 +102,13 @@ class LegacyDialect(CSharpDialect):
         )
 
     async def list_local_models(self) -> list[Model]:
-        """Models whose files are there, with what the catalog told of them last.
-
-        The catalog is asked once for it; a service that cannot reach it still lists its models, by
-        aliases that are guessed from their ids.
-        """
-        items = await self._get_catalog()
+        if self._catalog is None:
+            # Fetched once only. A service that cannot reach its catalog still lists its models,
+            # whose aliases are then guessed from their ids.
+            self._catalog = ()
+            with contextlib.suppress(CatalogUnavailable, ServiceError):
+                await self._fetch_catalog(DETAILS_TIMEOUT_S)
+        items = self._catalog
         cached, loaded = await asyncio.gather(
             self._get_ids("/openai/models"), self.get_loaded_ids()
         )
@@ -182,15 +120,19 @@ class LegacyDialect(CSharpDialect):
                 for item in items
                 if item.name in local_ids
             ),
-            *(_make_unlisted_model(model_id, loaded) for model_id in sorted(local_ids - listed)),
+            *(
+                Model(
+                    id=model_id,
+                    alias=guess_aliases(model_id)[0],
+                    catalog="public",
+                    cached=True,
+                    loaded=model_id in loaded,
+                )
+                for model_id in sorted(local_ids - listed)
+            ),
         ]
 
     async def list_public_models(self) -> list[Model]:
-        """Models of Microsoft's catalog.
-
-        Raises:
-            CatalogUnavailable: It could not be reached: the service says so, or lists nothing.
-        """
         items = await self._fetch_catalog(CATALOG_TIMEOUT_S)
         cached, loaded = await asyncio.gather(
             self._get_ids("/openai/models"), self.get_loaded_ids()
@@ -198,18 +140,11 @@ class LegacyDialect(CSharpDialect):
         return [make_model(item, cached=cached, loaded=loaded) for item in items]
 
     async def get_loaded_ids(self, catalog: Catalog | None = None) -> frozenset[str]:
-        """Ids of the models in memory."""
         if catalog == "local":  # there is none
             return frozenset()
         return await self._get_ids("/openai/loadedmodels")
 
     async def load(self, model: Model) -> None:
-        """Load a model, to stay until it was not used for ten minutes.
-
-        Raises:
-            ModelNotCached: Its files are not there.
-            ModelLoadFailed: It could not be loaded.
-        """
         ep = execution_provider_for(model.id, self._catalog or ())
         query = f"ttl={TTL_S}" if ep is None else f"ttl={TTL_S}&ep={ep}"
         try:
@@ -225,20 +160,20 @@ class LegacyDialect(CSharpDialect):
             ) from error
 
     async def unload(self, model: Model) -> None:
-        """Unload a model at once. The route fails for one that is not there, so that is asked."""
+        # The route fails for a model that is not in memory.
         if model.id in await self.get_loaded_ids():
             path = f"/openai/unload/{_quote_id(model.id)}?force=true"
             await self._client.get(path, timeout_s=LOAD_TIMEOUT_S)
 
     async def download(self, model: Model) -> AsyncGenerator[float, None]:
-        """Download a model's files. The service may go on when its caller leaves (issue 365).
-
-        Raises:
-            CatalogUnavailable: The catalog, which tells where the files are, could not be reached.
-            DownloadFailed: It broke off, or the service does not have the model after it.
-            ModelNotFound: The catalog has no such model.
-        """
-        body = make_download_body(await self._find_item(model))
+        # The service may continue the download after the client has left (issue 365).
+        items = await self._fetch_catalog(CATALOG_TIMEOUT_S)
+        item = next((item for item in items if item.name == model.id), None)
+        if item is None:
+            raise ModelNotFound(
+                "the catalog has no such model", model=model.id, service=self._client.base_url
+            )
+        body = make_download_body(item)
         response = await self._client.transport.send(
             self._client.build_post("/openai/download", encode(body))
         )
@@ -255,12 +190,19 @@ class LegacyDialect(CSharpDialect):
             raise
         finally:
             response.close()
-        await self._check_downloaded(model)
+        # A successful download may still be missing from the service's index (issue 232).
+        if model.id not in await self._get_ids("/openai/models"):
+            raise DownloadFailed(
+                "the service reports the download as complete, but does not list the model",
+                hint=f"Get it with its own command: `foundry model download {model.id}`.",
+                model=model.id,
+                service=self._client.base_url,
+            )
 
     def _make_body(self, model: Model, request: ChatRequest) -> dict[str, Any]:
         body = super()._make_body(model, request)
         if request.seed is not None:
-            body["random_seed"] = request.seed  # the name that the documentation has for it
+            body["random_seed"] = request.seed  # its name in the documentation
         return body
 
     async def _get_ids(self, path: str) -> frozenset[str]:
@@ -275,49 +217,16 @@ class LegacyDialect(CSharpDialect):
         except ServerError as error:
             raise self._make_catalog_error(error.message) from error
         if not (items := iter_items(listing, is_windows=self._is_windows)):
+            # An empty list, too, means that the service could not reach its catalog.
             raise self._make_catalog_error("it is empty")
         self._catalog = items
         return items
-
-    async def _get_catalog(self) -> Sequence[CatalogItem]:
-        if self._catalog is None:
-            self._catalog = ()
-            with contextlib.suppress(CatalogUnavailable, ServiceError):
-                await self._fetch_catalog(DETAILS_TIMEOUT_S)
-        return self._catalog
-
-    async def _find_item(self, model: Model) -> CatalogItem:
-        for item in await self._fetch_catalog(CATALOG_TIMEOUT_S):
-            if item.name == model.id:
-                return item
-        raise ModelNotFound(
-            "the catalog has no such model", model=model.id, service=self._client.base_url
-        )
-
-    async def _check_downloaded(self, model: Model) -> None:
-        if model.id not in await self._get_ids("/openai/models"):
-            raise DownloadFailed(
-                "the service says that it downloaded the model, but does not list it",
-                hint=f"Get it with its own command: `foundry model download {model.id}`.",
-                model=model.id,
-                service=self._client.base_url,
-            )
 
     def _make_catalog_error(self, reason: str) -> CatalogUnavailable:
         return CatalogUnavailable(
             f"the service could not reach the model catalog: {reason}",
             service=self._client.base_url,
         )
-
-
-def _make_unlisted_model(model_id: str, loaded: frozenset[str]) -> Model:
-    return Model(
-        id=model_id,
-        alias=guess_aliases(model_id)[0],
-        catalog="public",
-        cached=True,
-        loaded=model_id in loaded,
-    )
 
 
 def _quote_id(model_id: str) -> str:
@@ -331,7 +240,7 @@ async def _read_block(response: Response) -> bytes:
     except StreamInterrupted as error:
         raise DownloadFailed(f"the download broke off: {error.message}") from error
     except TimeoutError as error:
-        raise DownloadFailed(f"the download has stood still for {STALL_TIMEOUT_S:g} s") from error
+        raise DownloadFailed(f"the download has stalled for {STALL_TIMEOUT_S:g} s") from error
 
 
 async def _read_error(response: Response) -> FoundryError:
@@ -340,3 +249,49 @@ async def _read_error(response: Response) -> FoundryError:
         body += block
     error = parse_error(BufferedResponse(response.status, response.headers, body))
     return DownloadFailed(error.message) if isinstance(error, ServerError) else error
+
+
+class DownloadProgressDecoder:
+    """Decodes the progress and the result in the body of a download."""
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._result = b""
+
+    def feed(self, block: bytes) -> Iterator[float]:
+        """Yield the percentages that this block completes; they may restart with each file."""
+        # Progress bars are redrawn with carriage returns.
+        *lines, self._buffer = (self._buffer + block.replace(b"\r", b"\n")).split(b"\n")
+        for line in lines:
+            yield from self._decode_line(line)
+        if len(self._buffer) > MAX_LINE_BYTES or len(self._result) > MAX_LINE_BYTES:
+            raise ProtocolError(f"a line of the download is larger than {MAX_LINE_BYTES} bytes")
+
+    def finish(self) -> None:
+        """Raise DownloadFailed unless the service reported success."""
+        for _ in self._decode_line(self._buffer):
+            pass
+        result = lowercase_keys(self._result)
+        if not result:
+            raise DownloadFailed("the download broke off before the service reported its end")
+        if result.get("success") is not True:
+            reason = (
+                result.get("errormessage") or result.get("error") or "the service does not say why"
+            )
+            raise DownloadFailed(f"the service could not download it: {reason}")
+
+    def _decode_line(self, line: bytes) -> Iterator[float]:
+        line = line.strip()
+        # Once a line begins with a brace, everything to the end is the result in JSON.
+        if self._result or line.startswith(b"{"):
+            self._result += line
+        elif (percent := parse_percent(line)) is not None:
+            yield percent
+
+
+def parse_percent(line: bytes) -> float | None:
+    """Return the percentage in a line, from 0 to 100; None if there is none."""
+    if match := _FRACTION.search(line):
+        return min(100.0 * float(match[1]), 100.0)
+    match = _PERCENT.search(line)
+    return min(float(match[1]), 100.0) if match else None

@@ -1,9 +1,4 @@
-"""The catalog of a legacy service: `GET /foundry/list`, and what its SDK made of it.
-
-The documentation shows `{"models": […]}`, the SDK iterates a bare array. Its order says which
-variant of an alias is meant: NPU, then the vendor's GPU, generic GPU, the vendor's CPU, CPU
-(foundry-local-service.md, 1A; foundry-local-sdk 0.5.1, `api.py` and `models.py`).
-"""
+"""The model catalog of a CLI service up to 0.9, read as foundry-local-sdk 0.5.1 reads it."""
 
 from __future__ import annotations
 
@@ -34,7 +29,7 @@ class _Runtime(msgspec.Struct, rename="camel"):
 
 
 class CatalogItem(msgspec.Struct, rename="camel"):
-    """One variant of a model, as the catalog describes it."""
+    """One variant of a model."""
 
     name: str
     alias: str | None = None
@@ -52,6 +47,7 @@ class _WrappedCatalog(msgspec.Struct):
     models: list[CatalogItem]
 
 
+# The documentation shows an object, while the SDK reads a bare array.
 CATALOG_DECODER: msgspec.json.Decoder[list[CatalogItem] | _WrappedCatalog] = msgspec.json.Decoder(
     list[CatalogItem] | _WrappedCatalog
 )
@@ -60,14 +56,9 @@ CATALOG_DECODER: msgspec.json.Decoder[list[CatalogItem] | _WrappedCatalog] = msg
 def iter_items(
     listing: list[CatalogItem] | _WrappedCatalog, *, is_windows: bool
 ) -> list[CatalogItem]:
-    """The variants, those first that an alias means.
-
-    On Windows the SDK prefers the CPU to a generic GPU, unless there is CUDA.
-
-    Args:
-        listing: As decoded.
-        is_windows: Whether this machine runs Windows.
-    """
+    """Return the variants, preferred ones first."""
+    # The service sorts them: NPU, vendor's GPU, generic GPU, vendor's CPU, CPU. On Windows, its SDK
+    # prefers the CPU to a generic GPU, unless there is CUDA.
     items = list(listing.models if isinstance(listing, _WrappedCatalog) else listing)
     if not is_windows or _has_cuda(items):
         return items
@@ -81,18 +72,14 @@ def iter_items(
 
 
 def execution_provider_for(model_id: str, items: Sequence[CatalogItem]) -> str | None:
-    """The execution provider to load a model with; None for the model's own.
-
-    A generic GPU variant runs on CUDA where the catalog shows that there is CUDA.
-    """
+    """Return the execution provider to load a model with, or None for its default."""
+    # The SDK runs generic GPU variants on CUDA if the catalog shows that CUDA is available.
     return "cuda" if _is_generic_gpu(model_id) and _has_cuda(items) else None
 
 
 def resolve_id(name: str, items: Iterable[CatalogItem]) -> str:
-    """The id that a service means by a name in its lists, which may lack the version.
-
-    As the SDK resolves names: an id, an id without version of which the highest is meant, an alias.
-    """
+    """Return the id for a name in the service's lists, which may lack the version."""
+    # The SDK's order: exact id, highest version of an id without one, alias.
     lowercase_name = name.lower()
     items = list(items)
     if exact := [item.name for item in items if item.name.lower() == lowercase_name]:
@@ -105,7 +92,6 @@ def resolve_id(name: str, items: Iterable[CatalogItem]) -> str:
 
 
 def make_model(item: CatalogItem, *, cached: Container[str], loaded: Container[str]) -> Model:
-    """A variant as a model."""
     return Model(
         id=item.name,
         alias=item.alias or guess_aliases(item.name)[0],
@@ -120,13 +106,14 @@ def make_model(item: CatalogItem, *, cached: Container[str], loaded: Container[s
 
 
 def make_download_body(item: CatalogItem) -> dict[str, Any]:
-    """The body of `POST /openai/download`, as the SDK sends it."""
+    """Build the body of `POST /openai/download` as the SDK does."""
     provider = item.provider_type
     return {
         "model": {
             "Name": item.name,
             "Uri": item.uri,
             "Publisher": item.publisher,
+            # The catalog says AzureFoundry, but the route accepts only this name.
             "ProviderType": "AzureFoundryLocal" if provider == "AzureFoundry" else provider,
             "PromptTemplate": item.prompt_template,
         },

@@ -1,4 +1,4 @@
-"""What a model's id tells of its names."""
+"""Parsing of model ids."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ _VARIANT = re.compile(r"(?:-instruct|-chat)?(?:-[a-z0-9]+-(?:cpu|gpu|npu))?$", r
 
 
 def strip_version(model_id: str) -> str:
-    """`Phi-4-mini-instruct-generic-cpu` of `Phi-4-mini-instruct-generic-cpu:4`."""
+    """Remove the version, as in `Phi-4-mini-instruct-generic-cpu:4`."""
     return _VERSION.sub("", model_id)
 
 
 def parse_version(model_id: str) -> int:
-    """The number behind an id's last colon; 0 without one."""
+    """Return the version of an id, or 0 if it has none."""
     match = _VERSION.search(model_id)
     return int(match[1]) if match else 0
 
 
 def guess_aliases(model_id: str) -> tuple[str, str]:
-    """What a model's alias may be where no listing tells it, the likeliest first.
-
-    A registered model's alias is its id without version. Microsoft's ids carry the variant as
-    well: `Phi-4-mini-instruct-generic-cpu:4` is one of `phi-4-mini`.
-    """
+    """Return the possible aliases of a model, the most likely one first."""
+    # Microsoft's ids contain the variant: `Phi-4-mini-instruct-generic-cpu:4` has the alias
+    # `phi-4-mini`. The alias of a registered model is its id without the version.
     name = model_id.rpartition(":")[0] or model_id
     return _VARIANT.sub("", name).lower(), name

@@ -1,9 +1,4 @@
-"""The dialect of SDK 1.x: a C# core behind Kestrel, probed on 1.2.4.
-
-What is peculiar to it: `/v1/models` lists what is cached, by ids without their version, each with
-its alias as `parent`, and a failed load is a 500 without a body. Unloading a model that generates
-kills the service: callers drain first.
-"""
+"""The dialect of SDK 1.x: a C# core behind Kestrel, probed on version 1.2.4."""
 
 from __future__ import annotations
 
@@ -46,11 +41,7 @@ _STATUS = msgspec.json.Decoder(_Status)
 
 
 class Sdk1Dialect(CSharpDialect):
-    """Speaks to one service of SDK 1.x.
-
-    Args:
-        wire: How to reach it.
-    """
+    """The dialect of SDK 1.x."""
 
     service_generation: ServiceGeneration = "sdk-1"
 
@@ -59,55 +50,40 @@ class Sdk1Dialect(CSharpDialect):
         self.capabilities = CAPABILITIES[self.service_generation]
 
     async def get_status(self) -> ServiceStatus:
-        """Liveness. The service does not tell its process."""
         status = await self._client.get_json("/status", _STATUS, timeout_s=QUICK_TIMEOUT_S)
         return ServiceStatus(self.service_generation, cache_dir=status.cache_dir)
 
     async def list_local_models(self) -> list[Model]:
-        """Models whose files are there; without the remote catalog, those in memory alone."""
         loaded = await self.get_loaded_ids()
         try:
             return await self._list_cached(loaded)
         except CatalogUnavailable:
+            # Without its remote catalog the service does not list cached models either.
             return [_make_model(ListedModel(model_id), loaded) for model_id in sorted(loaded)]
 
     async def list_public_models(self) -> list[Model]:
-        """Models whose files are there: the service tells of no others.
-
-        Raises:
-            CatalogUnavailable: It could not reach its catalog, without which it lists nothing.
-        """
+        # The service lists only cached models.
         return await self._list_cached(await self.get_loaded_ids())
 
     async def get_loaded_ids(self, catalog: Catalog | None = None) -> frozenset[str]:
-        """Ids of the models in memory, without their version, as they are listed."""
         if catalog == "local":  # there is none
             return frozenset()
         ids = await self._client.get_json("/models/loaded", IDS_DECODER, timeout_s=QUICK_TIMEOUT_S)
+        # Here the ids have a version, in `/v1/models` they have none.
         return frozenset(strip_version(model_id) for model_id in ids)
 
     async def load(self, model: Model) -> None:
-        """Load a model. Of a failure the service says nothing, so its list tells the kinds apart.
-
-        Raises:
-            ModelLoadFailed: It could not be loaded.
-            ModelNotFound: The service does not know it.
-        """
         try:
             await self._client.get(f"/models/load/{model.id}", timeout_s=LOAD_TIMEOUT_S)
         except ServerError as error:
+            # Any failure is a 500 without a body. The list of models shows whether it is known.
             raise await self._find_load_error(model) from error
 
     async def unload(self, model: Model) -> None:
-        """Unload a model. While it generates, that kills the service: callers drain it first."""
+        # Unloading a model that is generating kills the service with SIGSEGV. Callers drain first.
         await self._client.get(f"/models/unload/{model.id}", timeout_s=LOAD_TIMEOUT_S)
 
     def download(self, model: Model) -> AsyncGenerator[float, None]:
-        """There is no route for it.
-
-        Raises:
-            UnsupportedFeature: Always.
-        """
         del model
         return refuse_download(self._client)
 

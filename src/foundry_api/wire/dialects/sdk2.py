@@ -1,10 +1,4 @@
-"""The dialects of SDK 2.x: a C++ core behind oatpp, probed on 2.0.1 and 2.2.1.
-
-What is peculiar to it: load and unload take the alias while inference takes the full id; path
-variables are not percent-decoded; a stream that fails says so in a 200. From 2.1 on there are two
-catalogs with routes of their own: plain for Microsoft's, a prefix for directories registered on
-this machine.
-"""
+"""The dialects of SDK 2.x: a C++ core behind oatpp, probed on versions 2.0.1 and 2.2.1."""
 
 from __future__ import annotations
 
@@ -51,6 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Sdk20Dialect", "Sdk21Dialect"]
 
+_CHAT_ROUTE = "/v1/chat/completions"
+
 
 class _Status(msgspec.Struct):
     pid: int
@@ -71,13 +67,10 @@ _IDS_DECODER: msgspec.json.Decoder[list[str]] = msgspec.json.Decoder(list[str])
 
 
 class Sdk21Dialect:
-    """Speaks to one service of SDK 2.1 or later.
-
-    Args:
-        wire: How to reach it.
-    """
+    """The dialect of SDK 2.1 and later."""
 
     service_generation: ServiceGeneration = "sdk-2.1"
+    # Models registered on this machine are served under a prefix, Microsoft's without one.
     _prefixes: ClassVar[dict[Catalog, str]] = {"local": "/catalogs/local", "public": ""}
 
     def __init__(self, client: ServiceClient) -> None:
@@ -86,28 +79,24 @@ class Sdk21Dialect:
         self._aliases: dict[str, str] = {}
 
     async def get_status(self) -> ServiceStatus:
-        """Liveness; answered in under a millisecond, also while the engine generates."""
+        # Answered in under a millisecond, even while the engine generates.
         status = await self._client.get_json("/status", _STATUS, timeout_s=QUICK_TIMEOUT_S)
         return ServiceStatus(self.service_generation, status.pid, status.cache_dir)
 
     async def list_local_models(self) -> list[Model]:
-        """Models registered on this machine."""
         return await self._list_models("local", QUICK_TIMEOUT_S)
 
     async def list_public_models(self) -> list[Model]:
-        """Models of Microsoft's catalog. One that cannot be reached is answered as an empty one."""
         models = await self._list_models("public", CATALOG_TIMEOUT_S)
-        if not models:
+        if not models:  # offline, the service answers with an empty list
             raise CatalogUnavailable(
                 "the model catalog could not be reached", service=self._client.base_url
             )
         return models
 
     async def find_by_alias(self, name: str) -> Model | None:
-        """The model that the service loads for an alias of its catalog, which it tells nobody.
-
-        Where it was in memory before, it is found only if it is the only one there.
-        """
+        # The service reports no aliases, so load the model and see which id appears in memory. If
+        # it was loaded already, it is identified only if it is the only one.
         before = await self._fetch_loaded_ids("public", QUICK_TIMEOUT_S)
         try:
             await self._client.get(f"/models/load/{name}", timeout_s=LOAD_TIMEOUT_S)
@@ -122,21 +111,16 @@ class Sdk21Dialect:
         return Model(id=model_id, alias=name, catalog="public", cached=True, loaded=True)
 
     async def get_loaded_ids(self, catalog: Catalog | None = None) -> frozenset[str]:
-        """Ids of the models in memory, of every catalog or of one."""
-        # Whoever asks for all wants to know how it is now, such as a health check.
+        # Health checks ask for all catalogs and need a quick result. The first request for the
+        # public one makes the service fetch its remote catalog, which takes 4 s offline.
         timeout_s = QUICK_TIMEOUT_S if catalog is None else CATALOG_TIMEOUT_S
         catalogs: list[Catalog] = [name for name in self._prefixes if catalog in (None, name)]
         ids = [await self._fetch_loaded_ids(name, timeout_s) for name in catalogs]
         return frozenset(model_id for name in ids for model_id in name)
 
     async def load(self, model: Model) -> None:
-        """Load a model. The service takes an alias, and of its variants and versions its own pick.
-
-        Raises:
-            ModelLoadFailed: It could not be loaded, or another variant of the alias was.
-            ModelNotFound: The service does not know the alias.
-        """
         await self._call_with_alias("load", model)
+        # The service takes an alias and chooses one of its variants and versions itself.
         loaded = await self._fetch_loaded_ids(model.catalog, CATALOG_TIMEOUT_S)
         if model.id not in loaded:
             raise ModelLoadFailed(
@@ -147,38 +131,22 @@ class Sdk21Dialect:
             )
 
     async def unload(self, model: Model) -> None:
-        """Unload a model.
-
-        Raises:
-            ModelInUse: Sessions still use it.
-            ModelNotFound: The service does not know the alias.
-        """
         await self._call_with_alias("unload", model)
 
     def download(self, model: Model) -> AsyncGenerator[float, None]:
-        """There is no route for it.
-
-        Raises:
-            UnsupportedFeature: Always.
-        """
         del model
         return refuse_download(self._client)
 
     @property
     def catalogs(self) -> tuple[Catalog, ...]:
-        """That of this machine, and Microsoft's."""
         return tuple(self._prefixes)
 
     def make_path(self, catalog: Catalog, route: str) -> str:
-        """The route behind the catalog's prefix."""
         return f"{self._prefixes[catalog]}{route}"
 
     def build_chat_request(self, model: Model, request: ChatRequest) -> Request:
-        """A streamed chat completion, with usage in its last event.
-
-        An engine that keeps the answer to a form lets the model call no tools; where there are
-        some, the prompt asks for the form.
-        """
+        # With a grammar the engine keeps the model from calling tools. If there are tools, the
+        # prompt describes the output format instead.
         if request.tools and offers_tools(request):
             request = msgspec.structs.replace(
                 request, messages=prompt_for_constraint(request), constraint=None
@@ -191,7 +159,6 @@ class Sdk21Dialect:
         return Request("POST", url, wire.json_headers, encode(body))
 
     def make_chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
-        """A decoder for one answer."""
         if not request.tools:
             return ChatStream(model.id)
         return with_tool_recovery(
@@ -199,11 +166,12 @@ class Sdk21Dialect:
         )
 
     def non_streaming_request(self, model: Model, request: ChatRequest) -> Request | None:
-        """None: a stream that fails says why."""
-        del model, request
+        del model, request  # a failed stream contains its error
         return None
 
     async def _call_with_alias(self, verb: str, model: Model) -> None:
+        # The load and unload routes take an alias, while inference takes the full id. Path
+        # variables are not percent-decoded, so the alias is sent as it is.
         route = f"{self._prefixes[model.catalog]}/models/{verb}/"
         if model.catalog == "local" or model.id in self._aliases:
             await self._client.get(route + model.alias, timeout_s=LOAD_TIMEOUT_S)
@@ -214,7 +182,7 @@ class Sdk21Dialect:
                 await self._client.get(route + alias, timeout_s=LOAD_TIMEOUT_S)
                 return
         raise ModelNotFound(
-            f"the service wants an alias to {verb} {model.id}, and tells of none; "
+            f"the service needs an alias to {verb} {model.id} and does not list any; "
             f"tried: {', '.join(aliases)}",
             hint="Call the model by its alias.",
             model=model.id,
@@ -227,20 +195,20 @@ class Sdk21Dialect:
         if not listed:
             return []
         loaded = await self._fetch_loaded_ids(catalog, timeout_s)
-        return [
-            Model(
-                id=item.id,
-                alias=self._get_alias(item.id, catalog),
-                catalog=catalog,
-                cached=True if catalog == "local" or item.id in loaded else None,
-                loaded=item.id in loaded,
+        models: list[Model] = []
+        for item in listed:
+            guess, name = guess_aliases(item.id)
+            models.append(
+                Model(
+                    id=item.id,
+                    alias=name if catalog == "local" else self._aliases.get(item.id, guess),
+                    catalog=catalog,
+                    # The public catalog lists all its models, without saying which are cached.
+                    cached=True if catalog == "local" or item.id in loaded else None,
+                    loaded=item.id in loaded,
+                )
             )
-            for item in listed
-        ]
-
-    def _get_alias(self, model_id: str, catalog: Catalog) -> str:
-        guess, name = guess_aliases(model_id)
-        return name if catalog == "local" else self._aliases.get(model_id, guess)
+        return models
 
     async def _fetch_loaded_ids(self, catalog: Catalog, timeout_s: float) -> frozenset[str]:
         path = f"{self._prefixes[catalog]}/models/loaded"
@@ -249,24 +217,16 @@ class Sdk21Dialect:
 
 
 class Sdk20Dialect(Sdk21Dialect):
-    """Speaks to one service of SDK 2.0, which has Microsoft's catalog alone.
-
-    It ignores stop strings, calls an answer `stop` that it cut at its own default, and goes on
-    generating whatever its caller does.
-
-    Args:
-        wire: How to reach it.
-    """
+    """The dialect of SDK 2.0, which has only Microsoft's catalog."""
 
     service_generation: ServiceGeneration = "sdk-2.0"
     _prefixes: ClassVar[dict[Catalog, str]] = {"public": ""}
 
     async def list_local_models(self) -> list[Model]:
-        """None: there is no local catalog."""
         return []
 
     def build_chat_request(self, model: Model, request: ChatRequest) -> Request:
-        """A streamed chat completion, without what this generation drops or mistakes."""
+        # It drops messages of the role "tool" and assistant messages without content.
         request = msgspec.structs.replace(
             request, messages=inline_tool_history(prompt_for_constraint(request))
         )
@@ -275,15 +235,13 @@ class Sdk20Dialect(Sdk21Dialect):
         return self._client.build_post(_CHAT_ROUTE, encode(body))
 
     def make_chat_decoder(self, model: Model, request: ChatRequest) -> ChatDecoder:
-        """A decoder that ends the answer at a stop string, and tells a cut answer from a whole."""
         stream = ChatStream(
             model.id,
+            # It reports `stop` for an answer that it truncated at its default limit.
             limit=get_output_limit(request),
             tools=get_tool_names(request),
             in_reasoning=opens_block_in_prompt(model.id),
         )
+        # It ignores stop strings.
         decoder = StopStringFilter(stream, request.stop) if request.stop else stream
         return with_tool_recovery(decoder, model.id, request)
-
-
-_CHAT_ROUTE = "/v1/chat/completions"
