@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, settings
 
 from foundry_api import FoundryAPIClient
 from foundry_api.engine import shared
+from foundry_api.engine.handshake import ModelSource
 from foundry_api.engine.process import HostOptions, get_demo_models
-from foundry_api.engine.state import ModelSource
 from foundry_api.storage.paths import Paths
 from support.scripted_model import build
 from support.scripted_model.audio import build_transcriber

@@ -276,7 +276,7 @@ async def test_no_name_of_a_model_is_an_option_or_a_second_command(
     """On Windows `foundry` may be a batch file, for which the shell reads its arguments again."""
     async with Cli010ServiceDouble((DoubledModel(name, "odd"),)) as double:
         foundry_cli_double(bare_path, double)
-        with pytest.raises(ModelError, match="no name for a command line"):
+        with pytest.raises(ModelError, match="cannot be used on a command line"):
             await FoundryModels(double.base_url).load(name)
     assert not models_of(double, "load")
 

@@ -12,9 +12,9 @@ from aiohttp import web
 
 from foundry_api.engine.control import ControlClient
 from foundry_api.engine.endpoint import ControlAddress
+from foundry_api.engine.handshake import HostInfo
 from foundry_api.engine.host.control_api import ControlAPI
 from foundry_api.engine.host.downloads import DownloadManager
-from foundry_api.engine.state import HostDetails
 from foundry_api.types.errors import (
     CatalogUnavailable,
     DownloadFailed,
@@ -91,16 +91,17 @@ def engine() -> EngineDouble:
 
 @pytest.fixture
 async def control(engine: EngineDouble, transport: HttpTransport) -> AsyncIterator[ControlClient]:
-    facts = HostDetails(
+    info = HostInfo(
+        pid=1,
         url="http://127.0.0.1:1",
+        uptime_s=0.0,
         sdk_version="2.2.1",
         log_path="log",
-        started_at=0.0,
         owner_pid=None,
         idle_timeout_s=0.0,
     )
     downloads = DownloadManager(engine, heartbeat_s=0.01)
-    app = ControlAPI(engine, "secret", facts, lambda: None, downloads=downloads).make_app()
+    app = ControlAPI(engine, "secret", lambda: info, lambda: None, downloads=downloads).make_app()
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from foundry_api.engine import discovery, foundry_command, shared, state
-from foundry_api.engine.state import HostReady
+from foundry_api.engine.handshake import HostReady
 from foundry_api.types.errors import ConfigurationError, ProtocolError, ServiceNotRunning
 from foundry_api.types.settings import Settings
 from service.fakes import (

@@ -27,9 +27,9 @@ from foundry_api.cli.doctor.machine import DiagnosticContext, Probes
 from foundry_api.cli.doctor.runner import run_checks
 from foundry_api.engine import discovery, shared
 from foundry_api.engine.control import ControlClient
+from foundry_api.engine.handshake import ModelSource
 from foundry_api.engine.models.registry_file import get_registry_path
 from foundry_api.engine.process import HostOptions
-from foundry_api.engine.state import ModelSource
 from foundry_api.types.errors import UnsupportedFeature
 from service.fakes import (
     foundry_double,

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from foundry_api.engine.control import ControlClient
-from foundry_api.engine.state import ModelSource, get_service_generation
+from foundry_api.engine.handshake import ModelSource, get_service_generation
 from foundry_api.types.errors import (
     InvalidRequest,
     ModelInUse,

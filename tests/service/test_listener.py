@@ -109,7 +109,7 @@ async def test_a_service_of_another_user_is_passed_over(
         assert await discovery.find(settings, paths, lambda: transport, ports=[port]) is None
         foundry_double(bare_path, service=f"print('is running on {url}')")
         assert await discovery.find(settings, paths, lambda: transport, ports=()) is None
-        assert f"{url} is passed over: another user of this machine (number {OTHER_UID})" in (
+        assert f"{url} is skipped: another user of this machine (number {OTHER_UID})" in (
             caplog.text
         )
         given = Settings(base_url=url)

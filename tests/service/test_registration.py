@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from foundry_api.engine.control import ControlClient
+from foundry_api.engine.handshake import ModelSource
 from foundry_api.engine.models.directory import ModelFiles, compute_digest
 from foundry_api.engine.process import HostOptions
-from foundry_api.engine.state import ModelSource
 from foundry_api.engine.supervisor import EngineHost
 from foundry_api.storage.paths import Paths
 from foundry_api.types.errors import InvalidRequest, ModelRegistrationFailed

@@ -26,8 +26,8 @@ from foundry_api import (
     ModelUnloaded,
 )
 from foundry_api.engine import shared
+from foundry_api.engine.handshake import ModelSource
 from foundry_api.engine.process import HostOptions
-from foundry_api.engine.state import ModelSource
 from foundry_api.storage.paths import Paths
 from foundry_api.types import errors
 from foundry_api.types.messages import ChatRequest, Message

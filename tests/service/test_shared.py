@@ -17,8 +17,8 @@ import pytest
 
 from foundry_api.engine import shared, state
 from foundry_api.engine.control import ControlClient
+from foundry_api.engine.handshake import HostReady
 from foundry_api.engine.process import HostOptions
-from foundry_api.engine.state import HostReady
 from foundry_api.storage.lock import FileLock, LockTimeout
 from foundry_api.types.errors import ConfigurationError, ServiceStartFailed
 from foundry_api.wire.dialects.detect import detect_service
@@ -251,7 +251,7 @@ def test_a_lock_that_another_up_holds_is_a_failed_start(
     paths: Paths, options: HostOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared, "START_TIMEOUT_S", 0)
-    monkeypatch.setattr(shared, "LEAVE_TIMEOUT_S", 0)
+    monkeypatch.setattr(shared, "EXIT_TIMEOUT_S", 0)
     with FileLock(paths.create().lock_file, timeout_s=1):
         for call in (lambda: shared.start(paths, options=options), lambda: shared.stop(paths)):
             with pytest.raises(ServiceStartFailed, match="another process") as failure:

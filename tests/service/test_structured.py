@@ -12,8 +12,8 @@ import pytest
 from bench.parts.schemas import random_schemas
 from foundry_api import FoundryAPIClient, GrammarError, InvalidRequest, StructuredOutputError
 from foundry_api.engine import shared
+from foundry_api.engine.handshake import ModelSource
 from foundry_api.engine.process import HostOptions
-from foundry_api.engine.state import ModelSource
 from foundry_api.storage.paths import Paths
 from service.schema_probes import PROBES, Probe
 from support.scripted_model import Script, build, completion_tokens, prompt_tokens, script

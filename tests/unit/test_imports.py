@@ -76,6 +76,12 @@ def test_the_client_loads_neither_the_http_library_nor_the_engine_nor_the_comman
     assert heavy(modules) <= {"asyncio", "msgspec", "platformdirs", "psutil"}
 
 
+def test_the_engine_host_starts_without_the_imports_of_its_control_api() -> None:
+    """They take 250 ms, which every start would wait for."""
+    modules = modules_after("import foundry_api.engine.host.main")
+    assert heavy(modules) <= {"asyncio", "msgspec"}
+
+
 @pytest.mark.parametrize(
     "module",
     [

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from foundry_api.core.catalog import CatalogListing, CatalogStore
     from foundry_api.engine.control import ControlClient
     from foundry_api.engine.endpoint import Endpoint
-    from foundry_api.engine.state import ModelSource
+    from foundry_api.engine.handshake import ModelSource
     from foundry_api.types.models import Model
     from foundry_api.wire.dialects.base import ModelCommand, ServiceStatus
     from foundry_api.wire.transport import Transport

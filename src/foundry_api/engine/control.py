@@ -1,4 +1,4 @@
-"""The client of a host's control API."""
+"""A client for the control API of an engine host."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from foundry_api.engine.handshake import HostInfo
 from foundry_api.engine.host.catalog import PublicListing
 from foundry_api.types import errors
 from foundry_api.types.errors import (
@@ -27,42 +28,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from foundry_api.engine.endpoint import ControlAddress
-    from foundry_api.wire.transport import BufferedResponse, Response, Transport
+    from foundry_api.wire.transport import Response, Transport
 
-__all__ = ["ControlClient", "HostInfo", "HostMemory"]
+__all__ = ["ControlClient", "HostMemory"]
 
 TIMEOUT_S = 10.0
+# The engine requests the public catalog region by region, each with its own time-outs.
 CATALOG_TIMEOUT_S = 120.0
-"""The public catalog is asked region by region, each with its own time-outs."""
-
 MAX_LINE_BYTES = 64 * 1024
 _OK = 200
-
-
-class HostInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a host tells of itself.
-
-    Attributes:
-        pid: Its process.
-        url: The engine's address.
-        uptime_s: Seconds since it was ready.
-        sdk_version: The version of foundry-local-sdk.
-        log_path: Its log.
-        owner_pid: The process it lives for; None for a shared host.
-        idle_timeout_s: Seconds without use after which a shared host leaves; 0 never.
-        problems: Models that could not be registered at its start, and why.
-        catalog_url: Another public catalog than Microsoft's; for tests.
-    """
-
-    pid: int
-    url: str
-    uptime_s: float
-    sdk_version: str
-    log_path: str
-    owner_pid: int | None
-    idle_timeout_s: float
-    problems: tuple[str, ...] = ()
-    catalog_url: str | None = None
 
 
 class HostMemory(msgspec.Struct, frozen=True):
@@ -70,8 +44,8 @@ class HostMemory(msgspec.Struct, frozen=True):
 
     Attributes:
         rss_bytes: Resident memory of its process.
-        models_bytes: How much of it came since the engine started, for models and their calls.
-        includes: What lies in it.
+        models_bytes: What was added since the engine started, for models and their requests.
+        includes: What the resident memory consists of.
     """
 
     rss_bytes: int
@@ -107,12 +81,7 @@ class _Progress(msgspec.Struct, frozen=True):
 
 
 class ControlClient:
-    """Calls of the control API. Every method raises the host's own typed errors.
-
-    Args:
-        transport: Sends the requests.
-        address: Where, and with which token.
-    """
+    """Calls the control API. Every method raises the FoundryError that the host reports."""
 
     def __init__(self, transport: Transport, address: ControlAddress) -> None:
         self._transport = transport
@@ -123,85 +92,56 @@ class ControlClient:
         }
 
     async def get_host_info(self) -> HostInfo:
-        """What the host tells of itself."""
         return _decode(await self._call("GET", "/host"), HostInfo)
 
     async def get_memory(self) -> HostMemory:
-        """How much memory the host uses."""
         return _decode(await self._call("GET", "/memory"), HostMemory)
 
     async def list_local_models(self) -> list[Model]:
-        """Every registered model directory."""
+        """List every registered model directory."""
         return _decode(await self._call("GET", "/catalog"), _Models).models
 
     async def list_public_models(self) -> PublicListing:
-        """Every variant of the public catalog, and how old that knowledge is.
-
-        Raises:
-            CatalogUnavailable: It cannot be reached, and never was; that takes seconds.
-        """
+        """List every variant of the public catalog. Takes seconds if it cannot be reached."""
         reply = await self._call("GET", "/catalog?public=1", timeout_s=CATALOG_TIMEOUT_S)
         return _decode(reply, PublicListing)
 
     async def register(self, path: Path | str, alias: str) -> Model:
-        """Serve a model directory under an alias, as a new version if it changed or moved.
-
-        Args:
-            path: The directory. The host has a working directory of its own, so an absolute path
-                is sent.
-            alias: The name to serve it under.
-
-        Raises:
-            ModelRegistrationFailed: The directory is not a model, or the alias no name.
-            InvalidRequest: `path` is no path.
-        """
+        """Register a model directory, as a new version if its files or its place changed."""
         try:
+            # The host has another working directory, so a relative path would mean another place.
             body = {"path": str(absolute_path(path)), "alias": alias}
         except ValueError as error:
             raise InvalidRequest(f"path is {path!r}: {error}", field="path") from error
         return _decode(await self._call("POST", "/models", body), _OneModel).model
 
     async def unregister(self, name: str) -> None:
-        """Forget an alias or an id; the files stay.
-
-        Raises:
-            ModelNotFound: It is not registered.
-            ModelInUse: It is loaded.
-            InvalidRequest: It comes with the package.
-        """
+        """Unregister an alias or an id, but keep the files."""
         await self._call("DELETE", f"/models/{quote(name, safe='')}")
 
     async def remove(self, name: str) -> int:
-        """Delete the files of a downloaded model, and return how many bytes that freed.
-
-        Raises:
-            ModelNotFound: No such model is cached.
-            ModelInUse: It is loaded.
-            InvalidRequest: It is a registered directory.
-        """
+        """Delete the files of a downloaded model and return how many bytes that freed."""
         path = f"/cache/{quote(name, safe='')}"
         reply = await self._call("DELETE", path, timeout_s=CATALOG_TIMEOUT_S)
         return _decode(reply, _Removed).freed_bytes
 
     async def download(self, name: str) -> AsyncGenerator[float, None]:
-        """Download a model: percent as it comes, the same again while only bytes come.
+        """Download a model and yield percent, repeated while bytes arrive without progress.
 
         Closing the generator cancels the download, unless other clients wait for it too.
-
-        Raises:
-            ModelNotFound: The catalog has no such model.
-            CatalogUnavailable: The catalog cannot be reached.
-            DownloadFailed: It broke off.
         """
         response = await self._transport.send(
             self._make_request("POST", "/download", {"model": name})
         )
         try:
             if response.status != _OK:
-                raise _parse_failure(await _read_body(response))
+                body = b""
+                while block := await response.read():
+                    body += block
+                raise _parse_failure(body)
             async with contextlib.aclosing(_iter_lines(response)) as lines:
                 async for line in lines:
-                    step = _parse_progress(line)
+                    step = _decode(line, _Progress)
                     if step.error is not None:
                         raise _make_error(step.error).with_context(model=name)
                     if step.done:
@@ -213,29 +153,21 @@ class ControlClient:
             response.close()
 
     async def shutdown(self) -> None:
-        """End the host."""
         await self._call("POST", "/shutdown")
 
     async def _call(
         self, method: str, path: str, body: Any = None, *, timeout_s: float = TIMEOUT_S
-    ) -> BufferedResponse:
+    ) -> bytes:
         reply = await fetch(
             self._transport, self._make_request(method, path, body), timeout_s=timeout_s
         )
         if reply.status != _OK:
             raise _parse_failure(reply.body)
-        return reply
+        return reply.body
 
     def _make_request(self, method: str, path: str, body: Any = None) -> Request:
         encoded = None if body is None else msgspec.json.encode(body)
         return Request(method, f"{self._url}{path}", self._headers, encoded)
-
-
-async def _read_body(response: Response) -> bytes:
-    body = b""
-    while block := await response.read():
-        body += block
-    return body
 
 
 async def _iter_lines(response: Response) -> AsyncGenerator[bytes, None]:
@@ -248,16 +180,9 @@ async def _iter_lines(response: Response) -> AsyncGenerator[bytes, None]:
             yield line
 
 
-def _parse_progress(line: bytes) -> _Progress:
+def _decode(body: bytes, kind: type[_Decoded]) -> _Decoded:
     try:
-        return msgspec.json.decode(line, type=_Progress)
-    except BAD_JSON as error:
-        raise ProtocolError(f"the host sent what its protocol does not allow: {error}") from error
-
-
-def _decode(response: BufferedResponse, kind: type[_Decoded]) -> _Decoded:
-    try:
-        return msgspec.json.decode(response.body, type=kind)
+        return msgspec.json.decode(body, type=kind)
     except BAD_JSON as error:
         raise ProtocolError(f"the host sent what its protocol does not allow: {error}") from error
 
@@ -270,7 +195,7 @@ def _parse_failure(body: bytes) -> FoundryError:
 
 
 def _make_error(failure: _Failure) -> FoundryError:
-    """The error of the same name; what has none is the host's own fault."""
+    # The host sends the name of a FoundryError. Any other name is an internal error of the host.
     kind = getattr(errors, failure.kind, None) if failure.kind in errors.__all__ else None
     if isinstance(kind, type) and issubclass(kind, FoundryError):
         error = kind(failure.message)

@@ -1,4 +1,4 @@
-"""Where a service answers, and how this program may control it."""
+"""The address of a service and of its control API."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ Origin = Literal["explicit", "shared", "cli", "port", "embedded"]
 
 @dataclass(frozen=True, slots=True)
 class ControlAddress:
-    """The control API of an engine host.
-
-    Attributes:
-        url: Its address, without a slash at its end.
-        token: Must come with every request as a bearer token.
-    """
+    """The control API of an engine host: its URL without a trailing slash, and its bearer token."""
 
     url: str
     token: str = field(repr=False)
@@ -31,15 +26,15 @@ class Endpoint:
     """A service that answered.
 
     Attributes:
-        base_url: Its address, without a slash at its end.
-        service_generation: Which Foundry Local it is.
-        origin: How it was found: `explicit` by its URL, `shared` by our state file, `cli` by
+        base_url: Its address, without a trailing slash.
+        service_generation: Which generation of Foundry Local it is.
+        origin: How it was found: `explicit` by its URL, `shared` by the state file, `cli` by
             Foundry's own command, `port` at a known port, `embedded` started by this process.
-        pid: Its process; None where the service does not tell.
-        control: The host's control API; None for services that are not ours.
-        sdk_version: Version of foundry-local-sdk in the host; None for services that are not ours.
-        log_path: The host's log; None for services that are not ours.
-        started_at: When the host announced itself, in seconds since the epoch; None if unknown.
+        pid: Its process; None if the service does not report it.
+        control: The control API of an engine host; None for other services, as the rest.
+        sdk_version: Version of foundry-local-sdk in the host.
+        log_path: The host's log.
+        started_at: When the host was ready, in seconds since the epoch.
     """
 
     base_url: str

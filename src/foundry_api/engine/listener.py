@@ -1,9 +1,8 @@
-"""Who listens on a port of this machine, where the system tells.
+"""Detects whether another user of this machine listens on a port."""
 
-A port without authentication can be taken by anybody on a machine of many users, who would then get
-the prompts. Linux tells the user of each socket; Windows, and macOS to an administrator, tell
-which process has it.
-"""
+# On a machine with several users, anyone can listen on a port without authentication, and would
+# then receive the prompts. Linux reports the user of each socket. Windows reports the process of
+# each, as macOS does to an administrator.
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -23,18 +22,17 @@ __all__ = ["find_other_user"]
 
 LISTENING = "0A"
 SYSTEM_UID = 0
+
+# An administrator's services are trusted: they could read this user's files and memory anyway.
 SYSTEM_USERS = frozenset({"system", "local service", "network service", "root"})
-"""An administrator's services are trusted: they could read this user's files and memory anyway."""
 
 LOCALHOST = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
 
 
 def find_other_user(url: str) -> str | None:
-    """Return which other user of this machine listens at an address of it.
+    """Return the name or number of the other user that listens at a local address.
 
-    Returns:
-        A name or number; None for this user, for the system's own services, and where it cannot
-        be told.
+    None for this user, for the system's own services, and if the system does not report it.
     """
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -46,23 +44,21 @@ def find_other_user(url: str) -> str | None:
         hosts = LOCALHOST
     if sys.platform == "linux":
         own = {SYSTEM_UID, os.geteuid()}
-        uids = {uid for host in hosts for uid in _iter_closest(host, _iter_linux_listeners(port))}
+        listeners = list(_iter_linux_listeners(port))
+        uids: set[int] = set()
+        for host in hosts:
+            # A connection reaches the socket at its address, else one at the unspecified address.
+            exact = {uid for address, uid in listeners if address == host}
+            uids |= exact or {uid for address, uid in listeners if address.is_unspecified}
         return next((f"number {uid}" for uid in sorted(uids - own)), None)
     return _find_other_by_process(port)
-
-
-def _iter_closest(host: Address, listeners: Iterable[tuple[Address, int]]) -> Iterator[int]:
-    """The users whose sockets a connection reaches: those at the address, else at any address."""
-    known = list(listeners)
-    exact = [uid for address, uid in known if address == host]
-    yield from exact or (uid for address, uid in known if address.is_unspecified)
 
 
 def _iter_linux_listeners(port: int) -> Iterator[tuple[Address, int]]:
     for table in ("tcp", "tcp6"):
         try:
             rows = Path("/proc/net", table).read_text(encoding="ascii").splitlines()[1:]
-        except OSError:  # a system without IPv6, or that hides it
+        except OSError:  # no IPv6, or the system hides the table
             continue
         for row in rows:
             fields = row.split()
@@ -72,7 +68,7 @@ def _iter_linux_listeners(port: int) -> Iterator[tuple[Address, int]]:
 
 
 def _parse_address(text: str) -> Address:
-    """An address as the kernel prints it: words of 32 bits in the order of the machine's bytes."""
+    # The kernel prints an address as 32-bit words in the byte order of the machine.
     raw = bytes.fromhex(text)
     if sys.byteorder == "little":
         raw = b"".join(raw[start : start + 4][::-1] for start in range(0, len(raw), 4))
@@ -87,12 +83,12 @@ def _find_other_by_process(port: int) -> str | None:
     try:
         own = psutil.Process().username()
         for connection in psutil.net_connections(kind="tcp"):
-            at = connection.laddr
-            if connection.status != psutil.CONN_LISTEN or not at or at.port != port:
+            address = connection.laddr
+            if connection.status != psutil.CONN_LISTEN or not address or address.port != port:
                 continue
             user = psutil.Process(connection.pid).username() if connection.pid else own
             if user != own and user.rpartition("\\")[2].lower() not in SYSTEM_USERS:
                 return user
-    except (psutil.Error, OSError):  # the system does not tell this user
+    except (psutil.Error, OSError):  # the system reports it to administrators only
         return None
     return None

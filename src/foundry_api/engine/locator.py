@@ -1,4 +1,4 @@
-"""Which service this program talks to: found once, found again when it went away."""
+"""Finds or starts the service of a client, and again after it has gone."""
 
 from __future__ import annotations
 
@@ -20,14 +20,9 @@ __all__ = ["ServiceLocator"]
 
 
 class ServiceLocator:
-    """Finds a service or starts one, when the first caller asks.
+    """Finds a service or starts one at the first request for it.
 
-    Args:
-        settings: Says where to look.
-        paths: The directories of engine hosts.
-        transport: Gives the transport to ask with; called only when something accepts. The
-            transport stays its giver's to close.
-        supervisor: Runs this process's own host; None makes one with the defaults.
+    `transport` is called only once something accepts a connection. Its caller closes the transport.
     """
 
     def __init__(
@@ -47,68 +42,53 @@ class ServiceLocator:
 
     @property
     def name(self) -> str:
-        """What to call the service before it is found."""
+        """The name of the service in messages before it is found."""
         return self._settings.base_url or "the service"
 
     @property
     def supervisor(self) -> Supervisor:
-        """Runs this process's own host."""
+        """The supervisor of this process's own host."""
         return self._supervisor
 
     async def get_endpoint(self) -> Endpoint:
-        """The service to talk to.
-
-        Raises:
-            ServiceNotRunning: Nothing answers at the explicit address.
-            ProtocolError: Something else answers at the explicit address.
-            ServiceStartFailed: None was found and none could be started.
-        """
-        if self._endpoint is not None and not self._is_own_host_dead(self._endpoint):
-            return self._endpoint
+        """Return the service, after finding or starting it if needed."""
+        endpoint, host = self._endpoint, self._supervisor.host
+        if endpoint is not None:
+            own_host_dead = endpoint.origin == "embedded" and (host is None or not host.is_alive)
+            if not own_host_dead:
+                return endpoint
         return await self._locating.run("any", self._locate)
 
     async def get_embedded(self) -> Endpoint:
-        """An engine host of ours, which has a control API: the shared one if it runs, else own.
-
-        Raises:
-            ServiceStartFailed: None was found and none could be started.
-        """
+        """Return an engine host with a control API: the shared one if it runs, else an own one."""
         return await self._locating.run("own", self._locate_embedded)
 
     def invalidate(self) -> None:
-        """Look again at the next `get_endpoint`: what was found does not answer any more."""
+        """Search again at the next `get_endpoint`, because the service no longer answers."""
         self._endpoint = None
 
     def close(self) -> None:
-        """End this process's own host, if it has one. A later `get_endpoint` starts another."""
+        """Stop this process's own host, if it has one. A later `get_endpoint` starts another."""
         self._endpoint = None
         self._supervisor.close()
 
     async def aclose(self) -> None:
-        """As `close`, without blocking the event loop."""
         self._endpoint = None
         await self._supervisor.aclose()
 
-    def _is_own_host_dead(self, endpoint: Endpoint) -> bool:
-        host = self._supervisor.host
-        return endpoint.origin == "embedded" and (host is None or not host.is_alive)
-
     async def _locate(self) -> Endpoint:
-        self._endpoint = await self._search()
+        settings, endpoint = self._settings, None
+        if settings.base_url is not None:
+            endpoint = await discovery.probe_explicit(settings, settings.base_url, self._transport)
+        elif settings.service != "embedded" and self._supervisor.host is None:
+            endpoint = await discovery.find(settings, self._paths, self._transport)
+        self._endpoint = endpoint or await self._start_embedded()
         return self._endpoint
 
-    async def _search(self) -> Endpoint:
-        settings = self._settings
-        if settings.base_url is not None:
-            return await discovery.probe_explicit(settings, settings.base_url, self._transport)
-        if settings.service == "embedded" or self._supervisor.host is not None:
-            return await self._start_embedded()
-        endpoint = await discovery.find(settings, self._paths, self._transport)
-        return endpoint or await self._start_embedded()
-
     async def _start_embedded(self) -> Endpoint:
-        """This process's own host. Its engine can be shut down over HTTP while the host lives."""
+        """Return this process's own host, after starting it if needed."""
         endpoint = await self._supervisor.get_endpoint()
+        # Its engine can be shut down over HTTP while the host process still runs.
         if await discovery.is_open(endpoint.base_url):
             return endpoint
         await self._supervisor.replace()

@@ -1,4 +1,7 @@
-"""Starting a host process and ending it, without asyncio, so that it can happen at any time."""
+"""Starts and stops the process of an engine host.
+
+It uses no asyncio, so that a host can be stopped by the garbage collector and at exit.
+"""
 
 from __future__ import annotations
 
@@ -14,44 +17,49 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from foundry_api.engine.handshake import HostConfig, HostStartError, HostStartResult, ModelSource
 from foundry_api.engine.host import log as host_log
-from foundry_api.engine.state import HostConfig, HostStartError, HostStartResult, ModelSource
+from foundry_api.storage.process import NO_WINDOW
 from foundry_api.types.errors import ServiceStartFailed
 from foundry_api.types.local_path import absolute_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from foundry_api.engine.state import HostReady
+    from foundry_api.engine.handshake import HostReady
     from foundry_api.storage.paths import Paths
 
 __all__ = ["START_TIMEOUT_S", "HostOptions", "HostProcess", "get_demo_models"]
 
 START_TIMEOUT_S = 30.0
 GRACE_S = 1.0
+
+# With these, glibc returns the memory of long prompts and unloaded models to the system, which it
+# keeps by default. Other libraries ignore them. Measured on 2.2.1: no difference in CPU time.
 MEMORY_SETTINGS = dict.fromkeys(
     ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(4 * 2**20)
 )
-"""Have glibc give the memory of long prompts and unloaded models back to the system, which by
-itself it keeps; others ignore it. Measured on 2.2.1: processor time the same within the noise."""
-MAX_ANSWER_BYTES = 64 * 1024
-PATH_VARIABLES = frozenset({"PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR"})
-"""What the host's Python and its engine read that may hold relative paths."""
+MAX_READY_BYTES = 64 * 1024
 
+# Variables that the host's Python and its engine read and that may hold relative paths.
+PATH_VARIABLES = frozenset({"PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR"})
+
+# Runs with -P, so that no module in the caller's working directory hides one of this package. The
+# root is that of the parent's own copy: it may be on a path that only the parent has, and both
+# sides must have the same version.
 _ROOT = str(Path(__file__).resolve().parents[2])
 _BOOTSTRAP = (
     "import sys; root = sys.argv.pop(1); root in sys.path or sys.path.insert(0, root); "
     "from foundry_api.engine.host.main import main; main()"
 )
-"""With -P, so that no module of the caller's working directory gets in the way of ours.
 
-The parent's own copy of this package is named, because it may have come from a path that only
-the parent has, and parent and host must be of one version.
-"""
+
+# Windows: not in the parent's console group, whose Ctrl-C it would get. 0 on other systems.
+_CREATION_FLAGS: int = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | NO_WINDOW
 
 
 def get_demo_models() -> tuple[ModelSource, ...]:
-    """The model that ships with this package, as `demo`."""
+    """Return the model that is part of this package, as `demo`."""
     directory = Path(__file__).resolve().parent / "demo_model"
     if not (directory / "genai_config.json").is_file():
         return ()  # a build without the model's files still serves the user's own
@@ -60,15 +68,15 @@ def get_demo_models() -> tuple[ModelSource, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostOptions:
-    """What a host serves and where it keeps its things.
+    """Options of an engine host.
 
     Attributes:
         paths: Its directories.
-        models: Model directories registered at its start.
-        catalog_url: Another public catalog than Microsoft's; for tests.
-        start_timeout_s: How long it may take to announce itself.
-        environ: Its environment; None takes over this process's.
-        python: The interpreter to run it with.
+        models: Model directories to register when it starts.
+        catalog_url: Replaces Microsoft's public catalog, for tests.
+        start_timeout_s: Seconds until it must be ready.
+        environ: Its environment; None for that of this process.
+        python: The Python interpreter that runs it.
     """
 
     paths: Paths
@@ -80,10 +88,10 @@ class HostOptions:
 
 
 class HostProcess:
-    """One host process, from its start to its end.
+    """The process of a host.
 
-    It is stopped by `stop`, when this object is no longer referred to, when the interpreter exits,
-    and when the interpreter is killed.
+    It ends with `stop`, when this object is garbage collected, and when the interpreter exits or is
+    killed.
     """
 
     def __init__(self, options: HostOptions, config: HostConfig, *, private: bool) -> None:
@@ -96,20 +104,12 @@ class HostProcess:
 
     @classmethod
     def start_private(cls, options: HostOptions) -> HostProcess:
-        """Start a host that lives as long as this process.
-
-        Raises:
-            ServiceStartFailed: No process could be started.
-        """
+        """Start a host that lives no longer than this process."""
         return cls(options, _make_config(options, owner_pid=os.getpid()), private=True)
 
     @classmethod
     def start_shared(cls, options: HostOptions, *, idle_timeout_s: float) -> HostProcess:
-        """Start a host that outlives this process.
-
-        Raises:
-            ServiceStartFailed: No process could be started.
-        """
+        """Start a host that outlives this process."""
         config = _make_config(
             options, state_path=str(options.paths.state_file), idle_timeout_s=idle_timeout_s
         )
@@ -117,80 +117,73 @@ class HostProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
         return self._process.pid
 
     @property
     def log_path(self) -> Path:
-        """Its log."""
         return self._log_path
 
     @property
     def is_alive(self) -> bool:
-        """Whether it runs."""
         return self._finalizer.alive and self._process.poll() is None
 
     def wait_ready(self) -> HostReady:
-        """Wait until it serves. Safe from several threads; `kill` from another one ends the wait.
-
-        Raises:
-            ServiceStartFailed: It did not come up in time, or said why it cannot. It is gone then.
-        """
+        """Wait until the host serves; a host that does not is stopped, with ServiceStartFailed."""
+        # Several threads may wait; `kill` from another thread ends the wait.
         with self._reading:
             if self._ready is None:
                 self._ready = self._read_ready()
             return self._ready
 
     def stop(self) -> None:
-        """End it; returns when it is gone. Once more does nothing."""
+        """Stop the process and wait until it is gone. A second call does nothing."""
         self._finalizer()
 
     def kill(self) -> None:
-        """End it without grace: for one that never served."""
+        """Kill a process that has never served."""
         if self._finalizer.alive:
             self._process.kill()
         self._finalizer()
 
     def detach(self) -> None:
-        """Let a shared host go its own way; while this process lives, it leaves no zombie."""
+        """Leave a shared host running when this process exits."""
         self._finalizer.detach()
         _close_pipes(self._process)
+        # Reaps the host if it exits before this process, so that it leaves no zombie.
         threading.Thread(target=self._process.wait, name="reap-shared-host", daemon=True).start()
 
     def _read_ready(self) -> HostReady:
         stream = self._process.stdout
-        late = threading.Event()
-        timer = threading.Timer(self._timeout_s, self._abort_start, (late,))
+        timed_out = threading.Event()
+
+        def abort() -> None:
+            timed_out.set()
+            self._process.kill()  # closes the pipe, which ends readline()
+
+        timer = threading.Timer(self._timeout_s, abort)
         timer.daemon = True
         timer.start()
         try:
-            line = stream.readline(MAX_ANSWER_BYTES) if stream and not stream.closed else b""
+            line = stream.readline(MAX_READY_BYTES) if stream and not stream.closed else b""
             result: HostStartResult = msgspec.json.decode(line, type=HostStartResult)
         except (msgspec.MsgspecError, OSError, ValueError) as error:
-            raise self._make_start_error(late=late.is_set()) from error
+            self.kill()
+            reason = (
+                f"was not ready within {self._timeout_s:g} s"
+                if timed_out.is_set()
+                else f"ended with status {self._process.returncode} before it served"
+            )
+            log_tail = host_log.read_tail(self._log_path)
+            raise ServiceStartFailed(
+                f"the engine host {reason}" + (f"; its log ends: {log_tail}" if log_tail else ""),
+                log_path=str(self._log_path),
+            ) from error
         finally:
             timer.cancel()
         if isinstance(result, HostStartError):
             self.stop()
             raise ServiceStartFailed(result.message, log_path=str(self._log_path), hint=result.hint)
         return result
-
-    def _abort_start(self, late: threading.Event) -> None:
-        late.set()
-        self._process.kill()  # the reader sees the end of the pipe
-
-    def _make_start_error(self, *, late: bool) -> ServiceStartFailed:
-        self.kill()
-        reason = (
-            f"did not announce itself within {self._timeout_s:g} s"
-            if late
-            else f"ended with status {self._process.returncode} before it served"
-        )
-        log_tail = host_log.read_tail(self._log_path)
-        return ServiceStartFailed(
-            f"the engine host {reason}" + (f"; its log ends: {log_tail}" if log_tail else ""),
-            log_path=str(self._log_path),
-        )
 
 
 def _make_config(options: HostOptions, **kind: Any) -> HostConfig:
@@ -226,9 +219,9 @@ def _popen(options: HostOptions, config: HostConfig, *, private: bool) -> subpro
             stdout=subprocess.PIPE,
             stderr=log,
             env={**MEMORY_SETTINGS, **_make_environment(options.environ)},
-            cwd=options.paths.data,  # so that a shared host does not hold the caller's directory
+            cwd=options.paths.data,  # a shared host must not keep the caller's directory in use
             start_new_session=True,  # a terminal's signals are for the parent; POSIX only
-            creationflags=_get_creation_flags(),  # the same for Windows
+            creationflags=_CREATION_FLAGS,  # the same for Windows
         )
     except OSError as error:
         raise ServiceStartFailed(
@@ -240,27 +233,20 @@ def _popen(options: HostOptions, config: HostConfig, *, private: bool) -> subpro
 
 
 def _make_environment(overrides: Mapping[str, str] | None) -> dict[str, str]:
-    """The host's environment. What is relative in it is so to our directory, not to the host's."""
     environ = dict(os.environ if overrides is None else overrides)
+    # A relative path in the environment starts from this process's directory, not from the host's.
     for name in PATH_VARIABLES & {name for name, value in environ.items() if value}:
         entries = environ[name].split(os.pathsep) if name == "PYTHONPATH" else [environ[name]]
         environ[name] = os.pathsep.join(entry and os.path.abspath(entry) for entry in entries)  # noqa: PTH100 - text
     return environ
 
 
-def _get_creation_flags() -> int:
-    """Windows' flags for: not in the parent's console group, and no window."""
-    if sys.platform == "win32":
-        return subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
-    return 0
-
-
 def _end_process(process: subprocess.Popen[bytes], creator: int) -> None:
-    """Ask a host to leave, then make it. In a forked copy of the creator it is not ours to end."""
+    """Ask a host to exit, then terminate and kill it."""
     if os.getpid() != creator:
-        return
-    if process.stdin:
-        with contextlib.suppress(OSError):  # it is gone already
+        return  # a fork of the creator inherits this finalizer, but the host is not its own
+    if process.stdin:  # a private host exits when its standard input ends
+        with contextlib.suppress(OSError):  # the host is gone already
             process.stdin.close()
     else:
         process.terminate()
@@ -285,5 +271,5 @@ def _has_exited(process: subprocess.Popen[bytes]) -> bool:
 def _close_pipes(process: subprocess.Popen[bytes]) -> None:
     for stream in (process.stdin, process.stdout):
         if stream:
-            with contextlib.suppress(OSError):  # a pipe whose other end is gone
+            with contextlib.suppress(OSError):  # the other end is gone
                 stream.close()

@@ -1,4 +1,4 @@
-"""Keeping one engine host alive for this process."""
+"""Keeps one engine host running for this process."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineHost", "HostOptions", "Supervisor"]
 
+RESTART_BACKOFF = Backoff(base_s=0.2, cap_s=10.0)
+
+# The death of a host that ran for so long starts a new series of failures.
+HEALTHY_S = 60.0
+
 
 class EngineHost:
-    """One engine host, from its start to its end.
+    """One engine host.
 
     `start` returns at once, so that a caller can do something useful, such as importing an HTTP
-    library, before it waits with `wait_ready`.
+    library, before it calls `wait_ready`.
     """
 
     def __init__(self, options: HostOptions) -> None:
@@ -33,76 +38,52 @@ class EngineHost:
         self._endpoint: Endpoint | None = None
 
     def start(self) -> None:
-        """Start the process, unless it has been started.
-
-        Raises:
-            ServiceStartFailed: No process could be started.
-        """
+        """Start the process, unless it has been started."""
         if self._process is None:
             self._process = HostProcess.start_private(self._options)
 
     async def wait_ready(self) -> Endpoint:
-        """Wait until it serves. A caller that is cancelled meanwhile leaves no process behind.
-
-        Raises:
-            ServiceStartFailed: It did not come up; the message ends with its log.
-        """
+        """Wait until the host serves. If the wait is cancelled, the process is killed."""
         self.start()
         process = self._process
         if process is None:  # stopped by another thread since
             raise ServiceStartFailed("the engine host was stopped while it started")
         try:
-            announcement = await asyncio.to_thread(process.wait_ready)
+            ready = await asyncio.to_thread(process.wait_ready)
         except asyncio.CancelledError:
             process.kill()
             raise
-        self._endpoint = announcement.to_endpoint("embedded")
+        self._endpoint = ready.to_endpoint("embedded")
         return self._endpoint
 
     @property
     def endpoint(self) -> Endpoint | None:
-        """Where it serves, once it is ready."""
+        """Its endpoint, once it is ready."""
         return self._endpoint
 
     @property
     def is_alive(self) -> bool:
-        """Whether the process runs."""
         return self._process is not None and self._process.is_alive
 
     @property
     def pid(self) -> int | None:
-        """Its process id, once it was spawned."""
         return self._process.pid if self._process else None
 
     @property
     def log_path(self) -> Path | None:
-        """Its log, once it was spawned."""
         return self._process.log_path if self._process else None
 
     def close(self) -> None:
-        """End the process; returns when it is gone. Once more does nothing."""
+        """Stop the process and wait until it is gone. A second call does nothing."""
         if self._process is not None:
             self._process.stop()
 
     async def aclose(self) -> None:
-        """As `close`, without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
 
-RESTART_BACKOFF = Backoff(base_s=0.2, cap_s=10.0)
-HEALTHY_S = 60.0
-"""A host that lived so long is not part of a series of failures."""
-
-
 class Supervisor:
-    """Has a host running whenever somebody asks for its endpoint.
-
-    Args:
-        options: What the host serves and where.
-        backoff: Waiting before restarts.
-        clock: Seconds of a clock that never goes back.
-        sleep: Waits for so many seconds.
-    """
+    """Starts the host when its endpoint is first requested, and restarts it after it has died."""
 
     def __init__(
         self,
@@ -124,53 +105,47 @@ class Supervisor:
 
     @property
     def host(self) -> EngineHost | None:
-        """The host, dead or alive; None before the first start and after `close`."""
+        """The host, running or not; None before the first start and after `close`."""
         return self._host
 
     @property
     def restarts(self) -> int:
-        """How often a host had to be started again."""
+        """The number of restarts."""
         return max(0, self._starts - 1)
 
     def start(self) -> None:
-        """Start the first host now, so that a later `get_endpoint` waits less.
-
-        Raises:
-            ServiceStartFailed: No process could be started.
-        """
+        """Start the host now, so that a later `get_endpoint` waits less."""
         if self._host is None:
             self._host = self._start_host()
 
     async def get_endpoint(self) -> Endpoint:
-        """Where the host serves; starts one if there is none or the last one died.
-
-        Raises:
-            ServiceStartFailed: It did not come up.
-        """
+        """Return the endpoint of the host, after starting one if none runs."""
         host = self._host
         if host is not None and host.endpoint is not None and host.is_alive:
             return host.endpoint
         return await self._starting.run("host", self._start)
 
     def close(self) -> None:
-        """End the host. A later `get_endpoint` starts another one."""
+        """Stop the host. A later `get_endpoint` starts another one."""
         host, self._host = self._host, None
         self._failures = self._starts = 0
         if host is not None:
             host.close()
 
     async def aclose(self) -> None:
-        """As `close`, without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
     async def replace(self) -> None:
-        """End a host whose engine does not serve any more; counts as its death."""
+        """Stop a host whose engine no longer serves. This counts as its death."""
         if self._host is not None:
             await self._host.aclose()
 
     async def _start(self) -> Endpoint:
         if self._host is not None and not self._host.is_alive:
-            self._reap(self._host)
+            self._host.close()  # frees its pipes
+            self._host = None
+            uptime_s = self._monotonic() - self._started_at
+            self._failures = 1 if uptime_s >= HEALTHY_S else self._failures + 1
         if self._host is None:
             await self._sleep(self._backoff.delay_s(self._failures))
             self._host = self._start_host()
@@ -184,12 +159,6 @@ class Supervisor:
         except asyncio.CancelledError:
             self._host = None
             raise
-
-    def _reap(self, host: EngineHost) -> None:
-        host.close()  # frees its pipes
-        uptime_s = self._monotonic() - self._started_at
-        self._failures = 1 if uptime_s >= HEALTHY_S else self._failures + 1
-        self._host = None
 
     def _start_host(self) -> EngineHost:
         host = EngineHost(self._options)

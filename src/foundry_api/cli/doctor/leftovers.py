@@ -15,7 +15,8 @@ import psutil
 from foundry_api.cli.doctor.finding import CheckGroup, Finding, FindingKind
 from foundry_api.cli.doctor.machine import run_abandonable
 from foundry_api.engine import state
-from foundry_api.engine.state import HostConfig, is_alive
+from foundry_api.engine.handshake import HostConfig
+from foundry_api.engine.state import is_alive
 from foundry_api.storage.lock import FileLock, LockTimeout
 
 if TYPE_CHECKING:

@@ -1,10 +1,4 @@
-"""The engine's public catalog, and whether what it tells is of today.
-
-The engine asks the catalog once and keeps the answer for hours. It saves it in a file, which its
-next start serves when the catalog cannot be reached, without saying so (probed on 2.2.1). What
-does tell: for each failure a line in the engine's log, and the time of the file, which is written
-anew when there is something new.
-"""
+"""The engine's public catalog, and how recent its content is."""
 
 from __future__ import annotations
 
@@ -26,20 +20,21 @@ __all__ = ["PublicCatalog", "PublicListing"]
 SAVED_FILE = "foundry.modelinfo.json"
 FAILED_LOG = b"failed to fetch catalog from "
 MAX_LOG_BYTES = 2**20
-QUICK_S = 1.0
-"""A catalog that cannot be reached is tried four times, which takes three seconds and more."""
 
+# The engine tries an unreachable catalog four times, which takes three seconds or more. So only a
+# slow request waits for the line of a failure, which is logged a little after the result.
+QUICK_S = 1.0
 LOG_DELAY_S = 1.0
 POLL_S = 0.01
 
 
 class PublicListing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a host knows of the public catalog.
+    """The models of the public catalog.
 
     Attributes:
-        models: Every variant, with what is cached and loaded now.
+        models: Every variant.
         fetched_at: When the catalog was last reached, in seconds since the epoch; None if unknown.
-        unreachable: Why the catalog could not be reached the last time; None if it was.
+        unreachable: Why the catalog could not be reached the last time; None if it was reached.
     """
 
     models: tuple[Model, ...]
@@ -50,12 +45,14 @@ class PublicListing(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 class PublicCatalog:
     """The engine's public catalog.
 
-    Args:
-        catalog: The SDK's catalog.
-        failure: What the SDK raises.
-        models: Where the engine keeps models, and the file with the last catalog.
-        log: Where the engine's errors are written.
+    `failure` is the exception type of the SDK, `models` the directory of downloaded models, in
+    which the engine also saves the catalog, and `log` the file of the engine's errors.
     """
+
+    # The engine fetches the catalog once and keeps it for hours. It saves it to a file, which its
+    # next start serves if the catalog cannot be reached, without reporting that (probed on 2.2.1).
+    # Only two things show it: a line in the engine's log for each failure, and the time of the
+    # file, which is written when the catalog has changed.
 
     def __init__(self, catalog: Any, failure: type[Exception], models: Path, log: Path) -> None:
         self._catalog = catalog
@@ -68,11 +65,7 @@ class PublicCatalog:
         self._unreachable: str | None = None
 
     def list_variants(self) -> list[Any]:
-        """Every variant of the catalog.
-
-        Raises:
-            CatalogUnavailable: It cannot be reached, and never was.
-        """
+        """List every variant; raises CatalogUnavailable if the catalog was never reached."""
         started_at = time.monotonic()
         try:
             models = self._catalog.list_models()
@@ -85,18 +78,14 @@ class PublicCatalog:
         return variants
 
     def get_listing(self) -> PublicListing:
-        """As `list_variants`, described, with the catalog's age.
-
-        Raises:
-            CatalogUnavailable: As `list_variants`.
-        """
         models = tuple(to_model(variant, public=True) for variant in self.list_variants())
+        # The engine saves the catalog only when it has changed, so both times count.
+        times = [at for at in (self._get_saved_time(), self._reached_at) if at is not None]
         return PublicListing(
-            models=models, fetched_at=self._get_fetched_time(), unreachable=self._unreachable
+            models=models, fetched_at=max(times, default=None), unreachable=self._unreachable
         )
 
     def list_cached(self) -> list[Any]:
-        """The variants whose files are here."""
         try:
             cached: list[Any] = self._catalog.get_cached_models()
         except self._failure as error:
@@ -104,8 +93,10 @@ class PublicCatalog:
         return cached
 
     def _record_result(self, *, duration_s: float) -> None:
-        """See whether what was told came from the catalog."""
-        failure = self._find_logged_failure(wait_s=LOG_DELAY_S if duration_s > QUICK_S else 0.0)
+        """Find out whether the last list came from the catalog or from the saved file."""
+        deadline = time.monotonic() + (LOG_DELAY_S if duration_s > QUICK_S else 0.0)
+        while (failure := self._read_new_failure()) is None and time.monotonic() < deadline:
+            time.sleep(POLL_S)
         saved_at = self._get_saved_time()
         if failure is not None:
             self._unreachable = failure
@@ -114,25 +105,14 @@ class PublicCatalog:
             self._reached_at = self._reached_at or time.time()
         self._last_saved_time = saved_at
 
-    def _get_fetched_time(self) -> float | None:
-        """The last success: saved where it brought something new, else seen by us."""
-        times = [at for at in (self._get_saved_time(), self._reached_at) if at is not None]
-        return max(times, default=None)
-
     def _get_saved_time(self) -> float | None:
         try:
             return self._saved.stat().st_mtime
         except OSError:
             return None
 
-    def _find_logged_failure(self, *, wait_s: float) -> str | None:
-        """The line of a failure since the last look. It comes a little later than the answer."""
-        give_up_at = time.monotonic() + wait_s
-        while (failure := self._read_new_failure()) is None and time.monotonic() < give_up_at:
-            time.sleep(POLL_S)
-        return failure
-
     def _read_new_failure(self) -> str | None:
+        """Return the reason of the newest failure that was logged since the last call."""
         try:
             with self._log.open("rb") as file:
                 self._read_to = max(self._read_to, self._log.stat().st_size - MAX_LOG_BYTES)
@@ -143,10 +123,8 @@ class PublicCatalog:
         complete_lines = new[: new.rfind(b"\n") + 1]
         self._read_to += len(complete_lines)
         lines = [line for line in complete_lines.splitlines() if FAILED_LOG in line]
-        return _parse_reason(lines[-1]) if lines else None
-
-
-def _parse_reason(line: bytes) -> str:
-    text = line.partition(FAILED_LOG)[2].decode("utf-8", "replace")
-    url, _, why = text.partition(": ")
-    return f"{url}: {clean_message(why)}"
+        if not lines:
+            return None
+        text = lines[-1].partition(FAILED_LOG)[2].decode("utf-8", "replace")
+        url, _, reason = text.partition(": ")
+        return f"{url}: {clean_message(reason)}"

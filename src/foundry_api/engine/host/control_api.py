@@ -1,7 +1,6 @@
-"""The control API of an engine host: what the engine can do but does not serve itself.
+"""The control API of an engine host: engine features that its own web service does not offer.
 
-Loopback only. Every request carries the host's bearer token, and the Host header must name the
-loopback, so that neither another user nor a web page that rebinds its name gets in.
+It listens on the loopback only. Every request carries the host's bearer token.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,8 +30,8 @@ from foundry_api.wire.transport import is_loopback
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
+    from foundry_api.engine.handshake import HostInfo
     from foundry_api.engine.host.native import Engine
-    from foundry_api.engine.state import HostDetails
 
 __all__ = ["ControlAPI"]
 
@@ -61,21 +59,16 @@ _Body = TypeVar("_Body", _Registration, _Download)
 
 
 class ControlAPI:
-    """The routes.
+    """The routes of the control API.
 
-    Args:
-        engine: Does the work, in threads.
-        token: The bearer token to ask for.
-        facts: For `GET /host`.
-        leave: Ends the host; called once the answer to `POST /shutdown` is out.
-        downloads: Shared by all clients; default the engine's.
+    `exit_process` is called after the response to `POST /shutdown` has been sent.
     """
 
     def __init__(
         self,
         engine: Engine,
         token: str,
-        info: HostDetails,
+        get_info: Callable[[], HostInfo],
         exit_process: Callable[[], None],
         *,
         downloads: DownloadManager | None = None,
@@ -83,14 +76,21 @@ class ControlAPI:
         self._engine = engine
         self._downloads = downloads or DownloadManager(engine)
         self._expected = f"Bearer {token}".encode()
-        self._info = info
+        self._get_info = get_info
         self._exit_process = exit_process
-        self._own_bytes = _get_resident_bytes() - _get_loaded_bytes(engine)
+        # What the engine itself uses. Models that a client loaded before the control API was
+        # imported do not count.
+        resident_bytes = _get_resident_bytes()
+        try:
+            loaded = [model for model in engine.list_local_models() if model.loaded]
+        except FoundryError:  # an unreadable list, which every later request for a model reports
+            loaded = []
+        loaded_bytes = sum((model.size_mb or 0) * 2**20 for model in loaded)
+        self._own_bytes = resident_bytes - loaded_bytes
 
     def make_app(self) -> web.Application:
-        """The application to serve."""
         app = web.Application(
-            middlewares=[self._guard, _translate_errors], client_max_size=MAX_BODY_BYTES
+            middlewares=[self._authorize, _translate_errors], client_max_size=MAX_BODY_BYTES
         )
         app.add_routes(
             [
@@ -107,7 +107,7 @@ class ControlAPI:
         return app
 
     @web.middleware
-    async def _guard(
+    async def _authorize(
         self,
         request: web.Request,
         handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
@@ -115,26 +115,13 @@ class ControlAPI:
         authorization = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(authorization, self._expected):
             return _error_body(401, "Unauthorized", "the control token is missing or wrong")
+        # Keeps out a web page that rebinds its own name to the loopback address.
         if not is_loopback(f"http://{request.host}"):
             return _error_body(403, "Forbidden", "the Host header does not name the loopback")
         return await handler(request)
 
     async def _get_host(self, _: web.Request) -> web.Response:
-        process = psutil.Process()
-        facts = self._info
-        return _json_response(
-            {
-                "pid": process.pid,
-                "url": facts.url,
-                "uptime_s": time.time() - facts.started_at,
-                "sdk_version": facts.sdk_version,
-                "log_path": facts.log_path,
-                "owner_pid": facts.owner_pid,
-                "idle_timeout_s": facts.idle_timeout_s,
-                "problems": facts.problems,
-                "catalog_url": facts.catalog_url,
-            }
-        )
+        return _json_response(self._get_info())
 
     async def _get_catalog(self, request: web.Request) -> web.Response:
         if request.query.get("public") == "1":
@@ -143,7 +130,8 @@ class ControlAPI:
 
     async def _register(self, request: web.Request) -> web.Response:
         registration = await _read_body(request, _Registration)
-        if not Path(registration.path).is_absolute():  # to what, is known to the sender alone
+        # Only the sender knows which directory a relative path starts from.
+        if not Path(registration.path).is_absolute():
             raise InvalidRequest(f"the path {registration.path!r} is not absolute", field="path")
         model = await asyncio.to_thread(
             self._engine.register, Path(registration.path), registration.alias
@@ -176,10 +164,8 @@ class ControlAPI:
         return response
 
     async def _download(self, request: web.Request) -> web.StreamResponse:
-        """Progress lines, then `done` or the error.
-
-        The host cancels a handler whose client is gone, which ends its following.
-        """
+        """Send progress lines, then `done` or the error."""
+        # aiohttp cancels this handler when its client disconnects, which ends its subscription.
         request_body = await _read_body(request, _Download)
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         await response.prepare(request)
@@ -195,7 +181,7 @@ class ControlAPI:
                 async for percent in steps:
                     yield {"percent": percent}
         except FoundryError as error:
-            yield {"error": _error_name(error)}
+            yield {"error": _describe_error(error)}
         else:
             yield {"done": True}
 
@@ -208,7 +194,7 @@ async def _translate_errors(
         return await handler(request)
     except FoundryError as error:
         status = next((code for kind, code in _STATUSES if isinstance(error, kind)), 500)
-        return _error_body(status, **_error_name(error))
+        return _error_body(status, **_describe_error(error))
     except web.HTTPException as error:
         return _error_body(error.status, "InvalidRequest", error.reason)
 
@@ -217,16 +203,7 @@ def _get_resident_bytes() -> int:
     return psutil.Process().memory_info().rss
 
 
-def _get_loaded_bytes(engine: Engine) -> int:
-    """Size of the models that were loaded before anybody could measure the engine without them."""
-    try:
-        models = engine.list_local_models()
-    except FoundryError:  # it can't read its list, which every call for a model then says
-        return 0
-    return sum((model.size_mb or 0) * 2**20 for model in models if model.loaded)
-
-
-def _error_name(error: FoundryError) -> dict[str, str]:
+def _describe_error(error: FoundryError) -> dict[str, str]:
     return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
 
 
@@ -243,4 +220,4 @@ async def _read_body(request: web.Request, kind: type[_Body]) -> _Body:
     try:
         return msgspec.json.decode(await request.read(), type=kind)
     except msgspec.MsgspecError as error:
-        raise InvalidRequest(f"the body is not what this route takes: {error}") from error
+        raise InvalidRequest(f"the body does not fit this route: {error}") from error

@@ -1,9 +1,4 @@
-"""The downloads of a host: one for each model, however many clients wait for it.
-
-A client that goes stops following. When the last one goes the engine is told to stop, which it
-notices at its next progress report; a client that comes before that gets a new run, which goes on
-where the stopped one was.
-"""
+"""Downloads of a host: one for each model, shared by all clients that wait for it."""
 
 from __future__ import annotations
 
@@ -24,20 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ["DownloadManager"]
 
+# Percent between two progress reports. The engine makes many more.
 MIN_STEP = 0.1
-"""Percent between two reports that are passed on; the engine makes many more."""
 
+# Interval of the checks for new bytes while the engine reports no progress.
 HEARTBEAT_S = 2.0
-"""Between looks whether bytes arrive while the engine reports no progress."""
 
 
 class DownloadManager:
-    """What is being downloaded.
-
-    Args:
-        engine: Does it.
-        heartbeat_s: Seconds between looks whether bytes arrive.
-    """
+    """Starts downloads and shares each among its clients."""
 
     def __init__(self, engine: Engine, *, heartbeat_s: float = HEARTBEAT_S) -> None:
         self._engine = engine
@@ -45,15 +35,8 @@ class DownloadManager:
         self._running: dict[str, _Download] = {}
 
     async def subscribe(self, name: str) -> AsyncGenerator[float, None]:
-        """Percent as it comes, and again the same percent while only bytes come.
-
-        Closing the generator stops the download, unless others follow it.
-
-        Raises:
-            ModelNotFound: The catalog has no such model.
-            CatalogUnavailable: The catalog cannot be reached.
-            DownloadFailed: It broke off.
-        """
+        """Yield percent, and the same percent again while bytes arrive without progress."""
+        # Closing this generator unsubscribes. The last client to do so stops the download.
         key = name.casefold()
         download = self._running.get(key)
         if download is None:
@@ -68,7 +51,7 @@ class DownloadManager:
 
 
 class _Download:
-    """One model's download. All of it runs on the host's loop, but for the engine's own thread."""
+    """The download of one model. Everything but the engine's own thread runs on the host's loop."""
 
     def __init__(self, engine: Engine, name: str, heartbeat_s: float) -> None:
         self._engine = engine
@@ -99,7 +82,11 @@ class _Download:
         heart = asyncio.create_task(self._heartbeat())
         try:
             outcome = await self._run_once()
-            while self._cancel.is_set() and self._subscribers and not _is_final(outcome):
+            # The engine notices a cancellation only at its next progress report. A client that
+            # subscribed before that gets a new run, which resumes where the stopped one was.
+            while (
+                self._cancel.is_set() and self._subscribers and isinstance(outcome, DownloadFailed)
+            ):
                 outcome = await self._run_once()
         finally:
             heart.cancel()
@@ -108,7 +95,7 @@ class _Download:
             steps.put_nowait(outcome)
 
     async def _run_once(self) -> Outcome:
-        """One run of the engine, in a thread of its own: it may hang as long as a server does."""
+        # A thread of its own: the engine may hang for as long as the catalog's server does.
         self._cancel = cancel = threading.Event()
         done: asyncio.Future[Outcome] = self._loop.create_future()
 
@@ -125,12 +112,12 @@ class _Download:
             return self._engine.download(self._name, self._on_progress, cancel)
         except FoundryError as error:
             return error
-        except Exception as error:  # noqa: BLE001 - the engine's thread has nobody else to tell
+        except Exception as error:  # noqa: BLE001 - nothing else in this thread reports it
             return ServerError(f"the download failed unexpectedly: {type(error).__name__}: {error}")
 
     def _on_progress(self, percent: float) -> None:
-        """Called from threads of the engine's, of which some are behind others."""
-        with contextlib.suppress(RuntimeError):  # as above
+        # The engine calls this from several of its threads, not always in order.
+        with contextlib.suppress(RuntimeError):  # the loop is closed, as in _run_once()
             self._loop.call_soon_threadsafe(self._emit, percent)
 
     def _emit(self, percent: float) -> None:
@@ -150,8 +137,3 @@ class _Download:
             received = await asyncio.to_thread(self._engine.count_received, self._name)
             if received != before:
                 self._broadcast()
-
-
-def _is_final(outcome: Outcome) -> bool:
-    """Whether an outcome is other than that of a download that was told to stop."""
-    return not isinstance(outcome, DownloadFailed)

@@ -1,4 +1,4 @@
-"""When a host leaves: with its parent, or after nobody used it for a while."""
+"""Decides when a host exits: with its owner, or after a time without use."""
 
 from __future__ import annotations
 
@@ -27,19 +27,16 @@ __all__ = [
 
 OWNER_POLL_S = 1.0
 ENDED_POLL_S = 0.5
-WORK_CPU_S = 0.05
-"""Processor time between two looks that only work explains: a look itself costs a few milliseconds.
 
-Requests that come and go between two looks show in nothing else.
-"""
+# More CPU time than this between two measurements means that the host worked: a measurement itself
+# costs a few milliseconds. Nothing else shows a request that begins and ends between two of them.
+WORK_CPU_S = 0.05
 
 
 def exit_with_owner(pid: int, exit_process: Callable[[], None]) -> None:
-    """Leave when the owner's process is gone.
-
-    The second line of defence behind the end of standard input: a process that the owner forked
-    may hold the pipe open after it.
-    """
+    """Call `exit_process`, from a thread, when the owner's process is gone."""
+    # The host also watches the end of its standard input, but a process that the owner forked may
+    # keep that pipe open.
 
     def watch() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -48,48 +45,37 @@ def exit_with_owner(pid: int, exit_process: Callable[[], None]) -> None:
                 time.sleep(OWNER_POLL_S)
         exit_process()
 
-    threading.Thread(target=watch, name="leave-with-owner", daemon=True).start()
+    threading.Thread(target=watch, name="exit-with-owner", daemon=True).start()
 
 
 @dataclass(frozen=True, slots=True)
 class HostActivity:
-    """What shows that somebody uses a host.
-
-    Attributes:
-        connections: Established connections on its ports.
-        cpu_s: Processor seconds that it has used so far.
-    """
+    """Established connections to a host, and the CPU time that it has used so far."""
 
     connections: int
     cpu_s: float
 
 
 def measure_activity(ports: Iterable[int]) -> HostActivity:
-    """How this process is being used."""
+    """Measure the activity of this process."""
     process = psutil.Process()
     watched = frozenset(ports)
+    # psutil's type stubs do not know that `laddr` may be an empty tuple.
+    connections: list[Any] = process.net_connections("tcp")
     established = [
         connection
-        for connection in process.net_connections("tcp")
-        if connection.status == psutil.CONN_ESTABLISHED and _get_local_port(connection) in watched
+        for connection in connections
+        if connection.status == psutil.CONN_ESTABLISHED
+        and connection.laddr
+        and connection.laddr.port in watched
     ]
-    spent = process.cpu_times()
-    return HostActivity(len(established), spent.user + spent.system)
-
-
-def _get_local_port(connection: Any) -> int | None:
-    """The port; psutil has an empty tuple where there is no address."""
-    return connection.laddr.port if connection.laddr else None
+    used = process.cpu_times()
+    return HostActivity(len(established), used.user + used.system)
 
 
 @dataclass(slots=True)
 class IdleTimer:
-    """How long nobody used a host.
-
-    Attributes:
-        timeout_s: Idle seconds after which the host is due to leave; 0 never.
-        monotonic: Seconds of a clock that never goes back.
-    """
+    """Measures how long a host has been idle. A `timeout_s` of 0 means that it never expires."""
 
     timeout_s: float
     monotonic: Callable[[], float] = time.monotonic
@@ -97,28 +83,27 @@ class IdleTimer:
     _cpu_s: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
-        """A host counts as used when it starts."""
         self._used_at = self.monotonic()
 
     @property
     def poll_s(self) -> float:
-        """How long to wait between looks: fine enough for the time-out, and rare."""
+        """Seconds to wait between two measurements."""
         return min(5.0, max(0.05, self.timeout_s / 4))
 
     def is_expired(self, activity: HostActivity) -> bool:
-        """Take notice of a look; whether the host has been idle for too long."""
-        current = self.monotonic()
+        """Record a measurement and return whether the host has been idle for too long."""
+        measured_at = self.monotonic()
         worked = activity.cpu_s - self._cpu_s > WORK_CPU_S
         self._cpu_s = activity.cpu_s
         if activity.connections or worked:
-            self._used_at = current
-        return self.timeout_s > 0 and current - self._used_at >= self.timeout_s
+            self._used_at = measured_at
+        return self.timeout_s > 0 and measured_at - self._used_at >= self.timeout_s
 
 
 async def wait_until_ended(
     has_ended: Callable[[], bool], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 ) -> None:
-    """Return when something has ended that nobody tells of. Anybody may shut an engine down."""
+    # Any client can shut an engine down over its port, and the SDK has no callback for that.
     while not await asyncio.to_thread(has_ended):
         await sleep(ENDED_POLL_S)
 
@@ -128,6 +113,5 @@ async def wait_until_idle(
     measure: Callable[[], HostActivity],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Return when a host has been idle for too long."""
     while not timer.is_expired(await asyncio.to_thread(measure)):
         await sleep(timer.poll_s)

@@ -1,4 +1,4 @@
-"""The log files of hosts: one for each start, the newest kept."""
+"""Log files of hosts: one for each start, of which the newest are kept."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ TAIL_BYTES = 16 * 1024
 
 
 def make_path(directory: Path) -> Path:
-    """A name that nobody has used. Names sort by time."""
+    """Make a unique name. Names sort by time."""
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     return directory / f"host-{stamp}-{secrets.token_hex(4)}.log"
 
 
 def create(path: Path) -> int:
-    """Open a new log for this user only; a file descriptor to close."""
+    """Create a log that only this user can read, and return its file descriptor."""
     return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o600)
 
 
@@ -38,7 +38,7 @@ def prune(directory: Path) -> None:
 
 
 def read_tail(path: Path) -> str:
-    """The last lines of a log, in one."""
+    """Return the last lines of a log, joined into one."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
@@ -49,6 +49,6 @@ def read_tail(path: Path) -> str:
 
 
 def write_line(line: str) -> None:
-    """Write a line to this host's log, which is its standard error."""
+    """Write a line to the log of this host, which is its standard error."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     print(stamp, line, file=sys.stderr, flush=True)  # noqa: T201 - standard error is the log

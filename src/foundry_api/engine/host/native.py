@@ -1,8 +1,4 @@
-"""The native engine behind a typed face. Only the host process comes here.
-
-`foundry_local_sdk` is imported when an engine starts and by its name, so that this package
-type-checks and imports without it.
-"""
+"""A typed interface to the native engine, for use in the host process."""
 
 from __future__ import annotations
 
@@ -29,8 +25,8 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
 
+    from foundry_api.engine.handshake import HostConfig
     from foundry_api.engine.host.catalog import PublicListing
-    from foundry_api.engine.state import HostConfig
     from foundry_api.types.models import Model
 
 __all__ = ["Engine", "NativeEngine"]
@@ -40,81 +36,50 @@ _SIGNATURE = re.compile(r"sig=[^&\s\"']*")
 
 
 class Engine(Protocol):
-    """What the control API needs of an engine. Every method blocks; call it in a thread."""
+    """The operations of the control API. Every method blocks, so call it in a thread.
+
+    Failures are raised as FoundryErrors, such as ModelNotFound, ModelInUse or CatalogUnavailable.
+    """
 
     def list_local_models(self) -> Sequence[Model]:
-        """Every registered model directory."""
+        """List every registered model directory."""
         ...
 
     def list_public_models(self) -> PublicListing:
-        """Every variant of the public catalog, and how old that knowledge is.
-
-        Raises:
-            CatalogUnavailable: It cannot be reached, and never was. Takes seconds to find out.
-        """
+        """List every variant of the public catalog."""
         ...
 
     def register(self, directory: Path, alias: str) -> Model:
-        """Serve a model directory under an alias, as a new version if it changed or moved.
-
-        Raises:
-            ModelRegistrationFailed: The directory is not a model, or the alias no name.
-        """
+        """Register a model directory, as a new version if its files or its place changed."""
         ...
 
     def unregister(self, name: str) -> None:
-        """Forget an alias or one of its ids; the files stay.
-
-        Raises:
-            ModelNotFound: It is not registered.
-            ModelInUse: It is loaded.
-            InvalidRequest: It comes with the package; the user's own under its alias go.
-        """
+        """Unregister an alias or one of its ids, but keep the files."""
         ...
 
     def remove(self, name: str) -> int:
-        """Delete the files of a downloaded model, and return how many bytes that freed.
-
-        Raises:
-            ModelNotFound: No such model is cached.
-            ModelInUse: It is loaded.
-            InvalidRequest: It is a registered directory, which is not ours to delete.
-        """
+        """Delete the files of a downloaded model and return how many bytes that freed."""
         ...
 
     def download(
         self, name: str, progress: Callable[[float], None], cancel: threading.Event
     ) -> Model:
-        """Download a model of the public catalog.
+        """Download a model by alias or id, in any case.
 
-        Args:
-            name: Alias or id, in any case.
-            progress: Called with percent, from a thread of the engine's.
-            cancel: Stops the download at its next progress report.
-
-        Raises:
-            ModelNotFound: The catalog has no such model.
-            CatalogUnavailable: The catalog cannot be reached.
-            DownloadFailed: It broke off, or was cancelled.
+        `progress` is called with percent, from a thread of the engine's. `cancel` stops the
+        download at its next progress report.
         """
         ...
 
+    # Needed because the engine reports progress only for whole parts of 2 MB, of which it requests
+    # 64 at once.
     def count_received(self, model_id: str) -> int:
-        """A number that changes while bytes of a model's download arrive.
-
-        The engine itself reports only whole parts of 2 MB, and asks for 64 of them at once.
-        """
+        """Return a number that changes while bytes of a download arrive."""
         ...
 
 
 class NativeEngine:
-    """FoundryLocalManager, which there can be only one of in a process.
-
-    Args:
-        sdk: The module `foundry_local_sdk`.
-        manager: Its manager, which serves.
-        config: What the host was started with.
-    """
+    """The engine of `foundry_local_sdk`, which allows one manager per process."""
 
     def __init__(self, sdk: Any, manager: Any, config: HostConfig) -> None:
         self._manager = manager
@@ -135,14 +100,28 @@ class NativeEngine:
 
     @classmethod
     def start(cls, config: HostConfig) -> NativeEngine:
-        """Start the engine and its web service on an ephemeral loopback port.
-
-        Raises:
-            ServiceStartFailed: foundry-local-sdk is missing or its engine does not come up.
-        """
-        sdk = _import_sdk()
+        """Start the engine and its web service; raises ServiceStartFailed."""
+        # Imported by name, so that this package imports and type-checks without the SDK.
         try:
-            sdk.FoundryLocalManager.initialize(_make_configuration(sdk, config))
+            sdk: Any = importlib.import_module("foundry_local_sdk")
+            importlib.import_module("foundry_local_sdk.catalog")
+            importlib.import_module("foundry_local_sdk.version")
+        except ImportError as error:
+            raise ServiceStartFailed(
+                f"foundry-local-sdk cannot be imported: {error}",
+                hint='Install it: pip install "foundry-api[embedded]"',
+            ) from error
+        try:
+            configuration = sdk.Configuration(
+                APP_NAME,
+                app_data_dir=config.data_dir,
+                logs_dir=config.logs_dir,
+                # Port 0: the system chooses a free one.
+                web=sdk.Configuration.WebService(urls="http://127.0.0.1:0"),
+                catalog_urls=[(config.catalog_url, None)] if config.catalog_url else None,
+                disable_nonessential_telemetry=True,
+            )
+            sdk.FoundryLocalManager.initialize(configuration)
             manager = sdk.FoundryLocalManager.instance
             manager.start_web_service()
             return cls(sdk, manager, config)
@@ -153,45 +132,43 @@ class NativeEngine:
 
     @property
     def has_ended(self) -> bool:
-        """Whether somebody shut the engine down, which its own port lets anybody do."""
+        # The engine's own port has a shutdown route that needs no credential.
         return bool(self._manager.is_shutdown_requested())
 
     def list_local_models(self) -> Sequence[Model]:
-        """See `Engine.list_local_models`."""
         return [to_model(variant, public=False) for variant in self.registry.list_variants()]
 
     def list_public_models(self) -> PublicListing:
-        """See `Engine.list_public_models`."""
         return self._public.get_listing()
 
     def register(self, directory: Path, alias: str) -> Model:
-        """See `Engine.register`."""
         return self.registry.register(directory, alias)
 
     def unregister(self, name: str) -> None:
-        """See `Engine.unregister`."""
-        meant = [variant.info.id for variant in find_matching(self.registry.list_variants(), name)]
+        matching = [
+            variant.info.id for variant in find_matching(self.registry.list_variants(), name)
+        ]
         built_in_ids = self._list_built_in_ids()
-        users = [model_id for model_id in meant if model_id not in built_in_ids]
-        if meant and not users:
+        # An alias may stand for a built-in model and for the user's own, which can be unregistered.
+        user_ids = [model_id for model_id in matching if model_id not in built_in_ids]
+        if matching and not user_ids:
             raise _make_built_in_error(name)
-        for target in [name] if len(users) == len(meant) else users:
+        for target in [name] if len(user_ids) == len(matching) else user_ids:
             self.registry.unregister(target)
 
     def _list_built_in_ids(self) -> set[str]:
-        """Ids under which the models that this host was started with are served."""
-        files = {
+        """List the ids of the models that this host was started with."""
+        digests = {
             source.alias.casefold(): compute_digest(Path(source.path)) for source in self._built_in
         }
         return {
             variant.info.id
             for variant in self.registry.list_variants()
-            if (known := files.get(variant.info.alias.casefold())) is not None
-            and get_digest(variant) == known
+            if (digest := digests.get(variant.info.alias.casefold())) is not None
+            and get_digest(variant) == digest
         }
 
     def remove(self, name: str) -> int:
-        """See `Engine.remove`."""
         registered = {
             variant.info.id for variant in find_matching(self.registry.list_variants(), name)
         }
@@ -218,20 +195,21 @@ class NativeEngine:
     def download(
         self, name: str, progress: Callable[[float], None], cancel: threading.Event
     ) -> Model:
-        """See `Engine.download`."""
         variants = find_matching(self._public.list_variants(), name)
         if not variants:
             raise ModelNotFound("the catalog has no such model", model=name)
         try:
             variants[0].download(progress, cancel)
         except self._failure as error:
-            raise DownloadFailed(_strip_signature(clean_message(str(error))), model=name) from None
+            # The engine quotes whole answers. A URL's signature allows every reader of the message
+            # to download, so it is removed, and the original exception is not chained.
+            message = _SIGNATURE.sub("sig=...", clean_message(str(error)))
+            raise DownloadFailed(message, model=name) from None
         if not variants[0].is_cached:
             raise DownloadFailed("the download was cancelled", model=name)
         return to_model(variants[0], public=True)
 
     def count_received(self, model_id: str) -> int:
-        """See `Engine.count_received`."""
         return download_cache.get_last_change(self._cache, model_id)
 
 
@@ -242,33 +220,4 @@ def _make_built_in_error(name: str) -> InvalidRequest:
         hint=f"It takes no memory unless it is loaded; `foundry-api models unload {name}` frees "
         "that.",
         model=name,
-    )
-
-
-def _strip_signature(message: str) -> str:
-    """A message without what allows its reader to download: the engine quotes whole answers."""
-    return _SIGNATURE.sub("sig=...", message)
-
-
-def _import_sdk() -> Any:
-    try:
-        sdk = importlib.import_module("foundry_local_sdk")
-        importlib.import_module("foundry_local_sdk.catalog")
-        importlib.import_module("foundry_local_sdk.version")
-    except ImportError as error:
-        raise ServiceStartFailed(
-            f"foundry-local-sdk cannot be imported: {error}",
-            hint='Install it: pip install "foundry-api[embedded]"',
-        ) from error
-    return sdk
-
-
-def _make_configuration(sdk: Any, config: HostConfig) -> Any:
-    return sdk.Configuration(
-        APP_NAME,
-        app_data_dir=config.data_dir,
-        logs_dir=config.logs_dir,
-        web=sdk.Configuration.WebService(urls="http://127.0.0.1:0"),
-        catalog_urls=[(config.catalog_url, None)] if config.catalog_url else None,
-        disable_nonessential_telemetry=True,
     )

@@ -1,8 +1,4 @@
-"""The engine's local catalog: model directories registered under an alias, in versions.
-
-The engine keeps the registrations in a file of its own, which all hosts of a home share and see
-at once. It refuses an id that is taken, whoever took it: that is what decides races between hosts.
-"""
+"""The engine's local catalog: model directories registered under an alias, with versions."""
 
 from __future__ import annotations
 
@@ -27,23 +23,23 @@ from foundry_api.wire.errors import clean_message
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from foundry_api.engine.state import ModelSource
+    from foundry_api.engine.handshake import ModelSource
     from foundry_api.types.models import Model
 
 __all__ = ["Registry"]
 
+# How often another host may take the version that this one was about to register.
 MAX_RETRIES = 20
-"""How often another host may take the version that this one was about to register."""
 
 
 class Registry:
-    """Registers and forgets model directories.
+    """Registers and unregisters model directories.
 
-    Args:
-        catalog: The SDK's local catalog.
-        builder: Makes the SDK's metadata.
-        failure: What the SDK raises.
+    `failure` is the exception type of the SDK, and `builder` creates the SDK's metadata object.
     """
+
+    # The engine stores the registrations in a file which all hosts of one home directory share and
+    # see at once. It refuses an id that is taken, which decides races between hosts.
 
     def __init__(self, catalog: Any, builder: Callable[[], Any], failure: type[Exception]) -> None:
         self._catalog = catalog
@@ -51,60 +47,45 @@ class Registry:
         self._failure = failure
 
     def register(self, directory: Path, alias: str) -> Model:
-        """Serve a directory, as a new version if its files changed or lay elsewhere.
-
-        Raises:
-            ModelRegistrationFailed: The directory cannot be served, or the alias is no name.
-        """
+        """Register a directory, as a new version if its files or its place changed."""
         files = validate(directory)
-        return self._get_newest(files, alias, None, lambda path: path == files.directory)
+        return self._ensure_newest(files, alias, None, lambda path: path == files.directory)
 
     def ensure_registered(self, source: ModelSource) -> Model:
-        """Have a model served when a host starts, whichever host registered it.
-
-        Two installations may share a home, each with its own copy of the demo model: a version
-        with the same files serves both, wherever they lie.
-
-        Raises:
-            ModelRegistrationFailed: The directory is not a model, or the alias no name.
-        """
+        """Register a model at the start of a host, unless any host has registered its files."""
+        # Two installations may share a home directory, each with its own copy of the demo model. A
+        # version with the same files serves both, wherever they are.
         files = ModelFiles.read(Path(source.path))
-        return self._get_newest(
+        return self._ensure_newest(
             files, source.alias, source.license, lambda path: compute_digest(path) == files.digest
         )
 
     def unregister(self, name: str) -> None:
-        """Forget an alias or one of its ids.
-
-        Raises:
-            ModelNotFound: It is not registered.
-            ModelInUse: It is loaded.
-        """
+        """Unregister an alias or one of its ids."""
         try:
             self._catalog.unregister_model(name)
         except self._failure as error:
             raise translate_error(error) from error
 
     def list_variants(self) -> Iterator[Any]:
-        """Every registered version of every alias."""
         try:
             for model in self._catalog.list_models():
                 yield from model.variants
         except self._failure as error:
             raise translate_error(error) from error
 
-    def _get_newest(
+    def _ensure_newest(
         self,
         files: ModelFiles,
         alias: str,
         license_name: str | None,
-        same_place: Callable[[Path], bool],
+        is_same_place: Callable[[Path], bool],
     ) -> Model:
-        """The newest version if it serves these files, else one more version."""
+        """Return the newest version if it serves these files, else register one more version."""
         for _ in range(MAX_RETRIES):
             versions = self._list_versions(alias)
             newest = versions[0] if versions else None
-            if newest and get_digest(newest) == files.digest and same_place(get_path(newest)):
+            if newest and get_digest(newest) == files.digest and is_same_place(get_path(newest)):
                 return to_model(newest, public=False)
             name, version = (newest.info.alias, newest.info.version + 1) if newest else (alias, 1)
             if added := self._add(files, f"{name}:{version}", license_name):
@@ -115,7 +96,7 @@ class Registry:
         )
 
     def _add(self, files: ModelFiles, model_id: str, license_name: str | None) -> Any | None:
-        """Register a version; None if another host was faster."""
+        """Register a version. Return None if another host has registered it before."""
         metadata = self._make_metadata(files, license_name)
         try:
             return self._catalog.register_model(files.directory, model_id, metadata)
@@ -139,17 +120,18 @@ class Registry:
         return metadata
 
     def _remove_stale(self, versions: Iterable[Any]) -> None:
-        """Unregister versions whose files are gone or changed. Others may serve another host."""
+        """Unregister versions whose files are gone or changed."""
         for variant in versions:
+            # A version whose files are unchanged may serve another host.
             if compute_digest(get_path(variant)) == get_digest(variant):
                 continue
             try:
                 self._catalog.unregister_model(variant.info.id)
-            except self._failure as error:  # loaded, or another host was faster: both are fine
+            except self._failure as error:  # it is loaded, or another host unregistered it
                 log.write_line(f"kept {variant.info.id}: {clean_message(str(error))}")
 
     def _list_versions(self, alias: str) -> list[Any]:
-        """The registered versions of an alias, newest first, however the alias is spelt."""
+        """Return the registered versions of an alias, in any case, newest first."""
         folded_alias = alias.casefold()
         matches = [
             version

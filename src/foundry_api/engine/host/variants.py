@@ -1,4 +1,4 @@
-"""What the SDK says of a model variant, in our words. Its objects are untyped here, on purpose."""
+"""Converts the SDK's model variants and errors to this package's types."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ __all__ = [
     "translate_error",
 ]
 
+# This package's own properties of a registration. The engine keeps properties it does not know.
 DIGEST = "foundry_api_digest"
 DEVICE = "foundry_api_device"
-"""Properties of ours in a registration; the engine keeps names that it does not know."""
 
 
+# The SDK is not imported here, so its objects are typed as Any.
 def to_model(variant: Any, *, public: bool) -> Model:
-    """A variant as callers see it."""
     info = variant.info
     runtime = info.runtime
     device = runtime.device_type if runtime else None
@@ -44,7 +44,7 @@ def to_model(variant: Any, *, public: bool) -> Model:
         size_mb=info.file_size_mb,
         context_length=info.context_length,
         license=info.license,
-        publisher=info.publisher if public else None,  # the engine says `local`
+        publisher=info.publisher if public else None,  # `local` for local models
         max_output_tokens=info.max_output_tokens,
         supports_tools=info.supports_tool_calling,
         execution_provider=(runtime.execution_provider or None) if runtime else None,
@@ -54,18 +54,18 @@ def to_model(variant: Any, *, public: bool) -> Model:
 
 
 def get_path(variant: Any) -> Path:
-    """Where a registered model lies; the engine says nothing once the directory is gone."""
+    # The engine returns nothing once the directory is gone.
     return Path(variant.get_path() or "missing")
 
 
 def get_digest(variant: Any) -> str | None:
-    """The digest of a registered model's files when it was registered."""
+    """Return the digest that the files of a model had when it was registered."""
     digest: str | None = variant.info.get_string_property(DIGEST)
     return digest
 
 
 def find_matching(variants: Iterable[Any], name: str) -> list[Any]:
-    """The variants that a name means: by id, else by id without version, else by alias."""
+    """Find the variants with a name: those with that id first, then id without version, alias."""
     folded_name = name.casefold()
     ranked: list[tuple[int, Any]] = []
     for variant in variants:
@@ -78,7 +78,7 @@ def find_matching(variants: Iterable[Any], name: str) -> list[Any]:
 
 
 def translate_error(error: Exception) -> FoundryError:
-    """The typed error for what the SDK raised."""
+    """Convert an exception of the SDK."""
     message = clean_message(str(error))
     if "unload it first" in message:
         return ModelInUse(message, hint="Unload it first.")
