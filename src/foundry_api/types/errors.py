@@ -1,65 +1,65 @@
-"""The exceptions that this package raises.
+"""The exceptions of this package.
 
 The tree::
 
     FoundryError
-    ├── ConfigurationError              a setting or environment variable cannot be used
+    ├── ConfigurationError              a setting or environment variable is invalid
     ├── ClientClosed                    the client was closed before or during the call
-    ├── HookFailed                      a hook of the caller's failed
-    ├── InvalidRequest (ValueError)     the caller's mistake; sending it again changes nothing
-    │   ├── UnsupportedParameter        this generation of the service refuses the parameter
-    │   ├── ContextOverflow             prompt plus max_tokens is larger than the context
+    ├── HookFailed                      a hook of the caller failed
+    ├── InvalidRequest (ValueError)     the request is invalid; a retry would fail too
+    │   ├── UnsupportedParameter        this service generation rejects the parameter
+    │   ├── ContextOverflow             prompt plus max_tokens exceeds the context
     │   ├── GrammarError                the schema or grammar does not compile
     │   ├── ToolDefinitionError         a function cannot be described as a tool
-    │   └── ResponseNotFound (LookupError)  the service keeps no such response
-    ├── UnsupportedFeature              this generation of the service cannot do it at all
-    │   └── ToolMarkersMissing          the model does not name what marks its calls of tools
+    │   └── ResponseNotFound (LookupError)  the service has no response with this ID
+    ├── UnsupportedFeature              this service generation lacks the feature
+    │   └── ToolMarkersMissing          the model does not define its tool-call markers
     ├── ModelError
-    │   ├── ModelNotFound (LookupError) no model of that name is known
-    │   ├── ModelNotCached              known, but its files are not on this machine
-    │   ├── ModelNotLoaded              its files are here, but it is not in memory
-    │   ├── ModelInUse                  it cannot be unloaded while somebody uses it
-    │   ├── MemoryBudgetExceeded        it does not fit beside the models that are used
-    │   ├── ModelTaskMismatch           it is made for something else
-    │   ├── ModelLoadFailed             the engine could not load its files
+    │   ├── ModelNotFound (LookupError) no model has that name
+    │   ├── ModelNotCached              the model is not downloaded
+    │   ├── ModelNotLoaded              the model is downloaded, but not in memory
+    │   ├── ModelInUse                  the model cannot be unloaded while in use
+    │   ├── MemoryBudgetExceeded        the model does not fit beside the models in use
+    │   ├── ModelTaskMismatch           the model is made for another task
+    │   ├── ModelLoadFailed             the engine could not load the model's files
     │   ├── ModelRegistrationFailed     the directory is not a model the engine can serve
-    │   ├── DownloadFailed              the download broke off
-    │   └── CatalogUnavailable          the catalog could not be reached, so names are unknown
-    ├── StructuredOutputError           the answer is not what it has to be, asked again or not
+    │   ├── DownloadFailed              the download of a model was interrupted
+    │   └── CatalogUnavailable          the catalog is unreachable, so names are unknown
+    ├── StructuredOutputError           the answer is invalid, even after the repairs
     ├── ToolError
-    │   ├── ToolCallError               the model's call of a tool cannot be read
-    │   ├── ToolFailed                  a tool failed, and on_error is "raise"; in tools.errors
-    │   └── MaxTurnsExceeded            too many turns with tools; in tools.errors
-    ├── BatchError                      a batch over files cannot begin or go on
-    │   ├── BatchInputInvalid (InvalidRequest)  the input cannot be read, or has bad lines
-    │   ├── BatchMismatch                the input is not what the journal was begun with
+    │   ├── ToolCallError               the model's tool call cannot be parsed
+    │   ├── ToolFailed                  a tool failed and on_error is "raise"; in tools.errors
+    │   └── MaxTurnsExceeded            the model still calls tools; in tools.errors
+    ├── BatchError                      a batch over files cannot start or continue
+    │   ├── BatchInputInvalid (InvalidRequest)  the input is unreadable or has bad lines
+    │   ├── BatchMismatch               the input differs from the one in the journal
     │   ├── BatchInUse                  another process works on the same batch
     │   ├── BatchStorageFailed          the journal or the output cannot be written
-    │   └── BatchCancelled              it was cancelled
-    ├── QueueFull                       too many calls wait for their turn in this client
-    ├── CallTimeout (TimeoutError)      a time bound of the call fell
-    │   ├── ReadTimeout              no token for `timeout` seconds
+    │   └── BatchCancelled              the batch was cancelled
+    ├── QueueFull                       too many calls wait in this client
+    ├── CallTimeout (TimeoutError)      a time limit of the call expired
+    │   ├── ReadTimeout                 no token for `timeout` seconds
     │   ├── DeadlineExceeded            the call took longer than its deadline
-    │   └── ConnectTimeout (ServiceNotRunning)  no connection was made in time
+    │   └── ConnectTimeout (ServiceNotRunning)  no connection within the time limit
     └── ServiceError
-        ├── ServiceNotRunning           nothing answers at the address
-        ├── CircuitOpen                 it failed too often lately, so nothing was sent
-        ├── ServiceOverloaded           it answered 429 or 503: it has more than it can do
+        ├── ServiceNotRunning           nothing listens at the address
+        ├── CircuitOpen                 too many recent failures; nothing was sent
+        ├── ServiceOverloaded           the service answered 429 or 503
         ├── ServiceCrashed              the service went away during a call
         ├── ServiceStartFailed          the engine host could not be started
-        ├── RouteNotFound                the service has no such route: another generation?
-        ├── ProtocolError               the service sent what its protocol does not allow
-        ├── ServerError                 the service failed and says it is its own fault
-        └── StreamInterrupted           a stream ended before its answer did
+        ├── RouteNotFound               the service has no such route
+        ├── ProtocolError               the response violates the service's protocol
+        ├── ServerError                 the service reports an internal error
+        └── StreamInterrupted           a stream ended before the answer was complete
 
-Every error tells what happened (`message`), what to do next (`hint`), and, where they are known,
-the `model`, the `service`, the HTTP `status` and the number of `attempts`.
+Every error has what happened (`message`) and what to do next (`hint`). Where known, it also has the
+`model`, the `service`, the HTTP `status` and the number of `attempts`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self, TypedDict, Unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -117,24 +117,35 @@ __all__ = [
 ]
 
 
+class ErrorDetails(TypedDict, total=False):
+    """Keyword arguments of every error; `FoundryError` describes them."""
+
+    hint: str | None
+    model: str | None
+    service: str | None
+    status: int | None
+    attempts: int
+    partial: str
+
+
 @dataclass(init=False, repr=False, eq=False)
 class FoundryError(Exception):
-    """The base of every error this package raises.
+    """The base class of all errors of this package.
 
     Attributes:
         message: What happened, in one sentence without a full stop.
         hint: What the caller can do next.
-        model: The model the call was for, if any.
-        service: The base URL of the service, if one was involved.
-        status: The HTTP status of the answer, if there was one.
-        attempts: HTTP requests made for the call before this error was final; 0 if none was sent.
-        previous_errors: What ended the attempts before the one that this error ended, oldest first.
-        partial: The text of the answer that had come before.
+        model: The model of the call, if any.
+        service: The base URL of the service, if any.
+        status: The HTTP status of the response, if there was one.
+        attempts: HTTP requests sent for the call; 0 if none was sent.
+        previous_errors: The errors of the earlier attempts, oldest first.
+        partial: The text of the answer received before the error.
         type: The name of the error's class.
-        retryable: Whether another attempt of the same call may succeed.
+        retryable: Whether the same call may succeed when it is sent again.
     """
 
-    # As fields of a dataclass they are what JSON has of an error that is part of a result.
+    # Results contain errors, and msgspec encodes the fields of a dataclass.
     message: str
     hint: str
     model: str | None
@@ -171,15 +182,13 @@ class FoundryError(Exception):
         self.type = self.__class__.__name__
 
     def __post_init__(self) -> None:
-        """Complete an error that msgspec made of its members, without `__init__`.
-
-        Without arguments an exception ends the process when it is printed.
-        """
+        """Set `args` when msgspec decodes an error, which skips `__init__`."""
+        # Printing an exception without args crashes the interpreter.
         super().__init__(self.message)
 
     @property
     def causes(self) -> tuple[FoundryError, ...]:
-        """What ended each attempt, oldest first; the last one is this error."""
+        """The error of each attempt, oldest first; the last one is this error."""
         return (*self.previous_errors, self)
 
     def with_context(
@@ -189,18 +198,19 @@ class FoundryError(Exception):
         service: str | None = None,
         attempts: int | None = None,
     ) -> Self:
-        """Fill in what the raiser could not know; what it did know stays."""
+        """Fill in what the raising code did not know, and return this error.
+
+        Args:
+            model: Set if the error has no model.
+            service: Set if the error has no service.
+            attempts: Replaces the number of attempts; None keeps it.
+        """
         self.model = self.model or model
         self.service = self.service or service
         self.attempts = self.attempts if attempts is None else attempts
         return self
 
     def __str__(self) -> str:
-        where = ", ".join(self._context_suffix())
-        text = f"{self.message} ({where})." if where else f"{self.message}."
-        return f"{text} {self.hint}" if self.hint else text
-
-    def _context_suffix(self) -> list[str]:
         parts: list[str] = []
         if self.model and self.model not in self.message:
             parts.append(f"model {self.model}")
@@ -210,11 +220,12 @@ class FoundryError(Exception):
             parts.append(f"HTTP {self.status}")
         if self.attempts > 1:
             parts.append(f"after {self.attempts} attempts")
-        return parts
+        text = f"{self.message} ({', '.join(parts)})." if parts else f"{self.message}."
+        return f"{text} {self.hint}" if self.hint else text
 
 
 class ConfigurationError(FoundryError):
-    """A setting or an environment variable cannot be used."""
+    """A setting or an environment variable is invalid."""
 
 
 class ClientClosed(FoundryError):
@@ -224,56 +235,49 @@ class ClientClosed(FoundryError):
 
 
 class QueueFull(FoundryError):
-    """Too many calls wait for their turn in this client; nothing was sent."""
+    """Too many calls wait in this client; nothing was sent."""
 
     default_hint = "Call again later, start fewer calls at once, or allow a longer queue."
 
 
 class HookFailed(FoundryError):
-    """A hook, the callable that gives the credential, or a transport of the caller's own failed."""
+    """A hook, an `auth` callable or a custom transport of the caller failed."""
 
-    default_hint = "See the exception that it was raised from, and correct the hook."
+    default_hint = "See the exception it was raised from, and correct the hook."
 
 
 class InvalidRequest(FoundryError, ValueError):
-    """The request is the caller's mistake: sending it again changes nothing.
+    """The request is invalid; sending it again would fail too.
 
     Attributes:
-        field: The name of the argument at fault, if it is known.
+        field: The name of the invalid argument, if it is known.
     """
 
     default_hint = "Correct the argument and call again."
 
     def __init__(
-        self,
-        message: str,
-        *,
-        field: str | None = None,
-        hint: str | None = None,
-        model: str | None = None,
-        service: str | None = None,
-        status: int | None = None,
+        self, message: str, *, field: str | None = None, **details: Unpack[ErrorDetails]
     ) -> None:
-        super().__init__(message, hint=hint, model=model, service=service, status=status)
+        super().__init__(message, **details)
         self.field = field
 
 
 class UnsupportedParameter(InvalidRequest):
-    """This generation of the service refuses the parameter."""
+    """This generation of the service rejects the parameter."""
 
     default_hint = "Leave the parameter out."
 
 
 class ContextOverflow(InvalidRequest):
-    """Prompt plus max_tokens is larger than the model's context.
+    """Prompt plus max_tokens exceeds the model's context.
 
     Attributes:
         prompt_tokens: Tokens of the prompt, if the service counted them.
-        max_tokens: Output tokens that the caller asked for; None if it named no bound.
-        context_length: Tokens the model can hold, prompt and answer together.
+        max_tokens: The requested limit of output tokens; None if the caller set none.
+        context_length: Tokens in the model's context, prompt and answer together.
     """
 
-    default_hint = "Shorten the prompt, ask for fewer max_tokens, or use a model with more context."
+    default_hint = "Shorten the prompt, lower max_tokens, or use a model with more context."
 
     def __init__(
         self,
@@ -282,20 +286,16 @@ class ContextOverflow(InvalidRequest):
         prompt_tokens: int | None = None,
         max_tokens: int | None = None,
         context_length: int | None = None,
-        model: str | None = None,
-        service: str | None = None,
-        status: int | None = None,
+        **details: Unpack[ErrorDetails],
     ) -> None:
-        super().__init__(message, field="max_tokens", model=model, service=service, status=status)
+        super().__init__(message, field="max_tokens", **details)
         self.prompt_tokens = prompt_tokens
         self.max_tokens = max_tokens
         self.context_length = context_length
 
     def blame_prompt(self) -> None:
-        """Say that the prompt is too long, for a caller who named no bound of the answer.
-
-        The service counts its own default of 2048 output tokens, and names it in its message.
-        """
+        """Report the prompt as too long, for a call without max_tokens."""
+        # The service adds its default of 2048 output tokens and names that sum in its message.
         self.field, self.max_tokens = "prompt", None
         self.hint = "Shorten the prompt, or use a model with more context."
         if self.prompt_tokens is not None and self.context_length is not None:
@@ -306,7 +306,7 @@ class ContextOverflow(InvalidRequest):
 
     @property
     def available_tokens(self) -> int | None:
-        """Tokens that an answer could have; None where there is no room, or nobody counted."""
+        """Tokens left for the answer; None if there are none or the counts are unknown."""
         if self.context_length is None or self.prompt_tokens is None:
             return None
         left = self.context_length - self.prompt_tokens
@@ -316,42 +316,34 @@ class ContextOverflow(InvalidRequest):
 class GrammarError(InvalidRequest):
     """The schema or grammar of the request does not compile."""
 
-    default_hint = "Correct the schema or grammar; the message names the place."
+    default_hint = "Correct the schema or grammar at the place in the message."
 
 
 class ResponseNotFound(InvalidRequest, LookupError):
-    """The service keeps no such response.
+    """The service has no response with this ID; it stores only the last 20, in memory."""
 
-    It was not stored, or deleted, or newer ones pushed it out: a service keeps 20, in memory
-    (foundry-local-service.md, 1D).
-    """
-
-    default_hint = "Store it with store=True; to go on without it, send the whole conversation."
+    default_hint = "Store it with store=True, or send the complete conversation instead."
 
 
 class UnsupportedFeature(FoundryError):
-    """This generation of the service cannot do what was asked; nothing was sent."""
+    """This generation of the service lacks the feature; nothing was sent."""
 
     default_hint = "Use a newer Foundry Local, or the embedded engine: service='embedded'."
 
 
 class StructuredOutputError(FoundryError):
-    """The answer did not pass, however often the model was asked again; its text is in `partial`.
+    """The answer failed validation, also after the repairs; its text is in `partial`.
 
-    Where the caller's own parser or validator failed, its exception is the `__cause__`.
+    If a parser or validator of the caller failed, its exception is the `__cause__`.
 
     Attributes:
-        errors: What is wrong with it, a sentence each; a path such as `$.age` says where.
-        repairs: How often the model was asked again.
-        finish_reason: How the last answer ended, such as `length` for one that was cut.
+        errors: The problems, one sentence each, with a path such as `$.age`.
+        repairs: How many repairs were requested from the model.
+        finish_reason: Why the last answer ended, such as `length` if it was truncated.
     """
 
-    default_hint = (
-        "Its text is in .partial; say in the prompt what is wanted, or use a larger model."
-    )
-    cut_hint = (
-        "Its text is in .partial; allow more max_tokens, or bound the texts and lists of a schema."
-    )
+    default_hint = "See .partial; describe the format in the prompt, or use a larger model."
+    cut_hint = "See .partial; raise max_tokens, or limit the strings and arrays of the schema."
 
     def __init__(
         self,
@@ -360,17 +352,11 @@ class StructuredOutputError(FoundryError):
         errors: tuple[str, ...] = (),
         repairs: int = 0,
         finish_reason: str | None = None,
-        hint: str | None = None,
-        model: str | None = None,
-        service: str | None = None,
-        attempts: int = 0,
-        partial: str = "",
+        **details: Unpack[ErrorDetails],
     ) -> None:
-        if hint is None and finish_reason == "length":
-            hint = self.cut_hint
-        super().__init__(
-            message, hint=hint, model=model, service=service, attempts=attempts, partial=partial
-        )
+        if details.get("hint") is None and finish_reason == "length":
+            details["hint"] = self.cut_hint
+        super().__init__(message, **details)
         self.errors = errors
         self.repairs = repairs
         self.finish_reason = finish_reason
@@ -380,100 +366,86 @@ class ModelError(FoundryError):
     """A model is not in the state that the call needs.
 
     Attributes:
-        users: Who uses the models in the way, where that is why.
+        users: The users of the models that prevent the call, if that is the reason.
     """
 
     users: tuple[ModelUser, ...] = ()
 
     def with_users(self, users: Iterable[ModelUser]) -> Self:
-        """Fill in who uses the models in the way."""
+        """Set `users`, and return this error."""
         self.users = tuple(users)
         return self
 
 
 class ModelNotFound(ModelError, LookupError):
-    """No model of that name is known to the service.
+    """The service knows no model with that name.
 
     Attributes:
-        nearest: Known names that look like the one asked for, best first.
+        nearest: Known names that are similar, best match first.
     """
 
     default_hint = "List the models with `foundry-api models list`; `demo` always works."
 
     def __init__(
-        self,
-        message: str,
-        *,
-        nearest: Sequence[str] = (),
-        hint: str | None = None,
-        model: str | None = None,
-        service: str | None = None,
-        status: int | None = None,
+        self, message: str, *, nearest: Sequence[str] = (), **details: Unpack[ErrorDetails]
     ) -> None:
-        if hint is None and nearest:
-            hint = f"Did you mean {' or '.join(nearest)}? {self.default_hint}"
-        super().__init__(message, hint=hint, model=model, service=service, status=status)
+        if details.get("hint") is None and nearest:
+            details["hint"] = f"Did you mean {' or '.join(nearest)}? {self.default_hint}"
+        super().__init__(message, **details)
         self.nearest = tuple(nearest)
 
 
 class ModelNotCached(ModelError):
-    """The model is known, but its files are not on this machine."""
+    """The model is known, but not downloaded to this machine."""
 
-    default_hint = (
-        "Download it with `foundry-api models pull NAME` or download=True; `demo` works now."
-    )
+    default_hint = "Run `foundry-api models pull NAME` or pass download=True; `demo` works now."
 
 
 class ModelNotLoaded(ModelError):
-    """The model's files are here, but it is not in memory."""
+    """The model is downloaded, but not loaded into memory."""
 
     default_hint = "Load it with client.models.load(NAME) or `foundry-api models load NAME`."
     retryable = True
 
 
 class ModelInUse(ModelError):
-    """The model cannot be unloaded while somebody still uses it; `users` tells who, if known."""
+    """The model cannot be unloaded while it is in use; `users` lists its users, if known."""
 
     default_hint = "Wait for the running calls to end, then unload again."
 
 
 class MemoryBudgetExceeded(ModelError):
-    """The model does not fit into memory beside those that have to stay, for their `users`."""
+    """The model does not fit into memory beside the models that `users` still need."""
 
     default_hint = "Unload a model, or raise FOUNDRY_MEMORY_BUDGET or residency=."
 
 
 class ModelTaskMismatch(ModelError):
-    """The model is made for something else: a chat model cannot embed or transcribe."""
+    """The model is made for another task: a chat model cannot embed or transcribe."""
 
-    default_hint = "See what each model is for with `foundry-api models list`, and name another."
+    default_hint = "Choose another model; `foundry-api models list` shows the task of each."
 
 
 class ModelLoadFailed(ModelError):
     """The engine could not load the model's files."""
 
-    default_hint = (
-        "The engine's log tells more; for a directory of yours, "
-        "`foundry-api models add DIRECTORY --check` tries it."
-    )
+    default_hint = "See the engine's log, or run `foundry-api models add DIRECTORY --check`."
 
 
 class ModelRegistrationFailed(ModelError):
-    """The directory is not a model that the engine can serve."""
+    """The directory does not contain a model that the engine can serve."""
 
-    default_hint = (
-        "It must hold genai_config.json, an ONNX graph, tokenizer.json and tokenizer_config.json."
-    )
+    default_hint = "It needs genai_config.json, ONNX files, tokenizer.json, tokenizer_config.json."
 
 
 class DownloadFailed(ModelError):
-    """The download of a model broke off."""
+    """The download of a model was interrupted."""
 
-    default_hint = "Check the network and the disk, then pull again; it goes on where it stopped."
+    default_hint = "Check the network and the disk, then pull again; it resumes where it stopped."
 
 
 class CatalogUnavailable(ModelError):
-    """The model catalog could not be reached, so only local models are known."""
+    """The model catalog is unreachable, so only local models are known."""
 
     default_hint = "Check the network; cached models and `demo` work without it."
 
@@ -483,56 +455,49 @@ class ServiceError(FoundryError):
 
 
 class ServiceNotRunning(ServiceError):
-    """Nothing answers at the service's address."""
+    """Nothing listens at the service's address."""
 
-    default_hint = (
-        "Start one with `foundry-api up`, or see what is there with `foundry-api status`."
-    )
+    default_hint = "Start one with `foundry-api up`, or find one with `foundry-api status`."
     retryable = True
 
 
 class CircuitOpen(ServiceError):
-    """The service failed too often lately, so the circuit breaker let nothing through to it.
+    """The service failed too often recently, so its circuit breaker rejected the call.
 
     Attributes:
-        retry_after_s: Seconds until the breaker will let a call through.
+        retry_after_s: Seconds until the breaker allows a trial call.
     """
 
     default_hint = "See the causes of its failures in the log, or use another service."
 
     def __init__(
-        self, message: str, *, retry_after_s: float = 0.0, service: str | None = None
+        self, message: str, *, retry_after_s: float = 0.0, **details: Unpack[ErrorDetails]
     ) -> None:
-        super().__init__(message, service=service)
+        super().__init__(message, **details)
         self.retry_after_s = retry_after_s
 
 
 class ServiceOverloaded(ServiceError):
-    """The service has more to do than it can: HTTP 429 or 503.
+    """The service is overloaded: it answered HTTP 429 or 503.
 
     Attributes:
-        retry_after_s: Seconds after which it wants to be asked again; None if it did not say.
+        retry_after_s: Seconds to wait, from its Retry-After header; None without one.
     """
 
     default_hint = "Call again later, or send fewer calls at once."
     retryable = True
 
     def __init__(
-        self,
-        message: str,
-        *,
-        retry_after_s: float | None = None,
-        service: str | None = None,
-        status: int | None = None,
+        self, message: str, *, retry_after_s: float | None = None, **details: Unpack[ErrorDetails]
     ) -> None:
-        super().__init__(message, service=service, status=status)
+        super().__init__(message, **details)
         self.retry_after_s = retry_after_s
 
 
 class ServiceCrashed(ServiceError):
     """The service went away during a call."""
 
-    default_hint = "Call again: an embedded engine is restarted; a foreign one has to be started."
+    default_hint = "Call again: an embedded engine restarts; start any other service yourself."
     retryable = True
 
 
@@ -540,72 +505,66 @@ class ServiceStartFailed(ServiceError):
     """The engine host could not be started.
 
     Attributes:
-        log_path: The host's log file, if it got as far as opening one.
+        log_path: The host's log file; None if the host failed before it opened one.
     """
 
-    default_hint = "The log names the cause."
+    default_hint = "The log has the cause."
 
     def __init__(
-        self, message: str, *, log_path: str | None = None, hint: str | None = None
+        self, message: str, *, log_path: str | None = None, **details: Unpack[ErrorDetails]
     ) -> None:
-        if hint is None and log_path:
-            hint = f"The cause is in its log: {log_path}"
-        super().__init__(message, hint=hint)
+        if details.get("hint") is None and log_path:
+            details["hint"] = f"The cause is in its log: {log_path}"
+        super().__init__(message, **details)
         self.log_path = log_path
 
 
 class RouteNotFound(ServiceError):
-    """The service has no such route, though its generation does: a version nobody has met yet?"""
+    """The service lacks a route that its generation should have; its version may be unknown."""
 
-    default_hint = "See what answers there with `foundry-api status`, or use service='embedded'."
+    default_hint = "See what runs there with `foundry-api status`, or use service='embedded'."
 
 
 class ProtocolError(ServiceError):
-    """The service sent bytes that its protocol does not allow, or more than the bounds allow."""
+    """The response violates the service's protocol or exceeds a size limit."""
 
     default_hint = "Check that the address is a Foundry Local service: `foundry-api status`."
 
 
 class ServerError(ServiceError):
-    """The service failed and says that it is its own fault."""
+    """The service reports an internal error."""
 
-    default_hint = "Call again; if it persists, the engine's log tells more."
+    default_hint = "Call again; if the error persists, see the engine's log."
     retryable = True
 
 
 class StreamInterrupted(ServiceError):
-    """A stream ended without finish reason or end mark: the answer is incomplete."""
+    """A stream ended without a finish reason or end marker, so the answer is incomplete."""
 
-    default_hint = "The text so far is in .partial; call again for a whole answer."
+    default_hint = "The text so far is in .partial; call again for a complete answer."
     retryable = True
 
 
 class CallTimeout(FoundryError, TimeoutError):
-    """A time bound of the call fell; the engine's work was stopped.
+    """A time limit of the call expired; the engine's work was cancelled.
 
     Attributes:
-        limit_s: The bound that fell, in seconds.
-        stage: How far the call was, such as `waiting for the first token`.
+        limit_s: The limit, in seconds.
+        stage: What the call was doing, such as `waiting for the first token`.
     """
 
-    default_hint = "Raise the bound, or ask for less: a shorter prompt, fewer max_tokens."
+    default_hint = "Raise the limit, shorten the prompt, or lower max_tokens."
 
     def __init__(
-        self,
-        message: str,
-        *,
-        limit_s: float = 0.0,
-        stage: str = "",
-        hint: str | None = None,
-        service: str | None = None,
+        self, message: str, *, limit_s: float = 0, stage: str = "", **details: Unpack[ErrorDetails]
     ) -> None:
-        super().__init__(message, hint=hint, service=service)
+        super().__init__(message, **details)
         self.limit_s = limit_s
         self.stage = stage
 
 
 class ReadTimeout(CallTimeout):
-    """No token came for `timeout` seconds."""
+    """The service sent no token for `timeout` seconds."""
 
     default_hint = "Raise timeout= or FOUNDRY_TIMEOUT, shorten the prompt, or use a smaller model."
 
@@ -613,103 +572,95 @@ class ReadTimeout(CallTimeout):
 class DeadlineExceeded(CallTimeout):
     """The call, including queueing and retries, took longer than its deadline."""
 
-    default_hint = "Allow a later deadline, or ask for less: a shorter prompt, fewer max_tokens."
+    default_hint = "Raise the deadline, shorten the prompt, or lower max_tokens."
 
 
 class ConnectTimeout(CallTimeout, ServiceNotRunning):
-    """The service's address did not accept a connection in time."""
+    """The service's address accepted no connection within the time limit."""
 
     default_hint = "Check the address and whether a firewall drops packets to it."
 
 
 class BatchError(FoundryError):
-    """A batch cannot begin or go on. What was answered before is kept."""
+    """A batch cannot start or continue. Answers received before are stored."""
 
 
 class BatchInputInvalid(BatchError, InvalidRequest):
-    """The input cannot be read, has bad lines, or is one of the files that are to be written.
+    """The input is unreadable, has bad lines, or is also an output file.
 
     Attributes:
-        problems: What is wrong with which line, the first ones.
+        problems: The first bad lines, and what is wrong with each.
     """
 
     problems: tuple[str, ...] = ()
 
     def with_problems(self, problems: tuple[str, ...]) -> BatchInputInvalid:
-        """This error, with what is wrong with which line."""
+        """Set `problems`, and return this error."""
         self.problems = problems
         return self
 
 
 class BatchMismatch(BatchError):
-    """The input, or how it is asked, is not what the journal was begun with."""
+    """The input or the options differ from those in the batch's journal."""
 
-    default_hint = "Give it as it was, another output, or --restart to forget what was answered."
+    default_hint = "Restore the input and options, choose another output, or use --restart."
 
 
 class BatchInUse(BatchError):
     """Another process works on the same batch."""
 
-    default_hint = "Wait for it, or share the work: give all of them --shared."
+    default_hint = "Wait for it, or run all of them with --shared to split the work."
 
 
 class BatchStorageFailed(BatchError):
     """The journal or the output cannot be written or read."""
 
-    default_hint = "Free some space or mend the directory, then run the same command: it goes on."
+    default_hint = "Free disk space or repair the directory, then run the same command to resume."
 
 
 class BatchCancelled(BatchError):
     """The batch was cancelled with `batch cancel`."""
 
-    default_hint = "What is answered is kept."
+    default_hint = "The answers received so far are stored."
 
 
 class ToolDefinitionError(InvalidRequest):
-    """A function cannot be described to a model as a tool. `field` names the parameter at fault."""
+    """A function cannot be described as a tool. `field` names the invalid parameter."""
 
     default_hint = "Give every parameter a type that JSON has, and the function a plain name."
 
 
 class ToolMarkersMissing(UnsupportedFeature):
-    """The model does not name the markers of tool calls, which the service needs to find them."""
+    """The model does not define the markers by which the service finds its tool calls."""
 
-    default_hint = "Use a model that was made to call tools, or leave tool_choice out."
+    default_hint = "Use a model trained to call tools, or leave tool_choice out."
 
 
 class ToolError(FoundryError):
-    """Something is wrong about a call of a tool."""
+    """A tool call failed."""
 
 
 class ToolCallError(ToolError):
-    """The model wanted to call a tool, but its call cannot be read.
+    """A tool call of the model cannot be parsed.
 
     Attributes:
-        text: What the model wrote, where the service shows it.
-        finish_reason: `length` for a call that was cut at the greatest length of the answer; else
-            None.
+        text: What the model wrote, if the service returns it.
+        finish_reason: `length` if max_tokens truncated the call; else None.
     """
 
-    default_hint = (
-        "Ask again, with a higher max_tokens if the call was cut, or use a model that was made to "
-        "call tools."
-    )
-
-    cut_hint = "Allow more max_tokens."
+    default_hint = "Call again, with a higher max_tokens or a model trained to call tools."
+    cut_hint = "Raise max_tokens."
 
     def __init__(
         self,
         message: str,
         *,
         text: str = "",
-        hint: str | None = None,
-        model: str | None = None,
-        service: str | None = None,
-        status: int | None = None,
         finish_reason: str | None = None,
+        **details: Unpack[ErrorDetails],
     ) -> None:
-        if hint is None and finish_reason == "length":
-            hint = self.cut_hint
-        super().__init__(message, hint=hint, model=model, service=service, status=status)
+        if details.get("hint") is None and finish_reason == "length":
+            details["hint"] = self.cut_hint
+        super().__init__(message, **details)
         self.text = text
         self.finish_reason = finish_reason

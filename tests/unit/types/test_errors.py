@@ -74,7 +74,7 @@ def test_an_error_names_model_service_status_attempts_and_the_way_out() -> None:
     error = errors.ServerError("it broke", model="m", service="http://s", status=500, attempts=2)
     assert str(error) == (
         "it broke (model m, service http://s, HTTP 500, after 2 attempts). "
-        "Call again; if it persists, the engine's log tells more."
+        "Call again; if the error persists, see the engine's log."
     )
 
 
