@@ -236,7 +236,7 @@ class Attempt(Generic[_P]):
     async def _resolve(self, name: str, *, download: bool) -> tuple[Connection, Model]:
         """Connect to the service and load the model, unless both are done."""
         breaker, service, operation = self.service.breaker, self.service, self._operation
-        if self._permit is None or not breaker.current(self._permit):
+        if self._permit is None or not breaker.is_current(self._permit):
             self._permit = breaker.try_enter() or await self._enter_breaker()
         connection = self.connection = service.connection
         self.model = None

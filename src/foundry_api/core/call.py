@@ -259,7 +259,7 @@ class Call(Generic[_P, _R]):
             return timeout_s, timeout_s
         if default_s is not None:
             return default_s, default_s
-        return self._context.latencies.of(self._model).bounds_s
+        return self._context.latencies.for_model(self._model).bounds_s
 
     def _on_first_token(self, attempt: Attempt[_P]) -> None:
         first_token_at = attempt.first_token_at
@@ -286,7 +286,9 @@ class Call(Generic[_P, _R]):
         if budget.left < budget.capacity:  # saves a call: it is full unless calls failed
             budget.deposit()
         if operation.measures_latency and self._first_token_s is not None:
-            context.latencies.of(self._model).record_success(self._first_token_s, longest_gap_s)
+            context.latencies.for_model(self._model).record_success(
+                self._first_token_s, longest_gap_s
+            )
         connection, model = attempt.target
         first_token_at = attempt.first_token_at
         self._finished = operation.complete(
@@ -315,7 +317,7 @@ class Call(Generic[_P, _R]):
         self._add_context(error)
         if isinstance(error, ReadTimeout):
             # A timeout counts as a wait of its limit, so that the next limit is longer.
-            latency = context.latencies.of(self._model)
+            latency = context.latencies.for_model(self._model)
             latency.record_timeout(error.limit_s, streaming=bool(self._chunk_count))
         was_sent = attempt is not None and attempt.was_sent
         # Never retry once the caller has chunks: another attempt would give a different answer.

@@ -173,5 +173,5 @@ def resolve_timeouts(backend: ClientRuntime, options: TimeOptions) -> tuple[Time
     """
     backend.check_open()
     timeout_s = check_timeout(options.get("timeout"))
-    deadline = Deadline.of(options.get("deadline"), backend.settings.deadline_s)
+    deadline = Deadline.for_call(options.get("deadline"), backend.settings.deadline_s)
     return backend.settings.timeout_s if timeout_s is None else timeout_s, deadline

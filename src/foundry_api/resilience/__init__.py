@@ -1,1 +1,1 @@
-"""What stands between a call and a failure."""
+"""Deadlines, timeouts, retries, circuit breakers and concurrency limits."""

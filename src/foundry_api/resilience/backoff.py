@@ -1,4 +1,4 @@
-"""How long to wait before something that failed is tried again."""
+"""Exponential backoff."""
 
 from __future__ import annotations
 
@@ -16,13 +16,10 @@ __all__ = ["Backoff"]
 class Backoff:
     """Exponential backoff with full jitter.
 
-    The jitter is drawn below the cap, not added and then cut, so that many clients that reached
-    the cap still come back at different times.
-
-    Args:
-        base_s: Upper bound of the first wait, in seconds; it doubles with each further failure.
-        cap_s: Upper bound of every wait, in seconds.
-        uniform: Draws a number between two bounds.
+    Attributes:
+        base_s: Maximum of the first delay; doubles with each further failure.
+        cap_s: Maximum of every delay.
+        uniform: Returns a random number between two bounds.
     """
 
     base_s: float
@@ -30,8 +27,9 @@ class Backoff:
     uniform: Callable[[float, float], float] = field(default=random.uniform, repr=False)
 
     def delay_s(self, failures: int) -> float:
-        """Seconds to wait after so many failures in a row; none after none."""
+        """Return the delay after a number of consecutive failures; 0 for 0 failures."""
         if not failures:
             return 0.0
-        # The exponent is bounded too: 2.0 ** 1024 overflows.
+        # The jitter is drawn below the cap, not added and then cut: clients that reached the cap
+        # still return at different times. The exponent is limited because 2.0 ** 1024 overflows.
         return self.uniform(0.0, min(self.cap_s, self.base_s * 2.0 ** min(failures - 1, 32)))

@@ -1,4 +1,4 @@
-"""Deadlines: by when a piece of work has to be over, everything that runs inside it included."""
+"""Deadlines for calls and for blocks of code."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment, and how far away it was when it was set.
+    """A point in time by which work must be complete.
 
     Attributes:
-        at: The moment on the event loop's clock; infinite for none.
-        limit_s: Seconds that were given.
+        at: Time on the event loop's clock; infinity for no deadline.
+        limit_s: The number of seconds with which the deadline was set.
     """
 
     at: float
@@ -37,13 +37,9 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: object) -> Deadline:
-        """So many seconds from now, or what is set around the caller if that is earlier.
-
-        Of 0 or fewer seconds, as `end - now` may give them, it is one that has passed.
-
-        Raises:
-            InvalidRequest: It is no number of seconds.
-        """
+        """Return the earlier of the current deadline and `seconds` from now."""
+        # Zero and negative seconds are allowed, because callers compute `end - now`: the deadline
+        # has then passed.
         outer = current()
         if seconds is None:
             return outer
@@ -56,25 +52,17 @@ class Deadline:
         return outer if outer.at <= at else cls(at, limit_s)
 
     @classmethod
-    def of(cls, seconds: object, default_s: float | None) -> Deadline:
-        """The deadline of a call, or the client's where the call has none."""
+    def for_call(cls, seconds: object, default_s: float | None) -> Deadline:
+        """Return the deadline of a call; without one, apply the client's default."""
         return cls.after(default_s if seconds is None else seconds)
 
     def check(self) -> None:
-        """Refuse to begin what cannot be over in time.
-
-        Raises:
-            DeadlineExceeded: It has passed.
-        """
+        """Raise DeadlineExceeded if the deadline has passed."""
         if self.at <= _now():
             raise self.exceeded()
 
     def exceeded(self, stage: str = "") -> DeadlineExceeded:
-        """The error for work that was not over in time.
-
-        Args:
-            stage: How far it was.
-        """
+        """Make the error for work that took too long; `stage` is what it was doing."""
         if self.limit_s <= 0:
             return DeadlineExceeded(
                 f"the deadline of {self.limit_s:g} s had passed before the call began",
@@ -91,26 +79,28 @@ class Deadline:
 NEVER = Deadline(math.inf, math.inf)
 _CURRENT: ContextVar[Deadline] = ContextVar("foundry_api_deadline", default=NEVER)
 
-
+# Returns the deadline set by the enclosing `deadline` block; NEVER outside of one.
 current = _CURRENT.get
-"""Returns the deadline that is set around the caller; `NEVER` without one."""
 
 
 @contextmanager
 def deadline(seconds: float) -> Generator[Deadline]:
-    """Bound every call of this package that is begun inside, with its queueing and retries.
+    """Limit the time of all calls of this package inside the block, with queueing and retries.
 
         with deadline(20):
             facts = await client.complete("…")
-            await client.complete(f"… {facts.content}")     # has what is left of the 20 s
+            await client.complete(f"… {facts.content}")     # has the rest of the 20 s
 
-    Tasks that are started inside are bound too. Of several deadlines the earliest counts.
+    Tasks started inside the block have the deadline too. Of nested deadlines, the earliest applies.
 
     Args:
-        seconds: From now on. With 0 or fewer every call inside raises at once.
+        seconds: Seconds from now. With 0 or less, every call in the block raises at once.
+
+    Yields:
+        The deadline that applies in the block.
 
     Raises:
-        InvalidRequest: It is no number of seconds.
+        InvalidRequest: `seconds` is not a number.
     """
     before = _CURRENT.set(Deadline.after(seconds))
     try:
@@ -122,7 +112,7 @@ def deadline(seconds: float) -> Generator[Deadline]:
 def enforce_deadline(
     function: Callable[_P, Coroutine[Any, Any, _T]],
 ) -> Callable[_P, Coroutine[Any, Any, _T]]:
-    """A coroutine function that raises `DeadlineExceeded` when its caller's deadline passes."""
+    """Wrap a coroutine function so that it raises DeadlineExceeded at the current deadline."""
 
     @functools.wraps(function)
     async def inside(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -136,14 +126,14 @@ def enforce_deadline(
                 return await function(*args, **kwargs)
         except TimeoutError as error:
             if not scope.expired():
-                raise
+                raise  # a timeout inside the function
             raise bound.exceeded() from error
 
     return inside
 
 
 def no_deadline() -> Context:
-    """The caller's context without his deadline, for work that others share."""
+    """Copy the caller's context without its deadline, for work that several callers share."""
     context = copy_context()
     context.run(_CURRENT.set, NEVER)
     return context
@@ -152,5 +142,5 @@ def no_deadline() -> Context:
 def _now() -> float:
     try:
         return asyncio.get_running_loop().time()
-    except RuntimeError:  # set around `asyncio.run`, whose loops have this clock
+    except RuntimeError:  # a `deadline` block around `asyncio.run`; its loops use this clock
         return time.monotonic()

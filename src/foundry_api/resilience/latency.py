@@ -1,4 +1,4 @@
-"""Time-outs that follow what a model was seen to do, for `timeout="auto"`."""
+"""Timeouts from measured latencies, for `timeout="auto"`."""
 
 from __future__ import annotations
 
@@ -7,73 +7,53 @@ from collections import deque
 
 __all__ = ["Latencies", "ModelLatency"]
 
+# A wait three times as long as the 99th percentile is taken for a hang.
 QUANTILE = 0.99
 FACTOR = 3.0
-"""A wait three times as long as all but the longest ones is taken for a hang."""
-
+# A busy machine stalls for this long without a fault.
 FLOOR_S = 2.0
-"""A busy machine stalls for this long without anything being wrong."""
-
 CEILING_S = 300.0
+# Used until there are MIN_SAMPLES. The same as the default of FOUNDRY_TIMEOUT.
 COLD_S = 30.0
-"""The bound until enough is known: the default of `FOUNDRY_TIMEOUT`."""
-
 MIN_SAMPLES = 10
 WINDOW = 128
 
 
-class _Bound:
-    """One bound, from the waits that were seen."""
-
-    def __init__(self) -> None:
-        self.seen: deque[float] = deque(maxlen=WINDOW)
-
-    @property
-    def seconds(self) -> float:
-        if len(self.seen) < MIN_SAMPLES:
-            return COLD_S
-        rank = math.ceil(QUANTILE * len(self.seen)) - 1
-        return min(max(FLOOR_S, FACTOR * sorted(self.seen)[rank]), CEILING_S)
+def _bound_s(waits: deque[float]) -> float:
+    if len(waits) < MIN_SAMPLES:
+        return COLD_S
+    rank = math.ceil(QUANTILE * len(waits)) - 1
+    return min(max(FLOOR_S, FACTOR * sorted(waits)[rank]), CEILING_S)
 
 
 class ModelLatency:
-    """What was seen of one model."""
+    """The recent waits for the tokens of one model."""
 
     def __init__(self) -> None:
-        self._first = _Bound()
-        self._gap = _Bound()
+        self._first_waits: deque[float] = deque(maxlen=WINDOW)
+        self._gap_waits: deque[float] = deque(maxlen=WINDOW)
 
     @property
     def bounds_s(self) -> tuple[float, float]:
-        """Bounds of the silence before the first token and of that between two tokens."""
-        return self._first.seconds, self._gap.seconds
+        """The timeouts for the first token and for the gap between two tokens."""
+        return _bound_s(self._first_waits), _bound_s(self._gap_waits)
 
     def record_success(self, first_s: float, gap_s: float) -> None:
-        """A call was answered.
-
-        Args:
-            first_s: Its time to first token.
-            gap_s: Its longest wait between two tokens.
-        """
-        self._first.seen.append(first_s)
-        self._gap.seen.append(gap_s)
+        """Record a call's time to first token and its longest gap between two tokens."""
+        self._first_waits.append(first_s)
+        self._gap_waits.append(gap_s)
 
     def record_timeout(self, limit_s: float, *, streaming: bool) -> None:
-        """A bound fell. It counts as a wait of that length, so that the next one is longer."""
-        (self._gap if streaming else self._first).seen.append(limit_s)
+        # It counts as a wait of that length, so that the next timeout is longer.
+        (self._gap_waits if streaming else self._first_waits).append(limit_s)
 
 
 class Latencies:
-    """What was seen of every model that a client called."""
+    """The latencies of all models that a client calls, by model id."""
 
     def __init__(self) -> None:
         self._models: dict[str, ModelLatency] = {}
 
-    def of(self, model: str) -> ModelLatency:
-        """What was seen of one.
-
-        Args:
-            model: Its id.
-        """
-        latency = self._models.get(model)
-        return self._models.setdefault(model, ModelLatency()) if latency is None else latency
+    def for_model(self, model_id: str) -> ModelLatency:
+        latency = self._models.get(model_id)
+        return self._models.setdefault(model_id, ModelLatency()) if latency is None else latency

@@ -1,4 +1,7 @@
-"""The limiter: as many calls in flight at a service as gain throughput, the others in line."""
+"""The limiter: it adapts the number of concurrent calls to a service; other calls queue.
+
+A hill climber finds the limit with the highest throughput.
+"""
 
 from __future__ import annotations
 
@@ -20,130 +23,43 @@ if TYPE_CHECKING:
 
 __all__ = ["HillClimber", "Limiter", "LimiterSettings", "LimiterStatistics", "Moved", "Slot"]
 
-
-MIN_GAIN_UP = 0.075
-"""Half as many calls again in flight have to bring 3 % more: every call pays with its latency."""
-
-MIN_GAIN_DOWN = 0.05
-"""A third less in flight may bring 2 % less, within what measuring can tell."""
-
-CLEAR_GAIN = 1.25
-CLEAR_LOSS = 0.85
-"""Beyond these a single window decides."""
-
-TRIAL_WINDOWS = 2
-WIDEST_STEP = 1.5
-MIN_STEP = 1.1
-"""Each time both neighbours were worse, it looks half as far."""
-
-MAX_REST = 64
-"""Windows between two trials when nothing changes: below one window in thirty is a trial."""
-
-CHANGED = 0.7
-"""A rate so far from the usual one, up or down, means that the machine or the load is another."""
-
-MEMORY = 0.7
-"""Share of the past in the usual rate."""
-
-
-class HillClimber:
-    """Tries a neighbouring limit now and then, and stays there if that is better.
-
-    Answers differ in length, so it does not look at how long calls take, only at tokens a second.
-    After trials that brought nothing it rests longer each time.
-
-    Args:
-        minimum: Lowest limit.
-        initial: Where to begin.
-        maximum: Highest limit.
-
-    Attributes:
-        limit: The limit to use now: the best one known, or one on trial.
-    """
-
-    def __init__(self, minimum: int, initial: int, maximum: int) -> None:
-        self._minimum = minimum
-        self._maximum = maximum
-        self._best = self.limit = initial
-        self._usual: float | None = None
-        self._seen: list[float] = []
-        self._up = True
-        self._in_vain = 0
-        self._step = WIDEST_STEP
-        self._rest = 1
-        self._left = 1
-
-    @property
-    def steady_rate(self) -> float | None:
-        """Tokens a second at the best limit; None until it was measured."""
-        return self._usual
-
-    def measured(self, rate: float) -> None:
-        """Take the tokens a second of one window at the present limit."""
-        if self.limit != self._best:
-            self._seen.append(rate)
-            self._evaluate_window()
-        else:
-            self._settle(rate)
-
-    def _settle(self, rate: float) -> None:
-        usual = self._usual or rate
-        if not CHANGED <= rate / usual <= 1 / CHANGED:
-            usual, self._rest, self._left, self._step = rate, 1, 1, WIDEST_STEP
-        self._usual = MEMORY * usual + (1 - MEMORY) * rate
-        self._left -= 1
-        if self._left <= 0:
-            self._begin_trial()
-
-    def _begin_trial(self) -> None:
-        self._seen = []
-        self.limit = self._neighbour()
-        if self.limit == self._best:
-            self._fail()
-
-    def _neighbour(self) -> int:
-        if self._up:
-            return min(self._maximum, math.ceil(self._best * self._step))
-        return max(self._minimum, math.floor(self._best / self._step))
-
-    def _evaluate_window(self) -> None:
-        gain = sum(self._seen) / len(self._seen) / (self._usual or 1.0)
-        if len(self._seen) < TRIAL_WINDOWS and CLEAR_LOSS < gain < CLEAR_GAIN:
-            return
-        if gain >= (self.limit / self._best) ** (MIN_GAIN_UP if self._up else MIN_GAIN_DOWN):
-            self._best = self.limit
-            self._usual = sum(self._seen) / len(self._seen)
-            self._in_vain, self._rest, self._left = 0, 1, 1
-        else:
-            self._fail()
-
-    def _fail(self) -> None:
-        """Go back and look the other way next; once both were in vain, look nearer, and rest."""
-        self.limit = self._best
-        self._up = not self._up
-        self._in_vain += 1
-        if self._in_vain % 2 == 0:
-            self._rest = min(MAX_REST, self._rest * 2)
-            self._step = max(MIN_STEP, (1 + self._step) / 2)
-        self._left = self._rest
-
-
+# A measuring window lasts at least this long, so that the clock is precise enough, and has at least
+# this many tokens, so that they come from all calls in flight.
 WINDOW_S = 0.2
 WINDOW_TOKENS = 32
 TOKENS_PER_SLOT = 8
-"""A window is long enough for the clock, and for the tokens to come from all the calls."""
+
+# With these exponents, 50 % more calls in flight must give 3 % more throughput, because they raise
+# the latency of every call; a third fewer may give 2 % less, which is within the measuring error.
+MIN_GAIN_UP = 0.075
+MIN_GAIN_DOWN = 0.05
+# Outside of these a single window decides; else TRIAL_WINDOWS do.
+CLEAR_GAIN = 1.25
+CLEAR_LOSS = 0.85
+TRIAL_WINDOWS = 2
+
+# The step to a neighbouring limit; halved each time both neighbours are worse.
+MAX_STEP = 1.5
+MIN_STEP = 1.1
+# Windows between two trials while nothing changes: fewer than one window in 30 is a trial.
+MAX_REST = 64
+# When the rate leaves the average by this factor, up or down, the machine or the load has changed.
+CHANGED = 0.7
+# Weight of the earlier windows in the average rate.
+MEMORY = 0.7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimiterSettings:
-    """How many calls may be in flight at once, and how many may wait.
+    """How many calls may be in flight at once, and how many may queue.
 
     Attributes:
-        concurrency: Exactly so many; None finds the number with the most tokens a second.
+        concurrency: Fixed number of calls in flight; None finds the number with the highest
+            throughput in tokens per second.
         minimum: Lowest number to try.
-        initial: Number to begin with.
+        initial: Number to start with.
         maximum: Highest number to try.
-        queue: Calls that may wait for their turn; one more is refused with `QueueFull`.
+        queue: Calls that may queue; further ones fail with `QueueFull`.
     """
 
     concurrency: int | None = None
@@ -153,7 +69,7 @@ class LimiterSettings:
     queue: int = 16_384
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work, with the name of the setting."""
+        """Validate each setting and convert it to int."""
         if self.concurrency is not None:
             self._check("concurrency", 1)
         self._check("minimum", 1)
@@ -177,15 +93,15 @@ DEFAULTS = LimiterSettings()
 
 @dataclass(frozen=True, slots=True)
 class LimiterStatistics(Result):
-    """A limiter at one moment.
+    """A snapshot of a limiter.
 
     Attributes:
-        limit: Calls that may be in flight now.
-        in_flight: Calls that are.
-        queued: Calls that wait for their turn.
-        refused: Calls that it refused in its life because too many waited.
-        tokens_per_second: Of the whole service at the best limit found; None until it was measured,
-            which needs calls that wait.
+        limit: Maximum number of calls in flight.
+        in_flight: Calls in flight.
+        queued: Calls in the queue.
+        refused: Calls rejected in its lifetime because the queue was full.
+        tokens_per_second: Throughput of the service at the best limit found; None until it was
+            measured, which needs calls in the queue.
     """
 
     limit: int
@@ -195,11 +111,83 @@ class LimiterStatistics(Result):
     tokens_per_second: float | None
 
 
-class Moved(Exception):
-    """A call need not wait here any longer: another service has a turn for it.
+class HillClimber:
+    """Tries a neighbouring limit now and then, and keeps it if the throughput is better.
 
     Attributes:
-        queued_s: Seconds that it waited.
+        limit: The limit to use: the best one known, or one on trial.
+    """
+
+    # It compares tokens per second, not the duration of calls, because answers differ in length.
+    def __init__(self, minimum: int, initial: int, maximum: int) -> None:
+        self._minimum = minimum
+        self._maximum = maximum
+        self._best = self.limit = initial
+        self._average_rate: float | None = None
+        self._trial_rates: list[float] = []
+        self._is_upward = True
+        self._failed_trials = 0
+        self._step = MAX_STEP
+        self._rest = 1
+        self._windows_to_trial = 1
+
+    @property
+    def steady_rate(self) -> float | None:
+        """Tokens per second at the best limit; None before the first measurement."""
+        return self._average_rate
+
+    def add_window(self, rate: float) -> None:
+        """Take the tokens per second of one window at the present limit."""
+        if self.limit != self._best:
+            self._trial_rates.append(rate)
+            self._evaluate_trial()
+            return
+        average = self._average_rate or rate
+        if not CHANGED <= rate / average <= 1 / CHANGED:
+            average, self._rest, self._windows_to_trial, self._step = rate, 1, 1, MAX_STEP
+        self._average_rate = MEMORY * average + (1 - MEMORY) * rate
+        self._windows_to_trial -= 1
+        if self._windows_to_trial <= 0:
+            self._start_trial()
+
+    def _start_trial(self) -> None:
+        self._trial_rates = []
+        if self._is_upward:
+            self.limit = min(self._maximum, math.ceil(self._best * self._step))
+        else:
+            self.limit = max(self._minimum, math.floor(self._best / self._step))
+        if self.limit == self._best:  # already at the minimum or the maximum
+            self._fail_trial()
+
+    def _evaluate_trial(self) -> None:
+        trial_rate = sum(self._trial_rates) / len(self._trial_rates)
+        gain = trial_rate / (self._average_rate or 1.0)
+        if len(self._trial_rates) < TRIAL_WINDOWS and CLEAR_LOSS < gain < CLEAR_GAIN:
+            return
+        min_gain = MIN_GAIN_UP if self._is_upward else MIN_GAIN_DOWN
+        if gain >= (self.limit / self._best) ** min_gain:
+            self._best = self.limit
+            self._average_rate = trial_rate
+            self._failed_trials, self._rest, self._windows_to_trial = 0, 1, 1
+        else:
+            self._fail_trial()
+
+    def _fail_trial(self) -> None:
+        """Return to the best limit; after a failure in both directions, rest longer."""
+        self.limit = self._best
+        self._is_upward = not self._is_upward
+        self._failed_trials += 1
+        if self._failed_trials % 2 == 0:
+            self._rest = min(MAX_REST, self._rest * 2)
+            self._step = max(MIN_STEP, (1 + self._step) / 2)
+        self._windows_to_trial = self._rest
+
+
+class Moved(Exception):
+    """Tells a queued call to go to another service, which has a free slot.
+
+    Attributes:
+        queued_s: Seconds that the call was in the queue.
     """
 
     def __init__(self, queued_s: float) -> None:
@@ -208,11 +196,11 @@ class Moved(Exception):
 
 
 class Slot(msgspec.Struct, eq=False):
-    """A call's turn.
+    """Permission for one call in flight.
 
     Attributes:
-        queued_s: Seconds that the call waited for it.
-        epoch: Of the limiter that gave it; after a reset it counts no longer.
+        queued_s: Seconds that the call was in the queue.
+        epoch: The limiter's epoch; the slot is void after a reset.
     """
 
     _limiter: Limiter | None
@@ -220,162 +208,154 @@ class Slot(msgspec.Struct, eq=False):
     epoch: int
 
     def progress(self, tokens: int) -> None:
-        """So many tokens came."""
         if self._limiter is not None:
             self._limiter.progress(tokens)
 
     def release(self) -> None:
-        """The call is over; more than once does nothing."""
+        """Return the slot at the end of the call; further calls do nothing."""
         limiter, self._limiter = self._limiter, None
         if limiter is not None:
-            limiter.released(self.epoch)
+            limiter.release(self.epoch)
 
 
 class Limiter:
-    """Gives out turns, first in, first out, on one event loop at a time.
-
-    It judges the limit only while calls wait for their turn all along: without a queue the
-    throughput is the callers', not the service's.
-
-    Args:
-        settings: How many.
-        clock: Seconds of a monotonic clock.
+    """Limits the calls in flight at one service, on one event loop at a time. The queue is FIFO.
 
     Attributes:
-        service: The service's name in errors; its owner sets it.
-        on_idle: Called when a turn is free and nobody waits for it; its owner sets it.
+        service: The service's name in errors; set by the owner.
+        on_idle: Called when a slot is free and the queue is empty; set by the owner.
     """
+
+    # It measures the throughput only while calls are queued. Without a queue, the throughput is
+    # what the callers request, not what the service can do.
 
     def __init__(
         self,
         settings: LimiterSettings = DEFAULTS,
         *,
-        clock: Callable[[], float] = time.perf_counter,
+        monotonic: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.service = ""
         self._settings = settings
-        self._clock = clock
-        self._climb = HillClimber(settings.minimum, settings.initial, settings.maximum)
+        self._monotonic = monotonic
+        self._climber = HillClimber(settings.minimum, settings.initial, settings.maximum)
         self._limit = settings.concurrency or settings.initial
         self._epoch = 0
         self._in_flight = 0
         self.on_idle: Callable[[], None] | None = None
+        # By future: whether the call may move to another service. The future's result is True with
+        # a slot, False to move.
         self._queue: OrderedDict[asyncio.Future[bool], bool] = OrderedDict()
-        """The turns that are waited for: given, or not because the call moves; which calls may."""
         self._refused = 0
-        self._tokens = 0
-        self._enough_tokens = 0
-        self._window_began: float | None = None
+        self._window_started_at: float | None = None
+        self._window_tokens = 0
+        self._min_window_tokens = 0
 
     @property
     def load(self) -> int:
-        """Calls in flight and calls that wait."""
+        """Calls in flight and in the queue."""
         return self._in_flight + len(self._queue)
 
     @property
     def queued(self) -> int:
-        """Calls that wait."""
         return len(self._queue)
-
-    def move_one(self) -> None:
-        """Send the call that waits longest to another service, of those that may go there."""
-        for turn, may_move in self._queue.items():
-            if may_move and not turn.done():
-                del self._queue[turn]
-                turn.set_result(False)
-                return
 
     @property
     def limit(self) -> int:
-        """How many calls may be in flight."""
+        """Maximum number of calls in flight."""
         return self._limit
 
     def statistics(self) -> LimiterStatistics:
-        """What it does now."""
+        """Return a snapshot of the limiter."""
         return LimiterStatistics(
             limit=self._limit,
             in_flight=self._in_flight,
             queued=len(self._queue),
             refused=self._refused,
-            tokens_per_second=self._climb.steady_rate,
+            tokens_per_second=self._climber.steady_rate,
         )
 
     def try_acquire(self) -> Slot | None:
-        """A turn, if one is free and nobody waits for it."""
+        """Return a slot if one is free and the queue is empty."""
         if self._queue or self._in_flight >= self._limit:
             return None
         self._in_flight += 1
         return Slot(self, 0.0, self._epoch)
 
     async def acquire(self, *, again: bool = False, may_move: bool = False) -> Slot:
-        """A turn, after waiting for it in line.
+        """Return a slot, after waiting in the queue if necessary.
 
-        Args:
-            again: The call had waited before: it goes to the front, and is never refused.
-            may_move: Another service may serve it as well.
-
-        Raises:
-            Moved: Another service is free.
-            QueueFull: Too many wait already.
+        With `again`, for a call that has waited before, the call goes to the front and is never
+        rejected. With `may_move`, `Moved` is raised when another service is free.
         """
-        self._drop_cancelled()
+        # Calls of an event loop that ended without cancelling them never leave by themselves.
+        if self._queue and next(iter(self._queue)).get_loop() is not asyncio.get_running_loop():
+            self._queue.clear()
         if slot := self.try_acquire():
             return slot
         if not again and len(self._queue) >= self._settings.queue:
-            self._refuse()
+            self._refused += 1
+            raise QueueFull(
+                f"{len(self._queue)} calls wait for their turn already", service=self.service
+            )
         return Slot(self, await self._wait(again=again, may_move=may_move), self._epoch)
 
+    def move_one(self) -> None:
+        """Send the oldest queued call that may move to another service."""
+        for turn, may_move in self._queue.items():
+            if may_move and not turn.done():
+                del self._queue[turn]
+                turn.set_result(False)
+                return
+
     def progress(self, tokens: int) -> None:
-        """So many tokens came for one of the calls in flight."""
-        self._tokens += tokens
-        if self._tokens >= self._enough_tokens and self._window_began is not None:
-            self._evaluate_window(self._window_began)
+        """Count tokens received by the calls in flight."""
+        self._window_tokens += tokens
+        started_at = self._window_started_at
+        if self._window_tokens >= self._min_window_tokens and started_at is not None:
+            self._evaluate_window(started_at)
 
     def reset(self) -> None:
-        """Forget the turns that were given and the calls that wait: their event loop has ended."""
+        """Drop all slots and queued calls, because their event loop has ended."""
         self._epoch += 1
         self._in_flight = 0
         self._queue.clear()
-        self._window_began = None
+        self._window_started_at = None
 
-    def released(self, epoch: int) -> None:
-        """One of the turns is over."""
+    def release(self, epoch: int) -> None:
         if epoch != self._epoch:
             return
         self._in_flight -= 1
         if self._queue:
             self._wake_next()
         if not self._queue:
-            self._window_began = None
+            self._window_started_at = None
             if self.on_idle is not None and self._in_flight < self._limit:
                 self.on_idle()
-        elif self._window_began is None:
-            self._begin_window()
+        elif self._window_started_at is None:
+            self._start_window()
 
     async def _wait(self, *, again: bool, may_move: bool) -> float:
-        began, epoch = self._clock(), self._epoch
+        """Wait in the queue; return the seconds waited."""
+        started_at, epoch = self._monotonic(), self._epoch
         turn = asyncio.get_running_loop().create_future()
         self._queue[turn] = may_move
         if again:
             self._queue.move_to_end(turn, last=False)
-        if self._window_began is None:
-            self._begin_window()
+        if self._window_started_at is None:
+            self._start_window()
         try:
-            has_turn = await turn
+            has_slot = await turn
         except BaseException:
-            self._leave(turn, epoch)
+            if not turn.done() or turn.cancelled():
+                self._queue.pop(turn, None)
+            elif turn.result():
+                self.release(epoch)  # cancelled just as it got a slot: pass the slot on
             raise
-        queued_s = self._clock() - began
-        if not has_turn:
+        queued_s = self._monotonic() - started_at
+        if not has_slot:
             raise Moved(queued_s)
         return queued_s
-
-    def _leave(self, turn: asyncio.Future[bool], epoch: int) -> None:
-        if turn.done() and not turn.cancelled():
-            if turn.result():
-                self.released(epoch)  # the turn came in the same moment: it goes to the next one
-        else:
-            self._queue.pop(turn, None)
 
     def _wake_next(self) -> None:
         while self._queue and self._in_flight < self._limit:
@@ -384,32 +364,22 @@ class Limiter:
                 self._in_flight += 1
                 turn.set_result(True)
 
-    def _drop_cancelled(self) -> None:
-        """Drop what waited on an event loop that has ended without cancelling it."""
-        if self._queue and next(iter(self._queue)).get_loop() is not asyncio.get_running_loop():
-            self._queue.clear()
-
-    def _refuse(self) -> None:
-        self._refused += 1
-        raise QueueFull(
-            f"{len(self._queue)} calls wait for their turn already", service=self.service
-        )
-
-    def _begin_window(self) -> None:
-        # While more are in flight than should be, what comes is not the limit's own throughput.
+    def _start_window(self) -> None:
+        # After the limit was lowered, more calls are in flight for a while: their throughput is
+        # not that of the limit.
         if self._settings.concurrency is None and self._in_flight == self._limit:
-            self._window_began = self._clock()
-            self._tokens = 0
-            self._enough_tokens = WINDOW_TOKENS + TOKENS_PER_SLOT * self._limit
+            self._window_started_at = self._monotonic()
+            self._window_tokens = 0
+            self._min_window_tokens = WINDOW_TOKENS + TOKENS_PER_SLOT * self._limit
 
-    def _evaluate_window(self, began: float) -> None:
-        took_s = self._clock() - began
-        if took_s < WINDOW_S:
-            self._enough_tokens += WINDOW_TOKENS
+    def _evaluate_window(self, started_at: float) -> None:
+        duration_s = self._monotonic() - started_at
+        if duration_s < WINDOW_S:
+            self._min_window_tokens += WINDOW_TOKENS
             return
-        self._climb.measured(self._tokens / took_s)
-        self._limit = self._climb.limit
-        self._window_began = None
+        self._climber.add_window(self._window_tokens / duration_s)
+        self._limit = self._climber.limit
+        self._window_started_at = None
         self._wake_next()
         if self._queue:
-            self._begin_window()
+            self._start_window()

@@ -1,4 +1,4 @@
-"""Whether and when a failed attempt is followed by another one."""
+"""The retry policy: how often and how soon failed calls are sent again."""
 
 from __future__ import annotations
 
@@ -16,46 +16,40 @@ if TYPE_CHECKING:
 
 __all__ = ["PAUSE", "Retry", "RetryBudget", "backoff_sleep"]
 
+# A longer Retry-After of a service is cut to this.
 RETRY_AFTER_CEILING_S = 30.0
-"""A service that wants to be left alone for longer is asked again after this."""
 
+# The function that waits before a retry; `foundry_api.testing.skip_sleeps` replaces it.
 PAUSE: ContextVar[Callable[[float], Awaitable[None]]] = ContextVar(
     "foundry_api_pause", default=asyncio.sleep
 )
-"""How to wait before the next attempt; `foundry_api.testing.skip_sleeps` puts another way in."""
 
 
 async def backoff_sleep(seconds: float) -> None:
-    """Wait before the next attempt."""
     await PAUSE.get()(seconds)
 
 
 class RetryBudget:
-    """A token bucket for all the retries of a client, so that an outage never multiplies its load.
-
-    With the defaults a burst of 100 retries is possible; after it there is one for every five
-    calls that succeed, and none while nothing succeeds.
-
-    Args:
-        capacity: Retries that the full bucket allows. It starts full.
-        deposit: What each call that succeeds puts in, in retries.
+    """A token bucket for all retries of a client; it starts full.
 
     Attributes:
-        capacity: Retries that the full bucket allows.
-        left: Retries that are left.
+        capacity: Maximum number of retries in the bucket.
+        left: Retries left in the bucket.
     """
 
+    # So that retries do not multiply the load of a failing service: the defaults allow a burst of
+    # 100 retries, then one for every five successful calls, and none while no call succeeds.
     def __init__(self, capacity: float = 100.0, deposit: float = 0.2) -> None:
         self.capacity = capacity
         self.left = capacity
         self._deposit = deposit
 
     def deposit(self) -> None:
-        """A call succeeded."""
+        """Add the share of a successful call."""
         self.left = min(self.capacity, self.left + self._deposit)
 
     def try_spend(self) -> bool:
-        """Whether there is one left; then it is taken."""
+        """Take one retry from the bucket; return False if there is none."""
         if self.left < 1:
             return False
         self.left -= 1
@@ -64,12 +58,12 @@ class RetryBudget:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How a client tries again.
+    """How a client retries.
 
     Attributes:
-        retries: Further attempts after the first; 0 means none.
-        backoff: How soon, where the service does not say.
-        budget: Shared by all the calls of a client.
+        retries: Maximum number of retries per call.
+        backoff: The delays between attempts.
+        budget: Shared by all calls of a client.
         sleep: Waits for a number of seconds.
     """
 
@@ -79,13 +73,9 @@ class Retry:
     sleep: Callable[[float], Awaitable[None]] = backoff_sleep
 
     def delay_s(self, error: FoundryError, failures: int) -> float:
-        """Seconds until the next attempt: what the service asked for, and the backoff's jitter.
-
-        Args:
-            error: What ended the last attempt.
-            failures: Attempts that failed so far.
-        """
-        asked_s = 0.0
+        """Return the delay before the next attempt, after `failures` failed ones."""
+        retry_after_s = 0.0
         if isinstance(error, ServiceOverloaded | CircuitOpen):
-            asked_s = min(error.retry_after_s or 0.0, RETRY_AFTER_CEILING_S)
-        return asked_s + self.backoff.delay_s(failures)
+            retry_after_s = min(error.retry_after_s or 0.0, RETRY_AFTER_CEILING_S)
+        # The backoff is added to Retry-After, so that its jitter spreads the clients.
+        return retry_after_s + self.backoff.delay_s(failures)

@@ -1,4 +1,4 @@
-"""Single flight: callers that want the same thing at the same time share one making of it."""
+"""Single flight: concurrent callers with the same key share one task."""
 
 from __future__ import annotations
 
@@ -25,20 +25,24 @@ class _Entry(Generic[_T]):
 
 
 class SingleFlight(Generic[_T]):
-    """Runs one task for each key, however many callers wait for it.
+    """Runs at most one task per key at a time; all callers of the key get its result or error.
 
-    A caller that is cancelled leaves the others waiting; with the last one the task is cancelled
-    too, and the cancellation waits for its cleaning up. A failure reaches every caller, and the
-    next one tries anew. Nothing of a finished event loop is kept, so the same object serves
-    several of them, one after another.
+    The task is cancelled when its last caller is. An object may be used on several event loops,
+    one after the other.
     """
 
     def __init__(self) -> None:
         self._flights: dict[Hashable, _Entry[_T]] = {}
 
     async def run(self, key: Hashable, make: Callable[[], Coroutine[None, None, _T]]) -> _T:
-        """The result of `make`, called only when no other caller's is under way."""
-        flight = self._join(key, make)
+        """Return the result of `make()`; call it only if no task for the key is running."""
+        flight = self._flights.get(key)
+        # A task of an event loop that has ended never finishes.
+        if flight is None or flight.task.get_loop() is not asyncio.get_running_loop():
+            # In an empty context: the first caller's deadline must not end the task of the others.
+            task = asyncio.create_task(make(), context=contextvars.Context())
+            started = flight = self._flights[key] = _Entry(task)
+            task.add_done_callback(lambda _: self._remove(key, started))
         flight.waiters += 1
         may_wait = True
         try:
@@ -46,7 +50,8 @@ class SingleFlight(Generic[_T]):
         except FoundryError as error:
             raise copy_error(error) from error.__cause__
         except GeneratorExit:
-            may_wait = False  # the coroutine is closed: its event loop was dropped, most likely
+            # A coroutine that is being closed must not await; its event loop has usually ended.
+            may_wait = False
             raise
         finally:
             flight.waiters -= 1
@@ -55,24 +60,16 @@ class SingleFlight(Generic[_T]):
                 if not flight.task.get_loop().is_closed():
                     flight.task.cancel()
                 if may_wait:
-                    await asyncio.wait((flight.task,))
-
-    def _join(self, key: Hashable, make: Callable[[], Coroutine[None, None, _T]]) -> _Entry[_T]:
-        flight = self._flights.get(key)
-        if flight is None or flight.task.get_loop() is not asyncio.get_running_loop():
-            # Shared work is nobody's own: the first caller's deadline must not end it for the rest.
-            task = asyncio.create_task(make(), context=contextvars.Context())
-            started = flight = self._flights[key] = _Entry(task)
-            flight.task.add_done_callback(lambda _: self._remove(key, started))
-        return flight
+                    await asyncio.wait((flight.task,))  # for the cleanup of the cancelled task
 
     def _remove(self, key: Hashable, flight: _Entry[_T]) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
         if flight.task.done() and not flight.task.cancelled():
-            flight.task.exception()  # every waiter may have left: no "never retrieved" in the log
+            # All callers may have left; asyncio would log "exception was never retrieved".
+            flight.task.exception()
 
 
 def copy_error(error: FoundryError) -> FoundryError:
-    """Every caller completes the error with what he alone knows, such as his attempts."""
+    """Copy an error that several callers receive: each adds its own details, such as attempts."""
     return copy.copy(error).with_traceback(error.__traceback__)

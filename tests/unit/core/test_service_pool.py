@@ -42,7 +42,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.gate.set()
-        breaker = CircuitBreaker(QUICK, clock=lambda: self.now, uniform=lambda _, high: high)
+        breaker = CircuitBreaker(QUICK, monotonic=lambda: self.now, uniform=lambda _, high: high)
         self.service = ServiceHandle(self.url, self.open, self.forget, breaker, Limiter())
 
     async def open(self) -> Connection:

@@ -58,7 +58,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.breaker = CircuitBreaker(
-            self.settings, clock=lambda: self.now, uniform=self._draw, listener=self._heard
+            self.settings, monotonic=lambda: self.now, uniform=self._draw, listener=self._heard
         )
         self.breaker.service = "http://127.0.0.1:5273"
 
@@ -471,7 +471,7 @@ async def test_the_open_time_survives_a_service_that_is_gone_for_a_year() -> Non
 
 
 def test_two_clients_do_not_come_back_together() -> None:
-    breakers = [CircuitBreaker(SMALL, clock=lambda: 0.0) for _ in range(2)]
+    breakers = [CircuitBreaker(SMALL, monotonic=lambda: 0.0) for _ in range(2)]
     for breaker in breakers * 2:
         permit = breaker.try_enter()
         assert permit is not None

@@ -42,7 +42,7 @@ def climbed(curve: Curve, windows: int, noise: float = 0.0) -> tuple[HillClimber
     limits: list[int] = []
     for _ in range(windows):
         limits.append(climb.limit)
-        climb.measured(curve(climb.limit) * dice.uniform(1 - noise, 1 + noise))
+        climb.add_window(curve(climb.limit) * dice.uniform(1 - noise, 1 + noise))
     return climb, limits
 
 
@@ -74,7 +74,7 @@ def test_it_notices_that_the_engine_can_use_more_than_before() -> None:
     limits: list[int] = []
     for _ in range(200):
         limits.append(climb.limit)
-        climb.measured(batching(climb.limit) * 40)
+        climb.add_window(batching(climb.limit) * 40)
     assert share(batching, limits[-100:]) >= 0.9
 
 
@@ -87,7 +87,7 @@ def test_it_notices_that_the_engine_can_use_less_than_before() -> None:
 
     for _ in range(200):
         limits.append(climb.limit)
-        climb.measured(crowded(climb.limit))
+        climb.add_window(crowded(climb.limit))
     assert share(crowded, limits[-100:]) >= 0.8
 
 
@@ -108,5 +108,5 @@ def test_it_never_leaves_its_bounds(
 ) -> None:
     climb = HillClimber(minimum, minimum + above, minimum + above + room)
     for rate in rates:
-        climb.measured(rate)
+        climb.add_window(rate)
         assert minimum <= climb.limit <= minimum + above + room

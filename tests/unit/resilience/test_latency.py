@@ -71,6 +71,6 @@ def test_what_is_long_ago_is_forgotten() -> None:
 
 def test_each_model_is_known_for_itself() -> None:
     latencies = Latencies()
-    latencies.of("slow:1").record_timeout(60.0, streaming=False)
-    assert latencies.of("slow:1") is latencies.of("slow:1")
-    assert latencies.of("tiny:1").bounds_s == (COLD_S, COLD_S)
+    latencies.for_model("slow:1").record_timeout(60.0, streaming=False)
+    assert latencies.for_model("slow:1") is latencies.for_model("slow:1")
+    assert latencies.for_model("tiny:1").bounds_s == (COLD_S, COLD_S)

@@ -31,7 +31,7 @@ class Line:
     tasks: dict[int, asyncio.Task[None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.limiter = Limiter(self.settings, clock=lambda: self.now)
+        self.limiter = Limiter(self.settings, monotonic=lambda: self.now)
         self.limiter.service = "http://a"
 
     async def come(self, caller: int, *, again: bool = False) -> None:
