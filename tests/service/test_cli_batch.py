@@ -93,7 +93,7 @@ def test_a_line_that_cannot_be_asked_goes_to_the_error_file(
     finished = run("batch", "run", str(bad), "-o", str(output), *MODEL, home=shared_home)
     assert finished.returncode == 3, finished.stderr
     assert "3 lines: 2 answered, 1 failed" in finished.stdout
-    assert "Correct it in a file of its own" in finished.stdout
+    assert "Correct it in a new file" in finished.stdout
     assert "foundry-api batch retry" not in finished.stdout  # which would change nothing
     assert [line["custom_id"] for line in read(tmp_path / "answers.errors.jsonl")] == ["id-1"]
 

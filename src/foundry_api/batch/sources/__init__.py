@@ -1,4 +1,4 @@
-"""What a batch reads: OpenAI's batch files, lines of text, CSV and Parquet."""
+"""Inputs of a batch: OpenAI batch files, lines of text, CSV and Parquet."""
 
 from __future__ import annotations
 

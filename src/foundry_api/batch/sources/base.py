@@ -1,4 +1,4 @@
-"""An input: its lines as they are read, and the requests that they are."""
+"""The base classes of inputs: they read lines and parse them into requests."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_CUSTOM_ID", "TOO_LONG", "LineSource", "Source", "validate_custom_id"]
 
-
+# Increase it when the same line starts to mean another request: digests then change, and a batch
+# that an older version started is not continued with different requests.
 MEANING_VERSION = 1
-"""Raised whenever a line begins to mean another request."""
 
-FIX_HINT = "Correct it in a file of its own: a file that has changed is another batch."
 MAX_CUSTOM_ID = 512
+# Some messages repeat a value, which may be the whole line.
 MAX_MESSAGE_CHARS = 500
-"""Characters of a message: some of them repeat a value, which may be the whole line."""
+FIX_HINT = "Correct it in a new file: a file that has changed is another batch."
+TOO_LONG = f"is longer than {MAX_LINE_BYTES // 2**20} MiB"
 
 _ORDERED_ENCODER = msgspec.json.Encoder(order="deterministic", enc_hook=str)
 
@@ -44,60 +45,42 @@ _ORDERED_ENCODER = msgspec.json.Encoder(order="deterministic", enc_hook=str)
 class Source(ABC):
     """An input of a batch. Its methods block.
 
-    Args:
-        origin: Where its bytes come from.
-        options: What is made of them.
-        kind: Which source it is, and what of the file decides what its lines mean.
-
-    Attributes:
-        name: What messages call it.
-        is_seekable: Whether its lines can be read more than once.
+    `kind` is the type of source, with what the file itself says about the meaning of its lines,
+    such as a CSV header. It is part of every digest.
     """
 
     unit: ClassVar[str] = "line"
-    """What its places are counted in."""
+    """The word for one line in messages."""
 
     def __init__(self, origin: InputOrigin, options: InputOptions, kind: Any) -> None:
         self.name = origin.name
         self.is_seekable = origin.is_seekable
         self._origin = origin
+        # The same file elsewhere, or with its format given, is the same input.
         meaning = msgspec.structs.replace(options, path="", format="auto")
         self._meaning = _ORDERED_ENCODER.encode((MEANING_VERSION, kind, meaning))
         self._salt = hashlib.blake2b(self._meaning, digest_size=hashlib.blake2b.SALT_SIZE).digest()
 
     @property
     def size_bytes(self) -> int | None:
-        """Size of the file as it lies there; None of a stream."""
+        """The size of the file, compressed if it is; None for a stream."""
         return self._origin.size_bytes
 
     def iter_lines(self) -> Iterator[Line]:
-        """The lines from the beginning, as they are read. Memory stays bounded.
-
-        Raises:
-            BatchInputInvalid: The file breaks off, or cannot be read.
-        """
+        """Read the lines from the start, in bounded memory."""
         with self.open_reader() as reader, reader.translate_errors():
             yield from self.read_lines(reader)
 
     def open_reader(self) -> InputReader:
-        """The file, opened to be read once from its beginning.
-
-        Raises:
-            BatchInputInvalid: It cannot be read.
-        """
         return InputReader(self._origin.open(), self.name)
 
     @abstractmethod
     def read_lines(self, reader: InputReader) -> Iterator[Line]:
-        """The lines of a file that was opened."""
+        """Read the lines from an open reader."""
 
     @final
     def parse_request(self, line: Line) -> BatchRequest:
-        """What a line asks.
-
-        Raises:
-            InvalidRequest: It cannot be asked; the message names the place, `.field` the member.
-        """
+        """Parse a line, or raise `InvalidRequest` with the place and the field at fault."""
         try:
             if isinstance(line.raw, BadLine):
                 raise InvalidRequest(f"it {line.raw.message}")
@@ -112,22 +95,18 @@ class Source(ABC):
 
     @abstractmethod
     def _parse_request(self, line: Line) -> BatchRequest:
-        """What a line asks. Its errors do not name the place."""
+        """Parse a line. Error messages do not contain the place."""
 
     @abstractmethod
     def get_custom_id(self, line: Line) -> str | None:
-        """The name of a request, even of one that cannot be asked, if it has any."""
+        """Return the custom_id of a line, even of an invalid one, if it has any."""
 
     def format_place(self, line: Line) -> str:
-        """Where a line is, such as `prompts.jsonl line 17`."""
+        """Format the place of a line, such as `prompts.jsonl line 17`."""
         return f"{self.name} {self.unit} {line.number}"
 
     def compute_fingerprint(self) -> str:
-        """Tells the whole input, and what is made of it, from any other: 32 hexadecimal digits.
-
-        Raises:
-            BatchInputInvalid: The file cannot be read, or is a stream.
-        """
+        """Hash the content of the file and the options that give it meaning."""
         if not self.is_seekable:
             raise BatchInputInvalid(f"{self.name} can be read only once")
         digest = hashlib.blake2b(self._meaning, digest_size=16)
@@ -137,35 +116,12 @@ class Source(ABC):
         return digest.hexdigest()
 
 
-def validate_custom_id(value: object) -> str:
-    """The name of a request.
-
-    Raises:
-        InvalidRequest: It is none.
-    """
-    if not isinstance(value, str):
-        raise InvalidRequest(f"custom_id is {value!r}, not a text", field="custom_id")
-    if not value:
-        raise InvalidRequest("custom_id is empty", field="custom_id")
-    if len(value) > MAX_CUSTOM_ID:
-        raise InvalidRequest(
-            f"custom_id has {len(value)} characters, but may have {MAX_CUSTOM_ID}",
-            field="custom_id",
-        )
-    return value
-
-
-TOO_LONG = f"is longer than {MAX_LINE_BYTES // 2**20} MiB"
-
-
 class LineSource(Source, ABC):
-    """An input with a request on each line. `Line.raw` is the line, without its end."""
+    """An input with one request per line. `Line.raw` is the line without its line ending."""
 
     def read_lines(self, reader: InputReader) -> Iterator[Line]:
-        """The lines that are not blank.
-
-        A resume reads all of them again, so nothing is done here that can wait.
-        """
+        """Read the lines that are not blank."""
+        # A resumed batch reads every line again, so parsing waits until a line is really needed.
         index, salt, to_int = 0, self._salt, int.from_bytes
         for number, piece in enumerate(iter_line_pieces(reader.file), 1):
             raw: bytes | BadLine
@@ -177,5 +133,19 @@ class LineSource(Source, ABC):
                 if not content or content.isspace():
                     continue
             digest = blake2b(content, digest_size=8, salt=salt).digest()
+            # 63 bits fit into SQLite's signed integers.
             yield Line(index, number, to_int(digest, "little") >> 1, raw)
             index += 1
+
+
+def validate_custom_id(value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(f"custom_id is {value!r}, not a text", field="custom_id")
+    if not value:
+        raise InvalidRequest("custom_id is empty", field="custom_id")
+    if len(value) > MAX_CUSTOM_ID:
+        raise InvalidRequest(
+            f"custom_id has {len(value)} characters, but may have {MAX_CUSTOM_ID}",
+            field="custom_id",
+        )
+    return value

@@ -1,4 +1,4 @@
-"""CSV: a row of values for each prompt, under a row of names."""
+"""CSV inputs: one prompt, or the values of a template, in each row."""
 
 from __future__ import annotations
 
@@ -19,88 +19,32 @@ from foundry_api.batch.sources.files import (
 from foundry_api.batch.sources.lines import decode_text
 from foundry_api.batch.sources.prompts import PromptBuilder
 from foundry_api.batch.types import Line
+from foundry_api.observe.format import format_count
 from foundry_api.types.errors import BatchInputInvalid, InvalidRequest
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from foundry_api.batch.sources.files import InputOrigin
     from foundry_api.batch.types import BatchRequest, InputOptions
 
-__all__ = ["INVALID_ROW", "CsvLineReader", "CsvRows"]
+    Row = tuple[str, ...]
 
+__all__ = ["INVALID_ROW", "CsvLineReader", "CsvRows"]
 
 INVALID_ROW = f"{TOO_LONG}, or a quote in it is never closed"
 
-
-class CsvLineReader:
-    """The lines, and what the current row is made of. A row that is too long is not held.
-
-    Of such a row only whether a quote is open is told further, which is how its end is found.
-
-    Args:
-        file: What they are read from.
-
-    Attributes:
-        is_beyond: Whether the current row is too long.
-    """
-
-    def __init__(self, file: io.BufferedReader) -> None:
-        self._file = file
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self.is_beyond = False
-
-    def start_row(self) -> None:
-        """Another row begins."""
-        self._pieces.clear()
-        self._size = 0
-        self.is_beyond = False
-
-    @property
-    def content(self) -> bytes:
-        """The row's bytes without its end, or a digest of one that is too long."""
-        return b"".join(self._pieces).rstrip(b"\r\n")
-
-    def __iter__(self) -> Iterator[str]:
-        for piece in iter_line_pieces(self._file):
-            self._size += len(piece)
-            if self._size > MAX_LINE_BYTES:
-                self.is_beyond = True
-                yield self._skip_row(piece)
-            else:
-                self._pieces.append(piece)
-                yield piece.decode("latin-1")
-
-    def _skip_row(self, piece: bytes) -> str:
-        digest, quotes = skip_rest_of_line(self._file, piece)
-        self._pieces.append(digest)
-        self._pieces = [blake2b(b"".join(self._pieces), digest_size=16).digest()]
-        return '"' if quotes % 2 else ""
-
-
-if TYPE_CHECKING:
-    Row = tuple[str, ...]
-
-
 _SEPARATORS = ",;\t"
+# Excel may write a row `sep=;`, which names the separator, before the header.
 _EXCEL = re.compile(r'"?sep=([^"\w\s]|\t)"?[,;\t]*', re.IGNORECASE)
-"""A row of Excel's that names the separator, ahead of the one with the columns' names."""
 
 
 class CsvRows(Source):
-    """An input with a prompt, or the values of one, in each row. `Line.raw` is the row.
+    """A CSV input. `Line.raw` is the row.
 
-    The first row names the columns. Values are separated by commas, semicolons or tabs: by those
-    that the first row has most of, or by what a row `sep=;` ahead of it says.
-
-    Args:
-        origin: Where its bytes come from.
-        options: What is made of a row.
-
-    Raises:
-        BatchInputInvalid: The file has no header, no such column, or the options do not fit.
+    The separator is the comma, semicolon or tab that the header contains most, or the one that a
+    row `sep=;` above it names.
     """
 
     unit: ClassVar[str] = "row"
@@ -114,7 +58,7 @@ class CsvRows(Source):
         self._prompts = PromptBuilder(options, header, self.name)
 
     def read_lines(self, reader: InputReader) -> Iterator[Line]:
-        """The rows that are not blank."""
+        """Read the rows that are not blank."""
         table = _Table(reader)
         rows, lines = table.iter_rows(), table.lines
         next(rows)
@@ -126,7 +70,6 @@ class CsvRows(Source):
                 index += 1
 
     def get_custom_id(self, line: Line) -> str | None:
-        """What the row says, or `row-N` where there is no column for that."""
         name, row = self._prompts.id_column, line.raw
         if name is None:
             return _make_default_id(line)
@@ -139,30 +82,55 @@ class CsvRows(Source):
             return None
 
     def _parse_request(self, line: Line) -> BatchRequest:
-        return self._prompts.make_request(self._decode_values(line.raw), _make_default_id(line))
-
-    def _decode_values(self, row: Row) -> list[str]:
-        """The row, with text where it is used."""
-        values, header = list(row), self._header
+        values, header = list(line.raw), self._header
         if len(values) != len(header):
+            values_count = format_count(len(values), "value")
             raise InvalidRequest(
-                f"it has {_format_count(values, 'value')} for {_format_count(header, 'column')}",
-                hint="A value with the separator in it is put in quotes, and a quote is doubled.",
+                f"it has {values_count} for {format_count(len(header), 'column')}",
+                hint="Quote a value that contains the separator, and write any quote in it twice.",
             )
+        # Only the values that the prompt uses are decoded: the others may be in any encoding.
         for place in self._prompts.places:
             if not values[place].isascii():
                 values[place] = decode_text(values[place].encode("latin-1"), header[place])
-        return values
+        return self._prompts.make_request(values, _make_default_id(line))
+
+
+def _make_default_id(line: Line) -> str:
+    return f"row-{line.number}"
+
+
+def _read_header(table: _Table, name: str) -> tuple[str, ...]:
+    row = next(table.iter_rows(), ())
+    if isinstance(row, BadLine):
+        raise BatchInputInvalid(
+            f"the first row of {name}, with the column names, {row.message}", hint="Correct it."
+        )
+    if not row or not any(row):
+        raise BatchInputInvalid(f"{name} is empty", hint="Its first row must name the columns.")
+    try:
+        names = tuple(decode_text(cell.encode("latin-1"), "it").strip() for cell in row)
+    except InvalidRequest as error:
+        raise BatchInputInvalid(
+            f"the first row of {name}: {error.message}", hint=error.hint
+        ) from error
+    duplicates = sorted({cell for cell in names if names.count(cell) > 1})
+    if duplicates:
+        raise BatchInputInvalid(
+            f"{name} has several columns named {duplicates[0]!r}", hint="Rename all but one."
+        )
+    return names
 
 
 class _Table:
-    """The rows of a file. They are split as if they were Latin-1, which any bytes are.
+    """Splits a file into rows.
 
-    The syntax of CSV is ASCII, so the values that are used can become text when they are used.
+    The rows are split as Latin-1, which decodes any bytes and keeps the ASCII syntax of CSV. Values
+    are decoded as UTF-8 when they are used.
     """
 
     def __init__(self, reader: InputReader) -> None:
-        # The standard library's own bound, 128 KiB of one value, is one for all of the process.
+        # The standard library limits a value to 128 KiB. The limit is global to the process.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE_BYTES + 1))
         self.lines = CsvLineReader(reader.file)
         first = self._next_line()
@@ -179,7 +147,7 @@ class _Table:
         return next((line for line in self.lines if line.strip()), "")
 
     def iter_rows(self) -> Iterator[Row | BadLine]:
-        """The rows from the header on; of a blank line, an empty one."""
+        """Yield the rows from the header on; a blank line is an empty row."""
         lines = self.lines
         rows = csv.reader(chain([self._first], lines), delimiter=self.separator, strict=True)
         while True:
@@ -189,41 +157,43 @@ class _Table:
             except StopIteration:
                 return
             except csv.Error as error:
-                row = BadLine(f"is no CSV: {str(error).partition(' - ')[0]}")
-            yield BadLine(INVALID_ROW) if lines.is_beyond else row
+                row = BadLine(f"is not CSV: {str(error).partition(' - ')[0]}")
+            yield BadLine(INVALID_ROW) if lines.is_too_long else row
             lines.start_row()
 
 
-def _read_header(table: _Table, name: str) -> tuple[str, ...]:
-    """What the columns are called."""
-    row = next(table.iter_rows(), ())
-    if isinstance(row, BadLine):
-        raise BatchInputInvalid(
-            f"the first row of {name}, with the columns' names, {row.message}", hint="Mend it."
-        )
-    if not row or not any(row):
-        raise BatchInputInvalid(f"{name} is empty", hint="Its first row has to name the columns.")
-    names = tuple(_decode_header(cell, name) for cell in row)
-    duplicates = sorted({cell for cell in names if names.count(cell) > 1})
-    if duplicates:
-        raise BatchInputInvalid(
-            f"{name} has several columns of the name {duplicates[0]!r}", hint="Rename all but one."
-        )
-    return names
+class CsvLineReader:
+    """Gives lines to the CSV parser, and collects the bytes of the current row.
 
+    Once a row is too long its content is dropped. Only a quote is passed on where a line changes
+    whether one is open, so that the parser still finds the end of the row.
+    """
 
-def _decode_header(value: str, name: str) -> str:
-    try:
-        return decode_text(value.encode("latin-1"), "it").strip()
-    except InvalidRequest as error:
-        raise BatchInputInvalid(
-            f"the first row of {name}: {error.message}", hint=error.hint
-        ) from error
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file = file
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self.is_too_long = False
 
+    def start_row(self) -> None:
+        self._pieces.clear()
+        self._size = 0
+        self.is_too_long = False
 
-def _format_count(several: Sequence[str], what: str) -> str:
-    return f"{len(several)} {what}{'' if len(several) == 1 else 's'}"
+    @property
+    def content(self) -> bytes:
+        """The bytes of the row without its line ending, or a digest of a row that is too long."""
+        return b"".join(self._pieces).rstrip(b"\r\n")
 
-
-def _make_default_id(line: Line) -> str:
-    return f"row-{line.number}"
+    def __iter__(self) -> Iterator[str]:
+        for piece in iter_line_pieces(self._file):
+            self._size += len(piece)
+            if self._size > MAX_LINE_BYTES:
+                self.is_too_long = True
+                digest, quotes = skip_rest_of_line(self._file, piece)
+                self._pieces.append(digest)
+                self._pieces = [blake2b(b"".join(self._pieces), digest_size=16).digest()]
+                yield '"' if quotes % 2 else ""
+            else:
+                self._pieces.append(piece)
+                yield piece.decode("latin-1")

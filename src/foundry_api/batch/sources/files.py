@@ -1,4 +1,4 @@
-"""The bytes of an input: where they come from, and what they are once they are decompressed."""
+"""The bytes of an input: from a file or a pipe, decompressed."""
 
 from __future__ import annotations
 
@@ -36,9 +36,8 @@ __all__ = [
     "translate_read_errors",
 ]
 
+# For one line, or one row of a CSV. A longer one is a bad line, and is never held in memory.
 MAX_LINE_BYTES = 16 * 2**20
-"""Of one line, or one row of a CSV. A longer one is a bad line, and never held in memory."""
-
 BLOCK_BYTES = 2**18
 PARQUET_MAGIC = b"PAR1"
 
@@ -48,27 +47,22 @@ _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _HEAD_BYTES = 4
 _BEGINNING_BYTES = 2**16
+# Blanks and a bracket only: what comes next decides whether this is a JSON array.
 _UNDECIDED = re.compile(rb"\s*+\[?+\s*+")
 _CORRUPT: tuple[type[Exception], ...] = (gzip.BadGzipFile, zlib.error)
 
 
 class BadLine(msgspec.Struct, frozen=True):
-    """In a line's place, where it could not even be read.
-
-    Attributes:
-        message: What is wrong with it, such as `is longer than 16 MiB`.
-    """
+    """Stands in `Line.raw` for a line that could not be read: `is longer than 16 MiB`."""
 
     message: str
 
 
 class InputOrigin(Protocol):
-    """Where an input's bytes come from."""
+    """Opens the bytes of an input."""
 
     @property
-    def name(self) -> str:
-        """For messages."""
-        ...
+    def name(self) -> str: ...
 
     @property
     def is_seekable(self) -> bool:
@@ -76,39 +70,21 @@ class InputOrigin(Protocol):
         ...
 
     @property
-    def size_bytes(self) -> int | None:
-        """How many there are; None where nobody knows."""
-        ...
+    def size_bytes(self) -> int | None: ...
 
     def peek(self) -> io.BufferedReader:
-        """The bytes from the beginning, for whoever reads only that.
-
-        Raises:
-            BatchInputInvalid: They cannot be read.
-        """
+        """Open it to read only the first bytes; `open` starts from the same position."""
         ...
 
-    def open(self) -> io.BufferedReader:
-        """The bytes from the beginning.
-
-        Raises:
-            BatchInputInvalid: They cannot be read, or not once more.
-        """
-        ...
+    def open(self) -> io.BufferedReader: ...
 
     def close(self) -> None:
-        """Let go of what was opened only to look."""
+        """Close what `peek` opened, if the input is not used."""
         ...
 
 
 class FileOrigin:
-    """A file.
-
-    Args:
-        path: Where it lies.
-        name: What messages call it; default the path's last part.
-        is_copy: Whether it is the copy of a pipe.
-    """
+    """A file, or the copy of a pipe."""
 
     is_seekable = True
 
@@ -119,30 +95,22 @@ class FileOrigin:
 
     @property
     def size_bytes(self) -> int:
-        """Its size as it lies there."""
         with translate_read_errors(self.name):
             return self.path.stat().st_size
 
     def peek(self) -> io.BufferedReader:
-        """The file from its beginning."""
         return self.open()
 
     def open(self) -> io.BufferedReader:
-        """The file from its beginning."""
         with translate_read_errors(self.name):
             return cast("io.BufferedReader", self.path.open("rb", buffering=BLOCK_BYTES))
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: each reader closes its own file."""
 
 
 class StdinOrigin:
-    """A pipe, which can be read once. What is only looked at is read again.
-
-    Args:
-        file: The stream, which is closed once it was read.
-        name: What messages call it.
-    """
+    """A pipe, which can be read once. Bytes that were only peeked at are replayed."""
 
     is_seekable = False
     size_bytes = None
@@ -151,53 +119,46 @@ class StdinOrigin:
         self.name = name
         self._file = file
         self._seen = bytearray()
-        self._taken = False
+        self._is_opened = False
 
     def peek(self) -> io.BufferedReader:
-        """Its beginning, which will be read again."""
         return self._replay(lambda: None)
 
     def _replay(self, on_close: Callable[[], object]) -> io.BufferedReader:
-        while len(self._seen) < _HEAD_BYTES and self._more(_HEAD_BYTES):
+        # The first bytes decide about compression, and a pipe may deliver them one by one.
+        while len(self._seen) < _HEAD_BYTES and self._read_more(_HEAD_BYTES):
             pass
         return io.BufferedReader(_ReplayStream(self.read, on_close), BLOCK_BYTES)
 
     def open(self) -> io.BufferedReader:
-        """All of the stream, once."""
-        if self._taken:
+        if self._is_opened:
             raise BatchInputInvalid(
                 f"{self.name} can be read only once", hint="Write it to a file, and give that."
             )
         replayed = self._replay(self.close)
-        self._taken = True
+        self._is_opened = True
         return replayed
 
     def close(self) -> None:
-        """Close the stream."""
         self._file.close()
 
     def read(self, start: int, size: int) -> bytes:
-        """Some bytes from a place on, which nobody has read beyond."""
+        """Read up to `size` bytes at `start`, which is at most the position of the pipe."""
         if start < len(self._seen):
             return bytes(self._seen[start : start + size])
-        return self._more(size)
+        return self._read_more(size)
 
-    def _more(self, size: int) -> bytes:
-        # What a pipe has at once, so that its first lines are answered before its last ones come.
+    def _read_more(self, size: int) -> bytes:
+        # `read1` returns what is available, so that the first lines run before the last are there.
         file = self._file
         block = file.read1(size) if isinstance(file, io.BufferedReader) else file.read(size)
-        if not self._taken:
+        if not self._is_opened:  # nobody replays what is read from here on
             self._seen += block
         return block
 
 
 class _ReplayStream(io.RawIOBase):
-    """A stream from its beginning.
-
-    Args:
-        read: Gives some bytes from a place on.
-        closed: Called when it is closed.
-    """
+    """A raw stream over a function that reads at a position."""
 
     def __init__(self, read: Callable[[int, int], bytes], on_close: Callable[[], object]) -> None:
         super().__init__()
@@ -221,14 +182,9 @@ class _ReplayStream(io.RawIOBase):
 
 
 class InputReader:
-    """An input that is read once from its beginning, decompressed. A context manager.
+    """Reads an input once, decompressed and without a byte order mark. A context manager.
 
-    Args:
-        raw: The bytes, which are closed with it.
-        name: What messages call it.
-
-    Attributes:
-        file: The decompressed bytes, behind a byte order mark.
+    It owns `raw` and closes it.
     """
 
     def __init__(self, raw: io.BufferedReader, name: str) -> None:
@@ -259,18 +215,14 @@ class InputReader:
 
     @property
     def position_bytes(self) -> int:
-        """How much of the file, as it lies there, was read."""
+        """Bytes read so far from the file, which may be compressed."""
         if self._raw.closed or not self._raw.seekable():
             return self._read_bytes
         return self._raw.tell()
 
     @contextmanager
     def translate_errors(self) -> Generator[None]:
-        """What goes wrong while it is read becomes an error of ours.
-
-        Raises:
-            BatchInputInvalid: It cannot be read, is cut off, or is not what its beginning says.
-        """
+        """Raise errors of reading and decompression as `BatchInputInvalid`."""
         with translate_read_errors(self._name, self._corrupt):
             yield
 
@@ -280,6 +232,7 @@ class InputReader:
             unpacked = cast("io.RawIOBase", gzip.GzipFile(fileobj=self._raw, mode="rb"))
         elif head.startswith(_ZSTD):
             zstd = _import_zstd(self._name)
+            # Known only now: the package is optional.
             self._corrupt = (zstd.ZstdError,)
             unpacked = zstd.ZstdFile(self._raw)
         else:
@@ -298,11 +251,7 @@ class InputReader:
 
 
 def read_beginning(origin: InputOrigin) -> bytes:
-    """The first bytes, decompressed: so many that a bracket is there with what follows it.
-
-    Raises:
-        BatchInputInvalid: They cannot be read.
-    """
+    """Return the first bytes, decompressed: enough to include what follows a first bracket."""
     with InputReader(origin.peek(), origin.name) as reader, reader.translate_errors():
         head = reader.file.read1(_BEGINNING_BYTES)
         while (
@@ -315,20 +264,12 @@ def read_beginning(origin: InputOrigin) -> bytes:
 
 
 def iter_line_pieces(file: io.BufferedReader) -> Iterator[bytes]:
-    """The lines of a file with their ends. What is longer than the bound comes in pieces."""
+    """Yield the lines of a file with their endings; a line that is too long comes in pieces."""
     return iter(partial(file.readline, MAX_LINE_BYTES + 1), b"")
 
 
 def skip_rest_of_line(file: io.BufferedReader, piece: bytes) -> tuple[bytes, int]:
-    """Skip the rest of a line that is too long.
-
-    Args:
-        file: What it is read from.
-        piece: The line's first piece.
-
-    Returns:
-        A digest of the whole line, and how many double quotes it has.
-    """
+    """Skip a line whose first piece was read; return a digest of the line and its double quotes."""
     digest, quotes = blake2b(digest_size=16), 0
     while piece:
         digest.update(piece)
@@ -343,24 +284,17 @@ def skip_rest_of_line(file: io.BufferedReader, piece: bytes) -> tuple[bytes, int
 def translate_read_errors(
     name: str, corrupt: tuple[type[Exception], ...] = _CORRUPT
 ) -> Generator[None]:
-    """What goes wrong while a file is read becomes an error of ours.
-
-    Args:
-        name: What messages call it.
-        corrupt: What is raised of data that is not what it says.
-
-    Raises:
-        BatchInputInvalid: It cannot be read, is cut off, or damaged.
-    """
+    """Raise errors of reading, and the `corrupt` ones of decompression, as `BatchInputInvalid`."""
     try:
         yield
     except EOFError as error:
         raise BatchInputInvalid(
-            f"{name} is cut off: its compressed data does not end", hint="Copy it once more, whole."
+            f"{name} is cut off: its compressed data does not end",
+            hint="Copy the whole file again.",
         ) from error
     except corrupt as error:
         raise BatchInputInvalid(
-            f"{name} is damaged: {error}", hint="Copy or compress it once more."
+            f"{name} is damaged: {error}", hint="Copy or compress it again."
         ) from error
     except OSError as error:
         why = error.strerror or str(error)
@@ -368,9 +302,9 @@ def translate_read_errors(
 
 
 def _import_zstd(name: str) -> Any:
-    """The standard library's from Python 3.14 on, else its backport."""
-    import importlib  # noqa: PLC0415 - few inputs are compressed so
+    import importlib  # noqa: PLC0415 - few inputs are compressed with zstd
 
+    # Python 3.14 has it; `backports.zstd` is the same for older versions.
     for module in ("compression.zstd", "backports.zstd"):
         try:
             return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""A JSON array, given out element by element. Neither is ever held as a whole, nor parsed twice."""
+"""Split a JSON array into its elements, without parsing it and in bounded memory."""
 
 from __future__ import annotations
 
@@ -18,55 +18,43 @@ if TYPE_CHECKING:
 
 __all__ = ["begins_array", "iter_array_elements"]
 
+# A line of plain text may begin with a bracket, too: `[1] What is …`.
 _BEGINNING = re.compile(rb"\s*\[\s*(?:[\[{\"\]]|\Z)")
-"""An array, though a line of plain text may begin with a bracket as well: `[1] What is …`."""
-
 _OUTSIDE = re.compile(rb'["\[\]{},]')
 _INSIDE = re.compile(rb'[\\"]')
 _OPENING, _CLOSING = b"[{", b"]}"
 
 
 def begins_array(head: bytes) -> bool:
-    """Whether a file is an array, and not lines of which the first one is."""
+    """Whether a file is one array, rather than lines of which the first is an array."""
     if not _BEGINNING.match(head):
         return False
     first, _, others = head.lstrip().partition(b"\n")
-    return not others.strip() or not _is_json(first)
+    if not others.strip():
+        return True
+    try:
+        msgspec.json.decode(first)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return True
+    return False
 
 
 def iter_array_elements(
     file: io.BufferedReader, name: str, salt: bytes
 ) -> Iterator[tuple[bytes | BadLine, int]]:
-    """The elements of an array as they are written, and a digest of each: 63 bits.
-
-    Args:
-        file: What it is read from; its first byte but blanks is the bracket.
-        name: What messages call it.
-        salt: Makes the digests another input's.
-
-    Raises:
-        BatchInputInvalid: The array does not end, or something comes after it.
-    """
+    """Yield the elements of an array as they are written, each with a digest of 63 bits."""
     return _Elements(file, name, salt).iter_elements()
 
 
-def _is_json(line: bytes) -> bool:
-    try:
-        msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
-
-
 class _Elements:
-    """Where the elements of an array begin and end."""
+    """Scans an array block by block for the ends of its elements."""
 
     def __init__(self, file: io.BufferedReader, name: str, salt: bytes) -> None:
         self._file = file
         self._name = name
         self._salt = salt
         self._depth = 0
-        self._in_text = False
+        self._in_string = False
         self._escaped = False
         self._start_element()
 
@@ -77,38 +65,42 @@ class _Elements:
         self._digest = blake2b(digest_size=8, salt=self._salt)
 
     def iter_elements(self) -> Iterator[tuple[bytes | BadLine, int]]:
-        """See `iter_array_elements`."""
-        number = -1  # ahead of the bracket that opens the array
+        number = -1  # before the bracket that opens the array
         while block := self._file.read1(BLOCK_BYTES):
             start = 0
             for place in self._find_cuts(block):
                 self._add(block[start:place])
                 start = place + 1
+                # In `[]` the closing bracket ends no element.
                 is_empty = number == 0 and self._depth == 0 and self._is_blank
                 if number >= 0 and not is_empty:
-                    yield self._finish_element()
+                    digest = int.from_bytes(self._digest.digest(), "little") >> 1
+                    if self._size > MAX_LINE_BYTES:
+                        yield BadLine(TOO_LONG), digest
+                    else:
+                        yield b"".join(self._pieces).rstrip(), digest
                 self._start_element()
                 number += 1
             if number >= 0 and self._depth == 0:
-                self._check_no_more(block[start:])
+                self._check_end(block[start:])
                 return
             self._add(block[start:])
         raise BatchInputInvalid(
-            f"{self._name} is cut off: its array does not end", hint="Copy it once more, whole."
+            f"{self._name} is cut off: its array does not end", hint="Copy the whole file again."
         )
 
-    def _check_no_more(self, rest: bytes) -> None:
+    def _check_end(self, rest: bytes) -> None:
         while not rest.strip():
             rest = self._file.read1(BLOCK_BYTES)
             if not rest:
                 return
         raise BatchInputInvalid(
-            f"{self._name} goes on behind the end of its array",
+            f"{self._name} continues after the end of its array",
             hint="Give one array of requests, or one request on each line.",
         )
 
     def _find_cuts(self, block: bytes) -> Iterator[int]:
-        """The places of the array's own brackets, and of the commas between its elements."""
+        """Yield the positions of the outer brackets, and of the commas between elements."""
         position = 0
         while (mark_at := self._find_mark(block, position)) is not None:
             position = mark_at + 1
@@ -126,25 +118,26 @@ class _Elements:
                 yield mark_at
 
     def _find_mark(self, block: bytes, position: int) -> int | None:
-        """The place of the next mark outside of texts."""
+        """Find the next bracket, brace or comma outside of strings."""
         while True:
             if self._escaped:
                 position += 1
                 self._escaped = False
-            if not self._in_text:
+            if not self._in_string:
                 match = _OUTSIDE.search(block, position)
                 if match is None:
                     return None
                 if match[0] != b'"':
                     return match.start()
-                self._in_text = True
+                self._in_string = True
             else:
                 match = _INSIDE.search(block, position)
                 if match is None:
                     return None
                 if match[0] == b'"':
-                    self._in_text = False
+                    self._in_string = False
                 elif match.end() == len(block):
+                    # The escaped character is the first of the next block.
                     self._escaped = True
                     return None
                 else:
@@ -159,12 +152,6 @@ class _Elements:
         self._size += len(piece)
         if self._size <= MAX_LINE_BYTES:
             self._pieces.append(piece)
-        else:
+        else:  # the digest still covers all of it
             self._pieces.clear()
         self._digest.update(piece)
-
-    def _finish_element(self) -> tuple[bytes | BadLine, int]:
-        digest = int.from_bytes(self._digest.digest(), "little") >> 1
-        if self._size > MAX_LINE_BYTES:
-            return BadLine(TOO_LONG), digest
-        return b"".join(self._pieces).rstrip(), digest

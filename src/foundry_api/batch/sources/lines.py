@@ -1,4 +1,4 @@
-"""OpenAI's batch files: a JSON object on each line."""
+"""Inputs of lines: OpenAI batch files, and plain text with one prompt per line."""
 
 from __future__ import annotations
 
@@ -39,22 +39,16 @@ class _CustomIdOnly(msgspec.Struct):
 _REQUEST = msgspec.json.Decoder(_Request)
 _CUSTOM_ID_ONLY = msgspec.json.Decoder(_CustomIdOnly)
 _ANYTHING = msgspec.json.Decoder()
+# A pretty-printed object: none of its lines is a request.
 _SPREAD = re.compile(rb"\s*\{[ \t\r]*\n\s*[\"}]")
-"""An object that is written over several lines. None of them can be asked."""
-
 _FORM = (
     'A line is {"custom_id": "1", "body": {"messages": [{"role": "user", "content": "Hi"}]}}. '
-    "Lines of prompts are read with --format text."
+    "For a file of prompts give --format text."
 )
 
 
 class OpenAILines(LineSource):
-    """An input in the form of OpenAI's batch files, or with such requests in a JSON array.
-
-    Args:
-        origin: Where its bytes come from.
-        options: The model, and the members that bodies have which lack them.
-    """
+    """An OpenAI batch file, or a JSON array of such requests."""
 
     def __init__(self, origin: InputOrigin, options: InputOptions) -> None:
         super().__init__(origin, options, "openai")
@@ -70,11 +64,9 @@ class OpenAILines(LineSource):
         self._members: Mapping[str, Any] = {**options.members, **model}
 
     def format_place(self, line: Line) -> str:
-        """Where a line, or an element, is."""
         return f"{self.name} item {line.number}" if self._is_array else super().format_place(line)
 
     def read_lines(self, reader: InputReader) -> Iterator[Line]:
-        """The lines that are not blank, or the elements of the array."""
         if not self._is_array:
             yield from super().read_lines(reader)
             return
@@ -83,63 +75,51 @@ class OpenAILines(LineSource):
             yield Line(index, index + 1, digest, raw)
 
     def get_custom_id(self, line: Line) -> str | None:
-        """The name of a request, even of one that cannot be asked, if it has any."""
         try:
             return validate_custom_id(_CUSTOM_ID_ONLY.decode(line.raw).custom_id)
         except (*BAD_JSON, TypeError, InvalidRequest):
             return None
 
     def _parse_request(self, line: Line) -> BatchRequest:
-        request = _decode_request(line.raw)
+        try:
+            request = _REQUEST.decode(line.raw)
+        except BAD_JSON as error:
+            # msgspec's own message rarely says what to do; look for the first problem by hand.
+            _explain(_parse_json(line.raw))
+            raise InvalidRequest(f"it is not a request: {error}") from error
         custom_id = validate_custom_id(request.custom_id)
         url = parse_route(request.url)
         try:
             body = validate_body(url, {**self._members, **request.body})
         except FoundryError as error:
-            raise self._locate_in_body(error, request.body) from error
+            field = error.field if isinstance(error, InvalidRequest) else None
+            is_option = field in self._members and field not in request.body
+            message = f"{error.message} (it comes from the options)" if is_option else error.message
+            raise InvalidRequest(
+                message, field=f"body.{field}" if field else "body", hint=error.hint
+            ) from error
         return BatchRequest(custom_id=custom_id, body=body, url=url)
-
-    def _locate_in_body(self, error: FoundryError, body: dict[str, Any]) -> InvalidRequest:
-        field = error.field if isinstance(error, InvalidRequest) else None
-        ours = field in self._members and field not in body
-        message = f"{error.message} (it comes from the options)" if ours else error.message
-        return InvalidRequest(message, field=f"body.{field}" if field else "body", hint=error.hint)
-
-
-def _decode_request(raw: bytes) -> _Request:
-    try:
-        return _REQUEST.decode(raw)
-    except BAD_JSON as error:
-        _explain(_parse_json(raw))
-        raise InvalidRequest(f"it is no request: {error}") from error
 
 
 def _parse_json(raw: bytes) -> Any:
-    """Any JSON."""
     try:
         return _ANYTHING.decode(raw)
     except RecursionError as error:
         raise InvalidRequest("its JSON is nested too deeply") from error
     except BAD_JSON as error:
-        raise InvalidRequest(_describe_decode_error(raw, error)) from error
-
-
-def _describe_decode_error(raw: bytes, error: Exception) -> str:
-    try:
-        raw.decode()
-    except UnicodeDecodeError as bad:
-        return f"it is not UTF-8: byte {bad.start + 1} is 0x{raw[bad.start]:02x}"
-    return f"it is no JSON: {error}"
+        try:
+            raw.decode()
+        except UnicodeDecodeError as bad:
+            message = f"it is not UTF-8: byte {bad.start + 1} is 0x{raw[bad.start]:02x}"
+        else:
+            message = f"it is not JSON: {error}"
+        raise InvalidRequest(message) from error
 
 
 def _explain(value: Any) -> None:
-    """Say what is wrong with JSON that is no request.
-
-    Raises:
-        InvalidRequest: The first thing that is.
-    """
+    """Raise an error for the first problem of JSON that is not a request."""
     if not isinstance(value, dict):
-        raise InvalidRequest("it is no JSON object", hint=_FORM)
+        raise InvalidRequest("it is not a JSON object", hint=_FORM)
     members = cast("dict[str, Any]", value)
     known = _Request.__struct_fields__
     for name in members:
@@ -147,28 +127,20 @@ def _explain(value: Any) -> None:
             raise InvalidRequest(
                 f"{name} is no member of a request{suggest_nearest(name, known)}",
                 field=name,
-                hint=f"It has {', '.join(known)}.",
+                hint=f"Its members are {', '.join(known)}.",
             )
     for name in ("custom_id", "body"):
         if name not in members:
             raise InvalidRequest(f"{name} is missing", field=name)
     validate_custom_id(members["custom_id"])
     if not isinstance(members["body"], dict):
-        raise InvalidRequest("body is no JSON object", field="body")
+        raise InvalidRequest("body is not a JSON object", field="body")
     parse_route(members.get("url", CHAT_URL))
     raise InvalidRequest(f"method is {members.get('method')!r}, but must be POST", field="method")
 
 
 class TextLines(LineSource):
-    """An input with a prompt on each line.
-
-    Args:
-        origin: Where its bytes come from.
-        options: What is made of a line.
-
-    Raises:
-        BatchInputInvalid: The options do not fit.
-    """
+    """Plain text with one prompt per line."""
 
     def __init__(self, origin: InputOrigin, options: InputOptions) -> None:
         super().__init__(origin, options, "text")
@@ -176,12 +148,11 @@ class TextLines(LineSource):
             raise BatchInputInvalid(
                 f"{self.name} is plain text, which has no column {options.column!r}",
                 field="column",
-                hint="Say what it is with --format csv or --format parquet.",
+                hint="If it is a table, give --format csv or --format parquet.",
             )
         self._prompts = PromptBuilder(options, [DEFAULT_COLUMN], "A line", {"line": 0})
 
     def get_custom_id(self, line: Line) -> str | None:
-        """`line-N`, by its number."""
         return f"line-{line.number}"
 
     def _parse_request(self, line: Line) -> BatchRequest:
@@ -189,15 +160,7 @@ class TextLines(LineSource):
 
 
 def decode_text(raw: bytes, what: str) -> str:
-    """UTF-8 as text.
-
-    Args:
-        raw: The bytes.
-        what: What they are, for messages.
-
-    Raises:
-        InvalidRequest: It is no UTF-8.
-    """
+    """Decode UTF-8; `what` names the value in the error message."""
     try:
         return raw.decode()
     except UnicodeDecodeError as error:

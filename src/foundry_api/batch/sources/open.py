@@ -1,4 +1,4 @@
-"""Which source an input is."""
+"""Open an input: detect its format, and copy it first if it is a pipe."""
 
 from __future__ import annotations
 
@@ -39,14 +39,15 @@ _FORMATS: Mapping[str, str] = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
-_FORMAT_HINT = "Say what it is with --format openai, text, csv or parquet."
+_FORMAT_HINT = "Give its format with --format openai, text, csv or parquet."
 _SPREADSHEET = "Save it as CSV in UTF-8."
-_PACKED = "Unpack it first; what is compressed with gzip or zstd alone is read as it is."
+_PACKED = "Unpack it first; a file compressed with gzip or zstd alone can stay as it is."
 _HINTS: Mapping[str, str] = {
     **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers"), _SPREADSHEET),
     **dict.fromkeys((".zip", ".7z", ".rar", ".tar", ".tgz", ".bz2", ".xz", ".lz4"), _PACKED),
 }
 
+# What may be in a file without a name that tells: none of it can be lines of prompts.
 _BINARY: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (re.compile(rb"PK(\x03\x04|\x05\x06)"), "a zip archive, as .xlsx and .docx are", _PACKED),
     (re.compile(rb"\x1f\x8b|\x28\xb5\x2f\xfd"), "compressed once more", _PACKED),
@@ -61,49 +62,33 @@ _REQUESTS = re.compile(rb'\s*+\[?+\s*+\{\s*"(?:custom_id|method|url|body|message
 
 
 def detect_format(options: InputOptions, name: str, head: bytes, *, is_stream: bool) -> str:
-    """The format that the name tells, else the content.
+    """Detect the format by the file's name, or by its first bytes, decompressed.
 
-    Args:
-        options: What was given; no format.
-        name: What messages call the input.
-        head: How it begins, decompressed.
-        is_stream: Whether it is a pipe, whose name says nothing.
-
-    Raises:
-        BatchInputInvalid: It may be anything, or is not what its name says.
+    An input that could be anything is refused, because each line would be sent as a prompt. The
+    name of a stream says nothing.
     """
-    suffix = _get_suffix(options.path)
+    suffixes = [suffix.lower() for suffix in PurePath(options.path).suffixes]
+    while suffixes and suffixes[-1] in _COMPRESSED:
+        suffixes.pop()
+    suffix = suffixes[-1] if suffixes else ""
     by_name = _FORMATS.get(suffix)
     if head.startswith(PARQUET_MAGIC) and by_name in {None, "parquet"}:
         return "parquet"
     if by_name is None and suffix and not is_stream:
         raise _format_error(
-            f"what {name} holds is not known: {suffix} is none of {', '.join(_FORMATS)}",
+            f"the format of {name} is unknown: {suffix} is none of {', '.join(_FORMATS)}",
             _HINTS.get(suffix, ""),
         )
     if by_name != "parquet":
-        _check_not_binary(name, head)
+        for kind, what, hint in _BINARY:
+            if kind.match(head):
+                raise _format_error(f"{name} is {what}", hint)
     if by_name == "text" and _REQUESTS.match(head):
-        raise _format_error(f"{name} seems to hold requests, not prompts")
-    return by_name or _detect_from_content(options, name, head)
-
-
-def _get_suffix(path: str) -> str:
-    parts = [part.lower() for part in PurePath(path).suffixes]
-    while parts and parts[-1] in _COMPRESSED:
-        parts.pop()
-    return parts[-1] if parts else ""
-
-
-def _check_not_binary(name: str, head: bytes) -> None:
-    for kind, what, hint in _BINARY:
-        if kind.match(head):
-            raise _format_error(f"{name} is {what}", hint)
-
-
-def _detect_from_content(options: InputOptions, name: str, head: bytes) -> str:
+        raise _format_error(f"{name} seems to contain requests, not prompts")
+    if by_name is not None:
+        return by_name
     if _CODE.match(head):
-        raise _format_error(f"{name} seems to hold code or markup, not prompts")
+        raise _format_error(f"{name} seems to contain code or markup, not prompts")
     if head.lstrip().startswith(b"{") or begins_array(head):
         return "openai"
     if _EXCEL.match(head):
@@ -123,30 +108,31 @@ def open_source(
     is_abandoned: Callable[[], bool] = never,
     accept: Callable[[Source], object] | None = None,
 ) -> Source:
-    """The input of a batch. Blocks.
+    """Open the input of a batch. Blocks.
 
-    Args:
-        options: What is read, and what is made of it.
-        spool: Where standard input, or another pipe, is copied to, so that it can be read again;
-            None to read it once as it comes.
-        standard_input: Whether what is in the spool must be the same, is replaced, or is the
-            input.
-        is_abandoned: Asked now and then, while a pipe gives nothing, whether to give up.
-        accept: Raises what refuses the input, before its copy takes the place of another one.
-
-    Raises:
-        BatchInputInvalid: The input cannot be read, or the options do not fit it; `.field` names
-            the option.
-        BatchMismatch: Standard input is not what was copied before.
-        BatchStorageFailed: Standard input cannot be copied.
+    A pipe is copied to `spool`, so that it can be read again; with None it is read once, as it
+    arrives. `is_abandoned` is polled while a pipe delivers nothing. `accept` may raise to refuse
+    the input before its copy replaces that of an earlier run.
     """
-    _check_members(options)
+    for name in options.members:
+        if name not in MEMBERS:
+            raise BatchInputInvalid(
+                f"{name} is no member of a request{suggest_nearest(name, MEMBERS)}", field="members"
+            )
     if standard_input == "new" and spool is not None and spool.exists() and is_stream(options.path):
         _replace_copy(options, spool, is_abandoned, accept)
         return open_source(options, spool=spool, standard_input="kept")
     origin = _open_origin(options.path, spool, standard_input, is_abandoned)
     try:
-        source = _SOURCES[_get_format(origin, options)](origin, options)
+        format_name: str = options.format
+        if format_name == "auto":
+            format_name = detect_format(
+                options,
+                origin.name,
+                read_beginning(origin),
+                is_stream=not isinstance(origin, FileOrigin) or origin.is_copy,
+            )
+        source = _SOURCES[format_name](origin, options)
         if accept is not None:
             accept(source)
     except BaseException:
@@ -157,11 +143,7 @@ def open_source(
 
 @contextmanager
 def open_seekable(options: InputOptions) -> Generator[Source]:
-    """The input, which can be read more than once: a pipe is copied to a file until the end.
-
-    Raises:
-        FoundryError: See `open_source`.
-    """
+    """Open an input that can be read more than once: a pipe is copied to a temporary file."""
     with tempfile.TemporaryDirectory(prefix="foundry-api-") as directory:
         yield open_source(options, spool=Path(directory) / "input", standard_input="new")
 
@@ -172,9 +154,10 @@ def _replace_copy(
     is_abandoned: Callable[[], bool],
     accept: Callable[[Source], object] | None,
 ) -> None:
-    """Copy a pipe in the place of what an earlier run read, which stays if this one is refused."""
+    """Replace the copy of an earlier run, which stays if the new input is refused."""
     draft = make_draft_path(spool)
     try:
+        # Opening the draft checks the new input completely before the old copy is gone.
         open_source(
             options, spool=draft, standard_input="new", is_abandoned=is_abandoned, accept=accept
         )
@@ -183,7 +166,7 @@ def _replace_copy(
         why = error.strerror or str(error)
         raise BatchStorageFailed(f"{spool} cannot be replaced: {why}") from error
     finally:
-        with suppress(OSError):  # it may never have been made
+        with suppress(OSError):  # it may not exist: renamed, or never created
             draft.unlink()
 
 
@@ -191,15 +174,15 @@ def _open_openai(origin: InputOrigin, options: InputOptions) -> Source:
     for name in ("column", "template", "system"):
         if getattr(options, name) is not None:
             raise BatchInputInvalid(
-                f"{origin.name} holds whole requests, for which no {name} is taken",
+                f"{origin.name} contains whole requests, which take no {name}",
                 field=name,
-                hint="It is for prompts: say what they are in with --format text, csv or parquet.",
+                hint="It is for prompts; if these are, give --format text, csv or parquet.",
             )
     return OpenAILines(origin, options)
 
 
 def _open_parquet(origin: InputOrigin, options: InputOptions) -> Source:
-    from foundry_api.batch.sources.parquet import ParquetRows  # noqa: PLC0415 - few inputs are
+    from foundry_api.batch.sources.parquet import ParquetRows  # noqa: PLC0415 - few inputs are Parquet
 
     return ParquetRows(origin, options)
 
@@ -215,33 +198,15 @@ _SOURCES: Mapping[str, Callable[[InputOrigin, InputOptions], Source]] = {
 def _open_origin(
     path: str, spool: Path | None, use: StandardInput, is_abandoned: Callable[[], bool]
 ) -> InputOrigin:
-    if _is_spooled(path, spool, use):
+    try:
+        is_spooled = is_stream(path)
+    except BatchInputInvalid:
+        # A named pipe of an earlier run may be gone while its copy is still there.
+        if use != "kept" or spool is None or not spool.exists():
+            raise
+        is_spooled = True
+    if is_spooled:
         return spool_stdin(path, spool, use, is_abandoned)
     origin = FileOrigin(Path(path).expanduser())
-    origin.peek().close()
+    origin.peek().close()  # fail now if it cannot be read
     return origin
-
-
-def _is_spooled(path: str, spool: Path | None, use: StandardInput) -> bool:
-    try:
-        return is_stream(path)
-    except BatchInputInvalid:
-        # The pipe of an earlier run is gone, but its copy may be there.
-        if use == "kept" and spool is not None and spool.exists():
-            return True
-        raise
-
-
-def _get_format(origin: InputOrigin, options: InputOptions) -> str:
-    if options.format != "auto":
-        return options.format
-    is_stream = not isinstance(origin, FileOrigin) or origin.is_copy
-    return detect_format(options, origin.name, read_beginning(origin), is_stream=is_stream)
-
-
-def _check_members(options: InputOptions) -> None:
-    for name in options.members:
-        if name not in MEMBERS:
-            raise BatchInputInvalid(
-                f"{name} is no member of a request{suggest_nearest(name, MEMBERS)}", field="members"
-            )

@@ -1,4 +1,4 @@
-"""Parquet: a row of values for each prompt."""
+"""Parquet inputs: one prompt, or the values of a template, in each row."""
 
 from __future__ import annotations
 
@@ -29,23 +29,12 @@ _ENCODER = msgspec.json.Encoder(enc_hook=str)
 
 
 class ParquetRows(Source):
-    """An input with a prompt, or the values of one, in each row.
-
-    `Line.raw` has the values of the columns that are used, and no others are read.
-
-    Args:
-        origin: Where its bytes come from.
-        options: What is made of a row.
-
-    Raises:
-        BatchInputInvalid: It is no Parquet, has no such column, the options do not fit, or pyarrow
-            is missing.
-    """
+    """A Parquet input. `Line.raw` has the values of the used columns; no others are read."""
 
     unit: ClassVar[str] = "row"
 
     def __init__(self, origin: InputOrigin, options: InputOptions) -> None:
-        if not origin.is_seekable:
+        if not origin.is_seekable:  # the schema is at the end of the file
             raise BatchInputInvalid(
                 f"{origin.name} is Parquet, which cannot be read as a stream",
                 hint="Write it to a file, and give that.",
@@ -58,7 +47,6 @@ class ParquetRows(Source):
         super().__init__(origin, options, ("parquet", self._columns))
 
     def read_lines(self, reader: InputReader) -> Iterator[Line]:
-        """The rows, of which a few are held at once."""
         index, salt = 0, self._salt
         with _translate_arrow_errors(self.name):
             file = _open_parquet(reader, self.name)
@@ -71,7 +59,6 @@ class ParquetRows(Source):
                     index += 1
 
     def get_custom_id(self, line: Line) -> str | None:
-        """What the row says, or `row-N` where there is no column for that."""
         name = self._prompts.id_column
         if name is None:
             return _make_default_id(line)
@@ -81,18 +68,19 @@ class ParquetRows(Source):
             return None
 
     def _parse_request(self, line: Line) -> BatchRequest:
-        return self._prompts.make_request(self._format_values(line.raw), _make_default_id(line))
-
-    def _format_values(self, raw: tuple[Any, ...]) -> list[str]:
-        """The values as texts, at the places of their columns."""
+        # The prompt builder counts places over all columns, though only some were read.
         values = [""] * self._width
-        for place, name, value in zip(self._prompts.places, self._columns, raw, strict=True):
+        for place, name, value in zip(self._prompts.places, self._columns, line.raw, strict=True):
             values[place] = value if isinstance(value, str) else _format_value(name, value)
-        return values
+        return self._prompts.make_request(values, _make_default_id(line))
+
+
+def _make_default_id(line: Line) -> str:
+    return f"row-{line.number}"
 
 
 def _format_value(name: str, value: Any) -> str:
-    """Null as nothing, numbers and lists as JSON writes them, times as Python does."""
+    """Format null as an empty text, numbers and lists as JSON, times as Python does."""
     if value is None:
         return ""
     if isinstance(value, bytes):
@@ -116,18 +104,14 @@ def _open_parquet(reader: InputReader, name: str) -> Any:
 
 @contextmanager
 def _translate_arrow_errors(name: str) -> Generator[None]:
-    """What Arrow raises of a file becomes an error of ours."""
     arrow: Any = importlib.import_module("pyarrow")
     try:
         yield
     except (arrow.ArrowException, OSError) as error:
+        # Arrow raises OSError for damaged data, but without a number; those of the disk have one.
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's; Arrow's own have no number
+            raise
         raise BatchInputInvalid(
-            f"{name} is damaged, or no Parquet: {str(error).rstrip('.')}",
-            hint="Write it once more.",
+            f"{name} is damaged, or not Parquet: {str(error).rstrip('.')}",
+            hint="Write the file again.",
         ) from error
-
-
-def _make_default_id(line: Line) -> str:
-    return f"row-{line.number}"

@@ -1,4 +1,4 @@
-"""How a row of values becomes a chat completion."""
+"""Build chat completion requests from rows of values, with an optional template."""
 
 from __future__ import annotations
 
@@ -19,18 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_COLUMN", "PromptBuilder", "Template"]
 
-
+DEFAULT_COLUMN = "prompt"
+_ID_COLUMNS = ("custom_id", "id")
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _ESCAPED = {"{{": "{", "}}": "}"}
-_BRACES = "A brace that is part of the prompt is written twice: {{ and }}."
+_BRACES = "To put a brace into the prompt, write it twice: {{ and }}."
 
 
 class Template:
-    """A prompt that is made of a row.
-
-    Args:
-        pieces: Texts, and the numbers of the values that stand between them.
-    """
+    """A prompt template: texts, and the places of the values between them."""
 
     def __init__(self, pieces: Sequence[str | int]) -> None:
         self.places = tuple(piece for piece in pieces if isinstance(piece, int))
@@ -38,16 +35,7 @@ class Template:
 
     @classmethod
     def parse(cls, text: str, names: Mapping[str, int], what: str) -> Self:
-        """Read a template.
-
-        Args:
-            text: With `{name}` where a value comes, and `{{` for a brace.
-            names: Number of each value by its name.
-            what: Whose values they are, for messages.
-
-        Raises:
-            BatchInputInvalid: It names a value that there is not, or none.
-        """
+        """Parse a template; `names` has the place of each value, `what` is their owner's name."""
         pieces: list[str | int] = []
         end = 0
         for match in _PIECE.finditer(text):
@@ -55,13 +43,10 @@ class Template:
             end = match.end()
         pieces.append(text[end:])
         if not any(isinstance(piece, int) for piece in pieces):
-            raise _template_error(
-                "it has no {name}, so that all prompts would be the same", names, what
-            )
+            raise _template_error("it has no {name}, so all prompts would be the same", names, what)
         return cls([piece for piece in pieces if piece != ""])
 
     def render(self, values: Sequence[str]) -> str:
-        """The prompt of a row."""
         return "".join(piece if isinstance(piece, str) else values[piece] for piece in self._pieces)
 
 
@@ -87,26 +72,12 @@ def _template_error(why: str, names: Mapping[str, int], what: str) -> BatchInput
     )
 
 
-DEFAULT_COLUMN = "prompt"
-_ID_COLUMNS = ("custom_id", "id")
-
-
 class PromptBuilder:
-    """Makes requests of rows.
-
-    Args:
-        options: The column, or the template; instructions, model and further members.
-        names: What a row's values are called.
-        what: Whose they are, for messages.
-        aliases: Further names of values.
+    """Builds requests from rows. `names` are the columns, `what` is the input's name in messages.
 
     Attributes:
-        places: The numbers of the values that are used, in ascending order.
-        id_column: The column with the requests' names, if there is one.
-
-    Raises:
-        BatchInputInvalid: There is no such column, the template does not fit, or a member is at
-            fault.
+        places: The places of the values that requests use, in ascending order.
+        id_column: The column with the custom_id, if there is one.
     """
 
     def __init__(
@@ -127,34 +98,25 @@ class PromptBuilder:
             if column is not None:
                 known.setdefault(DEFAULT_COLUMN, column)
             self._template = Template.parse(options.template, known, what)
-        self._system_messages = _make_system_messages(options)
+        system = _check_option(lambda: instructions("system", options.system))
+        self._system_messages = [] if system is None else [{"role": "system", "content": system}]
         self._members = _make_members(options)
         used = self._template.places if self._template else (column,)
         self.places = sorted({place for place in (*used, self._id) if place is not None})
 
     def make_request(self, values: Sequence[str], default_id: str) -> BatchRequest:
-        """The request of a row.
-
-        Args:
-            values: The row's. Those that are not used may be anything.
-            default_id: Its name, where rows have none.
-
-        Raises:
-            InvalidRequest: Its prompt is empty, or cannot be sent.
-        """
+        """Build the request of a row; `default_id` is its custom_id if rows have none."""
         custom_id = default_id if self._id is None else validate_custom_id(values[self._id])
-        message = {"role": "user", "content": check_text("prompt", self._render_prompt(values))}
+        if self._template is None:
+            assert self._column is not None  # noqa: S101 - without a template there is a column
+            prompt = values[self._column]
+        elif any(values[place].strip() for place in self._template.places):
+            prompt = self._template.render(values)
+        else:
+            raise InvalidRequest("every value of the template is empty", field="template")
+        message = {"role": "user", "content": check_text("prompt", prompt)}
         body = {**self._members, "messages": [*self._system_messages, message]}
         return BatchRequest(custom_id=custom_id, body=body)
-
-    def _render_prompt(self, values: Sequence[str]) -> str:
-        template = self._template
-        if template is None:
-            assert self._column is not None  # noqa: S101 - one of the two is there
-            return values[self._column]
-        if not any(values[place].strip() for place in template.places):
-            raise InvalidRequest("every value of the template is empty", field="template")
-        return template.render(values)
 
 
 def _find_column(options: InputOptions, places: Mapping[str, int], what: str) -> int:
@@ -163,31 +125,26 @@ def _find_column(options: InputOptions, places: Mapping[str, int], what: str) ->
         raise BatchInputInvalid(
             f"{what} has no column {name!r}{suggest_nearest(name, places)}",
             field="column",
-            hint=f"It has {', '.join(places)}. Name the one with the prompts: --column NAME, "
-            "or make the prompts of several: --template 'Translate: {NAME}'.",
+            hint=f"It has {', '.join(places)}. Choose the one with the prompts: --column NAME, "
+            "or build prompts from several: --template 'Translate: {NAME}'.",
         )
     return places[name]
 
 
-def _make_system_messages(options: InputOptions) -> list[dict[str, str]]:
-    system = _check_option(lambda: instructions("system", options.system))
-    return [] if system is None else [{"role": "system", "content": system}]
-
-
 def _make_members(options: InputOptions) -> dict[str, Any]:
-    """The members of every body, checked once instead of with each."""
     members = dict(options.members)
     if "messages" in members:
-        raise BatchInputInvalid("messages are what the prompts become", field="members")
+        raise BatchInputInvalid("messages are made from the prompts", field="members")
     if options.model is not None:
         members["model"] = options.model
+    # Checked once here, with any prompt, instead of with each row.
     message = {"role": "user", "content": "Hi"}
     body = _check_option(lambda: validate_body(CHAT_URL, {**members, "messages": [message]}))
     return {name: value for name, value in body.items() if name != "messages"}
 
 
 def _check_option(check: Callable[[], Any]) -> Any:
-    """What a check of the options says, as an error of the whole input."""
+    """Raise an error of the options as one of the whole input, rather than of a line."""
     try:
         return check()
     except FoundryError as error:

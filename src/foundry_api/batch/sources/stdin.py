@@ -1,4 +1,4 @@
-"""Standard input and other pipes, copied to a file, to be read again after a crash."""
+"""Read standard input and other pipes, and copy them to a file so that they can be read again."""
 
 from __future__ import annotations
 
@@ -34,35 +34,30 @@ __all__ = ["NAME", "StandardInput", "is_stream", "make_draft_path", "remove_draf
 NAME = "standard input"
 
 StandardInput = Literal["same", "new", "kept"]
-"""What becomes of a stream and of the file that it is copied to: it must be the `same` as
-what is there, if anything is; it is `new`, and takes its place; it is not read, and what was `kept`
-is the input."""
+"""How a stream relates to an earlier copy: it must have the `same` content, if there is a copy; it
+is `new` and replaces the copy; or the `kept` copy is the input and the stream is not read."""
 
 _DESCRIPTOR = re.compile(r"/dev/(?:stdin|fd/(\d+))|/proc/self/fd/(\d+)")
+# Without it Windows translates line endings.
 _BINARY: int = getattr(os, "O_BINARY", 0)
-"""Windows would change the ends of lines without it."""
-
-# Elsewhere than on Linux a named pipe that nobody writes to yet would seem to be at its end.
+# Opening a named pipe blocks until it has a writer, and cannot be interrupted. Elsewhere than on
+# Linux, though, a pipe opened without blocking looks finished until somebody writes.
 _NONBLOCK: int = os.O_NONBLOCK if sys.platform == "linux" else 0
 
 WAIT_MS = 200
+# Random bytes in the name of an unfinished copy.
 DRAFT_BYTES = 8
-"""Random bytes in the name of an unfinished copy."""
 
 
 def is_stream(path: str) -> bool:
-    """Whether an input is no file that can be read again: a pipe, a socket, a descriptor.
-
-    Raises:
-        BatchInputInvalid: It cannot be read, or has no end.
-    """
+    """Whether an input can be read only once: a pipe, a socket, a descriptor."""
     if path == STANDARD_STREAM or _DESCRIPTOR.fullmatch(path):
         return True
     file = Path(path).expanduser()
     with translate_read_errors(path):
         try:
             mode = file.stat().st_mode
-        except ValueError as error:  # a NUL
+        except ValueError as error:  # a NUL character
             raise BatchInputInvalid(f"{path!r} cannot be read: {error}", field="path") from error
     if stat.S_ISDIR(mode):
         raise BatchInputInvalid(f"{path} is a directory", field="path", hint="Give a file.")
@@ -72,7 +67,6 @@ def is_stream(path: str) -> bool:
 
 
 def never() -> bool:
-    """Nobody gives up waiting."""
     return False
 
 
@@ -82,18 +76,9 @@ def spool_stdin(
     use: StandardInput,
     is_abandoned: Callable[[], bool] = never,
 ) -> InputOrigin:
-    """A stream as the origin of an input.
+    """Copy a stream to `spool`, or with None return it to be read once as it arrives.
 
-    Args:
-        path: Its name; `-` is standard input.
-        spool: Where it is copied to; None to read it once as it comes.
-        use: What becomes of what is there.
-        is_abandoned: Asked now and then, while nothing comes, whether to give up.
-
-    Raises:
-        BatchInputInvalid: There is none, or none was kept.
-        BatchMismatch: It is not what was copied before.
-        BatchStorageFailed: It cannot be copied.
+    `is_abandoned` is polled while the stream delivers nothing.
     """
     name = NAME if path == STANDARD_STREAM else path
     if use == "kept" and spool is not None:
@@ -108,10 +93,11 @@ def spool_stdin(
 
 
 def _open_stream(path: str, is_abandoned: Callable[[], bool]) -> io.BufferedReader:
-    """A reader of a stream. Closing it leaves standard input open."""
+    """Open a stream. Closing the reader leaves standard input open."""
     match = _DESCRIPTOR.fullmatch(path)
     descriptor = int(match[1] or match[2] or 0) if match else None
-    # Of programs without a console, and `<&-`: then any file may have got the number 0.
+    # Programs without a console, and `<&-`, have no standard input. The descriptor 0 may then
+    # belong to any other file.
     if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]
         if path == STANDARD_STREAM or descriptor == 0:
             raise BatchInputInvalid(
@@ -121,7 +107,7 @@ def _open_stream(path: str, is_abandoned: Callable[[], bool]) -> io.BufferedRead
         return io.BufferedReader(_Pipe(sys.stdin.buffer, is_abandoned), BLOCK_BYTES)
     with translate_read_errors(path):
         if descriptor is not None:
-            # The descriptor itself: by its name a socket cannot be opened at all.
+            # Duplicate the descriptor: a socket cannot be opened by its /dev/fd name.
             number = os.dup(descriptor)
         else:
             number = os.open(Path(path).expanduser(), os.O_RDONLY | _BINARY | _NONBLOCK)
@@ -131,12 +117,9 @@ def _open_stream(path: str, is_abandoned: Callable[[], bool]) -> io.BufferedRead
 
 
 class _Pipe(io.RawIOBase):
-    """A pipe that can be left while nothing comes: a thread that reads it cannot be interrupted.
+    """A pipe that can be abandoned while it delivers nothing.
 
-    Args:
-        file: What it is read from.
-        is_left: Asked now and then, while nothing comes, whether to give up.
-        closes: Whether the file is closed with it.
+    A thread that is blocked in a read cannot be interrupted.
     """
 
     def __init__(
@@ -153,8 +136,9 @@ class _Pipe(io.RawIOBase):
     def readinto(self, buffer: Any, /) -> int:
         while not _has_bytes(self._file):
             if self._is_abandoned():
-                raise OSError(errno.ECANCELED, "nobody waits for it any more")
+                raise OSError(errno.ECANCELED, "the read was abandoned")
         file = self._file
+        # `read` of a buffered reader would wait until the whole block is there.
         block = file.read1(len(buffer)) if isinstance(file, io.BufferedReader) else None
         if block is None:
             block = file.read(len(buffer)) or b""
@@ -168,25 +152,25 @@ class _Pipe(io.RawIOBase):
 
 
 def _has_bytes(file: BinaryIO | io.FileIO) -> bool:
-    """Whether a read returns at once; after a while False. Windows cannot tell that of a pipe."""
+    """Wait a moment until a read would return at once; return whether it would."""
     if os.name != "posix":
-        return True
+        return True  # Windows cannot poll a pipe
     try:
         waiting = select.poll()
         waiting.register(file.fileno(), select.POLLIN)
-    except OSError:  # no file of the system's
+    except OSError:  # an object without a descriptor
         return True
     return bool(waiting.poll(WAIT_MS))
 
 
 def _is_finite_device(device: Path) -> bool:
-    """Whether a device is a terminal or the null device, and not one that never ends."""
+    """Whether a device is a terminal or the null device, rather than an endless one."""
     if device.samefile(os.devnull):
         return True
     try:
         descriptor = os.open(device, os.O_RDONLY | getattr(os, "O_NOCTTY", 0))
     except OSError:
-        return True  # opening it to read says why it cannot be
+        return True  # reading it will report why it cannot be opened
     try:
         return os.isatty(descriptor)
     finally:
@@ -196,46 +180,43 @@ def _is_finite_device(device: Path) -> bool:
 def _copy(file: BinaryIO, spool: Path, use: StandardInput, name: str) -> None:
     draft = make_draft_path(spool)
     try:
-        _write(file, draft, name)
+        draft.parent.mkdir(mode=0o700, exist_ok=True)
+        # Prompts are private: no other user may read the copy.
+        descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _BINARY, 0o600)
+        with os.fdopen(descriptor, "wb") as copy:
+            while block := _read(file, name):
+                copy.write(block)
+            copy.flush()
+            os.fsync(copy.fileno())
         if use == "same" and spool.exists() and not _same_content(draft, spool):
-            raise BatchMismatch(f"{name} is not what this batch was begun with")
+            raise BatchMismatch(f"{name} is not what this batch was started with")
         draft.replace(spool)
     except OSError as error:
         why = error.strerror or str(error)
         raise BatchStorageFailed(f"{name} cannot be copied to {spool}: {why}") from error
     finally:
-        with contextlib.suppress(OSError):  # what cannot be written may not be there at all
+        with contextlib.suppress(OSError):  # renamed, or never created
             draft.unlink()
-        with contextlib.suppress(OSError):  # where it is not empty, it stays
+        with contextlib.suppress(OSError):  # stays if it is not empty
             draft.parent.rmdir()
 
 
 def make_draft_path(spool: Path) -> Path:
-    """The name of a copy that is not finished, or not accepted yet."""
+    """Return a path for a copy that is not finished, or not accepted yet."""
     return spool.with_name(f"{spool.name}.{secrets.token_hex(DRAFT_BYTES)}")
 
 
 def remove_drafts(spool: Path) -> None:
-    """Remove unfinished copies of processes that were killed while they read a pipe."""
+    """Remove unfinished copies of processes that were killed while reading a pipe."""
     draft = re.compile(rf"{re.escape(spool.name)}(\.[0-9a-f]{{{2 * DRAFT_BYTES}}})+")
     for path in spool.parent.iterdir():
         if draft.fullmatch(path.name):
-            with contextlib.suppress(OSError):  # on Windows a process still writes to it
+            with contextlib.suppress(OSError):  # Windows refuses while a process writes to it
                 path.unlink()
 
 
-def _write(file: BinaryIO, draft: Path, name: str) -> None:
-    """Prompts are the user's own: nobody else can read the copy."""
-    draft.parent.mkdir(mode=0o700, exist_ok=True)
-    descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | _BINARY, 0o600)
-    with os.fdopen(descriptor, "wb") as copy:
-        while block := _read(file, name):
-            copy.write(block)
-        copy.flush()
-        os.fsync(copy.fileno())
-
-
 def _read(file: BinaryIO, name: str) -> bytes:
+    # An error here is the pipe's; other errors of `_copy` are the disk's.
     with translate_read_errors(name):
         return file.read(BLOCK_BYTES)
 

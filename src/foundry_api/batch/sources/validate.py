@@ -1,4 +1,4 @@
-"""The whole input is looked at before anything runs."""
+"""Check the whole input before a batch runs: invalid lines and repeated custom_ids."""
 
 from __future__ import annotations
 
@@ -12,93 +12,31 @@ from foundry_api.types.errors import BatchInputInvalid, InvalidRequest
 from foundry_api.types.serialization import Result
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from foundry_api.batch.sources.base import Source
     from foundry_api.batch.types import BatchRequest, Line
 
 __all__ = ["CheckProgress", "CheckReport", "IdHashes", "Problem", "check"]
 
+MAX_PROBLEMS = 100
+# With more, the column is no identifier, and the set of duplicates would be as long as the input.
+MAX_DUPLICATES = 100_000
+LINES_BETWEEN_REPORTS = 1000
 
 _PARTS = 64
 _NO_ID = 0
 
 
-class IdHashes:
-    """The names of a batch's requests, in the order of the requests: 8 bytes of each."""
-
-    def __init__(self) -> None:
-        self._hashes = array("q")
-
-    def add(self, name: str | None) -> None:
-        """The next request's name, if it has one."""
-        self._hashes.append(_NO_ID if name is None else hash(name) or 1)
-
-    def find_candidates(self) -> DuplicateCandidates:
-        """The requests that seem to have the name of another one.
-
-        Two names have the same 64 bits once in trillions of pairs, so they are to be looked at.
-        """
-        repeated: set[int] = set()
-        for part in self._iter_parts():
-            last = _NO_ID
-            for hash_ in sorted(part):
-                if hash_ == last != _NO_ID:
-                    repeated.add(hash_)
-                last = hash_
-        return DuplicateCandidates(self._hashes, frozenset(repeated))
-
-    def _iter_parts(self) -> Iterator[array[int]]:
-        """All hashes in parts that can be sorted one after another: equal ones are in one."""
-        parts = [array("q") for _ in range(_PARTS)]
-        for hash_ in self._hashes:
-            parts[hash_ % _PARTS].append(hash_)
-        while parts:
-            yield parts.pop()
-
-
-class DuplicateCandidates:
-    """Requests of which several may have the same name.
-
-    Args:
-        hashes: Of the names, in the order of the requests.
-        twice: Those that come more than once.
-    """
-
-    def __init__(self, hashes: array[int], repeated: frozenset[int]) -> None:
-        self._hashes = hashes
-        self._repeated = repeated
-
-    def __bool__(self) -> bool:
-        return bool(self._repeated)
-
-    def __contains__(self, index: int) -> bool:
-        return self._hashes[index] in self._repeated
-
-    @property
-    def count(self) -> int:
-        """How many there are, without the first one of each name."""
-        if not self._repeated:
-            return 0
-        return sum(map(self._repeated.__contains__, self._hashes)) - len(self._repeated)
-
-
-MAX_PROBLEMS = 100
-MAX_DUPLICATES = 100_000
-"""Beyond that, the names are no names, and a list of them would be as long as the input."""
-
-LINES_BETWEEN_REPORTS = 1000
-
-
 class Problem(Result, msgspec.Struct, frozen=True, kw_only=True):
-    """What is wrong with a line.
+    """A problem of one line.
 
     Attributes:
-        index: The line's.
+        index: The line's index.
         place: Where it is, such as `prompts.jsonl line 17`.
-        message: What is wrong, with the place.
+        message: The problem, with the place.
         field: The member at fault, if it is known.
-        custom_id: The request's name, if it has one.
+        custom_id: The line's custom_id, if it has one.
     """
 
     index: int
@@ -109,15 +47,15 @@ class Problem(Result, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckReport(Result, msgspec.Struct, frozen=True, kw_only=True):
-    """What an input holds.
+    """The content of an input.
 
     Attributes:
-        lines: Requests, bad lines included.
-        bad: Lines that cannot be asked, or that have the name of an earlier one.
-        models: Requests by the model that they name; `""` has those that name none.
-        urls: Requests by their route.
-        problems: What is wrong with which line, the first ones.
-        duplicates: The indexes of the lines that have the name of an earlier one.
+        lines: Number of requests, bad lines included.
+        bad: Number of lines that are invalid, or repeat an earlier line's custom_id.
+        models: Number of requests by model; `""` counts those that name none.
+        urls: Number of requests by route.
+        problems: The first problems, in the order of the lines.
+        duplicates: Indexes of the lines that repeat an earlier line's custom_id.
     """
 
     lines: int
@@ -129,13 +67,13 @@ class CheckReport(Result, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a check is.
+    """Progress of a check.
 
     Attributes:
-        lines: Looked at.
-        bad: Of them, those that cannot be asked.
-        position_bytes: How much of the file was read.
-        size_bytes: How large the file is; None if nobody knows.
+        lines: Lines checked.
+        bad: Invalid lines among them.
+        position_bytes: Bytes of the file read.
+        size_bytes: Size of the file; None if it is unknown.
     """
 
     lines: int
@@ -145,7 +83,7 @@ class CheckProgress(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def fraction(self) -> float | None:
-        """Of the file, how much was read; None if nobody knows."""
+        """The fraction of the file that was read; None if its size is unknown."""
         if not self.size_bytes:
             return None
         return min(1.0, self.position_bytes / self.size_bytes)
@@ -154,16 +92,9 @@ class CheckProgress(msgspec.Struct, frozen=True, kw_only=True):
 def check(
     source: Source, *, on_progress: Callable[[CheckProgress], object] = lambda _: None
 ) -> CheckReport:
-    """Look at every line of an input. Blocks; memory stays flat.
+    """Check every line of an input. Blocks; needs little memory.
 
-    Args:
-        source: The input, which is read from its beginning, and once more where names seem to come
-            twice.
-        on_progress: Told now and then how far it is. What it raises ends the check.
-
-    Raises:
-        BatchInputInvalid: The file cannot be read to its end, or only once; or its names are no
-            names.
+    `on_progress` is called now and then, and ends the check by raising.
     """
     if not source.is_seekable:
         raise BatchInputInvalid(
@@ -184,13 +115,10 @@ def check(
                         size_bytes=size_bytes,
                     )
                 )
-    checker.find_duplicates()
-    return checker.make_report()
+    return checker.finish()
 
 
 class _InputCheck:
-    """What was seen of an input so far."""
-
     def __init__(self, source: Source) -> None:
         self.lines = 0
         self.bad = 0
@@ -202,7 +130,6 @@ class _InputCheck:
         self._duplicates: set[int] = set()
 
     def check_line(self, line: Line) -> None:
-        """Look at the next line."""
         self.lines += 1
         try:
             request = self._source.parse_request(line)
@@ -214,24 +141,17 @@ class _InputCheck:
             self._id_hashes.add(request.custom_id)
             self._count_request(request, 1)
 
-    def find_duplicates(self) -> None:
-        """Look once more at the lines whose names seem to come twice.
-
-        A name that a bad line has is taken, too: both lines would be in the results.
-        """
+    def finish(self) -> CheckReport:
         candidates = self._id_hashes.find_candidates()
         if candidates.count > MAX_DUPLICATES:
             raise BatchInputInvalid(
-                f"{candidates.count} lines of {self._source.name} have the custom_id of "
-                "another one",
+                f"{candidates.count} lines of {self._source.name} have the custom_id of another "
+                "line",
                 field="custom_id",
-                hint="Give each its own; a column `custom_id` or `id` is taken for that.",
+                hint="Each line needs its own; a column `custom_id` or `id` is used for it.",
             )
         if candidates:
             self._confirm_duplicates(candidates)
-
-    def make_report(self) -> CheckReport:
-        """What was seen."""
         self._problems.sort(key=lambda problem: problem.index)
         return CheckReport(
             lines=self.lines,
@@ -243,6 +163,8 @@ class _InputCheck:
         )
 
     def _confirm_duplicates(self, candidates: DuplicateCandidates) -> None:
+        # Different names can have the same hash, so the input is read again to compare the names.
+        # Invalid lines count, too: they also appear in the results under their custom_id.
         first: dict[str, int] = {}
         for line in self._source.iter_lines():
             if line.index not in candidates:
@@ -259,10 +181,10 @@ class _InputCheck:
         try:
             request = self._source.parse_request(line)
         except InvalidRequest:
-            return  # it was counted as a bad line
+            return  # already counted as a bad line
         self._count_request(request, -1)
         message = (
-            f"{self._source.format_place(line)}: custom_id {name!r} is that of {first} already"
+            f"{self._source.format_place(line)}: custom_id {name!r} is already that of {first}"
         )
         self._record_problem(line, message, "custom_id", name)
 
@@ -270,6 +192,7 @@ class _InputCheck:
         self, line: Line, message: str, field: str | None, name: str | None
     ) -> None:
         self.bad += 1
+        # Sorted and cut to MAX_PROBLEMS at the end: duplicates, found last, may come first.
         if len(self._problems) < 2 * MAX_PROBLEMS:
             place = self._source.format_place(line)
             self._problems.append(
@@ -279,3 +202,49 @@ class _InputCheck:
     def _count_request(self, request: BatchRequest, times: int) -> None:
         self._models[request.body.get("model", "")] += times
         self._urls[request.url] += times
+
+
+class IdHashes:
+    """The custom_ids of all requests, in order, as hashes of 8 bytes."""
+
+    def __init__(self) -> None:
+        self._hashes = array("q")
+
+    def add(self, custom_id: str | None) -> None:
+        self._hashes.append(_NO_ID if custom_id is None else hash(custom_id) or 1)
+
+    def find_candidates(self) -> DuplicateCandidates:
+        """Find the requests whose hash occurs more than once."""
+        # Equal hashes are in the same part, and sorting part by part needs little memory at once.
+        parts = [array("q") for _ in range(_PARTS)]
+        for hash_ in self._hashes:
+            parts[hash_ % _PARTS].append(hash_)
+        repeated: set[int] = set()
+        while parts:
+            previous = _NO_ID
+            for hash_ in sorted(parts.pop()):
+                if hash_ == previous != _NO_ID:
+                    repeated.add(hash_)
+                previous = hash_
+        return DuplicateCandidates(self._hashes, frozenset(repeated))
+
+
+class DuplicateCandidates:
+    """The indexes of requests that may have the same custom_id as another one."""
+
+    def __init__(self, hashes: array[int], repeated: frozenset[int]) -> None:
+        self._hashes = hashes
+        self._repeated = repeated
+
+    def __bool__(self) -> bool:
+        return bool(self._repeated)
+
+    def __contains__(self, index: int) -> bool:
+        return self._hashes[index] in self._repeated
+
+    @property
+    def count(self) -> int:
+        """Their number, without the first request for each hash."""
+        if not self._repeated:
+            return 0
+        return sum(map(self._repeated.__contains__, self._hashes)) - len(self._repeated)

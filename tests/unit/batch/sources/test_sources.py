@@ -125,17 +125,17 @@ def test_members_of_the_options_are_for_bodies_that_lack_them(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("line", "field", "message"),
     [
-        (b"{bad", None, "it is no JSON: "),
-        (b"[1]", None, "it is no JSON object"),
+        (b"{bad", None, "it is not JSON: "),
+        (b"[1]", None, "it is not a JSON object"),
         (b'"\xff"', None, "it is not UTF-8: byte 2 is 0xff"),
-        (b'{"custom_id": "\\ud800", "body": {}}', None, "it is no JSON: "),
+        (b'{"custom_id": "\\ud800", "body": {}}', None, "it is not JSON: "),
         (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, None, "its JSON is nested too deeply"),
         (asks(7), "custom_id", "custom_id is 7, not a text"),
         (asks(""), "custom_id", "custom_id is empty"),
         (asks("x" * 513), "custom_id", "custom_id has 513 characters, but may have 512"),
         (b'{"body": {}}', "custom_id", "custom_id is missing"),
         (b'{"custom_id": "a"}', "body", "body is missing"),
-        (asks(body=[1]), "body", "body is no JSON object"),
+        (asks(body=[1]), "body", "body is not a JSON object"),
         (asks(method="GET"), "method", "method is 'GET', but must be POST"),
         (
             asks(url="/v1/completions"),
@@ -251,11 +251,11 @@ def test_rows_that_are_no_csv_are_bad_and_the_others_are_not(tmp_path: Path) -> 
     opened = source(tmp_path, "in.csv", b"\r\n".join(lines))
     assert why(opened) == [
         "",
-        "in.csv row 2: it is no CSV: ',' expected after '\"'",
+        "in.csv row 2: it is not CSV: ',' expected after '\"'",
         "in.csv row 3: it has 1 value for 2 columns",
         "in.csv row 4: prompt is not UTF-8: byte 1 is 0xff",
         "",
-        "in.csv row 6: it is no CSV: unexpected end of data",
+        "in.csv row 6: it is not CSV: unexpected end of data",
     ]
     names = [opened.get_custom_id(line) for line in opened.iter_lines()]
     assert names == ["a", None, None, "d", "e", None]
@@ -283,17 +283,17 @@ def test_a_row_without_a_name_in_the_column_for_it_is_bad(
         ("in.txt", "Hi", {"system": "a\0b"}, "system", "system holds a NUL character"),
         ("in.txt", "Hi", {"model": ""}, "model", "model is empty"),
         ("in.txt", "Hi", {"members": {"max_tokens": "5"}}, "max_tokens", "'5', not a number"),
-        ("in.txt", "Hi", {"members": {"messages": HI}}, "members", "what the prompts become"),
+        ("in.txt", "Hi", {"members": {"messages": HI}}, "members", "are made from the prompts"),
         ("in.txt", "Hi", {"members": {"max_token": 5}}, "members", "did you mean max_tokens?"),
         ("in.csv", "q,lang\n", {}, "column", "in.csv has no column 'prompt'"),
         ("in.csv", "q,lang\n", {"column": "lag"}, "column", "(did you mean lang?)"),
         ("in.csv", "", {}, None, "in.csv is empty"),
-        ("in.csv", "a,a\n", {}, None, "several columns of the name 'a'"),
+        ("in.csv", "a,a\n", {}, None, "several columns named 'a'"),
         ("in.csv", b"a,\xff\n", {}, None, "the first row of in.csv: it is not UTF-8"),
         ("in.csv", 'a,"b', {}, None, "the first row of in.csv"),
-        ("in.jsonl", "", {"system": "x"}, "system", "whole requests, for which no system"),
-        ("in.jsonl", "", {"template": "x"}, "template", "whole requests, for which no template"),
-        ("in.parquet", "PAR1", {}, None, "in.parquet is damaged, or no Parquet"),
+        ("in.jsonl", "", {"system": "x"}, "system", "whole requests, which take no system"),
+        ("in.jsonl", "", {"template": "x"}, "template", "whole requests, which take no template"),
+        ("in.parquet", "PAR1", {}, None, "in.parquet is damaged, or not Parquet"),
         ("in.txt", "Hi".encode("utf-16"), {}, None, "in.txt is UTF-16, not UTF-8"),
     ],
 )  # fmt: skip
@@ -393,7 +393,7 @@ MANY = b"".join(b"%d: \xc3\xa9\n" % number for number in range(9))
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
-        ("in.yaml", b"- Hi\n", r"what in\.yaml holds is not known: \.yaml is none of \.jsonl"),
+        ("in.yaml", b"- Hi\n", r"the format of in\.yaml is unknown: \.yaml is none of \.jsonl"),
         ("in.yml.gz", gz(b"- Hi\n"), r"\.yml is none of"),
         ("in.py", b"print('Hi')\n", r"\.py is none of"),
         ("in.data", b"Hi", r"\.data is none of"),
@@ -414,8 +414,8 @@ MANY = b"".join(b"%d: \xc3\xa9\n" % number for number in range(9))
         ("in", b"#!/usr/bin/env python\nprint()\n", "code or markup"),
         ("in", b"---\n- Hi\n", "code or markup"),
         ("in", b"<?xml version='1.0'?>", "code or markup"),
-        ("in.txt", asks(), "seems to hold requests"),
-        ("in.txt", b"[\n  " + asks() + b"]", "seems to hold requests"),
+        ("in.txt", asks(), "seems to contain requests"),
+        ("in.txt", b"[\n  " + asks() + b"]", "seems to contain requests"),
         ("in.csv", "sep=;\n".encode("utf-16"), "is UTF-16"),
     ],
 )
@@ -466,11 +466,11 @@ def test_an_empty_array_has_no_requests(tmp_path: Path, content: str) -> None:
 def test_a_bad_element_is_told_with_its_place(tmp_path: Path) -> None:
     content = b'["Hi", 5,\n' + asks("c") + b',\n{"custom_id": "d"}, {"x": 1]]'
     assert why(source(tmp_path, "in.json", content)) == [
-        "in.json item 1: it is no JSON object",
-        "in.json item 2: it is no JSON object",
+        "in.json item 1: it is not a JSON object",
+        "in.json item 2: it is not a JSON object",
         "",
         "in.json item 4: body is missing",
-        "in.json item 5: it is no JSON: JSON is malformed: expected ',' or '}' (byte 7)",
+        "in.json item 5: it is not JSON: JSON is malformed: expected ',' or '}' (byte 7)",
     ]
 
 
@@ -479,8 +479,8 @@ def test_a_bad_element_is_told_with_its_place(tmp_path: Path) -> None:
     [
         (b"[" + asks(), "its array does not end"),
         (b"[" + asks() + b',\n"Hi', "its array does not end"),
-        (b"[\n" + asks() + b"]\n,", "goes on behind the end of its array"),
-        (b"[\n" + asks() + b"]\n" + asks(), "goes on behind the end of its array"),
+        (b"[\n" + asks() + b"]\n,", "continues after the end of its array"),
+        (b"[\n" + asks() + b"]\n" + asks(), "continues after the end of its array"),
         (json.dumps(ARRAY[0], indent=2).encode(), "has a JSON object over several lines"),
         (b"{ \r\n}\r\n", "has a JSON object over several lines"),
     ],
@@ -502,7 +502,7 @@ def test_an_element_that_is_too_long_is_bad_and_never_held(
 
 def test_lines_of_which_the_first_is_an_array_are_lines(tmp_path: Path) -> None:
     first, second = why(source(tmp_path, "in.jsonl", b"[]\n" + asks()))
-    assert first == "in.jsonl line 1: it is no JSON object"
+    assert first == "in.jsonl line 1: it is not a JSON object"
     assert not second
 
 

@@ -54,7 +54,7 @@ def test_bad_lines_are_told_in_their_order_and_not_counted_among_the_models(
         (4, "body.max_token", "c"),
     ]
     assert report.problems[2].message == (
-        "in.jsonl line 4: custom_id 'a' is that of line 2 already"
+        "in.jsonl line 4: custom_id 'a' is already that of line 2"
     )
     assert report.duplicates == {3}
 
