@@ -125,7 +125,7 @@ def test_every_opened_element_is_closed() -> None:
 def test_the_page_has_plots_of_speed_and_times_and_marks_where_it_was_begun_again() -> None:
     text = render_page(facts())
     assert text.count('<svg viewBox="') == 4
-    assert text.count("begun again") == 2
+    assert text.count("resumed") == 2
     assert ">10.0<" in text, "lines a second"
     assert "p50 402 ms" in text
     assert "198" in text
@@ -135,7 +135,7 @@ def test_a_batch_of_which_nothing_is_finished_has_a_page() -> None:
     text = render_page(facts(statistics=BatchStatistics(), state="not finished"))
     assert "<svg" not in text
     assert "No line is finished yet." in text
-    assert "the same command goes on" in text
+    assert "run the same command to resume" in text
 
 
 def test_the_size_of_the_page_does_not_grow_with_the_lines() -> None:

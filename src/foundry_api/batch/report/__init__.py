@@ -1,1 +1,1 @@
-"""A page about a batch: one HTML file that asks nobody for anything."""
+"""The HTML report of a batch: one file that loads nothing."""

@@ -1,4 +1,4 @@
-"""Plots as SVG: a curve over time, and a histogram of times."""
+"""Draw SVG plots: a curve over time, and a histogram of durations."""
 
 from __future__ import annotations
 
@@ -30,6 +30,16 @@ __all__ = [
     "time_ticks",
 ]
 
+Step = tuple[float, float, float]
+"""The start of a span of time, its length, and the value during it."""
+
+QUANTILES = (0.5, 0.9, 0.99)
+
+WIDTH, HEIGHT = 560, 190
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 22, 26
+LABEL_ROOM = 52
+# The buckets of a distribution are too narrow to draw: two per bar make a dozen bars per decade.
+BUCKETS_PER_BAR = 2
 
 STEPS = (1, 2, 5, 10)
 TIME_STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 43_200)
@@ -39,15 +49,7 @@ LOG_STEPS = (1, 2, 5)
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Takes values to places.
-
-    Attributes:
-        low: The value at the begin.
-        high: The value at the end.
-        pixel_start: Its place.
-        pixel_end: Its place.
-        logarithmic: Whether equal factors are equally far apart.
-    """
+    """Maps values from `low` to `high` to pixels."""
 
     low: float
     high: float
@@ -56,7 +58,6 @@ class Scale:
     logarithmic: bool = False
 
     def __call__(self, value: float) -> float:
-        """The place of a value."""
         low, high = self._measure(self.low), self._measure(self.high)
         share = (self._measure(value) - low) / (high - low) if high > low else 0.0
         return self.pixel_start + share * (self.pixel_end - self.pixel_start)
@@ -66,11 +67,12 @@ class Scale:
 
 
 def ticks(highest: float, count: int = 4) -> list[float]:
-    """Round values from 0, the last one at or above the highest."""
+    """Return round values from 0, the last one at or above `highest`."""
     if highest <= 0:
         return [0.0, 1.0]
     rough = highest / count
     power = 10.0 ** math.floor(math.log10(rough))
+    # The tolerance keeps rounding errors from adding a tick: 0.1 * 3 > 0.3.
     step = next(
         step_factor * power for step_factor in STEPS if step_factor * power >= rough * (1 - 1e-9)
     )
@@ -78,7 +80,7 @@ def ticks(highest: float, count: int = 4) -> list[float]:
 
 
 def time_ticks(longest_s: float, count: int = 8) -> list[float]:
-    """Times from 0 that people count in, none beyond the longest."""
+    """Return times from 0 at usual intervals, such as 15 s or 1 h, up to `longest_s`."""
     days = (days * DAY_S for days in range(1, 1 + math.ceil(longest_s / DAY_S)))
     fitting = (step for step in (*TIME_STEPS_S, *days) if longest_s <= step * count)
     step = next(fitting, DAY_S)
@@ -86,64 +88,35 @@ def time_ticks(longest_s: float, count: int = 8) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 of each decade between two values, both included."""
+    """Return 1, 2 and 5 of each decade from `low` to `high`."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     values = (step * 10.0**power for power in powers for step in LOG_STEPS)
     return [value for value in values if low * (1 - 1e-9) <= value <= high * (1 + 1e-9)]
 
 
 class SafeHtml(str):
-    """Text that is markup already. All other text is escaped when it goes into an element."""
+    """Text that is already markup. Any other text is escaped when it is put into an element."""
 
     __slots__ = ()
 
 
 def join(*parts: str) -> SafeHtml:
-    """Several pieces as one."""
     return SafeHtml(
         "".join(part if isinstance(part, SafeHtml) else escape(sanitize(part)) for part in parts)
     )
 
 
 def element(name: str, *children: str, **attributes: str | float) -> SafeHtml:
-    """An element.
-
-    Args:
-        name: Its name.
-        children: What is in it; text that is not `SafeHtml` is escaped.
-        attributes: By their names, an underscore for each hyphen, and one behind `class_`.
-    """
-    attribute_text = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{_format_attribute(value)}"'
-        for key, value in attributes.items()
-    )
+    """Make an element. Attributes are named `class_` for `class`, `aria_label` for `aria-label`."""
+    attribute_text = ""
+    for key, value in attributes.items():
+        text = escape(sanitize(value)) if isinstance(value, str) else f"{value:.6g}"
+        attribute_text += f' {key.rstrip("_").replace("_", "-")}="{text}"'
     return SafeHtml(f"<{name}{attribute_text}>{join(*children)}</{name}>")
 
 
-def _format_attribute(value: str | float) -> str:
-    return escape(sanitize(value)) if isinstance(value, str) else f"{value:.6g}"
-
-
-WIDTH, HEIGHT = 560, 190
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 22, 26
-MERGED = 2
-"""Buckets of the distribution in one bar: a dozen bars a decade."""
-
-LABEL_ROOM = 52
-QUANTILES = (0.5, 0.9, 0.99)
-
-Step = tuple[float, float, float]
-"""Where a stretch begins, how long it is, and the value in it."""
-
-
 def curve(steps: Sequence[Step], unit: str, marks: Sequence[float] = ()) -> SafeHtml:
-    """A value over time, as a staircase: each value holds for its stretch.
-
-    Args:
-        steps: One behind the other, from 0.
-        unit: What the values are, such as `lines/s`.
-        marks: Moments at which something began anew.
-    """
+    """Draw a value over time as a step curve, with a line at each mark, where a run started."""
     end_s = steps[-1][0] + steps[-1][1]
     levels = ticks(max(value for _, _, value in steps))
     across = Scale(0.0, end_s, LEFT, WIDTH - RIGHT)
@@ -152,14 +125,14 @@ def curve(steps: Sequence[Step], unit: str, marks: Sequence[float] = ()) -> Safe
         f"{across(at):.1f},{up(value):.1f} {across(at + span):.1f},{up(value):.1f}"
         for at, span, value in steps
     )
-    floor = f"{WIDTH - RIGHT},{HEIGHT - BOTTOM} {LEFT},{HEIGHT - BOTTOM}"
+    baseline = f"{WIDTH - RIGHT},{HEIGHT - BOTTOM} {LEFT},{HEIGHT - BOTTOM}"
     return _svg(
         f"{unit} over time",
         _levels(levels, up),
         _axis([(across(at), format_duration(at)) for at in time_ticks(end_s)]),
-        element("polygon", class_="area", points=f"{line} {floor}"),
+        element("polygon", class_="area", points=f"{line} {baseline}"),
         element("polyline", class_="line", points=line),
-        *(_annotation(across(at), "begun again") for at in marks),
+        *(_annotation(across(at), "resumed") for at in marks),
         *(
             _tooltip(across, step, f"{format_duration(step[0])}: {format_rate(step[2])} {unit}")
             for step in steps
@@ -168,12 +141,7 @@ def curve(steps: Sequence[Step], unit: str, marks: Sequence[float] = ()) -> Safe
 
 
 def histogram(distribution: Distribution, what: str) -> SafeHtml:
-    """How often which time was seen, with the quantiles; the times are on a logarithmic axis.
-
-    Args:
-        distribution: With one value at least.
-        what: What the values are, such as `latency`.
-    """
+    """Draw a distribution of durations, which is not empty, on a logarithmic axis."""
     bars = _bars(distribution)
     across = Scale(bars[0][0], bars[-1][1], LEFT, WIDTH - RIGHT, logarithmic=True)
     levels = ticks(max(count for _, _, count in bars))
@@ -183,21 +151,23 @@ def histogram(distribution: Distribution, what: str) -> SafeHtml:
         _levels(levels, up),
         _axis([(across(at), format_duration(at)) for at in log_ticks(bars[0][0], bars[-1][1])]),
         *(_bar(bar, across, up, distribution.count) for bar in bars),
-        *(_quantile(distribution, share, across) for share in QUANTILES),
+        *(
+            _annotation(
+                across(min(max(distribution.quantile(share), across.low), across.high)),
+                f"p{share * 100:g}",
+            )
+            for share in QUANTILES
+        ),
     )
 
 
-def _quantile(distribution: Distribution, share: float, across: Scale) -> SafeHtml:
-    value = min(max(distribution.quantile(share), across.low), across.high)
-    return _annotation(across(value), f"p{share * 100:g}")
-
-
 def _bars(distribution: Distribution) -> list[tuple[float, float, int]]:
-    """From where to where, and how many; without the empty ones at both ends."""
-    edges = [distribution.bounds[0] / 2, *distribution.bounds[::MERGED]]
+    """Return the low edge, high edge and count of each bar, one empty bar at either end."""
+    # A logarithmic axis has no 0, so the first bucket, which starts there, gets half its bound.
+    edges = [distribution.bounds[0] / 2, *distribution.bounds[::BUCKETS_PER_BAR]]
     sums = [distribution.counts[0]] + [
-        sum(distribution.counts[place + 1 : place + 1 + MERGED])
-        for place in range(0, len(distribution.bounds), MERGED)
+        sum(distribution.counts[place + 1 : place + 1 + BUCKETS_PER_BAR])
+        for place in range(0, len(distribution.bounds), BUCKETS_PER_BAR)
     ]
     edges.append(max(edges[-1] * 2, distribution.highest))
     bars = [(low, high, count) for (low, high), count in zip(pairwise(edges), sums, strict=True)]
@@ -214,6 +184,7 @@ def _bar(bar: tuple[float, float, int], across: Scale, up: Scale, total: int) ->
         element("title", text),
         class_="bar",
         x=across(low) + 0.5,
+        # A gap of one pixel separates bars, and a narrow one stays visible.
         width=max(1.0, across(high) - across(low) - 1.0),
         y=up(count),
         height=HEIGHT - BOTTOM - up(count),
@@ -227,7 +198,7 @@ def _svg(title: str, *parts: SafeHtml) -> SafeHtml:
 
 
 def _levels(levels: Sequence[float], up: Scale) -> SafeHtml:
-    """Lines across, each with its value at the left."""
+    """Draw grid lines, each with its value at the left."""
     return join(
         *(
             element("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=up(level), y2=up(level))
@@ -241,7 +212,7 @@ def _levels(levels: Sequence[float], up: Scale) -> SafeHtml:
 
 
 def _axis(labels: Sequence[tuple[float, str]]) -> SafeHtml:
-    """Values below; of those that would run into each other the later ones are left out."""
+    """Draw labels below the plot, without those that would overlap an earlier one."""
     shown: list[SafeHtml] = []
     free_from = 0.0
     for place, label in labels:

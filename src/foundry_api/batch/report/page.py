@@ -1,14 +1,20 @@
-"""The page: its parts, and what each is made of."""
+"""Render the report of a batch as one HTML page."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from foundry_api.batch.report.charts import QUANTILES, SafeHtml, curve, element, histogram, join
 from foundry_api.batch.statistics import Timeline
-from foundry_api.observe.format import format_duration, format_int, format_percent, format_rate
+from foundry_api.observe.format import (
+    format_count,
+    format_duration,
+    format_int,
+    format_percent,
+    format_rate,
+    format_time,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -18,22 +24,21 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAD", "STYLE", "ReportData", "ReportState", "render_page"]
 
-
 ReportState = Literal["finished", "finished with failures", "not finished"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
-    """A batch, for a page about it.
+    """The content of a report.
 
     Attributes:
-        title: What was asked: the input's name.
-        state: How far it came.
-        total: Lines of the input; None if nobody counted them yet.
-        statistics: What it came to.
-        settings: How it was asked and where things are, by their names.
+        title: The name of the input.
+        state: Whether the batch is finished.
+        total: Lines of the input; None until they are counted.
+        statistics: The statistics so far.
+        settings: Names and values of options and files.
         made_at: When the page is made, in seconds since the epoch.
-        version: Of this package.
+        version: The version of this package.
     """
 
     title: str
@@ -110,22 +115,21 @@ footer { color: var(--quiet); font-size: 13px; margin-top: 24px; }
 @media print { body { background: none; } .tile, .card { break-inside: avoid; } }
 """
 
-
-# The browser is told not to ask anybody for anything, whatever gets into the page.
+# The browser then makes no request, whatever text gets into the page.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _META = join(
     SafeHtml('<meta charset="utf-8">'),
     SafeHtml('<meta name="viewport" content="width=device-width, initial-scale=1">'),
     SafeHtml(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
 )
+# Every report starts with it, and only a file that starts with it is replaced by a new report. A
+# change here makes earlier reports look like the user's own files.
 HEAD = f'<!doctype html>\n<html lang="en"><head>{_META}'
-"""What every page begins with, by which one that is there is known."""
-
 COLOURS = {"finished": "good", "finished with failures": "bad", "not finished": "warn"}
 
 
 def render_page(report_data: ReportData) -> str:
-    """A whole HTML document, self-contained. Texts of users and models cannot be markup in it."""
+    """Render a self-contained HTML document. Text of users and models is always escaped."""
     statistics = report_data.statistics
     body = element(
         "main",
@@ -145,28 +149,23 @@ def render_page(report_data: ReportData) -> str:
         ),
         element("footer", f"Made by foundry-api {report_data.version}. This page loads nothing."),
     )
-    return f"<!doctype html>\n{_document(f'{report_data.title}: batch', body)}\n"
-
-
-def _document(title: str, body: SafeHtml) -> SafeHtml:
-    head = join(_META, element("title", title), SafeHtml(f"<style>{STYLE}</style>"))
-    return element("html", element("head", head), element("body", body), lang="en")
+    title = element("title", f"{report_data.title}: batch")
+    head = element("head", join(_META, title, SafeHtml(f"<style>{STYLE}</style>")))
+    return f"<!doctype html>\n{element('html', head, element('body', body), lang='en')}\n"
 
 
 def _header(report_data: ReportData) -> SafeHtml:
     runs = report_data.statistics.runs
-    begun = f"begun {_format_moment(runs[0].begun_at)}, " if runs else ""
-    times = f"{len(runs)} runs, " if len(runs) > 1 else ""
+    facts = [f"started {format_time(runs[0].begun_at)}"] if runs else []
+    if len(runs) > 1:
+        facts.append(format_count(len(runs), "run"))
+    facts.append(f"as of {format_time(report_data.made_at)}")
     return element(
         "header",
         element("h1", report_data.title),
         element("span", report_data.state, class_=f"state {COLOURS[report_data.state]}"),
-        element("div", f"{begun}{times}seen {_format_moment(report_data.made_at)}", class_="when"),
+        element("div", ", ".join(facts), class_="when"),
     )
-
-
-def _format_moment(at: float) -> str:
-    return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M:%S %Z}"
 
 
 def _tiles(report_data: ReportData) -> Iterable[SafeHtml]:
@@ -183,20 +182,22 @@ def _tiles(report_data: ReportData) -> Iterable[SafeHtml]:
     )
     if report_data.total is not None and report_data.total > finished:
         yield _stat_tile(
-            "Left", format_int(report_data.total - finished), "the same command goes on"
+            "Left", format_int(report_data.total - finished), "run the same command to resume"
         )
     if statistics.shared:
-        yield _stat_tile("Shared", format_int(statistics.shared), "took a known answer")
-    yield _stat_tile("Time", format_duration(statistics.elapsed_s), "in which it ran")
+        yield _stat_tile(
+            "Shared", format_int(statistics.shared), "from an identical line or the cache"
+        )
+    yield _stat_tile("Time", format_duration(statistics.elapsed_s), "while it ran")
     yield _stat_tile(
         "Lines a second", format_rate(statistics.lines_per_s), f"{format_int(finished)} in all"
     )
-    yield _stat_tile("Tokens a second", format_rate(statistics.tokens_per_s), _tokens(statistics))
-
-
-def _tokens(statistics: BatchStatistics) -> str:
-    written, read = statistics.completion_tokens, statistics.prompt_tokens
-    return f"{format_int(written)} written, {format_int(read)} read"
+    written, read = format_int(statistics.completion_tokens), format_int(statistics.prompt_tokens)
+    yield _stat_tile(
+        "Tokens a second",
+        format_rate(statistics.tokens_per_s),
+        f"{written} generated, {read} in prompts",
+    )
 
 
 def _stat_tile(name: str, value: str, note: str) -> SafeHtml:
@@ -215,17 +216,18 @@ def _section(title: str, *content: SafeHtml, wide: bool = False, second: bool = 
 
 
 def _speed_sections(statistics: BatchStatistics) -> Iterable[SafeHtml]:
-    """Two plots over time. Where one run ended and the next began is marked."""
+    """Render the plots over time, with a mark where each later run started."""
     if not statistics.throughput or not statistics.done + statistics.failed:
         yield _section("Speed", _empty_note("No line is finished yet."), wide=True)
         return
     timeline = Timeline(statistics.runs)
-    marks = [timeline.active_time_at(run.begun_at) for run in statistics.runs]
-    marks = [at for at in marks if at > 0]
+    # The time between two runs is left out, so a later run starts where the earlier one ended.
+    starts = [timeline.active_time_at(run.begun_at) for run in statistics.runs]
+    marks = [at for at in starts if at > 0]
 
-    def plot(unit: str, of: Callable[[TimelineBucket], int]) -> SafeHtml:
+    def plot(unit: str, get_amount: Callable[[TimelineBucket], int]) -> SafeHtml:
         steps = [
-            (bucket.at_s, bucket.span_s, of(bucket) / bucket.span_s)
+            (bucket.at_s, bucket.span_s, get_amount(bucket) / bucket.span_s)
             for bucket in statistics.throughput
         ]
         return curve(steps, unit, marks)
@@ -238,7 +240,7 @@ def _speed_sections(statistics: BatchStatistics) -> Iterable[SafeHtml]:
 def _latency_section(title: str, what: str, distribution: Distribution) -> SafeHtml:
     second = what != "latency"
     if not distribution.count:
-        return _section(title, _empty_note("Not measured: no line had any text."), second=second)
+        return _section(title, _empty_note("Not measured: no line has any text."), second=second)
     quantiles = ", ".join(
         f"p{q * 100:g} {format_duration(distribution.quantile(q))}" for q in QUANTILES
     )
@@ -257,7 +259,7 @@ def _errors(statistics: BatchStatistics) -> SafeHtml:
          error.custom_id, error.message)
         for error in statistics.errors
     ]  # fmt: skip
-    return _table(("Error", "Lines", "Of all failures", "First one", "What it was told"), rows)
+    return _table(("Error", "Lines", "Of all failures", "First line", "Its message"), rows)
 
 
 def _models(statistics: BatchStatistics) -> SafeHtml:
@@ -280,7 +282,7 @@ def _settings(settings: Sequence[tuple[str, str]]) -> SafeHtml:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> SafeHtml:
-    """Columns of numbers are set to the right."""
+    # Columns of numbers are aligned to the right.
     counts = [all(row[place][:1].isdigit() for row in rows) for place in range(len(heads))]
     kinds = [{"class_": "count"} if count else {} for count in counts]
     head = [

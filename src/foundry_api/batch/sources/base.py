@@ -105,6 +105,9 @@ class Source(ABC):
         """Format the place of a line, such as `prompts.jsonl line 17`."""
         return f"{self.name} {self.unit} {line.number}"
 
+    def _make_default_id(self, line: Line) -> str:
+        return f"{self.unit}-{line.number}"
+
     def compute_fingerprint(self) -> str:
         """Hash the content of the file and the options that give it meaning."""
         if not self.is_seekable:

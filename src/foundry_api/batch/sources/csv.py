@@ -72,7 +72,7 @@ class CsvRows(Source):
     def get_custom_id(self, line: Line) -> str | None:
         name, row = self._prompts.id_column, line.raw
         if name is None:
-            return _make_default_id(line)
+            return self._make_default_id(line)
         if isinstance(row, BadLine) or len(cast("Row", row)) != len(self._header):
             return None
         try:
@@ -93,11 +93,7 @@ class CsvRows(Source):
         for place in self._prompts.places:
             if not values[place].isascii():
                 values[place] = decode_text(values[place].encode("latin-1"), header[place])
-        return self._prompts.make_request(values, _make_default_id(line))
-
-
-def _make_default_id(line: Line) -> str:
-    return f"row-{line.number}"
+        return self._prompts.make_request(values, self._make_default_id(line))
 
 
 def _read_header(table: _Table, name: str) -> tuple[str, ...]:

@@ -153,10 +153,12 @@ class TextLines(LineSource):
         self._prompts = PromptBuilder(options, [DEFAULT_COLUMN], "A line", {"line": 0})
 
     def get_custom_id(self, line: Line) -> str | None:
-        return f"line-{line.number}"
+        return self._make_default_id(line)
 
     def _parse_request(self, line: Line) -> BatchRequest:
-        return self._prompts.make_request([decode_text(line.raw, "it")], f"line-{line.number}")
+        return self._prompts.make_request(
+            [decode_text(line.raw, "it")], self._make_default_id(line)
+        )
 
 
 def decode_text(raw: bytes, what: str) -> str:

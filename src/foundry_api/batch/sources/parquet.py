@@ -61,7 +61,7 @@ class ParquetRows(Source):
     def get_custom_id(self, line: Line) -> str | None:
         name = self._prompts.id_column
         if name is None:
-            return _make_default_id(line)
+            return self._make_default_id(line)
         try:
             return validate_custom_id(_format_value(name, line.raw[self._columns.index(name)]))
         except InvalidRequest:
@@ -72,11 +72,7 @@ class ParquetRows(Source):
         values = [""] * self._width
         for place, name, value in zip(self._prompts.places, self._columns, line.raw, strict=True):
             values[place] = value if isinstance(value, str) else _format_value(name, value)
-        return self._prompts.make_request(values, _make_default_id(line))
-
-
-def _make_default_id(line: Line) -> str:
-    return f"row-{line.number}"
+        return self._prompts.make_request(values, self._make_default_id(line))
 
 
 def _format_value(name: str, value: Any) -> str:
