@@ -28,8 +28,8 @@ from foundry_api import FoundryAPIClient, LimiterSettings
 from foundry_api.batch.async_tools import SerialExecutor
 from foundry_api.batch.engine import LocalEngine
 from foundry_api.batch.job import BatchJob
-from foundry_api.batch.ledger import StdoutStore
 from foundry_api.batch.progress import ProgressMeter
+from foundry_api.batch.result_store import StdoutStore
 from foundry_api.batch.runner import BatchRunner, InputPass, RunPlan
 from foundry_api.batch.sources import check, open_source
 from foundry_api.batch.types import BatchOptions, InputOptions

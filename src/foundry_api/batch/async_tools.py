@@ -1,4 +1,4 @@
-"""One thread for what blocks: files, and a journal that belongs to one thread at a time."""
+"""Helpers for asyncio: one thread for blocking calls, and closing of generators."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ _T = TypeVar("_T")
 
 @asynccontextmanager
 async def closing_iter(items: AsyncIterable[_T]) -> AsyncGenerator[AsyncIterable[_T]]:
-    """The same items; what makes them is closed at the end of the block, where it is a generator.
-
-    Else what it holds would stay open until the garbage collector comes by.
-    """
+    """Close the iterable at the end of the block, if it is a generator."""
+    # Else a generator would hold its files open until the garbage collector finds it.
     try:
         yield items
     finally:
@@ -35,13 +33,14 @@ _P = ParamSpec("_P")
 
 
 class SerialExecutor:
-    """Runs functions, one after the other. A context manager, which waits for the last one."""
+    """Runs blocking functions in one thread, one after the other."""
 
     def __init__(self) -> None:
+        # One thread: a journal belongs to one thread at a time.
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="foundry-api-batch")
 
     async def __call__(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """What a function returns. One that was begun is not ended when the caller is cancelled."""
+        """Run a function. It runs to its end even if the caller is cancelled."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, partial(function, *args, **kwargs))
 

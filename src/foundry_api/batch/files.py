@@ -1,7 +1,4 @@
-"""The files of a batch, compared before the first of them is opened.
-
-Two names may be one file: by another spelling, a link, or a directory that is mounted twice.
-"""
+"""Refuse batches whose files overlap, before any of them is opened."""
 
 from __future__ import annotations
 
@@ -42,49 +39,38 @@ _OPTIONS: dict[Role, str] = {"output": "-o", "errors": "--errors", "report": "--
 
 @dataclass(frozen=True, slots=True)
 class _NamedFile:
-    """A file as an option names it.
+    """A file as an option names it."""
 
-    Attributes:
-        role: What it is for; also the option's name.
-        path: Where it is, a symbolic link followed.
-        written: The name as it was given.
-        identity: The same for two names of one file.
-    """
-
-    role: Role
-    path: Path
-    written: str
-    identity: Identity
+    role: Role  # what the file is for, and the name of the option
+    path: Path  # a symbolic link is followed
+    written: str  # the name as the user wrote it
+    identity: Identity  # equal for all names of one file
 
     def __str__(self) -> str:
         return f"{_NAMES[self.role]} {self.written}"
 
 
 def check_files(options: BatchOptions, *, restart: bool = False) -> None:
-    """Refuse a batch whose files are one another, or that would replace what is not its own.
-
-    Nothing is opened for writing, made or changed.
-
-    Args:
-        options: What the batch is told.
-        restart: Whether it may replace an output that is there.
-
-    Raises:
-        BatchInputInvalid: Two of the files are the same one, one lies in the journal's directory,
-            or one cannot be written where it is; `.field` names the option.
-        BatchStorageFailed: The output or the error file is there, and no batch wrote it.
-    """
-    outputs = _output_files(options)
-    read = _input_files(options.input.path)
-    streamed = _stdout_files() if options.to_stream else []
-    for one, other in combinations([*read, *streamed, *outputs], 2):
+    """Refuse files that are the same, or that the batch must not replace. Writes nothing."""
+    inputs = _list_inputs(options.input.path)
+    outputs = _list_outputs(options)
+    redirected = _list_redirected_stdout() if options.to_stream else []
+    # Two names may be one file: by another spelling, a link, or a directory that is mounted twice.
+    for one, other in combinations([*inputs, *redirected, *outputs], 2):
         if one.identity == other.identity:
             raise _file_error(other, f"{other} is the same file as {one}", "Name another file{}")
     if not options.to_stream:
-        _check_outside_journal([*read, *outputs], options.directory)
+        _check_outside_journal([*inputs, *outputs], options.directory)
     for file in outputs:
         _check_writable(file)
-        _check_outside_other_journals(file)
+        # Another batch's journal may be the only place that holds its answers.
+        for directory in Path(os.path.realpath(file.path)).parents:
+            if directory.suffix == ".batch" and (directory / JOURNAL).is_file():
+                raise _file_error(
+                    file,
+                    f"{file} is inside {directory}, the journal of another batch",
+                    "Name another file{}",
+                )
     if options.to_stream:
         return
     if not restart and not (options.directory / JOURNAL).exists():
@@ -93,25 +79,25 @@ def check_files(options: BatchOptions, *, restart: bool = False) -> None:
                 raise foreign_file_error(file.path)
 
 
-def _input_files(path: str) -> list[_NamedFile]:
+def _list_inputs(path: str) -> list[_NamedFile]:
     if path != STANDARD_STREAM:
         return [_make_named_file("path", Path(path), path)]
     status = _get_status(sys.stdin)
     return [] if status is None else [_make_stream("path", "on standard input", status)]
 
 
-def _stdout_files() -> list[_NamedFile]:
-    """Standard output, where the shell made a file of it."""
+def _list_redirected_stdout() -> list[_NamedFile]:
     status = _get_status(sys.stdout)
+    # Only a regular file counts: a terminal, or the null device, may also be the input.
     if status is None or not stat.S_ISREG(status.st_mode):
-        return []  # a terminal, or the null device, may be the input as well
+        return []
     return [_make_stream("output", "on standard output", status)]
 
 
 def _get_status(stream: TextIO | None) -> os.stat_result | None:
     try:
         return None if stream is None else os.fstat(stream.fileno())
-    except (AttributeError, OSError, ValueError):  # it is closed, or no file of the system's
+    except (AttributeError, OSError, ValueError):  # it is closed, or not a file of the system
         return None
 
 
@@ -119,10 +105,9 @@ def _make_stream(role: Role, written: str, status: os.stat_result) -> _NamedFile
     return _NamedFile(role, Path(), written, (status.st_dev, status.st_ino))
 
 
-def _output_files(options: BatchOptions) -> list[_NamedFile]:
-    """What is written. Answers in a stream have no error file."""
+def _list_outputs(options: BatchOptions) -> list[_NamedFile]:
     files: list[_NamedFile] = []
-    if not options.to_stream:
+    if not options.to_stream:  # a stream has no error file: failed lines go to it too
         files.append(_make_named_file("output", options.output_path, options.output))
         errors = options.errors_path
         files.append(_make_named_file("errors", errors, options.errors or str(errors)))
@@ -142,15 +127,22 @@ def _make_named_file(role: Role, path: Path, written: str) -> _NamedFile:
 
 
 def _check_writable(file: _NamedFile) -> None:
-    """Refuse what cannot become a file of the batch's own."""
+    """Refuse what the batch cannot replace with a file of its own."""
     try:
-        # By its own name: a pipe in /dev/fd is a link that leads to no other one.
+        # The name as written comes first: a pipe in /dev/fd is a link to no other file.
         named = Path(file.written)
         mode = (named if named.exists() else file.path).stat().st_mode
     except FileNotFoundError:
-        if os.path.basename(file.written) in {"", "."}:  # noqa: PTH119 - a Path has lost it
+        if os.path.basename(file.written) in {"", "."}:  # noqa: PTH119 - a Path drops the slash
             raise _file_error(file, f"{file} names a directory", "Name a file{}") from None
-        _check_parent(file)
+        directory = file.path.parent
+        if not directory.is_dir():  # not created: its name may be misspelled
+            wrong = "is not a directory" if directory.exists() else "does not exist"
+            raise _file_error(
+                file,
+                f"{file} cannot be written: {directory} {wrong}",
+                "Create the directory, or name another file{}",
+            ) from None
         return
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
@@ -161,31 +153,19 @@ def _check_writable(file: _NamedFile) -> None:
         raise _file_error(file, f"{file} is a directory", "Name a file{}")
     if not stat.S_ISREG(mode):
         also = "; -o - is standard output" if file.role == "output" else ""
-        raise _file_error(file, f"{file} is no regular file", f"Name a file{{}}{also}")
+        raise _file_error(file, f"{file} is not a regular file", f"Name a file{{}}{also}")
     if file.role == "report" and not is_replaceable(file.path, HEAD):
         raise _file_error(
             file,
-            f"{file} is there, and is no report of a batch",
+            f"{file} exists, and is not the report of a batch",
             "Move it, or name another file{}",
-        )
-
-
-def _check_parent(file: _NamedFile) -> None:
-    """Refuse a file in a directory that is not there: it may be misspelt."""
-    directory = file.path.parent
-    if not directory.is_dir():
-        what = "is no directory" if directory.exists() else "does not exist"
-        raise _file_error(
-            file,
-            f"{file} cannot be written: {directory} {what}",
-            "Make the directory, or name another file{}",
         )
 
 
 def _check_outside_journal(files: list[_NamedFile], directory: Path) -> None:
     if os.path.lexists(directory) and not directory.is_dir():
         raise BatchInputInvalid(
-            f"the journal would be in {directory}, which is there and is no directory",
+            f"the journal would be in {directory}, which exists and is not a directory",
             field="output",
             hint="Move it, or name another output with -o.",
         )
@@ -195,39 +175,28 @@ def _check_outside_journal(files: list[_NamedFile], directory: Path) -> None:
         if journal in {file.identity, *map(_get_identity, real.parents)}:
             raise _file_error(
                 file,
-                f"{file} lies in {directory}, the journal of this batch",
-                "Name another file{}",
-            )
-
-
-def _check_outside_other_journals(file: _NamedFile) -> None:
-    """Refuse to write among another batch's answers, which may be nowhere else."""
-    for directory in Path(os.path.realpath(file.path)).parents:
-        if directory.suffix == ".batch" and (directory / JOURNAL).is_file():
-            raise _file_error(
-                file,
-                f"{file} lies in {directory}, the journal of another batch",
+                f"{file} is inside {directory}, the journal of this batch",
                 "Name another file{}",
             )
 
 
 def _file_error(file: _NamedFile, message: str, hint: str) -> BatchInputInvalid:
-    """The error; the hint has `{}` where the option is named."""
+    # The hint has `{}` where the option's name belongs.
     option = f" with {_OPTIONS[file.role]}" if file.role in _OPTIONS else ""
     hint = f"{hint.format(option)}. Nothing was written."
     return BatchInputInvalid(message, field=file.role, hint=hint)
 
 
 def _get_identity(path: Path) -> Identity:
-    """The same for two names of one file, also of one that is not there yet."""
+    """Return a value that is equal for all names of one file, even before it exists."""
     real = Path(os.path.realpath(path))
     try:
         status = real.stat()
     except (OSError, ValueError):
         if real.parent == real:
             return (str(real),)
-        # Some file systems take upper and lower case, or composed letters, for the same. Which
-        # ones cannot be asked of a name that is not there, so nobody is given the doubt.
+        # Some file systems ignore case, or do not distinguish composed letters. There is no way to
+        # find out for a name that does not exist, so both count as the same everywhere.
         name = unicodedata.normalize("NFC", real.name).casefold()
         return (*_get_identity(real.parent), name)
     return (status.st_dev, status.st_ino)

@@ -15,8 +15,8 @@ from foundry_api.batch.dedupe import delete_saved_answers
 from foundry_api.batch.files import check_files
 from foundry_api.batch.journal import CheckResult, Journal, read_status
 from foundry_api.batch.journal.database import FILE as JOURNAL
-from foundry_api.batch.ledger import StdoutStore
 from foundry_api.batch.progress import BatchProgress, ProgressMeter
+from foundry_api.batch.result_store import StdoutStore
 from foundry_api.batch.runner import POLL_INTERVAL_S, BatchRunner, RunPlan
 from foundry_api.batch.sources import CheckReport, check, is_stream, open_source, remove_drafts
 from foundry_api.observe.format import format_count

@@ -1,4 +1,4 @@
-"""How far a batch is, and how fast it goes."""
+"""Measure the progress and the speed of a batch."""
 
 from __future__ import annotations
 
@@ -16,81 +16,54 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchProgress", "Phase", "ProgressMeter"]
 
+# In the phase "waiting", other runners have the remaining lines.
 Phase = Literal["checking", "running", "waiting", "publishing"]
 
+# Rates are averages over this window: long enough for answers of different lengths, short enough to
+# show a change.
 RATE_WINDOW_S = 30.0
-"""Rates are of so long: long enough for answers of differing lengths, short enough to see a
-change."""
 
 RATE_STEP_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchProgress:
-    """A batch at one moment.
-
-    Attributes:
-        phase: `checking` the input, `running`, `waiting` for runners that share the work, or
-            `publishing` the output.
-        done: Lines that were answered, in earlier runs too.
-        failed: Lines that failed for good, in earlier runs too.
-        shared: Of the answered ones, those that took the answer of an identical request.
-        total: Lines of the input; None while that is not known.
-        resumed: Lines that were finished before this run.
-        elapsed_s: Seconds since the run began.
-        lines_per_s: Lines finished a second, lately; None before any did.
-        tokens_per_s: Tokens of answers a second, lately; None as above.
-        engine: What the engine does.
-        read_bytes: While checking, how much was read.
-        size_bytes: While checking, how much there is; None where that is not known.
-    """
+    """The state of a batch at one moment."""
 
     phase: Phase
-    done: int = 0
+    done: int = 0  # answered lines; like `failed`, with those of earlier runs
     failed: int = 0
-    shared: int = 0
-    total: int | None = None
-    resumed: int = 0
+    shared: int = 0  # done lines that share the answer of an identical request
+    total: int | None = None  # lines of the input; None before they are counted
+    resumed: int = 0  # lines that were finished before this run
     elapsed_s: float = 0.0
-    lines_per_s: float | None = None
+    lines_per_s: float | None = None  # current rates; None before anything finished
     tokens_per_s: float | None = None
     engine: EngineState = field(default_factory=EngineState)
-    read_bytes: int = 0
-    size_bytes: int | None = None
+    read_bytes: int = 0  # read so far, while checking the input
+    size_bytes: int | None = None  # None if unknown
 
     @property
     def finished(self) -> int:
-        """Lines that need nothing more."""
         return self.done + self.failed
 
     @property
     def remaining(self) -> int | None:
-        """Lines that are not finished; None while the total is not known."""
         return None if self.total is None else max(self.total - self.finished, 0)
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds that the rest takes at the speed of lately; None while that is not known."""
+        """Seconds until the end at the current rate; None if unknown."""
         if self.remaining is None or not self.lines_per_s:
             return None
         return self.remaining / self.lines_per_s
 
 
 class ProgressMeter:
-    """Counts what finishes, and how fast.
-
-    Args:
-        clock: Seconds of a monotonic clock.
-
-    Attributes:
-        done: Lines answered, those of earlier runs included.
-        failed: Lines failed, those of earlier runs included.
-        shared: Answered with the answer of an identical request.
-        resumed: Lines finished before.
-        tokens: Tokens of the answers since it began.
-    """
+    """Counts finished lines, and computes their rate."""
 
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        # The first three include earlier runs; the tokens are those of this run.
         self.done = self.failed = self.shared = self.resumed = self.tokens = 0
         self._lines = 0
         self._monotonic = monotonic
@@ -99,21 +72,19 @@ class ProgressMeter:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since it began."""
         return self._monotonic() - self._started_at
 
     @property
     def lines(self) -> int:
-        """Lines finished since it began."""
+        """Lines that finished in this run."""
         return self._lines
 
     def resume(self, *, done: int, failed: int, shared: int) -> None:
-        """So many were finished before."""
+        """Set the counts of earlier runs."""
         self.done, self.failed, self.shared = done, failed, shared
         self.resumed = done + failed
 
     def count(self, result: BatchLineResult) -> None:
-        """One more line is finished."""
         self.failed += result.failed
         self.done += not result.failed
         self.shared += result.shared and not result.failed
@@ -121,7 +92,7 @@ class ProgressMeter:
         self._lines += 1
 
     def compute_rates(self) -> tuple[float, float] | None:
-        """Lines and tokens a second, lately; None before anything finished."""
+        """Return lines and tokens per second; None before anything finished."""
         now = self._monotonic()
         if now - self._marks[-1][0] >= RATE_STEP_S:
             self._marks.append((now, self._lines, self.tokens))
@@ -135,7 +106,6 @@ class ProgressMeter:
     def make_progress(
         self, phase: Phase, *, total: int | None = None, engine: EngineState | None = None
     ) -> BatchProgress:
-        """How far it is now."""
         lines_per_s, tokens_per_s = self.compute_rates() or (None, None)
         return BatchProgress(
             phase=phase,

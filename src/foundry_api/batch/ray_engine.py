@@ -1,4 +1,4 @@
-"""Lines answered by a Ray cluster: one engine on every node, or one actor for each service."""
+"""Run a batch on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -22,24 +22,7 @@ log = logging.getLogger("foundry_api")
 
 
 class RayEngine:
-    """Implements `BatchEngine`. One run at a time.
-
-    Args:
-        address: Of a cluster that runs, or `auto` for the one of this machine; None for that of
-            `RAY_ADDRESS`, or else for a Ray of this machine alone, which ends with the run.
-        settings: Of the clients in the actors; None takes them from the environment. With
-            addresses of services there is one actor for each of them, else one on each node that
-            offers CPUs, with an engine of its own.
-        attempts: How often a line that failed for a passing reason is begun before it counts as
-            failed, and in how many of its actors' deaths it may be in flight.
-        patience_s: Seconds that an actor's service may be away before it is left out; when none is
-            left, the run ends.
-        dedupe: Whether identical lines are asked once.
-        tell: Called with sentences for people: where actors work, and which were lost.
-
-    Raises:
-        ConfigurationError: A setting of the environment cannot be used.
-    """
+    """A `BatchEngine` with an actor for each service, or with an engine on each node."""
 
     def __init__(
         self,
@@ -51,7 +34,11 @@ class RayEngine:
         dedupe: bool = False,
         on_notice: Callable[[str], None] = log.info,
     ) -> None:
+        # The address of a running cluster, or `auto` for the one on this machine. With None,
+        # RAY_ADDRESS decides, or else a Ray on this machine is started for the run.
         self._address = address
+        # With addresses of services there is one actor per address; without, one per node that
+        # offers CPUs, with an engine of its own.
         self._settings = settings or Settings.from_environment()
         self._max_attempts = max_attempts
         self._patience_s = patience_s
@@ -60,14 +47,8 @@ class RayEngine:
         self._runner: ClusterRunner | None = None
 
     async def run(self, items: AsyncIterable[WorkItem], /) -> AsyncGenerator[BatchLineResult]:
-        """See `BatchEngine.run`.
-
-        Raises:
-            BatchError: Ray is not installed, or the cluster cannot be joined or fails.
-            FoundryError: As `BatchEngine.run` says.
-        """
         async with connect_cluster(self._address):
-            # They import Ray, which may not be there before.
+            # Imported late: these import Ray, and `connect_cluster` reports if it is missing.
             from foundry_api.batch.cluster.driver import ClusterRunner  # noqa: PLC0415
             from foundry_api.batch.cluster.remote import ActorOptions  # noqa: PLC0415
 
@@ -85,8 +66,7 @@ class RayEngine:
                 self._runner = None
 
     def drain(self) -> None:
-        """The nodes finish what they have: it is no more than keeps them busy."""
+        """Do nothing: the nodes finish the lines they have, which are few."""
 
     def state(self) -> EngineState:
-        """See `BatchEngine.state`."""
         return EngineState() if self._runner is None else self._runner.state()

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from foundry_api.batch.async_tools import SerialExecutor
     from foundry_api.batch.engine import BatchEngine
-    from foundry_api.batch.ledger import ResultStore
     from foundry_api.batch.progress import BatchProgress, Phase, ProgressMeter
+    from foundry_api.batch.result_store import ResultStore
     from foundry_api.batch.sources import Source
     from foundry_api.batch.types import BatchLineResult
 

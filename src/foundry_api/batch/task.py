@@ -1,4 +1,4 @@
-"""What a pump has to do: one task for each line."""
+"""One line of a batch, as the scheduler sees it."""
 
 from __future__ import annotations
 
@@ -14,50 +14,29 @@ _R = TypeVar("_R")
 
 
 class BatchTask(ABC, Generic[_R]):
-    """One line to answer.
-
-    Args:
-        index: Its place among the lines.
-        group: Those of the same group are answered together.
-        key: The same for all that may share an answer; None for one that shares none.
-    """
+    """One line to answer. Tasks with the same key share an answer; those without share none."""
 
     __slots__ = ("group", "index", "key")
 
     def __init__(self, index: int, group: str, key: bytes | None = None) -> None:
         self.index = index
-        self.group = group
+        self.group = group  # tasks of one group run together, since they use one model
         self.key = key
 
     @abstractmethod
     async def run(self) -> _R:
-        """Answer it. May be called again after it failed.
-
-        Raises:
-            FoundryError: It failed.
-        """
+        """Answer the line. Called again after a failure."""
 
     @abstractmethod
-    def make_failed_result(self, error: FoundryError) -> _R:
-        """The result of one that failed for good."""
+    def make_failed_result(self, error: FoundryError) -> _R: ...
 
     @abstractmethod
     def make_shared_result(self, result: _R) -> _R:
-        """Its result, where that of an identical one is known."""
+        """Make this task's result out of that of an identical one."""
 
 
 class TaskState(Generic[_R]):
-    """What a pump knows of a task.
-
-    Attributes:
-        task: What to do.
-        tries: How often it failed for a passing reason.
-        crashes: How often the service died while nothing else was in flight.
-        ran_alone: Whether nothing else was in flight during the last try.
-        ran_with_other_models: Whether lines of other models were in flight when the last try began.
-        service_unreachable: Whether the service did not even tell its status after the last try.
-        followers: Identical ones that wait for its result.
-    """
+    """What the scheduler stores about a task."""
 
     __slots__ = (
         "crashes",
@@ -71,9 +50,11 @@ class TaskState(Generic[_R]):
 
     def __init__(self, task: BatchTask[_R]) -> None:
         self.task = task
-        self.tries = 0
-        self.crashes = 0
+        self.tries = 0  # failures for a transient reason
+        self.crashes = 0  # crashes of the service with nothing else in flight
+        # About the last attempt: whether nothing else was in flight, whether lines of other models
+        # were when it began, and whether the service's status could not be read after it.
         self.ran_alone = False
         self.ran_with_other_models = False
         self.service_unreachable = False
-        self.followers: list[BatchTask[_R]] = []
+        self.followers: list[BatchTask[_R]] = []  # identical tasks that wait for its result

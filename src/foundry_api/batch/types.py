@@ -1,4 +1,4 @@
-"""What a batch over files is told: what to read, how to ask, where to write."""
+"""The requests, results and options of a batch."""
 
 from __future__ import annotations
 
@@ -43,7 +43,6 @@ __all__ = [
     "parse_route",
 ]
 
-
 BatchUrl = Literal["/v1/chat/completions", "/v1/responses", "/v1/embeddings"]
 CHAT_URL: BatchUrl = "/v1/chat/completions"
 RESPONSES_URL: BatchUrl = "/v1/responses"
@@ -51,30 +50,38 @@ EMBEDDINGS_URL: BatchUrl = "/v1/embeddings"
 URLS: tuple[BatchUrl, ...] = (CHAT_URL, RESPONSES_URL, EMBEDDINGS_URL)
 _ROUTES: dict[str, BatchUrl] = {
     **{url: url for url in URLS},
-    **{url.removeprefix("/v1"): url for url in URLS},
+    **{url.removeprefix("/v1"): url for url in URLS},  # Azure's batch files omit `/v1`
 }
 
+STANDARD_STREAM = "-"  # standard input or standard output
 
-def parse_route(url: object) -> BatchUrl:
-    """The route that a request names. Azure's batch files leave `/v1` out.
+# The default name of the error file omits these endings of the output's name.
+_OUTPUT_SUFFIXES = (".jsonl", ".json", ".parquet")
 
-    Raises:
-        InvalidRequest: There is no such route.
-    """
-    route = _ROUTES.get(url) if isinstance(url, str) else None
-    if route is None:
-        raise InvalidRequest(f"url is {url!r}, but must be one of {', '.join(URLS)}", field="url")
-    return route
+InputFormat = Literal["auto", "openai", "text", "csv", "parquet"]
+Failures = Literal["results", "raise"]
+
+# A prompt, or a conversation with the oldest message first.
+Prompt = str | Sequence[Message | Mapping[str, Any]]
+
+# The answer to a `BatchRequest`; its type depends on the request's `url`.
+BatchAnswer = Completion[Any] | Response | Embeddings
+
+_T = TypeVar("_T")
+if TYPE_CHECKING:
+    _A_co = typing_extensions.TypeVar("_A_co", covariant=True, default="BatchAnswer")
+else:
+    _A_co = TypeVar("_A_co", covariant=True)
 
 
 class BatchRequest(Result, msgspec.Struct, frozen=True, kw_only=True):
     """One request of a batch, in the form of OpenAI's batch files.
 
     Attributes:
-        custom_id: Names it; no other request of the batch has the same.
-        body: What is asked, as the route takes it.
+        custom_id: Identifies the request within its batch.
+        body: The JSON body of the request, as the route takes it.
         url: The route.
-        method: That of HTTP; there is one.
+        method: The HTTP method, always `POST`.
     """
 
     custom_id: str
@@ -83,93 +90,20 @@ class BatchRequest(Result, msgspec.Struct, frozen=True, kw_only=True):
     method: Literal["POST"] = "POST"
 
 
-class Line(msgspec.Struct, frozen=True):
-    """One line or row of an input as it was read, before it is understood.
-
-    Attributes:
-        index: Its place among the input's requests, from 0.
-        number: Its place in the file as people count it, from 1: of lines, blank ones included;
-            of rows, without the header.
-        digest: Of its content, and of what the input's options make of it: 63 bits. Another
-            content has another one.
-        raw: What was read.
-    """
-
-    index: int
-    number: int
-    digest: int
-    raw: Any
-
-
-class WorkItem(msgspec.Struct, frozen=True):
-    """A line that is understood, for an engine to answer."""
-
-    line: Line
-    request: BatchRequest
-
-
-class BatchLineResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A line that is answered, or failed for good.
-
-    Attributes:
-        index: The line's.
-        digest: The line's.
-        output: The line of the output or error file: OpenAI's form, without an end of line.
-        failed: Whether it belongs into the error file.
-        at: When, in seconds since the epoch.
-        model: The id of the model that answered, or the name that was asked for.
-        duration_s: From its first attempt to its end, queueing in the client included.
-        queued_s: Of that, waiting for its turn in the client.
-        time_to_first_token_s: None without any text.
-        prompt_tokens: As the service counted them.
-        completion_tokens: As the service counted them.
-        attempts: HTTP requests made for it.
-        shared: Whether it took the answer of an identical request, or one from the cache.
-        code: Of a failed one, the name of the error's type.
-    """
-
-    index: int
-    digest: int
-    output: bytes
-    failed: bool
-    at: float
-    model: str = ""
-    duration_s: float = 0.0
-    queued_s: float = 0.0
-    time_to_first_token_s: float | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    attempts: int = 0
-    shared: bool = False
-    code: str = ""
-
-
-if TYPE_CHECKING:
-    _A_co = typing_extensions.TypeVar("_A_co", covariant=True, default="BatchAnswer")
-else:
-    _A_co = TypeVar("_A_co", covariant=True)
-
-
-Prompt = str | Sequence[Message | Mapping[str, Any]]
-"""A prompt, or a conversation: its turns, oldest first."""
-
+# One request of a program's batch.
 BatchItem = Prompt | BatchRequest
-"""What a batch may be made of."""
-
-BatchAnswer = Completion[Any] | Response | Embeddings
-"""What a `BatchRequest` is answered with; its `url` says which."""
 
 
 class BatchResult(ShortResult, msgspec.Struct, Generic[_A_co], frozen=True, kw_only=True):
-    """What became of one request of a batch.
+    """The result of one request of a batch.
 
     Attributes:
-        index: Its place among the requests, from 0.
-        custom_id: Its own name, or `request-INDEX` where it has none.
-        request: The request, as it was given.
-        answer: As a single call gives it; None if it failed.
-        error: Why it failed for good; None if it was answered.
-        shared: Whether it took the answer of an identical request, or one from the cache.
+        index: Position among the requests, from 0.
+        custom_id: The request's `custom_id`, or `request-INDEX` if it has none.
+        request: The request, as it was passed.
+        answer: The answer that a single call would return; None if the request failed.
+        error: Why the request failed; None if it was answered.
+        shared: Whether the answer was shared by an identical request, or came from the cache.
     """
 
     index: int
@@ -180,62 +114,57 @@ class BatchResult(ShortResult, msgspec.Struct, Generic[_A_co], frozen=True, kw_o
     shared: bool = False
 
     def unwrap(self) -> _A_co:
-        """The answer.
+        """Return the answer, or raise the error.
+
+        Returns:
+            The answer.
 
         Raises:
-            FoundryError: Why there is none.
+            FoundryError: The request failed.
         """
         if self.answer is None:
             raise self.error or FoundryError(f"{self.custom_id} was not answered")
         return self.answer
 
 
-STANDARD_STREAM = "-"
-"""Stands for standard input, and for standard output."""
+class BatchKeywords(StructuredOptions[_T], Generic[_T], total=False):
+    """The keyword arguments of a batch, besides those of `complete`.
 
-SUFFIXES = (".jsonl", ".json", ".parquet")
-"""What the error file leaves out of the output's name."""
+    Attributes:
+        system: Instructions ahead of each prompt.
+        ordered: Whether to return the results in the order of the requests instead of the order in
+            which they finish; default False.
+        errors: `results` (default) returns a failed request as a result with an error; `raise`
+            raises the first error.
+        dedupe: Whether identical requests are sent once and share their answer; default False.
+        max_attempts: How often a request that fails for a transient reason is attempted; default 3.
+            Each attempt is a call with retries of its own.
+        patience: Seconds that all services may be unreachable before the batch fails; default 600.
+    """
 
-
-def get_journal_directory(output: str | Path) -> Path:
-    """Where the journal of the batch with that output lies: beside the file itself, not a link."""
-    if str(output) == STANDARD_STREAM:
-        raise BatchInputInvalid(
-            "answers on standard output have no journal",
-            field="output",
-            hint="Name the file that the answers of the batch go to.",
-        )
-    path = _get_file(output)
-    return path.with_name(f"{path.name}.batch")
-
-
-def _get_file(output: str | Path) -> Path:
-    path = resolve_link(output)
-    if not path.name:
-        raise BatchInputInvalid(
-            f"the output {str(output)!r} is no name of a file", field="output", hint="Name a file."
-        )
-    return path
-
-
-InputFormat = Literal["auto", "openai", "text", "csv", "parquet"]
+    system: str | None
+    ordered: bool
+    errors: Failures
+    dedupe: bool
+    max_attempts: int
+    patience: float
 
 
 class InputOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What is read, and how a line becomes a request.
+    """The input of a batch over files, and how its lines become requests.
 
     Attributes:
         path: The file; `-` is standard input.
-        format: `auto` goes by the file's name, compression aside (.jsonl, .json, .txt, .csv,
-            .parquet), and where it has none, as pipes, by how it begins. `openai` is requests, on
-            lines or in a JSON array.
-        column: Of CSV and Parquet, the column with the prompt; default `prompt`. With a template
-            none is needed.
-        template: The prompt, with `{column}` for each column's value; of plain text the line is
-            `{prompt}`, or `{line}`.
+        format: `auto` goes by the file's name without its compression (.jsonl, .json, .txt, .csv,
+            .parquet); for pipes, which have no such name, by the first bytes. `openai` is requests,
+            one per line or in a JSON array.
+        column: The column with the prompt, for CSV and Parquet; default `prompt`. Not needed with
+            a template.
+        template: The prompt, with `{column}` in place of each column's value; for plain text,
+            `{prompt}` or `{line}` is the line.
         system: Instructions ahead of each prompt.
         model: Model of requests that name none.
-        members: Members of the JSON body of requests that do not have them, such as max_tokens.
+        members: Default members of the JSON body, such as max_tokens; a request's own ones win.
     """
 
     path: str
@@ -248,22 +177,22 @@ class InputOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch over files. The journal keeps it, so that `batch retry` need not be told again.
+    """The options of a batch over files. They are stored in its journal, for `batch retry`.
 
     Attributes:
-        input: What is read.
-        output: Where the answers go; `-` is standard output, without a journal.
-        errors: Where the lines go that failed; default beside the output, as `NAME.errors.jsonl`.
+        input: The input.
+        output: The file for the answers; `-` is standard output, without a journal.
+        errors: The file for failed lines; default `NAME.errors.jsonl` next to the output.
         output_format: `auto` goes by the output's name.
         ordered: Whether the output keeps the order of the input.
-        dedupe: Whether identical requests run once.
-        strict: Whether one bad line refuses the whole input.
-        check: Whether the whole input is checked before anything runs.
-        max_attempts: How often a line that failed for a passing reason is begun before it counts as
-            failed; default 3. Each of them is a call with retries of its own.
-        patience_s: Seconds that all services may be away before the run is given up; default 600.
-            Nothing is lost by that: the same command goes on.
-        report: Where to write a page about the run; None for none.
+        dedupe: Whether identical requests are sent once.
+        strict: Whether a single invalid line refuses the whole input.
+        check: Whether to check the whole input before anything runs.
+        max_attempts: How often a line that fails for a transient reason is attempted; default 3.
+            Each attempt is a call with retries of its own.
+        patience_s: Seconds that all services may be unreachable before the run ends; default 600.
+            Nothing is lost: the same command resumes the batch.
+        report: The file for an HTML report about the run; None for no report.
     """
 
     input: InputOptions
@@ -285,12 +214,12 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def directory(self) -> Path:
-        """Where the journal lies: beside the output, as `NAME.batch`."""
+        """The directory of the journal: `NAME.batch` next to the output."""
         return get_journal_directory(self.output)
 
     @property
     def absolute(self) -> BatchOptions:
-        """These options for a process in another directory, such as that of `batch retry`."""
+        """These options with absolute paths, for processes in another working directory."""
         path = self.input.path
         if path != STANDARD_STREAM:
             path = str(absolute_path(path))
@@ -303,43 +232,80 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def output_path(self) -> Path:
-        """Where the answers go. A symbolic link is followed."""
-        return _get_file(self.output)
+        """The file for the answers. A symbolic link is followed."""
+        return _resolve_output(self.output)
 
     @property
     def errors_path(self) -> Path:
-        """Where the lines go that failed. A symbolic link is followed."""
+        """The file for failed lines. A symbolic link is followed."""
         if self.errors is not None:
             return resolve_link(self.errors)
         name = output = self.output_path
-        while name.suffix in SUFFIXES:
+        while name.suffix in _OUTPUT_SUFFIXES:
             name = name.with_suffix("")
         return resolve_link(output.with_name(f"{name.name}.errors.jsonl"))
 
 
-_T = TypeVar("_T")
+class Line(msgspec.Struct, frozen=True):
+    """One line or row of an input, before it is parsed."""
 
-Failures = Literal["results", "raise"]
+    index: int  # position among the input's requests, from 0
+    number: int  # position in the file, from 1, with blank lines but without a CSV header
+    # 63 bits of a hash of the content, and of the input options that apply to it. It detects an
+    # input that has changed since the line was answered.
+    digest: int
+    raw: Any
 
 
-class BatchKeywords(StructuredOptions[_T], Generic[_T], total=False):
-    """What a batch takes besides its requests and what their answers have to be.
+class WorkItem(msgspec.Struct, frozen=True):
+    """A valid line, for an engine to answer."""
 
-    Attributes:
-        system: Instructions ahead of each prompt.
-        ordered: Whether the results keep the order of the requests, instead of coming as they
-            finish; default False.
-        errors: `results` (default) gives a request that failed as a result with an error, `raise`
-            raises the first such error.
-        dedupe: Whether identical requests are made once, and share their answer; default False.
-        max_attempts: How often a request that fails for a passing reason is tried; default 3. Each
-            try is a call with retries of its own.
-        patience: Seconds that all services may be away before the batch is given up; default 600.
-    """
+    line: Line
+    request: BatchRequest
 
-    system: str | None
-    ordered: bool
-    errors: Failures
-    dedupe: bool
-    max_attempts: int
-    patience: float
+
+class BatchLineResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a line that was answered, or that failed for good."""
+
+    index: int
+    digest: int
+    output: bytes  # the line of the output or error file, in OpenAI's form, without a newline
+    failed: bool
+    at: float  # Unix time in seconds
+    model: str = ""  # id of the model that answered, or the requested name
+    duration_s: float = 0.0  # from the first attempt to the end, including time in the queue
+    queued_s: float = 0.0  # time in the client's queue
+    time_to_first_token_s: float | None = None  # None without any text
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    attempts: int = 0  # HTTP requests
+    shared: bool = False  # whether the answer is that of an identical request, or from the cache
+    code: str = ""  # name of the error's type
+
+
+def parse_route(url: object) -> BatchUrl:
+    route = _ROUTES.get(url) if isinstance(url, str) else None
+    if route is None:
+        raise InvalidRequest(f"url is {url!r}, but must be one of {', '.join(URLS)}", field="url")
+    return route
+
+
+def get_journal_directory(output: str | Path) -> Path:
+    """Return the journal's directory: next to the output itself, not next to a link to it."""
+    if str(output) == STANDARD_STREAM:
+        raise BatchInputInvalid(
+            "answers on standard output have no journal",
+            field="output",
+            hint="Name the output file of the batch.",
+        )
+    path = _resolve_output(output)
+    return path.with_name(f"{path.name}.batch")
+
+
+def _resolve_output(output: str | Path) -> Path:
+    path = resolve_link(output)
+    if not path.name:
+        raise BatchInputInvalid(
+            f"the output {str(output)!r} is not a file name", field="output", hint="Name a file."
+        )
+    return path

@@ -1,4 +1,4 @@
-"""The files of a batch: none is another one, and nothing is made for one that is refused."""
+"""Files of a batch that overlap are refused, and nothing is created for a refused batch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ INPUT = "".join(f"prompt {index}\n" for index in range(6))
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, with an input, and other files of the user's."""
+    """The working directory, with an input and other files of the user."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "q.txt").write_text(INPUT, encoding="utf-8")
     (tmp_path / "thesis.html").write_text("<!doctype html>\n<p>mine", encoding="utf-8")
@@ -50,12 +50,12 @@ def options(output: str, path: str = "q.txt", **others: Any) -> BatchOptions:
 
 
 async def refused(place: Path, chosen: BatchOptions, **how: Any) -> BatchError:
-    """Why a batch is refused. Nothing was asked, made or changed."""
+    """Return why a batch is refused, and check that no line ran and no file changed."""
     before, engine = seen(place), Engine()
     with pytest.raises(BatchError) as caught:
         await BatchJob(chosen, **how).run(engine)
     assert seen(place) == before
-    assert engine.asked == []
+    assert engine.received == []
     return caught.value
 
 
@@ -76,10 +76,10 @@ async def refused(place: Path, chosen: BatchOptions, **how: Any) -> BatchError:
         (options("a.jsonl", errors="e", report="e"), "report", "the same file as the error file e"),
         (options("a.jsonl", report="a.errors.jsonl"), "report", "the same file as the error file"),
         (options("q.jsonl", path="q.errors.jsonl"), "errors", "the same file as the input"),
-        (options("a.jsonl", errors="a.jsonl.batch/x"), "errors", "lies in"),
-        (options("a.jsonl", report="a.jsonl.batch/journal.sqlite"), "report", "lies in"),
-        (options("a.jsonl", path="a.jsonl.batch/input"), "path", "lies in"),
-        (options("a.jsonl", report="thesis.html"), "report", "is there, and is no report"),
+        (options("a.jsonl", errors="a.jsonl.batch/x"), "errors", "is inside"),
+        (options("a.jsonl", report="a.jsonl.batch/journal.sqlite"), "report", "is inside"),
+        (options("a.jsonl", path="a.jsonl.batch/input"), "path", "is inside"),
+        (options("a.jsonl", report="thesis.html"), "report", "exists, and is not the report"),
         (options("typo/dir/a.jsonl"), "output", "dir does not exist"),
         (options("a.jsonl", errors="typo/e.jsonl"), "errors", "typo does not exist"),
         (options("a.jsonl", report="typo/r.html"), "report", "typo does not exist"),
@@ -88,7 +88,7 @@ async def refused(place: Path, chosen: BatchOptions, **how: Any) -> BatchError:
         (options("a.jsonl", errors="sub"), "errors", "the error file sub is a directory"),
         (options("a.jsonl", report="sub"), "report", "the report sub is a directory"),
         (options("a\0b"), "output", "NUL"),
-        (options(""), "output", "is no name of a file"),
+        (options(""), "output", "is not a file name"),
         (options("answers/"), "output", "the output answers/ names a directory"),
         (options("a.jsonl", errors="e/."), "errors", "the error file e/. names a directory"),
         (options("old.batch/journal.sqlite"), "output", "the journal of another batch"),
@@ -99,7 +99,7 @@ async def refused(place: Path, chosen: BatchOptions, **how: Any) -> BatchError:
         (options("thesis.html", errors="a\0b"), "errors", "NUL"),
     ],
 )
-async def test_files_that_cannot_be_meant_are_refused_before_anything_is_opened(
+async def test_invalid_files_are_refused_before_anything_is_opened(
     place: Path,
     chosen: BatchOptions,
     field: str,
@@ -116,7 +116,7 @@ async def test_files_that_cannot_be_meant_are_refused_before_anything_is_opened(
 @POSIX
 @pytest.mark.parametrize("other", ["hard", "soft", "there/q.txt"])
 @pytest.mark.parametrize("role", ["output", "errors", "report"])
-async def test_another_name_of_the_input_is_the_input(place: Path, other: str, role: str) -> None:
+async def test_other_names_of_the_input_are_recognized(place: Path, other: str, role: str) -> None:
     os.link("q.txt", "hard")
     (place / "soft").symlink_to("q.txt")
     (place / "there").symlink_to(".")
@@ -126,7 +126,7 @@ async def test_another_name_of_the_input_is_the_input(place: Path, other: str, r
 
 
 @POSIX
-async def test_a_directory_of_two_names_does_not_hide_that_a_file_that_is_not_there_is_one(
+async def test_missing_file_is_recognized_through_a_linked_directory(
     place: Path,
 ) -> None:
     (place / "there").symlink_to("sub")
@@ -136,17 +136,17 @@ async def test_a_directory_of_two_names_does_not_hide_that_a_file_that_is_not_th
 
 @POSIX
 @pytest.mark.parametrize("device", [os.devnull, "pipe"])
-async def test_what_is_no_regular_file_is_not_replaced(place: Path, device: str) -> None:
+async def test_non_regular_file_is_not_replaced(place: Path, device: str) -> None:
     if sys.platform != "win32":
         os.mkfifo("pipe")
     for chosen in (options(device), options("a.jsonl", errors=device)):
         error = await refused(place, chosen, restart=True)
-        assert "is no regular file" in error.message
+        assert "is not a regular file" in error.message
         assert "-o - is standard output" in error.hint or chosen.errors
 
 
 @POSIX
-async def test_standard_input_that_comes_from_a_file_is_that_file(
+async def test_redirected_standard_input_is_recognized_as_its_file(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (place / "q.txt").open(encoding="utf-8") as file:
@@ -156,7 +156,7 @@ async def test_standard_input_that_comes_from_a_file_is_that_file(
 
 
 @POSIX
-async def test_standard_output_that_goes_to_the_input_is_refused(
+async def test_standard_output_redirected_to_the_input_is_refused(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with (place / "q.txt").open("a", encoding="utf-8") as file:
@@ -169,20 +169,20 @@ async def test_standard_output_that_goes_to_the_input_is_refused(
     assert "is the same file as the input on standard input" in error.message
 
 
-async def test_a_file_named_like_a_journal_stops_no_batch_beside_it(place: Path) -> None:
+async def test_file_named_like_a_journal_is_ignored(place: Path) -> None:
     (place / "journal.sqlite").write_text("somebody's own", encoding="utf-8")
     assert (await BatchJob(options("a.jsonl")).run(Engine())).done == 6
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs the names that Linux gives to pipes")
-async def test_a_pipe_by_its_number_is_no_output(place: Path) -> None:
+async def test_pipe_as_output_is_refused(place: Path) -> None:
     reader, writer = os.pipe()
     try:
         for chosen in (
             options(f"/dev/fd/{writer}"),
             options("a.jsonl", report=f"/proc/self/fd/{writer}"),
         ):
-            assert "is no regular file" in (await refused(place, chosen, restart=True)).message
+            assert "is not a regular file" in (await refused(place, chosen, restart=True)).message
     finally:
         os.close(reader)
         os.close(writer)
@@ -198,9 +198,7 @@ def test_standard_output_has_no_journal(
 
 
 @pytest.mark.parametrize("there", ["a.jsonl", "a.errors.jsonl"])
-async def test_a_file_of_somebody_else_is_refused_and_no_journal_is_left(
-    place: Path, there: str
-) -> None:
+async def test_foreign_output_is_refused_without_a_journal(place: Path, there: str) -> None:
     (place / there).write_text("mine", encoding="utf-8")
     error = await refused(place, options("a.jsonl"))
     assert isinstance(error, BatchStorageFailed)
@@ -208,14 +206,14 @@ async def test_a_file_of_somebody_else_is_refused_and_no_journal_is_left(
     assert "what is in it is lost" in error.hint
 
 
-async def test_a_journal_is_not_made_where_a_file_is(place: Path) -> None:
+async def test_file_in_place_of_the_journal_is_refused(place: Path) -> None:
     (place / "a.jsonl.batch").write_text("mine", encoding="utf-8")
-    assert "is no directory" in (await refused(place, options("a.jsonl"))).message
+    assert "is not a directory" in (await refused(place, options("a.jsonl"))).message
 
 
 @POSIX
 @pytest.mark.parametrize("there", [False, True])
-async def test_a_link_is_followed_and_has_the_journal_of_the_file_it_leads_to(
+async def test_linked_output_uses_the_journal_of_its_target(
     place: Path,
     there: bool,  # noqa: FBT001 - pytest calls by name
 ) -> None:
@@ -232,10 +230,10 @@ async def test_a_link_is_followed_and_has_the_journal_of_the_file_it_leads_to(
     assert not (place / "link.jsonl.batch").exists()
     again = Engine()
     await BatchJob(options("sub/real.jsonl")).run(again)
-    assert again.asked == [], "it is the same batch by both names"
+    assert again.received == [], "both names are the same batch"
 
 
-def test_the_report_of_doctor_replaces_an_earlier_one_alone(
+def test_doctor_report_replaces_only_an_earlier_report(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = seen(place)
@@ -245,10 +243,10 @@ def test_the_report_of_doctor_replaces_an_earlier_one_alone(
     assert seen(place) == before
 
 
-async def test_a_batch_goes_on_from_any_directory(
+async def test_batch_resumes_from_any_directory(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its journal keeps where the files are, not how they were called from where it was begun."""
+    """The journal stores absolute paths."""
 
     def fails(index: int) -> BatchLineResult:
         return failure(index) if index == 2 else answer(index)
@@ -256,15 +254,15 @@ async def test_a_batch_goes_on_from_any_directory(
     chosen = options("a.jsonl", errors="e.jsonl")
     assert (await BatchJob(chosen).run(Engine(fails))).failed == 1
     monkeypatch.chdir(place / "sub")
-    kept = read_status(get_journal_directory("../a.jsonl")).options
-    again = msgspec.structs.replace(kept, output="../a.jsonl")
+    stored = read_status(get_journal_directory("../a.jsonl")).options
+    again = msgspec.structs.replace(stored, output="../a.jsonl")
     still = Engine(fails)
     summary = await BatchJob(again, retry_failed=True, reuse_spooled_input=True).run(still)
-    assert (still.asked, summary.failed) == ([2], 1)
+    assert (still.received, summary.failed) == ([2], 1)
     assert names(place, ".jsonl") == ["a.jsonl", "e.jsonl"]
     assert names(place / "sub") == []
 
 
 def names(directory: Path, suffix: str = "") -> list[str]:
-    """The names in a directory that end so."""
+    """Return the names in a directory that end with a suffix."""
     return sorted(path.name for path in directory.iterdir() if path.name.endswith(suffix))

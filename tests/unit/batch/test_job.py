@@ -1,4 +1,4 @@
-"""A batch over files with an engine that does as it is told: what is answered, kept and written."""
+"""A batch over files with a scripted engine: which lines are answered, stored and written."""
 
 from __future__ import annotations
 
@@ -46,31 +46,29 @@ LINES = 6
 
 
 class Engine:
-    """Answers each line at once, or does what it is told: fail it, lose it, or give up.
+    """Returns `does(index)` for each line, raises it if it is an exception, drops None.
 
-    Args:
-        does: What becomes of a line, by its index.
-        holds: A line that is not answered before the engine is drained.
+    The line `holds` is not answered before the engine is drained.
     """
 
     def __init__(self, does: Does = answer, *, holds: int | None = None) -> None:
         self.does = does
         self.holds = holds
-        self.asked: list[int] = []
-        self.held, self.is_drained = asyncio.Event(), asyncio.Event()
+        self.received: list[int] = []
+        self.is_blocked, self.is_drained = asyncio.Event(), asyncio.Event()
 
     async def run(self, items: AsyncIterable[WorkItem], /) -> AsyncGenerator[BatchLineResult]:
-        async for work in items:
-            index = work.line.index
-            self.asked.append(index)
+        async for item in items:
+            index = item.line.index
+            self.received.append(index)
             if index == self.holds:
-                self.held.set()
+                self.is_blocked.set()
                 await self.is_drained.wait()
             done = self.does(index)
             if isinstance(done, Exception):
                 raise done
             if done is not None:
-                yield type(done)(**{**fields(done), "digest": work.line.digest})
+                yield type(done)(**{**fields(done), "digest": item.line.digest})
             if self.is_drained.is_set():
                 return
 
@@ -81,15 +79,15 @@ class Engine:
         return EngineState()
 
 
-class Slow(Engine):
-    """An engine that takes its time with what is in flight when it is drained."""
+class SlowEngine(Engine):
+    """An engine that does not finish the lines in flight when it is drained."""
 
     def __init__(self, *, holds: int) -> None:
         super().__init__(holds=holds)
-        self.told = asyncio.Event()
+        self.drain_requested = asyncio.Event()
 
     def drain(self) -> None:
-        self.told.set()
+        self.drain_requested.set()
 
 
 def fields(done: BatchLineResult) -> dict[str, Any]:
@@ -109,10 +107,10 @@ def answered(*indexes: int) -> list[bytes]:
     return [answer(index).output for index in indexes]
 
 
-async def until_held(options: BatchOptions, engine: Engine) -> asyncio.Task[BatchSummary]:
-    """A batch that runs, with a line in flight that does not end by itself."""
+async def run_until_blocked(options: BatchOptions, engine: Engine) -> asyncio.Task[BatchSummary]:
+    """Start a batch, and wait until a line is in flight that does not finish."""
     running = asyncio.create_task(BatchJob(options).run(engine))
-    await engine.held.wait()
+    await engine.is_blocked.wait()
     return running
 
 
@@ -120,30 +118,32 @@ async def test_each_line_is_answered_once_and_written(
     options: BatchOptions, tmp_path: Path
 ) -> None:
     engine = Engine()
-    told: list[BatchProgress] = []
-    summary = await BatchJob(options, on_progress=told.append).run(engine)
+    reports: list[BatchProgress] = []
+    summary = await BatchJob(options, on_progress=reports.append).run(engine)
     assert (summary.total, summary.done, summary.failed, summary.resumed) == (LINES, LINES, 0, 0)
     assert lines(tmp_path / "answers.jsonl") == answered(*range(LINES))
-    assert engine.asked == list(range(LINES))
-    phases = [each.phase for each in told]
+    assert engine.received == list(range(LINES))
+    phases = [report.phase for report in reports]
     assert sorted(set(phases), key=phases.index) == ["running", "publishing"]
-    assert told[-1].finished == LINES
+    assert reports[-1].finished == LINES
 
 
-async def test_what_is_finished_is_not_asked_again(options: BatchOptions) -> None:
+async def test_finished_lines_are_not_answered_again(options: BatchOptions) -> None:
     gives_up = Engine(lambda index: ServiceNotRunning("gone") if index == 4 else answer(index))
     with pytest.raises(ServiceNotRunning):
         await BatchJob(options).run(gives_up)
-    assert read_status(options.directory).counts.done == 4, "kept, though it was just answered"
+    assert read_status(options.directory).counts.done == 4, (
+        "stored, though it had just been answered"
+    )
     goes_on = Engine()
     summary = await BatchJob(options).run(goes_on)
-    assert (goes_on.asked, summary.resumed) == ([4, 5], 4)
+    assert (goes_on.received, summary.resumed) == ([4, 5], 4)
     has_nothing_to_do = Engine()
     assert (await BatchJob(options).run(has_nothing_to_do)).resumed == LINES
-    assert has_nothing_to_do.asked == []
+    assert has_nothing_to_do.received == []
 
 
-async def test_failed_lines_are_asked_again_on_wish_alone(
+async def test_failed_lines_are_retried_only_on_request(
     options: BatchOptions, tmp_path: Path
 ) -> None:
     def fails(index: int) -> BatchLineResult:
@@ -154,55 +154,55 @@ async def test_failed_lines_are_asked_again_on_wish_alone(
     assert lines(options.errors_path) == [failure(1).output, failure(3).output]
     engine = Engine()
     await BatchJob(options).run(engine)
-    assert engine.asked == []
+    assert engine.received == []
     summary = await BatchJob(options, retry_failed=True).run(engine)
-    assert (engine.asked, summary.failed, summary.errors) == ([1, 3], 0, None)
+    assert (engine.received, summary.failed, summary.errors) == ([1, 3], 0, None)
     assert lines(tmp_path / "answers.jsonl") == answered(*range(LINES))
 
 
-async def test_an_engine_that_loses_a_line_is_told(options: BatchOptions) -> None:
+async def test_engine_that_loses_a_line_is_reported(options: BatchOptions) -> None:
     loses = Engine(lambda index: None if index == 2 else answer(index))
     with pytest.raises(BatchError, match="did not answer every line"):
         await BatchJob(options).run(loses)
-    assert loses.asked.count(2) == 2, "once more, since the others were answered meanwhile"
+    assert loses.received.count(2) == 2, "a second time, since the other lines were answered"
     assert read_status(options.directory).counts.done == LINES - 1
 
 
-async def test_a_drained_batch_keeps_what_was_in_flight(options: BatchOptions) -> None:
+async def test_drained_batch_stores_lines_in_flight(options: BatchOptions) -> None:
     engine = Engine(holds=3)
-    running = await until_held(options, engine)
+    running = await run_until_blocked(options, engine)
     request_cancel(options.directory, "drain")
     with pytest.raises(BatchCancelled):
         await running
     assert read_status(options.directory).counts.done == 4
     goes_on = Engine()
     await BatchJob(options).run(goes_on)
-    assert goes_on.asked == [4, 5]
+    assert goes_on.received == [4, 5]
 
 
-async def test_a_batch_whose_last_line_was_in_flight_is_finished_by_the_drain(
+async def test_drain_completes_a_batch_with_its_last_line_in_flight(
     options: BatchOptions,
 ) -> None:
     engine = Engine(holds=LINES - 1)
-    running = await until_held(options, engine)
+    running = await run_until_blocked(options, engine)
     request_cancel(options.directory, "drain")
     assert (await running).done == LINES
 
 
-async def test_a_batch_that_is_stopped_leaves_what_was_in_flight(options: BatchOptions) -> None:
+async def test_stopped_batch_drops_lines_in_flight(options: BatchOptions) -> None:
     engine = Engine(holds=3)
-    running = await until_held(options, engine)
+    running = await run_until_blocked(options, engine)
     request_cancel(options.directory, "stop")
     with pytest.raises(BatchCancelled):
         await running
     assert read_status(options.directory).counts.done == 3
 
 
-async def test_a_batch_that_is_cancelled_from_within_keeps_what_was_answered(
+async def test_cancelled_batch_stores_its_answers(
     options: BatchOptions,
 ) -> None:
     engine = Engine(holds=3)
-    running = await until_held(options, engine)
+    running = await run_until_blocked(options, engine)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -219,17 +219,17 @@ async def test_runners_that_share_a_batch_write_one_output(
     jobs = [BatchJob(options, shared=True).run(engine) for engine in engines]
     for summary in await asyncio.gather(*jobs):
         assert (summary.done, summary.total) == (several, several)
-    asked = [index for engine in engines for index in engine.asked]
-    assert sorted(asked) == list(range(several))
+    received = [index for engine in engines for index in engine.received]
+    assert sorted(received) == list(range(several))
     assert lines(tmp_path / "answers.jsonl") == answered(*range(several))
 
 
-async def test_a_runner_waits_for_what_another_one_has_and_takes_it_when_that_leaves(
+async def test_runner_takes_over_the_blocks_of_another(
     options: BatchOptions,
 ) -> None:
     first, second = Engine(holds=3), Engine()
     running = asyncio.create_task(BatchJob(options, shared=True).run(first))
-    await first.held.wait()
+    await first.is_blocked.wait()
     waits = asyncio.Event()
 
     def tell(now: BatchProgress) -> None:
@@ -238,18 +238,18 @@ async def test_a_runner_waits_for_what_another_one_has_and_takes_it_when_that_le
 
     other = asyncio.create_task(BatchJob(options, shared=True, on_progress=tell).run(second))
     await waits.wait()
-    assert second.asked == []
+    assert second.received == []
     running.cancel()
     assert (await other).done == LINES
-    assert second.asked == [3, 4, 5]
+    assert second.received == [3, 4, 5]
 
 
-async def test_a_runner_that_waits_for_another_one_leaves_when_it_is_asked_to(
+async def test_waiting_runner_can_be_cancelled(
     options: BatchOptions,
 ) -> None:
-    first, second = Slow(holds=3), Engine()
+    first, second = SlowEngine(holds=3), Engine()
     running = asyncio.create_task(BatchJob(options, shared=True).run(first))
-    await first.held.wait()
+    await first.is_blocked.wait()
 
     def tell(now: BatchProgress) -> None:
         if now.phase == "waiting":
@@ -257,22 +257,22 @@ async def test_a_runner_that_waits_for_another_one_leaves_when_it_is_asked_to(
 
     with pytest.raises(BatchCancelled):
         await BatchJob(options, shared=True, on_progress=tell).run(second)
-    assert second.asked == []
-    await first.told.wait()
+    assert second.received == []
+    await first.drain_requested.wait()
     first.is_drained.set()
     with pytest.raises(BatchCancelled):
         await running
 
 
-async def test_lines_that_another_runner_wants_asked_again_are_answered_by_who_has_them(
+async def test_retried_lines_are_answered_by_the_runner_that_has_them(
     options: BatchOptions,
 ) -> None:
     def fails_once(index: int) -> BatchLineResult:
-        return failure(index) if index == 1 and engine.asked.count(1) == 1 else answer(index)
+        return failure(index) if index == 1 and engine.received.count(1) == 1 else answer(index)
 
     engine = Engine(fails_once, holds=3)
     running = asyncio.create_task(BatchJob(options, shared=True).run(engine))
-    await engine.held.wait()
+    await engine.is_blocked.wait()
     await wait_until_async(lambda: read_status(options.directory).counts.failed)
     other = asyncio.create_task(BatchJob(options, shared=True, retry_failed=True).run(Engine()))
     await wait_until_async(lambda: not read_status(options.directory).counts.failed)
@@ -281,10 +281,10 @@ async def test_lines_that_another_runner_wants_asked_again_are_answered_by_who_h
     engine.is_drained = asyncio.Event()
     for summary in await asyncio.gather(running, other):
         assert (summary.done, summary.failed) == (LINES, 0)
-    assert engine.asked.count(1) == 2
+    assert engine.received.count(1) == 2
 
 
-async def test_a_full_disk_ends_the_batch(
+async def test_full_disk_ends_the_batch(
     options: BatchOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -297,22 +297,22 @@ async def test_a_full_disk_ends_the_batch(
     assert (await BatchJob(options).run(Engine())).done == LINES
 
 
-async def test_a_strict_batch_asks_nothing_where_a_line_is_bad(
+async def test_strict_batch_with_an_invalid_line_runs_nothing(
     options: BatchOptions, tmp_path: Path
 ) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text("no JSON\n{}\n", encoding="utf-8")
     strict = BatchOptions(input=InputOptions(path=str(path)), output=options.output, strict=True)
     engine = Engine()
-    for _ in range(2):  # what the check found is kept, and looked at again
+    for _ in range(2):  # the stored result of the check is used again
         with pytest.raises(BatchInputInvalid, match="it has 2 invalid lines") as caught:
             await BatchJob(strict).run(engine)
         assert len(caught.value.problems) == 2
         assert not any(problem in caught.value.message for problem in caught.value.problems)
-    assert engine.asked == []
+    assert engine.received == []
 
 
-async def test_an_input_that_was_changed_is_noticed(options: BatchOptions, tmp_path: Path) -> None:
+async def test_changed_input_is_detected(options: BatchOptions, tmp_path: Path) -> None:
     with pytest.raises(ServiceNotRunning):
         await BatchJob(options).run(
             Engine(lambda index: ServiceNotRunning("gone") if index else answer(index))
@@ -331,7 +331,7 @@ def piped(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode()), "utf-8"))
 
 
-async def test_what_was_piped_is_kept_for_the_same_user_alone(
+async def test_copy_of_a_pipe_is_readable_only_by_its_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = BatchOptions(input=InputOptions(path="-"), output=str(tmp_path / "answers.jsonl"))
@@ -344,13 +344,13 @@ async def test_what_was_piped_is_kept_for_the_same_user_alone(
     assert (summary.total, summary.done) == (2, 2)
 
 
-async def test_what_was_piped_is_not_replaced_under_who_works_on_it(
+async def test_copy_of_a_pipe_is_not_replaced_during_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = BatchOptions(input=InputOptions(path="-"), output=str(tmp_path / "answers.jsonl"))
     piped(monkeypatch, "one\ntwo\n")
     engine = Engine(holds=1)
-    running = await until_held(options, engine)
+    running = await run_until_blocked(options, engine)
     piped(monkeypatch, "something else\n")
     with pytest.raises(BatchInUse):
         await BatchJob(options, restart=True).run(Engine())
@@ -361,7 +361,7 @@ async def test_what_was_piped_is_not_replaced_under_who_works_on_it(
 
 @contextlib.contextmanager
 def pipe(kind: str, directory: Path, text: str) -> Generator[str]:
-    """The name of a pipe through which a text comes once."""
+    """Yield the name of a pipe with a text in it."""
     if kind == "named":
         path = directory / "pipe"
         os.mkfifo(path)
@@ -381,7 +381,7 @@ def pipe(kind: str, directory: Path, text: str) -> Generator[str]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs the pipes of POSIX")
 @pytest.mark.parametrize("kind", ["named", "descriptor", "socket"])
-async def test_any_pipe_is_kept_as_standard_input_is(kind: str, tmp_path: Path) -> None:
+async def test_any_pipe_is_copied_like_standard_input(kind: str, tmp_path: Path) -> None:
     chosen = BatchOptions(input=InputOptions(path="?"), output=str(tmp_path / "answers.jsonl"))
 
     def reading(path: str, **others: Any) -> BatchOptions:
@@ -409,7 +409,7 @@ def fields_of(options: BatchOptions) -> dict[str, Any]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere opening such a pipe waits for it")
-async def test_waiting_for_a_pipe_that_nobody_writes_to_can_be_ended(tmp_path: Path) -> None:
+async def test_wait_for_a_silent_pipe_can_be_cancelled(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     options = BatchOptions(
         input=InputOptions(path=str(tmp_path / "pipe")), output=str(tmp_path / "answers.jsonl")
@@ -422,9 +422,7 @@ async def test_waiting_for_a_pipe_that_nobody_writes_to_can_be_ended(tmp_path: P
     assert not options.directory.exists()
 
 
-async def test_a_pipe_that_is_refused_leaves_no_copy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_refused_pipe_leaves_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = BatchOptions(input=InputOptions(path="-"), output=str(tmp_path / "answers.jsonl"))
     piped(monkeypatch, "PK\3\4\n")
     with pytest.raises(BatchInputInvalid, match="is a zip archive"):
@@ -436,8 +434,8 @@ async def test_a_pipe_that_is_refused_leaves_no_copy(
     (options.directory / "input.txt").write_text("somebody's own", encoding="utf-8")
     piped(monkeypatch, "one\n")
     assert (await BatchJob(options).run(Engine())).total == 1
-    kept = [path.name for path in options.directory.glob("input*")]
-    assert sorted(kept) == ["input", "input.txt"]
+    copies = [path.name for path in options.directory.glob("input*")]
+    assert sorted(copies) == ["input", "input.txt"]
 
 
 @pytest.mark.parametrize(
@@ -448,7 +446,7 @@ async def test_a_pipe_that_is_refused_leaves_no_copy(
         ("", {"input": InputOptions(path="-", column="nowhere", format="csv")}),
     ],
 )
-async def test_a_restart_that_is_refused_keeps_what_was_read_and_answered(
+async def test_refused_restart_preserves_input_and_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, others: dict[str, Any]
 ) -> None:
     options = BatchOptions(input=InputOptions(path="-"), output=str(tmp_path / "answers.jsonl"))
@@ -458,24 +456,24 @@ async def test_a_restart_that_is_refused_keeps_what_was_read_and_answered(
     changed = msgspec.structs.replace(options, **others)
     with pytest.raises(BatchInputInvalid):
         await BatchJob(changed, restart=True).run(Engine())
-    kept = [path.name for path in options.directory.glob("input*")]
-    assert kept == ["input"]
+    copies = [path.name for path in options.directory.glob("input*")]
+    assert copies == ["input"]
     again = await BatchJob(options, reuse_spooled_input=True).run(Engine())
     assert (again.total, again.resumed) == (2, 2)
     piped(monkeypatch, "three\n")
     assert (await BatchJob(options, restart=True).run(Engine())).total == 1
 
 
-async def test_a_pipe_that_was_read_without_being_kept_is_not_read_again(tmp_path: Path) -> None:
+async def test_pipe_without_a_copy_is_not_read_again(tmp_path: Path) -> None:
     for others in ({"check": False, "output": str(tmp_path / "b.jsonl")}, {"output": "-"}):
         options = BatchOptions(input=InputOptions(path="-"), **others)
         with pytest.raises(BatchInputInvalid, match="- has already been read, and no copy of it"):
             await BatchJob(options, reuse_spooled_input=True).run(Engine())
 
 
-async def test_another_process_may_look_into_the_journal_meanwhile(options: BatchOptions) -> None:
+async def test_other_process_may_read_the_journal_during_a_run(options: BatchOptions) -> None:
     engine = Engine(holds=2)
-    running = await until_held(options, engine)
+    running = await run_until_blocked(options, engine)
     status = read_status(options.directory)
     assert (status.running, status.total) == (True, LINES)
     with pytest.raises(BatchInUse):
@@ -484,14 +482,14 @@ async def test_another_process_may_look_into_the_journal_meanwhile(options: Batc
     await asyncio.wait([running])
 
 
-async def test_closing_an_engines_answers_closes_the_reading(options: BatchOptions) -> None:
-    """An engine that takes no more leaves the rest of the input unread."""
+async def test_closing_the_engine_closes_the_reader(options: BatchOptions) -> None:
+    """An engine that stops early leaves the rest of the input unread."""
 
     class Takes(Engine):
         async def run(self, items: AsyncIterable[WorkItem], /) -> AsyncGenerator[BatchLineResult]:
-            async with aclosing(super().run(items)) as given:
-                async for each in given:
-                    yield each
+            async with aclosing(super().run(items)) as results:
+                async for result in results:
+                    yield result
                     return
 
     with pytest.raises(BatchError, match="did not answer every line"):

@@ -1,4 +1,4 @@
-"""What finishes is written in groups: none waits for long, and none is lost."""
+"""Results are written in groups: none waits for long, and none is lost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from foundry_api.batch.ledger import StdoutStore
+from foundry_api.batch.result_store import StdoutStore
 from foundry_api.batch.runner import GROUP_BYTES, GROUP_LINES, GROUP_S, GroupCommitWriter
 from foundry_api.types.errors import BatchStorageFailed
 from support.journal_factories import answer
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Disk:
-    """Takes groups, fails as often as it is told, and takes its time."""
+    """Records groups after a delay, and fails the first few times."""
 
     def __init__(self, *, failures: int = 0, takes_s: float = 0.0) -> None:
         self.groups: list[list[int]] = []
@@ -34,20 +34,20 @@ class Disk:
         if self.failures:
             self.failures -= 1
             raise BatchStorageFailed("the disk is full")
-        self.groups.append([each.index for each in group])
+        self.groups.append([result.index for result in group])
 
 
 def test_lines_that_finish_together_are_written_together(run: Run) -> None:
     async def test() -> None:
         disk = Disk()
-        recorder = GroupCommitWriter(disk.record)
-        running = asyncio.create_task(recorder.run())
+        writer = GroupCommitWriter(disk.record)
+        running = asyncio.create_task(writer.run())
         for index in range(3):
-            await recorder.add(answer(index))
+            await writer.add(answer(index))
         assert disk.groups == []
         await asyncio.sleep(GROUP_S * 1.01)
         assert disk.groups == [[0, 1, 2]]
-        await recorder.add(answer(3))
+        await writer.add(answer(3))
         await asyncio.sleep(GROUP_S * 1.01)
         assert disk.groups == [[0, 1, 2], [3]]
         running.cancel()
@@ -56,62 +56,62 @@ def test_lines_that_finish_together_are_written_together(run: Run) -> None:
 
 
 @pytest.mark.parametrize(("size", "lines"), [(0, GROUP_LINES), (GROUP_BYTES // 4, 4)])
-def test_a_group_that_is_large_enough_does_not_wait(size: int, lines: int, run: Run) -> None:
+def test_full_group_is_written_at_once(size: int, lines: int, run: Run) -> None:
     async def test() -> None:
         disk = Disk()
-        recorder = GroupCommitWriter(disk.record)
+        writer = GroupCommitWriter(disk.record)
         for index in range(lines):
             assert disk.groups == []
-            await recorder.add(answer(index, "x" * size))
+            await writer.add(answer(index, "x" * size))
         assert disk.groups == [list(range(lines))]
 
     run(test())
 
 
-def test_a_group_that_could_not_be_written_is_written_with_the_next(run: Run) -> None:
+def test_failed_group_is_written_with_the_next_one(run: Run) -> None:
     async def test() -> None:
         disk = Disk(failures=1)
-        recorder = GroupCommitWriter(disk.record)
-        await recorder.add(answer(0))
+        writer = GroupCommitWriter(disk.record)
+        await writer.add(answer(0))
         with pytest.raises(BatchStorageFailed):
-            await recorder.flush()
-        await recorder.add(answer(1))
-        await recorder.flush()
-        await recorder.flush()
+            await writer.flush()
+        await writer.add(answer(1))
+        await writer.flush()
+        await writer.flush()
         assert disk.groups == [[0, 1]]
 
     run(test())
 
 
-def test_a_group_whose_writing_was_cancelled_is_written_at_the_end(run: Run) -> None:
+def test_group_of_a_cancelled_write_is_written_at_the_end(run: Run) -> None:
     async def test() -> None:
         disk = Disk(takes_s=1.0)
-        recorder = GroupCommitWriter(disk.record)
-        running = asyncio.create_task(recorder.run())
-        await recorder.add(answer(0))
+        writer = GroupCommitWriter(disk.record)
+        running = asyncio.create_task(writer.run())
+        await writer.add(answer(0))
         await asyncio.sleep(GROUP_S + 0.5)  # it is being written
-        await recorder.add(answer(1))
+        await writer.add(answer(1))
         running.cancel()
         await asyncio.wait([running])
-        await recorder.flush()
+        await writer.flush()
         assert disk.groups == [[0, 1]]
 
     run(test())
 
 
-def test_a_disk_that_is_behind_holds_up_who_brings_lines(run: Run) -> None:
+def test_slow_disk_makes_adding_lines_wait(run: Run) -> None:
     async def test() -> None:
         disk = Disk(takes_s=10.0)
-        recorder = GroupCommitWriter(disk.record)
+        writer = GroupCommitWriter(disk.record)
         for index in range(GROUP_LINES):
-            await recorder.add(answer(index))
+            await writer.add(answer(index))
         assert asyncio.get_running_loop().time() == pytest.approx(10.0)
 
     run(test())
 
 
 class Pipe(io.BytesIO):
-    """A stream that fails when it is written to."""
+    """A stream that raises an error on writing."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__()
@@ -122,23 +122,23 @@ class Pipe(io.BytesIO):
         raise self.error
 
 
-def test_a_stream_gets_each_line_and_remembers_nothing() -> None:
+def test_stream_receives_each_line_and_stores_nothing() -> None:
     stream = io.BytesIO()
-    ledger = StdoutStore(stream)
-    assert ledger.record([answer(0), answer(1)]) == 2
+    store = StdoutStore(stream)
+    assert store.record([answer(0), answer(1)]) == 2
     assert stream.getvalue() == answer(0).output + b"\n" + answer(1).output + b"\n"
-    assert (ledger.get_finished(0, 9), ledger.claim(3), ledger.heartbeat(b"")) == ({}, True, None)
-    assert (ledger.is_complete(2), ledger.is_complete(3)) == (True, False)
+    assert (store.get_finished(0, 9), store.claim(3), store.heartbeat(b"")) == ({}, True, None)
+    assert (store.is_complete(2), store.is_complete(3)) == (True, False)
 
 
-def test_a_stream_on_a_full_disk_is_told_and_a_reader_that_left_is_no_failure_of_storage() -> None:
+def test_full_disk_is_reported_and_closed_pipe_is_not() -> None:
     with pytest.raises(BatchStorageFailed, match="standard output cannot be written"):
         StdoutStore(Pipe(OSError(28, "No space left on device"))).record([answer(0)])
     with pytest.raises(BrokenPipeError):
         StdoutStore(Pipe(BrokenPipeError())).record([answer(0)])
 
 
-def test_a_terminal_gets_the_same_document_harmlessly() -> None:
+def test_terminal_output_escapes_control_characters() -> None:
     class Terminal(io.BytesIO):
         def isatty(self) -> bool:
             return True
