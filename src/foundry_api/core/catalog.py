@@ -1,7 +1,7 @@
-"""What a service's catalog tells: asked, remembered, and shown as old when it cannot be reached.
+"""The model catalog of a service, with a stored copy for when it cannot be reached.
 
-Of what is remembered only the descriptions are used. Which models are cached and loaded is asked
-each time: it is a matter of milliseconds, while the catalog takes seconds offline.
+Only the descriptions come from the copy. Which models are cached and loaded is requested each time:
+that takes milliseconds, while the catalog takes seconds offline.
 """
 
 from __future__ import annotations
@@ -34,35 +34,23 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_AGE_S", "Catalog", "CatalogListing", "CatalogStore", "StoredCatalog"]
 
-
 log = logging.getLogger("foundry_api")
 
-MAX_BYTES = 4 * 2**20
-"""Microsoft's catalog has some hundred variants of some hundred bytes each."""
+MAX_BYTES = 4 * 2**20  # Microsoft's catalog has a few hundred variants of a few hundred bytes each
+MAX_AGE_S = 600.0  # Microsoft's catalog changes every few days
 
 
 class StoredCatalog(msgspec.Struct, frozen=True, kw_only=True):
-    """A catalog as it was.
-
-    Attributes:
-        source: Whose catalog it is.
-        fetched_at: When the service reached it, in seconds since the epoch.
-        asked_at: When the service was asked for it, in seconds since the epoch.
-        models: Its variants. What was cached and loaded then says nothing of now.
-    """
+    """A copy of a catalog. Times are in seconds since the epoch."""
 
     source: str
-    fetched_at: float
-    asked_at: float
-    models: tuple[Model, ...]
+    fetched_at: float  # when the service reached the catalog
+    asked_at: float  # when the service was asked, which may have answered from its own cache
+    models: tuple[Model, ...]  # their `cached` and `loaded` are outdated
 
 
 class CatalogStore:
-    """A file for each source, in the state directory.
-
-    Args:
-        home: As `Paths.from_home` takes it.
-    """
+    """Stores catalogs in the state directory, one file per source."""
 
     def __init__(self, home: Path | None) -> None:
         self._home = home
@@ -72,46 +60,42 @@ class CatalogStore:
         return Paths.from_home(self._home).state
 
     def read(self, source: str) -> StoredCatalog | None:
-        """The last good catalog of a source; None without one, and for a file that is damaged."""
+        """Return the last catalog of a source, or None if there is none or the file is damaged."""
         try:
             content = read_file(self._file(source), MAX_BYTES)
             stored = msgspec.json.decode(content, type=StoredCatalog)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            log.debug("the last good catalog cannot be read: %s", error)
+            log.debug("the stored catalog cannot be read: %s", error)
             return None
-        return stored if stored.source == source else None
+        return stored if stored.source == source else None  # file names are short hashes
 
     def write(self, catalog: StoredCatalog) -> None:
-        """Keep a catalog. One that cannot be kept is only told of: nothing depends on it."""
+        """Store a catalog. Errors are only logged: the copy is an optimization."""
         content = msgspec.json.encode(catalog)
         if len(content) > MAX_BYTES:
-            log.debug("a catalog of %d bytes is not kept", len(content))
+            log.debug("a catalog of %d bytes is too large to be stored", len(content))
             return
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=PRIVATE_DIRECTORY)
             replace_file(self._file(catalog.source), content)
         except OSError as error:
-            log.debug("the catalog cannot be kept: %s", error)
+            log.debug("the catalog cannot be stored: %s", error)
 
     def _file(self, source: str) -> Path:
         name = hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:16]
         return self._directory / f"catalog-{name}.json"
 
 
-MAX_AGE_S = 600.0
-"""So long a catalog counts as fresh. Microsoft's changes every few days."""
-
-
 class CatalogListing(Result, msgspec.Struct, frozen=True, kw_only=True):
-    """A catalog, and how old that knowledge is.
+    """The models of a catalog.
 
     Attributes:
-        models: Every variant, with what is cached and loaded now.
-        fetched_at: When the catalog was last reached, in seconds since the epoch.
-        fresh: Whether it could be reached when it was last asked, at most `max_age_s` ago.
-        unreachable: Why it could not be reached; None where it is fresh.
+        models: All variants. Their `cached` and `loaded` are current.
+        fetched_at: When the service last reached the catalog, in seconds since the epoch.
+        fresh: Whether the catalog could be reached the last time, at most `max_age_s` ago.
+        unreachable: Why the catalog could not be reached, or None if it is fresh.
     """
 
     models: tuple[Model, ...]
@@ -121,7 +105,7 @@ class CatalogListing(Result, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CatalogSource(Protocol):
-    """The service whose catalog it is."""
+    """The part of `Connection` that a catalog needs."""
 
     endpoint: Endpoint
     dialect: Dialect
@@ -133,103 +117,52 @@ class CatalogSource(Protocol):
         ...
 
 
-class Catalog:
-    """The catalog of one service.
+@dataclass(frozen=True, slots=True)
+class _CacheLocation:
+    """Identifies a catalog, and the models downloaded from it: paths by id, None if unknown."""
 
-    Args:
-        service: Is asked.
-        store: Keeps the last good catalog; None keeps nothing.
-        clock: Seconds since the epoch.
-    """
+    source: str
+    downloads: Mapping[str, str | None] | None
+
+
+class Catalog:
+    """The catalog of one service."""
 
     def __init__(
         self,
         service: CatalogSource,
         store: CatalogStore | None,
         *,
-        clock: Callable[[], float] = time.time,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._service = service
         self._store = store
-        self._clock = clock
+        self._wall_clock = wall_clock
 
     async def listing(
         self, *, refresh: bool = False, max_age_s: float = MAX_AGE_S
     ) -> CatalogListing:
-        """The catalog, asked unless it was lately.
+        """Return the catalog, from the stored copy unless it is too old or `refresh` is set.
 
-        Args:
-            refresh: Ask the service in any case.
-            max_age_s: So long it need not be asked again.
-
-        Raises:
-            CatalogUnavailable: It cannot be reached, and never was.
+        Raises CatalogUnavailable only if there is no stored copy either.
         """
         if not refresh and (known := await self.cached_listing(max_age_s)):
             return known
-        look = await self._locate_cache() if self._store else _CacheLocation("", None)
-        stored = self._store.read(look.source) if self._store else None
+        location = await self._locate_cache() if self._store else _CacheLocation("", None)
+        stored = self._store.read(location.source) if self._store else None
         try:
-            listing = await self._ask()
+            listing = await self._fetch()
         except CatalogUnavailable as error:
             if stored is None:
                 raise
-            return await self._from_store(stored, look, unreachable=error.message)
-        return self._to_listing(listing, look)
-
-    async def cached_listing(self, max_age_s: float = MAX_AGE_S) -> CatalogListing | None:
-        """What the service said lately, where what is cached can be told without asking it."""
-        if self._store is None:
-            return None
-        look = await self._locate_cache()
-        stored = self._store.read(look.source)
-        age = self._clock() - stored.asked_at if stored else -1.0
-        if stored is None or look.held is None or not 0 <= age < max_age_s:
-            return None
-        return await self._from_store(stored, look)
-
-    async def local_models(self) -> Sequence[Model]:
-        """Models on this machine: registered directories, and what was downloaded.
-
-        Of downloads the service tells only after it asked the remote catalog, which takes seconds
-        offline; so it is asked only for those that are not remembered.
-        """
-        control, dialect = self._service.control, self._service.dialect
-        local = await (control.list_local_models() if control else dialect.list_local_models())
-        if dialect.capabilities.cached == "native":
-            return local
-        look = await self._locate_cache()
-        if look.held is not None and not look.held:
-            return local
-        stored = self._store.read(look.source) if self._store else None
-        if stored and look.held and {model.id for model in stored.models} >= look.held.keys():
-            public: Sequence[Model] = (await self._from_store(stored, look)).models
-        else:
-            public = await self._fetch_public_or_nothing()
-        return [*local, *(model for model in public if model.cached or model.loaded)]
-
-    async def _ask(self) -> PublicListing:
-        control = self._service.control
-        if control is not None:
-            return await control.list_public_models()
-        return PublicListing(models=tuple(await self._service.dialect.list_public_models()))
-
-    async def _fetch_public_or_nothing(self) -> Sequence[Model]:
-        try:
-            return (await self._ask()).models
-        except CatalogUnavailable:
-            return ()
-
-    def _to_listing(self, listing: PublicListing, look: _CacheLocation) -> CatalogListing:
-        """What the service said, which is kept if it is of now."""
-        now = self._clock()
+            return await self._update_flags(stored, location, unreachable=error.message)
+        now = self._wall_clock()
         fetched_at = listing.fetched_at or now
         if self._store is not None and listing.unreachable is None:
-            self._store.write(
-                StoredCatalog(
-                    source=look.source, fetched_at=fetched_at, asked_at=now, models=listing.models
-                )
+            catalog = StoredCatalog(
+                source=location.source, fetched_at=fetched_at, asked_at=now, models=listing.models
             )
+            self._store.write(catalog)
         return CatalogListing(
             models=listing.models,
             fetched_at=fetched_at,
@@ -237,84 +170,99 @@ class Catalog:
             unreachable=listing.unreachable,
         )
 
-    async def _from_store(
-        self, stored: StoredCatalog, look: _CacheLocation, *, unreachable: str | None = None
+    async def cached_listing(self, max_age_s: float = MAX_AGE_S) -> CatalogListing | None:
+        """Return the stored copy, if it is recent and the downloads are known without a request."""
+        if self._store is None:
+            return None
+        location = await self._locate_cache()
+        stored = self._store.read(location.source)
+        # An age below 0 means that the system clock was set back.
+        age_s = self._wall_clock() - stored.asked_at if stored else -1.0
+        if stored is None or location.downloads is None or not 0 <= age_s < max_age_s:
+            return None
+        return await self._update_flags(stored, location)
+
+    async def local_models(self) -> Sequence[Model]:
+        """Return the registered and the downloaded models."""
+        control, dialect = self._service.control, self._service.dialect
+        local = await (control.list_local_models() if control else dialect.list_local_models())
+        if dialect.capabilities.cached == "native":
+            return local  # the list has the downloads too
+        # This generation lists downloads only after it has queried the remote catalog, which takes
+        # seconds offline. So ask only if the stored copy does not describe all of them.
+        location = await self._locate_cache()
+        downloads = location.downloads
+        if downloads is not None and not downloads:
+            return local
+        stored = self._store.read(location.source) if self._store else None
+        public: Sequence[Model]
+        if stored and downloads and {model.id for model in stored.models} >= downloads.keys():
+            public = (await self._update_flags(stored, location)).models
+        else:
+            try:
+                public = (await self._fetch()).models
+            except CatalogUnavailable:
+                public = ()
+        return [*local, *(model for model in public if model.cached or model.loaded)]
+
+    async def _fetch(self) -> PublicListing:
+        control = self._service.control
+        if control is not None:
+            return await control.list_public_models()
+        return PublicListing(models=tuple(await self._service.dialect.list_public_models()))
+
+    async def _update_flags(
+        self, stored: StoredCatalog, location: _CacheLocation, *, unreachable: str | None = None
     ) -> CatalogListing:
-        """What is remembered, with what is cached and loaded now."""
-        loaded = await self._loaded()
-        held = look.held
-        elsewhere = None if held is None else False
-        if held is None:
+        """Return the stored models with their current `cached`, `loaded` and `path`."""
+        if self._service.endpoint.origin == "embedded":
+            # An embedded engine has only the models in memory that this client loaded. Asking would
+            # make it query the catalog first.
+            loaded = frozenset(self._service.loaded)
+        else:
+            loaded = await self._service.dialect.get_loaded_ids()
+        paths = location.downloads
+        otherwise = None if paths is None else False  # `cached` of a model that is not found
+        if paths is None:
             here = await self._service.dialect.list_local_models()
-            held = {model.id: model.path for model in here if model.cached is not False}
+            paths = {model.id: model.path for model in here if model.cached is not False}
+        models = tuple(
+            msgspec.structs.replace(
+                model,
+                cached=True if model.id in paths or model.id in loaded else otherwise,
+                loaded=model.id in loaded,
+                path=paths.get(model.id),
+            )
+            for model in stored.models
+        )
         return CatalogListing(
-            models=tuple(_refresh_flags(model, held, loaded, elsewhere) for model in stored.models),
+            models=models,
             fetched_at=stored.fetched_at,
             fresh=unreachable is None,
             unreachable=unreachable,
         )
 
-    async def _loaded(self) -> frozenset[str]:
-        """Ids of the models in memory.
-
-        An engine asks the catalog before it tells, which is what should not be waited for. One of
-        our own has nothing in memory but what we loaded.
-        """
-        if self._service.endpoint.origin == "embedded":
-            return frozenset(self._service.loaded)
-        return await self._service.dialect.get_loaded_ids()
-
     async def _locate_cache(self) -> _CacheLocation:
-        """What the service says of itself, and which downloads lie where it keeps them."""
         service = self._service
         status = await service.dialect.get_status()
         host_info = await service.control.get_host_info() if service.control else None
-        cache = status.cache_dir
-        whose = (
+        base_url, cache_dir = service.endpoint.base_url, status.cache_dir
+        parts = (
             status.service_generation,
-            cache or service.endpoint.base_url,
+            cache_dir or base_url,
             host_info and host_info.catalog_url,
         )
-        source = " ".join(part for part in whose if part)
-        if cache is None or not is_loopback(service.endpoint.base_url):
+        source = " ".join(part for part in parts if part)
+        if cache_dir is None or not is_loopback(base_url):
             return _CacheLocation(source, None)
-        return _CacheLocation(
-            source, _downloaded_paths(cache, service.endpoint.base_url, ours=host_info is not None)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _CacheLocation:
-    """Where a catalog is kept, and the downloads that are known: paths by id, or None."""
-
-    source: str
-    held: Mapping[str, str | None] | None
-
-
-def _downloaded_paths(cache: str, base_url: str, *, ours: bool) -> Mapping[str, str | None] | None:
-    """The downloads in a cache directory; None where that cannot be told.
-
-    How other generations lay out their cache is not known well enough to say more than: nothing.
-    """
-    if not ours:
-        return None if may_hold_downloads(base_url, cache) else {}
-    try:
-        return {model: str(path) for model, path in list_downloaded(Path(cache)).items()}
-    except FileNotFoundError:
-        return {}
-    except OSError:  # not ours to look into: the service may still hold some
-        return None
-
-
-def _refresh_flags(
-    model: Model,
-    held: Mapping[str, str | None],
-    loaded: frozenset[str],
-    elsewhere: bool | None,  # noqa: FBT001 - a value for `cached`
-) -> Model:
-    return msgspec.structs.replace(
-        model,
-        cached=True if model.id in held or model.id in loaded else elsewhere,
-        loaded=model.id in loaded,
-        path=held.get(model.id),
-    )
+        if host_info is None:
+            # The cache layout of other generations is known only well enough to see that it is
+            # empty.
+            return _CacheLocation(source, None if may_hold_downloads(base_url, cache_dir) else {})
+        try:
+            downloads = list_downloaded(Path(cache_dir))
+        except FileNotFoundError:
+            return _CacheLocation(source, {})
+        except OSError:  # we may not read the directory, but the service may
+            return _CacheLocation(source, None)
+        return _CacheLocation(source, {model: str(path) for model, path in downloads.items()})

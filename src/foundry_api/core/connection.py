@@ -1,4 +1,4 @@
-"""A service that answers, with the dialect it speaks and what is known of its models."""
+"""A connection to one running service: its dialect and its models."""
 
 from __future__ import annotations
 
@@ -44,25 +44,10 @@ __all__ = ["Connection", "find_variants", "match_model"]
 
 
 class Connection:
-    """One service, as long as it lives.
+    """One service from its start to its end; after a restart there is a new connection.
 
-    Args:
-        endpoint: Where it is and who started it.
-        transport: Sends the requests.
-        headers: Sent with every request.
-        control: The control API of an engine host; None for foreign services.
-        store: Keeps the last good catalog; None keeps nothing.
-        others: Who else may load and unload its models.
-        keeping: Which models may stay in memory, and who hears of it.
-
-    Attributes:
-        catalog: What could be downloaded, and what was.
-        resolved: The models that names were resolved to, until something changes.
-        embedding_support: Which models make embeddings, as far as that was found out, by id.
-        stored_responses: The responses that this client had it store.
-
-    Raises:
-        UnsupportedFeature: There is no dialect for the service's generation.
+    `control` is the control API of our own engine host, None for other services. `others` are the
+    other clients that use its models.
     """
 
     def __init__(
@@ -79,54 +64,58 @@ class Connection:
         self.endpoint = endpoint
         self.transport = transport
         self.control = control
-        self.wire = ServiceClient(transport, endpoint.base_url, headers, _command_of(endpoint))
+        command: ModelCommand | None = None
+        if endpoint.service_generation == "cli-0.10":
+            # Only this generation has no routes for models; its command line manages them.
+            from foundry_api.engine.foundry_command import FoundryModels  # noqa: PLC0415 - rare
+
+            command = FoundryModels(endpoint.base_url)
+        self.wire = ServiceClient(transport, endpoint.base_url, headers, command)
         self.dialect = get_dialect(endpoint.service_generation, self.wire)
         self.catalog = Catalog(self, store)
-        self.embedding_support: dict[str, bool] = {}
+        self.embedding_support: dict[str, bool] = {}  # by model id, as far as it is known
         self.stored_responses = StoredResponses(self.wire, self.dialect)
         self._local: Sequence[Model] = ()
         self._public: Sequence[Model] = ()
-        self.resolved: dict[str, Model] = {}
+        self.resolved: dict[str, Model] = {}  # by the name that the caller used
         self.memory = ModelManager(self, others or NoCoordination(), keeping or ResidencyContext())
         self._listings: SingleFlight[Sequence[Model]] = SingleFlight()
         self._catalog_flight: SingleFlight[CatalogListing] = SingleFlight()
 
     @property
     def base_url(self) -> str:
-        """Its address."""
         return self.endpoint.base_url
 
     async def resolve(self, name: str, *, download: bool = False) -> Model:
-        """The model that a caller means by an alias, an id, or an id without version, in any case.
+        """Return the model with this alias, id, or id without version. Case is ignored.
 
-        The remote catalog is asked only for a name that is not known on this machine.
-
-        Args:
-            name: What the caller said.
-            download: Accept a model whose files are not here yet.
-
-        Raises:
-            ModelNotFound: No model has that name; the nearest names are told.
-            ModelNotCached: Its files are not on this machine.
-            CatalogUnavailable: It is not on this machine, and the catalog could not be reached.
+        Raises ModelNotCached if its files are not on this machine, unless `download` is set.
         """
         known = match_model(name, (*self._local, *self._public))
         if known and (known.cached is not False or download):
             return known
         self._local = await self._listings.run("local", self.dialect.list_local_models)
-        if local := match_model(name, self._local) or await self._registered_again(name):
+        if local := match_model(name, self._local) or await self._register_built_in(name):
             return local
+        # Last, because the remote catalog takes seconds when it can't be reached.
         catalog = await self.catalog_for(name)
         model = match_model(name, catalog) or await self.dialect.find_by_alias(name)
         if model is None:
             raise self.not_found(name)
         if model.cached is False and not download:
-            raise self._not_cached(name, model)
+            size = f" ({model.size_mb} MB)" if model.size_mb else ""
+            raise ModelNotCached(
+                f"{name} is known, but its files{size} are not on this machine",
+                hint=f"Get it with `foundry-api models pull {name}` or download=True; "
+                f"{self._list_available()}.",
+                model=name,
+                service=self.endpoint.base_url,
+            )
         return model
 
-    async def _registered_again(self, name: str) -> Model | None:
-        """A model of this package that somebody unregistered, where the engine is one of ours."""
-        source = _built_in(name)
+    async def _register_built_in(self, name: str) -> Model | None:
+        """Register a model of this package again that a user unregistered."""
+        source = _find_built_in(name)
         if source is None or self.control is None:
             return None
         model = await self.control.register(source.path, source.alias)
@@ -134,32 +123,23 @@ class Connection:
         return model
 
     async def catalog_for(self, name: str) -> Sequence[Model]:
-        """The remote catalog, asked on behalf of a model that is not in what is remembered of it.
-
-        Raises:
-            CatalogUnavailable: It could not be reached, and the last good one does not have the
-                model; what is here instead is told.
-        """
+        """Return the remote catalog, refreshed if the stored copy lacks the model."""
         try:
-            listing = await self._catalog_with(name)
+            listing = await self.catalog.cached_listing()
+            if listing is None or match_model(name, listing.models) is None:
+                listing = await self._catalog_flight.run(
+                    "catalog", partial(self.catalog.listing, refresh=True)
+                )
         except CatalogUnavailable as error:
             self._local = self._local or await self.dialect.list_local_models()
-            raise self._unavailable(name) from error
+            raise self._catalog_unavailable(name) from error
         self._public = listing.models
         if listing.unreachable is not None and match_model(name, self._public) is None:
-            raise self._unavailable(name)
+            raise self._catalog_unavailable(name)
         return self._public
 
-    async def _catalog_with(self, name: str) -> CatalogListing:
-        known = await self.catalog.cached_listing()
-        if known is not None and match_model(name, known.models) is not None:
-            return known
-        return await self._catalog_flight.run(
-            "catalog", partial(self.catalog.listing, refresh=True)
-        )
-
     async def local_models(self) -> Sequence[Model]:
-        """Models on this machine: registered directories, and what was downloaded."""
+        """Return the registered and the downloaded models."""
         return await self.catalog.local_models()
 
     @property
@@ -168,18 +148,14 @@ class Connection:
         return tuple(self.memory.loaded)
 
     async def resolve_cached(self, name: str, *, download: bool = False) -> Model:
-        """As `resolve`, but remembered until something changes: nothing is asked twice."""
+        """As `resolve`, with the result cached until a model is changed."""
         model = self.resolved.get(name)
         if model is None:
             model = self.resolved[name] = await self.resolve(name, download=download)
         return model
 
     async def make_ready(self, name: str, *, download: bool = False) -> Model:
-        """The model that a name means, downloaded if that was asked for, and loaded.
-
-        Raises:
-            ModelError: As `resolve`, `download` and `ensure_loaded`.
-        """
+        """Resolve a name, download the model if necessary, and load it."""
         model = await self.resolve(name, download=download)
         if model.cached is False:
             model = await self.download(model)
@@ -190,18 +166,9 @@ class Connection:
     async def download(
         self, model: Model, progress: Progress | None = None, *, stall_s: float = STALL_S
     ) -> Model:
-        """Download a model's files. Cancelling the call cancels the download.
+        """Download a model and return it as the service lists it. Cancelling stops the download.
 
-        Args:
-            model: From the remote catalog.
-            progress: Called with the percentage done, 0 to 100; with the same again while only
-                parts of the next step come.
-            stall_s: Seconds without anything after which it counts as failed.
-
-        Raises:
-            DownloadFailed: It broke off or stood still, or the service does not have the model
-                after it.
-            UnsupportedFeature: The service can't be told to download.
+        `progress` receives the percentage. The download fails after `stall_s` without data.
         """
         control = self.control
         steps = control.download(model.id) if control else self.dialect.download(model)
@@ -210,14 +177,22 @@ class Connection:
                 if progress is not None:
                     progress(percent)
         self.forget(model)
-        return await self._downloaded(model)
+        # A download counts as complete only if the service then lists the model.
+        known = await self.dialect.list_local_models()
+        if match_model(model.id, known) is None:
+            known = (await self.catalog.listing(refresh=True)).models
+        found = match_model(model.id, known)
+        if found is None or not found.cached:
+            raise DownloadFailed(
+                "the download ended, but the service does not have the model's files",
+                hint="Pull it again: the download resumes where it stopped.",
+                model=model.id,
+                service=self.endpoint.base_url,
+            )
+        return found
 
     async def check_download(self, name: str) -> None:
-        """Refuse what cannot be done at all, before a catalog is asked for it.
-
-        Raises:
-            UnsupportedFeature: The service can't be told to download.
-        """
+        """Raise UnsupportedFeature if the service can't download models."""
         if self.dialect.capabilities.download == "unsupported":
             self.require_control("download models")
         command = self.wire.command
@@ -230,14 +205,7 @@ class Connection:
             )
 
     def require_control(self, what: str) -> ControlClient:
-        """The control API.
-
-        Args:
-            what: What it is wanted for.
-
-        Raises:
-            UnsupportedFeature: The service is not an engine host of this package.
-        """
+        """Return the control API, or raise UnsupportedFeature that there is no route to `what`."""
         if self.control is None:
             raise UnsupportedFeature(
                 f"the service at {self.endpoint.base_url} has no route to {what}",
@@ -246,125 +214,88 @@ class Connection:
         return self.control
 
     async def is_replaced(self) -> bool:
-        """Whether another service answers at this address by now."""
-        base_url, headers = self.endpoint.base_url, self.wire.headers
-        try:
-            now = await detect_service(self.transport, base_url, headers, KNOWN_TIMEOUT_S)
-        except FoundryError:
-            return False  # the next request will tell what is there
+        """Whether another service answers at this address now."""
         known = self.endpoint
-        return (now.service_generation, now.pid) != (known.service_generation, known.pid or now.pid)
+        try:
+            found = await detect_service(
+                self.transport, known.base_url, self.wire.headers, KNOWN_TIMEOUT_S
+            )
+        except FoundryError:
+            return False  # unknown; the next request fails if the service is gone
+        if known.pid and found.pid != known.pid:
+            return True
+        return found.service_generation != known.service_generation
 
     async def ensure_loaded(self, model: Model) -> None:
-        """Load a model unless it is known to be loaded; concurrent loads are one.
-
-        Raises:
-            ModelLoadFailed: The engine could not load it.
-            MemoryBudgetExceeded: There is no room, and none can be made.
-        """
+        """Load a model unless it is loaded. Concurrent calls share one load."""
         await self.memory.load(model)
 
     async def loaded_model_ids(self, status: ServiceStatus | None = None) -> frozenset[str]:
-        """Ids of the models in memory.
-
-        Of downloads 2.x tells only after it asked the remote catalog, which takes it 4 s offline,
-        the first time (probed on 2.2.1); so it is asked only where there may be some.
-
-        Args:
-            status: What the service said of itself, where that is known; None asks.
-
-        Raises:
-            FoundryError: The service does not tell.
-        """
+        """Return the ids of the models in memory. `status` saves a request for it."""
         ids = await self.dialect.get_loaded_ids("local")
         status = status or await self.dialect.get_status()
-        cheap = self.dialect.capabilities.cached == "native"
-        if cheap or may_hold_downloads(self.endpoint.base_url, status.cache_dir):
+        # 2.x lists loaded downloads only after it has queried the remote catalog, which takes 4 s
+        # offline the first time (measured on 2.2.1). So don't ask if there can be no downloads.
+        is_cheap = self.dialect.capabilities.cached == "native"
+        if is_cheap or may_hold_downloads(self.endpoint.base_url, status.cache_dir):
             ids |= await self.dialect.get_loaded_ids("public")
         return ids
 
     async def models_memory_mb(self) -> float | None:
-        """Memory that the models take in the engine; None where only their files can be counted.
-
-        Raises:
-            FoundryError: The engine host does not tell.
-        """
+        """Return the memory that the models use in our own engine host."""
         if self.control is None:
             return None
         return (await self.control.get_memory()).models_bytes / 2**20
 
     async def describe(self, model: Model) -> Model:
-        """A model on this machine with its size, where that is known."""
+        """Return the model with its size, if the size is known."""
         if model.size_mb is not None:
             return model
         known: Sequence[Model] = (*self._local, *self._public)
         if self.control is not None:
             known = (*await self.control.list_local_models(), *known)
-        same = [each for each in known if each.id == model.id]
-        return next((each for each in same if each.size_mb is not None), (*same, model)[0])
+        same = [candidate for candidate in known if candidate.id == model.id]
+        sized = [candidate for candidate in same if candidate.size_mb is not None]
+        return (*sized, *same, model)[0]
 
     def forget(self, model: Model) -> None:
-        """Take nothing for granted of a model that was changed or that the service denied."""
+        """Drop the cached state of a model that was changed or that the service does not know."""
         self.memory.loaded.discard(model.id)
         self.embedding_support.pop(model.id, None)
         self.resolved.clear()
         self._local = ()
         self._public = ()
 
-    async def _downloaded(self, model: Model) -> Model:
-        """The model as the service has it after a download."""
-        known = await self.dialect.list_local_models()
-        if match_model(model.id, known) is None:
-            known = (await self.catalog.listing(refresh=True)).models
-        found = match_model(model.id, known)
-        if found is None or not found.cached:
-            raise DownloadFailed(
-                "the download ended, but the service does not have the model's files",
-                hint="Pull it again: that goes on where it stopped.",
-                model=model.id,
-                service=self.endpoint.base_url,
-            )
-        return found
-
     def not_found(self, name: str) -> ModelNotFound:
-        """The error for a name that no model has, with the nearest that are known."""
+        """Return the error for an unknown name, with similar names."""
         return ModelNotFound(
             f"the service knows no model named {name!r}",
-            hint=self._of_this_package(name),
-            nearest=self._suggestions(name),
+            hint=self._get_built_in_hint(name),
+            nearest=self._find_similar_names(name),
             model=name,
             service=self.endpoint.base_url,
         )
 
-    def _not_cached(self, name: str, model: Model) -> ModelNotCached:
-        size = f" ({model.size_mb} MB)" if model.size_mb else ""
-        return ModelNotCached(
-            f"{name} is known, but its files{size} are not on this machine",
-            hint=f"Get it with `foundry-api models pull {name}` or download=True; "
-            f"{self._available_hint()}.",
-            model=name,
-            service=self.endpoint.base_url,
-        )
-
-    def _unavailable(self, name: str) -> CatalogUnavailable:
-        nearest = self._suggestions(name)
-        meant = f"Did you mean {' or '.join(nearest)}? Else go" if nearest else "Go"
+    def _catalog_unavailable(self, name: str) -> CatalogUnavailable:
+        nearest = self._find_similar_names(name)
+        suggestion = f"Did you mean {' or '.join(nearest)}? Else go" if nearest else "Go"
         where = "is not on this machine" if self.control else "is not known to the service"
-        # An engine asks the catalog when it is first needed, and then only after hours.
-        shared = self.control is not None and self.endpoint.origin == "shared"
-        again = ", after `foundry-api down` if you are online again" if shared else ""
+        # An engine fetches the catalog when it is first needed, and then only after hours. A shared
+        # engine outlives this process, so it must be stopped to fetch the catalog again.
+        is_shared = self.control is not None and self.endpoint.origin == "shared"
+        restart = ", after `foundry-api down` if you are online again" if is_shared else ""
         return CatalogUnavailable(
             f"{name} {where}, and the model catalog could not be reached",
-            hint=self._of_this_package(name)
-            or f"{meant} online once and get it with `foundry-api models pull {name}`"
-            f"{again}; {self._available_hint()}.",
+            hint=self._get_built_in_hint(name)
+            or f"{suggestion} online once and get it with `foundry-api models pull {name}`"
+            f"{restart}; {self._list_available()}.",
             model=name,
             service=self.endpoint.base_url,
         )
 
-    def _of_this_package(self, name: str) -> str | None:
-        """How to get a model of this package, which no catalog has."""
-        if _built_in(name) is None:
+    def _get_built_in_hint(self, name: str) -> str | None:
+        """Return how to get a model that this package ships, which no catalog lists."""
+        if _find_built_in(name) is None:
             return None
         if self.control is not None:
             return f"It comes with this package: `foundry-api models load {name}` brings it back."
@@ -373,11 +304,12 @@ class Connection:
             "service='embedded', or --service embedded."
         )
 
-    def _suggestions(self, name: str) -> list[str]:
-        names = {n for m in (*self._local, *self._public) for n in (m.alias, m.id)}
+    def _find_similar_names(self, name: str) -> list[str]:
+        models = (*self._local, *self._public)
+        names = {name for model in models for name in (model.alias, model.id)}
         return difflib.get_close_matches(name.lower(), sorted(names), n=3, cutoff=0.5)
 
-    def _available_hint(self) -> str:
+    def _list_available(self) -> str:
         aliases = sorted({model.alias for model in self._local})
         if not aliases:
             return "no model is on this machine yet"
@@ -385,28 +317,19 @@ class Connection:
         return f"on this machine: {', '.join(aliases)}{works}"
 
 
-def _built_in(name: str) -> ModelSource | None:
-    """The model of this package that a name means, with or without a version."""
+def _find_built_in(name: str) -> ModelSource | None:
+    """Return the model of this package with this name, with or without version."""
     from foundry_api.engine.process import get_demo_models  # noqa: PLC0415 - most calls need none
 
     alias = strip_version(name.strip().lower())
     return next((source for source in get_demo_models() if source.alias.lower() == alias), None)
 
 
-def _command_of(endpoint: Endpoint) -> ModelCommand | None:
-    """What manages the models of the one generation that has no routes for it."""
-    if endpoint.service_generation != "cli-0.10":
-        return None
-    from foundry_api.engine.foundry_command import FoundryModels  # noqa: PLC0415 - for it alone
-
-    return FoundryModels(endpoint.base_url)
-
-
 def match_model(name: str, models: Iterable[Model]) -> Model | None:
-    """The model that a name means: an id first, then an id without version, then an alias.
+    """Return the model with this id, else id without version, else alias. Case is ignored.
 
-    Of several versions the highest is meant, and of several variants the first that is cached,
-    else the first: catalogs list the best device first.
+    Of several versions the highest is returned, of several variants of an alias the first that is
+    cached, else the first.
     """
     requested = name.strip().lower()
     models = tuple(models)
@@ -416,13 +339,13 @@ def match_model(name: str, models: Iterable[Model]) -> Model | None:
         return max(versions, key=lambda model: parse_version(model.id))
     if unversioned := [model for model in models if model.id.lower() == strip_version(requested)]:
         return unversioned[0]  # 1.x lists its ids without their version
-    variants = _match_alias(requested, models)
+    variants = _match_alias(requested, models)  # catalogs list the best device first
     cached = [model for model in variants if model.cached]
     return next(iter(cached or variants), None)
 
 
 def find_variants(name: str, models: Iterable[Model]) -> list[Model]:
-    """All the variants of an alias, or the one that an id means."""
+    """Return all the variants of an alias, or the model with the id."""
     models = tuple(models)
     if variants := _match_alias(name.strip().lower(), models):
         return variants

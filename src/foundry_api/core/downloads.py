@@ -1,4 +1,4 @@
-"""Downloads as a caller sees them: how far, how fast, and how long still."""
+"""Progress of model downloads, with speed, remaining time and detection of stalls."""
 
 from __future__ import annotations
 
@@ -17,33 +17,31 @@ if TYPE_CHECKING:
 
 __all__ = ["STALL_S", "DownloadProgress", "ProgressMeter", "iter_progress", "with_stall_timeout"]
 
+# A download fails after this long without data. It is generous because the service contacts several
+# servers before the first byte.
 STALL_S = 120.0
-"""So long a download may bring nothing. Before its first part it waits for several servers."""
 
-WINDOW_S = 20.0
-"""Over so long the speed is averaged."""
-
+WINDOW_S = 20.0  # the speed is an average over this window
 MIN_WINDOW_S = 0.1
-MIN_SPEED = 1e-9
-"""Percent a second: three thousand years are no time to tell."""
+MIN_SPEED = 1e-9  # percent per second; slower than this has no useful remaining time
 
+# A resumed download jumps to where it stopped. Progress in the first second says nothing on speed.
 RATE_SETTLE_S = 1.0
-"""What is reported before that was there already: a download that goes on starts with a jump."""
 
 COMPLETE = 100.0
-MAX_MB = 1e12
-"""What is larger is no size."""
+MAX_MB = 1e12  # a larger size is taken for a catalog error
 
 
 class DownloadProgress(Result, msgspec.Struct, frozen=True, kw_only=True):
-    """How far a download is. Sizes are in units of 2**20 bytes.
+    """Progress of a download. Sizes are in MiB (2**20 bytes).
 
     Attributes:
-        percent: 0 to 100; it never falls.
-        done_mb: What is here; None where the size is not known.
-        total_mb: What there is to get; None where the catalog does not tell.
-        mb_per_s: What came of late, averaged; None at first, and where the size is not known.
-        remaining_s: Seconds until it is here at that speed; None while nothing comes.
+        percent: 0 to 100. Never decreases.
+        done_mb: Downloaded size, or None if the total size is unknown.
+        total_mb: Total size, or None if the catalog has none.
+        mb_per_s: Average speed of the last 20 seconds, or None at the start and if the size is
+            unknown.
+        remaining_s: Estimated seconds until the end, or None without a speed.
     """
 
     percent: float
@@ -54,71 +52,50 @@ class DownloadProgress(Result, msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProgressMeter:
-    """Makes progress of percentages.
-
-    Args:
-        total_mb: What there is to get; None if unknown.
-        clock: Seconds of a clock that never goes back.
-    """
+    """Turns the percentages of a download into `DownloadProgress`."""
 
     def __init__(
-        self, total_mb: float | None, *, clock: Callable[[], float] = time.monotonic
+        self, total_mb: float | None, *, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._total_mb = total_mb if total_mb and 0 < total_mb < MAX_MB else None
-        self._clock = clock
-        self._started = clock()
+        self._monotonic = monotonic
+        self._started_at = monotonic()
         self._percent = 0.0
-        self._seen: deque[tuple[float, float]] = deque()
+        self._samples: deque[tuple[float, float]] = deque()  # (time, percent)
 
     def report(self, percent: float) -> DownloadProgress:
-        """Progress, once so much is here. What is no percentage, or less than before, is not more.
-
-        Args:
-            percent: 0 to 100.
-        """
+        """Return the progress. NaN, and a percentage lower than the last, count as no progress."""
         if percent > self._percent:
             self._percent = min(percent, COMPLETE)
-        self._remember(self._clock())
-        speed = self._speed()
+        now, samples = self._monotonic(), self._samples
+        if now - self._started_at <= RATE_SETTLE_S:
+            samples.clear()
+        samples.append((now, self._percent))
+        while len(samples) > 2 and now - samples[1][0] >= WINDOW_S:  # noqa: PLR2004 - both ends
+            samples.popleft()
+        (begin, begin_percent), (end, end_percent) = samples[0], samples[-1]
+        speed: float | None = None  # percent per second
+        if end - begin >= MIN_WINDOW_S:
+            speed = (end_percent - begin_percent) / (end - begin)
+            speed = speed if speed > MIN_SPEED else 0.0
         return DownloadProgress(
             percent=self._percent,
-            done_mb=self._megabytes(self._percent),
+            done_mb=self._to_mb(self._percent),
             total_mb=self._total_mb,
-            mb_per_s=None if speed is None else self._megabytes(speed),
+            mb_per_s=None if speed is None else self._to_mb(speed),
             remaining_s=(COMPLETE - self._percent) / speed if speed else None,
         )
 
-    def _remember(self, now: float) -> None:
-        if now - self._started <= RATE_SETTLE_S:
-            self._seen.clear()
-        self._seen.append((now, self._percent))
-        while len(self._seen) > 2 and now - self._seen[1][0] >= WINDOW_S:  # noqa: PLR2004 - both ends
-            self._seen.popleft()
-
-    def _speed(self) -> float | None:
-        """Percent a second over the window; None before there is one, and for one too short."""
-        (begin, before), (end, percent) = self._seen[0], self._seen[-1]
-        if end - begin < MIN_WINDOW_S:
-            return None
-        speed = (percent - before) / (end - begin)
-        return speed if speed > MIN_SPEED else 0.0
-
-    def _megabytes(self, percent: float) -> float | None:
+    def _to_mb(self, percent: float) -> float | None:
         return None if self._total_mb is None else self._total_mb * percent / COMPLETE
 
 
 async def with_stall_timeout(
     steps: AsyncGenerator[float, None], *, model: str, stall_s: float = STALL_S
 ) -> AsyncGenerator[float, None]:
-    """The steps of a download, as long as they come.
+    """Yield the percentages of `steps`; raise DownloadFailed after `stall_s` without one.
 
-    Args:
-        steps: Percent; the same percent again says that bytes come. They are closed with this.
-        model: What is downloaded.
-        stall_s: Seconds that may pass without a step.
-
-    Raises:
-        DownloadFailed: None came for so long.
+    A repeated percentage means that data arrives. Closing this generator closes `steps`.
     """
     percent = 0.0
     try:
@@ -130,11 +107,11 @@ async def with_stall_timeout(
             except StopAsyncIteration:
                 return
             except TimeoutError as error:
-                if not scope.expired():
+                if not scope.expired():  # raised by the download itself
                     raise
                 raise DownloadFailed(
-                    f"nothing came for {stall_s:g} s, with {percent:.0f}% here",
-                    hint="Look at the network, and pull again: that goes on where this stopped.",
+                    f"no data was received for {stall_s:g} s, after {percent:.0f}% of the download",
+                    hint="Check the network and pull again: the download resumes where it stopped.",
                     model=model,
                 ) from error
             yield percent
@@ -145,10 +122,9 @@ async def with_stall_timeout(
 async def iter_progress(
     download: Callable[[Callable[[DownloadProgress], object]], Coroutine[None, None, object]],
 ) -> AsyncGenerator[DownloadProgress]:
-    """The progress of a download that tells it to a callback. Leaving early cancels the download.
+    """Yield the progress of a download that reports it to a callback.
 
-    Args:
-        download: Downloads, and calls what it is given at each step.
+    Leaving the loop early cancels the download.
     """
     steps: asyncio.Queue[DownloadProgress | None] = asyncio.Queue()
     task = asyncio.create_task(download(steps.put_nowait))

@@ -1,4 +1,4 @@
-"""Embeddings: texts in batches, vectors in their order."""
+"""Embed texts in batches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from foundry_api.wire.endpoints.embeddings import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from foundry_api.core.call import CallContext
     from foundry_api.core.connection import Connection
@@ -41,46 +41,41 @@ if TYPE_CHECKING:
 
 __all__ = ["BATCH_SIZE", "check_batch_size", "embed", "validate_texts"]
 
+# The engines embed one text after the other (embeddings_session.cc), so larger batches save only
+# requests. A failed batch is sent again from its first text, so it should not be too large.
 BATCH_SIZE = 32
-"""The engines embed one text after the other (embeddings_session.cc), so that larger batches save
-only requests; a batch that fails is sent again whole, and its answer waits for its last text."""
 
-MAX_CONCURRENT = 4
-"""Batches that wait for their turn at a time. The limiter decides how many are sent."""
+MAX_CONCURRENT = 4  # batches that queue at the limiter, which decides how many are sent
 
 _EmbeddingsBody = tuple["tuple[Vector, ...]", "Usage | None"]
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingOperation(EndpointOperation[Never, _EmbeddingsBody]):
-    """Some texts to embed."""
+    """One batch of texts to embed."""
 
     texts: tuple[str, ...]
     name: ClassVar[OperationName] = "embeddings"
 
     def check(self, capabilities: Capabilities) -> None:
-        """Refuse a generation without embeddings."""
         if capabilities.embeddings == "unsupported":
             raise UnsupportedFeature(
                 f"a service of generation {capabilities.service_generation} makes no embeddings"
             )
 
     async def preflight(self, connection: Connection, model: Model) -> None:
-        """Refuse a model that makes none."""
         await check_embedding_support(connection, model)
 
     def request(self, connection: Connection, model: Model) -> Request:
-        """What is sent."""
         path = connection.dialect.make_path(model.catalog, EMBEDDINGS_ROUTE)
         return connection.wire.build_post(path, make_embeddings_body(model.id, self.texts))
 
     def amend(self, error: FoundryError) -> None:
-        """Nothing can be put right: say what could be of too long a text."""
+        # No correction is possible; only make the error say that the text is too long.
         if isinstance(error, ContextOverflow):
             error.blame_prompt()
 
     def decoder(self, connection: Connection, model: Model) -> WholeBody[_EmbeddingsBody]:
-        """Reads the vectors."""
         del connection, model
         return WholeBody(lambda body: decode_embeddings(body, len(self.texts)))
 
@@ -95,29 +90,41 @@ async def embed(
     batch_size: int = BATCH_SIZE,
     download: bool = False,
 ) -> Embeddings:
-    """The vectors of texts that were checked, in their order.
+    """Return the vectors of at least one text, in the same order.
 
-    Args:
-        context: What the client's calls share.
-        texts: At least one.
-        model: Its name as the caller said it.
-        timeout_s: Seconds that a batch's answer may take.
-        deadline: By when all of them have to be there.
-        batch_size: Texts of one request.
-        download: Whether the model may be downloaded first.
+    `timeout_s` applies to each batch, `deadline` to all of them.
     """
-    started = context.monotonic()
+    started_at = context.monotonic()
+    semaphore = asyncio.Semaphore(MAX_CONCURRENT)
 
-    def call(batch: EmbeddingOperation) -> Awaitable[Outcome[_EmbeddingsBody]]:
-        request = CallRequest((model,), batch, timeout_s, deadline, download)
-        return Call(context, request, batch).result()
+    async def run(batch: EmbeddingOperation) -> Outcome[_EmbeddingsBody]:
+        async with semaphore:
+            request = CallRequest((model,), batch, timeout_s, deadline, download)
+            return await Call(context, request, batch).result()
 
-    outcomes = await _run_batches(call, list(_make_batches(texts, batch_size)))
+    batches = [
+        EmbeddingOperation(tuple(texts[start : start + batch_size]))
+        for start in range(0, len(texts), batch_size)
+    ]
+    tasks = [asyncio.create_task(run(batch)) for batch in batches]
+    try:
+        outcomes = await asyncio.gather(*tasks)
+    finally:  # the first failure ends the other batches
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     vectors = tuple(vector for outcome in outcomes for vector in outcome.result[0])
-    _check_same_model(outcomes, vectors)
+    # With several services or a fallback, batches may have run on different variants of a model.
+    # Their vectors cannot be compared.
+    models = sorted({outcome.model.id for outcome in outcomes})
+    if len(models) > 1 or len({len(vector) for vector in vectors}) > 1:
+        raise ProtocolError(
+            f"the texts were embedded differently: by {' and '.join(models)}",
+            hint="Name the model by its full id, so that all services use the same.",
+        )
     timings = Timings(
         time_to_first_token_s=None,
-        total_s=context.monotonic() - started,
+        total_s=context.monotonic() - started_at,
         tokens_per_second=None,
         queued_s=sum(outcome.timings.queued_s for outcome in outcomes),
     )
@@ -133,11 +140,7 @@ async def embed(
 
 
 def check_batch_size(size: object) -> int:
-    """A number of texts for one request.
-
-    Raises:
-        InvalidRequest: It is no whole number above 0.
-    """
+    """Return a validated batch size."""
     number = as_int(size)
     if number is None or number < 1:
         raise InvalidRequest(
@@ -147,11 +150,7 @@ def check_batch_size(size: object) -> int:
 
 
 def validate_texts(texts: object) -> tuple[str, ...]:
-    """The texts, one or several.
-
-    Raises:
-        InvalidRequest: There are none, or one is no text, empty, or cannot be sent.
-    """
+    """Return a validated tuple of one or more texts."""
     if isinstance(texts, str):
         return (check_text("texts", texts),)
     items = check_several("texts", texts, "a text or a list of texts")
@@ -161,47 +160,10 @@ def validate_texts(texts: object) -> tuple[str, ...]:
     return validated
 
 
-def _make_batches(texts: Sequence[str], size: int) -> Iterator[EmbeddingOperation]:
-    for start in range(0, len(texts), size):
-        yield EmbeddingOperation(tuple(texts[start : start + size]))
-
-
-async def _run_batches(
-    call: Callable[[EmbeddingOperation], Awaitable[Outcome[_EmbeddingsBody]]],
-    batches: Sequence[EmbeddingOperation],
-) -> list[Outcome[_EmbeddingsBody]]:
-    """The outcomes in the order of the batches. The first failure ends the others."""
-    semaphore = asyncio.Semaphore(MAX_CONCURRENT)
-
-    async def run(batch: EmbeddingOperation) -> Outcome[_EmbeddingsBody]:
-        async with semaphore:
-            return await call(batch)
-
-    tasks = [asyncio.create_task(run(batch)) for batch in batches]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _check_same_model(
-    outcomes: Sequence[Outcome[_EmbeddingsBody]], vectors: Sequence[Vector]
-) -> None:
-    """Vectors of different models cannot be compared."""
-    models = sorted({outcome.model.id for outcome in outcomes})
-    if len(models) > 1 or len({len(vector) for vector in vectors}) > 1:
-        raise ProtocolError(
-            f"the texts were embedded differently: by {' and '.join(models)}",
-            hint="Name the model by its full id, so that every service takes the same.",
-        )
-
-
 def _sum_usage(usages: Sequence[Usage | None]) -> Usage | None:
     counted = [usage for usage in usages if usage is not None]
     if len(counted) < len(usages):
-        return None
+        return None  # a partial sum would be wrong
     return Usage(
         sum(item.prompt_tokens for item in counted), 0, sum(item.total_tokens for item in counted)
     )

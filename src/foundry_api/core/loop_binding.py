@@ -1,4 +1,4 @@
-"""One event loop at a time: what a client's calls share can't be used from two threads at once."""
+"""The event loop that a client is bound to. Its shared state is not thread-safe."""
 
 from __future__ import annotations
 
@@ -15,13 +15,9 @@ __all__ = ["LoopBinding"]
 
 
 class LoopBinding:
-    """Binds a client to the event loop that it is used on, until that loop has ended.
+    """Binds a client to one event loop at a time.
 
-    Args:
-        rebound: Called when the client moves on to another event loop.
-
-    Attributes:
-        loop: The event loop that the client is bound to.
+    `on_rebound` is called when the client is used on another loop after its loop has stopped.
     """
 
     def __init__(self, on_rebound: Callable[[], None] = lambda: None) -> None:
@@ -30,11 +26,7 @@ class LoopBinding:
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def bind(self) -> None:
-        """Bind the client to the running event loop.
-
-        Raises:
-            InvalidRequest: Another event loop runs that the client is bound to.
-        """
+        """Bind to the running event loop. Raise InvalidRequest if bound to another running loop."""
         loop = asyncio.get_running_loop()
         if self.loop is loop:
             return

@@ -1,4 +1,4 @@
-"""Loading several models, and one in the place of another."""
+"""Load several models, and replace one model by another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from foundry_api.core.connection import Connection
     from foundry_api.types.models import Model
 
-    Place = tuple[Connection, Model]
+    Place = tuple[Connection, Model]  # a model and where it is
     Route = Callable[[str], Awaitable[Place]]
 
 __all__ = ["check_drain", "load_all", "swap"]
@@ -24,11 +24,7 @@ log = logging.getLogger("foundry_api")
 
 
 def check_drain(drain_s: object) -> float:
-    """A time to wait.
-
-    Raises:
-        InvalidRequest: It is below 0, or endless, or no number.
-    """
+    """Return a validated drain time in seconds."""
     seconds = as_float(drain_s)
     if seconds is None or not 0 <= seconds < float("inf"):
         raise InvalidRequest(
@@ -38,84 +34,21 @@ def check_drain(drain_s: object) -> float:
 
 
 async def load_all(names: Sequence[str], route: Route) -> Sequence[Model]:
-    """Load models, at once where their service allows it.
+    """Load models, in parallel if all services support it.
 
-    Args:
-        names: The models.
-        route: Finds a service and a model there.
-
-    Raises:
-        FoundryError: The first failure, after all were tried.
+    All are tried before the first error is raised. `route` finds a service and a model there.
     """
     places = await asyncio.gather(*map(route, names), return_exceptions=True)
-    loads = [_loaded(place) for place in places]
-    if all(map(_parallel_loads, places)):
+    loads = [_load(place) for place in places]
+    results: Sequence[Model | BaseException]
+    if all(
+        place[0].dialect.capabilities.parallel_loads != "unsupported"
+        for place in places
+        if not isinstance(place, BaseException)
+    ):
         results = await asyncio.gather(*loads, return_exceptions=True)
     else:
-        results = [await _outcome(load) for load in loads]
-    return _gather_results(names, results)
-
-
-async def swap(old: Place, new: Place, *, drain_s: float) -> Model:
-    """Unload a model and load another.
-
-    Args:
-        old: The model to unload, and where.
-        new: The model to load, and where.
-        drain_s: Seconds that calls of the old one may take to end.
-
-    Raises:
-        InvalidRequest: Both are the same.
-        FoundryError: The old one could not be unloaded, or the new one not loaded.
-    """
-    (here, leaving), (there, coming) = old, new
-    if (here.base_url, leaving.id) == (there.base_url, coming.id):
-        raise InvalidRequest(f"{leaving.id} can't be swapped for itself", field="new")
-    was_in = leaving.id in await here.dialect.get_loaded_ids(leaving.catalog)
-    await here.memory.unload(leaving, drain_s=drain_s, reason="swap")
-    try:
-        if coming.cached is False:
-            coming = await there.download(coming)
-        await there.ensure_loaded(coming)
-    except FoundryError as error:
-        if was_in:
-            error.hint = f"{error.hint} {await _reload_previous(here, leaving)}".strip()
-        raise
-    return coming
-
-
-async def _reload_previous(connection: Connection, model: Model) -> str:
-    try:
-        await connection.ensure_loaded(model)
-    except FoundryError as error:
-        return f"{model.id}, which was in memory before, could not be loaded again: {error}"
-    return f"{model.id} is in memory again."
-
-
-async def _loaded(place: Place | BaseException) -> Model:
-    if isinstance(place, BaseException):
-        raise place
-    connection, model = place
-    if model.cached is False:
-        model = await connection.download(model)
-    await connection.ensure_loaded(model)
-    return model
-
-
-async def _outcome(load: Awaitable[Model]) -> Model | BaseException:
-    (result,) = await asyncio.gather(load, return_exceptions=True)
-    return result
-
-
-def _parallel_loads(place: Place | BaseException) -> bool:
-    if isinstance(place, BaseException):
-        return True
-    return place[0].dialect.capabilities.parallel_loads != "unsupported"
-
-
-def _gather_results(
-    names: Sequence[str], results: Sequence[Model | BaseException]
-) -> Sequence[Model]:
+        results = [await _catch(load) for load in loads]
     models: list[Model] = []
     failures: list[BaseException] = []
     for name, result in zip(names, results, strict=True):
@@ -127,3 +60,50 @@ def _gather_results(
     if failures:
         raise failures[0]
     return models
+
+
+async def _load(place: Place | BaseException) -> Model:
+    if isinstance(place, BaseException):
+        raise place
+    connection, model = place
+    if model.cached is False:
+        model = await connection.download(model)
+    await connection.ensure_loaded(model)
+    return model
+
+
+async def _catch(load: Awaitable[Model]) -> Model | BaseException:
+    """Return the result or the exception, as `gather` does."""
+    (result,) = await asyncio.gather(load, return_exceptions=True)
+    return result
+
+
+async def swap(old: Place, new: Place, *, drain_s: float) -> Model:
+    """Unload the old model and load the new one. If that fails, load the old one again.
+
+    Calls of the old model have `drain_s` seconds to end.
+    """
+    (old_connection, old_model), (new_connection, new_model) = old, new
+    if (old_connection.base_url, old_model.id) == (new_connection.base_url, new_model.id):
+        raise InvalidRequest(f"{old_model.id} can't be swapped for itself", field="new")
+    was_loaded = old_model.id in await old_connection.dialect.get_loaded_ids(old_model.catalog)
+    await old_connection.memory.unload(old_model, drain_s=drain_s, reason="swap")
+    try:
+        if new_model.cached is False:
+            new_model = await new_connection.download(new_model)
+        await new_connection.ensure_loaded(new_model)
+    except FoundryError as error:
+        if was_loaded:
+            outcome = await _reload_previous(old_connection, old_model)
+            error.hint = f"{error.hint} {outcome}".strip()
+        raise
+    return new_model
+
+
+async def _reload_previous(connection: Connection, model: Model) -> str:
+    """Load a model again and return a sentence on the outcome."""
+    try:
+        await connection.ensure_loaded(model)
+    except FoundryError as error:
+        return f"{model.id}, which was in memory before, could not be loaded again: {error}"
+    return f"{model.id} is in memory again."

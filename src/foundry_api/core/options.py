@@ -1,4 +1,4 @@
-"""What the calls beside chat completions take besides what is asked."""
+"""Keyword arguments that several methods of a client share."""
 
 from __future__ import annotations
 
@@ -23,32 +23,33 @@ __all__ = [
     "Timeout",
     "resolve_timeouts",
 ]
-
-
 _T = TypeVar("_T")
+
+Timeout = float | Literal["auto"]
 
 
 class CompletionOptions(TypedDict, total=False):
-    """What every completion call takes besides its prompt or messages, and its tools.
+    """Options of every chat completion, without its tools.
 
     Attributes:
-        model: Alias, id, or id without version; of several, each is tried when the one before it
-            failed; default `FOUNDRY_MODEL`, else phi-4-mini.
-        max_tokens: Upper bound of the answer in tokens; default 2048, or what fits.
-        temperature: 0 to 2; default the model's own.
-        top_p: 0 to 1; default the model's own.
-        seed: Makes sampling repeatable where the engine allows it.
+        model: Alias, id, or id without version. With several, each is tried if the one before it
+            fails. Default: `FOUNDRY_MODEL`, else phi-4-mini.
+        max_tokens: Maximum length of the answer in tokens. Default: 2048, or less if the context
+            has less room.
+        temperature: 0 to 2. Default: the model's own.
+        top_p: 0 to 1. Default: the model's own.
+        seed: Makes sampling repeatable if the engine supports it.
         stop: Up to four strings that end the answer.
         tool_choice: `auto` (default), `none`, `required` for at least one call, or the name of the
             tool to call.
-        timeout: Seconds without a token before the call gives up, or `auto` for what the model was
-            seen to need; default `FOUNDRY_TIMEOUT`.
-        deadline: Seconds for the whole call, with its queueing, loading and retries; default
-            `FOUNDRY_DEADLINE`, else none.
-        download: Download the model first if its files are not on this machine; default False.
-        cache: `auto` (default) lets the client's cache serve calls that have one answer:
-            temperature 0, or a seed; `always` this one whatever it is, `never` not this one.
-        extra: Further members of the JSON body, sent as they are.
+        timeout: Seconds without a token after which the call fails, or `auto` to derive them from
+            the measured latency of the model. Default: `FOUNDRY_TIMEOUT`.
+        deadline: Seconds for the whole call, including queueing, loading and retries. Default:
+            `FOUNDRY_DEADLINE`, else no limit.
+        download: Download the model first if its files are not on this machine. Default: False.
+        cache: `auto` (default) uses the client's cache for repeatable calls: those with
+            temperature 0 or a seed. `always` uses it for this call, `never` does not.
+        extra: More members of the JSON body, sent unchanged.
     """
 
     model: str | Sequence[str] | None
@@ -66,41 +67,38 @@ class CompletionOptions(TypedDict, total=False):
 
 
 class ChatOptions(CompletionOptions, total=False):
-    """What every completion call takes besides its prompt or messages.
+    """Options of every chat completion.
 
     Attributes:
         tools: Functions that the model may call: typed functions, `Tool`s, `ToolDefinition`s or
-            OpenAI's form of one. The calls that it wants are in `tool_calls`; `run` makes them.
+            mappings in OpenAI's format. The calls that the model requests are in `tool_calls`;
+            `run` executes them.
     """
 
     tools: Sequence[ToolLike] | None
 
 
 class StructuredOptions(ChatOptions, Generic[_T], total=False):
-    """What a call takes besides whose answer has to pass.
+    """Options of chat completions with structured output.
 
     Attributes:
-        validators: Called with what was made of the answer, or with its text where nothing was;
-            each refuses it by raising ValueError or answering False.
-        max_repairs: How often the model may be asked again, with what was wrong with its answer;
-            default 2.
+        validators: Called with the parsed answer, or with its text if it is not parsed. A
+            validator rejects the answer by raising ValueError or returning False.
+        max_repairs: How often the model is asked to correct a rejected answer. Default: 2.
     """
 
     validators: Iterable[Callable[[_T], object]]
     max_repairs: int
 
 
-Timeout = float | Literal["auto"]
-
-
 class TimeOptions(TypedDict, total=False):
-    """How long a call may take.
+    """Time limits of a call.
 
     Attributes:
-        timeout: Seconds without a sign of the answer before the call gives up, or `auto` for what
-            the model was seen to need; default `FOUNDRY_TIMEOUT`.
-        deadline: Seconds for the whole call, with its queueing, loading and retries; default
-            `FOUNDRY_DEADLINE`, else none.
+        timeout: Seconds without data after which the call fails, or `auto` to derive them from the
+            measured latency of the model. Default: `FOUNDRY_TIMEOUT`.
+        deadline: Seconds for the whole call, including queueing, loading and retries. Default:
+            `FOUNDRY_DEADLINE`, else no limit.
     """
 
     timeout: Timeout | None
@@ -108,42 +106,42 @@ class TimeOptions(TypedDict, total=False):
 
 
 class ModelOptions(TimeOptions, total=False):
-    """How long a call of a model may take, and what may be done for it.
+    """Options of every call that uses a model.
 
     Attributes:
         timeout: As in `TimeOptions`.
         deadline: As in `TimeOptions`.
-        download: Download the model first if its files are not on this machine; default False.
+        download: Download the model first if its files are not on this machine. Default: False.
     """
 
     download: bool
 
 
 class ResponseOptions(ModelOptions, total=False):
-    """What a response takes besides its input.
+    """Options of a response.
 
     Attributes:
         timeout: As in `TimeOptions`.
         deadline: As in `TimeOptions`.
         download: As in `ModelOptions`.
-        model: Alias, id, or id without version; default `FOUNDRY_MODEL`, else phi-4-mini.
-        instructions: What the model is told ahead of the input.
-        previous_response_id: The stored response to go on from.
-        max_output_tokens: Upper bound of the answer in tokens; default 2048.
-        temperature: 0 to 2; default the model's own.
-        top_p: 0 to 1; default the model's own.
-        seed: Makes sampling repeatable where the engine allows it.
-        text: `{"format": {"type": "json_schema", "name": …, "schema": …}}` keeps the answer to a
-            schema, from SDK 2.1 on.
-        tools: Functions that the model may want called, in OpenAI's flat or nested form.
-        tool_choice: `auto`, `none`, `required`, or the form of OpenAI.
-        parallel_tool_calls: Whether several may be wanted at once.
-        reasoning: Such as `{"effort": "low"}`.
-        metadata: Labels of the caller's own; texts.
-        store: Whether the service keeps the response, so that others can go on from it; default
-            False. This client has it deleted when it closes, and when it unloads the model.
-        keep: Leave a stored one in the service until somebody deletes it; default False.
-        extra: Further members of the JSON body, sent as they are.
+        model: Alias, id, or id without version. Default: `FOUNDRY_MODEL`, else phi-4-mini.
+        instructions: System message that precedes the input.
+        previous_response_id: The stored response to continue.
+        max_output_tokens: Maximum length of the answer in tokens. Default: 2048.
+        temperature: 0 to 2. Default: the model's own.
+        top_p: 0 to 1. Default: the model's own.
+        seed: Makes sampling repeatable if the engine supports it.
+        text: Output format. `{"format": {"type": "json_schema", "name": …, "schema": …}}` makes
+            the answer follow a schema, with SDK 2.1 and later.
+        tools: Functions that the model may call, in OpenAI's flat or nested format.
+        tool_choice: `auto`, `none`, `required`, or a mapping in OpenAI's format.
+        parallel_tool_calls: Whether the model may request several calls at once.
+        reasoning: Reasoning options, such as `{"effort": "low"}`.
+        metadata: The caller's own labels, as strings.
+        store: Whether the service stores the response, so that another can continue it. Default:
+            False. The client deletes it when it closes and when it unloads the model.
+        keep: Do not delete a stored response. Default: False.
+        extra: More members of the JSON body, sent unchanged.
     """
 
     model: str | None
@@ -165,12 +163,7 @@ class ResponseOptions(ModelOptions, total=False):
 
 
 def resolve_timeouts(backend: ClientRuntime, options: TimeOptions) -> tuple[Timeout, Deadline]:
-    """The time bounds of a call that begins now.
-
-    Raises:
-        ClientClosed: The client was closed.
-        InvalidRequest: A bound is no number of seconds, or the time-out is not above 0.
-    """
+    """Return the validated timeout and the deadline of a call that starts now."""
     backend.check_open()
     timeout_s = check_timeout(options.get("timeout"))
     deadline = Deadline.for_call(options.get("deadline"), backend.settings.deadline_s)

@@ -1,4 +1,4 @@
-"""Any request to a service, with the guards of every call: breaker, turns, retries and bounds."""
+"""Arbitrary HTTP requests to a service, with the retries and limits of every call."""
 
 from __future__ import annotations
 
@@ -43,18 +43,11 @@ DEFAULT_TIMEOUT_S = 30.0
 
 _METHOD = re.compile(r"[A-Z]{1,20}")
 _PATH = re.compile(r"/(?!/)[!-~]*")
-_ID_SEGMENT = re.compile(r"/(?=[^/]{16})[^/]*[0-9][^/]*")
+_ID_SEGMENT = re.compile(r"/(?=[^/]{16})[^/]*[0-9][^/]*")  # 16 characters or more, with a digit
 
 
 class RawRequest(msgspec.Struct, frozen=True):
-    """A request as the caller wants it, validated.
-
-    Attributes:
-        method: In capitals.
-        path: With its query.
-        headers: Of the caller's own.
-        body: Already encoded.
-    """
+    """A validated request. `path` includes the query."""
 
     method: str
     path: str
@@ -63,17 +56,14 @@ class RawRequest(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """What it is called in events: without its query, and without the ids in its path."""
+        """The name in events and metrics, such as `GET /v1/responses/{id}`."""
+        # Queries and ids are left out: each distinct name is a time series of its own.
         route = _ID_SEGMENT.sub("/{id}", self.path.partition("?")[0])
         return f"{self.method} {route}"
 
 
 class RawOperation(Operation[Never, bytes, RawResponse]):
-    """A request that is for no model, and its answer as it comes.
-
-    Args:
-        request: The request.
-    """
+    """A request that needs no model, with the response body as it is."""
 
     __slots__ = ("_request",)
 
@@ -86,14 +76,13 @@ class RawOperation(Operation[Never, bytes, RawResponse]):
 
     @property
     def needs_slot(self) -> bool:
-        """Whether it may make work for the engine: one that only reads waits for no turn."""
+        """Whether the request may make the engine work. Safe methods don't wait for a slot."""
         return self._request.method not in SAFE_METHODS
 
     def check(self, capabilities: Capabilities) -> None:
-        """Refuse nothing: what the service can do is for it to say."""
+        """Accept everything: the service decides."""
 
     def request(self, connection: Connection, model: Model) -> Request:
-        """Build the HTTP request."""
         del model
         request = self._request
         return connection.wire.build_request(
@@ -101,41 +90,37 @@ class RawOperation(Operation[Never, bytes, RawResponse]):
         )
 
     def decoder(self, connection: Connection, model: Model) -> WholeBody[bytes]:
-        """Return the body as it is."""
         del connection, model
         return WholeBody(bytes)
 
     def accepts(self, response: Response) -> bool:
-        """Whether it is an answer, and no redirection or error."""
+        """Whether the status is not a redirection or an error."""
         return response.status <= MAX_SUCCESS_STATUS
 
     def refusal(self, error: FoundryError) -> FoundryError:
-        """Say what to check where there is no such route."""
         if isinstance(error, RouteNotFound):
             error.hint = "Check the method and the path; the generations differ in their routes."
         return error
 
     def is_final(self, error: FoundryError, *, was_sent: bool) -> bool:
-        """Whether it may have been carried out, and must not be carried out twice."""
+        """Whether the service may have executed a request that must not be executed twice."""
         del was_sent
-        may_be_done = not isinstance(error, ServiceNotRunning)
-        return may_be_done and self._request.method not in IDEMPOTENT_METHODS
+        may_be_executed = not isinstance(error, ServiceNotRunning)
+        return may_be_executed and self._request.method not in IDEMPOTENT_METHODS
 
     def complete(self, value: bytes, texts: list[str], facts: AnswerFacts) -> Finished[RawResponse]:
-        """Make the reply."""
         del texts
-        reply = RawResponse(
+        response = RawResponse(
             status=facts.status,
             headers=facts.headers,
             body=value,
             service=facts.connection.base_url,
             attempts=facts.attempts,
         )
-        return Finished(reply, facts.timings())
+        return Finished(response, facts.timings())
 
 
 RawCall = Call[Never, RawResponse]
-"""A call of any request."""
 
 
 def make_raw_call(
@@ -145,17 +130,9 @@ def make_raw_call(
     deadline: Deadline,
     service: ServiceHandle | None = None,
 ) -> RawCall:
-    """Make a call of a request.
-
-    Args:
-        context: What the client's calls share.
-        request: The validated request.
-        timeout_s: Bound of the silence, or `auto`.
-        deadline: By when it has to be over.
-        service: The service to ask, where no other will do; None for any.
-    """
-    order = CallRequest((request.name,), request, timeout_s, deadline)
-    return Call(context, order, RawOperation(request), service)
+    """Make a call of `service`, or of any service of the client."""
+    call_request = CallRequest((request.name,), request, timeout_s, deadline)
+    return Call(context, call_request, RawOperation(request), service)
 
 
 def make_raw_request(
@@ -166,38 +143,30 @@ def make_raw_request(
     params: Mapping[str, str | int | float | bool] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> RawRequest:
-    """A request that can go to no other host, and that HTTP allows.
-
-    Raises:
-        InvalidRequest: An argument is at fault; `.field` names it.
-    """
-    method, path = _validate_method(method), _validate_path(path)
-    all_headers = validate_headers("headers", headers, InvalidRequest)
-    body = None
-    if json is not None:
-        body = _encode_json(json)
-        all_headers = {"Content-Type": "application/json", **all_headers}
-    return RawRequest(method, path + _encode_query(path, params), all_headers, body)
-
-
-def _validate_method(method: object) -> str:
-    name = as_text(method)
-    if name is None or not _METHOD.fullmatch(name.upper()):
+    """Validate the arguments and return a request, which can only go to the service's own host."""
+    method_name = as_text(method)
+    if method_name is None or not _METHOD.fullmatch(method_name.upper()):
         raise InvalidRequest(
-            f"method is {format_value(method)}, not a method of HTTP", field="method"
+            f"method is {format_value(method)}, not an HTTP method", field="method"
         )
-    return name.upper()
-
-
-def _validate_path(path: object) -> str:
-    text = as_text(path)
-    if text is None or not _PATH.fullmatch(text) or "#" in text:
+    valid_path = as_text(path)
+    # `_PATH` rejects "//host", which is a URL with another host.
+    if valid_path is None or not _PATH.fullmatch(valid_path) or "#" in valid_path:
         raise InvalidRequest(
             f"path is {strip_secrets(path)}, not a path on the service",
             field="path",
-            hint="Begin it with one slash, and percent-encode what is no printable ASCII.",
+            hint="Begin it with one slash, and percent-encode all but printable ASCII.",
         )
-    return text
+    all_headers = validate_headers("headers", headers, InvalidRequest)
+    body = None
+    if json is not None:
+        try:
+            body = encode(json)
+        except UNENCODABLE as error:
+            raise InvalidRequest(f"json cannot be sent as JSON: {error}", field="json") from error
+        all_headers = {"Content-Type": "application/json", **all_headers}
+    target = valid_path + _encode_query(valid_path, params)
+    return RawRequest(method_name.upper(), target, all_headers, body)
 
 
 def _encode_query(path: str, params: Mapping[str, str | int | float | bool] | None) -> str:
@@ -219,15 +188,8 @@ def _encode_parameter(name: str, value: object) -> str:
     if number is not None:
         return str(number)
     if (flag := as_bool(value)) is not None:
-        return "true" if flag else "false"  # what all generations take
-    # A parameter may be a credential: only its type is shown.
+        return "true" if flag else "false"  # understood by all generations
+    # A parameter may be a credential, so the message shows only its type.
     raise InvalidRequest(
         f"params[{name!r}] is of type {type(value).__name__}, not a text", field="params"
     )
-
-
-def _encode_json(json: Any) -> bytes:
-    try:
-        return encode(json)
-    except UNENCODABLE as error:
-        raise InvalidRequest(f"json cannot be sent as JSON: {error}", field="json") from error

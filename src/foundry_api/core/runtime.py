@@ -1,4 +1,4 @@
-"""What stands behind a client: its services, how each is found and guarded, and what they share."""
+"""The parts of a client, built and wired together."""
 
 from __future__ import annotations
 
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
     from foundry_api.core.cache.base import ResponseCache
     from foundry_api.core.cache.calls import CachedCalls
-    from foundry_api.core.residency.manager import ModelManager
     from foundry_api.engine.endpoint import Endpoint
     from foundry_api.types.events import Listener
     from foundry_api.types.models import Model
@@ -50,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientRuntime"]
 
-# Without a handler of the user's own nothing is printed, instead of warnings on standard error.
+# Without this handler, Python prints warnings to stderr if the user has not configured logging.
 logging.getLogger("foundry_api").addHandler(logging.NullHandler())
 logging.getLogger("foundry_api").addFilter(SanitizingFilter())
 
@@ -58,29 +57,9 @@ RETRY_BACKOFF = Backoff(base_s=0.1, cap_s=5.0)
 
 
 class ClientRuntime:
-    """The services of a client, and what its calls share. Creating one does no I/O.
+    """The services of a client and the state that its calls share. Creating one does no I/O.
 
-    Args:
-        settings: As they were resolved.
-        headers: Sent with every request to a service.
-        limiter: How many calls may be in flight at each service; default as many as gain
-            throughput.
-        breaker: When calls to a service that fails are refused, and for how long.
-        residency: Which models stay in memory; default as the settings say.
-        listeners: Called with every event.
-        hooks: What requests and answers pass, and the credential for an explicit address.
-        cache: Where answers are kept; default as the settings say.
-        transport: Sends the requests; default one pooled session.
-
-    Attributes:
-        settings: As above.
-        closed: Whether the client was closed.
-        events: The hook for whoever wants to hear what happens.
-        metrics: What happened, counted.
-        services: Those that are called.
-        tools: What the calls share.
-        cache: Where answers are kept.
-        cached: The calls that the cache serves; None without one.
+    `residency`, `cache` and `transport` replace the ones that the settings describe.
     """
 
     def __init__(
@@ -103,7 +82,7 @@ class ClientRuntime:
             None if transport is None else CustomTransport(transport)
         )
         self._owns_transport = transport is None
-        self.closed = self._ended = False
+        self.closed = self._is_shut_down = False
         self._loop = LoopBinding(self._forget_loop)
         self._limiter_settings = limiter or LimiterSettings()
         self._breaker_settings = breaker or BreakerSettings()
@@ -112,11 +91,26 @@ class ClientRuntime:
         self._attach_listeners()
         policy = residency or ModelResidency.of(settings)
         self._coordination = UsageRegistry(Paths.from_home(settings.home).usage_file, policy.hold_s)
-        self._idle_unloader = IdleUnloader(self._model_managers, policy, time.monotonic)
+        self._idle_unloader = IdleUnloader(
+            lambda: [
+                service.connection.memory
+                for service in self.services
+                if service.connection is not None
+            ],
+            policy,
+            time.monotonic,
+        )
         self._residency_context = ResidencyContext(
             policy=policy, events=self.events, wake=self._idle_unloader.notify
         )
-        self._locators = [self._locator(each) for each in settings.per_service()]
+        self._locators = [
+            ServiceLocator(
+                service_settings,
+                Paths.from_home(settings.home),
+                partial(self._discovery_transport, service_settings.base_url),
+            )
+            for service_settings in settings.per_service()
+        ]
         self.services = ServicePool(
             [self._make_service(locator, locator.get_endpoint) for locator in self._locators],
             lambda: self._make_service(self._locators[0], self._locators[0].get_embedded),
@@ -130,16 +124,11 @@ class ClientRuntime:
             binding=self._loop,
         )
         self.cache = make_cache(settings.cache) if cache is None else cache
-        self._kept_in = self.cache if cache is None else _own_cache(cache)
-        self.cached = self._cached()
+        self._entry_cache = self.cache if cache is None else _wrap_cache(cache)
+        self.cached = self._make_cached_calls()
 
     async def route(self, name: str, *, download: bool = False) -> tuple[Connection, Model]:
-        """The service and the model there that a name means.
-
-        Raises:
-            ModelError: As `Connection.resolve`.
-            ServiceError: No service was found or could be started.
-        """
+        """Return a service that has the model, and the model there."""
         self._check_use()
         service = await self.services.select_for_model(name)
         connection = await service.connect_verified()
@@ -150,60 +139,43 @@ class ClientRuntime:
             raise
 
     async def connect(self) -> Connection:
-        """The connection to the service, or to the first of several.
-
-        Raises:
-            ClientClosed: The client was closed.
-            ServiceError: No service was found or could be started.
-        """
+        """Return the connection to the service, or to the first of several."""
         self._check_use()
         return await self.services.primary.connect_verified()
 
     def check_open(self) -> None:
-        """Refuse to go on after `close`.
-
-        Raises:
-            ClientClosed: The client was closed.
-        """
+        """Raise ClientClosed if the client is closed."""
         if self.closed:
             raise ClientClosed("the client is closed")
 
     async def close(self) -> None:
-        """End the calls, close the connections, and stop the engine, if this client started it.
-
-        Raises:
-            InvalidRequest: Another event loop runs that the client is bound to.
-        """
+        """End the calls, close the connections, and stop the engine if this client started it."""
         self._loop.bind()
-        self.closed = True
+        self.closed = True  # no new calls; the steps below still send requests
         if self.cached is not None:
             await self.cached.end()
-            self._kept_in.unbind(self.events.emit)
-            await self._kept_in.close()
+            self._entry_cache.unbind(self.events.emit)
+            await self._entry_cache.close()
         await self._idle_unloader.aclose()
-        await self._release_stored_responses()
+        for connection in [service.connection for service in self.services]:
+            # An embedded engine ends with this client, and its stored responses with it.
+            if connection is not None and connection.endpoint.origin != "embedded":
+                await connection.stored_responses.release_all()
         await self.services.aclose()
         await self._coordination.aclose()
         for locator in self._locators:
             await locator.aclose()
-        self._ended = True
+        self._is_shut_down = True
         if self._owns_transport and self._transport is not None:
             await self._transport.aclose()
 
-    async def _release_stored_responses(self) -> None:
-        """Have stored responses deleted, unless the engine ends with this client anyway."""
-        connections = [service.connection for service in self.services]
-        for connection in connections:
-            if connection is not None and connection.endpoint.origin != "embedded":
-                await connection.stored_responses.release_all()
-
-    def _cached(self) -> CachedCalls | None:
+    def _make_cached_calls(self) -> CachedCalls | None:
         if not self.cache.active:
             return None
         from foundry_api.core.cache.calls import CachedCalls  # noqa: PLC0415 - few clients have one
 
-        self._kept_in.bind(self.settings.home, self.events.emit)
-        return CachedCalls(self.tools, self._kept_in, hooked=bool(self._hooks.requests))
+        self._entry_cache.bind(self.settings.home, self.events.emit)
+        return CachedCalls(self.tools, self._entry_cache, hooked=bool(self._hooks.requests))
 
     def _attach_listeners(self) -> None:
         log = logging.getLogger("foundry_api")
@@ -211,17 +183,10 @@ class ClientRuntime:
         self.events.subscribe(self.metrics, *Metrics.EVENT_TYPES)
         self.events.subscribe(CallLog(log), *CallLog.event_types(self.settings.log_level))
 
-    def _locator(self, settings: Settings) -> ServiceLocator:
-        return ServiceLocator(
-            settings,
-            Paths.from_home(settings.home),
-            partial(self._discovery_transport, settings.base_url),
-        )
-
     def _discovery_transport(self, base_url: str | None) -> Transport:
-        """What a service is looked for with: at an address of the caller's, as he wants it."""
         transport = self._open_transport()
         if base_url is None:
+            # Discovery probes ports of any program, which must not get the caller's credentials.
             return transport
         return self._hooks.wrap(transport, is_explicit=True, headers=self._headers)
 
@@ -239,18 +204,23 @@ class ClientRuntime:
     async def _open(self, locate: Callable[[], Coroutine[None, None, Endpoint]]) -> Connection:
         self._check_use()
         if self._transport is None:
-            # An engine takes as long to start as the HTTP library takes to import.
+            # Import the HTTP library while the service is located or started.
             endpoint, _ = await asyncio.gather(locate(), asyncio.to_thread(_import_http))
         else:
             endpoint = await locate()
         transport = self._open_transport()
         control = ControlClient(transport, endpoint.control) if endpoint.control else None
-        private = endpoint.origin == "embedded"
-        others = NoCoordination() if private else self._coordination.at(endpoint.base_url)
+        is_private = endpoint.origin == "embedded"
+        others = NoCoordination() if is_private else self._coordination.at(endpoint.base_url)
+        is_explicit = endpoint.origin == "explicit"
+        headers = self._headers
+        if self.settings.api_key and is_explicit:
+            # The key is meant for one address, and must not go to a service that discovery found.
+            headers = {"Authorization": f"Bearer {self.settings.api_key}", **headers}
         return Connection(
             endpoint,
-            self._hooks.wrap(transport, is_explicit=endpoint.origin == "explicit"),
-            self._headers_for(endpoint),
+            self._hooks.wrap(transport, is_explicit=is_explicit),
+            headers,
             control,
             store=CatalogStore(self.settings.home),
             others=others,
@@ -262,27 +232,17 @@ class ClientRuntime:
         self._loop.bind()
 
     def _check_sending(self) -> None:
-        """Refuse to send anything once the connections were closed, or on a second event loop."""
-        if self._ended:
+        """Raise if the client is shut down or used on a second event loop."""
+        if self._is_shut_down:
             raise ClientClosed("the client is closed")
         self._loop.bind()
 
     def _forget_loop(self) -> None:
-        """The event loop before this one has ended, perhaps without ending the calls there."""
+        """Reset what the calls of the previous event loop left, which may not have ended."""
         for service in self.services:
             service.attempts.clear()
             service.limiter.reset()
             service.breaker.end_trial()
-
-    def _model_managers(self) -> list[ModelManager]:
-        connections = [service.connection for service in self.services]
-        return [each.memory for each in connections if each is not None]
-
-    def _headers_for(self, endpoint: Endpoint) -> dict[str, str]:
-        # A key meant for one address must not reach a service that was merely found.
-        if self.settings.api_key and endpoint.origin == "explicit":
-            return {"Authorization": f"Bearer {self.settings.api_key}", **self._headers}
-        return self._headers
 
     def _open_transport(self) -> Transport:
         transport = self._transport
@@ -293,12 +253,12 @@ class ClientRuntime:
         return transport
 
 
-def _own_cache(cache: ResponseCache) -> ResponseCache:
+def _wrap_cache(cache: ResponseCache) -> ResponseCache:
     from foundry_api.core.cache.custom import OwnCache  # noqa: PLC0415 - few clients have one
 
     return OwnCache(cache)
 
 
 def _import_http() -> ModuleType:
-    """The transport's module. Its aiohttp takes 0.2 s, which creating a client must not cost."""
+    # Its aiohttp takes 0.2 s to import, so it is not imported to create a client.
     return importlib.import_module("foundry_api.wire.http")

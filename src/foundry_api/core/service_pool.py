@@ -1,4 +1,4 @@
-"""The services that a client may call: how each is found, and what guards it."""
+"""The services of a client, and the choice of the one to call next."""
 
 from __future__ import annotations
 
@@ -22,31 +22,20 @@ __all__ = ["DEMO", "ServiceHandle", "ServicePool"]
 
 log = logging.getLogger("foundry_api")
 
+# How often a recovery is tried again: loading one of the models may be what crashes the service.
 MAX_RECOVERY_CRASHES = 2
-"""How often a service may die again while what it had in memory is loaded, before that is given up:
-what kills it may be the loading."""
 
-SERVICE_GONE_ERRORS = (ServiceCrashed, ServiceNotRunning)
+SERVICE_DOWN_ERRORS = (ServiceCrashed, ServiceNotRunning)
 
+# The model that this package ships. Only its own engine host serves it.
 DEMO = "demo"
-"""The model that this package carries; only its own engine host serves it."""
 
 
 class ServiceHandle:
-    """One service, over all its restarts.
+    """One service, across restarts, with its circuit breaker and its limiter.
 
-    Args:
-        name: Stands for its address until it is found.
-        connect: Finds or starts it, and opens a connection.
-        forget: Told when it has to be found anew.
-        breaker: Guards it against calls while it fails.
-        limiter: Guards it against more calls at once than it can use.
-
-    Attributes:
-        breaker: As above.
-        limiter: As above.
-        connection: The connection to it, while it is known to be there.
-        attempts: Those that were assigned to it and have not ended.
+    `name` is a placeholder until the address is known. `connect` finds or starts the service.
+    `forget` drops what discovery remembers, so that the next `connect` searches again.
     """
 
     def __init__(
@@ -59,33 +48,25 @@ class ServiceHandle:
     ) -> None:
         self.breaker = breaker
         self.limiter = limiter
-        self.attempts: set[object] = set()
+        self.attempts: set[object] = set()  # assigned to this service and not ended yet
         self._connect = connect
         self._forget = forget
         self.connection: Connection | None = None
         self._connecting: SingleFlight[Connection] = SingleFlight()
         self._recovery: asyncio.Task[None] | None = None
-        self._name(name)
+        self._set_name(name)
 
     @property
     def name(self) -> str:
-        """Its base URL, or what stands for it before it was found."""
+        """The base URL, or a placeholder before the first connection."""
         return self.breaker.service
 
     async def connect(self) -> Connection:
-        """The connection to it; it is found or started if need be.
-
-        Raises:
-            ServiceError: It was not found, or could not be started.
-        """
+        """Return the connection; find or start the service if there is none."""
         return self.connection or await self._connecting.run("connection", self._open)
 
     async def connect_verified(self) -> Connection:
-        """As `connect`, but found anew if another service has taken its place meanwhile.
-
-        Raises:
-            ServiceError: It was not found, or could not be started.
-        """
+        """Return a connection to the service that answers at the address now."""
         connection = await self.connect()
         if await connection.is_replaced():
             self.invalidate(connection)
@@ -93,73 +74,67 @@ class ServiceHandle:
         return connection
 
     async def probe(self) -> None:
-        """See whether it is there, without asking it to generate anything.
-
-        Raises:
-            FoundryError: It is not.
-        """
+        """Raise if the service does not respond. Does not generate anything."""
         connection = self.connection
         if connection is not None:
             try:
                 await connection.dialect.get_status()
-            except ServiceError:  # it is gone, or another generation has taken its place
+            except ServiceError:  # it is down, or a service of another generation replaced it
                 self.invalidate(connection)
             else:
                 return
         await self.connect()
 
     def invalidate(self, connection: Connection) -> None:
-        """What was behind this connection is gone. Does nothing if another caller said so before.
-
-        A service that had models in memory is found again at once, and they are loaded again,
-        so that the next callers do not wait for it.
-        """
+        """Drop a connection whose service is gone."""
         if connection is not self.connection:
-            return
+            return  # another call was first
         self.connection = None
         self._forget()
         if connection.loaded:
+            # Recover in the background, so that the next calls need not wait for the loading.
             self._recovery = asyncio.create_task(self._reload_models(connection.loaded))
 
     async def aclose(self) -> None:
-        """Forget the connection, and end what goes on in the background."""
         self.connection = None
         recovery, self._recovery = self._recovery, None
+        # A task of another event loop, one that has ended, can't be awaited here.
         if recovery is not None and recovery.get_loop() is asyncio.get_running_loop():
             recovery.cancel()
             await asyncio.wait({recovery})
 
     async def _open(self) -> Connection:
         connection = self.connection = await self._connect()
-        if self._name(connection.endpoint.base_url):
-            # Another engine took the place of the one that failed, so nothing is held against it.
+        if self._set_name(connection.endpoint.base_url):
+            # The new address means another engine, which must not pay for the failures of the old.
             self.breaker.reset()
         return connection
 
     async def _reload_models(self, models: Sequence[str]) -> None:
         failure = await self._reload_once(models)
         for _ in range(MAX_RECOVERY_CRASHES):
-            if not isinstance(failure, SERVICE_GONE_ERRORS):
+            if not isinstance(failure, SERVICE_DOWN_ERRORS):
                 break
             failure = await self._reload_once(models)
         if failure is not None:
-            log.warning("what %s had in memory could not be loaded again: %s", self.name, failure)
+            log.warning("the models of %s could not be loaded again: %s", self.name, failure)
 
     async def _reload_once(self, models: Sequence[str]) -> FoundryError | None:
-        """Find the service, and have the models loaded. What went wrong is returned."""
+        """Connect and load the models. Return the error, if any."""
         connection: Connection | None = None
         try:
             connection = await self.connect()
             for model in models:
                 await connection.ensure_loaded(await connection.resolve(model))
         except FoundryError as error:
-            if isinstance(error, SERVICE_GONE_ERRORS) and connection is self.connection:
+            if isinstance(error, SERVICE_DOWN_ERRORS) and connection is self.connection:
                 self.connection = None
                 self._forget()
             return error
         return None
 
-    def _name(self, name: str) -> bool:
+    def _set_name(self, name: str) -> bool:
+        """Set the name and return whether it changed."""
         changed = name != self.breaker.service
         self.breaker.service = self.limiter.service = name
         return changed
@@ -168,84 +143,71 @@ class ServiceHandle:
 class ServicePool:
     """All the services of a client.
 
-    Args:
-        usable: Any of them may serve a call.
-        own: Makes the engine host of our own, for the model that only it has.
+    `make_own` creates the handle of our own engine host, for the model that only it serves.
     """
 
-    def __init__(self, usable: Sequence[ServiceHandle], own: Callable[[], ServiceHandle]) -> None:
-        self._usable = tuple(usable)
-        self._make_own = own
+    def __init__(
+        self, services: Sequence[ServiceHandle], make_own: Callable[[], ServiceHandle]
+    ) -> None:
+        self._services = tuple(services)
+        self._make_own = make_own
         self._own: ServiceHandle | None = None
-        if len(self._usable) > 1:
-            for service in self._usable:
-                service.limiter.on_idle = partial(self._relieve, service)
+        if len(self._services) > 1:
+            for service in self._services:
+                service.limiter.on_idle = partial(self._move_waiting_call, service)
 
     def __iter__(self) -> Iterator[ServiceHandle]:
-        """Those that are in use."""
-        return iter((*self._usable, self._own) if self._own else self._usable)
+        return iter((*self._services, self._own) if self._own else self._services)
 
     @property
     def primary(self) -> ServiceHandle:
-        """The first one."""
-        return self._usable[0]
+        """The first service of the settings."""
+        return self._services[0]
 
     def pick(self, tried: AbstractSet[ServiceHandle] = frozenset()) -> ServiceHandle:
-        """The one to call next: with the fewest calls, among those whose breaker is closed.
-
-        One whose breaker waits for a trial comes before all, or it would never be found back.
-
-        Args:
-            tried: Failed this call before; they come last.
-        """
-        if len(self._usable) == 1:
-            return self._usable[0]
-        return min(self._usable, key=lambda service: (service in tried, *_load_key(service)))
+        """Return the least busy of the healthy services. Those in `tried` come last."""
+        if len(self._services) == 1:
+            return self._services[0]
+        return min(self._services, key=lambda service: (service in tried, *_get_load(service)))
 
     def has_untried(self, tried: AbstractSet[ServiceHandle]) -> bool:
-        """Whether there is one that did not fail yet."""
-        return any(service not in tried for service in self._usable)
+        return any(service not in tried for service in self._services)
 
     def select(self, name: str, tried: AbstractSet[ServiceHandle]) -> ServiceHandle | None:
-        """As `select_for_model`, without waiting; None where a service has to be found first."""
-        if len(self._usable) == 1 and name.lower() == DEMO:
+        """As `select_for_model`, but returns None if that would have to connect first."""
+        if len(self._services) == 1 and name.lower() == DEMO:
             return None
         return self.pick(tried)
 
     async def select_for_model(
         self, name: str, tried: AbstractSet[ServiceHandle] = frozenset()
     ) -> ServiceHandle:
-        """The one to call next for a model: our own for the model that only it has.
-
-        Of several services the user named each; which of them is away shows when it is called, so
-        that the call goes on to the next one.
-
-        Raises:
-            ServiceError: None was found.
-        """
+        """Return the service to call next. For `demo` this may be our own engine host."""
         service = self.pick(tried)
-        if name.lower() == DEMO and len(self._usable) == 1:
+        # Several services are there because the user listed them, so none is added to them.
+        if name.lower() == DEMO and len(self._services) == 1:
             connection = service.connection or await service.connect()
+            # Found on this machine, but started by Foundry Local: it does not have the model.
             if connection.endpoint.origin in {"cli", "port"}:
                 self._own = self._own or self._make_own()
                 return self._own
         return service
 
-    def _relieve(self, free: ServiceHandle) -> None:
-        """Send a call that waits at another service to one that has a turn for it."""
+    def _move_waiting_call(self, free: ServiceHandle) -> None:
+        """Let a call that waits for the busiest service use the free one."""
         if free.breaker.state == "closed" and free.connection is not None:
-            max(self._usable, key=lambda service: service.limiter.queued).limiter.move_one()
+            max(self._services, key=lambda service: service.limiter.queued).limiter.move_waiter()
 
     async def aclose(self) -> None:
-        """Forget every connection."""
         for service in self:
             await service.aclose()
 
 
-def _load_key(service: ServiceHandle) -> tuple[int, int]:
+def _get_load(service: ServiceHandle) -> tuple[int, int]:
+    """Return a sort key: healthy services before failing ones, then by their calls."""
     if service.breaker.is_probe_due:
-        return 0, 0
-    # A call counts from the moment at which it was assigned: in a burst, the first ones connect and
-    # load before they line up.
+        return 0, 0  # first of all: without a call to probe it, the service would stay excluded
+    # `attempts` counts calls from their assignment on. In a burst the first calls still connect and
+    # load the model, and the limiter does not know them yet.
     calls = max(len(service.attempts), service.limiter.load)
     return (1 if service.breaker.state == "closed" else 2), calls

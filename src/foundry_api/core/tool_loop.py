@@ -1,4 +1,4 @@
-"""A conversation in which the model calls tools, until it answers without."""
+"""Run the tool calls of a model until it answers without one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ToolLoop", "make_tool_loop"]
 
-_UNREADABLE_CALL = "Your call of a tool could not be read: {reason}. Write it again, as valid JSON."
+_CORRECTION_PROMPT = (
+    "Your call of a tool could not be read: {reason}. Write it again, as valid JSON."
+)
 
 
 def make_tool_loop(
@@ -38,16 +40,9 @@ def make_tool_loop(
     tools: Sequence[ToolLike],
     limits: tuple[int, int, float, OnError],
 ) -> ToolLoop:
-    """A conversation, with everything checked that its caller gave.
+    """Validate the arguments and return the loop.
 
-    Args:
-        call: A call of the model.
-        make_request: What the caller ordered, with these tools.
-        tools: As the caller gave them.
-        limits: Rounds, parallel calls, seconds of a call, and what becomes of errors.
-
-    Raises:
-        InvalidRequest: An argument is at fault; nothing was sent.
+    `limits` are max_turns, parallel calls, tool_timeout in seconds, and on_error.
     """
     max_turns, parallel, tool_timeout, on_error = limits
     bounds = ToolLimits(
@@ -62,15 +57,9 @@ def make_tool_loop(
 
 
 class ToolLoop:
-    """Asks the model, calls what it wants, and asks again with the results.
+    """Sends a request, executes the tool calls, and repeats with their results.
 
-    The tool choice holds for the first round alone, unless it is `none`: a model that has to call a
-    tool in each would never answer.
-
-    Args:
-        call: A call of the model.
-        order: What the caller ordered. Its deadline bounds the whole.
-        caller: Calls the tools.
+    `call` makes one call of the model. The deadline of `request` applies to the whole loop.
     """
 
     def __init__(
@@ -89,19 +78,19 @@ class ToolLoop:
         self._usage = Usage()
 
     async def run(self) -> ToolRun:
-        """The run when it is over."""
+        """Return the finished run."""
         while True:
             call = self._next_call()
             try:
                 completion = await call.result()
             except ToolCallError as error:
-                self._report_unreadable(error)
+                self._request_correction(error)
                 continue
             if await self._execute_calls(completion) is None:
                 return self._make_run(completion)
 
     async def stream(self) -> AsyncGenerator[Chunk | ToolResult | ToolRun]:
-        """Every answer in pieces, the results of the calls between them, and the run at the end."""
+        """Yield the chunks of each answer, then its tool results, and the finished run last."""
         while True:
             call = self._next_call()
             try:
@@ -109,7 +98,7 @@ class ToolLoop:
                     async for chunk in chunks:
                         yield chunk
             except ToolCallError as error:
-                self._report_unreadable(error)
+                self._request_correction(error)
                 continue
             completion = call.outcome
             results = await self._execute_calls(completion)
@@ -123,55 +112,49 @@ class ToolLoop:
         self._turns += 1
         request = msgspec.structs.replace(self._request.request, messages=self._messages)
         if self._turns > 1 and request.tool_choice != "none":
+            # A model that had to call a tool on every turn would never answer.
             request = msgspec.structs.replace(request, tool_choice=None)
         return self._call(msgspec.structs.replace(self._request, request=request))
 
     async def _execute_calls(self, completion: Completion[None]) -> tuple[ToolResult, ...] | None:
-        """The results of the calls that an answer wants; None where it wants none.
-
-        Raises:
-            ToolFailed: One failed, and the model is not to be told.
-            MaxTurnsExceeded: The model may not be asked again.
-        """
-        self._usage = _add_usage(self._usage, completion.usage)
-        self._add_answer(completion)
+        """Execute the tool calls of an answer. Return None if it has none."""
+        self._usage = Usage(
+            self._usage.prompt_tokens + completion.usage.prompt_tokens,
+            self._usage.completion_tokens + completion.usage.completion_tokens,
+            self._usage.total_tokens + completion.usage.total_tokens,
+        )
+        if completion.content.strip() or completion.tool_calls:
+            message = Message("assistant", completion.content, completion.tool_calls)
+            self._messages += (message,)
         if not completion.tool_calls:
             return None
         if self._turns >= self._limits.max_turns:
             names = ", ".join(call.function.name for call in completion.tool_calls)
             raise MaxTurnsExceeded(
-                f"the model was asked {self._turns} times and still wants to call {names}",
+                f"the model still calls {names} after {self._turns} turns",
                 run=self._make_run(completion),
             ).with_context(model=completion.model, service=completion.service)
-        results = await self._within_deadline(completion)
+        deadline = self._request.deadline
+        try:
+            async with asyncio.timeout_at(None if deadline.at == math.inf else deadline.at):
+                results = await self._executor.execute(completion.tool_calls, self._turns)
+        except TimeoutError as error:
+            raise deadline.exceeded("calling tools") from error
         self._calls += results
         self._messages += tuple(
             Message("tool", result.content, tool_call_id=result.call.id) for result in results
         )
-        self._raise_failed(results, completion)
+        failed = next((result for result in results if result.error is not None), None)
+        if failed is not None and self._limits.on_error != "return":
+            raise ToolFailed(
+                failed.content.removeprefix("Error: ").rstrip("."),
+                call=failed.call,
+                run=self._make_run(completion),
+            ).with_context(model=completion.model, service=completion.service) from failed.error
         return results
 
-    async def _within_deadline(self, completion: Completion[None]) -> tuple[ToolResult, ...]:
-        deadline = self._request.deadline
-        scope = asyncio.timeout_at(None if deadline.at == math.inf else deadline.at)
-        try:
-            async with scope:
-                return await self._executor.execute(completion.tool_calls, self._turns)
-        except TimeoutError as error:
-            raise deadline.exceeded("calling tools") from error
-
-    def _raise_failed(self, results: tuple[ToolResult, ...], completion: Completion[None]) -> None:
-        failed = next((result for result in results if result.error is not None), None)
-        if failed is None or self._limits.on_error == "return":
-            return
-        raise ToolFailed(
-            failed.content.removeprefix("Error: ").rstrip("."),
-            call=failed.call,
-            run=self._make_run(completion),
-        ).with_context(model=completion.model, service=completion.service) from failed.error
-
-    def _report_unreadable(self, error: ToolCallError) -> None:
-        """Let the model write a call again that it wrote wrongly, if it may be asked again."""
+    def _request_correction(self, error: ToolCallError) -> None:
+        """Ask the model to write an invalid tool call again, or raise the error."""
         if (
             self._limits.on_error == "raise"
             or not error.text
@@ -180,14 +163,9 @@ class ToolLoop:
             raise error
         assistant_text = f"{error.partial}{error.text}"
         correction = Message(
-            "user", _UNREADABLE_CALL.format(reason=error.message.rpartition(": ")[2])
+            "user", _CORRECTION_PROMPT.format(reason=error.message.rpartition(": ")[2])
         )
         self._messages += (Message("assistant", assistant_text), correction)
-
-    def _add_answer(self, completion: Completion[None]) -> None:
-        if completion.content.strip() or completion.tool_calls:
-            message = Message("assistant", completion.content, completion.tool_calls)
-            self._messages += (message,)
 
     def _make_run(self, completion: Completion[None]) -> ToolRun:
         return ToolRun(
@@ -197,11 +175,3 @@ class ToolLoop:
             turns=self._turns,
             usage=self._usage,
         )
-
-
-def _add_usage(first: Usage, second: Usage) -> Usage:
-    return Usage(
-        first.prompt_tokens + second.prompt_tokens,
-        first.completion_tokens + second.completion_tokens,
-        first.total_tokens + second.total_tokens,
-    )

@@ -300,7 +300,7 @@ class Limiter:
             )
         return Slot(self, await self._wait(again=again, may_move=may_move), self._epoch)
 
-    def move_one(self) -> None:
+    def move_waiter(self) -> None:
         """Send the oldest queued call that may move to another service."""
         for turn, may_move in self._queue.items():
             if may_move and not turn.done():

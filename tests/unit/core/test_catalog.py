@@ -111,7 +111,7 @@ class Seen:
 
 def catalog_of(service: Service, home: Path | None, clock: Clock | None = None) -> Catalog:
     store = None if home is None else CatalogStore(home)
-    return Catalog(cast("CatalogSource", Seen(service)), store, clock=clock or Clock())
+    return Catalog(cast("CatalogSource", Seen(service)), store, wall_clock=clock or Clock())
 
 
 def downloaded(cache: Path, model: Model) -> None:

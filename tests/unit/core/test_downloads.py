@@ -33,7 +33,7 @@ def reported(
 ) -> list[DownloadProgress]:
     """What a meter tells of percentages that come so many seconds after the one before."""
     clock = Clock()
-    meter = ProgressMeter(total_mb, clock=clock)
+    meter = ProgressMeter(total_mb, monotonic=clock)
     seen: list[DownloadProgress] = []
     for after_s, percent in steps:
         clock.now += after_s
@@ -104,10 +104,12 @@ async def test_a_download_that_stands_still_is_given_up() -> None:
     steps = steps_of(0.0, 41.0)
     alive = with_stall_timeout(steps, model="phi:1", stall_s=0.01)
     assert [await anext(alive), await anext(alive)] == [0.0, 41.0]
-    with pytest.raises(DownloadFailed, match=r"nothing came for 0.01 s, with 41% here") as caught:
+    with pytest.raises(
+        DownloadFailed, match=r"no data was received for 0.01 s, after 41%"
+    ) as caught:
         await anext(alive)
     assert caught.value.model == "phi:1"
-    assert "goes on where this stopped" in caught.value.hint
+    assert "resumes where it stopped" in caught.value.hint
     with pytest.raises(StopAsyncIteration):
         await anext(steps)  # it was closed
 
