@@ -121,9 +121,9 @@ def test_a_cancelled_batch_finishes_what_runs_and_the_same_command_goes_on(
     code, told = ended(runner)
     kept = finished(output)
     assert (code, 2 < kept < lines) == (1, True)
-    assert f"Stopped: {kept} of {lines} lines are finished and kept in" in told
+    assert f"Stopped: {kept} of {lines} lines are finished and stored in" in told
     assert "Error: the batch was cancelled" in told
-    assert told.count("The same command goes on") == 1
+    assert told.count("Run the same command") == 1
     assert not output.exists()
     again = run(*arguments, "--json")
     assert (again.returncode, json.loads(again.stdout)["resumed"]) == (0, kept)
@@ -139,9 +139,9 @@ def test_a_batch_that_is_cancelled_now_stops_what_runs(
     runner = start(*arguments, "--base-url", engine.base_url)
     wait_until(lambda: finished(output) == 2)
     cancelled = run("batch", "cancel", "--now", str(output))
-    assert (cancelled.returncode, cancelled.stdout[:14]) == (0, "Asked 1 runner")
+    assert (cancelled.returncode, cancelled.stdout[:18]) == (0, "Requested 1 runner")
     code, told = ended(runner)  # the last line alone would take a minute
-    assert (code, "Stopped: 2 of 3 lines are finished and kept in" in told) == (1, True)
+    assert (code, "Stopped: 2 of 3 lines are finished and stored in" in told) == (1, True)
 
 
 def test_an_engine_that_dies_under_a_batch_costs_no_line(

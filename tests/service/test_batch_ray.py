@@ -198,7 +198,7 @@ def test_ctrl_c_leaves_nothing_of_a_ray_of_its_own_and_the_batch_goes_on(
         assert any("raylet" in process.name() for process in family)
         runner.interrupt()
         assert runner.exit_code() == 130, runner.told
-        assert "The same command goes on from there." in runner.told
+        assert "Run the same command to resume." in runner.told
         assert "Traceback" not in runner.told
     wait_until(lambda: not any(map(psutil.Process.is_running, family)))
     with Runner(tmp_path, home, "local") as runner:  # which is begun sooner than another Ray
@@ -280,7 +280,7 @@ async def test_each_line_comes_once_though_an_engine_and_a_node_are_killed(
             runner.feed(5)
             scene.go_on()
         assert runner.exit_code() == 0, runner.told
-    assert f"{runner.count} lines: {runner.count} answered" in runner.told
+    assert f"{runner.count} lines: {runner.count} succeeded" in runner.told
     assert runner.told.count("an engine of its own") == 2
     answers, local = read(runner.output), await local_answers(home)
     assert answers == {index: local[index % QUESTIONS] for index in range(runner.count)}

@@ -39,7 +39,7 @@ def bare_home(own_home: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("name", ["demo", "DEMO", "demo:1"])
 def test_the_command_line_does_not_remove_it(home: Path, name: str) -> None:
-    refused = run("models", "rm", "-y", name, home=home)
+    refused = run("models", "remove", "-y", name, home=home)
     assert refused.returncode == 2
     known = name.lower()
     assert f"{known} comes with this package" in refused.stderr

@@ -69,7 +69,7 @@ def test_a_file_of_prompts_is_answered_and_the_same_command_has_nothing_left(
     command = ("batch", "run", str(prompts), "-o", str(output), "--report", str(report), *MODEL)
     finished = run(*command, home=shared_home)
     assert (finished.returncode, finished.stderr) == (0, "")
-    assert f"{ROWS} lines: {ROWS} answered" in finished.stdout
+    assert f"{ROWS} lines: {ROWS} succeeded" in finished.stdout
     assert "latency" in finished.stdout
     answers = read(output)
     assert len({line["custom_id"] for line in answers}) == len(answers) == ROWS
@@ -83,7 +83,7 @@ def test_a_file_of_prompts_is_answered_and_the_same_command_has_nothing_left(
     status = run("batch", "status", str(output), home=shared_home)
     assert f"{ROWS} of {ROWS} (100%) finished" in status.stdout
     cancelled = run("batch", "cancel", str(output), home=shared_home)
-    assert cancelled.stdout.startswith("Nobody works on")
+    assert cancelled.stdout.startswith("No process is running")
 
 
 def test_a_line_that_cannot_be_asked_goes_to_the_error_file(
@@ -92,7 +92,7 @@ def test_a_line_that_cannot_be_asked_goes_to_the_error_file(
     bad, output = with_a_bad_line(prompts), tmp_path / "answers.jsonl"
     finished = run("batch", "run", str(bad), "-o", str(output), *MODEL, home=shared_home)
     assert finished.returncode == 3, finished.stderr
-    assert "3 lines: 2 answered, 1 failed" in finished.stdout
+    assert "3 lines: 2 succeeded, 1 failed" in finished.stdout
     assert "Correct it in a new file" in finished.stdout
     assert "foundry-api batch retry" not in finished.stdout  # which would change nothing
     assert [line["custom_id"] for line in read(tmp_path / "answers.errors.jsonl")] == ["id-1"]
@@ -162,7 +162,7 @@ def test_a_batch_uses_the_cache_and_counts_what_came_of_it(
 def test_a_check_tells_what_is_wrong_without_asking_anything(prompts: Path) -> None:
     good = run("batch", "check", str(prompts))
     assert (good.returncode, good.stderr) == (0, "")
-    assert f"{ROWS} lines, all of them can be asked" in good.stdout
+    assert f"{ROWS} lines, all valid" in good.stdout
     bad = run("batch", "check", "--json", str(with_a_bad_line(prompts)))
     told = json.loads(bad.stdout)
     assert (bad.returncode, told["lines"], told["bad"]) == (2, 3, 1)
@@ -190,7 +190,7 @@ def test_answers_go_to_standard_output_and_nothing_else_does(
     finished = run("batch", "run", str(prompts), "-o", "-", *MODEL, home=shared_home)
     answers = [json.loads(line) for line in finished.stdout.splitlines()]
     assert len(answers) == ROWS
-    assert f"{ROWS} lines: {ROWS} answered" in finished.stderr
+    assert f"{ROWS} lines: {ROWS} succeeded" in finished.stderr
 
 
 @pytest.mark.skipif(
@@ -205,11 +205,11 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(
     report = tmp_path / "report.html"
     command = ("batch", "run", str(prompts), "-o", str(output), "--report", str(report), *MODEL)
     with Terminal(*command, home=shared_home) as terminal:
-        terminal.expect(f"{ROWS} answered")
+        terminal.expect(f"{ROWS} succeeded")
         terminal.process.send_signal(signal.SIGINT)
-        terminal.expect(f"Stopped: {ROWS} of {ROWS + 1} lines are finished and kept")
-        terminal.expect("The same command goes on from there.")
-        terminal.expect("tells what is there so far")
+        terminal.expect(f"Stopped: {ROWS} of {ROWS + 1} lines are finished and stored")
+        terminal.expect("Run the same command to resume.")
+        terminal.expect("has the results so far")
         assert terminal.exit_code() == 130
     assert not output.exists()
     status = json.loads(run("batch", "status", "--json", str(output), home=shared_home).stdout)

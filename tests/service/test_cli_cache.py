@@ -34,7 +34,7 @@ def test_what_is_kept_is_told_and_cleared(own_home: Path) -> None:
         f"{path}  in use",
         "  answers  3, 6 KB",
         "  lookups  1 of 2 found (50%)",
-        "  kept     3 so far, 0 had to go",
+        "  stored   3 in total, 0 evicted",
         "",
         "MODEL    ANSWERS  SIZE",
         "demo:1   2        6 KB",
@@ -65,9 +65,9 @@ def test_where_nothing_is_kept_it_says_how_to_begin_and_makes_no_file(own_home: 
     path = own_home / "cache" / "answers.db"
     told = run("cache", home=own_home)
     assert told.returncode == 0
-    assert told.stdout.startswith(f"{path}  not there\n")
+    assert told.stdout.startswith(f"{path}  does not exist\n")
     assert "FOUNDRY_CACHE=sqlite" in told.stdout
-    assert run("cache", "clear", home=own_home).stdout == f"No answers were kept in {path}.\n"
+    assert run("cache", "clear", home=own_home).stdout == f"There are no answers in {path}.\n"
     assert not path.exists()
 
 

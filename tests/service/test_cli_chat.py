@@ -74,13 +74,14 @@ def test_a_cut_answer_names_the_limit_that_cut_it(shared_home: Path, flags: list
     default = run(*chat, "say-forever", home=shared_home)
     assert default.returncode == 0
     assert default.stderr == (
-        "The answer was cut after 2048 tokens, the service's own limit; --max-tokens sets another."
-        "\n"
+        "The answer was cut off after 2,048 tokens, the limit of the service; "
+        "set another with --max-tokens.\n"
     )
     full = run(*chat, "x" * 7000 + " say-forever", home=shared_home)
     left = 8192 - prompt_tokens([{"role": "user", "content": "x" * 7000 + " say-forever"}])
     assert full.stderr == (
-        f"The answer was cut after {left} tokens: with the prompt, they fill the model's context.\n"
+        f"The answer was cut off after {left:,} tokens: "
+        "together with the prompt, they fill the model's context.\n"
     )
     asked = run(*chat, "--max-tokens", "5", "say-forever", home=shared_home)
     assert (asked.returncode, asked.stderr) == (0, "")
@@ -93,9 +94,9 @@ async def test_an_answer_without_text_says_so(tmp_path: Path, flags: list[str]) 
         thought = await asyncio.to_thread(run, *chat, home=tmp_path)
         silent = await asyncio.to_thread(run, *chat, home=tmp_path)
     assert (thought.returncode, thought.stdout) == (0, "")
-    assert thought.stderr == "The model said nothing after its reasoning.\n"
+    assert thought.stderr == "The model returned no text after its reasoning.\n"
     assert (silent.returncode, silent.stdout) == (0, "")
-    assert silent.stderr == "The model said nothing.\n"
+    assert silent.stderr == "The model returned no text.\n"
 
 
 def test_a_prompt_that_fills_the_context_is_not_blamed_on_tokens_nobody_asked_for(
@@ -155,8 +156,10 @@ def test_ctrl_c_stops_an_answer_and_the_engine_with_it(own_home: Path, tmp_path:
     from support.scripted_model import build  # noqa: PLC0415 - onnx is slow to import
 
     build(tmp_path / "scripted")
-    added = run("models", "add", str(tmp_path / "scripted"), "--alias", "scripted", home=own_home)
-    assert added.stdout == "scripted is added: scripted:1\n"
+    added = run(
+        "models", "register", str(tmp_path / "scripted"), "--alias", "scripted", home=own_home
+    )
+    assert added.stdout == "scripted is registered: scripted:1\n"
     with chatting("say-slowly", home=own_home) as chat:
         assert chat.stdout is not None
         said = chat.stdout.read(len("tock tock"))

@@ -79,11 +79,11 @@ def test_a_model_is_pulled_shown_and_deleted(home: Path) -> None:
     assert [(each["id"], each["max_output_tokens"]) for each in described] == [(MODEL, 2048)]
 
     assert run("models", "load", ALIAS, home=home).returncode == 0
-    in_use = run("models", "rm", "-y", ALIAS, home=home)
+    in_use = run("models", "remove", "-y", ALIAS, home=home)
     assert (in_use.returncode, in_use.stdout) == (1, "")
     assert f"`foundry-api models unload {ALIAS}`" in in_use.stderr
     run("models", "unload", ALIAS, home=home)
-    removed = run("models", "rm", ALIAS, home=home)
+    removed = run("models", "remove", ALIAS, home=home)
     assert removed.stdout == f"{ALIAS} is deleted, which freed 6 MB: {MODEL}\n"
     assert run("models", "list", home=home).stdout.startswith("No model is on this machine.")
 
@@ -94,7 +94,7 @@ def test_a_terminal_sees_how_far_it_is_and_ctrl_c_stops_it(home: Path, blobs: Si
     with Terminal("models", "pull", MODEL, home=home) as terminal:
         terminal.expect("of 6 MB")
         terminal.interrupt()
-        terminal.expect("here. Pulling it again goes on from there.")
+        terminal.expect("Pull it again to resume.")
         assert terminal.exit_code() == 130
     blobs.serve_all()
     with Terminal("models", "pull", MODEL, home=home) as terminal:
@@ -116,7 +116,7 @@ def test_a_program_reads_how_far_it_is(home: Path, blobs: Site) -> None:
 def test_a_terminal_is_asked_before_files_are_deleted(home: Path) -> None:
     run("models", "pull", MODEL, home=home)
     for answer, there in (("n", True), ("y", False)):
-        with Terminal("models", "rm", ALIAS, home=home) as terminal:
+        with Terminal("models", "remove", ALIAS, home=home) as terminal:
             terminal.say(answer, f"Delete {MODEL} (6 MB)? [y/N]")
             assert terminal.exit_code() == int(there)
         assert (ALIAS in run("models", "list", home=home).stdout) is there
@@ -124,8 +124,8 @@ def test_a_terminal_is_asked_before_files_are_deleted(home: Path) -> None:
 
 def test_an_added_directory_is_served_over_rest_like_any_other(home: Path, tmp_path: Path) -> None:
     directory = str(tmp_path / "blobs")
-    added = run("models", "add", directory, "--alias", "mine", home=home)
-    assert added.stdout == "mine is added: mine:1\n"
+    added = run("models", "register", directory, "--alias", "mine", home=home)
+    assert added.stdout == "mine is registered: mine:1\n"
     shown = run("models", "show", "mine", home=home).stdout
     assert "local: a directory of your own" in shown
     assert directory in shown
@@ -144,8 +144,8 @@ def test_an_added_directory_is_served_over_rest_like_any_other(home: Path, tmp_p
     assert answer["choices"][0]["message"]["content"] == script("say-hello").text
 
     run("models", "unload", "mine", home=home)
-    forgotten = run("models", "rm", "mine", home=home)
-    assert forgotten.stdout == "mine is forgotten; its files stay: mine:1\n"
+    forgotten = run("models", "remove", "mine", home=home)
+    assert forgotten.stdout == "mine is no longer registered; its files are kept: mine:1\n"
     assert (tmp_path / "blobs" / "model.onnx").is_file()
 
 

@@ -52,7 +52,7 @@ def test_the_life_of_a_shared_engine(run: Run, own_home: Path) -> None:
         assert running is not None
         assert started.stdout == (
             f"The shared engine is running at {running.base_url}\n"
-            "It leaves after 1 minutes without use.\n"
+            "It stops after 1 min without use.\n"
             "Stop it with: foundry-api down\n"
         )
         again = json.loads(run("up", "--json").stdout)
@@ -116,13 +116,13 @@ def test_a_program_can_wait_for_a_service_that_is_yet_to_start(run: Run, own_hom
 def test_models_come_and_go(run: Run, own_home: Path, tmp_path: Path) -> None:
     build(tmp_path / "model")
     with catalog_engine(own_home):
-        added = run("models", "add", str(tmp_path / "model"), "--alias", "mine")
-        assert added.stdout == "mine is added: mine:1\n"
+        added = run("models", "register", str(tmp_path / "model"), "--alias", "mine")
+        assert added.stdout == "mine is registered: mine:1\n"
 
         assert run("models", "load", "MINE").stdout == "mine is loaded: mine:1\n"
         listed = run("models", "list").stdout.splitlines()
         assert " ".join(listed[-1].split()) == "mine loaded 1 MB CPU chat 8192 mine:1"
-        in_use = run("models", "rm", "mine")
+        in_use = run("models", "remove", "mine")
         assert in_use.returncode == 1
         assert run("models", "unload", "mine").stdout == "mine is no longer loaded: mine:1\n"
 
@@ -131,14 +131,14 @@ def test_models_come_and_go(run: Run, own_home: Path, tmp_path: Path) -> None:
         assert states["phi-4-mini"] == (False, False)
         assert states["mine"] == (True, False)
 
-        forgotten = run("models", "rm", "mine")
-        assert forgotten.stdout == "mine is forgotten; its files stay: mine:1\n"
-        gone = run("models", "rm", "mine", "--json")
+        forgotten = run("models", "remove", "mine")
+        assert forgotten.stdout == "mine is no longer registered; its files are kept: mine:1\n"
+        gone = run("models", "remove", "mine", "--json")
         assert gone.returncode == 1
         assert json.loads(gone.stdout)["error"]["type"] == "ModelNotFound"
         assert (tmp_path / "model" / "model.onnx").is_file()
 
-        refused = run("models", "add", str(tmp_path), "--alias", "empty")
+        refused = run("models", "register", str(tmp_path), "--alias", "empty")
         assert "cannot be served as a model: it has no genai_config.json" in refused.stderr
 
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Li
 VERBS = (
     ("--help",),
     ("--version",),
-    ("models", "add", "--help"),
+    ("models", "register", "--help"),
     ("chat", "-m", "scripted", "say-hello"),
     ("chat", "-m", "scripted", "say-lines", "--no-stream"),
     ("embed", "-m", "embedder", "Hello"),

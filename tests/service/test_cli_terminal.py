@@ -31,13 +31,13 @@ def shared_home(engine: Endpoint) -> Path:
 
 def test_a_conversation_goes_on_after_ctrl_c_and_ends_with_ctrl_d(shared_home: Path) -> None:
     with Terminal("chat", "-m", "scripted", home=shared_home) as terminal:
-        terminal.expect("Talking to scripted. /help lists the commands; Ctrl-D leaves.")
+        terminal.expect("Chatting with scripted. /help lists commands; Ctrl-D quits.")
         terminal.say("say-hello", "Hello, world!")
         terminal.say("say-slowly", "tock tock ")
         terminal.interrupt()
         terminal.expect("> ")
         terminal.say("say-lines", "C:\\path")
-        terminal.say("/nonsense", "There is no /nonsense")
+        terminal.say("/nonsense", "There is no command /nonsense")
         terminal.expect("> ")
         terminal.end_of_input()
         assert terminal.exit_code() == 0
@@ -47,7 +47,7 @@ async def test_a_question_that_the_model_only_thought_about_stays(tmp_path: Path
     def talk(base_url: str) -> None:
         with Terminal("chat", "--base-url", base_url, "-m", "fake", home=tmp_path) as terminal:
             terminal.expect("> ")
-            terminal.say("one", "The model said nothing after its reasoning.")
+            terminal.say("one", "The model returned no text after its reasoning.")
             terminal.expect("> ")
             terminal.say("two", "Two.")
             terminal.expect("> ")
@@ -86,17 +86,17 @@ def test_a_model_that_is_not_here_is_offered(own_home: Path) -> None:
 def test_watching_health_draws_graphs_and_ends_with_a_summary(shared_home: Path) -> None:
     with Terminal("health", "--count", "2", "--interval", "0.1", home=shared_home) as terminal:
         terminal.expect("healthy")
-        terminal.expect("answers in")
-        terminal.expect("In all")
+        terminal.expect("latency")
+        terminal.expect("Total")
         terminal.expect("available")
         assert terminal.exit_code() == 0
 
 
 def test_ctrl_c_ends_watching_with_the_summary(shared_home: Path) -> None:
     with Terminal("health", "--watch", "--interval", "0.1", home=shared_home) as terminal:
-        terminal.expect("answers in")
+        terminal.expect("latency")
         terminal.interrupt()
-        terminal.expect("In all")
+        terminal.expect("Total")
         assert terminal.exit_code() == 130
 
 

@@ -630,8 +630,8 @@ async def test_registered_directories_that_vanished_or_changed(
     found = await examined()
     assert wrong(found) == {"registered-model-gone", "registered-model-changed"}
     assert str(gone) in found["registered-model-gone"].evidence
-    assert "foundry-api models rm gone:1" in found["registered-model-gone"].remedy
-    assert f"models add {changed} --alias changed" in found["registered-model-changed"].remedy
+    assert "foundry-api models remove gone:1" in found["registered-model-gone"].remedy
+    assert f"models register {changed} --alias changed" in found["registered-model-changed"].remedy
 
 
 @pytest.mark.parametrize("damage", DAMAGED_REGISTRIES)

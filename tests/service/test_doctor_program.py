@@ -212,5 +212,5 @@ def test_packages_of_versions_that_do_not_go_together(own_home: Path, tmp_path: 
     told = json.loads(run("doctor", "-q", "--json", home=own_home, PYTHONPATH=path).stdout)
     seen = [f["evidence"] for f in told["findings"] if f["id"] == "dependency-mismatch"]
     assert len(seen) == 2
-    assert "it takes >=99" in seen[0]
+    assert "foundry-api requires >=99" in seen[0]
     assert seen[1].startswith("no-such-package is not installed")

@@ -121,7 +121,7 @@ def test_everything_is_told_at_once(directory: Path) -> None:
     with pytest.raises(ModelRegistrationFailed) as caught:
         validate(directory)
     assert "it has no model.onnx; its tokenizer.json has no model section" in str(caught.value)
-    assert f"models add {directory} --check" in caught.value.hint
+    assert f"models register {directory} --check" in caught.value.hint
 
 
 def test_models_that_are_served_have_nothing_wrong(tmp_path: Path) -> None:
@@ -143,19 +143,19 @@ def demo_copy(path: Path, *, name: str, **members: object) -> Path:
 
 def test_a_check_loads_the_model_and_adds_nothing(own_home: Path, tmp_path: Path) -> None:
     directory = demo_copy(tmp_path / "model", name="tokenizer_config.json")
-    good = run("models", "add", str(directory), "--check", home=own_home)
+    good = run("models", "register", str(directory), "--check", home=own_home)
     assert (good.returncode, good.stderr) == (0, "")
-    assert good.stdout == f"{directory} can be served. Add it with --alias NAME.\n"
+    assert good.stdout == f"{directory} can be served. Register it with --alias NAME.\n"
 
     (directory / "tokenizer.json").write_text("{}", encoding="utf-8")
-    bad = run("models", "add", str(directory), "--check", home=own_home)
+    bad = run("models", "register", str(directory), "--check", home=own_home)
     assert bad.returncode == 1
     assert bad.stdout.splitlines()[1:] == ["  its tokenizer.json has no model section"]
-    report = json.loads(run("models", "add", str(directory), "--check", "--json").stdout)
+    report = json.loads(run("models", "register", str(directory), "--check", "--json").stdout)
     assert report["findings"] == ["its tokenizer.json has no model section"]
     assert report["loaded"] is False
 
-    nameless = run("models", "add", str(directory), home=own_home)
+    nameless = run("models", "register", str(directory), home=own_home)
     assert (nameless.returncode, "--alias NAME" in nameless.stderr) == (2, True)
     assert not own_home.exists()
 
@@ -189,7 +189,7 @@ def test_a_check_finds_what_only_the_engine_refuses(
 ) -> None:
     directory = demo_copy(tmp_path / "model", name=name, **members)
     assert find_problems(directory) == ()
-    bad = run("models", "add", str(directory), "--check", home=own_home)
+    bad = run("models", "register", str(directory), "--check", home=own_home)
     assert bad.returncode == 1
     assert "the engine cannot serve it" in bad.stdout
     assert reason in bad.stdout
@@ -203,7 +203,7 @@ def test_a_check_has_the_model_answer(own_home: Path, tmp_path: Path) -> None:
         '"input_ids": "input_ids"', '"input_ids": "x"'
     )
     config.write_text(text, encoding="utf-8")
-    bad = run("models", "add", str(directory), "--check", home=own_home)
+    bad = run("models", "register", str(directory), "--check", home=own_home)
     assert bad.returncode == 1
     assert "Model input was not found" in bad.stdout
 

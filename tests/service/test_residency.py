@@ -384,7 +384,7 @@ def test_the_command_line_loads_swaps_and_unloads(engine_home: Path, tmp_path: P
     told = run_command("models", "load", "one", "two", "--json", home=engine_home).stdout
     assert [model["id"] for model in json.loads(told)["models"]] == ["one:1", "two:1"]
     swapped = run_command("models", "swap", "one", "three", home=engine_home)
-    assert swapped.stdout == "three is loaded in the place of one: three:1\n"
+    assert swapped.stdout == "three is loaded in place of one: three:1\n"
     with program(tmp_path / "assistant.py", STREAMING, "2000", home=engine_home) as assistant:
         assert assistant.stdout
         assistant.stdout.readline()

@@ -67,7 +67,7 @@ async def test_a_damaged_list_of_registered_models_is_named_with_its_remedy(
     error = await failure(start(models=HostOptions(paths=paths).models))
     assert str(path) in error.message
     assert f"Move {path} away" in error.hint
-    assert "models add" in error.hint
+    assert "models register" in error.hint
 
 
 async def test_a_crash_is_told_with_the_end_of_the_log(

@@ -1,8 +1,7 @@
 """The command line: `foundry-api VERB`, or `python -m foundry_api VERB`.
 
-Help must not wait for what calls need: `verbs.py` has a table of the verbs, and a verb's module is
-imported when the verb runs. This module itself imports next to nothing: all that takes time is
-imported by `main`, where a Ctrl-C is heard. tests/unit/test_cli_start.py counts the imports.
+`--help` must be fast: this module imports next to nothing, and `verbs.py` has a table of the verbs,
+whose modules are imported when they run. tests/unit/cli/test_start.py counts the imports.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: What follows the program's name; None takes the process's own.
+        arguments: Arguments after the program name; None for those of the process.
 
     Returns:
         The exit code. Nothing is raised, and no traceback is printed.
@@ -33,15 +32,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(argument_list)
     except KeyboardInterrupt:
-        return _handle_interrupt(is_program=arguments is None)
-    except BrokenPipeError:
-        return _handle_closed_pipe()
-    except Exception as error:  # noqa: BLE001 - the user is told, whatever it is
+        if arguments is None:
+            # A second Ctrl-C while threads and the engine are shut down would print a traceback.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of a pipe is gone, as in `foundry-api ... | head`
+        _discard_output()
+        return FAILED
+    except Exception as error:  # noqa: BLE001 - every failure is reported in the same way
         return _report_failure(error, argument_list)
 
 
 def _run(arguments: list[str]) -> int:
-    from foundry_api.cli import root, streams  # noqa: PLC0415 - see the module
+    # Imported here, where `main` catches a Ctrl-C.
+    from foundry_api.cli import root, streams  # noqa: PLC0415
 
     streams.force_utf8()
     code = root.run(arguments)
@@ -49,28 +53,20 @@ def _run(arguments: list[str]) -> int:
     return code
 
 
-def _handle_interrupt(*, is_program: bool) -> int:
-    """End after Ctrl-C. While threads and engine leave, another one would draw a traceback."""
-    if is_program:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return INTERRUPTED
-
-
 def _report_failure(error: Exception, arguments: list[str]) -> int:
-    from foundry_api.cli import errors, streams  # noqa: PLC0415 - most commands do not fail
+    from foundry_api.cli import errors  # noqa: PLC0415 - most commands do not fail
 
+    # After a `--`, a `--json` is part of the prompt.
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     try:
         return errors.report_error(error, as_json="--json" in options)
     except BrokenPipeError:
         return FAILED
     finally:
-        streams.abandon_unwritten()
+        _discard_output()
 
 
-def _handle_closed_pipe() -> int:
-    """End quietly when the reader of a pipe left."""
-    from foundry_api.cli import streams  # noqa: PLC0415 - as above
+def _discard_output() -> None:
+    from foundry_api.cli import streams  # noqa: PLC0415 - most commands do not fail
 
     streams.abandon_unwritten()
-    return FAILED

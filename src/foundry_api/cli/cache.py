@@ -1,4 +1,4 @@
-"""`foundry-api cache`: what is kept of answers, and getting rid of it."""
+"""`foundry-api cache`: show and clear the response cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from foundry_api.cli.options import GlobalOptions, format_examples, output_optio
 from foundry_api.cli.output import print_fields, print_json, print_table, sanitize_line
 from foundry_api.cli.session import make_settings
 from foundry_api.core.cache.sqlite import SqliteCache
-from foundry_api.observe.format import format_bytes, format_percent
+from foundry_api.observe.format import format_bytes, format_count, format_int, format_percent
 from foundry_api.storage.paths import Paths
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ __all__ = ["command"]
 
 _T = TypeVar("_T")
 
-TURN_ON_HINT = "Turn it on with FOUNDRY_CACHE=sqlite, or with cache=SqliteCache() in a program."
+TURN_ON_HINT = "Enable it with FOUNDRY_CACHE=sqlite, or with cache=SqliteCache() in a program."
 
 FILE_OPTION = click.option(
     "--file",
     "path",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="The file, if it is not the one that FOUNDRY_CACHE names, or the one in the home.",
+    help="Cache file. [FOUNDRY_CACHE, else the default file]",
 )
 EPILOG = format_examples(
     "cache stats",
@@ -47,10 +47,10 @@ EPILOG = format_examples(
 @pass_common
 @click.pass_context
 def command(context: click.Context, common: GlobalOptions) -> None:
-    """See and clear the answers that are kept.
+    """Show or clear the response cache.
 
-    Programs keep answers in a file with FOUNDRY_CACHE=sqlite or cache=SqliteCache(), so that who
-    asks the same again gets the same without the engine. Without a command, tell what is kept.
+    With FOUNDRY_CACHE=sqlite or cache=SqliteCache(), programs store answers in a file and reuse
+    them for identical requests. Without a command, shows statistics.
     """
     if context.invoked_subcommand is None:
         _print_cache(common, None)
@@ -63,9 +63,9 @@ def command(context: click.Context, common: GlobalOptions) -> None:
 @output_options
 @pass_common
 def stats_command(common: GlobalOptions, path: Path | None) -> None:
-    """Tell what is kept, and how often it was of use.
+    """Show the size and the hit rate of the cache.
 
-    The counts are those of all programs since the file was made.
+    Counts include all programs since the file was created.
     """
     _print_cache(common, path)
 
@@ -75,46 +75,66 @@ def stats_command(common: GlobalOptions, path: Path | None) -> None:
 @output_options
 @pass_common
 def clear_command(common: GlobalOptions, path: Path | None) -> None:
-    """Delete every answer, also those in damaged files that were set aside.
+    """Delete all cached answers.
 
-    Programs that use the file may go on; they begin anew.
+    Also deletes damaged cache files that were set aside. Programs that are using the cache continue
+    with an empty one.
     """
     file = _get_file(common, path)
     count = _query(SqliteCache(file), SqliteCache.clear)
     if common.as_json:
         print_json({"file": str(file), "cleared": count})
     elif count:
-        click.echo(sanitize_line(f"{_format_answers(count)} deleted from {file}."))
+        click.echo(sanitize_line(f"{format_count(count, 'answer')} deleted from {file}."))
     else:
-        click.echo(sanitize_line(f"No answers were kept in {file}."))
+        click.echo(sanitize_line(f"There are no answers in {file}."))
 
 
 def _print_cache(common: GlobalOptions, path: Path | None) -> None:
     file = _get_file(common, path)
-    stats, models = _query(SqliteCache(file), _query_cache)
+
+    async def read(cache: SqliteCache) -> tuple[CacheStats, dict[str, tuple[int, int]]]:
+        return await cache.stats(), await cache.models()
+
+    stats, models = _query(SqliteCache(file), read)
     if common.as_json:
         print_json(_to_json(file, stats, models))
         return
     state = "in use" if stats.entries else "empty"
+    lookups = stats.hits + stats.misses
+    found = f"{format_int(stats.hits)} of {format_int(lookups)} found"
     print_fields(
         str(file),
-        state if os.path.lexists(file) else "not there",
+        state if os.path.lexists(file) else "does not exist",
         [
-            ("answers", f"{stats.entries}, {format_bytes(stats.bytes)}" if stats.entries else ""),
-            ("lookups", _format_lookups(stats)),
-            ("kept", f"{stats.stores} so far, {stats.evictions} had to go" if stats.stores else ""),
+            (
+                "answers",
+                f"{format_int(stats.entries)}, {format_bytes(stats.bytes)}"
+                if stats.entries
+                else "",
+            ),
+            ("lookups", f"{found} ({format_percent(stats.hits, lookups)})" if lookups else ""),
+            (
+                "stored",
+                f"{format_int(stats.stores)} in total, {format_int(stats.evictions)} evicted"
+                if stats.stores
+                else "",
+            ),
         ],
     )
     if models:
         click.echo()
-        rows = [[model, str(count), format_bytes(size)] for model, (count, size) in models.items()]
+        rows = [
+            [model, format_int(count), format_bytes(size)]
+            for model, (count, size) in models.items()
+        ]
         print_table(["MODEL", "ANSWERS", "SIZE"], rows)
     if not os.path.lexists(file):
         click.echo(TURN_ON_HINT)
 
 
 def _to_json(file: Path, stats: CacheStats, models: dict[str, tuple[int, int]]) -> dict[str, Any]:
-    """For programs. The bound is each program's own, so this one knows none."""
+    # Without a maximum size: each program sets its own, which the file does not record.
     return {
         "file": str(file),
         "exists": os.path.lexists(file),
@@ -129,10 +149,6 @@ def _to_json(file: Path, stats: CacheStats, models: dict[str, tuple[int, int]]) 
             for model, (count, size) in models.items()
         ],
     }
-
-
-async def _query_cache(cache: SqliteCache) -> tuple[CacheStats, dict[str, tuple[int, int]]]:
-    return await cache.stats(), await cache.models()
 
 
 def _query(cache: SqliteCache, query: Callable[[SqliteCache], Coroutine[Any, Any, _T]]) -> _T:
@@ -152,16 +168,3 @@ def _get_file(common: GlobalOptions, path: Path | None) -> Path:
     if isinstance(settings.cache, Path):
         return settings.cache.expanduser()
     return Paths.from_home(settings.home).cache_file
-
-
-def _format_lookups(stats: CacheStats) -> str:
-    lookups = stats.hits + stats.misses
-    return (
-        f"{stats.hits} of {lookups} found ({format_percent(stats.hits, lookups)})"
-        if lookups
-        else ""
-    )
-
-
-def _format_answers(count: int) -> str:
-    return "1 answer" if count == 1 else f"{count} answers"

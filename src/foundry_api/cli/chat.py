@@ -1,4 +1,4 @@
-"""`foundry-api chat`: one prompt, or a conversation."""
+"""`foundry-api chat`: a single prompt, or a conversation."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from foundry_api.cli.printer import AnswerPrinter, ChatRunner
 from foundry_api.cli.session import Session
 from foundry_api.cli.stdin import MARK, read_piped_text, read_text
 from foundry_api.core.options import ChatOptions
+from foundry_api.observe.format import format_count
 from foundry_api.types.checks import prompt_to_messages
 from foundry_api.types.errors import ContextOverflow, InvalidRequest
 
@@ -31,26 +32,30 @@ PROMPT = "> "
 
 EPILOG = format_examples(
     'chat --model demo "What is the capital of France?"',
-    "chat Tell me a story               words need no quotes",
+    "chat Tell me a story               quotes are optional",
     "chat < question.txt",
     'cat notes.txt | foundry-api chat "Sum this up:"',
-    'chat "What is new in" - "?" < notes.txt   - stands for standard input',
+    'chat "What is new in" - "?" < notes.txt   - is standard input',
     'chat --json --max-tokens 50 "Name a colour"',
-    "chat                               a conversation; /help lists its commands",
+    "chat                               start a conversation; /help lists commands",
 )
 
 
 @click.command("chat", epilog=EPILOG)
 @click.argument("words", metavar="[PROMPT]...", nargs=-1)
-@click.option("-m", "--model", metavar="NAME", help="Alias or id. [FOUNDRY_MODEL, else phi-4-mini]")
-@click.option("-s", "--system", metavar="TEXT", help="Instructions ahead of the conversation.")
-@click.option("--temperature", type=float, help="0, always the likeliest token, to 2.")
-@click.option("--max-tokens", type=int, help="Upper bound of the answer's length.")
-@click.option("--seed", type=int, help="Repeats random choices where the engine allows it.")
-@click.option("--stop", multiple=True, metavar="TEXT", help="End the answer here; repeatable.")
-@click.option("--no-stream", is_flag=True, help="Print the answer when it is whole.")
-@click.option("--timeout", type=float, help="Seconds without a token. [FOUNDRY_TIMEOUT, else 30]")
-@click.option("--deadline", type=float, help="Seconds for all of an answer. [FOUNDRY_DEADLINE]")
+@click.option(
+    "-m", "--model", metavar="NAME", help="Model alias or id. [FOUNDRY_MODEL, else phi-4-mini]"
+)
+@click.option("-s", "--system", metavar="TEXT", help="System message.")
+@click.option("--temperature", type=float, help="Sampling temperature, 0 to 2; 0 is greedy.")
+@click.option("--max-tokens", type=int, help="Maximum length of the answer.")
+@click.option("--seed", type=int, help="Random seed, if the engine supports it.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="Stop at this text; repeatable.")
+@click.option("--no-stream", is_flag=True, help="Print the answer when it is complete.")
+@click.option(
+    "--timeout", type=float, help="Seconds to wait for the next token. [FOUNDRY_TIMEOUT, else 30]"
+)
+@click.option("--deadline", type=float, help="Seconds for the entire answer. [FOUNDRY_DEADLINE]")
 @click.option("-y", "--yes", is_flag=True, help="Download a missing model without asking.")
 @common_options
 @pass_common
@@ -69,40 +74,35 @@ def command(
     deadline: float | None,
     yes: bool,
 ) -> None:
-    """Ask a model: one prompt, or a conversation.
+    """Chat with a model, or send a single prompt.
 
-    The prompt is the arguments, and after a blank line what comes on standard input, if it is no
-    terminal. An open input on which nothing comes for 10 s is left out; in a loop that itself reads
-    standard input, add < /dev/null.
+    The prompt is the arguments, followed by a blank line and standard input unless that is a
+    terminal. Standard input is ignored if it is open but silent for 10 s; in a loop that itself
+    reads standard input, add < /dev/null.
 
-    On a terminal and without a prompt it is a conversation. Ctrl-C stops an answer, and the
-    engine's work on it.
+    Without a prompt, on a terminal, a conversation starts. Ctrl-C stops the answer, and the
+    generation in the engine.
     """
     prompt = read_prompt(words)
     if prompt is None and common.as_json:
-        raise click.UsageError("--json needs a prompt: a conversation is no JSON document.")
+        raise click.UsageError("--json needs a prompt: a conversation cannot be printed as JSON.")
     options = ChatOptions(temperature=temperature, max_tokens=max_tokens, seed=seed, stop=stop)
     with Session(common, model=model, timeout_s=timeout, deadline_s=deadline) as session:
-        talker = ChatRunner(session, options, stream=not no_stream, yes=yes, ask=not common.as_json)
+        runner = ChatRunner(session, options, stream=not no_stream, yes=yes, ask=not common.as_json)
         if prompt is None:
-            run_repl(talker, system)
-        elif common.as_json:
-            print_json(
-                to_json(talker.complete(session.settings.model, prompt_to_messages(prompt, system)))
-            )
+            run_repl(runner, system)
+            return
+        messages = prompt_to_messages(prompt, system)
+        if common.as_json:
+            print_json(to_json(runner.complete(session.settings.model, messages)))
         else:
-            print_answer(talker, prompt_to_messages(prompt, system))
+            printer = AnswerPrinter()
+            last = runner.print_answer(session.settings.model, messages, printer)
+            _print_end(runner, last, printer)
 
 
 def read_prompt(words: Sequence[str]) -> str | None:
-    """The prompt, or None for a conversation.
-
-    The words, a blank line, and what comes on standard input. A `-` among the words puts it there
-    instead.
-
-    Raises:
-        InvalidRequest: It is empty, or standard input is not text.
-    """
+    """Return the prompt from arguments and standard input; None for a conversation."""
     if not words and is_terminal(sys.stdin):
         return None
     if not words:
@@ -119,19 +119,13 @@ def read_prompt(words: Sequence[str]) -> str | None:
     return prompt
 
 
-def print_answer(runner: ChatRunner, messages: Sequence[Message]) -> None:
-    """Say one answer."""
-    speaker = AnswerPrinter()
-    end = runner.print_answer(runner.session.settings.model, messages, speaker)
-    _print_end(runner, end, speaker)
-
-
 def run_repl(runner: ChatRunner, system: str | None) -> None:
-    """Talk until the user leaves. The model is loaded first, so that trouble shows at once."""
+    """Run a conversation until the user quits."""
     name = runner.session.settings.model
-    model = runner.load_model(name)
-    _edit_lines()
-    _echo(f"Talking to {model.alias}. /help lists the commands; Ctrl-D leaves.")
+    model = runner.load_model(name)  # before the first prompt, so that a failure shows at once
+    with contextlib.suppress(ImportError):  # not every Python has readline, which edits lines
+        importlib.import_module("readline")
+    _echo(f"Chatting with {model.alias}. /help lists commands; Ctrl-D quits.")
     Conversation(
         model=name,
         system=system,
@@ -144,7 +138,6 @@ def run_repl(runner: ChatRunner, system: str | None) -> None:
 
 
 def to_json(completion: Completion) -> dict[str, object]:
-    """A whole answer as JSON."""
     return {
         "content": completion.content,
         "reasoning": completion.reasoning,
@@ -161,47 +154,40 @@ def to_json(completion: Completion) -> dict[str, object]:
 
 
 def _print_turn(runner: ChatRunner, model: str, messages: Sequence[Message]) -> str | None:
-    """Say an answer; Ctrl-C ends it, but not the conversation."""
-    speaker = AnswerPrinter()
+    printer = AnswerPrinter()
+    # Ctrl-C stops the answer, but not the conversation.
     with contextlib.suppress(KeyboardInterrupt, click.Abort):
-        end = runner.print_answer(model, messages, speaker)
-        _print_end(runner, end, speaker)
-        return speaker.text
-    return speaker.text if speaker.has_begun else None
+        last = runner.print_answer(model, messages, printer)
+        _print_end(runner, last, printer)
+        return printer.text
+    return printer.text if printer.has_begun else None
 
 
-def _print_end(runner: ChatRunner, end: Chunk | Completion | None, printer: AnswerPrinter) -> None:
-    """Say that an answer has no text, or is incomplete and why."""
+def _print_end(runner: ChatRunner, last: Chunk | Completion | None, printer: AnswerPrinter) -> None:
+    """Report an answer that is empty, or that was cut although --max-tokens was not given."""
     if not printer.text.strip():
-        thought = " after its reasoning" if printer.has_begun else ""
-        _echo(f"The model said nothing{thought}.")
-    _print_truncation(runner, end)
-
-
-def _print_truncation(runner: ChatRunner, end: Chunk | Completion | None) -> None:
-    """Say that an answer is incomplete, and why, unless --max-tokens asked for that."""
-    if end is None or end.finish_reason != "length" or runner.options.get("max_tokens") is not None:
+        reasoning = " after its reasoning" if printer.has_begun else ""
+        _echo(f"The model returned no text{reasoning}.")
+    if (
+        last is None
+        or last.finish_reason != "length"
+        or runner.options.get("max_tokens") is not None
+    ):
         return
-    tokens = end.usage.completion_tokens if end.usage else 0
-    sentence = f"The answer was cut after {tokens} tokens"
-    if any(isinstance(attempt.error, ContextOverflow) for attempt in end.attempts):
-        _echo(f"{sentence}: with the prompt, they fill the model's context.")
+    tokens = last.usage.completion_tokens if last.usage else 0
+    message = f"The answer was cut off after {format_count(tokens, 'token')}"
+    if any(isinstance(attempt.error, ContextOverflow) for attempt in last.attempts):
+        _echo(f"{message}: together with the prompt, they fill the model's context.")
     else:
-        _echo(f"{sentence}, the service's own limit; --max-tokens sets another.")
+        _echo(f"{message}, the limit of the service; set another with --max-tokens.")
 
 
 def _read_line() -> str:
-    """A line from the terminal; the prompt goes where a person sees it."""
     if is_terminal(sys.stdout):
         return input(PROMPT)
+    # `foundry-api chat > file`: the prompt must not be in the file.
     click.echo(PROMPT, nl=False, err=True)
     return input()
-
-
-def _edit_lines() -> None:
-    """Let the arrow keys edit lines and find earlier ones, where Python was built with that."""
-    with contextlib.suppress(ImportError):
-        importlib.import_module("readline")
 
 
 def _echo(text: str) -> None:

@@ -1,4 +1,4 @@
-"""A conversation: its history, and the commands that steer it."""
+"""A conversation on the terminal: its history and its commands."""
 
 from __future__ import annotations
 
@@ -14,32 +14,30 @@ if TYPE_CHECKING:
 __all__ = ["Conversation"]
 
 HELP = """\
-/model NAME   go on with another model; without NAME, tell which it is
-/system TEXT  set the instructions; without TEXT, tell them
-/reset        forget the conversation so far
-/quit         leave, as Ctrl-D does
+/model NAME   switch to another model; without NAME, show the current one
+/system TEXT  set the system message; without TEXT, show it
+/reset        clear the conversation
+/quit         quit, as Ctrl-D does
 Ctrl-C stops an answer."""
 
-
+# `/exit` and `/bye` are the names in other programs, such as `ollama run`.
 EXIT_COMMANDS = frozenset({"/quit", "/exit", "/bye"})
-"""`/exit` and `/bye` are what other programs call it."""
-
 COMMANDS_WITHOUT_ARGUMENT = EXIT_COMMANDS | {"/help", "/reset"}
-"""Commands with nothing behind them."""
+SUGGESTED_COMMANDS = ("/help", "/model", "/quit", "/reset", "/system")
 
 
 class Conversation:
-    """Reads what the user says until they leave.
+    """Reads lines and answers them until the user quits.
 
     Args:
-        model: The model to begin with.
-        system: Instructions ahead of the conversation.
-        answer: Says a model's answer to messages, and returns its text, also when the user
-            interrupted it; None for one of which nothing arrived. Raises FoundryError.
-        choose: Makes sure that a model can answer. Raises FoundryError.
-        read: The next line; EOFError or KeyboardInterrupt when the user leaves.
-        tell: Says something that is not part of an answer.
-        fail: Tells an error.
+        model: The first model.
+        system: The system message.
+        complete: Prints a model's answer and returns its text, also of an interrupted answer; None
+            if nothing arrived. Raises FoundryError.
+        select_model: Makes sure that a model can be used. Raises FoundryError.
+        read: Returns the next line; raises EOFError or KeyboardInterrupt when the user quits.
+        echo: Prints a message that is not part of an answer.
+        echo_error: Prints an error.
     """
 
     def __init__(
@@ -62,14 +60,14 @@ class Conversation:
         self._echo = echo
         self._echo_error = echo_error
         self._commands: dict[str, Callable[[str], None]] = {
-            "/help": self._print_help,
+            "/help": lambda _: self._echo(HELP),
             "/model": self._set_model,
             "/system": self._set_system,
             "/reset": self._reset,
         }
 
     def run(self) -> None:
-        """Talk until the user leaves, with /quit, Ctrl-D or Ctrl-C at the prompt."""
+        """Run until the user quits with /quit, Ctrl-D, or Ctrl-C at the prompt."""
         while True:
             try:
                 line = self._read().strip()
@@ -85,26 +83,27 @@ class Conversation:
         word, *arguments = line.split(maxsplit=1)
         rest = arguments[0] if arguments else ""
         try:
-            if not _is_command(word):
-                self._ask(line)
+            if not (word.startswith("/") and word[1:].isalpha()):  # `/etc/hosts` is no command
+                self._send(line)
             elif rest and word.lower() in COMMANDS_WITHOUT_ARGUMENT:
-                self._echo(f"{word} takes nothing behind it: enter {word.lower()} alone.")
+                self._echo(f"{word} takes no argument: enter {word.lower()} alone.")
             elif command := self._commands.get(word.lower()):
                 command(rest)
             else:
-                self._echo(f"There is no {word}{_suggest(word)}; /help lists what there is.")
+                close = difflib.get_close_matches(word.lower(), SUGGESTED_COMMANDS, n=1)
+                suggestion = f" (did you mean {close[0]}?)" if close else ""
+                self._echo(f"There is no command {word}{suggestion}; /help lists commands.")
         except FoundryError as error:
             self._echo_error(error)
 
-    def _ask(self, text: str) -> None:
-        """One exchange. What was said of a broken answer stays, so that the user can go on.
-
-        So does a question whose answer has no text, as of a model that only thinks.
-        """
+    def _send(self, text: str) -> None:
+        # An incomplete answer stays in the history, so that the user can continue from it, and so
+        # does a question whose answer is empty, as after mere reasoning.
         question = Message("user", text)
         reply: str | None = None
         try:
-            reply = self._complete(self.model, [*self._system_messages(), *self.messages, question])
+            system = [Message("system", self.system)] if self.system else []
+            reply = self._complete(self.model, [*system, *self.messages, question])
         except FoundryError as error:
             reply = error.partial or None
             raise
@@ -113,12 +112,6 @@ class Conversation:
                 self.messages.append(question)
             if reply and not reply.isspace():  # services refuse empty messages
                 self.messages.append(Message("assistant", reply))
-
-    def _system_messages(self) -> list[Message]:
-        return [Message("system", self.system)] if self.system else []
-
-    def _print_help(self, _: str) -> None:
-        self._echo(HELP)
 
     def _set_model(self, name: str) -> None:
         if name:
@@ -129,20 +122,12 @@ class Conversation:
     def _set_system(self, text: str) -> None:
         if text:
             self.system = text
-        self._echo(f"The instructions are: {self.system}" if self.system else "No instructions.")
+        self._echo(
+            f"The system message is: {self.system}"
+            if self.system
+            else "There is no system message."
+        )
 
     def _reset(self, _: str) -> None:
         self.messages.clear()
-        self._echo("The conversation starts anew.")
-
-
-def _suggest(word: str) -> str:
-    """What somebody may have meant, as part of a sentence."""
-    known = ("/help", "/model", "/quit", "/reset", "/system")
-    close = difflib.get_close_matches(word.lower(), known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
-def _is_command(word: str) -> bool:
-    """Whether a word is meant as a command: `/etc/hosts` is not."""
-    return word.startswith("/") and word[1:].isalpha()
+        self._echo("The conversation is cleared.")

@@ -1,4 +1,4 @@
-"""`foundry-api down`: the end of the shared engine."""
+"""`foundry-api down`: stop the shared engine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["command"]
 def command(common: GlobalOptions) -> None:
     """Stop the shared engine.
 
-    Where none runs, nothing happens. Services that others started are left alone.
+    Does nothing if it is not running. Other services keep running.
     """
     was_running = shared.stop(Paths.from_home(make_settings(common).home))
     if common.as_json:

@@ -1,4 +1,4 @@
-"""`foundry-api embed`: texts as vectors."""
+"""`foundry-api embed`: embeddings of texts."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ EPILOG = format_examples(
 
 @click.command("embed", epilog=EPILOG)
 @click.argument("texts", metavar="[TEXT]...", nargs=-1)
-@click.option("-m", "--model", metavar="NAME", required=True, help="Alias or id of an embedder.")
+@click.option("-m", "--model", metavar="NAME", required=True, help="Embedding model, alias or id.")
 @click.option("--timeout", type=float, help="Seconds for each request. [FOUNDRY_TIMEOUT, else 30]")
-@click.option("--deadline", type=float, help="Seconds for all of them. [FOUNDRY_DEADLINE]")
+@click.option("--deadline", type=float, help="Seconds for all requests. [FOUNDRY_DEADLINE]")
 @click.option("-y", "--yes", is_flag=True, help="Download a missing model.")
 @common_options
 @pass_common
@@ -44,28 +44,27 @@ def command(
     deadline: float | None,
     yes: bool,
 ) -> None:
-    """Turn texts into vectors, one JSON array a line.
+    """Compute embeddings, one JSON array per line.
 
-    The texts are the arguments, and then the lines of standard input, if it is no terminal; empty
-    lines are left out. A `-` among the arguments puts the lines there.
+    The texts are the arguments, followed by the lines of standard input unless that is a terminal.
+    Empty lines are skipped. A `-` among the arguments inserts the lines at its place.
     """
     inputs = _collect_texts(texts)
     with Session(common, timeout_s=timeout, deadline_s=deadline) as session:
-        made = session.run(
-            session.client.embed(inputs, model=model, download=yes), description="Embedding"
+        embeddings = session.run(
+            session.client.embed(inputs, model=model, download=yes), description="Embedding ..."
         )
     if common.as_json:
-        print_json(_to_json(made))
+        print_json(_to_json(embeddings))
         return
-    for vector in made:
+    for vector in embeddings:
         print_json(vector, indent=0)
 
 
 def _collect_texts(arguments: Sequence[str]) -> Sequence[str]:
-    """The arguments and the lines of standard input, which a `-` among them puts in its place."""
     if not arguments:
         if is_terminal(sys.stdin):
-            raise click.UsageError("Give texts as arguments, or one a line on standard input.")
+            raise click.UsageError("Give texts as arguments, or one per line on standard input.")
         return _split_lines(read_text("texts"))
     if MARK not in arguments:
         return [*arguments, *_split_lines(read_piped_text("texts"))]
@@ -81,7 +80,6 @@ def _split_lines(text: str) -> Sequence[str]:
 
 
 def _to_json(embeddings: Embeddings) -> dict[str, object]:
-    """Vectors as JSON."""
     return {
         "model": embeddings.model,
         "dimensions": embeddings.dimensions,

@@ -1,4 +1,4 @@
-"""`foundry-api health`: a service's health, once, again and again, or until it is ready."""
+"""`foundry-api health`: check a service once, continuously, or until it is ready."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from foundry_api.cli.options import GlobalOptions, common_options, format_exampl
 from foundry_api.cli.output import is_terminal, print_fields, print_json, sanitize_line
 from foundry_api.cli.services import RunningServiceTarget
 from foundry_api.cli.session import Session
-from foundry_api.monitor.monitor import AlertCommand, AlertWebhook, HealthMonitor
+from foundry_api.monitor.monitor import (
+    HISTORY_SIZE,
+    AlertCommand,
+    AlertWebhook,
+    HealthMonitor,
+)
 from foundry_api.monitor.summary import summarise
 from foundry_api.types.errors import CallTimeout
 
@@ -33,30 +38,29 @@ __all__ = ["EXIT_CODES", "command"]
 
 EXIT_CODES = {"healthy": 0, "degraded": 1, "down": 2}
 EXIT_NOT_READY = 1
+# Discovery may take a while; a single check waits for it, where a monitor would check again.
 CHECK_TIMEOUT_S = 15.0
-"""Finding a service may take a while, which a person waits for when he looks once."""
-
 CANARY_EVERY = 10
 
 EPILOG = (
     format_examples(
         "health",
         "health --json",
-        "health --model phi-4-mini --canary         is it in memory, and does it answer",
+        "health --model phi-4-mini --canary         is the model loaded, and does it answer?",
         "health --until-ready 60 && start-my-program",
         "health --watch --interval 1",
-        "health --watch --json --count 3            three lines, then the end",
-        "health --watch --store health.db           keeps what it sees",
-        "health --summary --store health.db         what it came to",
+        "health --watch --json --count 3            stop after three lines",
+        "health --watch --store health.db           store the checks",
+        "health --summary --store health.db         summarise the stored checks",
         'health --watch --alert-command "notify-send Foundry"',
     )
-    + "\n\n\b\nExit codes, of the last look:\n  0 healthy, 1 degraded or not ready, 2 down"
+    + "\n\n\b\nExit codes, of the last check:\n  0 healthy, 1 degraded or not ready, 2 down"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MonitorOptions:
-    """What the options said of the monitor."""
+    """Options of the health monitor."""
 
     interval: float
     models: tuple[str, ...]
@@ -65,20 +69,19 @@ class MonitorOptions:
     alerts: tuple[Callable[[HealthChanged], object], ...]
 
     def make_monitor(self, target: MonitorTarget, *, timeout: float | None = None) -> HealthMonitor:
-        """A monitor as it was wished for."""
         return HealthMonitor(
             target,
             interval=max(self.interval, timeout or 0.0),
             timeout=timeout,
             models=self.models,
             canary_every=self.canary or 0,
-            history=self.store or 720,
+            history=self.store or HISTORY_SIZE,
             alerts=self.alerts,
         )
 
 
 @click.command("health", epilog=EPILOG)
-@click.option("-w", "--watch", is_flag=True, help="Look again and again; Ctrl-C ends it.")
+@click.option("-w", "--watch", is_flag=True, help="Check continuously until Ctrl-C.")
 @click.option(
     "-i",
     "--interval",
@@ -86,14 +89,16 @@ class MonitorOptions:
     default=5.0,
     show_default=True,
     metavar="SECONDS",
-    help="Time between two looks.",
+    help="Time between checks.",
 )
-@click.option("-n", "--count", type=click.IntRange(min=1), help="Watch, and stop after so many.")
+@click.option(
+    "-n", "--count", type=click.IntRange(min=1), help="Watch, and stop after this many checks."
+)
 @click.option(
     "--until-ready",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="Wait until it is ready, at most so long.",
+    help="Wait until the service is ready, at most this long.",
 )
 @click.option(
     "-m",
@@ -101,7 +106,7 @@ class MonitorOptions:
     "models",
     multiple=True,
     metavar="NAME",
-    help="A model that has to be in memory; may be given again.",
+    help="A model that must be loaded; repeatable.",
 )
 @click.option(
     "--canary",
@@ -109,25 +114,25 @@ class MonitorOptions:
     is_flag=False,
     flag_value=CANARY_EVERY,
     metavar="[N]",
-    help=f"Ask for a few tokens, at every {CANARY_EVERY}th or Nth look.",
+    help=f"Send a small test prompt on every Nth check; {CANARY_EVERY} if N is omitted.",
 )
 @click.option(
     "--store",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Keep what is seen in a SQLite file, for a week.",
+    help="Store the checks of the last week in a SQLite file.",
 )
-@click.option("--summary", is_flag=True, help="Tell what the looks in --store came to; look not.")
+@click.option("--summary", is_flag=True, help="Summarise the checks in --store; check nothing.")
 @click.option(
     "--alert-command",
     metavar="COMMAND",
-    help="Run it when the state changes; the facts are in FOUNDRY_HEALTH_TEXT and its like.",
+    help="Run on a state change, with FOUNDRY_HEALTH_* variables; see docs/health.md.",
 )
 @click.option(
     "--webhook",
     metavar="URL",
     envvar="FOUNDRY_HEALTH_WEBHOOK",
-    help="Post changes of the state there, as JSON. [FOUNDRY_HEALTH_WEBHOOK]",
+    help="Post state changes to this URL as JSON. [FOUNDRY_HEALTH_WEBHOOK]",
 )
 @common_options
 @pass_common
@@ -145,33 +150,34 @@ def command(
     alert_command: str | None,
     webhook: str | None,
 ) -> int:
-    """Look at a service's health, once or again and again.
+    """Check the health of a service, once or continuously.
 
-    Nothing is started: without a running service the answer is down. A model is asked only with
-    --canary. Watching prints a line for each look, in JSON with --json, and graphs on a terminal.
+    Nothing is started; without a running service, the status is down. No prompt is sent without
+    --canary. --watch shows graphs on a terminal, and otherwise prints a line per check, with --json
+    as JSON.
     """
     if summary:
         return _print_store_summary(store, as_json=common.as_json)
     if until_ready is not None and (watch or count):
-        raise click.UsageError("--until-ready looks by itself: leave out --watch and --count.")
+        raise click.UsageError("--until-ready cannot be used with --watch or --count.")
     alerts = _make_alerts(alert_command, webhook)
-    wishes = MonitorOptions(
+    options = MonitorOptions(
         interval=interval, models=models, canary=canary, store=store, alerts=alerts
     )
     with Session(common) as session:
         if until_ready is not None:
-            return _wait_until_ready(session, wishes, until_ready, common)
+            return _wait_until_ready(session, options, until_ready, common)
         if watch or count:
-            return _watch(session, wishes, count, common)
-        return _print_sample(session.run(_check_once(session, wishes)), common)
+            return _watch(session, options, count, common)
+        return _print_sample(session.run(_check_once(session, options)), common)
 
 
 async def _check_once(session: Session, options: MonitorOptions) -> HealthSample:
-    async with _resolve_target(session) as watched:
-        monitor = options.make_monitor(watched, timeout=CHECK_TIMEOUT_S)
+    async with _resolve_target(session) as target:
+        monitor = options.make_monitor(target, timeout=CHECK_TIMEOUT_S)
         if options.store is None:
             return await monitor.check()
-        async with monitor:
+        async with monitor:  # only a started monitor writes to its store
             return await monitor.check()
 
 
@@ -179,65 +185,65 @@ def _wait_until_ready(
     session: Session, options: MonitorOptions, seconds: float, common: GlobalOptions
 ) -> int:
     async def wait() -> tuple[HealthSample | None, CallTimeout | None]:
-        async with _resolve_target(session) as watched:
-            monitor = options.make_monitor(watched)
+        async with _resolve_target(session) as target:
+            monitor = options.make_monitor(target)
             try:
                 return await monitor.wait_until_ready(seconds), None
             except CallTimeout as error:
                 return monitor.status, error
 
-    waiting = "" if common.as_json else "Waiting for the service to be ready ..."
-    sample, late = session.run(wait(), description=waiting)
+    description = "" if common.as_json else "Waiting for the service to be ready ..."
+    sample, timeout = session.run(wait(), description=description)
     code = EXIT_CODES["down"] if sample is None else _print_sample(sample, common)
-    if late is None:
+    if timeout is None:
         return code
-    print_error(late)
-    return max(code, EXIT_NOT_READY)
+    print_error(timeout)
+    return max(code, EXIT_NOT_READY)  # the last check may be healthy, but without the models
 
 
 def _watch(
     session: Session, options: MonitorOptions, count: int | None, common: GlobalOptions
 ) -> int:
-    monitors: list[HealthMonitor] = []
+    monitors: list[HealthMonitor] = []  # one, from when its target is there
+
+    def print_total() -> None:
+        for monitor in monitors:
+            if monitor.status is not None:
+                click.echo()
+                _print_summary("Total", monitor.status.status, monitor.summary())
+
     with ExitStack() as stack:
         if common.as_json:
-            show, changed = _print_json_line, None
+            show, on_change = _print_json_line, None
         elif is_terminal(sys.stdout):
             from foundry_api.cli.health_view import LiveView  # noqa: PLC0415 - it imports rich
 
-            stack.callback(lambda: _print_end(monitors))
-            screen = stack.enter_context(LiveView())
-            show, changed = screen.add_sample, screen.add_change
+            # The stack prints the summary after the view is closed, also after Ctrl-C.
+            stack.callback(print_total)
+            view = stack.enter_context(LiveView())
+            show, on_change = view.add_sample, view.add_change
         else:
-            show, changed = _print_line, None
+            show, on_change = _print_line, None
 
-        async def follow() -> int:
-            async with _resolve_target(session) as watched:
-                monitor = options.make_monitor(watched)
+        async def watch() -> int:
+            async with _resolve_target(session) as target:
+                monitor = options.make_monitor(target)
                 monitors.append(monitor)
-                if changed is not None:
-                    monitor.on_change(changed)
-                return await _show_samples(monitor, show, count)
+                if on_change is not None:
+                    monitor.on_change(on_change)
+                number = 0
+                async with aclosing(monitor.samples()) as samples:
+                    async for sample in samples:
+                        show(sample)
+                        number += 1
+                        if number == count:
+                            break
+                return EXIT_CODES[monitor.history[-1].status]
 
-        return session.run(follow())
-
-
-async def _show_samples(
-    monitor: HealthMonitor, show: Callable[[HealthSample], object], count: int | None
-) -> int:
-    """Show samples until there were so many; the last one's exit code."""
-    seen = 0
-    async with aclosing(monitor.samples()) as samples:
-        async for sample in samples:
-            show(sample)
-            seen += 1
-            if seen == count:
-                break
-    return EXIT_CODES[monitor.history[-1].status]
+        return session.run(watch())
 
 
 def _resolve_target(session: Session) -> AbstractAsyncContextManager[MonitorTarget]:
-    """What to look at: the client's own engine if that is what the user asked for."""
     if session.settings.service == "embedded":
         return nullcontext(session.client)
     return RunningServiceTarget(session.settings)
@@ -247,10 +253,10 @@ def _make_alerts(command: str | None, webhook: str | None) -> tuple[Callable[...
     alerts: list[Callable[..., object]] = []
     if command is not None:
         try:
-            # Windows' own paths have the backslashes that POSIX takes for an escape.
+            # In POSIX mode the backslashes of Windows paths would be escapes.
             alerts.append(AlertCommand(shlex.split(command, posix=os.name != "nt")))
         except ValueError as error:
-            raise click.UsageError(f"--alert-command cannot be understood: {error}") from error
+            raise click.UsageError(f"--alert-command cannot be parsed: {error}") from error
     if webhook is not None:
         alerts.append(AlertWebhook(webhook))
     return tuple(alerts)
@@ -266,9 +272,8 @@ def _print_sample(sample: HealthSample, common: GlobalOptions) -> int:
 
 def _print_store_summary(store: Path | None, *, as_json: bool) -> int:
     if store is None:
-        raise click.UsageError("--summary tells of a file: give --store FILE.")
-    # SQLite is for those who keep a history.
-    from foundry_api.monitor.store import read_samples  # noqa: PLC0415
+        raise click.UsageError("--summary needs a file: give --store FILE.")
+    from foundry_api.monitor.store import read_samples  # noqa: PLC0415 - it imports sqlite3
 
     samples = read_samples(store)
     summary = summarise(samples)
@@ -277,16 +282,8 @@ def _print_store_summary(store: Path | None, *, as_json: bool) -> int:
     elif samples:
         _print_summary(str(store), samples[-1].status, summary)
     else:
-        click.echo(sanitize_line(f"There are no looks in {store}."))
+        click.echo(sanitize_line(f"There are no checks in {store}."))
     return 0
-
-
-def _print_end(monitors: list[HealthMonitor]) -> None:
-    """What was seen in all, below the screen."""
-    for monitor in monitors:
-        if monitor.status is not None:
-            click.echo()
-            _print_summary("In all", monitor.status.status, monitor.summary())
 
 
 def _print_summary(title: str, status: str, summary: HealthSummary) -> None:

@@ -1,4 +1,4 @@
-"""How models are shown: as a table of variants, one by one with all that is known, and as JSON."""
+"""Prints models: as a table of variants, one by one with all details, or as JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from foundry_api.cli.output import print_fields, print_json, print_table, sanitize_line
-from foundry_api.observe.format import format_age, format_megabytes
+from foundry_api.observe.format import format_age, format_count, format_megabytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -28,10 +28,16 @@ YES_NO = {True: "yes", False: "no", None: ""}
 def list_models(
     common: GlobalOptions, models: Sequence[Model], listing: CatalogListing | None
 ) -> None:
-    """Print models in a table or as JSON, with the catalog's age where it was asked for."""
+    """Print models as a table or as JSON, and how old the catalog listing is if there is one."""
     if common.as_json:
-        catalog = {} if listing is None else {"catalog": _format_age(listing)}
-        print_json({"models": [to_json(model) for model in _group_by_alias(models)], **catalog})
+        document: dict[str, Any] = {"models": [to_json(model) for model in _group_by_alias(models)]}
+        if listing is not None:
+            document["catalog"] = {
+                "fetched_at": listing.fetched_at,
+                "fresh": listing.fresh,
+                "unreachable": listing.unreachable,
+            }
+        print_json(document)
         return
     if models:
         print_table(COLUMNS, make_rows(models))
@@ -39,15 +45,14 @@ def list_models(
         click.echo("No model is on this machine, and the catalog is empty.")
     else:
         click.echo(
-            "No model is on this machine. `foundry-api models list --catalog` shows which there "
-            "are; get one with `foundry-api models pull NAME`."
+            "No model is on this machine. `foundry-api models list --catalog` lists those of the "
+            "catalog; download one with `foundry-api models pull NAME`."
         )
     if listing is not None:
         print_catalog_age(listing)
 
 
 def show_models(common: GlobalOptions, models: Sequence[Model]) -> None:
-    """Print all that is known of each model."""
     if common.as_json:
         print_json({"models": [to_json(model) for model in models]})
         return
@@ -58,12 +63,12 @@ def show_models(common: GlobalOptions, models: Sequence[Model]) -> None:
 
 
 def to_json(model: Model) -> dict[str, Any]:
-    """A model with every member: its own encoding leaves out what is not known."""
+    # With every member: the encoding of a Model leaves out members that are unknown.
     return msgspec.structs.asdict(model)
 
 
 def make_rows(models: Iterable[Model]) -> Iterator[tuple[str, ...]]:
-    """Models as rows of the table, those of one alias together and named once."""
+    """Return the rows of the table; only the first variant of an alias shows the alias."""
     last = None
     for model in _group_by_alias(models):
         yield (
@@ -80,25 +85,17 @@ def make_rows(models: Iterable[Model]) -> Iterator[tuple[str, ...]]:
 
 
 def print_catalog_age(listing: CatalogListing) -> None:
-    """Say to standard error that a catalog is not of now, and of when it is."""
+    """Warn on standard error if the catalog listing is not current."""
     if listing.fresh:
         return
-    when = format_age(time.time() - listing.fetched_at)
-    click.echo(f"The catalog cannot be reached; this is the one of {when}.", err=True)
+    age = format_age(time.time() - listing.fetched_at)
+    click.echo(f"The catalog cannot be reached; this listing was fetched {age}.", err=True)
     if listing.unreachable:
         click.echo(f"({sanitize_line(listing.unreachable)})", err=True)
 
 
-def _format_age(listing: CatalogListing) -> dict[str, Any]:
-    return {
-        "fetched_at": listing.fetched_at,
-        "fresh": listing.fresh,
-        "unreachable": listing.unreachable,
-    }
-
-
 def _group_by_alias(models: Iterable[Model]) -> list[Model]:
-    """Variants of one alias together, where the first of them was: catalogs list the best first."""
+    # A group stands where its first variant was, because catalogs list the best one first.
     groups: dict[str, list[Model]] = {}
     for model in models:
         groups.setdefault(model.alias, []).append(model)
@@ -130,4 +127,4 @@ def _make_fields(model: Model) -> list[tuple[str, str]]:
 
 
 def _format_tokens(count: int | None) -> str:
-    return f"{count} tokens" if count else ""
+    return format_count(count, "token") if count else ""

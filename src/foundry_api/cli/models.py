@@ -1,4 +1,4 @@
-"""`foundry-api models`: what models there are, and getting them here and away."""
+"""`foundry-api models`: list, download, load, register and remove models."""
 
 from __future__ import annotations
 
@@ -34,28 +34,31 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "try_model"]
 
-
 NAME = click.argument("name")
+CATALOG = click.option(
+    "--catalog", is_flag=True, help="Include models that can be downloaded; needs the network."
+)
 DRAIN = click.option(
     "--drain",
     type=click.FloatRange(min=0),
     default=30.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long answers under way may take to end.",
+    help="How long to wait for requests in progress.",
 )
-EXIT_NOT_SERVABLE = 1
-CATALOG = click.option(
-    "--catalog", is_flag=True, help="Also those that can be downloaded; needs the network."
-)
+
+EXIT_FAILED = 1
+TRIAL_ALIAS = "trial"
+# A large model that was just read from a slow disk is slow at its first token.
+FIRST_TOKEN_TIMEOUT_S = 300.0
 
 EPILOG = format_examples(
     "models list",
     "models list --catalog",
     "models show phi-4-mini",
     "models pull phi-4-mini",
-    "models add ./my-model --alias mine",
-    "models rm phi-4-mini",
+    "models register ./my-model --alias mine",
+    "models remove phi-4-mini",
     "models list --json",
 )
 
@@ -66,10 +69,10 @@ EPILOG = format_examples(
 @pass_common
 @click.pass_context
 def command(context: click.Context, common: GlobalOptions, *, catalog: bool) -> None:
-    """See, get and remove models.
+    """Manage models.
 
-    Without a command, list them. A NAME is an alias, an id, or an id without its version, in any
-    case.
+    Without a command, lists the models. NAME is an alias, an id, or an id without its version; case
+    does not matter.
     """
     if context.invoked_subcommand is None:
         print_models(common, catalog=catalog)
@@ -82,8 +85,8 @@ def command(context: click.Context, common: GlobalOptions, *, catalog: bool) -> 
 def list_command(common: GlobalOptions, *, catalog: bool) -> None:
     """List the models on this machine.
 
-    Variants of one alias stand together. What was asked of the catalog in the last 10 minutes is
-    not asked again, and a catalog that cannot be reached is shown as it was.
+    Variants are grouped by alias. The catalog is cached for 10 minutes. If it cannot be reached,
+    the last known one is shown.
     """
     print_models(common, catalog=catalog)
 
@@ -95,12 +98,12 @@ def list_command(common: GlobalOptions, *, catalog: bool) -> None:
 @common_options
 @pass_common
 def show_command(common: GlobalOptions, name: str) -> None:
-    """Tell all that is known of a model.
+    """Show details of a model.
 
-    That is each of its variants, and for those on this machine where their files are.
+    Lists each of its variants, and where the files of those on this machine are.
     """
     with Session(common) as session:
-        models = session.run(session.client.models.show(name), f"Asking for {name} ...")
+        models = session.run(session.client.models.show(name), f"Looking up {name} ...")
     show_models(common, models)
 
 
@@ -111,10 +114,10 @@ def show_command(common: GlobalOptions, name: str) -> None:
 @common_options
 @pass_common
 def pull_command(common: GlobalOptions, name: str) -> None:
-    """Download a model. Ctrl-C stops it; pulling again goes on where it stopped.
+    """Download a model. Ctrl-C stops the download; pulling again resumes it.
 
-    Where nobody looks, progress goes to standard error: a line every 10 s, with --json one of JSON
-    every 2 s.
+    Without a terminal, progress is written to standard error: a line every 10 s, or with --json a
+    JSON object every 2 s.
     """
     with Session(common) as session:
         model = pull(session, name, as_json=common.as_json)
@@ -125,11 +128,11 @@ def pull_command(common: GlobalOptions, name: str) -> None:
     "load", epilog=format_examples("up", "models load phi-4-mini", "models load demo mine")
 )
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("-y", "--yes", is_flag=True, help="Download them without asking.")
+@click.option("-y", "--yes", is_flag=True, help="Download missing models without asking.")
 @common_options
 @pass_common
 def load_command(common: GlobalOptions, names: tuple[str, ...], *, yes: bool) -> None:
-    """Load models into the memory of a running service, one after the other."""
+    """Load models into the memory of a running service, one after another."""
     loaded: list[Model] = []
     with Session(common) as session:
         _require_running(session)
@@ -139,7 +142,7 @@ def load_command(common: GlobalOptions, names: tuple[str, ...], *, yes: bool) ->
                 partial(session.client.models.load, name),
                 yes=yes,
                 ask=not common.as_json,
-                waiting=f"Loading {name} ...",
+                description=f"Loading {name} ...",
             )
             loaded.append(model)
             if not common.as_json:
@@ -154,13 +157,13 @@ def load_command(common: GlobalOptions, names: tuple[str, ...], *, yes: bool) ->
 )
 @NAME
 @DRAIN
-@click.option("--force", is_flag=True, help="Heed no other program that uses it.")
+@click.option("--force", is_flag=True, help="Unload even if other programs use it.")
 @common_options
 @pass_common
 def unload_command(common: GlobalOptions, name: str, drain: float, *, force: bool) -> None:
-    """Take a model out of a running service's memory.
+    """Unload a model from the memory of a running service.
 
-    Fails while another program uses it, and says which one.
+    Fails if another program uses the model, and names that program.
     """
     with Session(common) as session:
         _require_running(session)
@@ -178,173 +181,119 @@ def unload_command(common: GlobalOptions, name: str, drain: float, *, force: boo
 @common_options
 @pass_common
 def swap_command(common: GlobalOptions, old: str, new: str, drain: float) -> None:
-    """Unload the model OLD, and load NEW in its place.
+    """Unload the model OLD and load NEW in its place.
 
-    If NEW can't be loaded, OLD is loaded again.
+    If NEW cannot be loaded, OLD is loaded again.
     """
     with Session(common) as session:
         _require_running(session)
         model = session.run(
             session.client.models.swap(old, new, drain=drain),
-            description=f"Loading {new} in the place of {old} ...",
+            description=f"Replacing {old} with {new} ...",
         )
-    _print_model(common, model, f"{model.alias} is loaded in the place of {old}: {model.id}")
+    _print_model(common, model, f"{model.alias} is loaded in place of {old}: {model.id}")
 
 
 @command.command(
-    "add",
-    epilog=format_examples("models add ./my-model --check", "models add ./my-model --alias mine"),
+    "register",
+    epilog=format_examples(
+        "models register ./my-model --check", "models register ./my-model --alias mine"
+    ),
 )
 @click.argument("directory", type=click.Path())
-@click.option("--alias", help="The name to call it by.")
-@click.option("--check", is_flag=True, help="Only check it, and load it once on trial.")
+@click.option("--alias", help="Name of the model.")
+@click.option("--check", is_flag=True, help="Only check the files and try to load the model.")
 @common_options
 @pass_common
-def add_command(common: GlobalOptions, directory: str, alias: str | None, *, check: bool) -> None:
-    """Serve a directory with an ONNX model of your own.
+def register_command(
+    common: GlobalOptions, directory: str, alias: str | None, *, check: bool
+) -> None:
+    """Register a directory with an ONNX model of your own.
 
-    It must hold genai_config.json, the ONNX graph with its weights, the tokenizer and a chat
-    template, all of which are looked at first. It stays where it is.
+    The directory must contain genai_config.json, the ONNX graph with its weights, the tokenizer and
+    a chat template; these are checked first. Nothing is copied or moved.
 
-    --check adds nothing: it looks at the files, then loads the model once and has it answer, in a
-    temporary engine. Its exit code is 1 for a directory that cannot be served.
+    --check registers nothing: it checks the files, then loads the model in a temporary engine and
+    generates one token. The exit code is 1 if the model cannot be served.
     """
     if check:
         _check_directory(common, directory)
         return
     if alias is None:
-        raise click.UsageError("Give it a name with --alias NAME.")
+        raise click.UsageError("Give the model a name with --alias NAME.")
     with Session(common) as session:
         model = session.run(session.client.models.register(directory, alias))
-    _print_model(common, model, f"{model.alias} is added: {model.id}")
+    _print_model(common, model, f"{model.alias} is registered: {model.id}")
 
 
-@command.command("rm", epilog=format_examples("models rm phi-4-mini", "models rm -y phi-4-mini"))
+@command.command(
+    "remove", epilog=format_examples("models remove phi-4-mini", "models remove -y phi-4-mini")
+)
 @NAME
-@click.option("-y", "--yes", is_flag=True, help="Delete it without asking.")
+@click.option("-y", "--yes", is_flag=True, help="Delete without asking.")
 @common_options
 @pass_common
-def rm_command(common: GlobalOptions, name: str, *, yes: bool) -> None:
-    """Delete a downloaded model, or forget an added one.
+def remove_command(common: GlobalOptions, name: str, *, yes: bool) -> None:
+    """Delete a downloaded model, or unregister one of your own.
 
-    The files of an added directory stay, but no program of this user can call it any more. A loaded
-    model has to be unloaded first. The model `demo`, which comes with this program, always stays.
+    The files of a registered directory are kept. A loaded model must be unloaded first. The model
+    `demo` is part of foundry-api and cannot be removed.
     """
     with Session(common) as session:
         model = session.run(_find_removable(session.client, name))
         if model.catalog == "local":
             session.run(session.client.models.unregister(name))
-            _print_model(common, model, f"{model.alias} is forgotten; its files stay: {model.id}")
+            message = f"{model.alias} is no longer registered; its files are kept: {model.id}"
+            _print_model(common, model, message)
             return
-        _confirm(common, model, yes=yes)
+        _confirm_delete(common, model, yes=yes)
         freed = session.run(session.client.models.remove(model.id))
-    sentence = f"{model.alias} is deleted, which freed {format_bytes(freed)}: {model.id}"
-    _print_model(common, model, sentence, freed_bytes=freed)
+    message = f"{model.alias} is deleted, which freed {format_bytes(freed)}: {model.id}"
+    _print_model(common, model, message, freed_bytes=freed)
 
 
 def print_models(common: GlobalOptions, *, catalog: bool) -> None:
-    """Print the models."""
+    """Print the models on this machine, and on request those of the catalog."""
+
+    async def fetch(client: FoundryAPIClient) -> tuple[Sequence[Model], CatalogListing | None]:
+        models = await client.models.list()
+        if not catalog:
+            return models, None
+        listing = await client.models.catalog()
+        local_ids = {model.id for model in models}
+        return [*models, *(entry for entry in listing.models if entry.id not in local_ids)], listing
+
     with Session(common) as session:
-        models, listing = session.run(
-            _list_models(session.client, catalog=catalog), description="Asking for the models ..."
-        )
+        models, listing = session.run(fetch(session.client), description="Listing models ...")
     list_models(common, models, listing)
-
-
-async def _list_models(
-    client: FoundryAPIClient, *, catalog: bool
-) -> tuple[Sequence[Model], CatalogListing | None]:
-    models = await client.models.list()
-    if not catalog:
-        return models, None
-    listing = await client.models.catalog()
-    known = {model.id for model in models}
-    return [
-        *models,
-        *(listed_model for listed_model in listing.models if listed_model.id not in known),
-    ], listing
-
-
-def _check_directory(common: GlobalOptions, directory: str) -> None:
-    """Tell what keeps a directory from being served; the user's own service is not asked."""
-    from foundry_api.engine.models.validate import find_problems  # noqa: PLC0415 - for this verb alone
-
-    try:
-        path = absolute_path(directory)
-    except ValueError as error:
-        raise click.UsageError(f"DIRECTORY is {directory!r}: {error}.") from error
-    problems, is_tried = find_problems(path), False
-    if not problems:
-        problems, is_tried = _try(path)
-    if common.as_json:
-        print_json(
-            {"directory": directory, "findings": problems, "loaded": is_tried and not problems}
-        )
-    elif problems:
-        click.echo(sanitize_line(f"{directory} cannot be served as a model:"))
-        for finding in problems:
-            click.echo(sanitize_line(f"  {finding}"))
-    elif is_tried:
-        click.echo(sanitize_line(f"{directory} can be served. Add it with --alias NAME."))
-    else:
-        click.echo(sanitize_line(f"{directory} has all its files. Add it with --alias NAME."))
-    if problems:
-        raise click.exceptions.Exit(EXIT_NOT_SERVABLE)
-
-
-def _try(directory: Path) -> tuple[tuple[str, ...], bool]:
-    """Load a model on trial.
-
-    Returns:
-        What is wrong with it, and whether there was an engine to try it in.
-    """
-
-    async def trial() -> str | None:
-        with Spinner(f"Loading {directory} on trial ..."):
-            return await try_model(directory)
-
-    try:
-        failure = asyncio.run(trial())
-    except ServiceStartFailed as error:
-        click.echo(sanitize(f"It could not be loaded on trial: {error}"), err=True)
-        return (), False
-    return ((f"the engine cannot serve it: {failure}",) if failure else ()), True
-
-
-def _confirm(common: GlobalOptions, model: Model, *, yes: bool) -> None:
-    """Ask before files are deleted, where there is somebody to ask.
-
-    Raises:
-        Abort: The answer was no.
-    """
-    if yes or common.as_json or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
-        return
-    size = f" ({format_megabytes(model.size_mb)})" if model.size_mb else ""
-    if not click.confirm(sanitize_line(f"Delete {model.id}{size}?"), err=True):
-        raise click.exceptions.Exit(EXIT_NOT_SERVABLE)
-
-
-def _require_running(session: Session) -> None:
-    """Refuse what makes no sense in an engine that leaves with this command.
-
-    Raises:
-        ServiceNotRunning: No service is running.
-    """
-    if session.settings.service != "embedded":
-        session.run(find_running(session.settings))
 
 
 async def _find_removable(client: FoundryAPIClient, name: str) -> Model:
     model = match_model(name, await client.models.list())
     if model is None:
         raise ModelNotFound(f"no model on this machine is named {name!r}", model=name)
-    if model.loaded and model.catalog != "local":  # of those, the engine knows more
+    # Of registered models the engine itself knows whether they are in use, and says so.
+    if model.loaded and model.catalog != "local":
         raise ModelInUse(
             f"{model.id} is loaded",
             hint=f"Unload it first: `foundry-api models unload {model.alias}`.",
             model=model.id,
         )
     return model
+
+
+def _confirm_delete(common: GlobalOptions, model: Model, *, yes: bool) -> None:
+    if yes or common.as_json or not (is_terminal(sys.stdin) and is_terminal(sys.stderr)):
+        return
+    size = f" ({format_megabytes(model.size_mb)})" if model.size_mb else ""
+    if not click.confirm(sanitize_line(f"Delete {model.id}{size}?"), err=True):
+        raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def _require_running(session: Session) -> None:
+    # A temporary engine would lose the model when this command ends.
+    if session.settings.service != "embedded":
+        session.run(find_running(session.settings))
 
 
 def _print_model(common: GlobalOptions, model: Model, message: str, **extra: object) -> None:
@@ -354,41 +303,56 @@ def _print_model(common: GlobalOptions, model: Model, message: str, **extra: obj
         click.echo(sanitize_line(message))
 
 
-TRIAL_ALIAS = "trial"
-FIRST_TOKEN_TIMEOUT_S = 300.0
-"""A large model that was just read from a slow disk takes its time."""
+def _check_directory(common: GlobalOptions, directory: str) -> None:
+    # The service of the user is not involved: the check must work while it is busy, or too old.
+    from foundry_api.engine.models.validate import find_problems  # noqa: PLC0415 - for this verb alone
+
+    try:
+        path = absolute_path(directory)
+    except ValueError as error:
+        raise click.UsageError(f"DIRECTORY is {directory!r}: {error}.") from error
+    problems, is_loaded = find_problems(path), False
+    if not problems:
+        try:
+            failure = asyncio.run(try_model(path))
+        except ServiceStartFailed as error:
+            click.echo(sanitize(f"The model could not be loaded for a test: {error}"), err=True)
+        else:
+            is_loaded = failure is None
+            problems = () if failure is None else (f"the engine cannot serve it: {failure}",)
+    if common.as_json:
+        print_json({"directory": directory, "findings": problems, "loaded": is_loaded})
+    elif problems:
+        click.echo(sanitize_line(f"{directory} cannot be served as a model:"))
+        for problem in problems:
+            click.echo(sanitize_line(f"  {problem}"))
+    else:
+        state = "can be served" if is_loaded else "has all its files"
+        click.echo(sanitize_line(f"{directory} {state}. Register it with --alias NAME."))
+    if problems:
+        raise click.exceptions.Exit(EXIT_FAILED)
 
 
 async def try_model(directory: Path) -> str | None:
-    """Load a model and have it answer once, in a temporary engine that nothing else uses.
-
-    Args:
-        directory: The model's files; they are only read.
-
-    Returns:
-        What keeps the engine from serving it, without a full stop; None if nothing does.
-
-    Raises:
-        ServiceStartFailed: There is no engine on this machine to try it in.
-    """
-    with tempfile.TemporaryDirectory(prefix=f"{TRIAL_ALIAS}-", ignore_cleanup_errors=True) as home:
+    """Load a model and run it once in a temporary engine; return what failed, None for success."""
+    with (
+        Spinner(f"Loading {directory} for a test ..."),
+        tempfile.TemporaryDirectory(prefix=f"{TRIAL_ALIAS}-", ignore_cleanup_errors=True) as home,
+    ):
         settings = Settings(
             service="embedded", home=Path(home), max_retries=0, timeout_s=FIRST_TOKEN_TIMEOUT_S
         )
         async with FoundryAPIClient(settings=settings) as client:
-            await client.models.loaded()  # a failure to start is not the model's
+            # Start the engine outside the try: a failure to start is not a fault of the model.
+            await client.models.loaded()
             try:
                 model = await client.models.register(directory, TRIAL_ALIAS)
                 await client.models.load(TRIAL_ALIAS)
-                await _try_call(client, model)
+                if model.task == EMBEDDINGS:
+                    await client.embed("Hello", model=model.id)
+                elif model.task == CHAT:
+                    await client.complete("Hello", model=model.id, max_tokens=1)
+                # A transcription model is only loaded: there is no recording to try it with.
             except FoundryError as error:
                 return error.message.replace(f"{TRIAL_ALIAS}:1", str(directory))
     return None
-
-
-async def _try_call(client: FoundryAPIClient, model: Model) -> None:
-    """Make the cheapest call of what a model is for; a recording to transcribe is not at hand."""
-    if model.task == EMBEDDINGS:
-        await client.embed("Hello", model=model.id)
-    elif model.task == CHAT:
-        await client.complete("Hello", model=model.id, max_tokens=1)

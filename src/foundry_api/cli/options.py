@@ -1,4 +1,4 @@
-"""The options that every verb takes, before the verb or after it."""
+"""The options of every verb, which may stand before the verb or after it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _F = TypeVar("_F", bound="Callable[..., Any]")
 
 @dataclass(slots=True)
 class GlobalOptions:
-    """What the common options said.
+    """Values of the common options.
 
     Attributes:
-        base_url: Address of a service.
-        service: Whether to search for a service or to start an engine.
-        verbose: How often -v was given.
+        base_url: URL of the service; None to discover it.
+        service: Whether to discover a service or to start an engine.
+        verbose: How many times -v was given.
         as_json: Whether to print JSON.
     """
 
@@ -37,7 +37,7 @@ pass_common = click.make_pass_decorator(GlobalOptions, ensure=True)
 
 
 def _store_option(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """Remember an option's value; the one nearest to the verb's arguments wins."""
+    # An option that is not given must not reset what was given before the verb.
     common = context.ensure_object(GlobalOptions)
     if (value or value == "") and parameter.name:
         setattr(common, parameter.name, value)
@@ -49,14 +49,14 @@ _SERVICE = (
         metavar="URL",
         expose_value=False,
         callback=_store_option,
-        help="Use the service at this address. [FOUNDRY_BASE_URL]",
+        help="URL of the service. [FOUNDRY_BASE_URL, else discovered]",
     ),
     click.option(
         "--service",
         type=click.Choice(["auto", "embedded"]),
         expose_value=False,
         callback=_store_option,
-        help="auto: a running service, else an engine of its own. embedded: its own.",
+        help="auto: a running service, else a temporary engine. embedded: a temporary engine.",
     ),
 )
 _OUTPUT = (
@@ -66,7 +66,7 @@ _OUTPUT = (
         is_flag=True,
         expose_value=False,
         callback=_store_option,
-        help="Print JSON, errors too.",
+        help="Print JSON, including errors.",
     ),
     click.option(
         "-v",
@@ -74,37 +74,43 @@ _OUTPUT = (
         count=True,
         expose_value=False,
         callback=_store_option,
-        help="Log to standard error; -vv for every detail.",
+        help="Log to standard error; -vv logs every detail.",
     ),
 )
 
 
 def common_options(command: _F) -> _F:
-    """Give a command the options that all have that talk to a service."""
+    """Add the options of commands that use a service."""
     return _apply_options((*_SERVICE, *_OUTPUT), _name_options_in_errors(command))
 
 
 def output_options(command: _F) -> _F:
-    """Give a command the options of output alone."""
+    """Add the options of commands that use no service."""
     return _apply_options(_OUTPUT, _name_options_in_errors(command))
 
 
+def _apply_options(options: tuple[Callable[[_F], _F], ...], command: _F) -> _F:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def _name_options_in_errors(command: _F) -> _F:
-    """A command whose errors name its options, where they named arguments of Python."""
+    """Have errors say `--max-tokens is ...` instead of `max_tokens is ...`."""
 
     @functools.wraps(command)
     def wrapper(*arguments: Any, **options: Any) -> Any:
         try:
             return command(*arguments, **options)
-        except ValueError as error:  # of which InvalidRequest is one, and `--help` needs no errors
-            _name_option(error, click.get_current_context().command.params)
+        except ValueError as error:
+            # The base class of InvalidRequest, whose module `--help` must not import.
+            _rename_field(error, click.get_current_context().command.params)
             raise
 
     return cast("_F", wrapper)
 
 
-def _name_option(error: ValueError, parameters: Iterable[click.Parameter]) -> None:
-    """Say `--max-tokens is …` where an error says `max_tokens is …`."""
+def _rename_field(error: ValueError, parameters: Iterable[click.Parameter]) -> None:
     from foundry_api.types.errors import InvalidRequest  # noqa: PLC0415 - as above
 
     if not isinstance(error, InvalidRequest):
@@ -117,16 +123,7 @@ def _name_option(error: ValueError, parameters: Iterable[click.Parameter]) -> No
                 error.message = f"{option}{error.message.removeprefix(start)}"
 
 
-def _apply_options(options: tuple[Callable[[_F], _F], ...], command: _F) -> _F:
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 def format_examples(*lines: str) -> str:
-    """An epilog of examples, which click must not reflow.
-
-    Each is what follows the program's name, or a pipe to it.
-    """
+    """Format an epilog of examples; each line has what follows `foundry-api`, or a pipe to it."""
     commands = (line if "| foundry-api " in line else f"foundry-api {line}" for line in lines)
-    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in commands)])
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in commands)])  # \b: no reflow

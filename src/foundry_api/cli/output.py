@@ -1,4 +1,4 @@
-"""Print JSON, tables and colours for people and for programs."""
+"""Prints JSON, tables, fields and sparklines."""
 
 from __future__ import annotations
 
@@ -26,36 +26,30 @@ __all__ = [
     "print_table",
     "sanitize",
     "sanitize_line",
-    "style_state",
 ]
-
 
 GAP = "  "
 STATE_COLOURS = {"healthy": "green", "degraded": "yellow", "down": "red"}
+BARS = "▁▂▃▄▅▆▇█"
+ASCII_BARS = "_.:-=+*#"
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a person is at the other end of a stream."""
     return stream is not None and not stream.closed and stream.isatty()
 
 
 def print_json(value: Any, *, indent: int = 2) -> None:
-    """One JSON document on standard output, on one line where `indent` is 0."""
-    encoded = _encode_json(value)
+    """Print a JSON document, on one line if `indent` is 0."""
+    try:
+        encoded = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        # A lone surrogate, as in the name of a file that is not valid UTF-8: `json` escapes it.
+        encoded = json.dumps(msgspec.to_builtins(value)).encode()
     text = (msgspec.json.format(encoded, indent=indent) if indent else encoded).decode()
     click.echo(escape_json(text) if is_terminal(sys.stdout) else text)
 
 
-def _encode_json(value: Any) -> bytes:
-    """JSON, in which half a surrogate pair, as in a file's name that is no UTF-8, is escaped."""
-    try:
-        return msgspec.json.encode(value)
-    except UnicodeEncodeError:
-        return json.dumps(msgspec.to_builtins(value)).encode()
-
-
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Aligned columns, the last one ragged."""
     cells = [[sanitize_line(cell) for cell in row] for row in (headers, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [GAP.join(map(str.ljust, row, widths)).rstrip() for row in cells]
@@ -65,25 +59,17 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_fields(title: str, state: str, fields: Iterable[tuple[str, str]]) -> None:
-    """A titled list of names and values; values that are not known are left out."""
+    """Print a title with its state, then names and values; empty values are left out."""
     known = [(sanitize_line(name), value) for name, value in fields if value]
     width = max((len(name) for name, _ in known), default=0)
-    click.echo(click.style(sanitize_line(title), bold=True) + GAP + style_state(state))
+    styled_state = click.style(state, fg=STATE_COLOURS.get(state))
+    click.echo(click.style(sanitize_line(title), bold=True) + GAP + styled_state)
     for name, value in known:
         click.echo(f"{GAP}{name.ljust(width)}{GAP}{sanitize_line(value)}")
 
 
-def style_state(state: str) -> str:
-    """A state, in its colour if it has one."""
-    return click.style(state, fg=STATE_COLOURS.get(state))
-
-
-BARS = "▁▂▃▄▅▆▇█"
-ASCII_BARS = "_.:-=+*#"
-
-
 def get_bars(encoding: str | None) -> str:
-    """The bars that a terminal can show: those of Unicode, or what ASCII has instead."""
+    """Return the bars that a terminal can show: Unicode blocks, or ASCII characters."""
     try:
         BARS.encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -94,13 +80,9 @@ def get_bars(encoding: str | None) -> str:
 def format_sparkline(
     values: Sequence[float | None], width: int, *, floor: float | None = 0.0, bars: str = BARS
 ) -> str:
-    """The newest values as bars, the last one at the right; a gap where there was none.
+    """Draw the newest values as bars, right-aligned, with a gap where a value is None.
 
-    Args:
-        values: Oldest first.
-        width: Characters; of more values the newest are shown.
-        floor: What the lowest bar stands for; None for the lowest value shown.
-        bars: From the lowest to the highest.
+    The lowest bar stands for `floor`, or for the lowest value shown if that is None.
     """
     shown = list(values)[-width:] if width > 0 else []
     known = [value for value in shown if value is not None]

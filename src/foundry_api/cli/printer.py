@@ -1,4 +1,4 @@
-"""Getting answers and saying them while they come."""
+"""Prints the answer of a model while it arrives."""
 
 from __future__ import annotations
 
@@ -25,28 +25,20 @@ __all__ = ["AnswerPrinter", "ChatRunner"]
 
 
 class AnswerPrinter:
-    """Says one answer, and knows what was said of it when it was interrupted.
-
-    Args:
-        stream: Where to say it; None is standard output.
-
-    Attributes:
-        has_begun: Whether text or reasoning has arrived.
-    """
+    """Prints one answer, and has the text that was printed before an interruption."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
         self._parts: list[str] = []
         self._in_reasoning = False
-        self.has_begun = False
+        self.has_begun = False  # whether text or reasoning has arrived
 
     @property
     def text(self) -> str:
-        """The text so far."""
         return "".join(self._parts)
 
     def write_reasoning(self, text: str) -> None:
-        """Say a piece of the model's reasoning: dimly, and only to a person who looks."""
+        # Dimmed, and only on a terminal: a pipe or a file gets the answer alone.
         self.has_begun = self.has_begun or bool(text)
         if text and is_terminal(sys.stderr) and is_terminal(self._stream):
             if not self._in_reasoning:
@@ -55,15 +47,15 @@ class AnswerPrinter:
             click.echo(sanitize(text), nl=False, err=True)
 
     def write(self, text: str) -> None:
-        """Say a piece of the answer now; a terminal gets it without what it would obey."""
         self._end_reasoning()
         self._parts.append(text)
         self.has_begun = self.has_begun or bool(text)
+        # A terminal would execute control sequences; a pipe gets the text unchanged.
         self._stream.write(sanitize(text) if is_terminal(self._stream) else text)
         self._stream.flush()
 
     def finish(self) -> None:
-        """End the last line, unless the answer did so or there was none."""
+        """End the last line, unless the answer ended it or is empty."""
         self._end_reasoning()
         if self._parts and not self._parts[-1].endswith("\n"):
             self._stream.write("\n")
@@ -77,35 +69,23 @@ class AnswerPrinter:
 
 @dataclass(frozen=True, slots=True)
 class ChatRunner:
-    """Has answers said.
-
-    Attributes:
-        session: The client and its loop.
-        options: What calls take besides model and messages.
-        stream: Whether to say answers piece by piece.
-        yes: Whether to download a missing model without a question.
-        ask: Whether to ask for that on a terminal.
-    """
+    """Calls a model and prints its answers; downloads the model first where needed."""
 
     session: Session
     options: ChatOptions = field(default_factory=ChatOptions)
     stream: bool = True
-    yes: bool = False
-    ask: bool = True
+    yes: bool = False  # download a missing model without asking
+    ask: bool = True  # ask on a terminal before a download
 
     def print_answer(
         self, model: str, messages: Sequence[Message], printer: AnswerPrinter
     ) -> Chunk | Completion | None:
-        """Say an answer, and end its last line, however it ends.
-
-        Returns:
-            The last chunk, or the completion: both tell how the answer ended.
-        """
-        saying = self._print_stream if self.stream else self._print_completion
+        """Print an answer; return its last chunk or completion, which has the finish reason."""
+        print_answer = self._print_stream if self.stream else self._print_completion
         try:
             return retry_after_download(
                 self.session,
-                lambda: saying(model, messages, printer),
+                lambda: print_answer(model, messages, printer),
                 yes=self.yes,
                 ask=self.ask,
             )
@@ -113,23 +93,21 @@ class ChatRunner:
             printer.finish()
 
     def complete(self, model: str, messages: Sequence[Message]) -> Completion:
-        """The whole answer, without saying it."""
         return retry_after_download(
             self.session,
             lambda: self._complete(model, messages),
             yes=self.yes,
             ask=self.ask,
-            waiting=f"Waiting for {model} ...",
+            description=f"Waiting for {model} ...",
         )
 
     def load_model(self, model: str) -> Model:
-        """Have a model ready to answer."""
         return retry_after_download(
             self.session,
             lambda: self.session.client.models.load(model),
             yes=self.yes,
             ask=self.ask,
-            waiting=f"Loading {model} ...",
+            description=f"Loading {model} ...",
         )
 
     async def _print_stream(
@@ -137,11 +115,11 @@ class ChatRunner:
     ) -> Chunk | None:
         last: Chunk | None = None
         chunks = self.session.client.stream_chat(messages, **self._make_options(model))
-        # Closing the stream, however this ends, is what stops the engine's work.
+        # Closing the stream is what stops the engine's work, also after an error or Ctrl-C.
         async with aclosing(chunks):
-            with Spinner(f"Waiting for {model} ...") as waiting:
+            with Spinner(f"Waiting for {model} ...") as spinner:
                 async for chunk in chunks:
-                    waiting.stop()
+                    spinner.stop()
                     last = chunk
                     printer.write_reasoning(chunk.reasoning)
                     if text := chunk.content or chunk.refusal:

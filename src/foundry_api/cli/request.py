@@ -1,4 +1,4 @@
-"""`foundry-api request`: any request to the service, with its guards and credentials."""
+"""`foundry-api request`: an HTTP request with the retries and the API key of the client."""
 
 from __future__ import annotations
 
@@ -26,18 +26,29 @@ EPILOG = format_examples(
     "request GET /v1/responses --param limit=5",
     """request POST /v1/embeddings --data '{"model": "demo:1", "input": "Hello"}'""",
     "request POST /v1/chat/completions --data - < body.json",
-    "request --json GET /v1/models       with status and headers",
+    "request --json GET /v1/models       include status and headers",
 )
 
 
 @click.command("request", epilog=EPILOG)
 @click.argument("method")
 @click.argument("path")
-@click.option("-d", "--data", metavar="JSON", help="The body; - takes it from standard input.")
-@click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="Of the query.")
-@click.option("-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="To send.")
-@click.option("--timeout", type=float, help="Seconds without a byte. [FOUNDRY_TIMEOUT, else 30]")
-@click.option("--deadline", type=float, help="Seconds for all of it. [FOUNDRY_DEADLINE]")
+@click.option("-d", "--data", metavar="JSON", help="Request body; - reads standard input.")
+@click.option(
+    "--param", "params", multiple=True, metavar="NAME=VALUE", help="Query parameter; repeatable."
+)
+@click.option(
+    "-H",
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="NAME:VALUE",
+    help="Request header; repeatable.",
+)
+@click.option(
+    "--timeout", type=float, help="Seconds to wait for the next byte. [FOUNDRY_TIMEOUT, else 30]"
+)
+@click.option("--deadline", type=float, help="Seconds for the entire request. [FOUNDRY_DEADLINE]")
 @common_options
 @pass_common
 def command(
@@ -51,15 +62,15 @@ def command(
     timeout: float | None,
     deadline: float | None,
 ) -> None:
-    """Send any request to the service, and print the body of its answer.
+    """Send an HTTP request to the service and print the response body.
 
-    From SDK 2.1 on the models of this machine are behind /catalogs/local.
+    Since SDK 2.1, the models of this machine are served below /catalogs/local.
     """
     body = None if data is None else _parse_json(data)
     query, head = _parse_pairs(params, "=", "--param"), _parse_pairs(headers, ":", "--header")
     with Session(common, timeout_s=timeout, deadline_s=deadline) as session:
-        pending = session.client.request(method, path, json=body, params=query, headers=head)
-        response = session.run(pending, description="Waiting for the answer")
+        request = session.client.request(method, path, json=body, params=query, headers=head)
+        response = session.run(request, description="Waiting for the response ...")
     if common.as_json:
         response_headers = {name.lower(): value for name, value in response.headers.items()}
         print_json(
@@ -70,18 +81,17 @@ def command(
 
 
 def print_body(response: RawResponse) -> None:
-    """Print a body: JSON indented, other text with a line end; a pipe gets anything else as is."""
+    """Print a body: JSON indented, text with a final newline, anything else unchanged."""
     body = _decode_body(response)
     if not isinstance(body, str):
         print_json(body)
     elif is_terminal(sys.stdout):
         click.echo(sanitize(body), nl=bool(body))
-    else:  # as bytes: of text, click takes the colours away
+    else:  # as bytes: from text, click would remove colour codes
         click.echo(response.body, nl=bool(body) and body.encode() == response.body)
 
 
 def _decode_body(response: RawResponse) -> Any:
-    """The body as JSON, if it is that, else as text."""
     kind = response.headers.get("Content-Type", "")
     return (
         response.json() if kind.startswith("application/json") and response.body else response.text
@@ -95,9 +105,9 @@ def _parse_json(data: str) -> Any:
         raise InvalidRequest(f"the body is not JSON: {error}", field="data") from error
 
 
-def _parse_pairs(arguments: Sequence[str], separator_text: str, option: str) -> dict[str, str]:
-    pairs = [argument.partition(separator_text) for argument in arguments]
-    for name, separator, _ in pairs:
-        if not name or not separator:
-            raise click.UsageError(f"{option} wants NAME{separator_text}VALUE.")
+def _parse_pairs(arguments: Sequence[str], separator: str, option: str) -> dict[str, str]:
+    pairs = [argument.partition(separator) for argument in arguments]
+    for name, found, _ in pairs:
+        if not name or not found:
+            raise click.UsageError(f"{option} must be NAME{separator}VALUE.")
     return {name.strip(): value.strip() for name, _, value in pairs}

@@ -1,4 +1,4 @@
-"""The command without a verb: help, version, and which module a verb is in."""
+"""The command `foundry-api` itself: help, version, and the import of a verb's module."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ __all__ = ["root", "run"]
 
 PROGRAM = "foundry-api"
 
-HELP = """Microsoft Foundry Local from the command line.
+HELP = """Command line for Microsoft Foundry Local.
 
-Works at once: without a running service it starts an engine of its own for as long as the command
-takes, and the model `demo` is always there.
+Works without setup: if no service is running, each command starts a temporary engine. The built-in
+model `demo` needs no download.
 """
 
 EPILOG = """\b
 Examples:
   foundry-api chat --model demo "What is the capital of France?"
-  foundry-api chat < question.txt        the default model, FOUNDRY_MODEL or phi-4-mini
-  foundry-api chat                       a conversation
-  foundry-api models list --catalog      what could be downloaded
-  foundry-api up                         an engine that stays: later commands start faster
+  foundry-api chat < question.txt        use the default model: FOUNDRY_MODEL or phi-4-mini
+  foundry-api chat                       start a conversation
+  foundry-api models list --catalog      list models that can be downloaded
+  foundry-api up                         keep an engine running, so that commands start faster
 
 \b
 Exit codes:
-  0    done
-  1    failed; what and why is on standard error, or on standard output with --json
-  2    wrong usage: an option, an argument, a setting
+  0    success
+  1    failure; the error is on standard error, or on standard output with --json
+  2    usage error: an invalid option, argument or setting
   130  interrupted with Ctrl-C
-`health` has its own: 0 healthy, 1 degraded, 2 down. `doctor`: 1 problems were found.
+`health` differs: 0 healthy, 1 degraded, 2 down. `doctor`: 1 if problems were found.
 
 \b
 Environment:
-  FOUNDRY_MODEL          model of calls that name none; phi-4-mini
-  FOUNDRY_BASE_URL       service to use instead of searching for one
-  FOUNDRY_API_KEY        sent to that service, and to no other
-  FOUNDRY_TIMEOUT        seconds without a token before a call gives up; 30
-  FOUNDRY_RETRIES        further attempts after a failed one; 3
-  FOUNDRY_MODEL_IDLE     seconds after which an unused model leaves memory; never
-  FOUNDRY_MEMORY_BUDGET  MB that the models in memory may take; no bound
-  FOUNDRY_CACHE          keep answers: memory, sqlite, or the path of a file; off
-  FOUNDRY_LOG_LEVEL      set, it turns on logs, to standard error
-  FOUNDRY_HOME           directory for models, state and logs instead of the user's own
+  FOUNDRY_MODEL          default model; phi-4-mini
+  FOUNDRY_BASE_URL       URL of the service; by default it is discovered
+  FOUNDRY_API_KEY        API key for that service, sent to no other
+  FOUNDRY_TIMEOUT        seconds to wait for the next token; 30
+  FOUNDRY_RETRIES        number of retries after a failed attempt; 3
+  FOUNDRY_MODEL_IDLE     seconds after which an unused model is unloaded; never
+  FOUNDRY_MEMORY_BUDGET  MB of memory for loaded models; unlimited
+  FOUNDRY_CACHE          response cache: memory, sqlite, or the path of a file; off
+  FOUNDRY_LOG_LEVEL      log to standard error at this level; off
+  FOUNDRY_HOME           directory for models, state and logs; a directory of the user
 """
 
 
@@ -60,12 +60,10 @@ class VerbGroup(click.Group):
     """A group that imports a verb's module when the verb is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The verbs, in the order of the table."""
         del ctx
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The verb's command, from its module."""
         del ctx
         if cmd_name not in VERBS:
             return None
@@ -77,36 +75,30 @@ class VerbGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does it, but the nearest verbs are told: click knows only imported ones."""
+        # Click would suggest only verbs that are imported, of which there are none.
         name = args[0]
         if name not in VERBS and not name.startswith("-"):
             raise click.exceptions.NoSuchCommand(name, possibilities=VERBS, ctx=ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The table, instead of each verb's own help."""
+        # From the table: click would import every verb for its help text.
         del ctx
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
 
 
 class Utf8ParamType(click.types.StringParamType):
-    """Text from the command line; see `decode_system_text`."""
+    """Command-line text decoded as UTF-8, whatever the locale; see `decode_system_text`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The text.
-
-        Raises:
-            BadParameter: It is not UTF-8.
-        """
         try:
             return decode_system_text(super().convert(value, param, ctx))
         except ValueError:
-            self.fail("it is not text in UTF-8.", param, ctx)
+            self.fail("it is not valid UTF-8.", param, ctx)
 
 
 def _use_utf8(command: click.Command) -> None:
-    """Give all parameters that are plain text the type above."""
     for parameter in command.params:
         if parameter.type is click.STRING:
             parameter.type = Utf8ParamType()
@@ -127,15 +119,14 @@ def _use_utf8(command: click.Command) -> None:
 @common_options
 @click.pass_context
 def root(context: click.Context) -> None:
-    """Without a verb, tell which there are."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command line, and return the exit code. Failures are raised."""
+    """Run the command line and return the exit code. Failures are raised."""
     try:
-        # Given explicitly, they are not expanded on Windows, where a prompt may hold a `*`.
+        # Passed explicitly, because click expands a `*` of sys.argv on Windows, also in a prompt.
         code = root.main(list(arguments), prog_name=PROGRAM, standalone_mode=False)
     except click.Abort as error:
         raise KeyboardInterrupt from error

@@ -1,4 +1,4 @@
-"""Looking for services without ever starting one."""
+"""Finds running services and checks their health, without ever starting one."""
 
 from __future__ import annotations
 
@@ -30,16 +30,14 @@ if TYPE_CHECKING:
 
 __all__ = ["RunningServiceTarget", "check_endpoint", "find_all_services", "find_running"]
 
+# `status` waits longer than a call, which starts an engine instead.
 PROBE_TIMEOUT_S = discovery.KNOWN_TIMEOUT_S
-"""A person who asks what is there waits longer than a call that could start an engine instead."""
-
-
+# Foundry's own command takes a second on real machines, and sometimes hangs.
 COMMAND_TIMEOUT_S = 1.5
-"""It takes a second on real machines."""
 
 
 class _LazyTransport:
-    """A transport that is made when it is first needed: aiohttp takes 0.2 s to import."""
+    """A transport that is made on first use: aiohttp takes 0.2 s to import."""
 
     def __init__(self) -> None:
         self._transport: Transport | None = None
@@ -52,13 +50,12 @@ class _LazyTransport:
         return self._transport
 
     async def aclose(self) -> None:
-        """Close the transport, if it was needed."""
         if self._transport is not None:
             await self._transport.aclose()
 
 
 class RunningServiceTarget:
-    """Whichever service is running now, for a monitor. Nothing is started; another may come."""
+    """The running service, for a monitor; looked up again after each failure."""
 
     def __init__(self, settings: Settings) -> None:
         self.events = EventBus()
@@ -71,7 +68,6 @@ class RunningServiceTarget:
 
     @property
     def services(self) -> tuple[ServiceHandle, ...]:
-        """The one service."""
         return (self._service,)
 
     async def __aenter__(self) -> Self:
@@ -83,6 +79,7 @@ class RunningServiceTarget:
 
     async def _connect(self) -> Connection:
         endpoint = await find_running(self._settings, self._transport)
+        # The API key is meant for the configured URL, not for a service that was discovered.
         key = self._settings.api_key if endpoint.origin == "explicit" else None
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         return Connection(endpoint, self._transport(), headers, None)
@@ -91,16 +88,7 @@ class RunningServiceTarget:
 async def find_running(
     settings: Settings, transport: Callable[[], Transport] | None = None
 ) -> Endpoint:
-    """The service that calls would use.
-
-    Args:
-        settings: Say whether an address was given.
-        transport: Gives the transport to ask with; default one of its own.
-
-    Raises:
-        ServiceNotRunning: There is none; calls would start an engine of their own.
-        FoundryError: What is at the given address cannot be used.
-    """
+    """Return the service that calls would use; raise ServiceNotRunning if there is none."""
     async with aclosing(_LazyTransport()) as own:
         endpoint = await discovery.find(settings, Paths.from_home(settings.home), transport or own)
     if endpoint is None:
@@ -109,64 +97,52 @@ async def find_running(
 
 
 async def find_all_services(settings: Settings) -> list[Endpoint]:
-    """Every service that answers: the shared one, those that Foundry's command names, the rest.
-
-    Where there are others, the command, which may hang, is waited for less.
-
-    Raises:
-        FoundryError: An address was given, and what is there cannot be used.
-    """
+    """Return every service that responds, the one that calls would use first."""
     if settings.base_url is not None:
         return [await find_running(settings)]
     async with aclosing(_LazyTransport()) as transport:
-        named = asyncio.ensure_future(_find_by_command(transport))
+
+        async def probe(url: str, origin: Origin) -> Endpoint | None:
+            return await discovery.probe(url, origin, transport, timeout_s=PROBE_TIMEOUT_S)
+
+        async def find_by_command() -> list[Endpoint | None]:
+            urls = await foundry_command.discover_urls()
+            return list(await asyncio.gather(*(probe(url, "cli") for url in urls)))
+
+        command = asyncio.ensure_future(find_by_command())
         try:
             shared, *others_on_ports = await asyncio.gather(
                 discovery.find_shared(Paths.from_home(settings.home), transport),
-                *(
-                    _probe(f"http://127.0.0.1:{port}", "port", transport)
-                    for port in discovery.KNOWN_PORTS
-                ),
+                *(probe(f"http://127.0.0.1:{port}", "port") for port in discovery.KNOWN_PORTS),
             )
+            # The command may hang: with another service found, it is not worth a long wait.
             any_found = any((shared, *others_on_ports))
-            await asyncio.wait([named], timeout=COMMAND_TIMEOUT_S if any_found else None)
-            by_command = named.result() if named.done() else []
+            await asyncio.wait([command], timeout=COMMAND_TIMEOUT_S if any_found else None)
+            by_command = command.result() if command.done() else []
         finally:
-            named.cancel()
-            await asyncio.gather(named, return_exceptions=True)
+            command.cancel()
+            await asyncio.gather(command, return_exceptions=True)
     endpoints = [shared, *by_command, *others_on_ports]
+    # Reversed twice: of a service that was found in several ways, the first way is reported.
     distinct = {endpoint.base_url: endpoint for endpoint in reversed(endpoints) if endpoint}
     return list(reversed(distinct.values()))
 
 
-async def _find_by_command(transport: _LazyTransport) -> list[Endpoint | None]:
-    """The services that Foundry's command names."""
-    urls = await foundry_command.discover_urls()
-    return list(await asyncio.gather(*(_probe(url, "cli", transport) for url in urls)))
-
-
-async def _probe(url: str, origin: Origin, transport: _LazyTransport) -> Endpoint | None:
-    return await discovery.probe(url, origin, transport, timeout_s=PROBE_TIMEOUT_S)
-
-
 async def check_endpoint(endpoint: Endpoint, settings: Settings) -> HealthStatus:
-    """The health of a service that was found. A key meant for a given address stays there."""
+    """Check the health of a service that was found."""
+    # As above: only the configured service gets the API key.
     api_key = settings.api_key if endpoint.origin == "explicit" else None
-    there = replace(settings, base_url=endpoint.base_url, api_key=api_key)
-    async with FoundryAPIClient(settings=there) as client:
+    service_settings = replace(settings, base_url=endpoint.base_url, api_key=api_key)
+    async with FoundryAPIClient(settings=service_settings) as client:
         try:
-            seen = await client.health_check()
+            health = await client.health_check()
         except FoundryError as error:
-            seen = _unusable_status(endpoint, error)
-    return msgspec.structs.replace(seen, version=endpoint.sdk_version or seen.version)
-
-
-def _unusable_status(endpoint: Endpoint, error: FoundryError) -> HealthStatus:
-    """A service that answers, but not to this client: another generation, a missing key."""
-    return HealthStatus(
-        status="degraded",
-        service=endpoint.base_url,
-        service_generation=endpoint.service_generation,
-        checked_at=time.time(),
-        detail=str(error),
-    )
+            # It answers, but not to this client: another generation, or it requires a key.
+            health = HealthStatus(
+                status="degraded",
+                service=endpoint.base_url,
+                service_generation=endpoint.service_generation,
+                checked_at=time.time(),
+                detail=str(error),
+            )
+    return msgspec.structs.replace(health, version=endpoint.sdk_version or health.version)

@@ -1,4 +1,4 @@
-"""What a verb works with: a client, and the event loop that it lives in."""
+"""The client of a command, with its event loop, settings and log."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ OPTIONS = {
     "model": "--model",
     "timeout_s": "--timeout",
     "deadline_s": "--deadline",
-}
-"""What settings are called on the command line."""
+}  # what errors call the settings
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 INDENT = "    "
@@ -42,18 +41,10 @@ DEBUG_VERBOSITY = 2
 
 
 class Session:
-    """A client with its event loop, for the length of one command.
+    """A client and its event loop for the duration of one command.
 
-    The loop runs only while something is awaited. Questions to the user are asked between its
-    runs: while it runs, the first Ctrl-C cancels the task, which cannot end a blocking read.
-
-    Args:
-        common: The options that every verb takes.
-        model: Model of calls that name none.
-        base_urls: Addresses of several services; empty for what the common options say.
-        limiter: How many calls may be in flight.
-        timeout_s: Seconds without a token before a call gives up.
-        deadline_s: Seconds for a whole call.
+    The loop runs only inside `run`. Ask the user questions outside of it: while a loop runs, Ctrl-C
+    cancels the task, which does not end a blocking read.
     """
 
     def __init__(
@@ -70,7 +61,7 @@ class Session:
             common, model=model, base_urls=base_urls, timeout_s=timeout_s, deadline_s=deadline_s
         )
         self.client = FoundryAPIClient(settings=self.settings, limiter=limiter)
-        if not common.verbose:  # the log says it otherwise
+        if not common.verbose:  # with -v, the log reports it
             self.client.events.subscribe(_warn_about_cache, CacheTrouble)
         self._log_handler = make_log_handler(common)
         self._runner = asyncio.Runner()
@@ -87,28 +78,24 @@ class Session:
             logging.getLogger("foundry_api").removeHandler(self._log_handler)
 
     def run(self, coroutine: Coroutine[Any, Any, _T], description: str = "") -> _T:
-        """What a coroutine returns. Ctrl-C cancels it, and then raises KeyboardInterrupt.
+        """Run a coroutine, with a spinner if it takes long. Ctrl-C raises KeyboardInterrupt."""
 
-        Args:
-            coroutine: What to await.
-            description: What to tell on a terminal when it takes long.
-        """
-        return self._runner.run(_with_spinner(coroutine, description) if description else coroutine)
+        async def run_with_spinner() -> _T:
+            with Spinner(description):
+                return await coroutine
+
+        return self._runner.run(run_with_spinner() if description else coroutine)
 
 
 def _warn_about_cache(trouble: Event) -> None:
-    """Say that a cache that was asked for is not used, or that its file was renamed."""
     if isinstance(trouble, CacheTrouble):
-        done = (
-            f"it is now {trouble.backup_path}" if trouble.backup_path else "calls go on without it"
+        effect = (
+            f"it was renamed to {trouble.backup_path}"
+            if trouble.backup_path
+            else "calls are not cached"
         )
-        message = f"Warning: the cache {trouble.path} cannot be used: {trouble.problem}; {done}."
+        message = f"Warning: the cache {trouble.path} cannot be used: {trouble.problem}; {effect}."
         click.echo(sanitize_line(message), err=True)
-
-
-async def _with_spinner(coroutine: Coroutine[Any, Any, _T], description: str) -> _T:
-    with Spinner(description):
-        return await coroutine
 
 
 def make_settings(
@@ -119,11 +106,7 @@ def make_settings(
     timeout_s: float | None = None,
     deadline_s: float | None = None,
 ) -> Settings:
-    """Settings from the options, then the environment.
-
-    Raises:
-        ConfigurationError: One of them cannot be used.
-    """
+    """Make settings from options, and from the environment for options that are not given."""
     return Settings.from_environment(
         None,
         names=OPTIONS,
@@ -138,7 +121,7 @@ def make_settings(
 
 
 def make_log_handler(common: GlobalOptions) -> logging.Handler:
-    """Logs go to standard error when they are asked for; otherwise what matters is told anyway."""
+    """Make a handler that logs to standard error with -v or FOUNDRY_LOG_LEVEL, else nowhere."""
     if not common.verbose and not os.environ.get("FOUNDRY_LOG_LEVEL"):
         return logging.NullHandler()
     handler = logging.StreamHandler()
@@ -147,7 +130,7 @@ def make_log_handler(common: GlobalOptions) -> logging.Handler:
 
 
 class _LineFormatter(logging.Formatter):
-    """Only a record begins a line at its margin, whatever the texts in it hold."""
+    """Indents continuation lines: text inside a record must not look like another record."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base class's
         record.message = sanitize_line(record.message)

@@ -1,4 +1,4 @@
-"""Something to look at while nothing happens yet."""
+"""A spinner on the terminal during a long wait."""
 
 from __future__ import annotations
 
@@ -13,16 +13,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Spinner"]
 
+# Most answers begin sooner, and then need not wait the 50 ms that the import of rich takes.
 DELAY_S = 0.6
-"""Most answers begin before that; rich, which draws the spinner, costs 50 ms to import."""
 
 
 class Spinner:
-    """A spinner on the terminal, when a wait gets long. Where nobody looks, there is none.
-
-    Args:
-        what: What is being waited for.
-    """
+    """Shows a spinner on standard error after a delay; nothing if that is no terminal."""
 
     def __init__(self, description: str) -> None:
         self._description = description
@@ -38,7 +34,7 @@ class Spinner:
         self.stop()
 
     def stop(self) -> None:
-        """What was waited for is here. Once more does nothing."""
+        """Remove the spinner. A second call does nothing."""
         if self._timer is not None:
             self._timer.cancel()
         if self._stop_spinning is not None:
@@ -46,7 +42,7 @@ class Spinner:
         self._timer = self._stop_spinning = None
 
     def _start_spinning(self) -> None:
-        from rich.console import Console  # noqa: PLC0415 - see PATIENCE_S
+        from rich.console import Console  # noqa: PLC0415 - see DELAY_S
         from rich.text import Text  # noqa: PLC0415 - as above
 
         status = Console(stderr=True).status(Text(sanitize_line(self._description)))

@@ -22,11 +22,9 @@ if TYPE_CHECKING:
     from foundry_api.monitor.health import HealthStatus
     from foundry_api.types.settings import Settings
 
-__all__ = ["command", "format_memory", "make_health_fields"]
+__all__ = ["command", "make_health_fields"]
 
-BYTES_PER_MB = 2**20
-
-_ORIGINS = {
+ORIGINS = {
     "shared": "Shared engine",
     "cli": "Foundry Local's own service",
     "port": "Service at a known port",
@@ -40,76 +38,32 @@ ServiceHealth = list[tuple["Endpoint", "HealthStatus"]]
 @common_options
 @pass_common
 def command(common: GlobalOptions) -> None:
-    """Tell which services are running.
+    """Show running services.
 
-    The first one is what calls use. Nothing is started for the look. Engines that other programs
-    run for themselves alone are not shown.
+    Calls use the first one. Nothing is started. Temporary engines of other programs are not shown.
     """
     with Session(common) as session:
         settings = session.settings
-        seen = session.run(_check_services(settings))
+        services = session.run(_check_services(settings))
     if common.as_json:
-        print_json(to_json(seen, settings))
+        print_json(to_json(services, settings))
         return
-    for endpoint, health in seen:
+    for endpoint, health in services:
         print_fields(
-            f"{_ORIGINS[endpoint.origin]} at {endpoint.base_url}",
+            f"{ORIGINS[endpoint.origin]} at {endpoint.base_url}",
             health.status,
             [
                 *make_health_fields(health),
                 ("pid", str(endpoint.pid or "")),
-                *_make_host_fields(endpoint),
+                ("log", endpoint.log_path or ""),
+                ("stop with", "foundry-api down" if endpoint.origin == "shared" else ""),
             ],
         )
     if settings.base_url is None:
         _print_skipped_ports()
-    if not seen:
-        click.echo("No service is running. Each command starts an engine of its own;")
-        click.echo("`foundry-api up` starts one that stays.")
-
-
-def to_json(services: ServiceHealth, settings: Settings) -> dict[str, Any]:
-    """What was found as JSON, and where this program keeps its things."""
-    paths = Paths.from_home(settings.home)
-    return {
-        "services": [_service_to_json(endpoint, health) for endpoint, health in services],
-        "model": settings.model,
-        "data_dir": str(paths.data),
-        "logs_dir": str(paths.logs),
-    }
-
-
-def make_health_fields(health: HealthStatus) -> list[tuple[str, str]]:
-    """A service's health in words."""
-    answers = health.service_generation is not None
-    return [
-        (
-            "version",
-            f"{health.version or 'unknown'} ({health.service_generation})" if answers else "",
-        ),
-        ("loaded", ", ".join(health.loaded_models) or ("none" if answers else "")),
-        ("memory", format_memory(health)),
-        ("uptime", format_duration(health.uptime)),
-        ("latency", format_duration(health.latency_s)),
-        ("detail", health.detail),
-    ]
-
-
-def format_memory(health: HealthStatus) -> str:
-    """The memory of a service's process in words."""
-    return format_bytes(health.memory_usage)
-
-
-def _print_skipped_ports() -> None:
-    """Say which known ports have a service that calls do not use."""
-    for port in discovery.KNOWN_PORTS:
-        url = f"http://127.0.0.1:{port}"
-        if (user := find_other_user(url)) is not None:
-            click.echo(
-                f"{url} is passed over: another user of this machine ({user}) listens there; "
-                f"--base-url {url} uses it all the same.",
-                err=True,
-            )
+    if not services:
+        click.echo("No service is running. Each command starts a temporary engine;")
+        click.echo("`foundry-api up` keeps one running.")
 
 
 async def _check_services(settings: Settings) -> ServiceHealth:
@@ -118,17 +72,49 @@ async def _check_services(settings: Settings) -> ServiceHealth:
     return list(zip(endpoints, states, strict=True))
 
 
-def _make_host_fields(endpoint: Endpoint) -> list[tuple[str, str]]:
-    stop = "foundry-api down" if endpoint.origin == "shared" else ""
-    return [("log", endpoint.log_path or ""), ("stop with", stop)]
-
-
-def _service_to_json(endpoint: Endpoint, health: HealthStatus) -> dict[str, Any]:
+def to_json(services: ServiceHealth, settings: Settings) -> dict[str, Any]:
+    paths = Paths.from_home(settings.home)
     return {
-        "origin": endpoint.origin,
-        "pid": endpoint.pid,
-        "log_path": endpoint.log_path,
-        **msgspec.structs.asdict(health),
-        "service": endpoint.base_url,
-        "service_generation": endpoint.service_generation,
+        "services": [
+            {
+                "origin": endpoint.origin,
+                "pid": endpoint.pid,
+                "log_path": endpoint.log_path,
+                **msgspec.structs.asdict(health),
+                "service": endpoint.base_url,
+                "service_generation": endpoint.service_generation,
+            }
+            for endpoint, health in services
+        ],
+        "model": settings.model,
+        "data_dir": str(paths.data),
+        "logs_dir": str(paths.logs),
     }
+
+
+def make_health_fields(health: HealthStatus) -> list[tuple[str, str]]:
+    """Return the names and values of a service's health; an empty value is not shown."""
+    answers = health.service_generation is not None
+    return [
+        (
+            "version",
+            f"{health.version or 'unknown'} ({health.service_generation})" if answers else "",
+        ),
+        ("loaded", ", ".join(health.loaded_models) or ("none" if answers else "")),
+        ("memory", format_bytes(health.memory_usage)),
+        ("uptime", format_duration(health.uptime)),
+        ("latency", format_duration(health.latency_s)),
+        ("detail", health.detail),
+    ]
+
+
+def _print_skipped_ports() -> None:
+    """Warn about services at known ports that calls do not use."""
+    for port in discovery.KNOWN_PORTS:
+        url = f"http://127.0.0.1:{port}"
+        if (user := find_other_user(url)) is not None:
+            click.echo(
+                f"{url} is skipped: another user of this machine ({user}) listens there. "
+                f"Use it with --base-url {url}.",
+                err=True,
+            )

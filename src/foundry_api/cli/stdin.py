@@ -1,4 +1,4 @@
-"""Standard input as text: what a verb reads instead of its arguments, or beside them."""
+"""Reads standard input as text, instead of arguments or in addition to them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from foundry_api.cli.output import is_terminal
+from foundry_api.observe.format import format_bytes, format_duration
 from foundry_api.types.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -22,48 +23,26 @@ if TYPE_CHECKING:
 
 __all__ = ["MARK", "read_piped_text", "read_text"]
 
-MARK = "-"
-"""The argument that stands for standard input."""
-
+MARK = "-"  # the argument that stands for standard input
+# More than any model reads: a megabyte of text exceeds the longest context.
 MAX_BYTES = 16 * 2**20
-"""More than any model reads: a megabyte of text is longer than the longest context."""
-
 SILENCE_S = 10.0
-"""How long an open pipe may stay silent before a command that has its text goes on without it."""
-
 BLOCK_BYTES = 64 * 1024
+# On Windows, Ctrl-C does not interrupt a wait without a timeout.
 _INTERRUPTIBLE_S = 0.2
-"""On Windows, Ctrl-C does not end a wait that has no end of its own."""
 
 
 def read_text(field: str) -> str:
-    """All of standard input, which the user asked for: wait for its end, however long it takes.
-
-    Args:
-        field: The argument that the text is for; errors name it.
-
-    Raises:
-        InvalidRequest: It is closed, too long, or not text.
-    """
+    """Read standard input to its end; `field` is the argument that errors name."""
     if sys.stdin is None or sys.stdin.closed:  # pyright: ignore[reportUnnecessaryComparison]
         raise InvalidRequest("standard input is closed", field=field)
     return _decode_text(b"".join(_limit_size(_iter_blocks(sys.stdin, field), field)), field)
 
 
 def read_piped_text(field: str, *, silence_s: float = SILENCE_S) -> str:
-    """What a pipe or a file on standard input holds, for a command that has its text already.
-
-    Nothing is read from a terminal. A program that runs this one may have left its own input open,
-    where nothing will ever come: an open input that stays silent is left out, and the user is told.
-    Where another command writes to it, it is waited for.
-
-    Args:
-        field: The argument that the text is for; errors name it.
-        silence_s: How long to wait for the first byte.
-
-    Raises:
-        InvalidRequest: It is too long, or not text.
-    """
+    """Read standard input, unless it is a terminal or open but silent."""
+    # A program that runs this one may have passed on its own standard input, to which nobody
+    # writes. A pipe from another command is different: its first byte may take any time.
     stream = sys.stdin
     if stream is None or stream.closed or is_terminal(stream):  # pyright: ignore[reportUnnecessaryComparison]
         return ""
@@ -71,8 +50,9 @@ def read_piped_text(field: str, *, silence_s: float = SILENCE_S) -> str:
     if not first.read_within(silence_s):
         if not _is_command_output(stream):
             click.echo(
-                f"Standard input is open, but nothing came within {silence_s:g} s: it is left out. "
-                f"Give {MARK} to wait for it, or < {os.devnull} to leave it out at once.",
+                "Standard input is open, but nothing arrived within "
+                f"{format_duration(silence_s)}: it is ignored. "
+                f"Pass {MARK} to wait for it, or < {os.devnull} to ignore it at once.",
                 err=True,
             )
             return ""
@@ -82,7 +62,7 @@ def read_piped_text(field: str, *, silence_s: float = SILENCE_S) -> str:
 
 
 class _FirstBlock:
-    """Reads a block in a thread of its own: not every platform can wait for a pipe and stop."""
+    """Reads the first block in a thread: not every platform can wait for a pipe with a timeout."""
 
     def __init__(self, stream: TextIO, field: str) -> None:
         self._blocks = _iter_blocks(stream, field)
@@ -92,15 +72,10 @@ class _FirstBlock:
         threading.Thread(target=self._run, name="standard-input", daemon=True).start()
 
     def read_within(self, seconds: float) -> bool:
-        """Wait for the first byte, or the end."""
+        """Wait for the first byte or the end of the input; whether it came in time."""
         return self._read.wait(seconds)
 
     def iter_all(self) -> Iterator[bytes]:
-        """The block, and those after it.
-
-        Raises:
-            InvalidRequest: The input cannot be read.
-        """
         if self._failure is not None:
             raise self._failure
         yield self._block
@@ -116,10 +91,10 @@ class _FirstBlock:
 
 
 def _iter_blocks(stream: TextIO, field: str) -> Iterator[bytes]:
-    """The input, read past Python's buffer: a thread that still waits would hold its lock."""
+    # Read past Python's buffer: a thread that is still waiting would hold the buffer's lock.
     try:
         descriptor = stream.fileno()
-    except OSError:  # what tests and notebooks put in its place is no file, and may refuse
+    except OSError:  # a stream of a test or a notebook, which may refuse to be read
         with contextlib.suppress(OSError):
             yield stream.buffer.read() if hasattr(stream, "buffer") else stream.read().encode()
         return
@@ -127,7 +102,7 @@ def _iter_blocks(stream: TextIO, field: str) -> Iterator[bytes]:
         while block := os.read(descriptor, BLOCK_BYTES):
             yield block
     except OSError as error:
-        if error.errno == errno.EBADF:  # `nohup` gives a file that can't be read
+        if error.errno == errno.EBADF:  # `nohup` passes a file that cannot be read
             return
         raise InvalidRequest(
             f"standard input cannot be read: {error.strerror}", field=field
@@ -140,15 +115,15 @@ def _limit_size(blocks: Iterator[bytes], field: str) -> Iterator[bytes]:
         size += len(block)
         if size > MAX_BYTES:
             raise InvalidRequest(
-                f"standard input is longer than {MAX_BYTES} bytes",
+                f"standard input is longer than {format_bytes(MAX_BYTES)}",
                 field=field,
-                hint="No model reads that much: give a part of it.",
+                hint="No model reads that much: pass a part of it.",
             )
         yield block
 
 
 def _decode_text(raw: bytes, field: str) -> str:
-    """Text with its line ends made the same, without the mark that Windows begins it with."""
+    # TextIOWrapper makes line ends `\n`; utf-8-sig drops the byte order mark of Windows programs.
     try:
         text = io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8-sig").read()
     except UnicodeDecodeError as error:
@@ -161,10 +136,8 @@ def _decode_text(raw: bytes, field: str) -> str:
 
 
 def _is_command_output(stream: TextIO) -> bool:
-    """Whether a pipe is the standard output of a command, as in `slow | foundry-api chat`.
-
-    Only Linux tells; elsewhere the answer is no.
-    """
+    """Whether a pipe is the standard output of a command, as in `slow | foundry-api chat`."""
+    # /proc is Linux only; elsewhere the answer is no.
     try:
         pipe = Path(f"/proc/self/fd/{stream.fileno()}").readlink()
     except OSError:
@@ -175,5 +148,5 @@ def _is_command_output(stream: TextIO) -> bool:
 def _is_link_to(link: Path, target: Path) -> bool:
     try:
         return link.readlink() == target
-    except OSError:  # a process that has ended, or of another user
+    except OSError:  # of a process that ended, or of another user
         return False

@@ -1,8 +1,7 @@
-"""Standard streams as they come on Linux, macOS and Windows, made the same.
+"""Standard streams that behave the same on Linux, macOS and Windows.
 
-What cannot be written is not a bug of the program: a full disk behind `> file`, a stream that the
-caller closed. Standard output raises `OutputError` then; standard error, where the user would be
-told, loses the text.
+A failed write is not a bug of the program: the disk behind `> file` may be full, or the caller
+closed the stream. Standard output then raises `OutputError`; standard error drops the text.
 """
 
 from __future__ import annotations
@@ -21,24 +20,20 @@ class OutputError(OSError):
     """Standard output cannot be written."""
 
     def __str__(self) -> str:
-        """The sentence for the user."""
         if self.errno == errno.EBADF:
             return "standard output is closed"
         return f"standard output cannot be written: {self.strerror}"
 
 
 class _Stream(TextIOWrapper):
-    """A stream over the buffer of another.
+    """A stream over the buffer of another stream."""
 
-    Attributes:
-        replaced: The other, which would close the buffer if nobody referred to it any more.
-    """
-
+    # Keeps a reference to the other stream, which would close the buffer when it is collected.
     replaced: TextIO | None = None
 
 
 class _Output(_Stream):
-    """Standard output. A reader that left is a `BrokenPipeError`, as always."""
+    """Standard output; a closed pipe still raises BrokenPipeError."""
 
     def write(self, text: str, /) -> int:
         try:
@@ -58,7 +53,7 @@ class _Output(_Stream):
 
 
 class _Errors(_Stream):
-    """Standard error. A failure to write to it changes nothing: the exit code tells the end."""
+    """Standard error; failed writes are ignored, because the exit code reports the failure."""
 
     def write(self, text: str, /) -> int:
         with contextlib.suppress(OSError):
@@ -71,12 +66,15 @@ class _Errors(_Stream):
 
 
 def force_utf8() -> None:
-    """Read and write UTF-8, whatever the code page or locale is, and expect failing writes.
-
-    A pipe or file on Windows has the ANSI code page, in which most answers cannot be written. What
-    cannot be encoded even so, such as half a surrogate pair in a file's name, is escaped.
-    """
-    _reserve_closed_descriptors()
+    """Replace the standard streams: UTF-8 whatever the locale, and failed writes handled."""
+    # Without this, the next file that is opened would get the number of a closed standard stream,
+    # and with it the text that is meant for that stream. os.open takes the lowest free number.
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY)
+    # A pipe or file on Windows has the ANSI code page, which cannot encode most answers.
     if isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8", errors="strict")  # pyright: ignore[reportUnknownMemberType]
     sys.stdout = _wrap_stream(sys.stdout, 1, _Output)
@@ -84,7 +82,7 @@ def force_utf8() -> None:
 
 
 def abandon_unwritten() -> None:
-    """Let what standard output could not take go: Python would try, and complain, at its exit."""
+    """Discard what could not be written: Python would try again at exit, and print an error."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -92,11 +90,11 @@ def abandon_unwritten() -> None:
 
 
 def _wrap_stream(stream: TextIO | None, descriptor: int, kind: type[_Stream]) -> TextIO:
-    """A stream of ours in the place of Python's; others, of tests and notebooks, stay."""
-    if stream is None:  # it was closed; writing to what stands in its place fails
+    # `backslashreplace`: a lone surrogate, as in a file name, cannot be encoded even as UTF-8.
+    if stream is None:  # it was closed: a write to the descriptor fails, and is reported
         raw = BufferedWriter(FileIO(descriptor, "w", closefd=False))
         return kind(raw, encoding="utf-8", errors="backslashreplace")
-    if type(stream) is not TextIOWrapper:
+    if type(stream) is not TextIOWrapper:  # of a test or a notebook
         return stream
     wrapped = kind(
         stream.buffer,
@@ -107,12 +105,3 @@ def _wrap_stream(stream: TextIO | None, descriptor: int, kind: type[_Stream]) ->
     )
     wrapped.replaced = stream
     return wrapped
-
-
-def _reserve_closed_descriptors() -> None:
-    """The next file to be opened would become standard output, and get what is meant for it."""
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDONLY)  # becomes the lowest free one, which is this

@@ -1,4 +1,4 @@
-"""`foundry-api transcribe`: what is said in a recording."""
+"""`foundry-api transcribe`: the text of an audio file."""
 
 from __future__ import annotations
 
@@ -33,21 +33,26 @@ EPILOG = format_examples(
 
 @click.command("transcribe", epilog=EPILOG)
 @click.argument(
-    "recording",
+    "audio_file",
+    metavar="FILE",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
 )
-@click.option("-m", "--model", metavar="NAME", required=True, help="Alias or id of a transcriber.")
-@click.option("--language", metavar="CODE", help="Such as en or de; Nemotron detects it.")
-@click.option("--temperature", type=float, help="0, always the likeliest word, to 1.")
-@click.option("--timeout", type=float, help="Seconds without a word. [FOUNDRY_TIMEOUT, else 30]")
-@click.option("--deadline", type=float, help="Seconds for all of it. [FOUNDRY_DEADLINE]")
+@click.option("-m", "--model", metavar="NAME", required=True, help="Speech model, alias or id.")
+@click.option(
+    "--language", metavar="CODE", help="Spoken language, such as en or de; optional for Nemotron."
+)
+@click.option("--temperature", type=float, help="Sampling temperature, 0 to 1; 0 is greedy.")
+@click.option(
+    "--timeout", type=float, help="Seconds to wait for the next text. [FOUNDRY_TIMEOUT, else 30]"
+)
+@click.option("--deadline", type=float, help="Seconds for the entire file. [FOUNDRY_DEADLINE]")
 @click.option("-y", "--yes", is_flag=True, help="Download a missing model.")
 @common_options
 @pass_common
 def command(
     common: GlobalOptions,
     *,
-    recording: Path,
+    audio_file: Path,
     model: str,
     language: str | None,
     temperature: float | None,
@@ -55,8 +60,11 @@ def command(
     deadline: float | None,
     yes: bool,
 ) -> None:
-    """Tell what is said in a recording, as it is heard. It may be a pipe; - is standard input."""
-    audio = _read_audio(recording)
+    """Transcribe an audio file.
+
+    Text is printed as it is recognised. FILE may be a pipe; - is standard input.
+    """
+    audio = _read_audio(audio_file)
     options: ModelOptions = {"download": yes}
     with Session(common, timeout_s=timeout, deadline_s=deadline) as session:
         client = session.client
@@ -65,40 +73,39 @@ def command(
                 client.transcribe(
                     audio, model=model, language=language, temperature=temperature, **options
                 ),
-                description="Listening",
+                description="Transcribing ...",
             )
             print_json(_to_json(transcription))
             return
-        pieces = client.stream_transcribe(
+        chunks = client.stream_transcribe(
             audio, model=model, language=language, temperature=temperature, **options
         )
-        session.run(_print_transcript(pieces))
+        session.run(_print_transcript(chunks))
 
 
-def _read_audio(recording: Path) -> Path | bytes:
-    """A file, or the bytes of a pipe: read here, where Ctrl-C ends the waiting for them."""
-    if str(recording) == STANDARD_STREAM:
+def _read_audio(audio_file: Path) -> Path | bytes:
+    # A pipe is read here, outside the event loop, where Ctrl-C ends a blocking read.
+    if str(audio_file) == STANDARD_STREAM:
         if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison] # of programs without a console
             raise click.UsageError("This program has no standard input: give a file.")
         return read_recording(sys.stdin.buffer, "of standard input")
-    if recording.is_file():
-        return recording
-    with recording.open("rb") as file:
-        return read_recording(file, str(recording))
+    if audio_file.is_file():
+        return audio_file
+    with audio_file.open("rb") as file:
+        return read_recording(file, str(audio_file))
 
 
 async def _print_transcript(chunks: AsyncGenerator[TranscriptionChunk]) -> None:
-    speaker = AnswerPrinter()
+    printer = AnswerPrinter()
     async with aclosing(chunks):
         try:
-            async for piece in chunks:
-                speaker.write(piece.text)
+            async for chunk in chunks:
+                printer.write(chunk.text)
         finally:
-            speaker.finish()
+            printer.finish()
 
 
 def _to_json(transcription: Transcription) -> dict[str, object]:
-    """A transcription as JSON."""
     return {
         "text": transcription.text,
         "model": transcription.model,

@@ -1,4 +1,4 @@
-"""`foundry-api up`: the shared engine."""
+"""`foundry-api up`: start the shared engine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from foundry_api.cli.options import GlobalOptions, format_examples, output_optio
 from foundry_api.cli.output import print_json, sanitize_line
 from foundry_api.cli.session import make_settings
 from foundry_api.engine import shared
+from foundry_api.observe.format import format_duration
 from foundry_api.storage.paths import Paths
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ __all__ = ["command"]
 SECONDS_PER_MINUTE = 60
 
 
-@click.command("up", epilog=format_examples("up", "up --idle-timeout 0      stays until `down`"))
+@click.command("up", epilog=format_examples("up", "up --idle-timeout 0      run until `down`"))
 @click.option(
     "--idle-timeout",
     "idle_minutes",
@@ -28,15 +29,15 @@ SECONDS_PER_MINUTE = 60
     default=shared.IDLE_TIMEOUT_S / SECONDS_PER_MINUTE,
     show_default=True,
     metavar="MINUTES",
-    help="Leave after so many minutes without use; 0 never.",
+    help="Stop after this many minutes without use; 0 disables it.",
 )
 @output_options
 @pass_common
 def command(common: GlobalOptions, *, idle_minutes: float) -> None:
-    """Start an engine that all programs share.
+    """Start a shared engine in the background.
 
-    It keeps its models in memory between commands. Every program of this user that uses
-    foundry-api finds it. Where one runs already, nothing happens.
+    The engine keeps models in memory between commands. All programs of this user that use
+    foundry-api discover it. Does nothing if it is already running.
     """
     paths = Paths.from_home(make_settings(common).home)
     endpoint, already_running = shared.start(paths, idle_minutes * SECONDS_PER_MINUTE)
@@ -46,13 +47,12 @@ def command(common: GlobalOptions, *, idle_minutes: float) -> None:
     verb = "was already running" if already_running else "is running"
     click.echo(sanitize_line(f"The shared engine {verb} at {endpoint.base_url}"))
     if idle_minutes and not already_running:
-        click.echo(f"It leaves after {idle_minutes:g} minutes without use.")
+        click.echo(f"It stops after {format_duration(idle_minutes * 60)} without use.")
     click.echo("Stop it with: foundry-api down")
 
 
 def to_json(endpoint: Endpoint, *, already_running: bool) -> dict[str, object]:
-    """The shared engine as JSON, without its token."""
-    return {
+    return {  # without the token of the engine
         "url": endpoint.base_url,
         "already_running": already_running,
         "service_generation": endpoint.service_generation,

@@ -1,20 +1,21 @@
-"""The verbs of the command line, in the order that help shows them."""
+"""The verbs of the command line, in the order in which `--help` lists them."""
 
 from __future__ import annotations
 
 __all__ = ["VERBS"]
 
+# A copy of each command's first line: reading it from the commands would import all of them.
 VERBS = {
-    "chat": "Ask a model: one prompt, or a conversation.",
-    "embed": "Turn texts into vectors, one JSON array a line.",
-    "batch": "Answer a whole file of prompts, and go on where it stopped.",
-    "transcribe": "Tell what is said in a recording, as it is heard.",
-    "models": "See, get and remove models.",
-    "status": "Tell which services are running.",
-    "health": "Look at a service's health, once or again and again.",
-    "doctor": "Find what is wrong here, and tell how to mend it.",
-    "cache": "See and clear the answers that are kept.",
-    "request": "Send any request to the service, and print the body of its answer.",
-    "up": "Start an engine that all programs share.",
+    "chat": "Chat with a model, or send a single prompt.",
+    "embed": "Compute embeddings, one JSON array per line.",
+    "batch": "Run a file of prompts, resumable at any time.",
+    "transcribe": "Transcribe an audio file.",
+    "models": "Manage models.",
+    "status": "Show running services.",
+    "health": "Check the health of a service, once or continuously.",
+    "doctor": "Diagnose problems and suggest fixes.",
+    "cache": "Show or clear the response cache.",
+    "request": "Send an HTTP request to the service and print the response body.",
+    "up": "Start a shared engine in the background.",
     "down": "Stop the shared engine.",
 }

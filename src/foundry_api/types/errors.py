@@ -429,7 +429,7 @@ class ModelTaskMismatch(ModelError):
 class ModelLoadFailed(ModelError):
     """The engine could not load the model's files."""
 
-    default_hint = "See the engine's log, or run `foundry-api models add DIRECTORY --check`."
+    default_hint = "See the engine's log, or run `foundry-api models register DIRECTORY --check`."
 
 
 class ModelRegistrationFailed(ModelError):

@@ -101,7 +101,7 @@ _COMPILED = tuple((re.compile(pattern, re.IGNORECASE), error) for pattern, error
 _REGISTRATIONS_HINT = (
     "The engine's list of registered models, foundry.local.modelinfo.json, is damaged. Move it away"
     " (`foundry-api doctor` says where it is), end a shared engine with `foundry-api down`, and"
-    " register your models again with `foundry-api models add`."
+    " register your models again with `foundry-api models register`."
 )
 
 # What to do when a model cannot be loaded, by patterns in the messages of SDK 2.2.1.

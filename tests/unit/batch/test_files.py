@@ -238,7 +238,7 @@ def test_doctor_report_replaces_only_an_earlier_report(
 ) -> None:
     before = seen(place)
     assert main(["doctor", "--quick", "--report", "thesis.html"]) == 2
-    assert "is there, and is no report" in capsys.readouterr().err
+    assert "exists and is not a report" in capsys.readouterr().err
     assert main(["doctor", "--quick", "--report", "typo/report.md"]) == 2
     assert seen(place) == before
 

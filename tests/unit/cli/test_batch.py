@@ -65,14 +65,14 @@ def screen(now: BatchProgress, width: int = 100) -> list[str]:
 
 def test_a_line_of_a_log_tells_all_that_matters() -> None:
     assert format_line(progress()) == (
-        "5,412 of 10,000 (54%) finished, 12 failed, 310 shared, 41.2 lines/s, 2,310 tokens/s, "
-        "1 min 51 s left, 8 in flight of at most 8, 512 queued"
+        "5,412 of 10,000 (54%) finished, 12 failed, 310 reused, 41.2 lines/s, "
+        "2,310 tokens/s, 1 min 51 s left, 8 in flight of at most 8, 512 queued"
     )
 
 
 def test_a_service_that_is_away_is_told_by_its_name() -> None:
     away = EngineState(services=(("http://a:1", "closed"), ("http://b:2", "open")))
-    assert format_line(progress(engine=away)).endswith("http://b:2 is away")
+    assert format_line(progress(engine=away)).endswith("http://b:2 is unavailable")
 
 
 def test_a_line_tells_what_else_goes_on() -> None:
@@ -88,10 +88,10 @@ def test_the_screen_has_a_bar_and_the_figures_of_now() -> None:
     title, bar, lines, speed, time, engine = screen(progress())
     assert title == "a.jsonl -> b.jsonl"
     assert bar.endswith("5,412 of 10,000   54%")
-    assert lines == "lines   5,400 answered, 12 failed, 310 shared"
-    assert speed.startswith("speed   41.2 lines/s  2,310 tokens/s")
-    assert time == "time    2 min 11 s so far, 1 min 51 s left"
-    assert engine == "engine  8/8 in flight, 512 queued  http://a:1 well"
+    assert lines == "lines   5,400 succeeded, 12 failed, 310 reused"
+    assert speed.startswith("speed   41.2 lines/s, 2,310 tokens/s")
+    assert time == "time    2 min 11 s elapsed, 1 min 51 s left"
+    assert engine == "engine  8/8 in flight, 512 queued  http://a:1 available"
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
@@ -112,11 +112,17 @@ def test_the_screen_while_the_input_is_checked() -> None:
     ("arguments", "message"),
     [
         (["run", "a.txt"], "Missing option '-o'"),
-        (["run", "a.txt", "-o", "b", "--strict", "--no-check"], "--strict needs the check"),
-        (["run", "a.txt", "-o", "b", "--ray-address", "auto"], "--ray-address is for"),
-        (["run", "a.txt", "-o", "-", "--report", "r"], "--report is not written beside -o -"),
-        (["run", "a.txt", "-o", "-", "--errors", "e"], "--errors is not written beside -o -"),
-        (["run", "a.txt", "-o", "b", "--engine", "ray", "--concurrency", "2"], "--concurrency is"),
+        (
+            ["run", "a.txt", "-o", "b", "--strict", "--no-check"],
+            "--strict cannot be used with --no-check",
+        ),
+        (["run", "a.txt", "-o", "b", "--ray-address", "auto"], "--ray-address requires"),
+        (["run", "a.txt", "-o", "-", "--report", "r"], "--report cannot be used with -o -"),
+        (["run", "a.txt", "-o", "-", "--errors", "e"], "--errors cannot be used with -o -"),
+        (
+            ["run", "a.txt", "-o", "b", "--engine", "ray", "--concurrency", "2"],
+            "--concurrency requires",
+        ),
         (["run", "a.txt", "-o", "b", "--patience", "soon"], "--patience is 'soon'"),
         (["run", "a.txt", "-o", "b", "--set", "max_tokens"], "'max_tokens' is not NAME=VALUE"),
         (["plan", "a.txt", "--within", "0s"], "--within is '0s'"),
@@ -138,7 +144,7 @@ def test_a_run_without_a_line_says_so(capsys: pytest.CaptureFixture[str]) -> Non
     options = BatchOptions(input=InputOptions(path="/dev/fd/63"), output="a.jsonl")
     print_summary(options, summary(total=0, done=0))
     told = capsys.readouterr().out
-    assert told.startswith("finished, but /dev/fd/63 has no lines, so nothing was asked\n")
+    assert told.startswith("finished, but /dev/fd/63 has no lines\n")
     print_summary(options, summary())
     assert capsys.readouterr().out.startswith("finished\n")
 
@@ -147,12 +153,12 @@ def test_a_run_without_a_line_says_so(capsys: pytest.CaptureFixture[str]) -> Non
     ("failures", "advice"),
     [
         ({}, ""),
-        ({"InvalidRequest": 2}, "Asked again they fail again: correct them"),
-        ({"ContextOverflow": 1, "UnsupportedFeature": 3}, "Asked again they fail again"),
-        ({"UnsupportedParameter": 1, "ModelTaskMismatch": 1}, "Asked again they fail again"),
-        ({"ServerError": 1}, "Ask them again with: foundry-api batch retry 'my answers.jsonl'"),
-        ({"StructuredOutputError": 1, "GrammarError": 1}, "(1 of them fails again: correct"),
-        ({"ReadTimeout": 1, "InvalidRequest": 1_200}, "(1,200 of them fail again: correct"),
+        ({"InvalidRequest": 2}, "They would fail again: correct them"),
+        ({"ContextOverflow": 1, "UnsupportedFeature": 3}, "They would fail again"),
+        ({"UnsupportedParameter": 1, "ModelTaskMismatch": 1}, "They would fail again"),
+        ({"ServerError": 1}, "Retry them with: foundry-api batch retry 'my answers.jsonl'"),
+        ({"StructuredOutputError": 1, "GrammarError": 1}, "(1 of them would fail again: correct"),
+        ({"ReadTimeout": 1, "InvalidRequest": 1_200}, "(1,200 of them would fail again: correct"),
     ],
 )
 def test_what_can_never_pass_is_not_recommended_to_be_asked_again(
@@ -179,7 +185,7 @@ def test_a_batch_seen_from_outside_advises_the_same(
 def test_a_check_of_no_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in.txt").touch()
     assert main(["batch", "check", str(tmp_path / "in.txt")]) == 0
-    assert capsys.readouterr().out == "in.txt: 0 lines, so there is nothing to ask\n"
+    assert capsys.readouterr().out == "in.txt: 0 lines, nothing to run\n"
 
 
 def test_a_line_end_in_an_error_forges_no_line_of_the_summary(

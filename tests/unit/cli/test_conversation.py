@@ -76,13 +76,15 @@ def test_the_user_leaves(leave: str | BaseException) -> None:
 def test_a_command_with_words_that_it_does_not_take_says_how_to_enter_it(line: str) -> None:
     talk = Talk("one", line, "two")
     word = line.split(maxsplit=1)[0]
-    assert talk.told[0] == f"{word} takes nothing behind it: enter {word} alone."
+    assert talk.told[0] == f"{word} takes no argument: enter {word} alone."
     assert [asked[1][-1] for asked in talk.asked] == [("user", "one"), ("user", "two")]
 
 
 @pytest.mark.parametrize(("word", "meant"), [("/qiut", "/quit"), ("/modle", "/model")])
 def test_an_unknown_command_names_the_nearest(word: str, meant: str) -> None:
-    assert Talk(f"{word} x").told[0].startswith(f"There is no {word} (did you mean {meant}?)")
+    assert (
+        Talk(f"{word} x").told[0].startswith(f"There is no command {word} (did you mean {meant}?)")
+    )
 
 
 def test_empty_lines_are_not_asked() -> None:
@@ -108,8 +110,8 @@ def test_a_model_that_is_missing_is_told_and_not_taken() -> None:
 
 def test_commands_without_text_tell_what_is_set() -> None:
     talk = Talk("/model", "/system", "/system Be brief.", "/system")
-    assert talk.told[:2] == ["The model is first.", "No instructions."]
-    assert talk.told[2] == talk.told[3] == "The instructions are: Be brief."
+    assert talk.told[:2] == ["The model is first.", "There is no system message."]
+    assert talk.told[2] == talk.told[3] == "The system message is: Be brief."
 
 
 def test_help_lists_every_command() -> None:

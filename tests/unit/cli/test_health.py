@@ -107,7 +107,9 @@ def test_a_look_as_json_is_one_line_that_can_be_read_back(
 
 
 def test_guards_are_told_where_there_are_calls() -> None:
-    assert format_limits(full(**BUSY)) == ("2 of 2 in flight, 7 queued, 5 answered, breaker closed")
+    assert format_limits(full(**BUSY)) == (
+        "2 of 2 in flight, 7 queued, 5 succeeded, breaker closed"
+    )
     idle = {
         "breaker": BreakerStatistics("closed", 0, 0, 0, 0.0, 0.0, 0, 0, 0.0),
         "limiter": LimiterStatistics(2, 0, 0, 0, None),
@@ -168,7 +170,7 @@ def test_a_summary_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "there is no history" in capsys.readouterr().err
     SampleStore(path, keep_s=1e9).close()
     assert main(["health", "--summary", "--store", str(path)]) == 0
-    assert capsys.readouterr().out == f"There are no looks in {path}.\n"
+    assert capsys.readouterr().out == f"There are no checks in {path}.\n"
     assert dict(make_summary_fields(summarise([])))["available"] == ""
 
 

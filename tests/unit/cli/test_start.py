@@ -26,6 +26,7 @@ HEAVY = {
     "json",
     "logging",
     "msgspec",
+    "packaging",
     "platformdirs",
     "psutil",
     "rich",

@@ -75,8 +75,8 @@ def test_an_inherited_input_that_never_ends_is_left_out_with_a_word(
 ) -> None:
     assert read_piped_text("prompt", silence_s=0.01) == ""
     told = capsys.readouterr().err
-    assert told.startswith("Standard input is open, but nothing came within 0.01 s")
-    assert "Give - to wait for it" in told
+    assert told.startswith("Standard input is open, but nothing arrived within 10 ms")
+    assert "Pass - to wait for it" in told
 
 
 def test_what_has_begun_is_read_to_its_end(pipe: BinaryIO) -> None:
@@ -123,7 +123,7 @@ def test_what_is_no_text_is_refused(
 @pytest.mark.parametrize("read", [read_text, read_piped_text])
 @pytest.mark.parametrize(
     ("place", "message"),
-    [("/dev/zero", "longer than 1000 bytes"), ("/", "cannot be read: Is a directory")],
+    [("/dev/zero", "longer than 1000 B"), ("/", "cannot be read: Is a directory")],
 )
 def test_what_cannot_be_a_prompt_is_refused(
     monkeypatch: pytest.MonkeyPatch, read: Callable[[str], str], place: str, message: str

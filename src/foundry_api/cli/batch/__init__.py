@@ -1,4 +1,4 @@
-"""`foundry-api batch`: a whole file of prompts."""
+"""`foundry-api batch`: run a file of prompts."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ EPILOG = format_examples(
 @click.group("batch", epilog=EPILOG)
 @output_options
 def command() -> None:
-    """Answer a whole file of prompts, and go on where it stopped."""
+    """Run a file of prompts, resumable at any time."""
 
 
-for option_name in (
+for subcommand in (
     run.command,
     status.command,
     status.cancel_command,
@@ -33,4 +33,4 @@ for option_name in (
     plan.command,
     check.command,
 ):
-    command.add_command(option_name)
+    command.add_command(subcommand)

@@ -1,4 +1,4 @@
-"""`foundry-api batch check`."""
+"""`foundry-api batch check`: validate an input file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from foundry_api.batch.progress import BatchProgress
 from foundry_api.batch.sources import check, open_seekable
-from foundry_api.cli.batch.options import input_options
+from foundry_api.cli.batch.options import add_input_options
 from foundry_api.cli.batch.progress import LastProgress, report_progress
 from foundry_api.cli.options import GlobalOptions, format_examples, output_options, pass_common
 from foundry_api.cli.output import print_json, print_table, sanitize_line
@@ -30,35 +30,35 @@ MAX_PROBLEMS = 20
         "batch check prompts.jsonl", "batch check --json people.csv --column question"
     ),
 )
-@input_options
+@add_input_options
 @output_options
 @pass_common
 def command(common: GlobalOptions, *, read: InputOptions) -> int:
-    """Look at a whole input, without asking anything.
+    """Validate an input file without running it.
 
-    Exits with 2 if it has a line that cannot be asked.
+    The exit code is 2 if a line is invalid.
     """
     with (
         open_seekable(read) as source,
         report_progress(f"Checking {read.path}", common, LastProgress()) as on_progress,
     ):
-        report = check(
-            source, on_progress=lambda progress: on_progress(_to_batch_progress(progress))
-        )
+
+        def report_check(progress: CheckProgress) -> None:
+            on_progress(
+                BatchProgress(
+                    phase="checking",
+                    failed=progress.bad,
+                    read_bytes=progress.position_bytes,
+                    size_bytes=progress.size_bytes,
+                )
+            )
+
+        report = check(source, on_progress=report_check)
     if common.as_json:
         print_json(_to_json(report))
     else:
         _print_report(source.name, report)
     return EXIT_REFUSED if report.bad else 0
-
-
-def _to_batch_progress(progress: CheckProgress) -> BatchProgress:
-    return BatchProgress(
-        phase="checking",
-        failed=progress.bad,
-        read_bytes=progress.position_bytes,
-        size_bytes=progress.size_bytes,
-    )
 
 
 def _to_json(report: CheckReport) -> dict[str, object]:
@@ -73,17 +73,17 @@ def _to_json(report: CheckReport) -> dict[str, object]:
 
 
 def _print_report(name: str, report: CheckReport) -> None:
-    state = f"{format_count(report.bad, 'bad line')}" if report.bad else "all of them can be asked"
+    state = format_count(report.bad, "bad line") if report.bad else "all valid"
     colour = "red" if report.bad else "green"
     if not report.lines:
-        state, colour = "so there is nothing to ask", "yellow"
+        state, colour = "nothing to run", "yellow"
     click.echo(f"{sanitize_line(name)}: {format_count(report.lines, 'line')}, ", nl=False)
     click.secho(state, fg=colour, bold=True)
     if report.models:
-        rows = [[model or "not named", format_int(count)] for model, count in report.models.items()]
+        rows = [[model or "(default)", format_int(count)] for model, count in report.models.items()]
         print_table(["MODEL", "LINES"], rows)
     for problem in report.problems[:MAX_PROBLEMS]:
         click.echo(sanitize_line(problem.message))
     if report.bad > MAX_PROBLEMS:
         more = report.bad - MAX_PROBLEMS
-        click.echo(f"And {format_int(more)} more; --json tells the first {len(report.problems)}.")
+        click.echo(f"And {format_int(more)} more; --json lists the first {len(report.problems)}.")

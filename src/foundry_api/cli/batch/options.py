@@ -1,4 +1,4 @@
-"""The options of batches, in groups: what is read, and what answers it."""
+"""The options of the batch commands: the input, and the engine that runs it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DurationParam",
     "EngineOptions",
-    "engine_options",
-    "input_options",
+    "add_engine_options",
+    "add_input_options",
     "make_engine",
     "make_session",
 ]
@@ -36,14 +36,13 @@ _F = TypeVar("_F", bound="Callable[..., Any]")
 
 
 class DurationParam(click.ParamType[float]):
-    """A time as people write it, such as `90s`, `10m` or `2h`; taken as seconds."""
+    """A duration such as `90s`, `10m` or `2h`, converted to seconds."""
 
     name = "TIME"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Seconds, of what was written."""
         del ctx
         name = param.opts[0] if param is not None else "the time"
         return parse_duration(value, name) if isinstance(value, str) else float(value)
@@ -51,29 +50,17 @@ class DurationParam(click.ParamType[float]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """What shall answer the lines.
-
-    Attributes:
-        engine: This process's client, or a Ray cluster.
-        ray_address: Of the cluster; None starts one of this machine alone.
-        base_urls: Services, if several.
-        concurrency: Calls in flight at each service; None finds the best number.
-        max_attempts: How often a line is begun; None for what the batch says.
-        patience_s: Seconds that all services may be away; None for what the batch says.
-        timeout_s: Seconds without a token before a call gives up.
-        deadline_s: Seconds for a whole call.
-        yes: Whether a missing model is downloaded without a question.
-    """
+    """The engine that runs the requests, and its limits. None for the default of the batch."""
 
     engine: Literal["local", "ray"]
-    ray_address: str | None
+    ray_address: str | None  # None starts a cluster of this machine alone
     base_urls: tuple[str, ...]
-    concurrency: int | None
+    concurrency: int | None  # per service; None searches for the best one
     max_attempts: int | None
     patience_s: float | None
     timeout_s: float | None
     deadline_s: float | None
-    yes: bool
+    yes: bool  # download a missing model without asking
 
 
 _INPUT = (
@@ -82,27 +69,27 @@ _INPUT = (
         "--format",
         type=click.Choice(["auto", "openai", "text", "csv", "parquet"]),
         default="auto",
-        help="What it is; else its name tells: .jsonl, .json, .txt, .csv, .parquet, perhaps .gz.",
+        help="Input format. [from the suffix: .jsonl, .json, .txt, .csv, .parquet, or with .gz]",
     ),
-    click.option("--column", metavar="NAME", help="The prompt, of CSV and Parquet. [prompt]"),
+    click.option("--column", metavar="NAME", help="Prompt column of CSV and Parquet. [prompt]"),
     click.option(
         "--template",
         metavar="TEXT",
-        help="The prompt, with {column} for a column's value; of plain text {line}.",
+        help="Prompt template, with {column} for each column; {line} for plain text.",
     ),
-    click.option("-s", "--system", metavar="TEXT", help="Instructions ahead of each prompt."),
+    click.option("-s", "--system", metavar="TEXT", help="System message of each prompt."),
     click.option(
         "-m",
         "--model",
         metavar="NAME",
-        help="Of lines that name none. [FOUNDRY_MODEL, else phi-4-mini]",
+        help="Model of lines without one. [FOUNDRY_MODEL, else phi-4-mini]",
     ),
     click.option(
         "--set",
         "members",
         multiple=True,
         metavar="NAME=VALUE",
-        help="Such as max_tokens=200, for lines that do not say it; repeatable.",
+        help="Default request parameter, such as max_tokens=200; repeatable.",
     ),
 )
 
@@ -110,47 +97,49 @@ _ENGINE = (
     click.option(
         "--base-urls",
         metavar="URL,URL",
-        help="Share the lines among several services. [FOUNDRY_BASE_URLS]",
+        help="Distribute the lines over several services. [FOUNDRY_BASE_URLS]",
     ),
     click.option(
         "--engine",
         type=click.Choice(["local", "ray"]),
         default="local",
         show_default=True,
-        help="local: this program asks. ray: a Ray cluster does, an engine on each node.",
+        help="local: this process. ray: a Ray cluster, with an engine on each node.",
     ),
     click.option(
         "--ray-address",
         metavar="ADDRESS",
-        help="Of the cluster; auto is one that runs here. [RAY_ADDRESS, else one is started]",
+        help="Ray cluster; auto finds a local one. [RAY_ADDRESS, else one is started]",
     ),
     click.option(
         "--concurrency",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Lines in flight at each service. [found while it runs]",
+        help="Concurrent requests per service. [adapted automatically]",
     ),
     click.option(
         "--attempts",
         type=click.IntRange(min=1),
         metavar="N",
-        help="How often a line is begun before it counts as failed. [3]",
+        help="Attempts per line before it counts as failed. [3]",
     ),
     click.option(
         "--patience",
         type=DurationParam(),
-        help="How long all services may be away before it gives up, such as 30m. [10m]",
+        help="Give up after all services were unavailable for this long. [10m]",
     ),
     click.option(
-        "--timeout", type=float, help="Seconds without a token. [FOUNDRY_TIMEOUT, else 30]"
+        "--timeout",
+        type=float,
+        help="Seconds to wait for the next token. [FOUNDRY_TIMEOUT, else 30]",
     ),
-    click.option("--deadline", type=float, help="Seconds for one answer. [FOUNDRY_DEADLINE]"),
+    click.option("--deadline", type=float, help="Seconds for each answer. [FOUNDRY_DEADLINE]"),
     click.option("-y", "--yes", is_flag=True, help="Download a missing model without asking."),
 )
 
 
-def input_options(command: _F) -> _F:
-    """Give a command the input and what makes requests of it, as one argument `read`."""
+def add_input_options(command: _F) -> _F:
+    """Add the options of the input, which are passed as one argument `read`."""
 
     @functools.wraps(command)
     def wrapper(
@@ -178,8 +167,8 @@ def input_options(command: _F) -> _F:
     return _apply_options(_INPUT, cast("_F", wrapper))
 
 
-def engine_options(command: _F) -> _F:
-    """Give a command what answers the lines, as one argument `wishes`."""
+def add_engine_options(command: _F) -> _F:
+    """Add the options of the engine, which are passed as one argument `engine_options`."""
 
     @functools.wraps(command)
     def wrapper(
@@ -195,10 +184,17 @@ def engine_options(command: _F) -> _F:
         yes: bool,
         **rest: Any,
     ) -> Any:
-        wishes = EngineOptions(
+        urls = tuple(url.strip() for url in (base_urls or "").split(",") if url.strip())
+        if base_urls is not None and not urls:
+            raise click.UsageError("--base-urls is empty: give URLs separated by commas.")
+        if engine == "local" and ray_address is not None:
+            raise click.UsageError("--ray-address requires --engine ray.")
+        if engine == "ray" and concurrency is not None:
+            raise click.UsageError("--concurrency requires --engine local.")
+        options = EngineOptions(
             engine=engine,
             ray_address=ray_address,
-            base_urls=_parse_addresses(base_urls),
+            base_urls=urls,
             concurrency=concurrency,
             max_attempts=attempts,
             patience_s=patience,
@@ -206,25 +202,9 @@ def engine_options(command: _F) -> _F:
             deadline_s=deadline,
             yes=yes,
         )
-        _check_options(wishes)
-        return command(*arguments, wishes=wishes, **rest)
+        return command(*arguments, engine_options=options, **rest)
 
     return _apply_options(_ENGINE, cast("_F", wrapper))
-
-
-def _parse_addresses(value: str | None) -> tuple[str, ...]:
-    urls = tuple(url.strip() for url in (value or "").split(",") if url.strip())
-    if value is not None and not urls:
-        raise click.UsageError("--base-urls is empty: give addresses with commas between.")
-    return urls
-
-
-def _check_options(options: EngineOptions) -> None:
-    """Refuse what would be ignored."""
-    if options.engine == "local" and options.ray_address is not None:
-        raise click.UsageError("--ray-address is for --engine ray.")
-    if options.engine == "ray" and options.concurrency is not None:
-        raise click.UsageError("--concurrency is for --engine local.")
 
 
 def _apply_options(options: tuple[Callable[[Any], Any], ...], command: _F) -> _F:
@@ -236,7 +216,6 @@ def _apply_options(options: tuple[Callable[[Any], Any], ...], command: _F) -> _F
 def make_session(
     common: GlobalOptions, options: EngineOptions, *, model: str | None = None
 ) -> Session:
-    """A client and its loop, as the options wish it."""
     return Session(
         common,
         model=model,
@@ -255,15 +234,7 @@ def make_engine(
     patience_s: float,
     dedupe: bool | Path = False,
 ) -> BatchEngine:
-    """The engine that the options wish.
-
-    Args:
-        session: Whose client asks, or whose settings the clients of a cluster have.
-        options: What was said.
-        attempts: How often a line is begun.
-        patience_s: Seconds that all services may be away.
-        dedupe: Whether identical lines are asked once; a directory keeps their answers.
-    """
+    """Make the engine; a directory as `dedupe` is where answers of identical lines are stored."""
     if options.engine == "ray":
         from foundry_api.batch.ray_engine import RayEngine  # noqa: PLC0415 - few batches need it
 
@@ -275,6 +246,6 @@ def make_engine(
             dedupe=bool(dedupe),
             on_notice=lambda message: click.echo(sanitize(message), err=True),
         )
-    from foundry_api.batch.engine import LocalEngine  # noqa: PLC0415 - the other one is above
+    from foundry_api.batch.engine import LocalEngine  # noqa: PLC0415 - as above
 
     return LocalEngine(session.client, max_attempts=attempts, patience_s=patience_s, dedupe=dedupe)

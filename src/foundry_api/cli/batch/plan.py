@@ -1,4 +1,4 @@
-"""`foundry-api batch plan`."""
+"""`foundry-api batch plan`: estimate a batch from a sample."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from foundry_api.batch.sources import open_seekable
 from foundry_api.batch.types import STANDARD_STREAM, BatchOptions
 from foundry_api.cli.batch.options import (
     DurationParam,
-    engine_options,
-    input_options,
+    add_engine_options,
+    add_input_options,
     make_engine,
     make_session,
 )
@@ -26,6 +26,8 @@ from foundry_api.cli.session import make_settings
 from foundry_api.observe.format import format_count, format_duration, format_int, format_rate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from foundry_api.batch.plan import BatchPlan
     from foundry_api.batch.sampling import Estimate
     from foundry_api.batch.types import InputOptions
@@ -34,31 +36,32 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 SAMPLE_SIZE = 100
-SMALL_SAMPLE = 20
-"""Lines of a sample of which an interval still says little."""
+SMALL_SAMPLE = 20  # with fewer lines, the confidence interval means little
 
 
 @click.command(
     "plan",
     epilog=format_examples(
         "batch plan prompts.jsonl",
-        "batch plan prompts.jsonl --within 2h     how many machines for that",
+        "batch plan prompts.jsonl --within 2h     how many machines does that take?",
         "batch plan prompts.jsonl --sample 200 --json",
     ),
 )
-@input_options
+@add_input_options
 @click.option(
     "--sample",
     type=click.IntRange(min=1),
     default=SAMPLE_SIZE,
     show_default=True,
     metavar="N",
-    help="Lines to run, drawn at random.",
+    help="Number of lines to run, drawn at random.",
 )
 @click.option(
-    "--within", type=DurationParam(), help="Tell how many machines do it in that time: 2h."
+    "--within",
+    type=DurationParam(),
+    help="Estimate the number of machines for this duration, such as 2h.",
 )
-@engine_options
+@add_engine_options
 @common_options
 @pass_common
 def command(
@@ -67,33 +70,33 @@ def command(
     read: InputOptions,
     sample: int,
     within: float | None,
-    wishes: EngineOptions,
+    engine_options: EngineOptions,
 ) -> None:
-    """Tell how long a batch will take, how many tokens, and how many machines.
+    """Estimate duration, tokens and machines of a batch.
 
-    A few lines are really run on the service, and nothing of them is kept.
+    Runs a sample of the lines on the service. Their answers are not stored.
     """
     read = msgspec.structs.replace(read, model=make_settings(common, model=read.model).model)
     defaults = BatchOptions(input=read, output=STANDARD_STREAM)
     with (
         open_seekable(read) as source,
-        make_session(common, wishes, model=read.model) as session,
+        make_session(common, engine_options, model=read.model) as session,
     ):
         engine = make_engine(
             session,
-            wishes,
-            attempts=wishes.max_attempts or defaults.max_attempts,
-            patience_s=wishes.patience_s or defaults.patience_s,
+            engine_options,
+            attempts=engine_options.max_attempts or defaults.max_attempts,
+            patience_s=engine_options.patience_s or defaults.patience_s,
         )
 
         async def run() -> BatchPlan:
-            with report_progress(f"A sample of {read.path}", common, LastProgress()) as on_progress:
-                random = Random()  # noqa: S311 - which lines are drawn is no secret
+            with report_progress(f"Sampling {read.path}", common, LastProgress()) as on_progress:
+                random = Random()  # noqa: S311 - the choice of lines need not be secure
                 return await make_plan(
                     source, engine, sample=sample, random=random, on_progress=on_progress
                 )
 
-        plan = retry_after_download(session, run, yes=wishes.yes, ask=not common.as_json)
+        plan = retry_after_download(session, run, yes=engine_options.yes, ask=not common.as_json)
     if common.as_json:
         print_json(_to_json(plan, within))
     else:
@@ -132,38 +135,30 @@ def _print_plan(name: str, plan: BatchPlan, within: float | None) -> None:
             ("lines", f"{format_int(plan.total)}{bad}"),
             ("sample", f"{format_count(plan.sampled, 'line')} measured{failed}"),
             ("time", _format_range(plan.seconds, format_duration)),
-            ("speed", f"{speed}, {plan.concurrency:.1f} at once"),
+            ("speed", f"{speed}, {plan.concurrency:.1f} concurrent"),
             ("warm-up", format_duration(plan.warmup_s)),
-            ("read", f"{_format_range(plan.prompt_tokens, format_int)} tokens"),
-            ("written", f"{_format_range(plan.completion_tokens, format_int)} tokens"),
+            ("prompts", f"{_format_range(plan.prompt_tokens, format_int)} tokens"),
+            ("answers", f"{_format_range(plan.completion_tokens, format_int)} tokens"),
             ("machines", "" if within is None else _format_machines(plan, within)),
         ],
     )
     if len(plan.models) > 1:
-        _print_models(plan)
-    if plan.sampled < min(SMALL_SAMPLE, plan.total):
-        click.echo("The sample is small: --sample 100 tells more.")
-
-
-def _print_models(plan: BatchPlan) -> None:
-    rows = [
-        [
-            model_plan.model,
-            format_int(model_plan.lines),
-            format_duration(model_plan.lines * model_plan.seconds_a_line),
-            format_rate(model_plan.completion_tokens),
+        rows = [
+            [
+                model_plan.model,
+                format_int(model_plan.lines),
+                format_duration(model_plan.lines * model_plan.seconds_a_line),
+                format_rate(model_plan.completion_tokens),
+            ]
+            for model_plan in plan.models
         ]
-        for model_plan in plan.models
-    ]
-    print_table(["MODEL", "LINES", "TIME", "TOKENS A LINE"], rows)
+        print_table(["MODEL", "LINES", "TIME", "TOKENS/LINE"], rows)
+    if plan.sampled < min(SMALL_SAMPLE, plan.total):
+        click.echo("The sample is small; use a larger --sample for a better estimate.")
 
 
-def _format_range(estimate: Estimate, format_value: Any) -> str:
-    likely, low, high = (
-        format_value(estimate.likely),
-        format_value(estimate.low),
-        format_value(estimate.high),
-    )
+def _format_range(estimate: Estimate, format_value: Callable[[float], str]) -> str:
+    likely, low, high = map(format_value, (estimate.likely, estimate.low, estimate.high))
     return likely if low == high else f"{likely} ({low} to {high})"
 
 
@@ -171,9 +166,8 @@ def _format_machines(plan: BatchPlan, within: float) -> str:
     count = plan.count_machines(within)
     if count is None:
         return (
-            f"none does it within {format_duration(within)}: "
-            f"warming up alone takes {format_duration(plan.warmup_s)}"
+            f"{format_duration(within)} is not enough: "
+            f"the warm-up alone takes {format_duration(plan.warmup_s)}"
         )
-    is_single = count == 1
-    such = "this one does" if is_single else f"{format_int(count)} like this one do"
-    return f"{such} it within {format_duration(within)}, even at the upper end"
+    machines = "this one is" if count == 1 else f"{format_int(count)} like this one are"
+    return f"{machines} enough for {format_duration(within)}, even at the upper end"

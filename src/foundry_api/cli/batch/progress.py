@@ -1,4 +1,4 @@
-"""How far a batch is, on a terminal."""
+"""The progress of a batch: a live view on a terminal, else lines in a log."""
 
 from __future__ import annotations
 
@@ -33,44 +33,86 @@ if TYPE_CHECKING:
     from foundry_api.batch.progress import BatchProgress
     from foundry_api.cli.options import GlobalOptions
 
+    ProgressCallback = Callable[[BatchProgress], None]
+
 __all__ = [
-    "BatchScreen",
     "LastProgress",
     "describe_phase",
     "format_engine",
     "format_line",
     "format_speed",
-    "get_fraction",
     "report_progress",
 ]
 
+# State of a service and its colour, by the state of its circuit breaker.
+STATES = {"closed": "available", "open": "unavailable", "half-open": "being tested"}
+COLOURS = {"closed": "green", "open": "red", "half-open": "yellow"}
+PHASES = {"waiting": "waiting for other runners", "publishing": "writing the output"}
 
-BYTES_PER_MB = 2**20
-STATES = {"closed": "well", "open": "away", "half-open": "being tried"}
-"""Of a service, by the state of the circuit breaker that guards it."""
+LINE_EVERY_S = 10.0
+STEP_S = 1.0
+MAX_STEPS = 300  # of the graph; more than terminals are wide
+LABEL_WIDTH, VALUE_WIDTH, GAP = 8, 30, 2
 
 
-def get_fraction(progress: BatchProgress) -> float | None:
-    """How much is over, 0 to 1; None if that is not known."""
+class LastProgress:
+    """Holds the last reported progress; None before the first report."""
+
+    def __init__(self) -> None:
+        self.progress: BatchProgress | None = None
+
+
+@contextlib.contextmanager
+def report_progress(
+    title: str, common: GlobalOptions, last_progress: LastProgress
+) -> Generator[ProgressCallback]:
+    """Yield a callback that stores the progress and shows it, unless the command prints JSON."""
+    with contextlib.ExitStack() as stack:
+        if common.as_json:
+            show: ProgressCallback | None = None
+        elif is_terminal(sys.stderr):
+            show = stack.enter_context(_BatchView(title)).update
+        else:
+            show = _make_line_printer(title)
+
+        def report(progress: BatchProgress) -> None:
+            last_progress.progress = progress
+            if show is not None:
+                show(progress)
+
+        yield report
+
+
+def _make_line_printer(title: str) -> ProgressCallback:
+    # The first line is due after an interval: a batch that is over by then needs none.
+    due = time.monotonic() + LINE_EVERY_S
+
+    def print_line(progress: BatchProgress) -> None:
+        nonlocal due
+        if time.monotonic() < due:
+            return
+        due = time.monotonic() + LINE_EVERY_S
+        click.echo(f"{sanitize_line(title)}: {format_line(progress)}", err=True)
+
+    return print_line
+
+
+def _get_fraction(progress: BatchProgress) -> float | None:
     if progress.phase == "checking":
         return min(1.0, progress.read_bytes / progress.size_bytes) if progress.size_bytes else None
     return progress.finished / progress.total if progress.total else None
 
 
 def describe_phase(progress: BatchProgress) -> str:
-    """What goes on, where that is not the answering."""
+    """Describe a phase other than `running`; empty while requests are running."""
     if progress.phase == "checking":
         size = format_bytes(progress.size_bytes) if progress.size_bytes else ""
         return " ".join(filter(None, ("checking the input", size and f"({size})")))
-    phases = {
-        "waiting": "waiting for the other runners",
-        "publishing": "writing the output",
-    }
-    return phases.get(progress.phase, "")
+    return PHASES.get(progress.phase, "")
 
 
 def format_speed(progress: BatchProgress) -> str:
-    """`41.2 lines/s, 2,310 tokens/s`, of lately; empty before anything is finished."""
+    """Format as `41.2 lines/s, 2,310 tokens/s`; empty before a line is finished."""
     if progress.lines_per_s is None:
         return ""
     tokens = f", {format_rate(progress.tokens_per_s)} tokens/s" if progress.tokens_per_s else ""
@@ -78,24 +120,23 @@ def format_speed(progress: BatchProgress) -> str:
 
 
 def format_engine(state: EngineState) -> str:
-    """`8 in flight of at most 8, 512 queued`, and which services are not well."""
+    """Format as `8 in flight of at most 8, 512 queued`, with the services that are unavailable."""
     limit = f" of at most {state.limit}" if state.limit is not None else ""
     parts = [f"{state.in_flight} in flight{limit}", f"{format_int(state.queued)} queued"]
-    ill = [
-        (name, service_state) for name, service_state in state.services if service_state != "closed"
-    ]
     parts += [
-        f"{name} is {STATES.get(service_state, service_state)}" for name, service_state in ill
+        f"{name} is {STATES.get(service_state, service_state)}"
+        for name, service_state in state.services
+        if service_state != "closed"
     ]
     return ", ".join(parts)
 
 
 def format_line(progress: BatchProgress) -> str:
-    """All of it in one line, for a log."""
-    part = get_fraction(progress)
+    """Format the progress as one line of a log."""
     if progress.phase == "checking":
-        so_far = "" if part is None else f", {format_percent(part, 1)}"
-        return f"{describe_phase(progress)}{so_far}"
+        fraction = _get_fraction(progress)
+        percent = "" if fraction is None else f", {format_percent(fraction, 1)}"
+        return f"{describe_phase(progress)}{percent}"
     total = (
         f" of {format_int(progress.total)} ({format_percent(progress.finished, progress.total)})"
         if progress.total
@@ -105,7 +146,7 @@ def format_line(progress: BatchProgress) -> str:
         describe_phase(progress),
         f"{format_int(progress.finished)}{total} finished",
         f"{format_int(progress.failed)} failed" if progress.failed else "",
-        f"{format_int(progress.shared)} shared" if progress.shared else "",
+        f"{format_int(progress.shared)} reused" if progress.shared else "",
         format_speed(progress),
         f"{format_duration(progress.eta_s)} left" if progress.eta_s else "",
         format_engine(progress.engine) if progress.phase == "running" else "",
@@ -113,28 +154,13 @@ def format_line(progress: BatchProgress) -> str:
     return ", ".join(filter(None, parts))
 
 
-STEP_S = 1.0
-MAX_STEPS = 300
-"""Of the little graph; more than terminals are wide."""
+class _BatchView:
+    """Shows a progress bar with the current rates below it."""
 
-LABEL_WIDTH, GAP = 8, 2
-VALUE_WIDTH = 30
-COLOURS = {"closed": "green", "open": "red", "half-open": "yellow"}
-
-
-class BatchScreen:
-    """The bar, and below it the figures of now.
-
-    Args:
-        title: Above the bar: what becomes what.
-        clock: Seconds of a monotonic clock.
-    """
-
-    def __init__(self, title: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, title: str) -> None:
         self._title = title
-        self._monotonic = monotonic
         self._speeds: deque[float | None] = deque(maxlen=MAX_STEPS)
-        self._due = monotonic()
+        self._next_step_at = time.monotonic()
         self._live = Live(
             Text(sanitize_line(title)),
             console=Console(stderr=True),
@@ -150,15 +176,15 @@ class BatchScreen:
         self._live.stop()
 
     def update(self, progress: BatchProgress) -> None:
-        """Show how far it is."""
-        if self._monotonic() >= self._due:
-            self._due = self._monotonic() + STEP_S
+        # Progress is reported many times a second; the graph has a step for each second.
+        if time.monotonic() >= self._next_step_at:
+            self._next_step_at = time.monotonic() + STEP_S
             self._speeds.append(progress.lines_per_s)
         self._live.update(_Frame(self._title, progress, tuple(self._speeds)), refresh=True)
 
 
 class _Frame:
-    """What is on the screen, at whatever width the terminal then has."""
+    """The content of the view; rich renders it again when the terminal is resized."""
 
     def __init__(
         self, title: str, progress: BatchProgress, speeds: tuple[float | None, ...]
@@ -175,13 +201,13 @@ class _Frame:
         yield Group(title, self._make_bar(options.max_width), *self._make_rows(graph))
 
     def _make_bar(self, width: int) -> Table:
-        """The bar, with how much of the whole is over at its right."""
-        part = get_fraction(self._progress)
-        percent = self._format_fraction()
+        fraction = _get_fraction(self._progress)
+        text = self._format_fraction()
         row = Table.grid(padding=(0, GAP, 0, 0))
-        row.add_column(width=max(8, width - len(percent) - 2 * GAP))
+        row.add_column(width=max(8, width - len(text) - 2 * GAP))
         row.add_column(no_wrap=True)
-        row.add_row(ProgressBar(total=1.0, completed=part or 0.0, pulse=part is None), percent)
+        bar = ProgressBar(total=1.0, completed=fraction or 0.0, pulse=fraction is None)
+        row.add_row(bar, text)
         return row
 
     def _format_fraction(self) -> str:
@@ -198,10 +224,13 @@ class _Frame:
         if progress.phase == "checking":
             return
         yield _make_row("lines", self._make_counts())
-        speed = Text(self._format_speed().ljust(VALUE_WIDTH) + " " * GAP)
+        speed = Text((format_speed(progress) or "-").ljust(VALUE_WIDTH) + " " * GAP)
         speed.append(graph, style="cyan")
         yield _make_row("speed", speed)
-        yield _make_row("time", Text(self._format_time()))
+        # Whole seconds: fractions would flicker.
+        elapsed = f"{format_duration(round(progress.elapsed_s))} elapsed"
+        left = f", {format_duration(max(1, round(progress.eta_s)))} left" if progress.eta_s else ""
+        yield _make_row("time", Text(f"{elapsed}{left}"))
         if progress.phase == "running":
             yield _make_row("engine", self._make_engine_text())
         else:
@@ -209,28 +238,12 @@ class _Frame:
 
     def _make_counts(self) -> Text:
         progress = self._progress
-        text = Text(f"{format_int(progress.done)} answered", style="green")
-        failed = f", {format_int(progress.failed)} failed"
-        text.append(failed, style="red") if progress.failed else text.append(
-            failed, style="default"
-        )
+        text = Text(f"{format_int(progress.done)} succeeded", style="green")
+        failed_style = "red" if progress.failed else "default"
+        text.append(f", {format_int(progress.failed)} failed", style=failed_style)
         if progress.shared:
-            text.append(f", {format_int(progress.shared)} shared", style="default")
+            text.append(f", {format_int(progress.shared)} reused", style="default")
         return text
-
-    def _format_speed(self) -> str:
-        progress = self._progress
-        if progress.lines_per_s is None:
-            return "nothing is finished yet"
-        tokens_per_s = format_rate(progress.tokens_per_s or 0)
-        return f"{format_rate(progress.lines_per_s)} lines/s  {tokens_per_s} tokens/s"
-
-    def _format_time(self) -> str:
-        progress = self._progress
-        remaining = (
-            f", {format_duration(max(1, round(progress.eta_s)))} left" if progress.eta_s else ""
-        )
-        return f"{format_duration(round(progress.elapsed_s))} so far{remaining}"
 
     def _make_engine_text(self) -> Text:
         state = self._progress.engine
@@ -246,72 +259,3 @@ def _make_row(label: str, text: Text) -> Text:
     row = Text(label.ljust(LABEL_WIDTH), style="dim", no_wrap=True, overflow="ellipsis")
     row.append_text(Text(style="not dim").append_text(text))
     return row
-
-
-if TYPE_CHECKING:
-    ProgressCallback = Callable[[BatchProgress], None]
-
-
-LINE_EVERY_S = 10.0
-
-
-class LastProgress:
-    """Remembers how far a batch was when it stopped.
-
-    Attributes:
-        progress: What was told last; None before that.
-    """
-
-    def __init__(self) -> None:
-        self.progress: BatchProgress | None = None
-
-
-@contextlib.contextmanager
-def report_progress(
-    title: str, common: GlobalOptions, last_progress: LastProgress
-) -> Generator[ProgressCallback]:
-    """What a batch tells its progress.
-
-    Args:
-        title: What becomes what.
-        common: Whether the command prints JSON; then nothing else is told.
-        last_progress: Remembers what was told.
-    """
-    with _show_progress(title, common) as show:
-
-        def record(progress: BatchProgress) -> None:
-            last_progress.progress = progress
-            show(progress)
-
-        yield record
-
-
-@contextlib.contextmanager
-def _show_progress(title: str, common: GlobalOptions) -> Generator[ProgressCallback]:
-    if common.as_json:
-        yield _ignore
-    elif is_terminal(sys.stderr):
-        with BatchScreen(title) as screen:
-            yield screen.update
-    else:
-        yield _make_line_printer(title)
-
-
-def _ignore(progress: BatchProgress) -> None:
-    """A program waits for the end."""
-
-
-def _make_line_printer(
-    title: str, monotonic: Callable[[], float] = time.monotonic
-) -> ProgressCallback:
-    """A line now and then; none for what is over before the first is due."""
-    due = monotonic() + LINE_EVERY_S
-
-    def print_line(progress: BatchProgress) -> None:
-        nonlocal due
-        if monotonic() < due:
-            return
-        due = monotonic() + LINE_EVERY_S
-        click.echo(f"{sanitize_line(title)}: {format_line(progress)}", err=True)
-
-    return print_line

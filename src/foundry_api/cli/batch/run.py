@@ -1,4 +1,4 @@
-"""`foundry-api batch run`."""
+"""`foundry-api batch run` and `foundry-api batch retry`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from foundry_api.batch.journal import read_status
 from foundry_api.batch.types import STANDARD_STREAM, BatchOptions, get_journal_directory
-from foundry_api.cli.batch.options import engine_options, input_options
+from foundry_api.cli.batch.options import add_engine_options, add_input_options
 from foundry_api.cli.batch.runner import run_batch
 from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
 from foundry_api.cli.session import make_settings
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "retry_command"]
 
-
 EPILOG = (
     format_examples(
         "batch run prompts.jsonl -o answers.jsonl",
@@ -28,56 +27,56 @@ EPILOG = (
         'batch run people.csv -o letters.jsonl --template "Write to {name} in {city}."',
         "batch run prompts.jsonl.zst -o answers.parquet --ordered --report report.html",
         "batch run prompts.jsonl -o answers.jsonl --base-urls 10.0.0.1:5273,10.0.0.2:5273",
-        "batch run prompts.jsonl -o answers.jsonl          again, and it goes on",
+        "batch run prompts.jsonl -o answers.jsonl          run it again to resume",
     )
     + """
 
 \b
 Exit codes:
-  0    every line is answered
-  1    stopped by an error or by `batch cancel`; the same command goes on
-  2    wrong usage, or the input is refused
-  3    finished, but some lines failed; the summary says what may help
-  130  stopped with Ctrl-C; the same command goes on"""
+  0    all lines succeeded
+  1    stopped by an error or by `batch cancel`; run the same command to resume
+  2    usage error, or invalid input
+  3    finished, but some lines failed; see the summary
+  130  interrupted with Ctrl-C; run the same command to resume"""
 )
 
 
 @click.command("run", epilog=EPILOG)
-@input_options
+@add_input_options
 @click.option(
     "-o",
     "--output",
     type=click.Path(),
     metavar="FILE",
     required=True,
-    help="The answers; - is standard output.",
+    help="Output file; - is standard output.",
 )
 @click.option(
     "--errors",
     type=click.Path(),
     metavar="FILE",
-    help="Lines that failed. [NAME.errors.jsonl beside it]",
+    help="File for failed lines. [NAME.errors.jsonl next to the output]",
 )
 @click.option(
     "--output-format",
     type=click.Choice(["auto", "jsonl", "parquet"]),
     default="auto",
-    help="What the answers are written as; else the output's name tells.",
+    help="Output format. [from the suffix]",
 )
 @click.option("--ordered", is_flag=True, help="Keep the order of the input.")
-@click.option("--dedupe", is_flag=True, help="Ask identical requests once.")
-@click.option("--no-check", is_flag=True, help="Begin at once, without looking at the whole input.")
-@click.option("--strict", is_flag=True, help="Refuse the input for one bad line.")
-@click.option("--retry-failed", is_flag=True, help="Ask lines again that failed before.")
-@click.option("--restart", is_flag=True, help="Forget what was answered, and begin anew.")
+@click.option("--dedupe", is_flag=True, help="Run identical requests once.")
+@click.option("--no-check", is_flag=True, help="Start without validating the entire input.")
+@click.option("--strict", is_flag=True, help="Reject the input if a line is invalid.")
+@click.option("--retry-failed", is_flag=True, help="Run failed lines of earlier runs again.")
+@click.option("--restart", is_flag=True, help="Discard earlier answers and start over.")
 @click.option("--shared", is_flag=True, help="Share the work with other runs of this command.")
 @click.option(
     "--report",
     type=click.Path(),
     metavar="FILE",
-    help="Write a page with plots, such as report.html.",
+    help="Write an HTML report with plots, such as report.html.",
 )
-@engine_options
+@add_engine_options
 @common_options
 @pass_common
 def command(
@@ -95,20 +94,19 @@ def command(
     restart: bool,
     shared: bool,
     report: str | None,
-    wishes: EngineOptions,
+    engine_options: EngineOptions,
 ) -> int:
-    """Answer a whole file of prompts.
+    """Run a file of prompts.
 
-    INPUT is OpenAI's batch JSONL, plain lines of text, CSV or Parquet, or - for standard input.
-    What is answered is kept at once, so whatever stops this, the same command goes on.
+    INPUT is OpenAI batch JSONL, plain text with a prompt per line, CSV or Parquet, or - for
+    standard input. Each answer is stored at once: after an interruption, run the same command again
+    to resume.
     """
     if strict and no_check:
-        raise click.UsageError("--strict needs the check: leave --no-check out.")
+        raise click.UsageError("--strict cannot be used with --no-check.")
     for name, value in (("--errors", errors), ("--report", report)):
         if value is not None and output == STANDARD_STREAM:
-            raise click.UsageError(
-                f"{name} is not written beside -o -: name a file for the answers."
-            )
+            raise click.UsageError(f"{name} cannot be used with -o -: give a file for the answers.")
     model = make_settings(common, model=read.model).model
     options = BatchOptions(
         input=msgspec.structs.replace(read, model=model),
@@ -121,12 +119,11 @@ def command(
         check=not no_check,
         report=report,
     )
-    if wishes.max_attempts is not None:
-        options = msgspec.structs.replace(options, max_attempts=wishes.max_attempts)
-    if wishes.patience_s is not None:
-        options = msgspec.structs.replace(options, patience_s=wishes.patience_s)
+    options = _override(
+        options, max_attempts=engine_options.max_attempts, patience_s=engine_options.patience_s
+    )
     return run_batch(
-        common, options, wishes, shared=shared, restart=restart, retry_failed=retry_failed
+        common, options, engine_options, shared=shared, restart=restart, retry_failed=retry_failed
     )
 
 
@@ -139,24 +136,30 @@ def command(
     "--report",
     type=click.Path(),
     metavar="FILE",
-    help="Write a page with plots, such as report.html.",
+    help="Write an HTML report with plots, such as report.html.",
 )
-@engine_options
+@add_engine_options
 @common_options
 @pass_common
 def retry_command(
-    common: GlobalOptions, *, output: str, report: str | None, wishes: EngineOptions
+    common: GlobalOptions, *, output: str, report: str | None, engine_options: EngineOptions
 ) -> int:
-    """Ask lines again that failed, and finish what is not finished.
+    """Run failed and unfinished lines of a batch.
 
-    Which input it was and how it was asked is known from the run that began it.
+    The input and the options are those of the run that started the batch.
     """
     options = read_status(get_journal_directory(output)).options
-    overrides = {
-        "max_attempts": wishes.max_attempts,
-        "patience_s": wishes.patience_s,
-        "report": report,
-    }
-    changes = {name: value for name, value in overrides.items() if value is not None}
-    options = msgspec.structs.replace(options, output=output, **changes)
-    return run_batch(common, options, wishes, retry_failed=True, reuse_spooled_input=True)
+    options = _override(
+        options,
+        output=output,
+        max_attempts=engine_options.max_attempts,
+        patience_s=engine_options.patience_s,
+        report=report,
+    )
+    return run_batch(common, options, engine_options, retry_failed=True, reuse_spooled_input=True)
+
+
+def _override(options: BatchOptions, **values: object) -> BatchOptions:
+    """Replace the values that are not None."""
+    changes = {name: value for name, value in values.items() if value is not None}
+    return msgspec.structs.replace(options, **changes)

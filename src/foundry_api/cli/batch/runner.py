@@ -1,4 +1,4 @@
-"""Running a batch, and telling how it goes and how it ended."""
+"""Runs a batch, and reports its progress and its end."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["run_batch"]
 
 EXIT_SOME_FAILED = 3
+# Raised before the batch starts: there is no progress to report.
 NOT_STARTED_ERRORS = (BatchMismatch, BatchInUse, InvalidRequest)
-"""After these there is nothing to say about what is kept."""
 
 
 def run_batch(
@@ -44,32 +44,25 @@ def run_batch(
     retry_failed: bool = False,
     reuse_spooled_input: bool = False,
 ) -> int:
-    """Run a batch to its end, and tell what it came to. Returns the exit code.
-
-    Args:
-        common: The options that every verb takes.
-        options: What the batch is told.
-        engine_options: What answers it.
-        shared: Whether other processes may work on it at the same time.
-        restart: Whether to forget what was answered before.
-        retry_failed: Whether lines that failed are asked again.
-        reuse_spooled_input: Whether standard input was read by an earlier run.
-    """
+    """Run a batch, print its summary, and return the exit code."""
     last_progress = LastProgress()
     title = f"{options.input.path} -> {options.output}"
+    dedupe: bool | Path = options.dedupe
+    if options.dedupe and not options.to_stream:
+        dedupe = options.directory  # with a journal, the answers of identical lines are next to it
     with make_session(common, engine_options, model=options.input.model) as session:
         engine = make_engine(
             session,
             engine_options,
             attempts=options.max_attempts,
             patience_s=options.patience_s,
-            dedupe=_get_dedupe(options),
+            dedupe=dedupe,
         )
-
         runs = count()
 
         async def run() -> BatchSummary:
-            is_rerun = next(runs) > 0  # after a download: what was read and answered is kept
+            # The second run, after a download, must keep what the first one read and stored.
+            is_rerun = next(runs) > 0
             with report_progress(title, common, last_progress) as on_progress:
                 job = BatchJob(
                     options,
@@ -90,56 +83,40 @@ def run_batch(
         except BaseException as error:
             last = last_progress.progress
             if last is not None and last.phase != "checking" and not options.to_stream:
-                _print_stop(options, last, error, restart=restart, quiet=common.as_json)
+                if not common.as_json:
+                    _print_stop(options, last, error, restart=restart)
                 _write_partial_report(options, session, quiet=common.as_json)
             raise
-        return _print_summary(common, options, session, summary)
-
-
-def _get_dedupe(options: BatchOptions) -> bool | Path:
-    """Where there is a journal, the answers of identical lines lie beside it."""
-    if not options.dedupe or options.to_stream:
-        return options.dedupe
-    return options.directory
+        if options.report is not None:
+            write_report(options.report, options, session, summary)
+        if not common.as_json:
+            print_summary(options, summary)
+        elif not options.to_stream:
+            print_json(to_json(options, summary))
+        sys.stdout.flush()
+        return EXIT_SOME_FAILED if summary.failed else 0
 
 
 def _print_stop(
-    options: BatchOptions, last: BatchProgress, error: BaseException, *, restart: bool, quiet: bool
+    options: BatchOptions, last: BatchProgress, error: BaseException, *, restart: bool
 ) -> None:
-    """After a stop, say what is not lost."""
-    if quiet:
-        return
     total = f" of {format_int(last.total)}" if last.total else ""
-    message = f"Stopped: {format_int(last.finished)}{total} lines are finished and kept in"
+    message = f"Stopped: {format_int(last.finished)}{total} lines are finished and stored in"
     click.echo(f"{message} {sanitize(str(options.directory))}.", err=True)
     if restart:
-        click.echo("The same command without --restart goes on from there.", err=True)
-    elif not isinstance(error, BatchStorageFailed):  # whose hint says so
-        click.echo("The same command goes on from there.", err=True)
+        click.echo("Run the same command without --restart to resume.", err=True)
+    elif not isinstance(error, BatchStorageFailed):  # its hint says the same
+        click.echo("Run the same command to resume.", err=True)
 
 
 def _write_partial_report(options: BatchOptions, session: Session, *, quiet: bool) -> None:
-    """Write the page of what is there so far. Why the batch stopped is told all the same."""
     if options.report is None:
         return
     try:
         write_partial_report(options.report, options, session)
-    except BatchStorageFailed as error:
+    except BatchStorageFailed as error:  # must not replace the error that stopped the batch
         message = str(error)
     else:
-        message = f"The report {options.report} tells what is there so far."
+        message = f"The report {options.report} has the results so far."
     if not quiet:
         click.echo(sanitize(message), err=True)
-
-
-def _print_summary(
-    common: GlobalOptions, options: BatchOptions, session: Session, summary: BatchSummary
-) -> int:
-    if options.report is not None:
-        write_report(options.report, options, session, summary)
-    if not common.as_json:
-        print_summary(options, summary)
-    elif not options.to_stream:
-        print_json(to_json(options, summary))
-    sys.stdout.flush()
-    return EXIT_SOME_FAILED if summary.failed else 0

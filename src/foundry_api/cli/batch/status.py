@@ -1,4 +1,4 @@
-"""`foundry-api batch status` and `foundry-api batch cancel`: a batch seen from outside."""
+"""`foundry-api batch status` and `foundry-api batch cancel`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from foundry_api.batch.journal import read_status, request_cancel
 from foundry_api.batch.progress import BatchProgress
 from foundry_api.batch.types import get_journal_directory
 from foundry_api.cli.batch.progress import describe_phase, format_engine, format_speed
-from foundry_api.cli.batch.summary import make_retry_advice
+from foundry_api.cli.batch.summary import format_tokens, make_retry_advice
 from foundry_api.cli.options import GlobalOptions, format_examples, output_options, pass_common
 from foundry_api.cli.output import print_fields, print_json, sanitize_line
 from foundry_api.observe.format import (
@@ -37,7 +37,7 @@ __all__ = ["cancel_command", "command"]
 @output_options
 @pass_common
 def command(common: GlobalOptions, *, output: str) -> None:
-    """Tell how far a batch is, and who works on it. Nothing is changed."""
+    """Show the progress of a batch and the processes that run it."""
     status = read_status(get_journal_directory(output))
     if common.as_json:
         print_json(_to_json(status))
@@ -50,26 +50,26 @@ def command(common: GlobalOptions, *, output: str) -> None:
     epilog=format_examples("batch cancel answers.jsonl", "batch cancel answers.jsonl --now"),
 )
 @click.argument("output", type=click.Path(), metavar="OUTPUT")
-@click.option("--now", is_flag=True, help="Do not finish what is being answered.")
+@click.option("--now", is_flag=True, help="Abort requests in progress.")
 @output_options
 @pass_common
 def cancel_command(common: GlobalOptions, *, output: str, now: bool) -> None:
-    """Ask who works on a batch to leave.
+    """Stop a batch.
 
-    What is being answered is finished first. Nothing is lost: the command that ran it goes on.
+    Requests in progress are finished first. Nothing is lost: the command that started the batch
+    resumes it.
     """
     requested = request_cancel(get_journal_directory(output), "stop" if now else "drain")
     if common.as_json:
         print_json({"output": output, "asked": requested, "now": now})
     elif not requested:
-        click.echo(sanitize_line(f"Nobody works on {output}."))
+        click.echo(sanitize_line(f"No process is running {output}."))
     else:
-        how = "stop at once" if now else "leave when what is being answered is finished"
-        click.echo(f"Asked {format_count(requested, 'runner')} to {how}.")
+        how = "at once" if now else "after the requests in progress"
+        click.echo(f"Requested {format_count(requested, 'runner')} to stop {how}.")
 
 
 def get_state(status: BatchStatus) -> str:
-    """`running`, `stopped`, or `finished`."""
     if status.running:
         return "running"
     if status.published is None or not status.current:
@@ -78,7 +78,6 @@ def get_state(status: BatchStatus) -> str:
 
 
 def _to_json(status: BatchStatus) -> dict[str, Any]:
-    """As JSON."""
     return {
         "state": get_state(status).partition(",")[0],
         "directory": str(status.directory),
@@ -88,28 +87,29 @@ def _to_json(status: BatchStatus) -> dict[str, Any]:
         "counts": status.counts,
         "output": None if status.published is None else str(status.published.output),
         "errors": _format_errors(status) or None,
-        "runners": [_runner_to_json(runner) for runner in status.runners],
+        "runners": [
+            {
+                **msgspec.structs.asdict(runner),
+                "progress": msgspec.Raw(runner.progress) if runner.progress else None,
+            }
+            for runner in status.runners
+        ],
     }
-
-
-def _runner_to_json(runner: RunnerStatus) -> dict[str, Any]:
-    members = msgspec.structs.asdict(runner)
-    return {**members, "progress": msgspec.Raw(runner.progress) if runner.progress else None}
 
 
 def _make_fields(output: str, status: BatchStatus) -> list[tuple[str, str]]:
     counts = status.counts
-    written, read = format_int(counts.completion_tokens), format_int(counts.prompt_tokens)
+    tokens = format_tokens(counts.prompt_tokens, counts.completion_tokens)
     published = status.published
     return [
         ("input", status.options.input.path),
         ("lines", _format_lines(status)),
-        ("tokens", f"{written} written, {read} read" if counts.finished else ""),
-        ("begun", format_age(max(0.0, time.time() - status.started_at))),
+        ("tokens", tokens if counts.finished else ""),
+        ("started", format_age(max(0.0, time.time() - status.started_at))),
         *(_format_runner(runner) for runner in status.runners if runner.alive),
         ("answers", "" if published is None else str(published.output)),
         ("failed", _format_errors(status)),
-        ("next", _format_next_step(output, status)),
+        ("next step", _suggest_next_step(output, status)),
     ]
 
 
@@ -120,7 +120,7 @@ def _format_lines(status: BatchStatus) -> str:
         text += f" of {format_int(status.total)} ({format_percent(counts.finished, status.total)})"
     parts = [f"{text} finished"]
     parts += [f"{format_int(counts.failed)} failed"] if counts.failed else []
-    parts += [f"{format_int(counts.shared)} took a known answer"] if counts.shared else []
+    parts += [f"{format_int(counts.shared)} reused"] if counts.shared else []
     return ", ".join(parts)
 
 
@@ -132,7 +132,7 @@ def _format_runner(runner: RunnerStatus) -> tuple[str, str]:
         parts += [f"{format_duration(progress.eta_s)} left"] if progress.eta_s else []
         parts += [format_engine(progress.engine)] if progress.phase == "running" else []
     if runner.cancel is not None:
-        parts.append("was asked to leave")
+        parts.append("is stopping")
     return f"runner {runner.number}", ", ".join(filter(None, parts))
 
 
@@ -141,10 +141,10 @@ def _format_errors(status: BatchStatus) -> str:
     return "" if published is None or published.errors is None else str(published.errors)
 
 
-def _format_next_step(output: str, status: BatchStatus) -> str:
+def _suggest_next_step(output: str, status: BatchStatus) -> str:
     state = get_state(status)
     if state == "running":
         return f"foundry-api batch cancel {output}"
     if state == "stopped":
-        return "the command that ran it goes on"
+        return "run the same command again to resume"
     return make_retry_advice(output, status.failures)

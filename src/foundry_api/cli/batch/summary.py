@@ -1,4 +1,4 @@
-"""What a batch came to, told at its end."""
+"""The result of a batch: a summary as text or JSON, and the HTML report."""
 
 from __future__ import annotations
 
@@ -28,8 +28,14 @@ if TYPE_CHECKING:
     from foundry_api.cli.session import Session
     from foundry_api.observe.histogram import Distribution
 
-__all__ = ["make_retry_advice", "print_summary", "to_json", "write_partial_report", "write_report"]
-
+__all__ = [
+    "format_tokens",
+    "make_retry_advice",
+    "print_summary",
+    "to_json",
+    "write_partial_report",
+    "write_report",
+]
 
 QUANTILES = (0.5, 0.9, 0.99)
 WIDTH = 12
@@ -37,13 +43,13 @@ MAX_ERRORS = 5
 
 
 def print_summary(options: BatchOptions, summary: BatchSummary) -> None:
-    """In words, on standard output; where the answers went there, on standard error."""
+    """Print a summary; to standard error if standard output has the answers."""
     err = options.to_stream
     state, colour = "finished", STATE_COLOURS["healthy"]
     if summary.failed:
         state, colour = "finished, but some lines failed", STATE_COLOURS["degraded"]
     elif not summary.total:
-        message = f"finished, but {options.input.path} has no lines, so nothing was asked"
+        message = f"finished, but {options.input.path} has no lines"
         state, colour = sanitize_line(message), STATE_COLOURS["degraded"]
     click.secho(state, fg=colour, bold=True, err=err)
     for name, message in _make_fields(options, summary):
@@ -60,28 +66,24 @@ def print_summary(options: BatchOptions, summary: BatchSummary) -> None:
 
 
 def make_retry_advice(output: str, failures: Mapping[str, int]) -> str:
-    """What to do about the lines that failed; nothing without any.
-
-    Args:
-        output: As the command names it.
-        failures: How many failed, by the name of the error's type.
-    """
-    hopeless = sum(count for code, count in failures.items() if is_permanent_failure(code))
-    if not sum(failures.values()):
+    """Suggest what to do about failed lines, from the number of failures by error type."""
+    total = sum(failures.values())
+    permanent = sum(count for code, count in failures.items() if is_permanent_failure(code))
+    if not total:
         return ""
-    if hopeless == sum(failures.values()):
-        return "Asked again they fail again: correct them, in a file of their own, and run that."
-    message = f"Ask them again with: foundry-api batch retry {shlex.quote(output)}"
-    if hopeless:
-        such = "fails" if hopeless == 1 else "fail"
-        message += f" ({format_int(hopeless)} of them {such} again: correct in a file of their own)"
+    if permanent == total:
+        return "They would fail again: correct them in a new file, and run that."
+    message = f"Retry them with: foundry-api batch retry {shlex.quote(output)}"
+    if permanent:
+        message += (
+            f" ({format_int(permanent)} of them would fail again: correct those in a new file)"
+        )
     return message
 
 
 def to_json(options: BatchOptions, summary: BatchSummary) -> dict[str, Any]:
-    """As JSON."""
     figures = summary.figures
-    return {
+    document: dict[str, Any] = {
         "input": options.input.path,
         "output": None if summary.output is None else str(summary.output),
         "errors": None if summary.errors is None else str(summary.errors),
@@ -94,12 +96,10 @@ def to_json(options: BatchOptions, summary: BatchSummary) -> dict[str, Any]:
         "elapsed_s": summary.elapsed_s,
         "lines_per_s": _get_lines_per_s(summary),
         "tokens_per_s": _get_tokens_per_s(summary),
-        **({} if figures is None else _all_runs_to_json(figures)),
     }
-
-
-def _all_runs_to_json(figures: BatchStatistics) -> dict[str, Any]:
-    return {
+    if figures is None:
+        return document
+    return document | {  # of all runs of the batch, not only of this one
         "prompt_tokens": figures.prompt_tokens,
         "completion_tokens": figures.completion_tokens,
         "all_runs_s": figures.elapsed_s,
@@ -120,9 +120,8 @@ def _make_fields(options: BatchOptions, summary: BatchSummary) -> list[tuple[str
     figures = summary.figures
     fields = [("lines", _format_lines(summary)), ("time", _format_time(summary))]
     if figures is not None:
-        written, read = format_int(figures.completion_tokens), format_int(figures.prompt_tokens)
         fields += [
-            ("tokens", f"{written} written, {read} read"),
+            ("tokens", format_tokens(figures.prompt_tokens, figures.completion_tokens)),
             ("latency", _format_quantiles(figures.latency)),
             ("first token", _format_quantiles(figures.time_to_first_token)),
         ]
@@ -134,14 +133,18 @@ def _make_fields(options: BatchOptions, summary: BatchSummary) -> list[tuple[str
     ]
 
 
+def format_tokens(prompt_tokens: int, completion_tokens: int) -> str:
+    return f"{format_int(prompt_tokens)} in prompts, {format_int(completion_tokens)} in answers"
+
+
 def _format_lines(summary: BatchSummary) -> str:
-    parts = [f"{format_count(summary.total, 'line')}: {format_int(summary.done)} answered"]
+    parts = [f"{format_count(summary.total, 'line')}: {format_int(summary.done)} succeeded"]
     if summary.failed:
         parts.append(f"{format_int(summary.failed)} failed")
     if summary.shared:
-        parts.append(f"{format_int(summary.shared)} took a known answer")
+        parts.append(f"{format_int(summary.shared)} reused")
     if summary.resumed:
-        parts.append(f"{format_int(summary.resumed)} finished before")
+        parts.append(f"{format_int(summary.resumed)} finished earlier")
     return ", ".join(parts)
 
 
@@ -153,14 +156,13 @@ def _format_time(summary: BatchSummary) -> str:
     return f"{text}, {lines} lines/s, {tokens} tokens/s"
 
 
+# Rates of this run: the time between runs must not count.
 def _get_lines_per_s(summary: BatchSummary) -> float:
-    """Of this run."""
     finished = summary.done + summary.failed - summary.resumed
     return finished / summary.elapsed_s if summary.elapsed_s else 0.0
 
 
 def _get_tokens_per_s(summary: BatchSummary) -> float:
-    """Of this run."""
     return summary.tokens / summary.elapsed_s if summary.elapsed_s else 0.0
 
 
@@ -174,24 +176,20 @@ def _format_quantiles(distribution: Distribution) -> str:
 
 def _print_errors(errors: tuple[ErrorStatistics, ...], *, err: bool) -> None:
     for error in errors[:MAX_ERRORS]:
-        such = f"such as {error.custom_id}: " if error.custom_id else ""
+        example = f"such as {error.custom_id}: " if error.custom_id else ""
         text = sanitize_line(
-            f"{format_count(error.count, 'line')} failed with {error.code}, {such}"
+            f"{format_count(error.count, 'line')} failed with {error.code}, {example}"
         )
         click.echo(f"{click.style(text, fg='red')}{sanitize_line(error.message)}", err=err)
         if error.hint:
             click.echo(f"  {sanitize_line(error.hint)}", err=err)
     if len(errors) > MAX_ERRORS:
-        click.echo(f"And {format_count(len(errors) - MAX_ERRORS, 'other kind')}.", err=err)
+        click.echo(f"And {format_count(len(errors) - MAX_ERRORS, 'other error type')}.", err=err)
 
 
 def write_report(path: str, options: BatchOptions, session: Session, summary: BatchSummary) -> None:
-    """Write the page about a batch that is finished. Answers in a stream leave no figures for it.
-
-    Raises:
-        BatchStorageFailed: It cannot be written.
-    """
-    if summary.figures is None:
+    """Write the report of a finished batch."""
+    if summary.figures is None:  # answers on standard output leave no journal to read them from
         return
     page = _render_page(
         options,
@@ -200,16 +198,12 @@ def write_report(path: str, options: BatchOptions, session: Session, summary: Ba
         figures=summary.figures,
         settings=_make_settings(options, session, summary.output, summary.errors),
     )
-    hint = "The answers are written. Name another place; the same command goes on."
+    hint = "The answers are written. Run the same command with another --report."
     _write_page(path, page, hint=hint)
 
 
 def write_partial_report(path: str, options: BatchOptions, session: Session) -> None:
-    """Write the page about a batch that stopped: what is there so far.
-
-    Raises:
-        BatchStorageFailed: It cannot be written, or the journal cannot be read.
-    """
+    """Write the report of a batch that stopped, with its results so far."""
     status = read_status(options.directory)
     published = status.published
     written = (None, None) if published is None else (published.output, published.errors)
@@ -220,7 +214,7 @@ def write_partial_report(path: str, options: BatchOptions, session: Session) -> 
         figures=read_statistics(options.directory),
         settings=_make_settings(options, session, *written),
     )
-    _write_page(path, page, hint="Name another place.")
+    _write_page(path, page, hint="Give another file with --report.")
 
 
 def _render_page(
@@ -261,13 +255,13 @@ def _make_settings(
         "Input": read.path,
         "Answers": str(output or ""),
         "Failed lines": str(errors or ""),
-        "Model of lines that name none": read.model or session.settings.model,
-        "Set": ", ".join(f"{name}={value}" for name, value in read.members.items()),
+        "Model of lines without one": read.model or session.settings.model,
+        "Parameters": ", ".join(f"{name}={value}" for name, value in read.members.items()),
         "Template": read.template or "",
         "System": read.system or "",
         "Services": ", ".join(service.name for service in session.client.services),
-        "Order of the input kept": "yes" if options.ordered else "no",
-        "Identical lines asked once": "yes" if options.dedupe else "no",
-        "Attempts a line": str(options.max_attempts),
+        "Keep the order of the input": "yes" if options.ordered else "no",
+        "Run identical lines once": "yes" if options.dedupe else "no",
+        "Attempts per line": str(options.max_attempts),
     }
     return tuple((name, value) for name, value in settings.items() if value)

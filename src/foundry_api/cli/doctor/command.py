@@ -1,9 +1,8 @@
-"""`foundry-api doctor`: what is wrong on this machine, and how to mend it."""
+"""`foundry-api doctor`: diagnose problems on this machine and suggest fixes."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import shutil
@@ -22,10 +21,11 @@ from foundry_api.cli.doctor.runner import run_checks
 from foundry_api.cli.options import GlobalOptions, common_options, format_examples, pass_common
 from foundry_api.cli.output import is_terminal, print_json, sanitize, sanitize_line
 from foundry_api.cli.session import DEBUG_VERBOSITY, OPTIONS, make_log_handler
+from foundry_api.observe.format import format_count
 from foundry_api.storage.private_file import is_replaceable
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Sequence
 
     from foundry_api.cli.doctor.finding import Finding
 
@@ -41,47 +41,54 @@ MIN_WIDTH = 50
 EPILOG = (
     format_examples(
         "doctor",
-        "doctor --quick                      start no engine, ask no catalog",
-        "doctor --online --model phi-4-mini  does it fit, and can it be had?",
+        "doctor --quick                      start no engine, query no catalog",
+        "doctor --online --model phi-4-mini  is the model available, and does it fit?",
         "doctor --base-url http://127.0.0.1:5273",
-        "doctor --report                     for an issue, without secrets",
+        "doctor --report                     print a report without secrets for an issue",
         "doctor --json",
     )
     + """
 
 \b
 Exit codes:
-  0  no problem was found; there may be warnings
-  1  problems were found
-  2  wrong usage"""
+  0  no problems found; there may be warnings
+  1  problems found
+  2  usage error"""
 )
 
 
 @click.command("doctor", epilog=EPILOG)
-@click.option("-m", "--model", metavar="NAME", help="Look whether this model can be used.")
-@click.option("-q", "--quick", is_flag=True, help="Start no engine, ask no catalog.")
-@click.option("--online", is_flag=True, help="Ask the model catalog, which is on the network.")
+@click.option("-m", "--model", metavar="NAME", help="Check whether this model can be used.")
+@click.option("-q", "--quick", is_flag=True, help="Start no engine and query no catalog.")
+@click.option("--online", is_flag=True, help="Query the model catalog on the network.")
 @click.option(
     "--report",
     is_flag=False,
     flag_value=STANDARD_OUTPUT,
     metavar="[FILE]",
-    help="Write a report for an issue, without secrets; without FILE, print it.",
+    help="Write a report without secrets for an issue; print it if FILE is omitted.",
 )
 @common_options
 @pass_common
 def command(
     common: GlobalOptions, *, model: str | None, quick: bool, online: bool, report: str | None
 ) -> int:
-    """Find what is wrong here, and tell how to mend it.
+    """Diagnose problems and suggest fixes.
 
-    Looks at versions, settings, the network, space, Foundry Local's own command, services, what
-    earlier runs left, the engine and models. Nothing is changed. Other machines are left alone, but
-    for the service whose address is set, and for the model catalog, which is asked with --online,
-    or when a shared engine runs.
+    Checks versions, settings, the network, disk and memory, Foundry Local's own command, services,
+    leftovers of earlier runs, the engine and the models. Changes nothing. Connects to other
+    machines only for the configured service, and for the model catalog with --online or if a shared
+    engine is running.
     """
     if report is not None and report != STANDARD_OUTPUT:
-        _check_report_path(Path(report))
+        # Before the checks, which take a while: a file that is no report must not be replaced.
+        path = Path(report)
+        if path.is_file() and not is_replaceable(path, TITLE):
+            raise click.UsageError(
+                f"--report {path} exists and is not a report: give another file."
+            )
+        if not path.parent.is_dir():
+            raise click.UsageError(f"--report {path}: there is no directory {path.parent}.")
     environ = dict(os.environ)
     settings = make_usable_settings(
         environ,
@@ -90,9 +97,15 @@ def command(
         service=common.service,
         log_level="DEBUG" if common.verbose >= DEBUG_VERBOSITY else None,
     )
-    machine = DiagnosticContext(settings, environ, model=model, quick=quick, online=online)
-    with _log_to_stderr(common, settings.log_level):
-        findings = asyncio.run(_run_checks(machine))
+    context = DiagnosticContext(settings, environ, model=model, quick=quick, online=online)
+    # The log, if requested, shows why a check failed.
+    logger, handler = logging.getLogger("foundry_api"), make_log_handler(common)
+    logger.addHandler(handler)
+    logger.setLevel(settings.log_level)
+    try:
+        findings = asyncio.run(_run_checks(context))
+    finally:
+        logger.removeHandler(handler)
     if report is not None:
         _write_report(report, render_markdown(findings, environ, current_user()))
     if common.as_json:
@@ -100,18 +113,6 @@ def command(
     elif report != STANDARD_OUTPUT:
         _print_findings(findings)
     return EXIT_PROBLEMS_FOUND if any(finding.level == "problem" for finding in findings) else 0
-
-
-@contextlib.contextmanager
-def _log_to_stderr(common: GlobalOptions, level: str) -> Generator[None]:
-    """Show the log, where it was asked for: it tells why a check failed."""
-    logger, handler = logging.getLogger("foundry_api"), make_log_handler(common)
-    logger.addHandler(handler)
-    logger.setLevel(level)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
 
 
 async def _run_checks(context: DiagnosticContext) -> list[Finding]:
@@ -122,19 +123,11 @@ async def _run_checks(context: DiagnosticContext) -> list[Finding]:
         from rich.progress import Progress  # noqa: PLC0415 - as above
 
         with Progress(console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("Looking around", total=None)
+            task = progress.add_task("Checking", total=None)
             return await run_checks(
                 context,
                 progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
-
-
-def _check_report_path(report: Path) -> None:
-    """Refuse a report that would replace what is none, before the examination, which takes time."""
-    if report.is_file() and not is_replaceable(report, TITLE):
-        raise click.UsageError(f"--report {report} is there, and is no report: name another file.")
-    if not report.parent.is_dir():
-        raise click.UsageError(f"--report {report}: there is no directory {report.parent}.")
 
 
 def _write_report(file: str, text: str) -> None:
@@ -145,28 +138,33 @@ def _write_report(file: str, text: str) -> None:
         Path(file).write_text(text, encoding="utf-8")
     except OSError as error:
         raise click.FileError(file, error.strerror or str(error)) from error
-    click.echo(sanitize_line(f"The report is in {file}. Read it before you send it."), err=True)
+    click.echo(sanitize_line(f"The report is in {file}. Read it before you publish it."), err=True)
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:
-    """The harmless first, by its groups; the problems last, where the eye is."""
-    fine = [finding for finding in findings if finding.level in {"ok", "note"}]
-    for group in dict.fromkeys(finding.group for finding in fine):
+    # Problems come last: there a terminal shows them without scrolling.
+    harmless = [finding for finding in findings if finding.level in {"ok", "note"}]
+    for group in dict.fromkeys(finding.group for finding in harmless):
         click.secho(group, bold=True)
-        for finding in fine:
+        for finding in harmless:
             if finding.group == group:
                 _print_finding(finding)
     for level in ("warning", "problem"):
-        of_level = [finding for finding in findings if finding.level == level]
-        for finding in of_level:
-            click.echo()
-            _print_finding(finding)
+        for finding in findings:
+            if finding.level == level:
+                click.echo()
+                _print_finding(finding)
     click.echo()
-    click.echo(_format_summary(findings))
+    counts = _count_levels(findings)
+    found = [
+        format_count(counts[level], level) for level in ("problem", "warning") if counts[level]
+    ]
+    colour = COLOURS["problem" if counts["problem"] else "warning" if found else "ok"]
+    message = f"{' and '.join(found)} found." if found else "No problems found."
+    click.secho(message, fg=colour, bold=True)
 
 
 def _print_finding(finding: Finding) -> None:
-    """What is as it should be takes one line; what is wrong says what was seen and what to do."""
     mark = click.style(finding.level.ljust(MARK_WIDTH), fg=COLOURS[finding.level])
     if finding.level == "ok":
         text = _wrap(f"{finding.title}: {finding.evidence}")
@@ -181,9 +179,8 @@ def _print_finding(finding: Finding) -> None:
 
 
 def _wrap(text: str, label: str = "") -> str:
-    """A paragraph, wrapped on a terminal; a pipe gets it on one line, for grep."""
     text = " ".join(sanitize(text).split())
-    if not is_terminal(sys.stdout):
+    if not is_terminal(sys.stdout):  # one line, for grep
         return f"{INDENT}{label}{text}"
     width = max(shutil.get_terminal_size().columns, MIN_WIDTH)
     return textwrap.fill(
@@ -194,19 +191,6 @@ def _wrap(text: str, label: str = "") -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def _format_summary(findings: Sequence[Finding]) -> str:
-    counts = _count_levels(findings)
-    if not (counts["problem"] or counts["warning"]):
-        return click.style("Nothing is wrong.", fg="green", bold=True)
-    parts = [
-        f"{counts[level]} {level}{'s' if counts[level] > 1 else ''}"
-        for level in ("problem", "warning")
-        if counts[level]
-    ]
-    colour = COLOURS["problem" if counts["problem"] else "warning"]
-    return click.style(f"{' and '.join(parts)} found.", fg=colour, bold=True)
 
 
 def _count_levels(findings: Sequence[Finding]) -> dict[str, int]:

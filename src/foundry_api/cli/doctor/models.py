@@ -29,21 +29,21 @@ GONE = FindingKind(
     "registered-model-gone",
     "problem",
     "A registered model's directory is gone",
-    "Put it back, or forget it: `foundry-api models rm {name}`.",
+    "Put it back, or forget it: `foundry-api models remove {name}`.",
 )
 CHANGED = FindingKind(
     "registered-model-changed",
     "warning",
     "A registered model's files changed",
-    "Register it again, so that its description is right: `foundry-api models add {path} --alias"
-    " {alias}`.",
+    "Register it again, so that its description is right: `foundry-api models register {path}"
+    " --alias {alias}`.",
 )
 REGISTRY_DAMAGED = FindingKind(
     "registry-damaged",
     "problem",
     "The list of registered models cannot be read",
     "Move {path} away, end a shared engine with `foundry-api down`, and register your models again"
-    " with `foundry-api models add`.",
+    " with `foundry-api models register`.",
 )
 NOT_REGISTERED = FindingKind(
     "model-not-registered",

@@ -32,7 +32,7 @@ DISK_LOW = FindingKind(
     "warning",
     "There is little disk space for models",
     "Models have 0.5 to 10 GB. Free some, set FOUNDRY_HOME to another disk, or remove models:"
-    " `foundry-api models list`, then `foundry-api models rm NAME`.",
+    " `foundry-api models list`, then `foundry-api models remove NAME`.",
 )
 DISK_FULL = FindingKind(
     "disk-full",

@@ -1,10 +1,9 @@
-"""Versions: Python, platform, packages, and the shared engine against this installation."""
+"""Checks the versions of Python, the platform, the packages and the shared engine."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,11 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["GROUP", "explain_missing_engine", "is_satisfied"]
 
-VERSIONS_OK = FindingKind("versions-fine", "ok", "Versions go together")
+VERSIONS_OK = FindingKind("versions-fine", "ok", "Versions are compatible")
 PYTHON = FindingKind(
     "python-not-tested",
     "warning",
-    "This Python has no tested engine",
+    "This version of Python is not tested with the engine",
     "Use Python 3.11 to 3.14.",
 )
 NO_ENGINE = FindingKind(
@@ -40,106 +39,76 @@ NO_ENGINE = FindingKind(
 DEPENDENCY = FindingKind(
     "dependency-mismatch",
     "problem",
-    "A package is missing, or of a version that foundry-api does not take",
-    "Install what it takes: `pip install --upgrade foundry-api`.",
+    "A package is missing, or has a version that foundry-api does not support",
+    "Install supported versions: `pip install --upgrade foundry-api`.",
 )
 OTHER_VERSION = FindingKind(
     "shared-host-of-other-version",
     "warning",
     "The shared engine was started by another installation",
-    "Start it again with this one: `foundry-api down`, then `foundry-api up`.",
+    "Restart it with this installation: `foundry-api down`, then `foundry-api up`.",
 )
 
 PACKAGE = "foundry-api"
 FIRST_PYTHON, LAST_PYTHON = (3, 11), (3, 14)
 ROOT = Path(__file__).resolve().parents[3]
-_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)\)?\s*(;.*)?$")
-_CLAUSE = re.compile(r"(==|>=|<=|!=|<|>|~=)\s*([0-9][0-9.]*)")
 
 
-async def check_versions(machine: DiagnosticContext) -> Iterable[Finding]:
-    """Look at what goes together."""
+async def check_versions(context: DiagnosticContext) -> Iterable[Finding]:
     findings = await run_abandonable(
-        lambda: [*_check_python(), *_check_packages(), *_check_shared_host(machine.paths)]
+        lambda: [*_check_platform(), *_check_packages(), *_check_shared_host(context.paths)]
     )
     if findings:
         return findings
     python, sdk = platform.python_version(), get_installed_version(SDK) or "none"
-    seen = f"foundry-api {__version__}, {SDK} {sdk}, Python {python}, {platform.platform()}"
-    return [VERSIONS_OK.make_finding(seen)]
+    evidence = f"foundry-api {__version__}, {SDK} {sdk}, Python {python}, {platform.platform()}"
+    return [VERSIONS_OK.make_finding(evidence)]
 
 
 def explain_missing_engine(system: str, machine: str, libc: str) -> str:
-    """Why there is no engine for a platform; empty where there is one.
-
-    Args:
-        system: As `platform.system`.
-        machine: As `platform.machine`.
-        libc: As `platform.libc_ver`'s name; empty on Linux without glibc.
-    """
+    """Return why there is no engine for a platform, named as by `platform`; empty if there is."""
     if system == "Darwin" and machine != "arm64":
-        return f"macOS on {machine}: {SDK} is built for Apple silicon alone"
+        return f"macOS on {machine}: {SDK} requires Apple silicon"
     if system == "Linux" and libc != "glibc":
-        return f"Linux without glibc (musl?): {SDK} is built for glibc alone"
+        return f"Linux without glibc (musl?): {SDK} requires glibc"
     if system not in {"Darwin", "Linux", "Windows"}:
-        return f"{system} has no build of {SDK}"
+        return f"{SDK} is not available for {system}"
     return ""
 
 
 def is_satisfied(version: str, specifier: str) -> bool:
     """Whether a version is in the range of a requirement, such as `>=3.14,<4`."""
-    return all(_compare(version, *clause) for clause in _CLAUSE.findall(specifier))
+    from packaging.specifiers import SpecifierSet  # noqa: PLC0415 - for this check alone
+
+    # A pre-release was installed on purpose; pip, too, accepts one that is installed.
+    return SpecifierSet(specifier).contains(version, prereleases=True)
 
 
-def _compare(version: str, operator: str, bound: str) -> bool:
-    actual, limit = _parse_version(version), _parse_version(bound)
-    length = max(len(actual), len(limit))
-    actual, limit = (numbers + (0,) * (length - len(numbers)) for numbers in (actual, limit))
-    compatible = _parse_version(bound)[:-1]
-    return {
-        "==": actual == limit,
-        "!=": actual != limit,
-        ">=": actual >= limit,
-        "<=": actual <= limit,
-        ">": actual > limit,
-        "<": actual < limit,
-        "~=": actual >= limit and actual[: len(compatible)] == compatible,
-    }[operator]
-
-
-def _parse_version(version: str) -> tuple[int, ...]:
-    release = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
-    return tuple(map(int, release[0].split("."))) if release else ()
-
-
-def _check_python() -> Iterable[Finding]:
+def _check_platform() -> Iterable[Finding]:
     if not FIRST_PYTHON <= sys.version_info[:2] <= LAST_PYTHON:
         yield PYTHON.make_finding(f"this is Python {platform.python_version()}")
-    why = explain_missing_engine(platform.system(), platform.machine(), platform.libc_ver()[0])
-    if why:
-        yield NO_ENGINE.make_finding(why)
+    reason = explain_missing_engine(platform.system(), platform.machine(), platform.libc_ver()[0])
+    if reason:
+        yield NO_ENGINE.make_finding(reason)
 
 
 def _check_packages() -> Iterable[Finding]:
-    for name, specifier, marker in _list_requirements():
+    from packaging.requirements import Requirement  # noqa: PLC0415 - for this check alone
+
+    try:
+        lines = importlib.metadata.requires(PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        return  # foundry-api runs from a checkout
+    for requirement in map(Requirement, lines):
+        name, specifier = requirement.name, str(requirement.specifier)
         version = get_installed_version(name)
         if version is None:
-            if not marker:  # what an extra brings may be missing
+            if requirement.marker is None:  # with a marker it belongs to an extra
                 yield DEPENDENCY.make_finding(
-                    f"{name} is not installed; it takes {specifier or 'any'}"
+                    f"{name} is not installed; foundry-api requires {specifier or 'any version'}"
                 )
         elif not is_satisfied(version, specifier):
-            yield DEPENDENCY.make_finding(f"{name} is {version}; it takes {specifier}")
-
-
-def _list_requirements() -> Iterable[tuple[str, str, str]]:
-    try:
-        written = importlib.metadata.requires(PACKAGE) or []
-    except importlib.metadata.PackageNotFoundError:
-        return  # it runs from a checkout
-    for line in written:
-        if parsed := _REQUIREMENT.match(line):
-            yield parsed[1], parsed[2].strip(), parsed[3] or ""
+            yield DEPENDENCY.make_finding(f"{name} is {version}; foundry-api requires {specifier}")
 
 
 def _check_shared_host(paths: Paths) -> Iterable[Finding]:
@@ -151,9 +120,9 @@ def _check_shared_host(paths: Paths) -> Iterable[Finding]:
         version = known.package_version or "an earlier version"
         yield OTHER_VERSION.make_finding(f"it runs foundry-api {version}; this is {__version__}")
     elif sdk is not None and known.sdk_version != sdk:
-        yield OTHER_VERSION.make_finding(f"it runs {SDK} {known.sdk_version}; here is {sdk}")
+        yield OTHER_VERSION.make_finding(f"it runs {SDK} {known.sdk_version}; this is {sdk}")
     elif root is not None and root != ROOT:
-        yield OTHER_VERSION.make_finding(f"it runs what is in {root}; this is {ROOT}", level="note")
+        yield OTHER_VERSION.make_finding(f"it runs from {root}; this is {ROOT}", level="note")
 
 
 GROUP = CheckGroup(

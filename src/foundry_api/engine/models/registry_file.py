@@ -92,7 +92,7 @@ def make_damage_error(path: Path, problem: str) -> ConfigurationError:
     return ConfigurationError(
         f"the list of registered models {path} cannot be read: {problem}",
         hint=f"Move {path} away, end a shared engine with `foundry-api down`, and register your"
-        " models again with `foundry-api models add`.",
+        " models again with `foundry-api models register`.",
     )
 
 

@@ -49,7 +49,8 @@ def validate(directory: Path) -> ModelFiles:
     if problems:
         raise ModelRegistrationFailed(
             f"{directory} cannot be served as a model: {'; '.join(problems)}",
-            hint=f"Mend it, and look again with `foundry-api models add {directory} --check`.",
+            hint="Fix it, then check it again with "
+            f"`foundry-api models register {directory} --check`.",
         )
     return ModelFiles.read(directory)
 
