@@ -86,7 +86,7 @@ def test_json_goes_to_standard_output(
         "error": {
             "type": "StreamInterrupted",
             "message": "it broke",
-            "hint": "The text so far is in .partial; call again for a whole answer.",
+            "hint": "The text so far is in .partial; call again for a complete answer.",
             "model": "m",
             "service": None,
             "status": None,
