@@ -59,7 +59,7 @@ class Conversation:
         self._read = read
         self._echo = echo
         self._echo_error = echo_error
-        self._commands: dict[str, Callable[[str], None]] = {
+        self._commands: dict[str, Callable[[str], object]] = {
             "/help": lambda _: self._echo(HELP),
             "/model": self._set_model,
             "/system": self._set_system,
