@@ -78,7 +78,7 @@ def pipe(name: str) -> Callable[[Path], object]:
             "get the file itself with `git lfs pull`",
         ),
         (with_weights(800, None), "it has no model.onnx.data, where the weights of model.onnx are"),
-        (with_weights(800, 799), "its model.onnx.data has 799 bytes, and model.onnx needs 800"),
+        (with_weights(800, 799), "its model.onnx.data has 799 bytes, but model.onnx needs 800"),
         (lambda path: (path / "tokenizer.json").unlink(), "it has no tokenizer.json"),
         (write("tokenizer.json", "[]"), "its tokenizer.json is not a JSON object"),
         (write("tokenizer.json", "{}"), "its tokenizer.json has no model section"),

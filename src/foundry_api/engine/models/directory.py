@@ -1,4 +1,4 @@
-"""Model directories: whether the engine can serve one, and whether it is still the same."""
+"""Reads model directories: their configuration, their files, and a digest of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from foundry_api.storage.private_file import read_file
 from foundry_api.types.errors import ModelRegistrationFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 __all__ = [
@@ -37,15 +37,14 @@ _NPU = frozenset({"qnn", "vitisai", "openvino"})
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """A directory that holds what the engine needs.
+    """A directory with every file that the engine needs.
 
     Attributes:
-        directory: Where the files are, absolute.
-        digest: Changes when the files do.
-        size_mb: Their size, rounded, at least 1.
-        device: What the configuration runs it on.
-        supports_tools: Whether the configuration names the tokens around a tool call, without which
-            2.x refuses every request with tools.
+        directory: Its absolute path.
+        digest: Changes when the files change.
+        size_mb: Size of the files, rounded, at least 1.
+        device: The device that the configuration selects.
+        supports_tools: Whether the configuration names the tokens around a tool call.
     """
 
     directory: Path
@@ -56,11 +55,7 @@ class ModelFiles:
 
     @classmethod
     def read(cls, directory: Path) -> ModelFiles:
-        """Look at a directory.
-
-        Raises:
-            ModelRegistrationFailed: It lacks something; the message says what.
-        """
+        """Read a directory; ModelRegistrationFailed names what is missing."""
         directory = directory.expanduser().absolute()
         model = read_configuration(directory).model
         missing = [
@@ -69,20 +64,21 @@ class ModelFiles:
         if missing:
             raise _make_error(directory, f"it has no {' and no '.join(missing)}")
         size = sum(entry.stat().st_size for entry in directory.iterdir() if entry.is_file())
-        size_mb = max(1, round(size / 2**20))
-        calls_tools = all(isinstance(model.get(name), int) for name in TOOL_MARKERS)
         return cls(
-            directory, compute_digest(directory) or "", size_mb, _detect_device(model), calls_tools
+            directory=directory,
+            digest=compute_digest(directory) or "",
+            size_mb=max(1, round(size / 2**20)),
+            device=_detect_device(model),
+            # Without these tokens, 2.x refuses every request with tools.
+            supports_tools=all(isinstance(model.get(name), int) for name in TOOL_MARKERS),
         )
 
 
 def compute_digest(directory: Path) -> str | None:
-    """A fingerprint of a model directory; None if it is no longer one.
-
-    The configuration's bytes and the files' names and sizes: hashing gigabytes of weights would
-    take longer than everything else a start does. An engine reads the weights when it loads them,
-    so weights that changed under the same size need no new registration.
-    """
+    """Return a digest of a model directory; None if it no longer is one."""
+    # It covers the bytes of the configuration and the names and sizes of the files. Hashing
+    # gigabytes of weights would take longer than the rest of a start. Weights that changed but kept
+    # their size need no new registration: an engine reads them when it loads the model.
     try:
         hasher = hashlib.sha256(read_file(directory / CONFIG, MAX_CONFIG_BYTES))
         files = sorted(entry for entry in directory.iterdir() if entry.is_file())
@@ -95,56 +91,48 @@ def compute_digest(directory: Path) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The sections of genai_config.json that matter here."""
+    """The sections of genai_config.json that are used here."""
 
     model: Mapping[str, Any]
     search: Mapping[str, Any]
 
 
 def read_configuration(directory: Path) -> Configuration:
-    """What genai_config.json says.
-
-    Raises:
-        ModelRegistrationFailed: It is not there, or not what the engine takes.
-    """
+    """Read genai_config.json; raises ModelRegistrationFailed if the engine cannot use it."""
     path = directory / CONFIG
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise _make_error(directory, f"its {CONFIG} is larger than {MAX_CONFIG_BYTES} bytes")
         config: Any = json.loads(read_file(path, MAX_CONFIG_BYTES).decode())
     except FileNotFoundError as error:
-        there = f"it has no {CONFIG}" if directory.is_dir() else "there is no such directory"
-        raise _make_error(directory, there) from error
+        reason = f"it has no {CONFIG}" if directory.is_dir() else "there is no such directory"
+        raise _make_error(directory, reason) from error
     except OSError as error:
         raise _make_error(directory, f"its {CONFIG} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise _make_error(directory, f"its {CONFIG} is not JSON ({error})") from error
-    model, search = (_get_section(config, name) for name in ("model", "search"))
-    if model is None:
+    sections = cast("dict[str, Any]", config) if isinstance(config, dict) else {}
+    model, search = (sections.get(name) for name in ("model", "search"))
+    if not isinstance(model, dict):
         raise _make_error(directory, f"its {CONFIG} has no model section")
-    return Configuration(model, search or {})
-
-
-def _get_section(config: Any, name: str) -> Mapping[str, Any] | None:
-    section: Any = cast("dict[str, Any]", config).get(name) if isinstance(config, dict) else None
-    return cast("dict[str, Any]", section) if isinstance(section, dict) else None
+    return Configuration(
+        cast("dict[str, Any]", model),
+        cast("dict[str, Any]", search) if isinstance(search, dict) else {},
+    )
 
 
 def list_graphs(model: Mapping[str, Any]) -> list[str]:
-    """The ONNX files that a model's parts name: decoder, encoder, vision…, in their order."""
+    """List the ONNX files of a model's parts, such as decoder, encoder and vision, in order."""
     parts = _filter_objects(model.values())
-    stages = [stage for part in parts for stage in _iter_stages(part)]
-    named = [part.get("filename") for part in (*parts, *stages)]
-    return list(dict.fromkeys(name for name in named if isinstance(name, str))) or ["model.onnx"]
-
-
-def _iter_stages(part: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """A part that is split in stages lists them as `"pipeline": [{"name": {"filename": …}}]`."""
-    pipeline: Any = part.get("pipeline")
-    if not isinstance(pipeline, list):
-        return
-    for entry in _filter_objects(pipeline):  # pyright: ignore[reportUnknownArgumentType] # JSON
-        yield from _filter_objects(entry.values())
+    stages: list[Mapping[str, Any]] = []
+    for part in parts:
+        # A part may be split into stages: `"pipeline": [{"name": {"filename": …}}]`.
+        pipeline: Any = part.get("pipeline")
+        if isinstance(pipeline, list):
+            for entry in _filter_objects(pipeline):  # pyright: ignore[reportUnknownArgumentType] # JSON
+                stages += _filter_objects(entry.values())
+    names = [part.get("filename") for part in (*parts, *stages)]
+    return list(dict.fromkeys(name for name in names if isinstance(name, str))) or ["model.onnx"]
 
 
 def _filter_objects(values: Iterable[Any]) -> list[Mapping[str, Any]]:
@@ -152,7 +140,7 @@ def _filter_objects(values: Iterable[Any]) -> list[Mapping[str, Any]]:
 
 
 def _detect_device(model: Mapping[str, Any]) -> str:
-    """What the decoder's execution providers run on; none listed means the CPU."""
+    # Without an execution provider in the decoder's options, the model runs on the CPU.
     options = [part.get("session_options") for part in _filter_objects((model.get("decoder"),))]
     text = json.dumps(options).lower()
     if any(f'"{name}"' in text for name in _NPU):
@@ -161,7 +149,8 @@ def _detect_device(model: Mapping[str, Any]) -> str:
 
 
 def is_inside(directory: Path, name: str) -> bool:
-    """Whether a file is there. Links may lead anywhere, as in a Hugging Face cache; names not."""
+    """Return whether a directory has a file with a relative name that stays inside it."""
+    # Symbolic links may lead anywhere, as they do in a Hugging Face cache.
     relative = PurePath(name)
     inside = not relative.is_absolute() and ".." not in relative.parts
     return inside and (directory / relative).is_file()

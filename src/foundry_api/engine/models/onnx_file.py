@@ -1,9 +1,7 @@
-"""What an ONNX file names: the files of its weights, and its outputs. Read without onnx.
+"""Reads the weight files and the outputs of an ONNX graph, without the onnx package."""
 
-Weights are usually kept beside the graph, in files that its initializers name. Of the protobuf
-only the way there is read, and what lies between is passed over: a file of 2 GB costs a few reads.
-The field numbers are those of onnx.proto.
-"""
+# The weights are usually in separate files, which the graph's initializers name. Only the protobuf
+# fields on the way there are read and the others are skipped, so a file of 2 GB costs a few reads.
 
 from __future__ import annotations
 
@@ -14,17 +12,19 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
+    # A field's number, and the start and the end of its content.
     Field = tuple[int, int, int]
-    """Its number, where its content begins, and where that ends."""
 
 __all__ = ["InvalidOnnx", "read_external_data", "read_outputs"]
 
+# Field numbers of onnx.proto.
 MODEL_GRAPH = 7
 GRAPH_INITIALIZER, GRAPH_OUTPUT = 5, 12
 VALUE_NAME = 1
 TENSOR_EXTERNAL = 13
 ENTRY_KEY, ENTRY_VALUE = 1, 2
 
+# Wire types of protobuf.
 _VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
 _MAX_VARINT_BYTES = 10
 _MAX_TEXT_BYTES = 4096
@@ -32,31 +32,21 @@ MAX_INITIALIZERS = 1_000_000
 
 
 class InvalidOnnx(Exception):
-    """The file is no ONNX graph."""
+    """The file is not an ONNX graph, or only a part of one."""
 
 
 def read_external_data(path: Path) -> dict[str, int]:
-    """The files that a graph's initializers lie in, with the bytes that each needs to have.
-
-    Raises:
-        InvalidOnnx: The file is no ONNX graph, or only a part of one.
-        OSError: It cannot be read.
-    """
+    """Return the files that hold a graph's weights, with the size that each needs to have."""
     with path.open("rb") as file:
         needed: dict[str, int] = {}
         for _, start, stop in _find_graphs(file):
-            for name, size in _iter_tensors(file, start, stop):
+            for name, size in _iter_external_tensors(file, start, stop):
                 needed[name] = max(size, needed.get(name, 0))
         return needed
 
 
 def read_outputs(path: Path) -> frozenset[str]:
-    """The names of what a graph puts out.
-
-    Raises:
-        InvalidOnnx: The file is no ONNX graph, or only a part of one.
-        OSError: It cannot be read.
-    """
+    """Return the names of a graph's outputs."""
     with path.open("rb") as file:
         values = [
             value
@@ -79,8 +69,8 @@ def _find_graphs(file: BinaryIO) -> list[Field]:
     return graphs
 
 
-def _iter_tensors(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[str, int]]:
-    """File and end of each initializer that lies in another file."""
+def _iter_external_tensors(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[str, int]]:
+    """Yield the file and the end offset of each initializer that is in another file."""
     initializers = [
         field for field in _iter_fields(file, start, stop) if field[0] == GRAPH_INITIALIZER
     ]
@@ -114,33 +104,30 @@ def _parse_number(text: str | None) -> int:
 
 
 def _iter_fields(file: BinaryIO, start: int, stop: int) -> Iterator[Field]:
-    """The fields of a message. Those without a length are told as empty.
-
-    Raises:
-        InvalidOnnx: The bytes are no message, or end within one.
-    """
-    at = start
-    while at < stop:
-        file.seek(at)
+    """Yield the fields of a message; raises InvalidOnnx if the bytes are not a whole message."""
+    position = start
+    while position < stop:
+        # The caller moves the file's position between two fields, to read within them.
+        file.seek(position)
         key = _read_varint(file)
-        number, kind = key >> 3, key & 7
-        length = _read_length(file, kind)
+        number, wire_type = key >> 3, key & 7
+        length = _read_length(file, wire_type)
         begin = file.tell()
-        at = begin + length
-        if not number or at > stop:
-            raise InvalidOnnx("its bytes are no protobuf, or end too early")
-        yield number, begin, at
+        position = begin + length
+        if not number or position > stop:
+            raise InvalidOnnx("its bytes are not protobuf, or end too early")
+        yield number, begin, position
 
 
-def _read_length(file: BinaryIO, kind: int) -> int:
-    if kind == _BYTES:
+def _read_length(file: BinaryIO, wire_type: int) -> int:
+    if wire_type == _BYTES:
         return _read_varint(file)
-    if kind == _VARINT:
-        _read_varint(file)
+    if wire_type == _VARINT:
+        _read_varint(file)  # skips the value, which leaves an empty field
         return 0
-    if kind in {_FIXED_32, _FIXED_64}:
-        return 4 if kind == _FIXED_32 else 8
-    raise InvalidOnnx("its bytes are no protobuf")
+    if wire_type in {_FIXED_32, _FIXED_64}:
+        return 4 if wire_type == _FIXED_32 else 8
+    raise InvalidOnnx("its bytes are not protobuf")
 
 
 def _read_varint(file: BinaryIO) -> int:
@@ -152,4 +139,4 @@ def _read_varint(file: BinaryIO) -> int:
         value |= (byte[0] & 0x7F) << (7 * index)
         if not byte[0] & 0x80:
             return value
-    raise InvalidOnnx("its bytes are no protobuf")
+    raise InvalidOnnx("its bytes are not protobuf")

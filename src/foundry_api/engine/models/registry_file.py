@@ -1,6 +1,6 @@
-"""The file in which an engine keeps the directories that are registered with it.
+"""Reads the file in which an engine stores the registered model directories.
 
-It is read where no engine may be started. Seen in 2.2.1; it is not documented.
+For use where no engine may be started. The format is that of 2.2.1 and is not documented.
 """
 
 from __future__ import annotations
@@ -32,13 +32,7 @@ MAX_BYTES = 16 * 2**20
 
 
 class ModelInfo(msgspec.Struct, frozen=True, rename="camel"):
-    """What is told of a model.
-
-    Attributes:
-        id: Its full name.
-        alias: Its short name; empty without one.
-        string_properties: What it was registered with.
-    """
+    """A model's id, its alias, and the properties of its registration."""
 
     id: str
     alias: str = ""
@@ -46,12 +40,7 @@ class ModelInfo(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Registered(msgspec.Struct, frozen=True):
-    """A registered directory.
-
-    Attributes:
-        model_info: What is told of it.
-        model_path: Where it lies.
-    """
+    """A registered model directory."""
 
     model_info: ModelInfo
     model_path: str = ""
@@ -62,22 +51,13 @@ class _File(msgspec.Struct, frozen=True):
 
 
 def get_registry_path(paths: Paths) -> Path:
-    """Where the file lies."""
     return paths.data / RELATIVE_PATH
 
 
 def check_readable(data: Path) -> None:
-    """Refuse a file that no engine can read: one answers 500 to every call, and waits for a pipe.
-
-    Whether its content has the form that the engine writes is left to the engine: a newer one may
-    write another.
-
-    Args:
-        data: The directory of the engine's own files.
-
-    Raises:
-        ConfigurationError: It cannot be read, or is not JSON.
-    """
+    """Raise ConfigurationError if the file in an engine's directory is unreadable or not JSON."""
+    # With such a file the engine would answer 500 to every request, and if it is a pipe, hang. The
+    # structure of the JSON is not checked, because a newer engine may write another one.
     path = data / RELATIVE_PATH
     try:
         content = _read(path)
@@ -88,7 +68,6 @@ def check_readable(data: Path) -> None:
 
 
 def make_damage_error(path: Path, problem: str) -> ConfigurationError:
-    """The error for a file that cannot be used."""
     return ConfigurationError(
         f"the list of registered models {path} cannot be read: {problem}",
         hint=f"Move {path} away, end a shared engine with `foundry-api down`, and register your"
@@ -97,7 +76,7 @@ def make_damage_error(path: Path, problem: str) -> ConfigurationError:
 
 
 def find_damage(paths: Paths) -> str | None:
-    """What is wrong with the file; None if nothing is."""
+    """Return what is wrong with the file; None if it is valid."""
     try:
         read_registered(paths)
     except (OSError, ValueError) as error:
@@ -106,14 +85,9 @@ def find_damage(paths: Paths) -> str | None:
 
 
 def read_registered(paths: Paths) -> list[Registered]:
-    """What is registered; nothing before an engine ran.
-
-    Raises:
-        OSError: The file cannot be read.
-        ValueError: It is damaged.
-    """
+    """Read the registrations; raises OSError, or ValueError if the file is damaged."""
     content = _read(get_registry_path(paths))
-    if content is None:
+    if content is None:  # no engine has run yet
         return []
     file: _File = _decode(content, _File)
     return file.models
@@ -134,5 +108,5 @@ def _read(path: Path) -> bytes | None:
 
 
 def _describe_problem(error: OSError | ValueError) -> str:
-    """What an error says, without a path that its reader knows."""
+    # An OSError's own text repeats the path, which the caller's message has already.
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

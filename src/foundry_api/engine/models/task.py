@@ -1,9 +1,8 @@
-"""What a model is for, by its files: to chat, to see, to transcribe or to embed.
+"""Detects the task of a model from its files: chat, vision, transcription or embeddings."""
 
-The engine goes by the task of a catalog's entry: it refuses images and sounds to models of other
-tasks, and embeds with whatever graph has an output `hidden_states` (probed on 1.2.4, 2.0.1 and
-2.2.1).
-"""
+# The engine uses the task of the catalog's entry: it refuses images and audio for models of other
+# tasks. It embeds with any graph that has an output `hidden_states` (probed on 1.2.4, 2.0.1 and
+# 2.2.1).
 
 from __future__ import annotations
 
@@ -35,26 +34,25 @@ __all__ = [
     "is_embedding_model",
 ]
 
+# The tasks that the engine knows (session.cc, sdk_v2).
 CHAT: Final = "chat-completion"
 VISION: Final = "vision-language-chat"
 SPEECH: Final = "automatic-speech-recognition"
 EMBEDDINGS: Final = "embeddings"
-MAX_TOKENIZER_BYTES: Final = 256 * 2**20
-"""The tasks that the engine knows (session.cc, sdk_v2)."""
 
+MAX_TOKENIZER_BYTES: Final = 256 * 2**20
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TEMPLATE = "chat_template.jinja"
 STATES: Final = "hidden_states"
 
+# `model.type` of the models that ONNX Runtime GenAI transcribes with.
 _NEMOTRON: Final = "nemotron_speech"
 _SPEECH_TYPES = frozenset({"whisper", _NEMOTRON})
-"""`model.type` of those that ONNX Runtime GenAI transcribes with."""
 
+# `english` is a Whisper for English only. It has a vocabulary of this size; the others have at
+# least one token more.
 Speech = Literal["whisper", "english", "nemotron"]
-"""What transcribes: Whisper, a Whisper that knows English only, or Nemotron."""
-
 ENGLISH_VOCABULARY: Final = 51864
-"""Tokens of a Whisper that knows English only; the others have one more, or several."""
 
 
 class _Tokenizer(msgspec.Struct):
@@ -65,11 +63,7 @@ _TOKENIZER = msgspec.json.Decoder(_Tokenizer)
 
 
 def detect_task(directory: Path) -> str:
-    """The task under which a directory is to be registered.
-
-    A model that has both hidden states and a chat template is registered for chats: it embeds all
-    the same.
-    """
+    """Detect the task to register a directory with."""
     try:
         model = read_configuration(directory).model
     except ModelRegistrationFailed:
@@ -78,11 +72,13 @@ def detect_task(directory: Path) -> str:
         return SPEECH
     if isinstance(model.get("vision"), dict):
         return VISION
+    # A model with both hidden states and a chat template is registered for chat: it can embed then
+    # too.
     return EMBEDDINGS if is_embedding_model(directory) and not has_template(directory) else CHAT
 
 
 def detect_speech(directory: Path) -> Speech | None:
-    """What kind of model transcribes; None if it is no transcriber, or nothing tells."""
+    """Detect the kind of a speech model; None if it is no speech model or that is unknown."""
     try:
         model = read_configuration(directory).model
     except ModelRegistrationFailed:
@@ -95,7 +91,7 @@ def detect_speech(directory: Path) -> Speech | None:
 
 
 def is_embedding_model(directory: Path) -> bool | None:
-    """Whether the engine can embed with the model in a directory; None if nothing tells."""
+    """Return whether the engine can embed with the model; None if that is unknown."""
     try:
         decoder = {"decoder": read_configuration(directory).model.get("decoder")}
         return any(STATES in read_outputs(directory / graph) for graph in list_graphs(decoder))
@@ -104,7 +100,6 @@ def is_embedding_model(directory: Path) -> bool | None:
 
 
 def has_template(directory: Path) -> bool:
-    """Whether a directory has a chat template."""
     if is_inside(directory, TEMPLATE):
         return True
     try:

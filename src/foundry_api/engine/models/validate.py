@@ -1,8 +1,7 @@
-"""Whether a model directory can be served: all that is wrong with it at once.
+"""Checks whether a model directory can be served."""
 
-The engine registers a directory whose configuration it can read, and fails when it loads it, with
-a message from deep inside. What makes it fail most often is looked for here, before that.
-"""
+# The engine registers every directory with a readable configuration, and fails only when it loads
+# the model, with an internal message. These checks find the most common causes before that.
 
 from __future__ import annotations
 
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 from foundry_api.engine.models.directory import (
     CONFIG,
     TOKENIZER,
-    Configuration,
     ModelFiles,
     is_inside,
     list_graphs,
@@ -40,11 +38,7 @@ LFS = b"version https://git-lfs.github.com/spec/"
 
 
 def validate(directory: Path) -> ModelFiles:
-    """A directory that can be served.
-
-    Raises:
-        ModelRegistrationFailed: It cannot; the message tells everything that was found.
-    """
+    """Read a model directory; ModelRegistrationFailed lists everything that is wrong with it."""
     problems = find_problems(directory)
     if problems:
         raise ModelRegistrationFailed(
@@ -56,28 +50,30 @@ def validate(directory: Path) -> ModelFiles:
 
 
 def find_problems(directory: Path) -> tuple[str, ...]:
-    """What keeps the engine from serving a directory, each in a sentence without a full stop."""
+    """List the problems that keep the engine from serving a directory, without full stops."""
     directory = directory.expanduser().absolute()
     try:
         config = read_configuration(directory)
     except ModelRegistrationFailed as error:
         return (error.message.partition(": ")[2],)
-    return (
-        *_check_context(config),
-        *(
-            problem
-            for graph in list_graphs(config.model)
-            for problem in _check_graph(directory, graph)
-        ),
-        *_check_tokenizer(directory),
-        *_check_template(directory, needed=detect_task(directory) not in {SPEECH, EMBEDDINGS}),
-    )
-
-
-def _check_context(config: Configuration) -> Iterator[str]:
+    problems: list[str] = []
     lengths = (config.model.get("context_length"), config.search.get("max_length"))
     if not any(isinstance(length, int) and length > 0 for length in lengths):
-        yield f"its {CONFIG} has no model.context_length above 0"
+        problems.append(f"its {CONFIG} has no model.context_length above 0")
+    for graph in list_graphs(config.model):
+        problems += _check_graph(directory, graph)
+    tokenizer = _read_json(directory, TOKENIZER)
+    if isinstance(tokenizer, str):
+        problems.append(tokenizer)
+    elif not isinstance(tokenizer.get("model"), dict):
+        problems.append(f"its {TOKENIZER} has no model section")
+    tokenizer_config = _read_json(directory, TOKENIZER_CONFIG)
+    if isinstance(tokenizer_config, str):
+        problems.append(tokenizer_config)
+    # A model for chat cannot be served without a template.
+    elif detect_task(directory) not in {SPEECH, EMBEDDINGS} and not has_template(directory):
+        problems.append(f"it has no chat template, neither in {TOKENIZER_CONFIG} nor as {TEMPLATE}")
+    return tuple(problems)
 
 
 def _check_graph(directory: Path, name: str) -> Iterator[str]:
@@ -88,45 +84,28 @@ def _check_graph(directory: Path, name: str) -> Iterator[str]:
     try:
         needed = read_external_data(path)
     except InvalidOnnx as error:
-        yield f"its {name} is not an ONNX graph: {_describe_error(path, error)}"
+        reason = str(error)
+        with path.open("rb") as file:
+            if file.read(len(LFS)) == LFS:
+                reason = "it is a pointer of Git LFS; get the file itself with `git lfs pull`"
+        yield f"its {name} is not an ONNX graph: {reason}"
         return
     except OSError as error:
         yield f"its {name} cannot be read ({error.strerror})"
         return
-    beside = path.parent
+    # The weights are in files next to the graph.
     for data, size in needed.items():
-        if not is_inside(beside, data):
+        if not is_inside(path.parent, data):
             yield f"it has no {data}, where the weights of {name} are"
-        elif (there := (beside / data).stat().st_size) < size:
-            yield f"its {data} has {there} bytes, and {name} needs {size}: was it copied whole?"
-
-
-def _describe_error(path: Path, error: InvalidOnnx) -> str:
-    with path.open("rb") as file:
-        if file.read(len(LFS)) == LFS:
-            return "it is a pointer of Git LFS; get the file itself with `git lfs pull`"
-    return str(error)
-
-
-def _check_tokenizer(directory: Path) -> Iterator[str]:
-    content = _read_json(directory, TOKENIZER)
-    if isinstance(content, str):
-        yield content
-    elif not isinstance(content.get("model"), dict):
-        yield f"its {TOKENIZER} has no model section"
-
-
-def _check_template(directory: Path, *, needed: bool) -> Iterator[str]:
-    """A model that is served for chats needs a template."""
-    content = _read_json(directory, TOKENIZER_CONFIG)
-    if isinstance(content, str):
-        yield content
-    elif needed and not has_template(directory):
-        yield f"it has no chat template, neither in {TOKENIZER_CONFIG} nor as {TEMPLATE}"
+        elif (actual_size := (path.parent / data).stat().st_size) < size:
+            yield (
+                f"its {data} has {actual_size} bytes, but {name} needs {size}: the copy may be "
+                "incomplete"
+            )
 
 
 def _read_json(directory: Path, name: str) -> Mapping[str, Any] | str:
-    """The object that a file holds, or what is wrong with it."""
+    """Return the JSON object in a file, or what is wrong with the file."""
     if not is_inside(directory, name):
         return f"it has no {name}"
     path = directory / name
